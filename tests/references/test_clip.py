@@ -13,9 +13,33 @@ from llmanac.multimodal.clip import contrastive_loss
 from llmanac.multimodal.load import load_multimodal
 
 CASES = {
-    "clip": ("CLIPModel", "CLIPConfig", {"text_config": {**TEXT, "eos_token_id": 2}, "vision_config": VISION, "projection_dim": 24}),
-    "clip-end": ("CLIPModel", "CLIPConfig", {"text_config": {**TEXT, "eos_token_id": 7}, "vision_config": VISION, "projection_dim": 24}),
-    "siglip": ("SiglipModel", "SiglipConfig", {"text_config": {**TEXT, "projection_size": 32}, "vision_config": VISION}),
+    "clip": (
+        "CLIPModel",
+        "CLIPConfig",
+        {"text_config": {**TEXT, "eos_token_id": 2}, "vision_config": VISION, "projection_dim": 24},
+    ),
+    "clip-end": (
+        "CLIPModel",
+        "CLIPConfig",
+        {"text_config": {**TEXT, "eos_token_id": 7}, "vision_config": VISION, "projection_dim": 24},
+    ),
+    "align": (
+        "AlignModel",
+        "AlignConfig",
+        {
+            "text_config": {**TEXT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+            "vision_config": {
+                "image_size": 24, "width_coefficient": 0.1, "depth_coefficient": 0.4, "hidden_dim": 32,
+                "drop_connect_rate": 0.0,
+            },
+            "projection_dim": 32,
+        },
+    ),
+    "siglip": (
+        "SiglipModel",
+        "SiglipConfig",
+        {"text_config": {**TEXT, "projection_size": 32}, "vision_config": VISION},
+    ),
 }
 
 
@@ -37,11 +61,21 @@ def test_logits_and_loss_equal_transformers(case, tmp_path):
     expected.loss.backward()
     (loss / units).backward()
     assert all(p.grad is not None for p in ours.parameters())
+    if case == "align":
+        stem, other = ours.vision.embeddings.convolution.weight, model.vision_model.embeddings.convolution.weight
+        torch.testing.assert_close(stem.grad, other.grad, rtol=1e-6, atol=1e-9)
+        return
     torch.testing.assert_close(
-        ours.vision.model.patches.weight.grad, model.vision_model.embeddings.patch_embedding.weight.grad, rtol=1e-6, atol=1e-8
+        ours.vision.model.patches.weight.grad,
+        model.vision_model.embeddings.patch_embedding.weight.grad,
+        rtol=1e-6,
+        atol=1e-8,
     )
     torch.testing.assert_close(
-        ours.text.model.embed_tokens.weight.grad, model.text_model.embeddings.token_embedding.weight.grad, rtol=1e-6, atol=1e-8
+        ours.text.model.embed_tokens.weight.grad,
+        model.text_model.embeddings.token_embedding.weight.grad,
+        rtol=1e-6,
+        atol=1e-8,
     )
     ours.save_pretrained(tmp_path / "ours")
     again = getattr(transformers, name).from_pretrained(tmp_path / "ours", dtype=torch.float64).eval()

@@ -62,9 +62,7 @@ def test_loss_is_that_of_the_tokens_and_generation_follows_them():
         logits = ours(slow).logits[:, -1, ours.token_of]
         slow = torch.cat([slow, ours.token_of[logits.argmax(1)][:, None]], 1)
     assert torch.equal(made, slow[:, 4:]) and ours.images(made).shape == (2, 3, 8, 8)
-    draws = [
-        ours.generate(ids, guidance=w, top_k=5, generator=torch.Generator().manual_seed(0)) for w in (1.0, 4.0)
-    ]
+    draws = [ours.generate(ids, guidance=w, top_k=5, generator=torch.Generator().manual_seed(0)) for w in (1.0, 4.0)]
     assert not torch.equal(*draws)
     none = torch.zeros_like(ids)
     assert torch.equal(ours.generate(none, guidance=4.0, temperature=0), ours.generate(none, temperature=0))

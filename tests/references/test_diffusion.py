@@ -30,7 +30,12 @@ def found(x, time):
 @pytest.mark.parametrize("predicts", KINDS)
 @pytest.mark.parametrize(
     ("name", "choices", "schedule"),
-    [("ddpm", {}, "linear"), ("ddpm", {"clip": 0.0}, "cosine"), ("ddim", {}, "cosine"), ("ddim", {"eta": 0.7, "clip": 0.0}, "linear")],
+    [
+        ("ddpm", {}, "linear"),
+        ("ddpm", {"clip": 0.0}, "cosine"),
+        ("ddim", {}, "cosine"),
+        ("ddim", {"eta": 0.7, "clip": 0.0}, "linear"),
+    ],
 )
 def test_steps_equal_diffusers(name, choices, schedule, predicts):
     """Every step of ten, from the same x, with the same noise."""
@@ -48,7 +53,9 @@ def test_steps_equal_diffusers(name, choices, schedule, predicts):
     for number, time in enumerate(theirs.timesteps):
         x = start(number)
         answer = found(x, float(time))
-        expected = theirs.step(answer, int(time), x, generator=torch.Generator().manual_seed(number), **extra).prev_sample
+        expected = theirs.step(
+            answer, int(time), x, generator=torch.Generator().manual_seed(number), **extra
+        ).prev_sample
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(number), dtype=x.dtype)
         actual = sampler.step(answer, number, x, noise if sampler.noisy(number) else None)
         close(actual, expected, 0.1)
@@ -126,7 +133,12 @@ def test_training_reads_time_and_label_and_guidance_moves_the_image():
         torch.testing.assert_close(noise, e, rtol=1e-6, atol=1e-6)
     labels = torch.tensor([[1, 2], [3, -1]])
     made = [
-        ours.generate(labels, guidance=w, sampler=make_method("sampler", {"name": "ddim", "steps": 4}), generator=torch.Generator().manual_seed(5))
+        ours.generate(
+            labels,
+            guidance=w,
+            sampler=make_method("sampler", {"name": "ddim", "steps": 4}),
+            generator=torch.Generator().manual_seed(5),
+        )
         for w in (1.0, 1.0, 3.0)
     ]
     assert made[0].shape == (2, 3, 8, 8) and torch.equal(made[0], made[1]) and (made[0] - made[2]).abs().max() > 1e-3

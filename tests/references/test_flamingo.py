@@ -12,7 +12,14 @@ from llmanac.core.errors import RequestError
 from llmanac.core.types import IGNORE, LAST
 from llmanac.data.pictures import Pictures
 
-VISION = {"embed_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40, "image_size": 24, "patch_size": 8}
+VISION = {
+    "embed_dim": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "image_size": 24,
+    "patch_size": 8,
+}
 CHOICES = {
     **TEXT, "num_hidden_layers": 4, "cross_layer_interval": 2, "use_resampler": True, "additional_vocab_size": 0,
     "pad_token_id": 0, "vision_config": VISION,
@@ -50,7 +57,12 @@ def test_logits_and_gradients_equal_idefics(resampler, tmp_path):
     F.cross_entropy(expected.flatten(0, 1), targets.flatten()).backward()
     F.cross_entropy(actual.flatten(0, 1), targets.flatten()).backward()
     gates = [layer.attn_gate.weight.grad for layer in ours.gated]
-    close(torch.cat(gates), torch.cat([layer.alpha_cross_attn.grad for layer in model.model.gated_cross_attn_layers]), 1e-6, 1e-5)
+    close(
+        torch.cat(gates),
+        torch.cat([layer.alpha_cross_attn.grad for layer in model.model.gated_cross_attn_layers]),
+        1e-6,
+        1e-5,
+    )
     trained = {name.partition(".")[0] for name, p in ours.named_parameters() if p.grad is not None}
     assert trained == ({"gated", "perceiver"} if resampler else {"gated"})
 
@@ -60,7 +72,10 @@ def test_gates_at_zero_equal_the_language_model_and_a_state_equals_one_pass(tmp_
     whole = ours(ids, x, seen=seen).logits
     latents, state = ours.see(x), ours.start(2)
     parts = [ours(ids[:, :5], latents=latents, seen=seen[:, :5], state=state).logits]
-    parts += [ours(ids[:, i : i + 1], latents=latents, seen=seen[:, i : i + 1], state=state, want=LAST).logits for i in range(5, 12)]
+    parts += [
+        ours(ids[:, i : i + 1], latents=latents, seen=seen[:, i : i + 1], state=state, want=LAST).logits
+        for i in range(5, 12)
+    ]
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-9, atol=1e-9)
     for layer in ours.gated:
         torch.nn.init.zeros_(layer.attn_gate.weight)
@@ -69,7 +84,9 @@ def test_gates_at_zero_equal_the_language_model_and_a_state_equals_one_pass(tmp_
     assert (whole - ours.text(ids).logits).abs().max() > 0.01
     fresh = ours.spec.build(vocab_size=61).double()  # as it is made: the language model
     torch.testing.assert_close(fresh(ids, x).logits, fresh.text(ids).logits, rtol=1e-12, atol=1e-12)
-    loss, units, _ = randomise(fresh).loss(Pictures(pixels=x[:, 0], ids=ids, targets=ids.roll(-1, 1).masked_fill(ids < 20, IGNORE)))
+    loss, units, _ = randomise(fresh).loss(
+        Pictures(pixels=x[:, 0], ids=ids, targets=ids.roll(-1, 1).masked_fill(ids < 20, IGNORE))
+    )
     assert loss > 0 and 0 < units < 24
     with pytest.raises(RequestError, match=r"seen: expected the shape \(2, 12, 2\)"):
         ours(ids, x, seen=seen[:, :5])

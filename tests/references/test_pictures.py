@@ -31,7 +31,9 @@ def test_scenes_are_deterministic_and_split_by_color_and_shape():
         s.split(48)
 
 
-@pytest.mark.parametrize("scene", [s.Scene("large", "red", "square", "top right"), s.Scene("small", "blue", "ring", "bottom left")])
+@pytest.mark.parametrize(
+    "scene", [s.Scene("large", "red", "square", "top right"), s.Scene("small", "blue", "ring", "bottom left")]
+)
 def test_what_is_drawn_is_what_the_caption_says(scene):
     """The object's pixels have its color, their middle is its position, their number grows with its size."""
     image = scene.draw(numpy_generator(3)).astype(float)

@@ -18,7 +18,11 @@ from llmanac.models._context import Memory
 
 def test_scores_and_gradients_equal_vilt(tmp_path):
     """Ragged texts: padding between text and patches is not seen. Their patches come in a random order."""
-    model = theirs("ViltForQuestionAnswering", "ViltConfig", **{**VISION, **TEXT, "num_labels": 5, "max_image_length": -1, "attn_implementation": "eager"})
+    model = theirs(
+        "ViltForQuestionAnswering",
+        "ViltConfig",
+        **{**VISION, **TEXT, "num_labels": 5, "max_image_length": -1, "attn_implementation": "eager"},
+    )
     ours, x, ids = ours_of(model, tmp_path / "theirs"), pixels(3), tokens(3, 9)
     lengths = torch.tensor([9, 4, 7])
     real = (torch.arange(9) < lengths[:, None]).long()

@@ -35,7 +35,9 @@ def test_logits_and_gradients_equal_transformers(tmp_path):
 def test_what_we_save_transformers_loads(tmp_path):
     from transformers import ViTForImageClassification
 
-    spec = make_method("multimodal", {"name": "vit", "image": 24, "dim": 32, "layers": 2, "norm": {"name": "layernorm", "eps": 1e-12}})
+    spec = make_method(
+        "multimodal", {"name": "vit", "image": 24, "dim": 32, "layers": 2, "norm": {"name": "layernorm", "eps": 1e-12}}
+    )
     ours, x = randomise(spec.build(vocab_size=4)).double().eval(), pixels()
     ours.save_pretrained(tmp_path)
     again = ViTForImageClassification.from_pretrained(tmp_path, dtype=torch.float64).eval()
@@ -47,7 +49,9 @@ def test_what_we_save_transformers_loads(tmp_path):
 @pytest.mark.parametrize("position", ["learned", "sinusoidal", "none"])
 def test_pools_and_positions(pool, position):
     """Without positions the order of the patches means nothing; every parameter gets a gradient."""
-    spec = make_method("multimodal", {"name": "vit", "image": 16, "dim": 32, "layers": 1, "pool": pool, "position": position})
+    spec = make_method(
+        "multimodal", {"name": "vit", "image": 16, "dim": 32, "layers": 1, "pool": pool, "position": position}
+    )
     model, x = randomise(spec.build(vocab_size=3)).double(), pixels(2, 16)
     found = model(x)
     found.sum().backward()
@@ -61,7 +65,9 @@ def test_own_layout_and_what_is_refused(tmp_path):
     spec = make_method("multimodal", {"name": "vit", "image": 16, "dim": 32, "layers": 1, "pool": "mean"})
     model = randomise(spec.build(vocab_size=3)).double().eval()
     model.save_pretrained(tmp_path / "own")
-    torch.testing.assert_close(load_multimodal(tmp_path / "own", dtype="float64", device="cpu")(pixels(2, 16)), model(pixels(2, 16)))
+    torch.testing.assert_close(
+        load_multimodal(tmp_path / "own", dtype="float64", device="cpu")(pixels(2, 16)), model(pixels(2, 16))
+    )
     with pytest.raises(RequestError, match=r"pixels: expected .* \(batch, 3, 16, 16\)"):
         model(pixels(2, 24))
     with pytest.raises(SpecError, match="patch: 7 must divide image"):

@@ -84,3 +84,28 @@ def test_decoding_with_a_state_equals_one_pass_and_wrong_places_are_refused(tmp_
     with pytest.raises(RequestError, match=r"ids: 18 image tokens \(60\) for 1 images of 9 tokens each"):
         ours(ids, x[:1])
     assert not any(p.requires_grad for p in ours.vision.parameters())
+
+
+def test_the_q_former_equals_instructblip(tmp_path):
+    """Queries read image and instruction, of ragged length; the language model reads the queries."""
+    reads = {**TEXT, "hidden_size": 24, "intermediate_size": 40, "encoder_hidden_size": 32, "num_hidden_layers": 3}
+    text = {
+        "model_type": "opt", "vocab_size": 61, "hidden_size": 32, "ffn_dim": 56, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 40, "word_embed_proj_dim": 32,
+    }  # fmt: skip
+    model = theirs(
+        "InstructBlipForConditionalGeneration", "InstructBlipConfig", vision_config=VISION, qformer_config=reads,
+        text_config=text, num_query_tokens=4, image_token_index=IMAGE, attn_implementation="eager",
+    )  # fmt: skip
+    ours, x, asked, lengths = ours_of(model, tmp_path), pixels(2), tokens(2, 7, seed=5), torch.tensor([7, 4])
+    ids = tokens(2, 12, below=IMAGE)
+    ids[:, :4] = IMAGE
+    expected = model(
+        input_ids=ids, pixel_values=x, qformer_input_ids=asked, attention_mask=torch.ones_like(ids),
+        qformer_attention_mask=(torch.arange(7) < lengths[:, None]).long(),
+    ).logits  # fmt: skip
+    seen = ours.see(x, asked, lengths)
+    actual = ours(ids, seen=seen).logits
+    close(actual, expected, 0.3)
+    assert seen.shape == (2, 4, 32) and (ours.see(x.flip(-1), asked, lengths) - seen).abs().max() > 1e-3
+    assert (ours.see(x, asked.flip(0), lengths) - seen).abs().max() > 1e-3

@@ -67,7 +67,15 @@ def test_k_means_starts_in_the_clusters_and_dead_codes_are_replaced():
 
 def test_encode_decode_and_a_short_training():
     torch.manual_seed(0)
-    fields = {"name": "vq-vae", "image": 8, "base": 8, "multipliers": [1, 2], "latent": 8, "groups": 4, "codebook": {"codes": 16, "dim": 4}}
+    fields = {
+        "name": "vq-vae",
+        "image": 8,
+        "base": 8,
+        "multipliers": [1, 2],
+        "latent": 8,
+        "groups": 4,
+        "codebook": {"codes": 16, "dim": 4},
+    }
     model = make_method("multimodal", fields).build()
     pixels = (drawn(16, 3, 1, 1) * 0.5).expand(16, 3, 8, 8).contiguous()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)

@@ -112,7 +112,9 @@ class Up(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution, and what leads to the next."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, groups: int, change: nn.Module | None, name: str) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, groups: int, change: nn.Module | None, name: str
+    ) -> None:
         super().__init__()
         self.block = nn.ModuleList(Residual(inputs if i == 0 else outputs, outputs, groups) for i in range(blocks))
         self.change = name

@@ -52,9 +52,7 @@ LARGEST = 100.0  # what exp(t) is held below, as in CLIP's training
 def text_tower(dim: int = 128, layers: int = 2, max_length: int = 32, activation: Any = "gelu") -> Decoder:
     """CLIP's text encoder: a causal Transformer with learned positions."""
     block = PreNorm(mixer=Softmax(biases="all"), ffn=MLP(activation=activation, biases="all"))
-    return Decoder(
-        dim=dim, layers=layers, blocks=(block,), position=Learned(), norm=LayerNorm(), max_length=max_length
-    )
+    return Decoder(dim=dim, layers=layers, blocks=(block,), position=Learned(), norm=LayerNorm(), max_length=max_length)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -216,4 +216,3 @@ class Flamingo(MultimodalModel):
     def start(self, rows: int) -> Any:
         """An empty state for `rows` rows."""
         return self.text.start(rows)
-

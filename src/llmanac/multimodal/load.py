@@ -20,7 +20,6 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten, make_method
 from llmanac.models._folder import CONFIG, FORMAT_VERSION, RECORD, read_table
 from llmanac.models._weights import Weights, check_finite, some, to
-from llmanac.models.families._config import Misfit
 from llmanac.models.families._names import Source, arrange
 from llmanac.models.locate import model_folder
 from llmanac.models.save import DTYPE_NAMES, SHARD_BYTES, write_weights
@@ -65,7 +64,9 @@ def load_multimodal(
         raise CheckpointError(f"{folder / CONFIG}: {str(error)[:300]}") from error
     absent = chosen.absent if chosen else ()
     shapes = {name: tuple(p.shape) for name, p in tensors(model).items() if not any(part in name for part in absent)}
-    sources = chosen.place(shapes, parts, weights.__contains__) if chosen else {n: Source(n, s) for n, s in shapes.items()}
+    sources = (
+        chosen.place(shapes, parts, weights.__contains__) if chosen else {n: Source(n, s) for n, s in shapes.items()}
+    )
     state = _read(shapes, sources, dict(chosen.joined) if chosen else {}, weights, resolve_dtype(dtype, where), where)
     if weights.unused:
         raise CheckpointError(f"{folder}: weights have no place in the model: {some(sorted(weights.unused))}")
@@ -119,7 +120,9 @@ def _record(folder: Path) -> tuple[Any, int]:
     path = folder / RECORD
     record = read_table(path)
     if record.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format_version is {shown(record.get('format_version'))}, expected {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path}: format_version is {shown(record.get('format_version'))}, expected {FORMAT_VERSION}"
+        )
     size = record.get("vocab_size")
     if type(size) is not int or not 0 <= size < 1 << 31:
         raise CheckpointError(f"{path}: vocab_size is {shown(size)}, expected a whole number")

@@ -21,12 +21,13 @@ from torch import Tensor
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import ALL, IGNORE, Batch, LossSum, Output, Want
 from llmanac.data.pictures import Pictures
-from llmanac.models.ffn.mlp import MLP
 from llmanac.models._layers import Linear
+from llmanac.models.ffn.mlp import MLP
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.multimodal import MultimodalSpec
 from llmanac.multimodal._model import MultimodalModel
+from llmanac.multimodal._q_former import QFormer, QFormerSpec
 from llmanac.multimodal.vit import Spec as ViTSpec
 
 CARD = {
@@ -40,7 +41,7 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(MultimodalSpec):
-    """vision, text: encoder and language model; projector: P, a `linear` map or an `mlp` of two.
+    """vision, text: encoder and language model; projector: P, a `linear` map, an `mlp` of two, or the `q_former`.
 
     layer: which block of the encoder is read, None for the last one, normed; keep_class: whether the class token is an
     image token too; image_id: the token whose places the image takes; mask: of image and prompt; encoder: whether the
@@ -49,7 +50,8 @@ class Spec(MultimodalSpec):
 
     vision: ViTSpec = field(default_factory=ViTSpec)
     text: LanguageModelSpec = field(default_factory=Decoder)
-    projector: Literal["linear", "mlp"] = "mlp"
+    projector: Literal["linear", "mlp", "q-former"] = "mlp"
+    q_former: QFormerSpec | None = None
     layer: int | None = None
     class_token: Literal["drop", "keep"] = "drop"
     image_id: int = 0
@@ -59,10 +61,14 @@ class Spec(MultimodalSpec):
     def __post_init__(self) -> None:
         if self.image_id < 0:
             raise SpecError(f"image_id: {self.image_id} is not a token id")
+        if (self.projector == "q-former") != (self.q_former is not None):
+            raise SpecError(f"q_former: is set with projector = q-former alone, which is {self.projector}")
 
     @property
     def image_tokens(self) -> int:
         """N, image tokens of a row."""
+        if self.q_former is not None:
+            return self.q_former.queries
         return self.vision.tokens if self.class_token == "keep" else self.vision.patches
 
     def build(self, *, vocab_size: int, **dims: Any) -> VLM:
@@ -78,11 +84,11 @@ class VLM(MultimodalModel):
         self.vision = spec.vision.build()
         self.text: Any = spec.text.build(vocab_size=vocab_size)
         width: int = self.text.spec.dim
-        self.projector: Any = (
-            Linear(spec.vision.dim, width, bias=True, std=0.02)
-            if spec.projector == "linear"
-            else Projector(spec.vision.dim, width)
-        )
+        seen, queries = spec.vision.dim, spec.q_former
+        self.projector: Any = Projector(seen, width) if spec.projector == "mlp" else Linear(seen, width, bias=True)
+        self.to_text: Any = None
+        if queries is not None:
+            self.projector, self.to_text = QFormer(queries, seen), Linear(queries.dim, width, bias=True)
         self.begin()
         self.vision.requires_grad_(spec.encoder == "trained")
 
@@ -91,13 +97,15 @@ class VLM(MultimodalModel):
         """The longest row, image tokens included."""
         return int(self.text.spec.max_length)
 
-    def see(self, pixels: Tensor) -> Tensor:
-        """(B, C, H, H) -> image tokens (B, N, D)."""
+    def see(self, pixels: Tensor, instruction: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+        """(B, C, H, H) -> image tokens (B, N, D); a Q-Former also reads `instruction` (B, T) of its own vocabulary."""
         spec = self.spec
         with torch.set_grad_enabled(torch.is_grad_enabled() and spec.encoder == "trained"):
             x = self.vision.encode(pixels, spec.layer)
         x = x if spec.class_token == "keep" else self.vision.patches_only(x)
-        seen: Tensor = self.projector(x)
+        if self.to_text is not None:
+            x = self.projector(x, instruction, lengths)
+        seen: Tensor = (self.projector if self.to_text is None else self.to_text)(x)
         return seen
 
     def merge(self, ids: Tensor, seen: Tensor) -> Tensor:
@@ -149,9 +157,7 @@ class VLM(MultimodalModel):
         """Nats of the answers' tokens, how many they are, and how many come first by their probability."""
         if batch.ids is None or batch.targets is None:
             raise RequestError("vlm: training needs ids and targets")
-        found = self(
-            batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum")
-        )
+        found = self(batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum"))
         assert found.nll is not None
         return found.nll, (batch.targets != IGNORE).sum(), {}
 

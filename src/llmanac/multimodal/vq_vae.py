@@ -229,5 +229,7 @@ class VQVAE(MultimodalModel):
     @torch.no_grad()
     def usage(self, pixels: Tensor, size: int = 256) -> Tensor:
         """(K,) how often each code is chosen for these images."""
-        parts = [self.encode(part).flatten().bincount(minlength=self.spec.codebook.codes) for part in pixels.split(size)]
+        parts = [
+            self.encode(part).flatten().bincount(minlength=self.spec.codebook.codes) for part in pixels.split(size)
+        ]
         return torch.stack(parts).sum(0)

@@ -59,9 +59,7 @@ class Preprocess:
         return torch.from_numpy(np.stack(rows).transpose(0, 3, 1, 2).copy())
 
 
-CLIP = Preprocess(
-    resize="shortest", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
-)
+CLIP = Preprocess(resize="shortest", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 VIT = Preprocess(filter="bilinear")
 SIGLIP = Preprocess(filter="bicubic")
 
@@ -86,7 +84,9 @@ def open_image(data: bytes, where: str) -> Any:
     except DataError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"{where}: not an image that can be read ({type(error).__name__}: {str(error)[:120]})") from error
+        raise DataError(
+            f"{where}: not an image that can be read ({type(error).__name__}: {str(error)[:120]})"
+        ) from error
 
 
 def read_image(path: str | Path) -> Any:

@@ -30,7 +30,12 @@ SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 SIZES = {"small": 5.0, "large": 9.0}
 POSITIONS = {"top left": (9, 9), "top right": (23, 9), "bottom left": (9, 23), "bottom right": (23, 23)}
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
-QUESTIONS = {"size": "what size is it", "color": "what color is it", "shape": "what shape is it", "position": "where is it"}
+QUESTIONS = {
+    "size": "what size is it",
+    "color": "what color is it",
+    "shape": "what shape is it",
+    "position": "where is it",
+}
 SPECIAL = ("<pad>", "<begin>", "<end>", "<image>")
 WORDS = (
     *SPECIAL, "a", "in", "the", "top", "bottom", "left", "right", "of", "above", "below", "what", "color", "shape",
@@ -178,4 +183,6 @@ def pictures(
     chosen = np.arange(total) if rows is None else generator.integers(0, total, rows)
     images = [scenes[i].draw(generator) for i in chosen]
     ids = torch.tensor([encode(scenes[i].caption, length) for i in chosen])
-    return Pictures(pixels=pixels_of(images), ids=ids, lengths=(ids != PAD).sum(1), labels=torch.from_numpy(chosen).long())
+    return Pictures(
+        pixels=pixels_of(images), ids=ids, lengths=(ids != PAD).sum(1), labels=torch.from_numpy(chosen).long()
+    )

@@ -13,7 +13,9 @@ from llmanac.multimodal.families._family import Family
 
 __all__ = ["FAMILIES", "Family", "family"]
 
-FAMILIES = ("vit", "clip", "siglip", "llava", "paligemma", "idefics", "vilt", "chameleon")
+FAMILIES = (
+    "vit", "clip", "siglip", "align", "llava", "paligemma", "instructblip", "idefics", "vilt", "chameleon",
+)  # fmt: skip
 
 
 def family(name: Any, where: str = "model_type") -> Family:

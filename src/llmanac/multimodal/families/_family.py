@@ -192,7 +192,7 @@ class Family:
             own = {n.removeprefix(part.ours): shape for n, shape in shapes.items() if n.startswith(part.ours)}
             own = {part.within + name: shape for name, shape in own.items() if part.ours + name not in found}
             sources = part.names.place(own)
-            best = max(part.theirs, key=lambda prefix: sum(has(prefix + s.name) for s in sources.values()))  # noqa: B023
+            best = max(part.theirs, key=lambda prefix: sum(has(prefix + s.name) for s in sources.values()))
             for name, source in sources.items():
                 found[part.ours + name.removeprefix(part.within)] = replace(source, name=best + source.name)
         return found

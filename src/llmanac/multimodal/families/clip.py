@@ -36,9 +36,12 @@ FAMILY = Family(
     entries=(
         Inside("vision_config", "vision", SIZES, writes={"model_type": "clip_vision_model"}),
         Inside(
-            "text_config", "text", text_sizes(1e-5, "quick_gelu", 512, 77),
+            "text_config",
+            "text",
+            text_sizes(1e-5, "quick_gelu", 512, 77),
             above=(Key("vocab_size", "vocab_size", default=49408), End()),
-            writes={"model_type": "clip_text_model"}, neutral=TOKENS,
+            writes={"model_type": "clip_text_model"},
+            neutral=TOKENS,
         ),
         Key("projection_dim", "dim", default=512),
     ),  # fmt: skip

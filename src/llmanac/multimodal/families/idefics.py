@@ -77,10 +77,14 @@ FAMILY = Family(
     entries=(
         Inside("vision_config", "vision", SIZES),
         Inside(
-            "perceiver_config", "vision", (),
+            "perceiver_config",
+            "vision",
+            (),
             above=(
-                Key("resampler_n_latents", "latents", default=64), Key("resampler_depth", "depth", default=6),
-                Key("resampler_n_heads", "heads", default=16), Key("resampler_head_dim", "head_dim", default=96),
+                Key("resampler_n_latents", "latents", default=64),
+                Key("resampler_depth", "depth", default=6),
+                Key("resampler_n_heads", "heads", default=16),
+                Key("resampler_head_dim", "head_dim", default=96),
                 Only("qk_layer_norms_perceiver", (False,)),
             ),
             neutral=frozenset({"use_resampler"}),

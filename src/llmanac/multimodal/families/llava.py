@@ -27,7 +27,9 @@ class Layer(Entry):
     def read(self, config: Config, data: Data) -> None:
         found = config.get("vision_feature_layer", -2)
         if type(found) is not int or abs(found) > 10_000:
-            raise CheckpointError(f"{config.path}: vision_feature_layer is {shown(found)}, expected the number of a block")
+            raise CheckpointError(
+                f"{config.path}: vision_feature_layer is {shown(found)}, expected the number of a block"
+            )
         data["layer"] = found
 
     def write(self, data: Data) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from llmanac.multimodal.families.llava import language_parts
 from llmanac.multimodal.families.siglip import SIZES, VISION
 from llmanac.multimodal.vlm import Spec
 
+
 class Widths(Entry):
     """Widths that follow from the language model's."""
 
@@ -31,11 +32,15 @@ FAMILY = Family(
     spec=Spec(vision=replace(VISION, pool="none"), text=GEMMA.spec, projector="linear", mask="prefix"),
     entries=(
         Inside(
-            "vision_config", "vision", (*SIZES, Only("vision_use_head", (False,), absent=True)),
-            writes={"model_type": "siglip_vision_model"}, neutral=frozenset({"num_image_tokens"}),
+            "vision_config",
+            "vision",
+            (*SIZES, Only("vision_use_head", (False,), absent=True)),
+            writes={"model_type": "siglip_vision_model"},
+            neutral=frozenset({"num_image_tokens"}),
         ),
         Language(
-            kinds={"gemma": "gemma", "gemma2": "gemma2"}, default="gemma",
+            kinds={"gemma": "gemma", "gemma2": "gemma2"},
+            default="gemma",
             dropped=frozenset({"num_image_tokens", "use_bidirectional_attention"}),
         ),
         Key("image_token_index", "image_id", default=256000, aliases=("image_token_id",)),

@@ -33,18 +33,28 @@ FAMILY = Family(
     model_type="siglip",
     architecture="SiglipModel",
     spec=Spec(
-        vision=VISION, text=TEXT, dim=TEXT.dim, image_projection="none", text_projection="bias", text_pool="last",
+        vision=VISION,
+        text=TEXT,
+        dim=TEXT.dim,
+        image_projection="none",
+        text_projection="bias",
+        text_pool="last",
         loss="sigmoid",
     ),  # fmt: skip
     entries=(
         Inside(
-            "vision_config", "vision", (*SIZES, Only("vision_use_head", (True,))),
+            "vision_config",
+            "vision",
+            (*SIZES, Only("vision_use_head", (True,))),
             writes={"model_type": "siglip_vision_model"},
         ),
         Inside(
-            "text_config", "text", text_sizes(1e-6, "gelu_pytorch_tanh", 768, 64),
+            "text_config",
+            "text",
+            text_sizes(1e-6, "gelu_pytorch_tanh", 768, 64),
             above=(Key("vocab_size", "vocab_size", default=32000), Key("projection_size", "dim", default=None)),
-            writes={"model_type": "siglip_text_model"}, neutral=TOKENS,
+            writes={"model_type": "siglip_text_model"},
+            neutral=TOKENS,
         ),
         Fixed("dim", lambda data: data.get("dim", data["text"]["dim"])),
     ),  # fmt: skip

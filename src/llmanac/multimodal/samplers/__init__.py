@@ -48,7 +48,9 @@ def signal(schedule: Schedule) -> Tensor:
         betas = torch.linspace(1e-4, 0.02, TRAINED, dtype=torch.float64)
     else:
         level = [math.cos((t / TRAINED + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(TRAINED + 1)]
-        betas = torch.tensor([min(1 - b / a, 0.999) for a, b in zip(level, level[1:], strict=False)], dtype=torch.float64)
+        betas = torch.tensor(
+            [min(1 - b / a, 0.999) for a, b in zip(level, level[1:], strict=False)], dtype=torch.float64
+        )
     return (1 - betas).cumprod(0)
 
 
