@@ -39,7 +39,9 @@ def test_image_tokens_and_logits_equal_chameleon(tmp_path):
 def model(**choices):
     fields = {
         "name": "dall-e", "text": {"name": "transformer", "dim": 32, "layers": 1, "max_length": 32},
-        "tokenizer": {"name": "vq-vae", "image": 8, "base": 8, "groups": 4, "multipliers": [1, 2], "codebook": {"codes": 12, "dim": 4}},
+        "tokenizer": {
+            "name": "vq-vae", "image": 8, "base": 8, "groups": 4, "multipliers": [1, 2], "codebook": {"codes": 12, "dim": 4},
+        },
         **choices,
     }  # fmt: skip
     return randomise(make_method("multimodal", fields).build(vocab_size=30)).double()

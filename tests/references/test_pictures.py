@@ -92,11 +92,11 @@ def test_images_are_bounded(monkeypatch):
     handle = io.BytesIO()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(handle, "PNG")
     assert p.open_image(handle.getvalue(), "a.png").size == (30, 20)
-    with pytest.raises(DataError, match="a.png: not an image that can be read"):
+    with pytest.raises(DataError, match=r"a.png: not an image that can be read"):
         p.open_image(handle.getvalue()[:40], "a.png")
     monkeypatch.setattr(p, "MOST_PIXELS", 500)
-    with pytest.raises(DataError, match="a.png: 30 x 20 pixels; at most 500"):
+    with pytest.raises(DataError, match=r"a.png: 30 x 20 pixels; at most 500"):
         p.open_image(handle.getvalue(), "a.png")
     monkeypatch.setattr(p, "MOST_BYTES", 10)
-    with pytest.raises(DataError, match="a.png: .* bytes; an image may have 10"):
+    with pytest.raises(DataError, match=r"a.png: .* bytes; an image may have 10"):
         p.open_image(handle.getvalue(), "a.png")

@@ -41,7 +41,7 @@ def test_scores_and_gradients_equal_vilt(tmp_path):
     again = type(model).from_pretrained(ours.save_pretrained(tmp_path / "ours"), dtype=torch.float64).eval()
     close(again(input_ids=ids, pixel_values=x, attention_mask=real).logits, expected)
     assert (ours(ids, x.flip(-1), lengths) - actual).abs().max() > 1e-3
-    with pytest.raises(RequestError, match="ids: .* texts of at most 40 tokens"):
+    with pytest.raises(RequestError, match=r"ids: .* texts of at most 40 tokens"):
         ours(tokens(3, 41), x)
 
 
@@ -69,8 +69,10 @@ def test_co_attention_layer_equals_bridgetower():
         "self_attn.v_proj": "attention.self.value", "self_attn.o_proj": "attention.output.dense",
         "post_attention_layernorm": "attention.output.LayerNorm", "encoder_attn.q_proj": "crossattention.self.query",
         "encoder_attn.k_proj": "crossattention.self.key", "encoder_attn.v_proj": "crossattention.self.value",
-        "encoder_attn.o_proj": "crossattention.output.dense", "post_encoder_layernorm": "crossattention.output.LayerNorm",
-        "mlp.up_proj": "intermediate.dense", "mlp.down_proj": "output.dense", "post_feedforward_layernorm": "output.LayerNorm",
+        "encoder_attn.o_proj": "crossattention.output.dense",
+        "post_encoder_layernorm": "crossattention.output.LayerNorm",
+        "mlp.up_proj": "intermediate.dense", "mlp.down_proj": "output.dense",
+        "post_feedforward_layernorm": "output.LayerNorm",
     }  # fmt: skip
     own.load_state_dict({f"{a}.{end}": state[f"{b}.{end}"] for a, b in names.items() for end in ("weight", "bias")})
     generator = torch.Generator().manual_seed(3)

@@ -74,5 +74,5 @@ def test_own_layout_and_what_is_refused(tmp_path):
         make_method("multimodal", {"name": "vit", "patch": 7})
     config = tmp_path / "own" / "config.json"
     config.write_text(config.read_text().replace("llmanac-multimodal", "clap"))
-    with pytest.raises(CheckpointError, match="config.json: model_type"):
+    with pytest.raises(CheckpointError, match=r"config.json: model_type"):
         load_multimodal(tmp_path / "own")

@@ -18,6 +18,6 @@ class MultimodalSpec(Spec):
 
     kind = "multimodal"
 
-    def build(self, *, vocab_size: int = 0, **dims: Any) -> Any:
+    def build(self, *args: Any, **dims: Any) -> Any:
         """vocab_size: tokens of the text, or classes of the head; 0 where there is neither."""
         raise NotImplementedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +27,6 @@ class MultimodalModel(nn.Module):
         attention_form: how attention is computed; settable.
     """
 
-    initialise = TrainedModel.initialise
-    parameter_count = TrainedModel.parameter_count
-
     def __init__(self, spec: Any, vocab_size: int = 0) -> None:
         super().__init__()
         self.spec, self.vocab_size = spec, vocab_size
@@ -39,6 +36,14 @@ class MultimodalModel(nn.Module):
         """Give the parameters the initial weights of seed 0 (none on the meta device)."""
         if self.device.type != "meta":
             self.initialise(0)
+
+    def initialise(self, seed: int) -> Self:
+        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
+        return TrainedModel.initialise(self, seed)  # type: ignore[misc, return-value]  # it needs names alone
+
+    def parameter_count(self) -> int:
+        """Numbers that the model has."""
+        return sum(p.numel() for p in self.parameters())
 
     @property
     def device(self) -> torch.device:
@@ -115,7 +120,7 @@ def check_pixels(pixels: Tensor, channels: int, image: int) -> None:
     if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected or not pixels.is_floating_point():
         raise RequestError(
             f"pixels: expected floating-point numbers of shape (batch, {channels}, {image}, {image}), got "
-            f"{tuple(pixels.shape)} {pixels.dtype}; see `multimodal/pictures/preprocess.py`"
+            f"{tuple(pixels.shape)} {pixels.dtype}; see data/pictures/preprocess.py"
         )
 
 

@@ -1,7 +1,7 @@
 """The Q-Former: learned queries that read an image, next to the words of an instruction.
 
     x = [queries, words];   x = norm(x + attend(x));   q = norm(q + attend(q, image))  in every `every`-th layer
-    q = norm(q + mlp_q(q));   words likewise by their own mlp          queries (B, L, D) are what the language model gets
+    q = norm(q + mlp_q(q));   words likewise by their own mlp      queries (B, L, D) are what the language model gets
 
 Queries and words see each other; only queries see the image. Li et al. 2023, arXiv:2301.12597 (BLIP-2); Dai et al.
 2023, arXiv:2305.06500 (InstructBLIP).

@@ -114,7 +114,7 @@ class CoAttention(MultimodalModel):
         )
 
     def fuse(self, texts: Tensor, images: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, T, D_t) and (B, N, D_v), and which places of the texts are real (B, T) -> both after all layers."""
+        """Features (B, T, D_t) and (B, N, D_v), and which places of texts are real (B, T) -> both after all layers."""
         t = self.texts.proj(texts) + self.modality.weight[0]
         v = self.images.proj(images) + self.modality.weight[1]
         there = torch.ones(v.shape[:2], dtype=torch.bool, device=v.device)

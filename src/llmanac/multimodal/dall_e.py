@@ -4,7 +4,7 @@
     p(row) = prod_t p(token_t | before)      the loss is of both, the image's weighted by `image_weight`
 
 The tokenizer of images is trained before and frozen. Codes are the last K tokens of the vocabulary, or those that
-`image_ids` lists. An image is sampled from image tokens alone; guidance by w compares with a row whose caption is empty:
+`image_ids` lists. An image is sampled from image tokens alone; guidance by w compares with a row of an empty caption:
     logits = none + w (caption - none)
 ids (B, T) of captions, pixels (B, C, H, H) with n = h h codes -> logits (B, T + n, V), or images.
 Ramesh et al. 2021, arXiv:2102.12092 (DALL-E); Chameleon team 2024, arXiv:2405.09818.

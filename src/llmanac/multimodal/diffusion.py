@@ -1,7 +1,7 @@
 """Diffusion: a transformer learns to take noise away from an image, and images are made from noise alone.
 
     c = time(t) + sum of labels;  for each block, of patches h:
-    h = h + g_1 attend((1 + s_1) norm(h) + b_1);   h = h + g_2 mlp((1 + s_2) norm(h) + b_2);   [b, s, g]_{1,2} = W silu(c)
+    h = h + g_1 attend((1 + s_1) norm(h) + b_1);   h = h + g_2 mlp((1 + s_2) norm(h) + b_2);   [b, s, g] = W silu(c)
     loss = mean |model(x_t, t, labels) - target|^2      target: noise, image, velocity or flow, see `samplers`
 
 The gates g start at 0, so that every block starts as the identity (adaLN-Zero). Labels are words of a caption or a

@@ -1,6 +1,6 @@
 """EfficientNet: convolutions, each channel by itself, between products of channels; the image encoder of ALIGN.
 
-    block: y = project(gate(depthwise(expand(x))));  x = x + y where the shape stays        (B, C, H, W) -> (B, C', H', W')
+    block: y = project(gate(depthwise(expand(x))));  x = x + y where the shape stays      (B, C, H, W) -> (B, C', ..)
     gate(h) = h sigmoid(W_2 silu(W_1 mean(h)))        pooled = mean over places, (B, dim)
 
 One number scales the widths of all stages and one their depths (B0 is 1 and 1). Batch norms keep running means.
@@ -156,7 +156,9 @@ class Projection(nn.Module):
 class Block(nn.Module):
     """See the module."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, first: bool, eps: float) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, first: bool, eps: float
+    ) -> None:
         super().__init__()
         wide = inputs * expansion
         self.expansion = Expansion(inputs, wide, eps) if expansion != 1 else None
@@ -183,14 +185,14 @@ class EfficientNet(MultimodalModel):
             for i in range(math.ceil(spec.depth * repeats)):
                 kinds = (before, stride) if i == 0 else (after, 1)
                 blocks.append(Block(kinds[0], after, kernel, kinds[1], expansion, i == 0, spec.eps))
-        self.encoder = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
+        self.encoder: Any = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
         self.begin()
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, C, H, H) -> (B, places, dim)."""
         check_pixels(pixels, self.spec.channels, self.spec.image)
         x = self.embeddings(pixels.to(self.dtype))
-        for block in self.encoder["blocks"]:  # type: ignore[union-attr]
+        for block in self.encoder["blocks"]:
             x = block(x)
         return x.flatten(2).transpose(1, 2)
 

@@ -24,6 +24,7 @@ from llmanac.models.families._names import Source, arrange
 from llmanac.models.locate import model_folder
 from llmanac.models.save import DTYPE_NAMES, SHARD_BYTES, write_weights
 from llmanac.multimodal.families import FAMILIES, family
+from llmanac.multimodal.families._family import Part
 
 OWN = "llmanac-multimodal"
 
@@ -45,7 +46,8 @@ def load_multimodal(
     folder = model_folder(path)
     where = device if isinstance(device, torch.device) else resolve_device(device)
     table = read_table(folder / CONFIG)
-    kind, parts, chosen = table.get("model_type"), (), None
+    kind, chosen = table.get("model_type"), None
+    parts: tuple[Part, ...] = ()
     if kind == OWN:
         spec, vocab_size = _record(folder)
         weights = Weights(folder)

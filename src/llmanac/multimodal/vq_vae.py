@@ -102,7 +102,7 @@ class Codebook(nn.Module):
     """See the module. Its statistics are buffers: a training that is measured or resumed takes them along.
 
     Attributes:
-        weight: (K, d) the codes; counts: (K,) and sums: (K, d), their moving means; started: whether they mean anything.
+        weight: (K, d) the codes; counts: (K,) and sums: (K, d), their moving means; started: whether they began.
     """
 
     weight: Tensor

@@ -53,7 +53,8 @@ class Spec(MixerSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
 
     score compares queries with keys; qk_norm normalises both before positions turn them, each head alone (`each-head`:
-    with weights of its own, a LayerNorm's only) or all heads as one vector (OLMo 2); biases says which of the products add one: none, those of q, k and v, or all four.
+    with weights of its own, a LayerNorm's only) or all heads as one vector (OLMo 2); biases says which of the
+    products add one: none, those of q, k and v, or all four.
     """
 
     heads: int = 4

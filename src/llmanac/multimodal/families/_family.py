@@ -38,7 +38,7 @@ class Part:
 
     ours: str
     theirs: tuple[str, ...]
-    names: Names = Names()
+    names: Names = field(default_factory=Names)
     within: str = ""
 
 

@@ -44,7 +44,8 @@ FAMILY = Family(
             (
                 Key("image_size", "image", default=600), Key("num_channels", "channels", default=3),
                 Key("width_coefficient", "width", float, default=2.0), Key("depth_divisor", "divisor", default=8),
-                Key("depth_coefficient", "depth", float, default=3.1), Key("batch_norm_eps", "eps", float, default=1e-3),
+                Key("depth_coefficient", "depth", float, default=3.1),
+                Key("batch_norm_eps", "eps", float, default=1e-3),
                 Hidden(), Only("pooling_type", ("mean",)), Only("hidden_act", ("swish",)),
                 Only("squeeze_expansion_ratio", (0.25,)), Only("depthwise_padding", ([],)),
                 *(Only(name, ([stage[i] for stage in STAGES],)) for i, name in enumerate(LISTS)),

@@ -44,7 +44,7 @@ FAMILY = Family(
             neutral=TOKENS,
         ),
         Key("projection_dim", "dim", default=512),
-    ),  # fmt: skip
+    ),
     parts=lambda language: (
         Part("vision.", ("vision_model.",), CLIP_VISION),
         Part("text.", ("text_model.",), CLIP_TEXT),

@@ -95,7 +95,7 @@ FAMILY = Family(
         Only("qk_layer_norms", (False,)),
         Only("additional_vocab_size", (0,)),
         Only("alpha_type", ("float",)),
-    ),  # fmt: skip
+    ),
     parts=lambda language: (
         Part("vision.", ("model.vision_model.",), CLIP_VISION),
         Part("perceiver.latents.weight", ("model.perceiver_resampler.latents",)),

@@ -30,7 +30,10 @@ QFORMER: Table = {
     **{f"attn.{a}_proj": f"attention.attention.{b}" for a, b in zip("qkv", ("query", "key", "value"), strict=True)},
     "attn.o_proj": "attention.output.dense",
     "attn_norm": "attention.output.LayerNorm",
-    **{f"cross.{a}_proj": f"crossattention.attention.{b}" for a, b in zip("qkv", ("query", "key", "value"), strict=True)},
+    **{
+        f"cross.{a}_proj": f"crossattention.attention.{b}"
+        for a, b in zip("qkv", ("query", "key", "value"), strict=True)
+    },
     "cross.o_proj": "crossattention.output.dense",
     "cross_norm": "crossattention.output.LayerNorm",
     "query_mlp.up_proj": "intermediate_query.dense",

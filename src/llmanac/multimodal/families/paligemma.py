@@ -45,7 +45,7 @@ FAMILY = Family(
         ),
         Key("image_token_index", "image_id", default=256000, aliases=("image_token_id",)),
         Widths(),
-    ),  # fmt: skip
+    ),
     parts=lambda language: (
         Part("vision.", ("vision_tower.", "vision_tower.vision_model."), CLIP_VISION),
         Part("projector.", ("multi_modal_projector.linear.",)),

@@ -40,7 +40,7 @@ FAMILY = Family(
         text_projection="bias",
         text_pool="last",
         loss="sigmoid",
-    ),  # fmt: skip
+    ),
     entries=(
         Inside(
             "vision_config",
@@ -57,7 +57,7 @@ FAMILY = Family(
             neutral=TOKENS,
         ),
         Fixed("dim", lambda data: data.get("dim", data["text"]["dim"])),
-    ),  # fmt: skip
+    ),
     parts=lambda language: (
         Part("vision.", ("vision_model.",), CLIP_VISION),
         Part("text.", ("text_model.",), CLIP_TEXT),

@@ -7,6 +7,7 @@ x_s = (1 - s) x_0 + s e and predicts e - x_0 (`flow`).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ Denoise = Callable[[Tensor, Tensor], Tensor]  # (x, times (B,)) -> what it predi
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSpec(Spec):
-    """`build(predicts=, schedule=) -> Sampler`. steps: evaluations of the denoiser; clip: the bound of x_0, 0 for none."""
+    """`build(predicts=, schedule=) -> Sampler`. steps: of the denoiser; clip: the bound of x_0, 0 for none."""
 
     kind = "sampler"
     steps: int = 50
@@ -48,9 +49,7 @@ def signal(schedule: Schedule) -> Tensor:
         betas = torch.linspace(1e-4, 0.02, TRAINED, dtype=torch.float64)
     else:
         level = [math.cos((t / TRAINED + 0.008) / 1.008 * math.pi / 2) ** 2 for t in range(TRAINED + 1)]
-        betas = torch.tensor(
-            [min(1 - b / a, 0.999) for a, b in zip(level, level[1:], strict=False)], dtype=torch.float64
-        )
+        betas = torch.tensor([min(1 - b / a, 0.999) for a, b in itertools.pairwise(level)], dtype=torch.float64)
     return (1 - betas).cumprod(0)
 
 
