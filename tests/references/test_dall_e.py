@@ -40,7 +40,8 @@ def model(**choices):
     fields = {
         "name": "dall-e", "text": {"name": "transformer", "dim": 32, "layers": 1, "max_length": 32},
         "tokenizer": {
-            "name": "vq-vae", "image": 8, "base": 8, "groups": 4, "multipliers": [1, 2], "codebook": {"codes": 12, "dim": 4},
+            "name": "vq-vae", "image": 8, "base": 8, "groups": 4, "multipliers": [1, 2],
+            "codebook": {"codes": 12, "dim": 4},
         },
         **choices,
     }  # fmt: skip

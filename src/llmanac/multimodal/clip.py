@@ -36,7 +36,7 @@ from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Vector
+from llmanac.multimodal._model import MultimodalModel, Vector, spread
 from llmanac.multimodal.vit import Spec as ViTSpec
 
 CARD = {
@@ -97,6 +97,7 @@ class Clip(MultimodalModel):
         self.vision = spec.vision.build()
         self.text: Any = spec.text.build(vocab_size=vocab_size)
         width: Any = spec.text
+        spread(self.text.model, width.layers)
         self.image_projection = _projection(spec.image_projection, self.vision.spec.dim, spec.dim)
         self.text_projection = _projection(spec.text_projection, width.dim, spec.dim)
         begin = 10.0 if spec.loss == "sigmoid" else 1 / 0.07  # both papers' choices

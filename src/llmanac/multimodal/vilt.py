@@ -27,7 +27,7 @@ from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, run_stack
+from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, run_stack, spread
 from llmanac.multimodal.vit import vision_blocks
 
 CARD = {
@@ -98,6 +98,7 @@ class ViLT(MultimodalModel):
     def __init__(self, spec: Spec, vocab_size: int) -> None:
         super().__init__(spec, vocab_size)
         self.model = Body(spec, vocab_size)
+        spread(self.model.layers, spec.layers)
         self.head = Answers(spec) if spec.answers else None
         self.begin()
 

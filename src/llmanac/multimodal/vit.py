@@ -33,7 +33,7 @@ from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import PositionSpec
 from llmanac.models.positions.learned import Spec as Learned
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, everything, reading, run_stack
+from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, everything, reading, run_stack, spread
 
 CARD = {
     "title": "Vision transformer",
@@ -133,6 +133,7 @@ class ViT(MultimodalModel):
     def __init__(self, spec: Spec, classes: int = 0) -> None:
         super().__init__(spec, classes)
         self.model = Body(spec)
+        spread(self.model, spec.layers)
         self.classifier = Linear(spec.dim, classes, bias=True, std=0.02) if classes else None
         self.begin()
 
