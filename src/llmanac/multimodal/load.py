@@ -23,7 +23,7 @@ from llmanac.models._weights import Weights, check_finite, some, to
 from llmanac.models.families._names import Source, arrange
 from llmanac.models.locate import model_folder
 from llmanac.models.save import DTYPE_NAMES, SHARD_BYTES, write_weights
-from llmanac.multimodal.families import FAMILIES, family
+from llmanac.multimodal.families import WRITTEN, family
 from llmanac.multimodal.families._family import Part
 
 OWN = "llmanac-multimodal"
@@ -180,7 +180,9 @@ def save_multimodal(model: Any, folder: str | Path, kind: str | None = None) -> 
     folder = Path(folder)
     state = {name: p.detach() for name, p in tensors(model).items()}
     config: dict[str, Any] = {"architectures": [type(model).__name__], "model_type": OWN}
-    for name in FAMILIES if kind is None else (kind,):
+    if kind is not None and kind not in WRITTEN:
+        raise Misfit(f"family: {shown(kind)} is not written, only {', '.join(WRITTEN)}")
+    for name in WRITTEN if kind is None else (kind,):
         chosen = family(name, "family")
         try:
             config, parts = chosen.to_config(model.spec, model.vocab_size)

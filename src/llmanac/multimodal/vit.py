@@ -33,7 +33,16 @@ from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import PositionSpec
 from llmanac.models.positions.learned import Spec as Learned
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, everything, reading, run_stack, spread
+from llmanac.multimodal._model import (
+    MultimodalModel,
+    Patches,
+    Vector,
+    check_pixels,
+    everything,
+    reading,
+    run_stack,
+    spread,
+)
 
 CARD = {
     "title": "Vision transformer",

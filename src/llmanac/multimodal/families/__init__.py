@@ -11,11 +11,13 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.multimodal.families._family import Family
 
-__all__ = ["FAMILIES", "Family", "family"]
+__all__ = ["FAMILIES", "WRITTEN", "Family", "family"]
 
 FAMILIES = (
     "vit", "clip", "siglip", "align", "llava", "paligemma", "instructblip", "idefics", "vilt", "chameleon",
 )  # fmt: skip
+
+WRITTEN = ("vit", "clip", "siglip", "llava", "paligemma", "vilt")  # in the order in which a save tries them
 
 
 def family(name: Any, where: str = "model_type") -> Family:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmanac.core.errors import CheckpointError, shown
+from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import diff, dump, make_method
 from llmanac.models.families import FAMILIES as LANGUAGE
 from llmanac.models.families import family as language_family
@@ -178,7 +178,10 @@ class Family:
         for entry in self.entries:
             written |= entry.write(data)
         written |= self.writes
-        again = self.to_spec(written, self.model_type)[0]
+        try:
+            again = self.to_spec(written, self.model_type)[0]
+        except SpecError as error:
+            raise Misfit(str(error)) from None
         for path, (ours, theirs) in diff(_whole(spec), _whole(again)).items():
             if path in TRAINED:
                 continue
