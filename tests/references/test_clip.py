@@ -118,7 +118,8 @@ def test_training_by_the_one_loop_finds_pairs_and_goes_on_where_it_stopped(tmp_p
 
     def run(folder, steps):
         fields = {
-            "name": "clip", "dim": 16, "end_id": scenes.END, "vision": {"name": "vit", "dim": 32, "layers": 1, "patch": 16},
+            "name": "clip", "dim": 16, "end_id": scenes.END,
+            "vision": {"name": "vit", "dim": 32, "layers": 1, "patch": 16},
             "text": {"name": "transformer", "dim": 32, "layers": 1, "max_length": 12, "position": "learned"},
         }  # fmt: skip
         model = make_method("multimodal", fields).build(vocab_size=len(scenes.WORDS)).initialise(1)

@@ -12,7 +12,7 @@ from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
 from llmanac.multimodal.samplers import signal
 
-diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the [bench] extra")
+diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the [test] extra")
 BETAS = {"linear": {"beta_schedule": "linear"}, "cosine": {"beta_schedule": "squaredcos_cap_v2"}}
 KINDS = {"noise": "epsilon", "image": "sample", "velocity": "v_prediction"}
 

@@ -17,7 +17,7 @@ def drawn(*shape, seed=0):
 
 
 def test_codes_losses_gradients_and_moving_means_equal_vector_quantize_pytorch():
-    peer = pytest.importorskip("vector_quantize_pytorch", reason="needs vector-quantize-pytorch, of the [bench] extra")
+    peer = pytest.importorskip("vector_quantize_pytorch", reason="needs vector-quantize-pytorch, of the [test] extra")
     theirs = peer.VectorQuantize(
         dim=6, codebook_size=12, decay=0.9, commitment_weight=0.3, threshold_ema_dead_code=0, rotation_trick=False
     )

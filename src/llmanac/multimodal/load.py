@@ -20,6 +20,7 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten, make_method
 from llmanac.models._folder import CONFIG, FORMAT_VERSION, RECORD, read_table
 from llmanac.models._weights import Weights, check_finite, some, to
+from llmanac.models.families._config import Misfit
 from llmanac.models.families._names import Source, arrange
 from llmanac.models.locate import model_folder
 from llmanac.models.save import DTYPE_NAMES, SHARD_BYTES, write_weights

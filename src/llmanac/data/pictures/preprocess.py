@@ -2,8 +2,7 @@
 
     bytes -> RGB -> resize (Pillow's filter) -> centre crop -> x / 255 -> (x - mean) / std         (3, H, W) float32
 
-Images are untrusted: the number of bytes and of pixels is bounded before anything is decoded. Needs Pillow, of the
-`images` extra.
+Images are untrusted: the number of bytes and of pixels is bounded before anything is decoded.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from llmanac.core.errors import DataError
@@ -38,8 +38,6 @@ class Preprocess:
 
     def __call__(self, images: list[Any]) -> Tensor:
         """Pillow images or (H, W, 3) uint8 arrays -> (B, 3, size, size)."""
-        from PIL import Image
-
         kind = getattr(Image.Resampling, self.filter.upper())
         rows = []
         for image in images:
@@ -70,10 +68,6 @@ def open_image(data: bytes, where: str) -> Any:
     Raises:
         DataError: too many bytes or pixels, another format, or a damaged file; the message says which and where.
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(f"{where}: images need Pillow; pip install 'llmanac[images]'") from error
     if len(data) > MOST_BYTES:
         raise DataError(f"{where}: {len(data):,} bytes; an image may have {MOST_BYTES:,}")
     try:
