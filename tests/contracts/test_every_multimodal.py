@@ -30,10 +30,9 @@ FIELDS = {
     "diffusion": SMALL,
     "efficientnet": {"image": 32, "width": 0.1, "depth": 0.1},
 }  # fmt: skip
-FIELDS |= {
-    name: FIELDS[base]
-    for name, base in {"siglip": "clip", "llava": "vlm", "paligemma": "vlm", "flow-matching": "diffusion"}.items()
-}
+SAME = {"siglip": "clip", "llava": "vlm", "paligemma": "vlm", "flow-matching": "diffusion"}
+FIELDS |= {name: FIELDS[base] for name, base in SAME.items()}
+FIELDS["bridge-tower"] = {key: value for key, value in FIELDS["co-attention"].items() if key != "links"}
 NAMES = list(registry.methods("multimodal"))
 
 

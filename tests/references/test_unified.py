@@ -87,6 +87,28 @@ def test_co_attention_layer_equals_bridgetower():
     close(own(v, model._context(torch.ones(2, 10, dtype=torch.bool), Memory(t, real))), back, 0.3, 1e-9)
 
 
+def test_scores_equal_bridgetower(tmp_path):
+    """Whole towers: each layer of co-attention reads one more block of both encoders; ragged texts."""
+    model = theirs(
+        "BridgeTowerForImageAndTextRetrieval", "BridgeTowerConfig", hidden_size=32, num_attention_heads=4,
+        num_hidden_layers=2, text_config={**TEXT, "num_hidden_layers": 3, "max_position_embeddings": 42},
+        vision_config={"hidden_size": 64, "num_hidden_layers": 3, "image_size": 24, "patch_size": 8},
+        attn_implementation="eager",
+    )  # fmt: skip
+    ours, x, ids, lengths = ours_of(model, tmp_path), pixels(3), 3 + tokens(3, 9, below=50), torch.tensor([9, 4, 7])
+    real = torch.arange(9) < lengths[:, None]
+    ids = ids.masked_fill(~real, 1)
+    expected = model(input_ids=ids, pixel_values=x, attention_mask=real.long()).logits
+    actual = ours(ids, x, lengths)
+    close(actual, expected, 0.1)
+    wanted = torch.tensor([1, 0, 1])
+    F.cross_entropy(expected, wanted).backward()
+    F.cross_entropy(actual, wanted).backward()
+    grad = model.bridgetower.vision_model.visual.embeddings.patch_embedding.weight.grad
+    close(ours.vision.model.patches.weight.grad, grad, 1e-6)
+    assert (ours(ids, x.flip(-1), lengths) - actual).abs().max() > 1e-3
+
+
 def test_two_streams_learn_and_see_no_padding():
     model, x, ids, lengths = co_attention(), pixels(3), tokens(3, 9), torch.tensor([9, 4, 7])
     found = model(ids, x, lengths)

@@ -5,22 +5,24 @@
     pooled = [tanh(W_t t_1), tanh(W_v v_1)];   answer = W pooled
 
 The layer is the post-norm block with cross-attention (`blocks/post_norm`), which is METER's. What enters are features
-of any two encoders, through a matrix each. At equal depth it costs about twice the layers of a single stream, whose
-tokens attend over both parts at once. texts (B, T, D_t), images (B, N, D_v) -> (B, K).
+of any two encoders, through a matrix each; with `links` of `bridge` every layer is also given the output of one more
+of the encoders' last blocks, t = norm(t + W text_i), so that the top of both takes part (BridgeTower). At equal depth
+two streams cost about twice the layers of a single one. texts (B, T, D_t), images (B, N, D_v) -> (B, K).
 Dou et al. 2021, arXiv:2111.02387 (METER); Lu et al. 2019, arXiv:1908.02265; Xu et al. 2022 (BridgeTower).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.types import HIDDEN, Batch, LossSum
+from llmanac.core.types import HIDDEN, Batch, LossSum, Want
 from llmanac.data.pictures import Pictures
 from llmanac.models._context import Context, Memory
 from llmanac.models._layers import Embedding, Linear
@@ -43,7 +45,14 @@ from llmanac.multimodal.vit import Spec as ViTSpec
 CARD = {
     "title": "Two streams with co-attention (METER)",
     "paper": "Dou et al. 2021, arXiv:2111.02387",
-    "reference": "BridgeTowerBertCrossLayer in transformers: METER's layer",
+    "reference": "BridgeTowerForImageAndTextRetrieval in transformers; its cross layer is METER's",
+    "aliases": {
+        "bridge-tower": {
+            "links": "bridge",
+            "vision": {"name": "vit", "layers": 2},
+            "text": {"name": "encoder", "dim": 128, "layers": 2},
+        }
+    },
     "test": "tests/references/test_unified.py::test_co_attention_layer_equals_bridgetower",
 }
 
@@ -60,7 +69,7 @@ def _blocks() -> tuple[BlockSpec, ...]:
 class Spec(MultimodalSpec):
     """vision, text: the encoders in front; dim: D of both streams; layers: of each; blocks: the pattern of each.
 
-    answers: K.
+    links: whether the layers read the encoders' last outputs, or a block's output each (`bridge`); answers: K.
     """
 
     vision: ViTSpec = field(default_factory=lambda: ViTSpec(layers=2))
@@ -69,6 +78,7 @@ class Spec(MultimodalSpec):
     layers: int = 2
     blocks: tuple[BlockSpec, ...] = field(default_factory=_blocks)
     norm: NormSpec = field(default_factory=LayerNorm)
+    links: Literal["none", "bridge"] = "none"
     answers: int = 2
 
     def __post_init__(self) -> None:
@@ -77,6 +87,16 @@ class Spec(MultimodalSpec):
                 raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
         if not self.blocks or not all("source" in block.needs for block in self.blocks):
             raise SpecError("blocks: each needs cross-attention (`cross`) to the other stream")
+
+        text: Any = self.text
+        if self.links == "bridge" and not self.layers <= text.layers <= self.vision.layers:
+            raise SpecError(f"links: bridge needs at least {self.layers} blocks of text, and as many of the image")
+
+    @property
+    def bridged(self) -> tuple[int, ...]:
+        """The encoders' blocks that the layers read, from 1 on."""
+        text: Any = self.text
+        return tuple(range(text.layers - self.layers + 1, text.layers + 1))
 
     def build(self, *, vocab_size: int, **dims: Any) -> CoAttention:
         """vocab_size: of the text."""
@@ -91,6 +111,14 @@ class Stream(nn.Module):
         self.proj = Linear(width, spec.dim, bias=True)
         self.layers = build_blocks(spec.blocks, spec.layers, spec.dim, spec.norm, 1 << 20)
         self.pooler = Linear(spec.dim, spec.dim, bias=True)
+        count = spec.layers if spec.links == "bridge" else 0
+        self.norms = nn.ModuleList(spec.norm.build(dim=spec.dim) for _ in range(count))
+
+    def given(self, x: Tensor, modality: Tensor, number: int, before: Tensor | None) -> Tensor:
+        """What layer `number` reads: an encoder's features x, and what the layer before gave."""
+        x = self.proj(x) + modality
+        x = x if before is None else before + x
+        return self.norms[number](x) if len(self.norms) else x
 
 
 class CoAttention(MultimodalModel):
@@ -113,24 +141,34 @@ class CoAttention(MultimodalModel):
             ids=None, positions=mask.queries, mask=mask, position=self.position, form=self.attention_form, memory=other
         )
 
-    def fuse(self, texts: Tensor, images: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, T, D_t) and (B, N, D_v), and which places of texts are real (B, T) -> both after all layers."""
-        t = self.texts.proj(texts) + self.modality.weight[0]
-        v = self.images.proj(images) + self.modality.weight[1]
-        there = torch.ones(v.shape[:2], dtype=torch.bool, device=v.device)
-        for text_layer, image_layer in zip(self.texts.layers, self.images.layers, strict=True):
+    def fuse(self, texts: Sequence[Tensor], images: Sequence[Tensor], real: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, T, D_t) and (B, N, D_v), once or a layer, and real places (B, T) -> both after all layers."""
+        t = v = there = None
+        for number, (text_layer, image_layer) in enumerate(zip(self.texts.layers, self.images.layers, strict=True)):
+            if number < len(texts):
+                t = self.texts.given(texts[number], self.modality.weight[0], number, t)
+                v = self.images.given(images[number], self.modality.weight[1], number, v)
+            assert t is not None and v is not None
+            there = torch.ones(v.shape[:2], dtype=torch.bool, device=v.device) if there is None else there
             t, v = (
                 text_layer(t, self._context(real, Memory(v, there))),
                 image_layer(v, self._context(there, Memory(t, real))),
             )
+        assert t is not None and v is not None
         return t, v
 
     def forward(self, ids: Tensor, pixels: Tensor, lengths: Tensor | None = None) -> Tensor:
         """ids (B, T) and pixels (B, C, H, H) -> scores of the answers (B, K)."""
         count = torch.full((len(ids),), ids.shape[1], device=ids.device) if lengths is None else lengths
         real = torch.arange(ids.shape[1], device=ids.device) < count[:, None]
-        read = self.text(Batch(ids=ids, lengths=lengths, mask="bidirectional"), want=HIDDEN).hidden
-        t, v = self.fuse(read, self.vision.encode(pixels), real)
+        batch = Batch(ids=ids, lengths=lengths, mask="bidirectional")
+        if self.spec.links == "bridge":
+            numbers = self.spec.bridged
+            t, v = self.fuse(
+                self.text(batch, want=Want(layers=numbers)).layers, self.vision.layers(pixels, numbers), real
+            )
+        else:
+            t, v = self.fuse([self.text(batch, want=HIDDEN).hidden], [self.vision.encode(pixels)], real)
         pooled = [torch.tanh(part.pooler(x[:, 0])) for part, x in ((self.texts, t), (self.images, v))]
         scores: Tensor = self.classifier(torch.cat(pooled, 1))
         return scores

@@ -146,6 +146,22 @@ class ViT(MultimodalModel):
         self.classifier = Linear(spec.dim, classes, bias=True, std=0.02) if classes else None
         self.begin()
 
+    def _enter(self, pixels: Tensor) -> Tensor:
+        """(B, tokens, D): what the first block reads."""
+        body = self.model
+        check_pixels(pixels, self.spec.channels, self.spec.image)
+        x = body.patches(pixels.to(self.dtype))
+        if body.class_token is not None:
+            x = torch.cat([body.class_token().to(x.dtype).expand(len(x), 1, -1), x], 1)
+        x = body.position.embed(x, torch.arange(x.shape[1], device=x.device)[None])
+        return x if body.embed_norm is None else body.embed_norm(x)
+
+    def layers(self, pixels: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
+        """A (B, tokens, D) for each number of a block, from 1 on: its output, normed by the last norm."""
+        body = self.model
+        _, found = run_stack(body, self._enter(pixels), wanted=numbers, form=self.attention_form)
+        return [body.norm(x) for x in found]
+
     def encode(self, pixels: Tensor, layer: int | None = None) -> Tensor:
         """(B, tokens, D): what the last block gives, normed where all tokens are; the class token comes first.
 
@@ -155,12 +171,7 @@ class ViT(MultimodalModel):
             RequestError: pixels of another shape, or a block that is not there.
         """
         spec, body = self.spec, self.model
-        check_pixels(pixels, spec.channels, spec.image)
-        x = body.patches(pixels.to(self.dtype))
-        if body.class_token is not None:
-            x = torch.cat([body.class_token().to(x.dtype).expand(len(x), 1, -1), x], 1)
-        x = body.position.embed(x, torch.arange(x.shape[1], device=x.device)[None])
-        x = x if body.embed_norm is None else body.embed_norm(x)
+        x = self._enter(pixels)
         if layer is not None:
             number = layer if layer >= 0 else len(body.layers) + 1 + layer
             if not 0 <= number <= len(body.layers):

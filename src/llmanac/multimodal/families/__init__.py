@@ -14,7 +14,8 @@ from llmanac.multimodal.families._family import Family
 __all__ = ["FAMILIES", "WRITTEN", "Family", "family"]
 
 FAMILIES = (
-    "vit", "clip", "siglip", "align", "llava", "paligemma", "instructblip", "idefics", "vilt", "chameleon",
+    "vit", "clip", "siglip", "align", "llava", "paligemma", "instructblip", "idefics", "vilt", "bridgetower",
+    "chameleon",
 )  # fmt: skip
 
 WRITTEN = ("vit", "clip", "siglip", "llava", "paligemma", "vilt")  # in the order in which a save tries them

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from llmanac.models.families._names import Names, Table
 from llmanac.models.families._table import ACTIVATIONS, Entry, Key
+from llmanac.models.families.bert import LAYER as BERT_TEXT
+from llmanac.models.families.bert import embeddings
 
 MIXER, FFN = "blocks.*.mixer", "blocks.*.ffn"
 QUICK = {**ACTIVATIONS, "quick_gelu": "quick-gelu"}
@@ -61,6 +63,10 @@ CLIP_TEXT = Names(
         "model.norm": "final_layer_norm",
         **LAYER,
     },
+)
+BERT = Names(
+    layers="encoder.layer.*.",
+    table={**{ours: theirs.removeprefix("bert.") for ours, theirs in embeddings("bert").items()}, **BERT_TEXT},
 )
 BERT_LAYER: Table = {
     "self_attn.q_proj": "attention.attention.query",

@@ -6,19 +6,14 @@ from typing import Any
 
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
 from llmanac.models.families._table import Data, Entry, Fixed, Key, Only
-from llmanac.models.families.bert import LAYER, embeddings
 from llmanac.multimodal.clip import Spec
 from llmanac.multimodal.efficientnet import STAGES
 from llmanac.multimodal.efficientnet import Spec as EfficientNet
 from llmanac.multimodal.families._family import Family, Inside, Language, Part
+from llmanac.multimodal.families._vision import BERT
 
 LISTS = ("in_channels", "out_channels", "kernel_sizes", "strides", "expand_ratios", "num_block_repeats")
-BERT = Names(
-    layers="encoder.layer.*.",
-    table={**{ours: theirs.removeprefix("bert.") for ours, theirs in embeddings("bert").items()}, **LAYER},
-)
 
 
 class Hidden(Entry):
