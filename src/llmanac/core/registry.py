@@ -50,6 +50,8 @@ KINDS: dict[str, str] = {
     "optimizer": "train/optimizers",
     "schedule": "train/schedules",
     "retriever": "retrieve",
+    "multimodal": "multimodal",
+    "sampler": "multimodal/samplers",
 }
 
 

@@ -181,10 +181,13 @@ class AttentionMask:
 
     @classmethod
     def of_source(cls, real: Tensor, queries: int) -> AttentionMask:
-        """Every query sees every real place (B, S) of a source."""
+        """Every query sees every real place (B, S) of a source, or those that (B, T, S) says of each query."""
         rows = torch.zeros(1, queries, dtype=torch.long, device=real.device)
-        made = cls(None, rows, torch.arange(real.shape[1], device=real.device)[None], causal=False, mask=True)
+        made = cls(None, rows, torch.arange(real.shape[-1], device=real.device)[None], causal=False, mask=True)
         # a row without a source sees its padding, which is zero
+        if real.ndim == 3:
+            made._allowed = (real | ~real.any(2, keepdim=True))[:, None]
+            return made
         made._allowed = (real | ~real.any(1, keepdim=True))[:, None, None].expand(-1, 1, queries, -1)
         return made
 

@@ -14,6 +14,14 @@ from llmanac.core.rng import parameter_generator
 from llmanac.models._layers import Embedding
 
 
+def draw_parameters(model: nn.Module, seed: int) -> None:
+    """Give every parameter its initial values, from a stream named by (seed, its name, its shape)."""
+    for name, parameter in model.named_parameters():
+        owner, _, own = name.rpartition(".")
+        module: Any = model.get_submodule(owner)
+        module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+
+
 class TrainedModel(nn.Module):
     """A model of `vocab_size` tokens.
 
@@ -53,10 +61,7 @@ class TrainedModel(nn.Module):
 
     def initialise(self, seed: int) -> Self:
         """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
-        for name, parameter in self.named_parameters():
-            owner, _, own = name.rpartition(".")
-            module: Any = self.get_submodule(owner)
-            module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
+        draw_parameters(self, seed)
         return self
 
     def parameter_count(self) -> int:

@@ -62,8 +62,9 @@ class Spec(MixerSpec):
         heads, head_dim = self.head_shape(dim)
         return replace(self, head_dim=head_dim, kv_heads=self.kv_heads or heads)
 
-    def build(self, *, dim: int, **dims: Any) -> CrossAttention:
-        return CrossAttention(self, dim)
+    def build(self, *, dim: int, source: int | None = None, **dims: Any) -> CrossAttention:
+        """source: width of what is read, where it is not the model's."""
+        return CrossAttention(self, dim, source)
 
 
 class CrossAttention(Mixer):
@@ -71,15 +72,16 @@ class CrossAttention(Mixer):
 
     supports: ClassVar[frozenset[str]] = frozenset({"causal", "prefix", "bidirectional", "rewind", "source"})
 
-    def __init__(self, spec: Spec, dim: int) -> None:
+    def __init__(self, spec: Spec, dim: int, source: int | None = None) -> None:
         super().__init__()
         self.heads, self.head_dim = spec.head_shape(dim)
         self.kv_heads = spec.kv_heads or self.heads
+        source = source or dim
         width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
         bias = spec.biases != "none"
         self.q_proj = Linear(dim, width, bias=bias)
-        self.k_proj = Linear(dim, kv_width, bias=bias)
-        self.v_proj = Linear(dim, kv_width, bias=bias)
+        self.k_proj = Linear(source, kv_width, bias=bias)
+        self.v_proj = Linear(source, kv_width, bias=bias)
         self.o_proj = Linear(width, dim, bias=spec.biases == "all", std=0.0)
         self.score = spec.score.build(heads=self.heads, head_dim=self.head_dim)
 

@@ -52,8 +52,9 @@ RING = 1 << 13  # tokens of the longest window that is kept in a ring, which tak
 class Spec(MixerSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
 
-    score compares queries with keys; qk_norm normalises both before positions turn them, each head alone or all heads
-    as one vector (OLMo 2); biases says which of the products add one: none, those of q, k and v, or all four.
+    score compares queries with keys; qk_norm normalises both before positions turn them, each head alone (`each-head`:
+    with weights of its own, a LayerNorm's only) or all heads as one vector (OLMo 2); biases says which of the
+    products add one: none, those of q, k and v, or all four.
     """
 
     heads: int = 4
@@ -62,7 +63,7 @@ class Spec(MixerSpec):
     window: int | None = None
     score: ScoreSpec = field(default_factory=ScaledDot)
     qk_norm: NormSpec | None = None
-    qk_norm_over: Literal["head", "all-heads"] = "head"
+    qk_norm_over: Literal["head", "each-head", "all-heads"] = "head"
     biases: Literal["none", "qkv", "all"] = "none"
 
     def __post_init__(self) -> None:
@@ -70,6 +71,8 @@ class Spec(MixerSpec):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SpecError(f"{name}: {value} must be at least 1")
+        if self.qk_norm_over == "each-head" and getattr(self.qk_norm, "name", "layernorm") != "layernorm":
+            raise SpecError("qk_norm_over: each-head has weights a head, which layernorm alone takes; use head")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise SpecError(f"kv_heads: {self.kv_heads} must divide heads, {self.heads}")
 
@@ -104,10 +107,14 @@ class SoftmaxAttention(Mixer):
         self.k_proj = Linear(dim, kv_width, bias=bias)
         self.v_proj = Linear(dim, kv_width, bias=bias)
         self.o_proj = Linear(width, dim, bias=spec.biases == "all", std=0.0)
-        alone = spec.qk_norm_over == "head"
+        alone, own = spec.qk_norm_over != "all-heads", spec.qk_norm_over == "each-head"
         self.normed = (-1, self.head_dim) if alone else (1, -1)  # of the last axis of queries and keys, before a norm
-        self.q_norm = spec.qk_norm.build(dim=self.head_dim if alone else width) if spec.qk_norm else None
-        self.k_norm = spec.qk_norm.build(dim=self.head_dim if alone else kv_width) if spec.qk_norm else None
+
+        def norm(heads: int) -> nn.Module | None:
+            size: Any = (heads, self.head_dim) if own else self.head_dim if alone else heads * self.head_dim
+            return spec.qk_norm.build(dim=size) if spec.qk_norm else None
+
+        self.q_norm, self.k_norm = norm(self.heads), norm(self.kv_heads)
         self.score = spec.score.build(heads=self.heads, head_dim=self.head_dim)
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:

@@ -34,14 +34,14 @@ class Spec(NormSpec):
     def __post_init__(self) -> None:
         check_eps(self.eps)
 
-    def build(self, *, dim: int, **dims: Any) -> LayerNorm:
+    def build(self, *, dim: int | tuple[int, ...], **dims: Any) -> LayerNorm:
         return LayerNorm(dim, self.eps, self.bias == "learned")
 
 
 class LayerNorm(nn.Module):
     """See the module."""
 
-    def __init__(self, dim: int, eps: float, bias: bool = True) -> None:
+    def __init__(self, dim: int | tuple[int, ...], eps: float, bias: bool = True) -> None:
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
@@ -49,7 +49,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) in the dtype of `x`."""
-        if torch.compiler.is_compiling():  # a compiler fuses the formula by itself
+        # a compiler fuses the formula by itself; weights of several heads (H, d) belong to parts of their own
+        if torch.compiler.is_compiling() or self.weight.ndim > 1:
             return layer_norm(x, self.weight, self.bias, self.eps)
         y: Tensor = _LayerNorm.apply(x, self.weight, self.bias, self.eps)
         return y
