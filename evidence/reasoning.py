@@ -5,8 +5,9 @@ A model of {parameters:,} parameters is trained here for {trained} steps to writ
 model, at temperature 0.8; greedy decoding is the start. Tokens are counted: the prompt once for n samples, every
 sampled token, and what a verifier reads. The reward model is a copy of the model with one output, trained on pairs of
 a right and a wrong answer of the model to {pairs} other problems; it prefers the right one in {preferred:.0%} of
-held-out pairs. Accuracy over the number of samples is the mean over subsets of one draw of {most} samples, which is
-unbiased. Intervals are 95%, over questions.
+held-out pairs, where a coin is right in 50%: the tree searches and best of N with it measure a verifier near chance,
+not the methods with a good one. Accuracy over the number of samples is the mean over subsets of one draw of {most}
+samples, which is unbiased. Intervals are 95%, over questions.
 
 - Accuracy over tokens: {accuracy}
 - Best of N with the imperfect reward model: {optimised}
@@ -15,7 +16,8 @@ unbiased. Intervals are 95%, over questions.
 - Long reasoning: {budgets}
 
 Limits: one small model, one kind of problem, one seed; the tree searches use the same reward model on rollouts, so they
-inherit its errors. BERTScore as a utility is not measured. {smollm2}
+inherit its errors and say little about tree search with a better verifier. BERTScore as a utility is not measured.
+{smollm2}
 """
 
 from __future__ import annotations

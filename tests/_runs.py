@@ -33,5 +33,5 @@ def recipe(text: Path, **changes: object) -> dict[str, object]:
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "llmanac.cli", *words], cwd=cwd, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "llmanac", *words], cwd=cwd, capture_output=True, text=True, timeout=300
     )

@@ -24,7 +24,7 @@ SORTS = {
 }
 BENCHMARKS = (
     "tokenizer", "training", "scan", "attention", "decode", "quantize", "retrieve", "ngram", "extract", "filter",
-    "dedup", "build", "evaluate", "sandbox",
+    "dedup", "build", "evaluate", "sandbox", "adapt", "align", "constrain", "reason", "decoding", "serve",
 )  # fmt: skip
 SHOWN = (  # the rows of README.md
     "bpe-train-32k", "bpe-encode", "unigram-train", "train-bf16", "ngram-query", "bm25-query", "extract-f1",

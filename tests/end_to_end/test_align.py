@@ -77,6 +77,23 @@ def test_kto_learns_from_labels_with_a_frozen_copy(place, tmp_path):
     assert done.after.mean < done.before.mean
 
 
+@pytest.mark.parametrize(("share", "groups", "count"), [(0.1, 1, 6), (0.01, None, 1), (0.35, 2, 13)])
+def test_kto_with_few_rows_held_out(place, tmp_path, share, groups, count):
+    """All held-out rows are measured, fewer than 8 too; one alone has no other to be compared with."""
+    (place / "few.jsonl").write_text("".join((place / "labelled.jsonl").read_text().splitlines(True)[:24]))
+    rows = {"file": str(place / "few.jsonl"), "held_out": share, "epochs": 1.0}
+    said: list[str] = []
+    for resume in (False, True):
+        done = align(asked(place, "few", "kto", rows=rows), tmp_path / "out", resume=resume, report=said.append)
+        assert dict(done.rows)["held out"] == str(count)
+        kept = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)["held_out"]
+        if groups is None:
+            assert kept is None and any(line.startswith("Nothing is measured") for line in said)
+        else:
+            assert len(done.before) == len(done.after) == groups and sum(done.after.units) == count
+            assert kept["before"] == done.before.mean
+
+
 def test_ratings_of_people_train_a_reward_model_and_a_policy(place, tmp_path):
     """What the rating page writes is read as it is, for a reward model and for DPO."""
     rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]

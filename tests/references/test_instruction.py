@@ -105,6 +105,11 @@ def test_completions_as_messages_equal_trl(pair):
     assert labels_of_ours(objective, rows) == wanted
     # `messages` with on = "completion" is the same with the last message as the completion
     assert labels_of_ours(objective, [{"messages": r["prompt"] + r["completion"]} for r in rows]) == wanted
+    # what follows the last answer is never learnt
+    more = [{"role": "user", "content": "the sky?"}, {"role": "user", "content": "Paris?"}]
+    assert labels_of_ours(objective, [{"messages": r["prompt"] + r["completion"] + more} for r in rows]) == wanted
+    with pytest.raises(DataError, match="has no assistant message to learn from"):
+        objective.encode({"messages": more})
 
 
 def test_chat_equals_trl_assistant_only_loss(pair):

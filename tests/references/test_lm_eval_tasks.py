@@ -80,6 +80,34 @@ def test_task_files_equal_lm_eval(pretrained, ours, tmp_path):
         assert score.value == expected["results"]["mc"][f"{score.metric},none"]
 
 
+@pytest.mark.parametrize(
+    ("target", "labels"),
+    [('"{{label}}"', ["1", "2", "0"]), ("label", ["1", "2", "3"]), ('"{{label}}"', ["[0, 2]", "[1]", "[2, 1]"]),
+     ("label", [1, 2, 0]), ('"{{opts[label]|string}}"', [1, 1, 0]), ('"{{label}}"', [True, False, True])],
+)  # fmt: skip
+def test_right_choices_equal_lm_eval(target, labels, tmp_path):
+    """A rendered digit is a choice's number, a column's text is looked up among the choices, as in lm-eval."""
+    opts = ["False", "True", "x"] if isinstance(labels[0], bool) else ["1", "2", "3"]
+    if "string" in target:  # the text of a choice that is another one's number
+        opts = ["2", "0", "1"]
+    rows = [{"question": words(i, 4), "opts": opts, "label": label} for i, label in enumerate(labels)]
+    text = f"""
+output_type: multiple_choice
+test_split: test
+doc_to_text: question
+doc_to_choice: "{{{{opts}}}}"
+doc_to_target: {target}
+metric_list: [{{metric: acc}}]
+"""
+    text += files(tmp_path / "cache", test=write(tmp_path / "test.jsonl", rows))
+    task = task_of(tmp_path / "t", "mc", text).load(["mc"])["tasks"]["mc"]
+    _, own = load_benchmark(edited(tmp_path / "t" / "mc.yaml"))
+    for item, doc in zip(items_of(own, tmp_path), task.test_docs(), strict=True):
+        for chosen in range(3):
+            results = [(float(i == chosen), False) for i in range(3)]
+            assert (chosen in item.golds) == task.process_results(doc, results)["acc"]
+
+
 def edited(path):
     """The file without the line for the tests' own cache."""
     text = path.read_text("utf-8")

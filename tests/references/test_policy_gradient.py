@@ -349,6 +349,8 @@ def trained(tmp_path_factory):
          {"surrogate": "cispo", "clip_high": 1.05, "kl": "off", "kl_weight": 0.0}),
         ({"loss_type": "grpo", "importance_sampling_level": "sequence", "beta": 0.0},
          {"surrogate": "gspo", "aggregation": "sequence", "kl": "off", "kl_weight": 0.0}),
+        ({"loss_type": "grpo", "importance_sampling_level": "sequence"},
+         {"surrogate": "gspo", "aggregation": "sequence"}),
     ],
 )  # fmt: skip
 def test_loss_and_gradient_equal_trl(trained, theirs, fields):

@@ -7,6 +7,7 @@ import pytest
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.rewards import Sample
+from llmanac.rewards.function import load_function
 
 
 def values(reward, *texts, rows=None, **more):
@@ -73,13 +74,44 @@ def test_function(tmp_path):
     rows = [{"by": 2}, {"by": 3}]
     for name in ("one", "many"):
         assert values({"name": "function", "file": f"{path}:{name}"}, "ab", "c", rows=rows) == [4.0, 3.0]
-    for name, words in (("none", "gave None for the answer"), ("short", "gave 1 rewards for 2 answers")):
+    for name, words in (
+        ("none", r"gave None; .*; answer 'ab', row \{'by': 2\}"),
+        ("short", "gave 1 rewards for 2 answers"),
+    ):
         with pytest.raises(DataError, match=words):
             values({"name": "function", "file": f"{path}:{name}"}, "ab", "c", rows=rows)
     with pytest.raises(SpecError, match="has no function 'missing'"):
         values({"name": "function", "file": f"{path}:missing"}, "ab")
     with pytest.raises(SpecError, match=r"is not FILE\.py:function"):
         values({"name": "function", "file": "own.py"}, "ab")
+
+
+def test_function_in_the_form_of_trl(tmp_path, monkeypatch):
+    """Prompts and completions of texts and of messages are what GRPOTrainer gives; an error names its row."""
+    rewards = pytest.importorskip("trl.rewards")
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from trl.rewards import think_format_reward as think\nseen = []\n"
+        "def keep(prompts, completions, **more):\n"
+        "    seen.append((prompts, completions))\n    return [0] * len(prompts)\n"
+        "def inverse(completions, by, **more):\n    return [1 / b for b in by]\n"
+        "def alone(completions, **more):\n    return [1 / (len(completions) < 2)] * len(completions)\n"
+    )
+    ask, answer = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+    rows = [{"prompt": [ask]}, {"messages": [ask, answer]}, {"prompt": "2 + 2?"}, {"question": "2 + 2?"}, {}]
+    texts = ["<think>a</think>4", "5", "6", "7", "8"]
+    function = load_function(path, "keep")
+    monkeypatch.setattr("llmanac.rewards.function.load_function", lambda *_: function)
+    values({"name": "function", "file": f"{path}:keep"}, *texts, rows=rows)
+    [(prompts, completions)] = function.__globals__["seen"]
+    assert prompts == [[ask], [ask], "2 + 2?", "2 + 2?", "p"]
+    assert completions == [*([{**answer, "content": text}] for text in texts[:2]), *texts[2:]]
+    monkeypatch.undo()
+    expected = rewards.think_format_reward(completions[:2])
+    assert values({"name": "function", "file": f"{path}:think"}, *texts[:2], rows=rows[:2]) == expected == [1.0, 0.0]
+    for name, words in (("inverse", "division by zero; answer 'c', row {'by': 0}$"), ("alone", "none of which fails")):
+        with pytest.raises(DataError, match=f"{name}: raised ZeroDivisionError: .*{words}"):
+            values({"name": "function", "file": f"{path}:{name}"}, "a", "b", "c", rows=[{"by": b} for b in (1, 2, 0)])
 
 
 def test_reasoning_gym_scores_are_its_own():

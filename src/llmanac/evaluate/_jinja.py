@@ -9,6 +9,8 @@ result has a bounded length and a regular expression a bounded time. A field tha
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -80,6 +82,17 @@ def _spans(answer: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _lm_eval_target(value: Any) -> Any:
+    """What lm-eval makes of a rendered `doc_to_target` where there are choices: a number, a list, else a text."""
+    text = str(value)
+    if text.isascii() and text.isdigit():
+        return int(text[:9])
+    if text[:1] == "[" and text[-1:] == "]" and len(text) <= 4096:
+        with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            return ast.literal_eval(text)
+    return text
+
+
 class _Bounded(ImmutableSandboxedEnvironment):
     """Jinja without what may grow."""
 
@@ -87,6 +100,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         super().__init__(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, cache_size=0)
         self.filters = {name: self.filters[name] for name in _FILTERS}
         self.filters |= {"replace": _replace, "regex_replace": _regex_replace, "rows": _table_rows, "spans": _spans}
+        self.filters["lm_eval_target"] = _lm_eval_target
         self.globals.clear()
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:

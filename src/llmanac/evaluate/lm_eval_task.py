@@ -111,7 +111,10 @@ def _benchmark(task: dict[str, Any], path: Path) -> Benchmark:
     if kind == "multiple_choice":
         choices = task.get("doc_to_choice")
         texts = json.dumps(choices) if isinstance(choices, list) else _expression(task, "doc_to_choice")
-        made["choices"] = {"texts": texts, "gold": _expression(task, "doc_to_target")}
+        gold = _expression(task, "doc_to_target")
+        if gold != str(task["doc_to_target"]):  # a template is rendered: its digits are a choice's number, not its text
+            gold = f"({gold})|lm_eval_target"
+        made["choices"] = {"texts": texts, "gold": gold}
     elif kind == "loglikelihood":
         made["target"] = _text(task, "doc_to_target")
         made["shots"]["delimiter"] = ""  # lm-eval's target holds it

@@ -9,8 +9,9 @@ Rows are those of TRL, and so are the masks:
 
     {"prompt": text, "completion": text}            the completion and an end of text carry loss
     {"prompt": messages, "completion": messages}    rendered by the chat template; the completion carries loss
-    {"messages": messages}                          on = "completion": the last message; on = "assistant": every
-                                                    assistant turn with its end mark (alias `chat`)
+    {"messages": messages}                          on = "completion": the last assistant message, what follows it is
+                                                    left out; on = "assistant": every assistant turn with its
+                                                    end mark (alias `chat`)
     {"text": text}                                  all of it and an end of text carry loss
 
 The prompt ends where the tokens of the prompt alone and of the complete row first differ: a merge across the boundary
@@ -105,7 +106,14 @@ class Instruction(NextToken):
                 raise DataError(f"messages: a list of messages was expected, not {str(messages)[:60]!r}")
             if self.spec.on != "completion":
                 return [(messages, False)]
-            prompt, whole = messages[:-1], messages
+            end = len(messages)
+            while end and isinstance(messages[end - 1], Mapping) and messages[end - 1].get("role") != "assistant":
+                end -= 1
+            if not end:
+                raise DataError(
+                    f"messages: has no assistant message to learn from (on = 'completion'): {messages!s:.60}"
+                )
+            prompt, whole = messages[: end - 1], messages[:end]
         elif "prompt" not in row or "completion" not in row:
             raise DataError(f"columns {sorted(row)}: expected `messages`, `prompt` and `completion`, or `text`")
         elif isinstance(row["prompt"], str) and isinstance(row["completion"], str):

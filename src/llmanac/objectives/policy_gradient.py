@@ -8,7 +8,7 @@
     KL            k1-reward  log(pi / ref) taken off each token's reward (the source does it)
                   k2         log(pi / ref)^2 / 2: its gradient is that of KL(pi || ref)
                   k3         ref / pi - log(ref / pi) - 1: its gradient is that of KL(ref || pi)
-                  k3-ratio   k3 times rho: the gradient of KL(pi || ref) again
+                  k3-ratio   k3 times rho: the gradient of KL(pi || ref) again (with gspo not exactly)
     aggregation   sequence   mean over an answer's tokens, then over answers
                   tokens     mean over all tokens of the step
                   micro-tokens  mean over the tokens of the batch, which must then not be cut
@@ -151,7 +151,7 @@ class PolicyGradient(BaseObjective):
         values, clipped = self.surrogate(ratio, logs, advantages)
         apart = None
         if spec.reads_reference and spec.kl != "k1-reward":
-            apart = kl_estimate(spec.kl, logs, batch.reference.to(logs.dtype), (logs - old).exp())
+            apart = kl_estimate(spec.kl, logs, batch.reference.to(logs.dtype), ratio)
             values = values + spec.kl_weight * apart
         total, units, scale = self.aggregate(values * mask, mask, lengths)
         metrics = {

@@ -179,17 +179,28 @@ class Preferred(Aligning):
         stream = ListStream(rows.train, rows=count, seed=asked.seed, name="rows")
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 
+    def _measure(self, objective: Any, rows: Any, when: str) -> Items | None:
+        if objective.couples_batch and len(rows.held_out) == 1:
+            if when == "before":
+                self.report("Nothing is measured: one row is held out, and it has no other to be compared with")
+            return None
+        return super()._measure(objective, rows, when)
+
     def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
-        """How often the chosen answer is preferred, or the loss of what has no pairs."""
+        """How often the chosen answer is preferred, or the loss of what has no pairs.
+
+        An item is a row; where rows are compared with each other, some of them: 8, the last ones 2 to 9.
+        """
         size = 8 if objective.couples_batch else 1
+        starts = list(range(0, max(1, len(rows) - (size > 1)), size))
         sums, units = [], []
         with evaluating(self.model), torch.no_grad(), progress(label, len(rows), "rows") as bar:
-            for at in range(0, len(rows) - len(rows) % size, size):
-                batch = objective.collate(rows[at : at + size]).to(torch.device(self.device))
+            for at, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+                batch = objective.collate(rows[at:end]).to(torch.device(self.device))
                 loss, count, more = objective.loss(self.model, batch)
                 sums.append(float(more.get("accuracy", loss)))
                 units.append(float(count))
-                bar.advance(size)
+                bar.advance(end - at)
         return Items(sums, units)
 
     def _keep(self) -> None:

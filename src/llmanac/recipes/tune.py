@@ -302,7 +302,7 @@ class Tuning:
         place = self.place / "data" / "before.json"
         if when == "before" and place.is_file():
             stored = files.read_table(place)
-            return Items(stored["sums"], stored["units"])
+            return Items(stored["sums"], stored["units"]) if stored["sums"] else None
         found = self.values(objective, rows.held_out[:EVALUATED], f"measure {when}")
         if when == "before":
             files.write_json(place, {"sums": list(found.sums), "units": list(found.units)})

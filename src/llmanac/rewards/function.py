@@ -3,6 +3,9 @@
     def reward(text, row): ...                              one answer and its row -> a number
     def reward(prompts, completions, **columns): ...        TRL's: lists -> a list of numbers
 
+In TRL's form prompts are those of the data. Where a prompt is a list of messages, so is its completion:
+[{"role": "assistant", "content": text}]; an answer that the data has after the prompt is left out.
+
 The file is run: it is the user's own code, as if imported. An exception in it stops the run with the row it was given;
 nothing that was trained before is lost.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,11 @@ class Spec(RewardSpec):
         lists = {"completions"} & {p.name for p in known}
 
         def reward(samples: Sequence[Sample]) -> list[Score]:
-            found = _lists(function, samples) if lists else [_one(function, sample, self.file) for sample in samples]
+            found = (
+                _lists(function, samples, self.file)
+                if lists
+                else [_one(function, sample, self.file) for sample in samples]
+            )
             if len(found) != len(samples):
                 raise DataError(f"{self.file}: gave {len(found)} rewards for {len(samples)} answers")
             return [Score(_number(value, sample, self.file)) for value, sample in zip(found, samples, strict=True)]
@@ -73,23 +80,34 @@ def _one(function: Callable[..., Any], sample: Sample, name: str) -> Any:
     try:
         return function(sample.text, sample.row)
     except Exception as error:
-        raise DataError(
-            f"{name}: raised {type(error).__name__}: {error}; answer {sample.text[:80]!r}, "
-            f"row {str(dict(sample.row))[:200]}"
-        ) from error
+        raise DataError(f"{name}: raised {type(error).__name__}: {error}; {_named(sample)}") from error
 
 
-def _lists(function: Callable[..., Any], samples: Sequence[Sample]) -> list[Any]:
+def _lists(function: Callable[..., Any], samples: Sequence[Sample], name: str) -> list[Any]:
     names = sorted({key for sample in samples for key in sample.row} - {"prompts", "completions"})
     columns = {key: [sample.row.get(key) for sample in samples] for key in names if key not in ("prompt", "completion")}
-    prompts, completions = [s.prompt for s in samples], [s.text for s in samples]
+    prompts, completions = zip(*map(_turns, samples), strict=True)
     try:
-        return list(function(prompts=prompts, completions=completions, **columns))
+        return list(function(prompts=list(prompts), completions=list(completions), **columns))
     except Exception as error:
-        raise DataError(
-            f"reward {getattr(function, '__name__', 'function')}: raised {type(error).__name__}: {error}; first answer "
-            f"{completions[0][:80]!r}"
-        ) from error
+        if len(samples) > 1:  # which row it is shows when each is given alone
+            for sample in samples:
+                _lists(function, [sample], name)
+        several = f" (of {len(samples)} answers, none of which fails alone)" if len(samples) > 1 else ""
+        raise DataError(f"{name}: raised {type(error).__name__}: {error}; {_named(samples[0])}{several}") from error
+
+
+def _turns(sample: Sample) -> tuple[Any, Any]:
+    """The prompt of the data and the completion, both texts or both lists of messages."""
+    given = sample.row.get("prompt", sample.row.get("messages", sample.row.get("question", sample.prompt)))
+    if not isinstance(given, (list, tuple)) or not given or not isinstance(given[-1], Mapping):
+        return given if isinstance(given, str) else sample.prompt, sample.text
+    messages = list(given[:-1] if given[-1].get("role") == "assistant" else given)
+    return messages, [{"role": "assistant", "content": sample.text}]
+
+
+def _named(sample: Sample) -> str:
+    return f"answer {sample.text[:80]!r}, row {str(dict(sample.row))[:200]}"
 
 
 def _number(value: Any, sample: Sample, name: str) -> float:
@@ -98,5 +116,5 @@ def _number(value: Any, sample: Sample, name: str) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"{name}: gave {value!r} for the answer {sample.text[:80]!r}; a finite number was expected")
+        raise DataError(f"{name}: gave {value!r}; a finite number was expected; {_named(sample)}")
     return number
