@@ -18,6 +18,7 @@ with interrupts.ending():
         adapter,
         align,
         bench,
+        calculate,
         chat,
         classify,
         compare,
@@ -71,6 +72,7 @@ app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)
+app.add_typer(calculate.app, name="calculate")
 app.add_typer(classify.app, name="classify")
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
