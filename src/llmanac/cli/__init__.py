@@ -27,6 +27,7 @@ with interrupts.ending():
         dedup,
         embed,
         evaluate,
+        exercise,
         generate,
         methods,
         metric,
@@ -73,6 +74,7 @@ app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("doctor")(methods.doctor_command)
 app.add_typer(calculate.app, name="calculate")
+app.add_typer(exercise.app, name="exercise")
 app.add_typer(classify.app, name="classify")
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
