@@ -118,7 +118,7 @@ def progress_command(
     progress: Kept = None,
     force: Force = False,
 ) -> None:
-    """What was practised; export it, or import what another machine exported."""
+    """What was practiced; export it, or import what another machine exported."""
     from llmanac.cli.tables import print_table
     from llmanac.guide.progress import Progress
 

@@ -52,7 +52,7 @@ class Exercise:
     """One exercise.
 
     Attributes:
-        name, title, chapter, rows: what it is called, and the rows of the catalogue that it practises.
+        name, title, chapter, rows: what it is called, and the rows of the catalogue that it practices.
         minutes: what it takes; task: what is to be written; hints: to be looked at one by one.
         scaffold: the function's head with shapes; solution: the reference; mistake: what is often written instead, why
             says what is wrong with it.

@@ -72,18 +72,18 @@ class Page:
 def pages() -> dict[str, Page]:
     """A page for every row of the catalogue and every further method, by id."""
     named: dict[str, list[Question]] = {}
-    practised: dict[str, list[Exercise]] = {}
+    practiced: dict[str, list[Exercise]] = {}
     for question in questions().values():
         for row in question.rows:
             named.setdefault(row, []).append(question)
     for exercise in exercises().values():
         for row in exercise.rows:
-            practised.setdefault(row, []).append(exercise)
+            practiced.setdefault(row, []).append(exercise)
     found = {}
     for entry in catalogue.entries():
         keys = {entry.id, entry.method}
         asked = [q for key in keys for q in named.get(key, [])]
-        tried = [e for key in keys for e in practised.get(key, [])]
+        tried = [e for key in keys for e in practiced.get(key, [])]
         found[entry.id] = _page(entry, tuple(asked), tuple(tried))
     return found
 

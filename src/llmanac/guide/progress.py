@@ -1,4 +1,4 @@
-"""What was practised and when it is due: one sqlite file of reviews, from which everything else is computed.
+"""What was practiced and when it is due: one sqlite file of reviews, from which everything else is computed.
 
 The schedule is FSRS (Ye 2022, the `fsrs` package) where it is installed, else a plain one: the next review is after
 1 day, then each time after 2.5 times as many days (hard: 1.2, easy: 4), and at once after a failure. Reviews are kept,
@@ -27,7 +27,7 @@ MOST = 1_000_000  # reviews of a file
 
 @dataclass(frozen=True)
 class Review:
-    """An item (`exercise/softmax`, `question/kv-cache-size`) was practised: when (UTC), and how well (1 to 4)."""
+    """An item (`exercise/softmax`, `question/kv-cache-size`) was practiced: when (UTC), and how well (1 to 4)."""
 
     item: str
     at: datetime
@@ -95,7 +95,7 @@ class Progress:
             raise DataError(f"{self.path}: holds a review that cannot be read ({error})") from None
 
     def due(self) -> dict[str, datetime]:
-        """When each item that was practised is due."""
+        """When each item that was practiced is due."""
         by: dict[str, list[Review]] = {}
         for review in self.reviews():
             by.setdefault(review.item, []).append(review)

@@ -57,13 +57,13 @@ class Question:
 
     def figures(self) -> dict[str, float]:
         """Every figure of its texts by name. Raises SpecError for one that cannot be computed or found."""
-        found: dict[str, float] = {}
+        found = {name: measured(place) for name, place in self.measured.items()}
         for name, expression in self.values.items():
             try:
                 found[name] = eval(expression, {"__builtins__": BUILTINS, "math": math}, dict(found))
             except Exception as error:
                 raise SpecError(f"question {self.name}: values.{name}: {error}") from error
-        return found | {name: measured(place) for name, place in self.measured.items()}
+        return found
 
     def text(self, part: str) -> str:
         """`short`, `long` or another text with its figures put in."""
