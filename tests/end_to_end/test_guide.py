@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlencode, urljoin
 
 import pytest
+from _pages import blocks
 from starlette.testclient import TestClient
 
+from llmanac import cli
 from llmanac.core import catalogue, registry
 from llmanac.core.errors import LlmanacError
 from llmanac.guide import markdown
@@ -17,9 +21,10 @@ from llmanac.guide.app import MAX_BODY, POLICY, create_app
 from llmanac.guide.exercise import exercises, find
 from llmanac.guide.pages import PARTS, pages, search
 from llmanac.guide.progress import Progress
+from llmanac.guide.question import questions
 from llmanac.guide.site import Site
 
-MOST_LACKING = {"explanation": 51, "source": 39, "paper": 79, "test": 41, "evidence": 259, "question": 340}
+MOST_LACKING = {"explanation": 46, "source": 34, "paper": 73, "test": 36, "evidence": 253, "question": 282}
 TOKEN = "a-token-of-this-start"
 
 
@@ -173,3 +178,34 @@ def test_the_token_is_in_forms_alone_and_differs(tmp_path):
         f"/exercise/{next(iter(exercises()))}.html").text for _ in range(2)]  # fmt: skip
     tokens = [re.findall(r'name="token" value="([^"]+)"', text) for text in texts]
     assert all(len(t) == 1 and len(t[0]) >= 32 for t in tokens) and tokens[0] != tokens[1]
+
+
+def test_a_question_is_rated_in_a_form(client, tmp_path):
+    name = next(iter(questions()))
+    page = client.get(f"/question/{name}.html").text
+    assert "In two minutes" in page and 'value="good"' in page
+    assert client.post("/review", **form(item=f"question/{name}", rating="good")).headers["location"] == "/index.html"
+    for wrong in ({"item": "question/none", "rating": "good"}, {"item": f"question/{name}", "rating": "5"}, {}):
+        assert client.post("/review", **form(**wrong)).status_code == 400
+    assert [r.item for r in Progress(tmp_path / "p.sqlite").reviews()] == [f"question/{name}"]
+
+
+def test_every_command_of_the_page_runs(root, tmp_path, monkeypatch, capsys):
+    """In this process: starting one for each would take most of the time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMANAC_PROGRESS", str(tmp_path / "kept.sqlite"))
+    ran = 0
+    for block in blocks((root / "docs/guide.md").read_text("utf-8")):
+        if block.language == "python":
+            (tmp_path / block.file).write_text(block.text)
+        for command in block.commands if block.mark != "not run" else []:
+            program, *arguments = shlex.split(command)
+            if program == "python":
+                runpy.run_path(arguments[0])
+                continue
+            with pytest.raises(SystemExit) as ended:
+                cli.main(arguments)
+            said = capsys.readouterr()
+            assert ended.value.code == 0 and "Next: " in said.out, (command, said)
+            ran += 1
+    assert ran >= 14

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmanac.core import interrupts
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.progress import Report
-from llmanac.guide.exercise import MOST, WALL, check, exercises
+from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
 from llmanac.guide.progress import RATINGS, Progress
 from llmanac.guide.question import RESULTS, questions
 from llmanac.guide.site import ASSETS, TEMPLATES, Site
@@ -154,7 +154,7 @@ class Guide:
         return Response(f"{text}\n", status_code=status, media_type="text/plain")
 
 
-def _checked(name: str, code: str) -> object:
+def _checked(name: str, code: str) -> Verdict:
     with Sandbox(1, wall=WALL) as sandbox:
         return check(exercises()[name], code, sandbox)
 
