@@ -192,7 +192,8 @@ def flat(value):
         ("import sys\nsys.modules['json'].dumps = lambda *a: '[]'\ndef softmax(x):\n    return x", "did not arrive"),
     ],
 )  # fmt: skip
-def test_wrong_and_hostile_answers(code, message, sandbox):
+def test_wrong_and_hostile_answers(code, message, sandbox, monkeypatch):
+    monkeypatch.setattr(guide, "SECONDS", 0.4)
     verdict = check(find("softmax"), code, sandbox)
     assert not verdict.passed and message in verdict.message, verdict
 
