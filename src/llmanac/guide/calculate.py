@@ -46,7 +46,7 @@ def read(path: str | Path) -> Described:
     """The model that a config.json, a model's or run's folder, a .gguf file or a recipe describes; no weights are read.
 
     Raises:
-        CheckpointError: a config that is missing, damaged, or of a family that is not known.
+        CheckpointError: a config that is missing or damaged, of a family that is not known, or with keys that are not.
         SpecError, DataError: a recipe that cannot be read.
     """
     place = Path(path)
@@ -80,6 +80,9 @@ def read(path: str | Path) -> Described:
         spec, size = chosen.to_spec(config)
     except SpecError as error:
         raise CheckpointError(f"{file}: {error}") from error
+    if chosen.further:
+        config.get(chosen.further)  # layers after the model's own, which are not read
+    config.finish()
     return Described(spec, size, str(file), kind)
 
 
