@@ -11,7 +11,7 @@ import pytest
 LAYERS = [
     "core", "kernels", "metrics", "sandbox", "tokenizers", "data", "models", "adapters", "quant", "generate",
     "objectives", "rewards", "train", "evaluate", "reason", "act", "retrieve", "multimodal", "recipes", "lab", "web",
-    "apps", "cli",
+    "guide", "apps", "cli",
 ]  # fmt: skip
 PEERS = {
     "transformers", "tokenizers", "tiktoken", "sentencepiece", "peft", "trl", "sacrebleu", "rouge_score", "bert_score",

@@ -38,7 +38,7 @@ LONG = [
     )
 ]
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
-ELSEWHERE = ["docs/constrain.md", "docs/constraints-methods.md", "docs/data.md", "CONTRIBUTING.md"]
+ELSEWHERE = ["docs/constrain.md", "docs/constraints-methods.md", "docs/data.md", "docs/guide.md", "CONTRIBUTING.md"]
 
 
 @pytest.fixture

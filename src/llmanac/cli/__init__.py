@@ -20,6 +20,7 @@ with interrupts.ending():
         align,
         bench,
         benchmark,
+        calculate,
         chat,
         classify,
         compare,
@@ -28,7 +29,9 @@ with interrupts.ending():
         dedup,
         embed,
         evaluate,
+        exercise,
         generate,
+        guide,
         methods,
         metric,
         ngram,
@@ -77,7 +80,11 @@ app.command("distill")(tune.distill_command)
 app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
+app.command("guide")(guide.guide_command)
 app.command("doctor")(methods.doctor_command)
+app.add_typer(calculate.app, name="calculate")
+app.add_typer(exercise.app, name="exercise")
+app.add_typer(guide.question_app, name="question")
 app.add_typer(classify.app, name="classify")
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -1,0 +1,187 @@
+"""The guide in a browser on this machine: pages, answers checked in the sandbox, reviews kept.
+
+A page of any site can send a form to the loopback address, and this app runs code. So the host and the origin are
+checked (`web/_asgi.py`), every start has a token that each form carries, and the content security policy allows nothing
+that is not this server's. Answers are checked one after the other; who comes while several wait is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import secrets
+import socket
+from collections.abc import Callable
+from urllib.parse import parse_qs
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from llmanac.core import interrupts
+from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.progress import Report
+from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
+from llmanac.guide.progress import RATINGS, Progress
+from llmanac.guide.question import RESULTS, questions
+from llmanac.guide.site import ASSETS, TEMPLATES, Site
+from llmanac.sandbox.pool import Sandbox, SandboxError
+from llmanac.web._asgi import Guard
+from llmanac.web._hosts import Hosts
+from llmanac.web._http import config
+from llmanac.web.serve import claim_port
+
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+MAX_BODY = 3 * MOST + 4096  # bytes of a form: a character of an answer may take three
+BODY_SECONDS = 10.0
+WAITING = 4  # answers that may wait for the sandbox
+FIELDS = 8
+
+
+class Guide:
+    """The app, without its guard; an ASGI application.
+
+    Args:
+        progress: where reviews are kept.
+        token: what forms carry; drawn where it is not given.
+    """
+
+    def __init__(self, progress: Progress, token: str = "") -> None:
+        self.token = token or secrets.token_urlsafe(24)
+        self.progress = progress
+        self.site = Site(self.token, progress.due)
+        self._turn = asyncio.Semaphore(1)
+        self._waiting = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+
+        async def hardened(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
+                message = {**message, "headers": [*message["headers"], *given]}
+            await send(message)
+
+        request = Request(scope, receive)
+        response = await self.answer(request)
+        await response(scope, receive, hardened)
+
+    async def answer(self, request: Request) -> Response:
+        """The response to a request that the guard let through."""
+        path = request.url.path.lstrip("/") or "index.html"
+        if request.method == "POST":
+            return await self._post(path, request)
+        if request.method not in ("GET", "HEAD"):
+            return self._message(405, f"{request.method} is not for this page")
+        if path in ASSETS:
+            return Response((TEMPLATES / path).read_bytes(), media_type=ASSETS[path])
+        if path.startswith("evidence/") and path.endswith(".svg"):
+            return self._figure(path)
+        try:
+            text = await asyncio.to_thread(self.site.page, path, query=request.query_params.get("query", ""))
+        except DataError as error:
+            return self._message(500, str(error))
+        return HTMLResponse(text) if text is not None else self._message(404, f"there is no page {path[:100]!r}")
+
+    def _figure(self, path: str) -> Response:
+        """A figure of the evidence, by the names that there are."""
+        _, study, *rest = path.split("/")
+        known = {file.name: file for file in (RESULTS / study).glob("*.svg")} if study.isidentifier() else {}
+        if len(rest) != 1 or rest[0] not in known:
+            return self._message(404, "there is no such figure")
+        return Response(known[rest[0]].read_bytes(), media_type="image/svg+xml")
+
+    async def _post(self, path: str, request: Request) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/x-www-form-urlencoded":
+            return self._message(415, "a form of this guide is sent as application/x-www-form-urlencoded")
+        try:
+            body = (await request.body()).decode("ascii")
+            form = {k: v[0] for k, v in parse_qs(body, max_num_fields=FIELDS, errors="strict").items()}
+        except (UnicodeDecodeError, ValueError):
+            return self._message(400, "the form cannot be read")
+        if not hmac.compare_digest(form.get("token", "").encode(), self.token.encode()):
+            return self._message(403, "the form is not from this start of the guide; open the page again")
+        name = path.removesuffix(".html").partition("/")[2]
+        try:
+            if path.startswith("exercise/") and name in exercises():
+                return await self._check(name, path, form.get("code", ""))
+            if path == "review":
+                return self._review(form.get("item", ""), form.get("rating", ""))
+        except LlmanacError as error:
+            return self._message(500, str(error))
+        return self._message(404, f"there is no form at {path[:100]!r}")
+
+    async def _check(self, name: str, path: str, code: str) -> Response:
+        if len(code) > MOST:
+            return self._message(413, f"an answer has at most {MOST:,} characters")
+        if self._waiting >= WAITING:
+            return self._message(429, "other answers are being checked; send yours again in a few seconds")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                code = code.replace("\r\n", "\n")  # as browsers send lines
+                verdict = await asyncio.to_thread(_checked, name, code)
+        except SandboxError as error:
+            return self._message(503, f"answers cannot be checked here: {error}")
+        finally:
+            self._waiting -= 1
+        self.progress.add(f"exercise/{name}", RATINGS["good" if verdict.passed else "again"])
+        return HTMLResponse(self.site.page(path, verdict=verdict, code=code))
+
+    def _review(self, item: str, rating: str) -> Response:
+        kind, _, name = item.partition("/")
+        if rating not in RATINGS or kind != "question" or name not in questions():
+            return self._message(400, "a review needs a question and a rating")
+        self.progress.add(item, RATINGS[rating])
+        return RedirectResponse("/index.html", status_code=303)
+
+    def _message(self, status: int, text: str) -> Response:
+        return Response(f"{text}\n", status_code=status, media_type="text/plain")
+
+
+def _checked(name: str, code: str) -> Verdict:
+    with Sandbox(1, wall=WALL) as sandbox:
+        return check(exercises()[name], code, sandbox)
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_app(progress: Progress, *, token: str = "", host: str = "127.0.0.1") -> ASGIApp:
+    """The guide behind its guard: hosts and origins of this machine, small bodies that come in time."""
+    return Guard(Guide(progress, token), hosts=Hosts(host), max_body=MAX_BODY, body_seconds=BODY_SECONDS)
+
+
+def serve(progress: Progress, *, port: int = 8090, report: Report, ready: Callable[[], None] = lambda: None) -> None:
+    """Serve the guide on the loopback address until Ctrl-C. Raises LlmanacError where the port is taken."""
+    with contextlib.closing(claim_port("127.0.0.1", port)) as claimed:
+        address: tuple[str, int] = claimed.getsockname()[:2]
+        report(f"The guide: http://{address[0]}:{address[1]}/ (this machine only). Press Ctrl-C to stop.")
+        ready()
+        _run(create_app(progress), claimed)
+
+
+def _run(app: ASGIApp, claimed: socket.socket) -> None:
+    try:
+        uvicorn.Server(config(app, log_level="warning")).run(sockets=[claimed])
+    finally:
+        interrupts.answered()

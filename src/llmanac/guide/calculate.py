@@ -1,0 +1,241 @@
+"""Memory, FLOPs, KV bytes and latency of a model before it is built: `llmanac calculate`.
+
+    t = max(FLOPs / F, bytes / M)        intensity = FLOPs / bytes, in balance at F / M
+
+with F the FLOP/s and M the bytes/s of a machine (Williams et al. 2009, the roofline). It is a lower bound: calls,
+norms, softmax and sampling come on top, so `measure` times the same steps here.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.core.device import DTYPES, measure_bandwidth, measure_gemm
+from llmanac.core.errors import CheckpointError, SpecError, shown
+from llmanac.core.types import Batch, Want
+from llmanac.guide.formulas import Costs, costs
+from llmanac.lab.memory import memory
+from llmanac.models._folder import CONFIG, RECORD, read_record, read_table
+from llmanac.models._packed_files import KEY
+from llmanac.models.families import family
+from llmanac.models.locate import GGUF, model_folder
+from llmanac.recipes.spec import load_recipe
+
+OPTIMIZER_BYTES = {"adamw": 8, "lion": 4, "none": 0}  # float32 state of a parameter; none: plain SGD
+MOST_BUILT = 200  # layers of a model whose activations are looked up on a skeleton
+STEPS = 8
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model by its config: Spec, vocabulary and where they are from."""
+
+    spec: Any
+    vocab_size: int
+    path: str
+    family: str
+
+
+def read(path: str | Path) -> Described:
+    """The model that a config.json, a model's or run's folder, a .gguf file or a recipe describes; no weights are read.
+
+    Raises:
+        CheckpointError: a config that is missing or damaged, of a family that is not known, or with keys that are not.
+        SpecError, DataError: a recipe that cannot be read.
+    """
+    place = Path(path)
+    if place.suffix == ".toml" or (not place.exists() and place.suffix == "" and "/" not in str(path)):
+        recipe = load_recipe(str(path)).spec
+        size = getattr(recipe.tokenizer, "vocab_size", None)
+        if type(size) is not int:
+            raise SpecError(
+                f"{path}: tokenizer.{recipe.tokenizer.name} has no vocab_size; calculate from a config.json"
+            )
+        return Described(recipe.model, size, str(path), f"recipe {recipe.name}")
+    if place.is_dir() or place.suffix == GGUF:
+        place = model_folder(place)
+    file = place / CONFIG if place.is_dir() else place
+    if file.suffix == GGUF:
+        from llmanac.models.gguf.read import PackedWeights
+
+        data = PackedWeights(file).config
+    else:
+        data = read_table(file)
+    kind = data.get("model_type")
+    data.pop(KEY, None)
+    if kind == "llmanac":
+        spec, size = read_record(file.parent)
+        return Described(spec, size, str(file.parent / RECORD), "llmanac")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"{file}: model_type is {shown(kind)}, expected the name of a family")
+    chosen = family(kind, f"{file}: model_type")
+    config = chosen.config(data, file)
+    try:
+        spec, size = chosen.to_spec(config)
+    except SpecError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    if chosen.further:
+        config.get(chosen.further)  # layers after the model's own, which are not read
+    config.finish()
+    return Described(spec, size, str(file), kind)
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Bytes of a model that is used and of one that is trained in full.
+
+    Attributes:
+        weights, state, logits: in use: the weights in the dtype, the state of all rows, logits of a step in float32.
+        trained, gradients, optimizer: float32 weights, gradients, the optimizer's state.
+        activations: of a training step with every block computed again, and its workspace; None where no formula is.
+    """
+
+    weights: int
+    state: int
+    logits: int
+    trained: int
+    gradients: int
+    optimizer: int
+    activations: int | None
+
+    @property
+    def inference(self) -> int:
+        return self.weights + self.state + self.logits
+
+    @property
+    def training(self) -> int:
+        return self.trained + self.gradients + self.optimizer + (self.activations or 0)
+
+
+def size_of(dtype: str) -> int:
+    """Bytes of a number. Raises SpecError for a dtype that is not known."""
+    if dtype not in DTYPES:
+        raise SpecError(f"--dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
+    return DTYPES[dtype].itemsize
+
+
+def bytes_of(
+    model: Described, *, length: int, rows: int = 1, dtype: str = "bfloat16", optimizer: str = "adamw"
+) -> Bytes:
+    """What a model takes, in use with `rows` rows of `length` tokens and in training on them. Raises SpecError."""
+    if optimizer not in OPTIMIZER_BYTES:
+        raise SpecError(f"--optimizer: {optimizer!r} is not one of {', '.join(OPTIMIZER_BYTES)}")
+    found, size = costs(model.spec, model.vocab_size), size_of(dtype)
+    numbers = found.parameters
+    state = rows * found.state_bytes(length, size)
+    return Bytes(
+        weights=numbers * size,
+        state=state,
+        logits=0 if model.spec.head is None else 4 * rows * model.vocab_size,
+        trained=4 * numbers,
+        gradients=4 * numbers,
+        optimizer=OPTIMIZER_BYTES[optimizer] * numbers,
+        activations=_activations(model, found, length, rows, dtype),
+    )
+
+
+def _activations(model: Described, found: Costs, length: int, rows: int, dtype: str) -> int | None:
+    plain = found.kind == "decoder" and not any(p.experts for p in found.parts)
+    if not plain or getattr(model.spec, "layers", 0) > MOST_BUILT:
+        return None
+    try:
+        made = memory(model.spec, model.vocab_size, dtype=DTYPES[dtype], rows=rows, length=length)
+    except SpecError:
+        return None
+    return made.activations + made.workspace
+
+
+@dataclass(frozen=True)
+class Machine:
+    """FLOP/s of matrix products and bytes/s of memory reads; `source` says where the figures are from."""
+
+    flops: float
+    bandwidth: float
+    source: str
+
+
+def this_machine(dtype: str) -> Machine:
+    """What this machine reaches now, measured in about a second."""
+    size_of(dtype)
+    return Machine(measure_gemm(DTYPES[dtype]), measure_bandwidth(megabytes=64), "measured here")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of decoding, or the reading of a prompt: what it computes and reads, and the time that follows."""
+
+    flops: float
+    bytes: float
+    seconds: float
+    intensity: float
+    bound: str
+
+
+def _step(flops: float, read: float, machine: Machine) -> Step:
+    compute, memory_time = flops / machine.flops, read / machine.bandwidth
+    bound = "compute" if compute >= memory_time else "memory"
+    return Step(flops, read, max(compute, memory_time), flops / read, bound)
+
+
+def latency(
+    model: Described, machine: Machine, *, prompt: int, rows: int = 1, dtype: str = "bfloat16"
+) -> tuple[Step, Step]:
+    """The prompt of every row, and the step that writes the next token of every row after it.
+
+    Raises:
+        SpecError: a model that does not write (an encoder).
+    """
+    found, size = costs(model.spec, model.vocab_size), size_of(dtype)
+    if found.kind == "encoder":
+        raise SpecError(f"{model.path}: an encoder reads whole texts and does not write; there is no time per token")
+    held = rows * found.state_bytes(prompt, size)
+    first = _step(rows * found.prompt_flops(prompt), size * found.read_parameters(rows * prompt) + held, machine)
+    encoder = sum(p.count * p.parameters for p in found.parts if p.stack == "encoder")
+    read = size * (found.read_parameters(rows) - encoder) + held
+    return first, _step(rows * found.forward_flops(prompt), read, machine)
+
+
+def measure(
+    model: Described,
+    *,
+    prompt: int,
+    rows: int = 1,
+    dtype: str = "float32",
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[float, float]:
+    """Seconds of the prompt and of a step after it, measured here on a model with random weights.
+
+    With one thread, `clock=time.process_time` leaves out what other processes take away.
+
+    Raises:
+        SpecError: an encoder-decoder, or a model that takes more than 2 GB.
+    """
+    found = costs(model.spec, model.vocab_size)
+    if found.kind != "decoder":
+        raise SpecError(f"--measure: {model.path} is no decoder; leave it out")
+    if found.parameters * 4 > 2e9:
+        raise SpecError(f"--measure: {model.path} takes {found.parameters * 4 / 1e9:.1f} GB; 2 GB are built at most")
+    built = model.spec.build(vocab_size=model.vocab_size).to(DTYPES[dtype]).eval()
+    ids = torch.randint(model.vocab_size, (rows, prompt), generator=torch.Generator().manual_seed(0))
+    want, times = Want(logits="last"), []
+    with torch.inference_mode():
+        built(Batch(ids=ids[:, :1]), want=want)
+        for _ in range(2):
+            state = built.start(rows)
+            state.reserve(prompt + STEPS)
+            begin = clock()
+            built(Batch(ids=ids), state, want)
+            times.append(clock() - begin)
+        steps = []
+        for _ in range(STEPS):
+            begin = clock()
+            built(Batch(ids=ids[:, :1]), state, want)
+            steps.append(clock() - begin)
+    return min(times), statistics.median(steps)

@@ -1,0 +1,136 @@
+"""What the guide knows of each entry of the catalogue, from the method's file and its evidence; nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import catalogue, registry
+from llmanac.core.describe import choices
+from llmanac.guide.exercise import Exercise, exercises
+from llmanac.guide.question import RESULTS, Question, questions
+
+PARTS = ("explanation", "source", "paper", "test", "evidence", "question")
+ARXIV = re.compile(r"(?:arXiv:|https?://arxiv\.org/abs/)(\d{4}\.\d{4,5})")
+
+
+@dataclass(frozen=True)
+class Page:
+    """An entry and all that there is of it.
+
+    Attributes:
+        entry: of the catalogue; kind: the first part of its id.
+        explanation: the docstring of its file; card: its CARD; fields: (name, type, default) of its Spec.
+        source: the file's text, path its place below the package's folder.
+        evidence: the folder below docs/evidence, empty where there is none.
+        questions, exercises: those that name its row.
+    """
+
+    entry: catalogue.Entry
+    explanation: str
+    card: dict[str, Any]
+    fields: list[tuple[str, str, str]]
+    source: str
+    path: str
+    evidence: str
+    questions: tuple[Question, ...]
+    exercises: tuple[Exercise, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.entry.id.partition("/")[0]
+
+    @property
+    def papers(self) -> list[tuple[str, str]]:
+        """(text, address) of each paper that the CARD names; the address is empty where it gives none."""
+        found = []
+        for text in str(self.card.get("paper", "")).split("; "):
+            number = ARXIV.search(text)
+            address = f"https://arxiv.org/abs/{number[1]}" if number else text if text.startswith("https://") else ""
+            found += [(text, address)] if text else []
+        return found
+
+    @property
+    def lacks(self) -> list[str]:
+        """Which of `PARTS` it has not."""
+        has = {
+            "explanation": self.explanation,
+            "source": self.source,
+            "paper": self.papers or ARXIV.search(self.explanation) or re.search(r"\b(19|20)\d\d\b", self.explanation),
+            "test": self.entry.reference,
+            "evidence": self.evidence,
+            "question": self.questions,
+        }
+        return [part for part in PARTS if not has[part]]
+
+
+@functools.cache
+def pages() -> dict[str, Page]:
+    """A page for every row of the catalogue and every further method, by id."""
+    named: dict[str, list[Question]] = {}
+    practiced: dict[str, list[Exercise]] = {}
+    for question in questions().values():
+        for row in question.rows:
+            named.setdefault(row, []).append(question)
+    for exercise in exercises().values():
+        for row in exercise.rows:
+            practiced.setdefault(row, []).append(exercise)
+    found = {}
+    for entry in catalogue.entries():
+        keys = {entry.id, entry.method}
+        asked = [q for key in keys for q in named.get(key, [])]
+        tried = [e for key in keys for e in practiced.get(key, [])]
+        found[entry.id] = _page(entry, tuple(asked), tuple(tried))
+    return found
+
+
+def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exercise, ...]) -> Page:
+    source = entry.source
+    path = registry.PACKAGE.parent / source if source else None
+    if path is not None and path.is_dir():
+        path = path / "__init__.py"
+    text, explanation, card, fields = _read(path) if path is not None and path.is_file() else ("", "", {}, [])
+    folder = Path(entry.claim).parent.name if entry.claim else ""
+    return Page(
+        entry,
+        explanation=explanation,
+        card=card,
+        fields=fields,
+        source=text,
+        path=path.relative_to(registry.PACKAGE.parent).as_posix() if text and path is not None else "",
+        evidence=folder if folder and (RESULTS / folder / "page.md").is_file() else "",
+        questions=asked,
+        exercises=tried,
+    )
+
+
+@functools.cache
+def _read(path: Path) -> tuple[str, str, dict[str, Any], list[tuple[str, str, str]]]:
+    """A file's text, docstring, CARD and fields of its Spec; aliases of a file share them."""
+    text = path.read_text("utf-8")
+    if path.suffix != ".py":
+        return text, "", {}, []
+    method = "\nCARD = {" in text
+    found = choices(path) if method else []
+    return text, ast.get_docstring(ast.parse(text)) or "", registry.read_card(path) if method else {}, found
+
+
+def evidence() -> dict[str, str]:
+    """The text of every evidence page by folder."""
+    return {path.parent.name: path.read_text("utf-8") for path in sorted(RESULTS.glob("*/page.md"))}
+
+
+def search(text: str) -> list[Page]:
+    """Pages that have every word of the query, those with it in id or title first; 50 at most."""
+    words = re.findall(r"\w+", text.lower())[:20]
+    ranked = []
+    for page in pages().values():
+        head = f"{page.entry.id} {page.entry.title} {' '.join(page.card.get('aliases', ()))}".lower()
+        body = f"{head} {page.explanation} {' '.join(q.ask for q in page.questions)}".lower()
+        if words and all(word in body for word in words):
+            ranked.append((-sum(word in head for word in words), len(page.entry.id), page))
+    return [page for _, _, page in sorted(ranked, key=lambda r: r[:2])[:50]]

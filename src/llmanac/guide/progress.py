@@ -1,0 +1,151 @@
+"""What was practiced and when it is due: one sqlite file of reviews, from which everything else is computed.
+
+The schedule is FSRS (Ye 2022, the `fsrs` package) where it is installed, else a plain one: the next review is after
+1 day, then each time after 2.5 times as many days (hard: 1.2, easy: 4), and at once after a failure. Reviews are kept,
+not schedules, so that a better schedule can be computed from them later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from llmanac.core import files
+from llmanac.core.errors import DataError
+
+RATINGS = {"again": 1, "hard": 2, "good": 3, "easy": 4}
+FACTORS = {2: 1.2, 3: 2.5, 4: 4.0}
+VERSION = 1
+MOST = 1_000_000  # reviews of a file
+
+
+@dataclass(frozen=True)
+class Review:
+    """An item (`exercise/softmax`, `question/kv-cache-size`) was practiced: when (UTC), and how well (1 to 4)."""
+
+    item: str
+    at: datetime
+    rating: int
+
+
+def default_path() -> Path:
+    """`$LLMANAC_PROGRESS`, else a file in the user's data folder."""
+    if given := os.environ.get("LLMANAC_PROGRESS"):
+        return Path(given)
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "llmanac" / "progress.sqlite"
+
+
+class Progress:
+    """The reviews in a file, which is made at the first review.
+
+    Raises:
+        DataError: the file is no such database, or a review's item, time or rating is wrong.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = default_path() if path is None else Path(path)
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self.path, timeout=10)
+        try:
+            with connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS reviews "
+                    "(item TEXT NOT NULL, at TEXT NOT NULL, rating INTEGER NOT NULL, UNIQUE (item, at))"
+                )
+                yield connection
+        except sqlite3.DatabaseError as error:
+            raise DataError(f"{self.path}: is not a file of reviews ({error}); give another with --progress") from None
+        finally:
+            connection.close()
+
+    def add(self, item: str, rating: int, at: datetime | None = None) -> None:
+        """Keep a review of now, or of a moment in UTC."""
+        self.merge([Review(item, at or datetime.now(UTC), rating)])
+
+    def merge(self, reviews: Sequence[Review]) -> int:
+        """Keep reviews; those that are there already stay once. Returns how many are new."""
+        for review in reviews:
+            if review.rating not in RATINGS.values() or not 1 <= len(review.item) <= 200:
+                raise DataError(f"review: {review} has no rating from 1 to 4, or no item")
+        rows = [(r.item, r.at.astimezone(UTC).isoformat(timespec="microseconds"), r.rating) for r in reviews]
+        with self._open() as connection:
+            before = connection.total_changes
+            connection.executemany("INSERT OR IGNORE INTO reviews VALUES (?, ?, ?)", rows)
+            return connection.total_changes - before
+
+    def reviews(self) -> list[Review]:
+        """All, in the order of time."""
+        if not self.path.exists():
+            return []
+        with self._open() as connection:
+            rows = connection.execute("SELECT item, at, rating FROM reviews ORDER BY at, item").fetchmany(MOST)
+        try:
+            return [Review(item, datetime.fromisoformat(at), rating) for item, at, rating in rows]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: holds a review that cannot be read ({error})") from None
+
+    def due(self) -> dict[str, datetime]:
+        """When each item that was practiced is due."""
+        by: dict[str, list[Review]] = {}
+        for review in self.reviews():
+            by.setdefault(review.item, []).append(review)
+        return {item: due(reviews) for item, reviews in by.items()}
+
+    def export(self, path: str | Path) -> int:
+        """Write all reviews as JSON; returns how many."""
+        reviews = self.reviews()
+        rows = [{"item": r.item, "at": r.at.isoformat(), "rating": r.rating} for r in reviews]
+        files.write_json(path, {"version": VERSION, "reviews": rows})
+        return len(rows)
+
+    def read(self, path: str | Path) -> int:
+        """Add the reviews that `export` wrote; returns how many are new. Raises DataError that names file and row."""
+        return self.merge(read_export(files.read_table(path), path))
+
+
+def read_export(data: Mapping[str, Any], path: object) -> list[Review]:
+    """The reviews of an exported document. Raises DataError that names the row."""
+    rows = data.get("reviews")
+    if data.get("version") != VERSION or not isinstance(rows, list) or len(rows) > MOST:
+        raise DataError(f"{path}: is no export of version {VERSION} with a list `reviews`")
+    found = []
+    for number, row in enumerate(rows, 1):
+        try:
+            at = datetime.fromisoformat(row["at"])
+            review = Review(str(row["item"]), at if at.tzinfo else at.replace(tzinfo=UTC), row["rating"])
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"{path}: review {number}: needs item, at (an ISO time) and rating") from None
+        if type(review.rating) is not int or review.rating not in RATINGS.values():
+            raise DataError(f"{path}: review {number}: rating is {row['rating']!r}, expected 1 to 4")
+        found.append(review)
+    return found
+
+
+def due(reviews: Sequence[Review]) -> datetime:
+    """When an item is due after its reviews, in order."""
+    try:
+        import fsrs
+    except ImportError:
+        return _plain(reviews)
+    scheduler, card = fsrs.Scheduler(enable_fuzzing=False), fsrs.Card(card_id=0)
+    for review in reviews:
+        card, _ = scheduler.review_card(card, fsrs.Rating(review.rating), review.at)
+    when: datetime = card.due
+    return when
+
+
+def _plain(reviews: Sequence[Review]) -> datetime:
+    days, at = 0.0, reviews[-1].at
+    for review in reviews:
+        days = 0.0 if review.rating == 1 else max(1.0, days * FACTORS[review.rating])
+    return at + timedelta(days=days)

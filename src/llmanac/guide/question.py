@@ -1,0 +1,119 @@
+"""Questions as they are asked in interviews: short and long answer, what follows, the usual wrong answer, a rubric.
+
+A chapter is a TOML file in `questions/`. An answer's figures are never typed: `{name}` in a text is replaced by a value
+that is computed (`values`, an expression over the calculators and `math`) or read from an evidence page's results
+(`measured`, `FOLDER#path.to.value`), so that a text cannot disagree with them.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from llmanac.core import files, registry
+from llmanac.core.errors import SpecError, nearest, shown
+
+FOLDER = Path(__file__).parent / "questions"
+RESULTS = registry.PACKAGE / "evidence_results"
+Pattern = Literal["architecture", "training", "practical", "trade-off", "recent"]
+PATTERNS = ("architecture", "training", "practical", "trade-off", "recent")
+BUILTINS = {"min": min, "max": max, "sum": sum, "round": round, "abs": abs, "range": range, "len": len}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        name, chapter: what it is called, and the file that it is in; pattern: one of the five sorts.
+        rows: of the catalogue that it is about.
+        ask: the question; short: what to say in 30 seconds; long: in two minutes.
+        follow_ups: what is asked next; wrong, why: the usual wrong answer and what is wrong with it.
+        rubric: what a good answer has, a point each.
+        values: expressions, measured: results, by the name that texts use; format: how a value is written (`.2f`).
+        source: where it is from: a paper with its date, or a file of the package with a line (`models/x.py:text`).
+    """
+
+    name: str
+    chapter: str
+    pattern: Pattern
+    rows: list[str]
+    ask: str
+    short: str
+    long: str
+    follow_ups: list[str]
+    wrong: str
+    why: str
+    rubric: list[str]
+    source: str
+    values: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, str] = field(default_factory=dict)
+    format: Mapping[str, str] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, float]:
+        """Every figure of its texts by name. Raises SpecError for one that cannot be computed or found."""
+        found = {name: measured(place) for name, place in self.measured.items()}
+        for name, expression in self.values.items():
+            try:
+                found[name] = eval(expression, {"__builtins__": BUILTINS, "math": math}, dict(found))
+            except Exception as error:
+                raise SpecError(f"question {self.name}: values.{name}: {error}") from error
+        return found
+
+    def text(self, part: str) -> str:
+        """`short`, `long` or another text with its figures put in."""
+        figures = {name: format(value, self.format.get(name, ",.4g")) for name, value in self.figures().items()}
+        text = str(getattr(self, part))
+        for name, value in figures.items():
+            text = text.replace(f"{{{name}}}", value)
+        return text
+
+
+@functools.cache
+def _results(folder: str) -> Any:
+    return json.loads((RESULTS / folder).with_suffix(".json").read_text("utf-8"))
+
+
+def measured(place: str) -> float:
+    """The number at `FOLDER/results#path.of.keys` of the evidence. Raises SpecError where there is none."""
+    file, _, path = place.partition("#")
+    try:
+        value = _results(file)
+        for key in path.split("."):
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        return float(value)
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise SpecError(f"measured: {place}: no number is there ({type(error).__name__}: {error})") from None
+
+
+@functools.cache
+def questions() -> dict[str, Question]:
+    """Every question by name. Raises SpecError for one that lacks a field."""
+    found: dict[str, Question] = {}
+    known = {f.name for f in fields(Question)} - {"chapter", "name"}
+    for path in sorted(FOLDER.glob("*.toml")):
+        for name, data in files.read_toml(path).items():
+            if name in found:
+                raise SpecError(f"{path}: {name} is the name of another question")
+            if odd := data.keys() - known:
+                raise SpecError(f"{path}: {name}.{min(odd)}: no such field{nearest(min(odd), known)}")
+            if data.get("pattern") not in PATTERNS:
+                raise SpecError(f"{path}: {name}.pattern: {shown(data.get('pattern'))} is not one of {PATTERNS}")
+            try:
+                found[name] = Question(name=name, chapter=path.stem.replace("_", "-"), **data)
+            except TypeError as error:
+                raise SpecError(f"{path}: {name}: {error}") from None
+    return found
+
+
+def find(name: str) -> Question:
+    """The question of this name. Raises SpecError that names the nearest known one."""
+    known = questions()
+    if name not in known:
+        raise SpecError(f"no question named {shown(name)}{nearest(name, known)}; `llmanac question list` has them")
+    return known[name]

@@ -1,0 +1,168 @@
+"""The guide as HTML: the same pages live and as a folder that reads well without a server and without JavaScript."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from llmanac.core import catalogue, files
+from llmanac.core.errors import SpecError
+from llmanac.core.progress import progress
+from llmanac.guide import markdown
+from llmanac.guide.exercise import Verdict, exercises
+from llmanac.guide.pages import PARTS, Page, evidence, pages, search
+from llmanac.guide.question import PATTERNS, RESULTS, questions
+
+TEMPLATES = Path(__file__).parent / "templates"
+ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
+
+
+class Site:
+    """Every page of the guide by path.
+
+    Args:
+        token: of a live app, which forms carry; empty for a folder, where there are no forms.
+        due: what is due when, by item; for a live app.
+    """
+
+    def __init__(self, token: str = "", due: Callable[[], dict[str, datetime]] = dict) -> None:
+        self.token, self.due = token, due
+        self._templates = Environment(
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+            lstrip_blocks=True,
+        )  # fmt: skip
+
+    def paths(self) -> list[str]:
+        """The path of every page."""
+        rows = [f"row/{name}.html" for name in pages()]
+        kinds = [f"kind/{name}.html" for name in sorted({page.kind for page in pages().values()})]
+        studies = [f"evidence/{name}/page.html" for name in evidence()]
+        tasks = [f"exercise/{name}.html" for name in exercises()]
+        asked = [f"question/{name}.html" for name in questions()]
+        return [
+            "index.html",
+            "search.html",
+            "exercises.html",
+            "questions.html",
+            *kinds,
+            *rows,
+            *studies,
+            *tasks,
+            *asked,
+        ]
+
+    def page(self, path: str, **more: Any) -> str | None:
+        """The HTML of a path; None where there is no such page.
+
+        Args:
+            more: `query` of a search; `verdict` and `code` of an answer; for a live app.
+        """
+        name = path.removesuffix(".html")
+        part, _, rest = name.partition("/")
+        if not path.endswith(".html"):
+            return None
+        if part == "row" and rest in pages():
+            return self._row(pages()[rest], path)
+        if part == "evidence" and rest.removesuffix("/page") in evidence() and rest.endswith("/page"):
+            study = rest.removesuffix("/page")
+            text = evidence()[study]
+            used = [p for p in pages().values() if p.evidence == study]
+            body = markdown.render(text.partition("\n")[2], lambda to: self._link(to, f"docs/evidence/{study}", path))
+            return self._render("evidence.html", path, _title(text), body=body, used=used)
+        if part == "exercise" and rest in exercises():
+            task = exercises()[rest]
+            verdict: Verdict | None = more.get("verdict")
+            code = more.get("code") or task.scaffold.lstrip()
+            return self._render("exercise.html", path, task.title, task=task, verdict=verdict, code=code)
+        if part == "question" and rest in questions():
+            return self._render("question.html", path, questions()[rest].ask, q=questions()[rest])
+        if part == "kind" and (found := [p for p in pages().values() if p.kind == rest]):
+            return self._render("kind.html", path, f"{rest}: {len(found)} entries", kind=rest, found=found)
+        return self._list(name, path, **more)
+
+    def _list(self, name: str, path: str, **more: Any) -> str | None:
+        if name == "index":
+            kinds = Counter(page.kind for page in pages().values())
+            done = Counter(p.kind for p in pages().values() if p.entry.status == "done")
+            status = Counter(page.entry.status for page in pages().values())
+            return self._render("index.html", path, "llmanac: the guide", kinds=kinds, done=done, status=status,
+                                due=sorted(self.due().items(), key=lambda i: i[1]))  # fmt: skip
+        if name == "search":
+            query = str(more.get("query", ""))[:200]
+            found = search(query) if query else list(pages().values())
+            return self._render("search.html", path, "Search", query=query, found=found)
+        if name == "exercises":
+            return self._render("exercises.html", path, "Exercises", tasks=list(exercises().values()))
+        if name == "questions":
+            found_questions = list(questions().values())
+            return self._render("questions.html", path, "Questions", asked=found_questions, patterns=PATTERNS)
+        return None
+
+    def _row(self, page: Page, path: str) -> str:
+        body = markdown.render(page.explanation, lambda to: None, level=2)
+        parts = [part for part in PARTS if part not in page.lacks]
+        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts)
+
+    def _link(self, to: str, base: str, path: str) -> str | None:
+        """A link of a page of docs as one of this site's; None for what is not on it."""
+        if to.startswith(("https://", "http://")):
+            return to
+        place = posixpath.normpath(posixpath.join(base, to.partition("#")[0]))
+        own = place.removeprefix("docs/")
+        if place.startswith("docs/evidence/") and place.endswith((".svg", "/page.md")) and (
+            RESULTS / own.removeprefix("evidence/")
+        ).is_file():  # fmt: skip
+            return _root(path) + own.replace(".md", ".html")
+        return None
+
+    def _render(self, template: str, path: str, title: str, **values: Any) -> str:
+        common = {
+            "root": _root(path),
+            "title": title,
+            "token": self.token,
+            "path": path,
+            "statuses": catalogue.STATUSES,
+        }
+        return self._templates.get_template(template).render(**common, **values)
+
+    def export(self, folder: str | Path) -> int:
+        """Write every page, figure and asset into a new folder, complete or not at all; returns how many files.
+
+        Raises:
+            SpecError: the folder exists.
+        """
+        if Path(folder).exists():
+            raise SpecError(f"--export: {folder} exists; give the name of a new folder")
+        written = 0
+        with files.atomic_folder(folder) as made, progress("pages", len(self.paths()), "pages") as shown:
+            for path in self.paths():
+                text = self.page(path)
+                assert text is not None
+                written += _write(made / path, text.encode())
+                shown.advance()
+            for name in ASSETS:
+                written += _write(made / name, (TEMPLATES / name).read_bytes())
+            for study in evidence():
+                for figure in sorted((RESULTS / study).glob("*.svg")):
+                    written += _write(made / "evidence" / study / figure.name, figure.read_bytes())
+        return written
+
+
+def _write(path: Path, data: bytes) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return 1
+
+
+def _root(path: str) -> str:
+    return "../" * path.count("/")
+
+
+def _title(text: str) -> str:
+    return text.partition("\n")[0].lstrip("# ") or "Evidence"
