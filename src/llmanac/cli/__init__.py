@@ -24,6 +24,7 @@ with interrupts.ending():
         complexity,
         data,
         dedup,
+        documents,
         embed,
         evaluate,
         generate,
@@ -70,6 +71,8 @@ app.command("distill")(tune.distill_command)
 app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
+app.command("index")(documents.index_command)
+app.command("retrieve")(documents.retrieve_command)
 app.command("doctor")(methods.doctor_command)
 app.add_typer(classify.app, name="classify")
 app.add_typer(data.app, name="data")

@@ -107,6 +107,23 @@ class BM25:
             ids.extend([known.setdefault(word, len(known)) for word in words])
         self._invert(np.array(ids, np.int64), np.array(lengths, np.int64))
 
+    @classmethod
+    def from_ids(cls, ids: np.ndarray, lengths: np.ndarray, words: Sequence[str], spec: Spec | None = None) -> BM25:
+        """From the word numbers of all texts in one array, how many each text has, and the words of the numbers."""
+        index = cls([], spec)
+        index.vocabulary = {word: i for i, word in enumerate(words)}
+        index._invert(np.asarray(ids, np.int64), np.asarray(lengths, np.int64))
+        return index
+
+    @classmethod
+    def from_arrays(cls, size: int, words: Sequence[str], arrays: dict[str, np.ndarray], spec: Spec) -> BM25:
+        """From the arrays of a finished index, which may be memory-mapped."""
+        index = cls([], spec)
+        index.size, index.vocabulary = size, {word: i for i, word in enumerate(words)}
+        for name in ARRAYS:
+            setattr(index, name, arrays[name])
+        return index
+
     def _invert(self, ids: np.ndarray, lengths: np.ndarray) -> None:
         """Count (word, text) pairs by sorting them, and store their weights."""
         self.size, vocabulary = len(lengths), len(self.vocabulary)
@@ -203,9 +220,4 @@ class BM25:
     def load(cls, folder: str | Path) -> BM25:
         """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
         spec, arrays, data = load_index(folder, FORMAT, Spec)
-        index = cls([], spec)
-        index.size = int(data["size"])
-        index.vocabulary = {word: i for i, word in enumerate(data["vocabulary"])}
-        for name in ARRAYS:
-            setattr(index, name, arrays[name])
-        return index
+        return cls.from_arrays(int(data["size"]), data["vocabulary"], arrays, spec)
