@@ -1,4 +1,4 @@
-"""`llmanac index` and `retrieve`: a folder of documents as a kept index, and the passages that match a query."""
+"""`llmanac index`, `retrieve` and `ask`: a folder of documents as a kept index, passages that match, answers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Include
+from llmanac.cli.options import AsJson, Include, SomeRunner
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.retrieve.folder import FolderIndex, Found
+    from llmanac.retrieve.folder import FolderIndex, Passage
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Text, Markdown, HTML, PDF, code, tables.")]
 Place = Annotated[
@@ -93,27 +93,76 @@ def retrieve_command(
     chosen = method_of(index, method)
     found = index.retrieve(query, k, chosen)
     if as_json:
-        print(json.dumps({"query": query, "method": chosen, "passages": [as_row(one) for one in found]}))
+        print(json.dumps({"query": query, "method": chosen, "passages": [{"score": one.score, **as_row(one.passage)} for one in found]}))
         return
     if not found:
         print(f"Nothing in {folder} holds a word of the query.")
     else:
         from llmanac.cli.tables import print_table
 
-        rows = [(f"{one.score:.4g}", one.passage.source, _start(one)) for one in found]
+        rows = [(f"{one.score:.4g}", one.passage.source, _start(one.passage)) for one in found]
         print_table(f"{chosen}: {query}", ("score", "where", "passage"), rows, left=(1, 2))
     print(f"Next: llmanac ask {shlex.quote(str(folder))} {shlex.quote(query)}")
 
 
-def as_row(found: Found) -> dict[str, Any]:
-    """A result as JSON data."""
-    passage = found.passage
+def ask_command(
+    folder: Folder,
+    question: Annotated[str, typer.Argument(help="What to answer from the documents.")],
+    model: Annotated[
+        str | None, typer.Option(help="A run's or model's folder, a .gguf file, or a hub model's name [none: quotes].")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="[free|quote|extract]", help="[free with a model, else extract].")
+    ] = None,
+    method: Method = None,
+    k: Passages = 6,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Refuse below this share of the question's words in a passage.")
+    ] = 0.5,
+    budget: Annotated[int, typer.Option(min=16, help="Tokens of passages in the prompt.")] = 1024,
+    place: Place = None,
+    encoder: Encoder = None,
+    include: Include = None,
+    runner: SomeRunner = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from a folder of documents, with citations, or say that they do not answer it."""
+    from llmanac.retrieve.folder.answers import FolderAssistant
+
+    index = updated(folder, place, encoder, include)
+    engine = None
+    if model is not None and mode != "extract":
+        from llmanac.generate.load import load_engine
+
+        engine = load_engine(model, runner=runner)
+    assistant = FolderAssistant(index, engine, mode=mode, method=method, k=k, threshold=threshold, budget=budget)
+    answer = assistant.answer(question)
+    if as_json:
+        rows = [
+            {"number": c.number, "quote": c.quote, **as_row(c.passage), "source": c.title} for c in answer.citations
+        ]
+        about = {"mode": assistant.mode, "method": assistant.method, "support": answer.support}
+        print(json.dumps({
+            "question": question, "answer": answer.text, "refused": answer.refused, **about, "citations": rows,
+            "dropped": answer.dropped,
+        }))  # fmt: skip
+        return
+    print(answer.text)
+    for citation in answer.citations:
+        print(f"  [{citation.number}] {citation.title}  {_start(citation.passage)}")
+    if answer.refused:
+        print(f"(support {answer.support:.2f}; an answer needs {threshold:.2f} and a sentence that a passage supports)")
+    print(f"Next: llmanac retrieve {shlex.quote(str(folder))} {shlex.quote(question)}")
+
+
+def as_row(passage: Passage) -> dict[str, Any]:
+    """A passage as JSON data."""
     return {
-        "score": found.score, "document": passage.document, "start": passage.start, "stop": passage.stop,
+        "document": passage.document, "start": passage.start, "stop": passage.stop,
         "line": passage.line, "last": passage.last, "heading": passage.heading, "text": passage.text,
     }  # fmt: skip
 
 
-def _start(found: Found) -> str:
-    text = " ".join(found.passage.text.split())
+def _start(passage: Passage) -> str:
+    text = " ".join(passage.text.split())
     return text if len(text) <= 160 else text[:160] + " …"
