@@ -173,6 +173,7 @@ def serve_command(
         int | None, typer.Option(min=1, help="Tokens that requests in progress may hold together [no limit].")
     ] = None,
     embedding_model: Annotated[str | None, typer.Option(help="Model for /v1/embeddings.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="Answer from this folder, with citations.")] = None,
     api_key: Annotated[
         list[str] | None, typer.Option(help="Key that requests must have; repeatable.", envvar="LLMANAC_API_KEY")
     ] = None,
@@ -187,7 +188,12 @@ def serve_command(
         engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         print(engine.runs_on, file=sys.stderr, flush=True)
         embedder = None if embedding_model is None else Embedder.load(embedding_model)
-        return engine, load_assistant(path, engine), embedder
+        if documents is None:
+            return engine, load_assistant(path, engine), embedder
+        from llmanac.cli.documents import updated
+        from llmanac.retrieve.folder.answers import FolderAssistant
+
+        return engine, FolderAssistant(updated(documents, None, None), engine), embedder
 
     serve(
         load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,

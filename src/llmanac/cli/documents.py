@@ -118,7 +118,7 @@ def ask_command(
     k: Passages = 6,
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Refuse below this share of the question's words in a passage.")
-    ] = 0.5,
+    ] = 0.6,
     budget: Annotated[int, typer.Option(min=16, help="Tokens of passages in the prompt.")] = 1024,
     place: Place = None,
     encoder: Encoder = None,

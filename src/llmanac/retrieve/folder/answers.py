@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
 
 MODES = ("free", "quote", "extract")
-THRESHOLD = 0.5
+THRESHOLD = 0.6
 AGREES = 0.5  # of a sentence's words, that the passage it cites must have
 CHOICES = 24  # sentences that the model chooses among
 REFUSAL = "The documents do not say."
