@@ -28,6 +28,7 @@ with interrupts.ending():
         embed,
         evaluate,
         generate,
+        memory,
         methods,
         metric,
         ngram,
@@ -81,6 +82,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(ngram.app, name="ngram")
 app.add_typer(quality.quality_app, name="quality")
 app.add_typer(metric.app, name="metric")
+app.add_typer(memory.app, name="memory")
 
 
 @app.callback(invoke_without_command=True)

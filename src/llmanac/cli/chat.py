@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder
     from llmanac.generate.answers import Answer, Assistant
     from llmanac.generate.engine import Engine, Options
+    from llmanac.retrieve.memory import Memory
 
 HELP = "/exit quits, /new starts a new conversation; anything else is sent."
 NO_CHAT = (
@@ -43,6 +44,7 @@ def chat_command(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     seed: Annotated[int, typer.Option()] = 0,
     system: Annotated[str | None, typer.Option(help="System message before the conversation.")] = None,
+    memory: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep what you say of yourself.")] = None,
 ) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
@@ -58,7 +60,16 @@ def chat_command(
         options["top_p"] = top_p
     options |= {"max_new_tokens": max_new_tokens, "seed": seed}
     print(engine.runs_on, file=sys.stderr, flush=True)
-    chat(engine, assistant, system=system, **options)
+    if memory is None:
+        chat(engine, assistant, system=system, **options)
+    else:
+        from llmanac.retrieve.memory import Memory
+
+        if assistant is not None:
+            raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
+        with Memory(memory) as kept:
+            chat(engine, system=system, memory=kept, **options)
+        print(f"Next: llmanac memory list {shlex.quote(str(memory))}")
     say_drafts(engine)
 
 
@@ -79,13 +90,15 @@ def chat(
     *,
     lines: TextIO | None = None,
     system: str | None = None,
+    memory: Memory | None = None,
     **options: Unpack[Options],
 ) -> None:
     """A conversation on the terminal; from a pipe or file, each line is a message.
 
     An assistant answers one question at a time and may read the earlier ones. Without an assistant the prompt is the
     conversation so far, after the `system` message and without its oldest turns once it no longer fits the context;
-    `options` are those of the answers.
+    `options` are those of the answers. With a `memory` each message is read for facts, and the facts that it means are
+    told in the system message.
     """
     from llmanac.generate.answers import ask
 
@@ -107,6 +120,12 @@ def chat(
                     asked.append(text)
                 else:
                     messages.append({"role": "user", "content": text})
+                    if memory is not None:
+                        memory.read(text)
+                        told = "\n\n".join(filter(None, [system, memory.prompt(text)]))
+                        past = messages[len(first) :]
+                        first = [{"role": "system", "content": told}] if told else []
+                        messages = [*first, *past]
                     messages = _reply(engine, messages, options)
             except LlmanacError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
