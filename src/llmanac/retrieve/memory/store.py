@@ -22,12 +22,15 @@ from pathlib import Path
 from types import TracebackType
 
 from llmanac.core.errors import DataError, RequestError
-from llmanac.retrieve.folder.quotes import content
+from llmanac.evaluate._english import FUNCTION
+from llmanac.metrics._porter import stem
+from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in, subject_of
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
 MOST = 10_000  # facts of a file
 LEAST = 0.34  # of a question's words: below, no fact is meant
+ASKING = frozenset("what which who whom whose when where why how am is are was do does did user please tell".split())
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 _SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
  text text not null, cues text not null, stated real not null, number integer not null)"""
@@ -44,6 +47,11 @@ class Fact:
     cues: str
     stated: float
     number: int
+
+
+def content(text: str) -> frozenset[str]:
+    """Stems of the words of a text by which facts are found."""
+    return frozenset(stem(word) for word in plain_words(text) if word not in FUNCTION and word not in ASKING)
 
 
 class Memory:
@@ -159,7 +167,7 @@ class Memory:
     def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
         facts = self.facts()
-        held = [content(f"{fact.subject} {fact.text} {fact.cues}") - {"user"} for fact in facts]
+        held = [content(f"{fact.subject} {fact.text} {fact.cues}") for fact in facts]
         counts = Counter(word for words in held for word in words)
         asked = content(question) or frozenset(question.lower().split())
         weights = {word: math.log(1 + (len(facts) + 1) / (counts[word] + 0.5)) for word in asked}
