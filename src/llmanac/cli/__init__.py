@@ -22,6 +22,7 @@ with interrupts.ending():
         classify,
         compare,
         complexity,
+        context,
         data,
         dedup,
         documents,
@@ -72,6 +73,7 @@ app.command("distill")(tune.distill_command)
 app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
+app.command("context")(context.context_command)
 app.command("index")(documents.index_command)
 app.command("ask")(documents.ask_command)
 app.command("retrieve")(documents.retrieve_command)

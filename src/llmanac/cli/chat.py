@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 import typer
 
 from llmanac.cli.generate import say_drafts, write
-from llmanac.cli.options import Draft, DraftTokens, SomeModel, SomeRunner
+from llmanac.cli.options import Draft, DraftTokens, Rope, SomeModel, SomeRunner
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -45,11 +45,12 @@ def chat_command(
     seed: Annotated[int, typer.Option()] = 0,
     system: Annotated[str | None, typer.Option(help="System message before the conversation.")] = None,
     memory: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep what you say of yourself.")] = None,
+    rope: Rope = None,
 ) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))

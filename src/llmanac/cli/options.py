@@ -40,6 +40,9 @@ DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at o
 SomeRunner = Annotated[
     str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
 ]
+Rope = Annotated[
+    str | None, typer.Option(metavar="TYPE:FACTOR", help="Scale rotary positions for a longer context, as yarn:4.")
+]
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 

@@ -176,8 +176,9 @@ class Memory:
         for fact, words in zip(facts, held, strict=True):
             share = sum(weights[word] for word in asked & words) / total if total else 0.0
             if share >= least:
-                own = len(asked & content(fact.subject)) / (1 + len(content(fact.subject) - asked))
-                rated.append((share + 0.2 * own, fact.number, fact))
+                subject = content(fact.subject)  # "name" is nearer to "called" than "dog's name" is
+                own = 0.2 * len(asked & subject) / (1 + len(subject - asked)) - 0.02 * len(subject - asked)
+                rated.append((round(share + own, 9), fact.number, fact))
         return [fact for _, _, fact in sorted(rated, key=lambda one: (-one[0], -one[1]))[:k]]
 
     def prompt(self, question: str, k: int = 5) -> str:
