@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmanac.cli.options import Force, Rope, SomeModel, SomeRunner
+from llmanac.cli.options import Force, Rope, Sinks, SomeModel, SomeRunner
 from llmanac.core.errors import SpecError
 
 
@@ -24,6 +24,7 @@ def context_command(
     seed: Annotated[int, typer.Option()] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Without the model's chat template.")] = False,
     rope: Rope = None,
+    sinks: Sinks = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for heat maps and results.json.")] = None,
     runner: SomeRunner = "auto",
     force: Force = False,
@@ -38,7 +39,7 @@ def context_command(
     if output is not None and output.exists() and not force:
         raise SpecError(f"--output: {output} exists; give another name, or --force")
     sizes, places = [int(n) for n in _numbers("--lengths", lengths)], _numbers("--depths", depths)
-    engine = load_engine(path, runner=runner, rope=rope)
+    engine = load_engine(path, runner=runner, rope=rope, sinks=sinks)
     tasks = task or ["single"]
     cells = grid(
         engine, tasks=tasks, lengths=sizes, depths=places, samples=samples, seed=seed, chat=False if plain else None
@@ -51,7 +52,7 @@ def context_command(
         print_table(f"{name}: recall / exact match", ("depth", *(f"{n:,} tokens" for n in sizes)), rows)
     if output is not None:
         with files.atomic_folder(output) as folder:
-            files.write_json(folder / "results.json", {"model": path, "rope": rope, "cells": [asdict(c) for c in cells]})
+            files.write_json(folder / "results.json", {"model": path, "rope": rope, "sinks": sinks, "cells": [asdict(c) for c in cells]})
             for name in tasks:
                 values = [[by[name, n, depth].recall for n in sizes] for depth in places]
                 drawn = heat_map(

@@ -29,7 +29,7 @@ from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
-from llmanac.models.positions._scaling import stretched
+from llmanac.models.positions._scaling import stretched, windowed
 from llmanac.models.save import export_model
 
 __all__ = ["export_model", "load_model"]
@@ -69,6 +69,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device = "auto",
     rope: str | None = None,
+    sinks: str | None = None,
 ) -> Transformer:
     """Load a model for inference or further training.
 
@@ -77,9 +78,10 @@ def load_model(
         dtype: of the weights: float32 by default, bfloat16, float16, float64, or "auto" (bfloat16 where it is faster).
         device: auto, cpu, cuda, mps.
         rope: scale rotary positions for a longer context, as "yarn:4".
+        sinks: read only so many first tokens and a window of the last ones, as "4+1020".
 
     Raises:
-        SpecError: a scaling that is not known, or that the model cannot have.
+        SpecError: a scaling or window that is not known, or that the model cannot have.
         CheckpointError: a file that is missing or damaged, a family that is not known, a config that asks for what is
             not supported, or weights that are missing, unused or of another shape; the message names which.
     """
@@ -96,6 +98,8 @@ def load_model(
     claim, weights = _own(place, layout) if kind == "llmanac" else _theirs(place, data, packed, layout)
     if rope is not None:
         claim = replace(claim, spec=stretched(claim.spec, rope))
+    if sinks is not None:
+        claim = replace(claim, spec=windowed(claim.spec, sinks))
     _check_counts(claim, weights)
     model = _skeleton(claim, claim.spec)
     sources = claim.sources(model, weights)

@@ -153,3 +153,24 @@ def stretched(spec: Any, asked: str) -> Any:
         raise SpecError(f"rope: {factor!r} is no factor; write for example {kind}:4") from None
     scaling = Scaling(type=kind, factor=scale, original_length=spec.max_length)  # type: ignore[arg-type]
     return replace(spec, position=replace(own, scaling=scaling), max_length=length)
+
+
+def windowed(spec: Any, asked: str) -> Any:
+    """A model's Spec with `asked`, as "4+1020": so many first tokens and a window, in a cache that does not grow.
+
+    The context has no limit then but that of its positions.
+
+    Raises:
+        SpecError: no two numbers, or a model with layers that are not softmax attention.
+    """
+    first, plus, last = asked.partition("+")
+    try:
+        sinks, window = int(first), int(last)
+    except ValueError:
+        raise SpecError(f"sinks: {asked!r} is not FIRST+WINDOW, as 4+1020") from None
+    if not plus or not all(hasattr(getattr(block, "mixer", None), "sinks") for block in getattr(spec, "blocks", [None])):
+        raise SpecError("sinks: only models whose layers are softmax attention can have them")
+    return replace(
+        spec,
+        blocks=tuple(replace(b, mixer=replace(b.mixer, window=window, sinks=sinks)) for b in spec.blocks),
+    )
