@@ -29,9 +29,11 @@ ROWS = ("context/memory",)
 CLAIM = "what a memory keeps is found at any history length, where a window holds only the last chats"
 SEEDS = 5
 KINDS = ("favorite", "least favorite", "first", "dream", "backup")
-THINGS = "color song dish book city teacher sport tool flower river game drink".split()
-VALUES = "Aldera Bovin Cresto Dalmir Estova Fenlow Garrin Holvek Istran Jolmar Kestin Lormas Mirrel Norvik".split()
-TELL = ("My {s} is {v}.", "By the way, my {s} is {v}.", "Actually, my {s} is now {v}.", "Please note that my {s} is {v}.",
+THINGS = ["color", "song", "dish", "book", "city", "teacher", "sport", "tool", "flower", "river", "game", "drink"]
+_VALUES = "Aldera Bovin Cresto Dalmir Estova Fenlow Garrin Holvek Istran Jolmar Kestin Lormas Mirrel Norvik"
+VALUES = _VALUES.split()
+TELL = ("My {s} is {v}.", "By the way, my {s} is {v}.", "Actually, my {s} is now {v}.",
+        "Please note that my {s} is {v}.",
         "Remember: my {s} is {v}.")  # fmt: skip
 TAKE = ("Please forget my {s}.", "Forget about my {s}.", "Delete my {s} from your memory.")
 ASK = ("What is my {s}?", "Do you remember my {s}?", "Tell me my {s}, please.", "Which {s} do I have?")
@@ -47,7 +49,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Memory(Path(folder) / "memory.sqlite") as memory:
         for chat in range(1, chats + 1):
-            told = [s for s in truth]
+            told = list(truth)
             subject = rng.choice(told) if told and rng.random() < 0.4 else rng.choice(subjects)
             if subject in truth and rng.random() < 0.25:
                 said = rng.choice(TAKE).format(s=subject)

@@ -81,7 +81,9 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         )  # fmt: skip
         head = ["depth", *(f"{n:,} tokens" for n in lengths)]
         out.append(
-            Section(f"{task}: recall / exact match", [], [table(head, rows)], [{"caption": f"{task}: recall", "svg": drawn}])
+            Section(
+                f"{task}: recall / exact match", [], [table(head, rows)], [{"caption": f"{task}: recall", "svg": drawn}]
+            )
         )
     return out
 
@@ -92,7 +94,9 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     outer, inner = (0.0, 1.0), [d for d in DEPTHS if 0 < d < 1]
     last = {"task": ("single",), "length": lengths[-1:]}
     ends, middle = _recall(cells, depth=outer), _recall(cells, depth=inner)
-    verdict = "The claim holds here." if middle < ends else "The claim does not hold here: the middle is not found worse."
+    verdict = (
+        "The claim holds here." if middle < ends else "The claim does not hold here: the middle is not found worse."
+    )
     return {
         "model": seeds[0]["model"], "samples": seeds[0]["samples"], "longest": lengths[-1], "shortest": lengths[0],
         "ends": _recall(cells, depth=outer, **last), "middle": _recall(cells, depth=inner, **last), "all_ends": ends,

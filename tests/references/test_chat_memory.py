@@ -81,7 +81,9 @@ def test_two_hundred_chats_later_the_facts_are_exact(tmp_path):
                 del truth[subject]
             else:
                 truth[subject] = f"Value{number}"
-                memory.read(f"How are you? My {subject} is {truth[subject]}. Tell me a joke about {rng.choice(ATTRIBUTES)}.")
+                memory.read(
+                    f"How are you? My {subject} is {truth[subject]}. Tell me a joke about {rng.choice(ATTRIBUTES)}."
+                )
             if number % 50 == 49:
                 assert {f.subject: f.value for f in memory.facts()} == truth
                 found = {s: memory.recall(f"What is my {s}?", 1) for s in ATTRIBUTES}

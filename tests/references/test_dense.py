@@ -15,7 +15,7 @@ from llmanac.retrieve.dense import Dense, Spec
 from llmanac.retrieve.hybrid import Hybrid, fuse
 from llmanac.retrieve.hybrid import Spec as HybridSpec
 
-WORDS = "cat kitten dog car engine wheel piano violin".split()
+WORDS = ["cat", "kitten", "dog", "car", "engine", "wheel", "piano", "violin"]
 
 
 def encode(texts):

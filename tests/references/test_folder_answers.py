@@ -176,9 +176,13 @@ def test_xquad_is_answered_cited_and_refused(tmp_path, shared_data):
             here.append(answer.support)
             if not answer.refused:
                 holds.append(row["answers"][0]["text"].lower() in answer.citations[0].text.lower())
-            others = [f.passage for f in index.retrieve(row["question"], 8) if f.passage.document != f"all.jsonl:{number}"]
+            others = [
+                f.passage for f in index.retrieve(row["question"], 8) if f.passage.document != f"all.jsonl:{number}"
+            ]
             gone.append(max((assistant.support(row["question"], passage) for passage in others), default=0.0))
     curve = area(here, gone)
-    print(f"answered {len(holds) / len(here):.3f}, citations hold {sum(holds) / len(holds):.3f}, refusal AUC {curve:.3f}")
+    print(
+        f"answered {len(holds) / len(here):.3f}, citations hold {sum(holds) / len(holds):.3f}, refusal AUC {curve:.3f}"
+    )
     assert len(holds) / len(here) > 0.78 and sum(holds) / len(holds) > 0.93 and curve > 0.88
     assert sum(value >= assistant.threshold for value in gone) / len(gone) < 0.2

@@ -34,7 +34,7 @@ pip install zebra
 Naïve callers hold the reins. They ride.
 """
 CODE = '# comment\nimport os\n\n\ndef first():\n    x = 1\n\n    return x\n\n\ndef second():\n    """Ride a zebra."""\n'
-WORDS = "zebra install ride reins comment first".split()
+WORDS = ["zebra", "install", "ride", "reins", "comment", "first"]
 
 
 def encode(texts):
@@ -67,7 +67,18 @@ def test_passages_keep_headings_and_fences_together():
 
 def test_passages_are_the_document_with_its_offsets():
     rng = random.Random(0)
-    parts = ["# T é\n", "text à. More! ", "\n", "```\n", "\n\n", "- item\n", "Title\n=====\n", "x" * 70, "   \n", "~~~\n"]
+    parts = [
+        "# T é\n",
+        "text à. More! ",
+        "\n",
+        "```\n",
+        "\n\n",
+        "- item\n",
+        "Title\n=====\n",
+        "x" * 70,
+        "   \n",
+        "~~~\n",
+    ]
     for _ in range(150):
         text = "".join(rng.choices(parts, k=rng.randint(1, 25)))
         data, found = text.encode(), pieces_of(text, size=rng.choice([1, 20, 60, 800]))

@@ -118,8 +118,39 @@ def test_rope_scaled_at_load_equals_transformers(folder, kind):
     assert kind == "dynamic" or (found[:, :32] - plain).abs().max() > 1e-3
 
 
+def test_training_on_at_a_longer_length_equals_transformers(folder):
+    """Steps of full training on rows longer than the trained length, under scaled positions."""
+    ours = load_model(folder, dtype="float64", rope="linear:4").train()
+    config = LlamaConfig.from_pretrained(folder)
+    config.rope_parameters = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10_000.0}
+    config.max_position_embeddings, config._attn_implementation = 128, "eager"
+    theirs = LlamaForCausalLM.from_pretrained(folder, config=config, dtype=torch.float64).train()
+    ids = tokens(2, 100, below=TOKENIZER.vocab_size)
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in (ours, theirs)]
+    losses = []
+    for _ in range(3):
+        logits = ours(Batch(ids=ids[:, :-1])).logits
+        own = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        pair = (own, theirs(ids, labels=ids).loss)
+        losses.append([float(loss.detach()) for loss in pair])
+        for optimizer, loss in zip(optimizers, pair, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert losses[2][0] < losses[1][0] < losses[0][0]
+    for one, other in losses:
+        assert one == pytest.approx(other, abs=1e-5)
+    found, expected = ours.model.embed_tokens.weight.grad, theirs.model.embed_tokens.weight.grad
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
 def test_rope_that_cannot_be_scaled_is_refused(folder):
-    for asked, message in (("yarn", "no factor"), ("best:2", "TYPE:FACTOR"), ("yarn:x", "no factor"), ("yarn:0.5", "factor")):
+    for asked, message in (
+        ("yarn", "no factor"),
+        ("best:2", "TYPE:FACTOR"),
+        ("yarn:x", "no factor"),
+        ("yarn:0.5", "factor"),
+    ):
         with pytest.raises(SpecError, match=message):
             load_model(folder, rope=asked)
     model = load_model(folder, rope="yarn:2")
@@ -133,8 +164,8 @@ def test_rope_that_cannot_be_scaled_is_refused(folder):
 
 def test_command_draws_the_grid(folder, tmp_path, capsys):
     with pytest.raises(SystemExit) as done:
-        main(["context", str(folder), "--rope", "linear:24", "--lengths", "500,700", "--depths", "0,1", "--samples", "1",
-              "-o", str(tmp_path / "grid")])  # fmt: skip
+        main(["context", str(folder), "--rope", "linear:24", "--lengths", "500,700", "--depths", "0,1", "--samples",
+              "1", "-o", str(tmp_path / "grid")])  # fmt: skip
     assert done.value.code == 0 and "recall / exact match" in capsys.readouterr().out
     found = json.loads((tmp_path / "grid" / "results.json").read_text())
     assert len(found["cells"]) == 4 and (tmp_path / "grid" / "single.svg").read_text().startswith("<svg xmlns")
@@ -148,6 +179,7 @@ def test_native_and_torch_read_the_same_scaled_positions(folder):
     ids = tokens(1, 60, below=TOKENIZER.vocab_size)[0].tolist()
     model = load_model(folder, rope="linear:4")
     first, second = (
-        Engine(model, TOKENIZER, runner=runner).generate([ids], max_new_tokens=8)[0].ids for runner in ("torch", "native")
+        Engine(model, TOKENIZER, runner=runner).generate([ids], max_new_tokens=8)[0].ids
+        for runner in ("torch", "native")
     )
     assert first == second

@@ -25,7 +25,9 @@ def context_command(
     plain: Annotated[bool, typer.Option("--plain", help="Without the model's chat template.")] = False,
     rope: Rope = None,
     sinks: Sinks = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for heat maps and results.json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder for heat maps and results.json.")
+    ] = None,
     runner: SomeRunner = "auto",
     force: Force = False,
 ) -> None:
@@ -47,16 +49,25 @@ def context_command(
     by = {(cell.task, cell.length, cell.depth): cell for cell in cells}
     for name in tasks:
         rows = [
-            (f"{depth:.0%}", *(f"{(c := by[name, n, depth]).recall:.2f} / {c.exact:.2f}" for n in sizes)) for depth in places
+            (f"{depth:.0%}", *(f"{(c := by[name, n, depth]).recall:.2f} / {c.exact:.2f}" for n in sizes))
+            for depth in places
         ]
         print_table(f"{name}: recall / exact match", ("depth", *(f"{n:,} tokens" for n in sizes)), rows)
     if output is not None:
         with files.atomic_folder(output) as folder:
-            files.write_json(folder / "results.json", {"model": path, "rope": rope, "sinks": sinks, "cells": [asdict(c) for c in cells]})
+            files.write_json(
+                folder / "results.json",
+                {"model": path, "rope": rope, "sinks": sinks, "cells": [asdict(c) for c in cells]},
+            )
             for name in tasks:
                 values = [[by[name, n, depth].recall for n in sizes] for depth in places]
                 drawn = heat_map(
-                    [f"{n:,}" for n in sizes], [f"{d:.0%}" for d in places], values, "tokens", "depth", f"{name}: recall"
+                    [f"{n:,}" for n in sizes],
+                    [f"{d:.0%}" for d in places],
+                    values,
+                    "tokens",
+                    "depth",
+                    f"{name}: recall",
                 )
                 files.write_text(folder / f"{name}.svg", standalone(drawn))
         print(f"heat maps in {output}")

@@ -93,7 +93,15 @@ def retrieve_command(
     chosen = method_of(index, method)
     found = index.retrieve(query, k, chosen)
     if as_json:
-        print(json.dumps({"query": query, "method": chosen, "passages": [{"score": one.score, **as_row(one.passage)} for one in found]}))
+        print(
+            json.dumps(
+                {
+                    "query": query,
+                    "method": chosen,
+                    "passages": [{"score": one.score, **as_row(one.passage)} for one in found],
+                }
+            )
+        )
         return
     if not found:
         print(f"Nothing in {folder} holds a word of the query.")

@@ -92,7 +92,9 @@ def generate_command(
     say_drafts(engine)
 
 
-def _load(path: str, draft: str | None, draft_tokens: int | None, runner: str, rope: str | None, sinks: str | None) -> Engine:
+def _load(
+    path: str, draft: str | None, draft_tokens: int | None, runner: str, rope: str | None, sinks: str | None
+) -> Engine:
     from llmanac.generate.load import load_engine
     from llmanac.models.lm.encoder import Encoder
 

@@ -31,8 +31,11 @@ MANY, VALUES = 8, 4
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 HEAD = "Some special magic numbers are hidden within the following text. Memorize them; you will be asked for them.\n\n"
-COLORS = "amber azure coral crimson ivory jade lilac maroon olive pearl ruby scarlet silver teal umber violet".split()
-THINGS = "anchor badger canyon falcon garden harbor island ladder meadow otter pebble quarry river saddle tunnel willow".split()  # noqa: E501
+_COLORS = "amber azure coral crimson ivory jade lilac maroon olive pearl ruby scarlet silver teal umber violet"
+COLORS = _COLORS.split()
+_THINGS = """anchor badger canyon falcon garden harbor island ladder meadow otter pebble quarry river saddle tunnel
+willow"""
+THINGS = _THINGS.split()
 ANSWER = 8  # tokens for each number of an answer
 
 
@@ -147,7 +150,9 @@ def grid(
         for task in tasks:
             for length in lengths:
                 for depth in depths:
-                    made = [make_prompt(engine.tokenizer, task, length, depth, seed + i, chat=chat) for i in range(samples)]
+                    made = [
+                        make_prompt(engine.tokenizer, task, length, depth, seed + i, chat=chat) for i in range(samples)
+                    ]
                     scores = []
                     for prompt in made:  # one at a time: a long prompt's state alone may be large
                         [answer] = engine.generate([prompt.ids], max_new_tokens=prompt.most)

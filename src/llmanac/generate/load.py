@@ -40,7 +40,8 @@ def load_engine(
         runner: see `Engine`; RequestError where it cannot run the model.
         draft_tokens: the most tokens that it drafts at once; the drafter's own default where it is left out.
         most_tokens: that all rows may hold together; see `Engine`.
-        rope: scaling of rotary positions for a longer context, as "yarn:4"; sinks: a window with first tokens, as "4+1020".
+        rope: scaling of rotary positions for a longer context, as "yarn:4".
+        sinks: a window with first tokens, as "4+1020".
 
     Raises:
         CheckpointError or TokenizerError: a file that cannot be read, by its name.

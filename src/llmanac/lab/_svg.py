@@ -216,7 +216,12 @@ def interval_chart(
 
 
 def heat_map(
-    columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float]], x_label: str, y_label: str, title: str
+    columns: Sequence[str],
+    rows: Sequence[str],
+    values: Sequence[Sequence[float]],
+    x_label: str,
+    y_label: str,
+    title: str,
 ) -> str:
     """Shares (0 to 1) as a grid of squares, `values` a row a list; each square holds its number."""
     height = TOP + BOTTOM + 34 * len(rows)
@@ -226,10 +231,12 @@ def heat_map(
         frame.text(frame.left - 6, (top + bottom) / 2 + 4, label, anchor="end")
         for across, value in enumerate(values[down]):
             left, right = frame.x(across), frame.x(across + 1)
-            shade = "#{:02x}{:02x}{:02x}".format(*(round(a + (b - a) * value) for a, b in zip((247, 239, 230), (0, 114, 178))))
+            shade = "#{:02x}{:02x}{:02x}".format(
+                *(round(a + (b - a) * value) for a, b in zip((247, 239, 230), (0, 114, 178), strict=True))
+            )
             box = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
             frame.add(f'<rect {box} fill="{shade}" stroke="#fff"/>')
-            ink = "style=\"fill:#fff\"" if value > 0.6 else ""
+            ink = 'style="fill:#fff"' if value > 0.6 else ""
             frame.text((left + right) / 2, (top + bottom) / 2 + 4, f"{value:.2f}", extra=ink)
     for across, label in enumerate(columns):
         frame.text((frame.x(across) + frame.x(across + 1)) / 2, height - BOTTOM + 15, label)

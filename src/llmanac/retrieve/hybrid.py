@@ -9,7 +9,7 @@ Cormack, Clarke & Büttcher 2009, Reciprocal rank fusion outperforms Condorcet a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmanac.core.errors import SpecError
@@ -32,8 +32,8 @@ class Spec(RetrieverSpec):
         k: how little the first ranks differ; depth: places of each ranking that are read.
     """
 
-    lexical: RetrieverSpec = bm25.Spec()
-    dense: RetrieverSpec = dense.Spec()
+    lexical: RetrieverSpec = field(default_factory=bm25.Spec)
+    dense: RetrieverSpec = field(default_factory=dense.Spec)
     weights: tuple[float, float] = (1.0, 1.0)
     k: float = 60.0
     depth: int = 100

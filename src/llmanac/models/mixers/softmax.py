@@ -140,8 +140,8 @@ class SoftmaxAttention(Mixer):
             k, v, keys = state.append(context.slots, k, v)
             mask = mask.over(keys)
         bias = context.score_bias(q, k, keys)
-        mask = mask.patterned(_seen(self.window, self.sinks)) if self.sinks else mask.within(self.window)  # type: ignore[arg-type]
-        read = self.score.attend(q, k, v, mask, bias=bias, form=context.form)
+        near = mask.patterned(_seen(self.window or 0, self.sinks)) if self.sinks else mask.within(self.window)
+        read = self.score.attend(q, k, v, near, bias=bias, form=context.form)
         y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
         return y
 

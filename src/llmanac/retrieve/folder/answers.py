@@ -4,7 +4,7 @@
    refusal. The number is stated with every answer as `support`.
 2. Passages are packed, best first, into a budget of tokens. They are data: sentences that order a model around are left
    out, marks of the prompt are taken off them, and a tokenizer keeps special tokens inside them plain text.
-3. `free`: the model writes. Each sentence must name a passage that was shown, or is given the best one, and that passage
+3. `free`: the model writes. Each sentence must name a passage that was shown, or is given the best one, which
    must support both the sentence (half of its words) and the question; other sentences are dropped, and where none is
    left, the answer is a refusal. `quote`: the model chooses one of the sentences, and can write nothing else
    (`generate/constrain`). `extract`: the best sentence, without a model.

@@ -1,7 +1,7 @@
 """The kept index of a folder: passages, BM25, and vectors where an encoder is named.
 
     index.json         settings, a record a file (size, time, SHA-256, documents), size and SHA-256 of the files below
-    passages.npy       (P, 8) int64: document; begin, end of heading, end in text.bin; bytes start, stop; line, last line
+    passages.npy       (P, 8) int64: document; begin, end of heading, end in text.bin; bytes start, stop; lines
     text.bin           heading and text of every passage, UTF-8
     words.txt, ids.npy, lengths.npy      vocabulary, the word numbers of all passages, how many each has
     starts.npy, texts.npy, weights.npy, idf.npy      the inverted index (`bm25.py`)
@@ -110,9 +110,9 @@ class FolderIndex:
         return len(self.arrays["passages"])
 
     def __getitem__(self, number: int) -> Passage:
-        document, begin, middle, end, *place = self.arrays["passages"][number].tolist()
+        document, begin, middle, end, start, stop, line, last = self.arrays["passages"][number].tolist()
         heading, text = (bytes(self.text[a:b]).decode("utf-8") for a, b in ((begin, middle), (middle, end)))
-        return Passage(int(number), self.documents[document], *place, heading, text)
+        return Passage(int(number), self.documents[document], start, stop, line, last, heading, text)
 
     def passages(self) -> Iterator[Passage]:
         """Every passage, in the order of the files."""
@@ -193,7 +193,7 @@ class FolderIndex:
         good = good and len(found["idf"]) == len(starts) - 1 and int(found["lengths"].sum()) == len(found["ids"])
         good = good and (posts == 0 or (int(found["texts"].min()) >= 0 and int(found["texts"].max()) < size))
         good = good and bool((np.diff(table[:, 1:4], axis=1) >= 0).all()) and int(table[-1, 3]) <= len(self.text)
-        good = good and 0 <= int(table[:, 0].min()) and int(table[:, 0].max()) < len(self.documents)
+        good = good and int(table[:, 0].min()) >= 0 and int(table[:, 0].max()) < len(self.documents)
         if not good or ("vectors" in found and (found["vectors"].ndim != 2 or len(found["vectors"]) != size)):
             raise ValueError("its arrays do not fit together")
 
@@ -347,9 +347,7 @@ def _read(
     return changed
 
 
-def _copy(
-    old: FolderIndex, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: _Rows
-) -> None:
+def _copy(old: FolderIndex, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: _Rows) -> None:
     """Copy the rows of a file, whose first passage and document were numbered `start` and `document`."""
     stop = start + sum(count for _, count in record["documents"])
     table = np.array(old.arrays["passages"][start:stop])

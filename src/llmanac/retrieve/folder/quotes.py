@@ -25,8 +25,9 @@ ORDERS = re.compile(
     r"|\byou (are now|must now|must (only )?(answer|reply|respond|say))\b|\b(system prompt|new instructions?) *:"
     r"|\b(answer|reply|respond) (only )?with (exactly )?[\"']|<\|im_(start|end)\|>"
 )
-ASKING = frozenset("""what which who whom whose when where why how many much long often far old does did do is are was
-were can could tell explain describe name call called please anyone say""".split())  # fmt: skip
+_ASKING = """what which who whom whose when where why how many much long often far old does did do is are was were can
+could tell explain describe name call called please anyone say"""
+ASKING = frozenset(_ASKING.split())
 _END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.|[#|>])\s)")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|No|Fig|al|e\.g|i\.e|U\.S|[A-Z]))\.$")
 _DIGIT = re.compile(r"\d")
@@ -106,7 +107,9 @@ def quotes(question: str, found: Sequence[Found], weight: Weight) -> list[Quote]
                 continue
             own = support(question, stems[number], weight)
             if pronoun:  # "It" and "Its" are what an earlier sentence is about
-                own = max(own, 0.95 * support(question, stems[number] | carried, weight) if stems[number] & asked else own)
+                own = max(
+                    own, 0.95 * support(question, stems[number] | carried, weight) if stems[number] & asked else own
+                )
             near = support(question, frozenset().union(*stems[max(0, number - 1) : number + 2]), weight)
             score = own + 0.5 * whole + 0.3 * near - 0.05 * rank
             if wanted is not None and wanted.search(text[a:b]):

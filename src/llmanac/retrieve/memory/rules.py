@@ -68,7 +68,7 @@ _FACTS: tuple[tuple[str, str, str, str], ...] = (
     (rf"(?:{_AM}|i (?:just )?turned) {_NOW}(?P<v>\d{{1,3}})(?: years? old)?(?= |$|[.!,])", "age",
      "The user is {v} years old.", "age old years"),
     (rf"i was born on {_V}", "birthday", "The user was born on {v}.", "birthday birth date born when"),
-    (rf"i was born in (?P<v>(?:\w+ )?\d{{4}})", "birthday", "The user was born in {v}.", "birthday birth year born when"),
+    (r"i was born in (?P<v>(?:\w+ )?\d{4})", "birthday", "The user was born in {v}.", "birthday birth year born when"),
     (rf"i was born in {_V}", "birthplace", "The user was born in {v}.", "birthplace birth born where"),
     (rf"{_AM} {_NOW}(?:very |severely )?allergic to {_V}", "allergy: {v}", "The user is allergic to {v}.",
      "allergy allergies eat food avoid"),
@@ -103,25 +103,27 @@ _OWN = re.compile(
     rf" {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
 _ANY = re.compile(
-    rf"(?i)^(?:the |that the )?(?P<s>[\w'’ -]{{2,60}}?) (?:is|are|is now|has changed to) {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
+    rf"(?i)^(?:the |that the )?(?P<s>[\w'’ -]{{2,60}}?) (?:is|are|is now|has changed to)"
+    rf" {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
 _ASKED_TO = re.compile(r"(?i)\b(?:remember|keep in mind|don['’]t forget|note)\b")
 _CLEAR = re.compile(r"(?i)^(?:please )?(?:forget|delete|erase|clear) (?:everything|all (?:of it|facts|memories)|it all|"
                     r"all you know)\b")  # fmt: skip
 _FORGET = re.compile(
     r"(?i)^(?:please )?(?:forget|delete|erase|remove|do(?:n['’]t| not) remember|stop remembering|drop)"
-    r"(?: about)?(?: that)?(?: (?:my|our|the|what|where|who|when|how))? (?P<t>.{2,120}?)(?: from (?:your )?memory)?[.!]*$"
+    r"(?: about)?(?: that)?(?: (?:my|our|the|what|where|who|when|how))? (?P<t>.{2,120}?)"
+    r"(?: from (?:your )?memory)?[.!]*$"
 )
 _LAPSED = re.compile(
-    rf"(?i)^i (?:no longer|don['’]t|do not) (?P<w>live in|live at|work at|work for|work as|like|love|have|own|play|drive"
-    rf"|use|speak|study)(?: an?| the| my)? {_V}(?: any ?more| any longer)?[.!]*$"
+    rf"(?i)^i (?:no longer|don['’]t|do not) (?P<w>live in|live at|work at|work for|work as|like|love|have|own|play"
+    rf"|drive|use|speak|study)(?: an?| the| my)? {_V}(?: any ?more| any longer)?[.!]*$"
 )
 _NO_MORE = re.compile(rf"(?i)^{_AM} no longer (?P<t>.{{2,120}}?)[.!]*$")
 _LOST = re.compile(r"(?i)^(?:my|our) (?P<s>[\w'’ -]{2,60}?) (?:is|are) no longer (?P<v>.{1,120}?)[.!]*$")
 _VERBS = {"live in": "home", "live at": "home", "work at": "employer", "work for": "employer", "work as": "job",
           "like": "feeling about {v}", "love": "feeling about {v}", "play": "plays: {v}", "drive": "car",
           "use": "uses: {v}", "speak": "language: {v}", "study": "study"}  # fmt: skip
-_COMPILED = [(re.compile(f"(?i)^{pattern}"), *rest) for pattern, *rest in _FACTS]
+_COMPILED = [(re.compile(f"(?i)^{pattern}"), subject, said, cues) for pattern, subject, said, cues in _FACTS]
 
 
 def changes_in(message: str) -> list[Change]:
@@ -146,10 +148,10 @@ def _change(text: str, told: bool) -> Change | None:
     if _CLEAR.match(text):
         return Change("clear")
     if found := _LAPSED.match(text):
-        value, subject = _value(found["v"]), _VERBS.get(found["w"].lower())
+        value, ended_of = _value(found["v"]), _VERBS.get(found["w"].lower())
         ended = re.search(r"(?i)no longer|any ?more|any longer", text)
-        if ended and subject:
-            return Change("drop", subject.format(v=value.lower()), "" if "{v}" in subject else value)
+        if ended and ended_of:
+            return Change("drop", ended_of.format(v=value.lower()), "" if "{v}" in ended_of else value)
         if ended:
             return Change("forget", text=value)
     if found := _NO_MORE.match(text):

@@ -30,7 +30,8 @@ from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in, subject_o
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
 MOST = 10_000  # facts of a file
 LEAST = 0.34  # of a question's words: below, no fact is meant
-ASKING = frozenset("what which who whom whose when where why how am is are was do does did user please tell".split())
+_ASKING = "what which who whom whose when where why how am is are was do does did user please tell"
+ASKING = frozenset(_ASKING.split())
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 _SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
  text text not null, cues text not null, stated real not null, number integer not null)"""
