@@ -170,8 +170,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
             for name in ("of all", "of hard")
         ]  # fmt: skip
         text = (
-            f"{DENSE} paragraphs; {dense['questions']} questions drawn at random; {dense['hard']} share under {HARD:.0%} "
-            "of their words."
+            f"{DENSE} paragraphs; {dense['questions']} questions drawn at random; {dense['hard']} share under "
+            f"{HARD:.0%} of their words."
         )
         head = ["questions", "BM25", "MiniLM", "hybrid", "hybrid less BM25, 95% interval"]
         out.append(Section("Paragraph first, by retriever", [text], [table(head, body)]))
