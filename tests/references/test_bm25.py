@@ -80,6 +80,34 @@ def test_lucene_scores_and_ranking_equal_bm25s(seed: int, k1: float, b: float) -
         np.testing.assert_allclose([hit.score for hit in hits], best, rtol=1e-5)
 
 
+def test_further_variants_equal_rank_bm25_and_bm25s() -> None:
+    for seed, (k1, b, delta) in enumerate([(1.5, 0.75, 0.5), (0.9, 0.4, 1.0), (1.2, 1.0, 0.3)]):
+        texts = corpus(seed)
+        once = [list(dict.fromkeys(text)) for text in texts]
+        plus = rank_bm25.BM25Plus(texts, k1=k1, b=b, delta=delta)
+        long = rank_bm25.BM25L(once, k1=k1, b=b, delta=delta)
+        for variant, method in (("robertson", "robertson"), ("plus", "bm25+"), ("l", "bm25l")):
+            ours = BM25(texts, Spec(variant=variant, k1=k1, b=b, delta=delta))  # type: ignore[arg-type]
+            peer = bm25s.BM25(method=method, k1=k1, b=b, delta=delta, dtype="float64")
+            peer.index(texts, show_progress=False)
+            for query in queries(seed):
+                known = [word for word in query if word in ours.vocabulary]
+                if known:
+                    np.testing.assert_allclose(ours.scores(query), peer.get_scores(known), rtol=1e-5, atol=1e-5)
+                    hits = ours.top(query, 3)
+                    np.testing.assert_allclose([h.score for h in hits], [ours.scores(query)[h.position] for h in hits])
+                if variant == "plus":
+                    np.testing.assert_allclose(ours.scores(query), plus.get_scores(query), rtol=1e-6, atol=1e-6)
+        single = BM25(once, Spec(variant="l", k1=k1, b=b, delta=delta))
+        for word in ("w0", "w3", "w20"):
+            theirs, found = long.get_scores([word]), single.scores([word])
+            held = theirs > 0
+            np.testing.assert_allclose(found[held], theirs[held], rtol=1e-6)
+            assert np.ptp(found[~held], axis=None) < 1e-9 if (~held).any() else True
+    with pytest.raises(SpecError, match="delta"):
+        Spec(delta=-1)
+
+
 @pytest.mark.parametrize("variant", ["lucene", "okapi"])
 def test_compiled_form_equals_the_plain_one(variant: str) -> None:
     for seed in range(4):

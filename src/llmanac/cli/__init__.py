@@ -25,13 +25,16 @@ with interrupts.ending():
         classify,
         compare,
         complexity,
+        context,
         data,
         dedup,
+        documents,
         embed,
         evaluate,
         exercise,
         generate,
         guide,
+        memory,
         methods,
         metric,
         ngram,
@@ -81,6 +84,10 @@ app.command("merge")(adapter.merge_command)
 app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("guide")(guide.guide_command)
+app.command("context")(context.context_command)
+app.command("index")(documents.index_command)
+app.command("ask")(documents.ask_command)
+app.command("retrieve")(documents.retrieve_command)
 app.command("doctor")(methods.doctor_command)
 app.add_typer(calculate.app, name="calculate")
 app.add_typer(exercise.app, name="exercise")
@@ -92,6 +99,7 @@ app.add_typer(ngram.app, name="ngram")
 app.add_typer(quality.quality_app, name="quality")
 app.add_typer(metric.app, name="metric")
 app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(memory.app, name="memory")
 
 
 @app.callback(invoke_without_command=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 import typer
 
 from llmanac.cli.generate import say_drafts, write
-from llmanac.cli.options import Draft, DraftTokens, SomeModel, SomeRunner
+from llmanac.cli.options import Draft, DraftTokens, Rope, SomeModel, SomeRunner
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder
     from llmanac.generate.answers import Answer, Assistant
     from llmanac.generate.engine import Engine, Options
+    from llmanac.retrieve.memory import Memory
 
 HELP = "/exit quits, /new starts a new conversation; anything else is sent."
 NO_CHAT = (
@@ -43,11 +44,13 @@ def chat_command(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     seed: Annotated[int, typer.Option()] = 0,
     system: Annotated[str | None, typer.Option(help="System message before the conversation.")] = None,
+    memory: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep what you say of yourself.")] = None,
+    rope: Rope = None,
 ) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
@@ -58,7 +61,16 @@ def chat_command(
         options["top_p"] = top_p
     options |= {"max_new_tokens": max_new_tokens, "seed": seed}
     print(engine.runs_on, file=sys.stderr, flush=True)
-    chat(engine, assistant, system=system, **options)
+    if memory is None:
+        chat(engine, assistant, system=system, **options)
+    else:
+        from llmanac.retrieve.memory import Memory
+
+        if assistant is not None:
+            raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
+        with Memory(memory) as kept:
+            chat(engine, system=system, memory=kept, **options)
+        print(f"Next: llmanac memory list {shlex.quote(str(memory))}")
     say_drafts(engine)
 
 
@@ -79,13 +91,15 @@ def chat(
     *,
     lines: TextIO | None = None,
     system: str | None = None,
+    memory: Memory | None = None,
     **options: Unpack[Options],
 ) -> None:
     """A conversation on the terminal; from a pipe or file, each line is a message.
 
     An assistant answers one question at a time and may read the earlier ones. Without an assistant the prompt is the
     conversation so far, after the `system` message and without its oldest turns once it no longer fits the context;
-    `options` are those of the answers.
+    `options` are those of the answers. With a `memory` each message is read for facts, and the facts that it means are
+    told in the system message.
     """
     from llmanac.generate.answers import ask
 
@@ -107,6 +121,12 @@ def chat(
                     asked.append(text)
                 else:
                     messages.append({"role": "user", "content": text})
+                    if memory is not None:
+                        memory.read(text)
+                        told = "\n\n".join(filter(None, [system, memory.prompt(text)]))
+                        past = messages[len(first) :]
+                        first = [{"role": "system", "content": told}] if told else []
+                        messages = [*first, *past]
                     messages = _reply(engine, messages, options)
             except LlmanacError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
@@ -173,6 +193,7 @@ def serve_command(
         int | None, typer.Option(min=1, help="Tokens that requests in progress may hold together [no limit].")
     ] = None,
     embedding_model: Annotated[str | None, typer.Option(help="Model for /v1/embeddings.")] = None,
+    documents: Annotated[Path | None, typer.Option(help="Answer from this folder, with citations.")] = None,
     api_key: Annotated[
         list[str] | None, typer.Option(help="Key that requests must have; repeatable.", envvar="LLMANAC_API_KEY")
     ] = None,
@@ -187,7 +208,12 @@ def serve_command(
         engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         print(engine.runs_on, file=sys.stderr, flush=True)
         embedder = None if embedding_model is None else Embedder.load(embedding_model)
-        return engine, load_assistant(path, engine), embedder
+        if documents is None:
+            return engine, load_assistant(path, engine), embedder
+        from llmanac.cli.documents import updated
+        from llmanac.retrieve.folder.answers import FolderAssistant
+
+        return engine, FolderAssistant(updated(documents, None, None), engine), embedder
 
     serve(
         load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
-from llmanac.cli.options import Column, Draft, DraftTokens, Force, SomeModel, SomeRunner
+from llmanac.cli.options import Column, Draft, DraftTokens, Force, Rope, Sinks, SomeModel, SomeRunner
 from llmanac.core.errors import DataError, RequestError, SpecError
 from llmanac.core.files import read_json, read_text
 
@@ -60,6 +60,8 @@ def generate_command(
     draft: Draft = None,
     draft_tokens: DraftTokens = None,
     runner: SomeRunner = "auto",
+    rope: Rope = None,
+    sinks: Sinks = None,
 ) -> None:
     """Continue a text, or every text of a file."""
     given: dict[str, Any] = {
@@ -82,7 +84,7 @@ def generate_command(
 
         if output is not None:
             check_place(output, prompts, force=force)
-    engine = _load(path, draft, draft_tokens, runner)
+    engine = _load(path, draft, draft_tokens, runner, rope, sinks)
     if prompts is not None:
         _file(engine, path, prompts, column, output, options)
     else:
@@ -90,11 +92,13 @@ def generate_command(
     say_drafts(engine)
 
 
-def _load(path: str, draft: str | None, draft_tokens: int | None, runner: str) -> Engine:
+def _load(
+    path: str, draft: str | None, draft_tokens: int | None, runner: str, rope: str | None, sinks: str | None
+) -> Engine:
     from llmanac.generate.load import load_engine
     from llmanac.models.lm.encoder import Encoder
 
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner)
+    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope, sinks=sinks)
     if isinstance(engine.model, Encoder):
         raise RequestError(
             f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"

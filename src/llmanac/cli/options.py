@@ -40,6 +40,12 @@ DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at o
 SomeRunner = Annotated[
     str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
 ]
+Rope = Annotated[
+    str | None, typer.Option(metavar="TYPE:FACTOR", help="Scale rotary positions for a longer context, as yarn:4.")
+]
+Sinks = Annotated[
+    str | None, typer.Option(metavar="FIRST+WINDOW", help="Read the first and the last tokens only, as 4+1020.")
+]
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 

@@ -55,6 +55,11 @@ def documents(source: Files, problems: Problems) -> Iterator[Document]:
     yield from _without_markup(source.documents(problems), problems)
 
 
+def documents_in(path: Path, name: str, source: Files, problems: Problems) -> Iterator[Document]:
+    """The documents of one file, with text in place of pages; `name` is what messages and ids call it."""
+    yield from _without_markup(documents_of(path, name, source, problems), problems)
+
+
 def lines(source: Files, problems: Problems, *, ends: str = "\r") -> Iterator[Line]:
     """Lines and rows, blank ones too, each file as often as it is named.
 

@@ -30,6 +30,8 @@ def load_engine(
     draft_tokens: int | None = None,
     runner: str = "torch",
     most_tokens: int | None = None,
+    rope: str | None = None,
+    sinks: str | None = None,
 ) -> Engine:
     """Load model and tokenizer and make an engine.
 
@@ -38,6 +40,8 @@ def load_engine(
         runner: see `Engine`; RequestError where it cannot run the model.
         draft_tokens: the most tokens that it drafts at once; the drafter's own default where it is left out.
         most_tokens: that all rows may hold together; see `Engine`.
+        rope: scaling of rotary positions for a longer context, as "yarn:4".
+        sinks: a window with first tokens, as "4+1020".
 
     Raises:
         CheckpointError or TokenizerError: a file that cannot be read, by its name.
@@ -65,7 +69,7 @@ def load_engine(
             raise CheckpointError(f"--draft {error}; drafters without a model: {', '.join(_free_drafters())}") from None
         _check_tokens(words, load_tokenizer(draft_words), path, draft)
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
-    loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device))
+    loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, rope=rope, sinks=sinks))
     if adapter is not None:
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, ProductTransform):

@@ -215,6 +215,37 @@ def interval_chart(
     return frame.svg(title)
 
 
+def heat_map(
+    columns: Sequence[str],
+    rows: Sequence[str],
+    values: Sequence[Sequence[float]],
+    x_label: str,
+    y_label: str,
+    title: str,
+) -> str:
+    """Shares (0 to 1) as a grid of squares, `values` a row a list; each square holds its number."""
+    height = TOP + BOTTOM + 34 * len(rows)
+    frame = Frame((0, len(columns)), (0, len(rows)), x_label, y_label, height=height)
+    for down, label in enumerate(rows):
+        top, bottom = frame.y(len(rows) - down), frame.y(len(rows) - down - 1)
+        frame.text(frame.left - 6, (top + bottom) / 2 + 4, label, anchor="end")
+        for across, value in enumerate(values[down]):
+            left, right = frame.x(across), frame.x(across + 1)
+            shade = "#{:02x}{:02x}{:02x}".format(
+                *(round(a + (b - a) * value) for a, b in zip((247, 239, 230), (0, 114, 178), strict=True))
+            )
+            box = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
+            frame.add(f'<rect {box} fill="{shade}" stroke="#fff"/>')
+            ink = 'style="fill:#fff"' if value > 0.6 else ""
+            frame.text((left + right) / 2, (top + bottom) / 2 + 4, f"{value:.2f}", extra=ink)
+    for across, label in enumerate(columns):
+        frame.text((frame.x(across) + frame.x(across + 1)) / 2, height - BOTTOM + 15, label)
+    frame.text((frame.left + WIDTH - RIGHT) / 2, height - 8, x_label)
+    middle = (TOP + height - BOTTOM) / 2
+    frame.text(14, middle, y_label, extra=f'transform="rotate(-90 14 {middle:.1f})"')
+    return frame.svg(title)
+
+
 def point_chart(points: Sequence[tuple[str, float, float, int]], x_label: str, y_label: str, title: str) -> str:
     """Labelled points (label, x, y, colour): quality against a cost; the x axis is logarithmic beyond a span of 4."""
     if not points:

@@ -29,6 +29,7 @@ from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
+from llmanac.models.positions._scaling import stretched, windowed
 from llmanac.models.save import export_model
 
 __all__ = ["export_model", "load_model"]
@@ -63,7 +64,12 @@ class Claim:
 
 
 def load_model(
-    path: str | Path, *, dtype: str | torch.dtype | None = None, device: str | torch.device = "auto"
+    path: str | Path,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device = "auto",
+    rope: str | None = None,
+    sinks: str | None = None,
 ) -> Transformer:
     """Load a model for inference or further training.
 
@@ -71,8 +77,11 @@ def load_model(
         path: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub (`owner/name`).
         dtype: of the weights: float32 by default, bfloat16, float16, float64, or "auto" (bfloat16 where it is faster).
         device: auto, cpu, cuda, mps.
+        rope: scale rotary positions for a longer context, as "yarn:4".
+        sinks: read only so many first tokens and a window of the last ones, as "4+1020".
 
     Raises:
+        SpecError: a scaling or window that is not known, or that the model cannot have.
         CheckpointError: a file that is missing or damaged, a family that is not known, a config that asks for what is
             not supported, or weights that are missing, unused or of another shape; the message names which.
     """
@@ -87,6 +96,10 @@ def load_model(
     quantization = data.pop(KEY, None) or None
     layout = None if quantization is None else layout_of(place / CONFIG, quantization)
     claim, weights = _own(place, layout) if kind == "llmanac" else _theirs(place, data, packed, layout)
+    if rope is not None:
+        claim = replace(claim, spec=stretched(claim.spec, rope))
+    if sinks is not None:
+        claim = replace(claim, spec=windowed(claim.spec, sinks))
     _check_counts(claim, weights)
     model = _skeleton(claim, claim.spec)
     sources = claim.sources(model, weights)

@@ -76,6 +76,7 @@ class TuneSpec(Spec):
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "chat"))
     train: TrainSpec = field(default_factory=lambda: TrainSpec(optimizer=make_method("optimizer", TUNING)))
     seed: int = 0
+    rope: str | None = None
 
     def __post_init__(self) -> None:
         if self.quantizer is not None and self.adapter is None:
@@ -253,7 +254,7 @@ class Tuning:
     def load(self) -> Any:
         """The model as it is in its file, once."""
         if self.model is None:
-            self.model = load_model(self.model_place, device=self.device)
+            self.model = load_model(self.model_place, device=self.device, rope=self.asked.rope)
             self.model.packed = None  # the blocks of a .gguf file would stay in memory
         return self.model
 

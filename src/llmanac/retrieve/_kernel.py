@@ -47,3 +47,29 @@ def take_best(scores: np.ndarray, places: np.ndarray, kept: np.ndarray) -> int:
         kept[at], places[at] = score, i
         size = min(size + 1, k)
     return size
+
+
+@functools.partial(cached, nogil=True)
+def merge_best(scores: np.ndarray, first: int, places: np.ndarray, kept: np.ndarray, sizes: np.ndarray) -> None:
+    """Merge the scores (B, R) of the texts first, ..., first + R - 1 into each query's best ones.
+
+    Args:
+        places, kept: (B, k) positions and scores, best first, of equal ones the first; sizes: (B,) how many there are.
+    """
+    k = places.shape[1]
+    for row in range(scores.shape[0]):
+        size = sizes[row]
+        least = kept[row, k - 1] if size == k else np.float32(-np.inf)
+        for i in range(scores.shape[1]):
+            score = scores[row, i]
+            if score <= least and size == k:
+                continue
+            at = size if size < k else k - 1
+            while at > 0 and kept[row, at - 1] < score:
+                kept[row, at], places[row, at] = kept[row, at - 1], places[row, at - 1]
+                at -= 1
+            kept[row, at], places[row, at] = score, first + i
+            size = min(size + 1, k)
+            if size == k:
+                least = kept[row, k - 1]
+        sizes[row] = size

@@ -4,14 +4,23 @@ For a query q and a text d of |d| words, f = count of word t in d, N texts of wh
 
     score(q, d) = sum over t in q of  idf(t) * f * g / (f + k1 * (1 - b + b * |d| / mean |d|))
 
-    variant "lucene": idf = ln(1 + (N - n + 0.5) / (n + 0.5)),  g = 1
-    variant "okapi":  idf = ln(N - n + 0.5) - ln(n + 0.5), negative ones replaced by epsilon * mean idf,  g = k1 + 1
+    variant "lucene":     idf = ln(1 + (N - n + 0.5) / (n + 0.5)),  g = 1
+    variant "robertson":  idf = max(0, ln((N - n + 0.5) / (n + 0.5))),  g = 1
+    variant "okapi":      idf = ln(N - n + 0.5) - ln(n + 0.5), negative ones replaced by epsilon * mean idf,  g = k1 + 1
+    variant "plus":       idf = ln((N + 1) / n),  g = k1 + 1,  and idf * delta more
+    variant "l":          idf = ln((N + 1) / (n + 0.5)),  f / (1 - b + b * |d| / mean |d|) + delta in place of f,
+                          without |d| below, and g = k1 + 1
+
+"plus" and "l" raise what a long text gets for a word. As in rank_bm25 and bm25s the lower bound (idf * delta, and
+idf * g * delta / (k1 + delta)) goes to every text, so that texts without the word keep their distance of the formula.
+rank_bm25 0.2.2 multiplies "l" by f once more, which no paper does; without repeats the two differ by the lower bound.
 
 A word that is twice in the query counts twice. The inverted index holds the finished weight of every (word, text)
 pair: `starts` (V+1,), `texts` (P,) int32 and `weights` (P,) float32, ordered by word and then by text, so that a query
 is a sum over a few slices.
 
-Papers: Robertson et al. 1995, Okapi at TREC-3; Kamphuis et al. 2020, Which BM25 do you mean? (the variants).
+Papers: Robertson et al. 1995, Okapi at TREC-3; Lv & Zhai 2011, Lower-bounding term frequency normalization ("plus")
+and When documents are very long, BM25 fails ("l"); Kamphuis et al. 2020, Which BM25 do you mean? (the variants).
 """
 
 from __future__ import annotations
@@ -33,8 +42,13 @@ from llmanac.retrieve._words import WORDS, Analyzer
 CARD = {
     "title": "BM25 over an inverted index",
     "paper": "Robertson et al. 1995, Okapi at TREC-3",
-    "reference": "rank_bm25.BM25Okapi (okapi), bm25s method='lucene' (lucene)",
-    "aliases": {"bm25-okapi": {"variant": "okapi"}},
+    "reference": "rank_bm25.BM25Okapi (okapi) and BM25Plus (plus), bm25s (lucene, robertson, plus, l)",
+    "aliases": {
+        "bm25-okapi": {"variant": "okapi"},
+        "bm25-robertson": {"variant": "robertson"},
+        "bm25-plus": {"variant": "plus", "delta": 1.0},
+        "bm25-l": {"variant": "l"},
+    },
     "test": "tests/references/test_bm25.py::test_okapi_scores_equal_rank_bm25",
 }
 FORMAT = "bm25"
@@ -48,20 +62,24 @@ class Spec(RetrieverSpec):
     Attributes:
         k1: how fast repeats of a word stop counting (0: they never count).
         b: how much long texts are held back (0: not at all, 1: in full).
-        variant: the idf, see above.
+        variant: the formula, see above.
+        delta: the lower bound of "plus" (there usually 1) and "l".
         epsilon: the fraction of the mean idf that replaces a negative one, for okapi.
         analyzer: how text is split into words: "code" also yields the parts of a_name and aName, "plain" does not.
     """
 
     k1: float = 1.5
     b: float = 0.75
-    variant: Literal["lucene", "okapi"] = "lucene"
+    variant: Literal["lucene", "robertson", "okapi", "plus", "l"] = "lucene"
+    delta: float = 0.5
     epsilon: float = 0.25
     analyzer: Analyzer = "code"
 
     def __post_init__(self) -> None:
         if self.k1 < 0 or not 0 <= self.b <= 1:
             raise SpecError(f"k1 must be 0 or more and b between 0 and 1, got k1={self.k1}, b={self.b}")
+        if self.delta < 0:
+            raise SpecError(f"delta: {self.delta} must be 0 or more")
 
     def build(self, *, texts: Sequence[str] = (), **dims: Any) -> BM25:
         if dims:
@@ -89,6 +107,23 @@ class BM25:
             ids.extend([known.setdefault(word, len(known)) for word in words])
         self._invert(np.array(ids, np.int64), np.array(lengths, np.int64))
 
+    @classmethod
+    def from_ids(cls, ids: np.ndarray, lengths: np.ndarray, words: Sequence[str], spec: Spec | None = None) -> BM25:
+        """From the word numbers of all texts in one array, how many each text has, and the words of the numbers."""
+        index = cls([], spec)
+        index.vocabulary = {word: i for i, word in enumerate(words)}
+        index._invert(np.asarray(ids, np.int64), np.asarray(lengths, np.int64))
+        return index
+
+    @classmethod
+    def from_arrays(cls, size: int, words: Sequence[str], arrays: dict[str, np.ndarray], spec: Spec) -> BM25:
+        """From the arrays of a finished index, which may be memory-mapped."""
+        index = cls([], spec)
+        index.size, index.vocabulary = size, {word: i for i, word in enumerate(words)}
+        for name in ARRAYS:
+            setattr(index, name, arrays[name])
+        return index
+
     def _invert(self, ids: np.ndarray, lengths: np.ndarray) -> None:
         """Count (word, text) pairs by sorting them, and store their weights."""
         self.size, vocabulary = len(lengths), len(self.vocabulary)
@@ -100,16 +135,37 @@ class BM25:
         self.texts = texts.astype(np.int32)
         mean = lengths.mean() if self.size else 1.0
         spec = self.spec
-        damping = spec.k1 * (1 - spec.b + spec.b * lengths / max(mean, 1e-12))
-        gain = spec.k1 + 1 if spec.variant == "okapi" else 1.0
+        relative = 1 - spec.b + spec.b * lengths / max(mean, 1e-12)
+        gain = 1.0 if spec.variant in ("lucene", "robertson") else spec.k1 + 1
         self.idf = self._idf(found)
-        self.weights = (self.idf[words] * counts * gain / (counts + damping[texts])).astype(np.float32)
+        if spec.variant == "l":
+            raised = counts / relative[texts] + spec.delta
+            values = gain * raised / (spec.k1 + raised) - self._least()
+        else:
+            values = counts * gain / (counts + spec.k1 * relative[texts])
+        self.weights = (self.idf[words] * values).astype(np.float32)
+
+    def _least(self) -> float:
+        """What a word of the query gives to every text, in units of its idf."""
+        spec = self.spec
+        if spec.variant == "l":
+            return (spec.k1 + 1) * spec.delta / max(spec.k1 + spec.delta, 1e-12)
+        return spec.delta if spec.variant == "plus" else 0.0
+
+    def _everywhere(self, known: np.ndarray) -> float:
+        """What every text has for a query."""
+        least = self._least()
+        return least * float(self.idf[known].sum()) if least else 0.0
 
     def _idf(self, found: np.ndarray) -> np.ndarray:
         """(V,) the idf of each word, from how many texts hold it."""
         if self.spec.variant == "lucene":
             return np.log1p((self.size - found + 0.5) / (found + 0.5))
+        if self.spec.variant in ("plus", "l"):
+            return np.log(self.size + 1.0) - np.log(found + (0.5 if self.spec.variant == "l" else 0.0))
         idf = np.log(self.size - found + 0.5) - np.log(found + 0.5)
+        if self.spec.variant == "robertson":
+            return np.maximum(idf, 0.0)
         mean = idf.mean() if len(idf) else 0.0
         return np.where(idf < 0, self.spec.epsilon * mean, idf)
 
@@ -122,12 +178,12 @@ class BM25:
         return np.array([self.vocabulary[word] for word in words if word in self.vocabulary], np.int64)
 
     def scores(self, query: str | Sequence[str]) -> np.ndarray:
-        """(N,) float64: the score of every text, 0 where no word of the query occurs."""
+        """(N,) float64: the score of every text; the lower bound of the variant, 0 for most, where no word occurs."""
         from llmanac.retrieve._kernel import add_postings
 
-        scores = np.zeros(self.size)
-        add_postings(self.starts, self.texts, self.weights, self._known(query), scores)
-        return scores
+        scores, known = np.zeros(self.size), self._known(query)
+        add_postings(self.starts, self.texts, self.weights, known, scores)
+        return scores + self._everywhere(known)
 
     def top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
         """The `k` best texts that hold a word of the query, best first; ties go to the first text."""
@@ -136,11 +192,12 @@ class BM25:
         k = min(k, self.size)
         if k < 1:
             return []
-        scores = self._clean_scores()
-        add_postings(self.starts, self.texts, self.weights, self._known(query), scores)
+        scores, known = self._clean_scores(), self._known(query)
+        add_postings(self.starts, self.texts, self.weights, known, scores)
         places, kept = np.empty(k, np.int64), np.empty(k)
         found = take_best(scores, places, kept)
-        return [Hit(i, s) for i, s in zip(places[:found].tolist(), kept[:found].tolist(), strict=True)]
+        least = self._everywhere(known)
+        return [Hit(i, s + least) for i, s in zip(places[:found].tolist(), kept[:found].tolist(), strict=True)]
 
     def _clean_scores(self) -> np.ndarray:
         """(N,) zeros of this thread's own: fresh memory for every query would cost more than the query."""
@@ -163,9 +220,4 @@ class BM25:
     def load(cls, folder: str | Path) -> BM25:
         """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
         spec, arrays, data = load_index(folder, FORMAT, Spec)
-        index = cls([], spec)
-        index.size = int(data["size"])
-        index.vocabulary = {word: i for i, word in enumerate(data["vocabulary"])}
-        for name in ARRAYS:
-            setattr(index, name, arrays[name])
-        return index
+        return cls.from_arrays(int(data["size"]), data["vocabulary"], arrays, spec)

@@ -6,11 +6,15 @@
 x is (B, T, D), q (B, H, T, d), k and v (B, H_kv, T, d). With H_kv = H every head has keys and values of its own
 (Vaswani et al. 2017, section 3.2.2); with H_kv = 1 all heads share them (multi-query, Shazeer 2019); in between is
 grouped-query (Ainslie et al. 2023): the cache shrinks by H / H_kv. A window lets a token see only the last `window`
-tokens, itself included (Beltagy et al. 2020). Normed queries and keys: Henry et al. 2020.
+tokens, itself included (Beltagy et al. 2020); with `sinks` also the first tokens of the row, on which trained models
+rest attention that they have no use for (Xiao et al. 2023, arXiv:2309.17453; here tokens keep their positions). The
+cache of a window holds window + sinks tokens. Normed queries and keys: Henry et al. 2020.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +45,7 @@ CARD = {
         "multi-query": {"kv_heads": 1},
         "grouped-query": {"kv_heads": 2},
         "sliding-window": {"window": 128},
+        "attention-sinks": {"window": 128, "sinks": 4},
     },
 }
 
@@ -52,6 +57,7 @@ RING = 1 << 13  # tokens of the longest window that is kept in a ring, which tak
 class Spec(MixerSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
 
+    sinks: first tokens of a row that are seen besides the window.
     score compares queries with keys; qk_norm normalises both before positions turn them, each head alone (`each-head`:
     with weights of its own, a LayerNorm's only) or all heads as one vector (OLMo 2); biases says which of the
     products add one: none, those of q, k and v, or all four.
@@ -61,6 +67,7 @@ class Spec(MixerSpec):
     head_dim: int | None = None
     kv_heads: int | None = None
     window: int | None = None
+    sinks: int = 0
     score: ScoreSpec = field(default_factory=ScaledDot)
     qk_norm: NormSpec | None = None
     qk_norm_over: Literal["head", "each-head", "all-heads"] = "head"
@@ -73,6 +80,8 @@ class Spec(MixerSpec):
                 raise SpecError(f"{name}: {value} must be at least 1")
         if self.qk_norm_over == "each-head" and getattr(self.qk_norm, "name", "layernorm") != "layernorm":
             raise SpecError("qk_norm_over: each-head has weights a head, which layernorm alone takes; use head")
+        if self.sinks < 0 or (self.sinks and self.window is None):
+            raise SpecError(f"sinks: {self.sinks} must be 0 or more, and are seen besides a window; set window too")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise SpecError(f"kv_heads: {self.kv_heads} must divide heads, {self.heads}")
 
@@ -91,6 +100,12 @@ class Spec(MixerSpec):
         return SoftmaxAttention(self, dim)
 
 
+@functools.lru_cache(maxsize=64)
+def _seen(window: int, sinks: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The pattern of a window with sinks; one object for all layers, so that they have one mask."""
+    return lambda queries, keys: ((queries - keys).abs() < window) | (keys < sinks)
+
+
 class SoftmaxAttention(Mixer):
     """See the module."""
 
@@ -100,7 +115,7 @@ class SoftmaxAttention(Mixer):
         super().__init__()
         self.heads, self.head_dim = spec.head_shape(dim)
         self.kv_heads = spec.kv_heads or spec.heads
-        self.window = spec.window
+        self.window, self.sinks = spec.window, spec.sinks
         width, kv_width = self.heads * self.head_dim, self.kv_heads * self.head_dim
         bias = spec.biases != "none"
         self.q_proj = Linear(dim, width, bias=bias)
@@ -119,7 +134,7 @@ class SoftmaxAttention(Mixer):
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> LayerState:
         if self.window is not None and self.window <= RING:
-            return RingCache(batch, self.kv_heads, self.head_dim, self.window, dtype=dtype, device=device)
+            return RingCache(batch, self.kv_heads, self.head_dim, self.window, self.sinks, dtype=dtype, device=device)
         return kv_cache(batch, self.kv_heads, self.head_dim, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, context: Context, state: Any = None) -> Tensor:
@@ -132,7 +147,8 @@ class SoftmaxAttention(Mixer):
             k, v, keys = state.append(context.slots, k, v)
             mask = mask.over(keys)
         bias = context.score_bias(q, k, keys)
-        read = self.score.attend(q, k, v, mask.within(self.window), bias=bias, form=context.form)
+        near = mask.patterned(_seen(self.window or 0, self.sinks)) if self.sinks else mask.within(self.window)
+        read = self.score.attend(q, k, v, near, bias=bias, form=context.form)
         y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
         return y
 
@@ -144,4 +160,4 @@ class SoftmaxAttention(Mixer):
 
     def flops(self, keys: float) -> float:
         products = sum(2 * p.in_features * p.out_features for p in (self.q_proj, self.k_proj, self.v_proj, self.o_proj))
-        return products + self.score.flops(keys if self.window is None else min(keys, self.window))
+        return products + self.score.flops(keys if self.window is None else min(keys, self.window + self.sinks))

@@ -18,8 +18,8 @@ other frequencies cannot be compared with new queries. So decoding gives what on
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -130,3 +130,49 @@ class Scaling(Spec):
     def _pair(self, rotations: float, size: int, theta: float) -> float:
         """Which pair of a head of `size` numbers turns this often within the trained length."""
         return size * math.log(self.original_length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+
+def stretched(spec: Any, asked: str) -> Any:
+    """A model's Spec with `asked`, as "yarn:4": that scaling by that factor, and a context that many times as long.
+
+    Raises:
+        SpecError: no such scaling or factor, or a model without rotary positions or with a scaling of its own.
+    """
+    kind, _, factor = asked.partition(":")
+    own: Any = getattr(spec, "position", None)
+    if not hasattr(own, "scaling"):
+        raise SpecError("rope: this model has no rotary positions to scale")
+    if own.scaling is not None:
+        raise SpecError(f"rope: this model was made with a scaling of its own ({own.scaling.type}); leave it out")
+    if kind not in ("linear", "dynamic", "yarn", "llama3"):
+        raise SpecError(f"rope: {asked!r} is not TYPE:FACTOR with linear, dynamic, yarn or llama3, as yarn:4")
+    try:
+        scale = float(factor)
+        length = int(spec.max_length * scale)
+    except (ValueError, OverflowError):
+        raise SpecError(f"rope: {factor!r} is no factor; write for example {kind}:4") from None
+    scaling = Scaling(type=kind, factor=scale, original_length=spec.max_length)  # type: ignore[arg-type]
+    return replace(spec, position=replace(own, scaling=scaling), max_length=length)
+
+
+def windowed(spec: Any, asked: str) -> Any:
+    """A model's Spec with `asked`, as "4+1020": so many first tokens and a window, in a cache that does not grow.
+
+    The context has no limit then but that of its positions.
+
+    Raises:
+        SpecError: no two numbers, or a model with layers that are not softmax attention.
+    """
+    first, plus, last = asked.partition("+")
+    try:
+        sinks, window = int(first), int(last)
+    except ValueError:
+        raise SpecError(f"sinks: {asked!r} is not FIRST+WINDOW, as 4+1020") from None
+    if not plus or not all(
+        hasattr(getattr(block, "mixer", None), "sinks") for block in getattr(spec, "blocks", [None])
+    ):
+        raise SpecError("sinks: only models whose layers are softmax attention can have them")
+    return replace(
+        spec,
+        blocks=tuple(replace(b, mixer=replace(b.mixer, window=window, sinks=sinks)) for b in spec.blocks),
+    )

@@ -19,16 +19,18 @@ from llmanac.models.state.kv import KVCache
 
 
 class RingCache(StoredState):
-    """Keys and values (B, H_kv, W, d) of the last W positions, and the positions (B, W)."""
+    """Keys and values (B, H_kv, S + W, d) of the first S and the last W positions, and the positions (B, S + W)."""
 
     kind: ClassVar[str] = "ring"
 
     def __init__(
-        self, batch: int, heads: int, head_dim: int, window: int, *, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        kv = [torch.zeros(batch, heads, window, head_dim, dtype=dtype, device=device) for _ in range(2)]
-        super().__init__([*kv, torch.full((batch, window), -1, dtype=torch.long, device=device)])
-        self.window = window
+        self, batch: int, heads: int, head_dim: int, window: int, sinks: int = 0, *, dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        size = window + sinks
+        kv = [torch.zeros(batch, heads, size, head_dim, dtype=dtype, device=device) for _ in range(2)]
+        super().__init__([*kv, torch.full((batch, size), -1, dtype=torch.long, device=device)])
+        self.window, self.sinks = window, sinks
 
     def extend(self, rows: int) -> None:
         super().extend(rows)
@@ -44,13 +46,15 @@ class RingCache(StoredState):
         keep = slots.real()
         if slots.tokens > self.window:  # two tokens of one piece must not meet in a slot
             length = keep.sum(1, keepdim=True)
-            keep = keep & (torch.arange(slots.tokens, device=keep.device) >= length - self.window)
+            last = torch.arange(slots.tokens, device=keep.device) >= length - self.window
+            keep = keep & (last | (positions < self.sinks))
         rows, columns = keep.nonzero(as_tuple=True)
-        places = positions[rows, columns] % self.window
+        places = positions[rows, columns]
+        places = torch.where(places < self.sinks, places, self.sinks + (places - self.sinks) % self.window)
         for tensor, value in zip(held, new, strict=True):
             tensor[rows, :, places] = value[rows, :, columns].to(tensor.dtype)
         ring[rows, places] = positions[rows, columns]
-        positions = slots.known.setdefault((self.kind, self.window), ring.clone() if single else seen)
+        positions = slots.known.setdefault((self.kind, self.window, self.sinks), ring.clone() if single else seen)
         return (*(held if single else before), positions)
 
     def mark(self, counts: Sequence[int]) -> list[Tensor]:

@@ -1,0 +1,111 @@
+"""Memory across chats: facts told, replaced and taken back, asked up to 200 chats later.
+
+A user tells {subjects} things of themselves over {chats} chats, among sentences that state nothing of theirs; three
+things in ten are told again with another value, and one in ten is taken back. After every {step} chats each thing is
+asked for. The memory answers with the value of the best recalled fact, or with none. "Window" is what a chat of the
+last {window} chats can know at most: the last statement, if it is among them. It is read exactly, as no model would.
+
+- The memory's answers are right for {first:.0%} of what was told after {step} chats and {last:.0%} after {chats}.
+- The window alone holds {window_first:.0%} of it after {step} chats and {window_last:.0%} after {chats}.
+- Store operations were exact at {exact} of {checks} checks: the facts in the file are those that hold.
+
+All sentences come from templates of this study, whose words the rules were not fitted to but whose forms they know.
+Free speech is harder: this is a test of the store and of recall, not of understanding.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmanac.lab._svg import Line, line_chart
+from llmanac.lab.report import Section, table
+from llmanac.retrieve.memory import Memory
+
+ROWS = ("context/memory",)
+CLAIM = "what a memory keeps is found at any history length, where a window holds only the last chats"
+SEEDS = 5
+KINDS = ("favorite", "least favorite", "first", "dream", "backup")
+THINGS = ["color", "song", "dish", "book", "city", "teacher", "sport", "tool", "flower", "river", "game", "drink"]
+_VALUES = "Aldera Bovin Cresto Dalmir Estova Fenlow Garrin Holvek Istran Jolmar Kestin Lormas Mirrel Norvik"
+VALUES = _VALUES.split()
+TELL = ("My {s} is {v}.", "By the way, my {s} is {v}.", "Actually, my {s} is now {v}.",
+        "Please note that my {s} is {v}.",
+        "Remember: my {s} is {v}.")  # fmt: skip
+TAKE = ("Please forget my {s}.", "Forget about my {s}.", "Delete my {s} from your memory.")
+ASK = ("What is my {s}?", "Do you remember my {s}?", "Tell me my {s}, please.", "Which {s} do I have?")
+OTHER = ("How do magnets work?", "Tell me a joke about the weather.", "The train was late.", "What is a {s}?")
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """Shares of right answers of memory and window after so many chats."""
+    chats, step, window = (200, 40, 20) if size == "full" else (12, 6, 3)
+    rng = random.Random(seed)
+    subjects = [f"{kind} {thing}" for kind in KINDS for thing in THINGS]
+    truth: dict[str, tuple[str, int]] = {}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, Memory(Path(folder) / "memory.sqlite") as memory:
+        for chat in range(1, chats + 1):
+            told = list(truth)
+            subject = rng.choice(told) if told and rng.random() < 0.4 else rng.choice(subjects)
+            if subject in truth and rng.random() < 0.25:
+                said = rng.choice(TAKE).format(s=subject)
+                del truth[subject]
+            else:
+                value = f"{rng.choice(VALUES)} {chat}"
+                said = rng.choice(TELL).format(s=subject, v=value)
+                truth[subject] = (value, chat)
+            others = [rng.choice(OTHER).format(s=rng.choice(subjects)) for _ in range(2)]
+            memory.read(" ".join([others[0], said, others[1]]))
+            if chat % step:
+                continue
+            kept = {fact.subject: fact.value for fact in memory.facts()}
+            right = {}
+            for one in subjects:
+                found = memory.recall(rng.choice(ASK).format(s=one), 1)
+                answer = found[0].value if found and found[0].subject == one else None
+                right[one] = answer == (truth[one][0] if one in truth else None)
+            rows.append({
+                "chats": chat, "facts": len(truth), "exact": kept == {s: v for s, (v, _) in truth.items()},
+                "memory": sum(right[s] for s in truth) / len(truth),
+                "absent": sum(right[s] for s in subjects if s not in truth) / max(1, len(subjects) - len(truth)),
+                "window": sum(chat - told < window for _, told in truth.values()) / len(truth),
+            })  # fmt: skip
+    return {"chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows}
+
+
+def _means(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    columns = zip(*([row[name] for row in seed["rows"]] for seed in seeds), strict=True)
+    return [sum(column) / len(column) for column in columns]
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    chats = [row["chats"] for row in seeds[0]["rows"]]
+    names = {"memory": "memory", "absent": "not told or taken back: none recalled", "window": "window alone"}
+    means = {name: _means(seeds, name) for name in ("facts", *names)}
+    rows = [
+        [f"{n}", f"{means['facts'][i]:.0f}", *(f"{means[name][i]:.3f}" for name in names)] for i, n in enumerate(chats)
+    ]
+    lines = [
+        Line(name, list(zip(chats, means[name], strict=True)), shade=i) for i, name in enumerate(("memory", "window"))
+    ]
+    drawn = line_chart(lines, "chats", "right answers", "Right answers by history length")
+    return [
+        Section(
+            "Right answers by history length", [f"Means of {len(seeds)} seeds."],
+            [table(["chats", "facts", *names.values()], rows)], [{"caption": "Right answers", "svg": drawn}],
+        )
+    ]  # fmt: skip
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    memory, window = _means(seeds, "memory"), _means(seeds, "window")
+    checks = [row["exact"] for seed in seeds for row in seed["rows"]]
+    keys = ("chats", "step", "window", "subjects")
+    return {
+        **{key: seeds[0][key] for key in keys}, "first": memory[0], "last": memory[-1], "window_first": window[0],
+        "window_last": window[-1], "exact": sum(checks), "checks": len(checks),
+    }  # fmt: skip

@@ -1,0 +1,85 @@
+"""`llmanac context`: the needle grid of a model, as tables and heat maps by depth and length."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmanac.cli.options import Force, Rope, Sinks, SomeModel, SomeRunner
+from llmanac.core.errors import SpecError
+
+
+def context_command(
+    path: SomeModel,
+    task: Annotated[
+        list[str] | None, typer.Option(help="single, multi-key, multi-value or multi-query; repeatable [single].")
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="Tokens of the prompts, the model's own.")] = "512,1024,2048",
+    depths: Annotated[str, typer.Option(help="Where the needle is, 0 to 1.")] = "0,0.25,0.5,0.75,1",
+    samples: Annotated[int, typer.Option(min=1, help="Prompts of each cell.")] = 2,
+    seed: Annotated[int, typer.Option()] = 0,
+    plain: Annotated[bool, typer.Option("--plain", help="Without the model's chat template.")] = False,
+    rope: Rope = None,
+    sinks: Sinks = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A folder for heat maps and results.json.")
+    ] = None,
+    runner: SomeRunner = "auto",
+    force: Force = False,
+) -> None:
+    """Where in a long text a model finds a fact: recall and exact match by depth and length."""
+    from llmanac.cli.tables import print_table
+    from llmanac.core import files
+    from llmanac.evaluate.needles import grid
+    from llmanac.generate.load import load_engine
+    from llmanac.lab._svg import heat_map, standalone
+
+    if output is not None and output.exists() and not force:
+        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    sizes, places = [int(n) for n in _numbers("--lengths", lengths)], _numbers("--depths", depths)
+    engine = load_engine(path, runner=runner, rope=rope, sinks=sinks)
+    tasks = task or ["single"]
+    cells = grid(
+        engine, tasks=tasks, lengths=sizes, depths=places, samples=samples, seed=seed, chat=False if plain else None
+    )
+    by = {(cell.task, cell.length, cell.depth): cell for cell in cells}
+    for name in tasks:
+        rows = [
+            (f"{depth:.0%}", *(f"{(c := by[name, n, depth]).recall:.2f} / {c.exact:.2f}" for n in sizes))
+            for depth in places
+        ]
+        print_table(f"{name}: recall / exact match", ("depth", *(f"{n:,} tokens" for n in sizes)), rows)
+    if output is not None:
+        with files.atomic_folder(output) as folder:
+            files.write_json(
+                folder / "results.json",
+                {"model": path, "rope": rope, "sinks": sinks, "cells": [asdict(c) for c in cells]},
+            )
+            for name in tasks:
+                values = [[by[name, n, depth].recall for n in sizes] for depth in places]
+                drawn = heat_map(
+                    [f"{n:,}" for n in sizes],
+                    [f"{d:.0%}" for d in places],
+                    values,
+                    "tokens",
+                    "depth",
+                    f"{name}: recall",
+                )
+                files.write_text(folder / f"{name}.svg", standalone(drawn))
+        print(f"heat maps in {output}")
+    more = "" if output is not None else " -o grid"
+    print(f"Next: llmanac context {shlex.quote(path)} --task multi-key{more}")
+
+
+def _numbers(flag: str, text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+        if not found or any(not n == n or n < 0 or n > 1 << 30 for n in found):
+            raise ValueError
+    except ValueError:
+        raise SpecError(f"{flag}: {text!r} is no list of numbers such as 512,1024") from None
+    return found

@@ -1,0 +1,176 @@
+"""`llmanac index`, `retrieve` and `ask`: a folder of documents as a kept index, passages that match, answers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmanac.cli.options import AsJson, Include, SomeRunner
+from llmanac.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from llmanac.retrieve.folder import FolderIndex, Passage
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Text, Markdown, HTML, PDF, code, tables.")]
+Place = Annotated[
+    Path | None, typer.Option("--index", metavar="PLACE", help="Folder of the index [FOLDER/.llmanac/index].")
+]
+Encoder = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Encoder for dense retrieval, as all-MiniLM-L6-v2's folder.")
+]
+Pooling = Annotated[str | None, typer.Option(help="mean, cls or last [as the encoder's folder says, or mean].")]
+Method = Annotated[
+    str | None, typer.Option(metavar="[bm25|dense|hybrid]", help="[hybrid where the index has vectors, else bm25].")
+]
+Passages = Annotated[int, typer.Option("-k", min=1, max=1000, help="Passages to find.")]
+
+
+def updated(
+    folder: Path, place: Path | None, encoder: str | None, include: list[str] | None = None, **fields: Any
+) -> FolderIndex:
+    """The renewed index of a folder; what could not be read is said on standard error."""
+    from llmanac.core.spec import make
+    from llmanac.data.quarantine import Problems
+    from llmanac.retrieve.dense import Spec
+    from llmanac.retrieve.folder import FolderIndex
+
+    given = {name: value for name, value in fields.items() if value is not None}
+    if given and encoder is None:
+        raise SpecError(f"--{next(iter(given))}: is of an encoder; name one with --encoder MODEL")
+    name = str(Path(encoder).resolve()) if encoder is not None and Path(encoder).exists() else encoder
+    spec = None if name is None else make(Spec, {"model": name, **given}, "--encoder")
+    problems = Problems("skip")
+    index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
+    if problems.total:
+        print(f"note: {problems.total} not read, the first: {problems.kept[0]}", file=sys.stderr)
+    return index
+
+
+def method_of(index: FolderIndex, method: str | None) -> str:
+    """The method that was asked for; by default hybrid where there are vectors."""
+    return method or ("bm25" if index.encoder is None else "hybrid")
+
+
+def index_command(
+    folder: Folder,
+    place: Place = None,
+    encoder: Encoder = None,
+    pooling: Pooling = None,
+    dtype: Annotated[str | None, typer.Option(help="Of vectors: float32 or float16 (half the disk) [float32].")] = None,
+    include: Include = None,
+) -> None:
+    """Index a folder of documents, or renew its index: only files that changed are read."""
+    from llmanac.cli.tables import print_table
+
+    index = updated(folder, place, encoder, include, pooling=pooling, dtype=dtype)
+    size = sum(entry[0] for entry in index.data["files"].values())
+    vectors = "none" if index.encoder is None else str(index.arrays["vectors"].shape[1])
+    row = (
+        f"{len(index.data['records']):,}", f"{len(index):,}", str(len(index.changed)), str(len(index.removed)),
+        f"{size / 1e6:.1f} MB", vectors,
+    )  # fmt: skip
+    print_table(str(index.place), ("files", "passages", "read", "gone", "on disk", "vectors"), [row], left=())
+    print(f'Next: llmanac retrieve {shlex.quote(str(folder))} "a question"')
+
+
+def retrieve_command(
+    folder: Folder,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    method: Method = None,
+    k: Passages = 5,
+    place: Place = None,
+    encoder: Encoder = None,
+    include: Include = None,
+    as_json: AsJson = False,
+) -> None:
+    """The passages of a folder that match a query best; the index is renewed first."""
+    index = updated(folder, place, encoder, include)
+    chosen = method_of(index, method)
+    found = index.retrieve(query, k, chosen)
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "query": query,
+                    "method": chosen,
+                    "passages": [{"score": one.score, **as_row(one.passage)} for one in found],
+                }
+            )
+        )
+        return
+    if not found:
+        print(f"Nothing in {folder} holds a word of the query.")
+    else:
+        from llmanac.cli.tables import print_table
+
+        rows = [(f"{one.score:.4g}", one.passage.source, _start(one.passage)) for one in found]
+        print_table(f"{chosen}: {query}", ("score", "where", "passage"), rows, left=(1, 2))
+    print(f"Next: llmanac ask {shlex.quote(str(folder))} {shlex.quote(query)}")
+
+
+def ask_command(
+    folder: Folder,
+    question: Annotated[str, typer.Argument(help="What to answer from the documents.")],
+    model: Annotated[
+        str | None, typer.Option(help="A run's or model's folder, a .gguf file, or a hub model's name [none: quotes].")
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="[free|quote|extract]", help="[free with a model, else extract].")
+    ] = None,
+    method: Method = None,
+    k: Passages = 6,
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Refuse below this share of the question's words in a passage.")
+    ] = 0.6,
+    budget: Annotated[int, typer.Option(min=16, help="Tokens of passages in the prompt.")] = 1024,
+    place: Place = None,
+    encoder: Encoder = None,
+    include: Include = None,
+    runner: SomeRunner = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a question from a folder of documents, with citations, or say that they do not answer it."""
+    from llmanac.retrieve.folder.answers import FolderAssistant
+
+    index = updated(folder, place, encoder, include)
+    engine = None
+    if model is not None and mode != "extract":
+        from llmanac.generate.load import load_engine
+
+        engine = load_engine(model, runner=runner)
+    assistant = FolderAssistant(index, engine, mode=mode, method=method, k=k, threshold=threshold, budget=budget)
+    answer = assistant.answer(question)
+    if as_json:
+        rows = [
+            {"number": c.number, "quote": c.quote, **as_row(c.passage), "source": c.title} for c in answer.citations
+        ]
+        about = {"mode": assistant.mode, "method": assistant.method, "support": answer.support}
+        print(json.dumps({
+            "question": question, "answer": answer.text, "refused": answer.refused, **about, "citations": rows,
+            "dropped": answer.dropped,
+        }))  # fmt: skip
+        return
+    print(answer.text)
+    for citation in answer.citations:
+        print(f"  [{citation.number}] {citation.title}  {_start(citation.passage)}")
+    if answer.refused:
+        print(f"(support {answer.support:.2f}; an answer needs {threshold:.2f} and a sentence that a passage supports)")
+    print(f"Next: llmanac retrieve {shlex.quote(str(folder))} {shlex.quote(question)}")
+
+
+def as_row(passage: Passage) -> dict[str, Any]:
+    """A passage as JSON data."""
+    return {
+        "document": passage.document, "start": passage.start, "stop": passage.stop,
+        "line": passage.line, "last": passage.last, "heading": passage.heading, "text": passage.text,
+    }  # fmt: skip
+
+
+def _start(passage: Passage) -> str:
+    text = " ".join(passage.text.split())
+    return text if len(text) <= 160 else text[:160] + " …"

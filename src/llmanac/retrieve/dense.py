@@ -1,0 +1,154 @@
+"""Dense retrieval: texts and query as vectors of an encoder; the texts with the largest dot product.
+
+    score(q, d) = e(q) . e(d)        e(x) = pooled hidden states (mean, CLS or last token), of length 1
+
+Search is exact: a block of vectors (R, D) times the queries (B, D) is one BLAS product, and a compiled loop keeps each
+query's k best, so that the (B, N) scores are never in memory together. Vectors are float32, or float16 in half the
+memory, of which a block at a time becomes float32.
+
+Karpukhin et al. 2020, arXiv:2004.04906; Reimers & Gurevych 2019, arXiv:1908.10084 (pooling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.progress import progress
+from llmanac.retrieve import Hit, RetrieverSpec
+from llmanac.retrieve._index import load_index, save_index
+
+CARD = {
+    "title": "Dense retrieval by an encoder's vectors, exact search",
+    "paper": "Karpukhin et al. 2020, arXiv:2004.04906",
+    "reference": "faiss.IndexFlatIP",
+    "test": "tests/references/test_dense.py::test_search_equals_faiss",
+}
+FORMAT = "dense"
+BLOCK = 1 << 20  # numbers of a block of vectors: what is multiplied at once stays in the cache
+TOGETHER = 256  # texts that are embedded between two lines of progress
+Encode = Callable[[Sequence[str]], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(RetrieverSpec):
+    """Choices of dense retrieval.
+
+    Attributes:
+        model: a folder or hub name of the encoder, of any family; empty where `build` is given an `encode` function.
+        pooling: mean, cls or last; by default as the model's folder says.
+        query_prefix, text_prefix: what the encoder was trained to see first, as "query: " and "passage: ".
+        dtype: of the vectors that are kept.
+    """
+
+    model: str = ""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    query_prefix: str = ""
+    text_prefix: str = ""
+    dtype: Literal["float32", "float16"] = "float32"
+
+    def build(self, *, texts: Sequence[str] = (), encode: Encode | None = None, **dims: Any) -> Dense:
+        if dims:
+            raise TypeError(f"unexpected argument {next(iter(dims))!r}")
+        return Dense(texts, self, encode=encode)
+
+    def encoder(self) -> Encode:
+        """The model as a function from texts to vectors (N, D). Raises SpecError where none is named."""
+        from llmanac.evaluate.embed import Embedder
+
+        if not self.model:
+            raise SpecError("model: name an encoder, for example the folder of all-MiniLM-L6-v2")
+        embedder = Embedder.load(self.model, pooling=self.pooling, normalize=True)
+        return lambda texts: embedder.texts(texts).vectors
+
+
+class Dense:
+    """Vectors of texts, and their exact search.
+
+    Args:
+        encode: texts to vectors (N, D); by default the Spec's model, loaded at the first use.
+        vectors: (N, D), where they are known already; then `texts` is left out.
+
+    Raises:
+        DataError: vectors that are not finite.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str] = (),
+        spec: Spec | None = None,
+        *,
+        encode: Encode | None = None,
+        vectors: np.ndarray | None = None,
+    ) -> None:
+        self.spec, self._encode = spec or Spec(), encode
+        self.vectors = self.embed(texts) if vectors is None else vectors
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D) in the Spec's dtype, with progress."""
+        parts = []
+        with progress("embed", len(texts), "texts") as bar:
+            for start in range(0, len(texts), TOGETHER):
+                some = [self.spec.text_prefix + text for text in texts[start : start + TOGETHER]]
+                parts.append(_finite(self._encoded(some)).astype(self.spec.dtype))
+                bar.advance(len(some))
+        return np.concatenate(parts) if parts else np.empty((0, 0), self.spec.dtype)
+
+    def _encoded(self, texts: Sequence[str]) -> np.ndarray:
+        if self._encode is None:
+            self._encode = self.spec.encoder()
+        return np.asarray(self._encode(texts), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def top(self, query: str, k: int = 5) -> list[Hit]:
+        """The `k` texts nearest to a query, best first; of equal ones the first."""
+        if min(k, len(self)) < 1:
+            return []
+        vector = _finite(self._encoded([self.spec.query_prefix + query]))
+        places, scores = self.search(vector, k)
+        return [Hit(i, s) for i, s in zip(places[0].tolist(), scores[0].tolist(), strict=True)]
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions int64 and scores float32, both (B, min(k, N)), of queries (B, D).
+
+        Raises:
+            DataError: vectors of another size, or not finite.
+        """
+        from llmanac.retrieve._kernel import merge_best
+
+        queries = _finite(np.ascontiguousarray(queries, np.float32))
+        size, width = self.vectors.shape
+        if queries.ndim != 2 or (size and queries.shape[1] != width):
+            raise DataError(f"queries: of shape {queries.shape}, but the texts have vectors of {width} numbers")
+        k = max(0, min(k, size))
+        places = np.empty((len(queries), k), np.int64)
+        kept = np.empty((len(queries), k), np.float32)
+        sizes = np.zeros(len(queries), np.int64)
+        rows = max(64, BLOCK // max(1, width))
+        for first in range(0, size if k else 0, rows):
+            block = np.asarray(self.vectors[first : first + rows], np.float32)
+            merge_best(queries @ block.T, first, places, kept, sizes)
+        return places, kept
+
+    def save(self, folder: str | Path) -> None:
+        """Write `index.json` and `index.safetensors` (atomic)."""
+        save_index(folder, FORMAT, self.spec, {"vectors": np.asarray(self.vectors)}, {"size": len(self)})
+
+    @classmethod
+    def load(cls, folder: str | Path, *, encode: Encode | None = None) -> Dense:
+        """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
+        spec, arrays, _ = load_index(folder, FORMAT, Spec)
+        return cls(spec=spec, encode=encode, vectors=arrays["vectors"])
+
+
+def _finite(vectors: np.ndarray) -> np.ndarray:
+    if not np.isfinite(vectors).all():
+        raise DataError("vectors: some are not finite numbers; the encoder is damaged, or a text is empty")
+    return vectors

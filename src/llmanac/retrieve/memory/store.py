@@ -1,0 +1,190 @@
+"""The memory's file: one SQLite table of facts; a subject has one value, the newest.
+
+    with Memory("memory.sqlite") as memory:
+        memory.read("My sister's name is Ada. I moved to Oslo.")     # a chat's message: facts by rule
+        memory.recall("Where do I live?", 3)                          # the facts that a question means
+        memory.prompt("Where do I live?")                             # as text for the system message
+
+Recall ranks facts by the weighted share of the question's content words that a fact holds (its sentence and the words
+that ask for it), equal ones by how recent they are. Deleted facts are gone from the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from llmanac.core.errors import DataError, RequestError
+from llmanac.evaluate._english import FUNCTION
+from llmanac.metrics._porter import stem
+from llmanac.retrieve._words import plain_words
+from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in, subject_of
+
+APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
+MOST = 10_000  # facts of a file
+LEAST = 0.34  # of a question's words: below, no fact is meant
+_ASKING = "what which who whom whose when where why how am is are was do does did user please tell"
+ASKING = frozenset(_ASKING.split())
+LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
+_SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
+ text text not null, cues text not null, stated real not null, number integer not null)"""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """id: as `llmanac memory` names it; stated: seconds since 1970; number: of the message, from 1."""
+
+    id: int
+    subject: str
+    value: str
+    text: str
+    cues: str
+    stated: float
+    number: int
+
+
+def content(text: str) -> frozenset[str]:
+    """Stems of the words of a text by which facts are found."""
+    return frozenset(stem(word) for word in plain_words(text) if word not in FUNCTION and word not in ASKING)
+
+
+class Memory:
+    """An open memory; a context manager. The file is made where there is none.
+
+    Raises:
+        DataError: the file is something else, damaged, or cannot be written; the message names it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise DataError(f"{self.path}: there is no folder {self.path.parent}; make it first")
+        with self._named():
+            self._base = sqlite3.connect(self.path, timeout=10.0, isolation_level=None)
+            [(mark,)] = self._base.execute("pragma application_id").fetchall()
+            tables = self._base.execute("select count(*) from sqlite_master").fetchone()[0]
+            if (tables or mark) and mark != APPLICATION:
+                self._base.close()
+                raise DataError(f"{self.path}: is a database of another program; name another file for the memory")
+            version = self._base.execute("pragma user_version").fetchone()[0]
+            if version > VERSION:
+                self._base.close()
+                raise DataError(f"{self.path}: was written by a later version of llmanac; update llmanac to read it")
+            if not tables:
+                self._base.executescript(
+                    f"begin; pragma application_id={APPLICATION}; pragma user_version={VERSION}; {_SCHEMA}; commit;"
+                )
+            self._base.execute("pragma secure_delete=on")  # what is deleted is overwritten
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._base.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, UnicodeError) as error:
+            raise DataError(f"{self.path}: cannot be used as a memory ({error}); name another file") from None
+
+    def __len__(self) -> int:
+        with self._named():
+            return int(self._base.execute("select count(*) from facts").fetchone()[0])
+
+    def facts(self) -> list[Fact]:
+        """All facts, the oldest statement first."""
+        with self._named():
+            rows = self._base.execute(
+                "select id, subject, value, text, cues, stated, number from facts order by number, id"
+            ).fetchall()
+        return [Fact(*row) for row in rows]
+
+    def read(self, message: str) -> list[Change]:
+        """Take over what a user's message states, replaces and takes back; returns the changes."""
+        changes = changes_in(message)
+        for change in changes:
+            self.apply(change)
+        return changes
+
+    def apply(self, change: Change) -> None:
+        """Carry out one change. Raises RequestError where the memory is full."""
+        if change.kind == "set":
+            self._set(change)
+        elif change.kind == "clear":
+            self._run("delete from facts")
+        elif change.kind == "drop":
+            held = [f for f in self.facts() if f.subject == change.subject]
+            if held and (not change.value or change.value.lower() in held[0].value.lower()):
+                self.delete(held[0].id)
+        else:
+            named = [fact for fact in self.facts() if fact.subject == subject_of(change.text)]
+            for fact in named or self.recall(change.text, 1, least=0.5):
+                self.delete(fact.id)
+
+    def _set(self, change: Change) -> None:
+        known = self._run("select 1 from facts where subject = ?", change.subject)
+        if not known and len(self) >= MOST:
+            raise RequestError(f"{self.path}: holds {MOST:,} facts, which is the most; delete some")
+        fields = [" ".join(str(part).split()) for part in (change.subject, change.value, change.text, change.cues)]
+        self._run(
+            "insert into facts (subject, value, text, cues, stated, number) values (?, ?, ?, ?, ?, "
+            "(select coalesce(max(number), 0) + 1 from facts)) on conflict (subject) do update set value = "
+            "excluded.value, text = excluded.text, cues = excluded.cues, stated = excluded.stated, "
+            "number = excluded.number",
+            *fields, time.time(),
+        )  # fmt: skip
+
+    def _run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        with self._named():
+            return self._base.execute(statement, values).fetchall()
+
+    def delete(self, id: int) -> Fact:
+        """Delete a fact. Raises RequestError where there is none of this number."""
+        found = next((fact for fact in self.facts() if fact.id == id), None)
+        if found is None:
+            raise RequestError(f"{self.path}: holds no fact {id}; `llmanac memory list {self.path}` names them")
+        self._run("delete from facts where id = ?", id)
+        return found
+
+    def edit(self, id: int, value: str) -> Fact:
+        """Give a fact another value. Raises RequestError where there is none of this number, or no value."""
+        value = " ".join(value.split())
+        if not value or len(value) > LONGEST:
+            raise RequestError(f"value: must have 1 to {LONGEST} characters")
+        found = self.delete(id)
+        text = found.text.replace(found.value, value) if found.value in found.text else f"{found.subject}: {value}"
+        self._set(Change("set", found.subject, value, text, found.cues))
+        return next(fact for fact in self.facts() if fact.subject == found.subject)
+
+    def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
+        """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
+        facts = self.facts()
+        held = [content(f"{fact.subject} {fact.text} {fact.cues}") for fact in facts]
+        counts = Counter(word for words in held for word in words)
+        asked = content(question) or frozenset(question.lower().split())
+        weights = {word: math.log(1 + (len(facts) + 1) / (counts[word] + 0.5)) for word in asked}
+        total = sum(weights.values())
+        rated = []
+        for fact, words in zip(facts, held, strict=True):
+            share = sum(weights[word] for word in asked & words) / total if total else 0.0
+            if share >= least:
+                subject = content(fact.subject)  # "name" is nearer to "called" than "dog's name" is
+                own = 0.2 * len(asked & subject) / (1 + len(subject - asked)) - 0.02 * len(subject - asked)
+                rated.append((round(share + own, 9), fact.number, fact))
+        return [fact for _, _, fact in sorted(rated, key=lambda one: (-one[0], -one[1]))[:k]]
+
+    def prompt(self, question: str, k: int = 5) -> str:
+        """Text for a system message: the name, and the facts that the question means; empty where there are none."""
+        meant = self.recall(question, k)
+        name = [fact for fact in self.facts() if fact.subject == "name" and fact not in meant]
+        chosen = sorted([*name, *meant], key=lambda fact: fact.number)
+        return "\n".join([LEAD, *(f"- {fact.text}" for fact in chosen)]) if chosen else ""

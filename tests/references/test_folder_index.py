@@ -1,0 +1,182 @@
+"""Passages of documents, and the kept index of a folder: offsets, what is read again, damage, commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+
+import numpy as np
+import pytest
+
+from llmanac.cli import main
+from llmanac.core.errors import CheckpointError, DataError, RequestError
+from llmanac.retrieve.bm25 import BM25
+from llmanac.retrieve.dense import Spec
+from llmanac.retrieve.folder import FolderIndex, pieces_of
+
+PAGE = """# Guide
+
+Opening words about the zebra.
+
+## Install
+
+Run this:
+
+```bash
+# not a heading
+
+pip install zebra
+```
+
+## Use
+
+Naïve callers hold the reins. They ride.
+"""
+CODE = '# comment\nimport os\n\n\ndef first():\n    x = 1\n\n    return x\n\n\ndef second():\n    """Ride a zebra."""\n'
+WORDS = ["zebra", "install", "ride", "reins", "comment", "first"]
+
+
+def encode(texts):
+    return np.array([[text.lower().count(word) + 0.01 for word in WORDS] for text in texts], np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "guide.md").write_text(PAGE, "utf-8")
+    (tmp_path / "tool.py").write_text(CODE)
+    page = "<html><body><h1>Stripes</h1>" + "<p>A quagga had fewer stripes than others of its kind.</p>" * 4
+    (tmp_path / "page.html").write_text(page + "</body></html>")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "An okapi is no horse."}) + "\n")
+    return tmp_path
+
+
+def test_passages_keep_headings_and_fences_together():
+    found = pieces_of(PAGE, size=60)
+    assert [piece.heading for piece in found] == ["Guide", "Guide > Install", "Guide > Use"]
+    assert "```bash" in found[1].text and found[1].text.rstrip().endswith("```")
+    assert (found[1].line, found[1].last) == (5, 13)
+    long = pieces_of("# A\n\n## B\n\n" + "word " * 500 + "\n\n```\n" + "line\n" * 30 + "```\n", size=200)
+    assert [p.heading for p in long] == ["A > B"] * len(long)
+    assert sum(p.text.count("```") for p in long) == 2 and max(len(p.text) for p in long) <= 600
+    assert any(p.text.count("```") == 2 for p in long)
+    functions = pieces_of(CODE, size=40, markup=False)
+    assert [p.text.strip()[:10] for p in functions] == ["# comment\n", "def first(", "def second"]
+
+
+def test_passages_are_the_document_with_its_offsets():
+    rng = random.Random(0)
+    parts = [
+        "# T é\n",
+        "text à. More! ",
+        "\n",
+        "```\n",
+        "\n\n",
+        "- item\n",
+        "Title\n=====\n",
+        "x" * 70,
+        "   \n",
+        "~~~\n",
+    ]
+    for _ in range(150):
+        text = "".join(rng.choices(parts, k=rng.randint(1, 25)))
+        data, found = text.encode(), pieces_of(text, size=rng.choice([1, 20, 60, 800]))
+        assert [data[p.start : p.stop].decode() for p in found] == [p.text for p in found]
+        assert "".join(p.text for p in found).strip() == text.strip()
+        for piece in found:
+            assert piece.line == 1 + data[: piece.start].count(b"\n") and piece.last >= piece.line
+
+
+def test_index_finds_what_bm25_finds_and_cites_the_bytes(folder):
+    index = FolderIndex.update(folder)
+    assert (len(index.changed), index.removed) == (4, [])
+    plain = BM25([f"{p.heading}\n{p.text}" for p in index.passages()])
+    for query in ("zebra", "naïve reins", "second", "okapi quagga"):
+        found = index.retrieve(query, 3)
+        assert [(f.passage.number, f.score) for f in found] == [tuple(hit) for hit in plain.top(query, 3)]
+    best = index.retrieve("naïve callers", 1)[0].passage
+    assert best.source == "docs/guide.md:15-17" and best.heading == "Guide > Use"
+    assert (folder / "docs/guide.md").read_bytes()[best.start : best.stop].decode() == best.text
+    assert index.retrieve("okapi", 1)[0].passage.document == "rows.jsonl:1"
+    assert "quagga" in index.retrieve("quagga", 1)[0].passage.text
+    assert index.retrieve("qqq") == []
+
+
+def same(a, b):
+    strip = [(p.document, p.start, p.stop, p.line, p.last, p.heading, p.text) for p in a.passages()]
+    return strip == [(p.document, p.start, p.stop, p.line, p.last, p.heading, p.text) for p in b.passages()]
+
+
+def test_only_what_changed_is_read_again(folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("kept") / "index"
+    calls = []
+
+    def counted(texts):
+        calls.extend(texts)
+        return encode(texts)
+
+    spec = Spec(model="counted", dtype="float16")
+    first = FolderIndex.update(folder, place, encoder=spec, encode=counted)
+    assert len(calls) == len(first) and first.encoder == spec
+    stamp = (place / "index.json").stat().st_mtime_ns
+    again = FolderIndex.update(folder, place, encode=counted)
+    assert again.changed == again.removed == [] and (place / "index.json").stat().st_mtime_ns == stamp
+    assert [f.passage.number for f in again.retrieve("install", 1, "dense")] == [1]
+    (folder / "aaa.md").write_text("# New\n\nThe quokka rides.\n")
+    (folder / "page.html").unlink()
+    os.utime(folder / "tool.py", ns=(1, 1))  # touched, not changed
+    calls.clear()
+    newer = FolderIndex.update(folder, place, encode=counted)
+    assert (newer.changed, newer.removed) == (["aaa.md"], ["page.html"])
+    assert len(calls) == 1 and "quokka" in calls[0]
+    fresh = FolderIndex.update(folder, tmp_path_factory.mktemp("other") / "index", encoder=spec, encode=encode)
+    assert same(newer, fresh)
+    np.testing.assert_array_equal(newer.arrays["vectors"], fresh.arrays["vectors"])
+    for method in ("bm25", "dense", "hybrid"):
+        for query in ("quokka rides", "zebra"):
+            a, b = ([(f.passage.text, f.score) for f in i.retrieve(query, 4, method)] for i in (newer, fresh))
+            assert a == b
+
+
+def test_the_same_text_is_found_once(folder):
+    (folder / "copy.md").write_text(PAGE, "utf-8")
+    texts = [f.passage.text for f in FolderIndex.update(folder).retrieve("zebra install", 5)]
+    assert len(texts) == len(set(texts)) > 1
+
+
+def test_damage_is_named_and_repaired(folder):
+    FolderIndex.update(folder)
+    place = folder / ".llmanac" / "index"
+    for name in ("texts.npy", "text.bin", "passages.npy"):
+        content = (place / name).read_bytes()
+        (place / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+            FolderIndex.open(place)
+        assert len(FolderIndex.update(folder).changed) == 4  # built anew
+    with pytest.raises(CheckpointError, match=r"index\.json"):
+        FolderIndex.open(folder / "nowhere")
+    with pytest.raises(DataError, match="is there and no index"):
+        FolderIndex.update(folder, folder / "docs")
+    with pytest.raises(DataError, match="no such folder"):
+        FolderIndex.update(folder / "nowhere")
+    with pytest.raises(RequestError, match="no vectors"):
+        FolderIndex.update(folder).retrieve("zebra", 1, "dense")
+
+
+def test_commands(folder, capsys):
+    for arguments, shown in (
+        (["index", str(folder)], "Next: llmanac retrieve"),
+        (["retrieve", str(folder), "naïve callers", "-k", "1"], "docs/guide.md:15-17"),
+        (["retrieve", str(folder), "qqq"], "Nothing in"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 0 and shown in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["retrieve", str(folder), "okapi", "--json"])
+    row = json.loads(capsys.readouterr().out)["passages"][0]
+    assert row["document"] == "rows.jsonl:1" and row["text"] == "An okapi is no horse."
+    with pytest.raises(SystemExit) as done:
+        main(["retrieve", str(folder), "okapi", "--method", "dense"])
+    assert done.value.code == 2 and "--encoder" in capsys.readouterr().err
