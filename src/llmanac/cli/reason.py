@@ -145,9 +145,8 @@ def _print(found: list[Answered], file: bool, convention: str) -> None:
     print(f"{count}, {total:,} tokens{right}; answers found and compared by {convention}")
     texts = [candidate.answer for one in found for candidate in one.found.candidates]
     if missing := texts.count(None):
-        print(
-            f"note: no answer found in {missing:,} of {len(texts):,} texts by {convention}; set --convention or --tokens"
-        )
+        many = f"{missing:,} of {len(texts):,} texts"
+        print(f"note: no answer found in {many} by {convention}; set --convention, or longer answers with --tokens")
 
 
 def _write(path: Path, found: list[Answered]) -> None:
