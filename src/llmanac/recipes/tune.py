@@ -193,8 +193,9 @@ class Tuning:
         objective = self.objective()
         self.attach()
         stream, settled = self.source(rows, objective, budget)
-        if warning := few(len(rows.held_out)):
-            self.report(warning)
+        for warning in (few(len(rows.held_out)), trained_before(self.asked, self.asked.seed)):
+            if warning:
+                self.report(warning)
         before = self._measure(objective, rows, "before")
         self.report("planning: a few steps are timed first")
         done = train(
@@ -331,6 +332,24 @@ class Tuning:
                 base = str(Path(self.model_place).resolve()) if Path(self.model_place).exists() else self.model_place
                 save_adapter(self.change, folder, base=base)
             self.tokenizer.save(folder)
+
+
+def trained_before(asked: TuneSpec, *seeds: int) -> str | None:
+    """A warning where the model's own recipe reads the same file and held out other rows than these seeds do."""
+    place = Path(asked.model)
+    stored = (place.parent if place.name == MODEL else place) / RECIPE
+    before = files.read_toml(stored) if stored.is_file() else {}
+    rows = before.get("rows")
+    if not is_tuning(before) or not asked.rows.held_out:
+        return None
+    if Path(rows["file"]).resolve() != Path(asked.rows.file).resolve():
+        return None
+    if set(seeds) == {before.get("seed", 0)} and rows.get("held_out", RowsSpec.held_out) >= asked.rows.held_out:
+        return None
+    return (
+        f"warning: {asked.model} was tuned on {asked.rows.file} too and has seen rows that are held out here, so their "
+        "loss is too low; use another file, or a model that has not read this one"
+    )
 
 
 def is_tuning(data: Any) -> bool:
