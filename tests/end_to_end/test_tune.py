@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 
 import pytest
@@ -213,6 +214,8 @@ def test_a_student_learns_from_a_teacher(place, tmp_path, objective):
     fields = {"teacher": str(place / "teacher"), "objective": objective}
     done = tune(asked(place, **fields, train={"steps": 20}), tmp_path / "out", report=lambda line: None)
     assert done.after.mean < done.before.mean
+    before, after = done.answers  # the untrained student's, and that of one that is like its untrained teacher
+    assert before == pytest.approx(math.log(300), rel=0.1) and after != before
 
 
 def test_adapters_are_compared_from_question_to_page(place, tmp_path):
