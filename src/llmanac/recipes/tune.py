@@ -344,7 +344,7 @@ def trained_before(asked: TuneSpec, *seeds: int) -> str | None:
     place = Path(asked.model)
     stored = (place.parent if place.name == MODEL else place) / RECIPE
     before = files.read_toml(stored) if stored.is_file() else {}
-    rows = before.get("rows")
+    rows = before.get("rows") or {}
     if not is_tuning(before) or not asked.rows.held_out:
         return None
     if Path(rows["file"]).resolve() != Path(asked.rows.file).resolve():
