@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from llmanac.cli import app
 from llmanac.cli.align import read_rewards
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.spec import make, make_method
+from llmanac.core.spec import make, make_method, patch
 from llmanac.evaluate.ratings import Questions, Store
 from llmanac.generate.load import load_engine
 from llmanac.models.scalar import load_scalar
@@ -69,6 +69,13 @@ def test_preferences_are_learnt_by_an_adapter_or_all_weights(place, tmp_path, me
     done = align(asked(place, "pairs", method, adapter=adapter, train=train), tmp_path / "out", report=lambda x: None)
     assert done.after.mean > 0.9 and done.after.mean > done.before.mean
     assert dict(done.rows)["rows"] == "40"
+
+
+def test_an_epoch_has_eight_steps_where_the_tokens_of_a_step_are_open(place, tmp_path):
+    given = asked(place, "pairs", "simpo", rows={"file": str(place / "pairs.jsonl")}, train={"batch_tokens": 2048})
+    done = align(given, tmp_path / "out", report=lambda x: None)
+    assert 8 <= done.training.steps <= 13
+    assert align(patch(given, {"train.batch_tokens": 2047}), tmp_path / "own", report=print).training.steps == 1
 
 
 def test_kto_learns_from_labels_with_a_frozen_copy(place, tmp_path):

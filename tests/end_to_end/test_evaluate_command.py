@@ -13,8 +13,10 @@ from _engine_models import ByteTokenizer
 from _servers import running
 from _small_models import randomise, transformer
 
+from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
 from llmanac.core.errors import DataError, LlmanacError, RequestError, SpecError
+from llmanac.core.spec import make_method
 from llmanac.evaluate import evaluation
 from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import Item, items_of
@@ -25,6 +27,7 @@ from llmanac.evaluate.benchmark import Benchmark, Generation
 from llmanac.evaluate.evaluation import compare, evaluate
 from llmanac.evaluate.load import load_benchmark, names
 from llmanac.generate.engine import Engine
+from llmanac.tokenizers.load import train_tokenizer
 
 OWN = """
 title = "Colours"
@@ -105,6 +108,31 @@ def test_one_model(folder, capsys):
     assert "http" not in page.replace("http-equiv", "") and "Colours" in page  # one file, nothing from elsewhere
     data = page.split('id="data">')[1].split("</script>")[0]
     assert len(json.loads(data)) == 24 and "<" not in data
+
+
+def test_an_adapters_folder_is_evaluated(tmp_path, monkeypatch, capsys):
+    (tmp_path / "colours.jsonl").write_text('{"question": "a", "options": ["red"]}\n' * 3, "utf-8")
+    (tmp_path / "written.toml").write_text(WRITTEN, "utf-8")
+    (tmp_path / "more.toml").write_text(WRITTEN, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    words = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>", "<|endoftext|>"])
+    model = randomise(transformer(dim=16, max_length=64, vocab_size=words.vocab_size), 0)
+    for place in ("base", "tuned/model"):
+        words.save(place)
+    model.save_pretrained("base")
+    change = make_method("adapter", {"name": "lora"}).build(seed=0).apply(model)
+    for parameter in change.parameters().values():
+        parameter.data.normal_(0, 0.3)
+    save_adapter(change, "tuned/model", base="base")
+    run("base", "tuned", "--benchmarks", "written.toml,more.toml", "--limit", 2, "-o", "out")
+    said = capsys.readouterr()
+    answers = [(tmp_path / f"out/items/written.{letter}.jsonl").read_text("utf-8") for letter in "AB"]
+    assert answers[0] != answers[1]  # neither the model without its adapter, nor answers kept for it
+    assert "note: tuned has a chat template; --chat" in said.err
+    assert "--benchmarks written.toml,more.toml --output out --limit 4" in said.out
+    run("tuned", "--benchmarks", "written.toml", "-o", "out", "--chat")
+    said = capsys.readouterr()
+    assert "note" not in said.err and "evaluate tuned MODEL_B --benchmarks" in said.out and "--chat" in said.out
 
 
 def test_a_stopped_run_goes_on_and_another_limit_reuses_answers(folder, monkeypatch, capsys):

@@ -41,6 +41,9 @@ def test_scores_of_files(files, capsys):
     assert all(
         name in shown for name in ("rougeLsum", "stemmer:porter", "3 segments", "p is too small", "Next: llmanac")
     )
+    assert "No p: with fewer than 20" in shown and "none" in shown
+    entry = json.loads(run(capsys, "bleu", mine, theirs, "--baseline", theirs, "--json"))["scores"][0]
+    assert entry["p"] is None and "p is too small" in entry["no_p"]
     assert "chrF2++" in run(capsys, "chrf", mine, theirs, "-s", "word_order=2")
     several = run(capsys, "bleu", mine, theirs, mine, "--json")
     assert json.loads(several)["scores"][0]["value"] == pytest.approx(100)

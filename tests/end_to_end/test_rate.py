@@ -86,6 +86,18 @@ def test_a_page_is_rated_blind_and_becomes_preferences(store, tmp_path):
     assert fresh.shown("Ann")["number"] is None and len(fresh.ratings) == 26
 
 
+def test_blank_answers_make_no_preference_and_are_counted(tmp_path, capsys):
+    made = Questions(["x", "y"], {"a": ["one", " "], "b": ["", "two"]})
+    made.save(tmp_path)
+    store = Store(tmp_path, made, "compare", seed=0)
+    rate_all(client(store), "Ann", lambda page: "left")
+    assert (tmp_path / "preferences.jsonl").read_text() == ""
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["rate", "--report", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "preferences.jsonl: 0 rows; 2 pairs left out, since an answer is blank" in said and "Next" not in said
+
+
 def test_requests_of_others_are_refused(store):
     page = client(store)
     ask, sent = "/api/task?rater=Ann", {"rater": "Ann", "number": 0, "value": "left"}

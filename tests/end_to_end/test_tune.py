@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 
 import pytest
@@ -16,7 +17,8 @@ from llmanac.core.spec import dump, make, make_method, to_toml
 from llmanac.generate.load import load_engine
 from llmanac.lab.compare import compare
 from llmanac.recipes.distill import teacher_file
-from llmanac.recipes.tune import TUNING, TuneSpec, tune
+from llmanac.recipes.merge import merge
+from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train._step import Stepper
@@ -67,6 +69,17 @@ def test_a_tuning_trains_what_carries_loss_and_is_served(place, tmp_path):
     before = load_file(place / "student" / "model.safetensors")
     after = load_file(tmp_path / "out" / "model" / "model.safetensors")
     assert all((before[name] != after[name]).any() for name in before)  # full: every parameter moves
+
+
+def test_rows_that_the_model_was_tuned_on_are_no_measure(place, tmp_path):
+    tune(asked(place), tmp_path / "out", report=lambda line: None)
+    again = {"model": str(tmp_path / "out"), "adapter": "lora"}
+    assert trained_before(asked(place, **again), 0) is None  # the same rows are held out
+    for changed, seeds in (({"seed": 1}, [1]), ({}, [0, 1]), ({"rows": {"held_out": 0.2}}, [0])):
+        assert "was tuned on" in trained_before(asked(place, **again, **changed), *seeds)
+    assert trained_before(asked(place, **again, rows={"file": str(tmp_path / "other.jsonl")}), 1) is None
+    with pytest.raises(SpecError, match=r"has no adapter; .*out/model is a plain checkpoint already"):
+        merge(tmp_path / "out", tmp_path / "merged")
 
 
 def test_frozen_patterns_stay(place, tmp_path):
@@ -201,6 +214,8 @@ def test_a_student_learns_from_a_teacher(place, tmp_path, objective):
     fields = {"teacher": str(place / "teacher"), "objective": objective}
     done = tune(asked(place, **fields, train={"steps": 20}), tmp_path / "out", report=lambda line: None)
     assert done.after.mean < done.before.mean
+    before, after = done.answers  # the untrained student's, and that of one that is like its untrained teacher
+    assert before == pytest.approx(math.log(300), rel=0.1) and after != before
 
 
 def test_adapters_are_compared_from_question_to_page(place, tmp_path):

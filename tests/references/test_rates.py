@@ -26,6 +26,10 @@ def test_more_rows_than_one_step_reads(monkeypatch):
         bench.rates(Engine(small()), rows=(1,), context=250)
 
 
+def test_the_context_fits_the_model():
+    assert 1 <= bench.rates(Engine(small()), rows=(1,))["context"] < 256
+
+
 def test_bytes_are_those_that_are_held():
     made = small()
     quantizer: Quantizer = make_method("quantizer", "int8").build()

@@ -15,7 +15,7 @@ from llmanac.generate.engine import Engine
 from llmanac.models.scalar import ScalarModel
 from llmanac.rewards import Score
 from llmanac.train import TrainSpec
-from llmanac.train._alarms import Alarms
+from llmanac.train._alarms import Alarms, heard
 from llmanac.train.loop import train
 from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
 
@@ -173,7 +173,7 @@ def test_refusals():
             source(model, objective(**fields), sampling=sampling)
 
 
-def test_alarms_are_sentences_and_rare():
+def test_alarms_are_sentences_and_rare(tmp_path):
     said = []
     alarms = Alarms(said.append)
     line = {"groups_with_spread": 0.0, "finished": 0.2, "surprise": 0.001, "kl_to_reference": 200.0}
@@ -182,6 +182,10 @@ def test_alarms_are_sentences_and_rare():
     assert len(said) == 8 and {text.split(": ")[1] for text in said} == {"reward", "length", "entropy", "kl"}
     fine = {"groups_with_spread": 0.9, "finished": 1.0, "surprise": 1.0, "kl_to_reference": None, "draw": 0}
     assert not Alarms(None).look(fine)
+    log = tmp_path / "rollouts.jsonl"
+    assert heard(log) == {}
+    log.write_text('{"alarms": ["kl: far"]}\n{"draw": 1}\n{"alarms": ["kl: far", "gap: wide"]}\n')
+    assert heard(log) == {"kl: far": 2, "gap: wide": 1}
 
 
 def test_the_truth_is_logged_and_never_trained_on(tmp_path):

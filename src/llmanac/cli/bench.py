@@ -13,7 +13,9 @@ from llmanac.cli.options import AsJson, SomeModel, SomeRunner
 def bench_command(
     path: SomeModel,
     rows: Annotated[list[int] | None, typer.Option(min=1, help="Rows that decode together; repeatable [1, 8].")] = None,
-    context: Annotated[int, typer.Option(min=1, help="Tokens of each row's prompt.")] = 512,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of each row's prompt [512, or what fits the model].")
+    ] = None,
     runner: SomeRunner = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -29,7 +31,7 @@ def bench_command(
     threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
     print(f"runner      {found['runner']}, {threads}, {megabytes:,.0f} MB of weights")
     limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {found['read_limit']:,.0f}"
-    print(f"prefill     {found['read']:,.0f} tokens/s of a prompt of {context} ({limit})")
+    print(f"prefill     {found['read']:,.0f} tokens/s of a prompt of {found['context']} ({limit})")
     for count, rate in found["decode"].items():
         limit = f"{found['read_bytes_per_second'] / 1e9:,.1f} GB/s allow {found['decode_limit'] * count:,.0f}"
         print(f"decode {count:4} {rate:,.0f} tokens/s ({limit})")

@@ -37,7 +37,7 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on."""
-    from llmanac.evaluate._answering import load_answerer
+    from llmanac.evaluate._answering import chat_note, load_answerer
     from llmanac.evaluate._benchmark_rows import items_of
     from llmanac.evaluate.evaluation import compare, evaluate
     from llmanac.evaluate.evaluation_report import check_folder, write_results
@@ -58,6 +58,9 @@ def evaluate_command(
     try:
         for path in dict.fromkeys([model, *([other] if other else [])]):
             answerer = load_answerer(path, dtype=dtype, runner=runner)
+            note = chat_note(answerer, chat) if all(own.generation is not None for _, own, _ in chosen) else None
+            if note is not None:
+                print(note, file=sys.stderr)
             found.append(
                 [evaluate(answerer, n, items, own, cache=out / "cache", chat=chat) for n, own, items in chosen]
             )
@@ -71,11 +74,21 @@ def evaluate_command(
         print(json.dumps(page, ensure_ascii=False))
         return
     _show(found, differences, out)
-    name = wanted[0]
-    more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", name]
-    more += ["--data", str(data)] if data else []
-    more += ["--limit", str(2 * limit)] if limit else ["--shots", "0"]
-    print(f"Next: {shlex.join(more)} -o {shlex.quote(str(out))}   (answers that are there are used again)")
+    given = {"--data": data, "--dtype": dtype, "--runner": None if runner == "torch" else runner,
+             "--shots": shots if limit else None, "--output": out}  # fmt: skip
+    more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", ",".join(wanted)]
+    more += [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
+    more += ["--chat"] if chat else []
+    examples = any((own.shots.count if shots is None else shots) for _, own, _ in chosen)
+    if limit or examples:
+        more += ["--limit", str(2 * limit)] if limit else ["--shots", "0"]
+        print(f"Next: {shlex.join(more)}   (answers that are there are used again)")
+    elif other is None:
+        more.insert(3, "MODEL_B")
+        print(f"Next: {shlex.join(more)}   (another model, item by item)")
+    else:
+        more = ["llmanac", "benchmark", "inspect", wanted[0], *(["--data", str(data)] if data else [])]
+        print(f"Next: {shlex.join([*more, '--results', str(out)])}   (what the benchmark is worth)")
 
 
 def _digits(value: float | None, spec: str = ".4f") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from llmanac.evaluate.segments import Rows
     from llmanac.metrics._corpus import Measured
 
-FEW = 20  # segments
+FEW, LEAST = 20, 10  # segments: p is doubtful, and is not given
 app = group("Scores of texts against references: rouge, bleu, chrf, bertscore, exact-match, pass-at-k.")
 Hypotheses = Annotated[Path, typer.Argument(help="Lines of text or a table, a row for each text.")]
 References = Annotated[list[Path], typer.Argument(help="The references in the same order; several files give several.")]
@@ -40,6 +41,13 @@ def _read(hypotheses: Path, references: Sequence[Path], column: str, other: str,
     return mine, references_of([read_rows(path, other, "--reference-column") for path in references], mine, **how)
 
 
+def _next(name: str, hypotheses: Path, references: Sequence[Path], column: str, other: str) -> str:
+    """Another metric of the same files."""
+    kept = [*(["--column", column] if column != "text" else []),
+            *(["--reference-column", other] if other != "reference" else [])]  # fmt: skip
+    return shlex.join(["llmanac", "metric", name, *map(str, (hypotheses, *references)), *kept])
+
+
 def _spec(name: str, fields: list[str] | None) -> Any:
     from llmanac.core.spec import make_method, parse_patches, patch
 
@@ -59,6 +67,8 @@ def _report(
         heads += ["baseline", "difference", "p"]
     trials = 1000 if test == "bootstrap" else 10_000
     spec = make_method("metric", {"name": "significance", "test": test, "trials": trials})
+    segments = len(next(iter(found.values())).statistics)
+    why = f"with fewer than {FEW} segments p is too small: a trial that differs as much does not count against it"
     for name, measured in found.items():
         low, high = measured.interval()
         entry: dict[str, Any] = {"metric": name, "value": measured.value, "low": low, "high": high}
@@ -70,10 +80,12 @@ def _report(
             entry |= {
                 "baseline": baselines[name].value,
                 "difference": compared.difference,
-                "p": compared.p,
+                "p": compared.p if segments >= LEAST else None,
                 "test": test,
+                **({} if segments >= LEAST else {"no_p": why}),
             }
-            row += [f"{baselines[name].value:.{digits}f}", f"{compared.difference:+.{digits}f}", f"{compared.p:.4f}"]
+            row += [f"{baselines[name].value:.{digits}f}", f"{compared.difference:+.{digits}f}"]
+            row.append("none" if entry["p"] is None else f"{compared.p:.4f}")
         rows.append(row)
         document.append(entry)
     if as_json:
@@ -84,10 +96,9 @@ def _report(
     print_table("", heads, rows)
     for signature in dict.fromkeys(one.signature for one in found.values() if one.signature):
         print(signature)
-    segments = len(next(iter(found.values())).statistics)
     print(f"{segments:,} segments; intervals over them, by bootstrap or, for yes and no, Wilson's.")
     if baselines and segments < FEW:
-        print(f"With fewer than {FEW} segments p is too small: a trial that differs as much does not count against it.")
+        print(f"{'No p: ' if segments < LEAST else ''}{why}.")
     print(f"Next: {next_command}")
 
 
@@ -122,7 +133,7 @@ def rouge_command(
     test: Test = "randomization", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """ROUGE-1, -2, -L and -Lsum, as rouge-score computes them; -s stemmer=porter takes suffixes off."""
-    after = f"llmanac metric bleu {hypotheses} {references[0]}"
+    after = _next("bleu", hypotheses, references, column, reference_column)
     _corpus("rouge", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
 
 
@@ -133,7 +144,7 @@ def bleu_command(
     test: Test = "randomization", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """BLEU, as sacrebleu computes it, with its signature; -s tokenizer=intl, -s smoothing=floor, -s case=lower."""
-    after = f"llmanac metric chrf {hypotheses} {references[0]}"
+    after = _next("chrf", hypotheses, references, column, reference_column)
     _corpus("bleu", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
 
 
@@ -144,7 +155,7 @@ def chrf_command(
     test: Test = "randomization", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """chrF, as sacrebleu computes it; -s word_order=2 is chrF++."""
-    after = f"llmanac metric bleu {hypotheses} {references[0]}"
+    after = _next("bleu", hypotheses, references, column, reference_column)
     _corpus("chrf", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
 
 
@@ -169,7 +180,7 @@ def bertscore_command(
     if found.cut and not as_json:
         print(f"{found.cut:,} texts are longer than the model reads, and were cut.")
     rows = {one.name: one for one in (found.measured(side) for side in ("precision", "recall", "f"))}
-    _report(rows, as_json, f"llmanac metric rouge {hypotheses} {references[0]}", cut=found.cut)
+    _report(rows, as_json, _next("rouge", hypotheses, references, column, reference_column), cut=found.cut)
 
 
 @app.command("exact-match")
@@ -187,7 +198,7 @@ def exact_match_command(
     missing = sum(answer is None for answer in found.answers)
     if missing and not as_json:
         print(f"{missing:,} of {len(golds):,} texts have no answer that {convention} finds; they count as wrong.")
-    after = f"llmanac metric rouge {hypotheses} {references[0]}"
+    after = _next("rouge", hypotheses, references, column, reference_column)
     _report(rows, as_json, after, answers_not_found=missing)
 
 

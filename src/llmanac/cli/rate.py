@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from llmanac.cli.options import AsJson, Seed, SomeRunner
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    pass
+    from llmanac.evaluate.ratings import Questions, Rating
 
 
 def rate_command(
@@ -40,9 +41,13 @@ def rate_command(
     from llmanac.evaluate.ratings import report as reported
 
     if report is not None:
-        _show(reported(read_ratings(report / RATINGS if report.is_dir() else report)), as_json)
-        place = (report if report.is_dir() else report.parent) / PREFERENCES
-        if not as_json:
+        ratings = read_ratings(report / RATINGS if report.is_dir() else report)
+        folder = report if report.is_dir() else report.parent
+        asked = Questions.load(folder) if (folder / "questions.jsonl").exists() else None
+        counts = None if asked is None else _preferences(asked, ratings)
+        _show(reported(ratings) | ({} if counts is None else {"preferences": counts}), as_json)
+        place = folder / PREFERENCES
+        if not as_json and place.is_file() and place.stat().st_size:
             print(f"Next: llmanac align MODEL {shlex.quote(str(place))} --method dpo")
         return
     if prompts is None:
@@ -75,21 +80,31 @@ def rate_command(
 
         serve_ratings(store, port=port)
         if store.ratings:
-            _show(reported(store.ratings), as_json)
+            _show(reported(store.ratings) | {"preferences": _preferences(questions, store.ratings)}, as_json)
     if not as_json:
         print(f"Next: llmanac rate --report {shlex.quote(str(out))}")
+
+
+def _preferences(questions: Questions, ratings: list[Rating]) -> dict[str, int]:
+    """How many preferences ratings make, and how many pairs are none since an answer is blank."""
+    from llmanac.evaluate.ratings import preferences
+
+    rows, blank = preferences(questions, ratings)
+    return {"rows": len(rows), "blank": blank}
 
 
 def _answers(
     texts: list[str], models: list[str], given: list[str], column: str, length: int, chat: bool, how: dict[str, Any]
 ) -> dict[str, list[str]]:
     from llmanac.core.progress import progress
-    from llmanac.evaluate._answering import load_answerer
+    from llmanac.evaluate._answering import chat_note, load_answerer
     from llmanac.evaluate.ratings import read_answers
 
     out: dict[str, list[str]] = {}
     for path in models:
         model = load_answerer(path, **how)
+        if note := chat_note(model, chat):
+            print(note, file=sys.stderr)
         out[path] = []
         with progress(f"answers of {path}", total=len(texts), unit="answers") as bar:
             for start in range(0, len(texts), 32):
@@ -134,3 +149,6 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     print(f"{raters}; agreement: {said}.")
     if left := found.get("left"):
         print(f"The left answer was preferred {left['value']:.0%} of the time ({_between(left)}).")
+    if kept := found.get("preferences"):
+        left_out = f"; {kept['blank']:,} pairs left out, since an answer is blank" if kept["blank"] else ""
+        print(f"preferences.jsonl: {kept['rows']:,} rows{left_out}.")

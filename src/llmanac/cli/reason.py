@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,6 +25,13 @@ Verifier = Annotated[
         "rouge or bertscore=ENCODER.",
     ),
 ]
+Convention = Annotated[
+    str | None,
+    typer.Option(
+        help="How answers are found in texts: gsm8k, math, choice, squad, ... [the file's right answers decide; else "
+        "gsm8k-flexible, the last number]."
+    ),
+]
 
 
 def reason_command(
@@ -32,9 +40,7 @@ def reason_command(
     method: Annotated[str, typer.Option("--method", "-m", help="`llmanac list reason` names them.")] = "voting",
     n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Samples of a question [the method's].")] = None,
     verifier: Verifier = None,
-    convention: Annotated[str, typer.Option(help="How answers are found in texts: gsm8k, math, choice, ...")] = (
-        "gsm8k-flexible"
-    ),
+    convention: Convention = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, or thought of long-cot [256].")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the samples [0.7].")] = None,
     column: Annotated[str, typer.Option(help="Of the question in a file.")] = "question",
@@ -53,11 +59,12 @@ def reason_command(
     from llmanac.core.spec import make_method, parse_patches, patch
     from llmanac.generate.load import load_engine
     from llmanac.reason import Question
-    from llmanac.reason._questions import answered, read_questions
+    from llmanac.reason._questions import answered, convention_of, read_questions
 
     fields: dict[str, Any] = {"name": method, "n": n, "tokens": tokens, "temperature": temperature}
     spec: Any = make_method("reason", {k: v for k, v in {**fields, "convention": convention}.items() if v is not None})
-    spec = patch(spec, {**_utility(spec.name, verifier), **parse_patches(set_ or ())})
+    changes = parse_patches(set_ or ())
+    spec = patch(spec, {**_utility(spec.name, verifier), **changes})
     if "{question}" not in template:
         raise SpecError(f"--template: {template!r} has no {{question}}")
     for place, flag, suffix in ((output, "--output", ".jsonl"), (curve, "--curve", ".svg")):
@@ -65,29 +72,38 @@ def reason_command(
             raise SpecError(f"{flag}: {place} must end in {suffix}")
         if place is not None:
             check_output(place, flag, [question] if Path(question).is_file() else [], force=True)
-    reward = None
+    verifies: Any = None
     if verifier is not None and spec.name != "mbr":
-        named = {"name": "exact-match", "convention": convention} if verifier == "exact-match" else None
-        reward = make_method("reward", named or read_rewards([verifier])).build()
+        verifies = make_method("reward", read_rewards([verifier]))
     engine = load_engine(model, runner=runner)
-    built = spec.build(engine=engine, reward=reward)
     chat = not plain and getattr(engine.tokenizer, "chat_template", None) is not None
     file = Path(question).suffix in (".jsonl", ".parquet", ".json", ".csv")
     if file:
         asked = read_questions(engine, Path(question), column=column, template=template, chat=chat)
     else:
         asked = [Question.of(engine, template.replace("{question}", question), chat=chat)]
-    found = list(answered(built, asked, convention=convention, column=answer, seed=seed))
-    _print(found, file)
+    if convention is None and "convention" not in changes:
+        spec = patch(spec, {"convention": convention_of([question.row.get(answer) for question in asked])})
+    if verifier == "exact-match" and verifies is not None:
+        verifies = patch(verifies, {"convention": spec.convention, "column": answer})
+    built = spec.build(engine=engine, reward=None if verifies is None else verifies.build())
+    found = list(answered(built, asked, convention=spec.convention, column=answer, seed=seed))
+    _print(found, file, spec.convention)
     if output is not None:
         _write(output, found)
     points = _curve(found, seed)
     if curve is not None:
         _draw(curve, points, method)
-    other = "mbr" if method == "voting" else "voting"
-    print(
-        f"Next: llmanac reason {shlex.join([model, question, '--method', other])}   (the same questions, another way)"
-    )
+    if method != "voting":
+        other, judge = "voting", verifier if method != "mbr" or verifier == "exact-match" else None
+    else:
+        other, judge = ("mbr" if verifier in (None, *UTILITIES) else "best-of-n"), verifier
+    kept = {"-n": n, "--verifier": judge, "--convention": convention, "--tokens": tokens, "--temperature": temperature,
+            "--column": column if column != "question" else None, "--answer": answer if answer != "answer" else None,
+            "--template": template if template != "{question}" else None}  # fmt: skip
+    more = [part for flag, value in kept.items() if value is not None for part in (flag, str(value))]
+    command = shlex.join([model, question, "--method", other, *more, *(["--plain"] if plain else [])])
+    print(f"Next: llmanac reason {command}   (the same questions, another way)")
 
 
 def _utility(name: str, verifier: str | None) -> dict[str, Any]:
@@ -100,8 +116,9 @@ def _utility(name: str, verifier: str | None) -> dict[str, Any]:
     return {"utility": utility, **({"encoder": encoder} if encoder else {})}
 
 
-def _print(found: list[Answered], file: bool) -> None:
+def _print(found: list[Answered], file: bool, convention: str) -> None:
     from llmanac.cli.tables import print_table
+    from llmanac.metrics._intervals import wilson_interval
 
     if not file:
         print(found[0].found.text.strip())
@@ -112,7 +129,9 @@ def _print(found: list[Answered], file: bool) -> None:
         tied = f"tied with {len(own.tied) - 1}" if own.tied else ""
         score = f"{own.candidates[own.chosen].score:.4g}"
         counts = (f"{cost.prompt:,}", f"{cost.sampled:,}", f"{cost.verifier:,}")
-        rows.append((str(number), own.answer or "(none)", score, f"{len(own.candidates)}", *counts, mark or tied))
+        rows.append(
+            (str(number), shorten(own.answer or "(none)", 60), score, f"{len(own.candidates)}", *counts, mark or tied)
+        )
     heads = ("question", "answer", "score", "candidates", "prompt tokens", "sampled", "verifier", "")
     print_table("", heads, rows, left=(1, 7))
     if len(found) > len(rows):
@@ -120,7 +139,14 @@ def _print(found: list[Answered], file: bool) -> None:
     total = sum(one.found.cost.total for one in found)
     marked = [one.right[one.found.chosen] for one in found if one.right is not None]
     right = f", {sum(marked)} of {len(marked)} right" if marked else ""
-    print(f"{len(found)} {'question' if len(found) == 1 else 'questions'}, {total:,} tokens{right}")
+    if len(marked) > 1:
+        right += " (95% interval {:.1%} to {:.1%})".format(*wilson_interval(sum(marked), len(marked))[1:])
+    count = f"{len(found)} {'question' if len(found) == 1 else 'questions'}"
+    print(f"{count}, {total:,} tokens{right}; answers found and compared by {convention}")
+    texts = [candidate.answer for one in found for candidate in one.found.candidates]
+    if missing := texts.count(None):
+        many = f"{missing:,} of {len(texts):,} texts"
+        print(f"note: no answer found in {many} by {convention}; set --convention, or longer answers with --tokens")
 
 
 def _write(path: Path, found: list[Answered]) -> None:

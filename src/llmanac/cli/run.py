@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def run_command(
     recipe: Annotated[str, typer.Argument(help="quickstart, rlhf, or the path of a recipe.toml.")],
     set_: Patches = None,
-    budget: Annotated[str | None, typer.Option(help="Time to spend, e.g. 60s, 5m, 2h.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time to spend, e.g. 60s, 5m, 2h; recipes in stages (rlhf) state steps.")
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Output folder [runs/<name>].")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,

@@ -115,8 +115,9 @@ def _tune(asked: Any, output: Path, resume: bool, budget: str | None) -> None:
 def print_tuned(done: Tuned) -> None:
     """What became of the rows, what was trained, the loss before and after, and the next command."""
     from llmanac.cli.tables import print_table
+    from llmanac.train._alarms import heard
 
-    training, change = done.training, done.change()
+    training, change, log = done.training, done.change(), done.folder / "rollouts.jsonl"
     rows = [
         *done.rows,
         ("parameters trained", f"{done.trained:,} of {done.total:,} ({done.trained / done.total:.2%})"),
@@ -129,6 +130,9 @@ def print_tuned(done: Tuned) -> None:
         rows += [(f"before: {what}", f"{done.before.mean:.4f}"), ("after", f"{done.after.mean:.4f}")]
     if change is not None:
         rows.append(("change, with its 95% interval", f"{change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f})"))
+    if done.answers is not None:
+        rows.append(("loss of the answers, before and after", f"{done.answers[0]:.4f}, {done.answers[1]:.4f}"))
+    rows += [(f"alarm, {count} {'time' if count == 1 else 'times'}", text) for text, count in heard(log).items()]
     print_table(str(done.folder), ("", ""), rows)
     command = "chat" if done.chats else "generate"
     print(f"Next: llmanac {command} {shlex.quote(str(done.folder))}")

@@ -78,12 +78,22 @@ def load_answerer(path: str, *, dtype: str | None = None, runner: str = "torch")
     return load_local(path, dtype=dtype, runner=runner)
 
 
+def chat_note(model: Answerer, chat: bool) -> str | None:
+    """A hint where prompts are continued as they are by a model that has a chat template."""
+    if chat or getattr(getattr(getattr(model, "engine", None), "tokenizer", None), "chat_template", None) is None:
+        return None
+    return f"note: {model.name} has a chat template; --chat sends prompts through it"
+
+
 def _content(path: str) -> str:
-    """A hash of the files that a model and its tokenizer are read from."""
+    """A hash of the files that a model, its adapter and its tokenizer are read from."""
+    from llmanac.adapters.load import base_of, find_adapter
     from llmanac.models.locate import locate, model_folder
 
-    total = hashlib.sha256()
-    for place in dict.fromkeys((model_folder(path), Path(locate(path)[1]))):
+    total, adapter = hashlib.sha256(), find_adapter(path)
+    base = path if adapter is None else str(base_of(adapter))
+    places = [*([] if adapter is None else [adapter]), model_folder(base), Path(locate(base)[1])]
+    for place in dict.fromkeys(places):
         for file in [place] if place.is_file() else sorted(place.glob("*")):
             if file.is_file() and file.suffix in (".json", ".safetensors", ".gguf", ".model", ".txt", ".jinja"):
                 try:

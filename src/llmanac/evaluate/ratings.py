@@ -286,16 +286,19 @@ def _margins(ratings: Sequence[Rating]) -> Iterator[tuple[int, str, str]]:
                 yield (item, low, high) if margin > 0 else (item, high, low)
 
 
-def write_preferences(folder: Path, questions: Questions, ratings: Sequence[Rating]) -> int:
-    """Write TRL's columns, a row for each pair that the majority prefers one of, in whole or not at all; how many."""
-    lines = []
-    for item, better, worse in sorted(_margins(ratings)):
-        row = {"prompt": questions.prompts[item], "chosen": questions.answers[better][item],
-               "rejected": questions.answers[worse][item]}  # fmt: skip
-        if row["chosen"].strip() and row["rejected"].strip():
-            lines.append(json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-    files.write_bytes(folder / PREFERENCES, b"".join(lines))
-    return len(lines)
+def preferences(questions: Questions, ratings: Sequence[Rating]) -> tuple[list[dict[str, str]], int]:
+    """TRL's rows, one a pair that the majority prefers one of, and how many are left out: an answer is blank."""
+    texts, found = questions.answers, sorted(_margins(ratings))
+    rows = [{"prompt": questions.prompts[i], "chosen": texts[one][i], "rejected": texts[other][i]}
+            for i, one, other in found]  # fmt: skip
+    kept = [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
+    return kept, len(rows) - len(kept)
+
+
+def write_preferences(folder: Path, questions: Questions, ratings: Sequence[Rating]) -> None:
+    """Write `preferences`, in whole or not at all."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in preferences(questions, ratings)[0]]
+    files.write_bytes(folder / PREFERENCES, "".join(lines).encode("utf-8", "backslashreplace"))
 
 
 def report(ratings: Sequence[Rating]) -> dict[str, Any]:

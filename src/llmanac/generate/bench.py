@@ -23,10 +23,12 @@ def rates(
     engine: Engine,
     *,
     rows: Sequence[int] = (1, 8),
-    context: int = 512,
+    context: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Tokens a second of a prompt of `context` tokens, and of decoding with that many tokens before.
+
+    Without `context` it is 512, or fewer where the model's is shorter.
 
     Greedy, with different random prompts. The limits are measured: of decoding one row, the bandwidth over the bytes of
     the weights; of reading, the rate of float32 matrix products over a token's (8-bit weights may exceed it).
@@ -39,6 +41,9 @@ def rates(
         raise RequestError("model: has no weights to read, so there is nothing to measure it against")
     limit = model.max_length
     # rows that are read first decode while others are read, a piece a step
+    if context is None:
+        most = STEPS * (ROUNDS + 2) + max(rows) * (512 // READ_TOKENS + 1)
+        context = 512 if limit is None else max(1, min(512, limit - most))
     new = STEPS * (ROUNDS + 2) + max(rows) * (context // READ_TOKENS + 1)
     if context < 1 or (limit is not None and context + new > limit):
         raise RequestError(

@@ -223,6 +223,8 @@ def _plan(
 
 def say_plan(plan: Plan, say: Say) -> None:
     """Say how many steps each arm takes, and how long that is expected to be."""
+    if plan.seeds < 3:
+        say(f"note: fewer than 3 seeds give no verdict (here {plan.seeds}); set --seeds 3 or more")
     for label, steps in plan.steps.items():
         runs = plan.seeds + plan.tuning_runs
         if not plan.speed[label].step_seconds:

@@ -26,7 +26,7 @@ from llmanac.lab.controlled import PLAN, Question, announce, progress, say_plan,
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.trials.tuning import TuningTrial
 from llmanac.lab.tune import tune as sweep
-from llmanac.recipes.tune import RECIPE, TuneSpec, Tuning, is_tuning, own_rate
+from llmanac.recipes.tune import RECIPE, TuneSpec, Tuning, is_tuning, own_rate, trained_before
 from llmanac.train.metrics import read_metrics
 
 FEWEST = 4  # steps of a tuning that says anything
@@ -75,6 +75,8 @@ def run_tunings(question: Question, folder: Path, cache: Cache, say: Say) -> dic
         raise SpecError("rows.held_out: 0 leaves nothing to measure the arms on; set it, e.g. to 0.1")
     arms = [_rated(arm) for arm in resolve(base, question.axis, question.texts)]
     announce(arms, question.baseline, say)
+    if warning := trained_before(base, *range(question.seeds)):
+        say(warning)
     trial = TuningTrial(base)
     definition = digest([trial.parts(arm, 0) for arm in arms] + [question.budget, question.seeds, question.factors])
     stored = read_json(folder / PLAN) if (folder / PLAN).is_file() else {}

@@ -17,6 +17,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
+from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics._statistics import estimate
 from llmanac.reason import Found
 
@@ -51,10 +52,18 @@ def curve(found: Sequence[Found], correct: Sequence[Sequence[bool]], *, seed: in
     for k in sizes:
         masks = subsets(n, k, seed)
         each = np.array([right_share(one, own, masks) for one, own in zip(found, right, strict=True)])
-        over = estimate(each) if len(each) > 1 else None
-        interval = (max(0.0, over.low), min(1.0, over.high)) if over else None
-        points.append(Point(k, float(each.mean()), interval, sum(_tokens(one, k) for one in found) / len(found)))
+        points.append(Point(k, float(each.mean()), _interval(each), sum(_tokens(one, k) for one in found) / len(found)))
     return points
+
+
+def _interval(each: np.ndarray) -> tuple[float, float] | None:
+    """Wilson's where every question is right or wrong, as `llmanac evaluate` has it; else the normal one."""
+    if len(each) < 2:
+        return None
+    if np.isin(each, (0.0, 1.0)).all():
+        return wilson_interval(int(each.sum()), len(each))[1:]
+    over = estimate(each)
+    return max(0.0, over.low), min(1.0, over.high)
 
 
 def subsets(n: int, k: int, seed: int = 0) -> np.ndarray:

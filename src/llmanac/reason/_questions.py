@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +73,25 @@ def answered(
             bar.advance(len(some))
 
 
+def convention_of(known: Sequence[Any]) -> str:
+    """The convention that suits right answers: numbers, letters of choices, LaTeX or texts; numbers without any."""
+    texts = [str(text).strip() for one in known if one is not None for text in (one if _several(one) else [one])]
+    if any("\\boxed" in text or "\\frac" in text or "\\sqrt" in text for text in texts):
+        return "math"
+    if all("####" in text or extract(text, "gsm8k-flexible") == text for text in texts):
+        return "gsm8k-flexible"
+    return "choice" if all(re.fullmatch("[A-Z]", text) for text in texts) else "squad"
+
+
+def _several(known: Any) -> bool:
+    return isinstance(known, (list, tuple))
+
+
 def _right(question: Question, found: Found, convention: str, column: str | None) -> list[bool] | None:
     known = None if column is None else question.row.get(column)
     if known is None:
         return None
-    answers = [str(a) for a in known] if isinstance(known, (list, tuple)) else str(known)
+    answers = [str(a) for a in known] if _several(known) else str(known)
     return [correct(candidate.text, reference(answers, convention), convention) for candidate in found.candidates]
 
 

@@ -34,7 +34,7 @@ from llmanac.models.locate import locate
 from llmanac.models.scalar import ScalarModel, load_scalar
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._preference import Preference
-from llmanac.recipes.tune import EVALUATED, Tuned, TuneSpec, Tuning, run_in
+from llmanac.recipes.tune import EVALUATED, STEPS_AN_EPOCH, Tuned, TuneSpec, Tuning, run_in
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import held_out
 from llmanac.rewards import RewardSpec, Sample
@@ -170,7 +170,10 @@ class Preferred(Aligning):
                 "to drop such rows"
             )
         answers = len(objective.columns)
-        count = max(2, min(len(rows.train), asked.train.batch_tokens // (answers * longest) or PAIRS))
+        count = min(len(rows.train), asked.train.batch_tokens // (answers * longest) or PAIRS)
+        if asked.train.batch_tokens == TrainSpec().batch_tokens:  # left open, as in a tuning
+            count = min(count, len(rows.train) // STEPS_AN_EPOCH)
+        count = max(2, count)
         settled = dataclasses.replace(
             asked.train, length=longest, batch_tokens=count * longest, optimizer=self.optimizer()
         )

@@ -31,7 +31,11 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
         raise SpecError(f"--output: {target}: a merged model is a folder; `llmanac quantize` makes a {GGUF} file of it")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise SpecError(f"--output: {target} is there already; give a name that is not taken")
-    adapter = find_adapter(adapter) or adapter
+    found = find_adapter(adapter)
+    whole = next((place for place in (Path(adapter), Path(adapter) / "model") if (place / CONFIG).is_file()), None)
+    if found is None and whole is not None:
+        raise SpecError(f"{adapter}: has no adapter; {whole} is a plain checkpoint already")
+    adapter = found or adapter
     source = base or base_of(adapter)
     if source is None:
         raise SpecError(f"--base: {adapter} does not name its model; give --base MODEL")

@@ -103,6 +103,7 @@ class Tuned:
     after: Items | None
     measures: str = "loss, nats a token"
     chats: bool = True
+    answers: tuple[float, float] | None = None  # their loss before and after, where a teacher's is measured
 
     def change(self) -> tuple[float, float, float] | None:
         """after - before, with its 95% interval over rows (normal, of a ratio of sums)."""
@@ -194,21 +195,26 @@ class Tuning:
         objective = self.objective()
         self.attach()
         stream, settled = self.source(rows, objective, budget)
-        if warning := few(len(rows.held_out)):
-            self.report(warning)
+        for warning in (few(len(rows.held_out)), trained_before(self.asked, self.asked.seed)):
+            if warning:
+                self.report(warning)
+        taught = self.asked.teacher is not None and isinstance(rows, Prepared)
+        plain = reader(self.asked.objective, self.tokenizer) if taught and rows.held_out else None
         before = self._measure(objective, rows, "before")
+        answers = [] if plain is None else [self._measure(plain, rows, "before", "answers.json")]
         self.report("planning: a few steps are timed first")
         done = train(
             self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
             label=self.label, report=self.report,
         )  # fmt: skip
         after = self._measure(objective, rows, "after")
+        losses = (answers[0].mean, self._measure(plain, rows, "after").mean) if answers else None
         every = list({id(p): p for p in self.model.parameters()}.values())
         moved = sum(p.numel() for p in every if p.requires_grad)
         total = sum(p.numel() for p in every)
         named = self.measures if self.asked.teacher is None else f"{self.asked.objective.name}, a token"
         chats = getattr(self.tokenizer, "chat_template", None) is not None
-        result = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats)
+        result = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats, losses)
         self._keep()
         files.write_json(self.place / RESULTS, _results(result))
         return result
@@ -296,11 +302,11 @@ class Tuning:
     def optimizer(self) -> Any:
         return own_rate(self.asked)
 
-    def _measure(self, objective: Any, rows: Prepared, when: str) -> Items | None:
+    def _measure(self, objective: Any, rows: Prepared, when: str, kept: str = "before.json") -> Any:
         """Loss by held-out row; that before the training is written down, since a resumed one has other weights."""
         if not rows.held_out:
             return None
-        place = self.place / "data" / "before.json"
+        place = self.place / "data" / kept
         if when == "before" and place.is_file():
             stored = files.read_table(place)
             return Items(stored["sums"], stored["units"]) if stored["sums"] else None
@@ -332,6 +338,24 @@ class Tuning:
                 base = str(Path(self.model_place).resolve()) if Path(self.model_place).exists() else self.model_place
                 save_adapter(self.change, folder, base=base)
             self.tokenizer.save(folder)
+
+
+def trained_before(asked: TuneSpec, *seeds: int) -> str | None:
+    """A warning where the model's own recipe reads the same file and held out other rows than these seeds do."""
+    place = Path(asked.model)
+    stored = (place.parent if place.name == MODEL else place) / RECIPE
+    before = files.read_toml(stored) if stored.is_file() else {}
+    rows = before.get("rows") or {}
+    if not is_tuning(before) or not asked.rows.held_out:
+        return None
+    if Path(rows["file"]).resolve() != Path(asked.rows.file).resolve():
+        return None
+    if set(seeds) == {before.get("seed", 0)} and rows.get("held_out", RowsSpec.held_out) >= asked.rows.held_out:
+        return None
+    return (
+        f"warning: {asked.model} was tuned on {asked.rows.file} too and has seen rows that are held out here, so their "
+        "loss is too low; use another file, or a model that has not read this one"
+    )
 
 
 def is_tuning(data: Any) -> bool:
@@ -371,5 +395,6 @@ def _results(result: Tuned) -> dict[str, Any]:
             "before": result.before.mean,
             "after": result.after.mean,
             "change": None if change is None else {"mean": change[0], "low": change[1], "high": change[2]},
+            **({} if result.answers is None else {"answer_loss": list(result.answers)}),
         },
     }

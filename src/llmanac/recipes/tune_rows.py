@@ -208,6 +208,8 @@ def held_out(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list
 
 def few(count: int, flag: str = "--held-out") -> str | None:
     """A warning where what is measured is measured on too few rows to mean much."""
+    if count == 1:
+        return f"note: measured on 1 held-out row, which gives no interval; hold out more with {flag}"
     if 0 < count < 20:
         return f"note: measured on {count} held-out rows only, which says little; hold out more with {flag}"
     return None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,3 +63,9 @@ class Alarms:
             if self.report is not None:
                 self.report(f"alarm: {text}")
         return due
+
+
+def heard(log: Path) -> dict[str, int]:
+    """How often each alarm was said, of a file of draws; nothing where there is none."""
+    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
+    return dict(Counter(text for line in lines if line.strip() for text in json.loads(line).get("alarms", ())))

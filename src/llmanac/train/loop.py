@@ -187,7 +187,8 @@ class _Run:
                     rate.add(result.tokens, seconds)
                     used = rate.value() * flops / made.gemm if flops and made.gemm else None
                     self._log(metrics, result, lr_scale, seconds, used)
-                    bar.advance(1, loss=result.loss, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
+                    notes = {**getattr(self.source, "noted", {}), "loss": result.loss}
+                    bar.advance(1, **notes, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
                     better, begin = False, pace.now()
                     if evaluate and (self.step % (evaluate_every or every) == 0 or self.step == steps):
                         better = self._evaluate(evaluate, metrics)

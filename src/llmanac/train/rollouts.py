@@ -110,6 +110,7 @@ class Rollouts:
         self.report = report
         self.stream = ListStream(prompts, rows=sampling.prompts, seed=seed, name="prompts")
         self.draws, self.served = 0, 0
+        self.noted: dict[str, float] = {}  # of the last draw, for the progress line
         self.rows: list[Rollout] = []
         self.baseline = 0.0
         self.alarms, self.warned = Alarms(report), False
@@ -264,6 +265,8 @@ class Rollouts:
             "engine_gap": self.gap,
             "sample": {"prompt": samples[0].prompt[-200:], "text": samples[0].text[:400], "reward": rows[0].reward},
         }
+        line["alarms"] = self.alarms.look(line)
+        self.noted = {"reward": line["reward"]}
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             kept = [] if not self.log.exists() else [x for x in self.log.read_text("utf-8").splitlines() if x.strip()]
@@ -271,7 +274,6 @@ class Rollouts:
                 self.log.write_text("".join(x + "\n" for x in kept[: self.draws]), "utf-8")
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        self.alarms.look(line)
 
     def state(self) -> SourceState:
         """Where it is: prompts, draws, and the draw that is being read."""
