@@ -87,3 +87,10 @@ def test_tensor_parallel_equals_one_process(activations):
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved", "zero-bubble"])
 def test_pipeline_equals_one_process(schedule):
     check({"pipeline": 2, "schedule": schedule})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zero-bubble"])
+def test_three_axes_equal_one_process(schedule):
+    check({"data": 2, "tensor": 2, "pipeline": 2, "schedule": schedule})
+    check({"data": 2, "tensor": 2, "pipeline": 2, "schedule": schedule}, dtype=torch.float32, within=1e-5)

@@ -110,9 +110,9 @@ def prune(model: Any, layers: range, *, first: bool, last: bool) -> None:
 class Stage(nn.Module):
     """One stage: token ids or (B, T, D) -> (B, T, D), or on the last one the summed loss (1,)."""
 
-    def __init__(self, model: Any, *, first: bool, last: bool) -> None:
+    def __init__(self, model: Any, *, first: bool, last: bool, twice: bool) -> None:
         super().__init__()
-        self.trained, self.first, self.last = model, first, last
+        self.trained, self.first, self.last, self.twice = model, first, last, twice
 
     def forward(self, x: Tensor, *, targets: Tensor, **fields: Tensor) -> Tensor:
         """x of one micro-batch, with its `Batch` fields."""
@@ -126,8 +126,10 @@ class Stage(nn.Module):
         x, _ = run_layers(model.model.layers.values(), x, context, None, (), model.recompute)
         if not self.last:
             return x
-        nll: Tensor = model.lm_head.nll(model.model.norm(x), targets, context, "sum")
-        return nll.reshape(1)
+        # a backward pass in two halves runs through the loss twice, which that of a sum cannot
+        reduction = "none" if self.twice else "sum"
+        nll: Tensor = model.lm_head.nll(model.model.norm(x), targets, context, reduction)
+        return nll.sum().reshape(1)
 
 
 class Runner:
@@ -160,8 +162,8 @@ class Runner:
     def _schedule(self, micro: int, length: int, parts: int, dtype: torch.dtype) -> Any:
         ids = torch.empty(micro, length, dtype=torch.long, device="meta")
         tokens = length // self.spec.tensor if self.spec.activations == "split" else length
-        between = torch.empty(micro, tokens, self.width, dtype=dtype, device="meta")
-        loss = torch.empty(1, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta")
+        between = torch.empty(micro, tokens, self.width, dtype=dtype, device="meta", requires_grad=True)
+        loss = torch.empty(1, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta", requires_grad=True)
         made = [
             PipelineStage(
                 module, number, self.count, self.device, input_args=ids if number == 0 else between,

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llmanac.core.device import DTYPES
@@ -91,10 +91,9 @@ class Worker:
                 pipeline.prune(own, parts[number], first=first, last=last)
             if spec.tensor > 1:
                 tensor.divide(own, self.mesh.axis("tensor"), split=spec.activations == "split")
-            objective = Autoregressive()
-            module: nn.Module = (
-                pipeline.Stage(own, first=first, last=last) if spec.pipeline > 1 else _Summed(own, objective)
-            )
+            module: nn.Module = _Summed(own, Autoregressive())
+            if spec.pipeline > 1:
+                module = pipeline.Stage(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
             if spec.data > 1 and spec.weights == "sharded":
                 layers = getattr(getattr(own, "model", None), "layers", ())
                 kept = spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
@@ -284,14 +283,14 @@ class Worker:
         if not isinstance(p, DTensor):
             return False
         names = p.device_mesh.mesh_dim_names or ()
-        return any(n == "tensor" and isinstance(s, Shard) for n, s in zip(names, p.placements, strict=True))
+        return any(n == "tensor" and not s.is_replicate() for n, s in zip(names, p.placements, strict=True))
 
     def _copies(self, p: Any) -> int:
         """How many ranks of this stage hold the same part of a parameter."""
         parts = 1
         if isinstance(p, DTensor):
             sizes = p.device_mesh.shape
-            parts = math.prod(n for n, s in zip(sizes, p.placements, strict=True) if s.is_shard())
+            parts = math.prod(n for n, s in zip(sizes, p.placements, strict=True) if not s.is_replicate())
         return self.spec.data * self.spec.tensor // parts
 
     def _reduced(self, sums: Sums) -> list[float]:
