@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
 from _ranks import on_ranks
-from _small_models import VOCABULARY, block, randomise
+from _small_models import randomise
 
+from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import make, make_method
+from llmanac.data.pack import ListStream
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec
 from llmanac.train import TrainSpec
 from llmanac.train._step import Stepper
+from llmanac.train.checkpoint import Checkpoints
+from llmanac.train.loop import train
+from llmanac.train.team import check as refuse
 from llmanac.train.team import micro_batches, team
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,6 +96,93 @@ def test_tensor_parallel_equals_one_process(activations):
 @pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved", "zero-bubble"])
 def test_pipeline_equals_one_process(schedule):
     check({"pipeline": 2, "schedule": schedule})
+
+
+def trained(folder, parallel, *, steps, dtype=torch.float64):
+    """The loop's own training to `steps`, on ranks; or here, for one. Resumes what is in the folder."""
+    optimizer = {"name": "adamw", "form": "foreach"}
+    spec = spec_of(dtype, optimizer, steps=steps, checkpoint_every=2, schedule={"name": "constant"}, compile="never")
+    rows = [row for step in range(8) for row in rows_of(step)]
+    parallel = ParallelSpec(timeout=30, **parallel)
+
+    def rank_0():
+        with team(parallel, CPU) as made:
+            stream = ListStream(rows, rows=ROWS, seed=0)
+            train(built(dtype), stream, Autoregressive(), spec, folder, seed=0, team=made)
+
+    on_ranks(parallel.ranks, rank_0)
+
+
+def extended_to(folder, before, steps):
+    """Let the ended training of a folder go on."""
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["train"]["steps"] == before
+    plan["train"]["steps"], plan["ended"] = steps, False
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+def last_checkpoint(folder):
+    found = Checkpoints(folder / "checkpoints").latest()
+    return found.step, {f"{part}.{name}": t for part, all_ in found.tensors.items() for name, t in all_.items()}
+
+
+def test_a_checkpoint_opens_on_every_other_mesh(tmp_path):
+    """Two steps on one mesh, two on the next, and so on: weights and optimizer state as of one process throughout."""
+    meshes = [{"data": 2}, {"tensor": 2}, {}, {"pipeline": 2}]
+    trained(tmp_path / "one", {}, steps=2 * len(meshes))
+    for number, mesh in enumerate(meshes):
+        if number:
+            extended_to(tmp_path / "many", 2 * number, 2 * number + 2)
+        trained(tmp_path / "many", mesh, steps=2 * number + 2)
+    (step, found), (other, expected) = last_checkpoint(tmp_path / "many"), last_checkpoint(tmp_path / "one")
+    assert step == other == 2 * len(meshes) and found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max() <= 1e-9, name
+
+
+def test_a_rank_that_hangs_is_named():
+    parallel = ParallelSpec(data=2, timeout=2)
+
+    def rank_0():
+        says = r"rank 1 stopped or hangs in step 2, after \d+ s.*--resume"
+        with pytest.raises(TrainingError, match=says), team(parallel, CPU) as made:
+            stepper = made.stepper(built(), Autoregressive(), spec_of(torch.float64), folder=None)
+            stepper(rows_of(0), 1.0, 0)
+            process = int(made.mesh.store.get("process/1"))
+            os.kill(process, signal.SIGSTOP)
+            try:
+                stepper(rows_of(1), 1.0, 1)
+            finally:
+                os.kill(process, signal.SIGKILL)
+
+    with pytest.raises(AssertionError, match=r"failed \[1\]"):
+        on_ranks(2, rank_0)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "choices", "says"),
+    [
+        ({"tensor": 2}, {"blocks": [{"name": "pre-norm", "mixer": {"name": "softmax", "heads": 3, "head_dim": 4}}]},
+         "parallel.tensor: 2 does not divide the 3 heads of layer 0"),
+        ({"tensor": 2}, {"blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}], "position": "none"},
+         "parallel.tensor: Mamba of layer 0 cannot be divided"),
+        ({"tensor": 2}, {"blocks": [{"name": "pre-norm", "ffn": {"name": "experts", "experts": 2}}]},
+         "parallel.tensor: .* of layer 0 cannot be divided"),
+        ({"tensor": 2}, {"position": "alibi"}, "parallel.tensor: .* adds to scores of each head"),
+        ({"tensor": 2}, {"vocab_size": 63}, "parallel.tensor: 2 does not divide the vocabulary of 63"),
+        ({"pipeline": 2}, {"blocks": [{"name": "pre-norm", "ffn": {"name": "experts", "experts": 2}}]},
+         "parallel.pipeline: the experts of layer 0"),
+        ({"pipeline": 8}, {}, "parallel.pipeline: 4 layers are fewer than the 8 stages"),
+        ({"data": 3}, {}, "parallel.data: 3 does not divide the 8 rows of a step"),
+        ({"data": 2, "optimizer": "muon"}, {}, "parallel: muon needs each matrix as one"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_divided_is_refused_by_name(mesh, choices, says):
+    optimizer = mesh.pop("optimizer", "sgd")
+    parallel = ParallelSpec(**mesh)
+    with pytest.raises(SpecError, match=says):
+        spec = micro_batches(spec_of(torch.float64, {"name": "muon"} if optimizer == "muon" else "sgd"), parallel)
+        refuse(built(**choices), Autoregressive(), spec, parallel)
 
 
 @pytest.mark.slow

@@ -57,6 +57,7 @@ class Mesh:
         self.store, self.rank = _rendezvous() if store is None else store
         if self.rank == 0:
             self.store.set("mesh", json.dumps({"spec": dump(spec), "device": device.type}))
+        self.store.set(f"process/{self.rank}", str(os.getpid()))
         group = dist.PrefixStore("group", self.store)
         dist.init_process_group(
             backend, store=group, rank=self.rank, world_size=world, timeout=timedelta(seconds=spec.timeout)
@@ -104,6 +105,16 @@ class Mesh:
         """Rank 0's tensor on every rank; elsewhere a tensor of the same shape and dtype is filled."""
         dist.broadcast(values, 0)
         return values
+
+    def dismiss(self) -> None:
+        """Of rank 0: tell the others to end, and wait until they have read it: the store may end with this process."""
+        self.send({"do": "exit"})
+        with contextlib.suppress(RuntimeError, dist.DistError):
+            self.store.wait([f"left/{rank}" for rank in range(1, self.spec.ranks)], timedelta(seconds=10))
+
+    def leave(self) -> None:
+        """Of the other ranks: answer `dismiss`."""
+        self.store.set(f"left/{self.rank}", "")
 
     # signs of life
 

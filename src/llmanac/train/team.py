@@ -234,9 +234,8 @@ def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
     made = Team(spec, device)
     try:
         yield made
+        made.mesh.dismiss()
     finally:
-        with contextlib.suppress(Exception):
-            made.mesh.send({"do": "exit"})
         made.mesh.close()
 
 
@@ -253,6 +252,7 @@ def follow() -> None:
         while True:
             command = mesh.receive()
             if command["do"] == "exit":
+                mesh.leave()
                 return
             with mesh.working(command["do"]):
                 if command["do"] == "train":
