@@ -99,7 +99,8 @@ class Worker:
                 kept = spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
                 for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
                     fully_shard(layer, mesh=self.mesh.axis("data"), reshard_after_forward=kept)
-                fully_shard(module, mesh=self.mesh.axis("data"), reshard_after_forward=kept)
+                # the embedding and the head: kept from the forward to the backward pass, which begins with them
+                fully_shard(module, mesh=self.mesh.axis("data"), reshard_after_forward=False)
             module.to_empty(device=device)
             _tie_again(own)
             modules.append(module.train())
