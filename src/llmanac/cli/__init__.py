@@ -30,6 +30,7 @@ with interrupts.ending():
         methods,
         metric,
         ngram,
+        parallel,
         quality,
         quantize,
         run,
@@ -77,6 +78,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(ngram.app, name="ngram")
 app.add_typer(quality.quality_app, name="quality")
 app.add_typer(metric.app, name="metric")
+app.add_typer(parallel.parallel_app, name="parallel")
 
 
 @app.callback(invoke_without_command=True)
