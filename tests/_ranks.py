@@ -1,4 +1,4 @@
-"""Ranks for tests: processes forked after torch is imported, so that a test of two ranks takes a tenth of a second more."""
+"""Ranks for tests: processes forked after torch is imported, which saves the imports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def free_port() -> int:
 
 
 def on_ranks(count: int, call: Callable[[], Any], *, seconds: float = 120) -> None:
-    """Run `call` on rank 0, a child of this process, and `follow` on the others. Raises AssertionError where one fails."""
+    """Run `call` on rank 0, a child of this process, and `follow` on the others; AssertionError where one fails."""
     port = free_port()
     children = {}
     reader, writer = os.pipe()

@@ -10,7 +10,8 @@ import pytest
 
 LAYERS = [
     "core", "kernels", "metrics", "sandbox", "tokenizers", "data", "models", "adapters", "quant", "generate",
-    "objectives", "rewards", "parallel", "train", "evaluate", "retrieve", "multimodal", "recipes", "lab", "web", "apps", "cli",
+    "objectives", "rewards", "parallel", "train", "evaluate", "retrieve", "multimodal", "recipes", "lab", "web", "apps",
+    "cli",
 ]  # fmt: skip
 PEERS = {
     "transformers", "tokenizers", "tiktoken", "sentencepiece", "peft", "trl", "sacrebleu", "rouge_score", "bert_score",

@@ -34,10 +34,11 @@ def plan_command(
     from llmanac.cli.tables import print_table
     from llmanac.parallel.plan import estimates, read_model
 
-    sizes = {"memory": memory, "bandwidth": bandwidth, "rate": rate}
-    numbers = {name: number(text, f"--{name}") for name, text in sizes.items()}
     built = read_model(model)
-    found = estimates(built, devices, rows=rows, length=length, **numbers)
+    found = estimates(
+        built, devices, memory=number(memory, "--memory"), bandwidth=number(bandwidth, "--bandwidth"),
+        rate=number(rate, "--rate"), rows=rows, length=length,
+    )  # fmt: skip
     lines = [
         (
             str(e.spec.data), str(e.spec.tensor), str(e.spec.pipeline), e.spec.schedule if e.spec.pipeline > 1 else "",

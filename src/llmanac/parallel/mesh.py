@@ -54,7 +54,8 @@ class Mesh:
         if device.type == "cuda":
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         backend = "nccl" if device.type == "cuda" else "gloo"
-        self.store, self.rank = _rendezvous() if store is None else store
+        joined: tuple[Any, int] = _rendezvous() if store is None else store
+        self.store, self.rank = joined
         if self.rank == 0:
             self.store.set("mesh", json.dumps({"spec": dump(spec), "device": device.type}))
         self.store.set(f"process/{self.rank}", str(os.getpid()))
@@ -219,7 +220,7 @@ def unpack(described: Sequence[dict[str, Any]], numbers: torch.Tensor) -> list[B
     """The batches that `describe` and `pack` were given."""
     out, start = [], 0
     for one in described:
-        tensors = {}
+        tensors: dict[str, Any] = {}
         for name, (shape, dtype) in one["fields"].items():
             count = 1
             for side in shape:

@@ -24,6 +24,7 @@ from torch.distributed.pipelining import PipelineStage, schedules
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
 from llmanac.models._pass import run_layers
+from llmanac.models.ffn.experts import Experts
 from llmanac.models.lm.transformer import Transformer
 from llmanac.parallel import ParallelSpec
 
@@ -44,10 +45,10 @@ def check(model: Any, spec: ParallelSpec) -> None:
             f"parallel.pipeline: {len(model.model.layers)} layers are fewer than the {spec.stages} stages; use fewer "
             "ranks, or a schedule with one stage a rank"
         )
-    if model.lm_head.remembers or model.model.position.compares and any(model.model.position.parameters()):
+    if model.lm_head.remembers or (model.model.position.compares and any(model.model.position.parameters())):
         raise SpecError("parallel.pipeline: a head that looks back or learned biases are read by every stage")
     for number, layer in enumerate(model.model.layers):
-        if any(parameter.ndim > 2 for parameter in layer.parameters()) or hasattr(layer.mlp, "router"):
+        if isinstance(layer.mlp, Experts):
             raise SpecError(
                 f"parallel.pipeline: the experts of layer {number} have a loss of their own, which a stage cannot "
                 "pass on; use parallel.data"
@@ -164,7 +165,9 @@ class Runner:
         ids = torch.empty(micro, length, dtype=torch.long, device="meta")
         tokens = length // self.spec.tensor if self.spec.activations == "split" else length
         between = torch.empty(micro, tokens, self.width, dtype=dtype, device="meta", requires_grad=True)
-        loss = torch.empty(1, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta", requires_grad=True)
+        loss = torch.empty(
+            1, dtype=torch.float64 if dtype == torch.float64 else torch.float32, device="meta", requires_grad=True
+        )
         made = [
             PipelineStage(
                 module, number, self.count, self.device, input_args=ids if number == 0 else between,
@@ -182,8 +185,8 @@ def order(schedule: str, ranks: int, micro_batches: int) -> dict[int, list[Any]]
     """torch's list of actions of each rank; None in it is a place where the rank waits."""
     count = 2 * ranks if schedule in ("interleaved", "zero-bubble") else ranks
     stub = types.SimpleNamespace(
-        group_size=ranks, group_rank=0, num_stages=count, stage_index=0, is_first=True, is_last=False, has_backward=True,
-        group=None, device=torch.device("cpu"), submod=None, stage_index_to_group_rank={},
+        group_size=ranks, group_rank=0, num_stages=count, stage_index=0, is_first=True, is_last=False,
+        has_backward=True, group=None, device=torch.device("cpu"), submod=None, stage_index_to_group_rank={},
     )  # fmt: skip
     several = count > ranks
     stages = [types.SimpleNamespace(**{**vars(stub), "stage_index": n}) for n in stages_of(schedule, 0, ranks)]

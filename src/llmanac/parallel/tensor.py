@@ -47,7 +47,7 @@ def check(model: Any, ranks: int) -> None:
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
         for name, parameter in layer.named_parameters():
-            *_, owner, _ = ("", *name.split("."))
+            owner = name.split(".")[-2]
             known = owner in COLUMNS + ROWS + NORMS_OF_HEADS or "norm" in owner
             if not known or parameter.ndim > 2:
                 part = type(layer.get_submodule(name.rpartition(".")[0].partition(".")[0])).__name__
@@ -78,7 +78,7 @@ class _Product(ParallelStyle):
         leaves = Shard(-1) if self.by == "columns" else self.outputs
 
         def split(name: str, part: Any, mesh: DeviceMesh) -> None:
-            for own, parameter in list(part.named_parameters(recurse=False)):
+            for own in [name for name, _ in part.named_parameters(recurse=False)]:
                 place = Shard(0) if self.by == "columns" else Shard(1) if own == "weight" else Replicate()
                 shard_parameter(part, own, mesh, place)
 
@@ -89,7 +89,7 @@ class _Product(ParallelStyle):
         def leave(part: Any, y: Any, mesh: DeviceMesh) -> Any:
             return y.redistribute(placements=[leaves]).to_local()
 
-        return distribute_module(module, device_mesh, split, enter, leave)  # type: ignore[arg-type]
+        return distribute_module(module, device_mesh, split, enter, leave)
 
 
 def shard_parameter(module: nn.Module, name: str, mesh: DeviceMesh, place: Placement) -> None:
@@ -155,7 +155,7 @@ def _divide_embedding(embedding: nn.Module, mesh: DeviceMesh) -> None:
 def _nll(mesh: DeviceMesh, entering: Placement) -> Any:
     def nll(self: LinearHead, hidden: Tensor, targets: Tensor, context: Any, reduction: str) -> Tensor:
         """As `LinearHead.nll`, from logits (B, T, V / n) on each rank. Call backward under `loss_parallel` too."""
-        x = DTensor.from_local(hidden, mesh, [entering], run_check=False).redistribute(placements=[Replicate()])
+        x: Any = DTensor.from_local(hidden, mesh, [entering], run_check=False).redistribute(placements=[Replicate()])
         x = self.prepared(x)
         weight: Any = self.weight
         if not isinstance(weight, DTensor):
@@ -175,7 +175,7 @@ def partial_gradients(name: str, *, split: bool) -> bool:
 
     Norms of heads see a rank's own heads; with split activations the other norms see a rank's own tokens.
     """
-    *_, owner, _ = ("", "", *name.split("."))
+    owner = ("", *name.split("."))[-2]
     if owner in NORMS_OF_HEADS:
         return True
     return split and ("norm" in owner) and owner != "embed_norm"

@@ -8,12 +8,12 @@ With n ranks and a tensor of S bytes, a ring sends per rank
 
     DDP                2 (n - 1) / n P                                              one all-reduce of all gradients
     FSDP2              (n - 1) / n (2 k P_layers + k P_rest + P)                    Rajbhandari et al. 2020, section 7
-    tensor             k ((n - 1) / n B T D (8 L + 5) + 6 (n - 1) / n B T) + norms  Korthikanti et al. 2022, section 4.2.2
+    tensor             k (n - 1) / n (B T D (8 L + 5) + 6 B T), and norms           Korthikanti et al. 2022, section 4.2
     pipeline           k B T D for each edge from one rank to another, in both directions
 
 (in numbers, not bytes). Layers of FSDP2 are gathered for the forward and for the backward pass. A tensor-parallel layer
-has two pairs of collectives forward and two backward, the embedding and the head 5 halves together, the loss three
-all-reduces of a number a token; with replicated activations the head's is 1 less and the embedding's cut is not there.
+has two pairs of an all-gather and a reduce-scatter forward and two backward, the embedding and the head five halves
+(four with replicated activations), the loss three all-reduces of a number a token.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _ranks(args: Any) -> int:
     """How many ranks a collective's group has."""
     for value in args:
         if isinstance(value, str) and value not in ("sum", "avg", "max", "min", "product"):
-            return dist.get_world_size(dist.distributed_c10d._resolve_process_group(value))
+            return dist.get_world_size(dist.distributed_c10d._resolve_process_group(value))  # type: ignore[arg-type]
         if "ProcessGroup" in str(type(value)) or "ScriptObject" in type(value).__name__:
             try:
                 return int(dist.ProcessGroup.unbox(value).size())
@@ -95,7 +95,7 @@ def data_numbers(spec: ParallelSpec, layers: float, rest: float, micro_batches: 
 
 
 def tensor_numbers(spec: ParallelSpec, layers: int, tokens: int, dim: int, micro_batches: int, norms: int) -> float:
-    """Numbers that a rank sends for micro-batches of `tokens` places; `norms`: parameters whose gradients are summed."""
+    """Numbers that a rank sends for micro-batches of `tokens` places; `norms`: parameters of norms (split only)."""
     n = spec.tensor
     ends = 5 if spec.activations == "split" else 4
     each = (n - 1) / n * tokens * (dim * (8 * layers + ends) + 6)

@@ -54,7 +54,9 @@ class Pipeline:
             state = files.read_table(folder / "run.json")
             self.seconds, self.planned = state["seconds"], state["planned"]
             before = spec.make(RecipeSpec, state["recipe"], "recipe")
-            if dataclasses.replace(before, parallel=self.spec.parallel) != self.spec:  # changed before a step was planned
+            if (
+                dataclasses.replace(before, parallel=self.spec.parallel) != self.spec
+            ):  # changed before a step was planned
                 self.planned = {}
                 self._drop_pairs()
             settled = {"model": self.planned["model"]} if "model" in self.planned else {}

@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from llmanac.core.device import DTYPES
 from llmanac.core.spec import make, make_method
 from llmanac.core.types import LossSum
+from llmanac.models.ffn.experts import Experts
 from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.parallel import ParallelSpec, pipeline, tensor
+from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec
 from llmanac.train._sums import Sums
@@ -98,7 +99,9 @@ class Worker:
                 layers = getattr(getattr(own, "model", None), "layers", ())
                 kept = spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
                 for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
-                    fully_shard(layer, mesh=self.mesh.axis("data"), reshard_after_forward=kept)
+                    # the backward pass of a loss that is no output of the layer may begin before FSDP2 gathers weights
+                    anew = kept and not isinstance(getattr(layer, "mlp", None), Experts)
+                    fully_shard(layer, mesh=self.mesh.axis("data"), reshard_after_forward=anew)
                 # the embedding and the head: kept from the forward to the backward pass, which begins with them
                 fully_shard(module, mesh=self.mesh.axis("data"), reshard_after_forward=False)
             module.to_empty(device=device)
@@ -175,7 +178,7 @@ class Worker:
     def collect(self, what: str) -> dict[str, Tensor]:
         """All weights, or one kind of the optimizer's tensors, on rank 0; elsewhere nothing."""
         found: dict[str, Tensor] = {}
-        names = {name: p for name, p in self.places}
+        names = dict(self.places)
         local = self.parameters if what == "weights" else {
             key.partition(".")[2]: value for key, value in self.optimizer.state.items() if key.startswith(what + ".")
         }  # fmt: skip
@@ -261,9 +264,9 @@ class Worker:
                 grad = grad.to_local()
             p.grad = None
             self.parameters[name].grad = grad.mul_(scale) if scale > 1 else grad
-            if self.spec.tensor > 1 and not self._divided_by_tensor(p):
-                if tensor.partial_gradients(name, split=self.spec.activations == "split"):
-                    partial.append(grad)
+            whole = self.spec.tensor > 1 and not self._divided_by_tensor(p)
+            if whole and tensor.partial_gradients(name, split=self.spec.activations == "split"):
+                partial.append(grad)
         if partial:
             flat = torch.cat([grad.flatten() for grad in partial])
             dist.all_reduce(flat, group=self.mesh.axis("tensor").get_group())
@@ -357,9 +360,9 @@ def _tie_again(model: Any) -> None:
     """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
     embed = getattr(getattr(model, "model", None), "embed_tokens", None)
     head = getattr(model, "lm_head", None)
-    if embed is not None and head is not None and getattr(model.spec, "tied", False):
-        if head.weight is not embed.weight:
-            head.weight = embed.weight
+    tied = embed is not None and head is not None and getattr(model.spec, "tied", False)
+    if tied and head.weight is not embed.weight:
+        head.weight = embed.weight
 
 
 def _local(p: Any) -> Tensor:

@@ -50,9 +50,7 @@ def _say(mesh: Mesh, command: dict[str, Any]) -> None:
 class TeamStepper:
     """In the loop of rank 0, the place of both the Stepper and the optimizer: all ranks do each step."""
 
-    def __init__(
-        self, team: Team, model: TrainedModel, objective: Any, spec: TrainSpec, *, folder: Path
-    ) -> None:
+    def __init__(self, team: Team, model: TrainedModel, objective: Any, spec: TrainSpec, *, folder: Path) -> None:
         self.mesh, self.model, self.objective, self.folder = team.mesh, model, objective, folder
         self.parallel, self.spec = team.mesh.spec, micro_batches(spec, team.mesh.spec)
         check(model, objective, self.spec, self.parallel)
@@ -87,7 +85,7 @@ class TeamStepper:
     def collect(self) -> None:
         """Bring the ranks' weights into the model."""
         if self._begun:
-            own = {name: p for name, p in self.model.named_parameters()}
+            own = dict(self.model.named_parameters())
             with torch.no_grad():
                 for name, value in self._collect("weights").items():
                     own[name].copy_(value)
@@ -132,7 +130,9 @@ class TeamStepper:
         with self.mesh.working(f"step {step + 1}"):
             found = self.worker.step(described, pack(batches, self.mesh.device), lr_scale)
         if not math.isfinite(found.loss) or not math.isfinite(found.norm):
-            what = f"the loss is {found.loss}" if not math.isfinite(found.loss) else f"the gradient's norm is {found.norm}"
+            what = (
+                f"the loss is {found.loss}" if not math.isfinite(found.loss) else f"the gradient's norm is {found.norm}"
+            )
             raise TrainingError(
                 f"step {step}: {what} on {self.parallel.ranks} ranks; the weights are as they were before it. Lower "
                 "optimizer.lr, set train.clip, or resume on one process, which saves the batch"
@@ -145,8 +145,7 @@ class TeamStepper:
 
 def padded(batch: Any, ranks: int) -> Any:
     """The batch with T a multiple of `ranks`: further places carry no loss and are seen by no other place."""
-    rows, length = batch.shape
-    more = -length % ranks
+    more = -batch.shape[1] % ranks
     if not more:
         return batch
     values = {"ids": 0, "targets": IGNORE, "segments": PADDING, "positions": 0, "token_types": 0, "within": 0}
@@ -196,7 +195,7 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
     if changed or frozen or getattr(model, "lead", None) is not None:
         what = (changed or frozen or ["lead"])[0]
         raise SpecError(f"parallel: adapters, frozen and quantized parts are trained on one process only ({what})")
-    sharded = parallel.tensor > 1 or parallel.data > 1 and parallel.weights == "sharded"
+    sharded = parallel.tensor > 1 or (parallel.data > 1 and parallel.weights == "sharded")
     if sharded and spec.optimizer.name not in ELEMENTWISE:
         raise SpecError(
             f"parallel: {spec.optimizer.name} needs each matrix as one; use {', '.join(ELEMENTWISE)}, or "
