@@ -88,12 +88,20 @@ def test_data_parallel_equals_one_process(weights):
     check({"data": 2, "weights": weights})
 
 
-@pytest.mark.parametrize("activations", ["split", "replicated"])
+@pytest.mark.parametrize("activations", ["split", pytest.param("replicated", marks=pytest.mark.slow)])
 def test_tensor_parallel_equals_one_process(activations):
     check({"tensor": 2, "activations": activations})
 
 
-@pytest.mark.parametrize("schedule", ["gpipe", "1f1b", "interleaved", "zero-bubble"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "1f1b",
+        "zero-bubble",
+        pytest.param("gpipe", marks=pytest.mark.slow),
+        pytest.param("interleaved", marks=pytest.mark.slow),
+    ],
+)
 def test_pipeline_equals_one_process(schedule):
     check({"pipeline": 2, "schedule": schedule})
 

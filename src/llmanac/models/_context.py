@@ -132,7 +132,7 @@ class Context:
 
 
 class Losses:
-    """Losses of layers by name, all of one forward pass. No dict: FSDP2 gives each layer a copy of those with tensors."""
+    """Losses of layers by name, all of one forward pass. No dict: FSDP2 gives each layer a copy of those."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[Tensor]] = {}
