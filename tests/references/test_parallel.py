@@ -132,6 +132,7 @@ def test_further_models_equal_one_process(mesh, choices):
     check(mesh, model=lambda dtype: built(dtype, **choices))
 
 
+@pytest.mark.slow
 def test_adamw_without_clipping_and_a_step_of_several_micro_batches():
     check({"data": 2, "tensor": 1}, optimizer={"name": "adamw", "form": "foreach"}, clip=0.0, micro_batch=1)
 
@@ -164,9 +165,19 @@ def last_checkpoint(folder):
     return found.step, {f"{part}.{name}": t for part, all_ in found.tensors.items() for name, t in all_.items()}
 
 
-def test_a_checkpoint_opens_on_every_other_mesh(tmp_path):
+@pytest.mark.parametrize(
+    "meshes",
+    [
+        [{"data": 2}, {"tensor": 2}, {}],
+        pytest.param(
+            [{"pipeline": 2}, {}, {"data": 2, "weights": "replicated"}, {"data": 2, "tensor": 2, "pipeline": 2}, {}],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["two", "eight"],
+)
+def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     """Two steps on one mesh, two on the next, and so on: weights and optimizer state as of one process throughout."""
-    meshes = [{"data": 2}, {"tensor": 2}, {}, {"pipeline": 2}]
     trained(tmp_path / "one", {}, steps=2 * len(meshes))
     for number, mesh in enumerate(meshes):
         if number:
