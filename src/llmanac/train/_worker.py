@@ -359,7 +359,7 @@ def _trainable(module: nn.Module) -> list[tuple[str, Any]]:
 def _tie_again(model: Any) -> None:
     """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
     embed = getattr(getattr(model, "model", None), "embed_tokens", None)
-    head = getattr(model, "lm_head", None)
+    head: Any = getattr(model, "lm_head", None)
     tied = embed is not None and head is not None and getattr(model.spec, "tied", False)
     if tied and head.weight is not embed.weight:
         head.weight = embed.weight
