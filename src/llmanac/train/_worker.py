@@ -358,10 +358,10 @@ def _trainable(module: nn.Module) -> list[tuple[str, Any]]:
 
 def _tie_again(model: Any) -> None:
     """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
-    embed = getattr(getattr(model, "model", None), "embed_tokens", None)
-    head: Any = getattr(model, "lm_head", None)
-    tied = embed is not None and head is not None and getattr(model.spec, "tied", False)
-    if tied and head.weight is not embed.weight:
+    if not getattr(model.spec, "tied", False):
+        return
+    embed, head = model.model.embed_tokens, model.lm_head
+    if embed is not None and head is not None and head.weight is not embed.weight:
         head.weight = embed.weight
 
 
