@@ -10,7 +10,7 @@ import pytest
 
 LAYERS = [
     "core", "kernels", "metrics", "sandbox", "tokenizers", "data", "models", "adapters", "quant", "generate",
-    "objectives", "rewards", "train", "evaluate", "reason", "act", "retrieve", "multimodal", "recipes", "lab", "web",
+    "objectives", "rewards", "parallel", "train", "evaluate", "reason", "act", "retrieve", "multimodal", "recipes", "lab", "web",
     "guide", "apps", "cli",
 ]  # fmt: skip
 PEERS = {
@@ -42,7 +42,7 @@ def test_layers_and_peers(path: Path) -> None:
     for name in imports(path):
         assert name.partition(".")[0] not in PEERS, f"{relative} imports the peer {name}"
         parts = name.split(".")
-        if layer != "__init__" and parts[0] == "llmanac" and len(parts) > 1 and parts[1] in LAYERS:
+        if layer not in ("__init__", "__main__") and parts[0] == "llmanac" and len(parts) > 1 and parts[1] in LAYERS:
             assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{relative} imports {name}, which comes later"
 
 

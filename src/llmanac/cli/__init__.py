@@ -38,6 +38,7 @@ with interrupts.ending():
         methods,
         metric,
         ngram,
+        parallel,
         quality,
         quantize,
         rate,
@@ -100,6 +101,7 @@ app.add_typer(quality.quality_app, name="quality")
 app.add_typer(metric.app, name="metric")
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(memory.app, name="memory")
+app.add_typer(parallel.parallel_app, name="parallel")
 
 
 @app.callback(invoke_without_command=True)

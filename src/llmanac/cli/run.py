@@ -11,6 +11,7 @@ import typer
 from llmanac.cli.options import Patches, Show
 from llmanac.cli.rlhf import run_stages
 from llmanac.cli.tune import run_tuning
+from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
     from llmanac.recipes.run import Run
@@ -25,19 +26,33 @@ def run_command(
     folder: Annotated[Path | None, typer.Option(help="Output folder [runs/<name>].")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    processes: Annotated[
+        int | None, typer.Option(help="Train on as many processes of this machine; torchrun starts those of several.")
+    ] = None,
     show: Show = False,
 ) -> None:
     """Run a recipe: text to a tokenizer, a model, an evaluation and a report."""
     began = time.monotonic()  # the budget includes loading the libraries
     from llmanac.core import spec
+    from llmanac.parallel import launch
     from llmanac.recipes.rlhf import is_rlhf
     from llmanac.recipes.run import NothingKept, Run, run
     from llmanac.recipes.spec import load_recipe, read_recipe, shown
     from llmanac.recipes.tune import is_tuning
 
+    if launch.is_further_rank():
+        from llmanac.train import team
+
+        team.main()
+        return
     changes = spec.parse_patches(set_ or ())
+    if processes and not any(path.startswith("parallel.") for path in changes):
+        changes["parallel.data"] = processes
     changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
-    if is_rlhf(data := read_recipe(recipe)):
+    data = read_recipe(recipe)
+    if (is_rlhf(data) or is_tuning(data)) and any(path.startswith("parallel.") for path in changes):
+        raise SpecError("parallel: tuning and reinforcement learning train on one process; leave --processes out")
+    if is_rlhf(data):
         run_stages(recipe, data, changes, folder, resume, show)
         return
     if is_tuning(data):
@@ -47,12 +62,14 @@ def run_command(
         print(shown(load_recipe(recipe, changes)), end="")
         return
     try:
-        done = run(recipe, changes, folder=folder, resume=resume, began=began)
+        with launch.processes(processes or 1):
+            done = run(recipe, changes, folder=folder, resume=resume or launch.restarted(folder), began=began)
     except NothingKept:
         print("\nStopped before anything was kept; the same command starts again.")
         raise SystemExit(130) from None
     except KeyboardInterrupt:
         where = f" --folder {folder}" if folder else ""
+        where += f" --processes {processes}" if processes else ""
         print(f"\nStopped; nothing is lost. Continue with: llmanac run {recipe}{where} --resume")
         raise SystemExit(130) from None
     assert isinstance(done, Run)  # the other form of recipe was run above

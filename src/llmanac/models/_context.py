@@ -55,7 +55,7 @@ class Context:
     slots: SlotMapping | None = None
     lengths: Tensor | None = None
     memory: Memory | None = None
-    losses: dict[str, list[Tensor]] = field(default_factory=dict)
+    losses: Losses = field(default_factory=lambda: Losses())
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotate queries or keys (B, T, H, d) by their positions; the identity for positions that do not rotate."""
@@ -124,8 +124,15 @@ class Context:
 
     def add_loss(self, name: str, value: Tensor) -> None:
         """Add a loss () to those of the forward pass; values of one name are summed."""
-        self.losses.setdefault(name, []).append(value)
+        self.losses.found.setdefault(name, []).append(value)
 
     def aux(self) -> dict[str, Tensor]:
         """The sum of the losses of each name."""
-        return {name: torch.stack(values).sum() for name, values in self.losses.items()}
+        return {name: torch.stack(values).sum() for name, values in self.losses.found.items()}
+
+
+class Losses:
+    """Losses of layers by name, all of one forward pass. No dict: FSDP2 gives each layer a copy of those."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Tensor]] = {}

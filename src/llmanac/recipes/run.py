@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import shutil
 import time
@@ -20,6 +21,7 @@ from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe, read_recipe
 
 STATE = "run.json"
 LOCK = ".lock"
+ANYWHERE = "parallel."  # how a run is computed: a resumed run may be on another mesh
 MADE_FIRST = ("name", "data.", "tokenizer.", "seed", "finetune")  # what the text and its tokens depend on
 
 
@@ -85,7 +87,9 @@ def run(
     if isinstance(given, RlhfSpec) or (isinstance(given, Mapping) and is_rlhf(given)):
         return run_named(given, changes, folder, resume=resume, report=report)
     try:
+        from llmanac.core.device import resolve_device
         from llmanac.recipes.stages import Pipeline
+        from llmanac.train.team import team
     except KeyboardInterrupt:
         raise NothingKept from None
 
@@ -109,7 +113,8 @@ def run(
     there = place.exists()
     with locked(place / LOCK, busy=f"{place}: another process is running in this folder"):
         try:
-            finished, results = Pipeline(resolved, place, began, report=report).run()
+            with team(resolved.spec.parallel, resolve_device(resolved.spec.device)) as ranks:
+                finished, results = Pipeline(resolved, place, began, report=report, team=ranks).run()
         except DataError:
             if (
                 not resume and not (place / "manifest.json").is_file()
@@ -178,14 +183,16 @@ def _resumed(recipe: Any, changes: dict[str, Any], folder: str | Path | None) ->
         raise LlmanacError(f"{place}: there is no run to resume; leave --resume out to start one")
     state = read_state(place)
     patches = state.get("patches", {})
-    before = Recipe(spec.make(RecipeSpec, state["recipe"], "recipe"), frozenset(state["stated"]), patches)
     asked = load_recipe(recipe, {**patches, **changes})  # the run's patches need not be repeated
+    stored = dataclasses.replace(spec.make(RecipeSpec, state["recipe"], "recipe"), parallel=asked.spec.parallel)
+    before = Recipe(stored, frozenset(state["stated"]), patches)
     if (place / "recipe.toml").is_file() and asked.spec == load_recipe(place / "recipe.toml").spec:
         return before, place  # the run's own recipe, with what was planned for it
     moved = {
         path: values
         for path, values in spec.diff(before.spec, asked.spec).items()
-        if before.concerns(path) or asked.concerns(path)  # else a default of another version: the stored one holds
+        if (before.concerns(path) or asked.concerns(path))  # else a default of another version: the stored one holds
+        and not path.startswith(ANYWHERE)
     }
     begun = (place / "pretrain" / "plan.json").is_file()
     if moved and not begun and not any(path.startswith(MADE_FIRST) for path in moved):

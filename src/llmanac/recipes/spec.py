@@ -21,6 +21,7 @@ from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.objectives import ObjectiveSpec
+from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._mixture import MixtureSpec
@@ -139,6 +140,7 @@ class RecipeSpec(Spec):
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     through: QuantizerSpec | None = None
+    parallel: ParallelSpec = field(default_factory=ParallelSpec)
 
     def __post_init__(self) -> None:
         seconds(self.budget, "budget")

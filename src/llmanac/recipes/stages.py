@@ -41,7 +41,10 @@ WATCHED_BYTES = 40_000  # held-out text scored during training
 class Pipeline:
     """A run in its folder: its state, and the stages in their order. `report` is called with lines for the user."""
 
-    def __init__(self, recipe: Recipe, folder: Path, began: float | None = None, report: Report = print) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path, began: float | None = None, report: Report = print, team: Any = None
+    ) -> None:
+        self.team = team
         self.recipe, self.spec, self.folder, self.report = recipe, recipe.spec, folder, report
         self.device = resolve_device(self.spec.device)
         self.seconds: dict[str, float] = {}
@@ -50,7 +53,10 @@ class Pipeline:
         if (folder / "run.json").is_file():
             state = files.read_table(folder / "run.json")
             self.seconds, self.planned = state["seconds"], state["planned"]
-            if spec.make(RecipeSpec, state["recipe"], "recipe") != self.spec:  # changed before a step was planned
+            before = spec.make(RecipeSpec, state["recipe"], "recipe")
+            if (
+                dataclasses.replace(before, parallel=self.spec.parallel) != self.spec
+            ):  # changed before a step was planned
                 self.planned = {}
                 self._drop_pairs()
             settled = {"model": self.planned["model"]} if "model" in self.planned else {}
@@ -190,6 +196,7 @@ class Pipeline:
             budget=self.time.pretraining(self.before_training, later) if self.recipe.spec.train.steps is None else None,
             evaluate=self._watch(),
             label="pretrain",
+            team=self.team,
         )
         self._trained("pretrain", done)
         if self.spec.through is not None:
@@ -271,6 +278,7 @@ class Pipeline:
             seed=self.spec.seed,
             budget=None if self.recipe.states("finetune.steps") else budget,
             label="fine-tune",
+            team=self.team,
         )
         self._trained("finetune", done)
         self._keep_model(self.model, "model")

@@ -77,6 +77,7 @@ def train(
     generators: Mapping[str, Generator] | None = None,
     label: str = "train",
     report: Callable[[str], object] | None = None,
+    team: Any = None,
 ) -> TrainResult:
     """Train a model in place; the folder gets plan.json, metrics.jsonl, tensorboard/ and checkpoints/.
 
@@ -92,6 +93,7 @@ def train(
         evaluate_every: steps between evaluations; by default those between checkpoints.
         generators: further random generators that the source or the model draws from; checkpointed by name.
         report: what a message for the user is given to; standard error by default.
+        team: the ranks that compute the steps (`train.team.Team`); by default this process alone.
 
     Raises:
         SpecError: settings that cannot be met, or a folder that holds another run.
@@ -101,7 +103,7 @@ def train(
         KeyboardInterrupt: after Ctrl-C; a checkpoint of the last complete step was saved first.
     """
     keep_freed_memory()
-    run = _Run(model, source, objective, Path(folder), seed, generators, watch, report)
+    run = _Run(model, source, objective, Path(folder), seed, generators, watch, report, team)
     with preserve_random_state():
         return run.train(spec, resume, evaluate, evaluate_every, budget, label)
 
@@ -119,7 +121,9 @@ class _Run:
         generators: Mapping[str, Generator] | None,
         watch: str,
         report: Callable[[str], object] | None,
+        team: Any = None,
     ) -> None:
+        self.team = team
         self.model, self.source, self.objective, self.folder = model, source, objective, folder
         self.seed, self.watch = seed, watch
         self.report = report or (lambda text: print(text, file=sys.stderr))
@@ -159,13 +163,16 @@ class _Run:
         self.optimizer = spec.optimizer.build(model=self.trained.optimized)
         planned = spec.schedule.build(steps=made.first_steps)
         schedule = pace.revised(planned, made.first_steps, made.revisions)
-        stepper = Stepper(
+        stepper: Any = Stepper(
             self.model, self.objective, self.optimizer, micro_batch=spec.micro_batch or spec.rows, clip=spec.clip,
             dtype=DTYPES[spec.dtype], folder=self.folder,
         )  # fmt: skip
+        if self.team is not None:
+            stepper = self.optimizer = self.team.stepper(self.model, self.objective, spec, folder=self.folder)
         if found:
             self._take(found, spec)
-        self._compile(spec)
+        if self.team is None:
+            self._compile(spec)
         self.trained.modules.train()
         flops = _flops_per_token(self.model, spec.length)
         result, rate, steps = None, _Rate(), spec.steps or 0
@@ -284,6 +291,8 @@ class _Run:
 
     def _evaluate(self, evaluate: Evaluate, metrics: Metrics) -> bool:
         """Evaluate without disturbing the training; returns whether the watched metric is the best so far."""
+        if self.team is not None:
+            self.optimizer.collect()
         self.trained.modules.eval()
         with preserve_random_state(self.generators), torch.no_grad():
             self.evaluated = {k: float(v) for k, v in evaluate(self.model).items()}
@@ -298,6 +307,8 @@ class _Run:
         return False
 
     def _save(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
+        if self.team is not None:
+            self.optimizer.collect()
         tensors, counts = self.optimizer.state_dict()
         model, objective = self.trained.parts()
         source, more = self.source.state()

@@ -298,19 +298,24 @@ class Transformer(TrainedModel):
 
     def _enter(self, batch: Batch, state: DecodingState | None) -> tuple[Tensor, Context]:
         """The embedded tokens and the context that all layers see."""
+        context = self._context(batch, state, self.dtype)
+        position = self.model.position
+        x = position.embed_within(position.embed(self._tokens(batch), context.positions), batch.within)
+        if self.model.embed_norm is not None:
+            x = self.model.embed_norm(x)
+        return x, context
+
+    def _context(self, batch: Batch, state: DecodingState | None, dtype: torch.dtype) -> Context:
+        """The context alone; layers compute in `dtype`."""
         if batch.segments is not None:
             batch = replace(batch, segments=documents(batch.segments))
         slots, mask = place(batch, state)
         position = self.model.position
         if slots is not None and batch.positions is not None and self._compares:
             raise RequestError("positions: a bias by distance counts them from the state; leave them out")
-        positions = self._positions(batch, mask)
-        x = position.embed_within(position.embed(self._tokens(batch), positions), batch.within)
-        if self.model.embed_norm is not None:
-            x = self.model.embed_norm(x)
         context = Context(
             ids=batch.ids,
-            positions=positions,
+            positions=self._positions(batch, mask),
             segments=batch.segments,
             mask=mask,
             position=position,
@@ -318,7 +323,7 @@ class Transformer(TrainedModel):
             slots=slots,
             lengths=batch.lengths,
         )
-        return x, context.at(position, x.dtype)
+        return context.at(position, dtype)
 
     def _tokens(self, batch: Batch) -> Tensor:
         """(B, T, D): the embeddings of the ids, or those that were given."""

@@ -1,0 +1,60 @@
+"""Training on several processes: data, tensor and pipeline parallelism by torch.distributed, over one mesh of ranks.
+
+    data        each rank computes its rows of the step; weights replicated (DDP) or sharded (FSDP2)
+    tensor      each rank has some heads and some columns of each layer (Megatron's division, DTensor)
+    pipeline    each rank has some of the layers (torch.distributed.pipelining)
+
+Rank 0 runs the one training loop and sends each step's rows; the other ranks compute (`train/team.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec
+
+Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelSpec(Spec):
+    """The mesh, data x tensor x pipeline ranks. The result is that of one process with the same rows.
+
+    Attributes:
+        data: how many ranks share the rows of a step.
+        tensor: how many share each layer's heads and columns.
+        pipeline: how many share the layers.
+        weights: under `data`, whether each rank holds all weights (DDP) or a part of each (FSDP2); with tensor or
+            pipeline they are sharded.
+        activations: under `tensor`, whether what is between attention and feed-forward layers is split along the
+            sequence (sequence parallelism) or held by every rank.
+        schedule: the order of micro-batches in a pipeline; interleaved and zero-bubble give each rank two stages.
+        timeout: seconds that a rank may keep the others waiting before the run ends with an error that names it.
+    """
+
+    data: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    weights: Literal["sharded", "replicated"] = "sharded"
+    activations: Literal["split", "replicated"] = "split"
+    schedule: Schedule = "1f1b"
+    timeout: int = 120
+
+    def __post_init__(self) -> None:
+        for name in ("data", "tensor", "pipeline", "timeout"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name}: {getattr(self, name)} is not at least 1")
+        if self.weights == "replicated" and self.tensor * self.pipeline > 1:
+            raise SpecError("weights: replicated goes with data alone; leave it at sharded with tensor or pipeline")
+
+    @property
+    def ranks(self) -> int:
+        """How many processes the mesh has."""
+        return self.data * self.tensor * self.pipeline
+
+    @property
+    def stages(self) -> int:
+        """How many parts the layers are cut into."""
+        return self.pipeline * (2 if self.pipeline > 1 and self.schedule in ("interleaved", "zero-bubble") else 1)

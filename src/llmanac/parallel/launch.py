@@ -1,0 +1,69 @@
+"""Further ranks as processes of this machine; torchrun does the same over several machines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmanac.core.errors import SpecError
+
+ENDING = 10.0  # seconds that ranks have to end once rank 0 has
+MOST = 512
+NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FOLLOWER = "llmanac.train.team"
+
+
+def is_further_rank() -> bool:
+    """Whether this process was started (by torchrun) as a rank other than the first."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
+
+
+def restarted(folder: Path | None) -> bool:
+    """Whether torchrun has started this process again after a rank was lost, and the run's folder is there."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return again and folder is not None and (folder / "run.json").is_file()
+
+
+@contextlib.contextmanager
+def processes(count: int) -> Iterator[None]:
+    """This process as rank 0 of `count`, the others started beside it; they end with the block.
+
+    Raises:
+        SpecError: a number that is not 1 to 512, or this process is a rank already.
+    """
+    if not 1 <= count <= MOST:
+        raise SpecError(f"--processes: {count} is not 1 to {MOST}")
+    if count == 1:
+        yield
+        return
+    if "RANK" in os.environ:
+        raise SpecError("--processes: torchrun has started the processes already; leave --processes out")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    children = []
+    os.environ.update(common, RANK="0", LOCAL_RANK="0")
+    try:
+        for rank in range(1, count):
+            own = {**os.environ, "OMP_NUM_THREADS": threads, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            # in a session of their own: Ctrl-C is rank 0's, which ends its step and saves
+            children.append(subprocess.Popen([sys.executable, "-m", FOLLOWER], env=own, start_new_session=True))
+        yield
+    finally:
+        for name in NAMES:
+            os.environ.pop(name, None)
+        stop = time.monotonic() + ENDING
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.1, stop - time.monotonic()))
+            if child.poll() is None:
+                child.kill()
+                child.wait()

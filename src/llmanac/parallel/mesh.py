@@ -1,0 +1,243 @@
+"""The ranks of a run: joining them, sending a step's rows, and saying which one is missing.
+
+Small commands go through torch's key-value store, which a rank may wait for as long as it likes; tensors go through
+collectives, which end after `timeout` seconds. A thread of each rank reports to the store once a second that it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from llmanac.core.errors import SpecError, TrainingError
+from llmanac.core.spec import dump, make
+from llmanac.core.types import Batch
+from llmanac.parallel import ParallelSpec
+
+BEAT = 1.0  # seconds between two signs of life
+AXES = ("pipeline", "data", "tensor")
+FOREVER = timedelta(days=365)
+
+
+class Mesh:
+    """This process as a rank of the mesh of `spec`.
+
+    Attributes:
+        rank: 0 .. ranks - 1; pipeline, data and tensor: this rank's place on each axis.
+
+    Raises:
+        SpecError: another number of processes than the mesh has.
+    """
+
+    def __init__(self, spec: ParallelSpec, device: torch.device, store: Any = None) -> None:
+        self.spec, self.device = spec, device
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world != spec.ranks:
+            raise SpecError(
+                f"parallel: data {spec.data} x tensor {spec.tensor} x pipeline {spec.pipeline} needs {spec.ranks} "
+                f"processes, and there are {world}; start it with --processes {spec.ranks}, or with torchrun "
+                f"--nproc-per-node {spec.ranks}"
+            )
+        # DTensor warns on standard error of every redistribution that it does not think cheapest
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+        if device.type == "cuda":
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        joined: tuple[Any, int] = _rendezvous() if store is None else store
+        self.store, self.rank = joined
+        if self.rank == 0:
+            self.store.set("mesh", json.dumps({"spec": dump(spec), "device": device.type}))
+        self.store.set(f"process/{self.rank}", str(os.getpid()))
+        group = dist.PrefixStore("group", self.store)
+        dist.init_process_group(
+            backend, store=group, rank=self.rank, world_size=world, timeout=timedelta(seconds=spec.timeout)
+        )
+        sizes = (spec.pipeline, spec.data, spec.tensor)
+        self.device_mesh: DeviceMesh = init_device_mesh(device.type, sizes, mesh_dim_names=AXES)
+        self.pipeline, self.data, self.tensor = (self.device_mesh.get_local_rank(axis) for axis in AXES)
+        self.commands = 0
+        self.doing = "starting"
+        self._ended = threading.Event()
+        threading.Thread(target=self._live, daemon=True).start()
+
+    @classmethod
+    def joined(cls) -> Mesh:
+        """A further rank of the mesh that rank 0 makes; waits for it."""
+        store = _rendezvous()
+        asked = json.loads(store[0].get("mesh"))
+        return cls(make(ParallelSpec, asked["spec"], "parallel"), torch.device(asked["device"]), store)
+
+    def gather_names(self, key: str, names: Sequence[str]) -> list[list[str]]:
+        """Names that the first rank of each place on the pipeline axis gives, on every rank."""
+        if self.data == 0 and self.tensor == 0:
+            self.store.set(f"{key}/{self.pipeline}", json.dumps(list(names)))
+        return [json.loads(self.store.get(f"{key}/{stage}")) for stage in range(self.spec.pipeline)]
+
+    def axis(self, name: str) -> DeviceMesh:
+        """The ranks that differ from this one on one axis only."""
+        return self.device_mesh[name]
+
+    # commands of rank 0
+
+    def send(self, command: dict[str, Any]) -> None:
+        """Of rank 0: the next command of the other ranks, as JSON."""
+        self.store.set(f"command/{self.commands}", json.dumps(command))
+        self.commands += 1
+
+    def receive(self) -> dict[str, Any]:
+        """Of the other ranks: the next command; waits for it."""
+        self.doing = "waiting"
+        found: dict[str, Any] = json.loads(self.store.get(f"command/{self.commands}"))
+        self.commands += 1
+        return found
+
+    def share(self, values: torch.Tensor) -> torch.Tensor:
+        """Rank 0's tensor on every rank; elsewhere a tensor of the same shape and dtype is filled."""
+        dist.broadcast(values, 0)
+        return values
+
+    def dismiss(self) -> None:
+        """Of rank 0: tell the others to end, and wait until they have read it: the store may end with this process."""
+        self.send({"do": "exit"})
+        with contextlib.suppress(RuntimeError, dist.DistError):
+            self.store.wait([f"left/{rank}" for rank in range(1, self.spec.ranks)], timedelta(seconds=10))
+
+    def leave(self) -> None:
+        """Of the other ranks: answer `dismiss`."""
+        self.store.set(f"left/{self.rank}", "")
+
+    # signs of life
+
+    def _live(self) -> None:
+        """Tell the store once a second what this rank is doing, on a connection of its own."""
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        with contextlib.suppress(Exception):  # the store has gone: the main thread finds out by itself
+            store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self.spec.timeout))
+            beat = 0
+            while not self._ended.wait(BEAT if beat else 0):
+                beat += 1
+                store.set(f"alive/{self.rank}", f"{beat} {self.doing}")
+
+    @contextlib.contextmanager
+    def working(self, doing: str) -> Iterator[None]:
+        """What runs inside uses collectives; where one fails, the error names the rank that is missing.
+
+        Raises:
+            TrainingError: a rank stopped, or kept the others waiting for `timeout` seconds.
+        """
+        self.doing, begin = doing, time.monotonic()
+        try:
+            yield
+        except (RuntimeError, dist.DistError) as error:
+            if isinstance(error, NotImplementedError) or not _is_of_ranks(error):
+                raise
+            seconds = time.monotonic() - begin
+            raise TrainingError(
+                f"parallel: {self._missing()} in {doing}, after {seconds:.0f} s (parallel.timeout is "
+                f"{self.spec.timeout} s). Steps up to the last checkpoint are saved: run it again with --resume"
+            ) from error
+
+    def _missing(self) -> str:
+        """Which rank does not answer."""
+        others = [rank for rank in range(self.spec.ranks) if rank != self.rank]
+        before = self._beats(others)
+        time.sleep(2.5 * BEAT)
+        after = self._beats(others)
+        silent = [rank for rank in others if after.get(rank) is None or before.get(rank) == after[rank]]
+        if silent:
+            return f"rank {', '.join(map(str, silent))} stopped or hangs"
+        doing = {rank: text.partition(" ")[2] for rank, text in after.items() if text}
+        return f"rank {others[0]} is slow or waits" if len(others) == 1 else f"no rank died ({doing}), one is too slow"
+
+    def _beats(self, ranks: Sequence[int]) -> dict[int, str | None]:
+        found: dict[int, str | None] = {}
+        for rank in ranks:
+            try:
+                self.store.wait([f"alive/{rank}"], timedelta(seconds=BEAT))
+                found[rank] = self.store.get(f"alive/{rank}").decode()
+            except (RuntimeError, dist.DistError):
+                found[rank] = None
+        return found
+
+    def close(self) -> None:
+        """Leave the mesh."""
+        self._ended.set()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _rendezvous() -> tuple[Any, int]:
+    store, rank, _ = next(dist.rendezvous("env://"))
+    store.set_timeout(FOREVER)
+    return store, rank
+
+
+def _is_of_ranks(error: BaseException) -> bool:
+    """Whether an error comes from the connection to other ranks."""
+    marks = ("gloo", "timed out", "timeout", "connection", "socket", "peer", "nccl", "store", "broken pipe")
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(mark in text for mark in marks)
+
+
+# a step's rows: every field of a Batch that training reads is a tensor of integers
+
+FIELDS = ("ids", "targets", "segments", "positions", "lengths", "prefix", "token_types", "within")
+
+
+def describe(batches: Sequence[Batch]) -> list[dict[str, Any]]:
+    """What `unpack` needs to make the batches again from `pack`'s numbers.
+
+    Raises:
+        SpecError: a batch with more than tokens (embeddings, a source sequence).
+    """
+    out = []
+    for batch in batches:
+        if not isinstance(batch, Batch) or batch.ids is None or batch.source is not None:
+            raise SpecError("parallel: only batches of token ids are divided over processes; set parallel to 1 x 1 x 1")
+        shapes = {n: (list(v.shape), str(v.dtype)) for n in FIELDS if (v := getattr(batch, n)) is not None}
+        out.append({"fields": shapes, "mask": batch.mask})
+    return out
+
+
+def pack(batches: Sequence[Batch], device: torch.device) -> torch.Tensor:
+    """All numbers of the batches, one after the other: (N,) int64."""
+    values = [v.flatten().long() for b in batches for n in FIELDS if (v := getattr(b, n)) is not None]
+    return torch.cat(values).to(device)
+
+
+def unpack(described: Sequence[dict[str, Any]], numbers: torch.Tensor) -> list[Batch]:
+    """The batches that `describe` and `pack` were given."""
+    out, start = [], 0
+    for one in described:
+        tensors: dict[str, Any] = {}
+        for name, (shape, dtype) in one["fields"].items():
+            count = 1
+            for side in shape:
+                count *= side
+            values = numbers[start : start + count].view(shape)
+            tensors[name], start = values.to(getattr(torch, dtype.removeprefix("torch."))), start + count
+        out.append(Batch(**tensors, mask=one["mask"]))
+    return out
+
+
+def size_of(described: Sequence[dict[str, Any]]) -> int:
+    """How many numbers `pack` gives."""
+    total = 0
+    for one in described:
+        for shape, _ in one["fields"].values():
+            count = 1
+            for side in shape:
+                count *= side
+            total += count
+    return total

@@ -1,0 +1,387 @@
+"""One rank of a training: its part of the model, of the optimizer and of each step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from llmanac.core.device import DTYPES
+from llmanac.core.spec import make, make_method
+from llmanac.core.types import LossSum
+from llmanac.models.ffn.experts import Experts
+from llmanac.objectives.autoregressive import Autoregressive
+from llmanac.parallel import pipeline, tensor
+from llmanac.parallel.mesh import Mesh, size_of, unpack
+from llmanac.train import TrainSpec
+from llmanac.train._sums import Sums
+from llmanac.train.optimizers._base import parameter_roles
+
+TIED = ("lm_head.weight", "model.embed_tokens.weight")
+
+
+class _Summed(nn.Module):
+    """The objective's loss as a module: what DDP and FSDP2 take as the model, whatever the objective reads of it."""
+
+    def __init__(self, model: nn.Module, objective: Any) -> None:
+        super().__init__()
+        self.trained, self.objective = model, objective
+
+    def forward(self, batch: Any) -> LossSum:
+        loss, units, metrics = self.objective.loss(self.trained, batch)
+        return loss, units, dict(metrics)
+
+
+class Worker:
+    """One rank's part of a training.
+
+    Attributes:
+        parameters: this rank's part of each parameter, by name; plain tensors.
+        optimizer: over these.
+    """
+
+    def __init__(self, mesh: Mesh, job: Mapping[str, Any]) -> None:
+        self.mesh, self.spec, self.number = mesh, mesh.spec, job["number"]
+        self._kept: list[list[str]] = []
+        self.train = make(TrainSpec, job["train"], "train")
+        self.dtype = DTYPES[self.train.dtype]
+        with torch.device("meta"):
+            model = make_method("lm", job["model"]).build(vocab_size=job["vocab_size"])
+        model = model.to(DTYPES[job["weights"]])
+        roles = {name: role for name, _, role in parameter_roles(model)}
+        self.shapes = {name: p.shape for name, p in model.named_parameters()}
+        model.compute_dtype, model.attention_form = self.dtype, self.train.attention
+        model.recompute = job["recompute"]
+        self.modules = self._divided(model, job)
+        self.places = [(name, p) for module in self.modules for name, p in _trainable(module)]
+        self.tied = self._tied()
+        self.parameters = {name: nn.Parameter(_local(p)) for name, p in self.places}
+        rows = [(name, p, roles[self._full_name(name)]) for name, p in self.parameters.items()]
+        self.optimizer = self.train.optimizer.build(parameters=rows)
+
+    # dividing
+
+    def _divided(self, model: Any, job: Mapping[str, Any]) -> list[nn.Module]:
+        spec, device = self.spec, self.mesh.device
+        width = model.spec.dim if spec.pipeline > 1 else 0
+        numbers, parts = [0], [range(0)]
+        if spec.pipeline > 1:
+            numbers = pipeline.stages_of(spec.schedule, self.mesh.pipeline, spec.pipeline)
+            parts = pipeline.cut_model(model, spec.stages, self.train.length)
+        modules: list[nn.Module] = []
+        for number in numbers:
+            first, last = number == 0, number == spec.stages - 1
+            if len(numbers) > 1 and number != numbers[0]:
+                with torch.device("meta"):
+                    own = make_method("lm", job["model"]).build(vocab_size=job["vocab_size"])
+                own = own.to(model.lm_head.weight.dtype if model.lm_head is not None else DTYPES[job["weights"]])
+                own.compute_dtype, own.attention_form = self.dtype, self.train.attention
+                own.recompute = job["recompute"]
+            else:
+                own = model
+            if spec.pipeline > 1:
+                pipeline.prune(own, parts[number], first=first, last=last)
+            if spec.tensor > 1:
+                tensor.divide(own, self.mesh.axis("tensor"), split=spec.activations == "split")
+            module: nn.Module = _Summed(own, Autoregressive())
+            if spec.pipeline > 1:
+                module = pipeline.Stage(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
+            if spec.data > 1 and spec.weights == "sharded":
+                layers = getattr(getattr(own, "model", None), "layers", ())
+                kept = spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
+                for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
+                    # the backward pass of a loss that is no output of the layer may begin before FSDP2 gathers weights
+                    anew = kept and not isinstance(getattr(layer, "mlp", None), Experts)
+                    fully_shard(layer, mesh=self.mesh.axis("data"), reshard_after_forward=anew)
+                # the embedding and the head: kept from the forward to the backward pass, which begins with them
+                fully_shard(module, mesh=self.mesh.axis("data"), reshard_after_forward=False)
+            module.to_empty(device=device)
+            _tie_again(own)
+            modules.append(module.train())
+        self.called = modules[0]
+        if spec.data > 1 and spec.weights == "replicated":
+            # its first message would be about the weights, which are not there yet
+            self.called = DistributedDataParallel(modules[0], init_sync=False)
+        self.runner = None
+        if spec.pipeline > 1:
+            by_number = dict(zip(numbers, modules, strict=True))
+            group = self.mesh.axis("pipeline").get_group()
+            self.runner = pipeline.Runner(by_number, spec, group, device, width)
+        return modules
+
+    def _tied(self) -> dict[str, Any]:
+        """Where one matrix is both the first stage's embedding and the last one's head: the group of the two ranks."""
+        if self.spec.pipeline == 1:
+            return {}
+        shared = TIED[0] not in self.shapes
+        last = 0 if self.spec.schedule == "zero-bubble" else self.spec.pipeline - 1
+        groups = {}
+        grid = self.mesh.device_mesh.mesh
+        if shared and last:
+            for place in range(self.spec.data * self.spec.tensor):
+                ranks = grid.flatten(1)[[0, last], place].tolist()
+                group = dist.new_group(ranks)
+                if self.mesh.rank in ranks:
+                    groups["group"] = group
+        return {"shared": shared, **groups}
+
+    def _full_name(self, name: str) -> str:
+        return TIED[1] if name not in self.shapes else name
+
+    # weights
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor] | None) -> None:
+        """Take rank 0's weights; the other ranks give None."""
+        mine: dict[str, list[tuple[Any, Tensor]]] = {}
+        for name, p in self.places:
+            mine.setdefault(self._full_name(name), []).append((p, self.parameters[name]))
+        for name, value in self._shared(tensors, {n: (s, self._weights) for n, s in self.shapes.items()}):
+            for p, own in mine.get(name, ()):
+                own.copy_(_part(value, p))
+
+    @property
+    def _weights(self) -> torch.dtype:
+        return next(iter(self.parameters.values())).dtype
+
+    def _shared(self, tensors: Mapping[str, Tensor] | None, shapes: Mapping[str, tuple[Any, torch.dtype]]) -> Any:
+        """Each tensor of rank 0 in turn, on every rank."""
+        for name, (shape, dtype) in shapes.items():
+            value = torch.empty(shape, dtype=dtype, device=self.mesh.device)
+            if tensors is not None:
+                value.copy_(tensors[name])
+            yield name, self.mesh.share(value)
+
+    @torch.no_grad()
+    def load_optimizer(self, tensors: Mapping[str, Tensor] | None, shapes: Mapping[str, Any], steps: Any) -> None:
+        """Take the optimizer's state that rank 0 has read."""
+        known = {key: (shape, getattr(torch, dtype)) for key, (shape, dtype) in shapes.items()}
+        self.optimizer.state = {}
+        for key, value in self._shared(tensors, known):
+            what, _, name = key.partition(".")
+            for own, p in self.places:
+                if self._full_name(own) == name:
+                    self.optimizer.state[f"{what}.{own}"] = _part(value, p).clone()
+        names = {own: self._full_name(own) for own, _ in self.places}
+        self.optimizer.steps = {own: int(steps[name]) for own, name in names.items() if name in steps}
+
+    @torch.no_grad()
+    def collect(self, what: str) -> dict[str, Tensor]:
+        """All weights, or one kind of the optimizer's tensors, on rank 0; elsewhere nothing."""
+        found: dict[str, Tensor] = {}
+        names = dict(self.places)
+        local = self.parameters if what == "weights" else {
+            key.partition(".")[2]: value for key, value in self.optimizer.state.items() if key.startswith(what + ".")
+        }  # fmt: skip
+        for number, owners in enumerate(self._owners()):
+            for name in owners:
+                have = number == self.mesh.pipeline
+                full = _full(local[name], names[name]) if have and name in local else None
+                full = self._to_first(full, number, name)
+                if full is not None and self.mesh.rank == 0:
+                    found[name] = full.cpu()
+        return found
+
+    def _owners(self) -> list[list[str]]:
+        """The parameters that each rank of the pipeline keeps, the same list on every rank."""
+        if self.spec.pipeline == 1:
+            return [[name for name, _ in self.places]]
+        if not self._kept:
+            own = [name for name, _ in self.places if name in self.shapes]
+            self._kept = self.mesh.gather_names(f"kept/{self.number}", own)
+        return self._kept
+
+    def _to_first(self, value: Tensor | None, stage: int, name: str) -> Tensor | None:
+        """A tensor of a stage on rank 0, from the rank of that stage whose place in data and tensor is 0 too."""
+        sender = int(self.mesh.device_mesh.mesh[stage, 0, 0])
+        if sender == 0:
+            return value
+        if self.mesh.rank == sender:
+            assert value is not None
+            dist.send(value.contiguous(), 0)
+        elif self.mesh.rank == 0:
+            value = torch.empty(self.shapes[name], dtype=self._weights, device=self.mesh.device)
+            dist.recv(value, sender)
+            return value
+        return None
+
+    # a step
+
+    def gradients(self, described: Sequence[dict[str, Any]], numbers: Tensor) -> list[float]:
+        """Add the gradients of this rank's rows; `[loss, units, tokens, metrics...]` over all ranks and their norm."""
+        every = unpack(described, self.mesh.share(numbers))
+        count = len(every) // self.spec.data
+        batches = every[self.mesh.data * count : (self.mesh.data + 1) * count]
+        sums = Sums()
+        with tensor.loss_parallel() if self.spec.tensor > 1 else contextlib.nullcontext():
+            if self.runner is not None:
+                (batch,) = batches
+                loss = self.runner(batch, self.train.micro_batch or batch.shape[0], self.dtype)
+                sums.add(batch, (loss, batch.units if self._counts else 0, {}))
+            else:
+                for number, batch in enumerate(batches):
+                    sums.add(batch, self._backward(batch, last=number == len(batches) - 1))
+        self._finish()
+        return self._reduced(sums)
+
+    @property
+    def _counts(self) -> bool:
+        """Whether this rank's losses and units count: once for each place on the data axis."""
+        last = self.runner is None or self.spec.stages - 1 in self.runner.stages
+        return last and self.mesh.tensor == 0
+
+    def _backward(self, batch: Any, *, last: bool) -> LossSum:
+        replicated = isinstance(self.called, DistributedDataParallel)
+        if isinstance(self.called, FSDPModule):
+            self.called.set_requires_gradient_sync(last)
+        with self.called.no_sync() if replicated and not last else contextlib.nullcontext():  # type: ignore[operator]
+            loss, units, metrics = self.called(batch)
+            loss.backward()
+        return loss, units, metrics
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        """Gradients of whole parameters, as parts of what one process has: summed where each rank has a term."""
+        scale = self.spec.data  # DDP and FSDP2 take means over ranks, and losses here are sums
+        partial: list[Tensor] = []
+        for name, p in self.places:
+            grad = p.grad
+            if grad is None:
+                self.parameters[name].grad = None
+                continue
+            if isinstance(grad, DTensor):
+                assert isinstance(p, DTensor)
+                grad = grad if grad.placements == p.placements else grad.redistribute(placements=p.placements)
+                grad = grad.to_local()
+            p.grad = None
+            self.parameters[name].grad = grad.mul_(scale) if scale > 1 else grad
+            whole = self.spec.tensor > 1 and not self._divided_by_tensor(p)
+            if whole and tensor.partial_gradients(name, split=self.spec.activations == "split"):
+                partial.append(grad)
+        if partial:
+            flat = torch.cat([grad.flatten() for grad in partial])
+            dist.all_reduce(flat, group=self.mesh.axis("tensor").get_group())
+            for grad, part in zip(partial, flat.split([g.numel() for g in partial]), strict=True):
+                grad.copy_(part.view_as(grad))
+        if self.tied.get("shared"):
+            self._sum_tied()
+
+    def _sum_tied(self) -> None:
+        held = [self.parameters[name] for name in TIED if name in self.parameters]
+        if len(held) == 2:
+            total = held[0].grad + held[1].grad  # type: ignore[operator]
+            held[0].grad, held[1].grad = total, total.clone()
+        elif held and "group" in self.tied:
+            dist.all_reduce(held[0].grad, group=self.tied["group"])
+
+    def _divided_by_tensor(self, p: Any) -> bool:
+        if not isinstance(p, DTensor):
+            return False
+        names = p.device_mesh.mesh_dim_names or ()
+        return any(n == "tensor" and not s.is_replicate() for n, s in zip(names, p.placements, strict=True))
+
+    def _copies(self, p: Any) -> int:
+        """How many ranks of this stage hold the same part of a parameter."""
+        parts = 1
+        if isinstance(p, DTensor):
+            sizes = p.device_mesh.shape
+            parts = math.prod(n for n, s in zip(sizes, p.placements, strict=True) if not s.is_replicate())
+        return self.spec.data * self.spec.tensor // parts
+
+    def _reduced(self, sums: Sums) -> list[float]:
+        local = sums.fetch()
+        counts = float(self._counts)
+        square = torch.zeros((), dtype=torch.float64)
+        for name, p in self.places:
+            grad = self.parameters[name].grad
+            if grad is not None and name in self.shapes:
+                square += float(torch.linalg.vector_norm(grad, dtype=torch.float64)) ** 2 / self._copies(p)
+        self.local_loss = local.loss
+        names = sorted(local.metrics)
+        values = [local.loss * counts, local.units * counts, sums.tokens * counts, float(square)]
+        total = torch.tensor(values + [local.metrics[n] * counts for n in names], dtype=torch.float64)
+        total = total.to(self.mesh.device)
+        dist.all_reduce(total)
+        self.metric_names = names
+        found: list[float] = total.tolist()
+        return found
+
+    def step(self, described: Sequence[dict[str, Any]], numbers: Tensor, lr_scale: float) -> Step:
+        """Compute and do a step, unless the loss or the gradient is not finite or nothing carries loss."""
+        loss, units, tokens, square, *metrics = self.gradients(described, numbers)
+        norm = math.sqrt(square) / units if units and math.isfinite(square) else square
+        if units and math.isfinite(loss) and math.isfinite(norm):
+            clipped = 1.0 if not self.train.clip else min(1.0, self.train.clip / (norm + 1e-6))
+            self.optimizer.step(lr_scale, clipped / units)
+        self.optimizer.zero_grad()
+        return Step(loss, int(units), int(tokens), norm, dict(zip(self.metric_names, metrics, strict=True)))
+
+    def obey(self, command: Mapping[str, Any]) -> None:
+        """Do what rank 0 does at the same time."""
+        device = self.mesh.device
+        match command["do"]:
+            case "weights":
+                self.load(None)
+            case "optimizer":
+                self.load_optimizer(None, command["shapes"], command["steps"])
+            case "step":
+                described = command["batches"]
+                numbers = torch.empty(size_of(described), dtype=torch.long, device=device)
+                self.step(described, numbers, command["lr_scale"])
+            case "collect":
+                self.collect(command["what"])
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's sums over all ranks: loss in nats, units, tokens, metrics; and the norm of the mean loss's gradient."""
+
+    loss: float
+    units: int
+    tokens: int
+    norm: float
+    metrics: dict[str, float]
+
+
+def _trainable(module: nn.Module) -> list[tuple[str, Any]]:
+    return [(n.removeprefix("trained."), p) for n, p in module.named_parameters() if p.requires_grad]
+
+
+def _tie_again(model: Any) -> None:
+    """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
+    if not getattr(model.spec, "tied", False):
+        return
+    embed, head = model.model.embed_tokens, model.lm_head
+    if embed is not None and head is not None and head.weight is not embed.weight:
+        head.weight = embed.weight
+
+
+def _local(p: Any) -> Tensor:
+    with torch.no_grad():
+        value: Tensor = p.to_local() if isinstance(p, DTensor) else p
+        return value.detach()
+
+
+def _part(full: Tensor, p: Any) -> Tensor:
+    """This rank's part of a tensor that is laid out as a parameter is."""
+    if not isinstance(p, DTensor):
+        return full
+    return distribute_tensor(full, p.device_mesh, p.placements, src_data_rank=None).to_local()
+
+
+def _full(local: Tensor, p: Any) -> Tensor:
+    if not isinstance(p, DTensor):
+        return local.detach()
+    made = DTensor.from_local(
+        local.detach(), p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
+    return made.full_tensor()

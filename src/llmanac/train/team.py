@@ -1,0 +1,277 @@
+"""A training on several ranks. Rank 0 runs the one loop; here is what it has every rank do, and the ranks doing it.
+
+Rank 0 draws the rows of a step, whatever the mesh, and sends all of them; each rank computes those of its place. All
+ranks then add up loss, units and the squared norm of gradients, and each updates its own part of the weights
+(`_worker.py`). For an evaluation, a checkpoint and at the end rank 0 collects the weights into its plain model, so that
+a checkpoint is the one of a single process and opens on any mesh.
+
+    python -m llmanac.train.team      # a further rank; RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say which
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmanac.core.errors import SpecError, TrainingError
+from llmanac.core.spec import dump
+from llmanac.core.types import IGNORE
+from llmanac.data.pack import PADDING
+from llmanac.models.lm._base import TrainedModel
+from llmanac.models.lm.transformer import Transformer
+from llmanac.objectives._base import NextToken
+from llmanac.parallel import ParallelSpec, pipeline, tensor
+from llmanac.parallel.mesh import Mesh, describe, pack
+from llmanac.train import TrainSpec
+from llmanac.train._step import StepResult
+from llmanac.train._worker import Worker
+from llmanac.train.checkpoint import model_tensors
+
+ELEMENTWISE = ("adamw", "sgd", "lion")  # a part of a tensor is updated as it would be within all of it
+
+
+def _say(mesh: Mesh, command: dict[str, Any]) -> None:
+    with mesh.working(command["do"]):
+        mesh.send(command)
+
+
+class TeamStepper:
+    """In the loop of rank 0, the place of both the Stepper and the optimizer: all ranks do each step."""
+
+    def __init__(self, team: Team, model: TrainedModel, objective: Any, spec: TrainSpec, *, folder: Path) -> None:
+        self.mesh, self.model, self.objective, self.folder = team.mesh, model, objective, folder
+        self.parallel, self.spec = team.mesh.spec, micro_batches(spec, team.mesh.spec)
+        check(model, objective, self.spec, self.parallel)
+        team.trainings += 1
+        job: dict[str, Any] = {
+            "do": "train", "number": team.trainings, "model": dump(model.spec), "vocab_size": model.vocab_size,
+            "train": dump(self.spec), "recompute": getattr(model, "recompute", "none"),
+            "weights": str(next(model.parameters()).dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
+        }  # fmt: skip
+        _say(self.mesh, job)
+        with self.mesh.working("dividing the model"):
+            self.worker = Worker(self.mesh, job)
+        self._state: tuple[dict[str, Tensor], dict[str, int]] | None = None
+        self._begun = False
+
+    def load_state_dict(self, tensors: dict[str, Tensor], steps: dict[str, int]) -> None:
+        """What a checkpoint holds of the optimizer; the ranks get it with the first step."""
+        self._state = tensors, steps
+
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """`(tensors by name, steps by parameter name)`, as of a single process."""
+        if not self._begun and self._state:
+            return self._state
+        kinds = sorted({key.partition(".")[0] for key in self.worker.optimizer.state})
+        found: dict[str, Tensor] = {}
+        for kind in kinds:
+            found |= {f"{kind}.{name}": value for name, value in self._collect(kind).items()}
+        steps = self.worker.optimizer.steps
+        most = max(steps.values(), default=0)
+        return found, {name: most for name, p in self.model.named_parameters() if p.requires_grad and most}
+
+    def collect(self) -> None:
+        """Bring the ranks' weights into the model."""
+        if self._begun:
+            own = dict(self.model.named_parameters())
+            with torch.no_grad():
+                for name, value in self._collect("weights").items():
+                    own[name].copy_(value)
+
+    def _collect(self, what: str) -> dict[str, Tensor]:
+        _say(self.mesh, {"do": "collect", "what": what})
+        with self.mesh.working("collecting weights"):
+            return self.worker.collect(what)
+
+    def _begin(self) -> None:
+        own = model_tensors(self.model)
+        _say(self.mesh, {"do": "weights"})
+        with self.mesh.working("sending weights"):
+            self.worker.load({name: own[name] for name in self.worker.shapes})
+        if self._state:
+            tensors, steps = self._state
+            shapes = {key: (list(v.shape), str(v.dtype).removeprefix("torch.")) for key, v in tensors.items()}
+            _say(self.mesh, {"do": "optimizer", "shapes": shapes, "steps": steps})
+            with self.mesh.working("sending the optimizer's state"):
+                self.worker.load_optimizer(tensors, shapes, steps)
+        self._begun = True
+
+    def __call__(self, rows: Sequence[Any], lr_scale: float, step: int) -> StepResult:
+        """As `Stepper`.
+
+        Raises:
+            TrainingError: a loss or gradient that is not finite, or a rank that stopped.
+        """
+        if not self._begun:
+            self._begin()
+        share = len(rows) // self.parallel.data
+        if share * self.parallel.data != len(rows):
+            raise SpecError(f"parallel.data: {self.parallel.data} does not divide the {len(rows)} rows of a step")
+        micro = share if self.parallel.pipeline > 1 else self.spec.micro_batch or share
+        starts = [r * share + s for r in range(self.parallel.data) for s in range(0, share, micro)]
+        ends = [min(start + micro, (start // share + 1) * share) for start in starts]
+        batches = [self.objective.collate(rows[a:b]) for a, b in zip(starts, ends, strict=True)]
+        if self.parallel.tensor > 1 and self.parallel.activations == "split":
+            batches = [padded(batch, self.parallel.tensor) for batch in batches]
+        described = describe(batches)
+        _say(self.mesh, {"do": "step", "batches": described, "lr_scale": lr_scale})
+        with self.mesh.working(f"step {step + 1}"):
+            found = self.worker.step(described, pack(batches, self.mesh.device), lr_scale)
+        if not math.isfinite(found.loss) or not math.isfinite(found.norm):
+            what = (
+                f"the loss is {found.loss}" if not math.isfinite(found.loss) else f"the gradient's norm is {found.norm}"
+            )
+            raise TrainingError(
+                f"step {step}: {what} on {self.parallel.ranks} ranks; the weights are as they were before it. Lower "
+                "optimizer.lr, set train.clip, or resume on one process, which saves the batch"
+            )
+        if not found.units:
+            return StepResult(0.0, 0, found.tokens, 0.0, {})
+        metrics = {name: value / found.units for name, value in found.metrics.items()}
+        return StepResult(found.loss / found.units, found.units, found.tokens, found.norm, metrics)
+
+
+def padded(batch: Any, ranks: int) -> Any:
+    """The batch with T a multiple of `ranks`: further places carry no loss and are seen by no other place."""
+    more = -batch.shape[1] % ranks
+    if not more:
+        return batch
+    values = {"ids": 0, "targets": IGNORE, "segments": PADDING, "positions": 0, "token_types": 0, "within": 0}
+    wider = {n: F.pad(v, (0, more), value=values[n]) for n in values if (v := getattr(batch, n)) is not None}
+    return dataclasses.replace(batch, **wider)
+
+
+def micro_batches(spec: TrainSpec, parallel: ParallelSpec) -> TrainSpec:
+    """The micro-batch of each rank. A pipeline gets several for each of its stages, where there are rows enough.
+
+    Raises:
+        SpecError: fewer rows than ranks, or than a pipeline has stages.
+    """
+    if spec.rows % parallel.data:
+        raise SpecError(
+            f"parallel.data: {parallel.data} does not divide the {spec.rows} rows of a step (train.batch_tokens / "
+            "train.length); change one of them"
+        )
+    share = spec.rows // parallel.data
+    micro = min(spec.micro_batch or share, share)
+    if parallel.pipeline > 1:
+        most = max(1, share // (4 * parallel.pipeline))
+        fit = [n for n in range(1, share + 1) if not share % n and not (share // n) % parallel.pipeline]
+        fit = [n for n in fit if share // n >= parallel.stages]
+        if not fit:
+            raise SpecError(
+                f"parallel.pipeline: the {share} rows of a step are no multiple of {parallel.pipeline}, or fewer than "
+                f"the {parallel.stages} stages; raise train.batch_tokens"
+            )
+        micro = max([n for n in fit if n <= min(micro, most)] or fit[:1])
+    return dataclasses.replace(spec, micro_batch=micro)
+
+
+def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
+    """Raises SpecError that names what cannot be trained on several ranks."""
+    own = type(objective)
+    plain = own.loss is NextToken.loss and own.losses is NextToken.losses
+    if not isinstance(objective, NextToken) or not plain or objective.models:
+        raise SpecError(
+            f"parallel: the objective {own.__name__} is not a plain next-token loss; train it on one process "
+            "(leave --processes and parallel out)"
+        )
+    if not isinstance(model, TrainedModel) or not hasattr(model, "spec"):
+        raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
+    changed = [n for n, m in model.named_modules() if getattr(m, "change", None) or getattr(m, "through", None)]
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
+    if changed or frozen or getattr(model, "lead", None) is not None:
+        what = (changed or frozen or ["lead"])[0]
+        raise SpecError(f"parallel: adapters, frozen and quantized parts are trained on one process only ({what})")
+    sharded = parallel.tensor > 1 or (parallel.data > 1 and parallel.weights == "sharded")
+    if sharded and spec.optimizer.name not in ELEMENTWISE:
+        raise SpecError(
+            f"parallel: {spec.optimizer.name} needs each matrix as one; use {', '.join(ELEMENTWISE)}, or "
+            "parallel.weights=replicated"
+        )
+    if (parallel.tensor > 1 or parallel.pipeline > 1) and type(model) is not Transformer:
+        raise SpecError(f"parallel.tensor, parallel.pipeline: {type(model).__name__} is not divided; use parallel.data")
+    if parallel.tensor > 1:
+        tensor.check(model, parallel.tensor)
+    if parallel.pipeline > 1:
+        pipeline.check(model, parallel)
+
+
+class Team:
+    """Rank 0's side of a mesh, for all trainings of a run."""
+
+    def __init__(self, spec: ParallelSpec, device: torch.device) -> None:
+        self.mesh, self.trainings = Mesh(spec, device), 0
+
+    def stepper(self, model: Any, objective: Any, spec: TrainSpec, *, folder: Path) -> TeamStepper:
+        """Divide a model over the ranks. Raises SpecError for what cannot be divided."""
+        return TeamStepper(self, model, objective, spec, folder=folder)
+
+
+@contextlib.contextmanager
+def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
+    """The ranks of a mesh, until the end of the block; None for a mesh of one.
+
+    Raises:
+        SpecError: this process is not one of as many as the mesh has.
+    """
+    if spec.ranks == 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    made = Team(spec, device)
+    try:
+        yield made
+        made.mesh.dismiss()
+    finally:
+        made.mesh.close()
+
+
+def follow() -> None:
+    """Be a further rank until rank 0 ends.
+
+    Raises:
+        TrainingError: another rank stopped.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 ends its step, saves, and says so
+    mesh = Mesh.joined()
+    worker: Worker | None = None
+    try:
+        while True:
+            command = mesh.receive()
+            if command["do"] == "exit":
+                mesh.leave()
+                return
+            with mesh.working(command["do"]):
+                if command["do"] == "train":
+                    torch.set_num_threads(command["threads"])
+                    worker = None
+                    worker = Worker(mesh, command)
+                elif worker is not None:
+                    worker.obey(command)
+    finally:
+        mesh.close()
+
+
+def main() -> None:
+    """The process of a further rank; exit status 3 where another rank has stopped."""
+    try:
+        follow()
+    except (TrainingError, dist.DistError) as error:
+        print(f"llmanac: rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
+        os._exit(3)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Ranks for tests: processes forked after torch is imported, which saves the imports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def on_ranks(count: int, call: Callable[[], Any], *, seconds: float = 120) -> None:
+    """Run `call` on rank 0, a child of this process, and `follow` on the others; AssertionError where one fails."""
+    port = free_port()
+    children = {}
+    reader, writer = os.pipe()
+    for rank in range(count):
+        pid = os.fork()
+        if not pid:
+            os.close(reader)
+            status = 0
+            try:
+                os.environ.update(
+                    RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
+                    MASTER_PORT=str(port),
+                )  # fmt: skip
+                from llmanac.train.team import follow
+
+                call() if rank == 0 else follow()
+            except BaseException:
+                os.write(writer, f"rank {rank}: {traceback.format_exc()}\n".encode())
+                status = 1
+            os._exit(status)
+        children[pid] = rank
+    os.close(writer)
+    failed, stop = [], time.monotonic() + seconds
+    while children and time.monotonic() < stop and not failed:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid in children:
+            rank = children.pop(pid)
+            failed += [rank] if status else []
+        else:
+            time.sleep(0.01)
+    time.sleep(0.5 if failed else 0)
+    late = sorted(children.values())
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    with os.fdopen(reader, "rb") as pipe:
+        text = pipe.read().decode(errors="replace")
+    assert not failed and not late, f"failed {failed}, did not end {late}\n{text}"
