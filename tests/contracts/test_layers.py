@@ -10,8 +10,8 @@ import pytest
 
 LAYERS = [
     "core", "kernels", "metrics", "sandbox", "tokenizers", "data", "models", "adapters", "quant", "generate",
-    "objectives", "rewards", "parallel", "train", "evaluate", "reason", "act", "retrieve", "multimodal", "recipes", "lab",
-    "web", "guide", "apps", "cli",
+    "objectives", "rewards", "parallel", "train", "evaluate", "reason", "act", "retrieve", "multimodal", "recipes",
+    "lab", "web", "guide", "apps", "cli",
 ]  # fmt: skip
 PEERS = {
     "transformers", "tokenizers", "tiktoken", "sentencepiece", "peft", "trl", "sacrebleu", "rouge_score", "bert_score",

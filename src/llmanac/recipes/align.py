@@ -182,12 +182,12 @@ class Preferred(Aligning):
         stream = ListStream(rows.train, rows=count, seed=asked.seed, name="rows")
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 
-    def _measure(self, objective: Any, rows: Any, when: str) -> Items | None:
+    def _measure(self, objective: Any, rows: Any, when: str, kept: str = "before.json") -> Any:
         if objective.couples_batch and len(rows.held_out) == 1:
             if when == "before":
                 self.report("Nothing is measured: one row is held out, and it has no other to be compared with")
             return None
-        return super()._measure(objective, rows, when)
+        return super()._measure(objective, rows, when, kept)
 
     def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
         """How often the chosen answer is preferred, or the loss of what has no pairs.

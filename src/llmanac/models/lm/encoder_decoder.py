@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import ALL, Batch, Output, Want
-from llmanac.models._context import Context, Memory
+from llmanac.models._context import Context, Losses, Memory
 from llmanac.models._pass import check_request, check_supported, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
@@ -134,7 +134,7 @@ class EncoderDecoder(Transformer):
             state.advance(batch.shape[1], batch.lengths)
         return replace(output, layers=layers, aux=context.aux())
 
-    def encode(self, source: Batch) -> tuple[Memory, dict[str, list[Tensor]]]:
+    def encode(self, source: Batch) -> tuple[Memory, Losses]:
         """The encoder's output of a source, and the losses of its layers.
 
         Raises:
