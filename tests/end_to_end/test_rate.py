@@ -86,7 +86,7 @@ def test_a_page_is_rated_blind_and_becomes_preferences(store, tmp_path):
     assert fresh.shown("Ann")["number"] is None and len(fresh.ratings) == 26
 
 
-def test_requests_of_others_are_refused(store):
+def test_requests_of_others_are_refused(store, caplog):
     page = client(store)
     ask, sent = "/api/task?rater=Ann", {"rater": "Ann", "number": 0, "value": "left"}
     home = page.get("/")
@@ -116,6 +116,7 @@ def test_requests_of_others_are_refused(store):
     assert page.get("/api/else", headers=KEY).status_code == 404
     assert page.get("/api/rate", headers=KEY).status_code == 405
     assert not store.ratings and not store.path.exists()
+    assert not caplog.records  # a client cannot fill the log
 
 
 def test_scores_of_single_answers(tmp_path):
