@@ -9,16 +9,21 @@ nothing that was trained before is lost.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import inspect
 import math
+import os
+import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError
-from llmanac.rewards import Reward, RewardSpec, Sample, Score
+from llmanac.core.errors import DataError, SpecError, described, shown, users_code
+from llmanac.rewards import Reward, RewardSpec, Sample, Score, checked
 
 CARD = {
     "title": "A function of one's own",
@@ -41,9 +46,12 @@ class Spec(RewardSpec):
         function = load_function(Path(path), name)
         known = list(inspect.signature(function).parameters.values())
         lists = {"completions"} & {p.name for p in known}
+        if lists and not any(p.kind is p.VAR_KEYWORD for p in known):
+            function = _of_its_names(function, {p.name for p in known})
 
         def reward(samples: Sequence[Sample]) -> list[Score]:
-            found = _lists(function, samples) if lists else [_one(function, sample, self.file) for sample in samples]
+            with users_code(f"{self.file}:"):
+                found = _lists(function, samples) if lists else [_one(function, s, self.file) for s in samples]
             if len(found) != len(samples):
                 raise DataError(f"{self.file}: gave {len(found)} rewards for {len(samples)} answers")
             return [Score(_number(value, sample, self.file)) for value, sample in zip(found, samples, strict=True)]
@@ -55,13 +63,24 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     """A function of a Python file. Raises SpecError where the file or the function is not there, or does not run."""
     if not path.is_file():
         raise SpecError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
+    folder = os.fspath(path.parent.resolve())
+    # a name of its own: two files of the same name in two folders are two modules
+    own = f"reward_{path.stem}_{zlib.crc32(os.fsencode(folder)):08x}"
+    spec = importlib.util.spec_from_file_location(own, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[own] = module  # dataclasses look their annotations up there
+    sys.path.insert(0, folder)  # its helpers, as if it were run
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise SpecError(f"{path}: does not run ({type(error).__name__}: {error})") from error
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(own, None)
+        raise SpecError(f"{path}: does not run ({described(error)})") from error
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what its functions import later; behind what is installed
     function = getattr(module, name, None)
     if not callable(function):
         raise SpecError(f"{path}: has no function {name!r}")
@@ -72,11 +91,20 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
 def _one(function: Callable[..., Any], sample: Sample, name: str) -> Any:
     try:
         return function(sample.text, sample.row)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DataError(
-            f"{name}: raised {type(error).__name__}: {error}; answer {sample.text[:80]!r}, "
-            f"row {str(dict(sample.row))[:200]}"
+            f"{name}: raised {described(error)}; answer {sample.text[:80]!r}, row {shown(dict(sample.row))[:200]}"
         ) from error
+
+
+def _of_its_names(function: Callable[..., Any], names: set[str]) -> Callable[..., Any]:
+    """A function without `**columns`, which gets only what it names."""
+
+    @functools.wraps(function)
+    def called(**given: Any) -> Any:
+        return function(**{name: value for name, value in given.items() if name in names})
+
+    return called
 
 
 def _lists(function: Callable[..., Any], samples: Sequence[Sample]) -> list[Any]:
@@ -95,8 +123,10 @@ def _lists(function: Callable[..., Any], samples: Sequence[Sample]) -> list[Any]
 def _number(value: Any, sample: Sample, name: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except Exception:  # the value may be of a class of the user's
         number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{name}: gave {value!r} for the answer {sample.text[:80]!r}; a finite number was expected")
-    return number
+    if math.isnan(number):
+        raise DataError(
+            f"{name}: gave {shown(value)} for the answer {sample.text[:80]!r}; a finite number was expected"
+        )
+    return checked(number, sample, name)
