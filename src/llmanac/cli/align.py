@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import Patches, Seed, SomeModel
-from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, print_tuned
+from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, print_tuned, stopped
 from llmanac.core.errors import SpecError
 
 Method = Annotated[
@@ -74,8 +74,7 @@ def align_command(
     try:
         done = align(asked, output, resume=resume, budget=None if budget is None else seconds(budget, "--budget"))
     except KeyboardInterrupt:
-        print("\nStopped; what was trained is kept. Go on with the same command and --resume")
-        raise SystemExit(130) from None
+        raise stopped(output) from None
     print_tuned(done)
 
 
