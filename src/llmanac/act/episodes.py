@@ -186,10 +186,13 @@ def _value(name: str, schema: Mapping[str, Any], draw: np.random.Generator) -> A
     if schema.get("type") == "boolean":
         return bool(draw.integers(2))
     low, high = schema.get("minimum"), schema.get("maximum")
-    whole = schema.get("type") == "integer" and isinstance(low, int) and isinstance(high, int)
-    if whole and -(1 << 62) <= low <= high <= 1 << 62:
+    if isinstance(low, int) and isinstance(high, int) and schema.get("type") == "integer" and _fits(low, high):
         return int(draw.integers(low, high + 1))
     raise SpecError(f"tools: argument {name!r} needs enum, boolean, or integer with minimum and maximum to be random")
+
+
+def _fits(low: int, high: int) -> bool:
+    return -(1 << 62) <= low <= high <= 1 << 62
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,10 @@ def align_command(
         "objective.temperature": temperature,
     }  # fmt: skip
     if kl is not None:
+        if not 0 <= kl < float("inf"):
+            raise SpecError(f"--kl: {kl} is no weight; give a number from 0")
+        if not hasattr(asked.objective, "kl_weight"):
+            raise SpecError(f"--kl: {asked.objective.name} has no KL penalty of its own weight; leave it out")
         patches |= {"objective.kl_weight": kl}
         if getattr(asked.objective, "kl", "") == "off" and kl > 0:
             patches = {"objective.kl": "k3-ratio", **patches}

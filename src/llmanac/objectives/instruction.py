@@ -106,6 +106,8 @@ class Instruction(NextToken):
             if self.spec.on != "completion":
                 return [(messages, False)]
             prompt, whole = messages[:-1], messages
+        elif isinstance(row.get("text"), (int, float, list, tuple, Mapping)):
+            raise DataError(f"text: a text was expected, not {type(row['text']).__name__}")
         elif "prompt" not in row or "completion" not in row:
             raise DataError(f"columns {sorted(row)}: expected `messages`, `prompt` and `completion`, or `text`")
         elif isinstance(row["prompt"], str) and isinstance(row["completion"], str):
