@@ -42,10 +42,10 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
         raise SpecError(f"--base: {adapter} does not name its model; give --base MODEL")
     try:
         place, tokens = locate(source)
+        model: Any = load_model(place, dtype=dtype or _dtype(place), device="cpu")
     except LlmanacError as error:
         where = f"--base: {error}" if base else f"{error} (named in {adapter}; give --base MODEL)"
         raise type(error)(where) from error
-    model: Any = load_model(place, dtype=dtype or _dtype(place), device="cpu")
     transform = load_adapter(model, adapter)
     if not isinstance(transform, ProductTransform):
         transform.merge()  # says why not
