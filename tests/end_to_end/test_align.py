@@ -162,6 +162,18 @@ def test_command_and_refusals(place, tmp_path):
         catch_exceptions=False,
     )  # fmt: skip
     assert run.exit_code == 0 and "reward of sampled answers" in run.stdout and "Next: llmanac generate" in run.stdout
+    (place / "stops.py").write_text("raise KeyboardInterrupt")
+    stops = ["--reward", f"{place / 'stops.py'}:f", "--max-tokens", "3", "-s", "train.dtype=float32"]
+    for command, said in (
+        (["align", "prompts.jsonl", "--kl", "-1", "--reward", "length"], "--kl: -1.0 is no weight"),
+        (["align", "pairs.jsonl", "-m", "dpo", "--kl", "1"], "--kl: dpo has no KL penalty"),
+        (["align", "prompts.jsonl", "-o", str(tmp_path / "none"), *stops], "Stopped before any training."),
+        (["reason", ""], "QUESTION: is empty"),
+        (["reason", "a b", "-n", "2", "--tokens", "4000"], "--tokens: the longest question and 4,000 tokens make"),
+    ):
+        path = str(place / command[1]) if command[1].endswith("jsonl") else command[1]
+        run = CliRunner().invoke(app, [command[0], str(place / "model"), path, *command[2:]])
+        assert run.exit_code and said in run.output + str(run.exception), run.output
     with pytest.raises(SpecError, match="reward: a policy gradient needs one"):
         asked(place, "prompts", "grpo")
     with pytest.raises(SpecError, match="learns from the rows alone"):

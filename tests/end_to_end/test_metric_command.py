@@ -75,6 +75,15 @@ def test_what_does_not_fit_is_named(files, capsys):
         (("bleu", mine, theirs, "--baseline", mine, "--test", "t"), "test"),
         (("exact-match", mine, theirs, "--convention", "sqad"), "did you mean 'squad'"),
         (("pass-at-k", files("w.jsonl", [{"task_id": 1, "passed": "yes"}])), "w.jsonl:1: column 'passed' holds 'yes'"),
+        (
+            ("pass-at-k", files("n.jsonl", [{"task_id": None, "passed": True}])),
+            "n.jsonl:1: column 'task_id' holds None",
+        ),
+        (("pass-at-k", files("i.jsonl", [{"task_id": [1], "passed": True}])), "i.jsonl:1: column 'task_id' holds [1]"),
+        (
+            ("pass-at-k", files("b.jsonl", [{"task_id": t, "passed": True} for t in (1, 2, "1")])),
+            "b.jsonl:3: column 'task_id' holds '1', which is a text in one row",
+        ),
         (("pass-at-k", files("k.jsonl", [{"task_id": 1, "passed": True}]), "-k", "9"), "needs 9 samples"),
     ):
         assert message in run(capsys, *arguments, fails=True), arguments

@@ -98,7 +98,7 @@ def test_blank_answers_make_no_preference_and_are_counted(tmp_path, capsys):
     assert "preferences.jsonl: 0 rows; 2 pairs left out, since an answer is blank" in said and "Next" not in said
 
 
-def test_requests_of_others_are_refused(store):
+def test_requests_of_others_are_refused(store, caplog):
     page = client(store)
     ask, sent = "/api/task?rater=Ann", {"rater": "Ann", "number": 0, "value": "left"}
     home = page.get("/")
@@ -128,6 +128,7 @@ def test_requests_of_others_are_refused(store):
     assert page.get("/api/else", headers=KEY).status_code == 404
     assert page.get("/api/rate", headers=KEY).status_code == 405
     assert not store.ratings and not store.path.exists()
+    assert not caplog.records  # a client cannot fill the log
 
 
 def test_scores_of_single_answers(tmp_path):

@@ -129,6 +129,82 @@ def test_an_environment_of_ones_own(tmp_path, engine):
             load_environment(name)
 
 
+HOSTILE = """
+import threading
+TOOLS = [{"type": "function", "function": {"name": "go", "parameters": {"type": "object", "properties": {
+    "x": {"type": "integer", "minimum": 0, "maximum": 3}}, "required": ["x"]}}}]
+
+class Good:
+    tools, most = TOOLS, 3
+    def reset(self, seed): return "task"
+    def step(self, name, arguments): return ("ok", 1.0, False)
+
+class Changes(Good):
+    def step(self, name, arguments): return (str(arguments.pop("x")), 1.0, False)
+
+def made(name, **parts):
+    globals()[name] = type(name, (Good,), parts)
+
+def tool(**x):
+    return [{"type": "function", "function": {"name": "go", "parameters": {
+        "type": "object", "properties": {"x": x}, "required": ["x"]}}}]
+
+def fails(*a): raise ValueError("edge")
+def ends(*a): raise SystemExit(4)
+
+made("Init", __init__=fails)
+made("Argument", __init__=lambda self, a: None)
+made("NoTools", tools=None)
+made("Text", tools="abc")
+made("Item", tools=["go"])
+made("Empty", tools=[])
+made("Property", tools=property(fails))
+made("Reversed", tools=tool(type="integer", minimum=5, maximum=1))
+made("NoChoice", tools=tool(enum=[]))
+made("MostText", most="3")
+made("MostZero", most=0)
+made("Lock", __init__=lambda self: setattr(self, "lock", threading.Lock()))
+made("Reset", reset=fails)
+made("ResetEnds", reset=ends)
+made("Number", reset=lambda self, seed: 5)
+made("Half", reset=lambda self, seed: "\\ud800")
+made("StepEnds", step=ends)
+made("Nan", step=lambda self, n, a: ("a", float("nan"), False))
+made("Huge", step=lambda self, n, a: ("a", 1e308, False))
+made("StepHalf", step=lambda self, n, a: ("\\ud800", 1.0, False))
+"""
+
+
+def test_faults_of_a_users_environment_are_named(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(HOSTILE)
+    for name, what in (
+        ("Init", "making it .* raised ValueError: edge"), ("Argument", "making it .* raised TypeError"),
+        ("NoTools", "tools is None"), ("Text", "tools is 'abc'"), ("Item", r"tools\[0\]"), ("Empty", "tools: 0"),
+        ("Property", "making it .* raised ValueError"), ("Reversed", r"tools\[0\].*no value"),
+        ("NoChoice", r"tools\[0\].*no value"), ("MostText", "most is '3'"), ("MostZero", "most is 0"),
+    ):  # fmt: skip
+        with pytest.raises(SpecError, match=f"own.py:{name}: {what}"):
+            load_environment(f"{file}:{name}")
+    for name, what in (
+        ("Lock", "to copy it .* raised TypeError"), ("Reset", r"reset\(0\) raised ValueError: edge"),
+        ("ResetEnds", ".* raised SystemExit: 4"), ("Number", r"reset\(0\) gave 5"),
+        ("Half", r"reset\(0\) gave the half"),
+        ("StepEnds", "step 0 .*raised SystemExit"), ("Nan", "step 0 .*reward nan"),
+        ("Huge", r"step 0 .*reward 1e\+308"),
+        ("StepHalf", "step 0 .* gave the half"),
+    ):  # fmt: skip
+        world = load_environment(f"{file}:{name}")
+        with pytest.raises(DataError, match=f"environment: {what}"):
+            play(world, RandomPolicy(world.tools), [0])
+    world = load_environment(f"{file}:Changes")
+    (episode,) = play(world, RandomPolicy(world.tools), [0])
+    assert "x" in json.loads(episode.calls[0]["arguments"]) and replay(world, episode) == 3.0
+    wide = {"type": "integer", "minimum": 0, "maximum": 10**30}
+    with pytest.raises(SpecError, match="to be random"):
+        play(world, RandomPolicy([{"function": {"name": "go", "parameters": {"properties": {"x": wide}}}}]), [0])
+
+
 def test_calls_of_episodes_are_rollouts(engine):
     """Every call is one, with its episode's return and the advantage among the episodes of its task; ratio 1."""
     world = load_environment("treasure")

@@ -223,6 +223,7 @@ def test_rows_that_cannot_be_used_say_why(pair):
     ours, _ = pair
     objective = registry.build("objective", "instruction", tokenizer=ours)
     for row, message in (
+        ({"text": 123}, "text: a text was expected, not int"),
         ({"prompt": "x"}, r"columns \['prompt'\]: expected `messages`, `prompt` and `completion`, or `text`"),
         ({"messages": []}, "messages: a list of messages was expected"),
         ({"prompt": "x", "completion": [{"role": "user", "content": "y"}]}, "both must be text, or both lists"),

@@ -32,11 +32,14 @@ def test_exact_match():
         values({"name": "exact-match", "convention": "nonsense"}, "x", rows=[{"answer": "x"}])
 
 
-def test_pattern():
+def test_pattern(monkeypatch):
+    monkeypatch.setattr("llmanac.rewards.pattern.SECONDS", 0.05)
     form = {"name": "pattern", "pattern": r"<a>\d+</a>"}
     assert values(form, "<a>12</a>", "<a>12</a>.", "<a>x</a>") == [1.0, 0.0, 0.0]
     assert values({**form, "where": "anywhere"}, "so <a>1</a>.", "no") == [1.0, 0.0]
     assert values("format", "<think>a\nb</think> <answer>1</answer>", "<answer>1</answer>") == [1.0, 0.0]
+    with pytest.raises(DataError, match=r"pattern: '\(a\|aa\)\+\[bc\]' takes more than 0.05 s .* row \{'n': 7\}"):
+        values({"name": "pattern", "pattern": "(a|aa)+[bc]"}, "a" * 60, rows=[{"n": 7}])
     with pytest.raises(SpecError, match="pattern: '\\('"):
         make_method("reward", {"name": "pattern", "pattern": "("})
 
@@ -112,6 +115,57 @@ def test_function_in_the_form_of_trl(tmp_path, monkeypatch):
     for name, words in (("inverse", "division by zero; answer 'c', row {'by': 0}$"), ("alone", "none of which fails")):
         with pytest.raises(DataError, match=f"{name}: raised ZeroDivisionError: .*{words}"):
             values({"name": "function", "file": f"{path}:{name}"}, "a", "b", "c", rows=[{"by": b} for b in (1, 2, 0)])
+
+
+HOSTILE = r"""
+from __future__ import annotations
+from dataclasses import dataclass
+from helper import length
+
+@dataclass
+class Kept:
+    a: KW_ONLY = 1
+
+class Unsaid(Exception):
+    def __str__(self): raise RuntimeError
+
+class Unshown:
+    def __repr__(self): raise RuntimeError
+
+def good(text, row): return length(text)
+def few(completions): return [length(c) for c in completions]
+def red(text, row): raise ValueError("\x1b[31m")
+def unsaid(text, row): raise Unsaid
+def ends(text, row): raise SystemExit(0)
+def lists_end(completions, **more): raise SystemExit(0)
+def unshown(text, row): return Unshown()
+def huge(text, row): return 1e308
+def infinite(text, row): return float("inf")
+"""
+
+
+def test_a_users_reward_is_refused_by_name_and_row(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(HOSTILE)
+    (tmp_path / "helper.py").write_text("def length(text): return len(text)")
+    for name in ("good", "few"):
+        assert values({"name": "function", "file": f"{path}:{name}"}, "ab", rows=[{"by": 2}]) == [2.0]
+    for name, what in (
+        ("red", r"raised ValueError: \\x1b\[31m; answer 'ab', row \{'by': 2\}"), ("unsaid", "raised Unsaid"),
+        ("ends", "raised SystemExit: 0; answer"), ("lists_end", "raised SystemExit"), ("unshown", "gave <Unshown"),
+        ("huge", r"gave 1e\+308 for the answer 'ab', row \{'by': 2\}; at most 1e12"),
+        ("infinite", "gave inf.* a finite"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=f"own.py:{name}: ?.*{what}"):
+            values({"name": "function", "file": f"{path}:{name}"}, "ab", rows=[{"by": 2}])
+    part = {"name": "function", "file": f"{path}:good"}
+    for form, weight in (("sum", 1e308), ("product", 1e308)):
+        mixed = {"name": "mix", "parts": [part, "length"], "weights": [weight, 1.0], "form": form}
+        with pytest.raises(DataError, match=f"{form} of function, length: gave .* row .'by': 2"):
+            values(mixed, "ab", rows=[{"by": 2}])
+    path.write_text("raise SystemExit(0)")
+    with pytest.raises(SpecError, match=r"own.py: does not run \(SystemExit: 0"):
+        values(part, "ab")
 
 
 def test_reasoning_gym_scores_are_its_own():

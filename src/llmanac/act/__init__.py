@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, shown, users_code
 from llmanac.core.spec import Spec, make_method
+
+MOST = 10_000  # calls of an episode
 
 
 class Step(NamedTuple):
@@ -66,17 +68,30 @@ def load_environment(name: str) -> Environment:
     """An environment by its name, or the class of a Python file (FILE.py:Class), which is run as the user's own code.
 
     Raises:
-        SpecError: an unknown name, a file that does not run, or a class without `tools`, `reset` and `step`.
+        SpecError: an unknown name, a file that does not run, a class that cannot be made without arguments or without
+            `tools`, `reset` and `step`, tools that no grammar can be made of, or a `most` that is no number of calls.
     """
     if ".py:" not in name:
         return make_method("environment", name).build()
+    from llmanac.generate.constrain.tools import calls_grammar
     from llmanac.rewards.function import load_function
 
     path, _, kind = name.rpartition(":")
-    made: Any = load_function(Path(path), kind)()
-    missing = [part for part in ("tools", "reset", "step") if not hasattr(made, part)]
+    made_by = load_function(Path(path), kind)
+    with users_code(f"{name}: making it without arguments", SpecError):
+        made: Any = made_by()
+        missing = [part for part in ("tools", "reset", "step") if not hasattr(made, part)]
+        if not hasattr(made, "most"):
+            made.most = 20
+        tools, most = made.tools if "tools" not in missing else [], made.most
     if missing:
         raise SpecError(f"{name}: has no {missing[0]}; an environment has tools, reset(seed) and step(name, arguments)")
-    if not hasattr(made, "most"):
-        made.most = 20
+    if not isinstance(most, int) or isinstance(most, bool) or not 1 <= most <= MOST:
+        raise SpecError(f"{name}: most is {shown(most)}; a number of calls from 1 to {MOST:,} is needed")
+    if not isinstance(tools, (list, tuple)):
+        raise SpecError(f"{name}: tools is {shown(tools)}; a list of tools as OpenAI's API has them is needed")
+    try:
+        calls_grammar(tools, "hermes")
+    except SpecError as error:
+        raise SpecError(f"{name}: {error}") from None
     return made

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from llmanac.act import Environment, Step
-from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.errors import DataError, SpecError, shown, users_code
 from llmanac.core.progress import progress
 from llmanac.core.rng import numpy_generator
 from llmanac.generate.constrain.tools import Call
 from llmanac.metrics._intervals import wilson_interval
+from llmanac.rewards import LARGEST
 
 INVALID = "That is no call of a tool."
 
@@ -75,9 +76,9 @@ def play(environment: Environment, policy: Policy, seeds: Iterable[int], *, seed
     """
     worlds, episodes = [], []
     for number in seeds:
-        world = copy.deepcopy(environment)
+        world, task = begun(environment, number)
         worlds.append(world)
-        episodes.append(Episode(number, [{"role": "user", "content": str(world.reset(number))}]))
+        episodes.append(Episode(number, [{"role": "user", "content": task}]))
     if not episodes:
         raise SpecError("episodes: give at least one seed")
     with progress("act", environment.most, "calls") as bar:
@@ -91,14 +92,38 @@ def play(environment: Environment, policy: Policy, seeds: Iterable[int], *, seed
     return episodes
 
 
+def begun(environment: Environment, seed: int) -> tuple[Environment, str]:
+    """A copy of an environment that begins an episode, and its task.
+
+    Raises:
+        DataError: an exception in the copying or in `reset`, or a task that is no text.
+    """
+    with users_code("environment: to copy it (build in reset() what cannot be copied)"):
+        world = copy.deepcopy(environment)
+    with users_code(f"environment: reset({seed})"):
+        task = world.reset(seed)
+    if not isinstance(task, str):
+        raise DataError(f"environment: reset({seed}) gave {shown(task)}; the task as a text is needed")
+    return world, _readable(task, f"environment: reset({seed})")
+
+
+def _readable(text: str, what: str) -> str:
+    """A text that UTF-8 can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} gave the half of a surrogate pair at character {error.start}") from None
+    return text
+
+
 def _move(world: Environment, episode: Episode, call: Call | None, number: int) -> None:
     if call is None:
         episode.done = True
         episode.messages.append({"role": "assistant", "content": INVALID})
         return
-    step = _stepped(world, episode.seed, number, call.name, call.arguments)
     name = f"call_{number}"
     function = {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)}
+    step = _stepped(world, episode.seed, number, call.name, json.loads(function["arguments"]))  # a copy, as in a replay
     calls = [{"id": name, "type": "function", "function": function}]
     episode.messages.append({"role": "assistant", "content": None, "tool_calls": calls})
     episode.messages.append({"role": "tool", "tool_call_id": name, "content": step.text})
@@ -107,16 +132,13 @@ def _move(world: Environment, episode: Episode, call: Call | None, number: int) 
 
 
 def _stepped(world: Environment, seed: int, number: int, name: str, arguments: Mapping[str, Any]) -> Step:
-    try:
+    what = f"environment: step {number} of the episode with seed {seed}, {name}({shown(dict(arguments))}),"
+    with users_code(what):
         found = Step(*world.step(name, arguments))
-        return Step(str(found.text), float(found.reward), bool(found.done))
-    except LlmanacError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"environment: step {number} of the episode with seed {seed}, {name}({dict(arguments)}), raised "
-            f"{type(error).__name__}: {error}"
-        ) from error
+        found = Step(str(found.text), float(found.reward), bool(found.done))
+    if not abs(found.reward) <= LARGEST:
+        raise DataError(f"{what} gave the reward {found.reward}; a number of at most {LARGEST:g} is needed")
+    return found._replace(text=_readable(found.text, what))
 
 
 def replay(environment: Environment, episode: Episode) -> float:
@@ -125,8 +147,7 @@ def replay(environment: Environment, episode: Episode) -> float:
     Raises:
         DataError: an observation or reward that differs; it names the step.
     """
-    world = copy.deepcopy(environment)
-    task = world.reset(episode.seed)
+    world, task = begun(environment, episode.seed)
     if task != episode.messages[0]["content"]:
         raise DataError(
             f"episode {episode.seed}: begins with {episode.messages[0]['content']!r}, the replay with {task!r}"
@@ -160,13 +181,18 @@ class RandomPolicy:
 
 
 def _value(name: str, schema: Mapping[str, Any], draw: np.random.Generator) -> Any:
-    if "enum" in schema:
+    if schema.get("enum"):
         return schema["enum"][int(draw.integers(len(schema["enum"])))]
     if schema.get("type") == "boolean":
         return bool(draw.integers(2))
-    if schema.get("type") == "integer" and {"minimum", "maximum"} <= schema.keys():
-        return int(draw.integers(schema["minimum"], schema["maximum"] + 1))
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if isinstance(low, int) and isinstance(high, int) and schema.get("type") == "integer" and _fits(low, high):
+        return int(draw.integers(low, high + 1))
     raise SpecError(f"tools: argument {name!r} needs enum, boolean, or integer with minimum and maximum to be random")
+
+
+def _fits(low: int, high: int) -> bool:
+    return -(1 << 62) <= low <= high <= 1 << 62
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from llmanac.act import Environment
-from llmanac.act.episodes import Episode, Policy, Success, play
+from llmanac.act.episodes import Episode, Policy, Success, begun, play
 from llmanac.act.policy import ModelPolicy, as_text
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, users_code
 from llmanac.core.rng import numpy_generator
 from llmanac.objectives._advantages import by_group
 from llmanac.objectives._rollouts import Rollout
@@ -51,7 +51,7 @@ class EpisodeRollouts(Rollouts):
         super().__init__(prompts, policy.engine, objective, each(lambda sample: 0.0), sampling, seed=seed, **more)
         self.environment, self.policy = environment, policy
         self.successes: list[float] = []
-        longest = policy.prompt([{"role": "user", "content": environment.reset(int(tasks[0]))}])
+        longest = policy.prompt([{"role": "user", "content": begun(environment, int(tasks[0]))[1]}])
         self.longest = tuple(longest) * 2
 
     def sample_rows(self) -> list[Rollout]:
@@ -124,8 +124,9 @@ class Solution:
         calls = []
         for episode in episodes:
             if episode.seed not in self.known:
-                self.environment.reset(episode.seed)
-                self.known[episode.seed] = self.environment.solution()
+                world: Any = begun(self.environment, episode.seed)[0]
+                with users_code(f"environment: solution() of seed {episode.seed}"):
+                    self.known[episode.seed] = world.solution()
             own = self.known[episode.seed]
             calls.append(Call(*own[number]) if number < len(own) else None)
         return calls

@@ -49,7 +49,7 @@ with interrupts.ending():
         tune,
     )
     from llmanac.cli.options import SeveralValues
-    from llmanac.core.errors import LlmanacError
+    from llmanac.core.errors import LlmanacError, printable
     from llmanac.core.files import DISK, refused
 
 app = typer.Typer(
@@ -114,7 +114,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 
 def _fail(error: LlmanacError) -> NoReturn:
-    print(f"llmanac: {error}", file=sys.stderr)
+    print(f"llmanac: {printable(str(error))}", file=sys.stderr)
     raise SystemExit(2)
 
 

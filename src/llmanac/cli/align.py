@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import Patches, Seed, SomeModel
-from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, print_tuned
+from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, print_tuned, stopped
 from llmanac.core.errors import SpecError
 
 Method = Annotated[
@@ -66,6 +66,10 @@ def align_command(
         "objective.temperature": temperature,
     }  # fmt: skip
     if kl is not None:
+        if not 0 <= kl < float("inf"):
+            raise SpecError(f"--kl: {kl} is no weight; give a number from 0")
+        if not hasattr(asked.objective, "kl_weight"):
+            raise SpecError(f"--kl: {asked.objective.name} has no KL penalty of its own weight; leave it out")
         patches |= {"objective.kl_weight": kl}
         if getattr(asked.objective, "kl", "") == "off" and kl > 0:
             patches = {"objective.kl": "k3-ratio", **patches}
@@ -74,8 +78,7 @@ def align_command(
     try:
         done = align(asked, output, resume=resume, budget=None if budget is None else seconds(budget, "--budget"))
     except KeyboardInterrupt:
-        print("\nStopped; what was trained is kept. Go on with the same command and --resume")
-        raise SystemExit(130) from None
+        raise stopped(output) from None
     print_tuned(done)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Fields, group
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, shown
 
 if TYPE_CHECKING:
     from llmanac.evaluate.segments import Rows
@@ -219,6 +219,15 @@ def pass_at_k_command(
         if not isinstance(value, bool) and value not in (0, 1):
             raise DataError(
                 f"{results.place(row)}: column {passed!r} holds {str(value)[:40]!r}, expected true or false"
+            )
+    kinds: dict[str, type] = {}
+    for row, name in enumerate(names.values):
+        if isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise DataError(f"{names.place(row)}: column {problem!r} holds {shown(name)}, expected a text or a number")
+        if kinds.setdefault(str(name), type(name)) is not type(name):
+            raise DataError(
+                f"{names.place(row)}: column {problem!r} holds {name!r}, which is a text in one row and a number in "
+                "another; write it one way"
             )
     if not names.values:
         raise DataError(f"{samples}: holds no sample")

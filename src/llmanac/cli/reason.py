@@ -65,6 +65,8 @@ def reason_command(
     spec: Any = make_method("reason", {k: v for k, v in {**fields, "convention": convention}.items() if v is not None})
     changes = parse_patches(set_ or ())
     spec = patch(spec, {**_utility(spec.name, verifier), **changes})
+    if not question.strip():
+        raise SpecError("QUESTION: is empty; give a question, or a .jsonl or .parquet file")
     if "{question}" not in template:
         raise SpecError(f"--template: {template!r} has no {{question}}")
     for place, flag, suffix in ((output, "--output", ".jsonl"), (curve, "--curve", ".svg")):
@@ -82,6 +84,12 @@ def reason_command(
         asked = read_questions(engine, Path(question), column=column, template=template, chat=chat)
     else:
         asked = [Question.of(engine, template.replace("{question}", question), chat=chat)]
+    longest, limit = max(len(one.ids) for one in asked), engine.model.max_length
+    if tokens is not None and limit is not None and longest + tokens > limit:
+        raise SpecError(
+            f"--tokens: the longest question and {tokens:,} tokens make {longest + tokens:,}, and the model reads "
+            f"{limit:,} at most"
+        )
     if convention is None and "convention" not in changes:
         spec = patch(spec, {"convention": convention_of([question.row.get(answer) for question in asked])})
     if verifier == "exact-match" and verifies is not None:

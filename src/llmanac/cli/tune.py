@@ -107,9 +107,15 @@ def _tune(asked: Any, output: Path, resume: bool, budget: str | None) -> None:
     try:
         done = tune(asked, output, resume=resume, budget=time)
     except KeyboardInterrupt:
-        print("\nStopped; what was trained is kept. Go on with the same command and --resume")
-        raise SystemExit(130) from None
+        raise stopped(output) from None
     print_tuned(done)
+
+
+def stopped(output: Path) -> SystemExit:
+    """Say what Ctrl-C left; returns the end of the command."""
+    kept = "; what was trained is kept" if any(output.glob("training/checkpoints/*")) else " before any training"
+    print(f"\nStopped{kept}. Go on with the same command and --resume")
+    return SystemExit(130)
 
 
 def print_tuned(done: Tuned) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class LlmanacError(Exception):
@@ -54,3 +55,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """Text of others for a message: control characters and lone surrogates are written as `\\x1b`, `\\ud800`."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def described(error: BaseException) -> str:
+    """An exception of a user's own code for a message: its class and what it says, shortened and printable."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be read)"
+    return printable(f"{type(error).__name__}: {text[:500]}" if text else type(error).__name__)
+
+
+@contextlib.contextmanager
+def users_code(what: str, kind: type[LlmanacError] = DataError) -> Iterator[None]:
+    """While inside, an exception of a user's own code becomes a `kind` that begins with `what`; so does `exit()`."""
+    try:
+        yield
+    except LlmanacError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise kind(f"{what} raised {described(error)}") from error

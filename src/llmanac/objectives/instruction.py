@@ -114,6 +114,8 @@ class Instruction(NextToken):
                     f"messages: has no assistant message to learn from (on = 'completion'): {messages!s:.60}"
                 )
             prompt, whole = messages[: end - 1], messages[:end]
+        elif isinstance(row.get("text"), (int, float, list, tuple, Mapping)):
+            raise DataError(f"text: a text was expected, not {type(row['text']).__name__}")
         elif "prompt" not in row or "completion" not in row:
             raise DataError(f"columns {sorted(row)}: expected `messages`, `prompt` and `completion`, or `text`")
         elif isinstance(row["prompt"], str) and isinstance(row["completion"], str):

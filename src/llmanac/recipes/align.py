@@ -167,7 +167,7 @@ class Preferred(Aligning):
         if limit is not None and longest - 1 > limit:
             raise DataError(
                 f"{asked.rows.file}: a row has {longest} tokens and the model reads {limit} at most; set rows.length "
-                "to drop such rows"
+                "(--length) to drop such rows"
             )
         answers = len(objective.columns)
         count = min(len(rows.train), asked.train.batch_tokens // (answers * longest) or PAIRS)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.adapters._products import Merged, ProductTransform
+from llmanac.adapters.load import CONFIG as SETTINGS
 from llmanac.adapters.load import base_of, find_adapter, load_adapter
-from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.errors import CheckpointError, LlmanacError, SpecError, shown
 from llmanac.core.files import atomic_folder
 from llmanac.models._folder import CONFIG, read_table
 from llmanac.models.families import Misfit
@@ -36,14 +37,19 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
     if found is None and whole is not None:
         raise SpecError(f"{adapter}: has no adapter; {whole} is a plain checkpoint already")
     adapter = found or adapter
+    if not (Path(adapter) / SETTINGS).is_file():
+        raise CheckpointError(f"ADAPTER: {adapter} is no folder with {SETTINGS}")
+    if dtype is not None and dtype not in ("auto", *DTYPE_NAMES.values()):
+        raise SpecError(f"--dtype: {shown(dtype)} is none of {', '.join(DTYPE_NAMES.values())}")
     source = base or base_of(adapter)
     if source is None:
         raise SpecError(f"--base: {adapter} does not name its model; give --base MODEL")
     try:
         place, tokens = locate(source)
-    except CheckpointError as error:
-        raise error if base else CheckpointError(f"{error} (named in {adapter}; give --base MODEL)") from error
-    model: Any = load_model(place, dtype=dtype or _dtype(place), device="cpu")
+        model: Any = load_model(place, dtype=dtype or _dtype(place), device="cpu")
+    except LlmanacError as error:
+        where = f"--base: {error}" if base else f"{error} (named in {adapter}; give --base MODEL)"
+        raise type(error)(where) from error
     transform = load_adapter(model, adapter)
     if not isinstance(transform, ProductTransform):
         transform.merge()  # says why not

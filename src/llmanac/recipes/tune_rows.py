@@ -176,7 +176,7 @@ def prepare(
     length = _length(asked.length, train, longest())
     kept = [pair for pair in (cut(pair, length, asked.side) for pair in train) if pair is not None]
     if not kept:
-        raise DataError(f"{path}: no row is left at a length of {length} tokens; raise rows.length")
+        raise DataError(f"{path}: no row is left at a length of {length} tokens; raise rows.length (--length)")
     counts["trained on"] = len(kept)
     if asked.side == "drop":
         counts["dropped: longer than the length"] = len(train) - len(kept)

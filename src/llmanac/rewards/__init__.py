@@ -6,12 +6,15 @@ reward([Sample(row={"answer": "42"}, prompt="6 * 7 =", text=" 42", finished=True
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, shown
 from llmanac.core.spec import Spec
+
+LARGEST = 1e12  # of a reward: squares of advantages stay finite in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,15 @@ class RewardSpec(Spec):
     def build(self, **context: Any) -> Reward:
         """Raises SpecError, DataError or CheckpointError for what it cannot read."""
         raise NotImplementedError
+
+
+def checked(value: float, sample: Sample, name: str) -> float:
+    """A reward that training can compute with. Raises DataError for one that is not finite, or above `LARGEST`."""
+    if not abs(value) <= LARGEST:
+        what = "at most 1e12" if math.isfinite(value) else "a finite number"
+        row = shown(dict(sample.row))[:200]
+        raise DataError(f"{name}: gave {value!r} for the answer {sample.text[:80]!r}, row {row}; {what} was expected")
+    return value
 
 
 def each(score: Any) -> Reward:

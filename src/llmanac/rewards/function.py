@@ -12,16 +12,21 @@ nothing that was trained before is lost.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import inspect
 import math
+import os
+import sys
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError
-from llmanac.rewards import Reward, RewardSpec, Sample, Score
+from llmanac.core.errors import DataError, SpecError, described, shown, users_code
+from llmanac.rewards import Reward, RewardSpec, Sample, Score, checked
 
 CARD = {
     "title": "A function of one's own",
@@ -44,13 +49,14 @@ class Spec(RewardSpec):
         function = load_function(Path(path), name)
         known = list(inspect.signature(function).parameters.values())
         lists = {"completions"} & {p.name for p in known}
+        if lists and not any(p.kind is p.VAR_KEYWORD for p in known):
+            function = _of_its_names(function, {p.name for p in known})
 
         def reward(samples: Sequence[Sample]) -> list[Score]:
-            found = (
-                _lists(function, samples, self.file)
-                if lists
-                else [_one(function, sample, self.file) for sample in samples]
-            )
+            with users_code(f"{self.file}:"):
+                found = (
+                    _lists(function, samples, self.file) if lists else [_one(function, s, self.file) for s in samples]
+                )
             if len(found) != len(samples):
                 raise DataError(f"{self.file}: gave {len(found)} rewards for {len(samples)} answers")
             return [Score(_number(value, sample, self.file)) for value, sample in zip(found, samples, strict=True)]
@@ -62,13 +68,24 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     """A function of a Python file. Raises SpecError where the file or the function is not there, or does not run."""
     if not path.is_file():
         raise SpecError(f"{path}: no such file")
-    spec = importlib.util.spec_from_file_location(f"reward_{path.stem}", path)
+    folder = os.fspath(path.parent.resolve())
+    # a name of its own: two files of the same name in two folders are two modules
+    own = f"reward_{path.stem}_{zlib.crc32(os.fsencode(folder)):08x}"
+    spec = importlib.util.spec_from_file_location(own, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[own] = module  # dataclasses look their annotations up there
+    sys.path.insert(0, folder)  # its helpers, as if it were run
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise SpecError(f"{path}: does not run ({type(error).__name__}: {error})") from error
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(own, None)
+        raise SpecError(f"{path}: does not run ({described(error)})") from error
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for what its functions import later; behind what is installed
     function = getattr(module, name, None)
     if not callable(function):
         raise SpecError(f"{path}: has no function {name!r}")
@@ -79,8 +96,18 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
 def _one(function: Callable[..., Any], sample: Sample, name: str) -> Any:
     try:
         return function(sample.text, sample.row)
-    except Exception as error:
-        raise DataError(f"{name}: raised {type(error).__name__}: {error}; {_named(sample)}") from error
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{name}: raised {described(error)}; {_named(sample)}") from error
+
+
+def _of_its_names(function: Callable[..., Any], names: set[str]) -> Callable[..., Any]:
+    """A function without `**columns`, which gets only what it names."""
+
+    @functools.wraps(function)
+    def called(**given: Any) -> Any:
+        return function(**{name: value for name, value in given.items() if name in names})
+
+    return called
 
 
 def _lists(function: Callable[..., Any], samples: Sequence[Sample], name: str) -> list[Any]:
@@ -94,7 +121,7 @@ def _lists(function: Callable[..., Any], samples: Sequence[Sample], name: str) -
             for sample in samples:
                 _lists(function, [sample], name)
         several = f" (of {len(samples)} answers, none of which fails alone)" if len(samples) > 1 else ""
-        raise DataError(f"{name}: raised {type(error).__name__}: {error}; {_named(samples[0])}{several}") from error
+        raise DataError(f"{name}: raised {described(error)}; {_named(samples[0])}{several}") from error
 
 
 def _turns(sample: Sample) -> tuple[Any, Any]:
@@ -107,14 +134,14 @@ def _turns(sample: Sample) -> tuple[Any, Any]:
 
 
 def _named(sample: Sample) -> str:
-    return f"answer {sample.text[:80]!r}, row {str(dict(sample.row))[:200]}"
+    return f"answer {sample.text[:80]!r}, row {shown(dict(sample.row))[:200]}"
 
 
 def _number(value: Any, sample: Sample, name: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except Exception:  # the value may be of a class of the user's
         number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{name}: gave {value!r}; a finite number was expected; {_named(sample)}")
-    return number
+    if math.isnan(number):
+        raise DataError(f"{name}: gave {shown(value)}; a finite number was expected; {_named(sample)}")
+    return checked(number, sample, name)

@@ -9,13 +9,14 @@ that a hack of one part alone earns nothing. Every part is in the log under its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.rewards import Reward, RewardSpec, Sample, Score
+from llmanac.rewards import Reward, RewardSpec, Sample, Score, checked
 
 CARD = {
     "title": "Combined rewards",
@@ -49,8 +50,10 @@ class Spec(RewardSpec):
         labels = [n if names.count(n) == 1 else f"{n}-{i + 1}" for i, n in enumerate(names)]
 
         def reward(samples: Sequence[Sample]) -> list[Score]:
-            found = [part(samples) for part in built]
-            return [_combined(self.form, labels, weights, scores) for scores in zip(*found, strict=True)]
+            found = [_combined(self.form, labels, weights, s) for s in zip(*(p(samples) for p in built), strict=True)]
+            for score, sample in zip(found, samples, strict=True):
+                checked(score.value, sample, f"{self.form} of {', '.join(labels)}")
+            return found
 
         return reward
 
@@ -59,7 +62,10 @@ def _combined(form: str, labels: Sequence[str], weights: Sequence[float], scores
     value = 0.0 if form == "sum" else 1.0
     parts: dict[str, float] = {}
     for label, weight, score in zip(labels, weights, scores, strict=True):
-        value = value + weight * score.value if form == "sum" else value * max(0.0, score.value) ** weight
+        try:
+            value = value + weight * score.value if form == "sum" else value * max(0.0, score.value) ** weight
+        except OverflowError:
+            value = math.inf
         parts[label] = score.value
         parts |= {f"{label}.{name}": part for name, part in score.parts.items()}
     return Score(value, parts, sum(score.tokens for score in scores))

@@ -3,27 +3,30 @@
     r(y) = 1[y matches]
 
 The expression is compared with the complete answer, or looked for in it (`where = anywhere`), in its first `most`
-characters. It is the user's own: one that backtracks without end on some answer takes that long.
+characters. One that backtracks for more than `SECONDS` on an answer is an error.
 
 DeepSeek-AI 2025, arXiv:2501.12948, section 2.2.2 (format rewards).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmanac.core.errors import SpecError
+import regex
+
+from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.rewards import Reward, RewardSpec, Sample, each
 
 CARD = {
     "title": "Pattern reward",
     "paper": "https://arxiv.org/abs/2501.12948",
-    "reference": "Python's re",
+    "reference": "the regex module",
     "test": "tests/references/test_rewards.py::test_pattern",
     "aliases": {"format": {"pattern": "<think>.*?</think>\\s*<answer>.*?</answer>"}},
 }
+
+SECONDS = 2.0  # for an answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +42,22 @@ class Spec(RewardSpec):
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.pattern, re.DOTALL)
-        except re.error as error:
+            regex.compile(self.pattern, regex.DOTALL)
+        except (regex.error, RecursionError, OverflowError) as error:
             raise SpecError(f"pattern: {self.pattern!r} is no regular expression ({error})") from None
 
     def build(self, **context: Any) -> Reward:
-        found = re.compile(self.pattern, re.DOTALL)
+        found = regex.compile(self.pattern, regex.DOTALL)
+        match = found.fullmatch if self.where == "all" else found.search
 
         def score(sample: Sample) -> float:
             text = sample.text[: self.most].strip()
-            return float((found.fullmatch(text) if self.where == "all" else found.search(text)) is not None)
+            try:
+                return float(match(text, timeout=SECONDS) is not None)
+            except TimeoutError:
+                raise DataError(
+                    f"pattern: {self.pattern!r} takes more than {SECONDS:g} s on the answer {text[:80]!r}, row "
+                    f"{shown(dict(sample.row))[:200]}; write one that backtracks less"
+                ) from None
 
         return each(score)

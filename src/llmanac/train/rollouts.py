@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from llmanac.generate._draws import PlainDraws
 from llmanac.generate.engine import Engine, Options, evaluating
 from llmanac.objectives._advantages import by_group, gae, group_spread, optimal_constant
 from llmanac.objectives._rollouts import Rollout
-from llmanac.rewards import Reward, Sample, Score
+from llmanac.rewards import Reward, Sample, Score, checked
 from llmanac.train._alarms import Alarms
 
 FIELDS = ("logprobs", "advantages", "returns", "values", "reference")
@@ -191,8 +190,7 @@ class Rollouts:
         if len(scores) != len(samples):
             raise DataError(f"reward: gave {len(scores)} scores for {len(samples)} answers")
         for score, sample in zip(scores, samples, strict=True):
-            if not math.isfinite(score.value):
-                raise DataError(f"reward: gave {score.value} for the answer {sample.text[:80]!r}")
+            checked(score.value, sample, "reward")
         if self.sampling.unfinished is None:
             return scores
         return [

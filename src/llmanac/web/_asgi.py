@@ -79,8 +79,10 @@ class Guard:
         except Exception as error:
             if started:
                 raise
-            log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
-            await json_error(error)(scope, receive, named)
+            response = json_error(error)
+            if response.status_code >= 500:  # the client's own errors are in its answer; it must not fill the log
+                log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            await response(scope, receive, named)
 
     def _refusal(self, headers: dict[bytes, bytes], path: str) -> ApiError | None:
         """What is wrong with a request by its headers alone."""
