@@ -33,6 +33,7 @@ with interrupts.ending():
         quality,
         quantize,
         run,
+        scaling,
         score,
         tokenizer,
         tune,
@@ -77,6 +78,7 @@ app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(ngram.app, name="ngram")
 app.add_typer(quality.quality_app, name="quality")
 app.add_typer(metric.app, name="metric")
+app.add_typer(scaling.app, name="scaling")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,97 @@
+"""`llmanac scaling`: fit a law to runs of several sizes, and plan the next one with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmanac.cli.options import AsJson, Force, Seed, group
+from llmanac.core.errors import SpecError
+
+app = group("Scaling laws: fit them to runs, and choose size and tokens for a budget.")
+Count = Annotated[str, typer.Option(metavar="[total|non-embedding]", help="Which parameters N counts.")]
+
+
+@app.command("fit")
+def fit_command(
+    runs: Annotated[Path, typer.Argument(help="A .csv, .tsv or .jsonl: parameters, tokens (or flops), loss.")],
+    count: Count = "total",
+    drop_highest: Annotated[int, typer.Option(min=0, help="Leave out this many of the highest losses.")] = 0,
+    bootstrap: Annotated[int, typer.Option(min=20, max=10_000, help="Fits that the intervals are made of.")] = 400,
+    seed: Seed = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON of the fit, for scaling plan.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, with intervals and the best size by compute."""
+    from llmanac.core import files
+    from llmanac.lab.scaling.law import NAMES, fit_law
+    from llmanac.lab.scaling.optimum import approaches, compute_laws
+    from llmanac.lab.scaling.points import read_points
+
+    _check_output(output, force)
+    points = read_points(runs, _counted(count)).without_highest(drop_highest)
+    fit = fit_law(points.parameters, points.tokens, points.loss, counted=points.counted, bootstrap=bootstrap, seed=seed)
+    optima, (with_floor, without) = approaches(points, fit), compute_laws(points)
+    if output is not None:
+        files.write_json(output, fit.as_json())
+    if as_json:
+        document: dict[str, Any] = {k: v for k, v in fit.as_json().items() if k not in ("samples", "residuals")}
+        document["best size"] = [vars(one) for one in optima]
+        document["compute"] = {
+            "with floor": with_floor and vars(with_floor), "without floor": without and vars(without),
+            "of the law": fit.law.compute_exponent,
+        }  # fmt: skip
+        print(json.dumps(document, indent=1))
+        return
+    from llmanac.cli.tables import print_table
+
+    rows = []
+    for name in NAMES:
+        low, high = fit.interval(lambda law, n=name: getattr(law, n))  # type: ignore[misc]
+        rows.append([name, _short(getattr(fit.law, name)), f"{_short(low)} to {_short(high)}", _short(fit.error(name))])
+    skipped = f", {points.skipped} without a loss left out" if points.skipped else ""
+    title = f"L = E + A / N^alpha + B / D^beta, {fit.points} runs{skipped}, N counts {_words(fit.counted)}"
+    print_table(title, ("", "value", "95% interval", "standard error"), rows)
+    print(f"objective (Huber 1e-3 of log loss): {fit.objective:.5e}\n")
+    print_table(
+        "best size: N grows as C^a, tokens as C^(1 - a)", ("approach", "a", "95% interval", "points", ""),
+        [
+            [one.approach, "" if one.exponent is None else f"{one.exponent:.3f}",
+             "" if one.low is None or one.high is None else f"{one.low:.3f} to {one.high:.3f}", str(one.found), one.why]
+            for one in optima
+        ], left=(0, 4),
+    )  # fmt: skip
+    print("\nalpha of L = E + K / C^alpha over the runs that are best for their compute:")
+    for words, law in (("with the floor E", with_floor), ("without it", without)):
+        found = "too few runs" if law is None else f"{law.alpha:.4f}" + (f" (E {law.E:.3f})" if law.E else "")
+        print(f"  {words:<17} {found}")
+    print(f"  {'of the law above':<17} {fit.law.compute_exponent:.4f}; Kaplan et al. 2020 give 0.050 without a floor")
+    print(f"Next: llmanac scaling plan --budget 1e15 --fit {output or 'fit.json'}" + ("" if output else
+          f"   (after llmanac scaling fit {runs} --output fit.json)"))  # fmt: skip
+
+
+def _counted(text: str) -> Any:
+    if text not in ("total", "non-embedding"):
+        raise SpecError(f"--count: {text!r} is not one of total, non-embedding")
+    return text
+
+
+def _words(counted: str) -> str:
+    return "every parameter" if counted == "total" else "parameters outside embeddings"
+
+
+def _check_output(output: Path | None, force: bool) -> None:
+    if output is None:
+        return
+    if output.suffix != ".json":
+        raise SpecError(f"--output: {output} should end in .json")
+    if output.exists() and not force:
+        raise SpecError(f"--output: {output} exists; give another name, or --force")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.4f}" if abs(value) < 10 else f"{value:,.4g}"
