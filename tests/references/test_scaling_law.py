@@ -10,6 +10,7 @@ import pytest
 
 from llmanac.cli import main
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.files import read_table
 from llmanac.lab.scaling.law import NAMES, Fit, Law, fit_law, fit_power
 from llmanac.lab.scaling.optimum import approaches, compute_laws
 from llmanac.lab.scaling.points import Points, read_points
@@ -108,11 +109,10 @@ def test_files_and_the_command(tmp_path, capsys):
     rows = [f"{n:.0f},{n / 2:.0f},{d:.0f},{loss}" for n, d, loss in zip(SIZES, TOKENS, planted(1), strict=True)]
     head = "parameters,non_embedding_parameters,tokens,loss"
     table.write_text("\n".join([head, *rows, "1000,500,1000,nan"]) + "\n")
-    main(["scaling", "fit", str(table), "--bootstrap", "20", "--output", str(saved)])
+    with pytest.raises(SystemExit, match="0"):
+        main(["scaling", "fit", str(table), "--bootstrap", "20", "--output", str(saved)])
     said = capsys.readouterr().out
     assert "1 without a loss" in said and "every parameter" in said and "Next: llmanac scaling plan" in said
-    from llmanac.core.files import read_table
-
     fit = Fit.from_json(read_table(saved), str(saved))
     other = fit_law(SIZES / 2, TOKENS, planted(1), bootstrap=20)
     assert other.law.A < fit.law.A and read_points(table, "non-embedding").parameters[0] == SIZES[0] // 2
