@@ -54,8 +54,8 @@ def fit_command(
         low, high = fit.interval(lambda law, n=name: getattr(law, n))  # type: ignore[misc]
         rows.append([name, _short(getattr(fit.law, name)), f"{_short(low)} to {_short(high)}", _short(fit.error(name))])
     skipped = f", {points.skipped} without a loss left out" if points.skipped else ""
-    title = f"L = E + A / N^alpha + B / D^beta, {fit.points} runs{skipped}, N counts {_words(fit.counted)}"
-    print_table(title, ("", "value", "95% interval", "standard error"), rows)
+    print(f"L = E + A / N^alpha + B / D^beta, {fit.points} runs{skipped}; N counts {_words(fit.counted)}")
+    print_table("", ("", "value", "95% interval", "standard error"), rows)
     print(f"objective (Huber 1e-3 of log loss): {fit.objective:.5e}\n")
     print_table(
         "best size: N grows as C^a, tokens as C^(1 - a)", ("approach", "a", "95% interval", "points", ""),
@@ -72,6 +72,35 @@ def fit_command(
     print(f"  {'of the law above':<17} {fit.law.compute_exponent:.4f}; Kaplan et al. 2020 give 0.050 without a floor")
     print(f"Next: llmanac scaling plan --budget 1e15 --fit {output or 'fit.json'}" + ("" if output else
           f"   (after llmanac scaling fit {runs} --output fit.json)"))  # fmt: skip
+
+
+@app.command("compute")
+def compute_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Models, mixers or ffns, such as mamba [all].")] = None,
+    dim: Annotated[int, typer.Option(min=8, max=4096, help="Width.")] = 64,
+    length: Annotated[int, typer.Option(min=8, max=1 << 16, help="Tokens of a row.")] = 128,
+    vocabulary: Annotated[int, typer.Option(min=16, max=1 << 20, help="Tokens of the vocabulary.")] = 512,
+    as_json: AsJson = False,
+) -> None:
+    """Count the FLOPs of training on a token, and how far 6 N is from them."""
+    from llmanac.lab.scaling.compute import APART, compare
+
+    found = compare(names or (), dim=dim, length=length, vocabulary=vocabulary)
+    if as_json:
+        print(json.dumps([{**vars(one), "error": one.error, "stated": one.stated} for one in found], indent=1))
+        return
+    from llmanac.cli.tables import print_table
+
+    print("FLOPs of training on a token: counted matrix products, and the error of 6 N (all parameters)")
+    rows = [
+        [one.name, f"{one.parameters:,}", f"{one.counted:,.0f}", f"{one.formula / one.counted - 1:+.1%}",
+         f"{one.error:+.1%}", f"{one.stated:+.1%}"] for one in found
+    ]  # fmt: skip
+    print_table("", ("", "N", "counted", "formula", "6 N", "6 N, stated"), rows)
+    for one in found:
+        if reason := APART.get(one.name.partition("{")[0]):
+            print(f"{one.name}: {reason}")
+    print("Next: llmanac scaling plan --budget 1e15")
 
 
 def _counted(text: str) -> Any:

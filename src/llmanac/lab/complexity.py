@@ -94,11 +94,12 @@ class Operations(TorchDispatchMode):
 
     Attributes:
         products: FLOPs of matrix products and convolutions. others: FFTs and operations on single elements.
+        spared: those of `products` that a kernel of attention does twice, or does for keys that a causal mask hides.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.products = self.others = 0.0
+        self.products = self.others = self.spared = 0.0
 
     @property
     def total(self) -> float:
@@ -127,7 +128,10 @@ class Operations(TorchDispatchMode):
             at = 1 if name.endswith("backward") else 0
             (rows, heads, length, dim), keys, values = args[at].shape, args[at + 1].shape[2], args[at + 2].shape[-1]
             # the backward pass makes the scores again: 3 products of width d, 2 of that of the values
-            self.products += 2.0 * rows * heads * length * keys * (3 * dim + 2 * values if at else dim + values)
+            pairs = 2.0 * rows * heads * length * keys
+            self.products += pairs * (3 * dim + 2 * values if at else dim + values)
+            seen = (length + 1) / (2 * length) if len(args) > 4 + 3 * at and args[4 + 3 * at] else 1.0
+            self.spared += pairs * (1 - seen) * (2 if at else 1) * (dim + values) + (pairs * dim if at else 0.0)
         elif name == "convolution":
             self.products += 2.0 * out.numel() * args[1][0].numel()
         elif name == "convolution_backward":
