@@ -51,7 +51,7 @@ def fit_command(
 
     rows = []
     for name in NAMES:
-        low, high = fit.interval(lambda law, n=name: getattr(law, n))  # type: ignore[misc]
+        low, high = fit.interval(lambda law, n=name: getattr(law, n))
         rows.append([name, _short(getattr(fit.law, name)), f"{_short(low)} to {_short(high)}", _short(fit.error(name))])
     skipped = f", {points.skipped} without a loss left out" if points.skipped else ""
     print(f"L = E + A / N^alpha + B / D^beta, {fit.points} runs{skipped}; N counts {_words(fit.counted)}")

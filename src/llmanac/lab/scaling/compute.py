@@ -64,7 +64,7 @@ class Compute:
 
 
 def architectures() -> list[str]:
-    """Every trained language model of the catalogue, and every mixer that a Transformer can have; experts have parts that rest."""
+    """Every trained language model of the catalogue, and every mixer that a Transformer can have, and experts."""
     lms = [n for n, m in registry.methods("lm").items() if not getattr(make_method("lm", n), "estimated", False)]
     return list(dict.fromkeys([*lms, *(name for name in mixers() if "@" not in name), "experts"]))
 
@@ -84,6 +84,8 @@ def measure(text: str, *, dim: int = 64, length: int = 128, vocabulary: int = 51
         SpecError: a name that is neither, or a model that is not trained.
     """
     arm = parse_arm(text)
+    if arm.name in registry.methods("lm") and getattr(make_method("lm", arm.name), "estimated", False):
+        raise SpecError(f"{arm.name}: is counted, not trained, so 6 N D says nothing about it")
     value = arm.value if isinstance(arm.value, dict) else {"name": arm.value}
     if arm.name in registry.methods("lm"):
         given = (
@@ -94,14 +96,11 @@ def measure(text: str, *, dim: int = 64, length: int = 128, vocabulary: int = 51
         given = {"name": "transformer", "dim": dim, "max_length": length, "blocks": [block]}
     else:
         raise SpecError(
-            f"{arm.name!r}: is no language model, mixer or ffn; `llmanac list lm`, `list mixer` and `list ffn` name them"
+            f"{arm.name!r}: is no language model, mixer or ffn; `llmanac list lm` (or mixer, ffn) names them"
         )
     if arm.name == "encoder":
         given = {"head": "masked", **given}
-    spec = make_method("lm", given)
-    if getattr(spec, "estimated", False):
-        raise SpecError(f"{arm.name}: is counted, not trained, so 6 N D says nothing about it")
-    model: Any = spec.build(vocab_size=vocabulary)
+    model: Any = make_method("lm", given).build(vocab_size=vocabulary)
     ids = torch.randint(vocabulary, (ROWS, length + 1), generator=torch.Generator().manual_seed(0))
     batch = Batch(ids=ids[:, :-1], targets=ids[:, 1:], mask="bidirectional" if arm.name == "encoder" else "causal")
     if hasattr(model, "start_id"):

@@ -96,13 +96,13 @@ def _line(name: str, points: Points, find: Callable[[Points], np.ndarray]) -> Op
             else f"two budgets, {LEAST_POINTS} sizes at each"
         )  # fmt: skip
         return Optimum(name, found=len(found), why=f"needs {needs}, with the best one inside")
-    a, g = np.polyfit(*np.log(found).T, 1)
+    a, g = np.polyfit(np.log(found[:, 0]), np.log(found[:, 1]), 1)
     generator, slopes = numpy_generator(0, name), []
     for _ in range(RESAMPLES):
         at = generator.integers(0, len(points.loss), len(points.loss))
         again = find(Points(points.parameters[at], points.tokens[at], points.loss[at]))
         if len(again) >= 2 and np.ptp(np.log(again[:, 0])) >= 0.5:
-            slopes.append(np.polyfit(*np.log(again).T, 1)[0])
+            slopes.append(np.polyfit(np.log(again[:, 0]), np.log(again[:, 1]), 1)[0])
     if len(slopes) < RESAMPLES // 2:
         return Optimum(name, float(a), None, None, float(np.exp(g)), len(found))
     low, high = np.quantile(slopes, [0.025, 0.975])
@@ -123,7 +123,7 @@ def compute_laws(points: Points) -> tuple[PowerLaw | None, PowerLaw | None]:
 
     def one(floor: bool) -> PowerLaw | None:
         try:
-            return fit_power(*edge.T, floor=floor)
+            return fit_power(edge[:, 0], edge[:, 1], floor=floor)
         except DataError:
             return None
 
