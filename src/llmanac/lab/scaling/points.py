@@ -82,7 +82,8 @@ def read_points(path: Path, counted: Counted = "total") -> Points:
             raise DataError(f"{path}: more than {MOST_ROWS:,} runs; give the last point of each run only")
     if not rows:
         raise DataError(f"{path}: has no run with a loss")
-    return Points(*np.array(rows, float).T, counted, skipped)  # type: ignore[arg-type]
+    sizes, tokens_of, losses = np.array(rows, float).T
+    return Points(sizes, tokens_of, losses, counted, skipped)
 
 
 def _columns(path: Path, row: dict[str, Any], counted: str) -> dict[str, str]:
