@@ -1,4 +1,4 @@
-"""Rates and logits by width (`base_dim`): table 8 of Yang et al. 2022, activations flat over width, the best rate stays."""
+"""Rates and logits by width (`base_dim`): Yang et al. 2022, table 8; flat activations; the best rate stays."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_rates_are_those_of_the_table_and_the_base_width_is_unchanged():
 
 
 def test_activations_stay_the_same_size_over_widths():
-    widths = (32, 64, 128, 256)
+    widths = (32, 64, 128)
 
     def growth(transfer: bool) -> float:
         sizes = [trained(dim, 0.01, transfer, 4)[1] for dim in widths]
