@@ -51,7 +51,7 @@ def coverage(grids: int) -> np.ndarray:
     """In how many of the grids each interval has the coefficient."""
     hits = np.zeros(len(NAMES), int)
     for seed in range(grids):
-        fit = fit_law(SIZES, TOKENS, planted(seed), bootstrap=200 if grids > 10 else 100, seed=seed)
+        fit = fit_law(SIZES, TOKENS, planted(seed), bootstrap=200 if grids > 10 else 80, seed=seed)
         for at, name in enumerate(NAMES):
             low, high = fit.interval(lambda law, n=name: getattr(law, n))
             hits[at] += low <= getattr(TRUE, name) <= high

@@ -20,6 +20,7 @@ Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556), approach 3; Besiroglu e
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,9 @@ class Law:
         return self.alpha * self.beta / (self.alpha + self.beta)
 
     def best(self, flops: float) -> tuple[float, float]:
-        """N and D of the least loss for a compute 6 N D."""
+        """N and D of the least loss for a compute 6 N D; NaN where the loss does not fall with one of them."""
+        if min(self.alpha, self.beta, self.A, self.B) <= 0:
+            return math.nan, math.nan
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         size = g * (flops / 6) ** self.size_exponent
         return size, flops / 6 / size
@@ -90,7 +93,7 @@ class Fit:
     def interval(self, of: Any, level: float = LEVEL) -> tuple[float, float]:
         """Of a function of a law."""
         values = [of(Law(*row)) for row in self.samples]
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
     def error(self, name: str) -> float:
@@ -125,7 +128,7 @@ class Fit:
                 raise ValueError("samples")
             if not (np.isfinite(samples).all() and np.isfinite(residuals).all() and len(residuals)):
                 raise ValueError("samples")
-            if not (law.alpha > 0 and law.beta > 0 and law.A > 0 and law.B > 0):
+            if not all(math.isfinite(getattr(law, name)) for name in NAMES):
                 raise ValueError("law")
             return cls(law, float(data["objective"]), int(data["points"]), str(data["counted"]), samples, residuals)
         except (KeyError, TypeError, ValueError) as error:

@@ -86,10 +86,12 @@ def propose(
     """
     if recipe.model.name != "transformer" or not all(hasattr(block, "mixer") for block in recipe.model.blocks):
         raise SpecError(f"model: only a transformer's size is planned, not {recipe.model.name}")
+    if fit is not None and min(fit.law.alpha, fit.law.beta) <= 0:
+        raise SpecError("--fit: its loss does not fall with size or tokens, so there is no best size; fit more runs")
     recipe = carried(recipe)
     device = resolve_device(recipe.device)
     rate = USED * measure_gemm(resolve_dtype(recipe.train.dtype, device), device)
-    shape = None
+    shape: Any = None
     for _ in range(3):  # the rate depends on the size, and the size on the rate
         budget = flops if flops is not None else rate * (seconds or 0.0)
         best, tokens = _best(budget, fit, tokens_per_parameter)
