@@ -16,8 +16,8 @@ from _pages import INDENTED, Session, blocks
 # the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
     "README.md", "docs/align.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md", "docs/evaluate.md",
-    "docs/finetune.md", "docs/generate.md", "docs/models.md", "docs/ngrams.md", "docs/sandbox.md", "docs/serve.md",
-    "docs/tokenizers.md",
+    "docs/finetune.md", "docs/generate.md", "docs/models.md", "docs/ngrams.md", "docs/sandbox.md", "docs/scaling.md",
+    "docs/serve.md", "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
 # a minute or more each
@@ -32,6 +32,7 @@ LONG = [
         "generate",
         "models",
         "ngrams",
+        "scaling",
         "serve",
         "tokenizers",
     )
