@@ -134,10 +134,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         [name, f"{count:,.0f}", f"{formula / count - 1:+.1%}", f"{six / count - 1:+.1%}", APART.get(name, "")]
         for name, (count, formula, six) in found["counted"].items()
     ]
-    own = [
-        [f"{name}", f"{ladder['law'][name]:,.4g}", "{:,.4g} to {:,.4g}".format(*ladder["intervals"][name])]
-        for name in NAMES
-    ]
+    own = []
+    for name in NAMES:
+        shown = [f"{value if value > 1e-6 else 0:,.4g}" for value in (ladder["law"][name], *ladder["intervals"][name])]
+        own.append([name, shown[0], f"{shown[1]} to {shown[2]}"])
     runs = [
         [row["name"], f"{row['parameters']:,}", f"{row['tokens']:,}", f"{row['epochs']:.2f}", f"{row['loss']:.4f}"]
         for row in ladder["runs"]

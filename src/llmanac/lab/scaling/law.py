@@ -254,10 +254,21 @@ class _Terms:
         return ends[best], float(values[best]) / SCALE
 
     def refit(self, y: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """(R, P): the fits of several losses y (R, n), from one start."""
+        """(R, P): the fits of several losses y (R, n), from the fit of all.
+
+        Where that has no floor to speak of, its gradient by the floor is zero: then a start with one is tried as well.
+        """
+        starts = [start]
+        if self.floor and start[-1] < y.min() + np.log(0.01):
+            starts.append(np.append(start[:-1], y.min() + np.log(0.5)))
         block = max(1, BLOCK // y.shape[1])
-        parts = [y[at : at + block] for at in range(0, len(y), block)]
-        return np.concatenate([self._descend(np.repeat(start[None], len(part), 0), part)[0] for part in parts])
+        out = []
+        for at in range(0, len(y), block):
+            part = y[at : at + block]
+            ends, values = zip(*(self._descend(np.repeat(s[None], len(part), 0), part) for s in starts), strict=True)
+            best = np.argmin(values, 0)
+            out.append(np.stack(ends)[best, np.arange(len(part))])
+        return np.concatenate(out)
 
     def _descend(self, starts: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         one = len(y) == 1
