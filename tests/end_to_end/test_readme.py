@@ -17,7 +17,7 @@ from _pages import INDENTED, Session, blocks
 PAGES = [
     "README.md", "docs/align.md", "docs/ask.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md",
     "docs/evaluate.md", "docs/finetune.md", "docs/generate.md", "docs/models.md", "docs/ngrams.md",
-    "docs/reason.md", "docs/sandbox.md", "docs/serve.md", "docs/tokenizers.md",
+    "docs/reason.md", "docs/sandbox.md", "docs/scaling.md", "docs/serve.md", "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
 # a minute or more each
@@ -34,6 +34,7 @@ LONG = [
         "models",
         "ngrams",
         "reason",
+        "scaling",
         "serve",
         "tokenizers",
     )

@@ -44,6 +44,7 @@ with interrupts.ending():
         rate,
         reason,
         run,
+        scaling,
         score,
         tokenizer,
         tune,
@@ -102,6 +103,7 @@ app.add_typer(metric.app, name="metric")
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(memory.app, name="memory")
 app.add_typer(parallel.parallel_app, name="parallel")
+app.add_typer(scaling.app, name="scaling")
 
 
 @app.callback(invoke_without_command=True)

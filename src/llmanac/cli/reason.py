@@ -84,7 +84,7 @@ def reason_command(
         asked = read_questions(engine, Path(question), column=column, template=template, chat=chat)
     else:
         asked = [Question.of(engine, template.replace("{question}", question), chat=chat)]
-    longest, limit = max(len(one.ids) for one in asked), engine.model.max_length
+    longest, limit = max(len(one.ids) for one in asked), getattr(engine.model, "max_length", None)
     if tokens is not None and limit is not None and longest + tokens > limit:
         raise SpecError(
             f"--tokens: the longest question and {tokens:,} tokens make {longest + tokens:,}, and the model reads "

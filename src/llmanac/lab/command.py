@@ -17,7 +17,17 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec, dump
 from llmanac.lab.arms import ArmText, parse_arms
 
-FLAGS = ("baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact")  # those of `llmanac compare`
+FLAGS = (
+    "baseline",
+    "budget",
+    "seeds",
+    "hold",
+    "tune",
+    "margin",
+    "base",
+    "artefact",
+    "probe",
+)  # those of `llmanac compare`
 
 
 def compare_again(kind: str, arms: Any, patches: Mapping[str, Any], options: Mapping[str, Any]) -> str:

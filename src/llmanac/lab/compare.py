@@ -37,7 +37,10 @@ BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
 RUNNERS = {"training": run_controlled, "decoding": run_decoding, "tokenizers": run_tokenizers, "tunings": run_tunings}
 MARGIN = 0.005
-KEYS = ("kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "set", "title")
+KEYS = (
+    "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "set",
+    "title",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def compare(
     margin: float = MARGIN,
     baseline: str | None = None,
     artefact: str | Path | None = None,
+    probe: str | Path | None = None,
     patches: Mapping[str, Any] | Iterable[str] = (),
     folder: str | Path | None = None,
     cache: str | Path | None = None,
@@ -114,6 +118,7 @@ def compare(
         baseline: the arm that the others are compared with; the first by default.
         artefact: the run or model that decoding methods are applied to; the run whose text tokenizers are trained on.
             A run brings its own text, unless a base or patches are given.
+        probe: a file of labelled texts that models of different objectives are probed with, or several with commas.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
         cache: where runs are kept; `studies/cache` by default, shared by all studies next to it.
@@ -127,7 +132,7 @@ def compare(
         LlmanacError: arms that did not start equal.
     """
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
-    asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
+    asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps, "probe": probe}
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
     tuning = tuning_of(base, changes)
     recipe: Any = tuning or load_recipe(BASE if base is None else base, changes).spec
@@ -160,6 +165,7 @@ def compare(
         min_steps=min_steps,
         artefact=str(artefact) if artefact is not None else None,
         text_of_base=base is not None or bool(changes),
+        probes=tuple(str(probe).split(",")) if probe else (),
     )
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")

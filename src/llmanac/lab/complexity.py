@@ -64,9 +64,8 @@ class Theory:
 ATTENTION = Theory("s^2", "s", "s", "s", "s d^2 + s^2 d")
 RECURRENT = Theory("s", "s", "1", "1", "s d^2")
 THEORY: dict[str, Theory] = {
-    "multi-head": ATTENTION, "multi-head@flash": ATTENTION,
-    "multi-head@plain": Theory("s^2", "s^2", "s", "s", "s d^2 + s^2 d"),
-    "grouped-query": ATTENTION, "multi-query": ATTENTION, "latent": ATTENTION,
+    "multi-head": ATTENTION, "multi-head@flash": ATTENTION, "grouped-query": ATTENTION, "multi-query": ATTENTION,
+    "multi-head@plain": Theory("s^2", "s^2", "s", "s", "s d^2 + s^2 d"), "latent": ATTENTION,
     "sliding-window": Theory("s", "s", "1", "1", "s d^2 + s w d"),
     # these keep all keys, and a new token is compared with all of them under a mask
     "longformer": Theory("s", "s", "s", "s", "s d^2 + s w d"), "big-bird": Theory("s", "s", "s", "s", "s d^2 + s w d"),
@@ -93,12 +92,13 @@ class Operations(TorchDispatchMode):
     """Counts what is computed below it.
 
     Attributes:
-        products: FLOPs of matrix products and convolutions. others: FFTs and operations on single elements.
+        products: FLOPs of matrix products and convolutions; others: FFTs and operations on single elements;
+        spared: of `products`, what a kernel of attention does twice, or for keys that a causal mask hides.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.products = self.others = 0.0
+        self.products = self.others = self.spared = 0.0
 
     @property
     def total(self) -> float:
@@ -127,7 +127,10 @@ class Operations(TorchDispatchMode):
             at = 1 if name.endswith("backward") else 0
             (rows, heads, length, dim), keys, values = args[at].shape, args[at + 1].shape[2], args[at + 2].shape[-1]
             # the backward pass makes the scores again: 3 products of width d, 2 of that of the values
-            self.products += 2.0 * rows * heads * length * keys * (3 * dim + 2 * values if at else dim + values)
+            pairs = 2.0 * rows * heads * length * keys
+            self.products += pairs * (3 * dim + 2 * values if at else dim + values)
+            hidden = (1 - 1 / length) / 2 if args[4 + 3 * at : 5 + 3 * at] == (True,) else 0.0  # under a causal mask
+            self.spared += pairs * (at * dim + hidden * (1 + at) * (dim + values))
         elif name == "convolution":
             self.products += 2.0 * out.numel() * args[1][0].numel()
         elif name == "convolution_backward":
@@ -359,9 +362,7 @@ def break_even(lengths: Sequence[int], found: Found) -> dict[str, dict[str, floa
     """For each mixer the lengths from which it takes 5% less time than full attention: training, forward, decoding."""
 
     def of(costs: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-        return {
-            "training": training(costs), "forward": costs["forward seconds"], "decode": costs["decode seconds"]
-        }  # fmt: skip
+        return {"training": training(costs), "forward": costs["forward seconds"], "decode": costs["decode seconds"]}
 
     full = {work: [(1 - MARGIN) * value for value in values] for work, values in of(found[FULL]).items()}
     return {

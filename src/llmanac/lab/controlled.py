@@ -18,7 +18,7 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
-from llmanac.core.spec import diff, dump, make
+from llmanac.core.spec import diff, dump, make, patch
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, resolve
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
@@ -26,6 +26,7 @@ from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
 from llmanac.lab.smaller import smaller_base
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Study, Trial
@@ -49,6 +50,7 @@ class Question:
         min_steps: fewer steps than this for any arm are refused.
         artefact: the run or model that a post-hoc axis is applied to.
         text_of_base: use the base's text even if the artefact is a run with its own text.
+        probes: files of labelled texts that the models are probed with.
     """
 
     axis: Axis
@@ -63,6 +65,7 @@ class Question:
     min_steps: int = MIN_STEPS
     artefact: str | None = None
     text_of_base: bool = False
+    probes: tuple[str, ...] = ()
 
     def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
         """The study of these arms under every seed."""
@@ -86,9 +89,14 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     # a request that cannot be met is refused before any work
     asked = resolve(question.base, question.axis, question.texts)
     estimating.refuse(asked, question.hold)
+    if needed([arm.spec.objective for arm in asked]):
+        question = dataclasses.replace(question, base=_with_tokens(question.base, asked))
+        asked = resolve(question.base, question.axis, question.texts)
     prepared = prepare(question.base, cache.root / "data")
     texts = own_texts(asked, prepared, cache.root / "data")
-    trial = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts)
+    objectives = [arm.spec.objective for arm in asked]
+    probes = make_probes(prepared, objectives, question.base.train.length, question.probes)
+    trial = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts, probes=probes)
     vocabulary = prepared.tokenizer.vocab_size
     if question.hold in ("params", "flops") and any(t.tokenizer.vocab_size != vocabulary for t in texts.values()):
         raise SpecError(f"--hold {question.hold}: the arms' vocabularies differ in size; use --hold tokens or time")
@@ -110,7 +118,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     arms = [with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in arms]
     tuned = None
     if question.factors:
-        tuning = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts, tuning=True)
+        tuning = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts, tuning=True, probes=probes)
         swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, progress(say))
         best = {arm.label: arm for arm in swept}
         arms = [best.get(arm.label, arm) for arm in arms]
@@ -121,7 +129,21 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     }  # fmt: skip
     study = question.study(arms, trial, about, initial=trial.initial)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
-    return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+    result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+    if probes:
+        first = arms[0]
+        model, reads = trial.stages(first).model(0), kind_of(first.spec.objective) or "causal"
+        without_verdict(result, {probe.metric.name: probe.floors(model, reads) for probe in probes})
+    return result
+
+
+def _with_tokens(base: Any, arms: Sequence[Arm]) -> Any:
+    """The base with the special tokens of every arm's objective, so that all arms read the same tokens."""
+    tokens = getattr(base.tokenizer, "special_tokens", None)
+    if tokens is None:
+        return base
+    needed = [token for arm in arms for token in arm.spec.objective.special_tokens]
+    return patch(base, {"tokenizer.special_tokens": list(dict.fromkeys((*tokens, *needed)))})
 
 
 def _base_words(base: Any, prepared: Prepared) -> str:

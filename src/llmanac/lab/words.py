@@ -161,6 +161,10 @@ def warnings(result: Result) -> list[str]:
             f"The machine was busy (load {load} on {cores} cores): times on this page are unreliable"
             + (", and equal time was the condition." if result.get("hold") == "time" else ".")
         )
+    for name, floors in result.get("probes", {}).items():
+        said = ", ".join(f"{floor} {floors[floor]:.1%}" for floor in ("majority", "bag of words", "before training"))
+        below = floors["best"] <= floors["bag of words"]
+        out.append(f"{name}: {said}." + (" No arm is above the bag of words: no verdict." if below else ""))
     out += _unequal(result)
     if result["replicate"] == "prompt":
         out.append("Prompts come from fewer than ten documents, so they are not independent: intervals are too narrow.")

@@ -26,10 +26,11 @@ from llmanac.lab.cache import versions
 from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_bytes
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.probe import Probe, kind_of
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
-from llmanac.metrics._items import Metric
+from llmanac.metrics._items import Items, Metric
 from llmanac.objectives._measured import Measured
 from llmanac.recipes.parts import Parts
 from llmanac.train.loop import MAY_CHANGE, train
@@ -73,6 +74,7 @@ class TrainingTrial:
         prepared: the base's text; texts: by arm, that of arms which have their own.
         arms: those of the study; their objectives decide the metrics.
         tuning: measure the result on the tuning texts.
+        probes: what is measured instead of the objectives' own metrics, where these cannot be compared.
     """
 
     costs: tuple[Metric, ...] = TRAINING_COSTS
@@ -86,11 +88,15 @@ class TrainingTrial:
         arms: Sequence[Arm] = (),
         texts: Mapping[str, Prepared] | None = None,
         tuning: bool = False,
+        probes: Sequence[Probe] = (),
     ) -> None:
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
         self.own = dict(texts or {})
         self.texts = prepared.tuning if tuning else prepared.report
-        self.metrics = shared_metrics(arms, self.text, self.device) if arms else ()
+        self.probes = tuple(probes)
+        self.metrics = tuple(probe.metric for probe in self.probes)
+        if arms and not self.probes:
+            self.metrics = shared_metrics(arms, self.text, self.device)
 
     def text(self, arm: Arm) -> Prepared:
         """What an arm reads: the base's text, or its own."""
@@ -111,6 +117,7 @@ class TrainingTrial:
             "seed": seed,
             "data": self.text(arm).identity,
             "tuning": self.tuning,
+            **({"probes": [probe.identity for probe in self.probes]} if self.probes else {}),
             "sources": fingerprint([recipe.model, recipe.objective, recipe.train], CODE),
             "versions": versions(),
             "device": str(self.device),
@@ -145,7 +152,7 @@ class TrainingTrial:
             evaluate_every=every, watch=watched(primary), label=f"{arm.label}, seed {seed}",
         )  # fmt: skip
         model.eval()
-        found = stages.measure(model, stages.held_out(self.texts))
+        found = self._found(stages, model)
         flops = getattr(model, "flops_per_token", None)
         costs: dict[str, float | None] = {
             "parameters": model.parameter_count(), "train_flops": flops and flops(spec.length) * done.tokens,
@@ -158,6 +165,13 @@ class TrainingTrial:
         pairing = {"parameters": parameters, "rows": source.hashes}
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
         return Measurement({name: [items.mean] for name, items in found.items()}, costs, curve, pairing)
+
+    def _found(self, stages: Parts, model: Any) -> dict[str, Items]:
+        """The metrics of a trained model."""
+        if not self.probes:
+            return stages.measure(model, stages.held_out(self.texts))
+        reads = kind_of(stages.recipe.objective) or "causal"
+        return {probe.metric.name: Items([probe.score(model, reads)], [1.0]) for probe in self.probes}
 
     def rehearse(self, arm: Arm, steps: int, work: Path) -> list[float]:
         """Seconds of each step of a short run with nothing else in it, the first ones left out."""
@@ -179,10 +193,11 @@ class TrainingTrial:
             left -= len(data)
             if left <= 0:
                 break
-        held_out = stages.held_out(texts)
+        held_out = None if self.probes else stages.held_out(texts)
 
         def score(model: Any) -> dict[str, float]:
-            value = stages.measure(model, held_out)[metric.name].mean
+            found = self._found(stages, model) if held_out is None else stages.measure(model, held_out)
+            value = found[metric.name].mean
             return {metric.name: value} | ({watched(metric): -value} if metric.better == "higher" else {})
 
         return score

@@ -4,7 +4,8 @@
 
 W may be the embedding itself (`tied` in the model's Spec): a token is then predicted by the vector that it is read by,
 and a small model saves its largest matrix. c is the identity, or a soft cap c(x) = a tanh(x / a), which bounds the
-logits (Gemma 2, arXiv:2408.00118). A `scale` multiplies h first (T5: D^-0.5 where tied). Press & Wolf 2017.
+logits (Gemma 2, arXiv:2408.00118). A `scale` multiplies h first (T5: D^-0.5 where tied). Press & Wolf 2017;
+for `base_dim`, which with the optimizer's makes one learning rate serve all widths, Yang et al. 2022, arXiv:2203.03466.
 """
 
 from __future__ import annotations
@@ -32,19 +33,24 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(HeadSpec):
-    """softcap: a, the bound of the logits; scale: what hidden states are multiplied by; None for neither."""
+    """softcap: a, the bound of the logits; scale: what hidden states are multiplied by; None for neither.
+
+    base_dim: further multiplies them by base_dim / D, so that a rate found at that width serves wider models.
+    """
 
     softcap: float | None = None
     scale: float | None = None
+    base_dim: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("softcap", "scale"):
+        for name in ("softcap", "scale", "base_dim"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise SpecError(f"{name}: {value} must be above 0")
 
     def build(self, *, dim: int, vocab_size: int, **dims: Any) -> LinearHead:
-        return LinearHead(dim, vocab_size, self.softcap, self.scale)
+        scale = self.scale if self.base_dim is None else (self.scale or 1.0) * self.base_dim / dim
+        return LinearHead(dim, vocab_size, self.softcap, scale)
 
 
 class LinearHead(Head):

@@ -54,6 +54,8 @@ class Spec(OptimizerSpec):
     Attributes:
         lr: base learning rate; `embedding_lr` is that of embeddings and vectors, where it differs.
         weight_decay: for matrices, or for every parameter with decay = "all".
+        base_dim: the width that `lr` was found at; a matrix with n inputs takes lr * base_dim / n, so that the rate
+            serves wider models (with `head.base_dim`; Yang et al. 2022, arXiv:2203.03466, table 8). None for lr itself.
         form: how the step is computed; `auto` takes one-pass on the CPU, else foreach.
     """
 
@@ -64,6 +66,7 @@ class Spec(OptimizerSpec):
     eps: float = 1e-8
     weight_decay: float = 0.1
     decay: Literal["matrices", "all"] = "matrices"
+    base_dim: int | None = None
     form: Form = "auto"
 
     def __post_init__(self) -> None:
@@ -71,11 +74,14 @@ class Spec(OptimizerSpec):
         check_fraction(beta1=self.beta1, beta2=self.beta2)
         if self.weight_decay < 0:
             raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
+        if self.base_dim is not None:
+            check_positive(base_dim=self.base_dim)
 
     def build(self, *, model: nn.Module | None = None, parameters: Parameters | None = None, **dims: Any) -> AdamW:
         """AdamW over a model's trainable parameters, or over those given as (name, tensor, role)."""
         parameters = parameters_of(model, parameters)
-        return AdamW(self, groups(parameters, self.lr, self.embedding_lr, self.weight_decay, self.decay))
+        made = groups(parameters, self.lr, self.embedding_lr, self.weight_decay, self.decay)
+        return AdamW(self, made if self.base_dim is None else by_inputs(made, self.base_dim))
 
 
 def groups(
@@ -89,6 +95,18 @@ def groups(
         decayed = weight_decay if role == "matrix" or decay == "all" else 0.0
         out.append(Group(rule, [n for n, _ in chosen], [p for _, p in chosen], own, decayed))
     return out
+
+
+def by_inputs(made: list[Group], base_dim: int) -> list[Group]:
+    """The group of matrices, which is the first, divided by their inputs n, each at base_dim / n of its rate."""
+    first, *others = made
+    rows = list(zip(first.names, first.parameters, strict=True))
+    out = []
+    for inputs in sorted({p.shape[-1] for _, p in rows}):
+        chosen = [(n, p) for n, p in rows if p.shape[-1] == inputs]
+        rate = first.lr * base_dim / inputs
+        out.append(Group(first.rule, [n for n, _ in chosen], [p for _, p in chosen], rate, first.weight_decay))
+    return [*out, *others]
 
 
 class AdamW(Optimizer):

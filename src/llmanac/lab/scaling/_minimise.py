@@ -1,0 +1,85 @@
+"""BFGS for many small problems at once, each with its own start: the matrices are 5 x 5, the batch is thousands.
+
+The search takes the step of the weak Wolfe conditions by bisection, which also works where the second derivative jumps
+(Huber losses): Lewis & Overton 2013, Nonsmooth optimization via quasi-Newton methods, algorithm 2.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Evaluate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+FALL, CURVE = 1e-4, 0.9  # of the Wolfe conditions
+HALVINGS = 30
+
+
+def minimise(
+    evaluate: Evaluate, starts: np.ndarray, iterations: int = 300, tolerance: float = 1e-7
+) -> tuple[np.ndarray, np.ndarray]:
+    """The end points (S, P) and values (S,) of a descent from each of `starts` (S, P).
+
+    Args:
+        evaluate: of points (s, P) and the numbers (s,) of their problems, the values (s,) and gradients (s, P).
+        tolerance: a descent ends where its gradient's largest number is below, or no step is found.
+    """
+    x = starts.astype(np.float64).copy()
+    every, size = np.arange(len(x)), x.shape[1]
+    value, slope = evaluate(x, every)
+    inverse = np.broadcast_to(np.eye(size), (len(x), size, size)).copy()
+    active = every[np.abs(slope).max(1) > tolerance]
+    for turn in range(iterations):
+        if not len(active):
+            break
+        direction = -np.einsum("sij,sj->si", inverse[active], slope[active])
+        down = np.einsum("si,si->s", direction, slope[active])
+        wrong = ~(down < 0)
+        direction[wrong] = -slope[active][wrong]
+        inverse[active[wrong]] = np.eye(size)
+        down[wrong] = -np.square(slope[active][wrong]).sum(1)
+        if turn == 0:
+            direction /= np.maximum(1.0, np.linalg.norm(direction, axis=1))[:, None]
+            down = np.einsum("si,si->s", direction, slope[active])
+        moved, found, steep, ok = _search(evaluate, x[active], active, value[active], direction, down)
+        step, change = moved - x[active], steep - slope[active]
+        curve = np.einsum("si,si->s", step, change)
+        good = ok & (curve > 0)
+        at = active[good]
+        if len(at):
+            s, y, rho = step[good], change[good], 1 / curve[good]
+            if turn == 0:
+                inverse[at] *= (curve[good] / np.square(y).sum(1))[:, None, None]
+            left = np.eye(size) - rho[:, None, None] * s[:, :, None] * y[:, None, :]
+            inverse[at] = left @ inverse[at] @ left.transpose(0, 2, 1) + rho[:, None, None] * s[:, :, None] * s[:, None]
+        gain = value[active] - found
+        x[active], value[active], slope[active] = moved, found, steep
+        live = ok & (np.abs(steep).max(1) > tolerance) & (gain > 1e-14 * np.abs(found))
+        active = active[live]
+    return x, value
+
+
+def _search(
+    evaluate: Evaluate, x: np.ndarray, at: np.ndarray, value: np.ndarray, direction: np.ndarray, down: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Points, values, gradients after a step of each, and whether one was found."""
+    low, high, step = np.zeros(len(x)), np.full(len(x), np.inf), np.ones(len(x))
+    best, least, steep = x.copy(), value.copy(), np.zeros_like(x)
+    ok, open_ = np.zeros(len(x), np.bool_), np.arange(len(x))
+    for _ in range(HALVINGS):
+        tried = x[open_] + step[open_, None] * direction[open_]
+        found, slope = evaluate(tried, at[open_])
+        falls = found <= value[open_] + FALL * step[open_] * down[open_]
+        flat = np.einsum("si,si->s", slope, direction[open_]) >= CURVE * down[open_]
+        keep = open_[falls]  # the last point that fell enough is taken where no other is found
+        best[keep], least[keep], steep[keep], ok[keep] = tried[falls], found[falls], slope[falls], True
+        high[open_[~falls]] = step[open_[~falls]]
+        low[open_[falls & ~flat]] = step[open_[falls & ~flat]]
+        open_ = open_[~(falls & flat)]
+        if not len(open_):
+            break
+        bounded = np.isfinite(high[open_])
+        step[open_] = np.where(bounded, (low[open_] + np.where(bounded, high[open_], 0)) / 2, 2 * low[open_])
+    if not ok.all():
+        steep[~ok] = evaluate(best[~ok], at[~ok])[1]
+    return best, least, steep, ok

@@ -1,0 +1,165 @@
+"""What to train with a budget: size and tokens from a law, batch and rate from rules, seconds from this machine.
+
+    C = flops, or seconds x the FLOPs/s that a step of that model reaches here (measured)
+    N, D = the law's best for C, or N = sqrt(C / 6r), D = rN without a law, r tokens a parameter
+    batch = 0.292 C^0.327 tokens, at most D / 100 steps       rate = the recipe's at its width, carried by `base_dim`
+
+Of the shapes that are known, the one nearest N is proposed, with as many tokens as C has left for it. The rule for the
+batch was fitted from 1e17 FLOPs on; below, it is an extrapolation.
+
+Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556); DeepSeek-AI 2024 (https://arxiv.org/abs/2401.02954), section
+3.1; Yang et al. 2022 (https://arxiv.org/abs/2203.03466).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from llmanac.core.device import measure_gemm, resolve_device, resolve_dtype
+from llmanac.core.errors import SpecError
+from llmanac.core.types import Batch
+from llmanac.lab.scaling.compute import non_embedding
+from llmanac.lab.scaling.ladder import LADDER, carried
+from llmanac.lab.scaling.law import Fit
+from llmanac.recipes.plan import USED, shaped
+
+BATCH = (0.2920, 0.3271)  # factor and exponent of the best batch over the compute
+LEAST_STEPS = 100
+LARGEST_TRIED = 30_000_000  # parameters
+MEASURED_SECONDS, STEPS = 4.0, 4
+LARGER = (  # (dim, layers, heads, kv_heads) beyond those that a run is planned from
+    (2048, 24, 16, 16), (2560, 32, 20, 20), (4096, 32, 32, 32), (5120, 40, 40, 40), (8192, 64, 64, 64),
+    (12288, 96, 96, 96),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What to train.
+
+    Attributes:
+        flops: C; rate: FLOPs/s here; seconds: of all steps at that rate.
+        best_parameters, best_tokens: the law's, before a shape was chosen; in what `counted` says.
+        size_interval: 95% of the best size, by the law's bootstrap; None without a law.
+        parameters, tokens: of the proposed model, all of its parameters.
+        loss: what the law expects, and the interval of one run; None without a law.
+        patches: of the recipe.
+        beyond: compute over that of the largest run that was fitted; None where that is not known.
+    """
+
+    flops: float
+    rate: float
+    counted: str
+    best_parameters: float
+    best_tokens: float
+    size_interval: tuple[float, float] | None
+    parameters: int
+    tokens: int
+    loss: tuple[float, float, float] | None
+    patches: dict[str, Any]
+    beyond: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.flops / self.rate
+
+
+def propose(
+    recipe: Any, vocabulary: int, *, flops: float | None = None, seconds: float | None = None, fit: Fit | None = None,
+    tokens_per_parameter: float = 20.0, largest: float | None = None,
+) -> Proposal:  # fmt: skip
+    """What to train with a compute or a time.
+
+    Args:
+        recipe: gives all but size, tokens and batch; its rate is taken to be good at its width.
+        fit: without one, `tokens_per_parameter` decides.
+        largest: compute of the largest run of the fit.
+
+    Raises:
+        SpecError: a model without sizes, or a budget that trains no model at all.
+    """
+    if recipe.model.name != "transformer" or not all(hasattr(block, "mixer") for block in recipe.model.blocks):
+        raise SpecError(f"model: only a transformer's size is planned, not {recipe.model.name}")
+    if fit is not None and min(fit.law.alpha, fit.law.beta) <= 0:
+        raise SpecError("--fit: its loss does not fall with size or tokens, so there is no best size; fit more runs")
+    recipe = carried(recipe)
+    device = resolve_device(recipe.device)
+    rate = USED * measure_gemm(resolve_dtype(recipe.train.dtype, device), device)
+    shape: Any = None
+    for _ in range(3):  # the rate depends on the size, and the size on the rate
+        budget = flops if flops is not None else rate * (seconds or 0.0)
+        best, tokens = _best(budget, fit, tokens_per_parameter)
+        counted = "total" if fit is None else fit.counted
+        before, (shape, model) = shape, _nearest(recipe, vocabulary, best, counted)
+        if shape == before or model.parameter_count() > LARGEST_TRIED:
+            break  # too large to be tried for a few seconds; large products reach the rate of the machine's product
+        rate = _measured(shaped(recipe.model, shape), vocabulary, recipe.train.length, device)
+    size = model.parameter_count()
+    own = size if counted == "total" else non_embedding(model)
+    batch = _batch(budget, budget / 6 / own, recipe.train.length)
+    steps = int(budget / 6 / own / batch)
+    if steps < 1:
+        raise SpecError(f"--budget: {budget:.2g} FLOPs are too few for a step of the smallest model; give more")
+    new = shaped(recipe.model, shape)
+    patches: dict[str, Any] = {"model.dim": new.dim, "model.layers": new.layers}
+    for at, block in enumerate(new.blocks):
+        for name in ("heads", "kv_heads"):
+            if getattr(block.mixer, name, None) is not None:
+                patches[f"model.blocks.{at}.mixer.{name}"] = getattr(block.mixer, name)
+    patches |= {"train.batch_tokens": batch, "train.steps": steps, "train.optimizer.lr": recipe.train.optimizer.lr}
+    for path, part in (("train.optimizer", recipe.train.optimizer), ("model.head", recipe.model.head)):
+        if getattr(part, "base_dim", None) is not None:
+            patches[f"{path}.base_dim"] = part.base_dim
+    interval = None if fit is None else fit.interval(lambda law: law.best(budget)[0])
+    loss = None if fit is None else fit.predict(own, steps * batch)
+    beyond = None if largest is None else budget / largest
+    return Proposal(budget, rate, counted, best, tokens, interval, size, steps * batch, loss, patches, beyond)
+
+
+def _best(budget: float, fit: Fit | None, ratio: float) -> tuple[float, float]:
+    if fit is not None:
+        return fit.law.best(budget)
+    size = math.sqrt(budget / 6 / ratio)
+    return size, ratio * size
+
+
+def _nearest(recipe: Any, vocabulary: int, wanted: float, counted: str) -> tuple[tuple[int, int, int, int], Any]:
+    """The shape whose number of parameters is nearest, and its model without weights."""
+    found = []
+    for shape in (*LADDER, *LARGER):
+        with torch.device("meta"):
+            model = shaped(recipe.model, shape).build(vocab_size=vocabulary)
+        size = model.parameter_count() if counted == "total" else non_embedding(model)
+        found.append((abs(math.log(size / wanted)), shape, model))
+        if size > 4 * wanted:
+            break
+    _, shape, model = min(found, key=lambda row: row[0])
+    return shape, model
+
+
+def _measured(spec: Any, vocabulary: int, length: int, device: torch.device) -> float:
+    """FLOPs/s of a forward and a backward pass over 2048 tokens."""
+    model = dataclasses.replace(spec, max_length=max(spec.max_length, length)).build(vocab_size=vocabulary).to(device)
+    ids = torch.randint(vocabulary, (max(1, 2048 // length), length), device=device)
+    batch, stop = Batch(ids=ids, targets=ids), time.perf_counter() + MEASURED_SECONDS
+    taken: list[float] = []
+    while len(taken) < 2 or (len(taken) < STEPS and time.perf_counter() < stop):
+        start = time.perf_counter()
+        model.nll(batch).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+        model.zero_grad(set_to_none=True)
+    return float(model.flops_per_token(length)) * ids.numel() / min(taken[1:])
+
+
+def _batch(budget: float, tokens: float, length: int) -> int:
+    """Tokens of a step: a whole number of rows, at least one."""
+    wanted = min(BATCH[0] * budget ** BATCH[1], tokens / LEAST_STEPS)
+    return max(1, round(wanted / length)) * length
