@@ -40,7 +40,14 @@ LONG = [
     )
 ]
 # run by test_data_page.py, which has the page's inputs, and by tests/contracts/test_contributing.py
-ELSEWHERE = ["docs/constrain.md", "docs/constraints-methods.md", "docs/data.md", "docs/guide.md", "CONTRIBUTING.md"]
+ELSEWHERE = [
+    "docs/constrain.md",
+    "docs/constraints-methods.md",
+    "docs/data.md",
+    "docs/guide.md",
+    "docs/parallel.md",
+    "CONTRIBUTING.md",
+]
 
 
 @pytest.fixture
