@@ -163,7 +163,8 @@ def large(model: Answerer, name: str, own: Any, folder: Path) -> dict[str, Any]:
     """A pretrained model on the first items: with and without the question."""
     items = items_of(own, folder, limit=FEW, shots=0)
     found = answers_of(evaluate(model, name, items, own))
-    return {"model": {**found.row(1), "model": Path(found.model).name}, "chance": found.chance, "hidden": hidden(model, name, own, items, found.metric)}
+    row = {**found.row(1), "model": Path(found.model).name}
+    return {"model": row, "chance": found.chance, "hidden": hidden(model, name, own, items, found.metric)}
 
 
 def leaks(train: Sequence[str], data: Path, tokenizer: Any, folder: Path, rng: random.Random) -> dict[str, Any]:
