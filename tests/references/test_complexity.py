@@ -25,13 +25,14 @@ SMALL = {  # fields, width and lengths at which constant parts are small; else {
     "latent": ("", 32, SHORT),
     "multi-head@flash": ("{heads=2}", 32, MIDDLE),
     "sliding-window": ("{window=16,heads=2}", 32, MIDDLE),
+    "attention-sinks": ("{window=16,sinks=4,heads=2}", 32, MIDDLE),
     "longformer": ("{window=16,global_tokens=4,block=32,heads=2}", 32, MIDDLE),
     "big-bird": ("{window=16,global_tokens=4,block=32,random_blocks=1,heads=2}", 32, MIDDLE),
     "min-gru": ("", 8, MIDDLE),
     "s4": ("{states=4}", 8, LONG),
     "s4d": ("{states=4}", 8, LONG),
 }
-ATTENTION = {"multi-head", "multi-query", "grouped-query", "sliding-window", "latent"}
+ATTENTION = {"multi-head", "multi-query", "grouped-query", "sliding-window", "attention-sinks", "latent"}
 
 
 SLOW = pytest.mark.slow  # half a minute: all scores of long rows are made
@@ -85,6 +86,20 @@ def test_the_fused_form_of_attention_counts_what_the_plain_form_does():
             counts.append((forward.products, backward.products))
         assert counts[0][0] == counts[1][0]
         assert counts[0][1] == counts[1][1] + 2 * length**2 * dim  # the scores, which are made again
+
+
+def test_a_window_with_sinks_reads_by_tiles_what_the_plain_form_does(monkeypatch):
+    monkeypatch.setattr(scaled_dot, "TILE", 16)
+    found = []
+    for form in ("sdpa", "plain"):
+        subject = complexity.Subject(f"attention-sinks{{window=6,sinks=3}}@{form}", 16)
+        subject.model.double()
+        x = subject.row(75).double().requires_grad_()
+        with complexity.Operations() as counted:
+            y = subject(x)
+        found.append((counted.products, y, *torch.autograd.grad(y.square().sum(), [x])))
+    torch.testing.assert_close(found[0][1:], found[1][1:], rtol=1e-10, atol=1e-12)
+    assert found[0][0] < found[1][0] / 1.5
 
 
 @pytest.mark.parametrize("states", [2, 5])

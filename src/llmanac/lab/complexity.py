@@ -50,7 +50,7 @@ COSTS = (
 class Theory:
     """How a mixer's costs grow with the length s: s^2, s, s log s or 1.
 
-    work: operations of a pass over s tokens, as the paper has it; d is the width, w the window, N the states.
+    work: operations of a pass over s tokens, as the paper has it; d is the width, w the keys seen, N the states.
     memory: bytes of a pass; decode: operations and bytes of the next token; state: bytes kept for it.
     """
 
@@ -63,13 +63,13 @@ class Theory:
 
 ATTENTION = Theory("s^2", "s", "s", "s", "s d^2 + s^2 d")
 RECURRENT = Theory("s", "s", "1", "1", "s d^2")
+WINDOW = Theory("s", "s", "1", "1", "s d^2 + s w d")
+PATTERN = Theory("s", "s", "s", "s", "s d^2 + s w d")  # keeps all keys; compares a new token with all under a mask
 THEORY: dict[str, Theory] = {
     "multi-head": ATTENTION, "multi-head@flash": ATTENTION, "grouped-query": ATTENTION, "multi-query": ATTENTION,
     "multi-head@plain": Theory("s^2", "s^2", "s", "s", "s d^2 + s^2 d"), "latent": ATTENTION,
-    "sliding-window": Theory("s", "s", "1", "1", "s d^2 + s w d"),
-    # these keep all keys, and a new token is compared with all of them under a mask
-    "longformer": Theory("s", "s", "s", "s", "s d^2 + s w d"), "big-bird": Theory("s", "s", "s", "s", "s d^2 + s w d"),
-    "sparse": Theory("s", "s", "s", "s", "s d^2 + s w d"),
+    "sliding-window": WINDOW, "attention-sinks": WINDOW,
+    "longformer": PATTERN, "big-bird": PATTERN, "sparse": PATTERN,
     "linear": RECURRENT, "random-features": Theory("s", "s", "1", "1", "s d^2 + s m d"), "lightning": RECURRENT,
     "rnn": RECURRENT, "gru": RECURRENT, "lstm": RECURRENT,
     "min-gru": Theory("s log s", "s", "1", "1", "s d^2 + d s log s"),

@@ -14,7 +14,7 @@ cache of a window holds window + sinks tokens. Normed queries and keys: Henry et
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -22,12 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.models._context import Context
+from llmanac.kernels.nn._uncompiled import uncompiled
+from llmanac.kernels.nn.flash import flash_attention
+from llmanac.models._context import AttentionForm, Context
 from llmanac.models._layers import Linear, linear_all
+from llmanac.models._masks import AttentionMask
+from llmanac.models._tiles import Tile, tiles_of
 from llmanac.models.mixers import Mixer, MixerSpec
 from llmanac.models.norms import NormSpec
-from llmanac.models.scores import ScoreSpec
-from llmanac.models.scores.scaled_dot import Spec as ScaledDot
+from llmanac.models.scores import ScoreSpec, scaled_dot
 from llmanac.models.state import LayerState
 from llmanac.models.state.kv import kv_cache
 from llmanac.models.state.ring import RingCache
@@ -68,7 +71,7 @@ class Spec(MixerSpec):
     kv_heads: int | None = None
     window: int | None = None
     sinks: int = 0
-    score: ScoreSpec = field(default_factory=ScaledDot)
+    score: ScoreSpec = field(default_factory=scaled_dot.Spec)
     qk_norm: NormSpec | None = None
     qk_norm_over: Literal["head", "each-head", "all-heads"] = "head"
     biases: Literal["none", "qkv", "all"] = "none"
@@ -104,6 +107,28 @@ class Spec(MixerSpec):
 def _seen(window: int, sinks: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The pattern of a window with sinks; one object for all layers, so that they have one mask."""
     return lambda queries, keys: ((queries - keys).abs() < window) | (keys < sinks)
+
+
+class SinkTiles:
+    """The tiles of a window, `near`, each with one more: the first tokens of the row that the window does not show."""
+
+    def __init__(self, near: AttentionMask, seen: AttentionMask, sinks: int) -> None:
+        self.near, self.seen = near, seen
+        self.tiles = tiles_of(near, scaled_dot.TILE // 2, scaled_dot.TILE // 2)
+        self.first: Any = ((near.keys >= 0) & (near.keys < sinks)).any(0).nonzero()[:, 0]  # where they are kept
+
+    def __iter__(self) -> Iterator[tuple[slice, list[Tile | tuple[Any, Tensor]]]]:
+        for rows, parts in self.tiles:
+            far = self.seen.tile(rows, self.first) & ~self.near.tile(rows, self.first)
+            yield rows, [*parts, (self.first, far)]
+
+
+@uncompiled  # reads positions
+def _sink_tiles(near: AttentionMask, seen: AttentionMask, sinks: int) -> Any:
+    """The tiles of a window with sinks, made once for all layers."""
+    if ("sinks", sinks) not in near.plans:
+        near.plans["sinks", sinks] = SinkTiles(near, seen, sinks)
+    return near.plans["sinks", sinks]
 
 
 class SoftmaxAttention(Mixer):
@@ -147,10 +172,22 @@ class SoftmaxAttention(Mixer):
             k, v, keys = state.append(context.slots, k, v)
             mask = mask.over(keys)
         bias = context.score_bias(q, k, keys)
-        near = mask.patterned(_seen(self.window or 0, self.sinks)) if self.sinks else mask.within(self.window)
-        read = self.score.attend(q, k, v, near, bias=bias, form=context.form)
+        read = self._read(q, k, v, mask, bias, context.form)
         y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
         return y
+
+    def _read(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, bias: Tensor | None, form: AttentionForm
+    ) -> Tensor:
+        near, score, length = mask.within(self.window), self.score, q.shape[2]
+        if self.window is None or not self.sinks or near is mask:
+            return score.attend(q, k, v, near, bias=bias, form=form)
+        seen = mask.patterned(_seen(self.window, self.sinks))
+        tiled = form == "flash" or (form != "plain" and length > scaled_dot.LONG * self.window)
+        if tiled and length > 1 and bias is None and isinstance(score, scaled_dot.ScaledDot):
+            tiles = _sink_tiles(near, seen, self.sinks)
+            return flash_attention(q, k, v, tiles, scale=score.scale, softcap=score.softcap, sinks=score.sinks)
+        return score.attend(q, k, v, seen, bias=bias, form=form)
 
     def _place(self, x: Tensor, norm: nn.Module | None, context: Context) -> Tensor:
         """Norm and turn queries or keys: (B, T, H d) -> (B, H, T, d)."""
