@@ -82,11 +82,11 @@ def pairs(raters: int, questions: int, rng: np.random.Generator) -> dict[str, An
     prompts = list(map(str, range(questions)))
     made = Questions(prompts, {name: [f"{name} {i}" for i in prompts] for name in "ab"})
     with tempfile.TemporaryDirectory() as folder:
-        count = write_preferences(Path(folder), made, rows)
+        write_preferences(Path(folder), made, rows)
         lines = (Path(folder) / PREFERENCES).read_text("utf-8").splitlines()
     better = {f'"chosen": "{"a" if truth[i] else "b"} {i}"' for i in range(questions)}
     right = sum(line[line.index('"chosen"') : line.index(', "rejected"')] in better for line in lines)
-    return {"raters": raters, "pairs": count, "right": right / max(1, len(lines))}
+    return {"raters": raters, "pairs": len(lines), "right": right / max(1, len(lines))}
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

@@ -100,9 +100,12 @@ def test_models_that_are_run_and_stored_results_say_the_same(folder, capsys):
     assert [one["value"] for one in found["difficulty"]["models"]] == pytest.approx(scores.mean(1).tolist())
     rests = [stats.pearsonr(scores[:, i], np.delete(scores, i, 1).sum(1))[0] for i in range(10)
              if scores[:, i].std() and np.delete(scores, i, 1).sum(1).std()]  # fmt: skip
-    assert found["difficulty"]["item_rest"]["mean"] == pytest.approx(np.mean(rests), abs=1e-12)
+    if rests:
+        assert found["difficulty"]["item_rest"]["mean"] == pytest.approx(np.mean(rests), abs=1e-12)
+    else:  # what was trained to the same answers tells no items apart
+        assert "not_measured" in found["difficulty"]["item_rest"]
     again = found["reproducibility"]
-    assert again["spread"]["batch size"]["deviation"] == 0  # in float64
+    assert again["spread"]["batch size"]["deviation"] == pytest.approx(0, abs=1e-12)  # in float64
     assert {row["kind"] for row in again["variants"]} == {"examples drawn", "order of examples", "format", "batch size"}
     place = max(range(3), key=lambda k: sum(i * i % 3 == k for i in range(10)))
     assert found["artefacts"]["rows"][0]["value"] == pytest.approx(np.mean([i * i % 3 == place for i in range(10)]))

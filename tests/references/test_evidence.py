@@ -29,7 +29,7 @@ def test_rows_and_studies_name_each_other() -> None:
 
 
 def test_what_differs_is_named() -> None:
-    study = evidence.load(evidence.names()[0])
+    study = evidence.load("kv_cache")
     kept = {"a": [1.0, {"b": 2.0}], "c": "x", "d": 5}
     assert evidence.differences(kept, {"a": [1.0 + 1e-9, {"b": 2.0}], "c": "x", "d": 5}, study) == []
     other = {"a": [1.0, {"b": 2.1}], "c": "y", "e": 5}

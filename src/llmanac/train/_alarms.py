@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+WATCHED = ("groups_with_spread", "finished", "surprise")
 WINDOW = 8  # draws that are compared with as many before them
 
 
@@ -31,9 +32,18 @@ class Alarms:
         self.recent: list[dict[str, Any]] = []
         self.scored: list[tuple[float, float]] = []  # reward and truth of each draw
 
+    def state(self) -> dict[str, Any]:
+        """What it remembers, so that a resumed training says what it would have said."""
+        return {"said": dict(self.said), "recent": list(self.recent), "scored": [list(pair) for pair in self.scored]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take a `state` back; a checkpoint of before has none."""
+        self.said, self.recent = dict(state.get("said", {})), list(state.get("recent", []))
+        self.scored = [(float(a), float(b)) for a, b in state.get("scored", [])]
+
     def look(self, line: Mapping[str, Any]) -> list[str]:
         """The alarms that are due after a draw."""
-        self.recent = [*self.recent[-4:], dict(line)]
+        self.recent = [*self.recent[-4:], {name: line[name] for name in WATCHED}]
         if line.get("truth") is not None:
             self.scored = [*self.scored[1 - 2 * WINDOW :], (line["reward"], line["truth"])]
         spread = [x["groups_with_spread"] for x in self.recent if x["groups_with_spread"] is not None]

@@ -277,6 +277,7 @@ class Rollouts:
         """Where it is: prompts, draws, and the draw that is being read."""
         place, _ = self.stream.state()
         state = {"prompts": place, "draws": self.draws, "served": self.served, "baseline": self.baseline, "rows": []}
+        state["alarms"] = self.alarms.state()
         tensors: dict[str, Tensor] = {}
         if self.rows and self.served < self.sampling.epochs * self.sampling.minibatches:
             state["rows"] = [
@@ -293,6 +294,7 @@ class Rollouts:
         """Continue from a `state`. Raises DataError where it belongs to other prompts."""
         self.stream.restore(state["prompts"], {})
         self.draws, self.served, self.baseline = int(state["draws"]), int(state["served"]), float(state["baseline"])
+        self.alarms.restore(state.get("alarms", {}))
         self.rows = []
         at = answers = 0
         for prompt, answer, reward, group, finished, parts in state["rows"]:
