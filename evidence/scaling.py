@@ -16,7 +16,8 @@ largest is predicted: {predicted[loss]:.3f} nats a token ({predicted[low]:.3f} t
 
 This ladder was planned with four sizes, and a larger run of a fifth size with twice the tokens, and was cut for time:
 its law is that of three sizes, and the run held out is the one of the fourth size with the most tokens. That run was
-trained before the law was fitted, and is not a part of the fit.
+trained before the law was fitted, and is not a part of the fit. Three finished runs of the fourth size were left out,
+and the bootstrap was changed once after its first interval (the point estimate stayed).
 
 **Limits.** One seed and one recipe; these models are far smaller than those that laws are quoted for, so that their
 exponents are not those of large ones. The interval takes all runs to be equally noisy and the law to hold; it has no
