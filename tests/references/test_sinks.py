@@ -77,3 +77,14 @@ def test_what_cannot_have_sinks_is_refused(folder):
         transformer(blocks=block({"name": "softmax", "sinks": 2}))
     with pytest.raises(SpecError, match="softmax attention"):
         windowed(transformer(blocks=block("gru")).spec, "2+4")
+
+
+@pytest.mark.parametrize("lengths", [(9, 14), (3, 40)])
+def test_each_packed_document_has_sinks_of_its_own(lengths):
+    model = transformer(blocks=block({"name": "multi-head", "heads": 2, "window": 5, "sinks": 3}), max_length=64)
+    ids = tokens(1, sum(lengths))
+    segments = torch.arange(2).repeat_interleave(torch.tensor(lengths))[None]
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    packed = model(Batch(ids=ids, segments=segments, positions=positions)).logits
+    alone = torch.cat([model(Batch(ids=part)).logits for part in ids.split(lengths, 1)], 1)
+    torch.testing.assert_close(packed, alone, rtol=1e-9, atol=1e-9)

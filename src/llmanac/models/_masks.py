@@ -249,3 +249,27 @@ def _prefix(batch: Batch) -> Tensor | None:
     if batch.prefix is None:
         raise RequestError('prefix: mask="prefix" needs the prefix length of each row')
     return batch.prefix
+
+
+def by_document(mask: AttentionMask) -> AttentionMask:
+    """The mask of packed rows with positions that count from the start of each document."""
+    rule = mask.rule
+    if rule is None or rule.segments is None:
+        return mask
+    if rule.lead:
+        raise RequestError(
+            "segments: sparse attention after a prefix cannot be packed; give documents own rows"
+        )
+    if "by document" in mask.plans:
+        found: AttentionMask = mask.plans["by document"]
+        return found
+    segments, steps = rule.segments, mask.queries
+    if rule.end is not None:  # each padded place becomes a document of its own
+        segments = torch.where(steps < rule.end[:, None], segments, -1 - steps)
+    before = torch.cat([segments[:, :1] - 1, segments[:, :-1]], dim=1)
+    start = torch.where(segments != before, steps, 0).cummax(dim=1).values
+    inside = steps - start
+    rule = replace(rule, segments=segments, end=None)
+    made = AttentionMask(rule, inside, inside, causal=mask.causal, mask=True)
+    mask.plans["by document"] = made
+    return made

@@ -26,7 +26,7 @@ from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import AttentionForm, Context
 from llmanac.models._layers import Linear, linear_all
-from llmanac.models._masks import AttentionMask
+from llmanac.models._masks import AttentionMask, by_document
 from llmanac.models._tiles import Tile, tiles_of
 from llmanac.models.mixers import Mixer, MixerSpec
 from llmanac.models.norms import NormSpec
@@ -182,8 +182,9 @@ class SoftmaxAttention(Mixer):
         near, score, length = mask.within(self.window), self.score, q.shape[2]
         if self.window is None or not self.sinks or near is mask:
             return score.attend(q, k, v, near, bias=bias, form=form)
-        seen = mask.patterned(_seen(self.window, self.sinks))
-        tiled = form == "flash" or (form != "plain" and length > scaled_dot.LONG * self.window)
+        packed = mask.rule is not None and mask.rule.segments is not None  # each document has sinks of its own
+        seen = (by_document(mask) if packed else mask).patterned(_seen(self.window, self.sinks))
+        tiled = not packed and (form == "flash" or (form != "plain" and length > scaled_dot.LONG * self.window))
         if tiled and length > 1 and bias is None and isinstance(score, scaled_dot.ScaledDot):
             tiles = _sink_tiles(near, seen, self.sinks)
             return flash_attention(q, k, v, tiles, scale=score.scale, softcap=score.softcap, sinks=score.sinks)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import SpecError
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import Context
-from llmanac.models._masks import AttentionMask
+from llmanac.models._masks import AttentionMask, by_document
 from llmanac.models._tiles import tiles_of
 from llmanac.models.mixers import MixerSpec, softmax
 from llmanac.models.mixers.softmax import SoftmaxAttention
@@ -189,28 +189,6 @@ class SparseAttention(SoftmaxAttention):
         # the past half of the window, global tokens, and blocks that were drawn, as far as there are that many keys
         seen = spec.window + spec.global_tokens + spec.random_blocks * spec.block
         return super().flops(min(keys, float(seen)))
-
-
-def by_document(mask: AttentionMask) -> AttentionMask:
-    """The mask of packed rows with positions that count from the start of each document."""
-    rule = mask.rule
-    if rule is None or rule.segments is None:
-        return mask
-    if rule.lead:
-        raise RequestError("segments: sparse attention after a prefix cannot be packed; give documents own rows")
-    if "by document" in mask.plans:
-        found: AttentionMask = mask.plans["by document"]
-        return found
-    segments, steps = rule.segments, mask.queries
-    if rule.end is not None:  # each padded place becomes a document of its own
-        segments = torch.where(steps < rule.end[:, None], segments, -1 - steps)
-    before = torch.cat([segments[:, :1] - 1, segments[:, :-1]], dim=1)
-    start = torch.where(segments != before, steps, 0).cummax(dim=1).values
-    inside = steps - start
-    rule = replace(rule, segments=segments, end=None)
-    made = AttentionMask(rule, inside, inside, causal=mask.causal, mask=True)
-    mask.plans["by document"] = made
-    return made
 
 
 class SparseScore(ScaledDot):
