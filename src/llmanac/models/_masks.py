@@ -257,9 +257,7 @@ def by_document(mask: AttentionMask) -> AttentionMask:
     if rule is None or rule.segments is None:
         return mask
     if rule.lead:
-        raise RequestError(
-            "segments: sparse attention after a prefix cannot be packed; give documents own rows"
-        )
+        raise RequestError("segments: sparse attention after a prefix cannot be packed; give documents own rows")
     if "by document" in mask.plans:
         found: AttentionMask = mask.plans["by document"]
         return found
