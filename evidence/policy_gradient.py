@@ -9,6 +9,8 @@ All arms have the rate {rate} (AdamW, gradients cut at norm 1, so that the scale
 {findings}
 
 Limits: one small model and one task with short answers. A seed collapsed if its true reward ends below its start's.
+The arms with and without KL first used the raters' exact score, which was not fooled in {draws} draws; they were given
+a reward model, and weights 0.3 and 1 in place of 0.1, after that was seen.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ them. All arms have one learning rate and the coefficients of their papers or al
 Limits: one learning rate is not the best one of every arm; raters are simulated, so that this says nothing about
 what ratings cost; one task, one small model. The pairs of HH-RLHF are those of a test file (harmless-base, in
 LLMANAC_SHARED_DATA), split in {folds} parts by turns; a model this small, trained from random weights, reads words
-rather than meaning."""
+rather than meaning. The mixes first used the raters' exact score, and were given the reward model
+after that was seen."""
 
 from __future__ import annotations
 

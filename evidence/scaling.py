@@ -7,7 +7,7 @@ Without a floor the exponent of the loss over compute is {published[without]:.4f
 2020, who fitted none; with a floor it is {published[with]:.4f}. The 0.05 is a matter of the missing floor.
 
 **The intervals.** Of {grids} grids of 36 runs with 1% of noise, drawn from a known law, the 95% intervals cover its
-coefficients in {coverage}.
+coefficients in {coverage}. The form of the bootstrap (smoothed residuals) was chosen on grids of that law and seeds.
 
 **The ladder.** {runs} runs of {sizes} parameters on {tokens} tokens of the documentation of Python, {minutes:.0f}
 minutes of training on a busy machine. From their law the loss of a run of {ahead:.1f} times the compute of the
