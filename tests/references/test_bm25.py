@@ -219,3 +219,27 @@ def test_an_index_with_the_old_name_of_a_field_opens(tmp_path) -> None:
     content["spec"]["words"] = content["spec"].pop("analyzer")
     record.write_text(json.dumps(content))
     assert BM25.load(tmp_path / "index").spec == index.spec
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("variant", ["lucene", "robertson", "okapi", "plus", "l"])
+def test_words_that_are_not_read_change_nothing(seed: int, variant: str) -> None:
+    """3,000 texts, of which most postings are skipped; many texts are equal, so that ties are met; sums are exact."""
+    rng = random.Random(seed)
+    words = [f"w{i}" for i in range(600)]
+    weights = [1 / (i + 1) for i in range(600)]
+    some = [rng.choices(words, weights, k=rng.randint(1, 30)) for _ in range(2000)]
+    index = BM25(some + rng.choices(some, k=1000), Spec(variant=variant, delta=1.0))
+    asked = [rng.sample(rng.choice(some), k=1) + rng.choices(words, weights, k=rng.randint(0, 7)) for _ in range(60)]
+    places, scores = index.search(asked, 10)
+    read = 0
+    for query, place, score in zip(asked, places, scores, strict=True):
+        expected = plain_top(index, query, 10)
+        least = index._everywhere(index._known(query))
+        assert place[place >= 0].tolist() == [hit.position for hit in expected]
+        assert score[place >= 0].tolist() == [hit.score + least for hit in expected]
+        assert [Hit(*pair) for pair in zip(place.tolist(), score.tolist(), strict=True)][: len(expected)] == index.top(
+            query, 10
+        )
+        read += len(expected)
+    assert read > 400 and not index._memory()[0].any()

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import threading
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,14 +99,16 @@ class BM25:
         self.spec = spec or Spec()
         split = WORDS[self.spec.analyzer]
         self._own = threading.local()
-        self.vocabulary: dict[str, int] = {}
+        self._largest: np.ndarray | None = None
         ids, lengths = array("i"), array("i")
-        known = self.vocabulary
+        known: defaultdict[str, int] = defaultdict()
+        known.default_factory = known.__len__  # a new word gets the next number
         for text in texts:
             words = split(text) if isinstance(text, str) else text
             lengths.append(len(words))
-            ids.extend([known.setdefault(word, len(known)) for word in words])
-        self._invert(np.array(ids, np.int64), np.array(lengths, np.int64))
+            ids.extend(map(known.__getitem__, words))
+        self.vocabulary = dict(known)
+        self._invert(np.frombuffer(ids, np.int32), np.array(lengths, np.int64))
 
     @classmethod
     def from_ids(cls, ids: np.ndarray, lengths: np.ndarray, words: Sequence[str], spec: Spec | None = None) -> BM25:
@@ -125,14 +128,15 @@ class BM25:
         return index
 
     def _invert(self, ids: np.ndarray, lengths: np.ndarray) -> None:
-        """Count (word, text) pairs by sorting them, and store their weights."""
-        self.size, vocabulary = len(lengths), len(self.vocabulary)
-        owner = np.repeat(np.arange(self.size), lengths)
-        pairs, counts = np.unique(ids * max(1, self.size) + owner, return_counts=True)
-        words, texts = np.divmod(pairs, max(1, self.size))
-        found = np.bincount(words, minlength=vocabulary)
+        """Count (word, text) pairs, and store their weights."""
+        from llmanac.retrieve._kernel import count_texts, fill_postings
+
+        self.size, ids = len(lengths), np.ascontiguousarray(ids, np.int32)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        found = count_texts(ids, ends, len(self.vocabulary))
         self.starts = np.concatenate([[0], np.cumsum(found)]).astype(np.int64)
-        self.texts = texts.astype(np.int32)
+        texts, counts = fill_postings(ids, ends, self.starts)
+        self.texts = texts
         mean = lengths.mean() if self.size else 1.0
         spec = self.spec
         relative = 1 - spec.b + spec.b * lengths / max(mean, 1e-12)
@@ -143,7 +147,7 @@ class BM25:
             values = gain * raised / (spec.k1 + raised) - self._least()
         else:
             values = counts * gain / (counts + spec.k1 * relative[texts])
-        self.weights = (self.idf[words] * values).astype(np.float32)
+        self.weights = (np.repeat(self.idf, found) * values).astype(np.float32)
 
     def _least(self) -> float:
         """What a word of the query gives to every text, in units of its idf."""
@@ -152,7 +156,7 @@ class BM25:
             return (spec.k1 + 1) * spec.delta / max(spec.k1 + spec.delta, 1e-12)
         return spec.delta if spec.variant == "plus" else 0.0
 
-    def _everywhere(self, known: np.ndarray) -> float:
+    def _everywhere(self, known: Sequence[int] | np.ndarray) -> float:
         """What every text has for a query."""
         least = self._least()
         return least * float(self.idf[known].sum()) if least else 0.0
@@ -172,38 +176,60 @@ class BM25:
     def __len__(self) -> int:
         return self.size
 
-    def _known(self, query: str | Sequence[str]) -> np.ndarray:
-        """(M,) int64: the numbers of the query's words that the index holds, repeats included."""
+    def _known(self, query: str | Sequence[str]) -> list[int]:
+        """(M,) the numbers of the query's words that the index holds, repeats included."""
         words = WORDS[self.spec.analyzer](query) if isinstance(query, str) else query
-        return np.array([self.vocabulary[word] for word in words if word in self.vocabulary], np.int64)
+        return [number for number in map(self.vocabulary.get, words) if number is not None]
 
     def scores(self, query: str | Sequence[str]) -> np.ndarray:
         """(N,) float64: the score of every text; the lower bound of the variant, 0 for most, where no word occurs."""
         from llmanac.retrieve._kernel import add_postings
 
-        scores, known = np.zeros(self.size), self._known(query)
+        scores, known = np.zeros(self.size), np.array(self._known(query), np.int64)
         add_postings(self.starts, self.texts, self.weights, known, scores)
         return scores + self._everywhere(known)
 
     def top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
         """The `k` best texts that hold a word of the query, best first; ties go to the first text."""
-        from llmanac.retrieve._kernel import add_postings, take_best
+        places, scores = self.search([query], k)
+        return [Hit(i, s) for i, s in zip(places[0].tolist(), scores[0].tolist(), strict=True) if i >= 0]
 
-        k = min(k, self.size)
-        if k < 1:
-            return []
-        scores, known = self._clean_scores(), self._known(query)
-        add_postings(self.starts, self.texts, self.weights, known, scores)
-        places, kept = np.empty(k, np.int64), np.empty(k)
-        found = take_best(scores, places, kept)
-        least = self._everywhere(known)
-        return [Hit(i, s + least) for i, s in zip(places[:found].tolist(), kept[:found].tolist(), strict=True)]
+    def search(self, queries: Sequence[str | Sequence[str]], k: int = 5) -> tuple[np.ndarray, np.ndarray]:
+        """`top` for Q queries: positions (Q, k) int64 and scores (Q, k) float64; -1 and 0 where no more texts match."""
+        from llmanac.retrieve._kernel import best_of_queries
 
-    def _clean_scores(self) -> np.ndarray:
-        """(N,) zeros of this thread's own: fresh memory for every query would cost more than the query."""
-        held: np.ndarray | None = getattr(self._own, "scores", None)
-        if held is None or len(held) != self.size:
-            held = self._own.scores = np.zeros(self.size)
+        k = max(0, min(k, self.size))
+        known = [self._known(query) for query in queries]
+        bounds = np.zeros(len(known) + 1, np.int64)
+        np.cumsum([len(words) for words in known], out=bounds[1:])
+        words = np.array([word for one in known for word in one], np.int64)
+        places, scores = np.full((len(known), k), -1), np.zeros((len(known), k))
+        found = np.zeros(len(known), np.int64)
+        if k:
+            memory = self._memory()
+            best_of_queries(
+                self.starts, self.texts, self.weights, self._most(), words, bounds, *memory, places, scores, found
+            )
+        if self._least():
+            scores += np.array([self._everywhere(one) for one in known])[:, None] * (places >= 0)
+        return places, scores
+
+    def _most(self) -> np.ndarray:
+        """(V,) float32: the largest weight of each word; below 0 where a word has a negative one."""
+        if self._largest is None:
+            starts, filled = np.asarray(self.starts[:-1]), np.diff(self.starts) > 0
+            self._largest = np.zeros(len(starts), np.float32)
+            if filled.any():
+                low = np.minimum.reduceat(self.weights, starts[filled])
+                high = np.maximum.reduceat(self.weights, starts[filled])
+                self._largest[filled] = np.where(low < 0, low, high)
+        return self._largest
+
+    def _memory(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) zeros and (N,) text numbers of this thread's own: fresh memory would cost more than a query."""
+        held: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
+        if held is None or len(held[0]) != self.size:
+            held = self._own.memory = np.zeros(self.size), np.empty(self.size + 1, np.int32)
         return held
 
     def weight(self, word: str) -> float:
