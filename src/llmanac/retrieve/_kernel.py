@@ -110,8 +110,8 @@ def best_of_query(
     """The k texts of the largest scores other than 0, best first, of equal ones the first; leaves scores at 0.
 
     Words of few texts are added up first. Once the k-th best sum is above all that the other words could give (`most`;
-    MaxScore, Turtle & Flood 1995), only texts already seen can be among the best. Those that still can get there look up
-    their weights for the other words, or, where they are many, the other postings are added to them alone.
+    MaxScore, Turtle & Flood 1995), only texts already seen can be among the best. Those that still can look up their
+    weights for the other words, or, where they are many, the other postings are added to them alone.
 
     Args:
         most: (V,) the largest weight of each word, below 0 where the word has a negative one, which rules skipping out.
