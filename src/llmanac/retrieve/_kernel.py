@@ -216,6 +216,19 @@ def best_of_queries(
         found[q] = best_of_query(starts, texts, weights, most, own, scores, seen, places[q], kept[q])
 
 
+@functools.partial(cached, nogil=True, fastmath={"reassoc", "contract"})
+def inner_products(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """(B, R) float32: the products of queries (B, D) and vectors (R, D). For few queries, which read memory in order."""
+    out = np.empty((queries.shape[0], vectors.shape[0]), np.float32)
+    for i in range(vectors.shape[0]):
+        for b in range(queries.shape[0]):
+            total = np.float32(0)
+            for j in range(vectors.shape[1]):
+                total += vectors[i, j] * queries[b, j]
+            out[b, i] = total
+    return out
+
+
 @functools.partial(cached, nogil=True)
 def merge_best(scores: np.ndarray, first: int, places: np.ndarray, kept: np.ndarray, sizes: np.ndarray) -> None:
     """Merge the scores (B, R) of the texts first, ..., first + R - 1 into each query's best ones.

@@ -30,6 +30,7 @@ CARD = {
     "test": "tests/references/test_dense.py::test_search_equals_faiss",
 }
 FORMAT = "dense"
+FEW = 4  # queries up to which a loop over the vectors is faster than a matrix product
 BLOCK = 1 << 20  # numbers of a block of vectors: what is multiplied at once stays in the cache
 TOGETHER = 256  # texts that are embedded between two lines of progress
 Encode = Callable[[Sequence[str]], np.ndarray]
@@ -121,7 +122,7 @@ class Dense:
         Raises:
             DataError: vectors of another size, or not finite.
         """
-        from llmanac.retrieve._kernel import merge_best
+        from llmanac.retrieve._kernel import inner_products, merge_best
 
         queries = _finite(np.ascontiguousarray(queries, np.float32))
         size, width = self.vectors.shape
@@ -134,7 +135,8 @@ class Dense:
         rows = max(64, BLOCK // max(1, width))
         for first in range(0, size if k else 0, rows):
             block = np.asarray(self.vectors[first : first + rows], np.float32)
-            merge_best(queries @ block.T, first, places, kept, sizes)
+            scores = inner_products(block, queries) if len(queries) <= FEW else queries @ block.T
+            merge_best(scores, first, places, kept, sizes)
         return places, kept
 
     def save(self, folder: str | Path) -> None:
