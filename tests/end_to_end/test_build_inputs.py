@@ -96,7 +96,7 @@ def test_what_is_no_text_file_is_listed_and_not_opened(folder: Path, monkeypatch
     (inside / "sub").mkdir()
     os.mkfifo(inside / "sub" / "pipe")
     (inside / "picture.png").write_bytes(b"\x89PNG")
-    (inside / "README").write_text("no suffix")
+    (inside / "BINARY").write_text("no suffix")
     (inside / "gone.txt").symlink_to(folder / "nothing")
     (inside / "loop.txt").symlink_to(inside / "loop.txt")
     (inside / "again").symlink_to(inside, target_is_directory=True)
@@ -107,7 +107,7 @@ def test_what_is_no_text_file_is_listed_and_not_opened(folder: Path, monkeypatch
     kept, reasons = built(folder)
     assert kept == ["good.txt"]
     assert reasons == {
-        "again": "linked-folder", "README": "unknown-format", "gone.txt": "not-a-file", "loop.txt": "not-a-file",
+        "again": "linked-folder", "BINARY": "unknown-format", "gone.txt": "not-a-file", "loop.txt": "not-a-file",
         "picture.png": "unknown-format", "pipe.txt": "not-a-file", "socket.txt": "not-a-file", "sub/pipe": "not-a-file",
     }  # fmt: skip
     assert json.loads((folder / "out" / "manifest.json").read_text())["inputs"]["files"] == 1

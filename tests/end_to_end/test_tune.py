@@ -8,10 +8,13 @@ import random
 
 import pytest
 import torch
+from rich.text import Text
 from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from llmanac.cli import app, main
+from llmanac.cli.tune import shown
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.spec import dump, make, make_method, to_toml
 from llmanac.generate.load import load_engine
@@ -20,6 +23,7 @@ from llmanac.recipes.distill import teacher_file
 from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
+from llmanac.recipes.tune_rows import read_rows
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train._step import Stepper
 from llmanac.train.plan import set_recompute
@@ -58,7 +62,10 @@ def asked(place, **fields):
 def test_a_tuning_trains_what_carries_loss_and_is_served(place, tmp_path):
     done = tune(asked(place, train={"steps": 30, "batch_tokens": 512}), tmp_path / "out", report=lambda line: None)
     counts = dict(done.rows)
-    assert counts["rows"] == "120" and int(counts["held out"]) + int(counts["trained on"]) == 120
+    equal = counts.get("held out once: equal to another row", "0")
+    assert counts["rows"] == "120" and int(counts["held out"]) + int(counts["trained on"]) + int(equal) == 120
+    held_out = (tmp_path / "out" / "data" / "held_out.jsonl").read_text().splitlines()
+    assert len(held_out) == len(set(held_out)) == int(counts["held out"])  # equal rows are one observation
     change, low, high = done.change()
     assert low < change < high < 0 and done.after.mean < done.before.mean
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -300,3 +307,73 @@ def test_teachers_text_becomes_rows_and_a_cut_answer_never_does(tmp_path):
     calls = engine.calls
     again, rows = teacher_file(engine, data, tmp_path, samples=2, verify=None)
     assert engine.calls == calls + 1 and len(rows.read_text().splitlines()) == 2 and again["prompts"] == 2
+
+
+ROLES = ["<|user|>", "<|assistant|>", "<|end|>"]
+QUESTION, ANSWER = "How do I print?", "Choose the queue."
+
+
+def test_a_base_without_a_template_learns_to_chat_by_its_control_tokens(place, tmp_path):
+    """As `llmanac run` leaves a base: the control tokens are there, the template is not, since it never read a chat."""
+    tokenizer = train_tokenizer("bpe", [QUESTION, ANSWER], vocab_size=300, special_tokens=ROLES)
+    tokenizer.chat_template = None
+    model = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 96}).build(
+        vocab_size=tokenizer.vocab_size
+    )
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save(tmp_path / "base")
+    rows = {"file": str(place / "rows.jsonl")}
+    tune(asked(place, model=str(tmp_path / "base"), rows=rows), tmp_path / "out", report=lambda line: None)
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    kept = load_engine(tmp_path / "out").tokenizer
+    assert kept.render_chat(said) == "<|user|>Hi<|end|><|assistant|>Ho<|end|>"
+    theirs = PreTrainedTokenizerFast.from_pretrained(str(tmp_path / "out" / "model"))
+    assert theirs.apply_chat_template(said, tokenize=False) == kept.render_chat(said)
+    (tmp_path / "text.jsonl").write_text('{"text": "No chat."}\n' * 3)  # text teaches no chat, so no template is added
+    rows = {"file": str(tmp_path / "text.jsonl"), "held_out": 0.0}
+    tune(asked(place, model=str(tmp_path / "base"), rows=rows), tmp_path / "text", report=lambda line: None)
+    assert load_engine(tmp_path / "text").tokenizer.chat_template is None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]},
+        {"instruction": QUESTION, "input": "", "output": ANSWER},
+        {"question": QUESTION, "answer": ANSWER},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]},
+                      {"role": "assistant", "content": ANSWER}]},
+    ],
+)  # fmt: skip
+def test_other_forms_of_chats_are_read_alike(place, tmp_path, row):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    [(_, found)] = read_rows(tmp_path / "rows.jsonl")
+    said = found.get("messages") or [*found["prompt"], *found["completion"]]
+    assert said == [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([("user", "Hi"), ("assistant", " ")], "messages.1.: the assistant says nothing"),
+        ([("user", None), ("assistant", "Ho")], "messages.0..content: is missing"),
+        ([("User", "Hi"), ("Assistant", "Ho")], "no message has the role 'assistant', but Assistant, User"),
+        ([("user", [{"type": "image_url"}]), ("assistant", "Ho")], "is not a part of type text"),
+    ],
+)
+def test_one_bad_row_stops_or_is_left_out(place, tmp_path, messages, words):
+    good = (place / "rows.jsonl").read_text()
+    bad = json.dumps({"messages": [{"role": role, "content": content} for role, content in messages]})
+    (tmp_path / "rows.jsonl").write_text(bad + "\n" + good)
+    rows = {"file": str(tmp_path / "rows.jsonl")}
+    with pytest.raises(DataError, match=f"rows.jsonl:1: .*{words}"):
+        tune(asked(place, rows=rows), tmp_path / "no", report=lambda line: None)
+    done = tune(asked(place, rows={**rows, "on_error": "skip"}), tmp_path / "out", report=lambda line: None)
+    assert dict(done.rows)["left out: cannot be used (left_out.jsonl)"] == "1" and dict(done.rows)["rows"] == "120"
+    assert json.loads((tmp_path / "out" / "data" / "left_out.jsonl").read_text())["line"] == 1
+
+
+def test_a_preview_joins_the_bytes_of_a_character():
+    tokenizer = train_tokenizer("bpe", ["plain"], vocab_size=300, special_tokens=SPECIAL)
+    ids = tokenizer.encode("ask 🙏 —")
+    assert "🙏 —" in shown(tokenizer, ids, [False] * len(ids), Text).plain

@@ -164,6 +164,15 @@ def test_damage_is_named_and_repaired(folder):
         FolderIndex.update(folder).retrieve("zebra", 1, "dense")
 
 
+def test_text_without_a_suffix_is_read_and_other_files_are_named(folder, capsys):
+    (folder / "README").write_text("The quokka smiles.\n")
+    (folder / "tool.1").write_text("no known format")
+    with pytest.raises(SystemExit):
+        main(["retrieve", str(folder), "quokka"])
+    out, err = capsys.readouterr()
+    assert "README:1" in out and "tool.1 is not read" in err
+
+
 def test_commands(folder, capsys):
     for arguments, shown in (
         (["index", str(folder)], "Next: llmanac retrieve"),

@@ -35,7 +35,7 @@ def updated(
 ) -> FolderIndex:
     """The renewed index of a folder; what could not be read is said on standard error."""
     from llmanac.core.spec import make
-    from llmanac.data.quarantine import Problems
+    from llmanac.data.command_problems import CommandProblems
     from llmanac.retrieve.dense import Spec
     from llmanac.retrieve.folder import FolderIndex
 
@@ -44,7 +44,7 @@ def updated(
         raise SpecError(f"--{next(iter(given))}: is of an encoder; name one with --encoder MODEL")
     name = str(Path(encoder).resolve()) if encoder is not None and Path(encoder).exists() else encoder
     spec = None if name is None else make(Spec, {"model": name, **given}, "--encoder")
-    problems = Problems("skip")
+    problems = CommandProblems("skip")
     index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
     if problems.total:
         print(f"note: {problems.total} not read, the first: {problems.kept[0]}", file=sys.stderr)

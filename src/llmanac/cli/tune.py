@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import inspect
 import shlex
@@ -26,6 +27,9 @@ Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate [1e-3; w
 Epochs = Annotated[float | None, typer.Option(help="How often each row is read [1].")]
 Budget = Annotated[str | None, typer.Option(help="Time to spend instead of epochs, e.g. 10m.")]
 Length = Annotated[int | None, typer.Option(help="Tokens of a packed row [what 98% of the rows need].")]
+OnBadRow = Annotated[
+    str | None, typer.Option("--on-error", help="A row that cannot be used: [fatal] stops, skip leaves it out.")
+]
 HeldOut = Annotated[float | None, typer.Option("--held-out", help="Share of the rows that is only measured [0.05].")]
 On = Annotated[str | None, typer.Option(help="Tokens with loss: assistant, completion or all [assistant].")]
 Preview = Annotated[int, typer.Option(help="Print so many rows with their loss masks, and stop.", min=0)]
@@ -35,6 +39,7 @@ Quantize = Annotated[str | None, typer.Option(help="Store the frozen weights so 
 
 def _shared(
     lr: Rate = None, epochs: Epochs = None, budget: Budget = None, length: Length = None, held_out: HeldOut = None,
+    on_error: OnBadRow = None,
     on: On = None, set_: Patches = None, seed: Seed = 0, preview: Preview = 0, resume: Resume = False,
 ) -> None:  # fmt: skip
     """The options of both commands."""
@@ -73,7 +78,7 @@ def _run(
     from llmanac.core import spec
     from llmanac.recipes.tune import TuneSpec
 
-    rows = {name: options[name] for name in ("epochs", "length", "held_out") if options[name] is not None}
+    rows = {name: options[name] for name in ("epochs", "length", "held_out", "on_error") if options[name] is not None}
     fields = {name: value for name, value in fields.items() if value is not None}
     fields["adapter"] = None if fields["adapter"] == "full" else fields["adapter"]
     asked = spec.make(TuneSpec, {**fields, "rows": {"file": data, **rows}, "seed": options["seed"]})
@@ -155,12 +160,13 @@ def print_preview(asked: Any, count: int) -> None:
     from llmanac.cli.tables import print_table
     from llmanac.models.load import load_model
     from llmanac.models.locate import locate
+    from llmanac.recipes.chat_rows import can_chat
     from llmanac.recipes.tune import reader
     from llmanac.recipes.tune_rows import encode_rows, prepare
     from llmanac.tokenizers.load import load_tokenizer
 
     place, tokens = locate(asked.model)
-    tokenizer = load_tokenizer(tokens)
+    tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
     console = Console(highlight=False)
     objective = reader(asked.objective, tokenizer)
     for line, _, (ids, mask) in islice(encode_rows(objective, asked.rows.file), count):
@@ -178,14 +184,14 @@ def print_preview(asked: Any, count: int) -> None:
 def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
     """The tokens of a row as rich text; where colours are not shown, brackets `⟦ ⟧` are around what carries loss."""
     special = set(tokenizer.special_tokens.values()) if isinstance(tokenizer.special_tokens, dict) else set()
-    out = text()
-    before = False
+    out, before = text(), False
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may span tokens
     for at, (token, counts) in enumerate(zip(ids, mask, strict=True)):
         counts = counts and at > 0  # nothing predicts the first token
         if counts != before:
             out.append("⟦" if counts else "⟧", style="green")
         before = counts
-        piece = tokenizer.token_bytes(token).decode("utf-8", "replace")
+        piece = decoder.decode(tokenizer.token_bytes(token))
         style = "black on green" if counts else "dim"
         out.append(piece, style=f"bold red{' on green' if counts else ''}" if token in special else style)
     if before:

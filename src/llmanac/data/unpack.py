@@ -28,6 +28,10 @@ _TEXTS = """.txt .text .md .markdown .rst .tex .log .py .pyi .ipynb .js .ts .jsx
 .rs .rb .php .swift .kt .scala .sh .sql .r .jl .lua .pl .hs .ml .toml .yaml .yml .ini .cfg .css .xml"""
 TEXTS = tuple(_TEXTS.split())
 KNOWN = (*TEXTS, *TABLES, *PAGES, *CONTAINERS)
+# files of these names have no suffix and hold text
+_PLAIN = """authors changelog changes contributing contributors copying copyright history install licence license news
+notice readme thanks todo"""
+PLAIN = frozenset(_PLAIN.split())
 BLOCK = 1 << 20
 STDIN = Path("-")
 # how files of other formats begin, whatever they are called
@@ -52,11 +56,11 @@ class Span:
 
 
 def format_of(path: Path) -> str:
-    """The suffix that decides how a file is read, compression taken off: `a.jsonl.gz` -> `.jsonl`."""
+    """The suffix that decides how a file is read, without compression: `a.jsonl.gz` -> `.jsonl`, `README` -> `.txt`."""
     suffixes = [s.lower() for s in path.suffixes]
     if suffixes and suffixes[-1] in COMPRESSED:
         suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+    return suffixes[-1] if suffixes else ".txt" if path.name.partition(".")[0].lower() in PLAIN else ""
 
 
 def open_binary(path: Path) -> BinaryIO:

@@ -93,7 +93,10 @@ class Instruction(NextToken):
             if self.spec.on == "all":
                 mask = np.ones(len(ids), np.bool_)
             if not mask[1:].any():
-                raise DataError(f"nothing in this row carries loss (on = {self.spec.on!r}): {str(dict(row))[:80]}")
+                spoken = {str(m.get("role")) for m in row.get("messages") or () if isinstance(m, Mapping)}
+                why = f"; no message has the role 'assistant', but {', '.join(sorted(spoken))}" if spoken else ""
+                why = "" if "assistant" in spoken else why
+                raise DataError(f"nothing in this row carries loss (on = {self.spec.on!r}){why}: {str(dict(row))[:80]}")
             yield ids, mask
 
     def _chats(self, row: Any) -> list[tuple[Any, bool]]:

@@ -38,6 +38,7 @@ from llmanac.models.locate import locate
 from llmanac.models.save import save_model
 from llmanac.objectives import ObjectiveSpec
 from llmanac.quant import QuantizerSpec
+from llmanac.recipes.chat_rows import can_chat
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import Prepared, RowsSpec, few, prepare
 from llmanac.tokenizers.load import load_tokenizer
@@ -186,7 +187,7 @@ class Tuning:
         self.asked, self.place, self.report = asked, place, report
         self.device = str(resolve_device(device))
         self.model_place, tokens = locate(asked.model)
-        self.tokenizer = load_tokenizer(tokens)
+        self.tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
         self.model: Any = None
 
     def run(self, budget: float | None) -> Tuned:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,10 +17,12 @@ from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.files import write_text
 from llmanac.core.progress import progress
 from llmanac.core.spec import Spec
-from llmanac.data.command_problems import CommandProblems
+from llmanac.data.command_problems import FLAG, CommandProblems
+from llmanac.data.quarantine import OnError
 from llmanac.data.readers import table_rows
 from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
+from llmanac.recipes.chat_rows import OTHER_FORMS, checked, other_form
 
 COLUMNS = ("messages", "prompt", "completion", "text")
 BATCH = 64  # rows encoded together
@@ -40,6 +42,7 @@ class RowsSpec(Spec):
         side: which end of a row that is too long is cut; `drop` leaves the row out.
         held_out: about this share of the rows is measured and not trained on; equal rows stay on one side.
         epochs: how often each row is read, where the training's steps are left open.
+        on_error: "fatal" stops at a row that cannot be used; "skip" leaves it out, counts it and lists it in a file.
     """
 
     file: str
@@ -47,6 +50,7 @@ class RowsSpec(Spec):
     side: Cut = "right"
     held_out: float = 0.05
     epochs: float = 1.0
+    on_error: OnError = "fatal"
 
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
@@ -77,21 +81,22 @@ class Prepared:
         return [(name, f"{count:,}") for name, count in self.counts.items() if count]
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: str | Path, problems: CommandProblems | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """`(line, row)` of a table, with the columns that training reads.
 
     Raises:
         DataError: no such file, a row that is damaged or has none of the columns; by file and line.
     """
-    path = Path(path)
+    path, problems = Path(path), problems or CommandProblems(advice="fix or drop it")
     seen: dict[bool, int] = {}  # whether a column is `text` -> its first line
     if not path.exists():
         raise DataError(f"{path}: no such file; give a .jsonl or .parquet file with {_FORMS}")
-    for row in table_rows(path, CommandProblems(), columns=COLUMNS):
-        given = {name: row.values[name] for name in COLUMNS if row.values.get(name) is not None}
-        if not ("messages" in given or "text" in given or {"prompt", "completion"} <= given.keys()):
-            has = ", ".join(sorted(map(str, row.values))) or "none"
-            raise DataError(f"{path}:{row.line}: needs {_FORMS} (has: {has})")
+    for row in table_rows(path, problems, columns=(*COLUMNS, *OTHER_FORMS)):
+        try:
+            given = _given(row.values)
+        except DataError as error:
+            problems.report(path, row.line, str(error), str(row.values)[:200], code="row")
+            continue
         for name in given:
             seen.setdefault(name == "text", row.line)
         if len(seen) == 2:
@@ -102,30 +107,58 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield row.line, given
 
 
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row that training reads, in one form."""
+    given = {name: values[name] for name in COLUMNS if values.get(name) is not None}
+    if not ("messages" in given or "text" in given or {"prompt", "completion"} <= given.keys()):
+        made = other_form(values)
+        if made is None:
+            has = ", ".join(sorted(map(str, values))) or "none"
+            raise DataError(
+                f"needs {_FORMS} (has: {has}); `question` and `answer`, `instruction` and `output`, and ShareGPT's "
+                "`conversations` are read too; rename the columns"
+            )
+        given = made
+    for name in ("messages", "prompt", "completion"):
+        if name in given:
+            given[name] = checked(given[name], name)
+    return given
+
+
 _FORMS = "`messages`, `prompt` and `completion`, or `text`"
 
 
-def encode_rows(objective: Any, path: str | Path) -> Iterator[tuple[int, Mapping[str, Any], Encoded]]:
+def encode_rows(
+    objective: Any, path: str | Path, problems: CommandProblems | None = None
+) -> Iterator[tuple[int, Mapping[str, Any], Encoded]]:
     """`(line, row, (ids, loss mask))` of each row of a file.
+
+    Args:
+        problems: what becomes of a row that cannot be used; by default it is an error.
 
     Raises:
         DataError: a row that cannot be encoded, or in which no token carries loss; by file and line.
     """
-    waiting = read_rows(path)
+    problems = problems or CommandProblems(advice="fix or drop it")
+    waiting = read_rows(path, problems)
     while some := list(islice(waiting, BATCH)):
         try:
             encoded = list(objective.encode_all([row for _, row in some]))
         except LlmanacError:
-            encoded = [_encode(objective, path, line, row) for line, row in some]
+            encoded = [_encode(objective, path, line, row, problems) for line, row in some]
         for (line, row), pair in zip(some, encoded, strict=True):
-            yield line, row, pair
+            if pair is not None:
+                yield line, row, pair
 
 
-def _encode(objective: Any, path: str | Path, line: int, row: Mapping[str, Any]) -> Encoded:
+def _encode(
+    objective: Any, path: str | Path, line: int, row: Mapping[str, Any], problems: CommandProblems
+) -> Encoded | None:
     try:
         pair: Encoded = objective.encode(row)
     except LlmanacError as error:
-        raise DataError(f"{path}:{line}: {error}") from None
+        problems.report(path, line, str(error), str(dict(row))[:200], code="row")
+        return None
     return pair
 
 
@@ -161,14 +194,25 @@ def prepare(
     every: list[tuple[Encoded, Mapping[str, Any]]] = []
     train: list[Encoded] = []
     held: list[tuple[Encoded, Mapping[str, Any]]] = []
+    known: set[str] = set()
+    problems = CommandProblems(asked.on_error, folder / "left_out.jsonl", advice=FLAG)
     with progress("encode rows", None, "rows") as bar:
-        for _, row, pair in encode_rows(objective, path):
+        for _, row, pair in encode_rows(objective, path, problems):
             counts["rows"] += 1
             bar.advance(1)
             every.append((pair, row))
+    counts["left out: cannot be used (left_out.jsonl)"] = problems.total
+    counts["with turns out of order"] = sum(_out_of_order(row.get("messages")) for _, row in every)
+    folder.mkdir(parents=True, exist_ok=True)
+    problems.save()
     for (pair, row), out in zip(every, held_out([row for _, row in every], asked.held_out, seed), strict=True):
         if out:
-            held.append((pair, row))
+            key = json.dumps(row, sort_keys=True, default=str)
+            if key in known:  # equal rows are one observation
+                counts["held out once: equal to another row"] += 1
+            else:
+                known.add(key)
+                held.append((pair, row))
         else:
             train.append(pair)
     if not train:
@@ -191,6 +235,13 @@ def prepare(
     )
     write_text(folder / "held_out.jsonl", "".join(json.dumps(row, default=str) + "\n" for _, row in shown))
     return Prepared(data, [pair for pair, _ in shown], [row for _, row in shown], length, counts)
+
+
+def _out_of_order(messages: Any) -> bool:
+    """Whether the assistant begins, or somebody speaks twice in a row: templates take it, but a log may be damaged."""
+    roles = [message.get("role") for message in messages or () if isinstance(message, Mapping)]
+    spoken = [role for role in roles if role in ("user", "assistant")]
+    return bool(spoken) and (spoken[0] == "assistant" or any(a == b for a, b in pairwise(spoken)))
 
 
 def held_out(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list[bool]:

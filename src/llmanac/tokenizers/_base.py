@@ -298,7 +298,10 @@ class Tokenizer(Framed):
     @cached_property
     def _chat(self) -> ChatTemplate:
         if self.chat_template is None:
-            raise TokenizerError("this tokenizer has no chat template; set tokenizer.chat_template to Jinja source")
+            raise TokenizerError(
+                "this tokenizer has no chat template, and no control tokens such as <|user|> and <|assistant|> for the "
+                "usual one; write Jinja source as `chat_template` into its tokenizer_config.json"
+            )
         return ChatTemplate(self.chat_template)
 
     def __setattr__(self, name: str, value: Any) -> None:
