@@ -13,7 +13,8 @@ from llmanac import cli
 from llmanac.core import catalogue, registry
 from llmanac.core.errors import SpecError
 from llmanac.guide import question as bank
-from llmanac.guide.question import PATTERNS, Question, measured, questions
+from llmanac.guide.check import Check, form, read_number
+from llmanac.guide.question import LEVELS, PATTERNS, ROLES, Question, measured, questions
 
 BANK = list(questions().values())
 ENTRIES = {entry.id for entry in catalogue.entries()}
@@ -32,11 +33,16 @@ def test_a_question_is_complete(question: Question):
         assert not re.search(r"\{\w*\}|nan|inf\b", said), said
     used = {name for part in TEXTS for name in re.findall(r"\{(\w+)\}", getattr(question, part))}
     known = question.values.keys() | question.measured.keys()
-    inner = {n for n in known if any(re.search(rf"\b{n}\b", e) for e in question.values.values())}
+    checked = [question.check.curve, question.check.number] if question.check else []
+    inner = {n for n in known if any(re.search(rf"\b{n}\b", e) for e in [*question.values.values(), *checked])}
     assert used <= known and known - used <= inner, "a figure that no text shows"
     assert 15 <= len(words(question.short)) <= 95 and 60 <= len(words(question.long)) <= 280
     assert len(question.long.strip().split("\n\n")) >= 2
     assert len(question.follow_ups) >= 3 and len(question.rubric) >= 4 and question.wrong and question.source
+    if question.check:
+        assert question.check.ask.endswith(("?", "."))
+        right = question.check.right(question.figures())
+        assert question.check.grade(str(right).strip("[]"), question.figures())[0]
     if "/" in question.source and question.source.partition(";")[0].endswith(".py"):
         assert (registry.PACKAGE / question.source.partition(";")[0]).is_file()
 
