@@ -99,7 +99,9 @@ def test_errors_name_the_place(tmp_path, monkeypatch):
     for text, message in (
         ('[x]\npattern = "odd"', r"a\.toml: x\.pattern"),
         ('[x]\npattern = "recent"\nfollowups = []', r"x\.followups: no such field"),
-        ('[x]\npattern = "recent"\nask = "?"', r"a\.toml: x: .*missing"),
+        ('[x]\npattern = "recent"\nlevel = "expert"', r"x\.level: 'expert'"),
+        ('[x]\npattern = "recent"\nlevel = "junior"\nroles = ["boss"]', r"x\.roles: .*boss"),
+        ('[x]\npattern = "recent"\nlevel = "junior"\nroles = ["applied"]\nask = "?"', r"a\.toml: x: .*missing"),
     ):
         (tmp_path / "a.toml").write_text(text)
         with pytest.raises(SpecError, match=message):
