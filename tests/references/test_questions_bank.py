@@ -30,7 +30,7 @@ def test_a_question_is_complete(question: Question):
     assert question.ask.endswith(("?", ".")) and question.rows and set(question.rows) <= ENTRIES
     for part in TEXTS:
         said = question.text(part)
-        assert not re.search(r"\{\w*\}|nan|inf\b", said), said
+        assert not re.search(r"\{\w*\}|\bnan\b|\binf\b", said), said
     used = {name for part in TEXTS for name in re.findall(r"\{(\w+)\}", getattr(question, part))}
     known = question.values.keys() | question.measured.keys()
     checked = [question.check.curve, question.check.number] if question.check else []
