@@ -42,6 +42,8 @@ def test_a_question_is_complete(question: Question):
     assert 15 <= len(words(question.short)) <= 95 and 60 <= len(words(question.long)) <= 280
     assert len(question.long.strip().split("\n\n")) >= 2
     assert len(question.follow_ups) >= 3 and len(question.rubric) >= 4 and question.wrong and question.source
+    plain = [question.ask, question.wrong, question.source, *question.follow_ups, *question.rubric]
+    assert "{" not in "".join(plain)
     if question.check:
         assert question.check.ask.endswith(("?", "."))
         right = question.check.right(question.figures())
