@@ -194,8 +194,9 @@ def test_a_model_grades_by_likelihood(monkeypatch):
     from llmanac.guide import mock
 
     def fake(model, tokenizer, pairs, label):
-        said = [("angles" in prompt.partition("point made")[2]) == (word == " yes") for prompt, word in pairs]
-        return [SimpleNamespace(total=float(yes)) for yes in said]
+        """One point is more probable after the answer, the others a little."""
+        gains = [("an answer" in prompt) * (0.6 if "angles" in point else 0.4) for prompt, point in pairs]
+        return [SimpleNamespace(total=3 * (gain - 5), ids=(1, 2, 3)) for gain in gains]
 
     monkeypatch.setattr(likelihood, "loglikelihood", fake)
     question = bank.find("rope-relative")
