@@ -5,8 +5,8 @@ Which points of a rubric an answer has is said by the reader, or by a model that
     has(point):  log P(point | question, answer) - log P(point | question, "I do not know.") > LEAST nats a token
 
 that is, where the answer makes the point's words more probable. It judges no better than it understands: of 40 points
-SmolLM2-135M finds 31 in the answers that have them, and 18 in the answers to other questions. (Asked for a yes or no
-it finds 4 and 9.)
+SmolLM2-135M finds 31 in the short answers, and 18 in those of other questions; `LEAST` was chosen on these. (Asked for
+a yes or no it finds 4 and 9.)
 
 What is missed counts for the rows that a question is about; a row is studied by its page, its exercises and the
 learning path that it is a part of.
