@@ -13,6 +13,7 @@ import hmac
 import secrets
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -23,6 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmanac.core import interrupts
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.progress import Report
+from llmanac.guide.demos import demos
+from llmanac.guide.demos._model import Models
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
 from llmanac.guide.progress import RATINGS, Progress
 from llmanac.guide.question import RESULTS, questions
@@ -46,8 +49,9 @@ HEADERS = {
 }
 MAX_BODY = 3 * MOST + 4096  # bytes of a form: a character of an answer may take three
 BODY_SECONDS = 10.0
-WAITING = 4  # answers that may wait for the sandbox
-FIELDS = 8
+WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
+DEMO_WALL = 90.0  # seconds for a demo with its waiting and the loading of a model
+FIELDS = 12
 
 
 class Guide:
@@ -56,12 +60,14 @@ class Guide:
     Args:
         progress: where reviews are kept.
         token: what forms carry; drawn where it is not given.
+        models: what demos run on.
     """
 
-    def __init__(self, progress: Progress, token: str = "") -> None:
+    def __init__(self, progress: Progress, token: str = "", models: Models | None = None) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.progress = progress
-        self.site = Site(self.token, progress.due)
+        self.site = Site(self.token, progress.due, models or Models())
+        self._demos = ThreadPoolExecutor(1, thread_name_prefix="demo")  # one at a time: they share the model
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
 
@@ -120,6 +126,8 @@ class Guide:
         try:
             if path.startswith("exercise/") and name in exercises():
                 return await self._check(name, path, form.get("code", ""))
+            if path.startswith("demo/") and name in demos():
+                return await self._demo(name, path, form)
             if path == "review":
                 return self._review(form.get("item", ""), form.get("rating", ""))
         except LlmanacError as error:
@@ -142,6 +150,28 @@ class Guide:
             self._waiting -= 1
         self.progress.add(f"exercise/{name}", RATINGS["good" if verdict.passed else "again"])
         return HTMLResponse(self.site.page(path, verdict=verdict, code=code))
+
+    async def _demo(self, name: str, path: str, form: dict[str, str]) -> Response:
+        """A demo in the one thread that runs them, while the loop answers others; it ends when its time is up."""
+        if self._waiting >= WAITING:
+            return self._message(429, "other demos and answers are waiting; send yours again in a few seconds")
+        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        work = self._demos.submit(self._shown, name, path, form)
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
+        try:
+            return HTMLResponse(await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(work)), DEMO_WALL))
+        except TimeoutError:
+            return self._message(503, "the demo is still waiting or loading its model; try it again in a minute")
+
+    def _left(self) -> None:
+        self._waiting -= 1
+
+    def _shown(self, name: str, path: str, form: dict[str, str]) -> str | None:
+        try:
+            return self.site.page(path, given=form, parts=demos()[name].run(form, self.site.models))
+        except LlmanacError as error:
+            return self.site.page(path, given=form, error=str(error))
 
     def _review(self, item: str, rating: str) -> Response:
         kind, _, name = item.partition("/")
@@ -166,18 +196,25 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_app(progress: Progress, *, token: str = "", host: str = "127.0.0.1") -> ASGIApp:
+def create_app(
+    progress: Progress, *, token: str = "", host: str = "127.0.0.1", models: Models | None = None
+) -> ASGIApp:
     """The guide behind its guard: hosts and origins of this machine, small bodies that come in time."""
-    return Guard(Guide(progress, token), hosts=Hosts(host), max_body=MAX_BODY, body_seconds=BODY_SECONDS)
+    return Guard(Guide(progress, token, models), hosts=Hosts(host), max_body=MAX_BODY, body_seconds=BODY_SECONDS)
 
 
-def serve(progress: Progress, *, port: int = 8090, report: Report, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve the guide on the loopback address until Ctrl-C. Raises LlmanacError where the port is taken."""
+def serve(
+    progress: Progress, *, port: int = 8090, model: str = "", report: Report, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve the guide on the loopback address until Ctrl-C; `model` is what demos run on, loaded when one needs it.
+
+    Raises LlmanacError where the port is taken.
+    """
     with contextlib.closing(claim_port("127.0.0.1", port)) as claimed:
         address: tuple[str, int] = claimed.getsockname()[:2]
         report(f"The guide: http://{address[0]}:{address[1]}/ (this machine only). Press Ctrl-C to stop.")
         ready()
-        _run(create_app(progress), claimed)
+        _run(create_app(progress, models=Models(model)), claimed)
 
 
 def _run(app: ASGIApp, claimed: socket.socket) -> None:

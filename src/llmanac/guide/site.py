@@ -15,6 +15,8 @@ from llmanac.core import catalogue, files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.guide import markdown
+from llmanac.guide.demos import Demo, demos
+from llmanac.guide.demos._model import Models
 from llmanac.guide.exercise import Verdict, exercises
 from llmanac.guide.pages import PARTS, Page, evidence, pages, search
 from llmanac.guide.question import PATTERNS, RESULTS, questions
@@ -29,10 +31,14 @@ class Site:
     Args:
         token: of a live app, which forms carry; empty for a folder, where there are no forms.
         due: what is due when, by item; for a live app.
+        models: what demos run on; a folder has the results of a small one.
     """
 
-    def __init__(self, token: str = "", due: Callable[[], dict[str, datetime]] = dict) -> None:
+    def __init__(
+        self, token: str = "", due: Callable[[], dict[str, datetime]] = dict, models: Models | None = None
+    ) -> None:
         self.token, self.due = token, due
+        self.models = models or Models(small=True)
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
@@ -53,6 +59,8 @@ class Site:
             *kinds,
             *rows,
             *studies,
+            "demos.html",
+            *(f"demo/{name}.html" for name in demos()),
             *tasks,
             *asked,
         ]
@@ -82,6 +90,8 @@ class Site:
             return self._render("exercise.html", path, task.title, task=task, verdict=verdict, code=code)
         if part == "question" and rest in questions():
             return self._render("question.html", path, questions()[rest].ask, q=questions()[rest])
+        if part == "demo" and rest in demos():
+            return self._demo(demos()[rest], path, **more)
         if part == "kind" and (found := [p for p in pages().values() if p.kind == rest]):
             return self._render("kind.html", path, f"{rest}: {len(found)} entries", kind=rest, found=found)
         return self._list(name, path, **more)
@@ -99,15 +109,28 @@ class Site:
             return self._render("search.html", path, "Search", query=query, found=found)
         if name == "exercises":
             return self._render("exercises.html", path, "Exercises", tasks=list(exercises().values()))
+        if name == "demos":
+            return self._render("demos.html", path, "Demos", demos=list(demos().values()))
         if name == "questions":
             found_questions = list(questions().values())
             return self._render("questions.html", path, "Questions", asked=found_questions, patterns=PATTERNS)
         return None
 
+    def _demo(self, demo: Demo, path: str, **more: Any) -> str:
+        """The form with what was typed, and its result; without an app the result of what the form begins with."""
+        given: dict[str, str] = {key: str(value) for key, value in dict(more.get("given", {})).items()}
+        parts = demo.run({}, self.models) if not self.token else more.get("parts")
+        held = self.models.held if demo.needs_model and parts is not None else None
+        values = {field.name: given.get(field.name, field.value) for field in demo.fields}
+        shown = [page for page in pages().values() if demo.shows(page.entry.id, page.entry.method)]
+        return self._render("demo.html", path, demo.title, demo=demo, parts=parts, held=held, values=values,
+                            error=more.get("error", ""), shown=shown)  # fmt: skip
+
     def _row(self, page: Page, path: str) -> str:
         body = markdown.render(page.explanation, lambda to: None, level=2)
         parts = [part for part in PARTS if part not in page.lacks]
-        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts)
+        found = [demo for demo in demos().values() if demo.shows(page.entry.id, page.entry.method)]
+        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found)
 
     def _link(self, to: str, base: str, path: str) -> str | None:
         """A link of a page of docs as one of this site's; None for what is not on it."""
