@@ -92,14 +92,20 @@ def _list(lines: list[str], link: Link) -> str:
     return f"<{tag}>" + "".join(f"<li>{inline(item, link)}</li>" for item in items) + f"</{tag}>"
 
 
+def cells(lines: list[str]) -> list[list[str]]:
+    """The cells of a table's lines, the ruler between head and rows included."""
+    inner = [line.strip().removeprefix("|").removesuffix("|") for line in lines]
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)] for line in inner]
+
+
 def _table(lines: list[str], link: Link) -> str:
-    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines]
-    ruled = len(rows) > 1 and all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in rows[1])
-    cells = [[inline(cell.strip().replace("\\|", "|"), link) for cell in row] for row in rows]
+    found = cells(lines)
+    ruled = len(found) > 1 and all(re.fullmatch(r":?-+:?", cell) for cell in found[1])
+    shown = [[inline(cell, link) for cell in row] for row in found]
     out = ['<div class="wide" tabindex="0"><table>']
     if ruled:
-        out.append("<thead><tr>" + "".join(f'<th scope="col">{c}</th>' for c in cells[0]) + "</tr></thead>")
+        out.append("<thead><tr>" + "".join(f'<th scope="col">{c}</th>' for c in shown[0]) + "</tr></thead>")
     out.append("<tbody>")
-    for row in cells[2:] if ruled else cells:
+    for row in shown[2:] if ruled else shown:
         out.append("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>")
     return "".join([*out, "</tbody></table></div>"])

@@ -20,6 +20,7 @@ from llmanac.guide.demos._model import Models
 from llmanac.guide.exercise import Verdict, exercises
 from llmanac.guide.pages import PARTS, Page, evidence, pages, search
 from llmanac.guide.question import PATTERNS, RESULTS, questions
+from llmanac.guide.tables import chapters
 
 TEMPLATES = Path(__file__).parent / "templates"
 ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
@@ -59,6 +60,7 @@ class Site:
             *kinds,
             *rows,
             *studies,
+            *(f"chapter/{name}.html" for name in chapters()),
             "demos.html",
             *(f"demo/{name}.html" for name in demos()),
             *tasks,
@@ -90,6 +92,9 @@ class Site:
             return self._render("exercise.html", path, task.title, task=task, verdict=verdict, code=code)
         if part == "question" and rest in questions():
             return self._render("question.html", path, questions()[rest].ask, q=questions()[rest])
+        if part == "chapter" and rest in chapters():
+            found_tables = chapters()[rest]
+            return self._render("chapter.html", path, found_tables[0].chapter, tables=found_tables)
         if part == "demo" and rest in demos():
             return self._demo(demos()[rest], path, **more)
         if part == "kind" and (found := [p for p in pages().values() if p.kind == rest]):
@@ -101,8 +106,9 @@ class Site:
             kinds = Counter(page.kind for page in pages().values())
             done = Counter(p.kind for p in pages().values() if p.entry.status == "done")
             status = Counter(page.entry.status for page in pages().values())
-            return self._render("index.html", path, "llmanac: the guide", kinds=kinds, done=done, status=status,
-                                due=sorted(self.due().items(), key=lambda i: i[1]))  # fmt: skip
+            due = sorted(self.due().items(), key=lambda i: i[1])
+            values = {"kinds": kinds, "done": done, "status": status, "chapters": chapters(), "due": due}
+            return self._render("index.html", path, "llmanac: the guide", **values)
         if name == "search":
             query = str(more.get("query", ""))[:200]
             found = search(query) if query else list(pages().values())
