@@ -14,6 +14,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -24,12 +25,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from llmanac.core import interrupts
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.progress import Report
+from llmanac.guide import plan
 from llmanac.guide.demos import demos
 from llmanac.guide.demos._model import Models
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
-from llmanac.guide.progress import RATINGS, Progress
+from llmanac.guide.progress import RATINGS, Guess, Progress, Review
 from llmanac.guide.question import RESULTS, questions
 from llmanac.guide.site import ASSETS, TEMPLATES, Site
+from llmanac.guide.tables import of_study
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web._asgi import Guard
 from llmanac.web._hosts import Hosts
@@ -52,6 +55,7 @@ BODY_SECONDS = 10.0
 WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
 DEMO_WALL = 90.0  # seconds for a demo with its waiting and the loading of a model
 FIELDS = 12
+FORMS = ("review", "placement", "plan", "guess")
 
 
 class Guide:
@@ -66,7 +70,7 @@ class Guide:
     def __init__(self, progress: Progress, token: str = "", models: Models | None = None) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.progress = progress
-        self.site = Site(self.token, progress.due, models or Models())
+        self.site = Site(self.token, progress, models or Models())
         self._demos = ThreadPoolExecutor(1, thread_name_prefix="demo")  # one at a time: they share the model
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
@@ -128,8 +132,8 @@ class Guide:
                 return await self._check(name, path, form.get("code", ""))
             if path.startswith("demo/") and name in demos():
                 return await self._demo(name, path, form)
-            if path == "review":
-                return self._review(form.get("item", ""), form.get("rating", ""))
+            if path in FORMS:
+                return getattr(self, f"_{path}")(form)
         except LlmanacError as error:
             return self._message(500, str(error))
         return self._message(404, f"there is no form at {path[:100]!r}")
@@ -173,12 +177,47 @@ class Guide:
         except LlmanacError as error:
             return self.site.page(path, given=form, error=str(error))
 
-    def _review(self, item: str, rating: str) -> Response:
+    def _review(self, form: dict[str, str]) -> Response:
+        item, rating = form.get("item", ""), form.get("rating", "")
         kind, _, name = item.partition("/")
         if rating not in RATINGS or kind != "question" or name not in questions():
             return self._message(400, "a review needs a question and a rating")
         self.progress.add(item, RATINGS[rating])
         return RedirectResponse("/index.html", status_code=303)
+
+    def _placement(self, form: dict[str, str]) -> Response:
+        asked = {question.name for question in plan.placement()}
+        given = {name: form[name] for name in asked if name in form}
+        if not given or not RATINGS.keys() >= set(given.values()):
+            return self._message(400, "rate at least one answer: again, hard, good or easy")
+        now = datetime.now(UTC)
+        self.progress.merge([Review(f"question/{name}", now, RATINGS[rating]) for name, rating in given.items()])
+        return RedirectResponse("/plan.html", status_code=303)
+
+    def _plan(self, form: dict[str, str]) -> Response:
+        try:
+            day = date.fromisoformat(form.get("day", ""))
+        except ValueError:
+            return self._message(400, "the day of the interview is written as 2027-01-31")
+        if not 0 <= (day - date.today()).days <= plan.MOST_DAYS:
+            return self._message(400, f"the day of the interview is from today to {plan.MOST_DAYS} days ahead")
+        self.progress.set_interview(day)
+        return RedirectResponse("/plan.html", status_code=303)
+
+    def _guess(self, form: dict[str, str]) -> Response:
+        place = form.get("place", "")
+        study = place.partition(" | ")[0]
+        figure = next((f for f, _ in of_study(study) if f.place == place), None)
+        if figure is None or figure.number is None:
+            return self._message(400, "there is no such figure")
+        try:
+            low, high = (float(form.get(name, "").strip(" %").replace(",", "")) for name in ("low", "high"))
+            guess = Guess(place, low, high, figure.number, datetime.now(UTC))
+            if all(kept.place != place for kept in self.progress.guesses()):  # the first counts: the figure was seen
+                self.progress.guess([guess])
+        except (ValueError, DataError):
+            return self._message(400, "a guess is two numbers, the lower one first")
+        return RedirectResponse(f"/evidence/{study}/page.html", status_code=303)
 
     def _message(self, status: int, text: str) -> Response:
         return Response(f"{text}\n", status_code=status, media_type="text/plain")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,17 @@ from llmanac.core import catalogue, files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.guide import markdown
+from llmanac.guide import plan as planning
 from llmanac.guide.demos import Demo, demos
 from llmanac.guide.demos._model import Models
 from llmanac.guide.exercise import Verdict, exercises
 from llmanac.guide.pages import PARTS, Page, evidence, pages, search
-from llmanac.guide.question import PATTERNS, RESULTS, questions
-from llmanac.guide.tables import chapters
+from llmanac.guide.progress import Progress
+from llmanac.guide.question import RESULTS, questions
+from llmanac.guide.tables import about, chapters, of_study
 
 TEMPLATES = Path(__file__).parent / "templates"
+GUESSES = 5  # figures of a study that can be guessed before its page is opened
 ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
 
 
@@ -31,14 +33,12 @@ class Site:
 
     Args:
         token: of a live app, which forms carry; empty for a folder, where there are no forms.
-        due: what is due when, by item; for a live app.
+        progress: reviews, guesses and the day of an interview; for a live app.
         models: what demos run on; a folder has the results of a small one.
     """
 
-    def __init__(
-        self, token: str = "", due: Callable[[], dict[str, datetime]] = dict, models: Models | None = None
-    ) -> None:
-        self.token, self.due = token, due
+    def __init__(self, token: str = "", progress: Progress | None = None, models: Models | None = None) -> None:
+        self.token, self.progress = token, progress
         self.models = models or Models(small=True)
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -83,8 +83,12 @@ class Site:
             study = rest.removesuffix("/page")
             text = evidence()[study]
             used = [p for p in pages().values() if p.evidence == study]
+            seen = {} if self.progress is None else {guess.place: guess for guess in self.progress.guesses()}
+            guessable = [(f, claim, seen.get(f.place)) for f, claim in of_study(study)][:GUESSES]
+            is_open = not self.token or not guessable or any(guess for _, _, guess in guessable)
             body = markdown.render(text.partition("\n")[2], lambda to: self._link(to, f"docs/evidence/{study}", path))
-            return self._render("evidence.html", path, _title(text), body=body, used=used)
+            return self._render("evidence.html", path, _title(text), body=body, used=used,
+                                guessable=guessable, open=is_open)  # fmt: skip
         if part == "exercise" and rest in exercises():
             task = exercises()[rest]
             verdict: Verdict | None = more.get("verdict")
@@ -106,8 +110,7 @@ class Site:
             kinds = Counter(page.kind for page in pages().values())
             done = Counter(p.kind for p in pages().values() if p.entry.status == "done")
             status = Counter(page.entry.status for page in pages().values())
-            due = sorted(self.due().items(), key=lambda i: i[1])
-            values = {"kinds": kinds, "done": done, "status": status, "chapters": chapters(), "due": due}
+            values = {"kinds": kinds, "done": done, "status": status, "chapters": chapters(), "today": self._today()}
             return self._render("index.html", path, "llmanac: the guide", **values)
         if name == "search":
             query = str(more.get("query", ""))[:200]
@@ -115,12 +118,37 @@ class Site:
             return self._render("search.html", path, "Search", query=query, found=found)
         if name == "exercises":
             return self._render("exercises.html", path, "Exercises", tasks=list(exercises().values()))
+        if name == "placement" and self.token:
+            return self._render("placement.html", path, "A test of ten minutes", asked=planning.placement())
+        if name == "plan" and self.progress is not None:
+            reviews, day = self.progress.reviews(), self.progress.interview()
+            days = planning.plan(reviews, day, date.today()) if day else []
+            known = sorted(planning.strengths(reviews).items(), key=lambda i: i[1])
+            return self._render("plan.html", path, "The days until an interview", interview=day, days=days,
+                                strengths=known)  # fmt: skip
         if name == "demos":
             return self._render("demos.html", path, "Demos", demos=list(demos().values()))
         if name == "questions":
             found_questions = list(questions().values())
-            return self._render("questions.html", path, "Questions", asked=found_questions, patterns=PATTERNS)
+            return self._render("questions.html", path, "Questions", asked=found_questions)
         return None
+
+    def _today(self) -> dict[str, Any]:
+        """What the first page says of the reader's own work."""
+        if self.progress is None:
+            return {}
+        reviews, now = self.progress.reviews(), datetime.now(UTC)
+        due = sorted(self.progress.due().items(), key=lambda i: i[1])
+        guesses = self.progress.guesses()
+        return {
+            "ready": [(item, at) for item, at in due if at <= now and planning.chapter_of(item)],
+            "later": [(item, at) for item, at in due if at > now],
+            "weakest": planning.weakest(reviews),
+            "exercise": planning.next_exercise(reviews),
+            "guesses": len(guesses),
+            "held": sum(guess.held for guess in guesses),
+            "interview": self.progress.interview(),
+        }
 
     def _demo(self, demo: Demo, path: str, **more: Any) -> str:
         """The form with what was typed, and its result; without an app the result of what the form begins with."""
@@ -136,7 +164,8 @@ class Site:
         body = markdown.render(page.explanation, lambda to: None, level=2)
         parts = [part for part in PARTS if part not in page.lacks]
         found = [demo for demo in demos().values() if demo.shows(page.entry.id, page.entry.method)]
-        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found)
+        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found,
+                            told=about(page.entry.id))  # fmt: skip
 
     def _link(self, to: str, base: str, path: str) -> str | None:
         """A link of a page of docs as one of this site's; None for what is not on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,21 @@ FILE = Path(__file__).with_name("tables.toml")
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured figure: what it is, the cell it is read from, and the study."""
+    """One measured figure: what it is, the text of the cell that it is read from, and where that is."""
 
     what: str
     value: str
-    study: str
+    place: str
+
+    @property
+    def study(self) -> str:
+        return self.place.partition(" | ")[0]
+
+    @property
+    def number(self) -> float | None:
+        """The first number of the cell, percent and thousands' commas left out; None where there is none."""
+        found = re.search(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", self.value)
+        return float(found[0].replace(",", "")) if found else None
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def _rows(name: str, data: list[list[str]]) -> Iterator[Row]:
         if id not in known:
             raise SpecError(f"{FILE.name}: {name}: {id} is not in the catalogue")
         pairs = zip(rest[::2], rest[1::2], strict=True)
-        found = tuple(Figure(what, figure(place), place.partition(" | ")[0]) for what, place in pairs)
+        found = tuple(Figure(what, figure(place), place) for what, place in pairs)
         yield Row(label, known[id], claim, found)
 
 
@@ -107,6 +118,12 @@ def tables() -> tuple[Table, ...]:
 def about(id: str) -> list[Row]:
     """The rows of all tables about an entry."""
     return [row for table in tables() for row in table.rows if row.entry.id == id]
+
+
+def of_study(study: str) -> list[tuple[Figure, str]]:
+    """The figures of a study that are numbers, each with what is claimed where it is shown."""
+    every = (pair for table in tables() for row in table.rows for pair in ((f, row.claim) for f in row.figures))
+    return [(f, claim) for f, claim in every if f.study == study and f.number is not None]
 
 
 def chapters() -> dict[str, list[Table]]:
