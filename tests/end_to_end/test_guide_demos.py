@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import json
 import re
 import threading
 import time
@@ -21,12 +22,15 @@ from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.guide import app as guide_app
+from llmanac.guide import calculate
 from llmanac.guide.app import create_app
 from llmanac.guide.demos import _html, _model, beam, demos, mixer, tokenizer
 from llmanac.guide.demos._model import Held, Models
 from llmanac.guide.progress import Progress
 
 SMALL = Models(small=True)
+BERT = {"model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
 
 
 def shown(name, models=SMALL, **given):
@@ -138,6 +142,28 @@ def test_attention_is_the_layers_own_and_the_rest_is_seen_by_its_gradient():
         if name != "cross":
             text, rows = shown("mixer", what=name, text="The state")
             assert "bytes held" in text and len(rows) >= 3, name
+
+
+def test_the_calculators_are_those_of_the_command(tmp_path):
+    module = demos()["calculators"].module
+    text, rows = shown("calculators", rows=2, length=4096)
+    (tmp_path / "config.json").write_text(json.dumps(module.CONFIG))
+    model = calculate.read(tmp_path / "config.json")
+    used = calculate.bytes_of(model, length=4096, rows=2)
+    assert rows["in use"][1] == f"{used.inference / 1e9:,.3f}" and rows["training"][1] == f"{used.training / 1e9:,.3f}"
+    machine = calculate.Machine(400e12, 2000e9, "given")
+    step = calculate.latency(model, machine, prompt=4096, rows=2, dtype="bfloat16")[1]
+    assert rows["each next"][-1] == f"{1000 * step.seconds:.4g} ms" and "8,030,261,248 parameters" in text
+    for config, said in (
+        ("{", "config.json:"),
+        ("[]", "model_type of a family"),
+        (json.dumps({**module.CONFIG, "num_hidden_layers": 10**9}), "2000 layers"),
+        (json.dumps({**module.CONFIG, "hidden_size": -1}), "^config.json"),
+        (json.dumps({"model_type": "llmanac"}), "model_type of a family"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            demos()["calculators"].run({"config": config}, SMALL)
+    assert "each next" not in shown("calculators", config=json.dumps(BERT))[0]
 
 
 def test_inputs_are_bounded():
