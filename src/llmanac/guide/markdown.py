@@ -112,7 +112,11 @@ def _table(lines: list[str], link: Link) -> str:
     shown = [[inline(cell, link) for cell in row] for row in found]
     out = ['<div class="wide" tabindex="0"><table>']
     if ruled:
-        out.append("<thead><tr>" + "".join(f'<th scope="col">{c}</th>' for c in shown[0]) + "</tr></thead>")
+        out.append(
+            "<thead><tr>"
+            + "".join(f'<th scope="col">{c}</th>' if c else "<td></td>" for c in shown[0])
+            + "</tr></thead>"
+        )
     out.append("<tbody>")
     for row in shown[2:] if ruled else shown:
         out.append("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>")

@@ -22,11 +22,12 @@ def visible(text: str) -> str:
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
     """A table; what is in it is escaped unless it is Markup."""
-    head = Markup("").join(Markup('<th scope="col">{}</th>').format(h) for h in heads)
+    head = Markup("").join(Markup('<th scope="col">{}</th>' if h else "<td>{}</td>").format(h) for h in heads)
+    title = Markup("<caption>{}</caption>").format(caption) if caption else ""
     lines = [Markup("<tr>") + Markup("").join(Markup("<td>{}</td>").format(c) for c in row) + Markup("</tr>\n")
              for row in rows]  # fmt: skip
-    return Markup('<div class="wide" tabindex="0"><table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}'
-                  "</tbody></table></div>").format(caption, head, Markup("").join(lines))  # fmt: skip
+    return Markup('<div class="wide" tabindex="0"><table>{}<thead><tr>{}</tr></thead><tbody>{}'
+                  "</tbody></table></div>").format(title, head, Markup("").join(lines))  # fmt: skip
 
 
 def details(summary: str, inside: Markup) -> Markup:
