@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmanac import cli
 from llmanac.core import catalogue, registry
 from llmanac.core.errors import SpecError
 from llmanac.guide import question as bank
-from llmanac.guide.question import PATTERNS, Question, measured, questions
+from llmanac.guide.check import FORMS, KINDS, Check, form, read_number
+from llmanac.guide.mock import Graded, choose, study
+from llmanac.guide.question import LEVELS, PATTERNS, ROLES, Question, measured, questions
 
 BANK = list(questions().values())
 ENTRIES = {entry.id for entry in catalogue.entries()}
@@ -29,25 +33,38 @@ def test_a_question_is_complete(question: Question):
     assert question.ask.endswith(("?", ".")) and question.rows and set(question.rows) <= ENTRIES
     for part in TEXTS:
         said = question.text(part)
-        assert not re.search(r"\{\w*\}|nan|inf\b", said), said
+        assert not re.search(r"\{\w*\}|\bnan\b|\binf\b", said), said
     used = {name for part in TEXTS for name in re.findall(r"\{(\w+)\}", getattr(question, part))}
     known = question.values.keys() | question.measured.keys()
-    inner = {n for n in known if any(re.search(rf"\b{n}\b", e) for e in question.values.values())}
+    checked = [question.check.curve, question.check.number] if question.check else []
+    inner = {n for n in known if any(re.search(rf"\b{n}\b", e) for e in [*question.values.values(), *checked])}
     assert used <= known and known - used <= inner, "a figure that no text shows"
     assert 15 <= len(words(question.short)) <= 95 and 60 <= len(words(question.long)) <= 280
     assert len(question.long.strip().split("\n\n")) >= 2
     assert len(question.follow_ups) >= 3 and len(question.rubric) >= 4 and question.wrong and question.source
+    if question.check:
+        assert question.check.ask.endswith(("?", "."))
+        right = question.check.right(question.figures())
+        assert question.check.grade(str(right).strip("[]"), question.figures())[0]
     if "/" in question.source and question.source.partition(";")[0].endswith(".py"):
         assert (registry.PACKAGE / question.source.partition(";")[0]).is_file()
 
 
 def test_the_bank():
-    assert len(BANK) >= 40 and {q.pattern for q in BANK} == set(PATTERNS)
-    with_figures = sum(bool(q.values or q.measured) for q in BANK)
-    assert with_figures >= len(BANK) / 2 and sum(bool(q.measured) for q in BANK) >= 10
+    assert len(BANK) >= 180 and {q.pattern for q in BANK} == set(PATTERNS)
+    assert all(sum(q.pattern == pattern for q in BANK) >= 20 for pattern in PATTERNS)
+    assert all(sum(role in q.roles for q in BANK) >= 60 for role in ROLES)
+    assert all(sum(q.level == level for q in BANK) >= 30 for level in LEVELS)
+    chapters = {q.chapter for q in BANK}
+    assert len(chapters) >= 14 and all(sum(q.chapter == c for q in BANK) >= 8 for c in chapters)
+    assert sum(q.check is not None for q in BANK) >= 0.75 * len(BANK)
+    assert {q.check.kind for q in BANK if q.check} == set(KINDS)
+    assert sum(bool(q.values or q.measured) for q in BANK) >= 0.9 * len(BANK)
+    assert sum(bool(q.measured) for q in BANK) >= 70
     for q in BANK:
         if q.pattern == "recent":  # a paper with its month
-            assert re.search(r"(?:May|December|March|February|November) 20\d\d|20\d\d", q.source)
+            months = "January|February|March|April|May|June|July|August|September|October|November|December"
+            assert re.search(rf"(?:{months}) 20\d\d", q.source + q.long), q.name
 
 
 def test_no_two_are_alike():
@@ -82,6 +99,107 @@ def test_values_that_are_known_otherwise():
     assert found["benchmark-interval"]["few"] == pytest.approx(0.0135, abs=1e-3)
 
 
+def test_values_that_the_package_computes():
+    """Figures of answers are those of the code that they are about, or of a brute force."""
+    from llmanac.models.positions import alibi
+    from llmanac.models.positions._scaling import Scaling
+    from llmanac.objectives._advantages import by_group
+    from llmanac.train.optimizers import muon
+
+    found = {q.name: q.figures() for q in BANK}
+    a, b, c = muon.QUINTIC
+    assert found["muon-newton-schulz"]["first"] == pytest.approx(a * 0.1 + b * 0.1**3 + c * 0.1**5)
+    assert found["alibi-slopes"]["last"] == alibi.slopes(8, 8.0)[-1] and alibi.slopes(8, 8.0)[0] == 0.5
+    assert found["scaling-rope"]["temp"] == pytest.approx(Scaling(type="yarn", factor=4.0).amplitude ** 2)
+    rewards = np.array([1.0, 0, 0, 0])
+    assert by_group("rloo", rewards, [0] * 4)[1] == pytest.approx(found["leave-one-out-factor"]["loo"])
+    assert by_group("grpo", rewards, [0] * 4)[0] == pytest.approx(found["leave-one-out-factor"]["grpo"], rel=1e-3)
+    assert "(p - 1) / (m + p - 1)" in (registry.PACKAGE / "parallel" / "pipeline.py").read_text("utf-8")
+    assert found["pipeline-bubble"]["bubble"] == 7 / (32 + 7)
+    triangle = np.tril(np.ones((10, 10), bool)) | (np.arange(10) < 6)[None] & (np.arange(10) < 6)[:, None]
+    assert found["prefix-mask"]["pairs"] == triangle.sum()
+    parts = np.repeat([0, 1, 2], [300, 500, 200])
+    assert found["packing-documents"]["own"] == np.tril(parts[:, None] == parts).sum()
+    work = [np.tril(np.ones((64, 64)))[i * 16 : i * 16 + 16].sum() for i in range(4)]
+    assert found["ring-attention"]["last"] == pytest.approx(work[3] / sum(work), abs=0.01)
+    logits = np.random.default_rng(0).normal(0, 2.52, (8, 50257))
+    assert np.log(np.exp(logits).sum(1)).mean() == pytest.approx(14, abs=0.1)  # a target's own logit is 0 on average
+    assert found["loss-at-step-zero"]["sd"] == pytest.approx(2.52, abs=0.01)
+    s2 = sum(0.3**k for k in range(4))
+    assert found["search-or-samples"]["search"] == pytest.approx((0.7 * s2) ** 4)
+
+
+def test_an_answer_is_graded():
+    for q in BANK:
+        if q.check is None:
+            continue
+        figures, right = q.figures(), q.check.right(q.figures())
+        if q.check.kind == "curve":
+            wrong = [f for f in FORMS if f != right]
+        elif q.check.kind == "shape":
+            wrong = [str([*right, 2])]
+        else:
+            wrong = [str(right + 1)] if q.check.kind == "bug" else [str(right * 1.2 + 1e-3), str(-right)]
+        for given in wrong:
+            assert not q.check.grade(given, figures)[0], (q.name, given)
+        if q.check.kind == "bug":
+            line = q.check.code.splitlines()[right - 1]
+            assert q.check.now in line and q.check.bug not in q.check.code and 2 <= right <= len(q.check.code)
+    check = Check(ask="?", number="a", within=0.02)
+    assert check.grade("1,024", {"a": 1030.0}) == (True, "1,030") and not check.grade("1100", {"a": 1030.0})[0]
+    assert [read_number(t) for t in ("12%", "2/3", "1e3", "-0.5")] == [0.12, 2 / 3, 1000, -0.5]
+    for text in ("", "many", "1/0", "nan", "inf", "%"):
+        with pytest.raises(SpecError, match="no number"):
+            read_number(text)
+    with pytest.raises(SpecError, match="not one of constant, rises"):
+        Check(ask="?", curve="[1, 2]").grade("up", {})
+    with pytest.raises(SpecError, match="no shape"):
+        Check(ask="?", shape="x = torch.zeros(2)").grade("two", {})
+    assert [form(v) for v in ([1, 1], [1, 2, 3], [3, 1], [1, 3, 2], [3, 1, 2])] == list(FORMS)
+    with pytest.raises(SpecError, match="none of"):
+        form([1, 2, 1, 2])
+    for fields in ({}, {"number": "a", "curve": "[1]"}, {"bug": "x"}):
+        with pytest.raises(SpecError, match="check"):
+            Check(ask="?", **fields)
+    with pytest.raises(SpecError, match="not once"):
+        Check(ask="?", bug="no such line", now="x", file="objectives/dpo.py").right({})
+    with pytest.raises(SpecError, match="no figure"):
+        check.right({})
+
+
+def test_an_interview_ends_with_what_to_study():
+    options = {"count": 7, "seed": 3, "role": "engineering", "level": "senior"}
+    chosen = choose(BANK, **options)
+    assert len(chosen) == 7 and chosen == choose(BANK, **options) != choose(BANK, **{**options, "seed": 4})
+    assert all("engineering" in q.roles and q.level == "senior" for q in chosen)
+    names = [q.name for q in chosen]
+    again = choose(BANK, **options, due={names[3]}, later={names[0]})
+    assert again[0].name == names[3] and names[0] not in [q.name for q in again]
+    every = choose(BANK, count=500)
+    assert len(every) == len(BANK) == len({q.name for q in every})
+    rope = bank.find("rope-relative")
+    perfect, poor = (Graded(rope, frozenset(points)) for points in (range(4), [0]))
+    assert study([perfect]) == [] and perfect.rating == "good" and poor.rating == "again"
+    (found,) = study([poor, perfect])
+    assert (found.row, list(found.missed)) == ("position/rope", rope.rubric[1:])
+    assert found.exercises == ("rope",) and found.path.startswith("The transformer")
+
+
+def test_a_model_grades_by_likelihood(monkeypatch):
+    from types import SimpleNamespace
+
+    from llmanac.evaluate import likelihood
+    from llmanac.guide import mock
+
+    def fake(model, tokenizer, pairs, label):
+        said = [("angles" in prompt.partition("point made")[2]) == (word == " yes") for prompt, word in pairs]
+        return [SimpleNamespace(total=float(yes)) for yes in said]
+
+    monkeypatch.setattr(likelihood, "loglikelihood", fake)
+    question = bank.find("rope-relative")
+    assert mock.judge(None, None, question, "an answer") == {question.rubric.index("difference of angles")}
+
+
 def test_errors_name_the_place(tmp_path, monkeypatch):
     with pytest.raises(SpecError, match=r"kv_cache/results#none"):
         measured("kv_cache/results#none.x")
@@ -93,14 +211,16 @@ def test_errors_name_the_place(tmp_path, monkeypatch):
     for text, message in (
         ('[x]\npattern = "odd"', r"a\.toml: x\.pattern"),
         ('[x]\npattern = "recent"\nfollowups = []', r"x\.followups: no such field"),
-        ('[x]\npattern = "recent"\nask = "?"', r"a\.toml: x: .*missing"),
+        ('[x]\npattern = "recent"\nlevel = "expert"', r"x\.level: 'expert'"),
+        ('[x]\npattern = "recent"\nlevel = "junior"\nroles = ["boss"]', r"x\.roles: .*boss"),
+        ('[x]\npattern = "recent"\nlevel = "junior"\nroles = ["applied"]\nask = "?"', r"a\.toml: x: .*missing"),
     ):
         (tmp_path / "a.toml").write_text(text)
         with pytest.raises(SpecError, match=message):
             questions.__wrapped__()
 
 
-def test_commands(tmp_path, capsys):
+def test_commands(tmp_path, capsys, monkeypatch):
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:
             cli.main(["question", *map(str, arguments)])
@@ -114,4 +234,13 @@ def test_commands(tmp_path, capsys):
     assert run("rate", "kv-cache-size", "fine", "--progress", kept)[0] == 2 and not kept.exists()
     assert "again on" in run("rate", "kv-cache-size", "again", "--progress", kept)[1]
     first, second = (run("mock", "--count", 5, "--progress", kept)[1] for _ in range(2))
-    assert first == second and first.count("then: ") == 10
+    assert first == second and first.count("then: ") == 10 and "To study:" in first
+    assert run("answer", "kv-cache-size", "128")[0] == 0 and "not right: 128" in run("answer", "kv-cache-size", "64")[1]
+    assert run("answer", "ppo-clip-sides", "1")[0] == 2 and run("answer", "kv-cache-size", "much")[0] == 2
+    assert len(json.loads(run("list", "--checked", "--json")[1])) == sum(q.check is not None for q in BANK)
+    assert "enginering" in run("mock", "--role", "enginering")[1] and run("mock", "--model", "x")[0] == 2
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n1 2 3 4 5 6\n\n1\n"))
+    options = ["--chapter", "attention", "--level", "junior", "--count", 2, "--grade", "--progress", tmp_path / "q"]
+    code, said = run("mock", *options)
+    assert code == 0 and "points" in said and said.count("missed: ") >= 1 and "llmanac exercise show" in said
+    assert json.loads(run("list", "--json")[1])[0]["level"] in LEVELS

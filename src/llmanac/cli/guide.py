@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import random
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmanac.cli.options import AsJson, Seed, group
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, nearest
+
+if TYPE_CHECKING:
+    from llmanac.guide.question import Question
 
 Kept = Annotated[Path | None, typer.Option("--progress", help="File of reviews [the user's data folder].")]
 question_app = group("Interview questions: 30-second and 2-minute answers, what follows, and a rubric.")
@@ -38,24 +42,26 @@ def guide_command(
 
 @question_app.command("list")
 def list_command(
-    chapter: Annotated[str | None, typer.Argument(help="Only this chapter.")] = None, as_json: AsJson = False
+    chapter: Annotated[str | None, typer.Argument(help="Only this chapter.")] = None,
+    checked: Annotated[bool, typer.Option("--checked", help="Only those with a part that is checked.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the questions."""
     from llmanac.cli.tables import print_table
-    from llmanac.core.errors import nearest
     from llmanac.guide.question import questions
 
     known = questions().values()
     chapters = sorted({q.chapter for q in known})
     if chapter is not None and chapter not in chapters:
         raise SpecError(f"chapter: {chapter!r} is not one of {', '.join(chapters)}{nearest(chapter, chapters)}")
-    found = [q for q in known if chapter in (None, q.chapter)]
+    found = [q for q in known if chapter in (None, q.chapter) and (q.check or not checked)]
     if as_json:
-        rows = [{"name": q.name, "chapter": q.chapter, "pattern": q.pattern, "ask": q.ask} for q in found]
+        fields = ("name", "chapter", "pattern", "level", "roles", "ask")
+        rows = [{field: getattr(q, field) for field in fields} for q in found]
         print(json.dumps(rows, indent=1))
         return
-    lines = [(q.name, q.chapter, q.pattern, q.ask) for q in found]
-    print_table("", ("question", "chapter", "pattern", ""), lines, left=(0, 1, 2, 3))
+    lines = [(q.name, q.chapter, q.pattern, q.level, q.ask) for q in found]
+    print_table("", ("question", "chapter", "pattern", "level", ""), lines, left=(0, 1, 2, 3, 4))
     print(f"Next: llmanac question show {found[0].name}")
 
 
@@ -69,6 +75,9 @@ def show_command(
 
     question = find(name)
     print(f"{question.ask}\n")
+    if question.check is not None:
+        code = f"\n{question.check.code}" if question.check.code else ""
+        print(f"To answer (`llmanac question answer {name} ...`): {question.check.ask}{code}\n")
     if only:
         print(f"Next: llmanac question show {name}")
         return
@@ -101,30 +110,106 @@ def rate_command(
     print("Next: llmanac question mock")
 
 
+@question_app.command("answer")
+def answer_command(
+    name: Annotated[str, typer.Argument(help="A question with a part that is checked.")],
+    answer: Annotated[str, typer.Argument(help="A number (also 12% or 2/3), a line, a shape such as 2,8, or a form.")],
+) -> None:
+    """Check the part of a question that has one right answer. Exit status 1 where it is not right."""
+    from llmanac.guide.question import find
+
+    question = find(name)
+    if question.check is None:
+        raise SpecError(f"{name}: has no part that is checked; `llmanac question list --checked` has those that do")
+    right, what = question.check.grade(answer, question.figures())
+    print(f"{'right' if right else 'not right'}: {what}")
+    print(f"Next: llmanac question {'rate ' + name + ' good' if right else 'show ' + name}")
+    if not right:
+        raise typer.Exit(1)
+
+
 @question_app.command("mock")
 def mock_command(
     count: Annotated[int, typer.Option(min=1, max=50, help="Questions.")] = 5,
+    role: Annotated[str | None, typer.Option(help="research, engineering or applied.")] = None,
+    level: Annotated[str | None, typer.Option(help="junior, middle or senior.")] = None,
+    chapter: Annotated[str | None, typer.Option(help="Only this chapter.")] = None,
+    grade: Annotated[
+        bool, typer.Option("--grade", help="Answer now, grade by the rubric, and see what to study.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="With --grade: a model that grades answers typed in a line.")
+    ] = None,
     seed: Seed = 0,
     progress: Kept = None,
 ) -> None:
-    """Choose questions for a mock interview: due ones first, then one of each pattern in turn."""
+    """A mock interview: due questions first, then one of each pattern in turn; it ends with what to study."""
     from datetime import UTC, datetime
 
-    from llmanac.guide.progress import Progress
-    from llmanac.guide.question import PATTERNS, questions
+    from llmanac.guide.mock import Graded, choose, study
+    from llmanac.guide.progress import RATINGS, Progress
+    from llmanac.guide.question import LEVELS, ROLES, questions
 
-    due, now = Progress(progress).due(), datetime.now(UTC)
-    known = list(questions().values())
-    random.Random(seed).shuffle(known)
-    ready = [q for q in known if (at := due.get(f"question/{q.name}")) is not None and at <= now]
-    new = {p: [q for q in known if q.pattern == p and f"question/{q.name}" not in due] for p in PATTERNS}
-    chosen = ready[:count]
-    while len(chosen) < count and any(new.values()):
-        chosen += [new[p].pop() for p in PATTERNS if new[p]][: count - len(chosen)]
-    for number, question in enumerate(chosen, 1):
-        print(f"{number}. {question.ask}  ({question.name})")
-        print("".join(f"   then: {line}\n" for line in question.follow_ups[:2]), end="")
-    if chosen:
-        print(f"Next: llmanac question show {chosen[0].name}")
-    else:
+    known = questions()
+    chapters = sorted({q.chapter for q in known.values()})
+    for option, given, allowed in (("role", role, ROLES), ("level", level, LEVELS), ("chapter", chapter, chapters)):
+        if given is not None and given not in allowed:
+            raise SpecError(f"--{option}: {given!r} is not one of {', '.join(allowed)}{nearest(given, allowed)}")
+    if model is not None and not grade:
+        raise SpecError("--model: grades answers, so it needs --grade")
+    kept, now = Progress(progress), datetime.now(UTC)
+    when = {item.partition("/")[2]: at for item, at in kept.due().items() if item.startswith("question/")}
+    due = {name for name, at in when.items() if at <= now}
+    options = {"count": count, "seed": seed, "role": role, "level": level, "chapter": chapter}
+    chosen = choose(list(known.values()), **options, due=due, later=when.keys() - due)  # type: ignore[arg-type]
+    if not chosen:
         print("Nothing is due.\nNext: llmanac question list")
+        return
+    graded = []
+    for number, question in enumerate(chosen, 1):
+        print(f"{number}. {question.ask}  ({question.name}; {question.level})")
+        if grade:
+            points = _grade(question, model)
+            graded.append(Graded(question, points))
+            kept.add(f"question/{question.name}", RATINGS[graded[-1].rating])
+        else:
+            print("".join(f"   then: {line}\n" for line in question.follow_ups[:2]), end="")
+    rows = study(graded if grade else [Graded(question, frozenset()) for question in chosen])
+    if grade:
+        total = sum(len(one.points) for one in graded)
+        print(f"\n{total} of {sum(len(q.rubric) for q in chosen)} points")
+    print("\nTo study:" if rows else "\nNothing was missed.")
+    for one in rows:
+        print(
+            f"- {one.row}"
+            + (f"; {one.path}" if one.path else "")
+            + (f"; missed: {', '.join(one.missed)}" if grade else "")
+        )
+        print("".join(f"  llmanac exercise show {name}\n" for name in one.exercises[:2]), end="")
+    print(f"Next: llmanac question show {chosen[0].name}")
+
+
+def _grade(question: Question, model: str | None) -> frozenset[int]:
+    """Ask for an answer, show what is right, and find the points that it had."""
+    answer = typer.prompt(
+        "   your answer, in a line" if model else "   answer aloud, then press Enter", default="", show_default=False
+    )
+    print(f"   {question.text('short')}")
+    print("".join(f"   {n}. {point}\n" for n, point in enumerate(question.rubric, 1)), end="")
+    if model is not None:
+        from llmanac.guide.mock import judge
+
+        engine = _engine(model)
+        points = judge(engine.model, engine.tokenizer, question, answer)
+        print(f"   {model} finds: {', '.join(str(n + 1) for n in sorted(points)) or 'none'}")
+        return points
+    said = typer.prompt("   points that you had, such as 1 3", default="", show_default=False)
+    numbers = {int(word) for word in re.findall(r"\d+", said)}
+    return frozenset(n - 1 for n in numbers if 1 <= n <= len(question.rubric))
+
+
+@functools.cache
+def _engine(path: str) -> Any:
+    from llmanac.generate.load import load_engine
+
+    return load_engine(path)

@@ -1,8 +1,9 @@
 """Questions as they are asked in interviews: short and long answer, what follows, the usual wrong answer, a rubric.
 
 A chapter is a TOML file in `questions/`. An answer's figures are never typed: `{name}` in a text is replaced by a value
-that is computed (`values`, an expression over the calculators and `math`) or read from an evidence page's results
-(`measured`, `FOLDER#path.to.value`), so that a text cannot disagree with them.
+that is computed (`values`, an expression over `math` and the other figures) or read from an evidence page's results
+(`measured`, `FOLDER/results#path.to.value`, where `*` is the mean over a list), so that a text cannot disagree with
+them. Many have a part that is checked by the machine (`check.py`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from typing import Any, Literal
 
 from llmanac.core import files, registry
 from llmanac.core.errors import SpecError, nearest, shown
+from llmanac.guide.check import BUILTINS, Check
 
 FOLDER = Path(__file__).parent / "questions"
 RESULTS = registry.PACKAGE / "evidence_results"
 Pattern = Literal["architecture", "training", "practical", "trade-off", "recent"]
 PATTERNS = ("architecture", "training", "practical", "trade-off", "recent")
-BUILTINS = {"min": min, "max": max, "sum": sum, "round": round, "abs": abs, "range": range, "len": len}
+LEVELS = ("junior", "middle", "senior")
+ROLES = ("research", "engineering", "applied")
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,21 @@ class Question:
 
     Attributes:
         name, chapter: what it is called, and the file that it is in; pattern: one of the five sorts.
+        level: from whom it can be expected: one of `LEVELS`; roles: who is asked it: of `ROLES`.
         rows: of the catalogue that it is about.
         ask: the question; short: what to say in 30 seconds; long: in two minutes.
         follow_ups: what is asked next; wrong, why: the usual wrong answer and what is wrong with it.
         rubric: what a good answer has, a point each.
         values: expressions, measured: results, by the name that texts use; format: how a value is written (`.2f`).
-        source: where it is from: a paper with its date, or a file of the package with a line (`models/x.py:text`).
+        source: where it is from: a paper with its date, or a file of the package.
+        check: the part that is checked by the machine, where there is one.
     """
 
     name: str
     chapter: str
     pattern: Pattern
+    level: str
+    roles: list[str]
     rows: list[str]
     ask: str
     short: str
@@ -54,13 +61,14 @@ class Question:
     values: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, str] = field(default_factory=dict)
     format: Mapping[str, str] = field(default_factory=dict)
+    check: Check | None = None
 
     def figures(self) -> dict[str, float]:
         """Every figure of its texts by name. Raises SpecError for one that cannot be computed or found."""
         found = {name: measured(place) for name, place in self.measured.items()}
         for name, expression in self.values.items():
             try:
-                found[name] = eval(expression, {"__builtins__": BUILTINS, "math": math}, dict(found))
+                found[name] = eval(expression, {"__builtins__": BUILTINS, "math": math, **found})
             except Exception as error:
                 raise SpecError(f"question {self.name}: values.{name}: {error}") from error
         return found
@@ -83,12 +91,23 @@ def measured(place: str) -> float:
     """The number at `FOLDER/results#path.of.keys` of the evidence. Raises SpecError where there is none."""
     file, _, path = place.partition("#")
     try:
-        value = _results(file)
-        for key in path.split("."):
-            value = value[int(key)] if isinstance(value, list) else value[key]
-        return float(value)
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        return _number(_results(file), path.split("."))
+    except (OSError, LookupError, TypeError, ValueError, ZeroDivisionError) as error:
         raise SpecError(f"measured: {place}: no number is there ({type(error).__name__}: {error})") from None
+
+
+def _number(value: Any, path: list[str]) -> float:
+    """The number below a value; a key may hold points itself, and `*` is the mean over a list."""
+    if not path:
+        return float(value)
+    if isinstance(value, list):
+        if path[0] != "*":
+            return _number(value[int(path[0])], path[1:])
+        return sum(_number(item, path[1:]) for item in value) / len(value)
+    for end in range(1, len(path) + 1):
+        if (key := ".".join(path[:end])) in value:
+            return _number(value[key], path[end:])
+    raise KeyError(path[0])
 
 
 @functools.cache
@@ -104,9 +123,15 @@ def questions() -> dict[str, Question]:
                 raise SpecError(f"{path}: {name}.{min(odd)}: no such field{nearest(min(odd), known)}")
             if data.get("pattern") not in PATTERNS:
                 raise SpecError(f"{path}: {name}.pattern: {shown(data.get('pattern'))} is not one of {PATTERNS}")
+            if data.get("level") not in LEVELS:
+                raise SpecError(f"{path}: {name}.level: {shown(data.get('level'))} is not one of {LEVELS}")
+            if not data.get("roles") or set(data["roles"]) - set(ROLES):
+                raise SpecError(f"{path}: {name}.roles: {shown(data.get('roles'))}: one or more of {ROLES}")
             try:
+                if "check" in data:
+                    data["check"] = Check(**data["check"])
                 found[name] = Question(name=name, chapter=path.stem.replace("_", "-"), **data)
-            except TypeError as error:
+            except (TypeError, SpecError) as error:
                 raise SpecError(f"{path}: {name}: {error}") from None
     return found
 
