@@ -122,3 +122,29 @@ def test_guesses_and_the_day_travel_with_the_reviews(tmp_path):
             two.read(tmp_path / "w.json")
     with pytest.raises(DataError, match="interval"):
         two.guess([Guess("a", 2.0, 1.0, 0.0, NOW)])
+
+
+def test_a_checked_part_and_a_mock_interview(client, tmp_path):
+    q = next(q for q in questions().values() if q.check is not None and q.check.kind == "number")
+    path = f"/question/{q.name}.html"
+    assert 'name="given"' in client.get(path).text
+    right = q.check.right(q.figures())
+    assert "Right: " in client.post(path, **form(given=repr(right))).text
+    assert "Not right: " in client.post(path, **form(given=repr(2 * right + 1))).text
+    assert "&lt;b&gt;" in client.post(path, **form(given="<b>")).text
+    assert client.post(path, **form(given="1" * 101)).status_code == 400
+    assert client.post(path, **form(given="1", token="x")).status_code == 403
+    assert client.get("/mock.html").text.count("<fieldset>") == 0
+    page = client.get("/mock.html?role=engineering&level=senior").text
+    asked = re.search(r'name="asked" value="([^"]+)"', page)[1].split()
+    assert len(asked) == 5 == page.count("<fieldset>")
+    assert all(questions()[n].level == "senior" and "engineering" in questions()[n].roles for n in asked)
+    full = {f"{asked[0]}/{n}": "on" for n in range(len(questions()[asked[0]].rubric))}
+    graded = client.post("/mock", **form(asked=" ".join(asked), **full)).text
+    assert "What to study" in graded and f"row/{questions()[asked[1]].rows[0]}.html" in graded
+    kept = {r.item: r.rating for r in Progress(tmp_path / "p.sqlite").reviews()}
+    assert kept == {f"question/{n}": 3 if n == asked[0] else 1 for n in asked}
+    for wrong in ({}, {"asked": "none"}):
+        assert client.post("/mock", **form(**wrong)).status_code == 400
+    assert "paths.html" in client.get("/").text and client.get("/path/transformer.html").text.count("<li>") > 10
+    assert client.get("/mock.html?role=%3Cscript%3E").status_code == 200

@@ -23,15 +23,16 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmanac.core import interrupts
-from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.progress import Report
 from llmanac.guide import plan
 from llmanac.guide.demos import demos
 from llmanac.guide.demos._model import Models
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
+from llmanac.guide.mock import Graded
 from llmanac.guide.progress import RATINGS, Guess, Progress, Review
 from llmanac.guide.question import RESULTS, questions
-from llmanac.guide.site import ASSETS, TEMPLATES, Site
+from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
 from llmanac.guide.tables import of_study
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web._asgi import Guard
@@ -54,8 +55,8 @@ MAX_BODY = 3 * MOST + 4096  # bytes of a form: a character of an answer may take
 BODY_SECONDS = 10.0
 WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
 DEMO_WALL = 90.0  # seconds for a demo with its waiting and the loading of a model
-FIELDS = 12
-FORMS = ("review", "placement", "plan", "guess")
+FIELDS = 40
+FORMS = ("review", "placement", "plan", "guess", "mock")
 
 
 class Guide:
@@ -101,8 +102,9 @@ class Guide:
             return Response((TEMPLATES / path).read_bytes(), media_type=ASSETS[path])
         if path.startswith("evidence/") and path.endswith(".svg"):
             return self._figure(path)
+        params = dict(request.query_params)
         try:
-            text = await asyncio.to_thread(self.site.page, path, query=request.query_params.get("query", ""))
+            text = await asyncio.to_thread(self.site.page, path, query=params.get("query", ""), params=params)
         except DataError as error:
             return self._message(500, str(error))
         return HTMLResponse(text) if text is not None else self._message(404, f"there is no page {path[:100]!r}")
@@ -132,6 +134,8 @@ class Guide:
                 return await self._check(name, path, form.get("code", ""))
             if path.startswith("demo/") and name in demos():
                 return await self._demo(name, path, form)
+            if path.startswith("question/") and name in questions():
+                return self._answer(name, path, form.get("given", ""))
             if path in FORMS:
                 return getattr(self, f"_{path}")(form)
         except LlmanacError as error:
@@ -184,6 +188,28 @@ class Guide:
             return self._message(400, "a review needs a question and a rating")
         self.progress.add(item, RATINGS[rating])
         return RedirectResponse("/index.html", status_code=303)
+
+    def _answer(self, name: str, path: str, given: str) -> Response:
+        """The part of a question that the machine checks."""
+        question = questions()[name]
+        if question.check is None or len(given) > 100:
+            return self._message(400, "this question has no part that is checked, or the answer is too long")
+        try:
+            right, what = question.check.grade(given, question.figures())
+        except SpecError as error:
+            return HTMLResponse(self.site.page(path, told=str(error)))
+        return HTMLResponse(self.site.page(path, told=f"{'Right' if right else 'Not right'}: {what}"))
+
+    def _mock(self, form: dict[str, str]) -> Response:
+        asked = [questions()[name] for name in form.get("asked", "").split()[:ASKED] if name in questions()]
+        if not asked:
+            return self._message(400, "no question was asked")
+        graded = [
+            Graded(q, frozenset(n for n in range(len(q.rubric)) if f"{q.name}/{n}" in form)) for q in asked
+        ]  # fmt: skip
+        now = datetime.now(UTC)
+        self.progress.merge([Review(f"question/{g.question.name}", now, RATINGS[g.rating]) for g in graded])
+        return HTMLResponse(self.site.page("mock.html", graded=graded))
 
     def _placement(self, form: dict[str, str]) -> Response:
         asked = {question.name for question in plan.placement()}

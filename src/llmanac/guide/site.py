@@ -13,17 +13,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from llmanac.core import catalogue, files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
-from llmanac.guide import markdown
+from llmanac.guide import markdown, mock, paths
 from llmanac.guide import plan as planning
+from llmanac.guide.check import FORMS
 from llmanac.guide.demos import Demo, demos
 from llmanac.guide.demos._model import Models
 from llmanac.guide.exercise import Verdict, exercises
 from llmanac.guide.pages import PARTS, Page, evidence, pages, search
 from llmanac.guide.progress import Progress
-from llmanac.guide.question import RESULTS, questions
+from llmanac.guide.question import LEVELS, RESULTS, ROLES, Question, questions
 from llmanac.guide.tables import about, chapters, of_study
 
 TEMPLATES = Path(__file__).parent / "templates"
+ASKED = 5  # questions of a mock interview
 GUESSES = 5  # figures of a study that can be guessed before its page is opened
 ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
 
@@ -61,6 +63,9 @@ class Site:
             *rows,
             *studies,
             *(f"chapter/{name}.html" for name in chapters()),
+            "paths.html",
+            *(f"path/{found.name}.html" for found in paths.load()),
+            *(f"area/{found.name}.html" for found in paths.areas()),
             "demos.html",
             *(f"demo/{name}.html" for name in demos()),
             *tasks,
@@ -95,7 +100,10 @@ class Site:
             code = more.get("code") or task.scaffold.lstrip()
             return self._render("exercise.html", path, task.title, task=task, verdict=verdict, code=code)
         if part == "question" and rest in questions():
-            return self._render("question.html", path, questions()[rest].ask, q=questions()[rest])
+            q, told = questions()[rest], more.get("told", "")
+            return self._render("question.html", path, q.ask, q=q, told=told, forms=FORMS)
+        if part in ("path", "area") and (steps := self._steps(part, rest)):
+            return self._render("path.html", path, steps[0], text=steps[1], steps=steps[2])
         if part == "chapter" and rest in chapters():
             found_tables = chapters()[rest]
             return self._render("chapter.html", path, found_tables[0].chapter, tables=found_tables)
@@ -118,6 +126,10 @@ class Site:
             return self._render("search.html", path, "Search", query=query, found=found)
         if name == "exercises":
             return self._render("exercises.html", path, "Exercises", tasks=list(exercises().values()))
+        if name == "paths":
+            return self._render("paths.html", path, "Paths", found=paths.load(), areas=paths.areas())
+        if name == "mock" and self.token:
+            return self._mock(path, more.get("params", {}), more.get("graded"))
         if name == "placement" and self.token:
             return self._render("placement.html", path, "A test of ten minutes", asked=planning.placement())
         if name == "plan" and self.progress is not None:
@@ -132,6 +144,32 @@ class Site:
             found_questions = list(questions().values())
             return self._render("questions.html", path, "Questions", asked=found_questions)
         return None
+
+    def _steps(self, part: str, name: str) -> tuple[str, str, list[tuple[Page, str]]] | None:
+        """Title, text and the pages of a learning path, each with why it comes there, or of an area."""
+        if part == "path":
+            found = next((p for p in paths.load() if p.name == name), None)
+            if found is None:
+                return None
+            return found.title, found.text, [(pages()[step.row], step.why) for step in found.steps]
+        area = next((a for a in paths.areas() if a.name == name), None)
+        return None if area is None else (area.title, area.text, [(pages()[row], "") for row in area.rows])
+
+    def _mock(self, path: str, params: dict[str, str], graded: list[mock.Graded] | None) -> str:
+        """A mock interview: five questions, or what to study after it."""
+        chosen = {name: params.get(name, "") for name in ("role", "level")}
+        role, level = (chosen[n] if chosen[n] in known else None for n, known in (("role", ROLES), ("level", LEVELS)))
+        asked: list[Question] = []
+        if self.progress is not None and params and graded is None:
+            due, now = self.progress.due(), datetime.now(UTC)
+            names = {item.partition("/")[2]: at for item, at in due.items() if item.startswith("question/")}
+            ready = [name for name, at in names.items() if at <= now]
+            later, seed = names.keys() - set(ready), int(now.timestamp()) // 600
+            every = list(questions().values())
+            asked = mock.choose(every, count=ASKED, seed=seed, role=role, level=level, due=ready, later=later)
+        studies = None if graded is None else mock.study(graded)
+        return self._render("mock.html", path, "A mock interview", asked=asked, graded=graded or [], studies=studies,
+                            roles=ROLES, levels=LEVELS, chosen=chosen)  # fmt: skip
 
     def _today(self) -> dict[str, Any]:
         """What the first page says of the reader's own work."""
