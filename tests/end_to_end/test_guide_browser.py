@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from llmanac.guide.app import create_app
-from llmanac.guide.demos import demos
-from llmanac.guide.demos._model import Models
+from llmanac.guide.demos import Models, demos
 from llmanac.guide.progress import Progress
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -24,8 +24,8 @@ from llmanac.generate.engine import Engine
 from llmanac.guide import app as guide_app
 from llmanac.guide import calculate
 from llmanac.guide.app import create_app
-from llmanac.guide.demos import _html, _model, beam, demos, mixer, tokenizer
-from llmanac.guide.demos._model import Held, Models
+from llmanac.guide.demos import Models, _html, _model, beam, demos, mixer, tokenizer
+from llmanac.guide.demos._model import Held
 from llmanac.guide.progress import Progress
 
 SMALL = Models(small=True)
@@ -191,6 +191,9 @@ def client(tmp_path):
 
 
 def test_a_demo_is_run_in_its_form(client):
+    assert "/demo/quantizer.html?method=int8" in client.get("/row/quant/int8.html").text
+    assert "<option selected>int8</option>" in client.get("/demo/quantizer.html?method=int8").text
+    assert "<option selected>nf4</option>" not in client.get("/demo/quantizer.html?method=%3Cb%3E").text
     text = client.get("/demo/normalizers.html").text
     assert 'for="lengths"' in text and "Result" not in text
     answer = client.post("/demo/normalizers.html", **form(group="2", rewards="0 1 0 0"))

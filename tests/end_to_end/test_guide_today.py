@@ -13,7 +13,7 @@ from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.guide import plan
 from llmanac.guide.app import create_app
-from llmanac.guide.demos._model import Models
+from llmanac.guide.demos import Models
 from llmanac.guide.exercise import exercises
 from llmanac.guide.progress import Guess, Progress, Review
 from llmanac.guide.question import questions

@@ -26,10 +26,10 @@ from llmanac.core import interrupts
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.progress import Report
 from llmanac.guide import plan
-from llmanac.guide.demos import demos
-from llmanac.guide.demos._model import Models
+from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
 from llmanac.guide.mock import Graded
+from llmanac.guide.pages import pages
 from llmanac.guide.progress import RATINGS, Guess, Progress, Review
 from llmanac.guide.question import RESULTS, questions
 from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
@@ -277,9 +277,11 @@ def serve(
     """
     with contextlib.closing(claim_port("127.0.0.1", port)) as claimed:
         address: tuple[str, int] = claimed.getsockname()[:2]
+        app = create_app(progress, models=Models(model))
+        pages()  # read once, before the first page is asked for
         report(f"The guide: http://{address[0]}:{address[1]}/ (this machine only). Press Ctrl-C to stop.")
         ready()
-        _run(create_app(progress, models=Models(model)), claimed)
+        _run(app, claimed)
 
 
 def _run(app: ASGIApp, claimed: socket.socket) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import catalogue, registry
-from llmanac.core.describe import choices
+from llmanac.core.describe import choices, parsed
 from llmanac.guide.exercise import Exercise, exercises
 from llmanac.guide.question import RESULTS, Question, questions
 
@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any], list[tuple[str, str, st
         return text, "", {}, []
     method = "\nCARD = {" in text
     found = choices(path) if method else []
-    return text, ast.get_docstring(ast.parse(text)) or "", registry.read_card(path) if method else {}, found
+    return text, ast.get_docstring(parsed(path)) or "", registry.read_card(path) if method else {}, found
 
 
 def evidence() -> dict[str, str]:

@@ -16,8 +16,7 @@ from llmanac.core.progress import progress
 from llmanac.guide import markdown, mock, paths
 from llmanac.guide import plan as planning
 from llmanac.guide.check import FORMS
-from llmanac.guide.demos import Demo, demos
-from llmanac.guide.demos._model import Models
+from llmanac.guide.demos import Demo, Models, demos
 from llmanac.guide.exercise import Verdict, exercises
 from llmanac.guide.pages import PARTS, Page, evidence, pages, search
 from llmanac.guide.progress import Progress
@@ -190,7 +189,7 @@ class Site:
 
     def _demo(self, demo: Demo, path: str, **more: Any) -> str:
         """The form with what was typed, and its result; without an app the result of what the form begins with."""
-        given: dict[str, str] = {key: str(value) for key, value in dict(more.get("given", {})).items()}
+        given: dict[str, str] = more.get("given") or more.get("params") or {}
         parts = demo.run({}, self.models) if not self.token else more.get("parts")
         held = self.models.held if demo.needs_model and parts is not None else None
         values = {field.name: given.get(field.name, field.value) for field in demo.fields}
@@ -201,7 +200,8 @@ class Site:
     def _row(self, page: Page, path: str) -> str:
         body = markdown.render(page.explanation, lambda to: None, level=2)
         parts = [part for part in PARTS if part not in page.lacks]
-        found = [demo for demo in demos().values() if demo.shows(page.entry.id, page.entry.method)]
+        ids = (page.entry.id, page.entry.method)
+        found = [(demo, demo.preset(*ids) if self.token else "") for demo in demos().values() if demo.shows(*ids)]
         return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found,
                             told=about(page.entry.id))  # fmt: skip
 

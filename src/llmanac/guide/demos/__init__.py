@@ -16,12 +16,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest, shown
+
+if TYPE_CHECKING:
+    from llmanac.guide.demos._model import Held
 
 FOLDER = Path(__file__).parent
 SECONDS = 20.0  # of one demo, without the loading of a model
@@ -74,6 +77,25 @@ class Field:
         return number
 
 
+class Models:
+    """The model that demos run on, loaded when one first needs it (`_model.py` says which).
+
+    Args:
+        path: a run's or model's folder, a .gguf file or the name of a model on the hub; empty: what is there.
+        small: the n-gram model whatever is installed, so that an exported site is the same everywhere.
+    """
+
+    def __init__(self, path: str = "", *, small: bool = False) -> None:
+        self.path, self.small = path, small
+
+    @functools.cached_property
+    def held(self) -> Held:
+        """Raises LlmanacError where a model that was named cannot be read."""
+        from llmanac.guide.demos._model import load
+
+        return load(self.path, self.small)
+
+
 @dataclass(frozen=True)
 class Demo:
     """One demo; nothing is imported to list it."""
@@ -101,7 +123,16 @@ class Demo:
         """Whether it is a demo of an entry, by its id and its method's."""
         return any(id.partition("/")[0] in self.kinds or (id and id.startswith(self.rows)) for id in ids)
 
-    def run(self, given: Mapping[str, str], models: Any) -> list[Markup]:
+    def preset(self, *ids: str) -> str:
+        """`field=name` of the field that chooses the method of an entry; empty where none does."""
+        for id in ids:
+            kind, _, name = id.partition("/")
+            for field in self.fields if kind in registry.KINDS else ():
+                if field.kind == kind and name in field.options:
+                    return f"{field.name}={name}"
+        return ""
+
+    def run(self, given: Mapping[str, str], models: Models) -> list[Markup]:
         """The parts of its result. Raises LlmanacError for inputs that are out of bounds, or where time is up."""
         values = {field.name: field.read(given.get(field.name)) for field in self.fields}
         if self.needs_model:

@@ -53,31 +53,19 @@ class Held:
         return torch.log_softmax(out.logits[0, -1].float(), -1)
 
 
-class Models:
-    """The demos' model, loaded when one first needs it.
-
-    Args:
-        path: a run's or model's folder, a .gguf file or the name of a model on the hub; empty: see the module.
-        small: the n-gram model whatever is installed, so that an exported site is the same everywhere.
-    """
-
-    def __init__(self, path: str = "", *, small: bool = False) -> None:
-        self.path, self.small = path, small
-
-    @functools.cached_property
-    def held(self) -> Held:
-        """Raises LlmanacError where a model that was named cannot be read."""
-        found = importlib.util.find_spec(PACKAGE)
-        package = Path(found.origin).parent / FILE if found and found.origin else None
-        if self.small:
-            return built_in()
-        if self.path:
-            return Held(self.path, load_engine(self.path))
-        if package is not None and package.is_file():
-            return Held(f"SmolLM2-135M-Instruct (package {PACKAGE})", load_engine(package))
-        if (RUN / "model").exists() or (RUN / "config.json").exists():
-            return Held(f"the run of make demo ({RUN})", load_engine(RUN), ANOTHER)
+def load(path: str, small: bool) -> Held:
+    """The model of `Models`."""
+    found = importlib.util.find_spec(PACKAGE)
+    package = Path(found.origin).parent / FILE if found and found.origin else None
+    if small:
         return built_in()
+    if path:
+        return Held(path, load_engine(path))
+    if package is not None and package.is_file():
+        return Held(f"SmolLM2-135M-Instruct (package {PACKAGE})", load_engine(package))
+    if (RUN / "model").exists() or (RUN / "config.json").exists():
+        return Held(f"the run of make demo ({RUN})", load_engine(RUN), ANOTHER)
+    return built_in()
 
 
 def prose() -> str:
