@@ -6,6 +6,7 @@ axe-core's `axe.min.js` for its checks.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -33,11 +34,16 @@ class Chromium:
     def __init__(self, folder):
         read, child_out = os.pipe()
         child_in, write = os.pipe()
-        flags = "--headless=new --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run"
-        command = f'exec "$0" {flags} --user-data-dir="{folder}" about:blank 3<&{child_in} 4>&{child_out}'
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]
+
+        def places():  # the browser reads commands from 3 and answers on 4
+            high = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (child_in, child_out)]
+            os.dup2(high[0], 3)
+            os.dup2(high[1], 4)
+
         self.process = subprocess.Popen(
-            ["sh", "-c", command, BROWSER], pass_fds=(child_in, child_out), stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [BROWSER, *flags, f"--user-data-dir={folder}", "about:blank"], close_fds=False, preexec_fn=places,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(child_in)
         os.close(child_out)
