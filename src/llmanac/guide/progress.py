@@ -133,12 +133,18 @@ class Progress:
     def guesses(self) -> list[Guess]:
         """All, in the order of time."""
         rows = self._read("SELECT place, low, high, value, at FROM guesses ORDER BY at, place")
-        return [Guess(place, low, high, value, datetime.fromisoformat(at)) for place, low, high, value, at in rows]
+        try:
+            return [Guess(place, low, high, value, datetime.fromisoformat(at)) for place, low, high, value, at in rows]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: holds a guess that cannot be read ({error})") from None
 
     def interview(self) -> date | None:
         """The day that was set, or None."""
         found = self._read("SELECT value FROM settings WHERE name = 'interview'")
-        return date.fromisoformat(found[0][0]) if found else None
+        try:
+            return date.fromisoformat(found[0][0]) if found else None
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: holds a day of an interview that cannot be read ({error})") from None
 
     def set_interview(self, day: date) -> None:
         """Plan for this day from now on."""
