@@ -50,7 +50,7 @@ def test_every_method_of_a_kind_has_its_demo():
         for row in demo.rows:
             assert any(name.startswith(row) for names in ids for name in names), (demo.name, row)
     assert {"tokenizer", "decoding", "mixer", "quantizer", "drafter"} <= {k for d in demos().values() for k in d.kinds}
-    assert len(demos()) >= 9
+    assert len(demos()) >= 10 and not demos()["beam"].shows("decode/top-p", "decoding/top-p")
 
 
 def test_tokenizers_and_decoding_show_what_the_package_gives():

@@ -121,9 +121,9 @@ def about(id: str) -> list[Row]:
 
 
 def of_study(study: str) -> list[tuple[Figure, str]]:
-    """The figures of a study that are numbers, each with what is claimed where it is shown."""
-    every = (pair for table in tables() for row in table.rows for pair in ((f, row.claim) for f in row.figures))
-    return [(f, claim) for f, claim in every if f.study == study and f.number is not None]
+    """The figures of a study that are numbers, each with the row that shows it and what is claimed there."""
+    every = ((f, f"{row.name} ({row.claim})") for table in tables() for row in table.rows for f in row.figures)
+    return [(f, told) for f, told in every if f.study == study and f.number is not None]
 
 
 def chapters() -> dict[str, list[Table]]:

@@ -12,7 +12,14 @@ from llmanac.guide.demos import Field, _html, _model
 
 CARD = {
     "title": "A beam search as a tree",
-    "rows": ["decode/beam", "decode/diverse-beam", "decode/length-penalty", "decoding/"],
+    "rows": [
+        "decode/beam",
+        "decode/diverse-beam",
+        "decode/length-penalty",
+        "decoding/beam",
+        "decoding/diverse-beam",
+        "decoding/length-penalty",
+    ],
 }
 MODEL = True
 FIELDS = (

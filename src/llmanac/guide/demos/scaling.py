@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from llmanac.core.errors import SpecError
+from llmanac.guide import mathml
 from llmanac.guide.demos import Field, _html
 from llmanac.guide.question import measured
 from llmanac.lab._svg import Line, line_chart, nice_number
@@ -49,6 +50,7 @@ def run(values: dict[str, Any], models: Any, until: float) -> list[Markup]:
     chart = line_chart(lines, "parameters", "loss, nats a token", "Loss over size at fixed compute", log=True)
     exponent = f"The best size grows with compute to the power {law.size_exponent:.3f}; {words}."
     assert math.isfinite(law.size_exponent)
-    return [Markup("<p>L = E + A / N^alpha + B / D^beta with C = 6 N D. {}</p>").format(exponent),
+    formula = "L = E + A / N^alpha + B / D^beta        C = 6 N D"
+    return [Markup(mathml.block([formula]) or f"<pre>{formula}</pre>"), Markup("<p>{}</p>").format(exponent),
             Markup('<div class="wide" tabindex="0">{}</div>').format(Markup(chart)),
             _html.table("The best split of each budget", heads, rows)]  # fmt: skip
