@@ -21,9 +21,10 @@ from llmanac.guide import markdown
 from llmanac.guide.app import MAX_BODY, POLICY, create_app
 from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import exercises, find
-from llmanac.guide.pages import PARTS, pages, search
+from llmanac.guide.pages import PARTS, pages
 from llmanac.guide.progress import Progress
 from llmanac.guide.question import questions
+from llmanac.guide.search import search
 from llmanac.guide.site import TEMPLATES, Site
 
 MOST_LACKING = {"explanation": 15, "source": 3, "paper": 48, "test": 5, "evidence": 213, "question": 178}
@@ -191,9 +192,20 @@ def test_text_is_escaped():
 
 
 def test_search():
-    assert search("rotary")[0].entry.id.startswith("position/rope")
-    assert {"attention/flash"} <= {p.entry.id for p in search("flash attention")}
-    assert search("zzzz") == search("") == []
+    assert search("rotary")[0].path.startswith("row/position/rope")
+    assert "row/attention/flash.html" in {hit.path for hit in search("flash attention")}
+    assert search("zzzz") == search("") == [] and len(search("the")) <= 50
+    for asked, wanted in (
+        ("Why is a KV cache needed, and how large is it?", "question/kv-cache-size.html"),
+        ("KV cache", "row/serve/kv-cache.html"),
+        ("what does beam search do as a tree", "demo/beam.html"),
+        ("LoRA: low-rank adaptation", "row/finetune/lora.html"),
+        ("nucleus sampling", "exercise/top-p.html"),
+        ("reinforcement learning chapter", "chapter/reinforcement-learning.html"),
+    ):
+        assert wanted in [hit.path for hit in search(asked)[:15]], asked
+    for name, question in list(questions().items())[::10]:
+        assert search(question.ask)[0].path == f"question/{name}.html"
 
 
 @pytest.fixture

@@ -122,15 +122,3 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any], list[tuple[str, str, st
 def evidence() -> dict[str, str]:
     """The text of every evidence page by folder."""
     return {path.parent.name: path.read_text("utf-8") for path in sorted(RESULTS.glob("*/page.md"))}
-
-
-def search(text: str) -> list[Page]:
-    """Pages that have every word of the query, those with it in id or title first; 50 at most."""
-    words = re.findall(r"\w+", text.lower())[:20]
-    ranked = []
-    for page in pages().values():
-        head = f"{page.entry.id} {page.entry.title} {' '.join(page.card.get('aliases', ()))}".lower()
-        body = f"{head} {page.explanation} {' '.join(q.ask for q in page.questions)}".lower()
-        if words and all(word in body for word in words):
-            ranked.append((-sum(word in head for word in words), len(page.entry.id), page))
-    return [page for _, _, page in sorted(ranked, key=lambda r: r[:2])[:50]]

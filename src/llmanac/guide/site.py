@@ -18,9 +18,10 @@ from llmanac.guide import plan as planning
 from llmanac.guide.check import FORMS
 from llmanac.guide.demos import Demo, Models, demos
 from llmanac.guide.exercise import Verdict, exercises
-from llmanac.guide.pages import PARTS, Page, evidence, pages, search
+from llmanac.guide.pages import PARTS, Page, evidence, pages
 from llmanac.guide.progress import Progress
 from llmanac.guide.question import LEVELS, RESULTS, ROLES, Question, questions
+from llmanac.guide.search import index, search
 from llmanac.guide.tables import about, chapters, of_study
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -121,7 +122,7 @@ class Site:
             return self._render("index.html", path, "llmanac: the guide", **values)
         if name == "search":
             query = str(more.get("query", ""))[:200]
-            found = search(query) if query else list(pages().values())
+            found = search(query) if query else index()
             return self._render("search.html", path, "Search", query=query, found=found)
         if name == "exercises":
             return self._render("exercises.html", path, "Exercises", tasks=list(exercises().values()))
