@@ -42,6 +42,8 @@ def test_a_question_is_complete(question: Question):
     assert 15 <= len(words(question.short)) <= 95 and 60 <= len(words(question.long)) <= 280
     assert len(question.long.strip().split("\n\n")) >= 2
     assert len(question.follow_ups) >= 3 and len(question.rubric) >= 4 and question.wrong and question.source
+    plain = [question.ask, question.wrong, question.source, *question.follow_ups, *question.rubric]
+    assert "{" not in "".join(plain)
     if question.check:
         assert question.check.ask.endswith(("?", "."))
         right = question.check.right(question.figures())
@@ -192,8 +194,9 @@ def test_a_model_grades_by_likelihood(monkeypatch):
     from llmanac.guide import mock
 
     def fake(model, tokenizer, pairs, label):
-        said = [("angles" in prompt.partition("point made")[2]) == (word == " yes") for prompt, word in pairs]
-        return [SimpleNamespace(total=float(yes)) for yes in said]
+        """One point is more probable after the answer, the others a little."""
+        gains = [("an answer" in prompt) * (0.6 if "angles" in point else 0.4) for prompt, point in pairs]
+        return [SimpleNamespace(total=3 * (gain - 5), ids=(1, 2, 3)) for gain in gains]
 
     monkeypatch.setattr(likelihood, "loglikelihood", fake)
     question = bank.find("rope-relative")

@@ -2,7 +2,7 @@
 
     w = a c[q],  a = max |w| over the block,  c: 16 numbers in -1..1, more of them near 0
 
-The levels are those of a normal distribution cut at its 0.9677 quantile, 8 below zero, zero, and 7 above. With double
+The levels are those of a normal distribution cut at its 0.9677 quantile, 7 below zero, zero, and 8 above. With double
 quantization the scales themselves, less their mean, are 8-bit floats with a scale for each 256 of them: 4.127 bits a
 number in place of 4.5. Layout and values are those of bitsandbytes, so that its files are read and written.
 
