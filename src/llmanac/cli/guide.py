@@ -23,6 +23,7 @@ question_app = group("Interview questions: 30-second and 2-minute answers, what 
 def guide_command(
     export: Annotated[Path | None, typer.Option(help="Write all pages into this new folder instead.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8090,
+    model: Annotated[str, typer.Option(help="Model of the demos [SmolLM2, the run of make demo].")] = "",
     progress: Kept = None,
 ) -> None:
     """Open the guide: a page for every method with its code, test and evidence, questions and exercises."""
@@ -36,7 +37,7 @@ def guide_command(
         return
     from llmanac.guide.app import serve
 
-    serve(Progress(progress), port=port, report=print)
+    serve(Progress(progress), port=port, model=model, report=print)
 
 
 @question_app.command("list")

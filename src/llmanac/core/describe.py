@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,19 @@ from typing import Any
 from llmanac.core import catalogue, registry
 
 
+def parsed(path: Path) -> ast.Module:
+    """A file's syntax tree; the last ones are kept while their files are the same, since bases are read often."""
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
 def choices(path: Path, name: str = "Spec") -> list[tuple[str, str, str]]:
     """`(field, type, default)` of a Spec in a file, those of its bases first, read from the source."""
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = parsed(path)
     found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name), None)
     if found is None:
         return []
@@ -46,7 +57,7 @@ def _class_of(tree: ast.Module, path: Path, name: str) -> tuple[Path | None, str
 
 
 def _docstring(path: Path) -> str:
-    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    return ast.get_docstring(parsed(path)) or ""
 
 
 # Further flags that a comparison of a kind needs.

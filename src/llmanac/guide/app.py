@@ -13,6 +13,8 @@ import hmac
 import secrets
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
 from urllib.parse import parse_qs
 
 import uvicorn
@@ -21,12 +23,17 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmanac.core import interrupts
-from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.progress import Report
+from llmanac.guide import plan
+from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
-from llmanac.guide.progress import RATINGS, Progress
+from llmanac.guide.mock import Graded
+from llmanac.guide.pages import pages
+from llmanac.guide.progress import RATINGS, Guess, Progress, Review
 from llmanac.guide.question import RESULTS, questions
-from llmanac.guide.site import ASSETS, TEMPLATES, Site
+from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
+from llmanac.guide.tables import of_study
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web._asgi import Guard
 from llmanac.web._hosts import Hosts
@@ -46,8 +53,10 @@ HEADERS = {
 }
 MAX_BODY = 3 * MOST + 4096  # bytes of a form: a character of an answer may take three
 BODY_SECONDS = 10.0
-WAITING = 4  # answers that may wait for the sandbox
-FIELDS = 8
+WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
+DEMO_WALL = 90.0  # seconds for a demo with its waiting and the loading of a model
+FIELDS = 40
+FORMS = ("review", "placement", "plan", "guess", "mock")
 
 
 class Guide:
@@ -56,12 +65,14 @@ class Guide:
     Args:
         progress: where reviews are kept.
         token: what forms carry; drawn where it is not given.
+        models: what demos run on.
     """
 
-    def __init__(self, progress: Progress, token: str = "") -> None:
+    def __init__(self, progress: Progress, token: str = "", models: Models | None = None) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.progress = progress
-        self.site = Site(self.token, progress.due)
+        self.site = Site(self.token, progress, models or Models())
+        self._demos = ThreadPoolExecutor(1, thread_name_prefix="demo")  # one at a time: they share the model
         self._turn = asyncio.Semaphore(1)
         self._waiting = 0
 
@@ -91,8 +102,9 @@ class Guide:
             return Response((TEMPLATES / path).read_bytes(), media_type=ASSETS[path])
         if path.startswith("evidence/") and path.endswith(".svg"):
             return self._figure(path)
+        params = dict(request.query_params)
         try:
-            text = await asyncio.to_thread(self.site.page, path, query=request.query_params.get("query", ""))
+            text = await asyncio.to_thread(self.site.page, path, query=params.get("query", ""), params=params)
         except DataError as error:
             return self._message(500, str(error))
         return HTMLResponse(text) if text is not None else self._message(404, f"there is no page {path[:100]!r}")
@@ -120,8 +132,12 @@ class Guide:
         try:
             if path.startswith("exercise/") and name in exercises():
                 return await self._check(name, path, form.get("code", ""))
-            if path == "review":
-                return self._review(form.get("item", ""), form.get("rating", ""))
+            if path.startswith("demo/") and name in demos():
+                return await self._demo(name, path, form)
+            if path.startswith("question/") and name in questions():
+                return self._answer(name, path, form.get("given", ""))
+            if path in FORMS:
+                return getattr(self, f"_{path}")(form)
         except LlmanacError as error:
             return self._message(500, str(error))
         return self._message(404, f"there is no form at {path[:100]!r}")
@@ -143,12 +159,91 @@ class Guide:
         self.progress.add(f"exercise/{name}", RATINGS["good" if verdict.passed else "again"])
         return HTMLResponse(self.site.page(path, verdict=verdict, code=code))
 
-    def _review(self, item: str, rating: str) -> Response:
+    async def _demo(self, name: str, path: str, form: dict[str, str]) -> Response:
+        """A demo in the one thread that runs them, while the loop answers others; it ends when its time is up."""
+        if self._waiting >= WAITING:
+            return self._message(429, "other demos and answers are waiting; send yours again in a few seconds")
+        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        work = self._demos.submit(self._shown, name, path, form)
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._left))
+        try:
+            return HTMLResponse(await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(work)), DEMO_WALL))
+        except TimeoutError:
+            return self._message(503, "the demo is still waiting or loading its model; try it again in a minute")
+
+    def _left(self) -> None:
+        self._waiting -= 1
+
+    def _shown(self, name: str, path: str, form: dict[str, str]) -> str | None:
+        try:
+            return self.site.page(path, given=form, parts=demos()[name].run(form, self.site.models))
+        except LlmanacError as error:
+            return self.site.page(path, given=form, error=str(error))
+
+    def _review(self, form: dict[str, str]) -> Response:
+        item, rating = form.get("item", ""), form.get("rating", "")
         kind, _, name = item.partition("/")
         if rating not in RATINGS or kind != "question" or name not in questions():
             return self._message(400, "a review needs a question and a rating")
         self.progress.add(item, RATINGS[rating])
         return RedirectResponse("/index.html", status_code=303)
+
+    def _answer(self, name: str, path: str, given: str) -> Response:
+        """The part of a question that the machine checks."""
+        question = questions()[name]
+        if question.check is None or len(given) > 100:
+            return self._message(400, "this question has no part that is checked, or the answer is too long")
+        try:
+            right, what = question.check.grade(given, question.figures())
+        except SpecError as error:
+            return HTMLResponse(self.site.page(path, told=str(error)))
+        return HTMLResponse(self.site.page(path, told=f"{'Right' if right else 'Not right'}: {what}"))
+
+    def _mock(self, form: dict[str, str]) -> Response:
+        asked = [questions()[name] for name in form.get("asked", "").split()[:ASKED] if name in questions()]
+        if not asked:
+            return self._message(400, "no question was asked")
+        graded = [
+            Graded(q, frozenset(n for n in range(len(q.rubric)) if f"{q.name}/{n}" in form)) for q in asked
+        ]  # fmt: skip
+        now = datetime.now(UTC)
+        self.progress.merge([Review(f"question/{g.question.name}", now, RATINGS[g.rating]) for g in graded])
+        return HTMLResponse(self.site.page("mock.html", graded=graded))
+
+    def _placement(self, form: dict[str, str]) -> Response:
+        asked = {question.name for question in plan.placement()}
+        given = {name: form[name] for name in asked if name in form}
+        if not given or not RATINGS.keys() >= set(given.values()):
+            return self._message(400, "rate at least one answer: again, hard, good or easy")
+        now = datetime.now(UTC)
+        self.progress.merge([Review(f"question/{name}", now, RATINGS[rating]) for name, rating in given.items()])
+        return RedirectResponse("/plan.html", status_code=303)
+
+    def _plan(self, form: dict[str, str]) -> Response:
+        try:
+            day = date.fromisoformat(form.get("day", ""))
+        except ValueError:
+            return self._message(400, "the day of the interview is written as 2027-01-31")
+        if not 0 <= (day - date.today()).days <= plan.MOST_DAYS:
+            return self._message(400, f"the day of the interview is from today to {plan.MOST_DAYS} days ahead")
+        self.progress.set_interview(day)
+        return RedirectResponse("/plan.html", status_code=303)
+
+    def _guess(self, form: dict[str, str]) -> Response:
+        place = form.get("place", "")
+        study = place.partition(" | ")[0]
+        figure = next((f for f, _ in of_study(study) if f.place == place), None)
+        if figure is None or figure.number is None:
+            return self._message(400, "there is no such figure")
+        try:
+            low, high = (float(form.get(name, "").strip(" %").replace(",", "")) for name in ("low", "high"))
+            guess = Guess(place, low, high, figure.number, datetime.now(UTC))
+            if all(kept.place != place for kept in self.progress.guesses()):  # the first counts: the figure was seen
+                self.progress.guess([guess])
+        except (ValueError, DataError):
+            return self._message(400, "a guess is two numbers, the lower one first")
+        return RedirectResponse(f"/evidence/{study}/page.html", status_code=303)
 
     def _message(self, status: int, text: str) -> Response:
         return Response(f"{text}\n", status_code=status, media_type="text/plain")
@@ -166,18 +261,27 @@ async def _lifespan(receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.shutdown.complete"})
 
 
-def create_app(progress: Progress, *, token: str = "", host: str = "127.0.0.1") -> ASGIApp:
+def create_app(
+    progress: Progress, *, token: str = "", host: str = "127.0.0.1", models: Models | None = None
+) -> ASGIApp:
     """The guide behind its guard: hosts and origins of this machine, small bodies that come in time."""
-    return Guard(Guide(progress, token), hosts=Hosts(host), max_body=MAX_BODY, body_seconds=BODY_SECONDS)
+    return Guard(Guide(progress, token, models), hosts=Hosts(host), max_body=MAX_BODY, body_seconds=BODY_SECONDS)
 
 
-def serve(progress: Progress, *, port: int = 8090, report: Report, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve the guide on the loopback address until Ctrl-C. Raises LlmanacError where the port is taken."""
+def serve(
+    progress: Progress, *, port: int = 8090, model: str = "", report: Report, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve the guide on the loopback address until Ctrl-C; `model` is what demos run on, loaded when one needs it.
+
+    Raises LlmanacError where the port is taken.
+    """
     with contextlib.closing(claim_port("127.0.0.1", port)) as claimed:
         address: tuple[str, int] = claimed.getsockname()[:2]
+        app = create_app(progress, models=Models(model))
+        pages()  # read once, before the first page is asked for
         report(f"The guide: http://{address[0]}:{address[1]}/ (this machine only). Press Ctrl-C to stop.")
         ready()
-        _run(create_app(progress), claimed)
+        _run(app, claimed)
 
 
 def _run(app: ASGIApp, claimed: socket.socket) -> None:

@@ -1,4 +1,5 @@
-"""The Markdown that the project's own pages use, as HTML: headings, paragraphs, lists, tables, code, links, pictures.
+"""The Markdown that the project's own pages use, as HTML: headings, paragraphs, lists, tables, code, links, pictures,
+formulas (`mathml.py`).
 
 Everything is escaped; HTML in a text is shown, not run. Comments are left out.
 """
@@ -9,8 +10,12 @@ import re
 from collections.abc import Callable
 from html import escape
 
+from llmanac.guide import mathml
+
 Link = Callable[[str], str | None]  # where a link or a picture leads to; None: only its text is kept
-_INLINE = re.compile(r"(`+)(.+?)\1|(!?)\[([^\]]*)\]\(([^)\s]+)\)|\*\*(.+?)\*\*")
+_INLINE = re.compile(
+    r"(`+)(.+?)\1|(!?)\[([^\]]*)\]\(([^)\s]+)\)|\*\*(.+?)\*\*|\$(\w|(?=[^$]*[\\_^=])[^$\s](?:[^$]*[^$\s])?)\$"
+)
 _ITEM = re.compile(r"(?:[-*]|\d+\.) +(.*)")
 
 
@@ -22,6 +27,8 @@ def inline(text: str, link: Link) -> str:
         at = found.end()
         if found[2] is not None:
             out.append(f"<code>{escape(found[2].strip())}</code>")
+        elif found[7] is not None:
+            out.append(mathml.mathml(found[7]) or f"<code>{escape(found[7])}</code>")
         elif found[6] is not None:
             out.append(f"<strong>{inline(found[6], link)}</strong>")
         else:
@@ -62,7 +69,8 @@ def render(text: str, link: Link = lambda _: None, *, level: int = 1) -> str:
         elif line.startswith("    ") and line.strip():
             while end < len(lines) and (lines[end].startswith("    ") or not lines[end].strip()):
                 end += 1
-            out.append(_code([x[4:] for x in lines[at:end]]))
+            inner = [x[4:] for x in lines[at:end]]
+            out.append(mathml.block(inner) or _code(inner))
         elif line.strip():
             while end < len(lines) and lines[end].strip() and not _starts(lines[end]):
                 end += 1
@@ -92,14 +100,24 @@ def _list(lines: list[str], link: Link) -> str:
     return f"<{tag}>" + "".join(f"<li>{inline(item, link)}</li>" for item in items) + f"</{tag}>"
 
 
+def cells(lines: list[str]) -> list[list[str]]:
+    """The cells of a table's lines, the ruler between head and rows included."""
+    inner = [line.strip().removeprefix("|").removesuffix("|") for line in lines]
+    return [[cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)] for line in inner]
+
+
 def _table(lines: list[str], link: Link) -> str:
-    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines]
-    ruled = len(rows) > 1 and all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in rows[1])
-    cells = [[inline(cell.strip().replace("\\|", "|"), link) for cell in row] for row in rows]
+    found = cells(lines)
+    ruled = len(found) > 1 and all(re.fullmatch(r":?-+:?", cell) for cell in found[1])
+    shown = [[inline(cell, link) for cell in row] for row in found]
     out = ['<div class="wide" tabindex="0"><table>']
     if ruled:
-        out.append("<thead><tr>" + "".join(f'<th scope="col">{c}</th>' for c in cells[0]) + "</tr></thead>")
+        out.append(
+            "<thead><tr>"
+            + "".join(f'<th scope="col">{c}</th>' if c else "<td></td>" for c in shown[0])
+            + "</tr></thead>"
+        )
     out.append("<tbody>")
-    for row in cells[2:] if ruled else cells:
+    for row in shown[2:] if ruled else shown:
         out.append("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>")
     return "".join([*out, "</tbody></table></div>"])

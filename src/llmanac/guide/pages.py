@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import catalogue, registry
-from llmanac.core.describe import choices
+from llmanac.core.describe import choices, parsed
 from llmanac.guide.exercise import Exercise, exercises
 from llmanac.guide.question import RESULTS, Question, questions
 
@@ -116,21 +116,9 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any], list[tuple[str, str, st
         return text, "", {}, []
     method = "\nCARD = {" in text
     found = choices(path) if method else []
-    return text, ast.get_docstring(ast.parse(text)) or "", registry.read_card(path) if method else {}, found
+    return text, ast.get_docstring(parsed(path)) or "", registry.read_card(path) if method else {}, found
 
 
 def evidence() -> dict[str, str]:
     """The text of every evidence page by folder."""
     return {path.parent.name: path.read_text("utf-8") for path in sorted(RESULTS.glob("*/page.md"))}
-
-
-def search(text: str) -> list[Page]:
-    """Pages that have every word of the query, those with it in id or title first; 50 at most."""
-    words = re.findall(r"\w+", text.lower())[:20]
-    ranked = []
-    for page in pages().values():
-        head = f"{page.entry.id} {page.entry.title} {' '.join(page.card.get('aliases', ()))}".lower()
-        body = f"{head} {page.explanation} {' '.join(q.ask for q in page.questions)}".lower()
-        if words and all(word in body for word in words):
-            ranked.append((-sum(word in head for word in words), len(page.entry.id), page))
-    return [page for _, _, page in sorted(ranked, key=lambda r: r[:2])[:50]]

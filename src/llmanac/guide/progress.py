@@ -1,5 +1,7 @@
 """What was practiced and when it is due: one sqlite file of reviews, from which everything else is computed.
 
+Beside them it has the day of an interview, and guesses: intervals that should hold a measured figure nine times in ten.
+
 The schedule is FSRS (Ye 2022, the `fsrs` package) where it is installed, else a plain one: the next review is after
 1 day, then each time after 2.5 times as many days (hard: 1.2, easy: 4), and at once after a failure. Reviews are kept,
 not schedules, so that a better schedule can be computed from them later.
@@ -8,11 +10,12 @@ not schedules, so that a better schedule can be computed from them later.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,21 @@ class Review:
     item: str
     at: datetime
     rating: int
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A figure was guessed before it was seen: where it is, the interval, what it is, and when (UTC)."""
+
+    place: str
+    low: float
+    high: float
+    value: float
+    at: datetime
+
+    @property
+    def held(self) -> bool:
+        return self.low <= self.value <= self.high
 
 
 def default_path() -> Path:
@@ -62,6 +80,11 @@ class Progress:
                     "CREATE TABLE IF NOT EXISTS reviews "
                     "(item TEXT NOT NULL, at TEXT NOT NULL, rating INTEGER NOT NULL, UNIQUE (item, at))"
                 )
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS guesses (place TEXT NOT NULL, low REAL NOT NULL, high REAL NOT NULL, "
+                    "value REAL NOT NULL, at TEXT NOT NULL, UNIQUE (place, at))"
+                )
+                connection.execute("CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
                 yield connection
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path}: is not a file of reviews ({error}); give another with --progress") from None
@@ -85,10 +108,7 @@ class Progress:
 
     def reviews(self) -> list[Review]:
         """All, in the order of time."""
-        if not self.path.exists():
-            return []
-        with self._open() as connection:
-            rows = connection.execute("SELECT item, at, rating FROM reviews ORDER BY at, item").fetchmany(MOST)
+        rows = self._read("SELECT item, at, rating FROM reviews ORDER BY at, item")
         try:
             return [Review(item, datetime.fromisoformat(at), rating) for item, at, rating in rows]
         except (TypeError, ValueError) as error:
@@ -101,16 +121,69 @@ class Progress:
             by.setdefault(review.item, []).append(review)
         return {item: due(reviews) for item, reviews in by.items()}
 
+    def guess(self, guesses: Sequence[Guess]) -> None:
+        """Keep guesses; those that are there already stay once. Raises DataError for one that is no interval."""
+        for g in guesses:
+            if not (all(map(math.isfinite, (g.low, g.high, g.value))) and g.low <= g.high and 1 <= len(g.place) <= 400):
+                raise DataError(f"guess: {g} is not an interval of two numbers, the lower one first")
+        rows = [(g.place, g.low, g.high, g.value, g.at.astimezone(UTC).isoformat()) for g in guesses]
+        with self._open() as connection:
+            connection.executemany("INSERT OR IGNORE INTO guesses VALUES (?, ?, ?, ?, ?)", rows)
+
+    def guesses(self) -> list[Guess]:
+        """All, in the order of time."""
+        rows = self._read("SELECT place, low, high, value, at FROM guesses ORDER BY at, place")
+        try:
+            return [Guess(place, low, high, value, datetime.fromisoformat(at)) for place, low, high, value, at in rows]
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: holds a guess that cannot be read ({error})") from None
+
+    def interview(self) -> date | None:
+        """The day that was set, or None."""
+        found = self._read("SELECT value FROM settings WHERE name = 'interview'")
+        try:
+            return date.fromisoformat(found[0][0]) if found else None
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}: holds a day of an interview that cannot be read ({error})") from None
+
+    def set_interview(self, day: date) -> None:
+        """Plan for this day from now on."""
+        with self._open() as connection:
+            connection.execute("INSERT OR REPLACE INTO settings VALUES ('interview', ?)", [day.isoformat()])
+
+    def _read(self, query: str) -> list[Any]:
+        if not self.path.exists():
+            return []
+        with self._open() as connection:
+            return connection.execute(query).fetchmany(MOST)
+
     def export(self, path: str | Path) -> int:
-        """Write all reviews as JSON; returns how many."""
-        reviews = self.reviews()
+        """Write everything as JSON; returns how many reviews."""
+        reviews, day = self.reviews(), self.interview()
         rows = [{"item": r.item, "at": r.at.isoformat(), "rating": r.rating} for r in reviews]
-        files.write_json(path, {"version": VERSION, "reviews": rows})
+        guesses = [{**asdict(g), "at": g.at.isoformat()} for g in self.guesses()]
+        interview = None if day is None else day.isoformat()
+        document = {"version": VERSION, "reviews": rows, "guesses": guesses, "interview": interview}
+        files.write_json(path, document)
         return len(rows)
 
     def read(self, path: str | Path) -> int:
-        """Add the reviews that `export` wrote; returns how many are new. Raises DataError that names file and row."""
-        return self.merge(read_export(files.read_table(path), path))
+        """Add what `export` wrote; returns how many reviews are new. Raises DataError that names file and row."""
+        data = files.read_table(path)
+        reviews = read_export(data, path)
+        try:
+            guesses = [
+                Guess(str(g["place"]), g["low"] + 0.0, g["high"] + 0.0, g["value"] + 0.0, _moment(g["at"]))
+                for g in data.get("guesses", [])[:MOST]
+            ]
+            day = date.fromisoformat(data["interview"]) if data.get("interview") else None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            text = "guesses need place, low, high, value and at; interview is a day or null"
+            raise DataError(f"{path}: {text}") from None
+        self.guess(guesses)
+        if day is not None:
+            self.set_interview(day)
+        return self.merge(reviews)
 
 
 def read_export(data: Mapping[str, Any], path: object) -> list[Review]:
@@ -121,14 +194,18 @@ def read_export(data: Mapping[str, Any], path: object) -> list[Review]:
     found = []
     for number, row in enumerate(rows, 1):
         try:
-            at = datetime.fromisoformat(row["at"])
-            review = Review(str(row["item"]), at if at.tzinfo else at.replace(tzinfo=UTC), row["rating"])
+            review = Review(str(row["item"]), _moment(row["at"]), row["rating"])
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{path}: review {number}: needs item, at (an ISO time) and rating") from None
         if type(review.rating) is not int or review.rating not in RATINGS.values():
             raise DataError(f"{path}: review {number}: rating is {row['rating']!r}, expected 1 to 4")
         found.append(review)
     return found
+
+
+def _moment(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def due(reviews: Sequence[Review]) -> datetime:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections import Counter
-from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from llmanac.core import catalogue, files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
-from llmanac.guide import markdown
+from llmanac.guide import markdown, mock, paths
+from llmanac.guide import plan as planning
+from llmanac.guide.check import FORMS
+from llmanac.guide.demos import Demo, Models, demos
 from llmanac.guide.exercise import Verdict, exercises
-from llmanac.guide.pages import PARTS, Page, evidence, pages, search
-from llmanac.guide.question import PATTERNS, RESULTS, questions
+from llmanac.guide.pages import PARTS, Page, evidence, pages
+from llmanac.guide.progress import Progress
+from llmanac.guide.question import LEVELS, RESULTS, ROLES, Question, questions
+from llmanac.guide.search import index, search
+from llmanac.guide.tables import about, chapters, of_study
 
 TEMPLATES = Path(__file__).parent / "templates"
+ASKED = 5  # questions of a mock interview
+GUESSES = 5  # figures of a study that can be guessed before its page is opened
 ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
 
 
@@ -28,11 +35,13 @@ class Site:
 
     Args:
         token: of a live app, which forms carry; empty for a folder, where there are no forms.
-        due: what is due when, by item; for a live app.
+        progress: reviews, guesses and the day of an interview; for a live app.
+        models: what demos run on; a folder has the results of a small one.
     """
 
-    def __init__(self, token: str = "", due: Callable[[], dict[str, datetime]] = dict) -> None:
-        self.token, self.due = token, due
+    def __init__(self, token: str = "", progress: Progress | None = None, models: Models | None = None) -> None:
+        self.token, self.progress = token, progress
+        self.models = models or Models(small=True)
         self._templates = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
@@ -53,6 +62,12 @@ class Site:
             *kinds,
             *rows,
             *studies,
+            *(f"chapter/{name}.html" for name in chapters()),
+            "paths.html",
+            *(f"path/{found.name}.html" for found in paths.load()),
+            *(f"area/{found.name}.html" for found in paths.areas()),
+            "demos.html",
+            *(f"demo/{name}.html" for name in demos()),
             *tasks,
             *asked,
         ]
@@ -73,15 +88,27 @@ class Site:
             study = rest.removesuffix("/page")
             text = evidence()[study]
             used = [p for p in pages().values() if p.evidence == study]
+            seen = {} if self.progress is None else {guess.place: guess for guess in self.progress.guesses()}
+            guessable = [(f, claim, seen.get(f.place)) for f, claim in of_study(study)][:GUESSES]
+            is_open = not self.token or not guessable or any(guess for _, _, guess in guessable)
             body = markdown.render(text.partition("\n")[2], lambda to: self._link(to, f"docs/evidence/{study}", path))
-            return self._render("evidence.html", path, _title(text), body=body, used=used)
+            return self._render("evidence.html", path, _title(text), body=body, used=used,
+                                guessable=guessable, open=is_open)  # fmt: skip
         if part == "exercise" and rest in exercises():
             task = exercises()[rest]
             verdict: Verdict | None = more.get("verdict")
             code = more.get("code") or task.scaffold.lstrip()
             return self._render("exercise.html", path, task.title, task=task, verdict=verdict, code=code)
         if part == "question" and rest in questions():
-            return self._render("question.html", path, questions()[rest].ask, q=questions()[rest])
+            q, told = questions()[rest], more.get("told", "")
+            return self._render("question.html", path, q.ask, q=q, told=told, forms=FORMS)
+        if part in ("path", "area") and (steps := self._steps(part, rest)):
+            return self._render("path.html", path, steps[0], text=steps[1], steps=steps[2])
+        if part == "chapter" and rest in chapters():
+            found_tables = chapters()[rest]
+            return self._render("chapter.html", path, found_tables[0].chapter, tables=found_tables)
+        if part == "demo" and rest in demos():
+            return self._demo(demos()[rest], path, **more)
         if part == "kind" and (found := [p for p in pages().values() if p.kind == rest]):
             return self._render("kind.html", path, f"{rest}: {len(found)} entries", kind=rest, found=found)
         return self._list(name, path, **more)
@@ -91,23 +118,93 @@ class Site:
             kinds = Counter(page.kind for page in pages().values())
             done = Counter(p.kind for p in pages().values() if p.entry.status == "done")
             status = Counter(page.entry.status for page in pages().values())
-            return self._render("index.html", path, "llmanac: the guide", kinds=kinds, done=done, status=status,
-                                due=sorted(self.due().items(), key=lambda i: i[1]))  # fmt: skip
+            values = {"kinds": kinds, "done": done, "status": status, "chapters": chapters(), "today": self._today()}
+            return self._render("index.html", path, "llmanac: the guide", **values)
         if name == "search":
             query = str(more.get("query", ""))[:200]
-            found = search(query) if query else list(pages().values())
+            found = search(query) if query else index()
             return self._render("search.html", path, "Search", query=query, found=found)
         if name == "exercises":
             return self._render("exercises.html", path, "Exercises", tasks=list(exercises().values()))
+        if name == "paths":
+            return self._render("paths.html", path, "Paths", found=paths.load(), areas=paths.areas())
+        if name == "mock" and self.token:
+            return self._mock(path, more.get("params", {}), more.get("graded"))
+        if name == "placement" and self.token:
+            return self._render("placement.html", path, "A test of ten minutes", asked=planning.placement())
+        if name == "plan" and self.progress is not None:
+            reviews, day = self.progress.reviews(), self.progress.interview()
+            days = planning.plan(reviews, day, date.today()) if day else []
+            known = sorted(planning.strengths(reviews).items(), key=lambda i: i[1])
+            return self._render("plan.html", path, "The days until an interview", interview=day, days=days,
+                                strengths=known)  # fmt: skip
+        if name == "demos":
+            return self._render("demos.html", path, "Demos", demos=list(demos().values()))
         if name == "questions":
             found_questions = list(questions().values())
-            return self._render("questions.html", path, "Questions", asked=found_questions, patterns=PATTERNS)
+            return self._render("questions.html", path, "Questions", asked=found_questions)
         return None
+
+    def _steps(self, part: str, name: str) -> tuple[str, str, list[tuple[Page, str]]] | None:
+        """Title, text and the pages of a learning path, each with why it comes there, or of an area."""
+        if part == "path":
+            found = next((p for p in paths.load() if p.name == name), None)
+            if found is None:
+                return None
+            return found.title, found.text, [(pages()[step.row], step.why) for step in found.steps]
+        area = next((a for a in paths.areas() if a.name == name), None)
+        return None if area is None else (area.title, area.text, [(pages()[row], "") for row in area.rows])
+
+    def _mock(self, path: str, params: dict[str, str], graded: list[mock.Graded] | None) -> str:
+        """A mock interview: five questions, or what to study after it."""
+        chosen = {name: params.get(name, "") for name in ("role", "level")}
+        role, level = (chosen[n] if chosen[n] in known else None for n, known in (("role", ROLES), ("level", LEVELS)))
+        asked: list[Question] = []
+        if self.progress is not None and params and graded is None:
+            due, now = self.progress.due(), datetime.now(UTC)
+            names = {item.partition("/")[2]: at for item, at in due.items() if item.startswith("question/")}
+            ready = [name for name, at in names.items() if at <= now]
+            later, seed = names.keys() - set(ready), int(now.timestamp()) // 600
+            every = list(questions().values())
+            asked = mock.choose(every, count=ASKED, seed=seed, role=role, level=level, due=ready, later=later)
+        studies = None if graded is None else mock.study(graded)
+        return self._render("mock.html", path, "A mock interview", asked=asked, graded=graded or [], studies=studies,
+                            roles=ROLES, levels=LEVELS, chosen=chosen)  # fmt: skip
+
+    def _today(self) -> dict[str, Any]:
+        """What the first page says of the reader's own work."""
+        if self.progress is None:
+            return {}
+        reviews, now = self.progress.reviews(), datetime.now(UTC)
+        due = sorted(self.progress.due().items(), key=lambda i: i[1])
+        guesses = self.progress.guesses()
+        return {
+            "ready": [(item, at) for item, at in due if at <= now and planning.chapter_of(item)],
+            "later": [(item, at) for item, at in due if at > now],
+            "weakest": planning.weakest(reviews),
+            "exercise": planning.next_exercise(reviews),
+            "guesses": len(guesses),
+            "held": sum(guess.held for guess in guesses),
+            "interview": self.progress.interview(),
+        }
+
+    def _demo(self, demo: Demo, path: str, **more: Any) -> str:
+        """The form with what was typed, and its result; without an app the result of what the form begins with."""
+        given: dict[str, str] = more.get("given") or more.get("params") or {}
+        parts = demo.run({}, self.models) if not self.token else more.get("parts")
+        held = self.models.held if demo.needs_model and parts is not None else None
+        values = {field.name: given.get(field.name, field.value) for field in demo.fields}
+        shown = [page for page in pages().values() if demo.shows(page.entry.id, page.entry.method)]
+        return self._render("demo.html", path, demo.title, demo=demo, parts=parts, held=held, values=values,
+                            error=more.get("error", ""), shown=shown)  # fmt: skip
 
     def _row(self, page: Page, path: str) -> str:
         body = markdown.render(page.explanation, lambda to: None, level=2)
         parts = [part for part in PARTS if part not in page.lacks]
-        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts)
+        ids = (page.entry.id, page.entry.method)
+        found = [(demo, demo.preset(*ids) if self.token else "") for demo in demos().values() if demo.shows(*ids)]
+        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found,
+                            told=about(page.entry.id))  # fmt: skip
 
     def _link(self, to: str, base: str, path: str) -> str | None:
         """A link of a page of docs as one of this site's; None for what is not on it."""

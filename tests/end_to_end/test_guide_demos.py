@@ -1,0 +1,236 @@
+"""Demos: every method of a kind has its demo, and what is shown is what the package computes; bounded and queued."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import re
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from _small_models import block, transformer
+from starlette.testclient import TestClient
+from test_guide import TOKEN, form
+
+from llmanac.core import catalogue, registry
+from llmanac.core.errors import SpecError
+from llmanac.core.types import Batch
+from llmanac.generate.engine import Engine
+from llmanac.guide import app as guide_app
+from llmanac.guide import calculate
+from llmanac.guide.app import create_app
+from llmanac.guide.demos import Models, _html, _model, beam, demos, mixer, tokenizer
+from llmanac.guide.demos._model import Held
+from llmanac.guide.progress import Progress
+
+SMALL = Models(small=True)
+BERT = {"model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 64}  # fmt: skip
+
+
+def shown(name, models=SMALL, **given):
+    """The rows of all tables of a demo's result, as texts."""
+    text = "".join(demos()[name].run({k: str(v) for k, v in given.items()}, models))
+    rows = re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)
+    cells = [[html.unescape(c) for c in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row)] for row in rows]
+    return text, {row[0]: row[1:] for row in cells}
+
+
+def test_every_method_of_a_kind_has_its_demo():
+    ids = [(entry.id, entry.method) for entry in catalogue.entries()]
+    for demo in demos().values():
+        assert demo.about and demo.fields and any(demo.shows(*names) for names in ids), demo.name
+        for kind in demo.kinds:
+            assert kind not in registry.KINDS or all(demo.shows(m.id) for m in registry.methods(kind).values())
+        for row in demo.rows:
+            assert any(name.startswith(row) for names in ids for name in names), (demo.name, row)
+    assert {"tokenizer", "decoding", "mixer", "quantizer", "drafter"} <= {k for d in demos().values() for k in d.kinds}
+    assert len(demos()) >= 10 and not demos()["beam"].shows("decode/top-p", "decoding/top-p")
+
+
+def test_tokenizers_and_decoding_show_what_the_package_gives():
+    text, rows = shown("tokenizer", text="naïve <b> 日本")
+    assert rows["utf8"][1] == str(len("naïve <b> 日本".encode())) and "<b>" not in text
+    assert rows["bpe"][1] == str(len(_model.tokenizer("bpe").encode("naïve <b> 日本")))
+    assert set(registry.methods("tokenizer")) <= rows.keys() and tokenizer.FIELDS[0].most == 400
+    text, rows = shown("decoding", prompt="The model", tokens=5, seed=3)
+    held = SMALL.held
+    done = held.engine.generate("The model", max_new_tokens=5)[0]
+    assert rows["greedy"][0] == f"{sum(done.logprobs):.2f}" and 'title="' in text
+    pieces = "<wbr>".join(html.escape(_html.visible(held.text(i))) for i in done.ids)
+    assert pieces in re.sub(r"</?span[^>]*>", "", text)
+
+
+def test_the_tree_holds_what_the_search_kept():
+    held = SMALL.held
+    text, rows = shown("beam", prompt="The model", tokens=4, beams=3)
+    best = held.engine.generate("The model", max_new_tokens=4, beams=3)[0]
+    assert rows["1"][0] == _html.visible(best.text) and rows["1"][3] == f"{best.score:.3f}"
+    assert text.count("<text") == 1 + 4 * 3 and text.count("<line") == 4 * 3
+    request = held.engine.request("The model", max_new_tokens=4, beams=3)
+    steps = beam.recorded(request)
+    held.engine.run([request])
+    assert all(text.ids[:-1] == parent.ids for step in steps for parent, text in step) and len(steps) == 4
+
+
+def test_the_mask_allows_what_can_go_on():
+    held = SMALL.held
+    text, _ = shown("constrain", text='{"name": "nf4", "bits": ')
+    allowed = {held.text(i) for i in range(held.engine.model.vocab_size)} & {"4", "8", "1", "16"}
+    assert text.startswith(f"<p>{len(allowed)} of {held.engine.model.vocab_size}")
+    assert "may not come there" in shown("constrain", text='{"nome": ')[0]
+    with pytest.raises(SpecError, match="JSON Schema"):
+        shown("constrain", schema="{")
+
+
+def test_normalizers_enumerate_the_policy():
+    """With Dr. GRPO's advantages and a constant the step is (1 - 1/n) times the true gradient, over the constant."""
+    _, rows = shown("normalizers", advantage="dr-grpo", group=2)
+    shares, rewards, lengths = np.array([0.4, 0.3, 0.2, 0.1]), np.array([1, 0, 1, 0]), np.array([4, 20, 8, 40])
+    true = shares * (rewards - shares @ rewards)
+    step = {"micro": 0.0, "sequence": 0.0}
+    for group in itertools.product(range(4), repeat=2):
+        g = np.array(group)
+        pull = (rewards[g] - rewards[g].mean()) * np.prod(shares[g])
+        score = np.eye(4)[g] - shares
+        step["micro"] = step["micro"] + (pull / lengths[g].sum()) @ score
+        step["sequence"] = step["sequence"] + (pull / lengths[g]) @ score
+    cosine = [float(v @ true / np.linalg.norm(v) / np.linalg.norm(true)) for v in (step["sequence"], step["micro"])]
+    found = [float(v) for v in rows["cosine with the true gradient"]]
+    assert found[4] == 1.0 and found[2] == pytest.approx(1.0) and cosine[1] < 0.9999
+    assert [found[1], found[3]] == pytest.approx(cosine, abs=1e-4)
+
+
+def test_drafts_leave_the_text_and_errors_are_measured():
+    _, rows = shown("drafter")
+    assert rows["the same text as without"] == ["yes"] and int(rows["accepted"][0]) > 0
+    assert int(rows["calls of the model"][0]) == int(rows["tokens"][0]) - int(rows["accepted"][0])
+    _, rows = shown("quantizer", outlier=50)
+    plain = shown("quantizer")[1]
+    error = {name: float(row[1].rstrip("%")) for name, row in plain.items() if row[1].endswith("%")}
+    assert error["int8"] < error["nf4"] < error["binary"] and {"bf16", "gptq", "ternary"} <= error.keys()
+    assert float(rows["int4"][1].rstrip("%")) != error["int4"]
+    _, rows = shown("scaling", flops="1e20")
+    assert float(rows["1.0e+20"][3]) > float(rows["1.0e+22"][3]) and "1.0e+18" in rows
+
+
+def test_attention_is_the_layers_own_and_the_rest_is_seen_by_its_gradient():
+    words = _model.tokenizer("bpe")
+    model = transformer(vocab_size=words.vocab_size, blocks=block({"name": "grouped-query", "heads": 4}))
+    layer, ids, kept = model.model.layers[1].self_attn, words.encode("The state of a row"), {}
+    layer.v_proj.register_forward_hook(lambda _, given, out: kept.update(v=out[0]))
+    layer.o_proj.register_forward_hook(lambda _, given, out: kept.update(read=given[0][0]))
+    plain = model(Batch(ids=torch.tensor([ids]))).logits
+    for head in range(4):
+        found = torch.tensor(mixer.weights(model, layer, ids, head), dtype=torch.float64)
+        values = kept["v"].view(len(ids), 2, -1)[:, head // 2]
+        torch.testing.assert_close(found @ values, kept["read"].view(len(ids), 4, -1)[:, head])
+        torch.testing.assert_close(found.sum(1), torch.ones(len(ids), dtype=torch.float64))
+        assert not found.triu(1).any() and found.std() > 0.05
+    assert torch.equal(model(Batch(ids=torch.tensor([ids]))).logits, plain) and "attend" not in vars(layer.score)
+    held = SimpleNamespace(held=Held("a small Transformer", Engine(model, words)))
+    _, rows = shown("mixer", held, what=mixer.OWN, layer=1, head=1, new=2, text="The state of")
+    assert len(rows) >= 3
+    with pytest.raises(SpecError, match="numbered from 0"):
+        demos()["mixer"].run({"what": mixer.OWN, "layer": "2"}, held)
+    for name in registry.methods("mixer"):
+        if name != "cross":
+            text, rows = shown("mixer", what=name, text="The state")
+            assert "bytes held" in text and len(rows) >= 3, name
+
+
+def test_the_calculators_are_those_of_the_command(tmp_path):
+    module = demos()["calculators"].module
+    text, rows = shown("calculators", rows=2, length=4096)
+    (tmp_path / "config.json").write_text(json.dumps(module.CONFIG))
+    model = calculate.read(tmp_path / "config.json")
+    used = calculate.bytes_of(model, length=4096, rows=2)
+    assert rows["in use"][1] == f"{used.inference / 1e9:,.3f}" and rows["training"][1] == f"{used.training / 1e9:,.3f}"
+    machine = calculate.Machine(400e12, 2000e9, "given")
+    step = calculate.latency(model, machine, prompt=4096, rows=2, dtype="bfloat16")[1]
+    assert rows["each next"][-1] == f"{1000 * step.seconds:.4g} ms" and "8,030,261,248 parameters" in text
+    for config, said in (
+        ("{", "config.json:"),
+        ("[]", "model_type of a family"),
+        (json.dumps({**module.CONFIG, "num_hidden_layers": 10**9}), "2000 layers"),
+        (json.dumps({**module.CONFIG, "hidden_size": -1}), "^config.json"),
+        (json.dumps({"model_type": "llmanac"}), "model_type of a family"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            demos()["calculators"].run({"config": config}, SMALL)
+    assert "each next" not in shown("calculators", config=json.dumps(BERT))[0]
+
+
+def test_inputs_are_bounded():
+    for name, given, said in (
+        ("tokenizer", {"text": "x" * 401}, "400 at most"),
+        ("decoding", {"tokens": "33"}, "not between 1 and 32"),
+        ("decoding", {"tokens": "1e9"}, "not a whole number"),
+        ("decoding", {"method": "top_p"}, "did you mean"),
+        ("quantizer", {"std": "nan"}, "not between"),
+        ("normalizers", {"lengths": "1 2 x"}, "not a list of numbers"),
+        ("normalizers", {"rewards": "1 0"}, "each answer"),
+        ("mixer", {"what": "attention of the model"}, "no attention"),
+        ("scaling", {"alpha": "9"}, "not between"),
+    ):
+        with pytest.raises(SpecError, match=said):
+            demos()[name].run(given, SMALL)
+    with pytest.raises(SpecError, match="longer than"):
+        _model.finish(SMALL.held.engine, [SMALL.held.engine.request("a")], time.monotonic() - 1)
+
+
+@pytest.fixture
+def client(tmp_path):
+    app = create_app(Progress(tmp_path / "p.sqlite"), token=TOKEN, models=SMALL)
+    return TestClient(app, base_url="http://127.0.0.1:8090", follow_redirects=False)
+
+
+def test_a_demo_is_run_in_its_form(client):
+    assert "/demo/quantizer.html?method=int8" in client.get("/row/quant/int8.html").text
+    assert "<option selected>int8</option>" in client.get("/demo/quantizer.html?method=int8").text
+    assert "<option selected>nf4</option>" not in client.get("/demo/quantizer.html?method=%3Cb%3E").text
+    text = client.get("/demo/normalizers.html").text
+    assert 'for="lengths"' in text and "Result" not in text
+    answer = client.post("/demo/normalizers.html", **form(group="2", rewards="0 1 0 0"))
+    assert answer.status_code == 200 and "over 16 groups" in answer.text and 'value="0 1 0 0"' in answer.text
+    answer = client.post("/demo/normalizers.html", **form(group="<script>", rewards="1"))
+    assert 'role="alert"' in answer.text and "<script>" not in answer.text
+    assert client.post("/demo/none.html", **form()).status_code == 404
+    assert client.post("/demo/beam.html", **form(token="x")).status_code == 403
+    answer = client.post("/demo/beam.html", headers={"origin": "http://evil.example"} | form()["headers"],
+                         content=form()["content"])  # fmt: skip
+    assert answer.status_code == 403
+
+
+def test_demos_wait_for_each_other_and_nothing_else_does(tmp_path, monkeypatch):
+    go, running = threading.Event(), []
+
+    def slow(values, models, until):
+        running.append(1)
+        assert len(running) == 1 and go.wait(20)
+        running.pop()
+        return []
+
+    monkeypatch.setattr(demos()["scaling"].module, "run", slow)
+    app = create_app(Progress(tmp_path / "p.sqlite"), token=TOKEN, models=SMALL)
+    with TestClient(app, base_url="http://127.0.0.1:8090") as client:
+        found = []
+
+        def send():
+            found.append(client.post("/demo/scaling.html", **form()).status_code)
+
+        threads = [threading.Thread(target=send) for _ in range(guide_app.WAITING + 1)]
+        for thread in threads:
+            thread.start()
+        while 429 not in found:
+            time.sleep(0.01)
+        assert client.get("/demos.html").status_code == 200
+        go.set()
+        for thread in threads:
+            thread.join()
+    assert sorted(found) == [200] * guide_app.WAITING + [429]
