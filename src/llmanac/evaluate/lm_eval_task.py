@@ -209,7 +209,7 @@ def _target(task: dict[str, Any], digits: str) -> str:
 def _steps(one: dict[str, Any]) -> dict[str, Any]:
     """What the steps of a filter do, as fields of `Extraction`."""
     made: dict[str, Any] = {}
-    names = []
+    names: list[str] = []
     for step in one.get("filter") or []:
         name = step.get("function")
         if name not in FILTERS:
