@@ -225,7 +225,7 @@ class _Examples:
 
 def _content(row: Row) -> int:
     """Equal for rows with the same fields, wherever they come from."""
-    return hash(repr(sorted((k, v) for k, v in row.items() if k not in ("file", "place", "siblings"))))
+    return hash(tuple(sorted(repr(one) for one in row.items() if one[0] not in ("file", "place", "siblings"))))
 
 
 def _listed(made: Templates, row: Row) -> bool:

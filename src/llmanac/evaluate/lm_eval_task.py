@@ -121,6 +121,7 @@ def _benchmark(task: dict[str, Any], path: Path) -> Benchmark:
         raise SpecError(f"filter_list: only take_first is read for {kind}")
     if kind == "multiple_choice":
         choices = task.get("doc_to_choice")
+        choices = list(choices.values()) if isinstance(choices, dict) else choices
         texts = json.dumps(choices) if isinstance(choices, list) else _expression(task, "doc_to_choice")
         made["choices"] = {"texts": texts, "gold": f"{_target(task, 'true')}|lm_eval_gold({texts})"}
     elif kind == "loglikelihood":
@@ -168,7 +169,14 @@ def _shots(task: dict[str, Any], split: Any) -> dict[str, Any]:
     if not own and config.get("samples"):
         return {**out, "samples": config["samples"]}
     own = own or task.get("training_split") or task.get("validation_split") or split
-    return out if own == split else {**out, "data": _source(task, own, "fewshot_split")}
+    if own == split:
+        return out
+    try:
+        return {**out, "data": _source(task, own, "fewshot_split")}
+    except SpecError:
+        if count:
+            raise
+        return {**out, "leave_out": True}  # examples are not asked for, and the file of theirs is not there
 
 
 def _text(task: dict[str, Any], key: str) -> str:
