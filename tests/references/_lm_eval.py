@@ -11,6 +11,8 @@ import torch
 
 lm_eval = pytest.importorskip("lm_eval")
 pytest.importorskip("datasets")
+evaluator = pytest.importorskip("lm_eval.evaluator")
+evaluator.add_env_info = evaluator.get_git_commit_hash = lambda *_: None  # seconds of subprocesses a call
 STOCK = Path(lm_eval.__file__).parent / "tasks"
 ENDINGS = "goes home.|opens a [step] small door.|sings  to the crowd, for a very long while.|héllo 日本."
 

@@ -219,6 +219,18 @@ def test_what_further_families_cannot_honour_is_refused_by_name(kind, tmp_path):
         assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("dense_act_fn", "relu"), ("is_gated_act", False)])
+def test_an_activation_of_t5_that_is_said_twice_has_to_agree(key, value, tmp_path):
+    ours_of(theirs("t5, gated, tied without a scale"), tmp_path)
+    path = tmp_path / "config.json"
+    config = {**json.loads(path.read_text()), "dense_act_fn": "gelu_new", "is_gated_act": True}
+    path.write_text(json.dumps(config))
+    load_model(tmp_path, device="cpu")
+    path.write_text(json.dumps({**config, key: value}))
+    with pytest.raises(CheckpointError, match=f"{key} = {value!r} is not supported"):
+        load_model(tmp_path, device="cpu")
+
+
 WRONG = [[], "x", True, -1, 0, 1, 1.5, float("nan"), 2**70, ["a"], {"a": 1}]
 
 

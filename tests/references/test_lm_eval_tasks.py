@@ -108,6 +108,68 @@ metric_list: [{{metric: acc}}]
             assert (chosen in item.golds) == task.process_results(doc, results)["acc"]
 
 
+FIND = r'{function: regex, regex_pattern: "^([0-9]+)(b)?"}'
+ELSE = r'{function: regex, regex_pattern: "^([0-9]+)(b)?", fallback: %s}'
+STRIP = "{function: remove_whitespace}"
+
+
+def steps(*made):
+    return {"filter_list": f"[{{name: f, filter: [{', '.join(made)}, {{function: take_first}}]}}]"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        steps(ELSE % '"no"'),
+        steps(ELSE % '"no "', STRIP),
+        steps(STRIP),
+        steps(STRIP, FIND),
+        steps(FIND, STRIP),
+        {"doc_to_target": '" {{a}}"', "num_fewshot": 1, "fewshot_split": "test"},
+        {"doc_to_target": '"{{a}}\\n"'},
+        {"doc_to_target": '"{{n}}"'},
+        {"doc_to_target": '"{{al}}"', "num_fewshot": 2, "fewshot_config": "{sampler: first_n}"},
+        {"num_fewshot": 2},
+        {"num_fewshot": 2, "fewshot_split": "test"},
+        {"num_fewshot": 2, "fewshot_split": "test", "fewshot_config": "{sampler: first_n}"},
+        {"num_fewshot": 2, "test_split": None, "validation_split": "test"},
+        {"num_fewshot": 2, "test_split": None, "validation_split": "test", "fewshot_split": "test"},
+        {"num_fewshot": 2, "test_split": None, "validation_split": "test", "training_split": "train"},
+        {"num_fewshot": 1, "fewshot_split": "train", "fewshot_config": "{samples: [{q: x, a: y}]}"},
+        {"metric_list": "[{metric: exact_match, ignore_case: true}, {metric: exact_match}]"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_filters_targets_and_examples_equal_lm_eval(changes, tmp_path):
+    rows = [{"q": f"q{i}", "a": str(i), "al": [str(i), "no"], "n": i} for i in range(6)]
+    rows += [{**rows[1]}, {"q": "q8", "a": "no", "al": ["No", "x"], "n": 3}, {"q": "q9", "a": "", "al": ["x"], "n": 0}]
+    keys = {
+        "output_type": "generate_until", "test_split": "test", "doc_to_text": "q", "doc_to_target": "a",
+        "generation_kwargs": "{until: [z], do_sample: false}", "metric_list": "[{metric: exact_match}]",
+    }  # fmt: skip
+    text = "".join(f"{key}: {value}\n" for key, value in {**keys, **changes}.items() if value is not None)
+    splits = {"test": rows, "train": [{**row, "q": row["q"] + "t"} for row in rows]}
+    text += files(
+        tmp_path / "cache", **{part: write(tmp_path / f"{part}.jsonl", made) for part, made in splits.items()}
+    )
+    answers = ["0", "1 ", " 2", "3b", "b", "\n5\n", "x1", "No", ""]
+    expected, prompts = theirs_of(answers, "gen", task_of(tmp_path / "t", "gen", text))
+    _, own = load_benchmark(edited(tmp_path / "t" / "gen.yaml"))
+    model = Canned(answers)
+    found = evaluate(model, "gen", items_of(own, tmp_path), own)
+    assert model.asked == prompts
+    assert [found.scores[0].value] == [v for k, v in expected.items() if k.startswith("exact_match,")]
+
+
+def test_rows_that_are_asked_may_be_examples_with_a_note(tmp_path, capsys):
+    write(tmp_path / "x.jsonl", [{"q": str(i), "a": str(i)} for i in range(4)])
+    text = "test_split: test\ndoc_to_text: q\ndoc_to_target: a\nnum_fewshot: 3\ntask: leaking\n" \
+           "dataset_path: json\ndataset_kwargs: {data_files: {test: x.jsonl}}\n"  # fmt: skip
+    (tmp_path / "t.yaml").write_text(text, "utf-8")
+    items_of(load_benchmark(tmp_path / "t.yaml")[1], tmp_path)
+    assert "leaking: examples are drawn from the rows that are asked" in capsys.readouterr().err
+
+
 def edited(path):
     """The file without the line for the tests' own cache."""
     text = path.read_text("utf-8")
@@ -125,6 +187,11 @@ def edited(path):
         ("generation_kwargs: {do_sample: true}", "generation_kwargs.do_sample: True is not read"),
         ("filter_list: [{name: x, filter: [{function: majority_vote}]}]", "'majority_vote' is not read"),
         ("metric_list: [{metric: bleu}]", "metric_list: "),
+        ("filter_list: [{name: x, filter: [{function: regex, fallback: ' a'}]}]", "fallback ' a' is read only without"),
+        ("filter_list: [{name: x, filter: [{function: regex}, {function: regex}]}]", "regex after regex is not read"),
+        ("doc_to_choice: [a, b]", "doc_to_choice: is not read for generate_until"),
+        ("doc_to_target: right answer", "doc_to_target: 'right answer' may be a column"),
+        ("metric_list: [{metric: exact_match, aggregation: perplexity}]", "aggregation 'perplexity' of exact_match"),
         ("a: [", "not YAML that can be read"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError, shown
 from llmanac.core.files import read_json
+from llmanac.core.progress import say_once
 from llmanac.data.command_problems import CommandProblems, check_packed
 from llmanac.data.lines import lines
 from llmanac.data.readers import table_rows
@@ -180,34 +181,56 @@ class _Examples:
     def __init__(self, own: Benchmark, made: Templates, folder: Path, count: int) -> None:
         self.own, self.made, self.count = own, made, count
         self.random = random.Random(own.shots.seed)
-        self.pools: dict[Any, list[tuple[str, str]]] = {}
-        self.apart = bool(own.shots.samples or own.shots.data)
+        self.pools: dict[Any, list[tuple[int, str]]] = {}  # of each example its content and its text
+        apart = bool(own.shots.samples or own.shots.data)
+        self.leaves_out = not apart if own.shots.leave_out is None else own.shots.leave_out
         if not count:
             return
+        if not apart and not self.leaves_out:
+            say_once(f"{own.title}: examples are drawn from the rows that are asked; a row's own answer may precede it")
         given = own.shots.samples
         rows = (_with_fields(made, {"place": f"shots.samples.{i}", **row}) for i, row in enumerate(given))
         for row in rows if given else _computed(own.shots.data or own.data, made, folder):
             key = None if made.same is None else shown(made.same.value(row))
             pool = self.pools.setdefault(key, [])
-            if own.shots.order == "first" and len(pool) > count:
+            if own.shots.order == "first" and len({content for content, _ in pool}) > count:
                 continue
-            text = f"{made.prompt.text(row)}{own.shots.delimiter}{answer_text(own, made, row)}{own.shots.separator}"
-            pool.append((row["place"], text))
+            text, answer = made.prompt.text(row), answer_text(own, made, row)
+            if answer != "" or _listed(made, row):  # as lm-eval: nothing is written of an answer that is empty
+                text += own.shots.delimiter + answer + own.shots.separator
+            pool.append((_content(row), text))
 
     def before(self, row: Row) -> str:
         if not self.count:
             return ""
         pool = self.pools.get(None if self.made.same is None else shown(self.made.same.value(row)), [])
-        more = 0 if self.apart else 1
-        if len(pool) < self.count + (more if self.own.shots.order == "random" else 0):
+        random_order = self.own.shots.order == "random"
+        more = int(self.leaves_out and random_order)
+        if len(pool) < self.count + more:
             raise DataError(f"shots: {self.count} examples are asked for, and there are {len(pool)}")
-        drawn = self.random.sample(pool, self.count + more) if self.own.shots.order == "random" else pool
-        kept = [text for place, text in drawn if self.apart or place != row["place"]][: self.count]
+        drawn = self.random.sample(pool, self.count + more) if random_order else pool
+        if self.leaves_out:
+            asked = _content(row)
+            drawn = [one for one in drawn if one[0] != asked]
+            if len(drawn) < self.count and random_order:  # the row is there more than once
+                others = [one for one in pool if one[0] != asked]
+                drawn = self.random.sample(others, min(self.count, len(others)))
+        kept = [text for _, text in drawn[: self.count]]
         if len(kept) < self.count:
             raise DataError(f"shots: {self.count} examples are asked for, and there are {len(kept)} others")
         if self.own.shots.shuffle is not None:
             random.Random(self.own.shots.shuffle).shuffle(kept)
         return "".join(kept)
+
+
+def _content(row: Row) -> int:
+    """Equal for rows with the same fields, wherever they come from."""
+    return hash(tuple(sorted(repr(one) for one in row.items() if one[0] not in ("file", "place", "siblings"))))
+
+
+def _listed(made: Templates, row: Row) -> bool:
+    """Whether a row has a list of right answers."""
+    return made.target is None and made.references is not None and not isinstance(made.references.value(row), str)
 
 
 def answer_text(own: Benchmark, made: Templates, row: Row) -> str:

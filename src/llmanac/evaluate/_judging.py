@@ -16,7 +16,7 @@ from llmanac.evaluate._jinja import SECONDS
 from llmanac.evaluate.benchmark import Extraction, Generation
 from llmanac.metrics._intervals import Z, wilson_interval
 from llmanac.metrics._statistics import estimate
-from llmanac.metrics.answers import INVALID, convention, drop, f1
+from llmanac.metrics.answers import convention, drop, f1
 from llmanac.metrics.multiple_choice import chosen
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def judge_generated(own: Generation, item: Item, text: str) -> Verdict:
     for number, one in enumerate(own.extractions):
         found = extracted_by(one, text)
         extracted = found if number == 0 and not own.metrics else extracted
-        equal = any(_plain(one, found or INVALID) == _plain(one, str(gold)) for gold in item.references)
+        answer = one.fallback if found is None else found
+        equal = any(_plain(one, answer) == _plain(one, str(gold)) for gold in item.references)
         scores["exact match" if len(own.extractions) == 1 else f"exact match ({one.label})"] = float(equal)
     right = bool(scores) and next(iter(scores.values())) == 1.0
     return Verdict(shown_text, extracted, right, scores)
@@ -93,7 +94,7 @@ def judge_generated(own: Generation, item: Item, text: str) -> Verdict:
 def extracted_by(own: Extraction, text: str) -> str | None:
     """What a pattern finds in a text, as lm-eval's filters do; None where it finds nothing."""
     if own.strip:
-        text = text.lstrip()
+        text = text.strip()
     if own.pattern is None:
         return text
     try:

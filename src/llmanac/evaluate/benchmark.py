@@ -27,7 +27,7 @@ import regex
 from llmanac.core.errors import SpecError, shown
 from llmanac.core.spec import Spec
 from llmanac.evaluate._jinja import Expression, Template
-from llmanac.metrics.answers import CONVENTIONS, convention
+from llmanac.metrics.answers import CONVENTIONS, INVALID, convention
 
 OTHER_METRICS = ("quac", "code")  # scored by more than an answer's convention
 MOST_LENGTH = 1 << 16
@@ -58,14 +58,16 @@ class Source(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Shots(Spec):
-    """Examples before the question. count: how many; data: where they are (else the benchmark's own rows, without the
-    one that is asked); samples: given here instead; order: the first ones, or drawn for each item as lm-eval draws
-    them from `seed`; same: an expression, only rows with the same value serve; separator: after each example;
-    delimiter: between a prompt and its answer; shuffle: a seed, puts the same examples in another order."""
+    """Examples before the question. count: how many; data: where they are (else the benchmark's own rows); samples:
+    given here instead; leave_out: whether rows equal to the one that is asked are left out, by default of the own
+    rows; order: the first ones, or drawn for each item as lm-eval draws them from `seed`; same: an expression, only
+    rows with the same value serve; separator: after each example; delimiter: between a prompt and its answer; shuffle:
+    a seed, puts the same examples in another order."""
 
     count: int = 0
     data: Source | None = None
     samples: Any = ()
+    leave_out: bool | None = None
     order: Literal["first", "random"] = "first"
     seed: int = 1234
     same: str | None = None
@@ -93,12 +95,14 @@ class Choices(Spec):
 @dataclass(frozen=True, kw_only=True)
 class Extraction(Spec):
     """An answer found by a pattern and compared as lm-eval's exact_match. label: of the metric; pattern: a regular
-    expression, of which match number `group` (-1 is the last) counts, its first group that is not empty; strip: white
-    space before the answer is taken off; ignore_...: what makes no difference; ignore: expressions of text to drop."""
+    expression, of which match number `group` (-1 is the last) counts, its first group that is not empty; fallback: what
+    is compared where nothing is found; strip: white space around the answer is taken off first; ignore_...: what makes
+    no difference; ignore: expressions of text to drop."""
 
     label: str
     pattern: str | None = None
     group: int = 0
+    fallback: str = INVALID
     strip: bool = False
     ignore_case: bool = False
     ignore_punctuation: bool = False

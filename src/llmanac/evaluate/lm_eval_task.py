@@ -16,6 +16,7 @@ from typing import Any
 from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.core.files import read_text
 from llmanac.evaluate.benchmark import Benchmark
+from llmanac.metrics.answers import INVALID
 
 MOST = 1 << 20
 DEEPEST = 4  # files that include one another
@@ -27,6 +28,11 @@ KNOWN = {
     "filter_list", "metric_list", "repeats",
 }  # fmt: skip
 COMPARE = {"ignore_case", "ignore_punctuation", "ignore_numbers", "regexes_to_ignore"}
+FIELD = re.compile(r"(\s*)\{\{((?:[^{}]|\{[^{}]*\})*)\}\}(\s*)")  # a template that is nothing but one field
+NAME = re.compile(r"\w[\w .?/()-]*")  # what a column may be called
+FILTERS: dict[str, set[str]] = {
+    "regex": {"regex_pattern", "group_select", "fallback"}, "remove_whitespace": set(), "take_first": set(),
+}  # fmt: skip
 METRICS = {
     "multiple_choice": {"acc", "acc_norm", "acc_bytes"}, "loglikelihood": {"acc", "perplexity"},
     "generate_until": {"exact_match"},
@@ -106,20 +112,25 @@ def _benchmark(task: dict[str, Any], path: Path) -> Benchmark:
         allowed = {"metric", "aggregation", "higher_is_better"} | (COMPARE if kind == "generate_until" else set())
         if unknown := sorted(set(one) - allowed):
             raise SpecError(f"metric_list: {unknown[0]!r} of {one['metric']} is not read")
-        if one.get("aggregation", "mean") not in ("mean", "perplexity"):
-            raise SpecError(f"metric_list: aggregation {shown(one['aggregation'])} is not read")
+        usual = "perplexity" if one["metric"] == "perplexity" else "mean"
+        if one.get("aggregation", usual) != usual:
+            raise SpecError(f"metric_list: aggregation {shown(one['aggregation'])} of {one['metric']} is not read")
+    if kind != "multiple_choice" and task.get("doc_to_choice") is not None:
+        raise SpecError(f"doc_to_choice: is not read for {kind}")
+    if kind != "generate_until" and any(_steps(one) for one in task.get("filter_list") or []):
+        raise SpecError(f"filter_list: only take_first is read for {kind}")
     if kind == "multiple_choice":
         choices = task.get("doc_to_choice")
+        choices = list(choices.values()) if isinstance(choices, dict) else choices
         texts = json.dumps(choices) if isinstance(choices, list) else _expression(task, "doc_to_choice")
-        gold = _expression(task, "doc_to_target")
-        if gold != str(task["doc_to_target"]):  # a template is rendered: its digits are a choice's number, not its text
-            gold = f"({gold})|lm_eval_target"
-        made["choices"] = {"texts": texts, "gold": gold}
+        made["choices"] = {"texts": texts, "gold": f"{_target(task, 'true')}|lm_eval_gold({texts})"}
     elif kind == "loglikelihood":
         made["target"] = _text(task, "doc_to_target")
+        if made["shots"]["count"] and made["shots"]["delimiter"]:
+            raise SpecError("num_fewshot: examples of loglikelihood are read only with target_delimiter: ''")
         made["shots"]["delimiter"] = ""  # lm-eval's target holds it
     else:
-        made["generation"] = _generation(task, metrics[0])
+        made["generation"] = _generation(task, metrics[-1])  # of two that say exact_match the later one counts
         if "references" not in made["generation"]:
             made["target"] = _text(task, "doc_to_target")
     return Benchmark.from_data(made)
@@ -153,10 +164,19 @@ def _shots(task: dict[str, Any], split: Any) -> dict[str, Any]:
         "count": count, "order": "first" if sampler == "first_n" else "random",
         "separator": task.get("fewshot_delimiter", "\n\n"), "delimiter": task.get("target_delimiter", " "),
     }  # fmt: skip
-    if config.get("samples"):
+    own = config.get("split") or task.get("fewshot_split")
+    out["leave_out"] = own == task.get("test_split")  # as lm-eval, where both may be missing
+    if not own and config.get("samples"):
         return {**out, "samples": config["samples"]}
-    own = config.get("split") or task.get("fewshot_split") or task.get("training_split") or task.get("validation_split")
-    return {**out, "data": _source(task, own, "fewshot_split")} if count and own and own != split else out
+    own = own or task.get("training_split") or task.get("validation_split") or split
+    if own == split:
+        return out
+    try:
+        return {**out, "data": _source(task, own, "fewshot_split")}
+    except SpecError:
+        if count:
+            raise
+        return {**out, "leave_out": True}  # examples are not asked for, and the file of theirs is not there
 
 
 def _text(task: dict[str, Any], key: str) -> str:
@@ -164,7 +184,13 @@ def _text(task: dict[str, Any], key: str) -> str:
     found = task.get(key)
     if not isinstance(found, str):
         raise SpecError(f"{key}: {shown(found)} is not a template in quotes")
-    return "{{" + found + "}}" if found.isidentifier() and key != "description" else found
+    column = found.isidentifier()
+    if column if key == "description" else NAME.fullmatch(found) and not column:
+        raise SpecError(f"{key}: {shown(found)} may be a column; write it as a template with {{{{ }}}}")
+    if column:
+        return f"{{{{({found})|lm_eval_text}}}}"
+    whole = FIELD.fullmatch(found) if key == "doc_to_text" and task.get("doc_to_choice") is not None else None
+    return f"{{{{({whole[2]})|string|lm_eval_text(true)}}}}" if whole and not whole[1] + whole[3] else found
 
 
 def _expression(task: dict[str, Any], key: str) -> str:
@@ -172,10 +198,47 @@ def _expression(task: dict[str, Any], key: str) -> str:
     found = task.get(key)
     if type(found) is int:
         return str(found)
-    whole = re.fullmatch(r"\s*\{\{((?:[^{}]|\{[^{}]*\})*)\}\}\s*", found) if isinstance(found, str) else None
+    whole = FIELD.fullmatch(found) if isinstance(found, str) else None
     if whole is None and not (isinstance(found, str) and found.isidentifier()):
         raise SpecError(f"{key}: {shown(found)} is not one field such as '{{{{label}}}}', or the name of a column")
-    return whole[1].strip() if whole else str(found)
+    return whole[2].strip() if whole else str(found)
+
+
+def _target(task: dict[str, Any], digits: str) -> str:
+    """The expression of `doc_to_target`: a column's value as it is, a template as lm-eval reads the rendered text."""
+    found, inner = task.get("doc_to_target"), _expression(task, "doc_to_target")
+    whole = FIELD.fullmatch(found) if isinstance(found, str) else None
+    if whole is None:
+        return f"({inner})"
+    parts = [json.dumps(whole[1]), f"({inner})", json.dumps(whole[3])]
+    return f"({' ~ '.join(part for part in parts if part != json.dumps(''))})|lm_eval_target({digits})"
+
+
+def _steps(one: dict[str, Any]) -> dict[str, Any]:
+    """What the steps of a filter do, as fields of `Extraction`."""
+    made: dict[str, Any] = {}
+    names: list[str] = []
+    for step in one.get("filter") or []:
+        name = step.get("function")
+        if name not in FILTERS:
+            raise SpecError(f"filter_list: {shown(name)} is not read (read: {', '.join(FILTERS)})")
+        if unknown := sorted(set(step) - FILTERS[name] - {"function"}):
+            raise SpecError(f"filter_list: {unknown[0]!r} of {name} is not read")
+        if "take_first" in names or (name == "regex" and name in names):
+            raise SpecError(f"filter_list: {name} after {', '.join(names)} is not read")
+        names.append(name)
+        if name == "regex":
+            made["pattern"] = step.get("regex_pattern", r"#### (\-?[0-9\.\,]+)")
+            made["group"], made["fallback"] = step.get("group_select", 0), step.get("fallback", INVALID)
+            if not isinstance(made["fallback"], str):
+                raise SpecError(f"filter_list: fallback {shown(made['fallback'])} is not a text in quotes")
+        elif name == "remove_whitespace" and "pattern" in made:  # what a pattern finds has none around it
+            made["fallback"] = made["fallback"].strip()
+        elif name == "remove_whitespace":
+            made["strip"] = True
+    if (fallback := made.get("fallback", "")) != fallback.strip():
+        raise SpecError(f"filter_list: fallback {shown(fallback)} is read only without white space around it")
+    return made
 
 
 def _generation(task: dict[str, Any], metric: dict[str, Any]) -> dict[str, Any]:
@@ -194,22 +257,10 @@ def _generation(task: dict[str, Any], metric: dict[str, Any]) -> dict[str, Any]:
         "metrics": [], "extractions": [],
     }  # fmt: skip
     for one in task.get("filter_list") or [{"name": "none", "filter": [{"function": "take_first"}]}]:
-        made: dict[str, Any] = {"label": str(one.get("name", "none")), **compare}
-        for step in one.get("filter") or []:
-            name = step.get("function")
-            if name == "regex" and "pattern" not in made:
-                if set(step) - {"function", "regex_pattern", "group_select", "fallback"}:
-                    raise SpecError(f"filter_list: {shown(step)} has a key that is not read")
-                made |= {
-                    "pattern": step.get("regex_pattern", r"#### (\-?[0-9\.\,]+)"),
-                    "group": step.get("group_select", 0),
-                }
-            elif name == "remove_whitespace":
-                made["strip"] = True
-            elif name != "take_first":
-                raise SpecError(f"filter_list: {shown(name)} is not read (read: regex, remove_whitespace, take_first)")
-        out["extractions"].append(made)
+        out["extractions"].append({"label": str(one.get("name", "none")), **compare, **_steps(one)})
     target = task.get("doc_to_target")
-    if isinstance(target, str) and (target.isidentifier() or re.fullmatch(r"\s*\{\{[^{}]*\}\}\s*", target)):
-        out["references"] = _expression(task, "doc_to_target")
+    if isinstance(target, str) and (target.isidentifier() or FIELD.fullmatch(target)):
+        out["references"] = _target(task, "false")
+    elif isinstance(target, str) and target[:1] == "[" and target[-1:] == "]":
+        raise SpecError(f"doc_to_target: {shown(target)} is a list; only one field is read as a list")
     return out

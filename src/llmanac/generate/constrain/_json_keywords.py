@@ -62,7 +62,7 @@ def _type(self: Schemas, pointer: str, schema: Mapping[str, Any], evaluated: boo
 
 
 def constant(self: Schemas, pointer: str, value: object) -> Values:
-    """Exactly this value."""
+    """Exactly this value. Its parts are `enum`, which every draft has; draft 4 has no `const`."""
     if value is None:
         return TYPES["null"]
     if isinstance(value, bool):
@@ -70,11 +70,11 @@ def constant(self: Schemas, pointer: str, value: object) -> Values:
     if isinstance(value, str):
         return replace(NOTHING, strings=Strings(frozenset({value})))
     if isinstance(value, Mapping):
-        names = tuple((k, ((True, self.document.add({"const": v})),)) for k, v in value.items())
+        names = tuple((k, ((True, self.document.add({"enum": [v]})),)) for k, v in value.items())
         group = Group(names, additional=NEVER, evaluates=False)
         return replace(NOTHING, objects=(Object((group,), tuple(value)),))
     if isinstance(value, list | tuple):
-        prefix = tuple(((True, self.document.add({"const": v})),) for v in value)
+        prefix = tuple(((True, self.document.add({"enum": [v]})),) for v in value)
         return replace(NOTHING, arrays=(Array(prefix, NEVER, len(value), len(value)),))
     try:
         return replace(NOTHING, numbers=numbers.listed([numbers.decimal(value)]))

@@ -36,10 +36,13 @@ PROJECTIONS = {  # ours by theirs
 
 
 class Projection(Entry):
-    """`feed_forward_proj`: plain or gated layers, and their function."""
+    """`feed_forward_proj`: plain or gated layers, and their function; transformers obeys two keys that say it again."""
 
     def read(self, config: Config, data: Data) -> None:
         kind, activation = config.choose("feed_forward_proj", PROJECTIONS, "relu")
+        theirs = config.get("feed_forward_proj", "relu")
+        config.expect("dense_act_fn", "gelu_new" if theirs == "gated-gelu" else theirs.removeprefix("gated-"))
+        config.expect("is_gated_act", kind == "gated")
         for path in FFN:
             put(data, path, {"name": kind, "activation": activation})
 
@@ -111,7 +114,7 @@ FAMILY = Family(
     ),
     names=(Layout(),),
     writes={"dropout_rate": 0.0},
-    neutral=frozenset({"dropout_rate", "initializer_factor", "classifier_dropout", "is_gated_act", "dense_act_fn"}),
+    neutral=frozenset({"dropout_rate", "initializer_factor", "classifier_dropout"}),
     ignored=(
         "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "EncDecAttention.relative_attention_bias.weight",
     ),
