@@ -78,9 +78,15 @@ def rows() -> dict[str, Entry]:
     return {key: _row(key, value) for key, value in data.items()}
 
 
-def _files() -> dict[str, Path | None]:
-    """The method file that answers to each row: looked up once, since a look at a folder takes its time."""
-    return {row.id: row.file for row in rows().values()}
+def _by_file() -> dict[Path, list[Entry]]:
+    """The rows that each method file answers to: looked up once, since a look at a folder takes its time."""
+    known = {kind: registry.methods(kind) for kind in registry.KINDS}
+    found: dict[Path, list[Entry]] = {}
+    for row in rows().values():
+        kind, _, name = (row.method or row.id).partition("/")
+        if method := known.get(kind, {}).get(name):
+            found.setdefault(method.path, []).append(row)
+    return found
 
 
 def _row(id: str, fields: dict[str, Any]) -> Entry:
@@ -99,14 +105,16 @@ def of_kind(kind: str) -> list[Entry]:
     found = [e for e in entries() if e.id.startswith(f"{kind}/") or e.method.startswith(f"{kind}/")]
     named = {entry.id for entry in found}
     others = registry.methods(kind).values() if kind in registry.KINDS else ()
-    files = _files()
+    files = _by_file()
     return found + [_of_method(method, files) for method in others if method.id not in named]
 
 
 def entries() -> list[Entry]:
     """The rows, then every method that no row names: an alias has its file's test, but no measurement of another."""
-    out = [row if row.method or row.file is None else replace(row, method=row.id) for row in rows().values()]
-    named, files = {row.method for row in out} | {row.id for row in out}, _files()
+    files = _by_file()
+    built = {row.id for some in files.values() for row in some}
+    out = [replace(row, method=row.id) if not row.method and row.id in built else row for row in rows().values()]
+    named = {row.method for row in out} | {row.id for row in out}
     for kind in registry.KINDS:
         for name, method in registry.methods(kind).items():
             if f"{kind}/{name}" in named or (name == method.path.stem.replace("_", "-") and _covered(method, named)):
@@ -115,13 +123,13 @@ def entries() -> list[Entry]:
     return out
 
 
-def _of_method(method: registry.Method, files: Mapping[str, Path | None]) -> Entry:
+def _of_method(method: registry.Method, files: Mapping[Path, list[Entry]]) -> Entry:
     """The entry of a method under its own name: its own row's checks, or the test of its file; only its own claim."""
     card = method.card
     title = card.get("titles", {}).get(method.name, card["title"])
     if method.defaults and title == card["title"]:
         title += f" ({method.name})"
-    same_file = [row for row in rows().values() if files[row.id] == method.path]
+    same_file = files.get(method.path, [])
     own = next((row for row in same_file if row.method == method.id), None)
     tests = [row.reference for row in (own, *same_file) if row and row.reference]
     stated = card.get("test", "")
@@ -145,6 +153,6 @@ def find(name: str) -> Entry:
     if name not in known:
         kind, _, method = name.partition("/")
         if kind in registry.KINDS and method in registry.methods(kind):
-            return _of_method(registry.find(kind, method), _files())
+            return _of_method(registry.find(kind, method), _by_file())
         raise SpecError(f"nothing is called {name!r}{nearest(name, known)}; `llmanac list` prints every name")
     return known[name]

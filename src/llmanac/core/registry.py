@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -130,7 +131,8 @@ def _methods(kind: str, _stamp: tuple[tuple[str, int], ...]) -> dict[str, Method
 
 def methods(kind: str) -> dict[str, Method]:
     """Every method of a kind by name, aliases included. Reads the folder each time it has changed."""
-    stamp = tuple((p.name, p.stat().st_mtime_ns) for p in method_files(kind))
+    with os.scandir(folder(kind)) as inside:
+        stamp = tuple(sorted((e.name, e.stat().st_mtime_ns) for e in inside if e.name.endswith(".py")))
     return _methods(kind, stamp)
 
 
