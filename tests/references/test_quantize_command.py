@@ -16,6 +16,7 @@ from llmanac.core.types import Batch
 from llmanac.evaluate.divergence import Windows, divergence, windows
 from llmanac.models._quantized import Quantized
 from llmanac.models.load import load_model
+from llmanac.recipes import quantize as quantizing
 from llmanac.recipes.quantize import check_target, quantize
 from llmanac.recipes.run import run
 from llmanac.tokenizers.load import load_tokenizer
@@ -53,6 +54,24 @@ def dense(tmp_path_factory, made):
 # ---------------------------------------------------------------- the command
 
 
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch):
+    """Of timing: these tests are not about speed."""
+    monkeypatch.setattr(quantizing, "FEWEST", 1)
+    monkeypatch.setattr(quantizing, "SECONDS", 0.0)
+
+
+def test_speeds_are_of_alternating_rounds_and_the_first_is_not_counted(monkeypatch):
+    order = []
+    monkeypatch.setattr(quantizing, "Engine", lambda model, runner: model)
+    monkeypatch.setattr(quantizing, "_speed", lambda engine, prompt: order.append(engine) or float(len(order)))
+    assert quantizing._speeds("ab", [1]) == ([3.0], [4.0])
+    monkeypatch.setattr(quantizing, "SECONDS", 60.0)
+    order.clear()
+    assert quantizing._speeds("ab", [1]) == ([3.0, 5.0, 7.0, 9.0, 11.0], [4.0, 6.0, 8.0, 10.0, 12.0])
+    assert "".join(order) == "ab" * 6
+
+
 def test_divergence_equals_the_sums_over_the_vocabulary(dense):
     model, tokenizer = load_model(dense, device="cpu"), load_tokenizer(dense)
     changed = copy.deepcopy(model)
@@ -79,7 +98,7 @@ def test_a_folder_is_written_that_loads_packed(method, dense, tmp_path):
     found = quantize(str(dense), tmp_path / "out", method, texts=text)
     assert found.after < found.before and found.quality.kl > 0
     before, after = found.speeds
-    assert len(before) == len(after) >= 3 and min(*before, *after) > 0
+    assert len(before) == len(after) == 1 and min(*before, *after) > 0
     assert found.before == (dense / "model.safetensors").stat().st_size
     loaded = load_model(tmp_path / "out", device="cpu")
     assert any(isinstance(p, Quantized) for p in loaded.parameters()) == (method != "bf16")

@@ -26,7 +26,7 @@ from llmanac.tokenizers.load import load_tokenizer
 BLOCKS = ("q8_0", "q4_0", "q4_1")  # of .gguf files
 LENGTH, CALIBRATION, EVALUATION = 512, 16, 8  # tokens of a window; windows, of short ones as many as hold that text
 PROMPT, DECODED = 32, 48  # tokens
-ROUNDS, FEWEST, SECONDS = 7, 3, 10.0  # of timing: no further round after so long
+ROUNDS, FEWEST, SECONDS = 5, 3, 10.0  # of timing: no further round after so long
 
 
 @dataclass(frozen=True)
