@@ -55,7 +55,7 @@ def test_a_study_from_question_to_page(positions: StudyResult) -> None:
     assert tokens == 32 and costs["rope"]["state_bytes"] == tokens * 2 * 2 * 32 * 4  # two layers, K and V, float32
     assert len(data["curves"]["rope"]["0"]) >= 4
     page = positions.page.read_text()
-    assert "Untuned" in page and f"{values['rope'][0]:.4g}"[:3] in page
+    assert "Untuned" in page and ", untuned)." in page and f"{values['rope'][0]:.4g}"[:3] in page
 
 
 def test_arms_start_equal_and_that_is_recorded(positions: StudyResult, recipe: dict[str, Any]) -> None:
