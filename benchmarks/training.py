@@ -4,7 +4,7 @@ Each loop lives in a process of its own and takes a step when its turn comes, so
 the memory allocator that its users would have (ours tunes it, see `train/_memory.py`; the figures with the same tuning
 for the peer are in `more`), and memory can be measured for each. A Llama shape of 5.8M parameters, 2048 tokens a step,
 AdamW, clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here:
-precision and attention form are chosen by the same measurement.
+precision (but in `train-fp32`, which is float32 on both sides) and attention form are chosen by the same measurement.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def speed(name: str, own: str, peer: str) -> Result:
 
 @bench.measure("train-fp32")
 def fp32() -> Result:
-    return speed("train-fp32", "ours", "theirs-fp32")
+    return speed("train-fp32", "ours-float32", "theirs-fp32")
 
 
 @bench.measure("train-bf16")

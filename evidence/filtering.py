@@ -45,6 +45,7 @@ from llmanac.data.split import fraction
 from llmanac.data.stages import Dropped
 from llmanac.lab._svg import Line, line_chart
 from llmanac.lab.report import Section, table
+from llmanac.metrics._intervals import wilson_interval
 
 ROWS = ("data/filtering",)
 CLAIM = "filters by rules and by a classifier trade precision for recall"
@@ -206,6 +207,11 @@ def languages() -> dict[str, dict[str, Any]]:
     return out
 
 
+def counted(right: int, total: int) -> str:
+    """A fraction with its interval; "-" of nothing."""
+    return "-" if not total else "{:.3f} ({:.3f} to {:.3f})".format(*wilson_interval(right, total))
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     (found,) = seeds
@@ -214,14 +220,19 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     lines = [Line(name, points, shade=k) for k, (name, points) in enumerate(found["curves"].items())]
     lines.append(Line("all four filters", [(four["recall"], four["precision"])], shade=len(lines)))
     chart = line_chart(lines, "recall: fraction of wanted texts kept", "precision", "Precision against recall")
-    stays = [
-        [name, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")), *(f"{row['kept'][k]:.0%}" for k in kinds)]
-        for name, row in filters.items()
-    ]
-    points = [
-        [t, "-" if p["precision"] is None else f"{p['precision']:.3f}", f"{p['recall']:.3f}"]
-        for t, p in classifier["points"].items()
-    ]
+    held = found["held_out"]
+    wanted = sum(held[kind] for kind in kinds if kind in GOOD)
+    stays = []
+    for name, row in filters.items():
+        count = {kind: round(row["kept"][kind] * held[kind]) for kind in kinds}
+        right = sum(count[kind] for kind in kinds if kind in GOOD)
+        both = counted(right, sum(count.values())), counted(right, wanted)
+        stays.append([name, *both, f"{row['f1']:.3f}", *(f"{row['kept'][kind]:.0%}" for kind in kinds)])
+    points = []
+    for t, p in classifier["points"].items():
+        right = round(p["recall"] * wanted)
+        precision = "-" if not p["precision"] else counted(right, round(right / p["precision"]))
+        points.append([t, precision, counted(right, wanted)])
     why = [
         f"{name}: " + (", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "none dropped")
         for name, reasons in found["reasons"].items()
@@ -231,7 +242,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
          ", ".join(f"{code} {share:.0%}" for code, share in row["worst"].items())]
         for name, row in found["languages"].items()
     ]  # fmt: skip
-    limits = "Default limits; a good filter keeps articles and news, and nothing else."
+    limits = (
+        "Default limits; a good filter keeps articles and news, and nothing else. In brackets: the 95% interval of "
+        "Wilson, as if texts were independent (those of one page are not, so it is rather too narrow)."
+    )
     area = f"Its area under the ROC curve is {classifier['auc']:.4f}."
     passage = "Passages of about 300 characters from Django's message catalogues, whose language is the catalogue's."
     shown = {"svg": chart, "caption": "Precision against recall"}

@@ -17,7 +17,7 @@ grouped-query and by {worse} with multi-query.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -26,7 +26,7 @@ from evidence._page import with_interval
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST
 from llmanac.lab import words
-from llmanac.lab.costs import state_bytes
+from llmanac.lab.costs import state_costs
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import compare_arms, mean
 
@@ -49,11 +49,17 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         spec = model_spec(size, mixer=ARMS[name])
         if name == "latent":  # its bytes only
             model = spec.build(vocab_size=1024).eval()
-            found["arms"][name] = {"parameters": float(model.parameter_count()), "bytes": state_bytes(model)}
+            found["arms"][name] = {"parameters": float(model.parameter_count()), "bytes": bytes_a_token(model)}
             continue
         model = trained(spec, seed, size)
-        found["arms"][name] = {**bits(model, size), "bytes": state_bytes(model)}
+        found["arms"][name] = {**bits(model, size), "bytes": bytes_a_token(model)}
     return found if size == "small" else {**found, "decoding": {str(n): decoding(n, seed) for n in CONTEXTS}}
+
+
+def bytes_a_token(model: Any) -> float:
+    """Of a cache, which grows by as much with each token."""
+    found = state_costs(model)
+    return cast(float, found["state_bytes"]) / cast(float, found["state_tokens"])
 
 
 @torch.inference_mode()

@@ -6,7 +6,9 @@ read by the function of `llmanac rate --report`: the win rate's interval is over
 
 ## What the numbers say
 
-- A study settles that the first model is better in four of five cases with {enough}.
+- The smallest number of ratings at which at least four of five simulated studies settle that the first model is better:
+  {enough}. Each is the first of the {kinds} kinds of study of its skill to get so far in {trials} simulations, so it
+  is more likely too small than too large; the interval is of the fraction that settles.
 - Raters who err pull the win rate towards one half: {pull}. More raters a question do not undo this in the mean rate;
   the preference file, which takes the majority, has {one:.0%} right pairs with one rater of skill 0.7 and {five:.0%}
   with five.
@@ -28,6 +30,7 @@ import numpy as np
 from llmanac.core.rng import numpy_generator
 from llmanac.evaluate.ratings import PREFERENCES, Questions, Rating, report, write_preferences
 from llmanac.lab.report import Section, table
+from llmanac.metrics._intervals import wilson_interval
 
 ROWS = ("metric/human", "reward/human")
 CLAIM = "ratings by people are of high quality and expensive: how many are needed, and what raters' errors do"
@@ -111,12 +114,18 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for skill in SKILLS:
         fits = [c for c in cells if c["skill"] == skill and c["settled"] >= 0.8]
         first = min(fits, key=lambda c: c["raters"] * c["questions"], default=None)
-        enough.append(f"more than {max(QUESTIONS) * max(RATERS):,} ratings at skill {skill}" if first is None else
-                      f"{first['raters'] * first['questions']:,} ratings ({first['questions']} questions by "
-                      f"{first['raters']}) at skill {skill}")  # fmt: skip
+        if first is None:
+            enough.append(f"more than {max(QUESTIONS) * max(RATERS):,} at skill {skill}")
+            continue
+        _, low, high = wilson_interval(round(first["settled"] * TRIALS), TRIALS)
+        enough.append(
+            f"{first['raters'] * first['questions']:,} at skill {skill} ({first['questions']} questions by "
+            f"{first['raters']}; {first['settled']:.0%}, 95% {low:.0%} to {high:.0%})"
+        )
     last = {c["skill"]: c for c in cells if c["raters"] == 3 and c["questions"] == max(QUESTIONS)}
     return {
-        "better": BETTER, "trials": TRIALS, "enough": ", ".join(enough), "one": kept[1], "five": kept[5],
+        "better": BETTER, "trials": TRIALS, "enough": ", ".join(enough), "kinds": len(RATERS) * len(QUESTIONS),
+        "one": kept[1], "five": kept[5],
         "pull": ", ".join(f"{last[s]['rate']:.3f} at skill {s}" for s in SKILLS),
         "kappa": ", ".join(f"{last[s]['kappa']:.2f} at skill {s}" for s in SKILLS),
         "covered": float(np.mean([c["covered"] for c in cells])),

@@ -30,6 +30,10 @@ SHOWN = (  # the rows of README.md
     "bpe-train-32k", "bpe-encode", "unigram-train", "train-bf16", "ngram-query", "bm25-query", "extract-f1",
     "dedup-minhash",
 )  # fmt: skip
+UNLIKE = {  # rows whose two sides do not compute the same, and how they differ
+    "hf-b1": "ours Q8_0, theirs float32",
+    "window-16k": "ours with a window of 512 keys, theirs with all keys",
+}
 HEAD = ["| | ours | theirs | ratio | command |", "|---|---|---|---|---|"]
 
 
@@ -84,12 +88,26 @@ def benchmark_rows(found: list[dict[str, Any]]) -> dict[str, str]:
         for row in document["results"]:
             name = row["name"]
             theirs = "not installed" if row["theirs"] is None else f"{row['theirs']:.4g} {row['unit']}"
-            ratio = "" if row.get("ratio") is None else f"{row['ratio']:.2f}"
             ours = f"{row['ours']:.4g} {row['unit']}"
             only = "extract-f1-sets" if name.startswith("extract-f1-") else name
             command = f"`python benchmarks/{document['benchmark']}.py --only {only}`"
-            lines[name] = f"| {name} | {ours} | {row['peer']}: {theirs} | {ratio} | {command} |"
+            shown = f"{name} ({UNLIKE[name]})" if name in UNLIKE else name
+            lines[name] = f"| {shown} | {ours} | {row['peer']}: {theirs} | {ratio(row)} | {command} |"
     return lines
+
+
+def ratio(row: dict[str, Any]) -> str:
+    """With the interval of the difference, or the ratio with one allocator for both, where the result has them."""
+    found = row.get("ratio")
+    if found is None:
+        return ""
+    more = row.get("more", {})
+    if "ours_minus_trafilatura" in more:
+        low, high = more["ours_minus_trafilatura"]
+        said = "no difference shown" if low <= 0 <= high else f"{found:.2f}"
+        return f"{said} (95% of the difference: {low:+.4f} to {high:+.4f})"
+    same = more.get("ratio_with_our_allocator_for_both")
+    return f"{found:.2f}" + ("" if same is None else f"; with our allocator for both {same:.2f}")
 
 
 def slower(found: list[dict[str, Any]]) -> str:

@@ -51,7 +51,7 @@ def test_a_log_ends_with_the_last_state_and_says_no_state_twice(
     assert not capsys.readouterr().err
 
 
-def test_a_kernel_that_is_compiled_says_so_once_and_gives_the_same(tmp_path: Path) -> None:
+def test_a_kernel_that_is_compiled_says_so_once_and_one_that_is_read_does_not(tmp_path: Path) -> None:
     code = (
         "from llmanac.core import progress\n"
         "progress.QUIET_SECONDS = 0.0\n"
@@ -62,6 +62,9 @@ def test_a_kernel_that_is_compiled_says_so_once_and_gives_the_same(tmp_path: Pat
         "@cached\n"
         "def whole(xs):\n    total = 0\n    for x in xs:\n        total += part(x)\n    return total\n"
         "assert [whole(np.arange(4)), whole(np.arange(5)), whole(np.arange(6))] == [10, 15, 21]\n"
+        "progress.say_once.cache_clear()\n"
+        "again = cached(whole.py_func)\n"
+        "assert again(np.arange(4)) == 10 and sum(again.stats.cache_hits.values()) == 1\n"
     )
     script = tmp_path / "script.py"
     script.write_text(code)

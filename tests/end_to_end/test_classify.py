@@ -8,10 +8,12 @@ import subprocess
 import sys
 from itertools import product
 
+import numpy as np
 import pytest
 from _labelled import BAD, GOOD, denied, easy
 
 from llmanac.cli import main
+from llmanac.lab.classification.experiments import Measured, above, rows_to_pass
 
 
 @pytest.fixture
@@ -101,7 +103,8 @@ def test_one_command_makes_the_table(data, capsys, methods):
         data / "page", *more,
     )  # fmt: skip
     assert status == 0, err
-    assert {path.name for path in (data / "page").iterdir()} == {"table.json", "table.html", "table.md", "table.svg"}
+    names = {"table.json", "table.html", "table.md", "table.svg", "predictions.jsonl"}
+    assert {path.name for path in (data / "page").iterdir()} == names
     made = json.loads((data / "page" / "table.json").read_text())
     assert list(made["methods"]) == (["rules", "bow"] if methods else ["rules", "bow", "cbow", "deep-cbow"])
     assert made["sizes"] == [4, 20, 48] and made["slices"][0]["name"] == "conjugation"
@@ -110,7 +113,28 @@ def test_one_command_makes_the_table(data, capsys, methods):
     page = (data / "page" / "table.html").read_text()
     assert "<svg" in page and "needs none" in page and "http" not in page.replace("http-equiv", "")
     assert (data / "page" / "table.svg").read_text().startswith("<svg xmlns=")
-    assert "page:" in out and "Next:" in out
+    assert "page:" in out and "Next:" in out and "texts" in out.partition(" is right on")[0]
+    lines = [json.loads(line) for line in (data / "page" / "predictions.jsonl").read_text().splitlines()]
+    for name, row in made["methods"].items():  # a paired test can be made from them
+        seeds = len(row["accuracies"])
+        right = [sum(line[name][i] == line["label"] for line in lines) / len(lines) for i in range(seeds)]
+        assert right == pytest.approx(row["accuracies"])
+
+
+def test_rows_that_pass_the_rules_are_shown_by_the_paired_interval():
+    rules, found = Measured(), Measured()
+    base = np.arange(900) < 500
+    rules.accuracy[0], rules.right[0] = [base.mean()], base.astype(int)
+    for size, more in (10, 5), (100, 60):  # texts that only the learned one gets right; it loses two others
+        right = np.arange(900) < 500 + more
+        right[:2] = False
+        found.accuracy[size], found.right[size] = [right.mean()] * 2, 2 * right
+    assert above(found, rules, 10).low < 0 < above(found, rules, 10).mean
+    assert rows_to_pass(found, rules) == 100
+    one = above(found, rules, 100)
+    assert one.mean == pytest.approx(58 / 900) and one.low > 0
+    del found.right[100]
+    assert rows_to_pass(found, rules) is None
 
 
 def test_slices_of_ones_own_and_other_labels(data, capsys):

@@ -49,12 +49,13 @@ def test_a_study_from_question_to_page(positions: StudyResult) -> None:
     costs = data["costs"]
     assert costs["rope"]["steps"] == STEPS and costs["rope"]["tokens"] == STEPS * 128
     assert costs["learned"]["parameters"] - costs["rope"]["parameters"] == 32 * 32
-    for name in ("train_flops", "seconds", "peak_memory", "decode_tokens_per_second", "state_bytes_per_token"):
+    for name in ("train_flops", "seconds", "peak_memory", "decode_tokens_per_second", "state_bytes"):
         assert costs["rope"][name] > 0
-    assert costs["rope"]["state_bytes_per_token"] == 2 * 2 * 32 * 4  # two layers, keys and values, float32
+    tokens = costs["rope"]["state_tokens"]
+    assert tokens == 32 and costs["rope"]["state_bytes"] == tokens * 2 * 2 * 32 * 4  # two layers, K and V, float32
     assert len(data["curves"]["rope"]["0"]) >= 4
     page = positions.page.read_text()
-    assert "Untuned" in page and f"{values['rope'][0]:.4g}"[:3] in page
+    assert "Untuned" in page and ", untuned)." in page and f"{values['rope'][0]:.4g}"[:3] in page
 
 
 def test_arms_start_equal_and_that_is_recorded(positions: StudyResult, recipe: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -128,3 +129,18 @@ def test_make_bench_runs_every_benchmark(root: Path) -> None:
 def test_the_numbers_are_those_of_the_evidence(root: Path) -> None:
     done = subprocess.run([sys.executable, root / "tools" / "readme.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_row_does_not_claim_more_than_was_measured(root: Path) -> None:
+    """The page shows the interval of a difference, the ratio with one allocator, and where the two sides differ."""
+    page = (root / "docs" / "benchmarks.md").read_text("utf-8")
+    lines = {found[1]: line for line in page.splitlines() if (found := re.match(r"\| ([\w-]+)", line))}
+    for path in root.glob("docs/evidence/benchmarks/*.json"):
+        for row in json.loads(path.read_text("utf-8"))["results"]:
+            more, line = row.get("more", {}), lines[row["name"]]
+            low, high = more.get("ours_minus_trafilatura", (1, 1))
+            assert ("no difference shown" in line) == (low <= 0 <= high), line
+            assert not (row["name"].endswith("-fp32") and more["dtype"] != "float32"), line
+            if "ratio_with_our_allocator_for_both" in more:
+                assert f"for both {more['ratio_with_our_allocator_for_both']:.2f}" in line
+    assert "theirs float32" in lines["hf-b1"] and "theirs with all keys" in lines["window-16k"]

@@ -79,6 +79,9 @@ def test_a_plan_spends_the_budget_and_follows_the_law(monkeypatch: pytest.Monkey
     law = planning.propose(spec, 1024, flops=1e15, fit=fit, largest=1e14)
     assert law.best_parameters == pytest.approx(TRUE.best(1e15)[0], rel=0.02) and law.beyond == pytest.approx(10)
     assert law.loss[0] == pytest.approx(TRUE.loss(law.parameters, law.tokens), rel=0.01)
+    assert law.excess == pytest.approx(TRUE.loss(law.parameters, law.tokens) - TRUE.loss(*TRUE.best(1e15)), abs=1e-3)
+    near = planning.propose(spec, 1024, flops=1e13)  # between two rungs, 160,064 and 430,752
+    assert near.off == near.parameters / near.best_parameters and abs(near.off - 1) < 0.15 and near.excess is None
     small, large = (planning.propose(spec, 1024, flops=c, fit=fit) for c in (1e13, 1e16))
     assert small.parameters < law.parameters < large.parameters
     flat = Fit(Law(1.0, 2.0, 3.0, -0.1, 0.3), 0.0, 9, "total", fit.samples, fit.residuals)

@@ -13,9 +13,10 @@ import llmanac
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.evaluate.divergence import divergence, windows
+from llmanac.evaluate.divergence import Windows, divergence, windows
 from llmanac.models._quantized import Quantized
 from llmanac.models.load import load_model
+from llmanac.recipes import quantize as quantizing
 from llmanac.recipes.quantize import check_target, quantize
 from llmanac.recipes.run import run
 from llmanac.tokenizers.load import load_tokenizer
@@ -53,6 +54,24 @@ def dense(tmp_path_factory, made):
 # ---------------------------------------------------------------- the command
 
 
+@pytest.fixture(autouse=True)
+def one_round(monkeypatch):
+    """Of timing: these tests are not about speed."""
+    monkeypatch.setattr(quantizing, "FEWEST", 1)
+    monkeypatch.setattr(quantizing, "SECONDS", 0.0)
+
+
+def test_speeds_are_of_alternating_rounds_and_the_first_is_not_counted(monkeypatch):
+    order = []
+    monkeypatch.setattr(quantizing, "Engine", lambda model, runner: model)
+    monkeypatch.setattr(quantizing, "_speed", lambda engine, prompt: order.append(engine) or float(len(order)))
+    assert quantizing._speeds("ab", [1]) == ([3.0], [4.0])
+    monkeypatch.setattr(quantizing, "SECONDS", 60.0)
+    order.clear()
+    assert quantizing._speeds("ab", [1]) == ([3.0, 5.0, 7.0, 9.0, 11.0], [4.0, 6.0, 8.0, 10.0, 12.0])
+    assert "".join(order) == "ab" * 6
+
+
 def test_divergence_equals_the_sums_over_the_vocabulary(dense):
     model, tokenizer = load_model(dense, device="cpu"), load_tokenizer(dense)
     changed = copy.deepcopy(model)
@@ -66,7 +85,9 @@ def test_divergence_equals_the_sums_over_the_vocabulary(dense):
     assert found.before == pytest.approx(-float(p.gather(-1, taken).mean()), rel=1e-5)
     assert found.after == pytest.approx(-float(q.gather(-1, taken).mean()), rel=1e-5)
     assert found.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-4) and found.kl > 0.01
-    assert found.tokens == 75
+    assert found.tokens == 75 and len(found.blocks) == 5
+    by_row = [divergence(model, changed, Windows(row[None], 1.0)) for row in text.ids]
+    torch.testing.assert_close(found.blocks, tuple((row.after - row.before, row.kl) for row in by_row))
     assert text.bytes_per_token == pytest.approx(len(TEXT) * 20 / len(tokenizer.encode(TEXT * 20)))
     assert divergence(model, model, text).kl == 0
 
@@ -75,11 +96,13 @@ def test_divergence_equals_the_sums_over_the_vocabulary(dense):
 def test_a_folder_is_written_that_loads_packed(method, dense, tmp_path):
     text = [TEXT * 60] * 2
     found = quantize(str(dense), tmp_path / "out", method, texts=text)
-    assert found.after < found.before and found.quality.kl > 0 and min(found.speeds) > 0
+    assert found.after < found.before and found.quality.kl > 0
+    before, after = found.speeds
+    assert len(before) == len(after) == 1 and min(*before, *after) > 0
     assert found.before == (dense / "model.safetensors").stat().st_size
     loaded = load_model(tmp_path / "out", device="cpu")
     assert any(isinstance(p, Quantized) for p in loaded.parameters()) == (method != "bf16")
-    again = divergence(load_model(dense, device="cpu"), loaded, windows(text[1:], load_tokenizer(dense), 64, 8))
+    again = divergence(load_model(dense, device="cpu"), loaded, windows(text[1:], load_tokenizer(dense), 64, 64))
     if method != "bf16":  # which computes in float32 once it is loaded
         assert again.kl == pytest.approx(found.quality.kl, rel=1e-4)
 
@@ -98,7 +121,11 @@ def test_the_command_prints_what_it_cost(dense, tmp_path):
     words = ("quantize", str(dense), "--method", "int8", "-o", "small", "--targets", "mlp.*", "--text", "text.txt")
     done = command(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("int8, 8.833", "bits a weight", "perplexity", "bits a byte", "KL", "tokens a second", "chat small"):
+    words_seen = (
+        "int8, 8.833", "bits a weight", "perplexity", "bits a byte", "KL", "tokens a second, median",
+        "lowest to highest", "windows: +", "of the weights were quantized", "chat small",
+    )  # fmt: skip
+    for word in words_seen:
         assert word in done.stdout, word
     assert command(*words, cwd=tmp_path).returncode == 2
 

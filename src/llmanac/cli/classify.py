@@ -24,7 +24,15 @@ Saved = Annotated[str, typer.Argument(help="A trained classifier's folder, or `r
 Rows = Annotated[
     Path, typer.Argument(help="Labelled texts: .jsonl, .csv, .tsv or .parquet, or lines that begin with the label.")
 ]
-IN_SHORT = ("method", "accuracy", "95% over seeds", "rows to beat the rules", "CPU time to train", "explained")
+IN_SHORT = (
+    "method",
+    "accuracy",
+    "95% over seeds",
+    "95% over texts",
+    "rows to beat the rules",
+    "CPU time to train",
+    "explained",
+)
 
 
 @app.command("train")
@@ -198,18 +206,20 @@ def table_command(
     names = [name.strip() for name in methods.split(",")] if methods else list(tables.DEFAULT)
     names += ON_A_MODEL if model and not methods else ()
     chosen = read_slices(slices) if slices else tables.our_slices(train.labels)
+    predicted: dict[str, list[list[str]]] = {}
     result = tables.make_table(
-        train, held, names, seeds=seeds, sizes=tables.parse_sizes(sizes), slices=chosen, model=model, rules=rules
-    )
+        train, held, names, seeds=seeds, sizes=tables.parse_sizes(sizes), slices=chosen, model=model, rules=rules,
+        predicted=predicted,
+    )  # fmt: skip
     options: dict[str, Any] = {"--methods": methods, "--seeds": seeds if seeds != 3 else None, "--sizes": sizes}
     options |= {"--model": model, "--rules": rules, "--slices": slices, "--text": text if text != "text" else None}
     options |= {"--label": label if label != "label" else None}
     given = (str(word) for option in options.items() if option[1] is not None for word in option)
     result["command"] = shlex.join(["llmanac", "classify", "table", str(data), "--test", str(test), *given])
     result["data"] |= {"train": data.name, "test": test.name}
-    place = tables.write(folder, result)
+    place = tables.write(folder, result, held, predicted)
     print_methods(result)
-    print(f"page: {place}")
+    print(f"page: {place}; each method's labels of the test texts: {folder / tables.PREDICTED}")
     print(f"Next: llmanac classify train {shlex.quote(str(data))} --method {tables.best(result)}")
 
 

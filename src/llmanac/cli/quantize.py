@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import shlex
+import statistics
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmanac.cli.options import Column, Include, SomeModel
+
+if TYPE_CHECKING:
+    from llmanac.evaluate.divergence import Divergence
 
 
 def quantize_command(
@@ -39,17 +43,44 @@ def quantize_command(
     check_target(path, output, method)
     texts = None if text is None else list(texts_of((), text, column, include or ()))
     found = quantize(path, output, method, targets=targets or (), texts=texts)
-    quality, (before, after) = found.quality, found.speeds
+    quality = found.quality
     rows = [
         ("bytes", f"{found.before:,}", f"{found.after:,}"),
         ("perplexity", f"{_perplexity(quality.before):.4g}", f"{_perplexity(quality.after):.4g}"),
         ("bits a byte", *(f"{quality.bits_per_byte(loss):.4f}" for loss in (quality.before, quality.after))),
         ("KL, nats a token", "0", f"{quality.kl:.3g}"),
-        ("tokens a second", f"{before:.1f}", f"{after:.1f}"),
+        ("tokens a second, median", *(f"{statistics.median(speeds):.1f}" for speeds in found.speeds)),
+        ("lowest to highest", *(f"{min(speeds):.1f} to {max(speeds):.1f}" for speeds in found.speeds)),
     ]
     print_table(f"{method}, {found.bits:.3f} bits a weight", ("", "before", "after"), rows)
-    print(f"On {quality.tokens:,} tokens of text. {output}: {100 * found.after / found.before:.1f}% of the bytes.")
+    print(_compared(quality))
+    print(f"{output}: {100 * found.after / found.before:.1f}% of the bytes{_rest(method, found.part)}.")
     print(f"Next: llmanac chat {shlex.quote(str(output))}")
+
+
+def _compared(quality: Divergence) -> str:
+    """The change in bits a byte and the KL with their intervals over the windows, which are paired."""
+    from llmanac.lab.stats import interval
+
+    change = quality.bits_per_byte(quality.after - quality.before)
+    said = f"On {quality.tokens:,} tokens of text: {change:+.4f} bits a byte"
+    if len(quality.blocks) < 2:
+        return f"{said}; one window of text has no interval, give more --text."
+    (low, high), kl = (interval(values) for values in zip(*quality.blocks, strict=True))
+    low, high = quality.bits_per_byte(low), quality.bits_per_byte(high)
+    none = "; no difference shown" if low <= 0 <= high else ""
+    return (
+        f"{said} (95% over {len(quality.blocks)} windows: {low:+.4f} to {high:+.4f}{none}); "
+        f"KL {max(kl[0], 0.0):.3g} to {kl[1]:.3g}."
+    )
+
+
+def _rest(method: str, part: float) -> str:
+    from llmanac.recipes.quantize import BLOCKS
+
+    if method in BLOCKS:
+        return "; bits a weight are of the file, with its vocabulary"
+    return f"; {100 * part:.0f}% of the weights were quantized, the others are as before" if part < 0.995 else ""
 
 
 def _perplexity(loss: float) -> float:

@@ -174,7 +174,8 @@ def plan_command(
         ["best size", f"{found.best_parameters:,.0f}", "" if found.size_interval is None else
          f"95% {found.size_interval[0]:,.0f} to {found.size_interval[1]:,.0f}; N counts {_words(found.counted)}"],
         ["best tokens", f"{found.best_tokens:,.0f}", f"{found.best_tokens / found.best_parameters:.1f} a parameter"],
-        ["model", f"{found.parameters:,}", f"width {patches['model.dim']}, {patches['model.layers']} layers"],
+        ["model", f"{found.parameters:,}",
+         f"width {patches['model.dim']}, {patches['model.layers']} layers{_off(found)}"],
         ["tokens", f"{found.tokens:,}", f"{patches['train.steps']:,} steps of {patches['train.batch_tokens']:,}"],
         ["learning rate", f"{patches['train.optimizer.lr']:g}", f"{spec.train.optimizer.name}, {carried}"],
     ]  # fmt: skip
@@ -190,6 +191,14 @@ def plan_command(
         )
     flags = " ".join(f"-s {path}={value}" for path, value in patches.items())
     print(f"Next: llmanac run {recipe or 'YOUR_RECIPE'} {flags}")
+
+
+def _off(found: Any) -> str:
+    """What the nearest size that can be built costs."""
+    if abs(found.off - 1) < 0.02:
+        return ""
+    cost = "" if found.excess is None else f", {found.excess:+.4f} nats a token by the fit"
+    return f"; {found.off:.2f} times the best size{cost}"
 
 
 def _budget(text: str) -> tuple[float | None, float | None]:

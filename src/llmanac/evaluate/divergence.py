@@ -26,6 +26,7 @@ class Divergence:
         before, after: loss of the original and of the changed model.
         kl: KL(original || changed) of the next token.
         tokens: how many were predicted; bytes_per_token: of the text.
+        blocks: `(after - before, KL)` of each window, whose tokens are as many; what an interval is made of.
     """
 
     before: float
@@ -33,6 +34,7 @@ class Divergence:
     kl: float
     tokens: int
     bytes_per_token: float
+    blocks: tuple[tuple[float, float], ...] = ()
 
     def bits_per_byte(self, loss: float) -> float:
         """Of a loss in nats a token."""
@@ -76,15 +78,15 @@ def windows(texts: Sequence[str], tokenizer: Any, length: int, rows: int, what: 
 @torch.inference_mode()
 def divergence(original: Any, changed: Any, text: Windows) -> Divergence:
     """Compare two models of one vocabulary; log-probabilities are float32 at least."""
-    sums = torch.zeros(3, dtype=torch.float64)
-    count = 0
+    rows: list[Tensor] = []  # (3,) means of a window
     with evaluating(original), evaluating(changed), progress("compare", total=len(text.ids), unit="rows") as bar:
         for row in text.ids:
             p, q = (one(Batch(ids=row[None, :-1])).logits.float().log_softmax(-1) for one in (original, changed))
             target = row[None, 1:, None]
             kl = (p.exp() * (p - q)).sum(-1)
-            sums += torch.stack([-p.gather(-1, target).sum(), -q.gather(-1, target).sum(), kl.sum()]).double()
-            count += target.numel()
+            rows.append(torch.stack([-p.gather(-1, target).mean(), -q.gather(-1, target).mean(), kl.mean()]).double())
             bar.advance()
-    before, after, kl_sum = (sums / count).tolist()
-    return Divergence(before, after, kl_sum, count, text.bytes_per_token)
+    found = torch.stack(rows)
+    blocks = tuple((after - before, kl) for before, after, kl in found.tolist())
+    before, after, kl = found.mean(0).tolist()
+    return Divergence(before, after, kl, text.ids[:, 1:].numel(), text.bytes_per_token, blocks)

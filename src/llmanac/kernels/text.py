@@ -40,22 +40,25 @@ def cached(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def _announcing(dispatcher: Any) -> Any:
-    """The same dispatcher, which says so when compiling takes long; of a kernel's parts only the whole speaks."""
-    if not hasattr(dispatcher, "compile"):  # numba is switched off, and the function is plain Python
-        return dispatcher
-    compiled = dispatcher.compile
+    """The same dispatcher, which says so when compiling takes long; of a kernel's parts only the whole speaks.
 
-    def compile(signature: Any) -> Any:
+    Its compiler is wrapped, not itself: reading what is kept is no compilation, however long a busy disk takes.
+    """
+    if not hasattr(dispatcher, "_compiler"):  # numba is switched off, and the function is plain Python
+        return dispatcher
+    compiled = dispatcher._compiler.compile
+
+    def compile(*signature: Any) -> Any:
         if _COMPILING:
-            return compiled(signature)
+            return compiled(*signature)
         _COMPILING.append(True)
         try:
             with announced(COMPILES):
-                return compiled(signature)
+                return compiled(*signature)
         finally:
             _COMPILING.clear()
 
-    dispatcher.compile = compile
+    dispatcher._compiler.compile = compile
     return dispatcher
 
 

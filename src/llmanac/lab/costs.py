@@ -1,4 +1,4 @@
-"""What a model costs, measured: peak memory of a training step, decoding speed, bytes of decoding state a token."""
+"""What a model costs, measured: peak memory of a training step, decoding speed, bytes of decoding state."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ TRAINING_COSTS = (
     Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed"),
     Metric("peak_memory", "B", "lower", "peak memory of a step"),
     Metric("model_bytes", "B", "lower", "size of the model"),
-    Metric("state_bytes_per_token", "B", "lower", "decoding state a token"),
+    Metric("state_bytes", "B", "lower", "decoding state"),
+    Metric("state_tokens", "", "lower", "after so many tokens"),  # a state need not grow with them
 )  # fmt: skip
 
 
@@ -52,17 +53,19 @@ def decode_speed(model: Any, prompt: list[int]) -> float | None:
     return count / statistics.median(taken[1:])
 
 
-def state_bytes(model: Any) -> float | None:
-    """Bytes of decoding state a token once a context of a power of two is read; None for a model without a state."""
-    context = 1 << ((model.max_length or 256).bit_length() - 1)
-    context = min(context, 256)
+def state_costs(model: Any) -> dict[str, float | None]:
+    """Bytes of decoding state after as many tokens as are said with it; None for a model without a state.
+
+    A power of two that the model has room for, at most 256. No mean over the tokens: a recurrent state has one size.
+    """
+    context = min(1 << ((model.max_length or 256).bit_length() - 1), 256)
     try:
         state = model.start(1)
     except (AttributeError, NotImplementedError):
-        return None
+        return {"state_bytes": None, "state_tokens": None}
     with torch.no_grad():
         model(torch.zeros(1, context, dtype=torch.long, device=device_of(model)), state, want=LAST)
-    return state.nbytes / context
+    return {"state_bytes": float(state.nbytes), "state_tokens": float(context)}
 
 
 def model_bytes(model: Any) -> float:

@@ -121,10 +121,15 @@ def sentences(result: Result) -> list[str]:
     name = label(metric)
     for c in result["comparisons"].get(metric["name"], []):
         what = f"{c['arm']} against {result['baseline']}: {verdict(c, result['replicate'])}"
-        out.append(f"{what}, {name} {difference(c)} (95% interval {interval(c)}).")
+        untuned = ", untuned" if _untuned(result) and c["low"] is not None else ""
+        out.append(f"{what}, {name} {difference(c)} (95% interval {interval(c)}{untuned}).")
     for arm, messages in result["failed"].items():
         out.append(f"{arm}: failed in {plural(len(messages), 'run')}, so it has no verdict ({messages[0]}).")
     return out
+
+
+def _untuned(result: Result) -> bool:
+    return bool(result.get("hold")) and not result.get("tune")
 
 
 def worse_than_uniform(result: Result) -> str:
@@ -150,7 +155,7 @@ def warnings(result: Result) -> list[str]:
             "Whole-recipe comparison: many things differ between the arms, on purpose. It shows which recipe is better "
             "here, not which part of it is the reason."
         )
-    if result.get("hold") and not result.get("tune"):
+    if _untuned(result):
         out.append("Untuned: every arm ran with its recipe's own learning rate; --tune lr=3 gives each the same sweep.")
     if result.get("tune") and result["tune"]["at_the_edge"]:
         edge = ", ".join(result["tune"]["at_the_edge"])

@@ -12,10 +12,11 @@ from typing import Any, cast
 from llmanac.core import registry
 from llmanac.core.errors import DataError, RequestError, SpecError, nearest
 from llmanac.core.files import atomic_folder
+from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, LanguageModel
 from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
-from llmanac.generate.engine import Engine
+from llmanac.generate.engine import Engine, evaluating
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
 from llmanac.models.locate import GGUF, fetched
@@ -23,8 +24,9 @@ from llmanac.models.save import save_model
 from llmanac.tokenizers.load import load_tokenizer
 
 BLOCKS = ("q8_0", "q4_0", "q4_1")  # of .gguf files
-LENGTH, CALIBRATION, EVALUATION = 512, 16, 8  # tokens of a window; windows
+LENGTH, CALIBRATION, EVALUATION = 512, 16, 8  # tokens of a window; windows, of short ones as many as hold that text
 PROMPT, DECODED = 32, 48  # tokens
+ROUNDS, FEWEST, SECONDS = 5, 3, 10.0  # of timing: no further round after so long
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,19 @@ class Quantized:
     """What a quantization cost.
 
     Attributes:
-        before, after: bytes of the files of weights; bits: of a number of what was quantized, scales included.
+        before, after: bytes of the files of weights.
+        bits: of a number of what was quantized, scales included; of a .gguf file, its bits over the parameters.
+        part: the quantized numbers over the parameters.
         quality: on text that was not used for calibration.
-        speeds: tokens a second of one request, before and after.
+        speeds: tokens a second of one request, before and after, in each round of timing.
     """
 
     before: int
     after: int
     bits: float
+    part: float
     quality: Divergence
-    speeds: tuple[float, float]
+    speeds: tuple[list[float], list[float]]
 
 
 def check_target(source: str, target: Path, method: str) -> None:
@@ -95,20 +100,21 @@ def quantize(
         raise SpecError(f"{source}: is no causal model, and losses cannot be compared ({error})") from error
     if quantizer is None:
         export_gguf(original, tokenizer, target, method)
-        bits = 8 * _bytes(target) / original.parameter_count()
+        bits, part = 8 * _bytes(target) / original.parameter_count(), 1.0
         changed: Any = load_model(target, device="cpu")
         quality = divergence(original, changed, held_out)
     else:
         changed = copy.deepcopy(original)
         report = quantizer.apply(changed, list(train.batches()))
         bits = report.bits
+        part = sum(numbers for numbers, _, _ in report.layers.values()) / original.parameter_count()
         quality = divergence(original, changed, held_out)
         with atomic_folder(target) as folder:
             save_model(changed, folder)
             tokenizer.save(folder)
     prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
-    speeds = (_speed(original, prompt), _speed(changed, prompt))
-    return Quantized(_bytes(Path(place)), _bytes(target), bits, quality, speeds)
+    speeds = _speeds([original, changed], prompt)
+    return Quantized(_bytes(Path(place)), _bytes(target), bits, part, quality, speeds)
 
 
 def _bytes(place: Path) -> int:
@@ -128,19 +134,37 @@ def _split(texts: Sequence[str] | None, tokenizer: Any, length: int) -> tuple[Wi
         raise DataError("--text: holds no text")
     middle = len(texts) // 2
     train = windows(texts[:middle], tokenizer, length, CALIBRATION, "--text: its first half")
-    return train, windows(texts[middle:], tokenizer, length, EVALUATION, "--text: its second half")
+    rows = EVALUATION * LENGTH // length
+    return train, windows(texts[middle:], tokenizer, length, rows, "--text: its second half")
 
 
-def _speed(model: Any, prompt: list[int]) -> float:
-    """Tokens a second, prompt not counted."""
-    engine = Engine(cast(LanguageModel, model), runner="auto")
-    count = max(1, min(DECODED, (model.max_length or 1 << 30) - len(prompt)))
+def _speeds(models: Sequence[Any], prompt: list[int]) -> tuple[list[float], list[float]]:
+    """Tokens a second of both models in alternating rounds, so that another process slows both; the prompt not counted.
 
-    def seconds(tokens: int) -> float:
+    A round of each comes first and is not counted: it compiles and reads the weights.
+    """
+    engines = [Engine(cast(LanguageModel, model), runner="auto") for model in models]
+    found: tuple[list[float], list[float]] = ([], [])
+    with progress("speed", total=ROUNDS, unit="rounds") as bar:
+        for engine in engines:
+            _speed(engine, prompt)
         start = time.perf_counter()
-        engine.generate([prompt], max_new_tokens=tokens, stop_ids=())
-        return time.perf_counter() - start
+        while len(found[0]) < FEWEST or (len(found[0]) < ROUNDS and time.perf_counter() - start < SECONDS):
+            for engine, speeds in zip(engines, found, strict=True):
+                speeds.append(_speed(engine, prompt))
+            bar.advance()
+    return found
 
-    seconds(1)
-    once = seconds(1)
-    return (count - 1) / max(seconds(count) - once, 1e-9)
+
+def _speed(engine: Engine, prompt: list[int]) -> float:
+    count = max(2, min(DECODED, (engine.model.max_length or 1 << 30) - len(prompt)))
+    tokens = 0
+    with evaluating(engine.model):
+        scheduler = engine.scheduler()
+        scheduler.submit(engine.request(prompt, max_new_tokens=count, temperature=0.0, stop_ids=()))
+        while not scheduler.step():  # the prompt, and the first token
+            pass
+        start = time.perf_counter()
+        while scheduler.busy:
+            tokens += len(scheduler.step())
+    return tokens / (time.perf_counter() - start)

@@ -86,7 +86,7 @@ class BPE(Tokenizer):
     def _tables(self) -> tuple[np.ndarray, ...]:
         """What the encoding kernel needs: pairs, whole tokens and their bytes, the word cache and its counters."""
         pairs = bpe_encode.pair_table(*self.merges)
-        whole, letters = np.zeros((1, 4), np.uint64), np.zeros(32, np.uint8)
+        whole, letters = np.zeros((1, 4), np.uint64), np.frombuffer(bytes(32), np.uint8)  # read-only, as below
         if self.whole_pieces:
             control = self._guarded_ids - self._reached
             ids = [id for id, data in enumerate(self.tokens) if data is not None and id not in control]

@@ -72,8 +72,7 @@ def find_clusters(
             records = _records(positions, band, columns)
             if similarity is None:
                 for pairs in later_copies(records, 1, memory=memory // 4, folder=folder):
-                    edges = pairs.astype(np.int64)
-                    kernel.union(found.parents, edges[:, 0], edges[:, 1])
+                    kernel.union(found.parents, *pairs[:, :2].T.astype(np.int64, order="C"))
             else:
                 rows = sorted_rows(records, columns, memory=memory // 4, folder=folder)
                 _join_verified(rows, found, similarity, threshold)

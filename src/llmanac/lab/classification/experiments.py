@@ -14,6 +14,7 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled
 from llmanac.lab.classification.slices import Slice
+from llmanac.metrics._statistics import Estimate, paired
 
 SIZES = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 Build = Callable[[], Any]
@@ -25,12 +26,16 @@ class Measured:
 
     Attributes:
         accuracy: by number of training rows, one value a seed; a method without training has it under 0.
+        right: by number of rows, how many seeds are right on each test text.
+        predicted: labels of the test texts by the classifiers trained on all rows, one list a seed.
         seconds: CPU seconds of training on all rows, one a seed; `rate` texts a CPU second when predicting.
         slices: by slice and part, one accuracy a seed.
         explained: the lines of an explanation; exact: whether its parts add up.
     """
 
     accuracy: dict[int, list[float]] = field(default_factory=dict)
+    right: dict[int, np.ndarray] = field(default_factory=dict)
+    predicted: list[list[str]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     rate: float = 0.0
     parameters: int = 0
@@ -88,7 +93,7 @@ def measure(
             if not trained[name]:
                 classifier = build()
                 classifier.fit(train.texts, train.labels)
-                _take(out[name], classifier, 0, test, slices, [])
+                out[name].predicted.append(_take(out[name], classifier, 0, test, slices, []))
                 _explain(out[name], classifier, example)
                 bar.advance(1, method=name)
                 continue
@@ -100,7 +105,8 @@ def measure(
                     classifier.fit([train.texts[i] for i in chosen], [train.labels[i] for i in chosen], seed=seed)
                     spent = time.process_time() - begin
                     last = size == sizes[-1]
-                    _take(out[name], classifier, size, test, slices if last else [], [spent] if last else [])
+                    given = _take(out[name], classifier, size, test, slices if last else [], [spent] if last else [])
+                    out[name].predicted += [given] if last else []
                     bar.advance(1, method=name)
                 if not seed:
                     _explain(out[name], classifier, example)
@@ -113,17 +119,19 @@ def measure(
 
 def _take(
     found: Measured, classifier: Any, size: int, test: Labelled, slices: Sequence[Slice], spent: Sequence[float]
-) -> None:
+) -> list[str]:
     begin = time.process_time()
-    given = classifier.predict(test.texts)
+    given = list(classifier.predict(test.texts))
     found.rate = len(test) / max(1e-9, time.process_time() - begin)
-    right = sum(g == label for g, label in zip(given, test.labels, strict=True))
-    found.accuracy.setdefault(size, []).append(right / len(test))
+    right = np.array([g == label for g, label in zip(given, test.labels, strict=True)], np.int64)
+    found.accuracy.setdefault(size, []).append(float(right.mean()))
+    found.right[size] = found.right.get(size, 0) + right
     found.seconds += spent
     for one in slices:
         parts = found.slices.setdefault(one.name, {})
         for part, value in one.accuracies(classifier).items():
             parts.setdefault(part, []).append(value)
+    return given
 
 
 def _explain(found: Measured, classifier: Any, example: str) -> None:
@@ -135,3 +143,15 @@ def rows_needed(found: Measured, target: float) -> int | None:
     """The fewest measured rows whose mean accuracy reaches a target; None where none does."""
     means = {size: sum(values) / len(values) for size, values in found.accuracy.items()}
     return next((size for size in sorted(means) if means[size] >= target), None)
+
+
+def above(found: Measured, rules: Measured, size: int) -> Estimate | None:
+    """By how much the seeds' mean accuracy on `size` rows is above the rules', paired over texts; None for one text."""
+    one, two = found.right[size] / len(found.accuracy[size]), next(iter(rules.right.values()))
+    return paired(one, two) if len(one) > 1 else None
+
+
+def rows_to_pass(found: Measured, rules: Measured) -> int | None:
+    """The fewest measured rows with which the accuracy is above the rules', with a 95% interval that excludes 0."""
+    gains = {size: above(found, rules, size) for size in sorted(found.right)}
+    return next((size for size, gain in gains.items() if gain is not None and gain.low > 0), None)

@@ -100,7 +100,7 @@ def rows_of(result: Result) -> list[list[str]]:
     """The table's cells."""
     out = []
     for name, row in result["methods"].items():
-        beat = f"{row['rows_to_beat_rules']:,}" if row["rows_to_beat_rules"] else "never did"
+        beat = f"{row['rows_to_beat_rules']:,}" if row["rows_to_beat_rules"] else "not shown"
         if not row["trained"]:
             beat = "needs none"
         elif "rules" not in result["methods"]:
@@ -131,6 +131,8 @@ def spread(values: Sequence[float]) -> str:
     """The t interval of the mean over seeds."""
     if len(values) < 2:
         return NONE
+    if max(values) == min(values):
+        return "all equal"
     low, high = interval(values)
     return f"{low:.1%} to {high:.1%}"
 
@@ -157,6 +159,9 @@ def lead(result: Result) -> str:
         needed = rows[top]["rows_to_beat_rules"]
         if needed:
             said.append(f"{top} needed {needed:,} labelled rows to pass them")
+        elif gain := rows[top].get("above_rules"):
+            low, high = (f"{100 * value:+.1f}" for value in gain[1:])
+            said.append(f"the difference is not shown to be one ({low} to {high} points, 95% over texts, paired)")
     return "; ".join(said) + "."
 
 
@@ -167,6 +172,8 @@ def sections(result: Result) -> list[Section]:
         f"{data['train_rows']:,} training rows, {data['test_rows']:,} test rows, labels "
         f"{', '.join(data['labels'][:12])}; the most frequent label is right on {percent(data['chance'])}."
     )
+    if any(row.get("above_rules") for row in result["methods"].values()):
+        about += " The rules are beaten where the 95% interval of the difference over the same texts excludes 0."
     dots = "Every dot is one training on a random sample of the training rows; lines join the means."
     chart = {"svg": curves, "caption": "Accuracy over training rows; dashed: needs no training."}
     out = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,14 +17,23 @@ from llmanac.generate.load import load_engine
 from llmanac.lab._svg import standalone
 from llmanac.lab.classification import page
 from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier
-from llmanac.lab.classification.experiments import Build, Measured, curve_sizes, measure, rows_needed
+from llmanac.lab.classification.experiments import (
+    Build,
+    Measured,
+    above,
+    curve_sizes,
+    measure,
+    rows_needed,
+    rows_to_pass,
+)
 from llmanac.lab.classification.slices import PARTS, Slice, sentiment_slices, tone_names
 from llmanac.lab.stats import interval, mean
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.recipes.classification import small_language_model
 
 DEFAULT = ("rules", "bow", "cbow", "deep-cbow")
-FILES = RESULT, PAGE, PICTURE, LINES = ("table.json", "table.html", "table.svg", "table.md")
+RESULT, PAGE, PICTURE, LINES, PREDICTED = "table.json", "table.html", "table.svg", "table.md", "predictions.jsonl"
+FILES = (RESULT, PAGE, PICTURE, LINES, PREDICTED)
 NEAR = 0.95  # a method "needs" the rows that bring it this fraction of the way from chance to its best
 
 
@@ -121,8 +131,12 @@ def make_table(
     patches: dict[str, list[str]] | None = None,
     language_model: tuple[Any, Any] | None = None,
     after: Callable[[str, int, Any], dict[str, Any]] | None = None,
+    predicted: dict[str, list[list[str]]] | None = None,
 ) -> dict[str, Any]:
     """The table as plain data; every number on the page is a number here.
+
+    Args:
+        predicted: filled with the labels that each method gives the test texts, one list a seed.
 
     Raises:
         DataError: test labels that are not in the training set.
@@ -140,6 +154,8 @@ def make_table(
     found = measure(
         made, train, test, seeds=seeds, sizes=steps, slices=slices, example=example_of(test, slices), after=after
     )
+    if predicted is not None:
+        predicted.update({name: one.predicted for name, one in found.items()})
     chance = max(test.labels.count(name) for name in set(test.labels)) / len(test)
     rows = {name: _row(name, one, len(test), chance, found.get("rules")) for name, one in found.items()}
     return {
@@ -172,9 +188,9 @@ def _row(name: str, one: Measured, tested: int, chance: float, rules: Measured |
     last = max(means)
     values = one.accuracy[last]
     best = max(means.values())
-    over_rules = None
+    over_rules = gain = None
     if rules is not None and name != "rules" and last:
-        over_rules = rows_needed(one, mean(next(iter(rules.accuracy.values()))))
+        over_rules, gain = rows_to_pass(one, rules), above(one, rules, last)
     return {
         "accuracy": means[last],
         "accuracies": values,
@@ -183,6 +199,7 @@ def _row(name: str, one: Measured, tested: int, chance: float, rules: Measured |
         "trained": bool(last),
         "curve": {str(size): one.accuracy[size] for size in sorted(one.accuracy)},
         "rows_to_beat_rules": over_rules,
+        "above_rules": gain and [gain.mean, gain.low, gain.high],
         "rows_for_most": rows_needed(one, chance + NEAR * (best - chance)) if last else 0,
         "seconds": mean(one.seconds) if one.seconds else 0.0,
         "texts_per_second": one.rate,
@@ -200,8 +217,16 @@ def best(result: dict[str, Any]) -> str:
     return str(max(rows, key=lambda name: rows[name]["accuracy"]))
 
 
-def write(folder: Path, result: dict[str, Any]) -> Path:
-    """Write table.json, table.html, table.svg and table.md; returns the page's path."""
+def write(folder: Path, result: dict[str, Any], test: Labelled, predicted: dict[str, list[list[str]]]) -> Path:
+    """Write table.json, table.html, table.svg, table.md and predictions.jsonl; returns the page's path.
+
+    A line of the last is a test text: its label, and each method's labels, one a seed.
+    """
+    lines = (
+        json.dumps({"label": label, **{name: [one[i] for one in seeds] for name, seeds in predicted.items()}})
+        for i, label in enumerate(test.labels)
+    )
+    files.write_text(folder / PREDICTED, "".join(f"{line}\n" for line in lines))
     files.write_json(folder / RESULT, result)
     files.write_text(folder / PICTURE, standalone(page.learning_curves(result)))
     files.write_text(folder / LINES, page.markdown(result) + "\n")

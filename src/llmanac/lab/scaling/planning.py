@@ -4,8 +4,8 @@
     N, D = the law's best for C, or N = sqrt(C / 6r), D = rN without a law, r tokens a parameter
     batch = 0.292 C^0.327 tokens, at most D / 100 steps       rate = the recipe's at its width, carried by `base_dim`
 
-Of the shapes that are known, the one nearest N is proposed, with as many tokens as C has left for it. The rule for the
-batch was fitted from 1e17 FLOPs on; below, it is an extrapolation.
+Of the shapes that are known, and the widths between them, the one nearest N is proposed, with as many tokens as C has
+left for it. The rule for the batch was fitted from 1e17 FLOPs on; below, it is an extrapolation.
 
 Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556); DeepSeek-AI 2024 (https://arxiv.org/abs/2401.02954), section
 3.1; Yang et al. 2022 (https://arxiv.org/abs/2203.03466).
@@ -14,8 +14,10 @@ Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556); DeepSeek-AI 2024 (https
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,7 @@ BATCH = (0.2920, 0.3271)  # factor and exponent of the best batch over the compu
 LEAST_STEPS = 100
 LARGEST_TRIED = 30_000_000  # parameters
 MEASURED_SECONDS, STEPS = 4.0, 4
+Shape = tuple[int, int, int, int]
 LARGER = (  # (dim, layers, heads, kv_heads) beyond those that a run is planned from
     (2048, 24, 16, 16), (2560, 32, 20, 20), (4096, 32, 32, 32), (5120, 40, 40, 40), (8192, 64, 64, 64),
     (12288, 96, 96, 96),
@@ -48,6 +51,8 @@ class Proposal:
         best_parameters, best_tokens: the law's, before a shape was chosen; in what `counted` says.
         size_interval: 95% of the best size, by the law's bootstrap; None without a law.
         parameters, tokens: of the proposed model, all of its parameters.
+        off: its size over the best one, in what `counted` says; excess: loss that the law expects of it above that of
+            the best size, None without a law.
         loss: what the law expects, and the interval of one run; None without a law.
         patches: of the recipe.
         beyond: compute over that of the largest run that was fitted; None where that is not known.
@@ -61,6 +66,8 @@ class Proposal:
     size_interval: tuple[float, float] | None
     parameters: int
     tokens: int
+    off: float
+    excess: float | None
     loss: tuple[float, float, float] | None
     patches: dict[str, Any]
     beyond: float | None = None
@@ -119,7 +126,10 @@ def propose(
     interval = None if fit is None else fit.interval(lambda law: law.best(budget)[0])
     loss = None if fit is None else fit.predict(own, steps * batch)
     beyond = None if largest is None else budget / largest
-    return Proposal(budget, rate, counted, best, tokens, interval, size, steps * batch, loss, patches, beyond)
+    excess = None if fit is None else fit.law.loss(own, steps * batch) - fit.law.loss(best, tokens)
+    return Proposal(
+        budget, rate, counted, best, tokens, interval, size, steps * batch, own / best, excess, loss, patches, beyond
+    )
 
 
 def _best(budget: float, fit: Fit | None, ratio: float) -> tuple[float, float]:
@@ -129,18 +139,35 @@ def _best(budget: float, fit: Fit | None, ratio: float) -> tuple[float, float]:
     return size, ratio * size
 
 
-def _nearest(recipe: Any, vocabulary: int, wanted: float, counted: str) -> tuple[tuple[int, int, int, int], Any]:
+def _nearest(recipe: Any, vocabulary: int, wanted: float, counted: str) -> tuple[Shape, Any]:
     """The shape whose number of parameters is nearest, and its model without weights."""
-    found = []
-    for shape in (*LADDER, *LARGER):
+    found: list[tuple[float, Shape, Any]] = []
+
+    def add(shape: Shape) -> int:
         with torch.device("meta"):
             model = shaped(recipe.model, shape).build(vocab_size=vocabulary)
-        size = model.parameter_count() if counted == "total" else non_embedding(model)
+        size: int = model.parameter_count() if counted == "total" else non_embedding(model)
         found.append((abs(math.log(size / wanted)), shape, model))
-        if size > 4 * wanted:
+        return size
+
+    known = (*LADDER, *LARGER)
+    for shape in known:
+        if add(shape) > 4 * wanted:
             break
+    at = min(range(len(found)), key=lambda i: found[i][0])
+    for one, two in itertools.pairwise(known[max(0, at - 1) : at + 2]):
+        for shape in _between(one, two):
+            add(shape)
     _, shape, model = min(found, key=lambda row: row[0])
     return shape, model
+
+
+def _between(one: Shape, two: Shape) -> Iterator[Shape]:
+    """Wider shapes up to the next, 8 dimensions a head at a time: heads stay whole, and of an even width."""
+    dim, layers, heads, kv_heads = one
+    for wider in range(dim + 8 * heads, two[0] + 1, 8 * heads):
+        if (wider, layers) != two[:2]:
+            yield wider, layers, heads, kv_heads
 
 
 def _measured(spec: Any, vocabulary: int, length: int, device: torch.device) -> float:

@@ -16,7 +16,7 @@ from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import versions
-from llmanac.lab.costs import decode_speed, model_bytes, state_bytes
+from llmanac.lab.costs import decode_speed, model_bytes, state_costs
 from llmanac.lab.prepare import Prepared
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
@@ -72,7 +72,7 @@ def measure(stages: Parts, arm: Arm, held_out: Any, prompt: list[int]) -> Measur
     costs: dict[str, float | None] = {
         "parameters": model.parameter_count(), "tokens": tokens, "seconds": seconds,
         "train_tokens_per_second": tokens / seconds, "decode_tokens_per_second": decode_speed(model, prompt),
-        "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model), "peak_memory": peak,
+        **state_costs(model), "model_bytes": model_bytes(model), "peak_memory": peak,
     }  # fmt: skip
     return Measurement({name: [items.mean] for name, items in found.items()}, costs)
 

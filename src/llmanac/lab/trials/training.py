@@ -23,7 +23,7 @@ from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
 from llmanac.lab.cache import versions
-from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_bytes
+from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_costs
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import Probe, kind_of
@@ -159,7 +159,7 @@ class TrainingTrial:
             "tokens": done.tokens, "seconds": done.seconds, "steps": done.steps,
             "train_tokens_per_second": done.tokens / done.seconds,
             "decode_tokens_per_second": decode_speed(model, self._prompt(arm)),
-            "state_bytes_per_token": state_bytes(model), "model_bytes": model_bytes(model),
+            **state_costs(model), "model_bytes": model_bytes(model),
         }  # fmt: skip
         curve = _curve(read_metrics(work), primary.name)
         pairing = {"parameters": parameters, "rows": source.hashes}
