@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
 import http.server
@@ -11,6 +12,7 @@ import lzma
 import socket
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -229,6 +231,30 @@ def test_empty_missing_and_broken_inputs_are_one_sentence_each(tmp_path: Path) -
     (tmp_path / "bad.jsonl").write_text("{\n")
     with pytest.raises(DataError, match=r"all 1 rows were set aside, the first: .*bad\.jsonl:1"):
         texts(files(tmp_path / "bad.jsonl"), Problems("skip"))
+
+
+def test_every_stream_of_a_compressed_file_is_read_or_its_damage_is_said(tmp_path: Path) -> None:
+    one, two = b'{"text": "first"}\n', b'{"text": "second"}\n' * 100
+    zstd = partial(pa.compress, codec="zstd", asbytes=True)
+    for suffix, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("zst", zstd)):
+        path = tmp_path / f"a.jsonl.{suffix}"
+        begin, rest = pack(one), pack(two)
+        path.write_bytes(begin + rest)
+        assert len(texts(files(path))) == 101
+        for at in (0, 1, 3, 4):
+            path.write_bytes(begin + bytes([*rest[:at], rest[at] ^ 1, *rest[at + 1 :]]))
+            with contextlib.suppress(DataError):  # some bits say nothing: gzip's time, bzip2's size of a block
+                assert len(texts(files(path))) == 101
+        for garbage in (b"x", b"garbage" * 9, rest[:-1]):
+            path.write_bytes(begin + garbage)
+            with pytest.raises(DataError, match=rf"a\.jsonl\.{suffix}: cannot"):
+                texts(files(path))
+    path = tmp_path / "a.jsonl.xz"
+    path.write_bytes(lzma.compress(one) + bytes(8) + lzma.compress(two) + bytes(4))
+    assert len(texts(files(path))) == 101
+    path.write_bytes(lzma.compress(one) + bytes(7))
+    with pytest.raises(DataError, match="7 zeros"):
+        texts(files(path))
 
 
 # ---------------------------------------------------------------------------------------------------------- hub
