@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -162,6 +163,53 @@ def test_damage_is_named_and_repaired(folder):
         FolderIndex.update(folder / "nowhere")
     with pytest.raises(RequestError, match="no vectors"):
         FolderIndex.update(folder).retrieve("zebra", 1, "dense")
+
+
+def _edited(place, change):
+    """Edit the index, with checksums that fit."""
+    data = json.loads((place / "index.json").read_text())
+    change(data)
+    for name in [*data["files"]] if isinstance(data.get("files"), dict) else []:
+        content = (place / name).read_bytes()
+        data["files"][name] = [len(content), hashlib.sha256(content).hexdigest()]
+    del data["sha256"]
+    data["sha256"] = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    (place / "index.json").write_text(json.dumps(data))
+
+
+def test_an_edited_index_is_not_believed(folder):
+    FolderIndex.update(folder)
+    place = folder / ".llmanac" / "index"
+    text = (place / "index.json").read_text()
+    (place / "index.json").write_text(text.replace("guide.md", "other.md"))
+    with pytest.raises(CheckpointError, match=r"index\.json: damaged or edited"):
+        FolderIndex.open(place)
+    assert len(FolderIndex.update(folder).changed) == 4
+    assert FolderIndex.update(folder).retrieve("reins", 1)[0].passage.document == "docs/guide.md"
+
+    def array(name, make):
+        return lambda data: np.save(place / f"{name}.npy", make(np.load(place / f"{name}.npy")))
+
+    def put(**values):
+        return lambda data: data.update(values)
+
+    def header(data):
+        (place / "ids.npy").write_bytes((place / "ids.npy").read_bytes().replace(b"{'descr'", b"{('escr'"))
+
+    for change in (
+        array("ids", lambda a: np.concatenate([[2**30, -5], a[2:]])), array("idf", lambda a: a[:-1]),
+        array("ids", lambda a: a.astype(float)), array("passages", lambda a: a[::-1].copy()),
+        array("passages", lambda a: a - 1), header, put(records=5), put(records=[{"documents": [["a", 10**18]]}]),
+        put(encoder={"model": 3}), put(encoder=[1]), put(files={}), put(files=[]), lambda data: data.pop("records"),
+        lambda data: data["records"][0].pop("file"), lambda data: data["records"][0].update(documents=[[7, 4]]),
+    ):  # fmt: skip
+        _edited(place, change)
+        with pytest.raises(CheckpointError, match="build it again"):
+            FolderIndex.open(place)
+        assert len(FolderIndex.update(folder).changed) == 4
+    _edited(place, lambda data: (place / "text.bin").write_bytes(b"\xff" * (place / "text.bin").stat().st_size))
+    with pytest.raises(CheckpointError, match=r"text\.bin: damaged"):
+        list(FolderIndex.open(place).passages())
 
 
 def test_commands(folder, capsys):
