@@ -228,3 +228,22 @@ def test_commands(folder, capsys):
     with pytest.raises(SystemExit) as done:
         main(["retrieve", str(folder), "okapi", "--method", "dense"])
     assert done.value.code == 2 and "--encoder" in capsys.readouterr().err
+
+
+def test_what_documents_hold_does_not_control_the_terminal(tmp_path, capsys):
+    name = "a\x1b]0;title\x07\u202e.txt"
+    (tmp_path / name).write_text("The zebra \x1b[31m weighs \u202e310 kilograms\u2066 今日は.\n", "utf-8")
+    for command in (["retrieve", str(tmp_path), "zebra"], ["ask", str(tmp_path), "What weighs the zebra?"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        out = capsys.readouterr().out
+        assert "\\x1b" in out and "\\u202e" in out and "今日は" in out.replace("\n", "")
+        assert not {"\x1b", "\x07", "\u202e", "\u2066"} & set(out)
+
+
+def test_a_place_that_cannot_be_written_is_another_one_with_index(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("The zebra weighs 310 kilograms.\n")
+    (tmp_path / ".llmanac").write_text("no folder")
+    with pytest.raises(SystemExit):
+        main(["ask", str(tmp_path), "What weighs the zebra?"])
+    assert "name another place with --index" in capsys.readouterr().err

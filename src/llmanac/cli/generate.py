@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import typer
 
 from llmanac.cli.options import Column, Draft, DraftTokens, Force, Rope, Sinks, SomeModel, SomeRunner
-from llmanac.core.errors import DataError, RequestError, SpecError
+from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
 
 if TYPE_CHECKING:
@@ -192,5 +192,6 @@ def say_drafts(engine: Engine) -> None:
 
 
 def write(text: str) -> None:
-    sys.stdout.write(text)
+    """Write to standard output at once; what would control a terminal is written out there, and kept in a file."""
+    sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

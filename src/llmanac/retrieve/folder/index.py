@@ -218,7 +218,7 @@ class FolderIndex:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name a folder of documents")
         place = folder / WHERE if place is None else Path(place)
-        with locked(place.parent / f"{place.name}.lock"):
+        with locked(place.parent / f"{place.name}.lock", fix="name another place with --index"):
             settings = {"include": list(include), "size": size}
             old = cls._earlier(place, settings)
             if old is not None and encoder is None:
