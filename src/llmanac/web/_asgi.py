@@ -138,6 +138,8 @@ class Guard:
 def _site(origin: str) -> str | None:
     """The host of a page that sends a request; None where no web page of a site does (tools, browser extensions)."""
     scheme, _, host = origin.partition("://")
+    if "," in origin:  # two headers
+        return origin
     return host if scheme.lower() in ("http", "https") else "null" if origin == "null" else None
 
 
