@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
 import http.server
 import json
 import lzma
+import re
 import socket
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +24,7 @@ import pytest
 from llmanac.core import registry, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
+from llmanac.data import readers
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources.hub import choose_files
 
@@ -125,6 +129,7 @@ BAD = [
     (b'{"text": "ok"}\n{"text": "bro', r"rows\.jsonl:2: not JSON"),
     (b'{"text": "ok"}\n\n[1, 2]\n', r"rows\.jsonl:3: expected a JSON object, got list"),
     (b'{"text": 5}\n', r"rows\.jsonl:1: column 'text' holds int"),
+    (b'{"text": "a", "text": "b"}\n', r"rows\.jsonl:1: not JSON \(the key 'text' is given twice in one object\)"),
     (b'{"text": null}\n', r"rows\.jsonl:1: column 'text' holds null"),
     (b'{"text": "\\ud800"}\n', r"rows\.jsonl:1: column 'text' holds half a surrogate pair"),
     (b'{"text": "ok"}\n{"text": "\xff"}\n', r"rows\.jsonl:2: not UTF-8 at byte 25"),
@@ -229,6 +234,59 @@ def test_empty_missing_and_broken_inputs_are_one_sentence_each(tmp_path: Path) -
     (tmp_path / "bad.jsonl").write_text("{\n")
     with pytest.raises(DataError, match=r"all 1 rows were set aside, the first: .*bad\.jsonl:1"):
         texts(files(tmp_path / "bad.jsonl"), Problems("skip"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "line", "reason", "kept"),
+    [
+        ('text\na\n"b\nc\nd\n', 3, "a quote is never closed", ["a", "c", "d"]),
+        ('text\n"a"b"c\nd\n', 2, "',' expected after '\"', in line 2", ["d"]),
+        ('text,n\na,1\n"b,2\nc,3\nd,"4"\n', 3, "',' expected after '\"', in line 5", ["a", "c", "d"]),
+        ('text\n"a\n""b"" c"\nx\0y\n', 4, "holds a NUL byte", ['a\n"b" c']),
+        ('"text\na\n', 1, "a quote is never closed", []),  # no row can be understood without the header
+        ("text,n\n" + 'a","\n' * 3000, None, "a quote is never closed", []),
+    ],
+)
+def test_quotes_that_do_not_fit_take_no_other_row(monkeypatch, tmp_path, rows, line, reason, kept) -> None:
+    monkeypatch.setattr(readers, "REREAD", 20_000)
+    path = tmp_path / "rows.csv"
+    path.write_text(rows)
+    with pytest.raises(DataError, match=re.escape(reason)) as caught:
+        list(files(path).documents())
+    assert line is None or f"rows.csv:{line}: " in str(caught.value)
+    problems = Problems("skip")
+    assert [row.values["text"] for row in readers.table_rows(path, problems)] == kept
+    assert problems.total == 1 if line else problems.total < 10
+
+
+def test_a_text_file_of_nul_bytes_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"text" + bytes(100_000))
+    with pytest.raises(DataError, match=r"a\.txt: from byte 4 on it is binary: 100,000 of 100,004 bytes are NUL"):
+        texts(files(tmp_path / "a.txt"))
+
+
+def test_every_stream_of_a_compressed_file_is_read_or_its_damage_is_said(tmp_path: Path) -> None:
+    one, two = b'{"text": "first"}\n', b'{"text": "second"}\n' * 100
+    zstd = partial(pa.compress, codec="zstd", asbytes=True)
+    for suffix, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress), ("zst", zstd)):
+        path = tmp_path / f"a.jsonl.{suffix}"
+        begin, rest = pack(one), pack(two)
+        path.write_bytes(begin + rest)
+        assert len(texts(files(path))) == 101
+        for at in (0, 1, 3, 4):
+            path.write_bytes(begin + bytes([*rest[:at], rest[at] ^ 1, *rest[at + 1 :]]))
+            with contextlib.suppress(DataError):  # some bits say nothing: gzip's time, bzip2's size of a block
+                assert len(texts(files(path))) == 101
+        for garbage in (b"x", b"garbage" * 9, rest[:-1]):
+            path.write_bytes(begin + garbage)
+            with pytest.raises(DataError, match=rf"a\.jsonl\.{suffix}: cannot"):
+                texts(files(path))
+    path = tmp_path / "a.jsonl.xz"
+    path.write_bytes(lzma.compress(one) + bytes(8) + lzma.compress(two) + bytes(4))
+    assert len(texts(files(path))) == 101
+    path.write_bytes(lzma.compress(one) + bytes(7))
+    with pytest.raises(DataError, match="7 zeros"):
+        texts(files(path))
 
 
 # ---------------------------------------------------------------------------------------------------------- hub

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import itertools
 import json
 import lzma
@@ -24,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.spec import make_method
 from llmanac.data import unpack
 from llmanac.data.lines import text_pieces
 from llmanac.data.pipeline.build import build
@@ -179,15 +181,39 @@ def test_zip_archives_are_folders_and_their_bombs_are_left(folder: Path) -> None
     (folder / "in" / "cut.zip").write_bytes(whole[: len(whole) // 2])
     (folder / "in" / "flip.zip").write_bytes(whole[:45] + b"\xff\xff" + whole[47:])
     kept, reasons = built(folder)
-    inside = ["a.zip/docs/one.txt", "a.zip/rows.jsonl:1", "a.zip/rows.jsonl~2:1", "a.zip/docs/one.txt~2"]
-    assert kept == [*inside, "a.zip/page.html", "bomb.zip/before.txt", "good.txt"]
+    inside = ["docs/one.txt", "rows.jsonl:1", "rows.jsonl~2:1", "docs/one.txt~2", "page.html"]
+    own = [f"{name}.zip/{one}" for name, kept in (("a", inside), ("flip", inside[1:])) for one in kept]
+    assert sorted(kept) == sorted([*own, "bomb.zip/before.txt", "good.txt"])
     assert [row["text"] for row in rows(folder / "out")][:4] == ["the first", "row", "other row", "another first"]
+    bad = {
+        "rows.jsonl:2": "not-json", "inner.zip": "nested", "picture.png": "unknown-format", "blank.txt": "empty",
+        "latin.txt": "not-utf8",
+    }  # fmt: skip
     assert reasons == {
-        "a.zip/rows.jsonl:2": "not-json", "a.zip/inner.zip": "nested", "a.zip/picture.png": "unknown-format",
-        "a.zip/blank.txt": "empty",
-        "a.zip/latin.txt": "not-utf8", "bomb.zip": "bomb", "cut.zip": "damaged", "flip.zip": "damaged",
+        **{f"{name}.zip/{one}": why for name in ("a", "flip") for one, why in bad.items()},
+        "flip.zip/docs/one.txt": "damaged", "bomb.zip": "bomb", "cut.zip": "damaged",
     }  # fmt: skip
     assert not list((folder / "in").parent.glob("rows*"))
+
+
+def test_names_and_methods_of_an_archive_cost_no_other_file(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("X", "no name")
+        archive.writestr(f"a.{'x' * 300}.txt", "a long name")
+        archive.writestr("b.txt", b"compressed with LZMA " * 9, zipfile.ZIP_LZMA)
+        archive.writestr("c.txt", "good")
+        archive.filelist[0].filename = ""
+    data = bytearray(whole.getvalue())
+    at = data.find(b"b.txt") + 5
+    data[at + 4] ^= 0xFF  # its settings
+    (tmp_path / "a.zip").write_bytes(data)
+    problems = Problems("skip")
+    found = list(make_method("source", {"name": "files", "paths": [str(tmp_path / "a.zip")]}).documents(problems))
+    assert [one.text for one in found] == ["a long name", "good"]
+    assert [str(one).partition(" (")[0] for one in problems.kept] == [f"{tmp_path}/a.zip/b.txt: cannot unpack it"]
+    with pytest.raises(DataError, match=r"a\.zip/b\.txt: cannot unpack it"):
+        list(make_method("source", {"name": "files", "paths": [str(tmp_path / "a.zip")]}).documents())
 
 
 def test_a_huge_line_and_a_huge_file_in_bounded_memory(tmp_path: Path) -> None:

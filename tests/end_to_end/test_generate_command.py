@@ -36,7 +36,7 @@ def run(*words: object) -> int:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n")[:-1]]
 
 
 def test_a_text_is_printed_with_every_option(engine, capsys) -> None:
@@ -106,6 +106,38 @@ def test_a_file_is_continued_and_a_stopped_command_goes_on(engine, tmp_path, mon
     assert run("--prompts", asked, "-o", out) == 2 and "there already" in capsys.readouterr().err
     assert run("--prompts", asked, "-o", out, "--force", "--max-new-tokens", "1") == 0
     assert [row["tokens"] for row in rows(out)] == [1] * 5
+
+
+def test_line_separators_in_a_text_are_no_ends_of_rows(engine, tmp_path, capsys) -> None:
+    asked, out = tmp_path / "asked.jsonl", tmp_path / "out.jsonl"
+    asked.write_text('{"prompt": "a\\u2028b"}\n{"prompt": "c\u2029\u0085d"}\n', "utf-8")
+    assert run("--prompts", asked, "-o", out, "--max-new-tokens", "2") == 0
+    assert [row["prompt"] for row in rows(out)] == ["a\u2028b", "c\u2029\u0085d"]
+
+
+def test_one_command_writes_an_output_and_edited_parts_are_made_anew(engine, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(prompts, "BLOCK", 2)
+    asked, out = tmp_path / "prompts.txt", tmp_path / "out.jsonl"
+    asked.write_text("\n\n".join(TEXTS) + "\n", "utf-8")
+    assert run("--prompts", asked, "-o", out) == 0
+    expected = out.read_bytes()
+    generate = engine.generate
+
+    def stopping(block, **options):
+        if block[0] == TEXTS[4]:
+            assert run("--prompts", asked, "-o", out, "--force") == 2  # the lock is held here
+            raise KeyboardInterrupt
+        return generate(block, **options)
+
+    monkeypatch.setattr(engine, "generate", stopping)
+    assert run("--prompts", asked, "-o", out, "--force") == 130
+    assert "another command writes" in capsys.readouterr().err
+    part = prompts.parts_of(out) / "000001.jsonl"
+    part.write_bytes(part.read_bytes().replace(b'"index": 0', b'"index": 7'))
+    monkeypatch.setattr(engine, "generate", generate)
+    assert run("--prompts", asked, "-o", out, "--force") == 0
+    assert out.read_bytes() == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "prompts.txt"]
 
 
 @pytest.mark.parametrize(

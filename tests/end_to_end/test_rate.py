@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -18,7 +19,8 @@ from sklearn.metrics import cohen_kappa_score
 from starlette.testclient import TestClient
 
 from llmanac.cli import main
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core import files
+from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.evaluate.ratings import Questions, Rating, Store, read_ratings, report
 from llmanac.metrics.agreement import fleiss
 from llmanac.web.rate import create_rating_app
@@ -229,6 +231,39 @@ def test_files_that_cannot_be_used(tmp_path, capsys):
     Store(tmp_path / "r", made, "compare").rate("x", 0, "left")
     with pytest.raises(SpecError, match="ratings of other questions"):
         questions(("a", "c")).save(tmp_path / "r")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a file's size are POSIX")
+def test_a_rating_that_the_disk_refuses_leaves_no_half_line(tmp_path, monkeypatch):
+    import resource
+
+    made = questions()
+    made.save(tmp_path)
+    store = Store(tmp_path, made, "compare")
+    store.rate("Ann", 0, "left")
+    kept = store.path.read_bytes()
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) + 20, before[1]))  # there is room for half a line
+        with pytest.raises(LlmanacError, match=r"ratings\.jsonl: the system refuses it"):
+            store.rate("Ann", 1, "left")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert store.path.read_bytes() == kept
+
+    def full(path, data):
+        with files.atomic_file(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_bytes", full)
+        with pytest.raises(LlmanacError, match=r"preferences\.jsonl: cannot write \(No space.*the rating is kept"):
+            store.rate("Ann", 1, "left")
+    store.rate("Ann", 2, "left")
+    assert [one.item for one in Store(tmp_path, made, "compare").ratings] == [
+        store.order("Ann")[number].item for number in range(3)
+    ]
 
 
 def test_nothing_is_lost_when_the_server_is_killed(tmp_path):

@@ -288,13 +288,16 @@ def test_hosts(server, host, status):
     ("origin", "status"),
     [
         ("https://evil.example", 403), ("null", 403), ("http://localhost:3000", 200), ("http://127.0.0.1:8000", 200),
-        ("chrome-extension://abcdef", 200),
+        ("chrome-extension://abcdef", 200), ("HTTPS://evil.example", 403),
     ],
 )  # fmt: skip
 def test_pages_of_other_sites(server, origin, status):
     body = {"prompt": "a", "max_tokens": 1}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, headers={"origin": origin})
     assert answer.status_code == status, answer.text
+    twice = [("origin", origin), ("origin", "http://localhost:3000")]  # neither of two is believed alone
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, headers=twice)
+    assert answer.status_code == 403, answer.text
 
 
 def test_further_hosts():

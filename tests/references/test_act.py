@@ -11,6 +11,7 @@ from llmanac.act import load_environment
 from llmanac.act.episodes import Episode, RandomPolicy, Success, play, replay
 from llmanac.act.policy import ModelPolicy, as_text
 from llmanac.act.training import EpisodeRollouts, Solution, demonstrations
+from llmanac.cli import main
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
@@ -220,3 +221,20 @@ def test_calls_of_episodes_are_rollouts(engine):
     call = TOKENIZER.decode(ids[mask].tolist())
     assert call.startswith("<tool_call>") and call.endswith("</tool_call>") and not mask[: int(mask.argmax())].any()
     assert TOKENIZER.decode(ids[~mask].tolist()).startswith("Rooms: ")
+
+
+def test_line_separators_in_an_episode_are_no_ends_of_lines(tmp_path, capsys):
+    (tmp_path / "world.py").write_text(
+        "class World:\n    most = 2\n    tools = [{'type': 'function', 'function': {'name': 'go', 'description': 'd',"
+        " 'parameters': {'type': 'object', 'properties': {'x': {'type': 'boolean'}}, 'required': ['x']}}}]\n"
+        "    def reset(self, seed): return 'task\\u2028two'\n"
+        "    def step(self, name, arguments): return ('seen\\x85more', 1.0, True)\n"
+    )
+    place = f"{tmp_path / 'world.py'}:World"
+    world = load_environment(place)
+    (episode,) = play(world, RandomPolicy(world.tools), [0])
+    file = tmp_path / "episodes.jsonl"
+    file.write_text(json.dumps(episode.as_json(), ensure_ascii=False) + "\n", "utf-8")
+    with pytest.raises(SystemExit, match="0"):
+        main(["act", "none", "--environment", place, "--replay", str(file)])
+    assert "1 episodes" in capsys.readouterr().out

@@ -121,6 +121,10 @@ def test_files_are_ours_or_refused(tmp_path):
         assert len(memory) == 1
         with pytest.raises(RequestError, match="no fact 9"):
             memory.delete(9)
+    with sqlite3.connect(tmp_path / "m") as base:
+        base.execute("update facts set number = x'00ff'")
+    with Memory(tmp_path / "m") as memory, pytest.raises(DataError, match="damaged: fact 1 is no fact"):
+        memory.recall("code")
 
 
 def test_commands_list_edit_and_delete(tmp_path, capsys):

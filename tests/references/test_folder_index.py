@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -173,6 +174,53 @@ def test_text_without_a_suffix_is_read_and_other_files_are_named(folder, capsys)
     assert "README:1" in out and "tool.1 is not read" in err
 
 
+def _edited(place, change):
+    """Edit the index, with checksums that fit."""
+    data = json.loads((place / "index.json").read_text())
+    change(data)
+    for name in [*data["files"]] if isinstance(data.get("files"), dict) else []:
+        content = (place / name).read_bytes()
+        data["files"][name] = [len(content), hashlib.sha256(content).hexdigest()]
+    del data["sha256"]
+    data["sha256"] = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    (place / "index.json").write_text(json.dumps(data))
+
+
+def test_an_edited_index_is_not_believed(folder):
+    FolderIndex.update(folder)
+    place = folder / ".llmanac" / "index"
+    text = (place / "index.json").read_text()
+    (place / "index.json").write_text(text.replace("guide.md", "other.md"))
+    with pytest.raises(CheckpointError, match=r"index\.json: damaged or edited"):
+        FolderIndex.open(place)
+    assert len(FolderIndex.update(folder).changed) == 4
+    assert FolderIndex.update(folder).retrieve("reins", 1)[0].passage.document == "docs/guide.md"
+
+    def array(name, make):
+        return lambda data: np.save(place / f"{name}.npy", make(np.load(place / f"{name}.npy")))
+
+    def put(**values):
+        return lambda data: data.update(values)
+
+    def header(data):
+        (place / "ids.npy").write_bytes((place / "ids.npy").read_bytes().replace(b"{'descr'", b"{('escr'"))
+
+    for change in (
+        array("ids", lambda a: np.concatenate([[2**30, -5], a[2:]])), array("idf", lambda a: a[:-1]),
+        array("ids", lambda a: a.astype(float)), array("passages", lambda a: a[::-1].copy()),
+        array("passages", lambda a: a - 1), header, put(records=5), put(records=[{"documents": [["a", 10**18]]}]),
+        put(encoder={"model": 3}), put(encoder=[1]), put(files={}), put(files=[]), lambda data: data.pop("records"),
+        lambda data: data["records"][0].pop("file"), lambda data: data["records"][0].update(documents=[[7, 4]]),
+    ):  # fmt: skip
+        _edited(place, change)
+        with pytest.raises(CheckpointError, match="build it again"):
+            FolderIndex.open(place)
+        assert len(FolderIndex.update(folder).changed) == 4
+    _edited(place, lambda data: (place / "text.bin").write_bytes(b"\xff" * (place / "text.bin").stat().st_size))
+    with pytest.raises(CheckpointError, match=r"text\.bin: damaged"):
+        list(FolderIndex.open(place).passages())
+
+
 def test_commands(folder, capsys):
     for arguments, shown in (
         (["index", str(folder)], "Next: llmanac retrieve"),
@@ -189,3 +237,22 @@ def test_commands(folder, capsys):
     with pytest.raises(SystemExit) as done:
         main(["retrieve", str(folder), "okapi", "--method", "dense"])
     assert done.value.code == 2 and "--encoder" in capsys.readouterr().err
+
+
+def test_what_documents_hold_does_not_control_the_terminal(tmp_path, capsys):
+    name = "a\x1b]0;title\x07\u202e.txt"
+    (tmp_path / name).write_text("The zebra \x1b[31m weighs \u202e310 kilograms\u2066 今日は.\n", "utf-8")
+    for command in (["retrieve", str(tmp_path), "zebra"], ["ask", str(tmp_path), "What weighs the zebra?"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        out = capsys.readouterr().out
+        assert "\\x1b" in out and "\\u202e" in out and "今日は" in out.replace("\n", "")
+        assert not {"\x1b", "\x07", "\u202e", "\u2066"} & set(out)
+
+
+def test_a_place_that_cannot_be_written_is_another_one_with_index(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("The zebra weighs 310 kilograms.\n")
+    (tmp_path / ".llmanac").write_text("no folder")
+    with pytest.raises(SystemExit):
+        main(["ask", str(tmp_path), "What weighs the zebra?"])
+    assert "name another place with --index" in capsys.readouterr().err

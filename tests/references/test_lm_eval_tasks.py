@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from _lm_eval import Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
 
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.evaluate._answering import Local
-from llmanac.evaluate._benchmark_rows import items_of
+from llmanac.evaluate._benchmark_rows import files_of, items_of
+from llmanac.evaluate.benchmark import Source
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
 
@@ -192,6 +193,16 @@ def edited(path):
         ("doc_to_choice: [a, b]", "doc_to_choice: is not read for generate_until"),
         ("doc_to_target: right answer", "doc_to_target: 'right answer' may be a column"),
         ("metric_list: [{metric: exact_match, aggregation: perplexity}]", "aggregation 'perplexity' of exact_match"),
+        ("generation_kwargs: [1]", "generation_kwargs: expected a table, got [1]"),
+        ("generation_kwargs: {until: null}", "generation_kwargs.until: expected a text or a list, got None"),
+        ("generation_kwargs: {until: [1]}", "generation_kwargs.until: expected a text, got 1"),
+        ("metric_list: 5", "metric_list: expected a list, got 5"),
+        ("metric_list: [{metric: [a]}]", "metric_list.metric: expected a text, got ['a']"),
+        ("metric_list: [{metric: acc, 3: x, a: y}]", "metric_list: "),
+        ("test_split: [a]", "test_split: expected a text, got ['a']"),
+        ("output_type: [x]", "output_type: expected a text, got ['x']"),
+        ("filter_list: [1]", "filter_list: expected a table, got 1"),
+        ("filter_list: [{name: x, filter: [null]}]", "filter_list.filter: expected a table, got None"),
         ("a: [", "not YAML that can be read"),
     ],
 )
@@ -204,3 +215,8 @@ def test_what_is_not_read_of_task_files_is_named(change, message, tmp_path):
     with pytest.raises(LlmanacError) as caught:
         load_benchmark(tmp_path / "t.yaml")
     assert message in str(caught.value) and str(tmp_path / "t.yaml") in str(caught.value)
+
+
+def test_a_pattern_of_files_that_is_none_is_named(tmp_path):
+    with pytest.raises(SpecError, match=r"data\.files: '\*\*t\.jsonl' is no pattern of file names"):
+        files_of(Source(files=("**t.jsonl",)), tmp_path)

@@ -84,7 +84,7 @@ def _replay(world: object, path: Path, environment: str) -> None:
     from llmanac.core.files import read_text
 
     total, count = 0.0, 0
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

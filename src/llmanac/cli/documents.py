@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Include, SomeRunner
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, for_terminal
 
 if TYPE_CHECKING:
     from llmanac.retrieve.folder import FolderIndex, Passage
@@ -47,7 +47,7 @@ def updated(
     problems = CommandProblems("skip")
     index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
     if problems.total:
-        print(f"note: {problems.total} not read, the first: {problems.kept[0]}", file=sys.stderr)
+        print(for_terminal(f"note: {problems.total} not read, the first: {problems.kept[0]}"), file=sys.stderr)
     return index
 
 
@@ -155,9 +155,9 @@ def ask_command(
             "dropped": answer.dropped,
         }))  # fmt: skip
         return
-    print(answer.text)
+    print(for_terminal(answer.text))
     for citation in answer.citations:
-        print(f"  [{citation.number}] {citation.title}  {_start(citation.passage)}")
+        print(for_terminal(f"  [{citation.number}] {citation.title}  {_start(citation.passage)}"))
     if answer.refused:
         print(f"(support {answer.support:.2f}; an answer needs {threshold:.2f} and a sentence that a passage supports)")
     print(f"Next: llmanac retrieve {shlex.quote(str(folder))} {shlex.quote(question)}")

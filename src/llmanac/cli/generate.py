@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import typer
 
 from llmanac.cli.options import Column, Draft, DraftTokens, Force, Rope, Sinks, SomeModel, SomeRunner
-from llmanac.core.errors import DataError, RequestError, SpecError
+from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def generate_command(
             check_place(output, prompts, force=force)
     engine = _load(path, draft, draft_tokens, runner, rope, sinks)
     if prompts is not None:
-        _file(engine, path, prompts, column, output, options)
+        _file(engine, path, prompts, column, output, options, force)
     else:
         print_completions(engine, text or prompt or sys.stdin.read(), **options)
     say_drafts(engine)
@@ -132,7 +132,7 @@ def _method(text: str) -> Any:
         raise SpecError(f"--decoding: {str(error).removeprefix('--arms ')}") from None
 
 
-def _file(engine: Engine, path: str, prompts: str, column: str, output: Path | None, options: Any) -> None:
+def _file(engine: Engine, path: str, prompts: str, column: str, output: Path | None, options: Any, force: bool) -> None:
     """Continue the texts of a file; to `output`, or as JSON Lines on standard output."""
     from llmanac.cli.score import texts_of
     from llmanac.cli.tables import print_table
@@ -146,7 +146,7 @@ def _file(engine: Engine, path: str, prompts: str, column: str, output: Path | N
             write(lines)
         return
     try:
-        found = write_completions(engine, texts, output, options, path)
+        found = write_completions(engine, texts, output, options, path, force=force)
     except KeyboardInterrupt:
         print(f"\nStopped; what is done is kept next to {output}. The same command goes on.")
         raise SystemExit(130) from None
@@ -192,5 +192,6 @@ def say_drafts(engine: Engine) -> None:
 
 
 def write(text: str) -> None:
-    sys.stdout.write(text)
+    """Write to standard output at once; what would control a terminal is written out there, and kept in a file."""
+    sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

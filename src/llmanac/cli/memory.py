@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llmanac.cli.options import AsJson, group
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import RequestError, SpecError, for_terminal
 
 app = group("Facts that `llmanac chat --memory FILE` keeps.")
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The memory's file.")]
@@ -47,7 +47,7 @@ def edit_command(
 
     with Memory(_there(file)) as memory:
         fact = memory.edit(id, value)
-    print(f"{fact.subject}: {fact.value}\nNext: llmanac memory list {file}")
+    print(f"{for_terminal(f'{fact.subject}: {fact.value}')}\nNext: llmanac memory list {file}")
 
 
 @app.command("delete")
@@ -65,4 +65,5 @@ def delete_command(
         gone = memory.facts() if everything else [memory.delete(id) for id in ids or ()]
         if everything:
             memory.apply(Change("clear"))
-    print(f"deleted: {', '.join(fact.subject for fact in gone) or 'nothing'}\nNext: llmanac memory list {file}")
+    names = for_terminal(", ".join(fact.subject for fact in gone)) or "nothing"
+    print(f"deleted: {names}\nNext: llmanac memory list {file}")

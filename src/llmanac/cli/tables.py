@@ -8,22 +8,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from llmanac.core.errors import for_terminal
+
 
 def make_table(
     title: str, heads: Sequence[str], rows: Iterable[Sequence[str]] = (), *, left: Collection[int] = (0,)
 ) -> Table:
-    """A table of plain text; markup in it is escaped.
+    """A table of plain text; markup and what would control the terminal is escaped.
 
     Args:
         title: above the table; none if empty.
         left: the columns that are aligned left.
     """
-    table = Table(title=escape(title) or None, title_justify="left")
+    table = Table(title=_plain(title) or None, title_justify="left")
     for number, head in enumerate(heads):
-        table.add_column(escape(head), justify="left" if number in left else "right")
+        table.add_column(_plain(head), justify="left" if number in left else "right")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_plain, row))
     return table
+
+
+def _plain(text: str) -> str:
+    return escape(for_terminal(text))
 
 
 def print_table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Iterator
 
@@ -55,6 +56,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def printable(text: str) -> str:
     """Text of others for a message: control characters and lone surrogates are written as `\\x1b`, `\\ud800`."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+# control characters but tab and newline, marks of the direction of writing, lone surrogates
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def for_terminal(text: str) -> str:
+    """Text of others in any language, for a terminal: what would control it, or turn lines around, as `\\x1b`."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def described(error: BaseException) -> str:

@@ -76,6 +76,22 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     return Path(path)
 
 
+def append(path: str | Path, data: bytes) -> None:
+    """Append to a file; when this returns, the disk has it. Raises LlmanacError; the file is then as it was."""
+    try:
+        with open(path, "ab", buffering=0) as file:  # a buffer would write its rest when the file is closed
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise refused(error, path) from error
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 file atomically."""
     return write_bytes(path, text.encode("utf-8"))

@@ -16,11 +16,12 @@ from llmanac.core.errors import LlmanacError
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, busy: str = "") -> Iterator[None]:
+def locked(path: Path, *, busy: str = "", fix: str = "choose another folder") -> Iterator[None]:
     """Hold the lock of `path` (made if absent).
 
     Args:
         busy: what to say when another process or thread holds it; waits for that one where nothing is given.
+        fix: what to do where the folder cannot be written.
 
     Raises:
         LlmanacError: the lock is held, and `busy` says what that means; or the folder cannot be written.
@@ -29,7 +30,7 @@ def locked(path: Path, *, busy: str = "") -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise LlmanacError(f"{path.parent}: cannot write ({error.strerror}); choose another folder") from None
+        raise LlmanacError(f"{path.parent}: cannot write ({error.strerror}); {fix}") from None
     try:
         if os.name == "nt":
             _lock_on_windows(handle, busy)

@@ -12,9 +12,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from llmanac.core.errors import DataError
 from llmanac.data.documents import Document, Names
 from llmanac.data.quarantine import Problems, Unreadable
-from llmanac.data.unpack import BLOCK, KNOWN, check_expansion, format_of, unpacked
+from llmanac.data.unpack import BLOCK, COMPRESSED, KNOWN, check_expansion, format_of, unpacked
 
 Read = Callable[[Path, str, Problems], Iterator[Document]]
 MEMBERS = 100_000  # files of one archive that are looked at
@@ -44,14 +45,13 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
             for number, member in enumerate(archive.infolist()):
                 if number == MEMBERS:
                     raise Unreadable(f"{path}: more than {MEMBERS:,} files; what follows is left out", code="bomb")
-                if member.is_dir():
+                if member.filename.endswith("/"):  # a name may be empty, which `is_dir` cannot read
                     continue
                 clean = clean_name(member.filename)
                 if any(part.startswith((".", "__MACOSX", "__pycache__")) for part in clean.split("/")):
                     continue
                 name = PurePosixPath(names.free(clean))
                 inside = problems.named(f"{path}/{name}")
-                suffixes = PurePosixPath(clean).suffixes
                 kind = format_of(Path(clean))
                 if kind == ".zip":
                     inside.report(path, None, "an archive in an archive is not opened", code="nested")
@@ -62,18 +62,25 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
                 if member.flag_bits & 1:
                     inside.report(path, None, "it asks for a password", code="encrypted")
                     continue
-                # only the suffixes of the name are used, so that no name leads anywhere
-                file = Path(folder) / ("file" + "".join(suffixes[-2:]))
-                with archive.open(member) as packed, open(file, "wb") as written:
-                    while block := packed.read(BLOCK):
-                        out += len(block)
-                        check_expansion(path, out, size, problems)
-                        written.write(block)
+                # only endings that are known are used, so that no name leads anywhere or is too long
+                ending = PurePosixPath(clean).suffix.lower()
+                file = Path(folder) / f"file{kind}{ending if ending in COMPRESSED else ''}"
+                try:
+                    with archive.open(member) as packed, open(file, "wb") as written:
+                        while block := packed.read(BLOCK):
+                            out += len(block)
+                            check_expansion(path, out, size, problems)
+                            written.write(block)
+                except (Unreadable, OSError):
+                    raise
+                except Exception as error:  # lzma.LZMAError and zipfile's own have no common base
+                    inside.report(path, None, f"cannot unpack it ({error})", code="damaged")
+                    continue
                 try:
                     yield from read(file, f"{shown}/{name}", inside)
                 except Unreadable as error:  # the archive's other files are good
                     inside.report(path, None, str(error).removeprefix(f"{file}: "), code=error.code)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, Unreadable):
+        if isinstance(error, DataError):
             raise
         raise Unreadable(f"{path}: not a readable zip archive ({error})", code="damaged") from None

@@ -34,15 +34,15 @@ def not_utf8(block: bytes, at: int, byte: int) -> str:
 def text_pieces(path: Path, problems: Problems, *, limit: int, most: int | None = None) -> Iterator[str]:
     """A text file's content in pieces of about `limit` characters, cut after a blank line where one is near.
 
-    A file that is not UTF-8 is one problem, named with its byte offset; nothing of it is used after that byte.
+    A file that is not UTF-8, or binary, is one problem, named with its byte offset; nothing of it is used after that
+    byte.
 
     Args:
-        most: bytes that a piece may have; a single line of more is a problem of its own and left out, and a file of
-            NUL bytes is refused where they begin.
+        most: bytes that a piece may have; a single line of more is a problem of its own and left out.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     held, seen = "", 0
-    for at, block in _offsets(blocks(path, problems)) if most is None else _short_lines(path, problems, most):
+    for at, block in _texts(path, problems) if most is None else _short_lines(path, problems, most):
         if not block:  # a line was left out: what came before it ends here
             yield from _fitting(held, most)
             held = ""
@@ -69,9 +69,13 @@ def text_pieces(path: Path, problems: Problems, *, limit: int, most: int | None 
     yield from _fitting(held, most)
 
 
-def _offsets(found: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+def _texts(path: Path, problems: Problems) -> Iterator[tuple[int, bytes]]:
+    """A file's blocks, each with its offset, up to where it is binary."""
     at = 0
-    for block in found:
+    for block in blocks(path, problems):
+        if not (at == 0 and block.startswith(tuple(BOMS))) and (reason := why_binary(block, at)):
+            problems.report(path, None, reason, code="not-text")
+            return
         yield at, block
         at += len(block)
 
@@ -102,10 +106,7 @@ def _short_lines(path: Path, problems: Problems, most: int) -> Iterator[tuple[in
     """
     held: list[bytes] = []
     number, size = 1, 0  # of the unfinished line: its number, and its bytes up to this block
-    for at, block in _offsets(blocks(path, problems)):
-        if not (at == 0 and block.startswith(tuple(BOMS))) and (reason := why_binary(block, at)):
-            problems.report(path, None, reason, code="not-text")
-            return
+    for at, block in _texts(path, problems):
         start, end = 0, block.find(b"\n")
         while end >= 0:  # to the end of the unfinished line; then over all the short lines that follow at once
             if size + end - start > most:

@@ -7,6 +7,7 @@ there, and every error names the file with its line, row or byte.
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,80 @@ from llmanac.core.errors import DataError
 from llmanac.data import json_rows
 from llmanac.data.columns import Row, check_columns
 from llmanac.data.lines import lines
-from llmanac.data.quarantine import Problems, Unreadable
+from llmanac.data.quarantine import SHOWN, Problems, Unreadable
 from llmanac.data.unpack import TABLES, Span, format_of, unpacked
 
+REREAD = 16 << 20  # characters of a .csv that are read a second time, at most
 PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
 
 
 def csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a .csv or .tsv as lists, each with the number of its last line; a header is a row like any other."""
+    """The rows of a .csv or .tsv as lists, each with the number of its last line; a header is a row like any other.
+
+    Of a row whose quotes do not fit, the first line is left out and those after it are read again: an open quote would
+    take all that follows into one field.
+    """
     csv.field_size_limit(min(1 << 30, problems.bounds.line))
-    delimiter = "\t" if format_of(path) == ".tsv" else ","
-    reader = csv.reader((line + "\n" for _, line in lines(path, problems)), delimiter=delimiter)
-    try:
-        for values in reader:
-            yield reader.line_num, values
-    except csv.Error as error:
-        problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
+    feed, first = _Lines(path, problems), True
+    reader = csv.reader(feed, delimiter="\t" if format_of(path) == ".tsv" else ",", strict=True)
+    while True:
+        feed.begin()
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reason = "a quote is never closed" if "unexpected end" in str(error) else f"{error}, in line {feed.last}"
+            if first or not feed.again():  # without its header nothing is known of the rows
+                problems.report(path, feed.first, f"not CSV ({reason}); the rest of it is left out", code="not-csv")
+                return
+            problems.report(path, feed.first, f"not CSV ({reason})", feed.raw, code="not-csv")
+        else:
+            yield feed.last, values
+            first = False
+
+
+class _Lines:
+    """The lines of a file for `csv.reader`, of which it may read again those of a row that was none.
+
+    Attributes:
+        first, last: the numbers of the lines of this row; raw: how the first begins.
+    """
+
+    def __init__(self, path: Path, problems: Problems) -> None:
+        self.path, self.problems = path, problems
+        self.source = lines(path, problems)
+        self.waiting: deque[tuple[int, str]] = deque()
+        self.row: list[tuple[int, str]] = []  # the lines after the first, as far as they may be read again
+        self.first, self.last, self.raw, self.size, self.left = 0, 0, "", 0, REREAD
+
+    def begin(self) -> None:
+        """What follows is another row."""
+        self.first, self.size = 0, 0
+        self.row.clear()
+
+    def again(self) -> bool:
+        """Let the lines of this row but its first be read again; False where they are too many."""
+        self.left -= self.size  # a file may open a quote in every line
+        if self.left >= 0:
+            self.waiting.extendleft(reversed(self.row))
+        return self.left >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.last, line = self.waiting.popleft() if self.waiting else next(self.source)
+        while "\0" in line:
+            self.problems.report(self.path, self.last, "holds a NUL byte, so it is no text", line, code="not-text")
+            self.last, line = self.waiting.popleft() if self.waiting else next(self.source)
+        if not self.first:
+            self.first, self.raw = self.last, line[:SHOWN]
+        else:
+            self.size += len(line)
+            if self.size <= REREAD:
+                self.row.append((self.last, line))
+        return line + "\n"
 
 
 def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:

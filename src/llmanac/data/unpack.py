@@ -12,10 +12,10 @@ import io
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from llmanac.core.errors import DataError
 from llmanac.data.quarantine import Problems, Unreadable
@@ -75,10 +75,49 @@ def open_binary(path: Path) -> BinaryIO:
             import bz2
             import lzma
 
-            return cast(BinaryIO, bz2.open(path) if suffix == ".bz2" else lzma.open(path))
+            new = bz2.BZ2Decompressor if suffix == ".bz2" else lzma.LZMADecompressor
+            return cast(BinaryIO, io.BufferedReader(_Streams(open(path, "rb"), new, padded=suffix == ".xz")))
         return cast(BinaryIO, gzip.open(path)) if suffix == ".gz" else open(path, "rb")
     except OSError as error:
         raise Unreadable(f"{path}: cannot read it ({error.strerror or error})") from None
+
+
+class _Streams(io.RawIOBase):
+    """What streams of bzip2 or xz hold, one after another. Python's own readers ignore all that follows a damaged one.
+
+    Args:
+        padded: zeros in fours may follow a stream, as xz's format says.
+    """
+
+    def __init__(self, file: BinaryIO, new: Callable[[], Any], *, padded: bool) -> None:
+        self.file, self.new, self.padded, self.decoder = file, new, padded, new()
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            data, zeros = b"", 0
+            if self.decoder.eof:
+                data = self.decoder.unused_data or self.file.read(BLOCK)
+                while self.padded and data.startswith(b"\0"):
+                    rest = data.lstrip(b"\0")
+                    zeros += len(data) - len(rest)
+                    data = rest or self.file.read(BLOCK)
+                if zeros % 4:
+                    raise OSError(f"{zeros} zeros after a stream, no multiple of four")
+                if not data:
+                    return 0
+                self.decoder = self.new()
+            elif self.decoder.needs_input and not (data := self.file.read(BLOCK)):
+                raise EOFError("it ends inside a stream")
+            if found := self.decoder.decompress(data, len(buffer)):
+                buffer[: len(found)] = found
+                return len(found)
 
 
 def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator[bytes]:

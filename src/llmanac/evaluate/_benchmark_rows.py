@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, shown
+from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.core.files import read_json
 from llmanac.core.progress import say_once
 from llmanac.data.command_problems import CommandProblems, check_packed
@@ -51,10 +51,17 @@ def files_of(source: Source, folder: Path) -> list[Path]:
     for pattern in source.files:
         root = Path(pattern).parent if Path(pattern).is_absolute() else folder
         own = Path(pattern).name if Path(pattern).is_absolute() else pattern
-        found = sorted(path for path in root.glob(own) if path.is_file())
+        found = sorted(path for path in _glob(root, own) if path.is_file())
         if found:
             return found
     raise DataError(f"{folder}: no file matches {' or '.join(source.files)}; name the folder of the data with --data")
+
+
+def _glob(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return list(folder.glob(pattern))
+    except (ValueError, NotImplementedError, OSError) as error:
+        raise SpecError(f"data.files: {shown(pattern)} is no pattern of file names ({error})") from None
 
 
 def rows_of(source: Source, folder: Path) -> Iterator[Row]:
@@ -101,7 +108,7 @@ def _rows_of_file(source: Source, path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _labels(folder: Path, name: str) -> Iterator[str]:
-    found = sorted(folder.glob(name))
+    found = sorted(_glob(folder, name))
     if not found:
         raise DataError(f"{folder}: has no file {name} with the labels")
     return (text for _, text in lines(found[0], CommandProblems()) if text.strip())

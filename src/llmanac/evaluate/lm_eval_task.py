@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, shown
-from llmanac.core.files import read_text
+from llmanac.core.files import KINDS, read_text
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.metrics.answers import INVALID
 
@@ -36,6 +36,17 @@ FILTERS: dict[str, set[str]] = {
 METRICS = {
     "multiple_choice": {"acc", "acc_norm", "acc_bytes"}, "loglikelihood": {"acc", "perplexity"},
     "generate_until": {"exact_match"},
+}  # fmt: skip
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("output_type", "test_split", "validation_split", "training_split", "fewshot_split"), (str,)),
+    **dict.fromkeys(("target_delimiter", "fewshot_delimiter", "filter_list.name", "metric_list.metric"), (str,)),
+    **dict.fromkeys(("filter_list.filter.function", "filter_list.filter.regex_pattern"), (str,)),
+    **dict.fromkeys(("num_fewshot", "repeats", "generation_kwargs.max_gen_toks"), (int,)),
+    **dict.fromkeys(("fewshot_config", "generation_kwargs", "dataset_kwargs"), (dict,)),
+    **dict.fromkeys(("filter_list", "filter_list.filter", "metric_list", "metric_list.regexes_to_ignore"), (list,)),
+    **dict.fromkeys(("filter_list.", "filter_list.filter.", "metric_list."), (dict,)),  # their elements
+    **dict.fromkeys(("metric_list.regexes_to_ignore.", "generation_kwargs.until."), (str,)),
+    "generation_kwargs.until": (str, list), "filter_list.filter.group_select": (int,),
 }  # fmt: skip
 
 
@@ -88,7 +99,22 @@ def _task(path: Path, depth: int) -> dict[str, Any]:
     return {**_task(path.parent / included, depth + 1), **found}
 
 
+def _check_types(value: Any, key: str = "") -> None:
+    """Raises SpecError for a value of another type than `TYPES` has for its key; at the top none is right for all."""
+    expected = TYPES.get(key)
+    if expected and (value is not None or "." in key) and type(value) not in expected:
+        names = " or ".join(KINDS[kind] for kind in expected)
+        raise SpecError(f"{key.rstrip('.')}: expected {names}, got {shown(value)}")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_types(inner, f"{key.rstrip('.')}.{name}".lstrip("."))
+    elif isinstance(value, list) and f"{key}." in TYPES:
+        for inner in value:
+            _check_types(inner, f"{key}.")
+
+
 def _benchmark(task: dict[str, Any], path: Path) -> Benchmark:
+    _check_types(task)
     kind = task.get("output_type", "generate_until")
     if kind not in METRICS:
         raise SpecError(f"output_type: {shown(kind)} is not read (read: {', '.join(METRICS)})")

@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core import files
-from llmanac.core.errors import DataError, RequestError, SpecError, shown
+from llmanac.core.errors import DataError, LlmanacError, RequestError, SpecError, shown
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.evaluate.segments import read_rows, texts_of
@@ -243,16 +242,16 @@ class Store:
             "left": task.models[0], "right": task.models[1], "choice": value}  # fmt: skip
         made = Rating.of({"rater": rater, "item": task.item, **key}, "rating")
         line = json.dumps(made.as_json(), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-        try:
-            with open(self.path, "ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise files.refused(error, self.path) from error
+        files.append(self.path, line)
         self.ratings.append(made)
         self._done[rater][made.task] = made
-        write_preferences(self.folder, self.questions, self.ratings)
+        try:
+            write_preferences(self.folder, self.questions, self.ratings)
+        except LlmanacError as error:
+            raise LlmanacError(
+                f"{self.folder / PREFERENCES}: cannot write ({getattr(error.__cause__, 'strerror', None) or error}); "
+                f"the rating is kept in {self.path}, and {PREFERENCES} is as before: free some space"
+            ) from error
 
 
 def read_ratings(path: Path) -> list[Rating]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import LlmanacError, RequestError, SpecError
+from llmanac.core.lock import locked
 from llmanac.core.outputs import check_output
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump
@@ -62,35 +64,59 @@ def continued(engine: Engine, prompts: Sequence[str], options: Options, done: in
             bar.advance(len(block))
 
 
-def write_completions(engine: Engine, prompts: Sequence[str], output: Path, options: Options, model: str) -> Summary:
+def write_completions(
+    engine: Engine, prompts: Sequence[str], output: Path, options: Options, model: str, *, force: bool = True
+) -> Summary:
     """Continue the prompts and write a row a text; blocks are kept in `OUTPUT.parts` until all are done.
 
     Raises:
-        RequestError: a prompt or option that cannot be used. SpecError: parts of a command with other options.
+        RequestError: a prompt or option that cannot be used. SpecError: parts of a command with other options, or an
+        output that may not be written over. LlmanacError: another command writes the same output.
     """
     text = json.dumps(list(prompts)).encode()
     asked = {"model": model, "options": _plain(options), "prompts": hashlib.sha256(text).hexdigest()}
     parts = parts_of(output)
+    lock = parts.with_name(f"{parts.name}.lock")
+    with locked(lock, busy=f"--output: another command writes {output} now; wait for it, or name another place"):
+        check_output(output, "--output", force=force)  # it may have been finished while the model was loaded
+        summary = _write(engine, prompts, output, options, asked, parts)
+        with contextlib.suppress(OSError):
+            lock.unlink()
+    return summary
+
+
+def _write(
+    engine: Engine, prompts: Sequence[str], output: Path, options: Options, asked: dict[str, Any], parts: Path
+) -> Summary:
     if parts.is_dir():
         if not (parts / ASKED).is_file() or files.read_json(parts / ASKED) != asked:
             raise SpecError(f"--output: {parts} has texts of a command with other options; remove it, or name another")
     else:
         with files.atomic_folder(parts) as made:
             files.write_json(made / ASKED, asked)
-    done = 0
-    while _part(parts, done).is_file():
-        done += 1
+    count = -(-len(prompts) // BLOCK)
+    done = next((number for number in range(count) if _lines(parts, number) is None), count)
     for number, lines in enumerate(continued(engine, prompts, options, done), done):
-        files.write_text(_part(parts, number), lines)
+        files.write_text(_part(parts, number), f"{hashlib.sha256(lines.encode()).hexdigest()}\n{lines}")
     summary = Summary(prompts=len(prompts))
     with files.atomic_file(output) as handle:
-        for number in range(-(-len(prompts) // BLOCK)):
-            lines = files.read_text(_part(parts, number))
-            handle.write(lines.encode())
-            for line in lines.splitlines():
+        for number in range(count):
+            if (kept := _lines(parts, number)) is None:
+                raise LlmanacError(f"{_part(parts, number)}: changed while the command ran; run it again")
+            handle.write(kept.encode())
+            for line in kept.split("\n")[:-1]:  # not splitlines: a text may hold U+2028, which JSON does not escape
                 summary.add(json.loads(line))
     shutil.rmtree(parts)
     return summary
+
+
+def _lines(parts: Path, number: int) -> str | None:
+    """The rows of a finished block; None where there are none, or they are not those of the checksum before them."""
+    path = _part(parts, number)
+    if not path.is_file():
+        return None
+    digest, _, lines = files.read_bytes(path).partition(b"\n")
+    return lines.decode() if hashlib.sha256(lines).hexdigest().encode() == digest else None
 
 
 @dataclass
@@ -107,7 +133,7 @@ class Summary:
     def add(self, row: dict[str, Any]) -> None:
         self.texts += 1
         self.tokens += row["tokens"]
-        self.scored += row.get("scored", row["tokens"])  # parts of an earlier version have none
+        self.scored += row["scored"]
         self.ended += row["finish_reason"] == "stop"
         self.logprob += row["logprob"]
 

@@ -108,7 +108,7 @@ def _done(target: Path, counts: Counter[str]) -> int:
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
         target.write_text(whole, "utf-8")
-    lines = whole.splitlines()
+    lines = whole.split("\n")[:-1]
     counts["prompts"] = len(lines)
     counts["written"] = sum(len(json.loads(line)["rows"]) for line in lines)
     return len(lines)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError, TrainingError
+from llmanac.core.files import write_text
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState
@@ -269,7 +270,7 @@ class Rollouts:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             kept = [] if not self.log.exists() else [x for x in self.log.read_text("utf-8").splitlines() if x.strip()]
             if self.draws < len(kept):  # a resumed training draws again what came after its checkpoint
-                self.log.write_text("".join(x + "\n" for x in kept[: self.draws]), "utf-8")
+                write_text(self.log, "".join(x + "\n" for x in kept[: self.draws]))
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 

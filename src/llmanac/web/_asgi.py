@@ -57,7 +57,9 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = dict(scope["headers"])
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:  # one that is sent twice is a list: no host, origin or key that is known
+            headers[name] = headers[name] + b", " + value if name in headers else value
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if re.fullmatch(r"[\w.-]{1,128}", given) else f"req-{secrets.token_hex(12)}"
         started = False
@@ -136,7 +138,9 @@ class Guard:
 def _site(origin: str) -> str | None:
     """The host of a page that sends a request; None where no web page of a site does (tools, browser extensions)."""
     scheme, _, host = origin.partition("://")
-    return host if scheme in ("http", "https") else "null" if origin == "null" else None
+    if "," in origin:  # two headers
+        return origin
+    return host if scheme.lower() in ("http", "https") else "null" if origin == "null" else None
 
 
 async def disconnected(receive: Receive) -> None:

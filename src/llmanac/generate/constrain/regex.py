@@ -342,9 +342,10 @@ class RegexReader:
 
     def cased(self, ranges: Ranges) -> Ranges:
         """With the other cases of each character where the flag says so."""
-        if not self.flags.ignore_case:
+        found = normal(ranges)
+        if not self.flags.ignore_case or not found:  # half a surrogate pair is no character
             return ranges
-        lows, highs = (np.array(column) for column in zip(*normal(ranges), strict=True))
+        lows, highs = (np.array(column) for column in zip(*found, strict=True))
         letters, forms = cases()
         place = np.searchsorted(lows, letters, "right") - 1
         inside = (place >= 0) & (highs[place] >= letters)

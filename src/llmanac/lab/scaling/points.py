@@ -120,7 +120,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{path}: should be a .csv, .tsv or .jsonl file with a row a run")
     text = read_text(path, most=MOST_BYTES).removeprefix("\ufeff")
     if path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 yield number, _object(path, number, line)
         return

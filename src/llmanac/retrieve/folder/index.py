@@ -1,6 +1,7 @@
 """The kept index of a folder: passages, BM25, and vectors where an encoder is named.
 
-    index.json         settings, a record a file (size, time, SHA-256, documents), size and SHA-256 of the files below
+    index.json         settings, a record a file (size, time, SHA-256, documents), size and SHA-256 of the files below,
+                       SHA-256 of all this
     passages.npy       (P, 8) int64: document; begin, end of heading, end in text.bin; bytes start, stop; lines
     text.bin           heading and text of every passage, UTF-8
     words.txt, ids.npy, lengths.npy      vocabulary, the word numbers of all passages, how many each has
@@ -16,16 +17,18 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError, DataError, LlmanacError, RequestError
+from llmanac.core.errors import CheckpointError, DataError, RequestError, printable
 from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make
@@ -36,12 +39,14 @@ from llmanac.data.texts import documents_in
 from llmanac.data.unpack import CONTAINERS, PAGES, TABLES, format_of
 from llmanac.retrieve import bm25, dense
 from llmanac.retrieve._words import WORDS
+from llmanac.retrieve.folder._fits import fits
 from llmanac.retrieve.folder.chunks import SIZE, pieces_of
 from llmanac.retrieve.hybrid import Hybrid
 
-FORMAT, VERSION = "llmanac-folder-index", 1
+FORMAT, VERSION = "llmanac-folder-index", 2
 WHERE = Path(".llmanac") / "index"  # below the folder; readers of folders pass over hidden ones
 CHECKED = 64 << 20
+AGAIN = "build it again with `llmanac index`"
 METHODS = ("bm25", "dense", "hybrid")
 ARRAYS = ("passages", "ids", "lengths", *bm25.ARRAYS)
 PROSE = (".md", ".markdown", ".rst", ".txt", ".text", "", *PAGES, *TABLES, *CONTAINERS)  # `#` is a heading in these
@@ -111,7 +116,10 @@ class FolderIndex:
 
     def __getitem__(self, number: int) -> Passage:
         document, begin, middle, end, start, stop, line, last = self.arrays["passages"][number].tolist()
-        heading, text = (bytes(self.text[a:b]).decode("utf-8") for a, b in ((begin, middle), (middle, end)))
+        try:
+            heading, text = (bytes(self.text[a:b]).decode("utf-8") for a, b in ((begin, middle), (middle, end)))
+        except UnicodeDecodeError:
+            raise CheckpointError(f"{self.place / 'text.bin'}: damaged; remove {self.place} and {AGAIN}") from None
         return Passage(int(number), self.documents[document], start, stop, line, last, heading, text)
 
     def passages(self) -> Iterator[Passage]:
@@ -128,8 +136,7 @@ class FolderIndex:
             raise RequestError(f"--method {method}: the index has no vectors; name an encoder with --encoder MODEL")
         if method not in self._made:
             if method == "bm25":
-                words = files.read_text(self.place / "words.txt").split("\n")
-                made: Any = bm25.BM25.from_arrays(len(self), words, self.arrays, bm25.Spec())
+                made: Any = bm25.BM25.from_arrays(len(self), self.words, self.arrays, bm25.Spec())
             elif method == "dense":
                 made = dense.Dense(spec=self.encoder, vectors=self.arrays["vectors"])
             else:
@@ -161,41 +168,28 @@ class FolderIndex:
             CheckpointError: it is not there, damaged, or of a later version; the message names the file.
         """
         place = Path(place)
-        again = "build it again with `llmanac index`"
         data = files.read_table(place / "index.json", error=CheckpointError)
         if data.get("format") != FORMAT:
             raise CheckpointError(f"{place / 'index.json'}: not the index of a folder; name another place with --index")
         if data.get("format_version") != VERSION:
             raise CheckpointError(f"{place / 'index.json'}: of another version of llmanac; remove the folder {place}")
+        if data.pop("sha256", None) != _digest(data):
+            raise CheckpointError(f"{place / 'index.json'}: damaged or edited; remove {place} and {AGAIN}")
         try:
-            for name, (size, digest) in data["files"].items():
-                path = place / name
-                if path.stat().st_size != size or (size <= CHECKED and files.file_sha256(path) != digest):
-                    raise CheckpointError(f"{path}: damaged; remove {place} and {again}")
             names = [*ARRAYS, *(["vectors"] if data["encoder"] is not None else [])]
+            for name in ("text.bin", "words.txt", *(f"{name}.npy" for name in names)):
+                path, (size, digest) = place / name, data["files"][name]
+                if path.stat().st_size != size or (size <= CHECKED and files.file_sha256(path) != digest):
+                    raise CheckpointError(f"{path}: damaged; remove {place} and {AGAIN}")
             arrays = {name: np.load(place / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
             index = cls(place, data, arrays)
-            index._check()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, LlmanacError):
-                raise
-            raise CheckpointError(f"{place}: damaged ({error}); remove it and {again}") from None
+            if not fits(data, arrays, index.words, len(index.text)):
+                raise ValueError("its records and arrays do not fit together")
+        except CheckpointError:
+            raise
+        except Exception as error:  # what made-up records and headers of arrays raise has no common base
+            raise CheckpointError(f"{place}: damaged ({printable(str(error))}); remove it and {AGAIN}") from None
         return index
-
-    def _check(self) -> None:
-        """Raises ValueError where arrays do not fit together: compiled code reads them without bounds."""
-        size, found = len(self), self.arrays
-        starts = found["starts"]
-        posts = len(found["texts"])
-        table = found["passages"]
-        good = table.shape == (size, 8) and len(found["weights"]) == posts and len(found["lengths"]) == size
-        good = good and starts[0] == 0 and starts[-1] == posts and bool((np.diff(starts) >= 0).all())
-        good = good and len(found["idf"]) == len(starts) - 1 and int(found["lengths"].sum()) == len(found["ids"])
-        good = good and (posts == 0 or (int(found["texts"].min()) >= 0 and int(found["texts"].max()) < size))
-        good = good and bool((np.diff(table[:, 1:4], axis=1) >= 0).all()) and int(table[-1, 3]) <= len(self.text)
-        good = good and int(table[:, 0].min()) >= 0 and int(table[:, 0].max()) < len(self.documents)
-        if not good or ("vectors" in found and (found["vectors"].ndim != 2 or len(found["vectors"]) != size)):
-            raise ValueError("its arrays do not fit together")
 
     @classmethod
     def update(
@@ -224,12 +218,12 @@ class FolderIndex:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; name a folder of documents")
         place = folder / WHERE if place is None else Path(place)
-        with locked(place.parent / f"{place.name}.lock"):
+        with locked(place.parent / f"{place.name}.lock", fix="name another place with --index"):
             settings = {"include": list(include), "size": size}
             old = cls._earlier(place, settings)
             if old is not None and encoder is None:
                 encoder = old.encoder
-            rows = _Rows(words={} if old is None else {word: i for i, word in enumerate(old._words())})
+            rows = _Rows(words={} if old is None else {word: i for i, word in enumerate(old.words)})
             changed = _read(folder, place, old, rows, include, size, problems or Problems("skip"))
             had = set() if old is None else {record["file"] for record in old.data["records"]}
             removed = sorted(had - {record["file"] for record in rows.records})
@@ -242,8 +236,11 @@ class FolderIndex:
             index._made["dense"] = dense.Dense(spec=index.encoder, vectors=index.arrays["vectors"], encode=encode)
         return index
 
-    def _words(self) -> list[str]:
-        return files.read_text(self.place / "words.txt").split("\n")
+    @cached_property
+    def words(self) -> list[str]:
+        """The vocabulary."""
+        text = files.read_text(self.place / "words.txt")
+        return text.split("\n") if text else []
 
     @classmethod
     def _earlier(cls, place: Path, settings: dict[str, Any]) -> FolderIndex | None:
@@ -258,7 +255,7 @@ class FolderIndex:
             if "not the index of a folder" in str(error):
                 raise
             return None
-        return found if found.data["settings"] == settings else None
+        return found if found.data.get("settings") == settings else None
 
     @classmethod
     def _write(cls, place: Path, rows: _Rows, settings: dict[str, Any]) -> FolderIndex:
@@ -290,7 +287,7 @@ class FolderIndex:
                 (temporary / name).write_bytes(content)
                 recorded[name] = [len(content), hashlib.sha256(content).hexdigest()]
             head = {"format": FORMAT, "format_version": VERSION, **data, "files": recorded}
-            files.write_json(temporary / "index.json", head, indent=None)
+            files.write_json(temporary / "index.json", {**head, "sha256": _digest(head)}, indent=None)
         return cls.open(place)
 
     @classmethod
@@ -311,8 +308,12 @@ class FolderIndex:
             copied = np.flatnonzero(kept >= 0)
             vectors[copied] = old.arrays["vectors"][kept[copied]]
         data = {**index.data, "encoder": dump(spec)}
-        words = "\n".join(index._words()).encode()
+        words = "\n".join(index.words).encode()
         return cls._save(index.place, data, {**index.arrays, "vectors": vectors}, bytes(index.text), words)
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _read(

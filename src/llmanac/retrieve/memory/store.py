@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from llmanac.core.errors import DataError, RequestError
+from llmanac.core.errors import DataError, RequestError, shown
 from llmanac.evaluate._english import FUNCTION
 from llmanac.metrics._porter import stem
 from llmanac.retrieve._words import plain_words
@@ -35,6 +35,8 @@ ASKING = frozenset(_ASKING.split())
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 _SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
  text text not null, cues text not null, stated real not null, number integer not null)"""
+
+_ROWS = {(int, str, str, str, str, stated, int) for stated in (int, float)}  # types of a fact's columns
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ class Memory:
             rows = self._base.execute(
                 "select id, subject, value, text, cues, stated, number from facts order by number, id"
             ).fetchall()
+        for row in rows:
+            if tuple(map(type, row)) not in _ROWS:
+                raise DataError(f"{self.path}: damaged: fact {shown(row[0])} is no fact; name another file")
         return [Fact(*row) for row in rows]
 
     def read(self, message: str) -> list[Change]:
