@@ -18,15 +18,10 @@ def test_an_arm_that_diverges_has_failed_and_the_others_go_on(
     recipe: dict[str, Any], store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines: list[str] = []
-    arms = "0.003,1e6,0.001"
-    found = ask("train.optimizer.lr", arms, recipe, tmp_path, store, seeds=1, report=lines.append)
-    assert set(found.data["failed"]) == {"1e6"} and set(found.values()) == {"0.003", "0.001"}
+    found = ask("train.optimizer.lr", "0.003,1e6", recipe, tmp_path, store, seeds=1, report=lines.append)
+    assert set(found.data["failed"]) == {"1e6"} and set(found.values()) == {"0.003"}
     (line,) = [line for line in lines if line.startswith("seed 0, 1e6: ")]
-    assert re.fullmatch(r"seed 0, 1e6: failed \(step \d: the (loss|gradient) .*\)", line)
+    assert re.fullmatch(r"seed 0, 1e6: failed \(step \d: the (loss|gradient).*\)", line)
     print_study(found)
     for said in (found.markdown(), (tmp_path / "study.md").read_text(), " ".join(capsys.readouterr().out.split())):
-        assert re.search(r"Against 0.003: 0.001 no verdict .*; 1e6 failed \(seed 0: step \d: the", said)
-    # as the baseline: nothing can be compared
-    found = ask("train.optimizer.lr", arms, recipe, tmp_path, store, seeds=1, baseline="1e6")
-    assert re.search(r"Nothing can be compared with the baseline 1e6: 1e6 failed \(seed 0: step \d", found.markdown())
-    assert "Nothing can be compared: 1e6, the baseline, failed." in found.page.read_text()
+        assert re.search(r"Against 0.003: 1e6 failed \(seed 0: step \d: the", said)

@@ -275,9 +275,9 @@ def run_study(path: str, **overrides: Any) -> StudyResult:
     own = dict(overrides.pop("patches", {}))
     patches = dict(data.pop("set", {})) | own
     given = {k: v for k, v in overrides.items() if v is not None}
-    arms = given.pop("arms", None)
+    arms = named = given.pop("arms", None)
     said = {k: v for k, v in given.items() if k in (*FLAGS, "min_steps")}
-    given.setdefault("command", lambda pins, more: study_again(path, arms, own | pins, said | more))
+    given.setdefault("command", lambda pins, more: study_again(path, named, own | pins, said | more))
     given.setdefault("folder", Path("studies") / Path(path).stem)
     kind, stated = data.pop("kind"), data.pop("arms")
     arms = arms or stated

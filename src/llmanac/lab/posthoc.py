@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,8 @@ def _text(question: Question) -> tuple[Corpus, list[str]]:
 
 def _words_of(corpus: Corpus, source: Any) -> str:
     """The held-out text in a line."""
-    said = ", ".join(f"{k} = {toml_value(v)}" for k, v in dump(source).items() if k != "name" and v)
+    set_ = {f.name: getattr(source, f.name) for f in fields(source) if getattr(source, f.name) != f.default}
+    said = ", ".join(f"{name} = {toml_value(value)}" for name, value in set_.items() if name != "name" and value)
     count = sum(1 for _ in corpus.held_out)
     return f"text: {plural(count, 'held-out document')} of {source.name}{f' ({said})' if said else ''}"
 
