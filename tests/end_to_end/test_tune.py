@@ -237,7 +237,7 @@ def test_adapters_are_compared_from_question_to_page(place, tmp_path):
     assert moved["held"] == {"train.optimizer.lr": [1e-3, 1e-4]}
     page = found.page.read_text()
     assert "except full (0.001 -&gt; 0.0001), which trains the model&#39;s own weights" in page
-    assert "FLOPs are not counted" in page and "-s train.attention=" in data["command"]
+    assert "FLOPs are not counted" in page and "train.steps" in data["command"]
     assert "<svg" in page and "held-out loss" in page.lower() and "Quality against cost" in page
     again = compare("adapter", "lora{rank=2},prompt{tokens=4},full", base=base, **options)
     assert all(run["cached"] for run in again.data["runs"]) and again.values("loss") == values
