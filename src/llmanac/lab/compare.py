@@ -137,8 +137,8 @@ def compare(
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
     post_hoc = kind in POST_HOC
     if not post_hoc and artefact is not None:
-        packed = kind in ("quantizer", "quantize", "quantization")
-        advice = "; a trained model is packed by `llmanac quantize MODEL --method M --text FILE`" if packed else ""
+        packing = "; a trained model is packed by `llmanac quantize MODEL --method M --text FILE`"
+        advice = packing if kind == "quantizer" else ""
         raise SpecError(
             f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
             f"out (decoding and tokenizers take one){advice}"

@@ -42,8 +42,9 @@ def run_of(artefact: str | Path | None) -> Path | None:
     if artefact is None:
         return None
     place = Path(artefact)
-    places = [place, place.parent] if place.name in ("model", "base") else [place]
-    return next((p for p in places if (p / RECIPE).is_file()), None)
+    if place.name in ("model", "base") and (place.parent / MANIFEST).is_file():
+        place = place.parent
+    return place if (place / RECIPE).is_file() else None
 
 
 def base_of(kind: str, base: Any, artefact: str | Path | None, changes: Mapping[str, Any], default: Path) -> Any:

@@ -33,6 +33,7 @@ from llmanac.recipes.tune import RECIPE, TuneSpec, Tuning, is_tuning, own_rate, 
 
 FEWEST = 4  # steps of a tuning that says anything
 GLANCE = 3  # steps that are timed
+INSTANT = 1e-9  # seconds of a step of which nothing is known
 Say = Callable[[str], None]
 
 
@@ -133,11 +134,13 @@ def _plan(question: Question, trial: TuningTrial, arms: list[Arm], cache: Cache,
     def look(label: str, tried: Tried) -> None:
         """Refuse as soon as the arms seen so far cannot fit; the budget that is named counts the others as this one."""
         tokens[label] = step_tokens(tried.place)
-        known = speed | {label: Speed(_a_step(step_seconds(tried.place)) or 0.0, 0.0)}
+        taken = step_seconds(tried.place)
+        likely = Speed(_a_step(taken) or INSTANT, 0.0)
         try:
-            fit(known)
+            # the first step allocates: it says only whether time is left
+            fit(speed | {label: likely if len(taken) > 1 else Speed(INSTANT, 0.0)})
         except BudgetError:
-            fit({arm.label: known.get(arm.label, known[label]) for arm in arms})
+            fit({arm.label: speed.get(arm.label, likely) for arm in arms})
             raise
 
     try:

@@ -39,13 +39,35 @@ TUNING_PART = 4  # one held-out row in so many is for the sweep of `--tune`, the
 CODE = (Tuning.__module__, PackedStream.__module__)
 
 
+class Watched:
+    """A source that calls a function before it draws rows; everything else is delegated."""
+
+    def __init__(self, source: Any, before: Callable[[], None]) -> None:
+        self._source, self._before = source, before
+
+    def __iter__(self) -> Watched:
+        return self
+
+    def __next__(self) -> Any:
+        self._before()
+        return next(self._source)
+
+    def take(self, count: int) -> Any:
+        """The next `count` rows of the source."""
+        self._before()
+        return self._source.take(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
 class Tried(Tuning):
     """A tuning that notes what it started from and what it cost.
 
     Attributes:
         part: of the held-out rows: 0 for the sweep, 1 for the result.
         parameters: hashes of the initial tensors; stream: what hashed the rows; peak: bytes of a step.
-        look: makes this a rehearsal: nothing is measured before the training, and this is called after it.
+        look: makes this a rehearsal: nothing is measured before the training, and this is called after each step.
         measuring: seconds of that in a rehearsal.
     """
 
@@ -72,8 +94,15 @@ class Tried(Tuning):
                     rows.train, length=settled.length, rows=settled.rows, seed=self.asked.seed, packing="whole"
                 ),
             )
+            if self.look is not None:
+                found = Watched(found, self.steps_done)
         self.stream = found
         return found, settled
+
+    def steps_done(self) -> None:
+        """Call `look`, once there is a step."""
+        if self.look is not None and step_seconds(self.place):
+            self.look(self)
 
     def _measure(self, objective: Any, rows: Any, when: str, kept: str = "before.json") -> Any:
         if self.look is None:
@@ -81,7 +110,7 @@ class Tried(Tuning):
         if when == "before":
             return Items([0.0], [1.0])
         if not self.measuring:
-            self.look(self)
+            self.steps_done()
         begin = time.perf_counter()
         found = super()._measure(objective, rows, when, kept)
         self.measuring += time.perf_counter() - begin
