@@ -160,7 +160,6 @@ def test_the_text_of_a_run_is_the_one_it_was_trained_on(recipe: dict[str, Any], 
     write_json(done.folder / "manifest.json", {**manifest, "held_out": {**manifest["held_out"], "sha256": "0"}})
     with pytest.raises(DataError, match=r"run: its text or its split is not what the model was trained on.*--base"):
         ask("decoding", arms, recipe, tmp_path / "b", store, **options)
-    assert ask("decoding", arms, recipe, tmp_path / "c", store, **{**options, "base": recipe}).data["runs"]
     write_json(done.folder / "manifest.json", {**manifest, "train": {**manifest["train"], "sha256": "0"}})
     found = ask("decoding", arms, recipe, tmp_path / "c", store, **{**options, "base": recipe})
     assert "has changed since its training" in found.page.read_text()
