@@ -10,6 +10,7 @@ import pytest
 from _studies import ask
 
 from llmanac.core import registry
+from llmanac.core.errors import SpecError
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.recipes.spec import load_recipe
@@ -141,14 +142,45 @@ def test_the_text_of_a_run_is_the_one_it_was_trained_on(recipe: dict[str, Any], 
     done = llmanac.run(
         asked, {"train.steps": 2, "model.max_length": 128, "evaluate.held_out_bytes": 90_000}, folder=tmp_path / "run"
     )
-    arms = "greedy,top-k{k=5}"
+    arms, lines = "greedy,top-k{k=5}", []
     options = {"base": None, "artefact": done.folder, "seeds": 1}
-    assert ask("decoding", arms, recipe, tmp_path / "a", store, **options).data["runs"]
+    found = ask("decoding", arms, recipe, tmp_path / "a", store, **options, report=lines.append).data
+    assert found["runs"] and "notes" not in found
+    assert any(line.startswith("text: 3 held-out documents of files (paths = [") for line in lines)
+    # -s changes the run's own text, and nothing that is not used
+    with pytest.raises(DataError, match=r"run was trained on \d of the \d documents that are held out here"):
+        ask("decoding", arms, recipe, tmp_path / "d", store, **options, patches=["seed=3"])
+    with pytest.raises(SpecError, match=r"-s model\.dim: has no effect, because nothing is trained"):
+        ask("decoding", arms, recipe, tmp_path / "d", store, **options, patches=["model.dim=999"])
+    for artefact in (done.folder, done.folder / "model"):  # another split has documents that were trained on
+        with pytest.raises(DataError, match=r"was trained on \d of the"):
+            other = {**recipe, "seed": 3}
+            ask("decoding", arms, other, tmp_path / "d", store, artefact=artefact, seeds=1)
     manifest = read_json(done.folder / "manifest.json")
     write_json(done.folder / "manifest.json", {**manifest, "held_out": {**manifest["held_out"], "sha256": "0"}})
     with pytest.raises(DataError, match=r"run: its text or its split is not what the model was trained on.*--base"):
         ask("decoding", arms, recipe, tmp_path / "b", store, **options)
-    assert ask("decoding", arms, recipe, tmp_path / "c", store, **{**options, "base": recipe}).data["runs"]
+    write_json(done.folder / "manifest.json", {**manifest, "train": {**manifest["train"], "sha256": "0"}})
+    found = ask("decoding", arms, recipe, tmp_path / "c", store, **{**options, "base": recipe})
+    assert "has changed since its training" in found.page.read_text()
+
+
+def test_a_tuning_has_no_text_to_decode(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    (tmp_path / "taught").mkdir()
+    stored = 'model = "small"\ntrained = ["*"]\n[rows]\nfile = "rows.jsonl"\n'
+    (tmp_path / "taught" / "recipe.toml").write_text(stored)
+    for options in ({"artefact": tmp_path / "taught", "base": None}, {"base": str(tmp_path / "taught")}):
+        with pytest.raises(SpecError, match="taught: is a tuning, which has rows and no text to hold out; name a"):
+            ask("decoding", "greedy,top-k{k=5}", recipe, tmp_path / "a", store, **options)
+
+
+@pytest.mark.parametrize(("kind", "arms"), [("position", "rope,none"), ("quantizer", "nf4,int8")])
+def test_what_is_trained_takes_no_artefact(
+    kind: str, arms: str, recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match="--artefact: every arm is trained when") as error:
+        ask(kind, arms, recipe, tmp_path / "a", store, artefact="/nonexistent")
+    assert ("llmanac quantize MODEL --method M --text FILE" in str(error.value)) == (kind == "quantizer")
 
 
 def test_distinct_counts_n_grams() -> None:

@@ -243,9 +243,22 @@ def test_adapters_are_compared_from_question_to_page(place, tmp_path):
     (moved,) = [arm for arm in data["arms"] if arm["label"] == "full"]
     assert moved["held"] == {"train.optimizer.lr": [1e-3, 1e-4]}
     page = found.page.read_text()
+    assert "except full (0.001 -&gt; 0.0001), which trains the model&#39;s own weights" in page
+    assert "FLOPs are not counted" in page and "train.steps" in data["command"]
     assert "<svg" in page and "held-out loss" in page.lower() and "Quality against cost" in page
     again = compare("adapter", "lora{rank=2},prompt{tokens=4},full", base=base, **options)
     assert all(run["cached"] for run in again.data["runs"]) and again.values("loss") == values
+
+
+def test_a_comparison_of_tunings_that_cannot_fit_is_refused_after_its_first_steps(place, tmp_path, monkeypatch):
+    from llmanac.lab.trials.tuning import Tried
+
+    monkeypatch.setattr(Tried, "values", lambda *given: pytest.fail("measured"))
+    base = asked(place, rows={"held_out": 0.3}, train={"steps": 5, "checkpoint_every": None, "optimizer": TUNING})
+    with pytest.raises(
+        SpecError, match=r"--budget 0\.1s is too little for train\.steps = 5 \(3 runs of each of 2 arms"
+    ):
+        compare("adapter", "lora{rank=2},full", base=base, budget=0.1, folder=tmp_path / "a", cache=tmp_path / "c")
 
 
 def test_a_tuning_is_a_recipe_and_the_base_of_a_comparison(place, tmp_path, monkeypatch, capsys):

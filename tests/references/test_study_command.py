@@ -100,6 +100,31 @@ def test_a_study_is_asked_again_by_its_name_with_what_overrode_it(asked: Any, tm
     assert command == "llmanac compare mine.toml --hold flops"
 
 
+def test_what_was_settled_and_planned_is_in_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(question: Any, *rest: Any) -> dict[str, Any]:
+        seen.append(question)
+        plan = {"steps": {"rope": 321, "none": 321}, "speed": {"rope": {"step_seconds": 0.1}}}
+        return {"base": {"train": {"dtype": "float32", "attention": "blocks"}}, "plan": plan}
+
+    seen: list[Any] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lab, "RUNNERS", dict.fromkeys(lab.RUNNERS, run))
+    monkeypatch.setattr(lab, "write_study", lambda folder, found: seen.append(found["command"]))
+    monkeypatch.setattr("llmanac.cli.compare.print_study", lambda done: None)
+    lab.compare("position", "rope,none", budget="2m", patches={"train.attention": "plain"})
+    assert seen[1] == (
+        "llmanac compare position --arms rope,none --budget 4m --seeds 3 "
+        "-s train.attention=plain -s train.dtype=float32 -s train.steps=321"
+    )
+    run_command(seen[1])
+    assert seen[3] == seen[1] and seen[2].base.train.steps == 321 and seen[2].base.train.dtype == "float32"
+    lab.run_study("positions_small")
+    assert seen[5] == (
+        "llmanac compare positions_small --budget 40m -s train.dtype=float32 -s train.attention=blocks -s "
+        "train.steps=321"
+    )
+
+
 def test_a_baseline_is_said() -> None:
     said = compare_again("position", "rope,none", {}, {"baseline": "none", "budget": "3m"})
     assert said == "llmanac compare position --arms rope,none --baseline none --budget 3m"

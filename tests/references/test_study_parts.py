@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make_method
@@ -22,9 +23,11 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Axis, find_axis
 from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, canonical, digest
+from llmanac.lab.controlled import fixed_numerics
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
 from llmanac.lab.tune import parse_tune
+from llmanac.train import TrainSpec
 
 # arms
 
@@ -120,6 +123,24 @@ def test_stated_steps_are_kept_or_refused() -> None:
     assert make_plan(600, 0, 3, speed, {"a": 1.0, "b": 1.0}, stated=300).steps == {"a": 300, "b": 300}
     with pytest.raises(SpecError, match=r"too little for train\.steps = 300000"):
         make_plan(600, 0, 3, speed, {"a": 1.0, "b": 1.0}, stated=300_000)
+    with pytest.raises(
+        SpecError, match=r"^train\.steps: 40 gives b 20 steps a run, .* set train\.steps to 400 or more"
+    ):
+        make_plan(600, 0, 3, speed, {"a": 1.0, "b": 0.5}, stated=40)
+
+
+def test_steps_for_a_verdict_are_asked_for_only_where_there_can_be_one() -> None:
+    speed = {"a": Speed(0.01, 1.0)}
+    assert make_plan(600, 0, 2, speed, {"a": 1.0}, stated=40).steps == {"a": 40}
+    assert make_plan(10, 0, 1, speed, {"a": 1.0}, min_steps=5000).steps == {"a": 850}
+    with pytest.raises(SpecError, match=r"leaves a 0 steps a run .* and a run needs at least 1; use --budget 10s"):
+        make_plan(1, 0, 1, speed, {"a": 1.0})
+
+
+def test_the_attention_form_of_a_study_is_not_timed() -> None:
+    found = fixed_numerics(TrainSpec(dtype="float32"), torch.device("cpu"))
+    assert (found.attention, found.dtype) == ("blocks", "float32")
+    assert fixed_numerics(TrainSpec(attention="plain", dtype="bfloat16"), torch.device("cpu")).attention == "plain"
 
 
 def test_durations() -> None:

@@ -195,6 +195,33 @@ def test_the_page_leads_with_one_line_an_arm_and_its_verdicts_second() -> None:
     assert sizes == {'width="460"'}  # drawn at one scale, so that text has one size
 
 
+def test_an_arm_that_failed_is_named_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    why = "seed 0: step 4: the loss is nan; the batch is in studies/cache/x"
+    alone = result({"rope": VALUES["rope"]}, failed={"hot": [why, why]})
+    said = "Against rope: hot failed (seed 0: step 4: the loss is nan)."
+    assert words.summary(alone).endswith(said)
+    print_study(SimpleNamespace(data=alone, page="study.html"))  # type: ignore[arg-type]
+    assert said in " ".join(capsys.readouterr().out.split())
+    base = result({"learned": VALUES["learned"]}, failed={"rope": [why]})
+    assert words.summary(base).endswith(
+        "Nothing can be compared with the baseline rope: rope failed (seed 0: step 4: the loss is nan)."
+    )
+    assert "Nothing can be compared: rope, the baseline, failed." in read(render(base))
+
+
+def test_an_interval_without_zero_that_is_inconclusive_is_explained() -> None:
+    found = result()
+    assert words.adjusted(found) == ""
+    found["comparisons"]["bits_per_byte"][1] |= {"verdict": "inconclusive", "low": 0.001, "high": 0.02}
+    assert "adjusted over the arms (Holm)" in words.adjusted(found)
+
+
+def test_settings_are_on_the_page() -> None:
+    settled = {"train": {"dtype": "bfloat16", "attention": "blocks"}}
+    assert "settings bfloat16, attention form blocks" in read(render(result(base=settled)))
+    assert words.settings_words({"train": {"dtype": "auto", "attention": "auto"}}) == ""
+
+
 def test_charts_whose_arms_are_all_equal_are_left_out() -> None:
     """Equal costs, or an equal metric, put every arm on one place."""
     usual = render(result())

@@ -60,6 +60,8 @@ def compare_command(
         print("\nStopped; every finished run is kept. Run the same command again to continue.", file=sys.stderr)
         raise SystemExit(130) from None
     print_study(done)
+    if done.data.get("baseline") in done.data.get("failed", ()):
+        raise SystemExit(1)  # the summary says that nothing can be compared
 
 
 def print_study(done: Any, console: Console | None = None) -> None:
@@ -73,7 +75,7 @@ def print_study(done: Any, console: Console | None = None) -> None:
         console.print(_verdicts(result, metric, console))
     for costs in _costs(result, console):
         console.print(costs)
-    for note in filter(None, [*words.warnings(result), words.worse_than_uniform(result)]):
+    for note in filter(None, [*words.warnings(result), words.worse_than_uniform(result), words.adjusted(result)]):
         console.print(f"note: {note}", markup=False)
     console.print(words.summary(result), markup=False)
     console.print(f"page: {done.page}", markup=False)

@@ -17,6 +17,7 @@ from typing import Any
 from llmanac.core.errors import SpecError
 
 MIN_STEPS = 200
+FEWEST_SEEDS = 3  # for a verdict
 RESERVE = 0.05  # fraction of the budget held in reserve, since step times drift
 
 
@@ -87,13 +88,16 @@ def make_plan(
         budget: seconds for everything, what is `spent` already (data, calibration) included.
         ratios: each arm's steps over those of an arm whose ratio is 1.
         tuning_runs: how many further runs every arm gets for its sweep.
+        min_steps: of any arm where there are seeds enough for a verdict.
         stated: the steps that the base states for an arm whose ratio is 1, where it does; they must fit.
 
     Raises:
         BudgetError: an arm would get fewer than `min_steps`, or the stated steps do not fit; the message says what
             budget would do.
+        SpecError: the stated steps are fewer than `min_steps`.
     """
     runs = seeds + tuning_runs
+    least, what = (min_steps, "a verdict") if seeds >= FEWEST_SEEDS else (1, "a run")
     fixed = sum(s.fixed_seconds * (runs if s.step_seconds else 1) for s in speed.values())
     a_step = runs * sum(s.step_seconds * ratios[arm] for arm, s in speed.items())
     usable = budget * (1 - RESERVE) - spent - fixed
@@ -110,11 +114,16 @@ def make_plan(
     # floor(most) first: where tokens are held every arm must get the very same number
     steps = {arm: max(0, round(math.floor(stated or most) * ratios[arm])) for arm in speed}
     short = min((arm for arm in steps if speed[arm].step_seconds), key=lambda arm: steps[arm])
-    if steps[short] < min_steps:
-        needed = (spent + fixed + a_step * (min_steps + 1) / min(ratios.values())) / (1 - RESERVE)
+    if steps[short] < least and stated is not None:
+        raise SpecError(
+            f"train.steps: {stated} gives {short} {steps[short]} steps a run, and a verdict needs at least {least}; "
+            f"set train.steps to {math.ceil(least / min(ratios.values()))} or more (-s train.steps=N), or leave it out"
+        )
+    if steps[short] < least:
+        needed = (spent + fixed + a_step * (least + 1) / min(ratios.values())) / (1 - RESERVE)
         raise BudgetError(
             f"--budget {format_duration(budget)} leaves {short} {steps[short]} steps a run ({runs} runs of each of "
-            f"{len(speed)} arms), and a verdict needs at least {min_steps}; use --budget {round_up(needed)}, fewer "
+            f"{len(speed)} arms), and {what} needs at least {least}; use --budget {round_up(needed)}, fewer "
             "arms, or a smaller base"
         )
     expected = spent + fixed + runs * sum(steps[arm] * s.step_seconds for arm, s in speed.items())

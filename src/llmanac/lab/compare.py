@@ -21,13 +21,13 @@ from llmanac.core.outputs import check_pages
 from llmanac.core.spec import parse_patches
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
-from llmanac.lab.axis import find_axis
-from llmanac.lab.budget import MIN_STEPS
+from llmanac.lab.axis import POST_HOC, find_axis
+from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.controlled import Question, run_controlled
 from llmanac.lab.hold import check_hold
-from llmanac.lab.posthoc import run_decoding, run_tokenizers
+from llmanac.lab.posthoc import base_of, run_decoding, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.tune import parse_tune
 from llmanac.lab.tunings import run_tunings, tuning_of
@@ -100,7 +100,7 @@ def compare(
     cache: str | Path | None = None,
     min_steps: int = MIN_STEPS,
     report: Callable[[str], None] = print,
-    command: str = "",
+    command: Callable[[dict[str, Any], dict[str, Any]], str] | None = None,
 ) -> StudyResult:
     """Compare methods on one axis; everything else comes from one base.
 
@@ -117,14 +117,15 @@ def compare(
         margin: relative margin of equivalence.
         baseline: the arm that the others are compared with; the first by default.
         artefact: the run or model that decoding methods are applied to; the run whose text tokenizers are trained on.
-            A run brings its own text, unless a base or patches are given.
+            A run brings its own text, unless a base is given.
         probe: a file of labelled texts that models of different objectives are probed with, or several with commas.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
         cache: where runs are kept; `studies/cache` by default, shared by all studies next to it.
         min_steps: a plan with fewer steps for any arm is refused.
         report: called with each line for the user.
-        command: the command that the page prints for repeating the study; made from the arguments by default.
+        command: the command that the page prints for repeating the study, from the patches and arguments that settle
+            what it measured; made from the arguments by default.
 
     Raises:
         SpecError: an unknown kind, arm, hold or field; two axes; fewer than two arms; a difference outside the axis; a
@@ -134,8 +135,20 @@ def compare(
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
     asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps, "probe": probe}
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
-    tuning = tuning_of(base, changes)
-    recipe: Any = tuning or load_recipe(BASE if base is None else base, changes).spec
+    post_hoc = kind in POST_HOC
+    if not post_hoc and artefact is not None:
+        packing = "; a trained model is packed by `llmanac quantize MODEL --method M --text FILE`"
+        advice = packing if kind == "quantizer" else ""
+        raise SpecError(
+            f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
+            f"out (decoding and tokenizers take one){advice}"
+        )
+    tuning = None if post_hoc else tuning_of(base, changes)
+    recipe: Any = tuning
+    if post_hoc:
+        recipe = base_of(kind, base, artefact, changes, BASE)
+    elif tuning is None:
+        recipe = load_recipe(BASE if base is None else base, changes).spec
     axis, texts = find_axis(kind, recipe), parse_arms(arms)
     axis = axis if tuning is None else dataclasses.replace(axis, trial="tunings")
     known = [text.label for text in texts]
@@ -146,11 +159,11 @@ def compare(
         raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs 3")
     if not margin > 0:
         raise SpecError(f"--margin: {margin} is not above 0; 0.005 is half a percent of the baseline")
-    if axis.trial not in ("training", "tunings"):
-        refused = [name for name, value in (("--hold", hold), ("--tune", tune)) if value is not None]
-        if refused:
+    if post_hoc:
+        given = {"--hold": hold, "--tune": tune, "--probe": probe}
+        if refused := [name for name, value in given.items() if value is not None]:
             raise SpecError(
-                f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold or tune"
+                f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold, tune or probe"
             )
     question = Question(
         axis=axis,
@@ -164,21 +177,38 @@ def compare(
         margin=margin,
         min_steps=min_steps,
         artefact=str(artefact) if artefact is not None else None,
-        text_of_base=base is not None or bool(changes),
+        text_of_base=base is not None,
         probes=tuple(str(probe).split(",")) if probe else (),
     )
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")
     store = Cache(cache if cache is not None else place.parent / "cache")
     found = RUNNERS[axis.trial](question, place, store, report)
-    found |= {
-        "machine": machine(),
-        "versions": versions(),
-        "command": command or compare_again(kind, arms, changes, _decisive(asked)),
-    }
+    if command is None:
+        command = lambda pins, more: compare_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
+    pins = _settled(question, found)
+    room = {"budget": round_up(2 * question.budget)} if "train.steps" in pins else {}  # it limits and decides nothing
+    found |= {"machine": machine(), "versions": versions(), "command": command(pins, room)}
     _keep_other(place, found, report)
     write_study(place, found)
     return StudyResult(place, found)
+
+
+def _settled(question: Question, found: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured or planned where the base left it open: with it the command gives the same numbers."""
+    if "base" not in found:
+        return {}
+    before, after = question.base.train, found["base"]["train"]
+    plan = found["plan"]
+    stepping = before.steps is None and any(speed["step_seconds"] for speed in plan["speed"].values())
+    steps = plan["steps"][question.baseline] if stepping else None
+    settled = {"train.dtype": after["dtype"], "train.attention": after["attention"], "train.steps": steps}
+    left = {"train.dtype": before.dtype, "train.attention": before.attention, "train.steps": "auto"}
+    return {
+        path: value
+        for path, value in settled.items()
+        if left[path] == "auto" and value not in (None, "auto") and not question.axis.covers(path)
+    }
 
 
 def _decisive(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,9 +275,9 @@ def run_study(path: str, **overrides: Any) -> StudyResult:
     own = dict(overrides.pop("patches", {}))
     patches = dict(data.pop("set", {})) | own
     given = {k: v for k, v in overrides.items() if v is not None}
-    arms = given.pop("arms", None)
+    arms = named = given.pop("arms", None)
     said = {k: v for k, v in given.items() if k in (*FLAGS, "min_steps")}
-    given.setdefault("command", study_again(path, arms, own, said))
+    given.setdefault("command", lambda pins, more: study_again(path, named, own | pins, said | more))
     given.setdefault("folder", Path("studies") / Path(path).stem)
     kind, stated = data.pop("kind"), data.pop("arms")
     arms = arms or stated

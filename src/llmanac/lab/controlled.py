@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff, dump, make, patch
@@ -29,11 +30,13 @@ from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
 from llmanac.lab.smaller import smaller_base
 from llmanac.lab.sources import fingerprint
-from llmanac.lab.study import Study, Trial
+from llmanac.lab.study import Advance, Study, Trial
 from llmanac.lab.trials import estimating
-from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate, own_texts
+from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate, known_seconds, own_texts
 from llmanac.lab.tune import tune
+from llmanac.lab.words import reason, settings_words
 from llmanac.train import TrainSpec
+from llmanac.train.plan import NAMES
 from llmanac.train.plan import plan as settle
 
 PLAN = "plan.json"
@@ -49,7 +52,7 @@ class Question:
         factors: the sweep of `--tune`, empty where there is none.
         min_steps: fewer steps than this for any arm are refused.
         artefact: the run or model that a post-hoc axis is applied to.
-        text_of_base: use the base's text even if the artefact is a run with its own text.
+        text_of_base: the base was named by the user; it is not that of the artefact.
         probes: files of labelled texts that the models are probed with.
     """
 
@@ -104,6 +107,8 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     say(_base_words(question.base, prepared))
     record = _Record(folder, question, [prepared, *texts.values()], code)
     base = record.settled_base or _settle_base(question, trial, cache.root)
+    if settings := settings_words(dump(base)):
+        say(f"every arm: {settings}")
     arms = resolve(base, question.axis, question.texts)
     if question.axis.name == "recipe":
         arms = [_settle_arm(arm, base, record.settled_train(arm.label), trial, cache.root) for arm in arms]
@@ -162,9 +167,15 @@ def announce(arms: Sequence[Arm], baseline: str, say: Say) -> None:
         say(f"{arm.label}{' (baseline)' if arm.label == baseline else ''}: {arm.describe()}")
 
 
-def progress(say: Say) -> Callable[[str, int, bool], None]:
+def progress(say: Say) -> Advance:
     """Says what is done, a run at a time."""
-    return lambda arm, seed, cached: say(f"seed {seed}, {arm}: {'from the cache' if cached else 'done'}")
+
+    def advance(arm: str, seed: int, cached: bool, failed: str) -> None:
+        said = ["from the cache"] if cached else [] if failed else ["done"]
+        said += [f"failed ({reason(failed)})"] if failed else []
+        say(f"seed {seed}, {arm}: {', '.join(said)}")
+
+    return advance
 
 
 def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
@@ -181,14 +192,17 @@ def _train(recipe: Any, **changes: Any) -> Any:
 
 
 def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
-    """The base with precision, attention form and micro-batch measured on one model, for every arm.
+    """The base with precision, attention form and micro-batch settled on one model, for every arm.
 
     It is the baseline's, or where that is not trained in steps, the largest that is.
     """
     arms = {arm.label: arm for arm in resolve(question.base, question.axis, question.texts)}
     stepping = estimating.trained(list(arms.values()))
-    if question.axis.name == "recipe" or not stepping:
+    if not stepping:
         return question.base
+    if question.axis.name == "recipe":
+        fixed = fixed_numerics(question.base.train, trial.device)
+        return _train(question.base, dtype=fixed.dtype, attention=fixed.attention)
     size = trial.prepared.tokenizer.vocab_size
     largest = max(stepping, key=lambda arm: parameters_of(arm.spec.model, size))
     arm = arms[question.baseline] if arms[question.baseline] in stepping else largest
@@ -206,11 +220,26 @@ def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTri
     return dataclasses.replace(arm, spec=spec, diff=diff(base, spec))
 
 
+def fixed_numerics(train: TrainSpec, device: torch.device) -> TrainSpec:
+    """The dtype of this machine and the attention form of its kind of device, where these are open.
+
+    Not by timing on the arms, which would give the same command other numbers: the forms agree to within rounding.
+    """
+    form: Any = "blocks" if device.type == "cpu" else "sdpa"
+    return dataclasses.replace(
+        train,
+        dtype=NAMES[resolve_dtype(train.dtype, device)],
+        attention=form if train.attention == "auto" else train.attention,
+    )
+
+
 def _settled(train: TrainSpec, trial: TrainingTrial, arm: Arm, root: Path) -> TrainSpec:
     model, source, objective = trial.build(arm, 0)
     # Compiling is left to recipes that state it: it would change a study's step times halfway through a first run.
     open_spec = dataclasses.replace(
-        train, steps=train.steps or 1, compile="never" if train.compile == "auto" else train.compile
+        fixed_numerics(train, trial.device),
+        steps=train.steps or 1,
+        compile="never" if train.compile == "auto" else train.compile,
     )
     return settle(model, source, objective, open_spec, folder=root).spec
 
@@ -231,7 +260,8 @@ def _plan(
 
     try:
         # A budget that is far too small is refused after a few steps, not after a calibration longer than the budget.
-        glance = {arm.label: min(trial.rehearse(arm, GLANCE, work)) for arm in estimating.trained(short)}
+        stepping = estimating.trained(short)
+        glance = known_seconds({arm.label: trial.rehearse(arm, GLANCE, work) for arm in stepping}, min)
         speed = {arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short}
         fit(speed)
         speed = calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else GLANCE)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.files import read_json, write_json
+from llmanac.core.files import read_json, read_toml, write_json
 from llmanac.core.spec import diff, dump
 from llmanac.data.collect import Corpus
 from llmanac.data.split import fraction
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import Cache, digest
+from llmanac.lab.command import toml_value
 from llmanac.lab.controlled import PLAN, Question, announce, progress
 from llmanac.lab.deadline import Deadline
+from llmanac.lab.prepare import seen_in
+from llmanac.lab.words import plural
 from llmanac.recipes.spec import load_recipe
+from llmanac.recipes.tune import RECIPE, TuneSpec, is_tuning
 
 Say = Callable[[str], None]
+MANIFEST = "manifest.json"
 FEWEST_PASSAGES, MOST_PASSAGES = 32, 512
 CALIBRATED = 4  # passages that each arm continues to measure its speed
 
@@ -31,25 +37,82 @@ def _arms(question: Question) -> tuple[Arm, ...]:
     return tuple(Arm(label, spec, diff(base, spec), {}) for label, spec in specs.items())
 
 
-def _text(question: Question) -> tuple[Any, Corpus]:
-    """The recipe whose text is used, and its text: the artefact's own where it is a run and no other base is named.
+def run_of(artefact: str | Path | None) -> Path | None:
+    """The folder of the run that an artefact is, or is the model of; None for another model."""
+    if artefact is None:
+        return None
+    place = Path(artefact)
+    if place.name in ("model", "base") and (place.parent / MANIFEST).is_file():
+        place = place.parent
+    return place if (place / RECIPE).is_file() else None
+
+
+def base_of(kind: str, base: Any, artefact: str | Path | None, changes: Mapping[str, Any], default: Path) -> Any:
+    """The recipe that names the text of a post-hoc study: `base`, else that of the run that is the artefact.
 
     Raises:
-        DataError: the run's text, or its split, is not what the run was trained and measured on.
+        SpecError: a change of something that such a study does not use, or a tuning, which has rows and no text.
     """
-    run = Path(question.artefact) if question.artefact and not question.text_of_base else None
-    if run is None or not (run / "recipe.toml").is_file():
-        return question.base, question.base.data.collect(question.base.seed)
-    recipe = load_recipe(run / "recipe.toml").spec
-    corpus = recipe.data.collect(recipe.seed)
-    if (run / "manifest.json").is_file():
-        then = read_json(run / "manifest.json")
-        if any(then[side]["sha256"] != corpus.manifest[side]["sha256"] for side in ("train", "held_out")):
-            raise DataError(
-                f"{run}: its text or its split is not what the model was trained on, so that documents held out now "
-                "may be in its training text; restore the text, or name another with --base"
+    used = ("data", "seed") if kind == "tokenizer" else ("data", "seed", "device")
+    for path in changes:
+        if path.split(".")[0] not in used:
+            raise SpecError(
+                f"-s {path}: has no effect, because nothing is trained when {kind} is compared; "
+                f"only {', '.join(used)} are used"
             )
-    return recipe, corpus
+    run = run_of(artefact)
+    chosen = base if base is not None else default if run is None else run / RECIPE
+    named = Path(chosen) / RECIPE if isinstance(chosen, (str, Path)) and Path(chosen).is_dir() else chosen
+    data = read_toml(Path(named)) if isinstance(named, (str, Path)) and Path(named).is_file() else named
+    if isinstance(data, TuneSpec) or is_tuning(data):
+        flag = "--artefact" if base is None else "--base"
+        raise SpecError(
+            f"{flag} {artefact if base is None else base}: is a tuning, which has rows and no text to hold out; "
+            "name a recipe with text with --base"
+        )
+    return load_recipe(chosen, changes).spec
+
+
+def _text(question: Question) -> tuple[Corpus, list[str]]:
+    """The text of the base, and notes on it. It is not text that the artefact was trained on.
+
+    Raises:
+        DataError: held-out documents that the run was trained on, or a run whose own text or split has changed.
+    """
+    base = question.base
+    corpus, run = base.data.collect(base.seed), run_of(question.artefact)
+    if question.axis.kind != "decoding":
+        return corpus, []
+    if run is None or is_tuning(read_toml(run / RECIPE)):
+        return corpus, [f"It is not known which text {question.artefact} was trained on; it may have this text."]
+    before = load_recipe(run / RECIPE).spec
+    own = (before.data, before.seed) == (base.data, base.seed)
+    trained = corpus if own else before.data.collect(before.seed)
+    then = read_json(run / MANIFEST) if (run / MANIFEST).is_file() else trained.manifest
+    sides = ("train", "held_out") if own and not question.text_of_base else ("train",)
+    changed = any(then[side]["sha256"] != trained.manifest[side]["sha256"] for side in sides)
+    if changed and not question.text_of_base:
+        raise DataError(
+            f"{run}: its text or its split is not what the model was trained on, so that documents held out now "
+            "may be in its training text; restore the text, or name another with --base"
+        )
+    held_out = {document.text for document in corpus.held_out}
+    if seen := seen_in(trained.train, held_out):
+        raise DataError(
+            f"data: {run} was trained on {len(seen)} of the {len(held_out)} documents that are held out here "
+            f"({seen[0]} first), so that their scores say nothing; leave --base and -s out to use what the run held "
+            "out, or name other text"
+        )
+    note = f"The text of {run} has changed since its training; it may have been trained on this text."
+    return corpus, [note] if changed else []
+
+
+def _words_of(corpus: Corpus, source: Any) -> str:
+    """The held-out text in a line."""
+    set_ = {f.name: getattr(source, f.name) for f in fields(source) if getattr(source, f.name) != f.default}
+    said = ", ".join(f"{name} = {toml_value(value)}" for name, value in set_.items() if name != "name" and value)
+    count = sum(1 for _ in corpus.held_out)
+    return f"text: {plural(count, 'held-out document')} of {source.name}{f' ({said})' if said else ''}"
 
 
 def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
@@ -57,8 +120,10 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
     from llmanac.lab.trials.tokenizers import Texts, TokenizerTrial
 
     arms = _arms(question)
-    recipe, corpus = _text(question)
+    recipe = question.base
+    corpus, _ = _text(question)
     texts = Texts.of(corpus, recipe.data)
+    say(_words_of(corpus, recipe.data.source))
     announce(arms, question.baseline, say)
     about = {
         "hold": None,
@@ -72,7 +137,7 @@ def run_tokenizers(question: Question, folder: Path, cache: Cache, say: Say) -> 
         "artefact": f"text {texts.identity}",
     }
     study = question.study(arms, TokenizerTrial(texts), about, seeds=1)
-    return study.run(cache, lambda arm, seed, cached: say(f"{arm}: {'from the cache' if cached else 'done'}"))
+    return study.run(cache, lambda arm, seed, cached, failed: say(f"{arm}: {'from the cache' if cached else 'done'}"))
 
 
 def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
@@ -88,7 +153,9 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
     arms = _arms(question)
     started = time.monotonic()
     artefact = Artefact.load(question.artefact, question.base.device)
-    recipe, corpus = _text(question)
+    recipe = question.base
+    corpus, notes = _text(question)
+    say(_words_of(corpus, recipe.data.source))
     documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
     found = passages(artefact, documents, MOST_PASSAGES)
     announce(arms, question.baseline, say)
@@ -109,6 +176,7 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
         "plan": {"words": said},
         "data": {"source": dump(recipe.data.source), "passages": count},
         "artefact": f"{artefact.path}, sha256 {artefact.sha256}",
+        **({"notes": notes} if notes else {}),
     }
     study = question.study(arms, trial, about)
     return study.run(cache, progress(say), Deadline(question.budget, started, say))

@@ -109,11 +109,15 @@ def prepare(recipe: Any, root: Path, measured_on: Prepared | None = None) -> Pre
     return Prepared(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest)
 
 
+def seen_in(documents: Iterable[Any], held_out: set[str]) -> list[str]:
+    """The names of documents to train on that are held out, or of which the beginning is."""
+    begun = tuple(text for text in held_out if len(text) >= CERTAIN)  # a held-out document may have been cut
+    return [d.id for d in documents if d.text in held_out or d.text.startswith(begun)]
+
+
 def refuse_seen(documents: Iterable[Any], held_out: set[str]) -> None:
     """Raise DataError where a document to train on is one of those that the arms are measured on."""
-    begun = tuple(text for text in held_out if len(text) >= CERTAIN)  # a held-out document may have been cut
-    seen = [d.id for d in documents if d.text in held_out or d.text.startswith(begun)]
-    if seen:
+    if seen := seen_in(documents, held_out):
         raise DataError(
             f"data: this arm would train on {len(seen)} of the documents that the base holds out ({seen[0]} first); "
             "give both the same documents and data.held_out, or a source without them"

@@ -188,9 +188,12 @@ def _costs(result: Result) -> Section | None:
         [words.label(unit), *(words.quantity(c.get(unit["name"]), unit["unit"]) for c in costs.values())]
         for unit in result["cost_units"]
     ]
+    counted = any(unit["name"] == "train_flops" for unit in result["cost_units"])
     held = (
         "Parameters, FLOPs, tokens and time are all given, whichever was held equal; FLOPs are counted for each matrix "
         "product, forward and backward."
+        if counted
+        else "Parameters, tokens and time are all given, whichever was held equal; FLOPs are not counted."
     )
     note = held if result.get("hold") else "Measured on the same inputs."
     return Section("What each arm costs", [f"Means over the runs. {note}"], [table(["", *costs], rows)])
@@ -334,6 +337,7 @@ def _how(result: Result) -> Section:
         "load": f"{result.get('load', {}).get('before')} before, {result.get('load', {}).get('after')} after",
         "runs": f"{len(runs)}, of which {sum(r['cached'] for r in runs)} were cached",
         "text": _text(result.get("data", {})),
+        "settings": words.settings_words(result.get("base") or {}),
         "artefact": result.get("artefact", ""),
     }
     return Section("How it was made", blocks=["\n".join(f"{k:<9} {v}" for k, v in facts.items() if v)])

@@ -23,6 +23,7 @@ from llmanac.lab.deadline import Deadline
 from llmanac.lab.pairing import pairing_record
 from llmanac.lab.stats import Comparison, Metric, compare_arms
 
+Advance = Callable[[str, int, bool, str], None]
 FORMAT_VERSION = 1
 ALPHA = 0.05
 
@@ -96,13 +97,11 @@ class Study:
     about: Mapping[str, Any] = field(default_factory=dict)
     initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
 
-    def run(
-        self, cache: Cache, advance: Callable[[str, int, bool], None] | None = None, deadline: Deadline | None = None
-    ) -> dict[str, Any]:
+    def run(self, cache: Cache, advance: Advance | None = None, deadline: Deadline | None = None) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
 
         Args:
-            advance: called after each trial with the arm, the seed, and whether the cache had it.
+            advance: called after each trial with the arm, the seed, whether the cache had it, and why it failed or "".
             deadline: past it no further seed is begun; the result has the seeds that were done, and `stopped`.
         """
         started, load = time.time(), system_load()
@@ -123,7 +122,7 @@ class Study:
                 taken = round(deadlines.now() - begun, 3)
                 runs.append({"arm": arm.label, "seed": seed, "key": digest(parts), "cached": cached, "seconds": taken})
                 if advance:
-                    advance(arm.label, seed, cached)
+                    advance(arm.label, seed, cached, found["failed"])
                 if deadline and not cached:
                     left = labels[place + 1 :] + labels * (len(self.seeds) - number - 1)
                     deadline.ran(arm.label, taken, left)

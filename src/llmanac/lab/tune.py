@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import patch
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import Cache
-from llmanac.lab.study import Trial, attempt
+from llmanac.lab.study import Advance, Trial, attempt
 
 TUNING_SEED = 1_000_000
 MOST = 9
@@ -62,7 +62,7 @@ def tune(
     arms: Sequence[Arm],
     factors: Sequence[float],
     cache: Cache,
-    advance: Callable[[str, int, bool], None] | None = None,
+    advance: Advance | None = None,
 ) -> tuple[list[Arm], dict[str, Any]]:
     """Sweep every arm; returns the arms at their best factor, and the record of the sweep.
 
@@ -81,7 +81,7 @@ def tune(
             numbers = found["values"].get(metric.name)
             values[arm.label][f"{factor:g}"] = numbers[0] if numbers else None
             if advance:
-                advance(arm.label, TUNING_SEED, cached)
+                advance(arm.label, TUNING_SEED, cached, found["failed"])
     chosen: dict[str, float] = {}
     for arm in arms:
         done = {f: v for f in factors if (v := values[arm.label][f"{f:g}"]) is not None}

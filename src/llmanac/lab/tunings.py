@@ -9,28 +9,31 @@ the rate for adapters where none is stated.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, read_toml, write_json
 from llmanac.core.spec import diff, dump, make, patch
 from llmanac.lab.axis import Arm, resolve
-from llmanac.lab.budget import Plan, Speed, make_plan
+from llmanac.lab.budget import BudgetError, Plan, Speed, make_plan
 from llmanac.lab.cache import Cache, digest
-from llmanac.lab.controlled import PLAN, Question, announce, progress, say_plan, with_steps
+from llmanac.lab.controlled import PLAN, Question, announce, fixed_numerics, progress, say_plan, with_steps
 from llmanac.lab.deadline import Deadline
-from llmanac.lab.trials.tuning import TuningTrial
+from llmanac.lab.trials.tuning import Tried, TuningTrial, step_seconds, step_tokens
 from llmanac.lab.tune import tune as sweep
+from llmanac.lab.words import settings_words
 from llmanac.recipes.tune import RECIPE, TuneSpec, Tuning, is_tuning, own_rate, trained_before
-from llmanac.train.metrics import read_metrics
 
 FEWEST = 4  # steps of a tuning that says anything
 GLANCE = 3  # steps that are timed
+INSTANT = 1e-9  # seconds of a step of which nothing is known
 Say = Callable[[str], None]
 
 
@@ -73,7 +76,12 @@ def run_tunings(question: Question, folder: Path, cache: Cache, say: Say) -> dic
         raise SpecError(f"--hold {question.hold}: arms that tune one model read the same rows; leave --hold out")
     if not base.rows.held_out:
         raise SpecError("rows.held_out: 0 leaves nothing to measure the arms on; set it, e.g. to 0.1")
+    fixed = fixed_numerics(base.train, resolve_device("auto"))
+    base = dataclasses.replace(
+        base, train=dataclasses.replace(fixed, compile=base.train.compile.replace("auto", "never"))
+    )
     arms = [_rated(arm) for arm in resolve(base, question.axis, question.texts)]
+    say(f"every arm: {settings_words(dump(base))}")
     announce(arms, question.baseline, say)
     if warning := trained_before(base, *range(question.seeds)):
         say(warning)
@@ -113,28 +121,49 @@ def _plan(question: Question, trial: TuningTrial, arms: list[Arm], cache: Cache,
     speed: dict[str, Speed] = {}
     tokens: dict[str, int] = {}
     wanted: dict[str, int] = {}
+    first = question.baseline
+
+    def fit(speed: Mapping[str, Speed]) -> Plan:
+        ratios = {label: tokens[first] / tokens.get(label, tokens[first]) for label in speed}
+        return make_plan(
+            question.budget, time.monotonic() - started, question.seeds, speed, ratios,
+            tuning_runs=len(question.factors), min_steps=min(FEWEST, *wanted.values()),
+            stated=question.base.train.steps,
+        )  # fmt: skip
+
+    def look(label: str, tried: Tried) -> None:
+        """Refuse as soon as the arms seen so far cannot fit; the budget that is named counts the others as this one."""
+        tokens[label] = step_tokens(tried.place)
+        taken = step_seconds(tried.place)
+        likely = Speed(_a_step(taken) or INSTANT, 0.0)
+        try:
+            # the first step allocates: it says only whether time is left
+            fit(speed | {label: likely if len(taken) > 1 else Speed(INSTANT, 0.0)})
+        except BudgetError:
+            fit({arm.label: speed.get(arm.label, likely) for arm in arms})
+            raise
+
     try:
-        for arm in arms:
-            begin, place = time.perf_counter(), work / str(len(speed))
-            _, done = trial.tune(with_steps(arm, GLANCE), 0, place)
-            if done.after is None:
-                raise SpecError("rows.held_out: no row was held out; raise it, or give more rows")
-            taken = [line["seconds"] for line in read_metrics(place / "training") if "seconds" in line]
-            step = statistics.median(taken[1:])
-            speed[arm.label] = Speed(step, max(0.0, time.perf_counter() - begin - sum(taken)))
-            settled = done.training.spec
-            tokens[arm.label] = settled.rows * settled.length
-            wanted[arm.label] = Tuning(arm.spec, work / f"steps-{len(speed)}", "cpu", say).planned_steps()
+        for arm in sorted(arms, key=lambda arm: arm.label != first):  # the others' steps are counted in the baseline's
+            number = len(speed)
+            wanted[arm.label] = Tuning(arm.spec, work / f"steps-{number}", "cpu", say).planned_steps()
+            taken, outside = trial.rehearse(
+                with_steps(arm, GLANCE), work / str(number), functools.partial(look, arm.label)
+            )
+            slowest = max((s.step_seconds for s in speed.values()), default=1e-3)
+            speed[arm.label] = Speed(_a_step(taken) or slowest, outside)
+            tokens[arm.label] = step_tokens(work / str(number))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    first = question.baseline
-    ratios = {label: tokens[first] / count for label, count in tokens.items()}
-    plan = make_plan(
-        question.budget, time.monotonic() - started, question.seeds, speed, ratios,
-        tuning_runs=len(question.factors), min_steps=min(FEWEST, *wanted.values()),
-        stated=question.base.train.steps,
-    )  # fmt: skip
+    speed = {arm.label: speed[arm.label] for arm in arms}
+    plan = fit(speed)
+    ratios = {label: tokens[first] / tokens[label] for label in speed}
     steps = {label: min(count, round(wanted[first] * ratios[label])) for label, count in plan.steps.items()}
     plan = dataclasses.replace(plan, steps=steps)
     runs = plan.seeds + plan.tuning_runs
     return dataclasses.replace(plan, expected_seconds=plan.spent_seconds + runs * sum(map(plan.seconds_of, steps)))
+
+
+def _a_step(taken: Sequence[float]) -> float | None:
+    """Seconds of a step from those of the first ones, of which the first allocates; None where there are none."""
+    return statistics.median(taken[1:] or taken) if taken else None

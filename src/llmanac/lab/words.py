@@ -123,6 +123,8 @@ def sentences(result: Result) -> list[str]:
         what = f"{c['arm']} against {result['baseline']}: {verdict(c, result['replicate'])}"
         untuned = ", untuned" if _untuned(result) and c["low"] is not None else ""
         out.append(f"{what}, {name} {difference(c)} (95% interval {interval(c)}{untuned}).")
+    if result["baseline"] in result["failed"]:
+        out.append(f"Nothing can be compared: {result['baseline']}, the baseline, failed.")
     for arm, messages in result["failed"].items():
         out.append(f"{arm}: failed in {plural(len(messages), 'run')}, so it has no verdict ({messages[0]}).")
     return out
@@ -145,6 +147,16 @@ def worse_than_uniform(result: Result) -> str:
     )
 
 
+def adjusted(result: Result) -> str:
+    """A sentence where an interval without zero is inconclusive, since only verdicts are adjusted; else empty."""
+    found = [c for metric in result["metrics"] for c in result["comparisons"].get(metric["name"], [])]
+    if any(c["verdict"] == "inconclusive" and c["low"] * c["high"] > 0 for c in found):
+        return (
+            "Verdicts and p are adjusted over the arms (Holm), intervals are not: one without zero can be inconclusive."
+        )
+    return ""
+
+
 def warnings(result: Result) -> list[str]:
     """What a reader must know before the numbers."""
     out = []
@@ -156,7 +168,16 @@ def warnings(result: Result) -> list[str]:
             "here, not which part of it is the reason."
         )
     if _untuned(result):
-        out.append("Untuned: every arm ran with its recipe's own learning rate; --tune lr=3 gives each the same sweep.")
+        moved = [
+            f"{arm['label']} ({old:g} -> {new:g})"
+            for arm in result["arms"]
+            for path, (old, new) in arm["held"].items()
+            if path == "train.optimizer.lr"
+        ]
+        but = f", except {', '.join(moved)}, which trains the model's own weights" if moved else ""
+        out.append(
+            f"Untuned: every arm ran with its recipe's own learning rate{but}; --tune lr=3 gives each the same sweep."
+        )
     if result.get("tune") and result["tune"]["at_the_edge"]:
         edge = ", ".join(result["tune"]["at_the_edge"])
         out.append(f"The best learning rate of {edge} is at the edge of the sweep; a wider one may do better.")
@@ -170,7 +191,7 @@ def warnings(result: Result) -> list[str]:
         said = ", ".join(f"{floor} {floors[floor]:.1%}" for floor in ("majority", "bag of words", "before training"))
         below = floors["best"] <= floors["bag of words"]
         out.append(f"{name}: {said}." + (" No arm is above the bag of words: no verdict." if below else ""))
-    out += _unequal(result)
+    out += [*result.get("notes", ()), *_unequal(result)]
     if result["replicate"] == "prompt":
         out.append("Prompts come from fewer than ten documents, so they are not independent: intervals are too narrow.")
     return out
@@ -198,10 +219,29 @@ def summary(result: Result) -> str:
     values = result["values"].get(metric["name"], {})
     parts = [f"{arm} {sum(v) / len(v):.4g}" for arm, v in values.items()]
     count = len(next(iter(values.values()), []))
-    said = "; ".join(
+    said = [
         f"{c['arm']} {verdict(c, result['replicate'])} ({difference(c)})"
         for c in result["comparisons"].get(metric["name"], [])
+    ]
+    said += [f"{arm} failed ({reason(why[0])})" for arm, why in result["failed"].items() if arm != result["baseline"]]
+    against = f"Against {result['baseline']}: {'; '.join(said) or 'nothing to compare'}."
+    if result["baseline"] in result["failed"]:
+        why = "; ".join(f"{arm} failed ({reason(found[0])})" for arm, found in result["failed"].items())
+        against = f"Nothing can be compared with the baseline {result['baseline']}: {why}."
+    return (
+        f"{result['kind']} ({held_words(result)}, {plural(count, result['replicate'])}): {label(metric)} "
+        f"{', '.join(parts) or '-'}. {against}"
     )
-    return f"{result['kind']} ({held_words(result)}, {plural(count, result['replicate'])}): {label(metric)} " + (
-        f"{', '.join(parts)}. Against {result['baseline']}: {said}."
-    )
+
+
+def settings_words(base: Mapping[str, Any]) -> str:
+    """The numerical settings of a base that has trained, in which the arms are equal; empty where they are open."""
+    train = base.get("train", {})
+    if train.get("dtype", "auto") == "auto" or train.get("attention", "auto") == "auto":
+        return ""
+    return f"{train['dtype']}, attention form {train['attention']}"
+
+
+def reason(message: str) -> str:
+    """Why a run failed, without the advice and the files."""
+    return message.partition(";")[0]

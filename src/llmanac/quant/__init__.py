@@ -136,7 +136,10 @@ class Quantizer:
     def check_trainable(self) -> None:
         """Raises SpecError for a method that is not trained through."""
         if type(self).trained_product is Quantizer.trained_product:
-            raise SpecError(f"through: {self.spec.name} is not trained through its rounding; ternary and binary are")
+            raise SpecError(
+                f"through: {self.spec.name} is not trained through its rounding; ternary and binary are. "
+                "`llmanac quantize MODEL --method M --text FILE` packs a trained model"
+            )
 
     def trained_product(self, x: Tensor, weight: Tensor) -> Tensor:
         """x W^T as the packed form computes it; gradients pass the rounding as if there were none."""

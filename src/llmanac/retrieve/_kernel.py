@@ -218,7 +218,7 @@ def best_of_queries(
 
 @functools.partial(cached, nogil=True, fastmath={"reassoc", "contract"})
 def inner_products(vectors: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """(B, R) float32: the products of queries (B, D) and vectors (R, D). For few queries, which read memory in order."""
+    """(B, R) float32: the products of queries (B, D) and vectors (R, D). For few queries: memory is read in order."""
     out = np.empty((queries.shape[0], vectors.shape[0]), np.float32)
     for i in range(vectors.shape[0]):
         for b in range(queries.shape[0]):

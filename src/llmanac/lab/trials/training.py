@@ -8,6 +8,7 @@ objective's choice (`recipes/parts.py`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from llmanac.core.device import resolve_device
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
@@ -174,11 +175,16 @@ class TrainingTrial:
         return {probe.metric.name: Items([probe.score(model, reads)], [1.0]) for probe in self.probes}
 
     def rehearse(self, arm: Arm, steps: int, work: Path) -> list[float]:
-        """Seconds of each step of a short run with nothing else in it, the first ones left out."""
+        """Seconds of each step of a short run with nothing else in it, the first ones left out where there are more.
+
+        Empty where the first step diverges.
+        """
         model, source, objective = self.build(arm, 0)
         spec = dataclasses.replace(arm.spec.train, steps=steps, checkpoint_every=steps)
-        train(model, source, objective, spec, work, seed=0, resume=False, label=f"calibrate {arm.label}")
-        return [line["seconds"] for line in read_metrics(work) if "seconds" in line][min(5, steps // 3) :]
+        with contextlib.suppress(TrainingError):  # an arm that diverges fails in its runs; its first steps have times
+            train(model, source, objective, spec, work, seed=0, resume=False, label=f"calibrate {arm.label}")
+        taken = [line["seconds"] for line in read_metrics(work) if "seconds" in line]
+        return taken[max(0, min(5, steps // 3, len(taken) - 1)) :]
 
     def _prompt(self, arm: Arm) -> list[int]:
         ids = self.text(arm).tokenizer.encode(self.texts[0])
@@ -236,14 +242,22 @@ def calibrate(
         for arm in stepping if turn % 2 == 0 else stepping[::-1]:
             taken[arm.label] += trial.rehearse(arm, max(2, steps), work / "calibrate")
     speed: dict[str, Speed] = {}
+    steps_of = known_seconds({arm.label: taken[arm.label] for arm in stepping}, statistics.fmean)
     for arm in arms:
         short = dataclasses.replace(arm, spec=_with_steps(arm.spec, CURVE_POINTS))
         begin = time.perf_counter()
-        trial.measure(short, 0, work / f"fixed-{len(speed)}")
-        step = statistics.fmean(taken[arm.label]) if taken[arm.label] else 0.0
+        with contextlib.suppress(TrainingError):
+            trial.measure(short, 0, work / f"fixed-{len(speed)}")
+        step = steps_of.get(arm.label, 0.0)
         fixed = time.perf_counter() - begin - CURVE_POINTS * step
         speed[arm.label] = Speed(step, max(0.0, fixed))
     return speed
+
+
+def known_seconds(taken: Mapping[str, Sequence[float]], of: Callable[[Sequence[float]], float]) -> dict[str, float]:
+    """A step's seconds by arm; an arm without a finite first step gets those of the slowest other one."""
+    known = {label: of(found) for label, found in taken.items() if found}
+    return {label: known.get(label, max(known.values(), default=1e-3)) for label in taken}
 
 
 def _with_steps(recipe: Any, steps: int) -> Any:

@@ -6,15 +6,18 @@ arm. The replicate is the seed, and what is measured is the loss of the held-out
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmanac.core.device import resolve_device
+from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.data.pack import PackedStream
 from llmanac.lab.axis import Arm
@@ -28,10 +31,34 @@ from llmanac.metrics._items import Items, Metric
 from llmanac.models.locate import model_folder
 from llmanac.recipes.tune import MODEL, RECIPE, Tuned, TuneSpec, Tuning, run_in
 from llmanac.train.loop import MAY_CHANGE
+from llmanac.train.metrics import read_metrics
+from llmanac.train.plan import Plan
 
 MEASURE_VERSION = 1  # raise it when what is measured below changes its meaning
 TUNING_PART = 4  # one held-out row in so many is for the sweep of `--tune`, the others for the result
 CODE = (Tuning.__module__, PackedStream.__module__)
+
+
+class Watched:
+    """A source that calls a function before it draws rows; everything else is delegated."""
+
+    def __init__(self, source: Any, before: Callable[[], None]) -> None:
+        self._source, self._before = source, before
+
+    def __iter__(self) -> Watched:
+        return self
+
+    def __next__(self) -> Any:
+        self._before()
+        return next(self._source)
+
+    def take(self, count: int) -> Any:
+        """The next `count` rows of the source."""
+        self._before()
+        return self._source.take(count)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
 
 class Tried(Tuning):
@@ -40,11 +67,15 @@ class Tried(Tuning):
     Attributes:
         part: of the held-out rows: 0 for the sweep, 1 for the result.
         parameters: hashes of the initial tensors; stream: what hashed the rows; peak: bytes of a step.
+        look: makes this a rehearsal: nothing is measured before the training, and this is called after each step.
+        measuring: seconds of that in a rehearsal.
     """
 
     part = 1
     stream: Any = None
     peak: float | None = None
+    look: Callable[[Tried], None] | None = None
+    measuring = 0.0
 
     def attach(self) -> None:
         super().attach()
@@ -63,8 +94,27 @@ class Tried(Tuning):
                     rows.train, length=settled.length, rows=settled.rows, seed=self.asked.seed, packing="whole"
                 ),
             )
+            if self.look is not None:
+                found = Watched(found, self.steps_done)
         self.stream = found
         return found, settled
+
+    def steps_done(self) -> None:
+        """Call `look`, once there is a step."""
+        if self.look is not None and step_seconds(self.place):
+            self.look(self)
+
+    def _measure(self, objective: Any, rows: Any, when: str, kept: str = "before.json") -> Any:
+        if self.look is None:
+            return super()._measure(objective, rows, when, kept)
+        if when == "before":
+            return Items([0.0], [1.0])
+        if not self.measuring:
+            self.steps_done()
+        begin = time.perf_counter()
+        found = super()._measure(objective, rows, when, kept)
+        self.measuring += time.perf_counter() - begin
+        return found
 
     def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
         few = len(rows) < 2 * TUNING_PART
@@ -128,17 +178,54 @@ class TuningTrial:
         pairing = {"parameters": tried.parameters, "rows": getattr(tried.stream, "hashes", [])}
         return Measurement({"loss": [done.after.mean]}, costs, [], pairing)
 
-    def tune(self, arm: Arm, seed: int, place: Path) -> tuple[Tried, Tuned]:
+    def rehearse(self, arm: Arm, place: Path, look: Callable[[Tried], None]) -> tuple[list[float], float]:
+        """Seconds of each step of a short tuning, and its seconds outside them; no steps where the first one diverges.
+
+        Args:
+            look: called after the steps, before anything is measured; it raises what ends the rehearsal.
+
+        Raises:
+            SpecError: no row is held out.
+        """
+        begin, made, done = time.perf_counter(), list[Tried](), None
+
+        def watched(tried: Tried) -> None:
+            made.append(tried)
+            look(tried)
+
+        with contextlib.suppress(TrainingError):  # an arm that diverges fails in its runs; its first steps have times
+            _, done = self.tune(arm, 0, place, watched)
+        if done is not None and done.after is None:
+            raise SpecError("rows.held_out: no row was held out; raise it, or give more rows")
+        taken = step_seconds(place)
+        again = sum(tried.measuring for tried in made)  # a run measures before its steps too
+        return taken, max(0.0, time.perf_counter() - begin - sum(taken)) + again
+
+    def tune(
+        self, arm: Arm, seed: int, place: Path, look: Callable[[Tried], None] | None = None
+    ) -> tuple[Tried, Tuned]:
         """The tuning of an arm in a folder; one that is there is gone on with."""
-        asked, made = dataclasses.replace(arm.spec, seed=seed), []
+        asked, made = dataclasses.replace(arm.spec, seed=seed), list[Tried]()
 
         def begin(folder: Path) -> Tried:
             made.append(Tried(asked, folder, "auto", lambda line: None))
-            made[0].part = 0 if self.tuning else 1
+            made[0].part, made[0].look = 0 if self.tuning else 1, look
             return made[0]
 
         done = run_in(begin, asked, place, (place / RECIPE).is_file(), None)
         return made[0], done
+
+
+def step_seconds(place: Path) -> list[float]:
+    """Seconds of each step of the tuning in a folder."""
+    return [line["seconds"] for line in read_metrics(place / "training") if "seconds" in line]
+
+
+def step_tokens(place: Path) -> int:
+    """Tokens of a step of the tuning in a folder."""
+    plan = Plan.read(place / "training")
+    assert plan is not None  # it is written before the first step
+    return plan.spec.rows * plan.spec.length
 
 
 def hash_model(path: str) -> str:
