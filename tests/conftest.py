@@ -42,6 +42,34 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+# Cases that take many seconds and whose test has shorter cases next to them; `make test-slow` runs them.
+SLOW = (
+    "test_gguf.py::test_smollm2_greedy_tokens_equal_transformers",
+    "test_server_limits.py::test_a_soak_of_seconds",
+    "test_english_words.py::test_words_and_sentences_of_hard_texts",
+    "test_bpe_vocabularies.py::test_published_vocabularies[llama3",
+    "test_bpe_vocabularies.py::test_published_vocabularies[qwen3",
+    "test_complexity.py::test_slopes_are_those_of_theory[multi-head]",
+    "test_complexity.py::test_slopes_are_those_of_theory[multi-query]",
+    "test_complexity.py::test_slopes_are_those_of_theory[grouped-query]",
+    "test_classify_resume.py::test_a_stopped_training_goes_on_to_the_same_bytes[9]",
+    "test_kill.py::test_killed_anywhere_a_revised_training_ends_as_its_plan_says",
+    "test_sentencepiece_training.py::test_rules_equal_the_library_but_for_younger_characters[nmt",
+    "test_sentencepiece_training.py::test_unigram_compresses_as_well_as_the_library[True]",
+    "test_hostile_models.py::test_every_field_with_every_value[gpt2",
+)
+# of the families, these are looked at in every run, the others in the slow one
+LOOKED_AT = ("llama", "gemma2", "deepseek_v3", "mamba2", "bert", "t5")
+EVERY_FAMILY = "test_family_configs.py::test_any_value_of_any_key_is_honoured_or_refused["
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Pages run for minutes by their own budgets: they begin first, so that both workers end together."""
+    """Mark the slow cases. Pages run for minutes by their own budgets: they begin first, so that both workers end
+    together."""
+    for item in items:
+        name = item.nodeid.rpartition("/")[2]
+        family = name.removeprefix(EVERY_FAMILY)
+        if name.startswith(SLOW) or (family != name and family.rstrip("]") not in LOOKED_AT):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name != "test_readme.py")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
-
-import pytest
 
 LAYERS = [
     "core", "kernels", "metrics", "sandbox", "tokenizers", "data", "models", "adapters", "quant", "generate",
@@ -24,46 +23,55 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
+@functools.cache
+def tree(path: Path) -> ast.AST:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
+def imports(path: Path) -> frozenset[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
-def test_layers_and_peers(path: Path) -> None:
-    relative = path.relative_to(SOURCE)
-    layer = relative.parts[0].removesuffix(".py")
-    for name in imports(path):
-        assert name.partition(".")[0] not in PEERS, f"{relative} imports the peer {name}"
-        parts = name.split(".")
-        if layer not in ("__init__", "__main__") and parts[0] == "llmanac" and len(parts) > 1 and parts[1] in LAYERS:
-            assert LAYERS.index(parts[1]) <= LAYERS.index(layer), f"{relative} imports {name}, which comes later"
+def test_layers_and_peers() -> None:
+    for path in FILES:
+        relative = path.relative_to(SOURCE)
+        layer = relative.parts[0].removesuffix(".py")
+        for name in imports(path):
+            assert name.partition(".")[0] not in PEERS, f"{relative} imports the peer {name}"
+            parts = name.split(".")
+            if layer in LAYERS and parts[0] == "llmanac" and len(parts) > 1 and parts[1] in LAYERS:
+                later = LAYERS.index(parts[1]) > LAYERS.index(layer)
+                assert not later, f"{relative} imports {name}, which comes later"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
-def test_no_file_over_400_lines_and_no_pickle(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert text.count("\n") <= 400
-    if path.relative_to(SOURCE).as_posix() not in PICKLES:
-        assert "pickle" not in {name.partition(".")[0] for name in imports(path)}
-    assert "torch.save(" not in text
-    assert "torch.load(" not in text
+def test_no_file_over_400_lines_and_no_pickle() -> None:
+    for path in FILES:
+        text, relative = path.read_text("utf-8"), path.relative_to(SOURCE).as_posix()
+        assert text.count("\n") <= 400, relative
+        if relative not in PICKLES:
+            assert "pickle" not in {name.partition(".")[0] for name in imports(path)}, relative
+        assert "torch.save(" not in text, relative
+        assert "torch.load(" not in text, relative
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
-def test_only_the_command_line_parses_options_and_draws_tables(path: Path) -> None:
-    if path.relative_to(SOURCE).parts[0] != "cli":
-        assert not {name.partition(".")[0] for name in imports(path)} & {"typer", "rich", "click"}
+def test_only_the_command_line_parses_options_draws_tables_and_is_named() -> None:
+    for path in FILES:
+        relative = path.relative_to(SOURCE)
+        if relative.parts[0] == "cli":
+            continue
+        assert not {name.partition(".")[0] for name in imports(path)} & {"typer", "rich", "click"}, relative
+        texts = {n.value for n in ast.walk(tree(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+        assert not [text for text in texts if re.match(r"llmanac\.cli\b", text)], relative
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(SOURCE).as_posix())
-def test_nothing_below_the_command_line_names_it_by_a_string(path: Path) -> None:
-    if path.relative_to(SOURCE).parts[0] != "cli":
-        texts = {n.value for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.Constant)}
-        assert not [text for text in texts if isinstance(text, str) and re.match(r"llmanac\.cli\b", text)]
+def test_every_layer_is_a_package() -> None:
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
+    assert packages - {"evidence_results"} == set(LAYERS)

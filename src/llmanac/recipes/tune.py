@@ -3,8 +3,7 @@
     rows -> loss masks -> packed rows -> one training loop -> what was trained, with its tokenizer, in OUT/model
 
 OUT holds recipe.toml (what was asked for), data/ (encoded rows), training/ (plan, metrics, checkpoints), model/ (an
-adapter in PEFT's layout, or a model in Hugging Face's) and results.json. A tuning that was stopped goes on from its
-last checkpoint.
+adapter in PEFT's layout, or a model in Hugging Face's) and results.json. A stopped tuning goes on from its checkpoint.
 """
 
 from __future__ import annotations
