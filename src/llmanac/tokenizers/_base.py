@@ -17,7 +17,7 @@ from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
 from llmanac.tokenizers._checks import id_list, require_texts
 from llmanac.tokenizers._normal import Placed, replace_surrogates
 from llmanac.tokenizers._template import Framed
-from llmanac.tokenizers.chat.template import ChatTemplate, Rendered
+from llmanac.tokenizers.chat.template import NO_TEMPLATE, ChatTemplate, Rendered
 
 Special = Literal["never", "all"] | frozenset[str]
 PlainEncoder = Callable[[Sequence[str]], list[np.ndarray]]
@@ -298,10 +298,7 @@ class Tokenizer(Framed):
     @cached_property
     def _chat(self) -> ChatTemplate:
         if self.chat_template is None:
-            raise TokenizerError(
-                "this tokenizer has no chat template, and no control tokens such as <|user|> and <|assistant|> for the "
-                "usual one; write Jinja source as `chat_template` into its tokenizer_config.json"
-            )
+            raise TokenizerError(NO_TEMPLATE)
         return ChatTemplate(self.chat_template)
 
     def __setattr__(self, name: str, value: Any) -> None:

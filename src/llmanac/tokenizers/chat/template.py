@@ -18,6 +18,10 @@ from llmanac.core.errors import TokenizerError
 from llmanac.tokenizers.chat.process import answers
 
 REASONING = ("reasoning_content", "thinking", "reasoning")
+NO_TEMPLATE = (
+    "this tokenizer has no chat template, and no control tokens such as <|user|> and <|assistant|> for the usual one; "
+    "write Jinja source as `chat_template` into its tokenizer_config.json"
+)
 DEEPEST = 200  # of tables and lists in each other
 Messages = Sequence[Mapping[str, Any]]
 Chat = tuple[Messages, bool]  # and whether the assistant is to speak next
