@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 from PIL import Image
-from torchmetrics.image.kid import poly_mmd
 from typer.testing import CliRunner
 
 import llmanac
@@ -78,7 +77,13 @@ def runs(tmp_path_factory):
     return of
 
 
-SLOW = ("flamingo", "vilt", "diffusion")  # what the other recipes do not have is tested by their references
+SLOW = (
+    "flamingo",
+    "vilt",
+    "vq-vae",
+    "dalle",
+    "diffusion",
+)  # what the other recipes do not have is tested by their references
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SMALL])
@@ -133,6 +138,15 @@ def test_pictures_of_the_user_take_the_same_recipes(folder, tmp_path):
         (place / "rows.csv").unlink()
     run = llmanac.run("vilt", {**SMALL["vilt"], "data.paths": [str(place)]}, folder=tmp_path / "run", **QUIET)
     assert run.results["pictures"] == {"seen": 10, "held out": 2, "made here": False}
+    (run.folder / "results.json").unlink()
+    (place / "0.txt").write_text("another text", "utf-8")
+    with pytest.raises(DataError, match="a resumed run keeps its pictures"):
+        multimodal.run_multimodal(
+            asked_of(read_recipe("vilt"), {**SMALL["vilt"], "data.paths": [str(place)]}),
+            run.folder,
+            resume=True,
+            **QUIET,
+        )
 
 
 def test_what_is_wrong_with_pictures_is_named(folder, tmp_path):
@@ -174,23 +188,33 @@ def test_commands_caption_classify_and_draw(runs, folder, tmp_path):
     done = call("classify-image", runs("clip").folder, image, "-l", "a small red circle in the top left", "-l",
                 "a large blue ring in the top left", "--json")  # fmt: skip
     assert sum(json.loads(done.output)[0]["labels"].values()) == pytest.approx(1)
-    out = tmp_path / "drawn.png"
-    words = ("generate-image", runs("dalle").folder, "-p", "a small red circle in the top left", "-o", out, "-n", 2)
-    assert call(*words).exit_code == 0 and Image.open(out).size == (256, 128)
-    with pytest.raises(SpecError, match="is there already"):
-        app([str(w) for w in words], standalone_mode=False)
     for words, said in (
         (("caption", runs("clip").folder, image), "is a clip, which does not write about an image"),
         (("classify-image", runs("clip").folder, image, "-l", "a"), "--labels: give two or more"),
         (("caption", runs("llava").folder, image, "--ask", "xyzzy"), "has words that the model does not know"),
         (("caption", runs("llava").folder, tmp_path / "no.png"), "no.png"),
-        (("generate-image", runs("dalle").folder, "-p", "a", "--steps", "3", "-o", tmp_path / "x.png"), "--steps: is"),
     ):  # fmt: skip
         with pytest.raises(LlmanacError, match=said):
             app([str(w) for w in words], standalone_mode=False)
 
 
+@pytest.mark.slow
+def test_commands_draw(runs, tmp_path):
+    for name in ("dalle", "diffusion"):
+        out = tmp_path / f"{name}.png"
+        words = ["generate-image", runs(name).folder, "-p", "a small red circle in the top left", "-o", out, "-n", 2]
+        words = [str(w) for w in words]
+        assert CliRunner().invoke(app, words).exit_code == 0 and Image.open(out).size == (256, 128)
+        with pytest.raises(SpecError, match="is there already"):
+            app(words, standalone_mode=False)
+    with pytest.raises(SpecError, match="--steps: is for diffusion"):
+        app(["generate-image", str(runs("dalle").folder), "-p", "a", "--steps", "3", "-o", "x"], standalone_mode=False)
+
+
+@pytest.mark.slow
 def test_kernel_distance_equals_torchmetrics():
+    from torchmetrics.image.kid import poly_mmd
+
     a, b = (torch.randn(n, 6, generator=torch.Generator().manual_seed(n), dtype=torch.float64) for n in (40, 40))
     b = b * 1.3 + 0.9
     assert multimodal_judge.kernel_distance(a, b) == pytest.approx(float(poly_mmd(a, b)), rel=1e-9)

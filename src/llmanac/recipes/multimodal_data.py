@@ -9,6 +9,7 @@ dall-e, diffusion     a caption and the image to be drawn
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec, patch
@@ -105,6 +107,7 @@ def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: 
     """
     if data.paths:
         found = read_pictures(data.paths, size)
+        _same(found, place / "pictures.json")
         count = round(data.held_out * len(found))
         if not 0 < count < len(found):
             raise DataError(f"data.held_out: {data.held_out} of {len(found)} pictures leaves one side empty")
@@ -130,6 +133,20 @@ def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: 
     if not data.paths:  # a question and its answer are one text
         longest += max(len(made.encode(answer)) for answer in ANSWERS)
     return Material(seen, held, made, size, min(data.length, longest + 2), not data.paths)
+
+
+def _same(found: Sequence[Any], kept: Path) -> None:
+    """Write down which pictures a run reads. Raises DataError where a resumed one would read others."""
+    digest = hashlib.sha256()
+    for picture in found:
+        digest.update(picture.caption.encode() + b"\0" + picture.image.tobytes())
+    now = {"pictures": len(found), "sha256": digest.hexdigest()}
+    if kept.is_file() and (before := files.read_table(kept)) != now:
+        raise DataError(
+            f"data.paths: {len(found)} pictures, and the run was started with {before.get('pictures')} or with others; a "
+            "resumed run keeps its pictures, so start anew in another --folder"
+        )
+    files.write_json(kept, now)
 
 
 def image_size(spec: Any) -> int:
