@@ -143,7 +143,7 @@ def _same(found: Sequence[Any], kept: Path) -> None:
     now = {"pictures": len(found), "sha256": digest.hexdigest()}
     if kept.is_file() and (before := files.read_table(kept)) != now:
         raise DataError(
-            f"data.paths: {len(found)} pictures, and the run was started with {before.get('pictures')} or with others; a "
+            f"data.paths: {len(found)} pictures, and the run began with {before.get('pictures')} or with others; a "
             "resumed run keeps its pictures, so start anew in another --folder"
         )
     files.write_json(kept, now)
