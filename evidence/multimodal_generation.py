@@ -57,7 +57,7 @@ QUANTIZER: dict[str, Any] = {
     "name": "vq-vae", "image": SIDE, "base": 16, "multipliers": [1, 2, 2], "codebook": {"codes": 64, "dim": 8},
 }  # fmt: skip
 PLAIN = {**QUANTIZER, "codebook": {"codes": 64, "dim": 8, "start": "normal", "revive": 0.0}}
-DENOISER = {"image": SIDE, "patch": 4, "dim": DIM, "layers": 3}
+DENOISER = {"image": SIDE, "patch": 4, "dim": DIM, "layers": 3, "predicts": "image"}
 SAMPLERS = {"ddim": (1, 2, 5, 10, 25, 50), "ddpm": (5, 10, 25, 50), "flow": (1, 2, 5, 10, 25, 50)}
 
 
