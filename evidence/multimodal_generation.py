@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import DIM, TEXT, average, material, over, run
+from evidence._pictures import DIM, TEXT, Kept, average, material, over, run
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
@@ -50,7 +50,7 @@ TIMED = ("seconds",)
 TOLERANCE = 2e-2
 SIDE, GUIDANCE = 16, 2.0
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"judge": 500, "vq": 250, "dalle": 350, "diffusion": 850, "tested": 152},
+    "full": {"judge": 400, "vq": 200, "dalle": 250, "diffusion": 600, "tested": 152},
     "small": {"judge": 2, "vq": 2, "dalle": 2, "diffusion": 2, "tested": 8},
 }
 QUANTIZER: dict[str, Any] = {
@@ -65,7 +65,8 @@ class Half:
     """A scene of a large object at half its size."""
 
     def __init__(self, scene: s.Scene) -> None:
-        self.scene, self.caption, self.color, self.shape = scene, scene.caption, scene.color, scene.shape
+        self.caption, self.color, self.shape = scene.caption, scene.color, scene.shape
+        [self.scene] = Kept.anew([scene])
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
         wide = self.scene.draw(generator).astype(np.float32)
@@ -77,7 +78,7 @@ def halves() -> data.Material:
     """The material: large objects alone."""
     whole = material()
     seen, held = ([Half(x) for x in side if x.size == "large"] for side in (whole.seen, whole.held_out))
-    return data.Material(seen, held, whole.tokenizer, SIDE, 10, True)
+    return data.Material([Kept(x) for x in seen], held, whole.tokenizer, SIDE, 10, True)
 
 
 class SmallJudge(j.Judge):
@@ -127,6 +128,11 @@ def built(fields: dict[str, Any], seed: int) -> Any:
     return spec.build(vocab_size=data.vocabulary(spec, halves())).initialise(seed)
 
 
+def real(items: Sequence[Any], *names: Any) -> torch.Tensor:
+    """New drawings."""
+    return halves().pixels(Kept.anew(items), numpy_generator(*names))
+
+
 def labelled(generator: np.random.Generator, rows: int) -> Pictures:
     """Scenes of all combinations with their color and shape."""
     every = [*halves().seen, *halves().held_out]
@@ -137,14 +143,14 @@ def labelled(generator: np.random.Generator, rows: int) -> Pictures:
 @torch.no_grad()
 def accuracy(judge: j.Judge, seed: int, count: int) -> float:
     items = [*halves().some(count), *halves().some(count, "held out")]
-    return float(judge.right(halves().pixels(items, numpy_generator(seed, "judge")), items).double().mean())
+    return float(judge.right(real(items, seed, "judge"), items).double().mean())
 
 
 @torch.no_grad()
 def codes(model: Any, judge: j.Judge, seed: int, count: int) -> dict[str, float]:
     """What a tokenizer keeps of new images."""
     items = [*halves().some(count), *halves().some(count, "held out")]
-    pixels = halves().pixels(items, numpy_generator(seed, "codes"))
+    pixels = real(items, seed, "codes")
     again = model.decode(model.encode(pixels)).clamp(-1, 1)
     uses = model.usage(pixels).double()
     part = uses[uses > 0] / uses.sum()
@@ -182,9 +188,9 @@ def judged(
         words = data.Draw(shown, model.spec).words(ids)
         made = model.generate(words, sampler=how, guidance=guidance, generator=generator)
     seconds = time.process_time() - began
-    real, other = (shown.pixels(items, numpy_generator(seed, "real", n)) for n in (0, 1))
-    noise = torch.rand(real.shape, generator=torch_generator(seed, "noise")) * 2 - 1
-    a, b, c, d = (judge.features(x.clamp(-1, 1)) for x in (real, made, other, noise))
+    given, other = (real(items, seed, "real", n) for n in (0, 1))
+    noise = torch.rand(given.shape, generator=torch_generator(seed, "noise")) * 2 - 1
+    a, b, c, d = (judge.features(x.clamp(-1, 1)) for x in (given, made, other, noise))
     return {
         "right": float(judge.right(made.clamp(-1, 1), items).double().mean()), "kid": j.kernel_distance(a, b),
         "floor": j.kernel_distance(a, c), "noise": j.kernel_distance(a, d), "seconds": seconds,

@@ -48,7 +48,7 @@ SEEDS = 3
 TIMED = ("seconds",)
 TOLERANCE = 2e-2
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"clip": 250, "language": 200, "steps": 250, "tested": 160},
+    "full": {"clip": 150, "language": 100, "steps": 200, "tested": 120},
     "small": {"clip": 2, "language": 2, "steps": 2, "tested": 8},
 }
 PROJECTOR = {"vision": VISION, "text": TEXT, "layer": -1}
