@@ -16,6 +16,7 @@ from llmanac.core.spec import make, make_method
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures import scenes as s
 from llmanac.lab.stats import mean
+from llmanac.lab.words import plural
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal import WORDS
 from llmanac.train import TrainSpec
@@ -23,7 +24,7 @@ from llmanac.train.loop import train
 
 DIM, BATCH, LR = 64, 64, 2e-3
 KEPT = 8  # drawings of each scene that is trained on
-VISION = {"name": "vit", "image": s.SIDE, "patch": 8, "dim": DIM, "layers": 2, "pool": "mean"}
+VISION = {"name": "vit", "image": s.SIDE, "patch": 8, "dim": DIM, "layers": 2}
 TEXT = {"name": "transformer", "dim": DIM, "layers": 2, "position": "learned", "norm": "layernorm"}
 
 
@@ -105,6 +106,16 @@ def over(seeds: Sequence[dict[str, Any]], *path: Any) -> list[float]:
             value = value[step]
         out.append(float(value))  # type: ignore[arg-type]
     return out
+
+
+def order(a: Sequence[float], b: Sequence[float], first: str, second: str) -> str:
+    """Which of two is ahead, where it is the same in all seeds and there are a few."""
+    ahead = first if all(x > y for x, y in zip(a, b, strict=True)) else second
+    same = ahead == first or all(x < y for x, y in zip(a, b, strict=True))
+    if not same:
+        return "The order is not the same in all seeds: no difference is shown."
+    few = " One seed shows no more than that." if len(a) < 2 else ""
+    return f"{ahead} is ahead in {'each of the' if len(a) > 1 else 'the'} {plural(len(a), 'seed')}.{few}"
 
 
 def average(seeds: Sequence[dict[str, Any]], *path: Any) -> float:

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import DIM, TEXT, Kept, average, material, over, run
+from evidence._pictures import DIM, TEXT, Kept, average, material, order, over, run
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
@@ -202,12 +202,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return average(seeds, *path)
 
     ar, di = (over(seeds, name, "seen", "right") for name in ("dall-e", "diffusion"))
-    if all(a > b for a, b in zip(ar, di, strict=True)):
-        better = "The autoregressive model is ahead in every seed."
-    elif all(a < b for a, b in zip(ar, di, strict=True)):
-        better = "Diffusion is ahead in every seed."
-    else:
-        better = "The order is not the same in every seed."
+    better = order(ar, di, "The autoregressive model", "Diffusion")
     steps = {f"s{n}": of("samplers", "ddim", str(n), "right") for n in (1, 2, 5, 10, 50)}
     return {
         "count": len(halves().seen) + len(halves().held_out), "judge": of("judge"), "vq": of("vq", "seconds"),

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, material, over, run, share
+from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, material, order, over, run, share
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
 from llmanac.lab.report import Section, table
@@ -143,19 +143,15 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def of(arm: str, key: str, side: str = "seen") -> float:
         return average(seeds, arm, side, key)
 
-    def always(a: str, b: str, key: str) -> bool:
-        return all(x > y for x, y in zip(over(seeds, a, "seen", key), over(seeds, b, "seen", key), strict=True))
-
     def cost(arm: str, base: str, key: str) -> float:
         return average(seeds, arm, key) / average(seeds, base, key)
 
-    helps, hurts = always("pretrained", "random", "answers"), always("random", "pretrained", "answers")
+    trained, random = (over(seeds, arm, "seen", "answers") for arm in ("pretrained", "random"))
     return {
         "dim": DIM, "rows": BATCH, **{key: sizes[key] for key in ("clip", "language", "steps")},
         "pre": of("pretrained", "answers"), "random": of("random", "answers"),
         "pre_c": of("pretrained", "captions"), "random_c": of("random", "captions"),
-        "pretrained": "Pretraining helps in every seed." if helps else "Pretraining hurts in every seed." if hurts
-        else "The order is not the same in every seed: no difference that three seeds show.",
+        "pretrained": order(trained, random, "The pretrained one", "The random one"),
         "blind": of("blind", "shape"), "pre_shape": of("pretrained", "shape"),
         "opened": of("blind, end to end", "shape"),
         "limit": "What the encoder was not trained to tell, the language model cannot say."
