@@ -272,6 +272,8 @@ class _Run:
             "judge": None if judge is None else {"right_on_real_images": judge[1]},
             "stages": self.stages, "scores": found.scores, **found.extra, "next": self.next(),
         }  # fmt: skip
+        if self.spec.name in data.DRAWS:
+            out["seconds_to_85_percent"] = seconds_to(self.stages["train"]["looks"], 0.85)
         write_report(self.place, out, found.shown)
         files.write_json(self.place / RESULTS, out)
         return out
