@@ -114,8 +114,9 @@ def order(a: Sequence[float], b: Sequence[float], first: str, second: str) -> st
     same = ahead == first or all(x < y for x, y in zip(a, b, strict=True))
     if not same:
         return "The order is not the same in all seeds: no difference is shown."
-    few = " One seed shows no more than that." if len(a) < 2 else ""
-    return f"{ahead} is ahead in {'each of the' if len(a) > 1 else 'the'} {plural(len(a), 'seed')}.{few}"
+    if len(a) < 2:
+        return f"{ahead} is ahead in one seed, which decides nothing."
+    return f"{ahead} is ahead in all {plural(len(a), 'seed')}."
 
 
 def average(seeds: Sequence[dict[str, Any]], *path: Any) -> float:

@@ -48,7 +48,7 @@ TIMED = ("seconds",)
 TOLERANCE = 2e-2
 PATCHES = (16, 8, 4)
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"steps": 400, "pairs": 500, "tested": 240, "tested_pairs": 512},
+    "full": {"steps": 400, "pairs": 400, "tested": 240, "tested_pairs": 512},
     "small": {"steps": 2, "pairs": 2, "tested": 16, "tested_pairs": 16},
 }
 KINDS = ("easy", "opposite", "objects", "colors")

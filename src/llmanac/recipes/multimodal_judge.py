@@ -45,6 +45,10 @@ class Judge(nn.Module):
             x = F.max_pool2d(F.relu(layer(x)), 2)
         return F.relu(self.hidden(x.flatten(1)))
 
+    def vectors(self, pixels: Tensor) -> Tensor:
+        """(B, 64) features of one length, in which distances are measured."""
+        return F.normalize(self.features(pixels), dim=1) * 8
+
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores of colors (B, 8) and of shapes (B, 6)."""
         scores = self.head(self.features(pixels))

@@ -220,7 +220,7 @@ class Measure:
                 scores = self.judged(made, items, pixels)
                 other = self.material.pixels(items, numpy_generator(self.seed, "measure", side, "floor"))
                 noise = torch.rand(pixels.shape, generator=torch_generator(self.seed, "noise")) * 2 - 1
-                features = [f.detach() for f in map(self.judge[0].features, (pixels, other, noise))]
+                features = [f.detach() for f in map(self.judge[0].vectors, (pixels, other, noise))]
                 scores["KID, other real images"] = kernel_distance(features[0], features[1])
                 scores["KID, noise"] = kernel_distance(features[0], features[2])
             scores["pixels off their mean"] = float(made.std(dim=0).mean())
@@ -233,7 +233,7 @@ class Measure:
     def judged(self, made: Tensor, items: Sequence[Any], pixels: Tensor) -> dict[str, float]:
         assert self.judge is not None
         with torch.no_grad():
-            distance = kernel_distance(self.judge[0].features(pixels), self.judge[0].features(made))
+            distance = kernel_distance(self.judge[0].vectors(pixels), self.judge[0].vectors(made))
         return {"color and shape right": share(self.judge[0].right(made, items)), "KID": distance}
 
     def by_steps(self, model: Any, found: Found) -> None:
