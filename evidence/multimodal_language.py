@@ -1,10 +1,10 @@
 """Language models that see: pretrained or not, a frozen or a trained image encoder, a projector or gated layers.
 
-A CLIP of {dim} dimensions is trained on scenes for {clip} steps; its image encoder then feeds a language model of two
-layers, by a projector (LLaVA) or by gated cross-attention (Flamingo), for {steps} steps of {rows} pictures. Half of
-them ask for the caption, half a question (size, color, shape, position). A caption counts if every word is right. The
-blind encoder is that of a CLIP whose captions never named the shape. Models are small, and trainings are short: what
-is compared is which arm learns more in equal steps.
+A CLIP of {dim} dimensions is trained on scenes for {clip} steps, with patches of 16 x 16 pixels; its image encoder
+then feeds a language model of two layers, by a projector (LLaVA) or by gated cross-attention (Flamingo), for {steps}
+steps of {rows} pictures. Half of them ask for the caption, half a question (size, color, shape, position). A caption
+counts if every word is right. The blind encoder is that of a CLIP whose captions never named the shape. Models are
+small, and trainings are short: what is compared is which arm learns more in equal steps.
 
 - **A pretrained language model.** One that was first trained for {language} steps on the texts alone answers
   {pre:.1%} of the questions right, a random one {random:.1%}; exact captions are {pre_c:.1%} and {random_c:.1%}.
@@ -49,12 +49,13 @@ SEEDS = 3
 TIMED = ("seconds",)
 TOLERANCE = 2e-2
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"clip": 150, "language": 100, "steps": 200, "tested": 120},
+    "full": {"clip": 200, "language": 100, "steps": 200, "tested": 120},
     "small": {"clip": 2, "language": 2, "steps": 2, "tested": 8},
 }
 CHANCE = {"size": 1 / 2, "color": 1 / 8, "shape": 1 / 6, "position": 1 / 4}
-PROJECTOR = {"vision": VISION, "text": TEXT, "layer": -1}
-GATED = {"vision": VISION, "text": TEXT, "latents": 8, "head_dim": 16}
+EYES = {**VISION, "patch": 16}  # with these positions are learned soonest, see the study of alignment
+PROJECTOR = {"vision": EYES, "text": TEXT, "layer": -1}
+GATED = {"vision": EYES, "text": TEXT, "latents": 8, "head_dim": 16}
 ARMS: dict[str, tuple[str, dict[str, Any], bool, bool]] = {  # model, fields, pretrained language model, blind encoder
     "random": ("vlm", PROJECTOR, False, False),
     "pretrained": ("vlm", PROJECTOR, True, False),
@@ -77,7 +78,7 @@ TITLES = {
 
 def measure(seed: int, size: str) -> dict[str, Any]:
     sizes = SIZES[size]
-    fields = {"vision": VISION, "text": TEXT, "dim": DIM}
+    fields = {"vision": EYES, "text": TEXT, "dim": DIM}
     encoders = {
         blind: fit("clip", fields, sizes["clip"], seed, draw=shapeless if blind else None)[0].vision.state_dict()
         for blind in (False, True)
