@@ -12,8 +12,8 @@ thread, float32.
 - **Time.** With guidance {guidance}, the autoregressive model draws color and shape right for {ar:.1%} of the
   captions after {ar_time:.0f} s of CPU time (its tokenizer's training included), diffusion for {di:.1%} after
   {di_time:.0f} s; on held-out pairs {ar_held:.1%} and {di_held:.1%}. KID is {ar_kid:.4f} and {di_kid:.4f} of that of
-  noise, that of other real images {floor:.4f}. {better} The autoregressive model cannot be better than its tokenizer:
-  {read:.1%} are right in reconstructions.
+  noise, that of other real images {floor:.4f}. {better} The tokenizer limits the
+  autoregressive model: of reconstructions {read:.1%} are right.
 - **Gradual denoising.** DDIM is right for {s1:.1%} in 1 step, {s2:.1%} in 2, {s5:.1%} in 5, {s10:.1%} in 10,
   {s50:.1%} in 50; DDPM, which adds noise at each step, {p5:.1%} in 5 and {p50:.1%} in 50. A model of the flow,
   trained for the same steps, gives {f2:.1%} in 2 steps and {f10:.1%} in 10.
