@@ -169,7 +169,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "opened": of("blind, end to end", "shape"),
         "limit": "Behind neither is the shape learned in these steps, so that the limit is not tested."
         if of("pretrained", "shape") < CHANCE["shape"] + 0.15
-        else "What the encoder was not trained to tell, the language model says less well; a part of it is there all the same."
+        else "What the encoder was not trained to tell, the language model says less well; a part of it is there "
+        "all the same."
         if of("blind", "shape") < of("pretrained", "shape") - 0.1
         else "The limit does not show: patches keep what the captions did not ask for.",
         "unlearned": unlearned(seeds),
