@@ -52,6 +52,7 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/adapt.py
 	$(BIN)/python benchmarks/align.py
+	$(BIN)/python benchmarks/multimodal.py
 	$(BIN)/python benchmarks/reason.py
 	$(BIN)/python benchmarks/retrieve.py
 	$(BIN)/python benchmarks/ngram.py

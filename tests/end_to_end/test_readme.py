@@ -17,10 +17,11 @@ from _pages import INDENTED, Session, blocks
 # the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
     "README.md", "docs/align.md", "docs/ask.md", "docs/assistant.md", "docs/classify.md", "docs/compare.md",
-    "docs/evaluate.md", "docs/finetune.md", "docs/generate.md", "docs/models.md", "docs/ngrams.md",
+    "docs/evaluate.md", "docs/finetune.md", "docs/generate.md", "docs/models.md",
+    "docs/multimodal.md", "docs/ngrams.md",
     "docs/reason.md", "docs/sandbox.md", "docs/scaling.md", "docs/serve.md", "docs/tokenizers.md",
 ]  # fmt: skip
-SLOW = ["docs/assistant.md", "docs/compare.md", "docs/tokenizers.md"]
+SLOW = ["docs/assistant.md", "docs/compare.md", "docs/multimodal.md", "docs/tokenizers.md"]
 # a minute or more each
 LONG = [
     f"docs/{name}.md"
@@ -33,6 +34,7 @@ LONG = [
         "finetune",
         "generate",
         "models",
+        "multimodal",
         "ngrams",
         "reason",
         "scaling",

@@ -40,6 +40,7 @@ with interrupts.ending():
         metric,
         ngram,
         parallel,
+        pictures,
         quality,
         quantize,
         rate,
@@ -88,6 +89,9 @@ app.command("dedup")(dedup.dedup_command)
 app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
 app.command("guide")(guide.guide_command)
 app.command("context")(context.context_command)
+app.command("caption")(pictures.caption_command)
+app.command("classify-image")(pictures.classify_image_command)
+app.command("generate-image")(pictures.generate_image_command)
 app.command("index")(documents.index_command)
 app.command("ask")(documents.ask_command)
 app.command("retrieve")(documents.retrieve_command)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmanac.cli.options import Patches, Show
+from llmanac.cli.pictures import run_pictures
 from llmanac.cli.rlhf import run_stages
 from llmanac.cli.tune import run_tuning
 from llmanac.core.errors import SpecError
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def run_command(
-    recipe: Annotated[str, typer.Argument(help="quickstart, rlhf, or the path of a recipe.toml.")],
+    recipe: Annotated[str, typer.Argument(help="quickstart, rlhf, clip, llava, ..., or the path of a recipe.toml.")],
     set_: Patches = None,
     budget: Annotated[
         str | None, typer.Option(help="Time to spend, e.g. 60s, 5m, 2h; recipes in stages (rlhf) state steps.")
@@ -35,6 +36,7 @@ def run_command(
     began = time.monotonic()  # the budget includes loading the libraries
     from llmanac.core import spec
     from llmanac.parallel import launch
+    from llmanac.recipes.multimodal import is_multimodal
     from llmanac.recipes.rlhf import is_rlhf
     from llmanac.recipes.run import NothingKept, Run, run
     from llmanac.recipes.spec import load_recipe, read_recipe, shown
@@ -50,8 +52,12 @@ def run_command(
         changes["parallel.data"] = processes
     changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     data = read_recipe(recipe)
-    if (is_rlhf(data) or is_tuning(data)) and any(path.startswith("parallel.") for path in changes):
-        raise SpecError("parallel: tuning and reinforcement learning train on one process; leave --processes out")
+    alone = is_rlhf(data) or is_tuning(data) or is_multimodal(data)
+    if alone and any(path.startswith("parallel.") for path in changes):
+        raise SpecError("parallel: tuning, RL and recipes of pictures train on one process; leave --processes out")
+    if is_multimodal(data):
+        run_pictures(recipe, data, changes, folder, resume, show)
+        return
     if is_rlhf(data):
         run_stages(recipe, data, changes, folder, resume, show)
         return

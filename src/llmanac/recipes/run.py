@@ -16,6 +16,8 @@ from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.core.progress import Report
+from llmanac.recipes.multimodal import Multimodal, MultimodalRecipe, is_multimodal
+from llmanac.recipes.multimodal import run_named as run_pictures
 from llmanac.recipes.rlhf import Rlhf, RlhfSpec, is_rlhf, run_named
 from llmanac.recipes.spec import Recipe, RecipeSpec, load_recipe, read_recipe
 
@@ -57,19 +59,19 @@ class NothingKept(KeyboardInterrupt):
 
 
 def run(
-    recipe: str | Path | Mapping[str, Any] | RecipeSpec | RlhfSpec,
+    recipe: str | Path | Mapping[str, Any] | RecipeSpec | RlhfSpec | MultimodalRecipe,
     patches: Mapping[str, Any] | Iterable[str] = (),
     *,
     folder: str | Path | None = None,
     resume: bool = False,
     began: float | None = None,
     report: Report = print,
-) -> Run | Rlhf:
+) -> Run | Rlhf | Multimodal:
     """Run a recipe.
 
     Args:
         recipe: a built-in recipe's name, the path of a TOML file, plain data, or a RecipeSpec; one in three stages
-            (`recipes/rlhf.py`) gives an `Rlhf`.
+            (`recipes/rlhf.py`) gives an `Rlhf`, one of images (`recipes/multimodal.py`) a `Multimodal`.
         patches: `{"train.steps": 200}` or `["train.steps=200"]`.
         folder: where everything goes; `runs/<name>` by default, or `runs/<name>-2` and so on when that is finished.
         resume: resume the run in the folder.
@@ -86,6 +88,8 @@ def run(
     given = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     if isinstance(given, RlhfSpec) or (isinstance(given, Mapping) and is_rlhf(given)):
         return run_named(given, changes, folder, resume=resume, report=report)
+    if is_multimodal(given):
+        return run_pictures(given, changes, folder, resume=resume, report=report)
     try:
         from llmanac.core.device import resolve_device
         from llmanac.recipes.stages import Pipeline
@@ -96,7 +100,7 @@ def run(
     if resume:
         resolved, place = _resumed(recipe, changes, folder)
     else:
-        assert not isinstance(recipe, RlhfSpec)
+        assert not isinstance(recipe, (RlhfSpec, MultimodalRecipe))
         resolved = load_recipe(recipe, changes)
         if getattr(resolved.spec.model, "estimated", False):
             raise SpecError(

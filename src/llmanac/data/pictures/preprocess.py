@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.core.files import open_regular
 
@@ -24,6 +25,7 @@ MOST_BYTES = 20 << 20
 MOST_PIXELS = 40_000_000
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 HALF = (0.5, 0.5, 0.5)
+CONFIG = "preprocessor_config.json"
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,51 @@ class Preprocess:
             rows.append((pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32))
         return torch.from_numpy(np.stack(rows).transpose(0, 3, 1, 2).copy())
 
+    def save(self, folder: str | Path) -> None:
+        """Write `preprocessor_config.json`, as transformers' processors read it."""
+        square = {"height": self.size, "width": self.size}
+        files.write_json(Path(folder) / CONFIG, {
+            "image_processor_type": "CLIPImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
+            "size": square if self.resize == "square" else {"shortest_edge": self.size},
+            "do_center_crop": self.resize == "shortest", "crop_size": square,
+            "resample": {"bilinear": 2, "bicubic": 3}[self.filter],
+            "image_mean": list(self.mean), "image_std": list(self.std),
+        })  # fmt: skip
+
 
 CLIP = Preprocess(resize="shortest", mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 VIT = Preprocess(filter="bilinear")
 SIGLIP = Preprocess(filter="bicubic")
+
+
+def load_preprocess(folder: str | Path, size: int) -> Preprocess:
+    """What `preprocessor_config.json` of a model's folder says, for images of `size` pixels.
+
+    Raises:
+        DataError: no such file, or one that asks for another size or what this module does not do.
+    """
+    path = Path(folder) / CONFIG
+    table = files.read_table(path)
+    table = table.get("image_processor", table)
+    whole = table.get("crop_size") if table.get("do_center_crop") else table.get("size", size)
+    side = whole.get("height", whole.get("shortest_edge")) if isinstance(whole, dict) else whole
+    if side != size:
+        raise DataError(f"{path}: images of {side} pixels, and the model reads {size}")
+    filters: dict[int, Any] = {2: "bilinear", 3: "bicubic"}
+    if table.get("resample", 3) not in filters:
+        raise DataError(f"{path}: resample is {table['resample']}; 2 (bilinear) and 3 (bicubic) are known")
+    mean, std = (table.get(name, HALF) for name in ("image_mean", "image_std"))
+    for name, values in (("image_mean", mean), ("image_std", std)):
+        if (
+            len(values) != 3
+            or not all(isinstance(v, (int, float)) for v in values)
+            or (name == "image_std" and 0 in values)
+        ):
+            raise DataError(f"{path}: {name} is {values}, expected three numbers")
+    return Preprocess(
+        size=size, resize="shortest" if table.get("do_center_crop") else "square",
+        filter=filters[table.get("resample", 3)], mean=tuple(mean), std=tuple(std),
+    )  # fmt: skip
 
 
 def open_image(data: bytes, where: str) -> Any:

@@ -1,0 +1,267 @@
+"""Images from captions: discrete tokens in one autoregressive model, and diffusion, by the time they take.
+
+Scenes of one large object are drawn at 16 x 16 pixels: {count} captions, of which those of 10 of 48 pairs of color
+and shape are never trained on. A small classifier, right on {judge:.1%} of real images, reads color and shape of
+generated ones; KID is a distance of its features to those of real images, given as a part of that of noise. One CPU
+thread, float32.
+
+- **Discrete tokens.** A VQ-VAE of {vq:.0f} s of training writes an image as {tokens} codes of {codes}. {used:.0%} of
+  the codes are in use (perplexity {perplexity:.0f}); without k-means start and revival of dead codes {dead:.0%}. The
+  squared error of new images is {error:.4f} at a variance of {variance:.3f}, and the classifier reads {read:.1%} of
+  the reconstructions right.
+- **Time.** With guidance {guidance}, the autoregressive model draws color and shape right for {ar:.1%} of the
+  captions after {ar_time:.0f} s of CPU time (its tokenizer's training included), diffusion for {di:.1%} after
+  {di_time:.0f} s; on held-out pairs {ar_held:.1%} and {di_held:.1%}. KID is {ar_kid:.4f} and {di_kid:.4f} of that of
+  noise, that of other real images {floor:.4f}. {better} The tokenizer limits the
+  autoregressive model: of reconstructions {read:.1%} are right.
+- **Gradual denoising.** DDIM is right for {s1:.1%} in 1 step, {s2:.1%} in 2, {s5:.1%} in 5, {s10:.1%} in 10,
+  {s50:.1%} in 50; DDPM, which adds noise at each step, {p5:.1%} in 5 and {p50:.1%} in 50. A model of the flow,
+  trained for the same steps, gives {f2:.1%} in 2 steps and {f10:.1%} in 10.
+- **Guidance.** Without it (w = 1) the autoregressive model is right for {ar1:.1%}, diffusion for {di1:.1%}.
+- **What did not come out.** {short}
+
+What is small: 16 x 16 pixels, one object, 40 words, a minute of training. The tokenizer is trained before and frozen,
+as in DALL-E; a larger training budget moves all of these numbers, and may change their order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from evidence._page import with_interval
+from evidence._pictures import DIM, TEXT, Kept, average, material, order, over, run
+from llmanac.core.rng import numpy_generator, torch_generator
+from llmanac.core.spec import make_method
+from llmanac.data.pictures import Pictures
+from llmanac.data.pictures import scenes as s
+from llmanac.lab.report import Section, table
+from llmanac.lab.stats import mean
+from llmanac.multimodal._model import load_part
+from llmanac.recipes import multimodal_data as data
+from llmanac.recipes import multimodal_judge as j
+
+ROWS = ("multimodal/vq-vae", "multimodal/dall-e", "multimodal/diffusion")
+CLAIM = "an image is a few discrete tokens that a language model can write; diffusion takes noise away in steps"
+SEEDS = 3
+TIMED = ("seconds",)
+TOLERANCE = 2e-2
+SIDE, GUIDANCE, GOOD = 16, 2.0, 0.85
+SIZES: dict[str, dict[str, int]] = {
+    "full": {"judge": 400, "vq": 200, "dalle": 250, "diffusion": 600, "tested": 152},
+    "small": {"judge": 2, "vq": 2, "dalle": 2, "diffusion": 2, "tested": 8},
+}
+QUANTIZER: dict[str, Any] = {
+    "name": "vq-vae", "image": SIDE, "base": 16, "multipliers": [1, 2, 2], "codebook": {"codes": 64, "dim": 8},
+}  # fmt: skip
+PLAIN = {**QUANTIZER, "codebook": {"codes": 64, "dim": 8, "start": "normal", "revive": 0.0}}
+DENOISER = {"image": SIDE, "patch": 4, "dim": DIM, "layers": 3, "predicts": "image"}
+SAMPLERS = {"ddim": (1, 2, 5, 10, 25, 50), "ddpm": (5, 10, 25, 50), "flow": (1, 2, 5, 10, 25, 50)}
+
+
+class Half:
+    """A scene of a large object at half its size."""
+
+    def __init__(self, scene: s.Scene) -> None:
+        self.caption, self.color, self.shape = scene.caption, scene.color, scene.shape
+        [self.scene] = Kept.anew([scene])
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        wide = self.scene.draw(generator).astype(np.float32)
+        return np.rint(wide.reshape(SIDE, 2, SIDE, 2, 3).mean((1, 3))).astype(np.uint8)
+
+
+@cache
+def halves() -> data.Material:
+    """The material: large objects alone."""
+    whole = material()
+    seen, held = ([Half(x) for x in side if x.size == "large"] for side in (whole.seen, whole.held_out))
+    return data.Material([Kept(x) for x in seen], held, whole.tokenizer, SIDE, 10, True)
+
+
+class SmallJudge(j.Judge):
+    """The judge for 16 x 16 pixels, which sees them enlarged."""
+
+    def features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return super().features(pixels.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+@cache
+def trained_judge(steps: int) -> SmallJudge:
+    """One judge for all seeds."""
+    judge = SmallJudge()
+    run(judge, labelled, steps, 0)
+    return judge
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    sizes, shown = SIZES[size], halves()
+    judge = trained_judge(sizes["judge"])
+    out: dict[str, Any] = {"judge": accuracy(judge, seed, sizes["tested"])}
+    quantizer = built(QUANTIZER, seed)
+    spent = run(quantizer, data.Draw(shown, quantizer.spec), sizes["vq"], seed)
+    out["vq"] = {**codes(quantizer, judge, seed, sizes["tested"]), "seconds": spent}
+    plain = built(PLAIN, seed)
+    run(plain, data.Draw(shown, plain.spec), sizes["vq"], seed)
+    out["plain"] = codes(plain, judge, seed, sizes["tested"])
+    writer = built({"name": "dall-e", "tokenizer": QUANTIZER, "text": {**TEXT, "layers": 3}}, seed)
+    load_part(writer.tokenizer, quantizer.state_dict(), "")
+    out["dall-e"] = trained(writer, judge, sizes["dalle"], spent, seed, sizes)
+    models = {"diffusion": built({"name": "diffusion", **DENOISER}, seed)}
+    out["diffusion"] = trained(models["diffusion"], judge, sizes["diffusion"], 0.0, seed, sizes)
+    if size == "full":
+        models["flow"] = built({"name": "diffusion", **DENOISER, "predicts": "flow"}, seed)
+        run(models["flow"], data.Draw(shown, models["flow"].spec), sizes["diffusion"], seed)
+    out["samplers"] = {}
+    for name, steps in SAMPLERS.items() if size == "full" else ():
+        model = models["flow" if name == "flow" else "diffusion"]
+        out["samplers"][name] = {
+            str(n): judged(model, judge, seed, sizes["tested"], "seen", {"name": name, "steps": n}) for n in steps
+        }
+    return out
+
+
+def built(fields: dict[str, Any], seed: int) -> Any:
+    spec = data.fitted(make_method("multimodal", fields), halves())
+    return spec.build(vocab_size=data.vocabulary(spec, halves())).initialise(seed)
+
+
+def real(items: Sequence[Any], *names: Any) -> torch.Tensor:
+    """New drawings."""
+    return halves().pixels(Kept.anew(items), numpy_generator(*names))
+
+
+def labelled(generator: np.random.Generator, rows: int) -> Pictures:
+    """Scenes of all combinations with their color and shape."""
+    every = [*halves().seen, *halves().held_out]
+    items = [every[i] for i in generator.integers(0, len(every), rows)]
+    return Pictures(pixels=halves().pixels(items, generator), labels=j.labels(items))
+
+
+@torch.no_grad()
+def accuracy(judge: j.Judge, seed: int, count: int) -> float:
+    items = [*halves().some(count), *halves().some(count, "held out")]
+    return float(judge.right(real(items, seed, "judge"), items).double().mean())
+
+
+@torch.no_grad()
+def codes(model: Any, judge: j.Judge, seed: int, count: int) -> dict[str, float]:
+    """What a tokenizer keeps of new images."""
+    items = [*halves().some(count), *halves().some(count, "held out")]
+    pixels = real(items, seed, "codes")
+    again = model.decode(model.encode(pixels)).clamp(-1, 1)
+    uses = model.usage(pixels).double()
+    part = uses[uses > 0] / uses.sum()
+    return {
+        "error": float((again - pixels).square().mean()), "variance": float(pixels.var(0).mean()),
+        "used": float((uses > 0).double().mean()), "perplexity": float((-(part * part.log()).sum()).exp()),
+        "read": float(judge.right(again, items).double().mean()),
+    }  # fmt: skip
+
+
+def trained(model: Any, judge: j.Judge, steps: int, spent: float, seed: int, sizes: dict[str, int]) -> dict[str, Any]:
+    """Train, then measure both sides, and one without guidance; `spent` is what its tokenizer took."""
+    seconds = spent + run(model, data.Draw(halves(), model.spec), steps, seed)
+    out: dict[str, Any] = {"seconds": seconds}
+    for side in ("seen", "held out"):
+        out[side] = judged(model, judge, seed, sizes["tested"], side)
+    out["without guidance"] = judged(model, judge, seed, sizes["tested"], "seen", guidance=1.0)
+    return out
+
+
+@torch.no_grad()
+def judged(
+    model: Any, judge: j.Judge, seed: int, count: int, side: str, sampler: dict[str, Any] | None = None,
+    guidance: float = GUIDANCE,
+) -> dict[str, float]:  # fmt: skip
+    """Generated images of a side's captions: what is right in them, and their KID with a floor and noise."""
+    shown, items = halves(), halves().some(count, side)
+    ids = shown.captions([item.caption for item in items])
+    generator = torch_generator(seed, "draw", side)
+    began = time.process_time()
+    if model.spec.name == "dall-e":
+        made = model.images(model.generate(ids, guidance=guidance, generator=generator))
+    else:
+        how = make_method("sampler", sampler or {"name": "ddim", "steps": 25})
+        words = data.Draw(shown, model.spec).words(ids)
+        made = model.generate(words, sampler=how, guidance=guidance, generator=generator)
+    seconds = time.process_time() - began
+    given, other = (real(items, seed, "real", n) for n in (0, 1))
+    noise = torch.rand(given.shape, generator=torch_generator(seed, "noise")) * 2 - 1
+    a, b, c, d = (judge.features(x.clamp(-1, 1)) for x in (given, made, other, noise))
+    return {
+        "right": float(judge.right(made.clamp(-1, 1), items).double().mean()), "kid": j.kernel_distance(a, b),
+        "floor": j.kernel_distance(a, c), "noise": j.kernel_distance(a, d), "seconds": seconds,
+    }  # fmt: skip
+
+
+def parts(seeds: Sequence[dict[str, Any]], name: str, key: str, part: str = "seen") -> list[float]:
+    """KID as a part of that of noise, by seed: the features have no unit."""
+    pairs = zip(over(seeds, name, part, key), over(seeds, name, part, "noise"), strict=True)
+    return [value / noise for value, noise in pairs]
+
+
+def short(seeds: Sequence[dict[str, Any]]) -> str:
+    """What these trainings are too short for."""
+    found = []
+    if average(seeds, "vq", "read") < GOOD:
+        found.append("the tokenizer loses shapes, so that this is no comparison of good models")
+    if max(average(seeds, name, "seen", "right") for name in ("dall-e", "diffusion")) < GOOD:
+        found.append(f"neither model draws {GOOD:.0%} right")
+    return f"In this time {' and '.join(found)}." if found else "All that was measured came out."
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def of(*path: Any) -> float:
+        return average(seeds, *path)
+
+    ar, di = (over(seeds, name, "seen", "right") for name in ("dall-e", "diffusion"))
+    better = order(ar, di, "The autoregressive model", "Diffusion")
+    steps = {f"s{n}": of("samplers", "ddim", str(n), "right") for n in (1, 2, 5, 10, 50)}
+    return {
+        "count": len(halves().seen) + len(halves().held_out), "judge": of("judge"), "vq": of("vq", "seconds"),
+        "tokens": 16, "codes": 64, "used": of("vq", "used"), "perplexity": of("vq", "perplexity"),
+        "dead": of("plain", "used"), "error": of("vq", "error"), "variance": of("vq", "variance"),
+        "read": of("vq", "read"),
+        "guidance": GUIDANCE, "ar": of("dall-e", "seen", "right"), "di": of("diffusion", "seen", "right"),
+        "ar_time": of("dall-e", "seconds"), "di_time": of("diffusion", "seconds"), "better": better,
+        "ar_held": of("dall-e", "held out", "right"), "di_held": of("diffusion", "held out", "right"),
+        "ar_kid": mean(parts(seeds, "dall-e", "kid")), "di_kid": mean(parts(seeds, "diffusion", "kid")),
+        "floor": mean(parts(seeds, "dall-e", "floor")), "short": short(seeds), **steps,
+        "p5": of("samplers", "ddpm", "5", "right"), "p50": of("samplers", "ddpm", "50", "right"),
+        "f2": of("samplers", "flow", "2", "right"), "f10": of("samplers", "flow", "10", "right"),
+        "ar1": of("dall-e", "without guidance", "right"), "di1": of("diffusion", "without guidance", "right"),
+    }  # fmt: skip
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    keys = {"used": "codes in use", "perplexity": "perplexity", "error": "squared error", "read": "read right"}
+    names = {"vq": "k-means start, dead codes replaced", "plain": "neither"}
+    tokens = [[text, *(with_interval(over(seeds, name, key)) for key in keys)] for name, text in names.items()]
+    rows = []
+    for name, text in (("dall-e", "autoregressive"), ("diffusion", "diffusion")):
+        for part in ("seen", "held out", "without guidance"):
+            found = [with_interval(over(seeds, name, part, "right"))]
+            found.append(with_interval(parts(seeds, name, "kid", part), 4))
+            rows.append([f"{text}, {part}", *found, f"{average(seeds, name, part, 'seconds'):.1f} s"])
+    counts = sorted({int(n) for steps in SAMPLERS.values() for n in steps})
+    steps = [
+        [
+            name,
+            *(
+                with_interval(over(seeds, "samplers", name, str(n), "right"), 2) if n in SAMPLERS[name] else ""
+                for n in counts
+            ),
+        ]
+        for name in SAMPLERS
+    ]
+    return [
+        Section("An image as codes", tables=[table(["", *keys.values()], tokens)]),
+        Section("Color and shape right", tables=[table(["", "right", "KID, of noise's", "sampling"], rows)]),
+        Section("Steps of the sampler", tables=[table(["", *map(str, counts)], steps)]),
+    ]

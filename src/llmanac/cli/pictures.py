@@ -1,0 +1,117 @@
+"""`llmanac run` for recipes of pictures, and `caption`, `classify-image`, `generate-image` with their models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llmanac.cli.options import AsJson, Seed
+from llmanac.core import spec
+from llmanac.core.errors import SpecError
+
+SomePictures = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE...", help="Image files (PNG, JPEG, GIF, WebP, BMP).")
+]
+Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Face's layout.")]
+
+
+def run_pictures(name: str, data: Mapping[str, Any], changes: Mapping[str, Any], folder: Path | None, resume: bool,
+                 show: bool) -> None:  # fmt: skip
+    """Run a recipe of this form, print what was measured, and the next commands."""
+    from llmanac.cli.tables import print_table
+    from llmanac.recipes.multimodal import asked_of, run_named
+
+    if show:
+        print(spec.to_toml(spec.dump(asked_of(data, changes))), end="")
+        return
+    try:
+        done = run_named(data, changes, folder, resume=resume)
+    except KeyboardInterrupt:
+        where = f" --folder {folder}" if folder else ""
+        print(f"\nStopped; nothing is lost. Continue with: llmanac run {name}{where} --resume")
+        raise SystemExit(130) from None
+    scores = done.results["scores"]
+    rows = dict.fromkeys(key for side in scores.values() for key in side)
+    cells = [(key, *(f"{side[key]:.3f}" if key in side else "" for side in scores.values())) for key in rows]
+    print_table(f"{done.results['name']}", ("", *scores), cells)
+    if "codes_in_use" in done.results:
+        print(f"codes in use: {done.results['codes_in_use']:.1%} of {done.results['codes']}")
+    print(f"report: {done.folder / 'report.html'}")
+    print("Next:\n  " + "\n  ".join(done.results["next"]))
+
+
+def caption_command(
+    model: Model,
+    images: SomePictures,
+    ask: Annotated[str, typer.Option(help="A question, or a prompt with <image> in it; nothing for a caption.")] = "",
+    most: Annotated[int, typer.Option("--max-tokens", help="Tokens of a text, at most.")] = 64,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is on images, or answer a question about them, with a model that writes (llava, flamingo)."""
+    from llmanac.recipes.multimodal_use import PictureModel
+
+    if not 1 <= most <= 4096:
+        raise SpecError(f"--max-tokens: {most} must be from 1 to 4096")
+    texts = PictureModel(model).captions(images, ask, most)
+    _print([{"image": str(path), "text": text} for path, text in zip(images, texts, strict=True)], as_json)
+
+
+def classify_image_command(
+    model: Model,
+    images: SomePictures,
+    labels: Annotated[list[str], typer.Option("--labels", "-l", help="A label, as a text that would describe it.")],
+    template: Annotated[str, typer.Option(help="A text around each label, as 'a photo of a {}'.")] = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Choose among labels of your own: the one whose text is nearest to the image (clip, siglip)."""
+    from llmanac.cli.tables import print_table
+    from llmanac.recipes.multimodal_use import PictureModel
+
+    if len(labels) < 2:
+        raise SpecError("--labels: give two or more to choose among")
+    if "{}" not in template:
+        raise SpecError(f"--template: {template!r} has no {{}} for the label")
+    found = PictureModel(model).classify(images, [template.replace("{}", label) for label in labels])
+    rows = [dict(zip(labels, row, strict=True)) for row in found]
+    if as_json:
+        _print([{"image": str(path), "labels": row} for path, row in zip(images, rows, strict=True)], True)
+        return
+    print_table(
+        "", ("", *labels), [(str(p), *(f"{v:.3f}" for v in row.values())) for p, row in zip(images, rows, strict=True)]
+    )
+
+
+def generate_image_command(
+    model: Model,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The caption of the image.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("image.png"),
+    count: Annotated[int, typer.Option("--count", "-n", help="Images, side by side in the file.")] = 1,
+    guidance: Annotated[float, typer.Option(help="How strongly the caption counts; 1 is the model itself.")] = 2.0,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler (diffusion) [50].")] = None,
+    scale: Annotated[int, typer.Option(help="Times the size of the model's images.")] = 4,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Draw images of a caption with a model that draws (dalle, diffusion)."""
+    from llmanac.recipes.multimodal_use import PictureModel
+
+    for flag, value, most in (("--count", count, 64), ("--scale", scale, 32)):
+        if not 1 <= value <= most:
+            raise SpecError(f"{flag}: {value} must be from 1 to {most}")
+    if output.exists() and not force:
+        raise SpecError(f"{output}: is there already; --force overwrites it, or give another --output")
+    made = PictureModel(model).draw(prompt, output, count=count, guidance=guidance, steps=steps, scale=scale, seed=seed)
+    print(f"{output}: {made[0]} x {made[1]} pixels")
+
+
+def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
+    import json
+
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False, indent=1))
+        return
+    for row in rows:
+        print(f"{row['image']}: {row['text']}" if len(rows) > 1 else row["text"])

@@ -1,0 +1,329 @@
+"""`llmanac run clip` and the like: from pictures to a trained model of images, its scores, a report with pictures.
+
+    start/ (another run, or part of one) -> language/ (text alone) -> training/ -> model/, results.json, report.html
+
+All of them train by the one loop with the model's own loss (`objectives/own_loss.py`). `start` is what is trained
+before: the image encoder of a vlm or flamingo, the image tokenizer of a dall-e. The pictures are procedural scenes, or
+the user's (`data.paths`). A run that was stopped goes on from its last checkpoint, without the parts that are finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+from torch import Tensor, nn
+
+from llmanac import __version__
+from llmanac.core import files, registry, spec
+from llmanac.core.device import machine, resolve_device
+from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.lock import locked
+from llmanac.core.progress import Report, announced
+from llmanac.core.spec import Spec, make_method
+from llmanac.core.types import IGNORE, Batch, LossSum, Want
+from llmanac.data.pictures import Pictures, PictureStream
+from llmanac.data.pictures.preprocess import Preprocess
+from llmanac.generate.engine import evaluating
+from llmanac.multimodal import MultimodalSpec
+from llmanac.multimodal._model import load_part
+from llmanac.multimodal.load import load_multimodal
+from llmanac.multimodal.samplers import SamplerSpec
+from llmanac.recipes import multimodal_data as data
+from llmanac.recipes.measures import loss_curve
+from llmanac.recipes.multimodal_judge import load_judge
+from llmanac.recipes.multimodal_measures import Found, Measure
+from llmanac.recipes.multimodal_report import keep_samples, write_report
+from llmanac.tokenizers import TokenizerSpec
+from llmanac.train import TrainSpec
+from llmanac.train.loop import train
+from llmanac.train.metrics import read_metrics
+
+RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
+PARTS = {"vlm": ("vision.", "vision."), "flamingo": ("vision.", "vision."), "dall-e": ("tokenizer.", "")}
+LOOKS = 5  # measurements during the training
+JUDGED = ("vq-vae", "dall-e", "diffusion")
+WORDS = {"name": "word", "vocab_size": 8192, "pattern": "whitespace-split", "special_tokens": list(data.SPECIAL),
+         "bos": data.BEGIN, "eos": data.END, "pad": data.PAD}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultimodalRecipe(Spec):
+    """Attributes:
+    start: what is trained before and goes into the model, a recipe of this form or a finished run's folder.
+    language: how the language model of a vlm or flamingo is first trained, on the texts alone; None for not.
+    rows: pictures of a step. train: its steps are to be stated; its length is not used.
+    guidance, sampler: how `dall-e` and `diffusion` draw.
+    """
+
+    name: str = "pictures"
+    seed: int = 0
+    data: data.PictureData = field(default_factory=data.PictureData)
+    tokenizer: TokenizerSpec = field(default_factory=lambda: make_method("tokenizer", WORDS))
+    model: MultimodalSpec
+    rows: int = 64
+    train: TrainSpec = field(default_factory=TrainSpec)
+    start: MultimodalRecipe | str | None = None
+    language: TrainSpec | None = None
+    guidance: float = 1.0
+    sampler: SamplerSpec | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        known = ("clip", "vq-vae", *data.DESCRIBES, *data.ANSWERING, *data.DRAWS)
+        if self.model.name not in known:
+            raise SpecError(f"model: {self.model.name} has no recipe; there are {', '.join(known)}")
+        if self.rows < 2:
+            raise SpecError(f"rows: {self.rows} must be at least 2")
+        if self.start is not None and self.model.name not in PARTS:
+            raise SpecError(f"start: {self.model.name} begins from nothing; leave it out")
+        if self.model.name == "dall-e" and self.start is None:
+            raise SpecError("start: dall-e needs a trained image tokenizer; write vq-vae, or a run's folder")
+        for name in ("train", "language"):
+            plan = getattr(self, name)
+            if plan is not None and plan.steps is None:
+                raise SpecError(f"{name}.steps: set it; recipes of pictures state their steps")
+
+
+def is_multimodal(table: Any) -> TypeGuard[Mapping[str, Any] | MultimodalRecipe]:
+    """Whether a recipe's data is of this form: its model is one of images."""
+    model = table.get("model") if isinstance(table, Mapping) else None
+    if isinstance(table, MultimodalRecipe):
+        return True
+    name = model.get("name") if isinstance(model, Mapping) else model
+    return isinstance(name, str) and name in registry.methods("multimodal")
+
+
+@dataclass(frozen=True)
+class Multimodal:
+    """A finished run: its folder, and what `results.json` holds."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    def load_model(self) -> Any:
+        """The trained model."""
+        return load_multimodal(self.folder / MODEL)
+
+
+def asked_of(table: Mapping[str, Any] | MultimodalRecipe, changes: Mapping[str, Any]) -> MultimodalRecipe:
+    """The recipe with changes by path; a `start` that names a built-in recipe becomes that recipe.
+
+    Raises:
+        SpecError: an unknown field or value, or a budget: the steps are stated.
+    """
+    from llmanac.recipes.spec import builtin, read_recipe
+
+    if "budget" in changes:
+        raise SpecError("--budget: a recipe of pictures states its steps; set -s train.steps=...")
+    if isinstance(table, MultimodalRecipe):
+        return spec.patch(table, changes)
+    start = table.get("start")
+    if isinstance(start, str) and start in builtin():
+        table = {**table, "start": read_recipe(start)}
+    made: MultimodalRecipe = spec.make(MultimodalRecipe, table)
+    return spec.patch(made, changes)
+
+
+def run_named(
+    recipe: Mapping[str, Any] | MultimodalRecipe, changes: Mapping[str, Any], folder: str | Path | None, *,
+    resume: bool = False, report: Report = print,
+) -> Multimodal:  # fmt: skip
+    """`run_multimodal` of a recipe with changes, in `runs/<name>` where no folder is given."""
+    asked = asked_of(recipe, changes)
+    return run_multimodal(asked, folder or Path("runs") / asked.name, resume=resume, report=report)
+
+
+def run_multimodal(
+    asked: MultimodalRecipe, folder: str | Path, *, resume: bool = False, report: Report = print
+) -> Multimodal:
+    """Run a recipe; `folder` gets everything.
+
+    Args:
+        resume: go on with the run in the folder, which must be of the same recipe.
+
+    Raises:
+        SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
+        KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
+    """
+    place = Path(folder)
+    stored = place / RECIPE
+    if resume and not stored.is_file():
+        raise LlmanacError(f"{folder}: there is no run to resume; leave --resume out to start one")
+    if not resume and place.exists() and any(p.name != ".lock" for p in place.iterdir()):
+        raise LlmanacError(f"{folder}: is there already; --resume goes on with a run, or give another --folder")
+    if resume:
+        before = spec.make(MultimodalRecipe, files.read_toml(stored), str(stored))
+        for path, (old, new) in spec.diff(before, asked).items():
+            raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed run keeps its recipe ({stored})")
+        if (place / RESULTS).is_file():
+            return Multimodal(place, files.read_table(place / RESULTS))
+    with locked(place / ".lock", busy=f"{folder}: another process is running in this folder"):
+        if not resume:
+            files.write_text(stored, spec.to_toml(spec.dump(asked)))
+        return Multimodal(place, _Run(asked, place, report).run())
+
+
+class _Run:
+    """One call of `run_multimodal`."""
+
+    def __init__(self, asked: MultimodalRecipe, place: Path, report: Report) -> None:
+        self.asked, self.place, self.report = asked, place, report
+        self.device = resolve_device(asked.device)
+        self.stages: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        asked = self.asked
+        before = self.begun()
+        model_spec: Any = asked.model
+        if before is not None:
+            model_spec = dataclasses.replace(model_spec, **{PARTS[model_spec.name][0][:-1]: part_of(before).spec})
+        size = data.image_size(model_spec)
+        self.material = data.load_material(asked.data, asked.tokenizer, size, asked.seed, self.place / "tokenizer")
+        self.spec = data.fitted(model_spec, self.material)
+        model = self.spec.build(vocab_size=data.vocabulary(self.spec, self.material)).initialise(asked.seed)
+        if before is not None:
+            own, prefix = PARTS[self.spec.name]
+            load_part(getattr(model, own[:-1]), before.state_dict(), prefix)
+        model = model.to(self.device)
+        judge = None
+        if self.material.made_here and self.spec.name in JUDGED:
+            judge = load_judge(self.place / "judge", self.report)
+        measure = Measure(self.material, self.spec, asked.seed, judge, asked.guidance, asked.sampler)
+        if asked.language is not None:
+            self.train_language(model)
+        self.trained("train", model, data.Draw(self.material, self.spec), asked.train, "training", measure)
+        with evaluating(model), announced("measuring"):
+            found = measure(model)
+        self.keep(model)
+        return self.write(model, found, judge)
+
+    def begun(self) -> Any:
+        """The model that this one begins from, trained now or read from a folder."""
+        start, seed = self.asked.start, self.asked.seed
+        if start is None:
+            return None
+        place = Path(start) if isinstance(start, str) else self.place / "start"
+        if isinstance(start, MultimodalRecipe) and not (place / RESULTS).is_file():
+            made = dataclasses.replace(start, data=self.asked.data, seed=seed, device=self.asked.device)
+            self.report(f"{made.name}: what {self.asked.name} begins from")
+            run_multimodal(made, place, resume=(place / RECIPE).is_file(), report=self.report)
+        found = load_multimodal(place / MODEL if (place / MODEL).is_dir() else place, device="cpu")
+        expected = "vq-vae" if self.asked.model.name == "dall-e" else "clip"
+        if found.spec.name != expected:
+            raise SpecError(f"start: {place} is a {found.spec.name}; {self.asked.model.name} begins from a {expected}")
+        return found
+
+    def train_language(self, model: Any) -> None:
+        """Train the language model alone on the texts, as what it is to see images with."""
+        assert self.asked.language is not None
+        if self.spec.name not in data.DESCRIBES:
+            raise SpecError(f"language: {self.spec.name} has no language model to train alone; leave it out")
+        frozen = [p for p in model.text.parameters() if not p.requires_grad]
+        model.text.requires_grad_(True)
+        draw = data.Draw(self.material, self.spec)
+
+        def texts(generator: Any, rows: int) -> Pictures:
+            items = [draw.items[i] for i in generator.integers(0, len(draw.items), rows)]
+            return draw.written(None, [draw.exchange(item, generator) for item in items])
+
+        self.trained("language", Texts(model.text, self.spec), texts, self.asked.language, "language", None)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+    def trained(self, name: str, model: Any, draw: Any, plan: TrainSpec, folder: str, measure: Measure | None) -> None:
+        """One training by the loop, with a few measurements on the way."""
+        rows, steps = self.asked.rows, plan.steps or 0
+        plan = dataclasses.replace(plan, length=1, batch_tokens=rows)
+        stream = PictureStream(draw, rows=rows, seed=self.asked.seed, name=name)
+
+        def look(trained: Any) -> Mapping[str, float]:
+            assert measure is not None
+            values, shown = measure.quick(trained)
+            if shown is not None:
+                keep_samples(self.place / "samples", stream.step, shown)
+            return values
+
+        done = train(
+            model, stream, make_method("objective", "own-loss").build(), plan, self.place / folder,
+            seed=self.asked.seed, evaluate=look if measure else None, evaluate_every=max(1, -(-steps // LOOKS)),
+            label=self.asked.name if name == "train" else f"{self.asked.name}, {name}", report=self.report,
+        )  # fmt: skip
+        self.stages[name] = {
+            "steps": done.steps, "seconds": round(done.seconds, 2), "loss": done.loss, "pictures": done.steps * rows,
+            "curve": loss_curve(self.place / folder), "looks": looks(self.place / folder),
+        }  # fmt: skip
+
+    def keep(self, model: Any) -> None:
+        """Write the model with what reads texts and images for it."""
+        model.save_pretrained(self.place / MODEL)
+        self.material.tokenizer.save(self.place / MODEL)
+        Preprocess(size=self.material.size, filter="bicubic").save(self.place / MODEL)
+
+    def write(self, model: Any, found: Found, judge: Any) -> dict[str, Any]:
+        out = {
+            "format_version": 1, "name": self.asked.name, "version": __version__, "seed": self.asked.seed,
+            "machine": machine(), "model": {"parameters": model.parameter_count(), **spec.dump(self.spec)},
+            "pictures": {"seen": len(self.material.seen), "held out": len(self.material.held_out),
+                         "made here": self.material.made_here},
+            "judge": None if judge is None else {"right_on_real_images": judge[1]},
+            "stages": self.stages, "scores": found.scores, **found.extra, "next": self.next(),
+        }  # fmt: skip
+        if self.spec.name in data.DRAWS:
+            out["seconds_to_85_percent"] = seconds_to(self.stages["train"]["looks"], 0.85)
+        write_report(self.place, out, found.shown)
+        files.write_json(self.place / RESULTS, out)
+        return out
+
+    def next(self) -> list[str]:
+        """Commands to go on with."""
+        name, place = self.spec.name, self.place
+        text = self.material.some(1)[0].caption
+        commands = {
+            "clip": f'llmanac classify-image {place} IMAGE --labels "{text}" --labels ...',
+            **dict.fromkeys(data.DESCRIBES, f"llmanac caption {place} IMAGE"),
+            **dict.fromkeys(data.DRAWS, f'llmanac generate-image {place} --prompt "{text}" -o image.png'),
+            "vq-vae": f"llmanac run dalle -s start={place}",
+        }
+        own = commands.get(name)
+        return [*([own] if own else []), f"llmanac run {self.asked.name} -s data.paths='[\"FOLDER\"]' --folder ..."]
+
+
+def part_of(before: Any) -> Any:
+    """What goes into the next model: the image encoder of a pair, or all of an image tokenizer."""
+    return getattr(before, "vision", before)
+
+
+class Texts(nn.Module):
+    """A language model that trains on the answers and the questions of `Draw.written`, without the image."""
+
+    def __init__(self, text: Any, spec: Any) -> None:
+        super().__init__()
+        self.text = text
+        self.skip = getattr(spec, "image_tokens", 0)
+
+    def loss(self, batch: Pictures) -> LossSum:
+        """Nats of the tokens that follow, and how many they are."""
+        assert batch.ids is not None and batch.targets is not None
+        ids, targets = batch.ids[:, self.skip :], batch.targets[:, self.skip :]
+        found = self.text(Batch(ids=ids, targets=targets), want=Want(nll="sum"))
+        count: Tensor = (targets != IGNORE).sum()
+        return found.nll, count, {}
+
+
+def looks(folder: Path) -> list[dict[str, float]]:
+    """Each measurement of a training: its step, the seconds of training until then, and what was right."""
+    seconds, out = 0.0, []
+    for line in read_metrics(folder):
+        seconds += line.get("seconds", 0.0)
+        if "evaluate_right" in line:
+            out.append({"step": line["step"], "seconds": round(seconds, 2), "right": line["evaluate_right"]})
+    return out
+
+
+def seconds_to(found: list[dict[str, float]], right: float) -> float | None:
+    """Seconds of training until a measurement was at least `right`; None where none was."""
+    return next((look["seconds"] for look in found if look["right"] >= right), None)

@@ -1,0 +1,252 @@
+"""What a multimodal recipe trains on: scenes or the user's pictures, their tokens, and the batch that a model reads.
+
+clip                  an image and its caption
+vlm, flamingo         a caption to be written, or (scenes) a question and its answer
+vilt, co-attention    a question with its answer as a class (scenes), else whether a text belongs to an image
+vq-vae                an image
+dall-e, diffusion     a caption and the image to be drawn
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmanac.core import files
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.rng import numpy_generator
+from llmanac.core.spec import Spec, patch
+from llmanac.core.types import IGNORE
+from llmanac.data.pictures import Pictures, scenes
+from llmanac.data.pictures.folder import read_pictures
+from llmanac.tokenizers import TokenizerSpec
+from llmanac.tokenizers.load import load_tokenizer
+
+PAD, BEGIN, END, IMAGE = SPECIAL = ("<pad>", "<bos>", "<eos>", "<image>")
+ANSWERS = (*scenes.SIZES, *scenes.COLORS, *scenes.SHAPES, *scenes.POSITIONS)  # classes of a question about a scene
+DESCRIBES, ANSWERING, DRAWS = ("vlm", "flamingo"), ("vilt", "co-attention"), ("dall-e", "diffusion")
+MOVED = 1 / 16  # of the size: how far a user's picture is moved in training
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureData(Spec):
+    """Attributes:
+    paths: the user's folders and tables of pictures (`data/pictures/folder.py`); none for scenes that are drawn here.
+    held_out: the fraction that is never trained on: of pairs of color and shape for scenes, of pictures else.
+    length: tokens of a text, at most; longer ones are cut.
+    """
+
+    paths: tuple[str, ...] = ()
+    held_out: float = 0.2
+    length: int = 64
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise SpecError(f"held_out: {self.held_out} must be between 0 and 1")
+        if not 4 <= self.length <= 1024:
+            raise SpecError(f"length: {self.length} must be from 4 to 1024")
+
+
+@dataclass(frozen=True)
+class Material:
+    """Pictures with captions on both sides of the split, and the tokenizer of their texts.
+
+    Attributes:
+        seen, held_out: scenes or pictures: each has `caption` and `draw`.
+        size: pixels a side; length: tokens of the longest text with its begin and end.
+        made_here: whether they are scenes, about which there are questions.
+    """
+
+    seen: Sequence[Any]
+    held_out: Sequence[Any]
+    tokenizer: Any
+    size: int
+    length: int
+    made_here: bool
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a text without begin and end, cut to fit."""
+        found: list[int] = self.tokenizer.encode(text)
+        return found[: self.length - 2]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ids, without begin, end and padding."""
+        out: str = self.tokenizer.decode([int(i) for i in ids], skip_special=True)
+        return out
+
+    def captions(self, texts: Sequence[str]) -> Tensor:
+        """(B, length) ids with begin and end, padded on the right."""
+        token = self.tokenizer
+        rows = [[token.bos_id, *self.ids(text), token.eos_id] for text in texts]
+        return torch.tensor([row + [token.pad_id] * (self.length - len(row)) for row in rows])
+
+    def pixels(self, items: Sequence[Any], generator: np.random.Generator) -> Tensor:
+        """(B, 3, size, size) from -1 to 1."""
+        return scenes.pixels_of([item.draw(generator) for item in items])
+
+    def some(self, count: int, side: str = "seen") -> list[Any]:
+        """About `count` items of a side, evenly taken; small sides repeat (scenes are then drawn again)."""
+        items = list(self.seen if side == "seen" else self.held_out)
+        if len(items) > count:
+            return [items[i * len(items) // count] for i in range(count)]
+        return items * (max(1, count // len(items)) if self.made_here else 1)
+
+
+def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: int, place: Path) -> Material:
+    """Read or make the pictures; the tokenizer is trained on their texts, or read from `place` where it is there.
+
+    Raises:
+        DataError: pictures that cannot be read, or too few to hold some out.
+    """
+    if data.paths:
+        found = read_pictures(data.paths, size)
+        _same(found, place / "pictures.json")
+        count = round(data.held_out * len(found))
+        if not 0 < count < len(found):
+            raise DataError(f"data.held_out: {data.held_out} of {len(found)} pictures leaves one side empty")
+        chosen = set(numpy_generator(seed, "pictures", "held out").permutation(len(found))[:count].tolist())
+        moved = max(1, round(MOVED * size))
+        seen: Sequence[Any] = [replace(p, moved=moved) for i, p in enumerate(found) if i not in chosen]
+        held: Sequence[Any] = [p for i, p in enumerate(found) if i in chosen]
+        texts = [p.caption for p in seen]
+    else:
+        if size != scenes.SIDE:
+            raise SpecError(
+                f"model: images of {size} pixels, and scenes have {scenes.SIDE}; give data.paths, or set it"
+            )
+        seen, held = scenes.split(max(1, round(data.held_out * len(scenes.COLORS) * len(scenes.SHAPES))))
+        texts = [scene.caption for scene in scenes.all_scenes()] + list(scenes.QUESTIONS.values())
+    if not (place / "tokenizer.json").is_file():
+        tokenizer.train(texts).save(place)
+    made = load_tokenizer(place)
+    for name in SPECIAL:
+        if name not in made.special_tokens:
+            raise SpecError(f"tokenizer.special_tokens: needs {', '.join(SPECIAL)}, and {name} is not among them")
+    longest = max(len(made.encode(text)) for text in texts)
+    if not data.paths:  # a question and its answer are one text
+        longest += max(len(made.encode(answer)) for answer in ANSWERS)
+    return Material(seen, held, made, size, min(data.length, longest + 2), not data.paths)
+
+
+def _same(found: Sequence[Any], kept: Path) -> None:
+    """Write down which pictures a run reads. Raises DataError where a resumed one would read others."""
+    digest = hashlib.sha256()
+    for picture in found:
+        digest.update(picture.caption.encode() + b"\0" + picture.image.tobytes())
+    now = {"pictures": len(found), "sha256": digest.hexdigest()}
+    if kept.is_file() and (before := files.read_table(kept)) != now:
+        raise DataError(
+            f"data.paths: {len(found)} pictures, and the run began with {before.get('pictures')} or with others; a "
+            "resumed run keeps its pictures, so start anew in another --folder"
+        )
+    files.write_json(kept, now)
+
+
+def image_size(spec: Any) -> int:
+    """Pixels a side that a model of this Spec reads."""
+    for name in ("vision", "tokenizer"):
+        if hasattr(spec, name):
+            return int(getattr(spec, name).image)
+    return int(spec.image)
+
+
+def fitted(spec: Any, material: Material) -> Any:
+    """The model's Spec with what follows from the texts: ids of special tokens, lengths, classes."""
+    token, length = material.tokenizer, material.length
+    if spec.name == "clip":
+        return patch(spec, {"end_id": token.eos_id, "text.max_length": length})
+    if spec.name == "vlm":
+        image = token.special_tokens[IMAGE]
+        return patch(spec, {"image_id": image, "text.max_length": spec.image_tokens + length})
+    if spec.name == "flamingo":
+        return patch(spec, {"text.max_length": length})
+    if spec.name in ANSWERING:
+        where = "max_length" if spec.name == "vilt" else "text.max_length"
+        return patch(spec, {where: length, "answers": len(ANSWERS) if material.made_here else 2})
+    if spec.name == "dall-e":
+        return patch(spec, {"empty_id": token.pad_id, "text.max_length": length + spec.image_tokens})
+    return spec
+
+
+def vocabulary(spec: Any, material: Material) -> int:
+    """Tokens that the model has."""
+    text = int(material.tokenizer.vocab_size)
+    return text + spec.tokenizer.codebook.codes if spec.name == "dall-e" else 0 if spec.name == "vq-vae" else text
+
+
+class Draw:
+    """Batches of a material for one kind of model; see the module."""
+
+    def __init__(self, material: Material, spec: Any, items: Sequence[Any] | None = None) -> None:
+        self.material, self.spec = material, spec
+        self.items = material.seen if items is None else items
+
+    def __call__(self, generator: np.random.Generator, rows: int) -> Pictures:
+        items = [self.items[i] for i in generator.integers(0, len(self.items), rows)]
+        pixels, name = self.material.pixels(items, generator), self.spec.name
+        if name == "vq-vae":
+            return Pictures(pixels=pixels)
+        if name in DESCRIBES:
+            return self.written(pixels, [self.exchange(item, generator) for item in items])
+        if name in ANSWERING:
+            return self.asked(pixels, items, generator)
+        ids = self.material.captions([item.caption for item in items])
+        if name == "diffusion":
+            return Pictures(pixels=pixels, ids=self.words(ids))
+        return Pictures(pixels=pixels, ids=ids, lengths=(ids != self.material.tokenizer.pad_id).sum(1))
+
+    def exchange(self, item: Any, generator: np.random.Generator) -> tuple[str, str]:
+        """What is asked and what is to be written: nothing and the caption, or for half of the scenes a question."""
+        if self.material.made_here and generator.random() < 0.5:
+            field = list(scenes.QUESTIONS)[generator.integers(len(scenes.QUESTIONS))]
+            return scenes.QUESTIONS[field], getattr(item, field)
+        return "", item.caption
+
+    def prompt(self, text: str = "") -> list[int]:
+        """The ids before an answer; of a `vlm` the image token comes first, once."""
+        token = self.material.tokenizer
+        image = [token.special_tokens[IMAGE]] if self.spec.name == "vlm" else []
+        return [*image, token.bos_id, *self.material.ids(text)]
+
+    def written(self, pixels: Tensor | None, texts: Sequence[tuple[str, str]]) -> Pictures:
+        """Rows of prompt and answer, of which the answer carries loss."""
+        token, rows = self.material.tokenizer, []
+        images = self.spec.image_tokens if self.spec.name == "vlm" else 0
+        width = images + self.material.length
+        targets = torch.full((len(texts), width), IGNORE)
+        for number, (asked, answer) in enumerate(texts):
+            before = self.prompt(asked)
+            before = before[:1] * images + before[bool(images) :]
+            row = [*before, *self.material.ids(answer), token.eos_id][: width + 1]
+            targets[number, len(before) - 1 : len(row) - 1] = torch.tensor(row[len(before) :])
+            rows.append((row + [token.pad_id] * width)[:width])
+        ids = torch.tensor(rows)
+        pixels = torch.zeros(len(rows), 3, 1, 1) if pixels is None else pixels
+        return Pictures(pixels=pixels, ids=ids, targets=targets)
+
+    def asked(self, pixels: Tensor, items: Sequence[Any], generator: np.random.Generator) -> Pictures:
+        """Questions with the class of their answer; without questions, texts of which half are of another picture."""
+        if self.material.made_here:
+            fields = [list(scenes.QUESTIONS)[i] for i in generator.integers(0, len(scenes.QUESTIONS), len(items))]
+            texts = [scenes.QUESTIONS[field] for field in fields]
+            labels = [ANSWERS.index(getattr(item, field)) for item, field in zip(items, fields, strict=True)]
+        else:
+            own = generator.random(len(items)) < 0.5
+            others = [self.items[i] for i in generator.integers(0, len(self.items), len(items))]
+            texts = [(a if mine else b).caption for a, b, mine in zip(items, others, own, strict=True)]
+            labels = [int(text == item.caption) for text, item in zip(texts, items, strict=True)]
+        ids = self.material.captions(texts)
+        lengths = (ids != self.material.tokenizer.pad_id).sum(1)
+        return Pictures(pixels=pixels, ids=ids, lengths=lengths, labels=torch.tensor(labels))
+
+    def words(self, ids: Tensor) -> Tensor:
+        """Captions as the labels of `diffusion`: -1 in place of begin, end and padding."""
+        special = torch.tensor(sorted(self.material.tokenizer.special_tokens.values()))
+        return ids.masked_fill(torch.isin(ids, special), -1)
