@@ -91,7 +91,7 @@ class Schedule:
 class ByteSchedule(Schedule):
     """Proportions of bytes: the next draw is from the domain whose next document has its middle earliest.
 
-    With b_i bytes drawn from domain i and s_i in its next document, that is the smallest (b_i + s_i / 2) / p_i. So every
+    With b_i bytes drawn from domain i and s_i in its next document, that is the smallest (b_i + s_i / 2) / p_i. Every
     b_i is within half a document of p_i times a common level, however many are drawn.
 
     Args:
