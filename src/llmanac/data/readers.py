@@ -7,6 +7,8 @@ there, and every error names the file with its line, row or byte.
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +20,31 @@ from llmanac.data.lines import lines
 from llmanac.data.quarantine import Problems, Unreadable
 from llmanac.data.unpack import TABLES, Span, format_of, unpacked
 
+_NAME = re.compile(r'(?P<quote>"?)\w[\w .()/-]{0,60}(?P=quote)')  # of a column
 PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
 
 
 def csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """The rows of a .csv or .tsv as lists, each with the number of its last line; a header is a row like any other."""
     csv.field_size_limit(min(1 << 30, problems.bounds.line))
-    delimiter = "\t" if format_of(path) == ".tsv" else ","
-    reader = csv.reader((line + "\n" for _, line in lines(path, problems)), delimiter=delimiter)
+    found = (line + "\n" for _, line in lines(path, problems))
+    first = list(itertools.islice(found, 1))
+    delimiter = "\t" if format_of(path) == ".tsv" else _delimiter("".join(first))
+    reader = csv.reader(itertools.chain(first, found), delimiter=delimiter)
     try:
         for values in reader:
             yield reader.line_num, values
     except csv.Error as error:
         problems.report(path, reader.line_num, f"not CSV ({error}); the rest of it is left out", code="not-csv")
+
+
+def _delimiter(header: str) -> str:
+    """Of a .csv: `;` (spreadsheets of many countries) or a tab where the header is names with it between them."""
+    for mark in (";", "\t"):
+        names = header.strip("\r\n\ufeff").split(mark)
+        if len(names) > 1 and all(_NAME.fullmatch(name) for name in names):
+            return mark
+    return ","
 
 
 def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:
