@@ -19,6 +19,7 @@ from llmanac.core import registry, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.mixtures import Domain
+from llmanac.data.pipeline import finish, sound
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.pipeline.report import fate
@@ -252,3 +253,9 @@ def test_shares_of_bytes_are_met_where_long_documents_come_last(tmp_path: Path) 
         assert len(manifest["files"]) > 3, "the files begin in the middle of the schedule"
         found[seed] = [row["id"] for row in written]
     assert found[0] != found[1]
+
+
+def test_what_is_to_be_ordered_and_is_gone_is_made_again(domains: Path, tmp_path: Path) -> None:
+    shards = [{"base": "work/pass-0/00000/00000", "documents": 1, "bytes": 1, "input": 0}]
+    with pytest.raises(sound.Gone):
+        finish.plan_output(tmp_path, recipe(domains, {"name": "uniform"}), shards)

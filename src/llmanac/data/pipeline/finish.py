@@ -36,6 +36,7 @@ def plan_output(
     size = recipe.output.shard_bytes
     if recipe.mixture is None:
         return mixing.plan_in_order(shards, size), None, []
+    sound.need(root, [{"kind": "order", "sections": [[shard["path"]] for shard in shards]}])
     domains = mixing.domains_of(shards, {item.domain: item.weight for item in recipe.inputs})
     plans, drawn, left = mixing.plan_mixed(root, shards, domains, recipe.mixture, size)
     return plans, drawn, _plan_list(recipe, drawn, left)
