@@ -69,6 +69,7 @@ def test_preferences_are_learnt_by_an_adapter_or_all_weights(place, tmp_path, me
     done = align(asked(place, "pairs", method, adapter=adapter, train=train), tmp_path / "out", report=lambda x: None)
     assert done.after.mean > 0.9 and done.after.mean > done.before.mean
     assert dict(done.rows)["rows"] == "40"
+    assert method != "dpo" or done.before.mean == 0.5, "the policy is its reference"
 
 
 def test_an_epoch_has_eight_steps_where_the_tokens_of_a_step_are_open(place, tmp_path):

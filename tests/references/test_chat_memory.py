@@ -26,6 +26,7 @@ SAID = [
     ("I am 34 years old.", "age", "34"),
     ("I'm allergic to peanuts.", "allergy: peanuts", "peanuts"),
     ("We have rain. I have a dog named Rex.", "dog's name", "Rex"),
+    ("My dog is called Waffle.", "dog's name", "Waffle"),
     ("I really love black coffee.", "feeling about black coffee", "black coffee"),
     ("Please remember that the garage code is 4417.", "garage code", "4417"),
     ("My appointment has been moved to 3.30 pm on Friday.", "appointment", "3.30 pm on Friday"),

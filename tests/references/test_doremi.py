@@ -175,7 +175,7 @@ def test_the_mixture_reads_learned_weights(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=message):
             mixture.shares(found)
     file.write_text(json.dumps({"weights": {"a": 0.25, "b": 0.75}, "unit": "bytes"}))
-    assert mixture.draws(found) == pytest.approx({"a": 0.1, "b": 0.9}), "a document of b is a third as long"
+    assert mixture.targets(found) == pytest.approx({"a": 0.25, "b": 0.75})
     with pytest.raises(SpecError, match=r"mixture\.unit: is 'documents', .* shares of bytes; set unit = \"bytes\""):
         make_method("mixture", {"name": "doremi", "file": str(file), "unit": "documents"}).shares(found)
     with pytest.raises(SpecError, match=r"mixture\.file: not given"):

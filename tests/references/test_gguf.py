@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 import llmanac
 from llmanac.core.errors import CheckpointError, TokenizerError
 from llmanac.generate.load import load_engine
+from llmanac.guide import calculate
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.file import write
 from llmanac.models.families import FAMILIES
@@ -86,6 +87,17 @@ VARIED = [
     "é e\u0301 ﬁ ½ ٣٤ ⅷ", "emoji 🙂👍🏽 zero\u200bwidth", "  \u3000 wide", "$+<=>^~|", "snake_case HTTPServer",
 ]  # fmt: skip
 IDS = torch.arange(2, 42).reshape(2, 20) * 7 % 300
+
+
+def test_the_memory_of_a_file_is_what_is_held_of_it(models, tokenizer, tmp_path):
+    path = export_gguf(models("llama")[1], tokenizer, tmp_path / "m.gguf", "q8_0")
+    described = calculate.read(path)
+    used = calculate.bytes_of(described, length=8)
+    numbers = sum(parameter.numel() for parameter in load_model(path, device="cpu").parameters())
+    assert used.weights == 4 * numbers and used.packed == path.stat().st_size and "Q8_0" in described.packed.kinds
+    assert used.state == 2 * calculate.bytes_of(described, length=8, dtype="bfloat16").state
+    assert used.peak - calculate.LIBRARIES > used.inference > used.weights + used.packed
+    assert calculate.bytes_of(described, length=8, dtype="bfloat16").packed == 0
 
 
 @pytest.mark.parametrize("case", CASES)

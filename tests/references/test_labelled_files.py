@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmanac.core.errors import DataError
 from llmanac.data.labelled import read_labelled, read_rows
 from llmanac.data.quarantine import Problems
+from llmanac.data.readers import table_rows
 
 ROWS = [
     ("a fine film", "pos"),
@@ -177,3 +178,14 @@ def test_json_lines_give_back_any_text(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("rows") / "a.jsonl"
     path.write_text("".join(json.dumps({"text": t, "label": y}) + "\n" for t, y in rows), "utf-8")
     assert list(zip(read_labelled(path).texts, read_labelled(path).labels, strict=True)) == rows
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_spreadsheets_table_is_read_by_its_header(tmp_path, mark):
+    path = tmp_path / "a.csv"
+    path.write_text(f'\ufeff"id"{mark}text{mark}label\r\n1{mark}"one, and{mark}\r\ntwo"{mark}a\r\n', "utf-8")
+    found = read_labelled(path)
+    assert [text.split() for text in found.texts] == [f"one, and{mark} two".split()] and found.labels == ["a"]
+    path.write_text("text\nA question; with more\n")
+    rows = table_rows(path, Problems("fatal"))
+    assert [dict(row.values) for row in rows] == [{"text": "A question; with more"}]

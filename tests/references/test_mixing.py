@@ -19,6 +19,7 @@ from llmanac.core import registry, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.mixtures import Domain
+from llmanac.data.pipeline import finish, sound
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.pipeline.report import fate
@@ -110,9 +111,9 @@ def test_every_mixture_gives_positive_shares_and_round_trips(name: str) -> None:
         shares = found.shares(DOMAINS)
         assert sum(shares.values()) == pytest.approx(1)
         assert all(share > 0 for share in shares.values())
-        assert found.draws(DOMAINS | {"none": Domain(0, 0)}).keys() == DOMAINS.keys()
+        assert found.targets(DOMAINS | {"none": Domain(0, 0)}).keys() == DOMAINS.keys()
     with pytest.raises(SpecError, match="no domain has a document"):
-        mixture.draws({"none": Domain(0, 0)})
+        mixture.targets({"none": Domain(0, 0)})
     with pytest.raises(SpecError, match="epochs: 0"):
         make_method("mixture", {"name": name, "epochs": 0.0})
 
@@ -146,9 +147,10 @@ def test_a_build_draws_its_domains_in_proportion_from_the_first_to_the_last(doma
         counts = Counter(found[:n])
         for name, share in (("docs", 0.5), ("code", 0.25), ("mail", 0.25)):
             assert abs(counts[name] - n * share) < 1
-    for name in ("docs", "code", "mail"):  # each domain in its own order, nothing twice, nothing left out
-        texts = [r["text"].split()[1] for r in rows(tmp_path / "out") if r["meta"]["domain"] == name]
-        assert texts == [str(n) for n in range(len(texts))]
+    for name, count in (("docs", 300), ("code", 120), ("mail", 30)):  # nothing twice, drawn from all of the domain
+        numbers = [int(r["text"].split()[1]) for r in rows(tmp_path / "out") if r["meta"]["domain"] == name]
+        assert len({*numbers}) == len(numbers) and numbers != sorted(numbers)
+        assert np.mean(numbers) == pytest.approx(count / 2, rel=0.25)
     build(recipe(domains, {"name": "proportions"}, output=output), tmp_path / "one", workers=1)
     assert digests(tmp_path / "one") == digests(tmp_path / "out")
 
@@ -165,7 +167,7 @@ def test_epochs_repeat_small_domains_and_shares_of_bytes_are_met(domains: Path, 
     sizes: Counter[str] = Counter()
     for row in rows(tmp_path / "bytes"):
         sizes[row["meta"]["domain"]] += len(row["text"])
-    assert all(size / sizes.total() == pytest.approx(1 / 3, abs=0.03) for size in sizes.values())
+    assert all(size / sizes.total() == pytest.approx(1 / 3, abs=0.01) for size in sizes.values())
     limited = build(recipe(domains, {"name": "uniform", "documents": 50}), tmp_path / "fifty", workers=1)
     assert limited["output"]["documents"] == len(rows(tmp_path / "fifty")) == 50
     mixed, passed = limited["output"]["mixture"], limited["stages"][-1]["documents_out"]
@@ -216,4 +218,44 @@ def test_what_is_printed_of_a_mixture_says_what_its_shares_are_of(
     assert f" of the {unit};" in printed  # the head; a domain's line names the unit first
     drawn = sum(row["meta"]["domain"] == "docs" for row in found)
     both = [f"{drawn / len(found):.1%} of the documents", f"{sizes['docs'] / sizes.total():.1%} of the bytes"]
-    assert f"  docs: {', '.join(both if unit == 'documents' else both[::-1])}; {drawn:,} drawn" in printed
+    target = manifest["output"]["mixture"]["targets"]["docs"]
+    assert target == pytest.approx(1 / 3)
+    both = both if unit == "documents" else both[::-1]
+    assert f"  docs: target {target:.1%}, written {', '.join(both)}; {drawn:,} drawn" in printed
+
+
+def test_shares_of_bytes_are_met_where_long_documents_come_last(tmp_path: Path) -> None:
+    """Sizes grow a hundredfold along the file: the mean says little of the documents drawn."""
+    for name, count in (("even", 150), ("growing", 200)):
+        sizes = [50 if name == "even" else 1 + n for n in range(count)]
+        lines = [json.dumps({"text": f"{name} {n} " + "word " * size}) + "\n" for n, size in enumerate(sizes)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    inputs = [{"name": "files", "paths": [str(tmp_path / f"{n}.jsonl")], "domain": n} for n in ("even", "growing")]
+    found = {}
+    for seed, workers, shard in ((0, 1, 200_000), (1, 2, 30_000)):
+        mixture = {"name": "temperature", "power": 0.5, "unit": "bytes", "seed": seed}
+        made = make_recipe(
+            {"inputs": inputs, "mixture": mixture, "shard_bytes": shard, "output": {"shard_bytes": 9000}}
+        )
+        out = tmp_path / f"{seed}-{workers}"
+        manifest = build(made, out, workers=workers)["output"]
+        mixed, written = manifest["mixture"], rows(out)
+        totals = {"even": 0, "growing": 0}
+        for row in [*written, *dropped(out)]:
+            number = int(row["id"].rpartition(":")[2]) - 1
+            name = row["id"].partition("/")[0]
+            totals[name] += len(f"{name} {number} " + "word " * (50 if name == "even" else 1 + number))
+        roots = {name: size**0.5 for name, size in totals.items()}
+        whole = sum(mixed["bytes"].values())
+        for name, root in roots.items():
+            assert mixed["targets"][name] == pytest.approx(root / sum(roots.values()), rel=1e-6)
+            assert mixed["bytes"][name] == pytest.approx(mixed["targets"][name] * whole, abs=1100), "one document"
+        assert len(manifest["files"]) > 3, "the files begin in the middle of the schedule"
+        found[seed] = [row["id"] for row in written]
+    assert found[0] != found[1]
+
+
+def test_what_is_to_be_ordered_and_is_gone_is_made_again(domains: Path, tmp_path: Path) -> None:
+    shards = [{"base": "work/pass-0/00000/00000", "documents": 1, "bytes": 1, "input": 0}]
+    with pytest.raises(sound.Gone):
+        finish.plan_output(tmp_path, recipe(domains, {"name": "uniform"}), shards)

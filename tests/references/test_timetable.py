@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from llmanac.apps.docs_assistant import documentation
+from llmanac.core import progress
 from llmanac.recipes import timetable
 from llmanac.recipes.timetable import Timetable, bytes_that_fit, questions_asked
+from llmanac.train import pace
 
 BEFORE = ["collect text", "write pairs"]
 
@@ -133,3 +135,14 @@ def test_rows_are_as_many_as_there_is_time_for_but_some(monkeypatch, capsys):
     assert "rows, not 1,000: time is short" in capsys.readouterr().out
     assert len(list(documentation.counted("write", rows(), 1000, fewest=50, seconds=1.0))) == 50
     assert len(list(documentation.counted("write", rows(), 1000))) == 1000
+
+
+def test_compiling_is_not_part_of_the_budget(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    time = Timetable(100.0, {}, {}, timetable.now())
+    with progress.announced("compiling"):
+        clock.time += 46
+    clock.time += 10
+    assert time.spent == time.stage == 10 and pace.now() == timetable.now()
+    assert time.compiled() == "compiling for this machine took 46 s, once; the budget does not count it"

@@ -26,7 +26,9 @@ def memory_command(
     config: Config,
     length: Length = 2048,
     rows: Rows = 1,
-    dtype: Dtype = "bfloat16",
+    dtype: Annotated[
+        str | None, typer.Option(help="What weights and state are stored in [bfloat16; a .gguf file: as it is used].")
+    ] = None,
     optimizer: Annotated[str, typer.Option(help="adamw, lion or none (plain SGD).")] = "adamw",
     as_json: AsJson = False,
 ) -> None:
@@ -44,6 +46,8 @@ def memory_command(
     print(_title(model, found))
     lines = [(p.name, p.where, str(p.count), p.formula, f"{p.count * p.parameters:,}") for p in found.parts]
     print_table("Parameters", ("part", "sizes", "times", "formula of one", "numbers"), lines, left=(0, 1, 3))
+    packed = model.packed if dtype is None else None
+    dtype = dtype or calculate.default_dtype(model)
     b = calculate.size_of(dtype)
     n = OPTIMIZER_TEXT.get(optimizer, "0")
     activations = "no formula for these blocks" if used.activations is None else _size(used.activations)
@@ -52,9 +56,11 @@ def memory_command(
         ("", "formula", "bytes"),
         [
             ("weights", f"{b} N", _size(used.weights)),
+            *([("weights, packed", f"the file: {', '.join(packed.kinds)}", _size(used.packed))] if packed else []),
             ("decoding state", "rows x state (see kv-cache)", _size(used.state)),
             ("logits of a step", "4 rows V", _size(used.logits)),
             ("in use", "", _size(used.inference)),
+            *([("with loading and libraries", "+ 8 x largest tensor + 240 MB", _size(used.peak))] if packed else []),
             ("weights, float32", "4 N", _size(used.trained)),
             ("gradients", "4 N", _size(used.gradients)),
             (f"optimizer, {optimizer}", f"{n} N", _size(used.optimizer)),

@@ -12,6 +12,8 @@ import typer
 from llmanac.cli.options import AsJson, Seed, Show, group
 from llmanac.core.errors import DataError
 
+OFF_TARGET = 0.01  # of the output: a domain that is further from its target gets the reason
+
 app = group("Build a corpus and see what happened to its documents.")
 Built = Annotated[Path, typer.Argument(help="The folder of a build.")]
 
@@ -140,7 +142,7 @@ def print_build(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _domains(manifest: Mapping[str, Any]) -> Iterator[str]:
-    """A line for each domain of a mixture: its fraction of the documents and bytes written, and what was drawn."""
+    """A line for each domain of a mixture: its target, its fraction of what was written, and what was drawn."""
     if not (mixed := manifest["output"].get("mixture")):
         return
     unit = mixed.get("unit", "documents")
@@ -150,6 +152,11 @@ def _domains(manifest: Mapping[str, Any]) -> Iterator[str]:
     for name, drawn in mixed["drawn"].items():
         shares = [f"{by[name] / totals[of]:.1%} of the {of}" for of, by in counts.items() if name in by]
         line = ", ".join(reversed(shares) if unit == "bytes" else shares)
+        if "targets" in mixed:  # a build of an earlier version does not have them
+            target = mixed["targets"][name]
+            line = f"target {target:.1%}, written {line}"
+            if unit == "bytes" and abs(counts["bytes"][name] / totals["bytes"] - target) > OFF_TARGET:
+                line += f" (a document is drawn whole, and its longest has {_size(mixed['longest'][name])})"
         line += f"; {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
         if left := mixed["not_drawn"][name]:
             line += f"; {left:,} not drawn"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +12,7 @@ from llmanac.cli.pictures import run_pictures
 from llmanac.cli.rlhf import run_stages
 from llmanac.cli.tune import run_tuning
 from llmanac.core.errors import SpecError
+from llmanac.core.progress import time_without_once
 
 if TYPE_CHECKING:
     from llmanac.recipes.run import Run
@@ -33,7 +33,7 @@ def run_command(
     show: Show = False,
 ) -> None:
     """Run a recipe: text to a tokenizer, a model, an evaluation and a report."""
-    began = time.monotonic()  # the budget includes loading the libraries
+    began = time_without_once()  # the budget includes loading the libraries
     from llmanac.core import spec
     from llmanac.parallel import launch
     from llmanac.recipes.multimodal import is_multimodal

@@ -111,10 +111,25 @@ def say_once(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+_once = 0.0  # seconds inside `announced`
+
+
+def once_seconds() -> float:
+    """Seconds that this process spent on what is done once for a machine (`announced`)."""
+    return _once
+
+
+def time_without_once() -> float:
+    """`time.monotonic()` without `once_seconds`: the clock of budgets."""
+    return time.monotonic() - _once
+
+
 @contextlib.contextmanager
 def announced(text: str) -> Iterator[None]:
     """Say one line on standard error, once a process, if what happens inside takes longer than two seconds and cannot
-    say so itself."""
+    say so itself. Budgets do not count it: it is done once for a machine (compiling)."""
+    global _once
+    begin = time.monotonic()
     timer = threading.Timer(QUIET_SECONDS, say_once, [text])
     timer.daemon = True
     timer.start()
@@ -122,3 +137,4 @@ def announced(text: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        _once += time.monotonic() - begin

@@ -7,6 +7,8 @@ there, and every error names the file with its line, row or byte.
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from llmanac.data.quarantine import SHOWN, Problems, Unreadable
 from llmanac.data.unpack import TABLES, Span, format_of, unpacked
 
 REREAD = 16 << 20  # characters of a .csv that are read a second time, at most
+_NAME = re.compile(r'(?P<quote>"?)\w[\w .()/-]{0,60}(?P=quote)')  # of a column
 PARQUET_ROWS = 64  # rows that are held at once; a row may be as long as a document may be
 
 
@@ -31,7 +34,10 @@ def csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, list[str]]]:
     """
     csv.field_size_limit(min(1 << 30, problems.bounds.line))
     feed, first = _Lines(path, problems), True
-    reader = csv.reader(feed, delimiter="\t" if format_of(path) == ".tsv" else ",", strict=True)
+    feed.waiting.extend(itertools.islice(feed.source, 1))
+    header = feed.waiting[0][1] if feed.waiting else ""
+    delimiter = "\t" if format_of(path) == ".tsv" else _delimiter(header)
+    reader = csv.reader(feed, delimiter=delimiter, strict=True)
     while True:
         feed.begin()
         try:
@@ -90,6 +96,15 @@ class _Lines:
             if self.size <= REREAD:
                 self.row.append((self.last, line))
         return line + "\n"
+
+
+def _delimiter(header: str) -> str:
+    """Of a .csv: `;` (spreadsheets of many countries) or a tab where the header is names with it between them."""
+    for mark in (";", "\t"):
+        names = header.strip("\r\n\ufeff").split(mark)
+        if len(names) > 1 and all(_NAME.fullmatch(name) for name in names):
+            return mark
+    return ","
 
 
 def _csv(path: Path, columns: Sequence[str] | None, problems: Problems) -> Iterator[Row]:

@@ -10,7 +10,7 @@ All numbers are integers, so neither rounding nor the place of an interruption c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -86,3 +86,49 @@ class Schedule:
         self.counts = [int(state["drawn"][name]) for name in self.names]
         self.drawn = sum(self.counts)
         self._deadlines = [self._deadline(k) for k in range(len(self.names))]
+
+
+class ByteSchedule(Schedule):
+    """Proportions of bytes: the next draw is from the domain whose next document has its middle earliest.
+
+    With b_i bytes drawn from domain i and s_i in its next document, that is the smallest (b_i + s_i / 2) / p_i. Every
+    b_i is within half a document of p_i times a common level, however many are drawn.
+
+    Args:
+        sizes: by domain, the bytes of its documents in the order they are drawn, over and over.
+    """
+
+    def __init__(self, shares: Mapping[str, float | Fraction], sizes: Mapping[str, Sequence[int]]) -> None:
+        super().__init__(shares)
+        self.bytes = [0] * len(self.names)
+        self._sizes = [sizes[name] for name in self.names]
+        self._middles = [self._middle(k) for k in range(len(self.names))]
+
+    def _size(self, k: int) -> int:
+        return int(self._sizes[k][self.counts[k] % len(self._sizes[k])])
+
+    def _middle(self, k: int) -> int:
+        return 2 * self.bytes[k] + self._size(k)
+
+    def _pick(self) -> int:
+        best = 0
+        for k, weight in enumerate(self.weights):
+            if self._middles[k] * self.weights[best] < self._middles[best] * weight:
+                best = k
+        return best
+
+    def __next__(self) -> str:
+        k = self._pick()
+        self.bytes[k] += self._size(k)
+        self.counts[k] += 1
+        self.drawn += 1
+        self._middles[k] = self._middle(k)
+        return self.names[k]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {**super().state()[0], "bytes": list(self.bytes)}, {}
+
+    def restore(self, state: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+        super().restore(state, tensors)
+        self.bytes = [int(size) for size in state["bytes"]]
+        self._middles = [self._middle(k) for k in range(len(self.names))]

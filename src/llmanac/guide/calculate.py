@@ -8,8 +8,10 @@ norms, softmax and sampling come on top, so `measure` times the same steps here.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +31,29 @@ from llmanac.models.locate import GGUF, model_folder
 from llmanac.recipes.spec import load_recipe
 
 OPTIMIZER_BYTES = {"adamw": 8, "lion": 4, "none": 0}  # float32 state of a parameter; none: plain SGD
+LIBRARIES = 240_000_000  # bytes of a process of llmanac before it loads a model, measured on Linux
 MOST_BUILT = 200  # layers of a model whose activations are looked up on a skeleton
 STEPS = 8
 
 
 @dataclass(frozen=True)
+class PackedFile:
+    """A .gguf file: its bytes, the numbers of its largest tensor, how its tensors are stored."""
+
+    bytes: int
+    largest: int
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Described:
-    """A model by its config: Spec, vocabulary and where they are from."""
+    """A model by its config: Spec, vocabulary, where they are from, and the .gguf file if it is one."""
 
     spec: Any
     vocab_size: int
     path: str
     family: str
+    packed: PackedFile | None = None
 
 
 def read(path: str | Path) -> Described:
@@ -61,11 +74,14 @@ def read(path: str | Path) -> Described:
         return Described(recipe.model, size, str(path), f"recipe {recipe.name}")
     if place.is_dir() or place.suffix == GGUF:
         place = model_folder(place)
-    file = place / CONFIG if place.is_dir() else place
+    file, packed = place / CONFIG if place.is_dir() else place, None
     if file.suffix == GGUF:
         from llmanac.models.gguf.read import PackedWeights
 
-        data = PackedWeights(file).config
+        weights = PackedWeights(file)
+        data, own = weights.config, weights.file
+        shapes, kinds = [own.shape(name) for name in own.names], Counter(map(own.kind, own.names))
+        packed = PackedFile(file.stat().st_size, max(map(math.prod, shapes)), tuple(k for k, _ in kinds.most_common()))
     else:
         data = read_table(file)
     kind = data.get("model_type")
@@ -84,7 +100,7 @@ def read(path: str | Path) -> Described:
     if chosen.further:
         config.get(chosen.further)  # layers after the model's own, which are not read
     config.finish()
-    return Described(spec, size, str(file), kind)
+    return Described(spec, size, str(file), kind, packed)
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,8 @@ class Bytes:
 
     Attributes:
         weights, state, logits: in use: the weights in the dtype, the state of all rows, logits of a step in float32.
+        packed, loading: of a .gguf file that is used as it is: the file, which stays mapped beside the float32 weights,
+            and the largest tensor while it is unpacked.
         trained, gradients, optimizer: float32 weights, gradients, the optimizer's state.
         activations: of a training step with every block computed again, and its workspace; None where no formula is.
     """
@@ -104,10 +122,17 @@ class Bytes:
     gradients: int
     optimizer: int
     activations: int | None
+    packed: int = 0
+    loading: int = 0
 
     @property
     def inference(self) -> int:
-        return self.weights + self.state + self.logits
+        return self.weights + self.packed + self.state + self.logits
+
+    @property
+    def peak(self) -> int:
+        """Of a process that loads and uses the model, libraries included."""
+        return self.inference + self.loading + LIBRARIES
 
     @property
     def training(self) -> int:
@@ -122,9 +147,18 @@ def size_of(dtype: str) -> int:
 
 
 def bytes_of(
-    model: Described, *, length: int, rows: int = 1, dtype: str = "bfloat16", optimizer: str = "adamw"
+    model: Described, *, length: int, rows: int = 1, dtype: str | None = None, optimizer: str = "adamw"
 ) -> Bytes:
-    """What a model takes, in use with `rows` rows of `length` tokens and in training on them. Raises SpecError."""
+    """What a model takes, in use with `rows` rows of `length` tokens and in training on them.
+
+    Args:
+        dtype: of weights and state; by default bfloat16, and for a .gguf file what llmanac holds of it.
+
+    Raises:
+        SpecError: a dtype or an optimizer that is not known.
+    """
+    packed = model.packed if dtype is None else None
+    dtype = dtype or default_dtype(model)
     if optimizer not in OPTIMIZER_BYTES:
         raise SpecError(f"--optimizer: {optimizer!r} is not one of {', '.join(OPTIMIZER_BYTES)}")
     found, size = costs(model.spec, model.vocab_size), size_of(dtype)
@@ -138,7 +172,14 @@ def bytes_of(
         gradients=4 * numbers,
         optimizer=OPTIMIZER_BYTES[optimizer] * numbers,
         activations=_activations(model, found, length, rows, dtype),
+        packed=packed.bytes if packed else 0,
+        loading=8 * packed.largest if packed else 0,
     )
+
+
+def default_dtype(model: Described) -> str:
+    """What weights and state are held in where nothing else is said."""
+    return "float32" if model.packed else "bfloat16"
 
 
 def _activations(model: Described, found: Costs, length: int, rows: int, dtype: str) -> int | None:

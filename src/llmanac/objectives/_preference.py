@@ -113,9 +113,10 @@ class Preference(BaseObjective):
 
 
 def compared(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
-    """Sums over pairs of implicit rewards: of each side, their margin, and how often the chosen one is higher."""
+    """Sums over pairs of implicit rewards: of each side, their margin, and how often the chosen one is higher. Equal
+    ones count a half: with a reference, all are equal before training."""
     chosen, rejected = chosen.detach(), rejected.detach()
     return {
         "reward_chosen": chosen.sum(), "reward_rejected": rejected.sum(), "margin": (chosen - rejected).sum(),
-        "accuracy": (chosen > rejected).to(chosen.dtype).sum(),
+        "accuracy": ((chosen - rejected).sign() + 1).sum() / 2,
     }  # fmt: skip

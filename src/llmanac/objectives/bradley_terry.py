@@ -83,7 +83,7 @@ class BradleyTerry(Preference):
         if self.spec.centre:
             losses = losses + self.spec.centre * (better + worse).square()
         metrics = {
-            "accuracy": (apart > 0).float().sum(), "score_chosen": better.detach().sum(),
+            "accuracy": (apart.detach().sign() + 1).sum() / 2, "score_chosen": better.detach().sum(),
             "score_rejected": worse.detach().sum(), "distance": apart.detach().sum(),
         }  # fmt: skip
         return losses.sum(), len(losses), metrics

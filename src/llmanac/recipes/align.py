@@ -115,7 +115,7 @@ class Preferred(Aligning):
     def read(self) -> Material:
         """Encoded rows; a part of them held out by a hash of the row."""
         reader: Any = self.asked.objective.build(tokenizer=self.tokenizer)
-        self.measures = "chosen above rejected" if "rejected" in reader.columns else "loss"
+        self.measures = "chosen above rejected (equal: a half)" if "rejected" in reader.columns else "loss"
         counts, longest = Counter[str](), self.asked.rows.length
         every: list[tuple[Any, Any]] = []
         for line, row in _rows(self.asked.rows.file):

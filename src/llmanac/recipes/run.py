@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import re
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.core.progress import Report
+from llmanac.core.progress import Report, time_without_once
 from llmanac.recipes.multimodal import Multimodal, MultimodalRecipe, is_multimodal
 from llmanac.recipes.multimodal import run_named as run_pictures
 from llmanac.recipes.rlhf import Rlhf, RlhfSpec, is_rlhf, run_named
@@ -75,7 +74,7 @@ def run(
         patches: `{"train.steps": 200}` or `["train.steps=200"]`.
         folder: where everything goes; `runs/<name>` by default, or `runs/<name>-2` and so on when that is finished.
         resume: resume the run in the folder.
-        began: from when on its budget counts, by `time.monotonic()`; from now on by default.
+        began: from when on its budget counts, by `core.progress.time_without_once()`; from now on by default.
         report: called with each line for the user.
 
     Raises:
@@ -83,7 +82,7 @@ def run(
         DataError: no text, or text that is not what the resumed run was started with.
         LlmanacError: a folder in use; whatever a stage raises.
     """
-    began = time.monotonic() if began is None else began
+    began = time_without_once() if began is None else began
     changes = dict(patches) if isinstance(patches, Mapping) else spec.parse_patches(patches)
     given = read_recipe(recipe) if isinstance(recipe, (str, Path)) else recipe
     if isinstance(given, RlhfSpec) or (isinstance(given, Mapping) and is_rlhf(given)):

@@ -89,8 +89,8 @@ class Pipeline:
             torch.set_num_threads(threads)
         write_report(self.folder, results)
         self.save(finished=True)
-        if over := self.time.over():
-            self.report(over)
+        for line in filter(None, (self.time.compiled(), self.time.over())):
+            self.report(line)
         return self.spec, results
 
     def save(self, finished: bool = False) -> None:

@@ -2,16 +2,16 @@
 
 Stages that cannot be cut short (reading the text, training the tokenizer) reduce the time for training; a slow
 training reduces the time for fine-tuning and measuring. Each keeps a small minimum, so that a run on a slow machine
-finishes; less is measured then, and the run prints that.
+finishes; less is measured then, and the run prints that. Compiling kernels is done once for a machine and is
+not part of the budget.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from llmanac.core.progress import Report
+from llmanac.core.progress import Report, once_seconds, time_without_once
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.recipes.measures import some_texts
 
@@ -26,7 +26,7 @@ SCORING_SHARE = 0.3  # of the time to measure: held-out text through every model
 FEWEST_QUESTIONS = 14
 TRIED = 8  # questions, to see how fast they are answered
 
-now: Callable[[], float] = time.monotonic
+now: Callable[[], float] = time_without_once
 
 
 class Timetable:
@@ -47,6 +47,7 @@ class Timetable:
         self._began = self._stage if began is None else began
         self._start = self._stage - self._began
         self._earlier = self._ended(seconds)
+        self._once = once_seconds()
 
     def begin(self) -> None:
         """The next stage begins."""
@@ -101,6 +102,11 @@ class Timetable:
         return f"{text}; {self.training(before):.0f} s are for training" + (
             ", and the run will take longer than its budget" if self._left(before) < FLOOR * self.budget else ""
         )
+
+    def compiled(self) -> str:
+        """What compiling took beside the budget, where that can be noticed; else nothing."""
+        took = once_seconds() - self._once
+        return f"compiling for this machine took {took:.0f} s, once; the budget does not count it" if took >= 1 else ""
 
     def over(self) -> str:
         """A warning where a finished run took longer than its budget; else nothing."""

@@ -14,12 +14,12 @@ so that the rate makes no jump, and the last step has the rate that the schedule
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmanac.core.progress import time_without_once
 from llmanac.train.schedules import Schedule
 
 LOOK = 0.03  # fraction of the budget between two looks
@@ -31,7 +31,7 @@ PAUSES = 0.5  # fraction of the time left for evaluations and checkpoints: a sin
 SPARE = 0.97  # fraction of a budget that is planned: the rest is for checkpoints and varying speed
 FLOOR = 0.04  # fraction of the budget planned for steps where none is left: the rate has to decay
 
-now: Callable[[], float] = time.monotonic
+now: Callable[[], float] = time_without_once
 
 
 @dataclass(frozen=True)

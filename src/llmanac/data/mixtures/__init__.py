@@ -28,10 +28,10 @@ class MixtureSpec(Spec):
     """Base of every mixture's Spec.
 
     Attributes:
-        unit: what the proportions are of. Documents are drawn either way; proportions of bytes are reached on average,
-            by each domain's mean document.
+        unit: what the proportions are of. Documents are drawn either way; for bytes, the bytes drawn are counted.
         epochs: how many times a domain's documents may be drawn; the mixture ends where the next draw would go over.
         documents: how many documents to draw at most; as many as `epochs` allows where it is not given.
+        seed: another seed draws the documents of each domain in another order.
     """
 
     kind: ClassVar[str] = "mixture"
@@ -39,6 +39,7 @@ class MixtureSpec(Spec):
     unit: Literal["documents", "bytes"] = "documents"
     epochs: float = 1.0
     documents: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.epochs > 0:
@@ -57,8 +58,8 @@ class MixtureSpec(Spec):
         """A domain's size in `unit`."""
         return domain.documents if self.unit == "documents" else domain.bytes
 
-    def draws(self, domains: Mapping[str, Domain]) -> dict[str, float]:
-        """Each domain's fraction of the documents drawn. A domain without documents is left out.
+    def targets(self, domains: Mapping[str, Domain]) -> dict[str, float]:
+        """Each domain's fraction of what is drawn, in `unit`. A domain without documents is left out.
 
         Raises:
             SpecError: no domain has documents.
@@ -66,10 +67,7 @@ class MixtureSpec(Spec):
         filled = {name: domain for name, domain in domains.items() if domain.documents}
         if not filled:
             raise SpecError("mixture: no domain has a document left to draw")
-        shares = self.shares(filled)
-        if self.unit == "bytes":
-            shares = {n: s * filled[n].documents / max(1, filled[n].bytes) for n, s in shares.items()}
-        return normalised(shares)
+        return normalised(self.shares(filled))
 
     def build(self, **dims: Any) -> MixtureSpec:
         """A mixture has no dimensions: the Spec is the mixture."""

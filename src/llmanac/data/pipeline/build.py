@@ -358,12 +358,11 @@ class _Build:
         found: dict[str, Any],
         dropped: list[Path],
     ) -> dict[str, Any]:
-        plans, drawn = finish.plan_output(self.recipe, shards)
+        plans, drawn, undrawn = finish.plan_output(self.folder, self.recipe, shards)
         tasks: list[Task] = [
             {"kind": "write", "folder": f"work/write/{n:05d}", "name": f"{n:05d}.{self.recipe.output.format}", **plan}
             for n, plan in enumerate(plans)
         ]
-        undrawn = finish.plan_list(self.recipe, shards, drawn) if drawn else []
         self._run("write", [*tasks, *undrawn], [1] * (len(tasks) + len(undrawn)))
         written = [files.read_json(self.folder / task["folder"] / "done.json") for task in tasks]
         finish.gather([(self.folder / t["folder"] / t["name"], t["name"]) for t in tasks], self.folder)

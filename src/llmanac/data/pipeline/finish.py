@@ -26,30 +26,33 @@ LISTED = 200  # input files that the manifest lists; inputs.jsonl has all
 LIBRARIES = ("numpy", "numba", "pyarrow", "warcio", "pypdf", "trafilatura", "resiliparse", "selectolax", "lxml")
 
 
-def plan_output(recipe: BuildSpec, shards: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """What each file of the output holds; and, where domains are mixed, what the manifest says of that."""
+def plan_output(
+    root: Path, recipe: BuildSpec, shards: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None, list[dict[str, Any]]]:
+    """What each file of the output holds; and, where domains are mixed, what the manifest says of that, and the task
+    that lists what the mixture did not draw."""
     for shard in shards:
         shard["path"], shard["domain"] = f"{shard['base']}.docs", recipe.inputs[shard["input"]].domain
     size = recipe.output.shard_bytes
     if recipe.mixture is None:
-        return mixing.plan_in_order(shards, size), None
+        return mixing.plan_in_order(shards, size), None, []
+    sound.need(root, [{"kind": "order", "sections": [[shard["path"]] for shard in shards]}])
     domains = mixing.domains_of(shards, {item.domain: item.weight for item in recipe.inputs})
-    return mixing.plan_mixed(shards, domains, recipe.mixture, size)
+    plans, drawn, left = mixing.plan_mixed(root, shards, domains, recipe.mixture, size)
+    return plans, drawn, _plan_list(recipe, drawn, left)
 
 
-def plan_list(recipe: BuildSpec, shards: list[dict[str, Any]], drawn: dict[str, Any]) -> list[dict[str, Any]]:
-    """The task that lists what the mixture did not draw; none where it drew everything."""
-    streams = mixing.plan_undrawn(shards, drawn)
-    if not streams:
+def _plan_list(recipe: BuildSpec, drawn: dict[str, Any], left: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    if not left:
         return []
-    has = {name: drawn["drawn"][name] + drawn["not_drawn"][name] for name in streams}
+    has = {name: drawn["drawn"][name] + drawn["not_drawn"][name] for name in left}
     details = {
         name: f"{drawn['drawn'][name]:,} of {has[name]:,} documents of {f'the domain {name}' if name else 'no domain'} "
         "were drawn"
-        for name in streams
+        for name in left
     }
     key = f"{len(recipe.stages) + 1:02d}-mixture"
-    return [{"kind": "undrawn", "folder": "work/undrawn", "key": key, "streams": streams, "details": details}]
+    return [{"kind": "undrawn", "folder": "work/undrawn", "key": key, "left": left, "details": details}]
 
 
 def gather(finished: list[tuple[Path, str]], root: Path) -> None:

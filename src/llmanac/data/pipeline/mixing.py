@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import bisect
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,9 +11,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from llmanac.core import files
+from llmanac.core.progress import progress
 from llmanac.data.mixtures import Domain, MixtureSpec
-from llmanac.data.pipeline.records import Record, read_raw
-from llmanac.data.schedule import Schedule
+from llmanac.data.pipeline.records import Record, places, read_at, read_raw
+from llmanac.data.schedule import ByteSchedule, Schedule
 
 Shard = dict[str, Any]  # path (below the build's folder), documents, bytes, domain
 NOT_DRAWN = "not_drawn"  # the reason on the list of the mixture
@@ -58,57 +62,89 @@ def domains_of(shards: Sequence[Shard], weights: dict[str, float]) -> dict[str, 
     }
 
 
+def write_orders(root: Path, streams: dict[str, list[str]], seed: int) -> dict[str, str]:
+    """By domain, the file (an array) with the order its documents are drawn in: shard, place in it, bytes of text.
+
+    Documents are ordered by a hash of seed and id: the order depends neither on the machine nor on other documents.
+    """
+    salt = str(seed).encode()
+    orders = {}
+    with progress("order the documents", total=sum(map(len, streams.values())), unit="shards") as bar:
+        for number, (name, paths) in enumerate(sorted(streams.items())):
+            parts, keys = [np.zeros((0, 3), np.int64)], [np.zeros(0, np.uint64)]
+            for shard, path in enumerate(paths):
+                ids, at, sizes = zip(*places(root / path), strict=True) if (root / path).stat().st_size else ((),) * 3
+                parts.append(np.stack([np.full(len(at), shard), at, sizes], 1).astype(np.int64))
+                hashed = b"".join(_hash(salt, one) for one in ids)
+                keys.append(np.frombuffer(hashed, "<u8").astype(np.uint64))
+                bar.advance(1)
+            order = np.concatenate(parts)[np.argsort(np.concatenate(keys), kind="stable")]
+            orders[name] = f"work/order/{number}.npy"
+            with files.atomic_file(root / orders[name]) as out:
+                np.save(out, order)
+    return orders
+
+
+def _hash(salt: bytes, name: str) -> bytes:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=salt[:64]).digest()
+
+
 def plan_mixed(
-    shards: Sequence[Shard], domains: dict[str, Domain], mixture: MixtureSpec, shard_bytes: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Files of a mixture, each with the cursor it begins at; and what the manifest says of it.
+    root: Path, shards: Sequence[Shard], domains: dict[str, Domain], mixture: MixtureSpec, shard_bytes: int
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, list[Any]]]:
+    """Files of a mixture, each with the cursor it begins at; what the manifest says of it; and, by domain with
+    documents that are never drawn, the arguments of `undrawn_records`.
 
     Drawing ends before a domain would be drawn more than `epochs` times over, or at `documents`.
     """
-    shares = mixture.draws(domains)
-    schedule = Schedule(shares)
+    targets = mixture.targets(domains)
+    streams = {name: [s["path"] for s in shards if s["domain"] == name] for name in targets}
+    orders = write_orders(root, streams, mixture.seed)
+    loaded = {name: np.load(root / path, mmap_mode="r") for name, path in orders.items()}
+    schedule = _schedule(mixture.unit, targets, loaded)
     limits = [int(mixture.epochs * domains[name].documents) for name in schedule.names]
-    means = [domains[name].bytes / domains[name].documents for name in schedule.names]
-    streams = {name: [[s["path"], s["documents"]] for s in shards if s["domain"] == name] for name in schedule.names}
-    places = {name: place for place, name in enumerate(schedule.names)}
+    numbers = {name: number for number, name in enumerate(schedule.names)}
+    task = {"streams": streams, "orders": orders, "unit": mixture.unit}
     outputs: list[dict[str, Any]] = []
-    held = float(shard_bytes)
+    held = shard_bytes
     ended_by = "documents"
     while mixture.documents is None or schedule.drawn < mixture.documents:
-        place = places[schedule.peek()]
-        if schedule.counts[place] >= limits[place]:
-            ended_by = schedule.names[place]
+        number = numbers[schedule.peek()]
+        count = schedule.counts[number]
+        if count >= limits[number]:
+            ended_by = schedule.names[number]
             break
         if held >= shard_bytes:
-            outputs.append({"streams": streams, "cursor": schedule.state()[0], "count": 0})
-            held = 0.0
-        next(schedule)
+            outputs.append({**task, "cursor": schedule.state()[0], "count": 0})
+            held = 0
+        name = next(schedule)
         outputs[-1]["count"] += 1
-        held += means[place]
+        held += int(loaded[name][count % len(loaded[name]), 2])
     drawn = dict(zip(schedule.names, schedule.counts, strict=True))
-    said = {
+    said: dict[str, Any] = {
         "unit": mixture.unit,
-        "shares": {
-            name: weight / schedule.total for name, weight in zip(schedule.names, schedule.weights, strict=True)
-        },
+        "targets": targets,
+        "longest": {name: int(order[:, 2].max()) for name, order in loaded.items()},
         "drawn": drawn,
         "not_drawn": {name: max(0, domains[name].documents - count) for name, count in drawn.items()},
         "epochs": {name: count / domains[name].documents for name, count in drawn.items()},
         "ended_by": ended_by,
     }
-    return outputs, said
+    left = {name: [streams[name], orders[name], drawn[name]] for name, count in said["not_drawn"].items() if count}
+    return outputs, said, left
 
 
-def plan_undrawn(shards: Sequence[Shard], said: dict[str, Any]) -> dict[str, list[list[Any]]]:
-    """By domain, the shards that hold documents which the mixture never draws: `[path, the first of them]`."""
-    left: dict[str, list[list[Any]]] = {}
-    for name in sorted(n for n, count in said["not_drawn"].items() if count):
-        drawn = said["drawn"][name]
-        for shard in (s for s in shards if s["domain"] == name):
-            if drawn < shard["documents"]:
-                left.setdefault(name, []).append([shard["path"], max(0, drawn)])
-            drawn -= shard["documents"]
-    return left
+def _schedule(unit: str, targets: dict[str, Any], orders: dict[str, Any]) -> Schedule:
+    if unit == "documents":
+        return Schedule(targets)
+    return ByteSchedule(targets, {name: order[:, 2] for name, order in orders.items()})
+
+
+def undrawn_records(root: Path, paths: Sequence[str], order: str, drawn: int) -> Iterator[Record]:
+    """The documents of a domain that a mixture never draws, in the order of the corpus."""
+    left = np.load(root / order, mmap_mode="r")[drawn:]
+    for at in np.lexsort((left[:, 1], left[:, 0])):
+        yield read_at(root / paths[left[at, 0]], int(left[at, 1]))
 
 
 def output_records(root: Path, task: dict[str, Any], tally: Tally) -> Iterator[Record]:
@@ -128,22 +164,15 @@ def _drawn(root: Path, task: dict[str, Any]) -> Iterator[tuple[str | None, Recor
         return
     cursor = task["cursor"]
     names = sorted(task["streams"])
-    schedule = Schedule({name: Fraction(weight) for name, weight in zip(names, cursor["weights"], strict=True)})
+    weights = {name: Fraction(weight) for name, weight in zip(names, cursor["weights"], strict=True)}
+    orders = {name: np.load(root / task["orders"][name], mmap_mode="r") for name in names}
+    schedule = _schedule(task["unit"], weights, orders)
     schedule.restore(cursor, {})
-    streams = {name: _endless(root, task["streams"][name], cursor["drawn"][name]) for name in names}
+    drawn = dict(cursor["drawn"])
     for _ in range(task["count"]):
         name = next(schedule)
-        yield name, next(streams[name])
-
-
-def _endless(root: Path, shards: list[list[Any]], at: int) -> Iterator[Record]:
-    """A domain's documents from number `at` on, over and over; a repeated one has its round in its id (`a.txt~2`)."""
-    ends = list(itertools.accumulate(count for _, count in shards))
-    while True:
-        turn, place = divmod(at, ends[-1])
-        number = bisect.bisect_right(ends, place)
-        path, count = shards[number]
-        left = ends[number] - place
-        for record in itertools.islice(read_raw(root / path, count - left), left):
-            yield record._replace(id=f"{record.id}~{turn + 1}") if turn else record
-            at += 1
+        turn, place = divmod(drawn[name], len(orders[name]))  # a repeated document has its round in its id (`a.txt~2`)
+        shard, at, _ = orders[name][place].tolist()
+        record = read_at(root / task["streams"][name][shard], at)
+        yield name, record._replace(id=f"{record.id}~{turn + 1}") if turn else record
+        drawn[name] += 1

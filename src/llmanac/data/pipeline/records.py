@@ -67,6 +67,24 @@ def read_raw(path: Path, skip: int = 0) -> Iterator[Record]:
                 handle.read(1)
 
 
+def places(path: Path) -> Iterator[tuple[str, int, int]]:
+    """The id of each document of a file, where its record begins, and how many bytes its text has."""
+    with open(path, "rb", buffering=1 << 16) as handle:
+        at = 0
+        while head := handle.readline():
+            name, _, _, size = json.loads(head)
+            yield name, at, size
+            at = handle.seek(size + 1, io.SEEK_CUR)
+
+
+def read_at(path: Path, at: int) -> Record:
+    """The document whose record begins at byte `at`."""
+    with open(path, "rb") as handle:
+        handle.seek(at)
+        name, group, meta, size = json.loads(handle.readline())
+        return Record(name, group, meta, handle.read(size))
+
+
 def read_records(path: Path) -> Iterator[tuple[Document, bytes]]:
     """The documents of a file, each with its text in UTF-8."""
     for record in read_raw(path):

@@ -69,8 +69,8 @@ def _needed(task: Mapping[str, Any]) -> Iterator[str]:
         yield from (task["shard"], task["decisions"])
     yield from task.get("summaries", ())
     yield from (path for path, *_ in task.get("sections", ()))
-    for stream in task.get("streams", {}).values():
-        yield from (path for path, _ in stream)
+    for paths in [*task.get("streams", {}).values(), *(paths for paths, *_ in task.get("left", {}).values())]:
+        yield from paths
 
 
 def need(root: Path, tasks: Sequence[Mapping[str, Any]]) -> None:

@@ -31,7 +31,7 @@ from llmanac.data.pipeline.inputs import scan
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.reading import Reader
 from llmanac.data.pipeline.recipe import BuildSpec, stage_keys
-from llmanac.data.pipeline.records import RecordWriter, read_raw, read_records, write_output
+from llmanac.data.pipeline.records import RecordWriter, read_records, write_output
 from llmanac.data.stages import CorpusStage, Dropped, Stage
 
 Task = dict[str, Any]  # kind, folder (below the build's), and what the kind needs
@@ -224,14 +224,13 @@ class Worker:
         return {"files": [sound.file_of(path)], "html": tally.html, "domain_bytes": dict(tally.bytes)}
 
     def _undrawn(self, task: Task, folder: Path) -> dict[str, Any]:
-        from llmanac.data.pipeline.mixing import NOT_DRAWN
+        from llmanac.data.pipeline.mixing import NOT_DRAWN, undrawn_records
 
         ledger = Ledger(folder, self.recipe.output.dropped == "texts")
         self.beat("write", -1, 0, task["key"])
-        for name, shards in task["streams"].items():
-            for path, first in shards:
-                for record in read_raw(self.root / path, first):
-                    text = record.data.decode("utf-8") if ledger.texts else None
-                    ledger.drop(task["key"], record.id, NOT_DRAWN, task["details"][name], text)
+        for name, left in task["left"].items():
+            for record in undrawn_records(self.root, *left):
+                text = record.data.decode("utf-8") if ledger.texts else None
+                ledger.drop(task["key"], record.id, NOT_DRAWN, task["details"][name], text)
         ledger.close()
         return {}

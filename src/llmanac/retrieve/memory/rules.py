@@ -162,6 +162,10 @@ def _change(text: str, told: bool) -> Change | None:
         return Change("forget", text=re.sub(r"(?i)^i(?:['’]m| am)? ", "", found["t"]))
     if found := _OWN.match(text):
         subject, value = subject_of(found["s"]), _value(found["v"])
+        if called := re.match(r"(?i)(?:called|named) (?P<v>.+)", value):
+            whose = "" if subject.endswith("name") else "'s name"
+            return Change("set", f"{subject}{whose}", called["v"], f"The user's {subject} is {value}.",
+                          f"called name {subject}")  # fmt: skip
         if value and len(subject) <= LONGEST // 3 and not re.match(r"(?i)(?:not|no longer|so|very|too)\b", value):
             return Change("set", subject, value, f"The user's {subject} is {value}.", _cues(subject))
     for pattern, subject, said, cues in _COMPILED:
