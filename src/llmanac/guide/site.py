@@ -27,6 +27,7 @@ from llmanac.guide.tables import about, chapters, of_study
 TEMPLATES = Path(__file__).parent / "templates"
 ASKED = 5  # questions of a mock interview
 GUESSES = 5  # figures of a study that can be guessed before its page is opened
+EXPORT_SECONDS = 600.0  # of a demo in an exported folder: nobody waits for it, and a busy machine must not end it
 ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
 
 
@@ -191,7 +192,7 @@ class Site:
     def _demo(self, demo: Demo, path: str, **more: Any) -> str:
         """The form with what was typed, and its result; without an app the result of what the form begins with."""
         given: dict[str, str] = more.get("given") or more.get("params") or {}
-        parts = demo.run({}, self.models) if not self.token else more.get("parts")
+        parts = demo.run({}, self.models, EXPORT_SECONDS) if not self.token else more.get("parts")
         held = self.models.held if demo.needs_model and parts is not None else None
         values = {field.name: given.get(field.name, field.value) for field in demo.fields}
         shown = [page for page in pages().values() if demo.shows(page.entry.id, page.entry.method)]
