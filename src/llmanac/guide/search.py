@@ -35,9 +35,9 @@ COMMON = frozenset(
     re.findall(
         r"\w+",
         "a about an and any are as at be but by can could did do does each explain for from get give given had has "
-        "have how i if in into is it its just like make many may mean me much must my no not of on one or our out should "
-        "so some such than that the their them then there these they this to use used using want was way we well "
-        "were what when where which while who why will with without work works would you your",
+        "have how i if in into is it its just like make many may mean me much must my no not of on one or our out "
+        "should so some such than that the their them then there these they this to use used using want was way "
+        "we well were what when where which while who why will with without work works would you your",
     )
 )
 
@@ -127,7 +127,7 @@ def search(text: str) -> list[Hit]:
     asked = dict.fromkeys(words(" ".join(said[:LONGEST]) or text)[: 2 * LONGEST])
     pages_, places = index(), _places()
     mean = sum(hit.length for hit in pages_) / len(pages_)
-    scores: Counter[int] = Counter()
+    scores: defaultdict[int, float] = defaultdict(float)
     for word in asked:
         here = places.get(word, [])
         idf = math.log1p((len(pages_) - len(here) + 0.5) / (len(here) + 0.5))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from llmanac.core import catalogue, files
 from llmanac.core.errors import SpecError
@@ -47,6 +49,8 @@ class Site:
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
+        self._templates.filters["said"] = _said
+        self._templates.globals["name_of"] = lambda id: pages()[id].entry.title if id in pages() else id
 
     def paths(self) -> list[str]:
         """The path of every page."""
@@ -119,7 +123,15 @@ class Site:
             kinds = Counter(page.kind for page in pages().values())
             done = Counter(p.kind for p in pages().values() if p.entry.status == "done")
             status = Counter(page.entry.status for page in pages().values())
-            values = {"kinds": kinds, "done": done, "status": status, "chapters": chapters(), "today": self._today()}
+            counts = {"questions": len(questions()), "exercises": len(exercises()), "demos": len(demos())}
+            values = {
+                "counts": counts,
+                "kinds": kinds,
+                "done": done,
+                "status": status,
+                "chapters": chapters(),
+                "today": self._today(),
+            }
             return self._render("index.html", path, "llmanac: the guide", **values)
         if name == "search":
             query = str(more.get("query", ""))[:200]
@@ -262,5 +274,11 @@ def _root(path: str) -> str:
     return "../" * path.count("/")
 
 
+def _said(text: str) -> Markup:
+    """A line of a TOML file with its `code` and the papers that it names as links."""
+    coded = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"arXiv:(\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', coded))
+
+
 def _title(text: str) -> str:
-    return text.partition("\n")[0].lstrip("# ") or "Evidence"
+    return text.partition("\n")[0].lstrip("# ").replace("`", "") or "Evidence"
