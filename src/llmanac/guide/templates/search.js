@@ -5,12 +5,13 @@ const items = Array.from(list.querySelectorAll("li"));
 const texts = items.map((item) => item.textContent.toLowerCase());
 const common = new Set("a an and are as at be by can do does for from how in is it its of on or the to what when why with you your".split(" "));
 function narrow() {
-  const typed = query.value.toLowerCase().split(/[^a-z0-9@.^]+/).filter(Boolean);
+  const apart = query.value.replace(/([a-z])([A-Z][a-z])/g, "$1 $2");
+  const typed = apart.toLowerCase().split(/[^a-z0-9@.^]+/).filter(Boolean);
   const rare = typed.filter((word) => !common.has(word));
   const words = (rare.length ? rare : typed).map((word) => (word.length > 5 ? word.slice(0, -2) : word));
   const weights = words.map((word) => Math.log(1 + items.length / (0.5 + texts.filter((text) => text.includes(word)).length)));
-  const least = weights.reduce((sum, weight) => sum + weight, 0) / 3;
   const scores = texts.map((text) => words.reduce((sum, word, i) => sum + (text.includes(word) ? weights[i] : 0), 0));
+  const least = 0.5 * Math.max(...scores);
   const order = items.map((_, i) => i).sort((a, b) => scores[b] - scores[a] || a - b);
   let shown = 0;
   for (const i of order) {
