@@ -204,6 +204,13 @@ def test_search():
         ("reinforcement learning chapter", "chapter/reinforcement-learning.html"),
     ):
         assert wanted in [hit.path for hit in search(asked)[:15]], asked
+    for asked, wanted in (  # as they are asked: other forms of the words, abbreviations, compounds
+        ("How does FlashAttention avoid storing the attention matrix?", "question/flash-exactness.html"),
+        ("Why is prefill compute-bound while decode is memory-bound?", "question/decode-bound.html"),
+        ("How would you combine keyword search and embeddings in a RAG system?", "question/rank-fusion.html"),
+        ("What does ZeRO stage 3 shard, and what does it cost in communication?", "question/sharded-states.html"),
+    ):
+        assert wanted in [hit.path for hit in search(asked)[:5]], asked
     for name, question in list(questions().items())[::10]:
         assert search(question.ask)[0].path == f"question/{name}.html"
 

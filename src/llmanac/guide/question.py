@@ -63,6 +63,11 @@ class Question:
     format: Mapping[str, str] = field(default_factory=dict)
     check: Check | None = None
 
+    @property
+    def studies(self) -> list[str]:
+        """The evidence that its figures are from, each once."""
+        return list(dict.fromkeys(place.rpartition("/results#")[0] for place in self.measured.values()))
+
     def figures(self) -> dict[str, float]:
         """Every figure of its texts by name. Raises SpecError for one that cannot be computed or found."""
         found = {name: measured(place) for name, place in self.measured.items()}

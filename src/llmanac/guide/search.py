@@ -1,8 +1,11 @@
-"""Search over entries, questions, exercises, chapters, paths and demos, by words weighted by how rare they are.
+"""Search over entries, questions, exercises, chapters, paths and demos: BM25 over stems, a title's words counted more.
 
-    score(page) = sum over the query's words in it of w ln(1 + pages / pages with the word),  w = 2 in its title, else 1
+    score(page) = sum over the query's stems of idf * f / (f + k1 (1 - b + b |page| / mean |page|)),
+                  f = occurrences in the text + TITLE * occurrences in the title, the name and the aliases
 
-A page is found that has half of the query's weight, so a question can be typed as it is asked.
+A question can be typed as it is asked: words of every question (COMMON) are left out unless there is nothing else,
+a hyphen or a capital inside a word divides it (`FlashAttention`, `flash-attention`, `flash attention`), and of an
+entry its paper counts too, as do the questions about it. Pages with less than PART of the best score are not shown.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,46 +22,77 @@ from llmanac.guide.demos import demos
 from llmanac.guide.exercise import exercises
 from llmanac.guide.pages import pages
 from llmanac.guide.question import questions
-from llmanac.guide.tables import chapters
+from llmanac.guide.tables import about, chapters
+from llmanac.metrics._porter import stem
 
 MOST = 50  # pages found
 LONGEST = 40  # words of a query
+TITLE = 4  # what a word of a title counts
+PART = 0.3  # of the best score: what a page needs
+ENTRY = 1.05  # what an entry's score is multiplied with: it explains, where an exercise or a chapter only names
+K1, B = 1.5, 0.3
 COMMON = frozenset(
     re.findall(
         r"\w+",
-        "a an and are as at be by can do does for from how i if in is it its of on one or so than that the this to "
-        "what when where which why with you your",
+        "a about an and any are as at be but by can could did do does each explain for from get give given had has "
+        "have how i if in into is it its just like make many may mean me much must my no not of on one or our out "
+        "should so some such than that the their them then there these they this to use used using want was way "
+        "we well were what when where which while who why will with without work works would you your",
     )
 )
+
+SHORT = {  # abbreviations of the field: a text with the short form has the words of the long one too
+    "asr": "speech recognition", "bpe": "byte pair encoding", "ce": "cross entropy", "cot": "chain of thought",
+    "ddp": "data parallel", "dpo": "direct preference optimization", "em": "exact match", "ffn": "feed forward",
+    "fsdp": "sharded data parallel", "gqa": "grouped query attention", "icl": "in context learning",
+    "ift": "instruction tuning", "kl": "divergence", "kv": "key value", "llm": "language model",
+    "lm": "language model", "lr": "learning rate", "mcts": "tree search", "mha": "multi head attention",
+    "mla": "latent attention", "mlm": "masked language model", "mlp": "feed forward", "moe": "mixture experts",
+    "mqa": "multi query attention", "mtp": "multi token prediction", "ner": "named entities", "peft": "adapter",
+    "pii": "personal data", "ppl": "perplexity", "ppo": "proximal policy optimization", "prm": "process reward",
+    "ptq": "quantization", "qa": "question answering", "qat": "quantization training",
+    "rag": "retrieval augmented generation", "rl": "reinforcement learning",
+    "rlhf": "reinforcement learning preference reward", "rlvr": "rule reward",
+    "rm": "reward model", "rnn": "recurrent", "sft": "supervised fine tuning", "sgd": "gradient descent",
+    "ssm": "state space", "tp": "tensor parallel", "ttft": "first token", "vit": "vision transformer",
+    "vlm": "vision language model",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A page of the guide: its address, its title, what it is, and its words."""
+    """A page of the guide: its address, its title, how often each stem is in it (weighted), and how long it is."""
 
     path: str
     title: str
-    head: frozenset[str]
-    body: frozenset[str]
+    counts: Counter[str]
+    length: float
 
 
 def words(text: str) -> list[str]:
-    """The words of a text without their case and a plural's s."""
-    found = re.findall(r"\w+", text.lower().replace("_", " "))
-    return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found]
+    """The stems of a text; `FlashAttention-2` and `flash attention 2` have the same."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", " ", text)
+    found = re.findall(r"[^\W_]+", apart.lower())
+    return [stem(word) for word in found + [word for short in found for word in SHORT.get(short, "").split()]]
 
 
 def _hits() -> Iterator[tuple[str, str, str, str]]:
-    for id, page in pages().items():
+    """(address, title, words of the head, words of the text); a question and its rows have each other's titles."""
+    known = pages()
+    for id, page in known.items():
         aliases = " ".join(page.card.get("aliases", ()))
-        yield f"row/{id}", page.entry.title, f"{id} {page.entry.title} {aliases}", page.explanation
+        said = [page.explanation, str(page.card.get("paper", ""))]
+        said += [f"{row.name} {row.claim}" for row in about(id)] + [q.ask for q in page.questions]
+        yield f"row/{id}", page.entry.title, f"{id} {page.entry.title} {aliases}", " ".join(said)
     for name, q in questions().items():
-        yield f"question/{name}", q.ask, q.ask, " ".join([q.short, q.long, *q.follow_ups, *q.rows])
+        said = [q.short, q.long, *q.follow_ups, q.wrong, q.why, *q.rubric]
+        said += [f"{id} {known[id].entry.title}" for id in q.rows if id in known]
+        yield f"question/{name}", q.ask, f"{name} {q.ask}", " ".join(said)
     for name, e in exercises().items():
         yield f"exercise/{name}", e.title, f"{name} {e.title}", f"{e.task} {' '.join(e.rows)}"
-    for name, tables in chapters().items():
-        said = " ".join(f"{row.name} {row.claim}" for table in tables for row in table.rows)
-        yield f"chapter/{name}", tables[0].chapter, tables[0].chapter, said
+    for name, held in chapters().items():
+        said = [f"{table.name} {row.name}" for table in held for row in table.rows]
+        yield f"chapter/{name}", held[0].chapter, held[0].chapter, " ".join(said)
     for path in paths.load():
         yield f"path/{path.name}", path.title, path.title, path.text
     for name, demo in demos().items():
@@ -68,26 +102,40 @@ def _hits() -> Iterator[tuple[str, str, str, str]]:
 @functools.cache
 def index() -> tuple[Hit, ...]:
     """Every page that can be found."""
-    return tuple(
-        Hit(f"{path}.html", title, frozenset(words(head)), frozenset(words(f"{head} {body}")))
-        for path, title, head, body in _hits()
-    )
+    found = []
+    for path, title, head, body in _hits():
+        counts = Counter(words(body))
+        for word in words(head):
+            counts[word] += TITLE
+        found.append(Hit(f"{path}.html", title, counts, counts.total()))
+    return tuple(found)
 
 
 @functools.cache
-def _counts() -> Counter[str]:
-    return Counter(word for hit in index() for word in hit.body)
+def _places() -> dict[str, list[int]]:
+    """The pages that hold each stem."""
+    places = defaultdict(list)
+    for i, hit in enumerate(index()):
+        for word in hit.counts:
+            places[word].append(i)
+    return dict(places)
 
 
 def search(text: str) -> list[Hit]:
-    """The pages with at least half of the query's weight, best first; of equals entries first, then short addresses."""
-    every = dict.fromkeys(words(text)[:LONGEST])
-    asked = [word for word in every if word not in COMMON] or list(every)
-    weight = {word: math.log(1 + len(index()) / (_counts()[word] or 0.5)) for word in asked}
-    ranked = []
-    for hit in index():
-        here = sum(weight[word] for word in asked if word in hit.body)
-        if here and 2 * here >= sum(weight.values()):
-            score = here + sum(weight[word] for word in asked if word in hit.head)
-            ranked.append((-score, not hit.path.startswith("row/"), len(hit.path), hit.path, hit))
-    return [hit for *_, hit in sorted(ranked, key=lambda r: r[:4])[:MOST]]
+    """At most MOST pages, best first; of equals entries first, then short addresses."""
+    said = [word for word in re.findall(r"\S+", text) if re.sub(r"\W", "", word).lower() not in COMMON]
+    asked = dict.fromkeys(words(" ".join(said[:LONGEST]) or text)[: 2 * LONGEST])
+    pages_, places = index(), _places()
+    mean = sum(hit.length for hit in pages_) / len(pages_)
+    scores: defaultdict[int, float] = defaultdict(float)
+    for word in asked:
+        here = places.get(word, [])
+        idf = math.log1p((len(pages_) - len(here) + 0.5) / (len(here) + 0.5))
+        for i in here:
+            count = pages_[i].counts[word]
+            scores[i] += idf * count / (count + K1 * (1 - B + B * pages_[i].length / mean))
+    for i in scores:
+        scores[i] *= ENTRY if pages_[i].path.startswith("row/") else 1.0
+    least = PART * max(scores.values(), default=0.0)
+    kept = [(-score, not pages_[i].path.startswith("row/"), len(pages_[i].path), i) for i, score in scores.items()]
+    return [pages_[i] for score, *_, i in sorted(kept)[:MOST] if -score >= least]

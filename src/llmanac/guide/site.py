@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from llmanac.core import catalogue, files
 from llmanac.core.errors import SpecError
@@ -27,6 +29,7 @@ from llmanac.guide.tables import about, chapters, of_study
 TEMPLATES = Path(__file__).parent / "templates"
 ASKED = 5  # questions of a mock interview
 GUESSES = 5  # figures of a study that can be guessed before its page is opened
+EXPORT_SECONDS = 600.0  # of a demo in an exported folder: nobody waits for it, and a busy machine must not end it
 ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
 
 
@@ -46,6 +49,8 @@ class Site:
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
+        self._templates.filters["said"] = _said
+        self._templates.globals["name_of"] = lambda id: pages()[id].entry.title if id in pages() else id
 
     def paths(self) -> list[str]:
         """The path of every page."""
@@ -118,7 +123,15 @@ class Site:
             kinds = Counter(page.kind for page in pages().values())
             done = Counter(p.kind for p in pages().values() if p.entry.status == "done")
             status = Counter(page.entry.status for page in pages().values())
-            values = {"kinds": kinds, "done": done, "status": status, "chapters": chapters(), "today": self._today()}
+            counts = {"questions": len(questions()), "exercises": len(exercises()), "demos": len(demos())}
+            values = {
+                "counts": counts,
+                "kinds": kinds,
+                "done": done,
+                "status": status,
+                "chapters": chapters(),
+                "today": self._today(),
+            }
             return self._render("index.html", path, "llmanac: the guide", **values)
         if name == "search":
             query = str(more.get("query", ""))[:200]
@@ -191,7 +204,7 @@ class Site:
     def _demo(self, demo: Demo, path: str, **more: Any) -> str:
         """The form with what was typed, and its result; without an app the result of what the form begins with."""
         given: dict[str, str] = more.get("given") or more.get("params") or {}
-        parts = demo.run({}, self.models) if not self.token else more.get("parts")
+        parts = demo.run({}, self.models, EXPORT_SECONDS) if not self.token else more.get("parts")
         held = self.models.held if demo.needs_model and parts is not None else None
         values = {field.name: given.get(field.name, field.value) for field in demo.fields}
         shown = [page for page in pages().values() if demo.shows(page.entry.id, page.entry.method)]
@@ -261,5 +274,11 @@ def _root(path: str) -> str:
     return "../" * path.count("/")
 
 
+def _said(text: str) -> Markup:
+    """A line of a TOML file with its `code` and the papers that it names as links."""
+    coded = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"arXiv:(\d{4}\.\d{4,5})", r'<a href="https://arxiv.org/abs/\1">arXiv:\1</a>', coded))
+
+
 def _title(text: str) -> str:
-    return text.partition("\n")[0].lstrip("# ") or "Evidence"
+    return text.partition("\n")[0].lstrip("# ").replace("`", "") or "Evidence"
