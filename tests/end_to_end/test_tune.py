@@ -24,7 +24,7 @@ from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.recipes.tune_rows import read_rows
-from llmanac.tokenizers.load import train_tokenizer
+from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 from llmanac.train._step import Stepper
 from llmanac.train.plan import set_recompute
 
@@ -342,6 +342,10 @@ def test_a_base_without_a_template_learns_to_chat_by_its_control_tokens(place, t
     assert kept.render_chat(said) == "<|user|>Hi<|end|><|assistant|>Ho<|end|>"
     theirs = PreTrainedTokenizerFast.from_pretrained(str(tmp_path / "out" / "model"))
     assert theirs.apply_chat_template(said, tokenize=False) == kept.render_chat(said)
+    adapted = {"model": str(tmp_path / "base"), "rows": rows, "adapter": {"name": "lora", "rank": 2}}
+    tune(asked(place, **adapted), tmp_path / "lora", report=lambda line: None)
+    merge(tmp_path / "lora", tmp_path / "merged")
+    assert load_tokenizer(tmp_path / "merged").render_chat(said) == kept.render_chat(said)
     (tmp_path / "text.jsonl").write_text('{"text": "No chat."}\n' * 3)  # text teaches no chat, so no template is added
     rows = {"file": str(tmp_path / "text.jsonl"), "held_out": 0.0}
     tune(asked(place, model=str(tmp_path / "base"), rows=rows), tmp_path / "text", report=lambda line: None)
@@ -354,6 +358,9 @@ def test_a_base_without_a_template_learns_to_chat_by_its_control_tokens(place, t
         {"conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": ANSWER}]},
         {"instruction": QUESTION, "input": "", "output": ANSWER},
         {"question": QUESTION, "answer": ANSWER},
+        {"instruction": QUESTION, "output": ANSWER, "text": f"### {QUESTION} {ANSWER}"},
+        {"instruction": "How do", "input": "I print?", "output": ANSWER},
+        {"question": QUESTION, "context": "", "answer": ANSWER, "messages": []},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]},
                       {"role": "assistant", "content": ANSWER}]},
     ],
@@ -362,7 +369,19 @@ def test_other_forms_of_chats_are_read_alike(place, tmp_path, row):
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     [(_, found)] = read_rows(tmp_path / "rows.jsonl")
     said = found.get("messages") or [*found["prompt"], *found["completion"]]
+    said[0]["content"] = said[0]["content"].replace("\n\n", " ")
     assert said == [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+
+
+def test_what_would_be_lost_of_a_row_is_refused(tmp_path):
+    for row, words in (
+        ({"instruction": "Add", "input": [1, 2], "output": "3"}, "input: a text was expected, not list"),
+        ({"question": "Add", "answer": "3", "history": [["a", "b"]]}, "history: earlier turns"),
+        ({"conversations": [{"from": "human", "value": "a"}], "system": 5}, "system: a text was expected"),
+    ):
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(DataError, match=words):
+            list(read_rows(tmp_path / "rows.jsonl"))
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,11 @@ def test_roofline_and_published_sizes(tmp_path):
     assert first.bound == "compute" and following.bound == "memory"
     assert following.bytes == 2 * (8_030_261_248 - 128256 * 4096) + 2048 * 128 * 1024
     assert following.seconds == following.bytes / 3e12 and first.seconds == first.flops / 1e15
+    windowed = json.loads(path.read_text()) | {"model_type": "mistral", "sliding_window": 1024}
+    path.write_text(json.dumps(windowed))
+    for prompt, seen in ((100, 100), (2048, 1024)):  # a step reads what there is, and no more than its window
+        step = calculate.latency(calculate.read(path), calculate.Machine(1e15, 3e12, "given"), prompt=prompt)[1]
+        assert step.bytes - 2 * (8_030_261_248 - 128256 * 4096) == pytest.approx(seen * 128 * 1024, rel=1e-2)
     wide = calculate.latency(model, calculate.Machine(1e15, 3e12, "given"), prompt=2048, rows=64)[1]
     assert following.intensity < wide.intensity < 64 * following.intensity
 

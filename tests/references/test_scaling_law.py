@@ -135,3 +135,14 @@ def test_files_and_the_command(tmp_path, capsys):
         fit_law(np.full(9, 5), np.geomspace(1, 9, 9), np.ones(9))
     with pytest.raises(SpecError, match="drop-highest"):
         Points(SIZES, TOKENS, planted(0)).without_highest(99)
+
+
+def test_one_best_size_says_no_slope():
+    """The envelope of two sizes near each other: all its points are one size, whose slope would be 0."""
+    draw = np.random.default_rng(0)
+    sizes, lengths = np.meshgrid([50_000, 200_000, 800_000], np.geomspace(2e6, 8e6, 6))
+    flops = 6 * sizes * lengths
+    best = np.abs(np.log(sizes / 200_000))
+    points = Points(sizes.ravel(), lengths.ravel(), (3 + best + 1e12 / flops + 1e-4 * draw.random(flops.shape)).ravel())
+    found = approaches(points, fit_law(points))[0]
+    assert found.exponent is None and "two different best ones" in found.why

@@ -18,7 +18,7 @@ from llmanac.core.errors import SpecError
 if TYPE_CHECKING:
     from llmanac.recipes.tune import Tuned
 
-Data = Annotated[str, typer.Argument(help="A .jsonl or .parquet file: messages, prompt and completion, or text.")]
+Data = Annotated[str, typer.Argument(help="A .jsonl, .csv or .parquet file: messages, prompt and completion, or text.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder, or with --resume the one to go on with.")]
 AdapterName = Annotated[
     str, typer.Option("--adapter", "-a", help="lora, rslora, prefix, ... (`llmanac list adapter`), or full.")
@@ -158,6 +158,7 @@ def print_preview(asked: Any, count: int) -> None:
     from rich.text import Text
 
     from llmanac.cli.tables import print_table
+    from llmanac.data.command_problems import FLAG, CommandProblems
     from llmanac.models.load import load_model
     from llmanac.models.locate import locate
     from llmanac.recipes.chat_rows import can_chat
@@ -169,7 +170,8 @@ def print_preview(asked: Any, count: int) -> None:
     tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
     console = Console(highlight=False)
     objective = reader(asked.objective, tokenizer)
-    for line, _, (ids, mask) in islice(encode_rows(objective, asked.rows.file), count):
+    skipping = CommandProblems(asked.rows.on_error, advice=FLAG)
+    for line, _, (ids, mask) in islice(encode_rows(objective, asked.rows.file, skipping), count):
         console.rule(f"{asked.rows.file}:{line}  {len(ids)} tokens, {int(mask[1:].sum())} with loss", align="left")
         console.print(shown(tokenizer, ids.tolist(), mask.tolist(), Text))
     console.print(Text("loss", style="black on green"), Text("no loss", style="dim"), Text("special", style="bold red"))

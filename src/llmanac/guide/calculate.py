@@ -236,7 +236,7 @@ def latency(
     found, size = costs(model.spec, model.vocab_size), size_of(dtype)
     if found.kind == "encoder":
         raise SpecError(f"{model.path}: an encoder reads whole texts and does not write; there is no time per token")
-    held = rows * found.state_bytes(prompt, size)
+    held = rows * found.read_state(prompt, size)
     first = _step(rows * found.prompt_flops(prompt), size * found.read_parameters(rows * prompt) + held, machine)
     encoder = sum(p.count * p.parameters for p in found.parts if p.stack == "encoder")
     read = size * (found.read_parameters(rows) - encoder) + held

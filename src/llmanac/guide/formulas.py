@@ -37,6 +37,7 @@ class Part:
         active: parameters that one token reads.
         count: how often the model has it; stack: in which of its stacks.
         experts: (all, of a token) where it has some; each has `expert` parameters.
+        window: tokens of the state that a step reads at most, where they are fewer than it may hold.
     """
 
     name: str
@@ -51,6 +52,12 @@ class Part:
     stack: Stack = "decoder"
     experts: tuple[int, int] | None = None
     expert: int = 0
+    window: int | None = None
+
+    def read_state(self, tokens: int, size: int) -> int:
+        """Bytes of the state that a step after `tokens` tokens reads: no more than there are, nor than it sees."""
+        full = self.state(self.window or tokens, size)
+        return full if self.window is None else min(full, full * tokens // self.window)
 
     @property
     def active(self) -> int:
@@ -107,6 +114,10 @@ class Costs:
         if self.kind == "encoder":
             return 0
         return sum(p.count * p.state(tokens, size) for p in self.parts if p.stack == "decoder")
+
+    def read_state(self, tokens: int, size: int) -> int:
+        """Bytes of one row's state that a step after `tokens` tokens has to read."""
+        return sum(p.count * p.read_state(tokens, size) for p in self.parts if p.stack == "decoder")
 
     def read_parameters(self, tokens: int) -> float:
         """Parameters that a step over `tokens` tokens reads: all experts that some token is expected to choose."""
@@ -241,6 +252,7 @@ def _softmax(spec: Any, dim: int) -> Part | None:
         "2 (2 D H d + 2 D K d) + 4 H d " + ("s" if w is None else "min(s, W)"),
         lambda n, b: 2 * k * d * w * b + 8 * w if ring else 2 * k * d * n * b,
         "2 K d W b + 8 W" if ring else "2 K d n b",
+        window=w,
     )
 
 

@@ -1,8 +1,8 @@
 """The forms in which chats come, as the one that is trained on: `messages`, or `prompt` and `completion`.
 
     {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}    ShareGPT
-    {"instruction": ..., "input": ..., "output": ...}                                      Alpaca
-    {"question": ..., "answer": ...}
+    {"instruction": ..., "input": ..., "output": ...}                                      Alpaca; `input` may be missing
+    {"question": ..., "context": ..., "answer": ...}                                       `context` may be missing
 
 A question becomes a turn of the user. Typed content (`[{"type": "text", "text": ...}]`) becomes its text.
 """
@@ -20,21 +20,33 @@ from llmanac.tokenizers._roles import BEGINS, ENDS, PADS
 from llmanac.tokenizers.chat.template import default_template
 
 SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "bard": "assistant"}
-OTHER_FORMS = ("conversations", "instruction", "input", "output", "question", "answer")
+OTHER_FORMS = ("conversations", "system", "instruction", "input", "output", "question", "context", "answer", "history")
 
 
 def other_form(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """A row of another form as `messages`, or `prompt` and `completion`; None where it is none of them."""
     turns = values.get("conversations")
-    if isinstance(turns, Sequence) and not isinstance(turns, str):
-        return {"messages": [_turn(turn, i) for i, turn in enumerate(turns)]}
-    for asked, answer in (("instruction", "output"), ("question", "answer")):
+    if isinstance(turns, Sequence) and not isinstance(turns, str) and turns:
+        before = _text(values, "system")
+        head = [{"role": "system", "content": before}] if before else []
+        return {"messages": [*head, *(_turn(turn, i) for i, turn in enumerate(turns))]}
+    for asked, answer, more in (("instruction", "output", "input"), ("question", "answer", "context")):
         if isinstance(values.get(asked), str) and isinstance(values.get(answer), str):
-            more = values.get("input") if asked == "instruction" else None
-            text = f"{values[asked]}\n\n{more}" if isinstance(more, str) and more.strip() else values[asked]
+            if values.get("history"):
+                raise DataError("history: earlier turns are read from `messages` only; write the row in that form")
+            parts = [values[asked], _text(values, more)]
+            text = "\n\n".join(part for part in (parts if more == "input" else parts[::-1]) if part)
             return {"prompt": [{"role": "user", "content": text}],
                     "completion": [{"role": "assistant", "content": values[answer]}]}  # fmt: skip
     return None
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    """A column that may be missing or empty."""
+    given = values.get(name)
+    if given is not None and not isinstance(given, str):
+        raise DataError(f"{name}: a text was expected, not {type(given).__name__}")
+    return given.strip() if given else ""
 
 
 def _turn(turn: Any, i: int) -> Any:
@@ -60,6 +72,8 @@ def checked(messages: Any, name: str = "messages") -> Any:
         content, calls = message.get("content"), message.get("tool_calls")
         if isinstance(content, (list, tuple)):
             message = {**message, "content": (content := _parts(content, where))}
+        if content is not None and not isinstance(content, str) and not isinstance(content, (list, tuple)):
+            raise DataError(f"{where}.content: a text was expected, not {type(content).__name__}")
         if content is None and not calls:
             raise DataError(f"{where}.content: is missing; give a text, or leave the message out")
         if message.get("role") == "assistant" and not calls and isinstance(content, str) and not content.strip():

@@ -55,7 +55,8 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
         transform.merge()  # says why not
     assert isinstance(transform, ProductTransform)
     report = transform.merge()
-    tokenizer = load_tokenizer(tokens)
+    own = (Path(adapter) / "tokenizer.json").is_file()  # tuning may have given it a chat template
+    tokenizer = load_tokenizer(str(adapter) if own else tokens)
     with atomic_folder(target) as folder:
         try:
             export_model(model, folder, model.family) if model.family else save_model(model, folder)

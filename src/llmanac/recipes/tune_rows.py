@@ -90,7 +90,7 @@ def read_rows(path: str | Path, problems: CommandProblems | None = None) -> Iter
     path, problems = Path(path), problems or CommandProblems(advice="fix or drop it")
     seen: dict[bool, int] = {}  # whether a column is `text` -> its first line
     if not path.exists():
-        raise DataError(f"{path}: no such file; give a .jsonl or .parquet file with {_FORMS}")
+        raise DataError(f"{path}: no such file; give a .jsonl, .csv or .parquet file with {_FORMS}")
     for row in table_rows(path, problems, columns=(*COLUMNS, *OTHER_FORMS)):
         try:
             given = _given(row.values)
@@ -110,15 +110,15 @@ def read_rows(path: str | Path, problems: CommandProblems | None = None) -> Iter
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a row that training reads, in one form."""
     given = {name: values[name] for name in COLUMNS if values.get(name) is not None}
-    if not ("messages" in given or "text" in given or {"prompt", "completion"} <= given.keys()):
-        made = other_form(values)
-        if made is None:
-            has = ", ".join(sorted(map(str, values))) or "none"
-            raise DataError(
-                f"needs {_FORMS} (has: {has}); `question` and `answer`, `instruction` and `output`, and ShareGPT's "
-                "`conversations` are read too; rename the columns"
-            )
+    whole = given.get("messages") or {"prompt", "completion"} <= given.keys()
+    if not whole and (made := other_form(values)) is not None:  # Alpaca's rows also have `text`, all of which has loss
         given = made
+    elif not ("messages" in given or "text" in given or whole):
+        has = ", ".join(sorted(map(str, values))) or "none"
+        raise DataError(
+            f"needs {_FORMS} (has: {has}); `question` and `answer`, `instruction` and `output`, and ShareGPT's "
+            "`conversations` are read too; rename the columns"
+        )
     for name in ("messages", "prompt", "completion"):
         if name in given:
             given[name] = checked(given[name], name)

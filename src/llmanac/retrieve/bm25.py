@@ -190,7 +190,10 @@ class BM25:
         return scores + self._everywhere(known)
 
     def top(self, query: str | Sequence[str], k: int = 5) -> list[Hit]:
-        """The `k` best texts that hold a word of the query, best first; ties go to the first text."""
+        """The `k` best texts with a score above the variant's lower bound, best first; ties go to the first text.
+
+        A word whose weight is 0 (in half of the texts, for "robertson" and "okapi") finds nothing.
+        """
         places, scores = self.search([query], k)
         return [Hit(i, s) for i, s in zip(places[0].tolist(), scores[0].tolist(), strict=True) if i >= 0]
 

@@ -91,20 +91,25 @@ def isoflop(points: Points) -> np.ndarray:
     return np.array(out).reshape(-1, 2)
 
 
+def _says_slope(found: np.ndarray) -> bool:
+    """Whether best sizes differ over a span of compute; were all the same, the slope would be 0 by construction."""
+    return len(found) >= 2 and np.ptp(np.log(found[:, 0])) >= 0.5 and len(np.unique(found[:, 1])) > 1
+
+
 def _line(name: str, points: Points, find: Callable[[Points], np.ndarray]) -> Optimum:
     found = find(points)
-    if len(found) < 2 or np.ptp(np.log(found[:, 0])) < 0.5:
+    if not _says_slope(found):
         needs = (
             "three sizes with runs of several lengths" if name == "envelope"
             else f"two budgets, {LEAST_POINTS} sizes at each"
         )  # fmt: skip
-        return Optimum(name, found=len(found), why=f"needs {needs}, with the best one inside")
+        return Optimum(name, found=len(found), why=f"needs {needs}, with two different best ones inside")
     a, g = np.polyfit(np.log(found[:, 0]), np.log(found[:, 1]), 1)
     generator, slopes = numpy_generator(0, name), []
     for _ in range(RESAMPLES):
         at = generator.integers(0, len(points.loss), len(points.loss))
         again = find(Points(points.parameters[at], points.tokens[at], points.loss[at]))
-        if len(again) >= 2 and np.ptp(np.log(again[:, 0])) >= 0.5:
+        if _says_slope(again):
             slopes.append(np.polyfit(np.log(again[:, 0]), np.log(again[:, 1]), 1)[0])
     if len(slopes) < RESAMPLES // 2:
         return Optimum(name, float(a), None, None, float(np.exp(g)), len(found))
