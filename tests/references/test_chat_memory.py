@@ -110,6 +110,14 @@ def test_questions_in_other_words_find_their_fact(tmp_path):
         assert memory.recall("Who painted the Mona Lisa?") == []
 
 
+def test_an_edit_changes_the_value_and_no_other_word(tmp_path):
+    with Memory(tmp_path / "m.sqlite") as memory:
+        memory.read("My favorite color is or.")
+        [fact] = memory.facts()
+        edited = memory.edit(fact.id, "red")
+        assert edited.text == "The user's favorite color is red." and edited.value == "red" and len(memory) == 1
+
+
 def test_files_are_ours_or_refused(tmp_path):
     (tmp_path / "text").write_text("not a database, but long enough to look at " * 40)
     with sqlite3.connect(tmp_path / "other.sqlite") as other:

@@ -1,10 +1,11 @@
 """The forms in which chats come, as the one that is trained on: `messages`, or `prompt` and `completion`.
 
     {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}    ShareGPT
-    {"instruction": ..., "input": ..., "output": ...}                                      Alpaca; `input` may be missing
-    {"question": ..., "context": ..., "answer": ...}                                       `context` may be missing
+    {"instruction": ..., "input": ..., "output": ...}                                      Alpaca
+    {"question": ..., "context": ..., "answer": ...}
 
-A question becomes a turn of the user. Typed content (`[{"type": "text", "text": ...}]`) becomes its text.
+`input` and `context` may be missing. A question becomes a turn of the user. Typed content
+(`[{"type": "text", "text": ...}]`) becomes its text.
 """
 
 from __future__ import annotations

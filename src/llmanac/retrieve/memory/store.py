@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -152,11 +153,15 @@ class Memory:
         with self._named():
             return self._base.execute(statement, values).fetchall()
 
-    def delete(self, id: int) -> Fact:
-        """Delete a fact. Raises RequestError where there is none of this number."""
+    def _fact(self, id: int) -> Fact:
         found = next((fact for fact in self.facts() if fact.id == id), None)
         if found is None:
             raise RequestError(f"{self.path}: holds no fact {id}; `llmanac memory list {self.path}` names them")
+        return found
+
+    def delete(self, id: int) -> Fact:
+        """Delete a fact. Raises RequestError where there is none of this number."""
+        found = self._fact(id)
         self._run("delete from facts where id = ?", id)
         return found
 
@@ -165,8 +170,10 @@ class Memory:
         value = " ".join(value.split())
         if not value or len(value) > LONGEST:
             raise RequestError(f"value: must have 1 to {LONGEST} characters")
-        found = self.delete(id)
-        text = found.text.replace(found.value, value) if found.value in found.text else f"{found.subject}: {value}"
+        found = self._fact(id)
+        places = [*re.finditer(rf"(?<!\w){re.escape(found.value)}(?!\w)", found.text)]  # "or" is not in "favorite"
+        before, after = (found.text[: places[-1].start()], found.text[places[-1].end() :]) if places else ("", "")
+        text = f"{before}{value}{after}" if places else f"{found.subject}: {value}"
         self._set(Change("set", found.subject, value, text, found.cues))
         return next(fact for fact in self.facts() if fact.subject == found.subject)
 
