@@ -21,6 +21,7 @@ Ghazvininejad et al. 2019 (https://arxiv.org/abs/1904.09324); Wang and Cho 2019 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,10 @@ class Generation:
         nats = -sum(one.total for one in loglikelihood(self.judge, self.judged_by, pairs, label=None))
         size = sum(len(text.encode("utf-8")) for _, text in pairs)
         distinct = distinct_n([text for _, text in pairs], 2)
-        return {JUDGED.name: nats / np.log(2) / max(1, size), DISTINCT.name: 0.0 if distinct != distinct else distinct}
+        return {
+            JUDGED.name: nats / math.log(2) / max(1, size),
+            DISTINCT.name: 0.0 if distinct != distinct else distinct,
+        }
 
     def record(self) -> dict[str, Any]:
         """What a study's result says of it: the judge, the sizes, and the metrics of the passages themselves."""
