@@ -99,10 +99,8 @@ class Generation:
         nats = -sum(one.total for one in loglikelihood(self.judge, self.judged_by, pairs, label=None))
         size = sum(len(text.encode("utf-8")) for _, text in pairs)
         distinct = distinct_n([text for _, text in pairs], 2)
-        return {
-            JUDGED.name: nats / math.log(2) / max(1, size),
-            DISTINCT.name: 0.0 if distinct != distinct else distinct,
-        }
+        distinct = 0.0 if math.isnan(distinct) else distinct  # no text has two words
+        return {JUDGED.name: nats / math.log(2) / max(1, size), DISTINCT.name: distinct}
 
     def record(self) -> dict[str, Any]:
         """What a study's result says of it: the judge, the sizes, and the metrics of the passages themselves."""
