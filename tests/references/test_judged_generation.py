@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from _small_models import randomise
 
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch, Output
 from llmanac.lab import generation as generations
@@ -96,7 +97,7 @@ def test_masks_are_filled_by_certainty_then_place_by_place(tokenizer: Any) -> No
     assert ((kept == 67) | (kept == -1)).float().mean() > 0.95
 
 
-def test_the_judge_scores_what_follows_the_prompts(tokenizer: Any) -> None:
+def test_the_judge_scores_what_follows_the_prompts(tokenizer: Any, tmp_path: Path) -> None:
     words = np.random.default_rng(0).choice(["cat", "dog", "tree", "runs", "sleeps", "the"], 3000)
     texts = [" ".join(words[at : at + 300]) for at in range(0, 3000, 300)]
     prepared = SimpleNamespace(tokenizer=tokenizer, report=texts, tuning=["the cat sleeps"])
@@ -117,6 +118,12 @@ def test_the_judge_scores_what_follows_the_prompts(tokenizer: Any) -> None:
     same = np.tile(made.written[:1], (64, 1))
     assert made.of(same)["distinct_2"] < 0.1 < made.of(made.written)["distinct_2"]
     assert make_generation(prepared, 64, None).identity == made.identity
+    made.judge.save_pretrained(tmp_path / "judge")
+    tokenizer.save(tmp_path / "judge")
+    given = make_generation(prepared, 64, str(tmp_path / "judge"))
+    assert given.of(made.written) == made.of(made.written) and given.identity != made.identity
+    with pytest.raises(LlmanacError, match="nowhere"):
+        make_generation(prepared, 64, str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="too few to judge"):
         make_generation(SimpleNamespace(tokenizer=tokenizer, report=["short"], tuning=[]), 64, None)
 

@@ -39,6 +39,7 @@ CARD = {
     "reference": "bitsandbytes.optim.AdamW8bit on the CPU, step for step",
     "aliases": {},
     "test": "tests/references/test_more_optimizers.py::test_8_bit_adamw_equals_bitsandbytes",
+    "claim": "docs/evidence/optimizers/page.md",
 }
 
 BLOCK = 256

@@ -37,6 +37,7 @@ CARD = {
     "reference": "lion-pytorch, step for step",
     "aliases": {},
     "test": "tests/references/test_more_optimizers.py::test_lion_equals_lion_pytorch",
+    "claim": "docs/evidence/optimizers/page.md",
 }
 
 
