@@ -170,16 +170,17 @@ def order_probe(texts: Sequence[str], tokenizer: Any, length: int) -> Probe:
 
 
 def agreement_pairs() -> list[tuple[str, str, str]]:
-    """`(subject, right sentence, wrong sentence)`; both nouns are singular or plural, each as often."""
+    """`(subject, right sentence, wrong sentence)`; each sentence is there with its subject in both numbers."""
     generator = numpy_generator(0, "agreement probe")
     out = []
-    for _ in range(PAIRS):
+    for _ in range(PAIRS // 2):
         subject, between = generator.choice(len(NOUNS), 2, replace=False)
         link, verb = LINKS[generator.integers(len(LINKS))], VERBS[generator.integers(len(VERBS))]
-        many, others = generator.integers(2, size=2)
-        begin = f"The {NOUNS[subject]}{'s' * many} {link} the {NOUNS[between]}{'s' * others}"
-        right, wrong = (f"{begin} {verb[number]} {verb[2]}." for number in (many, 1 - many))
-        out.append((NOUNS[subject], right, wrong))
+        other = NOUNS[between] + "s" * generator.integers(2)
+        for many in (0, 1):
+            begin = f"The {NOUNS[subject]}{'s' * many} {link} the {other}"
+            right, wrong = (f"{begin} {verb[number]} {verb[2]}." for number in (many, 1 - many))
+            out.append((NOUNS[subject], right, wrong))
     return out
 
 
