@@ -59,7 +59,7 @@ HOLDS = ("tokens", "flops")
 KEPT = ("values", "comparisons", "metrics", "probes", "generation", "baseline")
 SETTINGS: dict[str, Any] = {
     "data.held_out": 0.2, "tokenizer.vocab_size": 1024, "model.dim": 64, "model.layers": 3, "model.max_length": 256,
-    "train.length": 128, "train.batch_tokens": 1024, "train.steps": 800, "train.dtype": "float32",
+    "train.length": 128, "train.batch_tokens": 1024, "train.steps": 300, "train.dtype": "float32",
     "train.attention": "sdpa", "train.compile": "never", "evaluate.held_out_bytes": 200_000,
 }  # fmt: skip
 TITLES = {"probe_stsa_binary": "SST-2", "probe_cola": "CoLA", "probe_order": "order", "probe_agreement": "agreement"}
@@ -74,11 +74,11 @@ def text_files(texts: Sequence[str], place: Path) -> dict[str, Any]:
 
 
 def probe_files() -> str:
-    """SST-2's test file as it is, and CoLA's development sentences with named columns."""
+    """CoLA's development sentences with named columns, and SST-2's development file as it is."""
     cola = read_labelled(folder() / "cola" / "in_domain_dev.tsv", text="4", label="2")
     rows = [json.dumps({"text": t, "label": n}) for t, n in zip(cola.texts, cola.labels, strict=True)]
     path = files.write_text(WORK / "cola.jsonl", "\n".join(rows) + "\n")
-    return f"{folder() / 'sst2' / 'stsa.binary.test'},{path}"
+    return f"{path},{folder() / 'sst2' / 'stsa.binary.dev'}"
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:

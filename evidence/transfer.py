@@ -11,7 +11,7 @@ Loop, examples, head, seeds and steps are equal; scores are macro F1 on texts th
 
 **Limits.** The checkpoint is tiny and has read little, the training texts of the tasks among it: this is what
 pretraining on the texts at hand is worth, not what a large model's is. One learning rate and number of epochs for all
-arms ({choices}), none of them tuned; {few} The tasks have as many labels as their files have rows: {rows}.
+arms ({choices}), none of them tuned. 10,000 labels were not measured, for time: {rows} are there.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ ROWS = ("pretrain/transfer",)
 CLAIM = "a pretrained model needs fewer labels than the same network from scratch"
 SEEDS = 3
 TOLERANCE = 1e-3  # float32 training
-MODEL = {"dim": 96, "layers": 2, "steps": 900, "length": 128, "batch_tokens": 2048}
+MODEL = {"dim": 64, "layers": 2, "steps": 600, "length": 128, "batch_tokens": 2048}
 CHOICES = ["epochs=3", "lr=0.001", "length=64"]
-SIZES, ALL = (10, 100, 1000), (10, 100, 1000, 10_000)  # all of them under the first seed
+SIZES = (10, 100, 1000)
 TESTED = 1000
 TASKS = {"sst2": "SST-2, sentiment", "cola": "CoLA, acceptability", "mmlu": "MMLU, subject of a question"}
 
@@ -109,7 +109,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     given = tasks()
     unlabelled = [text for train, _ in given.values() for text in train.texts]
     model, tokenizer, read = checkpoint([*articles(), *unlabelled])
-    how = {"seeds": [seed], "patches": CHOICES, "sizes": ALL if seed == 0 else SIZES}
+    how = {"seeds": [seed], "patches": CHOICES, "sizes": SIZES}
     return {
         "parameters": model.parameter_count(), "read": read,
         "tasks": {name: transfer(model, tokenizer, *pair, label=name, **how) for name, pair in given.items()},
@@ -117,11 +117,11 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 
 def merged(seeds: Sequence[dict[str, Any]], task: str) -> dict[str, Any]:
-    """A task's result over all seeds; the largest size has the first seed alone."""
+    """A task's result over all seeds."""
     first = seeds[0]["tasks"][task]
     values = {
         start: {
-            size: {score: [v for s in seeds for v in s["tasks"][task]["values"][start].get(size, {}).get(score, [])]
+            size: {score: [v for s in seeds for v in s["tasks"][task]["values"][start][size][score]]
                    for score in SCORES} for size in by_size
         } for start, by_size in first["values"].items()
     }  # fmt: skip
@@ -140,14 +140,12 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 parts.append(f"{gain:+.3f}{'*' if sure else ''} with {size:,}")
             out.append(f"{title}: {', '.join(parts)}")
         rows.append(f"{found['rows'][0]:,} ({task})")
-    largest = max(merged(seeds, task)["sizes"][-1] for task in TASKS)
-    few = "the largest size was measured under one seed, so it has no interval."
     return {
         "parameters": seeds[0]["parameters"], "read": seeds[0]["read"],
         "said": f"**Pretrained over scratch** (macro F1; '*': the 95% interval over seeds leaves out 0). "
                 f"{'. '.join(said)}.",
         "control": f"**Pretrained over shuffled.** {'. '.join(control)}.",
-        "choices": ", ".join(CHOICES), "rows": ", ".join(rows), "few": few if largest > SIZES[-1] else "",
+        "choices": ", ".join(CHOICES), "rows": ", ".join(rows),
     }  # fmt: skip
 
 
