@@ -1,8 +1,8 @@
 """Objectives of pretraining: autoregressive, masked, prefix and GLM, by what their models know and what they write.
 
 One Transformer of {parameters:,} parameters and one tokenizer, trained on WikiText-2 (validation and test parts, a
-fifth of the articles held out) by each objective: {steps} steps of {tokens:,} tokens, the same rows for all, and a
-second time with the steps that make the FLOPs equal (GLM writes its blanks twice: {glm} steps). `llmanac compare
+fifth of the articles held out) by each objective: {steps} steps of {tokens:,} tokens, the same rows for all. GLM, which
+writes its blanks twice, is trained a second time with the steps that make the FLOPs equal ({glm}). `llmanac compare
 objective` measures a linear probe of the frozen states on four tasks, and bits per byte of sampled text under one judge
 ({judge}).
 
@@ -55,10 +55,10 @@ CLAIM = "masked models understand better and cannot generate naturally; prefix m
 SEEDS, REPLICATE = 1, "measurement"  # of three seeds
 TOLERANCE = 1e-3  # float32 training
 ARMS = ("autoregressive", "masked", "prefix", "glm")
-HOLDS = ("tokens", "flops")
+HOLDS = {"tokens": ARMS, "flops": ("autoregressive", "glm")}  # the other two take the same FLOPs, to 2%
 KEPT = ("values", "comparisons", "metrics", "probes", "generation", "baseline")
 SETTINGS: dict[str, Any] = {
-    "data.held_out": 0.2, "tokenizer.vocab_size": 1024, "model.dim": 64, "model.layers": 3, "model.max_length": 256,
+    "data.held_out": 0.2, "tokenizer.vocab_size": 512, "model.dim": 64, "model.layers": 2, "model.max_length": 256,
     "train.length": 128, "train.batch_tokens": 1024, "train.steps": 300, "train.dtype": "float32",
     "train.attention": "sdpa", "train.compile": "never", "evaluate.held_out_bytes": 200_000,
 }  # fmt: skip
@@ -86,9 +86,9 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         return small(seed)
     settings = SETTINGS | {"data.source": text_files(articles(), WORK / "wikitext")}
     out: dict[str, Any] = {}
-    for hold in HOLDS:
+    for hold, arms in HOLDS.items():
         found = compare(
-            "objective", ARMS, base=str(BASE), patches=settings, hold=hold, seeds=3, budget="6h", probe=probe_files(),
+            "objective", arms, base=str(BASE), patches=settings, hold=hold, seeds=3, budget="6h", probe=probe_files(),
             folder=WORK / f"objectives-{hold}", cache=WORK / "cache",
         ).data  # fmt: skip
         costs = ("parameters", "tokens", "train_flops")
@@ -144,8 +144,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     order = sorted(judged, key=lambda arm: judged[arm])
     changed = [
         f"{TITLES.get(name, name)}: {arm} {old} -> {new}"
-        for name in [*probes, "judged"] for (arm, old), new in zip(
-            said(found, name).items(), said(equal, name).values(), strict=True) if old != new
+        for name in [*probes, "judged"] for arm, new in said(equal, name).items()
+        if (old := said(found, name)[arm]) != new
     ]  # fmt: skip
     return {
         "parameters": int(found["costs"]["masked"]["parameters"]), "steps": found["steps"]["autoregressive"],
@@ -155,8 +155,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "causal": f"{judged['autoregressive']:.2f} bit/B", "text": f"{text['judged']:.2f}",
         "generation": f"Against it: {against(found, 'judged')}.",
         "distinct": f"{', '.join(repeats)} repeats itself." if repeats else "None repeats itself.",
-        "flops": f"The verdicts change in {len(changed)} places ({'; '.join(changed)})." if changed
-        else "Every verdict is the same.",
+        "flops": f"The verdicts on GLM change in {len(changed)} places ({'; '.join(changed)})." if changed
+        else "Every verdict on GLM is the same.",
         "claims": f"The masked model is {masked}; in order of how well it writes: {', '.join(order)}.",
         "seeds": len(found["values"]["judged"]["masked"]),
     }  # fmt: skip
@@ -164,18 +164,18 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     out = []
-    for hold in HOLDS:
+    for hold, arms in HOLDS.items():
         found = seeds[0][hold]
         names = [metric["name"] for metric in found["metrics"]]
         heads = [
             TITLES.get(name, {"judged": "judged, bit/B", "distinct_2": "distinct bigrams"}.get(name)) for name in names
         ]
-        rows = [[arm, *(f"{mean(found['values'][name][arm]):.3f}" for name in names)] for arm in ARMS]
+        rows = [[arm, *(f"{mean(found['values'][name][arm]):.3f}" for name in names)] for arm in arms]
         for floor in ("majority", "bag of words", "before training"):
             rows.append([floor, *(f"{found['probes'][n][floor]:.3f}" if n in found["probes"] else "" for n in names)])
         text = found["generation"]["text"]
         rows.append(["the passages", *(f"{text[name]:.3f}" if name in text else "" for name in names)])
-        verdicts = [[arm, *(said(found, name).get(arm, "baseline") for name in names)] for arm in ARMS]
+        verdicts = [[arm, *(said(found, name).get(arm, "baseline") for name in names)] for arm in arms]
         costs = [
             [arm, f"{found['steps'][arm]:,}", f"{one['tokens']:,.0f}", f"{one['train_flops']:.3g}"]
             for arm, one in found["costs"].items()
