@@ -121,15 +121,14 @@ def small(seed: int) -> dict[str, Any]:
 
 def said(found: dict[str, Any], metric: str) -> dict[str, str]:
     """The verdict on each arm against the autoregressive one."""
-    return {c["arm"]: words.verdict(c, "seed").split(" (")[0] for c in found["comparisons"][metric]}
+    short = {c["arm"]: words.verdict(c, "seed").split(" (")[0] for c in found["comparisons"][metric]}
+    return {arm: "no verdict" if verdict == "none" else verdict for arm, verdict in short.items()}
 
 
 def against(found: dict[str, Any], metric: str) -> str:
     """`masked +3.1% (better)`, an arm after the other."""
-    return ", ".join(
-        f"{c['arm']} {words.difference(c)} ({words.verdict(c, 'seed').split(' (about')[0]})"
-        for c in found["comparisons"][metric]
-    )
+    verdicts = said(found, metric)
+    return ", ".join(f"{c['arm']} {words.difference(c)} ({verdicts[c['arm']]})" for c in found["comparisons"][metric])
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:

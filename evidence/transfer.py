@@ -42,10 +42,10 @@ ROWS = ("pretrain/transfer",)
 CLAIM = "a pretrained model needs fewer labels than the same network from scratch"
 SEEDS = 3
 TOLERANCE = 1e-3  # float32 training
-MODEL = {"dim": 64, "layers": 2, "steps": 600, "length": 128, "batch_tokens": 2048}
+MODEL = {"dim": 64, "layers": 2, "steps": 400, "length": 128, "batch_tokens": 2048}
 CHOICES = ["epochs=3", "lr=0.001", "length=64"]
 SIZES = (10, 100, 1000)
-TESTED = 1000
+TESTED = 500
 TASKS = {"sst2": "SST-2, sentiment", "cola": "CoLA, acceptability", "mmlu": "MMLU, subject of a question"}
 
 
