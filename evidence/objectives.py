@@ -59,7 +59,7 @@ HOLDS = {"tokens": ARMS, "flops": ("autoregressive", "glm")}  # the other two ta
 KEPT = ("values", "comparisons", "metrics", "probes", "generation", "baseline")
 SETTINGS: dict[str, Any] = {
     "data.held_out": 0.2, "tokenizer.vocab_size": 512, "model.dim": 64, "model.layers": 2, "model.max_length": 256,
-    "train.length": 128, "train.batch_tokens": 1024, "train.steps": 300, "train.dtype": "float32",
+    "train.length": 128, "train.batch_tokens": 1024, "train.steps": 800, "train.dtype": "float32",
     "train.attention": "sdpa", "train.compile": "never", "evaluate.held_out_bytes": 200_000,
 }  # fmt: skip
 TITLES = {"probe_stsa_binary": "SST-2", "probe_cola": "CoLA", "probe_order": "order", "probe_agreement": "agreement"}
