@@ -12,9 +12,9 @@ takes {times} of AdamW's. Adam against SGD: {adam_time}. {lowest_time}
 
 **Limits.** A model this small spends a large part of a step in the optimizer, which a large one does not: the times
 speak for this size alone (Muon's products and the rounding of 8-bit AdamW weigh most here; 8-bit AdamW is there for
-its memory, and computes one tensor after another). One schedule, one batch size, {steps} steps; momentum and decay were
-not swept. The rate was chosen for equal steps, under
-one seed, and used for equal time as well; that of SGD is the least certain, since its losses are not smooth in the rate.
+its memory, and computes one tensor after another). One schedule, one batch size, {steps} steps; momentum and decay
+were not swept. The rate was chosen for equal steps, under one seed, and used for equal time as well; that of SGD is
+the least certain, since its losses are not smooth in the rate.
 """
 
 from __future__ import annotations
