@@ -9,6 +9,8 @@ Loop, examples, head, seeds and steps are equal; scores are macro F1 on texts wh
 
 {control}
 
+{verdict}
+
 **Limits.** The checkpoint is tiny and has read little, the training texts of the tasks among it: this is what
 pretraining on the texts at hand is worth, not what a large model's is. One learning rate and number of epochs for all
 arms ({choices}), none of them tuned. The checkpoint of these numbers had read most of MMLU's test questions, without
@@ -137,7 +139,7 @@ def merged(seeds: Sequence[dict[str, Any]], task: str) -> dict[str, Any]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    said, control, rows = [], [], []
+    said, control, rows, sure_of = [], [], [], [0, 0]
     for task, title in TASKS.items():
         found = merged(seeds, task)
         for others, out in ((("scratch",), said), (("shuffled",), control)):
@@ -145,6 +147,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for size in found["sizes"]:
                 gain, *bounds = gains(found, size)[others[0]]
                 sure = bool(bounds) and (bounds[0] > 0 or bounds[1] < 0)
+                if sure and others[0] == "scratch":
+                    sure_of[gain < 0] += 1
                 parts.append(f"{gain:+.3f}{'*' if sure else ''} with {size:,}")
             out.append(f"{title}: {', '.join(parts)}")
         rows.append(f"{found['rows'][0]:,} ({task})")
@@ -152,6 +156,9 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "parameters": seeds[0]["parameters"], "read": seeds[0]["read"],
         "said": f"**Pretrained over scratch** (macro F1; '*': the 95% interval over seeds leaves out 0). "
                 f"{'. '.join(said)}.",
+        "verdict": f"Against scratch the checkpoint is certainly better in {sure_of[0]} of {len(TASKS) * len(SIZES)} "
+                   f"places and certainly worse in {sure_of[1]}: the claim is "
+                   f"{'shown in part' if sure_of[0] > sure_of[1] else 'not shown for a checkpoint of this size'}.",
         "control": f"**Pretrained over shuffled.** {'. '.join(control)}.",
         "choices": ", ".join(CHOICES), "rows": ", ".join(rows),
     }  # fmt: skip
