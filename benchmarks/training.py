@@ -122,16 +122,44 @@ def worker(name: str, vocab: int) -> None:
         from llmanac.core.device import DTYPES, measure_gemm
 
         clock = time.process_time if THREADS == 1 else time.perf_counter
+        if what == "shapes":
+            return {"rate": shape_rate(DTYPES[about["dtype"]], vocab, clock)}
         return {"rate": measure_gemm(DTYPES[about["dtype"]], clock=clock)} if what == "gemm" else {}
 
     answer(step, about, before, more)
 
 
-def taking_turns(names: list[str], vocab: int = 4096) -> tuple[dict[str, float], dict[str, dict[str, Any]], float]:
+def shape_rate(dtype: Any, vocab: int, clock: Callable[[], float]) -> float:
+    """FLOP/s of all products of a step, forward and twice backward, each timed alone: its median of a few calls."""
+    import torch
+
+    heads = (ROWS * HEADS, LENGTH, DIM // HEADS)
+    linear = {(DIM, DIM): 4 * LAYERS, (DIM, WIDTH): 2 * LAYERS, (WIDTH, DIM): LAYERS, (DIM, vocab): 1}
+    products = []  # (left, right, how many a step)
+    for (inputs, outputs), count in linear.items():
+        x, w, y = torch.randn(TOKENS, inputs), torch.randn(outputs, inputs), torch.randn(TOKENS, outputs)
+        products += [(x, w.T, count), (y, w, count), (y.T, x, count)]
+    q, p = torch.randn(heads), torch.randn(heads[0], LENGTH, LENGTH)
+    products += [(q, q.mT, 2 * LAYERS), (p, q, 2 * LAYERS), (p.mT, q, 2 * LAYERS)]
+    flops = taken = 0.0
+    for left, right, count in products:
+        a, b, times = left.to(dtype), right.to(dtype), []
+        for _ in range(7):
+            start = clock()
+            a @ b
+            times.append(clock() - start)
+        flops += count * 2 * a.numel() * b.shape[-1]
+        taken += count * statistics.median(times[1:])
+    return flops / taken
+
+
+def taking_turns(
+    names: list[str], vocab: int = 4096, what: str = "gemm"
+) -> tuple[dict[str, float], dict[str, dict[str, Any]], float]:
     """Median seconds a step of each loop over rounds in alternating order; what ours decided; the GEMM rate."""
     with loops(__file__, names, vocab) as (running, about):
         seconds = turns(running, ROUNDS, "cpu" if THREADS == 1 else "wall")
-        rate = max(running[names[0]].ask("gemm")["rate"] for _ in range(ROUNDS))
+        rate = max(running[names[0]].ask(what)["rate"] for _ in range(ROUNDS))
     return seconds, about, rate
 
 
@@ -164,6 +192,27 @@ def bf16() -> Result:
 @bench.measure("train-compiled")
 def compiled() -> Result:
     return speed("train-compiled", "ours-compiled", "theirs-bf16-compiled")
+
+
+def equal(name: str, own: str, peer: str) -> Result:
+    """Tokens a second against one peer loop that has our allocator settings too."""
+    module, version = find_peer("transformers")
+    names = [own, *([f"{peer}-kept"] if module else [])]
+    seconds, about, _ = taking_turns(names)
+    pair = {"ours": seconds[own]} | ({"theirs": seconds[names[1]]} if module else {})
+    more = {k: about[own][k] for k in ("dtype", "attention")}
+    label = f"{version} {' '.join(peer.split('-')[1:])} loop, the same allocator settings"
+    return Result.rate(name, TOKENS, pair, unit="tokens/s", peer=label, threads=THREADS, **more)
+
+
+@bench.measure("train-bf16-equal")
+def bf16_equal() -> Result:
+    return equal("train-bf16-equal", "ours", "theirs-bf16")
+
+
+@bench.measure("train-compiled-equal")
+def compiled_equal() -> Result:
+    return equal("train-compiled-equal", "ours-compiled", "theirs-bf16-compiled")
 
 
 def memory(name: str, vocab: int) -> Result:
@@ -208,6 +257,16 @@ def gemm() -> Result:
     more |= {f"float32_share_{how}": own / plain for how, own in zip(("eager", "compiled"), plain_rates, strict=True)}
     peer = f"this machine's {chosen} matrix product"
     return Result("train-gemm", "GFLOP/s", fast, peer, rate, "higher", {**more, "threads": THREADS})
+
+
+@bench.measure("train-shapes")
+def shapes() -> Result:
+    """Our rate against that of the step's own products, each timed alone: what is left is all that is no product."""
+    seconds, about, rate = taking_turns(["ours", "ours-compiled"], what="shapes")
+    eager, fast = (about[name]["flops"] / seconds[name] / 1e9 for name in ("ours", "ours-compiled"))
+    peer = f"the products of these shapes alone, {about['ours']['dtype']}"
+    more = {"eager": eager, "share_compiled": fast / (rate / 1e9), "share_eager": eager / (rate / 1e9)}
+    return Result("train-shapes", "GFLOP/s", fast, peer, rate / 1e9, "higher", {**more, "threads": THREADS})
 
 
 if __name__ == "__main__":

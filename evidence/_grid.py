@@ -19,7 +19,7 @@ import torch
 
 from evidence._compared import SMALL, WORK, made_up
 from llmanac.core import files
-from llmanac.core.spec import dump, make_method
+from llmanac.core.spec import dump, make_method, patch
 from llmanac.core.types import Batch
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab import words
@@ -70,9 +70,9 @@ def text(size: str) -> Prepared:
     return prepare(recipe(size), WORK / "cache" / "text" if size == "full" else Path(tempfile.mkdtemp()))
 
 
-def trained(spec: Any, seed: int, size: str) -> Any:
-    """The trained model of a Spec; one that is kept is loaded."""
-    asked = dataclasses.replace(recipe(size), model=spec)
+def trained(spec: Any, seed: int, size: str, changes: Mapping[str, Any] | None = None) -> Any:
+    """The trained model of a Spec, by the recipe with these changes; one that is kept is loaded."""
+    asked = patch(dataclasses.replace(recipe(size), model=spec), changes or {})
     stages = Parts(asked, text(size), torch.device("cpu"))
     if size == "small":
         model = stages.model(seed)
@@ -89,9 +89,9 @@ def trained(spec: Any, seed: int, size: str) -> Any:
     return load_model(place / "model", device="cpu").eval()
 
 
-def bits(model: Any, size: str) -> dict[str, float]:
+def bits(model: Any, size: str, texts: str = "report") -> dict[str, float]:
     """Bits per byte of the held-out documents in windows of the trained length, and parameters."""
-    score = score_texts(model, text(size).tokenizer, text(size).report, window=recipe(size).train.length)
+    score = score_texts(model, text(size).tokenizer, getattr(text(size), texts), window=recipe(size).train.length)
     return {"bits per byte": score.bits_per_byte, "parameters": float(model.parameter_count())}
 
 

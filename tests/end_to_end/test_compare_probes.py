@@ -29,7 +29,11 @@ def test_four_objectives_on_one_text(recipe: dict[str, Any], tmp_path: Path, mon
     base = copy.deepcopy(recipe) | {"evaluate": {"held_out_bytes": 20_000}}
     arms = "autoregressive,masked,prefix,glm"
     found = ask("objective", arms, base, tmp_path / "s", tmp_path / "c", seeds=1, probe=str(labelled))
-    assert [m["name"] for m in found.data["metrics"]] == ["probe_mood", "probe_order"]
+    measured = [m["name"] for m in found.data["metrics"]]
+    assert measured == ["probe_mood", "probe_order", "probe_agreement", "judged", "distinct_2"]
+    judged, written = found.values("judged"), found.data["generation"]
+    assert all(2 < values[0] < 20 for values in judged.values()) and written["text"]["judged"] < min(judged.values())[0]
+    assert "judged by a 5-gram of" in found.page.read_text()
     assert set(found.values("probe_order")) == set(arms.split(","))
     costs = found.data["costs"]
     assert len({cost["parameters"] for cost in costs.values()}) == 1  # one vocabulary, with every arm's special tokens
@@ -39,6 +43,13 @@ def test_four_objectives_on_one_text(recipe: dict[str, Any], tmp_path: Path, mon
     refused = found.data["comparisons"]["probe_mood"]
     assert {c["verdict"] for c in refused} == {"none"} and "no arm is above" in refused[0]["refused"]
     assert "No arm is above the bag of words" in found.page.read_text()
+    longer = copy.deepcopy(base)
+    longer["train"]["steps"] = 40
+    equal = ask("objective", "autoregressive,glm", longer, tmp_path / "f", tmp_path / "c", seeds=1, hold="flops")
+    spent = [equal.data["costs"][arm]["train_flops"] for arm in ("autoregressive", "glm")]
+    assert equal.data["plan"]["steps"]["glm"] < 36 and abs(spent[1] / spent[0] - 1) < 0.03
+    with pytest.raises(SpecError, match="nothing that they write is judged"):
+        ask("ffn", "swiglu,relu", base, tmp_path / "j", tmp_path / "c", seeds=1, judge="runs/x")
 
 
 def test_a_file_without_a_probe_is_refused() -> None:

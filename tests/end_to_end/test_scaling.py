@@ -91,6 +91,17 @@ def test_a_plan_spends_the_budget_and_follows_the_law(monkeypatch: pytest.Monkey
         planning.propose(load_recipe(BASE, {"model": "feedforward"}).spec, 1024, flops=1e15)
 
 
+def test_a_run_is_told_what_its_compute_would_train() -> None:
+    spec = load_recipe(BASE).spec
+    words = planning.for_a_run(spec, 512, 400_000, 1_000_000)
+    found = [int(word.replace(",", "")) for word in words.replace(";", "").split() if word[0].isdigit() and "," in word]
+    size, tokens, *own = found
+    assert own == [400_000, 1_000_000] and size * tokens == pytest.approx(4e11, rel=1e-3)
+    assert 10 < tokens / size < 40  # 20, of the shapes that there are
+    other = load_recipe(BASE, {"model": {"name": "feedforward"}}).spec
+    assert planning.for_a_run(other, 512, 400_000, 1_000_000) == ""
+
+
 def test_the_commands_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(planning, "measure_gemm", lambda dtype, device: 1e10)
     monkeypatch.setattr(planning, "_measured", lambda *given: 5e9)

@@ -64,6 +64,11 @@ def test_rates_are_those_of_the_table_and_the_base_width_is_unchanged():
         else:
             assert rates[name] == pytest.approx(0.01 * BASE / parameter.shape[1])  # hidden weights: 1 / inputs
     assert model.lm_head.scale == BASE / model.spec.dim  # the output: 1 / width
+    for name in ("lion", "adamw-8bit"):  # their steps do not grow with the gradient either: the same rule
+        others = build("optimizer", name, model=model, lr=0.01, base_dim=BASE).groups
+        assert {n: group.lr for group in others for n in group.names} == rates
+        with pytest.raises(SpecError, match="base_dim"):
+            make_method("optimizer", {"name": name, "base_dim": 0})
     plain, carried = (recipe(BASE, 0.01, transfer) for transfer in (False, True))
     ids = next(rows(3))[:, :-1]
     assert torch.equal(plain[0](ids).logits, carried[0](ids).logits)

@@ -223,6 +223,34 @@ def table_command(
     print(f"Next: llmanac classify train {shlex.quote(str(data))} --method {tables.best(result)}")
 
 
+@app.command("transfer")
+def transfer_command(
+    data: Rows,
+    test: Annotated[Path, typer.Option(help="Labelled texts to test on.")],
+    model: Annotated[str, typer.Option(help="Pretrained language model: a run's or model's folder.")],
+    sizes: Annotated[str | None, typer.Option(help="Numbers of labels [10,100,1000,10000].")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each start; a verdict needs 3.")] = 3,
+    set_: Fields = None,
+    text: TextColumn = "text",
+    label: LabelColumn = "label",
+) -> None:
+    """Fine-tune a pretrained model, the same from scratch and one with shuffled weights on more and more labels."""
+    from llmanac.cli.tables import print_table
+    from llmanac.lab.classification import transfer as transfers
+    from llmanac.lab.classification.table import parse_sizes
+
+    train, held = _read([data, test], text, label)
+    found = transfers.transfer(
+        *transfers.open_checkpoint(model), train, held, sizes=parse_sizes(sizes) or transfers.SIZES, seeds=range(seeds),
+        patches=list(set_ or ()),
+    )  # fmt: skip
+    heads, rows = transfers.rows_of(found)
+    print_table(f"macro F1 of fine-tuning, {len(held):,} test texts", heads, rows)
+    print(f"The most frequent label alone: {found['majority']['macro_f1']:.3f}.")
+    again = f"llmanac classify train {shlex.quote(str(data))} --method fine-tuning --model {shlex.quote(model)}"
+    print(f"Next: {again}")
+
+
 def print_methods(result: Mapping[str, Any]) -> None:
     """A row for each method: accuracy, costs, and results on the failure slices."""
     from llmanac.cli.tables import print_table

@@ -34,6 +34,7 @@ def compare_command(
     base: Annotated[str | None, typer.Option(help="Recipe that all arms start from.")] = None,
     artefact: Annotated[str | None, typer.Option(help="Run that post-hoc arms are applied to.")] = None,
     probe: Annotated[str | None, typer.Option(help="Labelled texts to probe different objectives with.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Model that scores what they write [a 5-gram].")] = None,
     set_: Patches = None,
     folder: Annotated[Path | None, typer.Option(help="Output folder [studies/<name>].")] = None,
 ) -> None:
@@ -44,7 +45,7 @@ def compare_command(
     options: dict[str, Any] = {
         "budget": budget, "seeds": seeds, "hold": hold, "tune": tune, "margin": margin, "base": base,
         "artefact": artefact, "baseline": baseline, "folder": folder,
-        "probe": probe,
+        "probe": probe, "judge": judge,
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     changes = parse_patches(set_ or ())

@@ -99,5 +99,12 @@ def print_run(done: Run) -> None:
         print(f"refused: {answers['refused_unanswerable']:.0%} of the questions that cannot be answered, ", end="")
         print(f"{answers['refused_answerable']:.0%} of those that can")
         print("  " + ", ".join(f"{sort}: {share:.0%}" for sort, share in answers["refused"].items()))
+    if planned := done.results.get("pretrain"):
+        from llmanac.lab.scaling.planning import for_a_run
+
+        train, model = planned["train"], done.results["model"]
+        read = train["steps"] * train["batch_tokens"]
+        if words := for_a_run(done.recipe, done.results["tokens"]["vocabulary"], model["parameters"], read):
+            print(words)
     print(f"report: {done.folder / 'report.html'}")
     print("Next:\n  " + "\n  ".join(done.results["next"]))

@@ -27,6 +27,7 @@ FLAGS = (
     "base",
     "artefact",
     "probe",
+    "judge",
 )  # those of `llmanac compare`
 
 

@@ -38,8 +38,8 @@ STUDIES = Path(__file__).with_name("studies")
 RUNNERS = {"training": run_controlled, "decoding": run_decoding, "tokenizers": run_tokenizers, "tunings": run_tunings}
 MARGIN = 0.005
 KEYS = (
-    "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "set",
-    "title",
+    "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
+    "set", "title",
 )  # fmt: skip
 
 
@@ -95,6 +95,7 @@ def compare(
     baseline: str | None = None,
     artefact: str | Path | None = None,
     probe: str | Path | None = None,
+    judge: str | Path | None = None,
     patches: Mapping[str, Any] | Iterable[str] = (),
     folder: str | Path | None = None,
     cache: str | Path | None = None,
@@ -119,6 +120,7 @@ def compare(
         artefact: the run or model that decoding methods are applied to; the run whose text tokenizers are trained on.
             A run brings its own text, unless a base is given.
         probe: a file of labelled texts that models of different objectives are probed with, or several with commas.
+        judge: the model that scores what models of different objectives write; a 5-gram of held-out text by default.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
         cache: where runs are kept; `studies/cache` by default, shared by all studies next to it.
@@ -133,7 +135,8 @@ def compare(
         LlmanacError: arms that did not start equal.
     """
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
-    asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps, "probe": probe}
+    asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
+    asked |= {"probe": probe, "judge": judge}
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
     post_hoc = kind in POST_HOC
     if not post_hoc and artefact is not None:
@@ -179,6 +182,7 @@ def compare(
         artefact=str(artefact) if artefact is not None else None,
         text_of_base=base is not None,
         probes=tuple(str(probe).split(",")) if probe else (),
+        judge=str(judge) if judge is not None else None,
     )
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")

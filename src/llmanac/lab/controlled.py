@@ -25,6 +25,7 @@ from llmanac.lab.axis import Arm, Axis, resolve
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
+from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
@@ -53,7 +54,7 @@ class Question:
         min_steps: fewer steps than this for any arm are refused.
         artefact: the run or model that a post-hoc axis is applied to.
         text_of_base: the base was named by the user; it is not that of the artefact.
-        probes: files of labelled texts that the models are probed with.
+        probes: files of labelled texts that the models are probed with; judge: the model that judges what they write.
     """
 
     axis: Axis
@@ -69,6 +70,7 @@ class Question:
     artefact: str | None = None
     text_of_base: bool = False
     probes: tuple[str, ...] = ()
+    judge: str | None = None
 
     def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
         """The study of these arms under every seed."""
@@ -99,7 +101,11 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     texts = own_texts(asked, prepared, cache.root / "data")
     objectives = [arm.spec.objective for arm in asked]
     probes = make_probes(prepared, objectives, question.base.train.length, question.probes)
-    trial = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts, probes=probes)
+    if question.judge and not probes:
+        raise SpecError("--judge: these arms are compared by their loss, and nothing that they write is judged")
+    generation = make_generation(prepared, question.base.train.length, question.judge) if probes else None
+    shared: dict[str, Any] = {"arms": asked, "texts": texts, "probes": probes}
+    trial = TrainingTrial(prepared, question.base.device, **shared, generation=generation)
     vocabulary = prepared.tokenizer.vocab_size
     if question.hold in ("params", "flops") and any(t.tokenizer.vocab_size != vocabulary for t in texts.values()):
         raise SpecError(f"--hold {question.hold}: the arms' vocabularies differ in size; use --hold tokens or time")
@@ -123,7 +129,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     arms = [with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in arms]
     tuned = None
     if question.factors:
-        tuning = TrainingTrial(prepared, question.base.device, arms=asked, texts=texts, tuning=True, probes=probes)
+        tuning = TrainingTrial(prepared, question.base.device, **shared, tuning=True)
         swept, tuned = tune(tuning, estimating.trained(arms), question.factors, cache, progress(say))
         best = {arm.label: arm for arm in swept}
         arms = [best.get(arm.label, arm) for arm in arms]
@@ -139,6 +145,8 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
         first = arms[0]
         model, reads = trial.stages(first).model(0), kind_of(first.spec.objective) or "causal"
         without_verdict(result, {probe.metric.name: probe.floors(model, reads) for probe in probes})
+    if generation:
+        without_degenerate(result, generation)
     return result
 
 
@@ -249,10 +257,11 @@ def _plan(
 ) -> Plan:
     work = cache.root / "calibration" / digest([str(time.time_ns()), *[dump(arm.spec) for arm in arms]])[:16]
     short = [with_steps(arm, 1) for arm in arms]
+    places = {a.label: trial.step_tokens(a) for a in short} if question.hold == "flops" else None
 
     def fit(speed: Mapping[str, Speed]) -> Plan:
         seconds = {label: s.step_seconds for label, s in speed.items()}
-        ratios = step_ratios(question.hold, arms, question.baseline, vocabulary, seconds)
+        ratios = step_ratios(question.hold, arms, question.baseline, vocabulary, seconds, places)
         return make_plan(
             question.budget, time.monotonic() - started, question.seeds, speed, ratios,
             tuning_runs=len(question.factors), min_steps=question.min_steps, stated=question.base.train.steps,

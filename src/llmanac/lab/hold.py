@@ -3,7 +3,8 @@
     tokens    the number of steps, where a step holds other tokens: steps_a = steps_0 b_0 / b_a
     params    the width of the feed-forward layers, or `model.dim` where there is none, so that |N - N0| <= 1% of N0;
               steps as for tokens
-    flops     the number of steps, by FLOPs counted per token: steps_a = steps_0 F_0 / F_a
+    flops     the number of steps, by FLOPs counted per token that the objective's batches hold:
+              steps_a = steps_0 F_0 / F_a
     time      the number of steps, by step times measured in turns on this machine: steps_a = steps_0 t_0 / t_a
 
 N0 parameters, and b_0 tokens, F_0 FLOPs and t_0 seconds of a step, are the baseline's. Whichever is held, all four are
@@ -143,12 +144,22 @@ def _granularity(count: Callable[[int], int | None]) -> int | None:
 
 
 def step_ratios(
-    hold: Hold, arms: Sequence[Arm], baseline: str, vocab_size: int, step_seconds: Mapping[str, float]
+    hold: Hold,
+    arms: Sequence[Arm],
+    baseline: str,
+    vocab_size: int,
+    step_seconds: Mapping[str, float],
+    places: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Each arm's steps over the baseline's. Equal parameters are compared at equal tokens."""
+    """Each arm's steps over the baseline's. Equal parameters are compared at equal tokens.
+
+    Args:
+        places: of each arm, what a step's batches hold, padding included; an objective may write a token twice.
+    """
     tokens = {a.label: float(a.spec.train.rows * a.spec.train.length) for a in arms}
     if hold == "flops":
-        cost = {a.label: flops_of(a.spec.model, vocab_size, a.spec.train.length) * tokens[a.label] for a in arms}
+        read = tokens if places is None else places
+        cost = {a.label: flops_of(a.spec.model, vocab_size, a.spec.train.length) * read[a.label] for a in arms}
     elif hold == "time":
         cost = dict(step_seconds)
     else:

@@ -3,12 +3,15 @@
     features(text) = mean over its tokens of the hidden states in the middle and at the end       (2 D)
     ridge regression on the labels of half of the texts; accuracy on the other half
 
-The model reads a text as its objective does: from left to right, or from both sides. Built in is `order`: passages of
-the held-out text, half of them with neighbouring tokens exchanged, which a bag of words cannot see. A file of labelled
-texts is a further probe. Next to every probe are its floors: the most frequent label, the same regression on a bag of
+The model reads a text as its objective does: from left to right, or from both sides. Two are built in, neither of which
+a bag of words can do. `order`: passages of the held-out text, half of them with neighbouring tokens exchanged.
+`agreement`: pairs of sentences that differ in the number of the verb, with another noun between it and its subject
+("the names in the file is / are used here"); subjects of one half are unseen in the other. A file of labelled texts is
+a further probe. Next to every probe are its floors: the most frequent label, the same regression on a bag of
 words, and on the states of the model before training. Where no arm is above the bag of words, there is no verdict.
 
-Alain and Bengio 2016 (https://arxiv.org/abs/1610.01644); Hewitt and Liang 2019 (https://arxiv.org/abs/1909.03368).
+Alain and Bengio 2016 (https://arxiv.org/abs/1610.01644); Hewitt and Liang 2019 (https://arxiv.org/abs/1909.03368);
+Linzen et al. 2016 (https://arxiv.org/abs/1611.01368) for agreement.
 """
 
 from __future__ import annotations
@@ -39,6 +42,17 @@ READS: dict[str, MaskKind] = {
 }
 PASSAGES, MOST = 1200, 4000  # of the order probe, and texts of a file
 SHARE = 0.15  # of a passage's tokens that are exchanged
+PAIRS = 400  # of sentences that differ in the number of the verb
+NOUNS = (
+    "function", "module", "object", "method", "value", "argument", "file", "string", "list", "name", "key", "number",
+    "type", "element", "item", "result", "test", "path", "option", "example",
+)  # fmt: skip
+LINKS = ("of", "in", "for", "with", "from", "after")
+VERBS = (
+    ("is", "are", "used here"), ("has", "have", "no effect"), ("was", "were", "added later"),
+    ("does", "do", "not change"), ("returns", "return", "a copy"), ("contains", "contain", "the data"),
+    ("takes", "take", "more time"), ("uses", "use", "less memory"),
+)  # fmt: skip
 PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # of the ridge, times the number of texts over the number of features
 ROWS = 64
 
@@ -83,10 +97,15 @@ class Probe:
         }
 
 
+def stem_of(objective: Any) -> str:
+    """The name of the file that an objective is in, whatever its alias."""
+    method = registry.methods("objective").get(objective.name)
+    return "" if method is None else method.path.stem
+
+
 def kind_of(objective: Any) -> MaskKind | None:
     """How an objective's model reads a text that it is to represent; None for one that no probe is made for."""
-    method = registry.methods("objective").get(objective.name)
-    return None if method is None else READS.get(method.path.stem)
+    return READS.get(stem_of(objective))
 
 
 def needed(objectives: Sequence[Any]) -> bool:
@@ -104,7 +123,7 @@ def make_probes(prepared: Any, objectives: Sequence[Any], length: int, files: Se
         return ()
     texts = [*prepared.report, *prepared.tuning]
     made = [file_probe(Path(file), prepared.tokenizer, length) for file in files]
-    return (*made, order_probe(texts, prepared.tokenizer, length))
+    return (*made, order_probe(texts, prepared.tokenizer, length), agreement_probe(prepared.tokenizer, length))
 
 
 def without_verdict(result: dict[str, Any], floors: dict[str, dict[str, float]]) -> None:
@@ -148,6 +167,29 @@ def order_probe(texts: Sequence[str], tokenizer: Any, length: int) -> Probe:
     side = np.argsort(generator.permutation(count)) < max(1, count // 2)
     train = side[owners] if count > 3 else np.arange(len(chosen)) < len(chosen) // 2
     return Probe("order", rows, labels, train, tokenizer.vocab_size)
+
+
+def agreement_pairs() -> list[tuple[str, str, str]]:
+    """`(subject, right sentence, wrong sentence)`; each sentence is there with its subject in both numbers."""
+    generator = numpy_generator(0, "agreement probe")
+    out = []
+    for _ in range(PAIRS // 2):
+        subject, between = generator.choice(len(NOUNS), 2, replace=False)
+        link, verb = LINKS[generator.integers(len(LINKS))], VERBS[generator.integers(len(VERBS))]
+        other = NOUNS[between] + "s" * generator.integers(2)
+        for many in (0, 1):
+            begin = f"The {NOUNS[subject]}{'s' * many} {link} the {other}"
+            right, wrong = (f"{begin} {verb[number]} {verb[2]}." for number in (many, 1 - many))
+            out.append((NOUNS[subject], right, wrong))
+    return out
+
+
+def agreement_probe(tokenizer: Any, length: int) -> Probe:
+    """Sentences whose verb agrees with its subject (label 1), and the same with the other number."""
+    pairs, seen = agreement_pairs(), set(NOUNS[::2])
+    ids = [tokenizer.encode_array(text)[:length].astype(np.int64) for _, *both in pairs for text in both]
+    train = np.array([subject in seen for subject, *_ in pairs]).repeat(2)
+    return Probe("agreement", ids, np.tile([1, 0], len(pairs)), train, tokenizer.vocab_size)
 
 
 def file_probe(path: Path, tokenizer: Any, length: int) -> Probe:

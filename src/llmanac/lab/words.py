@@ -191,6 +191,14 @@ def warnings(result: Result) -> list[str]:
         said = ", ".join(f"{floor} {floors[floor]:.1%}" for floor in ("majority", "bag of words", "before training"))
         below = floors["best"] <= floors["bag of words"]
         out.append(f"{name}: {said}." + (" No arm is above the bag of words: no verdict." if below else ""))
+    if written := result.get("generation"):
+        text = written["text"]
+        out.append(
+            f"What the arms write is judged by {written['judge']}; the held-out passages themselves: "
+            f"{text['judged']:.3f} bit/B, {text['distinct_2']:.3f} of their bigrams are different."
+        )
+        if written["degenerate"]:
+            out.append(f"{', '.join(written['degenerate'])}: repeats itself, so what it writes gets no verdict.")
     out += [*result.get("notes", ()), *_unequal(result)]
     if result["replicate"] == "prompt":
         out.append("Prompts come from fewer than ten documents, so they are not independent: intervals are too narrow.")

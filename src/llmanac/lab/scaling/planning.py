@@ -132,6 +132,23 @@ def propose(
     )
 
 
+def for_a_run(recipe: Any, vocabulary: int, parameters: int, tokens: int, ratio: float = 20.0) -> str:
+    """In a line, what is proposed for the compute of a run; nothing is measured. Empty where no such model is planned.
+
+    Args:
+        parameters, tokens: what the run trained, and on how many tokens.
+    """
+    if recipe.model.name != "transformer" or not all(hasattr(block, "mixer") for block in recipe.model.blocks):
+        return ""
+    flops = 6.0 * parameters * tokens
+    _, model = _nearest(recipe, vocabulary, _best(flops, None, ratio)[0], "total")
+    size = model.parameter_count()
+    return (
+        f"scaling plan: the same {flops:.2g} FLOPs on fresh text ({ratio:g} tokens a parameter) would train {size:,} "
+        f"parameters on {flops / 6 / size:,.0f} tokens; this run trained {parameters:,} on {tokens:,}"
+    )
+
+
 def _best(budget: float, fit: Fit | None, ratio: float) -> tuple[float, float]:
     if fit is not None:
         return fit.law.best(budget)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,10 @@ from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
 from llmanac.lab.cache import versions
 from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_costs
+from llmanac.lab.generation import Generation
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared, prepare
-from llmanac.lab.probe import Probe, kind_of
+from llmanac.lab.probe import Probe, kind_of, stem_of
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
@@ -41,6 +43,7 @@ MEASURE_VERSION = 3  # raise it when what is measured below changes its meaning
 CURVE_POINTS = 8
 CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
 CODE = (train.__module__, Measured.__module__, TokenDataset.__module__)
+PROBES = (Probe.__module__, Generation.__module__)
 
 
 def own_texts(arms: Sequence[Arm], prepared: Prepared, root: Path) -> dict[str, Prepared]:
@@ -76,6 +79,7 @@ class TrainingTrial:
         arms: those of the study; their objectives decide the metrics.
         tuning: measure the result on the tuning texts.
         probes: what is measured instead of the objectives' own metrics, where these cannot be compared.
+        generation: what the models then write, and its judge; not measured for the tuning.
     """
 
     costs: tuple[Metric, ...] = TRAINING_COSTS
@@ -90,12 +94,14 @@ class TrainingTrial:
         texts: Mapping[str, Prepared] | None = None,
         tuning: bool = False,
         probes: Sequence[Probe] = (),
+        generation: Generation | None = None,
     ) -> None:
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
         self.own = dict(texts or {})
         self.texts = prepared.tuning if tuning else prepared.report
-        self.probes = tuple(probes)
+        self.probes, self.generation = tuple(probes), generation
         self.metrics = tuple(probe.metric for probe in self.probes)
+        self.metrics += generation.metrics if generation else ()
         if arms and not self.probes:
             self.metrics = shared_metrics(arms, self.text, self.device)
 
@@ -119,7 +125,10 @@ class TrainingTrial:
             "data": self.text(arm).identity,
             "tuning": self.tuning,
             **({"probes": [probe.identity for probe in self.probes]} if self.probes else {}),
-            "sources": fingerprint([recipe.model, recipe.objective, recipe.train], CODE),
+            **({"generation": self.generation.identity} if self.generation else {}),
+            "sources": fingerprint(
+                [recipe.model, recipe.objective, recipe.train], CODE + (PROBES if self.probes else ())
+            ),
             "versions": versions(),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
@@ -153,7 +162,7 @@ class TrainingTrial:
             evaluate_every=every, watch=watched(primary), label=f"{arm.label}, seed {seed}",
         )  # fmt: skip
         model.eval()
-        found = self._found(stages, model)
+        found = self._found(stages, model, seed)
         flops = getattr(model, "flops_per_token", None)
         costs: dict[str, float | None] = {
             "parameters": model.parameter_count(), "train_flops": flops and flops(spec.length) * done.tokens,
@@ -167,12 +176,26 @@ class TrainingTrial:
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
         return Measurement({name: [items.mean] for name, items in found.items()}, costs, curve, pairing)
 
-    def _found(self, stages: Parts, model: Any) -> dict[str, Items]:
+    def _found(self, stages: Parts, model: Any, seed: int) -> dict[str, Items]:
         """The metrics of a trained model."""
         if not self.probes:
             return stages.measure(model, stages.held_out(self.texts))
-        reads = kind_of(stages.recipe.objective) or "causal"
-        return {probe.metric.name: Items([probe.score(model, reads)], [1.0]) for probe in self.probes}
+        objective = stages.recipe.objective
+        reads = kind_of(objective) or "causal"
+        found = {probe.metric.name: probe.score(model, reads) for probe in self.probes}
+        if self.generation:
+            found |= self.generation.score(model, stem_of(objective), seed)
+        return {name: Items([value], [1.0]) for name, value in found.items()}
+
+    def step_tokens(self, arm: Arm, steps: int = 8) -> float:
+        """Places of a step's batches as training counts them: an objective may write a token of its row twice."""
+        stages, size = self.stages(arm), arm.spec.train.micro_batch or arm.spec.train.rows
+        source, total = stages.rows(0), 0
+        for rows in (next(source) for _ in range(steps)):
+            total += sum(
+                math.prod(stages.objective.collate(rows[at : at + size]).shape) for at in range(0, len(rows), size)
+            )
+        return total / steps
 
     def rehearse(self, arm: Arm, steps: int, work: Path) -> list[float]:
         """Seconds of each step of a short run with nothing else in it, the first ones left out where there are more.
@@ -202,8 +225,10 @@ class TrainingTrial:
         held_out = None if self.probes else stages.held_out(texts)
 
         def score(model: Any) -> dict[str, float]:
-            found = self._found(stages, model) if held_out is None else stages.measure(model, held_out)
-            value = found[metric.name].mean
+            if held_out is None:
+                value = self.probes[0].score(model, kind_of(stages.recipe.objective) or "causal")
+            else:
+                value = stages.measure(model, held_out)[metric.name].mean
             return {metric.name: value} | ({watched(metric): -value} if metric.better == "higher" else {})
 
         return score

@@ -70,18 +70,16 @@ class Spec(OptimizerSpec):
     form: Form = "auto"
 
     def __post_init__(self) -> None:
-        check_positive(lr=self.lr, eps=self.eps)
+        check_positive(lr=self.lr, eps=self.eps, **({} if self.base_dim is None else {"base_dim": self.base_dim}))
         check_fraction(beta1=self.beta1, beta2=self.beta2)
         if self.weight_decay < 0:
             raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
-        if self.base_dim is not None:
-            check_positive(base_dim=self.base_dim)
 
     def build(self, *, model: nn.Module | None = None, parameters: Parameters | None = None, **dims: Any) -> AdamW:
         """AdamW over a model's trainable parameters, or over those given as (name, tensor, role)."""
         parameters = parameters_of(model, parameters)
         made = groups(parameters, self.lr, self.embedding_lr, self.weight_decay, self.decay)
-        return AdamW(self, made if self.base_dim is None else by_inputs(made, self.base_dim))
+        return AdamW(self, by_inputs(made, self.base_dim))
 
 
 def groups(
@@ -97,8 +95,13 @@ def groups(
     return out
 
 
-def by_inputs(made: list[Group], base_dim: int) -> list[Group]:
-    """The group of matrices, which is the first, divided by their inputs n, each at base_dim / n of its rate."""
+def by_inputs(made: list[Group], base_dim: int | None) -> list[Group]:
+    """The group of matrices, which is the first, divided by their inputs n, each at base_dim / n of its rate.
+
+    The groups as they are without a base_dim.
+    """
+    if base_dim is None:
+        return made
     first, *others = made
     rows = list(zip(first.names, first.parameters, strict=True))
     out = []

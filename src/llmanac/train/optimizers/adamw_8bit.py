@@ -31,7 +31,7 @@ from llmanac.train.optimizers._base import (
     check_positive,
     parameters_of,
 )
-from llmanac.train.optimizers.adamw import groups
+from llmanac.train.optimizers.adamw import by_inputs, groups
 
 CARD = {
     "title": "AdamW with 8-bit state",
@@ -39,6 +39,7 @@ CARD = {
     "reference": "bitsandbytes.optim.AdamW8bit on the CPU, step for step",
     "aliases": {},
     "test": "tests/references/test_more_optimizers.py::test_8_bit_adamw_equals_bitsandbytes",
+    "claim": "docs/evidence/optimizers/page.md",
 }
 
 BLOCK = 256
@@ -52,6 +53,7 @@ class Spec(OptimizerSpec):
     Attributes:
         lr: base learning rate; `embedding_lr` is that of embeddings and vectors, where it differs.
         weight_decay: for matrices, or for every parameter with decay = "all".
+        base_dim: the width that `lr` was found at.
         smallest: parameters with fewer values keep float32 state.
     """
 
@@ -62,10 +64,11 @@ class Spec(OptimizerSpec):
     eps: float = 1e-8
     weight_decay: float = 0.1
     decay: Literal["matrices", "all"] = "matrices"
+    base_dim: int | None = None
     smallest: int = 4096
 
     def __post_init__(self) -> None:
-        check_positive(lr=self.lr, eps=self.eps)
+        check_positive(lr=self.lr, eps=self.eps, **({} if self.base_dim is None else {"base_dim": self.base_dim}))
         check_fraction(beta1=self.beta1, beta2=self.beta2)
         if self.weight_decay < 0:
             raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
@@ -74,7 +77,7 @@ class Spec(OptimizerSpec):
         """8-bit AdamW over a model's trainable parameters, or over those given as (name, tensor, role)."""
         parameters = parameters_of(model, parameters)
         made = groups(parameters, self.lr, self.embedding_lr, self.weight_decay, self.decay, "adamw-8bit")
-        return AdamW8bit(self, made)
+        return AdamW8bit(self, by_inputs(made, self.base_dim))
 
 
 @cache

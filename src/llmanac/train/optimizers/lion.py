@@ -29,7 +29,7 @@ from llmanac.train.optimizers._base import (
     check_positive,
     parameters_of,
 )
-from llmanac.train.optimizers.adamw import groups
+from llmanac.train.optimizers.adamw import by_inputs, groups
 
 CARD = {
     "title": "Lion",
@@ -37,6 +37,7 @@ CARD = {
     "reference": "lion-pytorch, step for step",
     "aliases": {},
     "test": "tests/references/test_more_optimizers.py::test_lion_equals_lion_pytorch",
+    "claim": "docs/evidence/optimizers/page.md",
 }
 
 
@@ -47,6 +48,7 @@ class Spec(OptimizerSpec):
     Attributes:
         lr: base learning rate; `embedding_lr` is that of embeddings and vectors, where it differs.
         weight_decay: for matrices, or for every parameter with decay = "all".
+        base_dim: the width that `lr` was found at, as AdamW's: a sign, too, is as large whatever the gradient's size.
     """
 
     lr: float = 3e-4
@@ -55,9 +57,10 @@ class Spec(OptimizerSpec):
     beta2: float = 0.99
     weight_decay: float = 0.3
     decay: Literal["matrices", "all"] = "matrices"
+    base_dim: int | None = None
 
     def __post_init__(self) -> None:
-        check_positive(lr=self.lr)
+        check_positive(lr=self.lr, **({} if self.base_dim is None else {"base_dim": self.base_dim}))
         check_fraction(beta1=self.beta1, beta2=self.beta2)
         if self.weight_decay < 0:
             raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
@@ -65,7 +68,8 @@ class Spec(OptimizerSpec):
     def build(self, *, model: nn.Module | None = None, parameters: Parameters | None = None, **dims: Any) -> Lion:
         """Lion over a model's trainable parameters, or over those given as (name, tensor, role)."""
         parameters = parameters_of(model, parameters)
-        return Lion(self, groups(parameters, self.lr, self.embedding_lr, self.weight_decay, self.decay, "lion"))
+        made = groups(parameters, self.lr, self.embedding_lr, self.weight_decay, self.decay, "lion")
+        return Lion(self, by_inputs(made, self.base_dim))
 
 
 class Lion(Optimizer):

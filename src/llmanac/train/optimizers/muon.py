@@ -39,6 +39,7 @@ CARD = {
     "paper": "https://kellerjordan.github.io/posts/muon/",
     "reference": "torch.optim.Muon, step for step",
     "test": "tests/references/test_optimizers.py::test_muon_equals_torch",
+    "claim": "docs/evidence/optimizers/page.md",
 }
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: the steepest at 0 that still stays near 1
