@@ -138,7 +138,11 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name in seeds[0]["losses"]:
         found, row = {way: mean(v) for way, v in perplexities(seeds, name, PAST).items()}, _row(seeds, name, PAST)
         same = f", {found[SAME]:.1f} after more rows of {LENGTH}" if SAME in found else ""
-        lines.append(f"{name}: {found[BEFORE]:.1f} before{same}, {found[LONGER]:.1f} after rows of {LONG}: {row[6]}.")
+        within = _row(seeds, name, WITHIN)[6]
+        lines.append(
+            f"{name}: {found[BEFORE]:.1f} before{same}, {found[LONGER]:.1f} after rows of {LONG}: {row[6]}; within the "
+            f"first length: {within}."
+        )
     tokens = STEPS * recipe("full").train.batch_tokens
     return {
         "parameters": seeds[0]["parameters"], "tokens": tokens, "length": LENGTH, "long": LONG, "more": MORE * TOKENS,
