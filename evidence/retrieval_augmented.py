@@ -14,8 +14,8 @@ A citation holds the answer where the gold answer is in the cited passage.
 - {dense}
 
 Retrieval gets worse with the size of the corpus. The share of right answers need not: more passages make better weights
-of words, so that fewer questions are refused at the same threshold. One run; only the last two tables have intervals, and
-one that includes 0 shows no difference.
+of words, so that fewer questions are refused at the same threshold. One run; only the last two tables have intervals,
+and one that includes 0 shows no difference.
 """
 
 from __future__ import annotations
@@ -237,8 +237,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         text = (
             f"{dense['passages']:,} passages; {dense['questions']:,} questions, of which {dense['hard']} share under "
             f"{HARD:.0%} of their words with their paragraph (hard). Hybrid is `--method hybrid`: scores "
-            "of both, each brought to 0..1, added with equal weights. That scores are joined and not ranks was chosen on "
-            "these questions; the weights were not."
+            "of both, each brought to 0..1, added with equal weights. That scores are joined and not ranks was chosen "
+            "on these questions; the weights were not."
         )
         head = ["questions", "BM25", "MiniLM", "fused ranks", "hybrid", "hybrid less BM25, 95% interval"]
         out.append(Section("Paragraph first, by retriever", [text], [table(head, body)]))
