@@ -58,13 +58,15 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     second = patch(base, {"batch_tokens": TOKENS, "steps": MORE, "optimizer.lr": RATE} if full else {})
     found: dict[str, Any] = {"losses": {}}
     models: dict[str, Any] = {}
-    for name, position in POSITIONS.items() if full else [("rope", "rope"), ("rope, yarn", YARN)]:
+    for name in POSITIONS if full else ("rope", "rope, yarn"):
+        position = POSITIONS[name]
         if position is YARN:
             position = {**YARN, "scaling": {**YARN["scaling"], "original_length": length}}
             state = models["rope"].state_dict()
         else:
             state = None
-        spec = model_spec(size, position=position, **({"layers": LAYERS} if full else {}))
+        layers: dict[str, Any] = {"layers": LAYERS} if full else {}
+        spec = model_spec(size, position=position, **layers)
         model = _trained(spec, state, None if state else first, seed, size)
         models[name] = model
         found["parameters"] = found.get("parameters", model.parameter_count())  # of RoPE
