@@ -72,7 +72,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         found["parameters"] = found.get("parameters", model.parameter_count())  # of RoPE
         losses = {BEFORE: by_position(model, held, length)}
         for way, times in ((SAME, 1), (LONGER, FACTOR)):
-            if way == LONGER or state is None:
+            if way == LONGER or (full and state is None):
                 asked = patch(second, {"length": times * length})
                 losses[way] = by_position(
                     _trained(spec, model.state_dict(), asked, seed + 1000, size), held, length
