@@ -9,8 +9,13 @@ import openai
 import pytest
 from _engine_models import ByteTokenizer, HistoryModel
 from _servers import running
+from _small_models import transformer
 
+from llmanac.cli import main
+from llmanac.core.errors import RequestError
 from llmanac.generate.engine import Engine
+from llmanac.retrieve.folder.answers import REFUSAL
+from llmanac.tokenizers.load import train_tokenizer
 
 NEAREST = [{"name": "time.sleep", "signature": "time.sleep(seconds)", "summary": "Wait.", "more": 1}]
 
@@ -129,3 +134,50 @@ def test_an_assistant_that_fails(library):
     assert library.client.completions.create(
         model="tiny", prompt="abc", max_tokens=2
     ).choices  # the bare model is there too
+
+
+def test_a_folder_of_documents_is_served(tmp_path, monkeypatch):
+    """`llmanac serve MODEL --documents FOLDER --mode quote`, with a small untrained model, over HTTP."""
+    tokenizer = train_tokenizer("utf8", [])
+    transformer(vocab_size=tokenizer.vocab_size, max_length=1024).float().save_pretrained(tmp_path / "model")
+    tokenizer.save(tmp_path / "model")
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "zoo.md").write_text("# Zoo\n\nThe zebra Marty weighs 310 kilograms. Its keeper is Lotte Brandt.\n")
+    (notes / "ship.txt").write_text("The ferry Aurora leaves Bergen at 14:30. It carries 220 passengers.\n")
+    loaders = []
+    monkeypatch.setattr("llmanac.web.serve.serve", lambda load, **options: loaders.append(load))
+    command = ["serve", str(tmp_path / "model"), "--documents", str(notes)]
+    for options in (["--mode", "quote"], ["--mode", "guess"]):
+        with pytest.raises(SystemExit) as done:
+            main([*command, *options])
+        assert done.value.code == 0
+    with pytest.raises(RequestError, match="--mode: 'guess'"):
+        loaders[1]()
+    with pytest.raises(SystemExit) as done:
+        main([*command[:2], "--mode", "quote"])
+    assert done.value.code == 2
+    engine, assistant, _ = loaders[0]()
+    question = "How much does the zebra Marty weigh?"
+    direct = assistant.answer(question)  # kernels are compiled here, not while a client waits
+    ask = {"model": "tiny", "messages": [{"role": "user", "content": question}]}
+    with running(engine, assistant=assistant) as found:
+        create = found.client.chat.completions.create
+        reply = create(**ask)
+        [cited] = reply.llmanac["citations"]
+        assert cited["title"] == "zoo.md:1-3" and "310 kilograms" in cited["text"] and not reply.llmanac["refused"]
+        assert reply.choices[0].message.content == direct.text == f'"{direct.citations[0].quote}" [1]'
+        assert cited == {"title": direct.citations[0].title, "text": direct.citations[0].text}
+        assert reply.choices[0].finish_reason == "stop"
+        chunks = list(create(**ask, stream=True))
+        assert (
+            "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == reply.choices[0].message.content
+        )
+        assert [c.llmanac for c in chunks if getattr(c, "llmanac", None)] == [reply.llmanac]
+        refused = create(model="tiny", messages=[{"role": "user", "content": "Who wrote the opera Aida?"}])
+        assert refused.choices[0].message.content == REFUSAL
+        assert refused.llmanac["refused"] and refused.llmanac["citations"] == []
+        turns = [*ask["messages"], {"role": "assistant", "content": "310"}, {"role": "user", "content": "Its keeper?"}]
+        assert create(model="tiny", messages=turns).llmanac["citations"][0]["title"] == "zoo.md:1-3"
+        with pytest.raises(openai.BadRequestError):
+            create(model="tiny", messages=[{"role": "user", "content": "?!"}])

@@ -12,7 +12,7 @@ from llmanac.retrieve import Hit
 from llmanac.retrieve import dense as module
 from llmanac.retrieve.bm25 import BM25
 from llmanac.retrieve.dense import Dense, Spec
-from llmanac.retrieve.hybrid import Hybrid, fuse
+from llmanac.retrieve.hybrid import Hybrid, fuse, fuse_scores
 from llmanac.retrieve.hybrid import Spec as HybridSpec
 
 WORDS = ["cat", "kitten", "dog", "car", "engine", "wheel", "piano", "violin"]
@@ -98,3 +98,20 @@ def test_hybrid_takes_from_both():
         HybridSpec(weights=(-1.0, 1.0))
     with pytest.raises(SpecError, match="depth"):
         HybridSpec(depth=0)
+
+
+def test_fusion_of_scores_equals_the_formula():
+    rng = np.random.default_rng(4)
+    weights, expected, found = [1.0, 0.5], np.zeros(40), []
+    for weight, scale in zip(weights, (30.0, 0.2), strict=True):
+        places, scores = rng.permutation(40)[:25], np.sort(rng.normal(0, scale, 25))[::-1]
+        expected[places] += weight * (scores - scores.min()) / (scores.max() - scores.min())
+        found.append([Hit(int(p), float(s)) for p, s in zip(places, scores, strict=True)])
+    ours = fuse_scores(found, weights)
+    np.testing.assert_allclose([expected[hit.position] for hit in ours], [hit.score for hit in ours])
+    assert [hit.score for hit in ours] == sorted((hit.score for hit in ours), reverse=True)
+    assert [hit.position for hit in ours] != [hit.position for hit in fuse([[h.position for h in f] for f in found])]
+    assert fuse_scores([[Hit(3, 2.0)], []]) == [Hit(3, 1.0)]
+    texts = ["cat cat", "dog", "cat dog car"]
+    both = Hybrid([BM25(texts), Dense(texts, encode=encode)], HybridSpec(fusion="scores"))
+    assert both.top("cat", 1)[0].position == 0

@@ -194,12 +194,18 @@ def serve_command(
     ] = None,
     embedding_model: Annotated[str | None, typer.Option(help="Model for /v1/embeddings.")] = None,
     documents: Annotated[Path | None, typer.Option(help="Answer from this folder, with citations.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="[free|quote|extract]", help="Of answers from --documents [free].")
+    ] = None,
     api_key: Annotated[
         list[str] | None, typer.Option(help="Key that requests must have; repeatable.", envvar="LLMANAC_API_KEY")
     ] = None,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
+
+    if mode is not None and documents is None:
+        raise RequestError("--mode: is of answers from documents; name their folder with --documents FOLDER")
 
     def load() -> tuple[Engine, Assistant | None, Embedder | None]:
         from llmanac.evaluate.embed import Embedder
@@ -213,7 +219,7 @@ def serve_command(
         from llmanac.cli.documents import updated
         from llmanac.retrieve.folder.answers import FolderAssistant
 
-        return engine, FolderAssistant(updated(documents, None, None), engine), embedder
+        return engine, FolderAssistant(updated(documents, None, None), engine, mode=mode), embedder
 
     serve(
         load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,

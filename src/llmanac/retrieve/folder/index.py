@@ -42,6 +42,7 @@ from llmanac.retrieve._words import WORDS
 from llmanac.retrieve.folder._fits import fits
 from llmanac.retrieve.folder.chunks import SIZE, pieces_of
 from llmanac.retrieve.hybrid import Hybrid
+from llmanac.retrieve.hybrid import Spec as HybridSpec
 
 FORMAT, VERSION = "llmanac-folder-index", 2
 WHERE = Path(".llmanac") / "index"  # below the folder; readers of folders pass over hidden ones
@@ -140,7 +141,7 @@ class FolderIndex:
             elif method == "dense":
                 made = dense.Dense(spec=self.encoder, vectors=self.arrays["vectors"])
             else:
-                made = Hybrid([self.retriever("bm25"), self.retriever("dense")])
+                made = Hybrid([self.retriever("bm25"), self.retriever("dense")], HybridSpec(fusion="scores"))
             self._made[method] = made
         return self._made[method]
 
