@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import chain
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_tokens_equal_one_process(folder):
         with serving.serving(engine, folder, 2, timeout=30):
             assert engine.model.model.layers[0].self_attn.q_proj.weight.to_local().shape == (16, 16)
             found = [engine.generate(PROMPTS, **one) for one in options]
-        for a, b in zip(sum(found, []), sum(expected, []), strict=True):
+        for a, b in zip(chain(*found), chain(*expected), strict=True):
             assert a.ids == b.ids
             wanted = [token.logprob for token in b.token_logprobs]
             assert [token.logprob for token in a.token_logprobs] == pytest.approx(wanted, abs=1e-9)
