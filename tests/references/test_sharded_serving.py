@@ -11,7 +11,7 @@ import torch
 from _ranks import on_ranks
 from test_parallel import built
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import SpecError, TrainingError
 from llmanac.generate.engine import Engine
 from llmanac.models.load import load_model
 from llmanac.models.save import save_model
@@ -58,7 +58,7 @@ def test_a_rank_that_dies_ends_the_request_with_an_error(folder):
             engine.generate(PROMPTS, max_new_tokens=2)
             os.kill(int(engine.make_runner().calls.mesh.store.get("process/1")), signal.SIGKILL)
             for _ in range(2):  # at once, and from then on
-                with pytest.raises(RequestError, match=r"rank 1 stopped or hangs in a forward pass"):
+                with pytest.raises(TrainingError, match=r"rank 1 stopped or hangs in a forward pass"):
                     engine.generate(PROMPTS, max_new_tokens=8)
 
     with pytest.raises(AssertionError, match=r"failed \[1\]"):

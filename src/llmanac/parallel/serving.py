@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.adapters.load import find_adapter
-from llmanac.core.errors import RequestError, SpecError, TrainingError
+from llmanac.core.errors import SpecError, TrainingError
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.generate.runner import TorchRunner
@@ -125,7 +125,7 @@ class Calls:
 
     def send(self, name: str, runner: int, *given: Any) -> None:
         if self.lost is not None:
-            raise RequestError(self.lost)
+            raise TrainingError(self.lost)
         self.mesh.send({"do": name, "runner": runner, "given": given})
 
     def forget(self) -> None:
@@ -136,7 +136,7 @@ class Calls:
 
 
 class ShardedRunner(TorchRunner):
-    """Rank 0's runner: what it does, all ranks do. Raises RequestError once a rank has stopped."""
+    """Rank 0's runner: what it does, all ranks do. Raises TrainingError once a rank has stopped."""
 
     def __init__(self, model: Any, calls: Calls) -> None:
         super().__init__(model)
@@ -161,7 +161,7 @@ class ShardedRunner(TorchRunner):
             except TrainingError as error:
                 said = str(error).partition(". Steps up to")[0]
                 self.calls.lost = f"{said.replace('parallel.timeout', 'the timeout')}; start the server again"
-                raise RequestError(self.calls.lost) from error
+                raise TrainingError(self.calls.lost) from error
             self.calls.forget()
             return found
 
