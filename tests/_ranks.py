@@ -18,7 +18,7 @@ def free_port() -> int:
         return port
 
 
-def on_ranks(count: int, call: Callable[[], Any], *, seconds: float = 120) -> None:
+def on_ranks(count: int, call: Callable[[], Any], *, seconds: float = 120, others: Any = None) -> None:
     """Run `call` on rank 0, a child of this process, and `follow` on the others; AssertionError where one fails."""
     port = free_port()
     children = {}
@@ -35,7 +35,7 @@ def on_ranks(count: int, call: Callable[[], Any], *, seconds: float = 120) -> No
                 )  # fmt: skip
                 from llmanac.train.team import follow
 
-                call() if rank == 0 else follow()
+                call() if rank == 0 else (others or follow)()
             except BaseException:
                 os.write(writer, f"rank {rank}: {traceback.format_exc()}\n".encode())
                 status = 1

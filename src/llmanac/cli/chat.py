@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
 import typer
 
-from llmanac.cli.generate import say_drafts, write
-from llmanac.cli.options import Draft, DraftTokens, Rope, SomeModel, SomeRunner
+from llmanac.cli.generate import divided, say_drafts, write
+from llmanac.cli.options import Draft, DraftTokens, Pipeline, Rope, SomeModel, SomeRunner, Tensor
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -200,6 +200,8 @@ def serve_command(
     api_key: Annotated[
         list[str] | None, typer.Option(help="Key that requests must have; repeatable.", envvar="LLMANAC_API_KEY")
     ] = None,
+    tensor: Tensor = 1,
+    pipeline: Pipeline = 1,
 ) -> None:
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
@@ -211,7 +213,10 @@ def serve_command(
         from llmanac.evaluate.embed import Embedder
         from llmanac.generate.load import load_assistant, load_engine
 
-        engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
+        if tensor * pipeline > 1:
+            engine = divided(ranks, path, tensor, pipeline, draft, runner, most_tokens=most_tokens)
+        else:
+            engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         print(engine.runs_on, file=sys.stderr, flush=True)
         embedder = None if embedding_model is None else Embedder.load(embedding_model)
         if documents is None:
@@ -221,8 +226,11 @@ def serve_command(
 
         return engine, FolderAssistant(updated(documents, None, None), engine, mode=mode), embedder
 
-    serve(
-        load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,
-        prefix_cache_bytes=prefix_cache * 2**20, allow_hosts=allow_host or (), api_keys=api_key or (),
-        embedding_name=Path(embedding_model or "embedding").resolve().name,
-    )  # fmt: skip
+    # states of prompts are not kept over ranks
+    kept = prefix_cache * 2**20 if tensor == 1 else 0
+    with contextlib.ExitStack() as ranks:
+        serve(
+            load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,
+            prefix_cache_bytes=kept, allow_hosts=allow_host or (), api_keys=api_key or (),
+            embedding_name=Path(embedding_model or "embedding").resolve().name,
+        )  # fmt: skip

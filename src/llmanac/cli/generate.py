@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
-from llmanac.cli.options import Column, Draft, DraftTokens, Force, Rope, Sinks, SomeModel, SomeRunner
+from llmanac.cli.options import Column, Draft, DraftTokens, Force, Pipeline, Rope, Sinks, SomeModel, SomeRunner, Tensor
 from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
 
@@ -62,6 +63,8 @@ def generate_command(
     runner: SomeRunner = "auto",
     rope: Rope = None,
     sinks: Sinks = None,
+    tensor: Tensor = 1,
+    pipeline: Pipeline = 1,
 ) -> None:
     """Continue a text, or every text of a file."""
     given: dict[str, Any] = {
@@ -84,12 +87,30 @@ def generate_command(
 
         if output is not None:
             check_place(output, prompts, force=force)
-    engine = _load(path, draft, draft_tokens, runner, rope, sinks)
-    if prompts is not None:
-        _file(engine, path, prompts, column, output, options, force)
-    else:
-        print_completions(engine, text or prompt or sys.stdin.read(), **options)
+    with contextlib.ExitStack() as ranks:
+        if tensor * pipeline > 1:
+            engine = divided(ranks, path, tensor, pipeline, draft, runner, rope=rope, sinks=sinks)
+        else:
+            engine = _load(path, draft, draft_tokens, runner, rope, sinks)
+        if prompts is not None:
+            _file(engine, path, prompts, column, output, options, force)
+        else:
+            print_completions(engine, text or prompt or sys.stdin.read(), **options)
     say_drafts(engine)
+
+
+def divided(
+    ranks: contextlib.ExitStack, path: str, tensor: int, pipeline: int, draft: str | None, runner: str, **choices: Any
+) -> Engine:
+    """The engine of `--tensor`, whose processes end with `ranks`. Raises SpecError."""
+    if pipeline > 1:
+        raise SpecError("--pipeline: models are served whole or divided by --tensor; leave --pipeline out")
+    if draft is not None or runner == "native":
+        flag = "--runner native" if draft is None else "--draft"
+        raise SpecError(f"--tensor: does not go with {flag}; leave one of them out")
+    from llmanac.parallel.serving import sharded_engine
+
+    return ranks.enter_context(sharded_engine(path, tensor, **choices))
 
 
 def _load(

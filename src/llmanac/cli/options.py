@@ -40,6 +40,8 @@ DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at o
 SomeRunner = Annotated[
     str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
 ]
+Tensor = Annotated[int, typer.Option(min=1, help="Divide each layer over so many processes (torch runner, CPU).")]
+Pipeline = Annotated[int, typer.Option(min=1, hidden=True)]
 Rope = Annotated[
     str | None, typer.Option(metavar="TYPE:FACTOR", help="Scale rotary positions for a longer context, as yarn:4.")
 ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
@@ -112,6 +112,7 @@ class Engine:
             )
         runner = "torch" if adapters else runner
         self.native = _native(model, runner)
+        self.make_runner: Callable[[], Any] | None = None  # in place of the torch runner (parallel/serving.py)
         self.bank: Bank | None = None
         if adapters:
             if not isinstance(model, torch.nn.Module):
@@ -169,7 +170,7 @@ class Engine:
 
     def scheduler(self, slower: float | None = None) -> Scheduler:
         """A scheduler of this engine's model, runner, rows and prefix cache; `slower` as `Scheduler` takes it."""
-        runner = None
+        runner = None if self.make_runner is None else self.make_runner()
         if self.native is not None:
             from llmanac.generate.native import NativeRunner
 

@@ -31,7 +31,7 @@ def restarted(folder: Path | None) -> bool:
 
 
 @contextlib.contextmanager
-def processes(count: int) -> Iterator[None]:
+def processes(count: int, follower: str = FOLLOWER) -> Iterator[None]:
     """This process as rank 0 of `count`, the others started beside it; they end with the block.
 
     Raises:
@@ -55,7 +55,7 @@ def processes(count: int) -> Iterator[None]:
         for rank in range(1, count):
             own = {**os.environ, "OMP_NUM_THREADS": threads, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             # in a session of their own: Ctrl-C is rank 0's, which ends its step and saves
-            children.append(subprocess.Popen([sys.executable, "-m", FOLLOWER], env=own, start_new_session=True))
+            children.append(subprocess.Popen([sys.executable, "-m", follower], env=own, start_new_session=True))
         yield
     finally:
         for name in NAMES:

@@ -127,10 +127,12 @@ def estimate(
     kept = max(counts.values()) * under_way * length * _kept(model, split)
     activations = bytes_ * kept + 8.0 * min(length, 4096) * model.vocab_size / split
     sent = bytes_ * (pipeline_numbers(spec, length, width, times) if spec.pipeline > 1 else 0.0)
+    if spec.pipeline > 1 and spec.schedule != "zero-bubble" and getattr(model.spec, "tied", False):
+        sent += 4.0 * model.vocab_size * width / split  # the tied matrix's gradient, which both ends add up
     if split > 1:
         sent += bytes_ * traffic.tensor_numbers(spec, max(counts.values()), length, width, times, 0)
     if spec.data > 1:
-        sent += 4 * traffic.data_numbers(spec, max(sums.values()) / split, rest / split, 1)
+        sent += 4 * traffic.data_numbers(spec, max(sums.values()) / split, rest / split, times)
     bubble = pipeline.formula(spec.schedule, spec.pipeline, times) if spec.pipeline > 1 else 0.0
     flops = model.flops_per_token(length) * rows * length / spec.ranks
     return Estimate(spec, states, activations, sent, bubble, flops / rate / (1 - bubble) + sent / bandwidth, times)

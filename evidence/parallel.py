@@ -1,0 +1,290 @@
+"""Data, tensor and pipeline parallelism: memory, bytes and waiting.
+
+A decoder of {parameters:,} parameters, float32, AdamW, {rows} rows of {length} tokens a step in micro-batches of one
+row, on processes of this machine (gloo, one thread each). "Held" is weights, gradients and both moments of rank 0's
+part; rank 0's complete copy for checkpoints is not in it. "Sent" is counted in the collectives that run, as a ring
+sends them. "Peak" is what the forward and backward passes allocate beyond what was held before the step.
+
+- Memory: DDP holds all of the states on each rank; two ranks hold {held[data, sharded]:.2f} of them with FSDP2,
+  {held[tensor]:.2f} with tensor parallelism, {held[pipeline, 1f1b]:.2f} on the first rank of a pipeline (both ends keep
+  the tied matrix), and eight ranks of 2 x 2 x 2 hold {held[2 x 2 x 2]:.3f}.
+- Bytes: the count equals the closed form on {exact} of {forms} meshes of one axis.
+- The loss of the third step differs from that of one process by {loss:.0e} at most, relative.
+- Waiting: computed from the order of actions, {right} of {bubbles} shares equal their formula to 1e-12. The exception
+  is zero-bubble with as many micro-batches as ranks, which waits {few[0]:.0%} and not {few[1]:.0%}: its formula needs
+  two a rank. Zero-bubble waits least, GPipe and 1F1B alike.
+- The planner's bytes are {planned[0]:.2f} to {planned[1]:.2f} of the counted ones. Its prediction of the peak is
+  {peaks[0]:.2f} to {peaks[1]:.2f} of the measured one: it does not hold within 15%, and is lowest for zero-bubble
+  and FSDP2. It plans no DDP.
+- Time says nothing about a cluster: two cores shared with other work, and messages that are copies in memory. Two
+  processes take {times[0]:.2f} to {times[1]:.2f} times the time of one process with one thread. The other work changed
+  while they were measured: below one half is noise.
+- The last table is an estimate for hardware that was not there, with nothing sent while something is computed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from llmanac.core.errors import DataError
+from llmanac.core.spec import make, make_method
+from llmanac.lab.costs import peak_bytes
+from llmanac.lab.report import Section, table
+from llmanac.objectives.autoregressive import Autoregressive
+from llmanac.parallel import ParallelSpec, pipeline, traffic
+from llmanac.parallel.plan import estimate, estimates
+from llmanac.train import TrainSpec
+from llmanac.train._step import Stepper
+from llmanac.train.team import follow, micro_batches, team
+
+ROWS = ("parallel/data", "parallel/tensor", "parallel/pipeline", "parallel/3d")
+CLAIM = "all but DDP divide memory over ranks, and each pays with the bytes and the waiting that its formula says"
+SEEDS = 1
+TIMED = ("seconds", "loss", "peak")
+
+MESHES: dict[str, dict[str, Any]] = {
+    "data, replicated": {"data": 2, "weights": "replicated"},
+    "data, sharded": {"data": 2},
+    "tensor": {"tensor": 2},
+    "pipeline, gpipe": {"pipeline": 2, "schedule": "gpipe"},
+    "pipeline, 1f1b": {"pipeline": 2},
+    "pipeline, interleaved": {"pipeline": 2, "schedule": "interleaved"},
+    "pipeline, zero-bubble": {"pipeline": 2, "schedule": "zero-bubble"},
+    "2 x 2 x 2": {"data": 2, "tensor": 2, "pipeline": 2},
+}
+SIZES = {"full": {"dim": 256, "layers": 4}, "small": {"dim": 16, "layers": 2}}
+VOCABULARY = {"full": 2048, "small": 64}
+LENGTH, COUNT = {"full": 64, "small": 8}, 8
+SHARED = 4  # loss, units, tokens and the squared norm, which all ranks add up
+LARGE = {"dim": 4096, "layers": 32, "max_length": 4096}  # the shape of a Llama with 7 billion parameters
+DEVICE = {"memory": 80e9, "bandwidth": 50e9, "rate": 400e12}
+CPU = torch.device("cpu")
+
+
+def built(fields: dict[str, Any], vocab_size: int, width: int, heads: int) -> Any:
+    """A tied Llama with two heads a key-value head."""
+    mixer = {"name": "softmax", "heads": heads, "kv_heads": heads // 2}
+    block = {"name": "pre-norm", "mixer": mixer, "ffn": {"name": "gated", "width": width}}
+    model = make_method("lm", {"name": "transformer", "max_length": 128, "tied": True, "blocks": [block], **fields})
+    return model.build(vocab_size=vocab_size)
+
+
+def small_model(size: str, seed: int) -> Any:
+    dim = SIZES[size]["dim"]
+    return built(SIZES[size], VOCABULARY[size], 3 * dim, 4).initialise(seed)
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """Each mesh on processes of this machine, the bubbles, and the planner."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        chosen = list(MESHES) if size == "full" else ["data, sharded"]
+        one = alone(seed, size)
+        meshes = {name: on_ranks(ParallelSpec(timeout=60, **MESHES[name]), seed, size) for name in chosen}
+    finally:
+        torch.set_num_threads(threads)
+    model = small_model(size, seed)
+    for found in meshes.values():
+        found["loss"] = abs(found["loss"] - one["loss"]) / one["loss"]
+    return {
+        "parameters": model.parameter_count(), "one": one, "meshes": meshes, "bubbles": bubbles(),
+        "plans": plans() if size == "full" else {},
+    }  # fmt: skip
+
+
+def train_spec(size: str) -> TrainSpec:
+    fields = {"steps": 8, "batch_tokens": COUNT * LENGTH[size], "length": LENGTH[size], "micro_batch": 1}
+    fields |= {"dtype": "float32", "attention": "sdpa", "optimizer": {"name": "adamw", "form": "foreach"}}
+    return make(TrainSpec, fields, "train")
+
+
+def rows_of(size: str, seed: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[list[int]] = torch.randint(VOCABULARY[size], (COUNT, LENGTH[size] + 1), generator=generator).tolist()
+    return rows
+
+
+def timed(step: Callable[[int], Any], size: str, ranks: int) -> float:
+    """Median seconds of a step."""
+    taken = []
+    for number in range(5 if size == "full" and ranks < 8 else 1):
+        start = time.perf_counter()
+        step(3 + number)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def alone(seed: int, size: str) -> dict[str, Any]:
+    """One process."""
+    model, spec, rows = small_model(size, seed), train_spec(size), rows_of(size, seed)
+    optimizer = spec.optimizer.build(model=model)
+    stepper = Stepper(
+        model, Autoregressive(), optimizer, micro_batch=1, clip=spec.clip, dtype=torch.float32, folder=None
+    )
+    loss = [stepper(rows, 1.0, n).loss for n in range(3)][-1]
+    return {"loss": loss, "seconds": timed(lambda n: stepper(rows, 1.0, n), size, 1)}
+
+
+def on_ranks(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
+    """What rank 0 of a mesh measures; the ranks are forked from this process. DataError where one fails."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+
+    def rank(number: int) -> None:
+        os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(parallel.ranks))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        writer.send(first(parallel, seed, size)) if number == 0 else follow()
+
+    children = [context.Process(target=rank, args=(number,), daemon=True) for number in range(parallel.ranks)]
+    for child in children:
+        child.start()
+    try:
+        if not reader.poll(120):
+            raise DataError(f"parallel: {parallel.ranks} ranks did not end in 120 s")
+        measured: dict[str, Any] = reader.recv()
+    finally:
+        for child in children:
+            child.join(15)
+            child.kill()
+    return measured
+
+
+def first(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
+    """Rank 0: loss, bytes held, bytes sent and their closed form, the peak of a step, and what the planner says."""
+    model, rows, length = small_model(size, seed), rows_of(size, seed), LENGTH[size]
+    with team(parallel, CPU) as made:
+        assert made is not None
+        stepper = made.stepper(model, Autoregressive(), micro_batches(train_spec(size), parallel), folder=None)  # type: ignore[arg-type]
+        worker = stepper.worker
+        stepper(rows, 1.0, 0)
+        with traffic.Recorder() as sent:
+            stepper(rows, 1.0, 1)
+        gradients, peaks = worker.gradients, []
+
+        def watched(*given: Any) -> Any:
+            with torch.profiler.profile(profile_memory=True) as profile:
+                found = gradients(*given)
+            peaks.append(peak_bytes(profile))
+            return found
+
+        worker.gradients = watched  # type: ignore[method-assign]
+        loss = stepper(rows, 1.0, 2).loss
+        worker.gradients = gradients  # type: ignore[method-assign]
+        seconds = timed(lambda n: stepper(rows, 1.0, n), size, parallel.ranks)
+        weights = sum(p.nbytes for p in worker.parameters.values())
+        moments = sum(value.nbytes for value in worker.optimizer.state.values())
+    planned = estimate(model, parallel, 1.0, 1.0, COUNT, length, 4)
+    return {
+        "loss": loss, "held": 2 * weights + moments, "sent": sent.total, "form": closed_form(parallel, model, length),
+        "planned sent": planned.sent, "peak": peaks[0], "planned peak": planned.memory - weights - moments,
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+def closed_form(spec: ParallelSpec, model: Any, length: int) -> float | None:
+    """Bytes that rank 0 sends in a step; None for a mesh of several axes."""
+    if max(spec.data, spec.tensor, spec.pipeline) < spec.ranks:
+        return None
+    times, dim, depth = COUNT // spec.data, model.spec.dim, len(model.model.layers)
+    layers = sum(p.numel() for p in model.model.layers.parameters())
+    shared, numbers = 8 * 2 * (spec.ranks - 1) / spec.ranks * SHARED, 0.0  # float64
+    if spec.data > 1:
+        numbers += traffic.data_numbers(spec, layers, model.parameter_count() - layers, times)
+    elif spec.tensor > 1:
+        numbers += traffic.tensor_numbers(spec, depth, length, dim, times, (2 * depth + 1) * dim)
+    else:
+        numbers += traffic.pipeline_numbers(spec, 0, length, dim, times)
+        # the gradients of the tied matrix; zero-bubble has both ends on one rank
+        numbers += 0 if spec.schedule == "zero-bubble" else model.vocab_size * dim
+    return shared + 4 * numbers
+
+
+def bubbles() -> dict[str, dict[str, list[float]]]:
+    """The share of a step that 4 ranks wait, from the order of actions and by the formula, over micro-batches."""
+    return {
+        schedule: {str(m): [pipeline.bubble(schedule, 4, m), pipeline.formula(schedule, 4, m)] for m in (4, 8, 16, 32)}
+        for schedule in pipeline.CLASSES
+    }
+
+
+def plans() -> dict[str, list[list[Any]]]:
+    """The planner's best meshes of 64 and 1024 devices."""
+    with torch.device("meta"):
+        model = built(LARGE, 32_000, 11_008, 32)
+    out = {}
+    for devices in (64, 1024):
+        best = estimates(model, devices, rows=1024, length=2048, **DEVICE)[:4]
+        out[str(devices)] = [
+            [e.spec.data, e.spec.tensor, e.spec.pipeline, e.spec.schedule if e.spec.pipeline > 1 else "",
+             e.memory, e.sent, e.bubble, e.seconds] for e in best
+        ]  # fmt: skip
+    return out
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    """The page."""
+    (result,) = seeds
+    mega = 1e6
+    costs, planned = [], []
+    for name, m in result["meshes"].items():
+        form = "" if m["form"] is None else f"{m['form'] / mega:.3f}"
+        costs.append([name, f"{m['held'] / mega:.2f}", f"{m['sent'] / mega:.3f}", form, f"{m['seconds']:.2f}"])
+        sizes = [f"{m[key] / mega:.2f}" for key in ("sent", "planned sent", "peak")]
+        known = "replicated" not in name
+        guess = [f"{m['planned peak'] / mega:.2f}", f"{m['planned peak'] / m['peak']:.2f}"] if known else ["", ""]
+        planned.append([name, *sizes, *guess])
+    costs.insert(
+        0, ["one process", f"{16 * result['parameters'] / mega:.2f}", "0", "0", f"{result['one']['seconds']:.2f}"]
+    )
+    counts = list(result["bubbles"]["gpipe"])
+    waits = [[name, *(f"{share:.2%}" for share, _ in by.values())] for name, by in result["bubbles"].items()]
+    plan = [
+        [devices, *map(str, row[:4]), f"{row[4] / 1e9:.1f}", f"{row[5] / 1e9:.1f}", f"{row[6]:.1%}", f"{row[7]:.2f}"]
+        for devices, rows in result["plans"].items()
+        for row in rows
+    ]
+    heads = ["devices", "data", "tensor", "pipeline", "schedule", "GB a device", "GB sent", "waits", "s/step"]
+    return [
+        Section("A step of rank 0 (MB)", [], [table(["mesh", "held", "sent", "closed form", "s/step"], costs)]),
+        Section("Share of a step that 4 ranks wait, by micro-batches", [], [table(["schedule", *counts], waits)]),
+        Section(
+            "The planner and measurement (MB)", [],
+            [table(["mesh", "sent", "planned", "peak", "planned", "planned / measured peak"], planned)],
+        ),
+        Section(
+            "An estimate: 7 billion parameters on 64 and 1024 devices",
+            ["Not measured. 1024 rows of 2048 tokens; a device has 80 GB, sends 50 GB/s and reaches 400 TFLOP/s."],
+            [table(heads, plan)],
+        ),
+    ]  # fmt: skip
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    (result,) = seeds
+    meshes, states = result["meshes"], 16 * result["parameters"]
+    two = [m for name, m in meshes.items() if name != "2 x 2 x 2"]
+    formed = [m for m in two if m["form"] is not None]
+    waits = [(share, formula) for by in result["bubbles"].values() for share, formula in by.values()]
+    sent = [m["planned sent"] / m["sent"] for m in meshes.values()]
+    peaks = [m["planned peak"] / m["peak"] for name, m in meshes.items() if "replicated" not in name]
+    times = [m["seconds"] / result["one"]["seconds"] for m in two]
+    return {
+        "parameters": result["parameters"], "rows": COUNT, "length": LENGTH["full"],
+        "held": {name: m["held"] / states for name, m in meshes.items()},
+        "exact": sum(m["form"] == m["sent"] for m in formed), "forms": len(formed),
+        "loss": max(m["loss"] for m in meshes.values()), "bubbles": len(waits),
+        "right": sum(abs(a - b) < 1e-12 for a, b in waits), "few": result["bubbles"]["zero-bubble"]["4"],
+        "planned": (min(sent), max(sent)), "peaks": (min(peaks), max(peaks)), "times": (min(times), max(times)),
+    }  # fmt: skip
