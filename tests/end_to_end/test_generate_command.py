@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,48 @@ def test_one_command_writes_an_output_and_edited_parts_are_made_anew(engine, tmp
     assert run("--prompts", asked, "-o", out, "--force") == 0
     assert out.read_bytes() == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "prompts.txt"]
+
+
+def test_parts_of_another_model_or_engine_are_refused_by_name(engine, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(prompts, "BLOCK", 2)
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "draft", "tuned"):
+        (tmp_path / name).mkdir()
+    for name in ("model", "draft"):
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"1234")
+    (tmp_path / "tuned" / "adapter_config.json").write_text('{"base_model_name_or_path": "model"}')
+    (tmp_path / "prompts.txt").write_text("\n".join(TEXTS) + "\n", "utf-8")
+    generate = engine.generate
+
+    def stopping(block, **options):
+        if block[0] == TEXTS[2]:
+            raise KeyboardInterrupt
+        return generate(block, **options)
+
+    monkeypatch.setattr(engine, "generate", stopping)
+    first = ["--prompts", "prompts.txt", "-o", "out.jsonl", "--draft", "draft"]
+    assert run(*first) == 130
+    for more, said in (
+        (["--rope", "yarn:4"], "(--rope)"), (["--sinks", "4+60"], "(--sinks)"), (["--runner", "torch"], "(--runner)"),
+        (["--draft", "ngram"], "(--draft, "), (["--draft-tokens", "3"], "(--draft-tokens)"),
+        (["--seed", "1"], "(--seed)"),
+    ):  # fmt: skip
+        assert run(*first, *more) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert said in error and "remove the folder to start over" in error
+    for file in ("model/model.safetensors", "draft/model.safetensors", "model/config.json"):
+        path = tmp_path / file
+        kept = path.stat()
+        path.write_bytes(path.read_bytes()[::-1])  # as many bytes
+        os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns + 10**9))
+        assert run(*first) == 2 and f"({file})" in " ".join(capsys.readouterr().err.split())
+        os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert set(prompts._files("tuned")) == {
+        "tuned/adapter_config.json", "model/config.json", "model/model.safetensors"
+    }  # fmt: skip
+    monkeypatch.setattr(engine, "generate", generate)
+    assert run(*first) == 0 and len(rows(tmp_path / "out.jsonl")) == 5
 
 
 @pytest.mark.parametrize(

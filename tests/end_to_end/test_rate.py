@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from llmanac.cli import main
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.lock import locked
 from llmanac.evaluate.ratings import Questions, Rating, Store, read_ratings, report
 from llmanac.metrics.agreement import fleiss
 from llmanac.web.rate import create_rating_app
@@ -86,6 +87,32 @@ def test_a_page_is_rated_blind_and_becomes_preferences(store, tmp_path):
     assert turned["chosen"].startswith(" b") and len(rows) == 12
     fresh = Store(tmp_path, store.questions, "compare", seed=3)
     assert fresh.shown("Ann")["number"] is None and len(fresh.ratings) == 26
+
+
+def test_preferences_that_a_death_left_behind_are_written_again(store, tmp_path, capsys):
+    rate_all(client(store), "Ann", lambda page: "left")
+    file, whole = tmp_path / "preferences.jsonl", (tmp_path / "preferences.jsonl").read_bytes()
+    one = whole[: whole.index(b"\n") + 1]
+    ratings = tmp_path / "ratings.jsonl"
+    kept = ratings.read_bytes()
+
+    def report():
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(["rate", "--report", str(tmp_path)])
+        return capsys.readouterr().out
+
+    file.write_bytes(one)
+    Store(tmp_path, store.questions, "compare", seed=3)
+    assert file.read_bytes() == whole
+    file.write_bytes(one)
+    ratings.write_bytes(kept + b'{"rater": "Ann", "it')  # a kill left it half
+    assert "preferences.jsonl: 12 rows" in report() and file.read_bytes() == whole
+    file.write_bytes(one)
+    with locked(tmp_path / ".lock"):  # a page that runs writes the file itself
+        assert "preferences.jsonl: 1 rows" in report() and file.read_bytes() == one
+    ratings.write_bytes(kept[:-1])  # whole but for its end: counts
+    assert len(read_ratings(ratings)) == 12 == len(Store(tmp_path, store.questions, "compare", seed=3).ratings)
+    assert ratings.read_bytes() == kept and file.read_bytes() == whole
 
 
 def test_blank_answers_make_no_preference_and_are_counted(tmp_path, capsys):

@@ -172,6 +172,13 @@ made("Half", reset=lambda self, seed: "\\ud800")
 made("StepEnds", step=ends)
 made("Nan", step=lambda self, n, a: ("a", float("nan"), False))
 made("Huge", step=lambda self, n, a: ("a", 1e308, False))
+made("DoneText", step=lambda self, n, a: ("a", 1.0, "False"))
+made("DoneNone", step=lambda self, n, a: ("a", 1.0, None))
+made("RewardText", step=lambda self, n, a: ("a", "1", False))
+made("RewardBool", step=lambda self, n, a: ("a", True, False))
+made("Two", step=lambda self, n, a: ("a", 1.0))
+made("Table", step=lambda self, n, a: ({"a": 1}, 1.0, False))
+made("Text3", step=lambda self, n, a: "abc")
 made("StepHalf", step=lambda self, n, a: ("\\ud800", 1.0, False))
 """
 
@@ -194,6 +201,10 @@ def test_faults_of_a_users_environment_are_named(tmp_path):
         ("StepEnds", "step 0 .*raised SystemExit"), ("Nan", "step 0 .*reward nan"),
         ("Huge", r"step 0 .*reward 1e\+308"),
         ("StepHalf", "step 0 .* gave the half"),
+        ("DoneText", r"step 0 .* DoneText.step returned \('a', 1.0, 'False'\); \(text, reward, done\) is needed"),
+        ("DoneNone", "step 0 .* DoneNone.step returned"), ("RewardText", r"step 0 .* returned \('a', '1', False\)"),
+        ("RewardBool", "step 0 .* returned"), ("Two", r"step 0 .* returned \('a', 1.0\)"),
+        ("Table", "step 0 .* returned"), ("Text3", "step 0 .* returned 'abc'"),
     ):  # fmt: skip
         world = load_environment(f"{file}:{name}")
         with pytest.raises(DataError, match=f"environment: {what}"):

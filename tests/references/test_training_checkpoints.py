@@ -94,7 +94,7 @@ def test_no_whole_checkpoint_is_an_error_not_a_fresh_start(dataset, tmp_path):
     run(dataset, tmp_path)
     for file in tmp_path.glob("checkpoints/*/state.json"):
         file.write_text("{")
-    with pytest.raises(CheckpointError, match="none of 2 checkpoints is whole; start over with resume=False"):
+    with pytest.raises(CheckpointError, match="none of 2 checkpoints is whole; start over without --resume"):
         run(dataset, tmp_path)
     assert run(dataset, tmp_path, resume=False)[0].steps == 12
 

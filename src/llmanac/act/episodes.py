@@ -134,11 +134,19 @@ def _move(world: Environment, episode: Episode, call: Call | None, number: int) 
 def _stepped(world: Environment, seed: int, number: int, name: str, arguments: Mapping[str, Any]) -> Step:
     what = f"environment: step {number} of the episode with seed {seed}, {name}({shown(dict(arguments))}),"
     with users_code(what):
-        found = Step(*world.step(name, arguments))
-        found = Step(str(found.text), float(found.reward), bool(found.done))
-    if not abs(found.reward) <= LARGEST:
-        raise DataError(f"{what} gave the reward {found.reward}; a number of at most {LARGEST:g} is needed")
-    return found._replace(text=_readable(found.text, what))
+        found = world.step(name, arguments)
+    number_like, bool_like = (int, float, np.integer, np.floating), (bool, np.bool_)
+    text, reward, done = found if isinstance(found, tuple) and len(found) == 3 else (None, None, None)
+    if (
+        not isinstance(text, str)
+        or not isinstance(done, bool_like)
+        or (isinstance(reward, bool) or not isinstance(reward, number_like))
+    ):
+        given = f"{what} {type(world).__name__}.step returned {shown(found)}"
+        raise DataError(f"{given}; (text, reward, done) is needed: a text, a number, and True or False")
+    if not abs(reward) <= LARGEST:
+        raise DataError(f"{what} gave the reward {shown(reward)}; a number of at most {LARGEST:g} is needed")
+    return Step(_readable(text, what), float(reward), bool(done))
 
 
 def replay(environment: Environment, episode: Episode) -> float:

@@ -93,7 +93,8 @@ def generate_command(
         else:
             engine = _load(path, draft, draft_tokens, runner, rope, sinks)
         if prompts is not None:
-            _file(engine, path, prompts, column, output, options, force)
+            how = {"draft": draft, "draft_tokens": draft_tokens, "runner": runner, "rope": rope, "sinks": sinks}
+            _file(engine, path, prompts, column, output, options, force, how)
         else:
             print_completions(engine, text or prompt or sys.stdin.read(), **options)
     say_drafts(engine)
@@ -153,7 +154,10 @@ def _method(text: str) -> Any:
         raise SpecError(f"--decoding: {str(error).removeprefix('--arms ')}") from None
 
 
-def _file(engine: Engine, path: str, prompts: str, column: str, output: Path | None, options: Any, force: bool) -> None:
+def _file(
+    engine: Engine, path: str, prompts: str, column: str, output: Path | None, options: Any, force: bool,
+    how: dict[str, Any],
+) -> None:  # fmt: skip
     """Continue the texts of a file; to `output`, or as JSON Lines on standard output."""
     from llmanac.cli.score import texts_of
     from llmanac.cli.tables import print_table
@@ -167,7 +171,7 @@ def _file(engine: Engine, path: str, prompts: str, column: str, output: Path | N
             write(lines)
         return
     try:
-        found = write_completions(engine, texts, output, options, path, force=force)
+        found = write_completions(engine, texts, output, options, path, force=force, how=how)
     except KeyboardInterrupt:
         print(f"\nStopped; what is done is kept next to {output}. The same command goes on.")
         raise SystemExit(130) from None

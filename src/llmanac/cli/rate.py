@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Seed, SomeRunner
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import LlmanacError, SpecError
 
 if TYPE_CHECKING:
     from llmanac.evaluate.ratings import Questions, Rating
@@ -37,15 +38,21 @@ def rate_command(
     as_json: AsJson = False,
 ) -> None:
     """Let people compare or score answers of models, blind; write preferences for `llmanac align`."""
-    from llmanac.evaluate.ratings import PREFERENCES, RATINGS, Questions, Store, read_ratings
+    from llmanac.core.lock import locked
+    from llmanac.evaluate._preferences import PREFERENCES, write_preferences
+    from llmanac.evaluate.ratings import RATINGS, Questions, Store, read_ratings
     from llmanac.evaluate.ratings import report as reported
 
     if report is not None:
-        ratings = read_ratings(report / RATINGS if report.is_dir() else report)
-        folder = report if report.is_dir() else report.parent
-        asked = Questions.load(folder) if (folder / "questions.jsonl").exists() else None
-        counts = None if asked is None else _preferences(asked, ratings)
-        _show(reported(ratings) | ({} if counts is None else {"preferences": counts}), as_json)
+        file = report / RATINGS if report.is_dir() else report
+        folder, ratings = file.parent, read_ratings(file)
+        counts: dict[str, Any] = {}
+        if (folder / "questions.jsonl").exists() and file.name == RATINGS:
+            asked = Questions.load(folder)
+            with contextlib.suppress(LlmanacError), locked(folder / ".lock", busy="the page itself writes them"):
+                write_preferences(folder, asked, read_ratings(file))
+            counts = {"preferences": _preferences(folder, asked, ratings)}
+        _show(reported(ratings) | counts, as_json)
         place = folder / PREFERENCES
         if not as_json and place.is_file() and place.stat().st_size:
             print(f"Next: llmanac align MODEL {shlex.quote(str(place))} --method dpo")
@@ -54,7 +61,6 @@ def rate_command(
         raise SpecError("PROMPTS: name a file of prompts, or ratings to report on with --report")
     if mode not in ("compare", "score"):
         raise SpecError(f"--mode {mode}: is not compare or score")
-    from llmanac.core.lock import locked
     from llmanac.evaluate.segments import read_rows, texts_of
 
     texts = texts_of(read_rows(prompts, column, "--column"))
@@ -80,17 +86,16 @@ def rate_command(
 
         serve_ratings(store, port=port)
         if store.ratings:
-            _show(reported(store.ratings) | {"preferences": _preferences(questions, store.ratings)}, as_json)
+            _show(reported(store.ratings) | {"preferences": _preferences(out, questions, store.ratings)}, as_json)
     if not as_json:
         print(f"Next: llmanac rate --report {shlex.quote(str(out))}")
 
 
-def _preferences(questions: Questions, ratings: list[Rating]) -> dict[str, int]:
-    """How many preferences ratings make, and how many pairs are none since an answer is blank."""
-    from llmanac.evaluate.ratings import preferences
+def _preferences(folder: Path, questions: Questions, ratings: list[Rating]) -> dict[str, int]:
+    """How many preferences the file holds, and how many pairs are none since an answer is blank."""
+    from llmanac.evaluate._preferences import preferences, written
 
-    rows, blank = preferences(questions, ratings)
-    return {"rows": len(rows), "blank": blank}
+    return {"rows": written(folder), "blank": preferences(questions, ratings)[1]}
 
 
 def _answers(

@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, RequestError, SpecError, shown
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
+from llmanac.data.unpack import Span
+from llmanac.evaluate._preferences import PREFERENCES, latest, write_preferences
 from llmanac.evaluate.segments import read_rows, texts_of
 from llmanac.metrics._battles import OUTCOMES, Battles
 from llmanac.metrics._intervals import wilson_interval
@@ -36,7 +38,7 @@ from llmanac.metrics._statistics import estimate, items_needed
 from llmanac.metrics.agreement import cohen, fleiss
 from llmanac.metrics.bradley_terry import bradley_terry
 
-QUESTIONS, RATINGS, PREFERENCES = "questions.jsonl", "ratings.jsonl", "preferences.jsonl"
+QUESTIONS, RATINGS = "questions.jsonl", "ratings.jsonl"
 SCORES = (1, 2, 3, 4, 5)
 MOST_TASKS = 100_000
 MOST_RATERS = 1000
@@ -190,7 +192,8 @@ class Store:
         self.folder, self.questions, self.mode, self.seed = folder, questions, mode, seed
         self.tasks = questions.tasks(mode)
         self.path = folder / RATINGS
-        self._cut()
+        if self.path.exists() and (data := self.path.read_bytes()) != (kept := _finished(data)):
+            files.write_bytes(self.path, kept)
         self.ratings = read_ratings(self.path) if self.path.exists() else []
         self._orders: dict[str, list[Task]] = {}
         self._done: dict[str, dict[tuple[Any, ...], Rating]] = defaultdict(dict)
@@ -198,13 +201,8 @@ class Store:
             if (len(one.models) == 1) != (mode == "score"):
                 raise SpecError(f"{self.path}: has ratings of another kind; name another folder with -o")
             self._done[one.rater][one.task] = one
-
-    def _cut(self) -> None:
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            files.write_bytes(self.path, data[: data.rfind(b"\n") + 1])
+        if self.ratings:  # a process may have died between a rating and its preference
+            write_preferences(folder, questions, self.ratings)
 
     def order(self, rater: str) -> list[Task]:
         """The rater's tasks. Raises RequestError where there are too many raters."""
@@ -255,49 +253,23 @@ class Store:
 
 
 def read_ratings(path: Path) -> list[Rating]:
-    """A file of ratings. Raises DataError that names file and line."""
-    return [Rating.of(row.values, f"{path}:{row.line}") for row in table_rows(path, CommandProblems())]
+    """A file of ratings, without a line that was left unfinished. Raises DataError that names file and line."""
+    span = None
+    if path.suffix == ".jsonl" and path.is_file() and len(kept := _finished(data := path.read_bytes())) < len(data):
+        span = Span(0, len(kept))
+    return [Rating.of(row.values, f"{path}:{row.line}") for row in table_rows(path, CommandProblems(), span=span)]
 
 
-def latest(ratings: Sequence[Rating]) -> list[Rating]:
-    """Without those that their rater replaced."""
-    return list({(one.rater, *one.task): one for one in ratings}.values())
-
-
-def _margins(ratings: Sequence[Rating]) -> Iterator[tuple[int, str, str]]:
-    """`(item, preferred model, other model)` by the majority of raters; nothing where they are even."""
-    compared: dict[tuple[int, str, str], float] = defaultdict(float)
-    scored: dict[int, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for one in latest(ratings):
-        if len(one.models) == 1:
-            scored[one.item][one.models[0]].append(int(one.value))
-            continue
-        won, (left, right) = OUTCOMES[str(one.value)] - 0.5, one.models
-        low, high = sorted((left, right))
-        compared[one.item, low, high] += won if low == left else -won
-    for (item, low, high), margin in compared.items():
-        if margin:
-            yield (item, low, high) if margin > 0 else (item, high, low)
-    for item, by_model in scored.items():
-        for low, high in itertools.combinations(sorted(by_model), 2):
-            margin = float(np.mean(by_model[low]) - np.mean(by_model[high]))
-            if margin:
-                yield (item, low, high) if margin > 0 else (item, high, low)
-
-
-def preferences(questions: Questions, ratings: Sequence[Rating]) -> tuple[list[dict[str, str]], int]:
-    """TRL's rows, one a pair that the majority prefers one of, and how many are left out: an answer is blank."""
-    texts, found = questions.answers, sorted(_margins(ratings))
-    rows = [{"prompt": questions.prompts[i], "chosen": texts[one][i], "rejected": texts[other][i]}
-            for i, one, other in found]  # fmt: skip
-    kept = [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
-    return kept, len(rows) - len(kept)
-
-
-def write_preferences(folder: Path, questions: Questions, ratings: Sequence[Rating]) -> None:
-    """Write `preferences`, in whole or not at all."""
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in preferences(questions, ratings)[0]]
-    files.write_bytes(folder / PREFERENCES, "".join(lines).encode("utf-8", "backslashreplace"))
+def _finished(data: bytes) -> bytes:
+    """Lines without a last one that a killed process left half; one that lacks only its end is kept."""
+    last = data[data.rfind(b"\n") + 1 :]
+    if not last:
+        return data
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return data[: len(data) - len(last)]
+    return data + b"\n"
 
 
 def report(ratings: Sequence[Rating]) -> dict[str, Any]:

@@ -7,21 +7,24 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmanac.adapters.load import base_of, find_adapter
 from llmanac.core import files
-from llmanac.core.errors import LlmanacError, RequestError, SpecError
+from llmanac.core.errors import CheckpointError, LlmanacError, RequestError, SpecError
 from llmanac.core.lock import locked
 from llmanac.core.outputs import check_output
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump
 from llmanac.generate.engine import Engine, Options
+from llmanac.models.locate import locate
 
 BLOCK = 64  # prompts that are kept together
 ASKED = "asked.json"
+READ = {".json", ".safetensors", ".gguf", ".model", ".jinja", ".bin", ".pt"}  # files that a model is read from
 
 
 def parts_of(output: Path) -> Path:
@@ -65,16 +68,31 @@ def continued(engine: Engine, prompts: Sequence[str], options: Options, done: in
 
 
 def write_completions(
-    engine: Engine, prompts: Sequence[str], output: Path, options: Options, model: str, *, force: bool = True
+    engine: Engine,
+    prompts: Sequence[str],
+    output: Path,
+    options: Options,
+    model: str,
+    *,
+    force: bool = True,
+    how: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Continue the prompts and write a row a text; blocks are kept in `OUTPUT.parts` until all are done.
+
+    Args:
+        model: where the engine was loaded from; its files must be the same ones when a stopped command goes on.
+        how: what else the engine was made with, by the names of flags; `draft` may be a model too.
 
     Raises:
         RequestError: a prompt or option that cannot be used. SpecError: parts of a command with other options, or an
         output that may not be written over. LlmanacError: another command writes the same output.
     """
     text = json.dumps(list(prompts)).encode()
-    asked = {"model": model, "options": _plain(options), "prompts": hashlib.sha256(text).hexdigest()}
+    given = dict(how or {})
+    asked = {
+        "model": model, "files": _files(model), "draft_files": _files(given.get("draft")), "how": _plain(given),
+        "options": _plain(options), "prompts": hashlib.sha256(text).hexdigest(),
+    }  # fmt: skip
     parts = parts_of(output)
     lock = parts.with_name(f"{parts.name}.lock")
     with locked(lock, busy=f"--output: another command writes {output} now; wait for it, or name another place"):
@@ -89,8 +107,12 @@ def _write(
     engine: Engine, prompts: Sequence[str], output: Path, options: Options, asked: dict[str, Any], parts: Path
 ) -> Summary:
     if parts.is_dir():
-        if not (parts / ASKED).is_file() or files.read_json(parts / ASKED) != asked:
-            raise SpecError(f"--output: {parts} has texts of a command with other options; remove it, or name another")
+        before = files.read_json(parts / ASKED) if (parts / ASKED).is_file() else None
+        if before != asked:
+            raise SpecError(
+                f"--output: {parts} has texts of a command with other options ({_difference(before, asked)}); run that "
+                "one again, or remove the folder to start over, or name another output"
+            )
     else:
         with files.atomic_folder(parts) as made:
             files.write_json(made / ASKED, asked)
@@ -108,6 +130,44 @@ def _write(
                 summary.add(json.loads(line))
     shutil.rmtree(parts)
     return summary
+
+
+def _files(path: str | None) -> dict[str, Any]:
+    """Size and time of each file that a model, its tokenizer or adapter is read from; nothing for what is none."""
+    if path is None:
+        return {}
+    places = []
+    try:
+        adapter = find_adapter(path)
+        base = base_of(adapter) if adapter else path
+        places = [str(adapter)] if adapter else []
+        places += locate(base) if base else ()
+    except CheckpointError:  # the name of a drafter, or what the engine was not loaded from
+        pass
+    found: dict[str, Any] = {}
+    for place in dict.fromkeys(places):
+        folder = Path(place)
+        if not folder.exists():
+            with contextlib.suppress(Exception):  # a hub model was downloaded when the engine was loaded
+                from huggingface_hub import snapshot_download
+
+                folder = Path(snapshot_download(place, local_files_only=True))
+        for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+            if file.suffix in READ and file.is_file():
+                found[f"{place}/{file.name}"] = [file.stat().st_size, file.stat().st_mtime_ns]
+    return found
+
+
+def _difference(before: Any, asked: dict[str, Any]) -> str:
+    """What two commands differ in, by the names of flags and files."""
+    if not isinstance(before, dict) or before.keys() != asked.keys():
+        return f"{ASKED} is missing, damaged or of another version"
+    said = [f"another {name}" for name in ("model", "prompts") if before[name] != asked[name]]
+    for part in ("how", "options", "files", "draft_files"):
+        old, new = before[part], asked[part]
+        keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        said += keys if part.endswith("files") else [f"--{key.replace('_', '-')}" for key in keys]
+    return ", ".join(said[:8])
 
 
 def _lines(parts: Path, number: int) -> str | None:

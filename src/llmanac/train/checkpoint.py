@@ -204,6 +204,6 @@ class Checkpoints:
                 self.report(f"warning: {error}; falling back to the checkpoint before it")
         if steps:
             raise CheckpointError(
-                f"{self.folder}: none of {len(steps)} checkpoints is whole; start over with resume=False"
+                f"{self.folder}: none of {len(steps)} checkpoints is whole; start over without --resume"
             )
         return None

@@ -233,7 +233,7 @@ class _Run:
             path, (value, before) = next(iter(changed.items()))
             raise SpecError(
                 f"train.{path}: {value!r} was asked for, but the run in {self.folder} uses {before!r}; "
-                "resume it as it is, or give another folder, or start over with resume=False"
+                "resume it as it is, or give another folder, or start over without --resume"
             )
         if old is not None and not changed:
             if old.measured.get("threads") != torch.get_num_threads():
