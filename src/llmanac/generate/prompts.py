@@ -154,7 +154,7 @@ def _files(path: str | None) -> dict[str, Any]:
                 folder = Path(snapshot_download(place, local_files_only=True))
         for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
             if file.suffix in READ and file.is_file():
-                found[f"{place}/{file.name}"] = [file.stat().st_size, file.stat().st_mtime_ns]
+                found[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
     return found
 
 
