@@ -53,6 +53,7 @@ bench: $(BIN)/.dev
 	$(BIN)/python benchmarks/adapt.py
 	$(BIN)/python benchmarks/align.py
 	$(BIN)/python benchmarks/multimodal.py
+	$(BIN)/python benchmarks/parallel.py
 	$(BIN)/python benchmarks/reason.py
 	$(BIN)/python benchmarks/retrieve.py
 	$(BIN)/python benchmarks/ngram.py

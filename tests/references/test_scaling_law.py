@@ -144,5 +144,5 @@ def test_one_best_size_says_no_slope():
     flops = 6 * sizes * lengths
     best = np.abs(np.log(sizes / 200_000))
     points = Points(sizes.ravel(), lengths.ravel(), (3 + best + 1e12 / flops + 1e-4 * draw.random(flops.shape)).ravel())
-    found = approaches(points, fit_law(points))[0]
+    found = approaches(points, fit_law(points.parameters, points.tokens, points.loss))[0]
     assert found.exponent is None and "two different best ones" in found.why

@@ -1,9 +1,10 @@
 """Add-k (Lidstone; Laplace for k = 1): k is added to the count of every n-gram.
 
-    p(w | h) = (c(h w) + k) / (c(h .) + k V), V with the token that begins a text, as in NLTK
+    p(w | h) = (c(h w) + k) / (c(h .) + k V)
 
-Shorter contexts are not used: all tokens not seen after h are equally likely, and an unseen context gives 1/V. With a
-vocabulary of thousands this subtracts far too much from what was seen; it is the baseline of the other methods.
+V counts the token that begins a text too, as NLTK's does. Shorter contexts are not used: all tokens not seen after h are
+equally likely, and an unseen context gives 1/V. With a vocabulary of thousands this subtracts far too much from what was
+seen; it is the baseline of the other methods.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Lidstone 1920; Gale & Church 1994.
 """
