@@ -2,9 +2,9 @@
 
     p(w | h) = (c(h w) + k) / (c(h .) + k V)
 
-V counts the token that begins a text too, as NLTK's does. Shorter contexts are not used: all tokens not seen after h
-are equally likely, and an unseen context gives 1/V. With a vocabulary of thousands this subtracts far too much from what
-was seen; it is the baseline of the other methods.
+V counts the token that begins a text too, as NLTK's does. Shorter contexts are not used: all tokens not seen
+after h are equally likely, and an unseen context gives 1/V. With a vocabulary of thousands this subtracts far
+too much from what was seen; it is the baseline of the other methods.
 
 Shapes: counts (n,) of one order -> p (n,), gamma (contexts,). Lidstone 1920; Gale & Church 1994.
 """
