@@ -202,7 +202,7 @@ def _part(parts: Path, number: int) -> Path:
     return parts / f"{number:06d}.jsonl"
 
 
-def _plain(options: Options) -> Any:
+def _plain(options: Mapping[str, object]) -> Any:
     """Options as JSON data that reads back the same."""
     given = {name: dump(value) for name, value in options.items()}
     return json.loads(json.dumps(given, default=str, sort_keys=True))
