@@ -28,6 +28,7 @@ class Entry:
         reference: the tests that prove it, each `path::test` below the repository, the one that says most first; none
             while it is not built. The file may give a single one as a text.
         claim: the evidence page, path below the repository; empty while there is none.
+        paper: for rows that are no single method and so have no CARD; several are separated by `; `.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Entry:
     where: str = ""
     reference: tuple[str, ...] = ()
     claim: str = ""
+    paper: str = ""
 
     @property
     def status(self) -> Status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ class Page:
 
     @property
     def papers(self) -> list[tuple[str, str]]:
-        """(text, address) of each paper that the CARD names; the address is empty where it gives none."""
+        """(text, address) of each paper that the CARD or the row names; the address is empty where there is none."""
         found = []
-        for text in str(self.card.get("paper", "")).split("; "):
+        for text in str(self.card.get("paper") or self.entry.paper).split("; "):
             number = ARXIV.search(text)
             address = f"https://arxiv.org/abs/{number[1]}" if number else text if text.startswith("https://") else ""
             found += [(text, address)] if text else []
@@ -110,8 +111,14 @@ def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exer
 
 @functools.cache
 def _read(path: Path) -> tuple[str, str, dict[str, Any], list[tuple[str, str, str]]]:
-    """A file's text, docstring, CARD and fields of its Spec; aliases of a file share them."""
+    """A file's text, docstring, CARD and fields of its Spec; aliases of a file share them.
+
+    A benchmark is a TOML file: its `about` explains it, and its fields are its card.
+    """
     text = path.read_text("utf-8")
+    if path.suffix == ".toml":
+        card = tomllib.loads(text)
+        return text, str(card.get("about", "")), card, []
     if path.suffix != ".py":
         return text, "", {}, []
     method = "\nCARD = {" in text
