@@ -20,7 +20,9 @@ $(BIN)/.installed: pyproject.toml
 	touch $@
 
 $(BIN)/.dev: $(BIN)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	# the kernels that the tests use are compiled while packages are fetched and unpacked
+	for kernels in models tokenizers counts; do $(BIN)/python tools/compile_kernels.py $$kernels >/dev/null 2>&1 & done; \
+		$(BIN)/python -m pip install --quiet --editable '.[dev]' && wait
 	touch $@
 
 install: $(BIN)/.installed
