@@ -65,6 +65,9 @@ SLOW = (
     "test_classifiers.py::test_bow_of_three_labels_reaches_the_optimum",  # above it two labels do
     "test_classifiers.py::test_without_the_nonlinearity_deep_cbow_is_cbow[hidden0]",
     "test_classifiers.py::test_without_the_nonlinearity_deep_cbow_is_cbow[hidden2]",
+    "test_classifiers_on_models.py::test_the_loss_curve_is_that_of_a_plain_pytorch_loop[mean-all]",
+    "test_prefix_cache.py::test_same_tokens_and_log_probabilities[samples-100000000]",  # scores are there for each size
+    "test_prefix_cache.py::test_same_tokens_and_log_probabilities[samples-1]",
 )
 # of the families, these are looked at in every run, the others in the slow one
 LOOKED_AT = ("llama", "mamba2", "bert", "t5")
