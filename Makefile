@@ -21,7 +21,7 @@ $(BIN)/.installed: pyproject.toml
 
 $(BIN)/.dev: $(BIN)/.installed
 	# the kernels that the tests use are compiled while packages are fetched and unpacked
-	for kernels in models tokenizers counts; do $(BIN)/python tools/compile_kernels.py $$kernels >/dev/null 2>&1 & done; \
+	for kernels in models tokenizers counts; do nice $(BIN)/python tools/compile_kernels.py $$kernels >/dev/null 2>&1 & done; \
 		$(BIN)/python -m pip install --quiet --editable '.[dev]' && wait
 	touch $@
 
