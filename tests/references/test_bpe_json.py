@@ -85,8 +85,9 @@ def both(name: str, mode: str, folder: Path) -> tuple[CharacterBPE, Any]:
     return ours, theirs
 
 
-CASES = [(name, "bytes") for name in PIPELINES] + [("llama-2", mode) for mode in MODES if mode != "bytes"] + [
-    ("words", mode) for mode in MODES if mode != "bytes"
+OTHERS = [mode for mode in MODES if mode != "bytes"]
+CASES = [(name, "bytes") for name in PIPELINES] + [("llama-2", mode) for mode in OTHERS] + [
+    pytest.param("words", mode, marks=() if mode == "unknown" else pytest.mark.slow) for mode in OTHERS
 ]  # fmt: skip
 
 
