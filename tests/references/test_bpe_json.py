@@ -129,7 +129,7 @@ def test_the_quick_normal_form_is_the_placed_one(name: str, tmp_path: Path) -> N
 def test_real_texts(shared_data: Path, tmp_path: Path) -> None:
     ours, theirs = both("llama-2", "bytes", tmp_path)
     for path in sorted((shared_data / "text").glob("*.txt")):
-        whole = path.read_text("utf-8")[:200_000]
+        whole = path.read_text("utf-8")[:60_000]
         given = [*whole.split("\n"), whole]
         expected = [e.ids for e in theirs.encode_batch(given, add_special_tokens=False)]
         assert not differing([ours.encode(text, special="all") for text in given], expected, given), path.name
