@@ -21,14 +21,16 @@ from llmanac.data.pipeline.recipe import read_recipe
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A build of some seconds: every document takes a while."""
+    """A build of some seconds: every document takes a while, until there is a file `no-longer`."""
     (tmp_path / "in").mkdir()
     for n in range(24):  # enough that a busy machine does not finish before it is stopped
         lines = [json.dumps({"text": f"SLOW text {n} {k}"}) + "\n" for k in range(25)]
         (tmp_path / "in" / f"{n}.jsonl").write_text("".join(lines))
     path = tmp_path / "slow.toml"
     name = stage("hostile")["name"]
-    path.write_text(f'inputs = ["{tmp_path / "in"}"]\nshard_bytes = 400\n[[stages]]\nname = "{name}"\n')
+    path.write_text(
+        f'inputs = ["{tmp_path / "in"}"]\nshard_bytes = 400\n[[stages]]\nname = "{name}"\nmark = "{tmp_path}"\n'
+    )
     return path
 
 
@@ -59,6 +61,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(recipe: Path, tmp_path: Path)
     assert "Traceback" not in errors
     for worker in workers:
         assert not Path(f"/proc/{worker}").exists()
+    (tmp_path / "no-longer").touch()
     build(read_recipe(recipe), out, workers=1)
     build(read_recipe(recipe), tmp_path / "whole", workers=1)
     assert digests(out) == digests(tmp_path / "whole")
@@ -70,6 +73,7 @@ def test_two_builds_do_not_share_a_folder(recipe: Path, tmp_path: Path) -> None:
     wait_for_work(process, out)
     with pytest.raises(LlmanacError, match="another build is at work in this folder"):
         build(read_recipe(recipe), out, workers=1)
+    (tmp_path / "no-longer").touch()
     printed, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     assert "600" in printed

@@ -125,8 +125,15 @@ def every(out: Path) -> list[Path]:
     return sorted(path for path in found if "describe" not in path.parts)
 
 
-@pytest.mark.parametrize("how", ["gone", "empty", "flipped"])
-@pytest.mark.parametrize("after", [9, 22, 60])
+# each way and each moment once in every run; the slow tests have all nine of them
+DAMAGE = [
+    pytest.param(after, how, marks=pytest.mark.slow if i != j else ())
+    for i, after in enumerate((9, 22, 60))
+    for j, how in enumerate(("gone", "empty", "flipped"))
+]
+
+
+@pytest.mark.parametrize(("after", "how"), DAMAGE)
 def test_a_damaged_task_is_done_again_alone(recipe: BuildSpec, tmp_path: Path, how: str, after: int) -> None:
     whole = tmp_path / "whole"
     build(recipe, whole)

@@ -46,6 +46,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
     session.close()
 
 
+@pytest.mark.slow  # a process for each of its commands; test_build_command.py runs the same ones on less
 @pytest.mark.timeout(600)
 def test_every_block_of_the_page_runs(root: Path, session: Session) -> None:
     session.page((root / PAGE).read_text("utf-8"))

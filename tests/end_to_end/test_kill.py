@@ -36,10 +36,10 @@ def trials(mode: str, count: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 def test_killed_anywhere_ends_the_same(tmp_path: Path) -> None:
-    found = trials("good", 2, 1, tmp_path)
+    found = trials("good", 1, 1, tmp_path)
     assert found["wrong"] == 0, found
-    assert found["kills"] >= 8, found
-    assert found["in_write"] >= 2, found
+    assert found["kills"] >= 4, found
+    assert found["in_write"] >= 1, found
 
 
 @pytest.mark.slow

@@ -37,6 +37,10 @@ from llmanac.models.families._table import canonical
 from llmanac.models.load import load_model
 from llmanac.models.save import export_model
 
+FIRST = {kind_of(case): case for case in reversed(CASES)}
+# files are looked at for one model of each family, the others in the slow tests; numbers are for all
+ONE_OF_EACH = [pytest.param(case, marks=() if case in FIRST.values() else pytest.mark.slow) for case in CASES]
+
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_equal_within_1e_6(case, tmp_path, monkeypatch):
@@ -145,7 +149,7 @@ def test_gradients_equal_row_by_row(case, tmp_path, monkeypatch):
     assert trained == list(gradients(ours)) and len(trained) >= len(shapes) - 3
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_what_we_save_transformers_loads(case, tmp_path):
     ours = ours_of(theirs(case), tmp_path / "theirs")
     export_model(ours, tmp_path / "ours", family=kind_of(case))
@@ -162,7 +166,7 @@ def test_what_we_save_transformers_loads(case, tmp_path):
     assert canonical(load_model(tmp_path / "ours", device="cpu").spec) == canonical(ours.spec)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_names_of_a_state_dict_are_read_too(case, tmp_path):
     """Where experts are stacked, and a tied head is written twice."""
     model = theirs(case)

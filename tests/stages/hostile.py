@@ -33,7 +33,7 @@ class Hostile(Stage):
             if word == "DIE" and not (Path(self.mark) / "died").exists():
                 (Path(self.mark) / "died").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            if word == "SLOW":
+            if word == "SLOW" and not (Path(self.mark) / "no-longer").exists():
                 time.sleep(0.02)
             if word == "SURROGATE":
                 document = document.with_text("half \ud83d a pair")

@@ -31,6 +31,7 @@ def spec_modules(value: Any) -> set[str]:
     return set()
 
 
+@functools.cache
 def _path_of(module: str) -> Path | None:
     base = PACKAGE.parent.joinpath(*module.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
