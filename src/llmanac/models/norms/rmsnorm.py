@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.kernels.nn._takes import fused
 from llmanac.models._layers import upcast
 from llmanac.models.norms import NormSpec, check_eps
 
@@ -52,6 +53,11 @@ class RMSNorm(nn.Module):
         weight = self.weight if self.offset == 0 else self.weight + self.offset
         if torch.compiler.is_compiling():  # a compiler fuses the formula by itself
             return rms_norm(x, weight, self.eps)
+        if fused(x, weight):
+            from llmanac.kernels.nn.pointwise import FusedRMSNorm  # what is not trained needs no numba
+
+            trained: Tensor = FusedRMSNorm.apply(x, weight, self.eps)
+            return trained
         y: Tensor = _RMSNorm.apply(x, weight, self.eps)
         return y
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.nn._takes import fused
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions._scaling import Scaling
 
@@ -126,6 +127,11 @@ class Rotary(Position):
         if torch.compiler.is_compiling() or self.turned < x.shape[-1]:
             turned, kept = x.split([self.turned, x.shape[-1] - self.turned], dim=-1)
             return torch.cat([turned * cos + _swapped(turned) * sin, kept], dim=-1)
+        if fused(x):
+            from llmanac.kernels.nn.pointwise import Rotation  # what is not trained needs no numba
+
+            trained: Tensor = Rotation.apply(x, cos, sin)
+            return trained
         y: Tensor = _Rotation.apply(x, cos, sin)
         return y
 

@@ -31,7 +31,8 @@ class BlockAttention(torch.autograd.Function):
     `mask` (B or 1, 1, T, S) is additive.
 
     `bound` is (causal, window): what may be skipped. Without a mask the causal rule is applied on the diagonal blocks.
-    Softmax and its slope are torch's own, which work in float32 inside whatever the dtype.
+    Softmax and its slope are torch's own, which work in float32 inside whatever the dtype; with `ranges`, the first key
+    that each query sees and the one after its last (B or 1, T), they are those of `kernels/nn/softmax.py`, without `mask`.
     """
 
     @staticmethod
@@ -44,10 +45,12 @@ class BlockAttention(torch.autograd.Function):
         bound: tuple[bool, int | None],
         scale: float,
         block: int,
+        ranges: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         batch, heads, length, dim = queries.shape
         kv_heads = keys.shape[1]
-        q = (queries * scale).reshape(batch, kv_heads, heads // kv_heads, length, dim)
+        q = queries if ranges else queries * scale
+        q = q.reshape(batch, kv_heads, heads // kv_heads, length, dim)
         k, v = keys.contiguous(), values.contiguous()
         out = v.new_empty(*q.shape[:4], v.shape[-1])
         triangle = torch.full((block, block), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
@@ -57,35 +60,71 @@ class BlockAttention(torch.autograd.Function):
             part = q[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
             scores = part @ k[:, :, start:stop].transpose(-1, -2)
             grid = scores.view(batch, heads, rows, stop - start)
-            if mask is not None:
+            if ranges:
+                _loops().softmax_(grid, *_seen(ranges, first, last, start), scale)
+            elif mask is not None:
                 grid += mask[:, :, first:last, start:stop]
             elif bound[0]:
                 grid[..., first - start :] += triangle[:rows, :rows]
-            weights = torch.softmax(scores, dim=-1)
+            weights = scores if ranges else torch.softmax(scores, dim=-1)
             out[:, :, :, first:last] = (weights @ v[:, :, start:stop]).view(batch, kv_heads, -1, rows, v.shape[-1])
             kept.append(weights)
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.settings = (bound, scale, block)
+        ctx.settings = (bound, scale, block, ranges)
         return out.view(batch, heads, length, -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v, *kept = ctx.saved_tensors
-        bound, scale, block = ctx.settings
+        bound, scale, block, ranges = ctx.settings
         batch, kv_heads, group, length, dim = q.shape
         grad = grads[0].reshape(*q.shape[:4], -1)
         accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
         dq = torch.empty_like(q)
-        dk = torch.zeros(k.shape, dtype=accumulate, device=k.device)
-        dv = torch.zeros(v.shape, dtype=accumulate, device=v.device)
-        for (first, last, start, stop), weights in zip(_spans(length, k.shape[2], block, bound), kept, strict=True):
+        spans = list(_spans(length, k.shape[2], block, bound))
+        dk, dv = (_Sum(x, accumulate, len(spans) == 1) for x in (k, v))
+        for (first, last, start, stop), weights in zip(spans, kept, strict=True):
             rows = last - first
             part = grad[:, :, :, first:last].reshape(batch, kv_heads, -1, v.shape[-1])
             asked = q[:, :, :, first:last].reshape(batch, kv_heads, -1, dim)
-            dv[:, :, start:stop] += weights.transpose(-1, -2) @ part
+            dv.add(start, stop, weights.transpose(-1, -2) @ part)
             slope = part @ v[:, :, start:stop].transpose(-1, -2)
-            slope = torch._softmax_backward_data(slope, weights, -1, slope.dtype)
+            if ranges:
+                grid = (batch, kv_heads * group, rows, stop - start)
+                _loops().softmax_slopes_(slope.view(grid), weights.view(grid), *_seen(ranges, first, last, start), scale)
+            else:
+                slope = torch._softmax_backward_data(slope, weights, -1, slope.dtype)
             dq[:, :, :, first:last] = (slope @ k[:, :, start:stop]).view(batch, kv_heads, group, rows, dim)
-            dk[:, :, start:stop] += slope.transpose(-1, -2) @ asked
-        dq = dq.mul_(scale).view(batch, kv_heads * group, length, dim)
-        return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
+            dk.add(start, stop, slope.transpose(-1, -2) @ asked)
+        dq = dq.view(batch, kv_heads * group, length, dim)
+        return dq if ranges else dq.mul_(scale), dk.total, dv.total, None, None, None, None, None
+
+
+def _loops() -> Any:
+    from llmanac.kernels.nn import softmax  # what is not trained needs no numba
+
+    return softmax
+
+
+def _seen(ranges: tuple[Tensor, Tensor], first: int, last: int, start: int) -> tuple[Tensor, Tensor]:
+    """Of a block of queries, the keys that each sees, counted from key `start`."""
+    begin, end = (x[:, first:last] - start for x in ranges)
+    return begin, end
+
+
+class _Sum:
+    """The sum of what blocks give to ranges of keys; of a single block it is what that gives."""
+
+    def __init__(self, like: Tensor, dtype: torch.dtype, once: bool) -> None:
+        self.dtype = like.dtype
+        self.made = None if once else torch.zeros(like.shape, dtype=dtype, device=like.device)
+
+    def add(self, start: int, stop: int, part: Tensor) -> None:
+        if self.made is None:
+            self.made = part
+        else:
+            self.made[:, :, start:stop] += part
+
+    @property
+    def total(self) -> Tensor | None:
+        return None if self.made is None else self.made.to(self.dtype)
