@@ -21,6 +21,9 @@ from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
 
+from llmanac.kernels.nn._exponential import RELAXED, exp2
+from llmanac.kernels.text import cached
+
 PIECE = 1 << 15  # numbers below which a second thread is not worth its start
 
 
@@ -105,6 +108,26 @@ def _largest_plain(row):
     for j in range(len(row)):
         top = row[j] if row[j] > top else top
     return top
+
+
+# Functions of their own, since LLVM vectorises the loops of a softmax in that form only.
+def _exponentials(row, made, factor, shift):
+    """made = 2^(factor row - shift), of a row of stored numbers; returns the sum."""
+    total = factor * 0
+    for j in range(len(row)):
+        e = exp2(widen(row[j]) * factor - shift)
+        made[j] = e
+        total += e
+    return total
+
+
+def _store(row, made, share):
+    """row = share made."""
+    for j in range(len(row)):
+        row[j] = narrow(made[j] * share, row[j])
+
+
+exponentials, store = (cached(loop, nogil=True, fastmath=RELAXED) for loop in (_exponentials, _store))
 
 
 def array(x: Tensor) -> Any:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from llmanac.kernels.nn._exponential import LOG2E, RELAXED, exp2
-from llmanac.kernels.nn._short import array, in_pieces, kind, largest, narrow, widen
+from llmanac.kernels.nn._exponential import LOG2E, RELAXED
+from llmanac.kernels.nn._short import array, exponentials, in_pieces, kind, largest, narrow, store, widen
 from llmanac.kernels.text import cached
 
 ONE = np.float32(1.0)
@@ -46,21 +46,6 @@ def _rows(x: Tensor, first: Tensor, last: Tensor) -> tuple[Tensor, tuple[object,
     return x.view(-1, x.shape[-1]), (array(first), array(last), each)
 
 
-def _exponentials_loop(row, made, factor, shift):
-    total = factor * 0
-    for j in range(len(row)):
-        e = exp2(widen(row[j]) * factor - shift)
-        made[j] = e
-        total += e
-    return total
-
-
-def _shares_loop(row, made, share):
-    for j in range(len(row)):
-        row[j] = narrow(made[j] * share, row[j])
-
-
-# its inner loops are functions of their own, since LLVM vectorises them in that form only
 def _softmax_loop(start, stop, scores, first, last, each, factor):
     queries = first.shape[1]
     made = np.full(scores.shape[1], factor)
@@ -68,8 +53,8 @@ def _softmax_loop(start, stop, scores, first, last, each, factor):
         row, query = i // each, i % queries
         begin, end = first[row, query], last[row, query]
         z = scores[i, begin:end]
-        total = _exponentials(z, made, factor, largest(z) * factor)
-        _shares(z, made, ONE / total)
+        total = exponentials(z, made, factor, largest(z) * factor)
+        store(z, made, ONE / total)
         scores[i, :begin] = 0
         scores[i, end:] = 0
 
@@ -89,5 +74,4 @@ def _slopes_loop(start, stop, slopes, weights, first, last, each, scale):
         slopes[i, end:] = 0
 
 
-_exponentials, _shares = (cached(loop, **LOOP) for loop in (_exponentials_loop, _shares_loop))
 _softmax, _slopes = cached(_softmax_loop, **LOOP), cached(_slopes_loop, **LOOP)
