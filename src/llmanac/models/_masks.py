@@ -131,6 +131,8 @@ class AttentionMask:
 
         None too where a query sees no key.
         """
+        if "ranges" not in self.plans and self.causal and self.allowed is None:
+            self.plans["ranges"] = (torch.zeros_like(self.queries), self.queries + 1)
         if "ranges" not in self.plans:
             seen = self.boolean()[:, 0]
             first, beyond = seen.byte().argmax(-1), seen.shape[-1] - seen.flip(-1).byte().argmax(-1)

@@ -1,6 +1,6 @@
 """Cross-entropy of bfloat16 logits in one walk over memory: a row's value, and its slopes in place of its logits.
 
-    nll = log sum_v e^(z_v) - z_y        dz_v = a (e^(z_v) / sum - [v = y])
+nll = log sum_v e^(z_v) - z_y        dz_v = a (e^(z_v) / sum - [v = y])
 """
 
 # mypy: disable-error-code="no-untyped-def"

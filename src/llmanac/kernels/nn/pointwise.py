@@ -1,13 +1,13 @@
 """What is no product in a Transformer block, each in one pass over memory: RMSNorm, a gated SiLU, rotations.
 
-    RMSNorm     y = x r w,  r = 1 / sqrt(mean(x^2) + eps)       dx = r (g w - n mean(g w n)), n = x r       dw = sum(g n)
-    gated       y = a s(a) b,  s(a) = 1 / (1 + e^-a)            da = g b s (1 + a (1 - s))                  db = g a s
+    RMSNorm     y = x r w,  r = 1 / sqrt(mean(x^2) + eps)       dx = r (g w - n mean(g w n)), n = x r     dw = sum(g n)
+    gated       y = a s(a) b,  s(a) = 1 / (1 + e^-a)            da = g b s (1 + a (1 - s))                db = g a s
     rotation    y = x cos + swapped(x) sin, swapped([u; v]) = [v; u]        backwards with -sin
 
 Training on a CPU in bfloat16 spends as long on these as on the products where they are chains of torch's operations:
-each reads and writes all of its numbers, in float32 where a sum is taken. Here numbers are read and written in bfloat16,
-computed with in float32 and rounded once. Gradients of parameters are sums of pieces of `ROWS` rows, so that they do
-not depend on the number of threads.
+each reads and writes all of its numbers, in float32 where a sum is taken. Here numbers are read and written in
+bfloat16, computed with in float32 and rounded once. Gradients of parameters are sums of pieces of `ROWS` rows, so that
+they do not depend on the number of threads.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -36,25 +36,34 @@ class FusedRMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        flat, own = x.contiguous().view(-1, x.shape[-1]), kind(x)
-        made = torch.empty_like(flat)
-        scale = torch.empty(len(flat), dtype=torch.float64 if own is np.float64 else torch.float32)
-        used = weight.detach().to(scale.dtype).contiguous()
-        arrays = [array(y) for y in (flat, used, made, scale)]
-        in_pieces(_rms, len(flat), flat.shape[1], *arrays, own(1 / flat.shape[1]), own(eps))
-        ctx.save_for_backward(flat, weight, scale)
-        return made.view(x.shape)
+        y, scale = rms(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, above: Tensor) -> Any:
-        flat, weight, scale = ctx.saved_tensors
-        given, made = above.contiguous().view(flat.shape), torch.empty_like(flat)
-        sums = torch.zeros(-(-len(flat) // ROWS), flat.shape[1], dtype=scale.dtype)
-        used = weight.detach().to(scale.dtype).contiguous()
-        arrays = [array(y) for y in (given, flat, used, scale, made, sums)]
-        in_pieces(_rms_back, len(flat), flat.shape[1], *arrays, kind(flat)(1 / flat.shape[1]), piece=ROWS)
-        return made.view(above.shape), sums.sum(0).to(weight.dtype), None
+        return *rms_back(above, *ctx.saved_tensors), None
+
+
+def rms(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """y (..., D), and r of each row."""
+    flat, own = x.contiguous().view(-1, x.shape[-1]), kind(x)
+    made = torch.empty_like(flat)
+    scale = torch.empty(len(flat), dtype=torch.float64 if own is np.float64 else torch.float32)
+    arrays = [array(y) for y in (flat, weight.to(scale.dtype).contiguous(), made, scale)]
+    in_pieces(_rms, len(flat), flat.shape[1], *arrays, own(1 / flat.shape[1]), own(eps))
+    return made.view(x.shape), scale
+
+
+def rms_back(above: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x (..., D) and of the weight (D,)."""
+    flat, given = (y.contiguous().view(-1, x.shape[-1]) for y in (x, above))
+    made = torch.empty_like(flat)
+    sums = torch.zeros(-(-len(flat) // ROWS), flat.shape[1], dtype=scale.dtype)
+    arrays = [array(y) for y in (given, flat, weight.to(scale.dtype).contiguous(), scale, made, sums)]
+    in_pieces(_rms_back, len(flat), flat.shape[1], *arrays, kind(x)(1 / flat.shape[1]), piece=ROWS)
+    return made.view(x.shape), sums.sum(0).to(weight.dtype)
 
 
 def _rms_loop(start, stop, x, weight, y, scale, share, eps):
@@ -89,20 +98,27 @@ class GatedSiLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
-        made = torch.empty_like(gate)
-        in_pieces(_gated, gate.numel(), 1, *(array(x.view(-1)) for x in (gate, up, made)))
-        return made
+        return gated(gate, up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, above: Tensor) -> Any:
-        gate, up = ctx.saved_tensors
-        made = [torch.empty_like(gate), torch.empty_like(up)]
-        arrays = [array(x.view(-1)) for x in (above.contiguous(), gate, up, *made)]
-        in_pieces(_gated_back, gate.numel(), 1, *arrays)
-        return tuple(made)
+        return gated_back(above, *ctx.saved_tensors)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(a) b."""
+    made = torch.empty_like(gate, memory_format=torch.contiguous_format)
+    in_pieces(_gated, gate.numel(), 1, *(array(x.reshape(-1)) for x in (gate, up, made)))
+    return made
+
+
+def gated_back(above: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of a and b."""
+    made = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (gate, up)]
+    in_pieces(_gated_back, gate.numel(), 1, *(array(x.reshape(-1)) for x in (above, gate, up, *made)))
+    return made[0], made[1]
 
 
 # slices from 0 on: an index that numba cannot know to be positive keeps a loop from being vectorised
@@ -130,13 +146,23 @@ class Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        made = x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
-        return _turn(x, made, cos, sin, 1)
+        return turned(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, above: Tensor) -> Any:
-        return _turn(above, torch.empty_like(above, memory_format=torch.contiguous_format), *ctx.saved_tensors, -1), None, None
+        return turned_back(above, *ctx.saved_tensors), None, None
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (B, T, H, d) turned, in memory as (B, H, T, d)."""
+    made = x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
+    return _turn(x, made, cos, sin, 1)
+
+
+def turned_back(above: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The gradient of x, in memory as x was."""
+    return _turn(above, torch.empty_like(above, memory_format=torch.contiguous_format), cos, sin, -1)
 
 
 def _turn(x: Tensor, made: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:

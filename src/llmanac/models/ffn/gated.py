@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.kernels.nn._takes import fused
+from llmanac.kernels.nn._takes import fused, operation
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all
 from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
@@ -97,11 +98,16 @@ class GatedMLP(nn.Module):
         return y
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        if self.activation == "silu" and gate.dtype == up.dtype and fused(gate, up):
-            from llmanac.kernels.nn.pointwise import GatedSiLU  # what is not trained needs no numba
+        if self.activation == "silu" and gate.dtype == up.dtype:
+            if torch.compiler.is_compiling():
+                found = operation("gated", gate)
+                if found is not None:
+                    return found(gate, up)
+            elif fused(gate, up):
+                from llmanac.kernels.nn.pointwise import GatedSiLU  # what is not trained needs no numba
 
-            y: Tensor = GatedSiLU.apply(gate, up)
-            return y
+                y: Tensor = GatedSiLU.apply(gate, up)
+                return y
         return activate(self.activation, gate) * up
 
     def flops(self) -> float:
