@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from _small_models import block, tokens, transformer
 from torch import Tensor
 
+from llmanac.core.device import cxx_compiler
 from llmanac.core.types import Batch
 from llmanac.kernels.nn import _short, pointwise
 from llmanac.kernels.nn._cross_entropy_loops import values_and_slopes_
@@ -18,6 +19,7 @@ from llmanac.models import _masks
 from llmanac.models.norms.rmsnorm import rms_norm
 from llmanac.models.positions.rope import _Rotation
 from llmanac.models.scores._blocks import BlockAttention
+from llmanac.train.compiling import compile_model
 
 ULP = 2.0**-8  # the largest relative error of rounding to bfloat16
 
@@ -237,3 +239,21 @@ def test_a_frozen_matrix_gets_no_gradient() -> None:
     dx, dw = torch.autograd.grad(first.sum() + second.sum(), (x, weights[1]))
     torch.testing.assert_close(dx, (weights[0].sum(0) + weights[1].sum(0)).expand(64, -1))
     torch.testing.assert_close(dw, x.sum(0).expand(20, -1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cxx_compiler() is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_model_calls_the_loops() -> None:
+    """Each loop is an operation of the graph, and the gradients are those without the compiler up to rounding."""
+    model, ids = transformer(blocks=block("grouped-query"), dim=64), tokens(4, 128)
+    model.compute_dtype, model.attention_form = torch.bfloat16, "blocks"
+    batch = Batch(ids=ids, targets=ids.roll(-1, 1), segments=(torch.arange(128) >= 50).long().expand(4, -1))
+    expected = torch.autograd.grad(model.nll(batch), list(model.parameters()))
+    compile_model(model)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found = torch.autograd.grad(model.nll(batch), list(model.parameters()))
+    called = {event.key for event in profile.key_averages()}
+    names = ("rms", "gated", "turned", "block_attention", "block_attention_back")
+    assert {f"llmanac::{name}" for name in names} <= called
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() <= 0.05 * b.norm()
