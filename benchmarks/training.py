@@ -5,6 +5,8 @@ the memory allocator that its users would have (ours tunes it, see `train/_memor
 for the peer are in `more`), and memory can be measured for each. A Llama shape of 5.8M parameters, 2048 tokens a step,
 AdamW, clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here:
 precision (but in `train-fp32`, which is float32 on both sides) and attention form are chosen by the same measurement.
+With LLMANAC_BENCH_QUICK=1 three rounds and one process: a look, not a figure. What torch compiled is kept in a folder
+of the user's, so that rows with a compiled loop are slow the first time only (a minute each on one quiet core).
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from _workers import answer, begin_memory, loops, turns
 
 DIM, LAYERS, HEADS, WIDTH, LENGTH, ROWS = 256, 6, 4, 688, 256, 8
 TOKENS = LENGTH * ROWS
-ROUNDS = 9
-PROCESSES = 5
+QUICK = bool(os.environ.get("LLMANAC_BENCH_QUICK"))
+ROUNDS, PROCESSES = (3, 1) if QUICK else (9, 5)
 THREADS = int(os.environ.get("LLMANAC_BENCH_THREADS", "1"))
 
 bench = Benchmark("training", "Training a small Llama against transformers loops of the same shape.")

@@ -126,6 +126,21 @@ class AttentionMask:
             self._allowed = self.rule.allowed(self.queries, self.keys)[:, None]
         return self._allowed
 
+    def ranges(self) -> tuple[Tensor, Tensor] | None:
+        """The first key that each query sees and the one after its last, (B or 1, T); None where others are between.
+
+        None too where a query sees no key.
+        """
+        if "ranges" not in self.plans and self.causal and self.allowed is None:
+            self.plans["ranges"] = (torch.zeros_like(self.queries), self.queries + 1)
+        if "ranges" not in self.plans:
+            seen = self.boolean()[:, 0]
+            first, beyond = seen.byte().argmax(-1), seen.shape[-1] - seen.flip(-1).byte().argmax(-1)
+            found = seen.any(-1) & (seen.sum(-1) == beyond - first)
+            self.plans["ranges"] = (first, beyond) if bool(found.all()) else None
+        made: tuple[Tensor, Tensor] | None = self.plans["ranges"]
+        return made
+
     def tile(self, rows: slice, columns: slice) -> Tensor:
         """(B or 1, 1, t, s) bool: a part of the mask, without the rest being built."""
         if self._allowed is not None:

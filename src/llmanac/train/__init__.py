@@ -21,8 +21,10 @@ class TrainSpec(Spec):
         length: tokens of a row.
         micro_batch: rows computed at a time; None takes as many as hold 8192 tokens. Does not change the result.
         clip: the largest gradient norm (of the mean loss over tokens); 0 for no clipping.
-        dtype: what matrices are multiplied in; weights and optimizer state stay float32.
-        attention: how attention is computed; all forms give the same result.
+        dtype: what matrices are multiplied in; weights and optimizer state stay float32. In bfloat16 on a CPU the rest
+            of a step takes one pass over memory (`kernels/nn/pointwise.py`): its numbers are rounded once, by 2^-8 at
+            most.
+        attention: how attention is computed; all forms give the same result, up to the roundings of `dtype`.
         compile: whether torch.compile is used; `auto` does for runs above ten minutes where there is a C++ compiler.
         checkpoint_every: steps between checkpoints; None for a tenth of those that were planned first.
         keep: how many of the newest checkpoints stay; the best one stays too.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 from torch import nn
 
 NO_COMPILER = "note: no C++ compiler was found, so this run is not compiled; install g++ or set CXX"
@@ -9,6 +11,9 @@ NO_COMPILER = "note: no C++ compiler was found, so this run is not compiled; ins
 
 def compile_model(model: nn.Module) -> None:
     """Compile a model in place: its blocks where it lists them (one compilation serves all), else all of it."""
+    importlib.import_module("llmanac.kernels.nn.compiled")  # they register operations with the compiler
+    importlib.import_module("llmanac.models.scores._compiled")
+
     inner = getattr(model, "model", model)
     layers = getattr(inner, "layers", None)
     if isinstance(layers, nn.ModuleList):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
+from llmanac.kernels.nn._takes import fused
 from llmanac.kernels.nn._uncompiled import uncompiled
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at a time
@@ -80,12 +81,13 @@ def fused_cross_entropy(
     if not torch.is_grad_enabled():  # needs_input_grad is set even where no gradient will be computed
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     gate, other = (None, None) if mixture is None else mixture
+    loops = bias is None and softcap is None and mixture is None and fused(hidden, weight)
     size = chunk or chunk_rows(len(weight))
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
-            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap)
+            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap, loops)
             return total
-        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap)
+        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap, loops)
     if everything:
         return values
     return values.new_zeros(targets.shape).index_copy(0, rows, values)
@@ -99,7 +101,14 @@ class _Chunks:
     """The forward pass over chunks of rows, and the gradients of one chunk."""
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int, softcap: float | None
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        size: int,
+        softcap: float | None,
+        loops: bool = False,
     ) -> None:
         self.hidden, self.targets, self.size, self.softcap = hidden, targets, size, softcap
         self.weight = weight.to(hidden.dtype)
@@ -108,9 +117,21 @@ class _Chunks:
         # every chunk is worked out in the same memory: one of these is the largest tensor of a small model's step
         rows = min(size, len(hidden))
         self.products = hidden.new_empty(rows, len(weight))
-        same = self.dtype == hidden.dtype
+        same = loops or self.dtype == hidden.dtype
         self.logits = self.products if same else hidden.new_empty(rows, len(weight), dtype=self.dtype)
         self.bend = None if softcap is None else torch.empty_like(self.logits)
+
+    def in_place(self, scale: Tensor | None, *, slopes: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """For each chunk: its rows, the slopes of scale * value in the memory of its logits, and the values."""
+        from llmanac.kernels.nn._cross_entropy_loops import values_and_slopes_  # what is not trained needs no numba
+
+        for first in range(0, len(self.hidden), self.size):
+            rows = slice(first, min(first + self.size, len(self.hidden)))
+            products = self.products[: rows.stop - rows.start]
+            torch.mm(self.hidden[rows], self.weight.t(), out=products)
+            above = None if scale is None else scale[rows]
+            values = values_and_slopes_(products, self.targets[rows], above, slopes=slopes)
+            yield rows, products, values
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """For each chunk: its rows, exp(logits - max) which the caller may overwrite, their sum, and the values."""
@@ -188,14 +209,17 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
-        other: Tensor | None, size: int, fixed: int, softcap: float | None,
+        other: Tensor | None, size: int, fixed: int, softcap: float | None, loops: bool,
     ) -> Tensor:  # fmt: skip
-        chunks = _Chunks(hidden, weight, bias, targets, size, softcap)
+        chunks = _Chunks(hidden, weight, bias, targets, size, softcap, loops)
         wanted = ctx.needs_input_grad[:3]
         grads = _Grads(chunks, wanted, fixed)
         total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
+        for rows, slopes, values in chunks.in_place(None, slopes=True) if loops else ():
+            total += values.sum()
+            grads.add(rows, slopes)
         carried = None if gate is None else torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
-        for rows, exponentials, sums, values in chunks:
+        for rows, exponentials, sums, values in () if loops else chunks:
             part = None if gate is None else gate[rows]
             values, weights = _mixed(values, part, None if other is None else other[rows])
             total += values.sum()
@@ -223,20 +247,22 @@ class _Sum(torch.autograd.Function):
             weight = weight.to(weight_dtype)
         bias = None if bias is None else bias.mul_(above).to(bias_dtype)
         gate, other = _mixture_gradients(carried, above)
-        return hidden, weight, bias, None, gate, other, None, None, None
+        return hidden, weight, bias, None, gate, other, None, None, None, None
 
 
 class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
-        other: Tensor | None, size: int, fixed: int, softcap: float | None,
+        other: Tensor | None, size: int, fixed: int, softcap: float | None, loops: bool,
     ) -> Tensor:  # fmt: skip
-        chunks = _Chunks(hidden, weight, bias, targets, size, softcap)
+        chunks = _Chunks(hidden, weight, bias, targets, size, softcap, loops)
         values = torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
-        for rows, _, _, part in chunks:
+        for rows, _, _, part in () if loops else chunks:
             values[rows] = part
-        ctx.size, ctx.fixed, ctx.softcap = size, fixed, softcap
+        for rows, _, part in chunks.in_place(None, slopes=False) if loops else ():
+            values[rows] = part
+        ctx.size, ctx.fixed, ctx.softcap, ctx.loops = size, fixed, softcap, loops
         values, carried = _mixed(values, gate, other)
         ctx.save_for_backward(hidden, weight, bias, targets, carried)
         return values
@@ -245,12 +271,14 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (above,) = grads
         hidden, weight, bias, targets, carried = ctx.saved_tensors
-        chunks = _Chunks(hidden, weight, bias, targets, ctx.size, ctx.softcap)
+        chunks = _Chunks(hidden, weight, bias, targets, ctx.size, ctx.softcap, ctx.loops)
         found = _Grads(chunks, ctx.needs_input_grad[:3], ctx.fixed)
         scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
-        for rows, exponentials, sums, _ in chunks:
+        for rows, slopes, _ in chunks.in_place(scale, slopes=True) if ctx.loops else ():
+            found.add(rows, slopes)
+        for rows, exponentials, sums, _ in () if ctx.loops else chunks:
             found.add(rows, chunks.slopes(rows, exponentials, sums, scale[rows]))
         gate, other = _mixture_gradients(carried, above)
         bias_grad = None if found.bias is None else found.bias.to(bias.dtype)
         weight_grad = None if found.weight is None else found.weight.to(weight.dtype)
-        return found.hidden, weight_grad, bias_grad, None, gate, other, None, None, None
+        return found.hidden, weight_grad, bias_grad, None, gate, other, None, None, None, None

@@ -14,9 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.nn._takes import fused, operation
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all
 from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
@@ -92,8 +94,21 @@ class GatedMLP(nn.Module):
         if self.limit is not None:
             gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
         up = up if self.shift is None else up + self.shift
-        y: Tensor = self.down_proj(activate(self.activation, gate) * up)
+        y: Tensor = self.down_proj(self._gated(gate, up))
         return y
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        if self.activation == "silu" and gate.dtype == up.dtype:
+            if torch.compiler.is_compiling():
+                found = operation("gated", gate)
+                if found is not None:
+                    return found(gate, up)
+            elif fused(gate, up):
+                from llmanac.kernels.nn.pointwise import GatedSiLU  # what is not trained needs no numba
+
+                y: Tensor = GatedSiLU.apply(gate, up)
+                return y
+        return activate(self.activation, gate) * up
 
     def flops(self) -> float:
         return 6.0 * self.up_proj.in_features * self.up_proj.out_features

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.types import ALL, Batch, Output, Want
+from llmanac.kernels.nn._takes import OPERATIONS
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models._layers import Embedding
 from llmanac.models._lead import Lead, after, begin, own, prime, with_vectors
@@ -313,6 +314,8 @@ class Transformer(TrainedModel):
         position = self.model.position
         if slots is not None and batch.positions is not None and self._compares:
             raise RequestError("positions: a bias by distance counts them from the state; leave them out")
+        if OPERATIONS and self._form == "blocks" and torch.is_grad_enabled():
+            mask.ranges()  # here, since it reads the mask, which a compiled block cannot
         context = Context(
             ids=batch.ids,
             positions=self._positions(batch, mask),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.kernels.nn._takes import fused, operation
 from llmanac.models._layers import upcast
 from llmanac.models.norms import NormSpec, check_eps
 
@@ -50,8 +51,14 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D) in the dtype of `x`."""
         weight = self.weight if self.offset == 0 else self.weight + self.offset
-        if torch.compiler.is_compiling():  # a compiler fuses the formula by itself
-            return rms_norm(x, weight, self.eps)
+        if torch.compiler.is_compiling():
+            made: Tensor = (operation("rms", x) or rms_norm)(x, weight, self.eps)
+            return made
+        if fused(x, weight):
+            from llmanac.kernels.nn.pointwise import FusedRMSNorm  # what is not trained needs no numba
+
+            trained: Tensor = FusedRMSNorm.apply(x, weight, self.eps)
+            return trained
         y: Tensor = _RMSNorm.apply(x, weight, self.eps)
         return y
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.nn._takes import fused, operation
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions._scaling import Scaling
 
@@ -123,9 +124,17 @@ class Rotary(Position):
         if self.layout == "pairs":
             even, odd = x[..., : self.turned : 2], x[..., 1 : self.turned : 2]
             x = torch.cat([even, odd, x[..., self.turned :]], dim=-1)
+        found = operation("turned", x) if torch.compiler.is_compiling() and self.turned == x.shape[-1] else None
+        if found is not None:
+            return found(x, cos, sin)
         if torch.compiler.is_compiling() or self.turned < x.shape[-1]:
             turned, kept = x.split([self.turned, x.shape[-1] - self.turned], dim=-1)
             return torch.cat([turned * cos + _swapped(turned) * sin, kept], dim=-1)
+        if fused(x):
+            from llmanac.kernels.nn.pointwise import Rotation  # what is not trained needs no numba
+
+            trained: Tensor = Rotation.apply(x, cos, sin)
+            return trained
         y: Tensor = _Rotation.apply(x, cos, sin)
         return y
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.nn._takes import fused, operation
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import AttentionForm
 from llmanac.models._masks import AttentionMask
@@ -110,11 +111,19 @@ class ScaledDot(Score):
                 queries, keys, values, tiles, scale=self.scale, softcap=self.softcap, sinks=self.sinks
             )  # fmt: skip
         if form == "blocks":
+            bound = (mask.causal, mask.window)
+            if torch.compiler.is_compiling():
+                found, known = operation("blocks", queries), mask.plans.get("ranges")
+                if found is not None and known is not None:
+                    y: Tensor = found(queries, keys, values, *known, *bound, self.scale, 2 * BLOCK)[0]
+                    return y
+                return self._plain(queries, keys, values, mask, bias)
+            ranges = mask.ranges() if fused(queries, keys, values) else None
+            if ranges is not None:
+                return BlockAttention.apply(queries, keys, values, None, bound, self.scale, 2 * BLOCK, ranges)
             causal_only = mask.causal and mask.allowed is None
             additive = None if causal_only else mask.additive(queries.dtype)
-            return BlockAttention.apply(
-                queries, keys, values, additive, (mask.causal, mask.window), self.scale, BLOCK
-            )  # fmt: skip
+            return BlockAttention.apply(queries, keys, values, additive, bound, self.scale, BLOCK)
         return self._sdpa(queries, keys, values, mask, None)
 
     def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask, bias: Tensor | None) -> Tensor:
