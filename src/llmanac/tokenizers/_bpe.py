@@ -144,7 +144,8 @@ class BPE(Tokenizer):
         """Ids of every text of a packed buffer; fills `text_ends`."""
         *tables, counters = self._tables
         arguments = (buffer, used, *self.splitter.classes, mode, ends, self._byte_ids)
-        ids: np.ndarray = _ENCODE(*arguments, *tables, counters, text_ends)
+        out = np.empty(used + 8, np.int32)  # numpy's, whose pages are large; only what is written takes memory
+        ids = out[: _ENCODE(*arguments, *tables, counters, text_ends, out)]
         if counters[bpe_encode.MISSING]:
             byte = int(counters[bpe_encode.MISSING]) - 1
             counters[bpe_encode.MISSING] = 0
