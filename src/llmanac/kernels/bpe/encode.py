@@ -16,13 +16,15 @@ from numba import njit
 
 from llmanac.kernels.bpe.known import COUNT as COUNT_AT
 from llmanac.kernels.bpe.known import IDS as IDS_AT
-from llmanac.kernels.bpe.known import ROW_SHIFT, TWO, find, keys_of, remember, slot_of
+from llmanac.kernels.bpe.known import ROW_SHIFT, TWO, ZERO, find, keys_of, remember, slot_of
 from llmanac.kernels.split.blocks import AT, PLACES, SCAN, next_pieces
 from llmanac.kernels.split.words import TEXT_END
 from llmanac.kernels.text import (
     ALL_ONES,
     EIGHT,
     ONE,
+    SIXTEEN,
+    THREE,
     cached,
     hash_of,
     load_byte,
@@ -38,7 +40,8 @@ from llmanac.kernels.text import (
 )  # fmt: skip
 
 SHORT = 48  # bytes; above it the heap is faster
-BLOCK = 64  # pieces looked ahead, so that cache lines arrive before they are needed
+BLOCK = np.uint64(64)  # pieces looked ahead, so that cache lines arrive before they are needed
+WAITING = np.uint64(24)  # bytes of what is held of each of them
 BITS, HALF, LOW = np.uint64(64), np.uint64(32), np.uint64(0xFFFFFFFF)
 # What `counters` holds: words in the cache, places in its arena, heap steps taken, 1 + a byte that has no token.
 WORDS, IDS, STEPS, MISSING = 0, 1, 2, 3
@@ -249,27 +252,41 @@ def encode(
     to, texts = begin, 0
     ids, ranks = np.empty(SHORT + 2, np.int32), np.empty(SHORT + 2, np.uint64)
     places, masks, scan = np.zeros(PLACES, np.uint64), np.zeros((2, 9), np.uint64), np.zeros(SCAN, np.uint64)
-    waiting = np.empty((BLOCK, 3), np.uint64)  # first key, second key, address of the row
+    waiting = np.empty(
+        np.int64(3 * BLOCK), np.uint64
+    )  # first key, second key, address of the row, of each piece of a block
     stop, scan[AT] = base + np.uint64(used), base
     while scan[AT] < stop:
         pieces = next_pieces(base, used, mode, ends, places, masks, scan, by_byte, by_code_point)
-        for start in range(0, pieces, BLOCK):
-            size = min(BLOCK, pieces - start)
-            for i in range(size):
-                begins = places[start + i]
-                first, second = keys_of(base + begins, places[start + i + 1] - begins)
+        piece = np.uint64(places.ctypes.data)
+        last = piece + (np.uint64(pieces) << THREE)
+        while piece < last:
+            until, wait = min(piece + (BLOCK << THREE), last), np.uint64(waiting.ctypes.data)
+            begins = load_word(piece)
+            while piece < until:
+                piece += EIGHT
+                ends_at = load_word(piece)
+                first, second = keys_of(base + begins, ends_at - begins)
                 row = table + (slot_of(first, second, shift) << ROW_SHIFT)
                 prefetch(row)
-                waiting[i, 0], waiting[i, 1], waiting[i, 2] = first, second, row
-            for i in range(size):
-                row = waiting[i, 2]
+                store_word(wait, first)
+                store_word(wait + EIGHT, second)
+                store_word(wait + SIXTEEN, row)
+                wait += WAITING
+                begins = ends_at
+            waited, wait = wait, np.uint64(waiting.ctypes.data)
+            while wait < waited:
+                row = load_word(wait + SIXTEEN)
                 two, count = load_word(row + IDS_AT), load_word(row + COUNT_AT)
-                if load_word(row) == waiting[i, 0] and load_word(row + EIGHT) == waiting[i, 1]:
+                missed = load_word(row) ^ load_word(wait) | load_word(row + EIGHT) ^ load_word(wait + EIGHT)
+                wait += WAITING
+                if not missed:
                     store_word(to, two)
                     store_half(to + EIGHT, count)
                     to += count >> HALF << TWO
                     continue
-                place, length = base + places[start + i], places[start + i + 1] - places[start + i]
+                this = until - (waited - wait) // THREE - EIGHT
+                place, length = base + load_word(this), load_word(this + EIGHT) - load_word(this)
                 if length == ONE and load_byte(place) == TEXT_END:
                     text_ends[texts] = np.int64((to - begin) >> TWO)
                     texts += 1
@@ -282,6 +299,7 @@ def encode(
                     )  # fmt: skip
                 to += count << TWO
         places[0] = places[pieces]
+        waiting[0] = ZERO  # (what is used by its address only must be used once more to be kept)
     return np.int64((to - begin) >> TWO)
 
 

@@ -18,11 +18,11 @@ from numba import njit
 
 from llmanac.kernels.text import EIGHT, MIX_A, MIX_B, ONE, SIXTEEN, load_word, store_half, store_word, word_key
 
-EXACT, LONGEST = np.uint64(15), np.uint64(64)  # bytes: words in a row of their own; words that are kept
+EXACT, LONGEST = np.uint64(15), np.uint64(120)  # bytes: words in a row of their own; words that are kept
 ROW_SHIFT, IDS, COUNT = np.uint64(5), SIXTEEN, np.uint64(24)  # a row's bytes (2^5), and where its two values are
 ELSEWHERE = np.uint64(1 << 63)
-HALF, TOP, TWO, THREE, ZERO = np.uint64(32), np.uint64(56), np.uint64(2), np.uint64(3), np.uint64(0)
-MOST_LENGTH = np.uint64(127)
+HALF, TOP, TWO, ZERO = np.uint64(32), np.uint64(56), np.uint64(2), np.uint64(0)
+THIRTY_TWO, MOST_LENGTH = np.uint64(32), np.uint64(127)
 # What `counters` holds: words in the table, 4-byte places taken in the arena.
 WORDS, PLACES = 0, 1
 KEPT_BITS = np.array([[(1 << 8 * min(n, 8)) - 1, (1 << 8 * min(max(n - 8, 0), 7)) - 1] for n in range(128)], np.uint64)
@@ -44,19 +44,27 @@ def slot_of(first, second, shift):
 
 @njit(forceinline=True)
 def _same_words(left, right, length):
-    """Whether 8 or more bytes at two addresses are the same."""
-    last = length - EIGHT
-    at = ZERO
-    while at < last:
-        if load_word(left + at) != load_word(right + at):
-            return False
+    """Whether 16 or more bytes at two addresses are the same."""
+    end = length - SIXTEEN
+    different = load_word(left) ^ load_word(right) | load_word(left + EIGHT) ^ load_word(right + EIGHT)
+    different |= load_word(left + end) ^ load_word(right + end)
+    different |= load_word(left + end + EIGHT) ^ load_word(right + end + EIGHT)
+    at = SIXTEEN
+    while at < end:  # of more than 32 bytes
+        different |= load_word(left + at) ^ load_word(right + at)
         at += EIGHT
-    return load_word(left + last) == load_word(right + last)
+    return different == ZERO
 
 
 @njit(forceinline=True)
 def _long_keys(place, length):
-    first, second = word_key(place, length)
+    """The two keys of a word of 16 bytes or more."""
+    if length > THIRTY_TWO:
+        first, second = word_key(place, length)
+    else:
+        end = place + length - SIXTEEN
+        first = (load_word(place) ^ load_word(end + EIGHT) * MIX_B) * MIX_A
+        second = (load_word(place + EIGHT) ^ load_word(end) * MIX_B) * MIX_A
     return first, second >> EIGHT | length << TOP | ELSEWHERE
 
 
@@ -107,6 +115,8 @@ def remember(place, length, row, cache, shift, arena, counters, ids, count):
     """Keep the ids of a word in the free row that `find` gave. Where table or arena is full, both start over."""
     outside = length > EXACT or count > 3
     needed = np.int64(_bytes_before(length) >> TWO) + count if outside else 0
+    if needed + 2 > arena.shape[0]:
+        return
     first, second = keys_of(place, length)
     if length > EXACT:
         first, second = _long_keys(place, length)
@@ -131,5 +141,3 @@ def remember(place, length, row, cache, shift, arena, counters, ids, count):
     for i in range(count):
         store_half(start + np.uint64(4 * i), np.uint64(ids[i]))
     counters[PLACES] += needed
-
-

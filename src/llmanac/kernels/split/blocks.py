@@ -17,10 +17,10 @@ The end of a text (0xFF) has a class and a piece of its own.
 # (numba types these functions itself)
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
-import numpy as np
 
 from llmanac.kernels.split.words import GIVEN, GPT2, TEXT_END, _class_at, _contraction, piece_end
 from llmanac.kernels.text import ONE, THREE, count_ones, load_byte, load_word, store_word, trailing_zeros
