@@ -5,7 +5,7 @@
 CPU seconds of this process, median of interleaved rounds; compilation (once a machine) is not included and is reported
 in `more`. `bpe-encode` hands out Python lists, as tiktoken does. The word cache is emptied before each round, so
 the figures are those of a first encounter with the text; `more` has the figure with a warm cache too. The unigram
-measurements are in `_tokenizer_unigram.py`.
+measurements are in `_tokenizer_unigram.py`, those against gigatoken and gigabpe in `_tokenizer_rust.py`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 os.environ.update({"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"})
 
+import _tokenizer_rust
 import _tokenizer_unigram
 from _harness import Benchmark, Result, find_peer, interleave
 
@@ -189,6 +190,7 @@ def bpe_dropout() -> Result:
     return Result.rate("bpe-dropout", megabytes, seconds, unit="MB/s", peer=title)
 
 
+_tokenizer_rust.add(bench, corpus, learned)
 _tokenizer_unigram.add(bench, corpus)
 
 

@@ -14,7 +14,7 @@ from llmanac.kernels.bpe import encode as bpe_encode
 from llmanac.kernels.split import words
 from llmanac.kernels.text import cached, pack
 from llmanac.kernels.unicode import CODE_POINTS, in_categories, newer_characters, split_classes, table
-from llmanac.tokenizers import _bpe
+from llmanac.tokenizers import _word_cache
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.tokenizers.patterns.splitter import DIGIT, GPT2, NAMED, Splitter
 
@@ -110,7 +110,8 @@ def test_heap_and_scan_merge_alike_and_the_heap_is_near_linear():
     made = train_tokenizer(
         "bpe", ["".join(rng.choice("abc") for _ in range(3000)) for _ in range(20)], vocab_size=700, special_tokens=()
     )
-    pairs, *_, counters = made._tables
+    made.encode("a")
+    pairs, counters = made._tables[0], made._words.idle[0].counters
     assert pairs.shape[0] > 700
     for length in (1, 2, 3, 40, 47, 48, 49, 50, 63, 64, 65, 200):
         text = "".join(rng.choice("abc") for _ in range(length))
@@ -136,8 +137,8 @@ def test_heap_and_scan_merge_alike_and_the_heap_is_near_linear():
 
 
 def test_the_word_cache_is_bounded_and_starts_over(monkeypatch):
-    monkeypatch.setattr(_bpe, "CACHE_WORDS", 64)
-    monkeypatch.setattr(_bpe, "CACHE_IDS", 96)
+    monkeypatch.setattr(_word_cache, "CACHE_WORDS", 64)
+    monkeypatch.setattr(_word_cache, "CACHE_PLACES", 96)
     rng = random.Random(2)
     alphabet = ["abcdefgh", "é中ю"]
     texts = [
@@ -145,13 +146,15 @@ def test_the_word_cache_is_bounded_and_starts_over(monkeypatch):
         for _ in range(60)
     ]
     small = train_tokenizer("bpe", texts, vocab_size=400, special_tokens=(), pattern="gpt2")
-    assert small._tables[3].shape == (64, 4)
+    small.encode("")
+    [cache] = small._words.idle
+    assert cache.rows.shape == (64, 4)
     monkeypatch.undo()
     large = train_tokenizer("bpe", texts, vocab_size=400, special_tokens=(), pattern="gpt2")
     for text in texts * 2:
         assert small.encode(text) == large.encode(text)
-    assert small._tables[3].nbytes == 64 * 32 and large._tables[3].nbytes > 64 * 32
-    counters = small._tables[-1]
+    assert cache.rows.nbytes == 64 * 32 and large._words.idle[0].rows.nbytes > 64 * 32
+    counters = cache.counters
     assert 0 < counters[bpe_encode.WORDS] <= 33 and counters[bpe_encode.IDS] <= 96
     small.forget_words()
     assert counters.tolist() == [0, 0, 0, 0] and small.encode(texts[0]) == large.encode(texts[0])

@@ -14,7 +14,8 @@ import pytest
 
 from llmanac.core.errors import DataError, SpecError, TokenizerError
 from llmanac.kernels.bpe import train as bpe_train
-from llmanac.kernels.split.words import GPT2, WordCounts
+from llmanac.kernels.split.counts import WordCounts
+from llmanac.kernels.split.words import GPT2
 from llmanac.kernels.text import pack
 from llmanac.kernels.unicode import split_classes
 from llmanac.tokenizers._byte_level import written
@@ -162,7 +163,7 @@ def test_long_words_that_share_a_hash_key_length_stay_apart():
 
 
 def test_streams_files_and_texts_alike(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmanac.tokenizers.load.BLOCK", 1000)  # so that files are read in many blocks
+    monkeypatch.setattr("llmanac.tokenizers._files.BLOCK", 1000)  # so that files are read in many blocks
     texts = standard_library(6)
     paths = []
     for i, text in enumerate(texts):

@@ -1,13 +1,17 @@
 """The command line: parse, call the library, print.
 
-Each command imports what it needs when it is called, so that listing starts without torch.
+A command's module is imported when the command is called, and what it needs when it runs, so that listing starts
+without torch.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
 import io
 import sys
+from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
 
 from llmanac.core import interrupts
@@ -15,103 +19,33 @@ from llmanac.core import interrupts
 with interrupts.ending():
     import typer
 
-    from llmanac.cli import (
-        act,
-        adapter,
-        align,
-        bench,
-        benchmark,
-        calculate,
-        chat,
-        classify,
-        compare,
-        complexity,
-        context,
-        data,
-        dedup,
-        documents,
-        embed,
-        evaluate,
-        exercise,
-        generate,
-        guide,
-        memory,
-        methods,
-        metric,
-        ngram,
-        parallel,
-        pictures,
-        quality,
-        quantize,
-        rate,
-        reason,
-        run,
-        scaling,
-        score,
-        tokenizer,
-        tune,
-    )
-    from llmanac.cli.options import SeveralValues
     from llmanac.core.errors import LlmanacError, printable
     from llmanac.core.files import DISK, refused
 
-app = typer.Typer(
-    name="llmanac",
-    help="The almanac of language-model methods that runs: list them, run them, compare them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich is imported only by the commands that draw tables
-)
-app.command("list")(methods.list_command)
-app.command("show")(methods.show_command)
-app.command("run")(run.run_command)
-app.command("chat")(chat.chat_command)
-app.command("generate")(generate.generate_command)
-app.command("score")(score.score_command)
-app.command("correct")(score.correct_command)
-app.command("embed")(embed.embed_command)
-app.command("evaluate")(evaluate.evaluate_command)
-app.command("rate")(rate.rate_command)
-app.command("serve")(chat.serve_command)
-app.command("bench")(bench.bench_command)
-app.command("compare")(compare.compare_command)
-app.command("complexity")(complexity.complexity_command)
-app.command("convert")(methods.convert_command)
-app.command("quantize")(quantize.quantize_command)
-app.command("tune")(tune.tune_command)
-app.command("reason")(reason.reason_command)
-app.command("act")(act.act_command)
-app.command("align")(align.align_command)
-app.command("distill")(tune.distill_command)
-app.command("merge")(adapter.merge_command)
-app.command("dedup")(dedup.dedup_command)
-app.command("contamination", cls=SeveralValues)(dedup.contamination_command)
-app.command("guide")(guide.guide_command)
-app.command("context")(context.context_command)
-app.command("caption")(pictures.caption_command)
-app.command("classify-image")(pictures.classify_image_command)
-app.command("generate-image")(pictures.generate_image_command)
-app.command("index")(documents.index_command)
-app.command("ask")(documents.ask_command)
-app.command("retrieve")(documents.retrieve_command)
-app.command("doctor")(methods.doctor_command)
-app.add_typer(calculate.app, name="calculate")
-app.add_typer(exercise.app, name="exercise")
-app.add_typer(guide.question_app, name="question")
-app.add_typer(classify.app, name="classify")
-app.add_typer(data.app, name="data")
-app.add_typer(tokenizer.app, name="tokenizer")
-app.add_typer(ngram.app, name="ngram")
-app.add_typer(quality.quality_app, name="quality")
-app.add_typer(metric.app, name="metric")
-app.add_typer(benchmark.app, name="benchmark")
-app.add_typer(memory.app, name="memory")
-app.add_typer(parallel.parallel_app, name="parallel")
-app.add_typer(scaling.app, name="scaling")
+# Where each command and each group of commands is; a module is imported when its command is called or described.
+COMMANDS = {
+    "list": "methods.list_command", "show": "methods.show_command", "run": "run.run_command",
+    "chat": "chat.chat_command", "generate": "generate.generate_command", "score": "score.score_command",
+    "correct": "score.correct_command", "embed": "embed.embed_command", "evaluate": "evaluate.evaluate_command",
+    "rate": "rate.rate_command", "serve": "chat.serve_command", "bench": "bench.bench_command",
+    "compare": "compare.compare_command", "complexity": "complexity.complexity_command",
+    "convert": "methods.convert_command", "quantize": "quantize.quantize_command", "tune": "tune.tune_command",
+    "reason": "reason.reason_command", "act": "act.act_command", "align": "align.align_command",
+    "distill": "tune.distill_command", "merge": "adapter.merge_command", "dedup": "dedup.dedup_command",
+    "contamination": "dedup.contamination_command", "guide": "guide.guide_command",
+    "context": "context.context_command", "caption": "pictures.caption_command",
+    "classify-image": "pictures.classify_image_command", "generate-image": "pictures.generate_image_command",
+    "index": "documents.index_command", "ask": "documents.ask_command", "retrieve": "documents.retrieve_command",
+    "doctor": "methods.doctor_command",
+}  # fmt: skip
+GROUPS = {
+    "calculate": "calculate.app", "exercise": "exercise.app", "question": "guide.question_app",
+    "classify": "classify.app", "data": "data.app", "tokenizer": "tokenizer.app", "ngram": "ngram.app",
+    "quality": "quality.quality_app", "metric": "metric.app", "benchmark": "benchmark.app", "memory": "memory.app",
+    "parallel": "parallel.parallel_app", "scaling": "scaling.app",
+}  # fmt: skip
 
 
-@app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         from llmanac import __version__
@@ -120,15 +54,53 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
+def _found(place: str) -> Any:
+    module, _, name = place.partition(".")
+    with interrupts.ending():
+        return getattr(importlib.import_module(f"llmanac.cli.{module}"), name)
+
+
+def _made(names: Iterable[str], *, described: bool = False) -> typer.Typer:
+    """The commands of these names; only their names and descriptions, if that is all that is to be printed."""
+    app = typer.Typer(
+        name="llmanac",
+        help="The almanac of language-model methods that runs: list them, run them, compare them.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # rich is imported only by the commands that draw tables
+    )
+    app.callback(invoke_without_command=True)(_version)
+    for name in names:
+        found = _found(COMMANDS.get(name) or GROUPS[name])
+        if described:
+            text = found.__doc__ if name in COMMANDS else found.info.help
+            app.command(name, help=inspect.cleandoc(text))(lambda: None)
+        elif name in GROUPS:
+            app.add_typer(found, name=name)
+        elif name == "contamination":
+            app.command(name, cls=_found("options.SeveralValues"))(found)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":  # all commands
+        return _made([*COMMANDS, *GROUPS])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def _fail(error: LlmanacError) -> NoReturn:
     print(f"llmanac: {printable(str(error))}", file=sys.stderr)
     raise SystemExit(2)
 
 
 @functools.cache
-def _command() -> Any:
-    """The tree of commands, which takes a tenth of a second to make."""
-    return typer.main.get_command(app)
+def _command(first: str | None) -> Any:
+    """The tree of commands, which takes a tenth of a second to make; of the command that is called, much less."""
+    names = [first] if first in COMMANDS or first in GROUPS else [*COMMANDS, *GROUPS]
+    return typer.main.get_command(_made(names, described=first in (None, "--help")))  # type: ignore[arg-type]
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -137,7 +109,8 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.stdout.reconfigure(errors="backslashreplace")
     with interrupts.noted(program=arguments is None):
         try:
-            return _command()(args=arguments)
+            given = sys.argv[1:] if arguments is None else arguments
+            return _command(given[0] if given else None)(args=arguments)
         except LlmanacError as error:
             _fail(error)
         except BrokenPipeError:  # `llmanac list | head`

@@ -103,6 +103,8 @@ def doctor_command(as_json: AsJson = False) -> None:
         "will use": f"{found['device']}, {found['dtype']}",
         "matrix products": ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in found["gemm_flops"].items()),
         "memory reads": f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s",
+        "text": f"{found['text']['threads']} threads, {found['text']['vector_bits']}-bit vectors, compiled code in "
+        f"{found['text']['compiled_code']}",
         "compiler": found["cxx_compiler"] or "none",
         "sandbox": found["sandbox"],
         "disk free": f"{found['disk_free_bytes'] / 1e9:.1f} GB",

@@ -145,7 +145,8 @@ def encode_command(
         stream.decode_lines(made, lines, sys.stdout)
         return
     allowed: Any = "never" if not special else "all" if special == ["all"] else frozenset(special)
-    size, tokens = stream.encode_lines(made, lines, sys.stdout, special=allowed, form=form)
+    together = 1 << 22 if files and "-" not in files else 0
+    size, tokens = stream.encode_lines(made, lines, sys.stdout, special=allowed, form=form, together=together)
     print(f"{size:,} bytes, {tokens:,} tokens, {size / max(1, tokens):.3f} bytes a token", file=sys.stderr)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from llmanac.core.errors import SpecError
+from llmanac.core.threads import cores
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -124,11 +125,6 @@ def cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    """The processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Reading UTF-8 bytes at native speed from numba: unaligned loads, word keys, and the buffer that makes them safe.
 
 Texts are joined by the byte 0xFF, which UTF-8 never contains, and the buffer ends with one more 0xFF and `PADDING`
-bytes, so that an eight-byte load at the last character stays inside it.
+bytes, so that reading two blocks of 64 bytes from the last character on stays inside it.
 """
 
 # mypy: disable-error-code="assignment, call-arg"
@@ -20,7 +20,7 @@ from llmanac.core.progress import announced
 from llmanac.kernels._cache import keep
 
 SEPARATOR = b"\xff"
-PADDING = 32
+PADDING = 192
 ONE, EIGHT = np.uint64(1), np.uint64(8)
 SIXTEEN, THREE = np.uint64(16), np.uint64(3)
 ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -80,8 +80,23 @@ def _load(bits: int, kind: Any) -> Any:
     return load
 
 
+def _store(bits: int) -> Any:
+    @intrinsic
+    def store(typing_context, address, value):
+        def generate(context, builder, signature, arguments):
+            kind = ir.IntType(bits)
+            value = arguments[1] if bits == 64 else builder.trunc(arguments[1], kind)
+            builder.store(value, builder.inttoptr(arguments[0], kind.as_pointer()), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, types.uint64), generate
+
+    return store
+
+
 load_byte = _load(8, types.uint8)
 load_word = _load(64, types.uint64)
+store_word, store_half = _store(64), _store(32)  # eight and the lower four bytes of a number, at any address
 
 
 @intrinsic
@@ -102,6 +117,16 @@ def trailing_zeros(typing_context, value):
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.uint64(types.uint64), generate
+
+
+@intrinsic
+def count_ones(typing_context, value):
+    """Number of one bits."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
 
     return types.uint64(types.uint64), generate
 

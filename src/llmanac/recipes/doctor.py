@@ -10,6 +10,7 @@ import torch
 
 from llmanac import __version__
 from llmanac.core import device
+from llmanac.core.threads import threads
 from llmanac.sandbox.pool import describe
 
 PACKAGES = ("torch", "numpy", "numba", "safetensors", "huggingface_hub", "pyarrow", "fastapi", "transformers")
@@ -37,10 +38,23 @@ def examine() -> dict[str, Any]:
         "gemm_flops": rates,
         "read_bytes_per_second": device.measure_bandwidth(chosen),
         "disk_free_bytes": disk.free,
+        "text": text_path(),
         "cxx_compiler": compiler(),
         "sandbox": describe(),
         "notes": notes(versions, disk.free),
     }
+
+
+def text_path() -> dict[str, Any]:
+    """What tokenizers and text kernels use: threads, vectors that code is compiled for, where compiled code is kept."""
+    from llvmlite import binding as llvm
+
+    from llmanac.kernels import _cache
+
+    has = llvm.get_host_cpu_features()
+    widths = ((512, ("avx512bw",)), (256, ("avx2",)), (128, ("sse2", "neon")))
+    bits = next((bits for bits, names in widths if any(has.get(name) for name in names)), 64)
+    return {"threads": threads(), "vector_bits": bits, "compiled_code": str(_cache.folder())}
 
 
 def compiler() -> str | None:

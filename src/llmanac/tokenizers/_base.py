@@ -13,8 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import TokenizerError, nearest
+from llmanac.core.threads import in_order
 from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
 from llmanac.tokenizers._checks import id_list, require_texts
+from llmanac.tokenizers._groups import Group, groups_of, joined
 from llmanac.tokenizers._normal import Placed, replace_surrogates
 from llmanac.tokenizers._template import Framed
 from llmanac.tokenizers.chat.template import NO_TEMPLATE, ChatTemplate, Rendered
@@ -23,7 +25,7 @@ Special = Literal["never", "all"] | frozenset[str]
 PlainEncoder = Callable[[Sequence[str]], list[np.ndarray]]
 MOST_IDS = 1 << 30
 ROLES = ("bos", "eos", "pad")
-CHUNK = 1 << 23  # characters of text that are encoded at a time
+CHUNK = 1 << 20  # characters of text that are encoded at a time: what a processor's own cache holds
 
 
 class Tokenizer(Framed):
@@ -43,6 +45,7 @@ class Tokenizer(Framed):
     unknown_id: int | None = None
     lossless: bool = True
     separator: bytes = b""
+    _threads_help = False  # whether `_encode_batch` may be called, and gains, in several threads
     _guarded_tables: tuple[str, ...] = ()  # cached properties that depend on `_guarded_ids`
 
     def __init__(
@@ -128,18 +131,21 @@ class Tokenizer(Framed):
 
     def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, none of which holds a token to be matched."""
-        out: list[np.ndarray] = []
-        start = 0
-        while start < len(texts):
-            stop, size = start, 0
-            while stop < len(texts) and (size < CHUNK or stop == start):
-                size += len(texts[stop])
-                stop += 1
-            ids, ends = self._encode_batch(texts[start:stop])
-            stops = ends.tolist()
-            out += [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
-            start = stop
-        return out
+        groups = groups_of(texts, CHUNK, self._cut_after)
+        if self._threads_help:
+            found = [part for parts in in_order(self._encode_group, groups) for part in parts]
+        else:
+            found = [part for group in groups for part in self._encode_group(group)]
+        return joined(found, groups, len(texts))
+
+    def _encode_group(self, group: Group) -> list[np.ndarray]:
+        ids, ends = self._encode_batch(group.texts)
+        stops = ends.tolist()
+        return [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
+
+    def _cut_after(self, text: str, start: int) -> int:
+        """A place after `start` at which the text may be cut without a change of ids; its end if none is known."""
+        return len(text)
 
     def _encode_parts(self, parts: Sequence[Part]) -> list[np.ndarray]:
         """Ids of each of the stretches of plain text between the added tokens of a text."""

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
+from llmanac.core.threads import Spares
 from llmanac.kernels.bpe import dropout as bpe_dropout
 from llmanac.kernels.bpe import encode as bpe_encode
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._byte_level import read
 from llmanac.tokenizers._normal import Placed, compose, nfc, replace_surrogates
 from llmanac.tokenizers._normal_tokens import NormalTokens
+from llmanac.tokenizers._word_cache import WordCache
 from llmanac.tokenizers.patterns.splitter import Splitter
 
 _ENCODE: Any = bpe_encode.encode
 _SAMPLE: Any = bpe_dropout.sample  # numba checks its arguments, mypy cannot
 NO_MERGES = np.empty((3, 0), np.int32)
-CACHE_WORDS, CACHE_IDS = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and ids in it (4 MB)
 
 
 class BPE(Tokenizer):
@@ -41,7 +42,8 @@ class BPE(Tokenizer):
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
 
-    _guarded_tables = ("_tables",)
+    _threads_help = True
+    _guarded_tables = ("_tables", "_words")
 
     def __init__(
         self,
@@ -84,15 +86,18 @@ class BPE(Tokenizer):
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, ...]:
-        """What the encoding kernel needs: pairs, whole tokens and their bytes, the word cache and its counters."""
+        """What the encoding kernel needs: pairs, whole tokens and their bytes."""
         pairs = bpe_encode.pair_table(*self.merges)
         whole, letters = np.zeros((1, 4), np.uint64), np.frombuffer(bytes(32), np.uint8)  # read-only, as below
         if self.whole_pieces:
             control = self._guarded_ids - self._reached
             ids = [id for id, data in enumerate(self.tokens) if data is not None and id not in control]
             whole, letters = whole_tokens([self.tokens[id] or b"" for id in ids], np.array(ids, np.int32))
-        cache, arena = np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_IDS, np.int32)
-        return pairs, whole, letters, cache, arena, np.zeros(4, np.int64)
+        return pairs, whole, letters
+
+    @cached_property
+    def _words(self) -> Spares[WordCache]:
+        return Spares(WordCache)
 
     @cached_property
     def _reached(self) -> frozenset[int]:
@@ -105,8 +110,8 @@ class BPE(Tokenizer):
 
     def forget_words(self) -> None:
         """Empty the word cache (it is bounded, and empties itself when it is full)."""
-        cache, _, counters = self._tables[3:]
-        cache[:], counters[:] = 0, 0
+        for cache in self._words.idle:
+            cache.forget()
 
     def _normal_form(self, text: str) -> Placed:
         clean = replace_surrogates(text)
@@ -133,6 +138,10 @@ class BPE(Tokenizer):
         clean = self._normal_form(text)[0]
         return self._prefix(clean) + clean
 
+    def _cut_after(self, text: str, start: int) -> int:
+        # What follows a cut is not the beginning of a text, and is one for a prefix; normal forms may join characters.
+        return len(text) if self.prefix_space else self.splitter.cut_after(text, start)
+
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         buffer, used, ends = self.splitter.pack([self._prepared(text) for text in texts])
         text_ends = np.empty(len(texts), np.int64)
@@ -142,14 +151,15 @@ class BPE(Tokenizer):
         self, buffer: np.ndarray, used: int, mode: int, ends: np.ndarray, text_ends: np.ndarray
     ) -> np.ndarray:
         """Ids of every text of a packed buffer; fills `text_ends`."""
-        *tables, counters = self._tables
-        arguments = (buffer, used, *self.splitter.classes, mode, ends, self._byte_ids)
-        ids: np.ndarray = _ENCODE(*arguments, *tables, counters, text_ends)
-        if counters[bpe_encode.MISSING]:
-            byte = int(counters[bpe_encode.MISSING]) - 1
-            counters[bpe_encode.MISSING] = 0
-            raise TokenizerError(_no_token(byte))
-        return ids
+        arguments = (buffer, used, *self.splitter.classes, mode, ends, self._byte_ids, *self._tables)
+        with self._words.one() as known:
+            counters, out = known.counters, known.room(used + 8)
+            count = _ENCODE(*arguments, known.rows, known.arena, counters, text_ends, out)
+            if counters[bpe_encode.MISSING]:
+                byte = int(counters[bpe_encode.MISSING]) - 1
+                counters[bpe_encode.MISSING] = 0
+                raise TokenizerError(_no_token(byte))
+            return out[:count].copy()
 
     def _extended(self, texts: Iterable[str], extra: int) -> BPE:
         from llmanac.tokenizers._extend import learn_further

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
-from llmanac.kernels.split.words import WordCounts
+from llmanac.core.threads import Spares, in_order
+from llmanac.kernels.split.counts import WordCounts
+from llmanac.kernels.split.words import GIVEN
+from llmanac.tokenizers._files import Files, Range
 from llmanac.tokenizers._normal import replace_surrogates
 
 BOUNDARY = "\0"  # stands for what is not ordinary text; no piece may contain it
-CHUNK = 1 << 23  # bytes of text that are counted at a time
+CHUNK = 1 << 21  # characters of text that are counted at a time
 
 
 class Cuts(Protocol):
@@ -35,18 +38,43 @@ def count_pieces(texts: Iterable[str], splitter: Cuts, method: str) -> tuple[np.
     Raises:
         DataError: no piece at all, an item that is no text, or more bytes of pieces than can be numbered.
     """
-    counted = WordCounts(*splitter.classes, splitter.mode)
+    spares = Spares(lambda: _Counter(splitter))
+
+    def count(given: Range | tuple[np.ndarray, int, np.ndarray]) -> int:
+        with spares.one() as counter:
+            return counter.add(given)
+
+    items: Iterator[Any] = map(splitter.pack, chunks(texts, method))
+    if isinstance(texts, Files) and splitter.mode != GIVEN:
+        items = texts.ranges()
     with progress("count words", unit="B") as bar:
-        for chunk in chunks(texts, method):
-            buffer, used, ends = splitter.pack(chunk)
-            counted.add(buffer, used, ends)
-            bar.advance(used, words=counted.unique)
+        for used in in_order(count, items):
+            bar.advance(used)
+    counted, *others = [counter.words for counter in spares.idle] or [WordCounts(*splitter.classes, splitter.mode)]
+    for other in others:
+        counted.absorb(other)
     words, offsets, counts = counted.arrays()
     if not counted.unique:
         raise DataError(f"{method}: the texts to learn from are empty")
     if len(words) + counted.unique >= 1 << 31:
         raise DataError(f"{method}: {len(words)} bytes of distinct words are more than can be numbered (2^31)")
     return words, offsets, counts
+
+
+class _Counter:
+    """The words that one thread has counted, and the buffer that it reads files into."""
+
+    def __init__(self, splitter: Cuts) -> None:
+        self.words, self._buffer = WordCounts(*splitter.classes, splitter.mode), np.empty(0, np.uint8)
+
+    def add(self, given: Range | tuple[np.ndarray, int, np.ndarray]) -> int:
+        """Count a packed buffer, or the text of a file; returns the bytes."""
+        if isinstance(given, Range):
+            self._buffer, used = given.read_into(self._buffer)
+            self.words.add(self._buffer, used)
+            return used
+        self.words.add(*given)
+        return given[1]
 
 
 def chunks(texts: Iterable[str], method: str) -> Iterator[list[str]]:

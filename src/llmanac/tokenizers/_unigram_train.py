@@ -16,7 +16,8 @@ from llmanac.core.errors import TokenizerError
 from llmanac.core.progress import progress
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.sentencepiece import unigram_train
-from llmanac.kernels.split.words import GIVEN, WordCounts
+from llmanac.kernels.split.counts import WordCounts
+from llmanac.kernels.split.words import GIVEN
 from llmanac.tokenizers._scripts import script_of
 
 LONGEST_PIECE = 16  # characters

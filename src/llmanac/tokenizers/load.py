@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import itertools
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,18 +9,9 @@ from typing import Any
 from llmanac.core import spec
 from llmanac.core.errors import DataError, TokenizerError
 from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._files import STRETCH, corpus, texts_of
+from llmanac.tokenizers._files import stretches as stretches
 from llmanac.tokenizers._mixture import Mixture, Unit
-
-BLOCK = 1 << 24  # bytes of a file read at a time
-STRETCH = 1 << 12  # characters of a file that count as one document of a mixture
-# A place where every pattern of NAMED ends a piece in any context, so cutting there changes no count.
-CUT = re.compile(r"(?<=[A-Za-z]) (?=[A-Za-z])")
-NOT_TEXT = {  # formats whose syntax is not to be learned
-    ".gz", ".bz2", ".xz", ".zst", ".zip", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".html", ".htm",
-    ".xhtml", ".warc", ".pdf",
-}  # fmt: skip
-NAME = re.compile(r"\S{1,255}\.(?:txt|md|rst|json|jsonl|ndjson|csv|tsv|gz|parquet|zip)")  # no text looks like that
-LINE = re.compile(r"(?<=\n)(?=\S)")  # the next best, in scripts that write no blanks
 
 
 def load_tokenizer(
@@ -134,7 +121,7 @@ def train_tokenizer(
         if value is not None:  # the method may have a choice of that name
             choices[field] = value
     made = spec.make_method("tokenizer", {"name": name, **choices}, f"tokenizer/{name}")
-    return made.train(texts_of(files_or_texts))
+    return made.train(corpus(files_or_texts))
 
 
 def mixture(groups: Mapping[str, Any], **choices: Any) -> Mixture:
@@ -171,75 +158,3 @@ def extend(tokenizer: Tokenizer, files_or_texts: str | Path | Iterable[str | Pat
     if type(extra) is not int:
         raise TokenizerError(f"extend: extra is {extra!r}, not a number of tokens")
     return tokenizer.extended(texts_of(files_or_texts), extra)
-
-
-def texts_of(files_or_texts: str | Path | Iterable[str | Path], stretch: int | None = None) -> Iterator[str]:
-    """The texts, files read in blocks so that none is held in memory, or in stretches of about so many characters."""
-    if isinstance(files_or_texts, (str, Path)):
-        files_or_texts = [Path(files_or_texts)]
-    if isinstance(files_or_texts, (list, tuple)) and files_or_texts:
-        names = [item for item in files_or_texts if isinstance(item, str)]
-        if len(names) == len(files_or_texts) and all(_is_file(name) for name in names):
-            files_or_texts = [Path(name) for name in names]
-        elif names and len(names) == len(files_or_texts) and all(NAME.fullmatch(name) for name in names):
-            missing = next(name for name in names if not _is_file(name))
-            raise DataError(f"{missing}: no such file (a list of names of files is not taken for text)")
-    for item in files_or_texts:
-        if isinstance(item, Path):
-            blocks = itertools.chain.from_iterable(map(_blocks, _files(item)))
-            yield from (
-                blocks if stretch is None else itertools.chain.from_iterable(stretches(b, stretch) for b in blocks)
-            )
-        else:
-            yield item
-
-
-def stretches(text: str, stretch: int = STRETCH) -> Iterator[str]:
-    """A text in stretches that end where a piece ends, where there is such a place."""
-    start = 0
-    while start < len(text):
-        window = (start + stretch, min(len(text), start + 2 * stretch))
-        found = CUT.search(text, *window) or LINE.search(text, *window)
-        stop = found.start() if found else start + stretch
-        yield text[start:stop]
-        start = stop
-
-
-def _is_file(name: str) -> bool:
-    return 0 < len(name) < 4096 and "\n" not in name and "\0" not in name and os.path.isfile(name)
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*.txt") if p.is_file())
-        if not found:
-            raise DataError(f"{path}: holds no .txt file")
-        return found
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.suffix.lower() in NOT_TEXT:
-        raise DataError(f"{path}: is no plain text; read it with a source (llmanac list source) and pass its texts")
-    return [path]
-
-
-def _blocks(path: Path) -> Iterator[str]:
-    """A file's text in stretches that end where a piece ends."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    held, read = "", 0
-    try:
-        with open(path, "rb") as handle:
-            while block := handle.read(BLOCK):
-                held += decoder.decode(block)
-                read += len(block)
-                cuts = [match.start() for match in CUT.finditer(held, max(0, len(held) - 4096))]
-                if cuts:
-                    yield held[: cuts[-1]]
-                    held = held[cuts[-1] :]
-            held += decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        at = read - len(error.object) + len(block) + error.start if block else read - len(error.object) + error.start
-        raise DataError(f"{path}: not UTF-8 at byte {max(0, at)}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if held:
-        yield held

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.lock import locked
 from llmanac.core.progress import progress
 from llmanac.core.spec import flatten
+from llmanac.core.threads import cores
 from llmanac.data.pipeline import finish, inputs, sound
 from llmanac.data.pipeline.chain import Counts
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
@@ -105,15 +105,11 @@ def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineN
         if (found := done.prepare(resume)) is not None:
             return found
         inputs.check_libraries(listing, recipe.on_error)
-        done.engine = _engine(engine, folder, workers or _cores(), recipe.limits.timeout)
+        done.engine = _engine(engine, folder, workers or cores(), recipe.limits.timeout)
         try:
             return done.all()
         finally:
             done.engine.close()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:

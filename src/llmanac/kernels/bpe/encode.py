@@ -9,29 +9,41 @@ than prose. Both take the leftmost of equal ranks first, as `tokenizers` and tik
 # (numba types these functions itself)
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.split.words import GIVEN, TEXT_END, piece_end
+from llmanac.kernels.bpe.known import COUNT as COUNT_AT
+from llmanac.kernels.bpe.known import IDS as IDS_AT
+from llmanac.kernels.bpe.known import ROW_SHIFT, TWO, ZERO, find, keys_of, remember, slot_of
+from llmanac.kernels.split.blocks import AT, PLACES, SCAN, next_pieces
+from llmanac.kernels.split.words import TEXT_END
 from llmanac.kernels.text import (
     ALL_ONES,
+    EIGHT,
     ONE,
+    SIXTEEN,
+    THREE,
     cached,
-    grown,
     hash_of,
     load_byte,
+    load_word,
     mix,
     prefetch,
     same_bytes,
     slots_for,
+    store_half,
+    store_word,
+    trailing_zeros,
     word_key,
 )  # fmt: skip
 
 SHORT = 48  # bytes; above it the heap is faster
-CACHED = 64  # bytes; longer pieces are merged anew each time
-BLOCK = 128  # pieces looked ahead, so that cache lines arrive before they are needed
-HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
-# What `counters` holds: words in the cache, ids in its arena, heap steps taken, 1 + a byte that has no token.
+BLOCK = np.uint64(64)  # pieces looked ahead, so that cache lines arrive before they are needed
+WAITING = np.uint64(24)  # bytes of what is held of each of them
+BITS, HALF, LOW = np.uint64(64), np.uint64(32), np.uint64(0xFFFFFFFF)
+# What `counters` holds: words in the cache, places in its arena, heap steps taken, 1 + a byte that has no token.
 WORDS, IDS, STEPS, MISSING = 0, 1, 2, 3
 
 
@@ -206,120 +218,89 @@ def whole_table(token_bytes, starts, lengths, ids):
     return whole
 
 
-@njit
-def _remember(cache, arena, slot, first, second, address, length, ids, left, counters):
-    """Put a merged word into the cache; when either of its parts is full, start it over."""
-    words = (length + 3) // 4 if length > 16 else 0
-    if counters[WORDS] * 2 >= cache.shape[0] or counters[IDS] + left + words + 1 > arena.shape[0]:
-        for i in range(cache.shape[0]):
-            cache[i, 2] = np.uint64(0)
-        counters[WORDS], counters[IDS] = 0, 0
-        slot = hash_of(first, second, np.uint64(length)) & np.uint64(cache.shape[0] - 1)
-    start = counters[IDS]
-    cache[slot, 0], cache[slot, 1] = first, second
-    cache[slot, 2] = np.uint64(length) | (np.uint64(left) << HALF)
-    value = np.uint64(ids[0])
-    if left == 2 and words == 0:
-        value |= np.uint64(ids[1]) << HALF
-    else:
-        value |= np.uint64(start) << HALF
-        for i in range(1, left):
-            arena[start + i - 1] = ids[i]
-        start += left - 1
-        for i in range(words):  # a long word's own bytes, since its key is only a hash
-            packed = np.uint32(0)
-            for j in range(min(4, length - 4 * i)):
-                packed |= np.uint32(load_byte(address + np.uint64(4 * i + j))) << np.uint32(8 * j)
-            arena[start + i] = np.int32(packed)
-        counters[IDS] = start + words
-    cache[slot, 3] = value
-    counters[WORDS] += 1
+@njit(inline="never")
+def _learn(
+    place, length, row, byte_ids, pairs, whole, token_bytes, cache, shift, arena, counters, ids, ranks, out
+):  # fmt: skip
+    """Merge a word that the cache lacks, write its ids to an address and keep them; returns how many they are."""
+    if length > ids.shape[0]:
+        ids = np.empty(length, np.int32)
+    left = _merge(place, np.int64(length), byte_ids, pairs, whole, token_bytes, ids, ranks, counters)
+    for i in range(left):
+        store_half(out + np.uint64(4 * i), np.uint64(ids[i]))
+    if row and left > 0:
+        remember(place, length, row, cache, shift, arena, counters, ids, left)
+    return np.uint64(left)
 
 
-@cached
+@partial(cached, nogil=True)
 def encode(
     buffer, used, byte_classes, classes, mode, ends, byte_ids, pairs, whole, token_bytes, cache, arena, counters,
-    text_ends,
+    text_ends, out,
 ):  # fmt: skip
-    """Ids of every text of a packed buffer, one after the other; `text_ends[i]` is where those of text i end.
+    """Ids of every text of a packed buffer into `out`, one after the other; returns how many there are.
 
-    The cache (2^k, 4) and its arena of ids keep the ids of words seen before; they are bounded and start over when
-    full. Returns (ids,) int32.
+    Args:
+        cache, arena, counters: the ids of words seen before (`known.py`); bounded, and starts over when full.
+        text_ends: `text_ends[i]` becomes where the ids of text i end.
+        out: (used + 8,) int32.
     """
-    base, table = np.uint64(buffer.ctypes.data), np.uint64(cache.ctypes.data)
+    base, table, held = np.uint64(buffer.ctypes.data), np.uint64(cache.ctypes.data), np.uint64(arena.ctypes.data)
     by_byte, by_code_point = np.uint64(byte_classes.ctypes.data), np.uint64(classes.ctypes.data)
-    held = np.uint64(arena.ctypes.data)
-    mask = np.uint64(cache.shape[0] - 1)
-    out, filled, texts, given = np.empty(used + 2, np.int32), 0, 0, 0
-    starts, sizes, slots = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
-    firsts, seconds = np.empty(BLOCK, np.uint64), np.empty(BLOCK, np.uint64)
+    mask, shift = np.uint64(cache.shape[0] - 1), BITS - trailing_zeros(np.uint64(cache.shape[0]))
+    begin = np.uint64(out.ctypes.data)
+    to, texts = begin, 0
     ids, ranks = np.empty(SHORT + 2, np.int32), np.empty(SHORT + 2, np.uint64)
-    at, stop = base, base + np.uint64(used)
-    while at < stop:
-        block = 0
-        while block < BLOCK and at < stop:
-            starts[block] = at
-            if load_byte(at) == TEXT_END:
-                sizes[block] = np.uint64(0)
-                at += ONE
-            else:
-                if mode == GIVEN:
-                    end = base + np.uint64(ends[given])
-                    given += 1
-                else:
-                    end = piece_end(at, by_byte, by_code_point, mode)
-                length = end - at
-                firsts[block], seconds[block] = word_key(at, length)
-                slot = hash_of(firsts[block], seconds[block], length) & mask
-                prefetch(table + (slot << np.uint64(5)))
-                sizes[block], slots[block] = length, slot
-                at = end
-            block += 1
-        for i in range(block):
-            length = np.int64(sizes[i])
-            if length == 0:
-                text_ends[texts] = filled
-                texts += 1
-                continue
-            if length > CACHED:
-                if length > ids.shape[0]:
-                    ids = grown(ids, length)
-                left = _merge(starts[i], length, byte_ids, pairs, whole, token_bytes, ids, ranks, counters)
-                for j in range(left):
-                    out[filled + j] = ids[j]
-                filled += left
-                continue
-            first, second, slot = firsts[i], seconds[i], slots[i]
-            while True:
-                entry = cache[slot, 2]
-                if entry == 0:
-                    if length > ids.shape[0]:
-                        ids = grown(ids, length)
-                    left = _merge(starts[i], length, byte_ids, pairs, whole, token_bytes, ids, ranks, counters)
-                    if left > 0:
-                        _remember(cache, arena, slot, first, second, starts[i], length, ids, left, counters)
-                    for j in range(left):
-                        out[filled + j] = ids[j]
-                    filled += left
-                    break
-                if cache[slot, 0] == first and cache[slot, 1] == second and entry & LOW == sizes[i]:
-                    value, left = cache[slot, 3], np.int64(entry >> HALF)
-                    tail = np.int64(value >> HALF)
-                    if length <= 16:
-                        out[filled], out[filled + 1] = np.int32(value & LOW), np.int32(value >> HALF)
-                        if left > 2:
-                            for j in range(1, left):
-                                out[filled + j] = arena[tail + j - 1]
-                        filled += left
-                        break
-                    if same_bytes(held + np.uint64(4 * (tail + left - 1)), starts[i], length):
-                        out[filled] = np.int32(value & LOW)
-                        for j in range(1, left):
-                            out[filled + j] = arena[tail + j - 1]
-                        filled += left
-                        break
-                slot = (slot + ONE) & mask
-    return out[:filled]
+    places, masks, scan = np.zeros(PLACES, np.uint64), np.zeros((2, 9), np.uint64), np.zeros(SCAN, np.uint64)
+    waiting = np.empty(
+        np.int64(3 * BLOCK), np.uint64
+    )  # first key, second key, address of the row, of each piece of a block
+    stop, scan[AT] = base + np.uint64(used), base
+    while scan[AT] < stop:
+        pieces = next_pieces(base, used, mode, ends, places, masks, scan, by_byte, by_code_point)
+        piece = np.uint64(places.ctypes.data)
+        last = piece + (np.uint64(pieces) << THREE)
+        while piece < last:
+            until, wait = min(piece + (BLOCK << THREE), last), np.uint64(waiting.ctypes.data)
+            begins = load_word(piece)
+            while piece < until:
+                piece += EIGHT
+                ends_at = load_word(piece)
+                first, second = keys_of(base + begins, ends_at - begins)
+                row = table + (slot_of(first, second, shift) << ROW_SHIFT)
+                prefetch(row)
+                store_word(wait, first)
+                store_word(wait + EIGHT, second)
+                store_word(wait + SIXTEEN, row)
+                wait += WAITING
+                begins = ends_at
+            waited, wait = wait, np.uint64(waiting.ctypes.data)
+            while wait < waited:
+                row = load_word(wait + SIXTEEN)
+                two, count = load_word(row + IDS_AT), load_word(row + COUNT_AT)
+                missed = load_word(row) ^ load_word(wait) | load_word(row + EIGHT) ^ load_word(wait + EIGHT)
+                wait += WAITING
+                if not missed:
+                    store_word(to, two)
+                    store_half(to + EIGHT, count)
+                    to += count >> HALF << TWO
+                    continue
+                this = until - (waited - wait) // THREE - EIGHT
+                place, length = base + load_word(this), load_word(this + EIGHT) - load_word(this)
+                if length == ONE and load_byte(place) == TEXT_END:
+                    text_ends[texts] = np.int64((to - begin) >> TWO)
+                    texts += 1
+                    continue
+                count, row = find(place, length, table, mask, shift, held, to)
+                if count == 0:
+                    count = _learn(
+                        place, length, row, byte_ids, pairs, whole, token_bytes, cache, shift, arena, counters, ids,
+                        ranks, to,
+                    )  # fmt: skip
+                to += count << TWO
+        places[0] = places[pieces]
+        waiting[0] = ZERO  # (what is used by its address only must be used once more to be kept)
+    return np.int64((to - begin) >> TWO)
 
 
 @cached

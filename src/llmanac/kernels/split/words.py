@@ -1,4 +1,4 @@
-"""Splitting UTF-8 text into the pieces that BPE works in, and counting the distinct ones, in numba.
+"""Splitting UTF-8 text into the pieces that BPE works in, one after the other, in numba.
 
 A kernel equals a split pattern of GPT-2, GPT-4 (cl100k), Llama-3 or Qwen; `tokenizers/patterns/splitter.py` has their
 text, and the tests compare the two. Most pieces are ASCII words: their end is found eight bytes at a time (a byte is
@@ -15,20 +15,12 @@ from numba import njit
 
 from llmanac.kernels.text import (
     EIGHT,
-    EXACT_KEY_BYTES,
     ONE,
-    SIXTEEN,
     THREE,
-    add_one,
     cached,
-    grown,
-    hash_of,
     load_byte,
     load_word,
-    prefetch,
-    same_bytes,
     trailing_zeros,
-    word_key,
 )  # fmt: skip
 from llmanac.kernels.unicode import END, LETTER, MULTIBYTE, NUMBER, OTHER, SPACE
 
@@ -41,9 +33,6 @@ FROM_A, ABOVE_Z = np.uint64(0x1F1F1F1F1F1F1F1F), np.uint64(0x0505050505050505)
 TWO = np.uint64(2)
 OTHERS, LETTERS = np.uint8(OTHER), np.uint8(LETTER)
 NO_ENDS = np.empty(0, np.int64)
-BLOCK = 64  # pieces whose places in the table are fetched together
-ROW_SHIFT, TIMES = np.uint64(5), np.uint64(24)  # a row of the table has 32 bytes; its count is in the last 8
-HALF, LOW_HALF = np.uint64(32), np.uint64(0xFFFFFFFF)
 NEWLINE, RETURN, BLANK, APOSTROPHE, TEXT_END = 10, 13, 32, 39, 255
 
 
@@ -223,136 +212,3 @@ def piece_ends(buffer, used, byte_classes, classes, mode):
         ends[pieces] = np.int64(at - base)
         pieces += 1
     return ends[:pieces]
-
-
-@njit
-def _rehash(table):
-    larger = np.zeros((table.shape[0] * 2, 4), np.uint64)
-    mask = np.uint64(larger.shape[0] - 1)
-    for i in range(table.shape[0]):
-        if table[i, 2]:
-            slot = hash_of(table[i, 0], table[i, 1], table[i, 2] & np.uint64(0xFFFFFFFF)) & mask
-            while larger[slot, 2]:
-                slot = (slot + ONE) & mask
-            for column in range(4):
-                larger[slot, column] = table[i, column]
-    return larger
-
-
-@njit(forceinline=True)
-def _row_of(rows, mask, mixed, first, second, length, place, word_bytes, word_starts):
-    """`(address of the row that holds a word or would, whether it is there)`. By addresses: the loop's hot part."""
-    slot = mixed & mask
-    while True:
-        row = rows + (slot << ROW_SHIFT)
-        known = load_word(row + SIXTEEN)
-        if known == 0:
-            return row, False
-        if load_word(row) == first and load_word(row + EIGHT) == second and (known & LOW_HALF) == length:
-            if length <= SIXTEEN:
-                return row, True
-            held = word_bytes + load_word(word_starts + (((known >> HALF) - ONE) << THREE))
-            if same_bytes(held, place, np.int64(length)):
-                return row, True
-        slot = (slot + ONE) & mask
-
-
-@njit(inline="never")
-def _add_word(table, words, offsets, unique, row, first, second, length, place):
-    """Write a new word, seen once, into the table's free row. Returns the arrays, larger where they had to grow."""
-    start = offsets[unique]
-    if start + np.int64(length) > words.shape[0]:
-        words = grown(words, start + np.int64(length))
-    if unique + 2 > offsets.shape[0]:
-        offsets = grown(offsets, unique + 2)
-    for i in range(np.int64(length)):
-        words[start + i] = load_byte(place + np.uint64(i))
-    offsets[unique + 1] = start + np.int64(length)
-    slot = np.int64((row - np.uint64(table.ctypes.data)) >> ROW_SHIFT)
-    table[slot, 0], table[slot, 1] = first, second
-    table[slot, 2], table[slot, 3] = length | (np.uint64(unique + 1) << HALF), ONE
-    if (unique + 1) * 2 > table.shape[0]:
-        table = _rehash(table)
-    return table, words, offsets
-
-
-@cached
-def count_words(buffer, used, byte_classes, classes, mode, ends, table, words, offsets, unique):
-    """Count the pieces of one packed buffer into a table that grows with the distinct words, never with the text.
-
-    Pieces are found a block at a time and their places in the table asked for before any is looked at, since the table
-    of a large corpus does not fit the processor's fast caches.
-
-    Args:
-        ends: (pieces,) end of every piece, as `piece_ends` gives it; read only where `mode` is GIVEN.
-        table: (2^k, 4) uint64 rows `first key, second key, length | (word + 1) << 32, count`.
-        words: bytes of the distinct words, in order of first occurrence.
-        offsets: where each word starts in `words`; `offsets[unique]` is where the next one will.
-
-    Returns:
-        `(table, words, offsets, unique, pieces)`, the arrays replaced by larger ones where they had to grow.
-    """
-    base = np.uint64(buffer.ctypes.data)
-    by_byte, by_code_point = np.uint64(byte_classes.ctypes.data), np.uint64(classes.ctypes.data)
-    rows, mask = np.uint64(table.ctypes.data), np.uint64(table.shape[0] - 1)
-    word_bytes, word_starts = np.uint64(words.ctypes.data), np.uint64(offsets.ctypes.data)
-    block = np.empty((BLOCK, 5), np.uint64)  # address, length, first key, second key, hash
-    pieces, at, stop = 0, base, base + np.uint64(used)
-    while at < stop:
-        filled = 0
-        while filled < BLOCK and at < stop:
-            if load_byte(at) == TEXT_END:
-                at += ONE
-                continue
-            if mode == GIVEN:
-                end = base + np.uint64(ends[pieces])
-            else:
-                end = piece_end(at, by_byte, by_code_point, mode)
-            pieces += 1
-            length = end - at
-            first, second = word_key(at, length)
-            mixed = hash_of(first, second, length)
-            prefetch(rows + ((mixed & mask) << ROW_SHIFT))
-            block[filled, 0], block[filled, 1], block[filled, 2] = at, length, first
-            block[filled, 3], block[filled, 4] = second, mixed
-            filled += 1
-            at = end
-        for i in range(filled):
-            place, length, first, second = block[i, 0], block[i, 1], block[i, 2], block[i, 3]
-            row, known = _row_of(rows, mask, block[i, 4], first, second, length, place, word_bytes, word_starts)
-            if known:
-                add_one(row + TIMES)
-                continue
-            table, words, offsets = _add_word(table, words, offsets, unique, row, first, second, length, place)
-            unique += 1
-            rows, mask = np.uint64(table.ctypes.data), np.uint64(table.shape[0] - 1)
-            word_bytes, word_starts = np.uint64(words.ctypes.data), np.uint64(offsets.ctypes.data)
-    return table, words, offsets, unique, pieces
-
-
-class WordCounts:
-    """The distinct words of a corpus and how often each occurs (64-bit), fed one packed buffer at a time."""
-
-    def __init__(self, byte_classes: np.ndarray, classes: np.ndarray, mode: int) -> None:
-        self._classes, self._mode = (byte_classes, classes), mode
-        self._table = np.zeros((1 << 12, 4), np.uint64)
-        self._words, self._offsets = np.empty(1 << 12, np.uint8), np.zeros(1 << 10, np.int64)
-        self.unique, self.pieces = 0, 0
-
-    def add(self, buffer: np.ndarray, used: int, ends: np.ndarray = NO_ENDS) -> None:
-        """Count every piece of a packed buffer; `ends` says where they end if the mode is GIVEN."""
-        self._table, self._words, self._offsets, self.unique, pieces = count_words(
-            buffer, used, *self._classes, self._mode, ends, self._table, self._words, self._offsets, self.unique
-        )
-        self.pieces += pieces
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`(words, offsets (unique + 1,), counts (unique,) int64)`."""
-        taken = self._table[self._table[:, 2] != 0]
-        counts = np.empty(self.unique, np.int64)
-        counts[(taken[:, 2] >> np.uint64(32)).astype(np.int64) - 1] = taken[:, 3].astype(np.int64)
-        offsets = self._offsets[: self.unique + 1]
-        return self._words[: offsets[-1]], offsets, counts
-
-
-assert int(SIXTEEN) == EXACT_KEY_BYTES

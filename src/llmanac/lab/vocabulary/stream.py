@@ -1,4 +1,4 @@
-"""Texts to ids and back, a line at a time: what `llmanac tokenizer encode` writes, in memory of one line."""
+"""Texts to ids and back: what `llmanac tokenizer encode` writes. From standard input a line at a time."""
 
 from __future__ import annotations
 
@@ -35,29 +35,70 @@ def lines_of(paths: Sequence[str], reading: Reading, *, whole: bool, ids: bool) 
 
 
 def encode_lines(
-    tokenizer: Tokenizer, texts: Iterator[tuple[str, str]], out: TextIO, *, special: Special, form: str
+    tokenizer: Tokenizer,
+    texts: Iterator[tuple[str, str]],
+    out: TextIO,
+    *,
+    special: Special,
+    form: str,
+    together: int = 0,
 ) -> tuple[int, int]:
     """Write a line of ids (`ids`), of tokens as text (`pieces`) or of both as JSON (`json`) a text.
+
+    Args:
+        together: characters of texts that are encoded together, which uses all cores; 0 to write each when it is read.
 
     Returns:
         Bytes read and tokens written.
     """
     size = tokens = 0
     with progress("encode", unit="B") as bar:
-        for where, text in texts:
-            try:
-                ids = tokenizer.encode(text, special=special)
-            except TokenizerError as error:
-                raise TokenizerError(f"{where}: {error}") from None
-            if form == "json":
-                line = json.dumps({"ids": ids, "pieces": pieces(tokenizer, ids)}, ensure_ascii=False)
-            else:
-                line = " ".join(pieces(tokenizer, ids) if form == "pieces" else map(str, ids))
-            out.write(line + "\n")
-            size += len(text.encode("utf-8", "replace"))
-            tokens += len(ids)
+        for held in _groups(texts, together):
+            for (_, text), ids in zip(held, _encoded(tokenizer, held, special), strict=True):
+                if form == "json":
+                    line = json.dumps({"ids": ids, "pieces": pieces(tokenizer, ids)}, ensure_ascii=False)
+                else:
+                    line = " ".join(pieces(tokenizer, ids) if form == "pieces" else map(str, ids))
+                out.write(line + "\n")
+                size += len(text.encode("utf-8", "replace"))
+                tokens += len(ids)
             bar.update(size, tokens=tokens)
     return size, tokens
+
+
+def _groups(texts: Iterator[tuple[str, str]], together: int) -> Iterator[list[tuple[str, str]]]:
+    """The texts in lists of about so many characters; those before one that cannot be read come before its error."""
+    held: list[tuple[str, str]] = []
+    size = 0
+    try:
+        for where, text in texts:
+            held.append((where, text))
+            size += len(text)
+            if size >= together or len(held) >= together:
+                yield held
+                held, size = [], 0
+    except DataError:
+        if held:
+            yield held
+        raise
+    if held:
+        yield held
+
+
+def _encoded(tokenizer: Tokenizer, held: list[tuple[str, str]], special: Special) -> Iterator[list[int]]:
+    if special == "never" and len(held) > 1:
+        try:
+            found = tokenizer.encode_batch([text for _, text in held])
+        except TokenizerError:
+            pass  # one by one, to say where
+        else:
+            yield from (ids.tolist() for ids in found)
+            return
+    for where, text in held:
+        try:
+            yield tokenizer.encode(text, special=special)
+        except TokenizerError as error:
+            raise TokenizerError(f"{where}: {error}") from None
 
 
 def decode_lines(tokenizer: Tokenizer, lines: Iterator[tuple[str, str]], out: TextIO) -> None:

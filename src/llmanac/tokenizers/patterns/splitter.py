@@ -7,6 +7,7 @@ tokenizers are built with, so characters assigned since then are shown to it as 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -41,6 +42,9 @@ O200K = "|".join(
     ]
 )  # fmt: skip
 NAMED = {"gpt2": GPT2, "gpt4": GPT4, "llama3": LLAMA3, "o200k": O200K, "qwen3": QWEN3}
+# Places where every pattern of NAMED ends a piece in any context, so that cutting there changes no piece: before a
+# blank between two words, and between two lines of which neither is blank there.
+CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])|(?<=\S\n)(?=[^\s/])")
 DIGIT, DIGITS = r"\p{N}", r"\p{N}+"  # what a `Digits` step sets apart
 
 # Other spellings that mean the same, and the kernel for each.
@@ -171,6 +175,13 @@ class Splitter:
     def covers_everything(self) -> bool:
         """Whether it is known that the last pattern matches every character of every text."""
         return self.mode != words.GIVEN or self.steps[-1] == O200K
+
+    def cut_after(self, text: str, start: int) -> int:
+        """The next place where a text may be cut without a change of its pieces; its end if there is none known."""
+        if self.mode == words.GIVEN and self.steps != (O200K,):
+            return len(text)
+        found = CUT.search(text, start)
+        return found.start() if found else len(text)
 
     @property
     def classes(self) -> tuple[np.ndarray, np.ndarray]:

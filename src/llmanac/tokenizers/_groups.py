@@ -1,0 +1,59 @@
+"""Texts in groups of about one size, so that short ones share a call and long ones are shared by threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Group:
+    """Texts that are encoded together. With `goes_on`, the last one's next stretch begins the next group."""
+
+    texts: Sequence[str]
+    goes_on: bool = False
+
+
+def groups_of(texts: Sequence[str], size: int, cut_after: Callable[[str, int], int]) -> list[Group]:
+    """The texts, in order, in groups of about `size` characters.
+
+    Args:
+        cut_after: where a text of more than twice the size may be cut, after the place it is given.
+    """
+    groups: list[Group] = []
+    start, held = 0, 0
+    for i, text in enumerate(texts):
+        if len(text) > 2 * size:
+            if start < i:
+                groups.append(Group(texts[start:i]))
+            at = 0
+            while at < len(text):
+                stop = cut_after(text, at + size) if at + 2 * size < len(text) else len(text)
+                groups.append(Group([text[at:stop]], stop < len(text)))
+                at = stop
+            start, held = i + 1, 0
+            continue
+        held += len(text)
+        if held >= size:
+            groups.append(Group(texts[start : i + 1]))
+            start, held = i + 1, 0
+    if start < len(texts):
+        groups.append(Group(texts[start:]))
+    return groups
+
+
+def joined(found: list[np.ndarray], groups: Sequence[Group], texts: int) -> list[np.ndarray]:
+    """The ids of each text, from those of each text or stretch of one."""
+    if len(found) == texts:
+        return found
+    out: list[np.ndarray] = []
+    at, first = 0, 0
+    for group in groups:
+        at += len(group.texts)
+        if not group.goes_on:
+            stretches = len(group.texts) == 1
+            out += [np.concatenate(found[first:at])] if stretches else found[first:at]
+            first = at
+    return out
