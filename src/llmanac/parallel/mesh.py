@@ -10,9 +10,10 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -117,6 +118,21 @@ class Mesh:
         """Of the other ranks: answer `dismiss`."""
         self.store.set(f"left/{self.rank}", "")
 
+    def follow(self, start: Callable[[Mesh], Callable[[dict[str, Any]], None]]) -> None:
+        """Of the other ranks: do each command by what `start` gives, until rank 0 dismisses them.
+
+        Raises:
+            TrainingError: another rank stopped.
+        """
+        try:
+            obey = start(self)
+            while (command := self.receive())["do"] != "exit":
+                with self.working(command["do"]):
+                    obey(command)
+            self.leave()
+        finally:
+            self.close()
+
     # signs of life
 
     def _live(self) -> None:
@@ -175,6 +191,15 @@ class Mesh:
         self._ended.set()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def further_rank(follow: Callable[[], None]) -> None:
+    """The process of a further rank; exit status 3 where another rank has stopped."""
+    try:
+        follow()
+    except (TrainingError, dist.DistError) as error:
+        print(f"llmanac: rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
+        os._exit(3)
 
 
 def _rendezvous() -> tuple[Any, int]:

@@ -15,13 +15,11 @@ import dataclasses
 import math
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,7 +31,7 @@ from llmanac.models.lm._base import TrainedModel
 from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives._base import NextToken
 from llmanac.parallel import ParallelSpec, pipeline, tensor
-from llmanac.parallel.mesh import Mesh, describe, pack
+from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
 from llmanac.train import TrainSpec
 from llmanac.train._step import StepResult
 from llmanac.train._worker import Worker
@@ -238,40 +236,28 @@ def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
         made.mesh.close()
 
 
+class Follower:
+    """A further rank: the worker of each training in turn."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.worker: Worker | None = None
+
+    def obey(self, command: dict[str, Any]) -> None:
+        """Do what rank 0 does at the same time."""
+        if command["do"] == "train":
+            torch.set_num_threads(command["threads"])
+            self.worker = None  # its memory first
+            self.worker = Worker(self.mesh, command)
+        elif self.worker is not None:
+            self.worker.obey(command)
+
+
 def follow() -> None:
-    """Be a further rank until rank 0 ends.
-
-    Raises:
-        TrainingError: another rank stopped.
-    """
+    """Be a further rank until rank 0 ends. Raises TrainingError where another rank stopped."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 ends its step, saves, and says so
-    mesh = Mesh.joined()
-    worker: Worker | None = None
-    try:
-        while True:
-            command = mesh.receive()
-            if command["do"] == "exit":
-                mesh.leave()
-                return
-            with mesh.working(command["do"]):
-                if command["do"] == "train":
-                    torch.set_num_threads(command["threads"])
-                    worker = None
-                    worker = Worker(mesh, command)
-                elif worker is not None:
-                    worker.obey(command)
-    finally:
-        mesh.close()
-
-
-def main() -> None:
-    """The process of a further rank; exit status 3 where another rank has stopped."""
-    try:
-        follow()
-    except (TrainingError, dist.DistError) as error:
-        print(f"llmanac: rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
-        os._exit(3)
+    Mesh.joined().follow(lambda mesh: Follower(mesh).obey)
 
 
 if __name__ == "__main__":
-    main()
+    further_rank(follow)
