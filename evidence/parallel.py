@@ -24,9 +24,7 @@ sends them. "Peak" is what the forward and backward passes allocate beyond what 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +32,7 @@ from typing import Any
 
 import torch
 
-from llmanac.core.errors import DataError
+from evidence._ranks import on_ranks
 from llmanac.core.spec import make, make_method
 from llmanac.lab.costs import peak_bytes
 from llmanac.lab.report import Section, table
@@ -89,7 +87,10 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     try:
         chosen = list(MESHES) if size == "full" else ["data, sharded"]
         one = alone(seed, size)
-        meshes = {name: on_ranks(ParallelSpec(timeout=60, **MESHES[name]), seed, size) for name in chosen}
+        meshes = {}
+        for name in chosen:
+            parallel = ParallelSpec(timeout=60, **MESHES[name])
+            meshes[name] = on_ranks(parallel.ranks, functools.partial(first, parallel, seed, size), follow)[0]
     finally:
         torch.set_num_threads(threads)
     model = small_model(size, seed)
@@ -132,33 +133,6 @@ def alone(seed: int, size: str) -> dict[str, Any]:
     )
     loss = [stepper(rows, 1.0, n).loss for n in range(3)][-1]
     return {"loss": loss, "seconds": timed(lambda n: stepper(rows, 1.0, n), size, 1)}
-
-
-def on_ranks(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
-    """What rank 0 of a mesh measures; the ranks are forked from this process. DataError where one fails."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
-
-    def rank(number: int) -> None:
-        os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(parallel.ranks))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        writer.send(first(parallel, seed, size)) if number == 0 else follow()
-
-    children = [context.Process(target=rank, args=(number,), daemon=True) for number in range(parallel.ranks)]
-    for child in children:
-        child.start()
-    try:
-        if not reader.poll(120):
-            raise DataError(f"parallel: {parallel.ranks} ranks did not end in 120 s")
-        measured: dict[str, Any] = reader.recv()
-    finally:
-        for child in children:
-            child.join(15)
-            child.kill()
-    return measured
 
 
 def first(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def equal_tokens(folder, mesh, check=lambda engine, calls: None):
 
 def test_tensor_parallel_tokens_equal_one_process(folder):
     def check(engine, calls):
-        assert engine.model.model.layers[0].self_attn.q_proj.weight.to_local().shape == (16, 16)
+        assert engine.model.model.layers[0].self_attn.q_proj.weight.shape == (16, 16)
 
     equal_tokens(folder, {"tensor": 2}, check)
 

@@ -1,6 +1,6 @@
 """The part of a model that one rank serves: heads and columns of its layers, some of the layers, or both.
 
-    stage 0        ids -> layers -> hidden states (b, T, D) to the next stage        ... logits (b, 1, V) of the last stage
+    stage 0        ids -> layers -> hidden states (b, T, D) to the next stage      ... logits (b, 1, V) of the last
     stage s        hidden states -> layers -> hidden states to the next stage
     last stage     hidden states -> layers, norm, head -> logits to rank 0
 
@@ -20,11 +20,10 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, Batch, Output, Want
-from llmanac.models._layers import upcast
+from llmanac.models._layers import lookup, unfuse, upcast
 from llmanac.models._pass import read_head, run_layers
 from llmanac.models.heads import pick
 from llmanac.models.lm.transformer import Transformer
@@ -64,26 +63,60 @@ def divide(model: Any, mesh: Mesh) -> Any:
 
 
 def _divide_heads(model: Any, mesh: Mesh) -> None:
-    axis = mesh.axis("tensor")
-    tensor.divide(model, axis, split=False)
-    for layer in model.model.layers:
-        for name in ("heads", "kv_heads"):  # what states are made for
-            setattr(layer.self_attn, name, getattr(layer.self_attn, name) // mesh.spec.tensor)
+    """As `tensor.divide`, in plain tensors: nothing is differentiated, and a short product pays more for DTensor."""
+    group, rank, ranks = mesh.axis("tensor").get_group(), mesh.tensor, mesh.spec.tensor
+
+    def part(value: Tensor, side: int) -> nn.Parameter:
+        return nn.Parameter(value.chunk(ranks, side)[rank].clone(), requires_grad=False)
+
+    def summed(module: Any, inputs: Any, y: Tensor) -> Tensor:
+        dist.all_reduce(y, group=group)
+        return y
+
+    def embed(self: Any, ids: Tensor) -> Tensor:
+        """As `Embedding.forward`: the rows of this rank's tokens, then those of all."""
+        own = ids - rank * len(self.weight)
+        here = (own >= 0) & (own < len(self.weight))
+        return summed(self, ids, lookup(own.where(here, 0), self.weight) * here[..., None])
 
     def logits(self: Any, hidden: Tensor, context: Any, state: Any = None, last: Tensor | None = None) -> Tensor:
         """As `LinearHead.logits`; every rank gets (B, T, V)."""
-        own = F.linear(self.prepared(pick(hidden, last)), self.weight.to_local().to(hidden.dtype))
-        found = upcast(DTensor.from_local(own, axis, [Shard(-1)], run_check=False).full_tensor())
+        own = F.linear(self.prepared(pick(hidden, last)), self.weight.to(hidden.dtype))
+        every = own.new_empty(ranks * len(own), *own.shape[1:])
+        dist.all_gather_into_tensor(every, own.contiguous(), group=group)
+        found = upcast(every.view(ranks, *own.shape).movedim(0, -2).flatten(-2))
         return found if self.softcap is None else torch.tanh(found / self.softcap) * self.softcap
 
-    if model.lm_head is not None:
-        model.lm_head.logits = types.MethodType(logits, model.lm_head)
+    unfuse(model)
+    for layer in model.model.layers:
+        for name, module in layer.named_modules():
+            kind: Any = module
+            if name.endswith(tensor.COLUMNS):
+                kind.weight = part(kind.weight, 0)
+                kind.bias = None if kind.bias is None else part(kind.bias, 0)
+                kind.out_features = len(kind.weight)
+            elif name.endswith(tensor.ROWS):
+                kind.weight = part(kind.weight, 1)
+                kind.bias = None if rank else kind.bias  # once in the sum
+                kind.in_features = kind.weight.shape[1]
+                kind.register_forward_hook(summed)
+        for name in ("heads", "kv_heads"):  # what states are made for
+            setattr(layer.self_attn, name, getattr(layer.self_attn, name) // ranks)
+    first, last = model.model.embed_tokens, model.lm_head
+    for end, name, method in ((first, "forward", embed), (last, "logits", logits)):
+        if end is not None:
+            end.weight = part(end.weight, 0)
+            setattr(end, name, types.MethodType(method, end))
+    if first is not None and last is not None and model.spec.tied:
+        last.weight = first.weight
 
 
 def held(model: Any, states: Sequence[Any]) -> dict[str, int]:
     """Bytes of this rank's weights and of the states of its rows."""
-    weights = {id(p): p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()}
-    return {"weights": sum(p.nbytes for p in weights.values()), "states": sum(s.nbytes for s in states if s is not None)}
+    return {
+        "weights": sum(p.nbytes for p in model.parameters()),
+        "states": sum(s.nbytes for s in states if s is not None),
+    }
 
 
 class Stage(nn.Module):
