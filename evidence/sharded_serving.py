@@ -7,17 +7,17 @@ each rank holds while {rows} rows run. "Sent" is counted in the collectives of o
 
 - Tokens: in float64 greedy tokens of {rows} rows equal those of one process on {equal} of {meshes} meshes, and log
   probabilities differ by {difference:.0e} at most.
-- Memory: two tensor ranks hold {share[tensor]:.2f} of the weights each (norms are not divided), the stages of a
-  pipeline {share[pipeline]:.2f} at most (one has the embedding, the other the head), four ranks of 2 x 2
-  {share[2 x 2]:.2f} at most. States are divided in the same way: no rank holds more than {states[2 x 2]:.2f} of them on
-  2 x 2.
+- Memory: two tensor ranks hold {share[tensor]:.2f} of the weights each (norms are not divided), a stage of a pipeline
+  {share[pipeline]:.2f} at most (layers are cut by FLOPs, which the embedding has none of and the head many), a rank of
+  2 x 2 {share[2 x 2]:.2f} at most. Of the states a rank holds {states[tensor]:.2f}, {states[pipeline]:.2f} and
+  {states[2 x 2]:.2f} at most.
 - Bytes sent by every rank equal the closed form on {exact} of {meshes} meshes: two all-reduces a layer and the logits
   for tensor parallelism, one hidden state a token and the logits for a pipeline.
-- Time on two cores: a token of one row takes {latency[tensor]:.2f} of one process's time with two tensor ranks and
-  {latency[pipeline]:.2f} with two stages, which wait for each other. With {rows} rows tokens/s are
-  {speed[tensor]:.2f} and {speed[pipeline]:.2f} times those of one process: rows go through the stages in two groups.
-  The load of the machine was {load:.1f} runnable processes on two cores: times say little, and nothing about a
-  cluster, where sending costs more.
+- Time on two cores: of CPU time one row takes rank 0 {cpu[tensor]:.2f} of one process's with two tensor ranks
+  and {cpu[pipeline]:.2f} with two stages; of time on the clock {latency[tensor]:.2f} and {latency[pipeline]:.2f}, where
+  stages wait for each other. With {rows} rows tokens/s are {speed[tensor]:.2f} and {speed[pipeline]:.2f} times those of
+  one process: rows go through the stages in two groups. The machine had {load:.1f} runnable processes for two cores
+  when this began: times on the clock say little, and nothing about a cluster, where sending costs more.
 - A rank that is killed ends the request with an error after {killed:.1f} s at most, most of which is the wait for signs
   of life that say which rank it was. One that hangs is named {hangs:.1f} s after the request, with a timeout of
   {timeout} s.
@@ -43,12 +43,13 @@ from llmanac.generate.engine import Engine
 from llmanac.lab.report import Section, table
 from llmanac.models.load import load_model
 from llmanac.models.save import save_model
-from llmanac.parallel import serving, traffic
+from llmanac.parallel import pipeline, serving, traffic
+from llmanac.parallel._served import LENGTH
 
 ROWS = ("serve/sharding",)
 CLAIM = "each rank holds its part of weights and states, tokens are those of one process, and a lost rank is an error"
 SEEDS = 1
-TIMED = ("seconds", "speed", "after", "load", "difference")
+TIMED = ("seconds", "cpu", "speed", "after", "load", "difference")
 
 MESHES: dict[str, dict[str, int]] = {
     "one process": {},
@@ -57,9 +58,10 @@ MESHES: dict[str, dict[str, int]] = {
     "2 x 2": {"tensor": 2, "pipeline": 2},
 }
 SIZES = {
-    "full": {"dim": 512, "layers": 8, "width": 1536, "vocabulary": 8192, "prompt": 32, "new": 24, "rows": 8, "rounds": 3},
+    "full": {"dim": 512, "layers": 8, "width": 1536, "vocabulary": 8192, "prompt": 32, "new": 24}
+    | {"rows": 8, "rounds": 3},
     "small": {"dim": 16, "layers": 2, "width": 32, "vocabulary": 64, "prompt": 4, "new": 3, "rows": 2, "rounds": 1},
-}  # fmt: skip
+}
 TIMEOUT = 3
 
 
@@ -140,22 +142,24 @@ def prompts_of(shape: dict[str, int], rows: int) -> list[list[int]]:
 
 
 def timed(sizes: dict[str, int], folder: str, shape: dict[str, int]) -> dict[str, Any]:
-    """Seconds a token of one row, tokens/s of all rows, and the bytes of each rank."""
+    """Seconds a token of one row and how many of them rank 0 computes, tokens/s of all rows, bytes of each rank."""
     engine, found = engine_of(folder, torch.float32, shape["rows"]), {}
     with serve(engine, folder, sizes) as calls, torch.inference_mode():
         for name, rows in (("one", 1), ("all", shape["rows"])):
             runner, prompts = engine.make_runner(), prompts_of(shape, rows)  # type: ignore[misc]
             runner.extend(prompts, shape["new"])
             logits = runner.read(0, prompts, every=False)
-            taken = []
+            taken, busy = [], []
             for _ in range(shape["new"]):
                 tokens = logits[:, -1].argmax(-1, keepdim=True).tolist()
-                start = time.perf_counter()
+                start, computed = time.perf_counter(), time.process_time()
                 logits = runner.read(0, tokens, every=False)
                 taken.append(time.perf_counter() - start)
-            found[name], held = statistics.median(taken), calls.held()
+                busy.append(time.process_time() - computed)
+            found[name], held = (statistics.median(taken), statistics.median(busy)), calls.held()
             runner.reset()
-    return {"seconds": found["one"], "speed": shape["rows"] / found["all"], "held": held}
+    (seconds, cpu), (every, _) = found["one"], found["all"]
+    return {"seconds": seconds, "cpu": cpu, "speed": shape["rows"] / every, "held": held}
 
 
 def counted(sizes: dict[str, int], folder: str, shape: dict[str, int]) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def closed_form(shape: dict[str, int], sizes: dict[str, int], rank: int, rows: i
     first, last = stage == 0, stage == stages - 1
     tokens = rows * (shape["prompt"] + shape["new"] - 1)  # the last token is not read
     logits = rows * shape["new"] * shape["vocabulary"]
-    layers = shape["layers"] // stages
+    layers = len(pipeline.cut_model(built(shape, 0), stages, LENGTH)[stage]) if stages > 1 else shape["layers"]
     numbers = 2 * (n - 1) / n * tokens * shape["dim"] * (2 * layers + first)
     numbers += (n - 1) / n * logits * last
     numbers += tokens * shape["dim"] * (not last)
@@ -194,8 +198,7 @@ def joined(rounds: list[Any], exact: list[Any], shape: dict[str, int], name: str
     one = [closed_form(shape, MESHES[name], rank, 1) for rank in range(ranks)]
     sent = [exact[0]["sent"][0] + exact[0]["sent"][1], *exact[1:]]
     return {
-        "seconds": statistics.median(one["seconds"] for one in rounds),
-        "speed": statistics.median(one["speed"] for one in rounds),
+        **{what: statistics.median(one[what] for one in rounds) for what in ("seconds", "cpu", "speed")},
         "held": rounds[0]["held"], "sent": sent, "form": [a + b for a, b in zip(forms, one, strict=True)],
         "sent of a row": exact[0]["sent"][1],
     }  # fmt: skip
@@ -224,10 +227,18 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     for name, m in result["meshes"].items():
         held = [" + ".join(f"{rank[what] / mega:.2f}" for rank in m["held"]) for what in ("weights", "states")]
         sent = f"{m['sent of a row'] / 1e3:.0f}"
-        costs.append([name, *held, sent, f"{1000 * m['seconds']:.1f}", f"{m['speed']:.1f}"])
+        costs.append([name, *held, sent, f"{1000 * m['seconds']:.1f}", f"{1000 * m['cpu']:.1f}", f"{m['speed']:.1f}"])
     for one in result["lost"]:
         failures.append([one["mesh"], one["signal"], f"{one['after']:.1f}", one["says"]])
-    heads = ["mesh", "weights of each rank (MB)", "states (MB)", "sent by rank 0 (KB)", "ms a token", "tokens/s"]
+    heads = [
+        "mesh",
+        "weights of each rank (MB)",
+        "states (MB)",
+        "sent by rank 0 (KB)",
+        "ms a token",
+        "CPU ms of rank 0",
+        "tokens/s",
+    ]
     return [
         Section("Each mesh", [], [table(heads, costs)]),
         Section("A lost rank", [], [table(["mesh", "signal", "s", "the error"], failures)]),
@@ -248,6 +259,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "equal": sum(result["equal"].values()), "meshes": len(meshes) - 1, "difference": result["difference"],
         "share": part("weights"), "states": part("states"), "load": result["load"], "timeout": TIMEOUT,
         "exact": sum(m["sent"] == m["form"] for name, m in meshes.items() if name != "one process"),
+        "cpu": {name: m["cpu"] / one["cpu"] for name, m in meshes.items()},
         "latency": {name: m["seconds"] / one["seconds"] for name, m in meshes.items()},
         "speed": {name: m["speed"] / one["speed"] for name, m in meshes.items()},
         "killed": after["SIGKILL"], "hangs": after["SIGSTOP"],

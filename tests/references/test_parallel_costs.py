@@ -20,12 +20,14 @@ SHARED = 4  # loss, units, tokens and the squared norm: what all ranks add up in
     [
         {"data": 2, "weights": "replicated"},
         {"data": 2},
+        {"context": 2},
         {"tensor": 2},
         {"pipeline": 2, "schedule": "zero-bubble"},
         pytest.param({"tensor": 2, "activations": "replicated"}, marks=pytest.mark.slow),
         pytest.param({"pipeline": 2}, marks=pytest.mark.slow),
         pytest.param({"pipeline": 2, "schedule": "interleaved"}, marks=pytest.mark.slow),
         pytest.param({"data": 4}, marks=pytest.mark.slow),
+        pytest.param({"data": 2, "context": 2, "weights": "replicated"}, marks=pytest.mark.slow),
     ],
 )
 def test_bytes_sent_equal_the_closed_form(mesh):
@@ -43,8 +45,10 @@ def test_bytes_sent_equal_the_closed_form(mesh):
         micro = stepper.spec.micro_batch
         times, tokens = 8 // parallel.data // micro, micro * 12
         expected = 2 * (parallel.ranks - 1) / parallel.ranks * SHARED
-        if parallel.data > 1:
+        if parallel.replicas > 1:
             expected += traffic.data_numbers(parallel, layers, count - layers, times)
+        if parallel.context > 1:
+            expected += traffic.context_numbers(parallel, 4, tokens, 2 * 2 * 8, times)
         if parallel.tensor > 1:
             norms = 9 * 16 if parallel.activations == "split" else 0
             expected += traffic.tensor_numbers(parallel, 4, tokens, 16, times, norms)

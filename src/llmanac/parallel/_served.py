@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, Batch, Output, Want
@@ -64,7 +65,8 @@ def divide(model: Any, mesh: Mesh) -> Any:
 
 def _divide_heads(model: Any, mesh: Mesh) -> None:
     """As `tensor.divide`, in plain tensors: nothing is differentiated, and a short product pays more for DTensor."""
-    group, rank, ranks = mesh.axis("tensor").get_group(), mesh.tensor, mesh.spec.tensor
+    axis, rank, ranks = mesh.axis("tensor"), mesh.tensor, mesh.spec.tensor
+    group = axis.get_group()
 
     def part(value: Tensor, side: int) -> nn.Parameter:
         return nn.Parameter(value.chunk(ranks, side)[rank].clone(), requires_grad=False)
@@ -82,9 +84,7 @@ def _divide_heads(model: Any, mesh: Mesh) -> None:
     def logits(self: Any, hidden: Tensor, context: Any, state: Any = None, last: Tensor | None = None) -> Tensor:
         """As `LinearHead.logits`; every rank gets (B, T, V)."""
         own = F.linear(self.prepared(pick(hidden, last)), self.weight.to(hidden.dtype))
-        every = own.new_empty(ranks * len(own), *own.shape[1:])
-        dist.all_gather_into_tensor(every, own.contiguous(), group=group)
-        found = upcast(every.view(ranks, *own.shape).movedim(0, -2).flatten(-2))
+        found = upcast(DTensor.from_local(own, axis, [Shard(-1)], run_check=False).full_tensor())
         return found if self.softcap is None else torch.tanh(found / self.softcap) * self.softcap
 
     unfuse(model)

@@ -35,7 +35,8 @@ class Mesh:
     """This process as a rank of the mesh of `spec`.
 
     Attributes:
-        rank: 0 .. ranks - 1; pipeline, data and tensor: this rank's place on each axis.
+        rank: 0 .. ranks - 1; pipeline, data, context and tensor: this rank's place on each axis. Those of data and
+            context have the same weights, and are one axis of `device_mesh`.
 
     Raises:
         SpecError: another number of processes than the mesh has.
@@ -46,9 +47,9 @@ class Mesh:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world != spec.ranks:
             raise SpecError(
-                f"parallel: data {spec.data} x tensor {spec.tensor} x pipeline {spec.pipeline} needs {spec.ranks} "
-                f"processes, and there are {world}; start it with --processes {spec.ranks}, or with torchrun "
-                f"--nproc-per-node {spec.ranks}"
+                f"parallel: data {spec.data} x context {spec.context} x tensor {spec.tensor} x pipeline "
+                f"{spec.pipeline} needs {spec.ranks} processes, and there are {world}; start it with --processes "
+                f"{spec.ranks}, or with torchrun --nproc-per-node {spec.ranks}"
             )
         # DTensor warns on standard error of every redistribution that it does not think cheapest
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -64,9 +65,15 @@ class Mesh:
         dist.init_process_group(
             backend, store=group, rank=self.rank, world_size=world, timeout=timedelta(seconds=spec.timeout)
         )
-        sizes = (spec.pipeline, spec.data, spec.tensor)
+        sizes = (spec.pipeline, spec.replicas, spec.tensor)
         self.device_mesh: DeviceMesh = init_device_mesh(device.type, sizes, mesh_dim_names=AXES)
-        self.pipeline, self.data, self.tensor = (self.device_mesh.get_local_rank(axis) for axis in AXES)
+        self.pipeline, replica, self.tensor = (self.device_mesh.get_local_rank(axis) for axis in AXES)
+        self.data, self.context = divmod(replica, spec.context)
+        self._context: DeviceMesh | None = None
+        if spec.context > 1:
+            names = ("outer", "context", "inner")
+            sizes = (spec.pipeline * spec.data, spec.context, spec.tensor)
+            self._context = init_device_mesh(device.type, sizes, mesh_dim_names=names)["context"]
         self.commands = 0
         self.doing = "starting"
         self._ended = threading.Event()
@@ -86,8 +93,8 @@ class Mesh:
         return [json.loads(self.store.get(f"{key}/{stage}")) for stage in range(self.spec.pipeline)]
 
     def axis(self, name: str) -> DeviceMesh:
-        """The ranks that differ from this one on one axis only."""
-        return self.device_mesh[name]
+        """The ranks that differ from this one on one axis only; `data` is that of data and context together."""
+        return self._context if name == "context" and self._context is not None else self.device_mesh[name]
 
     # commands of rank 0
 

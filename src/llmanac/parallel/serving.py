@@ -112,9 +112,10 @@ class Calls:
     def held(self) -> list[dict[str, int]]:
         """Bytes of `weights` and of the `states` of rows, of each rank."""
         with self.lock:
-            self.mesh.send({"do": "held"})
+            key = f"held/{self.mesh.commands}"
+            self.mesh.send({"do": "held", "key": key})
             own = held(self.model, [runner._state for runner in self.own])
-            return [own] + [json.loads(self.mesh.store.get(f"held/{rank}")) for rank in range(1, self.mesh.spec.ranks)]
+            return [own] + [json.loads(self.mesh.store.get(f"{key}/{r}")) for r in range(1, self.mesh.spec.ranks)]
 
     def forget(self) -> None:
         """All ranks have done a common read: the calls before it are in nobody's way any more."""
@@ -194,7 +195,7 @@ class Follower:
             return
         if command["do"] == "held":
             states = [runner._state for runner in self.runners.values()]
-            self.mesh.store.set(f"held/{self.mesh.rank}", json.dumps(held(self.model, states)))
+            self.mesh.store.set(f"{command['key']}/{self.mesh.rank}", json.dumps(held(self.model, states)))
             return
         number, given = command["runner"], command["given"]
         runner = self.runners.setdefault(number, TorchRunner(self.model))
