@@ -11,6 +11,8 @@ import pytest
 import torch
 from _ranks import on_ranks
 from _small_models import randomise
+from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import make, make_method
@@ -204,8 +206,12 @@ def last_checkpoint(folder):
             [{"pipeline": 2}, {}, {"data": 2, "weights": "replicated"}, {"data": 2, "tensor": 2, "pipeline": 2}, {}],
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            [{"data": 2, "tensor": 2, "pipeline": 2}, {"data": 2, "context": 2}, {}, {"context": 2}],
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["two", "eight"],
+    ids=["two", "eight", "eight, four, one"],
 )
 def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     """Two steps on one mesh, two on the next, and so on: weights and optimizer state as of one process throughout."""
@@ -218,6 +224,18 @@ def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     assert step == other == 2 * len(meshes) and found.keys() == expected.keys()
     for name, value in expected.items():
         assert (found[name] - value).abs().max() <= 1e-9, name
+
+
+def test_torch_reads_a_checkpoint_of_several_ranks(tmp_path):
+    """The reader of safetensors of torch.distributed.checkpoint, each tensor by its name."""
+    trained(tmp_path, {"data": 2}, steps=2)
+    step, expected = last_checkpoint(tmp_path)
+    names = {name.removeprefix("model.").removeprefix("optimizer."): t for name, t in expected.items()}
+    assert step == 2 and len(names) == len(expected) > 80
+    found = {name: torch.zeros_like(t) for name, t in names.items()}
+    folder = Checkpoints(tmp_path / "checkpoints").path(step)
+    distributed_checkpoint.load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    assert all(torch.equal(found[name], t) for name, t in names.items())
 
 
 def test_a_rank_that_hangs_is_named():
