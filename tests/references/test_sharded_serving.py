@@ -109,7 +109,9 @@ def test_a_rank_that_dies_ends_the_request_with_an_error(folder, mesh):
             engine.generate(PROMPTS, max_new_tokens=2)
             os.kill(int(calls.mesh.store.get("process/1")), signal.SIGKILL)
             for _ in range(2):  # at once, and from then on
-                with pytest.raises(TrainingError, match=r"rank 1 stopped or hangs in a forward pass"):
+                with pytest.raises(
+                    TrainingError, match=r"rank 1 stopped or hangs in a forward pass \((all_reduce|recv)\)"
+                ):
                     engine.generate(PROMPTS, max_new_tokens=8)
 
     with pytest.raises(AssertionError, match=r"failed \[1\]"):

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -25,9 +26,11 @@ from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump, make
 from llmanac.core.types import Batch
 from llmanac.parallel import ParallelSpec
+from llmanac.parallel.launch import PARENT
 
 BEAT = 1.0  # seconds between two signs of life
 AXES = ("pipeline", "data", "tensor")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "send", "recv", "isend", "irecv", "wait")
 FOREVER = timedelta(days=365)
 
 
@@ -81,10 +84,11 @@ class Mesh:
 
     @classmethod
     def joined(cls) -> Mesh:
-        """A further rank of the mesh that rank 0 makes; waits for it."""
-        store = _rendezvous()
-        asked = json.loads(store[0].get("mesh"))
-        return cls(make(ParallelSpec, asked["spec"], "parallel"), torch.device(asked["device"]), store)
+        """A further rank of the mesh that rank 0 makes; waits for it, and ends with the process that started it."""
+        with _ending_with_parent():
+            store = _rendezvous()
+            asked = json.loads(store[0].get("mesh"))
+            return cls(make(ParallelSpec, asked["spec"], "parallel"), torch.device(asked["device"]), store)
 
     def gather_names(self, key: str, names: Sequence[str]) -> list[list[str]]:
         """Names that the first rank of each place on the pipeline axis gives, on every rank."""
@@ -144,10 +148,8 @@ class Mesh:
 
     def _live(self) -> None:
         """Tell the store once a second what this rank is doing, on a connection of its own."""
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         with contextlib.suppress(Exception):  # the store has gone: the main thread finds out by itself
-            store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self.spec.timeout))
-            beat = 0
+            store, beat = self.store.clone(), 0
             while not self._ended.wait(BEAT if beat else 0):
                 beat += 1
                 store.set(f"alive/{self.rank}", f"{beat} {self.doing}")
@@ -165,9 +167,9 @@ class Mesh:
         except (RuntimeError, dist.DistError) as error:
             if isinstance(error, NotImplementedError) or not _is_of_ranks(error):
                 raise
-            seconds = time.monotonic() - begin
+            seconds, where = time.monotonic() - begin, f"{doing}{_collective(error)}"
             raise TrainingError(
-                f"parallel: {self._missing()} in {doing}, after {seconds:.0f} s (parallel.timeout is "
+                f"parallel: {self._missing()} in {where}, after {seconds:.0f} s (parallel.timeout is "
                 f"{self.spec.timeout} s). Steps up to the last checkpoint are saved: run it again with --resume"
             ) from error
 
@@ -209,10 +211,36 @@ def further_rank(follow: Callable[[], None]) -> None:
         os._exit(3)
 
 
+@contextlib.contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """End this process once its parent has: torch waits half an hour for a rank that was lost before it joined."""
+    joined, parent = threading.Event(), int(os.environ.get(PARENT, os.getppid()))
+
+    def watch() -> None:
+        while not joined.wait(BEAT):
+            if os.getppid() != parent:
+                os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        joined.set()
+
+
 def _rendezvous() -> tuple[Any, int]:
     store, rank, _ = next(dist.rendezvous("env://"))
-    store.set_timeout(FOREVER)
-    return store, rank
+    # torchrun keeps one store over its restarts: keys of a lost run are not those of this one
+    own = dist.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    own.set_timeout(FOREVER)
+    return own, rank
+
+
+def _collective(error: BaseException) -> str:
+    """The function of torch.distributed in which an error was raised, in brackets; nothing where it was elsewhere."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    names = (f.name for f in frames if f"distributed{os.sep}" in f.filename)
+    return next((f" ({name})" for name in names if name.startswith(COLLECTIVES)), "")
 
 
 def _is_of_ranks(error: BaseException) -> bool:
