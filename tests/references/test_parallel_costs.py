@@ -62,9 +62,18 @@ def test_bytes_sent_equal_the_closed_form(mesh):
 
 @pytest.mark.parametrize("schedule", sorted(pipeline.CLASSES))
 def test_time_that_ranks_wait_equals_the_formula(schedule):
-    for ranks, micro_batches in ((2, 4), (4, 8), (4, 16), (8, 32)):
-        share = pipeline.bubble(schedule, ranks, micro_batches)
-        assert share == pytest.approx(pipeline.formula(schedule, ranks, micro_batches), abs=1e-12) and share > 0
+    """From a number of micro-batches too small for the schedule to one that is large."""
+    few = 1 if schedule in ("interleaved", "zero-bubble") else 8
+    for ranks, counts in ((2, (2, 4)), (4, range(min(few, 4), 9)), (4, (16,)), (8, (8, 12, 16, 32))):
+        for micro_batches in counts:
+            share = pipeline.bubble(schedule, ranks, micro_batches)
+            assert share == pytest.approx(pipeline.formula(schedule, ranks, micro_batches), abs=1e-12) and share > 0
+
+
+def test_zero_bubble_waits_longer_with_few_micro_batches():
+    assert pipeline.formula("zero-bubble", 4, 4) == pytest.approx(6 / 30)
+    assert pipeline.formula("zero-bubble", 4, 6) == pytest.approx(3 / 39)
+    assert pipeline.formula("interleaved", 4, 2) == pytest.approx(5 / 9)
 
 
 def test_layers_are_cut_by_cost():

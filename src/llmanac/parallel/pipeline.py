@@ -7,7 +7,9 @@ With p ranks, m micro-batches, v stages a rank and a backward pass of twice the 
     zero-bubble    (p - 1) / (6 m + p - 1)             Qi et al. 2024, arXiv:2401.10241: the V of two stages a rank,
                                                        the backward pass in two halves, of inputs and of weights
 
-of a step. 1F1B has GPipe's bubble and holds p micro-batches of activations where GPipe holds m. The schedules are those
+of a step, interleaved from m = p on and zero-bubble from m = (3 p - 1) / 2 on. torch's order of zero-bubble is that of
+at least 2 p - 1 micro-batches; those that are not there leave holes, so that with fewer ranks wait for
+2 (2 p - 1 - m) half stages instead of p - 1 (interleaved: 2 p - 1 - m instead of p - 1). 1F1B has GPipe's bubble and holds p micro-batches of activations where GPipe holds m. The schedules are those
 of torch.distributed.pipelining; layers are cut so that the largest stage has the fewest counted FLOPs.
 """
 
@@ -255,4 +257,6 @@ def _ready(done: Mapping[Any, float], kind: str, stage: int, micro: int, count: 
 def formula(schedule: str, ranks: int, micro_batches: int) -> float:
     """The share of a step that ranks wait, in closed form."""
     times = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero-bubble": 6}[schedule]
-    return (ranks - 1) / (times * micro_batches + ranks - 1)
+    missing = 2 * ranks - 1 - micro_batches
+    waits = max(ranks - 1, {"interleaved": 1, "zero-bubble": 2}.get(schedule, 0) * missing)
+    return waits / (times * micro_batches + waits)
