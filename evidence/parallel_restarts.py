@@ -1,9 +1,9 @@
 """Training on two ranks of which one is killed at random: what is lost, and whether the weights are the same.
 
 A decoder of {parameters:,} parameters in float32 is trained for {steps} steps of AdamW on two processes of this
-machine (gloo, one thread each), with a checkpoint every {every} steps. Mesh and rank change from kill to kill; the
-moment is a random time after a random step. After each kill the run is started again and goes on from the newest
-checkpoint, until it has been killed {kills} times; then it runs to its end.
+machine (gloo, one thread each), with a checkpoint every {every} steps. A random rank is killed (SIGKILL) a random time
+after a random step. Then the run is started again and goes on from the newest checkpoint, until it has been killed
+{kills} times; then it runs to its end. This is done on {runs} meshes.
 
 - {killed} kills, {first} of them of rank 0, {writing} while a checkpoint was being written: {failed} restarts failed.
 - Of {runs} runs the final weights and the optimizer's state equal those of the uninterrupted run of the same mesh bit
@@ -45,37 +45,31 @@ from llmanac.train.team import follow, team
 
 ROWS: tuple[str, ...] = ()
 CLAIM = "a run of two ranks, one of which is killed again and again, ends with the weights of a run that was not"
-SEEDS = 1
+SEEDS, REPLICATE = 4, "mesh"
 TIMED = ("kills", "parameters")
 
 MESHES: list[dict[str, Any]] = [{"data": 2}, {"data": 2, "weights": "replicated"}, {"tensor": 2}, {"pipeline": 2}]
 KILLS, EVERY, COUNT, LENGTH = 5, 3, 8, 16
-STEPS = {"full": 24, "small": 6}
-PATIENCE = 200.0
+STEPS = {"full": 18, "small": 6}
+PATIENCE = 400.0
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """Each mesh: an uninterrupted run, and one whose ranks are killed."""
-    threads, choose = torch.get_num_threads(), random.Random(seed)
+    """One mesh: an uninterrupted run, one whose ranks are killed, and one of other data."""
+    threads, choose, mesh = torch.get_num_threads(), random.Random(seed), MESHES[seed]
     torch.set_num_threads(1)
-    meshes = MESHES if size == "full" else MESHES[:1]
-    kills: list[dict[str, Any]] = []
-    equal, differ = [], []
     try:
-        for mesh in meshes:
-            with tempfile.TemporaryDirectory() as folder:
-                plain, broken, other = (Path(folder) / name for name in ("plain", "broken", "other"))
-                wanted = finished(mesh, plain, size)
-                if size == "full":
-                    kills += [killed(mesh, broken, choose, size) for _ in range(KILLS)]
-                equal.append(finished(mesh, broken, size) == wanted)
-                if mesh is MESHES[0]:
-                    differ.append(finished(mesh, other, size, data=1) != wanted)
+        with tempfile.TemporaryDirectory() as folder:
+            plain, broken, other = (Path(folder) / name for name in ("plain", "broken", "other"))
+            wanted = finished(mesh, plain, size)
+            kills = [killed(mesh, broken, choose, size) for _ in range(KILLS * (size == "full"))]
+            equal, differs = finished(mesh, broken, size) == wanted, finished(mesh, other, size, data=1) != wanted
     finally:
         torch.set_num_threads(threads)
-    count = built().parameter_count()
-    names = [name_of(mesh) for mesh in meshes]
-    return {"parameters": count, "meshes": names, "kills": kills, "equal": equal, "differ": differ}
+    return {
+        "mesh": name_of(mesh), "parameters": built().parameter_count(), "kills": kills, "equal": equal,
+        "differs": differs,
+    }  # fmt: skip
 
 
 def name_of(mesh: dict[str, Any]) -> str:
@@ -89,7 +83,7 @@ def built() -> Any:
 
 def train_once(mesh: dict[str, Any], folder: Path, size: str, data: int) -> None:
     """Rank 0's training; it goes on where the folder has a checkpoint."""
-    fields = {"steps": STEPS[size], "batch_tokens": COUNT * LENGTH, "length": LENGTH, "micro_batch": 1}
+    fields = {"steps": STEPS[size], "batch_tokens": COUNT * LENGTH, "length": LENGTH, "micro_batch": 4}
     fields |= {"checkpoint_every": EVERY, "compile": "never", "schedule": {"name": "constant"}}
     fields |= {"dtype": "float32", "attention": "sdpa", "optimizer": {"name": "adamw", "form": "foreach"}}
     generator = torch.Generator().manual_seed(data)
@@ -209,11 +203,11 @@ def killed(mesh: dict[str, Any], folder: Path, choose: random.Random, size: str)
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
-    (result,) = seeds
     rows = [
         [k["mesh"], str(k["rank"]), str(k["step"]), str(k["lost"]), "yes" if k["writing"] else "",
          f"{k['after']:.1f}" if k["ended"] else "did not",
          "failed" if k["failed"] else "", k["says"].partition(" (")[0]]
+        for result in seeds
         for k in result["kills"]
     ]  # fmt: skip
     heads = ["mesh", "rank", "at step", "steps lost", "in a write", "s until both ended", "restart", "the other says"]
@@ -221,14 +215,13 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    (result,) = seeds
-    kills = result["kills"]
+    kills = [kill for result in seeds for kill in result["kills"]]
     return {
-        "parameters": result["parameters"], "steps": STEPS["full"], "every": EVERY, "kills": KILLS,
+        "parameters": seeds[0]["parameters"], "steps": STEPS["full"], "every": EVERY, "kills": KILLS,
         "killed": len(kills), "first": sum(k["rank"] == 0 for k in kills), "writing": sum(k["writing"] for k in kills),
-        "failed": sum(k["failed"] for k in kills), "runs": len(result["equal"]), "equal": sum(result["equal"]),
+        "failed": sum(k["failed"] for k in kills), "runs": len(seeds), "equal": sum(one["equal"] for one in seeds),
         "lost": sum(k["lost"] for k in kills) / len(kills), "most": max(k["lost"] for k in kills),
         "alone": sum(k["ended"] for k in kills),
         "ended": max(k["after"] for k in kills), "named": sum(f"rank {k['rank']} " in k["says"] for k in kills),
-        "control": "they do" if all(result["differ"]) else "they do not",
+        "control": "they do" if all(result["differs"] for result in seeds) else "they do not",
     }  # fmt: skip

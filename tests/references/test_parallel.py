@@ -167,6 +167,12 @@ def test_further_models_equal_one_process(mesh, choices):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"data": 2, "weights": "replicated"}, {"pipeline": 2}])
+def test_muon_where_ranks_have_complete_matrices(mesh):
+    check(mesh, optimizer={"name": "muon"})
+
+
+@pytest.mark.slow
 def test_adamw_without_clipping_and_a_step_of_several_micro_batches():
     check({"data": 2, "tensor": 1}, optimizer={"name": "adamw", "form": "foreach"}, clip=0.0, micro_batch=1)
 

@@ -8,7 +8,7 @@ from _ranks import on_ranks
 from test_parallel import CPU, built, spec_of
 
 from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.parallel import ParallelSpec, pipeline, traffic
+from llmanac.parallel import ParallelSpec, pipeline, plan, traffic
 from llmanac.train.team import team
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +56,9 @@ def test_bytes_sent_equal_the_closed_form(mesh):
             expected += traffic.pipeline_numbers(parallel, 0, tokens, 16, times)
             expected += 0 if parallel.schedule == "zero-bubble" else 64 * 16  # the tied matrix's two gradients
         assert sent.total == 8 * expected
+        part = plan.Part(built(), parallel, 0, pipeline.cut_model(built(), parallel.stages, 12))
+        held = sum(p.numel() for p in stepper.worker.parameters.values())
+        assert part.numbers(shared=parallel.weights == "sharded") == held
 
     on_ranks(parallel.ranks, rank_0)
 
@@ -68,6 +71,16 @@ def test_time_that_ranks_wait_equals_the_formula(schedule):
         for micro_batches in counts:
             share = pipeline.bubble(schedule, ranks, micro_batches)
             assert share == pytest.approx(pipeline.formula(schedule, ranks, micro_batches), abs=1e-12) and share > 0
+
+
+@pytest.mark.parametrize("schedule", sorted(pipeline.CLASSES))
+def test_passes_that_the_planner_counts_are_those_of_the_order(schedule):
+    model = built(layers=8)
+    for ranks, micro_batches in ((2, 4), (4, 8)):
+        parallel = ParallelSpec(pipeline=ranks, schedule=schedule)
+        parts = pipeline.cut_model(model, parallel.stages, 12)
+        found = [plan.Part(model, parallel, rank, parts).passes(micro_batches) for rank in range(ranks)]
+        assert found == pipeline.most_kept(schedule, ranks, micro_batches)
 
 
 def test_zero_bubble_waits_longer_with_few_micro_batches():

@@ -7,7 +7,7 @@ Memory of the device that needs most, with N parameters of its part and d data r
                   direction); gradients of all of N, kept until the last micro-batch. In a pipeline weights and
                   gradients of all of N; DDP: its buckets, N
     activations   what the backward pass reads of each layer, for the passes that wait for it (`passes`), logits and
-                  the gradient of the largest matrix
+                  the gradient of the head; in zero-bubble gradients that wait for their second half
 
 The time of a step is computing / (1 - bubble) + sent / bandwidth: nothing is sent while something is computed, so it is
 an upper estimate of the second term. `rate` is what a device reaches, not what its maker says.
@@ -178,7 +178,7 @@ class Part:
                 rows /= split
             elif owner in tensor.ROWS and own == "weight":
                 inner /= split
-            total += inner * (math.ceil(rows / self.spec.data) if shared else rows)
+            total += inner * (math.ceil(rows / self.spec.replicas) if shared else rows)
         return total
 
     def states(self) -> float:
@@ -206,9 +206,16 @@ class Part:
         return min(most[self.spec.schedule], self.count * times)
 
     def activations(self, times: int, length: int, bytes_: int) -> float:
-        each = len(self.layers) / self.count * length * _kept(self.model, self.spec.tensor)
-        logits = 8.0 * min(length, 4096) * self.model.vocab_size / self.spec.tensor
-        return bytes_ * self.passes(times) * each + logits * self.last + 4.0 * self.matrix
+        split, places = self.spec.tensor, len(self.layers) / self.count * length  # of one pass
+        kept = self.passes(times) * places * _kept(self.model, split)
+        logits = 8.0 * min(length, 4096) * self.model.vocab_size / split
+        matrices = 1
+        if self.spec.pipeline > 1 and self.spec.schedule == "zero-bubble":
+            # passes between the two halves of their backward pass keep gradients of products; that of the head is
+            # computed in both halves
+            between = min(2 * self.rank + 1, self.count * times)
+            kept, matrices = kept + between * places * _outputs(self.model, split), 2
+        return bytes_ * kept + (logits + 4.0 * self.matrix * matrices) * self.last
 
 
 def pipeline_numbers(spec: ParallelSpec, length: int, width: int, times: int) -> float:
@@ -226,3 +233,10 @@ def _kept(model: Any, split: int) -> float:
     gated = 4 if "gate_proj" in outputs else 2
     read = outputs.get("q_proj", width)
     return 2 * width / split + 2 * width + (inner + read + gated * wide) / split
+
+
+def _outputs(model: Any, split: int) -> float:
+    """Numbers that the products of a layer give, of each token."""
+    sizes = {n.rpartition(".")[2]: m.out_features for n, m in model.model.layers[0].named_modules()
+             if hasattr(m, "out_features")}  # fmt: skip
+    return sum(size / (split if name in tensor.COLUMNS else 1) for name, size in sizes.items())
