@@ -18,7 +18,7 @@ from _harness import Benchmark, Result
 
 bench = Benchmark("parallel", __doc__ or "")
 ROWS, LENGTH, VOCABULARY, STEPS, ROUNDS = 8, 64, 2048, 6, 3
-Measured = tuple[float, int]
+Measured = tuple[float, float, int]  # seconds and CPU seconds of a step, bytes
 
 
 def built() -> Any:
@@ -37,17 +37,19 @@ def rows() -> list[list[int]]:
     return found
 
 
-def median_of(step: Callable[[int], Any]) -> float:
-    taken = []
+def median_of(step: Callable[[int], Any]) -> tuple[float, float]:
+    """Seconds and CPU seconds of this process for a step."""
+    taken, busy = [], []
     for number in range(STEPS):
-        start = time.perf_counter()
+        start, computed = time.perf_counter(), time.process_time()
         step(number)
         taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+        busy.append(time.process_time() - computed)
+    return statistics.median(taken[1:]), statistics.median(busy[1:])
 
 
 def ours(rank: int, weights: str) -> Measured | None:
-    """Seconds of a step, and bytes of weights, gradients and moments of rank 0's part."""
+    """Seconds of a step, CPU seconds of it, and bytes of weights, gradients and moments of rank 0's part."""
     import torch
 
     from llmanac.core.spec import make
@@ -64,9 +66,9 @@ def ours(rank: int, weights: str) -> Measured | None:
     with team(ParallelSpec(data=2, weights=weights, timeout=60), torch.device("cpu")) as made:  # type: ignore[arg-type]
         assert made is not None
         stepper = made.stepper(built(), Autoregressive(), make(TrainSpec, fields, "train"), folder=None)  # type: ignore[arg-type]
-        seconds = median_of(lambda number: stepper(rows(), 1.0, number))
+        seconds, cpu = median_of(lambda number: stepper(rows(), 1.0, number))
         held = 2 * sum(p.nbytes for p in stepper.worker.parameters.values())
-        return seconds, held + sum(value.nbytes for value in stepper.worker.optimizer.state.values())
+        return seconds, cpu, held + sum(value.nbytes for value in stepper.worker.optimizer.state.values())
 
 
 def theirs(rank: int, weights: str) -> Measured:
@@ -96,10 +98,10 @@ def theirs(rank: int, weights: str) -> Measured:
         optimizer.step()
         optimizer.zero_grad()
 
-    seconds = median_of(step)
+    seconds, cpu = median_of(step)
     local = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
     dist.destroy_process_group()
-    return seconds, 16 * sum(p.numel() for p in local)  # weight, gradient, two moments
+    return seconds, cpu, 16 * sum(p.numel() for p in local)  # weight, gradient, two moments
 
 
 def measured(contestant: Callable[[int, str], Any], weights: str) -> Measured:
@@ -142,14 +144,16 @@ def both(weights: str) -> tuple[list[Measured], list[Measured]]:
 @bench.measure("ddp-overhead")
 def ddp_overhead() -> Result:
     """Seconds of a step with replicated weights."""
-    own, peer = (statistics.median(seconds for seconds, _ in found) for found in both("replicated"))
-    return Result("ddp-overhead", "s", own, "torch DistributedDataParallel", peer, "lower")
+    found = both("replicated")
+    (own, own_cpu, _), (peer, peer_cpu, _) = (map(statistics.median, zip(*rounds, strict=True)) for rounds in found)
+    more = {"ours: CPU s of rank 0": own_cpu, "theirs: CPU s of rank 0": peer_cpu}
+    return Result("ddp-overhead", "s", own, "torch DistributedDataParallel", peer, "lower", more)
 
 
 @bench.measure("fsdp-memory")
 def fsdp_memory() -> Result:
     """Bytes of weights, gradients and moments of a rank with sharded weights."""
-    own, peer = (found[0][1] / 2**20 for found in both("sharded"))
+    own, peer = (found[0][2] / 2**20 for found in both("sharded"))
     return Result("fsdp-memory", "MiB", own, "torch fully_shard", peer, "lower")
 
 

@@ -1,21 +1,23 @@
-"""Data, tensor and pipeline parallelism: memory, bytes and waiting.
+"""Data, context, tensor and pipeline parallelism: memory, bytes and waiting.
 
 A decoder of {parameters:,} parameters, float32, AdamW, {rows} rows of {length} tokens a step in micro-batches of one
 row, on processes of this machine (gloo, one thread each). "Held" is weights, gradients and both moments of rank 0's
 part; rank 0's complete copy for checkpoints is not in it. "Sent" is counted in the collectives that run, as a ring
-sends them. "Peak" is what the forward and backward passes allocate beyond what was held before the step.
+sends them. "Peak" is what the forward and backward passes allocate beyond what was held before the step: gradients,
+what is gathered for a while, activations.
 
 - Memory: DDP holds all of the states on each rank; two ranks hold {held[data, sharded]:.2f} of them with FSDP2,
   {held[tensor]:.2f} with tensor parallelism, {held[pipeline, 1f1b]:.2f} on the first rank of a pipeline (both ends keep
   the tied matrix), and eight ranks of 2 x 2 x 2 hold {held[2 x 2 x 2]:.3f}.
 - Bytes: the count equals the closed form on {exact} of {forms} meshes of one axis.
 - The loss of the third step differs from that of one process by {loss:.0e} at most, relative.
-- Waiting: computed from the order of actions, {right} of {bubbles} shares equal their formula to 1e-12. The exception
-  is zero-bubble with as many micro-batches as ranks, which waits {few[0]:.0%} and not {few[1]:.0%}: its formula needs
-  two a rank. Zero-bubble waits least, GPipe and 1F1B alike.
-- The planner's bytes are {planned[0]:.2f} to {planned[1]:.2f} of the counted ones. Its prediction of the peak is
-  {peaks[0]:.2f} to {peaks[1]:.2f} of the measured one: it does not hold within 15%, and is lowest for zero-bubble
-  and FSDP2. It plans no DDP.
+- Waiting: computed from the order of actions, {right} of {bubbles} shares equal their formula to 1e-12. Zero-bubble
+  waits least, GPipe and 1F1B alike; with as many micro-batches as ranks zero-bubble waits {few:.0%} and not the
+  {usual:.0%} of its usual formula, which holds from (3 p - 1) / 2 micro-batches on.
+- The planner's states equal the held ones to the byte on {states} of {meshes} meshes, its bytes sent are
+  {planned[0]:.2f} to {planned[1]:.2f} of the counted ones. Its prediction of the peak is within 15% of the measured
+  one on {near} of {meshes} meshes, and {peaks[0]:.2f} to {peaks[1]:.2f} of it on all. It plans no context
+  parallelism.
 - Time says nothing about a cluster: two cores shared with other work, and messages that are copies in memory. Two
   processes take {times[0]:.2f} to {times[1]:.2f} times the time of one process with one thread. The other work changed
   while they were measured: below one half is noise.
@@ -24,9 +26,7 @@ sends them. "Peak" is what the forward and backward passes allocate beyond what 
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,13 +34,13 @@ from typing import Any
 
 import torch
 
-from llmanac.core.errors import DataError
+from evidence._ranks import on_ranks
 from llmanac.core.spec import make, make_method
 from llmanac.lab.costs import peak_bytes
 from llmanac.lab.report import Section, table
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, traffic
-from llmanac.parallel.plan import estimate, estimates
+from llmanac.parallel.plan import Part, estimate, estimates
 from llmanac.train import TrainSpec
 from llmanac.train._step import Stepper
 from llmanac.train.team import follow, micro_batches, team
@@ -53,6 +53,7 @@ TIMED = ("seconds", "loss", "peak")
 MESHES: dict[str, dict[str, Any]] = {
     "data, replicated": {"data": 2, "weights": "replicated"},
     "data, sharded": {"data": 2},
+    "context": {"context": 2},
     "tensor": {"tensor": 2},
     "pipeline, gpipe": {"pipeline": 2, "schedule": "gpipe"},
     "pipeline, 1f1b": {"pipeline": 2},
@@ -60,8 +61,8 @@ MESHES: dict[str, dict[str, Any]] = {
     "pipeline, zero-bubble": {"pipeline": 2, "schedule": "zero-bubble"},
     "2 x 2 x 2": {"data": 2, "tensor": 2, "pipeline": 2},
 }
-SIZES = {"full": {"dim": 256, "layers": 4}, "small": {"dim": 16, "layers": 2}}
-VOCABULARY = {"full": 2048, "small": 64}
+SIZES = {"full": {"dim": 512, "layers": 4}, "small": {"dim": 16, "layers": 2}}
+VOCABULARY = {"full": 4096, "small": 64}
 LENGTH, COUNT = {"full": 64, "small": 8}, 8
 SHARED = 4  # loss, units, tokens and the squared norm, which all ranks add up
 LARGE = {"dim": 4096, "layers": 32, "max_length": 4096}  # the shape of a Llama with 7 billion parameters
@@ -89,7 +90,10 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     try:
         chosen = list(MESHES) if size == "full" else ["data, sharded"]
         one = alone(seed, size)
-        meshes = {name: on_ranks(ParallelSpec(timeout=60, **MESHES[name]), seed, size) for name in chosen}
+        meshes = {}
+        for name in chosen:
+            parallel = ParallelSpec(timeout=240, **MESHES[name])
+            meshes[name] = on_ranks(parallel.ranks, functools.partial(first, parallel, seed, size), follow, 480)[0]
     finally:
         torch.set_num_threads(threads)
     model = small_model(size, seed)
@@ -116,7 +120,7 @@ def rows_of(size: str, seed: int) -> list[list[int]]:
 def timed(step: Callable[[int], Any], size: str, ranks: int) -> float:
     """Median seconds of a step."""
     taken = []
-    for number in range(5 if size == "full" and ranks < 8 else 1):
+    for number in range(3 if size == "full" and ranks < 8 else 1):
         start = time.perf_counter()
         step(3 + number)
         taken.append(time.perf_counter() - start)
@@ -132,33 +136,6 @@ def alone(seed: int, size: str) -> dict[str, Any]:
     )
     loss = [stepper(rows, 1.0, n).loss for n in range(3)][-1]
     return {"loss": loss, "seconds": timed(lambda n: stepper(rows, 1.0, n), size, 1)}
-
-
-def on_ranks(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
-    """What rank 0 of a mesh measures; the ranks are forked from this process. DataError where one fails."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
-
-    def rank(number: int) -> None:
-        os.environ.update(RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE=str(parallel.ranks))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        writer.send(first(parallel, seed, size)) if number == 0 else follow()
-
-    children = [context.Process(target=rank, args=(number,), daemon=True) for number in range(parallel.ranks)]
-    for child in children:
-        child.start()
-    try:
-        if not reader.poll(120):
-            raise DataError(f"parallel: {parallel.ranks} ranks did not end in 120 s")
-        measured: dict[str, Any] = reader.recv()
-    finally:
-        for child in children:
-            child.join(15)
-            child.kill()
-    return measured
 
 
 def first(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
@@ -186,21 +163,29 @@ def first(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
         weights = sum(p.nbytes for p in worker.parameters.values())
         moments = sum(value.nbytes for value in worker.optimizer.state.values())
     planned = estimate(model, parallel, 1.0, 1.0, COUNT, length, 4)
+    part = Part(model, parallel, 0, pipeline.cut_model(model, parallel.stages, length))
+    times = COUNT // parallel.data
+    gathered = part.gathered(times) * (parallel.weights == "sharded")  # DDP's buckets are there before the step
+    peak = part.states() - weights - moments + gathered + part.activations(times, length, 4)
     return {
         "loss": loss, "held": 2 * weights + moments, "sent": sent.total, "form": closed_form(parallel, model, length),
-        "planned sent": planned.sent, "peak": peaks[0], "planned peak": planned.memory - weights - moments,
+        "planned sent": planned.sent, "peak": peaks[0], "planned peak": peak,
+        "states": part.states(),
         "seconds": seconds,
     }  # fmt: skip
 
 
 def closed_form(spec: ParallelSpec, model: Any, length: int) -> float | None:
     """Bytes that rank 0 sends in a step; None for a mesh of several axes."""
-    if max(spec.data, spec.tensor, spec.pipeline) < spec.ranks:
+    if max(spec.data, spec.context, spec.tensor, spec.pipeline) < spec.ranks:
         return None
     times, dim, depth = COUNT // spec.data, model.spec.dim, len(model.model.layers)
     layers = sum(p.numel() for p in model.model.layers.parameters())
     shared, numbers = 8 * 2 * (spec.ranks - 1) / spec.ranks * SHARED, 0.0  # float64
-    if spec.data > 1:
+    if spec.replicas > 1:
+        mixer = model.model.layers[0].self_attn
+        keys = 2 * mixer.kv_heads * mixer.head_dim
+        numbers += traffic.context_numbers(spec, depth, length, keys, times) if spec.context > 1 else 0.0
         numbers += traffic.data_numbers(spec, layers, model.parameter_count() - layers, times)
     elif spec.tensor > 1:
         numbers += traffic.tensor_numbers(spec, depth, length, dim, times, (2 * depth + 1) * dim)
@@ -242,7 +227,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         form = "" if m["form"] is None else f"{m['form'] / mega:.3f}"
         costs.append([name, f"{m['held'] / mega:.2f}", f"{m['sent'] / mega:.3f}", form, f"{m['seconds']:.2f}"])
         sizes = [f"{m[key] / mega:.2f}" for key in ("sent", "planned sent", "peak")]
-        known = "replicated" not in name
+        known = "context" not in name
         guess = [f"{m['planned peak'] / mega:.2f}", f"{m['planned peak'] / m['peak']:.2f}"] if known else ["", ""]
         planned.append([name, *sizes, *guess])
     costs.insert(
@@ -277,14 +262,18 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     two = [m for name, m in meshes.items() if name != "2 x 2 x 2"]
     formed = [m for m in two if m["form"] is not None]
     waits = [(share, formula) for by in result["bubbles"].values() for share, formula in by.values()]
-    sent = [m["planned sent"] / m["sent"] for m in meshes.values()]
-    peaks = [m["planned peak"] / m["peak"] for name, m in meshes.items() if "replicated" not in name]
+    known = {name: m for name, m in meshes.items() if "context" not in name}
+    sent = [m["planned sent"] / m["sent"] for m in known.values()]
+    peaks = [m["planned peak"] / m["peak"] for m in known.values()]
+    p, few = 4, result["bubbles"]["zero-bubble"]["4"]
     times = [m["seconds"] / result["one"]["seconds"] for m in two]
     return {
         "parameters": result["parameters"], "rows": COUNT, "length": LENGTH["full"],
         "held": {name: m["held"] / states for name, m in meshes.items()},
         "exact": sum(m["form"] == m["sent"] for m in formed), "forms": len(formed),
         "loss": max(m["loss"] for m in meshes.values()), "bubbles": len(waits),
-        "right": sum(abs(a - b) < 1e-12 for a, b in waits), "few": result["bubbles"]["zero-bubble"]["4"],
+        "right": sum(abs(a - b) < 1e-12 for a, b in waits), "few": few[0], "usual": (p - 1) / (6 * p + p - 1),
+        "states": sum(m["states"] == m["held"] for m in known.values()), "meshes": len(known),
+        "near": sum(abs(peak - 1) <= 0.15 for peak in peaks),
         "planned": (min(sent), max(sent)), "peaks": (min(peaks), max(peaks)), "times": (min(times), max(times)),
     }  # fmt: skip

@@ -106,6 +106,15 @@ def test_normalizers_enumerate_the_policy():
     assert [found[1], found[3]] == pytest.approx(cosine, abs=1e-4)
 
 
+def test_the_trace_of_a_pipeline_is_that_of_the_schedule():
+    text = "".join(demos()["schedule"].run({"schedule": "1f1b", "ranks": "3", "rounds": "1"}, Models()))
+    lines = re.search(r"<pre>(.*?)</pre>", text, re.DOTALL).group(1).splitlines()
+    assert [re.findall(r"[FB]\d", line) for line in lines] == [
+        ["F0", "F1", "F2", "B0", "B1", "B2"], ["F0", "F1", "B0", "F2", "B1", "B2"], ["F0", "B0", "F1", "B1", "F2", "B2"]
+    ]  # fmt: skip
+    assert "<td>zero-bubble</td><td>18.18%</td><td>18.18%</td>" in text
+
+
 def test_drafts_leave_the_text_and_errors_are_measured():
     _, rows = shown("drafter")
     assert rows["the same text as without"] == ["yes"] and int(rows["accepted"][0]) > 0

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 import torch
 from _ranks import on_ranks
 from _small_models import randomise
+from torch.distributed import checkpoint as distributed_checkpoint
+from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import make, make_method
-from llmanac.data.pack import ListStream
+from llmanac.data.pack import ListStream, Row
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec
 from llmanac.train import TrainSpec
@@ -50,26 +53,37 @@ def spec_of(dtype, optimizer="sgd", **choices):
     return make(TrainSpec, {**fields, "dtype": name, "attention": "sdpa", "optimizer": made, **choices}, "train")
 
 
-def alone(model, spec):
+def packed_of(step):
+    """Packed rows of two documents, the second of which begins at another place in each row."""
+    rows = []
+    for number, ids in enumerate(np.random.default_rng(step).integers(0, 64, (ROWS, LENGTH + 1))):
+        first = 2 + number
+        places = np.arange(LENGTH + 1)
+        segments = (places >= first).astype(np.int32)
+        rows.append(Row(ids=ids, segments=segments, positions=np.where(segments, places - first, places)))
+    return rows
+
+
+def alone(model, spec, rows=rows_of):
     """Losses and norms of the steps on one process; the model is trained in place."""
     optimizer = spec.optimizer.build(model=model)
     stepper = Stepper(
         model, Autoregressive(), optimizer, micro_batch=spec.micro_batch, clip=spec.clip, dtype=model.dtype, folder=None
     )
-    return [stepper(rows_of(step), 1.0, step) for step in range(STEPS)]
+    return [stepper(rows(step), 1.0, step) for step in range(STEPS)]
 
 
-def check(parallel, *, dtype=torch.float64, within=1e-9, optimizer="sgd", model=built, **choices):
+def check(parallel, *, dtype=torch.float64, within=1e-9, optimizer="sgd", model=built, rows=rows_of, **choices):
     """The same steps on the ranks of `parallel`: each loss and norm, and the weights after the last step."""
     parallel = ParallelSpec(timeout=30, **parallel)
     one, several, before = model(dtype), model(dtype), model(dtype)
     spec = spec_of(dtype, optimizer, **choices)
-    expected = alone(one, spec if parallel.pipeline == 1 else micro_batches(spec, parallel))
+    expected = alone(one, spec if parallel.pipeline == 1 else micro_batches(spec, parallel), rows)
 
     def rank_0():
         with team(parallel, CPU) as made:
             stepper = made.stepper(several, Autoregressive(), spec, folder=None)
-            found = [stepper(rows_of(step), 1.0, step) for step in range(STEPS)]
+            found = [stepper(rows(step), 1.0, step) for step in range(STEPS)]
             stepper.collect()
         for a, b in zip(found, expected, strict=True):
             assert (a.units, a.tokens >= b.units) == (b.units, True)
@@ -91,6 +105,24 @@ def test_data_parallel_equals_one_process(weights):
 @pytest.mark.parametrize("activations", ["split", pytest.param("replicated", marks=pytest.mark.slow)])
 def test_tensor_parallel_equals_one_process(activations):
     check({"tensor": 2, "activations": activations})
+
+
+def test_context_parallel_equals_one_process():
+    """Rows of one document, then packed ones."""
+    check({"context": 2}, rows=lambda step: packed_of(step) if step else rows_of(step))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["plain", "blocks", "flash"])
+def test_context_parallel_in_every_form_of_attention(attention):
+    check({"context": 2, "weights": "replicated"}, rows=packed_of, attention=attention)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"data": 2}, {"tensor": 2}, {"data": 2, "tensor": 2}])
+def test_context_parallel_with_other_axes(mesh):
+    check({"context": 2, **mesh})
+    check({"context": 2, **mesh}, dtype=torch.float32, within=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +155,21 @@ MAMBA = {"position": "none", "blocks": [{"name": "pre-norm", "mixer": "mamba", "
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "mesh", [{"data": 2}, {"tensor": 2}, {"tensor": 2, "activations": "replicated"}, {"pipeline": 2}]
+    "mesh",
+    [{"data": 2}, {"tensor": 2}, {"tensor": 2, "activations": "replicated"}, {"pipeline": 2}, {"context": 2}],
 )
 @pytest.mark.parametrize("choices", [GPT2, QWEN3, EXPERTS, MAMBA], ids=["gpt2", "qwen3", "experts", "mamba"])
 def test_further_models_equal_one_process(mesh, choices):
-    if ("tensor" in mesh and choices in (EXPERTS, MAMBA)) or ("pipeline" in mesh and choices is EXPERTS):
+    refused = (EXPERTS, MAMBA) if {"tensor", "context"} & set(mesh) else (EXPERTS,) if "pipeline" in mesh else ()
+    if choices in refused:
         pytest.skip("refused by name, which another test checks")
     check(mesh, model=lambda dtype: built(dtype, **choices))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"data": 2, "weights": "replicated"}, {"pipeline": 2}])
+def test_muon_where_ranks_have_complete_matrices(mesh):
+    check(mesh, optimizer={"name": "muon"})
 
 
 @pytest.mark.slow
@@ -173,8 +213,12 @@ def last_checkpoint(folder):
             [{"pipeline": 2}, {}, {"data": 2, "weights": "replicated"}, {"data": 2, "tensor": 2, "pipeline": 2}, {}],
             marks=pytest.mark.slow,
         ),
+        pytest.param(
+            [{"data": 2, "tensor": 2, "pipeline": 2}, {"data": 2, "context": 2}, {}, {"context": 2}],
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["two", "eight"],
+    ids=["two", "eight", "eight, four, one"],
 )
 def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     """Two steps on one mesh, two on the next, and so on: weights and optimizer state as of one process throughout."""
@@ -189,11 +233,24 @@ def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
         assert (found[name] - value).abs().max() <= 1e-9, name
 
 
+def test_torch_reads_a_checkpoint_of_several_ranks(tmp_path):
+    """The reader of safetensors of torch.distributed.checkpoint, each tensor by its name."""
+    trained(tmp_path, {"data": 2}, steps=2)
+    step, expected = last_checkpoint(tmp_path)
+    names = {name.removeprefix("model.").removeprefix("optimizer."): t for name, t in expected.items()}
+    assert step == 2 and len(names) == len(expected) > 80
+    found = {name: torch.zeros_like(t) for name, t in names.items()}
+    folder = Checkpoints(tmp_path / "checkpoints").path(step)
+    distributed_checkpoint.load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+    assert all(torch.equal(found[name], t) for name, t in names.items())
+
+
 def test_a_rank_that_hangs_is_named():
     parallel = ParallelSpec(data=2, timeout=2)
 
     def rank_0():
-        says = r"rank 1 stopped or hangs in step 2, after \d+ s.*--resume"
+        says = r"rank 1 stopped or hangs in step 2 \(broadcast\), after \d s.*--resume"
+        begin = time.monotonic()
         with pytest.raises(TrainingError, match=says), team(parallel, CPU) as made:
             stepper = made.stepper(built(), Autoregressive(), spec_of(torch.float64), folder=None)
             stepper(rows_of(0), 1.0, 0)
@@ -202,6 +259,7 @@ def test_a_rank_that_hangs_is_named():
             try:
                 stepper(rows_of(1), 1.0, 1)
             finally:
+                assert time.monotonic() - begin < 15  # the timeout, and what it takes to see who lives
                 os.kill(process, signal.SIGKILL)
 
     with pytest.raises(AssertionError, match=r"failed \[1\]"):
@@ -222,6 +280,9 @@ def test_a_rank_that_hangs_is_named():
         ({"pipeline": 2}, {"blocks": [{"name": "pre-norm", "ffn": {"name": "experts", "experts": 2}}]},
          "parallel.pipeline: the experts of layer 0"),
         ({"pipeline": 8}, {}, "parallel.pipeline: 4 layers are fewer than the 8 stages"),
+        ({"context": 2}, MAMBA, "parallel.context: Mamba of layer 0 needs the tokens in order"),
+        ({"context": 2}, EXPERTS, "parallel.context: Experts of layer 0"),
+        ({"context": 2}, {"position": "alibi"}, "parallel.context: .* compares or counts places"),
         ({"data": 3}, {}, "parallel.data: 3 does not divide the 8 rows of a step"),
         ({"data": 2, "optimizer": "muon"}, {}, "parallel: muon needs each matrix as one"),
     ],

@@ -227,7 +227,7 @@ def serve_command(
         return engine, FolderAssistant(updated(documents, None, None), engine, mode=mode), embedder
 
     # states of prompts are not kept over ranks
-    kept = prefix_cache * 2**20 if tensor == 1 else 0
+    kept = prefix_cache * 2**20 if tensor * pipeline == 1 else 0
     with contextlib.ExitStack() as ranks:
         serve(
             load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,

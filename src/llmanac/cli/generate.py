@@ -103,15 +103,13 @@ def generate_command(
 def divided(
     ranks: contextlib.ExitStack, path: str, tensor: int, pipeline: int, draft: str | None, runner: str, **choices: Any
 ) -> Engine:
-    """The engine of `--tensor`, whose processes end with `ranks`. Raises SpecError."""
-    if pipeline > 1:
-        raise SpecError("--pipeline: models are served whole or divided by --tensor; leave --pipeline out")
+    """The engine of `--tensor` and `--pipeline`, whose processes end with `ranks`. Raises SpecError."""
     if draft is not None or runner == "native":
         flag = "--runner native" if draft is None else "--draft"
-        raise SpecError(f"--tensor: does not go with {flag}; leave one of them out")
+        raise SpecError(f"--tensor, --pipeline: do not go with {flag}; leave one of them out")
     from llmanac.parallel.serving import sharded_engine
 
-    return ranks.enter_context(sharded_engine(path, tensor, **choices))
+    return ranks.enter_context(sharded_engine(path, tensor=tensor, pipeline=pipeline, **choices))
 
 
 def _load(

@@ -41,7 +41,7 @@ SomeRunner = Annotated[
     str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
 ]
 Tensor = Annotated[int, typer.Option(min=1, help="Divide each layer over so many processes (torch runner, CPU).")]
-Pipeline = Annotated[int, typer.Option(min=1, hidden=True)]
+Pipeline = Annotated[int, typer.Option(min=1, help="Divide the layers over so many processes; goes with --tensor.")]
 Rope = Annotated[
     str | None, typer.Option(metavar="TYPE:FACTOR", help="Scale rotary positions for a longer context, as yarn:4.")
 ]

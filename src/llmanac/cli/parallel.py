@@ -42,14 +42,15 @@ def plan_command(
     lines = [
         (
             str(e.spec.data), str(e.spec.tensor), str(e.spec.pipeline), e.spec.schedule if e.spec.pipeline > 1 else "",
-            f"{e.states / 1e9:.2f}", f"{e.activations / 1e9:.2f}", f"{e.sent / 1e9:.2f}", f"{e.bubble:.1%}",
-            f"{e.seconds:.3g}", f"{rows * length / e.seconds:,.0f}",
+            f"{e.states / 1e9:.2f}", f"{e.gathered / 1e9:.2f}", f"{e.activations / 1e9:.2f}",
+            f"{e.sent / 1e9:.2f}", f"{e.bubble:.1%}", f"{e.seconds:.3g}", f"{rows * length / e.seconds:,.0f}",
         )
         for e in found[:SHOWN]
     ]  # fmt: skip
     count = f"{built.parameter_count() / 1e9:.3g} B parameters"
     title = f"estimates for {count} on {devices} devices (GB a device; {len(found)} meshes fit)"
-    heads = ["data", "tensor", "pipeline", "schedule", "states", "activations", "sent", "waits", "s/step", "tokens/s"]
+    heads = ["data", "tensor", "pipeline", "schedule", "states", "gathered", "activations", "sent", "waits", "s/step"]
+    heads += ["tokens/s"]
     print_table(title, heads, lines, left=(3,))
     best = found[0].spec
     mesh = f"-s parallel.data={best.data} -s parallel.tensor={best.tensor} -s parallel.pipeline={best.pipeline}"

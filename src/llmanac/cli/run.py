@@ -43,9 +43,10 @@ def run_command(
     from llmanac.recipes.tune import is_tuning
 
     if launch.is_further_rank():
-        from llmanac.train import team
+        from llmanac.parallel.mesh import further_rank
+        from llmanac.train.team import follow
 
-        team.main()
+        further_rank(follow)
         return
     changes = spec.parse_patches(set_ or ())
     if processes and not any(path.startswith("parallel.") for path in changes):

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import HIDDEN, Batch
-from llmanac.models.state import DecodingState, LayerState, Row, SlotMapping
+from llmanac.models._call import CallLayer, CallState
+from llmanac.models._masks import AttentionMask, of_lead
+from llmanac.models.state import DecodingState, Row, SlotMapping
 
 
 class Lead(Protocol):
@@ -39,7 +41,7 @@ class Lead(Protocol):
         """(n, D), where there is no `past`."""
 
 
-class Before(LayerState):
+class Before(CallLayer):
     """The keys and values of a lead, which come before those of any call; it remembers nothing."""
 
     kind: ClassVar[str] = "prefix"
@@ -53,8 +55,11 @@ class Before(LayerState):
         return (*[torch.cat([own.expand(rows, -1, -1, -1), x], 2) for own, x in pairs], slots.key_positions)
 
 
-class LeadState(DecodingState):
-    """The state of rows that hold a lead and nothing else, for one call with gradients."""
+class LeadState(CallState):
+    """The state of rows that hold a lead and nothing else."""
+
+    def mask(self, batch: Batch, slots: SlotMapping) -> AttentionMask:
+        return of_lead(batch, slots)
 
 
 def begin(past: Sequence[tuple[Tensor, ...] | None], batch: Batch, tokens: int, *, by_length: bool) -> LeadState:

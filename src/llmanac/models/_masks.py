@@ -32,6 +32,7 @@ class Rule:
         window: only keys nearer than this, the query's own included; None for all.
         strict: whether a query does not see its own place.
         segments: (B, T), where queries and keys are the same packed tokens.
+        asking: (B, T) segments of the queries, where these are other tokens than the keys.
         lead: keys before those of `segments`, which the tokens of every document see.
         pattern: positions (B or 1, T, 1) and (B or 1, 1, S) -> (B or 1, T, S) bool: a further condition, or None.
     """
@@ -42,6 +43,7 @@ class Rule:
     window: int | None = None
     strict: bool = False
     segments: Tensor | None = None
+    asking: Tensor | None = None
     lead: int = 0
     pattern: Callable[[Tensor, Tensor], Tensor] | None = None
 
@@ -63,7 +65,8 @@ class Rule:
             seen = seen | ((k >= 0) & (k < self.prefix[:, None, None]))
         if self.segments is not None:
             of_keys = F.pad(self.segments, (self.lead, 0)) if self.lead else self.segments
-            same = self.segments[:, rows, None] == of_keys[:, None, columns]
+            own = self.segments if self.asking is None else self.asking
+            same = own[:, rows, None] == of_keys[:, None, columns]
             if self.lead:
                 same = same | (torch.arange(of_keys.shape[1], device=same.device)[columns] < self.lead)
             seen = seen & same

@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch, Output, Want
 from llmanac.models import _masks
+from llmanac.models._call import CallLayer, CallState
 from llmanac.models._context import Context
-from llmanac.models._lead import Before, LeadState
 from llmanac.models._masks import AttentionMask
 from llmanac.models.state import DecodingState, SlotMapping
 
@@ -96,8 +96,8 @@ def place(batch: Batch, state: DecodingState | None) -> tuple[SlotMapping | None
     if state.batch != rows:
         raise RequestError(f"state: holds {state.batch} rows, the batch has {rows}")
     slots = state.slots(length, batch.lengths)
-    if isinstance(state, LeadState):
-        return slots, _masks.of_lead(batch, slots)
+    if isinstance(state, CallState):
+        return slots, state.mask(batch, slots)
     return slots, _masks.of_continuation(batch, slots)
 
 
@@ -116,7 +116,7 @@ def run_layers(
     kept = {0: x} if 0 in wanted else {}
     for count, layer in enumerate(layers, 1):
         state = None if states is None else states[count - 1]
-        if recompute == "blocks" and torch.is_grad_enabled() and (state is None or isinstance(state, Before)):
+        if recompute == "blocks" and torch.is_grad_enabled() and (state is None or isinstance(state, CallLayer)):
             x = checkpoint(layer, x, context, state, use_reentrant=False)
         else:
             x = layer(x, context, state)

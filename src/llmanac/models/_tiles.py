@@ -34,7 +34,8 @@ class Tiles:
         lead = 0 if mask.rule is None else mask.rule.lead
         documents: list[list[Bounds]] = []
         if segments is not None:
-            documents = [_bounds(segments, rows), _bounds(F.pad(segments, (lead, 0)), columns)]
+            asking = mask.rule.asking if mask.rule is not None and mask.rule.asking is not None else segments
+            documents = [_bounds(asking, rows), _bounds(F.pad(segments, (lead, 0)), columns)]
         length, total = mask.queries.shape[1], mask.keys.shape[1]
         self.plan: list[tuple[slice, list[tuple[slice, int | None]]]] = []
         for i, q in enumerate(queries):

@@ -1,6 +1,7 @@
-"""Training on several processes: data, tensor and pipeline parallelism by torch.distributed, over one mesh of ranks.
+"""Training on several processes: data, context, tensor and pipeline parallelism by torch.distributed, over one mesh.
 
     data        each rank computes its rows of the step; weights replicated (DDP) or sharded (FSDP2)
+    context     each rank computes some tokens of each row, and reads the keys and values of all
     tensor      each rank has some heads and some columns of each layer (Megatron's division, DTensor)
     pipeline    each rank has some of the layers (torch.distributed.pipelining)
 
@@ -20,14 +21,15 @@ Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelSpec(Spec):
-    """The mesh, data x tensor x pipeline ranks. The result is that of one process with the same rows.
+    """The mesh, data x context x tensor x pipeline ranks. The result is that of one process with the same rows.
 
     Attributes:
         data: how many ranks share the rows of a step.
+        context: how many share the tokens of a row.
         tensor: how many share each layer's heads and columns.
         pipeline: how many share the layers.
-        weights: under `data`, whether each rank holds all weights (DDP) or a part of each (FSDP2); with tensor or
-            pipeline they are sharded.
+        weights: under `data` and `context`, whether each rank holds all weights (DDP) or a part of each (FSDP2); with
+            tensor or pipeline they are sharded.
         activations: under `tensor`, whether what is between attention and feed-forward layers is split along the
             sequence (sequence parallelism) or held by every rank.
         schedule: the order of micro-batches in a pipeline; interleaved and zero-bubble give each rank two stages.
@@ -35,6 +37,7 @@ class ParallelSpec(Spec):
     """
 
     data: int = 1
+    context: int = 1
     tensor: int = 1
     pipeline: int = 1
     weights: Literal["sharded", "replicated"] = "sharded"
@@ -43,16 +46,23 @@ class ParallelSpec(Spec):
     timeout: int = 120
 
     def __post_init__(self) -> None:
-        for name in ("data", "tensor", "pipeline", "timeout"):
+        for name in ("data", "context", "tensor", "pipeline", "timeout"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name}: {getattr(self, name)} is not at least 1")
         if self.weights == "replicated" and self.tensor * self.pipeline > 1:
-            raise SpecError("weights: replicated goes with data alone; leave it at sharded with tensor or pipeline")
+            raise SpecError("weights: replicated goes with data and context; use sharded with tensor or pipeline")
+        if self.context * self.pipeline > max(self.context, self.pipeline):
+            raise SpecError("context: stages of a pipeline take rows of all tokens; use context with data and tensor")
 
     @property
     def ranks(self) -> int:
         """How many processes the mesh has."""
-        return self.data * self.tensor * self.pipeline
+        return self.replicas * self.tensor * self.pipeline
+
+    @property
+    def replicas(self) -> int:
+        """How many ranks compute with the same weights."""
+        return self.data * self.context
 
     @property
     def stages(self) -> int:

@@ -15,6 +15,7 @@ from llmanac.core.errors import SpecError
 
 ENDING = 10.0  # seconds that ranks have to end once rank 0 has
 MOST = 512
+PARENT = "LLMANAC_PARENT"  # the process that started this rank
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 FOLLOWER = "llmanac.train.team"
 
@@ -54,6 +55,7 @@ def processes(count: int, follower: str = FOLLOWER) -> Iterator[None]:
     try:
         for rank in range(1, count):
             own = {**os.environ, "OMP_NUM_THREADS": threads, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            own[PARENT] = str(os.getpid())
             # in a session of their own: Ctrl-C is rank 0's, which ends its step and saves
             children.append(subprocess.Popen([sys.executable, "-m", follower], env=own, start_new_session=True))
         yield

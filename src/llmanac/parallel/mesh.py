@@ -10,9 +10,11 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -24,9 +26,11 @@ from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump, make
 from llmanac.core.types import Batch
 from llmanac.parallel import ParallelSpec
+from llmanac.parallel.launch import PARENT
 
 BEAT = 1.0  # seconds between two signs of life
 AXES = ("pipeline", "data", "tensor")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "send", "recv", "isend", "irecv", "wait")
 FOREVER = timedelta(days=365)
 
 
@@ -34,7 +38,8 @@ class Mesh:
     """This process as a rank of the mesh of `spec`.
 
     Attributes:
-        rank: 0 .. ranks - 1; pipeline, data and tensor: this rank's place on each axis.
+        rank: 0 .. ranks - 1; pipeline, data, context and tensor: this rank's place on each axis. Those of data and
+            context have the same weights, and are one axis of `device_mesh`.
 
     Raises:
         SpecError: another number of processes than the mesh has.
@@ -45,9 +50,9 @@ class Mesh:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world != spec.ranks:
             raise SpecError(
-                f"parallel: data {spec.data} x tensor {spec.tensor} x pipeline {spec.pipeline} needs {spec.ranks} "
-                f"processes, and there are {world}; start it with --processes {spec.ranks}, or with torchrun "
-                f"--nproc-per-node {spec.ranks}"
+                f"parallel: data {spec.data} x context {spec.context} x tensor {spec.tensor} x pipeline "
+                f"{spec.pipeline} needs {spec.ranks} processes, and there are {world}; start it with --processes "
+                f"{spec.ranks}, or with torchrun --nproc-per-node {spec.ranks}"
             )
         # DTensor warns on standard error of every redistribution that it does not think cheapest
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -63,9 +68,15 @@ class Mesh:
         dist.init_process_group(
             backend, store=group, rank=self.rank, world_size=world, timeout=timedelta(seconds=spec.timeout)
         )
-        sizes = (spec.pipeline, spec.data, spec.tensor)
+        sizes = (spec.pipeline, spec.replicas, spec.tensor)
         self.device_mesh: DeviceMesh = init_device_mesh(device.type, sizes, mesh_dim_names=AXES)
-        self.pipeline, self.data, self.tensor = (self.device_mesh.get_local_rank(axis) for axis in AXES)
+        self.pipeline, replica, self.tensor = (self.device_mesh.get_local_rank(axis) for axis in AXES)
+        self.data, self.context = divmod(replica, spec.context)
+        self._context: DeviceMesh | None = None
+        if spec.context > 1:
+            names = ("outer", "context", "inner")
+            sizes = (spec.pipeline * spec.data, spec.context, spec.tensor)
+            self._context = init_device_mesh(device.type, sizes, mesh_dim_names=names)["context"]
         self.commands = 0
         self.doing = "starting"
         self._ended = threading.Event()
@@ -73,10 +84,11 @@ class Mesh:
 
     @classmethod
     def joined(cls) -> Mesh:
-        """A further rank of the mesh that rank 0 makes; waits for it."""
-        store = _rendezvous()
-        asked = json.loads(store[0].get("mesh"))
-        return cls(make(ParallelSpec, asked["spec"], "parallel"), torch.device(asked["device"]), store)
+        """A further rank of the mesh that rank 0 makes; waits for it, and ends with the process that started it."""
+        with _ending_with_parent():
+            store = _rendezvous()
+            asked = json.loads(store[0].get("mesh"))
+            return cls(make(ParallelSpec, asked["spec"], "parallel"), torch.device(asked["device"]), store)
 
     def gather_names(self, key: str, names: Sequence[str]) -> list[list[str]]:
         """Names that the first rank of each place on the pipeline axis gives, on every rank."""
@@ -85,8 +97,8 @@ class Mesh:
         return [json.loads(self.store.get(f"{key}/{stage}")) for stage in range(self.spec.pipeline)]
 
     def axis(self, name: str) -> DeviceMesh:
-        """The ranks that differ from this one on one axis only."""
-        return self.device_mesh[name]
+        """The ranks that differ from this one on one axis only; `data` is that of data and context together."""
+        return self._context if name == "context" and self._context is not None else self.device_mesh[name]
 
     # commands of rank 0
 
@@ -117,14 +129,27 @@ class Mesh:
         """Of the other ranks: answer `dismiss`."""
         self.store.set(f"left/{self.rank}", "")
 
+    def follow(self, start: Callable[[Mesh], Callable[[dict[str, Any]], None]]) -> None:
+        """Of the other ranks: do each command by what `start` gives, until rank 0 dismisses them.
+
+        Raises:
+            TrainingError: another rank stopped.
+        """
+        try:
+            obey = start(self)
+            while (command := self.receive())["do"] != "exit":
+                with self.working(command["do"]):
+                    obey(command)
+            self.leave()
+        finally:
+            self.close()
+
     # signs of life
 
     def _live(self) -> None:
         """Tell the store once a second what this rank is doing, on a connection of its own."""
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         with contextlib.suppress(Exception):  # the store has gone: the main thread finds out by itself
-            store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=self.spec.timeout))
-            beat = 0
+            store, beat = self.store.clone(), 0
             while not self._ended.wait(BEAT if beat else 0):
                 beat += 1
                 store.set(f"alive/{self.rank}", f"{beat} {self.doing}")
@@ -142,9 +167,9 @@ class Mesh:
         except (RuntimeError, dist.DistError) as error:
             if isinstance(error, NotImplementedError) or not _is_of_ranks(error):
                 raise
-            seconds = time.monotonic() - begin
+            seconds, where = time.monotonic() - begin, f"{doing}{_collective(error)}"
             raise TrainingError(
-                f"parallel: {self._missing()} in {doing}, after {seconds:.0f} s (parallel.timeout is "
+                f"parallel: {self._missing()} in {where}, after {seconds:.0f} s (parallel.timeout is "
                 f"{self.spec.timeout} s). Steps up to the last checkpoint are saved: run it again with --resume"
             ) from error
 
@@ -177,10 +202,45 @@ class Mesh:
             dist.destroy_process_group()
 
 
+def further_rank(follow: Callable[[], None]) -> None:
+    """The process of a further rank; exit status 3 where another rank has stopped."""
+    try:
+        follow()
+    except (TrainingError, dist.DistError) as error:
+        print(f"llmanac: rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
+        os._exit(3)
+
+
+@contextlib.contextmanager
+def _ending_with_parent() -> Iterator[None]:
+    """End this process once its parent has: torch waits half an hour for a rank that was lost before it joined."""
+    joined, parent = threading.Event(), int(os.environ.get(PARENT, os.getppid()))
+
+    def watch() -> None:
+        while not joined.wait(BEAT):
+            if os.getppid() != parent:
+                os._exit(3)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        joined.set()
+
+
 def _rendezvous() -> tuple[Any, int]:
     store, rank, _ = next(dist.rendezvous("env://"))
-    store.set_timeout(FOREVER)
-    return store, rank
+    # torchrun keeps one store over its restarts: keys of a lost run are not those of this one
+    own = dist.PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    own.set_timeout(FOREVER)
+    return own, rank
+
+
+def _collective(error: BaseException) -> str:
+    """The function of torch.distributed in which an error was raised, in brackets; nothing where it was elsewhere."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    names = (f.name for f in frames if f"distributed{os.sep}" in f.filename)
+    return next((f" ({name})" for name in names if name.startswith(COLLECTIVES)), "")
 
 
 def _is_of_ranks(error: BaseException) -> bool:

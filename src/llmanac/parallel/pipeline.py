@@ -7,14 +7,19 @@ With p ranks, m micro-batches, v stages a rank and a backward pass of twice the 
     zero-bubble    (p - 1) / (6 m + p - 1)             Qi et al. 2024, arXiv:2401.10241: the V of two stages a rank,
                                                        the backward pass in two halves, of inputs and of weights
 
-of a step. 1F1B has GPipe's bubble and holds p micro-batches of activations where GPipe holds m. The schedules are those
-of torch.distributed.pipelining; layers are cut so that the largest stage has the fewest counted FLOPs.
+of a step, interleaved from m = p on and zero-bubble from m = (3 p - 1) / 2 on. torch's order of zero-bubble is that of
+at least 2 p - 1 micro-batches; those that are not there leave holes, so that with fewer ranks wait for
+2 (2 p - 1 - m) half stages instead of p - 1 (interleaved: 2 p - 1 - m instead of p - 1).
+
+1F1B has GPipe's bubble and holds p micro-batches of activations where GPipe holds m. The schedules are those of
+torch.distributed.pipelining; layers are cut so that the largest stage has the fewest counted FLOPs.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -195,8 +200,20 @@ def order(schedule: str, ranks: int, micro_batches: int) -> dict[int, list[Any]]
     return found
 
 
-def bubble(schedule: str, ranks: int, micro_batches: int) -> float:
-    """The share of a step that a rank waits, on average: from torch's order of actions.
+@dataclass(frozen=True)
+class Action:
+    """What a rank does from `begin` to `end`: F a forward pass, B a backward one, I and W its halves."""
+
+    rank: int
+    kind: str
+    stage: int
+    micro_batch: int
+    begin: float
+    end: float
+
+
+def trace(schedule: str, ranks: int, micro_batches: int) -> list[Action]:
+    """When each action takes place, by torch's order of actions.
 
     A forward pass of a rank's layers takes one unit and a backward pass two, one for inputs and one for weights; an
     action begins once the rank is free and the neighbours' results are there.
@@ -208,23 +225,37 @@ def bubble(schedule: str, ranks: int, micro_batches: int) -> float:
     done: dict[tuple[str, int, int], float] = {}
     free = dict.fromkeys(kinds, 0.0)
     place = dict.fromkeys(kinds, 0)
+    found: list[Action] = []
     moved = True
     while moved:
         moved = False
         for rank, row in kinds.items():
             while place[rank] < len(row):
                 kind, stage, micro = row[place[rank]]
-                if kind not in cost:
-                    place[rank], moved = place[rank] + 1, True
-                    continue
-                ready = _ready(done, kind, stage, micro, count)
-                if ready is None:
-                    break
-                free[rank] = max(free[rank], ready) + cost[kind]
-                done["B" if kind == "I" else kind, stage, micro] = free[rank]
+                if kind in cost:
+                    ready = _ready(done, kind, stage, micro, count)
+                    if ready is None:
+                        break
+                    begin = max(free[rank], ready)
+                    free[rank] = begin + cost[kind]
+                    done["B" if kind == "I" else kind, stage, micro] = free[rank]
+                    found.append(Action(rank, kind, stage, micro, begin, free[rank]))
                 place[rank], moved = place[rank] + 1, True
-    total = max(free.values())
-    return 1 - 3 * micro_batches / total
+    return found
+
+
+def bubble(schedule: str, ranks: int, micro_batches: int) -> float:
+    """The share of a step that a rank waits, on average, of `trace`."""
+    return 1 - 3 * micro_batches / max(action.end for action in trace(schedule, ranks, micro_batches))
+
+
+def most_kept(schedule: str, ranks: int, micro_batches: int) -> list[int]:
+    """For each rank: the most passes through one of its stages that wait for their backward pass at a time."""
+    kept, most = [0] * ranks, [0] * ranks
+    for action in trace(schedule, ranks, micro_batches):  # of each rank in its order
+        kept[action.rank] += {"F": 1, "I": 0}.get(action.kind, -1)
+        most[action.rank] = max(most[action.rank], kept[action.rank])
+    return most
 
 
 def _numbered(row: Sequence[Any]) -> list[tuple[str, int, int]]:
@@ -255,4 +286,6 @@ def _ready(done: Mapping[Any, float], kind: str, stage: int, micro: int, count: 
 def formula(schedule: str, ranks: int, micro_batches: int) -> float:
     """The share of a step that ranks wait, in closed form."""
     times = {"gpipe": 1, "1f1b": 1, "interleaved": 2, "zero-bubble": 6}[schedule]
-    return (ranks - 1) / (times * micro_batches + ranks - 1)
+    missing = 2 * ranks - 1 - micro_batches
+    waits = max(ranks - 1, {"interleaved": 1, "zero-bubble": 2}.get(schedule, 0) * missing)
+    return waits / (times * micro_batches + waits)

@@ -1,10 +1,13 @@
 """Which mesh for how many devices: memory, bytes sent, waiting and time of a step, by formulas. Nothing is run.
 
-Memory of a device, with N_r the parameters of its largest stage divided by the tensor ranks, and d data ranks:
+Memory of the device that needs most, with N parameters of its part and d data ranks:
 
-    states        (4 + 4 + 8) N_r / d          float32 weights, gradients and AdamW's two moments (FSDP2); d = 1 for DDP
-    gathered      4 N_layer, or in a pipeline (4 + 4) N_r: weights and gradients of all its layers at once
-    activations   what the backward pass reads of each layer, for the micro-batches that are under way
+    states        (4 + 4 + 8) N / d            float32 weights, gradients and AdamW's two moments (FSDP2); d = 1 for DDP
+    gathered      FSDP2: weights of all that is outside of layers, and of four layers (two in use, a buffer for each
+                  direction); gradients of all of N, kept until the last micro-batch. In a pipeline weights and
+                  gradients of all of N; DDP: its buckets, N
+    activations   what the backward pass reads of each layer, for the passes that wait for it (`passes`), logits and
+                  the gradient of the head; in zero-bubble gradients that wait for their second half
 
 The time of a step is computing / (1 - bubble) + sent / bandwidth: nothing is sent while something is computed, so it is
 an upper estimate of the second term. `rate` is what a device reaches, not what its maker says.
@@ -12,7 +15,8 @@ an upper estimate of the second term. `rate` is what a device reaches, not what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -35,6 +39,7 @@ class Estimate:
 
     spec: ParallelSpec
     states: float
+    gathered: float
     activations: float
     sent: float
     bubble: float
@@ -44,7 +49,7 @@ class Estimate:
     @property
     def memory(self) -> float:
         """Bytes of a device."""
-        return self.states + self.activations
+        return self.states + self.gathered + self.activations
 
 
 def read_model(path: Path) -> Any:
@@ -109,33 +114,108 @@ def _meshes(model: Any, devices: int, rows: int) -> Iterator[ParallelSpec]:
 def estimate(
     model: Any, spec: ParallelSpec, bandwidth: float, rate: float, rows: int, length: int, bytes_: int
 ) -> Estimate:
-    """What one mesh costs, with micro-batches of one row."""
-    layers = [float(sum(p.numel() for p in layer.parameters())) for layer in model.model.layers]
-    rest = float(model.parameter_count()) - sum(layers)
-    parts = pipeline.cut_model(model, spec.stages, length) if spec.pipeline > 1 else [range(len(layers))]
-    own = {r: pipeline.stages_of(spec.schedule, r, spec.pipeline) for r in range(spec.pipeline)}
-    own = own if spec.pipeline > 1 else {0: [0]}
-    sums = {r: sum(layers[i] for s in numbers for i in parts[s]) for r, numbers in own.items()}
-    ends = {r: rest * ((0 in n) or (spec.stages - 1 in n)) for r, n in own.items()}
+    """What one mesh costs, with micro-batches of one row; context parallelism is not planned."""
+    layers = [dict(layer.named_parameters()) for layer in model.model.layers]
+    sizes = [float(sum(p.numel() for p in own.values())) for own in layers]
+    rest = float(model.parameter_count()) - sum(sizes)
     times, width, split = rows // spec.data, model.spec.dim, spec.tensor
-    largest = max((sums[r] + ends[r]) for r in own) / split
-    gathered = 0.0 if spec.data == 1 else 8 * largest if spec.pipeline > 1 else 4 * (max(layers) + rest) / split
-    states = STATES * largest / spec.data + gathered
-    counts = {r: sum(len(parts[s]) for s in numbers) for r, numbers in own.items()}
-    under_way = min(times, spec.pipeline) if spec.schedule != "gpipe" else times
-    under_way = 1 if spec.pipeline == 1 else under_way
-    kept = max(counts.values()) * under_way * length * _kept(model, split)
-    activations = bytes_ * kept + 8.0 * min(length, 4096) * model.vocab_size / split
+    parts = pipeline.cut_model(model, spec.stages, length) if spec.pipeline > 1 else [range(len(layers))]
+    ranks = [Part(model, spec, rank, parts) for rank in range(spec.pipeline)]
+    found = [(part.states(), part.gathered(times), part.activations(times, length, bytes_)) for part in ranks]
+    states, gathered, activations = max(found, key=sum)
+    depth, largest = max(len(part.layers) for part in ranks), max(sum(sizes[i] for i in part.layers) for part in ranks)
     sent = bytes_ * (pipeline_numbers(spec, length, width, times) if spec.pipeline > 1 else 0.0)
     if spec.pipeline > 1 and spec.schedule != "zero-bubble" and getattr(model.spec, "tied", False):
         sent += 4.0 * model.vocab_size * width / split  # the tied matrix's gradient, which both ends add up
     if split > 1:
-        sent += bytes_ * traffic.tensor_numbers(spec, max(counts.values()), length, width, times, 0)
+        sent += bytes_ * traffic.tensor_numbers(spec, depth, length, width, times, 0)
     if spec.data > 1:
-        sent += 4 * traffic.data_numbers(spec, max(sums.values()) / split, rest / split, times)
+        sent += 4 * traffic.data_numbers(spec, largest / split, rest / split, times)
     bubble = pipeline.formula(spec.schedule, spec.pipeline, times) if spec.pipeline > 1 else 0.0
-    flops = model.flops_per_token(length) * rows * length / spec.ranks
-    return Estimate(spec, states, activations, sent, bubble, flops / rate / (1 - bubble) + sent / bandwidth, times)
+    seconds = model.flops_per_token(length) * rows * length / spec.ranks / rate / (1 - bubble) + sent / bandwidth
+    return Estimate(spec, states, gathered, activations, sent, bubble, seconds, times)
+
+
+class Part:
+    """What the devices of one place in a pipeline hold.
+
+    Attributes:
+        layers: the numbers of its layers; first, last: whether it has the embedding, and the head.
+    """
+
+    def __init__(self, model: Any, spec: ParallelSpec, rank: int, parts: Sequence[range]) -> None:
+        self.model, self.spec, self.rank = model, spec, rank
+        stages = pipeline.stages_of(spec.schedule, rank, spec.pipeline) if spec.pipeline > 1 else [0]
+        self.count = len(stages)
+        self.layers = [i for stage in stages for i in parts[stage]]
+        self.first, self.last = 0 in stages, len(parts) - 1 in stages
+        matrix = model.vocab_size * model.spec.dim
+        self.matrix = float(matrix) / spec.tensor if self.first or self.last else 0.0
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        """Its parameters; a tied matrix is held by the first stage and by the last one."""
+        for name, p in self.model.named_parameters():
+            _, _, inner = name.partition("model.layers.")
+            number = inner.partition(".")[0]
+            if number:
+                if int(number) in self.layers:
+                    yield name, p
+            elif name.startswith(("lm_head.", "model.norm.")):
+                if self.last:
+                    yield name, p
+            elif self.first:
+                yield name, p
+        if self.last and self.spec.pipeline > 1 and self.model.spec.tied:
+            yield "lm_head.weight", self.model.lm_head.weight
+
+    def numbers(self, *, shared: bool) -> float:
+        """Parameters of one device; `shared`: divided over the data ranks, by rows."""
+        total, split = 0.0, self.spec.tensor
+        for name, p in self._named():
+            owner, own = name.split(".")[-2:]
+            rows, inner = float(p.shape[0]), p.numel() / p.shape[0]
+            if owner in tensor.COLUMNS or owner in ("embed_tokens", "lm_head"):
+                rows /= split
+            elif owner in tensor.ROWS and own == "weight":
+                inner /= split
+            total += inner * (math.ceil(rows / self.spec.replicas) if shared else rows)
+        return total
+
+    def states(self) -> float:
+        return STATES * self.numbers(shared=self.spec.weights == "sharded")
+
+    def gathered(self, times: int) -> float:
+        """Bytes of weights and gradients that are held for a while, besides the states."""
+        every = self.numbers(shared=False)
+        if self.spec.data == 1:
+            return 0.0
+        if self.spec.weights == "replicated":
+            return 4.0 * every
+        gradients = 4.0 * (every - self.numbers(shared=True)) * (times > 1)
+        if self.spec.pipeline > 1:
+            return 4.0 * every + gradients
+        layers = [sum(p.numel() for p in self.model.model.layers[i].parameters()) for i in self.layers]
+        return 4.0 * (every - sum(layers) / self.spec.tensor + 4 * max(layers) / self.spec.tensor) + gradients
+
+    def passes(self, times: int) -> int:
+        """How many forward passes through one of its stages wait for their backward pass, at most."""
+        ranks, ahead = self.spec.pipeline, self.spec.pipeline - 1 - self.rank
+        if ranks == 1:
+            return 1
+        most = {"gpipe": times, "1f1b": ahead + 1, "interleaved": 2 * ahead + ranks + 1, "zero-bubble": 2 * ranks}
+        return min(most[self.spec.schedule], self.count * times)
+
+    def activations(self, times: int, length: int, bytes_: int) -> float:
+        split, places = self.spec.tensor, len(self.layers) / self.count * length  # of one pass
+        kept = self.passes(times) * places * _kept(self.model, split)
+        logits = 8.0 * min(length, 4096) * self.model.vocab_size / split
+        matrices = 1
+        if self.spec.pipeline > 1 and self.spec.schedule == "zero-bubble":
+            # passes between the two halves of their backward pass keep gradients of products; that of the head is
+            # computed in both halves
+            between = min(2 * self.rank + 1, self.count * times)
+            kept, matrices = kept + between * places * _outputs(self.model, split), 2
+        return bytes_ * kept + (logits + 4.0 * self.matrix * matrices) * self.last
 
 
 def pipeline_numbers(spec: ParallelSpec, length: int, width: int, times: int) -> float:
@@ -153,3 +233,10 @@ def _kept(model: Any, split: int) -> float:
     gated = 4 if "gate_proj" in outputs else 2
     read = outputs.get("q_proj", width)
     return 2 * width / split + 2 * width + (inner + read + gated * wide) / split
+
+
+def _outputs(model: Any, split: int) -> float:
+    """Numbers that the products of a layer give, of each token."""
+    sizes = {n.rpartition(".")[2]: m.out_features for n, m in model.model.layers[0].named_modules()
+             if hasattr(m, "out_features")}  # fmt: skip
+    return sum(size / (split if name in tensor.COLUMNS else 1) for name, size in sizes.items())

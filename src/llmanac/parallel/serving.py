@@ -1,11 +1,12 @@
-"""Tensor-parallel inference: rank 0 has the engine, the other ranks repeat what its runner does on their heads.
+"""Inference over several ranks: rank 0 has the engine, the other ranks repeat what its runner does on their part.
 
     rank 0    tokenizer, scheduler, sampling       extend, read, arrange, rewind, ... -> every rank's part of the states
-    read      each rank computes its heads and columns; two all-reduces a layer, and the logits are gathered
+    read      tensor: each rank computes its heads and columns; two all-reduces a layer, and the logits are gathered
+              pipeline: hidden states go from stage to stage, logits from the last one to rank 0 (`_served.py`)
 
 The scheduler calls a runner with numbers alone (`generate/runner.py`), so a call is sent as JSON and done by all ranks
 in the same order; keys and values are never sent. Each rank reads the model's files and keeps its part (Shoeybi et al.
-2019, arXiv:1909.08053, section 3). The division is that of training (`tensor.py`), with replicated activations.
+2019, arXiv:1909.08053, section 3). The division is that of training, with replicated activations.
 
     python -m llmanac.parallel.serving      # a further rank
 """
@@ -13,40 +14,36 @@ in the same order; keys and values are never sent. Each rank reads the model's f
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
+import json
 import threading
-import types
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.adapters.load import find_adapter
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.generate.runner import TorchRunner
-from llmanac.models._layers import upcast
-from llmanac.models.heads import pick
-from llmanac.models.lm.transformer import Transformer
 from llmanac.models.load import load_model
 from llmanac.models.locate import fetched
-from llmanac.parallel import ParallelSpec, tensor
+from llmanac.parallel import ParallelSpec
+from llmanac.parallel._served import check, divide, held
 from llmanac.parallel.launch import processes
-from llmanac.parallel.mesh import Mesh
+from llmanac.parallel.mesh import Mesh, further_rank
 
 TIMEOUT = 60
 FOLLOWER = "llmanac.parallel.serving"
 
 
 @contextlib.contextmanager
-def sharded_engine(path: str, ranks: int, *, timeout: int = TIMEOUT, **choices: Any) -> Iterator[Engine]:
-    """An engine over `ranks` processes of this machine, which end with the block.
+def sharded_engine(
+    path: str, *, tensor: int = 1, pipeline: int = 1, timeout: int = TIMEOUT, **choices: Any
+) -> Iterator[Engine]:
+    """An engine over `tensor` x `pipeline` processes of this machine, which end with the block.
 
     Args:
         timeout: seconds after which a rank that hangs ends a request with an error; one that died does so at once.
@@ -57,58 +54,38 @@ def sharded_engine(path: str, ranks: int, *, timeout: int = TIMEOUT, **choices: 
     """
     if find_adapter(path):
         raise SpecError(
-            "--tensor: an adapter is served by one process; merge it first (llmanac merge), or leave it out"
+            "--tensor, --pipeline: an adapter is served by one process; merge it first (llmanac merge), or leave them "
+            "out"
         )
     engine = load_engine(path, device="cpu", runner="torch", **choices)
-    check(engine.model, ranks)
+    check(engine.model, tensor, pipeline)
     own = {name: choices[name] for name in ("rope", "sinks") if name in choices}
-    with processes(ranks, FOLLOWER), serving(engine, fetched(path)[0], ranks, timeout=timeout, **own):
+    sizes = {"tensor": tensor, "pipeline": pipeline}
+    with processes(tensor * pipeline, FOLLOWER), serving(engine, fetched(path)[0], **sizes, timeout=timeout, **own):
         yield engine
 
 
 @contextlib.contextmanager
-def serving(engine: Engine, path: str, ranks: int, *, timeout: int = TIMEOUT, **own: Any) -> Iterator[None]:
+def serving(
+    engine: Engine, path: str, *, tensor: int = 1, pipeline: int = 1, timeout: int = TIMEOUT, **own: Any
+) -> Iterator[Calls]:
     """Divide the engine's model, which `load_model(path, **own)` gives, over ranks that have been started."""
-    mesh = Mesh(ParallelSpec(tensor=ranks, activations="replicated", timeout=timeout), torch.device("cpu"))
+    spec = ParallelSpec(tensor=tensor, pipeline=pipeline, activations="replicated", timeout=timeout)
+    mesh = Mesh(spec, torch.device("cpu"))
     calls = Calls(mesh)
+    threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(max(1, threads // spec.ranks))  # the ranks compute at the same time
         dtype = str(next(engine.model.parameters()).dtype).removeprefix("torch.")  # type: ignore[attr-defined]
         mesh.send({"do": "load", "path": str(path), "own": own, "dtype": dtype, "threads": torch.get_num_threads()})
-        divide(engine.model, mesh)
-        engine.make_runner = lambda: ShardedRunner(engine.model, calls)
-        yield
+        calls.model = divide(engine.model, mesh)
+        engine.make_runner = lambda: ShardedRunner(calls)
+        yield calls
         if calls.lost is None:
             mesh.dismiss()
     finally:
+        torch.set_num_threads(threads)
         mesh.close()
-
-
-def check(model: Any, ranks: int) -> None:
-    """Raises SpecError for a model that cannot be divided."""
-    if type(model) is not Transformer:
-        raise SpecError(f"--tensor: {type(model).__name__} is not a decoder of blocks; leave --tensor out")
-    changed = [n for n, m in model.named_modules() if getattr(m, "change", None) or getattr(m, "through", None)]
-    if changed or model.lead is not None or getattr(model, "packed", None) is not None:
-        raise SpecError("--tensor: quantized weights and adapters are served by one process; leave --tensor out")
-    tensor.check(model, ranks)
-
-
-def divide(model: Any, mesh: Mesh) -> None:
-    """Keep this rank's heads, columns and part of the vocabulary, in place."""
-    axis = mesh.axis("tensor")
-    model.requires_grad_(False)
-    tensor.divide(model, axis, split=False)
-    for layer in model.model.layers:
-        for name in ("heads", "kv_heads"):  # what states are made for
-            setattr(layer.self_attn, name, getattr(layer.self_attn, name) // mesh.spec.tensor)
-
-    def logits(self: Any, hidden: Tensor, context: Any, state: Any = None, last: Tensor | None = None) -> Tensor:
-        """As `LinearHead.logits`; every rank gets (B, T, V)."""
-        own = F.linear(self.prepared(pick(hidden, last)), self.weight.to_local().to(hidden.dtype))
-        found = upcast(DTensor.from_local(own, axis, [Shard(-1)], run_check=False).full_tensor())
-        return found if self.softcap is None else torch.tanh(found / self.softcap) * self.softcap
-
-    model.lm_head.logits = types.MethodType(logits, model.lm_head)
 
 
 class Calls:
@@ -116,10 +93,14 @@ class Calls:
 
     Attributes:
         lost: what is said once a rank has stopped; no call is done afterwards.
+        model: rank 0's part.
     """
+
+    model: Any
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh, self.lock = mesh, threading.RLock()
+        self.own: weakref.WeakSet[ShardedRunner] = weakref.WeakSet()
         self.lost: str | None = None
         self.runners, self.read = 0, mesh.commands
 
@@ -127,6 +108,14 @@ class Calls:
         if self.lost is not None:
             raise TrainingError(self.lost)
         self.mesh.send({"do": name, "runner": runner, "given": given})
+
+    def held(self) -> list[dict[str, int]]:
+        """Bytes of `weights` and of the `states` of rows, of each rank."""
+        with self.lock:
+            key = f"held/{self.mesh.commands}"
+            self.mesh.send({"do": "held", "key": key})
+            own = held(self.model, [runner._state for runner in self.own])
+            return [own] + [json.loads(self.mesh.store.get(f"{key}/{r}")) for r in range(1, self.mesh.spec.ranks)]
 
     def forget(self) -> None:
         """All ranks have done a common read: the calls before it are in nobody's way any more."""
@@ -138,11 +127,11 @@ class Calls:
 class ShardedRunner(TorchRunner):
     """Rank 0's runner: what it does, all ranks do. Raises TrainingError once a rank has stopped."""
 
-    def __init__(self, model: Any, calls: Calls) -> None:
-        super().__init__(model)
-        self.calls, self.marks = calls, 0
-        self.number = calls.runners
+    def __init__(self, calls: Calls) -> None:
+        super().__init__(calls.model)
+        self.calls, self.number = calls, calls.runners
         calls.runners += 1
+        calls.own.add(self)
 
     def extend(
         self, prompts: Sequence[Any], reserve: int, planned: Sequence[int] = (), adapters: Sequence[Any] = ()
@@ -187,49 +176,48 @@ class ShardedRunner(TorchRunner):
             super().reset()
 
 
+class Follower:
+    """A further rank's part of the model, and of the states of each of rank 0's runners."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.model: Any = None
+        self.runners: dict[int, TorchRunner] = {}
+        self.marks: dict[int, Any] = {}
+
+    @torch.no_grad()
+    def obey(self, command: Mapping[str, Any]) -> None:
+        """Do what rank 0 does at the same time."""
+        if command["do"] == "load":
+            torch.set_num_threads(command["threads"])
+            model = load_model(command["path"], dtype=command["dtype"], device="cpu", **command["own"])
+            self.model = divide(model.eval(), self.mesh)
+            return
+        if command["do"] == "held":
+            states = [runner._state for runner in self.runners.values()]
+            self.mesh.store.set(f"{command['key']}/{self.mesh.rank}", json.dumps(held(self.model, states)))
+            return
+        number, given = command["runner"], command["given"]
+        runner = self.runners.setdefault(number, TorchRunner(self.model))
+        match command["do"]:
+            case "read":
+                runner.read(given[0], given[1], every=given[2])
+            case "mark":
+                self.marks[number] = runner.mark(*given)
+            case "rewind":
+                start, marked, *rest = given
+                runner.rewind(start, self.marks.pop(number, None) if marked else None, *rest)
+            case "reset":
+                del self.runners[number]
+                self.marks.pop(number, None)
+            case name:
+                getattr(runner, name)(*given)
+
+
 def follow() -> None:
     """Be a further rank until rank 0 ends. Raises TrainingError where another rank stopped."""
-    mesh = Mesh.joined()
-    model: Any = None
-    runners: dict[int, TorchRunner] = {}
-    marks: dict[int, Any] = {}
-    try:
-        while (command := mesh.receive())["do"] != "exit":
-            with mesh.working(command["do"]), torch.no_grad():
-                if command["do"] == "load":
-                    torch.set_num_threads(command["threads"])
-                    model = load_model(command["path"], dtype=command["dtype"], device="cpu", **command["own"])
-                    model.eval()
-                    divide(model, mesh)
-                    continue
-                number, given = command["runner"], command["given"]
-                runner = runners.setdefault(number, TorchRunner(model))
-                match command["do"]:
-                    case "read":
-                        runner.read(given[0], given[1], every=given[2])
-                    case "mark":
-                        marks[number] = runner.mark(*given)
-                    case "rewind":
-                        start, marked, *rest = given
-                        runner.rewind(start, marks.pop(number, None) if marked else None, *rest)
-                    case "reset":
-                        del runners[number]
-                        marks.pop(number, None)
-                    case name:
-                        getattr(runner, name)(*given)
-        mesh.leave()
-    finally:
-        mesh.close()
-
-
-def main() -> None:
-    """The process of a further rank; exit status 3 where another rank has stopped."""
-    try:
-        follow()
-    except (TrainingError, dist.DistError) as error:
-        print(f"llmanac: rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
-        os._exit(3)
+    Mesh.joined().follow(lambda mesh: Follower(mesh).obey)
 
 
 if __name__ == "__main__":
-    main()
+    further_rank(follow)

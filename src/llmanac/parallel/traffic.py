@@ -8,6 +8,7 @@ With n ranks and a tensor of S bytes, a ring sends per rank
 
     DDP                2 (n - 1) / n P                                              one all-reduce of all gradients
     FSDP2              (n - 1) / n (2 k P_layers + k P_rest + P)                    Rajbhandari et al. 2020, section 7
+    context            2 k (n - 1) / n B T L 2 H_kv d, and as DDP or FSDP2          keys and values, their gradients
     tensor             k (n - 1) / n (B T D (8 L + 5) + 6 B T), and norms           Korthikanti et al. 2022, section 4.2
     pipeline           k B T D for each edge from one rank to another, in both directions
 
@@ -87,11 +88,17 @@ def _ranks(args: Any) -> int:
 
 def data_numbers(spec: ParallelSpec, layers: float, rest: float, micro_batches: int) -> float:
     """Numbers that a rank sends for `layers` parameters in blocks and `rest` outside of them."""
-    n, total = spec.data, layers + rest
+    n, total = spec.replicas, layers + rest
     if spec.weights == "replicated":
         return 2 * (n - 1) / n * total
     times = 1 if spec.pipeline > 1 else micro_batches  # a pipeline keeps gathered weights for all its micro-batches
     return (n - 1) / n * ((1 if spec.pipeline > 1 else 2) * times * layers + times * rest + total)
+
+
+def context_numbers(spec: ParallelSpec, layers: int, tokens: int, width: int, micro_batches: int) -> float:
+    """Numbers that a rank sends for micro-batches of `tokens` places; `width`: keys and values of one, 2 H_kv d."""
+    n = spec.context
+    return 2 * micro_batches * (n - 1) / n * tokens * layers * width
 
 
 def tensor_numbers(spec: ParallelSpec, layers: int, tokens: int, dim: int, micro_batches: int, norms: int) -> float:

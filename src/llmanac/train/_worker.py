@@ -20,7 +20,7 @@ from llmanac.core.spec import make, make_method
 from llmanac.core.types import LossSum
 from llmanac.models.ffn.experts import Experts
 from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.parallel import pipeline, tensor
+from llmanac.parallel import context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec
 from llmanac.train._sums import Sums
@@ -36,8 +36,8 @@ class _Summed(nn.Module):
         super().__init__()
         self.trained, self.objective = model, objective
 
-    def forward(self, batch: Any) -> LossSum:
-        loss, units, metrics = self.objective.loss(self.trained, batch)
+    def forward(self, batch: Any, state: Any = None) -> LossSum:
+        loss, units, metrics = self.objective.sums(self.trained, batch, state)
         return loss, units, dict(metrics)
 
 
@@ -61,6 +61,7 @@ class Worker:
         self.shapes = {name: p.shape for name, p in model.named_parameters()}
         model.compute_dtype, model.attention_form = self.dtype, self.train.attention
         model.recompute = job["recompute"]
+        self.depth = len(model.model.layers) if self.spec.context > 1 else 0
         self.modules = self._divided(model, job)
         self.places = [(name, p) for module in self.modules for name, p in _trainable(module)]
         self.tied = self._tied()
@@ -95,7 +96,7 @@ class Worker:
             module: nn.Module = _Summed(own, Autoregressive())
             if spec.pipeline > 1:
                 module = pipeline.Stage(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
-            if spec.data > 1 and spec.weights == "sharded":
+            if spec.replicas > 1 and spec.weights == "sharded":
                 layers = getattr(getattr(own, "model", None), "layers", ())
                 kept = spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
                 for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
@@ -108,7 +109,7 @@ class Worker:
             _tie_again(own)
             modules.append(module.train())
         self.called = modules[0]
-        if spec.data > 1 and spec.weights == "replicated":
+        if spec.replicas > 1 and spec.weights == "replicated":
             # its first message would be about the weights, which are not there yet
             self.called = DistributedDataParallel(modules[0], init_sync=False)
         self.runner = None
@@ -127,7 +128,7 @@ class Worker:
         groups = {}
         grid = self.mesh.device_mesh.mesh
         if shared and last:
-            for place in range(self.spec.data * self.spec.tensor):
+            for place in range(self.spec.replicas * self.spec.tensor):
                 ranks = grid.flatten(1)[[0, last], place].tolist()
                 group = dist.new_group(ranks)
                 if self.mesh.rank in ranks:
@@ -229,29 +230,32 @@ class Worker:
                 sums.add(batch, (loss, batch.units if self._counts else 0, {}))
             else:
                 for number, batch in enumerate(batches):
-                    sums.add(batch, self._backward(batch, last=number == len(batches) - 1))
+                    own, state = batch, None
+                    if self.spec.context > 1:
+                        own, state = context.part(batch, self.mesh, self.depth)
+                    sums.add(own, self._backward(own, state, last=number == len(batches) - 1))
         self._finish()
         return self._reduced(sums)
 
     @property
     def _counts(self) -> bool:
-        """Whether this rank's losses and units count: once for each place on the data axis."""
+        """Whether this rank's losses and units count: once for each place on the axes of data and context."""
         last = self.runner is None or self.spec.stages - 1 in self.runner.stages
         return last and self.mesh.tensor == 0
 
-    def _backward(self, batch: Any, *, last: bool) -> LossSum:
+    def _backward(self, batch: Any, state: Any, *, last: bool) -> LossSum:
         replicated = isinstance(self.called, DistributedDataParallel)
         if isinstance(self.called, FSDPModule):
             self.called.set_requires_gradient_sync(last)
         with self.called.no_sync() if replicated and not last else contextlib.nullcontext():  # type: ignore[operator]
-            loss, units, metrics = self.called(batch)
+            loss, units, metrics = self.called(batch, state)
             loss.backward()
         return loss, units, metrics
 
     @torch.no_grad()
     def _finish(self) -> None:
         """Gradients of whole parameters, as parts of what one process has: summed where each rank has a term."""
-        scale = self.spec.data  # DDP and FSDP2 take means over ranks, and losses here are sums
+        scale = self.spec.replicas  # DDP and FSDP2 take means over ranks, and losses here are sums
         partial: list[Tensor] = []
         for name, p in self.places:
             grad = p.grad
@@ -295,7 +299,7 @@ class Worker:
         if isinstance(p, DTensor):
             sizes = p.device_mesh.shape
             parts = math.prod(n for n, s in zip(sizes, p.placements, strict=True) if not s.is_replicate())
-        return self.spec.data * self.spec.tensor // parts
+        return self.spec.replicas * self.spec.tensor // parts
 
     def _reduced(self, sums: Sums) -> list[float]:
         local = sums.fetch()

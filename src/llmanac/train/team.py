@@ -15,13 +15,11 @@ import dataclasses
 import math
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,8 +30,8 @@ from llmanac.data.pack import PADDING
 from llmanac.models.lm._base import TrainedModel
 from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives._base import NextToken
-from llmanac.parallel import ParallelSpec, pipeline, tensor
-from llmanac.parallel.mesh import Mesh, describe, pack
+from llmanac.parallel import ParallelSpec, context, pipeline, tensor
+from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
 from llmanac.train import TrainSpec
 from llmanac.train._step import StepResult
 from llmanac.train._worker import Worker
@@ -123,8 +121,8 @@ class TeamStepper:
         starts = [r * share + s for r in range(self.parallel.data) for s in range(0, share, micro)]
         ends = [min(start + micro, (start // share + 1) * share) for start in starts]
         batches = [self.objective.collate(rows[a:b]) for a, b in zip(starts, ends, strict=True)]
-        if self.parallel.tensor > 1 and self.parallel.activations == "split":
-            batches = [padded(batch, self.parallel.tensor) for batch in batches]
+        if (parts := parts_of(self.parallel)) > 1:
+            batches = [padded(batch, parts) for batch in batches]
         described = describe(batches)
         _say(self.mesh, {"do": "step", "batches": described, "lr_scale": lr_scale})
         with self.mesh.working(f"step {step + 1}"):
@@ -143,11 +141,20 @@ class TeamStepper:
         return StepResult(found.loss / found.units, found.units, found.tokens, found.norm, metrics)
 
 
-def padded(batch: Any, ranks: int) -> Any:
-    """The batch with T a multiple of `ranks`: further places carry no loss and are seen by no other place."""
-    more = -batch.shape[1] % ranks
+def parts_of(parallel: ParallelSpec) -> int:
+    """What the length of a row must be a multiple of."""
+    split = parallel.tensor if parallel.activations == "split" else 1
+    return split * (2 * parallel.context if parallel.context > 1 else 1)
+
+
+def padded(batch: Any, parts: int) -> Any:
+    """The batch with T a multiple of `parts`: further places carry no loss and are seen by no other place."""
+    more = -batch.shape[1] % parts
     if not more:
         return batch
+    if batch.positions is None:  # those of the further places may be past what a model has learned
+        places = torch.arange(batch.shape[1], device=batch.device).expand(batch.shape)
+        batch = dataclasses.replace(batch, positions=places)
     values = {"ids": 0, "targets": IGNORE, "segments": PADDING, "positions": 0, "token_types": 0, "within": 0}
     wider = {n: F.pad(v, (0, more), value=values[n]) for n in values if (v := getattr(batch, n)) is not None}
     return dataclasses.replace(batch, **wider)
@@ -195,7 +202,7 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
     if changed or frozen or getattr(model, "lead", None) is not None:
         what = (changed or frozen or ["lead"])[0]
         raise SpecError(f"parallel: adapters, frozen and quantized parts are trained on one process only ({what})")
-    sharded = parallel.tensor > 1 or (parallel.data > 1 and parallel.weights == "sharded")
+    sharded = parallel.tensor > 1 or (parallel.replicas > 1 and parallel.weights == "sharded")
     if sharded and spec.optimizer.name not in ELEMENTWISE:
         raise SpecError(
             f"parallel: {spec.optimizer.name} needs each matrix as one; use {', '.join(ELEMENTWISE)}, or "
@@ -203,6 +210,8 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
         )
     if (parallel.tensor > 1 or parallel.pipeline > 1) and type(model) is not Transformer:
         raise SpecError(f"parallel.tensor, parallel.pipeline: {type(model).__name__} is not divided; use parallel.data")
+    if parallel.context > 1:
+        context.check(model)
     if parallel.tensor > 1:
         tensor.check(model, parallel.tensor)
     if parallel.pipeline > 1:
@@ -238,40 +247,28 @@ def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
         made.mesh.close()
 
 
+class Follower:
+    """A further rank: the worker of each training in turn."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.worker: Worker | None = None
+
+    def obey(self, command: dict[str, Any]) -> None:
+        """Do what rank 0 does at the same time."""
+        if command["do"] == "train":
+            torch.set_num_threads(command["threads"])
+            self.worker = None  # its memory first
+            self.worker = Worker(self.mesh, command)
+        elif self.worker is not None:
+            self.worker.obey(command)
+
+
 def follow() -> None:
-    """Be a further rank until rank 0 ends.
-
-    Raises:
-        TrainingError: another rank stopped.
-    """
+    """Be a further rank until rank 0 ends. Raises TrainingError where another rank stopped."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 ends its step, saves, and says so
-    mesh = Mesh.joined()
-    worker: Worker | None = None
-    try:
-        while True:
-            command = mesh.receive()
-            if command["do"] == "exit":
-                mesh.leave()
-                return
-            with mesh.working(command["do"]):
-                if command["do"] == "train":
-                    torch.set_num_threads(command["threads"])
-                    worker = None
-                    worker = Worker(mesh, command)
-                elif worker is not None:
-                    worker.obey(command)
-    finally:
-        mesh.close()
-
-
-def main() -> None:
-    """The process of a further rank; exit status 3 where another rank has stopped."""
-    try:
-        follow()
-    except (TrainingError, dist.DistError) as error:
-        print(f"llmanac: rank {os.environ.get('RANK')}: {error}", file=sys.stderr)
-        os._exit(3)
+    Mesh.joined().follow(lambda mesh: Follower(mesh).obey)
 
 
 if __name__ == "__main__":
-    main()
+    further_rank(follow)
