@@ -25,6 +25,10 @@ ENOUGH, SAYS_MORE = 0.3, 0.2  # of a question that an entry must cover; what eac
 DOUBTED = 0.6  # the same where the model knows every word of the question and says that no line answers
 ALSO = 0.5  # of the best score, from which a further line is quoted
 MOST_LINES, MOST_CHARACTERS = 3, 400  # of a quotation
+ASPECT = re.compile(  # what questions ask about any entry
+    r"(?i)\b(?:returns?|raises?|exceptions?|errors?|defaults?|arguments?|args?|parameters?|params?|signature|types?|"
+    r"version|deprecated|thread.?safe|what about|how about|same for|why)\b"
+)
 _OPINION = re.compile(
     r"(?i)\b(?:better|best|worse|worst|fast(?:er|est)|quick(?:er|est)|slow(?:er|est)|prefer\w*|recommend\w*|popular|"
     r"opinion|worth|you think|would you|should (?:i|we) (?:go|use|pick|choose|prefer))\b"
@@ -92,6 +96,8 @@ def _says(ranking: EntryRanking, asked: Asked, there: frozenset[str], lines: int
     """Whether an entry says anything about the question."""
     if opinion(asked.question, there) or any(not holds(there, word) for word in asked.wanted if word in _VITAL):
         return False
+    if not asked.wanted and not ASPECT.search(asked.question):
+        return True  # "explain it": the summary does
     spoken = ranking.coverage(asked.wanted, there)
     if not new:
         return not asked.denied or spoken >= DOUBTED

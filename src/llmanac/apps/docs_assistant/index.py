@@ -14,11 +14,13 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from llmanac.apps.docs_assistant import documents
 from llmanac.apps.docs_assistant.forms import asking_words, form_words
 from llmanac.apps.docs_assistant.names import Known, KnownNames
 from llmanac.apps.docs_assistant.passages import Passage
@@ -30,6 +32,9 @@ from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
+from llmanac.retrieve.dense import Dense
+from llmanac.retrieve.folder import FolderIndex
+from llmanac.retrieve.hybrid import fuse_scores
 
 _NAME = re.compile(r"`?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\(\))?`?")
 _CODE = re.compile(r"[._\d]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
@@ -41,6 +46,10 @@ _SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|fro
 _ARTICLE = re.compile(r"(?i)\b(?:an?|any|some|all|each|every|its|his|their|my|your|this|these) $")
 LONGEST_ARTICLE = 8  # characters that end with an article and a blank, the one before them too
 _PLACE = "\x00"  # a placeholder for the name while the words around it are examined
+SERVES = 0.35  # of a question that names nothing, which an entry must cover
+SERVES_ALONE, ALIKE = 0.48, 0.5  # the same where entries have vectors; or their cosine with the question
+SUMMARY = 140  # characters of an entry's text that become its vector
+DEPTH = 100  # places of each ranking that are joined
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
 
 
@@ -64,11 +73,20 @@ class Found:
         return self.asked.entry
 
 
+class Served(NamedTuple):
+    """An entry that a question may be after: how much of the question it covers, and the cosine of their vectors."""
+
+    entry: int
+    share: float
+    likeness: float = 0.0
+
+
 class DocumentationIndex:
-    """Passages with the names they document and a BM25 index over them.
+    """Passages with the names they document, and an index over them.
 
     Args:
         passages: as `questions.entry_passages` gives them.
+        kept: the index of the folder of documents that holds them; without it, one is made in memory.
         names: further names under which programs know entries, and names that have no docstring.
         calls: by entry, how often programs call it; entries with the same name split the calls of that name.
     """
@@ -76,13 +94,15 @@ class DocumentationIndex:
     def __init__(
         self,
         passages: Sequence[Passage],
-        bm25: BM25 | None = None,
+        kept: FolderIndex | None = None,
         *,
         names: Sequence[Known] = (),
         calls: Mapping[int, float] | None = None,
     ) -> None:
         self.passages, self.names, self.calls = list(passages), list(names), dict(calls or {})
-        self.bm25 = bm25 or BM25([_indexed(p) for p in self.passages], Spec())
+        self.documents = kept
+        self.bm25 = kept.retriever("bm25") if kept else BM25(map(documents.words_of, self.passages), Spec())
+        self.dense: Dense | None = None  # vectors of the entries, in the order of `self._of`
         self.threshold = 0.0
         self.associations: dict[str, dict[str, float]] = {}
         self._of: dict[int, list[int]] = defaultdict(list)
@@ -118,10 +138,29 @@ class DocumentationIndex:
         entries, calls = [self.of(entry) for entry in self._of], [self.calls.get(entry, 0.0) for entry in self._of]
         return EntryRanking(entries, [shortest[entry] for entry in self._of], calls)
 
-    def best(self, question: str, k: int) -> list[tuple[int, float]]:
-        """`(entry, how much of the question it covers)` of the entries that serve the purpose in a question."""
+    def best(self, question: str, k: int) -> list[Served]:
+        """The entries that serve the purpose in a question, best first: by their words, and by vectors where there are.
+
+        Both rankings are joined as `hybrid` joins them.
+        """
+        hits = self.ranking.top(question, DEPTH if self.dense else k)
+        near: dict[int, float] = {}
+        if self.dense is not None:
+            alike = self.dense.top(question, DEPTH)
+            near = {hit.position: hit.score for hit in alike}
+            hits = fuse_scores([hits, alike])
         entries = list(self._of)
-        return [(entries[place], share) for place, share in self.ranking.best(question, k)]
+        return [
+            Served(entries[hit.position], self.ranking.covered(question, hit.position), near.get(hit.position, 0.0))
+            for hit in hits[:k]
+        ]
+
+    def serves(self, best: Sequence[Served]) -> bool:
+        """Whether one of the best entries is near enough to a question to be shown as its answer."""
+        share = max((one.share for one in best), default=0.0)
+        if self.dense is None:
+            return share >= SERVES
+        return share >= SERVES_ALONE or any(one.likeness >= ALIKE for one in best)
 
     def known(self, entry: int) -> Known | None:
         """An entry under its own name; None for -1."""
@@ -149,6 +188,11 @@ class DocumentationIndex:
         """Whether a word is ordinary English, though it may be the last part of a name too."""
         lower = word.lower()
         return bool({lower, lower.removesuffix("s"), f"{lower}s"} & self.prose)
+
+    def summaries(self) -> list[str]:
+        """What an encoder reads of each entry: its name in words, and how its text begins."""
+        first = (self.first_passage(entry) for entry in self._of)
+        return [f"{re.sub(r'[._]', ' ', p.name)}: {' '.join(p.lines)[:SUMMARY]}" for p in first]
 
     def first_passage(self, entry: int) -> Passage:
         """The passage with an entry's full title."""
@@ -335,40 +379,41 @@ class DocumentationIndex:
 
     # ------------------------------------------------------------------ files
     def save(self, folder: str | Path) -> None:
-        """Write `passages.json` and the BM25 index."""
+        """Write the passages as a folder of documents with its index, and `names.json`."""
         folder = Path(folder)
-        self.bm25.save(folder / "bm25")
+        self.documents = documents.write(self.passages, folder)
         data = {
-            "format_version": 1,
+            "format_version": 2,
             "threshold": self.threshold,
             "associations": self.associations,
             "names": [[k.name, k.entry, k.signature, k.relative] for k in self.names],
             "calls": [[entry, round(count, 2)] for entry, count in self.calls.items()],
-            "passages": [asdict(p) for p in self.passages],
+            "entries": [passage.entry for passage in self.passages],
         }
-        files.write_json(folder / "passages.json", data, indent=None)
+        files.write_json(folder / "names.json", data, indent=None)
 
     @classmethod
     def load(cls, folder: str | Path) -> DocumentationIndex:
         """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
-        path = Path(folder) / "passages.json"
+        path = Path(folder) / "names.json"
         try:
             data = files.read_table(path)
-            passages = [Passage(**{**p, "lines": tuple(p["lines"])}) for p in data["passages"]]
+            kept = documents.opened(Path(folder))
+            passages = documents.read(kept, data["entries"])
             names = [Known(*row) for row in data.get("names", ())]
             calls = dict(data.get("calls", ()))
         except DataError as error:
             raise CheckpointError(f"{error}; run the recipe again to build the index") from None
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: not an index of passages ({error}); run the recipe again") from None
-        index = cls(passages, BM25.load(Path(folder) / "bm25"), names=names, calls=calls)
+        index = cls(passages, kept, names=names, calls=calls)
         index.threshold, index.associations = float(data["threshold"]), data.get("associations", {})
+        if (place := Path(folder) / documents.VECTORS).is_dir():
+            index.dense = Dense.load(place)
+            index.dense.spec = replace(index.dense.spec, model=str(Path(folder) / documents.ENCODER))
+            if len(index.dense) != len(index._of):
+                raise CheckpointError(f"{place}: of another documentation; remove it, and make it again")
         return index
-
-
-def _indexed(passage: Passage) -> str:
-    """What BM25 sees of a passage: its title counts twice, and so does the statement that opens an entry."""
-    return "\n".join([passage.title, *passage.lines[: 1 if passage.first else 0], passage.text])
 
 
 def _within(parts: Sequence[str], path: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.words import content, holds, related, stems
+from llmanac.retrieve import Hit
 from llmanac.retrieve.bm25 import BM25, Spec
 
 NAME, SUMMARY, BODY = 0.9, 1.0, 0.8  # weights of the fields
@@ -49,8 +50,8 @@ class EntryRanking:
         known = 1 + CALLED * np.log2(1 + np.minimum(np.array(calls, np.float64), MOST))
         self.prior = DEEP ** np.maximum(0, np.array(shortest, np.int64) - 2) * np.where(topic, TOPIC, 1.0) * known
 
-    def best(self, question: str, k: int) -> list[tuple[int, float]]:
-        """`(place of the entry, how much of the question it covers)`, best first."""
+    def top(self, question: str, k: int) -> list[Hit]:
+        """The places of the entries that serve a question best, with their scores, best first."""
         wanted = content(question)
         total, counted = np.zeros(len(self._held)), np.zeros(len(self._held))
         for word in wanted:
@@ -61,7 +62,11 @@ class EntryRanking:
             counted += score > 0
         scores = total * (counted / max(1, len(wanted))) ** SHARE * self.prior
         order = np.argsort(-scores, kind="stable")[:k].tolist()
-        return [(place, self.coverage(wanted, self._held[place])) for place in order if scores[place] > 0]
+        return [Hit(place, float(scores[place])) for place in order if scores[place] > 0]
+
+    def covered(self, question: str, place: int) -> float:
+        """How much of a question an entry covers."""
+        return self.coverage(content(question), self._held[place])
 
     def _scores(self, word: str) -> np.ndarray:
         """(entries,) what one word counts for each."""
