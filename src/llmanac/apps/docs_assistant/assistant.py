@@ -18,11 +18,12 @@ from llmanac.apps.docs_assistant import choice as chosen
 from llmanac.apps.docs_assistant.examples import example_questions
 from llmanac.apps.docs_assistant.facts import parameters
 from llmanac.apps.docs_assistant.forms import form_words
-from llmanac.apps.docs_assistant.index import DocumentationIndex, Found, Served
+from llmanac.apps.docs_assistant.index import DocumentationIndex
 from llmanac.apps.docs_assistant.names import Known
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Asked, Block, Sheet, prompt, said_ids, split_completion, stated_defaults
 from llmanac.apps.docs_assistant.questions import REFUSAL
+from llmanac.apps.docs_assistant.ranking import Found, Served, serves
 from llmanac.apps.docs_assistant.understanding import Understood, understand
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
@@ -202,7 +203,8 @@ class Assistant:
         """The answer to a question that names nothing: what the model reads, then the entries that serve it best."""
         best = self.index.best(question, 4 * CANDIDATES)
         read = reading if reading is not None and reading.block is not None else None
-        if chosen.opinion(question) or (read is None and not self.index.serves(best[:CANDIDATES])):
+        served = read is not None or serves(best[:CANDIDATES], vectors=self.index.dense is not None)
+        if chosen.opinion(question) or not chosen.tells(question) or not served:
             return Answer(REFUSAL, (), True, nearest)
         lines: dict[int, str] = {} if read is None or read.block is None else {read.block.entry: read.text}
         for known in self._named_once(best):

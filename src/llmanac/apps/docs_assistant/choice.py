@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmanac.apps.docs_assistant.ranking import MOST_TELLING, RELATED, EntryRanking
-from llmanac.apps.docs_assistant.words import holds, related, stems
+from llmanac.apps.docs_assistant.words import content, holds, related, stems
 
 SPREAD = 0.5  # how much less a word counts that several lines hold, by the logarithm of their number
 LENGTH, USUAL = 0.3, 60  # what a line longer than usual gains, by the logarithm; characters
@@ -60,6 +60,11 @@ class Asked:
 def opinion(question: str, there: frozenset[str] = frozenset()) -> bool:
     """Whether a question asks for a judgement, in words that are not in `there`."""
     return any(not set(stems(match.group())) <= there for match in _OPINION.finditer(question))
+
+
+def tells(question: str) -> bool:
+    """Whether a question asks for more than every entry may say (`which errors does it raise`)."""
+    return bool(content(ASPECT.sub(" ", question)))
 
 
 def choose(ranking: EntryRanking, asked: Asked, title: Sequence[str], lines: Sequence[str]) -> tuple[str, ...]:

@@ -14,9 +14,8 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from llmanac.apps.docs_assistant.forms import asking_words, form_words
 from llmanac.apps.docs_assistant.names import Known, KnownNames
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Asked
-from llmanac.apps.docs_assistant.ranking import EntryRanking
+from llmanac.apps.docs_assistant.ranking import EntryRanking, Found, Served, summary
 from llmanac.apps.docs_assistant.tables import words
 from llmanac.apps.docs_assistant.words import stems
 from llmanac.core import files
@@ -34,7 +33,6 @@ from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
 from llmanac.retrieve.dense import Dense
 from llmanac.retrieve.folder import FolderIndex
-from llmanac.retrieve.hybrid import fuse_scores
 
 _NAME = re.compile(r"`?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\(\))?`?")
 _CODE = re.compile(r"[._\d]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
@@ -46,39 +44,7 @@ _SAID_TO_BE = re.compile(r"(?i) (?:function|method|class|attribute) (?:of|in|fro
 _ARTICLE = re.compile(r"(?i)\b(?:an?|any|some|all|each|every|its|his|their|my|your|this|these) $")
 LONGEST_ARTICLE = 8  # characters that end with an article and a blank, the one before them too
 _PLACE = "\x00"  # a placeholder for the name while the words around it are examined
-SERVES = 0.35  # of a question that names nothing, which an entry must cover
-SERVES_ALONE, ALIKE = 0.48, 0.5  # the same where entries have vectors; or their cosine with the question
-SUMMARY = 140  # characters of an entry's text that become its vector
-DEPTH = 100  # places of each ranking that are joined
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
-
-
-@dataclass(frozen=True)
-class Found:
-    """The result of retrieval.
-
-    Attributes:
-        asked: the question, with the name in it looked up.
-        passages: numbers of the passages, best first.
-        coverage: between 0 and 1, how much of the question the best passage covers; 1 where a name was found.
-    """
-
-    asked: Asked
-    passages: tuple[int, ...]
-    coverage: float
-
-    @property
-    def entry(self) -> int:
-        """The entry that the question names, or -1."""
-        return self.asked.entry
-
-
-class Served(NamedTuple):
-    """An entry that a question may be after: how much of the question it covers, and the cosine of their vectors."""
-
-    entry: int
-    share: float
-    likeness: float = 0.0
 
 
 class DocumentationIndex:
@@ -139,28 +105,9 @@ class DocumentationIndex:
         return EntryRanking(entries, [shortest[entry] for entry in self._of], calls)
 
     def best(self, question: str, k: int) -> list[Served]:
-        """The entries that serve the purpose in a question, best first: by their words, and by vectors where there are.
-
-        Both rankings are joined as `hybrid` joins them.
-        """
-        hits = self.ranking.top(question, DEPTH if self.dense else k)
-        near: dict[int, float] = {}
-        if self.dense is not None:
-            alike = self.dense.top(question, DEPTH)
-            near = {hit.position: hit.score for hit in alike}
-            hits = fuse_scores([hits, alike])
+        """The entries that serve the purpose in a question, best first."""
         entries = list(self._of)
-        return [
-            Served(entries[hit.position], self.ranking.covered(question, hit.position), near.get(hit.position, 0.0))
-            for hit in hits[:k]
-        ]
-
-    def serves(self, best: Sequence[Served]) -> bool:
-        """Whether one of the best entries is near enough to a question to be shown as its answer."""
-        share = max((one.share for one in best), default=0.0)
-        if self.dense is None:
-            return share >= SERVES
-        return share >= SERVES_ALONE or any(one.likeness >= ALIKE for one in best)
+        return [one._replace(entry=entries[one.entry]) for one in self.ranking.best(question, k, self.dense)]
 
     def known(self, entry: int) -> Known | None:
         """An entry under its own name; None for -1."""
@@ -190,9 +137,8 @@ class DocumentationIndex:
         return bool({lower, lower.removesuffix("s"), f"{lower}s"} & self.prose)
 
     def summaries(self) -> list[str]:
-        """What an encoder reads of each entry: its name in words, and how its text begins."""
-        first = (self.first_passage(entry) for entry in self._of)
-        return [f"{re.sub(r'[._]', ' ', p.name)}: {' '.join(p.lines)[:SUMMARY]}" for p in first]
+        """What an encoder reads of each entry."""
+        return [summary(self.first_passage(entry)) for entry in self._of]
 
     def first_passage(self, entry: int) -> Passage:
         """The passage with an entry's full title."""
