@@ -244,23 +244,24 @@ COLUMNS = tuple(Score.__dataclass_fields__)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a finished quickstart run")
-    parser.add_argument("questions", type=Path, help="a file of questions")
+    parser.add_argument("questions", type=Path, nargs="+", help="files of questions")
     parser.add_argument("--json", type=Path, help="a file to put the scores into")
     parser.add_argument("--by", nargs="+", choices=WAYS, default=["assistant"], help="ways to answer [assistant]")
     choices = parser.parse_args()
-    questions = read_questions(choices.questions)
+    parts = {path: read_questions(path) for path in choices.questions}
     assistant = load_assistant(choices.run, load_engine(choices.run))
     if assistant is None:
         parser.error(f"{choices.run}: this run has no assistant")
     spec = Spec()
-    for by in choices.by:
-        found = table(questions, run_scores(way(assistant, by), spec, questions))
-        print(f"{by:14}{'questions':>10}" + "".join(f"{name:>10}" for name in COLUMNS))
-        for kind, row in found.items():
-            print(f"{kind:14}{row['questions']:>10}" + "".join(f"{row[name]:>10}" for name in COLUMNS))
-        print(json.dumps({"file": choices.questions.name, "by": by, "scores": found}))
-        if choices.json:
-            keep(choices.json, f"{choices.questions.stem} {by}", found, choices.run, spec.version())
+    for path, questions in parts.items():
+        for by in choices.by:
+            found = table(questions, run_scores(way(assistant, by), spec, questions))
+            print(f"{by:14}{'questions':>10}" + "".join(f"{name:>10}" for name in COLUMNS))
+            for kind, row in found.items():
+                print(f"{kind:14}{row['questions']:>10}" + "".join(f"{row[name]:>10}" for name in COLUMNS))
+            print(json.dumps({"file": path.name, "by": by, "scores": found}), flush=True)
+            if choices.json:
+                keep(choices.json, f"{path.stem} {by}", found, choices.run, spec.version())
 
 
 def keep(path: Path, name: str, found: Mapping[str, Mapping[str, float | int]], run: Path, version: str) -> None:
