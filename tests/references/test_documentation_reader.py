@@ -87,7 +87,7 @@ def test_a_chat_model_reads_the_kept_passages_and_says_only_their_lines(index: D
     assert not helper.engine.prompts, "the run's own model is not asked"
     other = Assistant(Reader(oracle), index, Letters(), chat=ChatReader(picks("I made this up."), index))
     text = other.answer("what does shutil.copytree raise").text
-    assert all(any(said in passage.lines for passage in index.passages) for said in text.split("\n"))
+    assert all(any(said in passage.text for passage in index.passages) for said in text.split("\n"))
     with pytest.raises(CheckpointError, match="save the index first"):
         ChatReader(engine, DocumentationIndex(index.passages))
 

@@ -1,6 +1,7 @@
 """The passages as a folder of documents that `llmanac ask`, `retrieve` and `index` read too: a heading and its lines.
 
     # shutil.copyfileobj(fsrc, fdst, length=0)
+
     copy data from file-like object fsrc to file-like object fdst
 
 Each passage is one of the kept index (`retrieve/folder`). A line that would be taken for a heading, a fence or a
@@ -28,7 +29,7 @@ _MARKUP = re.compile(r"\s*(?:#{1,6}\s|`{3}|~{3}|[=\-~^]+\s*$)")
 def text_of(passage: Passage) -> str:
     """A passage as the document holds it."""
     lines = (f"    {line}" if _MARKUP.match(line) else line for line in passage.lines)
-    return "\n".join([f"{MARK}{passage.title}", *(lines if passage.lines else [EMPTY])])
+    return "\n".join([f"{MARK}{passage.title}", "", *(lines if passage.lines else [EMPTY])])
 
 
 def words_of(passage: Passage) -> str:
@@ -62,7 +63,7 @@ def read(index: FolderIndex, entries: Sequence[int]) -> list[Passage]:
         raise CheckpointError(f"{index.place}: {len(index):,} passages, not {len(entries):,}; run the recipe again")
     out: list[Passage] = []
     for found, entry in zip(index.passages(), entries, strict=True):
-        title, *lines = found.text.rstrip().split("\n")
+        title, _, *lines = found.text.rstrip().split("\n")
         title = title.removeprefix(MARK)
         name = title.removeprefix("topic ") if title.startswith("topic ") else title.partition("(")[0]
         first = not out or out[-1].entry != entry
