@@ -202,14 +202,17 @@ class Assistant:
     ) -> Answer:
         """The answer to a question that names nothing: what the model reads, then the entries that serve it best."""
         best = self.index.best(question, 4 * CANDIDATES)
-        read = reading if reading is not None and reading.block is not None else None
-        served = read is not None or serves(best[:CANDIDATES], vectors=self.index.dense is not None)
-        if chosen.opinion(question) or not chosen.tells(question) or not served:
+        shown = [known.entry for known in self._named_once(best)][:CANDIDATES]
+        served = serves(best[:CANDIDATES], vectors=self.index.dense is not None)
+        block = None if reading is None else reading.block
+        if chosen.opinion(question) or not chosen.tells(question) or not (served or block):
             return Answer(REFUSAL, (), True, nearest)
-        lines: dict[int, str] = {} if read is None or read.block is None else {read.block.entry: read.text}
-        for known in self._named_once(best):
-            if len(lines) < CANDIDATES and known.entry not in lines:
-                lines[known.entry] = self._line(question, about, known.entry)
+        lines: dict[int, str] = {}
+        if reading is not None and block is not None and (block.entry in shown or not served):
+            lines[block.entry] = reading.text  # elsewhere the model, which knows few words, is not followed
+        for entry in shown:
+            if len(lines) < CANDIDATES and entry not in lines:
+                lines[entry] = self._line(question, about, entry)
         cited = (self._cited(entry, [line]) for entry, line in lines.items())
         return Answer("\n".join(lines.values()), tuple(cited), False, nearest)
 
