@@ -33,7 +33,7 @@ MOST_TELLING = 6.0  # idf of a very rare word: it may be noise
 TOPIC = 0.6  # a chapter of the language reference has words of every subject
 SERVES = 0.35  # of a question that names nothing, which an entry must cover to be shown as its answer
 SERVES_ALONE, ALIKE = 0.48, 0.5  # the same where entries have vectors; or the cosine of the two
-SUMMARY = 140  # characters of an entry's text that become its vector
+READ = 140  # characters of an entry's text that become its vector
 DEPTH = 100  # places of each ranking that are joined
 
 
@@ -67,7 +67,7 @@ class Served(NamedTuple):
 
 def summary(first: Passage) -> str:
     """What an encoder reads of an entry: its name in words, and how its text begins."""
-    return f"{re.sub(r'[._]', ' ', first.name)}: {' '.join(first.lines)[:SUMMARY]}"
+    return f"{re.sub(r'[._]', ' ', first.name)}: {' '.join(first.lines)[:READ]}"
 
 
 def serves(best: Sequence[Served], *, vectors: bool) -> bool:
