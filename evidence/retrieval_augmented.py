@@ -11,8 +11,6 @@ A citation holds the answer where the gold answer is in the cited passage.
   in what they cite; where it is not, {if_not:.3f}.
 - Refusals: support separates questions with their paragraph from the same with it removed with an AUC of {auc:.3f}; at
   the threshold of {threshold} {answered:.3f} are answered, and {wrongly:.3f} of those whose paragraph is gone.
-- Targets of the quoting mode, in the largest corpus: at least {least_answered} answered, at least {least_held} of the
-  answers cite a passage that holds the gold answer: {answered:.3f} and {holds_large:.3f}, {verdict}.
 - {dense}
 
 Retrieval gets worse with the size of the corpus. The share of right answers need not: more passages make better weights
@@ -40,7 +38,7 @@ from evidence._pretrained import smollm2
 from llmanac.core.errors import DataError
 from llmanac.generate.load import load_engine
 from llmanac.lab.report import Section, table
-from llmanac.metrics._auc import area, auc
+from llmanac.metrics._auc import area
 from llmanac.metrics.answers._short import f1
 from llmanac.retrieve import Hit, hybrid
 from llmanac.retrieve._words import code_words
@@ -54,7 +52,6 @@ CLAIM = "answers from documents depend on what is retrieved, which gets worse sl
 SEEDS = 1
 SIZES = (240, 1000, 3584)
 HARD = 0.6  # questions that share less of their words with the paragraph
-ANSWERED, HELD = 0.7, 0.85  # targets of the quoting mode: questions answered, and answers that cite the gold answer
 READ, BUDGET = 60, 384  # questions that SmolLM2 answers, and the tokens of passages that it is shown
 MODES = {"extract": "quote, no model", "quote": "quote, SmolLM2 chooses", "free": "SmolLM2 writes"}
 
@@ -103,14 +100,13 @@ def _answers(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dic
     with tempfile.TemporaryDirectory() as folder:
         index = _index(folder, texts)
         assistant = FolderAssistant(index)
-        here, gone, held, first, same = [], [], [], [], []
+        here, gone, held, first = [], [], [], []
         for question, gold, number in asked:
             found = index.retrieve(question, 8)
             name = f"all.jsonl:{number + 1}"
             first.append(bool(found) and found[0].passage.document == name)
             answer = assistant.answer(question)
             here.append(answer.support)
-            same.append(_judged(answer, gold)["f1"])
             held.append(None if answer.refused else gold.lower() in answer.citations[0].text.lower())
             others = [one.passage for one in found if one.passage.document != name]
             gone.append(max((assistant.support(question, passage) for passage in others), default=0.0))
@@ -120,7 +116,7 @@ def _answers(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dic
     answered = [h for h in held if h is not None]
     return {
         "passages": len(texts), "first": _mean(first), "answered": len(answered) / len(held), "holds": _mean(answered),
-        "right": sum(answered) / len(held), "f1": _mean(same), "auc": area(here, gone), "if_first": _mean(right[True]),
+        "right": sum(answered) / len(held), "auc": area(here, gone), "if_first": _mean(right[True]),
         "if_not": _mean(right[False]), "wrongly": _mean([value >= THRESHOLD for value in gone]),
         "curve": [[t, _mean([v >= t for v in here]), _mean([v >= t for v in gone])] for t in (0.4, 0.5, 0.6, 0.7, 0.8)],
     }  # fmt: skip
@@ -212,24 +208,19 @@ def _read(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dict[s
 
 
 def _judged(answer: FolderAnswer, gold: str) -> dict[str, float]:
-    """Whether it is an answer, its F1, whether it holds the gold answer, the share of its citations that do, and its
-    score: the support, or 0 where nothing that the model wrote was supported by a passage."""
+    """Whether it is an answer, its F1, whether it holds the gold answer, and the share of its citations that do."""
     if answer.refused:
-        score = answer.support if answer.support < THRESHOLD else 0.0
-        return {"answered": 0.0, "f1": 0.0, "says": 0.0, "cites": 0.0, "score": score}
+        return {"answered": 0.0, "f1": 0.0, "says": 0.0, "cites": 0.0}
     text = re.sub(r"\s*\[\d+\]", "", answer.text).strip('" ')
     held = _mean([gold.lower() in one.text.lower() for one in answer.citations])
-    return {"answered": 1.0, "f1": f1(text, gold), "says": float(gold.lower() in text.lower()), "cites": held,
-            "score": answer.support}  # fmt: skip
+    return {"answered": 1.0, "f1": f1(text, gold), "says": float(gold.lower() in text.lower()), "cites": held}
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     rows, dense = seeds[0]["rows"], seeds[0]["dense"]
-    head = ["passages", "paragraph first", "answered", "citation holds, of answered", "right of all", "F1",
-            "refusal AUC"]  # fmt: skip
+    head = ["passages", "paragraph first", "answered", "citation holds, of answered", "right of all", "refusal AUC"]
     body = [
-        [f"{r['passages']:,}", *(f"{r[k]:.3f}" for k in ("first", "answered", "holds", "right", "f1", "auc"))]
-        for r in rows
+        [f"{r['passages']:,}", *(f"{r[k]:.3f}" for k in ("first", "answered", "holds", "right", "auc"))] for r in rows
     ]
     curve = [[f"{t:.1f}", f"{a:.3f}", f"{b:.3f}"] for t, a, b in rows[-1]["curve"]]
     out = [
@@ -267,18 +258,14 @@ def _shown(read: dict[str, Any]) -> Section:
             name, f"{len(answered) / len(here):.2f}", *(f"{_mean([r[k] for r in here]):.2f}" for k in ("f1", "says")),
             "" if mode == "extract" else "{:+.2f} [{:+.2f}, {:+.2f}]".format(apart["gain"], *apart["interval"]),
             f"{_mean([row['cites'] for row in answered]):.2f}", f"{_mean([row['answered'] for row in gone]):.2f}",
-            "{:.2f} [{:.2f}, {:.2f}]".format(*auc([r["score"] for r in here], [r["score"] for r in gone])),
         ])  # fmt: skip
     text = (
         f"{read['questions']} questions drawn at random, in the largest corpus, and in the same without their "
         f"paragraphs; at most {read['budget']} tokens of passages in a prompt, greedy decoding. F1 and `says` (the "
         "answer holds the gold answer) are of all questions, a refusal counting 0; a quoted sentence is longer than a "
-        "gold answer, which costs F1. Citations that hold the gold answer are of the answers given. AUC: how well the "
-        "score that a refusal goes by tells questions with their paragraph from those without (95% interval, DeLong); "
-        "it is the support, the same for both ways of quoting, and 0 where nothing that the model wrote is supported."
+        "gold answer, which costs F1. Citations that hold the gold answer are of the answers given."
     )
-    head = ["mode", "answered", "F1", "says", "F1 less the first's, 95% interval", "citations hold", "answered, gone",
-            "refusal AUC"]  # fmt: skip
+    head = ["mode", "answered", "F1", "says", "F1 less the first's, 95% interval", "citations hold", "answered, gone"]
     return Section("Answers by SmolLM2-135M-Instruct", [text], [table(head, body)])
 
 
@@ -290,7 +277,6 @@ def _quoting(read: dict[str, Any]) -> list[dict[str, float]]:
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     result = seeds[0]
     small, large = result["rows"][0], result["rows"][-1]
-    reached = large["answered"] >= ANSWERED and large["holds"] >= HELD
     said = "The dense half was not measured."
     if result["dense"] is not None:
         parts = [
@@ -306,6 +292,5 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "most": large["passages"], "first_small": small["first"], "first_large": large["first"],
         "right_small": small["right"], "right_large": large["right"], "holds_large": large["holds"],
         "if_first": large["if_first"], "if_not": large["if_not"], "auc": large["auc"], "threshold": THRESHOLD,
-        "answered": large["answered"], "wrongly": large["wrongly"], "dense": said, "least_answered": ANSWERED,
-        "least_held": HELD, "verdict": "reached" if reached else "missed",
+        "answered": large["answered"], "wrongly": large["wrongly"], "dense": said,
     }  # fmt: skip
