@@ -1,9 +1,13 @@
 """Score a run's documentation assistant on natural questions (`evidence/docs_assistant/`).
 
-    python tools/natural_questions.py runs/quickstart evidence/docs_assistant/work.jsonl [--json OUT.json]
+    python tools/natural_questions.py runs/quickstart evidence/docs_assistant/work.jsonl [--by WAY...] [--json OUT.json]
 
 Prints one row for each kind of question, and the same as one line of JSON; no question and no answer is shown. With
---json the scores are added to that file, next to those of other question files, with 95% intervals.
+--json the scores are added to that file, next to those of other question files, with 95% intervals. Ways to answer:
+
+- assistant: all that the run has. vectors: without the chat model of `larger.py`. plain: without its vectors too.
+- name: the entry whose name is written in the question, else in the turns before it; its first lines are shown.
+- bm25: the three best entries by BM25, of each the line that shares most with the question. It never refuses.
 
 A file of questions is JSON Lines: `id`, `kind`, `history` (earlier user turns, oldest first), `question`, `entries`
 (every accepted entry), `answers` (accepted pieces of its text); both lists are empty where a refusal is wanted.
@@ -20,6 +24,7 @@ A file of questions is JSON Lines: `id`, `kind`, `history` (earlier user turns, 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 from collections import defaultdict
@@ -28,13 +33,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmanac.apps.docs_assistant.assistant import CANDIDATES, Answer, Citation
+from llmanac.apps.docs_assistant.choice import MOST_LINES
 from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.sources.python_docs import Spec
 from llmanac.generate.load import load_assistant, load_engine
 from llmanac.metrics._intervals import wilson_interval as proportion
 from llmanac.metrics.answers import f1
+from llmanac.retrieve._words import code_words
 
+WAYS = ("assistant", "vectors", "plain", "name", "bm25")
 KINDS = ("named", "unnamed", "typo", "followup", "unanswerable")
 NAMING = ("named", "typo", "followup")
 ANSWERABLE = ("named", "unnamed", "typo", "followup")
@@ -172,38 +181,103 @@ def table(questions: Sequence[Question], scores: Sequence[Score]) -> dict[str, d
     }
 
 
+class Search:
+    """A search of the assistant's text, by name alone or by BM25 alone."""
+
+    def __init__(self, index: Any, by: str) -> None:
+        self.index, self.by = index, by
+
+    def answers(self, questions: Sequence[str], histories: Sequence[Sequence[str]]) -> list[Answer]:
+        search = self._named if self.by == "name" else self._bm25
+        return [search(*pair) for pair in zip(questions, histories, strict=True)]
+
+    def _named(self, question: str, history: Sequence[str]) -> Answer:
+        for turn in (question, *reversed(history)):
+            words = sorted(re.findall(r"[A-Za-z_][\w.]*\w", turn), key=lambda w: ("." not in w, "_" not in w, -len(w)))
+            entry = next((entry for word in words if (entry := self._entry(word.lower())) is not None), None)
+            if entry is not None:
+                lines = [line for passage in self.index.of(entry) for line in passage.lines][:MOST_LINES]
+                return Answer("\n".join(lines), (self._cited(entry),), False)
+        return Answer("There is no such name.", (), True)
+
+    def _entry(self, word: str) -> int | None:
+        """The entry of a name, in full or without its first parts; of several the shortest."""
+        names = self.index.known_names.full
+        alike = [word] if word in names else sorted((n for n in names if n.endswith(f".{word}")), key=len)
+        return next((names[name].entry for name in alike if names[name].entry >= 0), None)
+
+    def _bm25(self, question: str, history: Sequence[str]) -> Answer:
+        query = " ".join([*history[-1:], question])
+        wanted = set(code_words(query))
+        shown: dict[int, str] = {}
+        for hit in self.index.bm25.top(query, 10 * CANDIDATES):
+            passage = self.index.passages[hit.position]
+            if len(shown) < CANDIDATES and passage.entry not in shown:
+                shared = {line: self._shared(line, wanted) for line in (*passage.lines, passage.title)}
+                shown[passage.entry] = max(shared, key=lambda line: shared[line])
+        return Answer("\n".join(shown.values()), tuple(map(self._cited, shown)), not shown)
+
+    def _shared(self, line: str, wanted: set[str]) -> float:
+        return sum(self.index.bm25.weight(word) for word in wanted & set(code_words(line)))
+
+    def _cited(self, entry: int) -> Citation:
+        first = self.index.first_passage(entry)
+        return Citation(first.title, "", first.name, first.lines[0] if first.lines else "")
+
+
+def way(assistant: Any, by: str) -> Any:
+    """The assistant, or a part of it that answers by itself."""
+    if by in ("name", "bm25"):
+        return Search(assistant.index, by)
+    out = copy.copy(assistant)
+    if by != "assistant":
+        out.chat = None
+    if by == "plain":
+        out.index = copy.copy(out.index)
+        out.index.dense = None
+    return out
+
+
 COLUMNS = tuple(Score.__dataclass_fields__)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="the folder of a finished quickstart run")
-    parser.add_argument("questions", type=Path, help="a file of questions")
+    parser.add_argument("questions", type=Path, nargs="+", help="files of questions")
     parser.add_argument("--json", type=Path, help="a file to put the scores into")
+    parser.add_argument("--by", nargs="+", choices=WAYS, default=["assistant"], help="ways to answer [assistant]")
     choices = parser.parse_args()
-    questions = read_questions(choices.questions)
+    parts = {path: read_questions(path) for path in choices.questions}
     assistant = load_assistant(choices.run, load_engine(choices.run))
     if assistant is None:
         parser.error(f"{choices.run}: this run has no assistant")
     spec = Spec()
-    found = table(questions, run_scores(assistant, spec, questions))
-    print(f"{'':14}{'questions':>10}" + "".join(f"{name:>10}" for name in COLUMNS))
-    for kind, row in found.items():
-        print(f"{kind:14}{row['questions']:>10}" + "".join(f"{row[name]:>10}" for name in COLUMNS))
-    print(json.dumps({"file": choices.questions.name, "scores": found}))
-    if choices.json:
-        kept = files.read_json(choices.json) if choices.json.is_file() else {"files": {}}
-        kept |= {"run": "quickstart", "seed": files.read_json(choices.run / "results.json")["seed"]}
-        kept["python"] = spec.version()
-        kept["files"][choices.questions.stem] = {
-            kind: row
-            | {
-                f"{name} interval": [round(x, 3) for x in proportion(int(row[name]), int(row["questions"]))[1:]]
-                for name in COLUMNS
-            }
-            for kind, row in found.items()
+    for path, questions in parts.items():
+        for by in choices.by:
+            found = table(questions, run_scores(way(assistant, by), spec, questions))
+            print(f"{by:14}{'questions':>10}" + "".join(f"{name:>10}" for name in COLUMNS))
+            for kind, row in found.items():
+                print(f"{kind:14}{row['questions']:>10}" + "".join(f"{row[name]:>10}" for name in COLUMNS))
+            print(json.dumps({"file": path.name, "by": by, "scores": found}), flush=True)
+            if choices.json:
+                keep(choices.json, f"{path.stem} {by}", found, choices.run, spec.version())
+
+
+def keep(path: Path, name: str, found: Mapping[str, Mapping[str, float | int]], run: Path, version: str) -> None:
+    """Add scores to a file, with their 95% intervals."""
+    kept = files.read_json(path) if path.is_file() else {"files": {}}
+    results = files.read_json(run / "results.json")
+    kept |= {"run": "quickstart", "seed": results["seed"], "budget": results["budget"], "python": version}
+    kept["files"][name] = {
+        kind: dict(row)
+        | {
+            f"{column} interval": [round(x, 3) for x in proportion(int(row[column]), int(row["questions"]))[1:]]
+            for column in COLUMNS
         }
-        files.write_json(choices.json, kept)
+        for kind, row in found.items()
+    }
+    files.write_json(path, kept)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,30 @@ for which no passage is found never reaches it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmanac.apps.docs_assistant import choice as chosen
 from llmanac.apps.docs_assistant.examples import example_questions
 from llmanac.apps.docs_assistant.facts import parameters
 from llmanac.apps.docs_assistant.forms import form_words
-from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
+from llmanac.apps.docs_assistant.index import DocumentationIndex
 from llmanac.apps.docs_assistant.names import Known
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Asked, Block, Sheet, prompt, said_ids, split_completion, stated_defaults
 from llmanac.apps.docs_assistant.questions import REFUSAL
+from llmanac.apps.docs_assistant.ranking import Found, Served, serves
 from llmanac.apps.docs_assistant.understanding import Understood, understand
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
 
+if TYPE_CHECKING:
+    from llmanac.apps.docs_assistant.chat import ChatReader
+
 PASSAGES = 3
+CANDIDATES = 3  # entries that are quoted where a question names none
 NEAREST = 3  # entries shown with an answer that is not certain, or with a refusal
 PROMPT_TOKENS = 416
 ANSWER_TOKENS = 6  # the kind of question, its parameter, a mark, and some spare
@@ -102,6 +107,7 @@ class Assistant:
         engine: of the fine-tuned model; anything with `generate(prompts, max_new_tokens=, allowed_ids=, stop_ids=)`.
         passages: how many passages the model is shown.
         prompt_tokens: how long a prompt may be; it was trained with this length.
+        chat: reads in place of the engine's model.
     """
 
     def __init__(
@@ -112,8 +118,9 @@ class Assistant:
         *,
         passages: int = PASSAGES,
         prompt_tokens: int = PROMPT_TOKENS,
+        chat: ChatReader | None = None,
     ) -> None:
-        self.engine, self.index, self.tokenizer = engine, index, tokenizer
+        self.engine, self.index, self.tokenizer, self.chat = engine, index, tokenizer, chat
         self.passages, self.prompt_tokens = passages, prompt_tokens
         self._common = chosen.common_stems(sorted(form_words()))
         self._marks, self._words = said_ids(tokenizer)
@@ -139,7 +146,7 @@ class Assistant:
         about = [self._understand(q, h) for q, h in zip(questions, histories, strict=True)]
         found = [self.index.find_asked(one.asked, self.passages) for one in about]
         readable = [i for i, f in enumerate(found) if self._readable(about[i], f)]
-        readings = self.read([(found[i].asked, self._passages(found[i])) for i in readable])
+        readings = self._readings([found[i] for i in readable])
         said = dict(zip(readable, readings, strict=True))
         return [self._answer(q, one, said.get(i)) for i, (q, one) in enumerate(zip(questions, about, strict=True))]
 
@@ -168,14 +175,18 @@ class Assistant:
             return False
         return bool(found.passages) and found.coverage >= self.index.threshold
 
+    def _readings(self, found: Sequence[Found]) -> list[Reading]:
+        if self.chat is None:
+            return self.read([(one.asked, self._passages(one)) for one in found])
+        read = (self.chat.read(one.asked, one.passages) for one in found)
+        return [Reading("") if one is None else Reading("", *one) for one in read]
+
     def _answer(self, question: str, about: Understood, reading: Reading | None) -> Answer:
         nearest = self._nearest(question, about)
         if about.unknown:
             return Answer(f"There is no entry named {about.unknown}. {REFUSAL}", (), True, nearest)
         if about.known is None:
-            if reading is None or reading.block is None or chosen.opinion(question):
-                return Answer(REFUSAL, (), True, nearest)
-            return Answer(reading.text, (self._cited(reading.block.entry, reading.block.lines),), False, nearest)
+            return self._described(question, about, reading, nearest)
         entry = about.known.entry
         if entry < 0:
             return Answer(f"{about.known.name} has no docstring. {REFUSAL}", (), True, nearest)
@@ -185,6 +196,31 @@ class Assistant:
         read = [p.lines for p in self.index.of(entry) if set(quoted) & set(p.lines)] or [self.index.of(entry)[0].lines]
         cited = tuple(self._cited(entry, lines) for lines in read)
         return Answer("\n".join(quoted), cited, False, nearest if about.how == "spelt" else ())
+
+    def _described(
+        self, question: str, about: Understood, reading: Reading | None, nearest: tuple[Near, ...]
+    ) -> Answer:
+        """The answer to a question that names nothing: what the model reads, then the entries that serve it best."""
+        best = self.index.best(question, 4 * CANDIDATES)
+        shown = [known.entry for known in self._named_once(best)][:CANDIDATES]
+        served = serves(best[:CANDIDATES], vectors=self.index.dense is not None)
+        block = None if reading is None else reading.block
+        if chosen.opinion(question) or not chosen.tells(question) or not (served or block):
+            return Answer(REFUSAL, (), True, nearest)
+        lines: dict[int, str] = {}
+        if reading is not None and block is not None and (block.entry in shown or not served):
+            lines[block.entry] = reading.text  # elsewhere the model, which knows few words, is not followed
+        for entry in shown:
+            if len(lines) < CANDIDATES and entry not in lines:
+                lines[entry] = self._line(question, about, entry)
+        cited = (self._cited(entry, [line]) for entry, line in lines.items())
+        return Answer("\n".join(lines.values()), tuple(cited), False, nearest)
+
+    def _line(self, question: str, about: Understood, entry: int) -> str:
+        """The line of an entry that says most of what a question asks; its summary where none does."""
+        quoted = self._quoted(question, about, entry, None)
+        first = self.index.first_passage(entry)
+        return quoted[0] if quoted else (*first.lines, first.title)[0]
 
     def _quoted(self, question: str, about: Understood, entry: int, reading: Reading | None) -> tuple[str, ...]:
         """The lines of an entry that answer."""
@@ -219,9 +255,12 @@ class Assistant:
 
     def _best(self, question: str) -> list[Known]:
         """The entries that are for what a question is after, one of each name: `str.strip`, and not `bytes.strip`."""
-        best = [known for entry, _ in self.index.best(question, 4 * NEAREST) if (known := self.index.known(entry))]
-        once = {known.parts[-1]: Known("", known.entry) for known in reversed(best)}
-        return list(once.values())[::-1][: NEAREST + 1]
+        return self._named_once(self.index.best(question, 4 * NEAREST))[: NEAREST + 1]
+
+    def _named_once(self, best: Sequence[Served]) -> list[Known]:
+        known = [known for one in best if (known := self.index.known(one.entry))]
+        once = {one.parts[-1]: Known("", one.entry) for one in reversed(known)}
+        return list(once.values())[::-1]
 
     def _near(self, known: Known) -> Near:
         if known.entry < 0:
@@ -256,7 +295,13 @@ class Assistant:
         files.write_json(folder / "assistant.json", choices)
 
     @classmethod
-    def load(cls, folder: str | Path, engine: Any, tokenizer: Any) -> Assistant:
+    def load(
+        cls,
+        folder: str | Path,
+        engine: Any,
+        tokenizer: Any,
+        chat: Callable[[DocumentationIndex], ChatReader] | None = None,
+    ) -> Assistant:
         """Read an assistant back. Raises CheckpointError that names the file which is missing or damaged."""
         path = Path(folder) / "assistant.json"
         try:
@@ -264,4 +309,5 @@ class Assistant:
             choices = {"passages": int(data["passages"]), "prompt_tokens": int(data["prompt_tokens"])}
         except (DataError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); this run has no assistant") from None
-        return cls(engine, DocumentationIndex.load(folder), tokenizer, **choices)
+        index = DocumentationIndex.load(folder)
+        return cls(engine, index, tokenizer, chat=chat and chat(index), **choices)

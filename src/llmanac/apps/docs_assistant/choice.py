@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmanac.apps.docs_assistant.ranking import MOST_TELLING, RELATED, EntryRanking
-from llmanac.apps.docs_assistant.words import holds, related, stems
+from llmanac.apps.docs_assistant.words import content, holds, related, stems
 
 SPREAD = 0.5  # how much less a word counts that several lines hold, by the logarithm of their number
 LENGTH, USUAL = 0.3, 60  # what a line longer than usual gains, by the logarithm; characters
@@ -25,6 +25,10 @@ ENOUGH, SAYS_MORE = 0.3, 0.2  # of a question that an entry must cover; what eac
 DOUBTED = 0.6  # the same where the model knows every word of the question and says that no line answers
 ALSO = 0.5  # of the best score, from which a further line is quoted
 MOST_LINES, MOST_CHARACTERS = 3, 400  # of a quotation
+ASPECT = re.compile(  # what questions ask about any entry
+    r"(?i)\b(?:returns?|raises?|exceptions?|errors?|defaults?|arguments?|args?|parameters?|params?|signature|types?|"
+    r"version|deprecated|thread.?safe|what about|how about|same for|why)\b"
+)
 _OPINION = re.compile(
     r"(?i)\b(?:better|best|worse|worst|fast(?:er|est)|quick(?:er|est)|slow(?:er|est)|prefer\w*|recommend\w*|popular|"
     r"opinion|worth|you think|would you|should (?:i|we) (?:go|use|pick|choose|prefer))\b"
@@ -56,6 +60,11 @@ class Asked:
 def opinion(question: str, there: frozenset[str] = frozenset()) -> bool:
     """Whether a question asks for a judgement, in words that are not in `there`."""
     return any(not set(stems(match.group())) <= there for match in _OPINION.finditer(question))
+
+
+def tells(question: str) -> bool:
+    """Whether a question asks for more than every entry may say (`which errors does it raise`)."""
+    return bool(content(ASPECT.sub(" ", question)))
 
 
 def choose(ranking: EntryRanking, asked: Asked, title: Sequence[str], lines: Sequence[str]) -> tuple[str, ...]:
@@ -92,6 +101,8 @@ def _says(ranking: EntryRanking, asked: Asked, there: frozenset[str], lines: int
     """Whether an entry says anything about the question."""
     if opinion(asked.question, there) or any(not holds(there, word) for word in asked.wanted if word in _VITAL):
         return False
+    if not asked.wanted and not ASPECT.search(asked.question):
+        return True  # "explain it": the summary does
     spoken = ranking.coverage(asked.wanted, there)
     if not new:
         return not asked.denied or spoken >= DOUBTED

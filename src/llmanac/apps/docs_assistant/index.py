@@ -14,22 +14,25 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from llmanac.apps.docs_assistant import documents
 from llmanac.apps.docs_assistant.forms import asking_words, form_words
 from llmanac.apps.docs_assistant.names import Known, KnownNames
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Asked
-from llmanac.apps.docs_assistant.ranking import EntryRanking
+from llmanac.apps.docs_assistant.ranking import EntryRanking, Found, Served, summary
 from llmanac.apps.docs_assistant.tables import words
 from llmanac.apps.docs_assistant.words import stems
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.retrieve._words import code_words
 from llmanac.retrieve.bm25 import BM25, Spec
+from llmanac.retrieve.dense import Dense
+from llmanac.retrieve.folder import FolderIndex
 
 _NAME = re.compile(r"`?([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(\(\))?`?")
 _CODE = re.compile(r"[._\d]|[a-z][A-Z]|^[A-Z][a-z]+[A-Z]")
@@ -44,31 +47,12 @@ _PLACE = "\x00"  # a placeholder for the name while the words around it are exam
 DISTANCE = 6  # words between a bare name and the module that it is said to be in
 
 
-@dataclass(frozen=True)
-class Found:
-    """The result of retrieval.
-
-    Attributes:
-        asked: the question, with the name in it looked up.
-        passages: numbers of the passages, best first.
-        coverage: between 0 and 1, how much of the question the best passage covers; 1 where a name was found.
-    """
-
-    asked: Asked
-    passages: tuple[int, ...]
-    coverage: float
-
-    @property
-    def entry(self) -> int:
-        """The entry that the question names, or -1."""
-        return self.asked.entry
-
-
 class DocumentationIndex:
-    """Passages with the names they document and a BM25 index over them.
+    """Passages with the names they document, and an index over them.
 
     Args:
         passages: as `questions.entry_passages` gives them.
+        kept: the index of the folder of documents that holds them; without it, one is made in memory.
         names: further names under which programs know entries, and names that have no docstring.
         calls: by entry, how often programs call it; entries with the same name split the calls of that name.
     """
@@ -76,13 +60,15 @@ class DocumentationIndex:
     def __init__(
         self,
         passages: Sequence[Passage],
-        bm25: BM25 | None = None,
+        kept: FolderIndex | None = None,
         *,
         names: Sequence[Known] = (),
         calls: Mapping[int, float] | None = None,
     ) -> None:
         self.passages, self.names, self.calls = list(passages), list(names), dict(calls or {})
-        self.bm25 = bm25 or BM25([_indexed(p) for p in self.passages], Spec())
+        self.documents = kept
+        self.bm25 = kept.retriever("bm25") if kept else BM25(map(documents.words_of, self.passages), Spec())
+        self.dense: Dense | None = None  # vectors of the entries, in the order of `self._of`
         self.threshold = 0.0
         self.associations: dict[str, dict[str, float]] = {}
         self._of: dict[int, list[int]] = defaultdict(list)
@@ -118,10 +104,10 @@ class DocumentationIndex:
         entries, calls = [self.of(entry) for entry in self._of], [self.calls.get(entry, 0.0) for entry in self._of]
         return EntryRanking(entries, [shortest[entry] for entry in self._of], calls)
 
-    def best(self, question: str, k: int) -> list[tuple[int, float]]:
-        """`(entry, how much of the question it covers)` of the entries that serve the purpose in a question."""
+    def best(self, question: str, k: int) -> list[Served]:
+        """The entries that serve the purpose in a question, best first."""
         entries = list(self._of)
-        return [(entries[place], share) for place, share in self.ranking.best(question, k)]
+        return [one._replace(entry=entries[one.entry]) for one in self.ranking.best(question, k, self.dense)]
 
     def known(self, entry: int) -> Known | None:
         """An entry under its own name; None for -1."""
@@ -149,6 +135,10 @@ class DocumentationIndex:
         """Whether a word is ordinary English, though it may be the last part of a name too."""
         lower = word.lower()
         return bool({lower, lower.removesuffix("s"), f"{lower}s"} & self.prose)
+
+    def summaries(self) -> list[str]:
+        """What an encoder reads of each entry."""
+        return [summary(self.first_passage(entry)) for entry in self._of]
 
     def first_passage(self, entry: int) -> Passage:
         """The passage with an entry's full title."""
@@ -335,40 +325,41 @@ class DocumentationIndex:
 
     # ------------------------------------------------------------------ files
     def save(self, folder: str | Path) -> None:
-        """Write `passages.json` and the BM25 index."""
+        """Write the passages as a folder of documents with its index, and `names.json`."""
         folder = Path(folder)
-        self.bm25.save(folder / "bm25")
+        self.documents = documents.write(self.passages, folder)
         data = {
-            "format_version": 1,
+            "format_version": 2,
             "threshold": self.threshold,
             "associations": self.associations,
             "names": [[k.name, k.entry, k.signature, k.relative] for k in self.names],
             "calls": [[entry, round(count, 2)] for entry, count in self.calls.items()],
-            "passages": [asdict(p) for p in self.passages],
+            "entries": [passage.entry for passage in self.passages],
         }
-        files.write_json(folder / "passages.json", data, indent=None)
+        files.write_json(folder / "names.json", data, indent=None)
 
     @classmethod
     def load(cls, folder: str | Path) -> DocumentationIndex:
         """Read an index back. Raises CheckpointError that names the file which is missing or damaged."""
-        path = Path(folder) / "passages.json"
+        path = Path(folder) / "names.json"
         try:
             data = files.read_table(path)
-            passages = [Passage(**{**p, "lines": tuple(p["lines"])}) for p in data["passages"]]
+            kept = documents.opened(Path(folder))
+            passages = documents.read(kept, data["entries"])
             names = [Known(*row) for row in data.get("names", ())]
             calls = dict(data.get("calls", ()))
         except DataError as error:
             raise CheckpointError(f"{error}; run the recipe again to build the index") from None
         except (KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: not an index of passages ({error}); run the recipe again") from None
-        index = cls(passages, BM25.load(Path(folder) / "bm25"), names=names, calls=calls)
+        index = cls(passages, kept, names=names, calls=calls)
         index.threshold, index.associations = float(data["threshold"]), data.get("associations", {})
+        if (place := Path(folder) / documents.VECTORS).is_dir():
+            index.dense = Dense.load(place)
+            index.dense.spec = replace(index.dense.spec, model=str(Path(folder) / documents.ENCODER))
+            if len(index.dense) != len(index._of):
+                raise CheckpointError(f"{place}: of another documentation; remove it, and make it again")
         return index
-
-
-def _indexed(passage: Passage) -> str:
-    """What BM25 sees of a passage: its title counts twice, and so does the statement that opens an entry."""
-    return "\n".join([passage.title, *passage.lines[: 1 if passage.first else 0], passage.text])
 
 
 def _within(parts: Sequence[str], path: Sequence[str]) -> bool:

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from llmanac.apps.docs_assistant.assistant import ANSWER_TOKENS, PASSAGES, PROMPT_TOKENS
-from llmanac.apps.docs_assistant.index import DocumentationIndex, Found
+from llmanac.apps.docs_assistant.index import DocumentationIndex
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Sheet, Turn, check_marks, prompt, query_ids, question_ids, said
 from llmanac.apps.docs_assistant.questions import REFUSAL, Pair, QuestionMaker, entry_calls, entry_passages, known_names
+from llmanac.apps.docs_assistant.ranking import Found
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of

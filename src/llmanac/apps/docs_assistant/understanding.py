@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llmanac.apps.docs_assistant.choice import ASPECT
 from llmanac.apps.docs_assistant.facts import parameters
 from llmanac.apps.docs_assistant.index import DocumentationIndex
 from llmanac.apps.docs_assistant.names import CERTAIN, Known
@@ -22,10 +23,6 @@ _AFTER = re.compile(
 )
 _FILE = re.compile(r"(?i)\.(?:txt|csv|py|json|html?|xml|zip|gz|tar|log|ini|toml|cfg|png|jpe?g|pdf|exe|com|org|md)$")
 _BACK = re.compile(r"(?i)\b(?:it|its|that|this|those|these|them|they|there|then|one|ones|and|ok|okay|so|else)\b")
-_ASPECT = re.compile(  # what questions ask about any entry
-    r"(?i)\b(?:returns?|raises?|exceptions?|errors?|defaults?|arguments?|args?|parameters?|params?|signature|types?|"
-    r"version|deprecated|thread.?safe|what about|how about|same for|why)\b"
-)
 _TASK = re.compile(
     r"(?i)^(?:so )?(?:how (?:do|can|would|should|could) (?:i|you|we)|how to|is there (?:a|an|some|any))\b"
 )
@@ -178,13 +175,13 @@ def _goes_on(index: DocumentationIndex, question: str, wanted: Sequence[str], be
     (what is returned, raised, a default), or no other entry speaks of it much better. A new task ("how do I ...") is
     not."""
     if not wanted or _TASK.search(question):
-        return bool(_BACK.search(question) or _ASPECT.search(question))
+        return bool(_BACK.search(question) or ASPECT.search(question))
     own = index.ranking.coverage(wanted, index.stems_of(before.entry)) if before.entry >= 0 else 0.0
-    best = next((share for _, share in index.best(question, 1)), 0.0)
+    best = max((index.ranking.covered(question, hit.position) for hit in index.ranking.top(question, 1)), default=0.0)
     stands_alone = best >= STANDS_ALONE and best > CLEARLY * own
     if _BACK.search(question):
         return not (stands_alone and len(wanted) > FEW)
-    return bool(_ASPECT.search(question)) or not stands_alone
+    return bool(ASPECT.search(question)) or not stands_alone
 
 
 def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
@@ -198,8 +195,8 @@ def _mention(index: DocumentationIndex, question: str) -> _Mention | None:
         strength = _strength(index, word, called=bool(match.group(2)), quoted=match.group().startswith("`"))
         if not strength and word in index.known_names.exact and word not in STOP:  # `max of ...`, `does sorted ...`
             strength = 1.5 * bool(_BEFORE.search(text[: match.start()]) and _AFTER.match(text, match.end()))
-        if not strength or text[match.end(1) : match.end(1) + 1] == "=":
-            continue  # a word, or an argument that is given by name
+        if not strength or text[match.end(1) : match.end(1) + 1] in ("=", "/"):
+            continue  # a word, an argument that is given by name, or a folder
         if place and not strength and len(word) > SHORT and index.known_names.belongs(words[place - 1], word):
             strength = 2.0  # `deque maxlen`
         near = [part for other in (*words[:place], *words[place + 1 :]) for part in other.split(".")]
