@@ -35,6 +35,7 @@ from llmanac.lab._svg import Line, line_chart
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 from llmanac.retrieve.memory import Memory
+from llmanac.retrieve.memory.store import USE
 
 ROWS = ("context/memory",)
 CLAIM = "what a memory keeps is found at any history length, where a window holds only the last chats"
@@ -49,9 +50,9 @@ TELL = ("My {s} is {v}.", "By the way, my {s} is {v}.", "Actually, my {s} is now
 TAKE = ("Please forget my {s}.", "Forget about my {s}.", "Delete my {s} from your memory.")
 ASK = ("What is my {s}?", "Do you remember my {s}?", "Tell me my {s}, please.", "Which {s} do I have?")
 LAGS = ((1, 20), (21, 100), (101, 200))  # chats between the statement and the question
-ASKED = 20  # facts that SmolLM2 is asked for
+ASKED = 12  # facts that SmolLM2 is asked for
 SAID = "What the user said in the last chats, as data (newest last):"
-ANSWERS = {"memory": "memory", "window": "window in the prompt", "nothing": "neither"}
+ANSWERS = {"memory": "memory", "window": "window"}
 OTHER = ("How do magnets work?", "Tell me a joke about the weather.", "The train was late.", "What is a {s}?")
 
 
@@ -100,7 +101,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 def _answers(
     memory: Memory, truth: Mapping[str, tuple[str, int]], last: Sequence[str], chats: int, rng: random.Random
 ) -> list[dict[str, Any]]:
-    """SmolLM2 is asked for `ASKED` facts that hold, evenly drawn by age, in the chat after the last: is it right?"""
+    """SmolLM2 is asked for `ASKED` facts that hold, evenly by age, in the chat after the last: is it right?"""
     place = smollm2()
     if place is None:
         raise DataError(f"chat_memory: {WHERE}")
@@ -112,7 +113,7 @@ def _answers(
         for subject, (value, told) in [asked[i * len(asked) // ASKED] for i in range(min(ASKED, len(asked)))]:
             question = rng.choice(ASK).format(s=subject)
             row: dict[str, Any] = {"lag": chats + 1 - told}
-            known = {"memory": memory.prompt(question), "window": "\n".join([SAID, *(f"- {one}" for one in last)])}
+            known = {"memory": memory.prompt(question), "window": "\n".join([SAID, *(f"- {one}" for one in last), USE])}
             for name in ANSWERS:
                 chat = [{"role": "system", "content": known[name]}] if known.get(name) else []
                 chat.append({"role": "user", "content": question})
@@ -188,8 +189,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         said = (
             f"- End to end, SmolLM2-135M-Instruct is asked in the next chat for {ASKED} of what holds: "
             f"{shares['memory']:.0%} right with the memory's facts in its prompt, {shares['window']:.0%} with the "
-            f"messages of the last {seeds[0]['window']} chats, {shares['nothing']:.0%} with neither. A hundred chats "
-            f"change the share by {100 * mean(slopes['memory']):+.1f} points ({ends['memory']}) with the memory and by "
+            f"messages of the last {seeds[0]['window']} chats. A hundred chats change the "
+            f"share by {100 * mean(slopes['memory']):+.1f} points ({ends['memory']}) with the memory and by "
             f"{100 * mean(slopes['window']):+.1f} ({ends['window']}) with the window."
         )
     return {

@@ -38,7 +38,7 @@ from llmanac.tokenizers.load import train_tokenizer
 ROWS = ("context/lost-in-the-middle", "context/rag")
 CLAIM = "where the passage with the answer comes in the prompt decides whether it is used"
 SEEDS = 1
-PASSAGES, SENTENCES, LONGEST, QUESTIONS = 10, 1, 16, 40
+PASSAGES, SENTENCES, LONGEST, QUESTIONS = 10, 1, 16, 30
 PLACES = (1, 5, 10)
 ALONE = "alone"
 

@@ -46,8 +46,9 @@ CLAIM = "what is in the middle of a long text is found worst"
 SEEDS = 1
 TOLERANCE = 0.05  # float32 training
 SAMPLES = {512: 2, 1024: 2, 2048: 2, 4096: 1}  # prompts a cell, by length
-POSITIONS = ("none", "alibi", "rope", "sinusoidal", "learned")
-OWN = {"full": {64: 32, 256: 32, 1024: 16, 4096: 6}, "small": {16: 2}}  # texts a cell, by length
+FEWER = {600: (0.0, 1.0), 4096: (0.0, 0.5, 1.0)}  # depths of a length, where not all
+POSITIONS = ("none", "alibi", "rope")
+OWN = {"full": {64: 24, 256: 24, 1024: 12, 4096: 4}, "small": {16: 2}}  # texts a cell, by length
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -66,15 +67,11 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 700})
             engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
             samples, asked = {600: 1}, [("single", (600,))]
-        depths = DEPTHS if size == "full" else (0.0, 1.0)
         cells = []
         for task, length in [(task, length) for task, lengths in asked for length in lengths]:
-            chosen: dict[str, Any] = {
-                "tasks": [task],
-                "lengths": [length],
-                "depths": depths,
-                "samples": samples[length],
-            }
+            chosen = {
+                "tasks": [task], "lengths": [length], "depths": FEWER.get(length, DEPTHS), "samples": samples[length],
+            }  # fmt: skip
             made = functools.partial(_cells, engine, chosen, seed)
             cells += once("needles", f"{task}-{length}", made) if size == "full" else made()
         own = {}
@@ -113,15 +110,19 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     for task in dict.fromkeys(cell["task"] for cell in cells):
         by = {(cell["length"], cell["depth"]): cell for cell in cells if cell["task"] == task}
         lengths, depths = ([*dict.fromkeys(key[i] for key in by)] for i in (0, 1))
+        head = ["depth", *(f"{n:,} tokens" for n in lengths)]
         rows = [
-            [f"{depth:.0%}", *(f"{by[n, depth]['recall']:.2f} / {by[n, depth]['exact']:.2f}" for n in lengths)]
+            [
+                f"{depth:.0%}",
+                *("{recall:.2f} / {exact:.2f}".format(**by[n, depth]) if (n, depth) in by else "" for n in lengths),
+            ]
             for depth in depths
         ]
+        lengths = [n for n in lengths if all((n, depth) in by for depth in depths)]
         drawn = heat_map(
             [f"{n:,}" for n in lengths], [f"{d:.0%}" for d in depths],
             [[by[n, d]["recall"] for n in lengths] for d in depths], "tokens", "depth", f"{task}: recall",
         )  # fmt: skip
-        head = ["depth", *(f"{n:,} tokens" for n in lengths)]
         out.append(
             Section(
                 f"{task}: recall / exact match", [], [table(head, rows)], [{"caption": f"{task}: recall", "svg": drawn}]
