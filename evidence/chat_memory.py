@@ -39,7 +39,7 @@ from llmanac.retrieve.memory.store import USE
 
 ROWS = ("context/memory",)
 CLAIM = "what a memory keeps is found at any history length, where a window holds only the last chats"
-SEEDS = 5
+SEEDS = 3
 KINDS = ("favorite", "least favorite", "first", "dream", "backup")
 THINGS = ["color", "song", "dish", "book", "city", "teacher", "sport", "tool", "flower", "river", "game", "drink"]
 _VALUES = "Aldera Bovin Cresto Dalmir Estova Fenlow Garrin Holvek Istran Jolmar Kestin Lormas Mirrel Norvik"

@@ -61,7 +61,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             if place is None:
                 raise DataError(f"needles: {WHERE}")
             engine, samples = load_engine(place, device="cpu", runner="native"), SAMPLES
-            asked = [(task, tuple(SAMPLES)) for task in ("single", "multi-key")]
+            asked = [("single", tuple(SAMPLES)), ("multi-key", tuple(SAMPLES)[:-1])]
         else:
             tokenizer = train_tokenizer("utf8", [])
             spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 700})

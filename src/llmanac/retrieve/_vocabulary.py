@@ -54,7 +54,7 @@ def number_words(
                 number, size = size, size + 1
                 table[at] = tag | np.uint64(size)
             elif entry & _HIGH == tag:
-                known = np.int64(entry & _LOW) - 1
+                known = int(entry & _LOW) - 1
                 start, j = ends[known] - length, 0
                 if start == (ends[known - 1] + 1 if known else 0):
                     while j < length and pool[start + j] == data[begin + j]:
@@ -81,7 +81,8 @@ class Vocabulary:
         Raises:
             DataError: a word holds the character U+0000, which ends words here.
         """
-        parts, lengths, left = [np.empty(0, np.int32)], [], iter(texts)
+        parts, left = [np.empty(0, np.int32)], iter(texts)
+        lengths: list[int] = []
         while some := list(islice(left, TOGETHER)):
             counts = list(map(len, some))
             lengths += counts
