@@ -9,6 +9,8 @@ last {window} chats can know at most: the last statement, if it is among them. I
 - The window alone holds {window_first:.0%} of it after {step} chats and {window_last:.0%} after {chats}.
 - Store operations were exact at {exact} of {checks} checks: the facts in the file are those that hold.
 
+{end_to_end}
+
 All sentences come from templates of this study, whose words the rules were not fitted to but whose forms they know.
 Free speech is harder: this is a test of the store and of recall, not of understanding.
 """
@@ -17,17 +19,27 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from evidence._page import with_interval
+from evidence._pretrained import WHERE, smollm2
+from evidence._synthetic import percent
+from llmanac.core.errors import DataError
+from llmanac.generate.load import load_engine
 from llmanac.lab._svg import Line, line_chart
 from llmanac.lab.report import Section, table
+from llmanac.lab.stats import interval, mean
 from llmanac.retrieve.memory import Memory
+from llmanac.retrieve.memory.store import USE
 
 ROWS = ("context/memory",)
 CLAIM = "what a memory keeps is found at any history length, where a window holds only the last chats"
-SEEDS = 5
+SEEDS = 3
 KINDS = ("favorite", "least favorite", "first", "dream", "backup")
 THINGS = ["color", "song", "dish", "book", "city", "teacher", "sport", "tool", "flower", "river", "game", "drink"]
 _VALUES = "Aldera Bovin Cresto Dalmir Estova Fenlow Garrin Holvek Istran Jolmar Kestin Lormas Mirrel Norvik"
@@ -37,15 +49,20 @@ TELL = ("My {s} is {v}.", "By the way, my {s} is {v}.", "Actually, my {s} is now
         "Remember: my {s} is {v}.")  # fmt: skip
 TAKE = ("Please forget my {s}.", "Forget about my {s}.", "Delete my {s} from your memory.")
 ASK = ("What is my {s}?", "Do you remember my {s}?", "Tell me my {s}, please.", "Which {s} do I have?")
+LAGS = ((1, 20), (21, 100), (101, 200))  # chats between the statement and the question
+ASKED = 12  # facts that SmolLM2 is asked for
+SAID = "What the user said in the last chats, as data (newest last):"
+ANSWERS = {"memory": "memory", "window": "window"}
 OTHER = ("How do magnets work?", "Tell me a joke about the weather.", "The train was late.", "What is a {s}?")
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
-    """Shares of right answers of memory and window after so many chats."""
+    """Shares of right answers of memory and window after so many chats, and SmolLM2's answers after the last."""
     chats, step, window = (200, 40, 20) if size == "full" else (12, 6, 3)
     rng = random.Random(seed)
     subjects = [f"{kind} {thing}" for kind in KINDS for thing in THINGS]
     truth: dict[str, tuple[str, int]] = {}
+    messages: list[str] = []
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Memory(Path(folder) / "memory.sqlite") as memory:
         for chat in range(1, chats + 1):
@@ -59,7 +76,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
                 said = rng.choice(TELL).format(s=subject, v=value)
                 truth[subject] = (value, chat)
             others = [rng.choice(OTHER).format(s=rng.choice(subjects)) for _ in range(2)]
-            memory.read(" ".join([others[0], said, others[1]]))
+            messages.append(" ".join([others[0], said, others[1]]))
+            memory.read(messages[-1])
             if chat % step:
                 continue
             kept = {fact.subject: fact.value for fact in memory.facts()}
@@ -74,7 +92,51 @@ def measure(seed: int, size: str) -> dict[str, Any]:
                 "absent": sum(right[s] for s in subjects if s not in truth) / max(1, len(subjects) - len(truth)),
                 "window": sum(chat - told < window for _, told in truth.values()) / len(truth),
             })  # fmt: skip
-    return {"chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows}
+        answers = _answers(memory, truth, messages[-window:], chats, rng) if size == "full" else []
+    return {
+        "chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows, "answers": answers,
+    }  # fmt: skip
+
+
+def _answers(
+    memory: Memory, truth: Mapping[str, tuple[str, int]], last: Sequence[str], chats: int, rng: random.Random
+) -> list[dict[str, Any]]:
+    """SmolLM2 is asked for `ASKED` facts that hold, evenly by age, in the chat after the last: is it right?"""
+    place = smollm2()
+    if place is None:
+        raise DataError(f"chat_memory: {WHERE}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        engine, out = load_engine(place, device="cpu", runner="native"), []
+        asked = sorted(truth.items(), key=lambda one: one[1][1])
+        for subject, (value, told) in [asked[i * len(asked) // ASKED] for i in range(min(ASKED, len(asked)))]:
+            question = rng.choice(ASK).format(s=subject)
+            row: dict[str, Any] = {"lag": chats + 1 - told}
+            known = {"memory": memory.prompt(question), "window": "\n".join([SAID, *(f"- {one}" for one in last), USE])}
+            for name in ANSWERS:
+                chat = [{"role": "system", "content": known[name]}] if known.get(name) else []
+                chat.append({"role": "user", "content": question})
+                ids = list(engine.tokenizer.encode_chat(chat, add_generation_prompt=True)[0])
+                [answer] = engine.generate([ids], max_new_tokens=24)
+                row[name] = float(value.lower() in answer.text.lower())
+            out.append(row)
+        return out
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _share(rows: Sequence[Mapping[str, Any]], name: str, low: int = 1, high: int = 1 << 30) -> float:
+    """The share of right answers to what was told `low` to `high` chats before."""
+    return mean([row[name] for row in rows if low <= row["lag"] <= high])
+
+
+def _slopes(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """Of each seed: how much the share of right answers changes in a hundred chats (least squares over the facts)."""
+    return [
+        100 * float(np.polyfit([row["lag"] for row in s["answers"]], [row[name] for row in s["answers"]], 1)[0])
+        for s in seeds
+    ]
 
 
 def _means(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
@@ -93,19 +155,46 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         Line(name, list(zip(chats, means[name], strict=True)), shade=i) for i, name in enumerate(("memory", "window"))
     ]
     drawn = line_chart(lines, "chats", "right answers", "Right answers by history length")
-    return [
+    out = [
         Section(
             "Right answers by history length", [f"Means of {len(seeds)} seeds."],
             [table(["chats", "facts", *names.values()], rows)], [{"caption": "Right answers", "svg": drawn}],
         )
     ]  # fmt: skip
+    if all(s["answers"] for s in seeds):
+        rows = [
+            [title, *(percent([_share(s["answers"], name, *lags) for s in seeds]) for lags in LAGS),
+             percent([_share(s["answers"], name) for s in seeds]),
+             with_interval([100 * slope for slope in _slopes(seeds, name)], 1)]
+            for name, title in ANSWERS.items()
+        ]  # fmt: skip
+        text = (
+            "Percent of the facts that hold whose value is in the answer, by how many chats ago they were last told; "
+            "means and half of the 95% t interval over the seeds. The slope is in points a hundred chats."
+        )
+        head = ["in the prompt", *(f"{a} to {b} chats ago" for a, b in LAGS), "all", "slope"]
+        out.append(Section("End to end: SmolLM2-135M-Instruct answers", [text], [table(head, rows)]))
+    return out
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     memory, window = _means(seeds, "memory"), _means(seeds, "window")
     checks = [row["exact"] for seed in seeds for row in seed["rows"]]
     keys = ("chats", "step", "window", "subjects")
+    said = ""
+    if all(s["answers"] for s in seeds):
+        shares = {name: mean([_share(s["answers"], name) for s in seeds]) for name in ANSWERS}
+        slopes = {name: _slopes(seeds, name) for name in ANSWERS}
+        ends = {name: "{:+.1f} to {:+.1f}".format(*(100 * end for end in interval(slopes[name]))) for name in ANSWERS}
+        said = (
+            f"- End to end, SmolLM2-135M-Instruct is asked in the next chat for {ASKED} of what holds: "
+            f"{shares['memory']:.0%} right with the memory's facts in its prompt, {shares['window']:.0%} with the "
+            f"messages of the last {seeds[0]['window']} chats. A hundred chats change the "
+            f"share by {100 * mean(slopes['memory']):+.1f} points ({ends['memory']}) with the memory and by "
+            f"{100 * mean(slopes['window']):+.1f} ({ends['window']}) with the window."
+        )
     return {
+        "end_to_end": said,
         **{key: seeds[0][key] for key in keys}, "first": memory[0], "last": memory[-1], "window_first": window[0],
         "window_last": window[-1], "exact": sum(checks), "checks": len(checks),
     }  # fmt: skip

@@ -27,6 +27,7 @@ from llmanac.guide.app import create_app
 from llmanac.guide.demos import Models, _html, _model, beam, demos, mixer, tokenizer
 from llmanac.guide.demos._model import Held
 from llmanac.guide.progress import Progress
+from llmanac.retrieve.bm25 import BM25, Spec
 
 SMALL = Models(small=True)
 BERT = {"model_type": "bert", "vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -64,6 +65,20 @@ def test_tokenizers_and_decoding_show_what_the_package_gives():
     assert rows["greedy"][0] == f"{sum(done.logprobs):.2f}" and 'title="' in text
     pieces = "<wbr>".join(html.escape(_html.visible(held.text(i))) for i in done.ids)
     assert pieces in re.sub(r"</?span[^>]*>", "", text)
+
+
+def test_scores_of_passages_are_those_of_the_retrievers():
+    texts = ["the harbor is full", "a boat and a sailor", "", "bread"]
+    text, rows = shown("retriever", query="sailors <b>", passages="\n".join(texts), variant="plus", k1=1.2, b=0.5)
+    index = BM25([t for t in texts if t], Spec(variant="plus", k1=1.2, b=0.5))
+    assert rows["a boat and a sailor"][0] == f"{index.scores('sailors')[1]:.3f} (1.)" and rows["bread"][0] == ""
+    assert rows["a boat and a sailor"][1].endswith("(1.)") and rows["bread"][1].startswith("0.000")
+    assert (
+        rows["a boat and a sailor"][2] == f"{2 / 61:.3f} (1.)" and rows["sailor"][0] == f"{index.weight('sailor'):.3f}"
+    )
+    assert "<b>" not in text
+    with pytest.raises(SpecError, match="Passages: 0 lines"):
+        shown("retriever", passages=" ")
 
 
 def test_the_tree_holds_what_the_search_kept():

@@ -11,9 +11,10 @@ import pytest
 import rank_bm25
 
 from llmanac import build
-from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.spec import dump, make_method
 from llmanac.retrieve import Hit
+from llmanac.retrieve._vocabulary import Vocabulary
 from llmanac.retrieve._words import code_words, plain_words
 from llmanac.retrieve.bm25 import BM25, Spec
 
@@ -116,6 +117,25 @@ def test_compiled_form_equals_the_plain_one(variant: str) -> None:
             np.testing.assert_array_equal(index.scores(query), plain_scores(index, query))
             for k in (1, 2, 7, 60, 99):
                 assert index.top(query, k) == plain_top(index, query, k)
+
+
+def test_words_are_numbered_as_by_a_dict() -> None:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("ab\u00e9\u4e16\U0001f600\ud800", k=rng.randint(0, 6))) for _ in range(6000)]
+    texts = [rng.choices(words, k=rng.randint(0, 60)) for _ in range(700)]
+    known: dict[str, int] = {}
+    expected = [known.setdefault(word, len(known)) for text in texts for word in text]
+    vocabulary = Vocabulary()
+    ids, lengths = vocabulary.read(texts)
+    assert ids.tolist() == expected
+    assert lengths.tolist() == [len(text) for text in texts]
+    assert vocabulary.words() == list(known)
+    again, _ = vocabulary.read(iter([["new", texts[0][0]]]))
+    assert again.tolist() == [len(known), known[texts[0][0]]]
+    assert len(Vocabulary().read([])[0]) == 0
+    assert Vocabulary().words() == []
+    with pytest.raises(DataError, match=r"U\+0000"):
+        BM25([["a\0b"]])
 
 
 def test_threads_do_not_disturb_each_other() -> None:

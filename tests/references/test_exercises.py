@@ -199,7 +199,26 @@ def corpus_bleu(outputs, references):
     return BLEU(tokenize="none", smooth_method="none").corpus_score(texts[0], [texts[1]]).score / 100
 
 
+def sinks(tokens, window, sinks):
+    """From distances, as a mask."""
+    at = np.arange(tokens)
+    away = at[:, None] - at[None]
+    return [np.flatnonzero((row >= 0) & ((row < window) | (at < sinks))) for row in away]
+
+
+def rope_scaling(d, theta, length, factor, low, high):
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {"rope_type": "llama3", "rope_theta": theta, "factor": factor, "low_freq_factor": low,
+               "high_freq_factor": high, "original_max_position_embeddings": length}  # fmt: skip
+    config = LlamaConfig(hidden_size=d, num_attention_heads=1, head_dim=d, rope_parameters=scaling)
+    return ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")[0]
+
+
 OUTSIDE = {
+    "sinks": sinks,
+    "rope-scaling": rope_scaling,
     "unigram-viterbi": viterbi,
     "minhash": minhash,
     "alibi": alibi,

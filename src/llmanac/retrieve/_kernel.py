@@ -27,21 +27,33 @@ def count_texts(ids: np.ndarray, ends: np.ndarray, words: int) -> np.ndarray:
 
 
 @functools.partial(cached, nogil=True)
-def fill_postings(ids: np.ndarray, ends: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The text and the count of each (word, text) pair, (P,) int32 both, ordered by word and then by text."""
-    texts, counts = np.empty(starts[-1], np.int32), np.zeros(starts[-1], np.int32)
-    after = starts[:-1].copy()  # behind the last pair of each word so far
+def fill_postings(
+    ids: np.ndarray, ends: np.ndarray, starts: np.ndarray, idf: np.ndarray, relative: np.ndarray,
+    k1: float, gain: float, shift: float, least: float,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The text, int32, and the weight, float32, of each (word, text) pair, (P,) both, ordered by word and then by text.
+
+    A pair of count f weighs idf * (gain * r / (k1 + r) - least) with r = f / relative + shift.
+
+    Args:
+        starts: (V+1,) where each word's pairs begin; idf: (V,); relative: (N,) what the length of a text divides by.
+    """
+    texts, weights = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    after, counts = starts[:-1].copy(), np.zeros(len(starts) - 1, np.int32)
     start = 0
     for text in range(len(ends)):
         for p in range(start, ends[text]):
+            counts[ids[p]] += 1
+        for p in range(start, ends[text]):
             word = ids[p]
-            at = after[word]
-            if at == starts[word] or texts[at - 1] != text:
-                texts[at] = text
+            if counts[word]:
+                raised = counts[word] / relative[text] + shift
+                at = after[word]
+                texts[at], weights[at] = text, idf[word] * (gain * raised / (k1 + raised) - least)
                 after[word] = at + 1
-            counts[after[word] - 1] += 1
+                counts[word] = 0
         start = ends[text]
-    return texts, counts
+    return texts, weights
 
 
 @functools.partial(cached, nogil=True)

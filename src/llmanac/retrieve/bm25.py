@@ -26,8 +26,6 @@ and When documents are very long, BM25 fails ("l"); Kamphuis et al. 2020, Which 
 from __future__ import annotations
 
 import threading
-from array import array
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +36,7 @@ import numpy as np
 from llmanac.core.errors import SpecError
 from llmanac.retrieve import Hit, RetrieverSpec
 from llmanac.retrieve._index import load_index, save_index
+from llmanac.retrieve._vocabulary import Vocabulary
 from llmanac.retrieve._words import WORDS, Analyzer
 
 CARD = {
@@ -100,15 +99,10 @@ class BM25:
         split = WORDS[self.spec.analyzer]
         self._own = threading.local()
         self._largest: np.ndarray | None = None
-        ids, lengths = array("i"), array("i")
-        known: defaultdict[str, int] = defaultdict()
-        known.default_factory = known.__len__  # a new word gets the next number
-        for text in texts:
-            words = split(text) if isinstance(text, str) else text
-            lengths.append(len(words))
-            ids.extend(map(known.__getitem__, words))
-        self.vocabulary = dict(known)
-        self._invert(np.frombuffer(ids, np.int32), np.array(lengths, np.int64))
+        known = Vocabulary()
+        ids, lengths = known.read(split(text) if isinstance(text, str) else text for text in texts)
+        self.vocabulary = {word: i for i, word in enumerate(known.words())}
+        self._invert(ids, lengths)
 
     @classmethod
     def from_ids(cls, ids: np.ndarray, lengths: np.ndarray, words: Sequence[str], spec: Spec | None = None) -> BM25:
@@ -135,19 +129,14 @@ class BM25:
         ends = np.cumsum(lengths, dtype=np.int64)
         found = count_texts(ids, ends, len(self.vocabulary))
         self.starts = np.concatenate([[0], np.cumsum(found)]).astype(np.int64)
-        texts, counts = fill_postings(ids, ends, self.starts)
-        self.texts = texts
-        mean = lengths.mean() if self.size else 1.0
-        spec = self.spec
+        spec, mean = self.spec, lengths.mean() if self.size else 1.0
         relative = 1 - spec.b + spec.b * lengths / max(mean, 1e-12)
         gain = 1.0 if spec.variant in ("lucene", "robertson") else spec.k1 + 1
+        shift, least = (spec.delta, self._least()) if spec.variant == "l" else (0.0, 0.0)
         self.idf = self._idf(found)
-        if spec.variant == "l":
-            raised = counts / relative[texts] + spec.delta
-            values = gain * raised / (spec.k1 + raised) - self._least()
-        else:
-            values = counts * gain / (counts + spec.k1 * relative[texts])
-        self.weights = (np.repeat(self.idf, found) * values).astype(np.float32)
+        self.texts, self.weights = fill_postings(
+            ids, ends, self.starts, self.idf, relative, float(spec.k1), float(gain), shift, least
+        )
 
     def _least(self) -> float:
         """What a word of the query gives to every text, in units of its idf."""

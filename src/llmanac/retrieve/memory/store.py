@@ -34,6 +34,7 @@ LEAST = 0.34  # of a question's words: below, no fact is meant
 _ASKING = "what which who whom whose when where why how am is are was do does did user please tell"
 ASKING = frozenset(_ASKING.split())
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
+USE = "Use these facts in the answer."  # without it a small model says that it knows nothing of the user
 _SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
  text text not null, cues text not null, stated real not null, number integer not null)"""
 
@@ -199,4 +200,4 @@ class Memory:
         meant = self.recall(question, k)
         name = [fact for fact in self.facts() if fact.subject == "name" and fact not in meant]
         chosen = sorted([*name, *meant], key=lambda fact: fact.number)
-        return "\n".join([LEAD, *(f"- {fact.text}" for fact in chosen)]) if chosen else ""
+        return "\n".join([LEAD, *(f"- {fact.text}" for fact in chosen), USE]) if chosen else ""

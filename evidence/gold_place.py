@@ -1,0 +1,169 @@
+"""The place of the passage that holds the answer, among ten.
+
+SmolLM2-135M-Instruct (Q4_1) is given {passages} numbered passages and a question of XQuAD. One passage, the gold one,
+holds the answer; the others are of other articles, the same ones for all places. A passage is a sentence
+of a paragraph, {tokens} tokens a prompt on average. Each of {questions} questions is asked with the
+gold passage at each of the places {places}, and with the gold passage alone; greedy decoding of {longest} tokens. An
+answer is right where it holds the gold answer, letter case and articles aside.
+
+- Right: {rates}; with the gold passage alone {alone:.2f}.
+- First against middle: {first_middle}; last against middle: {last_middle} (paired by question, 95% bootstrap interval).
+- {verdict}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evidence._pretrained import WHERE, smollm2
+from evidence._synthetic import once
+from llmanac.core.errors import DataError
+from llmanac.core.spec import make_method
+from llmanac.generate.engine import Engine
+from llmanac.generate.load import load_engine
+from llmanac.lab._svg import Line, line_chart
+from llmanac.lab.report import Section, table
+from llmanac.lab.stats import mean
+from llmanac.tokenizers.load import train_tokenizer
+
+ROWS = ("context/lost-in-the-middle", "context/rag")
+CLAIM = "where the passage with the answer comes in the prompt decides whether it is used"
+SEEDS = 1
+PASSAGES, SENTENCES, LONGEST, QUESTIONS = 10, 1, 16, 30
+PLACES = (1, 5, 10)
+ALONE = "alone"
+
+
+def passage(context: str, at: int = 0) -> str:
+    """The sentence of a paragraph that holds character `at`, and the next ones, or those before it at the end."""
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'])", context)
+    ends = np.cumsum([len(part) + 1 for part in parts])
+    first = min(int(np.searchsorted(ends, at, side="right")), max(0, len(parts) - SENTENCES))
+    return " ".join(parts[first : first + SENTENCES])
+
+
+def corpus() -> list[dict[str, Any]]:
+    """Questions with their gold passage and nine of other articles."""
+    path = Path(os.environ.get("LLMANAC_SHARED_DATA", "")) / "squad" / "xquad.en.json"
+    if not path.is_file():
+        raise DataError("gold_place: set LLMANAC_SHARED_DATA to the folder with squad/xquad.en.json")
+    rng, rows = random.Random(0), []
+    articles = json.loads(path.read_text("utf-8"))["data"]
+    for number, article in enumerate(articles):
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                gold = asked["answers"][0]
+                rows.append(
+                    (number, asked["question"], gold["text"], passage(paragraph["context"], gold["answer_start"]))
+                )
+    out = []
+    for number, question, gold, text in rng.sample(rows, QUESTIONS):
+        others = [p["context"] for i, a in enumerate(articles) if i != number for p in a["paragraphs"]]
+        others = [one for one in map(passage, others) if gold.lower() not in one.lower()]
+        out.append({"question": question, "gold": gold, "text": text, "others": rng.sample(others, PASSAGES - 1)})
+    return [row for row in out if row["gold"].lower() in row["text"].lower()]
+
+
+def plain(text: str) -> str:
+    """In lower case, without articles and punctuation."""
+    return " ".join(re.sub(r"\b(a|an|the)\b|[^\w\s]", " ", text.lower()).split())
+
+
+def asked(engine: Engine, row: dict[str, Any], place: int | None) -> dict[str, Any]:
+    """One question with the gold passage at a place from 1, or alone: whether the answer is right, and its tokens."""
+    texts = [row["text"]] if place is None else [*row["others"][: place - 1], row["text"], *row["others"][place - 1 :]]
+    shown = "\n".join(f"[{i}] {text}" for i, text in enumerate(texts, 1))
+    words = f"Answer the question with the passages, in a few words.\n\n{shown}\n\nQuestion: {row['question']}"
+    if engine.tokenizer.chat_template is None:
+        ids = [int(i) for i in engine.tokenizer.encode(words)]
+    else:
+        chat = [{"role": "user", "content": words}]
+        ids = list(engine.tokenizer.encode_chat(chat, add_generation_prompt=True)[0])
+    [answer] = engine.generate([ids], max_new_tokens=LONGEST)
+    return {"right": float(plain(row["gold"]) in plain(answer.text)), "tokens": len(ids)}
+
+
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """Every question at every place."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if size == "full":
+            where = smollm2()
+            if where is None:
+                raise DataError(f"gold_place: {WHERE}")
+            engine, rows = load_engine(where, device="cpu", runner="native"), corpus()
+            places = {str(p): p for p in PLACES} | {ALONE: None}
+        else:
+            tokenizer = train_tokenizer("utf8", [])
+            spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 900})
+            engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
+            rows = [{"question": "What?", "gold": "x", "text": "It is x.", "others": ["It is y."] * (PASSAGES - 1)}]
+            places = {"1": 1, ALONE: None}
+        found = {}
+        for name, place in places.items():
+
+            def part(place: int | None = place) -> list[dict[str, Any]]:
+                return [asked(engine, row, place) for row in rows]
+
+            found[name] = once("gold_place", name, part) if size == "full" else part()
+        return {"found": found}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _right(seeds: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    return np.array([row["right"] for row in seeds[0]["found"][name]])
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95% bootstrap interval of a mean over questions."""
+    drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [0.025, 0.975]).tolist()
+    return low, high
+
+
+def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
+    names = list(seeds[0]["found"])
+    body = []
+    for name in names:
+        values = _right(seeds, name)
+        low, high = _interval(values)
+        body.append([name, f"{values.mean():.2f}", f"{low:.2f} to {high:.2f}", f"{int(values.sum())} of {len(values)}"])
+    points = [(float(name), float(_right(seeds, name).mean())) for name in names if name != ALONE]
+    drawn = line_chart([Line("right", points)], "place of the gold passage", "right answers", "Right by place")
+    head = ["place of the gold passage", "right", "95% interval over questions", "count"]
+    return [Section("Right answers by place", [], [table(head, body)], [{"caption": "Right by place", "svg": drawn}])]
+
+
+def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    found, middle = seeds[0]["found"], str(PLACES[len(PLACES) // 2])
+
+    def against(name: str) -> tuple[str, float, float]:
+        apart = _right(seeds, name) - _right(seeds, middle)
+        low, high = _interval(apart)
+        return f"{apart.mean():+.2f} ({low:+.2f} to {high:+.2f})", low, high
+
+    ends = {name: against(name) for name in (str(PLACES[0]), str(PLACES[-1]))}
+    sure = [name for name, (_, low, high) in ends.items() if low > 0 or high < 0]
+    verdict = (
+        f"The place decides here: the interval for place {' and '.join(sure)} excludes 0."
+        if sure
+        else "That the place decides is not shown: both intervals include 0."
+    )
+    return {
+        "passages": PASSAGES, "questions": len(found[middle]), "longest": LONGEST,
+        "places": ", ".join(map(str, PLACES)), "tokens": round(mean([row["tokens"] for row in found[middle]])),
+        "rates": ", ".join(f"{_right(seeds, str(p)).mean():.2f} at place {p}" for p in PLACES),
+        "alone": _right(seeds, ALONE).mean(), "first_middle": ends[str(PLACES[0])][0],
+        "last_middle": ends[str(PLACES[-1])][0], "verdict": verdict,
+    }  # fmt: skip
