@@ -1,8 +1,8 @@
 """Images and texts in one space, in one stream and in two: CLIP, patches, relations, fusion.
 
 All models have {dim} dimensions, see images of 32 x 32 pixels with one or two plain objects, and train {steps} steps
-of {rows} pictures (on pairs of objects {pair_steps}) with Muon, on one CPU thread. Ten of the 48 pairs of color and shape are
-never trained on. Small models after a short training: the differences count, not the levels.
+of {rows} pictures (on pairs of objects {pair_steps}) with Muon, on one CPU thread. Ten of the 48 pairs of color and
+shape are never trained on. Small models after a short training: the differences count, not the levels.
 
 - **Zero-shot.** Among 384 captions CLIP finds an image's own for {r1[seen]:.0%} of new images of trained combinations
   and for {r1[held]:.0%} of those of combinations it never saw (chance is 0.3%); the color is right for
