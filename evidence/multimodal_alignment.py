@@ -1,8 +1,8 @@
 """Images and texts in one space, in one stream and in two: CLIP, patches, relations, fusion.
 
 All models have {dim} dimensions, see images of 32 x 32 pixels with one or two plain objects, and train {steps} steps
-of {rows} pictures (on pairs of objects {pair_steps}) with Muon, on one CPU thread. Ten of the 48 pairs of color and
-shape are never trained on. Small models after a short training: the differences count, not the levels.
+of {rows} pictures (on pairs of objects {pair_steps}), on one CPU thread. Ten of the 48 pairs of color and shape are
+never trained on. Small models after a short training: the differences count, not the levels.
 
 - **Zero-shot.** Among 384 captions CLIP finds an image's own for {r1[seen]:.0%} of new images of trained combinations
   and for {r1[held]:.0%} of those of combinations it never saw (chance is 0.3%); the color is right for
@@ -49,7 +49,7 @@ TIMED = ("seconds",)
 TOLERANCE = 2e-2
 PATCHES = (16, 8, 4)
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"steps": 250, "pairs": 250, "tested": 240, "tested_pairs": 512},
+    "full": {"steps": 400, "pairs": 400, "tested": 240, "tested_pairs": 512},
     "small": {"steps": 2, "pairs": 2, "tested": 16, "tested_pairs": 16},
 }
 KINDS = ("easy", "opposite", "objects", "colors")
