@@ -92,6 +92,14 @@ def test_logits_and_loss_equal_transformers(case, tmp_path):
     load_multimodal(tmp_path / "ours", device="cpu")
 
 
+def test_under_autocast_scores_are_in_float32():
+    model = make_method("multimodal", {"name": "clip", "dim": 64}).build(vocab_size=8)
+    a, b = (torch.nn.functional.normalize(torch.randn(20, 64), dim=1) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.similarity(a, b)
+    assert torch.equal(found, model.similarity(a, b))
+
+
 def test_equal_texts_are_not_each_others_negatives():
     scores = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     same = torch.eye(4, dtype=torch.bool)

@@ -65,6 +65,18 @@ def test_k_means_starts_in_the_clusters_and_dead_codes_are_replaced():
     assert len(cold.nearest(points).unique()) == 1  # without a start or revival one code is all
 
 
+def test_under_autocast_codes_are_chosen_and_moved_in_float32():
+    book, plain = (Codebook(CodebookSpec(codes=12, dim=6)) for _ in range(2))
+    for one in (book, plain):
+        one.weight.copy_(drawn(12, 6))
+        one.settle()
+    z = drawn(40, 20, 6, seed=1).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, numbers, _ = book(z)
+    expected, right, _ = plain(z.float())
+    assert torch.equal(numbers, right) and torch.equal(found, expected) and torch.equal(book.weight, plain.weight)
+
+
 def test_encode_decode_and_a_short_training():
     torch.manual_seed(0)
     fields = {

@@ -149,6 +149,11 @@ def run_stack(
     return run_layers(part.layers, x, context.at(part.position, x.dtype), None, wanted)
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """Without autocast, for what a short type does not hold."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def everything(hidden: Tensor) -> Memory:
     """A memory all of whose places are real."""
     return Memory(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))

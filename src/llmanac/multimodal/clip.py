@@ -36,7 +36,7 @@ from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Vector, spread
+from llmanac.multimodal._model import MultimodalModel, Vector, full_precision, spread
 from llmanac.multimodal.vit import Spec as ViTSpec
 
 CARD = {
@@ -128,7 +128,8 @@ class Clip(MultimodalModel):
         """Unit vectors (A, dim) and (B, dim) -> s (A, B)."""
         t = self.logit_scale()
         factor = t.exp() if self.spec.scale == "exponent" else 1 / t
-        scores = images @ texts.T * (factor.clamp(max=LARGEST) if self.training else factor)
+        with full_precision(images):  # in bfloat16 a cosine times 100 is off by up to 0.4
+            scores = images.to(t.dtype) @ texts.to(t.dtype).T * (factor.clamp(max=LARGEST) if self.training else factor)
         return scores if self.logit_bias is None else scores + self.logit_bias()
 
     def forward(self, pixels: Tensor, ids: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -28,7 +28,7 @@ from llmanac.core.types import LossSum
 from llmanac.data.pictures import Pictures
 from llmanac.multimodal import MultimodalSpec
 from llmanac.multimodal._conv import Conv, Decoder, Encoder
-from llmanac.multimodal._model import MultimodalModel, check_pixels
+from llmanac.multimodal._model import MultimodalModel, check_pixels, full_precision
 
 CARD = {
     "title": "Vector-quantized autoencoder",
@@ -125,12 +125,14 @@ class Codebook(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """(..., d) -> (...) the number of the nearest code."""
-        flat = z.reshape(-1, z.shape[-1])
-        distances = self.weight.square().sum(1) - 2 * flat @ self.weight.T
+        flat = z.reshape(-1, z.shape[-1]).to(self.weight.dtype)
+        with full_precision(z):
+            distances = self.weight.square().sum(1) - 2 * flat @ self.weight.T
         return distances.argmin(1).view(z.shape[:-1])
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z (..., d) -> codes' vectors (..., d) with the gradient of z, their numbers (...), mean |z - e|^2 ()."""
+        z = z.to(self.weight.dtype)
         flat = z.detach().reshape(-1, z.shape[-1])
         if self.training and not bool(self.started):
             self.begin(flat)

@@ -23,6 +23,7 @@ from llmanac.recipes.multimodal_judge import Judge, kernel_distance
 
 SIDES = ("seen", "held out")
 MEASURED, MADE = 320, 160  # pictures of a side that are read, and that are drawn; about
+REBUILT = 4  # times as many pictures are rebuilt: a change of one point is looked for
 BATCH = 64
 SHOWN = 8  # pictures of a side in the report
 STEPS = (2, 5, 10, 20, 50)  # of a sampler
@@ -167,7 +168,7 @@ class Measure:
     def rebuilt(self, model: Any, found: Found) -> None:
         """Squared error, codes in use, and what the judge reads in originals and reconstructions."""
         uses = torch.zeros(self.spec.codebook.codes, dtype=torch.long)
-        for side, items, pixels in self.sides():
+        for side, items, pixels in self.sides(REBUILT * self.count):
             with torch.no_grad():
                 codes = torch.cat([model.encode(p.to(model.device)).cpu() for p in pixels.split(BATCH)])
                 again = torch.cat([model.decode(c.to(model.device)).cpu() for c in codes.split(BATCH)]).clamp(-1, 1)
