@@ -145,8 +145,9 @@ class ShardedRunner(TorchRunner):
         calls.runners += 1
 
     def extend(
-        self, prompts: Sequence[Any], reserve: int, planned: Sequence[int] = (), adapters: Sequence[Any] = ()
-    ) -> list[int]:
+        self, prompts: Sequence[Any], reserve: int, planned: Sequence[int] = (), adapters: Sequence[Any] = (),
+        images: Sequence[Any] = (),
+    ) -> list[int]:  # fmt: skip
         with self.calls.lock:
             shown = [None if p is None else list(map(int, p)) for p in prompts]
             self.calls.send("extend", self.number, shown, reserve, list(planned))
