@@ -106,18 +106,19 @@ def load_preprocess(folder: str | Path, size: int) -> Preprocess:
     )  # fmt: skip
 
 
-def open_image(data: bytes, where: str, *, formats: Sequence[str] = FORMATS, pixels: int = MOST_PIXELS) -> Image.Image:
+def open_image(data: bytes, where: str, *, formats: Sequence[str] = FORMATS, pixels: int | None = None) -> Image.Image:
     """Bytes of an image file -> an RGB Pillow image, as people see it: turned as its camera says, on white where it is
     transparent, of an animation the first image.
 
     Args:
-        formats: that are read, of `FORMATS`; pixels: that it may have.
+        formats: that are read, of `FORMATS`; pixels: that it may have, `MOST_PIXELS` by default.
 
     Raises:
         DataError: too many bytes or pixels, another format, or a damaged file; the message says which and where.
     """
     if len(data) > MOST_BYTES:
         raise DataError(f"{where}: {len(data):,} bytes; an image may have {MOST_BYTES:,}")
+    pixels = MOST_PIXELS if pixels is None else pixels
     try:
         _check_size(_webp_size(data), pixels, where)  # Pillow takes the memory of a WebP when it opens it
         image = Image.open(io.BytesIO(data), formats=list(formats))
