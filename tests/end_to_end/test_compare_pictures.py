@@ -130,6 +130,7 @@ def test_what_cannot_be_compared(tmp_path):
     for given, said in (
         ({"hold": "time"}, "flops"),
         ({"tune": "lr=3"}, "--tune"),
+        ({"judge": "x"}, "--judge"),
         ({"budget": "1s", "seeds": 3}, "budget"),
     ):
         with pytest.raises(SpecError, match=said):

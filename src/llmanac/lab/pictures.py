@@ -143,6 +143,8 @@ def run_pictures(question: Question, folder: Path, cache: Cache, say: Say) -> di
         raise SpecError(f"--hold {question.hold}: architectures of images are held at tokens (pictures) or flops")
     if question.factors:
         raise SpecError("--tune: is not for architectures of images; set -s train.optimizer.lr=... for all arms")
+    if question.probes or question.judge:
+        raise SpecError("--probe, --judge: are for models of text; these arms are asked about scenes, leave them out")
     texts = {text.label: text for text in question.texts}
     recipes = {label: recipe_of(base, text, 100) for label, text in texts.items()}
     a_step = {label: flops_of(recipe) for label, recipe in recipes.items()}
