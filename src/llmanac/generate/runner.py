@@ -180,7 +180,7 @@ class TorchRunner(StateRunner):
         super().reset()
 
     def keep(self, row: int, tokens: Sequence[int]) -> None:
-        if self.prefix_cache is not None:
+        if self.prefix_cache is not None and self._state.rows[row].images is None:  # tokens do not say which image
             lead = self._state.rows[row].lead
             self.prefix_cache.keep(self._state, row, [FRONT] * lead + list(tokens), (self._names[row] or "").encode())
 

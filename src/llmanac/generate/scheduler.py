@@ -13,7 +13,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -190,14 +190,12 @@ class Scheduler:
         if not taken:
             return
         made = [row for request in taken for row in self._rows(request)]
-        images = [row.request.images for row in made]
-        whole = [row.scored or row.request.images is not None or self._start_id is not None for row in made]
-        cached = [None if fresh else row.pending for fresh, row in zip(whole, made, strict=True)]
+        fresh = [self._start_id is not None or row.scored or row.request.images is not None for row in made]
+        cached = [None if anew else row.pending for anew, row in zip(fresh, made, strict=True)]
         longest = max(len(row.pending) + min(ROOM, row.request.max_new_tokens) for row in made)
         planned = [row.request.first + row.request.max_new_tokens for row in made]
-        adapters = [row.request.adapter for row in made]
-        further = {"adapters": adapters} if any(adapters) else {}
-        further |= {"images": images} if any(image is not None for image in images) else {}
+        own = {"adapters": [row.request.adapter for row in made], "images": [row.request.images for row in made]}
+        further = {name: values for name, values in own.items() if any(value is not None for value in values)}
         for row, count in zip(made, self.runner.extend(cached, longest, planned, **further), strict=True):
             row.read, row.pending = count, row.pending[count:]
             if self.prefix_cache is not None and row.resumes is None:
@@ -335,13 +333,13 @@ class Scheduler:
                 order += [index] * len(grown[id(row)])
                 table += [Row(row.request, [text.ids[-1]], text, row.read) for text in grown[id(row)]]
                 if row.sequence is None:
-                    self._remember(index, row.request, ())
+                    self.runner.keep(index, row.request.prompt)
                 continue
             if id(row) not in done:
                 order.append(index)
                 table.append(row)
                 continue
-            self._remember(index, row.request, ())
+            self.runner.keep(index, row.request.prompt)
             if row.resumes is not None:
                 order.append(index)
                 table.append(Row(row.request, row.resumes[1], row.resumes[0], row.read))
@@ -388,18 +386,13 @@ class Scheduler:
                 ended += request.sequences
         return grown, ended
 
-    def _remember(self, index: int, request: Request, answer: Iterable[int]) -> None:
-        """Let later prompts that begin with a row's tokens find them; tokens do not say which image is behind them."""
-        if request.images is None:
-            self.runner.keep(index, (*request.prompt, *answer))
-
     def _keep(self, keep: list[bool]) -> None:
         """Drop the rows that are not kept; the last rows of the same kind take their places."""
         if all(keep):
             return
         for index, row in enumerate(self.table):
             if not keep[index] and row.sequence is not None:
-                self._remember(index, row.request, row.sequence.ids)
+                self.runner.keep(index, (*row.request.prompt, *(t.id for t in row.sequence.token_logprobs)))
         order = compact([row.sequence is not None for row in self.table], keep)
         self.runner.arrange(exchanged(order, [row.read == 0 for row in self.table]))
         self.table = [self.table[i] for i in order]

@@ -109,7 +109,7 @@ class Service:
             "llmanac": {
                 "chat": self.can_chat,
                 "assistant": self.assistant is not None,
-                "images": bool(getattr(self.engine.model, "sees", False)) and self.assistant is None,
+                **({"images": True} if getattr(self.engine.model, "sees", False) else {}),
                 **({"examples": self.examples} if self.examples else {}),
             },
         }
