@@ -13,7 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from _seeing_models import encoded, picture
 from _small_models import block, transformer
+from PIL import Image
 from starlette.testclient import TestClient
 from test_guide import TOKEN, form
 
@@ -258,3 +260,74 @@ def test_demos_wait_for_each_other_and_nothing_else_does(tmp_path, monkeypatch):
         for thread in threads:
             thread.join()
     assert sorted(found) == [200] * guide_app.WAITING + [429]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.fixture
+def few(monkeypatch, tmp_path):
+    """The demo's own model after fewer steps, and no run that would take its place."""
+    module = demos()["similarity"].module
+    monkeypatch.setattr(module, "STEPS", 12)
+    monkeypatch.setattr(module, "RUN", tmp_path / "none")
+    module.model.cache_clear()
+    yield module
+    module.model.cache_clear()
+
+
+def uploaded(files, **fields):
+    """A form with files, as a browser sends it."""
+    parts = [("texts", None, fields.pop("texts").encode())] if "texts" in fields else []
+    parts += [("token", None, fields.get("token", TOKEN).encode()), *(("pictures", name, data) for name, data in files)]
+    body = b""
+    for field, name, data in parts:
+        file = f'; filename="{name}"\r\nContent-Type: image/png' if name is not None else ""
+        body += f'--edge\r\nContent-Disposition: form-data; name="{field}"{file}\r\n\r\n'.encode() + data + b"\r\n"
+    return {"content": body + b"--edge--\r\n", "headers": {"content-type": "multipart/form-data; boundary=edge"}}
+
+
+def test_similarities_are_the_models(client, few):
+    """Cosines of the page are those of the model for the very files that were sent, bytes that look like a line too."""
+    texts = "a large red circle in the top left\na small blue ring in the bottom right"
+    files = [(f"bild {n} ü.png", encoded(picture(n)) + b"\r\n--edg\r\n") for n in (0, 3)]
+    answer = client.post("/demo/similarity.html", **uploaded([*files, ("", b"")], texts=texts))
+    assert answer.status_code == 200, answer.text
+    rows = re.findall(r"<td>(-?[01]\.\d\d) \((\d+)%\)</td>", answer.text)
+    found, _ = few.model()
+    with torch.no_grad():
+        clip = found.model
+        seen = clip.images(found.pixels([picture(0), picture(3)])) @ clip.texts(found.rows(texts.split("\n"), 99)).T
+    assert [float(c) for c, _ in rows] == pytest.approx(seen.flatten().tolist(), abs=0.006)
+    assert [sum(int(p) for _, p in rows[i : i + 2]) for i in (0, 2)] == pytest.approx([100, 100], abs=1)
+    assert answer.text.count('src="data:image/png;base64,') == 2 and few.model()[1].startswith("a CLIP trained here")
+    plain = client.post("/demo/similarity.html", **uploaded([], texts=texts)).text
+    assert "drawn from the texts" in plain and plain.count("<img") == 2
+
+
+def test_uploads_are_bounded(client, few):
+    def said(files, **fields):
+        answer = client.post("/demo/similarity.html", **uploaded(files, **fields))
+        return answer.status_code, html.unescape(answer.text)
+
+    good = encoded(picture())
+    assert 'enctype="multipart/form-data"' in client.get("/demo/similarity.html").text
+    assert "7 files" in said([("a.png", good)] * 7)[1]
+    assert "400,000 bytes" in said([("a.png", bytes(400_001))])[1]
+    assert "picture 1: not an image" in said([("a.png", b"GIF89a")])[1]
+    assert "pixels" in said([("a.png", encoded(Image.new("1", (3000, 2000))))])[1]
+    assert "give 2 to 8" in said([], texts="one")[1]
+    assert "does not know" in said([], texts="a zebra\na red circle")[1]
+    assert said([("a.png", bytes(4 << 20))])[0] == 413
+    assert said([("a.png", good)], token="x")[0] == 403
+    sent = uploaded([("a.png", good)])
+    for headers, content in (
+        ({"content-type": "multipart/form-data"}, sent["content"]),
+        (sent["headers"], sent["content"][:-8]),
+        (sent["headers"], b"--edge\r\n\r\nx\r\n--edge--"),
+        (sent["headers"], b"--edge\r\n" * 60 + b"--edge--"),
+    ):
+        assert client.post("/demo/similarity.html", headers=headers, content=content).status_code == 400
+    assert client.post("/exercise/elo.html", **sent).status_code == 415
+    large = form(code="x" * (guide_app.MAX_BODY + 1))
+    assert client.post("/exercise/elo.html", **large).status_code == 413

@@ -192,6 +192,28 @@ def lora_gradient(x, W, A, B, alpha, g):
     return [y.detach(), *torch.autograd.grad(y, (A, B, x), T(g, dtype=torch.float64))]
 
 
+def clip_loss(images, texts, captions, s):
+    a, b = (F.normalize(T(v, dtype=torch.float64)) for v in (images, texts))
+    same = T([[x == y for y in captions] for x in captions], dtype=torch.float64)
+    target = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(s * a @ b.T, target) + F.cross_entropy(s * b @ a.T, target)).item() / 2
+
+
+def patch_embedding(image, p, weight, bias, token, positions):
+    x, w = T(image, dtype=torch.float64)[None], T(weight, dtype=torch.float64)
+    patches = F.conv2d(x, w.view(len(w), len(image), p, p), T(bias, dtype=torch.float64), stride=p)
+    return torch.cat([T([token], dtype=torch.float64), patches[0].flatten(1).T]) + T(positions, dtype=torch.float64)
+
+
+def ddim_step(x, v, n, a, b, eta):
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(num_train_timesteps=2, prediction_type="v_prediction", clip_sample=True)
+    scheduler.alphas_cumprod, scheduler.num_inference_steps = T([b, a], dtype=torch.float64), 2
+    x, v, n = (T(y, dtype=torch.float64) for y in (x, v, n))
+    return scheduler.step(v, 1, x, eta=eta, use_clipped_model_output=True, variance_noise=n).prev_sample
+
+
 def corpus_bleu(outputs, references):
     from sacrebleu.metrics.bleu import BLEU
 
@@ -225,6 +247,9 @@ OUTSIDE = {
     "linear-attention": linear_attention,
     "newton-schulz": newton_schulz,
     "vq-step": vq_step,
+    "clip-loss": clip_loss,
+    "patch-embedding": patch_embedding,
+    "ddim-step": ddim_step,
     "lora-gradient": lora_gradient,
     "corpus-bleu": corpus_bleu,
     "softmax": lambda x: F.softmax(T(x, dtype=torch.float64), -1),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
@@ -87,8 +88,6 @@ def test_pixels_equal_the_pillow_processors(name, shape):
 
 
 def test_images_are_bounded(monkeypatch):
-    from PIL import Image
-
     handle = io.BytesIO()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(handle, "PNG")
     assert p.open_image(handle.getvalue(), "a.png").size == (30, 20)
@@ -100,3 +99,23 @@ def test_images_are_bounded(monkeypatch):
     monkeypatch.setattr(p, "MOST_BYTES", 10)
     with pytest.raises(DataError, match=r"a.png: .* bytes; an image may have 10"):
         p.open_image(handle.getvalue(), "a.png")
+
+
+def test_messages_about_a_folder_name_the_table_and_the_line(tmp_path):
+    """A file that a table names and that is not there; a folder without a picture; too few to hold some out."""
+    from llmanac.core.spec import make_method
+    from llmanac.data.pictures.folder import read_pictures
+    from llmanac.recipes.multimodal import WORDS
+    from llmanac.recipes.multimodal_data import PictureData, load_material
+
+    (tmp_path / "t.csv").write_text("image,text\nnone.png,a cat\n")
+    with pytest.raises(DataError, match=r"t\.csv:2: .*none\.png: no such file"):
+        read_pictures([tmp_path], 32)
+    (tmp_path / "t.csv").unlink()
+    with pytest.raises(DataError, match=r"no pictures; give \.png"):
+        read_pictures([tmp_path], 32)
+    Image.new("RGB", (8, 8)).save(tmp_path / "bild ü 日.png")
+    (tmp_path / "bild ü 日.txt").write_text("ein Bild – 日本", "utf-8")
+    assert [p.caption for p in read_pictures([tmp_path], 32)] == ["ein Bild – 日本"]
+    with pytest.raises(DataError, match="give more pictures"):
+        load_material(PictureData(paths=(str(tmp_path),)), make_method("tokenizer", WORDS), 32, 0, tmp_path / "t")

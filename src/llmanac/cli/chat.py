@@ -209,10 +209,21 @@ def serve_command(
     if mode is not None and documents is None:
         raise RequestError("--mode: is of answers from documents; name their folder with --documents FOLDER")
 
+    text_only = {"--draft": draft, "--documents": documents, "--embedding-model": embedding_model,
+                 "--tensor": tensor > 1, "--pipeline": pipeline > 1, "--runner native": runner == "native"}  # fmt: skip
+
     def load() -> tuple[Engine, Assistant | None, Embedder | None]:
         from llmanac.evaluate.embed import Embedder
         from llmanac.generate.load import load_assistant, load_engine
+        from llmanac.multimodal._seeing import load_seeing, sees
 
+        if sees(path):
+            if refused := [flag for flag, value in text_only.items() if value]:
+                raise RequestError(f"{refused[0]}: is for models of text alone; {path} holds a model of images")
+            from llmanac.generate.engine import Engine
+
+            model = load_seeing(path)
+            return Engine(model, model.tokenizer, most_tokens=most_tokens), None, None
         if tensor * pipeline > 1:
             engine = divided(ranks, path, tensor, pipeline, draft, runner, most_tokens=most_tokens)
         else:

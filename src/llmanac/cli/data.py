@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Seed, Show, group
+from llmanac.cli.pictures import emoji_command
 from llmanac.core.errors import DataError
 
 OFF_TARGET = 0.01  # of the output: a domain that is further from its target gets the reason
 
 app = group("Build a corpus and see what happened to its documents.")
+app.command("emoji")(emoji_command)
 Built = Annotated[Path, typer.Argument(help="The folder of a build.")]
 
 

@@ -68,6 +68,7 @@ class Options(TypedDict, total=False):
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
     adapter: the name of one of the engine's adapters, or None for the model alone.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
+    images: the images of the prompt, as `Seeing.chat` gives them with its ids (`multimodal/_seeing.py`).
     """
 
     max_new_tokens: int
@@ -101,6 +102,7 @@ class Options(TypedDict, total=False):
     constraint: Callable[[], Constraint] | None
     adapter: str | None
     speculative: bool
+    images: Any
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class Request:
         self.searching: beam.Search | None = None
         self.speculative = bool(options.get("speculative", True)) and self.search is None
         self.adapter = options.get("adapter")
+        self.images = options.get("images")
         self.stop_ids = stop_ids
         self.prompt_token_logprobs: list[TokenLogprob] = []
         self.cached_tokens: int | None = None

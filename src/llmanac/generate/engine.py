@@ -246,6 +246,8 @@ class Engine:
             context -= self.bank.leads[adapter].tokens
         if context is not None and len(ids) > context:
             raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
+        if options.get("images") is not None and not getattr(self.model, "sees", False):
+            raise RequestError("images: this model reads text alone; leave them out")
         chosen = options.get("stop_ids")
         stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
         source_length = 1 if getattr(self.model, "reads_source", False) else None  # answers have a row of their own

@@ -53,6 +53,7 @@ class NativeRunner(StateRunner):
         reserve: int,
         planned: Sequence[int] = (),
         adapters: Sequence[str | None] = (),
+        images: Sequence[Any] = (),
     ) -> list[int]:
         with self.native.lock:
             if self.native.changed():

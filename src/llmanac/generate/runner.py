@@ -30,12 +30,13 @@ class Runner(Protocol):
         reserve: int,
         planned: Sequence[int] = (),
         adapters: Sequence[str | None] = (),
+        images: Sequence[Any] = (),
     ) -> list[int]:
         """Add a row for each prompt; returns how many of its tokens the row holds already (a prefix cache's).
 
         A prompt of None is one of which nothing may be taken from a cache; `reserve` is the tokens a row will read;
-        `planned` the most tokens that each row may have in the end; `adapters` the adapter of each row, by default
-        none.
+        `planned` the most tokens that each row may have in the end; `adapters` the adapter of each row and `images`
+        those of its prompt, by default none.
         """
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
@@ -128,6 +129,7 @@ class TorchRunner(StateRunner):
         reserve: int,
         planned: Sequence[int] = (),
         adapters: Sequence[str | None] = (),
+        images: Sequence[Any] = (),
     ) -> list[int]:
         held, names = [0] * len(prompts), list(adapters) or [None] * len(prompts)
         leads = [self._lead(name) for name in names]
@@ -151,6 +153,8 @@ class TorchRunner(StateRunner):
         if planned and getattr(new, "by_length", False):
             wanted = [n if limit is None else min(n, limit) for n in planned]
             new.plan([n + own for n, own in zip(wanted, counts, strict=True)])
+        for row, image in zip(new.rows, images, strict=False):
+            row.images = image
         self._names = [*self._names[:first], *names]
         for index, lead in enumerate(leads):
             if lead is not None:
@@ -176,7 +180,7 @@ class TorchRunner(StateRunner):
         super().reset()
 
     def keep(self, row: int, tokens: Sequence[int]) -> None:
-        if self.prefix_cache is not None:
+        if self.prefix_cache is not None and self._state.rows[row].images is None:  # tokens do not say which image
             lead = self._state.rows[row].lead
             self.prefix_cache.keep(self._state, row, [FRONT] * lead + list(tokens), (self._names[row] or "").encode())
 

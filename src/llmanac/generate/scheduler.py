@@ -190,12 +190,13 @@ class Scheduler:
         if not taken:
             return
         made = [row for request in taken for row in self._rows(request)]
-        cached = [None if row.scored or self._start_id is not None else row.pending for row in made]
+        fresh = [self._start_id is not None or row.scored or row.request.images is not None for row in made]
+        cached = [None if anew else row.pending for anew, row in zip(fresh, made, strict=True)]
         longest = max(len(row.pending) + min(ROOM, row.request.max_new_tokens) for row in made)
         planned = [row.request.first + row.request.max_new_tokens for row in made]
-        adapters = [row.request.adapter for row in made]
-        given = (cached, longest, planned, adapters) if any(adapters) else (cached, longest, planned)
-        for row, count in zip(made, self.runner.extend(*given), strict=True):
+        own = {"adapters": [row.request.adapter for row in made], "images": [row.request.images for row in made]}
+        further = {name: values for name, values in own.items() if any(value is not None for value in values)}
+        for row, count in zip(made, self.runner.extend(cached, longest, planned, **further), strict=True):
             row.read, row.pending = count, row.pending[count:]
             if self.prefix_cache is not None and row.resumes is None:
                 row.request.cached_tokens = count

@@ -8,8 +8,10 @@ that is not this server's. Answers are checked one after the other; who comes wh
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hmac
+import re
 import secrets
 import socket
 from collections.abc import Callable
@@ -51,7 +53,9 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+KINDS = ("application/x-www-form-urlencoded", "multipart/form-data")
 MAX_BODY = 3 * MOST + 4096  # bytes of a form: a character of an answer may take three
+MAX_UPLOAD = 3 << 20  # of one with files
 BODY_SECONDS = 10.0
 WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
 DEMO_WALL = 90.0  # seconds for a demo with its waiting and the loading of a model
@@ -118,12 +122,15 @@ class Guide:
         return Response(known[rest[0]].read_bytes(), media_type="image/svg+xml")
 
     async def _post(self, path: str, request: Request) -> Response:
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/x-www-form-urlencoded":
-            return self._message(415, "a form of this guide is sent as application/x-www-form-urlencoded")
+        sent = request.headers.get("content-type", "")
+        kind = sent.partition(";")[0].strip().lower()
+        if kind not in KINDS[: 2 if path.startswith("demo/") else 1]:
+            return self._message(415, f"a form of this guide is sent as {KINDS[0]}")
+        body = await request.body()
+        if kind == KINDS[0] and len(body) > MAX_BODY:
+            return self._message(413, f"a form has at most {MAX_BODY:,} bytes")
         try:
-            body = (await request.body()).decode("ascii")
-            form = {k: v[0] for k, v in parse_qs(body, max_num_fields=FIELDS, errors="strict").items()}
+            form = _fields(body) if kind == KINDS[0] else _parts(sent, body)
         except (UnicodeDecodeError, ValueError):
             return self._message(400, "the form cannot be read")
         if not hmac.compare_digest(form.get("token", "").encode(), self.token.encode()):
@@ -249,6 +256,34 @@ class Guide:
         return Response(f"{text}\n", status_code=status, media_type="text/plain")
 
 
+def _fields(body: bytes) -> dict[str, str]:
+    """The fields of a form."""
+    found = parse_qs(body.decode("ascii"), max_num_fields=FIELDS, errors="strict")
+    return {name: values[0] for name, values in found.items()}
+
+
+def _parts(sent: str, body: bytes) -> dict[str, str]:
+    """The fields of a form with files, which become base64, a line each. Raises ValueError for another body."""
+    boundary = re.search(r'boundary="?([\w\'()+,./:=?-]{1,70})"?', sent)
+    if boundary is None:
+        raise ValueError("no boundary")
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode("ascii"))
+    if len(pieces) > FIELDS + 2 or not pieces[-1].startswith(b"--"):
+        raise ValueError("too many parts, or no end")
+    form: dict[str, str] = {}
+    for piece in pieces[1:-1]:
+        head, _, data = piece.partition(b"\r\n\r\n")
+        name = re.search(rb'[; ]name="(\w{1,60})"', head)
+        if name is None:
+            raise ValueError("a part without a name")
+        key = name[1].decode("ascii")
+        if b"filename=" not in head:
+            form.setdefault(key, data.decode("utf-8"))
+        elif data:  # a browser sends an empty file where none was chosen
+            form[key] = f"{form.get(key, '')}{base64.b64encode(data).decode()}\n"
+    return form
+
+
 def _checked(name: str, code: str) -> Verdict:
     with Sandbox(1, wall=WALL) as sandbox:
         return check(exercises()[name], code, sandbox)
@@ -265,7 +300,7 @@ def create_app(
     progress: Progress, *, token: str = "", host: str = "127.0.0.1", models: Models | None = None
 ) -> ASGIApp:
     """The guide behind its guard: hosts and origins of this machine, small bodies that come in time."""
-    return Guard(Guide(progress, token, models), hosts=Hosts(host), max_body=MAX_BODY, body_seconds=BODY_SECONDS)
+    return Guard(Guide(progress, token, models), hosts=Hosts(host), max_body=MAX_UPLOAD, body_seconds=BODY_SECONDS)
 
 
 def serve(

@@ -16,7 +16,7 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec, diff, kinds_of, make_method, patch
 from llmanac.lab.arms import ArmText, read_value
 
-TrialName = Literal["training", "decoding", "tokenizers", "tunings"]
+TrialName = Literal["training", "decoding", "tokenizers", "tunings", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,11 @@ class Axis:
 
     @property
     def same_start(self) -> bool:
-        """Whether arms must share the initial values of every tensor that has one name and shape in both."""
-        return self.name != "recipe"
+        """Whether arms must share the initial values of every tensor that has one name and shape in both.
+
+        Architectures of images need not: a text tower begins with effect, a language model's blocks as the identity.
+        """
+        return self.name not in ("recipe", PICTURES)
 
     @property
     def same_rows(self) -> bool:
@@ -70,9 +73,10 @@ PATHS = {
 OWN_DEFAULTS = ("optimizer",)
 POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers"}
 FULL = "full"  # the arm of adapters that has none
-KNOWN = (*PATHS, *POST_HOC, "recipe")
+PICTURES = "multimodal"  # architectures of images, which have a base of their own (`pictures.py`)
+KNOWN = (*PATHS, *POST_HOC, PICTURES, "recipe")
 # Kinds whose methods can all be compared with each other; objectives, for example, need text of their own kind.
-AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block"}
+AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block", PICTURES}
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def find_axis(kind: str, base: Spec | None = None) -> Axis:
         return Axis(kind, kind, PATHS[kind])
     if kind in POST_HOC:
         return Axis(kind, kind, "", POST_HOC[kind])
+    if kind == PICTURES:
+        return Axis(kind, kind, "model", "pictures")
     if kind == "recipe":
         return Axis(kind, "", "")
     if "." in kind:

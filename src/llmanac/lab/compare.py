@@ -21,12 +21,13 @@ from llmanac.core.outputs import check_pages
 from llmanac.core.spec import parse_patches
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
-from llmanac.lab.axis import POST_HOC, find_axis
+from llmanac.lab.axis import PICTURES, POST_HOC, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.controlled import Question, run_controlled
 from llmanac.lab.hold import check_hold
+from llmanac.lab.pictures import picture_base, run_pictures
 from llmanac.lab.posthoc import base_of, run_decoding, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.tune import parse_tune
@@ -35,7 +36,13 @@ from llmanac.recipes.spec import load_recipe, seconds
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
-RUNNERS = {"training": run_controlled, "decoding": run_decoding, "tokenizers": run_tokenizers, "tunings": run_tunings}
+RUNNERS = {
+    "training": run_controlled,
+    "decoding": run_decoding,
+    "tokenizers": run_tokenizers,
+    "tunings": run_tunings,
+    "pictures": run_pictures,
+}
 MARGIN = 0.005
 KEYS = (
     "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
@@ -146,9 +153,12 @@ def compare(
             f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
             f"out (decoding and tokenizers take one){advice}"
         )
-    tuning = None if post_hoc else tuning_of(base, changes)
+    pictures = kind == PICTURES
+    tuning = None if post_hoc or pictures else tuning_of(base, changes)
     recipe: Any = tuning
-    if post_hoc:
+    if pictures:
+        recipe = picture_base(base, changes)
+    elif post_hoc:
         recipe = base_of(kind, base, artefact, changes, BASE)
     elif tuning is None:
         recipe = load_recipe(BASE if base is None else base, changes).spec

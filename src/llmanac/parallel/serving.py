@@ -134,8 +134,9 @@ class ShardedRunner(TorchRunner):
         calls.own.add(self)
 
     def extend(
-        self, prompts: Sequence[Any], reserve: int, planned: Sequence[int] = (), adapters: Sequence[Any] = ()
-    ) -> list[int]:
+        self, prompts: Sequence[Any], reserve: int, planned: Sequence[int] = (), adapters: Sequence[Any] = (),
+        images: Sequence[Any] = (),
+    ) -> list[int]:  # fmt: skip
         with self.calls.lock:
             shown = [None if p is None else list(map(int, p)) for p in prompts]
             self.calls.send("extend", self.number, shown, reserve, list(planned))

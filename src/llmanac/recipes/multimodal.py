@@ -138,12 +138,14 @@ def run_named(
 
 
 def run_multimodal(
-    asked: MultimodalRecipe, folder: str | Path, *, resume: bool = False, report: Report = print
-) -> Multimodal:
+    asked: MultimodalRecipe, folder: str | Path, *, resume: bool = False, report: Report = print,
+    run: type[PictureRun] | None = None,
+) -> Multimodal:  # fmt: skip
     """Run a recipe; `folder` gets everything.
 
     Args:
         resume: go on with the run in the folder, which must be of the same recipe.
+        run: what runs it and what it begins from, a `PictureRun`.
 
     Raises:
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
@@ -164,10 +166,10 @@ def run_multimodal(
     with locked(place / ".lock", busy=f"{folder}: another process is running in this folder"):
         if not resume:
             files.write_text(stored, spec.to_toml(spec.dump(asked)))
-        return Multimodal(place, _Run(asked, place, report).run())
+        return Multimodal(place, (run or PictureRun)(asked, place, report).run())
 
 
-class _Run:
+class PictureRun:
     """One call of `run_multimodal`."""
 
     def __init__(self, asked: MultimodalRecipe, place: Path, report: Report) -> None:
@@ -192,14 +194,19 @@ class _Run:
         judge = None
         if self.material.made_here and self.spec.name in JUDGED:
             judge = load_judge(self.place / "judge", self.report)
-        measure = Measure(self.material, self.spec, asked.seed, judge, asked.guidance, asked.sampler)
+        measure = self.measure(judge)
         if asked.language is not None:
             self.train_language(model)
         self.trained("train", model, data.Draw(self.material, self.spec), asked.train, "training", measure)
         with evaluating(model), announced("measuring"):
-            found = measure(model)
+            found = Found() if measure is None else measure(model)
         self.keep(model)
         return self.write(model, found, judge)
+
+    def measure(self, judge: Any) -> Measure | None:
+        """What measures the model, on the way and at the end."""
+        asked = self.asked
+        return Measure(self.material, self.spec, asked.seed, judge, asked.guidance, asked.sampler)
 
     def begun(self) -> Any:
         """The model that this one begins from, trained now or read from a folder."""
@@ -210,7 +217,7 @@ class _Run:
         if isinstance(start, MultimodalRecipe) and not (place / RESULTS).is_file():
             made = dataclasses.replace(start, data=self.asked.data, seed=seed, device=self.asked.device)
             self.report(f"{made.name}: what {self.asked.name} begins from")
-            run_multimodal(made, place, resume=(place / RECIPE).is_file(), report=self.report)
+            run_multimodal(made, place, resume=(place / RECIPE).is_file(), report=self.report, run=type(self))
         found = load_multimodal(place / MODEL if (place / MODEL).is_dir() else place, device="cpu")
         expected = "vq-vae" if self.asked.model.name == "dall-e" else "clip"
         if found.spec.name != expected:

@@ -110,7 +110,10 @@ def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: 
         _same(found, place / "pictures.json")
         count = round(data.held_out * len(found))
         if not 0 < count < len(found):
-            raise DataError(f"data.held_out: {data.held_out} of {len(found)} pictures leaves one side empty")
+            raise DataError(
+                f"data.held_out: {data.held_out} of {len(found)} pictures leaves one side empty; give more pictures, "
+                "or another fraction"
+            )
         chosen = set(numpy_generator(seed, "pictures", "held out").permutation(len(found))[:count].tolist())
         moved = max(1, round(MOVED * size))
         seen: Sequence[Any] = [replace(p, moved=moved) for i, p in enumerate(found) if i not in chosen]

@@ -81,6 +81,10 @@ class Measure:
             out.append((side, items, self.material.pixels(items, numpy_generator(self.seed, "measure", side))))
         return out
 
+    def of(self, side: str) -> Sequence[Any]:
+        """All items of a side."""
+        return self.material.seen if side == "seen" else self.material.held_out
+
     # ------------------------------------------------------------------ clip
     def retrieval(self, model: Any, found: Found) -> None:
         """Recall of the caption among all of them, and of the image among those of its side."""
@@ -103,6 +107,8 @@ class Measure:
                 found.scores[side] |= {
                     name: mean(getattr(a, name) == getattr(b, name) for a, b in pairs) for name in scenes.QUESTIONS
                 }
+            else:
+                found.scores[side] |= own_side(images @ texts.T, own, [item.caption for item in self.of(side)], every)
             some = spread(len(items), SHOWN)
             lines = [mark(every[best[i, 0]], items[i].caption) for i in some]
             found.shown.append(Shown(f"Nearest caption, {side}", pixels[some], lines))
@@ -280,6 +286,17 @@ def default_sampler(spec: Any) -> SamplerSpec:
 def vectors(encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     """Unit vectors of images or texts, in parts."""
     return torch.cat([encode(part) for part in rows.split(BATCH)]).cpu()
+
+
+def own_side(scores: Tensor, own: Tensor, captions: Sequence[str], every: Sequence[str]) -> dict[str, float]:
+    """Recall of the caption (B,) among those of its own side alone; scores (B, captions)."""
+    there = torch.tensor([every.index(caption) for caption in dict.fromkeys(captions)])
+    best = there[scores[:, there].topk(min(10, len(there))).indices]
+    hit = best == own[:, None]
+    return {
+        "R@1, of its side": share(hit[:, 0]), "R@10, of its side": share(hit.any(1)),
+        "captions of its side": float(len(there)),
+    }  # fmt: skip
 
 
 def share(right: Tensor) -> float:

@@ -12,12 +12,13 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine, Request
 from llmanac.web._errors import ApiError
+from llmanac.web._images import open_images
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply, Reply
 from llmanac.web._structured import calls_structure, constrain, structure_of
@@ -34,6 +35,7 @@ NO_CHAT = (
     "this model has no chat template, so it was not tuned to chat; use /v1/completions, which continues text (a recipe "
     "makes a run that chats by a [finetune] section)"
 )
+NO_IMAGES = "this model reads text alone; leave images out, or serve a model of images (llava, flamingo)"
 NO_TOOLS = (
     "tools: this model's chat template has no form of tool calls that this server knows (Hermes and Qwen's "
     "<tool_call>, Llama 3's JSON); leave tools out"
@@ -103,7 +105,9 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
     template = None if assistant is not None else getattr(engine.tokenizer, "chat_template", None)
     form = form_of(template)
     body.check_messages(TOOL_ROLES if form is not None else ROLES)
-    messages = body.conversation()
+    messages, urls = body.conversation(), body.images()
+    if urls and (assistant is not None or not getattr(engine.model, "sees", False)):
+        raise ApiError(400, f"{urls[0][0]}: {NO_IMAGES}", param=urls[0][0], code="unsupported")
     options = body.options(engine.eos_ids)
     asked, given = structure_of(body), {}
     tools = body.callable_tools
@@ -126,7 +130,10 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
             limit = sys.maxsize if limit is None else limit  # the answer is as long as it is
             ids = prompt_of(assistant, engine, messages)
         else:
-            ids = _chat_ids(engine.tokenizer, messages, until, **given)
+            if getattr(engine.model, "sees", False):
+                ids, options["images"] = cast(Any, engine.model).chat(messages, open_images(urls), until, **given)
+            else:
+                ids = _chat_ids(engine.tokenizer, messages, until, **given)
             options["logprobs"] = alternatives
             options["n"] = body.best_of or body.n or 1
     options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit

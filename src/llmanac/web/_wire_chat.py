@@ -30,12 +30,30 @@ from llmanac.web._wire import (
 MAX_MESSAGES = 4096  # of one conversation
 MAX_TOOLS = 128
 ROLES = ("system", "developer", "user", "assistant")
+IMAGES = 'with a model of images {"url": "data:image/png;base64,..."}, in a part of the type image_url'
 TOOL_ROLES = (*ROLES, "tool")  # where the chat template has a form of tool calls
+
+
+class ImageUrl(Sent):
+    """`image_url`: a data URL. `detail` changes nothing: each model has one size of images."""
+
+    url: str
 
 
 class Part(Sent):
     type: Annotated[str, WithJsonSchema({"type": "string", "const": "text"})]
     text: Annotated[str | None, WithJsonSchema({"type": "string", "maxLength": _wire.MAX_TEXT})] = None
+    image_url: Annotated[ImageUrl | None, WithJsonSchema({"enum": [None], "description": IMAGES})] = None
+
+    def ignored(self) -> list[str]:
+        nested = self.image_url.ignored() if self.image_url else []
+        return [*super().ignored(), *(f"image_url.{name}" for name in nested)]
+
+    @property
+    def known(self) -> bool:
+        """Whether it is a text, or an image."""
+        there = {"text": self.text is not None, "image_url": self.image_url is not None}
+        return sum(there.values()) == 1 and there.get(self.type, False)
 
 
 class Called(Sent):
@@ -73,9 +91,12 @@ class Message(Sent):
                 message = f"{where}{name}: only messages of the role {role} have it, where the model can call tools"
                 raise ApiError(400, message, param=where + name, code="unsupported")
         for part in self.content if isinstance(self.content, list) else ():
-            if part.type != "text" or part.text is None:
+            if not part.known:
                 message = f"{where}content: {part.type[:60]!r} parts are not supported; send text"
                 raise ApiError(400, message, param=f"{where}content")
+            if part.image_url is not None and self.role != "user":
+                message = f"{where}content: only messages of the user have images"
+                raise ApiError(400, message, param=f"{where}content", code="unsupported")
         for i, call in enumerate(self.tool_calls or ()):
             call.check(f"{where}tool_calls.{i}.")
 
@@ -89,6 +110,11 @@ class Message(Sent):
     def as_template_reads(self, where: str) -> dict[str, Any]:
         """The message for a chat template; the arguments of calls are tables there."""
         out: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.plain}
+        parts = self.content if isinstance(self.content, list) else []
+        if any(part.image_url is not None for part in parts):
+            out["content"] = [
+                {"type": "text", "text": part.text} if part.image_url is None else {"type": "image"} for part in parts
+            ]
         if self.tool_call_id is not None:
             out["tool_call_id"] = self.tool_call_id
         if self.tool_calls:
@@ -188,8 +214,17 @@ class ChatBody(Body):
         """Messages as a chat template reads them, with plain text. Raises ApiError for too much of it."""
         messages = [m.as_template_reads(f"messages.{i}.") for i, m in enumerate(self.messages)]
         calls = [call.function.arguments for m in self.messages for call in m.tool_calls or ()]
-        check_length("messages", [*(m["content"] for m in messages), *calls])
+        check_length("messages", [*(m.plain for m in self.messages), *calls])
         return messages
+
+    def images(self) -> list[tuple[str, str]]:
+        """The images of all messages, in order: the field of each and its URL."""
+        return [
+            (f"messages.{i}.content.{j}.image_url.url", part.image_url.url)
+            for i, message in enumerate(self.messages)
+            for j, part in enumerate(message.content if isinstance(message.content, list) else ())
+            if part.image_url is not None
+        ]
 
     def unread(self, *, history: bool) -> Iterator[str]:
         """What an assistant does not read. Raises ApiError for what it would have to answer differently for.

@@ -91,7 +91,8 @@ class Service:
     @property
     def can_chat(self) -> bool:
         template = getattr(self.engine.tokenizer, "chat_template", None)
-        return self.assistant is not None or template is not None
+        sees = getattr(self.engine.model, "sees", False)
+        return self.assistant is not None or template is not None or sees
 
     def check_model(self, name: str | None) -> None:
         if name not in (None, "", self.model_name):
@@ -108,6 +109,7 @@ class Service:
             "llmanac": {
                 "chat": self.can_chat,
                 "assistant": self.assistant is not None,
+                **({"images": True} if getattr(self.engine.model, "sees", False) else {}),
                 **({"examples": self.examples} if self.examples else {}),
             },
         }

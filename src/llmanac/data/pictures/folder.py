@@ -69,7 +69,10 @@ def read_pictures(paths: Sequence[str | Path], size: int) -> list[Picture]:
                 found.append(picture)
                 bar.advance()
     if not found:
-        raise DataError(f"{', '.join(map(str, paths))}: no pictures; see `llmanac.data.pictures.folder` for the forms")
+        raise DataError(
+            f"{', '.join(map(str, paths))}: no pictures; give {', '.join(IMAGES)} files with a .txt of the same name, "
+            "or a table with the columns image and text"
+        )
     return found
 
 
@@ -108,7 +111,10 @@ def _table(path: Path, size: int) -> Iterator[Picture]:
         if isinstance(image, bytes):
             opened = open_image(image, where)
         elif isinstance(image, str) and image:
-            opened = read_image(path.parent / image)
+            try:
+                opened = read_image(path.parent / image)
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
         else:
             raise DataError(f"{where}: image is {type(image).__name__}, expected a path or the bytes of a file")
         yield _picture(text.strip(), opened, where, size)

@@ -8,13 +8,14 @@ Images are untrusted: the number of bytes and of pixels is bounded before anythi
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from llmanac.core import files
@@ -105,25 +106,59 @@ def load_preprocess(folder: str | Path, size: int) -> Preprocess:
     )  # fmt: skip
 
 
-def open_image(data: bytes, where: str) -> Any:
-    """Bytes of a PNG, JPEG, GIF, WebP or BMP file -> an RGB Pillow image.
+def open_image(data: bytes, where: str, *, formats: Sequence[str] = FORMATS, pixels: int | None = None) -> Image.Image:
+    """Bytes of an image file -> an RGB Pillow image, as people see it: turned as its camera says, on white where it is
+    transparent, of an animation the first image.
+
+    Args:
+        formats: that are read, of `FORMATS`; pixels: that it may have, `MOST_PIXELS` by default.
 
     Raises:
         DataError: too many bytes or pixels, another format, or a damaged file; the message says which and where.
     """
     if len(data) > MOST_BYTES:
         raise DataError(f"{where}: {len(data):,} bytes; an image may have {MOST_BYTES:,}")
+    pixels = MOST_PIXELS if pixels is None else pixels
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MOST_PIXELS:
-            raise DataError(f"{where}: {image.width:,} x {image.height:,} pixels; at most {MOST_PIXELS:,} are read")
-        return image.convert("RGB")
+        _check_size(_webp_size(data), pixels, where)  # Pillow takes the memory of a WebP when it opens it
+        image = Image.open(io.BytesIO(data), formats=list(formats))
+        _check_size(image.size, pixels, where)
+        image.load()
+        return _on_white(ImageOps.exif_transpose(image))
     except DataError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(
-            f"{where}: not an image that can be read ({type(error).__name__}: {str(error)[:120]})"
-        ) from error
+        said = "cannot identify it" if isinstance(error, UnidentifiedImageError) else str(error)[:120]
+        raise DataError(f"{where}: not an image that can be read ({type(error).__name__}: {said})") from error
+
+
+def _check_size(size: tuple[int, int], most: int, where: str) -> None:
+    if size[0] * size[1] > most:
+        raise DataError(f"{where}: {size[0]:,} x {size[1]:,} pixels; at most {most:,} are read")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height that the header of a WebP file states; (0, 0) for other files."""
+    kind, head = data[12:16], data[20:30]
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(head) < 10:
+        return 0, 0
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB of any mode: 16 bits become 8, and what is transparent lies on white."""
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((np.clip(grey, 0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def read_image(path: str | Path) -> Any:

@@ -8,6 +8,7 @@ beginnings of their ids), FIELDS (the inputs, each bounded) and `run(values, mod
 from __future__ import annotations
 
 import ast
+import base64
 import functools
 import importlib
 import math
@@ -39,6 +40,7 @@ class Field:
         most: characters of a text; area: whether it has several lines.
         kind: whose methods are the choices; choices: those before them. Neither: it is a text or a number.
         low, high: of a number, both given; an integer where both are.
+        files: how many files it takes, of `most` bytes each; the form has them as base64, a line each.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Field:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    files: int = 0
 
     @property
     def options(self) -> list[str]:
@@ -59,6 +62,8 @@ class Field:
     def read(self, given: str | None) -> Any:
         """The value of what was typed. Raises SpecError that names the field."""
         text = self.value if given is None else given.replace("\r\n", "\n")
+        if self.files:
+            return self._contents(text.split())
         if len(text) > self.most:
             raise SpecError(f"{self.label}: {len(text)} characters; it takes {self.most} at most")
         if self.options:
@@ -75,6 +80,18 @@ class Field:
         if not (math.isfinite(number) and self.low <= number <= self.high):
             raise SpecError(f"{self.label}: {number:g} is not between {self.low:g} and {self.high:g}")
         return number
+
+    def _contents(self, given: list[str]) -> list[bytes]:
+        """The bytes of files. Raises SpecError for too many or too large ones."""
+        if len(given) > self.files:
+            raise SpecError(f"{self.label}: {len(given)} files; it takes {self.files} at most")
+        try:
+            found = [base64.b64decode(text, validate=True) for text in given]
+        except ValueError:
+            raise SpecError(f"{self.label}: the files are not base64") from None
+        if any(len(data) > self.most for data in found):
+            raise SpecError(f"{self.label}: a file has at most {self.most:,} bytes")
+        return found
 
 
 class Models:
@@ -114,6 +131,11 @@ class Demo:
     def fields(self) -> tuple[Field, ...]:
         found: tuple[Field, ...] = self.module.FIELDS
         return found
+
+    @property
+    def uploads(self) -> bool:
+        """Whether its form sends files."""
+        return any(field.files for field in self.fields)
 
     @property
     def needs_model(self) -> bool:

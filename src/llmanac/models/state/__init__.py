@@ -136,13 +136,16 @@ class Row:
     planned: int = 0  # the same as its first tokens settled it
     lead: int = 0  # of them, what an adapter put before its tokens; see `models/_lead.py`
     source: bool = False  # whether it was given a source sequence
+    images: Any = None  # what the images of its prompt are to the model; see `multimodal/_seeing.py`
     epoch: int = 0  # of the weights that its blocks were computed with
     version: int = 0  # counts changes of `blocks`
     marks: weakref.WeakSet[MarkedRow] = field(default_factory=weakref.WeakSet)  # moments it can still return to
 
     def copy(self) -> Row:
         """The same sequence in a contiguous state of its own."""
-        return Row(self.count, plan=self.plan, planned=self.planned, lead=self.lead, source=self.source)
+        return Row(
+            self.count, plan=self.plan, planned=self.planned, lead=self.lead, source=self.source, images=self.images
+        )
 
     def cut(self, count: int) -> None:
         """Forget the tokens past `count`; marks past it are no longer valid."""
