@@ -16,7 +16,6 @@ from llmanac.core.errors import DataError
 OFF_TARGET = 0.01  # of the output: a domain that is further from its target gets the reason
 
 app = group("Build a corpus and see what happened to its documents.")
-app.command("emoji")(emoji_command)
 Built = Annotated[Path, typer.Argument(help="The folder of a build.")]
 
 
@@ -180,3 +179,6 @@ def print_fate(folder: Path, name: str) -> None:
         print(f"{name}: passed every stage and was not drawn by the mixture{detail}")
     else:
         print(f"{name}: dropped by {found['stage']}: {found['reason']}{detail}")
+
+
+app.command("emoji")(emoji_command)
