@@ -108,9 +108,12 @@ class Mesh:
         self.commands += 1
 
     def receive(self) -> dict[str, Any]:
-        """Of the other ranks: the next command; waits for it."""
+        """Of the other ranks: the next command; waits for it. Raises TrainingError where rank 0 stops."""
         self.doing = "waiting"
-        found: dict[str, Any] = json.loads(self.store.get(f"command/{self.commands}"))
+        try:
+            found: dict[str, Any] = json.loads(self.store.get(f"command/{self.commands}"))
+        except (RuntimeError, dist.DistError) as error:
+            raise TrainingError(f"parallel: rank 0 stopped while rank {self.rank} waited for a command") from error
         self.commands += 1
         return found
 
