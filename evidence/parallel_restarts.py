@@ -225,6 +225,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "failed": sum(k["failed"] for k in kills), "runs": len(seeds), "equal": sum(one["equal"] for one in seeds),
         "lost": sum(k["lost"] for k in kills) / len(kills), "most": max(k["lost"] for k in kills),
         "alone": sum(k["ended"] for k in kills),
-        "ended": max(k["after"] for k in kills if k["ended"]), "late": sum(not k["ended"] for k in kills), "named": sum(f"rank {k['rank']} " in k["says"] for k in kills),
+        "ended": max(k["after"] for k in kills if k["ended"]), "late": sum(not k["ended"] for k in kills),
+        "named": sum(f"rank {k['rank']} " in k["says"] for k in kills),
         "control": "they do" if all(result["differs"] for result in seeds) else "they do not",
     }  # fmt: skip
