@@ -19,7 +19,8 @@ from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import make, make_method
 from llmanac.data.pack import ListStream, Row
 from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.parallel import ParallelSpec
+from llmanac.parallel import ParallelSpec, launch
+from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec
 from llmanac.train._step import Stepper
 from llmanac.train.checkpoint import Checkpoints
@@ -264,6 +265,15 @@ def test_a_rank_that_hangs_is_named():
 
     with pytest.raises(AssertionError, match=r"failed \[1\]"):
         on_ranks(2, rank_0)
+
+
+def test_a_rank_that_is_lost_before_it_joins_ends_the_run(capfd):
+    if not (process := os.fork()):
+        with launch.processes(2, "this"):  # a module that ends at once
+            Mesh(ParallelSpec(data=2), CPU)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2
+    assert "rank 1 ended with status 0 before the run began" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

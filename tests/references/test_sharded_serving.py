@@ -118,6 +118,22 @@ def test_a_rank_that_dies_ends_the_request_with_an_error(folder, mesh):
         on_ranks(2, rank_0, others=serving.follow)
 
 
+def test_a_further_rank_says_that_rank_0_stopped(folder, tmp_path):
+    def rank_0():
+        with serving.serving(engine_of(folder), folder, pipeline=2, timeout=5) as calls:
+            calls.held()  # rank 1 has done all commands, and waits
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def rank_1():
+        with pytest.raises(TrainingError, match=r"rank 0 stopped while rank 1 waited"):
+            serving.follow()
+        (tmp_path / "said").touch()
+
+    with pytest.raises(AssertionError, match=r"failed \[0\]"):
+        on_ranks(2, rank_0, others=rank_1)
+    assert (tmp_path / "said").exists()
+
+
 def test_what_cannot_be_divided_is_refused():
     model = built(position="none", blocks=[{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}])
     with pytest.raises(SpecError, match=r"Mamba of layer 0 cannot be divided"):

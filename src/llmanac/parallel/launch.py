@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ MOST = 512
 PARENT = "LLMANAC_PARENT"  # the process that started this rank
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 FOLLOWER = "llmanac.train.team"
+joined = threading.Event()  # set once all ranks are there
 
 
 def is_further_rank() -> bool:
@@ -50,7 +52,8 @@ def processes(count: int, follower: str = FOLLOWER) -> Iterator[None]:
         port = found.getsockname()[1]
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     threads = str(max(1, (os.cpu_count() or 1) // count))
-    children = []
+    children: list[subprocess.Popen[bytes]] = []
+    joined.clear()
     os.environ.update(common, RANK="0", LOCAL_RANK="0")
     try:
         for rank in range(1, count):
@@ -58,8 +61,10 @@ def processes(count: int, follower: str = FOLLOWER) -> Iterator[None]:
             own[PARENT] = str(os.getpid())
             # in a session of their own: Ctrl-C is rank 0's, which ends its step and saves
             children.append(subprocess.Popen([sys.executable, "-m", follower], env=own, start_new_session=True))
+        threading.Thread(target=_watch, args=(children,), daemon=True).start()
         yield
     finally:
+        joined.set()
         for name in NAMES:
             os.environ.pop(name, None)
         stop = time.monotonic() + ENDING
@@ -69,3 +74,13 @@ def processes(count: int, follower: str = FOLLOWER) -> Iterator[None]:
             if child.poll() is None:
                 child.kill()
                 child.wait()
+
+
+def _watch(children: list[subprocess.Popen[bytes]]) -> None:
+    """End this process where a rank is lost before it joined, for which torch waits half an hour; nothing has begun."""
+    while not joined.wait(0.5):
+        for rank, child in enumerate(children, 1):
+            if child.poll() is not None:
+                said = f"llmanac: parallel: rank {rank} ended with status {child.returncode} before the run began"
+                print(said, file=sys.stderr, flush=True)
+                os._exit(2)

@@ -25,8 +25,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump, make
 from llmanac.core.types import Batch
-from llmanac.parallel import ParallelSpec
-from llmanac.parallel.launch import PARENT
+from llmanac.parallel import ParallelSpec, launch
 
 BEAT = 1.0  # seconds between two signs of life
 AXES = ("pipeline", "data", "tensor")
@@ -77,6 +76,7 @@ class Mesh:
             names = ("outer", "context", "inner")
             sizes = (spec.pipeline * spec.data, spec.context, spec.tensor)
             self._context = init_device_mesh(device.type, sizes, mesh_dim_names=names)["context"]
+        launch.joined.set()
         self.commands = 0
         self.doing = "starting"
         self._ended = threading.Event()
@@ -108,9 +108,12 @@ class Mesh:
         self.commands += 1
 
     def receive(self) -> dict[str, Any]:
-        """Of the other ranks: the next command; waits for it."""
+        """Of the other ranks: the next command; waits for it. Raises TrainingError where rank 0 stops."""
         self.doing = "waiting"
-        found: dict[str, Any] = json.loads(self.store.get(f"command/{self.commands}"))
+        try:
+            found: dict[str, Any] = json.loads(self.store.get(f"command/{self.commands}"))
+        except (RuntimeError, dist.DistError) as error:
+            raise TrainingError(f"parallel: rank 0 stopped while rank {self.rank} waited for a command") from error
         self.commands += 1
         return found
 
@@ -214,7 +217,7 @@ def further_rank(follow: Callable[[], None]) -> None:
 @contextlib.contextmanager
 def _ending_with_parent() -> Iterator[None]:
     """End this process once its parent has: torch waits half an hour for a rank that was lost before it joined."""
-    joined, parent = threading.Event(), int(os.environ.get(PARENT, os.getppid()))
+    joined, parent = threading.Event(), int(os.environ.get(launch.PARENT, os.getppid()))
 
     def watch() -> None:
         while not joined.wait(BEAT):
