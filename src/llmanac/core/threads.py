@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 VARIABLE = "OMP_NUM_THREADS"  # the variable that numerical libraries read
-Item, Result, Thing = TypeVar("Item"), TypeVar("Result"), TypeVar("Thing")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Thing = TypeVar("Thing")
 
 
 def cores() -> int:
@@ -64,6 +66,9 @@ class Spares(Generic[Thing]):
     def __init__(self, make: Callable[[], Thing]) -> None:
         self.idle: list[Thing] = []
         self._make, self._lock = make, threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Spares[Thing]], tuple[Callable[[], Thing]]]:
+        return Spares, (self._make,)  # a copy has none yet
 
     @contextmanager
     def one(self) -> Iterator[Thing]:
