@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 from torch import nn
 
 NO_COMPILER = "note: no C++ compiler was found, so this run is not compiled; install g++ or set CXX"
@@ -11,8 +9,9 @@ NO_COMPILER = "note: no C++ compiler was found, so this run is not compiled; ins
 
 def compile_model(model: nn.Module) -> None:
     """Compile a model in place: its blocks where it lists them (one compilation serves all), else all of it."""
-    importlib.import_module("llmanac.kernels.nn.compiled")  # they register operations with the compiler
-    importlib.import_module("llmanac.models.scores._compiled")
+    # these register operations with the compiler, and import it
+    from llmanac.kernels.nn import compiled  # noqa: F401
+    from llmanac.models.scores import _compiled  # noqa: F401
 
     inner = getattr(model, "model", model)
     layers = getattr(inner, "layers", None)

@@ -96,7 +96,7 @@ def _largest(row):
 
 
 def _largest_short(row):
-    top = _ordered(row[0])
+    top: Any = _ordered(row[0])
     for j in range(len(row)):
         x = _ordered(row[j])
         top = x if x > top else top
@@ -104,7 +104,7 @@ def _largest_short(row):
 
 
 def _largest_plain(row):
-    top = row[0]
+    top: Any = row[0]
     for j in range(len(row)):
         top = row[j] if row[j] > top else top
     return top

@@ -111,6 +111,7 @@ class _Chunks:
         loops: bool = False,
     ) -> None:
         self.hidden, self.targets, self.size, self.softcap = hidden, targets, size, softcap
+        self.loops = loops
         self.weight = weight.to(hidden.dtype)
         self.bias = None if bias is None else bias.to(_upcast(hidden.dtype))
         self.shape, self.dtype = weight.shape, _upcast(hidden.dtype)
@@ -180,7 +181,11 @@ class _Grads:
             torch.mm(slopes, self.chunks.weight, out=self.hidden[rows])
         if self.weight is not None:
             weight, hidden = self.weight[:, self.fixed :], self.chunks.hidden[rows, self.fixed :]
-            if slopes.dtype == weight.dtype:
+            if self.chunks.loops and not self.fixed:
+                from llmanac.kernels.nn.products import add_transposed_, transposed  # as in `in_place`
+
+                add_transposed_(weight, transposed(hidden) @ slopes)
+            elif slopes.dtype == weight.dtype:
                 weight.addmm_(slopes.t(), hidden)
             else:
                 product = slopes.t() @ hidden

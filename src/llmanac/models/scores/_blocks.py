@@ -59,8 +59,10 @@ class BlockAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        queries, keys, values, weights, *ranges = ctx.saved_tensors
-        made = read_back(grads[0], queries, keys, values, weights, *ctx.settings, tuple(ranges) or None)
+        queries, keys, values, weights, *others = ctx.saved_tensors
+        ranges = (others[0], others[1]) if others else None
+        bound, scale, block = ctx.settings
+        made = read_back(grads[0], queries, keys, values, weights, bound, scale, block, ranges)
         return *made, None, None, None, None, None
 
 

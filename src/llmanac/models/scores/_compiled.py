@@ -32,13 +32,13 @@ def block_attention_back(
 
 
 @block_attention.register_fake
-def _(queries, keys, values, first, last, causal, window, scale, block):  # type: ignore[no-untyped-def]
+def _(queries, keys, values, first, last, causal, window, scale, block):
     shape = (*queries.shape[:3], values.shape[-1])
     return queries.new_empty(shape), queries.new_empty(weights_size(queries, keys, (causal, window), block))
 
 
 @block_attention_back.register_fake
-def _(above, queries, keys, values, *rest):  # type: ignore[no-untyped-def]
+def _(above, queries, keys, values, *rest):
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (queries, keys, values))
 
 
