@@ -250,7 +250,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 f"{at('window with sinks'):.0%}: what has left it is lost."),
         verdict(at("linear") < at("full window") - 0.2,
                 f"linear attention, a state of {at('linear', 'bytes'):,.0f} bytes, is right in "
-                f"{at('linear', 'right', first):.0%} and {at('linear'):.0%}."),
+                f"{at('linear', 'right', first):.0%} and {at('linear'):.0%}; in as many steps it has learned less, and "
+                f"naming one of the {max(FACTS)} values that were said is right in {1 / max(FACTS):.0%} or more."),
         verdict(min(at("retrieval"), at("memory")) > 0.9,
                 f"retrieval is right in {at('retrieval'):.0%} of the longest texts and memory in {at('memory'):.0%}; "
                 f"they answer in {1000 * at('retrieval', 'answer'):.1f} and {1000 * at('memory', 'answer'):.1f} ms, "
