@@ -8,11 +8,11 @@ last {window} chats can know at most: the last statement, if it is among them. I
 - The memory's answers are right for {first:.0%} of what was told after {step} chats and {last:.0%} after {chats}.
 - The window alone holds {window_first:.0%} of it after {step} chats and {window_last:.0%} after {chats}.
 - Store operations were exact at {exact} of {checks} checks: the facts in the file are those that hold.
-
 {end_to_end}
 
 All sentences come from templates of this study, whose words the rules were not fitted to but whose forms they know.
 Free speech is harder: this is a test of the store and of recall, not of understanding.
+How the prompt asks the model to use the facts was chosen among ten forms, on 12 questions of such templates.
 """
 
 from __future__ import annotations
