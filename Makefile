@@ -15,8 +15,8 @@ $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable .
-	# compile the text kernels once, so that the first run does not spend its budget on it
-	$(BIN)/python -c "import llmanac; llmanac.train_tokenizer('bpe', ['compile once'], vocab_size=300).encode('now')"
+	# compile the kernels of a run once, so that the first one does not spend its budget on it
+	$(BIN)/python tools/compile_kernels.py training
 	touch $@
 
 $(BIN)/.dev: $(BIN)/.installed

@@ -1,6 +1,6 @@
 """Compile the kernels that take longest, so that they are on the disk before they are wanted.
 
-python tools/compile_kernels.py tokenizers|models|counts
+python tools/compile_kernels.py training|tokenizers|models|counts
 
 A kernel is compiled on its first call and kept (`kernels/_cache.py` says where). Here each method runs once on a few
 words; what is kept already is read. `make` runs this while packages are installed, which leaves a core free.
@@ -23,12 +23,26 @@ import torch
 from llmanac import cli, train_tokenizer
 from llmanac.core.errors import TokenizerError
 from llmanac.core.spec import make_method
+from llmanac.core.types import Batch, Want
 from llmanac.generate.engine import Engine
 from llmanac.generate.native import NativeModel, NativeRunner
 from llmanac.kernels.infer._machine import forms
+from llmanac.models._context import ATTENTION_FORMS
+from llmanac.train.plan import set_attention
 
 TEXTS = ["the theatre there, these others 12 123", "naïve café, it's 中文 x = 1;\n\n  y", "aaaa bbbb abab baba"] * 9
 LINES = "the old king sees a fool .\nthe queen fears my lord .\n" * 40
+
+
+def training() -> None:
+    """What `llmanac run` needs before its first step: its budget counts from its start."""
+    train_tokenizer("bpe", ["compile once"], vocab_size=300).encode("now")
+    fields = {"name": "transformer", "dim": 64, "layers": 1, "max_length": 64}
+    model = make_method("lm", fields).build(vocab_size=300).initialise(0).bfloat16()
+    ids = torch.arange(8 * 64).view(8, 64) % 300
+    for form in ATTENTION_FORMS:
+        set_attention(model, form)
+        model(Batch(ids=ids, targets=ids), want=Want(nll="sum")).nll.backward()
 
 
 def tokenizers() -> None:
@@ -71,4 +85,4 @@ def counts() -> None:
 
 
 if __name__ == "__main__":
-    {"tokenizers": tokenizers, "models": models, "counts": counts}[sys.argv[1]]()
+    {"training": training, "tokenizers": tokenizers, "models": models, "counts": counts}[sys.argv[1]]()
