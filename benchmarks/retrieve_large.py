@@ -1,14 +1,16 @@
 """Retrieval over a million texts: BM25 against bm25s, the kept index on disk, and vectors of float16. Slow: it takes
 about 5 GB of memory and many minutes, so `make bench` leaves it out; `LLMANAC_BENCH_TEXTS=100000` is a tenth of it.
 
-The texts are synthetic: each has as many words as a paragraph of wikitext-2 (of `LLMANAC_SHARED_DATA`, valid and
-test, over 30 words) drawn at random, 32 at most, and its words are drawn independently with that text's word
-frequencies, one in fifty being of a long tail of made-up words, so that the vocabulary grows with the texts. Queries
-are words of a text. One thread."""
+The texts are synthetic: each has as many words as a paragraph of wikitext-2 (of `LLMANAC_SHARED_DATA`, valid and test,
+over 30 words) drawn at random, 32 at most, and its words are drawn independently with that text's word frequencies, one
+in fifty being of a long tail of made-up words, so that the vocabulary grows with the texts. Queries are words of a
+text. One thread.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import resource
 import tempfile
@@ -86,10 +88,10 @@ def disk() -> Result:
 
     texts, queries = corpus()
     with tempfile.TemporaryDirectory() as folder:
-        with open(Path(folder) / "all.txt", "w", encoding="utf-8") as file:
-            file.writelines(" ".join(words) + "\n\n" for words in texts)
+        with open(Path(folder) / "all.jsonl", "w", encoding="utf-8") as file:
+            file.writelines(json.dumps({"text": " ".join(words)}) + "\n" for words in texts)
         begin = time.process_time()
-        made = FolderIndex.update(folder, size=1)
+        made = FolderIndex.update(folder, size=10_000)
         seconds = time.process_time() - begin
         count, place = len(made), made.place
         files = {path.name: path.stat().st_size for path in place.iterdir()}
