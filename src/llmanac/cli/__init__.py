@@ -100,7 +100,7 @@ def _fail(error: LlmanacError) -> NoReturn:
 def _command(first: str | None) -> Any:
     """The tree of commands, which takes a tenth of a second to make; of the command that is called, much less."""
     names = [first] if first in COMMANDS or first in GROUPS else [*COMMANDS, *GROUPS]
-    return typer.main.get_command(_made(names, described=first in (None, "--help")))  # type: ignore[arg-type]
+    return typer.main.get_command(_made(names, described=first in (None, "--help")))
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -13,10 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import TokenizerError, nearest
-from llmanac.core.threads import in_order
 from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
 from llmanac.tokenizers._checks import id_list, require_texts
-from llmanac.tokenizers._groups import Group, groups_of, joined
+from llmanac.tokenizers._groups import encoded
 from llmanac.tokenizers._normal import Placed, replace_surrogates
 from llmanac.tokenizers._template import Framed
 from llmanac.tokenizers.chat.template import NO_TEMPLATE, ChatTemplate, Rendered
@@ -131,17 +130,8 @@ class Tokenizer(Framed):
 
     def _encode_plain(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, none of which holds a token to be matched."""
-        groups = groups_of(texts, CHUNK, self._cut_after)
-        if self._threads_help:
-            found = [part for parts in in_order(self._encode_group, groups) for part in parts]
-        else:
-            found = [part for group in groups for part in self._encode_group(group)]
-        return joined(found, groups, len(texts))
-
-    def _encode_group(self, group: Group) -> list[np.ndarray]:
-        ids, ends = self._encode_batch(group.texts)
-        stops = ends.tolist()
-        return [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
+        threads = None if self._threads_help else 1
+        return encoded(texts, CHUNK, self._cut_after, self._encode_batch, threads)
 
     def _cut_after(self, text: str, start: int) -> int:
         """A place after `start` at which the text may be cut without a change of ids; its end if none is known."""

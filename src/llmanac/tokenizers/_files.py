@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Range:
         size = self.stop - self.start
         if len(buffer) < size + 1 + PADDING:
             buffer = np.empty(size + 1 + PADDING, np.uint8)
-        view = memoryview(buffer)[:size]
+        view = memoryview(buffer)[:size]  # type: ignore[arg-type]
         try:
             with open(self.path, "rb", buffering=0) as handle:
                 handle.seek(self.start)
@@ -99,9 +100,9 @@ class Files:
                 raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _read(handle: object, start: int, stop: int) -> bytes:
-    handle.seek(start)  # type: ignore[attr-defined]
-    return handle.read(stop - start)  # type: ignore[attr-defined,no-any-return]
+def _read(handle: BinaryIO, start: int, stop: int) -> bytes:
+    handle.seek(start)
+    return handle.read(stop - start)
 
 
 def _last_cut(data: bytes) -> int:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmanac.core.threads import in_order
+
 
 @dataclass(frozen=True)
 class Group:
@@ -14,6 +16,30 @@ class Group:
 
     texts: Sequence[str]
     goes_on: bool = False
+
+
+def encoded(
+    texts: Sequence[str],
+    size: int,
+    cut_after: Callable[[str, int], int],
+    encode: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]],
+    threads: int | None,
+) -> list[np.ndarray]:
+    """Ids of each text.
+
+    Args:
+        size, cut_after: as `groups_of` takes them.
+        encode: gives the ids of some texts, one after the other, and where those of each end.
+        threads: how many of them, if not as many as there are to use.
+    """
+
+    def one(group: Group) -> list[np.ndarray]:
+        ids, ends = encode(group.texts)
+        stops = ends.tolist()
+        return [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
+
+    groups = groups_of(texts, size, cut_after)
+    return _joined([ids for found in in_order(one, groups, threads) for ids in found], groups, len(texts))
 
 
 def groups_of(texts: Sequence[str], size: int, cut_after: Callable[[str, int], int]) -> list[Group]:
@@ -44,7 +70,7 @@ def groups_of(texts: Sequence[str], size: int, cut_after: Callable[[str, int], i
     return groups
 
 
-def joined(found: list[np.ndarray], groups: Sequence[Group], texts: int) -> list[np.ndarray]:
+def _joined(found: list[np.ndarray], groups: Sequence[Group], texts: int) -> list[np.ndarray]:
     """The ids of each text, from those of each text or stretch of one."""
     if len(found) == texts:
         return found

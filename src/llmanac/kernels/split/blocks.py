@@ -13,7 +13,7 @@ one by one too, where an apostrophe starts a piece and a letter follows.
 The end of a text (0xFF) has a class and a piece of its own.
 """
 
-# mypy: disable-error-code="assignment, call-arg"
+# mypy: disable-error-code="assignment, call-arg, var-annotated"
 # (numba types these functions itself)
 from __future__ import annotations
 
