@@ -297,7 +297,10 @@ def test_similarities_are_the_models(client, few):
     found, _ = few.model()
     with torch.no_grad():
         clip = found.model
-        seen = clip.images(found.pixels([picture(0), picture(3)])) @ clip.texts(found.rows(texts.split("\n"), 99)).T
+        seen = (
+            clip.images(found.pixels([picture(0), picture(3)]))
+            @ clip.texts(found.rows(texts.split("\n"), clip.text.spec.max_length)).T
+        )
     assert [float(c) for c, _ in rows] == pytest.approx(seen.flatten().tolist(), abs=0.006)
     assert [sum(int(p) for _, p in rows[i : i + 2]) for i in (0, 2)] == pytest.approx([100, 100], abs=1)
     assert answer.text.count('src="data:image/png;base64,') == 2 and few.model()[1].startswith("a CLIP trained here")

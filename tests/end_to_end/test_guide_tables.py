@@ -58,7 +58,6 @@ def test_a_chapter_shows_claims_beside_figures():
         "row/quant/nf4.html",
         "evidence/quantization/page.html",
         "87.10%",
-        "built, not measured",
     ):
         assert part in page
     assert 'href="chapter/pretraining.html"' in Site().page("index.html")

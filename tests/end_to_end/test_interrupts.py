@@ -66,15 +66,18 @@ def test_an_interrupt_that_is_lost_is_not_forgotten(tokenizer, how, status):
     assert bool(done.stdout) == (how not in ("raised", "executed"))
 
 
-def test_an_interrupt_while_the_command_line_is_imported_ends_it_without_a_word():
+@pytest.mark.parametrize(
+    ("module", "call"), [("typer", ""), ("llmanac.cli.ngram", "llmanac.cli.main(['ngram', '--help'])")]
+)
+def test_an_interrupt_while_the_command_line_is_imported_ends_it_without_a_word(module, call):
     code = (
         "import signal, sys\n"
         "class Finder:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'llmanac.cli.ngram':\n"
+        f"        if name == '{module}':\n"
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())\n"
-        "import llmanac.cli\n"
+        f"import llmanac.cli\n{call}\n"
         "print('here')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
