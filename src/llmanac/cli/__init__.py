@@ -10,6 +10,7 @@ import functools
 import importlib
 import inspect
 import io
+import os
 import sys
 from collections.abc import Iterable
 from typing import Annotated, Any, NoReturn
@@ -114,7 +115,8 @@ def main(arguments: list[str] | None = None) -> Any:
         except LlmanacError as error:
             _fail(error)
         except BrokenPipeError:  # `llmanac list | head`
-            sys.stderr.close()
+            if arguments is None:  # what is still in the buffer goes nowhere when the process ends
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(0) from None
         except OSError as error:  # a full disk, or a folder without permission
             if error.errno not in DISK:
