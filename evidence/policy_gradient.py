@@ -45,7 +45,7 @@ CLAIM = (
     "sometimes right"
 )
 SEEDS = 3
-TIMED = ("seconds",)
+TIMED = ("seconds", "kl", "norm")  # on another machine rounding may turn a draw of the small run, and these with it
 TOLERANCE = 1e-3
 
 DRAWS, PROMPTS, SAMPLES, RATE = 60, 8, 8, 3e-3

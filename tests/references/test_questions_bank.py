@@ -184,7 +184,7 @@ def test_an_interview_ends_with_what_to_study():
     assert study([perfect]) == [] and perfect.rating == "good" and poor.rating == "again"
     (found,) = study([poor, perfect])
     assert (found.row, list(found.missed)) == ("position/rope", rope.rubric[1:])
-    assert found.exercises == ("rope",) and found.path.startswith("The transformer")
+    assert found.exercises == ("rope", "rope-scaling") and found.path.startswith("The transformer")
 
 
 def test_a_model_grades_by_likelihood(monkeypatch):
