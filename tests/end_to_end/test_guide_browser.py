@@ -109,7 +109,7 @@ def address(tmp_path_factory):
     import uvicorn
 
     app = create_app(Progress(tmp_path_factory.mktemp("p") / "p.sqlite"), models=Models(small=True))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

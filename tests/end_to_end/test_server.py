@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import math
 from types import SimpleNamespace
 
@@ -13,6 +14,8 @@ from _engine_models import EOS, ByteTokenizer, HistoryModel
 from _servers import ASK, UTF8, hello, running
 
 from llmanac.generate.engine import Engine
+from llmanac.web._http import config
+from llmanac.web.server import create_app
 
 # ---------------------------------------------------------------- chat
 
@@ -306,3 +309,18 @@ def test_the_chat_page_needs_nothing_from_elsewhere(server):
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "http://" not in answer.text and "https://" not in answer.text and "innerHTML" not in answer.text
     assert 'aria-label="Your message"' in answer.text
+
+
+def test_a_server_closes_no_handler_of_its_process():
+    """Absl's closes the stream that it writes to, which may be the process's own."""
+    closed = []
+
+    class Handler(logging.Handler):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    kept = Handler()
+    config(create_app(Engine(HistoryModel(), ByteTokenizer()), model_name="tiny"), log_level="error")
+    assert not closed
+    kept.close()

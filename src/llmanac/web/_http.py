@@ -94,5 +94,6 @@ def config(app: ASGIApp, **options: Any) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,
         server_header=False,
+        log_config=None,  # uvicorn's own closes every handler of the process, and absl's then closes its stream
         **options,
     )
