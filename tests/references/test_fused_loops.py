@@ -14,7 +14,6 @@ from llmanac.kernels.nn import _short, pointwise
 from llmanac.kernels.nn._cross_entropy_loops import values_and_slopes_
 from llmanac.kernels.nn._takes import SMALLEST, fused
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
-from llmanac.kernels.nn.products import Products
 from llmanac.models import _masks
 from llmanac.models.norms.rmsnorm import rms_norm
 from llmanac.models.positions.rope import _Rotation
@@ -220,25 +219,6 @@ def test_a_model_trains_the_same_with_the_loops(monkeypatch: pytest.MonkeyPatch)
         ]
     assert errors["loops"] != errors["formulas"]
     assert max(errors["loops"]) < 1.1 * max(errors["formulas"]) < 0.1
-
-
-@pytest.mark.parametrize("rows", [64, 150])
-def test_products_and_their_gradients_equal_torch(rows: int) -> None:
-    x, *weights = (drawn(*shape).requires_grad_() for shape in ((3, rows // 3, 40), (70, 40), (33, 40), (40, 40)))
-    found, expected = Products.apply(x, *weights), [F.linear(x, weight) for weight in weights]
-    above = [drawn(*y.shape, seed=at) for at, y in enumerate(expected)]
-    pairs = zip(found, expected, strict=True)
-    gradients = [torch.autograd.grad(y, (x, *weights), above) for y in (found, expected)]
-    for a, b in [*pairs, *zip(*gradients, strict=True)]:
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-
-
-def test_a_frozen_matrix_gets_no_gradient() -> None:
-    x, weights = drawn(64, 40).requires_grad_(), [drawn(33, 40), drawn(20, 40).requires_grad_()]
-    first, second = Products.apply(x, *weights)
-    dx, dw = torch.autograd.grad(first.sum() + second.sum(), (x, weights[1]))
-    torch.testing.assert_close(dx, (weights[0].sum(0) + weights[1].sum(0)).expand(64, -1))
-    torch.testing.assert_close(dw, x.sum(0).expand(20, -1))
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmanac.kernels.nn._takes import fused
 from llmanac.models._low_rank import low_rank
 from llmanac.models._quantized import Quantized, dense, lookup, product
 
@@ -103,8 +102,6 @@ class Linear(Product):
             factors = None if self.weight.requires_grad else self.change.factors()
             if factors is not None and not torch.compiler.is_compiling():
                 return low_rank(x, self.weight, self.bias, *factors)
-        if _trained(x, [self]):
-            return _products(x, [self])[0]
         if self.through is None:
             return self.changed(product(x, self.weight, self.bias), x)
         y = self.through(x, self.weight)
@@ -149,8 +146,6 @@ def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
 
     Layers that something has replaced (a quantized form) are called one by one.
     """
-    if _trained(x, layers):
-        return _products(x, layers)
     first: Any = layers[0]
     packed = getattr(first, "packed", False)
     if packed is False or torch.compiler.is_compiling():
@@ -160,22 +155,6 @@ def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
             return tuple(layer(x) for layer in layers)
         packed = first.packed = Packed(layers)
     return tuple(layer.changed(y, x) for layer, y in zip(packed.layers, packed.products(x), strict=True))
-
-
-def _trained(x: Tensor, layers: Sequence[Any]) -> bool:
-    """Whether the layers are plain matrices and trained, so that `kernels/nn/products.py` is faster."""
-    return fused(x) and all(
-        type(layer) is Linear and layer.bias is None and layer.through is None and layer.packed is False
-        and layer.weight.requires_grad and type(layer.weight) is nn.Parameter
-        for layer in layers
-    )  # fmt: skip
-
-
-def _products(x: Tensor, layers: Sequence[Any]) -> tuple[Tensor, ...]:
-    from llmanac.kernels.nn.products import Products  # what is not trained needs no numba
-
-    made: tuple[Tensor, ...] = Products.apply(x, *(layer.weight for layer in layers))
-    return tuple(layer.changed(y, x) for layer, y in zip(layers, made, strict=True))
 
 
 def fuse(model: nn.Module) -> nn.Module:

@@ -181,11 +181,7 @@ class _Grads:
             torch.mm(slopes, self.chunks.weight, out=self.hidden[rows])
         if self.weight is not None:
             weight, hidden = self.weight[:, self.fixed :], self.chunks.hidden[rows, self.fixed :]
-            if self.chunks.loops and not self.fixed:
-                from llmanac.kernels.nn.products import add_transposed_, transposed  # as in `in_place`
-
-                add_transposed_(weight, transposed(hidden) @ slopes)
-            elif slopes.dtype == weight.dtype:
+            if slopes.dtype == weight.dtype:
                 weight.addmm_(slopes.t(), hidden)
             else:
                 product = slopes.t() @ hidden
