@@ -12,51 +12,26 @@ that ask for it), equal ones by how recent they are. Deleted facts are gone from
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from llmanac.core.errors import DataError, RequestError, shown
-from llmanac.evaluate._english import FUNCTION
-from llmanac.metrics._porter import stem
-from llmanac.retrieve._words import plain_words
-from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in, subject_of
+from llmanac.retrieve.memory.recall import LEAST, Fact, ended, meant, ranked, replaced
+from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
 MOST = 10_000  # facts of a file
-LEAST = 0.34  # of a question's words: below, no fact is meant
-_ASKING = "what which who whom whose when where why how am is are was do does did user please tell"
-ASKING = frozenset(_ASKING.split())
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 USE = "Use these facts in the answer."  # without it a small model says that it knows nothing of the user
 _SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
  text text not null, cues text not null, stated real not null, number integer not null)"""
 
 _ROWS = {(int, str, str, str, str, stated, int) for stated in (int, float)}  # types of a fact's columns
-
-
-@dataclass(frozen=True)
-class Fact:
-    """id: as `llmanac memory` names it; stated: seconds since 1970; number: of the message, from 1."""
-
-    id: int
-    subject: str
-    value: str
-    text: str
-    cues: str
-    stated: float
-    number: int
-
-
-def content(text: str) -> frozenset[str]:
-    """Stems of the words of a text by which facts are found."""
-    return frozenset(stem(word) for word in plain_words(text) if word not in FUNCTION and word not in ASKING)
 
 
 class Memory:
@@ -68,6 +43,7 @@ class Memory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._stated: set[str] = set()  # subjects of the chat's last message that stated something
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path}: there is no folder {self.path.parent}; make it first")
         with self._named():
@@ -116,26 +92,49 @@ class Memory:
         return [Fact(*row) for row in rows]
 
     def read(self, message: str) -> list[Change]:
-        """Take over what a user's message states, replaces and takes back; returns the changes."""
+        """Take over what a user's message states, replaces and takes back; returns the changes. All of it or nothing."""
         changes = changes_in(message)
-        for change in changes:
-            self.apply(change)
+        if not changes:
+            return []
+        with self._at_once():
+            stated = {change.subject for change in changes if change.kind in ("set", "update")}
+            for change in changes:
+                self.apply(change)
+        self._stated = stated or self._stated
         return changes
+
+    @contextlib.contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """One transaction, which waits for those of other chats on the same file."""
+        with self._named():
+            self._base.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._base.execute("rollback")
+            raise
+        with self._named():
+            self._base.execute("commit")
 
     def apply(self, change: Change) -> None:
         """Carry out one change. Raises RequestError where the memory is full."""
-        if change.kind == "set":
-            self._set(change)
-        elif change.kind == "clear":
+        if change.kind == "clear":
             self._run("delete from facts")
-        elif change.kind == "drop":
-            held = [f for f in self.facts() if f.subject == change.subject]
-            if held and (not change.value or change.value.lower() in held[0].value.lower()):
-                self.delete(held[0].id)
+            return
+        facts = self.facts()
+        gone: list[Fact] = []
+        if change.kind in ("set", "update"):
+            gone, subject = replaced(change, facts)
+            if subject:
+                self._set(replace(change, subject=subject))
+        elif change.kind == "last":
+            gone = [fact for fact in facts if fact.subject in self._stated]
+        elif change.kind == "ended":
+            gone = ended(change.text, facts)
         else:
-            named = [fact for fact in self.facts() if fact.subject == subject_of(change.text)]
-            for fact in named or self.recall(change.text, 1, least=0.5):
-                self.delete(fact.id)
+            gone = meant(change.text, facts)
+        for fact in gone:
+            self._run("delete from facts where id = ?", fact.id)
 
     def _set(self, change: Change) -> None:
         known = self._run("select 1 from facts where subject = ?", change.subject)
@@ -180,20 +179,7 @@ class Memory:
 
     def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
-        facts = self.facts()
-        held = [content(f"{fact.subject} {fact.text} {fact.cues}") for fact in facts]
-        counts = Counter(word for words in held for word in words)
-        asked = content(question) or frozenset(question.lower().split())
-        weights = {word: math.log(1 + (len(facts) + 1) / (counts[word] + 0.5)) for word in asked}
-        total = sum(weights.values())
-        rated = []
-        for fact, words in zip(facts, held, strict=True):
-            share = sum(weights[word] for word in asked & words) / total if total else 0.0
-            if share >= least:
-                subject = content(fact.subject)  # "name" is nearer to "called" than "dog's name" is
-                own = 0.2 * len(asked & subject) / (1 + len(subject - asked)) - 0.02 * len(subject - asked)
-                rated.append((round(share + own, 9), fact.number, fact))
-        return [fact for _, _, fact in sorted(rated, key=lambda one: (-one[0], -one[1]))[:k]]
+        return ranked(question, self.facts(), k, least)
 
     def prompt(self, question: str, k: int = 5) -> str:
         """Text for a system message: the name, and the facts that the question means; empty where there are none."""

@@ -1,0 +1,132 @@
+"""Which facts a question means, and which ones a later statement replaces or ends.
+
+A question's fact is found by the weighted share of the question's content words that it holds (its sentence and the
+words that ask for it); among equal ones the newest is first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmanac.evaluate._english import FUNCTION
+from llmanac.metrics._porter import stem
+from llmanac.retrieve._words import plain_words
+from llmanac.retrieve.memory import plain
+from llmanac.retrieve.memory.rules import Change, subject_of
+
+LEAST = 0.34  # of a question's words: below, no fact is meant
+NAMED = 0.5  # of a fact's subject or value, that a clause must name to end it
+_ASKING = "what which who whom whose when where why how am is are was do does did user please tell said"
+ASKING = frozenset(_ASKING.split())
+
+
+@dataclass(frozen=True)
+class Fact:
+    """id: as `llmanac memory` names it; stated: seconds since 1970; number: of the statement, from 1."""
+
+    id: int
+    subject: str
+    value: str
+    text: str
+    cues: str
+    stated: float
+    number: int
+
+
+_SHORT = re.compile(r"['’](?:m|ve|re|d|ll|s|t)\b")
+
+
+@functools.lru_cache(maxsize=65536)
+def content(text: str) -> frozenset[str]:
+    """Stems of the words of a text by which facts are found."""
+    return frozenset(stem(word) for word in plain_words(_SHORT.sub("", text)) if word not in FUNCTION and word not in ASKING)
+
+
+def ranked(question: str, facts: Sequence[Fact], k: int, least: float = LEAST) -> list[Fact]:
+    """The k facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
+    held = [content(f"{fact.subject} {fact.text} {fact.cues}") for fact in facts]
+    counts = Counter(word for words in held for word in words)
+    asked = content(question) or frozenset(question.lower().split())
+    weights = {word: math.log(1 + (len(facts) + 1) / (counts[word] + 0.5)) for word in asked}
+    total = sum(weights.values())
+    rated = []
+    for fact, words in zip(facts, held, strict=True):
+        share = sum(weights[word] for word in asked & words) / total if total else 0.0
+        if share >= least:
+            subject = content(fact.subject)  # "name" is nearer to "called" than "dog's name" is
+            own = 0.2 * len(asked & subject) / (1 + len(subject - asked)) - 0.02 * len(subject - asked)
+            rated.append((round(share + own, 9), fact.number, fact))
+    return [fact for _, _, fact in sorted(rated, key=lambda one: (-one[0], -one[1]))[:k]]
+
+
+def ended(clause: str, facts: Sequence[Fact]) -> list[Fact]:
+    """The fact that a clause about an end names: enough of its subject or of its value is among the clause's words."""
+    said = content(clause)
+
+    def share(text: str) -> float:
+        words = content(text)
+        return len(words & said) / len(words) if words else 0.0
+
+    def named(fact: Fact) -> float:
+        head, _, thing = fact.subject.partition(":")
+        alone = said <= content(head) if thing else True  # "I stopped smoking" ends "smoke: a pack a day"
+        return max(share(fact.value), share(fact.subject), share(head) if alone else 0.0)
+
+    rated = [(named(fact), len(content(fact.text) & said), fact.number, fact) for fact in facts]
+    best = max(rated, key=lambda one: one[:3], default=None)
+    return [best[3]] if best is not None and best[0] >= NAMED else []
+
+
+def meant(text: str, facts: Sequence[Fact]) -> list[Fact]:
+    """The facts of a subject that is named: it, those of the thing that it names ("the cat"), or the best that fits."""
+    said = content(text)
+    exact = [fact for fact in facts if fact.subject == subject_of(text)]
+    within = [fact for fact in facts if said and content(fact.subject) and content(fact.subject) <= said]
+    things = [fact for fact in facts if re.match(rf"{re.escape(subject_of(text))}(?:['’]s|:) ", fact.subject)]
+    return exact or within or things or ranked(text, facts, 1, least=0.5)
+
+
+def replaced(change: Change, facts: Sequence[Fact]) -> tuple[list[Fact], str]:
+    """The facts that a statement replaces besides that of its own subject, and the subject that it is kept by.
+
+    An earlier fact in other words is replaced if the statement is said to be new, has a value of the same kind (a date,
+    a sum, a name), and shares half of the earlier frame, or the unit, or the value's first word. An "update" is of a
+    fact that is known, or of nothing: then the subject is empty.
+    """
+    if change.only:
+        return [f for f in facts if f.value.lower() == change.value.lower() and f.subject != change.subject], change.subject
+    if any(fact.subject == change.subject for fact in facts):
+        return [], change.subject
+    if change.kind == "update" and change.subject:
+        named = [f for f in facts if _fits(change.subject, f)]
+        return [], named[-1].subject if named else ""
+    if change.renewed:
+        like = [fact for fact in facts if _renews(change, fact)]
+        if like:
+            return (like[-1:], change.subject) if change.kind == "set" else ([], like[-1].subject)
+    return [], change.subject if change.kind == "set" else ""
+
+
+def _fits(subject: str, fact: Fact) -> bool:
+    """Whether a known fact is of this subject in other words ("thesis deadline": "deadline for the thesis")."""
+    mine, its = content(subject), content(fact.subject)
+    return bool(mine) and (mine == its or mine <= its or (len(its) > 0 and its <= mine))
+
+
+def _renews(change: Change, fact: Fact) -> bool:
+    (kind, value), (old, old_value) = plain.slot(change.value), plain.slot(fact.value)
+    if kind in ("money", "measure") and old == kind and _unit(value) == _unit(old_value):
+        return True
+    if re.search(r"\d", change.value) and _unit(change.value) and _unit(change.value) == _unit(fact.value):
+        return True  # "Windows 11": "Windows 10"
+    mine, its = content(f"{change.subject} {change.text}"), content(fact.subject)
+    return kind == old != "" and len(mine & its) * 2 >= len(its) > 0
+
+
+def _unit(text: str) -> str:
+    return re.sub(r"[\d.,\s]+", "", text).lower()
