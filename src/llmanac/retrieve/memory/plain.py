@@ -29,19 +29,19 @@ _SLOTS = {kind: re.compile(rf"(?i)(?<![\w.])(?:{pattern})(?!\w)") for kind, patt
 NEVER = re.compile(  # thoughts, performatives, and what is wanted of the reader
     r"think|thought|guess|mean|need|want|know|wonder|hope|believe|see|understand|suppose|wish|promise|thank|ask|agree|disagree|doubt"
     r"|feel|say|remember|forget|try|assume|imagine|swear|bet|require|appreciate|apologi[sz]e|expect|look|hear|notice|realise|realize"
-    r"|figure|get|find|give|paste|attach|tell|recall|beg|care|mind|read|copy|see|am|do|did|had"
+    r"|figure|get|find|give|paste|attach|tell|recall|beg|care|mind|read|copy|cannot|am|do|did|had"
 )
 _ACHES = "question problem idea doubt error issue minute moment headache cold feeling bug hunch request task point favor favour"
 MOMENT = re.compile(
     r"(?i)\b(?:today|right now|at the moment|tonight|yesterday|this (?:morning|evening|afternoon|second)|for now)\b"
 )
 _MOODS = re.compile(
-    r"(?i)^(?:(?:so|very|too|really|pretty|quite|a bit|a little|just|rather|feeling|kind of|still|not) )*(?:tired|sorry|sure|glad|happy|sad|hungry|thirsty"
+    r"(?i)^(?:(?:so|very|really|probably|more|also|now|pretty|quite|a bit|a little|just|rather|feeling|kind of|still|not) )*(?:tired|sorry|sure|glad|happy|sad|hungry|thirsty"
     r"|confused|stuck|back|here|ready|done|busy|curious|afraid|aware|able|lost|bored|late|fine|ok|okay|good|great|well"
     r"|interested|certain|unsure|excited|worried|angry|mad|sick|ill|cold|hot|wet|right|wrong|serious|new here|looking"
     r"|getting|having|wondering|asking|trying|going|gonna|thinking|seeing|hoping|kidding|joking|sitting|freezing|starving"
     r"|talking|feeling|saying|about to|supposed|allowed|grateful|thankful|welcome|screwed|broke|drunk|scared|nervous"
-    r"|surprised|impressed|in (?:a hurry|trouble|need|love with this)|at a loss|all ears|so)\b"
+    r"|surprised|impressed|too|more|in (?:a hurry|trouble|need|love with this)|at a loss|all ears|so)\b"
 )
 _BE = re.compile(r"(?i)^(?:i|we)(?:['’](?:m|re)| am| are)(?: (?:also|now|currently|actually|still|only|really|mostly|usually|just))* (?P<v>.+)")
 _PERFECT = re.compile(r"(?i)^(?:i|we)(?:['’]ve| have) (?:(?:also|now|just|already|always|finally|recently) )*(?P<v>been|got|had|moved|started|switched|changed"
@@ -50,13 +50,15 @@ _CHANGED = re.compile(
     r"(?i)^(?:i|we) (?:(?:also|just|finally|recently|now) )*(?P<v>started|joined|bought|adopted|became|moved|switched|changed"
     r"|upgraded|picked up|took up|turned|grew up|was born|married|got (?:married|promoted|engaged|a)|went over|signed up)\b ?(?P<r>.*)"
 )
-_HAVE_GOT = re.compile(r"(?i)^(?:i|we)(?:['’]ve got| have got| have| own)\b ?(?P<r>.*)")
+_HAVE_GOT = re.compile(r"(?i)^(?:i|we)(?: (?:only|also|just|still|now))*(?:['’]ve got| have got| have| own)\b ?(?P<r>.*)")
 _MODAL = re.compile(r"(?i)^(?:i|we)(?:['’](?:d|ll)| would| could| should| will| might| may| must| shall| can(?!['’t]))\b")
-_CAN = re.compile(r"(?i)^(?:i|we) (?:can['’]?t|cannot|can not|don['’]?t|do not|never) (?:really |even )?(?P<v>(?:have|eat|drink|stand|bear|use|own"
-                  r"|smoke|speak|swim|drive|digest|tolerate|like|do|wear|cook|watch|take|sleep|work|walk|hear)\b.*)")  # fmt: skip
+_CANNOT = re.compile(
+    r"(?i)^(?:i|we) (?:(?:can['’]?t|cannot|can not) (?:really |even )?(?P<v>(?:have|eat|drink|stand|bear|digest|tolerate|swim|drive|hear|walk|see)\b.+)"
+    r"|(?:do(?:n['’]t| not)|never) (?:really |even )?(?P<w>(?:have an?|eat|drink|like|use|own|smoke|speak|drive|wear|watch|cook|play)\b.*))"
+)
 _VERB = re.compile(
-    r"(?i)^(?P<w>i|we) (?:(?:usually|always|often|mostly|never|sometimes|generally|normally|really|also|still|only|now|actually|currently|just|even|rarely|seldom"
-    r"|honestly|typically|tend to|both) )*(?P<v>[a-z]+)\b ?(?P<r>.*)"
+    r"(?i)^(?P<w>i|we) (?:(?:usually|always|often|mostly|never|sometimes|generally|normally|really|also|still|only|now|actually|currently|just|even|already|rarely|seldom"
+    r"|honestly|typically|tend to|both|[a-z]+ly) )*(?P<v>[a-z]+)\b ?(?P<r>.*)"
 )
 
 
@@ -77,8 +79,8 @@ def lasting(clause: str, lead: str = "") -> tuple[str, str] | None:
         if _MOODS.match(value) or MOMENT.search(value) or re.match(r"(?i)(?:not|no|never|n['’]t|like|a (?:bit|little))\b", value):
             return None
         return "is", value
-    if found := _CAN.match(clause):
-        return "not", found["v"]
+    if found := _CANNOT.match(clause):
+        return "not", found["v"] or found["w"]
     if _MODAL.match(clause) or re.match(r"(?i)^(?:i|we) (?:do|did|have|had|am|are|was|were|would|could|should)(?:n['’]t| not)\b", clause):
         return None
     if (found := _PERFECT.match(clause)) and found["v"] != "got":
@@ -88,7 +90,7 @@ def lasting(clause: str, lead: str = "") -> tuple[str, str] | None:
     if found := _HAVE_GOT.match(clause):
         rest = found["r"]
         noun = re.match(r"(?i)(?:an?|the|another|one more|no|some|any|to|two|few)\s+(?:\w+ )??(\w+)", rest)
-        if not rest or re.match(r"(?i)(?:to|no idea|not|never|been|just)\b", rest) or (noun and noun[1].lower().rstrip("s") in _ACHES.split()):
+        if not rest or re.match(r"(?i)(?:to|no idea|not|never|been|just|already|his|her|their|your|him|it|them|one|any|this|that)\b", rest) or (noun and noun[1].lower().rstrip("s") in _ACHES.split()):
             return None
         if not re.match(r"(?i)(?:an?|the|my|our|no|one|two|three|four|five|six|\d+|\w+ \w+|\w+s)\b", rest):
             return None  # "we have rain"
@@ -101,14 +103,14 @@ def lasting(clause: str, lead: str = "") -> tuple[str, str] | None:
     if NEVER.fullmatch(verb):
         return ("get up", found["r"].partition(" ")[2]) if verb == "get" and re.match(r"(?i)up\b", found["r"]) else None
     bases = possible_bases(verb)
-    past = verb.endswith("ed") or any(verb in (IRREGULAR[b][0] for b in bases if b in IRREGULAR and b != verb) for _ in (0,))
-    if past or verb.endswith("ing") or verb in _NO_VERBS or not verb.isalpha():
+    past = verb.endswith("ed") or any(verb == IRREGULAR[base][0] for base in bases if base in IRREGULAR and base != verb)
+    if past or len(verb) < 2 or verb.endswith("ing") or verb in _NO_VERBS or not verb.isalpha():
         return None
     return verb, found["r"]
 
 
 _PARTICIPLES = frozenset(forms[1] for base, forms in IRREGULAR.items() if forms[1] != base)
-_NO_VERBS = frozenset("and or the a an my your is was of in on at to for from with".split())
+_NO_VERBS = frozenset(["and", "or", "the", "an", "my", "your", "is", "was", "wanna", "gonna", "too", *PREPOSITIONS])
 
 
 def possessed(clause: str) -> tuple[str, str, str] | None:
@@ -133,7 +135,7 @@ def possessed(clause: str) -> tuple[str, str, str] | None:
     return None
 
 
-_AUX = frozenset("is are was were has have had just still also now never always will does do can goes isn't likes and".split())
+_AUX = frozenset("often usually sometimes rarely is are was were has have had just still also now never always will does do can goes isn't likes and".split())
 
 
 def no_noun(word: str) -> bool:

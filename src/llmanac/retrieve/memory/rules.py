@@ -46,7 +46,8 @@ _FAVORITE = re.compile(r"(?i)\b(?:new|current|own|actual|real|updated|full)\s+")
 
 # pattern, subject, sentence, cues; {v} is the value, {n} another part
 _FACTS: tuple[tuple[str, str, str, str], ...] = (
-    (rf"(?:{_AM} (?:called|named)|call me|(?:you can|everyone|people) calls? me) {_V}", "name",
+    (rf"(?:i(?:['’]m| am) (?:called|named)|call me|(?:you can|everyone|people) calls? me)"
+     rf" (?!(?:an?|the|when|if|back|at|in|on|later|out|by|your|names?)\b){_V}", "name",
      "The user's name is {v}.", "called who am"),
     (rf"{_I} {_NOW}(?:live|reside|stay|am based|am living) (?:in|at|on) {_V}", "home", "The user lives in {v}.",
      "live home city town country place address where reside based"),
@@ -59,7 +60,7 @@ _FACTS: tuple[tuple[str, str, str, str], ...] = (
      "job profession occupation work living career"),
     (rf"{_AM} {_NOW}working as (?:an? |the )?{_V}", "job", "The user works as {v}.",
      "job profession occupation work living career"),
-    (rf"{_AM} {_NOW}(?:an?) (?P<v>(?:[\w-]+ ){{0,2}}[\w-]*(?:er|or|ist|ian|nurse|student|chef|cook|clerk|pilot|judge"
+    (rf"{_AM} {_NOW}(?:an?) (?P<v>(?:[\w-]+ ){{0,2}}(?-i:[a-z-]*)(?:er|or|ist|ian|nurse|student|chef|cook|clerk|pilot|judge"
      r"|analyst|architect|attorney|surgeon|accountant|assistant|agent|vet|doctor|lawyer))\b", "job", "The user works as {v}.",
      "job profession occupation work living career"),
     (rf"{_I} {_NOW}(?:work|started working|am working|started|got a job) (?:at|for|with) {_V}", "employer",
@@ -80,7 +81,7 @@ _FACTS: tuple[tuple[str, str, str, str], ...] = (
     (rf"{_AM} {_NOW}(?:learning|studying) {_V}", "study", "The user studies {v}.", "study learn subject course major"),
     (rf"{_I} {_NOW}(?:study|major in|am majoring in) {_V}", "study", "The user studies {v}.",
      "study learn subject course major"),
-    (rf"{_I} {_NOW}(?:drive|bought) (?:an? |the )?(?P<v>(?:[\w-]+ )?[A-Z][\w -]*)", "car", "The user drives a {v}.",
+    (rf"{_I} {_NOW}drive (?:an? |the )?(?P<v>(?:[\w-]+ )?(?-i:[A-Z])[\w -]*)", "car", "The user drives a {v}.",
      "car drive vehicle"),
     (rf"{_I} {_NOW}(?:speak) {_V}", "language: {v}", "The user speaks {v}.", "language languages speak"),
     (rf"{_I} {_NOW}play (?:the )?{_V}", "plays: {v}", "The user plays {v}.", "play instrument sport game hobby"),
@@ -126,6 +127,10 @@ _NAMED = re.compile(
     r"(?:\b(?:[Mm]y|[Oo]ur) (?P<a>(?:(?!is\b|are\b|was\b|has\b|have\b)[a-z][\w-]+ ){0,2}?(?!is\b|are\b|was\b|called\b|named\b)[a-z][\w-]+),? (?P<n>(?!I\b)[A-Z][\w'’-]+(?: (?!I\b)[A-Z][\w'’-]+)*)(?=,? (?:and|just|has|is|was|[a-z]+s)\b|[.,;]|$)"
     r"|\b(?:an?|our|my|one|two|three) (?P<b>[a-z][\w-]*(?: (?!is\b|are\b|was\b)[a-z][\w-]*)?),? (?:who (?:is|are) )?(?:called|named) (?P<m>[A-Z][\w'’-]*(?:(?:,| and| [A-Z])[\w'’ -]*[A-Z][\w'’-]*)?))"
 )
+_VAGUE = re.compile(r"(?i)(?:(?:not|no|no longer|so|very|too|super|really|still|always|going|gonna|probably|[\w]+ing)\b|to (?!\d))")
+_PRONOUN = re.compile(r"(?i)(?:what|which|who|how|he|she|it|they|this|that|these|those|there|here|i|we|you|one|question|point|"
+                      r"intention|guess|bad)\b")  # fmt: skip
+_POINTS = re.compile(r"(?i)(?:(?:at|to|with|of|for|about) )?(?:it|him|her|them|you|your|this|that|these|those|one|what)\b")
 _WITH = re.compile(r"^(?:[Mm]y (?:[\w'’-]+ ){1,3}|[A-Z][\w'’-]+ )and (?=I\b)")
 _CLEAR = re.compile(r"(?i)^(?:please )?(?:forget|delete|erase|clear) (?:everything|all (?:of it|facts|memories)|it all|"
                     r"all you know)\b")  # fmt: skip
@@ -192,7 +197,7 @@ def _changes(text: str, told: bool, before: str) -> list[Change]:
 
 def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change | None:
     if mail := _MAIL.search(text):
-        return _set("email", mail.group(), said)
+        return Change("set", "email", mail.group(), f"The user's email address is {mail.group()}.", "mail reach contact")
     if found := _HERE.match(text):
         return Change("set", "name", found["v"], f"The user's name is {found['v']}.", _cues("name"))
     if (found := _BECAME.match(text)) and (name := found["n"] or _proper(before)):
@@ -206,7 +211,7 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
             whose = "" if subject.endswith("name") else "'s name"
             return Change("set", f"{subject}{whose}", called["v"], f"The user's {subject} is {value}.",
                           f"called name {subject}")  # fmt: skip
-        if re.match(r"(?i)(?:not|no longer|so|very|too|[\w]+ing)\b", value) or plain.MOMENT.search(found["v"]):
+        if _VAGUE.match(value) or _PRONOUN.match(subject) or plain.MOMENT.search(found["v"]):
             return None
         if re.match(r"(?i)(?:at|with|from|in|based|an?) ", value) and (part := plain.possessed(text)):
             one = _of_another(*part, said)
@@ -217,7 +222,7 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
     for pattern, subject, sentence, cues in _COMPILED:
         if found := pattern.match(text):
             value = _value(found["v"])
-            if not value or len(value) > LONGEST:
+            if not value or len(value) > LONGEST or _POINTS.match(value):
                 return None
             parts = {"v": value, "n": found.groupdict().get("n") or ""}
             name = subject.format(**{key: part.lower() for key, part in parts.items()})
@@ -231,9 +236,9 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
         return Change("update", subject_of(found["s"]), _value(found["v"]), f"The {found['s']} is {found['v']}.")
     if found := _ANY.match(text):
         subject, value = subject_of(found["s"]), _value(re.sub(r"(?i), not .*", "", found["v"]))
-        ours = re.search(r"(?i)\b(?:my|our|us|me|at (?:home|work))\b", text)
+        ours = re.search(r"(?i)\b(?:at (?:home|work)|(?:at|in) (?:my|our) \w+)\b", f"{subject} {value}")
         dated = plain.slot(value)[0] in ("date", "time", "weekday", "money")
-        if value and not re.match(r"(?i)(?:not|no)\b", value):
+        if value and not _VAGUE.match(value) and not _PRONOUN.match(subject):
             kind: Literal["set", "update"] = "set" if told or ours or dated else "update"
             return Change(kind, subject, value, f"The {subject} is {value}.", _cues(subject))
     if found := _ME.match(text):
@@ -253,7 +258,9 @@ def _of_another(noun: str, apposition: str, predicate: str, said: str) -> Change
         own = _stated(f"i {base}{predicate[len(verb) :]}", said, False, "", "") if base not in ("my", "i") else None
         if own is not None and ": " not in own.subject and own.kind == "set":
             return Change("set", f"{whose}'s {own.subject}", own.value, f"The user said: {said}.", f"{noun} {own.cues}")
-    value = predicate.partition(" ")[2] or predicate
+    value = predicate.partition(" ")[2]
+    if not value.strip(" ,") or _PRONOUN.match(noun):
+        return None
     kind, held = plain.slot(predicate)
     subject = f"{whose}: {plain.frame(predicate, held) or verb}" if kind else f"{whose}: {verb}"
     return _set(subject, held or value, said)
@@ -261,7 +268,7 @@ def _of_another(noun: str, apposition: str, predicate: str, said: str) -> Change
 
 def _kept(verb: str, rest: str, said: str) -> Change | None:
     """A fact in the user's own words: its frame and slot, or its verb and object."""
-    if not rest or len(said) > LONGEST:
+    if not rest or len(said) > LONGEST or _POINTS.match(rest):
         return None
     kind, held = plain.slot(rest)
     if kind:

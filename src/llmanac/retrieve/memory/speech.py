@@ -26,9 +26,13 @@ _NOT_MEANT = re.compile(
 )  # fmt: skip
 _INTERROGATIVE = re.compile(
     r"(?i)^(?:what|which|who|whom|whose|when|where|why|how|is|are|am|was|were|do|does|did|has|have|had|can|could|will"
-    r"|would|shall|should|may|might|must|any|isn['’]t|aren['’]t|don['’]t you|doesn['’]t|won['’]t|can['’]t|couldn['’]t)\b"
+    r"|would|shall|should|may|might|must|isn['’]t|aren['’]t|don['’]t you|doesn['’]t|won['’]t|can['’]t|couldn['’]t)\b"
 )
 _ENDS = re.compile(r"(?<=[!?])[\"')\]]*\s+|\.{2,}\s*|…\s*|\.[\"')\]]*\s+|\n+|;\s+|\s+[-–—]+\s+|:\)|:\(")
+_CARELESS = (
+    (re.compile(r"(?i)\b((?:do|does|did|is|are|was|were|ca|wo|could|would|should|has|have)n)t\b"), r"\1't"),
+    (re.compile(r"(?i)\b(i)(m|ve)\b"), r"\1'\2"),
+)
 _SHORT = re.compile(r"(?i)\b(?:Mr|Mrs|Ms|Dr|St|Mt|Ft|Prof|vs|No|e\.g|i\.e|a\.m|p\.m|[A-Z])$")
 LEAD = re.compile(
     r"(?i)^\s*(?:(?:please|can you|could you|ok(?:ay)?|so|well|oh|hi|hello|hey|thanks|thank you|by the way|btw|fyi|also"
@@ -64,6 +68,8 @@ class Clause(NamedTuple):
 def clauses(message: str) -> list[Clause]:
     """The clauses that a user states, in order."""
     text = _QUOTED.sub(_unquoted, message[:MOST])
+    for pattern, full in _CARELESS:
+        text = pattern.sub(full, text)
     if task := _TASK.search(text):
         text = text[: task.start()]
     out: list[list[Clause]] = []
@@ -107,7 +113,7 @@ def _asserted(sentence: str) -> Iterator[Clause]:
         while (cut := LEAD.match(bare)) and bare[cut.end() :]:
             told = told or _ASKED_TO.search(cut.group()) is not None
             bare = bare[cut.end() :].strip(" ,")
-        if _NOT_MEANT.match(bare) or (_INTERROGATIVE.match(bare) and asks):
+        if _NOT_MEANT.match(bare) or _INTERROGATIVE.match(bare):
             return  # the rest hangs on it: "if I lived there, I would ..."
         if not bare:
             continue

@@ -21,7 +21,9 @@ from pathlib import Path
 from types import TracebackType
 
 from llmanac.core.errors import DataError, RequestError, shown
+from llmanac.retrieve.dense import Encode
 from llmanac.retrieve.memory.recall import LEAST, Fact, ended, meant, ranked, replaced
+from llmanac.retrieve.memory.vectors import Vectors
 from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
@@ -37,11 +39,15 @@ _ROWS = {(int, str, str, str, str, stated, int) for stated in (int, float)}  # t
 class Memory:
     """An open memory; a context manager. The file is made where there is none.
 
+    Args:
+        encode: texts to vectors (N, D) of length 1, by which questions in other words find their facts.
+        encoder: the name of what encodes; the file keeps the vectors with it.
+
     Raises:
         DataError: the file is something else, damaged, or cannot be written; the message names it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, encode: Encode | None = None, encoder: str = "") -> None:
         self.path = Path(path)
         self._stated: set[str] = set()  # subjects of the chat's last message that stated something
         if not self.path.parent.is_dir():
@@ -62,6 +68,7 @@ class Memory:
                     f"begin; pragma application_id={APPLICATION}; pragma user_version={VERSION}; {_SCHEMA}; commit;"
                 )
             self._base.execute("pragma secure_delete=on")  # what is deleted is overwritten
+            self._vectors = Vectors(self._base, encode, encoder) if encode is not None else None
 
     def __enter__(self) -> Memory:
         return self
@@ -179,7 +186,10 @@ class Memory:
 
     def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
-        return ranked(question, self.facts(), k, least)
+        facts = self.facts()
+        with self._named():
+            near = self._vectors.nearness(question, facts) if self._vectors is not None else None
+        return ranked(question, facts, k, least, near)
 
     def prompt(self, question: str, k: int = 5) -> str:
         """Text for a system message: the name, and the facts that the question means; empty where there are none."""
