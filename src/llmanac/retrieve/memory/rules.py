@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmanac.evaluate._english import possible_bases
+from llmanac.retrieve.folder.quotes import ORDERS
 from llmanac.retrieve.memory import plain, speech
 
 LONGEST = 200  # characters of a value; of a subject a third
@@ -160,13 +161,16 @@ _COMPILED = [
 def changes_in(message: str) -> list[Change]:
     """What a user's message changes, in order."""
     out: list[Change] = []
+    renewed = _NEW.search(message[: speech.MOST]) is not None
     whose, last = "", ""  # of whom "he" and "she" speak, and what was said before
     for clause in speech.clauses(message):
         text = clause.text
+        if ORDERS.search(text):  # pasted text that would give orders to the model in every later chat
+            continue
         if whose and (pronoun := re.match(r"(?i)(?:he|she)(?P<is>['’]s)? (?!my\b)", text)) and not _BECAME.match(text):
             text = f"my {whose}{' is' if pronoun['is'] else ''} {text[pronoun.end() :]}"
         found = _changes(text, clause.told, last)
-        if _NEW.search(message):
+        if renewed:
             found = [replace(one, renewed=True) for one in found]
         out += found
         if person := re.search(r"(?i)\b(?:my|our) ([a-z]+)(?=['’ ,.]|$)", text):

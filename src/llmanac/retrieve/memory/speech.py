@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 from llmanac.evaluate._english import possible_bases
 
-MOST = 20_000  # characters of a message that are read
-_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|(?<!\w)['‘](?=\w)[^\"\n]{3,}?(?<=[\w.!?,])['’](?!\w)|```.*?(?:```|$)",
-                     re.DOTALL)  # fmt: skip
+MOST, CLAUSE = 20_000, 300  # characters of a message that are read, and of a clause
+_QUOTED = re.compile(
+    r"\"[^\"\n]*\"|“[^”\n]{0,999}”|«[^»\n]{0,999}»|(?<!\w)['‘](?=\w)[^\"\n]{3,300}?(?<=[\w.!?,])['’](?!\w)|```.*?(?:```|$)", re.DOTALL
+)
 # "Translate this: ..." hands over a text, which nobody says of themselves
 _TASK = re.compile(
     r"(?i)\b(?:translate|proofread|rewrite|rephrase|paraphrase|correct|fix|check|edit|summari[sz]e|continue|complete"
     r"|parse|classify|write|reply to|answer|explain|dialogue|example|sentence|text|email|following|starts?|begins?)\b"
-    r"[^.!?:\n]*:(?=\s)|\b(?:dialogue|conversation)\b[^:\n]*:?(?=\s+[A-Z]:)"
+    r"[^.!?:\n]{0,99}:(?=\s)|\b(?:dialogue|conversation)\b[^:\n]{0,99}:?(?=\s+[A-Z]:)"
 )
 _JOKE = re.compile(r"(?i)\b(?:just kidding|(?:only|just) joking|i['’]m (?:kidding|joking)|just a joke)\b|^jk\b|^not!$")
 _NOT_MEANT = re.compile(
@@ -110,6 +111,8 @@ def _asserted(sentence: str) -> Iterator[Clause]:
     subject, told = "", False
     for part in parts:
         bare = part.strip(" ,;")
+        if len(bare) > CLAUSE:
+            return
         while (cut := LEAD.match(bare)) and bare[cut.end() :]:
             told = told or _ASKED_TO.search(cut.group()) is not None
             bare = bare[cut.end() :].strip(" ,")

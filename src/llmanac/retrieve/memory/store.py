@@ -12,6 +12,7 @@ that ask for it), equal ones by how recent they are. Deleted facts are gone from
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sqlite3
 import time
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from llmanac.core.errors import DataError, RequestError, shown
+from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
 from llmanac.retrieve.dense import Encode
 from llmanac.retrieve.memory.recall import LEAST, Fact, ended, meant, ranked, replaced
 from llmanac.retrieve.memory.vectors import Vectors
@@ -28,12 +29,18 @@ from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
 MOST = 10_000  # facts of a file
+WAIT = 10.0  # seconds that a change waits for those of other chats
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 USE = "Use these facts in the answer."  # without it a small model says that it knows nothing of the user
 _SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
  text text not null, cues text not null, stated real not null, number integer not null)"""
 
 _ROWS = {(int, str, str, str, str, stated, int) for stated in (int, float)}  # types of a fact's columns
+
+
+def _clean(text: str) -> str:
+    """Text in one line without characters that control a terminal, turn lines around, or are no characters."""
+    return " ".join(UNSAFE.sub(" ", text).split())
 
 
 class Memory:
@@ -52,23 +59,42 @@ class Memory:
         self._stated: set[str] = set()  # subjects of the chat's last message that stated something
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path}: there is no folder {self.path.parent}; make it first")
+        if self.path.exists() and not self.path.is_file():
+            raise DataError(f"{self.path}: is no file; name another one for the memory")
         with self._named():
-            self._base = sqlite3.connect(self.path, timeout=10.0, isolation_level=None)
-            [(mark,)] = self._base.execute("pragma application_id").fetchall()
-            tables = self._base.execute("select count(*) from sqlite_master").fetchone()[0]
-            if (tables or mark) and mark != APPLICATION:
-                self._base.close()
-                raise DataError(f"{self.path}: is a database of another program; name another file for the memory")
-            version = self._base.execute("pragma user_version").fetchone()[0]
-            if version > VERSION:
-                self._base.close()
-                raise DataError(f"{self.path}: was written by a later version of llmanac; update llmanac to read it")
-            if not tables:
-                self._base.executescript(
-                    f"begin; pragma application_id={APPLICATION}; pragma user_version={VERSION}; {_SCHEMA}; commit;"
-                )
+            with contextlib.suppress(FileExistsError):  # what is personal is for its owner alone
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            self._base = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
+        try:
+            self._open()
+            with self._named():
+                self._vectors = Vectors(self._base, encode, encoder) if encode is not None else None
+        except BaseException:
+            self._base.close()
+            raise
+
+    def _open(self) -> None:
+        with self._named():
             self._base.execute("pragma secure_delete=on")  # what is deleted is overwritten
-            self._vectors = Vectors(self._base, encode, encoder) if encode is not None else None
+            if not self._marked():
+                with self._at_once():  # of two chats that make the file, the second finds it made
+                    if not self._marked():
+                        self._base.execute(f"pragma application_id={APPLICATION}")
+                        self._base.execute(f"pragma user_version={VERSION}")
+                        self._base.execute(_SCHEMA)
+            [(state,)] = self._base.execute("pragma quick_check(1)").fetchall()
+        if state != "ok":
+            raise DataError(f"{self.path}: damaged ({shown(state)}); name another file, or put back a copy")
+
+    def _marked(self) -> bool:
+        """Whether the file is a memory; False where it is empty. Raises DataError where it is something else."""
+        [(mark,)] = self._base.execute("pragma application_id").fetchall()
+        tables = self._base.execute("select count(*) from sqlite_master").fetchone()[0]
+        if (tables or mark) and mark != APPLICATION:
+            raise DataError(f"{self.path}: is a database of another program; name another file for the memory")
+        if self._base.execute("pragma user_version").fetchone()[0] > VERSION:
+            raise DataError(f"{self.path}: was written by a later version of llmanac; update llmanac to read it")
+        return bool(tables)
 
     def __enter__(self) -> Memory:
         return self
@@ -80,7 +106,9 @@ class Memory:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, UnicodeError) as error:
+        except (sqlite3.Error, UnicodeError, OSError) as error:
+            if "locked" in str(error):
+                raise DataError(f"{self.path}: another program has it in use for over {WAIT:.0f} s; try again") from None
             raise DataError(f"{self.path}: cannot be used as a memory ({error}); name another file") from None
 
     def __len__(self) -> int:
@@ -128,6 +156,9 @@ class Memory:
         if change.kind == "clear":
             self._run("delete from facts")
             return
+        if change.kind == "set" and not (change.renewed or change.only):
+            self._set(change)
+            return
         facts = self.facts()
         gone: list[Fact] = []
         if change.kind in ("set", "update"):
@@ -147,7 +178,7 @@ class Memory:
         known = self._run("select 1 from facts where subject = ?", change.subject)
         if not known and len(self) >= MOST:
             raise RequestError(f"{self.path}: holds {MOST:,} facts, which is the most; delete some")
-        fields = [" ".join(str(part).split()) for part in (change.subject, change.value, change.text, change.cues)]
+        fields = map(_clean, (change.subject, change.value, change.text, change.cues))
         self._run(
             "insert into facts (subject, value, text, cues, stated, number) values (?, ?, ?, ?, ?, "
             "(select coalesce(max(number), 0) + 1 from facts)) on conflict (subject) do update set value = "
@@ -168,21 +199,23 @@ class Memory:
 
     def delete(self, id: int) -> Fact:
         """Delete a fact. Raises RequestError where there is none of this number."""
-        found = self._fact(id)
-        self._run("delete from facts where id = ?", id)
+        with self._at_once():
+            found = self._fact(id)
+            self._run("delete from facts where id = ?", id)
         return found
 
     def edit(self, id: int, value: str) -> Fact:
         """Give a fact another value. Raises RequestError where there is none of this number, or no value."""
-        value = " ".join(value.split())
+        value = _clean(value)
         if not value or len(value) > LONGEST:
             raise RequestError(f"value: must have 1 to {LONGEST} characters")
-        found = self._fact(id)
-        places = [*re.finditer(rf"(?<!\w){re.escape(found.value)}(?!\w)", found.text)]  # "or" is not in "favorite"
-        before, after = (found.text[: places[-1].start()], found.text[places[-1].end() :]) if places else ("", "")
-        text = f"{before}{value}{after}" if places else f"{found.subject}: {value}"
-        self._set(Change("set", found.subject, value, text, found.cues))
-        return next(fact for fact in self.facts() if fact.subject == found.subject)
+        with self._at_once():
+            found = self._fact(id)
+            places = [*re.finditer(rf"(?<!\w){re.escape(found.value)}(?!\w)", found.text)]  # "or" is not in "favorite"
+            before, after = (found.text[: places[-1].start()], found.text[places[-1].end() :]) if places else ("", "")
+            text = f"{before}{value}{after}" if places else f"{found.subject}: {value}"
+            self._set(Change("set", found.subject, value, text, found.cues))
+            return self._fact(id)
 
     def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
