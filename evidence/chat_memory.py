@@ -10,13 +10,26 @@ last {window} chats can know at most: the last statement, if it is among them. I
 - Store operations were exact at {exact} of {checks} checks: the facts in the file are those that hold.
 {end_to_end}
 
-All sentences come from templates of this study, whose words the rules were not fitted to but whose forms they know.
-Free speech is harder: this is a test of the store and of recall, not of understanding.
+Those sentences come from templates of this study, whose forms the rules know: a test of the store and of recall.
+
+Free speech is harder. {lines} messages, with what must hold after them and a later question in other words, were written
+by somebody who had seen no rule (`evidence/memory_paraphrases.jsonl`). The first rules were measured on them as they
+were; then the writer of the messages changed the rules, looking at the odd lines alone ({development}), and the even
+lines ({test}) were scored again. The writer knew what the even lines say, so that the second figure may be too good.
+
+- Kept rightly (all that holds is in the file, what was taken back is not, and of {kinds} nothing was kept):
+  {first_odd} of the development lines at first and {now_odd} now; of the test lines {first_even} at first and
+  {now_even} now.
+- {talk} chats later, of the facts of the test lines that were kept, {later_words} are among the five of the prompt by
+  words alone and {later} by words and MiniLM (the bar is 0.95: {verdict}); of all its facts, kept or not, {later_all}.
+- The file opened again held the same facts, and nothing of a replaced or deleted value, after {stored} of its lines.
+
 How the prompt asks the model to use the facts was chosen among ten forms, on 12 questions of such templates.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +42,7 @@ import torch
 from evidence._page import with_interval
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import percent
+from evidence._paraphrases import CHATS, FILE, FIRST, by_finder, table_of, with_wilson
 from llmanac.core.errors import DataError
 from llmanac.generate.load import load_engine
 from llmanac.lab._svg import Line, line_chart
@@ -94,7 +108,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             })  # fmt: skip
         answers = _answers(memory, truth, messages[-window:], chats, rng) if size == "full" else []
     return {
-        "chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows, "answers": answers,
+        "free": by_finder(seed, size), "chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows, "answers": answers,
     }  # fmt: skip
 
 
@@ -161,6 +175,13 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
             [table(["chats", "facts", *names.values()], rows)], [{"caption": "Right answers", "svg": drawn}],
         )
     ]  # fmt: skip
+    text = (
+        "Shares with Wilson's 95% interval, of lines (right, stored) or of questions, with the other talk of the first "
+        'seed; "lowest" is over the seeds. Other talk: 200 messages, of which 50 state something of other people, 50 '
+        "something else of the user, in templates, and 100 are requests. A fact counts as kept if a kept fact's text has "
+        "the value; as exact if it is the fact's value and nothing else. The prompt has five facts."
+    )
+    out.append(Section("Free speech", [text], [table(*table_of(seeds))]))
     if all(s["answers"] for s in seeds):
         rows = [
             [title, *(percent([_share(s["answers"], name, *lags) for s in seeds]) for lags in LAGS),
@@ -174,6 +195,30 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         )
         head = ["in the prompt", *(f"{a} to {b} chats ago" for a, b in LAGS), "all", "slope"]
         out.append(Section("End to end: SmolLM2-135M-Instruct answers", [text], [table(head, rows)]))
+    return out
+
+
+def _free(free: Mapping[str, Any]) -> dict[str, Any]:
+    first = json.loads(FIRST.read_text("utf-8"))
+    count = len(FILE.read_text("utf-8").splitlines())
+    out: dict[str, Any] = {
+        "lines": count, "development": (count + 1) // 2, "test": count // 2, "talk": CHATS,
+        "kinds": "questions, suppositions, quotations and jokes",
+    }  # fmt: skip
+    for half, ways in free.items():
+        out |= {
+            f"first_{half}": with_wilson(*first[half]["right"]),
+            f"now_{half}": with_wilson(*ways["words"]["right"]),
+        }
+    if "even" in free:
+        even, name = free["even"], "kept facts in the prompt, later"
+        hits, total = even["MiniLM"][name]
+        out |= {
+            "later_words": with_wilson(*even["words"][name]), "later": with_wilson(hits, total),
+            "later_all": with_wilson(*even["MiniLM"]["in the prompt, later"]),
+            "verdict": "held" if hits >= 0.95 * total else "missed",
+            "stored": "{} of {}".format(*even["words"]["stored"]),
+        }  # fmt: skip
     return out
 
 
@@ -194,7 +239,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"{100 * mean(slopes['window']):+.1f} ({ends['window']}) with the window."
         )
     return {
-        "end_to_end": said,
+        "end_to_end": said, **_free(seeds[0]["free"]),
         **{key: seeds[0][key] for key in keys}, "first": memory[0], "last": memory[-1], "window_first": window[0],
         "window_last": window[-1], "exact": sum(checks), "checks": len(checks),
     }  # fmt: skip

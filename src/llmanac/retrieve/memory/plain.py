@@ -20,44 +20,65 @@ SLOTS = {  # kinds of values that replace one another
             rf"|\d{{4}}-\d\d-\d\d|(?:the )?\d{{1,2}}(?:st|nd|rd|th)\b",
     "time": r"\d{1,2}(?:[:.]\d\d)?\s?(?:am|pm|a\.m\.|p\.m\.|o['’]clock)(?!\w)|\d{1,2}:\d\d|noon|midnight",
     "weekday": r"(?:mon|tues|wednes|thurs|fri|satur|sun)days?",
-    "money": r"[€$£]\s?\d[\d,.]*\d?k?|\d[\d,.]*k? ?(?:euros?|dollars?|pounds?|€|\$|£|usd|eur|francs?|kronor|yen|rupees?)",
+    "money": r"[€$£]\s?\d[\d,.]*\d?k?|\d[\d,.]*k? ?(?:euros?|dollars?|pounds?|€|\$|£|usd|eur|francs?|kronor|yen"
+             r"|rupees?)",
     "measure": r"\d[\d,.]*\d* ?(?:minutes?|mins?|hours?|hrs?|days?|weeks?|months?|years?|k?m|[cm]m|kg|kilos?|g|grams?"
-               r"|pounds|lbs?|stone|feet|foot|ft|inch(?:es)?|miles?|lit(?:re|er)s?|l|ml|percent|%|degrees?|people|guests|GB|TB)",
+               r"|pounds|lbs?|stone|feet|foot|ft|inch(?:es)?|miles?|lit(?:re|er)s?|l|ml|percent|%|degrees?|people"
+               r"|guests|GB|TB)",
     "number": r"(?:size )?\d[\d,.]*\d*(?: and a half)?",
 }  # fmt: skip
 _SLOTS = {kind: re.compile(rf"(?i)(?<![\w.])(?:{pattern})(?!\w)") for kind, pattern in SLOTS.items()}
 NEVER = re.compile(  # thoughts, performatives, and what is wanted of the reader
-    r"think|thought|guess|mean|need|want|know|wonder|hope|believe|see|understand|suppose|wish|promise|thank|ask|agree|disagree|doubt"
-    r"|feel|say|remember|forget|try|assume|imagine|swear|bet|require|appreciate|apologi[sz]e|expect|look|hear|notice|realise|realize"
+    r"think|thought|guess|mean|need|want|know|wonder|hope|believe|see|understand|suppose|wish|promise|thank|ask"
+    r"|agree|disagree|doubt"
+    r"|feel|say|remember|forget|try|assume|imagine|swear|bet|require|appreciate|apologi[sz]e|expect|look|hear"
+    r"|notice|realise|realize"
     r"|figure|get|find|give|paste|attach|tell|recall|beg|care|mind|read|copy|cannot|am|do|did|had"
 )
-_ACHES = "question problem idea doubt error issue minute moment headache cold feeling bug hunch request task point favor favour"
+_ACHES = """question problem idea doubt error issue minute moment headache cold feeling bug hunch request task
+point favor favour"""
 MOMENT = re.compile(
     r"(?i)\b(?:today|right now|at the moment|tonight|yesterday|this (?:morning|evening|afternoon|second)|for now)\b"
 )
 _MOODS = re.compile(
-    r"(?i)^(?:(?:so|very|really|probably|more|also|now|pretty|quite|a bit|a little|just|rather|feeling|kind of|still|not) )*(?:tired|sorry|sure|glad|happy|sad|hungry|thirsty"
+    r"(?i)^(?:(?:so|very|really|probably|more|also|now|pretty|quite|a bit|a little|just|rather|feeling|kind of"
+    r"|still|not) )*(?:tired|sorry|sure|glad|happy|sad|hungry|thirsty"
     r"|confused|stuck|back|here|ready|done|busy|curious|afraid|aware|able|lost|bored|late|fine|ok|okay|good|great|well"
     r"|interested|certain|unsure|excited|worried|angry|mad|sick|ill|cold|hot|wet|right|wrong|serious|new here|looking"
-    r"|getting|having|wondering|asking|trying|going|gonna|thinking|seeing|hoping|kidding|joking|sitting|freezing|starving"
+    r"|getting|having|wondering|asking|trying|going|gonna|thinking|seeing|hoping|kidding|joking|sitting|freezing"
+    r"|starving"
     r"|talking|feeling|saying|about to|supposed|allowed|grateful|thankful|welcome|screwed|broke|drunk|scared|nervous"
     r"|surprised|impressed|too|more|in (?:a hurry|trouble|need|love with this)|at a loss|all ears|so)\b"
 )
-_BE = re.compile(r"(?i)^(?:i|we)(?:['’](?:m|re)| am| are)(?: (?:also|now|currently|actually|still|only|really|mostly|usually|just))* (?P<v>.+)")
-_PERFECT = re.compile(r"(?i)^(?:i|we)(?:['’]ve| have) (?:(?:also|now|just|already|always|finally|recently) )*(?P<v>been|got|had|moved|started|switched|changed"
-                      r"|bought|joined|become|gone|adopted|supported|lived|worked|played|loved|taken up|married|turned|owned|known)\b ?(?P<r>.*)")  # fmt: skip
-_CHANGED = re.compile(
-    r"(?i)^(?:i|we) (?:(?:also|just|finally|recently|now) )*(?P<v>started|joined|bought|adopted|became|moved|switched|changed"
-    r"|upgraded|picked up|took up|turned|grew up|was born|married|got (?:married|promoted|engaged|a)|went over|signed up)\b ?(?P<r>.*)"
+_BE = re.compile(
+    r"(?i)^(?:i|we)(?:['’](?:m|re)| am| are)(?: (?:also|now|currently|actually|still|only|really|mostly|usually"
+    r"|just))* (?P<v>.+)"
 )
-_HAVE_GOT = re.compile(r"(?i)^(?:i|we)(?: (?:only|also|just|still|now))*(?:['’]ve got| have got| have| own)\b ?(?P<r>.*)")
-_MODAL = re.compile(r"(?i)^(?:i|we)(?:['’](?:d|ll)| would| could| should| will| might| may| must| shall| can(?!['’t]))\b")
+_PERFECT = re.compile(r"(?i)^(?:i|we)(?:['’]ve| have) (?:(?:also|now|just|already|always|finally|recently) "
+                      r")*(?P<v>been|got|had|moved|started|switched|changed"
+                      r"|bought|joined|become|gone|adopted|supported|lived|worked|played|loved|taken up|married"
+                      r"|turned|owned|known)\b ?(?P<r>.*)")  # fmt: skip
+_CHANGED = re.compile(
+    r"(?i)^(?:i|we) (?:(?:also|just|finally|recently|now) )*(?P<v>started|joined|bought|adopted|became|moved"
+    r"|switched|changed"
+    r"|upgraded|picked up|took up|turned|grew up|was born|married|got (?:married|promoted|engaged|a)|went over"
+    r"|signed up)\b ?(?P<r>.*)"
+)
+_HAVE_GOT = re.compile(
+    r"(?i)^(?:i|we)(?: (?:only|also|just|still|now))*(?:['’]ve got| have got| have| own)\b ?(?P<r>.*)"
+)
+_MODAL = re.compile(
+    r"(?i)^(?:i|we)(?:['’](?:d|ll)| would| could| should| will| might| may| must| shall| can(?!['’t]))\b"
+)
 _CANNOT = re.compile(
-    r"(?i)^(?:i|we) (?:(?:can['’]?t|cannot|can not) (?:really |even )?(?P<v>(?:have|eat|drink|stand|bear|digest|tolerate|swim|drive|hear|walk|see)\b.+)"
-    r"|(?:do(?:n['’]t| not)|never) (?:really |even )?(?P<w>(?:have an?|eat|drink|like|use|own|smoke|speak|drive|wear|watch|cook|play)\b.*))"
+    r"(?i)^(?:i|we) (?:(?:can['’]?t|cannot|can not) (?:really |even )?(?P<v>(?:have|eat|drink|stand|bear|digest"
+    r"|tolerate|swim|drive|hear|walk|see)\b.+)"
+    r"|(?:do(?:n['’]t| not)|never) (?:really |even )?(?P<w>(?:have an?|eat|drink|like|use|own|smoke|speak|drive"
+    r"|wear|watch|cook|play)\b.*))"
 )
 _VERB = re.compile(
-    r"(?i)^(?P<w>i|we) (?:(?:usually|always|often|mostly|never|sometimes|generally|normally|really|also|still|only|now|actually|currently|just|even|already|rarely|seldom"
+    r"(?i)^(?P<w>i|we) (?:(?:usually|always|often|mostly|never|sometimes|generally|normally|really|also|still|only"
+    r"|now|actually|currently|just|even|already|rarely|seldom"
     r"|honestly|typically|tend to|both|[a-z]+ly) )*(?P<v>[a-z]+)\b ?(?P<r>.*)"
 )
 
@@ -72,16 +93,22 @@ def slot(text: str) -> tuple[str, str]:
     return "", ""
 
 
-def lasting(clause: str, lead: str = "") -> tuple[str, str] | None:
+def lasting(clause: str) -> tuple[str, str] | None:
     """(verb, rest) of a clause with "I" or "we" that says something lasting of the user; None where it does not."""
     if found := _BE.match(clause):
         value = found["v"]
-        if _MOODS.match(value) or MOMENT.search(value) or re.match(r"(?i)(?:not|no|never|n['’]t|like|a (?:bit|little))\b", value):
+        if (
+            _MOODS.match(value)
+            or MOMENT.search(value)
+            or re.match(r"(?i)(?:not|no|never|n['’]t|like|a (?:bit|little))\b", value)
+        ):
             return None
         return "is", value
     if found := _CANNOT.match(clause):
         return "not", found["v"] or found["w"]
-    if _MODAL.match(clause) or re.match(r"(?i)^(?:i|we) (?:do|did|have|had|am|are|was|were|would|could|should)(?:n['’]t| not)\b", clause):
+    if _MODAL.match(clause) or re.match(
+        r"(?i)^(?:i|we) (?:do|did|have|had|am|are|was|were|would|could|should)(?:n['’]t| not)\b", clause
+    ):
         return None
     if (found := _PERFECT.match(clause)) and found["v"] != "got":
         return ("is" if found["v"].lower() == "been" else found["v"].lower()), found["r"]
@@ -90,7 +117,14 @@ def lasting(clause: str, lead: str = "") -> tuple[str, str] | None:
     if found := _HAVE_GOT.match(clause):
         rest = found["r"]
         noun = re.match(r"(?i)(?:an?|the|another|one more|no|some|any|to|two|few)\s+(?:\w+ )??(\w+)", rest)
-        if not rest or re.match(r"(?i)(?:to|no idea|not|never|been|just|already|his|her|their|your|him|it|them|one|any|this|that)\b", rest) or (noun and noun[1].lower().rstrip("s") in _ACHES.split()):
+        if (
+            not rest
+            or re.match(
+                r"(?i)(?:to|no idea|not|never|been|just|already|his|her|their|your|him|it|them|one|any|this|that)\b",
+                rest,
+            )
+            or (noun and noun[1].lower().rstrip("s") in _ACHES.split())
+        ):
             return None
         if not re.match(r"(?i)(?:an?|the|my|our|no|one|two|three|four|five|six|\d+|\w+ \w+|\w+s)\b", rest):
             return None  # "we have rain"
@@ -103,7 +137,9 @@ def lasting(clause: str, lead: str = "") -> tuple[str, str] | None:
     if NEVER.fullmatch(verb):
         return ("get up", found["r"].partition(" ")[2]) if verb == "get" and re.match(r"(?i)up\b", found["r"]) else None
     bases = possible_bases(verb)
-    past = verb.endswith("ed") or any(verb == IRREGULAR[base][0] for base in bases if base in IRREGULAR and base != verb)
+    past = verb.endswith("ed") or any(
+        verb == IRREGULAR[base][0] for base in bases if base in IRREGULAR and base != verb
+    )
     if past or len(verb) < 2 or verb.endswith("ing") or verb in _NO_VERBS or not verb.isalpha():
         return None
     return verb, found["r"]
@@ -118,7 +154,9 @@ def possessed(clause: str) -> tuple[str, str, str] | None:
     found = re.match(r"(?i)^(?:my|our) (?P<all>.+)$", clause)
     if not found:
         return None
-    words, noun, inside = found["all"].split(), [], []
+    words = found["all"].split()
+    noun: list[str] = []
+    inside: list[str] = []
     for i, word in enumerate(words):
         bare = word.rstrip(",").lower()
         if i and (bare in _AUX or _looks_finite(bare)) and not word[0].isupper():
@@ -129,13 +167,15 @@ def possessed(clause: str) -> tuple[str, str, str] | None:
             if end is None:
                 return None
             return " ".join(noun), " ".join(words[i + 1 : end + 1]).rstrip(","), " ".join(words[end + 1 :])
-        (noun if word[0].islower() or i == 0 or noun[-1][0].isupper() is None else inside).append(word)
+        (noun if word[0].islower() or i == 0 else inside).append(word)
         if len(noun) > 5:
             return None
     return None
 
 
-_AUX = frozenset("often usually sometimes rarely is are was were has have had just still also now never always will does do can goes isn't likes and".split())
+_AUX_WORDS = """often usually sometimes rarely is are was were has have had just still also now never always will does
+do can goes isn't likes and"""
+_AUX = frozenset(_AUX_WORDS.split())
 
 
 def no_noun(word: str) -> bool:
@@ -147,11 +187,18 @@ def _looks_finite(word: str) -> bool:
     """Whether a lower-case word after a noun is a verb by its form: -s, -ed, or an irregular past."""
     if word.endswith(("'s", "’s", "ss", "us", "is")) or len(word) < 4:
         return word in ("got", "ran", "won", "met", "sat")
-    return word.endswith(("s", "ed")) or any(word == IRREGULAR[base][0] for base in possible_bases(word) if base in IRREGULAR and base != word)
+    return word.endswith(("s", "ed")) or any(
+        word == IRREGULAR[base][0] for base in possible_bases(word) if base in IRREGULAR and base != word
+    )
 
 
 def frame(text: str, value: str) -> str:
     """A clause without its value: what the value is of, as a subject."""
     cut = text.replace(value, " ", 1) if value else text
-    cut = re.sub(r"(?i)\b(?:now|actually|currently|these days|just|really|usually|only|at|on|in|by|the|an?|is|are|am|every|my|our)\b", " ", cut)
+    cut = re.sub(
+        r"(?i)\b(?:now|actually|currently|these days|just|really|usually|only|at|on|in|by|the|an?|is|are|am|every"
+        r"|my|our)\b",
+        " ",
+        cut,
+    )
     return " ".join(re.sub(r"[^\w'’ -]", " ", cut).lower().split())[:60].strip()

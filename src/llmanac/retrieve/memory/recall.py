@@ -28,8 +28,8 @@ _ASKING = "what which who whom whose when where why how am is are was do does di
 ASKING = frozenset(_ASKING.split())
 
 
-_KIN = """mother mum mom mummy mama; father dad daddy papa; grandmother grandma gran granny nan; brother bro; sister sis;
-grandfather grandpa grandad granddad; son boy; daughter girl; children kids child kid"""
+_KIN = """mother mum mom mummy mama; father dad daddy papa; grandmother grandma gran granny nan; brother bro;
+sister sis; grandfather grandpa grandad granddad; son boy; daughter girl; children kids child kid"""
 KIN = {word: group.split()[0] for group in _KIN.split(";") for word in group.split()}
 
 
@@ -126,7 +126,9 @@ def replaced(change: Change, facts: Sequence[Fact]) -> tuple[list[Fact], str]:
     fact that is known, or of nothing: then the subject is empty.
     """
     if change.only:
-        return [f for f in facts if f.value.lower() == change.value.lower() and f.subject != change.subject], change.subject
+        return [
+            f for f in facts if f.value.lower() == change.value.lower() and f.subject != change.subject
+        ], change.subject
     if any(fact.subject == change.subject for fact in facts):
         return [], change.subject
     if change.kind == "update" and change.subject:

@@ -61,14 +61,17 @@ _FACTS: tuple[tuple[str, str, str, str], ...] = (
      "job profession occupation work living career"),
     (rf"{_AM} {_NOW}working as (?:an? |the )?{_V}", "job", "The user works as {v}.",
      "job profession occupation work living career"),
-    (rf"{_AM} {_NOW}(?:an?) (?P<v>(?:[\w-]+ ){{0,2}}(?-i:[a-z-]*)(?:er|or|ist|ian|nurse|student|chef|cook|clerk|pilot|judge"
-     r"|analyst|architect|attorney|surgeon|accountant|assistant|agent|vet|doctor|lawyer))\b", "job", "The user works as {v}.",
+    (rf"{_AM} {_NOW}(?:an?) (?P<v>(?:[\w-]+ ){{0,2}}(?-i:[a-z-]*)(?:er|or|ist|ian|nurse|student|chef|cook|clerk"
+     rf"|pilot|judge"
+     r"|analyst|architect|attorney|surgeon|accountant|assistant|agent|vet|doctor|lawyer))\b", "job", "The user "
+         "works as {v}.",
      "job profession occupation work living career"),
     (rf"{_I} {_NOW}(?:work|started working|am working|started|got a job) (?:at|for|with) {_V}", "employer",
      "The user works for {v}.", "employer company work job office where"),
     (rf"{_AM} {_NOW}(?:working|employed) (?:at|for|with|by) {_V}", "employer", "The user works for {v}.",
      "employer company work job office where"),
-    (rf"(?:{_AM}|i (?:just )?turned) {_NOW}(?P<v>\d{{1,3}})(?= years?|[.!]?$|,? (?:and|but|now)\b)(?: years? old)?", "age",
+    (rf"(?:{_AM}|i (?:just )?turned) {_NOW}(?P<v>\d{{1,3}})(?= years?|[.!]?$|,? (?:and|but|now)\b)(?: years? "
+     rf"old)?", "age",
      "The user is {v} years old.", "age old years"),
     (rf"i was born on {_V}", "birthday", "The user was born on {v}.", "birthday birth date born when"),
     (r"i was born in (?P<v>(?:\w+ )?\d{4})", "birthday", "The user was born in {v}.", "birthday birth year born when"),
@@ -96,12 +99,16 @@ _FACTS: tuple[tuple[str, str, str, str], ...] = (
     (rf"{_I} {_NOW}(?:like|love|enjoy|adore) {_V}", "feeling about {v}", "The user likes {v}.",
      "like love enjoy hobby interests"),
     (rf"{_I} {_NOW}prefer {_V}", "preference: {v}", "The user prefers {v}.", "prefer preference"),
-    (rf"{_HAVE} {_NOW}(?:upgraded|switched|gone over|went over|changed over|migrated|converted)(?: over)?(?: from .{{1,40}}?)? to {_V}",
+    (rf"{_HAVE} {_NOW}(?:upgraded|switched|gone over|went over|changed over|migrated|converted)(?: over)?(?: from "
+     rf".{{1,40}}?)? to {_V}",
      "uses: {v}", "The user uses {v}.", "use using tool"),
-    (rf"(?:{_AM} {_NOW}at|{_I} {_NOW}(?:go to|attend|study at)) (?P<v>(?-i:[A-Z])[^,;!?]*(?:School|Academy|University|College|Institute))", "school",
+    (rf"(?:{_AM} {_NOW}at|{_I} {_NOW}(?:go to|attend|study at)) (?P<v>(?-i:[A-Z])[^,;!?]*(?:School|Academy"
+     rf"|University|College|Institute))", "school",
      "The user goes to {v}.", "school study taught university"),
-    (rf"{_I} {_NOW}(?:go to|attend) (?P<v>(?-i:[A-Z])[^,;!?]*)", "school", "The user goes to {v}.", "school study taught university"),
-    (rf"{_AM} {_NOW}(?:at|with) (?P<v>(?-i:[A-Z])[^,;!?]*)", "employer", "The user works for {v}.", "employer company work job office where"),
+    (rf"{_I} {_NOW}(?:go to|attend) (?P<v>(?-i:[A-Z])[^,;!?]*)", "school", "The user goes to {v}.", "school study "
+        "taught university"),
+    (rf"{_AM} {_NOW}(?:at|with) (?P<v>(?-i:[A-Z])[^,;!?]*)", "employer", "The user works for {v}.", "employer "
+        "company work job office where"),
     (rf"{_I} {_NOW}use (?:an? |the )?{_V}", "uses: {v}", "The user uses {v}.", "use using tool"),
 )  # fmt: skip
 _OWN = re.compile(
@@ -112,46 +119,71 @@ _OWN = re.compile(
     rf" {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
 _ANY = re.compile(
-    rf"(?i)^(?:the |that the |that |this )?(?P<s>[\w'’ -]{{2,60}}?) (?:is|are|has changed to|(?:is|are) due|(?:was|were|has been|have been"
-    rf"|got) (?:changed|moved|rebooked|postponed|pushed(?: back)?|shifted|brought forward) to) {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
+    rf"(?i)^(?:the |that the |that |this )?(?P<s>[\w'’ -]{{2,60}}?) (?:is|are|has changed to|(?:is|are) due|(?:was"
+    rf"|were|has been|have been"
+    rf"|got) (?:changed|moved|rebooked|postponed|pushed(?: back)?|shifted|brought forward) to) "
+    rf"{_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
 _SHIFTED = re.compile(
-    r"(?i)^(?:they|we|i|he|she|the \w+) (?:have |has |['’]ve )?(?:just )?(?:moved|pushed|changed|rebooked|postponed|shifted|brought|put|ported|extended)"
+    r"(?i)^(?:they|we|i|he|she|the \w+) (?:have |has |['’]ve )?(?:just )?(?:moved|pushed|changed|rebooked"
+    r"|postponed|shifted|brought|put|ported|extended)"
     r" (?:my|our|the) (?P<s>[\w' -]+?) (?:back |forward |over )?(?:to|until|till) (?P<v>.+)$"
 )
 _ITS = re.compile(r"(?i)^(?:it|that)['’]?s my (?P<s>[\w' -]+?)(?: (?:is|on|in|at) (?P<v>.+))?$")
 _BECAME = re.compile(r"(?i)^(?:he|she|(?P<n>(?-i:[A-Z])\w+))(?:['’]s| is) (?:now )?my (?P<s>[\w -]+?)(?: now)?$")
 _HERE = re.compile(r"^(?:[Tt]his is |[Ii]t['’]?s )?(?P<v>[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)?) here$")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
-_ME = re.compile(r"(?i)^(?P<a>it takes (?:me|us)|(?:the |my )?[\w ]{2,30}? (?:put|prescribed|diagnosed|hired|promoted|offered) me) (?P<v>.+)$")
-_NAMED = re.compile(
-    r"(?:\b(?:[Mm]y|[Oo]ur) (?P<a>(?:(?!is\b|are\b|was\b|has\b|have\b)[a-z][\w-]+ ){0,2}?(?!is\b|are\b|was\b|called\b|named\b)[a-z][\w-]+),? (?P<n>(?!I\b)[A-Z][\w'’-]+(?: (?!I\b)[A-Z][\w'’-]+)*)(?=,? (?:and|just|has|is|was|[a-z]+s)\b|[.,;]|$)"
-    r"|\b(?:an?|our|my|one|two|three) (?P<b>[a-z][\w-]*(?: (?!is\b|are\b|was\b)[a-z][\w-]*)?),? (?:who (?:is|are) )?(?:called|named) (?P<m>[A-Z][\w'’-]*(?:(?:,| and| [A-Z])[\w'’ -]*[A-Z][\w'’-]*)?))"
+_ME = re.compile(
+    r"(?i)^(?P<a>it takes (?:me|us)|(?:the |my )?[\w ]{2,30}? (?:put|prescribed|diagnosed|hired|promoted|offered) "
+    r"me) (?P<v>.+)$"
 )
-_VAGUE = re.compile(r"(?i)(?:(?:not|no|no longer|so|very|too|super|really|still|always|going|gonna|probably|[\w]+ing)\b|to (?!\d))")
-_PRONOUN = re.compile(r"(?i)(?:what|which|who|how|he|she|it|they|this|that|these|those|there|here|i|we|you|one|question|point|"
+_NAMED = re.compile(
+    r"(?:\b(?:[Mm]y|[Oo]ur) (?P<a>(?:(?!is\b|are\b|was\b|has\b|have\b)[a-z][\w-]+ ){0,2}?(?!is\b|are\b|was\b"
+    r"|called\b|named\b)[a-z][\w-]+),? (?P<n>(?!I\b)[A-Z][\w'’-]+(?: (?!I\b)[A-Z][\w'’-]+)*)(?=,? (?:and|just|has"
+    r"|is|was|[a-z]+s)\b|[.,;]|$)"
+    r"|\b(?:an?|our|my|one|two|three) (?P<b>[a-z][\w-]*(?: (?!is\b|are\b|was\b)[a-z][\w-]*)?),? (?:who (?:is|are) "
+    r")?(?:called|named) (?P<m>[A-Z][\w'’-]*(?:(?:,| and| [A-Z])[\w'’ -]*[A-Z][\w'’-]*)?))"
+)
+_VAGUE = re.compile(
+    r"(?i)(?:(?:not|no|no longer|so|very|too|super|really|still|always|going|gonna|probably|[\w]+ing)\b|to (?!\d))"
+)
+_PRONOUN = re.compile(r"(?i)(?:what|which|who|how|he|she|it|they|this|that|these|those|there|here|i|we|you|one"
+                      r"|question|point|"
                       r"intention|guess|bad)\b")  # fmt: skip
-_POINTS = re.compile(r"(?i)(?:(?:at|to|with|of|for|about) )?(?:it|him|her|them|you|your|this|that|these|those|one|what)\b")
+_POINTS = re.compile(
+    r"(?i)(?:(?:at|to|with|of|for|about) )?(?:it|him|her|them|you|your|this|that|these|those|one|what)\b"
+)
 _WITH = re.compile(r"^(?:[Mm]y (?:[\w'’-]+ ){1,3}|[A-Z][\w'’-]+ )and (?=I\b)")
 _CLEAR = re.compile(r"(?i)^(?:please )?(?:forget|delete|erase|clear) (?:everything|all (?:of it|facts|memories)|it all|"
                     r"all you know)\b")  # fmt: skip
 _FORGET = re.compile(
     r"(?i)^(?:please )?(?:you (?:can|may|should) )?(?:forget|delete|erase|remove|ignore|disregard|drop|stop remembering"
-    r"|(?:do(?:n['’]t| not) |stop )(?:remember|keep|keeping|store|storing|save|saving))(?: about)?(?: that| the fact that)?"
-    r"(?: (?:what|everything|anything|all)(?: that)? i(?:['’]ve| have)? (?:said|told you|wrote|mentioned)(?: to you)?(?: about)?)?"
+    r"|(?:do(?:n['’]t| not) |stop )(?:remember|keep|keeping|store|storing|save|saving))(?: about)?(?: that| the "
+    r"fact that)?"
+    r"(?: (?:what|everything|anything|all)(?: that)? i(?:['’]ve| have)? (?:said|told you|wrote|mentioned)(?: to "
+    r"you)?(?: about)?)?"
     r"(?: (?:my|our|the|what|where|who|when|how|that))? (?P<t>.{2,120}?)(?: from (?:your )?memory)?[.!]*$"
 )
-_LAST = re.compile(r"(?i)^(?:please )?(?:you (?:can|may) )?(?:forget|delete|erase|scratch|ignore) (?:that|this|what i (?:just )?said)(?:,? please)?$")
-_IDIOM = re.compile(r"(?i)^(?:please )?(?:forget|ignore|drop|delete|erase|remove) (?:about )?(?:it|me|him|her|them|the (?:above|previous|last)\b.*)$")
+_LAST = re.compile(
+    r"(?i)^(?:please )?(?:you (?:can|may) )?(?:forget|delete|erase|scratch|ignore) (?:that|this|what i (?:just "
+    r")?said)(?:,? please)?$"
+)
+_IDIOM = re.compile(
+    r"(?i)^(?:please )?(?:forget|ignore|drop|delete|erase|remove) (?:about )?(?:it|me|him|her|them|the (?:above"
+    r"|previous|last)\b.*)$"
+)
 _ENDED = re.compile(
     r"(?i)\b(?:no longer|any ?more|any longer|quit|stopped|gave up|given up|give up|broke up|split up|passed away|died"
-    r"|moved out|retired|got rid of|called off|cancell?ed|sold|(?:i|we)(?:['’]ve| have)? (?:just )?(?:left|lost|dropped))\b"
+    r"|moved out|retired|got rid of|called off|cancell?ed|sold|(?:i|we)(?:['’]ve| have)? (?:just )?(?:left|lost"
+    r"|dropped))\b"
     r"|\b(?:is|are|was|['’]s) (?:off|over|dead|gone|history|finished)\b|^(?:i['’]m|i am|we['’]re) off (?:the|my)\b"
     r"|(?:n['’]t|not)\b.*\bafter all\b"
 )
 _NEW = re.compile(  # what a later statement says of an earlier one
-    r"(?i)\b(?:actually|now|instead|correction|misspoke|new|changed?|moved|upgraded|switched|rebooked|postponed|pushed|no longer"
-    r"|these days|after all|again|from now on|down to|up to|turned|anymore|not any ?more|since|better|promoted|ported)\b"
+    r"(?i)\b(?:actually|now|instead|correction|misspoke|new|changed?|moved|upgraded|switched|rebooked|postponed"
+    r"|pushed|no longer"
+    r"|these days|after all|again|from now on|down to|up to|turned|anymore|not any ?more|since|better|promoted"
+    r"|ported)\b"
 )
 _COMPILED = [
     (re.compile(rf"(?i)^{pattern}(?P<rest>.*)"), subject, said, cues) for pattern, subject, said, cues in _FACTS
@@ -201,11 +233,15 @@ def _changes(text: str, told: bool, before: str) -> list[Change]:
 
 def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change | None:
     if mail := _MAIL.search(text):
-        return Change("set", "email", mail.group(), f"The user's email address is {mail.group()}.", "mail reach contact")
+        return Change(
+            "set", "email", mail.group(), f"The user's email address is {mail.group()}.", "mail reach contact"
+        )
     if found := _HERE.match(text):
         return Change("set", "name", found["v"], f"The user's name is {found['v']}.", _cues("name"))
     if (found := _BECAME.match(text)) and (name := found["n"] or _proper(before)):
-        return Change("set", f"{found['s'].lower()}'s name", name, f"The user's {found['s']} is {name}.", "called name", only=True)
+        return Change(
+            "set", f"{found['s'].lower()}'s name", name, f"The user's {found['s']} is {name}.", "called name", only=True
+        )
     if found := _ITS.match(text):
         value = found["v"] or _proper(before)
         return Change("set", subject_of(found["s"]), value, f"The user's {found['s']} is {value}.") if value else None
@@ -234,8 +270,8 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
             return Change("set", name, value, sentence.format(**parts) + more, cues.format(**parts))
     if (part := plain.possessed(text)) and (one := _of_another(*part, said)):
         return one
-    if one := plain.lasting(text, lead):
-        return _kept(*one, said)
+    if held := plain.lasting(text):
+        return _kept(*held, said)
     if found := _SHIFTED.match(text):
         return Change("update", subject_of(found["s"]), _value(found["v"]), f"The {found['s']} is {found['v']}.")
     if found := _ANY.match(text):
@@ -243,8 +279,8 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
         ours = re.search(r"(?i)\b(?:at (?:home|work)|(?:at|in) (?:my|our) \w+)\b", f"{subject} {value}")
         dated = plain.slot(value)[0] in ("date", "time", "weekday", "money")
         if value and not _VAGUE.match(value) and not _PRONOUN.match(subject):
-            kind: Literal["set", "update"] = "set" if told or ours or dated else "update"
-            return Change(kind, subject, value, f"The {subject} is {value}.", _cues(subject))
+            new: Literal["set", "update"] = "set" if told or ours or dated else "update"
+            return Change(new, subject, value, f"The {subject} is {value}.", _cues(subject))
     if found := _ME.match(text):
         return _kept(found["a"], found["v"], said)
     kind, value = plain.slot(text)
@@ -256,7 +292,9 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
 def _of_another(noun: str, apposition: str, predicate: str, said: str) -> Change | None:
     """What is said of "my sister": as of the user, with her in the subject."""
     whose, verb = noun.lower(), predicate.split()[0].lower()
-    if plain.MOMENT.search(predicate) or re.match(r"(?i)(?:is|are|was|were) (?:\w+ing|not|broken|down|late)\b|(?:does|do|did|is|are)(?:n['’]t| not)\b", predicate):
+    if plain.MOMENT.search(predicate) or re.match(
+        r"(?i)(?:is|are|was|were) (?:\w+ing|not|broken|down|late)\b|(?:does|do|did|is|are)(?:n['’]t| not)\b", predicate
+    ):
         return None
     for base in ("am",) if verb in ("is", "are") else (*possible_bases(verb), verb):
         own = _stated(f"i {base}{predicate[len(verb) :]}", said, False, "", "") if base not in ("my", "i") else None

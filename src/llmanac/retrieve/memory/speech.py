@@ -10,7 +10,9 @@ from llmanac.evaluate._english import possible_bases
 
 MOST, CLAUSE = 20_000, 300  # characters of a message that are read, and of a clause
 _QUOTED = re.compile(
-    r"\"[^\"\n]*\"|“[^”\n]{0,999}”|«[^»\n]{0,999}»|(?<!\w)['‘](?=\w)[^\"\n]{3,300}?(?<=[\w.!?,])['’](?!\w)|```.*?(?:```|$)", re.DOTALL
+    r"\"[^\"\n]*\"|“[^”\n]{0,999}”|«[^»\n]{0,999}»|(?<!\w)['‘](?=\w)[^\"\n]{3,300}?(?<=[\w.!?,])['’](?!\w)"
+    r"|```.*?(?:```|$)",
+    re.DOTALL,
 )
 # "Translate this: ..." hands over a text, which nobody says of themselves
 _TASK = re.compile(
@@ -20,9 +22,12 @@ _TASK = re.compile(
 )
 _JOKE = re.compile(r"(?i)\b(?:just kidding|(?:only|just) joking|i['’]m (?:kidding|joking)|just a joke)\b|^jk\b|^not!$")
 _NOT_MEANT = re.compile(
-    r"(?i)^(?:if|unless|suppose|supposing|imagine|pretend|say|assum\w+|let['’]?s|let us|what if|act (?:as|like)|you (?:are|play)\b"
-    r"|play the|as an? (?:example|test|joke)|in the (?:song|book|film|movie|story|poem)|once upon|for (?:example|instance)|e\.g\."
-    r"|had i|were i|(?:he|she|they|it|somebody|someone|people) (?:said|says|asked|told|claims?|thinks?|sang|sings|wrote)"
+    r"(?i)^(?:if|unless|suppose|supposing|imagine|pretend|say|assum\w+|let['’]?s|let us|what if|act (?:as|like)"
+    r"|you (?:are|play)\b"
+    r"|play the|as an? (?:example|test|joke)|in the (?:song|book|film|movie|story|poem)|once upon|for (?:example"
+    r"|instance)|e\.g\."
+    r"|had i|were i|(?:he|she|they|it|somebody|someone|people) (?:said|says|asked|told|claims?|thinks?|sang|sings"
+    r"|wrote)"
     r"|i (?:never|didn['’]t|did not) (?:said?|claim(?:ed)?|mean|meant)|(?:maybe|perhaps|possibly))\b"
 )  # fmt: skip
 _INTERROGATIVE = re.compile(
@@ -38,7 +43,8 @@ _SHORT = re.compile(r"(?i)\b(?:Mr|Mrs|Ms|Dr|St|Mt|Ft|Prof|vs|No|e\.g|i\.e|a\.m|p
 LEAD = re.compile(
     r"(?i)^\s*(?:(?:please|can you|could you|ok(?:ay)?|so|well|oh|hi|hello|hey|thanks|thank you|by the way|btw|fyi|also"
     r"|and|but|or|actually|anyway|sorry|just so you know|for the record|for (?:the future|background|context|later)"
-    r"|correction|update|scratch that|i misspoke|no|yes|yep|nope|remember|note|keep in mind|bear in mind|don['’]t forget"
+    r"|correction|update|scratch that|i misspoke|no|yes|yep|nope|remember|note|keep in mind|bear in mind|don['’]t "
+    r"forget"
     r"|know|turns out|it turns out|honestly|frankly|to be honest|as i said|before i forget|context|because|since|while"
     r"|although|though|that)"
     r"(?:\s+(?:this|that))?(?:\s*[,:!-]+\s*|\s+|$))+"
@@ -54,7 +60,8 @@ _JOINED = re.compile(
 _PAIR = re.compile(r"^(?:[Mm]y (?:[\w'’-]+ ?){1,3}|(?:[A-Z][\w'’-]+ ?){1,2})$")
 _VERB_AFTER = re.compile(r"(?i),?\s+(?:and|but)\s+(?=(?P<v>[a-z]+)\b)")
 _LEADING = re.compile(  # "In my kitchen I only have": what comes before the subject
-    r"(?i)^(?P<lead>(?:on|in|at|as|for|since|during|after|before|every|most|these days|now|today|nowadays|usually|finally|"
+    r"(?i)^(?P<lead>(?:on|in|at|as|for|since|during|after|before|every|most|these days|now|today|nowadays|usually"
+    r"|finally|"
     r"lately|recently|sometimes|new \w+)\b[^,.!?:]{0,40}?),? (?=(?:i|we)(?:['’](?:m|ve|re))? )"
 )
 
@@ -91,7 +98,11 @@ def sentences(text: str) -> list[str]:
     """Sentences with their final mark; a period, semicolon, dash or line ends one, also before lower case."""
     out, start = [], 0
     for found in _ENDS.finditer(text):
-        if found.group().startswith(".") and not found.group().startswith("..") and _SHORT.search(text[start : found.start()][-5:]):
+        if (
+            found.group().startswith(".")
+            and not found.group().startswith("..")
+            and _SHORT.search(text[start : found.start()][-5:])
+        ):
             continue
         out.append(text[start : found.end()])
         start = found.end()
@@ -129,7 +140,7 @@ def _asserted(sentence: str) -> Iterator[Clause]:
 
 
 def _verbs(clause: str) -> list[str]:
-    """"I sold the car and bought a bike" in two, of which the second has lost its subject."""
+    """ "I sold the car and bought a bike" in two, of which the second has lost its subject."""
     if not re.match(r"(?i)(?:i|we)\b", clause):
         return [clause]
     for found in _VERB_AFTER.finditer(clause):
@@ -140,10 +151,9 @@ def _verbs(clause: str) -> list[str]:
 
 
 # forms of the past with which a second predicate begins, which are no nouns
-_VERBS = frozenset(
-    "bought sold moved started picked got took went became left quit joined changed switched found gave have work live"
-    " like love hate prefer use drive play speak own study".split()
-)
+_VERBS_WORDS = """bought sold moved started picked got took went became left quit joined changed switched found gave
+have work live like love hate prefer use drive play speak own study"""
+_VERBS = frozenset(_VERBS_WORDS.split())
 
 
 def leading(clause: str) -> tuple[str, str]:

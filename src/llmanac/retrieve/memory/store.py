@@ -24,8 +24,8 @@ from types import TracebackType
 from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
 from llmanac.retrieve.dense import Encode
 from llmanac.retrieve.memory.recall import LEAST, Fact, ended, meant, ranked, replaced
-from llmanac.retrieve.memory.vectors import Vectors
 from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
+from llmanac.retrieve.memory.vectors import Vectors
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
 MOST = 10_000  # facts of a file
@@ -108,7 +108,9 @@ class Memory:
             yield
         except (sqlite3.Error, UnicodeError, OSError) as error:
             if "locked" in str(error):
-                raise DataError(f"{self.path}: another program has it in use for over {WAIT:.0f} s; try again") from None
+                raise DataError(
+                    f"{self.path}: another program has it in use for over {WAIT:.0f} s; try again"
+                ) from None
             raise DataError(f"{self.path}: cannot be used as a memory ({error}); name another file") from None
 
     def __len__(self) -> int:
@@ -127,7 +129,7 @@ class Memory:
         return [Fact(*row) for row in rows]
 
     def read(self, message: str) -> list[Change]:
-        """Take over what a user's message states, replaces and takes back; returns the changes. All of it or nothing."""
+        """Take over what a user's message states, replaces and takes back; returns the changes: all or none."""
         changes = changes_in(message)
         if not changes:
             return []
@@ -221,7 +223,7 @@ class Memory:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
         facts = self.facts()
         with self._named():
-            near = self._vectors.nearness(question, facts) if self._vectors is not None else None
+            near = self._vectors.nearness(question, facts).tolist() if self._vectors is not None else None
         return ranked(question, facts, k, least, near)
 
     def prompt(self, question: str, k: int = 5) -> str:
