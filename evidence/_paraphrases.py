@@ -43,7 +43,8 @@ THINGS = ("name", "home town", "birthday", "car", "employer", "job", "shoe size"
           "favorite color", "first language", "instrument", "editor", "allergy", "hobby", "age")  # fmt: skip
 OWN = ("lucky number", "blood type", "star sign", "bank", "lawyer", "passport number", "library card",
        "favorite planet", "first teacher", "printer", "camera", "browser", "newspaper", "radio station", "bedtime",
-       "keyboard layout", "eye color", "hair color", "watch", "tent", "umbrella", "toothpaste", "pillow", "desk lamp", "router",
+       "keyboard layout", "eye color", "hair color", "watch", "tent", "umbrella", "toothpaste", "pillow", "desk lamp",
+       "router",
        "dishwasher", "lawn mower", "mailbox number", "gym", "insurance", "bus line", "favorite opera", "favorite tree",
        "garden tool", "kayak", "telescope", "sewing machine", "piggy bank", "choir", "holiday island", "old school",
        "tax number", "water meter", "drill", "sofa", "favorite museum", "favorite poet", "barber", "tailor",

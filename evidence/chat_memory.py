@@ -12,8 +12,8 @@ last {window} chats can know at most: the last statement, if it is among them. I
 
 Those sentences come from templates of this study, whose forms the rules know: a test of the store and of recall.
 
-Free speech is harder. {lines} messages, with what must hold after them and a later question in other words, were written
-by somebody who had seen no rule (`evidence/memory_paraphrases.jsonl`). The first rules were measured on them as they
+Free speech is harder. {lines} messages, with what must hold after them and a later question in other words, were
+written by somebody who had seen no rule (`evidence/memory_paraphrases.jsonl`). The first rules were measured on them as they
 were; then the writer of the messages changed the rules, looking at the odd lines alone ({development}), and the even
 lines ({test}) were scored again. The writer knew what the even lines say, so that the second figure may be too good.
 
@@ -40,9 +40,9 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
+from evidence._paraphrases import CHATS, FILE, FIRST, by_finder, table_of, with_wilson
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import percent
-from evidence._paraphrases import CHATS, FILE, FIRST, by_finder, table_of, with_wilson
 from llmanac.core.errors import DataError
 from llmanac.generate.load import load_engine
 from llmanac.lab._svg import Line, line_chart
@@ -108,7 +108,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             })  # fmt: skip
         answers = _answers(memory, truth, messages[-window:], chats, rng) if size == "full" else []
     return {
-        "free": by_finder(seed, size), "chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows, "answers": answers,
+        "free": by_finder(seed, size), "chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows,
+        "answers": answers,
     }  # fmt: skip
 
 
@@ -176,10 +177,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         )
     ]  # fmt: skip
     text = (
-        "Shares with Wilson's 95% interval, of lines (right, stored) or of questions, with the other talk of the first "
-        'seed; "lowest" is over the seeds. Other talk: 200 messages, of which 50 state something of other people, 50 '
-        "something else of the user, in templates, and 100 are requests. A fact counts as kept if a kept fact's text has "
-        "the value; as exact if it is the fact's value and nothing else. The prompt has five facts."
+        "Shares with Wilson's 95% interval, of lines (right, stored) or of questions, with the other talk of the "
+        'first seed; "lowest" is over the seeds. Other talk: 200 messages, of which 50 state something of other people, 50 '
+        "something else of the user, in templates, and 100 are requests. A fact counts as kept if a kept fact's text "
+        "has the value; as exact if it is the fact's value and nothing else. The prompt has five facts."
     )
     out.append(Section("Free speech", [text], [table(*table_of(seeds))]))
     if all(s["answers"] for s in seeds):

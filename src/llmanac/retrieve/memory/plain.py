@@ -50,6 +50,10 @@ _MOODS = re.compile(
     r"|talking|feeling|saying|about to|supposed|allowed|grateful|thankful|welcome|screwed|broke|drunk|scared|nervous"
     r"|surprised|impressed|too|more|in (?:a hurry|trouble|need|love with this)|at a loss|all ears|so)\b"
 )
+_FELT = re.compile(  # a participle is a state of mind, where it is none of a life
+    r"(?i)(?:(?:so|very|really|pretty|quite|a bit|just) )*(?!(?:married|retired|divorced|engaged|widowed|separated"
+    r"|based|employed|unemployed|disabled|certified|licensed|qualified|trained|used|related|red|bearded)\b)[a-z]+ed\b(?!-)"
+)
 _BE = re.compile(
     r"(?i)^(?:i|we)(?:['’](?:m|re)| am| are)(?: (?:also|now|currently|actually|still|only|really|mostly|usually"
     r"|just))* (?P<v>.+)"
@@ -99,6 +103,7 @@ def lasting(clause: str) -> tuple[str, str] | None:
         value = found["v"]
         if (
             _MOODS.match(value)
+            or _FELT.match(value)
             or MOMENT.search(value)
             or re.match(r"(?i)(?:not|no|never|n['’]t|like|a (?:bit|little))\b", value)
         ):

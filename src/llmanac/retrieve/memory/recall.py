@@ -97,12 +97,14 @@ def ended(clause: str, facts: Sequence[Fact]) -> list[Fact]:
 
     def share(text: str) -> float:
         words = content(text)
-        return len(words & said) / len(words) if words else 0.0
+        part = len(words & said) / len(words) if words else 0.0
+        noun = stem(plain_words(text)[-1]) if words else ""  # of "training for a marathon" the last word says more
+        return part if part != 0.5 or noun in said else 0.0
 
     def named(fact: Fact) -> float:
         head, _, thing = fact.subject.partition(":")
-        alone = said <= content(head) if thing else True  # "I stopped smoking" ends "smoke: a pack a day"
-        return max(share(fact.value), share(fact.subject), share(head) if alone else 0.0)
+        alone = not thing or said <= content(head)  # "I stopped smoking" ends "smoke: a pack a day"
+        return max(share(fact.value), share(head) if alone else 0.0)
 
     rated = [(named(fact), len(content(fact.text) & said), fact.number, fact) for fact in facts]
     best = max(rated, key=lambda one: one[:3], default=None)
