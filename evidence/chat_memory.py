@@ -2,8 +2,9 @@
 
 A user tells {subjects} things of themselves over {chats} chats, among sentences that state nothing of theirs; three
 things in ten are told again with another value, and one in ten is taken back. After every {step} chats each thing is
-asked for. The memory answers with the value of the best recalled fact, or with none. "Window" is what a chat of the
-last {window} chats can know at most: the last statement, if it is among them. It is read exactly, as no model would.
+asked for. The memory answers with the value of the best recalled fact; of what was not told it should recall nothing.
+"Window" is what a chat of the last {window} chats can know at most: the last statement, if it is among them. It is read
+exactly, as no model would.
 
 - The memory's answers are right for {first:.0%} of what was told after {step} chats and {last:.0%} after {chats}.
 - The window alone holds {window_first:.0%} of it after {step} chats and {window_last:.0%} after {chats}.
@@ -13,9 +14,11 @@ last {window} chats can know at most: the last statement, if it is among them. I
 Those sentences come from templates of this study, whose forms the rules know: a test of the store and of recall.
 
 Free speech is harder. {lines} messages, with what must hold after them and a later question in other words, were
-written by somebody who had seen no rule (`evidence/memory_paraphrases.jsonl`). The first rules were measured on them as they
-were; then the writer of the messages changed the rules, looking at the odd lines alone ({development}), and the even
-lines ({test}) were scored again. The writer knew what the even lines say, so that the second figure may be too good.
+written by somebody who had seen no rule (`evidence/memory_paraphrases.jsonl`). The first rules were measured on them
+as they were; then the writer of the messages changed the rules, looking at the odd lines alone ({development}), and the
+even lines ({test}) were scored again. The writer knew what the even lines say, so that the second figure may be too
+good. On the way their counts were seen twice; after the second time rules that lost or overwrote facts were made
+stricter, for other reasons. The other talk was made harder once it was found too easy.
 
 - Kept rightly (all that holds is in the file, what was taken back is not, and of {kinds} nothing was kept):
   {first_odd} of the development lines at first and {now_odd} now; of the test lines {first_even} at first and
@@ -98,8 +101,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             right = {}
             for one in subjects:
                 found = memory.recall(rng.choice(ASK).format(s=one), 1)
-                answer = found[0].value if found and found[0].subject == one else None
-                right[one] = answer == (truth[one][0] if one in truth else None)
+                told_now = truth.get(one)
+                right[one] = not found if told_now is None else bool(found) and found[0].value == told_now[0]
             rows.append({
                 "chats": chat, "facts": len(truth), "exact": kept == {s: v for s, (v, _) in truth.items()},
                 "memory": sum(right[s] for s in truth) / len(truth),
@@ -108,8 +111,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             })  # fmt: skip
         answers = _answers(memory, truth, messages[-window:], chats, rng) if size == "full" else []
     return {
-        "free": by_finder(seed, size), "chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows,
-        "answers": answers,
+        "free": by_finder(seed, size), "chats": chats, "step": step, "window": window, "subjects": len(subjects),
+        "rows": rows, "answers": answers,
     }  # fmt: skip
 
 
@@ -161,7 +164,7 @@ def _means(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     chats = [row["chats"] for row in seeds[0]["rows"]]
-    names = {"memory": "memory", "absent": "not told or taken back: none recalled", "window": "window alone"}
+    names = {"memory": "memory", "absent": "not told or taken back: nothing recalled", "window": "window alone"}
     means = {name: _means(seeds, name) for name in ("facts", *names)}
     rows = [
         [f"{n}", f"{means['facts'][i]:.0f}", *(f"{means[name][i]:.3f}" for name in names)] for i, n in enumerate(chats)
@@ -178,8 +181,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     ]  # fmt: skip
     text = (
         "Shares with Wilson's 95% interval, of lines (right, stored) or of questions, with the other talk of the "
-        'first seed; "lowest" is over the seeds. Other talk: 200 messages, of which 50 state something of other people, 50 '
-        "something else of the user, in templates, and 100 are requests. A fact counts as kept if a kept fact's text "
+        'first seed; "lowest" is over the seeds. Other talk: 200 messages, of which 50 state something of others, '
+        "50 something else of the user, in templates, and 100 are requests. A fact counts as kept if its text "
         "has the value; as exact if it is the fact's value and nothing else. The prompt has five facts."
     )
     out.append(Section("Free speech", [text], [table(*table_of(seeds))]))

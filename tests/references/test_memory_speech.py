@@ -80,6 +80,42 @@ def test_ends_and_changes_are_of_what_they_name(tmp_path, before, said, has, lac
         assert has in texts(memory) and lacks not in texts(memory), texts(memory)
 
 
+KNOWN = (
+    "My name is Anna Berg. I live in Oslo. I work as a nurse. My dog is called Rex. My budget is 300 euros. I'm 34. "
+    "My dentist appointment is on Friday. My favorite color is red. My sister lives in Bath. I use Windows 10."
+)
+OTHER_WISHES = """Delete everything after the comma. Erase all of it and start the essay again. Delete everything.
+Clear everything from the list. Forget everything I wrote in the draft. Please delete all facts about whales.
+Delete the name column from this table. Remove my name from the letter. Drop the budget table in SQL.
+Ignore the dog in the picture. Delete my dog from the picture. I left my umbrella in Oslo. The nurse quit.
+I sold my old bike. My phone died. I stopped playing chess. I moved to the next chapter. We moved to Python 3.
+I live in fear of spiders. I'm called to the office often. Call me tomorrow. My name is on the list.
+My name is hard to spell. My budget is tight. I'm a beginner in Python. I'm a fast reader. I work at night.
+Actually my rent is now 900 euros. My hair appointment is now on Monday. My sister is called often. I left Oslo early.
+I bought Windows 11 for her. Actually, my dream city is now Bath 7."""
+
+
+@pytest.mark.parametrize("said", OTHER_WISHES.replace(".\n", ". ").split(". "))
+def test_other_wishes_and_loose_talk_leave_what_is_known(tmp_path, said):
+    with Memory(tmp_path / "m") as memory:
+        memory.read(KNOWN)
+        known = {fact.subject: fact.value for fact in memory.facts()}
+        assert len(known) == 10
+        memory.read(f"{said.rstrip('.')}.")
+        now = {fact.subject: fact.value for fact in memory.facts()}
+        assert known.items() <= now.items(), set(known.items()) - set(now.items())
+
+
+@pytest.mark.parametrize(
+    "said", ["Forget everything.", "Delete everything you know about me.", "Erase all my facts from memory."]
+)
+def test_a_wish_of_the_memory_clears_it(tmp_path, said):
+    with Memory(tmp_path / "m") as memory:
+        memory.read(KNOWN)
+        memory.read(said)
+        assert len(memory) == 0
+
+
 def test_forget_that_is_the_last_message_of_this_chat(tmp_path):
     with Memory(tmp_path / "m") as memory:
         memory.read("I live in Bonn.")

@@ -52,7 +52,8 @@ _MOODS = re.compile(
 )
 _FELT = re.compile(  # a participle is a state of mind, where it is none of a life
     r"(?i)(?:(?:so|very|really|pretty|quite|a bit|just) )*(?!(?:married|retired|divorced|engaged|widowed|separated"
-    r"|based|employed|unemployed|disabled|certified|licensed|qualified|trained|used|related|red|bearded)\b)[a-z]+ed\b(?!-)"
+    r"|based|employed|unemployed|disabled|certified|licensed|qualified|trained|used|related|red"
+    r"|bearded)\b)[a-z]+ed\b(?!-)"
 )
 _BE = re.compile(
     r"(?i)^(?:i|we)(?:['’](?:m|re)| am| are)(?: (?:also|now|currently|actually|still|only|really|mostly|usually"

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from llmanac.evaluate._english import FUNCTION
 from llmanac.metrics._porter import stem
 from llmanac.retrieve._words import plain_words
-from llmanac.retrieve.memory import plain
+from llmanac.retrieve.memory import forms, plain
 from llmanac.retrieve.memory.rules import Change, subject_of
 
 LEAST = 0.34  # of a question's words: below, no fact is meant
 NEAR = 0.2  # cosine with the question from which a fact is meant
 WORDS = 0.25  # weight of the words' share where there are cosines
+PERSON = frozenset(forms.PERSON.split())
 OTHERS = 0.2  # what a fact of somebody else loses where the question does not name them
 NAMED = 0.5  # of a fact's subject or value, that a clause must name to end it
 _ASKING = "what which who whom whose when where why how am is are was do does did user please tell said"
@@ -91,7 +92,7 @@ def ranked(
     return [fact for _, _, fact in sorted(rated, key=lambda one: (-one[0], -one[1]))[:k]]
 
 
-def ended(clause: str, facts: Sequence[Fact]) -> list[Fact]:
+def ended(clause: str, facts: Sequence[Fact], own: bool = True) -> list[Fact]:
     """The fact that a clause about an end names: enough of its subject or of its value is among the clause's words."""
     said = content(clause)
 
@@ -106,6 +107,7 @@ def ended(clause: str, facts: Sequence[Fact]) -> list[Fact]:
         alone = not thing or said <= content(head)  # "I stopped smoking" ends "smoke: a pack a day"
         return max(share(fact.value), share(head) if alone else 0.0)
 
+    facts = [fact for fact in facts if own or fact.subject not in PERSON]
     rated = [(named(fact), len(content(fact.text) & said), fact.number, fact) for fact in facts]
     best = max(rated, key=lambda one: one[:3], default=None)
     return [best[3]] if best is not None and best[0] >= NAMED else []
@@ -123,40 +125,52 @@ def meant(text: str, facts: Sequence[Fact]) -> list[Fact]:
 def replaced(change: Change, facts: Sequence[Fact]) -> tuple[list[Fact], str]:
     """The facts that a statement replaces besides that of its own subject, and the subject that it is kept by.
 
-    An earlier fact in other words is replaced if the statement is said to be new, has a value of the same kind (a date,
-    a sum, a name), and shares half of the earlier frame, or the unit, or the value's first word. An "update" is of a
-    fact that is known, or of nothing: then the subject is empty.
+    The subject is empty where nothing is to be kept: an "update" of no known fact, or of several; and words of no
+    quantity that are said, not as news, of what has a quantity or date ("my budget is tight").
     """
     if change.only:
-        return [
-            f for f in facts if f.value.lower() == change.value.lower() and f.subject != change.subject
-        ], change.subject
-    if any(fact.subject == change.subject for fact in facts):
-        return [], change.subject
-    if change.kind == "update" and change.subject:
-        named = [f for f in facts if _fits(change.subject, f)]
-        return [], named[-1].subject if named else ""
-    if change.renewed:
-        like = [fact for fact in facts if _renews(change, fact)]
-        if like:
-            return (like[-1:], change.subject) if change.kind == "set" else ([], like[-1].subject)
-    return [], change.subject if change.kind == "set" else ""
+        same = [fact for fact in facts if fact.value.lower() == change.value.lower() and fact.subject != change.subject]
+        return same, change.subject
+    known = next((fact for fact in facts if fact.subject == change.subject), None)
+    if known is not None:
+        vague = plain.slot(known.value)[0] and not plain.slot(change.value)[0] and not change.renewed
+        return [], "" if vague else change.subject
+    if change.kind == "update":
+        named = [
+            f
+            for f in facts
+            if (_fits(change.subject, f) if change.subject else change.renewed and _same_unit(change, f))
+        ]
+        return [], named[0].subject if len(named) == 1 else ""
+    like = [fact for fact in facts if change.renewed and _renews(change, fact)]
+    return (like if len(like) == 1 else []), change.subject
 
 
 def _fits(subject: str, fact: Fact) -> bool:
     """Whether a known fact is of this subject in other words ("thesis deadline": "deadline for the thesis")."""
     mine, its = content(subject), content(fact.subject)
-    return bool(mine) and (mine == its or mine <= its or (len(its) > 0 and its <= mine))
+    return bool(mine and its) and (mine <= its or its <= mine)
 
 
 def _renews(change: Change, fact: Fact) -> bool:
-    (kind, value), (old, old_value) = plain.slot(change.value), plain.slot(fact.value)
-    if kind in ("money", "measure") and old == kind and _unit(value) == _unit(old_value):
-        return True
-    if re.search(r"\d", change.value) and _unit(change.value) and _unit(change.value) == _unit(fact.value):
-        return True  # "Windows 11": "Windows 10"
-    mine, its = content(f"{change.subject} {change.text}"), content(fact.subject)
-    return kind == old != "" and len(mine & its) * 2 >= len(its) > 0
+    """Whether news replace an earlier fact: of the same verb another version, of the same frame another slot."""
+    verb, _, thing = fact.subject.partition(":")
+    if thing:
+        return (
+            change.subject.startswith(f"{verb}:")
+            and re.search(r"\d", change.value) is not None
+            and (_unit(change.value) == _unit(fact.value))
+        )
+    kind, old = plain.slot(change.value)[0], plain.slot(fact.value)[0]
+    its = content(fact.subject)
+    mine = content(f"{change.subject} {change.text}")
+    names = {stem(name.lower()) for name in re.findall(r"\b[A-Z]\w+", change.text)}
+    return kind == old != "" and bool(its) and (its <= mine or bool(its & mine & names)) and "'s " not in fact.subject
+
+
+def _same_unit(change: Change, fact: Fact) -> bool:
+    (kind, value), (old, before) = plain.slot(change.value), plain.slot(fact.value)
+    return kind == old and kind in ("money", "measure") and _unit(value) == _unit(before)
 
 
 def _unit(text: str) -> str:

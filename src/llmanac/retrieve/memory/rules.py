@@ -13,7 +13,7 @@ from typing import Literal
 
 from llmanac.evaluate._english import possible_bases
 from llmanac.retrieve.folder.quotes import ORDERS
-from llmanac.retrieve.memory import plain, speech
+from llmanac.retrieve.memory import forms, plain, speech
 
 LONGEST = 200  # characters of a value; of a subject a third
 
@@ -26,6 +26,8 @@ class Change:
     cues: words by which questions name it, besides those of `text`, which says the fact as a sentence.
     renewed: said with a word of change ("now", "new"), so that an earlier fact in other words is replaced.
     only: no other subject has this value.
+    subject: of an end, what did not end.
+    own: of an end: the user speaks of themselves, so that their own job or home can be what ended.
     """
 
     kind: Literal["set", "update", "forget", "ended", "last", "clear"]
@@ -35,94 +37,24 @@ class Change:
     cues: str = ""
     renewed: bool = False
     only: bool = False
+    own: bool = False
 
 
-_V = r"(?P<v>(?:\b(?:St|Mt|Ft|Dr|Mr|Mrs)\. |[^,;.!?]|[.,](?=\w))*)"  # up to punctuation that ends a part
-_NOW = r"(?:(?:finally|just|recently|now|currently|also|actually|really|mostly|usually|still|only)\s+)*"
-_I = r"(?:i|we)"
-_AM = r"(?:i(?:['’]m| am|['’]ve been| have been)|we(?:['’]re| are))"
-_HAVE = r"(?:i|we)(?:['’]ve| have)?"
 _SPENT = re.compile(r"(?i)\s+(?:now|these days|at the moment|currently|anymore|any more|any longer|today|as well|too)$")
 _FAVORITE = re.compile(r"(?i)\b(?:new|current|own|actual|real|updated|full)\s+")
 
-# pattern, subject, sentence, cues; {v} is the value, {n} another part
-_FACTS: tuple[tuple[str, str, str, str], ...] = (
-    (rf"(?:i(?:['’]m| am) (?:called|named)|call me|(?:you can|everyone|people) calls? me)"
-     rf" (?!(?:an?|the|when|if|back|at|in|on|later|out|by|your|names?)\b){_V}", "name",
-     "The user's name is {v}.", "called who am"),
-    (rf"{_I} {_NOW}(?:live|reside|stay|am based|am living) (?:in|at|on) {_V}", "home", "The user lives in {v}.",
-     "live home city town country place address where reside based"),
-    (rf"{_AM} {_NOW}(?:based|living|staying|located) (?:in|at|on) {_V}", "home", "The user lives in {v}.",
-     "live home city town country place address where reside based"),
-    (rf"{_HAVE} {_NOW}(?:moved|relocated) (?:from .{{1,40}} )?to {_V}", "home", "The user lives in {v}.",
-     "live home city town country place address where reside based"),
-    (rf"{_AM} {_NOW}from {_V}", "origin", "The user is from {v}.", "come grew country hometown where"),
-    (rf"{_I} {_NOW}(?:work|am working) as (?:an? |the )?{_V}", "job", "The user works as {v}.",
-     "job profession occupation work living career"),
-    (rf"{_AM} {_NOW}working as (?:an? |the )?{_V}", "job", "The user works as {v}.",
-     "job profession occupation work living career"),
-    (rf"{_AM} {_NOW}(?:an?) (?P<v>(?:[\w-]+ ){{0,2}}(?-i:[a-z-]*)(?:er|or|ist|ian|nurse|student|chef|cook|clerk"
-     rf"|pilot|judge"
-     r"|analyst|architect|attorney|surgeon|accountant|assistant|agent|vet|doctor|lawyer))\b", "job", "The user "
-         "works as {v}.",
-     "job profession occupation work living career"),
-    (rf"{_I} {_NOW}(?:work|started working|am working|started|got a job) (?:at|for|with) {_V}", "employer",
-     "The user works for {v}.", "employer company work job office where"),
-    (rf"{_AM} {_NOW}(?:working|employed) (?:at|for|with|by) {_V}", "employer", "The user works for {v}.",
-     "employer company work job office where"),
-    (rf"(?:{_AM}|i (?:just )?turned) {_NOW}(?P<v>\d{{1,3}})(?= years?|[.!]?$|,? (?:and|but|now)\b)(?: years? "
-     rf"old)?", "age",
-     "The user is {v} years old.", "age old years"),
-    (rf"i was born on {_V}", "birthday", "The user was born on {v}.", "birthday birth date born when"),
-    (r"i was born in (?P<v>(?:\w+ )?\d{4})", "birthday", "The user was born in {v}.", "birthday birth year born when"),
-    (rf"i was born in {_V}", "birthplace", "The user was born in {v}.", "birthplace birth born where"),
-    (rf"{_AM} {_NOW}(?:very |severely )?allergic to {_V}", "allergy: {v}", "The user is allergic to {v}.",
-     "allergy allergies eat food avoid"),
-    (rf"{_AM} {_NOW}(?:married to|engaged to|dating) {_V}", "partner", "The user's partner is {v}.",
-     "spouse husband wife partner married engaged"),
-    (rf"{_AM} {_NOW}(?P<v>vegan|vegetarian|pescatarian|gluten[- ]free|lactose intolerant|diabetic)", "diet",
-     "The user is {v}.", "diet eat food vegetarian vegan"),
-    (rf"{_AM} {_NOW}(?:learning|studying) {_V}", "study", "The user studies {v}.", "study learn subject course major"),
-    (rf"{_I} {_NOW}(?:study|major in|am majoring in) {_V}", "study", "The user studies {v}.",
-     "study learn subject course major"),
-    (rf"{_I} {_NOW}drive (?:an? |the )?(?P<v>(?:[\w-]+ )?(?-i:[A-Z])[\w -]*)", "car", "The user drives a {v}.",
-     "car drive vehicle"),
-    (rf"{_I} {_NOW}(?:speak) {_V}", "language: {v}", "The user speaks {v}.", "language languages speak"),
-    (rf"{_I} {_NOW}play (?:the )?{_V}", "plays: {v}", "The user plays {v}.", "play instrument sport game hobby"),
-    (rf"{_I} {_NOW}(?:have|own|adopted|got) (?:an?|one|two|three) (?P<n>[\w -]{{2,30}}?),? "
-     rf"(?:who is |which is |that is )?(?:named|called) {_V}", "{n}'s name", "The user's {n} is called {v}.",
-     "name called pet {n}"),
-    (rf"{_I} {_NOW}(?:don['’]t|do not) (?:like|enjoy) {_V}", "feeling about {v}", "The user dislikes {v}.",
-     "like dislike hate enjoy"),
-    (rf"{_I} {_NOW}(?:hate|dislike|can['’]t stand|detest) {_V}", "feeling about {v}", "The user dislikes {v}.",
-     "like dislike hate enjoy"),
-    (rf"{_I} {_NOW}(?:like|love|enjoy|adore) {_V}", "feeling about {v}", "The user likes {v}.",
-     "like love enjoy hobby interests"),
-    (rf"{_I} {_NOW}prefer {_V}", "preference: {v}", "The user prefers {v}.", "prefer preference"),
-    (rf"{_HAVE} {_NOW}(?:upgraded|switched|gone over|went over|changed over|migrated|converted)(?: over)?(?: from "
-     rf".{{1,40}}?)? to {_V}",
-     "uses: {v}", "The user uses {v}.", "use using tool"),
-    (rf"(?:{_AM} {_NOW}at|{_I} {_NOW}(?:go to|attend|study at)) (?P<v>(?-i:[A-Z])[^,;!?]*(?:School|Academy"
-     rf"|University|College|Institute))", "school",
-     "The user goes to {v}.", "school study taught university"),
-    (rf"{_I} {_NOW}(?:go to|attend) (?P<v>(?-i:[A-Z])[^,;!?]*)", "school", "The user goes to {v}.", "school study "
-        "taught university"),
-    (rf"{_AM} {_NOW}(?:at|with) (?P<v>(?-i:[A-Z])[^,;!?]*)", "employer", "The user works for {v}.", "employer "
-        "company work job office where"),
-    (rf"{_I} {_NOW}use (?:an? |the )?{_V}", "uses: {v}", "The user uses {v}.", "use using tool"),
-)  # fmt: skip
 _OWN = re.compile(
     r"(?i)^(?:my|our) (?P<s>[\w'’ -]{1,60}?)(?:,? (?:by the way|actually),?)?(?: (?:is|are|will be|became|has become"
     r"|(?:has |have |was |is )?(?:been )?(?:changed|switched|updated) to"
     r"|(?:has been|have been|was|were|got) (?:moved|rebooked|postponed|pushed back|extended|shifted) to"
     r")|['’]s (?=called|named|spelled)|:)"
-    rf" {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
+    rf" {forms.NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
 _ANY = re.compile(
     rf"(?i)^(?:the |that the |that |this )?(?P<s>[\w'’ -]{{2,60}}?) (?:is|are|has changed to|(?:is|are) due|(?:was"
     rf"|were|has been|have been"
     rf"|got) (?:changed|moved|rebooked|postponed|pushed(?: back)?|shifted|brought forward) to) "
-    rf"{_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
+    rf"{forms.NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
 _SHIFTED = re.compile(
     r"(?i)^(?:they|we|i|he|she|the \w+) (?:have |has |['’]ve )?(?:just )?(?:moved|pushed|changed|rebooked"
@@ -154,18 +86,27 @@ _POINTS = re.compile(
     r"(?i)(?:(?:at|to|with|of|for|about) )?(?:it|him|her|them|you|your|this|that|these|those|one|what)\b"
 )
 _WITH = re.compile(r"^(?:[Mm]y (?:[\w'’-]+ ){1,3}|[A-Z][\w'’-]+ )and (?=I\b)")
-_CLEAR = re.compile(r"(?i)^(?:please )?(?:forget|delete|erase|clear) (?:everything|all (?:of it|facts|memories)|it all|"
-                    r"all you know)\b")  # fmt: skip
+_CLEAR = re.compile(  # "Delete everything after the comma" is about another text
+    r"(?i)^(?:please )?(?:forget (?:everything|it all|all of it)|(?:forget|delete|erase|clear) (?:everything|it "
+    r"all|all(?: of it)?"
+    r"|all (?:the |your |my )?(?:facts|memories))(?=.* (?:know|remember|told you|me|memory)\b))"
+    r"(?: (?:that )?(?:you (?:know|remember|have|kept|stored)|i(?:['’]ve| have)? (?:ever )?(?:said|told you)))?"
+    r"(?: (?:about|of) me)?(?: (?:from|in) (?:your |the )?memory)?(?:,? please| now)?[.!]*$"
+)
+# what only a memory can do may be of "the" thing; "delete" and "remove" must be of "my" thing or of what was said
 _FORGET = re.compile(
-    r"(?i)^(?:please )?(?:you (?:can|may|should) )?(?:forget|delete|erase|remove|ignore|disregard|drop|stop remembering"
-    r"|(?:do(?:n['’]t| not) |stop )(?:remember|keep|keeping|store|storing|save|saving))(?: about)?(?: that| the "
-    r"fact that)?"
-    r"(?: (?:what|everything|anything|all)(?: that)? i(?:['’]ve| have)? (?:said|told you|wrote|mentioned)(?: to "
-    r"you)?(?: about)?)?"
-    r"(?: (?:my|our|the|what|where|who|when|how|that))? (?P<t>.{2,120}?)(?: from (?:your )?memory)?[.!]*$"
+    r"(?i)^(?:please )?(?:you (?:can|may|should) )?(?:"
+    r"(?:forget|stop remembering|(?:do(?:n['’]t| not) |stop )(?:remember|keep|keeping|store|storing))(?: "
+    r"about)?(?: that| the fact that)?"
+    r"(?: (?:my|our|the|what|where|who|when|how|that))?"
+    r"|(?:delete|erase|remove|drop|forget)(?: about)? (?:my|our)"
+    r"|(?:delete|erase|remove|drop|forget|ignore|disregard) (?:what|everything|anything|all)(?: that)? i(?:['’]ve| "
+    r"have)?"
+    r" (?:said|told you|mentioned)(?: to you)? about(?: my| our| the)?"
+    r") (?P<t>(?:(?! (?:from|in|on|into|of) (?!(?:your |the )?memory)).){2,80}?)(?: from (?:your )?memory)?[.!]*$"
 )
 _LAST = re.compile(
-    r"(?i)^(?:please )?(?:you (?:can|may) )?(?:forget|delete|erase|scratch|ignore) (?:that|this|what i (?:just "
+    r"(?i)^(?:please )?(?:you (?:can|may) )?(?:forget|scratch) (?:that|this|what i (?:just "
     r")?said)(?:,? please)?$"
 )
 _IDIOM = re.compile(
@@ -179,6 +120,7 @@ _ENDED = re.compile(
     r"|\b(?:is|are|was|['’]s) (?:off|over|dead|gone|history|finished)\b|^(?:i['’]m|i am|we['’]re) off (?:the|my)\b"
     r"|(?:n['’]t|not)\b.*\bafter all\b"
 )
+_ELSEWHERE = re.compile(r"(?i)\b((?:left|lost|sold|dropped) .+?) (?:in|on|at|under|with|near|from|for|behind)\b.*")
 _NEW = re.compile(  # what a later statement says of an earlier one
     r"(?i)\b(?:actually|now|instead|correction|misspoke|new|changed?|moved|upgraded|switched|rebooked|postponed"
     r"|pushed|no longer"
@@ -186,7 +128,7 @@ _NEW = re.compile(  # what a later statement says of an earlier one
     r"|ported)\b"
 )
 _COMPILED = [
-    (re.compile(rf"(?i)^{pattern}(?P<rest>.*)"), subject, said, cues) for pattern, subject, said, cues in _FACTS
+    (re.compile(rf"(?i)^{pattern}(?P<rest>.*)"), subject, said, cues) for pattern, subject, said, cues in forms.FACTS
 ]
 
 
@@ -222,7 +164,11 @@ def _changes(text: str, told: bool, before: str) -> list[Change]:
     if found := _FORGET.match(text):
         return [Change("forget", text=re.sub(r"(?i)^i(?:['’]m| am)? ", "", found["t"]))]
     if _ENDED.search(text):
-        return [Change("ended", text=_ENDED.sub(lambda m: " " if len(m.group().split()) < 3 else m.group(), text))]
+        own = re.search(r"(?i)\b(?:i|we|my|our)\b", text) is not None
+        thing = _ELSEWHERE.sub(r"\1", text)
+        thing = _ENDED.sub(lambda m: " " if len(m.group().split()) < 3 else m.group(), thing)
+        left = re.search(r"(?i)\bleft\b", text) is not None  # "I left Oslo early" ends no home, "I left Nokia" a job
+        return [Change("ended", "home" if left else "", text=thing, own=own)]
     out = [_set(f"{_noun(m['a'] or m['b'])}'s name", m["n"] or m["m"], text) for m in _NAMED.finditer(text)
            if not any(plain.no_noun(word) for word in (m["a"] or "").split()[1:])]  # fmt: skip
     lead, bare = speech.leading(_WITH.sub("", text))
@@ -248,22 +194,31 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
     if found := _OWN.match(text):
         subject, value = subject_of(found["s"]), _value(found["v"])
         if called := re.match(r"(?i)(?:called|named|spelled) (?P<v>.+)", value):
+            if not forms.names("name", called["v"], text):
+                return None
             whose = "" if subject.endswith("name") else "'s name"
             return Change("set", f"{subject}{whose}", called["v"], f"The user's {subject} is {value}.",
                           f"called name {subject}")  # fmt: skip
-        if _VAGUE.match(value) or _PRONOUN.match(subject) or plain.MOMENT.search(found["v"]):
+        if (
+            not forms.names(subject, value, text)
+            or _VAGUE.match(value)
+            or _PRONOUN.match(subject)
+            or plain.MOMENT.search(found["v"])
+        ):
             return None
         if re.match(r"(?i)(?:at|with|from|in|based|an?) ", value) and (part := plain.possessed(text)):
             one = _of_another(*part, said)
             if one is not None and ": " not in one.subject:
                 return one
         if value and len(subject) <= LONGEST // 3:
-            return Change("set", subject, value, f"The user's {subject} is {value}.", _cues(subject))
+            return Change("set", subject, value, f"The user's {found['s']} is {value}.", _cues(subject))
     for pattern, subject, sentence, cues in _COMPILED:
         if found := pattern.match(text):
             value = _value(found["v"])
             if not value or len(value) > LONGEST or _POINTS.match(value):
                 return None
+            if not forms.names(subject, value, text):
+                continue
             parts = {"v": value, "n": found.groupdict().get("n") or ""}
             name = subject.format(**{key: part.lower() for key, part in parts.items()})
             more = f" The user said: {said}." if len(found["rest"].split()) > 1 or lead else ""

@@ -158,9 +158,6 @@ class Memory:
         if change.kind == "clear":
             self._run("delete from facts")
             return
-        if change.kind == "set" and not (change.renewed or change.only):
-            self._set(change)
-            return
         facts = self.facts()
         gone: list[Fact] = []
         if change.kind in ("set", "update"):
@@ -170,7 +167,7 @@ class Memory:
         elif change.kind == "last":
             gone = [fact for fact in facts if fact.subject in self._stated]
         elif change.kind == "ended":
-            gone = ended(change.text, facts)
+            gone = ended(change.text, [f for f in facts if f.subject != change.subject], change.own)
         else:
             gone = meant(change.text, facts)
         for fact in gone:
