@@ -24,8 +24,12 @@ stricter, for other reasons. The other talk was made harder once it was found to
   {first_odd} of the development lines at first and {now_odd} now; of the test lines {first_even} at first and
   {now_even} now.
 - {talk} chats later, of the facts of the test lines that were kept, {later_words} are among the five of the prompt by
-  words alone and {later} by words and MiniLM (the bar is 0.95: {verdict}); of all its facts, kept or not, {later_all}.
-- The file opened again held the same facts, and nothing of a replaced or deleted value, after {stored} of its lines.
+  words alone and {later} by words and MiniLM (the bar is 0.95: {verdict}); of all its facts, kept or not, {later_all}
+  (the bar is {verdict_all}).
+- The file opened again held the same facts, and nothing of a replaced or deleted value, after {stored} of its lines:
+  where it did not, the words by which another fact is found had the value.
+- The memory recalls too much: of what was not told or was taken back it recalls something near in most cases, as the
+  column below shows, and leaves it to the model to see that it is another thing.
 
 How the prompt asks the model to use the facts was chosen among ten forms, on 12 questions of such templates.
 """
@@ -202,6 +206,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     return out
 
 
+def _held(counts: Sequence[int]) -> bool:
+    return counts[0] >= 0.95 * counts[1]
+
+
 def _free(free: Mapping[str, Any]) -> dict[str, Any]:
     first = json.loads(FIRST.read_text("utf-8"))
     count = len(FILE.read_text("utf-8").splitlines())
@@ -220,7 +228,8 @@ def _free(free: Mapping[str, Any]) -> dict[str, Any]:
         out |= {
             "later_words": with_wilson(*even["words"][name]), "later": with_wilson(hits, total),
             "later_all": with_wilson(*even["MiniLM"]["in the prompt, later"]),
-            "verdict": "held" if hits >= 0.95 * total else "missed",
+            "verdict_all": "held" if _held(even["MiniLM"]["in the prompt, later"]) else "missed",
+            "verdict": "held" if _held((hits, total)) else "missed",
             "stored": "{} of {}".format(*even["words"]["stored"]),
         }  # fmt: skip
     return out
