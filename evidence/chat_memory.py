@@ -2,21 +2,41 @@
 
 A user tells {subjects} things of themselves over {chats} chats, among sentences that state nothing of theirs; three
 things in ten are told again with another value, and one in ten is taken back. After every {step} chats each thing is
-asked for. The memory answers with the value of the best recalled fact, or with none. "Window" is what a chat of the
-last {window} chats can know at most: the last statement, if it is among them. It is read exactly, as no model would.
+asked for. The memory answers with the value of the best recalled fact; of what was not told it should recall nothing.
+"Window" is what a chat of the last {window} chats can know at most: the last statement, if it is among them. It is read
+exactly, as no model would.
 
 - The memory's answers are right for {first:.0%} of what was told after {step} chats and {last:.0%} after {chats}.
 - The window alone holds {window_first:.0%} of it after {step} chats and {window_last:.0%} after {chats}.
 - Store operations were exact at {exact} of {checks} checks: the facts in the file are those that hold.
 {end_to_end}
 
-All sentences come from templates of this study, whose words the rules were not fitted to but whose forms they know.
-Free speech is harder: this is a test of the store and of recall, not of understanding.
+Those sentences come from templates of this study, whose forms the rules know: a test of the store and of recall.
+
+Free speech is harder. {lines} messages, with what must hold after them and a later question in other words, were
+written by somebody who had seen no rule (`evidence/memory_paraphrases.jsonl`). The first rules were measured on them
+as they were; then the writer of the messages changed the rules, looking at the odd lines alone ({development}), and the
+even lines ({test}) were scored again. The writer knew what the even lines say, so that the second figure may be too
+good. On the way their counts were seen twice; after the second time rules that lost or overwrote facts were made
+stricter, for other reasons. The other talk was made harder once it was found too easy.
+
+- Kept rightly (all that holds is in the file, what was taken back is not, and of {kinds} nothing was kept):
+  {first_odd} of the development lines at first and {now_odd} now; of the test lines {first_even} at first and
+  {now_even} now.
+- {talk} chats later, of the facts of the test lines that were kept, {later_words} are among the five of the prompt by
+  words alone and {later} by words and MiniLM (the bar is 0.95: {verdict}); of all its facts, kept or not, {later_all}
+  (the bar is {verdict_all}).
+- The file opened again held the same facts, and nothing of a replaced or deleted value, after {stored} of its lines:
+  where it did not, the words by which another fact is found had the value.
+- The memory recalls too much: of what was not told or was taken back it recalls something near in most cases, as the
+  column below shows, and leaves it to the model to see that it is another thing.
+
 How the prompt asks the model to use the facts was chosen among ten forms, on 12 questions of such templates.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +47,7 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
+from evidence._paraphrases import CHATS, FILE, FIRST, by_finder, table_of, with_wilson
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import percent
 from llmanac.core.errors import DataError
@@ -84,8 +105,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             right = {}
             for one in subjects:
                 found = memory.recall(rng.choice(ASK).format(s=one), 1)
-                answer = found[0].value if found and found[0].subject == one else None
-                right[one] = answer == (truth[one][0] if one in truth else None)
+                told_now = truth.get(one)
+                right[one] = not found if told_now is None else bool(found) and found[0].value == told_now[0]
             rows.append({
                 "chats": chat, "facts": len(truth), "exact": kept == {s: v for s, (v, _) in truth.items()},
                 "memory": sum(right[s] for s in truth) / len(truth),
@@ -94,7 +115,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             })  # fmt: skip
         answers = _answers(memory, truth, messages[-window:], chats, rng) if size == "full" else []
     return {
-        "chats": chats, "step": step, "window": window, "subjects": len(subjects), "rows": rows, "answers": answers,
+        "free": by_finder(seed, size), "chats": chats, "step": step, "window": window, "subjects": len(subjects),
+        "rows": rows, "answers": answers,
     }  # fmt: skip
 
 
@@ -146,7 +168,7 @@ def _means(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     chats = [row["chats"] for row in seeds[0]["rows"]]
-    names = {"memory": "memory", "absent": "not told or taken back: none recalled", "window": "window alone"}
+    names = {"memory": "memory", "absent": "not told or taken back: nothing recalled", "window": "window alone"}
     means = {name: _means(seeds, name) for name in ("facts", *names)}
     rows = [
         [f"{n}", f"{means['facts'][i]:.0f}", *(f"{means[name][i]:.3f}" for name in names)] for i, n in enumerate(chats)
@@ -161,6 +183,13 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
             [table(["chats", "facts", *names.values()], rows)], [{"caption": "Right answers", "svg": drawn}],
         )
     ]  # fmt: skip
+    text = (
+        "Shares with Wilson's 95% interval, of lines (right, stored) or of questions, with the other talk of the "
+        'first seed; "lowest" is over the seeds. Other talk: 200 messages, of which 50 state something of others, '
+        "50 something else of the user, in templates, and 100 are requests. A fact counts as kept if its text "
+        "has the value; as exact if it is the fact's value and nothing else. The prompt has five facts."
+    )
+    out.append(Section("Free speech", [text], [table(*table_of(seeds))]))
     if all(s["answers"] for s in seeds):
         rows = [
             [title, *(percent([_share(s["answers"], name, *lags) for s in seeds]) for lags in LAGS),
@@ -174,6 +203,35 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         )
         head = ["in the prompt", *(f"{a} to {b} chats ago" for a, b in LAGS), "all", "slope"]
         out.append(Section("End to end: SmolLM2-135M-Instruct answers", [text], [table(head, rows)]))
+    return out
+
+
+def _held(counts: Sequence[int]) -> bool:
+    return counts[0] >= 0.95 * counts[1]
+
+
+def _free(free: Mapping[str, Any]) -> dict[str, Any]:
+    first = json.loads(FIRST.read_text("utf-8"))
+    count = len(FILE.read_text("utf-8").splitlines())
+    out: dict[str, Any] = {
+        "lines": count, "development": (count + 1) // 2, "test": count // 2, "talk": CHATS,
+        "kinds": "questions, suppositions, quotations and jokes",
+    }  # fmt: skip
+    for half, ways in free.items():
+        out |= {
+            f"first_{half}": with_wilson(*first[half]["right"]),
+            f"now_{half}": with_wilson(*ways["words"]["right"]),
+        }
+    if "even" in free:
+        even, name = free["even"], "kept facts in the prompt, later"
+        hits, total = even["MiniLM"][name]
+        out |= {
+            "later_words": with_wilson(*even["words"][name]), "later": with_wilson(hits, total),
+            "later_all": with_wilson(*even["MiniLM"]["in the prompt, later"]),
+            "verdict_all": "held" if _held(even["MiniLM"]["in the prompt, later"]) else "missed",
+            "verdict": "held" if _held((hits, total)) else "missed",
+            "stored": "{} of {}".format(*even["words"]["stored"]),
+        }  # fmt: skip
     return out
 
 
@@ -194,7 +252,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"{100 * mean(slopes['window']):+.1f} ({ends['window']}) with the window."
         )
     return {
-        "end_to_end": said,
+        "end_to_end": said, **_free(seeds[0]["free"]),
         **{key: seeds[0][key] for key in keys}, "first": memory[0], "last": memory[-1], "window_first": window[0],
         "window_last": window[-1], "exact": sum(checks), "checks": len(checks),
     }  # fmt: skip

@@ -45,11 +45,16 @@ def chat_command(
     seed: Annotated[int, typer.Option()] = 0,
     system: Annotated[str | None, typer.Option(help="System message before the conversation.")] = None,
     memory: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep what you say of yourself.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Find facts by meaning too, as all-MiniLM-L6-v2's folder.")
+    ] = None,
     rope: Rope = None,
 ) -> None:
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
     from llmanac.generate.load import load_assistant, load_engine
 
+    if encoder is not None and memory is None:
+        raise RequestError("--encoder: finds facts of a memory; name its file with --memory FILE")
     engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
@@ -64,11 +69,13 @@ def chat_command(
     if memory is None:
         chat(engine, assistant, system=system, **options)
     else:
+        from llmanac.retrieve.dense import Spec
         from llmanac.retrieve.memory import Memory
 
         if assistant is not None:
             raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
-        with Memory(memory) as kept:
+        encode = None if encoder is None else Spec(model=encoder).encoder()
+        with Memory(memory, encode, encoder or "") as kept:
             chat(engine, system=system, memory=kept, **options)
         print(f"Next: llmanac memory list {shlex.quote(str(memory))}")
     say_drafts(engine)
@@ -122,8 +129,7 @@ def chat(
                 else:
                     messages.append({"role": "user", "content": text})
                     if memory is not None:
-                        memory.read(text)
-                        told = "\n\n".join(filter(None, [system, memory.prompt(text)]))
+                        told = "\n\n".join(filter(None, [system, _remembered(memory, text)]))
                         past = messages[len(first) :]
                         first = [{"role": "system", "content": told}] if told else []
                         messages = [*first, *past]
@@ -131,6 +137,19 @@ def chat(
             except LlmanacError as error:
                 print(f"error: {error}", file=sys.stderr, flush=True)
                 messages = messages[:-1] if messages and messages[-1]["role"] == "user" else messages
+
+
+def _remembered(memory: Memory, text: str) -> str:
+    """What is known that a message means, once it is read; a memory that is full or in use does not end the chat."""
+    try:
+        memory.read(text)
+    except LlmanacError as error:
+        print(f"note: nothing of this message is kept: {error}", file=sys.stderr, flush=True)
+    try:
+        return memory.prompt(text)
+    except LlmanacError as error:
+        print(f"note: answered without memory: {error}", file=sys.stderr, flush=True)
+        return ""
 
 
 def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:

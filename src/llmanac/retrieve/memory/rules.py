@@ -8,179 +8,283 @@ as ("allergy: nuts", "nuts"). Questions, suppositions and quotations state nothi
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from llmanac.retrieve.folder.quotes import spans
+from llmanac.evaluate._english import possible_bases
+from llmanac.retrieve.folder.quotes import ORDERS
+from llmanac.retrieve.memory import forms, plain, speech
 
 LONGEST = 200  # characters of a value; of a subject a third
 
 
 @dataclass(frozen=True)
 class Change:
-    """kind: set a fact; drop the facts of a subject (and value, where one is given), those that a text means, or all.
-
+    """
+    kind: set a fact; update the known one that subject and value fit; forget the facts that a text means; drop the one
+        that a clause says has ended; delete those of the last message, or all.
     cues: words by which questions name it, besides those of `text`, which says the fact as a sentence.
+    renewed: said with a word of change ("now", "new"), so that an earlier fact in other words is replaced.
+    only: no other subject has this value.
+    subject: of an end, what did not end.
+    own: of an end: the user speaks of themselves, so that their own job or home can be what ended.
     """
 
-    kind: Literal["set", "drop", "forget", "clear"]
+    kind: Literal["set", "update", "forget", "ended", "last", "clear"]
     subject: str = ""
     value: str = ""
     text: str = ""
     cues: str = ""
+    renewed: bool = False
+    only: bool = False
+    own: bool = False
 
 
-_V = r"(?P<v>(?:\b(?:St|Mt|Ft|Dr|Mr|Mrs)\. |[^,;.!?]|[.,](?=\w))*)"  # up to punctuation that ends a part
-_NOW = r"(?:(?:just|recently|now|currently|also|actually|really|mostly|usually|still|only)\s+)*"
-_AM = r"i(?:['’]m| am)"
-_HAVE = r"i(?:['’]ve| have)?"
-_LEAD = re.compile(
-    r"(?i)^\s*(?:(?:please|can you|could you|ok(?:ay)?|so|well|oh|hi|hello|hey|by the way|btw|fyi|also|and|actually"
-    r"|just so you know|for the record|correction|update|no|yes|note|remember|keep in mind|don['’]t forget|know)"
-    r"(?:\s+(?:this|that))?\s*[,:;!-]*\s+)+"
-)
-_SUPPOSED = re.compile(r"(?i)^\s*(?:if|suppose|imagine|pretend|say|assume|what|when|where|who|why|how|let['’]?s)\b")
 _SPENT = re.compile(r"(?i)\s+(?:now|these days|at the moment|currently|anymore|any more|any longer|today|as well|too)$")
 _FAVORITE = re.compile(r"(?i)\b(?:new|current|own|actual|real|updated|full)\s+")
 
-# pattern, subject, sentence, cues; {v} is the value, {n} another part
-_FACTS: tuple[tuple[str, str, str, str], ...] = (
-    (rf"(?:{_AM} (?:called|named)|call me|(?:you can|everyone|people) calls? me) {_V}", "name",
-     "The user's name is {v}.", "called who am"),
-    (rf"i {_NOW}(?:live|reside|stay|am based|am living) (?:in|at|on) {_V}", "home", "The user lives in {v}.",
-     "live home city town country place address where reside based"),
-    (rf"{_AM} {_NOW}(?:based|living|staying|located) (?:in|at|on) {_V}", "home", "The user lives in {v}.",
-     "live home city town country place address where reside based"),
-    (rf"{_HAVE} {_NOW}(?:moved|relocated) (?:from .{{1,40}} )?to {_V}", "home", "The user lives in {v}.",
-     "live home city town country place address where reside based"),
-    (rf"{_AM} {_NOW}from {_V}", "origin", "The user is from {v}.", "come grew country hometown where"),
-    (rf"i {_NOW}(?:work|am working) as (?:an? |the )?{_V}", "job", "The user works as {v}.",
-     "job profession occupation work living career"),
-    (rf"{_AM} {_NOW}working as (?:an? |the )?{_V}", "job", "The user works as {v}.",
-     "job profession occupation work living career"),
-    (rf"{_AM} {_NOW}(?:an?) (?P<v>(?:[\w-]+ ){{0,2}}[\w-]*(?:er|or|ist|ian|nurse|student|chef|cook|clerk|pilot|judge"
-     r"|analyst|architect|attorney|surgeon|accountant|assistant|agent))", "job", "The user works as {v}.",
-     "job profession occupation work living career"),
-    (rf"i {_NOW}(?:work|started working|am working|started|got a job) (?:at|for|with) {_V}", "employer",
-     "The user works for {v}.", "employer company work job office where"),
-    (rf"{_AM} {_NOW}(?:working|employed) (?:at|for|with|by) {_V}", "employer", "The user works for {v}.",
-     "employer company work job office where"),
-    (rf"(?:{_AM}|i (?:just )?turned) {_NOW}(?P<v>\d{{1,3}})(?: years? old)?(?= |$|[.!,])", "age",
-     "The user is {v} years old.", "age old years"),
-    (rf"i was born on {_V}", "birthday", "The user was born on {v}.", "birthday birth date born when"),
-    (r"i was born in (?P<v>(?:\w+ )?\d{4})", "birthday", "The user was born in {v}.", "birthday birth year born when"),
-    (rf"i was born in {_V}", "birthplace", "The user was born in {v}.", "birthplace birth born where"),
-    (rf"{_AM} {_NOW}(?:very |severely )?allergic to {_V}", "allergy: {v}", "The user is allergic to {v}.",
-     "allergy allergies eat food avoid"),
-    (rf"{_AM} {_NOW}(?:married to|engaged to|dating) {_V}", "partner", "The user's partner is {v}.",
-     "spouse husband wife partner married engaged"),
-    (rf"{_AM} {_NOW}(?P<v>vegan|vegetarian|pescatarian|gluten[- ]free|lactose intolerant|diabetic)", "diet",
-     "The user is {v}.", "diet eat food vegetarian vegan"),
-    (rf"{_AM} {_NOW}(?:learning|studying) {_V}", "study", "The user studies {v}.", "study learn subject course major"),
-    (rf"i {_NOW}(?:study|major in|am majoring in) {_V}", "study", "The user studies {v}.",
-     "study learn subject course major"),
-    (rf"i {_NOW}(?:drive|bought) (?:an? |the )?(?P<v>(?:[\w-]+ )?[A-Z][\w -]*)", "car", "The user drives a {v}.",
-     "car drive vehicle"),
-    (rf"i {_NOW}(?:speak) {_V}", "language: {v}", "The user speaks {v}.", "language languages speak"),
-    (rf"i {_NOW}play (?:the )?{_V}", "plays: {v}", "The user plays {v}.", "play instrument sport game hobby"),
-    (rf"i {_NOW}(?:have|own|adopted|got) (?:an?|one|two|three) (?P<n>[\w -]{{2,30}}?),? "
-     rf"(?:who is |which is |that is )?(?:named|called) {_V}", "{n}'s name", "The user's {n} is called {v}.",
-     "name called pet {n}"),
-    (rf"i {_NOW}(?:don['’]t|do not) (?:like|enjoy) {_V}", "feeling about {v}", "The user dislikes {v}.",
-     "like dislike hate enjoy"),
-    (rf"i {_NOW}(?:hate|dislike|can['’]t stand|detest) {_V}", "feeling about {v}", "The user dislikes {v}.",
-     "like dislike hate enjoy"),
-    (rf"i {_NOW}(?:like|love|enjoy|adore) {_V}", "feeling about {v}", "The user likes {v}.",
-     "like love enjoy hobby interests"),
-    (rf"i {_NOW}prefer {_V}", "preference: {v}", "The user prefers {v}.", "prefer preference"),
-    (rf"i {_NOW}use (?:an? |the )?{_V}", "uses: {v}", "The user uses {v}.", "use using tool"),
-    (rf"i {_NOW}(?:have|own) (?P<v>(?:an?|one|two|three|four|five|\d+) [^,;.!?]+)", "has {v}", "The user has {v}.",
-     "have own"),
-)  # fmt: skip
 _OWN = re.compile(
-    r"(?i)^(?:my|our) (?P<s>[\w'’ -]{2,60}?)(?:,? (?:by the way|actually),?)? (?:is|are|will be|became|has become"
-    r"|(?:has |have |was |is )?(?:been )?(?:changed|moved|switched|updated) to|is now|are now)"
-    rf" {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
+    r"(?i)^(?:my|our) (?P<s>[\w'’ -]{1,60}?)(?:,? (?:by the way|actually),?)?(?: (?:is|are|will be|became|has become"
+    r"|(?:has |have |was |is )?(?:been )?(?:changed|switched|updated) to"
+    r"|(?:has been|have been|was|were|got) (?:moved|rebooked|postponed|pushed back|extended|shifted) to"
+    r")|['’]s (?=called|named|spelled)|:)"
+    rf" {forms.NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
 _ANY = re.compile(
-    rf"(?i)^(?:the |that the )?(?P<s>[\w'’ -]{{2,60}}?) (?:is|are|is now|has changed to)"
-    rf" {_NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
+    rf"(?i)^(?:the |that the |that |this )?(?P<s>[\w'’ -]{{2,60}}?) (?:is|are|has changed to|(?:is|are) due|(?:was"
+    rf"|were|has been|have been"
+    rf"|got) (?:changed|moved|rebooked|postponed|pushed(?: back)?|shifted|brought forward) to) "
+    rf"{forms.NOW}(?P<v>.{{1,{LONGEST}}}?)[.!]*$"
 )
-_ASKED_TO = re.compile(r"(?i)\b(?:remember|keep in mind|don['’]t forget|note)\b")
-_CLEAR = re.compile(r"(?i)^(?:please )?(?:forget|delete|erase|clear) (?:everything|all (?:of it|facts|memories)|it all|"
-                    r"all you know)\b")  # fmt: skip
+_SHIFTED = re.compile(
+    r"(?i)^(?:they|we|i|he|she|the \w+) (?:have |has |['’]ve )?(?:just )?(?:moved|pushed|changed|rebooked"
+    r"|postponed|shifted|brought|put|ported|extended)"
+    r" (?:my|our|the) (?P<s>[\w' -]+?) (?:back |forward |over )?(?:to|until|till) (?P<v>.+)$"
+)
+_ITS = re.compile(r"(?i)^(?:it|that)['’]?s my (?P<s>[\w' -]+?)(?: (?:is|on|in|at) (?P<v>.+))?$")
+_BECAME = re.compile(r"(?i)^(?:he|she|(?P<n>(?-i:[A-Z])\w+))(?:['’]s| is) (?:now )?my (?P<s>[\w -]+?)(?: now)?$")
+_HERE = re.compile(r"^(?:[Tt]his is |[Ii]t['’]?s )?(?P<v>[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)?) here$")
+_MAIL = re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]*\w")
+_ME = re.compile(
+    r"(?i)^(?P<a>it takes (?:me|us)|(?:the |my )?[\w ]{2,30}? (?:put|prescribed|diagnosed|hired|promoted|offered) "
+    r"me) (?P<v>.+)$"
+)
+_NAMED = re.compile(
+    r"(?:\b(?:[Mm]y|[Oo]ur) (?P<a>(?:(?!is\b|are\b|was\b|has\b|have\b)[a-z][\w-]+ ){0,2}?(?!is\b|are\b|was\b"
+    r"|called\b|named\b)[a-z][\w-]+),? (?P<n>(?!I\b)[A-Z][\w'’-]+(?: (?!I\b)[A-Z][\w'’-]+)*)(?=,? (?:and|just|has"
+    r"|is|was|[a-z]+s)\b|[.,;]|$)"
+    r"|\b(?:an?|our|my|one|two|three) (?P<b>[a-z][\w-]*(?: (?!is\b|are\b|was\b)[a-z][\w-]*)?),? (?:who (?:is|are) "
+    r")?(?:called|named) (?P<m>[A-Z][\w'’-]*(?:(?:,| and| [A-Z])[\w'’ -]*[A-Z][\w'’-]*)?))"
+)
+_VAGUE = re.compile(
+    r"(?i)(?:(?:not|no|no longer|so|very|too|super|really|still|always|going|gonna|probably|[\w]+ing)\b|to (?!\d))"
+)
+_PRONOUN = re.compile(r"(?i)(?:what|which|who|how|he|she|it|they|this|that|these|those|there|here|i|we|you|one"
+                      r"|question|point|"
+                      r"intention|guess|bad)\b")  # fmt: skip
+_POINTS = re.compile(
+    r"(?i)(?:(?:at|to|with|of|for|about) )?(?:it|him|her|them|you|your|this|that|these|those|one|what)\b"
+)
+_WITH = re.compile(r"^(?:[Mm]y (?:[\w'’-]+ ){1,3}|[A-Z][\w'’-]+ )and (?=I\b)")
+_CLEAR = re.compile(  # "Delete everything after the comma" is about another text
+    r"(?i)^(?:please )?(?:forget (?:everything|it all|all of it)|(?:forget|delete|erase|clear) (?:everything|it "
+    r"all|all(?: of it)?"
+    r"|all (?:the |your |my )?(?:facts|memories))(?=.* (?:know|remember|told you|me|memory)\b))"
+    r"(?: (?:that )?(?:you (?:know|remember|have|kept|stored)|i(?:['’]ve| have)? (?:ever )?(?:said|told you)))?"
+    r"(?: (?:about|of) me)?(?: (?:from|in) (?:your |the )?memory)?(?:,? please| now)?[.!]*$"
+)
+# what only a memory can do may be of "the" thing; "delete" and "remove" must be of "my" thing or of what was said
 _FORGET = re.compile(
-    r"(?i)^(?:please )?(?:forget|delete|erase|remove|do(?:n['’]t| not) remember|stop remembering|drop)"
-    r"(?: about)?(?: that)?(?: (?:my|our|the|what|where|who|when|how))? (?P<t>.{2,120}?)"
-    r"(?: from (?:your )?memory)?[.!]*$"
+    r"(?i)^(?:please )?(?:you (?:can|may|should) )?(?:"
+    r"(?:forget|stop remembering|(?:do(?:n['’]t| not) |stop )(?:remember|keep|keeping|store|storing))(?: "
+    r"about)?(?: that| the fact that)?"
+    r"(?: (?:my|our|the|what|where|who|when|how|that))?"
+    r"|(?:delete|erase|remove|drop|forget)(?: about)? (?:my|our)"
+    r"|(?:delete|erase|remove|drop|forget|ignore|disregard) (?:what|everything|anything|all)(?: that)? i(?:['’]ve| "
+    r"have)?"
+    r" (?:said|told you|mentioned)(?: to you)? about(?: my| our| the)?"
+    r") (?P<t>(?:(?! (?:from|in|on|into|of) (?!(?:your |the )?memory)).){2,80}?)(?: from (?:your )?memory)?[.!]*$"
 )
-_LAPSED = re.compile(
-    rf"(?i)^i (?:no longer|don['’]t|do not) (?P<w>live in|live at|work at|work for|work as|like|love|have|own|play"
-    rf"|drive|use|speak|study)(?: an?| the| my)? {_V}(?: any ?more| any longer)?[.!]*$"
+_LAST = re.compile(
+    r"(?i)^(?:please )?(?:you (?:can|may) )?(?:forget|scratch) (?:that|this|what i (?:just "
+    r")?said)(?:,? please)?$"
 )
-_NO_MORE = re.compile(rf"(?i)^{_AM} no longer (?P<t>.{{2,120}}?)[.!]*$")
-_LOST = re.compile(r"(?i)^(?:my|our) (?P<s>[\w'’ -]{2,60}?) (?:is|are) no longer (?P<v>.{1,120}?)[.!]*$")
-_VERBS = {"live in": "home", "live at": "home", "work at": "employer", "work for": "employer", "work as": "job",
-          "like": "feeling about {v}", "love": "feeling about {v}", "play": "plays: {v}", "drive": "car",
-          "use": "uses: {v}", "speak": "language: {v}", "study": "study"}  # fmt: skip
-_COMPILED = [(re.compile(f"(?i)^{pattern}"), subject, said, cues) for pattern, subject, said, cues in _FACTS]
+_IDIOM = re.compile(
+    r"(?i)^(?:please )?(?:forget|ignore|drop|delete|erase|remove) (?:about )?(?:it|me|him|her|them|the (?:above"
+    r"|previous|last)\b.*)$"
+)
+_ENDED = re.compile(
+    r"(?i)\b(?:no longer|any ?more|any longer|quit|stopped|gave up|given up|give up|broke up|split up|passed away|died"
+    r"|moved out|retired|got rid of|called off|cancell?ed|sold|(?:i|we)(?:['’]ve| have)? (?:just )?(?:left|lost"
+    r"|dropped))\b"
+    r"|\b(?:is|are|was|['’]s) (?:off|over|dead|gone|history|finished)\b|^(?:i['’]m|i am|we['’]re) off (?:the|my)\b"
+    r"|(?:n['’]t|not)\b.*\bafter all\b"
+)
+_ELSEWHERE = re.compile(r"(?i)\b((?:left|lost|sold|dropped) .+?) (?:in|on|at|under|with|near|from|for|behind)\b.*")
+_NEW = re.compile(  # what a later statement says of an earlier one
+    r"(?i)\b(?:actually|now|instead|correction|misspoke|new|changed?|moved|upgraded|switched|rebooked|postponed"
+    r"|pushed|no longer"
+    r"|these days|after all|again|from now on|down to|up to|turned|anymore|not any ?more|since|better|promoted"
+    r"|ported)\b"
+)
+_COMPILED = [
+    (re.compile(rf"(?i)^{pattern}(?P<rest>.*)"), subject, said, cues) for pattern, subject, said, cues in forms.FACTS
+]
 
 
 def changes_in(message: str) -> list[Change]:
     """What a user's message changes, in order."""
     out: list[Change] = []
-    for begin, end in spans(message[:20_000]):
-        sentence = " ".join(message[begin:end].split())
-        if sentence.endswith("?") or '"' in sentence[:2]:
+    renewed = _NEW.search(message[: speech.MOST]) is not None
+    whose, last = "", ""  # of whom "he" and "she" speak, and what was said before
+    for clause in speech.clauses(message):
+        text = clause.text
+        if ORDERS.search(text):  # pasted text that would give orders to the model in every later chat
             continue
-        told = bool(_ASKED_TO.search(sentence[:40]))
-        bare = _LEAD.sub("", sentence)
-        if _SUPPOSED.match(bare) and not _CLEAR.match(bare):
-            continue
-        for part in re.split(r"(?i)[,;]? (?:and|but) (?=i(?:['’]m|['’]ve)? |my |call me )", bare):
-            found = _change(part.strip(" ,;"), told)
-            if found is not None:
-                out.append(found)
+        if whose and (pronoun := re.match(r"(?i)(?:he|she)(?P<is>['’]s)? (?!my\b)", text)) and not _BECAME.match(text):
+            text = f"my {whose}{' is' if pronoun['is'] else ''} {text[pronoun.end() :]}"
+        found = _changes(text, clause.told, last)
+        if renewed:
+            found = [replace(one, renewed=True) for one in found]
+        out += found
+        if person := re.search(r"(?i)\b(?:my|our) ([a-z]+)(?=['’ ,.]|$)", text):
+            whose = person[1].lower()
+        last = text
     return out
 
 
-def _change(text: str, told: bool) -> Change | None:
+def _changes(text: str, told: bool, before: str) -> list[Change]:
+    """Of one clause; `before` is the one that was said before it."""
     if _CLEAR.match(text):
-        return Change("clear")
-    if found := _LAPSED.match(text):
-        value, ended_of = _value(found["v"]), _VERBS.get(found["w"].lower())
-        ended = re.search(r"(?i)no longer|any ?more|any longer", text)
-        if ended and ended_of:
-            return Change("drop", ended_of.format(v=value.lower()), "" if "{v}" in ended_of else value)
-        if ended:
-            return Change("forget", text=value)
-    if found := _NO_MORE.match(text):
-        return Change("forget", text=found["t"])
-    if found := _LOST.match(text):
-        return Change("drop", subject_of(found["s"]), _value(found["v"]))
+        return [Change("clear")]
+    if _LAST.match(text):
+        return [Change("last")]
+    if _IDIOM.match(text):
+        return []
     if found := _FORGET.match(text):
-        return Change("forget", text=re.sub(r"(?i)^i(?:['’]m| am)? ", "", found["t"]))
+        return [Change("forget", text=re.sub(r"(?i)^i(?:['’]m| am)? ", "", found["t"]))]
+    if _ENDED.search(text):
+        own = re.search(r"(?i)\b(?:i|we|my|our)\b", text) is not None
+        thing = _ELSEWHERE.sub(r"\1", text)
+        thing = _ENDED.sub(lambda m: " " if len(m.group().split()) < 3 else m.group(), thing)
+        left = re.search(r"(?i)\bleft\b", text) is not None  # "I left Oslo early" ends no home, "I left Nokia" a job
+        return [Change("ended", "home" if left else "", text=thing, own=own)]
+    out = [_set(f"{_noun(m['a'] or m['b'])}'s name", m["n"] or m["m"], text) for m in _NAMED.finditer(text)
+           if not any(plain.no_noun(word) for word in (m["a"] or "").split()[1:])]  # fmt: skip
+    lead, bare = speech.leading(_WITH.sub("", text))
+    if one := _stated(bare, text, told, before, lead):
+        out = [old for old in out if old.subject != one.subject] + [one]
+    return out
+
+
+def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change | None:
+    if mail := _MAIL.search(text):
+        return Change(
+            "set", "email", mail.group(), f"The user's email address is {mail.group()}.", "mail reach contact"
+        )
+    if found := _HERE.match(text):
+        return Change("set", "name", found["v"], f"The user's name is {found['v']}.", _cues("name"))
+    if (found := _BECAME.match(text)) and (name := found["n"] or _proper(before)):
+        return Change(
+            "set", f"{found['s'].lower()}'s name", name, f"The user's {found['s']} is {name}.", "called name", only=True
+        )
+    if found := _ITS.match(text):
+        value = found["v"] or _proper(before)
+        return Change("set", subject_of(found["s"]), value, f"The user's {found['s']} is {value}.") if value else None
     if found := _OWN.match(text):
         subject, value = subject_of(found["s"]), _value(found["v"])
-        if called := re.match(r"(?i)(?:called|named) (?P<v>.+)", value):
+        if called := re.match(r"(?i)(?:called|named|spelled) (?P<v>.+)", value):
+            if not forms.names("name", called["v"], text):
+                return None
             whose = "" if subject.endswith("name") else "'s name"
             return Change("set", f"{subject}{whose}", called["v"], f"The user's {subject} is {value}.",
                           f"called name {subject}")  # fmt: skip
-        if value and len(subject) <= LONGEST // 3 and not re.match(r"(?i)(?:not|no longer|so|very|too)\b", value):
-            return Change("set", subject, value, f"The user's {subject} is {value}.", _cues(subject))
-    for pattern, subject, said, cues in _COMPILED:
+        if (
+            not forms.names(subject, value, text)
+            or _VAGUE.match(value)
+            or _PRONOUN.match(subject)
+            or plain.MOMENT.search(found["v"])
+        ):
+            return None
+        if re.match(r"(?i)(?:at|with|from|in|based|an?) ", value) and (part := plain.possessed(text)):
+            one = _of_another(*part, said)
+            if one is not None and ": " not in one.subject:
+                return one
+        if value and len(subject) <= LONGEST // 3:
+            return Change("set", subject, value, f"The user's {found['s']} is {value}.", _cues(subject))
+    for pattern, subject, sentence, cues in _COMPILED:
         if found := pattern.match(text):
             value = _value(found["v"])
-            if not value or len(value) > LONGEST:
+            if not value or len(value) > LONGEST or _POINTS.match(value):
                 return None
+            if not forms.names(subject, value, text):
+                continue
             parts = {"v": value, "n": found.groupdict().get("n") or ""}
             name = subject.format(**{key: part.lower() for key, part in parts.items()})
-            return Change("set", name, value, said.format(**parts), cues.format(**parts))
-    if told and (found := _ANY.match(text)):
-        subject, value = subject_of(found["s"]), _value(found["v"])
-        if value:
-            return Change("set", subject, value, f"The {subject} is {value}.", _cues(subject))
-    return None
+            more = f" The user said: {said}." if len(found["rest"].split()) > 1 or lead else ""
+            return Change("set", name, value, sentence.format(**parts) + more, cues.format(**parts))
+    if (part := plain.possessed(text)) and (one := _of_another(*part, said)):
+        return one
+    if held := plain.lasting(text):
+        return _kept(*held, said)
+    if found := _SHIFTED.match(text):
+        return Change("update", subject_of(found["s"]), _value(found["v"]), f"The {found['s']} is {found['v']}.")
+    if found := _ANY.match(text):
+        subject, value = subject_of(found["s"]), _value(re.sub(r"(?i), not .*", "", found["v"]))
+        ours = re.search(r"(?i)\b(?:at (?:home|work)|(?:at|in) (?:my|our) \w+)\b", f"{subject} {value}")
+        dated = plain.slot(value)[0] in ("date", "time", "weekday", "money")
+        if value and not _VAGUE.match(value) and not _PRONOUN.match(subject):
+            new: Literal["set", "update"] = "set" if told or ours or dated else "update"
+            return Change(new, subject, value, f"The {subject} is {value}.", _cues(subject))
+    if found := _ME.match(text):
+        return _kept(found["a"], found["v"], said)
+    kind, value = plain.slot(text)
+    if told and len(text.split()) > 1:
+        return _set(plain.frame(text, value) or text[:60].lower(), value or text, said)
+    return Change("update", "", value, said) if kind in ("money", "measure") else None
+
+
+def _of_another(noun: str, apposition: str, predicate: str, said: str) -> Change | None:
+    """What is said of "my sister": as of the user, with her in the subject."""
+    whose, verb = noun.lower(), predicate.split()[0].lower()
+    if plain.MOMENT.search(predicate) or re.match(
+        r"(?i)(?:is|are|was|were) (?:\w+ing|not|broken|down|late)\b|(?:does|do|did|is|are)(?:n['’]t| not)\b", predicate
+    ):
+        return None
+    for base in ("am",) if verb in ("is", "are") else (*possible_bases(verb), verb):
+        own = _stated(f"i {base}{predicate[len(verb) :]}", said, False, "", "") if base not in ("my", "i") else None
+        if own is not None and ": " not in own.subject and own.kind == "set":
+            return Change("set", f"{whose}'s {own.subject}", own.value, f"The user said: {said}.", f"{noun} {own.cues}")
+    value = predicate.partition(" ")[2]
+    if not value.strip(" ,") or _PRONOUN.match(noun):
+        return None
+    kind, held = plain.slot(predicate)
+    subject = f"{whose}: {plain.frame(predicate, held) or verb}" if kind else f"{whose}: {verb}"
+    return _set(subject, held or value, said)
+
+
+def _kept(verb: str, rest: str, said: str) -> Change | None:
+    """A fact in the user's own words: its frame and slot, or its verb and object."""
+    if not rest or len(said) > LONGEST or _POINTS.match(rest):
+        return None
+    kind, held = plain.slot(rest)
+    if kind:
+        return _set(f"{verb} {plain.frame(rest, held)}".strip(), held, said)
+    value = _value(re.sub(r"(?i)^(?:the|my|our|an?) ", "", rest))
+    return _set(f"{verb}: {value.lower()}"[:60], value, said)
+
+
+def _set(subject: str, value: str, said: str) -> Change:
+    return Change("set", subject[: LONGEST // 3], value, f"The user said: {said.rstrip('.')}.", _cues(subject))
+
+
+def _noun(words: str) -> str:
+    return words.lower().split()[-1] if words.lower().startswith(("small", "old", "big", "new")) else words.lower()
+
+
+def _proper(text: str) -> str:
+    found = re.findall(r"(?<!^)\b(?!I\b)[A-Z][\w'’-]+|^[A-Z][\w'’-]+(?= and I\b)", text)
+    return str(found[-1]) if found else ""
 
 
 def subject_of(words: str) -> str:

@@ -12,27 +12,24 @@ that ask for it), equal ones by how recent they are. Deleted facts are gone from
 from __future__ import annotations
 
 import contextlib
-import math
+import os
 import re
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from llmanac.core.errors import DataError, RequestError, shown
-from llmanac.evaluate._english import FUNCTION
-from llmanac.metrics._porter import stem
-from llmanac.retrieve._words import plain_words
-from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in, subject_of
+from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
+from llmanac.retrieve.dense import Encode
+from llmanac.retrieve.memory.recall import LEAST, Fact, ended, meant, ranked, replaced
+from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
+from llmanac.retrieve.memory.vectors import Vectors
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
 MOST = 10_000  # facts of a file
-LEAST = 0.34  # of a question's words: below, no fact is meant
-_ASKING = "what which who whom whose when where why how am is are was do does did user please tell"
-ASKING = frozenset(_ASKING.split())
+WAIT = 10.0  # seconds that a change waits for those of other chats
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 USE = "Use these facts in the answer."  # without it a small model says that it knows nothing of the user
 _SCHEMA = """create table facts (id integer primary key, subject text not null unique, value text not null,
@@ -41,51 +38,63 @@ _SCHEMA = """create table facts (id integer primary key, subject text not null u
 _ROWS = {(int, str, str, str, str, stated, int) for stated in (int, float)}  # types of a fact's columns
 
 
-@dataclass(frozen=True)
-class Fact:
-    """id: as `llmanac memory` names it; stated: seconds since 1970; number: of the message, from 1."""
-
-    id: int
-    subject: str
-    value: str
-    text: str
-    cues: str
-    stated: float
-    number: int
-
-
-def content(text: str) -> frozenset[str]:
-    """Stems of the words of a text by which facts are found."""
-    return frozenset(stem(word) for word in plain_words(text) if word not in FUNCTION and word not in ASKING)
+def _clean(text: str) -> str:
+    """Text in one line without characters that control a terminal, turn lines around, or are no characters."""
+    return " ".join(UNSAFE.sub(" ", text).split())
 
 
 class Memory:
     """An open memory; a context manager. The file is made where there is none.
 
+    Args:
+        encode: texts to vectors (N, D) of length 1, by which questions in other words find their facts.
+        encoder: the name of what encodes; the file keeps the vectors with it.
+
     Raises:
         DataError: the file is something else, damaged, or cannot be written; the message names it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, encode: Encode | None = None, encoder: str = "") -> None:
         self.path = Path(path)
+        self._stated: set[str] = set()  # subjects of the chat's last message that stated something
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path}: there is no folder {self.path.parent}; make it first")
+        if self.path.exists() and not self.path.is_file():
+            raise DataError(f"{self.path}: is no file; name another one for the memory")
         with self._named():
-            self._base = sqlite3.connect(self.path, timeout=10.0, isolation_level=None)
-            [(mark,)] = self._base.execute("pragma application_id").fetchall()
-            tables = self._base.execute("select count(*) from sqlite_master").fetchone()[0]
-            if (tables or mark) and mark != APPLICATION:
-                self._base.close()
-                raise DataError(f"{self.path}: is a database of another program; name another file for the memory")
-            version = self._base.execute("pragma user_version").fetchone()[0]
-            if version > VERSION:
-                self._base.close()
-                raise DataError(f"{self.path}: was written by a later version of llmanac; update llmanac to read it")
-            if not tables:
-                self._base.executescript(
-                    f"begin; pragma application_id={APPLICATION}; pragma user_version={VERSION}; {_SCHEMA}; commit;"
-                )
+            with contextlib.suppress(FileExistsError):  # what is personal is for its owner alone
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+            self._base = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
+        try:
+            self._open()
+            with self._named():
+                self._vectors = Vectors(self._base, encode, encoder) if encode is not None else None
+        except BaseException:
+            self._base.close()
+            raise
+
+    def _open(self) -> None:
+        with self._named():
             self._base.execute("pragma secure_delete=on")  # what is deleted is overwritten
+            if not self._marked():
+                with self._at_once():  # of two chats that make the file, the second finds it made
+                    if not self._marked():
+                        self._base.execute(f"pragma application_id={APPLICATION}")
+                        self._base.execute(f"pragma user_version={VERSION}")
+                        self._base.execute(_SCHEMA)
+            [(state,)] = self._base.execute("pragma quick_check(1)").fetchall()
+        if state != "ok":
+            raise DataError(f"{self.path}: damaged ({shown(state)}); name another file, or put back a copy")
+
+    def _marked(self) -> bool:
+        """Whether the file is a memory; False where it is empty. Raises DataError where it is something else."""
+        [(mark,)] = self._base.execute("pragma application_id").fetchall()
+        tables = self._base.execute("select count(*) from sqlite_master").fetchone()[0]
+        if (tables or mark) and mark != APPLICATION:
+            raise DataError(f"{self.path}: is a database of another program; name another file for the memory")
+        if self._base.execute("pragma user_version").fetchone()[0] > VERSION:
+            raise DataError(f"{self.path}: was written by a later version of llmanac; update llmanac to read it")
+        return bool(tables)
 
     def __enter__(self) -> Memory:
         return self
@@ -97,7 +106,11 @@ class Memory:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, UnicodeError) as error:
+        except (sqlite3.Error, UnicodeError, OSError) as error:
+            if "locked" in str(error):
+                raise DataError(
+                    f"{self.path}: another program has it in use for over {WAIT:.0f} s; try again"
+                ) from None
             raise DataError(f"{self.path}: cannot be used as a memory ({error}); name another file") from None
 
     def __len__(self) -> int:
@@ -116,32 +129,55 @@ class Memory:
         return [Fact(*row) for row in rows]
 
     def read(self, message: str) -> list[Change]:
-        """Take over what a user's message states, replaces and takes back; returns the changes."""
+        """Take over what a user's message states, replaces and takes back; returns the changes: all or none."""
         changes = changes_in(message)
-        for change in changes:
-            self.apply(change)
+        if not changes:
+            return []
+        with self._at_once():
+            stated = {change.subject for change in changes if change.kind in ("set", "update")}
+            for change in changes:
+                self.apply(change)
+        self._stated = stated or self._stated
         return changes
+
+    @contextlib.contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """One transaction, which waits for those of other chats on the same file."""
+        with self._named():
+            self._base.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self._base.execute("rollback")
+            raise
+        with self._named():
+            self._base.execute("commit")
 
     def apply(self, change: Change) -> None:
         """Carry out one change. Raises RequestError where the memory is full."""
-        if change.kind == "set":
-            self._set(change)
-        elif change.kind == "clear":
+        if change.kind == "clear":
             self._run("delete from facts")
-        elif change.kind == "drop":
-            held = [f for f in self.facts() if f.subject == change.subject]
-            if held and (not change.value or change.value.lower() in held[0].value.lower()):
-                self.delete(held[0].id)
+            return
+        facts = self.facts()
+        gone: list[Fact] = []
+        if change.kind in ("set", "update"):
+            gone, subject = replaced(change, facts)
+            if subject:
+                self._set(replace(change, subject=subject))
+        elif change.kind == "last":
+            gone = [fact for fact in facts if fact.subject in self._stated]
+        elif change.kind == "ended":
+            gone = ended(change.text, [f for f in facts if f.subject != change.subject], change.own)
         else:
-            named = [fact for fact in self.facts() if fact.subject == subject_of(change.text)]
-            for fact in named or self.recall(change.text, 1, least=0.5):
-                self.delete(fact.id)
+            gone = meant(change.text, facts)
+        for fact in gone:
+            self._run("delete from facts where id = ?", fact.id)
 
     def _set(self, change: Change) -> None:
         known = self._run("select 1 from facts where subject = ?", change.subject)
         if not known and len(self) >= MOST:
             raise RequestError(f"{self.path}: holds {MOST:,} facts, which is the most; delete some")
-        fields = [" ".join(str(part).split()) for part in (change.subject, change.value, change.text, change.cues)]
+        fields = map(_clean, (change.subject, change.value, change.text, change.cues))
         self._run(
             "insert into facts (subject, value, text, cues, stated, number) values (?, ?, ?, ?, ?, "
             "(select coalesce(max(number), 0) + 1 from facts)) on conflict (subject) do update set value = "
@@ -162,38 +198,30 @@ class Memory:
 
     def delete(self, id: int) -> Fact:
         """Delete a fact. Raises RequestError where there is none of this number."""
-        found = self._fact(id)
-        self._run("delete from facts where id = ?", id)
+        with self._at_once():
+            found = self._fact(id)
+            self._run("delete from facts where id = ?", id)
         return found
 
     def edit(self, id: int, value: str) -> Fact:
         """Give a fact another value. Raises RequestError where there is none of this number, or no value."""
-        value = " ".join(value.split())
+        value = _clean(value)
         if not value or len(value) > LONGEST:
             raise RequestError(f"value: must have 1 to {LONGEST} characters")
-        found = self._fact(id)
-        places = [*re.finditer(rf"(?<!\w){re.escape(found.value)}(?!\w)", found.text)]  # "or" is not in "favorite"
-        before, after = (found.text[: places[-1].start()], found.text[places[-1].end() :]) if places else ("", "")
-        text = f"{before}{value}{after}" if places else f"{found.subject}: {value}"
-        self._set(Change("set", found.subject, value, text, found.cues))
-        return next(fact for fact in self.facts() if fact.subject == found.subject)
+        with self._at_once():
+            found = self._fact(id)
+            places = [*re.finditer(rf"(?<!\w){re.escape(found.value)}(?!\w)", found.text)]  # "or" is not in "favorite"
+            before, after = (found.text[: places[-1].start()], found.text[places[-1].end() :]) if places else ("", "")
+            text = f"{before}{value}{after}" if places else f"{found.subject}: {value}"
+            self._set(Change("set", found.subject, value, text, found.cues))
+            return self._fact(id)
 
     def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
         facts = self.facts()
-        held = [content(f"{fact.subject} {fact.text} {fact.cues}") for fact in facts]
-        counts = Counter(word for words in held for word in words)
-        asked = content(question) or frozenset(question.lower().split())
-        weights = {word: math.log(1 + (len(facts) + 1) / (counts[word] + 0.5)) for word in asked}
-        total = sum(weights.values())
-        rated = []
-        for fact, words in zip(facts, held, strict=True):
-            share = sum(weights[word] for word in asked & words) / total if total else 0.0
-            if share >= least:
-                subject = content(fact.subject)  # "name" is nearer to "called" than "dog's name" is
-                own = 0.2 * len(asked & subject) / (1 + len(subject - asked)) - 0.02 * len(subject - asked)
-                rated.append((round(share + own, 9), fact.number, fact))
-        return [fact for _, _, fact in sorted(rated, key=lambda one: (-one[0], -one[1]))[:k]]
+        with self._named():
+            near = self._vectors.nearness(question, facts).tolist() if self._vectors is not None else None
+        return ranked(question, facts, k, least, near)
 
     def prompt(self, question: str, k: int = 5) -> str:
         """Text for a system message: the name, and the facts that the question means; empty where there are none."""
