@@ -4,7 +4,8 @@
 
 m is the sum over the question's n words of their BM25 in three fields (name, summary, all of the text), c how many of them
 score; a synonym scores instead where that is more, at a lower weight. The cosine is of sentence vectors, where there
-are some. The prior is that programs call an entry: `os.listdir` before a method of a mailbox. The weights are of a softmax over all
+are some. The prior is that programs call an entry, and call
+functions more than methods: `os.listdir` before a method of a mailbox. The weights are of a softmax over all
 entries, fitted to the 96 questions that name nothing of `evidence/docs_assistant` (not to its parts `kept` and `check`).
 
 Paper: Robertson et al. 2004, Simple BM25 extension to multiple weighted fields (why fields are weighed).
@@ -27,10 +28,10 @@ from llmanac.retrieve.dense import Dense
 
 NAME, SUMMARY, BODY = 0.9, 1.0, 0.8  # weights of the fields
 RELATED = 0.6  # weight of a synonym
-MATCH, MATCH_ALONE, LIKE = 3.2, 4.9, 14.3  # weights of the words, with vectors and without, and of the cosine
-CALLED, MOST = 0.17, 64  # what each doubling of the calls of a name adds, up to so many calls
-DEEP = 0.7  # taken for each part of the shortest name after the first
-TOPIC = 3.6  # taken from a chapter of the language reference: it has words of every subject
+MATCH, MATCH_ALONE, LIKE = 3.2, 4.8, 14.3  # weights of the words, with vectors and without, and of the cosine
+CALLED, MOST = 0.13, 64  # what each doubling of the calls of a name adds, up to so many calls
+MEMBER = 2.2  # taken from what is known only as a member of a class
+TOPIC = 3.4  # taken from a chapter of the language reference: it has words of every subject
 MOST_TELLING = 6.0  # idf of a very rare word: it may be noise
 # log-odds that entries answer a question: for the share of it that one covers, their cosine, each word that the
 # documentation does not have, each word at all; and what is needed, with vectors and without
@@ -76,11 +77,11 @@ class EntryRanking:
 
     Args:
         entries: the passages of each entry, its first one first.
-        shortest: by entry, the number of parts of its shortest name.
+        members: by entry, whether every name of it is one of a member of a class.
         calls: by entry, how often programs call it.
     """
 
-    def __init__(self, entries: Sequence[Sequence[Passage]], shortest: Sequence[int], calls: Sequence[float]) -> None:
+    def __init__(self, entries: Sequence[Sequence[Passage]], members: Sequence[bool], calls: Sequence[float]) -> None:
         first = [passages[0] for passages in entries]
         body = [[stem for passage in passages for stem in stems(passage.text)] for passages in entries]
         self._held = [frozenset(words) for words in body]
@@ -92,8 +93,7 @@ class EntryRanking:
         )
         topic = np.array([p.title.startswith("topic ") for p in first], bool)
         calls = np.minimum(np.array(calls, np.float64), MOST)
-        deep = np.array(shortest, np.int64) - 1
-        self.prior = CALLED * np.log2(1 + calls) - DEEP * deep - TOPIC * topic
+        self.prior = CALLED * np.log2(1 + calls) - MEMBER * np.array(members, bool) - TOPIC * topic
 
     def best(self, question: str, k: int, dense: Dense | None = None) -> list[Served]:
         """The entries, by their place, that serve a question best: by words, and by vectors where there are some."""
