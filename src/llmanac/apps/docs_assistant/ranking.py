@@ -2,11 +2,11 @@
 
     score = W sqrt(m / n) c / n + V cos(question, entry) + log prior
 
-m is the sum over the question's n words of their BM25 in three fields (name, summary, all of the text), c how many of them
-score; a synonym scores instead where that is more, at a lower weight. The cosine is of sentence vectors, where there
-are some. The prior is that programs call an entry, and call
-functions more than methods: `os.listdir` before a method of a mailbox. The weights are of a softmax over all
-entries, fitted to the 96 questions that name nothing of `evidence/docs_assistant` (not to its parts `kept` and `check`).
+m is the sum over the question's n words of their BM25 in three fields (name, summary, all of the text), c how many of
+them score; a synonym scores instead where that is more, at a lower weight. The cosine is of sentence vectors, where
+there are some. The prior is that programs call an entry, and functions before methods: `os.listdir` before a method
+of a mailbox. The weights are of a softmax over all entries, fitted to the 96 questions that name nothing of the parts
+`work`, `measure`, `dev2`, `measure2` and `fresh` of `evidence/docs_assistant`.
 
 Paper: Robertson et al. 2004, Simple BM25 extension to multiple weighted fields (why fields are weighed).
 """
