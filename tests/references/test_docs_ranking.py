@@ -57,7 +57,7 @@ def test_entries_of_one_name_are_shown_once_in_the_place_of_the_best() -> None:
     index = DocumentationIndex(PASSAGES, calls={1: 16.0})
     best = index.best("wipe a directory", len(NAMES))
     assert NAMES[best[0].entry] == "disk.drop"
-    shown = Assistant._named_once(type("Held", (), {"index": index})(), best)  # type: ignore[arg-type]
+    shown = Assistant._named_once(type("Held", (), {"index": index})(), best)
     assert [known.name for known in shown] == ["disk.drop", "disk.drop_all", "folders"]
 
 

@@ -92,8 +92,8 @@ class EntryRanking:
             (BODY, self.body),
         )
         topic = np.array([p.title.startswith("topic ") for p in first], bool)
-        calls = np.minimum(np.array(calls, np.float64), MOST)
-        self.prior = CALLED * np.log2(1 + calls) - MEMBER * np.array(members, bool) - TOPIC * topic
+        called = np.log2(1 + np.minimum(np.array(calls, np.float64), MOST))
+        self.prior = CALLED * called - MEMBER * np.array(members, bool) - TOPIC * topic
 
     def best(self, question: str, k: int, dense: Dense | None = None) -> list[Served]:
         """The entries, by their place, that serve a question best: by words, and by vectors where there are some."""
