@@ -223,8 +223,12 @@ def test_what_names_nothing_shows_the_nearest_entries() -> None:
     assert all(entry.signature.startswith(entry.name) for entry in near)
     assert content("Hte folder's files, in Python 3.11?", {"folder", "fil"}) == ["folder", "fil"]
     assert {stem(w) for w in ("raises", "raised", "raising", "raise")} == {"rais"}
-    calls = entry_calls(ENTRIES, {"copytree": 8})
-    assert calls == {ENTRIES.index(COPY): 8.0}
+    calls = entry_calls(
+        ENTRIES, [Name("sh.copy", COPY.name)], {"shutil.copytree": 8, ".copytree": 2, "sh.copy": 1, "zebra": 5}
+    )
+    assert calls == {ENTRIES.index(COPY): 11.0}
+    many = [replace(COPY, name=f"m{number}.copytree") for number in range(4)]
+    assert entry_calls(many, [], {".copytree": 9, "m1.copytree": 1}) == {1: 1.0}, "whose method it is, is not known"
 
 
 def test_an_index_keeps_its_names(tmp_path: Path) -> None:
@@ -251,7 +255,9 @@ def test_the_library_says_where_its_names_are_documented(library_names: dict[str
     assert "staticmethod" not in documented["str.maketrans"].doc
     assert "translation table" in documented["str.maketrans"].doc
     assert not set(library_names) & set(documented)
-    assert Spec().calls()["isinstance"] > 100
+    calls = Spec().calls()
+    assert calls["isinstance"] > 100 and calls["os.path.join"] > 50 and calls[".append"] > 100
+    assert not calls["path.join"], "a name is counted in full"
 
 
 def test_a_package_is_read_and_never_run(tmp_path: Path) -> None:

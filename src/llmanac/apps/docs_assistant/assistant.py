@@ -23,7 +23,7 @@ from llmanac.apps.docs_assistant.names import Known
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Asked, Block, Sheet, prompt, said_ids, split_completion, stated_defaults
 from llmanac.apps.docs_assistant.questions import REFUSAL
-from llmanac.apps.docs_assistant.ranking import Found, Served, serves
+from llmanac.apps.docs_assistant.ranking import Found, Served
 from llmanac.apps.docs_assistant.understanding import Understood, understand
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
@@ -203,16 +203,16 @@ class Assistant:
         """The answer to a question that names nothing: what the model reads, then the entries that serve it best."""
         best = self.index.best(question, 4 * CANDIDATES)
         shown = [known.entry for known in self._named_once(best)][:CANDIDATES]
-        served = serves(best[:CANDIDATES], vectors=self.index.dense is not None)
-        block = None if reading is None else reading.block
-        if chosen.opinion(question) or not chosen.tells(question) or not (served or block):
+        vectors = self.index.dense is not None
+        served = chosen.tells(question) and self.index.ranking.serves(question, best[:CANDIDATES], vectors=vectors)
+        if chosen.opinion(question) or not served:
             return Answer(REFUSAL, (), True, nearest)
+        block = None if reading is None else reading.block
         lines: dict[int, str] = {}
-        if reading is not None and block is not None and (block.entry in shown or not served):
+        if reading is not None and block is not None and block.entry in shown:
             lines[block.entry] = reading.text  # elsewhere the model, which knows few words, is not followed
         for entry in shown:
-            if len(lines) < CANDIDATES and entry not in lines:
-                lines[entry] = self._line(question, about, entry)
+            lines.setdefault(entry, self._line(question, about, entry))
         cited = (self._cited(entry, [line]) for entry, line in lines.items())
         return Answer("\n".join(lines.values()), tuple(cited), False, nearest)
 
@@ -258,9 +258,11 @@ class Assistant:
         return self._named_once(self.index.best(question, 4 * NEAREST))[: NEAREST + 1]
 
     def _named_once(self, best: Sequence[Served]) -> list[Known]:
-        known = [known for one in best if (known := self.index.known(one.entry))]
-        once = {one.parts[-1]: Known("", one.entry) for one in reversed(known)}
-        return list(once.values())[::-1]
+        once: dict[str, Known] = {}
+        for one in best:
+            if known := self.index.known(one.entry):
+                once.setdefault(known.parts[-1], known)
+        return list(once.values())
 
     def _near(self, known: Known) -> Near:
         if known.entry < 0:

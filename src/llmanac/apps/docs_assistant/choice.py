@@ -33,7 +33,9 @@ _OPINION = re.compile(
     r"(?i)\b(?:better|best|worse|worst|fast(?:er|est)|quick(?:er|est)|slow(?:er|est)|prefer\w*|recommend\w*|popular|"
     r"opinion|worth|you think|would you|should (?:i|we) (?:go|use|pick|choose|prefer))\b"
 )
-_VITAL = frozenset(stems("exception raise throw version release"))  # in a question, these must be in the entry too
+_VITAL = frozenset(
+    stems("exception raise throw version release complexity windows linux atomic")
+)  # in a question, these must be in the entry too
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import math
 import re
@@ -97,12 +98,12 @@ class DocumentationIndex:
     @functools.cached_property
     def ranking(self) -> EntryRanking:
         """Ranks the entries, in the order of `self._of`."""
-        shortest = {entry: self._name(entry).count(".") + 1 for entry in self._of}
+        members = {entry: _member(self._name(entry)) for entry in self._of}
         for known in self.names:
-            if known.entry in shortest:
-                shortest[known.entry] = min(shortest[known.entry], known.name.count(".") + 1)
+            if known.entry in members:
+                members[known.entry] &= _member(known.name)
         entries, calls = [self.of(entry) for entry in self._of], [self.calls.get(entry, 0.0) for entry in self._of]
-        return EntryRanking(entries, [shortest[entry] for entry in self._of], calls)
+        return EntryRanking(entries, list(members.values()), calls)
 
     def best(self, question: str, k: int) -> list[Served]:
         """The entries that serve the purpose in a question, best first."""
@@ -360,6 +361,12 @@ class DocumentationIndex:
             if len(index.dense) != len(index._of):
                 raise CheckpointError(f"{place}: of another documentation; remove it, and make it again")
         return index
+
+
+def _member(name: str) -> bool:
+    """Whether a name is that of a member of a class, by how its owner is written (`Path`), or is a built-in type."""
+    owner = name.rpartition(".")[0]
+    return owner.rpartition(".")[2][:1].isupper() or isinstance(getattr(builtins, owner, None), type)
 
 
 def _within(parts: Sequence[str], path: Sequence[str]) -> bool:

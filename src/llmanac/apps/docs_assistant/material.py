@@ -82,7 +82,7 @@ class Material:
         passages = entry_passages(entries, {name.entry: name.name for name in names if name.entry})
         inside = set(sides[0])
         practice = DocumentationIndex([p for p in passages if p.entry in inside])
-        calls = entry_calls(entries, source.calls() if hasattr(source, "calls") else {})
+        calls = entry_calls(entries, names, source.calls() if hasattr(source, "calls") else {})
         index = DocumentationIndex(passages, names=known_names(entries, names), calls=calls)
         material = cls(entries, tuple(sides[0]), tuple(sides[1]), index, practice, seed)
         material._learn()

@@ -28,6 +28,7 @@ from llmanac.retrieve._words import code_words
 
 Unanswerable = Literal["unknown name", "not stated", "off topic"]
 UNANSWERABLE: tuple[Unanswerable, ...] = ("unknown name", "not stated", "off topic")
+BEARERS = 3  # of one last part of a name, up to which its calls count for each
 _SMALL_WORDS = words("small")
 _FILLERS = words("filler")
 
@@ -324,12 +325,16 @@ def known_names(entries: Sequence[Entry], names: Sequence[Name]) -> list[Known]:
     ]
 
 
-def entry_calls(entries: Sequence[Entry], calls: Mapping[str, int]) -> dict[int, float]:
-    """How often programs call each entry: the calls of its last name, divided by the entries with that name."""
-    last = [entry.name.rpartition(".")[2] for entry in entries]
-    bearers = Counter(name for name, entry in zip(last, entries, strict=True) if entry.kind != "topic")
-    return {
-        number: calls[name] / bearers[name]
-        for number, (name, entry) in enumerate(zip(last, entries, strict=True))
-        if entry.kind != "topic" and calls.get(name)
-    }
+def entry_calls(entries: Sequence[Entry], names: Sequence[Name], calls: Mapping[str, int]) -> dict[int, float]:
+    """How often programs call each entry: under a name of its own, or by its last part alone (`.append`), where no
+    more than `BEARERS` entries have that."""
+    own = {entry.name: number for number, entry in enumerate(entries) if entry.kind != "topic"}
+    named = own | {name.name: own[name.entry] for name in names if name.entry in own}
+    last: dict[str, list[int]] = defaultdict(list)
+    for name, number in own.items():
+        last[f".{name.rpartition('.')[2]}"].append(number)
+    found: Counter[int] = Counter()
+    for name, count in calls.items():
+        bearers = [named[name]] if name in named else last.get(name, [])
+        found.update(dict.fromkeys(bearers if len(bearers) <= BEARERS else [], count))
+    return {number: float(count) for number, count in found.items()}

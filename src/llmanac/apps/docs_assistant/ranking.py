@@ -1,8 +1,12 @@
 """Entries by what they are for.
 
-A word of a question scores for an entry by BM25 in each of three fields: the name, the summary and all of the text. A
-synonym scores instead where that is more, at a lower weight. The sum is multiplied by a power of the fraction of the
-words that score, and by a factor for how often programs call the name: `os.listdir` before a method of a mailbox.
+    score = W sqrt(m / n) c / n + V cos(question, entry) + log prior
+
+m is the sum over the question's n words of their BM25 in three fields (name, summary, all of the text), c how many of
+them score; a synonym scores instead where that is more, at a lower weight. The cosine is of sentence vectors, where
+there are some. The prior is that programs call an entry, and functions before methods: `os.listdir` before a method
+of a mailbox. The weights are of a softmax over all entries, fitted to the 96 questions that name nothing of the parts
+`work`, `measure`, `dev2`, `measure2` and `fresh` of `evidence/docs_assistant`.
 
 Paper: Robertson et al. 2004, Simple BM25 extension to multiple weighted fields (why fields are weighed).
 """
@@ -19,22 +23,20 @@ import numpy as np
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import Asked
 from llmanac.apps.docs_assistant.words import content, holds, related, stems
-from llmanac.retrieve import Hit
 from llmanac.retrieve.bm25 import BM25, Spec
 from llmanac.retrieve.dense import Dense
-from llmanac.retrieve.hybrid import fuse_scores
 
 NAME, SUMMARY, BODY = 0.9, 1.0, 0.8  # weights of the fields
 RELATED = 0.6  # weight of a synonym
-SHARE = 0.5  # the power of the fraction of words that score
-CALLED, MOST = 0.12, 64  # what each doubling of the calls of a name adds, up to so many calls
-DEEP = 0.93  # for each part of the shortest name after the second
+MATCH, MATCH_ALONE, LIKE = 3.2, 4.8, 14.3  # weights of the words, with vectors and without, and of the cosine
+CALLED, MOST = 0.13, 64  # what each doubling of the calls of a name adds, up to so many calls
+MEMBER = 2.2  # taken from what is known only as a member of a class
+TOPIC = 3.4  # taken from a chapter of the language reference: it has words of every subject
 MOST_TELLING = 6.0  # idf of a very rare word: it may be noise
-TOPIC = 0.6  # a chapter of the language reference has words of every subject
-SERVES = 0.35  # of a question that names nothing, which an entry must cover to be shown as its answer
-SERVES_ALONE, ALIKE = 0.48, 0.5  # the same where entries have vectors; or the cosine of the two
+# log-odds that entries answer a question: for the share of it that one covers, their cosine, each word that the
+# documentation does not have, each word at all; and what is needed, with vectors and without
+COVERS, COVERS_ALONE, ALIKE, UNHEARD, WORD, ENOUGH, ENOUGH_ALONE = 3.0, 6.0, 10.0, 1.25, 0.4, 6.5, 4.2
 READ = 140  # characters of an entry's text that become its vector
-DEPTH = 100  # places of each ranking that are joined
 
 
 @dataclass(frozen=True)
@@ -70,24 +72,16 @@ def summary(first: Passage) -> str:
     return f"{re.sub(r'[._]', ' ', first.name)}: {' '.join(first.lines)[:READ]}"
 
 
-def serves(best: Sequence[Served], *, vectors: bool) -> bool:
-    """Whether one of the best entries is near enough to a question to be shown as its answer."""
-    share = max((one.share for one in best), default=0.0)
-    if not vectors:
-        return share >= SERVES
-    return share >= SERVES_ALONE or any(one.likeness >= ALIKE for one in best)
-
-
 class EntryRanking:
     """Ranks entries for a question that names none of them.
 
     Args:
         entries: the passages of each entry, its first one first.
-        shortest: by entry, the number of parts of its shortest name.
+        members: by entry, whether every name of it is one of a member of a class.
         calls: by entry, how often programs call it.
     """
 
-    def __init__(self, entries: Sequence[Sequence[Passage]], shortest: Sequence[int], calls: Sequence[float]) -> None:
+    def __init__(self, entries: Sequence[Sequence[Passage]], members: Sequence[bool], calls: Sequence[float]) -> None:
         first = [passages[0] for passages in entries]
         body = [[stem for passage in passages for stem in stems(passage.text)] for passages in entries]
         self._held = [frozenset(words) for words in body]
@@ -98,11 +92,11 @@ class EntryRanking:
             (BODY, self.body),
         )
         topic = np.array([p.title.startswith("topic ") for p in first], bool)
-        known = 1 + CALLED * np.log2(1 + np.minimum(np.array(calls, np.float64), MOST))
-        self.prior = DEEP ** np.maximum(0, np.array(shortest, np.int64) - 2) * np.where(topic, TOPIC, 1.0) * known
+        called = np.log2(1 + np.minimum(np.array(calls, np.float64), MOST))
+        self.prior = CALLED * called - MEMBER * np.array(members, bool) - TOPIC * topic
 
-    def top(self, question: str, k: int) -> list[Hit]:
-        """The places of the entries that serve a question best, with their scores, best first."""
+    def best(self, question: str, k: int, dense: Dense | None = None) -> list[Served]:
+        """The entries, by their place, that serve a question best: by words, and by vectors where there are some."""
         wanted = content(question)
         total, counted = np.zeros(len(self._held)), np.zeros(len(self._held))
         for word in wanted:
@@ -111,27 +105,26 @@ class EntryRanking:
                 score = np.maximum(score, RELATED * self._scores(other))
             total += score
             counted += score > 0
-        scores = total * (counted / max(1, len(wanted))) ** SHARE * self.prior
-        order = np.argsort(-scores, kind="stable")[:k].tolist()
-        return [Hit(place, float(scores[place])) for place in order if scores[place] > 0]
-
-    def best(self, question: str, k: int, dense: Dense | None = None) -> list[Served]:
-        """The entries, by their place, that serve a question best: by words, and by vectors where there are some.
-
-        Both rankings are joined as `hybrid` joins them.
-        """
-        hits = self.top(question, DEPTH if dense else k)
-        near: dict[int, float] = {}
+        words = max(1, len(wanted))
+        scores = np.sqrt(total / words) * counted / words * (MATCH_ALONE if dense is None else MATCH)
+        near = np.zeros(len(self._held))
         if dense is not None:
-            alike = dense.top(question, DEPTH)
-            near = {hit.position: hit.score for hit in alike}
-            hits = fuse_scores([hits, alike])
-        wanted = content(question)
-        return [Served(place, self.coverage(wanted, self._held[place]), near.get(place, 0.0)) for place, _ in hits[:k]]
+            for place, likeness in dense.top(question, len(dense)):
+                near[place] = likeness
+            scores += LIKE * near
+        found = (scores + self.prior)[counted > 0] if dense is None else scores + self.prior
+        places = np.flatnonzero(counted) if dense is None else np.arange(len(found))
+        order = places[np.argsort(-found, kind="stable")[:k]].tolist()
+        return [Served(place, self.coverage(wanted, self._held[place]), float(near[place])) for place in order]
 
-    def covered(self, question: str, place: int) -> float:
-        """How much of a question an entry covers."""
-        return self.coverage(content(question), self._held[place])
+    def serves(self, question: str, best: Sequence[Served], *, vectors: bool) -> bool:
+        """Whether the best entries are near enough to a question to be shown as its answer."""
+        wanted, known = content(question), self.body.vocabulary
+        unheard = sum(not any(word in known for word in (one, *related(one))) for one in wanted)
+        share = max((one.share for one in best), default=0.0)
+        likeness = max((one.likeness for one in best), default=0.0)
+        odds = (COVERS if vectors else COVERS_ALONE) * share + ALIKE * likeness - UNHEARD * unheard + WORD * len(wanted)
+        return odds >= (ENOUGH if vectors else ENOUGH_ALONE)
 
     def _scores(self, word: str) -> np.ndarray:
         """(entries,) what one word counts for each."""

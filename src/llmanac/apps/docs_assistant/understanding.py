@@ -177,7 +177,7 @@ def _goes_on(index: DocumentationIndex, question: str, wanted: Sequence[str], be
     if not wanted or _TASK.search(question):
         return bool(_BACK.search(question) or ASPECT.search(question))
     own = index.ranking.coverage(wanted, index.stems_of(before.entry)) if before.entry >= 0 else 0.0
-    best = max((index.ranking.covered(question, hit.position) for hit in index.ranking.top(question, 1)), default=0.0)
+    best = max((one.share for one in index.ranking.best(question, 1)), default=0.0)
     stands_alone = best >= STANDS_ALONE and best > CLEARLY * own
     if _BACK.search(question):
         return not (stands_alone and len(wanted) > FEW)

@@ -47,7 +47,8 @@ LICENSE = "PSF-2.0"
 _NOISE = re.compile(
     r"(See help\(type\(self\)\)|Initialize self|Return (self|repr\(self\)|str\(self\)|hash\(self\)|len\(self\)))"
 )
-_CALL = re.compile(r"\b([A-Za-z]\w*)\(")
+_CALL = re.compile(r"(?<![\w.])([A-Za-z_][\w.]*)\(|\.([A-Za-z]\w*)\(")
+_IMPORT = re.compile(r"^[ \t]*(?:from ([\w.]+) import ([^\n#]+)|import ([^\n#]+))", re.M)
 Part = Literal["topics", "docstrings", "sources"]
 
 
@@ -89,12 +90,22 @@ class Spec(SourceSpec):
         return tuple({name.name: name for name in reversed(found)}.values())[::-1]
 
     def calls(self) -> Counter[str]:
-        """How often each bare name is called in the source files that were read: what programs use, and how much."""
+        """How often each name is called in the source files that were read: what programs use, and how much.
+
+        A name is written in full where its first part is imported (`os.path.join`); where that part is a variable, the
+        last part is counted alone too, with a dot before it (`.append`).
+        """
         files = [path for path, _ in source_files(_library_folder())] if "docstrings" in self.parts else []
         files += [path for package in self.packages for path, _ in _package_files(package)]
         found: Counter[str] = Counter()
         for path in files:
-            found.update(_CALL.findall(path.read_text("utf-8", "replace")))
+            text = path.read_text("utf-8", "replace")
+            imported = dict(_imported(text))
+            for name, method in _CALL.findall(text):
+                first, dot, rest = name.partition(".")
+                found[f"{imported.get(first, first)}{dot}{rest}" if name else f".{method}"] += 1
+                if dot and first not in imported:
+                    found[f".{name.rpartition('.')[2]}"] += 1
         return found
 
     def version(self) -> str:
@@ -119,6 +130,17 @@ class Spec(SourceSpec):
             yield Document(f"docstrings/{module}", text, module, _meta(entries[0]))
         if "sources" in self.parts:
             yield from _sources(self.packages)
+
+
+def _imported(text: str) -> Iterator[tuple[str, str]]:
+    """`(name, what it is in full)` of everything that a source text imports."""
+    for module, names, modules in _IMPORT.findall(text):
+        for clause in (names or modules).split(","):
+            words = clause.strip("()\\ \t").split()
+            if words and module:
+                yield words[-1], f"{module}.{words[0]}"
+            elif words:
+                yield (words[-1], words[0]) if len(words) > 1 else (words[0].partition(".")[0],) * 2
 
 
 def _meta(entry: Entry) -> dict[str, str]:
