@@ -95,6 +95,7 @@ def _store(bits: int) -> Any:
 
 
 load_byte = _load(8, types.uint8)
+load_pair = _load(16, types.uint16)
 load_word = _load(64, types.uint64)
 store_word, store_half = _store(64), _store(32)  # eight and the lower four bytes of a number, at any address
 

@@ -7,6 +7,8 @@ A row is 32 bytes, half a cache line:
 so a word of up to 15 bytes with up to three ids is one comparison and two stores, without a branch on either number. A
 row with `ELSEWHERE` set in its second key has its ids in the arena, from an index on that is in the third column; there
 a longer word's bytes come first, since its two keys are only hashes. A row whose second key is 0 is free.
+
+The number of ids takes 8 bits; the 24 above it are the caller's, for notes of its own on the word.
 """
 
 # mypy: disable-error-code="assignment, call-arg"
@@ -22,7 +24,7 @@ EXACT, LONGEST = np.uint64(15), np.uint64(120)  # bytes: words in a row of their
 ROW_SHIFT, IDS, COUNT = np.uint64(5), SIXTEEN, np.uint64(24)  # a row's bytes (2^5), and where its two values are
 ELSEWHERE = np.uint64(1 << 63)
 HALF, TOP, TWO, ZERO = np.uint64(32), np.uint64(56), np.uint64(2), np.uint64(0)
-THIRTY_TWO, MOST_LENGTH = np.uint64(32), np.uint64(127)
+THIRTY_TWO, MOST_LENGTH, OCTET = np.uint64(32), np.uint64(127), np.uint64(0xFF)
 # What `counters` holds: words in the table, 4-byte places taken in the arena.
 WORDS, PLACES = 0, 1
 KEPT_BITS = np.array([[(1 << 8 * min(n, 8)) - 1, (1 << 8 * min(max(n - 8, 0), 7)) - 1] for n in range(128)], np.uint64)
@@ -78,7 +80,7 @@ def _bytes_before(length):
 def find(place, length, table, mask, shift, arena, out):
     """Write the ids of a word to an address. Returns `(ids, 0)`, or `(0, address of its free row)` if it is not known.
 
-    A word longer than `LONGEST` has neither.
+    The number of ids has the word's notes above its lowest 8 bits. A word longer than `LONGEST` has neither.
     """
     if length > LONGEST:
         return ZERO, ZERO
@@ -104,15 +106,16 @@ def find(place, length, table, mask, shift, arena, out):
         if length <= EXACT or _same_words(ids, place, length):
             ids += _bytes_before(length)
             count = load_word(row + COUNT) >> HALF
-            for i in range(ZERO, count << TWO, EIGHT):  # two at a time, so up to one too many
+            for i in range(ZERO, (count & OCTET) << TWO, EIGHT):  # two at a time, so up to one too many
                 store_word(out + i, load_word(ids + i))
             return count, ZERO
         slot = (slot + ONE) & mask
 
 
 @njit(inline="never")
-def remember(place, length, row, cache, shift, arena, counters, ids, count):
+def remember(place, length, row, cache, shift, arena, counters, ids, count, notes=0):
     """Keep the ids of a word in the free row that `find` gave. Where table or arena is full, both start over."""
+    noted = (np.uint64(count) | np.uint64(notes) << EIGHT) << HALF
     outside = length > EXACT or count > 3
     needed = np.int64(_bytes_before(length) >> TWO) + count if outside else 0
     if needed + 2 > arena.shape[0]:
@@ -130,10 +133,10 @@ def remember(place, length, row, cache, shift, arena, counters, ids, count):
     if not outside:
         two = np.uint64(ids[0]) | (np.uint64(ids[1]) << HALF if count > 1 else ZERO)
         store_word(row + IDS, two)
-        store_word(row + COUNT, (np.uint64(ids[2]) if count > 2 else ZERO) | np.uint64(count) << HALF)
+        store_word(row + COUNT, (np.uint64(ids[2]) if count > 2 else ZERO) | noted)
         return
     store_word(row + IDS, np.uint64(counters[PLACES]))
-    store_word(row + COUNT, np.uint64(count) << HALF)
+    store_word(row + COUNT, noted)
     start = np.uint64(arena.ctypes.data) + np.uint64(4 * counters[PLACES])
     for i in range(ZERO, _bytes_before(length), EIGHT):
         store_word(start + i, load_word(place + i))
