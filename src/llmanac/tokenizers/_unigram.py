@@ -21,6 +21,7 @@ from llmanac.kernels.sentencepiece import sample as unigram_sample
 from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._base import Special, Tokenizer
 from llmanac.tokenizers._checks import id_list
+from llmanac.tokenizers._lists import Numbers
 from llmanac.tokenizers._normal import replace_surrogates
 from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
@@ -29,7 +30,6 @@ from llmanac.tokenizers._word_cache import WordCache
 _SAMPLE: Any = unigram_sample.sample  # numba checks its arguments, mypy cannot
 DRAWN_WORDS, DRAWS = 1 << 16, 1 << 21  # words whose draws are kept (2 MB), and rows of draws (32 MB at most)
 MOST_BEST = 512
-FEW = 64  # ids; below this, `_numbers` does not pay
 EACH_BYTE = "llmanac_each_byte"
 
 
@@ -101,9 +101,8 @@ class SentencePiece(Tokenizer):
 
     # -------------------------------------------------------------------------------- encoding
     @cached_property
-    def _numbers(self) -> np.ndarray:
-        """Every id as a Python integer: a list of such is made twice as fast as one of new integers."""
-        return np.array(range(self.vocab_size), dtype=object)
+    def _numbers(self) -> Numbers:
+        return Numbers(self.vocab_size)
 
     def encode(self, text: str, *, special: Special = "never") -> list[int]:
         """Token ids of a text, as the sentencepiece library gives them. No token is added.
@@ -114,8 +113,7 @@ class SentencePiece(Tokenizer):
         Raises:
             TokenizerError: `text` is no text, or `special` names an unknown token.
         """
-        ids = self._encode(text, special)
-        return self._numbers.take(ids).tolist() if len(ids) > FEW else ids.tolist()
+        return self._numbers.list_of(self._encode(text, special))
 
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         buffer, used = self.normalizer.pack([replace_surrogates(text)[0] for text in texts])

@@ -74,7 +74,7 @@ def _range_of(limit):
     return low
 
 
-@njit
+@njit(forceinline=True)
 def _with_bytes(buffer, at, count, model, room, written):
     """A path's ids with unknown characters as bytes; `(ids, what they add to the sum's size)`, or no ids: not to keep.
 
@@ -108,7 +108,7 @@ def _with_bytes(buffer, at, count, model, room, written):
     return filled, size
 
 
-@njit(inline="never")
+@njit(forceinline=True)
 def _learn(
     buffer, place, length, row, model, cache, shift, arena, counters, room, written, to
 ):  # fmt: skip
@@ -139,7 +139,7 @@ def _learn(
     return np.uint64(filled) | notes << EIGHT
 
 
-@njit
+@njit(forceinline=True)
 def _settle(out, to, model, sums, marks):
     """Add up the scores of the ids so far; returns the sum's size."""
     base = np.uint64(out.ctypes.data)
@@ -157,26 +157,12 @@ def _settle(out, to, model, sums, marks):
 
 
 @njit(inline="never")
-def _other_word(
-    buffer, place, length, size, model, cache, table, mask, shift, arena, counters, room, written, sums, marks, out, to
-):  # fmt: skip
-    """Write the ids of a word that no row holds, or whose cut the sum may change; `the end, the sum's size`."""
-    found, row = find(place, length, table, mask, shift, np.uint64(arena.ctypes.data), to)
-    if found == ZERO and row != ZERO:
-        found = _learn(buffer, place, length, row, model, cache, shift, arena, counters, room, written, to)
-    if found != ZERO:
-        limit = LIMITS[np.int64((found >> EIGHT) & REACH)]
-        if size > limit:
-            size = _settle(out, to, model, sums, marks)
-        if size <= limit:
-            return to + ((found & OCTET) << TWO), size + np.int64(found >> ADDS)
-    elif model.kind == UNIGRAM:
-        _settle(out, to, model, sums, marks)
-    base, at = np.uint64(out.ctypes.data), np.int64(place - np.uint64(buffer.ctypes.data))
-    if np.int64(length) >= room[0].shape[0]:
-        room = room_for(np.int64(length))
-    count, total = cut_word(buffer, at, at + np.int64(length), sums[0], model, room)
-    was_unknown = marks[UNKNOWN_END] == to
+def _cut_anew(buffer, at, length, model, room, out, to, sums, marks):
+    """Cut a word as the sum before it demands, and write its ids; returns `(where they end, the sum's size)`."""
+    if length >= room[0].shape[0]:
+        room = room_for(length)
+    count, total = cut_word(buffer, at, at + length, sums[0], model, room)
+    base, was_unknown = np.uint64(out.ctypes.data), marks[UNKNOWN_END] == to
     filled, was_unknown = emit(
         buffer, at, count, room[4], room[5], model.unknown, model.byte_ids, model.escape, was_unknown, out,
         np.empty((0, 2), np.int64), np.int64((to - base) >> TWO),
@@ -186,6 +172,23 @@ def _other_word(
     if was_unknown:
         marks[UNKNOWN_END] = to
     return to, np.int64(np.ceil(UNIT * abs(total)))
+
+
+@njit(inline="never")
+def _other_word(
+    buffer, place, length, size, model, cache, table, mask, shift, arena, counters, room, written, sums, marks, out, to
+):  # fmt: skip
+    """Write the ids of a word that no row holds, or whose cut the sum may change; returns as `_cut_anew`."""
+    found, row = find(place, length, table, mask, shift, np.uint64(arena.ctypes.data), to)
+    if found == ZERO and row != ZERO:
+        found = _learn(buffer, place, length, row, model, cache, shift, arena, counters, room, written, to)
+    limit = LIMITS[np.int64((found >> EIGHT) & REACH)] if found != ZERO else np.int64(-1)
+    if size > limit and model.kind == UNIGRAM:
+        size = _settle(out, to, model, sums, marks)
+    if size <= limit:
+        return to + ((found & OCTET) << TWO), size + np.int64(found >> ADDS)
+    at = np.int64(place - np.uint64(buffer.ctypes.data))
+    return _cut_anew(buffer, at, np.int64(length), model, room, out, to, sums, marks)
 
 
 @partial(cached, nogil=True)
