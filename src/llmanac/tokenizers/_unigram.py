@@ -19,9 +19,8 @@ from llmanac.kernels.sentencepiece import cut as unigram_cut
 from llmanac.kernels.sentencepiece import random as unigram_random
 from llmanac.kernels.sentencepiece import sample as unigram_sample
 from llmanac.tokenizers import _pieces as spm
-from llmanac.tokenizers._base import Special, Tokenizer
+from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._checks import id_list
-from llmanac.tokenizers._lists import Numbers
 from llmanac.tokenizers._normal import replace_surrogates
 from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
@@ -100,20 +99,6 @@ class SentencePiece(Tokenizer):
         return piece.text.replace(spm.SPACE, " ").encode("utf-8")
 
     # -------------------------------------------------------------------------------- encoding
-    @cached_property
-    def _numbers(self) -> Numbers:
-        return Numbers(self.vocab_size)
-
-    def encode(self, text: str, *, special: Special = "never") -> list[int]:
-        """Token ids of a text, as the sentencepiece library gives them. No token is added.
-
-        Args:
-            special: which special tokens written in the text become their id: none, all, or those named.
-
-        Raises:
-            TokenizerError: `text` is no text, or `special` names an unknown token.
-        """
-        return self._numbers.list_of(self._encode(text, special))
 
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         buffer, used = self.normalizer.pack([replace_surrogates(text)[0] for text in texts])

@@ -20,27 +20,27 @@ from functools import partial
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.bpe.known import COUNT, HALF, IDS, LONGEST, OCTET, ROW_SHIFT, TWO, ZERO, find, keys_of, remember
-from llmanac.kernels.bpe.known import slot_of as first_slot
-from llmanac.kernels.sentencepiece.cut import BLANK, TEXT_END, UNIGRAM, cut_word, emit, room_for
+from llmanac.kernels.bpe.known import COUNT, HALF, IDS, LONGEST, OCTET, TWO, find, remember
+from llmanac.kernels.sentencepiece.cut import BLANK, TEXT_END, UNIGRAM, Model, cut_word, emit, room_for
 from llmanac.kernels.sentencepiece.viterbi import ROUNDING, path, viterbi_with_lead
+from llmanac.kernels.split.keys import BLOCK, WAITING, ZERO, shift_of, stage
 from llmanac.kernels.text import (
     ALL_ONES,
     EIGHT,
     ONE,
     SIXTEEN,
+    THREE,
+    borrowed,
     cached,
     load_byte,
     load_pair,
     load_word,
-    prefetch,
     store_half,
     store_word,
     trailing_zeros,
 )  # fmt: skip
 
-BLOCK, BYTES = np.uint64(64), np.uint64(64)  # words looked ahead, so that their rows arrive before they are needed
-WAITING, PLACE, BITS = np.uint64(32), np.uint64(24), np.uint64(64)  # bytes of what is held of each of them
+BYTES, PLACES = np.uint64(64), 64 + 64 + 1  # words are looked up 64 or more at a time
 REACH, ADDS = np.uint64(255), np.uint64(16)  # a word's notes: its reach; above this bit what it adds
 UNIT = 16  # sizes of sums are counted in sixteenths
 MOST_ADDED = (1 << 16) - 1
@@ -202,59 +202,69 @@ def encode(buffer, used, model, joins, cache, arena, counters, text_ends, out):
         out: (most ids + 8,) int32; an id a byte, three where an unknown space becomes bytes.
     """
     base, table, by_pair = np.uint64(buffer.ctypes.data), np.uint64(cache.ctypes.data), np.uint64(joins.ctypes.data)
-    mask, shift = np.uint64(cache.shape[0] - 1), BITS - trailing_zeros(np.uint64(cache.shape[0]))
-    room, written = room_for(np.int64(LONGEST)), np.empty(np.int64(LONGEST), np.int32)
+    mask, shift = np.uint64(cache.shape[0] - 1), shift_of(cache.shape[0])
+    own, written = room_for(np.int64(LONGEST)), np.empty(np.int64(LONGEST), np.int32)
     sums, marks = np.zeros(1, np.float64), np.zeros(2, np.uint64)
-    # of each word: its two keys, the address of its row, its own
-    held = np.empty(4 * np.int64(2 * BLOCK + ONE), np.uint64)
-    begin = np.uint64(out.ctypes.data)
-    first_held = np.uint64(held.ctypes.data)
-    most = first_held + BLOCK * WAITING
-    scan, word, stop, to, texts, size = base, base, base + np.uint64(used), begin, 0, np.int64(0)
-    marks[CHECKED] = begin
-    while word < stop:
-        wait = first_held
-        while scan < stop and wait < most:
+    places, waiting = np.empty(PLACES, np.uint64), np.empty(3 * PLACES, np.uint64)
+    # what `_other_word` is given, without counts of references
+    text, rows, ids, to_end, more = (
+        borrowed(buffer),
+        borrowed(cache),
+        borrowed(out),
+        borrowed(counters),
+        borrowed(arena),
+    )
+    room = (
+        borrowed(own[0]), borrowed(own[1]), borrowed(own[2]), borrowed(own[3]), borrowed(own[4]), borrowed(own[5]),
+    )  # fmt: skip
+    new, sum_at, mark_at = borrowed(written), borrowed(sums), borrowed(marks)
+    rules = Model(
+        model.kind, borrowed(model.nodes), borrowed(model.scores), model.unknown, model.unknown_score, model.single,
+        borrowed(model.kept), borrowed(model.pairs), borrowed(model.halves), borrowed(model.spent),
+        borrowed(model.rounded), borrowed(model.byte_ids), model.escape,
+    )  # fmt: skip
+    begin, first = np.uint64(out.ctypes.data), np.uint64(places.ctypes.data)
+    scan, stop, to, texts, size = base, base + np.uint64(used), begin, 0, np.int64(0)
+    marks[CHECKED], places[0] = begin, 0
+    while scan < stop:
+        last = first
+        while scan < stop and last < first + (BLOCK << THREE):
             ends = _ends(scan, by_pair)
             if stop - scan < BYTES:
                 ends &= (ONE << (stop - scan)) - ONE
             while ends != ZERO:
-                end = scan + trailing_zeros(ends) + ONE
+                last += EIGHT
+                store_word(last, scan - base + trailing_zeros(ends) + ONE)
                 ends &= ends - ONE
-                first, second = keys_of(word, end - word)
-                row = table + (first_slot(first, second, shift) << ROW_SHIFT)
-                prefetch(row)
-                store_word(wait, first)
-                store_word(wait + EIGHT, second)
-                store_word(wait + SIXTEEN, row)
-                store_word(wait + PLACE, word)
-                wait += WAITING
-                word = end
             scan += BYTES
-        store_word(wait + PLACE, word)
-        at = first_held
-        while at < wait:
-            row = load_word(at + SIXTEEN)
+        wait = np.uint64(waiting.ctypes.data)
+        waited = stage(first, last, base, table, shift, wait)
+        piece = first
+        while wait < waited:
+            row = load_word(wait + SIXTEEN)
             two, count = load_word(row + IDS), load_word(row + COUNT)
-            missed = load_word(row) ^ load_word(at) | load_word(row + EIGHT) ^ load_word(at + EIGHT)
+            missed = load_word(row) ^ load_word(wait) | load_word(row + EIGHT) ^ load_word(wait + EIGHT)
             noted = count >> HALF
+            wait += WAITING
+            piece += EIGHT
             if missed == ZERO and size <= LIMITS[np.int64((noted >> EIGHT) & REACH)]:
                 store_word(to, two)
                 store_half(to + EIGHT, count)
                 to += (noted & OCTET) << TWO
                 size += np.int64(noted >> ADDS)
-                at += WAITING
                 continue
-            place = load_word(at + PLACE)
-            at += WAITING
-            if load_byte(place) == TEXT_END:
+            start = load_word(piece - EIGHT)
+            if load_byte(base + start) == TEXT_END:
                 text_ends[texts] = np.int64((to - begin) >> TWO)
                 texts += 1
                 size, sums[0], marks[CHECKED], marks[UNKNOWN_END] = 0, 0.0, to, ZERO
                 continue
             to, size = _other_word(
-                buffer, place, load_word(at + PLACE) - place, size, model, cache, table, mask, shift, arena, counters,
-                room, written, sums, marks, out, to,
+                text, base + start, load_word(piece) - start, size, rules, rows, table, mask, shift, more, to_end, room,
+                new, sum_at, mark_at, ids, to,
             )  # fmt: skip
-    held[0] = ZERO  # (what is used by its address only must be used once more to be kept)
+        store_word(first, load_word(last))
+    # (what is used by its address only must be used once more to be kept)
+    places[0], waiting[0], written[0], sums[0], marks[0] = ZERO, ZERO, 0, 0.0, ZERO
+    own[0][0], own[1][0], own[2][0], own[3][0], own[4][0], own[5][0] = 0.0, 0.0, 0, 0, 0, 0
     return np.int64((to - begin) >> TWO)
