@@ -105,7 +105,7 @@ class Tables:
                 halves = np.full((max(ids, default=0) + 1, 2), unigram_merge.NOT_UNUSED, np.int32)
                 halves[np.flatnonzero(types == spm.UNUSED), 0] = unigram_merge.NOT_JOINED
                 joins[:] = True  # how such a piece comes apart depends on the whole text
-                joins.reshape(256, 256)[0xFF] = False
+                joins.reshape(256, 256)[:, 0xFF] = joins.reshape(256, 256)[0xFF] = False
         return cls(
             kind=unigram_cut.BPE if is_bpe else unigram_cut.UNIGRAM,
             joins=joins,

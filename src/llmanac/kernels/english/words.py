@@ -15,10 +15,19 @@ import functools
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.english.affixes import find_prefix, find_suffix, hash_of, infixes, is_url, special_at, table_of
+from llmanac.kernels.english.affixes import (
+    borrowed_special,
+    find_prefix,
+    find_suffix,
+    hash_of,
+    infixes,
+    is_url,
+    special_at,
+    table_of,
+)  # fmt: skip
 from llmanac.kernels.english.classes import ENDS_SENTENCE, PUNCTUATION, SPACE, table
 from llmanac.kernels.english.rules import UNITS, special_cases
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import borrowed, cached
 
 BLANK = 32
 NODES = np.uint64(0x9E3779B97F4A7C15)
@@ -198,9 +207,10 @@ def words(text, classes, special):
     """
     size = text.shape[0]
     starts, ends, held = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
-    count = tokenize(text, 0, size, classes, special, starts, ends, held)
     new_starts, new_ends = np.empty(size, np.int64), np.empty(size, np.int64)
-    made, changed = join(text, starts, ends, count, special, new_starts, new_ends)
+    letters, kinds, cases = borrowed(text), borrowed(classes), borrowed_special(special)
+    count = tokenize(letters, 0, size, kinds, cases, borrowed(starts), borrowed(ends), borrowed(held))
+    made, changed = join(letters, starts, ends, count, cases, new_starts, new_ends)
     if changed:
         starts, ends, count = new_starts, new_ends, made
     kept = 0
