@@ -12,12 +12,14 @@ import numpy as np
 from llmanac.core.threads import Spares
 from llmanac.kernels.sentencepiece import cut as unigram_cut
 from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import encode_bpe as unigram_encode_bpe
 from llmanac.kernels.sentencepiece import merge as unigram_merge
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._word_cache import WordCache
 
-_ENCODE: Any = unigram_encode.encode  # numba checks its arguments, mypy cannot
+# by kind (numba checks their arguments, mypy cannot)
+_ENCODE: dict[int, Any] = {unigram_cut.UNIGRAM: unigram_encode.encode, unigram_cut.BPE: unigram_encode_bpe.encode_bpe}
 _PLACED: Any = unigram_cut.encode_placed
 UNKNOWN_PENALTY = np.float32(10.0)  # how much worse than the worst piece an unknown character is
 LARGEST = np.float32(3.4028234663852886e38)
@@ -66,7 +68,7 @@ class Tables:
         with words.one() as known:
             out = known.room(most + 8)
             held = (known.rows, known.arena, known.counters)
-            return out[: _ENCODE(buffer, used, self._model, self.joins, *held, text_ends, out)].copy()
+            return out[: _ENCODE[self.kind](buffer, used, self._model, self.joins, *held, text_ends, out)].copy()
 
     def cut_placed(self, buffer: np.ndarray, used: int, text_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `cut`, and (n, 2) int64: the bytes of the buffer that each id covers."""

@@ -209,8 +209,10 @@ def words(text, classes, special):
     starts, ends, held = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
     new_starts, new_ends = np.empty(size, np.int64), np.empty(size, np.int64)
     letters, kinds, cases = borrowed(text), borrowed(classes), borrowed_special(special)
-    count = tokenize(letters, 0, size, kinds, cases, borrowed(starts), borrowed(ends), borrowed(held))
-    made, changed = join(letters, starts, ends, count, cases, new_starts, new_ends)
+    first, last = borrowed(starts), borrowed(ends)
+    count = tokenize(letters, 0, size, kinds, cases, first, last, borrowed(held))
+    made, changed = join(letters, first, last, count, cases, borrowed(new_starts), borrowed(new_ends))
+    held[:1] = 0  # (what is borrowed must be used once more to be kept)
     if changed:
         starts, ends, count = new_starts, new_ends, made
     kept = 0
@@ -234,23 +236,26 @@ def sentences(text, line_starts, line_ends, classes, special):
     starts, ends, held = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
     new_starts, new_ends = np.empty(size, np.int64), np.empty(size, np.int64)
     counts = np.zeros(line_starts.shape[0], np.int64)
+    letters, kinds, cases, room = borrowed(text), borrowed(classes), borrowed_special(special), borrowed(held)
+    first, last, new_first, new_last = borrowed(starts), borrowed(ends), borrowed(new_starts), borrowed(new_ends)
     for line in range(line_starts.shape[0]):
-        count = tokenize(text, line_starts[line], line_ends[line], classes, special, starts, ends, held)
-        made, changed = join(text, starts, ends, count, special, new_starts, new_ends)
+        count = tokenize(letters, line_starts[line], line_ends[line], kinds, cases, first, last, room)
+        made, changed = join(letters, first, last, count, cases, new_first, new_last)
         total, ended = 1 if count else 0, False
         for at in range(made):
-            first, end = (new_starts[at], new_ends[at]) if changed else (starts[at], ends[at])
-            closes = end - first == 1 and classes[text[first]] & ENDS_SENTENCE != 0
+            begin, end = (new_starts[at], new_ends[at]) if changed else (starts[at], ends[at])
+            closes = end - begin == 1 and classes[text[begin]] & ENDS_SENTENCE != 0
             if closes:
                 ended = True
             elif ended:
                 marks = True
-                for i in range(first, end):
+                for i in range(begin, end):
                     marks = marks and classes[text[i]] & PUNCTUATION != 0
                 if not marks:
                     total += 1
                     ended = False
         counts[line] = total
+    held[:1] = 0  # (what is borrowed must be used once more to be kept)
     return counts
 
 

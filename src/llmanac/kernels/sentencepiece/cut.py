@@ -100,9 +100,41 @@ def emit(buffer, start, count, ids, ends, unknown, byte_ids, escape, was_unknown
     return filled, was_unknown
 
 
+@njit(forceinline=True)
+def with_bytes(buffer, at, count, model, ids, ends, written):
+    """A path's ids with unknown characters as bytes; `(ids, the size of their scores' sum)`, or no ids: not to keep.
+
+    Without pieces for bytes, what is unknown depends on its neighbours; and a piece for a byte that the path has itself
+    would count as such a character.
+    """
+    filled, size, begin, byte_ids = 0, 0.0, at, model.byte_ids
+    for i in range(count):
+        end = at + ends[i]
+        if ids[i] == model.unknown:
+            if byte_ids.shape[0] == 0 or filled + 3 * (end - begin) > written.shape[0]:
+                return 0, 0.0
+            for j in range(begin, end):
+                if model.escape and buffer[j] == BLANK:
+                    written[filled], written[filled + 1] = byte_ids[0xE2], byte_ids[0x96]
+                    written[filled + 2] = byte_ids[0x81]
+                    filled += 3
+                else:
+                    written[filled] = byte_ids[buffer[j]]
+                    filled += 1
+            size += abs(model.unknown_score)
+        else:
+            if filled >= written.shape[0] or model.spent[ids[i]] != model.scores[ids[i]]:
+                return 0, 0.0
+            written[filled] = ids[i]
+            filled += 1
+            size += abs(model.scores[ids[i]])
+        begin = end
+    return filled, size
+
+
 @cached
 def encode_placed(buffer, used, model, joins, text_ends):
-    """As `encode.encode`, without a cache, and with the place of each id.
+    """As `encode`, for both kinds of models, without a cache, and with the place of each id.
 
     Returns:
         `(ids (n,) int32, spans (n, 2) int64 bytes of the buffer that each covers)`.

@@ -1,14 +1,12 @@
-"""Cutting normalised text into the pieces of a SentencePiece vocabulary, in numba: the best path, or merges.
+"""Cutting normalised text into the pieces of a unigram model, in numba: the path of highest total score (Viterbi).
 
-A unigram model takes the path of highest total score (Viterbi). The library adds scores up in 32-bit floats from the
+The library adds scores up in 32-bit floats from the
 start of the text (and starts again from 0 beyond RESET), so where two paths are nearly equal its choice depends on how
 large the sum has grown. Words repeat, though, and no piece spans two bytes that no piece has next to each other:
 text is cut there, 64 bytes at a time, and each word's path is kept (`bpe/known.py`) with two notes: up to which size
 of the sum its lead over every other path is more than rounding can undo, and what it adds to that size at most. Only
 where the size may be beyond the first is the sum itself added up, and the word worked out again, rounding as the
 library does.
-
-A BPE model merges the pair of neighbours whose joint piece has the highest score, leftmost first.
 """
 
 # mypy: disable-error-code="assignment, call-arg"
@@ -21,8 +19,8 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.bpe.known import COUNT, HALF, IDS, LONGEST, OCTET, TWO, find, remember
-from llmanac.kernels.sentencepiece.cut import BLANK, TEXT_END, UNIGRAM, Model, cut_word, emit, room_for
-from llmanac.kernels.sentencepiece.viterbi import ROUNDING, path, viterbi_with_lead
+from llmanac.kernels.sentencepiece.cut import TEXT_END, Model, emit, room_for, with_bytes
+from llmanac.kernels.sentencepiece.viterbi import ROUNDING, path, viterbi, viterbi_with_lead
 from llmanac.kernels.split.keys import BLOCK, WAITING, ZERO, shift_of, stage
 from llmanac.kernels.text import (
     ALL_ONES,
@@ -47,7 +45,6 @@ MOST_ADDED = (1 << 16) - 1
 RANGES = 99_900.0 * 2.0 ** ((np.arange(256) - 255) / 16)  # up to near where 32-bit sums start again from 0
 RANGES[0] = -1.0  # never
 LIMITS = np.floor(UNIT * RANGES).astype(np.int64)
-EVER = 1e300
 CHECKED, UNKNOWN_END = 0, 1  # what `marks` holds: up to where `sums[0]` counts; where ids ended that are unknown
 
 
@@ -75,40 +72,6 @@ def _range_of(limit):
 
 
 @njit(forceinline=True)
-def _with_bytes(buffer, at, count, model, room, written):
-    """A path's ids with unknown characters as bytes; `(ids, what they add to the sum's size)`, or no ids: not to keep.
-
-    Without pieces for bytes, what is unknown depends on its neighbours; and a piece for a byte that the path has itself
-    would count as such a character.
-    """
-    ids, ends, byte_ids, scores = room[4], room[5], model.byte_ids, model.scores
-    filled, size, begin = 0, 0.0, at
-    for i in range(count):
-        end = at + ends[i]
-        if ids[i] == model.unknown:
-            if byte_ids.shape[0] == 0 or filled + 3 * (end - begin) > written.shape[0]:
-                return 0, 0.0
-            for j in range(begin, end):
-                if model.escape and buffer[j] == BLANK:
-                    written[filled], written[filled + 1] = byte_ids[0xE2], byte_ids[0x96]
-                    written[filled + 2] = byte_ids[0x81]
-                    filled += 3
-                else:
-                    written[filled] = byte_ids[buffer[j]]
-                    filled += 1
-            size += abs(model.unknown_score)
-        else:
-            if filled >= written.shape[0] or (model.kind == UNIGRAM and model.spent[ids[i]] != scores[ids[i]]):
-                return 0, 0.0
-            written[filled] = ids[i]
-            filled += 1
-            if model.kind == UNIGRAM:
-                size += abs(scores[ids[i]])
-        begin = end
-    return filled, size
-
-
-@njit(forceinline=True)
 def _learn(
     buffer, place, length, row, model, cache, shift, arena, counters, room, written, to
 ):  # fmt: skip
@@ -116,18 +79,13 @@ def _learn(
     best, second, came, what, ids, ends = room
     at = np.int64(place - np.uint64(buffer.ctypes.data))
     stop = at + np.int64(length)
-    if model.kind == UNIGRAM:
-        unit = ROUNDING[1] if model.single else ROUNDING[0]
-        limit = viterbi_with_lead(
-            buffer, at, stop, model.nodes, model.scores, model.unknown, model.unknown_score, unit, best, second, came,
-            what,
-        )  # fmt: skip
-        count = path(stop - at, came, what, ids, ends)
-    else:
-        limit = EVER
-        count, _ = cut_word(buffer, at, stop, 0.0, model, room)
-    filled, size = _with_bytes(buffer, at, count, model, room, written)
-    added = UNIT * size + count + 1 if model.kind == UNIGRAM else 0.0  # each sum is rounded, by less than a unit
+    unit = ROUNDING[1] if model.single else ROUNDING[0]
+    limit = viterbi_with_lead(
+        buffer, at, stop, model.nodes, model.scores, model.unknown, model.unknown_score, unit, best, second, came, what
+    )
+    count = path(stop - at, came, what, ids, ends)
+    filled, size = with_bytes(buffer, at, count, model, ids, ends, written)
+    added = UNIT * size + count + 1  # each sum is rounded, by less than a unit
     if not added <= MOST_ADDED:
         filled = 0
     if filled == 0:
@@ -161,10 +119,15 @@ def _cut_anew(buffer, at, length, model, room, out, to, sums, marks):
     """Cut a word as the sum before it demands, and write its ids; returns `(where they end, the sum's size)`."""
     if length >= room[0].shape[0]:
         room = room_for(length)
-    count, total = cut_word(buffer, at, at + length, sums[0], model, room)
+    best, _, came, what, ids, ends = room
+    viterbi(
+        buffer, at, at + length, sums[0], model.nodes, model.scores, model.unknown, model.unknown_score, model.single,
+        best, came, what,
+    )  # fmt: skip
+    count, total = path(length, came, what, ids, ends), best[length]
     base, was_unknown = np.uint64(out.ctypes.data), marks[UNKNOWN_END] == to
     filled, was_unknown = emit(
-        buffer, at, count, room[4], room[5], model.unknown, model.byte_ids, model.escape, was_unknown, out,
+        buffer, at, count, ids, ends, model.unknown, model.byte_ids, model.escape, was_unknown, out,
         np.empty((0, 2), np.int64), np.int64((to - base) >> TWO),
     )  # fmt: skip
     to = base + (np.uint64(filled) << TWO)
@@ -183,7 +146,7 @@ def _other_word(
     if found == ZERO and row != ZERO:
         found = _learn(buffer, place, length, row, model, cache, shift, arena, counters, room, written, to)
     limit = LIMITS[np.int64((found >> EIGHT) & REACH)] if found != ZERO else np.int64(-1)
-    if size > limit and model.kind == UNIGRAM:
+    if size > limit:
         size = _settle(out, to, model, sums, marks)
     if size <= limit:
         return to + ((found & OCTET) << TWO), size + np.int64(found >> ADDS)
