@@ -130,7 +130,7 @@ def test_the_cached_words_equal_the_plain_best_path(tmp_path):
 
 def test_threads_give_the_same_ids(tmp_path, monkeypatch):
     ours, _ = both(tmp_path, byte_fallback=True)
-    given = [" ".join(PHRASES[i % len(PHRASES)] + f" {i} é" for i in range(k, k + 9_000)) for k in range(6)]
+    given = [" ".join(PHRASES[i % len(PHRASES)] + f" {i} é" for i in range(k, k + 11_000)) for k in range(7)]
     assert sum(map(len, given)) > 2 * CHUNK  # more than one group of texts
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     shared = ours.encode_batch(given)

@@ -41,7 +41,7 @@ from llmanac.kernels.text import (
 BYTES, PLACES = np.uint64(64), 64 + 64 + 1  # words are looked up 64 or more at a time
 REACH, ADDS = np.uint64(255), np.uint64(16)  # a word's notes: its reach; above this bit what it adds
 UNIT = 16  # sizes of sums are counted in sixteenths
-MOST_ADDED = (1 << 16) - 1
+MOST_ADDED, NO_END = (1 << 16) - 1, 1e15
 RANGES = 99_900.0 * 2.0 ** ((np.arange(256) - 255) / 16)  # up to near where 32-bit sums start again from 0
 RANGES[0] = -1.0  # never
 LIMITS = np.floor(UNIT * RANGES).astype(np.int64)
@@ -71,10 +71,15 @@ def _range_of(limit):
     return low
 
 
+@njit
+def _size_of(total):
+    """The size of a sum in units; of one that is no number or has no end, beyond every limit."""
+    size = np.ceil(UNIT * abs(total))
+    return np.int64(size) if size < NO_END else np.int64(NO_END)
+
+
 @njit(forceinline=True)
-def _learn(
-    buffer, place, length, row, model, cache, shift, arena, counters, room, written, to
-):  # fmt: skip
+def _learn(buffer, place, length, row, model, cache, shift, arena, counters, room, written, to):
     """Cut a word that the cache lacks, keep it and write its ids to an address; returns what `find` would."""
     best, second, came, what, ids, ends = room
     at = np.int64(place - np.uint64(buffer.ctypes.data))
@@ -111,7 +116,7 @@ def _settle(out, to, model, sums, marks):
         for i in range(start, stop):
             total += model.spent[out[i]]
     sums[0], marks[CHECKED] = total, to
-    return np.int64(np.ceil(UNIT * abs(total)))
+    return _size_of(total)
 
 
 @njit(inline="never")
@@ -134,7 +139,7 @@ def _cut_anew(buffer, at, length, model, room, out, to, sums, marks):
     sums[0], marks[CHECKED] = total, to
     if was_unknown:
         marks[UNKNOWN_END] = to
-    return to, np.int64(np.ceil(UNIT * abs(total)))
+    return to, _size_of(total)
 
 
 @njit(inline="never")
@@ -170,13 +175,9 @@ def encode(buffer, used, model, joins, cache, arena, counters, text_ends, out):
     sums, marks = np.zeros(1, np.float64), np.zeros(2, np.uint64)
     places, waiting = np.empty(PLACES, np.uint64), np.empty(3 * PLACES, np.uint64)
     # what `_other_word` is given, without counts of references
-    text, rows, ids, to_end, more = (
-        borrowed(buffer),
-        borrowed(cache),
-        borrowed(out),
-        borrowed(counters),
-        borrowed(arena),
-    )
+    text, rows, more, known, ids = (
+        borrowed(buffer), borrowed(cache), borrowed(arena), borrowed(counters), borrowed(out),
+    )  # fmt: skip
     room = (
         borrowed(own[0]), borrowed(own[1]), borrowed(own[2]), borrowed(own[3]), borrowed(own[4]), borrowed(own[5]),
     )  # fmt: skip
@@ -223,7 +224,7 @@ def encode(buffer, used, model, joins, cache, arena, counters, text_ends, out):
                 size, sums[0], marks[CHECKED], marks[UNKNOWN_END] = 0, 0.0, to, ZERO
                 continue
             to, size = _other_word(
-                text, base + start, load_word(piece) - start, size, rules, rows, table, mask, shift, more, to_end, room,
+                text, base + start, load_word(piece) - start, size, rules, rows, table, mask, shift, more, known, room,
                 new, sum_at, mark_at, ids, to,
             )  # fmt: skip
         store_word(first, load_word(last))
