@@ -1,7 +1,7 @@
 """Lists of integers from arrays of ids, without making the integers: those of a vocabulary are made once and shared.
 
-`ndarray.tolist` makes an object of 32 bytes for each id, which takes three times as long as finding the id. Here a kernel
-puts integers that exist already into a list, through two functions of Python's stable C interface (`Py_IncRef` and
+`ndarray.tolist` makes an object of 32 bytes for each id, which takes longer than finding the id. Here a kernel puts
+integers that exist already into a list, through two functions of Python's stable C interface (`Py_IncRef` and
 `PyList_SetItem`). It holds the interpreter's lock, and the list is a valid one of `None`s from the start.
 """
 
