@@ -53,7 +53,7 @@ from llmanac.kernels.bpe.parts import (
     token_slot,
     win,
 )
-from llmanac.kernels.text import cached, grown, grown_rows
+from llmanac.kernels.text import borrowed, cached, grown, grown_rows
 
 
 @cached
@@ -74,6 +74,9 @@ def _learn(
 
     `status` is read and written by another thread: [0] how many tokens there are, [1] stop now if it is not 0.
     """
+    symbols, word_of, word_start = borrowed(symbols), borrowed(word_of), borrowed(word_start)
+    word_counts = borrowed(word_counts)
+    starts, lengths, token_index, status = borrowed(starts), borrowed(lengths), borrowed(token_index), borrowed(status)
     n_lists = lists.shape[0]
     buckets, current = np.full(64, -1, np.int64), ZERO
     heap, size = np.empty((1024, 3), np.int64), ZERO
