@@ -130,6 +130,23 @@ def add_one(typing_context, address):
 
 
 @intrinsic
+def borrowed(typing_context, array):
+    """An array whose references are not counted, for as long as its owner is kept by somebody else.
+
+    Each call that takes an array counts a reference with an atomic operation, which costs more than a look-up.
+    """
+
+    def generate(context, builder, signature, arguments):
+        kind = context.make_array(signature.return_type)
+        found = kind(context, builder, value=arguments[0])
+        found.meminfo = ir.Constant(found.meminfo.type, None)
+        found.parent = ir.Constant(found.parent.type, None)
+        return found._getvalue()
+
+    return array(array), generate
+
+
+@intrinsic
 def trailing_zeros(typing_context, value):
     """Number of zero bits below the lowest one bit."""
 

@@ -26,6 +26,7 @@ from llmanac.kernels.text import (
     ONE,
     SIXTEEN,
     THREE,
+    borrowed,
     cached,
     hash_of,
     load_byte,
@@ -245,9 +246,12 @@ def encode(
     base, table, held = np.uint64(buffer.ctypes.data), np.uint64(cache.ctypes.data), np.uint64(arena.ctypes.data)
     by_byte, by_code_point = np.uint64(byte_classes.ctypes.data), np.uint64(classes.ctypes.data)
     mask, shift = np.uint64(cache.shape[0] - 1), shift_of(cache.shape[0])
+    byte_ids, pairs, whole, token_bytes = borrowed(byte_ids), borrowed(pairs), borrowed(whole), borrowed(token_bytes)
+    cache, arena, counters = borrowed(cache), borrowed(arena), borrowed(counters)
     begin = np.uint64(out.ctypes.data)
     to, texts = begin, 0
     ids, ranks = np.empty(SHORT + 2, np.int32), np.empty(SHORT + 2, np.uint64)
+    my_ids, my_ranks = borrowed(ids), borrowed(ranks)
     places, masks, scan = np.zeros(PLACES, np.uint64), np.zeros((2, 9), np.uint64), np.zeros(SCAN, np.uint64)
     waiting = np.empty(np.int64(3 * BLOCK), np.uint64)
     stop, scan[AT] = base + np.uint64(used), base
@@ -278,12 +282,13 @@ def encode(
                 count, row = find(place, length, table, mask, shift, held, to)
                 if count == 0:
                     count = _learn(
-                        place, length, row, byte_ids, pairs, whole, token_bytes, cache, shift, arena, counters, ids,
-                        ranks, to,
+                        place, length, row, byte_ids, pairs, whole, token_bytes, cache, shift, arena, counters, my_ids,
+                        my_ranks, to,
                     )  # fmt: skip
                 to += count << TWO
         places[0] = places[pieces]
         waiting[0] = ZERO  # (what is used by its address only must be used once more to be kept)
+        ids[0], ranks[0] = 0, ZERO
     return np.int64((to - begin) >> TWO)
 
 
