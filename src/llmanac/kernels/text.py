@@ -16,7 +16,6 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array
 
 from llmanac.core.progress import announced
 from llmanac.kernels._cache import keep
@@ -100,21 +99,6 @@ load_byte = _load(8, types.uint8)
 load_pair = _load(16, types.uint16)
 load_word = _load(64, types.uint64)
 store_word, store_half = _store(64), _store(32)  # eight and the lower four bytes of a number, at any address
-
-
-@intrinsic
-def borrowed(typing_context, array):
-    """The same array without a count of references to it, which a function that branches pays for at every call.
-
-    Only for as long as somebody else holds the array.
-    """
-
-    def generate(context, builder, signature, arguments):
-        made = make_array(signature.args[0])(context, builder, arguments[0])
-        made.meminfo, made.parent = ir.Constant(made.meminfo.type, None), ir.Constant(made.parent.type, None)
-        return made._getvalue()
-
-    return array(array), generate
 
 
 @intrinsic
