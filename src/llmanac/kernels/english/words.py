@@ -6,7 +6,7 @@ spell a special case are joined. Filters that must decide as their reference doe
 `tests/references/test_english_words.py` compares them with spaCy's.
 """
 
-# mypy: disable-error-code="assignment, call-arg"
+# mypy: disable-error-code="assignment, call-arg, var-annotated"
 # (numba types these functions itself)
 from __future__ import annotations
 

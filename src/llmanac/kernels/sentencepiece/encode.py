@@ -9,7 +9,7 @@ where the size may be beyond the first is the sum itself added up, and the word 
 library does.
 """
 
-# mypy: disable-error-code="assignment, call-arg"
+# mypy: disable-error-code="assignment, call-arg, var-annotated"
 # (numba types these functions itself)
 from __future__ import annotations
 
