@@ -7,6 +7,7 @@ import pytest
 from _spm import PHRASES, differing, texts, trained
 
 from llmanac.kernels.sentencepiece.viterbi import viterbi
+from llmanac.tokenizers._base import CHUNK
 from llmanac.tokenizers._pieces import NORMAL, UNUSED, Piece
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.tokenizers.spm import model as spm
@@ -100,6 +101,7 @@ def test_ties_and_near_ties(kind, tmp_path):
         ours, theirs = load_tokenizer(tmp_path / "t.model"), sentencepiece.SentencePieceProcessor(model_proto=data)
         given = ["".join(rng.choice(list("abc d"), rng.integers(1, 400))) for _ in range(60)]
         given.append("".join(rng.choice(list("abc d"), 60_000)))  # far beyond where sums start again
+        given.append("".join(rng.choice(list("abc dé☃\n"), 20_000)))  # ... with what no piece holds
         assert not differing([ids.tolist() for ids in ours.encode_batch(given)], theirs.encode(given), given)
         assert not differing([ours.encode(text) for text in given], theirs.encode(given), given)
 
@@ -124,6 +126,16 @@ def test_the_cached_words_equal_the_plain_best_path(tmp_path):
             data = data.replace(b" ", "\u2581".encode())
             expected += [int(tables.byte_ids[b]) for b in data] if piece == tables.unknown else [int(piece)]
         assert ours.encode(text) == expected
+
+
+def test_threads_give_the_same_ids(tmp_path, monkeypatch):
+    ours, _ = both(tmp_path, byte_fallback=True)
+    given = [" ".join(PHRASES[i % len(PHRASES)] + f" {i} é" for i in range(k, k + 11_000)) for k in range(7)]
+    assert sum(map(len, given)) > 2 * CHUNK  # more than one group of texts
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    shared = ours.encode_batch(given)
+    assert len(ours._words.idle) <= 2
+    assert [ids.tolist() for ids in shared] == [ours.encode(text) for text in given]
 
 
 def test_offsets_equal_the_library(tmp_path):

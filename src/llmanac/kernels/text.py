@@ -9,6 +9,7 @@ bytes, so that reading two blocks of 64 bytes from the last character on stays i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ ONE, EIGHT = np.uint64(1), np.uint64(8)
 SIXTEEN, THREE = np.uint64(16), np.uint64(3)
 ALL_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 MIX_A, MIX_B, MIX_C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD93), np.uint64(0xFF51AFD7ED558CCD)
+HIGH_BITS = np.uint64(0x8080808080808080)
 COMPILES = "compiling for this machine; it is done once and kept, and takes up to a minute"
 _COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts with it
-EXACT_KEY_BYTES = 16  # a key holds the bytes of a word up to this length themselves
 
 
 def cached(function: Callable[..., Any], **options: Any) -> Any:
@@ -95,6 +96,7 @@ def _store(bits: int) -> Any:
 
 
 load_byte = _load(8, types.uint8)
+load_pair = _load(16, types.uint16)
 load_word = _load(64, types.uint64)
 store_word, store_half = _store(64), _store(32)  # eight and the lower four bytes of a number, at any address
 
@@ -109,6 +111,23 @@ def add_one(typing_context, address):
         return context.get_dummy_value()
 
     return types.void(types.uint64), generate
+
+
+@intrinsic
+def borrowed(typing_context, array):
+    """An array whose references are not counted, for as long as its owner is kept by somebody else.
+
+    Each call that takes an array counts a reference with an atomic operation, which costs more than a look-up.
+    """
+
+    def generate(context, builder, signature, arguments):
+        kind = context.make_array(signature.return_type)
+        found = kind(context, builder, value=arguments[0])
+        found.meminfo = ir.Constant(found.meminfo.type, None)
+        found.parent = ir.Constant(found.parent.type, None)
+        return found._getvalue()
+
+    return array(array), generate
 
 
 @intrinsic
@@ -224,6 +243,61 @@ def code_point(buffer, at):
     if first < 0xF0:
         return (first & 15) << 12 | middle
     return (first & 7) << 18 | middle << 6 | np.int64(buffer[at + 3]) & 63
+
+
+@njit(forceinline=True)
+def _continues(at, low, high):
+    """Whether the byte at an address is between two others."""
+    byte = load_byte(at)
+    return byte >= low and byte <= high
+
+
+@njit
+def _character_end(at):
+    """Where the UTF-8 character at an address ends, or the address itself if there is none."""
+    first, tail = load_byte(at), at + np.uint64(2)
+    if first < 0x80:
+        return at + ONE
+    if first < 0xC2 or first > 0xF4:
+        return at
+    if first < 0xE0:
+        return tail if _continues(at + ONE, 0x80, 0xBF) else at
+    low, high = 0x80, 0xBF  # of the second byte: no longer form than needed, no surrogate, nothing above U+10FFFF
+    if first == 0xE0:
+        low = 0xA0
+    elif first == 0xED:
+        high = 0x9F
+    elif first == 0xF0:
+        low = 0x90
+    elif first == 0xF4:
+        high = 0x8F
+    if not _continues(at + ONE, low, high) or not _continues(tail, 0x80, 0xBF):
+        return at
+    if first < 0xF0:
+        return tail + ONE
+    return tail + np.uint64(2) if _continues(tail + ONE, 0x80, 0xBF) else at
+
+
+@partial(cached, nogil=True)
+def is_utf8(buffer, used):
+    """Whether the bytes before `buffer[used]`, which is 0xFF, are UTF-8; 64 at a time where they are ASCII."""
+    at = np.uint64(buffer.ctypes.data)
+    stop = at + np.uint64(used)
+    while at < stop:
+        if at + np.uint64(64) <= stop:
+            above = np.uint64(0)
+            for i in range(8):
+                above |= load_word(at + np.uint64(8 * i))
+            if above & HIGH_BITS == 0:
+                at += np.uint64(64)
+                continue
+        until = min(at + np.uint64(64), stop)
+        while at < until:
+            end = _character_end(at)
+            if end == at:
+                return False
+            at = end
+    return at == stop
 
 
 @njit(forceinline=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import TokenizerError, nearest
+from llmanac.kernels.listed import listed
 from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
 from llmanac.tokenizers._checks import id_list, require_texts
 from llmanac.tokenizers._groups import encoded
@@ -115,7 +116,7 @@ class Tokenizer(Framed):
         Raises:
             TokenizerError: `special` names an unknown token, or the vocabulary lacks a byte of the text.
         """
-        return self._encode(text, special).tolist()
+        return listed(self._encode(text, special), self.vocab_size)
 
     def encode_array(self, text: str) -> np.ndarray:
         """(tokens,) int32 ids; special tokens in the text are plain text."""

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.kernels.text import PADDING
+from llmanac.kernels.text import PADDING, is_utf8
 from llmanac.tokenizers.patterns.splitter import CUT
 
 BLOCK = 1 << 22  # bytes of a file read at a time
@@ -57,7 +57,8 @@ class Range:
             raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
         buffer[done], buffer[done + 1 : done + 1 + PADDING] = 0xFF, 0
         try:
-            str(view[:done], "utf-8")
+            if not is_utf8(buffer, done):
+                str(view[:done], "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{self.path}: not UTF-8 at byte {self.start + error.start}") from None
         return buffer, done + 1

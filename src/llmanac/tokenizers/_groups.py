@@ -39,6 +39,8 @@ def encoded(
         return [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
 
     groups = groups_of(texts, size, cut_after)
+    if len(groups) == 1:
+        return one(groups[0])
     return _joined([ids for found in in_order(one, groups, threads) for ids in found], groups, len(texts))
 
 

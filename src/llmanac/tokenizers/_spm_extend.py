@@ -111,7 +111,7 @@ def _further_merges(
     words = [data[a:b] for a, b in itertools.pairwise(limits)]
     buffer, used = pack(words)
     ends = np.empty(len(words), np.int64)
-    ids, spans = tokenizer._cut(buffer, used, ends, True)
+    ids, spans = tokenizer.tables.cut_placed(buffer, used, ends)
     letters = buffer.tobytes()
     pieces: list[int] = []  # the symbol of each token, or -1 for one that nothing may be merged with
     for id, (start, stop) in zip(ids.tolist(), spans.tolist(), strict=True):

@@ -16,7 +16,7 @@ import numpy as np
 from llmanac.core.errors import TokenizerError
 from llmanac.kernels.sentencepiece import normalize as unigram_normalize
 from llmanac.kernels.sentencepiece import trie as unigram_trie
-from llmanac.kernels.text import pack
+from llmanac.kernels.text import PADDING, pack
 from llmanac.tokenizers._pieces import SPACE, Rules
 
 LARGEST_TRIE = 1 << 21  # units; the library's own maps have 50,000
@@ -162,8 +162,8 @@ class Normalizer:
         out, filled, where = unigram_normalize.normalize(
             buffer, used, self.units, self.blob, self.kept, self.plain, self.pairs, self.mode, placed
         )
-        if len(out) < filled + 32:  # the kernels read ahead
-            out = np.concatenate([out[:filled], np.zeros(32, np.uint8)])
+        if len(out) < filled + PADDING:  # the kernels read ahead
+            out = np.concatenate([out[:filled], np.zeros(PADDING, np.uint8)])
         return out, int(filled), where
 
     def text(self, text: str) -> str:

@@ -14,22 +14,21 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.core.threads import Spares
+from llmanac.kernels.sentencepiece import cut as unigram_cut
 from llmanac.kernels.sentencepiece import random as unigram_random
 from llmanac.kernels.sentencepiece import sample as unigram_sample
 from llmanac.tokenizers import _pieces as spm
-from llmanac.tokenizers._base import Special, Tokenizer
+from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._checks import id_list
 from llmanac.tokenizers._normal import replace_surrogates
 from llmanac.tokenizers._spm_normalizer import Normalizer
 from llmanac.tokenizers._unigram_tables import Tables
+from llmanac.tokenizers._word_cache import WordCache
 
-_ENCODE: Any = unigram_encode.encode  # numba checks its arguments, mypy cannot
-_SAMPLE: Any = unigram_sample.sample
-CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) and places in it (4 MB)
+_SAMPLE: Any = unigram_sample.sample  # numba checks its arguments, mypy cannot
 DRAWN_WORDS, DRAWS = 1 << 16, 1 << 21  # words whose draws are kept (2 MB), and rows of draws (32 MB at most)
 MOST_BEST = 512
-FEW = 64  # ids; below this, `_numbers` does not pay
 EACH_BYTE = "llmanac_each_byte"
 
 
@@ -72,7 +71,8 @@ class SentencePiece(Tokenizer):
         self._denormalizer = Normalizer(model.denormalizer) if model.denormalizer else None
         self.vocab_size = self.added.vocab_size(len(self.pieces))
         self._byte_pieces = {id for id, piece in enumerate(self.pieces) if piece.type == spm.BYTE}
-        self._cache, self._draws = new_cache(), SampleCache()
+        self._words, self._draws = Spares(WordCache), SampleCache()
+        self._threads_help = self.kind == "unigram"  # merging notes how unused pieces come apart
 
     @cached_property
     def tables(self) -> Tables:
@@ -81,7 +81,8 @@ class SentencePiece(Tokenizer):
 
     def forget_words(self) -> None:
         """Empty the word cache (it is bounded, and empties itself when it is full)."""
-        self._cache[0][:], self._cache[2][:] = 0, 0
+        for cache in self._words.idle:
+            cache.forget()
 
     def _vocabulary(self) -> list[bytes | None]:
         table: list[bytes | None] = [self._piece_bytes(piece) for piece in self.pieces]
@@ -98,35 +99,16 @@ class SentencePiece(Tokenizer):
         return piece.text.replace(spm.SPACE, " ").encode("utf-8")
 
     # -------------------------------------------------------------------------------- encoding
-    @cached_property
-    def _numbers(self) -> np.ndarray:
-        """Every id as a Python integer: a list of such is made twice as fast as one of new integers."""
-        return np.array(range(self.vocab_size), dtype=object)
-
-    def encode(self, text: str, *, special: Special = "never") -> list[int]:
-        """Token ids of a text, as the sentencepiece library gives them. No token is added.
-
-        Args:
-            special: which special tokens written in the text become their id: none, all, or those named.
-
-        Raises:
-            TokenizerError: `text` is no text, or `special` names an unknown token.
-        """
-        ids = self._encode(text, special)
-        return self._numbers.take(ids).tolist() if len(ids) > FEW else ids.tolist()
 
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         buffer, used = self.normalizer.pack([replace_surrogates(text)[0] for text in texts])
         text_ends = np.empty(len(texts), np.int64)
-        return self._cut(buffer, used, text_ends, False)[0], text_ends
-
-    def _cut(self, buffer: np.ndarray, used: int, text_ends: np.ndarray, placed: bool) -> tuple[np.ndarray, np.ndarray]:
-        return _ENCODE(buffer, used, *self.tables.arguments, *self._cache, text_ends, placed)
+        return self.tables.cut(buffer, used, self._words, text_ends), text_ends
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:
         clean, places = replace_surrogates(text)
         buffer, used, where = self.normalizer.placed(clean)
-        _, spans = self._cut(buffer, used, np.empty(1, np.int64), True)
+        _, spans = self.tables.cut_placed(buffer, used, np.empty(1, np.int64))
         raw = np.frombuffer(clean.encode("utf-8"), np.uint8)
         character = np.zeros(len(raw) + 1, np.int64)  # of each byte, and of the end
         character[:-1] = np.cumsum((raw & 0xC0) != 0x80) - 1
@@ -218,11 +200,6 @@ class SentencePiece(Tokenizer):
         return [digest.hexdigest(), self.kind, self.byte_fallback, self.normalizer.suffix, rules, map_digest]
 
 
-def new_cache() -> tuple[np.ndarray, ...]:
-    """An empty word cache: words, places of their ids, counters."""
-    return np.zeros((CACHE_WORDS, 4), np.uint64), np.empty(CACHE_PLACES, np.int32), np.zeros(2, np.int64)
-
-
 def refuse_others(choices: Mapping[str, Any]) -> None:
     """Raises TokenizerError where a choice is named that `sample` does not have."""
     if choices:
@@ -244,7 +221,7 @@ def sampled(
     if isinstance(nbest, bool) or not isinstance(nbest, (int, np.integer)) or nbest > MOST_BEST:
         raise TokenizerError(f"nbest: expected -1 for all segmentations or a number up to {MOST_BEST}, got {nbest!r}")
     random = np.array([int(seed) & 0xFFFFFFFFFFFFFFFF], np.uint64)
-    if nbest < 0 or tables.kind == unigram_encode.BPE:
+    if nbest < 0 or tables.kind == unigram_cut.BPE:
         return _SAMPLE(
             buffer, used, tables.kind, tables.joins, tables.nodes, tables.node_scores, tables.unknown,
             tables.unknown_score, tables.byte_ids, tables.escape, tables.kept, tables.pairs, tables.halves,

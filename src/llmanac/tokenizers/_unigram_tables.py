@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from llmanac.core.threads import Spares
+from llmanac.kernels.sentencepiece import cut as unigram_cut
 from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import encode_bpe as unigram_encode_bpe
 from llmanac.kernels.sentencepiece import merge as unigram_merge
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.tokenizers import _pieces as spm
+from llmanac.tokenizers._word_cache import WordCache
 
+# by kind (numba checks their arguments, mypy cannot)
+_ENCODE: dict[int, Any] = {unigram_cut.UNIGRAM: unigram_encode.encode, unigram_cut.BPE: unigram_encode_bpe.encode_bpe}
+_PLACED: Any = unigram_cut.encode_placed
 UNKNOWN_PENALTY = np.float32(10.0)  # how much worse than the worst piece an unknown character is
 LARGEST = np.float32(3.4028234663852886e38)
 NO_UNITS, NO_IDS = np.empty(0, np.uint32), np.empty(0, np.int32)
@@ -21,7 +29,7 @@ NO_PAIRS, NO_HALVES = np.full((1, 2), (1 << 64) - 1, np.uint64), np.empty((0, 2)
 
 @dataclass(frozen=True)
 class Tables:
-    """`arguments` are those of `unigram_encode.encode` between the buffer and the cache; the rest is for sampling.
+    """What decides how a packed, normalised buffer is cut.
 
     `node_scores` (ids,) float32 are the scores of a lattice's nodes, which for user-defined symbols count characters
     where `scores` count bytes, as the library does.
@@ -41,12 +49,30 @@ class Tables:
     pairs: np.ndarray = field(default_factory=lambda: NO_PAIRS)
     halves: np.ndarray = field(default_factory=lambda: NO_HALVES)
 
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        return (
-            self.kind, self.joins, self.nodes, self.scores, self.unknown, self.unknown_score, self.single,
-            self.byte_ids, self.escape, self.kept, self.pairs, self.halves,
+    @cached_property
+    def _model(self) -> unigram_cut.Model:
+        spent = self.scores.copy()  # the score of an unknown character is that of its first byte's piece
+        for byte, id in enumerate(self.byte_ids.tolist()):
+            if 0 <= id < len(spent):
+                spent[id] = 0.0 if 0x80 <= byte < 0xC0 else self.unknown_score
+        with np.errstate(over="ignore"):  # only where sums are not of 32-bit floats
+            rounded = spent.astype(np.float32)
+        return unigram_cut.Model(
+            self.kind, self.nodes, self.scores, self.unknown, self.unknown_score, self.single, self.kept, self.pairs,
+            self.halves, spent, rounded, self.byte_ids, self.escape,
         )  # fmt: skip
+
+    def cut(self, buffer: np.ndarray, used: int, words: Spares[WordCache], text_ends: np.ndarray) -> np.ndarray:
+        """(n,) int32 ids of the texts of a buffer; fills `text_ends`."""
+        most = used * (3 if self.escape and len(self.byte_ids) else 1)
+        with words.one() as known:
+            out = known.room(most + 8)
+            held = (known.rows, known.arena, known.counters)
+            return out[: _ENCODE[self.kind](buffer, used, self._model, self.joins, *held, text_ends, out)].copy()
+
+    def cut_placed(self, buffer: np.ndarray, used: int, text_ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `cut`, and (n, 2) int64: the bytes of the buffer that each id covers."""
+        return _PLACED(buffer, used, self._model, self.joins, text_ends)
 
     @classmethod
     def of(cls, model: spm.Model) -> Tables:
@@ -81,9 +107,9 @@ class Tables:
                 halves = np.full((max(ids, default=0) + 1, 2), unigram_merge.NOT_UNUSED, np.int32)
                 halves[np.flatnonzero(types == spm.UNUSED), 0] = unigram_merge.NOT_JOINED
                 joins[:] = True  # how such a piece comes apart depends on the whole text
-                joins.reshape(256, 256)[:, 0xFF] = False
+                joins.reshape(256, 256)[:, 0xFF] = joins.reshape(256, 256)[0xFF] = False
         return cls(
-            kind=unigram_encode.BPE if is_bpe else unigram_encode.UNIGRAM,
+            kind=unigram_cut.BPE if is_bpe else unigram_cut.UNIGRAM,
             joins=joins,
             nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
             scores=exact,
@@ -107,11 +133,11 @@ def inner(text: str, escape: bool) -> bytes:
 
 
 def joins_of(keys: Iterable[bytes]) -> np.ndarray:
-    """(65536,) bool by two bytes: whether they are neighbours in some piece, or within a character."""
+    """(65536,) bool by `first | second << 8`: whether two bytes are neighbours in some piece or in a character."""
     joins = np.zeros(65536, np.bool_)
-    joins.reshape(256, 256)[:, 0x80:0xC0] = True
+    joins.reshape(256, 256)[0x80:0xC0] = True
     letters = np.frombuffer(b"\xff".join(keys) + b"\xff", np.uint8).astype(np.int64)
-    joins[letters[:-1] << 8 | letters[1:]] = True
+    joins[letters[:-1] | letters[1:] << 8] = True
     joins.reshape(256, 256)[:, 0xFF] = joins.reshape(256, 256)[0xFF] = False
     return joins
 

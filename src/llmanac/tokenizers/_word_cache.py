@@ -1,4 +1,4 @@
-"""The words that a BPE remembers; each thread that encodes at a time has its own."""
+"""The words that a tokenizer remembers; each thread that encodes at a time has its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CACHE_WORDS, CACHE_PLACES = 1 << 18, 1 << 20  # rows of the word cache (8 MB) an
 
 
 class WordCache:
-    """What the encoding kernel (`kernels/bpe/known.py`) keeps between calls, and its output before it is copied.
+    """What an encoding kernel (`kernels/bpe/known.py`) keeps between calls, and its output before it is copied.
 
     The output is kept because new memory costs more than the kernel: the system clears it.
     """

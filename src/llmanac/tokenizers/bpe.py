@@ -99,7 +99,9 @@ class Spec(TokenizerSpec):
         spelled = [read(text) or b"" for text in special]
         most = min(self.vocab_size, len(tokens) + len(words))  # a merge leaves the words at least one symbol fewer
         learned = bpe_train.train(words, offsets, counts, byte_ids, spelled, len(tokens), most, self.min_frequency)
-        for a, b, new, _ in learned.merges.tolist():
+        for a, b, new in zip(
+            *learned.merges[:, :3].T.tolist(), strict=True
+        ):  # (a list a merge would wake the collector)
             data = tokens[a] + tokens[b]
             if new == len(tokens):
                 tokens.append(data)

@@ -16,8 +16,9 @@ from numba import njit
 
 from llmanac.kernels.bpe.known import COUNT as COUNT_AT
 from llmanac.kernels.bpe.known import IDS as IDS_AT
-from llmanac.kernels.bpe.known import ROW_SHIFT, TWO, ZERO, find, keys_of, remember, slot_of
+from llmanac.kernels.bpe.known import TWO, find, remember
 from llmanac.kernels.split.blocks import AT, PLACES, SCAN, next_pieces
+from llmanac.kernels.split.keys import BLOCK, WAITING, ZERO, shift_of, stage
 from llmanac.kernels.split.words import TEXT_END
 from llmanac.kernels.text import (
     ALL_ONES,
@@ -25,24 +26,21 @@ from llmanac.kernels.text import (
     ONE,
     SIXTEEN,
     THREE,
+    borrowed,
     cached,
     hash_of,
     load_byte,
     load_word,
     mix,
-    prefetch,
     same_bytes,
     slots_for,
     store_half,
     store_word,
-    trailing_zeros,
     word_key,
 )  # fmt: skip
 
 SHORT = 48  # bytes; above it the heap is faster
-BLOCK = np.uint64(64)  # pieces looked ahead, so that cache lines arrive before they are needed
-WAITING = np.uint64(24)  # bytes of what is held of each of them
-BITS, HALF, LOW = np.uint64(64), np.uint64(32), np.uint64(0xFFFFFFFF)
+HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 # What `counters` holds: words in the cache, places in its arena, heap steps taken, 1 + a byte that has no token.
 WORDS, IDS, STEPS, MISSING = 0, 1, 2, 3
 
@@ -247,14 +245,15 @@ def encode(
     """
     base, table, held = np.uint64(buffer.ctypes.data), np.uint64(cache.ctypes.data), np.uint64(arena.ctypes.data)
     by_byte, by_code_point = np.uint64(byte_classes.ctypes.data), np.uint64(classes.ctypes.data)
-    mask, shift = np.uint64(cache.shape[0] - 1), BITS - trailing_zeros(np.uint64(cache.shape[0]))
+    mask, shift = np.uint64(cache.shape[0] - 1), shift_of(cache.shape[0])
+    byte_ids, pairs, whole, token_bytes = borrowed(byte_ids), borrowed(pairs), borrowed(whole), borrowed(token_bytes)
+    cache, arena, counters = borrowed(cache), borrowed(arena), borrowed(counters)
     begin = np.uint64(out.ctypes.data)
     to, texts = begin, 0
     ids, ranks = np.empty(SHORT + 2, np.int32), np.empty(SHORT + 2, np.uint64)
+    my_ids, my_ranks = borrowed(ids), borrowed(ranks)
     places, masks, scan = np.zeros(PLACES, np.uint64), np.zeros((2, 9), np.uint64), np.zeros(SCAN, np.uint64)
-    waiting = np.empty(
-        np.int64(3 * BLOCK), np.uint64
-    )  # first key, second key, address of the row, of each piece of a block
+    waiting = np.empty(np.int64(3 * BLOCK), np.uint64)
     stop, scan[AT] = base + np.uint64(used), base
     while scan[AT] < stop:
         pieces = next_pieces(base, used, mode, ends, places, masks, scan, by_byte, by_code_point)
@@ -262,19 +261,8 @@ def encode(
         last = piece + (np.uint64(pieces) << THREE)
         while piece < last:
             until, wait = min(piece + (BLOCK << THREE), last), np.uint64(waiting.ctypes.data)
-            begins = load_word(piece)
-            while piece < until:
-                piece += EIGHT
-                ends_at = load_word(piece)
-                first, second = keys_of(base + begins, ends_at - begins)
-                row = table + (slot_of(first, second, shift) << ROW_SHIFT)
-                prefetch(row)
-                store_word(wait, first)
-                store_word(wait + EIGHT, second)
-                store_word(wait + SIXTEEN, row)
-                wait += WAITING
-                begins = ends_at
-            waited, wait = wait, np.uint64(waiting.ctypes.data)
+            waited = stage(piece, until, base, table, shift, wait)
+            piece = until
             while wait < waited:
                 row = load_word(wait + SIXTEEN)
                 two, count = load_word(row + IDS_AT), load_word(row + COUNT_AT)
@@ -294,12 +282,13 @@ def encode(
                 count, row = find(place, length, table, mask, shift, held, to)
                 if count == 0:
                     count = _learn(
-                        place, length, row, byte_ids, pairs, whole, token_bytes, cache, shift, arena, counters, ids,
-                        ranks, to,
+                        place, length, row, byte_ids, pairs, whole, token_bytes, cache, shift, arena, counters, my_ids,
+                        my_ranks, to,
                     )  # fmt: skip
                 to += count << TWO
         places[0] = places[pieces]
         waiting[0] = ZERO  # (what is used by its address only must be used once more to be kept)
+        ids[0], ranks[0] = 0, ZERO
     return np.int64((to - begin) >> TWO)
 
 

@@ -50,13 +50,12 @@ def learn_further(
     total = np.zeros(len(keys), np.int64)
     np.add.at(total, which, counts[word[joined]])
     size = np.bincount(which, minlength=len(keys)).astype(np.int64)
-    pairs = np.stack([keys, total, np.ones(len(keys), np.int64)], axis=1)
     lists = np.zeros((len(keys), 4), np.int64)
-    lists[:, 0], lists[:, 1], lists[:, 2] = np.arange(len(keys)), np.cumsum(size) - size, size
+    lists[:, 0], lists[:, 1], lists[:, 2] = keys, np.cumsum(size) - size, size
     places = np.empty(len(joined) + 2 * len(symbols) + 16, np.int32)
     places[: len(joined)] = places_of[joined[np.argsort(which, kind="stable")]]
 
     layout = symbols, word_of, word_start, counts
     return learn(
-        layout, b"".join(tokens), starts, lengths, pairs, lists, places, len(joined), first_free, first_free + extra, 0
+        layout, b"".join(tokens), starts, lengths, total, lists, places, len(joined), first_free, first_free + extra, 0
     )

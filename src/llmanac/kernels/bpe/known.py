@@ -1,12 +1,12 @@
 """The words whose ids are known, in numba: a hash table keyed by the words' own bytes, of bounded size.
 
-A row is 32 bytes, half a cache line:
+A row (`kernels/split/keys.py`) holds the word's ids in its last two columns:
 
-    bytes 0 to 7 | bytes 8 to 14, length in the top byte | first two ids | third id, number of ids in the upper half
+    first key | second key | first two ids | third id, number of ids in the upper half
 
 so a word of up to 15 bytes with up to three ids is one comparison and two stores, without a branch on either number. A
 row with `ELSEWHERE` set in its second key has its ids in the arena, from an index on that is in the third column; there
-a longer word's bytes come first, since its two keys are only hashes. A row whose second key is 0 is free.
+a longer word's bytes come first. The number of ids takes 8 bits; the 24 above it are notes of the caller's on the word.
 """
 
 # mypy: disable-error-code="assignment, call-arg"
@@ -16,56 +16,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.text import EIGHT, MIX_A, MIX_B, ONE, SIXTEEN, load_word, store_half, store_word, word_key
+from llmanac.kernels.split.keys import ELSEWHERE, EXACT, ROW_SHIFT, ZERO, row_keys, same_words, slot_of
+from llmanac.kernels.text import EIGHT, ONE, SIXTEEN, load_word, store_half, store_word
 
-EXACT, LONGEST = np.uint64(15), np.uint64(120)  # bytes: words in a row of their own; words that are kept
-ROW_SHIFT, IDS, COUNT = np.uint64(5), SIXTEEN, np.uint64(24)  # a row's bytes (2^5), and where its two values are
-ELSEWHERE = np.uint64(1 << 63)
-HALF, TOP, TWO, ZERO = np.uint64(32), np.uint64(56), np.uint64(2), np.uint64(0)
-THIRTY_TWO, MOST_LENGTH = np.uint64(32), np.uint64(127)
+LONGEST = np.uint64(120)  # bytes of words that are kept
+IDS, COUNT = SIXTEEN, np.uint64(24)  # where a row's two values are
+HALF, TWO, OCTET = np.uint64(32), np.uint64(2), np.uint64(0xFF)
 # What `counters` holds: words in the table, 4-byte places taken in the arena.
 WORDS, PLACES = 0, 1
-KEPT_BITS = np.array([[(1 << 8 * min(n, 8)) - 1, (1 << 8 * min(max(n - 8, 0), 7)) - 1] for n in range(128)], np.uint64)
-
-
-@njit(forceinline=True)
-def keys_of(place, length):
-    """The two keys of a word of up to 15 bytes; those of a longer one are in no row."""
-    kept = min(length, MOST_LENGTH)
-    first = load_word(place) & KEPT_BITS[kept, 0]
-    return first, load_word(place + EIGHT) & KEPT_BITS[kept, 1] | kept << TOP
-
-
-@njit(forceinline=True)
-def slot_of(first, second, shift):
-    """The row in which to begin to look, of 2^(64 - shift)."""
-    return (first ^ second * MIX_B) * MIX_A >> shift
-
-
-@njit(forceinline=True)
-def _same_words(left, right, length):
-    """Whether 16 or more bytes at two addresses are the same."""
-    end = length - SIXTEEN
-    different = load_word(left) ^ load_word(right) | load_word(left + EIGHT) ^ load_word(right + EIGHT)
-    different |= load_word(left + end) ^ load_word(right + end)
-    different |= load_word(left + end + EIGHT) ^ load_word(right + end + EIGHT)
-    at = SIXTEEN
-    while at < end:  # of more than 32 bytes
-        different |= load_word(left + at) ^ load_word(right + at)
-        at += EIGHT
-    return different == ZERO
-
-
-@njit(forceinline=True)
-def _long_keys(place, length):
-    """The two keys of a word of 16 bytes or more."""
-    if length > THIRTY_TWO:
-        first, second = word_key(place, length)
-    else:
-        end = place + length - SIXTEEN
-        first = (load_word(place) ^ load_word(end + EIGHT) * MIX_B) * MIX_A
-        second = (load_word(place + EIGHT) ^ load_word(end) * MIX_B) * MIX_A
-    return first, second >> EIGHT | length << TOP | ELSEWHERE
 
 
 @njit(forceinline=True)
@@ -78,13 +36,11 @@ def _bytes_before(length):
 def find(place, length, table, mask, shift, arena, out):
     """Write the ids of a word to an address. Returns `(ids, 0)`, or `(0, address of its free row)` if it is not known.
 
-    A word longer than `LONGEST` has neither.
+    The number of ids has the word's notes above its lowest 8 bits. A word longer than `LONGEST` has neither.
     """
     if length > LONGEST:
         return ZERO, ZERO
-    first, second = keys_of(place, length)
-    if length > EXACT:
-        first, second = _long_keys(place, length)
+    first, second = row_keys(place, length)
     slot = slot_of(first, second, shift)
     while True:
         row = table + (slot << ROW_SHIFT)
@@ -101,25 +57,24 @@ def find(place, length, table, mask, shift, arena, out):
             slot = (slot + ONE) & mask
             continue
         ids = arena + (load_word(row + IDS) << TWO)
-        if length <= EXACT or _same_words(ids, place, length):
+        if length <= EXACT or same_words(ids, place, length):
             ids += _bytes_before(length)
             count = load_word(row + COUNT) >> HALF
-            for i in range(ZERO, count << TWO, EIGHT):  # two at a time, so up to one too many
+            for i in range(ZERO, (count & OCTET) << TWO, EIGHT):  # two at a time, so up to one too many
                 store_word(out + i, load_word(ids + i))
             return count, ZERO
         slot = (slot + ONE) & mask
 
 
 @njit(inline="never")
-def remember(place, length, row, cache, shift, arena, counters, ids, count):
+def remember(place, length, row, cache, shift, arena, counters, ids, count, notes=0):
     """Keep the ids of a word in the free row that `find` gave. Where table or arena is full, both start over."""
+    noted = (np.uint64(count) | np.uint64(notes) << EIGHT) << HALF
     outside = length > EXACT or count > 3
     needed = np.int64(_bytes_before(length) >> TWO) + count if outside else 0
     if needed + 2 > arena.shape[0]:
         return
-    first, second = keys_of(place, length)
-    if length > EXACT:
-        first, second = _long_keys(place, length)
+    first, second = row_keys(place, length)
     if counters[WORDS] * 2 >= cache.shape[0] or counters[PLACES] + needed + 2 > arena.shape[0]:
         cache[:, 1] = ZERO
         counters[WORDS], counters[PLACES] = 0, 0
@@ -130,10 +85,10 @@ def remember(place, length, row, cache, shift, arena, counters, ids, count):
     if not outside:
         two = np.uint64(ids[0]) | (np.uint64(ids[1]) << HALF if count > 1 else ZERO)
         store_word(row + IDS, two)
-        store_word(row + COUNT, (np.uint64(ids[2]) if count > 2 else ZERO) | np.uint64(count) << HALF)
+        store_word(row + COUNT, (np.uint64(ids[2]) if count > 2 else ZERO) | noted)
         return
     store_word(row + IDS, np.uint64(counters[PLACES]))
-    store_word(row + COUNT, np.uint64(count) << HALF)
+    store_word(row + COUNT, noted)
     start = np.uint64(arena.ctypes.data) + np.uint64(4 * counters[PLACES])
     for i in range(ZERO, _bytes_before(length), EIGHT):
         store_word(start + i, load_word(place + i))

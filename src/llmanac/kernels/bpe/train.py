@@ -24,34 +24,36 @@ import numpy as np
 from llmanac.core.progress import progress
 from llmanac.kernels.bpe.parts import (
     BOUNDARY,
+    COUNT_SHIFT,
     KEY,
     LIST_NEXT,
     LIST_PAIR,
     LIST_SIZE,
     LIST_START,
+    LISTS,
     LOW,
     NUMBER,
     ONE,
     PAIR_COUNT,
     PAIR_KEY,
-    PAIR_LISTS,
     ZERO,
-    file_list,
+    ask,
+    count_of,
     lose,
     magnitude,
     merge_places,
     note_after,
     note_before,
+    pair_slot,
     place_lists,
-    rehashed,
+    rehashed_pairs,
     rescan,
-    slot_of,
     take_best,
     token_of,
     token_slot,
     win,
 )
-from llmanac.kernels.text import cached, grown, grown_rows
+from llmanac.kernels.text import borrowed, cached, grown, grown_rows
 
 
 @cached
@@ -65,18 +67,21 @@ def _index_tokens(letters, starts, lengths, index, first_free):
 
 @partial(cached, nogil=True)
 def _learn(
-    symbols, word_of, word_start, word_counts, letters, used, starts, lengths, tokens, token_index, pairs, pair_index,
+    symbols, word_of, word_start, word_counts, letters, used, starts, lengths, tokens, token_index, pairs, n_pairs,
     lists, places, placed, vocab_size, min_count, status,
 ):  # fmt: skip
     """The loop: take the best pair, merge it, file the lists of the pairs that arose. Returns `(merges, visited)`.
 
     `status` is read and written by another thread: [0] how many tokens there are, [1] stop now if it is not 0.
     """
-    n_pairs, n_lists = lists.shape[0], lists.shape[0]
+    symbols, word_of, word_start = borrowed(symbols), borrowed(word_of), borrowed(word_start)
+    word_counts = borrowed(word_counts)
+    starts, lengths, token_index, status = borrowed(starts), borrowed(lengths), borrowed(token_index), borrowed(status)
+    n_lists = lists.shape[0]
     buckets, current = np.full(64, -1, np.int64), ZERO
     heap, size = np.empty((1024, 3), np.int64), ZERO
     for which in range(n_lists):
-        bucket = magnitude(pairs[which, PAIR_COUNT])
+        bucket = magnitude(count_of(pairs, lists[which, LIST_PAIR]))
         lists[which, LIST_NEXT], buckets[bucket] = buckets[bucket], which
         current = max(current, bucket + 1)
     before, after = np.zeros((starts.shape[0], 4), np.int64), np.zeros((starts.shape[0], 4), np.int64)
@@ -84,61 +89,56 @@ def _learn(
     arisen_0, arisen_1, done = (
         np.empty((1024, 2), np.int64),
         np.empty((1024, 2), np.int64),
-        np.empty((1024, 3), np.int64),
+        np.empty((1024, 4), np.int64),
     )
     stamps = np.full(word_counts.shape[0], -1, np.int64)
     made, merges, visited = np.empty((vocab_size, 4), np.int64), ZERO, ZERO
     while tokens < vocab_size and status[1] == 0:
         status[0] = tokens
-        which, current, heap, size = take_best(current, pairs, lists, buckets, heap, size)
-        if which < 0:
+        which, count, current, heap, size = take_best(current, pairs, lists, buckets, heap, size)
+        if which < 0 or count < max(1, min_count):
             break
         pair, start, n = lists[which, LIST_PAIR], lists[which, LIST_START], lists[which, LIST_SIZE]
-        if pairs[pair, PAIR_COUNT] < max(1, min_count):
-            break
-        left, right = pairs[pair, PAIR_KEY] >> 32, pairs[pair, PAIR_KEY] & LOW
+        left, right = pair >> 32, pair & LOW
         new, letters = token_of(letters, used, starts, lengths, token_index, left, right, tokens)
         if new == tokens:
             tokens += 1
             used += lengths[new]
         if merges >= made.shape[0]:  # reused ids make more merges than tokens
             made = grown_rows(made, merges + 1)
-        made[merges, 0], made[merges, 1], made[merges, 2], made[merges, 3] = left, right, new, pairs[pair, PAIR_COUNT]
+        made[merges, 0], made[merges, 1], made[merges, 2], made[merges, 3] = left, right, new, count
         where = places
-        if pairs[pair, PAIR_LISTS] > 1:
+        if pairs[pair_slot(pairs, left, right), PAIR_COUNT] & LISTS > 1:
             where, n = rescan(places, start, n, symbols, word_of, word_start, lengths, left, right, stamps, merges)
             start = 0
         merges += 1
         visited += n
         if 2 * n > done.shape[0]:
             done, arisen_0, arisen_1 = grown_rows(done, 2 * n), grown_rows(arisen_0, 2 * n), grown_rows(arisen_1, 2 * n)
-        n = merge_places(where, start, n, symbols, lengths, left, right, new, done)
-        n_before, before_arisen = note_before(done, n, word_of, word_counts, lengths, new, before, touched_0, arisen_0)
-        n_after, after_arisen = note_after(done, n, word_of, word_counts, new, after, touched_1, arisen_1)
+        n = merge_places(where, start, n, symbols, word_of, word_counts, lengths, left, right, new, done)
+        n_before, before_arisen = note_before(done, n, lengths, new, before, touched_0, arisen_0)
+        n_after, after_arisen = note_after(done, n, new, after, touched_1, arisen_1)
         n = n_before + n_after
-        if n_pairs + 2 * n > pairs.shape[0]:
-            pairs = grown_rows(pairs, n_pairs + 2 * n)
-        if 2 * (n_pairs + 2 * n) > pair_index.shape[0]:
-            pair_index = rehashed(pair_index, 2 * (n_pairs + 2 * n))
+        if 2 * (n_pairs + 2 * n) > pairs.shape[0]:
+            pairs = rehashed_pairs(pairs, 2 * (n_pairs + 2 * n))
+        ask(touched_0, n_before, ONE, left, new, pairs)
+        ask(touched_1, n_after, ZERO, right, new, pairs)
         if n_lists + n > lists.shape[0]:
             lists = grown_rows(lists, n_lists + n)
-        first = n_lists
-        n_pairs = lose(before, touched_0, n_before, ONE, left, pair_index, pairs, n_pairs)
-        n_pairs = lose(after, touched_1, n_after, ZERO, right, pair_index, pairs, n_pairs)
-        n_pairs, n_lists, placed = win(
-            before, touched_0, n_before, ONE, new, pair_index, pairs, n_pairs, lists, n_lists, placed
+        if size + n > heap.shape[0]:
+            heap = grown_rows(heap, size + n)
+        n_pairs = lose(before, touched_0, n_before, ONE, left, pairs, n_pairs)
+        n_pairs = lose(after, touched_1, n_after, ZERO, right, pairs, n_pairs)
+        n_pairs, n_lists, placed, size = win(
+            before, touched_0, n_before, ONE, new, pairs, n_pairs, lists, n_lists, placed, current, buckets, heap, size
         )
-        n_pairs, n_lists, placed = win(
-            after, touched_1, n_after, ZERO, new, pair_index, pairs, n_pairs, lists, n_lists, placed
+        n_pairs, n_lists, placed, size = win(
+            after, touched_1, n_after, ZERO, new, pairs, n_pairs, lists, n_lists, placed, current, buckets, heap, size
         )
         if placed > places.shape[0]:
             places = grown(places, placed)
         place_lists(before, touched_0, n_before, arisen_0, before_arisen, places)
         place_lists(after, touched_1, n_after, arisen_1, after_arisen, places)
-        for which in range(first, n_lists):
-            if pairs[lists[which, LIST_PAIR], PAIR_COUNT] > 0:
-                pairs[lists[which, LIST_PAIR], PAIR_LISTS] += 1
-            heap, size = file_list(which, current, pairs, lists, buckets, heap, size)
     return made[:merges], visited
 
 
@@ -165,7 +165,7 @@ def train(
     n_words, room = len(counts), vocab_size + 1
     symbols = np.full(len(words) + n_words + 1, BOUNDARY, np.int32)
     word_of, word_start = np.full(len(symbols), -1, np.int32), np.empty(n_words, np.int32)
-    pairs, lists, places = _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
+    totals, lists, places = _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
 
     data = bytes(range(256)) + b"".join(reserved)
     starts, lengths = np.zeros(room, np.int64), np.zeros(room, np.int32)
@@ -174,11 +174,11 @@ def train(
     starts[byte_ids], lengths[byte_ids] = np.arange(256), 1
     placed = int(lists[:, LIST_SIZE].sum())
     layout = symbols, word_of, word_start, counts
-    return learn(layout, data, starts, lengths, pairs, lists, places, placed, first_free, vocab_size, min_count)
+    return learn(layout, data, starts, lengths, totals, lists, places, placed, first_free, vocab_size, min_count)
 
 
 def learn(
-    layout: tuple[np.ndarray, ...], data: bytes, starts: np.ndarray, lengths: np.ndarray, pairs: np.ndarray,
+    layout: tuple[np.ndarray, ...], data: bytes, starts: np.ndarray, lengths: np.ndarray, totals: np.ndarray,
     lists: np.ndarray, places: np.ndarray, placed: int, first_free: int, vocab_size: int, min_count: int,
 ) -> Learned:  # fmt: skip
     """Learn merges from words laid out in tokens and the pairs that occur in them.
@@ -186,17 +186,18 @@ def learn(
     Args:
         layout: `symbols`, `word_of`, `word_start` and the words' counts.
         data: bytes of the tokens; `starts` and `lengths` (vocab_size + 1,) say where each token's are.
-        pairs, lists, places: each pair, its list of places, and `placed` places with room for more.
+        totals, lists, places: how often each pair occurs, its list (`parts.LIST_*`), and `placed` places with room for
+            more.
     """
     room = len(starts)
     letters = np.concatenate([np.frombuffer(data, np.uint8), np.empty(16 * (room - first_free), np.uint8)])
     token_index = np.zeros((max(1024, 1 << (4 * room).bit_length()), 2), np.int64)
     _index_tokens(letters, starts, lengths, token_index, first_free)
-    pair_index = np.zeros((max(1 << 16, 1 << (4 * len(pairs)).bit_length()), 2), np.int64)
-    _index_pairs(pair_index, pairs)
+    pairs = np.zeros((max(1 << 16, 1 << (4 * len(lists)).bit_length()), 2), np.int64)
+    _index_pairs(pairs, lists, totals)
     status = np.zeros(2, np.int64)
     run = partial(
-        _learn, *layout, letters, len(data), starts, lengths, first_free, token_index, pairs, pair_index, lists,
+        _learn, *layout, letters, len(data), starts, lengths, first_free, token_index, pairs, len(lists), lists,
         places, placed, vocab_size, min_count, status,
     )  # fmt: skip
     merges, visited = _watched(run, status, first_free, vocab_size)
@@ -216,17 +217,20 @@ def _watched(learn: Callable[[], Any], status: np.ndarray, first: int, last: int
 
 
 @cached
-def _index_pairs(index, pairs):
-    for pair in range(pairs.shape[0]):
-        slot = slot_of(index, pairs[pair, PAIR_KEY])
-        index[slot, KEY], index[slot, NUMBER] = pairs[pair, PAIR_KEY], pair + 1
+def _index_pairs(pairs, lists, totals):
+    """Put the pairs of lists and their counts into a table."""
+    for which in range(lists.shape[0]):
+        key = lists[which, LIST_PAIR]
+        slot = pair_slot(pairs, key >> 32, key & LOW)
+        pairs[slot, PAIR_KEY], pairs[slot, PAIR_COUNT] = key + 1, totals[which] << COUNT_SHIFT | 1
 
 
 @cached
 def _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start):
     """Lay the words out in `symbols`; number the pairs of bytes that occur.
 
-    Returns `(pairs, a list for each, places)`: the lists' places one after the other, then room for more.
+    Returns `(how often each occurs, a list for each, places)`: the lists' places one after the other, then room for
+    more.
     """
     size, total = np.zeros(65536, np.int64), np.zeros(65536, np.int64)
     at = 1
@@ -243,13 +247,13 @@ def _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
     n = 0
     for code in range(65536):
         n += size[code] > 0
-    pairs, lists = np.ones((n, 3), np.int64), np.empty((n, 4), np.int64)
+    totals, lists = np.empty(n, np.int64), np.empty((n, 4), np.int64)
     pair, placed = 0, 0
     for code in range(65536):
         if size[code] > 0:
-            pairs[pair, PAIR_KEY] = np.int64(byte_ids[code >> 8]) << 32 | byte_ids[code & 255]
-            pairs[pair, PAIR_COUNT] = total[code]
-            lists[pair, LIST_PAIR], lists[pair, LIST_START], lists[pair, LIST_SIZE] = pair, placed, size[code]
+            totals[pair] = total[code]
+            lists[pair, LIST_PAIR] = np.int64(byte_ids[code >> 8]) << 32 | byte_ids[code & 255]
+            lists[pair, LIST_START], lists[pair, LIST_SIZE] = placed, size[code]
             placed += size[code]
             size[code] = placed - size[code]  # from here on: where its next place goes
             pair += 1
@@ -261,4 +265,4 @@ def _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
             places[size[code]] = at
             size[code] += 1
             at += 1
-    return pairs, lists, places
+    return totals, lists, places

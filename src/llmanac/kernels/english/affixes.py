@@ -25,6 +25,7 @@ from llmanac.kernels.english.classes import (
     UPPER,
     WORD,
 )  # fmt: skip
+from llmanac.kernels.text import borrowed
 
 PRIME, SEED = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
 DOT, PLUS, MINUS, STAR, CARET, COMMA, COLON, SLASH, AT, HASH, QUERY, UNDERSCORE = (ord(c) for c in ".+-*^,:/@#?_")
@@ -39,6 +40,16 @@ CURRENCIES = ("US$", "C$", "A$")
 Special = namedtuple(
     "Special", "keys which letters letters_at parts parts_at units edges nodes final longest"
 )  # fmt: skip
+
+
+@njit(forceinline=True)
+def borrowed_special(special):
+    """The same tables without counts of references to them."""
+    return Special(
+        borrowed(special.keys), borrowed(special.which), borrowed(special.letters), borrowed(special.letters_at),
+        borrowed(special.parts), borrowed(special.parts_at), borrowed(special.units), borrowed(special.edges),
+        borrowed(special.nodes), borrowed(special.final), special.longest,
+    )  # fmt: skip
 
 
 @njit

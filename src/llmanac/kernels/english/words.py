@@ -6,7 +6,7 @@ spell a special case are joined. Filters that must decide as their reference doe
 `tests/references/test_english_words.py` compares them with spaCy's.
 """
 
-# mypy: disable-error-code="assignment, call-arg"
+# mypy: disable-error-code="assignment, call-arg, var-annotated"
 # (numba types these functions itself)
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ import functools
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.english.affixes import find_prefix, find_suffix, hash_of, infixes, is_url, special_at, table_of
+from llmanac.kernels.english.affixes import (
+    borrowed_special,
+    find_prefix,
+    find_suffix,
+    hash_of,
+    infixes,
+    is_url,
+    special_at,
+    table_of,
+)  # fmt: skip
 from llmanac.kernels.english.classes import ENDS_SENTENCE, PUNCTUATION, SPACE, table
 from llmanac.kernels.english.rules import UNITS, special_cases
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import borrowed, cached
 
 BLANK = 32
 NODES = np.uint64(0x9E3779B97F4A7C15)
@@ -198,9 +207,12 @@ def words(text, classes, special):
     """
     size = text.shape[0]
     starts, ends, held = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
-    count = tokenize(text, 0, size, classes, special, starts, ends, held)
     new_starts, new_ends = np.empty(size, np.int64), np.empty(size, np.int64)
-    made, changed = join(text, starts, ends, count, special, new_starts, new_ends)
+    letters, kinds, cases = borrowed(text), borrowed(classes), borrowed_special(special)
+    first, last = borrowed(starts), borrowed(ends)
+    count = tokenize(letters, 0, size, kinds, cases, first, last, borrowed(held))
+    made, changed = join(letters, first, last, count, cases, borrowed(new_starts), borrowed(new_ends))
+    held[:1] = 0  # (what is borrowed must be used once more to be kept)
     if changed:
         starts, ends, count = new_starts, new_ends, made
     kept = 0
@@ -224,23 +236,26 @@ def sentences(text, line_starts, line_ends, classes, special):
     starts, ends, held = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
     new_starts, new_ends = np.empty(size, np.int64), np.empty(size, np.int64)
     counts = np.zeros(line_starts.shape[0], np.int64)
+    letters, kinds, cases, room = borrowed(text), borrowed(classes), borrowed_special(special), borrowed(held)
+    first, last, new_first, new_last = borrowed(starts), borrowed(ends), borrowed(new_starts), borrowed(new_ends)
     for line in range(line_starts.shape[0]):
-        count = tokenize(text, line_starts[line], line_ends[line], classes, special, starts, ends, held)
-        made, changed = join(text, starts, ends, count, special, new_starts, new_ends)
+        count = tokenize(letters, line_starts[line], line_ends[line], kinds, cases, first, last, room)
+        made, changed = join(letters, first, last, count, cases, new_first, new_last)
         total, ended = 1 if count else 0, False
         for at in range(made):
-            first, end = (new_starts[at], new_ends[at]) if changed else (starts[at], ends[at])
-            closes = end - first == 1 and classes[text[first]] & ENDS_SENTENCE != 0
+            begin, end = (new_starts[at], new_ends[at]) if changed else (starts[at], ends[at])
+            closes = end - begin == 1 and classes[text[begin]] & ENDS_SENTENCE != 0
             if closes:
                 ended = True
             elif ended:
                 marks = True
-                for i in range(first, end):
+                for i in range(begin, end):
                     marks = marks and classes[text[i]] & PUNCTUATION != 0
                 if not marks:
                     total += 1
                     ended = False
         counts[line] = total
+    held[:1] = 0  # (what is borrowed must be used once more to be kept)
     return counts
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.bpe.encode import HALF, LOW
-from llmanac.kernels.sentencepiece.encode import BPE, TEXT_END, _emit, word_end
+from llmanac.kernels.sentencepiece.cut import BPE, TEXT_END, emit, word_end
 from llmanac.kernels.sentencepiece.merge import merge
 from llmanac.kernels.sentencepiece.random import drawn
 from llmanac.kernels.sentencepiece.trie import step
@@ -208,7 +208,7 @@ def sample(
         else:
             _filter(buffer, at, stop, nodes, scores, unknown_score, alpha, rest, False)
             count = _draw(buffer, at, stop, nodes, scores, unknown, unknown_score, alpha, rest, random, ids, ends)
-        filled, was_unknown = _emit(
+        filled, was_unknown = emit(
             buffer, at, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled
         )
         at = stop
@@ -280,5 +280,5 @@ def n_best(buffer, stop, nodes, scores, unknown, unknown_score, most):
 def written(buffer, stop, ids, ends, unknown, byte_ids, escape):
     """The ids that a path is written as: unknown characters as bytes, or a run of them as one id."""
     out, spans = np.empty(3 * stop + 2, np.int32), np.empty((0, 2), np.int64)
-    filled, _ = _emit(buffer, 0, ids.shape[0], ids, ends, unknown, byte_ids, escape, False, out, spans, np.int64(0))
+    filled, _ = emit(buffer, 0, ids.shape[0], ids, ends, unknown, byte_ids, escape, False, out, spans, np.int64(0))
     return out[:filled]

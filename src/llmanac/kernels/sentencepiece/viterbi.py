@@ -67,7 +67,7 @@ def viterbi_with_lead(buffer, start, stop, nodes, scores, unknown, unknown_score
     """As `viterbi`, unrounded and from 0; returns the largest sum before the word up to which the path is the same."""
     length = stop - start
     for i in range(1, length + 1):
-        came[i], second[i] = -1, MINUS_INFINITY
+        best[i], second[i], came[i], what[i] = MINUS_INFINITY, MINUS_INFINITY, 0, unknown
     best[0] = 0.0
     at, characters, largest = 0, 0, 0.0
     while at < length:
@@ -76,31 +76,29 @@ def viterbi_with_lead(buffer, start, stop, nodes, scores, unknown, unknown_score
         alone = False
         node, end = np.int64(0), at
         characters += 1
-        while True:
-            if end < length and node >= 0:
-                node = step(nodes, node, buffer[start + end])
-            if end >= length or node < 0:
-                if alone:
-                    break
-                alone, end, piece, total = True, at + width, np.int32(unknown), so_far + unknown_score
-                node = np.int64(-1)
-            else:
-                end += 1
-                piece = nodes[node, 1]
-                if piece < 0:
-                    continue
-                alone = alone or end - at == width
-                total = scores[piece] + so_far
-            largest = max(largest, abs(total))
-            if came[end] < 0:
-                best[end], came[end], what[end] = total, at, piece
-            elif total > best[end]:
-                second[end] = best[end]
-                best[end], came[end], what[end] = total, at, piece
-            elif total > second[end]:
-                second[end] = total
+        while end < length:
+            node = step(nodes, node, buffer[start + end])
             if node < 0:
                 break
+            end += 1
+            piece = nodes[node, 1]
+            ends = piece >= 0  # (no branch: it could not be foreseen)
+            total = scores[piece if ends else 0] + so_far if ends else MINUS_INFINITY
+            largest = max(largest, abs(total) if ends else 0.0)
+            alone = alone | (ends & (end - at == width))
+            old = best[end]
+            better = total > old
+            second[end] = max(second[end], min(total, old))
+            best[end] = total if better else old
+            came[end] = at if better else came[end]
+            what[end] = piece if better else what[end]
+        if not alone:
+            end = at + width
+            total = so_far + unknown_score
+            largest = max(largest, abs(total))
+            second[end] = max(second[end], min(total, best[end]))
+            if total > best[end]:
+                best[end], came[end], what[end] = total, at, unknown
         at += width
     lead, end = np.inf, length
     while end > 0:

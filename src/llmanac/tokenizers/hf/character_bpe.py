@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.kernels.sentencepiece import cut as unigram_cut
 from llmanac.kernels.sentencepiece import merge as unigram_merge
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
@@ -97,7 +97,7 @@ class CharacterBPE(UnigramJson):
         if self.byte_fallback:
             byte_ids = np.array([self.entries[f"<0x{byte:02X}>"] for byte in range(256)], np.int32)
         return Tables(
-            kind=unigram_encode.BPE,
+            kind=unigram_cut.BPE,
             joins=joins_of([self.vocab[id][0].encode("utf-8") for id in set(merged[kept].tolist())]),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(list(single) or [b"\xfe"], list(single.values()) or [0])),
             scores=np.zeros(len(self.vocab), np.float64), node_scores=np.zeros(len(self.vocab), np.float32),

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import TokenizerError
-from llmanac.kernels.sentencepiece import encode as unigram_encode
+from llmanac.core.threads import Spares
+from llmanac.kernels.sentencepiece import cut as unigram_cut
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
 from llmanac.tokenizers._added import AddedToken, Part
@@ -25,13 +26,13 @@ from llmanac.tokenizers._checks import id_list
 from llmanac.tokenizers._normal import Placed, compose, replace_surrogates
 from llmanac.tokenizers._normal_tokens import Normalised, NormalTokens
 from llmanac.tokenizers._pieces import byte_of
-from llmanac.tokenizers._unigram import SampleCache, new_cache, refuse_others, sampled
+from llmanac.tokenizers._unigram import SampleCache, refuse_others, sampled
 from llmanac.tokenizers._unigram_tables import NO_IDS, UNKNOWN_PENALTY, Tables, joins_of
+from llmanac.tokenizers._word_cache import WordCache
 from llmanac.tokenizers.hf import steps
 from llmanac.tokenizers.hf.decoders import decoder
 from llmanac.tokenizers.hf.fields import PARTS, byte_fallback_of, require_text
 
-_ENCODE: Any = unigram_encode.encode
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -45,7 +46,7 @@ class UnigramJson(Tokenizer):
         **roles: added tokens, bos, eos, pad, adds_bos, chat_template, as `Tokenizer` takes them.
     """
 
-    _guarded_tables: tuple[str, ...] = ("tables", "_cache", "_draws")
+    _guarded_tables: tuple[str, ...] = ("tables", "_words_known", "_draws")
     unknown_is_fused = True  # one run of unknown characters, whose bytes all have its place
     lossless = False  # what its normaliser and its marks for spaces leave is the text's normal form
 
@@ -68,8 +69,8 @@ class UnigramJson(Tokenizer):
         self.vocab_size = self.added.vocab_size(len(self.vocab))
 
     @cached_property
-    def _cache(self) -> tuple[np.ndarray, ...]:
-        return new_cache()
+    def _words_known(self) -> Spares[WordCache]:
+        return Spares(WordCache)
 
     @cached_property
     def _draws(self) -> SampleCache:
@@ -97,7 +98,7 @@ class UnigramJson(Tokenizer):
                 if byte_of(text) >= 0:
                     byte_ids[byte_of(text)] = id
         return Tables(
-            kind=unigram_encode.UNIGRAM, joins=joins_of(keys),
+            kind=unigram_cut.UNIGRAM, joins=joins_of(keys),
             nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
             scores=scores, node_scores=scores.astype(np.float32), unknown=missing,
             unknown_score=lowest - float(UNKNOWN_PENALTY), byte_ids=byte_ids,
@@ -105,7 +106,8 @@ class UnigramJson(Tokenizer):
 
     def forget_words(self) -> None:
         """Empty the word cache."""
-        self._cache[0][:], self._cache[2][:] = 0, 0
+        for cache in self._words_known.idle:
+            cache.forget()
 
     def _vocabulary(self) -> list[bytes | None]:
         table: list[bytes | None] = [None] * self.vocab_size
@@ -151,7 +153,10 @@ class UnigramJson(Tokenizer):
         if not words:
             used = 0
         ends = np.zeros(max(len(words), 1), np.int64)
-        ids, spans = _ENCODE(buffer, used, *self.tables.arguments, *self._cache, ends, placed)
+        if placed:
+            ids, spans = self.tables.cut_placed(buffer, used, ends)
+        else:
+            ids, spans = self.tables.cut(buffer, used, self._words_known, ends), np.empty((0, 2), np.int64)
         if self.unknown is None and len(ids) and (ids == len(self.vocab)).any():
             raise TokenizerError(
                 "the text holds a character that has no piece, and the vocabulary has no unknown token"
