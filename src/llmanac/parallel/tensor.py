@@ -25,12 +25,17 @@ from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput,
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.models._layers import unfuse, upcast
+from llmanac.models._layers import Product, unfuse, upcast
 from llmanac.models.heads.linear import LinearHead
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 ROWS = ("o_proj", "down_proj")
 NORMS_OF_HEADS = ("q_norm", "k_norm")
+# a low-rank term s B A x of a product is divided as the product is: the side of each matrix that is cut, None for all
+SIDES = {
+    "columns": {"lora_A": None, "lora_B": 0, "lora_magnitude_vector": 0},
+    "rows": {"lora_A": 1, "lora_B": None, "lora_magnitude_vector": None},
+}
 
 __all__ = ["check", "divide", "loss_parallel", "partial_gradients"]
 
@@ -42,12 +47,15 @@ def check(model: Any, ranks: int) -> None:
         raise SpecError(f"parallel.tensor: {type(model.model.position).__name__} adds to scores of each head; {fix}")
     if type(model.lm_head) is not LinearHead:
         raise SpecError(f"parallel.tensor: the head {type(model.lm_head).__name__} cannot be divided; {fix}")
+    if model.lm_head.change is not None:
+        raise SpecError(f"parallel.tensor: an adapter of the head cannot be divided (lm_head); {fix}")
     if model.vocab_size % ranks:
         raise SpecError(f"parallel.tensor: {ranks} does not divide the vocabulary of {model.vocab_size}; {fix}")
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
         for name, parameter in layer.named_parameters():
-            owner = name.split(".")[-2]
+            *above, owner, _ = name.split(".")
+            owner = above[-1] if owner in SIDES["rows"] else owner
             known = owner in COLUMNS + ROWS + NORMS_OF_HEADS or "norm" in owner
             if not known or parameter.ndim > 2:
                 part = type(layer.get_submodule(name.rpartition(".")[0].partition(".")[0])).__name__
@@ -79,8 +87,9 @@ class _Product(ParallelStyle):
 
         def split(name: str, part: Any, mesh: DeviceMesh) -> None:
             for own in [name for name, _ in part.named_parameters(recurse=False)]:
-                place = Shard(0) if self.by == "columns" else Shard(1) if own == "weight" else Replicate()
-                shard_parameter(part, own, mesh, place)
+                side: int | None = 0 if self.by == "columns" else 1 if own == "weight" else None
+                side = SIDES[self.by].get(name, side)
+                shard_parameter(part, own, mesh, Replicate() if side is None else Shard(side))
 
         def enter(part: Any, inputs: Any, mesh: DeviceMesh) -> Any:
             x = inputs[0]
@@ -95,6 +104,8 @@ class _Product(ParallelStyle):
 def shard_parameter(module: nn.Module, name: str, mesh: DeviceMesh, place: Placement) -> None:
     """Replace a parameter by its part on this rank. Nothing is sent: every rank has (or will be given) all of it."""
     old = getattr(module, name)
+    if isinstance(old, DTensor):  # a matrix that several products share
+        return
     new = distribute_tensor(old.detach(), mesh, [place], src_data_rank=None)
     module.register_parameter(name, nn.Parameter(new, requires_grad=old.requires_grad))
 
@@ -105,6 +116,10 @@ def divide(model: Any, mesh: DeviceMesh, *, split: bool) -> None:
     split: whether activations between parts are split along the sequence.
     """
     unfuse(model)
+    for module in model.modules():
+        if isinstance(module, Product) and module.change is not None:
+            change: Any = module.change
+            change.factors = lambda: None  # the fused form computes with plain tensors
     between: Placement = Shard(1) if split else Replicate()
     for layer in model.model.layers.values() if isinstance(model.model.layers, nn.ModuleDict) else model.model.layers:
         plan: dict[str, ParallelStyle] = {}

@@ -11,34 +11,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llmanac.core.device import DTYPES
-from llmanac.core.spec import make, make_method
+from llmanac.core.spec import make
 from llmanac.core.types import LossSum
-from llmanac.models.ffn.experts import Experts
-from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.parallel import context, pipeline, tensor
+from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
-from llmanac.train import TrainSpec
+from llmanac.train import TrainSpec, _division
 from llmanac.train._sums import Sums
-from llmanac.train.optimizers._base import parameter_roles
+from llmanac.train.optimizers._base import Layout, parameter_roles
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
-
-
-class _Summed(nn.Module):
-    """The objective's loss as a module: what DDP and FSDP2 take as the model, whatever the objective reads of it."""
-
-    def __init__(self, model: nn.Module, objective: Any) -> None:
-        super().__init__()
-        self.trained, self.objective = model, objective
-
-    def forward(self, batch: Any, state: Any = None) -> LossSum:
-        loss, units, metrics = self.objective.sums(self.trained, batch, state)
-        return loss, units, dict(metrics)
 
 
 class Worker:
@@ -54,70 +40,23 @@ class Worker:
         self._kept: list[list[str]] = []
         self.train = make(TrainSpec, job["train"], "train")
         self.dtype = DTYPES[self.train.dtype]
-        with torch.device("meta"):
-            model = make_method("lm", job["model"]).build(vocab_size=job["vocab_size"])
-        model = model.to(DTYPES[job["weights"]])
+        model = _division.build(job)
+        width = model.spec.dim if self.spec.pipeline > 1 else 0
+        named = list(model.named_parameters())
         roles = {name: role for name, _, role in parameter_roles(model)}
-        self.shapes = {name: p.shape for name, p in model.named_parameters()}
-        model.compute_dtype, model.attention_form = self.dtype, self.train.attention
-        model.recompute = job["recompute"]
+        self.shapes = {name: p.shape for name, p in named}
+        self.dtypes = {name: p.dtype for name, p in named}
         self.depth = len(model.model.layers) if self.spec.context > 1 else 0
-        self.modules = self._divided(model, job)
-        self.places = [(name, p) for module in self.modules for name, p in _trainable(module)]
+        self.modules = _division.divide(model, mesh, job, self.train)
+        self.called, self.runner = _division.called(self.modules, mesh, width)
+        every = [(n.removeprefix("trained."), p) for module in self.modules for n, p in module.named_parameters()]
+        self.places = [(name, p) for name, p in every if p.requires_grad]
         self.tied = self._tied()
-        self.parameters = {name: nn.Parameter(_local(p)) for name, p in self.places}
+        self._held = [(name, p, _local(p)) for name, p in every]
+        self.parameters = {name: nn.Parameter(own) for name, p, own in self._held if p.requires_grad}
         rows = [(name, p, roles[self._full_name(name)]) for name, p in self.parameters.items()]
         self.optimizer = self.train.optimizer.build(parameters=rows)
-
-    # dividing
-
-    def _divided(self, model: Any, job: Mapping[str, Any]) -> list[nn.Module]:
-        spec, device = self.spec, self.mesh.device
-        width = model.spec.dim if spec.pipeline > 1 else 0
-        numbers, parts = [0], [range(0)]
-        if spec.pipeline > 1:
-            numbers = pipeline.stages_of(spec.schedule, self.mesh.pipeline, spec.pipeline)
-            parts = pipeline.cut_model(model, spec.stages, self.train.length)
-        modules: list[nn.Module] = []
-        for number in numbers:
-            first, last = number == 0, number == spec.stages - 1
-            if len(numbers) > 1 and number != numbers[0]:
-                with torch.device("meta"):
-                    own = make_method("lm", job["model"]).build(vocab_size=job["vocab_size"])
-                own = own.to(model.lm_head.weight.dtype if model.lm_head is not None else DTYPES[job["weights"]])
-                own.compute_dtype, own.attention_form = self.dtype, self.train.attention
-                own.recompute = job["recompute"]
-            else:
-                own = model
-            if spec.pipeline > 1:
-                pipeline.prune(own, parts[number], first=first, last=last)
-            if spec.tensor > 1:
-                tensor.divide(own, self.mesh.axis("tensor"), split=spec.activations == "split")
-            module: nn.Module = _Summed(own, Autoregressive())
-            if spec.pipeline > 1:
-                module = pipeline.Stage(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
-            if spec.replicas > 1 and spec.weights == "sharded":
-                layers = getattr(getattr(own, "model", None), "layers", ())
-                kept = spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
-                for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
-                    # the backward pass of a loss that is no output of the layer may begin before FSDP2 gathers weights
-                    anew = kept and not isinstance(getattr(layer, "mlp", None), Experts)
-                    fully_shard(layer, mesh=self.mesh.axis("data"), reshard_after_forward=anew)
-                # the embedding and the head: kept from the forward to the backward pass, which begins with them
-                fully_shard(module, mesh=self.mesh.axis("data"), reshard_after_forward=False)
-            module.to_empty(device=device)
-            _tie_again(own)
-            modules.append(module.train())
-        self.called = modules[0]
-        if spec.replicas > 1 and spec.weights == "replicated":
-            # its first message would be about the weights, which are not there yet
-            self.called = DistributedDataParallel(modules[0], init_sync=False)
-        self.runner = None
-        if spec.pipeline > 1:
-            by_number = dict(zip(numbers, modules, strict=True))
-            group = self.mesh.axis("pipeline").get_group()
-            self.runner = pipeline.Runner(by_number, spec, group, device, width)
-        return modules
+        self.optimizer.layout = Parts(dict(self.places))
 
     def _tied(self) -> dict[str, Any]:
         """Where one matrix is both the first stage's embedding and the last one's head: the group of the two ranks."""
@@ -144,15 +83,11 @@ class Worker:
     def load(self, tensors: Mapping[str, Tensor] | None) -> None:
         """Take rank 0's weights; the other ranks give None."""
         mine: dict[str, list[tuple[Any, Tensor]]] = {}
-        for name, p in self.places:
-            mine.setdefault(self._full_name(name), []).append((p, self.parameters[name]))
-        for name, value in self._shared(tensors, {n: (s, self._weights) for n, s in self.shapes.items()}):
+        for name, p, own in self._held:
+            mine.setdefault(self._full_name(name), []).append((p, own))
+        for name, value in self._shared(tensors, {n: (s, self.dtypes[n]) for n, s in self.shapes.items()}):
             for p, own in mine.get(name, ()):
                 own.copy_(_part(value, p))
-
-    @property
-    def _weights(self) -> torch.dtype:
-        return next(iter(self.parameters.values())).dtype
 
     def _shared(self, tensors: Mapping[str, Tensor] | None, shapes: Mapping[str, tuple[Any, torch.dtype]]) -> Any:
         """Each tensor of rank 0 in turn, on every rank."""
@@ -210,7 +145,7 @@ class Worker:
             assert value is not None
             dist.send(value.contiguous(), 0)
         elif self.mesh.rank == 0:
-            value = torch.empty(self.shapes[name], dtype=self._weights, device=self.mesh.device)
+            value = torch.empty(self.shapes[name], dtype=self.dtypes[name], device=self.mesh.device)
             dist.recv(value, sender)
             return value
         return None
@@ -356,19 +291,6 @@ class Step:
     metrics: dict[str, float]
 
 
-def _trainable(module: nn.Module) -> list[tuple[str, Any]]:
-    return [(n.removeprefix("trained."), p) for n, p in module.named_parameters() if p.requires_grad]
-
-
-def _tie_again(model: Any) -> None:
-    """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
-    if not getattr(model.spec, "tied", False):
-        return
-    embed, head = model.model.embed_tokens, model.lm_head
-    if embed is not None and head is not None and head.weight is not embed.weight:
-        head.weight = embed.weight
-
-
 def _local(p: Any) -> Tensor:
     with torch.no_grad():
         value: Tensor = p.to_local() if isinstance(p, DTensor) else p
@@ -389,3 +311,20 @@ def _full(local: Tensor, p: Any) -> Tensor:
         local.detach(), p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
     )
     return made.full_tensor()
+
+
+class Parts(Layout):
+    """Of the parameters that a rank has parts of, by name."""
+
+    def __init__(self, places: Mapping[str, Any]) -> None:
+        self.places = places
+
+    def shape(self, name: str, own: Tensor) -> torch.Size:
+        shape: torch.Size = self.places[name].shape
+        return shape
+
+    def whole(self, name: str, own: Tensor) -> Tensor:
+        return _full(own, self.places[name])
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        return _part(whole, self.places[name])

@@ -23,21 +23,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llmanac.adapters import applied
+from llmanac.adapters.lora import LoRA
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
+from llmanac.models._quantized import Quantized
 from llmanac.models.lm._base import TrainedModel
 from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives._base import NextToken
 from llmanac.parallel import ParallelSpec, context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
-from llmanac.train import TrainSpec
+from llmanac.train import TrainSpec, _division
 from llmanac.train._step import StepResult
 from llmanac.train._worker import Worker
 from llmanac.train.checkpoint import model_tensors
 
-ELEMENTWISE = ("adamw", "sgd", "lion")  # a part of a tensor is updated as it would be within all of it
+DIVIDED = ("adamw", "sgd", "lion", "muon")  # a part of a tensor is updated as it would be within all of it
 
 
 def _say(mesh: Mesh, command: dict[str, Any]) -> None:
@@ -54,9 +57,8 @@ class TeamStepper:
         check(model, objective, self.spec, self.parallel)
         team.trainings += 1
         job: dict[str, Any] = {
-            "do": "train", "number": team.trainings, "model": dump(model.spec), "vocab_size": model.vocab_size,
-            "train": dump(self.spec), "recompute": getattr(model, "recompute", "none"),
-            "weights": str(next(model.parameters()).dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
+            "do": "train", "number": team.trainings, "train": dump(self.spec), "threads": torch.get_num_threads(),
+            **_division.describe(model),
         }  # fmt: skip
         _say(self.mesh, job)
         with self.mesh.working("dividing the model"):
@@ -197,15 +199,11 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
         )
     if not isinstance(model, TrainedModel) or not hasattr(model, "spec"):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
-    changed = [n for n, m in model.named_modules() if getattr(m, "change", None) or getattr(m, "through", None)]
-    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-    if changed or frozen or getattr(model, "lead", None) is not None:
-        what = (changed or frozen or ["lead"])[0]
-        raise SpecError(f"parallel: adapters, frozen and quantized parts are trained on one process only ({what})")
-    sharded = parallel.tensor > 1 or (parallel.replicas > 1 and parallel.weights == "sharded")
-    if sharded and spec.optimizer.name not in ELEMENTWISE:
+    _check_parts(model)
+    whole = parallel.tensor * parallel.pipeline == 1 and parallel.weights == "replicated"
+    if not whole and spec.optimizer.name not in DIVIDED:
         raise SpecError(
-            f"parallel: {spec.optimizer.name} needs each matrix as one; use {', '.join(ELEMENTWISE)}, or "
+            f"parallel: {spec.optimizer.name} has a state that is not divided; use {', '.join(DIVIDED)}, or "
             "parallel.weights=replicated"
         )
     if (parallel.tensor > 1 or parallel.pipeline > 1) and type(model) is not Transformer:
@@ -216,6 +214,23 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
         tensor.check(model, parallel.tensor)
     if parallel.pipeline > 1:
         pipeline.check(model, parallel)
+        pipeline.check_trained(model, parallel, spec.length)
+
+
+def _check_parts(model: Any) -> None:
+    """Raises SpecError for adapters and weights that other ranks cannot build from their Specs."""
+    alone = "are trained on one process only; leave --processes and parallel out"
+    for name, module in model.named_modules():
+        if getattr(module, "through", None) or isinstance(getattr(module, "weight", None), Quantized):
+            raise SpecError(f"parallel: quantized weights {alone} ({name})")
+    for transform in applied(model):
+        chosen: Any = transform.spec
+        if not isinstance(transform, LoRA):
+            raise SpecError(f"parallel: adapters before the text, such as {chosen.name}, {alone}")
+        if transform.sizes or transform.shared:
+            raise SpecError(f"parallel: adapters whose products have ranks of their own {alone}")
+        if chosen.dropout:
+            raise SpecError("parallel: each rank would drop other numbers than one process; set adapter.dropout=0")
 
 
 class Team:
