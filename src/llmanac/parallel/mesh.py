@@ -122,11 +122,11 @@ class Mesh:
         dist.broadcast(values, 0)
         return values
 
-    def dismiss(self) -> None:
+    def dismiss(self, seconds: float = 10.0) -> None:
         """Of rank 0: tell the others to end, and wait until they have read it: the store may end with this process."""
         self.send({"do": "exit"})
         with contextlib.suppress(RuntimeError, dist.DistError):
-            self.store.wait([f"left/{rank}" for rank in range(1, self.spec.ranks)], timedelta(seconds=10))
+            self.store.wait([f"left/{rank}" for rank in range(1, self.spec.ranks)], timedelta(seconds=seconds))
 
     def leave(self) -> None:
         """Of the other ranks: answer `dismiss`."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from llmanac.adapters import applied
 from llmanac.adapters.lora import LoRA
-from llmanac.core.errors import SpecError, TrainingError
+from llmanac.core.errors import LlmanacError, SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
@@ -239,6 +239,10 @@ class Team:
     def __init__(self, spec: ParallelSpec, device: torch.device) -> None:
         self.mesh, self.trainings = Mesh(spec, device), 0
 
+    def check(self, model: Any, objective: Any, spec: TrainSpec) -> None:
+        """Raises SpecError for what cannot be divided, before anything is."""
+        check(model, objective, micro_batches(spec, self.mesh.spec), self.mesh.spec)
+
     def stepper(self, model: Any, objective: Any, spec: TrainSpec, *, folder: Path) -> TeamStepper:
         """Divide a model over the ranks. Raises SpecError for what cannot be divided."""
         return TeamStepper(self, model, objective, spec, folder=folder)
@@ -258,6 +262,11 @@ def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
     try:
         yield made
         made.mesh.dismiss()
+    except TrainingError:  # a rank was lost, or the training was: the others see that rank 0 has stopped
+        raise
+    except (LlmanacError, KeyboardInterrupt):
+        made.mesh.dismiss(1.0)
+        raise
     finally:
         made.mesh.close()
 
