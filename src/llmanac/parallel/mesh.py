@@ -80,7 +80,8 @@ class Mesh:
         self.commands = 0
         self.doing = "starting"
         self._ended = threading.Event()
-        threading.Thread(target=self._live, daemon=True).start()
+        self._beating = threading.Thread(target=self._live, daemon=True)
+        self._beating.start()
 
     @classmethod
     def joined(cls) -> Mesh:
@@ -201,6 +202,7 @@ class Mesh:
     def close(self) -> None:
         """Leave the mesh."""
         self._ended.set()
+        self._beating.join(2 * BEAT)  # a thread within torch's code at the end of Python would abort the process
         if dist.is_initialized():
             dist.destroy_process_group()
 

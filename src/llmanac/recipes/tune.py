@@ -170,6 +170,8 @@ class Tuning:
         """Read the rows, load, train, measure, write."""
         rows = self.read()
         objective = self.objective()
+        if self.team is not None:
+            self.team.check_objective(objective)
         self.attach()
         stream, settled = self.source(rows, objective, budget)
         if self.team is not None:

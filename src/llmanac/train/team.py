@@ -188,8 +188,8 @@ def micro_batches(spec: TrainSpec, parallel: ParallelSpec) -> TrainSpec:
     return dataclasses.replace(spec, micro_batch=micro)
 
 
-def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
-    """Raises SpecError that names what cannot be trained on several ranks."""
+def check_objective(objective: Any) -> None:
+    """Raises SpecError that names an objective whose losses are not those of single tokens."""
     own = type(objective)
     plain = own.loss is NextToken.loss and own.losses is NextToken.losses
     if not isinstance(objective, NextToken) or not plain or objective.models:
@@ -197,6 +197,11 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
             f"parallel: the objective {own.__name__} is not a plain next-token loss; train it on one process "
             "(leave --processes and parallel out)"
         )
+
+
+def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
+    """Raises SpecError that names what cannot be trained on several ranks."""
+    check_objective(objective)
     if not isinstance(model, TrainedModel) or not hasattr(model, "spec"):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
     _check_parts(model)
@@ -238,6 +243,8 @@ class Team:
 
     def __init__(self, spec: ParallelSpec, device: torch.device) -> None:
         self.mesh, self.trainings = Mesh(spec, device), 0
+
+    check_objective = staticmethod(check_objective)
 
     def check(self, model: Any, objective: Any, spec: TrainSpec) -> None:
         """Raises SpecError for what cannot be divided, before anything is."""
