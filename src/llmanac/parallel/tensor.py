@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput, loss_parallel, parallelize_module
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.models._layers import Product, unfuse, upcast
+from llmanac.models._layers import Product, lookup, unfuse, upcast
 from llmanac.models.heads.linear import LinearHead
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
@@ -155,16 +155,18 @@ def _cut(x: Tensor, mesh: DeviceMesh) -> Tensor:
 
 
 def _divide_embedding(embedding: nn.Module, mesh: DeviceMesh) -> None:
+    """Rows of this rank's tokens, added up over ranks. The gradient is that of these rows (DTensor's is of all)."""
     shard_parameter(embedding, "weight", mesh, Shard(0))
 
-    def enter(part: Any, inputs: Any) -> Any:
-        return (DTensor.from_local(inputs[0], mesh, [Replicate()], run_check=False),)
+    def forward(self: Any, ids: Tensor) -> Tensor:
+        weight = self.weight.to_local(grad_placements=[Shard(0)])
+        own = ids - mesh.get_local_rank() * len(weight)
+        here = (own >= 0) & (own < len(weight))
+        rows = lookup(own.where(here, 0), weight) * here[..., None]
+        summed = DTensor.from_local(rows, mesh, [Partial()], run_check=False)
+        return summed.redistribute(placements=[Replicate()]).to_local()
 
-    def leave(part: Any, inputs: Any, y: Any) -> Any:
-        return y.redistribute(placements=[Replicate()]).to_local()
-
-    embedding.register_forward_pre_hook(enter)
-    embedding.register_forward_hook(leave)
+    embedding.forward = types.MethodType(forward, embedding)
 
 
 def _nll(mesh: DeviceMesh, entering: Placement) -> Any:

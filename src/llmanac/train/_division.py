@@ -7,6 +7,7 @@ of their matrices is divided as the product that it changes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,6 +96,8 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
 
 
 def _shard(module: nn.Module, model: Any, mesh: Mesh) -> None:
+    # a warning for callers that change what a module returns in place, which nothing here does
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     layers = getattr(getattr(model, "model", None), "layers", ())
     kept = mesh.spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
     for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:

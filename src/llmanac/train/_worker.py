@@ -239,14 +239,12 @@ class Worker:
     def _reduced(self, sums: Sums) -> list[float]:
         local = sums.fetch()
         counts = float(self._counts)
-        square = torch.zeros((), dtype=torch.float64)
-        for name, p in self.places:
-            grad = self.parameters[name].grad
-            if grad is not None and name in self.shapes:
-                square += float(torch.linalg.vector_norm(grad, dtype=torch.float64)) ** 2 / self._copies(p)
+        live = [(p, g) for n, p in self.places if n in self.shapes and (g := self.parameters[n].grad) is not None]
+        norms = torch._foreach_norm([grad for _, grad in live]) if live else []
+        square = sum(float(norm) ** 2 / self._copies(p) for norm, (p, _) in zip(norms, live, strict=True))
         self.local_loss = local.loss
         names = sorted(local.metrics)
-        values = [local.loss * counts, local.units * counts, sums.tokens * counts, float(square)]
+        values = [local.loss * counts, local.units * counts, sums.tokens * counts, square]
         total = torch.tensor(values + [local.metrics[n] * counts for n in names], dtype=torch.float64)
         total = total.to(self.mesh.device)
         dist.all_reduce(total)
