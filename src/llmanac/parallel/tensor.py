@@ -40,17 +40,18 @@ SIDES = {
 __all__ = ["check", "divide", "loss_parallel", "partial_gradients"]
 
 
-def check(model: Any, ranks: int) -> None:
-    """Raises SpecError that names the part of the model which cannot be divided by `ranks`."""
-    fix = "use parallel.data or parallel.pipeline"
+def check(
+    model: Any, ranks: int, flag: str = "parallel.tensor", fix: str = "use parallel.data or parallel.pipeline"
+) -> None:
+    """Raises SpecError that names `flag`, the part of the model which cannot be divided by `ranks`, and what to do."""
     if model.model.position.compares:
-        raise SpecError(f"parallel.tensor: {type(model.model.position).__name__} adds to scores of each head; {fix}")
+        raise SpecError(f"{flag}: {type(model.model.position).__name__} adds to scores of each head; {fix}")
     if type(model.lm_head) is not LinearHead:
-        raise SpecError(f"parallel.tensor: the head {type(model.lm_head).__name__} cannot be divided; {fix}")
+        raise SpecError(f"{flag}: the head {type(model.lm_head).__name__} cannot be divided; {fix}")
     if model.lm_head.change is not None:
-        raise SpecError(f"parallel.tensor: an adapter of the head cannot be divided (lm_head); {fix}")
+        raise SpecError(f"{flag}: an adapter of the head cannot be divided (lm_head); {fix}")
     if model.vocab_size % ranks:
-        raise SpecError(f"parallel.tensor: {ranks} does not divide the vocabulary of {model.vocab_size}; {fix}")
+        raise SpecError(f"{flag}: {ranks} does not divide the vocabulary of {model.vocab_size}; {fix}")
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
         for name, parameter in layer.named_parameters():
@@ -59,19 +60,19 @@ def check(model: Any, ranks: int) -> None:
             known = owner in COLUMNS + ROWS + NORMS_OF_HEADS or "norm" in owner
             if not known or parameter.ndim > 2:
                 part = type(layer.get_submodule(name.rpartition(".")[0].partition(".")[0])).__name__
-                raise SpecError(f"parallel.tensor: {part} of layer {number} cannot be divided ({name}); {fix}")
+                raise SpecError(f"{flag}: {part} of layer {number} cannot be divided ({name}); {fix}")
         for what in ("heads", "kv_heads"):
             if getattr(attention, what, ranks) % ranks:
                 count = getattr(attention, what)
-                raise SpecError(f"parallel.tensor: {ranks} does not divide the {count} {what} of layer {number}; {fix}")
+                raise SpecError(f"{flag}: {ranks} does not divide the {count} {what} of layer {number}; {fix}")
         if getattr(attention, "q_norm", None) is not None and attention.normed[0] == 1:
-            raise SpecError(f"parallel.tensor: layer {number} norms queries over all heads; {fix}")
+            raise SpecError(f"{flag}: layer {number} norms queries over all heads; {fix}")
         if layer.position is not None and layer.position.compares:
-            raise SpecError(f"parallel.tensor: layer {number} has a bias of each head; {fix}")
+            raise SpecError(f"{flag}: layer {number} has a bias of each head; {fix}")
         widths = {n: m.out_features for n, m in layer.named_modules() if n.rpartition(".")[2] in COLUMNS}
         for name, width in widths.items():
             if width % ranks:
-                raise SpecError(f"parallel.tensor: {ranks} does not divide the {width} columns of {name}; {fix}")
+                raise SpecError(f"{flag}: {ranks} does not divide the {width} columns of {name}; {fix}")
 
 
 class _Product(ParallelStyle):
