@@ -21,7 +21,7 @@ from llmanac.data.pack import ListStream, Row
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
-from llmanac.train import TrainSpec
+from llmanac.train import TrainSpec, _parts
 from llmanac.train._step import Stepper
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
@@ -223,7 +223,18 @@ def last_checkpoint(folder):
 @pytest.mark.parametrize(
     "meshes",
     [
-        [{"data": 2}, {"tensor": 2}, {}],
+        [{"data": 2, "checkpoints": "parts"}, {"tensor": 2}, {}],
+        pytest.param(
+            [
+                {"context": 3, "checkpoints": "parts"},
+                {},
+                {"data": 2, "weights": "replicated", "checkpoints": "parts"},
+                {"data": 2, "tensor": 2, "pipeline": 2, "checkpoints": "parts"},
+                {"context": 2, "tensor": 2, "activations": "replicated", "checkpoints": "parts"},
+                {"pipeline": 2, "schedule": "zero-bubble", "checkpoints": "parts"},
+            ],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             [{"pipeline": 2}, {}, {"data": 2, "weights": "replicated"}, {"data": 2, "tensor": 2, "pipeline": 2}, {}],
             marks=pytest.mark.slow,
@@ -233,7 +244,7 @@ def last_checkpoint(folder):
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["two", "eight", "eight, four, one"],
+    ids=["two", "parts", "eight", "eight, four, one"],
 )
 def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     """Two steps on one mesh, two on the next, and so on: weights and optimizer state as of one process throughout."""
@@ -246,6 +257,32 @@ def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     assert step == other == 2 * len(meshes) and found.keys() == expected.keys()
     for name, value in expected.items():
         assert (found[name] - value).abs().max() <= 1e-9, name
+
+
+def test_a_checkpoint_in_parts_is_whole_or_skipped(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=9, report=(said := []).append)
+    given = {"model.a": torch.arange(6.0).view(2, 3), "optimizer.exp_avg.a": torch.ones(2, 3)}
+
+    def write(folder):
+        folder.mkdir()
+        return _parts.write(given, folder, 1)
+
+    for step in (1, 2, 3, 4):
+        made = checkpoints.save(step, {}, {}, write)
+        file = made / "parts" / "rank-00001.safetensors"
+        if step == 2:
+            file.unlink()
+        elif step == 3:
+            file.write_bytes(file.read_bytes()[:-1] + b"x")
+        elif step == 4:
+            file.with_name("rank-00002.safetensors").write_bytes(file.read_bytes())
+    found = checkpoints.latest()
+    assert found.step == 1 and len(said) == 3
+    assert all(word in text for word, text in zip(("no part", "damaged", "missing"), said, strict=True)), said
+    assert torch.equal(found.tensors["model"]["a"], given["model.a"])
+    assert list(found.tensors["optimizer"]) == ["exp_avg.a"]
+    with pytest.raises(TrainingError, match=r"rank 1 cannot write .*a disk that all ranks see"):
+        _parts.write(given, tmp_path / "elsewhere", 1)
 
 
 def test_torch_reads_a_checkpoint_of_several_ranks(tmp_path):

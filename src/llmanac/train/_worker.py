@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from llmanac.core.spec import make
 from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
-from llmanac.train import TrainSpec, _division
+from llmanac.train import TrainSpec, _division, _parts
 from llmanac.train._sums import Sums
 from llmanac.train.optimizers._base import Layout, parameter_roles
 
@@ -38,6 +40,7 @@ class Worker:
     def __init__(self, mesh: Mesh, job: Mapping[str, Any]) -> None:
         self.mesh, self.spec, self.number = mesh, mesh.spec, job["number"]
         self._kept: list[list[str]] = []
+        self._written = 0
         self.train = make(TrainSpec, job["train"], "train")
         self.dtype = DTYPES[self.train.dtype]
         model = _division.build(job)
@@ -127,6 +130,39 @@ class Worker:
                     found[name] = full.cpu()
         return found
 
+    def slices(self) -> dict[str, Tensor]:
+        """What this rank writes of weights and of the optimizer's state: each slice once over all ranks."""
+        at = {name: self.mesh.device_mesh.get_local_rank(name) for name in ("data", "tensor")}
+        found: dict[str, Tensor] = {}
+        kinds = sorted({key.partition(".")[0] for key in self.optimizer.state})
+        for name, p in self.places:
+            if name in self.shapes and not any(at[axis] for axis in at.keys() - _cut_over(p)):
+                own = {f"model.{name}": self.parameters[name].detach()}
+                own |= {
+                    f"optimizer.{k}.{name}": t
+                    for k in kinds
+                    if (t := self.optimizer.state.get(f"{k}.{name}")) is not None
+                }
+                found |= {key: _sharded(value, p) for key, value in own.items() if value.numel()}
+        return found
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Write `slices`; on rank 0 the files of all ranks, with their checksums.
+
+        Raises:
+            TrainingError: a rank's disk refused.
+        """
+        self._written += 1
+        key, store, rank = f"written/{self.number}/{self._written}", self.mesh.store, self.mesh.rank
+        files = _parts.write(self.slices(), folder, rank)
+        if rank:
+            store.set(f"{key}/{rank}", json.dumps(files))
+        dist.barrier()
+        for other in range(1, self.spec.ranks) if not rank else ():
+            files |= json.loads(store.get(f"{key}/{other}"))
+            store.delete_key(f"{key}/{other}")
+        return files
+
     def _owners(self) -> list[list[str]]:
         """The parameters that each rank of the pipeline keeps, the same list on every rank."""
         if self.spec.pipeline == 1:
@@ -203,7 +239,7 @@ class Worker:
                 grad = grad.to_local()
             p.grad = None
             self.parameters[name].grad = grad.mul_(scale) if scale > 1 else grad
-            whole = self.spec.tensor > 1 and not self._divided_by_tensor(p)
+            whole = self.spec.tensor > 1 and "tensor" not in _cut_over(p)
             if whole and tensor.partial_gradients(name, split=self.spec.activations == "split"):
                 partial.append(grad)
         if partial:
@@ -221,12 +257,6 @@ class Worker:
             held[0].grad, held[1].grad = total, total.clone()
         elif held and "group" in self.tied:
             dist.all_reduce(held[0].grad, group=self.tied["group"])
-
-    def _divided_by_tensor(self, p: Any) -> bool:
-        if not isinstance(p, DTensor):
-            return False
-        names = p.device_mesh.mesh_dim_names or ()
-        return any(n == "tensor" and not s.is_replicate() for n, s in zip(names, p.placements, strict=True))
 
     def _copies(self, p: Any) -> int:
         """How many ranks of this stage hold the same part of a parameter."""
@@ -276,6 +306,8 @@ class Worker:
                 self.step(described, numbers, command["lr_scale"])
             case "collect":
                 self.collect(command["what"])
+            case "write":
+                self.write(Path(command["folder"]))
 
 
 @dataclass(frozen=True)
@@ -303,12 +335,24 @@ def _part(full: Tensor, p: Any) -> Tensor:
 
 
 def _full(local: Tensor, p: Any) -> Tensor:
+    made = _sharded(local, p)
+    return made.full_tensor() if isinstance(made, DTensor) else made
+
+
+def _sharded(local: Tensor, p: Any) -> Tensor:
+    """A tensor that is laid out as a parameter is, of which this rank has `local`."""
+    own = local.detach()
     if not isinstance(p, DTensor):
-        return local.detach()
-    made = DTensor.from_local(
-        local.detach(), p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
-    )
-    return made.full_tensor()
+        return own
+    return DTensor.from_local(own, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+
+
+def _cut_over(p: Any) -> set[str]:
+    """The axes of the mesh over which a parameter is divided."""
+    if not isinstance(p, DTensor):
+        return set()
+    names = p.device_mesh.mesh_dim_names or ()
+    return {name for name, place in zip(names, p.placements, strict=True) if not place.is_replicate()}
 
 
 class Parts(Layout):

@@ -71,16 +71,28 @@ class TeamStepper:
         self._state = tensors, steps
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """`(tensors by name, steps by parameter name)`, as of a single process."""
+        """`(tensors by name, steps by parameter name)`, as of a single process; no tensors where ranks write theirs."""
         if not self._begun and self._state:
             return self._state
-        kinds = sorted({key.partition(".")[0] for key in self.worker.optimizer.state})
+        kinds = set() if self.parts else {key.partition(".")[0] for key in self.worker.optimizer.state}
         found: dict[str, Tensor] = {}
-        for kind in kinds:
+        for kind in sorted(kinds):
             found |= {f"{kind}.{name}": value for name, value in self._collect(kind).items()}
         steps = self.worker.optimizer.steps
         most = max(steps.values(), default=0)
         return found, {name: most for name, p in self.model.named_parameters() if p.requires_grad and most}
+
+    @property
+    def parts(self) -> bool:
+        """Whether each rank writes its part of a checkpoint."""
+        return self.parallel.checkpoints == "parts"
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Let each rank write its part into the folder; the files with their checksums."""
+        folder.mkdir()
+        _say(self.mesh, {"do": "write", "folder": str(folder.resolve())})
+        with self.mesh.working("writing a checkpoint"):
+            return self.worker.write(folder)
 
     def collect(self) -> None:
         """Bring the ranks' weights into the model."""
