@@ -102,8 +102,11 @@ def followed() -> bool:
     return True
 
 
-def on_processes(changes: dict[str, Any], processes: int | None) -> dict[str, Any]:
-    """The patches of a recipe with those of --processes: ranks share rows where nothing says otherwise."""
-    if processes and not any(path.startswith("parallel.") for path in changes):
+def on_processes(changes: dict[str, Any], processes: int | None, *, meshed: bool = False) -> dict[str, Any]:
+    """The patches of a recipe with that of --processes: ranks share rows where nothing else is said.
+
+    meshed: whether the recipe has a mesh of its own.
+    """
+    if processes and not meshed and not any(path.startswith("parallel.") for path in changes):
         return {**changes, "parallel.data": processes}
     return changes

@@ -42,9 +42,9 @@ def run_command(
 
     if followed():
         return
-    changes = on_processes(spec.parse_patches(set_ or ()), processes)
-    changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     data = read_recipe(recipe)
+    changes = on_processes(spec.parse_patches(set_ or ()), processes, meshed="parallel" in data)
+    changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     alone = is_rlhf(data) or is_multimodal(data)
     if alone and any(path.startswith("parallel.") for path in changes):
         raise SpecError("parallel: RL and recipes of pictures train on one process; leave --processes out")

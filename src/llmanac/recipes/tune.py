@@ -45,6 +45,7 @@ from llmanac.recipes.tuned import Tuned, results
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
+from llmanac.train.plan import Plan
 
 RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
 TEACHER = "teacher"  # what the names of files with a teacher's answers begin with
@@ -68,7 +69,6 @@ class TuneSpec(Spec):
         train: steps left open are those of `rows.epochs`; its length is `rows.length`. A rate left at its default is
             that for adapters, or a tenth of it for the model's own weights.
         parallel: the mesh of processes that compute the steps; a resumed tuning may have another.
-        parallel: the mesh of processes that compute it; a resumed tuning may have another.
     """
 
     model: str
@@ -271,7 +271,8 @@ class Tuning:
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
             count = max(1, min(tokens // length, packed // STEPS_AN_EPOCH))
             each = self.asked.parallel.data * self.asked.parallel.stages  # ranks have equally many rows
-            tokens = length * each * -(-count // each)
+            made = Plan.read(self.place / "training")  # a resumed tuning keeps its batch, also on another mesh
+            tokens = made.spec.batch_tokens if made is not None else length * each * -(-count // each)
         chosen = dataclasses.replace(train, length=length, batch_tokens=tokens, optimizer=self.optimizer())
         if chosen.steps is None and budget is None:
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
