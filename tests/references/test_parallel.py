@@ -15,6 +15,7 @@ from _small_models import randomise
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 
+from llmanac.cli.options import on_processes
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import make, make_method
 from llmanac.data.pack import ListStream, Row
@@ -295,6 +296,20 @@ def test_torch_reads_a_checkpoint_of_several_ranks(tmp_path):
     folder = Checkpoints(tmp_path / "checkpoints").path(step)
     distributed_checkpoint.load(found, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     assert all(torch.equal(found[name], t) for name, t in names.items())
+
+
+@pytest.mark.parametrize(
+    ("patches", "recipe", "expected"),
+    [
+        ({}, {}, {"parallel.data": 2}),
+        ({"parallel.weights": "replicated"}, {"parallel": {"timeout": 9}}, {"parallel.data": 2}),
+        ({"parallel.tensor": 2}, {}, {}),
+        ({}, {"parallel": {"pipeline": 2}}, {}),
+        ({}, {"parallel": "wrong"}, {"parallel.data": 2}),
+    ],
+)
+def test_processes_share_rows_where_no_mesh_is_named(patches, recipe, expected):
+    assert on_processes(patches, 2, recipe) == patches | expected and on_processes(patches, None, recipe) == patches
 
 
 def test_a_rank_that_hangs_is_named():

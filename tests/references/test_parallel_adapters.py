@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_parallel import GPT2, ROWS, built, check, rows_of, spec_of
+from _ranks import on_ranks
+from test_parallel import CPU, GPT2, ROWS, built, check, rows_of, spec_of
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.models.freeze import freeze
 from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.parallel import ParallelSpec
+from llmanac.parallel import ParallelSpec, traffic
 from llmanac.quant import QuantizerSpec
 from llmanac.train.team import check as refuse
-from llmanac.train.team import micro_batches
+from llmanac.train.team import micro_batches, team
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RANK = 3  # odd: two ranks have other rows of A
@@ -60,7 +61,8 @@ def masked(step):
     ],
 )
 def test_lora_on_masked_completions_equals_one_process(mesh):
-    check(mesh, model=adapted, rows=masked)
+    layers = 4 if mesh.get("schedule") in ("interleaved", "zero-bubble") else 2
+    check(mesh, model=lambda dtype: adapted(dtype, layers=layers), rows=masked)
 
 
 @pytest.mark.slow
@@ -89,6 +91,35 @@ def test_an_adapter_of_the_head(mesh):
 def test_fine_tuning_of_all_and_of_some_weights(mesh):
     check(mesh, rows=masked)
     check(mesh, model=lambda dtype: freeze(built(dtype), trained=("*.mlp.*", "*norm*")), rows=masked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"data": 2, "weights": "replicated"}, {"tensor": 2}])
+def test_bytes_that_an_adapter_costs(mesh):
+    """Replicated: the trained numbers alone. Tensor: besides, less than without an adapter, since the first layer's
+    inputs and the norms need no gradient; the gradients of the matrices that every rank holds are added up."""
+    parallel, model, spec = ParallelSpec(**mesh), adapted(torch.float64), spec_of(torch.float64)
+
+    def rank_0():
+        with team(parallel, CPU) as made:
+            rows = [list(range(13))] * ROWS
+            stepper = made.stepper(model, Autoregressive(), spec, folder=None)
+            stepper(rows, 1.0, 0)
+            with traffic.Recorder() as sent:
+                stepper(rows, 1.0, 1)
+        shared, times, tokens = 4, ROWS // spec.micro_batch, spec.micro_batch * 12
+        if parallel.data > 1:
+            expected = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        else:
+            expected = traffic.tensor_numbers(parallel, 4, tokens, 16, times, 0) - times * tokens * 16
+            held = ("q_proj.lora_A", "k_proj.lora_A", "v_proj.lora_A", "gate_proj.lora_A", "up_proj.lora_A",
+                    "o_proj.lora_B", "down_proj.lora_B")  # fmt: skip
+            expected += sum(
+                p.numel() for name, p in model.named_parameters() if name.endswith(tuple(f"{h}.weight" for h in held))
+            )
+        assert sent.total == 8 * (expected + shared)
+
+    on_ranks(2, rank_0)
 
 
 @pytest.mark.parametrize(

@@ -102,11 +102,12 @@ def followed() -> bool:
     return True
 
 
-def on_processes(changes: dict[str, Any], processes: int | None, *, meshed: bool = False) -> dict[str, Any]:
-    """The patches of a recipe with that of --processes: ranks share rows where nothing else is said.
+def on_processes(changes: dict[str, Any], processes: int | None, recipe: Any = None) -> dict[str, Any]:
+    """The patches of a recipe with that of --processes: ranks share rows where neither patches nor the recipe say more.
 
-    meshed: whether the recipe has a mesh of its own.
+    recipe: its data.
     """
-    if processes and not meshed and not any(path.startswith("parallel.") for path in changes):
-        return {**changes, "parallel.data": processes}
-    return changes
+    axes = ("data", "context", "tensor", "pipeline")
+    mesh = recipe.get("parallel") if isinstance(recipe, dict) else None
+    said = any(f"parallel.{axis}" in changes for axis in axes) or (isinstance(mesh, dict) and bool(mesh.keys() & axes))
+    return {**changes, "parallel.data": processes} if processes and not said else changes

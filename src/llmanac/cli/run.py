@@ -43,7 +43,7 @@ def run_command(
     if followed():
         return
     data = read_recipe(recipe)
-    changes = on_processes(spec.parse_patches(set_ or ()), processes, meshed="parallel" in data)
+    changes = on_processes(spec.parse_patches(set_ or ()), processes, data)
     changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     alone = is_rlhf(data) or is_multimodal(data)
     if alone and any(path.startswith("parallel.") for path in changes):

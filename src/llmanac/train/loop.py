@@ -315,7 +315,8 @@ class _Run:
         tensors, counts = self.optimizer.state_dict()
         model, objective = self.trained.parts()
         if in_parts:  # each rank writes its own
-            model = {name: value for name, value in model.items() if name not in dict(self.model.named_parameters())}
+            written = {name for name, _ in self.model.named_parameters()}
+            model = {name: value for name, value in model.items() if name not in written}
         source, more = self.source.state()
         objective |= {f"source.{key}": value for key, value in more.items()}
         parts = {"model": model, "optimizer": tensors, "objective": objective}
