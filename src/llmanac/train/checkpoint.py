@@ -188,7 +188,7 @@ class Checkpoints:
             raise CheckpointError(f"{file}: does not match its own checksum; it was damaged")
         if state["format_version"] not in READABLE:
             raise CheckpointError(
-                f"{file}: has format {state['format_version']}, this version reads up to {FORMAT_VERSION}; "
+                f"{file}: has format {state['format_version']}, this version reads up to {IN_PARTS}; "
                 "resume with the version that wrote it"
             )
         tensors = {}
@@ -201,6 +201,8 @@ class Checkpoints:
                 raise CheckpointError(f"{file}: does not match its checksum ({size} bytes); it was cut or damaged")
             tensors[part] = load_file(file)
         if state["format_version"] == IN_PARTS:
+            if not isinstance(state.get("parts"), dict):
+                raise CheckpointError(f"{path / STATE}: lists no parts, though its format has them; it was damaged")
             for key, value in self._slices(path / SLICES, state["parts"]).items():
                 part, _, name = key.partition(".")
                 tensors[part][name] = value
