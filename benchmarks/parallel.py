@@ -1,7 +1,9 @@
 """Two processes of this machine (gloo, one thread each): our training step and plain torch recipes of the same model.
 
-The peers are a loop of torch's own parts: DistributedDataParallel, or fully_shard of each layer, with its AdamW. They
-train the same decoder on the same rows. Contestants take turns, each with processes of its own.
+The peers are torch's own parts: DistributedDataParallel, or fully_shard of each layer, with its AdamW. They train the
+same decoder on the same rows, in the same two processes: steps take turns, and after each pair the order changes. The
+ratio is the median of those of the pairs, so that other work on the machine falls on both. One pair of processes takes
+less than a minute and a half; with LLMANAC_BENCH_QUICK=1 there are fewer pairs.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from typing import Any
 from _harness import Benchmark, Result
 
 bench = Benchmark("parallel", __doc__ or "")
-ROWS, LENGTH, VOCABULARY, STEPS, ROUNDS = 8, 64, 2048, 6, 3
-Measured = tuple[float, float, int]  # seconds and CPU seconds of a step, bytes
+ROWS, LENGTH, VOCABULARY, WARM = 8, 64, 2048, 2
+PAIRS = 12 if os.environ.get("LLMANAC_BENCH_QUICK") else 60
+PATIENCE = 85 if os.environ.get("LLMANAC_BENCH_QUICK") else 300
 
 
 def built() -> Any:
@@ -37,75 +40,127 @@ def rows() -> list[list[int]]:
     return found
 
 
-def median_of(step: Callable[[int], Any]) -> tuple[float, float]:
-    """Seconds and CPU seconds of this process for a step."""
-    taken, busy = [], []
-    for number in range(STEPS):
-        start, computed = time.perf_counter(), time.process_time()
-        step(number)
-        taken.append(time.perf_counter() - start)
-        busy.append(time.process_time() - computed)
-    return statistics.median(taken[1:]), statistics.median(busy[1:])
+class Peer:
+    """One rank of a training of torch's own parts, in the processes that are there."""
+
+    def __init__(self, rank: int, weights: str) -> None:
+        import torch
+        from torch.distributed.fsdp import fully_shard
+
+        self.model = built()
+        self.model.compute_dtype = torch.float32
+        self.rows = rows()[rank * ROWS // 2 : (rank + 1) * ROWS // 2]
+        self.called: Any
+        if weights == "sharded":
+            for layer in self.model.model.layers:
+                fully_shard(layer)
+            self.called = fully_shard(self.model)
+        else:
+            self.called = torch.nn.parallel.DistributedDataParallel(self.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), foreach=True)
+        self.held = 0
+
+    def step(self) -> None:
+        import torch
+
+        from llmanac.core.types import Batch
+
+        ids = torch.tensor(self.rows)
+        logits = self.called(Batch(ids=ids[:, :-1])).logits
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        if not self.held:
+            parameters = list(self.model.parameters())
+            moments = [value for state in self.optimizer.state.values() for value in state.values() if value.ndim]
+            self.held = local_bytes([*parameters, *(p.grad for p in parameters), *moments])
+        self.optimizer.zero_grad()
 
 
-def ours(rank: int, weights: str) -> Measured | None:
-    """Seconds of a step, CPU seconds of it, and bytes of weights, gradients and moments of rank 0's part."""
+def local_bytes(tensors: list[Any]) -> int:
+    """Bytes of this rank's parts."""
+    return sum((t.to_local() if hasattr(t, "to_local") else t).nbytes for t in tensors)
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds and CPU seconds of this process; both ranks begin together."""
+    import torch.distributed as dist
+
+    dist.barrier()
+    start, busy = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - start, time.process_time() - busy
+
+
+def first(weights: str, pairs: int) -> dict[str, Any]:
+    """Rank 0: seconds and CPU seconds of each pair of steps, and the bytes of both."""
     import torch
 
     from llmanac.core.spec import make
     from llmanac.objectives.autoregressive import Autoregressive
     from llmanac.parallel import ParallelSpec
     from llmanac.train import TrainSpec
-    from llmanac.train.team import follow, team
+    from llmanac.train.team import team
 
-    if rank:
-        follow()
-        return None
-    fields = {"steps": STEPS, "batch_tokens": ROWS * LENGTH, "length": LENGTH, "micro_batch": ROWS // 2}
+    fields = {"steps": 9, "batch_tokens": ROWS * LENGTH, "length": LENGTH, "micro_batch": ROWS // 2}
     fields |= {"dtype": "float32", "attention": "sdpa", "optimizer": {"name": "adamw", "form": "foreach"}}
     with team(ParallelSpec(data=2, weights=weights, timeout=60), torch.device("cpu")) as made:  # type: ignore[arg-type]
         assert made is not None
         stepper = made.stepper(built(), Autoregressive(), make(TrainSpec, fields, "train"), folder=None)  # type: ignore[arg-type]
-        seconds, cpu = median_of(lambda number: stepper(rows(), 1.0, number))
-        held = 2 * sum(p.nbytes for p in stepper.worker.parameters.values())
-        return seconds, cpu, held + sum(value.nbytes for value in stepper.worker.optimizer.state.values())
+        mesh, given = made.mesh, rows()
+        mesh.send({"do": "make peer", "weights": weights})
+        peer = Peer(0, weights)
+
+        def ours() -> tuple[float, float]:
+            mesh.send({"do": "barrier"})
+            return timed(lambda: stepper(given, 1.0, 0))
+
+        def theirs() -> tuple[float, float]:
+            mesh.send({"do": "peer"})
+            return timed(peer.step)
+
+        taken = []
+        for number in range(WARM + pairs):
+            one = [(ours, theirs)[place]() for place in ((0, 1) if number % 2 else (1, 0))]
+            taken.append(one if number % 2 else one[::-1])
+        worker = stepper.worker
+        held = 2 * local_bytes(list(worker.parameters.values())) + local_bytes(list(worker.optimizer.state.values()))
+    return {"pairs": taken[WARM:], "ours": held, "theirs": peer.held}
 
 
-def theirs(rank: int, weights: str) -> Measured:
-    """The same of torch's own parts."""
-    import torch
+def second() -> None:
+    """Rank 1: what rank 0 does at the same time."""
     import torch.distributed as dist
-    from torch.distributed.fsdp import fully_shard
 
-    from llmanac.core.types import Batch
+    from llmanac.parallel.mesh import Mesh
+    from llmanac.train.team import Follower
 
-    dist.init_process_group("gloo")
-    model, own = built(), rows()[rank * ROWS // 2 : (rank + 1) * ROWS // 2]
-    model.compute_dtype = torch.float32
-    if weights == "sharded":
-        for layer in model.model.layers:
-            fully_shard(layer)
-        called: Any = fully_shard(model)
-    else:
-        called = torch.nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.AdamW(model.parameters())
+    def start(mesh: Mesh) -> Callable[[dict[str, Any]], None]:
+        follower, peers = Follower(mesh), {}
 
-    def step(number: int) -> None:
-        ids = torch.tensor(own)
-        logits = called(Batch(ids=ids[:, :-1])).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        def obey(command: dict[str, Any]) -> None:
+            match command["do"]:
+                case "make peer":
+                    peers[0] = Peer(1, command["weights"])
+                case "peer":
+                    timed(peers[0].step)
+                case "barrier":
+                    dist.barrier()
+                case _:
+                    follower.obey(command)
 
-    seconds, cpu = median_of(step)
-    local = [p.to_local() if hasattr(p, "to_local") else p for p in model.parameters()]
-    dist.destroy_process_group()
-    return seconds, cpu, 16 * sum(p.numel() for p in local)  # weight, gradient, two moments
+        return obey
+
+    Mesh.joined().follow(start)
 
 
-def measured(contestant: Callable[[int, str], Any], weights: str) -> Measured:
+def measured(weights: str, pairs: int) -> dict[str, Any]:
     """What rank 0 of two forked processes returns."""
+    import torch
+
+    from llmanac.train import team  # noqa: F401 - imported once, before the fork
+
+    torch.set_num_threads(1)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -115,46 +170,54 @@ def measured(contestant: Callable[[int, str], Any], weights: str) -> Measured:
     def process(rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
         os.environ.update(MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-        result = contestant(rank, weights)
-        if not rank:
-            writer.send(result)
+        if rank:
+            second()
+        else:
+            writer.send(first(weights, pairs))
 
     children = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
     for child in children:
         child.start()
+    writer.close()
     try:
-        if not reader.poll(120):
-            raise SystemExit("parallel: the two processes did not end in 120 s")
-        result: Measured = reader.recv()
+        if not reader.poll(PATIENCE):
+            raise SystemExit(f"parallel: the two processes did not end in {PATIENCE} s")
+        result: dict[str, Any] = reader.recv()
+    except EOFError:
+        raise SystemExit("parallel: a process ended early; its message is above") from None
     finally:
         for child in children:
-            child.join(15)
+            child.join(5)
             child.kill()
     return result
 
 
-def both(weights: str) -> tuple[list[Measured], list[Measured]]:
-    found: tuple[list[Measured], list[Measured]] = ([], [])
-    for _ in range(ROUNDS):
-        for place, contestant in zip(found, (ours, theirs), strict=True):
-            place.append(measured(contestant, weights))
-    return found
-
-
 @bench.measure("ddp-overhead")
 def ddp_overhead() -> Result:
-    """Seconds of a step with replicated weights."""
-    found = both("replicated")
-    (own, own_cpu, _), (peer, peer_cpu, _) = (map(statistics.median, zip(*rounds, strict=True)) for rounds in found)
-    more = {"ours: CPU s of rank 0": own_cpu, "theirs: CPU s of rank 0": peer_cpu}
-    return Result("ddp-overhead", "s", own, "torch DistributedDataParallel", peer, "lower", more)
+    """A step with replicated weights, as a multiple of the peer's: the median of pairs of steps."""
+    pairs = measured("replicated", PAIRS)["pairs"]
+    ratios = sorted(own[0] / peer[0] for own, peer in pairs)
+    own, peer = (statistics.median(pair[place][0] for pair in pairs) for place in (0, 1))
+    more = {
+        "pairs of steps": len(pairs), "seconds: ours": own, "seconds: theirs": peer,
+        "ratios, their middle half": [round(ratios[len(ratios) // 4], 3), round(ratios[-1 - len(ratios) // 4], 3)],
+        "CPU of rank 0, ours / theirs": statistics.median(own[1] / peer[1] for own, peer in pairs),
+    }  # fmt: skip
+    name = "torch DistributedDataParallel"
+    return Result("ddp-overhead", "of its step", statistics.median(ratios), name, 1.0, "lower", more)
 
 
 @bench.measure("fsdp-memory")
 def fsdp_memory() -> Result:
-    """Bytes of weights, gradients and moments of a rank with sharded weights."""
-    own, peer = (found[0][2] / 2**20 for found in both("sharded"))
-    return Result("fsdp-memory", "MiB", own, "torch fully_shard", peer, "lower")
+    """Bytes of weights, gradients and moments of a rank with sharded weights, counted in its tensors."""
+    found = measured("sharded", 1)
+    own, peer = found["ours"] / 2**20, found["theirs"] / 2**20
+    more = {"besides, on our rank 0: the complete weights, for evaluation and checkpoints, MiB": weights_mib()}
+    return Result("fsdp-memory", "MiB", own, "torch fully_shard", peer, "lower", more)
+
+
+def weights_mib() -> float:
+    return sum(p.nbytes for p in built().parameters()) / 2**20
 
 
 if __name__ == "__main__":

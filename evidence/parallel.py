@@ -16,8 +16,9 @@ what is gathered for a while, activations.
   {usual:.0%} of its usual formula, which holds from (3 p - 1) / 2 micro-batches on.
 - The planner's states equal the held ones to the byte on {states} of {meshes} meshes, its bytes sent are
   {planned[0]:.2f} to {planned[1]:.2f} of the counted ones. Its prediction of the peak is within 15% of the measured
-  one on {near} of {meshes} meshes, and {peaks[0]:.2f} to {peaks[1]:.2f} of it on all. It plans no context
-  parallelism.
+  one on {near} of {meshes} meshes, and {peaks[0]:.2f} to {peaks[1]:.2f} of it on all. Its terms were written down with
+  these meshes in view; on another shape, measured afterwards ({other:,} parameters, not tied, rows of {other_length}
+  tokens), on {other_near} of {meshes}, {other_peaks[0]:.2f} to {other_peaks[1]:.2f}. It plans no context parallelism.
 - Time says nothing about a cluster: two cores shared with other work, and messages that are copies in memory. Two
   processes take {times[0]:.2f} to {times[1]:.2f} times the time of one process with one thread. The other work changed
   while they were measured: below one half is noise.
@@ -61,9 +62,12 @@ MESHES: dict[str, dict[str, Any]] = {
     "pipeline, zero-bubble": {"pipeline": 2, "schedule": "zero-bubble"},
     "2 x 2 x 2": {"data": 2, "tensor": 2, "pipeline": 2},
 }
-SIZES = {"full": {"dim": 512, "layers": 4}, "small": {"dim": 16, "layers": 2}}
-VOCABULARY = {"full": 4096, "small": 64}
-LENGTH, COUNT = {"full": 64, "small": 8}, 8
+SIZES: dict[str, dict[str, Any]] = {
+    "full": {"dim": 512, "layers": 4}, "small": {"dim": 16, "layers": 2},
+    "other": {"dim": 384, "layers": 8, "tied": False, "max_length": 256},
+}  # fmt: skip
+VOCABULARY = {"full": 4096, "small": 64, "other": 8192}
+LENGTH, COUNT = {"full": 64, "small": 8, "other": 256}, 8
 SHARED = 4  # loss, units, tokens and the squared norm, which all ranks add up
 LARGE = {"dim": 4096, "layers": 32, "max_length": 4096}  # the shape of a Llama with 7 billion parameters
 DEVICE = {"memory": 80e9, "bandwidth": 50e9, "rate": 400e12}
@@ -90,10 +94,9 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     try:
         chosen = list(MESHES) if size == "full" else ["data, sharded"]
         one = alone(seed, size)
-        meshes = {}
-        for name in chosen:
-            parallel = ParallelSpec(timeout=240, **MESHES[name])
-            meshes[name] = on_ranks(parallel.ranks, functools.partial(first, parallel, seed, size), follow, 480)[0]
+        meshes = {name: on_mesh(name, seed, size) for name in chosen}
+        planned = [name for name in MESHES if name != "context"] if size == "full" else []
+        others = {name: on_mesh(name, seed, "other") for name in planned}
     finally:
         torch.set_num_threads(threads)
     model = small_model(size, seed)
@@ -101,8 +104,16 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         found["loss"] = abs(found["loss"] - one["loss"]) / one["loss"]
     return {
         "parameters": model.parameter_count(), "one": one, "meshes": meshes, "bubbles": bubbles(),
-        "plans": plans() if size == "full" else {},
+        "plans": plans() if size == "full" else {}, "other parameters": small_model("other", seed).parameter_count(),
+        "others": {name: {key: m[key] for key in ("peak", "planned peak")} for name, m in others.items()},
     }  # fmt: skip
+
+
+def on_mesh(name: str, seed: int, size: str) -> dict[str, Any]:
+    """What rank 0 measures on processes of this machine."""
+    parallel = ParallelSpec(timeout=240, **MESHES[name])
+    found: dict[str, Any] = on_ranks(parallel.ranks, functools.partial(first, parallel, seed, size), follow, 480)[0]
+    return found
 
 
 def train_spec(size: str) -> TrainSpec:
@@ -229,7 +240,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         sizes = [f"{m[key] / mega:.2f}" for key in ("sent", "planned sent", "peak")]
         known = "context" not in name
         guess = [f"{m['planned peak'] / mega:.2f}", f"{m['planned peak'] / m['peak']:.2f}"] if known else ["", ""]
-        planned.append([name, *sizes, *guess])
+        other = result["others"].get(name)
+        more = [f"{value / mega:.2f}" for value in other.values()] if other else ["", ""]
+        ratio = f"{other['planned peak'] / other['peak']:.2f}" if other else ""
+        planned.append([name, *sizes, *guess, *more, ratio])
     costs.insert(
         0, ["one process", f"{16 * result['parameters'] / mega:.2f}", "0", "0", f"{result['one']['seconds']:.2f}"]
     )
@@ -246,7 +260,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         Section("Share of a step that 4 ranks wait, by micro-batches", [], [table(["schedule", *counts], waits)]),
         Section(
             "The planner and measurement (MB)", [],
-            [table(["mesh", "sent", "planned", "peak", "planned", "planned / measured peak"], planned)],
+            [table(["mesh", "sent", "planned", "peak", "planned", "ratio", "other shape: peak", "planned", "ratio"],
+                   planned)],
         ),
         Section(
             "An estimate: 7 billion parameters on 64 and 1024 devices",
@@ -265,6 +280,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     known = {name: m for name, m in meshes.items() if "context" not in name}
     sent = [m["planned sent"] / m["sent"] for m in known.values()]
     peaks = [m["planned peak"] / m["peak"] for m in known.values()]
+    others = [m["planned peak"] / m["peak"] for m in result["others"].values()]
     p, few = 4, result["bubbles"]["zero-bubble"]["4"]
     times = [m["seconds"] / result["one"]["seconds"] for m in two]
     return {
@@ -275,5 +291,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "right": sum(abs(a - b) < 1e-12 for a, b in waits), "few": few[0], "usual": (p - 1) / (6 * p + p - 1),
         "states": sum(m["states"] == m["held"] for m in known.values()), "meshes": len(known),
         "near": sum(abs(peak - 1) <= 0.15 for peak in peaks),
+        "other": result["other parameters"], "other_length": LENGTH["other"],
+        "other_near": sum(abs(peak - 1) <= 0.15 for peak in others), "other_peaks": (min(others), max(others)),
         "planned": (min(sent), max(sent)), "peaks": (min(peaks), max(peaks)), "times": (min(times), max(times)),
     }  # fmt: skip

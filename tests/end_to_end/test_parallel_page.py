@@ -28,6 +28,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
     (tmp_path / "text").mkdir()
     for n in range(12):
         (tmp_path / "text" / f"{n}.txt").write_text("\n\n".join(f"{text(rng, 60)}." for _ in range(12)))
+    said = [{"prompt": f"Say {n}.", "completion": " ".join([str(n)] * (n % 9 + 1))} for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     session = Session(tmp_path)
     yield session
@@ -41,5 +43,9 @@ def test_every_block_of_the_page_runs(root: Path, session: Session) -> None:
     runs = [read_metrics(session.folder / name / "pretrain") for name in ("two", "split", "piped")]
     losses = [[line["loss"] for line in lines if "loss" in line] for lines in runs]
     assert len(losses[0]) == 8
+    for name in ("tuned", "full"):
+        kept = json.loads((session.folder / name / "results.json").read_text())
+        assert kept["steps"] == 8 and kept["held_out"]["after"] < kept["held_out"]["before"]
+    assert (session.folder / "tuned" / "model" / "adapter_config.json").is_file()
     for other in losses[1:]:
         assert other == pytest.approx(losses[0], rel=1e-5)

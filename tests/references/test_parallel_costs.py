@@ -22,6 +22,8 @@ SHARED = 4  # loss, units, tokens and the squared norm: what all ranks add up in
         {"data": 2},
         {"context": 2},
         {"tensor": 2},
+        {"data": 2, "optimizer": "muon"},
+        pytest.param({"tensor": 2, "optimizer": "muon"}, marks=pytest.mark.slow),
         {"pipeline": 2, "schedule": "zero-bubble"},
         pytest.param({"tensor": 2, "activations": "replicated"}, marks=pytest.mark.slow),
         pytest.param({"pipeline": 2}, marks=pytest.mark.slow),
@@ -31,7 +33,9 @@ SHARED = 4  # loss, units, tokens and the squared norm: what all ranks add up in
     ],
 )
 def test_bytes_sent_equal_the_closed_form(mesh):
-    parallel, spec, model = ParallelSpec(**mesh), spec_of(torch.float64), built()
+    mesh = dict(mesh)
+    optimizer = {"name": mesh.pop("optimizer")} if "optimizer" in mesh else "sgd"
+    parallel, spec, model = ParallelSpec(**mesh), spec_of(torch.float64, optimizer), built()
     count = sum(p.numel() for p in model.parameters())
     layers = sum(p.numel() for p in model.model.layers.parameters())
 
@@ -55,6 +59,9 @@ def test_bytes_sent_equal_the_closed_form(mesh):
         if parallel.pipeline > 1:
             expected += traffic.pipeline_numbers(parallel, 0, tokens, 16, times)
             expected += 0 if parallel.schedule == "zero-bubble" else 64 * 16  # the tied matrix's two gradients
+        if optimizer != "sgd":
+            matrices = [p.numel() for p in model.model.layers.parameters() if p.ndim == 2]
+            expected += traffic.muon_numbers(parallel, sum(matrices))
         assert sent.total == 8 * expected
         part = plan.Part(built(), parallel, 0, pipeline.cut_model(built(), parallel.stages, 12))
         held = sum(p.numel() for p in stepper.worker.parameters.values())

@@ -136,7 +136,7 @@ def test_a_further_rank_says_that_rank_0_stopped(folder, tmp_path):
 
 def test_what_cannot_be_divided_is_refused():
     model = built(position="none", blocks=[{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}])
-    with pytest.raises(SpecError, match=r"Mamba of layer 0 cannot be divided"):
+    with pytest.raises(SpecError, match=r"--tensor: Mamba of layer 0 cannot be divided .*; use --pipeline"):
         serving.check(model, 2, 1)
     with pytest.raises(SpecError, match=r"--pipeline: 4 layers are fewer than 5 stages"):
         serving.check(model, 1, 5)

@@ -28,6 +28,9 @@ Patches = Annotated[
 Fields = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Set a field of the method; repeatable.")
 ]
+Processes = Annotated[
+    int | None, typer.Option(help="Train on as many processes of this machine; torchrun starts those of several.")
+]
 SomeModel = Annotated[str, typer.Argument(help="A run's or model's folder, a .gguf file, or a hub model's name.")]
 Draft = Annotated[
     str | None,
@@ -84,3 +87,27 @@ class SeveralValues(TyperCommand):
                     spread.append(flag)
             spread.append(argument)
         return super().parse_args(ctx, spread)
+
+
+def followed() -> bool:
+    """Whether this process is a further rank of torchrun's; then it has been one until rank 0 ended."""
+    from llmanac.parallel import launch
+
+    if not launch.is_further_rank():
+        return False
+    from llmanac.parallel.mesh import further_rank
+    from llmanac.train.team import follow
+
+    further_rank(follow)
+    return True
+
+
+def on_processes(changes: dict[str, Any], processes: int | None, recipe: Any = None) -> dict[str, Any]:
+    """The patches of a recipe with that of --processes: ranks share rows where neither patches nor the recipe say more.
+
+    recipe: its data.
+    """
+    axes = ("data", "context", "tensor", "pipeline")
+    mesh = recipe.get("parallel") if isinstance(recipe, dict) else None
+    said = any(f"parallel.{axis}" in changes for axis in axes) or (isinstance(mesh, dict) and bool(mesh.keys() & axes))
+    return {**changes, "parallel.data": processes} if processes and not said else changes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmanac.cli.options import Patches, Show
+from llmanac.cli.options import Patches, Processes, Show, followed, on_processes
 from llmanac.cli.pictures import run_pictures
 from llmanac.cli.rlhf import run_stages
 from llmanac.cli.tune import run_tuning
@@ -27,9 +27,7 @@ def run_command(
     folder: Annotated[Path | None, typer.Option(help="Output folder [runs/<name>].")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    processes: Annotated[
-        int | None, typer.Option(help="Train on as many processes of this machine; torchrun starts those of several.")
-    ] = None,
+    processes: Processes = None,
     show: Show = False,
 ) -> None:
     """Run a recipe: text to a tokenizer, a model, an evaluation and a report."""
@@ -42,20 +40,14 @@ def run_command(
     from llmanac.recipes.spec import load_recipe, read_recipe, shown
     from llmanac.recipes.tune import is_tuning
 
-    if launch.is_further_rank():
-        from llmanac.parallel.mesh import further_rank
-        from llmanac.train.team import follow
-
-        further_rank(follow)
+    if followed():
         return
-    changes = spec.parse_patches(set_ or ())
-    if processes and not any(path.startswith("parallel.") for path in changes):
-        changes["parallel.data"] = processes
-    changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     data = read_recipe(recipe)
-    alone = is_rlhf(data) or is_tuning(data) or is_multimodal(data)
+    changes = on_processes(spec.parse_patches(set_ or ()), processes, data)
+    changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
+    alone = is_rlhf(data) or is_multimodal(data)
     if alone and any(path.startswith("parallel.") for path in changes):
-        raise SpecError("parallel: tuning, RL and recipes of pictures train on one process; leave --processes out")
+        raise SpecError("parallel: RL and recipes of pictures train on one process; leave --processes out")
     if is_multimodal(data):
         run_pictures(recipe, data, changes, folder, resume, show)
         return
@@ -63,7 +55,7 @@ def run_command(
         run_stages(recipe, data, changes, folder, resume, show)
         return
     if is_tuning(data):
-        run_tuning(data, changes, folder or Path("runs") / Path(recipe).stem, resume, show)
+        run_tuning(data, changes, folder or Path("runs") / Path(recipe).stem, resume, show, processes)
         return
     if show:
         print(shown(load_recipe(recipe, changes)), end="")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import Patches, Seed, SomeModel
+from llmanac.cli.options import Patches, Processes, Seed, SomeModel, followed, on_processes
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def _shared(
     lr: Rate = None, epochs: Epochs = None, budget: Budget = None, length: Length = None, held_out: HeldOut = None,
     on_error: OnBadRow = None,
     on: On = None, set_: Patches = None, seed: Seed = 0, preview: Preview = 0, resume: Resume = False,
+    processes: Processes = None,
 ) -> None:  # fmt: skip
     """The options of both commands."""
 
@@ -51,6 +52,8 @@ def _with_shared(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
+        if followed():
+            return
         command(**{n: v for n, v in given.items() if n in own}, options={n: given[n] for n in shared})
 
     run.__signature__ = inspect.Signature([*[p for n, p in own.items() if n != "options"], *shared.values()])  # type: ignore[attr-defined]
@@ -84,14 +87,16 @@ def _run(
     asked = spec.make(TuneSpec, {**fields, "rows": {"file": data, **rows}, "seed": options["seed"]})
     patches = {"train.optimizer.lr": options["lr"], "objective.on": options["on"], **(patches or {})}
     asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
-    asked = spec.patch(asked, spec.parse_patches(options["set_"] or ()))
+    asked = spec.patch(asked, on_processes(spec.parse_patches(options["set_"] or ()), options["processes"]))
     if options["preview"]:
         print_preview(asked, options["preview"])
         return
-    _tune(asked, output, options["resume"], options["budget"])
+    _tune(asked, output, options["resume"], options["budget"], options["processes"])
 
 
-def run_tuning(data: Any, changes: dict[str, Any], folder: Path, resume: bool, show: bool) -> None:
+def run_tuning(
+    data: Any, changes: dict[str, Any], folder: Path, resume: bool, show: bool, processes: int | None = None
+) -> None:
     """`llmanac run` of a tuning's recipe."""
     from llmanac.core import spec
     from llmanac.recipes.tune import TuneSpec
@@ -101,16 +106,18 @@ def run_tuning(data: Any, changes: dict[str, Any], folder: Path, resume: bool, s
     if show:
         print(spec.to_toml(spec.dump(asked)), end="")
         return
-    _tune(asked, folder, resume, budget)
+    _tune(asked, folder, resume, budget, processes)
 
 
-def _tune(asked: Any, output: Path, resume: bool, budget: str | None) -> None:
+def _tune(asked: Any, output: Path, resume: bool, budget: str | None, processes: int | None) -> None:
+    from llmanac.parallel import launch
     from llmanac.recipes.spec import seconds
-    from llmanac.recipes.tune import tune
+    from llmanac.recipes.tune import RECIPE, tune
 
     time = None if budget is None else seconds(budget, "--budget")
     try:
-        done = tune(asked, output, resume=resume, budget=time)
+        with launch.processes(processes or 1):
+            done = tune(asked, output, resume=resume or launch.restarted(output, RECIPE), budget=time)
     except KeyboardInterrupt:
         raise stopped(output) from None
     print_tuned(done)

@@ -33,6 +33,8 @@ class ParallelSpec(Spec):
         activations: under `tensor`, whether what is between attention and feed-forward layers is split along the
             sequence (sequence parallelism) or held by every rank.
         schedule: the order of micro-batches in a pipeline; interleaved and zero-bubble give each rank two stages.
+        checkpoints: whether rank 0 collects and writes all weights and moments, or each rank writes its parts of them
+            to a disk that all ranks see. Either opens on any mesh.
         timeout: seconds that a rank may keep the others waiting before the run ends with an error that names it.
     """
 
@@ -43,6 +45,7 @@ class ParallelSpec(Spec):
     weights: Literal["sharded", "replicated"] = "sharded"
     activations: Literal["split", "replicated"] = "split"
     schedule: Schedule = "1f1b"
+    checkpoints: Literal["collected", "parts"] = "collected"
     timeout: int = 120
 
     def __post_init__(self) -> None:

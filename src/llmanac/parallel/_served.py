@@ -46,7 +46,7 @@ def check(model: Any, tensor_ranks: int, stages: int) -> None:
     if len(model.model.layers) < stages:
         raise SpecError(f"--pipeline: {len(model.model.layers)} layers are fewer than {stages} stages; use fewer")
     if tensor_ranks > 1:
-        tensor.check(model, tensor_ranks)
+        tensor.check(model, tensor_ranks, "--tensor", "use --pipeline")
 
 
 def divide(model: Any, mesh: Mesh) -> Any:

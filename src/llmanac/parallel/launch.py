@@ -27,10 +27,10 @@ def is_further_rank() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
 
 
-def restarted(folder: Path | None) -> bool:
-    """Whether torchrun has started this process again after a rank was lost, and the run's folder is there."""
+def restarted(folder: Path | None, file: str = "run.json") -> bool:
+    """Whether torchrun has started this process again after a rank was lost, and the run's `file` is there."""
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return again and folder is not None and (folder / "run.json").is_file()
+    return again and folder is not None and (folder / file).is_file()
 
 
 @contextlib.contextmanager
@@ -64,10 +64,11 @@ def processes(count: int, follower: str = FOLLOWER) -> Iterator[None]:
         threading.Thread(target=_watch, args=(children,), daemon=True).start()
         yield
     finally:
+        ending = ENDING if joined.is_set() else 0.0  # those that still wait for rank 0 have nothing to end
         joined.set()
         for name in NAMES:
             os.environ.pop(name, None)
-        stop = time.monotonic() + ENDING
+        stop = time.monotonic() + ending
         for child in children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.1, stop - time.monotonic()))

@@ -80,7 +80,8 @@ class Mesh:
         self.commands = 0
         self.doing = "starting"
         self._ended = threading.Event()
-        threading.Thread(target=self._live, daemon=True).start()
+        self._beating = threading.Thread(target=self._live, daemon=True)
+        self._beating.start()
 
     @classmethod
     def joined(cls) -> Mesh:
@@ -122,11 +123,11 @@ class Mesh:
         dist.broadcast(values, 0)
         return values
 
-    def dismiss(self) -> None:
+    def dismiss(self, seconds: float = 10.0) -> None:
         """Of rank 0: tell the others to end, and wait until they have read it: the store may end with this process."""
         self.send({"do": "exit"})
         with contextlib.suppress(RuntimeError, dist.DistError):
-            self.store.wait([f"left/{rank}" for rank in range(1, self.spec.ranks)], timedelta(seconds=10))
+            self.store.wait([f"left/{rank}" for rank in range(1, self.spec.ranks)], timedelta(seconds=seconds))
 
     def leave(self) -> None:
         """Of the other ranks: answer `dismiss`."""
@@ -201,6 +202,7 @@ class Mesh:
     def close(self) -> None:
         """Leave the mesh."""
         self._ended.set()
+        self._beating.join(2 * BEAT)  # a thread within torch's code at the end of Python would abort the process
         if dist.is_initialized():
             dist.destroy_process_group()
 

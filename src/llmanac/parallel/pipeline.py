@@ -60,6 +60,19 @@ def check(model: Any, spec: ParallelSpec) -> None:
             )
 
 
+def check_trained(model: Any, spec: ParallelSpec, length: int) -> None:
+    """Raises SpecError for a stage in which all parameters are frozen: its backward pass would have nothing to do."""
+    trained = {
+        int(n.split(".")[2]) for n, p in model.model.named_parameters("model") if p.requires_grad and "layers." in n
+    }
+    for stage, layers in enumerate(cut_model(model, spec.stages, length)):
+        if not trained & set(layers):
+            raise SpecError(
+                f"parallel.pipeline: nothing is trained in layers {layers.start} to {layers.stop - 1}, which are stage "
+                f"{stage}; use parallel.data or parallel.tensor"
+            )
+
+
 def cut(costs: Sequence[float], last: float, stages: int) -> list[range]:
     """Layers in consecutive groups so that the costliest group is as cheap as can be; `last` is added to the last one.
 

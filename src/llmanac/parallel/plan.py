@@ -6,8 +6,13 @@ Memory of the device that needs most, with N parameters of its part and d data r
     gathered      FSDP2: weights of all that is outside of layers, and of four layers (two in use, a buffer for each
                   direction); gradients of all of N, kept until the last micro-batch. In a pipeline weights and
                   gradients of all of N; DDP: its buckets, N
-    activations   what the backward pass reads of each layer, for the passes that wait for it (`passes`), logits and
-                  the gradient of the head; in zero-bubble gradients that wait for their second half
+    activations   what the backward pass reads of each layer, for the passes that wait for it (`passes`), in
+                  zero-bubble gradients that wait for their second half; and the most of
+                    at the head       logits, and the gradient of its matrix (zero-bubble: of both halves)
+                    in a layer        a product's gradient before it is added to that of earlier micro-batches
+                    at the embedding  the gradient of its matrix, when one pass less waits
+                  A tied matrix' gradient from the head waits for that from the embedding. Sums of DTensors are new
+                  tensors next to both terms.
 
 The time of a step is computing / (1 - bubble) + sent / bandwidth: nothing is sent while something is computed, so it is
 an upper estimate of the second term. `rate` is what a device reaches, not what its maker says.
@@ -206,16 +211,20 @@ class Part:
         return min(most[self.spec.schedule], self.count * times)
 
     def activations(self, times: int, length: int, bytes_: int) -> float:
+        """Bytes besides states and what is gathered, where they are most: at the head, in a layer, at the embedding."""
         split, places = self.spec.tensor, len(self.layers) / self.count * length  # of one pass
-        kept = self.passes(times) * places * _kept(self.model, split)
+        passes, zero = self.passes(times), self.spec.pipeline > 1 and self.spec.schedule == "zero-bubble"
+        one = bytes_ * places * _kept(self.model, split)
+        between = min(2 * self.rank + 1, self.count * times) * zero  # passes between the halves of their backward pass
+        kept = passes * one + bytes_ * between * places * _outputs(self.model, split)
+        copies = 2 if split > 1 else 1  # a sum of DTensors is a new one
+        matrix = 4.0 * self.matrix
+        waits = matrix * (self.first and self.last and self.count == 1 and self.model.spec.tied)
+        largest = copies * 4.0 * max(p.numel() for p in self.model.model.layers.parameters()) / split * (times > 1)
         logits = 8.0 * min(length, 4096) * self.model.vocab_size / split
-        matrices = 1
-        if self.spec.pipeline > 1 and self.spec.schedule == "zero-bubble":
-            # passes between the two halves of their backward pass keep gradients of products; that of the head is
-            # computed in both halves
-            between = min(2 * self.rank + 1, self.count * times)
-            kept, matrices = kept + between * places * _outputs(self.model, split), 2
-        return bytes_ * kept + (logits + 4.0 * self.matrix * matrices) * self.last
+        at_head = logits + matrix * (2 if zero else 1)
+        at_embedding = matrix + copies * waits + matrix * (copies - 1) * (not waits) - one
+        return kept + max(waits + largest, at_head * self.last, at_embedding * self.first)
 
 
 def pipeline_numbers(spec: ParallelSpec, length: int, width: int, times: int) -> float:

@@ -20,50 +20,59 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput, loss_parallel, parallelize_module
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.models._layers import unfuse, upcast
+from llmanac.models._layers import Product, lookup, unfuse, upcast
 from llmanac.models.heads.linear import LinearHead
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 ROWS = ("o_proj", "down_proj")
 NORMS_OF_HEADS = ("q_norm", "k_norm")
+# a low-rank term s B A x of a product is divided as the product is: the side of each matrix that is cut, None for all
+SIDES = {
+    "columns": {"lora_A": None, "lora_B": 0, "lora_magnitude_vector": 0},
+    "rows": {"lora_A": 1, "lora_B": None, "lora_magnitude_vector": None},
+}
 
 __all__ = ["check", "divide", "loss_parallel", "partial_gradients"]
 
 
-def check(model: Any, ranks: int) -> None:
-    """Raises SpecError that names the part of the model which cannot be divided by `ranks`."""
-    fix = "use parallel.data or parallel.pipeline"
+def check(
+    model: Any, ranks: int, flag: str = "parallel.tensor", fix: str = "use parallel.data or parallel.pipeline"
+) -> None:
+    """Raises SpecError that names `flag`, the part of the model which cannot be divided by `ranks`, and what to do."""
     if model.model.position.compares:
-        raise SpecError(f"parallel.tensor: {type(model.model.position).__name__} adds to scores of each head; {fix}")
+        raise SpecError(f"{flag}: {type(model.model.position).__name__} adds to scores of each head; {fix}")
     if type(model.lm_head) is not LinearHead:
-        raise SpecError(f"parallel.tensor: the head {type(model.lm_head).__name__} cannot be divided; {fix}")
+        raise SpecError(f"{flag}: the head {type(model.lm_head).__name__} cannot be divided; {fix}")
+    if model.lm_head.change is not None:
+        raise SpecError(f"{flag}: an adapter of the head cannot be divided (lm_head); {fix}")
     if model.vocab_size % ranks:
-        raise SpecError(f"parallel.tensor: {ranks} does not divide the vocabulary of {model.vocab_size}; {fix}")
+        raise SpecError(f"{flag}: {ranks} does not divide the vocabulary of {model.vocab_size}; {fix}")
     for number, layer in enumerate(model.model.layers):
         attention = layer.self_attn
         for name, parameter in layer.named_parameters():
-            owner = name.split(".")[-2]
+            *above, owner, _ = name.split(".")
+            owner = above[-1] if owner in SIDES["rows"] else owner
             known = owner in COLUMNS + ROWS + NORMS_OF_HEADS or "norm" in owner
             if not known or parameter.ndim > 2:
                 part = type(layer.get_submodule(name.rpartition(".")[0].partition(".")[0])).__name__
-                raise SpecError(f"parallel.tensor: {part} of layer {number} cannot be divided ({name}); {fix}")
+                raise SpecError(f"{flag}: {part} of layer {number} cannot be divided ({name}); {fix}")
         for what in ("heads", "kv_heads"):
             if getattr(attention, what, ranks) % ranks:
                 count = getattr(attention, what)
-                raise SpecError(f"parallel.tensor: {ranks} does not divide the {count} {what} of layer {number}; {fix}")
+                raise SpecError(f"{flag}: {ranks} does not divide the {count} {what} of layer {number}; {fix}")
         if getattr(attention, "q_norm", None) is not None and attention.normed[0] == 1:
-            raise SpecError(f"parallel.tensor: layer {number} norms queries over all heads; {fix}")
+            raise SpecError(f"{flag}: layer {number} norms queries over all heads; {fix}")
         if layer.position is not None and layer.position.compares:
-            raise SpecError(f"parallel.tensor: layer {number} has a bias of each head; {fix}")
+            raise SpecError(f"{flag}: layer {number} has a bias of each head; {fix}")
         widths = {n: m.out_features for n, m in layer.named_modules() if n.rpartition(".")[2] in COLUMNS}
         for name, width in widths.items():
             if width % ranks:
-                raise SpecError(f"parallel.tensor: {ranks} does not divide the {width} columns of {name}; {fix}")
+                raise SpecError(f"{flag}: {ranks} does not divide the {width} columns of {name}; {fix}")
 
 
 class _Product(ParallelStyle):
@@ -79,8 +88,9 @@ class _Product(ParallelStyle):
 
         def split(name: str, part: Any, mesh: DeviceMesh) -> None:
             for own in [name for name, _ in part.named_parameters(recurse=False)]:
-                place = Shard(0) if self.by == "columns" else Shard(1) if own == "weight" else Replicate()
-                shard_parameter(part, own, mesh, place)
+                side: int | None = 0 if self.by == "columns" else 1 if own == "weight" else None
+                side = SIDES[self.by].get(name, side)
+                shard_parameter(part, own, mesh, Replicate() if side is None else Shard(side))
 
         def enter(part: Any, inputs: Any, mesh: DeviceMesh) -> Any:
             x = inputs[0]
@@ -95,6 +105,8 @@ class _Product(ParallelStyle):
 def shard_parameter(module: nn.Module, name: str, mesh: DeviceMesh, place: Placement) -> None:
     """Replace a parameter by its part on this rank. Nothing is sent: every rank has (or will be given) all of it."""
     old = getattr(module, name)
+    if isinstance(old, DTensor):  # a matrix that several products share
+        return
     new = distribute_tensor(old.detach(), mesh, [place], src_data_rank=None)
     module.register_parameter(name, nn.Parameter(new, requires_grad=old.requires_grad))
 
@@ -105,6 +117,10 @@ def divide(model: Any, mesh: DeviceMesh, *, split: bool) -> None:
     split: whether activations between parts are split along the sequence.
     """
     unfuse(model)
+    for module in model.modules():
+        if isinstance(module, Product) and module.change is not None:
+            change: Any = module.change
+            change.factors = lambda: None  # the fused form computes with plain tensors
     between: Placement = Shard(1) if split else Replicate()
     for layer in model.model.layers.values() if isinstance(model.model.layers, nn.ModuleDict) else model.model.layers:
         plan: dict[str, ParallelStyle] = {}
@@ -140,16 +156,18 @@ def _cut(x: Tensor, mesh: DeviceMesh) -> Tensor:
 
 
 def _divide_embedding(embedding: nn.Module, mesh: DeviceMesh) -> None:
+    """Rows of this rank's tokens, added up over ranks. The gradient is that of these rows (DTensor's is of all)."""
     shard_parameter(embedding, "weight", mesh, Shard(0))
 
-    def enter(part: Any, inputs: Any) -> Any:
-        return (DTensor.from_local(inputs[0], mesh, [Replicate()], run_check=False),)
+    def forward(self: Any, ids: Tensor) -> Tensor:
+        weight = self.weight.to_local(grad_placements=[Shard(0)])
+        own = ids - mesh.get_local_rank() * len(weight)
+        here = (own >= 0) & (own < len(weight))
+        rows = lookup(own.where(here, 0), weight) * here[..., None]
+        summed = DTensor.from_local(rows, mesh, [Partial()], run_check=False)
+        return summed.redistribute(placements=[Replicate()]).to_local()
 
-    def leave(part: Any, inputs: Any, y: Any) -> Any:
-        return y.redistribute(placements=[Replicate()]).to_local()
-
-    embedding.register_forward_pre_hook(enter)
-    embedding.register_forward_hook(leave)
+    embedding.forward = types.MethodType(forward, embedding)
 
 
 def _nll(mesh: DeviceMesh, entering: Placement) -> Any:

@@ -11,6 +11,7 @@ With n ranks and a tensor of S bytes, a ring sends per rank
     context            2 k (n - 1) / n B T L 2 H_kv d, and as DDP or FSDP2          keys and values, their gradients
     tensor             k (n - 1) / n (B T D (8 L + 5) + 6 B T), and norms           Korthikanti et al. 2022, section 4.2
     pipeline           k B T D for each edge from one rank to another, in both directions
+    Muon               (n - 1) / n P_matrices more, where ranks have parts of matrices (FSDP2, tensor)
 
 (in numbers, not bytes). Layers of FSDP2 are gathered for the forward and for the backward pass. A tensor-parallel layer
 has two pairs of an all-gather and a reduce-scatter forward and two backward, the embedding and the head five halves
@@ -107,6 +108,13 @@ def tensor_numbers(spec: ParallelSpec, layers: int, tokens: int, dim: int, micro
     ends = 5 if spec.activations == "split" else 4
     each = (n - 1) / n * tokens * (dim * (8 * layers + ends) + 6)
     return micro_batches * each + 2 * (n - 1) / n * norms
+
+
+def muon_numbers(spec: ParallelSpec, matrices: int) -> float:
+    """Numbers that a rank sends so that each has all of the momentum of `matrices` parameters; for one axis."""
+    n = spec.replicas if spec.weights == "sharded" else 1
+    n = max(n, spec.tensor)
+    return (n - 1) / n * matrices
 
 
 def pipeline_numbers(spec: ParallelSpec, rank: int, tokens: int, dim: int, micro_batches: int) -> float:

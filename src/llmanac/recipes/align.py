@@ -63,6 +63,8 @@ class AlignSpec(TuneSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.parallel.ranks > 1:
+            raise SpecError(f"parallel: {self.objective.name} is trained on one process; leave parallel out")
         sampled = self.objective.name == "policy-gradient"
         if sampled and self.reward is None:
             raise SpecError("reward: a policy gradient needs one, e.g. exact-match, or FILE.py:function")

@@ -36,13 +36,16 @@ from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.models.save import save_model
 from llmanac.objectives import ObjectiveSpec
+from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
 from llmanac.recipes.chat_rows import can_chat
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import Prepared, RowsSpec, few, prepare
+from llmanac.recipes.tuned import Tuned, results
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
-from llmanac.train.loop import TrainResult, train
+from llmanac.train.loop import train
+from llmanac.train.plan import Plan
 
 RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
 TEACHER = "teacher"  # what the names of files with a teacher's answers begin with
@@ -65,6 +68,7 @@ class TuneSpec(Spec):
         quantizer: what the frozen weights are stored in while an adapter is trained (nf4: QLoRA).
         train: steps left open are those of `rows.epochs`; its length is `rows.length`. A rate left at its default is
             that for adapters, or a tenth of it for the model's own weights.
+        parallel: the mesh of processes that compute the steps; a resumed tuning may have another.
     """
 
     model: str
@@ -77,45 +81,11 @@ class TuneSpec(Spec):
     train: TrainSpec = field(default_factory=lambda: TrainSpec(optimizer=make_method("optimizer", TUNING)))
     seed: int = 0
     rope: str | None = None
+    parallel: ParallelSpec = field(default_factory=ParallelSpec)
 
     def __post_init__(self) -> None:
         if self.quantizer is not None and self.adapter is None:
             raise SpecError("quantizer: quantized weights are not trained; give an adapter, or leave it out")
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """A finished tuning.
-
-    Attributes:
-        rows: what became of the rows, for a table.
-        trained, total: parameters.
-        before, after: what is measured, by held-out row; None without held-out rows. measures: its name and unit.
-        chats: whether the tokenizer has a chat template.
-    """
-
-    folder: Path
-    rows: list[tuple[str, str]]
-    trained: int
-    total: int
-    training: TrainResult
-    before: Items | None
-    after: Items | None
-    measures: str = "loss, nats a token"
-    chats: bool = True
-    answers: tuple[float, float] | None = None  # their loss before and after, where a teacher's is measured
-
-    def change(self) -> tuple[float, float, float] | None:
-        """after - before, with its 95% interval over rows (normal, of a ratio of sums)."""
-        if self.before is None or self.after is None or len(self.before) < 2:
-            return None
-        units = self.before.units
-        total, count = math.fsum(units), len(units)
-        parts = [b - a for a, b in zip(self.before.sums, self.after.sums, strict=True)]
-        mean = math.fsum(parts) / total
-        spread = math.fsum((d - mean * u) ** 2 for d, u in zip(parts, units, strict=True))
-        half = 1.959963984540054 * math.sqrt(spread * count / (count - 1)) / total
-        return mean, mean - half, mean + half
 
 
 def tune(
@@ -137,11 +107,15 @@ def tune(
 
 def run_in(make: Callable[[Path], Tuning], asked: TuneSpec, place: Path, resume: bool, budget: float | None) -> Tuned:
     """Run in a folder that is locked; one that was made for a tuning that could not begin is deleted."""
+    from llmanac.train.team import team
+
     there = place.exists()
     _check(asked, place, resume)
     with locked(place / ".lock", busy=f"{place}: another process is tuning in this folder"):
         try:
-            return make(place).run(budget)
+            tuning = make(place)
+            with team(asked.parallel, torch.device(tuning.device)) as tuning.team:
+                return tuning.run(budget)
         except (SpecError, DataError):
             if not (place / "training").exists() and not there:
                 shutil.rmtree(place, ignore_errors=True)  # nothing was trained: nothing to go on with
@@ -173,6 +147,8 @@ def _check(asked: TuneSpec, place: Path, resume: bool) -> None:
         return
     before = spec.make(type(asked), files.read_toml(stored), str(stored))
     for path, (old, new) in spec.diff(before, asked).items():
+        if path.startswith("parallel."):  # how it is computed
+            continue
         raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed tuning keeps its recipe ({stored})")
 
 
@@ -181,6 +157,7 @@ class Tuning:
 
     measures = "loss, nats a token"
     label = "tune"
+    team: Any = None  # the ranks that compute the steps; this process alone
 
     def __init__(self, asked: TuneSpec, place: Path, device: str, report: Report) -> None:
         self.asked, self.place, self.report = asked, place, report
@@ -193,8 +170,12 @@ class Tuning:
         """Read the rows, load, train, measure, write."""
         rows = self.read()
         objective = self.objective()
+        if self.team is not None:
+            self.team.check_objective(objective)
         self.attach()
         stream, settled = self.source(rows, objective, budget)
+        if self.team is not None:
+            self.team.check(self.model, objective, settled)
         for warning in (few(len(rows.held_out)), trained_before(self.asked, self.asked.seed)):
             if warning:
                 self.report(warning)
@@ -205,7 +186,7 @@ class Tuning:
         self.report("planning: a few steps are timed first")
         done = train(
             self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
-            label=self.label, report=self.report,
+            label=self.label, report=self.report, team=self.team,
         )  # fmt: skip
         after = self._measure(objective, rows, "after")
         losses = (answers[0].mean, self._measure(plain, rows, "after").mean) if answers else None
@@ -216,7 +197,7 @@ class Tuning:
         chats = getattr(self.tokenizer, "chat_template", None) is not None
         result = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats, losses)
         self._keep()
-        files.write_json(self.place / RESULTS, _results(result))
+        files.write_json(self.place / RESULTS, results(result))
         return result
 
     def read(self) -> Any:
@@ -288,7 +269,10 @@ class Tuning:
         tokens = max(train.batch_tokens, length)
         if train.batch_tokens == TrainSpec().batch_tokens:  # left open: few rows still make several steps an epoch
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
-            tokens = length * max(1, min(tokens // length, packed // STEPS_AN_EPOCH))
+            count = max(1, min(tokens // length, packed // STEPS_AN_EPOCH))
+            each = self.asked.parallel.data * self.asked.parallel.stages  # ranks have equally many rows
+            made = Plan.read(self.place / "training")  # a resumed tuning keeps its batch, also on another mesh
+            tokens = made.spec.batch_tokens if made is not None else length * each * -(-count // each)
         chosen = dataclasses.replace(train, length=length, batch_tokens=tokens, optimizer=self.optimizer())
         if chosen.steps is None and budget is None:
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
@@ -375,26 +359,3 @@ def reader(objective: ObjectiveSpec, tokenizer: Any) -> Any:
     """An objective that encodes rows as `objective` does, and needs no further model."""
     spec = make_method("objective", {"name": "chat", "on": getattr(objective, "on", "assistant")})
     return spec.build(tokenizer=tokenizer)
-
-
-def _results(result: Tuned) -> dict[str, Any]:
-    change = result.change()
-    return {
-        "rows": dict(result.rows),
-        "parameters": {"trained": result.trained, "total": result.total},
-        "steps": result.training.steps,
-        "tokens": result.training.tokens,
-        "seconds": round(result.training.seconds, 2),
-        "tokens_per_second": result.training.tokens_per_second,
-        "train": spec.dump(result.training.spec),
-        "held_out": None
-        if result.before is None or result.after is None
-        else {
-            "rows": len(result.before),
-            "measures": result.measures,
-            "before": result.before.mean,
-            "after": result.after.mean,
-            "change": None if change is None else {"mean": change[0], "low": change[1], "high": change[2]},
-            **({} if result.answers is None else {"answer_loss": list(result.answers)}),
-        },
-    }

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llmanac.core.device import DTYPES
-from llmanac.core.spec import make, make_method
+from llmanac.core.spec import make
 from llmanac.core.types import LossSum
-from llmanac.models.ffn.experts import Experts
-from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.parallel import context, pipeline, tensor
+from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
-from llmanac.train import TrainSpec
+from llmanac.train import TrainSpec, _division, _parts
 from llmanac.train._sums import Sums
-from llmanac.train.optimizers._base import parameter_roles
+from llmanac.train.optimizers._base import Layout, parameter_roles
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
-
-
-class _Summed(nn.Module):
-    """The objective's loss as a module: what DDP and FSDP2 take as the model, whatever the objective reads of it."""
-
-    def __init__(self, model: nn.Module, objective: Any) -> None:
-        super().__init__()
-        self.trained, self.objective = model, objective
-
-    def forward(self, batch: Any, state: Any = None) -> LossSum:
-        loss, units, metrics = self.objective.sums(self.trained, batch, state)
-        return loss, units, dict(metrics)
 
 
 class Worker:
@@ -52,72 +40,26 @@ class Worker:
     def __init__(self, mesh: Mesh, job: Mapping[str, Any]) -> None:
         self.mesh, self.spec, self.number = mesh, mesh.spec, job["number"]
         self._kept: list[list[str]] = []
+        self._written = 0
         self.train = make(TrainSpec, job["train"], "train")
         self.dtype = DTYPES[self.train.dtype]
-        with torch.device("meta"):
-            model = make_method("lm", job["model"]).build(vocab_size=job["vocab_size"])
-        model = model.to(DTYPES[job["weights"]])
+        model = _division.build(job)
+        width = model.spec.dim if self.spec.pipeline > 1 else 0
+        named = list(model.named_parameters())
         roles = {name: role for name, _, role in parameter_roles(model)}
-        self.shapes = {name: p.shape for name, p in model.named_parameters()}
-        model.compute_dtype, model.attention_form = self.dtype, self.train.attention
-        model.recompute = job["recompute"]
+        self.shapes = {name: p.shape for name, p in named}
+        self.dtypes = {name: p.dtype for name, p in named}
         self.depth = len(model.model.layers) if self.spec.context > 1 else 0
-        self.modules = self._divided(model, job)
-        self.places = [(name, p) for module in self.modules for name, p in _trainable(module)]
+        self.modules = _division.divide(model, mesh, job, self.train)
+        self.called, self.runner = _division.called(self.modules, mesh, width)
+        every = [(n.removeprefix("trained."), p) for module in self.modules for n, p in module.named_parameters()]
+        self.places = [(name, p) for name, p in every if p.requires_grad]
         self.tied = self._tied()
-        self.parameters = {name: nn.Parameter(_local(p)) for name, p in self.places}
+        self._held = [(name, p, _local(p)) for name, p in every]
+        self.parameters = {name: nn.Parameter(own) for name, p, own in self._held if p.requires_grad}
         rows = [(name, p, roles[self._full_name(name)]) for name, p in self.parameters.items()]
         self.optimizer = self.train.optimizer.build(parameters=rows)
-
-    # dividing
-
-    def _divided(self, model: Any, job: Mapping[str, Any]) -> list[nn.Module]:
-        spec, device = self.spec, self.mesh.device
-        width = model.spec.dim if spec.pipeline > 1 else 0
-        numbers, parts = [0], [range(0)]
-        if spec.pipeline > 1:
-            numbers = pipeline.stages_of(spec.schedule, self.mesh.pipeline, spec.pipeline)
-            parts = pipeline.cut_model(model, spec.stages, self.train.length)
-        modules: list[nn.Module] = []
-        for number in numbers:
-            first, last = number == 0, number == spec.stages - 1
-            if len(numbers) > 1 and number != numbers[0]:
-                with torch.device("meta"):
-                    own = make_method("lm", job["model"]).build(vocab_size=job["vocab_size"])
-                own = own.to(model.lm_head.weight.dtype if model.lm_head is not None else DTYPES[job["weights"]])
-                own.compute_dtype, own.attention_form = self.dtype, self.train.attention
-                own.recompute = job["recompute"]
-            else:
-                own = model
-            if spec.pipeline > 1:
-                pipeline.prune(own, parts[number], first=first, last=last)
-            if spec.tensor > 1:
-                tensor.divide(own, self.mesh.axis("tensor"), split=spec.activations == "split")
-            module: nn.Module = _Summed(own, Autoregressive())
-            if spec.pipeline > 1:
-                module = pipeline.Stage(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
-            if spec.replicas > 1 and spec.weights == "sharded":
-                layers = getattr(getattr(own, "model", None), "layers", ())
-                kept = spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
-                for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
-                    # the backward pass of a loss that is no output of the layer may begin before FSDP2 gathers weights
-                    anew = kept and not isinstance(getattr(layer, "mlp", None), Experts)
-                    fully_shard(layer, mesh=self.mesh.axis("data"), reshard_after_forward=anew)
-                # the embedding and the head: kept from the forward to the backward pass, which begins with them
-                fully_shard(module, mesh=self.mesh.axis("data"), reshard_after_forward=False)
-            module.to_empty(device=device)
-            _tie_again(own)
-            modules.append(module.train())
-        self.called = modules[0]
-        if spec.replicas > 1 and spec.weights == "replicated":
-            # its first message would be about the weights, which are not there yet
-            self.called = DistributedDataParallel(modules[0], init_sync=False)
-        self.runner = None
-        if spec.pipeline > 1:
-            by_number = dict(zip(numbers, modules, strict=True))
-            group = self.mesh.axis("pipeline").get_group()
-            self.runner = pipeline.Runner(by_number, spec, group, device, width)
-        return modules
+        self.optimizer.layout = Parts(dict(self.places))
 
     def _tied(self) -> dict[str, Any]:
         """Where one matrix is both the first stage's embedding and the last one's head: the group of the two ranks."""
@@ -144,15 +86,11 @@ class Worker:
     def load(self, tensors: Mapping[str, Tensor] | None) -> None:
         """Take rank 0's weights; the other ranks give None."""
         mine: dict[str, list[tuple[Any, Tensor]]] = {}
-        for name, p in self.places:
-            mine.setdefault(self._full_name(name), []).append((p, self.parameters[name]))
-        for name, value in self._shared(tensors, {n: (s, self._weights) for n, s in self.shapes.items()}):
+        for name, p, own in self._held:
+            mine.setdefault(self._full_name(name), []).append((p, own))
+        for name, value in self._shared(tensors, {n: (s, self.dtypes[n]) for n, s in self.shapes.items()}):
             for p, own in mine.get(name, ()):
                 own.copy_(_part(value, p))
-
-    @property
-    def _weights(self) -> torch.dtype:
-        return next(iter(self.parameters.values())).dtype
 
     def _shared(self, tensors: Mapping[str, Tensor] | None, shapes: Mapping[str, tuple[Any, torch.dtype]]) -> Any:
         """Each tensor of rank 0 in turn, on every rank."""
@@ -192,6 +130,39 @@ class Worker:
                     found[name] = full.cpu()
         return found
 
+    def slices(self) -> dict[str, Tensor]:
+        """What this rank writes of weights and of the optimizer's state: each slice once over all ranks."""
+        at = {name: self.mesh.device_mesh.get_local_rank(name) for name in ("data", "tensor")}
+        found: dict[str, Tensor] = {}
+        kinds = sorted({key.partition(".")[0] for key in self.optimizer.state})
+        for name, p in self.places:
+            if name in self.shapes and not any(at[axis] for axis in at.keys() - _cut_over(p)):
+                own = {f"model.{name}": self.parameters[name].detach()}
+                own |= {
+                    f"optimizer.{k}.{name}": t
+                    for k in kinds
+                    if (t := self.optimizer.state.get(f"{k}.{name}")) is not None
+                }
+                found |= {key: _sharded(value, p) for key, value in own.items() if value.numel()}
+        return found
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Write `slices`; on rank 0 the files of all ranks, with their checksums.
+
+        Raises:
+            TrainingError: a rank's disk refused.
+        """
+        self._written += 1
+        key, store, rank = f"written/{self.number}/{self._written}", self.mesh.store, self.mesh.rank
+        files = _parts.write(self.slices(), folder, rank)
+        if rank:
+            store.set(f"{key}/{rank}", json.dumps(files))
+        dist.barrier()
+        for other in range(1, self.spec.ranks) if not rank else ():
+            files |= json.loads(store.get(f"{key}/{other}"))
+            store.delete_key(f"{key}/{other}")
+        return files
+
     def _owners(self) -> list[list[str]]:
         """The parameters that each rank of the pipeline keeps, the same list on every rank."""
         if self.spec.pipeline == 1:
@@ -210,7 +181,7 @@ class Worker:
             assert value is not None
             dist.send(value.contiguous(), 0)
         elif self.mesh.rank == 0:
-            value = torch.empty(self.shapes[name], dtype=self._weights, device=self.mesh.device)
+            value = torch.empty(self.shapes[name], dtype=self.dtypes[name], device=self.mesh.device)
             dist.recv(value, sender)
             return value
         return None
@@ -268,7 +239,7 @@ class Worker:
                 grad = grad.to_local()
             p.grad = None
             self.parameters[name].grad = grad.mul_(scale) if scale > 1 else grad
-            whole = self.spec.tensor > 1 and not self._divided_by_tensor(p)
+            whole = self.spec.tensor > 1 and "tensor" not in _cut_over(p)
             if whole and tensor.partial_gradients(name, split=self.spec.activations == "split"):
                 partial.append(grad)
         if partial:
@@ -287,12 +258,6 @@ class Worker:
         elif held and "group" in self.tied:
             dist.all_reduce(held[0].grad, group=self.tied["group"])
 
-    def _divided_by_tensor(self, p: Any) -> bool:
-        if not isinstance(p, DTensor):
-            return False
-        names = p.device_mesh.mesh_dim_names or ()
-        return any(n == "tensor" and not s.is_replicate() for n, s in zip(names, p.placements, strict=True))
-
     def _copies(self, p: Any) -> int:
         """How many ranks of this stage hold the same part of a parameter."""
         parts = 1
@@ -304,14 +269,12 @@ class Worker:
     def _reduced(self, sums: Sums) -> list[float]:
         local = sums.fetch()
         counts = float(self._counts)
-        square = torch.zeros((), dtype=torch.float64)
-        for name, p in self.places:
-            grad = self.parameters[name].grad
-            if grad is not None and name in self.shapes:
-                square += float(torch.linalg.vector_norm(grad, dtype=torch.float64)) ** 2 / self._copies(p)
+        live = [(p, g) for n, p in self.places if n in self.shapes and (g := self.parameters[n].grad) is not None]
+        norms = torch._foreach_norm([grad for _, grad in live]) if live else []
+        square = sum(float(norm) ** 2 / self._copies(p) for norm, (p, _) in zip(norms, live, strict=True))
         self.local_loss = local.loss
         names = sorted(local.metrics)
-        values = [local.loss * counts, local.units * counts, sums.tokens * counts, float(square)]
+        values = [local.loss * counts, local.units * counts, sums.tokens * counts, square]
         total = torch.tensor(values + [local.metrics[n] * counts for n in names], dtype=torch.float64)
         total = total.to(self.mesh.device)
         dist.all_reduce(total)
@@ -343,6 +306,8 @@ class Worker:
                 self.step(described, numbers, command["lr_scale"])
             case "collect":
                 self.collect(command["what"])
+            case "write":
+                self.write(Path(command["folder"]))
 
 
 @dataclass(frozen=True)
@@ -354,19 +319,6 @@ class Step:
     tokens: int
     norm: float
     metrics: dict[str, float]
-
-
-def _trainable(module: nn.Module) -> list[tuple[str, Any]]:
-    return [(n.removeprefix("trained."), p) for n, p in module.named_parameters() if p.requires_grad]
-
-
-def _tie_again(model: Any) -> None:
-    """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
-    if not getattr(model.spec, "tied", False):
-        return
-    embed, head = model.model.embed_tokens, model.lm_head
-    if embed is not None and head is not None and head.weight is not embed.weight:
-        head.weight = embed.weight
 
 
 def _local(p: Any) -> Tensor:
@@ -383,9 +335,38 @@ def _part(full: Tensor, p: Any) -> Tensor:
 
 
 def _full(local: Tensor, p: Any) -> Tensor:
+    made = _sharded(local, p)
+    return made.full_tensor() if isinstance(made, DTensor) else made
+
+
+def _sharded(local: Tensor, p: Any) -> Tensor:
+    """A tensor that is laid out as a parameter is, of which this rank has `local`."""
+    own = local.detach()
     if not isinstance(p, DTensor):
-        return local.detach()
-    made = DTensor.from_local(
-        local.detach(), p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
-    )
-    return made.full_tensor()
+        return own
+    return DTensor.from_local(own, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+
+
+def _cut_over(p: Any) -> set[str]:
+    """The axes of the mesh over which a parameter is divided."""
+    if not isinstance(p, DTensor):
+        return set()
+    names = p.device_mesh.mesh_dim_names or ()
+    return {name for name, place in zip(names, p.placements, strict=True) if not place.is_replicate()}
+
+
+class Parts(Layout):
+    """Of the parameters that a rank has parts of, by name."""
+
+    def __init__(self, places: Mapping[str, Any]) -> None:
+        self.places = places
+
+    def shape(self, name: str, own: Tensor) -> torch.Size:
+        shape: torch.Size = self.places[name].shape
+        return shape
+
+    def whole(self, name: str, own: Tensor) -> Tensor:
+        return _full(own, self.places[name])
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        return _part(whole, self.places[name])

@@ -8,6 +8,9 @@
       state.json               step, the source's state, random states, best metric, fingerprints of frozen weights,
                                checksums, format_version
 
+Of a training whose ranks write their own parts (format 3), the first two files hold what no rank has, and `parts/` a
+file of each rank.
+
 Frozen parameters (no `requires_grad`) are not in it: a resumed run is given the same base, which fingerprints check.
 Format 1, of earlier versions, holds frozen parameters too and calls the source's state "cursor"; it is still read.
 
@@ -37,10 +40,11 @@ from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import TEMPORARY, atomic_folder, read_table, write_json
 from llmanac.core.files import file_sha256 as _sha256
 
-FORMAT_VERSION = 2
-READABLE = (1, 2)
+FORMAT_VERSION, IN_PARTS = 2, 3
+READABLE = (1, 2, IN_PARTS)
 STATE = "state.json"
 PARTS = ("model", "optimizer", "objective")
+SLICES = "parts"
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,14 @@ class Checkpoints:
         names = (p.name.removeprefix("step-") for p in self.folder.glob("step-*") if p.is_dir())
         return sorted(int(name) for name in names if name.isdigit())
 
-    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    def save(
+        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any],
+        write_parts: Callable[[Path], dict[str, str]] | None = None,
+    ) -> Path:  # fmt: skip
         """Write a checkpoint, then remove those that are neither new nor the best.
+
+        Args:
+            write_parts: has ranks write further tensors into a folder (`_parts.py`); gives files and their checksums.
 
         Raises:
             LlmanacError: the disk refused; it names the folder, and older checkpoints are as they were.
@@ -146,6 +156,8 @@ class Checkpoints:
                 save_file({k: v.detach().cpu().contiguous() for k, v in tensors.get(part, {}).items()}, file)
                 files[file.name] = _sha256(file)
             record = {**state, "step": step, "format_version": FORMAT_VERSION, "files": files}
+            if write_parts is not None:
+                record |= {"format_version": IN_PARTS, "parts": write_parts(target / SLICES)}
             record = json.loads(json.dumps(record))  # as it will be read, so that the seal fits
             write_json(target / STATE, {**record, "seal": _seal(record)}, indent=None)
         self._prune(state.get("best"))
@@ -176,7 +188,7 @@ class Checkpoints:
             raise CheckpointError(f"{file}: does not match its own checksum; it was damaged")
         if state["format_version"] not in READABLE:
             raise CheckpointError(
-                f"{file}: has format {state['format_version']}, this version reads up to {FORMAT_VERSION}; "
+                f"{file}: has format {state['format_version']}, this version reads up to {IN_PARTS}; "
                 "resume with the version that wrote it"
             )
         tensors = {}
@@ -188,7 +200,25 @@ class Checkpoints:
                 size = file.stat().st_size
                 raise CheckpointError(f"{file}: does not match its checksum ({size} bytes); it was cut or damaged")
             tensors[part] = load_file(file)
+        if state["format_version"] == IN_PARTS:
+            if not isinstance(state.get("parts"), dict):
+                raise CheckpointError(f"{path / STATE}: lists no parts, though its format has them; it was damaged")
+            for key, value in self._slices(path / SLICES, state["parts"]).items():
+                part, _, name = key.partition(".")
+                tensors[part][name] = value
         return Checkpoint(path, tensors, state)
+
+    def _slices(self, folder: Path, files: Mapping[str, str]) -> dict[str, Tensor]:
+        """What the ranks have written. Raises CheckpointError for a file that is missing, damaged or too many."""
+        from llmanac.train import _parts
+
+        there = {p.name: p for p in folder.glob("*")}
+        for name in sorted(files.keys() ^ there.keys()):
+            raise CheckpointError(f"{folder / name}: is {'missing' if name in files else 'no part of this checkpoint'}")
+        for name, file in there.items():
+            if _sha256(file) != files[name]:
+                raise CheckpointError(f"{file}: does not match its checksum; it was cut or damaged")
+        return _parts.read(folder)
 
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint, with a warning for every newer one that is not; None where there are none.

@@ -212,6 +212,8 @@ class _Run:
                         schedule = pace.revised(planned, made.first_steps, made.revisions)
                 if interrupted.is_set():
                     self._interrupted(checkpoints, spec)
+                if self.team is not None and self.optimizer.parts:
+                    self.optimizer.collect()
         finally:
             metrics.close()
         if not made.ended:
@@ -307,10 +309,14 @@ class _Run:
         return False
 
     def _save(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
-        if self.team is not None:
+        in_parts = self.team is not None and self.optimizer.parts
+        if self.team is not None and not in_parts:
             self.optimizer.collect()
         tensors, counts = self.optimizer.state_dict()
         model, objective = self.trained.parts()
+        if in_parts:  # each rank writes its own
+            written = {name for name, _ in self.model.named_parameters()}
+            model = {name: value for name, value in model.items() if name not in written}
         source, more = self.source.state()
         objective |= {f"source.{key}": value for key, value in more.items()}
         parts = {"model": model, "optimizer": tensors, "objective": objective}
@@ -327,7 +333,7 @@ class _Run:
             "frozen": self.trained.frozen,
             "base": self.trained.base,
         }
-        checkpoints.save(self.step, parts, state)
+        checkpoints.save(self.step, parts, state, self.optimizer.write if in_parts else None)
         self.saved_at = self.step
 
     def _take(self, found: Checkpoint, spec: TrainSpec) -> None:

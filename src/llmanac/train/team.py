@@ -23,21 +23,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.core.errors import SpecError, TrainingError
+from llmanac.adapters import applied
+from llmanac.adapters.lora import LoRA
+from llmanac.core.errors import LlmanacError, SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
+from llmanac.models._quantized import Quantized
 from llmanac.models.lm._base import TrainedModel
 from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives._base import NextToken
 from llmanac.parallel import ParallelSpec, context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
-from llmanac.train import TrainSpec
+from llmanac.train import TrainSpec, _division
 from llmanac.train._step import StepResult
 from llmanac.train._worker import Worker
 from llmanac.train.checkpoint import model_tensors
 
-ELEMENTWISE = ("adamw", "sgd", "lion")  # a part of a tensor is updated as it would be within all of it
+DIVIDED = ("adamw", "sgd", "lion", "muon")  # a part of a tensor is updated as it would be within all of it
 
 
 def _say(mesh: Mesh, command: dict[str, Any]) -> None:
@@ -54,9 +57,8 @@ class TeamStepper:
         check(model, objective, self.spec, self.parallel)
         team.trainings += 1
         job: dict[str, Any] = {
-            "do": "train", "number": team.trainings, "model": dump(model.spec), "vocab_size": model.vocab_size,
-            "train": dump(self.spec), "recompute": getattr(model, "recompute", "none"),
-            "weights": str(next(model.parameters()).dtype).removeprefix("torch."), "threads": torch.get_num_threads(),
+            "do": "train", "number": team.trainings, "train": dump(self.spec), "threads": torch.get_num_threads(),
+            **_division.describe(model),
         }  # fmt: skip
         _say(self.mesh, job)
         with self.mesh.working("dividing the model"):
@@ -69,16 +71,28 @@ class TeamStepper:
         self._state = tensors, steps
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """`(tensors by name, steps by parameter name)`, as of a single process."""
+        """`(tensors by name, steps by parameter name)`, as of a single process; no tensors where ranks write theirs."""
         if not self._begun and self._state:
             return self._state
-        kinds = sorted({key.partition(".")[0] for key in self.worker.optimizer.state})
+        kinds = set() if self.parts else {key.partition(".")[0] for key in self.worker.optimizer.state}
         found: dict[str, Tensor] = {}
-        for kind in kinds:
+        for kind in sorted(kinds):
             found |= {f"{kind}.{name}": value for name, value in self._collect(kind).items()}
         steps = self.worker.optimizer.steps
         most = max(steps.values(), default=0)
         return found, {name: most for name, p in self.model.named_parameters() if p.requires_grad and most}
+
+    @property
+    def parts(self) -> bool:
+        """Whether each rank writes its part of a checkpoint."""
+        return self.parallel.checkpoints == "parts"
+
+    def write(self, folder: Path) -> dict[str, str]:
+        """Let each rank write its part into the folder; the files with their checksums."""
+        folder.mkdir()
+        _say(self.mesh, {"do": "write", "folder": str(folder.resolve())})
+        with self.mesh.working("writing a checkpoint"):
+            return self.worker.write(folder)
 
     def collect(self) -> None:
         """Bring the ranks' weights into the model."""
@@ -186,8 +200,8 @@ def micro_batches(spec: TrainSpec, parallel: ParallelSpec) -> TrainSpec:
     return dataclasses.replace(spec, micro_batch=micro)
 
 
-def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
-    """Raises SpecError that names what cannot be trained on several ranks."""
+def check_objective(objective: Any) -> None:
+    """Raises SpecError that names an objective whose losses are not those of single tokens."""
     own = type(objective)
     plain = own.loss is NextToken.loss and own.losses is NextToken.losses
     if not isinstance(objective, NextToken) or not plain or objective.models:
@@ -195,17 +209,18 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
             f"parallel: the objective {own.__name__} is not a plain next-token loss; train it on one process "
             "(leave --processes and parallel out)"
         )
+
+
+def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
+    """Raises SpecError that names what cannot be trained on several ranks."""
+    check_objective(objective)
     if not isinstance(model, TrainedModel) or not hasattr(model, "spec"):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
-    changed = [n for n, m in model.named_modules() if getattr(m, "change", None) or getattr(m, "through", None)]
-    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
-    if changed or frozen or getattr(model, "lead", None) is not None:
-        what = (changed or frozen or ["lead"])[0]
-        raise SpecError(f"parallel: adapters, frozen and quantized parts are trained on one process only ({what})")
-    sharded = parallel.tensor > 1 or (parallel.replicas > 1 and parallel.weights == "sharded")
-    if sharded and spec.optimizer.name not in ELEMENTWISE:
+    _check_parts(model)
+    whole = parallel.tensor * parallel.pipeline == 1 and parallel.weights == "replicated"
+    if not whole and spec.optimizer.name not in DIVIDED:
         raise SpecError(
-            f"parallel: {spec.optimizer.name} needs each matrix as one; use {', '.join(ELEMENTWISE)}, or "
+            f"parallel: {spec.optimizer.name} has a state that is not divided; use {', '.join(DIVIDED)}, or "
             "parallel.weights=replicated"
         )
     if (parallel.tensor > 1 or parallel.pipeline > 1) and type(model) is not Transformer:
@@ -216,6 +231,23 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
         tensor.check(model, parallel.tensor)
     if parallel.pipeline > 1:
         pipeline.check(model, parallel)
+        pipeline.check_trained(model, parallel, spec.length)
+
+
+def _check_parts(model: Any) -> None:
+    """Raises SpecError for adapters and weights that other ranks cannot build from their Specs."""
+    alone = "are trained on one process only; leave --processes and parallel out"
+    for name, module in model.named_modules():
+        if getattr(module, "through", None) or isinstance(getattr(module, "weight", None), Quantized):
+            raise SpecError(f"parallel: quantized weights {alone} ({name})")
+    for transform in applied(model):
+        chosen: Any = transform.spec
+        if not isinstance(transform, LoRA):
+            raise SpecError(f"parallel: adapters before the text, such as {chosen.name}, {alone}")
+        if transform.sizes or transform.shared:
+            raise SpecError(f"parallel: adapters whose products have ranks of their own {alone}")
+        if chosen.dropout:
+            raise SpecError("parallel: each rank would drop other numbers than one process; set adapter.dropout=0")
 
 
 class Team:
@@ -223,6 +255,12 @@ class Team:
 
     def __init__(self, spec: ParallelSpec, device: torch.device) -> None:
         self.mesh, self.trainings = Mesh(spec, device), 0
+
+    check_objective = staticmethod(check_objective)
+
+    def check(self, model: Any, objective: Any, spec: TrainSpec) -> None:
+        """Raises SpecError for what cannot be divided, before anything is."""
+        check(model, objective, micro_batches(spec, self.mesh.spec), self.mesh.spec)
 
     def stepper(self, model: Any, objective: Any, spec: TrainSpec, *, folder: Path) -> TeamStepper:
         """Divide a model over the ranks. Raises SpecError for what cannot be divided."""
@@ -243,6 +281,11 @@ def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
     try:
         yield made
         made.mesh.dismiss()
+    except TrainingError:  # a rank was lost, or the training was: the others see that rank 0 has stopped
+        raise
+    except (LlmanacError, KeyboardInterrupt):
+        made.mesh.dismiss(1.0)
+        raise
     finally:
         made.mesh.close()
 

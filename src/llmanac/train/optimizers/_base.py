@@ -95,14 +95,33 @@ class Coefficients(NamedTuple):
     scale: float
 
 
+class Layout:
+    """How an optimizer's tensors are parts of a model's parameters; here each is all of it (`train/_worker.py`)."""
+
+    def shape(self, name: str, own: Tensor) -> torch.Size:
+        """The shape of the parameter."""
+        return own.shape
+
+    def whole(self, name: str, own: Tensor) -> Tensor:
+        """All of a tensor that is laid out as the parameter; every rank that has a part calls it."""
+        return own
+
+    def part(self, name: str, whole: Tensor) -> Tensor:
+        """What of it is here."""
+        return whole
+
+
 class Optimizer:
     """Base of all optimizers. Parameters without a gradient are left alone, their state too.
 
     Attributes:
+        layout: for rules that need a matrix as one, where this process has a part of it.
         groups: the parameter groups.
         state: tensors by `"<what>.<parameter name>"`; all that a checkpoint needs.
         steps: updates done, per parameter name.
     """
+
+    layout = Layout()
 
     def __init__(self, groups: Iterable[Group]) -> None:
         self.groups = [g for g in groups if g.parameters]

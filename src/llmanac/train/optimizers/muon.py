@@ -12,7 +12,8 @@ Embeddings and vectors, and matrices with more than three dimensions, take AdamW
 embedding sees few tokens of a batch, so orthogonalising mixes rows that have nothing to do with each other. Three
 dimensions (E, rows, columns) are E matrices (experts).
 
-State: one tensor of the matrix's shape (AdamW's two for the rest).
+State: one tensor of the matrix's shape (AdamW's two for the rest). Where ranks have parts of a matrix, each keeps the
+momentum of its part; for a step u is gathered, every rank computes X, and takes its part of it.
 
 Papers: Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon/); Liu et al. 2025
 (https://arxiv.org/abs/2502.16982), section 2.2 for the scale "rms".
@@ -105,19 +106,20 @@ class Muon(AdamW):
             return
         shapes: dict[torch.Size, list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in zip(names, parameters, strict=True):
-            shapes.setdefault(parameter.shape, []).append((name, parameter))
+            shapes.setdefault(self.layout.shape(name, parameter), []).append((name, parameter))
         for shape, members in shapes.items():
-            gradients = [p.grad for _, p in members if p.grad is not None]
-            updates = self._momentum([n for n, _ in members], gradients, scale)
+            own = [n for n, _ in members]
+            updates = self._momentum(own, [p.grad for _, p in members if p.grad is not None], scale)
             rows, columns = shape[-2:]
-            stack = torch.stack(updates).view(-1, rows, columns)
-            moved = orthogonalise(stack, self.precision, self.spec.iterations).view(len(members), *shape)
+            stack = torch.stack([self.layout.whole(n, u) for n, u in zip(own, updates, strict=True)])
+            moved = orthogonalise(stack.view(-1, rows, columns), self.precision, self.spec.iterations)
             if self.spec.scale == "original":
                 size = lr * math.sqrt(max(1.0, rows / columns))
             else:
                 size = lr * 0.2 * math.sqrt(max(rows, columns))
             targets: list[Tensor] = [p for _, p in members]
-            moves = [m.to(p.dtype) for m, p in zip(moved.unbind(), targets, strict=True)]
+            every = zip(moved.view(len(members), *shape), members, strict=True)
+            moves = [self.layout.part(n, m).to(p.dtype) for m, (n, p) in every]
             torch._foreach_mul_(targets, 1 - lr * group.weight_decay)
             torch._foreach_add_(targets, moves, alpha=-size)
 
