@@ -144,3 +144,23 @@ def test_training_reads_time_and_label_and_guidance_moves_the_image():
     assert made[0].shape == (2, 3, 8, 8) and torch.equal(made[0], made[1]) and (made[0] - made[2]).abs().max() > 1e-3
     with pytest.raises(SpecError, match="predicts: flow matching needs a model of the flow"):
         make_method("sampler", "flow").build(predicts="noise")
+
+
+def test_a_weighted_error_of_the_image_is_that_of_the_velocity_up_to_its_bound():
+    ours = model(predicts="image", drop=0.0, weight=8.0)
+    images, labels = start().clamp(-1, 1).repeat(16, 1, 1, 1), torch.arange(32) % 5
+    torch.manual_seed(3)
+    loss, units, _ = ours.loss(Pictures(pixels=images, labels=labels))
+    torch.manual_seed(3)
+    times = (torch.rand(32) * 1000).floor()
+    x, clean = ours.mixed(images, torch.randn_like(images), times)
+    a = signal("cosine")[times.long()].view(-1, 1, 1, 1)
+    velocity = [(a.sqrt() * x - image) / (1 - a).sqrt() for image in (ours(x, times, labels[:, None]), clean)]
+    expected = (velocity[0] - velocity[1]).square().mean((1, 2, 3))
+    little = (1 - a.flatten()) < 1 / 8
+    assert 0 < little.sum() < 32 and units == 32
+    expected = torch.where(little, expected * 8 * (1 - a.flatten()), expected)
+    torch.testing.assert_close(loss, expected.sum(), rtol=1e-6, atol=1e-9)
+    for choices in ({"predicts": "noise", "weight": 2.0}, {"predicts": "image", "weight": 0.5}):
+        with pytest.raises(SpecError, match=r"weight: .* must be at least 1"):
+            model(**choices)

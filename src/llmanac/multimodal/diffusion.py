@@ -2,8 +2,10 @@
 
     c = time(t) + sum of labels;  for each block, of patches h:
     h = h + g_1 attend((1 + s_1) norm(h) + b_1);   h = h + g_2 mlp((1 + s_2) norm(h) + b_2);   [b, s, g] = W silu(c)
-    loss = mean |model(x_t, t, labels) - target|^2      target: noise, image, velocity or flow, see `samplers`
+    loss = mean w |model(x_t, t, labels) - target|^2    target: noise, image, velocity or flow, see `samplers`
 
+An error of the image counts w = min(1 / (1 - a_t), `weight`): up to the bound it is that of the velocity, so that
+times of little noise, where edges are made, count too (Li & He 2025, arXiv:2511.13720). Else w is 1.
 The gates g start at 0, so that every block starts as the identity (adaLN-Zero). Labels are words of a caption or a
 class; a row of no labels is the model without a condition, and guidance by w takes
     found = none + w (labels - none)                    w = 1 is the model itself
@@ -52,7 +54,7 @@ class Spec(MultimodalSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; heads: of attention; width: of the feed-forward layer.
 
     predicts: what the model finds; schedule: of the noise in training; drop: share of the rows that train without
-    their labels, for guidance.
+    their labels, for guidance; weight: most that an error of the image counts, 1 where something else is predicted.
     """
 
     image: int = 32
@@ -65,6 +67,7 @@ class Spec(MultimodalSpec):
     predicts: Predicts = "velocity"
     schedule: Schedule = "cosine"
     drop: float = 0.1
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("image", "patch", "channels", "layers", "heads"):
@@ -76,6 +79,10 @@ class Spec(MultimodalSpec):
             raise SpecError(f"dim: {self.dim} must be a multiple of 4 and of heads, {self.heads}")
         if not 0 <= self.drop < 1:
             raise SpecError(f"drop: {self.drop} must be from 0 to below 1")
+        if not 1 <= self.weight < math.inf or (self.weight > 1 and self.predicts != "image"):
+            raise SpecError(
+                f"weight: {self.weight} must be at least 1, and 1 where predicts is {self.predicts} and not image"
+            )
 
     def build(self, *, vocab_size: int = 0, **dims: Any) -> Diffusion:
         """vocab_size: of labels; 0 for a model without a condition."""
@@ -194,7 +201,11 @@ class Diffusion(MultimodalModel):
         times = torch.rand(rows, device=pixels.device) * TRAINED
         times = times if self.spec.predicts == "flow" else times.floor()
         x, target = self.mixed(pixels, torch.randn_like(pixels), times)
-        return F.mse_loss(self(x, times, labels), target) * rows, rows, {}
+        error = (self(x, times, labels) - target).square().mean((1, 2, 3))
+        if self.spec.weight > 1:
+            noise = 1 - signal(self.spec.schedule).to(times.device)[times.long()].to(error.dtype)
+            error = error / noise.clamp(min=1 / self.spec.weight)
+        return error.sum(), rows, {}
 
     @torch.no_grad()
     def generate(
