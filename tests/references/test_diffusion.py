@@ -10,6 +10,7 @@ from _small_models import randomise
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
+from llmanac.multimodal._model import cut
 from llmanac.multimodal.samplers import signal
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the [test] extra")
@@ -164,3 +165,15 @@ def test_a_weighted_error_of_the_image_is_that_of_the_velocity_up_to_its_bound()
     for choices in ({"predicts": "noise", "weight": 2.0}, {"predicts": "image", "weight": 0.5}):
         with pytest.raises(SpecError, match=r"weight: .* must be at least 1"):
             model(**choices)
+
+
+def test_learned_places_tell_equal_patches_apart():
+    ours, x = model(patch=4, position="learned"), torch.ones(2, 3, 8, 8, dtype=torch.float64)
+
+    def patches():
+        return cut(ours(x, torch.tensor([3, 40]), torch.tensor([[4], [1]])), 4)
+
+    assert ours.places.weight.shape == (4, 32) and model(patch=4).places is None
+    assert (patches() - patches()[:, :1]).abs().amax((0, 2))[1:].min() > 1e-3
+    ours.places.weight.data.zero_()
+    torch.testing.assert_close(patches(), patches()[:, :1].expand(-1, 4, -1))

@@ -76,7 +76,7 @@ def generate_image_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("image.png"),
     count: Annotated[int, typer.Option("--count", "-n", help="Images, side by side in the file.")] = 1,
     guidance: Annotated[float, typer.Option(help="How strongly the caption counts; 1 is the model itself.")] = 2.0,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler (diffusion) [50].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler (diffusion) [10].")] = None,
     scale: Annotated[int, typer.Option(help="Times the size of the model's images.")] = 4,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.positions import Position
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, check_pixels, join
+from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, join
 from llmanac.multimodal.samplers import TRAINED, Predicts, SamplerSpec, Schedule, signal
 from llmanac.multimodal.samplers.ddim import Spec as DDIM
 from llmanac.multimodal.samplers.flow import Spec as Flow
@@ -54,7 +54,8 @@ class Spec(MultimodalSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; heads: of attention; width: of the feed-forward layer.
 
     predicts: what the model finds; schedule: of the noise in training; drop: share of the rows that train without
-    their labels, for guidance; weight: most that an error of the image counts, 1 where something else is predicted.
+    their labels, for guidance; weight: most that an error of the image counts, 1 where something else is predicted;
+    position: what tells patches apart, fixed waves or learned vectors (few patches have nearly the same waves).
     """
 
     image: int = 32
@@ -68,6 +69,7 @@ class Spec(MultimodalSpec):
     schedule: Schedule = "cosine"
     drop: float = 0.1
     weight: float = 1.0
+    position: Literal["waves", "learned"] = "waves"
 
     def __post_init__(self) -> None:
         for name in ("image", "patch", "channels", "layers", "heads"):
@@ -153,7 +155,9 @@ class Diffusion(MultimodalModel):
         self.modulation = Linear(spec.dim, 2 * spec.dim, bias=True, std=0.0)
         self.head = Linear(spec.dim, spec.channels * spec.patch**2, bias=True, std=0.0)
         self.position = Position()
-        self.register_buffer("waves", grid_waves(spec.dim, spec.image // spec.patch).float(), persistent=False)
+        side = spec.image // spec.patch
+        self.places = Vector(side**2, spec.dim, std=0.5) if spec.position == "learned" else None
+        self.register_buffer("waves", grid_waves(spec.dim, side).float(), persistent=False)
         self.begin()
 
     def condition(self, times: Tensor, labels: Tensor | None) -> Tensor:
@@ -170,7 +174,7 @@ class Diffusion(MultimodalModel):
     def forward(self, pixels: Tensor, times: Tensor, labels: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, H), times (B,) from 0 to T, labels (B, n) or None -> what the model predicts, like x_t."""
         check_pixels(pixels, self.spec.channels, self.spec.image)
-        x = self.patches(pixels.to(self.dtype)) + self.waves.to(self.dtype)
+        x = self.patches(pixels.to(self.dtype)) + (self.waves.to(self.dtype) if self.places is None else self.places())
         c = self.condition(times, labels)
         mask = of_batch(Batch(embeddings=x, mask="bidirectional"))
         context = Context(
