@@ -54,7 +54,8 @@ class Spec(MultimodalSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; heads: of attention; width: of the feed-forward layer.
 
     predicts: what the model finds; schedule: of the noise in training; drop: share of the rows that train without
-    their labels, for guidance; weight: most that an error of the image counts, 1 where something else is predicted;
+    their labels, for guidance; weight: most that an error of the image counts, not used where something else is
+    predicted;
     position: what tells patches apart, fixed waves or learned vectors (few patches have nearly the same waves).
     """
 
@@ -81,10 +82,8 @@ class Spec(MultimodalSpec):
             raise SpecError(f"dim: {self.dim} must be a multiple of 4 and of heads, {self.heads}")
         if not 0 <= self.drop < 1:
             raise SpecError(f"drop: {self.drop} must be from 0 to below 1")
-        if not 1 <= self.weight < math.inf or (self.weight > 1 and self.predicts != "image"):
-            raise SpecError(
-                f"weight: {self.weight} must be at least 1, and 1 where predicts is {self.predicts} and not image"
-            )
+        if not 1 <= self.weight < math.inf:
+            raise SpecError(f"weight: {self.weight} must be at least 1, and finite")
 
     def build(self, *, vocab_size: int = 0, **dims: Any) -> Diffusion:
         """vocab_size: of labels; 0 for a model without a condition."""
@@ -206,7 +205,7 @@ class Diffusion(MultimodalModel):
         times = times if self.spec.predicts == "flow" else times.floor()
         x, target = self.mixed(pixels, torch.randn_like(pixels), times)
         error = (self(x, times, labels) - target).square().mean((1, 2, 3))
-        if self.spec.weight > 1:
+        if self.spec.weight > 1 and self.spec.predicts == "image":
             noise = 1 - signal(self.spec.schedule).to(times.device)[times.long()].to(error.dtype)
             error = error / noise.clamp(min=1 / self.spec.weight)
         return error.sum(), rows, {}
