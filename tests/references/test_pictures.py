@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import transformers
 from PIL import Image
 
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
 from llmanac.data.pictures import PictureStream
 from llmanac.data.pictures import preprocess as p
@@ -87,6 +88,60 @@ def test_pixels_equal_the_pillow_processors(name, shape):
     torch.testing.assert_close(PROCESSORS[name]([image]), expected, rtol=0, atol=1e-5)
 
 
+CONFIGS = [
+    ("CLIPImageProcessorPil", {"size": {"shortest_edge": 48}, "crop_size": {"height": 32, "width": 32}}),
+    ("CLIPImageProcessorPil", {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "resample": 1}),
+    ("CLIPImageProcessorPil", {"size": {"height": 40, "width": 40}, "crop_size": 32, "rescale_factor": 1 / 127.5}),
+    ("SiglipImageProcessorPil", {"size": {"height": 32, "width": 32}, "do_normalize": False}),
+    ("BlipImageProcessorPil", {"size": {"height": 32, "width": 32}}),
+    ("IdeficsImageProcessorPil", {"size": {"height": 32, "width": 32}}),
+    ("ChameleonImageProcessorPil", {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}),
+    ("EfficientNetImageProcessorPil", {
+        "size": {"height": 40, "width": 40}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True,
+        "rescale_factor": 1 / 127.5, "rescale_offset": True, "include_top": False,
+    }),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "asked"), CONFIGS)
+def test_a_processor_file_is_read_as_transformers_reads_it(name, asked, tmp_path):
+    """And what we write of it is read so by both."""
+    if not hasattr(transformers, name):
+        pytest.skip(f"this transformers has no {name}")
+    images = [np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((61, 83), (90, 47))]
+    theirs = getattr(transformers, name)(**asked)
+    theirs.save_pretrained(tmp_path)
+    found = theirs(images, return_tensors="pt")
+    expected = getattr(found, "pixel_values", found)  # Idefics' gives the pixels alone
+    ours = p.load_preprocess(tmp_path, 32)
+    torch.testing.assert_close(ours(images), expected, rtol=0, atol=1e-5)
+    ours.save(tmp_path)
+    again = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path)(images, return_tensors="pt").pixel_values
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(p.load_preprocess(tmp_path, 32)(images), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"size": {"shortest_edge": 32}}, "size is .* a shortest side without a crop"),
+        ({"size": {"height": 32, "width": 48}}, "size is .* expected pixels"),
+        ({"size": 24, "do_center_crop": True, "crop_size": 32}, "smaller than the crop of 32"),
+        ({"size": 32, "do_pad": True}, "do_pad is True; this step is not known"),
+        ({"size": 32, "do_rescale": False}, "do_rescale is False; images are always"),
+        ({"size": 32, "include_top": True}, "include_top is True"),
+        ({"size": 32, "resample": 0}, r"resample is 0; 1 \(lanczos\)"),
+        ({"size": 32, "rescale_factor": "x"}, "rescale_factor is 'x'; expected a number"),
+        ({"size": 32, "image_std": [1, 0, 1]}, "image_std is .* expected three numbers"),
+        ({"size": 64}, "images of 64 pixels, and the model reads 32"),
+    ],
+)
+def test_a_processor_that_does_something_else_is_refused(asked, message, tmp_path):
+    (tmp_path / p.CONFIG).write_text(json.dumps(asked))
+    with pytest.raises(DataError, match=message):
+        p.load_preprocess(tmp_path, 32)
+
+
 def test_images_are_bounded(monkeypatch):
     handle = io.BytesIO()
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(handle, "PNG")
@@ -119,3 +174,45 @@ def test_messages_about_a_folder_name_the_table_and_the_line(tmp_path):
     assert [p.caption for p in read_pictures([tmp_path], 32)] == ["ein Bild – 日本"]
     with pytest.raises(DataError, match="give more pictures"):
         load_material(PictureData(paths=(str(tmp_path),)), make_method("tokenizer", WORDS), 32, 0, tmp_path / "t")
+
+
+def _captioned(place, count=12, texts=3):
+    """A table of `count` pictures with some texts each."""
+    rows = ["image,text"]
+    for number in range(count):
+        Image.fromarray(s.all_scenes()[number].draw(numpy_generator(number))).save(place / f"{number}.png")
+        rows += [f"{number}.png,text {at} of picture {number}" for at in range(texts)]
+    (place / "t.csv").write_text("\n".join(rows))
+
+
+def test_the_texts_of_one_picture_are_on_one_side(tmp_path):
+    """Pictures are held out, not rows; a start that was trained on what is held out is refused."""
+    from llmanac.core.spec import make_method
+    from llmanac.recipes import multimodal_data as data
+    from llmanac.recipes.multimodal import WORDS
+    from llmanac.recipes.multimodal_measures import captions_by_picture, shown_by
+
+    (tmp_path / "pictures").mkdir()
+    _captioned(tmp_path / "pictures")
+
+    def load(seed, place, **asked):
+        asked = data.PictureData(paths=(str(tmp_path / "pictures"),), **asked)
+        return asked, data.load_material(
+            asked, make_method("tokenizer", WORDS), 32, seed, tmp_path / place / data.TOKENIZER
+        )
+
+    asked, first = load(0, "first", held_out=0.25)
+    assert (len(first.seen), len(first.held_out)) == (27, 9)
+    assert not {p.image.tobytes() for p in first.seen} & {p.image.tobytes() for p in first.held_out}
+    every = [p.caption for p in [*first.seen, *first.held_out]]
+    texts = captions_by_picture([*first.seen, *first.held_out], every)
+    assert all(every[i].endswith(p.caption[-3:]) for p in first.seen for i in texts[shown_by(p)])
+    assert {len(own) for own in texts.values()} == {3}
+    data.check_start(first, asked, asked, tmp_path / "first")
+    _, second = load(1, "second", held_out=0.25)
+    with pytest.raises(SpecError, match=r"start: .*first was trained on \d of the 9 pictures"):
+        data.check_start(second, asked, asked, tmp_path / "first")
+    drawn = data.Material([], [], None, 32, 12, made_here=True)
+    with pytest.raises(SpecError, match=r"data.held_out=0.2"):
+        data.check_start(drawn, data.PictureData(held_out=0.3), data.PictureData(), tmp_path)
+    data.check_start(drawn, data.PictureData(held_out=0.2), data.PictureData(held_out=0.3), tmp_path)

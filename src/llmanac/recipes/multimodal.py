@@ -173,7 +173,10 @@ class PictureRun:
         if before is not None:
             model_spec = dataclasses.replace(model_spec, **{PARTS[model_spec.name][0][:-1]: part_of(before).spec})
         size = data.image_size(model_spec)
-        self.material = data.load_material(asked.data, asked.tokenizer, size, asked.seed, self.place / "tokenizer")
+        self.material = data.load_material(asked.data, asked.tokenizer, size, asked.seed, self.place / data.TOKENIZER)
+        if isinstance(asked.start, str) and (kept := Path(asked.start) / RECIPE).is_file():  # a loaded model has none
+            theirs = spec.make(MultimodalRecipe, files.read_toml(kept), str(kept))
+            data.check_start(self.material, asked.data, theirs.data, kept.parent)
         self.spec = data.fitted(model_spec, self.material)
         model = self.spec.build(vocab_size=data.vocabulary(self.spec, self.material)).initialise(asked.seed)
         if before is not None:

@@ -32,6 +32,7 @@ from llmanac.tokenizers.load import load_tokenizer
 PAD, BEGIN, END, IMAGE = SPECIAL = ("<pad>", "<bos>", "<eos>", "<image>")
 ANSWERS = (*scenes.SIZES, *scenes.COLORS, *scenes.SHAPES, *scenes.POSITIONS)  # classes of a question about a scene
 DESCRIBES, ANSWERING, DRAWS = ("vlm", "flamingo"), ("vilt", "co-attention"), ("dall-e", "diffusion")
+TOKENIZER, PICTURES = "tokenizer", "pictures.json"  # of a run's folder
 MOVED = 1 / 16  # of the size: how far a user's picture is moved in training
 
 
@@ -107,18 +108,20 @@ def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: 
     """
     if data.paths:
         found = read_pictures(data.paths, size)
-        _same(found, place / "pictures.json")
-        count = round(data.held_out * len(found))
-        if not 0 < count < len(found):
+        number: dict[bytes, int] = {}  # rows of one picture are on one side
+        of = [number.setdefault(p.image.tobytes(), len(number)) for p in found]
+        count = round(data.held_out * len(number))
+        if not 0 < count < len(number):
             raise DataError(
-                f"data.held_out: {data.held_out} of {len(found)} pictures leaves one side empty; give more pictures, "
+                f"data.held_out: {data.held_out} of {len(number)} pictures leaves one side empty; give more pictures, "
                 "or another fraction"
             )
-        chosen = set(numpy_generator(seed, "pictures", "held out").permutation(len(found))[:count].tolist())
+        chosen = set(numpy_generator(seed, "pictures", "held out").permutation(len(number))[:count].tolist())
         moved = max(1, round(MOVED * size))
-        seen: Sequence[Any] = [replace(p, moved=moved) for i, p in enumerate(found) if i not in chosen]
-        held: Sequence[Any] = [p for i, p in enumerate(found) if i in chosen]
+        seen: Sequence[Any] = [replace(p, moved=moved) for i, p in zip(of, found, strict=True) if i not in chosen]
+        held: Sequence[Any] = [p for i, p in zip(of, found, strict=True) if i in chosen]
         texts = [p.caption for p in seen]
+        _same(found, seen, place / PICTURES)
     else:
         if size != scenes.SIDE:
             raise SpecError(
@@ -138,18 +141,47 @@ def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: 
     return Material(seen, held, made, size, min(data.length, longest + 2), not data.paths)
 
 
-def _same(found: Sequence[Any], kept: Path) -> None:
-    """Write down which pictures a run reads. Raises DataError where a resumed one would read others."""
+def _same(found: Sequence[Any], seen: Sequence[Any], kept: Path) -> None:
+    """Write down which pictures a run reads and trains on. Raises DataError where a resumed one would read others."""
     digest = hashlib.sha256()
     for picture in found:
         digest.update(picture.caption.encode() + b"\0" + picture.image.tobytes())
-    now = {"pictures": len(found), "sha256": digest.hexdigest()}
-    if kept.is_file() and (before := files.read_table(kept)) != now:
+    now = {"pictures": len(found), "sha256": digest.hexdigest(), "trained": sorted({_digest(p) for p in seen})}
+    before = files.read_table(kept) if kept.is_file() else now
+    if before.get("sha256") != now["sha256"]:
         raise DataError(
             f"data.paths: {len(found)} pictures, and the run began with {before.get('pictures')} or with others; a "
             "resumed run keeps its pictures, so start anew in another --folder"
         )
     files.write_json(kept, now)
+
+
+def _digest(picture: Any) -> str:
+    return hashlib.sha256(picture.image.tobytes()).hexdigest()[:16]
+
+
+def check_start(material: Material, mine: PictureData, theirs: PictureData, place: Path) -> None:
+    """Refuse to begin from a run that was trained on what this one holds out. `place` is its folder.
+
+    Raises:
+        SpecError: pictures, or pairs of color and shape, that it was trained on.
+    """
+    if material.made_here and not theirs.paths and theirs.held_out < mine.held_out:
+        raise SpecError(
+            f"start: {place} held out {theirs.held_out} of the pairs of color and shape, so it was trained on some of "
+            f"the {mine.held_out} held out here; set data.held_out={theirs.held_out}"
+        )
+    if material.made_here or not theirs.paths:
+        return
+    trained = set(files.read_table(place / TOKENIZER / PICTURES).get("trained", ()))
+    both = sum(_digest(picture) in trained for picture in material.held_out)
+    if both or not trained:
+        raise SpecError(
+            f"start: {place} was trained on {both} of the {len(material.held_out)} pictures that are held out here; "
+            "give both runs the same pictures, seed and data.held_out, or write start as a recipe's name"
+            if trained
+            else f"start: {place / TOKENIZER / PICTURES} does not say what was trained on; run it again"
+        )
 
 
 def image_size(spec: Any) -> int:

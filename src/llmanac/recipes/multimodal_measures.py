@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -91,16 +92,21 @@ class Measure:
         """Recall of the caption among all of them, and of the image among those of its side."""
         every = list(dict.fromkeys(item.caption for item in [*self.material.seen, *self.material.held_out]))
         texts = vectors(model.texts, self.material.captions(every))
+        texts_of = captions_by_picture([*self.material.seen, *self.material.held_out], every)
         grid = []
         for side, items, pixels in self.sides():
             images = vectors(model.images, pixels)
             own = torch.tensor([every.index(item.caption) for item in items])
+            right = torch.zeros(len(items), len(every), dtype=torch.bool)  # any text of a picture is
+            for row, item in zip(right, items, strict=True):
+                row[texts_of[shown_by(item)]] = True
             best = (images @ texts.T).topk(min(5, len(every))).indices
-            back = (texts[own] @ images.T).argmax(1)  # any picture of the same text is right
+            back = (texts[own] @ images.T).argmax(1)  # any picture of the text is right
+            hit = right.gather(1, best)
             found.scores[side] = {
-                "R@1": share(best[:, 0] == own),
-                "R@5": share((best == own[:, None]).any(1)),
-                "image R@1": share(own[back] == own),
+                "R@1": share(hit[:, 0]),
+                "R@5": share(hit.any(1)),
+                "image R@1": share(right[back, own]),
                 "captions": float(len(every)),
             }
             if self.material.made_here:
@@ -109,7 +115,7 @@ class Measure:
                     name: mean(getattr(a, name) == getattr(b, name) for a, b in pairs) for name in scenes.QUESTIONS
                 }
             else:
-                found.scores[side] |= own_side(images @ texts.T, own, [item.caption for item in self.of(side)], every)
+                found.scores[side] |= own_side(images @ texts.T, right, [item.caption for item in self.of(side)], every)
             some = spread(len(items), SHOWN)
             lines = [mark(every[best[i, 0]], items[i].caption) for i in some]
             found.shown.append(Shown(f"Nearest caption, {side}", pixels[some], lines))
@@ -290,11 +296,24 @@ def vectors(encode: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
     return torch.cat([encode(part) for part in rows.split(BATCH)]).cpu()
 
 
-def own_side(scores: Tensor, own: Tensor, captions: Sequence[str], every: Sequence[str]) -> dict[str, float]:
-    """Recall of the caption (B,) among those of its own side alone; scores (B, captions)."""
+def shown_by(item: Any) -> Any:
+    """What is equal for two rows of one picture: a table may have several texts of it."""
+    return item.caption if isinstance(item, scenes.Scene) else item.image.tobytes()
+
+
+def captions_by_picture(items: Sequence[Any], every: Sequence[str]) -> dict[Any, list[int]]:
+    """Numbers in `every` of each picture's captions."""
+    number, out = {caption: i for i, caption in enumerate(every)}, defaultdict(list)
+    for item in items:
+        out[shown_by(item)].append(number[item.caption])
+    return out
+
+
+def own_side(scores: Tensor, right: Tensor, captions: Sequence[str], every: Sequence[str]) -> dict[str, float]:
+    """Recall of a right caption among those of its own side alone; scores and right (B, captions)."""
     there = torch.tensor([every.index(caption) for caption in dict.fromkeys(captions)])
     best = there[scores[:, there].topk(min(10, len(there))).indices]
-    hit = best == own[:, None]
+    hit = right.gather(1, best)
     return {
         "R@1, of its side": share(hit[:, 0]), "R@10, of its side": share(hit.any(1)),
         "captions of its side": float(len(there)),

@@ -8,7 +8,7 @@ Images are untrusted: the number of bytes and of pixels is bounded before anythi
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,45 +29,61 @@ HALF = (0.5, 0.5, 0.5)
 CONFIG = "preprocessor_config.json"
 
 
+FILTERS = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+DOES = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
+
+
 @dataclass(frozen=True)
 class Preprocess:
-    """See the module. resize: `square` to (size, size), `shortest` side to `size`, then the middle of size x size."""
+    """See the module.
+
+    Attributes:
+        size: pixels a side of what the model reads.
+        resize: `square` to (edge, edge) or the `shortest` side to `edge`; then the middle of size x size.
+        edge: pixels, `size` by default.
+        scale, offset: of pixel values before normalization, x * scale + offset.
+    """
 
     size: int = 224
     resize: Literal["square", "shortest"] = "square"
-    filter: Literal["bilinear", "bicubic"] = "bicubic"
+    filter: Literal["lanczos", "bilinear", "bicubic"] = "bicubic"
     mean: tuple[float, float, float] = HALF
     std: tuple[float, float, float] = HALF
+    edge: int | None = None
+    scale: float = 1 / 255
+    offset: float = 0.0
 
     def __call__(self, images: list[Any]) -> Tensor:
         """Pillow images or (H, W, 3) uint8 arrays -> (B, 3, size, size)."""
         kind = getattr(Image.Resampling, self.filter.upper())
+        edge = self.edge or self.size
         rows = []
         for image in images:
             image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, np.uint8))
             image = image.convert("RGB")
             width, height = image.size
             if self.resize == "square":
-                image = image.resize((self.size, self.size), kind)
+                image = image.resize((edge, edge), kind)
             else:
-                short, long = min(width, height), max(width, height)
-                longer = int(self.size * long / short)
-                image = image.resize((self.size, longer) if width <= height else (longer, self.size), kind)
+                longer = int(edge * max(width, height) / min(width, height))
+                image = image.resize((edge, longer) if width <= height else (longer, edge), kind)
             pixels = np.asarray(image, np.float32)
             top, left = ((n - self.size) // 2 for n in pixels.shape[:2])
-            pixels = pixels[top : top + self.size, left : left + self.size] * np.float32(1 / 255)
+            pixels = pixels[top : top + self.size, left : left + self.size] * np.float32(self.scale)
+            pixels += np.float32(self.offset)
             rows.append((pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32))
         return torch.from_numpy(np.stack(rows).transpose(0, 3, 1, 2).copy())
 
     def save(self, folder: str | Path) -> None:
         """Write `preprocessor_config.json`, as transformers' processors read it."""
-        square = {"height": self.size, "width": self.size}
+        square, edge = {"height": self.size, "width": self.size}, self.edge or self.size
         files.write_json(Path(folder) / CONFIG, {
             "image_processor_type": "CLIPImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-            "size": square if self.resize == "square" else {"shortest_edge": self.size},
-            "do_center_crop": self.resize == "shortest", "crop_size": square,
-            "resample": {"bilinear": 2, "bicubic": 3}[self.filter],
-            "image_mean": list(self.mean), "image_std": list(self.std),
+            "size": {"height": edge, "width": edge} if self.resize == "square" else {"shortest_edge": edge},
+            "do_center_crop": self.resize == "shortest" or edge != self.size, "crop_size": square,
+            "resample": next(number for number, name in FILTERS.items() if name == self.filter),
+            "rescale_factor": self.scale, "image_mean": [m - self.offset for m in self.mean],
+            "image_std": list(self.std),
         })  # fmt: skip
 
 
@@ -85,25 +101,67 @@ def load_preprocess(folder: str | Path, size: int) -> Preprocess:
     path = Path(folder) / CONFIG
     table = files.read_table(path)
     table = table.get("image_processor", table)
-    whole = table.get("crop_size") if table.get("do_center_crop") else table.get("size", size)
-    side = whole.get("height", whole.get("shortest_edge")) if isinstance(whole, dict) else whole
+
+    def refused(name: str, expected: str) -> DataError:
+        return DataError(f"{path}: {name} is {table.get(name)!r}; {expected}")
+
+    for name, value in table.items():
+        if name.startswith("do_") and bool(value) != (name in DOES) and name not in ("do_center_crop", "do_normalize"):
+            raise refused(name, "this step is not known" if value else "images are always resized and scaled")
+    if table.get("include_top"):
+        raise refused("include_top", "a second normalization is not known")
+    resize, edge = _resized(table, size, refused)
+    crops = bool(table.get("do_center_crop"))
+    side = _side(table.get("crop_size", edge)) if crops else edge
     if side != size:
         raise DataError(f"{path}: images of {side} pixels, and the model reads {size}")
-    filters: dict[int, Any] = {2: "bilinear", 3: "bicubic"}
-    if table.get("resample", 3) not in filters:
-        raise DataError(f"{path}: resample is {table['resample']}; 2 (bilinear) and 3 (bicubic) are known")
-    mean, std = (table.get(name, HALF) for name in ("image_mean", "image_std"))
-    for name, values in (("image_mean", mean), ("image_std", std)):
-        if (
-            len(values) != 3
-            or not all(isinstance(v, (int, float)) for v in values)
-            or (name == "image_std" and 0 in values)
-        ):
-            raise DataError(f"{path}: {name} is {values}, expected three numbers")
+    if resize == "shortest" and not crops:
+        raise refused("size", "a shortest side without a crop gives images of many shapes, and the model reads squares")
+    if edge < size:
+        raise refused("size", f"smaller than the crop of {size} pixels")
+    if table.get("resample", 3) not in FILTERS:
+        raise refused("resample", "1 (lanczos), 2 (bilinear) and 3 (bicubic) are known")
+    scale = table.get("rescale_factor", 1 / 255)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < 2:
+        raise refused("rescale_factor", "expected a number above 0")
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if table.get("do_normalize", True):
+        mean, std = (_three(table.get(name, HALF), name, refused) for name in ("image_mean", "image_std"))
+    kind: Any = FILTERS[table.get("resample", 3)]
     return Preprocess(
-        size=size, resize="shortest" if table.get("do_center_crop") else "square",
-        filter=filters[table.get("resample", 3)], mean=tuple(mean), std=tuple(std),
+        size=size, resize=resize, filter=kind, mean=mean, std=std, edge=None if edge == size else edge,
+        scale=scale, offset=-1.0 if table.get("rescale_offset") else 0.0,
     )  # fmt: skip
+
+
+def _resized(
+    table: Mapping[str, Any], size: int, refused: Callable[[str, str], DataError]
+) -> tuple[Literal["square", "shortest"], int]:
+    """How images are resized, and to how many pixels. An integer is the shortest side where a crop follows."""
+    name = "size" if "size" in table else "image_size"  # Idefics has image_size
+    asked = table.get(name, size)
+    side = _side(asked)
+    if side is None:
+        raise refused(name, "expected pixels, {height, width} of a square, or {shortest_edge}")
+    shortest = "shortest_edge" in asked if isinstance(asked, Mapping) else bool(table.get("do_center_crop"))
+    return ("shortest" if shortest else "square"), side
+
+
+def _side(asked: Any) -> int | None:
+    """Pixels a side of a size in a processor's file; None for another form."""
+    if isinstance(asked, Mapping):
+        values = {asked[name] for name in ("height", "width", "shortest_edge") if name in asked}
+        if len(values) != 1 or asked.keys() - {"height", "width", "shortest_edge"}:
+            return None
+        (asked,) = values
+    return asked if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0 else None
+
+
+def _three(values: Any, name: str, refused: Callable[[str, str], DataError]) -> tuple[float, float, float]:
+    numbers = isinstance(values, Sequence) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)
+    if not numbers or (name == "image_std" and 0 in values):
+        raise refused(name, "expected three numbers")
+    return values[0], values[1], values[2]
 
 
 def open_image(data: bytes, where: str, *, formats: Sequence[str] = FORMATS, pixels: int | None = None) -> Image.Image:
