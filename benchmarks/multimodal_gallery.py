@@ -25,6 +25,7 @@ from llmanac.core.spec import make
 from llmanac.multimodal.load import load_multimodal
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
+from llmanac.recipes.kept import RECIPE
 from llmanac.recipes.multimodal_measures import Measure, vectors
 from llmanac.recipes.multimodal_report import images_of
 from llmanac.recipes.multimodal_use import PictureModel
@@ -35,14 +36,14 @@ LETTERS = (SIDE + GAP) // 6  # of a line below a picture
 Row = tuple[np.ndarray, str]
 
 
-def material_of(place: Path) -> tuple[Any, data.Material]:
-    """The recipe of a run and its pictures, as it read them."""
+def material_of(place: Path) -> tuple[Any, Any, data.Material]:
+    """The recipe of a run, its model and its pictures, as it read them."""
     if not (place / recipes.RESULTS).is_file():
         raise DataError(f"{place}: no finished run; llmanac run makes one")
-    asked = make(recipes.MultimodalRecipe, files.read_toml(place / recipes.RECIPE), str(place))
+    asked = make(recipes.MultimodalRecipe, files.read_toml(place / RECIPE), str(place))
     model = load_multimodal(place / recipes.MODEL, device="cpu")
     size = data.image_size(model.spec)
-    return model, data.load_material(asked.data, asked.tokenizer, size, asked.seed, place / "tokenizer")
+    return asked, model, data.load_material(asked.data, asked.tokenizer, size, asked.seed, place / "tokenizer")
 
 
 def chosen(material: data.Material) -> tuple[list[Any], torch.Tensor]:
@@ -55,7 +56,7 @@ def chosen(material: data.Material) -> tuple[list[Any], torch.Tensor]:
 @torch.no_grad()
 def block(place: Path) -> tuple[str, list[list[Row]]]:
     """The title of a run's block and its rows of pictures with lines."""
-    model, material = material_of(place)
+    asked, model, material = material_of(place)
     items, pixels = chosen(material)
     shown, name = images_of(pixels), model.spec.name
     captions = [item.caption for item in items]
@@ -77,9 +78,10 @@ def block(place: Path) -> tuple[str, list[list[Row]]]:
     if name == "vq-vae":
         again = images_of(model.decode(model.encode(pixels)).clamp(-1, 1))
         rows = [[(image, "") for image in shown], [(image, "") for image in again]]
-        return f"VQ-VAE: above the image, below its {model.spec.tokens} codes decoded", rows
+        return f"VQ-VAE: above the image, below its {model.spec.side**2} codes decoded", rows
     if name in data.DRAWS:
-        drawn = images_of(Measure(material, model.spec, 0, None).draw_images(model, captions))
+        measure = Measure(material, model.spec, 0, None, asked.guidance, asked.sampler)
+        drawn = images_of(measure.draw_images(model, captions))
         return f"{'DALL-E' if name == 'dall-e' else 'Diffusion'}: drawn for the caption", [
             list(zip(drawn, captions, strict=True))
         ]

@@ -94,6 +94,10 @@ def test_every_recipe_leaves_a_model_scores_and_a_report_with_pictures(name, run
     page = (run.folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 8 and "Traceback" not in page
     assert results["stages"]["train"]["looks"] and run.load_model().parameter_count() > 0
+    assert results["stages"]["train"]["cpu_seconds"] > 0
+    judges = [str(path.relative_to(run.folder)) for path in run.folder.rglob(multimodal_judge.JUDGE)]
+    own = {"vq-vae": ["judge"], "diffusion": ["judge"], "dalle": ["start/judge"]}  # one serves a run and its start
+    assert judges == [f"{place}/{multimodal_judge.JUDGE}" for place in own.get(name, [])]
     assert (
         multimodal.run_multimodal(asked_of(read_recipe(name), SMALL[name]), run.folder, resume=True).results == results
     )

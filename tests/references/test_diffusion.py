@@ -10,6 +10,7 @@ from _small_models import randomise
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
+from llmanac.multimodal._model import cut
 from llmanac.multimodal.samplers import signal
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the [test] extra")
@@ -144,3 +145,39 @@ def test_training_reads_time_and_label_and_guidance_moves_the_image():
     assert made[0].shape == (2, 3, 8, 8) and torch.equal(made[0], made[1]) and (made[0] - made[2]).abs().max() > 1e-3
     with pytest.raises(SpecError, match="predicts: flow matching needs a model of the flow"):
         make_method("sampler", "flow").build(predicts="noise")
+
+
+def test_a_weighted_error_of_the_image_is_that_of_the_velocity_up_to_its_bound():
+    ours = model(predicts="image", drop=0.0, weight=8.0)
+    images, labels = start().clamp(-1, 1).repeat(16, 1, 1, 1), torch.arange(32) % 5
+    torch.manual_seed(3)
+    loss, units, _ = ours.loss(Pictures(pixels=images, labels=labels))
+    torch.manual_seed(3)
+    times = (torch.rand(32) * 1000).floor()
+    x, clean = ours.mixed(images, torch.randn_like(images), times)
+    a = signal("cosine")[times.long()].view(-1, 1, 1, 1)
+    velocity = [(a.sqrt() * x - image) / (1 - a).sqrt() for image in (ours(x, times, labels[:, None]), clean)]
+    expected = (velocity[0] - velocity[1]).square().mean((1, 2, 3))
+    little = (1 - a.flatten()) < 1 / 8
+    assert 0 < little.sum() < 32 and units == 32
+    expected = torch.where(little, expected * 8 * (1 - a.flatten()), expected)
+    torch.testing.assert_close(loss, expected.sum(), rtol=1e-6, atol=1e-9)
+    with pytest.raises(SpecError, match=r"weight: 0.5 must be at least 1"):
+        model(weight=0.5)
+    others = []
+    for weight in (1.0, 8.0):  # of the noise's error nothing is weighted
+        torch.manual_seed(3)
+        others.append(model(predicts="noise", weight=weight).loss(Pictures(pixels=images, labels=labels))[0])
+    torch.testing.assert_close(*others, rtol=0, atol=0)
+
+
+def test_learned_places_tell_equal_patches_apart():
+    ours, x = model(patch=4, position="learned"), torch.ones(2, 3, 8, 8, dtype=torch.float64)
+
+    def patches():
+        return cut(ours(x, torch.tensor([3, 40]), torch.tensor([[4], [1]])), 4)
+
+    assert ours.places.weight.shape == (4, 32) and model(patch=4).places is None
+    assert (patches() - patches()[:, :1]).abs().amax((0, 2))[1:].min() > 1e-3
+    ours.places.weight.data.zero_()
+    torch.testing.assert_close(patches(), patches()[:, :1].expand(-1, 4, -1))

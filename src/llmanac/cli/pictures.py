@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Seed
-from llmanac.core import spec
 from llmanac.core.errors import SpecError
 
 SomePictures = Annotated[
@@ -18,29 +17,16 @@ SomePictures = Annotated[
 Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Face's layout.")]
 
 
-def run_pictures(name: str, data: Mapping[str, Any], changes: Mapping[str, Any], folder: Path | None, resume: bool,
-                 show: bool) -> None:  # fmt: skip
-    """Run a recipe of this form, print what was measured, and the next commands."""
+def print_pictures(results: Mapping[str, Any], place: Path) -> None:
+    """The scores of a run by side."""
     from llmanac.cli.tables import print_table
-    from llmanac.recipes.multimodal import asked_of, run_named
 
-    if show:
-        print(spec.to_toml(spec.dump(asked_of(data, changes))), end="")
-        return
-    try:
-        done = run_named(data, changes, folder, resume=resume)
-    except KeyboardInterrupt:
-        where = f" --folder {folder}" if folder else ""
-        print(f"\nStopped; nothing is lost. Continue with: llmanac run {name}{where} --resume")
-        raise SystemExit(130) from None
-    scores = done.results["scores"]
+    scores = results["scores"]
     rows = dict.fromkeys(key for side in scores.values() for key in side)
     cells = [(key, *(f"{side[key]:.3f}" if key in side else "" for side in scores.values())) for key in rows]
-    print_table(f"{done.results['name']}", ("", *scores), cells)
-    if "codes_in_use" in done.results:
-        print(f"codes in use: {done.results['codes_in_use']:.1%} of {done.results['codes']}")
-    print(f"report: {done.folder / 'report.html'}")
-    print("Next:\n  " + "\n  ".join(done.results["next"]))
+    print_table(f"{results['name']}", ("", *scores), cells)
+    if "codes_in_use" in results:
+        print(f"codes in use: {results['codes_in_use']:.1%} of {results['codes']}")
 
 
 def caption_command(
@@ -90,7 +76,7 @@ def generate_image_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("image.png"),
     count: Annotated[int, typer.Option("--count", "-n", help="Images, side by side in the file.")] = 1,
     guidance: Annotated[float, typer.Option(help="How strongly the caption counts; 1 is the model itself.")] = 2.0,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler (diffusion) [50].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler (diffusion) [10].")] = None,
     scale: Annotated[int, typer.Option(help="Times the size of the model's images.")] = 4,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,

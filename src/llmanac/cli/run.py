@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmanac.cli.options import Patches, Processes, Show, followed, on_processes
-from llmanac.cli.pictures import run_pictures
-from llmanac.cli.rlhf import run_stages
+from llmanac.cli.pictures import print_pictures
+from llmanac.cli.rlhf import print_stages
 from llmanac.cli.tune import run_tuning
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import time_without_once
@@ -34,6 +35,7 @@ def run_command(
     began = time_without_once()  # the budget includes loading the libraries
     from llmanac.core import spec
     from llmanac.parallel import launch
+    from llmanac.recipes import multimodal, rlhf
     from llmanac.recipes.multimodal import is_multimodal
     from llmanac.recipes.rlhf import is_rlhf
     from llmanac.recipes.run import NothingKept, Run, run
@@ -49,10 +51,10 @@ def run_command(
     if alone and any(path.startswith("parallel.") for path in changes):
         raise SpecError("parallel: RL and recipes of pictures train on one process; leave --processes out")
     if is_multimodal(data):
-        run_pictures(recipe, data, changes, folder, resume, show)
+        run_stated(multimodal, print_pictures, recipe, data, changes, folder, resume, show)
         return
     if is_rlhf(data):
-        run_stages(recipe, data, changes, folder, resume, show)
+        run_stated(rlhf, print_stages, recipe, data, changes, folder, resume, show)
         return
     if is_tuning(data):
         run_tuning(data, changes, folder or Path("runs") / Path(recipe).stem, resume, show, processes)
@@ -73,6 +75,27 @@ def run_command(
         raise SystemExit(130) from None
     assert isinstance(done, Run)  # the other form of recipe was run above
     print_run(done)
+
+
+def run_stated(
+    form: Any, print_results: Callable[[Any, Path], None], name: str, data: Mapping[str, Any],
+    changes: Mapping[str, Any], folder: Path | None, resume: bool, show: bool,
+) -> None:  # fmt: skip
+    """Run a recipe that states its steps (`form` is its module), print what was measured, and the next commands."""
+    from llmanac.core import spec
+
+    if show:
+        print(spec.to_toml(spec.dump(form.asked_of(data, changes))), end="")
+        return
+    try:
+        done = form.run_named(data, changes, folder, resume=resume)
+    except KeyboardInterrupt:
+        where = f" --folder {folder}" if folder else ""
+        print(f"\nStopped; nothing is lost. Continue with: llmanac run {name}{where} --resume")
+        raise SystemExit(130) from None
+    print_results(done.results, done.folder)
+    print(f"report: {done.folder / 'report.html'}")
+    print("Next:\n  " + "\n  ".join(done.results["next"]))
 
 
 def print_run(done: Run) -> None:

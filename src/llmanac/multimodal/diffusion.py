@@ -2,8 +2,10 @@
 
     c = time(t) + sum of labels;  for each block, of patches h:
     h = h + g_1 attend((1 + s_1) norm(h) + b_1);   h = h + g_2 mlp((1 + s_2) norm(h) + b_2);   [b, s, g] = W silu(c)
-    loss = mean |model(x_t, t, labels) - target|^2      target: noise, image, velocity or flow, see `samplers`
+    loss = mean w |model(x_t, t, labels) - target|^2    target: noise, image, velocity or flow, see `samplers`
 
+An error of the image counts w = min(1 / (1 - a_t), `weight`): up to the bound it is that of the velocity, so that
+times of little noise, where edges are made, count too (Li & He 2025, arXiv:2511.13720). Else w is 1.
 The gates g start at 0, so that every block starts as the identity (adaLN-Zero). Labels are words of a caption or a
 class; a row of no labels is the model without a condition, and guidance by w takes
     found = none + w (labels - none)                    w = 1 is the model itself
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +33,7 @@ from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.positions import Position
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, check_pixels, join
+from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, join
 from llmanac.multimodal.samplers import TRAINED, Predicts, SamplerSpec, Schedule, signal
 from llmanac.multimodal.samplers.ddim import Spec as DDIM
 from llmanac.multimodal.samplers.flow import Spec as Flow
@@ -52,7 +54,9 @@ class Spec(MultimodalSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; heads: of attention; width: of the feed-forward layer.
 
     predicts: what the model finds; schedule: of the noise in training; drop: share of the rows that train without
-    their labels, for guidance.
+    their labels, for guidance; weight: most that an error of the image counts, not used where something else is
+    predicted;
+    position: what tells patches apart, fixed waves or learned vectors (few patches have nearly the same waves).
     """
 
     image: int = 32
@@ -65,6 +69,8 @@ class Spec(MultimodalSpec):
     predicts: Predicts = "velocity"
     schedule: Schedule = "cosine"
     drop: float = 0.1
+    weight: float = 1.0
+    position: Literal["waves", "learned"] = "waves"
 
     def __post_init__(self) -> None:
         for name in ("image", "patch", "channels", "layers", "heads"):
@@ -76,6 +82,8 @@ class Spec(MultimodalSpec):
             raise SpecError(f"dim: {self.dim} must be a multiple of 4 and of heads, {self.heads}")
         if not 0 <= self.drop < 1:
             raise SpecError(f"drop: {self.drop} must be from 0 to below 1")
+        if not 1 <= self.weight < math.inf:
+            raise SpecError(f"weight: {self.weight} must be at least 1, and finite")
 
     def build(self, *, vocab_size: int = 0, **dims: Any) -> Diffusion:
         """vocab_size: of labels; 0 for a model without a condition."""
@@ -146,7 +154,9 @@ class Diffusion(MultimodalModel):
         self.modulation = Linear(spec.dim, 2 * spec.dim, bias=True, std=0.0)
         self.head = Linear(spec.dim, spec.channels * spec.patch**2, bias=True, std=0.0)
         self.position = Position()
-        self.register_buffer("waves", grid_waves(spec.dim, spec.image // spec.patch).float(), persistent=False)
+        side = spec.image // spec.patch
+        self.places = Vector(side**2, spec.dim, std=0.5) if spec.position == "learned" else None
+        self.register_buffer("waves", grid_waves(spec.dim, side).float(), persistent=False)
         self.begin()
 
     def condition(self, times: Tensor, labels: Tensor | None) -> Tensor:
@@ -163,7 +173,7 @@ class Diffusion(MultimodalModel):
     def forward(self, pixels: Tensor, times: Tensor, labels: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, H), times (B,) from 0 to T, labels (B, n) or None -> what the model predicts, like x_t."""
         check_pixels(pixels, self.spec.channels, self.spec.image)
-        x = self.patches(pixels.to(self.dtype)) + self.waves.to(self.dtype)
+        x = self.patches(pixels.to(self.dtype)) + (self.waves.to(self.dtype) if self.places is None else self.places())
         c = self.condition(times, labels)
         mask = of_batch(Batch(embeddings=x, mask="bidirectional"))
         context = Context(
@@ -194,7 +204,11 @@ class Diffusion(MultimodalModel):
         times = torch.rand(rows, device=pixels.device) * TRAINED
         times = times if self.spec.predicts == "flow" else times.floor()
         x, target = self.mixed(pixels, torch.randn_like(pixels), times)
-        return F.mse_loss(self(x, times, labels), target) * rows, rows, {}
+        error = (self(x, times, labels) - target).square().mean((1, 2, 3))
+        if self.spec.weight > 1 and self.spec.predicts == "image":
+            noise = 1 - signal(self.spec.schedule).to(times.device)[times.long()].to(error.dtype)
+            error = error / noise.clamp(min=1 / self.spec.weight)
+        return error.sum(), rows, {}
 
     @torch.no_grad()
     def generate(

@@ -10,6 +10,7 @@ the user's (`data.paths`). A run that was stopped goes on from its last checkpoi
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,7 @@ from torch import Tensor, nn
 from llmanac import __version__
 from llmanac.core import files, registry, spec
 from llmanac.core.device import machine, resolve_device
-from llmanac.core.errors import LlmanacError, SpecError
-from llmanac.core.lock import locked
+from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, announced
 from llmanac.core.spec import Spec, make_method
 from llmanac.core.types import IGNORE, Batch, LossSum, Want
@@ -33,8 +33,9 @@ from llmanac.multimodal._model import load_part
 from llmanac.multimodal.load import load_multimodal
 from llmanac.multimodal.samplers import SamplerSpec
 from llmanac.recipes import multimodal_data as data
+from llmanac.recipes.kept import RECIPE, kept_recipe
 from llmanac.recipes.measures import loss_curve
-from llmanac.recipes.multimodal_judge import load_judge
+from llmanac.recipes.multimodal_judge import JUDGE, load_judge
 from llmanac.recipes.multimodal_measures import Found, Measure
 from llmanac.recipes.multimodal_report import keep_samples, write_report
 from llmanac.tokenizers import TokenizerSpec
@@ -42,7 +43,7 @@ from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 from llmanac.train.metrics import read_metrics
 
-RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
+RESULTS, MODEL = "results.json", "model"
 PARTS = {"vlm": ("vision.", "vision."), "flamingo": ("vision.", "vision."), "dall-e": ("tokenizer.", "")}
 LOOKS = 5  # measurements during the training
 JUDGED = ("vq-vae", "dall-e", "diffusion")
@@ -151,21 +152,9 @@ def run_multimodal(
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    place = Path(folder)
-    stored = place / RECIPE
-    if resume and not stored.is_file():
-        raise LlmanacError(f"{folder}: there is no run to resume; leave --resume out to start one")
-    if not resume and place.exists() and any(p.name != ".lock" for p in place.iterdir()):
-        raise LlmanacError(f"{folder}: is there already; --resume goes on with a run, or give another --folder")
-    if resume:
-        before = spec.make(MultimodalRecipe, files.read_toml(stored), str(stored))
-        for path, (old, new) in spec.diff(before, asked).items():
-            raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed run keeps its recipe ({stored})")
+    with kept_recipe(folder, asked, resume) as place:
         if (place / RESULTS).is_file():
             return Multimodal(place, files.read_table(place / RESULTS))
-    with locked(place / ".lock", busy=f"{folder}: another process is running in this folder"):
-        if not resume:
-            files.write_text(stored, spec.to_toml(spec.dump(asked)))
         return Multimodal(place, (run or PictureRun)(asked, place, report).run())
 
 
@@ -196,7 +185,7 @@ class PictureRun:
         model = model.to(self.device)
         judge = None
         if self.material.made_here and self.spec.name in JUDGED:
-            judge = load_judge(self.place / "judge", self.report)
+            judge = load_judge(self.judge_folder(), self.report)
         measure = self.measure(judge)
         if asked.language is not None:
             self.train_language(model)
@@ -211,12 +200,21 @@ class PictureRun:
         asked = self.asked
         return Measure(self.material, self.spec, asked.seed, judge, asked.guidance, asked.sampler)
 
+    def judge_folder(self) -> Path:
+        """Where the judge is: with the run that this one begins from, where that has one."""
+        before = self.start_folder() / "judge"
+        return before if (before / JUDGE).is_file() else self.place / "judge"
+
+    def start_folder(self) -> Path:
+        """The run that this one begins from."""
+        start = self.asked.start
+        return Path(start) if isinstance(start, str) else self.place / "start"
+
     def begun(self) -> Any:
         """The model that this one begins from, trained now or read from a folder."""
-        start, seed = self.asked.start, self.asked.seed
+        start, seed, place = self.asked.start, self.asked.seed, self.start_folder()
         if start is None:
             return None
-        place = Path(start) if isinstance(start, str) else self.place / "start"
         if isinstance(start, MultimodalRecipe) and not (place / RESULTS).is_file():
             made = dataclasses.replace(start, data=self.asked.data, seed=seed, device=self.asked.device)
             self.report(f"{made.name}: what {self.asked.name} begins from")
@@ -257,6 +255,7 @@ class PictureRun:
                 keep_samples(self.place / "samples", stream.step, shown)
             return values
 
+        fresh, began = not (self.place / folder).exists(), time.process_time()
         done = train(
             model, stream, make_method("objective", "own-loss").build(), plan, self.place / folder,
             seed=self.asked.seed, evaluate=look if measure else None, evaluate_every=max(1, -(-steps // LOOKS)),
@@ -264,6 +263,7 @@ class PictureRun:
         )  # fmt: skip
         self.stages[name] = {
             "steps": done.steps, "seconds": round(done.seconds, 2), "loss": done.loss, "pictures": done.steps * rows,
+            "cpu_seconds": round(time.process_time() - began, 2) if fresh else None,  # looks included
             "curve": loss_curve(self.place / folder), "looks": looks(self.place / folder),
         }  # fmt: skip
 
@@ -293,7 +293,7 @@ class PictureRun:
         name, place = self.spec.name, self.place
         text = self.material.some(1)[0].caption
         commands = {
-            "clip": f'llmanac classify-image {place} IMAGE --labels "{text}" --labels ...',
+            "clip": f'llmanac classify-image {place} IMAGE -l "{text}" -l ...',
             **dict.fromkeys(data.DESCRIBES, f"llmanac caption {place} IMAGE"),
             **dict.fromkeys(data.DRAWS, f'llmanac generate-image {place} --prompt "{text}" -o image.png'),
             "vq-vae": f"llmanac run dalle -s start={place}",

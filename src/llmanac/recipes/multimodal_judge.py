@@ -23,6 +23,7 @@ from llmanac.train.loop import train
 
 COLORS, SHAPES = list(scenes.COLORS), list(scenes.SHAPES)
 STEPS, ROWS = 1000, 64
+JUDGE = "judge.safetensors"
 CHECKED = 768  # real images on which it is tested
 
 
@@ -83,7 +84,7 @@ def draw(generator: Any, rows: int) -> Pictures:
 
 def load_judge(place: Path, report: Report, steps: int | None = None) -> tuple[Judge, float]:
     """The judge, trained in `place` where it is not there yet, and the fraction of real images that it reads right."""
-    judge, kept = Judge(), place / "judge.safetensors"
+    judge, kept = Judge(), place / JUDGE
     if kept.is_file():
         judge.load_state_dict(load_file(kept))
     else:

@@ -28,6 +28,7 @@ REBUILT = 4  # times as many pictures are rebuilt: a change of one point is look
 BATCH = 64
 SHOWN = 8  # pictures of a side in the report
 STEPS = (2, 5, 10, 20, 50)  # of a sampler
+DRAWN_IN = 10  # steps, where none are stated
 Scores = dict[str, dict[str, float]]
 
 
@@ -219,7 +220,7 @@ class Measure:
                 found = model.images(model.generate(part, guidance=self.guidance, generator=generator))
             else:
                 words = Draw(self.material, self.spec).words(part.cpu()).to(model.device)
-                how = sampler or self.sampler
+                how = sampler or self.sampler or default_sampler(self.spec)
                 found = model.generate(words, sampler=how, guidance=self.guidance, generator=generator)
             out.append(found.detach().cpu().clamp(-1, 1))
         return torch.cat(out)
@@ -283,8 +284,9 @@ SCENE = {scene.caption: scene for scene in scenes.all_scenes()}
 
 
 def default_sampler(spec: Any) -> SamplerSpec:
-    """DDIM of 50 steps, or flow matching for a model of the flow."""
-    made: SamplerSpec = make_method("sampler", "flow" if spec.predicts == "flow" else "ddim")
+    """DDIM, or flow matching for a model of the flow, in few steps: with guidance more of them put objects twice."""
+    name = "flow" if spec.predicts == "flow" else "ddim"
+    made: SamplerSpec = make_method("sampler", {"name": name, "steps": DRAWN_IN})
     return made
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.adapters import AdapterSpec
-from llmanac.core import files, spec
-from llmanac.core.errors import LlmanacError, SpecError
-from llmanac.core.lock import locked
+from llmanac.core import spec
+from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
 from llmanac.core.spec import Spec, make_method
 from llmanac.objectives import ObjectiveSpec
 from llmanac.recipes.align import AlignSpec, align
+from llmanac.recipes.kept import RECIPE, kept_recipe
 from llmanac.recipes.merge import merge
 from llmanac.recipes.rlhf_results import write_results
 from llmanac.recipes.rlhf_task import write_task
@@ -34,7 +34,7 @@ from llmanac.rewards import RewardSpec
 from llmanac.train import TrainSpec
 from llmanac.train.rollouts import Sampling
 
-RECIPE, RESULTS = "recipe.toml", "results.json"
+RESULTS = "results.json"
 TABLES = ("sft", "reward_model", "rl")  # a recipe of this form has one of them
 HELD_OUT = 0.05  # of the rows of each stage
 TASK = Path(__file__).with_name("rlhf_task.py")
@@ -125,20 +125,8 @@ def run_rlhf(asked: RlhfSpec, folder: str | Path, *, resume: bool = False, repor
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    place = Path(folder).resolve()  # stages name each other's folders
-    stored = place / RECIPE
-    if resume and not stored.is_file():
-        raise LlmanacError(f"{folder}: there is no run to resume; leave --resume out to start one")
-    if not resume and place.exists() and any(p.name != ".lock" for p in place.iterdir()):
-        raise LlmanacError(f"{folder}: is there already; --resume goes on with a run, or give another --folder")
-    if resume:
-        before = spec.make(RlhfSpec, files.read_toml(stored), str(stored))
-        for path, (old, new) in spec.diff(before, asked).items():
-            raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed run keeps its recipe ({stored})")
-    with locked(place / ".lock", busy=f"{folder}: another process is running in this folder"):
-        if not resume:
-            files.write_text(stored, spec.to_toml(spec.dump(asked)))
-        return Rlhf(place, _Stages(asked, place, report).run())
+    with kept_recipe(folder, asked, resume) as place:
+        return Rlhf(place.resolve(), _Stages(asked, place.resolve(), report).run())  # stages name each other's folders
 
 
 def asked_of(recipe: Mapping[str, Any] | RlhfSpec, changes: Mapping[str, Any]) -> RlhfSpec:

@@ -36,6 +36,7 @@ from llmanac.lab.study import Measurement
 from llmanac.metrics._items import Metric
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
+from llmanac.recipes.kept import RECIPE
 from llmanac.recipes.multimodal_measures import vectors
 
 MEASURE_VERSION = 1  # raise it when what is measured below changes its meaning
@@ -84,7 +85,7 @@ class PictureTrial:
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, or go on with a training that was killed, and ask."""
         asked, place = replace(arm.spec, seed=seed), work / "run"
-        resume = (place / recipes.RECIPE).is_file()
+        resume = (place / RECIPE).is_file()
         done = recipes.run_multimodal(asked, place, resume=resume, report=lambda line: None, run=Unmeasured)
         model, stages = done.load_model(), stages_of(place)
         material = data.load_material(asked.data, asked.tokenizer, scenes.SIDE, seed, place / "tokenizer")
