@@ -5,6 +5,8 @@ integers that exist already into a list, through two functions of Python's stabl
 `PyList_SetItem`). It holds the interpreter's lock, and the list is a valid one of `None`s from the start.
 """
 
+# mypy: disable-error-code="call-arg"
+# (numba types these functions itself)
 from __future__ import annotations
 
 import ctypes
