@@ -13,12 +13,12 @@ from _texts import real
 from llmanac.kernels.split.counts import WordCounts
 from llmanac.kernels.split.words import GIVEN, GPT2, piece_ends
 from llmanac.kernels.text import pack
-from llmanac.kernels.unicode import CATEGORIES, CATEGORY_MASK, SPACE_FLAG, split_classes, table
+from llmanac.kernels.unicode import CATEGORIES, CATEGORY_MASK, SPACE_FLAG, newer_characters, split_classes, table
 from llmanac.tokenizers import _base, _files
 from llmanac.tokenizers._counting import count_pieces
 from llmanac.tokenizers._files import Files
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.tokenizers.patterns.splitter import CUT, NAMED, Splitter
+from llmanac.tokenizers.patterns.splitter import NAMED, Splitter, cuts
 
 PARTS = [
     " ", "  ", "\n", "\t", "\r\n", "'", "''", "'s", "'re", "'ll", "'S", "s", "ab", "Xyz" * 9, "1", "23", "!", "--",
@@ -56,11 +56,14 @@ def test_blocks_give_the_pieces_that_the_plain_path_gives():
 @pytest.mark.parametrize("name", NAMED)
 def test_a_cut_changes_no_piece(name):
     splitter, rng = Splitter([NAMED[name]]), random.Random(4)
+    parts = [*PARTS, "/", "a b", "!\n/", "\n中", "中。", "a.", "é, ", "٣!", "я\r\n", "\u0964"]
+    parts += [chr(c) for c in itertools.islice(newer_characters(), 0, None, 500)]
     for _ in range(150):
-        text = "".join(rng.choices([*PARTS, "/", "a b", "!\n/", "\n中"], k=40))
+        text = "".join(
+            rng.choices([*PARTS, "/", "a b", "!\n/", "\n中", "中。", "a.", "é, ", "٣!", "я\r\n", "\u0964"], k=40)
+        )
         whole = splitter.pieces(text)
-        for match in CUT.finditer(text):
-            at = match.start()
+        for at in cuts(text):
             assert whole == splitter.pieces(text[:at]) + [at + end for end in splitter.pieces(text[at:])], (text, at)
 
 
@@ -95,3 +98,23 @@ def test_files_are_counted_as_their_text_is_on_any_number_of_threads(tmp_path, m
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         assert words(Files(paths)) == expected
     assert len(list(Files(paths).ranges())) > 4  # the lines without a blank are cut too
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n", "\r\n", "\r\n\r\n"])
+@pytest.mark.parametrize(
+    "line", ["Съешь ещё этих мягких булок.", "漢字仮名交じり文。", "12, 345.", "เขียน ไทย", "हिन्दी पाठ।"]
+)
+def test_files_of_every_script_are_cut_where_no_piece_changes(line, ending, tmp_path, monkeypatch):
+    text = (line + ending) * 300
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    monkeypatch.setattr(_files, "BLOCK", 1500)
+    parts = list(Files([path]))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= 1500
+    for pattern in NAMED.values():
+        splitter, at, ends = Splitter([pattern]), 0, []
+        for part in parts:
+            ends += [at + end for end in splitter.pieces(part)]
+            at += len(part)
+        assert ends == splitter.pieces(text)

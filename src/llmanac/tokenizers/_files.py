@@ -14,7 +14,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.kernels.text import PADDING, is_utf8
-from llmanac.tokenizers.patterns.splitter import CUT
+from llmanac.tokenizers.patterns.splitter import CUT, SPACED, cuts
 
 BLOCK = 1 << 22  # bytes of a file read at a time
 TAIL = 1 << 12  # bytes before the end of a block in which a place to cut is looked for
@@ -107,10 +107,13 @@ def _read(handle: BinaryIO, start: int, stop: int) -> bytes:
 
 
 def _last_cut(data: bytes) -> int:
-    """The last place in the bytes where text may be cut, or 0."""
+    """The last place in the bytes where text may be cut, at white space if there is any, or 0."""
     text = data.decode("utf-8", "surrogateescape")  # half a character at either end is no place to cut
-    places = [match.start() for match in CUT.finditer(text)]
-    return len(text[: places[-1]].encode("utf-8", "surrogateescape")) if places else 0
+    for pattern in (SPACED, CUT):
+        places = list(cuts(text, 0, pattern))
+        if places:
+            return len(text[: places[-1]].encode("utf-8", "surrogateescape"))
+    return 0
 
 
 def corpus(files_or_texts: str | Path | Iterable[str | Path]) -> Files | Iterator[str]:

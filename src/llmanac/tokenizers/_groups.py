@@ -38,9 +38,9 @@ def encoded(
         stops = ends.tolist()
         return [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
 
+    if len(texts) == 1 and len(texts[0]) <= 2 * size:
+        return [encode(texts)[0]]
     groups = groups_of(texts, size, cut_after)
-    if len(groups) == 1:
-        return one(groups[0])
     return _joined([ids for found in in_order(one, groups, threads) for ids in found], groups, len(texts))
 
 

@@ -1,6 +1,6 @@
 # mypy: disable-error-code="assignment, call-arg"
 # (numba types these functions itself)
-"""The steps of BPE training: hash tables, the queue of pairs, tokens by their bytes, one merge and what it changes.
+"""The steps of BPE training: hash tables, the queue of pairs, one merge and what it changes.
 
 Rows of int64 tables and small functions are for the compiler's sake: numba's time grows fast with a function's size.
 """
@@ -14,7 +14,6 @@ from llmanac.kernels.text import grown, grown_rows, mix, prefetch
 
 BOUNDARY, INSIDE = -1, -2
 ZERO, ONE = np.int64(0), np.int64(1)  # typed: a plain 0 would be compiled for apart
-FNV_START, FNV_PRIME = np.uint64(1469598103934665603), np.uint64(1099511628211)
 LOW = (1 << 32) - 1
 AHEAD = 12  # places asked for before they are looked at
 
@@ -204,52 +203,6 @@ def take_best(current, pairs, lists, buckets, heap, size):
         current, heap, size = next_bucket(current, pairs, lists, buckets, heap)
         if size == 0:
             return -1, ZERO, current, heap, size
-
-
-# ------------------------------------------------------------------------------------------------ bytes -> token ids
-@njit(forceinline=True)
-def byte_of(letters, starts, lengths, left, right, i):
-    """Byte i of `left` followed by `right`."""
-    beyond = i - lengths[left]
-    return letters[starts[left] + i] if beyond < 0 else letters[starts[right] + beyond]
-
-
-@njit
-def token_slot(letters, starts, lengths, index, left, right, total):
-    """`(slot, hash)` of the first `total` bytes of two tokens in the index of tokens."""
-    value = FNV_START
-    for i in range(total):
-        value = (value ^ np.uint64(byte_of(letters, starts, lengths, left, right, i))) * FNV_PRIME
-    key, mask = np.int64(value >> np.uint64(1)), np.int64(index.shape[0] - 1)
-    slot = np.int64(mix(value)) & mask
-    while index[slot, NUMBER] != 0:
-        token = index[slot, NUMBER] - 1
-        if index[slot, KEY] == key and lengths[token] == total:
-            same = ZERO
-            while same < total:
-                if letters[starts[token] + same] != byte_of(letters, starts, lengths, left, right, same):
-                    break
-                same += 1
-            if same == total:
-                break
-        slot = (slot + 1) & mask
-    return slot, key
-
-
-@njit
-def token_of(letters, used, starts, lengths, index, left, right, free):
-    """The token of two others' bytes together, made with the id `free` if it is new. Returns `(token, letters)`."""
-    total = np.int64(lengths[left] + lengths[right])
-    slot, key = token_slot(letters, starts, lengths, index, left, right, total)
-    if index[slot, NUMBER] != 0:
-        return index[slot, NUMBER] - 1, letters
-    if used + total > letters.shape[0]:
-        letters = grown(letters, used + total)
-    for i in range(total):
-        letters[used + i] = byte_of(letters, starts, lengths, left, right, i)
-    starts[free], lengths[free] = used, total
-    index[slot, KEY], index[slot, NUMBER] = key, free + 1
-    return free, letters
 
 
 # ------------------------------------------------------------------------------------------------ one merge

@@ -49,10 +49,9 @@ from llmanac.kernels.bpe.parts import (
     rehashed_pairs,
     rescan,
     take_best,
-    token_of,
-    token_slot,
     win,
 )
+from llmanac.kernels.bpe.tokens import token_of, token_slot
 from llmanac.kernels.text import borrowed, cached, grown, grown_rows
 
 

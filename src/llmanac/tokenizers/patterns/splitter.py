@@ -19,7 +19,7 @@ import regex
 from llmanac.core.errors import SpecError, TokenizerError, nearest
 from llmanac.kernels.split import words
 from llmanac.kernels.text import pack
-from llmanac.kernels.unicode import newer_characters, split_classes
+from llmanac.kernels.unicode import CATEGORIES, CATEGORY_MASK, newer_characters, split_classes, table
 from llmanac.tokenizers.patterns.oniguruma import translated
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -42,9 +42,13 @@ O200K = "|".join(
     ]
 )  # fmt: skip
 NAMED = {"gpt2": GPT2, "gpt4": GPT4, "llama3": LLAMA3, "o200k": O200K, "qwen3": QWEN3}
-# Places where every pattern of NAMED ends a piece in any context, so that cutting there changes no piece: before a
-# blank between two words, and between two lines of which neither is blank there.
-CUT = re.compile(r"(?<=[A-Za-z])(?= [A-Za-z])|(?<=\S\n)(?=[^\s/])")
+# Places where every pattern of NAMED ends a piece in any context, so that cutting there changes no piece: before white
+# space that no pattern joins to what is before it, between two lines of which neither is blank there, and, for scripts
+# without blanks, between a letter or number and a mark of punctuation that no pattern joins to it (an apostrophe is).
+SPACED = re.compile(r"(?<=\S)(?= )|(?<=[^\W_])(?=[\t\r\n])|(?<=\S\n)(?=[^\s/])")
+CUT = re.compile(
+    SPACED.pattern + r"|(?<=[^\W_])(?=[,.;:!?()\u3001\u3002\uff0c\uff0e\uff01\uff1f\uff1a\uff1b\u300c\u0964])"
+)
 DIGIT, DIGITS = r"\p{N}", r"\p{N}+"  # what a `Digits` step sets apart
 
 # Other spellings that mean the same, and the kernel for each.
@@ -138,6 +142,14 @@ def shown(text: str) -> str:
     return text.translate(newer)
 
 
+def cuts(text: str, start: int = 0, pattern: re.Pattern[str] = CUT) -> Iterator[int]:
+    """The places of a text, from one on, where it may be cut; never after a character younger than our tables."""
+    classes = table()
+    for match in pattern.finditer(text, start):
+        if CATEGORIES[classes[ord(text[match.start() - 1])] & CATEGORY_MASK] != "Cn":
+            yield match.start()
+
+
 def pattern_of(name: str) -> str:
     """The regex of a pattern given by name, or the regex itself.
 
@@ -180,8 +192,7 @@ class Splitter:
         """The next place where a text may be cut without a change of its pieces; its end if there is none known."""
         if self.mode == words.GIVEN and self.steps != (O200K,):
             return len(text)
-        found = CUT.search(text, start)
-        return found.start() if found else len(text)
+        return next(cuts(text, start), len(text))
 
     @property
     def classes(self) -> tuple[np.ndarray, np.ndarray]:
