@@ -12,9 +12,12 @@ import pytest
 
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, DataError, RequestError
+from llmanac.data.quarantine import Problems
+from llmanac.data.sources.files import Spec as Files
 from llmanac.retrieve.bm25 import BM25
 from llmanac.retrieve.dense import Spec
 from llmanac.retrieve.folder import FolderIndex, pieces_of
+from llmanac.retrieve.folder._vectors import embedded
 
 PAGE = """# Guide
 
@@ -138,6 +141,71 @@ def test_only_what_changed_is_read_again(folder, tmp_path_factory):
         for query in ("quokka rides", "zebra"):
             a, b = ([(f.passage.text, f.score) for f in i.retrieve(query, 4, method)] for i in (newer, fresh))
             assert a == b
+
+
+def test_vectors_of_a_killed_run_are_not_computed_again(folder, monkeypatch):
+    """The encoder stops after some batches, as a killed process does; a row that was written in part is left out."""
+    monkeypatch.setattr("llmanac.retrieve.dense.TOGETHER", 2)
+    calls = []
+
+    def stops(texts):
+        if len(calls) >= 4:
+            raise KeyboardInterrupt
+        calls.extend(texts)
+        return encode(texts)
+
+    spec, kept = Spec(model="counted"), folder / ".llmanac" / "index.vectors"
+    with pytest.raises(KeyboardInterrupt):
+        FolderIndex.update(folder, encoder=spec, encode=stops)
+    assert FolderIndex.open(folder / ".llmanac" / "index").encoder is None  # complete without vectors
+    with open(kept / "rows.bin", "ab") as file:
+        file.write(b"part of a row")
+    (folder / "aaa.md").write_text("The quokka rides.\n")  # the passages of before have other numbers now
+    again = []
+
+    def counted(texts):
+        again.extend(texts)
+        return encode(texts)
+
+    index = FolderIndex.update(folder, encoder=spec, encode=counted)
+    texts = [f"{p.heading}\n{p.text}" if p.heading else p.text for p in index.passages()]
+    assert len(calls) == 4 and sorted(calls + again) == sorted(texts)
+    np.testing.assert_array_equal(index.arrays["vectors"], encode(texts))
+    assert not kept.exists()
+
+
+def test_vectors_kept_for_another_encoder_or_damaged_are_not_used(folder):
+    spec, kept = Spec(model="counted"), folder / ".llmanac" / "index.vectors"
+    texts = ["zebra", "ride", "zebra"]
+    expected = encode(texts)
+    np.testing.assert_array_equal(embedded(kept, texts, spec, encode), expected)
+    np.testing.assert_array_equal(embedded(kept, texts, spec, None), expected)  # all are there: no model is needed
+    np.testing.assert_array_equal(
+        embedded(kept, ["ride"], Spec(model="other"), lambda t: 2 * encode(t)), 2 * expected[1:2]
+    )
+    embedded(kept, texts, spec, encode)
+    with pytest.raises(DataError, match="of another size"):
+        embedded(kept, ["new"], spec, lambda texts: np.ones((len(texts), 3), np.float32))
+    for damage in ("", "[]", '{"width": 6}', '{"width": -1, "spec": {}}'):
+        embedded(kept, texts, spec, encode)
+        (kept / "encoder.json").write_text(damage)
+        np.testing.assert_array_equal(embedded(kept, texts, spec, encode), expected)
+
+
+def test_a_file_that_goes_away_meanwhile_is_a_problem(folder, monkeypatch):
+    problems = Problems("skip")
+    found = Files.files
+
+    def removing(self, problems=None):
+        for path, name in list(found(self, problems)):
+            if name == "tool.py":
+                path.unlink()
+            yield path, name
+
+    monkeypatch.setattr(Files, "files", removing)
+    index = FolderIndex.update(folder, problems=problems)
+    assert "tool.py" not in index.documents and len(index.changed) == 3
+    assert problems.total == 1 and "No such file" in str(problems.kept[0])
 
 
 def test_the_same_text_is_found_once(folder):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 NUMBERS = ("ids", "lengths", "starts", "texts")
+
+
+def digest_of(data: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record, in hexadecimal."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def fits(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray], words: Sequence[str], text: int) -> bool:

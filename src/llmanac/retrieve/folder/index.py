@@ -15,10 +15,8 @@ passages, are computed from the kept word numbers. The folder is replaced in one
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,7 +37,8 @@ from llmanac.data.texts import documents_in
 from llmanac.data.unpack import CONTAINERS, PAGES, TABLES, format_of
 from llmanac.retrieve import bm25, dense
 from llmanac.retrieve._words import WORDS
-from llmanac.retrieve.folder._fits import fits
+from llmanac.retrieve.folder._fits import digest_of, fits
+from llmanac.retrieve.folder._vectors import embedded, forget
 from llmanac.retrieve.folder.chunks import SIZE, pieces_of
 from llmanac.retrieve.hybrid import Hybrid
 from llmanac.retrieve.hybrid import Spec as HybridSpec
@@ -174,7 +173,7 @@ class FolderIndex:
             raise CheckpointError(f"{place / 'index.json'}: not the index of a folder; name another place with --index")
         if data.get("format_version") != VERSION:
             raise CheckpointError(f"{place / 'index.json'}: of another version of llmanac; remove the folder {place}")
-        if data.pop("sha256", None) != _digest(data):
+        if data.pop("sha256", None) != digest_of(data):
             raise CheckpointError(f"{place / 'index.json'}: damaged or edited; remove {place} and {AGAIN}")
         try:
             names = [*ARRAYS, *(["vectors"] if data["encoder"] is not None else [])]
@@ -265,30 +264,28 @@ class FolderIndex:
             raise DataError(f"{place}: there is no text to index")
         arrays = {
             "passages": np.concatenate(rows.passages),
-            "ids": np.concatenate(rows.ids).astype(np.int32),
+            "ids": np.concatenate(rows.ids),
             "lengths": np.concatenate(rows.lengths).astype(np.int32),
         }
         made = bm25.BM25.from_ids(arrays["ids"], arrays["lengths"], list(rows.words))
         arrays |= {name: getattr(made, name) for name in bm25.ARRAYS}
         data = {"settings": settings, "records": rows.records, "encoder": None}
-        return cls._save(place, data, arrays, bytes(rows.text), "\n".join(rows.words).encode())
+        return cls._save(place, data, arrays, rows.text, "\n".join(rows.words).encode())
 
     @classmethod
     def _save(
-        cls, place: Path, data: dict[str, Any], arrays: dict[str, np.ndarray], text: bytes, words: bytes
+        cls, place: Path, data: dict[str, Any], arrays: dict[str, np.ndarray], text: Any, words: bytes
     ) -> FolderIndex:
         recorded: dict[str, Any] = {}
         with files.atomic_folder(place) as temporary:
-            contents = {"text.bin": text, "words.txt": words}
-            for name, array in arrays.items():
-                out = io.BytesIO()
-                np.save(out, np.ascontiguousarray(array), allow_pickle=False)
-                contents[f"{name}.npy"] = out.getvalue()
-            for name, content in contents.items():
-                (temporary / name).write_bytes(content)
-                recorded[name] = [len(content), hashlib.sha256(content).hexdigest()]
+            (temporary / "text.bin").write_bytes(text)
+            (temporary / "words.txt").write_bytes(words)
+            for name, values in arrays.items():
+                np.save(temporary / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
+            for path in temporary.iterdir():
+                recorded[path.name] = [path.stat().st_size, files.file_sha256(path)]
             head = {"format": FORMAT, "format_version": VERSION, **data, "files": recorded}
-            files.write_json(temporary / "index.json", {**head, "sha256": _digest(head)}, indent=None)
+            files.write_json(temporary / "index.json", {**head, "sha256": digest_of(head)}, indent=None)
         return cls.open(place)
 
     @classmethod
@@ -300,7 +297,8 @@ class FolderIndex:
         usable = old is not None and old.encoder == spec
         fresh = np.flatnonzero(kept < 0) if usable else np.arange(len(index))
         texts = [f"{p.heading}\n{p.text}" if p.heading else p.text for p in map(index.__getitem__, fresh.tolist())]
-        made = dense.Dense(texts, spec, encode=encode).vectors
+        place = index.place.parent / f"{index.place.name}.vectors"
+        made = embedded(place, texts, spec, encode)
         width = made.shape[1] if len(made) else 0 if old is None else old.arrays["vectors"].shape[1]
         vectors = np.empty((len(index), width), spec.dtype)
         if len(made):
@@ -310,11 +308,9 @@ class FolderIndex:
             vectors[copied] = old.arrays["vectors"][kept[copied]]
         data = {**index.data, "encoder": dump(spec)}
         words = "\n".join(index.words).encode()
-        return cls._save(index.place, data, {**index.arrays, "vectors": vectors}, bytes(index.text), words)
-
-
-def _digest(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        made_anew = cls._save(index.place, data, {**index.arrays, "vectors": vectors}, index.text.data, words)
+        forget(place)
+        return made_anew
 
 
 def _read(
@@ -335,10 +331,14 @@ def _read(
     changed = []
     with progress("index", len(found), "files") as bar:
         for path, name in found:
-            before = os.stat(path)
-            stamp = [before.st_size, before.st_mtime_ns]
             record, start, document = known.get(name, (None, 0, 0))
-            digest = record["sha256"] if record and record["stamp"] == stamp else files.file_sha256(path)
+            try:
+                before = os.stat(path)
+                stamp = [before.st_size, before.st_mtime_ns]
+                digest = record["sha256"] if record and record["stamp"] == stamp else files.file_sha256(path)
+            except OSError as error:  # removed since it was found, or the disk fails
+                problems.report(path, None, f"it cannot be read ({error.strerror or error})")
+                continue
             if old is not None and record is not None and record["sha256"] == digest:
                 _copy(old, record, start, document, ends, rows)
             else:
@@ -369,8 +369,8 @@ def _copy(old: FolderIndex, record: dict[str, Any], start: int, document: int, e
 def _add(path: Path, name: str, source: Files, problems: Problems, rows: _Rows, size: int) -> None:
     """Read one file. Where it cannot be read, the problem is taken note of, and it has no passage."""
     documents: list[list[Any]] = []
-    table: list[list[int]] = []
-    ids: list[int] = []
+    table = array("q")
+    ids = array("i")
     lengths: list[int] = []
     byte, line = 0, 0  # what earlier parts of a long text file had
     parts = format_of(path) not in (*TABLES, *PAGES, *CONTAINERS)
@@ -380,17 +380,17 @@ def _add(path: Path, name: str, source: Files, problems: Problems, rows: _Rows, 
             begin = len(rows.text)
             heading = piece.heading.encode()
             rows.text += heading + piece.text.encode()
-            place = [byte + piece.start, byte + piece.stop, line + piece.line, line + piece.last]
-            table.append([len(rows.documents), begin, begin + len(heading), len(rows.text), *place])
+            table.extend([len(rows.documents), begin, begin + len(heading), len(rows.text)])
+            table.extend([byte + piece.start, byte + piece.stop, line + piece.line, line + piece.last])
             words = WORDS_OF(f"{piece.heading}\n{piece.text}")
             lengths.append(len(words))
-            ids += [rows.words.setdefault(word, len(rows.words)) for word in words]
+            ids.extend([rows.words.setdefault(word, len(rows.words)) for word in words])
         rows.documents.append(name if parts else document.id)
         documents.append([rows.documents[-1], len(pieces)])
         if parts:
             byte, line = byte + document.bytes, line + document.text.count("\n")
-    rows.passages.append(np.array(table, np.int64).reshape(-1, 8))
-    rows.ids.append(np.array(ids, np.int64))
+    rows.passages.append(np.frombuffer(table, np.int64).reshape(-1, 8))
+    rows.ids.append(np.frombuffer(ids, np.int32))
     rows.lengths.append(np.array(lengths, np.int64))
-    rows.kept.append(np.full(len(table), -1))
+    rows.kept.append(np.full(len(lengths), -1))
     rows.records.append({"documents": documents})
