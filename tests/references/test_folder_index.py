@@ -307,6 +307,27 @@ def test_commands(folder, capsys):
     assert done.value.code == 2 and "--encoder" in capsys.readouterr().err
 
 
+def test_commands_with_an_encoder(folder, capsys, monkeypatch):
+    """The command names the encoder once; the index remembers it, its pooling and its dtype."""
+    monkeypatch.setattr(Spec, "encoder", lambda self: encode)
+    for arguments, shown in (
+        (["index", str(folder), "--encoder", "small", "--pooling", "cls", "--dtype", "float16"], "6"),
+        (["retrieve", str(folder), "install", "-k", "1"], "hybrid: install"),
+        (["retrieve", str(folder), "reins", "--method", "dense", "-k", "1"], "docs/guide.md:15-17"),
+        (["ask", str(folder), "How many stripes had a quagga?"], "page.html:1"),
+    ):
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 0 and shown in capsys.readouterr().out
+    index = FolderIndex.open(folder / ".llmanac" / "index")
+    assert index.encoder == Spec(model="small", pooling="cls", dtype="float16")
+    assert index.arrays["vectors"].dtype == np.float16
+    for flag, value in (("--dtype", "float8"), ("--pooling", "most")):
+        with pytest.raises(SystemExit) as done:
+            main(["index", str(folder), "--encoder", "small", flag, value])
+        assert done.value.code == 2 and value in capsys.readouterr().err
+
+
 def test_what_documents_hold_does_not_control_the_terminal(tmp_path, capsys):
     name = "a\x1b]0;title\x07\u202e.txt"
     (tmp_path / name).write_text("The zebra \x1b[31m weighs \u202e310 kilograms\u2066 今日は.\n", "utf-8")

@@ -43,7 +43,7 @@ def updated(
     if given and encoder is None:
         raise SpecError(f"--{next(iter(given))}: is of an encoder; name one with --encoder MODEL")
     name = str(Path(encoder).resolve()) if encoder is not None and Path(encoder).exists() else encoder
-    spec = None if name is None else make(Spec, {"model": name, **given}, "--encoder")
+    spec = None if name is None else make(Spec, {"name": "dense", "model": name, **given}, "--encoder")
     problems = CommandProblems("skip")
     index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
     if problems.total:
