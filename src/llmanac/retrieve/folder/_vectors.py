@@ -38,7 +38,7 @@ def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | Non
     rows = _rows(place, spec)
     held = {key: i for i, key in enumerate(_keys(rows))}
     new = {key: text for key, text in zip(keys, texts, strict=True) if key not in held}
-    parts, left = [rows["vector"]] if len(rows) else [], iter(list(new))
+    parts, count, left = [rows["vector"]] if len(rows) else [], len(rows), iter(list(new))
     for vectors in Dense((), spec, encode=encode).batches(list(new.values())):
         if parts and parts[0].shape[1] != vectors.shape[1]:
             forget(place)
@@ -50,7 +50,8 @@ def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | Non
             place.mkdir(parents=True, exist_ok=True)
             files.write_json(place / "encoder.json", {"spec": dump(spec), "width": vectors.shape[1]})
         files.append(place / "rows.bin", made.tobytes())
-        held |= {key: len(held) + i for i, key in enumerate(_keys(made))}
+        held |= {key: count + i for i, key in enumerate(_keys(made))}
+        count += len(made)
         parts.append(vectors)
     if not parts:
         return np.empty((0, 0), spec.dtype)
