@@ -1,10 +1,10 @@
 """Retrieval over a million texts: BM25 against bm25s, the kept index on disk, and vectors of float16. Slow: it takes
 about 5 GB of memory and many minutes, so `make bench` leaves it out; `LLMANAC_BENCH_TEXTS=100000` is a tenth of it.
 
-The texts of `index` are synthetic: each has as many words as a paragraph of wikitext-2 (of `LLMANAC_SHARED_DATA`,
+The texts of `large-index` are synthetic: each has as many words as a paragraph of wikitext-2 (of `LLMANAC_SHARED_DATA`,
 valid and test, over 30 words) drawn at random, 32 at most, and its words are drawn independently with that text's word
 frequencies, one in fifty being of a long tail of made-up words, so that the vocabulary grows with the texts. Queries
-are words of a text. Those of `disk` are real sentences, drawn at random. One thread.
+are words of a text. Those of `large-disk` are real sentences, drawn at random. One thread.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def corpus() -> tuple[list[list[str]], list[list[str]]]:
     return texts, [[texts[i][j] for j in rng.choice(len(texts[i]), 6, replace=False)] for i in chosen]
 
 
-@bench.measure("index")
+@bench.measure("large-index")
 def index() -> list[Result]:
     """Texts indexed a second, and queries answered a second, by the same two indexes; scores compared."""
     from llmanac.retrieve.bm25 import BM25
@@ -115,7 +115,7 @@ def indexed(folder: str, kill_after: float | None = None) -> tuple[float, float,
     return used.ru_utime + used.ru_stime, time.perf_counter() - begin, used.ru_maxrss / 1e3
 
 
-@bench.measure("disk")
+@bench.measure("large-disk")
 def disk() -> Result:
     """The index that `llmanac index` keeps of a folder of `TEXTS` passages, two to four sentences drawn at random each.
 
@@ -162,7 +162,7 @@ def disk() -> Result:
     return Result("large-disk", "MB besides the text", lexical, "none", better="lower", more=more)
 
 
-@bench.measure("float16")
+@bench.measure("large-float16")
 def float16() -> Result:
     """Megabytes of vectors of float16 against float32, and the share of the ten nearest of float32 that both find."""
     import torch
