@@ -94,7 +94,8 @@ def benchmark_rows(found: list[dict[str, Any]]) -> dict[str, str]:
             only = "extract-f1-sets" if name.startswith("extract-f1-") else MADE_BY.get(name, name)
             command = f"`python benchmarks/{document['benchmark']}.py --only {only}`"
             shown = f"{name} ({UNLIKE[name]})" if name in UNLIKE else name
-            lines[name] = f"| {shown} | {ours} | {row['peer']}: {theirs} | {ratio(row)} | {command} |"
+            peer = "" if row["peer"] == "none" else f"{row['peer']}: {theirs}"
+            lines[name] = f"| {shown} | {ours} | {peer} | {ratio(row)} | {command} |"
     return lines
 
 
