@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import zipfile
 
 import numpy as np
 import pytest
@@ -86,7 +87,8 @@ def test_passages_are_the_document_with_its_offsets():
         assert [data[p.start : p.stop].decode() for p in found] == [p.text for p in found]
         assert "".join(p.text for p in found).strip() == text.strip()
         for piece in found:
-            assert piece.line == 1 + data[: piece.start].count(b"\n") and piece.last >= piece.line
+            before = text[: len(data[: piece.start].decode())] + piece.text[: -len(piece.text.lstrip())]
+            assert piece.line == 1 + before.count("\n") and piece.last >= piece.line
 
 
 def test_index_finds_what_bm25_finds_and_cites_the_bytes(folder):
@@ -144,6 +146,57 @@ def test_the_same_text_is_found_once(folder):
     (folder / "copy.md").write_text(PAGE, "utf-8")
     texts = [f.passage.text for f in FolderIndex.update(folder).retrieve("zebra install", 5)]
     assert len(texts) == len(set(texts)) > 1
+
+
+def test_copies_do_not_hide_other_passages(tmp_path):
+    for number in range(40):
+        (tmp_path / f"copy{number}.txt").write_text("The zebra eats hay.\n")
+    (tmp_path / "other.txt").write_text("A zebra of the northern herd slept under the old tree by the river.\n")
+    index = FolderIndex.update(tmp_path, encoder=Spec(model="counted"), encode=encode)
+    for method in ("bm25", "dense", "hybrid"):
+        found = [f.passage.document for f in index.retrieve("zebra", 5, method)]
+        assert found == ["copy0.txt", "other.txt"]
+    assert [f.passage.document for f in index.retrieve("zebra", 1)] == ["copy0.txt"]
+
+
+def test_citations_name_the_place_in_the_file(tmp_path):
+    page = "<html><head><title>Zoo</title></head>\n\n<body>\n\n\n\n<h1>Zoo</h1>\n\n<p>The quagga was a zebra.</p></body></html>"
+    (tmp_path / "page.html").write_text(page)
+    (tmp_path / "long.html").write_text(
+        page.replace("</p>", "</p>" + "<p>It lived on the plain, and ate grass.</p>" * 50)
+    )
+    (tmp_path / "t.csv").write_text('name,text\na,An okapi.\nb,"Two\ngnus ran."\n')
+    (tmp_path / "mark.txt").write_text("\ufeff\n\n\n\nThe tapir sleeps.\n", "utf-8")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("a", "b"):
+            archive.writestr(f"{name}.txt", f"\nThe llama {name} spits.\n")
+    index = FolderIndex.update(tmp_path)
+    for query, source in (
+        ("okapi", "t.csv:2"), ("gnus", "t.csv:4"), ("tapir", "mark.txt:5"), ("llama b", "all.zip/b.txt:2"),
+        ("llama a", "all.zip/a.txt:2"),
+    ):  # fmt: skip
+        assert index.retrieve(query, 1)[0].passage.source == source
+    assert {f.passage.source for f in index.retrieve("quagga", 9)} == {"page.html", "long.html, passage 1"}
+    assert index.retrieve("lived plain", 9)[-1].passage.source.startswith("long.html, passage ")
+    tapir = index.retrieve("tapir", 1)[0].passage
+    assert (tmp_path / "mark.txt").read_bytes()[tapir.start : tapir.stop].decode() == tapir.text
+
+
+def test_a_stopped_renewal_keeps_the_index_and_its_encoder(folder):
+    spec = Spec(model="counted")
+    place = FolderIndex.update(folder, encoder=spec, encode=encode).place
+    (folder / "aaa.md").write_text("# New\n\nThe quokka rides.\n")
+
+    def stops(texts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FolderIndex.update(folder, encode=stops)
+    assert FolderIndex.open(place).encoder == spec
+    (place / "text.bin").write_bytes(b"damaged")  # built again, with vectors
+    again = FolderIndex.update(folder, encode=encode)
+    assert again.encoder == spec and "aaa.md" in again.changed
+    assert FolderIndex.update(folder, include=["*.md"], encode=encode).encoder == spec
 
 
 def test_damage_is_named_and_repaired(folder):

@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     """One passage of a document.
 
     Attributes:
-        start, stop: bytes of the document's UTF-8; line, last: its first line, and the last that is not blank, from 1.
+        start, stop: bytes of the document's UTF-8; line, last: its first and last lines that are not blank, from 1.
         heading: the headings above it, joined by " > ".
         text: as it is in the document.
     """
@@ -63,7 +63,8 @@ def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Piece
         joined = "".join(held)
         stop, lines = at + len(joined.encode("utf-8")), joined.count("\n")
         if joined.strip():
-            out.append(Piece(at, stop, line, line + joined.rstrip().count("\n"), above, joined))
+            blank = joined[: len(joined) - len(joined.lstrip())].count("\n")
+            out.append(Piece(at, stop, line + blank, line + joined.rstrip().count("\n"), above, joined))
         elif out and joined:  # blank lines belong to what is before them
             before = out[-1]
             out[-1] = before._replace(stop=stop, text=before.text + joined)
