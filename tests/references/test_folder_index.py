@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import time
 import zipfile
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, DataError, RequestError
+from llmanac.data.quarantine import Problems
 from llmanac.retrieve.bm25 import BM25
 from llmanac.retrieve.dense import Spec
 from llmanac.retrieve.folder import FolderIndex, pieces_of
+from llmanac.retrieve.folder import _rows as rows
 
 PAGE = """# Guide
 
@@ -225,6 +228,68 @@ def test_text_without_a_suffix_is_read_and_other_files_are_named(folder, capsys)
         main(["retrieve", str(folder), "quokka"])
     out, err = capsys.readouterr()
     assert "README:1" in out and "tool.1 is not read" in err
+
+
+def test_what_is_not_read_is_told_each_time_and_stops_nothing(folder, capsys, monkeypatch):
+    (folder / "latin.txt").write_bytes(b"Der B\xe4r")
+    (folder / "page.pdf").write_bytes(b"%PDF-1.4 nothing")
+    (folder / "locked.txt").write_text("secret")
+    (folder / "a\n  [2] fake.md:1").mkdir()
+    (folder / "a\n  [2] fake.md:1" / "b.txt").write_text("The tapir snores.\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path))
+    for command in (["index"], ["ask", "Who rides the reins?"], ["retrieve", "tapir"]):
+        with pytest.raises(SystemExit) as done:
+            main([command[0], str(folder), *command[1:]])
+        out, err = capsys.readouterr()
+        assert done.value.code == 0 and "note: 3 not read, the first:" in err and "locked.txt: the file may not" in err
+        assert ("latin.txt: not UTF-8 at byte 5" in err) is (command == ["index"])
+    assert "\n  [2] fake" not in out
+    assert FolderIndex.update(folder).retrieve("tapir", 1)[0].passage.source == "a\\n  [2] fake.md:1/b.txt:1"
+
+
+def test_files_that_change_vanish_or_never_end(folder, monkeypatch):
+    real = rows.documents_in
+
+    def reads(path, *given):
+        yield from real(path, *given)
+        if path.name == "tool.py":  # written to while it is read, in the same tick and length
+            path.write_text(path.read_text().replace("first", "third"))
+
+    monkeypatch.setattr(rows, "documents_in", reads)
+    (folder / "tool.py").write_text(CODE)
+    (folder / "rows.jsonl").write_text("")
+    assert "tool.py" in FolderIndex.update(folder, folder / "other").changed
+    monkeypatch.setattr(rows, "documents_in", real)
+    again = FolderIndex.update(folder, folder / "other")
+    assert again.changed == ["tool.py"] and again.retrieve("third", 1)
+    listed = rows.Files.files
+    monkeypatch.setattr(rows.Files, "files", lambda *a: [*listed(*a), (folder / "gone.txt", "gone.txt")])
+    monkeypatch.setattr(rows, "GROWS", 3)
+    monkeypatch.setattr(rows, "_stamp", lambda path, gone=None: [0, 1] if path.name != "gone.txt" else os.stat(path))
+    problems = Problems("skip")
+    with pytest.raises(DataError, match="no text"):
+        FolderIndex.update(folder, folder / "third", problems=problems)
+    why = {os.path.basename(problem.file): problem.reason for problem in problems.kept}
+    assert "no such file" in why["gone.txt"].lower() and "grows while it is read" in why["guide.md"]
+
+
+def test_long_runs_of_anything_are_cut_in_time_by_their_length():
+    n = 50_000
+    begun = time.process_time()
+    for text in (
+        "# a" + " " * n + "b\n",
+        "\n" * n + "y",
+        "x\n" + "\n" * n + " y",
+        "# a\n" * (n // 10),
+        "a\n\n" * (n // 10),
+    ):
+        for markup in (True, False):
+            found = pieces_of(text, markup=markup)
+            assert "".join(piece.text for piece in found).strip() == text.strip()
+    assert time.process_time() - begun < 2  # seconds; minutes before
+    long = pieces_of("# " + "long " * 1000 + "\n\n" + "word " * 2000)
+    assert max(len(piece.heading) for piece in long) <= 200 and max(len(piece.text) for piece in long) < 2000
+    assert [p.heading for p in pieces_of("# C#\n\nx\n\n# A ##\n\ny\n")] == ["C#", "A"]
 
 
 def _edited(place, change):

@@ -41,9 +41,10 @@ Passages = Annotated[int, typer.Option("-k", min=1, max=1000, help="Passages to 
 
 
 def updated(
-    folder: Path, place: Path | None, encoder: str | None, include: list[str] | None = None, **fields: Any
-) -> FolderIndex:
-    """The renewed index of a folder; what could not be read is said on standard error."""
+    folder: Path, place: Path | None, encoder: str | None, include: list[str] | None = None, *, listed: int = 1,
+    **fields: Any,
+) -> FolderIndex:  # fmt: skip
+    """The renewed index of a folder; what could not be read is said on standard error, the first `listed` of it."""
     from llmanac.core.spec import make
     from llmanac.data.command_problems import CommandProblems
     from llmanac.retrieve.dense import Spec
@@ -58,6 +59,8 @@ def updated(
     index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
     if problems.total:
         print(for_terminal(f"note: {problems.total} not read, the first: {problems.kept[0]}"), file=sys.stderr)
+        for problem in problems.kept[1:listed]:
+            print(for_terminal(f"      {problem}"), file=sys.stderr)
     return index
 
 
@@ -84,7 +87,7 @@ def index_command(
     """Index a folder of documents, or renew its index: only files that changed are read."""
     from llmanac.cli.tables import print_table
 
-    index = updated(folder, place, encoder, include, pooling=pooling, dtype=dtype)
+    index = updated(folder, place, encoder, include, listed=20, pooling=pooling, dtype=dtype)
     size = sum(entry[0] for entry in index.data["files"].values())
     vectors = "none" if index.encoder is None else str(index.arrays["vectors"].shape[1])
     row = (

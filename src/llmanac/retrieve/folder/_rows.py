@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmanac.core import files
+from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.data.command_problems import up_to_damage
-from llmanac.data.quarantine import Problems
+from llmanac.data.quarantine import Problems, Unreadable
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.texts import documents_in
-from llmanac.data.unpack import CONTAINERS, PAGES, TABLES, format_of, open_binary
+from llmanac.data.unpack import BLOCK, CONTAINERS, PAGES, TABLES, format_of, open_binary
 from llmanac.retrieve import bm25
 from llmanac.retrieve._words import WORDS
 from llmanac.retrieve.folder.chunks import pieces_of
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from llmanac.retrieve.folder.index import FolderIndex
 
 PROSE = (".md", ".markdown", ".rst", ".txt", ".text", "", *PAGES, *TABLES, *CONTAINERS)  # `#` is a heading in these
+GROWS = 64 << 20  # bytes by which a file may grow while it is read
+SETTLED = 2_000_000_000  # nanoseconds: a file that changed just before it was read is compared by its content
+TOLD = 20  # problems of one file that are kept
 WORDS_OF = WORDS[bm25.Spec().analyzer]
 
 
@@ -58,21 +64,58 @@ def read_folder(
     ends = np.zeros(1, np.int64) if old is None else np.concatenate([[0], np.cumsum(old.arrays["lengths"])])
     inside = place.resolve()
     found = [(p, name) for p, name in source.files(problems) if inside not in p.resolve().parents]
-    changed = []
+    changed: list[str] = []
+    size_now = 0
     with progress("index", len(found), "files") as bar:
         for path, name in found:
-            before = os.stat(path)
-            stamp = [before.st_size, before.st_mtime_ns]
             record, start, document = known.get(name, (None, 0, 0))
-            digest = record["sha256"] if record and record["stamp"] == stamp else files.file_sha256(path)
+            try:
+                stamp = _stamp(path)
+                digest = record["sha256"] if record and record["stamp"] == stamp else _digest(path, stamp[0])
+            except (OSError, DataError) as error:  # gone since the folder was looked at, or locked
+                why = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
+                problems.report(path, None, f"cannot read it ({why})")
+                continue
             if old is not None and record is not None and record["sha256"] == digest:
                 _copy(old, record, start, document, ends, rows)
+                for rest, line, reason in record.get("problems", []):
+                    problems.report(f"{path}{rest}", line, reason)
+                told = record.get("problems", [])
             else:
                 changed.append(name)
+                before = len(problems.kept)
                 _add(path, name, source, problems, rows, size)
-            rows.records[-1] |= {"file": name, "stamp": stamp, "sha256": digest}
-            bar.advance(1, passages=sum(map(len, rows.passages)))
+                told = [[p.file.removeprefix(str(path)), p.line, p.reason] for p in problems.kept[before:][:TOLD]]
+            settled = stamp if time.time_ns() - stamp[1] > SETTLED else [stamp[0], 0]
+            rows.records[-1] |= {"file": name, "stamp": settled, "sha256": digest, "problems": told}
+            if _stamp(path, gone=[]) != stamp:  # changed while it was read: read again next time
+                rows.records[-1]["sha256"] = ""
+            size_now += len(rows.passages[-1])
+            bar.advance(1, passages=size_now)
     return changed
+
+
+def _stamp(path: Path, gone: list[int] | None = None) -> list[int]:
+    """Size and time of a file. Raises OSError, or returns `gone`, where it cannot be looked at."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        if gone is None:
+            raise
+        return gone
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _digest(path: Path, size: int) -> str:
+    """The SHA-256 of a regular file. Raises DataError, also where far more comes out of it than its `size`."""
+    found, read = hashlib.sha256(), 0
+    with files.open_regular(path) as file:
+        while block := file.read(BLOCK):
+            found.update(block)
+            read += len(block)
+            if read > size + GROWS:
+                raise DataError(f"{path}: it grows while it is read, or is no file of a disk")
+    return found.hexdigest()
 
 
 def _copy(old: FolderIndex, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: Rows) -> None:
@@ -131,5 +174,8 @@ def _add(path: Path, name: str, source: Files, problems: Problems, rows: Rows, s
 
 def _mark(path: Path) -> int:
     """The bytes of a file's byte order mark, which is no part of its text."""
-    with open_binary(path) as file:
-        return len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+    try:
+        with open_binary(path) as file:
+            return len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+    except (Unreadable, OSError, EOFError):  # what reads its text says so
+        return 0

@@ -71,9 +71,10 @@ class Passage:
     @property
     def source(self) -> str:
         """`docs/serve.md:12-30`, as citations write it; `page.html, passage 2` where there are no lines."""
+        name = printable(self.document).replace("\n", "\\n")  # a name may hold what looks like another citation
         if not self.line:
-            return f"{self.document}, passage {self.part}" if self.part else self.document
-        return f"{self.document}:{self.line}" + ("" if self.last <= self.line else f"-{self.last}")
+            return f"{name}, passage {self.part}" if self.part else name
+        return f"{name}:{self.line}" + ("" if self.last <= self.line else f"-{self.last}")
 
 
 @dataclass(frozen=True)

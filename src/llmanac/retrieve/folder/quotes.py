@@ -21,9 +21,9 @@ from llmanac.retrieve.folder.index import Found, Passage
 
 # orders to a reader that is a model, which a document may hold to change its answers
 ORDERS = re.compile(
-    r"(?i)\b(ignore|disregard|forget|override)\b.{0,40}\b(instructions?|prompts?|rules|directions|above|previous)\b"
-    r"|\byou (are now|must now|must (only )?(answer|reply|respond|say))\b|\b(system prompt|new instructions?) *:"
-    r"|\b(answer|reply|respond) (only )?with (exactly )?[\"']|<\|im_(start|end)\|>"
+    r"(?is)\b(ignore|disregard|forget|override)\b.{0,40}\b(instructions?|prompts?|rules|directions|above|previous)\b"
+    r"|\byou\s+(are\s+now|must\s+now|must\s+(only\s+)?(answer|reply|respond|say))\b|\b(system\s+prompt|new\s+instructions?)\s*:"
+    r"|\b(answer|reply|respond)\s+(only\s+)?with\s+(exactly\s+)?[\"']|<\|im_(start|end)\|>"
 )
 _ASKING = """what which who whom whose when where why how many much long often far old does did do is are was were can
 could tell explain describe name call called please anyone say"""
