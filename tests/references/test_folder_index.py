@@ -339,6 +339,18 @@ def test_an_edited_index_is_not_believed(folder):
         list(FolderIndex.open(place).passages())
 
 
+def test_an_index_of_the_version_before_is_read_and_made_anew_with_its_encoder(folder):
+    spec = Spec(model="counted")
+    place = FolderIndex.update(folder, encoder=spec, encode=encode).place
+    _edited(place, lambda data: data.update(format_version=2))
+    assert len(FolderIndex.open(place)) > 4
+    newer = FolderIndex.update(folder, encode=encode)
+    assert len(newer.changed) == 4 and newer.encoder == spec and newer.data["format_version"] == 3
+    _edited(place, lambda data: data.update(format_version=1))
+    with pytest.raises(CheckpointError, match="another version"):
+        FolderIndex.open(place)
+
+
 def test_commands(folder, capsys):
     for arguments, shown in (
         (["index", str(folder)], "Next: llmanac retrieve"),

@@ -89,7 +89,7 @@ def read_folder(
             settled = stamp if time.time_ns() - stamp[1] > SETTLED else [stamp[0], 0]
             rows.records[-1] |= {"file": name, "stamp": settled, "sha256": digest, "problems": told}
             if _stamp(path, gone=[]) != stamp:  # changed while it was read: read again next time
-                rows.records[-1]["sha256"] = ""
+                rows.records[-1] |= {"stamp": [], "sha256": ""}
             size_now += len(rows.passages[-1])
             bar.advance(1, passages=size_now)
     return changed
