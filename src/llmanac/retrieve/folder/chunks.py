@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SIZE = 800  # characters of a passage: under the 256 tokens that small encoders read
-CODE = 3  # a fenced block may be so many times as long
-TITLE = 200  # characters of a heading that passages below it carry
+CODE = 3  # a fenced block or a heading may be so many times as long
+TITLE = 1000  # characters of a heading that passages below it carry
 _HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(?=\S)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _UNDERLINE = re.compile(r"(=+|-+|~+|\^+)[ \t]*$")
@@ -81,7 +81,7 @@ def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Piece
             headings.append((block.level, block.title))
         if not held or block.level:
             above = " > ".join(title for _, title in headings)
-        most = size * CODE if block.code else size
+        most = size * CODE if block.code or block.level else size
         for part in _cut(block.text, most) if len(block.text) > most else [block.text]:
             if (body or (block.level and held)) and length + len(part) > most and part.strip():
                 close()
