@@ -89,7 +89,8 @@ def test_citations_are_checked_against_the_passages_shown(index, engine):
 
 
 KEEPER = "The zebra Marty weighs 310 kilograms. It eats hay. Its keeper is Lotte Brandt, who came from Bergen in 1987."
-STABLE = " It does not eat meat. The stable holds twelve animals."
+STABLE = " It does not eat meat. The stable holds twelve animals. Lotte Brandt led her team with 12 goals."
+LED = "How many goals did Lotte Brandt register?"
 WEIGH, WHO, FROM = "How much does the zebra Marty weigh?", "Who is the zebra's keeper?", "Where is Lotte Brandt from?"
 IS, MEAT, MANY = (
     "Is Lotte Brandt the keeper of Marty?",
@@ -104,6 +105,7 @@ WRITTEN = [
     (FROM, "Brandt stole it from Bergen.", False), (FROM, "Brandt came from Bergen.", True), (FROM, "Bergen", True),
     (WHO, "According to passage 1, the keeper of the zebra is Lotte Brandt.", True), (WHO, "Lotte Brandt", True),
     (WHO, "The keeper Lotte Brandt eats hay.", False), (WHO, "Lotte Brandt weighs 310 kilograms.", False),
+    (LED, "Lotte Brandt registered 12 goals.", True), (LED, "Lotte Brandt registered 310 goals.", False),
     (MANY, "The stable holds 12 animals.", True), (MANY, "The stable holds 310 animals.", False),
 ]  # fmt: skip
 

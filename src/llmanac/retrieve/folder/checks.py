@@ -4,8 +4,8 @@ A sentence is supported where one sentence of the passage
 
 1. has every name and number of it, and a content word that is next to the number, where there is one;
 2. denies the same words ("not");
-3. has `AGREES` of the other words that it adds to the question or, where it adds none, of all its others (rare words
-   count more). A name or a number alone needs a word of the question there.
+3. has `AGREES` of the other words that it adds to the question, rare words counting more; where it adds a name or a
+   number alone, one word of the question; where it adds nothing, `AGREES` of all its other words.
 
 What the passage's headings say belongs to each of its sentences. A sentence with a pronoun before any name ("Its keeper
 is ...") has the names of the one before it, and the words of the question that are in that one. Whether words in
@@ -134,6 +134,7 @@ def _share(one: Said, asked: frozenset[str], own: frozenset[str], carried: froze
     """The share of a sentence's words that are there."""
     if not one.words:
         return float(bool((one.names or one.numbers) and own & asked))
-    new = one.words - asked
-    total = sum(map(weight, new or one.words))
-    return sum(map(weight, new & own if new else one.words & carried)) / total
+    new, again = one.words - asked, one.words & carried
+    if not new and (one.names | one.numbers.keys()) - asked:  # it says the question again, with a name or a number
+        return float(bool(again))
+    return sum(map(weight, new & own if new else again)) / sum(map(weight, new or one.words))
