@@ -89,7 +89,7 @@ def test_citations_are_checked_against_the_passages_shown(index, engine):
 
 
 KEEPER = "The zebra Marty weighs 310 kilograms. It eats hay. Its keeper is Lotte Brandt, who came from Bergen in 1987."
-STABLE = " It does not eat meat. The stable holds twelve animals. Lotte Brandt led her team with 12 goals."
+STABLE = " It does not eat meat. The stable holds twelve animals. Brandt led her team with 12 goals."
 LED = "How many goals did Lotte Brandt register?"
 WEIGH, WHO, FROM = "How much does the zebra Marty weigh?", "Who is the zebra's keeper?", "Where is Lotte Brandt from?"
 IS, MEAT, MANY = (

@@ -8,8 +8,8 @@ A sentence is supported where one sentence of the passage
    number alone, one word of the question; where it adds nothing, `AGREES` of all its other words.
 
 What the passage's headings say belongs to each of its sentences. A sentence with a pronoun before any name ("Its keeper
-is ...") has the names of the one before it, and the words of the question that are in that one. Whether words in
-another order say something else is not seen.
+is ...") has the names of the one before it, and the words of the question that are in that one. A last name stands for
+the full one that the passage has. Whether words in another order say something else is not seen.
 
 That is stricter than the support of a question by a complete passage (`quotes.py`), which decides on refusals.
 """
@@ -33,6 +33,7 @@ _COUNTS = "two three four five six seven eight nine ten eleven twelve"
 _PRONOUNS, _NOT = frozenset(_FORMS.split()), frozenset(_DENIALS.split())
 _FRAME = frozenset(map(stem, _FRAMES.split()))  # how an answer begins, or says where it is from
 COUNTS = {word: str(number) for number, word in enumerate(_COUNTS.split(), 2)}
+_NAME = re.compile(r"[A-Z][^\W\d_]+(?: [A-Z][^\W\d_]+){1,3}")  # of several words
 _WHERE = re.compile(r"(?i)\bpassages? \d+")
 
 
@@ -112,13 +113,15 @@ def agreement(sentence: str, question: str, heading: str, text: str, weight: Wei
     """How much of a written sentence the best sentence of a passage has, 0 to 1; 0 where a rule above is broken."""
     known = names_in(text) | names_in(heading) | names_in(question) | names_in(sentence)
     one, asked = said(sentence, known), content(question)
+    firsts = [(parts[-1], parts[:-1]) for parts in (list(map(_stem, n.split())) for n in _NAME.findall(text))]
     best, above = 0.0, content(heading)
     names = words = denied = frozenset[str]()  # with what a pronoun stands for
     for begin, end in spans(text):
         if ORDERS.search(text[begin:end]):
             continue
         held = said(text[begin:end], known)
-        names = held.names | (names if held.pronoun else frozenset())
+        full = frozenset().union(*(first for last, first in firsts if last in held.names))
+        names = held.names | full | (names if held.pronoun else frozenset())
         words = held.words | (words if held.pronoun else frozenset())
         denied = held.denied | (denied if held.pronoun else frozenset())
         own = held.all | above
