@@ -25,6 +25,42 @@ KEY = 16
 MOST_NUMBERS = 1 << 16  # of a vector, as a damaged record may say
 
 
+def place_of(index: Path) -> Path:
+    """Where what is done of an index's vectors is kept."""
+    return index.parent / f"{index.name}.vectors"
+
+
+def vectors_of(
+    index: Path, text: bytearray, table: np.ndarray, kept: np.ndarray, held: np.ndarray | None, spec: Spec,
+    encode: Encode | None = None,
+) -> np.ndarray:  # fmt: skip
+    """(P, D) vectors of an index's passages.
+
+    Args:
+        index: the place of the index. text: its `text.bin`. table: (P, 8), its `passages.npy`.
+        kept: (P,) the number that each passage had in `held`, or -1; held: vectors of the same encoder, or None.
+
+    Raises:
+        DataError: the encoder gives vectors of another size than before. LlmanacError: the place cannot be written.
+    """
+    fresh = np.flatnonzero(kept < 0) if held is not None else np.arange(len(table))
+    texts = []
+    for _, begin, middle, end, *_ in table[fresh].tolist():
+        heading, own = text[begin:middle].decode(), text[middle:end].decode()
+        texts.append(f"{heading}\n{own}" if heading else own)
+    made = embedded(place_of(index), texts, spec, encode)
+    if held is None:
+        return made
+    if len(made) and made.shape[1] != held.shape[1]:
+        forget(place_of(index))
+        raise DataError(f"{spec.model}: gives vectors of another size than those of {index}; remove that folder")
+    vectors = np.empty((len(table), held.shape[1]), spec.dtype)
+    if len(made):
+        vectors[fresh] = made
+    vectors[kept >= 0] = held[kept[kept >= 0]]
+    return vectors
+
+
 def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | None = None) -> np.ndarray:
     """(N, D) the vectors of texts; equal texts are embedded once, and those that `place` holds not again.
 
