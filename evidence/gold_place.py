@@ -2,12 +2,14 @@
 
 SmolLM2-135M-Instruct (Q4_1) is given {passages} numbered passages and a question of XQuAD. One passage, the gold one,
 holds the answer; the others are of other articles, the same ones for all places. A passage is a sentence
-of a paragraph, {tokens} tokens a prompt on average. Each of {questions} questions is asked with the
-gold passage at each of the places {places}, and with the gold passage alone; greedy decoding of {longest} tokens. An
-answer is right where it holds the gold answer, letter case and articles aside.
+of a paragraph: the one with the answer, or one drawn at random; {tokens} tokens a prompt on average. Each of
+{questions} questions is asked with the gold passage at each of the {passages} places, and with the gold passage alone;
+greedy decoding of {longest} tokens. An answer is right where it has the words of the gold answer, letter case, articles
+and punctuation aside; parts of words do not count.
 
-- Right: {rates}; with the gold passage alone {alone:.2f}.
-- First against middle: {first_middle}; last against middle: {last_middle} (paired by question, 95% bootstrap interval).
+- Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with
+  the gold passage alone {alone:.2f}.
+- First against these: {first_middle}; last against these: {last_middle} (paired by question, 95% bootstrap interval).
 - {verdict}
 """
 
@@ -33,22 +35,25 @@ from llmanac.generate.load import load_engine
 from llmanac.lab._svg import Line, line_chart
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
+from llmanac.retrieve.folder.quotes import spans
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("context/lost-in-the-middle", "context/rag")
 CLAIM = "where the passage with the answer comes in the prompt decides whether it is used"
 SEEDS = 1
-PASSAGES, SENTENCES, LONGEST, QUESTIONS = 10, 1, 16, 30
-PLACES = (1, 5, 10)
+PASSAGES, LONGEST, QUESTIONS = 10, 16, 30
+MIDDLE = (4, 5, 6, 7)
 ALONE = "alone"
 
 
-def passage(context: str, at: int = 0) -> str:
-    """The sentence of a paragraph that holds character `at`, and the next ones, or those before it at the end."""
-    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z0-9\"'])", context)
-    ends = np.cumsum([len(part) + 1 for part in parts])
-    first = min(int(np.searchsorted(ends, at, side="right")), max(0, len(parts) - SENTENCES))
-    return " ".join(parts[first : first + SENTENCES])
+def sentences(context: str) -> list[str]:
+    """Of a paragraph."""
+    return [context[begin:end] for begin, end in spans(context)]
+
+
+def passage(context: str, at: int) -> str:
+    """The sentence of a paragraph that holds character `at`."""
+    return [one for (begin, _), one in zip(spans(context), sentences(context), strict=True) if begin <= at][-1]
 
 
 def corpus() -> list[dict[str, Any]]:
@@ -68,14 +73,20 @@ def corpus() -> list[dict[str, Any]]:
     out = []
     for number, question, gold, text in rng.sample(rows, QUESTIONS):
         others = [p["context"] for i, a in enumerate(articles) if i != number for p in a["paragraphs"]]
-        others = [one for one in map(passage, others) if gold.lower() not in one.lower()]
-        out.append({"question": question, "gold": gold, "text": text, "others": rng.sample(others, PASSAGES - 1)})
-    return [row for row in out if row["gold"].lower() in row["text"].lower()]
+        drawn = [rng.choice(sentences(context)) for context in rng.sample(others, 3 * PASSAGES)]
+        apart = [one for one in drawn if not holds(one, gold)]
+        out.append({"question": question, "gold": gold, "text": text, "others": apart[: PASSAGES - 1]})
+    return [row for row in out if holds(row["text"], row["gold"])]
 
 
 def plain(text: str) -> str:
     """In lower case, without articles and punctuation."""
     return " ".join(re.sub(r"\b(a|an|the)\b|[^\w\s]", " ", text.lower()).split())
+
+
+def holds(text: str, gold: str) -> bool:
+    """Whether a text has the words of an answer, next to each other."""
+    return f" {plain(gold)} " in f" {plain(text)} "
 
 
 def asked(engine: Engine, row: dict[str, Any], place: int | None) -> dict[str, Any]:
@@ -89,7 +100,7 @@ def asked(engine: Engine, row: dict[str, Any], place: int | None) -> dict[str, A
         chat = [{"role": "user", "content": words}]
         ids = list(engine.tokenizer.encode_chat(chat, add_generation_prompt=True)[0])
     [answer] = engine.generate([ids], max_new_tokens=LONGEST)
-    return {"right": float(plain(row["gold"]) in plain(answer.text)), "tokens": len(ids)}
+    return {"right": float(holds(answer.text, row["gold"])), "tokens": len(ids)}
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -102,20 +113,22 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             if where is None:
                 raise DataError(f"gold_place: {WHERE}")
             engine, rows = load_engine(where, device="cpu", runner="native"), corpus()
-            places = {str(p): p for p in PLACES} | {ALONE: None}
+            places = {str(p): p for p in range(1, PASSAGES + 1)} | {ALONE: None}
         else:
             tokenizer = train_tokenizer("utf8", [])
             spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 900})
             engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
             rows = [{"question": "What?", "gold": "x", "text": "It is x.", "others": ["It is y."] * (PASSAGES - 1)}]
             places = {"1": 1, ALONE: None}
-        found = {}
-        for name, place in places.items():
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in places}
+        for number, row in enumerate(rows):  # a prompt begins as the one before it, which the engine has read
 
-            def part(place: int | None = place) -> list[dict[str, Any]]:
-                return [asked(engine, row, place) for row in rows]
+            def part(row: dict[str, Any] = row) -> dict[str, Any]:
+                return {name: asked(engine, row, place) for name, place in places.items()}
 
-            found[name] = once("gold_place", name, part) if size == "full" else part()
+            one = once("gold_place", f"question-{number}", part) if size == "full" else part()
+            for name, answer in one.items():
+                found[name].append(answer)
         return {"found": found}
     finally:
         torch.set_num_threads(threads)
@@ -146,14 +159,15 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found, middle = seeds[0]["found"], str(PLACES[len(PLACES) // 2])
+    found, first, last = seeds[0]["found"], "1", str(PASSAGES)
+    middle = np.mean([_right(seeds, str(place)) for place in MIDDLE], axis=0)
 
     def against(name: str) -> tuple[str, float, float]:
-        apart = _right(seeds, name) - _right(seeds, middle)
+        apart = _right(seeds, name) - middle
         low, high = _interval(apart)
         return f"{apart.mean():+.2f} ({low:+.2f} to {high:+.2f})", low, high
 
-    ends = {name: against(name) for name in (str(PLACES[0]), str(PLACES[-1]))}
+    ends = {name: against(name) for name in (first, last)}
     sure = [name for name, (_, low, high) in ends.items() if low > 0 or high < 0]
     verdict = (
         f"The place decides here: the interval for place {' and '.join(sure)} excludes 0."
@@ -161,9 +175,9 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else "That the place decides is not shown: both intervals include 0."
     )
     return {
-        "passages": PASSAGES, "questions": len(found[middle]), "longest": LONGEST,
-        "places": ", ".join(map(str, PLACES)), "tokens": round(mean([row["tokens"] for row in found[middle]])),
-        "rates": ", ".join(f"{_right(seeds, str(p)).mean():.2f} at place {p}" for p in PLACES),
-        "alone": _right(seeds, ALONE).mean(), "first_middle": ends[str(PLACES[0])][0],
-        "last_middle": ends[str(PLACES[-1])][0], "verdict": verdict,
+        "passages": PASSAGES, "questions": len(found[first]), "longest": LONGEST,
+        "between": f"{MIDDLE[0]} to {MIDDLE[-1]}", "tokens": round(mean([row["tokens"] for row in found[first]])),
+        "first": _right(seeds, first).mean(), "middle": middle.mean(), "last": _right(seeds, last).mean(),
+        "alone": _right(seeds, ALONE).mean(), "first_middle": ends[first][0], "last_middle": ends[last][0],
+        "verdict": verdict,
     }  # fmt: skip

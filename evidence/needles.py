@@ -2,18 +2,20 @@
 
 The model is {model}. A sentence with a seven-digit number is hidden in filler sentences at a depth of 0 to 1, and the
 model is asked for the number by its chat template; lengths are the model's own tokens. With "multi-key" eight such
-sentences have keys of their own. Greedy decoding, {samples} prompts a cell.
+sentences have keys of their own. Greedy decoding; prompts a cell by length: {prompts}. Every prompt has keys and
+numbers of its own.
 
-- At {longest:,} tokens of "single" recall is {ends:.2f} at the two ends and {middle:.2f} between them.
-- Over all lengths and tasks: {all_ends:.2f} at the ends, {all_middle:.2f} between. {verdict}
-- Recall over all depths is {short:.2f} at {shortest:,} tokens and {long:.2f} at {longest:,}.
+{findings}
 
-One small model and few prompts a cell: a difference of one prompt is {grain:.2f} (at {longest:,} tokens 1), and no
-interval is given.
+The ends are depths 0% and 100%. Differences have Newcombe's 95% interval over prompts; "shown" is one that excludes 0.
+A cell has few prompts, so that two cells can hardly be told apart. One model.
 
 The same for models of our own, by how they know positions: those of `growing_text` (two blocks of width {dim}, a place
-is a sentence), trained on texts of {trained} sentences. "Single" is one statement, "multi-key" {many}, of which one is
-asked for. The task does not depend on order, which favors a model without positions. {own}
+is a sentence), trained on texts of {trained} sentences, which the {compared} compared here exceed. "Single" is one
+statement, "multi-key" {many}, of which one is asked for; every text is drawn for its cell. The task does not depend on
+order, which favors a model without positions. One training each: the intervals are over texts, not over trainings.
+
+{own}
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import torch
 
 from evidence import growing_text
 from evidence._facts import draw
+from evidence._page import bullets
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import once
 from evidence.growing_text import TRAINED, answers, read, trained
@@ -38,17 +41,18 @@ from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.lab._svg import heat_map
 from llmanac.lab.report import Section, table
-from llmanac.lab.stats import mean
+from llmanac.metrics._intervals import newcombe_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("context/lost-in-the-middle",)
 CLAIM = "what is in the middle of a long text is found worst"
 SEEDS = 1
 TOLERANCE = 0.05  # float32 training
-SAMPLES = {512: 2, 1024: 2, 2048: 2, 4096: 1}  # prompts a cell, by length
+SAMPLES = {"single": {512: 2, 1024: 2, 2048: 1, 4096: 1}, "multi-key": {512: 6, 1024: 6, 2048: 2, 4096: 1}}  # a cell
 FEWER = {600: (0.0, 1.0), 4096: (0.0, 0.5, 1.0)}  # depths of a length, where not all
 POSITIONS = ("none", "alibi", "rope")
-OWN = {"full": {64: 24, 256: 24, 1024: 12, 4096: 4}, "small": {16: 2}}  # texts a cell, by length
+ENDS = (0.0, 1.0)
+OWN = {"full": {64: 24, 256: 24, 1024: 24, 4096: 10}, "small": {16: 2}}  # texts a cell, by length
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -61,24 +65,21 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             if place is None:
                 raise DataError(f"needles: {WHERE}")
             engine, samples = load_engine(place, device="cpu", runner="native"), SAMPLES
-            asked = [(task, tuple(SAMPLES)) for task in ("single", "multi-key")]
         else:
             tokenizer = train_tokenizer("utf8", [])
             spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 700})
             engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
-            samples, asked = {600: 1}, [("single", (600,))]
+            samples = {"single": {600: 1}}
         cells = []
-        for task, length in [(task, length) for task, lengths in asked for length in lengths]:
-            chosen = {
-                "tasks": [task], "lengths": [length], "depths": FEWER.get(length, DEPTHS), "samples": samples[length],
-            }  # fmt: skip
+        for task, length, count in [(task, *pair) for task, counts in samples.items() for pair in counts.items()]:
+            chosen = {"tasks": [task], "lengths": [length], "depths": FEWER.get(length, DEPTHS), "samples": count}
             made = functools.partial(_cells, engine, chosen, seed)
             cells += once("needles", f"{task}-{length}", made) if size == "full" else made()
         own = {}
         for name in POSITIONS if size == "full" else POSITIONS[:1]:
             part = functools.partial(by_position, name, seed, size)
             own[name] = once("needles", f"own-{name}", part) if size == "full" else part()
-        return {"model": "SmolLM2-135M-Instruct (Q4_1)", "samples": max(samples.values()), "cells": cells, "own": own}
+        return {"model": "SmolLM2-135M-Instruct (Q4_1)", "cells": cells, "own": own}
     finally:
         torch.set_num_threads(threads)
 
@@ -100,9 +101,32 @@ def _cells(engine: Engine, chosen: dict[str, Any], seed: int) -> list[dict[str, 
     return [asdict(cell) for cell in grid(engine, **chosen, seed=seed)]
 
 
-def _recall(cells: Sequence[dict[str, Any]], **chosen: Any) -> float:
-    found = [cell["recall"] for cell in cells if all(cell[key] in value for key, value in chosen.items())]
-    return sum(found) / max(1, len(found))
+def _counts(cells: Sequence[dict[str, Any]], task: str, ends: bool) -> tuple[int, int]:
+    """Right answers and prompts of a task, at the ends or between them."""
+    chosen = [cell for cell in cells if cell["task"] == task and (cell["depth"] in ENDS) is ends]
+    return sum(round(cell["recall"] * cell["samples"]) for cell in chosen), sum(cell["samples"] for cell in chosen)
+
+
+def _own_counts(found: dict[str, Any], ends: bool) -> tuple[int, int]:
+    """`_counts` of a model of our own over both tasks, at lengths past those of its training."""
+    right = total = 0
+    for task in found.values():
+        for length, cells in task.items():
+            for depth, share in cells.items():
+                if int(length) > max(TRAINED) and (float(depth.strip("%")) / 100 in ENDS) is ends:
+                    right += round(share * OWN["full"][int(length)])
+                    total += OWN["full"][int(length)]
+    return right, total
+
+
+def _finding(name: str, ends: tuple[int, int], middle: tuple[int, int]) -> str:
+    """Whether the middle is found worse than the ends, with the interval of the difference."""
+    apart, low, high = newcombe_interval(*ends, *middle)
+    word = "shown" if low > 0 else "the opposite is shown" if high < 0 else "not shown"
+    return (
+        f"{name}: right in {ends[0]} of {ends[1]} at the ends and {middle[0]} of {middle[1]} between them, apart "
+        f"{apart:+.2f} ({low:+.2f} to {high:+.2f}). That the middle is found worse: {word}."
+    )
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
@@ -146,24 +170,16 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     cells = seeds[0]["cells"]
-    lengths = sorted({cell["length"] for cell in cells if cell["task"] == "single"})
-    outer, inner = (0.0, 1.0), [d for d in DEPTHS if 0 < d < 1]
-    last = {"task": ("single",), "length": lengths[-1:]}
-    ends, middle = _recall(cells, depth=outer), _recall(cells, depth=inner)
-    verdict = (
-        "The claim holds here." if middle < ends else "The claim does not hold here: the middle is not found worse."
-    )
-    own = {
-        name: [mean([mean(list(found[task][n].values())) for task in found]) for n in found["single"]]
-        for name, found in seeds[0]["own"].items()
-    }
-    said = "; ".join(f"{name} {v[0]:.2f} to {v[-1]:.2f}" for name, v in own.items())
-    fewest, *_, most = OWN["full"]
+    tasks = list(dict.fromkeys(cell["task"] for cell in cells))
+    found = [_finding(task, _counts(cells, task, True), _counts(cells, task, False)) for task in tasks]
+    own = [_finding(name, _own_counts(f, True), _own_counts(f, False)) for name, f in seeds[0]["own"].items()]
+    prompts = [
+        f"{', '.join(f'{count} of {length:,} tokens' for length, count in counts.items())} ({task})"
+        for task, counts in SAMPLES.items()
+    ]
+    past = [f"{length:,}" for length in OWN["full"] if length > max(TRAINED)]
     return {
-        "own": f"Right over both tasks and all depths, from {fewest} to {most:,} sentences: {said}.", "many": MANY,
-        "dim": growing_text.SIZES["full"]["dim"], "trained": f"{min(TRAINED)} to {max(TRAINED)}",
-        "model": seeds[0]["model"], "samples": seeds[0]["samples"], "longest": lengths[-1], "shortest": lengths[0],
-        "ends": _recall(cells, depth=outer, **last), "middle": _recall(cells, depth=inner, **last), "all_ends": ends,
-        "all_middle": middle, "verdict": verdict, "short": _recall(cells, task=("single",), length=lengths[:1]),
-        "long": _recall(cells, **last), "grain": 1 / seeds[0]["samples"],
+        "model": seeds[0]["model"], "prompts": "; ".join(prompts), "findings": bullets(found), "own": bullets(own),
+        "many": MANY, "dim": growing_text.SIZES["full"]["dim"], "trained": f"{min(TRAINED)} to {max(TRAINED)}",
+        "compared": f"{', '.join(past[:-1])} and {past[-1]}",
     }  # fmt: skip

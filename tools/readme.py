@@ -25,6 +25,7 @@ SORTS = {
 BENCHMARKS = (
     "tokenizer", "training", "scan", "attention", "decode", "quantize", "retrieve", "ngram", "extract", "filter",
     "dedup", "build", "evaluate", "sandbox", "adapt", "align", "constrain", "reason", "decoding", "serve",
+    "retrieve_large",
 )  # fmt: skip
 SHOWN = (  # the rows of README.md
     "bpe-train-32k", "bpe-encode", "unigram-train", "train-bf16", "ngram-query", "bm25-query", "extract-f1",
@@ -34,6 +35,7 @@ UNLIKE = {  # rows whose two sides do not compute the same, and how they differ
     "hf-b1": "ours Q8_0, theirs float32",
     "window-16k": "ours with a window of 512 keys, theirs with all keys",
 }
+MADE_BY = {"large-query": "large-index"}  # rows of another row's measurement
 HEAD = ["| | ours | theirs | ratio | command |", "|---|---|---|---|---|"]
 
 
@@ -89,10 +91,11 @@ def benchmark_rows(found: list[dict[str, Any]]) -> dict[str, str]:
             name = row["name"]
             theirs = "not installed" if row["theirs"] is None else f"{row['theirs']:.4g} {row['unit']}"
             ours = f"{row['ours']:.4g} {row['unit']}"
-            only = "extract-f1-sets" if name.startswith("extract-f1-") else name
+            only = "extract-f1-sets" if name.startswith("extract-f1-") else MADE_BY.get(name, name)
             command = f"`python benchmarks/{document['benchmark']}.py --only {only}`"
             shown = f"{name} ({UNLIKE[name]})" if name in UNLIKE else name
-            lines[name] = f"| {shown} | {ours} | {row['peer']}: {theirs} | {ratio(row)} | {command} |"
+            peer = "" if row["peer"] == "none" else f"{row['peer']}: {theirs}"
+            lines[name] = f"| {shown} | {ours} | {peer} | {ratio(row)} | {command} |"
     return lines
 
 

@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -233,6 +235,26 @@ def test_a_lock_in_a_place_that_cannot_be_written_names_it(tmp_path: Path) -> No
     wrong = pytest.raises(LlmanacError, match=r"file.*: cannot write \(.*choose another folder")
     with wrong, locked(tmp_path / "file" / ".lock", busy="busy"):
         pass
+
+
+def test_waiting_for_a_lock_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr("llmanac.core.lock.SILENT", 0.1)
+    taken = []
+
+    def take() -> None:
+        with locked(tmp_path / "a.lock"):
+            taken.append(True)
+
+    other = threading.Thread(target=take)
+    with locked(tmp_path / "a.lock"):
+        other.start()
+        said = ""
+        while "waiting for another process, which holds" not in said:
+            time.sleep(0.02)
+            said += capsys.readouterr().err
+        assert not taken
+    other.join()
+    assert taken
 
 
 @pytest.mark.parametrize("place", [".", "..", "/", "below/.."])

@@ -136,7 +136,7 @@ def test_an_assistant_that_fails(library):
     ).choices  # the bare model is there too
 
 
-def test_a_folder_of_documents_is_served(tmp_path, monkeypatch):
+def test_a_folder_of_documents_is_served(tmp_path, monkeypatch, capsys):
     """`llmanac serve MODEL --documents FOLDER --mode quote`, with a small untrained model, over HTTP."""
     tokenizer = train_tokenizer("utf8", [])
     transformer(vocab_size=tokenizer.vocab_size, max_length=1024).float().save_pretrained(tmp_path / "model")
@@ -148,15 +148,21 @@ def test_a_folder_of_documents_is_served(tmp_path, monkeypatch):
     loaders = []
     monkeypatch.setattr("llmanac.web.serve.serve", lambda load, **options: loaders.append(load))
     command = ["serve", str(tmp_path / "model"), "--documents", str(notes)]
-    for options in (["--mode", "quote"], ["--mode", "guess"]):
+    kept = tmp_path / "kept" / "index"
+    asked = ["--mode", "quote", "--method", "bm25", "-k", "1", "--threshold", "0.9", "--index", str(kept)]
+    for options in (["--mode", "quote"], ["--mode", "guess"], [*asked, "--include", "*.txt"]):
         with pytest.raises(SystemExit) as done:
             main([*command, *options])
         assert done.value.code == 0
     with pytest.raises(RequestError, match="--mode: 'guess'"):
         loaders[1]()
-    with pytest.raises(SystemExit) as done:
-        main([*command[:2], "--mode", "quote"])
-    assert done.value.code == 2
+    for flag, value in (("--mode", "quote"), ("--threshold", "0.5"), ("-k", "3"), ("--encoder", "none")):
+        with pytest.raises(SystemExit) as done:
+            main([*command[:2], flag, value])
+        assert done.value.code == 2 and f"{flag}: is of answers from documents" in capsys.readouterr().err
+    _, strict, _ = loaders[2]()
+    assert (strict.k, strict.threshold, strict.method, strict.mode) == (1, 0.9, "bm25", "quote")
+    assert kept.is_dir() and {p.document for p in strict.index.passages()} == {"ship.txt"}
     engine, assistant, _ = loaders[0]()
     question = "How much does the zebra Marty weigh?"
     direct = assistant.answer(question)  # kernels are compiled here, not while a client waits

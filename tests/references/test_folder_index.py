@@ -6,51 +6,21 @@ import hashlib
 import json
 import os
 import random
+import time
+import zipfile
 
 import numpy as np
 import pytest
+from _folders import CODE, PAGE, encode, small_folder  # noqa: F401
 
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, DataError, RequestError
+from llmanac.data.quarantine import Problems
+from llmanac.data.sources.files import Spec as Files
 from llmanac.retrieve.bm25 import BM25
 from llmanac.retrieve.dense import Spec
 from llmanac.retrieve.folder import FolderIndex, pieces_of
-
-PAGE = """# Guide
-
-Opening words about the zebra.
-
-## Install
-
-Run this:
-
-```bash
-# not a heading
-
-pip install zebra
-```
-
-## Use
-
-Naïve callers hold the reins. They ride.
-"""
-CODE = '# comment\nimport os\n\n\ndef first():\n    x = 1\n\n    return x\n\n\ndef second():\n    """Ride a zebra."""\n'
-WORDS = ["zebra", "install", "ride", "reins", "comment", "first"]
-
-
-def encode(texts):
-    return np.array([[text.lower().count(word) + 0.01 for word in WORDS] for text in texts], np.float32)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "guide.md").write_text(PAGE, "utf-8")
-    (tmp_path / "tool.py").write_text(CODE)
-    page = "<html><body><h1>Stripes</h1>" + "<p>A quagga had fewer stripes than others of its kind.</p>" * 4
-    (tmp_path / "page.html").write_text(page + "</body></html>")
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "An okapi is no horse."}) + "\n")
-    return tmp_path
+from llmanac.retrieve.folder import _rows as rows
 
 
 def test_passages_keep_headings_and_fences_together():
@@ -86,7 +56,8 @@ def test_passages_are_the_document_with_its_offsets():
         assert [data[p.start : p.stop].decode() for p in found] == [p.text for p in found]
         assert "".join(p.text for p in found).strip() == text.strip()
         for piece in found:
-            assert piece.line == 1 + data[: piece.start].count(b"\n") and piece.last >= piece.line
+            before = text[: len(data[: piece.start].decode())] + piece.text[: -len(piece.text.lstrip())]
+            assert piece.line == 1 + before.count("\n") and piece.last >= piece.line
 
 
 def test_index_finds_what_bm25_finds_and_cites_the_bytes(folder):
@@ -140,10 +111,60 @@ def test_only_what_changed_is_read_again(folder, tmp_path_factory):
             assert a == b
 
 
+def test_a_file_that_goes_away_meanwhile_is_a_problem(folder, monkeypatch):
+    problems = Problems("skip")
+    found = Files.files
+
+    def removing(self, problems=None):
+        for path, name in list(found(self, problems)):
+            if name == "tool.py":
+                path.unlink()
+            yield path, name
+
+    monkeypatch.setattr(Files, "files", removing)
+    index = FolderIndex.update(folder, problems=problems)
+    assert "tool.py" not in index.documents and len(index.changed) == 3
+    assert problems.total == 1 and "No such file" in str(problems.kept[0])
+
+
 def test_the_same_text_is_found_once(folder):
     (folder / "copy.md").write_text(PAGE, "utf-8")
     texts = [f.passage.text for f in FolderIndex.update(folder).retrieve("zebra install", 5)]
     assert len(texts) == len(set(texts)) > 1
+
+
+def test_copies_do_not_hide_other_passages(tmp_path):
+    for number in range(40):
+        (tmp_path / f"copy{number}.txt").write_text("The zebra eats hay.\n")
+    (tmp_path / "other.txt").write_text("A zebra of the northern herd slept under the old tree by the river.\n")
+    index = FolderIndex.update(tmp_path, encoder=Spec(model="counted"), encode=encode)
+    for method in ("bm25", "dense", "hybrid"):
+        found = [f.passage.document for f in index.retrieve("zebra", 5, method)]
+        assert found == ["copy0.txt", "other.txt"]
+    assert [f.passage.document for f in index.retrieve("zebra", 1)] == ["copy0.txt"]
+
+
+def test_citations_name_the_place_in_the_file(tmp_path):
+    page = "<html><head></head>\n\n<body>\n\n\n\n<h1>Zoo</h1>\n\n<p>The quagga was a zebra.</p></body></html>"
+    (tmp_path / "page.html").write_text(page)
+    (tmp_path / "long.html").write_text(
+        page.replace("</p>", "</p>" + "<p>It lived on the plain, and ate grass.</p>" * 50)
+    )
+    (tmp_path / "t.csv").write_text('name,text\na,An okapi.\nb,"Two\ngnus ran."\n')
+    (tmp_path / "mark.txt").write_text("\ufeff\n\n\n\nThe tapir sleeps.\n", "utf-8")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("a", "b"):
+            archive.writestr(f"{name}.txt", f"\nThe llama {name} spits.\n")
+    index = FolderIndex.update(tmp_path)
+    for query, source in (
+        ("okapi", "t.csv:2"), ("gnus", "t.csv:4"), ("tapir", "mark.txt:5"), ("llama b", "all.zip/b.txt:2"),
+        ("llama a", "all.zip/a.txt:2"),
+    ):  # fmt: skip
+        assert index.retrieve(query, 1)[0].passage.source == source
+    assert {f.passage.source for f in index.retrieve("quagga", 9)} == {"page.html", "long.html, passage 1"}
+    assert index.retrieve("lived plain", 9)[-1].passage.source.startswith("long.html, passage ")
+    tapir = index.retrieve("tapir", 1)[0].passage
+    assert (tmp_path / "mark.txt").read_bytes()[tapir.start : tapir.stop].decode() == tapir.text
 
 
 def test_damage_is_named_and_repaired(folder):
@@ -172,6 +193,68 @@ def test_text_without_a_suffix_is_read_and_other_files_are_named(folder, capsys)
         main(["retrieve", str(folder), "quokka"])
     out, err = capsys.readouterr()
     assert "README:1" in out and "tool.1 is not read" in err
+
+
+def test_what_is_not_read_is_told_each_time_and_stops_nothing(folder, capsys, monkeypatch):
+    (folder / "latin.txt").write_bytes(b"Der B\xe4r")
+    (folder / "page.pdf").write_bytes(b"%PDF-1.4 nothing")
+    (folder / "locked.txt").write_text("secret")
+    (folder / "a\n  [2] fake.md:1").mkdir()
+    (folder / "a\n  [2] fake.md:1" / "b.txt").write_text("The tapir snores.\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path))
+    for command in (["index"], ["ask", "Who rides the reins?"], ["retrieve", "tapir"]):
+        with pytest.raises(SystemExit) as done:
+            main([command[0], str(folder), *command[1:]])
+        out, err = capsys.readouterr()
+        assert done.value.code == 0 and "note: 3 not read, the first:" in err and "locked.txt: the file may not" in err
+        assert ("latin.txt: not UTF-8 at byte 5" in err) is (command == ["index"])
+    assert "\n  [2] fake" not in out
+    assert FolderIndex.update(folder).retrieve("tapir", 1)[0].passage.source == "a\\n  [2] fake.md:1/b.txt:1"
+
+
+def test_files_that_change_vanish_or_never_end(folder, monkeypatch):
+    real = rows.documents_in
+
+    def reads(path, *given):
+        yield from real(path, *given)
+        if path.name == "tool.py":  # written to while it is read, in the same tick and length
+            path.write_text(path.read_text().replace("first", "third"))
+
+    monkeypatch.setattr(rows, "documents_in", reads)
+    (folder / "tool.py").write_text(CODE)
+    (folder / "rows.jsonl").write_text("")
+    assert "tool.py" in FolderIndex.update(folder, folder / "other").changed
+    monkeypatch.setattr(rows, "documents_in", real)
+    again = FolderIndex.update(folder, folder / "other")
+    assert again.changed == ["tool.py"] and again.retrieve("third", 1)
+    listed = rows.Files.files
+    monkeypatch.setattr(rows.Files, "files", lambda *a: [*listed(*a), (folder / "gone.txt", "gone.txt")])
+    monkeypatch.setattr(rows, "GROWS", 3)
+    monkeypatch.setattr(rows, "_stamp", lambda path, gone=None: [0, 1] if path.name != "gone.txt" else os.stat(path))
+    problems = Problems("skip")
+    with pytest.raises(DataError, match="no text"):
+        FolderIndex.update(folder, folder / "third", problems=problems)
+    why = {os.path.basename(problem.file): problem.reason for problem in problems.kept}
+    assert "no such file" in why["gone.txt"].lower() and "grows while it is read" in why["guide.md"]
+
+
+def test_long_runs_of_anything_are_cut_in_time_by_their_length():
+    n = 50_000
+    begun = time.process_time()
+    for text in (
+        "# a" + " " * n + "b\n",
+        "\n" * n + "y",
+        "x\n" + "\n" * n + " y",
+        "# a\n" * (n // 10),
+        "a\n\n" * (n // 10),
+    ):
+        for markup in (True, False):
+            found = pieces_of(text, markup=markup)
+            assert "".join(piece.text for piece in found).strip() == text.strip()
+    assert time.process_time() - begun < 2  # seconds; minutes before
+    long = pieces_of("# " + "long " * 9000 + "\n\n" + "word " * 2000)
+    assert max(len(piece.heading) for piece in long) <= 1000 and max(len(piece.text) for piece in long) < 4000
+    assert [p.heading for p in pieces_of("# C#\n\nx\n\n# A ##\n\ny\n")] == ["C#", "A"]
 
 
 def _edited(place, change):
@@ -219,6 +302,18 @@ def test_an_edited_index_is_not_believed(folder):
     _edited(place, lambda data: (place / "text.bin").write_bytes(b"\xff" * (place / "text.bin").stat().st_size))
     with pytest.raises(CheckpointError, match=r"text\.bin: damaged"):
         list(FolderIndex.open(place).passages())
+
+
+def test_an_index_of_the_version_before_is_read_and_made_anew_with_its_encoder(folder):
+    spec = Spec(model="counted")
+    place = FolderIndex.update(folder, encoder=spec, encode=encode).place
+    _edited(place, lambda data: data.update(format_version=2))
+    assert len(FolderIndex.open(place)) > 4
+    newer = FolderIndex.update(folder, encode=encode)
+    assert len(newer.changed) == 4 and newer.encoder == spec and newer.data["format_version"] == 3
+    _edited(place, lambda data: data.update(format_version=1))
+    with pytest.raises(CheckpointError, match="another version"):
+        FolderIndex.open(place)
 
 
 def test_commands(folder, capsys):

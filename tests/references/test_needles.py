@@ -56,6 +56,8 @@ def test_prompts_have_the_length_and_the_needle_its_depth(task):
         assert places == sorted(places) if None not in places else True
     assert make_prompt(TOKENIZER, task, 1500, 0.5, 0) == make_prompt(TOKENIZER, task, 1500, 0.5, 0)
     assert make_prompt(TOKENIZER, task, 1500, 0.5, 0) != make_prompt(TOKENIZER, task, 1500, 0.5, 1)
+    made = [make_prompt(TOKENIZER, task, n, d, s) for n in (1500, 1600) for d in (0, 0.5) for s in (0, 1)]
+    assert len({prompt.wanted for prompt in made}) == len(made)  # no two cells or samples share numbers
 
 
 def test_a_reader_finds_all_and_a_window_only_what_it_holds():

@@ -17,7 +17,7 @@ from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.score import score
 from llmanac.metrics._auc import area as metric_area
 from llmanac.metrics._auc import auc
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics._intervals import newcombe_interval, wilson_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 TEXTS = ["a great film", "a dull film, and long", "naïve 日本 🙂", "x"]
@@ -242,6 +242,16 @@ def test_auc_equals_sklearn_and_its_interval_the_slow_delong():
     for scores in (([], [1.0]), ([1.0], []), ([float("nan")], [1.0])):
         with pytest.raises(DataError, match="both sides"):
             metric_area(*scores)
+
+
+def test_intervals_of_differences_are_those_of_the_paper():
+    """Method 10 of Newcombe 1998, table II: rows a, e and h."""
+    for counts, expected in (
+        ((56, 70, 48, 80), (0.0524, 0.3339)),
+        ((5, 56, 0, 29), (-0.0381, 0.1926)),
+        ((10, 10, 0, 10), (0.6075, 1.0)),
+    ):
+        assert newcombe_interval(*counts)[1:] == pytest.approx(expected, abs=6e-5)
 
 
 def test_wilson_interval_equals_scipy():

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
 
 import typer
 
+from llmanac.cli.documents import Budget, Encoder, Method, Mode, Place, Threshold, assistant_of, updated
 from llmanac.cli.generate import divided, say_drafts, write
-from llmanac.cli.options import Draft, DraftTokens, Pipeline, Rope, SomeModel, SomeRunner, Tensor
+from llmanac.cli.options import Draft, DraftTokens, Include, Pipeline, Rope, SomeModel, SomeRunner, Tensor
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError
 
@@ -213,9 +214,14 @@ def serve_command(
     ] = None,
     embedding_model: Annotated[str | None, typer.Option(help="Model for /v1/embeddings.")] = None,
     documents: Annotated[Path | None, typer.Option(help="Answer from this folder, with citations.")] = None,
-    mode: Annotated[
-        str | None, typer.Option(metavar="[free|quote|extract]", help="Of answers from --documents [free].")
-    ] = None,
+    mode: Mode = None,
+    method: Method = None,
+    passages: Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Passages to find [6].")] = None,
+    threshold: Threshold = None,
+    budget: Budget = None,
+    place: Place = None,
+    encoder: Encoder = None,
+    include: Include = None,
     api_key: Annotated[
         list[str] | None, typer.Option(help="Key that requests must have; repeatable.", envvar="LLMANAC_API_KEY")
     ] = None,
@@ -225,8 +231,10 @@ def serve_command(
     """Serve a run with an OpenAI-compatible API and a chat page."""
     from llmanac.web.serve import serve
 
-    if mode is not None and documents is None:
-        raise RequestError("--mode: is of answers from documents; name their folder with --documents FOLDER")
+    given = {"--mode": mode, "--method": method, "-k": passages, "--threshold": threshold, "--budget": budget,
+             "--index": place, "--encoder": encoder, "--include": include or None}  # fmt: skip
+    if documents is None and (flags := [flag for flag, value in given.items() if value is not None]):
+        raise RequestError(f"{flags[0]}: is of answers from documents; name their folder with --documents FOLDER")
 
     text_only = {"--draft": draft, "--documents": documents, "--embedding-model": embedding_model,
                  "--tensor": tensor > 1, "--pipeline": pipeline > 1, "--runner native": runner == "native"}  # fmt: skip
@@ -251,10 +259,8 @@ def serve_command(
         embedder = None if embedding_model is None else Embedder.load(embedding_model)
         if documents is None:
             return engine, load_assistant(path, engine), embedder
-        from llmanac.cli.documents import updated
-        from llmanac.retrieve.folder.answers import FolderAssistant
-
-        return engine, FolderAssistant(updated(documents, None, None), engine, mode=mode), embedder
+        fields = {"mode": mode, "method": method, "k": passages, "threshold": threshold, "budget": budget}
+        return engine, assistant_of(updated(documents, place, encoder, include), engine, **fields), embedder
 
     # states of prompts are not kept over ranks
     kept = prefix_cache * 2**20 if tensor * pipeline == 1 else 0

@@ -14,7 +14,9 @@ from llmanac.cli.options import AsJson, Include, SomeRunner
 from llmanac.core.errors import SpecError, for_terminal
 
 if TYPE_CHECKING:
+    from llmanac.generate.engine import Engine
     from llmanac.retrieve.folder import FolderIndex, Passage
+    from llmanac.retrieve.folder.answers import FolderAssistant
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Text, Markdown, HTML, PDF, code, tables.")]
 Place = Annotated[
@@ -27,13 +29,22 @@ Pooling = Annotated[str | None, typer.Option(help="mean, cls or last [as the enc
 Method = Annotated[
     str | None, typer.Option(metavar="[bm25|dense|hybrid]", help="[hybrid where the index has vectors, else bm25].")
 ]
+Mode = Annotated[
+    str | None, typer.Option(metavar="[free|quote|extract]", help="Of answers from documents [free with a model].")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Refuse below this share of the question's words in a passage [0.6]."),
+]
+Budget = Annotated[int | None, typer.Option(min=16, help="Tokens of passages in the prompt [1024].")]
 Passages = Annotated[int, typer.Option("-k", min=1, max=1000, help="Passages to find.")]
 
 
 def updated(
-    folder: Path, place: Path | None, encoder: str | None, include: list[str] | None = None, **fields: Any
-) -> FolderIndex:
-    """The renewed index of a folder; what could not be read is said on standard error."""
+    folder: Path, place: Path | None, encoder: str | None, include: list[str] | None = None, *, listed: int = 1,
+    **fields: Any,
+) -> FolderIndex:  # fmt: skip
+    """The renewed index of a folder; what could not be read is said on standard error, the first `listed` of it."""
     from llmanac.core.spec import make
     from llmanac.data.command_problems import CommandProblems
     from llmanac.retrieve.dense import Spec
@@ -43,17 +54,26 @@ def updated(
     if given and encoder is None:
         raise SpecError(f"--{next(iter(given))}: is of an encoder; name one with --encoder MODEL")
     name = str(Path(encoder).resolve()) if encoder is not None and Path(encoder).exists() else encoder
-    spec = None if name is None else make(Spec, {"model": name, **given}, "--encoder")
+    spec = None if name is None else make(Spec, {"name": "dense", "model": name, **given}, "--encoder")
     problems = CommandProblems("skip")
     index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
     if problems.total:
         print(for_terminal(f"note: {problems.total} not read, the first: {problems.kept[0]}"), file=sys.stderr)
+        for problem in problems.kept[1:listed]:
+            print(for_terminal(f"      {problem}"), file=sys.stderr)
     return index
 
 
 def method_of(index: FolderIndex, method: str | None) -> str:
     """The method that was asked for; by default hybrid where there are vectors."""
     return method or ("bm25" if index.encoder is None else "hybrid")
+
+
+def assistant_of(index: FolderIndex, engine: Engine | None, **given: Any) -> FolderAssistant:
+    """What answers from an index; what was not given is as the assistant has it."""
+    from llmanac.retrieve.folder.answers import FolderAssistant
+
+    return FolderAssistant(index, engine, **{name: value for name, value in given.items() if value is not None})
 
 
 def index_command(
@@ -67,7 +87,7 @@ def index_command(
     """Index a folder of documents, or renew its index: only files that changed are read."""
     from llmanac.cli.tables import print_table
 
-    index = updated(folder, place, encoder, include, pooling=pooling, dtype=dtype)
+    index = updated(folder, place, encoder, include, listed=20, pooling=pooling, dtype=dtype)
     size = sum(entry[0] for entry in index.data["files"].values())
     vectors = "none" if index.encoder is None else str(index.arrays["vectors"].shape[1])
     row = (
@@ -119,15 +139,11 @@ def ask_command(
     model: Annotated[
         str | None, typer.Option(help="A run's or model's folder, a .gguf file, or a hub model's name [none: quotes].")
     ] = None,
-    mode: Annotated[
-        str | None, typer.Option(metavar="[free|quote|extract]", help="[free with a model, else extract].")
-    ] = None,
+    mode: Mode = None,
     method: Method = None,
     k: Passages = 6,
-    threshold: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Refuse below this share of the question's words in a passage.")
-    ] = 0.6,
-    budget: Annotated[int, typer.Option(min=16, help="Tokens of passages in the prompt.")] = 1024,
+    threshold: Threshold = None,
+    budget: Budget = None,
     place: Place = None,
     encoder: Encoder = None,
     include: Include = None,
@@ -135,20 +151,16 @@ def ask_command(
     as_json: AsJson = False,
 ) -> None:
     """Answer a question from a folder of documents, with citations, or say that they do not answer it."""
-    from llmanac.retrieve.folder.answers import FolderAssistant
-
     index = updated(folder, place, encoder, include)
     engine = None
     if model is not None and mode != "extract":
         from llmanac.generate.load import load_engine
 
         engine = load_engine(model, runner=runner)
-    assistant = FolderAssistant(index, engine, mode=mode, method=method, k=k, threshold=threshold, budget=budget)
+    assistant = assistant_of(index, engine, mode=mode, method=method, k=k, threshold=threshold, budget=budget)
     answer = assistant.answer(question)
     if as_json:
-        rows = [
-            {"number": c.number, "quote": c.quote, **as_row(c.passage), "source": c.title} for c in answer.citations
-        ]
+        rows = [{"number": c.number, "quote": c.quote, **as_row(c.passage)} for c in answer.citations]
         about = {"mode": assistant.mode, "method": assistant.method, "support": answer.support}
         print(json.dumps({
             "question": question, "answer": answer.text, "refused": answer.refused, **about, "citations": rows,
@@ -159,15 +171,16 @@ def ask_command(
     for citation in answer.citations:
         print(for_terminal(f"  [{citation.number}] {citation.title}  {_start(citation.passage)}"))
     if answer.refused:
-        print(f"(support {answer.support:.2f}; an answer needs {threshold:.2f} and a sentence that a passage supports)")
+        least = f"{assistant.threshold:.2f}"
+        print(f"(support {answer.support:.2f}; an answer needs {least} and a sentence that a passage supports)")
     print(f"Next: llmanac retrieve {shlex.quote(str(folder))} {shlex.quote(question)}")
 
 
 def as_row(passage: Passage) -> dict[str, Any]:
     """A passage as JSON data."""
     return {
-        "document": passage.document, "start": passage.start, "stop": passage.stop,
-        "line": passage.line, "last": passage.last, "heading": passage.heading, "text": passage.text,
+        "document": passage.document, "source": passage.source, "start": passage.start, "stop": passage.stop,
+        "line": passage.line or None, "last": passage.last or None, "heading": passage.heading, "text": passage.text,
     }  # fmt: skip
 
 

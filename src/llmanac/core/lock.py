@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError
+from llmanac.core.progress import say_once
+
+SILENT = 2.0  # seconds of waiting before it is said
 
 
 @contextlib.contextmanager
@@ -20,7 +24,8 @@ def locked(path: Path, *, busy: str = "", fix: str = "choose another folder") ->
     """Hold the lock of `path` (made if absent).
 
     Args:
-        busy: what to say when another process or thread holds it; waits for that one where nothing is given.
+        busy: what to say when another process or thread holds it; waits for that one where nothing is given, and says
+            so when it takes long.
         fix: what to do where the folder cannot be written.
 
     Raises:
@@ -35,21 +40,30 @@ def locked(path: Path, *, busy: str = "", fix: str = "choose another folder") ->
         if os.name == "nt":
             _lock_on_windows(handle, busy)
         else:
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError:
-                raise LlmanacError(busy) from None
+            _lock_on_posix(handle, busy, path)
         files.sweep(path.parent if path.name == ".lock" else path.with_suffix(""))
         yield
     finally:
         os.close(handle)
 
 
+def _lock_on_posix(handle: int, busy: str, path: Path) -> None:
+    import fcntl
+
+    for _ in range(int(SILENT / 0.05)):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if busy:
+                raise LlmanacError(busy) from None
+            time.sleep(0.05)
+    say_once(f"waiting for another process, which holds {path}")
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
 def _lock_on_windows(handle: int, busy: str) -> None:
     import msvcrt
-    import time
 
     while True:
         try:

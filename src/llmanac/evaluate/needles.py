@@ -66,6 +66,8 @@ class Cell:
 def make_prompt(tokenizer: Any, task: str, length: int, depth: float, seed: int, *, chat: bool | None = None) -> Prompt:
     """A prompt of `length` tokens, its answer's room included.
 
+    Keys, numbers and the places of the other needles are drawn by task, length, depth and seed together.
+
     Args:
         chat: by the tokenizer's template; by default where it has one.
 
@@ -77,7 +79,7 @@ def make_prompt(tokenizer: Any, task: str, length: int, depth: float, seed: int,
     if not 0 <= depth <= 1:
         raise SpecError(f"--depths: {depth} is not between 0 and 1")
     chat = getattr(tokenizer, "chat_template", None) is not None if chat is None else chat
-    rng = random.Random(f"{task} {seed}")
+    rng = random.Random(f"{task} {length} {float(depth)} {seed}")
     keys = rng.sample([f"{color}-{thing}" for color in COLORS for thing in THINGS], MANY)
     keys = keys[: {"single": 1, "multi-value": 1, "multi-query": VALUES}.get(task, MANY)]
     per = VALUES if task == "multi-value" else 1

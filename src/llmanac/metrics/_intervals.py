@@ -1,4 +1,4 @@
-"""Confidence intervals of a proportion."""
+"""Confidence intervals of a proportion, and of the difference of two."""
 
 from __future__ import annotations
 
@@ -21,3 +21,16 @@ def wilson_interval(hits: int, total: int) -> tuple[float, float, float]:
     centre = (p + z2 / (2 * total)) / (1 + z2 / total)
     half = Z / (1 + z2 / total) * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total))
     return p, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def newcombe_interval(hits: int, total: int, other_hits: int, other_total: int) -> tuple[float, float, float]:
+    """`(difference, low, high)` of two independent proportions, the first less the second, with a 95% interval.
+
+    Newcombe's hybrid score interval (Newcombe 1998, method 10); unlike a bootstrap it has a width where all are hits.
+
+    Raises:
+        DataError: as `wilson_interval`, of either proportion.
+    """
+    (p, low, high), (q, least, most) = wilson_interval(hits, total), wilson_interval(other_hits, other_total)
+    apart = p - q
+    return apart, apart - math.hypot(p - low, most - q), apart + math.hypot(high - p, q - least)

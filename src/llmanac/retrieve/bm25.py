@@ -53,6 +53,7 @@ CARD = {
 }
 FORMAT = "bm25"
 ARRAYS = ("starts", "texts", "weights", "idf")
+MANY = 64  # a word in more than one of so many texts has a bit for each text, made when it is first searched for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,8 @@ class BM25:
         self.spec = spec or Spec()
         split = WORDS[self.spec.analyzer]
         self._own = threading.local()
-        self._largest: np.ndarray | None = None
+        self._lock = threading.Lock()
+        self._known_words: tuple[np.ndarray, ...] | None = None
         known = Vocabulary()
         ids, lengths = known.read(split(text) if isinstance(text, str) else text for text in texts)
         self.vocabulary = {word: i for i, word in enumerate(known.words())}
@@ -198,24 +200,25 @@ class BM25:
         places, scores = np.full((len(known), k), -1), np.zeros((len(known), k))
         found = np.zeros(len(known), np.int64)
         if k:
-            memory = self._memory()
-            best_of_queries(
-                self.starts, self.texts, self.weights, self._most(), words, bounds, *memory, places, scores, found
-            )
+            postings, prepared = (self.starts, self.texts, self.weights), self._prepared(words)
+            best_of_queries(*postings, *prepared, words, bounds, *self._memory(), places, scores, found)
         if self._least():
             scores += np.array([self._everywhere(one) for one in known])[:, None] * (places >= 0)
         return places, scores
 
-    def _most(self) -> np.ndarray:
-        """(V,) float32: the largest weight of each word; below 0 where a word has a negative one."""
-        if self._largest is None:
-            starts, filled = np.asarray(self.starts[:-1]), np.diff(self.starts) > 0
-            self._largest = np.zeros(len(starts), np.float32)
-            if filled.any():
-                low = np.minimum.reduceat(self.weights, starts[filled])
-                high = np.maximum.reduceat(self.weights, starts[filled])
-                self._largest[filled] = np.where(low < 0, low, high)
-        return self._largest
+    def _prepared(self, words: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What `best_of_query` has of words besides their postings, found when a query first has the word."""
+        from llmanac.retrieve._kernel import prepare_words
+
+        with self._lock:
+            if self._known_words is None:
+                many = np.diff(self.starts) > self.size // MANY
+                rows = np.where(many, np.cumsum(many) - 1, -1)
+                shape = (int(many.sum()), self.size // 64 + 1)  # zeros take no memory before they are written
+                most = np.full(len(rows), np.nan, np.float32)
+                self._known_words = most, rows, np.zeros(shape, np.uint64), np.zeros(shape, np.uint32)
+            prepare_words(self.starts, self.texts, self.weights, words, *self._known_words)
+            return self._known_words
 
     def _memory(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) zeros and (N,) text numbers of this thread's own: fresh memory would cost more than a query."""

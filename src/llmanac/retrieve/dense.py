@@ -11,7 +11,7 @@ Karpukhin et al. 2020, arXiv:2004.04906; Reimers & Gurevych 2019, arXiv:1908.100
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -92,13 +92,16 @@ class Dense:
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D) in the Spec's dtype, with progress."""
-        parts = []
+        parts = list(self.batches(texts))
+        return np.concatenate(parts) if parts else np.empty((0, 0), self.spec.dtype)
+
+    def batches(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """`embed`, at most `TOGETHER` texts at a time."""
         with progress("embed", len(texts), "texts") as bar:
             for start in range(0, len(texts), TOGETHER):
                 some = [self.spec.text_prefix + text for text in texts[start : start + TOGETHER]]
-                parts.append(_finite(self._encoded(some)).astype(self.spec.dtype))
+                yield _finite(self._encoded(some)).astype(self.spec.dtype)
                 bar.advance(len(some))
-        return np.concatenate(parts) if parts else np.empty((0, 0), self.spec.dtype)
 
     def _encoded(self, texts: Sequence[str]) -> np.ndarray:
         if self._encode is None:

@@ -99,9 +99,12 @@ class Spec(SourceSpec):
             problems: learns what else is there, and says it when all files are known.
 
         Raises:
-            DataError: a path is not there, or a file or folder may not be read.
+            DataError: a path is not there, or a file or folder may not be read and `problems` do not skip such input.
         """
         for found in self.found():
+            if found.why == "unreadable" and problems is not None and problems.on_error == "skip":
+                problems.report(found.path, None, found.detail)
+                continue
             if found.why == "unreadable":
                 raise DataError(f"{found.path}: {found.detail}; fix its permissions, or take it out")
             module = "" if found.why or str(found.path) in self.paths else missing_library(format_of(found.path))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 NUMBERS = ("ids", "lengths", "starts", "texts")
+
+
+def digest_of(data: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record, in hexadecimal."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def fits(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray], words: Sequence[str], text: int) -> bool:
@@ -44,7 +51,12 @@ def fits(data: Mapping[str, Any], arrays: Mapping[str, np.ndarray], words: Seque
         and np.array_equal(table[:, 0], np.repeat(np.arange(len(counts)), counts))
         and all(isinstance(name, str) for record in data["records"] for name, _ in record["documents"])
         and all(isinstance(r["file"], str) and {"stamp", "sha256"} <= set(r) for r in data["records"])
+        and all(isinstance(p[0], str) and isinstance(p[2], str) for r in data["records"] for p in _problems(r))
     )
+
+
+def _problems(record: Mapping[str, Any]) -> list[tuple[Any, Any, Any]]:
+    return [(rest, line, reason) for rest, line, reason in record.get("problems", [])]
 
 
 def _within(numbers: np.ndarray, stop: int) -> bool:

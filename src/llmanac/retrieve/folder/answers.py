@@ -4,7 +4,7 @@
    refusal. The number is stated with every answer as `support`.
 2. Passages are packed, best first, into a budget of tokens, as data (`reader.py`).
 3. `free`: the model writes. Each sentence must name a passage that was shown, or is given the best one, which must
-   support both the sentence (half of its words) and the question; other sentences are dropped, and where none is left,
+   support both the sentence (`checks.py`) and the question; other sentences are dropped, and where none is left,
    the answer is a refusal. `quote`: the model chooses one of the sentences, and can write nothing else. `extract`: the
    best sentence, without a model.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from llmanac.core.errors import RequestError
 from llmanac.metrics._porter import stem
 from llmanac.retrieve._words import plain_words
+from llmanac.retrieve.folder.checks import AGREES, agreement
 from llmanac.retrieve.folder.index import FolderIndex, Found, Passage
 from llmanac.retrieve.folder.quotes import Quote, content, quotes, spans, support, without_orders
 from llmanac.retrieve.folder.reader import REFUSAL, RULES, PassageReader
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 MODES = ("free", "quote", "extract")
 THRESHOLD = 0.6
-AGREES = 0.5  # of a sentence's words, that the passage it cites must have
 _MARK = re.compile(r"\s*\[(\d+(?:\s*,\s*\d+)*)\]")
 
 
@@ -181,8 +181,4 @@ class FolderAssistant:
         return FolderAnswer(" ".join(kept), [cited[n] for n in sorted(cited)], False, best, list(shown), dropped)
 
     def _agrees(self, sentence: str, question: str, passage: Passage) -> float:
-        """Support of what a sentence adds to the question; of all of it where it adds nothing."""
-        new = content(sentence) - content(question)
-        held = content(f"{passage.heading} {without_orders(passage.text)}")
-        total = sum(map(self.weight, new))
-        return sum(map(self.weight, new & held)) / total if total else 0.0
+        return agreement(sentence, question, passage.heading, passage.text, self.weight)

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 SIZE = 800  # characters of a passage: under the 256 tokens that small encoders read
-CODE = 3  # a fenced block may be so many times as long
-_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*?)[ \t]*#*[ \t]*$")
+CODE = 3  # a fenced block or a heading may be so many times as long
+TITLE = 1000  # characters of a heading that passages below it carry
+_HEADING = re.compile(r" {0,3}(#{1,6})[ \t]+(?=\S)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _UNDERLINE = re.compile(r"(=+|-+|~+|\^+)[ \t]*$")
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
@@ -25,7 +26,7 @@ class Piece(NamedTuple):
     """One passage of a document.
 
     Attributes:
-        start, stop: bytes of the document's UTF-8; line, last: its first line, and the last that is not blank, from 1.
+        start, stop: bytes of the document's UTF-8; line, last: its first and last lines that are not blank, from 1.
         heading: the headings above it, joined by " > ".
         text: as it is in the document.
     """
@@ -56,36 +57,36 @@ def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Piece
     out: list[Piece] = []
     headings: list[tuple[int, str]] = []
     held: list[str] = []
-    at, line, above, body = 0, 1, "", False
+    at, line, length, above, body = 0, 1, 0, "", False
 
     def close() -> None:
-        nonlocal at, line, held
+        nonlocal at, line, held, length, body
         joined = "".join(held)
         stop, lines = at + len(joined.encode("utf-8")), joined.count("\n")
         if joined.strip():
-            out.append(Piece(at, stop, line, line + joined.rstrip().count("\n"), above, joined))
+            blank = joined[: len(joined) - len(joined.lstrip())].count("\n")
+            out.append(Piece(at, stop, line + blank, line + joined.rstrip().count("\n"), above, joined))
         elif out and joined:  # blank lines belong to what is before them
             before = out[-1]
             out[-1] = before._replace(stop=stop, text=before.text + joined)
-        at, line, held = stop, line + lines, []
+        at, line, held, length, body = stop, line + lines, [], 0, False
 
     for block in _blocks(text) if markup else _plain(text):
-        length = sum(map(len, held))
+        more = length + len(block.text) > size
         # a new passage at a heading, unless only headings are held; and where the block no longer fits
-        if held and ((block.level and body) or (body and block.text.strip() and length + len(block.text) > size)):
+        if held and ((block.level and (body or more)) or (body and block.text.strip() and more)):
             close()
-            body = False
         if block.level:
             headings = [(level, title) for level, title in headings if level < block.level]
             headings.append((block.level, block.title))
         if not held or block.level:
             above = " > ".join(title for _, title in headings)
-        most = size * CODE if block.code else size
+        most = size * CODE if block.code or block.level else size
         for part in _cut(block.text, most) if len(block.text) > most else [block.text]:
-            if body and sum(map(len, held)) + len(part) > most and part.strip():
+            if (body or (block.level and held)) and length + len(part) > most and part.strip():
                 close()
-                body = False
             held.append(part)
+            length += len(part)
             body = body or (not block.level and bool(part.strip()))
     close()
     return out
@@ -97,6 +98,7 @@ def _blocks(text: str) -> Iterator[_Block]:
     held: list[str] = []
     fence = ""
     number = 0
+    written = False  # whether what is held is more than blank lines
 
     def paragraph() -> Iterator[_Block]:
         if held:
@@ -125,25 +127,36 @@ def _blocks(text: str) -> Iterator[_Block]:
             fence = opening[1]
         elif found:
             yield from paragraph()
-            yield _Block(row, len(found[1]), found[2], False)
+            yield _Block(row, len(found[1]), _title(row[found.end() :]), False)
         elif underlined and below[:1] in "=-~^" and len(below) > 2:
-            yield _Block(row + lines[number], "=-~^".index(below[0]) + 1, row.strip(), False)
+            yield _Block(row + lines[number], "=-~^".index(below[0]) + 1, row.strip()[:TITLE], False)
             number += 1
         else:
+            written = bool(held and written) or bool(row.strip())
             held.append(row)
-            if not row.strip() and any(one.strip() for one in held):
+            if not row.strip() and written:
                 follows = lines[number] if number < len(lines) else ""
                 if not _FENCE.match(follows):
                     yield from paragraph()
     yield from paragraph() if not fence else iter([_Block("".join(held), 0, "", True)] if held else [])
 
 
+def _title(row: str) -> str:
+    """A heading's text without the hashes that may close it."""
+    title = row.rstrip()
+    bare = title.rstrip("#")
+    return (bare if bare[-1:] in (" ", "\t") else title).strip()[:TITLE]
+
+
 def _plain(text: str) -> Iterator[_Block]:
     """Lines up to a blank one that a line without indentation follows: definitions of a program in one piece."""
-    start = 0
-    for found in re.finditer(r"\n[ \t]*\n+(?=\S)", text):
-        yield _Block(text[start : found.end()], 0, "", False)
-        start = found.end()
+    start, blank = 0, False
+    for found in _LINE.finditer(text):
+        row = found.group()
+        if blank and not row[0].isspace():
+            yield _Block(text[start : found.start()], 0, "", False)
+            start = found.start()
+        blank = not row.strip()
     if start < len(text):
         yield _Block(text[start:], 0, "", False)
 

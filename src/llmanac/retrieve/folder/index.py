@@ -15,12 +15,8 @@ passages, are computed from the kept word numbers. The folder is replaced in one
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,35 +24,37 @@ from typing import Any
 import numpy as np
 
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError, DataError, RequestError, printable
+from llmanac.core.errors import CheckpointError, DataError, LlmanacError, RequestError, printable
 from llmanac.core.lock import locked
-from llmanac.core.progress import progress
 from llmanac.core.spec import dump, make
-from llmanac.data.command_problems import up_to_damage
 from llmanac.data.quarantine import Problems
-from llmanac.data.sources.files import Spec as Files
-from llmanac.data.texts import documents_in
-from llmanac.data.unpack import CONTAINERS, PAGES, TABLES, format_of
 from llmanac.retrieve import bm25, dense
-from llmanac.retrieve._words import WORDS
-from llmanac.retrieve.folder._fits import fits
-from llmanac.retrieve.folder.chunks import SIZE, pieces_of
+from llmanac.retrieve.folder._fits import digest_of, fits
+from llmanac.retrieve.folder._rows import Rows, read_folder
+from llmanac.retrieve.folder._vectors import forget, place_of, vectors_of
+from llmanac.retrieve.folder.chunks import SIZE
 from llmanac.retrieve.hybrid import Hybrid
 from llmanac.retrieve.hybrid import Spec as HybridSpec
 
-FORMAT, VERSION = "llmanac-folder-index", 2
+FORMAT, VERSION = "llmanac-folder-index", 3
+READABLE = (2, VERSION)  # lines of version 2 began at blank ones, and those of pages were of their text
 WHERE = Path(".llmanac") / "index"  # below the folder; readers of folders pass over hidden ones
 CHECKED = 64 << 20
 AGAIN = "build it again with `llmanac index`"
 METHODS = ("bm25", "dense", "hybrid")
 ARRAYS = ("passages", "ids", "lengths", *bm25.ARRAYS)
-PROSE = (".md", ".markdown", ".rst", ".txt", ".text", "", *PAGES, *TABLES, *CONTAINERS)  # `#` is a heading in these
-WORDS_OF = WORDS[bm25.Spec().analyzer]
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A passage: its place (document, bytes start to stop, lines), the headings above it, its text."""
+    """A passage.
+
+    Attributes:
+        document: a file, or a row of a table, a page or a file of an archive.
+        start, stop: bytes of the document; of a table, a page or a PDF those of its text.
+        line, last: of the file, from 1; 0 where the document is no plain text.
+        heading: the headings above it. part: its place among the document's passages, from 1; 0 where it is alone.
+    """
 
     number: int
     document: str
@@ -66,11 +64,15 @@ class Passage:
     last: int
     heading: str
     text: str
+    part: int = 0
 
     @property
     def source(self) -> str:
-        """`docs/serve.md:12-30`, as citations write it."""
-        return f"{self.document}:{self.line}" + ("" if self.last <= self.line else f"-{self.last}")
+        """`docs/serve.md:12-30`, as citations write it; `page.html, passage 2` where there are no lines."""
+        name = printable(self.document).replace("\n", "\\n")  # a name may hold what looks like another citation
+        if not self.line:
+            return f"{name}, passage {self.part}" if self.part else name
+        return f"{name}:{self.line}" + ("" if self.last <= self.line else f"-{self.last}")
 
 
 @dataclass(frozen=True)
@@ -79,20 +81,6 @@ class Found:
 
     passage: Passage
     score: float
-
-
-@dataclass
-class _Rows:
-    """What an index is made of, while it is put together."""
-
-    documents: list[str] = field(default_factory=list)
-    passages: list[np.ndarray] = field(default_factory=list)
-    text: bytearray = field(default_factory=bytearray)
-    words: dict[str, int] = field(default_factory=dict)
-    ids: list[np.ndarray] = field(default_factory=list)
-    lengths: list[np.ndarray] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
-    kept: list[np.ndarray] = field(default_factory=list)  # the old number of each passage, -1 for a new one
 
 
 class FolderIndex:
@@ -105,7 +93,9 @@ class FolderIndex:
 
     def __init__(self, place: Path, data: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         self.place, self.data, self.arrays = place, data, arrays
-        self.documents: list[str] = [d[0] for record in data["records"] for d in record["documents"]]
+        named = [document for record in data["records"] for document in record["documents"]]
+        self.documents: list[str] = [name for name, _ in named]
+        self._firsts = np.cumsum([0, *(count for _, count in named)])  # passages before each document
         self.text = np.memmap(place / "text.bin", np.uint8, "r")
         self.encoder = None if data["encoder"] is None else make(dense.Spec, data["encoder"], "encoder")
         self.changed: list[str] = []
@@ -121,7 +111,9 @@ class FolderIndex:
             heading, text = (bytes(self.text[a:b]).decode("utf-8") for a, b in ((begin, middle), (middle, end)))
         except UnicodeDecodeError:
             raise CheckpointError(f"{self.place / 'text.bin'}: damaged; remove {self.place} and {AGAIN}") from None
-        return Passage(int(number), self.documents[document], start, stop, line, last, heading, text)
+        first, after = self._firsts[document : document + 2].tolist()
+        part = int(number) - first + 1 if after - first > 1 else 0
+        return Passage(int(number), self.documents[document], start, stop, line, last, heading, text, part)
 
     def passages(self) -> Iterator[Passage]:
         """Every passage, in the order of the files."""
@@ -149,15 +141,16 @@ class FolderIndex:
         """The `k` best passages for a query, best first; of passages with the same text only the first."""
         if k < 1:
             raise RequestError(f"-k: {k} must be 1 or more")
-        seen: set[str] = set()
-        out: list[Found] = []
-        for position, score in self.retriever(method).top(query, 2 * k + 8):
-            passage = self[position]
-            text = " ".join(passage.text.split())
-            if text not in seen:
-                seen.add(text)
-                out.append(Found(passage, score))
-        return out[:k]
+        retriever, depth = self.retriever(method), 2 * k + 8
+        while True:
+            hits = retriever.top(query, depth)
+            found: dict[str, Found] = {}
+            for position, score in hits:
+                passage = self[position]
+                found.setdefault(" ".join(passage.text.split()), Found(passage, score))
+            if len(found) >= k or len(hits) < depth:
+                return list(found.values())[:k]
+            depth *= 4  # many copies: what else there is comes after them
 
     # files
 
@@ -169,13 +162,7 @@ class FolderIndex:
             CheckpointError: it is not there, damaged, or of a later version; the message names the file.
         """
         place = Path(place)
-        data = files.read_table(place / "index.json", error=CheckpointError)
-        if data.get("format") != FORMAT:
-            raise CheckpointError(f"{place / 'index.json'}: not the index of a folder; name another place with --index")
-        if data.get("format_version") != VERSION:
-            raise CheckpointError(f"{place / 'index.json'}: of another version of llmanac; remove the folder {place}")
-        if data.pop("sha256", None) != _digest(data):
-            raise CheckpointError(f"{place / 'index.json'}: damaged or edited; remove {place} and {AGAIN}")
+        data = _head(place)
         try:
             names = [*ARRAYS, *(["vectors"] if data["encoder"] is not None else [])]
             for name in ("text.bin", "words.txt", *(f"{name}.npy" for name in names)):
@@ -221,17 +208,17 @@ class FolderIndex:
         place = folder / WHERE if place is None else Path(place)
         with locked(place.parent / f"{place.name}.lock", fix="name another place with --index"):
             settings = {"include": list(include), "size": size}
-            old = cls._earlier(place, settings)
-            if old is not None and encoder is None:
-                encoder = old.encoder
-            rows = _Rows(words={} if old is None else {word: i for i, word in enumerate(old.words)})
-            changed = _read(folder, place, old, rows, include, size, problems or Problems("skip"))
+            old, remembered = cls._earlier(place, settings)
+            encoder = encoder or remembered
+            rows = Rows(words={} if old is None else {word: i for i, word in enumerate(old.words)})
+            changed = read_folder(folder, place, old, rows, include, size, problems or Problems("skip"))
             had = set() if old is None else {record["file"] for record in old.data["records"]}
             removed = sorted(had - {record["file"] for record in rows.records})
             same = old is not None and not changed and not removed
-            index = old if same and old is not None else cls._write(place, rows, settings)
-            if encoder is not None and index.encoder != encoder:
-                index = cls._embed(index, old, rows, encoder, encode)
+            if same and old is not None and old.encoder == encoder:
+                index = old
+            else:
+                index = cls._write(place, rows, settings, old, encoder, encode)
         index.changed, index.removed = changed, removed
         if encode is not None and index.encoder is not None:
             index._made["dense"] = dense.Dense(spec=index.encoder, vectors=index.arrays["vectors"], encode=encode)
@@ -244,153 +231,81 @@ class FolderIndex:
         return text.split("\n") if text else []
 
     @classmethod
-    def _earlier(cls, place: Path, settings: dict[str, Any]) -> FolderIndex | None:
-        """The index that is there, if it is usable; a damaged or older one is made anew."""
+    def _earlier(cls, place: Path, settings: dict[str, Any]) -> tuple[FolderIndex | None, dense.Spec | None]:
+        """The index that is there, if it is usable, and its encoder; one that is damaged or older is made anew."""
+        encoder = None
         if not place.exists():
-            return None
+            return None, None
         if not (place / "index.json").is_file():
             raise DataError(f"{place}: is there and no index; name another place with --index")
         try:
+            data = _head(place)
+            encoder = None if data["encoder"] is None else make(dense.Spec, data["encoder"], "encoder")
             found = cls.open(place)
         except CheckpointError as error:
             if "not the index of a folder" in str(error):
                 raise
-            return None
-        return found if found.data.get("settings") == settings else None
+            return None, encoder
+        except (LlmanacError, KeyError, TypeError):  # a made-up encoder
+            return None, None
+        usable = data.get("settings") == settings and data["format_version"] == VERSION
+        return found if usable else None, encoder
 
     @classmethod
-    def _write(cls, place: Path, rows: _Rows, settings: dict[str, Any]) -> FolderIndex:
-        """Everything but vectors; they follow, and what is there without them is complete."""
+    def _write(
+        cls, place: Path, rows: Rows, settings: dict[str, Any], old: FolderIndex | None, encoder: dense.Spec | None,
+        encode: dense.Encode | None,
+    ) -> FolderIndex:  # fmt: skip
+        """The index of the rows.
+
+        A first one is there without vectors while they are made; an earlier one stays until all is made.
+        """
         if not rows.passages or not sum(map(len, rows.passages)):
             raise DataError(f"{place}: there is no text to index")
         arrays = {
             "passages": np.concatenate(rows.passages),
-            "ids": np.concatenate(rows.ids).astype(np.int32),
+            "ids": np.concatenate(rows.ids),
             "lengths": np.concatenate(rows.lengths).astype(np.int32),
         }
         made = bm25.BM25.from_ids(arrays["ids"], arrays["lengths"], list(rows.words))
         arrays |= {name: getattr(made, name) for name in bm25.ARRAYS}
-        data = {"settings": settings, "records": rows.records, "encoder": None}
-        return cls._save(place, data, arrays, bytes(rows.text), "\n".join(rows.words).encode())
+        data, words = {"settings": settings, "records": rows.records}, "\n".join(rows.words).encode()
+        if encoder is None or not place.exists():
+            index = cls._save(place, {**data, "encoder": None}, arrays, rows.text, words)
+        if encoder is None:
+            return index
+        kept = np.concatenate(rows.kept)
+        held = old.arrays["vectors"] if old is not None and old.encoder == encoder else None
+        arrays["vectors"] = vectors_of(place, rows.text, arrays["passages"], kept, held, encoder, encode)
+        made_anew = cls._save(place, {**data, "encoder": dump(encoder)}, arrays, rows.text, words)
+        forget(place_of(place))
+        return made_anew
 
     @classmethod
     def _save(
-        cls, place: Path, data: dict[str, Any], arrays: dict[str, np.ndarray], text: bytes, words: bytes
+        cls, place: Path, data: dict[str, Any], arrays: dict[str, np.ndarray], text: Any, words: bytes
     ) -> FolderIndex:
         recorded: dict[str, Any] = {}
         with files.atomic_folder(place) as temporary:
-            contents = {"text.bin": text, "words.txt": words}
-            for name, array in arrays.items():
-                out = io.BytesIO()
-                np.save(out, np.ascontiguousarray(array), allow_pickle=False)
-                contents[f"{name}.npy"] = out.getvalue()
-            for name, content in contents.items():
-                (temporary / name).write_bytes(content)
-                recorded[name] = [len(content), hashlib.sha256(content).hexdigest()]
+            (temporary / "text.bin").write_bytes(text)
+            (temporary / "words.txt").write_bytes(words)
+            for name, values in arrays.items():
+                np.save(temporary / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
+            for path in temporary.iterdir():
+                recorded[path.name] = [path.stat().st_size, files.file_sha256(path)]
             head = {"format": FORMAT, "format_version": VERSION, **data, "files": recorded}
-            files.write_json(temporary / "index.json", {**head, "sha256": _digest(head)}, indent=None)
+            files.write_json(temporary / "index.json", {**head, "sha256": digest_of(head)}, indent=None)
         return cls.open(place)
 
-    @classmethod
-    def _embed(
-        cls, index: FolderIndex, old: FolderIndex | None, rows: _Rows, spec: dense.Spec, encode: dense.Encode | None
-    ) -> FolderIndex:
-        """Vectors of the passages, those of unchanged files copied."""
-        kept = np.concatenate(rows.kept)
-        usable = old is not None and old.encoder == spec
-        fresh = np.flatnonzero(kept < 0) if usable else np.arange(len(index))
-        texts = [f"{p.heading}\n{p.text}" if p.heading else p.text for p in map(index.__getitem__, fresh.tolist())]
-        made = dense.Dense(texts, spec, encode=encode).vectors
-        width = made.shape[1] if len(made) else 0 if old is None else old.arrays["vectors"].shape[1]
-        vectors = np.empty((len(index), width), spec.dtype)
-        if len(made):
-            vectors[fresh] = made
-        if usable and old is not None:
-            copied = np.flatnonzero(kept >= 0)
-            vectors[copied] = old.arrays["vectors"][kept[copied]]
-        data = {**index.data, "encoder": dump(spec)}
-        words = "\n".join(index.words).encode()
-        return cls._save(index.place, data, {**index.arrays, "vectors": vectors}, bytes(index.text), words)
 
-
-def _digest(data: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _read(
-    folder: Path, place: Path, old: FolderIndex | None, rows: _Rows, include: Sequence[str], size: int,
-    problems: Problems,
-) -> list[str]:  # fmt: skip
-    """Fill the rows with all files of a folder, copying those of the earlier index that did not change."""
-    source = Files(paths=(str(folder),), include=tuple(include), on_error=problems.on_error, piece=1 << 26)
-    known: dict[str, tuple[dict[str, Any], int, int]] = {}
-    first, document = 0, 0
-    for record in [] if old is None else old.data["records"]:
-        known[record["file"]] = (record, first, document)
-        first += sum(count for _, count in record["documents"])
-        document += len(record["documents"])
-    ends = np.zeros(1, np.int64) if old is None else np.concatenate([[0], np.cumsum(old.arrays["lengths"])])
-    inside = place.resolve()
-    found = [(p, name) for p, name in source.files(problems) if inside not in p.resolve().parents]
-    changed = []
-    with progress("index", len(found), "files") as bar:
-        for path, name in found:
-            before = os.stat(path)
-            stamp = [before.st_size, before.st_mtime_ns]
-            record, start, document = known.get(name, (None, 0, 0))
-            digest = record["sha256"] if record and record["stamp"] == stamp else files.file_sha256(path)
-            if old is not None and record is not None and record["sha256"] == digest:
-                _copy(old, record, start, document, ends, rows)
-            else:
-                changed.append(name)
-                _add(path, name, source, problems, rows, size)
-            rows.records[-1] |= {"file": name, "stamp": stamp, "sha256": digest}
-            bar.advance(1, passages=sum(map(len, rows.passages)))
-    return changed
-
-
-def _copy(old: FolderIndex, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: _Rows) -> None:
-    """Copy the rows of a file, whose first passage and document were numbered `start` and `document`."""
-    stop = start + sum(count for _, count in record["documents"])
-    table = np.array(old.arrays["passages"][start:stop])
-    if len(table):
-        begin, end = int(table[0, 1]), int(table[-1, 3])
-        table[:, 1:4] += len(rows.text) - begin
-        table[:, 0] += len(rows.documents) - document
-        rows.text += bytes(old.text[begin:end])
-    rows.documents += [document for document, _ in record["documents"]]
-    rows.passages.append(table)
-    rows.ids.append(np.array(old.arrays["ids"][ends[start] : ends[stop]]))
-    rows.lengths.append(np.array(old.arrays["lengths"][start:stop]))
-    rows.kept.append(np.arange(start, stop))
-    rows.records.append({"documents": record["documents"]})
-
-
-def _add(path: Path, name: str, source: Files, problems: Problems, rows: _Rows, size: int) -> None:
-    """Read one file. Where it cannot be read, the problem is taken note of, and it has no passage."""
-    documents: list[list[Any]] = []
-    table: list[list[int]] = []
-    ids: list[int] = []
-    lengths: list[int] = []
-    byte, line = 0, 0  # what earlier parts of a long text file had
-    parts = format_of(path) not in (*TABLES, *PAGES, *CONTAINERS)
-    for document in up_to_damage(documents_in(path, name, source, problems), path, problems):
-        pieces = pieces_of(document.text, size=size, markup=format_of(path) in PROSE)
-        for piece in pieces:
-            begin = len(rows.text)
-            heading = piece.heading.encode()
-            rows.text += heading + piece.text.encode()
-            place = [byte + piece.start, byte + piece.stop, line + piece.line, line + piece.last]
-            table.append([len(rows.documents), begin, begin + len(heading), len(rows.text), *place])
-            words = WORDS_OF(f"{piece.heading}\n{piece.text}")
-            lengths.append(len(words))
-            ids += [rows.words.setdefault(word, len(rows.words)) for word in words]
-        rows.documents.append(name if parts else document.id)
-        documents.append([rows.documents[-1], len(pieces)])
-        if parts:
-            byte, line = byte + document.bytes, line + document.text.count("\n")
-    rows.passages.append(np.array(table, np.int64).reshape(-1, 8))
-    rows.ids.append(np.array(ids, np.int64))
-    rows.lengths.append(np.array(lengths, np.int64))
-    rows.kept.append(np.full(len(table), -1))
-    rows.records.append({"documents": documents})
+def _head(place: Path) -> dict[str, Any]:
+    """The records of an index. Raises CheckpointError where it is none, damaged, or of another version."""
+    path = place / "index.json"
+    data = files.read_table(path, error=CheckpointError)
+    if data.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not the index of a folder; name another place with --index")
+    if data.get("format_version") not in READABLE:
+        raise CheckpointError(f"{path}: of another version of llmanac; remove the folder {place}")
+    if data.pop("sha256", None) != digest_of(data):
+        raise CheckpointError(f"{path}: damaged or edited; remove {place} and {AGAIN}")
+    return data

@@ -21,14 +21,14 @@ from llmanac.retrieve.folder.index import Found, Passage
 
 # orders to a reader that is a model, which a document may hold to change its answers
 ORDERS = re.compile(
-    r"(?i)\b(ignore|disregard|forget|override)\b.{0,40}\b(instructions?|prompts?|rules|directions|above|previous)\b"
-    r"|\byou (are now|must now|must (only )?(answer|reply|respond|say))\b|\b(system prompt|new instructions?) *:"
-    r"|\b(answer|reply|respond) (only )?with (exactly )?[\"']|<\|im_(start|end)\|>"
+    r"(?is)\b(ignore|disregard|forget|override)\b.{0,40}\b(instructions?|prompts?|rules|directions|above|previous)\b"
+    r"|\byou\s+(are\s+now|must\s+now|must\s+(only\s+)?(answer|reply|respond|say))\b|\b(system\s+prompt|new\s+instructions?)\s*:"
+    r"|\b(answer|reply|respond)\s+(only\s+)?with\s+(exactly\s+)?[\"']|<\|im_(start|end)\|>"
 )
 _ASKING = """what which who whom whose when where why how many much long often far old does did do is are was were can
 could tell explain describe name call called please anyone say"""
 ASKING = frozenset(_ASKING.split())
-_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9])|\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.|[#|>])\s)")
+_END = re.compile(r"(?<=[.!?])([\"')\]”’»]*)\s+(?=[\"'(\[“‘«]*[A-Z0-9])|\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.|[#|>])\s)")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|No|Fig|al|e\.g|i\.e|U\.S|[A-Z]))\.$")
 _DIGIT = re.compile(r"\d")
 _NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][a-z]+")
@@ -74,7 +74,7 @@ def spans(text: str) -> list[tuple[int, int]]:
     start = 0
     for found in _END.finditer(text):
         if not _ABBREVIATION.search(text[start : found.start()][-8:]) or "\n" in found.group():
-            out.append((start, found.start()))
+            out.append((start, max(found.start(), found.end(1))))
             start = found.end()
     out.append((start, len(text)))
     trimmed = ((a + len(text[a:b]) - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())) for a, b in out)

@@ -1,0 +1,126 @@
+"""Vectors of passages. An encoder needs hours for a million of them, so a run that is killed goes on where it was.
+
+PLACE.vectors/      next to the index, until it has its vectors
+    encoder.json    the encoder's Spec, and the size of a vector
+    rows.bin        rows of 16 bytes, the BLAKE2b hash of a text, and its vector in the Spec's dtype
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmanac.core import files
+from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.spec import dump
+from llmanac.retrieve.dense import Dense, Encode, Spec
+
+KEY = 16
+MOST_NUMBERS = 1 << 16  # of a vector, as a damaged record may say
+
+
+def place_of(index: Path) -> Path:
+    """Where what is done of an index's vectors is kept."""
+    return index.parent / f"{index.name}.vectors"
+
+
+def vectors_of(
+    index: Path, text: bytearray, table: np.ndarray, kept: np.ndarray, held: np.ndarray | None, spec: Spec,
+    encode: Encode | None = None,
+) -> np.ndarray:  # fmt: skip
+    """(P, D) vectors of an index's passages.
+
+    Args:
+        index: the place of the index. text: its `text.bin`. table: (P, 8), its `passages.npy`.
+        kept: (P,) the number that each passage had in `held`, or -1; held: vectors of the same encoder, or None.
+
+    Raises:
+        DataError: the encoder gives vectors of another size than before. LlmanacError: the place cannot be written.
+    """
+    fresh = np.flatnonzero(kept < 0) if held is not None else np.arange(len(table))
+    texts = []
+    for _, begin, middle, end, *_ in table[fresh].tolist():
+        heading, own = text[begin:middle].decode(), text[middle:end].decode()
+        texts.append(f"{heading}\n{own}" if heading else own)
+    made = embedded(place_of(index), texts, spec, encode)
+    if held is None:
+        return made
+    if len(made) and made.shape[1] != held.shape[1]:
+        forget(place_of(index))
+        raise DataError(f"{spec.model}: gives vectors of another size than those of {index}; remove that folder")
+    vectors = np.empty((len(table), held.shape[1]), spec.dtype)
+    if len(made):
+        vectors[fresh] = made
+    vectors[kept >= 0] = held[kept[kept >= 0]]
+    return vectors
+
+
+def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | None = None) -> np.ndarray:
+    """(N, D) the vectors of texts; equal texts are embedded once, and those that `place` holds not again.
+
+    Args:
+        place: folder that keeps what is done; the caller removes it with `forget`, and holds a lock.
+
+    Raises:
+        DataError: the encoder gives vectors of another size than before. LlmanacError: the place cannot be written.
+    """
+    keys = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY).digest() for text in texts]
+    rows = _rows(place, spec)
+    held = {key: i for i, key in enumerate(_keys(rows))}
+    new = {key: text for key, text in zip(keys, texts, strict=True) if key not in held}
+    parts, count, left = [rows["vector"]] if len(rows) else [], len(rows), iter(list(new))
+    for vectors in Dense((), spec, encode=encode).batches(list(new.values())):
+        if parts and parts[0].shape[1] != vectors.shape[1]:
+            forget(place)
+            raise DataError(f"{spec.model}: gives vectors of another size than before; run the command again")
+        made = np.empty(len(vectors), _row(spec, vectors.shape[1]))
+        made["vector"] = vectors
+        made["key"] = np.frombuffer(b"".join(next(left) for _ in range(len(made))), f"V{KEY}")
+        if not parts:
+            place.mkdir(parents=True, exist_ok=True)
+            files.write_json(place / "encoder.json", {"spec": dump(spec), "width": vectors.shape[1]})
+        files.append(place / "rows.bin", made.tobytes())
+        held |= {key: count + i for i, key in enumerate(_keys(made))}
+        count += len(made)
+        parts.append(vectors)
+    if not parts:
+        return np.empty((0, 0), spec.dtype)
+    joined = np.concatenate(parts)
+    return joined if len(new) == len(texts) else joined[[held[key] for key in keys]]
+
+
+def forget(place: Path) -> None:
+    """Remove what was kept."""
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _row(spec: Spec, width: int) -> np.dtype[Any]:
+    return np.dtype([("key", f"V{KEY}"), ("vector", spec.dtype, (width,))])
+
+
+def _keys(rows: np.ndarray) -> list[bytes]:
+    data = rows["key"].tobytes()
+    return [data[i : i + KEY] for i in range(0, len(data), KEY)]
+
+
+def _rows(place: Path, spec: Spec) -> np.ndarray:
+    """What is done already, without a row that was not written to its end; a place of another encoder is emptied."""
+    try:
+        record = files.read_table(place / "encoder.json")
+        width = record.get("width")
+        if record.get("spec") == dump(spec) and isinstance(width, int) and 0 < width <= MOST_NUMBERS:
+            kind, path = _row(spec, width), place / "rows.bin"
+            os.truncate(path, path.stat().st_size // kind.itemsize * kind.itemsize)
+            rows: np.ndarray = np.fromfile(path, kind)
+            if np.isfinite(rows["vector"]).all():
+                return rows
+    except (LlmanacError, OSError):
+        pass
+    forget(place)
+    return np.empty(0, _row(spec, 1))
