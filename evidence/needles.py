@@ -8,11 +8,12 @@ numbers of its own.
 {findings}
 
 The ends are depths 0% and 100%. Differences have Newcombe's 95% interval over prompts; "shown" is one that excludes 0.
-A cell has few prompts, so that two cells can hardly be told apart. One model.
+A cell has few prompts, so that two cells can hardly be told apart. With "multi-key" the sentence that is asked for is
+at the ends also the first or last of the eight. One model.
 
 The same for models of our own, by how they know positions: those of `growing_text` (two blocks of width {dim}, a place
 is a sentence), trained on texts of {trained} sentences, which the {compared} compared here exceed. "Single" is one
-statement, "multi-key" {many}, of which one is asked for; every text is drawn for its cell. The task does not depend on
+statement, "multi-key" {many}, of which one is asked for; texts a cell, each drawn for it: {texts}. The task does not depend on
 order, which favors a model without positions. One training each: the intervals are over texts, not over trainings.
 
 {own}
@@ -52,7 +53,7 @@ SAMPLES = {"single": {512: 2, 1024: 2, 2048: 1, 4096: 1}, "multi-key": {512: 6, 
 FEWER = {600: (0.0, 1.0), 4096: (0.0, 0.5, 1.0)}  # depths of a length, where not all
 POSITIONS = ("none", "alibi", "rope")
 ENDS = (0.0, 1.0)
-OWN = {"full": {64: 24, 256: 24, 1024: 24, 4096: 10}, "small": {16: 2}}  # texts a cell, by length
+OWN = {"full": {64: 24, 256: 24, 1024: 12, 4096: 4}, "small": {16: 2}}  # texts a cell, by length
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -181,5 +182,6 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "model": seeds[0]["model"], "prompts": "; ".join(prompts), "findings": bullets(found), "own": bullets(own),
         "many": MANY, "dim": growing_text.SIZES["full"]["dim"], "trained": f"{min(TRAINED)} to {max(TRAINED)}",
+        "texts": ", ".join(f"{count} of {length:,} sentences" for length, count in OWN["full"].items()),
         "compared": f"{', '.join(past[:-1])} and {past[-1]}",
     }  # fmt: skip

@@ -32,6 +32,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,9 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     few = max(number for _, _, number in asked) + 1
     if size == "small":
         return {"paragraphs": few, "questions": len(asked), "rows": [_answers(texts[:few], asked)], "dense": None}
-    parts = {"rows": lambda: [_answers(texts[:count], asked) for count in SIZES]}
-    parts |= {"dense": lambda: _dense(texts, asked), "read": lambda: _read(texts, asked)}
-    return {
-        "paragraphs": few,
-        "questions": len(asked),
-        **{k: once("retrieval_augmented", k, f) for k, f in parts.items()},
-    }
+    parts = {"rows": lambda: [_answers(texts[:count], asked) for count in SIZES], "dense": lambda: _dense(texts, asked)}
+    more = {name: once("retrieval_augmented", name, make) for name, make in parts.items()}
+    return {"paragraphs": few, "questions": len(asked), **more, "read": _read(texts, asked)}
 
 
 def _index(folder: str, texts: Sequence[str]) -> FolderIndex:
@@ -247,15 +244,20 @@ def _read(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dict[s
                 index = _index(folder, kept)
                 for mode in MODES:
                     assistant = FolderAssistant(index, engine, mode=mode, budget=BUDGET, longest=48)
-                    with progress(f"{MODES[mode]}, {part}", READ, "questions") as bar:
-                        rows = []
-                        for question, gold, _ in chosen:
-                            rows.append(_judged(assistant.answer(question), gold))
-                            bar.advance(1)
-                    out["modes"].setdefault(mode, {})[part] = rows
+                    made = partial(_all_judged, assistant, chosen)
+                    out["modes"].setdefault(mode, {})[part] = once("retrieval_augmented", f"{mode}-{part}", made)
     finally:
         torch.set_num_threads(threads)
     return out
+
+
+def _all_judged(assistant: FolderAssistant, chosen: Sequence[tuple[str, str, int]]) -> list[dict[str, float]]:
+    rows = []
+    with progress(assistant.mode, len(chosen), "questions") as bar:
+        for question, gold, _ in chosen:
+            rows.append(_judged(assistant.answer(question), gold))
+            bar.advance(1)
+    return rows
 
 
 def _judged(answer: FolderAnswer, gold: str) -> dict[str, float]:

@@ -51,7 +51,7 @@ def test_counts_are_of_prompts_at_the_ends_and_between():
     ]  # fmt: skip
     assert (needles._counts(cells, "a", True), needles._counts(cells, "a", False)) == ((8, 9), (2, 7))
     found = {"single": {"64": {"0%": 0.0, "50%": 1.0, "100%": 0.0}, "1024": {"0%": 0.25, "50%": 0.5, "100%": 1.0}}}
-    assert needles._own_counts(found, True) == (30, 48) and needles._own_counts(found, False) == (12, 24)
+    assert needles._own_counts(found, True) == (15, 24) and needles._own_counts(found, False) == (6, 12)
 
 
 def test_an_answer_has_the_gold_words_and_not_parts_of_others():
