@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -75,12 +77,26 @@ def alone(model, spec, rows=rows_of):
     return [stepper(rows(step), 1.0, step) for step in range(STEPS)]
 
 
-def check(parallel, *, dtype=torch.float64, within=1e-9, optimizer="sgd", model=built, rows=rows_of, **choices):
-    """The same steps on the ranks of `parallel`: each loss and norm, and the weights after the last step."""
+def check(
+    parallel,
+    *,
+    dtype=torch.float64,
+    within=1e-9,
+    optimizer="sgd",
+    model=built,
+    rows=rows_of,
+    micro=None,
+    **choices,
+):
+    """The same steps on the ranks of `parallel`: each loss and norm, and the weights after the last step.
+
+    micro: the micro-batch of the one process; by default that of the ranks.
+    """
     parallel = ParallelSpec(timeout=30, **parallel)
     one, several, before = model(dtype), model(dtype), model(dtype)
     spec = spec_of(dtype, optimizer, **choices)
-    expected = alone(one, spec if parallel.pipeline == 1 else micro_batches(spec, parallel), rows)
+    apart = spec if parallel.pipeline == 1 else micro_batches(spec, parallel)
+    expected = alone(one, apart if micro is None else dataclasses.replace(apart, micro_batch=micro), rows)
 
     def rank_0():
         with team(parallel, CPU) as made:
@@ -151,7 +167,8 @@ QWEN3 = {
     "blocks": [{"name": "sandwich", "mixer": {**LLAMA["mixer"], "qk_norm": "rmsnorm", "window": 5},
                 "ffn": LLAMA["ffn"]}],
 }  # fmt: skip
-EXPERTS = {"blocks": [{"name": "pre-norm", **LLAMA, "ffn": {"name": "experts", "experts": 4}}]}
+FFN = {"name": "experts", "experts": 4}
+EXPERTS = {"blocks": [{"name": "pre-norm", **LLAMA, "ffn": FFN}]}
 MAMBA = {"position": "none", "blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}]}
 
 
@@ -186,6 +203,24 @@ def test_muon_on_parts_of_matrices(mesh):
     count = mesh.pop("rows", ROWS)
     rows = {} if count == ROWS else {"rows": lambda step: [*rows_of(step), [1, 2, 3]], "batch_tokens": count * LENGTH}
     check(mesh, optimizer={"name": "muon"}, **rows)
+
+
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2},
+        pytest.param({"data": 2, "weights": "replicated"}, marks=pytest.mark.slow),
+        pytest.param({"data": 4, "micro_batch": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_experts_balance_the_load_of_all_ranks_and_micro_batches(mesh):
+    """One process computes the step in one forward pass. The first rank's rows have few targets or none."""
+    rows, mesh = [rows_of(step) for step in range(STEPS)], dict(mesh)
+    several = {"micro_batch": mesh.pop("micro_batch", None)}
+    for step in rows:
+        step[:3] = [(ids, np.zeros(len(ids), bool)) for ids in step[:3]]
+    model = functools.partial(built, blocks=[{**EXPERTS["blocks"][0], "ffn": {**FFN, "balance": 1.0}}])
+    check(mesh, model=model, rows=rows.__getitem__, micro=ROWS, **several)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec, _division, _parts
+from llmanac.train._balance import of_step
 from llmanac.train._sums import Sums
 from llmanac.train.optimizers._base import Layout, parameter_roles
 
@@ -200,11 +201,16 @@ class Worker:
                 loss = self.runner(batch, self.train.micro_batch or batch.shape[0], self.dtype)
                 sums.add(batch, (loss, batch.units if self._counts else 0, {}))
             else:
-                for number, batch in enumerate(batches):
-                    own, state = batch, None
-                    if self.spec.context > 1:
-                        own, state = context.part(batch, self.mesh, self.depth)
-                    sums.add(own, self._backward(own, state, last=number == len(batches) - 1))
+                objective: Any = self.modules[0].objective
+                with of_step(
+                    self.modules[0], objective, batches, lambda batch: self.called(batch)[1],
+                    several=len(every) > 1, add_up=dist.all_reduce,
+                ) as cut:  # fmt: skip
+                    for number, batch in enumerate(cut):
+                        own, state = batch, None
+                        if self.spec.context > 1:
+                            own, state = context.part(batch, self.mesh, self.depth)
+                        sums.add(own, self._backward(own, state, last=number == len(batches) - 1))
         self._finish()
         return self._reduced(sums)
 
