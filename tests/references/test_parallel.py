@@ -26,6 +26,7 @@ from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec, _parts
 from llmanac.train._step import Stepper
+from llmanac.train._worker import Worker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
 from llmanac.train.team import check as refuse
@@ -228,7 +229,7 @@ def test_adamw_without_clipping_and_a_step_of_several_micro_batches():
     check({"data": 2, "tensor": 1}, optimizer={"name": "adamw", "form": "foreach"}, clip=0.0, micro_batch=1)
 
 
-def trained(folder, parallel, *, steps, dtype=torch.float64):
+def trained(folder, parallel, *, steps, dtype=torch.float64, seed=0, model=built):
     """The loop's own training to `steps`, on ranks; or here, for one. Resumes what is in the folder."""
     optimizer = {"name": "adamw", "form": "foreach"}
     spec = spec_of(dtype, optimizer, steps=steps, checkpoint_every=2, schedule={"name": "constant"}, compile="never")
@@ -238,7 +239,7 @@ def trained(folder, parallel, *, steps, dtype=torch.float64):
     def rank_0():
         with team(parallel, CPU) as made:
             stream = ListStream(rows, rows=ROWS, seed=0)
-            train(built(dtype), stream, Autoregressive(), spec, folder, seed=0, team=made)
+            train(model(dtype), stream, Autoregressive(), spec, folder, seed=seed, team=made)
 
     on_ranks(parallel.ranks, rank_0)
 
@@ -293,6 +294,40 @@ def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     assert step == other == 2 * len(meshes) and found.keys() == expected.keys()
     for name, value in expected.items():
         assert (found[name] - value).abs().max() <= 1e-9, name
+
+
+@pytest.mark.parametrize(
+    ("mesh", "equal"),
+    [
+        ({"data": 2}, False),
+        ({"tensor": 2}, True),
+        pytest.param({"context": 2}, False, marks=pytest.mark.slow),
+        pytest.param({"pipeline": 2}, False, marks=pytest.mark.slow),
+    ],
+)
+def test_what_ranks_draw_in_a_step(tmp_path, monkeypatch, mesh, equal):
+    """Tensor ranks the same numbers, the others different ones; those of a step whatever came before it."""
+    gradients = Worker.gradients
+
+    def drawing(worker, *given):
+        with open(tmp_path / f"{worker.mesh.rank}", "a") as file:
+            file.write(f"{torch.rand(1, dtype=torch.float64).item()}\n")
+        return gradients(worker, *given)
+
+    monkeypatch.setattr(Worker, "gradients", drawing)
+
+    def rank_0():
+        with team(ParallelSpec(**mesh), CPU) as made:
+            stepper = made.stepper(built(), Autoregressive(), spec_of(torch.float64), folder=None, seed=5)
+            before = torch.get_rng_state()
+            for step in (0, 1, 0):
+                stepper(rows_of(0), 1.0, step)
+            assert torch.equal(torch.get_rng_state(), before)
+
+    on_ranks(2, rank_0)
+    first, second = ((tmp_path / rank).read_text().split() for rank in "01")
+    assert first[0] == first[2] != first[1] and len(first) == len(second) == 3
+    assert all((a == b) == equal for a, b in zip(first, second, strict=True))
 
 
 def test_a_checkpoint_in_parts_is_whole_or_skipped(tmp_path):

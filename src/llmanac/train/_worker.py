@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llmanac.core.device import DTYPES
+from llmanac.core.rng import seed_of
 from llmanac.core.spec import make
 from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
@@ -39,7 +40,7 @@ class Worker:
     """
 
     def __init__(self, mesh: Mesh, job: Mapping[str, Any]) -> None:
-        self.mesh, self.spec, self.number = mesh, mesh.spec, job["number"]
+        self.mesh, self.spec, self.number, self.seed = mesh, mesh.spec, job["number"], job["seed"]
         self._kept: list[list[str]] = []
         self._written = 0
         self.train = make(TrainSpec, job["train"], "train")
@@ -288,9 +289,18 @@ class Worker:
         found: list[float] = total.tolist()
         return found
 
-    def step(self, described: Sequence[dict[str, Any]], numbers: Tensor, lr_scale: float) -> Step:
+    @contextlib.contextmanager
+    def _random(self, step: int) -> Iterator[None]:
+        """What is drawn inside depends on seed, step and place alone; ranks of one layer's columns draw the same."""
+        place = (self.mesh.pipeline, self.mesh.data, self.mesh.context)
+        with torch.random.fork_rng([torch.cuda.current_device()] if self.mesh.device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.seed, "step", step, *place))
+            yield
+
+    def step(self, described: Sequence[dict[str, Any]], numbers: Tensor, lr_scale: float, step: int) -> Step:
         """Compute and do a step, unless the loss or the gradient is not finite or nothing carries loss."""
-        loss, units, tokens, square, *metrics = self.gradients(described, numbers)
+        with self._random(step):
+            loss, units, tokens, square, *metrics = self.gradients(described, numbers)
         norm = math.sqrt(square) / units if units and math.isfinite(square) else square
         if units and math.isfinite(loss) and math.isfinite(norm):
             clipped = 1.0 if not self.train.clip else min(1.0, self.train.clip / (norm + 1e-6))
@@ -309,7 +319,7 @@ class Worker:
             case "step":
                 described = command["batches"]
                 numbers = torch.empty(size_of(described), dtype=torch.long, device=device)
-                self.step(described, numbers, command["lr_scale"])
+                self.step(described, numbers, command["lr_scale"], command["step"])
             case "collect":
                 self.collect(command["what"])
             case "write":
