@@ -19,8 +19,8 @@ what is gathered for a while, activations.
   one on {near} of {meshes} meshes, and {peaks[0]:.2f} to {peaks[1]:.2f} of it on all. Its terms were written down with
   these meshes in view; on another shape, measured afterwards ({other:,} parameters, not tied, rows of {other_length}
   tokens), on {other_near} of {meshes}, {other_peaks[0]:.2f} to {other_peaks[1]:.2f}. With micro-batches of {four}
-  rows of that shape, after two terms were corrected with these in view (all logits of tensor parallelism; gradients of a
-  step of one micro-batch), on {four_near} of {fours}, {four_peaks[0]:.2f} to {four_peaks[1]:.2f}. It plans no context
+  rows of that shape, after two terms were corrected with these in view (all logits of tensor parallelism; gradients of
+  a step of one micro-batch), on {four_near} of {fours}, {four_peaks[0]:.2f} to {four_peaks[1]:.2f}. It plans no context
   parallelism.
 - Time of a step is not measured: on one machine with two cores it says nothing about a cluster.
 - The last table is an estimate for hardware that was not there, with nothing sent while something is computed.
