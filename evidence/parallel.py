@@ -18,19 +18,18 @@ what is gathered for a while, activations.
   {planned[0]:.2f} to {planned[1]:.2f} of the counted ones. Its prediction of the peak is within 15% of the measured
   one on {near} of {meshes} meshes, and {peaks[0]:.2f} to {peaks[1]:.2f} of it on all. Its terms were written down with
   these meshes in view; on another shape, measured afterwards ({other:,} parameters, not tied, rows of {other_length}
-  tokens), on {other_near} of {meshes}, {other_peaks[0]:.2f} to {other_peaks[1]:.2f}. It plans no context parallelism.
-- Time says nothing about a cluster: two cores shared with other work, and messages that are copies in memory. Two
-  processes take {times[0]:.2f} to {times[1]:.2f} times the time of one process with one thread. The other work changed
-  while they were measured: below one half is noise.
+  tokens), on {other_near} of {meshes}, {other_peaks[0]:.2f} to {other_peaks[1]:.2f}. With micro-batches of {four}
+  rows of that shape, after two terms were corrected with these in view (all logits of tensor parallelism; gradients of
+  a step of one micro-batch), on {four_near} of {fours}, {four_peaks[0]:.2f} to {four_peaks[1]:.2f}. It plans no context
+  parallelism.
+- Time of a step is not measured: on one machine with two cores it says nothing about a cluster.
 - The last table is an estimate for hardware that was not there, with nothing sent while something is computed.
 """
 
 from __future__ import annotations
 
 import functools
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,12 +43,13 @@ from llmanac.parallel import ParallelSpec, pipeline, traffic
 from llmanac.parallel.plan import Part, estimate, estimates
 from llmanac.train import TrainSpec
 from llmanac.train._step import Stepper
+from llmanac.train.plan import default_micro_batch
 from llmanac.train.team import follow, micro_batches, team
 
 ROWS = ("parallel/data", "parallel/tensor", "parallel/pipeline", "parallel/3d")
 CLAIM = "all but DDP divide memory over ranks, and each pays with the bytes and the waiting that its formula says"
 SEEDS = 1
-TIMED = ("seconds", "loss", "peak")
+TIMED = ("loss", "peak")
 
 MESHES: dict[str, dict[str, Any]] = {
     "data, replicated": {"data": 2, "weights": "replicated"},
@@ -68,6 +68,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 VOCABULARY = {"full": 4096, "small": 64, "other": 8192}
 LENGTH, COUNT = {"full": 64, "small": 8, "other": 256}, 8
+FOUR = 4  # rows of the larger micro-batches
 SHARED = 4  # loss, units, tokens and the squared norm, which all ranks add up
 LARGE = {"dim": 4096, "layers": 32, "max_length": 4096}  # the shape of a Llama with 7 billion parameters
 DEVICE = {"memory": 80e9, "bandwidth": 50e9, "rate": 400e12}
@@ -97,6 +98,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         meshes = {name: on_mesh(name, seed, size) for name in chosen}
         planned = [name for name in MESHES if name != "context"] if size == "full" else []
         others = {name: on_mesh(name, seed, "other") for name in planned}
+        fours = {name: on_mesh(name, seed, "other", FOUR) for name in planned if "pipeline" not in MESHES[name]}
     finally:
         torch.set_num_threads(threads)
     model = small_model(size, seed)
@@ -105,19 +107,25 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     return {
         "parameters": model.parameter_count(), "one": one, "meshes": meshes, "bubbles": bubbles(),
         "plans": plans() if size == "full" else {}, "other parameters": small_model("other", seed).parameter_count(),
-        "others": {name: {key: m[key] for key in ("peak", "planned peak")} for name, m in others.items()},
+        "others": peaks_of(others), "fours": peaks_of(fours),
     }  # fmt: skip
 
 
-def on_mesh(name: str, seed: int, size: str) -> dict[str, Any]:
-    """What rank 0 measures on processes of this machine."""
+def peaks_of(meshes: dict[str, Any]) -> dict[str, Any]:
+    return {name: {key: m[key] for key in ("peak", "planned peak")} for name, m in meshes.items()}
+
+
+def on_mesh(name: str, seed: int, size: str, micro: int = 1) -> dict[str, Any]:
+    """What rank 0 measures on processes of this machine, with micro-batches of `micro` rows."""
     parallel = ParallelSpec(timeout=240, **MESHES[name])
-    found: dict[str, Any] = on_ranks(parallel.ranks, functools.partial(first, parallel, seed, size), follow, 480)[0]
+    found: dict[str, Any] = on_ranks(
+        parallel.ranks, functools.partial(first, parallel, seed, size, micro), follow, 480
+    )[0]
     return found
 
 
-def train_spec(size: str) -> TrainSpec:
-    fields = {"steps": 8, "batch_tokens": COUNT * LENGTH[size], "length": LENGTH[size], "micro_batch": 1}
+def train_spec(size: str, micro: int) -> TrainSpec:
+    fields = {"steps": 8, "batch_tokens": COUNT * LENGTH[size], "length": LENGTH[size], "micro_batch": micro}
     fields |= {"dtype": "float32", "attention": "sdpa", "optimizer": {"name": "adamw", "form": "foreach"}}
     return make(TrainSpec, fields, "train")
 
@@ -128,33 +136,25 @@ def rows_of(size: str, seed: int) -> list[list[int]]:
     return rows
 
 
-def timed(step: Callable[[int], Any], size: str, ranks: int) -> float:
-    """Median seconds of a step."""
-    taken = []
-    for number in range(3 if size == "full" and ranks < 8 else 1):
-        start = time.perf_counter()
-        step(3 + number)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
 def alone(seed: int, size: str) -> dict[str, Any]:
     """One process."""
-    model, spec, rows = small_model(size, seed), train_spec(size), rows_of(size, seed)
+    model, spec, rows = small_model(size, seed), train_spec(size, 1), rows_of(size, seed)
     optimizer = spec.optimizer.build(model=model)
     stepper = Stepper(
         model, Autoregressive(), optimizer, micro_batch=1, clip=spec.clip, dtype=torch.float32, folder=None
     )
     loss = [stepper(rows, 1.0, n).loss for n in range(3)][-1]
-    return {"loss": loss, "seconds": timed(lambda n: stepper(rows, 1.0, n), size, 1)}
+    return {"loss": loss}
 
 
-def first(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
+def first(parallel: ParallelSpec, seed: int, size: str, micro: int) -> dict[str, Any]:
     """Rank 0: loss, bytes held, bytes sent and their closed form, the peak of a step, and what the planner says."""
     model, rows, length = small_model(size, seed), rows_of(size, seed), LENGTH[size]
     with team(parallel, CPU) as made:
         assert made is not None
-        stepper = made.stepper(model, Autoregressive(), micro_batches(train_spec(size), parallel), folder=None)  # type: ignore[arg-type]
+        spec = micro_batches(train_spec(size, micro), parallel)
+        assert spec.micro_batch == micro
+        stepper = made.stepper(model, Autoregressive(), spec, folder=None)  # type: ignore[arg-type]
         worker = stepper.worker
         stepper(rows, 1.0, 0)
         with traffic.Recorder() as sent:
@@ -170,19 +170,17 @@ def first(parallel: ParallelSpec, seed: int, size: str) -> dict[str, Any]:
         worker.gradients = watched  # type: ignore[method-assign]
         loss = stepper(rows, 1.0, 2).loss
         worker.gradients = gradients  # type: ignore[method-assign]
-        seconds = timed(lambda n: stepper(rows, 1.0, n), size, parallel.ranks)
         weights = sum(p.nbytes for p in worker.parameters.values())
         moments = sum(value.nbytes for value in worker.optimizer.state.values())
-    planned = estimate(model, parallel, 1.0, 1.0, COUNT, length, 4)
+    planned = estimate(model, parallel, 1.0, 1.0, COUNT, length, 4, micro)
     part = Part(model, parallel, 0, pipeline.cut_model(model, parallel.stages, length))
-    times = COUNT // parallel.data
+    times = COUNT // parallel.data // micro
     gathered = part.gathered(times) * (parallel.weights == "sharded")  # DDP's buckets are there before the step
-    peak = part.states() - weights - moments + gathered + part.activations(times, length, 4)
+    peak = part.states() - weights - moments + gathered + part.activations(times, micro * length, 4)
     return {
         "loss": loss, "held": 2 * weights + moments, "sent": sent.total, "form": closed_form(parallel, model, length),
         "planned sent": planned.sent, "peak": peaks[0], "planned peak": peak,
         "states": part.states(),
-        "seconds": seconds,
     }  # fmt: skip
 
 
@@ -221,10 +219,11 @@ def plans() -> dict[str, list[list[Any]]]:
         model = built(LARGE, 32_000, 11_008, 32)
     out = {}
     for devices in (64, 1024):
-        best = estimates(model, devices, rows=1024, length=2048, **DEVICE)[:4]
+        micro = default_micro_batch(1024, 2048)
+        best = estimates(model, devices, rows=1024, length=2048, micro_batch=micro, **DEVICE)[:4]
         out[str(devices)] = [
             [e.spec.data, e.spec.tensor, e.spec.pipeline, e.spec.schedule if e.spec.pipeline > 1 else "",
-             e.memory, e.sent, e.bubble, e.seconds] for e in best
+             e.micro_batch, e.memory, e.sent, e.bubble, e.seconds] for e in best
         ]  # fmt: skip
     return out
 
@@ -236,36 +235,38 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     costs, planned = [], []
     for name, m in result["meshes"].items():
         form = "" if m["form"] is None else f"{m['form'] / mega:.3f}"
-        costs.append([name, f"{m['held'] / mega:.2f}", f"{m['sent'] / mega:.3f}", form, f"{m['seconds']:.2f}"])
+        costs.append([name, f"{m['held'] / mega:.2f}", f"{m['sent'] / mega:.3f}", form])
         sizes = [f"{m[key] / mega:.2f}" for key in ("sent", "planned sent", "peak")]
         known = "context" not in name
         guess = [f"{m['planned peak'] / mega:.2f}", f"{m['planned peak'] / m['peak']:.2f}"] if known else ["", ""]
         other = result["others"].get(name)
         more = [f"{value / mega:.2f}" for value in other.values()] if other else ["", ""]
         ratio = f"{other['planned peak'] / other['peak']:.2f}" if other else ""
-        planned.append([name, *sizes, *guess, *more, ratio])
-    costs.insert(
-        0, ["one process", f"{16 * result['parameters'] / mega:.2f}", "0", "0", f"{result['one']['seconds']:.2f}"]
-    )
+        four = result["fours"].get(name)
+        last = f"{four['planned peak'] / four['peak']:.2f}" if four else ""
+        planned.append([name, *sizes, *guess, *more, ratio, last])
+    costs.insert(0, ["one process", f"{16 * result['parameters'] / mega:.2f}", "0", "0"])
     counts = list(result["bubbles"]["gpipe"])
     waits = [[name, *(f"{share:.2%}" for share, _ in by.values())] for name, by in result["bubbles"].items()]
     plan = [
-        [devices, *map(str, row[:4]), f"{row[4] / 1e9:.1f}", f"{row[5] / 1e9:.1f}", f"{row[6]:.1%}", f"{row[7]:.2f}"]
+        [devices, *map(str, row[:5]), f"{row[5] / 1e9:.1f}", f"{row[6] / 1e9:.1f}", f"{row[7]:.1%}", f"{row[8]:.2f}"]
         for devices, rows in result["plans"].items()
         for row in rows
     ]
-    heads = ["devices", "data", "tensor", "pipeline", "schedule", "GB a device", "GB sent", "waits", "s/step"]
+    heads = ["devices", "data", "tensor", "pipeline", "schedule", "micro-batch", "GB a device", "GB sent", "waits"]
+    heads += ["s/step"]
     return [
-        Section("A step of rank 0 (MB)", [], [table(["mesh", "held", "sent", "closed form", "s/step"], costs)]),
+        Section("A step of rank 0 (MB)", [], [table(["mesh", "held", "sent", "closed form"], costs)]),
         Section("Share of a step that 4 ranks wait, by micro-batches", [], [table(["schedule", *counts], waits)]),
         Section(
             "The planner and measurement (MB)", [],
-            [table(["mesh", "sent", "planned", "peak", "planned", "ratio", "other shape: peak", "planned", "ratio"],
-                   planned)],
+            [table(["mesh", "sent", "planned", "peak", "planned", "ratio", "other shape: peak", "planned", "ratio",
+                    f"{FOUR} rows: ratio"], planned)],
         ),
         Section(
             "An estimate: 7 billion parameters on 64 and 1024 devices",
-            ["Not measured. 1024 rows of 2048 tokens; a device has 80 GB, sends 50 GB/s and reaches 400 TFLOP/s."],
+            ["Not measured. 1024 rows of 2048 tokens, in the micro-batches that `run` takes; a device has 80 GB, "
+             "sends 50 GB/s and reaches 400 TFLOP/s."],
             [table(heads, plan)],
         ),
     ]  # fmt: skip
@@ -282,7 +283,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     peaks = [m["planned peak"] / m["peak"] for m in known.values()]
     others = [m["planned peak"] / m["peak"] for m in result["others"].values()]
     p, few = 4, result["bubbles"]["zero-bubble"]["4"]
-    times = [m["seconds"] / result["one"]["seconds"] for m in two]
+    fours = [m["planned peak"] / m["peak"] for m in result["fours"].values()]
     return {
         "parameters": result["parameters"], "rows": COUNT, "length": LENGTH["full"],
         "held": {name: m["held"] / states for name, m in meshes.items()},
@@ -293,5 +294,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "near": sum(abs(peak - 1) <= 0.15 for peak in peaks),
         "other": result["other parameters"], "other_length": LENGTH["other"],
         "other_near": sum(abs(peak - 1) <= 0.15 for peak in others), "other_peaks": (min(others), max(others)),
-        "planned": (min(sent), max(sent)), "peaks": (min(peaks), max(peaks)), "times": (min(times), max(times)),
+        "planned": (min(sent), max(sent)), "peaks": (min(peaks), max(peaks)),
+        "four": FOUR, "fours": len(fours), "four_near": sum(abs(peak - 1) <= 0.15 for peak in fours),
+        "four_peaks": (min(fours), max(fours)),
     }  # fmt: skip

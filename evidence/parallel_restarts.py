@@ -2,18 +2,18 @@
 
 A decoder of {parameters:,} parameters in float32 is trained for {steps} steps of AdamW on two processes of this
 machine (gloo, one thread each), with a checkpoint every {every} steps. A random rank is killed (SIGKILL) a random time
-after a random step. Then the run is started again and goes on from the newest checkpoint, until it has been killed
-{kills} times; then it runs to its end. This is done on {runs} meshes.
+after a random step or, {aimed} times, as soon as the unfinished folder of the next checkpoint is seen. Then the run is
+started again and goes on from the newest checkpoint, until it has been killed {kills} times; then it runs to its end.
+This is done on {runs} meshes.
 
-- {killed} kills, {first} of them of rank 0, {writing} while a checkpoint was being written: {failed} restarts failed.
+- {killed} kills, {first} of them of rank 0; {writing} left an unfinished checkpoint. {failed} restarts failed.
 - Of {runs} runs the final weights and the optimizer's state equal those of the uninterrupted run of the same mesh bit
   for bit in {equal}.
 - A kill lost {lost:.1f} steps on average and {most} at most; a checkpoint is written every {every}.
 - The other rank ended by itself after {alone} of {killed} kills, within {ended:.1f} s, {named} times with an
   error that names the killed rank. A rank that had not joined yet ends with the one that started it, without a word.
-  Where torch's own message stands, rank 0 was killed while the other one waited for a step; it says so since then.
-- After {late} kill a rank waited until it was ended: rank 1 had been killed before it joined. `--processes` sees this
-  and ends the run (a test); the ranks of this study are forked without it.
+- After {late} of the kills a rank waited until it was ended. Where rank 1 is killed before it joined, `--processes`
+  sees this and ends the run (a test); the ranks of this study are forked without it.
 - The comparison can fail: with another seed of the data the weights differ ({control}).
 """
 
@@ -65,7 +65,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             plain, broken, other = (Path(folder) / name for name in ("plain", "broken", "other"))
             wanted = finished(mesh, plain, size)
-            kills = [killed(mesh, broken, choose, size) for _ in range(KILLS * (size == "full"))]
+            count = KILLS if size == "full" else 0
+            kills = [killed(mesh, broken, choose, size, aimed=bool(number % 2)) for number in range(count)]
             equal, differs = finished(mesh, broken, size) == wanted, finished(mesh, other, size, data=1) != wanted
     finally:
         torch.set_num_threads(threads)
@@ -184,36 +185,49 @@ def _steps(folder: Path) -> list[int]:
     return [int(name) for name in names if name.isdigit()]
 
 
-def killed(mesh: dict[str, Any], folder: Path, choose: random.Random, size: str) -> dict[str, Any]:
-    """Start, or start again, and kill a random rank at a random moment; a restart that fails is `failed`."""
+def killed(mesh: dict[str, Any], folder: Path, choose: random.Random, size: str, *, aimed: bool) -> dict[str, Any]:
+    """Start, or start again, and kill a random rank at a random moment, or in a write; `failed` is a failed restart."""
     victim, before = choose.randrange(2), max(_steps(folder), default=0)
     target = choose.randint(min(before + 1, STEPS[size] - 1), min(before + 6, STEPS[size] - 1))
+    stale = _unfinished(folder)
     run, stop = Run(mesh, folder, size), time.monotonic() + PATIENCE
-    while _logged(folder) < target and time.monotonic() < stop and run.alive():
-        time.sleep(0.002)
+
+    def due() -> bool:
+        return bool(_unfinished(folder) - stale) if aimed else _logged(folder) >= target
+
+    while not due() and time.monotonic() < stop and run.alive():
+        time.sleep(0.0 if aimed else 0.002)
     failed = not run.alive() or time.monotonic() > stop
-    time.sleep(choose.random() * 0.05)
+    time.sleep(0.0 if aimed else choose.random() * 0.05)
     os.kill(run.pids[victim], signal.SIGKILL)
     start = time.monotonic()
     ended = run.wait()
     reached = _logged(folder)
     return {
-        "mesh": name_of(mesh), "rank": victim, "step": reached, "lost": reached - max(_steps(folder), default=0),
-        "writing": any((folder / "checkpoints").glob(f"{TEMPORARY}*")), "failed": failed,
-        "after": time.monotonic() - start, "ended": ended, "says": run.says(),
+        "mesh": name_of(mesh), "aimed": aimed, "rank": victim, "step": reached,
+        "lost": reached - max(_steps(folder), default=0), "writing": bool(_unfinished(folder) - stale),
+        "failed": failed, "after": time.monotonic() - start, "ended": ended, "says": run.says(),
     }  # fmt: skip
+
+
+def _unfinished(folder: Path) -> set[str]:
+    """Checkpoints that have no name yet."""
+    return {path.name for path in (folder / "checkpoints").glob(f"{TEMPORARY}*step-*")}
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     rows = [
-        [k["mesh"], str(k["rank"]), str(k["step"]), str(k["lost"]), "yes" if k["writing"] else "",
-         f"{k['after']:.1f}" if k["ended"] else "did not",
-         "failed" if k["failed"] else "", k["says"].partition(" (")[0]]
+        [
+            k["mesh"], "write" if k["aimed"] else "step", str(k["rank"]), str(k["step"]), str(k["lost"]),
+            "yes" if k["writing"] else "", f"{k['after']:.1f}" if k["ended"] else "did not",
+            "failed" if k["failed"] else "", k["says"].partition(" (")[0],
+        ]
         for result in seeds
         for k in result["kills"]
     ]  # fmt: skip
-    heads = ["mesh", "rank", "at step", "steps lost", "in a write", "s until both ended", "restart", "the other says"]
+    heads = ["mesh", "aimed at", "rank", "at step", "steps lost", "left unfinished", "s until both ended", "restart"]
+    heads += ["the other says"]
     return [Section("Every kill", [], [table(heads, rows)])]
 
 
@@ -221,7 +235,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     kills = [kill for result in seeds for kill in result["kills"]]
     return {
         "parameters": seeds[0]["parameters"], "steps": STEPS["full"], "every": EVERY, "kills": KILLS,
-        "killed": len(kills), "first": sum(k["rank"] == 0 for k in kills), "writing": sum(k["writing"] for k in kills),
+        "killed": len(kills), "aimed": sum(k["aimed"] for k in kills),
+        "first": sum(k["rank"] == 0 for k in kills), "writing": sum(k["writing"] for k in kills),
         "failed": sum(k["failed"] for k in kills), "runs": len(seeds), "equal": sum(one["equal"] for one in seeds),
         "lost": sum(k["lost"] for k in kills) / len(kills), "most": max(k["lost"] for k in kills),
         "alone": sum(k["ended"] for k in kills),

@@ -9,8 +9,11 @@ from test_recurrent import context_of
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, Output, Want
+from llmanac.objectives._base import NextToken
 from llmanac.objectives.autoregressive import Spec as Autoregressive
+from llmanac.train._balance import of_step
+from llmanac.train._step import Stepper
 
 DIM = 16
 
@@ -131,3 +134,52 @@ def test_balance_is_part_of_the_loss_and_leaves_padding_out():
     again = model(padded, want=Want(nll="sum"))
     torch.testing.assert_close(again.nll, output.nll)
     torch.testing.assert_close(again.aux["load-balance"], output.aux["load-balance"])
+
+
+@pytest.mark.parametrize("objective", [{"name": "autoregressive"}, {"name": "truncated-bptt", "steps": 4}])
+def test_balance_is_that_of_the_step_whatever_the_micro_batch(objective):
+    """Loss, norm and metric of one step; the first row, and with it a micro-batch, has no target."""
+    block = {"name": "pre-norm", "ffn": {"name": "experts", "experts": 4, "balance": 1.0}}
+    spec = {"name": "transformer", "dim": 16, "layers": 2, "blocks": [block]}
+    rows = [(ids.tolist(), [bool(number)] * 9) for number, ids in enumerate(tokens(6, 9))]
+
+    def step(micro_batch):
+        model = randomise(make_method("lm", spec).build(vocab_size=VOCABULARY)).double()
+        optimizer = make_method("optimizer", {"name": "sgd", "lr": 1.0}).build(model=model)
+        made = Stepper(
+            model, make_method("objective", objective).build(), optimizer, micro_batch=micro_batch, clip=0.0,
+            dtype=torch.float64, folder=None,
+        )  # fmt: skip
+        found = made(rows, 1.0, 0)
+        return found.loss, found.grad_norm, found.metrics["load-balance"]
+
+    expected = step(6)
+    for micro_batch in (1, 4):
+        assert step(micro_batch) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_counting_pass_sees_what_the_gradients_see():
+    """With random numbers in the forward pass; it moves no random state."""
+    model = torch.nn.Sequential(layer(experts=4))
+
+    class Noisy(NextToken):
+        def collate(self, rows):
+            return torch.stack(rows)
+
+        def loss(self, model, batch):
+            x = torch.nn.functional.dropout(batch, 0.5)
+            context = context_of(x)
+            y = model[0](x, context)
+            total, metrics = self.with_aux(y.sum(), 3, Output(aux=context.aux()))
+            return total, 3, metrics
+
+    x, counts = torch.randn(2, 1, 5, DIM, dtype=torch.float64), []
+    torch.manual_seed(3)
+    with of_step(model, objective := Noisy(), list(x), lambda b: objective.loss(model, b)[1], several=True) as cut:
+        assert objective.step_units == 6 and model[0].of_step.tolist()[-1] == 10
+        for batch in cut:
+            model[0].seen = torch.zeros(5, dtype=torch.long)
+            objective.loss(model, batch)
+            counts.append(model[0].seen)
+        assert torch.equal(sum(counts), model[0].of_step)
+    assert objective.step_units is None and model[0].of_step is None and model[0].seen is None

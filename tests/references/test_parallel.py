@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -24,6 +26,7 @@ from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec, _parts
 from llmanac.train._step import Stepper
+from llmanac.train._worker import Worker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
 from llmanac.train.team import check as refuse
@@ -75,12 +78,26 @@ def alone(model, spec, rows=rows_of):
     return [stepper(rows(step), 1.0, step) for step in range(STEPS)]
 
 
-def check(parallel, *, dtype=torch.float64, within=1e-9, optimizer="sgd", model=built, rows=rows_of, **choices):
-    """The same steps on the ranks of `parallel`: each loss and norm, and the weights after the last step."""
+def check(
+    parallel,
+    *,
+    dtype=torch.float64,
+    within=1e-9,
+    optimizer="sgd",
+    model=built,
+    rows=rows_of,
+    micro=None,
+    **choices,
+):
+    """The same steps on the ranks of `parallel`: each loss and norm, and the weights after the last step.
+
+    micro: the micro-batch of the one process; by default that of the ranks.
+    """
     parallel = ParallelSpec(timeout=30, **parallel)
     one, several, before = model(dtype), model(dtype), model(dtype)
     spec = spec_of(dtype, optimizer, **choices)
-    expected = alone(one, spec if parallel.pipeline == 1 else micro_batches(spec, parallel), rows)
+    apart = spec if parallel.pipeline == 1 else micro_batches(spec, parallel)
+    expected = alone(one, apart if micro is None else dataclasses.replace(apart, micro_batch=micro), rows)
 
     def rank_0():
         with team(parallel, CPU) as made:
@@ -151,7 +168,8 @@ QWEN3 = {
     "blocks": [{"name": "sandwich", "mixer": {**LLAMA["mixer"], "qk_norm": "rmsnorm", "window": 5},
                 "ffn": LLAMA["ffn"]}],
 }  # fmt: skip
-EXPERTS = {"blocks": [{"name": "pre-norm", **LLAMA, "ffn": {"name": "experts", "experts": 4}}]}
+FFN = {"name": "experts", "experts": 4}
+EXPERTS = {"blocks": [{"name": "pre-norm", **LLAMA, "ffn": FFN}]}
 MAMBA = {"position": "none", "blocks": [{"name": "pre-norm", "mixer": "mamba", "ffn": "none"}]}
 
 
@@ -188,12 +206,30 @@ def test_muon_on_parts_of_matrices(mesh):
     check(mesh, optimizer={"name": "muon"}, **rows)
 
 
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        {"data": 2},
+        pytest.param({"data": 2, "weights": "replicated"}, marks=pytest.mark.slow),
+        pytest.param({"data": 4, "micro_batch": 1}, marks=pytest.mark.slow),
+    ],
+)
+def test_experts_balance_the_load_of_all_ranks_and_micro_batches(mesh):
+    """One process computes the step in one forward pass. The first rank's rows have few targets or none."""
+    rows, mesh = [rows_of(step) for step in range(STEPS)], dict(mesh)
+    several = {"micro_batch": mesh.pop("micro_batch", None)}
+    for step in rows:
+        step[:3] = [(ids, np.zeros(len(ids), bool)) for ids in step[:3]]
+    model = functools.partial(built, blocks=[{**EXPERTS["blocks"][0], "ffn": {**FFN, "balance": 1.0}}])
+    check(mesh, model=model, rows=rows.__getitem__, micro=ROWS, **several)
+
+
 @pytest.mark.slow
 def test_adamw_without_clipping_and_a_step_of_several_micro_batches():
     check({"data": 2, "tensor": 1}, optimizer={"name": "adamw", "form": "foreach"}, clip=0.0, micro_batch=1)
 
 
-def trained(folder, parallel, *, steps, dtype=torch.float64):
+def trained(folder, parallel, *, steps, dtype=torch.float64, seed=0, model=built):
     """The loop's own training to `steps`, on ranks; or here, for one. Resumes what is in the folder."""
     optimizer = {"name": "adamw", "form": "foreach"}
     spec = spec_of(dtype, optimizer, steps=steps, checkpoint_every=2, schedule={"name": "constant"}, compile="never")
@@ -203,7 +239,7 @@ def trained(folder, parallel, *, steps, dtype=torch.float64):
     def rank_0():
         with team(parallel, CPU) as made:
             stream = ListStream(rows, rows=ROWS, seed=0)
-            train(built(dtype), stream, Autoregressive(), spec, folder, seed=0, team=made)
+            train(model(dtype), stream, Autoregressive(), spec, folder, seed=seed, team=made)
 
     on_ranks(parallel.ranks, rank_0)
 
@@ -258,6 +294,40 @@ def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
     assert step == other == 2 * len(meshes) and found.keys() == expected.keys()
     for name, value in expected.items():
         assert (found[name] - value).abs().max() <= 1e-9, name
+
+
+@pytest.mark.parametrize(
+    ("mesh", "equal"),
+    [
+        ({"data": 2}, False),
+        ({"tensor": 2}, True),
+        pytest.param({"context": 2}, False, marks=pytest.mark.slow),
+        pytest.param({"pipeline": 2}, False, marks=pytest.mark.slow),
+    ],
+)
+def test_what_ranks_draw_in_a_step(tmp_path, monkeypatch, mesh, equal):
+    """Tensor ranks the same numbers, the others different ones; those of a step whatever came before it."""
+    gradients = Worker.gradients
+
+    def drawing(worker, *given):
+        with open(tmp_path / f"{worker.mesh.rank}", "a") as file:
+            file.write(f"{torch.rand(1, dtype=torch.float64).item()}\n")
+        return gradients(worker, *given)
+
+    monkeypatch.setattr(Worker, "gradients", drawing)
+
+    def rank_0():
+        with team(ParallelSpec(**mesh), CPU) as made:
+            stepper = made.stepper(built(), Autoregressive(), spec_of(torch.float64), folder=None, seed=5)
+            before = torch.get_rng_state()
+            for step in (0, 1, 0):
+                stepper(rows_of(0), 1.0, step)
+            assert torch.equal(torch.get_rng_state(), before)
+
+    on_ranks(2, rank_0)
+    first, second = ((tmp_path / rank).read_text().split() for rank in "01")
+    assert first[0] == first[2] != first[1] and len(first) == len(second) == 3
+    assert all((a == b) == equal for a, b in zip(first, second, strict=True))
 
 
 def test_a_checkpoint_in_parts_is_whole_or_skipped(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from _ranks import on_ranks
-from test_parallel import CPU, GPT2, ROWS, built, check, rows_of, spec_of
+from test_parallel import CPU, GPT2, ROWS, built, check, extended_to, last_checkpoint, rows_of, spec_of, trained
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
@@ -122,6 +122,30 @@ def test_bytes_that_an_adapter_costs(mesh):
     on_ranks(2, rank_0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"data": 2}, {"pipeline": 2}])
+def test_a_resumed_training_drops_what_an_uninterrupted_one_does(tmp_path, mesh):
+    """An adapter with dropout, bit for bit; with another seed, and without dropout, the weights are others."""
+
+    def last(name, *until, seed=0, dropout=0.5):
+        fields = {"name": "lora", "rank": RANK, "dropout": dropout}
+        for steps in until:
+            if (tmp_path / name).exists():
+                extended_to(tmp_path / name, 2, steps)
+            trained(tmp_path / name, mesh, steps=steps, seed=seed, model=lambda dtype: with_adapter(fields))
+        return last_checkpoint(tmp_path / name)[1]
+
+    expected, resumed, other, without = (
+        last("one", 4),
+        last("two", 2, 4),
+        last("other", 4, seed=1),
+        last("without", 4, dropout=0.0),
+    )
+    assert all(torch.equal(resumed[name], value) for name, value in expected.items())
+    for found in (other, without):
+        assert any(not torch.equal(found[name], value) for name, value in expected.items())
+
+
 @pytest.mark.parametrize(
     ("mesh", "model", "says"),
     [
@@ -132,7 +156,7 @@ def test_bytes_that_an_adapter_costs(mesh):
         ({"data": 2}, lambda: quantized(), r"parallel: quantized weights .*\(model.layers.0"),
         ({"data": 2}, lambda: with_adapter({"name": "prompt", "tokens": 2, "start": "normal"}),
          "parallel: adapters before the text, such as prompt"),
-        ({"data": 2}, lambda: with_adapter({"name": "lora", "dropout": 0.1}), "set adapter.dropout=0"),
+        ({"tensor": 2}, lambda: with_adapter({"name": "lora", "dropout": 0.1}), "parallel.tensor: .*adapter.dropout=0"),
     ],
 )  # fmt: skip
 def test_what_is_trained_on_one_process_only_is_refused(mesh, model, says):

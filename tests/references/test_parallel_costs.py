@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from itertools import pairwise
+
 import pytest
 import torch
 from _ranks import on_ranks
 from test_parallel import CPU, built, spec_of
 
+from llmanac.cli import main
+from llmanac.core.spec import make
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, plan, traffic
-from llmanac.train.team import team
+from llmanac.train import TrainSpec
+from llmanac.train.plan import default_micro_batch
+from llmanac.train.team import micro_batches, team
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHARED = 4  # loss, units, tokens and the squared norm: what all ranks add up in the end
@@ -75,19 +83,19 @@ def test_time_that_ranks_wait_equals_the_formula(schedule):
     """From a number of micro-batches too small for the schedule to one that is large."""
     few = 1 if schedule in ("interleaved", "zero-bubble") else 8
     for ranks, counts in ((2, (2, 4)), (4, range(min(few, 4), 9)), (4, (16,)), (8, (8, 12, 16, 32))):
-        for micro_batches in counts:
-            share = pipeline.bubble(schedule, ranks, micro_batches)
-            assert share == pytest.approx(pipeline.formula(schedule, ranks, micro_batches), abs=1e-12) and share > 0
+        for count in counts:
+            share = pipeline.bubble(schedule, ranks, count)
+            assert share == pytest.approx(pipeline.formula(schedule, ranks, count), abs=1e-12) and share > 0
 
 
 @pytest.mark.parametrize("schedule", sorted(pipeline.CLASSES))
 def test_passes_that_the_planner_counts_are_those_of_the_order(schedule):
     model = built(layers=8)
-    for ranks, micro_batches in ((2, 4), (4, 8)):
+    for ranks, count in ((2, 4), (4, 8)):
         parallel = ParallelSpec(pipeline=ranks, schedule=schedule)
         parts = pipeline.cut_model(model, parallel.stages, 12)
-        found = [plan.Part(model, parallel, rank, parts).passes(micro_batches) for rank in range(ranks)]
-        assert found == pipeline.most_kept(schedule, ranks, micro_batches)
+        found = [plan.Part(model, parallel, rank, parts).passes(count) for rank in range(ranks)]
+        assert found == pipeline.most_kept(schedule, ranks, count)
 
 
 def test_zero_bubble_waits_longer_with_few_micro_batches():
@@ -100,3 +108,44 @@ def test_layers_are_cut_by_cost():
     assert [len(part) for part in pipeline.cut([1] * 8, 2, 2)] == [5, 3]
     assert [len(part) for part in pipeline.cut([4, 1, 1, 1, 1], 0, 2)] == [1, 4]
     assert all(len(part) for part in pipeline.cut([1] * 4, 100, 4))
+
+
+CONFIG = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008,
+    "num_hidden_layers": 8, "num_attention_heads": 32, "vocab_size": 32000, "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 4096, "tie_word_embeddings": False, "hidden_act": "silu",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("devices", "more"), [(16, ()), (12, ("--micro-batch", "1"))])
+def test_what_the_planner_prints_is_the_run_that_it_planned(tmp_path, capsys, devices, more):
+    """The printed settings make a mesh of as many ranks as torchrun starts, with the planned micro-batches."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    given = [str(tmp_path), "--devices", str(devices), "--memory", "141GB", "--rows", "768", *more]
+    with pytest.raises(SystemExit, match="0"):
+        main(["parallel", "plan", *given])
+    *_, said, command = capsys.readouterr().out.strip().splitlines()
+    words = command.split()
+    assert "on each machine" in said and int(words[words.index("--nnodes") + 1]) > 1
+    patches = dict(word.split("=") for before, word in pairwise(words) if before == "-s")
+    spec = {name.partition(".")[2]: value for name, value in patches.items() if name.startswith("parallel.")}
+    parallel = make(ParallelSpec, {n: int(v) if v.isdigit() else v for n, v in spec.items()}, "parallel")
+    count = int(words[words.index("--nnodes") + 1]) * int(words[words.index("--nproc-per-node") + 1])
+    assert count == parallel.ranks == devices
+    trained = {n.partition(".")[2]: int(v) for n, v in patches.items() if n.startswith("train.")}
+    chosen = micro_batches(make(TrainSpec, trained, "train"), parallel)
+    assert chosen.rows == 768 and chosen.micro_batch == trained["micro_batch"]
+    # without the printed number a training takes as many rows, where none was asked for
+    left_open = dataclasses.replace(chosen, micro_batch=int(more[1]) if more else default_micro_batch(768, 2048))
+    assert micro_batches(left_open, parallel).micro_batch == trained["micro_batch"]
+    with torch.device("meta"):
+        planned = plan.estimate(plan.read_model(tmp_path), parallel, 50e9, 400e12, 768, 2048, 2, chosen.micro_batch)
+    waits = pipeline.formula(parallel.schedule, parallel.pipeline, chosen.rows // parallel.data // chosen.micro_batch)
+    assert planned.bubble == (waits if parallel.pipeline > 1 else 0)
+
+
+def test_larger_micro_batches_cost_memory_and_waiting():
+    model, parallel = built(), ParallelSpec(pipeline=2, schedule="zero-bubble")
+    one, four = (plan.estimate(model, parallel, 1.0, 1.0, 64, 12, 4, micro) for micro in (1, 4))
+    assert (one.micro_batch, four.micro_batch) == (1, 4) and four.bubble > 2 * one.bubble
+    assert four.activations > 2 * one.activations and four.sent == one.sent

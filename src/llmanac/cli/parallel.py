@@ -29,33 +29,44 @@ def plan_command(
     rate: Annotated[str, typer.Option(help="FLOP/s that a device reaches.")] = "400T",
     rows: Annotated[int, typer.Option(min=1, help="Rows of a step, over all devices.")] = 256,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 2048,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Most rows that a device computes at a time; as `run` chooses.")
+    ] = None,
 ) -> None:
     """Memory, bytes sent, waiting and time of a step for each mesh, by formulas; the fastest first."""
     from llmanac.cli.tables import print_table
-    from llmanac.parallel.plan import estimates, read_model
+    from llmanac.parallel.plan import estimates, per_node, read_model
+    from llmanac.train.plan import default_micro_batch
 
     built = read_model(model)
     found = estimates(
         built, devices, memory=number(memory, "--memory"), bandwidth=number(bandwidth, "--bandwidth"),
         rate=number(rate, "--rate"), rows=rows, length=length,
+        micro_batch=micro_batch or default_micro_batch(rows, length),
     )  # fmt: skip
     lines = [
         (
-            str(e.spec.data), str(e.spec.tensor), str(e.spec.pipeline), e.spec.schedule if e.spec.pipeline > 1 else "",
-            f"{e.states / 1e9:.2f}", f"{e.gathered / 1e9:.2f}", f"{e.activations / 1e9:.2f}",
-            f"{e.sent / 1e9:.2f}", f"{e.bubble:.1%}", f"{e.seconds:.3g}", f"{rows * length / e.seconds:,.0f}",
+            f"{e.spec.data} x {e.spec.tensor} x {e.spec.pipeline}", e.spec.schedule if e.spec.pipeline > 1 else "",
+            str(e.micro_batch), *(f"{part / 1e9:.1f}" for part in (e.states, e.gathered, e.activations, e.sent)),
+            f"{e.bubble:.1%}", f"{e.seconds:.3g}", f"{rows * length / e.seconds:,.0f}",
         )
         for e in found[:SHOWN]
     ]  # fmt: skip
     count = f"{built.parameter_count() / 1e9:.3g} B parameters"
-    title = f"estimates for {count} on {devices} devices (GB a device; {len(found)} meshes fit)"
-    heads = ["data", "tensor", "pipeline", "schedule", "states", "gathered", "activations", "sent", "waits", "s/step"]
-    heads += ["tokens/s"]
-    print_table(title, heads, lines, left=(3,))
+    title = f"estimates for {count} on {devices} devices; {len(found)} meshes (data x tensor x pipeline) fit"
+    title += "\nrows: of a micro-batch; states, gathered, activations and sent in GB of a device"
+    heads = ["mesh", "schedule", "rows", "states", "gath.", "act.", "sent", "waits", "s/step", "tokens/s"]
+    print_table(title, heads, lines, left=(0, 1))
     best = found[0].spec
     mesh = f"-s parallel.data={best.data} -s parallel.tensor={best.tensor} -s parallel.pipeline={best.pipeline}"
     mesh += f" -s parallel.schedule={best.schedule}" if best.pipeline > 1 else ""
-    print(f"Next:\n  torchrun --nproc-per-node {min(8, devices)} -m llmanac run RECIPE {mesh}")
+    mesh += (
+        f" -s train.length={length} -s train.batch_tokens={rows * length} -s train.micro_batch={found[0].micro_batch}"
+    )
+    each = per_node(best)
+    nodes = f"--nnodes {devices // each} --rdzv-backend c10d --rdzv-endpoint HOST:29500 " if each < devices else ""
+    where = ", on each machine" if nodes else ""
+    print(f"Next{where}:\n  torchrun {nodes}--nproc-per-node {each} -m llmanac run RECIPE {mesh}")
 
 
 def number(text: str, flag: str) -> float:

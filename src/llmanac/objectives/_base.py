@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.core.types import IGNORE, Bags, Batch, LossSum, State, Want
+from llmanac.core.types import IGNORE, Bags, Batch, LossSum, Output, State, Want
 from llmanac.data.pack import PADDING, Row
 from llmanac.objectives._measured import Measured, OfText
 
@@ -37,6 +37,8 @@ class BaseObjective(Measured):
     must be possible where a new objective's `state_dict` is empty. Planning calls `loss`, then restores all of this.
 
     Attributes:
+        adds_aux: whether `loss` adds `Output.aux`, by `with_aux`.
+        step_units: units of all micro-batches and ranks, where layers' own losses are of all tokens of a step.
         couples_batch: whether a row's loss depends on the other rows (contrastive losses, group advantages). The
             trainer then refuses to cut a step into micro-batches.
         models: further models by name.
@@ -44,7 +46,8 @@ class BaseObjective(Measured):
         generators: named random generators of the objective; checkpointed.
     """
 
-    couples_batch = False
+    couples_batch = adds_aux = False
+    step_units: Tensor | None = None
     trainable: tuple[str, ...] = ()
 
     def __init__(self, models: Mapping[str, nn.Module] | None = None) -> None:
@@ -70,6 +73,13 @@ class BaseObjective(Measured):
         """`loss` in parts, each of whose gradients the trainer computes before it asks for the next; here in one."""
         yield self.loss(model, batch)
 
+    def with_aux(self, total: Tensor, units: Tensor, output: Output) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and the layers' own losses, once a unit; and the latter by name."""
+        weight = units if self.step_units is None else self.step_units
+        for value in output.aux.values():
+            total = total + value * weight
+        return total, {name: value.detach() * weight for name, value in output.aux.items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """What the objective itself learns or remembers (running baselines, a coefficient); empty for most."""
         return {}
@@ -82,6 +92,8 @@ class BaseObjective(Measured):
 
 class NextToken(OfText, BaseObjective):
     """Cross-entropy of each next token of a row, where it carries loss."""
+
+    adds_aux = True
 
     def collate(self, rows: Sequence[Any]) -> Batch:
         """Packed `Row`s, or sequences of token ids, or `(ids, loss mask)` pairs, to one batch.
@@ -117,10 +129,8 @@ class NextToken(OfText, BaseObjective):
         assert batch.targets is not None
         output = (model if isinstance(model, nn.Module) else model.forward)(batch, state=state, want=SUM)
         units = (batch.targets != IGNORE).sum()
-        total = output.nll
-        for value in output.aux.values():
-            total = total + value * units
-        return total, units, {name: value.detach() * units for name, value in output.aux.items()}
+        total, metrics = self.with_aux(output.nll, units, output)
+        return total, units, metrics
 
 
 def collate_packed(rows: Sequence[Row]) -> Batch:

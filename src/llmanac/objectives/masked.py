@@ -78,6 +78,7 @@ class Spec(ObjectiveSpec):
 class Masked(Drawn):
     """The objective; see the module's formula."""
 
+    adds_aux = True
     metrics = (LOSS, Metric("accuracy", "", "higher", "hidden tokens that were guessed, held out"))
 
     def __init__(self, spec: Spec, tokenizer: Any) -> None:
@@ -181,7 +182,5 @@ class Masked(Drawn):
             output = run(batch, want=Want(logits="all", nll="sum"))
             total = output.nll
             metrics = {"accuracy": (output.logits.argmax(-1) == batch.targets).sum()}
-        for name, value in output.aux.items():
-            total = total + value * units
-            metrics[name] = value.detach() * units
-        return total, units, metrics
+        total, more = self.with_aux(total, units, output)
+        return total, units, metrics | more

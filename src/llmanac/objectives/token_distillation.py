@@ -106,6 +106,4 @@ class TokenDistillation(WithTeacher):
         if output.nll is not None:
             total = total + (1 - spec.share) * output.nll
             metrics["nll"] = output.nll.detach()
-        for value in output.aux.values():
-            total = total + value * units
-        return total, units, metrics
+        return self.with_aux(total, units, output)[0], units, metrics

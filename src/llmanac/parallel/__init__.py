@@ -57,6 +57,32 @@ class ParallelSpec(Spec):
         if self.context * self.pipeline > max(self.context, self.pipeline):
             raise SpecError("context: stages of a pipeline take rows of all tokens; use context with data and tensor")
 
+    def micro_batch(self, rows: int, most: int | None) -> int:
+        """Rows that each rank computes at a time, of a step of `rows`; no more than `most`.
+
+        A pipeline gets several micro-batches for each of its stages, where there are rows enough.
+
+        Raises:
+            SpecError: fewer rows than ranks, or than a pipeline has stages.
+        """
+        if rows % self.data:
+            raise SpecError(
+                f"parallel.data: {self.data} does not divide the {rows} rows of a step (train.batch_tokens / "
+                "train.length); change one of them"
+            )
+        share = rows // self.data
+        micro = min(most or share, share)
+        if self.pipeline == 1:
+            return micro
+        fit = [n for n in range(1, share + 1) if not share % n and not (share // n) % self.pipeline]
+        fit = [n for n in fit if share // n >= self.stages]
+        if not fit:
+            raise SpecError(
+                f"parallel.pipeline: the {share} rows of a step are no multiple of {self.pipeline}, or fewer than "
+                f"the {self.stages} stages; raise train.batch_tokens"
+            )
+        return max([n for n in fit if n <= min(micro, max(1, share // (4 * self.pipeline)))] or fit[:1])
+
     @property
     def ranks(self) -> int:
         """How many processes the mesh has."""

@@ -6,9 +6,11 @@ Memory of the device that needs most, with N parameters of its part and d data r
     gathered      FSDP2: weights of all that is outside of layers, and of four layers (two in use, a buffer for each
                   direction); gradients of all of N, kept until the last micro-batch. In a pipeline weights and
                   gradients of all of N; DDP: its buckets, N
+                  (a step of one micro-batch: they come as activations go, so the smaller of the two is not counted)
     activations   what the backward pass reads of each layer, for the passes that wait for it (`passes`), in
                   zero-bubble gradients that wait for their second half; and the most of
-                    at the head       logits, and the gradient of its matrix (zero-bubble: of both halves)
+                    at the head       a chunk of logits (tensor: all of them), and the gradient of its matrix
+                                      (zero-bubble: of both halves)
                     in a layer        a product's gradient before it is added to that of earlier micro-batches
                     at the embedding  the gradient of its matrix, when one pass less waits
                   A tied matrix' gradient from the head waits for that from the embedding. Sums of DTensors are new
@@ -30,6 +32,7 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table
+from llmanac.kernels.nn.cross_entropy import chunk_rows
 from llmanac.models.families import family
 from llmanac.parallel import ParallelSpec, Schedule, pipeline, tensor, traffic
 
@@ -40,7 +43,7 @@ MOST = 65_536
 
 @dataclass(frozen=True)
 class Estimate:
-    """One mesh: bytes of a device, numbers of bytes it sends in a step, the share it waits, seconds of a step."""
+    """One mesh: bytes of a device, bytes that it sends in a step, the share it waits, seconds, rows at a time."""
 
     spec: ParallelSpec
     states: float
@@ -49,7 +52,7 @@ class Estimate:
     sent: float
     bubble: float
     seconds: float
-    micro_batches: int
+    micro_batch: int
 
     @property
     def memory(self) -> float:
@@ -72,20 +75,23 @@ def read_model(path: Path) -> Any:
 
 
 def estimates(
-    model: Any, devices: int, *, memory: float, bandwidth: float, rate: float, rows: int, length: int, bytes_: int = 2
-) -> list[Estimate]:
+    model: Any, devices: int, *, memory: float, bandwidth: float, rate: float, rows: int, length: int,
+    micro_batch: int, bytes_: int = 2,
+) -> list[Estimate]:  # fmt: skip
     """Every mesh of `devices` that holds the model in `memory` bytes a device, the fastest first.
 
     Args:
         bandwidth: bytes a second that a device sends; rate: FLOP/s that it computes.
         rows, length: of a step, over all devices; bytes_: of an activation.
+        micro_batch: most rows that a device computes at a time, as a training is given it.
 
     Raises:
         SpecError: no mesh fits; the message says what the smallest one needs.
     """
     if not 1 <= devices <= MOST:
         raise SpecError(f"--devices: {devices} is not 1 to {MOST}")
-    every = [estimate(model, spec, bandwidth, rate, rows, length, bytes_) for spec in _meshes(model, devices, rows)]
+    meshes = _meshes(model, devices, rows)
+    every = [estimate(model, spec, bandwidth, rate, rows, length, bytes_, micro_batch) for spec in meshes]
     if not every:
         raise SpecError(f"--devices: no mesh of {devices} divides {rows} rows and this model; give other --rows")
     fit = [one for one in every if one.memory <= memory]
@@ -98,17 +104,19 @@ def estimates(
     return sorted(fit, key=lambda one: (one.seconds, one.memory))
 
 
+def per_node(spec: ParallelSpec) -> int:
+    """Devices of a machine, as many as divide the mesh and hold all ranks of `tensor`: at most 8."""
+    return max(n for n in range(1, NODE + 1) if not spec.ranks % n and not n % spec.tensor)
+
+
 def _meshes(model: Any, devices: int, rows: int) -> Iterator[ParallelSpec]:
     for tensor_ranks in (n for n in range(1, min(NODE, devices) + 1) if not devices % n):
         for stages in (n for n in range(1, devices // tensor_ranks + 1) if not devices // tensor_ranks % n):
             data = devices // tensor_ranks // stages
-            if rows % data or (stages > 1 and rows // data % stages):
-                continue
             for schedule in get_args(Schedule) if stages > 1 else ("1f1b",):
                 spec = ParallelSpec(data=data, tensor=tensor_ranks, pipeline=stages, schedule=schedule)
-                if rows // data < spec.stages:
-                    continue
                 try:
+                    spec.micro_batch(rows, 1)
                     tensor.check(model, tensor_ranks) if tensor_ranks > 1 else None
                     pipeline.check(model, spec) if stages > 1 else None
                 except SpecError:
@@ -117,28 +125,31 @@ def _meshes(model: Any, devices: int, rows: int) -> Iterator[ParallelSpec]:
 
 
 def estimate(
-    model: Any, spec: ParallelSpec, bandwidth: float, rate: float, rows: int, length: int, bytes_: int
-) -> Estimate:
-    """What one mesh costs, with micro-batches of one row; context parallelism is not planned."""
+    model: Any, spec: ParallelSpec, bandwidth: float, rate: float, rows: int, length: int, bytes_: int,
+    micro_batch: int,
+) -> Estimate:  # fmt: skip
+    """What one mesh costs, with the micro-batches of a training; context parallelism is not planned."""
     layers = [dict(layer.named_parameters()) for layer in model.model.layers]
     sizes = [float(sum(p.numel() for p in own.values())) for own in layers]
     rest = float(model.parameter_count()) - sum(sizes)
-    times, width, split = rows // spec.data, model.spec.dim, spec.tensor
+    micro = spec.micro_batch(rows, micro_batch)
+    times, tokens = math.ceil(rows // spec.data / micro), micro * length
+    width, split = model.spec.dim, spec.tensor
     parts = pipeline.cut_model(model, spec.stages, length) if spec.pipeline > 1 else [range(len(layers))]
     ranks = [Part(model, spec, rank, parts) for rank in range(spec.pipeline)]
-    found = [(part.states(), part.gathered(times), part.activations(times, length, bytes_)) for part in ranks]
+    found = [(part.states(), part.gathered(times), part.activations(times, tokens, bytes_)) for part in ranks]
     states, gathered, activations = max(found, key=sum)
     depth, largest = max(len(part.layers) for part in ranks), max(sum(sizes[i] for i in part.layers) for part in ranks)
-    sent = bytes_ * (pipeline_numbers(spec, length, width, times) if spec.pipeline > 1 else 0.0)
+    sent = bytes_ * (pipeline_numbers(spec, tokens, width, times) if spec.pipeline > 1 else 0.0)
     if spec.pipeline > 1 and spec.schedule != "zero-bubble" and getattr(model.spec, "tied", False):
         sent += 4.0 * model.vocab_size * width / split  # the tied matrix's gradient, which both ends add up
     if split > 1:
-        sent += bytes_ * traffic.tensor_numbers(spec, depth, length, width, times, 0)
+        sent += bytes_ * traffic.tensor_numbers(spec, depth, tokens, width, times, 0)
     if spec.data > 1:
         sent += 4 * traffic.data_numbers(spec, largest / split, rest / split, times)
     bubble = pipeline.formula(spec.schedule, spec.pipeline, times) if spec.pipeline > 1 else 0.0
     seconds = model.flops_per_token(length) * rows * length / spec.ranks / rate / (1 - bubble) + sent / bandwidth
-    return Estimate(spec, states, gathered, activations, sent, bubble, seconds, times)
+    return Estimate(spec, states, gathered, activations, sent, bubble, seconds, micro)
 
 
 class Part:
@@ -210,9 +221,12 @@ class Part:
         most = {"gpipe": times, "1f1b": ahead + 1, "interleaved": 2 * ahead + ranks + 1, "zero-bubble": 2 * ranks}
         return min(most[self.spec.schedule], self.count * times)
 
-    def activations(self, times: int, length: int, bytes_: int) -> float:
-        """Bytes besides states and what is gathered, where they are most: at the head, in a layer, at the embedding."""
-        split, places = self.spec.tensor, len(self.layers) / self.count * length  # of one pass
+    def activations(self, times: int, tokens: int, bytes_: int) -> float:
+        """Bytes besides states and what is gathered, with micro-batches of `tokens`.
+
+        Where they are most: at the head, in a layer, at the embedding.
+        """
+        split, places = self.spec.tensor, len(self.layers) / self.count * tokens  # of one pass
         passes, zero = self.passes(times), self.spec.pipeline > 1 and self.spec.schedule == "zero-bubble"
         one = bytes_ * places * _kept(self.model, split)
         between = min(2 * self.rank + 1, self.count * times) * zero  # passes between the halves of their backward pass
@@ -221,16 +235,20 @@ class Part:
         matrix = 4.0 * self.matrix
         waits = matrix * (self.first and self.last and self.count == 1 and self.model.spec.tied)
         largest = copies * 4.0 * max(p.numel() for p in self.model.model.layers.parameters()) / split * (times > 1)
-        logits = 8.0 * min(length, 4096) * self.model.vocab_size / split
+        # with tensor parallelism all logits, log-probabilities and gradients; else a chunk of logits and gradients
+        rows = 3 * tokens if split > 1 else 2 * min(tokens, chunk_rows(self.model.vocab_size))
+        logits = 4.0 * rows * self.model.vocab_size / split
         at_head = logits + matrix * (2 if zero else 1)
         at_embedding = matrix + copies * waits + matrix * (copies - 1) * (not waits) - one
+        if times * self.spec.pipeline == 1:  # gradients come as activations go
+            kept -= min(kept, self.states() / 4)
         return kept + max(waits + largest, at_head * self.last, at_embedding * self.first)
 
 
-def pipeline_numbers(spec: ParallelSpec, length: int, width: int, times: int) -> float:
+def pipeline_numbers(spec: ParallelSpec, tokens: int, width: int, times: int) -> float:
     """Numbers that the rank with the most neighbours sends."""
     ranks = range(spec.pipeline)
-    return max(traffic.pipeline_numbers(spec, rank, length, width, times) for rank in ranks)
+    return max(traffic.pipeline_numbers(spec, rank, tokens, width, times) for rank in ranks)
 
 
 def _kept(model: Any, split: int) -> float:

@@ -19,7 +19,9 @@ class TrainSpec(Spec):
         steps: optimizer steps; None where a time budget decides them.
         batch_tokens: tokens of one step, over all micro-batches.
         length: tokens of a row.
-        micro_batch: rows computed at a time; None takes as many as hold 8192 tokens. Does not change the result.
+        micro_batch: rows computed at a time; None takes as many as hold 8192 tokens. Does not change the result,
+            up to roundings. Where experts balance their load, several cost a forward pass more: the statistics are
+            those of the step, so its tokens are counted first.
         clip: the largest gradient norm (of the mean loss over tokens); 0 for no clipping.
         dtype: what matrices are multiplied in; weights and optimizer state stay float32. In bfloat16 on a CPU the rest
             of a step takes one pass over memory (`kernels/nn/pointwise.py`): its numbers are rounded once, by 2^-8 at

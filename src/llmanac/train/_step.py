@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.files import atomic_folder, write_json
 from llmanac.core.types import Batch, LossSum
+from llmanac.train._balance import of_step
 from llmanac.train._sums import Sums, numbers
 from llmanac.train.optimizers._base import Optimizer
 
@@ -36,7 +37,8 @@ class Stepper:
 
     Args:
         micro_batch: rows computed at a time. Losses are sums and the one division is by the units of all
-            micro-batches, so that it changes the result by rounding only. Sums, units and the gradient's norm are
+            micro-batches, so that it changes the result by rounding only. Where experts balance their load, tokens are
+            counted in a pass of their own (`_balance`). Sums, units and the gradient's norm are
             fetched from the device together, once a step.
         clip: the largest norm of the mean loss's gradient; 0 for any.
         dtype: what the model computes in.
@@ -78,24 +80,17 @@ class Stepper:
                 f"micro_batch: {self.micro_batch} cuts {len(rows)} rows whose losses depend on each other; "
                 f"leave it unset or set it to {len(rows)}"
             )
-        sums = Sums()
-        for start in range(0, len(rows), self.micro_batch):
-            batch = self.objective.collate(rows[start : start + self.micro_batch])
-            sums.add(batch, self._backward(batch))
+        sums, starts = Sums(), range(0, len(rows), self.micro_batch)
+        batches = (self.objective.collate(rows[start : start + self.micro_batch]) for start in starts)
+        with of_step(self.model, self.objective, batches, self._units, several=len(starts) > 1) as cut:
+            for batch in cut:
+                sums.add(batch, self._backward(batch))
         return sums
 
     def _backward(self, batch: Any) -> LossSum:
         """The objective's loss of one micro-batch, whose gradients are added."""
-        batch = batch if self.device.type == "cpu" else batch.to(self.device)
-        parts = getattr(self.objective, "losses", lambda *given: iter([self.objective.loss(*given)]))(self.model, batch)
         total: LossSum | None = None
-        while True:
-            with self.precision():
-                found = next(parts, None)
-            if found is None:
-                assert total is not None
-                return total
-            loss, units, more = found
+        for loss, units, more in self._parts(batch):
             if loss.requires_grad and (isinstance(units, Tensor) or units):  # to look into a tensor would be to wait
                 loss.backward()
             if total is None:
@@ -103,6 +98,25 @@ class Stepper:
             else:
                 sums = {name: total[2].get(name, 0.0) + value for name, value in more.items()}
                 total = total[0] + loss.detach(), total[1] + units, sums
+        assert total is not None
+        return total
+
+    def _parts(self, batch: Any) -> Iterator[LossSum]:
+        """The objective's losses of one micro-batch, each computed when it is asked for."""
+        batch = batch if self.device.type == "cpu" else batch.to(self.device)
+        parts = getattr(self.objective, "losses", lambda *given: iter([self.objective.loss(*given)]))(self.model, batch)
+        while True:
+            with self.precision():
+                found = next(parts, None)
+            if found is None:
+                return
+            yield found
+
+    def _units(self, batch: Any) -> Tensor | int:
+        units: Tensor | int = 0
+        for _, more, _ in self._parts(batch):
+            units = units + more
+        return units
 
     def __call__(self, rows: Sequence[Any], lr_scale: float, step: int) -> StepResult:
         """Do one step at `lr_scale` times the base learning rates.

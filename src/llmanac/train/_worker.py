@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from llmanac.core.device import DTYPES
+from llmanac.core.rng import seed_of
 from llmanac.core.spec import make
 from llmanac.core.types import LossSum
 from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec, _division, _parts
+from llmanac.train._balance import of_step
 from llmanac.train._sums import Sums
 from llmanac.train.optimizers._base import Layout, parameter_roles
 
@@ -38,7 +40,7 @@ class Worker:
     """
 
     def __init__(self, mesh: Mesh, job: Mapping[str, Any]) -> None:
-        self.mesh, self.spec, self.number = mesh, mesh.spec, job["number"]
+        self.mesh, self.spec, self.number, self.seed = mesh, mesh.spec, job["number"], job["seed"]
         self._kept: list[list[str]] = []
         self._written = 0
         self.train = make(TrainSpec, job["train"], "train")
@@ -200,11 +202,16 @@ class Worker:
                 loss = self.runner(batch, self.train.micro_batch or batch.shape[0], self.dtype)
                 sums.add(batch, (loss, batch.units if self._counts else 0, {}))
             else:
-                for number, batch in enumerate(batches):
-                    own, state = batch, None
-                    if self.spec.context > 1:
-                        own, state = context.part(batch, self.mesh, self.depth)
-                    sums.add(own, self._backward(own, state, last=number == len(batches) - 1))
+                objective: Any = self.modules[0].objective
+                with of_step(
+                    self.modules[0], objective, batches, lambda batch: self.called(batch)[1],
+                    several=len(every) > 1, add_up=dist.all_reduce,
+                ) as cut:  # fmt: skip
+                    for number, batch in enumerate(cut):
+                        own, state = batch, None
+                        if self.spec.context > 1:
+                            own, state = context.part(batch, self.mesh, self.depth)
+                        sums.add(own, self._backward(own, state, last=number == len(batches) - 1))
         self._finish()
         return self._reduced(sums)
 
@@ -282,9 +289,18 @@ class Worker:
         found: list[float] = total.tolist()
         return found
 
-    def step(self, described: Sequence[dict[str, Any]], numbers: Tensor, lr_scale: float) -> Step:
+    @contextlib.contextmanager
+    def _random(self, step: int) -> Iterator[None]:
+        """What is drawn inside depends on seed, step and place alone; ranks of one layer's columns draw the same."""
+        place = (self.mesh.pipeline, self.mesh.data, self.mesh.context)
+        with torch.random.fork_rng([torch.cuda.current_device()] if self.mesh.device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.seed, "step", step, *place))
+            yield
+
+    def step(self, described: Sequence[dict[str, Any]], numbers: Tensor, lr_scale: float, step: int) -> Step:
         """Compute and do a step, unless the loss or the gradient is not finite or nothing carries loss."""
-        loss, units, tokens, square, *metrics = self.gradients(described, numbers)
+        with self._random(step):
+            loss, units, tokens, square, *metrics = self.gradients(described, numbers)
         norm = math.sqrt(square) / units if units and math.isfinite(square) else square
         if units and math.isfinite(loss) and math.isfinite(norm):
             clipped = 1.0 if not self.train.clip else min(1.0, self.train.clip / (norm + 1e-6))
@@ -303,7 +319,7 @@ class Worker:
             case "step":
                 described = command["batches"]
                 numbers = torch.empty(size_of(described), dtype=torch.long, device=device)
-                self.step(described, numbers, command["lr_scale"])
+                self.step(described, numbers, command["lr_scale"], command["step"])
             case "collect":
                 self.collect(command["what"])
             case "write":

@@ -168,7 +168,9 @@ class _Run:
             dtype=DTYPES[spec.dtype], folder=self.folder,
         )  # fmt: skip
         if self.team is not None:
-            stepper = self.optimizer = self.team.stepper(self.model, self.objective, spec, folder=self.folder)
+            stepper = self.optimizer = self.team.stepper(
+                self.model, self.objective, spec, folder=self.folder, seed=self.seed
+            )
         if found:
             self._take(found, spec)
         if self.team is None:

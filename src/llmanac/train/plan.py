@@ -129,7 +129,7 @@ def plan(
     with preserve_all(model, objective, generators), trial_rows(source) as draw:
         rows = draw()
         couples = getattr(objective, "couples_batch", False)
-        micro = spec.micro_batch or (len(rows) if couples else max(1, min(len(rows), MICRO_TOKENS // spec.length)))
+        micro = spec.micro_batch or (len(rows) if couples else default_micro_batch(len(rows), spec.length))
         spec = dataclasses.replace(spec, micro_batch=micro, dtype=NAMES[dtype])
         spec = dataclasses.replace(spec, optimizer=spec.optimizer.settle(device))
         optimizer = spec.optimizer.build(model=optimized(modules))
@@ -168,6 +168,11 @@ def plan(
     measured["threads"] = torch.get_num_threads()
     measured["planning_seconds"] = round(time.perf_counter() - start, 3)
     return Plan(spec, seconds_a_step, gemm, measured)
+
+
+def default_micro_batch(rows: int, length: int) -> int:
+    """Rows that are computed at a time where nothing else is asked for, of a step of `rows` of `length` tokens."""
+    return max(1, min(rows, MICRO_TOKENS // length))
 
 
 @functools.cache

@@ -51,14 +51,16 @@ def _say(mesh: Mesh, command: dict[str, Any]) -> None:
 class TeamStepper:
     """In the loop of rank 0, the place of both the Stepper and the optimizer: all ranks do each step."""
 
-    def __init__(self, team: Team, model: TrainedModel, objective: Any, spec: TrainSpec, *, folder: Path) -> None:
+    def __init__(
+        self, team: Team, model: TrainedModel, objective: Any, spec: TrainSpec, *, folder: Path, seed: int
+    ) -> None:
         self.mesh, self.model, self.objective, self.folder = team.mesh, model, objective, folder
         self.parallel, self.spec = team.mesh.spec, micro_batches(spec, team.mesh.spec)
         check(model, objective, self.spec, self.parallel)
         team.trainings += 1
         job: dict[str, Any] = {
             "do": "train", "number": team.trainings, "train": dump(self.spec), "threads": torch.get_num_threads(),
-            **_division.describe(model),
+            "seed": seed, **_division.describe(model),
         }  # fmt: skip
         _say(self.mesh, job)
         with self.mesh.working("dividing the model"):
@@ -138,9 +140,9 @@ class TeamStepper:
         if (parts := parts_of(self.parallel)) > 1:
             batches = [padded(batch, parts) for batch in batches]
         described = describe(batches)
-        _say(self.mesh, {"do": "step", "batches": described, "lr_scale": lr_scale})
+        _say(self.mesh, {"do": "step", "batches": described, "lr_scale": lr_scale, "step": step})
         with self.mesh.working(f"step {step + 1}"):
-            found = self.worker.step(described, pack(batches, self.mesh.device), lr_scale)
+            found = self.worker.step(described, pack(batches, self.mesh.device), lr_scale, step)
         if not math.isfinite(found.loss) or not math.isfinite(found.norm):
             what = (
                 f"the loss is {found.loss}" if not math.isfinite(found.loss) else f"the gradient's norm is {found.norm}"
@@ -175,29 +177,8 @@ def padded(batch: Any, parts: int) -> Any:
 
 
 def micro_batches(spec: TrainSpec, parallel: ParallelSpec) -> TrainSpec:
-    """The micro-batch of each rank. A pipeline gets several for each of its stages, where there are rows enough.
-
-    Raises:
-        SpecError: fewer rows than ranks, or than a pipeline has stages.
-    """
-    if spec.rows % parallel.data:
-        raise SpecError(
-            f"parallel.data: {parallel.data} does not divide the {spec.rows} rows of a step (train.batch_tokens / "
-            "train.length); change one of them"
-        )
-    share = spec.rows // parallel.data
-    micro = min(spec.micro_batch or share, share)
-    if parallel.pipeline > 1:
-        most = max(1, share // (4 * parallel.pipeline))
-        fit = [n for n in range(1, share + 1) if not share % n and not (share // n) % parallel.pipeline]
-        fit = [n for n in fit if share // n >= parallel.stages]
-        if not fit:
-            raise SpecError(
-                f"parallel.pipeline: the {share} rows of a step are no multiple of {parallel.pipeline}, or fewer than "
-                f"the {parallel.stages} stages; raise train.batch_tokens"
-            )
-        micro = max([n for n in fit if n <= min(micro, most)] or fit[:1])
-    return dataclasses.replace(spec, micro_batch=micro)
+    """With the micro-batch of each rank. Raises SpecError as `ParallelSpec.micro_batch`."""
+    return dataclasses.replace(spec, micro_batch=parallel.micro_batch(spec.rows, spec.micro_batch))
 
 
 def check_objective(objective: Any) -> None:
@@ -216,7 +197,7 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
     check_objective(objective)
     if not isinstance(model, TrainedModel) or not hasattr(model, "spec"):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
-    _check_parts(model)
+    _check_parts(model, parallel.tensor)
     whole = parallel.tensor * parallel.pipeline == 1 and parallel.weights == "replicated"
     if not whole and spec.optimizer.name not in DIVIDED:
         raise SpecError(
@@ -234,7 +215,7 @@ def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -
         pipeline.check_trained(model, parallel, spec.length)
 
 
-def _check_parts(model: Any) -> None:
+def _check_parts(model: Any, tensor_ranks: int) -> None:
     """Raises SpecError for adapters and weights that other ranks cannot build from their Specs."""
     alone = "are trained on one process only; leave --processes and parallel out"
     for name, module in model.named_modules():
@@ -246,8 +227,11 @@ def _check_parts(model: Any) -> None:
             raise SpecError(f"parallel: adapters before the text, such as {chosen.name}, {alone}")
         if transform.sizes or transform.shared:
             raise SpecError(f"parallel: adapters whose products have ranks of their own {alone}")
-        if chosen.dropout:
-            raise SpecError("parallel: each rank would drop other numbers than one process; set adapter.dropout=0")
+        if chosen.dropout and tensor_ranks > 1:
+            raise SpecError(
+                "parallel.tensor: ranks would drop the same places of the columns that they divide; set "
+                "adapter.dropout=0, or use parallel.data"
+            )
 
 
 class Team:
@@ -262,9 +246,12 @@ class Team:
         """Raises SpecError for what cannot be divided, before anything is."""
         check(model, objective, micro_batches(spec, self.mesh.spec), self.mesh.spec)
 
-    def stepper(self, model: Any, objective: Any, spec: TrainSpec, *, folder: Path) -> TeamStepper:
-        """Divide a model over the ranks. Raises SpecError for what cannot be divided."""
-        return TeamStepper(self, model, objective, spec, folder=folder)
+    def stepper(self, model: Any, objective: Any, spec: TrainSpec, *, folder: Path, seed: int = 0) -> TeamStepper:
+        """Divide a model over the ranks. Raises SpecError for what cannot be divided.
+
+        seed: what random numbers of a step depend on, besides the step and a rank's place on all axes but `tensor`.
+        """
+        return TeamStepper(self, model, objective, spec, folder=folder, seed=seed)
 
 
 @contextlib.contextmanager

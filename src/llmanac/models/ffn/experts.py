@@ -4,7 +4,8 @@
 
 x (B, T, D), W_r (experts, D), E_i gated or plain layers of width F. Parameters grow with the number of experts, FLOPs
 with k. The load-balance loss experts * sum_i f_i P_i (f_i: assignments to expert i a token, P_i: its mean probability),
-times `balance`, is the forward pass's `aux["load-balance"]`: without it a few experts take all tokens.
+times `balance`, is the forward pass's `aux["load-balance"]`: without it a few experts take all tokens. A trainer sets
+`of_step` where a step has several forward passes (`train/_balance.py`).
 
 DeepSeek-V3 scores with a sigmoid in place of the softmax, p_i = sigmoid(w_i x), and chooses by p_i + b_i: b is no
 parameter of the loss but moved by hand to balance experts, and g is made of p alone. Experts may be in `groups`, of
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
@@ -85,7 +87,12 @@ class Spec(FFNSpec):
 
 
 class Experts(nn.Module):
-    """See the module."""
+    """See the module.
+
+    Attributes:
+        seen: (experts + 1,) int64, where tokens are counted: assignments to each expert, then tokens, so far.
+        of_step: the same of all tokens whose loss the trainer adds up; None where that is one forward pass.
+    """
 
     def __init__(self, spec: Spec, dim: int) -> None:
         super().__init__()
@@ -97,6 +104,8 @@ class Experts(nn.Module):
         if spec.router_bias == "balancing":
             self.correction = nn.Parameter(torch.zeros(spec.experts), requires_grad=False)
         self.shared = None if spec.shared is None else spec.shared.build(dim=dim)
+        self.seen: Tensor | None = None
+        self.of_step: Tensor | None = None
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -138,8 +147,11 @@ class Experts(nn.Module):
         if real is not None:
             keep = real.flatten().nonzero().squeeze(1)
             assigned, probabilities = assigned[keep], probabilities[keep]
-        tokens = max(1, len(assigned))
-        return self.balance * self.count * (assigned.sum(0) * probabilities.sum(0)).sum() / tokens**2
+        own = F.pad(assigned.sum(0).long(), (0, 1), value=len(assigned))
+        if self.seen is not None:
+            self.seen += own
+        counts = (own if self.of_step is None else self.of_step).to(probabilities.dtype)
+        return self.balance * self.count * (counts[:-1] * probabilities.sum(0)).sum() / counts[-1].clamp(min=1) ** 2
 
     def flops(self) -> float:
         """Matrix-product FLOPs of one token, forward: k experts, the shared one and the router."""
