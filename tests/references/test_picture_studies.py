@@ -1,0 +1,64 @@
+"""What the studies of images train on and test: nothing that is held out is seen, and KID is one measure."""
+
+from evidence import multimodal_alignment as alignment
+from evidence import multimodal_generation as generation
+from llmanac.core.rng import numpy_generator
+from llmanac.data.pictures import scenes as s
+from llmanac.recipes import multimodal_judge as j
+
+
+def combinations(item: s.PairScene) -> set[tuple[str, str]]:
+    return set(zip(item.colors, item.shapes, strict=True))
+
+
+def test_scenes_of_two_objects_hold_nothing_that_is_held_out_or_tested():
+    seen, held = s.split()
+    trained, never = ({(scene.color, scene.shape) for scene in side} for side in (seen, held))
+    kept = alignment.kept_pairs()
+    tested = alignment.two_objects(64, numpy_generator(0, "pairs", "test"), besides=kept)
+    assert len(kept) == 600 and len({item.caption for item in tested}) == 64
+    assert never and all(combinations(item) <= trained for item in kept)
+    captions = {item.caption for item in kept}
+    for item in tested:
+        said = alignment.opposite(item.swapped("objects"))
+        assert item.caption not in captions and said.caption not in captions
+        other = alignment.replaced(item)
+        assert combinations(other).isdisjoint(combinations(item)) and other.relation == item.relation
+        assert all(combinations(wrong) <= trained for wrong in (other, item.swapped("colors"), item.swapped("objects")))
+
+
+def test_pairs_drawn_without_care_do_hold_them():
+    seen, _ = s.split()
+    trained = {(scene.color, scene.shape) for scene in seen}
+    generator = numpy_generator(0, "pairs")
+    held = sum(not combinations(s.random_pair(generator)) <= trained for _ in range(600))
+    assert held > 100
+
+
+def test_kid_of_the_study_is_that_of_the_recipes():
+    """Features of one length: a judge whose features are ten times longer gives the same distances."""
+    judge, items = generation.SmallJudge(), generation.halves().some(8)
+    b = generation.real(items, 0, 1)
+
+    class Longer(generation.SmallJudge):
+        def features(self, pixels):
+            return 10 * super().features(pixels)
+
+    longer = Longer()
+    longer.load_state_dict(judge.state_dict())
+
+    class Draws:
+        """Gives the images b."""
+
+        spec = type("Spec", (), {"name": "dall-e"})
+
+        def generate(self, ids, **how):
+            return ids
+
+        def images(self, ids):
+            return b
+
+    found, other = (generation.judged(Draws(), x, 0, 8, "seen") for x in (judge, longer))
+    expected = j.kernel_distance(*(judge.vectors(x).detach() for x in (generation.real(items, 0, "real", 0), b)))
+    assert abs(found["kid"] - expected) < 1e-9
+    assert all(abs(found[name] - other[name]) < 1e-4 for name in ("kid", "floor", "noise"))
