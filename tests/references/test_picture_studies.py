@@ -1,10 +1,8 @@
-"""What the studies of images train on and test: nothing that is held out is seen, and KID is one measure."""
+"""What the study of two objects trains on and tests: nothing that is held out is seen."""
 
 from evidence import multimodal_alignment as alignment
-from evidence import multimodal_generation as generation
 from llmanac.core.rng import numpy_generator
 from llmanac.data.pictures import scenes as s
-from llmanac.recipes import multimodal_judge as j
 
 
 def combinations(item: s.PairScene) -> set[tuple[str, str]]:
@@ -33,32 +31,3 @@ def test_pairs_drawn_without_care_do_hold_them():
     generator = numpy_generator(0, "pairs")
     held = sum(not combinations(s.random_pair(generator)) <= trained for _ in range(600))
     assert held > 100
-
-
-def test_kid_of_the_study_is_that_of_the_recipes():
-    """Features of one length: a judge whose features are ten times longer gives the same distances."""
-    judge, items = generation.SmallJudge(), generation.halves().some(8)
-    b = generation.real(items, 0, 1)
-
-    class Longer(generation.SmallJudge):
-        def features(self, pixels):
-            return 10 * super().features(pixels)
-
-    longer = Longer()
-    longer.load_state_dict(judge.state_dict())
-
-    class Draws:
-        """Gives the images b."""
-
-        spec = type("Spec", (), {"name": "dall-e"})
-
-        def generate(self, ids, **how):
-            return ids
-
-        def images(self, ids):
-            return b
-
-    found, other = (generation.judged(Draws(), x, 0, 8, "seen") for x in (judge, longer))
-    expected = j.kernel_distance(*(judge.vectors(x).detach() for x in (generation.real(items, 0, "real", 0), b)))
-    assert abs(found["kid"] - expected) < 1e-9
-    assert all(abs(found[name] - other[name]) < 1e-4 for name in ("kid", "floor", "noise"))
