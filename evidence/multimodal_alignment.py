@@ -2,8 +2,9 @@
 
 All models have {dim} dimensions, see images of 32 x 32 pixels with one or two plain objects, and train {steps} steps
 of {rows} pictures (on pairs of objects {pair_steps}), on one CPU thread of a machine that others used too. Ten of the
-48 combinations of color and shape are in no picture or caption of a training, nor in those of two objects. Small models
-after a short training: the differences count, not the levels.
+48 combinations of color and shape are in no picture or caption that is trained on, of one object or of two. A first run
+drew scenes of two objects without regard to that, and its part on relations was discarded. Small models after a short
+training: the differences count, not the levels.
 
 - **Zero-shot.** Among 384 captions CLIP finds an image's own for {r1[seen]:.0%} of new images of trained combinations
   and for {r1[held]:.0%} of those of combinations it never saw (chance is 0.3%); the color is right for
