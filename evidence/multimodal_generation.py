@@ -2,8 +2,7 @@
 
 Scenes of one large object are drawn at 16 x 16 pixels: {count} captions, of which those of 10 of 48 pairs of color
 and shape are never trained on. A small classifier, right on {judge:.1%} of real images, reads color and shape of
-generated ones; KID is a distance of its features to those of real images, given as a part of that of noise. One CPU
-thread, float32.
+generated ones. One CPU thread of a machine that others used too, float32.
 
 - **Discrete tokens.** A VQ-VAE of {vq:.0f} s of training writes an image as {tokens} codes of {codes}. {used:.0%} of
   the codes are in use (perplexity {perplexity:.0f}); without k-means start and revival of dead codes {dead:.0%}. The
@@ -11,8 +10,7 @@ thread, float32.
   the reconstructions right.
 - **Time.** With guidance {guidance}, the autoregressive model draws color and shape right for {ar:.1%} of the
   captions after {ar_time:.0f} s of CPU time (its tokenizer's training included), diffusion for {di:.1%} after
-  {di_time:.0f} s; on held-out pairs {ar_held:.1%} and {di_held:.1%}. KID is {ar_kid:.4f} and {di_kid:.4f} of that of
-  noise, that of other real images {floor:.4f}. {better} The tokenizer limits the
+  {di_time:.0f} s; on held-out pairs {ar_held:.1%} and {di_held:.1%}. {better} The tokenizer limits the
   autoregressive model: of reconstructions {read:.1%} are right.
 - **Gradual denoising.** DDIM is right for {s1:.1%} in 1 step, {s2:.1%} in 2, {s5:.1%} in 5, {s10:.1%} in 10,
   {s50:.1%} in 50; DDPM, which adds noise at each step, {p5:.1%} in 5 and {p50:.1%} in 50. A model of the flow,
@@ -41,7 +39,6 @@ from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
 from llmanac.lab.report import Section, table
-from llmanac.lab.stats import mean
 from llmanac.multimodal._model import load_part
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes import multimodal_judge as j
@@ -179,7 +176,7 @@ def judged(
     model: Any, judge: j.Judge, seed: int, count: int, side: str, sampler: dict[str, Any] | None = None,
     guidance: float = GUIDANCE,
 ) -> dict[str, float]:  # fmt: skip
-    """Generated images of a side's captions: what is right in them, and their KID with a floor and noise."""
+    """Generated images of a side's captions: the fraction that is right, and CPU seconds."""
     shown, items = halves(), halves().some(count, side)
     ids = shown.captions([item.caption for item in items])
     generator = torch_generator(seed, "draw", side)
@@ -191,19 +188,7 @@ def judged(
         words = data.Draw(shown, model.spec).words(ids)
         made = model.generate(words, sampler=how, guidance=guidance, generator=generator)
     seconds = time.process_time() - began
-    given, other = (real(items, seed, "real", n) for n in (0, 1))
-    noise = torch.rand(given.shape, generator=torch_generator(seed, "noise")) * 2 - 1
-    a, b, c, d = (judge.features(x.clamp(-1, 1)) for x in (given, made, other, noise))
-    return {
-        "right": float(judge.right(made.clamp(-1, 1), items).double().mean()), "kid": j.kernel_distance(a, b),
-        "floor": j.kernel_distance(a, c), "noise": j.kernel_distance(a, d), "seconds": seconds,
-    }  # fmt: skip
-
-
-def parts(seeds: Sequence[dict[str, Any]], name: str, key: str, part: str = "seen") -> list[float]:
-    """KID as a part of that of noise, by seed: the features have no unit."""
-    pairs = zip(over(seeds, name, part, key), over(seeds, name, part, "noise"), strict=True)
-    return [value / noise for value, noise in pairs]
+    return {"right": float(judge.right(made.clamp(-1, 1), items).double().mean()), "seconds": seconds}
 
 
 def short(seeds: Sequence[dict[str, Any]]) -> str:
@@ -231,8 +216,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "guidance": GUIDANCE, "ar": of("dall-e", "seen", "right"), "di": of("diffusion", "seen", "right"),
         "ar_time": of("dall-e", "seconds"), "di_time": of("diffusion", "seconds"), "better": better,
         "ar_held": of("dall-e", "held out", "right"), "di_held": of("diffusion", "held out", "right"),
-        "ar_kid": mean(parts(seeds, "dall-e", "kid")), "di_kid": mean(parts(seeds, "diffusion", "kid")),
-        "floor": mean(parts(seeds, "dall-e", "floor")), "short": short(seeds), **steps,
+        "short": short(seeds), **steps,
         "p5": of("samplers", "ddpm", "5", "right"), "p50": of("samplers", "ddpm", "50", "right"),
         "f2": of("samplers", "flow", "2", "right"), "f10": of("samplers", "flow", "10", "right"),
         "ar1": of("dall-e", "without guidance", "right"), "di1": of("diffusion", "without guidance", "right"),
@@ -246,9 +230,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     rows = []
     for name, text in (("dall-e", "autoregressive"), ("diffusion", "diffusion")):
         for part in ("seen", "held out", "without guidance"):
-            found = [with_interval(over(seeds, name, part, "right"))]
-            found.append(with_interval(parts(seeds, name, "kid", part), 4))
-            rows.append([f"{text}, {part}", *found, f"{average(seeds, name, part, 'seconds'):.1f} s"])
+            right = with_interval(over(seeds, name, part, "right"))
+            rows.append([f"{text}, {part}", right, f"{average(seeds, name, part, 'seconds'):.1f} s"])
     counts = sorted({int(n) for steps in SAMPLERS.values() for n in steps})
     steps = [
         [
@@ -262,6 +245,6 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     ]
     return [
         Section("An image as codes", tables=[table(["", *keys.values()], tokens)]),
-        Section("Color and shape right", tables=[table(["", "right", "KID, of noise's", "sampling"], rows)]),
+        Section("Color and shape right", tables=[table(["", "right", "sampling"], rows)]),
         Section("Steps of the sampler", tables=[table(["", *map(str, counts)], steps)]),
     ]
