@@ -62,6 +62,8 @@ def test_a_rank_that_dies_ends_requests_with_an_error(folder, mesh):
         later = httpx.post(f"{url}/v1/completions", json=BODY, timeout=60)
         assert later.status_code == 500 and "rank 1 stopped" in later.json()["error"]["message"]
         assert httpx.get(f"{url}/v1/models").status_code == 200
+        health = httpx.get(f"{url}/health")
+        assert health.status_code == 503 and health.json()["status"] == "lost"
         process.send_signal(signal.SIGINT)
         process.wait(30)
     finally:

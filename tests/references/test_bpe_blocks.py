@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from _texts import real
 
+from llmanac.core.errors import DataError
 from llmanac.kernels.split.counts import WordCounts
 from llmanac.kernels.split.words import GIVEN, GPT2, piece_ends
 from llmanac.kernels.text import pack
@@ -118,3 +119,25 @@ def test_files_of_every_script_are_cut_where_no_piece_changes(line, ending, tmp_
             ends += [at + end for end in splitter.pieces(part)]
             at += len(part)
         assert ends == splitter.pieces(text)
+
+
+@pytest.mark.parametrize("ending", ["\n\u3000\u3000", "\u00a0\n", "\n\u2028 ", "\u3000"])
+def test_half_of_a_blank_at_the_end_of_a_block_is_no_place_to_cut(ending, tmp_path, monkeypatch):
+    text = ("字" * 8 + ending) * 60
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    for block in range(200, 236):
+        monkeypatch.setattr(_files, "BLOCK", block)
+        monkeypatch.setattr(_files, "TAIL", 64)
+        parts = list(Files([path]))
+        assert "".join(parts) == text
+        splitter, ends = Splitter([NAMED["gpt2"]]), []
+        for part in parts:
+            at = sum(map(len, parts[: len(ends)]))
+            ends.append({at + end for end in splitter.pieces(part)})
+        assert set().union(*ends) == set(splitter.pieces(text))
+    monkeypatch.setattr(_files, "BLOCK", 1 << 22)
+    (part,) = Files([path]).ranges()
+    path.write_bytes(text.encode()[:-30])
+    with pytest.raises(DataError, match=r"a\.txt: became shorter while it was read"):
+        part.text()

@@ -12,6 +12,7 @@ from _ranks import on_ranks
 from test_parallel import CPU, built, spec_of
 
 from llmanac.cli import main
+from llmanac.core.errors import SpecError
 from llmanac.core.spec import make
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, plan, traffic
@@ -149,3 +150,13 @@ def test_larger_micro_batches_cost_memory_and_waiting():
     one, four = (plan.estimate(model, parallel, 1.0, 1.0, 64, 12, 4, micro) for micro in (1, 4))
     assert (one.micro_batch, four.micro_batch) == (1, 4) and four.bubble > 2 * one.bubble
     assert four.activations > 2 * one.activations and four.sent == one.sent
+
+
+def test_sizes_are_in_bytes_and_bits_are_eight_to_one():
+    from llmanac.cli.parallel import number
+
+    found = [number(text, "--memory") for text in ("80GB", "80GiB", "50GB/s", "400Gb/s", "400T", "1.5KiB")]
+    assert found == [80e9, 80 * 2**30, 50e9, 50e9, 400e12, 1536]
+    for text in ("80Gi", "iB", "0", "80 apples", ""):
+        with pytest.raises(SpecError, match=r"--memory: .* is not a size"):
+            number(text, "--memory")

@@ -70,8 +70,13 @@ def plan_command(
 
 
 def number(text: str, flag: str) -> float:
-    """`80GB`, `400T`, `50GB/s` -> a number. Raises SpecError that names the flag."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b|flops?)?(?:/s)?\s*", text, re.IGNORECASE)
-    if not match or not float(match[1]):
-        raise SpecError(f"{flag}: {text!r} is not a size; write 80GB, 50GB/s or 400T")
-    return float(match[1]) * UNITS[match[2].lower()]
+    """`80GB`, `80GiB`, `400T`, `50GB/s`, `400Gb/s` (bits) -> a number of bytes or FLOPs.
+
+    Raises:
+        SpecError: it is neither; names the flag.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kKmMgGtTpP]?)(i?)([bB]|[fF][lL][oO][pP][sS]?)?)(?:/s)?\s*", text)
+    if not match or not float(match[1]) or (match[3] and not (match[2] and match[4])):
+        raise SpecError(f"{flag}: {text!r} is not a size; write 80GB, 80GiB, 50GB/s, 400Gb/s or 400T")
+    scale = 1024.0 ** (" kmgtp".index(match[2].lower())) if match[3] else UNITS[match[2].lower()]
+    return float(match[1]) * scale / (8 if match[4] == "b" else 1)

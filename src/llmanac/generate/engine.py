@@ -113,6 +113,7 @@ class Engine:
         runner = "torch" if adapters else runner
         self.native = _native(model, runner)
         self.make_runner: Callable[[], Any] | None = None  # in place of the torch runner (parallel/serving.py)
+        self.lost: Callable[[], str | None] = lambda: None  # why it cannot go on: a rank has stopped
         self.bank: Bank | None = None
         if adapters:
             if not isinstance(model, torch.nn.Module):

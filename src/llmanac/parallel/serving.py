@@ -79,7 +79,7 @@ def serving(
         dtype = str(next(engine.model.parameters()).dtype).removeprefix("torch.")  # type: ignore[attr-defined]
         mesh.send({"do": "load", "path": str(path), "own": own, "dtype": dtype, "threads": torch.get_num_threads()})
         calls.model = divide(engine.model, mesh)
-        engine.make_runner = lambda: ShardedRunner(calls)
+        engine.make_runner, engine.lost = lambda: ShardedRunner(calls), lambda: calls.lost
         yield calls
         if calls.lost is None:
             mesh.dismiss()

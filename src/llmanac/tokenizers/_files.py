@@ -55,6 +55,8 @@ class Range:
                     done += read
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read ({error.strerror})") from None
+        if done < size:
+            raise DataError(f"{self.path}: became shorter while it was read; try again when nothing writes to it")
         buffer[done], buffer[done + 1 : done + 1 + PADDING] = 0xFF, 0
         try:
             if not is_utf8(buffer, done):
@@ -108,11 +110,21 @@ def _read(handle: BinaryIO, start: int, stop: int) -> bytes:
 
 def _last_cut(data: bytes) -> int:
     """The last place in the bytes where text may be cut, at white space if there is any, or 0."""
-    text = data.decode("utf-8", "surrogateescape")  # half a character at either end is no place to cut
+    first = next((i for i, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)
+    # half a character at the end may be white space, which is cut in other places than what it looks like
+    text = data[first : len(data) - _unfinished(data)].decode("utf-8", "surrogateescape")
     for pattern in (SPACED, CUT):
         places = list(cuts(text, 0, pattern))
         if places:
-            return len(text[: places[-1]].encode("utf-8", "surrogateescape"))
+            return first + len(text[: places[-1]].encode("utf-8", "surrogateescape"))
+    return 0
+
+
+def _unfinished(data: bytes) -> int:
+    """Bytes at the end that begin a character of which more follow."""
+    for back, byte in enumerate(reversed(data[-3:]), 1):
+        if byte & 0xC0 != 0x80:
+            return back if back < (byte >= 0xC0) + (byte >= 0xE0) + (byte >= 0xF0) + 1 else 0
     return 0
 
 

@@ -257,7 +257,9 @@ def _other_routes(app: FastAPI, service: Service) -> None:
     tokenizer = service.engine.tokenizer
 
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> Any:
+        if lost := service.engine.lost():
+            return JSONResponse({"status": "lost", "message": lost}, status_code=503)
         running, waiting = service.worker.counts
         kept = service.engine.prefix_cache
         cache = {} if kept is None else {"prefix_cache": kept.report()}

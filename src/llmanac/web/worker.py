@@ -276,7 +276,7 @@ class Worker:
 
     def _fail(self, error: Exception, jobs: list[Job] | None) -> None:
         """Tell those concerned: one job, or all that the scheduler was running or had waiting."""
-        if isinstance(error, RequestError):  # the client's doing, and the client is told
+        if isinstance(error, RequestError) or self.engine.lost():  # the client is told, and what is lost was logged
             log.warning("a request ended with an error: %s", error)
         else:
             log.error("a request failed", exc_info=error)
