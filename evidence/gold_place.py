@@ -169,10 +169,10 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         low, high = _interval(apart)
         return f"{apart.mean():+.2f} ({low:+.2f} to {high:+.2f})", low, high
 
-    ends = {name: against(name) for name in (first, last)}
-    sure = [name for name, (_, low, high) in ends.items() if low > 0 or high < 0]
+    ends = {first: against(first), last: against(last)}
+    sure = [name for name, end in (("first", first), ("last", last)) if ends[end][1] > 0 or ends[end][2] < 0]
     verdict = (
-        f"The place decides here: the interval for place {' and '.join(sure)} excludes 0."
+        f"The place decides here: 0 is outside the interval of the {' and of the '.join(sure)} place."
         if sure
         else "That the place decides is not shown: both intervals include 0."
     )

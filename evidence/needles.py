@@ -13,8 +13,9 @@ at the ends also the first or last of the eight. One model.
 
 The same for models of our own, by how they know positions: those of `growing_text` (two blocks of width {dim}, a place
 is a sentence), trained on texts of {trained} sentences, which the {compared} compared here exceed. "Single" is one
-statement, "multi-key" {many}, of which one is asked for; texts a cell, each drawn for it: {texts}. The task does not depend on
-order, which favors a model without positions. One training each: the intervals are over texts, not over trainings.
+statement, "multi-key" {many}, of which one is asked for; texts a cell, each drawn for it: {texts}. The task does not
+depend on order, which favors a model without positions. One training each: the intervals are over texts, not over
+trainings.
 
 {own}
 """

@@ -376,8 +376,9 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         said = f"Retrieval from the largest corpus, paragraph first: {'; '.join(parts)} (chosen on other articles)."
     both = large["folds"]
     folds = (
-        f"With the threshold that is best on one half of the articles ({both['best'][1]:g} and {both['best'][0]:g}), "
-        f"the other halves are answered in {both['answered']:.3f}, and in {both['wrongly']:.3f} without the paragraph."
+        "With the threshold whose two rates differ most on one half of the articles "
+        "({1:g} and {0:g}), the other halves are answered in ".format(*both["best"])
+        + f"{both['answered']:.3f}, and in {both['wrongly']:.3f} without the paragraph."
     )
     rebuilt = ""
     if read := result.get("read"):
@@ -387,9 +388,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"index built without their paragraphs it is {true:.3f}."
         )
     targets = _targets(result)
-    met = (
-        f"Of {len(targets)} targets {sum(row[2] for row in targets)} are met." if targets else "No target was measured."
-    )
+    met = f"Of {len(targets)} targets {sum(row[2] for row in targets)} are met."
     return {
         "questions": result["questions"], "paragraphs": result["paragraphs"], "least": small["passages"],
         "most": large["passages"], "first_small": small["first"], "first_large": large["first"],
