@@ -10,10 +10,11 @@ This is done on {runs} meshes.
 - Of {runs} runs the final weights and the optimizer's state equal those of the uninterrupted run of the same mesh bit
   for bit in {equal}.
 - A kill lost {lost:.1f} steps on average and {most} at most; a checkpoint is written every {every}.
-- The other rank ended by itself after {alone} of {killed} kills, {named} times with an error that names the killed rank.
-  It took {ended:.1f} s at most, but for {joining} kill while the ranks joined: there the other rank waits for the timeout
-  of {timeout} s and gives torch's own message. `--processes` sees such a rank and ends the run (a test); the ranks of
-  this study are forked without it. A rank that had not joined yet ends with the one that started it, without a word.
+- The other rank ended by itself after {alone} of {killed} kills, {named} times with an error that names the killed
+  rank. It took {ended:.1f} s at most, but for {joining} kill while the ranks joined: there the other rank waits for the
+  timeout of {timeout} s and gives torch's own message. `--processes` sees such a rank and ends the run (a test); the
+  ranks of this study are forked without it. A rank that had not joined yet ends with the one that started it, without a
+  word.
 - The comparison can fail: with another seed of the data the weights differ ({control}).
 """
 
