@@ -3,17 +3,20 @@
 The peers are torch's own parts: DistributedDataParallel, or fully_shard of each layer, with its AdamW. They train the
 same decoder on the same rows, in the same two processes: steps take turns, and after each pair the order changes. The
 ratio is the median of those of the pairs, so that other work on the machine falls on both. One pair of processes takes
-less than a minute and a half; with LLMANAC_BENCH_QUICK=1 there are fewer pairs.
+less than a minute and a half; with LLMANAC_BENCH_QUICK=1 there are fewer pairs. Memory is measured in separate
+processes.
 """
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import socket
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from _harness import Benchmark, Result
@@ -21,6 +24,7 @@ from _harness import Benchmark, Result
 bench = Benchmark("parallel", __doc__ or "")
 ROWS, LENGTH, VOCABULARY, WARM = 8, 64, 2048, 2
 PAIRS = 12 if os.environ.get("LLMANAC_BENCH_QUICK") else 60
+ROUNDS = 1 if os.environ.get("LLMANAC_BENCH_QUICK") else 3
 PATIENCE = 85 if os.environ.get("LLMANAC_BENCH_QUICK") else 300
 
 
@@ -58,7 +62,6 @@ class Peer:
         else:
             self.called = torch.nn.parallel.DistributedDataParallel(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), foreach=True)
-        self.held = 0
 
     def step(self) -> None:
         import torch
@@ -70,16 +73,7 @@ class Peer:
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        if not self.held:
-            parameters = list(self.model.parameters())
-            moments = [value for state in self.optimizer.state.values() for value in state.values() if value.ndim]
-            self.held = local_bytes([*parameters, *(p.grad for p in parameters), *moments])
         self.optimizer.zero_grad()
-
-
-def local_bytes(tensors: list[Any]) -> int:
-    """Bytes of this rank's parts."""
-    return sum((t.to_local() if hasattr(t, "to_local") else t).nbytes for t in tensors)
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
@@ -92,21 +86,27 @@ def timed(call: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - busy
 
 
-def first(weights: str, pairs: int) -> dict[str, Any]:
-    """Rank 0: seconds and CPU seconds of each pair of steps, and the bytes of both."""
-    import torch
-
+def stepper_of(team: Any) -> Any:
+    """Our steps, of the model and the optimizer of `Peer`."""
     from llmanac.core.spec import make
     from llmanac.objectives.autoregressive import Autoregressive
-    from llmanac.parallel import ParallelSpec
     from llmanac.train import TrainSpec
-    from llmanac.train.team import team
 
     fields = {"steps": 9, "batch_tokens": ROWS * LENGTH, "length": LENGTH, "micro_batch": ROWS // 2}
     fields |= {"dtype": "float32", "attention": "sdpa", "optimizer": {"name": "adamw", "form": "foreach"}}
+    return team.stepper(built(), Autoregressive(), make(TrainSpec, fields, "train"), folder=None)
+
+
+def first(weights: str, pairs: int) -> list[Any]:
+    """Rank 0: seconds and CPU seconds of both in each pair of steps."""
+    import torch
+
+    from llmanac.parallel import ParallelSpec
+    from llmanac.train.team import team
+
     with team(ParallelSpec(data=2, weights=weights, timeout=60), torch.device("cpu")) as made:  # type: ignore[arg-type]
         assert made is not None
-        stepper = made.stepper(built(), Autoregressive(), make(TrainSpec, fields, "train"), folder=None)  # type: ignore[arg-type]
+        stepper = stepper_of(made)
         mesh, given = made.mesh, rows()
         mesh.send({"do": "make peer", "weights": weights})
         peer = Peer(0, weights)
@@ -123,9 +123,7 @@ def first(weights: str, pairs: int) -> dict[str, Any]:
         for number in range(WARM + pairs):
             one = [(ours, theirs)[place]() for place in ((0, 1) if number % 2 else (1, 0))]
             taken.append(one if number % 2 else one[::-1])
-        worker = stepper.worker
-        held = 2 * local_bytes(list(worker.parameters.values())) + local_bytes(list(worker.optimizer.state.values()))
-    return {"pairs": taken[WARM:], "ours": held, "theirs": peer.held}
+    return taken[WARM:]
 
 
 def second() -> None:
@@ -154,8 +152,8 @@ def second() -> None:
     Mesh.joined().follow(start)
 
 
-def measured(weights: str, pairs: int) -> dict[str, Any]:
-    """What rank 0 of two forked processes returns."""
+def on_two(call: Callable[[int], Any]) -> list[Any]:
+    """What `call` returns in two forked processes, given the number of each."""
     import torch
 
     from llmanac.train import team  # noqa: F401 - imported once, before the fork
@@ -165,37 +163,34 @@ def measured(weights: str, pairs: int) -> dict[str, Any]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
+    pipes = [context.Pipe(duplex=False) for _ in range(2)]
 
     def process(rank: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
         os.environ.update(MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-        if rank:
-            second()
-        else:
-            writer.send(first(weights, pairs))
+        pipes[rank][1].send(call(rank))
 
     children = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
     for child in children:
         child.start()
-    writer.close()
+    for _, writer in pipes:
+        writer.close()
     try:
-        if not reader.poll(PATIENCE):
+        if not pipes[0][0].poll(PATIENCE):
             raise SystemExit(f"parallel: the two processes did not end in {PATIENCE} s")
-        result: dict[str, Any] = reader.recv()
+        return [reader.recv() for reader, _ in pipes]
     except EOFError:
         raise SystemExit("parallel: a process ended early; its message is above") from None
     finally:
         for child in children:
             child.join(5)
             child.kill()
-    return result
 
 
 @bench.measure("ddp-overhead")
 def ddp_overhead() -> Result:
     """A step with replicated weights, as a multiple of the peer's: the median of pairs of steps."""
-    pairs = measured("replicated", PAIRS)["pairs"]
+    pairs = on_two(lambda rank: second() if rank else first("replicated", PAIRS))[0]
     ratios = sorted(own[0] / peer[0] for own, peer in pairs)
     own, peer = (statistics.median(pair[place][0] for pair in pairs) for place in (0, 1))
     more = {
@@ -207,12 +202,59 @@ def ddp_overhead() -> Result:
     return Result("ddp-overhead", "of its step", statistics.median(ratios), name, 1.0, "lower", more)
 
 
+def ours(rank: int) -> None:
+    """Steps of our training with sharded weights."""
+    import torch
+
+    from llmanac.parallel import ParallelSpec
+    from llmanac.train.team import follow, team
+
+    if rank:
+        follow()
+        return
+    with team(ParallelSpec(data=2, timeout=60), torch.device("cpu")) as made:
+        assert made is not None
+        stepper, given = stepper_of(made), rows()
+        for number in range(WARM + 1):
+            stepper(given, 1.0, number)
+
+
+def theirs(rank: int) -> None:
+    """The same steps by torch's parts."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    peer = Peer(rank, "sharded")
+    for _ in range(WARM + 1):
+        peer.step()
+    dist.destroy_process_group()
+
+
+def growth(call: Callable[[int], None], rank: int) -> float:
+    """MiB by which the memory of this process is larger at its peak during `call` than before."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before = resident("VmRSS")
+    call(rank)
+    return resident("VmHWM") - before
+
+
+def resident(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
 @bench.measure("fsdp-memory")
 def fsdp_memory() -> Result:
-    """Bytes of weights, gradients and moments of a rank with sharded weights, counted in its tensors."""
-    found = measured("sharded", 1)
-    own, peer = found["ours"] / 2**20, found["theirs"] / 2**20
-    more = {"besides, on our rank 0: the complete weights, for evaluation and checkpoints, MiB": weights_mib()}
+    """The peak of a process's resident memory in three steps with sharded weights; of two, the one with more."""
+    rounds = [[on_two(functools.partial(growth, call)) for call in (ours, theirs)] for _ in range(ROUNDS)]
+    own, peer = (statistics.median(max(one[place]) for one in rounds) for place in (0, 1))
+    more = {
+        "rounds": ROUNDS, **{
+            f"MiB of each process: {name}": [statistics.median(one[place][rank] for one in rounds) for rank in (0, 1)]
+            for place, name in enumerate(("ours", "theirs"))
+        },
+        "of which, on our rank 0: the complete weights, for evaluation and checkpoints": weights_mib(),
+    }  # fmt: skip
     return Result("fsdp-memory", "MiB", own, "torch fully_shard", peer, "lower", more)
 
 

@@ -1,9 +1,10 @@
-"""Serving over several processes: bytes, latency and tokens/s, and what a lost rank does.
+"""Serving over several processes: bytes, computing and memory of each rank, and what a lost rank does.
 
 A decoder of {parameters:,} parameters with random weights, float32, on processes of this machine (gloo, one thread
-each). A prompt of {prompt} tokens and {new} new ones; latency is of one row, tokens/s of {rows} rows together, both
-without the prompt, the median of {rounds} rounds in which the meshes take turns. "Weights" and "states" are bytes that
-each rank holds while {rows} rows run. "Sent" is counted in the collectives of one row in float64.
+each). A prompt of {prompt} tokens and {new} new ones. "CPU" is of rank 0, for one row and without the prompt, the
+median of {rounds} rounds in which the meshes take turns; time on the clock was not kept: the machine had other work.
+"Weights" and "states" are bytes that each rank holds while {rows} rows run. "Sent" is counted in the collectives of one
+row in float64.
 
 - Tokens: in float64 greedy tokens of {rows} rows equal those of one process on {equal} of {meshes} meshes, and log
   probabilities differ by {difference:.0e} at most.
@@ -13,11 +14,8 @@ each rank holds while {rows} rows run. "Sent" is counted in the collectives of o
   {states[2 x 2]:.2f} at most.
 - Bytes sent by every rank equal the closed form on {exact} of {meshes} meshes: two all-reduces a layer and the logits
   for tensor parallelism, one hidden state a token and the logits for a pipeline.
-- Time on two cores: of CPU time one row takes rank 0 {cpu[tensor]:.2f} of one process's with two tensor ranks
-  and {cpu[pipeline]:.2f} with two stages; of time on the clock {latency[tensor]:.2f} and {latency[pipeline]:.2f}, where
-  stages wait for each other. With {rows} rows tokens/s are {speed[tensor]:.2f} and {speed[pipeline]:.2f} times those of
-  one process: rows go through the stages in two groups. The machine had {load:.1f} runnable processes for two cores
-  when this began: times on the clock say little, and nothing about a cluster, where sending costs more.
+- Of CPU time one row takes rank 0 {cpu[tensor]:.2f} of one process's with two tensor ranks (which includes sending
+  between processes of one machine) and {cpu[pipeline]:.2f} with two stages, which wait for each other.
 - A rank that is killed ends the request with an error after {killed:.1f} s at most, most of which is the wait for signs
   of life that say which rank it was. One that hangs is named {hangs:.1f} s after the request, with a timeout of
   {timeout} s.
@@ -49,7 +47,7 @@ from llmanac.parallel._served import LENGTH
 ROWS = ("serve/sharding",)
 CLAIM = "each rank holds its part of weights and states, tokens are those of one process, and a lost rank is an error"
 SEEDS = 1
-TIMED = ("seconds", "cpu", "speed", "after", "load", "difference")
+TIMED = ("cpu", "after", "difference")
 
 MESHES: dict[str, dict[str, int]] = {
     "one process": {},
@@ -74,7 +72,6 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             model = built(shape, seed)
             save_model(model, folder)
-            load = os.getloadavg()[0]
             rounds = [{name: run(timed, name, folder, shape) for name in chosen} for _ in range(shape["rounds"])]
             exact = {name: run(counted, name, folder, shape) for name in chosen}
             names = chosen[1:3] if size == "full" else []
@@ -86,7 +83,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads)
     return {
-        "parameters": model.parameter_count(), "load": load, "lost": lost,
+        "parameters": model.parameter_count(), "lost": lost,
         "meshes": {name: joined([one[name][0] for one in rounds], exact[name], shape, name) for name in chosen},
         "equal": {name: exact[name][0]["ids"] == exact["one process"][0]["ids"] for name in chosen[1:]},
         "difference": max(
@@ -142,24 +139,22 @@ def prompts_of(shape: dict[str, int], rows: int) -> list[list[int]]:
 
 
 def timed(sizes: dict[str, int], folder: str, shape: dict[str, int]) -> dict[str, Any]:
-    """Seconds a token of one row and how many of them rank 0 computes, tokens/s of all rows, bytes of each rank."""
+    """CPU seconds a token of one row on rank 0, and bytes of each rank while all rows run."""
     engine, found = engine_of(folder, torch.float32, shape["rows"]), {}
     with serve(engine, folder, sizes) as calls, torch.inference_mode():
         for name, rows in (("one", 1), ("all", shape["rows"])):
             runner, prompts = engine.make_runner(), prompts_of(shape, rows)  # type: ignore[misc]
             runner.extend(prompts, shape["new"])
             logits = runner.read(0, prompts, every=False)
-            taken, busy = [], []
+            busy = []
             for _ in range(shape["new"]):
                 tokens = logits[:, -1].argmax(-1, keepdim=True).tolist()
-                start, computed = time.perf_counter(), time.process_time()
+                computed = time.process_time()
                 logits = runner.read(0, tokens, every=False)
-                taken.append(time.perf_counter() - start)
                 busy.append(time.process_time() - computed)
-            found[name], held = (statistics.median(taken), statistics.median(busy)), calls.held()
+            found[name], held = statistics.median(busy), calls.held()
             runner.reset()
-    (seconds, cpu), (every, _) = found["one"], found["all"]
-    return {"seconds": seconds, "cpu": cpu, "speed": shape["rows"] / every, "held": held}
+    return {"cpu": found["one"], "held": held}
 
 
 def counted(sizes: dict[str, int], folder: str, shape: dict[str, int]) -> dict[str, Any]:
@@ -198,8 +193,8 @@ def joined(rounds: list[Any], exact: list[Any], shape: dict[str, int], name: str
     one = [closed_form(shape, MESHES[name], rank, 1) for rank in range(ranks)]
     sent = [exact[0]["sent"][0] + exact[0]["sent"][1], *exact[1:]]
     return {
-        **{what: statistics.median(one[what] for one in rounds) for what in ("seconds", "cpu", "speed")},
-        "held": rounds[0]["held"], "sent": sent, "form": [a + b for a, b in zip(forms, one, strict=True)],
+        "cpu": statistics.median(one["cpu"] for one in rounds), "held": rounds[0]["held"], "sent": sent,
+        "form": [a + b for a, b in zip(forms, one, strict=True)],
         "sent of a row": exact[0]["sent"][1],
     }  # fmt: skip
 
@@ -227,7 +222,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     for name, m in result["meshes"].items():
         held = [" + ".join(f"{rank[what] / mega:.2f}" for rank in m["held"]) for what in ("weights", "states")]
         sent = f"{m['sent of a row'] / 1e3:.0f}"
-        costs.append([name, *held, sent, f"{1000 * m['seconds']:.1f}", f"{1000 * m['cpu']:.1f}", f"{m['speed']:.1f}"])
+        costs.append([name, *held, sent, f"{1000 * m['cpu']:.1f}"])
     for one in result["lost"]:
         failures.append([one["mesh"], one["signal"], f"{one['after']:.1f}", one["says"]])
     heads = [
@@ -235,9 +230,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         "weights of each rank (MB)",
         "states (MB)",
         "sent by rank 0 (KB)",
-        "ms a token",
-        "CPU ms of rank 0",
-        "tokens/s",
+        "CPU ms of rank 0 a token",
     ]
     return [
         Section("Each mesh", [], [table(heads, costs)]),
@@ -257,10 +250,8 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "parameters": result["parameters"], **{name: shape[name] for name in ("prompt", "new", "rows", "rounds")},
         "equal": sum(result["equal"].values()), "meshes": len(meshes) - 1, "difference": result["difference"],
-        "share": part("weights"), "states": part("states"), "load": result["load"], "timeout": TIMEOUT,
+        "share": part("weights"), "states": part("states"), "timeout": TIMEOUT,
         "exact": sum(m["sent"] == m["form"] for name, m in meshes.items() if name != "one process"),
         "cpu": {name: m["cpu"] / one["cpu"] for name, m in meshes.items()},
-        "latency": {name: m["seconds"] / one["seconds"] for name, m in meshes.items()},
-        "speed": {name: m["speed"] / one["speed"] for name, m in meshes.items()},
         "killed": after["SIGKILL"], "hangs": after["SIGSTOP"],
     }  # fmt: skip
