@@ -46,17 +46,18 @@ def plan_command(
     )  # fmt: skip
     lines = [
         (
-            f"{e.spec.data} x {e.spec.tensor} x {e.spec.pipeline}", e.spec.schedule if e.spec.pipeline > 1 else "",
+            f"{e.spec.data}x{e.spec.tensor}x{e.spec.pipeline}", e.spec.schedule if e.spec.pipeline > 1 else "",
             str(e.micro_batch), *(f"{part / 1e9:.1f}" for part in (e.states, e.gathered, e.activations, e.sent)),
-            f"{e.bubble:.1%}", f"{e.seconds:.3g}", f"{rows * length / e.seconds:,.0f}",
+            f"{e.bubble:.1%}", f"{e.seconds:.3g}",
         )
         for e in found[:SHOWN]
     ]  # fmt: skip
     count = f"{built.parameter_count() / 1e9:.3g} B parameters"
-    title = f"estimates for {count} on {devices} devices; {len(found)} meshes (data x tensor x pipeline) fit"
+    title = f"estimates for {count} on {devices} devices; a step has {rows * length:,} tokens"
+    title += f"\n{len(found)} meshes (data x tensor x pipeline) fit, the fastest first"
     title += "\nrows: of a micro-batch; states, gathered, activations and sent in GB of a device"
-    heads = ["mesh", "schedule", "rows", "states", "gath.", "act.", "sent", "waits", "s/step", "tokens/s"]
-    print_table(title, heads, lines, left=(0, 1))
+    heads = ["mesh", "schedule", "rows", "states", "gath.", "act.", "sent", "waits", "s/step"]
+    print_table(title, heads, lines, left=(0, 1), least=110)
     best = found[0].spec
     mesh = f"-s parallel.data={best.data} -s parallel.tensor={best.tensor} -s parallel.pipeline={best.pipeline}"
     mesh += f" -s parallel.schedule={best.schedule}" if best.pipeline > 1 else ""
