@@ -14,7 +14,7 @@ import pytest
 from _folders import CODE, PAGE, encode, small_folder  # noqa: F401
 
 from llmanac.cli import main
-from llmanac.core.errors import CheckpointError, DataError, RequestError
+from llmanac.core.errors import CheckpointError, DataError, LlmanacError, RequestError, SpecError
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.retrieve.bm25 import BM25
@@ -184,6 +184,62 @@ def test_damage_is_named_and_repaired(folder):
         FolderIndex.update(folder / "nowhere")
     with pytest.raises(RequestError, match="no vectors"):
         FolderIndex.update(folder).retrieve("zebra", 1, "dense")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{broken", "{}"])
+@pytest.mark.parametrize("more", [True, False])
+def test_a_folder_of_the_user_is_no_place_of_an_index(folder, tmp_path_factory, content, more):
+    site = tmp_path_factory.mktemp("site")
+    (site / "index.json").write_text(content)
+    if more:
+        (site / "thesis.txt").write_text("years of work")
+    held = {path.name: path.read_text() for path in site.iterdir()}
+    with pytest.raises(LlmanacError, match="name another"):
+        FolderIndex.update(folder, site)
+    assert {path.name: path.read_text() for path in site.iterdir()} == held
+
+
+def test_files_of_the_user_in_an_index_stay(folder):
+    place = FolderIndex.update(folder).place
+    (place / "text.bin").unlink()  # a damaged index is made anew
+    assert len(FolderIndex.update(folder).changed) == 4
+    (folder / "aaa.md").write_text("The quokka rides.")
+
+    def encode_while_one_is_written(texts):
+        (place / "notes.txt").write_text("mine")
+        return encode(texts)
+
+    with pytest.raises(SpecError, match=r"notes\.txt"):  # also what comes while vectors are made
+        FolderIndex.update(folder, encoder=Spec(model="counted"), encode=encode_while_one_is_written)
+    with pytest.raises(SpecError, match=r"notes\.txt"):
+        FolderIndex.update(folder)
+    assert (place / "notes.txt").read_text() == "mine"
+    (place / "notes.txt").unlink()
+    assert FolderIndex.update(folder).changed == ["aaa.md"]
+    kept = place.with_name("index.vectors")
+    kept.mkdir(exist_ok=True)
+    (kept / "notes.txt").write_text("mine")
+    with pytest.raises(SpecError, match=r"notes\.txt"):
+        FolderIndex.update(folder, encoder=Spec(model="other"), encode=encode)
+    assert (kept / "notes.txt").read_text() == "mine"
+
+
+def test_an_edit_whose_size_and_time_are_as_before_is_seen(folder, monkeypatch):
+    monkeypatch.setattr(rows, "SETTLED", 0)
+    path = folder / "docs/guide.md"
+    FolderIndex.update(folder)
+    before = path.stat()
+    path.write_text(path.read_text("utf-8").replace("zebra", "quagg"), "utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    index = FolderIndex.update(folder)
+    assert index.changed == ["docs/guide.md"] and index.retrieve("quagg", 1)
+    path.chmod(0o600)  # another time of its status, the same text: hashed once
+    hashed = []
+    digest = rows._digest
+    monkeypatch.setattr(rows, "_digest", lambda *given: hashed.append(given[0].name) or digest(*given))
+    assert FolderIndex.update(folder).changed == FolderIndex.update(folder).changed == []
+    assert hashed == ["guide.md"] and FolderIndex.open(index.place).documents == index.documents
 
 
 def test_text_without_a_suffix_is_read_and_other_files_are_named(folder, capsys):

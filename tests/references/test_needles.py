@@ -171,6 +171,12 @@ def test_command_draws_the_grid(folder, tmp_path, capsys):
     assert done.value.code == 0 and "recall / exact match" in capsys.readouterr().out
     found = json.loads((tmp_path / "grid" / "results.json").read_text())
     assert len(found["cells"]) == 4 and (tmp_path / "grid" / "single.svg").read_text().startswith("<svg xmlns")
+    (tmp_path / "grid" / "notes.txt").write_text("mine")
+    for place, what in ((tmp_path / "grid", "notes.txt"), (folder, "which this command reads")):
+        with pytest.raises(SystemExit) as done:
+            main(["context", str(folder), "--lengths", "500", "-o", str(place), "--force"])
+        assert done.value.code == 2 and what in capsys.readouterr().err.replace("\n", " ")
+    assert (tmp_path / "grid" / "notes.txt").read_text() == "mine"
     with pytest.raises(SystemExit) as done:
         main(["context", str(folder), "--lengths", "500"])
     assert done.value.code == 2 and "32 tokens" in capsys.readouterr().err

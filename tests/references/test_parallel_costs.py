@@ -119,13 +119,16 @@ CONFIG = {
 
 
 @pytest.mark.parametrize(("devices", "more"), [(16, ()), (12, ("--micro-batch", "1"))])
-def test_what_the_planner_prints_is_the_run_that_it_planned(tmp_path, capsys, devices, more):
+def test_what_the_planner_prints_is_the_run_that_it_planned(tmp_path, capsys, monkeypatch, devices, more):
     """The printed settings make a mesh of as many ranks as torchrun starts, with the planned micro-batches."""
+    monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     given = [str(tmp_path), "--devices", str(devices), "--memory", "141GB", "--rows", "768", *more]
     with pytest.raises(SystemExit, match="0"):
         main(["parallel", "plan", *given])
-    *_, said, command = capsys.readouterr().out.strip().splitlines()
+    *table, said, command = capsys.readouterr().out.strip().splitlines()
+    assert "waits ┃ s/step ┃" in "".join(table)
+    assert max(map(len, table)) <= 80 and "…" not in "".join(table)  # nothing is cut
     words = command.split()
     assert "on each machine" in said and int(words[words.index("--nnodes") + 1]) > 1
     patches = dict(word.split("=") for before, word in pairwise(words) if before == "-s")

@@ -34,12 +34,16 @@ def context_command(
     """Where in a long text a model finds a fact: recall and exact match by depth and length."""
     from llmanac.cli.tables import print_table
     from llmanac.core import files
-    from llmanac.evaluate.needles import grid
+    from llmanac.core.outputs import check_own_folder
+    from llmanac.evaluate.needles import TASKS, grid
     from llmanac.generate.load import load_engine
     from llmanac.lab._svg import heat_map, standalone
 
     if output is not None and output.exists() and not force:
         raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if output is not None:
+        names = ("results.json", *(f"{name}.svg" for name in TASKS))
+        check_own_folder(output, "--output", names, [path], what="heat maps")
     sizes, places = [int(n) for n in _numbers("--lengths", lengths)], _numbers("--depths", depths)
     engine = load_engine(path, runner=runner, rope=rope, sinks=sinks)
     tasks = task or ["single"]

@@ -53,10 +53,11 @@ def plan_command(
         for e in found[:SHOWN]
     ]  # fmt: skip
     count = f"{built.parameter_count() / 1e9:.3g} B parameters"
-    title = f"estimates for {count} on {devices} devices; {len(found)} meshes fit"
-    title += "\nmesh: data x tensor x pipeline; rows: of a micro-batch; GB of a device"
+    title = f"estimates for {count} on {devices} devices; a step has {rows * length:,} tokens"
+    title += f"\n{len(found)} meshes (data x tensor x pipeline) fit, the fastest first"
+    title += "\nrows: of a micro-batch; states, gathered, activations and sent in GB of a device"
     heads = ["mesh", "schedule", "rows", "states", "gath.", "act.", "sent", "waits", "s/step"]
-    print_table(title, heads, lines, left=(0, 1))
+    print_table(title, heads, lines, left=(0, 1), least=110)
     best = found[0].spec
     mesh = f"-s parallel.data={best.data} -s parallel.tensor={best.tensor} -s parallel.pipeline={best.pipeline}"
     mesh += f" -s parallel.schedule={best.schedule}" if best.pipeline > 1 else ""

@@ -22,7 +22,7 @@ def make_table(
     """
     table = Table(title=_plain(title) or None, title_justify="left")
     for number, head in enumerate(heads):
-        table.add_column(_plain(head), justify="left" if number in left else "right")
+        table.add_column(_plain(head), justify="left" if number in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(_plain, row))
     return table
@@ -33,7 +33,13 @@ def _plain(text: str) -> str:
 
 
 def print_table(
-    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,)
+    title: str, heads: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[int] = (0,), least: int = 0
 ) -> None:
-    """Draw `make_table` on standard output."""
-    Console().print(make_table(title, heads, rows, left=left))
+    """Draw `make_table` on standard output, at least `least` columns wide where that is no terminal."""
+    console(least).print(make_table(title, heads, rows, left=left))
+
+
+def console(least: int = 0) -> Console:
+    """Standard output, at least `least` columns wide where it is no terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=max(least, found.width))

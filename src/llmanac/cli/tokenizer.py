@@ -202,16 +202,14 @@ def compare_command(
 
 def print_measured(found: Sequence[Measured], marked: Collection[str]) -> None:
     """Print a table for each group; labels with a note are marked."""
-    from llmanac.cli.tables import Console, make_table
+    from llmanac.cli.tables import console, make_table
     from llmanac.lab.vocabulary.page import HEADS, cells
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=max(110, console.width))
+    shown = console(110)
     for name, row in found[0].groups.items():
         rows = [
             (f"{one.label} *" if one.label in marked else one.label, f"{one.vocabulary:,}", *cells(one.groups[name]))
             for one in found
         ]
         title = f"{name}: {row.bytes:,} bytes, {row.words:,} words"
-        console.print(make_table(title, ["", "vocabulary", *HEADS], rows))
+        shown.print(make_table(title, ["", "vocabulary", *HEADS], rows))

@@ -57,11 +57,12 @@ def check_own_folder(
             raise SpecError(f"{flag}: {folder} holds {given}, which this command reads; name another folder")
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"{flag}: {folder} is a file; name another folder")
-    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    inside = folder.iterdir() if folder.is_dir() else ()
+    held = sorted(path.name for path in inside if not path.name.startswith(files.TEMPORARY))
     if held and next(iter(names)) not in held:
         raise SpecError(f"{flag}: {folder} holds something else than {what} ({held[0]}); name another folder")
     for name in held:
-        if name not in names and not name.startswith(files.TEMPORARY):
+        if name not in names:
             raise SpecError(
                 f"{flag}: {folder} holds other files ({name}) besides {what}; move them, or name another folder"
             )

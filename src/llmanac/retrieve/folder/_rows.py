@@ -88,7 +88,7 @@ def read_folder(
                 before = len(problems.kept)
                 _add(path, name, source, problems, rows, size)
                 told = [[p.file.removeprefix(str(path)), p.line, p.reason] for p in problems.kept[before:][:TOLD]]
-            settled = stamp if time.time_ns() - stamp[1] > SETTLED else [stamp[0], 0]
+            settled = stamp if time.time_ns() - max(stamp[1:]) > SETTLED else [stamp[0], 0]
             rows.records[-1] |= {"file": name, "stamp": settled, "sha256": digest, "problems": told}
             if _stamp(path, gone=[]) != stamp:  # changed while it was read: read again next time
                 rows.records[-1] |= {"stamp": [], "sha256": ""}
@@ -98,14 +98,17 @@ def read_folder(
 
 
 def _stamp(path: Path, gone: list[int] | None = None) -> list[int]:
-    """Size and time of a file. Raises OSError, or returns `gone`, where it cannot be looked at."""
+    """Size and times of a file: of its content, which can be set back, and of its status, which cannot.
+
+    Raises OSError, or returns `gone`, where it cannot be looked at.
+    """
     try:
         found = os.stat(path)
     except OSError:
         if gone is None:
             raise
         return gone
-    return [found.st_size, found.st_mtime_ns]
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _digest(path: Path, size: int) -> str:

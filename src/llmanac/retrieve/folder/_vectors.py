@@ -18,9 +18,11 @@ import numpy as np
 
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.outputs import check_own_folder
 from llmanac.core.spec import dump
 from llmanac.retrieve.dense import Dense, Encode, Spec
 
+OWN = ("encoder.json", "rows.bin")
 KEY = 16
 MOST_NUMBERS = 1 << 16  # of a vector, as a damaged record may say
 
@@ -28,6 +30,11 @@ MOST_NUMBERS = 1 << 16  # of a vector, as a damaged record may say
 def place_of(index: Path) -> Path:
     """Where what is done of an index's vectors is kept."""
     return index.parent / f"{index.name}.vectors"
+
+
+def check_place(place: Path) -> None:
+    """Refuse a place with files of others, which would be removed. Raises SpecError."""
+    check_own_folder(place, "--index", OWN, what="vectors of an index")
 
 
 def vectors_of(

@@ -1,6 +1,6 @@
 """The kept index of a folder: passages, BM25, and vectors where an encoder is named.
 
-    index.json         settings, a record a file (size, time, SHA-256, documents), size and SHA-256 of the files below,
+    index.json         settings, a record a file (size, times, SHA-256, documents), size and SHA-256 of the files below,
                        SHA-256 of all this
     passages.npy       (P, 8) int64: document; begin, end of heading, end in text.bin; bytes start, stop; lines
     text.bin           heading and text of every passage, UTF-8
@@ -26,12 +26,13 @@ import numpy as np
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, LlmanacError, RequestError, printable
 from llmanac.core.lock import locked
+from llmanac.core.outputs import check_own_folder
 from llmanac.core.spec import dump, make
 from llmanac.data.quarantine import Problems
 from llmanac.retrieve import bm25, dense
 from llmanac.retrieve.folder._fits import digest_of, fits
 from llmanac.retrieve.folder._rows import Rows, read_folder
-from llmanac.retrieve.folder._vectors import forget, place_of, vectors_of
+from llmanac.retrieve.folder._vectors import check_place, forget, place_of, vectors_of
 from llmanac.retrieve.folder.chunks import SIZE
 from llmanac.retrieve.hybrid import Hybrid
 from llmanac.retrieve.hybrid import Spec as HybridSpec
@@ -43,6 +44,7 @@ CHECKED = 64 << 20
 AGAIN = "build it again with `llmanac index`"
 METHODS = ("bm25", "dense", "hybrid")
 ARRAYS = ("passages", "ids", "lengths", *bm25.ARRAYS)
+OWN = ("index.json", "text.bin", "words.txt", *(f"{name}.npy" for name in (*ARRAYS, "vectors")))
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class FolderIndex:
         problems: Problems | None = None,
         encode: dense.Encode | None = None,
     ) -> FolderIndex:
-        """The index of a folder, renewed where files changed; without any change nothing is written.
+        """The index of a folder, renewed where files changed; where only their times did, these alone are written.
 
         Args:
             place: of the index, by default `.llmanac/index` below the folder.
@@ -200,7 +202,8 @@ class FolderIndex:
             encode: stands in for the encoder's model.
 
         Raises:
-            DataError: the folder is not there or holds no text. LlmanacError: the place cannot be written.
+            DataError: the folder is not there or holds no text. SpecError: the place holds other files than an index.
+            LlmanacError: it cannot be written.
         """
         folder = Path(folder).expanduser()
         if not folder.is_dir():
@@ -217,6 +220,9 @@ class FolderIndex:
             same = old is not None and not changed and not removed
             if same and old is not None and old.encoder == encoder:
                 index = old
+                if rows.records != old.data["records"]:  # of equal files with other times: hashed once
+                    old.data["records"] = rows.records
+                    _write_head(place, old.data)
             else:
                 index = cls._write(place, rows, settings, old, encoder, encode)
         index.changed, index.removed = changed, removed
@@ -233,11 +239,12 @@ class FolderIndex:
     @classmethod
     def _earlier(cls, place: Path, settings: dict[str, Any]) -> tuple[FolderIndex | None, dense.Spec | None]:
         """The index that is there, if it is usable, and its encoder; one that is damaged or older is made anew."""
-        encoder = None
+        encoder, data = None, None
         if not place.exists():
             return None, None
         if not (place / "index.json").is_file():
             raise DataError(f"{place}: is there and no index; name another place with --index")
+        _check(place)
         try:
             data = _head(place)
             encoder = None if data["encoder"] is None else make(dense.Spec, data["encoder"], "encoder")
@@ -245,6 +252,8 @@ class FolderIndex:
         except CheckpointError as error:
             if "not the index of a folder" in str(error):
                 raise
+            if data is None and not (place / "text.bin").is_file():  # an index.json of something else
+                raise DataError(f"{error}; move what is in {place}, or name another place with --index") from None
             return None, encoder
         except (LlmanacError, KeyError, TypeError):  # a made-up encoder
             return None, None
@@ -270,6 +279,8 @@ class FolderIndex:
         made = bm25.BM25.from_ids(arrays["ids"], arrays["lengths"], list(rows.words))
         arrays |= {name: getattr(made, name) for name in bm25.ARRAYS}
         data, words = {"settings": settings, "records": rows.records}, "\n".join(rows.words).encode()
+        if encoder is not None:
+            check_place(place_of(place))
         if encoder is None or not place.exists():
             index = cls._save(place, {**data, "encoder": None}, arrays, rows.text, words)
         if encoder is None:
@@ -286,6 +297,7 @@ class FolderIndex:
         cls, place: Path, data: dict[str, Any], arrays: dict[str, np.ndarray], text: Any, words: bytes
     ) -> FolderIndex:
         recorded: dict[str, Any] = {}
+        _check(place)  # again: vectors may have needed hours
         with files.atomic_folder(place) as temporary:
             (temporary / "text.bin").write_bytes(text)
             (temporary / "words.txt").write_bytes(words)
@@ -294,8 +306,17 @@ class FolderIndex:
             for path in temporary.iterdir():
                 recorded[path.name] = [path.stat().st_size, files.file_sha256(path)]
             head = {"format": FORMAT, "format_version": VERSION, **data, "files": recorded}
-            files.write_json(temporary / "index.json", {**head, "sha256": digest_of(head)}, indent=None)
+            _write_head(temporary, head)
         return cls.open(place)
+
+
+def _check(place: Path) -> None:
+    """Refuse a folder with files that are not of an index: it would be replaced. Raises SpecError."""
+    check_own_folder(place, "--index", OWN, what="an index")
+
+
+def _write_head(place: Path, head: dict[str, Any]) -> None:
+    files.write_json(place / "index.json", {**head, "sha256": digest_of(head)}, indent=None)
 
 
 def _head(place: Path) -> dict[str, Any]:
