@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -113,6 +115,8 @@ def chat(
     from llmanac.generate.answers import ask
 
     interactive = lines is None and sys.stdin.isatty()
+    if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is not UTF-8 spoils one message, not the chat
     first = [] if system is None else [{"role": "system", "content": system}]
     messages: list[dict[str, str]] = [*first]
     asked: list[str] = []
@@ -129,7 +133,8 @@ def chat(
                     _show_answer(ask(assistant, text, asked))
                     asked.append(text)
                 else:
-                    messages.append({"role": "user", "content": text})
+                    readable = re.sub("[\ud800-\udfff]", "\ufffd", text)
+                    messages.append({"role": "user", "content": readable})
                     if memory is not None:
                         told = "\n\n".join(filter(None, [system, _remembered(memory, text)]))
                         past = messages[len(first) :]

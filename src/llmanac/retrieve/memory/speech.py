@@ -40,13 +40,10 @@ _PLAYED = re.compile(
 _IN_A_PART = re.compile(r"(?i)^as (?:an?|the) ")  # "As a pirate, my name is Jack", but "As a nurse, I work nights"
 _DELETES = r"""(?:(?:forget|delete|erase|clear|wipe|remove|drop|ignore|disregard)
 |(?:do(?:n['’]t|\ not)|stop)\ (?:remember|keep|stor)\w*)\b"""
-_SPARES = re.compile(  # a wish to delete with an exception or a condition
-    rf"""(?ix)(?:^|[,:]\ *|\b(?:so|and|then|now|just|please|can|may|should|but)\ +){_DELETES}
-    .*\b(?:but|except\w*|apart\ from|aside\ from|other\ than|save\ for|besides|excluding|keep|leave|if|unless|until|once
-    |not\ (?:my|our|the))\b
-    |\b(?:except\w*|apart\ from|aside\ from|other\ than|save\ for|besides|excluding|keep|leave|remember|if|unless|once)
-    \b.*[, ]{_DELETES}"""
-)
+_ORDER = re.compile(rf"(?ix)(?:^|[,:]\ *|\b(?:so|and|then|now|just|please|can|may|should|but)\ +){_DELETES}")
+_EXCEPT = r"except\w*|apart from|aside from|other than|save for|besides|excluding|keep|leave|if|unless|once"
+_BEFORE = re.compile(rf"(?i)\b(?:{_EXCEPT}|remember)\b")
+_AFTER = re.compile(rf"(?i)\b(?:{_EXCEPT}|but|until|not (?:my|our|the))\b")
 _SPARED = re.compile(  # the exception in a sentence of its own
     r"(?i)^(?:(?:but|and|just|only|please|well|oh|no|wait|ok|okay),? )*(?:except\w*|not|keep|leave|apart from"
     r"|aside from|other than|save for|besides|excluding|unless)\b|^but (?:remember|do(?:n['’]t| not) forget)\b"
@@ -142,6 +139,14 @@ def sentences(text: str) -> list[str]:
     return [" ".join(one.split()) for one in out if one.strip()]
 
 
+def _spares(sentence: str) -> bool:
+    """Whether a wish to delete has an exception or a condition, behind it or before it."""
+    order, exception = _ORDER.search(sentence), _BEFORE.search(sentence)
+    return (order is not None and _AFTER.search(sentence, order.end()) is not None) or (
+        exception is not None and re.compile(f"(?ix)[,\\ ]{_DELETES}").search(sentence, exception.end()) is not None
+    )
+
+
 def _asserted(sentence: str) -> Iterator[Clause]:
     asks = sentence.rstrip("\"')]").endswith("?")
     stated = sentence.strip(" .!?;")
@@ -151,7 +156,7 @@ def _asserted(sentence: str) -> Iterator[Clause]:
     for i in range(len(parts) - 1, 0, -1):  # "Ada and I moved" is one clause
         if _PAIR.match(parts[i - 1].strip()) and re.match(r"I\b", parts[i]):
             parts[i - 1 : i + 1] = [f"{parts[i - 1]} and {parts[i]}"]
-    subject, told, spares, in_a_part = "", False, _SPARES.search(stated) is not None, False
+    subject, told, spares, in_a_part = "", False, _spares(stated), False
     for part in parts:
         bare = part.strip(" ,;")
         if len(bare) > CLAUSE:

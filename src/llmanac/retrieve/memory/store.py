@@ -146,8 +146,9 @@ class Memory:
             RequestError: the message holds bytes that are no UTF-8, or the memory is full.
         """
         if found := _NO_TEXT.search(message):
+            byte = ord(found[0]) - 0xDC00
             raise RequestError(
-                f"message: byte {ord(found[0]) - 0xDC00:#04x} at character {found.start() + 1} is not UTF-8; type it again"
+                f"message: byte {byte:#04x} at character {found.start() + 1} is not UTF-8; type it again"
             )
         changes = changes_in(message)
         if not changes:
