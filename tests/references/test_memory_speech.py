@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sqlite3
 import time
 
@@ -224,3 +225,64 @@ def test_a_full_memory_does_not_end_the_chat(tmp_path, monkeypatch, capsys):
     with Memory(tmp_path / "m") as memory:
         chat.chat(None, lines=io.StringIO("I live in Bonn.\n"), memory=memory)  # type: ignore[arg-type]
     assert len(seen) == 1 and "nothing of this message is kept" in capsys.readouterr().err
+
+
+HELD = "My name is Bob. I work as a baker. I'm allergic to nuts. I live in Oslo."
+NEITHER = """Forget everything but my allergy. Forget everything except my name. Forget everything. Except my name.
+Except for my name, forget everything. I'm tired, so forget everything but my name. Forget everything, keep my name.
+Erase all my facts from memory, but not my name. Forget everything. Keep my name. Forget my name if I ask you to.
+Please don't forget my name. Please remember my name. Remember my wife's birthday. Don't remember that my name is Zoe.
+Forget about it, let's talk about my job. Forget about the weather, let's talk about my job. Forget the noise at my job.
+Forget her name. In this roleplay my name is Jack. As a pirate, my name is Jack. As a pirate, I live in Tortuga.
+Let's roleplay. My name is Jack. On stage my name is Jack. My name is not Zoe. My password is hunter2. Forget it.
+My password is hunter2. Forget that."""
+
+
+@pytest.mark.parametrize("said", re.split(r"\.\n|(?<!everything)(?<!roleplay)(?<!hunter2)\. ", NEITHER.rstrip(".")))
+def test_what_is_excepted_denied_or_played_changes_nothing(tmp_path, said):
+    with Memory(tmp_path / "m") as memory:
+        memory.read(HELD)
+        before = memory.facts()
+        assert len(before) == 4 and memory.read(f"{said}.") == ([], [])
+        assert memory.facts() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "kept", "forgot"),
+    [
+        ("Forget that my name is Bob.", [], ["name"]),
+        ("My name is not Bob.", [], ["name"]),
+        ("Bob isn't my name.", [], ["name"]),
+        ("Forget my name, job and home.", [], ["name", "job", "home"]),
+        ("Forget what I told you about my job.", [], ["job"]),
+        ("Forget everything about my job, please.", [], ["job"]),
+        ("From now on my name is Rob.", ["name"], []),
+        ("As a baker, I work night shifts.", ["work: night shifts"], []),
+        ("You can forget about the cat, but my dog is called Rex.", ["dog's name"], []),
+        ("Don't forget that my locker code is 4417.", ["locker code"], []),
+        ("I work as Chief of Staff.", ["job"], []),
+        ("I work as hard as I can.", ["work: as hard as i can"], []),
+        ("I live in Oslo.", [], []),
+    ],
+)
+def test_what_a_message_did_is_named(tmp_path, said, kept, forgot):
+    with Memory(tmp_path / "m") as memory:
+        memory.read(HELD)
+        done = memory.read(said)
+        assert ([f.subject for f in done.kept], [f.subject for f in done.forgot]) == (kept, forgot)
+
+
+def test_the_chat_says_what_it_kept_and_forgot(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(chat, "_reply", lambda engine, messages, options: messages)
+    lines = "My name is Bo\x1b.\nMy name is Al.\nForget my name.\nMy n\udcffame is Zed.\n"
+    with Memory(tmp_path / "m") as memory:
+        chat.chat(None, lines=io.StringIO(lines), memory=memory)  # type: ignore[arg-type]
+        assert len(memory) == 0
+    notes = capsys.readouterr().err.splitlines()
+    assert notes[:3] == ["note: kept name = Bo", "note: kept name = Al", "note: forgot name = Al"]
+    assert notes[3:] == [
+        "note: nothing of this message is kept: message: byte 0xff at character 5 is not UTF-8; type it again"
+    ]
+    with Memory(tmp_path / "m") as memory:
+        memory.read("My fav\ud800orite x is red.")  # no character, so neither a subject's
+        assert len(memory) == 1 and memory.recall("\ud800 x") is not None

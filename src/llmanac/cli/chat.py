@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,7 @@ from llmanac.cli.documents import Budget, Encoder, Method, Mode, Place, Threshol
 from llmanac.cli.generate import divided, say_drafts, write
 from llmanac.cli.options import Draft, DraftTokens, Include, Pipeline, Rope, SomeModel, SomeRunner, Tensor
 from llmanac.core import interrupts
-from llmanac.core.errors import LlmanacError, RequestError
+from llmanac.core.errors import LlmanacError, RequestError, for_terminal
 
 if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder
@@ -29,6 +31,7 @@ NO_CHAT = (
     "`llmanac generate {quoted} --prompt TEXT` continues text; a recipe makes a run that chats by a [finetune] section "
     '(pairs = "docstrings" for the documentation assistant, or a file of rows with `messages`)'
 )
+SHOWN = 5  # facts of a message that are named
 PASSAGE = 600  # characters of a source that are shown
 
 
@@ -112,6 +115,8 @@ def chat(
     from llmanac.generate.answers import ask
 
     interactive = lines is None and sys.stdin.isatty()
+    if lines is None and isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a byte that is not UTF-8 spoils one message, not the chat
     first = [] if system is None else [{"role": "system", "content": system}]
     messages: list[dict[str, str]] = [*first]
     asked: list[str] = []
@@ -128,7 +133,8 @@ def chat(
                     _show_answer(ask(assistant, text, asked))
                     asked.append(text)
                 else:
-                    messages.append({"role": "user", "content": text})
+                    readable = re.sub("[\ud800-\udfff]", "\ufffd", text)
+                    messages.append({"role": "user", "content": readable})
                     if memory is not None:
                         told = "\n\n".join(filter(None, [system, _remembered(memory, text)]))
                         past = messages[len(first) :]
@@ -143,7 +149,13 @@ def chat(
 def _remembered(memory: Memory, text: str) -> str:
     """What is known that a message means, once it is read; a memory that is full or in use does not end the chat."""
     try:
-        memory.read(text)
+        done = memory.read(text)
+        for verb, facts in (("forgot", done.forgot), ("kept", done.kept)):
+            for fact in facts[:SHOWN]:
+                shown = for_terminal(f"{fact.subject} = {fact.value}")
+                print(f"note: {verb} {shown}", file=sys.stderr, flush=True)
+            if len(facts) > SHOWN:
+                print(f"note: {verb} {len(facts) - SHOWN} more", file=sys.stderr, flush=True)
     except LlmanacError as error:
         print(f"note: nothing of this message is kept: {error}", file=sys.stderr, flush=True)
     try:

@@ -18,6 +18,11 @@ _NO_JOB = (  # "a beginner in", "a fast reader" name no job
     r"|customer|number|matter|bit|Scorpio|outsider|\w+er than)\b|(?:big|huge|fast|slow|good|bad|great|heavy|avid"
     r"|light|poor|real)\b)"
 )
+_NO_TRADE = (  # "I work as hard as I can", "as quickly as possible", "as usual"
+    r"(?!(?:(?!an?\b|the\b)[\w-]+ as\b|[\w-]+ly\b|(?:hard|much|many|little|few|long|often|well|fast|late|early|quick"
+    r"|if|usual|always|before|normal|planned|expected|intended|needed|required|possible|of)\b|an? (?:team|group|pair"
+    r"|unit|couple)\b))"
+)
 _HAVE = r"(?:i|we)(?:['’]ve| have)?"
 
 # pattern, subject, sentence, cues; {v} is the value, {n} another part
@@ -32,9 +37,9 @@ FACTS: tuple[tuple[str, str, str, str], ...] = (
     (rf"{_HAVE} {NOW}(?:moved|relocated) (?:from .{{1,40}} )?to {_V}", "home", "The user lives in {v}.",
      "live home city town country place address where reside based"),
     (rf"{_AM} {NOW}from {_V}", "origin", "The user is from {v}.", "come grew country hometown where"),
-    (rf"{_I} {NOW}(?:work|am working) as (?:an? |the )?{_V}", "job", "The user works as {v}.",
+    (rf"{_I} {NOW}(?:work|am working) as {_NO_TRADE}(?:an? |the )?{_V}", "job", "The user works as {v}.",
      "job profession occupation work living career"),
-    (rf"{_AM} {NOW}working as (?:an? |the )?{_V}", "job", "The user works as {v}.",
+    (rf"{_AM} {NOW}working as {_NO_TRADE}(?:an? |the )?{_V}", "job", "The user works as {v}.",
      "job profession occupation work living career"),
     (rf"{_AM} {NOW}(?:an?) {_NO_JOB}(?P<v>(?:[\w-]+ ){{0,2}}(?-i:[a-z-]{{2,}})(?:er|or|ist|ian|nurse|student|chef"
      rf"|cook|clerk"

@@ -122,6 +122,18 @@ def meant(text: str, facts: Sequence[Fact]) -> list[Fact]:
     return exact or within or things or ranked(text, facts, 1, least=0.5)
 
 
+def unwanted(change: Change, facts: Sequence[Fact]) -> list[Fact]:
+    """The facts that a wish to forget means: of "my name is Bob" and "is not Bob" only a name that is Bob."""
+    if change.subject:  # what is denied is of this subject exactly
+        found = [fact for fact in facts if fact.subject == subject_of(change.subject)]
+    else:
+        found = meant(change.text, facts)
+    words = set(plain_words(change.value)) - {"a", "an", "the"}
+    if not change.value:
+        return found
+    return [fact for fact in found if words and words <= {*plain_words(fact.value)}]
+
+
 def replaced(change: Change, facts: Sequence[Fact]) -> tuple[list[Fact], str]:
     """The facts that a statement replaces besides that of its own subject, and the subject that it is kept by.
 

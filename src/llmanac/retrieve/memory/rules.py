@@ -27,6 +27,7 @@ class Change:
     renewed: said with a word of change ("now", "new"), so that an earlier fact in other words is replaced.
     only: no other subject has this value.
     subject: of an end, what did not end.
+    value: of a wish to forget, what the fact must say for it to be meant; any where it is empty.
     own: of an end: the user speaks of themselves, so that their own job or home can be what ended.
     """
 
@@ -106,12 +107,34 @@ _FORGET = re.compile(
     r") (?P<t>(?:(?! (?:from|in|on|into|of) (?!(?:your |the )?memory)).){2,80}?)(?: from (?:your )?memory)?[.!]*$"
 )
 _LAST = re.compile(
-    r"(?i)^(?:please )?(?:you (?:can|may) )?(?:forget|scratch) (?:that|this|what i (?:just "
-    r")?said)(?:,? please)?$"
+    r"(?i)^(?:please )?(?:you (?:can|may) )?(?:forget|scratch|ignore|disregard) (?:that|this|(?:what |that )?i "
+    r"(?:ever |just )?(?:said|told you|mentioned|wrote)(?: (?:that|this|it|so))?)(?:,? please| again| now)?$"
+)
+_NEVERMIND = re.compile(
+    r"(?i)^(?:please )?(?:(?:you can|just) )?(?:forget|scratch|ignore|disregard|delete|erase) (?:about )?it"
+    r"(?:,? (?:please|again|now))?(?:,.*)?$"
 )
 _IDIOM = re.compile(
-    r"(?i)^(?:please )?(?:forget|ignore|drop|delete|erase|remove) (?:about )?(?:it|me|him|her|them|the (?:above"
-    r"|previous|last)\b.*)$"
+    r"(?i)^(?:please )?(?:you (?:can|may|should) )?(?:forget|ignore|drop|delete|erase|remove) (?:about )?(?:(?:it|me"
+    r"|him|his|her|them|their|your|you|these|those)\b(?! all\b)|the (?:above|previous|last)\b).*$"
+)
+_ABOUT = re.compile(
+    r"(?i)^(?:(?:everything|anything|all|what)\b.{0,40}?|(?:that )?i (?:(?:['’]ve|have|just|ever) )*(?:said|told you"
+    r"|mentioned)(?: to you)?) about (?:(?:my|our|the) )?"
+)
+_LISTED = re.compile(r"(?i)(?:(?:my|our|the) )?[\w'’-]+(?: [\w'’-]+)?")  # "my name, phone number and age"
+_THAT_IT_IS = re.compile(r"(?i)^(?P<s>.+?)(?: (?:is|are|was|were|as)|['’]s(?= (?-i:[A-Z]))) (?P<v>.+)$")
+_IS_NOT = re.compile(
+    r"(?i)^(?:(?:my|our) (?P<s>[\w'’ -]{1,60}?)(?: (?:is|are|was) (?:not|never)|['’]s not| (?:isn|aren|wasn)['’]t) "
+    r"(?P<v>.+)|i(?:['’]m| am) not (?:called |named )?(?P<n>(?-i:[A-Z]).*)"
+    r"|(?P<m>(?-i:[A-Z])[\w'’ -]*?) (?:is not|isn['’]t) my name)$"
+)
+_PERSONAL = re.compile(  # of "On stage my name is Jack": what holds somewhere else
+    rf"(?i)(?P<where>.+) (?:my|our) (?:{'|'.join(forms.PERSON.split())})$"
+)
+_FROM_NOW = re.compile(r"(?i)(?:from |these |as of )?(?:now|days|today|currently|recently|lately)(?: on)?$")
+_BARE = re.compile(  # "remember my name" asks for what was said
+    r"(?i)^(?:my|our|your|me|us|what|who|where|when|how|everything|anything|all)\b(?!.*\d)"
 )
 _ENDED = re.compile(
     r"(?i)\b(?:no longer|any ?more|any longer|quit|stopped|gave up|given up|give up|broke up|split up|passed away|died"
@@ -132,6 +155,9 @@ _COMPILED = [
 ]
 
 
+_PERSON = frozenset(forms.PERSON.split())
+
+
 def changes_in(message: str) -> list[Change]:
     """What a user's message changes, in order."""
     out: list[Change] = []
@@ -143,7 +169,14 @@ def changes_in(message: str) -> list[Change]:
             continue
         if whose and (pronoun := re.match(r"(?i)(?:he|she)(?P<is>['’]s)? (?!my\b)", text)) and not _BECAME.match(text):
             text = f"my {whose}{' is' if pronoun['is'] else ''} {text[pronoun.end() :]}"
+        if (_LAST.match(text) or _NEVERMIND.match(text)) and any(one.kind in ("set", "update") for one in out):
+            out = [one for one in out if one.kind not in ("set", "update")]  # what this very message said
+            continue
         found = _changes(text, clause.told, last)
+        if clause.spares:
+            found = [one for one in found if one.kind in ("set", "update", "ended")]
+        if clause.part:
+            found = [one for one in found if one.kind == "set" and one.subject not in _PERSON]
         if renewed:
             found = [replace(one, renewed=True) for one in found]
         out += found
@@ -162,7 +195,9 @@ def _changes(text: str, told: bool, before: str) -> list[Change]:
     if _IDIOM.match(text):
         return []
     if found := _FORGET.match(text):
-        return [Change("forget", text=re.sub(r"(?i)^i(?:['’]m| am)? ", "", found["t"]))]
+        return _forgotten(found["t"])
+    if (found := _IS_NOT.match(text)) and not _VAGUE.match(value := found["v"] or found["n"] or found["m"]):
+        return [Change("forget", found["s"] or "name", value)]
     if _ENDED.search(text):
         own = re.search(r"(?i)\b(?:i|we|my|our)\b", text) is not None
         thing = _ELSEWHERE.sub(r"\1", text)
@@ -175,6 +210,18 @@ def _changes(text: str, told: bool, before: str) -> list[Change]:
     if one := _stated(bare, text, told, before, lead):
         out = [old for old in out if old.subject != one.subject] + [one]
     return out
+
+
+def _forgotten(thing: str) -> list[Change]:
+    """What a wish to forget names: one thing, or a list of them; nothing where "my ..." is only a part of it."""
+    first, *more = re.split(r",\s+(?:and\s+)?|\s+(?:and|or|then)\s+", _ABOUT.sub("", thing))
+    text = thing if not more else " and ".join([first, *more]) if all(map(_LISTED.fullmatch, more)) else first
+    text = _ABOUT.sub("", text)
+    if re.search(r"(?i)(?<!,)(?<!and) (?:my|our)\b", text):
+        return []
+    text = re.sub(r"(?i)^i(?:['’]m| am)? ", "", text)
+    value = _THAT_IT_IS.match(text)
+    return [Change("forget", text=text, value=value["v"] if value else "")]
 
 
 def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change | None:
@@ -231,6 +278,8 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
         return Change("update", subject_of(found["s"]), _value(found["v"]), f"The {found['s']} is {found['v']}.")
     if found := _ANY.match(text):
         subject, value = subject_of(found["s"]), _value(re.sub(r"(?i), not .*", "", found["v"]))
+        if (inner := _PERSONAL.match(found["s"])) and not _FROM_NOW.search(inner["where"]):
+            return None
         ours = re.search(r"(?i)\b(?:at (?:home|work)|(?:at|in) (?:my|our) \w+)\b", f"{subject} {value}")
         dated = plain.slot(value)[0] in ("date", "time", "weekday", "money")
         if value and not _VAGUE.match(value) and not _PRONOUN.match(subject):
@@ -239,7 +288,7 @@ def _stated(text: str, said: str, told: bool, before: str, lead: str) -> Change 
     if found := _ME.match(text):
         return _kept(found["a"], found["v"], said)
     kind, value = plain.slot(text)
-    if told and len(text.split()) > 1:
+    if told and len(text.split()) > 1 and not _BARE.match(text):
         return _set(plain.frame(text, value) or text[:60].lower(), value or text, said)
     return Change("update", "", value, said) if kind in ("money", "measure") else None
 

@@ -24,12 +24,30 @@ _JOKE = re.compile(r"(?i)\b(?:just kidding|(?:only|just) joking|i['’]m (?:kidd
 _NOT_MEANT = re.compile(
     r"(?i)^(?:if|unless|suppose|supposing|imagine|pretend|say|assum\w+|let['’]?s|let us|what if|act (?:as|like)"
     r"|you (?:are|play)\b"
-    r"|play the|as an? (?:example|test|joke)|in the (?:song|book|film|movie|story|poem)|once upon|for (?:example"
+    r"|play the|(?:in|for|during) (?:this|the|our|my|a|that|your) (?:[\w-]+ )?(?:role[- ]?play\w*|rpg|game|scene|story"
+    r"|scenario|campaign|simulation|skit|dream)(?=,| (?:i|we|my|our)\b)|as an? (?:example|test|joke)"
+    r"|in the (?:song|book|film|movie|story|poem)|once upon|for (?:example"
     r"|instance)|e\.g\."
     r"|had i|were i|(?:he|she|they|it|somebody|someone|people) (?:said|says|asked|told|claims?|thinks?|sang|sings"
     r"|wrote)"
     r"|i (?:never|didn['’]t|did not) (?:said?|claim(?:ed)?|mean|meant)|(?:maybe|perhaps|possibly))\b"
 )  # fmt: skip
+# what a message says from here on is of a part that is played
+_PLAYED = re.compile(
+    r"(?i)\b(?:(?:in|for|during) (?:this|the|our|my|a|that|your) role[- ]?play|(?:let['’]?s|let us|start|begin|do) "
+    r"(?:a |an? \w+ |the |our )?role[- ]?play|pretend (?:that|you|we|i)\b|(?:stay|be|speak|answer|reply) in character)"
+)
+_IN_A_PART = re.compile(r"(?i)^as (?:an?|the) ")  # "As a pirate, my name is Jack", but "As a nurse, I work nights"
+_DELETES = r"""(?:(?:forget|delete|erase|clear|wipe|remove|drop|ignore|disregard)
+|(?:do(?:n['’]t|\ not)|stop)\ (?:remember|keep|stor)\w*)\b"""
+_ORDER = re.compile(rf"(?ix)(?:^|[,:]\ *|\b(?:so|and|then|now|just|please|can|may|should|but)\ +){_DELETES}")
+_EXCEPT = r"except\w*|apart from|aside from|other than|save for|besides|excluding|keep|leave|if|unless|once"
+_BEFORE = re.compile(rf"(?i)\b(?:{_EXCEPT}|remember)\b")
+_AFTER = re.compile(rf"(?i)\b(?:{_EXCEPT}|but|until|not (?:my|our|the))\b")
+_SPARED = re.compile(  # the exception in a sentence of its own
+    r"(?i)^(?:(?:but|and|just|only|please|well|oh|no|wait|ok|okay),? )*(?:except\w*|not|keep|leave|apart from"
+    r"|aside from|other than|save for|besides|excluding|unless)\b|^but (?:remember|do(?:n['’]t| not) forget)\b"
+)
 _INTERROGATIVE = re.compile(
     r"(?i)^(?:what|which|who|whom|whose|when|where|why|how|is|are|am|was|were|do|does|did|has|have|had|can|could|will"
     r"|would|shall|should|may|might|must|isn['’]t|aren['’]t|don['’]t you|doesn['’]t|won['’]t|can['’]t|couldn['’]t)\b"
@@ -67,10 +85,17 @@ _LEADING = re.compile(  # "In my kitchen I only have": what comes before the sub
 
 
 class Clause(NamedTuple):
-    """text: with its own subject where the sentence leaves it out; told: the user asked to remember it."""
+    """
+    text: with its own subject where the sentence leaves it out.
+    told: the user asked to remember it.
+    spares: the sentence wants something deleted with an exception or a condition, of which the rules know nothing.
+    part: said "as a ...", who may be somebody that the user plays.
+    """
 
     text: str
     told: bool
+    spares: bool = False
+    part: bool = False
 
 
 def clauses(message: str) -> list[Clause]:
@@ -85,6 +110,10 @@ def clauses(message: str) -> list[Clause]:
         if _JOKE.search(sentence):
             out = out[:-1] if out else out
             continue
+        if _PLAYED.search(sentence):
+            break
+        if _SPARED.match(sentence) and out:
+            out[-1] = [clause._replace(spares=True) for clause in out[-1]]
         out.append(list(_asserted(sentence)))
     return [clause for sentence in out for clause in sentence]
 
@@ -110,6 +139,14 @@ def sentences(text: str) -> list[str]:
     return [" ".join(one.split()) for one in out if one.strip()]
 
 
+def _spares(sentence: str) -> bool:
+    """Whether a wish to delete has an exception or a condition, behind it or before it."""
+    order, exception = _ORDER.search(sentence), _BEFORE.search(sentence)
+    return (order is not None and _AFTER.search(sentence, order.end()) is not None) or (
+        exception is not None and re.compile(f"(?ix)[,\\ ]{_DELETES}").search(sentence, exception.end()) is not None
+    )
+
+
 def _asserted(sentence: str) -> Iterator[Clause]:
     asks = sentence.rstrip("\"')]").endswith("?")
     stated = sentence.strip(" .!?;")
@@ -119,7 +156,7 @@ def _asserted(sentence: str) -> Iterator[Clause]:
     for i in range(len(parts) - 1, 0, -1):  # "Ada and I moved" is one clause
         if _PAIR.match(parts[i - 1].strip()) and re.match(r"I\b", parts[i]):
             parts[i - 1 : i + 1] = [f"{parts[i - 1]} and {parts[i]}"]
-    subject, told = "", False
+    subject, told, spares, in_a_part = "", False, _spares(stated), False
     for part in parts:
         bare = part.strip(" ,;")
         if len(bare) > CLAUSE:
@@ -131,12 +168,13 @@ def _asserted(sentence: str) -> Iterator[Clause]:
             return  # the rest hangs on it: "if I lived there, I would ..."
         if not bare:
             continue
+        in_a_part = in_a_part or _IN_A_PART.match(bare) is not None
         for piece in _verbs(bare):
             if own := re.match(r"(?i)(i|we)(?:['’](?:m|ve|re|d|ll))?\b", piece):
                 subject = own[1]
             elif piece is not bare and subject:
                 piece = f"{subject} {piece}"
-            yield Clause(piece, told)
+            yield Clause(piece, told, spares, in_a_part)
 
 
 def _verbs(clause: str) -> list[str]:

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
 from llmanac.retrieve.dense import Encode
-from llmanac.retrieve.memory.recall import LEAST, Fact, ended, meant, ranked, replaced
+from llmanac.retrieve.memory.recall import LEAST, Fact, ended, ranked, replaced, unwanted
 from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
 from llmanac.retrieve.memory.vectors import Vectors
 
@@ -38,9 +39,19 @@ _SCHEMA = """create table facts (id integer primary key, subject text not null u
 _ROWS = {(int, str, str, str, str, stated, int) for stated in (int, float)}  # types of a fact's columns
 
 
+_NO_TEXT = re.compile(r"[\udc80-\udcff]")  # bytes that are no UTF-8, as Python reads them from a pipe
+
+
 def _clean(text: str) -> str:
     """Text in one line without characters that control a terminal, turn lines around, or are no characters."""
     return " ".join(UNSAFE.sub(" ", text).split())
+
+
+class Done(NamedTuple):
+    """What a message did: facts that are new or have another value, and facts that are deleted."""
+
+    kept: list[Fact]
+    forgot: list[Fact]
 
 
 class Memory:
@@ -128,17 +139,32 @@ class Memory:
                 raise DataError(f"{self.path}: damaged: fact {shown(row[0])} is no fact; name another file")
         return [Fact(*row) for row in rows]
 
-    def read(self, message: str) -> list[Change]:
-        """Take over what a user's message states, replaces and takes back; returns the changes: all or none."""
+    def read(self, message: str) -> Done:
+        """Take over what a user's message states, replaces and takes back, all of it or nothing; returns what was done.
+
+        Raises:
+            RequestError: the message holds bytes that are no UTF-8, or the memory is full.
+        """
+        if found := _NO_TEXT.search(message):
+            byte = ord(found[0]) - 0xDC00
+            raise RequestError(
+                f"message: byte {byte:#04x} at character {found.start() + 1} is not UTF-8; type it again"
+            )
         changes = changes_in(message)
         if not changes:
-            return []
+            return Done([], [])
         with self._at_once():
+            before = self.facts()
             stated = {change.subject for change in changes if change.kind in ("set", "update")}
             for change in changes:
                 self.apply(change)
+            after = self.facts()
         self._stated = stated or self._stated
-        return changes
+        old, new = ({fact.subject: fact.value for fact in facts} for facts in (before, after))
+        return Done(
+            [fact for fact in after if old.get(fact.subject) != fact.value],
+            [fact for fact in before if fact.subject not in new],
+        )
 
     @contextlib.contextmanager
     def _at_once(self) -> Iterator[None]:
@@ -169,12 +195,12 @@ class Memory:
         elif change.kind == "ended":
             gone = ended(change.text, [f for f in facts if f.subject != change.subject], change.own)
         else:
-            gone = meant(change.text, facts)
+            gone = unwanted(change, facts)
         for fact in gone:
             self._run("delete from facts where id = ?", fact.id)
 
     def _set(self, change: Change) -> None:
-        known = self._run("select 1 from facts where subject = ?", change.subject)
+        known = self._run("select 1 from facts where subject = ?", _clean(change.subject))
         if not known and len(self) >= MOST:
             raise RequestError(f"{self.path}: holds {MOST:,} facts, which is the most; delete some")
         fields = map(_clean, (change.subject, change.value, change.text, change.cues))
@@ -218,7 +244,7 @@ class Memory:
 
     def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
-        facts = self.facts()
+        facts, question = self.facts(), _clean(question)
         with self._named():
             near = self._vectors.nearness(question, facts).tolist() if self._vectors is not None else None
         return ranked(question, facts, k, least, near)
