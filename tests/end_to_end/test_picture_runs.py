@@ -142,6 +142,8 @@ def test_pictures_of_the_user_take_the_same_recipes(folder, tmp_path):
         (place / "rows.csv").unlink()
     run = llmanac.run("vilt", {**SMALL["vilt"], "data.paths": [str(place)]}, folder=tmp_path / "run", **QUIET)
     assert run.results["pictures"] == {"seen": 10, "held out": 2, "made here": False}
+    assert run.results["unknown_words"]["seen"] == 0 and 0 <= run.results["unknown_words"]["held out"] < 1
+    assert "Words of captions that the tokenizer does not know: seen 0.0%" in (run.folder / "report.html").read_text()
     (run.folder / "results.json").unlink()
     (place / "0.txt").write_text("another text", "utf-8")
     with pytest.raises(DataError, match="a resumed run keeps its pictures"):

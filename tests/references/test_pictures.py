@@ -148,6 +148,13 @@ def test_images_are_bounded(monkeypatch):
     assert p.open_image(handle.getvalue(), "a.png").size == (30, 20)
     with pytest.raises(DataError, match=r"a.png: not an image that can be read"):
         p.open_image(handle.getvalue()[:40], "a.png")
+    for shape in ((1, p.MOST_SIDE + 1), (p.MOST_SIDE + 1, 1)):  # few pixels and bytes
+        line = io.BytesIO()
+        Image.new("1", shape).save(line, "PNG")
+        with pytest.raises(DataError, match=r"a.png: .* x .* pixels; a side of at most 16,384 is read"):
+            p.open_image(line.getvalue(), "a.png")
+    with pytest.raises(DataError, match=r"an image of 600 x 1 pixels: .* longer one 134,400; at most 16,384"):
+        p.CLIP([Image.new("RGB", (600, 1))])
     monkeypatch.setattr(p, "MOST_PIXELS", 500)
     with pytest.raises(DataError, match=r"a.png: 30 x 20 pixels; at most 500"):
         p.open_image(handle.getvalue(), "a.png")
@@ -190,7 +197,6 @@ def test_the_texts_of_one_picture_are_on_one_side(tmp_path):
     from llmanac.core.spec import make_method
     from llmanac.recipes import multimodal_data as data
     from llmanac.recipes.multimodal import WORDS
-    from llmanac.recipes.multimodal_measures import captions_by_picture, shown_by
 
     (tmp_path / "pictures").mkdir()
     _captioned(tmp_path / "pictures")
@@ -204,10 +210,9 @@ def test_the_texts_of_one_picture_are_on_one_side(tmp_path):
     asked, first = load(0, "first", held_out=0.25)
     assert (len(first.seen), len(first.held_out)) == (27, 9)
     assert not {p.image.tobytes() for p in first.seen} & {p.image.tobytes() for p in first.held_out}
-    every = [p.caption for p in [*first.seen, *first.held_out]]
-    texts = captions_by_picture([*first.seen, *first.held_out], every)
-    assert all(every[i].endswith(p.caption[-3:]) for p in first.seen for i in texts[shown_by(p)])
-    assert {len(own) for own in texts.values()} == {3}
+    own = [first.texts[data.shown_by(p)] for p in first.seen]
+    assert all(text.endswith(p.caption[-3:]) for p, texts in zip(first.seen, own, strict=True) for text in texts)
+    assert {len(texts) for texts in first.texts.values()} == {3}
     data.check_start(first, asked, asked, tmp_path / "first")
     _, second = load(1, "second", held_out=0.25)
     with pytest.raises(SpecError, match=r"start: .*first was trained on \d of the 9 pictures"):
@@ -216,3 +221,46 @@ def test_the_texts_of_one_picture_are_on_one_side(tmp_path):
     with pytest.raises(SpecError, match=r"data.held_out=0.2"):
         data.check_start(drawn, data.PictureData(held_out=0.3), data.PictureData(), tmp_path)
     data.check_start(drawn, data.PictureData(held_out=0.2), data.PictureData(held_out=0.3), tmp_path)
+
+
+def test_any_caption_of_a_picture_is_right_and_no_unknown_word_is_left_out(tmp_path, monkeypatch):
+    """Of what a vilt is trained on, and of the captions that a vlm writes."""
+    from types import SimpleNamespace
+
+    from llmanac.core.spec import make_method
+    from llmanac.data.pictures.folder import Picture
+    from llmanac.recipes import multimodal_data as data
+    from llmanac.recipes import multimodal_measures as measures
+    from llmanac.recipes.multimodal import WORDS
+
+    images = [np.full((32, 32, 3), 60 * number, np.uint8) for number in range(3)]
+    texts = (("a cat", 0), ("the pet", 0), ("a dog", 1), ("the pet", 1))
+    seen = [Picture(text, images[number], "") for text, number in texts]
+    tokenizer = make_method("tokenizer", {**WORDS, "vocab_size": 32}).train([p.caption for p in seen])
+    held = [Picture(text, images[2], "") for text in ("A RED cat", "zebra stripes")]
+    material = data.Material(seen, held, tokenizer, 32, 8, made_here=False)
+    batch = data.Draw(material, SimpleNamespace(name="vilt"))(numpy_generator(0), 200)
+    assert batch.ids is not None and batch.labels is not None
+    right = {0: {"a cat", "the pet"}, 1: {"a dog", "the pet"}}
+    shade = [round(float(x[0, 0, 0] + 1) * 127.5 / 60) for x in batch.pixels]
+    said = [material.text(row) for row in batch.ids.tolist()]
+    assert batch.labels.tolist() == [int(text in right[number]) for text, number in zip(said, shade, strict=True)]
+    assert 0 < int(batch.labels.sum()) < 200
+
+    def exact(*rows):
+        """Of a model that writes these words of each picture of a side."""
+        monkeypatch.setattr(measures, "describe", lambda *rest, **choices: [tokenizer.encode(row) for row in rows])
+        found = measures.Found()
+        measures.Measure(material, SimpleNamespace(name="flamingo"), 0).described(model, found)
+        return found
+
+    model = SimpleNamespace(device="cpu")
+    monkeypatch.setattr(measures, "SIDES", ("seen",))
+    found = exact("the pet", "a cat", "a cat", "a dog")  # the two pictures' other captions, but for one
+    assert found.scores["seen"] == {"exact captions": 0.75}
+    assert found.shown[0].lines == ["the pet", "a cat", "a cat (is: a dog)", "a dog"]
+    monkeypatch.setattr(measures, "SIDES", ("held out",))
+    found = exact("cat", "A RED cat")  # an unknown word is written as the unknown token, which no caption is
+    assert found.scores["held out"] == {"exact captions": 0.0}
+    assert found.shown[0].lines == ["cat (is: A RED cat)", "[UNK] [UNK] cat (is: zebra stripes)"]
+    assert tokenizer.unknown_rate(p.caption for p in held) == 4 / 5

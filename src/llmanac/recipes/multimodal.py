@@ -282,6 +282,10 @@ class PictureRun:
             "judge": None if judge is None else {"right_on_real_images": judge[1]},
             "stages": self.stages, "scores": found.scores, **found.extra, "next": self.next(),
         }  # fmt: skip
+        rates = {side: self.material.tokenizer.unknown_rate(item.caption for item in items) for side, items in
+                 (("seen", self.material.seen), ("held out", self.material.held_out))}  # fmt: skip
+        if not self.material.made_here and self.spec.name != "vq-vae":
+            out["unknown_words"] = rates
         if self.spec.name in data.DRAWS:
             out["seconds_to_85_percent"] = seconds_to(self.stages["train"]["looks"], 0.85)
         write_report(self.place, out, found.shown)

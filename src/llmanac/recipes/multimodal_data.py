@@ -10,8 +10,10 @@ dall-e, diffusion     a caption and the image to be drawn
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +80,21 @@ class Material:
         return found[: self.length - 2]
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of ids, without begin, end and padding."""
-        out: str = self.tokenizer.decode([int(i) for i in ids], skip_special=True)
+        """The text of ids, without begin, end and padding; an unknown word is written as the unknown token."""
+        token = self.tokenizer
+        skipped = set(token.special_tokens.values()) - {token.unknown_id}
+        out: str = token.decode([i for i in map(int, ids) if i not in skipped])
         return out
+
+    def wanted(self, text: str) -> str:
+        """What a model is to write for a text: in the tokenizer's form, or as it is where a word of it is unknown."""
+        ids = self.tokenizer.encode(text)
+        return text if self.tokenizer.unknown_id in ids else self.text(ids)
+
+    @cached_property
+    def texts(self) -> dict[str, set[str]]:
+        """The captions of each picture of both sides; see `captions_by_picture`."""
+        return captions_by_picture([*self.seen, *self.held_out])
 
     def captions(self, texts: Sequence[str]) -> Tensor:
         """(B, length) ids with begin and end, padded on the right."""
@@ -158,6 +172,19 @@ def _same(found: Sequence[Any], seen: Sequence[Any], kept: Path) -> None:
 
 def _digest(picture: Any) -> str:
     return hashlib.sha256(picture.image.tobytes()).hexdigest()[:16]
+
+
+def shown_by(item: Any) -> str:
+    """What is equal for two rows of one picture: a table may have several texts of it."""
+    return item.caption if isinstance(item, scenes.Scene) else _digest(item)
+
+
+def captions_by_picture(items: Iterable[Any]) -> dict[str, set[str]]:
+    """`shown_by` of each picture -> its captions."""
+    out: dict[str, set[str]] = defaultdict(set)
+    for item in items:
+        out[shown_by(item)].add(item.caption)
+    return dict(out)
 
 
 def check_start(material: Material, mine: PictureData, theirs: PictureData, place: Path) -> None:
@@ -267,7 +294,10 @@ class Draw:
         return Pictures(pixels=pixels, ids=ids, targets=targets)
 
     def asked(self, pixels: Tensor, items: Sequence[Any], generator: np.random.Generator) -> Pictures:
-        """Questions with the class of their answer; without questions, texts of which half are of another picture."""
+        """Questions with the class of their answer; without questions, half of the texts are drawn from all pictures.
+
+        A text belongs to a picture (1) where it is any of its captions, else it does not (0).
+        """
         if self.material.made_here:
             fields = [list(scenes.QUESTIONS)[i] for i in generator.integers(0, len(scenes.QUESTIONS), len(items))]
             texts = [scenes.QUESTIONS[field] for field in fields]
@@ -276,7 +306,7 @@ class Draw:
             own = generator.random(len(items)) < 0.5
             others = [self.items[i] for i in generator.integers(0, len(self.items), len(items))]
             texts = [(a if mine else b).caption for a, b, mine in zip(items, others, own, strict=True)]
-            labels = [int(text == item.caption) for text, item in zip(texts, items, strict=True)]
+            labels = [int(text in self.material.texts[shown_by(item)]) for text, item in zip(texts, items, strict=True)]
         ids = self.material.captions(texts)
         lengths = (ids != self.material.tokenizer.pad_id).sum(1)
         return Pictures(pixels=pixels, ids=ids, lengths=lengths, labels=torch.tensor(labels))

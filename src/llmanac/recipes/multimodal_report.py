@@ -127,6 +127,11 @@ def _scores(results: dict[str, Any]) -> Section:
     pictures = results["pictures"]
     kind = "scenes; held out are pairs of color and shape" if pictures["made here"] else "pictures of yours"
     words = [f"{pictures['seen']} {kind} were trained on, {pictures['held out']} were not."]
+    if "unknown_words" in results:
+        rates = ", ".join(f"{side} {rate:.1%}" for side, rate in results["unknown_words"].items())
+        words.append(
+            f"Words of captions that the tokenizer does not know: {rates}. A caption with one is never written exactly."
+        )
     if results["judge"]:
         words.append(
             "Colors and shapes are read by a small classifier of scenes, which is right on "

@@ -2,7 +2,7 @@
 
     bytes -> RGB -> resize (Pillow's filter) -> centre crop -> x / 255 -> (x - mean) / std         (3, H, W) float32
 
-Images are untrusted: the number of bytes and of pixels is bounded before anything is decoded.
+Images are untrusted: the number of bytes and of pixels and the sides are bounded before anything is decoded.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from llmanac.core.files import open_regular
 
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 40_000_000
+MOST_SIDE = 16_384  # pixels: resizing takes memory by the longer side, however few pixels there are
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 HALF = (0.5, 0.5, 0.5)
 CONFIG = "preprocessor_config.json"
@@ -54,7 +55,11 @@ class Preprocess:
     offset: float = 0.0
 
     def __call__(self, images: list[Any]) -> Tensor:
-        """Pillow images or (H, W, 3) uint8 arrays -> (B, 3, size, size)."""
+        """Pillow images or (H, W, 3) uint8 arrays -> (B, 3, size, size).
+
+        Raises:
+            DataError: an image so narrow that its longer side would have more than `MOST_SIDE` pixels.
+        """
         kind = getattr(Image.Resampling, self.filter.upper())
         edge = self.edge or self.size
         rows = []
@@ -66,10 +71,15 @@ class Preprocess:
                 image = image.resize((edge, edge), kind)
             else:
                 longer = int(edge * max(width, height) / min(width, height))
+                if longer > MOST_SIDE:
+                    raise DataError(
+                        f"an image of {width:,} x {height:,} pixels: its shorter side is read as {edge}, which makes "
+                        f"the longer one {longer:,}; at most {MOST_SIDE:,} are read, so cut it"
+                    )
                 image = image.resize((edge, longer) if width <= height else (longer, edge), kind)
-            pixels = np.asarray(image, np.float32)
-            top, left = ((n - self.size) // 2 for n in pixels.shape[:2])
-            pixels = pixels[top : top + self.size, left : left + self.size] * np.float32(self.scale)
+            left, top = ((n - self.size) // 2 for n in image.size)
+            image = image.crop((left, top, left + self.size, top + self.size))
+            pixels = np.asarray(image, np.float32) * np.float32(self.scale)
             pixels += np.float32(self.offset)
             rows.append((pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32))
         return torch.from_numpy(np.stack(rows).transpose(0, 3, 1, 2).copy())
@@ -172,7 +182,8 @@ def open_image(data: bytes, where: str, *, formats: Sequence[str] = FORMATS, pix
         formats: that are read, of `FORMATS`; pixels: that it may have, `MOST_PIXELS` by default.
 
     Raises:
-        DataError: too many bytes or pixels, another format, or a damaged file; the message says which and where.
+        DataError: too many bytes or pixels, a side above `MOST_SIDE`, another format, or a damaged file; the message
+            says which and where.
     """
     if len(data) > MOST_BYTES:
         raise DataError(f"{where}: {len(data):,} bytes; an image may have {MOST_BYTES:,}")
@@ -193,6 +204,8 @@ def open_image(data: bytes, where: str, *, formats: Sequence[str] = FORMATS, pix
 def _check_size(size: tuple[int, int], most: int, where: str) -> None:
     if size[0] * size[1] > most:
         raise DataError(f"{where}: {size[0]:,} x {size[1]:,} pixels; at most {most:,} are read")
+    if max(size) > MOST_SIDE:
+        raise DataError(f"{where}: {size[0]:,} x {size[1]:,} pixels; a side of at most {MOST_SIDE:,} is read")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
