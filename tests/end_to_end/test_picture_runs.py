@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 import llmanac
 from llmanac.cli import app
+from llmanac.core import spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.rng import numpy_generator
 from llmanac.data.pictures import scenes
@@ -155,6 +157,60 @@ def test_pictures_of_the_user_take_the_same_recipes(folder, tmp_path):
         )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["diffusion", "dalle"])
+def test_generators_of_the_users_pictures_have_no_judge(name, folder, tmp_path):
+    changes = {**SMALL[name], "data.paths": [str(folder[0])]}
+    run = llmanac.run(name, changes, folder=tmp_path / "run", **QUIET)
+    assert run.results["judge"] is None and run.results["seconds_to_85_percent"] is None
+    assert {look["right"] for look in run.results["stages"]["train"]["looks"]} == {None}
+    page = (run.folder / "report.html").read_text()
+    assert "Over training" in page and "nan" not in page.replace("image/png;base64,", "").split("<img")[0]
+
+
+def test_a_stopped_run_goes_on_without_its_changes_again(folder, tmp_path, monkeypatch):
+    seeds = []
+
+    def stopped(*_, seed, **__):
+        seeds.append(seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multimodal, "train", stopped)
+    place = str(tmp_path / "a run")
+    paths = f'data.paths=["{folder[0]}"]'
+    words = ["run", "clip", "--folder", place, "--seed", "3", "-s", paths]
+    words += [w for k, v in spec.flatten(SMALL["clip"]).items() for w in ("-s", f"{k}={v}")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 130, done.output
+    again = shlex.split(done.output.partition("Continue with: llmanac ")[2])
+    assert again == ["run", "clip", "--folder", place, "--resume"]
+    with pytest.raises(SpecError, match="rows: was 4 and is 6 now"):
+        app([*again, "-s", "rows=6"], standalone_mode=False)
+    with pytest.raises(SpecError, match=r"does not take that \(model\.vision: no such field"):
+        app(["run", "vilt", *again[2:]], standalone_mode=False)
+    assert CliRunner().invoke(app, again).exit_code == 130 and seeds == [3, 3]  # it came to the training again
+    assert json.loads((tmp_path / "a run" / "tokenizer" / "pictures.json").read_text())["pictures"] == 12
+
+
+def test_a_run_refused_for_its_pictures_leaves_the_folder_to_the_corrected_one(folder, tmp_path, monkeypatch):
+    place, bad = tmp_path / "run", tmp_path / "bad"
+    bad.mkdir()
+    (bad / "a.png").write_bytes(b"no image")
+    (bad / "a.txt").write_text("a")
+    for name in ("clip", "llava"):  # llava trains its start in the same folder
+        with pytest.raises(DataError, match=r"a\.png"):
+            llmanac.run(name, {**SMALL[name], "data.paths": [str(bad)]}, folder=place, **QUIET)
+        assert not place.exists()
+    place.mkdir()
+    with pytest.raises(SpecError, match="special_tokens"):
+        llmanac.run("clip", {**SMALL["clip"], "tokenizer.special_tokens": ["<pad>"]}, folder=place, **QUIET)
+    assert {path.name for path in place.iterdir()} <= {".lock"}
+    (place / "recipe.toml").write_text("mine")
+    with pytest.raises(LlmanacError, match="is there already"):
+        llmanac.run("clip", {**SMALL["clip"], "data.paths": [str(bad)]}, folder=place, **QUIET)
+    assert (place / "recipe.toml").read_text() == "mine"
+
+
 def test_what_is_wrong_with_pictures_is_named(folder, tmp_path):
     with pytest.raises(DataError, match="nothing: no such file or folder"):
         read_pictures([tmp_path / "nothing"], 16)
@@ -197,7 +253,8 @@ def test_commands_caption_classify_and_draw(runs, folder, tmp_path):
     for words, said in (
         (("caption", runs("clip").folder, image), "is a clip, which does not write about an image"),
         (("classify-image", runs("clip").folder, image, "-l", "a"), "--labels: give two or more"),
-        (("caption", runs("llava").folder, image, "--ask", "xyzzy"), "has words that the model does not know"),
+        (("caption", runs("llava").folder, image, "--ask", "a xyzzy"), "the model does not know: 'xyzzy'$"),
+        (("classify-image", runs("clip").folder, image, "-l", "a zebra", "-l", "red"), "does not know: 'zebra'$"),
         (("caption", runs("llava").folder, tmp_path / "no.png"), "no.png"),
     ):  # fmt: skip
         with pytest.raises(LlmanacError, match=said):

@@ -14,7 +14,7 @@ from llmanac.cli import app
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make, patch
 from llmanac.recipes import rlhf, rlhf_task
-from llmanac.recipes.rlhf import RlhfSpec, is_rlhf, run_rlhf
+from llmanac.recipes.rlhf import RlhfSpec, is_rlhf, run_named, run_rlhf
 from llmanac.recipes.spec import read_recipe
 
 TINY = {
@@ -91,6 +91,19 @@ def test_a_run_that_was_stopped_in_each_stage_ends_with_the_same_weights(whole, 
         run_rlhf(asked(**{"rl.train.steps": 4}), folder, resume=True)
     with pytest.raises(LlmanacError, match="is there already"):
         run_rlhf(asked(), folder)
+
+
+def test_a_stopped_run_goes_on_without_its_changes_again(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rlhf, "_Stages", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_named(read_recipe("rlhf"), {"seed": 5, "rl.train.steps": 7}, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):  # it came to the stages
+        run_named(read_recipe("rlhf"), {}, tmp_path / "run", resume=True)
+    with pytest.raises(SpecError, match=r"seed: was 5 and is 6"):
+        run_named(read_recipe("rlhf"), {"seed": 6}, tmp_path / "run", resume=True)
 
 
 def test_a_users_model_prompts_pairs_and_truth(whole, tmp_path):

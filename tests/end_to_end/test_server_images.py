@@ -138,7 +138,7 @@ BAD = {
     "truncated webp": (url(encoded(picture(), "WEBP")[:60], "image/webp"), "not an image"),
     "no image": (url(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "cannot identify"),
     "nothing": (url(b""), "not an image"),
-    "wrong type": (url(encoded(picture(), "JPEG")), "as image/png"),
+    "wrong type": (url(encoded(picture(), "JPEG")), "is a JPEG file, declared as image/png; send it as"),
     "svg": (url(b"<svg/>", "image/svg+xml"), "is not read"),
     "bmp": (url(encoded(picture(), "BMP"), "image/bmp"), "is not read"),
     "html": (url(GOOD, "text/html"), "is not read"),

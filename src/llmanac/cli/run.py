@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -90,8 +91,9 @@ def run_stated(
     try:
         done = form.run_named(data, changes, folder, resume=resume)
     except KeyboardInterrupt:
-        where = f" --folder {folder}" if folder else ""
-        print(f"\nStopped; nothing is lost. Continue with: llmanac run {name}{where} --resume")
+        chosen = folder or (Path("runs") / str(changes["name"]) if "name" in changes else None)
+        where = f" --folder {quote(str(chosen))}" if chosen else ""
+        print(f"\nStopped; nothing is lost. Continue with: llmanac run {quote(name)}{where} --resume")
         raise SystemExit(130) from None
     print_results(done.results, done.folder)
     print(f"report: {done.folder / 'report.html'}")

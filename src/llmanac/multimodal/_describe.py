@@ -1,9 +1,9 @@
-"""Greedy text about an image: what `vlm` and `flamingo` write after a prompt."""
+"""Text about an image: the ids of a prompt, and what `vlm` and `flamingo` write after it, greedily."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,20 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 from llmanac.core.types import LAST
 from llmanac.multimodal.vlm import VLM
+
+NAMED = 8  # unknown words of a message
+
+
+def known_ids(tokenizer: Any, text: str, where: str, special: Literal["never", "all"] = "never") -> list[int]:
+    """The ids of a text. Raises RequestError that names its words that the model does not know; `where` is a field."""
+    ids: list[int] = tokenizer.encode(text, special=special)
+    unknown = tokenizer.unknown_id
+    if unknown is None or unknown not in ids:
+        return ids
+    placed = zip(*tokenizer.encode_with_offsets(text, special=special), strict=True)
+    words = list(dict.fromkeys(text[a:b].strip()[:40] for i, (a, b) in placed if i == unknown))
+    named = ", ".join(map(repr, words[:NAMED])) + (f" and {len(words) - NAMED} more" if len(words) > NAMED else "")
+    raise RequestError(f"{where}: {text[:100]!r} has words that the model does not know: {named}")
 
 
 @torch.no_grad()

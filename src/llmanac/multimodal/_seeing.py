@@ -24,6 +24,7 @@ from llmanac.core.errors import CheckpointError, RequestError, SpecError
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.data.pictures.preprocess import Preprocess, load_preprocess
 from llmanac.models._folder import CONFIG, RECORD, read_table
+from llmanac.multimodal._describe import known_ids
 from llmanac.multimodal.families import FAMILIES
 from llmanac.multimodal.load import OWN, load_multimodal
 from llmanac.multimodal.vlm import VLM
@@ -167,9 +168,7 @@ class Seeing(nn.Module):
             )
         content, token = messages[0]["content"], self.tokenizer
         text = " ".join(part["text"] for part in content if part["type"] == "text").strip()
-        ids = list(token.encode(text))
-        if token.unknown_id is not None and token.unknown_id in ids:
-            raise RequestError(f"messages: {text[:100]!r} has words that the model does not know")
+        ids = known_ids(token, text, "messages")
         first = [] if self.image_id is None else [self.image_id]
         return [*first, *([] if token.bos_id is None else [token.bos_id]), *ids]
 

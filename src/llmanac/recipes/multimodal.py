@@ -33,7 +33,7 @@ from llmanac.multimodal._model import load_part
 from llmanac.multimodal.load import load_multimodal
 from llmanac.multimodal.samplers import SamplerSpec
 from llmanac.recipes import multimodal_data as data
-from llmanac.recipes.kept import RECIPE, kept_recipe
+from llmanac.recipes.kept import RECIPE, kept_recipe, named
 from llmanac.recipes.measures import loss_curve
 from llmanac.recipes.multimodal_judge import JUDGE, load_judge
 from llmanac.recipes.multimodal_measures import Found, Measure
@@ -134,25 +134,26 @@ def run_named(
     resume: bool = False, report: Report = print,
 ) -> Multimodal:  # fmt: skip
     """`run_multimodal` of a recipe with changes, in `runs/<name>` where no folder is given."""
-    asked = asked_of(recipe, changes)
-    return run_multimodal(asked, folder or Path("runs") / asked.name, resume=resume, report=report)
+    asked, place = named(asked_of, recipe, changes, folder, resume)
+    return run_multimodal(asked, place, resume=resume, report=report, changes=changes)
 
 
 def run_multimodal(
     asked: MultimodalRecipe, folder: str | Path, *, resume: bool = False, report: Report = print,
-    run: type[PictureRun] | None = None,
+    run: type[PictureRun] | None = None, changes: Mapping[str, Any] | None = None,
 ) -> Multimodal:  # fmt: skip
     """Run a recipe; `folder` gets everything.
 
     Args:
         resume: go on with the run in the folder, which must be of the same recipe.
         run: what runs it and what it begins from, a `PictureRun`.
+        changes: those that `asked` has in it already, which are kept, so that `--resume` need not repeat them.
 
     Raises:
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    with kept_recipe(folder, asked, resume) as place:
+    with kept_recipe(folder, asked, resume, changes) as place:
         if (place / RESULTS).is_file():
             return Multimodal(place, files.read_table(place / RESULTS))
         return Multimodal(place, (run or PictureRun)(asked, place, report).run())
@@ -328,9 +329,10 @@ class Texts(nn.Module):
         return found.nll, count, {}
 
 
-def looks(folder: Path) -> list[dict[str, float]]:
-    """Each measurement of a training: its step, the seconds of training until then, and what was right."""
-    seconds, out = 0.0, []
+def looks(folder: Path) -> list[dict[str, float | None]]:
+    """Each measurement of a training: its step, the seconds until then, and what was right; None without a judge."""
+    seconds = 0.0
+    out: list[dict[str, float | None]] = []
     for line in read_metrics(folder):
         seconds += line.get("seconds", 0.0)
         if "evaluate_right" in line:
@@ -338,6 +340,6 @@ def looks(folder: Path) -> list[dict[str, float]]:
     return out
 
 
-def seconds_to(found: list[dict[str, float]], right: float) -> float | None:
+def seconds_to(found: list[dict[str, float | None]], right: float) -> float | None:
     """Seconds of training until a measurement was at least `right`; None where none was."""
-    return next((look["seconds"] for look in found if look["right"] >= right), None)
+    return next((look["seconds"] for look in found if look["right"] is not None and look["right"] >= right), None)

@@ -153,7 +153,10 @@ def _scores(results: dict[str, Any]) -> Section:
 
 
 def _over_training(place: Path, stages: dict[str, Any]) -> list[Section]:
-    rows = [[look["step"], f"{look['seconds']:.0f} s", f"{look['right']:.3f}"] for look in stages["train"]["looks"]]
+    rows = [
+        [look["step"], f"{look['seconds']:.0f} s", "" if look["right"] is None else f"{look['right']:.3f}"]
+        for look in stages["train"]["looks"]
+    ]
     kept = sorted((place / "samples").glob("step-*.png"))
     figures = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 260 42"><text x="0" y="8" font-size="6">'

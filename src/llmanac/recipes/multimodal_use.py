@@ -14,7 +14,7 @@ from llmanac.core import files
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import torch_generator
 from llmanac.data.pictures.preprocess import load_preprocess, read_image
-from llmanac.multimodal._describe import describe
+from llmanac.multimodal._describe import describe, known_ids
 from llmanac.multimodal.load import load_multimodal
 from llmanac.recipes.multimodal_data import DESCRIBES, DRAWS, IMAGE, image_size
 from llmanac.recipes.multimodal_measures import default_sampler
@@ -64,14 +64,11 @@ class PictureModel:
         self._check(DESCRIBES, "write about an image")
         token = self.tokenizer
         if IMAGE in ask:
-            ids = list(token.encode(ask, special="all"))
+            ids = known_ids(token, ask, "--ask", special="all")
             ids = ids if token.bos_id is None or not token.adds_bos else [token.bos_id, *ids]
         else:
             image = [self.spec.image_id] if self.spec.name == "vlm" else []
-            ids = [*image, *([] if token.bos_id is None else [token.bos_id]), *token.encode(ask)]
-        unknown = token.unknown_id
-        if unknown is not None and unknown in ids:
-            raise RequestError(f"--ask: {ask!r} has words that the model does not know")
+            ids = [*image, *([] if token.bos_id is None else [token.bos_id]), *known_ids(token, ask, "--ask")]
         end = set() if token.eos_id is None else {token.eos_id}
         found = describe(self.model, self.pixels(images), ids, end=end, most=most)
         return [token.decode(row, skip_special=True).strip() for row in found]
@@ -80,9 +77,7 @@ class PictureModel:
         """(B, T) ids of texts with begin and end, padded. Raises RequestError for one that is too long or not known."""
         token, out = self.tokenizer, []
         for text in texts:
-            ids = token.encode(text)
-            if token.unknown_id is not None and token.unknown_id in ids:
-                raise RequestError(f"{text!r}: has words that the model does not know")
+            ids = known_ids(token, text, "text")
             row = [i for i in (token.bos_id, *ids, token.eos_id) if i is not None]
             if len(row) > length:
                 raise RequestError(f"{text!r}: {len(row)} tokens, and the model reads {length}")

@@ -24,7 +24,7 @@ from llmanac.core.progress import Report
 from llmanac.core.spec import Spec, make_method
 from llmanac.objectives import ObjectiveSpec
 from llmanac.recipes.align import AlignSpec, align
-from llmanac.recipes.kept import RECIPE, kept_recipe
+from llmanac.recipes.kept import RECIPE, kept_recipe, named
 from llmanac.recipes.merge import merge
 from llmanac.recipes.rlhf_results import write_results
 from llmanac.recipes.rlhf_task import write_task
@@ -115,17 +115,21 @@ class Rlhf:
     results: dict[str, Any]
 
 
-def run_rlhf(asked: RlhfSpec, folder: str | Path, *, resume: bool = False, report: Report = print) -> Rlhf:
+def run_rlhf(
+    asked: RlhfSpec, folder: str | Path, *, resume: bool = False, report: Report = print,
+    changes: Mapping[str, Any] | None = None,
+) -> Rlhf:  # fmt: skip
     """Run the three stages; `folder` gets everything.
 
     Args:
         resume: go on with the run in the folder, which must be of the same recipe.
+        changes: those that `asked` has in it already, which are kept, so that `--resume` need not repeat them.
 
     Raises:
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    with kept_recipe(folder, asked, resume) as place:
+    with kept_recipe(folder, asked, resume, changes) as place:
         return Rlhf(place.resolve(), _Stages(asked, place.resolve(), report).run())  # stages name each other's folders
 
 
@@ -143,8 +147,8 @@ def run_named(
     resume: bool = False, report: Report = print,
 ) -> Rlhf:  # fmt: skip
     """`run_rlhf` of a recipe with changes, in `runs/<name>` where no folder is given."""
-    asked = asked_of(recipe, changes)
-    return run_rlhf(asked, folder or Path("runs") / asked.name, resume=resume, report=report)
+    asked, place = named(asked_of, recipe, changes, folder, resume)
+    return run_rlhf(asked, place, resume=resume, report=report, changes=changes)
 
 
 class _Stages:

@@ -15,6 +15,12 @@ from llmanac.data.pictures.preprocess import open_image
 from llmanac.web._errors import ApiError
 
 TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/gif": "GIF"}
+STARTS = {
+    "image/png": rb"\x89PNG\r\n",
+    "image/jpeg": rb"\xff\xd8\xff",
+    "image/gif": b"GIF8",
+    "image/webp": b"RIFF....WEBP",
+}
 MOST_IMAGES = 16  # of one request
 MOST_BYTES = 5 << 20  # of one image
 MOST_PIXELS = 16_000_000  # of all images of a request
@@ -33,6 +39,10 @@ def open_images(urls: list[tuple[str, str]]) -> list[Any]:
     images, left = [], MOST_PIXELS
     for where, url in urls:
         kind, data = _data(where, url)
+        for other, start in STARTS.items():
+            if other != kind and re.match(start, data, re.DOTALL):
+                message = f"is a {TYPES[other]} file, declared as {kind}; send it as data:{other};base64,..."
+                raise _refused(where, message, "invalid_image")
         try:
             image = open_image(data, where, formats=(TYPES[kind],), pixels=left)
         except DataError as error:
