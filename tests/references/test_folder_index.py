@@ -206,9 +206,7 @@ def test_what_is_not_read_is_told_each_time_and_stops_nothing(folder, capsys, mo
         with pytest.raises(SystemExit) as done:
             main([command[0], str(folder), *command[1:]])
         out, err = capsys.readouterr()
-        assert (
-            done.value.code == 0 and "note: 3 files could not" in err and "locked.txt: the file may not" in err
-        )
+        assert done.value.code == 0 and "note: 3 files could not" in err and "locked.txt: the file may not" in err
         assert "latin.txt: not UTF-8 at byte 5" in err
         assert ("(3 files could not be read" in out) is ("The documents do not say" in out)
     assert "\n  [2] fake" not in out

@@ -47,6 +47,7 @@ def updated(
     """The renewed index of a folder; files that could not be read are named on standard error, at most `listed`."""
     from llmanac.core.spec import make
     from llmanac.data.command_problems import CommandProblems
+    from llmanac.lab.words import plural
     from llmanac.retrieve.dense import Spec
     from llmanac.retrieve.folder import FolderIndex
 
@@ -58,18 +59,14 @@ def updated(
     problems = CommandProblems("skip")
     index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
     if problems.counts:
-        print(f"note: {_files(len(problems.counts))} could not be read, or not all of it:", file=sys.stderr)
+        print(f"note: {plural(len(problems.counts), 'file')} could not be read, or not all of it:", file=sys.stderr)
         first = {problem.file: str(problem) for problem in reversed(problems.kept)}
         for name, count in list(problems.counts.items())[:listed]:
             others = f" (and {count - 1:,} more)" if count > 1 else ""
             print(for_terminal(f"      {first.get(name, name)}{others}"), file=sys.stderr)
         if (more := len(problems.counts) - listed) > 0:
-            print(f"      and {_files(more)} more", file=sys.stderr)
+            print(f"      and {plural(more, 'file')} more", file=sys.stderr)
     return index
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count:,} files"
 
 
 def method_of(index: FolderIndex, method: str | None) -> str:
@@ -182,7 +179,9 @@ def ask_command(
         least = f"{assistant.threshold:.2f}"
         print(f"(support {answer.support:.2f}; an answer needs {least} and a sentence that a passage supports)")
         if index.unread:
-            print(f"({_files(len(index.unread))} could not be read, or not all of it: the answer may be there)")
+            from llmanac.lab.words import plural
+
+            print(f"({plural(len(index.unread), 'file')} could not be read, or not all of it: the answer may be there)")
     print(f"Next: llmanac retrieve {shlex.quote(str(folder))} {shlex.quote(question)}")
 
 
