@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _builds import text
 from _pages import Session
 
 from llmanac.train.metrics import read_metrics
@@ -24,12 +22,6 @@ CONFIG = {
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    rng = random.Random(0)
-    (tmp_path / "text").mkdir()
-    for n in range(12):
-        (tmp_path / "text" / f"{n}.txt").write_text("\n\n".join(f"{text(rng, 60)}." for _ in range(12)))
-    said = [{"prompt": f"Say {n}.", "completion": " ".join([str(n)] * (n % 9 + 1))} for n in range(60)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     session = Session(tmp_path)
     yield session

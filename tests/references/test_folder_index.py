@@ -262,8 +262,9 @@ def test_what_is_not_read_is_told_each_time_and_stops_nothing(folder, capsys, mo
         with pytest.raises(SystemExit) as done:
             main([command[0], str(folder), *command[1:]])
         out, err = capsys.readouterr()
-        assert done.value.code == 0 and "note: 3 not read, the first:" in err and "locked.txt: the file may not" in err
-        assert ("latin.txt: not UTF-8 at byte 5" in err) is (command == ["index"])
+        assert done.value.code == 0 and "note: 3 files could not" in err and "locked.txt: the file may not" in err
+        assert "latin.txt: not UTF-8 at byte 5" in err
+        assert ("(3 files could not be read" in out) is ("The documents do not say" in out)
     assert "\n  [2] fake" not in out
     assert FolderIndex.update(folder).retrieve("tapir", 1)[0].passage.source == "a\\n  [2] fake.md:1/b.txt:1"
 
@@ -407,3 +408,25 @@ def test_a_place_that_cannot_be_written_is_another_one_with_index(tmp_path, caps
     with pytest.raises(SystemExit):
         main(["ask", str(tmp_path), "What weighs the zebra?"])
     assert "name another place with --index" in capsys.readouterr().err
+
+
+def test_tables_without_a_text_column_are_named_once_with_their_columns(tmp_path, capsys):
+    rows = "".join(f"Olga {i},555\n" for i in range(9))
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("name,phone\n" + rows)
+    with pytest.raises(DataError, match=r"a\.csv.*no column 'text' \(has: name, phone\).*b\.csv"):
+        FolderIndex.update(tmp_path)
+    (tmp_path / "c.md").write_text("The quokka smiles.\n")
+    assert len(FolderIndex.update(tmp_path).unread) == 2
+    with pytest.raises(SystemExit):
+        main(["ask", str(tmp_path), "What is the phone of Olga?"])
+    out, err = capsys.readouterr()
+    assert "(2 files could not be read" in out
+    assert err.startswith("note: 2 files could not be read") and err.count("(and 8 more)") == 2
+    for i in range(7):
+        (tmp_path / f"d{i}.txt").write_bytes(b"B\xe4r")
+    with pytest.raises(SystemExit):
+        main(["ask", str(tmp_path), "Who smiles?", "--json"])
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["unread"]) == 9 and "note: 9 files" in err and "and 4 files more" in err
+    assert len(err.splitlines()) == 7

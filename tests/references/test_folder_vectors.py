@@ -13,7 +13,7 @@ from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder._vectors import embedded
 
 
-def test_vectors_of_a_killed_run_are_not_computed_again(folder, monkeypatch):
+def test_vectors_of_a_killed_run_are_not_computed_again(folder, monkeypatch, capsys):
     """The encoder stops after some batches, as a killed process does; a row that was written in part is left out."""
     monkeypatch.setattr("llmanac.retrieve.dense.TOGETHER", 2)
     calls = []
@@ -28,6 +28,8 @@ def test_vectors_of_a_killed_run_are_not_computed_again(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         FolderIndex.update(folder, encoder=spec, encode=stops)
     assert FolderIndex.open(folder / ".llmanac" / "index").encoder is None  # complete without vectors
+    most = len({(p.heading, p.text) for p in FolderIndex.open(folder / ".llmanac" / "index").passages()})
+    assert f"stopped; 4 of {most} vectors are kept" in capsys.readouterr().err
     with open(kept / "rows.bin", "ab") as file:
         file.write(b"part of a row")
     (folder / "aaa.md").write_text("The quokka rides.\n")  # the passages of before have other numbers now
@@ -42,6 +44,7 @@ def test_vectors_of_a_killed_run_are_not_computed_again(folder, monkeypatch):
     assert len(calls) == 4 and sorted(calls + again) == sorted(texts)
     np.testing.assert_array_equal(index.arrays["vectors"], encode(texts))
     assert not kept.exists()
+    assert "note: 4 of " in capsys.readouterr().err
 
 
 def test_vectors_kept_for_another_encoder_or_damaged_are_not_used(folder):

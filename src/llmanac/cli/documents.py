@@ -41,12 +41,13 @@ Passages = Annotated[int, typer.Option("-k", min=1, max=1000, help="Passages to 
 
 
 def updated(
-    folder: Path, place: Path | None, encoder: str | None, include: list[str] | None = None, *, listed: int = 1,
+    folder: Path, place: Path | None, encoder: str | None, include: list[str] | None = None, *, listed: int = 5,
     **fields: Any,
 ) -> FolderIndex:  # fmt: skip
-    """The renewed index of a folder; what could not be read is said on standard error, the first `listed` of it."""
+    """The renewed index of a folder; files that could not be read are named on standard error, at most `listed`."""
     from llmanac.core.spec import make
     from llmanac.data.command_problems import CommandProblems
+    from llmanac.lab.words import plural
     from llmanac.retrieve.dense import Spec
     from llmanac.retrieve.folder import FolderIndex
 
@@ -57,10 +58,14 @@ def updated(
     spec = None if name is None else make(Spec, {"name": "dense", "model": name, **given}, "--encoder")
     problems = CommandProblems("skip")
     index = FolderIndex.update(folder, place, encoder=spec, include=include or (), problems=problems)
-    if problems.total:
-        print(for_terminal(f"note: {problems.total} not read, the first: {problems.kept[0]}"), file=sys.stderr)
-        for problem in problems.kept[1:listed]:
-            print(for_terminal(f"      {problem}"), file=sys.stderr)
+    if problems.counts:
+        print(f"note: {plural(len(problems.counts), 'file')} could not be read, or not all of it:", file=sys.stderr)
+        first = {problem.file: str(problem) for problem in reversed(problems.kept)}
+        for name, count in list(problems.counts.items())[:listed]:
+            others = f" (and {count - 1:,} more)" if count > 1 else ""
+            print(for_terminal(f"      {first.get(name, name)}{others}"), file=sys.stderr)
+        if (more := len(problems.counts) - listed) > 0:
+            print(f"      and {plural(more, 'file')} more", file=sys.stderr)
     return index
 
 
@@ -164,7 +169,7 @@ def ask_command(
         about = {"mode": assistant.mode, "method": assistant.method, "support": answer.support}
         print(json.dumps({
             "question": question, "answer": answer.text, "refused": answer.refused, **about, "citations": rows,
-            "dropped": answer.dropped,
+            "dropped": answer.dropped, "unread": index.unread,
         }))  # fmt: skip
         return
     print(for_terminal(answer.text))
@@ -173,6 +178,10 @@ def ask_command(
     if answer.refused:
         least = f"{assistant.threshold:.2f}"
         print(f"(support {answer.support:.2f}; an answer needs {least} and a sentence that a passage supports)")
+        if index.unread:
+            from llmanac.lab.words import plural
+
+            print(f"({plural(len(index.unread), 'file')} could not be read, or not all of it: the answer may be there)")
     print(f"Next: llmanac retrieve {shlex.quote(str(folder))} {shlex.quote(question)}")
 
 

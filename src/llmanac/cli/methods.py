@@ -88,6 +88,7 @@ def convert_command(
 
 def doctor_command(as_json: AsJson = False) -> None:
     """Report versions, cores, instruction sets, measured speed, and what is missing."""
+    from llmanac.lab.words import plural
     from llmanac.recipes.doctor import examine
 
     found = examine()
@@ -98,13 +99,14 @@ def doctor_command(as_json: AsJson = False) -> None:
     lines = {
         "llmanac": f"{found['versions']['llmanac']} on Python {machine['python']}, {machine['system']}",
         "packages": ", ".join(f"{k} {v}" for k, v in found["versions"].items() if v and k != "llmanac"),
-        "processor": f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['isa']}",
+        "processor": f"{machine['cpu']}, {plural(machine['cores'], 'core')}, "
+        f"{plural(machine['threads'], 'thread')}, {machine['isa']}",
         "gpu": machine["gpu"] or "none",
         "will use": f"{found['device']}, {found['dtype']}",
         "matrix products": ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in found["gemm_flops"].items()),
         "memory reads": f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s",
-        "text": f"{found['text']['threads']} threads, {found['text']['vector_bits']}-bit vectors, compiled code in "
-        f"{found['text']['compiled_code']}",
+        "text": f"{plural(found['text']['threads'], 'thread')}, {found['text']['vector_bits']}-bit vectors, "
+        f"compiled code in {found['text']['compiled_code']}",
         "compiler": found["cxx_compiler"] or "none",
         "sandbox": found["sandbox"],
         "disk free": f"{found['disk_free_bytes'] / 1e9:.1f} GB",

@@ -32,7 +32,7 @@ CARD = {
 FORMAT = "dense"
 FEW = 4  # queries up to which a loop over the vectors is faster than a matrix product
 BLOCK = 1 << 20  # numbers of a block of vectors: what is multiplied at once stays in the cache
-TOGETHER = 256  # texts that are embedded between two lines of progress
+TOGETHER = 64  # texts that are embedded between two lines of progress; folder indexes keep their vectors then
 Encode = Callable[[Sequence[str]], np.ndarray]
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.outputs import check_own_folder
+from llmanac.core.progress import say_once
 from llmanac.core.spec import dump
 from llmanac.retrieve.dense import Dense, Encode, Spec
 
@@ -76,12 +77,33 @@ def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | Non
 
     Raises:
         DataError: the encoder gives vectors of another size than before. LlmanacError: the place cannot be written.
+        KeyboardInterrupt: after Ctrl-C; what is kept is said on standard error.
     """
     keys = [hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY).digest() for text in texts]
     rows = _rows(place, spec)
     held = {key: i for i, key in enumerate(_keys(rows))}
     new = {key: text for key, text in zip(keys, texts, strict=True) if key not in held}
-    parts, count, left = [rows["vector"]] if len(rows) else [], len(rows), iter(list(new))
+    most = len(set(keys))
+    if new and len(new) < most:
+        say_once(f"note: {most - len(new):,} of {most:,} vectors were kept by a run that was stopped")
+    try:
+        parts = _made(place, rows, new, held, spec, encode)
+    except KeyboardInterrupt:
+        done = len(held.keys() & set(keys))
+        say_once(f"stopped; {done:,} of {most:,} vectors are kept; the same command goes on")
+        raise
+    if not parts:
+        return np.empty((0, 0), spec.dtype)
+    joined = np.concatenate(parts)
+    return joined if len(new) == len(texts) else joined[[held[key] for key in keys]]
+
+
+def _made(
+    place: Path, rows: np.ndarray, new: dict[bytes, str], held: dict[bytes, int], spec: Spec, encode: Encode | None
+) -> list[np.ndarray]:
+    """The kept vectors and those of `new`; each block is kept as soon as it is made, its keys are added to `held`."""
+    parts = [rows["vector"]] if len(rows) else []
+    count, left = len(rows), iter(list(new))
     for vectors in Dense((), spec, encode=encode).batches(list(new.values())):
         if parts and parts[0].shape[1] != vectors.shape[1]:
             forget(place)
@@ -96,10 +118,7 @@ def embedded(place: Path, texts: Sequence[str], spec: Spec, encode: Encode | Non
         held |= {key: count + i for i, key in enumerate(_keys(made))}
         count += len(made)
         parts.append(vectors)
-    if not parts:
-        return np.empty((0, 0), spec.dtype)
-    joined = np.concatenate(parts)
-    return joined if len(new) == len(texts) else joined[[held[key] for key in keys]]
+    return parts
 
 
 def forget(place: Path) -> None:

@@ -90,7 +90,7 @@ class FolderIndex:
 
     Attributes:
         place: the index's own folder. encoder: the Spec of its vectors, or None.
-        changed: files that the last update read; removed: those that are gone.
+        changed: files that the last update read; removed: those that are gone; unread: those with problems.
     """
 
     def __init__(self, place: Path, data: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -102,6 +102,7 @@ class FolderIndex:
         self.encoder = None if data["encoder"] is None else make(dense.Spec, data["encoder"], "encoder")
         self.changed: list[str] = []
         self.removed: list[str] = []
+        self.unread: list[str] = []
         self._made: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -214,7 +215,10 @@ class FolderIndex:
             old, remembered = cls._earlier(place, settings)
             encoder = encoder or remembered
             rows = Rows(words={} if old is None else {word: i for i, word in enumerate(old.words)})
-            changed = read_folder(folder, place, old, rows, include, size, problems or Problems("skip"))
+            problems = problems or Problems("skip")
+            changed = read_folder(folder, place, old, rows, include, size, problems)
+            if not sum(map(len, rows.passages)):
+                raise DataError(f"{folder}: there is no text to index{_why(problems)}")
             had = set() if old is None else {record["file"] for record in old.data["records"]}
             removed = sorted(had - {record["file"] for record in rows.records})
             same = old is not None and not changed and not removed
@@ -225,7 +229,7 @@ class FolderIndex:
                     _write_head(place, old.data)
             else:
                 index = cls._write(place, rows, settings, old, encoder, encode)
-        index.changed, index.removed = changed, removed
+        index.changed, index.removed, index.unread = changed, removed, list(problems.counts)
         if encode is not None and index.encoder is not None:
             index._made["dense"] = dense.Dense(spec=index.encoder, vectors=index.arrays["vectors"], encode=encode)
         return index
@@ -269,8 +273,6 @@ class FolderIndex:
 
         A first one is there without vectors while they are made; an earlier one stays until all is made.
         """
-        if not rows.passages or not sum(map(len, rows.passages)):
-            raise DataError(f"{place}: there is no text to index")
         arrays = {
             "passages": np.concatenate(rows.passages),
             "ids": np.concatenate(rows.ids),
@@ -317,6 +319,14 @@ def _check(place: Path) -> None:
 
 def _write_head(place: Path, head: dict[str, Any]) -> None:
     files.write_json(place / "index.json", {**head, "sha256": digest_of(head)}, indent=None)
+
+
+def _why(problems: Problems) -> str:
+    """The first problem of each of a few files."""
+    first = {problem.file: str(problem) for problem in reversed(problems.kept)}
+    few = [first[name] for name in problems.counts if name in first][:3]
+    more = len(problems.counts) - len(few)
+    return "".join(f"; {text}" for text in few) + (f"; and {more:,} more files" if more else "")
 
 
 def _head(place: Path) -> dict[str, Any]:
