@@ -161,7 +161,7 @@ def stored(lines: Sequence[str], within: ExitStack) -> tuple[Callable[[str], lis
     """The memory of what the text states: a function from a question to sentences, and the bytes of its file."""
     path = Path(within.enter_context(tempfile.TemporaryDirectory())) / "memory.sqlite"
     memory = within.enter_context(Memory(path))
-    places = {change.text: i for i, line in enumerate(lines) for change in memory.read(line)}
+    places = {fact.text: i for i, line in enumerate(lines) for fact in memory.read(line).kept}
 
     def find(question: str) -> list[int]:
         return sorted({places[fact.text] for fact in memory.recall(question, RECALLED)})
