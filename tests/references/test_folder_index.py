@@ -430,3 +430,16 @@ def test_tables_without_a_text_column_are_named_once_with_their_columns(tmp_path
     out, err = capsys.readouterr()
     assert len(json.loads(out)["unread"]) == 9 and "note: 9 files" in err and "and 4 files more" in err
     assert len(err.splitlines()) == 7
+
+
+def test_words_of_removed_documents_are_forgotten(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("the first words hunter2secret")
+    (folder / "b.txt").write_text("other words of a second text")
+    FolderIndex.update(folder)
+    (folder / "a.txt").unlink()
+    index = FolderIndex.update(folder)
+    assert not any("hunter2" in word for word in index.words)
+    assert [hit.passage.text for hit in index.retrieve("second text", 1)] == ["other words of a second text"]
+    assert b"hunter2" not in b"".join(path.read_bytes() for path in index.place.iterdir())

@@ -278,9 +278,10 @@ class FolderIndex:
             "ids": np.concatenate(rows.ids),
             "lengths": np.concatenate(rows.lengths).astype(np.int32),
         }
-        made = bm25.BM25.from_ids(arrays["ids"], arrays["lengths"], list(rows.words))
+        arrays["ids"], vocabulary = _in_use(arrays["ids"], list(rows.words))
+        made = bm25.BM25.from_ids(arrays["ids"], arrays["lengths"], vocabulary)
         arrays |= {name: getattr(made, name) for name in bm25.ARRAYS}
-        data, words = {"settings": settings, "records": rows.records}, "\n".join(rows.words).encode()
+        data, words = {"settings": settings, "records": rows.records}, "\n".join(vocabulary).encode()
         if encoder is not None:
             check_place(place_of(place))
         if encoder is None or not place.exists():
@@ -315,6 +316,16 @@ class FolderIndex:
 def _check(place: Path) -> None:
     """Refuse a folder with files that are not of an index: it would be replaced. Raises SpecError."""
     check_own_folder(place, "--index", OWN, what="an index")
+
+
+def _in_use(ids: np.ndarray, words: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The words that passages have, and their new numbers: what only removed documents held is forgotten."""
+    used = np.bincount(ids, minlength=len(words)) > 0
+    if used.all():
+        return ids, words
+    return (np.cumsum(used) - 1)[ids].astype(ids.dtype), [
+        word for word, there in zip(words, used, strict=True) if there
+    ]
 
 
 def _write_head(place: Path, head: dict[str, Any]) -> None:
