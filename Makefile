@@ -48,28 +48,7 @@ lint: $(BIN)/.dev
 	$(BIN)/mypy
 
 bench: $(BIN)/.dev
-	$(BIN)/python benchmarks/tokenizer.py
-	$(BIN)/python benchmarks/training.py
-	$(BIN)/python benchmarks/decoding.py
-	$(BIN)/python benchmarks/scan.py
-	$(BIN)/python benchmarks/attention.py
-	$(BIN)/python benchmarks/decode.py
-	$(BIN)/python benchmarks/quantize.py
-	$(BIN)/python benchmarks/constrain.py
-	$(BIN)/python benchmarks/serve.py
-	$(BIN)/python benchmarks/evaluate.py
-	$(BIN)/python benchmarks/adapt.py
-	$(BIN)/python benchmarks/align.py
-	$(BIN)/python benchmarks/multimodal.py
-	$(BIN)/python benchmarks/parallel.py
-	$(BIN)/python benchmarks/reason.py
-	$(BIN)/python benchmarks/retrieve.py
-	$(BIN)/python benchmarks/ngram.py
-	$(BIN)/python benchmarks/extract.py
-	$(BIN)/python benchmarks/filter.py
-	$(BIN)/python benchmarks/dedup.py
-	$(BIN)/python benchmarks/build.py
-	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/run.py --all
 
 # STUDY=name runs one study; without it all of them, which takes hours
 evidence: $(BIN)/.dev

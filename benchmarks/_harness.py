@@ -32,6 +32,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Literal
 
+ROUNDS: list[dict[str, list[float]]] = []  # of the measurement that runs: seconds of every round, by contestant
+
 
 @dataclass(frozen=True)
 class Result:
@@ -116,14 +118,13 @@ def interleave(
             kept = runs[name]()
             taken[name].append(clock() - start)
             del kept
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return medians(taken)
 
 
-def machine() -> dict[str, Any]:
-    """The machine, as the final line names it."""
-    from llmanac.core.device import machine as described
-
-    return described()
+def medians(taken: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each contestant's rounds; the rounds themselves are kept for the record of the run."""
+    ROUNDS.append({name: [_short(float(value)) for value in values] for name, values in taken.items()})
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 class Benchmark:
@@ -152,13 +153,19 @@ class Benchmark:
             help=f"run this measurement only; may be repeated ({', '.join(self.measurements)})",
         )  # fmt: skip
         chosen = parser.parse_args(arguments).only or list(self.measurements)
+        from llmanac.core.device import machine
+
         results: list[Result] = []
+        rounds: dict[str, list[dict[str, list[float]]]] = {}
         for name in chosen:
+            ROUNDS.clear()
             made = self.measurements[name]()
+            rounds[name] = list(ROUNDS)
             for result in [made] if isinstance(made, Result) else made:
                 print(result.line(), file=sys.stderr, flush=True)
                 results.append(result)
         document = {
             "benchmark": self.subject, "machine": machine(), "results": [result.as_json() for result in results],
+            "rounds": rounds,
         }  # fmt: skip
         print(json.dumps(document), flush=True)

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._pages import pages
+from benchmarks._corpora import pages
 from llmanac.core.errors import LlmanacError
 from llmanac.core.registry import build
 from llmanac.data.extractors import Unusable

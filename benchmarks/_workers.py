@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from _harness import medians
 
 
 def resident(field: str) -> float:
@@ -94,4 +95,4 @@ def turns(running: dict[str, Loop], rounds: int, clock: str = "cpu") -> dict[str
     for turn in range(rounds):
         for name in running if turn % 2 == 0 else reversed(running):
             taken[name].append(running[name].ask("step")[clock])
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return medians(taken)

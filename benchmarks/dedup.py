@@ -22,8 +22,8 @@ from typing import Any
 
 os.environ.update({"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"})
 
+from _corpora import library
 from _harness import Benchmark, Result, find_peer, interleave
-from _pages import library
 
 from llmanac.data import near_duplicates
 from llmanac.data.stages.minhash import Spec

@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from _corpora import mixture
 from _harness import Benchmark, Result, find_peer, interleave
-from _pages import mixture
 
 from llmanac.core.registry import build
 from llmanac.data.documents import Document

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmanac.core.spec import dump, flatten, patch
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
@@ -27,10 +28,14 @@ from llmanac.train.loop import train
 WORK = Path(__file__).resolve().parent.parent / "studies"
 SMALL = {
     "tokenizer.vocab_size": 300, "model.dim": 32, "model.layers": 1, "model.max_length": 64, "train.length": 32,
-    "train.batch_tokens": 64, "train.dtype": "float32", "train.attention": "sdpa", "train.compile": "never",
-    "data.held_out": 0.3,
+    "train.batch_tokens": 64, "data.held_out": 0.3,
 }  # fmt: skip
 STEPS = 3
+# Fixed in every arm, whatever it asks for: "auto" is decided by measuring, and bfloat16 rounds as the processor does.
+FIXED = {
+    "train.dtype": "float32", "train.attention": "sdpa", "train.compile": "never",
+    "train.optimizer.precision": "float32", "train.optimizer.form": "foreach",
+}  # fmt: skip
 
 
 def compared(*names: str, **overrides: Any) -> dict[str, Any]:
@@ -81,7 +86,7 @@ def trained(name: str, seed: int) -> dict[str, dict[str, float]]:
         if asked.get("hold") == "params":
             arms = hold_parameters(arms, base, axis, asked["baseline"], prepared.tokenizer.vocab_size)
         out = {}
-        for arm in (with_steps(arm, STEPS) for arm in arms):
+        for arm in (with_steps(fixed(arm), STEPS) for arm in arms):
             model, stream, objective = trial.build(arm, seed)
             if estimating.is_estimated(arm):
                 model = model.estimate(prepared.dataset, start=start_token(prepared.tokenizer))
@@ -90,6 +95,12 @@ def trained(name: str, seed: int) -> dict[str, dict[str, float]]:
             score = score_texts(model.eval(), prepared.tokenizer, prepared.report, window=arm.spec.train.length)
             out[arm.label] = {"bits per byte": score.bits_per_byte, "parameters": float(model.parameter_count())}
     return out
+
+
+def fixed(arm: Any) -> Any:
+    """The arm with `FIXED`, as far as its optimizer has these fields."""
+    known = flatten(dump(arm.spec))
+    return replace(arm, spec=patch(arm.spec, {path: value for path, value in FIXED.items() if path in known}))
 
 
 def measured(found: Any, metrics: Sequence[Any]) -> dict[str, list[float]]:

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from evidence._page import bullets
 from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from evidence import _claim_pages
 from evidence import _claims as claims
 from llmanac.core.errors import DataError

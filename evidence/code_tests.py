@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from llmanac.core.errors import DataError
 from llmanac.lab.report import Section, table
 from llmanac.metrics._corpus import Measured, percentiles, resampled

@@ -37,7 +37,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._pages import data_folder, library
+from benchmarks._corpora import data_folder, library
 from evidence._messages import bytes_of
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method

@@ -47,7 +47,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._pages import library
+from benchmarks._corpora import library
 from llmanac.core.spec import make_method
 from llmanac.data import near_duplicates
 from llmanac.data.deduplicate import deduplicate, run_corpus_stage

@@ -43,7 +43,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from evidence._answers import by_type, endings, first, imbalance, mean, strictness, verifiable
 from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError

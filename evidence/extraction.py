@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _marked
-from benchmarks._pages import visible
+from benchmarks._corpora import visible
 from evidence._page import bullets
 from llmanac.core.errors import DataError
 from llmanac.core.registry import build

@@ -33,7 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks._pages import articles, pages, sources, visible
+from benchmarks._corpora import articles, pages, sources, visible
 from evidence._messages import passages
 from evidence._page import bullets
 from llmanac.core.errors import DataError

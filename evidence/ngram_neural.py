@@ -46,7 +46,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method

@@ -101,7 +101,7 @@ def forms(original: Engine, folder: Path, source: str | None, full: bool) -> dic
         engine = load_engine(path, device="cpu", dtype=dtype, runner="native" if full and kind in GGUF else "torch")
         found[name] = {
             "runner": "torch" if engine.native is None else "native",
-            "file": path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.iterdir()),
+            "file": float(sum(p.stat().st_size for p in ([path] if path.is_file() else path.iterdir()))),
             "bytes": engine.native.nbytes if engine.native else stored_bytes(engine.model),  # type: ignore[arg-type]
             **quality(engine, rows, wanted),
         }

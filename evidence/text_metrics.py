@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from evidence._rewritten import CHANGES, FORWARD, names, paraphrase
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from evidence._compared import WORK
 from evidence._page import with_interval
 from evidence.classifiers import made_up

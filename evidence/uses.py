@@ -41,7 +41,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._pages import data_folder
+from benchmarks._corpora import data_folder
 from evidence import _uses_page
 from evidence._uses_corpus import PLAIN, labelled, with_labels, write
 from llmanac.core.errors import DataError

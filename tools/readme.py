@@ -1,7 +1,7 @@
-"""Put measured numbers into README.md and docs/benchmarks.md: tables and picture come from the files of docs/evidence/.
+"""Put the quickstart's numbers into docs/benchmarks.md, and its picture into README.md, from docs/evidence/quickstart/.
 
-python tools/readme.py            rewrite the parts between the markers, and docs/quickstart.svg
-python tools/readme.py --check    exit with 1 where a page or the picture differs from the files
+python tools/readme.py            rewrite the part between the markers, and docs/quickstart.svg
+python tools/readme.py --check    exit with 1 where the page or the picture differs from the files
 """
 
 from __future__ import annotations
@@ -22,21 +22,7 @@ SORTS = {
     "not stated": "about what the documentation of a name leaves open",
     "off topic": "about something else altogether",
 }
-BENCHMARKS = (
-    "tokenizer", "training", "scan", "attention", "decode", "quantize", "retrieve", "ngram", "extract", "filter",
-    "dedup", "build", "evaluate", "sandbox", "adapt", "align", "constrain", "reason", "decoding", "serve",
-    "retrieve_large",
-)  # fmt: skip
-SHOWN = (  # the rows of README.md
-    "bpe-train-32k", "bpe-encode", "unigram-train", "train-bf16", "ngram-query", "bm25-query", "extract-f1",
-    "dedup-minhash",
-)  # fmt: skip
-UNLIKE = {  # rows whose two sides do not compute the same, and how they differ
-    "hf-b1": "ours Q8_0, theirs float32",
-    "window-16k": "ours with a window of 512 keys, theirs with all keys",
-}
-MADE_BY = {"large-query": "large-index"}  # rows of another row's measurement
-HEAD = ["| | ours | theirs | ratio | command |", "|---|---|---|---|---|"]
+MARKS = "<!-- quickstart -->", "<!-- /quickstart -->"
 
 
 def runs() -> list[dict[str, Any]]:
@@ -77,58 +63,11 @@ def _seeds(count: int) -> str:
     return f"{count} seeds, mean (lowest to highest)" if count > 1 else "one seed"
 
 
-def benchmarks() -> list[dict[str, Any]]:
-    """The benchmark results that are kept, one document a subject."""
-    paths = [EVIDENCE / "benchmarks" / f"{name}.json" for name in BENCHMARKS]
-    return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
-
-
-def benchmark_rows(found: list[dict[str, Any]]) -> dict[str, str]:
-    """A row of the table for each result, by name."""
-    lines = {}
-    for document in found:
-        for row in document["results"]:
-            name = row["name"]
-            theirs = "not installed" if row["theirs"] is None else f"{row['theirs']:.4g} {row['unit']}"
-            ours = f"{row['ours']:.4g} {row['unit']}"
-            only = "extract-f1-sets" if name.startswith("extract-f1-") else MADE_BY.get(name, name)
-            command = f"`python benchmarks/{document['benchmark']}.py --only {only}`"
-            shown = f"{name} ({UNLIKE[name]})" if name in UNLIKE else name
-            peer = "" if row["peer"] == "none" else f"{row['peer']}: {theirs}"
-            lines[name] = f"| {shown} | {ours} | {peer} | {ratio(row)} | {command} |"
-    return lines
-
-
-def ratio(row: dict[str, Any]) -> str:
-    """With the interval of the difference, or the ratio with one allocator for both, where the result has them."""
-    found = row.get("ratio")
-    if found is None:
-        return ""
-    more = row.get("more", {})
-    if "ours_minus_trafilatura" in more:
-        low, high = more["ours_minus_trafilatura"]
-        said = "no difference shown" if low <= 0 <= high else f"{found:.2f}"
-        return f"{said} (95% of the difference: {low:+.4f} to {high:+.4f})"
-    same = more.get("ratio_with_our_allocator_for_both")
-    return f"{found:.2f}" + ("" if same is None else f"; with our allocator for both {same:.2f}")
-
-
-def slower(found: list[dict[str, Any]]) -> str:
-    """The results where the peer is better."""
-    rows = [row for document in found for row in document["results"] if (row.get("ratio") or 1) < 1]
-    return ", ".join(f"{row['name']} ({row['ratio']:.2f})" for row in rows)
-
-
-def benchmark_table(found: list[dict[str, Any]]) -> list[str]:
-    machines = sorted({f"{document['machine']['cpu']} ({document['machine']['isa']})" for document in found})
-    return [f"Ours and the peer in the same run, on {', '.join(machines)}:", "", *HEAD, *benchmark_rows(found).values()]
-
-
 def machine_line(found: list[dict[str, Any]]) -> str:
     machine = found[0]["machine"]
     return (
         f"Measured on {machine['cpu']}, {machine['cores']} cores ({machine['isa']}), torch {machine['torch']}, Python "
-        f"{machine['python']}; a ratio above 1 means ours is better."
+        f"{machine['python']}."
     )
 
 
@@ -163,35 +102,26 @@ def picture(found: list[dict[str, Any]]) -> None:
     figure.savefig(PICTURE, metadata={"Date": None, "Description": described(found)})
 
 
-def filled() -> dict[Path, str]:
-    """The pages with their marked parts made from the files."""
-    found, measured = runs(), benchmarks()
-    rows = benchmark_rows(measured)
-    parts = {
-        "README.md": [*HEAD, *(rows[name] for name in SHOWN), "", f"Ratios below 1: {slower(measured)}."],
-        "docs/benchmarks.md": [machine_line(found), "", *quickstart_table(found), "", *benchmark_table(measured)],
-    }
-    pages = {}
-    for name, lines in parts.items():
-        body = "\n".join(["<!-- measured -->", *lines, "<!-- /measured -->"])
-        head, _, rest = (ROOT / name).read_text("utf-8").partition("<!-- measured -->")
-        pages[ROOT / name] = head + body + rest.partition("<!-- /measured -->")[2]
-    return pages
+def filled() -> tuple[Path, str]:
+    """The page of benchmarks with its part about the quickstart made from the files."""
+    path, found = ROOT / "docs" / "benchmarks.md", runs()
+    body = "\n".join([MARKS[0], machine_line(found), "", *quickstart_table(found), MARKS[1]])
+    head, _, rest = path.read_text("utf-8").partition(MARKS[0])
+    return path, head + body + rest.partition(MARKS[1])[2]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    pages = filled()
+    path, text = filled()
     if check:
-        wrong = [path.name for path, text in pages.items() if path.read_text("utf-8") != text]
+        wrong = [path.name] if path.read_text("utf-8") != text else []
         wrong += [PICTURE.name] if described(runs()) not in html.unescape(PICTURE.read_text("utf-8")) else []
         if wrong:
             print(f"{', '.join(wrong)}: not what docs/evidence/ says; run python tools/readme.py", file=sys.stderr)
         return int(bool(wrong))
-    for path, text in pages.items():
-        path.write_text(text, "utf-8")
+    path.write_text(text, "utf-8")
     picture(runs())
     return 0
 

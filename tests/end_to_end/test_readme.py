@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -119,37 +118,7 @@ def test_the_map_names_files_that_exist(root: Path) -> None:
         assert any((base / path).exists() for base in (root, root / "src" / "llmanac")), path
 
 
-def test_make_bench_runs_every_benchmark(root: Path) -> None:
-    """And `docs/benchmarks.md` names those that have no kept result.
-
-    The soak of a server takes hours, a million texts many minutes, and the gallery is a picture of runs.
-    """
-    named = set(re.findall(r"benchmarks/(\w+)\.py", (root / "Makefile").read_text("utf-8")))
-    assert named == {path.stem for path in root.glob("benchmarks/[!_]*.py")} - {
-        "soak",
-        "retrieve_large",
-        "multimodal_gallery",
-    }
-    text = (root / "docs" / "benchmarks.md").read_text("utf-8")
-    kept = {path.stem for path in root.glob("docs/evidence/benchmarks/*.json")}
-    assert set(re.findall(r"\(`python benchmarks/(\w+)\.py`\)", text)) == named - kept
-
-
-def test_the_numbers_are_those_of_the_evidence(root: Path) -> None:
-    done = subprocess.run([sys.executable, root / "tools" / "readme.py", "--check"], capture_output=True, text=True)
+@pytest.mark.parametrize("made_by", ["tools/readme.py", "benchmarks/run.py"])
+def test_the_numbers_are_those_of_the_evidence(made_by: str, root: Path) -> None:
+    done = subprocess.run([sys.executable, root / made_by, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_row_does_not_claim_more_than_was_measured(root: Path) -> None:
-    """The page shows the interval of a difference, the ratio with one allocator, and where the two sides differ."""
-    page = (root / "docs" / "benchmarks.md").read_text("utf-8")
-    lines = {found[1]: line for line in page.splitlines() if (found := re.match(r"\| ([\w-]+)", line))}
-    for path in root.glob("docs/evidence/benchmarks/*.json"):
-        for row in json.loads(path.read_text("utf-8"))["results"]:
-            more, line = row.get("more", {}), lines[row["name"]]
-            low, high = more.get("ours_minus_trafilatura", (1, 1))
-            assert ("no difference shown" in line) == (low <= 0 <= high), line
-            assert not (row["name"].endswith("-fp32") and more["dtype"] != "float32"), line
-            if "ratio_with_our_allocator_for_both" in more:
-                assert f"for both {more['ratio_with_our_allocator_for_both']:.2f}" in line
-    assert "theirs float32" in lines["hf-b1"] and "theirs with all keys" in lines["window-16k"]
