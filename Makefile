@@ -8,7 +8,7 @@ WORKERS ?= 3
 # the tests start hundreds of processes, which read the package's compiled files
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo install dev test test-slow sandbox-attacks lint bench evidence clean
+.PHONY: demo install dev test test-slow sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
@@ -53,6 +53,14 @@ bench: $(BIN)/.dev
 # STUDY=name runs one study; without it all of them, which takes hours
 evidence: $(BIN)/.dev
 	$(BIN)/python evidence/run.py $(STUDY)
+
+# the missing cells of evidence/queue.toml, one after the other: it may be stopped at any moment and goes on where it was
+evidence-queue: $(BIN)/.dev
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 nice -n 19 $(BIN)/python evidence/run.py --queue
+
+# those that are timed, while nothing else computes
+evidence-timed: $(BIN)/.dev
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python evidence/run.py --timed
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

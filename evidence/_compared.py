@@ -26,16 +26,14 @@ from llmanac.recipes.spec import load_recipe
 from llmanac.train.loop import train
 
 WORK = Path(__file__).resolve().parent.parent / "studies"
+# Fixed in every arm, whatever it asks for: "auto" is decided by measuring, and bfloat16 rounds as the processor does.
+FIXED = {"train.dtype": "float32", "train.attention": "sdpa", "train.compile": "never"}
+OPTIMIZER = {"train.optimizer.precision": "float32", "train.optimizer.form": "foreach"}  # where it has these fields
 SMALL = {
     "tokenizer.vocab_size": 300, "model.dim": 32, "model.layers": 1, "model.max_length": 64, "train.length": 32,
-    "train.batch_tokens": 64, "data.held_out": 0.3,
+    "train.batch_tokens": 64, "data.held_out": 0.3, **FIXED,
 }  # fmt: skip
 STEPS = 3
-# Fixed in every arm, whatever it asks for: "auto" is decided by measuring, and bfloat16 rounds as the processor does.
-FIXED = {
-    "train.dtype": "float32", "train.attention": "sdpa", "train.compile": "never",
-    "train.optimizer.precision": "float32", "train.optimizer.form": "foreach",
-}  # fmt: skip
 
 
 def compared(*names: str, **overrides: Any) -> dict[str, Any]:
@@ -47,11 +45,11 @@ def compared(*names: str, **overrides: Any) -> dict[str, Any]:
     return out
 
 
-def comparisons(*names: str) -> tuple[Callable[[int, str], Any], Callable[[Sequence[Any]], list[Section]]]:
-    """`measure` and `show` of a study of comparisons that train; the small measurement runs the first only."""
+def comparisons(*names: str) -> tuple[Callable[..., Any], Callable[[Sequence[Any]], list[Section]]]:
+    """`measure` and `show` of a study whose PIECES are comparisons that train; the small measurement runs the first."""
 
-    def measure(seed: int, size: str) -> dict[str, Any]:
-        return {names[0]: trained(names[0], seed)} if size == "small" else compared(*names)
+    def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
+        return {names[0]: trained(names[0], seed)} if size == "small" else compared(piece)[piece]
 
     def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         return [section for name in names for section in shown(name, seeds[0][name])]
@@ -98,9 +96,9 @@ def trained(name: str, seed: int) -> dict[str, dict[str, float]]:
 
 
 def fixed(arm: Any) -> Any:
-    """The arm with `FIXED`, as far as its optimizer has these fields."""
+    """The arm with `FIXED` and `OPTIMIZER`."""
     known = flatten(dump(arm.spec))
-    return replace(arm, spec=patch(arm.spec, {path: value for path, value in FIXED.items() if path in known}))
+    return replace(arm, spec=patch(arm.spec, FIXED | {path: v for path, v in OPTIMIZER.items() if path in known}))
 
 
 def measured(found: Any, metrics: Sequence[Any]) -> dict[str, list[float]]:

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from evidence import _cells
+from llmanac.core import catalogue
 from llmanac.lab._svg import standalone
 from llmanac.lab.report import markdown_table
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import plural
 
+COLUMNS = "| --- " * 6 + "|"
 
-def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """The text of the page, and its charts by file name."""
+
+def render(
+    study: ModuleType, cells: Sequence[dict[str, Any]], left_out: int, found: Mapping[str, dict[str, Any]]
+) -> tuple[str, dict[str, str]]:
+    """The text of the page, and its charts by file name; `found` has the verdicts of its rows."""
     title, _, text = inspect.cleandoc(study.__doc__ or study.__name__).partition("\n")
-    facts = study.facts(result["seeds"]) if hasattr(study, "facts") else {}
-    machine, count = result["machine"], len(result["seeds"])
-    versions = {"Python": machine["python"], **machine.get("packages", {})}
-    made = [plural(count, getattr(study, "REPLICATE", "seed")), machine.get("cpu", "")]
-    made += [*(f"{name} {version}" for name, version in versions.items()), result["made"]]
-    rows = f"Rows: {', '.join(f'`{row}`' for row in result['rows'])}. " if result["rows"] else ""
+    seeds = _cells.replicates(study, cells)
+    facts = study.facts(seeds) if hasattr(study, "facts") else {}
     lines = [
-        f"# {title.rstrip('.')}", "", f"Claim: {study.CLAIM}", "",
-        f"{rows}Made by `{result['command']}`: {', '.join(filter(None, made))}.",
+        f"# {title.rstrip('.')}", "", f"Claim: {study.CLAIM}", "", *verdict_box(found),
+        made_by(study, cells, seeds, left_out),
         *(unwrapped(text.rstrip().format(**facts)) if text.strip() else []),
     ]  # fmt: skip
     charts: dict[str, str] = {}
-    for section in study.show(result["seeds"]):
+    for section in study.show(seeds):
         if section.title:  # one that begins with # is below the section before it
             lines += ["", f"##{section.title}" if section.title.startswith("#") else f"## {section.title}"]
         for paragraph in section.paragraphs:
@@ -42,6 +47,89 @@ def render(study: ModuleType, result: dict[str, Any]) -> tuple[str, dict[str, st
         for block in section.blocks:
             lines += ["", "```", block, "```"]
     return "\n".join(lines) + "\n", charts
+
+
+def made_by(study: ModuleType, cells: Sequence[dict[str, Any]], seeds: Sequence[Any], left_out: int) -> str:
+    """How many cells, on which machines, when; of what version, and what is not pooled."""
+    machines = dict.fromkeys(
+        ", ".join(filter(None, [c["machine"].get("cpu"), f"Python {c['machine']['python']}"])) for c in cells
+    )
+    dates = sorted({c["made"] for c in cells})
+    span = " to ".join(dict.fromkeys(dates[:1] + dates[-1:]))
+    commits = sorted({c["commit"] for c in cells})
+    packages = [f"{n} {importlib.metadata.version(n)}" for n in getattr(study, "PACKAGES", ())]
+    own, version = study.__name__.rpartition(".")[2], _cells.version(study)
+    out = (
+        f"Made by `make evidence STUDY={own}`: {plural(len(seeds), getattr(study, 'REPLICATE', 'seed'))} in "
+        f"{plural(len(cells), 'cell')} ([cells](cells/)), {'; '.join(machines)}, {span}, "
+        f"{plural(len(commits), 'commit')}."
+    )
+    if packages:
+        out += f" {', '.join(packages)}."
+    if left_out:
+        out += (
+            f" {plural(left_out, 'cell')} of another text, version or code {'is' if left_out == 1 else 'are'} left out."
+        )
+    if version > 1:
+        out += f" Version {version} of the question; [plan.json](plan.json) has what the earlier ones stated."
+    return out if hasattr(study, "MARGIN") else f"{out} No margin was stated before the first result: 1% holds."
+
+
+def verdict_box(found: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The table that a page opens with: a line for each part of the claim of each of its rows."""
+    lines = [
+        f"| `{row}` | {part['says']} | **{part['verdict']}** | {said_effect(part)} | {part['n'] or ''} "
+        f"| {part.get('scale', '')} |"
+        for row, one in found.items() for part in one["parts"]
+    ]  # fmt: skip
+    lines += [
+        f"| `{row}` | | **{one['verdict']}**: {one['note']} | | | |" for row, one in found.items() if not one["parts"]
+    ]
+    head = ["| row | what is claimed | verdict | effect (95% interval) | n | scale |", COLUMNS]
+    return [*head, *lines, ""] if lines else []
+
+
+def said_effect(part: Mapping[str, Any]) -> str:
+    """Effect, interval, margin and note of a part in words."""
+    if part.get("effect") is None:
+        return f"`{part['note']}`" if part.get("note") else ""
+    unit = part.get("unit", "")
+    scale, mark = (100, "%") if not unit else (1, f" {unit}")
+    low, high = (scale * end for end in part.get("interval") or (math.nan, math.nan))
+    note = f"; {part['note']}" if part.get("note") else ""
+    margin = f"{scale * part.get('margin', 0):.3g}{mark}"
+    return f"{scale * part['effect']:+.3g}{mark} ({low:+.3g} to {high:+.3g}; margin {margin}{note})"
+
+
+def index(found: Mapping[str, dict[str, Any]]) -> str:
+    """`docs/evidence/README.md`: every row by chapter, with its verdict and its page."""
+    entries = catalogue.rows()
+    counts = Counter(one["verdict"] for one in found.values())
+    lines = [
+        "# Evidence", "",
+        "Each row of the almanac, what its evidence shows, and the page; `python evidence/run.py --render` writes it "
+        "from the cells. A row is *shown* where every part of its claim is, *contradicted* where one part is, "
+        "*exact* where it holds by construction, is counted or is a formula (a test says so), else *inconclusive*.", "",
+        ", ".join(f"{count} {word}" for word, count in counts.most_common()) + ".",
+    ]  # fmt: skip
+    chapter = ""
+    for row, one in found.items():
+        if row.partition("/")[0] != chapter:
+            chapter = row.partition("/")[0]
+            lines += [
+                "",
+                f"## {chapter}",
+                "",
+                "| row | verdict | effect (95% interval) | n | scale | made |",
+                "| --- " * 6 + "|",
+            ]
+        page = entries[row].claim.removeprefix("docs/evidence/")
+        name = f"[{entries[row].title}]({page})" if page else entries[row].title
+        note = f": {one['note']}" if one["verdict"] == "inconclusive" and one["note"] else ""
+        effect = said_effect({k: v for k, v in one.items() if k not in ("note",) and v is not None})
+        cells = [f"{name} (`{row}`)", one["verdict"] + note, effect, str(one["n"] or ""), one["scale"], one["made"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def unwrapped(text: str) -> list[str]:

@@ -8,4 +8,5 @@ ROWS = ("ffn/swiglu", "ffn/geglu", "ffn/relu")
 CLAIM = "gated feed-forward layers beat ReLU at equal parameters"
 SEEDS, REPLICATE = 1, "measurement"  # each comparison has seeds of its own
 TOLERANCE = 1e-3  # float32 training
-measure, show = comparisons("feed_forward_small", "feed_forward_medium")
+PIECES = ("feed_forward_small", "feed_forward_medium")
+measure, show = comparisons(*PIECES)

@@ -39,16 +39,16 @@ CLAIM = (
 )
 SEEDS, REPLICATE = 1, "measurement"  # each comparison has seeds of its own
 TOLERANCE = 1e-3  # float32 training
-NAMES = ("language_models", "smoothings")
+PIECES = ("language_models", "smoothings")
 PLAIN = "ngram{smoothing=mle}"
 
 
-def measure(seed: int, size: str) -> dict[str, Any]:
-    return {name: trained(name, seed) for name in NAMES} if size == "small" else compared(*NAMES)
+def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
+    return {name: trained(name, seed) for name in PIECES} if size == "small" else compared(piece)[piece]
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
-    return [section for name in NAMES for section in shown(name, seeds[0][name])]
+    return [section for name in PIECES for section in shown(name, seeds[0][name])]
 
 
 def bits(result: Mapping[str, Any], arm: str) -> float:
@@ -56,7 +56,7 @@ def bits(result: Mapping[str, Any], arm: str) -> float:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    models, counted = (seeds[0][name] for name in NAMES)
+    models, counted = (seeds[0][name] for name in PIECES)
     cost, data = models["costs"], models["data"]
     orders = {int(arm[len("ngram{order=") : -1]): arm for arm in counted["costs"] if arm.startswith("ngram{order=")}
     by_order = dict(sorted({**orders, 5: "ngram"}.items()))

@@ -8,4 +8,5 @@ ROWS: tuple[str, ...] = ()  # complete recipes: many things differ on purpose
 CLAIM = "the default recipe is better than a nanoGPT-style one at equal training time"
 SEEDS, REPLICATE = 1, "measurement"  # each comparison has seeds of its own
 TOLERANCE = 1e-3  # float32 training
-measure, show = comparisons("nanogpt_style")
+PIECES = ("nanogpt_style",)
+measure, show = comparisons(*PIECES)

@@ -8,4 +8,5 @@ ROWS = ("position/rope", "position/learned", "position/sinusoidal")
 CLAIM = "how position enters decides the loss: rotary positions against learned and sinusoidal ones, and none"
 SEEDS, REPLICATE = 1, "measurement"  # each comparison has seeds of its own
 TOLERANCE = 1e-3  # float32 training
-measure, show = comparisons("positions_small", "positions_medium")
+PIECES = ("positions_small", "positions_medium")
+measure, show = comparisons(*PIECES)

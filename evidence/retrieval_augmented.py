@@ -266,10 +266,10 @@ def _judged(answer: FolderAnswer, gold: str) -> dict[str, float]:
     `score` orders answers by how sure they are: their support, each refusal below every answer.
     """
     if answer.refused:
-        return {"answered": 0.0, "f1": 0.0, "says": 0.0, "cites": 0.0, "score": answer.support - 1.0}
+        return {"answered": 0, "f1": 0.0, "says": 0, "cites": 0, "score": answer.support - 1.0}
     text = re.sub(r"\s*\[\d+\]", "", answer.text).strip('" ')
     held = _mean([gold.lower() in one.text.lower() for one in answer.citations])
-    return {"answered": 1.0, "f1": f1(text, gold), "says": float(gold.lower() in text.lower()), "cites": held,
+    return {"answered": 1, "f1": f1(text, gold), "says": int(gold.lower() in text.lower()), "cites": held,
             "score": answer.support}  # fmt: skip
 
 

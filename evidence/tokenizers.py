@@ -15,13 +15,15 @@ from llmanac.lab.trials.tokenizers import Texts, TokenizerTrial
 ROWS = ("tokenizer/utf8", "tokenizer/word", "tokenizer/bpe")
 CLAIM = "bytes lose nothing and are long, words are short and lose text, subwords are short and lose nothing"
 SEEDS, REPLICATE = 1, "measurement"  # nothing is drawn; the interval is over documents
+PIECES = ("values", "page")  # by document, and what else the page has: together they are too long for a cell
 FEW = ("utf8", "word", "bpe", "unigram", "sentencepiece-bpe")
 
 
-def measure(seed: int, size: str) -> dict[str, Any]:
+def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
     """The comparison on the documentation; small, one tokenizer of a kind on made-up text."""
     if size == "full":
-        return compared("tokenizers")
+        found = compared("tokenizers")["tokenizers"]
+        return found["values"] if piece == "values" else {k: v for k, v in found.items() if k != "values"}
     texts = made_up()
     trial = TokenizerTrial(Texts(lambda: texts[:8], [f"{text} Unseen: naïve." for text in texts[8:]], "made up"))
     out = {}
@@ -33,4 +35,4 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
-    return shown("tokenizers", seeds[0]["tokenizers"])
+    return shown("tokenizers", {**seeds[0]["page"], "values": seeds[0]["values"]})

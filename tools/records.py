@@ -22,7 +22,7 @@ QUIET = 0.05  # of a core: what others may use during a run that counts as quiet
 
 def canonical(record: Mapping[str, Any]) -> str:
     """The one way in which a record is written as text."""
-    return json.dumps(record, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return json.dumps(record, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,9 @@ from llmanac.core.errors import SpecError, nearest
 Status = Literal["done", "reference", "built", "planned"]
 STATUSES: tuple[Status, ...] = ("done", "reference", "built", "planned")
 FILE = Path(__file__).with_name("catalogue.toml")
+EVIDENCE = Path(__file__).with_name(
+    "evidence.json"
+)  # written by evidence/run.py: verdicts, and numbers that texts quote
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Entry:
         return "built" if self.file is not None else "planned"
 
     @property
+    def verdict(self) -> dict[str, Any]:
+        """What its evidence shows: `verdict`, `effect`, `interval`, `n`, `scale`, `made`, a `note`, and its `parts`."""
+        return evidence()["verdicts"].get(self.id, {})
+
+    @property
     def file(self) -> Path | None:
         """The method file that answers to it, where it is one swappable part that exists."""
         kind, _, name = (self.method or self.id).partition("/")
@@ -70,7 +79,14 @@ class Entry:
             "reference": next(iter(self.reference), ""),
             "claim": self.claim,
             "source": self.source,
+            **{key: self.verdict.get(key) for key in ("verdict", "effect", "interval", "n", "scale", "made")},
         }
+
+
+@functools.cache
+def evidence() -> dict[str, Any]:
+    """The numbers of the evidence pages that the package quotes; `evidence/run.py` writes the file."""
+    return json.loads(EVIDENCE.read_text("utf-8"))
 
 
 @functools.cache

@@ -9,14 +9,13 @@ them. Many have a part that is checked by the machine (`check.py`).
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from llmanac.core import files, registry
+from llmanac.core import catalogue, files, registry
 from llmanac.core.errors import SpecError, nearest, shown
 from llmanac.guide.check import BUILTINS, Check
 
@@ -87,32 +86,12 @@ class Question:
         return text
 
 
-@functools.cache
-def _results(folder: str) -> Any:
-    return json.loads((RESULTS / folder).with_suffix(".json").read_text("utf-8"))
-
-
 def measured(place: str) -> float:
     """The number at `FOLDER/results#path.of.keys` of the evidence. Raises SpecError where there is none."""
-    file, _, path = place.partition("#")
-    try:
-        return _number(_results(file), path.split("."))
-    except (OSError, LookupError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise SpecError(f"measured: {place}: no number is there ({type(error).__name__}: {error})") from None
-
-
-def _number(value: Any, path: list[str]) -> float:
-    """The number below a value; a key may hold points itself, and `*` is the mean over a list."""
-    if not path:
-        return float(value)
-    if isinstance(value, list):
-        if path[0] != "*":
-            return _number(value[int(path[0])], path[1:])
-        return sum(_number(item, path[1:]) for item in value) / len(value)
-    for end in range(1, len(path) + 1):
-        if (key := ".".join(path[:end])) in value:
-            return _number(value[key], path[end:])
-    raise KeyError(path[0])
+    found = catalogue.evidence()["measured"].get(place)
+    if found is None:
+        raise SpecError(f"measured: {place}: no number is there; `python evidence/run.py --render` looks it up")
+    return float(found)
 
 
 @functools.cache

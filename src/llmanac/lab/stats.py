@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from llmanac.core.errors import SpecError
 from llmanac.metrics._items import Metric as Metric
 from llmanac.metrics._student import student_quantile, student_sf
@@ -98,6 +100,24 @@ def equivalence_p(differences: Sequence[float], margins: Sequence[float]) -> flo
     above = _statistic([d + m for d, m in zip(differences, margins, strict=True)])
     below = _statistic([d - m for d, m in zip(differences, margins, strict=True)])
     return max(student_sf(above, df), student_sf(-below, df))
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """The exact one-sided p of a sum above zero under the 2^n equally likely signs (Fisher 1935, section 21).
+
+    Sizes are rounded to a thousandth of the largest, so that the 2^n sums are counted on a grid; 0 and 1 are exact.
+    """
+    largest = max((abs(d) for d in differences), default=0.0)
+    if not largest:
+        return 1.0
+    steps = [round(1000 * d / largest) for d in differences]
+    chances = np.ones(1)
+    for step in filter(None, map(abs, steps)):
+        wider = np.zeros(len(chances) + 2 * step)
+        wider[: len(chances)] += chances / 2
+        wider[2 * step :] += chances / 2
+        chances = wider
+    return float(chances[len(chances) // 2 + sum(steps) :].sum())
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

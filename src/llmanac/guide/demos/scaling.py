@@ -17,7 +17,7 @@ from llmanac.lab._svg import Line, line_chart, nice_number
 from llmanac.lab.scaling.law import Law
 
 CARD = {"title": "A scaling curve", "rows": ["scaling/"]}
-PLACE = "scaling/results#seeds.0.published.law."
+PLACES = tuple(f"scaling/results#seeds.0.published.law.{name}" for name in ("E", "A", "B", "alpha", "beta"))
 FIELDS = (
     Field("flops", "Compute, FLOPs", "1e21", low=1e12, high=1e30),
     Field("alpha", "alpha (empty: as fitted)", ""),
@@ -27,7 +27,7 @@ FIELDS = (
 
 def run(values: dict[str, Any], models: Any, until: float) -> list[Markup]:
     """Curves of loss over size for three budgets, and the best sizes."""
-    known = {name: measured(PLACE + name) for name in ("E", "A", "B", "alpha", "beta")}
+    known = {place.rpartition(".")[2]: measured(place) for place in PLACES}
     for name in ("alpha", "beta"):
         if values[name].strip():
             try:
