@@ -115,3 +115,29 @@ def test_help_names_every_file_that_can_be_given() -> None:
     for command in ("encode", "inspect", "extend"):
         said = CliRunner().invoke(app, ["tokenizer", command, "--help"]).output
         assert ".model" in said and ".tiktoken" in said and "tokenizer.json" in " ".join(said.split())
+
+
+def test_show_finds_a_name_in_every_kind_and_under_a_longer_name() -> None:
+    assert [entry.id for entry in catalogue.named("mamba")] == ["lm/mamba", "mixer/mamba"]
+    assert [entry.id for entry in catalogue.named("FlashAttention")] == ["attention/flash"]
+    assert [entry.id for entry in catalogue.named("position/rope")] == ["position/rope"]
+    for name in ("nosuchthing", "zz", "position/none-such"):
+        with pytest.raises(SpecError, match="nothing is called"):
+            catalogue.named(name)
+
+
+def test_a_verdict_is_listed_and_shown_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = {"says": "it is better", "verdict": "shown", "effect": 0.05, "interval": [0.03, 0.07], "n": 5}
+    found = {
+        "verdict": "shown",
+        "effect": 0.05,
+        "interval": [0.03, 0.07],
+        "n": 5,
+        "scale": "0.2M",
+        "made": "2026-11-30",
+    }
+    monkeypatch.setitem(catalogue.evidence()["verdicts"], "norm/rmsnorm", {**found, "note": "", "parts": [part]})
+    entry = catalogue.find("norm/rmsnorm")
+    assert found.items() <= entry.as_json().items()
+    assert "verdict    shown\n  shown        it is better: +5 (+3 to +7)%, n = 5" in describe(entry.id)
+    assert catalogue.find("stage/lines").as_json()["verdict"] is None  # no row of the contract, and so no claim

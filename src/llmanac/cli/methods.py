@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +12,24 @@ import typer
 from llmanac.cli.options import AsJson, SomeModel
 from llmanac.core.errors import SpecError
 
+MEANING = {
+    "done": "a test against an outside reference, and a page of evidence",
+    "reference": "such a test, no page yet",
+    "built": "code only",
+    "planned": "not built",
+}
+VERDICTS = {
+    "shown": "every part of the claim", "contradicted": "a part of it", "exact": "a formula, or counted",
+    "inconclusive": "too few replicates, or an interval that holds both",
+}  # fmt: skip
+
 
 def list_command(
     kind: Annotated[str | None, typer.Argument(help="Only rows and methods of this kind, e.g. position.")] = None,
     as_json: AsJson = False,
     status: Annotated[str | None, typer.Option(help="Only done, reference, built or planned.")] = None,
 ) -> None:
-    """List every method with its status: done, reference (tested, not yet measured), built (neither) or planned."""
+    """List every method with its status and what its evidence shows."""
     from llmanac.core import catalogue, registry
     from llmanac.core.errors import nearest
 
@@ -43,20 +55,34 @@ def list_command(
     width = max((len(e.id) for e in entries), default=0)
     for entry in entries:
         other = f" ({entry.method})" if entry.method not in ("", entry.id) else ""
-        print(f"{entry.id:<{width}}  {entry.status:<9}  {entry.title}{other}")
-    counts = {s: sum(e.status == s for e in entries) for s in catalogue.STATUSES}
-    print(f"\n{len(entries)} entries: " + ", ".join(f"{n} {s}" for s, n in counts.items()))
+        print(f"{entry.id:<{width}}  {entry.status:<9}  {entry.verdict.get('verdict', ''):<12}  {entry.title}{other}")
+    counts = Counter(word for e in entries for word in (e.status, e.verdict.get("verdict")) if word)
+    print(
+        f"\n{len(entries)} entries: "
+        + ", ".join(f"{counts[s]} {s} ({what})" for s, what in MEANING.items() if counts[s])
+    )
+    if found := [f"{counts[v]} {v} ({what})" for v, what in VERDICTS.items() if counts[v]]:
+        print("What their evidence shows: " + ", ".join(found))
     if entries:
         example = next((e.id for e in entries if e.status != "planned"), entries[0].id)
         print(f"Next: llmanac show {example}")
 
 
-def show_command(name: Annotated[str, typer.Argument(help="kind/name, as `llmanac list` prints it.")]) -> None:
+def show_command(
+    name: Annotated[str, typer.Argument(help="kind/name, as `llmanac list` prints it, or a name alone.")],
+) -> None:
     """Show one method: what it is, its fields, its reference test and its measured effect."""
+    from llmanac.core import catalogue
     from llmanac.core.describe import describe
     from llmanac.lab.axis import AS_THEY_ARE
 
-    print(describe(name, AS_THEY_ARE))
+    found = catalogue.named(name)
+    if len(found) == 1:
+        print(describe(found[0].id, AS_THEY_ARE))
+        return
+    width = max(len(e.id) for e in found)
+    print("\n".join(f"{e.id:<{width}}  {e.title}" for e in found))
+    print(f"Next: llmanac show {found[0].id}")
 
 
 def convert_command(

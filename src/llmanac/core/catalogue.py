@@ -165,6 +165,31 @@ def _covered(method: registry.Method, named: set[str]) -> bool:
     return any(f"{method.kind}/{alias}" in named for alias in method.card.get("aliases", {}))
 
 
+def named(name: str) -> list[Entry]:
+    """What a user may mean by a name: the entry with this id, else those of every kind that have it after the slash,
+    else those whose name begins as it does or the other way round (`flashattention` is `flash`).
+
+    Raises:
+        SpecError: there is none.
+    """
+    if "/" in name:
+        return [find(name)]
+
+    def folded(text: str) -> str:
+        return "".join(filter(str.isalnum, text.lower()))
+
+    own = {e.id: folded(e.id.partition("/")[2]) for e in entries()}
+    own |= {f"{kind}/{short}": folded(short) for kind in registry.KINDS for short in registry.methods(kind)}
+    asked = folded(name)
+    close = [
+        i
+        for i, short in own.items()
+        if min(len(short), len(asked)) > 3 and (asked.startswith(short) or short.startswith(asked))
+    ]
+    found = [i for i, short in own.items() if short == asked] or close
+    return [find(i) for i in found] if found else [find(name)]
+
+
 def find(name: str) -> Entry:
     """The entry with this id. Raises SpecError that names the nearest known one."""
     known = {entry.id: entry for entry in entries()}

@@ -153,4 +153,22 @@ def _checks(entry: catalogue.Entry, method: registry.Method | None) -> list[str]
         f"  reference {first}",
         *(f"            {test}" for test in others),
         f"  claim     {entry.claim or 'not measured yet'}",
+        *_verdict(entry),
     ]
+
+
+def _verdict(entry: catalogue.Entry) -> list[str]:
+    """What the evidence shows: the word, and a line for each part of the claim."""
+    found = entry.verdict
+    if not found:
+        return []
+    lines = [f"verdict    {found['verdict']}" + (f" ({found['note']})" if found["note"] and not found["parts"] else "")]
+    for part in found["parts"]:
+        low, high = part.get("interval", (None, None))
+        scale, unit = (1, f" {part['unit']}") if part.get("unit") else (100, "%")
+        spread = (
+            "" if low is None else f": {scale * part['effect']:+.3g} ({scale * low:+.3g} to {scale * high:+.3g}){unit}"
+        )
+        of = f", n = {part['n']}" if part["n"] else ""
+        lines.append(f"  {part['verdict']:<12} {part['says']}{spread}{of}")
+    return lines
