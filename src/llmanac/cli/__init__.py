@@ -47,6 +47,23 @@ GROUPS = {
 }  # fmt: skip
 
 
+OTHERWISE = {  # what other programs call it
+    "train": "`llmanac run` pretrains from text, `llmanac tune` trains a model that is there",
+    "pretrain": "`llmanac run` pretrains from text",
+    "finetune": "`llmanac tune` trains a model that is there",
+    "eval": "`llmanac evaluate` runs benchmarks",
+    "export": "`llmanac convert` writes a model in another layout",
+}
+
+
+def _instead(name: str) -> str:
+    """What to call in place of a command that does not exist."""
+    from llmanac.core.errors import nearest
+
+    hint = OTHERWISE.get(name.replace("-", "")) or nearest(name, [*COMMANDS, *GROUPS]).removeprefix("; ")
+    return hint or "`llmanac --help` names all"
+
+
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         from llmanac import __version__
@@ -111,6 +128,8 @@ def main(arguments: list[str] | None = None) -> Any:
     with interrupts.noted(program=arguments is None):
         try:
             given = sys.argv[1:] if arguments is None else arguments
+            if given and given[0][:1] != "-" and given[0] not in {**COMMANDS, **GROUPS}:
+                _fail(LlmanacError(f"no command {given[0]!r}; {_instead(given[0])}"))
             return _command(given[0] if given else None)(args=arguments)
         except LlmanacError as error:
             _fail(error)

@@ -10,6 +10,11 @@ import typer
 from llmanac.cli.options import AsJson, SomeModel, SomeRunner
 
 
+def _shown(rate: float) -> str:
+    """Three digits at least: of a slow model they differ between runs."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
 def bench_command(
     path: SomeModel,
     rows: Annotated[list[int] | None, typer.Option(min=1, help="Rows that decode together; repeatable [1, 8].")] = None,
@@ -29,9 +34,9 @@ def bench_command(
         return
     megabytes = found["weights_bytes"] / 1e6
     threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
-    print(f"runner      {found['runner']}, {threads}, {megabytes:,.0f} MB of weights")
-    limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {found['read_limit']:,.0f}"
-    print(f"prefill     {found['read']:,.0f} tokens/s of a prompt of {found['context']} ({limit})")
+    print(f"runner      {found['runner']}, {threads}, {megabytes:,.0f} MB of weights, read once a token")
+    limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {_shown(found['read_limit'])}"
+    print(f"prefill     {_shown(found['read'])} tokens/s of a prompt of {found['context']} ({limit})")
     for count, rate in found["decode"].items():
-        limit = f"{found['read_bytes_per_second'] / 1e9:,.1f} GB/s allow {found['decode_limit'] * count:,.0f}"
-        print(f"decode {count:4} {rate:,.0f} tokens/s ({limit})")
+        limit = f"{found['read_bytes_per_second'] / 1e9:,.1f} GB/s allow {_shown(found['decode_limit'] * count)}"
+        print(f"decode {count:4} {_shown(rate)} tokens/s ({limit})")

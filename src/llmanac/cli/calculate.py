@@ -142,7 +142,9 @@ def latency_command(
     config: Config,
     length: Annotated[int, typer.Option(min=1, max=1 << 24, help="Tokens of the prompt.")] = 512,
     rows: Rows = 1,
-    dtype: Dtype = "float32",
+    dtype: Annotated[
+        str | None, typer.Option(help="What weights and state are stored in [float32; a .gguf file: as it is packed].")
+    ] = None,
     tflops: Annotated[float | None, typer.Option(min=1e-6, help="TFLOP/s of the machine [measured here].")] = None,
     bandwidth: Annotated[float | None, typer.Option(min=1e-6, help="GB/s of its memory [measured here].")] = None,
     measured: Annotated[bool, typer.Option("--measure", help="Time it here too, on random weights.")] = False,
@@ -159,11 +161,13 @@ def latency_command(
     if measured and tflops is not None:
         raise SpecError("--measure: times this machine; leave out --tflops and --bandwidth")
     model = calculate.read(config)
+    packed = model.packed if dtype is None else None
+    dtype = dtype or "float32"
     if tflops is None or bandwidth is None:
         machine = calculate.this_machine(dtype)
     else:
         machine = calculate.Machine(tflops * 1e12, bandwidth * 1e9, "given")
-    steps = calculate.latency(model, machine, prompt=length, rows=rows, dtype=dtype)
+    steps = calculate.latency(model, machine, prompt=length, rows=rows, dtype=None if packed else dtype)
     times = calculate.measure(model, prompt=length, rows=rows, dtype=dtype) if measured else None
     if as_json:
         document: dict[str, Any] = {"machine": asdict(machine), "first": asdict(steps[0]), "next": asdict(steps[1])}
@@ -181,7 +185,8 @@ def latency_command(
         lines.append(row)
     heads = ["token", "FLOPs", "bytes", "FLOPs/byte", "bound", "at least"]
     more = ["measured", "ratio"] if times is not None else []
-    title = f"t = max(FLOPs / rate, bytes / bandwidth), {rows} x {length:,} tokens, {dtype}"
+    stored = f"weights as in the file ({_size(packed.bytes)}: {', '.join(packed.kinds)})" if packed else dtype
+    title = f"t = max(FLOPs / rate, bytes / bandwidth), {rows} x {length:,} tokens, {stored}"
     print_table(title, heads + more, lines, left=(0, 4))
     print(f"tokens a second, at most: {rows / steps[1].seconds:,.1f}")
     print(f"Next: llmanac calculate memory {config} --rows {rows}")

@@ -278,7 +278,7 @@ def serve_command(
     kept = prefix_cache * 2**20 if tensor * pipeline == 1 else 0
     with contextlib.ExitStack() as ranks:
         serve(
-            load, host=host, port=port, model_name=Path(path).resolve().name or "llmanac", max_queue=max_queue,
-            prefix_cache_bytes=kept, allow_hosts=allow_host or (), api_keys=api_key or (),
+            load, host=host, port=port, model_name=Path(path).resolve().name.removesuffix(".gguf") or "llmanac",
+            max_queue=max_queue, prefix_cache_bytes=kept, allow_hosts=allow_host or (), api_keys=api_key or (),
             embedding_name=Path(embedding_model or "embedding").resolve().name,
         )  # fmt: skip

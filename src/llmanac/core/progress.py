@@ -28,7 +28,12 @@ def _quantity(value: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if value >= size:
             return f"{value / (1e3 if unit == 'k' else size):.1f}{unit}"
-    return f"{value:.0f}"
+    return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def _rate(rate: float, unit: str) -> str:
+    """`12 steps/s`; below one a second `4.2 s a step`."""
+    return f"{_quantity(rate)} {unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s a {unit.removesuffix('s')}"
 
 
 class Progress:
@@ -72,10 +77,10 @@ class Progress:
             left = (self.total - self.done) / rate if rate else float("nan")
             parts.append(f"{share:4.0%}")
             if self.unit != "s":
-                parts.append(f"{_quantity(rate)} {self.unit}/s")
+                parts.append(_rate(rate, self.unit))
             parts.append(f"{_clock(left)} left" if rate else "")
         else:
-            parts.append(f"{_quantity(self.done)} {self.unit}  {_quantity(rate)} {self.unit}/s  {_clock(seconds)}")
+            parts.append(f"{_quantity(self.done)} {self.unit}  {_rate(rate, self.unit)}  {_clock(seconds)}")
         return "  ".join(p for p in [*parts, self.notes] if p)
 
     def _show(self, text: str) -> None:

@@ -226,20 +226,24 @@ def _step(flops: float, read: float, machine: Machine) -> Step:
 
 
 def latency(
-    model: Described, machine: Machine, *, prompt: int, rows: int = 1, dtype: str = "bfloat16"
+    model: Described, machine: Machine, *, prompt: int, rows: int = 1, dtype: str | None = None
 ) -> tuple[Step, Step]:
     """The prompt of every row, and the step that writes the next token of every row after it.
+
+    Args:
+        dtype: of weights and state; without it bfloat16, or for a .gguf file its own bytes a weight and float32 state.
 
     Raises:
         SpecError: a model that does not write (an encoder).
     """
-    found, size = costs(model.spec, model.vocab_size), size_of(dtype)
+    found, size = costs(model.spec, model.vocab_size), size_of(dtype or default_dtype(model))
+    weight = model.packed.bytes / found.parameters if model.packed and dtype is None else size
     if found.kind == "encoder":
         raise SpecError(f"{model.path}: an encoder reads whole texts and does not write; there is no time per token")
     held = rows * found.read_state(prompt, size)
-    first = _step(rows * found.prompt_flops(prompt), size * found.read_parameters(rows * prompt) + held, machine)
+    first = _step(rows * found.prompt_flops(prompt), weight * found.read_parameters(rows * prompt) + held, machine)
     encoder = sum(p.count * p.parameters for p in found.parts if p.stack == "encoder")
-    read = size * (found.read_parameters(rows) - encoder) + held
+    read = weight * (found.read_parameters(rows) - encoder) + held
     return first, _step(rows * found.forward_flops(prompt), read, machine)
 
 

@@ -68,5 +68,5 @@ def newer_characters() -> dict[int, str]:
     import regex
 
     unassigned = np.flatnonzero((table() & CATEGORY_MASK) == CATEGORIES.index("Cn"))
-    text = "".join(map(chr, unassigned.tolist()))
+    text = unassigned.astype("<u4").tobytes().decode("utf-32-le")
     return {ord(c): "\U0001fffe" for c in regex.findall(r"[^\p{Cn}]", text)}

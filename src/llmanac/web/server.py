@@ -95,7 +95,7 @@ class Service:
         return self.assistant is not None or template is not None or sees
 
     def check_model(self, name: str | None) -> None:
-        if name not in (None, "", self.model_name):
+        if name not in (None, "", self.model_name, f"{self.model_name}.gguf"):
             message = f"model: no model is called {name!r} here; this server has {self.model_name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 

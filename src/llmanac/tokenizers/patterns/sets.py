@@ -191,12 +191,19 @@ def property_set(name: str, *, outside: bool, posix: bool = False) -> Set:
 
 
 @functools.cache
+def _every_character() -> str:
+    """All characters in order, but for surrogates; those newer than `regex` knows as it is to read them."""
+    points = np.arange(unicode.CODE_POINTS, dtype="<u4")
+    text = np.delete(points, np.s_[0xD800:0xE000]).tobytes().decode("utf-32-le")
+    return text.translate(unicode.newer_characters())
+
+
+@functools.cache
 def _category(category: str) -> str:
     """A category of Unicode 16, whatever `regex` follows."""
     ours = unicode.in_categories(category)
-    every = "".join(chr(c) for c in range(unicode.CODE_POINTS) if not 0xD800 <= c < 0xE000)
     theirs = np.zeros(unicode.CODE_POINTS, bool)
-    for match in regex.finditer(rf"\p{{{category}}}+", every.translate(unicode.newer_characters())):
+    for match in regex.finditer(rf"\p{{{category}}}+", _every_character()):
         first = match.start() + (0x800 if match.start() >= 0xD800 else 0)
         theirs[first : first + match.end() - match.start()] = True
     theirs[0xD800:0xE000] = ours[0xD800:0xE000]
