@@ -70,3 +70,15 @@ def test_a_kernel_that_is_compiled_says_so_once_and_one_that_is_read_does_not(tm
     script.write_text(code)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stderr == "compiling for this machine; it is done once and kept, and takes up to a minute\n"
+
+
+def test_a_rate_below_one_a_second_is_seconds_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    said = {}
+    for seconds in (0.5, 4, 40):
+        bar = progress.Progress("train", 10, "steps")
+        bar.done, clock[0] = 5, clock[0] + 5 * seconds
+        said[seconds] = bar.line()
+    assert "2 steps/s" in said[0.5] and "4 s a step" in said[4] and "40 s a step" in said[40]
+    assert " 0 steps/s" not in "".join(said.values())

@@ -172,3 +172,13 @@ def test_dedup_names_its_files_without_line_breaks(tmp_path: Path) -> None:
     assert all(name.isprintable() for name in names) and len([name for name in names if "na_me" in name]) == 2
     kept = [row["text"] for path in out.glob("*.jsonl") if path.name != "dropped.jsonl" for row in read(path)]
     assert len(kept) == 3
+
+
+def test_a_command_of_another_name_says_which_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for given, expected in (
+        ("train", "`llmanac run` pretrains from text, `llmanac tune`"),
+        ("fine-tune", "`llmanac tune`"),
+        ("genrate", "did you mean 'generate'?"),
+        ("nonsense-", "`llmanac --help` names all"),
+    ):
+        assert expected in refused(capsys, given)

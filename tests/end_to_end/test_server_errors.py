@@ -65,6 +65,7 @@ def test_errors_of_http(server):
     with pytest.raises(openai.NotFoundError, match="'tiny'") as caught:
         server.client.chat.completions.create(model="other", messages=ASK)
     assert caught.value.code == "model_not_found"
+    assert server.client.models.retrieve("tiny.gguf").id == "tiny"  # the name that the file would have is taken too
     url, as_json = f"{server.url}/v1/completions", {"content-type": "application/json"}
     cases = [
         (httpx.get(f"{server.url}/v1/nothing"), 404),

@@ -98,6 +98,10 @@ def test_the_memory_of_a_file_is_what_is_held_of_it(models, tokenizer, tmp_path)
     assert used.state == 2 * calculate.bytes_of(described, length=8, dtype="bfloat16").state
     assert used.peak - calculate.LIBRARIES > used.inference > used.weights + used.packed
     assert calculate.bytes_of(described, length=8, dtype="bfloat16").packed == 0
+    # a step reads the file's own bytes, not those of numbers that it was unpacked to
+    machine = calculate.Machine(1e15, 1e9, "given")
+    own, wide = (calculate.latency(described, machine, prompt=8, dtype=d)[1].bytes for d in (None, "float32"))
+    assert own - used.state < described.packed.bytes < wide
 
 
 @pytest.mark.parametrize("case", CASES)
