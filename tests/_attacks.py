@@ -43,6 +43,13 @@ def attempt(f, *arguments):
     except (OSError, ImportError, ValueError, RuntimeError) as error:
         return
     print('ESCAPED', value)
+def word():
+    frame = sys._getframe()
+    while frame:
+        if 'nonce' in frame.f_locals:
+            return frame.f_locals['nonce']
+        frame = frame.f_back
+    return os.read(3, 32)
 def syscall(number, *arguments):
     value = _libc.syscall(*[ctypes.c_long(a) if isinstance(a, int) else a for a in (number, *arguments)])
     if value < 0:

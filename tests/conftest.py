@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jinja2
 import pytest
 from _children import hear_interrupts
+from _objects import objects_in
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test never reaches for the network
@@ -30,6 +32,22 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs benchmark data; there is none at {path} (set LLMANAC_SHARED_DATA to its folder)")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pages_without_objects() -> Iterator[None]:
+    """Every page that a test renders is looked through for what Python prints of an object without a text."""
+    render = jinja2.Template.render
+
+    def looked_through(self: jinja2.Template, *given: object, **values: object) -> str:
+        text = render(self, *given, **values)
+        if self.filename and "llmanac" in self.filename and (found := objects_in(text)):
+            raise AssertionError(f"{self.filename} shows {found}")
+        return text
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jinja2.Template, "render", looked_through)
+        yield
 
 
 @pytest.fixture(scope="module")

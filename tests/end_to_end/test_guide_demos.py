@@ -26,9 +26,11 @@ from llmanac.generate.engine import Engine
 from llmanac.guide import app as guide_app
 from llmanac.guide import calculate
 from llmanac.guide.app import create_app
-from llmanac.guide.demos import Models, _html, _model, beam, demos, mixer, tokenizer
+from llmanac.guide.check import read_number
+from llmanac.guide.demos import Field, Models, _html, _model, beam, demos, mixer, tokenizer
 from llmanac.guide.demos._model import Held
 from llmanac.guide.progress import Progress
+from llmanac.guide.question import questions
 from llmanac.retrieve.bm25 import BM25, Spec
 
 SMALL = Models(small=True)
@@ -67,6 +69,48 @@ def test_tokenizers_and_decoding_show_what_the_package_gives():
     assert rows["greedy"][0] == f"{sum(done.logprobs):.2f}" and 'title="' in text
     pieces = "<wbr>".join(html.escape(_html.visible(held.text(i))) for i in done.ids)
     assert pieces in re.sub(r"</?span[^>]*>", "", text)
+
+
+def test_decoding_begins_with_values_under_which_the_methods_differ():
+    text, rows = shown("decoding")
+    told = {name: re.sub(r"<[^>]*>", "", part) for name, part in re.findall(
+        r"<h3>([\w-]+)</h3><p>.*?</p>(.*?)<details", text, re.DOTALL)}  # fmt: skip
+    assert len(told) >= 12 and len(set(told.values())) >= len(told) - 1
+    assert "temperature=0.7" in text and rows["top-k"] != rows["top-p"]
+
+
+@pytest.mark.parametrize(("text", "number"), [
+    ("128 KiB", 131072), ("0.5 GB", 5e8), ("0.5GB", 5e8), ("2 MiB", 2 << 20), ("1,024 bytes", 1024), ("3 kB", 3000),
+    ("7 B", 7), ("1.5 TB", 1.5e12), ("2 megabytes", 2e6), ("1e3 KiB", 1024000), ("12%", 0.12), ("2/3", 2 / 3),
+])  # fmt: skip
+def test_numbers_may_have_units_of_bytes(text, number):
+    assert read_number(text) == pytest.approx(number)
+    field = Field("n", "Numbers", "1", low=0.0, high=1e15)
+    if "%" not in text and "/" not in text and "," not in text:
+        assert field.read(text) == pytest.approx(number)
+    for wrong in ("128 KiX", "KiB", "1 2 GB", "nan GB", "5 jobs", "x B"):
+        with pytest.raises(SpecError, match="is no number"):
+            read_number(wrong)
+        with pytest.raises(SpecError, match="number"):
+            field.read(wrong)
+    with pytest.raises(SpecError, match="not a whole number"):
+        Field("n", "Numbers", "1", low=0, high=1 << 40).read("0.0005 KiB")
+    assert Field("n", "Numbers", "1", low=0, high=1 << 40).read("128 KiB") == 131072
+
+
+def test_answers_in_bytes_are_taken_in_every_unit():
+    """Each checked number of bytes is right in its own unit and in the others, and wrong where the unit is left out."""
+    tried = 0
+    for q in questions().values():
+        if q.check is None or q.check.kind != "number" or not re.match(r"(?:[KMG]i?B|Bytes|Megabytes)\b", q.check.ask):
+            continue
+        figure, unit = q.figures()[q.check.number], q.check.ask.split()[0]
+        size = {"KiB": 1024, "MB": 1e6, "Megabytes": 1e6, "GB": 1e9, "Bytes": 1}[unit]
+        for text in (f"{figure}", f"{figure} {unit}", f"{figure * size / 1024} KiB", f"{figure * size / 1e9} GB"):
+            assert q.check.grade(text, q.figures())[0], (q.name, text)
+            tried += 1
+        assert not q.check.grade(f"{figure * 1.2} {unit}", q.figures())[0]
+    assert tried >= 36
 
 
 def test_scores_of_passages_are_those_of_the_retrievers():

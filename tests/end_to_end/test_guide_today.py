@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from datetime import UTC, date, datetime, timedelta
 
@@ -140,6 +141,15 @@ def test_a_checked_part_and_a_mock_interview(client, tmp_path):
     assert len(asked) == 5 == page.count("<fieldset>")
     assert all(questions()[n].level == "senior" and "engineering" in questions()[n].roles for n in asked)
     full = {f"{asked[0]}/{n}": "on" for n in range(len(questions()[asked[0]].rubric))}
+    blocks = page.split("<h2>")[-len(asked) :]
+    for name, block in zip(asked, blocks, strict=True):  # what follows the box is hidden while the box is empty
+        box, after = (
+            block.index(f'<textarea id="{name}" class="answer"'),
+            block.index('</textarea>\n<div class="after">'),
+        )
+        said = [html.escape(text, quote=False) for text in questions()[name].follow_ups]
+        assert said and all(html.unescape(block).index(html.unescape(text)) > after > box for text in said)
+    assert ".answer:placeholder-shown + .after { display: none; }" in client.get("/style.css").text
     graded = client.post("/mock", **form(asked=" ".join(asked), **full)).text
     assert "What to study" in graded and f"row/{questions()[asked[1]].rows[0]}.html" in graded
     kept = {r.item: r.rating for r in Progress(tmp_path / "p.sqlite").reviews()}

@@ -169,3 +169,50 @@ def test_chat_tells_the_model_what_earlier_chats_said(tmp_path, monkeypatch):
     assert [m["role"] for m in asked] == ["system", "user"]
     assert asked[0]["content"].startswith("Be brief.") and "lives in Oslo" in asked[0]["content"]
     assert "Anna" in seen[3][0]["content"] and "Oslo" not in seen[3][0]["content"]
+
+
+UNREAD = [  # what was said, and a wish to delete it that the rules do not carry out
+    ("My sister Ada lives in Bath.", "Please delete what you know about my sister."),
+    ("I play viola in an orchestra.", "I no longer play the viola."),
+    ("I work as a nurse.", "Remove everything about my job from your memory."),
+    ("My phone number is 555 1234.", "Can you delete my phone number?"),
+    ("My dog is called Rex.", "Could you please forget about my dog?"),
+    ("I am allergic to nuts.", "Please erase the fact that I'm allergic to nuts."),
+    ("I smoke a pack a day.", "I don't smoke any more."),
+    ("My salary is 40,000 euros.", "Wipe my salary from memory."),
+    ("I love chess.", "I'd like you to forget that I love chess."),
+    ("My cat is called Tom.", "Get rid of what you stored about the cat."),
+    ("I live in Oslo.", "I want you to delete where I live."),
+    ("My name is Anna.", "Forget everything but my name."),
+]
+NO_WISH = [
+    "Don't forget my birthday.", "I always forget my keys.", "How do I delete a branch?", "Remove the last comma.",
+    'What does "please forget my name" mean?', "Translate: please delete my address.", "Forget it.", "Thanks!",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "wish"), UNREAD)
+def test_a_wish_to_delete_is_met_or_answered_with_what_is_kept(tmp_path, monkeypatch, capsys, said, wish):
+    monkeypatch.setattr(chat, "_reply", lambda engine, messages, options: messages)
+    with Memory(tmp_path / "m.sqlite") as memory:
+        memory.read(said)
+        before = memory.facts()
+        chat.chat(None, lines=io.StringIO(wish), memory=memory)  # type: ignore[arg-type]
+        said = capsys.readouterr().err
+        assert before and (memory.facts() == before) == ("nothing was deleted" in said)
+        for fact in memory.facts():
+            assert f"still kept: {fact.id} {fact.subject} = {fact.value}" in said
+        assert "forgot" in said or f"llmanac memory delete {memory.path} ID" in said
+
+
+def test_only_wishes_to_delete_are_answered(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(chat, "_reply", lambda engine, messages, options: messages)
+    with Memory(tmp_path / "m.sqlite") as memory:
+        chat.chat(None, lines=io.StringIO("Please forget my name."), memory=memory)  # type: ignore[arg-type]
+        assert "note: nothing was deleted; nothing is kept" in capsys.readouterr().err
+        memory.read("My name is Anna. I live in Oslo.")
+        for message in NO_WISH:
+            memory.read(message)
+            assert memory.unmet is None, message
+        memory.read("I no longer live in Oslo, I moved to Bergen.")
+        assert memory.unmet is None

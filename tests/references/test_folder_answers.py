@@ -6,6 +6,7 @@ import json
 import random
 import re
 import types
+import unicodedata
 
 import pytest
 from _small_models import transformer
@@ -69,6 +70,86 @@ def test_planted_questions_are_quoted_and_others_refused(index):
         assert answer.refused and answer.text == REFUSAL and not answer.citations and answer.support < 0.6
     assert not FolderAssistant(index, threshold=0.0).answer("Which keeper sings opera?").refused
     assert assistant.answer("And its keeper?", ["Which zebra is there?"]).citations[0].title.startswith("zoo.md")
+
+
+PLACES = {
+    "garden.md": "# Garden\n\nThe garden opens at 8:00 and closes at 20:00. Dogs are allowed in the garden. Children "
+    "under six enter free. Bicycles must stay at the gate.\n",
+    "library.md": "# Library\n\nThe library lends books for four weeks. Members can borrow films. Food is not "
+    "permitted in the library. The reading room has 40 seats.\n",
+    "hotel.txt": "The Hotel Ankerhof has 32 rooms. Breakfast is included in the price. The pool is heated in winter. "
+    "Parking costs 12 euros a night. Guests may check out until noon.\n",
+    "camera.txt": "The Lumo 3 weighs 410 grams. The battery of the Lumo 3 is removable. The camera is waterproof. "
+    "It records video in 4K. The Lumo 3 has a memory slot.\n",
+    "boat.txt": "The ferry Aurora leaves Bergen at 14:30. Tickets are sold on board. The ferry carries cars. It does "
+    "not sail on Sundays.\n",
+    "museum.md": "# Museum\n\nIs the museum open on Mondays? The museum is closed on Mondays. Photography is allowed "
+    "in the museum. The cafe\u0301 sells cake.\n",
+}
+YES_OR_NO = {
+    "Are dogs allowed in the garden?": "Dogs are allowed in the garden.",
+    "Do bicycles stay at the gate?": "Bicycles must stay at the gate.",
+    "Do children under six enter free?": "Children under six enter free.",
+    "Can members borrow films?": "Members can borrow films.",
+    "Is food permitted in the library?": "Food is not permitted in the library.",
+    "Is breakfast included in the price?": "Breakfast is included in the price.",
+    "Is the pool heated in winter?": "The pool is heated in winter.",
+    "May guests check out until noon?": "Guests may check out until noon.",
+    "Is the camera waterproof?": "The camera is waterproof.",
+    "Is the battery of the Lumo 3 removable?": "The battery of the Lumo 3 is removable.",
+    "Does the Lumo 3 have a memory slot?": "The Lumo 3 has a memory slot.",
+    "Does the ferry carry cars?": "The ferry carries cars.",
+    "Are tickets sold on board?": "Tickets are sold on board.",
+    "Is the museum closed on Mondays?": "The museum is closed on Mondays.",
+    "Is photography allowed in the museum?": "Photography is allowed in the museum.",
+    "Does the caf\u00e9 sell cake?": "The cafe\u0301 sells cake.",
+}
+UNANSWERED = (
+    "Are cats sold in the castle?", "Is smoking permitted at the stadium?", "Does the hotel have a sauna and a gym?",
+    "Can visitors rent skis?", "Is the bridge lit at night?", "Are helicopters repaired here?",
+    "Does the ferry Aurora have a cinema?", "Is the library building haunted?",
+)  # fmt: skip
+
+
+def test_questions_of_yes_or_no_are_answered_by_the_sentence_that_says_it(tmp_path):
+    for name, text in PLACES.items():
+        (tmp_path / name).write_text(text)
+    assistant = FolderAssistant(FolderIndex.update(tmp_path))
+    answers = {question: assistant.answer(question) for question in (*YES_OR_NO, *UNANSWERED)}
+    assert {q: answers[q].citations[0].quote for q in YES_OR_NO if not answers[q].refused} == YES_OR_NO
+    assert [q for q in UNANSWERED if not answers[q].refused] == []
+    when = assistant.answer("When does the garden close?")  # what only repeats such a question is no answer
+    assert when.citations[0].quote.endswith("closes at 20:00.")
+
+
+@pytest.mark.parametrize(
+    "word", ["Café", "naïve", "Straße", "İstanbul", "Ångström", "Ἀθήνας", "ﬁnance", "Škoda", "Łódź", "Việt"]
+)
+def test_a_word_is_found_in_every_form_of_unicode(tmp_path, word):
+    forms = {unicodedata.normalize(form, changed) for form in ("NFC", "NFD", "NFKC", "NFKD")
+             for changed in (word, word.casefold(), word.upper())}  # fmt: skip
+    for number, form in enumerate(sorted(forms)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "a.txt").write_text(f"The {form} opened in 1911. It has 12 rooms.\n", encoding="utf-8")
+        (folder / "b.txt").write_text("The harbour was built of stone. It has two towers.\n", encoding="utf-8")
+        index = FolderIndex.update(folder)
+        for asked in sorted(forms):
+            answer = FolderAssistant(index).answer(f"When was {asked} opened?")
+            assert not answer.refused and "1911" in answer.text, (form, asked)
+
+
+def test_sentences_end_where_they_do():
+    for text, count in (
+        ("Sie wurde am 11. Januar 2017 in Bonn gegründet. Heute hat sie 12 Filialen.", 2),
+        ("Der 2. Weltkrieg endete am 8. Mai 1945.", 1),
+        ("The hall has 12. The other one has more.", 2),
+        ("The ferry leaves at 14:30. Tickets cost 12.50. Dogs are free.", 3),
+        ("It was sold in 1990. Brandt bought it.", 2),
+        ("He met Dr. Brandt, i.e. the keeper. e.g. this is no end.", 1),
+        ("1. Open the lid.\n2. Fill in water.", 2),
+    ):
+        assert len(spans(text)) == count, text
 
 
 def test_citations_are_checked_against_the_passages_shown(index, engine):

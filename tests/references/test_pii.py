@@ -36,6 +36,63 @@ def test_examples_are_datatroves() -> None:
     assert changed > 400
 
 
+PHONES = [
+    "030/901820-11", "030 901820-11", "(030) 901820-11", "(030) 9018 20", "0176 12345678", "0176/12345678",
+    "089-1234567", "01 23 45 67 89", "01.23.45.67.89", "06 12 34 56 78", "020 7946 0958", "(020) 7946 0958",
+    "01632 960123", "07700 900123", "044 668 18 00", "(02) 9876 5432", "0412 345 678", "020-1234567",
+    "06-12345678", "03-1234-5678", "090-1234-5678", "06 1234 5678", "(11) 91234-5678", "(555) 123-4567",
+    "(555)123-4567", "1 (555) 123-4567", "+49 30 901820-11", "+49 (0)30 901820", "+33 1 23 45 67 89",
+    "+44 20 7946 0958", "+1 555-123-4567", "212-555-0199", "0221/123 45-67", "0711 / 123456",
+]  # fmt: skip
+MAILS = [
+    "müller@exämple.de", "josé.garcía@correo.es", "почта@пример.рф", "δοκιμή@παράδειγμα.gr", "a@b.co",
+    "mu\u0308ller@example.de", "søren@ørsted.dk", "łukasz@przykład.pl", "x@münchen.de",
+    "jürgen.o'neil@firma-süd.de",
+]  # fmt: skip
+ORDINARY = [
+    "01.02.2023", "01/02/2023", "2023-01-15", "01-02-2023 10:30", "09-12-2021 14", "0123/2021", "012345/2021",
+    "v01.02.03.04", "01.02.03", "978-3-16-148410-0", "ISBN 0-306-40615-2", "ISBN 0-19-852663-6",
+    "ISSN 0378-5955", "0,99 EUR", "1 234 567,89", "€ 01.234,50", "01 02 03 04 05", "08 09 10 11 12",
+    "010 020 030 040", "00123 456 789", "(11) 1999-2004", "(12) 2001-2005", "0.123 456 789", "09:30-17:00",
+    "3.1415926535", "12 345 678 901", "page 012/345", "07/2021", "1/2", "05/06/07", "#012345", "0x0123 4567",
+    "01067 Dresden", "pp. 012-034", "10-20-30", "§ 012", "(02) 2021", "10.1000/182", "0123456789012345678",
+    "GTIN 04012345678901", "08.08.2008 um 08 Uhr", "Table 03-12", "2:03 04", "007 008 009",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "kind"), [*((t, "PHONE") for t in PHONES), *((t, "EMAIL") for t in MAILS)])
+def test_numbers_and_addresses_of_many_countries_are_found(text: str, kind: str) -> None:
+    assert redact(text)[0] == f"<{kind}>"
+    assert redact(f"Tel. {text}, or ask")[0] == f"Tel. <{kind}>, or ask"
+
+
+@pytest.mark.parametrize("text", ORDINARY)
+def test_ordinary_numbers_are_left_alone(text: str) -> None:
+    for around in ("{}", "see {}.", "({})"):
+        assert redact(around.format(text)) == (around.format(text), {})
+
+
+def test_numbers_drawn_at_random_are_no_telephone_numbers() -> None:
+    """Dates, versions, prices, ISBNs, years, times and counts, thousands of each."""
+    rng = random.Random(6)
+    n = rng.randint
+    for _ in range(3000):
+        day, month, year = n(1, 31), n(1, 12), n(1900, 2099)
+        for text in (
+            f"{day:02}.{month:02}.{year}", f"{day:02}/{month:02}/{year}",
+            f"{year}-{month:02}-{day:02}T{n(0, 23):02}:00",
+            f"{day:02}-{month:02}-{year} {n(0, 23):02}:{n(0, 59):02}", f"v{n(0, 30)}.{n(0, 30)}.{n(0, 99)}",
+            f"{n(0, 999)},{n(0, 99):02} EUR", f"${n(1, 99)},{n(0, 999):03}.{n(0, 99):02}",
+            f"{n(1, 999)} {n(0, 999):03} km",
+            f"978-{n(0, 9)}-{n(10, 99)}-{n(100000, 999999)}-{n(0, 9)}", f"0-{n(100, 999)}-{n(10000, 99999)}-{n(0, 9)}",
+            f"({n(10, 99)}) {year}-{year + 3}" if year < 2096 else "", f"{month:04}/{year}",
+            f"{n(0, 23):02}:{n(0, 59):02}",
+            f"{n(0, 9999):04}", f"0.{n(0, 10**9):09}", f"{n(0, 99999):05} {'Berlin'}",
+            f"pp. {n(1, 99):03}-{n(100, 999)}",
+        ):  # fmt: skip
+            assert redact(text, kinds=("phone", "email"))[1] == {}, text
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

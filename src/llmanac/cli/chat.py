@@ -150,9 +150,14 @@ def _remembered(memory: Memory, text: str) -> str:
     """What is known that a message means, once it is read; a memory that is full or in use does not end the chat."""
     try:
         done = memory.read(text)
-        for verb, facts in (("forgot", done.forgot), ("kept", done.kept)):
+        if memory.unmet is not None:
+            how = f"llmanac memory delete {shlex.quote(str(memory.path))} ID"
+            what = f"to delete a fact: {how}" if memory.unmet else "nothing is kept"
+            print(f"note: nothing was deleted; {what}", file=sys.stderr, flush=True)
+        for verb, facts in (("forgot", done.forgot), ("kept", done.kept), ("still kept:", (memory.unmet or [])[::-1])):
             for fact in facts[:SHOWN]:
-                shown = for_terminal(f"{fact.subject} = {fact.value}")
+                number = f"{fact.id} " if verb == "still kept:" else ""
+                shown = for_terminal(f"{number}{fact.subject} = {fact.value}")
                 print(f"note: {verb} {shown}", file=sys.stderr, flush=True)
             if len(facts) > SHOWN:
                 print(f"note: {verb} {len(facts) - SHOWN} more", file=sys.stderr, flush=True)

@@ -36,9 +36,20 @@ def choices(path: Path, name: str = "Spec") -> list[tuple[str, str, str]]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             kind = ast.unparse(node.annotation)
             if "ClassVar" not in kind:
-                default = ast.unparse(node.value) if node.value else "required"
+                default = ast.unparse(_default(node.value)) if node.value else "required"
                 fields[node.target.id] = (node.target.id, kind, default)
     return list(fields.values())
+
+
+def _default(node: ast.expr) -> ast.expr:
+    """What a field is without being given: of `field(default_factory=...)` what the factory makes."""
+    if not (isinstance(node, ast.Call) and ast.unparse(node.func) in ("field", "dataclasses.field")):
+        return node
+    given = {keyword.arg: keyword.value for keyword in node.keywords}
+    made = given.get("default_factory")
+    if made is None:
+        return given.get("default", node)
+    return made.body if isinstance(made, ast.Lambda) else ast.Call(made, [], [])
 
 
 def _class_of(tree: ast.Module, path: Path, name: str) -> tuple[Path | None, str]:

@@ -7,17 +7,22 @@ for around its `@`. What has a check digit must pass the check.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
 Span = tuple[int, int]
 
 _ATOM = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
+_LETTERS = "\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0300-\u036f\u0370-\u052f\u1e00-\u1fff"  # Latin, Greek, Cyrillic
 _LOCAL = re.compile(rf"(?<![.{_ATOM}])[.{_ATOM}]++(?=@)")
+_ANY_LOCAL = re.compile(rf"(?<![.{_ATOM}{_LETTERS}])[.{_ATOM}{_LETTERS}]++(?=@)")
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|[01]?[0-9][0-9]?)"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)+{_LABEL}|\[(?:{_OCTET}\.){{3}}(?:{_OCTET}|[A-Za-z0-9-]*[A-Za-z0-9]:)\]")
-_LAST_LABEL = re.compile(r"\.(?:[A-Za-z]{2,24}|xn--[A-Za-z0-9-]{1,59})$")
+_ANY_LABEL = rf"[A-Za-z0-9{_LETTERS}](?:[A-Za-z0-9{_LETTERS}-]*[A-Za-z0-9{_LETTERS}])?"
+_ANY_DOMAIN = re.compile(rf"(?:{_ANY_LABEL}\.)+{_ANY_LABEL}")
+_LAST_LABEL = re.compile(rf"\.(?:[A-Za-z{_LETTERS}]{{2,24}}|xn--[A-Za-z0-9-]{{1,59}})$")
 _IP_ANYWHERE = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
 _IP = re.compile(rf"(?<![\w.-])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w-]|\.\w)")
 _IP6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
@@ -28,7 +33,12 @@ _VERSION = re.compile(
 _PHONE = re.compile(
     r"""(?<![\w.+/-])(?:
         \+[1-9][0-9]{0,2}(?:[ .\-/]?\(?[0-9]{1,4}\)?){2,6}    # +49 (30) 1234-567
-      | (?:1[ .-])?\([2-9][0-9]{2}\)[ ]?[2-9][0-9]{2}[ .-][0-9]{4}   # (212) 555-0100
+      | (?:1[ .-])?\([2-9][0-9]{2}\)[ ]?[0-9]{3}[ .-][0-9]{4}        # (212) 555-0100
+      | \([1-9][0-9]\)[ ]?9?[0-9]{4}-[0-9]{4}                         # (11) 91234-5678
+      | \(0[1-9][0-9]{0,4}\)[ ]?[0-9]{2,8}(?:[ -][0-9]{1,6}){0,3}     # (030) 901820-11, (02) 9876 5432
+      | 0[1-9][0-9]{1,4}[ ]?/[ ]?[0-9]{3,8}(?:[ -][0-9]{1,6}){0,3}    # 030/901820-11
+      | 0[1-9](?:[ .][0-9]{2}){4}                                     # 01 23 45 67 89
+      | 0[1-9][0-9]{0,4}(?:[ -][0-9]{2,8}){1,3}                       # 020 7946 0958
       | (?:1[ .-])?[2-9][0-9]{2}([.-])[2-9][0-9]{2}\1[0-9]{4}        # 212-555-0100
     )(?![\w-]|\.\d)""",
     re.X,
@@ -49,17 +59,17 @@ _IBAN_LENGTHS = {
 }  # fmt: skip
 
 
-def _addresses(text: str) -> Iterator[tuple[int, int, int]]:
+def _addresses(text: str, local: re.Pattern[str], named: re.Pattern[str]) -> Iterator[tuple[int, int, int]]:
     """`(start, place of the @, end)` of every e-mail address: a dot-atom that starts at a word's edge, and a domain."""
     done = 0
-    for run in _LOCAL.finditer(text):
+    for run in local.finditer(text):
         at = run.end()
         start = max(run.start(), done, text.rfind("..", run.start(), at) + 2 if ".." in run[0] else 0)
         if start >= at or text[at - 1] == ".":
             continue
         while start < at and (text[start] == "." or not _edge(text, start)):
             start += 1
-        domain = _DOMAIN.match(text, at + 1) if start < at else None
+        domain = named.match(text, at + 1) if start < at else None
         if domain:
             yield start, at, domain.end()
             done = domain.end()
@@ -75,7 +85,7 @@ def _edge(text: str, at: int) -> bool:
 
 
 def emails_as_datatrove(text: str) -> Iterator[Span]:
-    for start, _, end in _addresses(text):
+    for start, _, end in _addresses(text, _LOCAL, _DOMAIN):
         yield start, end
 
 
@@ -86,8 +96,8 @@ def ips_as_datatrove(text: str) -> Iterator[Span]:
 
 
 def emails(text: str) -> Iterator[Span]:
-    """Addresses whose domain ends in letters: `package@1.2.3` is none."""
-    for start, at, end in _addresses(text):
+    """Addresses whose domain ends in letters, also with marks: `package@1.2.3` is none."""
+    for start, at, end in _addresses(text, _ANY_LOCAL, _ANY_DOMAIN):
         if text[start:at] == "git" and text[end : end + 1] == ":":  # where a repository is
             continue
         if at - start <= 64 and end - at <= 255 and _LAST_LABEL.search(text, at + 1, end):
@@ -111,9 +121,21 @@ def _is_public(address: str) -> bool:
 
 
 def phones(text: str) -> Iterator[Span]:
+    """Numbers with a country's code, those of North America, and national ones that begin with 0, in groups."""
     for found in _PHONE.finditer(text):
-        if 8 <= sum(c.isdecimal() for c in found[0]) <= 15:
+        groups = re.findall(r"\d+", found[0], re.A)
+        national = groups[0][0] == "0" or (len(groups[0]) == 2 and found[0][0] == "(")
+        if (9 if national else 8) <= sum(map(len, groups)) <= 15 and not (national and _counts_or_dates(groups)):
             yield found.span()
+
+
+def _counts_or_dates(groups: list[str]) -> bool:
+    """Whether groups of digits are no telephone number: 01 02 03 04 05, 01-02-2023 10, 012345/2021, (11) 1999-2004."""
+    steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
+    year = re.compile(r"(?:19|20)\d\d$")
+    day = int(groups[0]) <= 31 and len(groups) > 2 and len(groups[1]) == 2 and year.match(groups[2])
+    even = len(steps) == 1 and len(groups) > 2 and abs(*steps) <= 10
+    return even or bool(day) or all(map(year.match, groups[1:]))
 
 
 def cards(text: str) -> Iterator[Span]:

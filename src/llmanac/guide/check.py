@@ -20,6 +20,7 @@ from llmanac.core.errors import SpecError, shown
 BUILTINS = {"min": min, "max": max, "sum": sum, "round": round, "abs": abs, "range": range, "len": len}
 FORMS = ("constant", "rises", "falls", "rises then falls", "falls then rises")
 KINDS = ("number", "shape", "bug", "curve")
+_UNIT = re.compile(r"(?i)(?<![a-z])([kmgt]i?b|bytes?|(?:kilo|mega|giga|tera)bytes|b)\s*$")
 SMALL = 0.005  # of a curve's span: a smaller step is no step
 
 
@@ -113,24 +114,41 @@ class Check:
                 raise SpecError(f"answer: {shown(given)} is no shape, such as 2, 8, 128")
             return numbers == right, ", ".join(map(str, right if isinstance(right, list) else []))
         assert isinstance(right, (int, float))
-        number = read_number(text)
+        number = read_number(given, self.ask)
         if self.kind == "bug":
             return number == right, f"line {right}: {self.bug.strip()}"
         return math.isclose(number, right, rel_tol=self.within, abs_tol=1e-12), f"{right:,.4g}"
 
 
-def read_number(text: str) -> float:
-    """A number such as 1,024, 3.5e-4, 2/3 or 12% (0.12). Raises SpecError for anything else."""
-    plain = text.replace(",", "").replace("_", "").strip()
+def read_number(text: str, ask: str = "") -> float:
+    """A number such as 1,024, 3.5e-4, 2/3, 12% (0.12), 128 KiB or 0.5 GB.
+
+    Args:
+        ask: what is asked for; bytes are counted in the unit that it begins with ("GB of ..."), else one by one.
+
+    Raises:
+        SpecError: the text is anything else.
+    """
+    unit = _UNIT.search(text)
+    plain = (text[: unit.start()] if unit else text).replace(",", "").replace("_", "").strip()
     scale = 0.01 if plain.endswith("%") else 1.0
+    if unit:
+        asked = _UNIT.search(ask.partition(" ")[0])
+        scale *= _bytes(unit[1]) / (_bytes(asked[1]) if asked else 1)
     try:
         top, _, bottom = plain.rstrip("% ").partition("/")
         found = scale * float(top) / (float(bottom) if bottom else 1.0)
     except (ValueError, ZeroDivisionError):
         found = math.nan
     if not math.isfinite(found):
-        raise SpecError(f"answer: {shown(text)} is no number, such as 1,024, 3.5e-4 or 12%")
+        raise SpecError(f"answer: {shown(text)} is no number, such as 1,024, 3.5e-4, 12% or 128 KiB")
     return found
+
+
+def _bytes(unit: str) -> int:
+    """Bytes of a unit: KB are 1,000 and KiB 1,024."""
+    size = "bkmgt".index(unit[0].lower())
+    return int((1024 if "i" in unit[:2] else 1000) ** size)
 
 
 def form(values: Sequence[float]) -> str:

@@ -27,9 +27,7 @@ MOST = 100_000  # bytes of an answer
 CLOSE = 1e-6
 SEED = 20
 HARNESS = """
-import json as _json, sys as _sys
-for _name in [n for n in _sys.modules if n.partition(".")[0] == "llmanac"]:
-    del _sys.modules[_name]
+import json as _json
 _space = {{"__name__": "answer"}}
 exec(compile({code!r}, {name!r}, "exec"), _space)
 _out = []

@@ -48,11 +48,12 @@ FUNCTIONS = frozenset(("log", "ln", "exp", "sin", "cos", "tanh", "max", "min", "
 NAMED = {"inf": r"\infty ", "eps": r"\epsilon "}
 TOKEN = re.compile(
     r"`[^`]*`|\s+|[A-Za-z]{2,}'s\b|[A-Za-z]{2,}(?:_[A-Za-z]+){2,}|[A-Za-z]{2,}(?:-[A-Za-z]+)+|[A-Za-z](?:-[A-Za-z]{2,})+|[A-Za-z]+\d*|\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?|"
-    r"<=|>=|->|<-|\.\.\.|\.\.|\|\||\S"
+    r"<=|>=|->|<-|//|\.\.\.|\.\.|\|\||\S"
 )
 SIGNS = {
     "<=": r"\le ", ">=": r"\ge ", "->": r"\to ", "<-": r"\leftarrow ", "...": r"\dots ", "..": r"\dots ",
     "||": r"\parallel ", "|": "|", "~": r"\sim ", "{": r"\{", "}": r"\}", "#": r"\#", "%": r"\%", "&": r"\&",
+    "//": r"\text{ // }",
     "$": r"\$", "\\": "", "<": r"\lt ", ">": r"\gt ", "_": r"\_", "^": r"\wedge ", "*": r"\cdot ", "@": r"\text{@}",
 }  # fmt: skip
 INDEX = re.compile(r"(?:<=|>=|<|>|[-+])?(?:[A-Za-z]+|\d+(?:\.\d+)?)'*|\.|\*")

@@ -4,8 +4,9 @@ It is a Python of its own that imports the standard library only, so a fork take
 torch. First it enters new namespaces; then it waits for requests at a socket. The process that was started stays
 outside as a guard: it ends the zygote, and with it all programs, when the process that it serves is gone.
 
-A program is run by a child that gives up its rights and becomes `__main__` of the program. Its verdict comes through a
-pipe with a random word in front.
+A program is run by a child that gives up its rights, leaves the frames of the zygote and becomes `__main__` of the
+program. Its verdict comes through a socket, with a random word in front that it is sent there after the fork, so that
+the word is in no memory that the program inherits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import fcntl
 import gc
 import json
+import linecache
 import math
 import os
 import resource
@@ -23,7 +25,7 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Callable
+import unittest
 from typing import Any, NoReturn
 
 from llmanac.sandbox import _linux
@@ -41,28 +43,53 @@ OUTPUT = 1 << 14  # bytes kept of stdout and of stderr
 LOOK = 0.1  # seconds between looks at a work folder that has no size of its own
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 FOUND = "passed", "failed", "refused"
+PROGRAM = "program.py"  # what a program finds as its own name
+VERDICT, WORD = 3, 32  # the descriptor of the verdict, bytes of the word before it
 
 
 # --- the child that becomes the program ------------------------------------------------------------------------------
 
 
-def become(code: str, nonce: bytes, verdict: int, error: Callable[[str], None]) -> NoReturn:
+class Forked(BaseException):
+    """Raised in the child, with the program: takes it out of the zygote's frames, which know more than it may."""
+
+
+def become(code: str) -> NoReturn:
     """Run a program as `__main__` and write how it ended. Everything here may be changed by the program."""
-    write, leave = os.write, os._exit
+    read, write, leave = os.read, os.write, os._exit
+    sys.argv, sys.orig_argv = [PROGRAM], [sys.executable, PROGRAM]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "llmanac"]:
+        del sys.modules[name]
     module = types.ModuleType("__main__")
-    module.__dict__["__builtins__"] = __builtins__
+    path = os.path.join(os.getcwd(), PROGRAM)
+    module.__dict__.update(__builtins__=__builtins__, __file__=path)
     sys.modules["__main__"] = module
-    ending = b"passed"
+    lines = code.splitlines(keepends=True)[:-1]  # for inspect and traceback; the last is the end that was added
+    linecache.cache[path] = (len(code), None, lines, path)
+    ending = "passed"
     try:
-        exec(compile(code, "<program>", "exec", dont_inherit=True), module.__dict__)
+        exec(compile(code, path, "exec", dont_inherit=True), module.__dict__)
     except BaseException as problem:
-        ending = b"failed"
+        ending = "failed"
         with contextlib.suppress(BaseException):
-            error(f"{type(problem).__name__}: {problem}"[:1000])
+            text = f"{type(problem).__name__}: {problem}"[:1000]
+            ending += text
+            print(text, file=sys.stderr, flush=True)
     with contextlib.suppress(BaseException):
         sys.stdout.flush()
-    write(verdict, nonce + ending)
+    write(VERDICT, read(VERDICT, WORD) + ending.encode("utf-8", "replace"))
     leave(0)
+
+
+def run_tests(self: Any) -> None:
+    """`unittest.main` goes on where all tests pass: its exit would keep the program from its end."""
+    leave, self.exit = self.exit, False
+    RUN_TESTS(self)
+    if leave and not self.result.wasSuccessful():
+        sys.exit(1)
+
+
+RUN_TESTS, unittest.TestProgram.runTests = unittest.TestProgram.runTests, run_tests  # type: ignore[method-assign]
 
 
 def limit(kind: int, value: int) -> None:
@@ -133,29 +160,35 @@ class Zygote:
         os.closerange(4, DESCRIPTORS)
         _linux.seccomp()
 
-    def child(self, request: dict[str, Any], code: str, nonce: bytes, ends: tuple[int, int, int]) -> NoReturn:
-        """The forked process, with the ends of its pipes: stdout, stderr, verdict."""
+    def child(self, request: dict[str, Any], code: str, ends: tuple[int, int, int]) -> NoReturn:
+        """The forked process, with its ends: stdout, stderr, verdict. Raises Forked."""
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for target, end in enumerate(ends, 1):
                 os.dup2(end, target)
             self.confine(request["seconds"], request["memory"])
         except BaseException as problem:
-            os.write(3, nonce + b"refused" + f"{type(problem).__name__}: {problem}".encode())
+            os.write(VERDICT, os.read(VERDICT, WORD) + b"refused" + f"{type(problem).__name__}: {problem}".encode())
             os._exit(1)
-        become(code, nonce, 3, lambda text: print(text, file=sys.stderr, flush=True))
+        raise Forked(code)
 
     # --- the zygote's side -------------------------------------------------------------------------------------------
 
-    def run(self, request: dict[str, Any], code: str) -> dict[str, Any]:
-        """One run of a program: how it ended, what it wrote, CPU seconds."""
-        nonce = os.urandom(16).hex().encode()
-        pipes = [os.pipe() for _ in range(3)]
+    def run(self, request: dict[str, Any], code: str, planted: str = "") -> dict[str, Any]:
+        """One run of a program: how it ended, what it wrote, CPU seconds.
+
+        Where it ends with a failed assertion that says `planted`, its status is "planted".
+        """
+        ours, theirs = socket.socketpair()
+        pipes = [os.pipe(), os.pipe(), (ours.detach(), theirs.detach())]
         pid = os.fork()
         if pid == 0:
-            self.child(request, code, nonce, (pipes[0][1], pipes[1][1], pipes[2][1]))
+            self.child(request, code, (pipes[0][1], pipes[1][1], pipes[2][1]))
         for _, end in pipes:
             os.close(end)
+        nonce = os.urandom(WORD // 2).hex().encode()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            os.write(pipes[2][0], nonce)
         kept = [bytearray(), bytearray(), bytearray()]
         ends = [end for end, _ in pipes]
         child = os.pidfd_open(pid)  # readable when it has ended
@@ -177,6 +210,8 @@ class Zygote:
         cpu = used.ru_utime + used.ru_stime
         if name == "refused":
             err = text[len(name) :].encode()
+        elif planted and text == f"failedAssertionError: {planted}":
+            name = "planted"
         elif not name and cpu >= request["seconds"]:
             status = "timeout"  # the kernel's limit was first
         self.clean()
@@ -238,16 +273,19 @@ class Zygote:
             raise SystemExit(f"the work folder cannot be emptied: {problem}") from None
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Run a program; where it passes, run it again with an end that must fail. One that passes again is a cheat.
+        """Run a program with an end that must hold and with one that must fail; it passes if both do what they must.
 
-        Both ends are an `assert` about two random numbers, so a program cannot see in which of the runs it is.
+        Both ends are an `assert` about two random numbers and come in a random order, so that no number of a process or
+        a file and no clock tells a program in which of the runs it is.
         """
         a, b = (int.from_bytes(os.urandom(4), "big") | bit for bit in (1 << 32, 1 << 33))
-        ends = [f"\nassert {a} == {a}\n", f"\nassert {a} == {b}\n"]
-        found = self.run(request, request["code"] + ends[0])
-        if found["status"] == "passed" and self.run(request, request["code"] + ends[1])["status"] == "passed":
-            found["status"] = "cheated"
-        return found
+        runs = {}
+        for right in (a, b) if os.urandom(1)[0] & 1 else (b, a):
+            word = os.urandom(8).hex()
+            found = runs[right] = self.run(request, f"{request['code']}\nassert {a} == {right}, {word!r}\n", word)
+            if found["status"] != ("passed" if right == a else "planted"):
+                return found | ({"status": "cheated"} if found["status"] in ("passed", "planted") else {})
+        return runs[a]
 
     def serve(self) -> None:
         """Answer until the channel closes."""
@@ -262,6 +300,8 @@ def _read(end: int) -> bytes | None:
         return os.read(end, 1 << 16)
     except BlockingIOError:
         return None
+    except ConnectionResetError:  # it left without reading the word
+        return b""
 
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -286,18 +326,26 @@ def _guard(zygote: int, parent: int | None, work: str | None) -> NoReturn:
     os._exit(0)
 
 
-def main(descriptor: int, parent_id: int, settings: str) -> None:
+def main(descriptor: int, parent_id: int, settings: str) -> str:
+    """Be a zygote to the end. Returns in a forked child only: the program that it becomes."""
+    try:
+        start(descriptor, parent_id, settings)
+    except Forked as child:
+        return str(child)
+
+
+def start(descriptor: int, parent_id: int, settings: str) -> NoReturn:
     """Enter the namespaces that `settings` ask for, report whether that worked, and serve."""
     given: dict[str, Any] = json.loads(settings)
     channel = socket.socket(fileno=fcntl.fcntl(descriptor, fcntl.F_DUPFD, 4))  # a low number
     os.close(descriptor)
-    os.dup2(0, 3)  # the verdict's place in a child: nothing else may be there
+    os.dup2(0, VERDICT)  # the verdict's place in a child: nothing else may be there
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = None
     with contextlib.suppress(OSError):  # before Linux 5.3 the closed channel must do
         parent = os.pidfd_open(parent_id)
     if os.getppid() != parent_id:
-        return
+        os._exit(0)
     try:
         if given["root"]:
             _linux.enter_namespaces(user=given["user"])

@@ -52,10 +52,10 @@ class Result:
 
     Attributes:
         status: `passed`; `failed` by an exception, also SystemExit; `timeout`; `cheated`, where it reports a pass
-            without having reached its end; `killed`, where it died or left without a verdict; `refused`, where it was
+            whatever its end is; `killed`, where it died or left without a verdict; `refused`, where it was
             not run.
         stdout, stderr: the first 16 KiB of what it wrote; stderr ends with the exception.
-        seconds: CPU seconds of its first run.
+        seconds: CPU seconds of one run.
     """
 
     status: Status
@@ -102,8 +102,8 @@ class _Worker:
         package = str(Path(os.path.abspath(__file__)).parents[2])
         start = (
             f"import sys; sys.path.insert(0, sys.argv[1]); import {READY.replace(' ', ', ')}\n"
-            "from llmanac.sandbox._zygote import main; del sys.path[0]\n"
-            "main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
+            "from llmanac.sandbox._zygote import become, main; del sys.path[0]\n"
+            "become(main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]))"
         )
         arguments = [package, str(theirs.fileno()), str(os.getpid()), json.dumps({**settings, "work": self.work})]
         try:

@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest, shown
+from llmanac.guide.check import read_number
 
 if TYPE_CHECKING:
     from llmanac.guide.demos._model import Held
@@ -73,10 +74,14 @@ class Field:
         if self.low is None or self.high is None:
             return text
         whole = isinstance(self.low, int) and isinstance(self.high, int)
+        kind = f"{shown(text)} is not a {'whole ' if whole else ''}number"
         try:
-            number = int(text) if whole else float(text)
+            in_bytes = text[-1:] in "Bbs"  # "128 KiB"
+            number = read_number(text, self.label) if in_bytes else int(text) if whole else float(text)
         except ValueError:
-            raise SpecError(f"{self.label}: {shown(text)} is not a {'whole ' if whole else ''}number") from None
+            raise SpecError(f"{self.label}: {kind}") from None
+        if in_bytes and whole and number % 1:
+            raise SpecError(f"{self.label}: {kind}")
         if not (math.isfinite(number) and self.low <= number <= self.high):
             raise SpecError(f"{self.label}: {number:g} is not between {self.low:g} and {self.high:g}")
         return number

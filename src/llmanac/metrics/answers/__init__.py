@@ -10,8 +10,8 @@ r"""Answers in generated text: how a benchmark finds them, and when it calls two
     gsm8k-flexible  the last number                             as gsm8k
     hendrycks-math  between the first and the last `$`, or all  same LaTeX after lm-eval's rewriting
     minerva-math    after `Final Answer: The final answer is`   same LaTeX after Minerva's rewriting
-    math            the last `\boxed{}`, else as minerva-math,  as one of the two above, or the same number
-                    else the last number
+    math            the last `\boxed{}`, else as minerva-math,  same value (`_values.py`); of what has none, as one of
+                    else the last number                        the two above
     choice          the letter after `Answer:`                  same letter
 
 All but `math` follow lm-eval (`choice`: simple-evals); lm-eval's Minerva task asks sympy too, which `math` replaces by
@@ -42,9 +42,9 @@ def _math(text: str) -> str | None:
 
 
 def _same_math(one: str, two: str) -> bool:
-    if _latex.same_as_hendrycks(one, two) or _latex.same_as_minerva(one, two):
-        return True
-    return same_value(_latex.minerva(one), _latex.minerva(two))
+    """By value, where both can be read; else by their texts."""
+    same = same_value(one, two)
+    return _latex.same_as_hendrycks(one, two) or _latex.same_as_minerva(one, two) if same is None else same
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ _UNITS = (
     "childrentickets", "multiples", "\\text{s}", "\\text{.}", "\\text{\ns}", "\\text{}^2", "\\text{}^3", "\\text{\n}",
     "\\text{}", "\\mathrm{th}", "^\\circ", "^{\\circ}", "\\;", ",\\!", "{,}", '"', "\\dots",
 )  # fmt: skip
-_ALONE = [re.compile(rf"(?<!\\)\b{unit}\b") for unit in _UNITS if unit.isalpha()]
+UNIT_WORDS = [unit for unit in _UNITS if unit.isalpha()]
+_ALONE = [re.compile(rf"(?<!\\)\b{unit}\b") for unit in UNIT_WORDS]
 _BRACE = re.compile("[{}]")
 _COMMAND = re.compile(r"(\\[a-zA-Z]+)")
 _WRAPPED = [

@@ -1,183 +1,224 @@
-r"""The value of a short formula: numbers, `+ - * /`, powers, `\frac`, `\sqrt`, `\pi`, brackets; exact where it can be.
+r"""Whether two answers have the same value: formulas, lists, sets, tuples, intervals, matrices, relations.
 
-    sum = product (("+" | "-") product)*     product = power (("*" | "/" | nothing) power)*     power = atom ("^" atom)*
-
-A formula has a bounded length, depth and size of numbers; what is beyond, or is something else, has no value. Tuples
-and intervals are compared part by part. Nothing is evaluated by Python.
+Lists and sets have no order, `a \pm b` is two values, `x = a` is a, and `x > a` is the interval. Formulas are compared
+at points (`_formulas.py`), an equation or inequality by the ratio of the differences of its sides.
 """
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import cycle, islice
 
-MOST, MOST_DEPTH, MOST_BITS = 400, 16, 4096  # characters, brackets in one another, bits of a power
-CLOSE = 1e-9  # relative, of values that are not exact
-_TOKEN = re.compile(r"\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[-+*/^(){}]")
-_DROPPED = re.compile(r"\\left|\\right|\\,|\\!|\\;|\\ |\s|\\?%|\\?\$|\^\{?\\circ\}?|(?<=\d),(?=\d{3}(?!\d))")
-_TIMES = {"\\cdot": "*", "\\times": "*", "\\div": "/"}
-_OPEN, _CLOSE = "([", ")]"
-Value = Fraction | float
+from llmanac.metrics.answers._formulas import MOST, MOST_DEPTH, POINTS, NoValue, Value, close, values
+from llmanac.metrics.answers._latex import UNIT_WORDS
+
+MOST_PARTS = 64
+_SPACE = re.compile(r"\\(?:left|right|big|Big|displaystyle|quad|qquad)(?![A-Za-z])|\\[,;:! ]|[\s~$]|\\(?=\$)")
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|operatorname)\{([^{}]*)\}(?:\^\{?\d\}?)?")
+_UNIT = re.compile(rf"(?<![\\A-Za-z])(?:{'|'.join(UNIT_WORDS)})(?![A-Za-z])(?:\^\{{?\d\}}?)?")
+_UNIT_POWER = re.compile(r"\\(?:text|mbox|mathrm)\{[^{}]*\}\^\{?(\d)")
+_THOUSANDS = re.compile(r"(?<![\d.,(\[])\d{1,3}(?:,\d{3})+(?![\d,])")
+_NAMES = re.compile(r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|ln|log|pi|infty|binom)(?![A-Za-z])")
+_RENAMED = (
+    (r"\\[dtc]frac", r"\\frac"), (r"\*\*", "^"), (r"\\(?:cdot|times)(?![A-Za-z])|·|×", "*"),
+    (r"\\div(?![A-Za-z])|÷", "/"),
+    (r"\\leq?(?![A-Za-z])|<=", "≤"), (r"\\geq?(?![A-Za-z])|>=", "≥"), (r"\\lt(?![A-Za-z])", "<"),
+    (r"\\gt(?![A-Za-z])", ">"), (r"\\infty(?![A-Za-z])", "∞"), (r"\\cup(?![A-Za-z])", "∪"), ("−", "-"), ("π", r"\\pi "),
+    (r"\^\{?\\circ\}?|°", ""), (r"\\(?:emptyset|varnothing)(?![A-Za-z])", r"\\{\\}"), (r"\\[lrv]vert|\\mid", "|"),
+    (r"\\l?dots", "…"), (r"^\s*\(?[a-zA-Z]\)?\s*\\in(?![A-Za-z])", ""), (r"\.$", ""),
+)  # fmt: skip
+_RENAMES = [(re.compile(pattern), to) for pattern, to in _RENAMED]
+_MATRIX = re.compile(r"^[(\[]?\\begin\{[pbvBV]?matrix\}(.*)\\end\{[pbvBV]?matrix\}[)\]]?$")
+_BASED = re.compile(r"^(-?\d+)_\{?(\d+)\}?$")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
+_NAME = re.compile(r"(?:\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z,]+\))?|\([A-Za-z](?:,[A-Za-z])+\))$")
+_SIDES = re.compile(r"[=<>≤≥]")
+_TURNED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "="}
 
 
-class _NoValue(Exception):
-    pass
+@dataclass(frozen=True)
+class _Answer:
+    """kind: "value", "infinity", "text", "based", "list", "set", "union", "relation", or a pair of brackets.
+
+    parts: of all that has parts; values: of a formula; name: what stands before "="; sides: difference of the sides.
+    """
+
+    kind: str
+    parts: tuple[_Answer, ...] = ()
+    values: tuple[Value, ...] = ()
+    text: str = ""
+    name: str = ""
+    sides: tuple[Value, ...] = ()
+    percent: bool = False
 
 
-def same_value(one: str, two: str) -> bool:
-    """Whether two formulas, tuples or intervals have the same value; False where one has none."""
-    if max(len(one), len(two)) > MOST:
-        return False
-    left, right = _parts(one), _parts(two)
-    if left is None or right is None:
-        return left is right and _same(one, two)
-    if left[0] != right[0] or len(left[1]) != len(right[1]):
-        return False
-    return all(a == b or _same(a, b) for a, b in zip(left[1], right[1], strict=True))
-
-
-def _parts(text: str) -> tuple[str, list[str]] | None:
-    """The brackets and the parts of a tuple or interval; None for anything else."""
-    text = re.sub(r"\\left|\\right|\s", "", text)
-    if len(text) < 2 or text[0] not in _OPEN or text[-1] not in _CLOSE or "," not in text:
+def same_value(one: str, two: str) -> bool | None:
+    """Whether two answers have the same value; None where one cannot be read."""
+    units = [found[1] for text in (one, two) if len(text) <= MOST and (found := _UNIT_POWER.search(text))]
+    try:
+        return units in ([], units[:1], units[:1] * 2) and _same(_read(_clean(one), 0), _read(_clean(two), 0))
+    except (NoValue, ArithmeticError):
         return None
-    depth, parts = 0, [""]
-    for letter in text[1:-1]:
-        depth += (letter in "([{") - (letter in ")]}")
-        if depth < 0:
-            return None
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return (text[0] + text[-1], parts) if len(parts) > 1 else None
-
-
-def _same(one: str, two: str) -> bool:
-    a, b = value(one), value(two)
-    if a is None or b is None:
-        return False
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    return math.isclose(a, b, rel_tol=CLOSE)
 
 
 def value(text: str) -> Value | None:
-    """The value of a formula, None where it has none."""
-    if len(text) > MOST:
-        return None
-    text = _DROPPED.sub("", text)
-    tokens, at = [], 0
-    while at < len(text):
-        found = _TOKEN.match(text, at)
-        if found is None:
-            return None
-        name = found[0]
-        tokens.append("\\frac" if name in ("\\dfrac", "\\tfrac") else _TIMES.get(name, name))
-        at = found.end()
-    reader = _Reader(tokens)
+    """The value of a formula without variables, None where it has none."""
     try:
-        found_value = reader.sum(0)
-    except (_NoValue, ZeroDivisionError, OverflowError):
+        found = values(_clean(text))
+    except NoValue:
         return None
-    return found_value if reader.at == len(tokens) and math.isfinite(found_value) else None
+    return found[0] if len(found) == 1 else None
 
 
-class _Reader:
-    """Recursive descent over the tokens."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.at = tokens, 0
-
-    def peek(self) -> str:
-        return self.tokens[self.at] if self.at < len(self.tokens) else ""
-
-    def take(self) -> str:
-        self.at += 1
-        return self.tokens[self.at - 1] if self.at <= len(self.tokens) else ""
-
-    def sum(self, depth: int) -> Value:
-        if depth > MOST_DEPTH:
-            raise _NoValue
-        sign = -1 if self.peek() == "-" else 1
-        if self.peek() in ("-", "+"):
-            self.at += 1
-        total = sign * self.product(depth)
-        while self.peek() in ("+", "-"):
-            sign = 1 if self.take() == "+" else -1
-            total = total + sign * self.product(depth)
-        return total
-
-    def product(self, depth: int) -> Value:
-        total = self.power(depth)
-        while True:
-            mark = self.peek()
-            if mark == "*":
-                self.at += 1
-                total = total * self.power(depth)
-            elif mark == "/":
-                self.at += 1
-                total = total / self.power(depth)
-            elif mark and mark not in "+-)}^" and not mark[0].isdigit() and mark[0] != ".":  # 2\pi, 2(3)
-                before = self.tokens[self.at - 1]
-                if mark == "\\frac" and before[0].isdigit():  # 1\frac12 may be a sum or a product
-                    raise _NoValue
-                total = total * self.power(depth)
-            else:
-                return total
-
-    def power(self, depth: int) -> Value:
-        base = self.atom(depth)
-        if self.peek() != "^":
-            return base
-        self.at += 1
-        exponent = self.argument(depth)
-        if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
-            size = base.numerator.bit_length() + base.denominator.bit_length()
-            if abs(exponent) * size > MOST_BITS:
-                raise _NoValue
-            return Fraction(base**exponent.numerator)
-        if base < 0:
-            raise _NoValue
-        return float(base) ** float(exponent)
-
-    def argument(self, depth: int) -> Value:
-        """What `^`, `\\frac` and `\\sqrt` apply to: a group, or one digit."""
-        if self.peek() == "-":
-            self.at += 1
-            return -self.argument(depth + 1)
-        found = self.peek()
-        if found[:1].isdigit() and len(found) > 1:
-            self.tokens[self.at : self.at + 1] = [found[0], found[1:]]
-        return self.atom(depth)
-
-    def atom(self, depth: int) -> Value:
-        if depth > MOST_DEPTH:
-            raise _NoValue
-        mark = self.take()
-        if mark in ("(", "{"):
-            inside = self.sum(depth + 1)
-            if self.take() != {"(": ")", "{": "}"}[mark]:
-                raise _NoValue
-            return inside
-        if mark == "\\pi":
-            return math.pi
-        if mark == "\\frac":
-            above = self.argument(depth + 1)
-            return above / self.argument(depth + 1)
-        if mark == "\\sqrt":
-            return _root(self.argument(depth + 1))
-        if mark[:1].isdigit() or (mark[:1] == "." and len(mark) > 1):
-            return Fraction(mark.rstrip(".") if mark != "." else "0")
-        raise _NoValue
+def _clean(text: str) -> str:
+    """An answer in few signs. Raises NoValue where it is too long."""
+    if len(text) > MOST:
+        raise NoValue
+    text = re.sub(r",\\!\s*", ",", text.strip().replace("\\\\", "¦"))  # the end of a matrix's row
+    text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+    text = re.sub(r"\\(?:text|mbox)\{\s*(?:and|or)\s*\}|\b(?:and|or)\b", ",", text)
+    bare = _TEXT.sub(lambda found: found[1] if re.fullmatch(r"\s*\(?[A-Za-z]\)?\s*", found[1]) else "", text)
+    if not _SPACE.sub("", bare):
+        return "".join(found[1] for found in _TEXT.finditer(text)).strip(" .()").casefold()
+    text = _UNIT.sub("", bare) if re.search(r"\d", bare) else bare
+    for pattern, to in _RENAMES:
+        text = pattern.sub(to, text)
+    text = _SPACE.sub("", re.sub(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])", r"\1`", text))
+    return _NAMES.sub(r"\\\1", text.casefold() if re.fullmatch(r"\(?[A-Za-z]\)?", text) else text)
 
 
-def _root(inside: Value) -> Value:
-    if inside < 0:
-        raise _NoValue
-    if isinstance(inside, Fraction):
-        above, below = math.isqrt(inside.numerator), math.isqrt(inside.denominator)
-        if above * above == inside.numerator and below * below == inside.denominator:
-            return Fraction(above, below)
-    return math.sqrt(inside)
+def _split(text: str, mark: str) -> list[str]:
+    """The parts between a mark outside of brackets."""
+    depth, parts = 0, [""]
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter in mark and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts
+
+
+def _read(text: str, depth: int) -> _Answer:
+    if depth > MOST_DEPTH or not text:
+        raise NoValue
+    if found := _MATRIX.match(text):
+        rows = [[_read(cell, depth + 1) for cell in row.split("&")] for row in found[1].split("¦") if row]
+        return _Answer("matrix", tuple(_Answer("row", tuple(row)) for row in rows))
+    parts = _split(text, ",;")
+    if len(parts) == 1 and text.startswith("\\{") and text.endswith("\\}"):
+        return _Answer("set", _several(_split(text[2:-2], ",;"), depth) if text != "\\{\\}" else ())
+    if len(parts) > 1 or ("\\pm" in text or "\\mp" in text):
+        return _Answer("list", _several(parts, depth))
+    if len(parts := _split(text, "∪")) > 1:
+        return _Answer("union", tuple(_read(part, depth + 1) for part in parts))
+    if text[0] in "([" and text[-1] in ")]" and len(parts := _split(text[1:-1], ",")) > 1:
+        return _Answer(text[0] + text[-1], tuple(_read(part, depth + 1) for part in parts))
+    if sides := _SIDES.findall(text):
+        return _relation(_SIDES.split(text), sides, depth)
+    if text.strip("+-") == "∞":
+        return _Answer("infinity", text=text.strip("+"))
+    if found := _BASED.match(text):
+        return _Answer("based", text=f"{found[1]}_{found[2]}", values=values(found[1]))
+    if _WORD.search(text):
+        return _Answer("text", text=text.casefold())
+    return _Answer("value", values=values(re.sub(r"\\?%", "", text)), percent="%" in text)
+
+
+def _several(parts: Sequence[str], depth: int) -> tuple[_Answer, ...]:
+    """The parts of a list; two of one with a plus or minus."""
+    if len(parts) > MOST_PARTS:
+        raise NoValue
+    out = []
+    for part in parts:
+        both = {part.replace("\\pm", a).replace("\\mp", b) for a, b in (("+", "-"), ("-", "+"))}
+        out += [_read(one, depth + 1) for one in sorted(both)]
+    return tuple(out)
+
+
+def _relation(sides: list[str], marks: list[str], depth: int) -> _Answer:
+    """An equation, or an inequality of one or two signs."""
+    if len(sides) == 3 and "=" not in marks and _NAME.match(sides[1]) and marks[0] in "<≤" and marks[1] in "<≤":
+        brackets = ("(" if marks[0] == "<" else "[") + (")" if marks[1] == "<" else "]")
+        return _Answer(brackets, (_read(sides[0], depth + 1), _read(sides[2], depth + 1)), name=sides[1])
+    if len(sides) != 2:
+        raise NoValue
+    (left, right), [mark] = sides, marks
+    if _NAME.match(right) and not _NAME.match(left):
+        left, right, mark = right, left, _TURNED[mark]
+    difference = _minus(left, right)
+    if not _NAME.match(left):
+        return _Answer("relation", text=mark, sides=difference)
+    held = _read(right, depth + 1)
+    if mark == "=":
+        return replace(held, name=left, sides=difference)
+    low, high = _Answer("infinity", text="-∞"), _Answer("infinity", text="∞")
+    if mark in "<≤":
+        return _Answer("(" + ")]"[mark == "≤"], (low, held), name=left, text=mark, sides=difference)
+    return _Answer("(["[mark == "≥"] + ")", (held, high), name=left, text=mark, sides=difference)
+
+
+def _minus(left: str, right: str) -> tuple[Value, ...]:
+    """The difference of two sides at every point; nothing where they are no formulas."""
+    try:
+        return tuple(a - b for a, b in _paired(values(left), values(right)))
+    except NoValue:
+        return ()
+
+
+def _paired(one: Sequence[Value], two: Sequence[Value]) -> list[tuple[Value, Value]]:
+    return list(islice(zip(cycle(one), cycle(two), strict=False), POINTS))
+
+
+def _same(one: _Answer, two: _Answer) -> bool:
+    if one.kind in ("list", "set", "union") and len(one.parts) == 1:
+        one = one.parts[0]
+    if two.kind in ("list", "set", "union") and len(two.parts) == 1:
+        two = two.parts[0]
+    if "relation" in (one.kind, two.kind):
+        return _same_relation(one, two)
+    if one.name and two.name and one.name != two.name:
+        return _same_relation(one, two)
+    if {one.kind, two.kind} <= {"list", "set"} or one.kind == two.kind == "union":
+        return _same_parts(one.parts, two.parts)
+    if one.kind != two.kind and {one.kind, two.kind} != {"list", "()"} and {one.kind, two.kind} != {"based", "value"}:
+        return False
+    if one.kind in ("infinity", "text") or one.kind == two.kind == "based":
+        return one.text == two.text
+    if one.parts or two.parts:
+        return len(one.parts) == len(two.parts) and all(map(_same, one.parts, two.parts))
+    if all(close(a, b) for a, b in _paired(one.values, two.values)):
+        return True
+    if one.percent == two.percent:
+        return False
+    scale = (Fraction(1, 100), 1) if one.percent else (1, Fraction(1, 100))
+    return all(close(a * scale[0], b * scale[1]) for a, b in _paired(one.values, two.values))
+
+
+def _same_parts(one: Sequence[_Answer], two: Sequence[_Answer]) -> bool:
+    """Whether two lists have the same parts, in any order."""
+    left = list(two)
+    for part in one:
+        match = next((i for i, other in enumerate(left) if _same(part, other)), None)
+        if match is None:
+            return False
+        del left[match]
+    return not left
+
+
+def _same_relation(one: _Answer, two: _Answer) -> bool:
+    """Whether the differences of the sides are in one ratio, and for inequalities one that keeps their direction."""
+    marks = [side.text if side.text in _TURNED else "=" for side in (one, two)]
+    if not one.sides or not two.sides or ("=" in marks and marks[0] != marks[1]):
+        return False
+    pairs = _paired(one.sides, two.sides)
+    turned = marks[0] != marks[1]
+    if (turned and marks[0] != _TURNED[marks[1]]) or not all(a and b for a, b in pairs):
+        return False
+    ratios = [a / b for a, b in pairs]
+    ratio = complex(ratios[0])
+    right = marks[0] == "=" or (ratio.imag == 0 and (ratio.real < 0) == turned)
+    return right and all(close(ratios[0], other) for other in ratios)

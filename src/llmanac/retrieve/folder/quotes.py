@@ -28,10 +28,14 @@ ORDERS = re.compile(
 _ASKING = """what which who whom whose when where why how many much long often far old does did do is are was were can
 could tell explain describe name call called please anyone say"""
 ASKING = frozenset(_ASKING.split())
-_END = re.compile(r"(?<=[.!?])([\"')\]”’»]*)\s+(?=[\"'(\[“‘«]*[A-Z0-9])|\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.|[#|>])\s)")
+_END = re.compile(
+    r"(?<=[.!?])([\"')\]”’»]*)\s+(?=[\"'(\[“‘«]*([A-Z0-9][^\W_]*))|\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.|[#|>])\s)"
+)
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|vs|etc|No|Fig|al|e\.g|i\.e|U\.S|[A-Z]))\.$")
+_ORDINAL = re.compile(r"(?:^|\s)\d{1,2}\.$")  # "am 11. Januar", or a number at the end of a sentence
 _DIGIT = re.compile(r"\d")
 _NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][a-z]+")
+_OPEN = re.compile(r"(?i)\b(what|which|who|whom|whose|when|where|why|how)\b")  # asks for more than yes or no
 WANTED: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...] = (
     (re.compile(r"(?i)\b(when|what year|which year|how (many|much|long|old|far|often|tall|big))\b"), _DIGIT),
     (re.compile(r"(?i)\b(who|whom|whose|where|which (city|country|person|team))\b"), _NAME),
@@ -73,12 +77,17 @@ def spans(text: str) -> list[tuple[int, int]]:
     out: list[tuple[int, int]] = []
     start = 0
     for found in _END.finditer(text):
-        if not _ABBREVIATION.search(text[start : found.start()][-8:]) or "\n" in found.group():
+        if "\n" in found.group() or _ends(text[start : found.start()][-8:], found[2]):
             out.append((start, max(found.start(), found.end(1))))
             start = found.end()
     out.append((start, len(text)))
     trimmed = ((a + len(text[a:b]) - len(text[a:b].lstrip()), a + len(text[a:b].rstrip())) for a, b in out)
     return [(a, b) for a, b in trimmed if b > a]
+
+
+def _ends(before: str, word: str) -> bool:
+    """Whether a sentence ends after `before`, where `word` follows in the same line."""
+    return not (_ABBREVIATION.search(before) or (_ORDINAL.search(before) and word.lower() not in FUNCTION))
 
 
 def without_orders(text: str) -> str:
@@ -90,9 +99,9 @@ def without_orders(text: str) -> str:
 
 
 def quotes(question: str, found: Sequence[Found], weight: Weight) -> list[Quote]:
-    """The sentences of passages, the best for the question first; orders to a model and headings are no quotes."""
+    """The sentences of passages, the best for the question first; no orders to a model, headings or questions."""
     wanted = next((needed for asked, needed in WANTED if asked.search(question)), None)
-    asked = content(question)
+    asked, opened = content(question), _OPEN.search(question)
     out: list[Quote] = []
     for rank, one in enumerate(found):
         text = one.passage.text
@@ -103,7 +112,9 @@ def quotes(question: str, found: Sequence[Found], weight: Weight) -> list[Quote]
         for number, (a, b) in enumerate(places):
             pronoun = _PRONOUN.match(text[a:b])
             carried = carried if pronoun else stems[number]
-            if text[a:b].startswith(("#", "```", "|", "==")) or len(stems[number] - asked) == 0:
+            if text[a:b].startswith(("#", "```", "|", "==")) or text[a:b].endswith("?"):
+                continue
+            if opened and stems[number] <= asked:  # it says no more than the question
                 continue
             own = support(question, stems[number], weight)
             if pronoun:  # "It" and "Its" are what an earlier sentence is about

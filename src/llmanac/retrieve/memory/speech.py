@@ -41,6 +41,12 @@ _IN_A_PART = re.compile(r"(?i)^as (?:an?|the) ")  # "As a pirate, my name is Jac
 _DELETES = r"""(?:(?:forget|delete|erase|clear|wipe|remove|drop|ignore|disregard)
 |(?:do(?:n['’]t|\ not)|stop)\ (?:remember|keep|stor)\w*)\b"""
 _ORDER = re.compile(rf"(?ix)(?:^|[,:]\ *|\b(?:so|and|then|now|just|please|can|may|should|but)\ +){_DELETES}")
+# looser than what the rules carry out: a request that they cannot read is answered, not passed over
+_WISH = re.compile(
+    r"(?i)(?:^|[,:;]\s*|\b(?:please|you(?: to)?|and|so|then|now|just|also|but)\s+)(?:(?:forget|delete|erase|wipe|clear"
+    r"|remove|drop|disregard|get rid of)\b|(?:do(?:n['’]t| not)|never|stop) (?:remember|keep|stor|sav)\w*)"
+    r"(?=.*\b(?:my|our|me|i|know|remember|memory|told|said|stored|saved|kept|facts?)\b)"
+)
 _EXCEPT = r"except\w*|apart from|aside from|other than|save for|besides|excluding|keep|leave|if|unless|once"
 _BEFORE = re.compile(rf"(?i)\b(?:{_EXCEPT}|remember)\b")
 _AFTER = re.compile(rf"(?i)\b(?:{_EXCEPT}|but|until|not (?:my|our|the))\b")
@@ -100,11 +106,7 @@ class Clause(NamedTuple):
 
 def clauses(message: str) -> list[Clause]:
     """The clauses that a user states, in order."""
-    text = _QUOTED.sub(_unquoted, message[:MOST])
-    for pattern, full in _CARELESS:
-        text = pattern.sub(full, text)
-    if task := _TASK.search(text):
-        text = text[: task.start()]
+    text = _own(message)
     out: list[list[Clause]] = []
     for sentence in sentences(text):
         if _JOKE.search(sentence):
@@ -116,6 +118,20 @@ def clauses(message: str) -> list[Clause]:
             out[-1] = [clause._replace(spares=True) for clause in out[-1]]
         out.append(list(_asserted(sentence)))
     return [clause for sentence in out for clause in sentence]
+
+
+def wants_deletion(message: str) -> bool:
+    """Whether a message asks, in any words that we know, to delete something of what is known."""
+    return any(_WISH.search(sentence) for sentence in sentences(_own(message)))
+
+
+def _own(message: str) -> str:
+    """What a user says themselves: without quotations and text for a task."""
+    text = _QUOTED.sub(_unquoted, message[:MOST])
+    for pattern, full in _CARELESS:
+        text = pattern.sub(full, text)
+    task = _TASK.search(text)
+    return text[: task.start()] if task else text
 
 
 def _unquoted(found: re.Match[str]) -> str:

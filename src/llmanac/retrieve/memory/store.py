@@ -26,6 +26,7 @@ from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
 from llmanac.retrieve.dense import Encode
 from llmanac.retrieve.memory.recall import LEAST, Fact, ended, ranked, replaced, unwanted
 from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
+from llmanac.retrieve.memory.speech import wants_deletion
 from llmanac.retrieve.memory.vectors import Vectors
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
@@ -61,12 +62,17 @@ class Memory:
         encode: texts to vectors (N, D) of length 1, by which questions in other words find their facts.
         encoder: the name of what encodes; the file keeps the vectors with it.
 
+    Attributes:
+        unmet: all facts, where the last message asked to delete something, or told an end, and none was deleted or
+            replaced; else None.
+
     Raises:
         DataError: the file is something else, damaged, or cannot be written; the message names it.
     """
 
     def __init__(self, path: str | Path, encode: Encode | None = None, encoder: str = "") -> None:
         self.path = Path(path)
+        self.unmet: list[Fact] | None = None
         self._stated: set[str] = set()  # subjects of the chat's last message that stated something
         if not self.path.parent.is_dir():
             raise DataError(f"{self.path}: there is no folder {self.path.parent}; make it first")
@@ -151,6 +157,8 @@ class Memory:
                 f"message: byte {byte:#04x} at character {found.start() + 1} is not UTF-8; type it again"
             )
         changes = changes_in(message)
+        asked = wants_deletion(message) or any(one.kind in ("forget", "last") or one.own for one in changes)
+        self.unmet = self.facts() if asked else None
         if not changes:
             return Done([], [])
         with self._at_once():
@@ -161,10 +169,11 @@ class Memory:
             after = self.facts()
         self._stated = stated or self._stated
         old, new = ({fact.subject: fact.value for fact in facts} for facts in (before, after))
-        return Done(
-            [fact for fact in after if old.get(fact.subject) != fact.value],
-            [fact for fact in before if fact.subject not in new],
-        )
+        forgot = [fact for fact in before if fact.subject not in new]
+        kept = [fact for fact in after if old.get(fact.subject) != fact.value]
+        if forgot or any(fact.subject in old for fact in kept):
+            self.unmet = None
+        return Done(kept, forgot)
 
     @contextlib.contextmanager
     def _at_once(self) -> Iterator[None]:
