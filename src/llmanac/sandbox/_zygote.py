@@ -58,8 +58,6 @@ def become(code: str) -> NoReturn:
     """Run a program as `__main__` and write how it ended. Everything here may be changed by the program."""
     read, write, leave = os.read, os.write, os._exit
     sys.argv, sys.orig_argv = [PROGRAM], [sys.executable, PROGRAM]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "llmanac"]:
-        del sys.modules[name]
     module = types.ModuleType("__main__")
     path = os.path.join(os.getcwd(), PROGRAM)
     module.__dict__.update(__builtins__=__builtins__, __file__=path)
@@ -360,6 +358,8 @@ def start(descriptor: int, parent_id: int, settings: str) -> NoReturn:
             _linux.mount_work(WORK, WORK_BYTES, WORK_INODES)
         os.environ.clear()
         zygote = Zygote(channel, given)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "llmanac"]:
+            del sys.modules[name]  # no program shall find them
         gc.collect()
         gc.freeze()  # a fork then copies no pages for the collector's marks
         tried = zygote.run({"seconds": 5.0, "wall": 60.0, "memory": 1 << 28}, "pass")
