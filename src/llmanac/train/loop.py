@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -178,7 +179,7 @@ class _Run:
         self.trained.modules.train()
         flops = _flops_per_token(self.model, spec.length)
         result, rate, steps = None, _Rate(), spec.steps or 0
-        clock = pace.Pace(budget, self._elapsed()) if budget and made.open else None
+        clock = pace.Pace(budget, self._elapsed(), settled=made.settled_at < math.inf) if budget and made.open else None
         every = made.checkpoint_every
         metrics = Metrics(self.folder, step=self.step)
         try:
@@ -198,10 +199,10 @@ class _Run:
                     self._log(metrics, result, lr_scale, seconds, used)
                     notes = {**getattr(self.source, "noted", {}), "loss": result.loss}
                     bar.advance(1, **notes, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
-                    better, begin = False, pace.now()
-                    if evaluate and (self.step % (evaluate_every or every) == 0 or self.step == steps):
+                    better, begin, early = False, pace.now(), self.step <= made.settled_at
+                    if evaluate and (self.step == steps or (self.step % (evaluate_every or every) == 0 and not early)):
                         better = self._evaluate(evaluate, metrics)
-                    if better or self.step % every == 0 or self.step == steps:
+                    if better or self.step == steps or (self.step % every == 0 and not early):
                         self._save(checkpoints, spec)
                         if clock:
                             clock.paused(pace.now() - begin)
@@ -210,7 +211,7 @@ class _Run:
                         made = self._paced(clock, made, every, label)
                     if made.spec is not spec:
                         spec = made.spec
-                        bar.total = steps = spec.steps or 0
+                        bar.total, every = (steps := spec.steps or 0), made.checkpoint_every
                         schedule = pace.revised(planned, made.first_steps, made.revisions)
                 if interrupted.is_set():
                     self._interrupted(checkpoints, spec)
@@ -246,10 +247,7 @@ class _Run:
                     "the result may differ in the last bits"
                 )
             return old
-        made = plan(
-            self.model, self.source, self.objective, spec, budget=budget, folder=self.folder,
-            generators=self.generators,
-        )  # fmt: skip
+        made = plan(self.model, self.source, self.objective, spec, budget=budget, generators=self.generators)
         made.save(self.folder)
         if made.measured.get("wants_compiler"):
             self.report(NO_COMPILER)
@@ -269,7 +267,8 @@ class _Run:
             return made
         revision = made.revise(due)
         revision.save(self.folder)
-        self.report(pace.sentence(label, due, made.step_seconds, clock.budget))
+        settled = made.settled_at < math.inf
+        self.report(pace.sentence(label, due, made.step_seconds, clock.budget, settled=settled))
         return revision
 
     def _compile(self, spec: TrainSpec) -> None:
