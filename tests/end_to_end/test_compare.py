@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,10 +21,12 @@ import pytest
 from _studies import STEPS, ask
 
 from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.spec import parse_patches
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.lab.compare import StudyResult, load_study, run_study, studies
 from llmanac.lab.hold import flops_of, hold_parameters, parameters_of, step_ratios
+from llmanac.lab.trials.training import TrainingTrial
 from llmanac.recipes.spec import load_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -384,3 +387,24 @@ def test_the_command_line_asks_and_refuses(tmp_path: Path) -> None:
 
 def test_values_are_finite(positions: StudyResult) -> None:
     assert all(math.isfinite(v) for found in positions.values().values() for v in found)
+
+
+def test_a_base_that_is_far_too_large_is_refused_before_any_step_with_flags_that_fit(
+    recipe: dict[str, Any], tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first refusal's flags are pasted, and the study runs."""
+    large = copy.deepcopy(recipe)
+    del large["train"]["steps"]
+    large["model"] |= {"dim": 1024, "layers": 16, "max_length": 64}
+    large["train"] |= {"batch_tokens": 2048, "length": 64}
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingTrial, "rehearse", lambda *given: pytest.fail("a step was computed"))
+        with pytest.raises(SpecError, match=r"at least 5; .*: -s .* would fit") as refused:
+            ask("position", "rope,learned", large, tmp_path / "a", store, budget=40, min_steps=5)
+    words = shlex.split(str(refused.value).split("base: ")[1].removesuffix(" would fit"))
+    patches = parse_patches(words[1::2])
+    assert words[0::2] == ["-s"] * len(patches)
+    done = ask(
+        "position", "rope,learned", large, tmp_path / "b", store, budget=40, min_steps=5, seeds=3, patches=patches
+    )
+    assert min(done.data["plan"]["steps"].values()) >= 5

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
+import sys
 
 import pytest
 import torch
@@ -19,12 +21,15 @@ from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.spec import dump, make, make_method, to_toml
 from llmanac.generate.load import load_engine
 from llmanac.lab.compare import compare
+from llmanac.objectives.instruction import Instruction
+from llmanac.objectives.token_distillation import TokenDistillation
 from llmanac.recipes.distill import teacher_file
 from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.recipes.tune_rows import read_rows
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.train import pace
 from llmanac.train._step import Stepper
 from llmanac.train.plan import set_recompute
 
@@ -409,3 +414,30 @@ def test_a_preview_joins_the_bytes_of_a_character():
     tokenizer = train_tokenizer("bpe", ["plain"], vocab_size=300, special_tokens=SPECIAL)
     ids = tokenizer.encode("ask 🙏 —")
     assert "🙏 —" in shown(tokenizer, ids, [False] * len(ids), Text).plain
+
+
+@pytest.mark.parametrize("objective", ["chat", "token-distillation"])
+@pytest.mark.parametrize("budget", [0.01, 2.0])
+def test_a_budget_is_for_all_of_a_tuning_and_trains_what_it_can(place, tmp_path, objective, budget, monkeypatch):
+    """By a clock that every row moves by a second of 100: all held-out rows would take longer than the budget."""
+    clock, scale = [0.0], 100 / budget
+    for module in (pace, sys.modules[tune.__module__]):
+        monkeypatch.setattr(module, "now" if module is pace else "time_without_once", lambda: clock[0] / scale)
+    loss = Instruction.loss if objective == "chat" else TokenDistillation.loss
+
+    def slow(self, model, batch):
+        clock[0] += len(batch.ids)
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Instruction if objective == "chat" else TokenDistillation, "loss", slow)
+    teacher = None if objective == "chat" else str(place / "teacher")
+    spec = asked(place, objective=make_method("objective", objective), teacher=teacher)
+    spec = dataclasses.replace(
+        spec, train=dataclasses.replace(spec.train, steps=None), rows=dataclasses.replace(spec.rows, held_out=0.5)
+    )
+    said = []
+    done = tune(spec, tmp_path / "out", budget=budget, report=said.append)
+    assert done.training.steps >= 2 and (tmp_path / "out" / "model").is_dir()
+    assert 4 <= len(done.before) == len(done.after) < 20
+    assert any("held-out rows" in line and "time is short" in line for line in said)
+    assert clock[0] < 130

@@ -28,7 +28,7 @@ from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
-from llmanac.lab.smaller import smaller_base
+from llmanac.lab.smaller import counted_speed, slower, smaller_base
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Advance, Study, Trial
 from llmanac.lab.trials import estimating
@@ -41,6 +41,7 @@ from llmanac.train.plan import settled_numerics
 
 PLAN = "plan.json"
 GLANCE = 3  # steps of the first look at how long a step takes
+SURELY = 3.0  # a step takes at least a third of what is counted
 
 
 @dataclass(frozen=True)
@@ -253,11 +254,20 @@ def _plan(
             tuning_runs=len(question.factors), min_steps=question.min_steps, stated=question.base.train.steps,
         )  # fmt: skip
 
+    stepping = estimating.trained(short)
+    speed = {arm.label: Speed(0.0, 0.0) for arm in short}
     try:
-        # A budget that is far too small is refused after a few steps, not after a calibration longer than the budget.
-        stepping = estimating.trained(short)
+        # A budget that is far too small is refused at once, by this machine's rate, or after a few steps: not after a
+        # calibration that is longer than the budget.
+        read = trial.read_outside()
+        counted = {a.label: counted_speed(a.spec, vocabulary, trial.device, read) for a in stepping}
+        speed |= counted
+        try:
+            fit({label: slower(s, 1 / SURELY) for label, s in speed.items()})
+        except BudgetError:
+            fit(speed)
         glance = known_seconds({arm.label: trial.rehearse(arm, GLANCE, work) for arm in stepping}, min)
-        speed = {arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short}
+        speed |= {label: slower(s, glance[label] / s.step_seconds) for label, s in counted.items()}
         fit(speed)
         speed = calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else GLANCE)
         return fit(speed)

@@ -25,7 +25,7 @@ from llmanac.core import files, spec
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.core.progress import Report, progress
+from llmanac.core.progress import Report, progress, time_without_once
 from llmanac.core.spec import Spec, make_method
 from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
@@ -50,6 +50,10 @@ from llmanac.train.plan import Plan
 RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
 TEACHER = "teacher"  # what the names of files with a teacher's answers begin with
 EVALUATED = 200  # held-out rows scored before and after
+MEASURED_SHARE = 0.05  # of a budget, for the held-out rows before the training
+FEWEST = 4  # held-out rows that are measured anyway
+TRAINED_SHARE = 0.1  # of a budget, for the training, at least
+BEFORE = "measure before"
 STEPS_AN_EPOCH = 8  # at least, where there are enough rows
 TUNING: dict[str, Any] = {
     "name": "adamw",
@@ -158,6 +162,7 @@ class Tuning:
     measures = "loss, nats a token"
     label = "tune"
     team: Any = None  # the ranks that compute the steps; this process alone
+    measuring, measured = math.inf, 0.0  # seconds that measuring may take before the training, and has taken
 
     def __init__(self, asked: TuneSpec, place: Path, device: str, report: Report) -> None:
         self.asked, self.place, self.report = asked, place, report
@@ -167,7 +172,8 @@ class Tuning:
         self.model: Any = None
 
     def run(self, budget: float | None) -> Tuned:
-        """Read the rows, load, train, measure, write."""
+        """Read the rows, load, train, measure, write; the budget is for all of it."""
+        began, self.measuring = time_without_once(), math.inf if budget is None else MEASURED_SHARE * budget
         rows = self.read()
         objective = self.objective()
         if self.team is not None:
@@ -183,13 +189,14 @@ class Tuning:
         plain = reader(self.asked.objective, self.tokenizer) if taught and rows.held_out else None
         before = self._measure(objective, rows, "before")
         answers = [] if plain is None else [self._measure(plain, rows, "before", "answers.json")]
-        self.report("planning: a few steps are timed first")
+        if budget is not None:  # measuring afterwards takes as long as it did before
+            budget = max(TRAINED_SHARE * budget, budget - (time_without_once() - began) - self.measured)
         done = train(
             self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
             label=self.label, report=self.report, team=self.team,
         )  # fmt: skip
         after = self._measure(objective, rows, "after")
-        losses = (answers[0].mean, self._measure(plain, rows, "after").mean) if answers else None
+        losses = (answers[0].mean, self._measure(plain, rows, "after", "answers.json").mean) if answers else None
         every = list({id(p): p for p in self.model.parameters()}.values())
         moved = sum(p.numel() for p in every if p.requires_grad)
         total = sum(p.numel() for p in every)
@@ -294,17 +301,25 @@ class Tuning:
         if when == "before" and place.is_file():
             stored = files.read_table(place)
             return Items(stored["sums"], stored["units"]) if stored["sums"] else None
-        found = self.values(objective, rows.held_out[:EVALUATED], f"measure {when}")
+        begin, some = time_without_once(), rows.held_out[:EVALUATED]
+        if when == "after":  # those that were measured before
+            some = some[: len(files.read_table(place)["sums"])]
+        found = self.values(objective, some, f"measure {when}")
+        self.measured += time_without_once() - begin
         if when == "before":
+            if len(found) < len(some):
+                self.report(f"measure: {len(found)} held-out rows of {len(some)} are measured: time is short")
             files.write_json(place, {"sums": list(found.sums), "units": list(found.units)})
         return found
 
     def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
         """What is measured, by row."""
-        sums, units = [], []
-        device = self.model.device
+        sums, units = list[float](), list[float]()
+        device, until = self.model.device, time_without_once() + (self.measuring if label == BEFORE else math.inf)
         with evaluating(self.model), torch.no_grad(), progress(label, len(rows), "rows") as bar:
             for row in rows:
+                if len(sums) >= FEWEST and time_without_once() > until:
+                    break
                 loss, count, _ = objective.loss(self.model, objective.collate([row]).to(device))
                 sums.append(float(loss))
                 units.append(float(count))
