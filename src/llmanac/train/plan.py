@@ -62,6 +62,11 @@ class Plan:
         return self.revisions[0].before if self.revisions else self.spec.steps or 0
 
     @property
+    def last(self) -> int:
+        """The number of steps as last revised."""
+        return self.spec.steps or 0
+
+    @property
     def settled_at(self) -> float:
         """The step from which an estimate of the steps was replaced; 0 where there was none, infinite before that."""
         if "estimated_steps" not in self.measured:
@@ -91,10 +96,15 @@ class Plan:
         later = {"revisions": [as_json(r) for r in self.revisions], "ended": self.ended}
         write_json(folder / FILE, {"train": dump(self.spec), **own, **later})
 
+    @staticmethod
+    def made(folder: Path) -> bool:
+        """Whether a training in this folder was planned, and so may have begun."""
+        return (folder / FILE).is_file()
+
     @classmethod
     def read(cls, folder: Path) -> Plan | None:
         """The plan in a folder; None where there is none."""
-        if not (folder / FILE).is_file():
+        if not cls.made(folder):
             return None
         data = read_table(folder / FILE)
         return cls(
