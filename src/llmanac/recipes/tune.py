@@ -162,8 +162,7 @@ class Tuning:
     measures = "loss, nats a token"
     label = "tune"
     team: Any = None  # the ranks that compute the steps; this process alone
-    measuring, measured = math.inf, 0.0  # seconds that measuring may take before the training, and has taken
-    compared = EVALUATED  # held-out rows that are measured before and after
+    allowed, measured = math.inf, 0.0  # seconds that measuring may take before the training, and has taken
 
     def __init__(self, asked: TuneSpec, place: Path, device: str, report: Report) -> None:
         self.asked, self.place, self.report = asked, place, report
@@ -171,10 +170,11 @@ class Tuning:
         self.model_place, tokens = locate(asked.model)
         self.tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
         self.model: Any = None
+        self.compared: dict[str, int] = {}  # held-out rows that were measured before and are so after, by file
 
     def run(self, budget: float | None) -> Tuned:
         """Read the rows, load, train, measure, write; the budget is for all of it."""
-        began, self.measuring = time_without_once(), math.inf if budget is None else MEASURED_SHARE * budget
+        began, self.allowed = time_without_once(), math.inf if budget is None else MEASURED_SHARE * budget
         rows = self.read()
         objective = self.objective()
         if self.team is not None:
@@ -305,21 +305,21 @@ class Tuning:
         place = self.place / "data" / kept
         if when == "before" and place.is_file():
             stored = files.read_table(place)
-            self.compared = stored.get("rows", EVALUATED)
+            self.compared[kept] = stored.get("rows", EVALUATED)
             return Items(stored["sums"], stored["units"]) if stored["sums"] else None
         begin, some = time_without_once(), rows.held_out[:EVALUATED]
         if when == "after":
-            some = some[: self.compared]
-        elif len(some) > FEWEST and self.measuring < math.inf:
+            some = some[: self.compared.get(kept)]
+        elif len(some) > FEWEST and self.allowed < math.inf:
             self.values(objective, some[:FEWEST], "measure a few")
-            fit = int(FEWEST * self.measuring / max(time_without_once() - begin, 1e-9))
+            fit = int(FEWEST * self.allowed / max(time_without_once() - begin, 1e-9))
             if fit < len(some):
                 self.report(f"measure: {max(fit, FEWEST)} of {len(some)} held-out rows are measured: time is short")
             some = some[: max(fit, FEWEST)]
         found = self.values(objective, some, f"measure {when}")
         self.measured += time_without_once() - begin
         if when == "before":
-            self.compared = len(some)
+            self.compared[kept] = len(some)
             files.write_json(place, {"sums": list(found.sums), "units": list(found.units), "rows": len(some)})
         return found
 
