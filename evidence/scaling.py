@@ -64,9 +64,9 @@ def planted(seed: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return sizes, tokens, TRUE.loss(sizes, tokens) * noise
 
 
-def covered(seed: int, bootstrap: int) -> list[int]:
+def covered(seed: int, samples: int) -> list[int]:
     """Whether each interval has the coefficient."""
-    fit = fit_law(*planted(seed, 6), bootstrap=bootstrap, seed=seed)
+    fit = fit_law(*planted(seed, 6), samples=samples, seed=seed)
     bounds = [fit.interval(lambda law, n=name: getattr(law, n)) for name in NAMES]
     return [int(low <= getattr(TRUE, name) <= high) for name, (low, high) in zip(NAMES, bounds, strict=True)]
 
@@ -95,7 +95,7 @@ def counted(names: Sequence[str], **sizes: int) -> dict[str, list[float]]:
 def measure(seed: int, size: str) -> dict[str, Any]:
     """All of it; or one small fit and a few counts."""
     if size == "small":
-        fit = fit_law(*planted(0, 5), bootstrap=20)
+        fit = fit_law(*planted(0, 5), samples=200)
         return {
             "law": {n: getattr(fit.law, n) for n in NAMES}, "objective": fit.objective * 1000,
             "counted": counted(("transformer", "min-gru"), dim=16, length=16, vocabulary=32),

@@ -70,7 +70,7 @@ def carried(recipe: Any) -> Any:
 
 
 def run_ladder(
-    recipe: Any, folder: Path, budget: float, report: Callable[[str], object] = print, bootstrap: int = 400
+    recipe: Any, folder: Path, budget: float, report: Callable[[str], object] = print, samples: int = 400
 ) -> dict[str, Any]:
     """Train the ladder, or go on with it; returns what result.json holds.
 
@@ -87,7 +87,7 @@ def run_ladder(
         done = {row["name"]: row for row in _rows(folder / RUNS)}
         for rung in rungs:
             if rung.held_out:
-                _fitted(folder, [done[one.name] for one in rungs if not one.held_out], rung, ladder, bootstrap, report)
+                _fitted(folder, [done[one.name] for one in rungs if not one.held_out], rung, ladder, samples, report)
             if rung.name not in done:
                 done[rung.name] = ladder.train(rung)
                 lines = [json.dumps(row) for row in done.values()]
@@ -202,14 +202,16 @@ class _Ladder:
 
 
 def _fitted(
-    folder: Path, rows: Sequence[dict[str, Any]], rung: Rung, ladder: _Ladder, bootstrap: int, report: Any
+    folder: Path, rows: Sequence[dict[str, Any]], rung: Rung, ladder: _Ladder, samples: int, report: Any
 ) -> None:
     """Write the fit and the prediction, once: before the larger run starts."""
     if (folder / FIT).is_file():
         return
-    fit = fit_law(*([row[n] for row in rows] for n in ("parameters", "tokens", "loss")), bootstrap=bootstrap)
+    fit = fit_law(*([row[n] for row in rows] for n in ("parameters", "tokens", "loss")), samples=samples)
     parameters, tokens = ladder._count(rung.shape), rung.steps * ladder.recipe.train.batch_tokens
-    value, low, high = fit.predict(parameters, tokens)
+    value, interval = fit.predict(parameters, tokens)
+    assert interval is not None  # a ladder has 16 runs
+    low, high = interval
     said = {"parameters": parameters, "tokens": tokens, "loss": value, "low": low, "high": high}
     write_json(folder / FIT, {**fit.as_json(), "prediction": said, "largest": max(r["flops"] for r in rows)})
     report(f"predicted for {rung.name}: {value:.4f} nats a token, 95% interval {low:.4f} to {high:.4f}")
