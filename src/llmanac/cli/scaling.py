@@ -53,12 +53,10 @@ def fit_command(
     rows = []
     for name in NAMES:
         interval, error = fit.interval(lambda law, n=name: getattr(law, n)), fit.error(name)
-        sure = (
-            []
-            if interval is None or error is None
-            else [f"{_short(interval[0])} to {_short(interval[1])}", _short(error)]
-        )
-        rows.append([name, _short(getattr(fit.law, name)), *(sure or ["", ""])])
+        sure = ["", ""]
+        if interval is not None and error is not None:
+            sure = [f"{_short(interval[0])} to {_short(interval[1])}", _short(error)]
+        rows.append([name, _short(getattr(fit.law, name)), *sure])
     skipped = f", {points.skipped} without a loss left out" if points.skipped else ""
     print(f"L = E + A / N^alpha + B / D^beta, {fit.points} runs{skipped}; N counts {_words(fit.counted)}")
     print_table("", ("", "value", "95% interval", "standard error"), rows)

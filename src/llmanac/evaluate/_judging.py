@@ -201,8 +201,8 @@ def _score(name: str, values: Sequence[float], clusters: Sequence[Any] | None) -
 def _perplexity(score: Score, values: Sequence[float]) -> Score:
     """exp(-mean log-likelihood) of a text; its error is the bootstrap's, its interval that of the mean.
 
-    Of n draws with replacement E exp(-k mean) = (mean_i exp(-k x_i / n))^n, so no draw is needed: this is what lm-eval's
-    bootstrap tends to. Where items come in clusters, it is wider by as much as the error of the mean is.
+    Of n draws with replacement E exp(-k mean) = (mean_i exp(-k x_i / n))^n, so no draw is needed: this is what
+    lm-eval's bootstrap tends to. Where items come in clusters, it is wider by as much as the error of the mean is.
     """
     value = math.exp(min(700.0, -score.value))
     if score.standard_error is None or score.plain_error is None:

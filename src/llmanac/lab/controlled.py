@@ -24,6 +24,7 @@ from llmanac.lab.axis import Arm, Axis, resolve
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
+from llmanac.lab.floor import with_floors
 from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
@@ -141,6 +142,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     study = question.study(arms, trial, about, initial=trial.initial)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
     result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+    with_floors(result, prepared)
     if probes:
         first = arms[0]
         model, reads = trial.stages(first).model(0), kind_of(first.spec.objective) or "causal"

@@ -2,12 +2,12 @@
 
     p(law | losses)  ~  ( sum_i (log L_i - log L(N_i, D_i))^2 )^(-(n - 1) / 2)
 
-That is normal noise of the log losses with its size integrated out, and a flat prior over the floor E >= 0, the logarithms
-of both terms at the middle of the runs, and exponents between 0 and `STEEPEST`. The power would be n / 2 by 1 / sigma
-alone; one degree of freedom less makes intervals cover where runs are few.
+That is normal noise of the log losses with its size integrated out, and a flat prior over the floor E >= 0, the
+logarithms of both terms at the middle of the runs, and exponents between 0 and `STEEPEST`. The power would be n / 2 by
+1 / sigma alone; one degree of freedom less makes intervals cover where runs are few.
 
-Goodman & Weare 2010, Ensemble samplers with affine invariance, section 3: a walker moves on the line through another one,
-so that no step size has to fit the long narrow valley of these laws.
+Goodman & Weare 2010, Ensemble samplers with affine invariance, section 3: a walker moves on the line through another
+one, so that no step size has to fit the long narrow valley of these laws.
 """
 
 from __future__ import annotations

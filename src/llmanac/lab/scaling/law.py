@@ -8,8 +8,9 @@ around the minimum is flat: loose tolerances stop far from it. N counts every pa
 the two give different laws, so a fit says which it used. With one variable (compute) and with or without the floor E
 the same code fits L = E + K / C^alpha.
 
-Intervals are those of laws drawn from the posterior (`_posterior.py`), which takes the noise of log losses to be normal and
-equal; fewer than `FEWEST` runs give none. tools/scaling_coverage.py counts how often they hold a planted law's numbers.
+Intervals are those of laws drawn from the posterior (`_posterior.py`), which takes the noise of log losses to be normal
+and equal; fewer than `FEWEST` runs give none. tools/scaling_coverage.py counts how often they hold the numbers of a
+planted law.
 
 Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556), approach 3; Besiroglu et al. 2024
 (https://arxiv.org/abs/2404.10102), which repeats it.
@@ -104,7 +105,7 @@ class Fit:
     def predict(
         self, parameters: float, tokens: float, level: float = LEVEL
     ) -> tuple[float, tuple[float, float] | None]:
-        """The loss of a run that is not there yet, and the interval in which one such run lies, as `interval` has it."""
+        """The loss of a run that is not there yet, and the interval in which one such run lies (see `interval`)."""
         value = float(self.law.loss(parameters, tokens))
         if self.points < FEWEST:
             return value, None
