@@ -12,7 +12,7 @@ from llmanac.cli import main
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table
 from llmanac.lab.compare import BASE
-from llmanac.lab.scaling import ladder, planning
+from llmanac.lab.scaling import ladder, law, planning
 from llmanac.lab.scaling.law import Fit, Law, fit_law
 from llmanac.recipes.spec import load_recipe
 
@@ -26,6 +26,7 @@ def test_a_ladder_is_predicted_continued_and_not_mixed(
 ) -> None:
     for name, value in {"RUNGS": 2, "LENGTHS": 3, "LEAST_STEPS": 1}.items():
         monkeypatch.setattr(ladder, name, value)
+    monkeypatch.setattr(law, "FEWEST", 6)
     sizes = (
         1,
         2,

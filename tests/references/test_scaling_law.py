@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +75,7 @@ def test_a_run_that_is_predicted_lies_in_its_interval():
     for seed in range(3):
         fit = fit_law(SIZES, TOKENS, planted(seed), samples=200)
         held_out = TRUE.loss(1e10, 4e11) * np.exp(np.random.default_rng(99 + seed).normal(0, 0.01))
-        value, low, high = fit.predict(1e10, 4e11)
+        value, (low, high) = fit.predict(1e10, 4e11)
         assert low < value < high and high / low < 1.1
         inside += low <= held_out <= high
     assert inside >= 2
@@ -146,3 +148,35 @@ def test_one_best_size_says_no_slope():
     points = Points(sizes.ravel(), lengths.ravel(), (3 + best + 1e12 / flops + 1e-4 * draw.random(flops.shape)).ravel())
     found = approaches(points, fit_law(points.parameters, points.tokens, points.loss))[0]
     assert found.exponent is None and "two different best ones" in found.why
+
+
+def test_intervals_hold_the_numbers_of_other_planted_laws(root):
+    """A few laws of tools/scaling_coverage.py at each number of runs; of 20 the binomial says 15 or more."""
+    tool = runpy.run_path(str(root / "tools" / "scaling_coverage.py"))
+    for runs in tool["RUNS"]:
+        hits = tool["covered"](runs, range(20))
+        assert (hits >= 15).all(), (runs, dict(zip(NAMES, hits, strict=True)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [10, 16, 40])
+def test_intervals_hold_90_to_98_of_100_numbers_of_planted_laws(runs, root):
+    hits = runpy.run_path(str(root / "tools" / "scaling_coverage.py"))["covered"](runs, range(1000))
+    assert ((hits >= 900) & (hits <= 980)).all(), dict(zip(NAMES, hits, strict=True))
+
+
+@pytest.mark.parametrize("runs", [6, 7, 8, 9, 10])
+def test_few_runs_give_no_interval_and_say_so(runs, tmp_path, capsys, root):
+    planted = runpy.run_path(str(root / "tools" / "scaling_coverage.py"))["planted"]
+    _, sizes, tokens, losses = planted(runs, 0)
+    table = tmp_path / "runs.csv"
+    rows = [f"{n},{d},{loss}" for n, d, loss in zip(sizes, tokens, losses, strict=True)]
+    table.write_text("\n".join(["parameters,tokens,loss", *rows]))
+    with pytest.raises(SystemExit):
+        main(["scaling", "fit", str(table), "--samples", "20"])
+    printed = capsys.readouterr().out
+    assert ("no intervals: " in printed) is (runs < 10)
+    fit = fit_law(sizes, tokens, losses, samples=20)
+    assert (fit.interval(lambda law: law.E) is None) is (fit.error("E") is None) is (runs < 10)
+    assert (fit.predict(1e10, 4e11)[1] is None) is (runs < 10)
+    assert Fit.from_json(json.loads(json.dumps(fit.as_json())), "here").law == fit.law

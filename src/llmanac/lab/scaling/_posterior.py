@@ -40,7 +40,7 @@ def draw(x: np.ndarray, y: np.ndarray, start: np.ndarray, count: int, generator:
     place = start * (1 + SPREAD * generator.standard_normal((WALKERS, 5)))
     place[:, 4] = np.abs(place[:, 4])
     value, half, kept = density(place), WALKERS // 2, []
-    every = max(1, TURNS // 2 * WALKERS // max(count, 1) // 2)
+    every = min(max(1, TURNS * WALKERS // count // 4), TURNS // 2)
     for turn in range(TURNS):
         for one, two in ((slice(0, half), slice(half, None)), (slice(half, None), slice(0, half))):
             other = place[two][generator.integers(half, size=half)]
@@ -50,6 +50,6 @@ def draw(x: np.ndarray, y: np.ndarray, start: np.ndarray, count: int, generator:
             better = np.log(generator.random(half)) < 4 * np.log(factor) + found - value[one]
             place[one] = np.where(better[:, None], moved, place[one])
             value[one] = np.where(better, found, value[one])
-        if turn >= TURNS // 2 and turn % every == 0:
+        if turn >= TURNS // 2 and (turn - TURNS // 2) % every == 0:
             kept.append(place.copy())
     return generator.permutation(np.concatenate(kept))[:count]
