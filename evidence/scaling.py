@@ -7,7 +7,7 @@ Without a floor the exponent of the loss over compute is {published[without]:.4f
 2020, who fitted none; with a floor it is {published[with]:.4f}. The 0.05 is a matter of the missing floor.
 
 **The intervals.** Of {grids} grids of 36 runs with 1% of noise, drawn from a known law, the 95% intervals cover its
-coefficients in {coverage}. The form of the bootstrap (smoothed residuals) was chosen on grids of that law and seeds.
+coefficients in {coverage}. They are those of laws drawn from the posterior.
 
 **The ladder.** {runs} runs of {sizes} parameters on {tokens} tokens of the documentation of Python, {minutes:.0f}
 minutes of training on a busy machine. From their law the loss of a run of {ahead:.1f} times the compute of the
@@ -17,11 +17,11 @@ largest is predicted: {predicted[loss]:.3f} nats a token ({predicted[low]:.3f} t
 This ladder was planned with four sizes, and a larger run of a fifth size with twice the tokens, and was cut for time:
 its law is that of three sizes, and the run held out is the one of the fourth size with the most tokens. That run was
 trained before the law was fitted, and is not a part of the fit. Three finished runs of the fourth size were left out,
-and the bootstrap was changed once after its first interval (the point estimate stayed).
+and the intervals' method was changed twice after the first one (the point estimate stayed).
 
 **Limits.** One seed and one recipe; these models are far smaller than those that laws are quoted for, so that their
 exponents are not those of large ones. The interval takes all runs to be equally noisy and the law to hold; it has no
-term for a law that bends. The bootstrap's errors on the published points are smaller than Epoch AI's (a bootstrap over
+term for a law that bends. The errors on the published points are smaller than Epoch AI's (a bootstrap over
 points), since the noise of those points grows with the loss.
 """
 
@@ -64,9 +64,9 @@ def planted(seed: int, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return sizes, tokens, TRUE.loss(sizes, tokens) * noise
 
 
-def covered(seed: int, bootstrap: int) -> list[int]:
+def covered(seed: int, samples: int) -> list[int]:
     """Whether each interval has the coefficient."""
-    fit = fit_law(*planted(seed, 6), bootstrap=bootstrap, seed=seed)
+    fit = fit_law(*planted(seed, 6), samples=samples, seed=seed)
     bounds = [fit.interval(lambda law, n=name: getattr(law, n)) for name in NAMES]
     return [int(low <= getattr(TRUE, name) <= high) for name, (low, high) in zip(NAMES, bounds, strict=True)]
 
@@ -95,7 +95,7 @@ def counted(names: Sequence[str], **sizes: int) -> dict[str, list[float]]:
 def measure(seed: int, size: str) -> dict[str, Any]:
     """All of it; or one small fit and a few counts."""
     if size == "small":
-        fit = fit_law(*planted(0, 5), bootstrap=20)
+        fit = fit_law(*planted(0, 5), samples=200)
         return {
             "law": {n: getattr(fit.law, n) for n in NAMES}, "objective": fit.objective * 1000,
             "counted": counted(("transformer", "min-gru"), dim=16, length=16, vocabulary=32),

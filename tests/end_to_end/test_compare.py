@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,10 +21,15 @@ import pytest
 from _studies import STEPS, ask
 
 from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.spec import parse_patches
+from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.lab.compare import StudyResult, load_study, run_study, studies
+from llmanac.lab.floor import BEATEN, with_floors
 from llmanac.lab.hold import flops_of, hold_parameters, parameters_of, step_ratios
+from llmanac.lab.prepare import prepare
+from llmanac.lab.trials.training import TrainingTrial
 from llmanac.recipes.spec import load_recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -384,3 +390,56 @@ def test_the_command_line_asks_and_refuses(tmp_path: Path) -> None:
 
 def test_values_are_finite(positions: StudyResult) -> None:
     assert all(math.isfinite(v) for found in positions.values().values() for v in found)
+
+
+def test_a_base_that_is_far_too_large_is_refused_before_any_step_with_flags_that_fit(
+    recipe: dict[str, Any], tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first refusal's flags are pasted, and the study runs."""
+    large = copy.deepcopy(recipe)
+    del large["train"]["steps"]
+    large["model"] |= {"dim": 1024, "layers": 16, "max_length": 64}
+    large["train"] |= {"batch_tokens": 2048, "length": 64}
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingTrial, "rehearse", lambda *given: pytest.fail("a step was computed"))
+        with pytest.raises(SpecError, match=r"at least 5; .*: -s .* would fit") as refused:
+            ask("position", "rope,learned", large, tmp_path / "a", store, budget=40, min_steps=5)
+    words = shlex.split(str(refused.value).split("base: ")[1].removesuffix(" would fit"))
+    patches = parse_patches(words[1::2])
+    assert words[0::2] == ["-s"] * len(patches)
+    done = ask(
+        "position", "rope,learned", large, tmp_path / "b", store, budget=40, min_steps=5, seeds=3, patches=patches
+    )
+    assert min(done.data["plan"]["steps"].values()) >= 5
+
+
+def test_arms_that_a_count_beats_are_compared_with_that_said_first(
+    recipe: dict[str, Any], tmp_path: Path, store: Path
+) -> None:
+    """Eight steps teach less than gzip sees; floors are those of the text that the arms are measured on."""
+    done = ask("position", "rope,learned", recipe, tmp_path / "a", store, seeds=3)
+    floors = done.data["floors"]
+    assert floors["beaten"] == ["rope", "learned"] and all(1 < floors[name] < 8 for name in ("gzip", "ngram-5"))
+    first = words.warnings(done.data)[0]
+    assert first.startswith("A count beats rope, learned: gzip needs ")
+    assert done.comparison("learned", "bits_per_byte")["beaten"] == BEATEN
+    assert f"{BEATEN}, bits per byte" in words.sentences(done.data)[0]
+    page = done.page.read_text()
+    assert page.index("A count beats") < page.index("What differs") and BEATEN in page
+    good = copy.deepcopy(done.data)
+    good["values"]["bits_per_byte"] = {arm: [0.5] for arm in ("rope", "learned")}
+    for comparison in good["comparisons"]["bits_per_byte"]:
+        del comparison["beaten"]
+    with_floors(good, prepare(load_recipe(recipe).spec, store / "data"))
+    assert good["floors"] == {**floors, "beaten": []} and "beaten" not in good["comparisons"]["bits_per_byte"][0]
+    assert not any("A count beats" in line for line in words.warnings(good))
+
+
+def test_tokenizers_of_several_sizes_are_said_to_be_so(recipe: dict[str, Any], tmp_path: Path, store: Path) -> None:
+    said = "a larger one has longer tokens by itself"
+    sizes = "bpe{vocab_size=300},bpe{vocab_size=400}"
+    data = copy.deepcopy(ask("tokenizer", sizes, recipe, tmp_path, store, seeds=3).data)
+    assert any(said in line for line in words.warnings(data))
+    for cost in data["costs"].values():
+        cost["vocabulary"] = 300
+    assert not any(said in line for line in words.warnings(data))

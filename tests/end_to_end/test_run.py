@@ -290,3 +290,19 @@ def test_one_long_document_is_enough(tmp_path: Path) -> None:
 def test_some_texts_are_whole_ones_or_the_beginning_of_one() -> None:
     assert some_texts(["abc", "defgh", "ij"], 5) == ["abc", "ij"]
     assert some_texts(["äöü", "xyzxyz"], 3) == ["ä"] and some_texts([], 3) == []
+
+
+@pytest.mark.parametrize("folder", [None, "mine"])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_refused_run_leaves_a_folder_to_the_next(folder, there, text: Path, tmp_path: Path, monkeypatch) -> None:
+    """What is refused after the text was built, too: here pairs that cannot be read, and rows without a place."""
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / (folder or "runs/small")
+    if there:
+        place.mkdir(parents=True)
+    for wrong in ({"finetune": {"pairs": "nowhere.jsonl"}}, {"train": {"batch_tokens": 10**9, "length": 10**8}}):
+        with pytest.raises(LlmanacError):
+            llmanac.run(recipe(text, **wrong), folder=folder)
+        assert place.is_dir() is there
+    done = llmanac.run(recipe(text), {"train.steps": 1}, folder=folder)
+    assert done.folder.resolve() == place and (place / "model").is_dir()

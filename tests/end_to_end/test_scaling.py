@@ -12,7 +12,7 @@ from llmanac.cli import main
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table
 from llmanac.lab.compare import BASE
-from llmanac.lab.scaling import ladder, planning
+from llmanac.lab.scaling import ladder, law, planning
 from llmanac.lab.scaling.law import Fit, Law, fit_law
 from llmanac.recipes.spec import load_recipe
 
@@ -26,6 +26,7 @@ def test_a_ladder_is_predicted_continued_and_not_mixed(
 ) -> None:
     for name, value in {"RUNGS": 2, "LENGTHS": 3, "LEAST_STEPS": 1}.items():
         monkeypatch.setattr(ladder, name, value)
+    monkeypatch.setattr(law, "FEWEST", 6)
     sizes = (
         1,
         2,
@@ -42,13 +43,13 @@ def test_a_ladder_is_predicted_continued_and_not_mixed(
 
     monkeypatch.setattr(ladder._Ladder, "train", stopped)
     with pytest.raises(KeyboardInterrupt):
-        ladder.run_ladder(spec, folder, 60, said.append, bootstrap=20)
+        ladder.run_ladder(spec, folder, 60, said.append, samples=200)
     predicted = read_table(folder / ladder.FIT)["prediction"]  # written before the larger run started
     runs = [json.loads(line) for line in (folder / ladder.RUNS).read_text().splitlines()]
     assert len(runs) == 6 and len({run["parameters"] for run in runs}) == 2
     assert all(run["tokens"] == run["steps"] * spec.train.batch_tokens for run in runs)
     monkeypatch.setattr(ladder._Ladder, "train", lambda self, rung: whole(self, rung) if rung.held_out else 1 / 0)
-    result = ladder.run_ladder(spec, folder, 60, said.append, bootstrap=20)
+    result = ladder.run_ladder(spec, folder, 60, said.append, samples=200)
     assert result["predicted"] == predicted and len(result["runs"]) == 7
     assert result["runs"][-1]["parameters"] == predicted["parameters"] > runs[-1]["parameters"]
     assert result["inside"] == (predicted["low"] <= result["measured"] <= predicted["high"])
@@ -75,7 +76,7 @@ def test_a_plan_spends_the_budget_and_follows_the_law(monkeypatch: pytest.Monkey
     assert sized.model.dim == found.patches["model.dim"] and sized.train.optimizer.base_dim == 128
 
     sizes, tokens = ([n for n in (1e5, 1e6, 1e7) for _ in range(3)], [1e6, 1e7, 1e8] * 3)
-    fit = fit_law(sizes, tokens, [TRUE.loss(n, d) for n, d in zip(sizes, tokens, strict=True)], bootstrap=20)
+    fit = fit_law(sizes, tokens, [TRUE.loss(n, d) for n, d in zip(sizes, tokens, strict=True)], samples=200)
     law = planning.propose(spec, 1024, flops=1e15, fit=fit, largest=1e14)
     assert law.best_parameters == pytest.approx(TRUE.best(1e15)[0], rel=0.02) and law.beyond == pytest.approx(10)
     assert law.loss[0] == pytest.approx(TRUE.loss(law.parameters, law.tokens), rel=0.01)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
+import signal
+import sys
 
 import pytest
 import torch
@@ -16,16 +19,21 @@ from typer.testing import CliRunner
 from llmanac.cli import app, main
 from llmanac.cli.tune import shown
 from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.progress import say_once
 from llmanac.core.spec import dump, make, make_method, to_toml
 from llmanac.generate.load import load_engine
 from llmanac.lab.compare import compare
+from llmanac.objectives.instruction import Instruction
+from llmanac.objectives.token_distillation import TokenDistillation
 from llmanac.recipes.distill import teacher_file
 from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.recipes.tune_rows import read_rows
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
+from llmanac.train import pace
 from llmanac.train._step import Stepper
+from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import set_recompute
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
@@ -409,3 +417,114 @@ def test_a_preview_joins_the_bytes_of_a_character():
     tokenizer = train_tokenizer("bpe", ["plain"], vocab_size=300, special_tokens=SPECIAL)
     ids = tokenizer.encode("ask 🙏 —")
     assert "🙏 —" in shown(tokenizer, ids, [False] * len(ids), Text).plain
+
+
+@pytest.mark.parametrize("objective", ["chat", "token-distillation"])
+@pytest.mark.parametrize("budget", [0.01, 2.0])
+def test_a_budget_is_for_all_of_a_tuning_and_trains_what_it_can(place, tmp_path, objective, budget, monkeypatch):
+    """By a clock that every row moves by a second of 100: all held-out rows would take longer than the budget."""
+    clock, scale = [0.0], 100 / budget
+    for module in (pace, sys.modules[tune.__module__]):
+        monkeypatch.setattr(module, "now" if module is pace else "time_without_once", lambda: clock[0] / scale)
+    loss = Instruction.loss if objective == "chat" else TokenDistillation.loss
+
+    def slow(self, model, batch):
+        clock[0] += len(batch.ids)
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(Instruction if objective == "chat" else TokenDistillation, "loss", slow)
+    teacher = None if objective == "chat" else str(place / "teacher")
+    spec = asked(place, objective=make_method("objective", objective), teacher=teacher)
+    spec = dataclasses.replace(
+        spec, train=dataclasses.replace(spec.train, steps=None), rows=dataclasses.replace(spec.rows, held_out=0.5)
+    )
+    said = []
+    done = tune(spec, tmp_path / "out", budget=budget, report=said.append)
+    assert done.training.steps >= 2 and (tmp_path / "out" / "model").is_dir()
+    assert 4 <= len(done.before) == len(done.after) < 20
+    assert any("held-out rows are measured" in line and "time is short" in line for line in said)
+    assert clock[0] < 130
+
+
+def interrupted(monkeypatch, at):
+    """Ctrl-C after so many steps of the next training."""
+    plain = Stepper.__call__
+
+    def stop(self, rows, scale, step):
+        found = plain(self, rows, scale, step)
+        if step + 1 == at:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(Stepper, "__call__", stop)
+    return lambda: monkeypatch.setattr(Stepper, "__call__", plain)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "prompt", None])
+def test_a_stopped_tuning_is_used_and_says_so(place, tmp_path, monkeypatch, capfd, adapter):
+    """Its model is the one of its last checkpoint; the finished one takes its place."""
+    spec = asked(place, adapter=adapter and {"name": adapter}, train={"checkpoint_every": 1, "keep": 9})
+    restore = interrupted(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        tune(spec, tmp_path / "out", report=lambda line: None)
+    restore()
+    say_once.cache_clear()
+    load_engine(str(tmp_path / "out"))
+    assert f"{tmp_path / 'out' / 'model'}: stopped at step 4 of 6" in capfd.readouterr().err
+    if adapter == "lora":
+        say_once.cache_clear()
+        merge(tmp_path / "out", tmp_path / "merged")
+        assert "stopped at step 4 of 6" in capfd.readouterr().err
+    if adapter is None:
+        kept = load_file(tmp_path / "out" / "model" / "model.safetensors")
+        saved = load_file(tmp_path / "out" / "training" / "checkpoints" / "step-00000004" / "model.safetensors")
+        assert all(torch.equal(kept[name], saved[name]) for name in kept)
+    tune(spec, tmp_path / "out", resume=True, report=lambda line: None)
+    say_once.cache_clear()
+    load_engine(str(tmp_path / "out"))
+    assert "stopped at" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("fewer", [5, 6, 8, 4, 3, 13])
+def test_a_resumed_tuning_may_state_fewer_steps(place, tmp_path, monkeypatch, fewer):
+    train = {"steps": 12, "checkpoint_every": 2}
+    restore = interrupted(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        tune(asked(place, train=train), tmp_path / "out", report=lambda line: None)
+    restore()
+    again = asked(place, train={**train, "steps": fewer})
+    if not 4 < fewer < 12:
+        with pytest.raises(SpecError, match=rf"train\.steps: {fewer} was asked for, but the run in .* uses 12"):
+            tune(again, tmp_path / "out", resume=True, report=lambda line: None)
+        return
+    done = tune(again, tmp_path / "out", resume=True, report=lambda line: None)
+    assert done.training.steps == fewer
+    last = [line["lr_scale"] for line in read_metrics(tmp_path / "out" / "training") if "lr_scale" in line][-1]
+    schedule = done.training.spec.schedule.build(steps=12)
+    assert last == schedule(11)  # the rate ends where the schedule does
+    same = tune(asked(place, train=train), tmp_path / "out", resume=True, report=lambda line: None)
+    assert same.training.steps == fewer  # said once
+
+
+@pytest.mark.parametrize("empty", [True, False])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"rows": {"length": 4096}}, "4096|reads"),
+        ({"rows": {"file": "nowhere.jsonl"}}, "nowhere"),
+        ({"model": "nowhere/at/all"}, "nowhere"),
+        ({"teacher": "nowhere/at/all", "objective": "token-distillation"}, "nowhere"),
+        ({"trained": ["*.nothing"]}, "nothing"),
+    ],
+)
+def test_a_refused_tuning_leaves_a_folder_to_the_next(place, tmp_path, wrong, words, empty):
+    if empty:
+        (tmp_path / "out").mkdir()
+    fields = dict(wrong)
+    spec = asked(place, **{k: v for k, v in fields.items() if k not in ("model",)})
+    if "model" in fields:
+        spec = dataclasses.replace(spec, model=fields["model"])
+    with pytest.raises(LlmanacError, match=words):
+        tune(spec, tmp_path / "out", report=lambda line: None)
+    assert (tmp_path / "out").is_dir() is empty
+    tune(asked(place), tmp_path / "out", report=lambda line: None)

@@ -7,11 +7,13 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from _lm_eval import ENDINGS, STOCK, Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
 
 from llmanac.evaluate._answering import Local
-from llmanac.evaluate._benchmark_rows import items_of
+from llmanac.evaluate._benchmark_rows import Item, items_of
+from llmanac.evaluate._judging import Verdict, summarise
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
 
@@ -282,3 +284,28 @@ def test_math_takes_its_references(shared_data):
     assert right == {"exact match (math)": 1.0, "exact match (minerva-math)": 1.0}
     wrong = evaluate(Canned(answers[1:] + answers[:1]), "math", items, own)
     assert all(score.value < 0.1 for score in wrong.scores)
+
+
+@pytest.mark.parametrize("count", [8, 40, 400])
+@pytest.mark.parametrize("spread", [0.3, 2.0, 4.0])
+def test_the_error_of_a_perplexity_is_that_of_lm_evals_bootstrap(count, spread, monkeypatch):
+    """On the same log-likelihoods, up to what its 20,000 draws leave open; where items differ much, the delta method's
+    error is another one."""
+    metrics = pytest.importorskip("lm_eval.api.metrics")
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    nats = (-np.random.default_rng(count).gamma(1 / spread, spread * 3.0, count)).tolist()
+    items = [Item(name=str(i), prompt="", choices=(), golds=(), references=("x",)) for i in range(count)]
+    (ours,) = summarise(items, [Verdict("", None, True, {"log-likelihood": x}) for x in nats])
+    theirs = metrics.bootstrap_stderr(metrics.perplexity, nats, iters=20_000)
+    assert ours.metric == "perplexity" and ours.value == pytest.approx(metrics.perplexity(nats))
+    far = ours.standard_error / ours.value  # a wide bootstrap has heavy tails, so its draws tell its deviation badly
+    assert ours.standard_error == pytest.approx(theirs, rel=0.03 if far < 1 else 0.15)
+    assert ours.standard_error == ours.plain_error
+    apart = [
+        Item(name=str(i), prompt="", choices=(), golds=(), references=("x",), cluster=i // 2) for i in range(count)
+    ]
+    (grouped,) = summarise(apart, [Verdict("", None, True, {"log-likelihood": x}) for x in nats])
+    assert grouped.plain_error == ours.plain_error and grouped.standard_error != ours.standard_error
+    if spread == 4.0 and count < 400:
+        delta = ours.value * np.std(nats, ddof=1) / count**0.5
+        assert abs(delta - ours.standard_error) > 0.05 * ours.standard_error

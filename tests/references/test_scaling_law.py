@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,7 @@ def planted(seed: int, noise: float = 0.01) -> np.ndarray:
 @pytest.mark.skipif(not SHARED.is_file(), reason="LLMANAC_SHARED_DATA is not set to a folder with scaling/")
 def test_epochs_refit_of_chinchilla():
     points = read_points(SHARED).without_highest(5)
-    fit = fit_law(points.parameters, points.tokens, points.loss, bootstrap=60)
+    fit = fit_law(points.parameters, points.tokens, points.loss, samples=200)
     assert fit.points == 240 and fit.objective <= 1.0183e-3
     for name, (value, error) in REFIT.items():
         assert abs(getattr(fit.law, name) - value) <= error, name
@@ -39,7 +41,7 @@ def test_epochs_refit_of_chinchilla():
 
 
 def test_exact_losses_give_back_the_coefficients():
-    fit = fit_law(SIZES, TOKENS, TRUE.loss(SIZES, TOKENS), bootstrap=20)
+    fit = fit_law(SIZES, TOKENS, TRUE.loss(SIZES, TOKENS), samples=200)
     assert [getattr(fit.law, n) for n in NAMES] == pytest.approx([getattr(TRUE, n) for n in NAMES], rel=1e-3)
     size, tokens = TRUE.best(1e21)
     assert 6 * size * tokens == pytest.approx(1e21)
@@ -51,7 +53,7 @@ def coverage(grids: int) -> np.ndarray:
     """In how many of the grids each interval has the coefficient."""
     hits = np.zeros(len(NAMES), int)
     for seed in range(grids):
-        fit = fit_law(SIZES, TOKENS, planted(seed), bootstrap=200 if grids > 10 else 60, seed=seed)
+        fit = fit_law(SIZES, TOKENS, planted(seed), samples=200 if grids > 10 else 60, seed=seed)
         for at, name in enumerate(NAMES):
             low, high = fit.interval(lambda law, n=name: getattr(law, n))
             hits[at] += low <= getattr(TRUE, name) <= high
@@ -71,9 +73,9 @@ def test_intervals_cover_in_90_to_99_of_100_grids():
 def test_a_run_that_is_predicted_lies_in_its_interval():
     inside = 0
     for seed in range(3):
-        fit = fit_law(SIZES, TOKENS, planted(seed), bootstrap=40)
+        fit = fit_law(SIZES, TOKENS, planted(seed), samples=200)
         held_out = TRUE.loss(1e10, 4e11) * np.exp(np.random.default_rng(99 + seed).normal(0, 0.01))
-        value, low, high = fit.predict(1e10, 4e11)
+        value, (low, high) = fit.predict(1e10, 4e11)
         assert low < value < high and high / low < 1.1
         inside += low <= held_out <= high
     assert inside >= 2
@@ -90,7 +92,7 @@ def test_power_law_with_and_without_a_floor():
 def test_approaches_need_runs_that_can_answer():
     loss = planted(0, 0.001)
     points = Points(SIZES, TOKENS, loss)
-    fit = fit_law(SIZES, TOKENS, loss, bootstrap=20)
+    fit = fit_law(SIZES, TOKENS, loss, samples=200)
     envelope, isoflop, parametric = approaches(points, fit)
     assert abs(envelope.exponent - TRUE.size_exponent) < 0.15
     assert isoflop.exponent == pytest.approx(TRUE.size_exponent, abs=0.05)  # the grid's diagonals have one compute
@@ -110,11 +112,11 @@ def test_files_and_the_command(tmp_path, capsys):
     head = "parameters,non_embedding_parameters,tokens,loss"
     table.write_text("\n".join([head, *rows, "1000,500,1000,nan"]) + "\n")
     with pytest.raises(SystemExit, match="0"):
-        main(["scaling", "fit", str(table), "--bootstrap", "20", "--output", str(saved)])
+        main(["scaling", "fit", str(table), "--samples", "20", "--output", str(saved)])
     said = capsys.readouterr().out
     assert "1 without a loss" in said and "every parameter" in said and "Next: llmanac scaling plan" in said
     fit = Fit.from_json(read_table(saved), str(saved))
-    other = fit_law(SIZES / 2, TOKENS, planted(1), bootstrap=20)
+    other = fit_law(SIZES / 2, TOKENS, planted(1), samples=200)
     assert other.law.A < fit.law.A and read_points(table, "non-embedding").parameters[0] == SIZES[0] // 2
     with pytest.raises(DataError, match="is no fit"):
         Fit.from_json({"law": {}}, "x.json")
@@ -146,3 +148,35 @@ def test_one_best_size_says_no_slope():
     points = Points(sizes.ravel(), lengths.ravel(), (3 + best + 1e12 / flops + 1e-4 * draw.random(flops.shape)).ravel())
     found = approaches(points, fit_law(points.parameters, points.tokens, points.loss))[0]
     assert found.exponent is None and "two different best ones" in found.why
+
+
+def test_intervals_hold_the_numbers_of_other_planted_laws(root):
+    """A few laws of tools/scaling_coverage.py at each number of runs; of 20 the binomial says 15 or more."""
+    tool = runpy.run_path(str(root / "tools" / "scaling_coverage.py"))
+    for runs in tool["RUNS"]:
+        hits = tool["covered"](runs, range(20))
+        assert (hits >= 15).all(), (runs, dict(zip(NAMES, hits, strict=True)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [10, 16, 40])
+def test_intervals_hold_90_to_98_of_100_numbers_of_planted_laws(runs, root):
+    hits = runpy.run_path(str(root / "tools" / "scaling_coverage.py"))["covered"](runs, range(1000))
+    assert ((hits >= 900) & (hits <= 980)).all(), dict(zip(NAMES, hits, strict=True))
+
+
+@pytest.mark.parametrize("runs", [6, 7, 8, 9, 10])
+def test_few_runs_give_no_interval_and_say_so(runs, tmp_path, capsys, root):
+    planted = runpy.run_path(str(root / "tools" / "scaling_coverage.py"))["planted"]
+    _, sizes, tokens, losses = planted(runs, 0)
+    table = tmp_path / "runs.csv"
+    rows = [f"{n},{d},{loss}" for n, d, loss in zip(sizes, tokens, losses, strict=True)]
+    table.write_text("\n".join(["parameters,tokens,loss", *rows]))
+    with pytest.raises(SystemExit):
+        main(["scaling", "fit", str(table), "--samples", "20"])
+    printed = capsys.readouterr().out
+    assert ("no intervals: " in printed) is (runs < 10)
+    fit = fit_law(sizes, tokens, losses, samples=20)
+    assert (fit.interval(lambda law: law.E) is None) is (fit.error("E") is None) is (runs < 10)
+    assert (fit.predict(1e10, 4e11)[1] is None) is (runs < 10)
+    assert Fit.from_json(json.loads(json.dumps(fit.as_json())), "here").law == fit.law

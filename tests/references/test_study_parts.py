@@ -23,11 +23,11 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Axis, find_axis
 from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, canonical, digest
-from llmanac.lab.controlled import fixed_numerics
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
 from llmanac.lab.tune import parse_tune
 from llmanac.train import TrainSpec
+from llmanac.train.plan import settled_numerics
 
 # arms
 
@@ -138,9 +138,9 @@ def test_steps_for_a_verdict_are_asked_for_only_where_there_can_be_one() -> None
 
 
 def test_the_attention_form_of_a_study_is_not_timed() -> None:
-    found = fixed_numerics(TrainSpec(dtype="float32"), torch.device("cpu"))
+    found = settled_numerics(TrainSpec(dtype="float32"), torch.device("cpu"))
     assert (found.attention, found.dtype) == ("blocks", "float32")
-    assert fixed_numerics(TrainSpec(attention="plain", dtype="bfloat16"), torch.device("cpu")).attention == "plain"
+    assert settled_numerics(TrainSpec(attention="plain", dtype="bfloat16"), torch.device("cpu")).attention == "plain"
 
 
 def test_durations() -> None:

@@ -182,17 +182,15 @@ def test_training_leaves_the_caller_s_random_numbers_alone(dataset, tmp_path):
 
 
 def test_a_budget_is_planned_into_steps_once(dataset, tmp_path):
-    # what is measured and compiled once a process could take all of a small budget on a busy machine
-    plan(model_of(), stream(dataset), Autoregressive(), TrainSpec(length=16, batch_tokens=64), budget=60.0)
     result, _ = run(dataset, tmp_path, steps=None, budget=3.0, dtype="auto", attention="auto", compile="auto")
     made = Plan.read(tmp_path)
     assert result.spec == made.spec and result.steps == made.spec.steps > 1
-    assert made.spec.dtype in ("float32", "bfloat16") and made.spec.attention in made.measured["attention_seconds"]
+    assert made.spec.dtype in ("float32", "bfloat16") and made.spec.attention == "blocks"
     assert made.step_seconds > 0 and made.gemm > 1e9 and result.mfu > 0
     again, _ = run(dataset, tmp_path, steps=None, budget=50.0, dtype="auto", attention="auto", compile="auto")
     assert again.plan == made and again.steps == result.steps  # resumed, not planned anew
-    with pytest.raises(SpecError, match="budget: 0 s is too little"):
-        run(dataset, tmp_path / "none", steps=None, budget=0.001)
+    short, _ = run(dataset, tmp_path / "short", steps=None, budget=0.001)
+    assert short.steps == 2 and short.checkpoint.is_dir()  # what can be done in no time at all
     with pytest.raises(SpecError, match=r"train\.steps: set it, or give a time budget"):
         run(dataset, tmp_path / "open", steps=None)
 
@@ -204,7 +202,7 @@ def test_planning_leaves_everything_as_it_was(dataset, tmp_path):
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    plan(model, source, Autoregressive(), TrainSpec(length=16, batch_tokens=64), budget=30.0, folder=tmp_path)
+    plan(model, source, Autoregressive(), TrainSpec(length=16, batch_tokens=64), budget=30.0)
     assert same(before, model) and source.state() == state and torch.equal(torch.rand(3), expected)
     assert all(p.grad is None for p in model.parameters())
 
@@ -229,7 +227,7 @@ def test_where_compiling_would_pay_off_the_missing_compiler_is_named_once(datase
     monkeypatch.setattr(planning, "has_compiler", lambda device: True)
     model, source = model_of(), stream(dataset)
     asked = TrainSpec(**{**FIXED, "steps": 2, "compile": "auto"})
-    assert plan(model, source, Autoregressive(), asked, folder=tmp_path).spec.compile == "always"
+    assert plan(model, source, Autoregressive(), asked).spec.compile == "always"
 
 
 def test_a_step_in_which_nothing_carries_loss_changes_nothing(tmp_path):

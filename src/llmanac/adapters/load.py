@@ -26,6 +26,7 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import make_method
 from llmanac.models._folder import read_table
 from llmanac.models._weights import Weights, some
+from llmanac.models.locate import say_stopped
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 LEADS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
@@ -103,6 +104,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Transform:
     if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
         raise CheckpointError(f"{path}: holds a pickle, adapter_model.bin; convert it to {WEIGHTS}")
     adapter = Adapter(path / CONFIG, config, Weights(path, file=WEIGHTS))
+    say_stopped(path)
     return read_lora(model, adapter) if kind == "LORA" else _read_lead(model, adapter, LEADS[kind])
 
 

@@ -21,7 +21,7 @@ def fit_command(
     runs: Annotated[Path, typer.Argument(help="A .csv, .tsv or .jsonl: parameters, tokens (or flops), loss.")],
     count: Count = "total",
     drop_highest: Annotated[int, typer.Option(min=0, help="Leave out this many of the highest losses.")] = 0,
-    bootstrap: Annotated[int, typer.Option(min=20, max=10_000, help="Fits that the intervals are made of.")] = 400,
+    samples: Annotated[int, typer.Option(min=20, max=10_000, help="Laws that the intervals are made of.")] = 1000,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON of the fit, for scaling plan.")] = None,
     force: Force = False,
@@ -29,13 +29,13 @@ def fit_command(
 ) -> None:
     """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, with intervals and the best size by compute."""
     from llmanac.core import files
-    from llmanac.lab.scaling.law import NAMES, fit_law
+    from llmanac.lab.scaling.law import FEWEST, NAMES, fit_law
     from llmanac.lab.scaling.optimum import approaches, compute_laws
     from llmanac.lab.scaling.points import read_points
 
     _check_output(output, force)
     points = read_points(runs, _counted(count)).without_highest(drop_highest)
-    fit = fit_law(points.parameters, points.tokens, points.loss, counted=points.counted, bootstrap=bootstrap, seed=seed)
+    fit = fit_law(points.parameters, points.tokens, points.loss, counted=points.counted, samples=samples, seed=seed)
     optima, (with_floor, without) = approaches(points, fit), compute_laws(points)
     if output is not None:
         files.write_json(output, {**fit.as_json(), "largest": float(points.flops.max())})
@@ -52,11 +52,16 @@ def fit_command(
 
     rows = []
     for name in NAMES:
-        low, high = fit.interval(lambda law, n=name: getattr(law, n))
-        rows.append([name, _short(getattr(fit.law, name)), f"{_short(low)} to {_short(high)}", _short(fit.error(name))])
+        interval, error = fit.interval(lambda law, n=name: getattr(law, n)), fit.error(name)
+        sure = ["", ""]
+        if interval is not None and error is not None:
+            sure = [f"{_short(interval[0])} to {_short(interval[1])}", _short(error)]
+        rows.append([name, _short(getattr(fit.law, name)), *sure])
     skipped = f", {points.skipped} without a loss left out" if points.skipped else ""
     print(f"L = E + A / N^alpha + B / D^beta, {fit.points} runs{skipped}; N counts {_words(fit.counted)}")
     print_table("", ("", "value", "95% interval", "standard error"), rows)
+    if fit.points < FEWEST:
+        print(f"no intervals: {fit.points} runs say too little of how sure they are; give at least {FEWEST}")
     print(f"objective (Huber 1e-3 of log loss): {fit.objective:.5e}\n")
     print_table(
         "best size: N grows as C^a, tokens as C^(1 - a)", ("approach", "a", "95% interval", "points", ""),
@@ -180,8 +185,9 @@ def plan_command(
         ["learning rate", f"{patches['train.optimizer.lr']:g}", f"{spec.train.optimizer.name}, {carried}"],
     ]  # fmt: skip
     if found.loss is not None:
-        value, low, high = found.loss
-        rows.append(["loss", f"{value:.4f}", f"95% {low:.4f} to {high:.4f} nats a token"])
+        value, interval = found.loss
+        sure = "" if interval is None else f"95% {interval[0]:.4f} to {interval[1]:.4f} "
+        rows.append(["loss", f"{value:.4f}", f"{sure}nats a token"])
     print_table("", ("", "", ""), rows, left=(0, 2))
     if found.beyond is not None and found.beyond > 10:
         print(f"note: {found.beyond:,.0f} times the compute of the largest run that was fitted: an extrapolation")

@@ -1,18 +1,25 @@
-"""Where and in what precision to compute, and what this machine really does: measured, never from a table."""
+"""Where and in what precision to compute, and what this machine really does: measured, never from a table.
+
+What decides how a training computes is measured once and kept in `calibration()`, so that the same command gives
+the same numbers again. Delete that file to have it measured anew.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from llmanac.core.errors import SpecError
+from llmanac.core import files
+from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.threads import cores
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -93,9 +100,49 @@ def measure_bandwidth(device: torch.device | None = None, *, megabytes: int = 25
     return best
 
 
+def calibration() -> Path:
+    """The file of what was measured of this machine; it may not exist."""
+    return files.cache_folder() / "calibration.json"
+
+
+def calibrated(what: str, measure: Callable[[], Any]) -> Any:
+    """What was measured before on this machine, with this torch and as many threads; else measured now, and kept.
+
+    Where the file cannot be written or is damaged, it is measured as if there were none.
+    """
+    known = machine()
+    name = ", ".join(f"{known[key]}" for key in ("cpu", "gpu", "threads", "torch")) + f": {what}"
+    path = calibration()
+
+    def read() -> dict[str, Any]:
+        with contextlib.suppress(LlmanacError):
+            return files.read_table(path)
+        return {}
+
+    if name not in (kept := read()):
+        value = measure()
+        kept = {name: value} | read()  # of two processes that measure at once the first decides
+        with contextlib.suppress(LlmanacError, OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, kept)
+    return kept[name]
+
+
+@functools.cache
+def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """`measure_gemm`, once for this machine: plans are made from it."""
+    rate: float = calibrated(f"FLOP/s of {dtype} on {device}", lambda: measure_gemm(dtype, device))
+    return rate
+
+
 @functools.cache
 def bfloat16_is_faster(device: str = "cpu") -> bool:
-    """Whether a bfloat16 matrix product is at least 1.2 times the float32 one on this machine (0.4 s to find out)."""
+    """Whether a bfloat16 matrix product is at least 1.2 times the float32 one, measured once for this machine."""
+    found: bool = calibrated(f"bfloat16 is faster on {device}", lambda: _bfloat16_is_faster(device))
+    return found
+
+
+def _bfloat16_is_faster(device: str) -> bool:
     target, best = torch.device(device), {torch.bfloat16: 0.0, torch.float32: 0.0}
     for _ in range(6):  # in turns: on a busy machine one long measurement each would compare two moments
         for dtype in best:

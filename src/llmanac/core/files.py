@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
 import tomllib
 from collections import Counter
@@ -34,6 +35,19 @@ T = TypeVar("T")
 DEEPEST = 128  # levels of JSON, as other readers have it
 LONG_KEY = re.compile(rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
 LEFT_FOR = 86_400.0  # seconds after which a temporary file is removed even if a process with its number runs
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made again: $LLMANAC_CACHE, else a standard place; it may not exist."""
+    if named := os.environ.get("LLMANAC_CACHE"):
+        return Path(named).expanduser()
+    if sys.platform == "win32":
+        place = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        place = "~/Library/Caches"
+    else:
+        place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(place).expanduser() / "llmanac"
 
 
 def refused(error: OSError, place: str | Path) -> LlmanacError:

@@ -16,7 +16,6 @@ import functools
 import hashlib
 import os
 import pickle
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ from numba import config
 from numba.core import caching
 
 from llmanac import __version__
+from llmanac.core.files import cache_folder
 
 VARIABLE = "LLMANAC_CACHE"
 DIGEST = 32  # bytes of SHA-256 before each part of a file
@@ -34,19 +34,9 @@ DIGEST = 32  # bytes of SHA-256 before each part of a file
 
 def folder() -> Path:
     """The folder of this version and processor; it may not exist."""
-    named = os.environ.get(VARIABLE) or config.CACHE_DIR
     processor = config.CPU_NAME or llvm.get_host_cpu_name()
-    return (Path(named).expanduser() if named else _of_user()) / f"{__version__}-{processor}"
-
-
-def _of_user() -> Path:
-    if sys.platform == "win32":
-        place = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        place = "~/Library/Caches"
-    else:
-        place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(place).expanduser() / "llmanac"
+    numbas = config.CACHE_DIR if not os.environ.get(VARIABLE) else ""
+    return (Path(numbas).expanduser() if numbas else cache_folder()) / f"{__version__}-{processor}"
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff, dump, make, patch
@@ -25,11 +24,12 @@ from llmanac.lab.axis import Arm, Axis, resolve
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
+from llmanac.lab.floor import with_floors
 from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
-from llmanac.lab.smaller import smaller_base
+from llmanac.lab.smaller import counted_speed, slower, smaller_base
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Advance, Study, Trial
 from llmanac.lab.trials import estimating
@@ -37,11 +37,12 @@ from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate, known_se
 from llmanac.lab.tune import tune
 from llmanac.lab.words import reason, settings_words
 from llmanac.train import TrainSpec
-from llmanac.train.plan import NAMES
 from llmanac.train.plan import plan as settle
+from llmanac.train.plan import settled_numerics
 
 PLAN = "plan.json"
 GLANCE = 3  # steps of the first look at how long a step takes
+SURELY = 3.0  # a step takes at least a third of what is counted
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,12 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     code = fingerprint([part for arm in asked for part in (arm.spec.model, arm.spec.objective, arm.spec.train)], CODE)
     say(_base_words(question.base, prepared))
     record = _Record(folder, question, [prepared, *texts.values()], code)
-    base = record.settled_base or _settle_base(question, trial, cache.root)
+    base = record.settled_base or _settle_base(question, trial)
     if settings := settings_words(dump(base)):
         say(f"every arm: {settings}")
     arms = resolve(base, question.axis, question.texts)
     if question.axis.name == "recipe":
-        arms = [_settle_arm(arm, base, record.settled_train(arm.label), trial, cache.root) for arm in arms]
+        arms = [_settle_arm(arm, base, record.settled_train(arm.label), trial) for arm in arms]
     if question.hold == "params":
         arms = hold_parameters(arms, base, question.axis, question.baseline, vocabulary)
     announce(arms, question.baseline, say)
@@ -141,6 +142,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
     study = question.study(arms, trial, about, initial=trial.initial)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
     result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+    with_floors(result, prepared)
     if probes:
         first = arms[0]
         model, reads = trial.stages(first).model(0), kind_of(first.spec.objective) or "causal"
@@ -199,7 +201,7 @@ def _train(recipe: Any, **changes: Any) -> Any:
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes))
 
 
-def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
+def _settle_base(question: Question, trial: TrainingTrial) -> Any:
     """The base with precision, attention form and micro-batch settled on one model, for every arm.
 
     It is the baseline's, or where that is not trained in steps, the largest that is.
@@ -209,47 +211,34 @@ def _settle_base(question: Question, trial: TrainingTrial, root: Path) -> Any:
     if not stepping:
         return question.base
     if question.axis.name == "recipe":
-        fixed = fixed_numerics(question.base.train, trial.device)
+        fixed = settled_numerics(question.base.train, trial.device)
         return _train(question.base, dtype=fixed.dtype, attention=fixed.attention)
     size = trial.prepared.tokenizer.vocab_size
     largest = max(stepping, key=lambda arm: parameters_of(arm.spec.model, size))
     arm = arms[question.baseline] if arms[question.baseline] in stepping else largest
-    settled = _settled(arm.spec.train, trial, arm, root)
+    settled = _settled(arm.spec.train, trial, arm)
     names = ("dtype", "attention", "micro_batch", "compile")
     return _train(question.base, **{name: getattr(settled, name) for name in names})
 
 
-def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTrial, root: Path) -> Arm:
+def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTrial) -> Arm:
     """Choose, once, the settings that a complete recipe leaves open."""
     if estimating.is_estimated(arm):
         return arm
-    settled = known or _settled(arm.spec.train, trial, arm, root)
+    settled = known or _settled(arm.spec.train, trial, arm)
     spec = dataclasses.replace(arm.spec, train=dataclasses.replace(settled, steps=None))
     return dataclasses.replace(arm, spec=spec, diff=diff(base, spec))
 
 
-def fixed_numerics(train: TrainSpec, device: torch.device) -> TrainSpec:
-    """The dtype of this machine and the attention form of its kind of device, where these are open.
-
-    Not by timing on the arms, which would give the same command other numbers: the forms agree to within rounding.
-    """
-    form: Any = "blocks" if device.type == "cpu" else "sdpa"
-    return dataclasses.replace(
-        train,
-        dtype=NAMES[resolve_dtype(train.dtype, device)],
-        attention=form if train.attention == "auto" else train.attention,
-    )
-
-
-def _settled(train: TrainSpec, trial: TrainingTrial, arm: Arm, root: Path) -> TrainSpec:
+def _settled(train: TrainSpec, trial: TrainingTrial, arm: Arm) -> TrainSpec:
     model, source, objective = trial.build(arm, 0)
     # Compiling is left to recipes that state it: it would change a study's step times halfway through a first run.
     open_spec = dataclasses.replace(
-        fixed_numerics(train, trial.device),
+        settled_numerics(train, trial.device),
         steps=train.steps or 1,
         compile="never" if train.compile == "auto" else train.compile,
     )
-    return settle(model, source, objective, open_spec, folder=root).spec
+    return settle(model, source, objective, open_spec).spec
 
 
 def _plan(
@@ -267,11 +256,20 @@ def _plan(
             tuning_runs=len(question.factors), min_steps=question.min_steps, stated=question.base.train.steps,
         )  # fmt: skip
 
+    stepping = estimating.trained(short)
+    speed = {arm.label: Speed(0.0, 0.0) for arm in short}
     try:
-        # A budget that is far too small is refused after a few steps, not after a calibration longer than the budget.
-        stepping = estimating.trained(short)
+        # A budget that is far too small is refused at once, by this machine's rate, or after a few steps: not after a
+        # calibration that is longer than the budget.
+        read = trial.read_outside()
+        counted = {a.label: counted_speed(a.spec, vocabulary, trial.device, read) for a in stepping}
+        speed |= counted
+        try:
+            fit({label: slower(s, 1 / SURELY) for label, s in speed.items()})
+        except BudgetError:
+            fit(speed)
         glance = known_seconds({arm.label: trial.rehearse(arm, GLANCE, work) for arm in stepping}, min)
-        speed = {arm.label: Speed(glance.get(arm.label, 0.0), 0.0) for arm in short}
+        speed |= {label: slower(s, glance[label] / s.step_seconds) for label, s in counted.items()}
         fit(speed)
         speed = calibrate(trial, short, work, steps=20 if question.min_steps >= MIN_STEPS else GLANCE)
         return fit(speed)

@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 
+from llmanac.core.device import gemm_rate, resolve_dtype
 from llmanac.core.spec import diff
 from llmanac.lab.budget import BudgetError, Speed
 from llmanac.lab.command import toml_value
 from llmanac.recipes.plan import SHAPES, parameter_count, shaped
+from llmanac.train.plan import USED, flops_per_token
 
-OVERHEAD = 0.2  # of a step's time: what no smaller model saves
+FALLS = 0.8  # a step's time falls as FLOPs to this power: smaller products reach less of the machine's rate
+SPARE = 1.5  # how much slower than expected the offered base may be: what is pasted is not to be refused again
 
 
 def smaller_base(
@@ -23,7 +26,7 @@ def smaller_base(
 
     Args:
         axis: the path that the arms vary: it is left alone.
-        speed: of the arms, as measured with this base.
+        speed: of the arms with this base.
         fit: raises BudgetError for speeds that do not fit.
     """
     model = base.model
@@ -37,15 +40,27 @@ def smaller_base(
         moved = {f"model.{path}": new for path, (_, new) in diff(model, small).items()}
         if any(path == axis or path.startswith(f"{axis}.") for path in moved):
             continue
-        scale = OVERHEAD + (1 - OVERHEAD) * _flops(small, vocabulary, base.train.length) / flops
+        scale = SPARE * (_flops(small, vocabulary, base.train.length) / flops) ** FALLS
         try:
-            fit({arm: Speed(s.step_seconds * scale, s.fixed_seconds * scale) for arm, s in speed.items()})
+            fit({arm: slower(s, scale) for arm, s in speed.items()})
         except BudgetError:
             continue
         return " ".join(f"-s {shlex.quote(f'{path}={toml_value(value)}')}" for path, value in moved.items())
     return ""
 
 
+def counted_speed(recipe: Any, vocabulary: int, device: torch.device, read: float) -> Speed:
+    """How fast steps should be by this machine's rate, before any was computed; `read` tokens are read outside them."""
+    rate = USED * gemm_rate(resolve_dtype(recipe.train.dtype, device), device)
+    a_token = _flops(recipe.model, vocabulary, recipe.train.length) / rate
+    return Speed(recipe.train.batch_tokens * a_token, read * a_token / 3)  # a forward pass is a third of a step
+
+
+def slower(speed: Speed, times: float) -> Speed:
+    """The same work on a machine so many times as slow."""
+    return Speed(speed.step_seconds * times, speed.fixed_seconds * times)
+
+
 def _flops(model: Any, vocabulary: int, length: int) -> float:
     with torch.device("meta"):
-        return float(model.build(vocab_size=vocabulary).flops_per_token(length))
+        return flops_per_token(model.build(vocab_size=vocabulary), length)

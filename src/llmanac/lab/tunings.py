@@ -24,12 +24,13 @@ from llmanac.core.spec import diff, dump, make, patch
 from llmanac.lab.axis import Arm, resolve
 from llmanac.lab.budget import BudgetError, Plan, Speed, make_plan
 from llmanac.lab.cache import Cache, digest
-from llmanac.lab.controlled import PLAN, Question, announce, fixed_numerics, progress, say_plan, with_steps
+from llmanac.lab.controlled import PLAN, Question, announce, progress, say_plan, with_steps
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.trials.tuning import Tried, TuningTrial, step_seconds, step_tokens
 from llmanac.lab.tune import tune as sweep
 from llmanac.lab.words import settings_words
 from llmanac.recipes.tune import RECIPE, TuneSpec, Tuning, is_tuning, own_rate, trained_before
+from llmanac.train.plan import settled_numerics
 
 FEWEST = 4  # steps of a tuning that says anything
 GLANCE = 3  # steps that are timed
@@ -76,7 +77,7 @@ def run_tunings(question: Question, folder: Path, cache: Cache, say: Say) -> dic
         raise SpecError(f"--hold {question.hold}: arms that tune one model read the same rows; leave --hold out")
     if not base.rows.held_out:
         raise SpecError("rows.held_out: 0 leaves nothing to measure the arms on; set it, e.g. to 0.1")
-    fixed = fixed_numerics(base.train, resolve_device("auto"))
+    fixed = settled_numerics(base.train, resolve_device("auto"))
     base = dataclasses.replace(
         base, train=dataclasses.replace(fixed, compile=base.train.compile.replace("auto", "never"))
     )

@@ -49,7 +49,12 @@ def plural(count: int, word: str) -> str:
 
 
 def verdict(comparison: Mapping[str, Any], replicate: str) -> str:
-    """The verdict, and what an inconclusive one would need."""
+    """The verdict, what an inconclusive one would need, and whether a count does better than what is compared."""
+    found = _verdict(comparison, replicate)
+    return f"{found}, {comparison['beaten']}" if comparison.get("beaten") else found
+
+
+def _verdict(comparison: Mapping[str, Any], replicate: str) -> str:
     word = comparison["verdict"]
     if comparison.get("refused"):
         return f"{word} ({comparison['refused']})"
@@ -160,6 +165,16 @@ def adjusted(result: Result) -> str:
 def warnings(result: Result) -> list[str]:
     """What a reader must know before the numbers."""
     out = []
+    if (floors := result.get("floors")) and floors["beaten"]:
+        out.append(
+            f"A count beats {', '.join(floors['beaten'])}: gzip needs {floors['gzip']:.3f} bits per byte of this text, "
+            f"a byte 5-gram {floors['ngram-5']:.3f}. What is better at this level may change with training."
+        )
+    if result["kind"] == "tokenizer" and len({cost.get("vocabulary") for cost in result["costs"].values()}) > 1:
+        out.append(
+            "The vocabularies differ in size, and a larger one has longer tokens by itself: compare bytes a token at "
+            "equal vocabularies."
+        )
     if result.get("stopped"):
         out.append(f"{result['stopped']}.")
     if result["kind"] == "recipe":

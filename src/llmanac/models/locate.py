@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from llmanac.core import files
 from llmanac.core.errors import CheckpointError
+from llmanac.core.progress import say_once
 from llmanac.models._folder import CONFIG
 
 GGUF = ".gguf"
 ASSISTANT = "assistant"  # the folder in a run that holds its assistant
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+STOPPED = "stopped.json"  # in the folder of a model whose training has not ended
+
+
+def say_stopped(folder: Path) -> None:
+    """Say that the model in a folder is that of a training that was stopped, where it is."""
+    if (folder / STOPPED).is_file():
+        found = files.read_table(folder / STOPPED)
+        say_once(f"{folder}: stopped at step {found.get('step')} of {found.get('steps')}; --resume would go on with it")
 
 
 def locate(path: str | Path) -> tuple[str, str]:
@@ -47,6 +59,7 @@ def locate(path: str | Path) -> tuple[str, str]:
         model = folder / part
         if (model / CONFIG).exists():
             own = (model / "tokenizer.json").exists()
+            say_stopped(model)
             return str(model), str(model if own else folder / "tokenizer")
     if "_Pooling" in folder.resolve().name and (parent := folder.resolve().parent / CONFIG).exists():
         raise CheckpointError(f"{path}: says how vectors are pooled; give the model's folder, {parent.parent}")

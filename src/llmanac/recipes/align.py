@@ -208,7 +208,7 @@ class Preferred(Aligning):
                 bar.advance(end - at)
         return Items(sums, units)
 
-    def _keep(self) -> None:
+    def _keep(self, stopped: Mapping[str, Any] | None = None) -> None:
         if isinstance(self.model, ScalarModel) and self.asked.adapter is not None:
             from llmanac.adapters import applied
 
@@ -216,7 +216,7 @@ class Preferred(Aligning):
                 change.merge()
         if isinstance(self.model, ScalarModel):
             self._normalise()
-        super()._keep()
+        super()._keep(stopped)
 
     @torch.no_grad()
     def _normalise(self) -> None:

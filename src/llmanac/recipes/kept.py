@@ -73,16 +73,20 @@ def kept_recipe(
             yield place
         except LlmanacError:
             if not resume and place.is_dir() and {p.name for p in place.iterdir()} <= BEFORE_TRAINING:
-                _discard(place, there)  # refused, for its data as a rule: the corrected command can have the folder
+                discard(place, there)  # refused, for its data as a rule: the corrected command can have the folder
             raise
 
 
-def _discard(place: Path, there: bool) -> None:
-    """Delete what was written before the training, and the folder too unless it was there before."""
+def discard(place: Path, there: bool, kept: str = LOCK) -> None:
+    """Delete what a refused run wrote into its folder, and the folder too unless it was there before (and was empty).
+
+    Args:
+        kept: what names of files begin with that were there before, and stay.
+    """
     with contextlib.suppress(OSError):
-        shutil.rmtree(place / "tokenizer", ignore_errors=True)
-        for name in (RECIPE, CHANGES):
-            (place / name).unlink(missing_ok=True)
+        for path in place.iterdir():
+            if path.name != LOCK and not path.name.startswith(kept):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not there:
             (place / LOCK).unlink(missing_ok=True)
             place.rmdir()

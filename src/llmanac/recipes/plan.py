@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from llmanac.core.device import measure_gemm, resolve_dtype
+from llmanac.core.device import gemm_rate, resolve_dtype
 from llmanac.core.types import Batch
+from llmanac.train.plan import USED
 
 TOKENS_PER_PARAMETER = 2.5
-USED = 0.27  # fraction of the measured matrix-product rate that an uncompiled training step of this size reaches
 TURNS = 6  # steps that each number of threads is tried for; the first only allocates
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
     (64, 2, 2, 1), (96, 3, 2, 1), (128, 3, 2, 1), (128, 4, 2, 1), (160, 4, 5, 1), (192, 4, 3, 1), (192, 6, 3, 1),
@@ -30,7 +30,7 @@ SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
 
 def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device) -> tuple[Any, dict[str, float]]:
     """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from."""
-    rate = USED * measure_gemm(resolve_dtype("auto", device), device)
+    rate = USED * gemm_rate(resolve_dtype("auto", device), device)
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
     shapes = [shaped(model, shape) for shape in SHAPES]
     chosen = min(shapes, key=lambda spec: abs(math.log(parameter_count(spec, vocab_size) / wanted)))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.core.progress import Report, time_without_once
+from llmanac.recipes.kept import discard
 from llmanac.recipes.multimodal import Multimodal, MultimodalRecipe, is_multimodal
 from llmanac.recipes.multimodal import run_named as run_pictures
 from llmanac.recipes.rlhf import Rlhf, RlhfSpec, is_rlhf, run_named
@@ -92,6 +91,7 @@ def run(
     try:
         from llmanac.core.device import resolve_device
         from llmanac.recipes.stages import Pipeline
+        from llmanac.train.plan import Plan
         from llmanac.train.team import team
     except KeyboardInterrupt:
         raise NothingKept from None
@@ -118,28 +118,16 @@ def run(
         try:
             with team(resolved.spec.parallel, resolve_device(resolved.spec.device)) as ranks:
                 finished, results = Pipeline(resolved, place, began, report=report, team=ranks).run()
-        except DataError:
-            if (
-                not resume and not (place / "manifest.json").is_file()
-            ):  # the text cannot be used: there is nothing to go on with
-                _discard(place, there)
+        except LlmanacError:
+            if not resume and not Plan.made(place / "pretrain"):  # refused: the corrected command can have the folder
+                discard(place, there)
             raise
         except KeyboardInterrupt:
             if not (place / STATE).is_file():
-                _discard(place, there)
+                discard(place, there)
                 raise NothingKept from None
             raise
     return Run(place, finished, results)
-
-
-def _discard(place: Path, there: bool) -> None:
-    """Delete the files of a run without text, and the folder too unless it existed before."""
-    with contextlib.suppress(OSError):
-        (place / STATE).unlink(missing_ok=True)
-        shutil.rmtree(place / "text", ignore_errors=True)
-        if _is_empty(place) and not there:
-            (place / LOCK).unlink(missing_ok=True)
-            place.rmdir()
 
 
 def _is_empty(place: Path) -> bool:

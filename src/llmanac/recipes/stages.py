@@ -13,7 +13,7 @@ import torch
 
 from llmanac import __version__
 from llmanac.core import files, spec
-from llmanac.core.device import resolve_device
+from llmanac.core.device import calibrated, resolve_device
 from llmanac.core.errors import DataError
 from llmanac.core.progress import Report
 from llmanac.data.collect import Corpus
@@ -31,10 +31,10 @@ from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
-from llmanac.train.plan import CALIBRATION_SHARE
 
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
 RESTORE_FILE = "restore the file to go on, or start a new run with --folder and without --resume"
+THREADS_SHARE = 0.05  # of the budget: to see how many threads are fastest
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
@@ -218,15 +218,18 @@ class Pipeline:
         self.save()
 
     def _plan_threads(self, budget: float) -> None:
-        """How many threads the training uses; a resumed run uses as many, since sums depend on it."""
+        """How many threads the training uses: measured once for a size, and kept, since sums depend on it."""
         if "threads" not in self.planned:
             train = self.spec.train
             rows = max(1, train.batch_tokens // train.length)
             most = torch.get_num_threads()
-            self.planned["threads"], taken = fastest_threads(
-                self.base, rows=rows, length=train.length, most=most, seconds=CALIBRATION_SHARE * budget
+            size = f"{self.base.parameter_count():,} parameters, {rows} rows of {train.length} tokens"
+            self.planned["threads"], self.planned["threads_seconds"] = calibrated(
+                f"threads for {self.spec.model.name}, {size}",
+                lambda: fastest_threads(
+                    self.base, rows=rows, length=train.length, most=most, seconds=THREADS_SHARE * budget
+                ),
             )
-            self.planned["threads_seconds"] = taken
             self.save()
         if self.device.type == "cpu":
             torch.set_num_threads(self.planned["threads"])

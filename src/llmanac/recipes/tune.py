@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +22,9 @@ from llmanac.adapters import AdapterSpec
 from llmanac.adapters.load import save_adapter
 from llmanac.core import files, spec
 from llmanac.core.device import resolve_device
-from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.core.progress import Report, progress
+from llmanac.core.progress import Report, progress, time_without_once
 from llmanac.core.spec import Spec, make_method
 from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
@@ -33,23 +32,28 @@ from llmanac.metrics._items import Items
 from llmanac.models.freeze import freeze
 from llmanac.models.lm._base import TrainedModel
 from llmanac.models.load import load_model
-from llmanac.models.locate import locate
+from llmanac.models.locate import STOPPED, locate
 from llmanac.models.save import save_model
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
 from llmanac.recipes.chat_rows import can_chat
+from llmanac.recipes.kept import discard
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import Prepared, RowsSpec, few, prepare
 from llmanac.recipes.tuned import Tuned, results
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
+from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
 from llmanac.train.plan import Plan
 
 RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
 TEACHER = "teacher"  # what the names of files with a teacher's answers begin with
 EVALUATED = 200  # held-out rows scored before and after
+MEASURED_SHARE = 0.05  # of a budget, for the held-out rows before the training
+FEWEST = 4  # held-out rows that are measured anyway
+TRAINED_SHARE = 0.1  # of a budget, for the training, at least
 STEPS_AN_EPOCH = 8  # at least, where there are enough rows
 TUNING: dict[str, Any] = {
     "name": "adamw",
@@ -116,9 +120,9 @@ def run_in(make: Callable[[Path], Tuning], asked: TuneSpec, place: Path, resume:
             tuning = make(place)
             with team(asked.parallel, torch.device(tuning.device)) as tuning.team:
                 return tuning.run(budget)
-        except (SpecError, DataError):
-            if not (place / "training").exists() and not there:
-                shutil.rmtree(place, ignore_errors=True)  # nothing was trained: nothing to go on with
+        except LlmanacError:
+            if not resume and not Plan.made(place / "training"):  # the corrected command can have the folder
+                discard(place, there, TEACHER)
             raise
 
 
@@ -147,7 +151,7 @@ def _check(asked: TuneSpec, place: Path, resume: bool) -> None:
         return
     before = spec.make(type(asked), files.read_toml(stored), str(stored))
     for path, (old, new) in spec.diff(before, asked).items():
-        if path.startswith("parallel."):  # how it is computed
+        if path.startswith("parallel.") or path == "train.steps":  # how it is computed; the training says what may be
             continue
         raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed tuning keeps its recipe ({stored})")
 
@@ -158,6 +162,7 @@ class Tuning:
     measures = "loss, nats a token"
     label = "tune"
     team: Any = None  # the ranks that compute the steps; this process alone
+    allowed, measured = math.inf, 0.0  # seconds that measuring may take before the training, and has taken
 
     def __init__(self, asked: TuneSpec, place: Path, device: str, report: Report) -> None:
         self.asked, self.place, self.report = asked, place, report
@@ -165,9 +170,11 @@ class Tuning:
         self.model_place, tokens = locate(asked.model)
         self.tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
         self.model: Any = None
+        self.compared: dict[str, int] = {}  # held-out rows that were measured before and are so after, by file
 
     def run(self, budget: float | None) -> Tuned:
-        """Read the rows, load, train, measure, write."""
+        """Read the rows, load, train, measure, write; the budget is for all of it."""
+        began, self.allowed = time_without_once(), math.inf if budget is None else MEASURED_SHARE * budget
         rows = self.read()
         objective = self.objective()
         if self.team is not None:
@@ -183,13 +190,18 @@ class Tuning:
         plain = reader(self.asked.objective, self.tokenizer) if taught and rows.held_out else None
         before = self._measure(objective, rows, "before")
         answers = [] if plain is None else [self._measure(plain, rows, "before", "answers.json")]
-        self.report("planning: a few steps are timed first")
-        done = train(
-            self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
-            label=self.label, report=self.report, team=self.team,
-        )  # fmt: skip
+        if budget is not None:  # measuring afterwards takes as long as it did before
+            budget = max(TRAINED_SHARE * budget, budget - (time_without_once() - began) - self.measured)
+        try:
+            done = train(
+                self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
+                label=self.label, report=self.report, team=self.team,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            self._keep_stopped()
+            raise
         after = self._measure(objective, rows, "after")
-        losses = (answers[0].mean, self._measure(plain, rows, "after").mean) if answers else None
+        losses = (answers[0].mean, self._measure(plain, rows, "after", "answers.json").mean) if answers else None
         every = list({id(p): p for p in self.model.parameters()}.values())
         moved = sum(p.numel() for p in every if p.requires_grad)
         total = sum(p.numel() for p in every)
@@ -293,10 +305,22 @@ class Tuning:
         place = self.place / "data" / kept
         if when == "before" and place.is_file():
             stored = files.read_table(place)
+            self.compared[kept] = stored.get("rows", EVALUATED)
             return Items(stored["sums"], stored["units"]) if stored["sums"] else None
-        found = self.values(objective, rows.held_out[:EVALUATED], f"measure {when}")
+        begin, some = time_without_once(), rows.held_out[:EVALUATED]
+        if when == "after":
+            some = some[: self.compared.get(kept)]
+        elif len(some) > FEWEST and self.allowed < math.inf:
+            self.values(objective, some[:FEWEST], "measure a few")
+            fit = int(FEWEST * self.allowed / max(time_without_once() - begin, 1e-9))
+            if fit < len(some):
+                self.report(f"measure: {max(fit, FEWEST)} of {len(some)} held-out rows are measured: time is short")
+            some = some[: max(fit, FEWEST)]
+        found = self.values(objective, some, f"measure {when}")
+        self.measured += time_without_once() - begin
         if when == "before":
-            files.write_json(place, {"sums": list(found.sums), "units": list(found.units)})
+            self.compared[kept] = len(some)
+            files.write_json(place, {"sums": list(found.sums), "units": list(found.units), "rows": len(some)})
         return found
 
     def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
@@ -311,7 +335,14 @@ class Tuning:
                 bar.advance(1)
         return Items(sums, units)
 
-    def _keep(self) -> None:
+    def _keep_stopped(self) -> None:
+        """Write what a stopped training has reached, with a note that says so; the finished model replaces it."""
+        steps = Checkpoints(self.place / "training" / "checkpoints").steps()
+        made = Plan.read(self.place / "training")
+        if steps and made is not None:
+            self._keep({"step": steps[-1], "steps": made.spec.steps})
+
+    def _keep(self, stopped: Mapping[str, Any] | None = None) -> None:
         """Write what was trained, with the tokenizer."""
         with files.atomic_folder(self.place / MODEL) as folder:
             if not isinstance(self.model, TrainedModel):
@@ -322,6 +353,8 @@ class Tuning:
                 base = str(Path(self.model_place).resolve()) if Path(self.model_place).exists() else self.model_place
                 save_adapter(self.change, folder, base=base)
             self.tokenizer.save(folder)
+            if stopped is not None:
+                files.write_json(folder / STOPPED, stopped)
 
 
 def trained_before(asked: TuneSpec, *seeds: int) -> str | None:

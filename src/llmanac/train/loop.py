@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ class _Run:
         found = checkpoints.latest() if resume else None
         if not resume and checkpoints.steps():
             checkpoints.clear()
-        made = self._plan(spec, resume, found is not None, budget)
+        made = self._plan(spec, resume, found.step if found else None, budget)
         spec = made.spec
         set_attention(self.model, spec.attention)
         set_recompute(self.model, spec.recompute)
@@ -178,7 +179,7 @@ class _Run:
         self.trained.modules.train()
         flops = _flops_per_token(self.model, spec.length)
         result, rate, steps = None, _Rate(), spec.steps or 0
-        clock = pace.Pace(budget, self._elapsed()) if budget and made.open else None
+        clock = pace.Pace(budget, self._elapsed(), settled=made.settled_at < math.inf) if budget and made.open else None
         every = made.checkpoint_every
         metrics = Metrics(self.folder, step=self.step)
         try:
@@ -197,11 +198,13 @@ class _Run:
                     used = rate.value() * flops / made.gemm if flops and made.gemm else None
                     self._log(metrics, result, lr_scale, seconds, used)
                     notes = {**getattr(self.source, "noted", {}), "loss": result.loss}
-                    bar.advance(1, **notes, **{"tok/s": f"{rate.value():,.0f}"}, **_mfu_note(used))
-                    better, begin = False, pace.now()
-                    if evaluate and (self.step % (evaluate_every or every) == 0 or self.step == steps):
+                    bar.advance(
+                        1, **notes, **{"tok/s": f"{rate.value():,.0f}"}, **({"mfu": f"{used:.0%}"} if used else {})
+                    )
+                    better, begin, early = False, pace.now(), self.step <= made.settled_at
+                    if evaluate and (self.step == steps or (self.step % (evaluate_every or every) == 0 and not early)):
                         better = self._evaluate(evaluate, metrics)
-                    if better or self.step % every == 0 or self.step == steps:
+                    if better or self.step == steps or (self.step % every == 0 and not early):
                         self._save(checkpoints, spec)
                         if clock:
                             clock.paused(pace.now() - begin)
@@ -210,7 +213,7 @@ class _Run:
                         made = self._paced(clock, made, every, label)
                     if made.spec is not spec:
                         spec = made.spec
-                        bar.total = steps = spec.steps or 0
+                        bar.total, every = (steps := spec.steps or 0), made.checkpoint_every
                         schedule = pace.revised(planned, made.first_steps, made.revisions)
                 if interrupted.is_set():
                     self._interrupted(checkpoints, spec)
@@ -227,13 +230,22 @@ class _Run:
             rate.value() or None, used, checkpoints.path(self.saved_at), self.evaluated,
         )  # fmt: skip
 
-    def _plan(self, spec: TrainSpec, resume: bool, begun: bool, budget: float | None) -> Plan:
-        """The plan of the run that is resumed, or a new one, written before the first step."""
+    def _plan(self, spec: TrainSpec, resume: bool, begun: int | None, budget: float | None) -> Plan:
+        """The plan of the run that is resumed, or a new one, written before the first step.
+
+        Args:
+            begun: how many steps are done; None where there is no checkpoint.
+        """
         old = Plan.read(self.folder) if resume else None
         if old is not None and old.revisions and spec.steps == old.first_steps:
             spec = dataclasses.replace(spec, steps=old.spec.steps)
         changed = {} if old is None else _changes(spec, old.spec)
-        if changed and begun:
+        if old is not None and begun is not None and set(changed) == {"steps"} and begun < (spec.steps or 0) < old.last:
+            made = old.revise(pace.Revision(begun, old.last, spec.steps or 0, old.step_seconds or 0.0))
+            made.save(self.folder)
+            self.report(f"{self.folder}: ends after {made.last} steps instead of {old.last}")
+            return made
+        if changed and begun is not None:
             path, (value, before) = next(iter(changed.items()))
             raise SpecError(
                 f"train.{path}: {value!r} was asked for, but the run in {self.folder} uses {before!r}; "
@@ -246,10 +258,7 @@ class _Run:
                     "the result may differ in the last bits"
                 )
             return old
-        made = plan(
-            self.model, self.source, self.objective, spec, budget=budget, folder=self.folder,
-            generators=self.generators,
-        )  # fmt: skip
+        made = plan(self.model, self.source, self.objective, spec, budget=budget, generators=self.generators)
         made.save(self.folder)
         if made.measured.get("wants_compiler"):
             self.report(NO_COMPILER)
@@ -269,7 +278,8 @@ class _Run:
             return made
         revision = made.revise(due)
         revision.save(self.folder)
-        self.report(pace.sentence(label, due, made.step_seconds, clock.budget))
+        settled = made.settled_at < math.inf
+        self.report(pace.sentence(label, due, made.step_seconds, clock.budget, settled=settled))
         return revision
 
     def _compile(self, spec: TrainSpec) -> None:
@@ -383,10 +393,6 @@ class _Rate:
         if self.seconds:
             return self.tokens / self.seconds
         return self.first[0] / self.first[1] if self.first and self.first[1] else 0.0
-
-
-def _mfu_note(used: float | None) -> dict[str, str]:
-    return {"mfu": f"{used:.0%}"} if used else {}
 
 
 def _flops_per_token(model: Any, length: int) -> float | None:

@@ -1,8 +1,9 @@
 """Time budgets: whether a training will end in time, and how many steps it takes if not.
 
-Steps are planned from a speed measured before the first of them. Other load on the machine moves the end, so a training
-measures its speed as it runs and revises its number of steps. A revision names the step from which it counts and is
-written to plan.json before that step: a resumed training reads it there and takes the very same steps.
+The first number of steps is an estimate; the training's own first steps are timed, and replace it. Other load on the
+machine moves the end, so a training measures its speed as it runs and revises its number of steps. A revision names the
+step from which it counts and is written to plan.json before that step: a resumed training reads it there and takes the
+very same steps.
 
 The learning rate continues from its current value. With `n` steps planned and the schedule at position `p`, a revision
 at step `r` to `m` steps moves the rest of the schedule over the rest of the steps:
@@ -24,6 +25,7 @@ from llmanac.train.schedules import Schedule
 
 LOOK = 0.03  # fraction of the budget between two looks
 SHORTEST = 0.5  # seconds between two looks, at least: shorter ones see the disk and not the speed
+FIRST = 0.1  # fraction of the budget, or of the estimated steps, after which an estimate is replaced at the latest
 LOOKS = 3  # the speed is that of so many of the last looks: one slow moment is no slow machine
 BREAK = 2.0  # unless a step takes so many times as long as over those looks: then only the last one counts
 EARLY, LATE = 0.85, 1.06  # an expected end between these fractions of the budget is left as it is
@@ -74,10 +76,11 @@ class Pace:
     Args:
         budget: seconds that the training may take in all its sessions.
         spent: those that earlier sessions took, and what this one took until now.
+        settled: whether the number of steps is more than an estimate.
     """
 
-    def __init__(self, budget: float, spent: float = 0.0) -> None:
-        self.budget = budget
+    def __init__(self, budget: float, spent: float = 0.0, *, settled: bool = True) -> None:
+        self.budget, self._settled = budget, settled
         self._began = now() - spent
         self._looked = self._began
         self._looks: deque[tuple[float, int]] = deque(maxlen=LOOKS)
@@ -95,6 +98,8 @@ class Pace:
         self._steps += 1
         if self._first:
             self._first = False
+            if not self._settled and now() - self._looked > FIRST * self.budget:
+                return  # there may be no time for another to be timed
             self._begin()
 
     def paused(self, seconds: float) -> None:
@@ -107,9 +112,12 @@ class Pace:
     def look(self, step: int, steps: int, every: int) -> Revision | None:
         """The revision that is due after `step` of `steps` steps, with a pause after every `every`; None for none.
 
-        A training that is late gets fewer steps, never more, and one that is early gets more.
+        A training that is late gets fewer steps, never more, and one that is early gets more. An estimate is replaced
+        as soon as there is something to see.
         """
-        if not self._steps or now() - self._looked < max(SHORTEST, LOOK * self.budget):
+        apart = SHORTEST, LOOK * self.budget
+        waited = now() - self._looked >= (max(apart) if self._settled else min(apart))
+        if not self._steps or not (waited or (not self._settled and step >= FIRST * steps)):
             return None
         self._looks.append((now() - self._looked - self._paused, self._steps))
         self._begin()
@@ -117,12 +125,13 @@ class Pace:
         pauses = min(self._pause * -(-(steps - step) // every), PAUSES * max(0.0, self.budget - self.elapsed))
         left = steps - step
         ends = (self.elapsed + left * a_step + pauses) / self.budget
-        if EARLY <= ends <= LATE or not a_step:
+        if not a_step or (self._settled and EARLY <= ends <= LATE):
             return None
         room = max(SPARE * self.budget - self.elapsed - pauses, FLOOR * self.budget)
         fitting = max(1, int(room / a_step))
-        if (fitting < left) != (ends > LATE) or fitting == left:
+        if self._settled and ((fitting < left) != (ends > LATE) or fitting == left):
             return None
+        self._settled = True
         return Revision(step, steps, step + fitting, a_step)
 
     def _step_seconds(self) -> float:
@@ -134,8 +143,12 @@ class Pace:
         return mean
 
 
-def sentence(label: str, revision: Revision, planned: float | None, budget: float) -> str:
-    """The message about a revision."""
+def sentence(label: str, revision: Revision, planned: float | None, budget: float, *, settled: bool = True) -> str:
+    """The message about a revision; of the first one where the steps were an estimate, with `settled` false."""
+    if not settled:
+        return (
+            f"{label}: a step takes {revision.step_seconds:.2g} s, so {revision.steps:,} steps fit into {budget:.0f} s"
+        )
     against = f" (planned: {planned:.2g} s)" if planned else ""
     return (
         f"{label}: a step takes {revision.step_seconds:.2g} s{against}, so {revision.steps:,} steps instead of "

@@ -1,15 +1,17 @@
-"""What has to be measured before the first step: precision, attention form, micro-batch, compiling, and, for a time
-budget, the number of steps. The plan is written down; a resumed run and every arm of a comparison reuse it, so that no
-result depends on how busy the machine is when it is computed again.
+"""What has to be settled before the first step: precision, attention form, micro-batch, compiling, and, for a time
+budget, a first number of steps. No step is computed for it: the form follows from the device, the rest from what is
+kept of this machine (`core.device.calibrated`). The plan is written down; a resumed run and every arm of a comparison
+reuse it.
+
+The steps of a budget are an estimate until the training's own first steps have been timed (`pace`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import statistics
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,23 +19,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmanac.core.device import has_compiler, measure_gemm, resolve_dtype
+from llmanac.core.device import DTYPES, calibration, gemm_rate, has_compiler, resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
 from llmanac.train import TrainSpec
 from llmanac.train._calibration import preserve_all, trial_rows
 from llmanac.train._random import Generator
-from llmanac.train._step import Stepper
-from llmanac.train._trained import optimized, trained_modules
-from llmanac.train.autotune import attention_form, synchronize
-from llmanac.train.pace import SPARE, Revision, as_json
+from llmanac.train.pace import Revision, as_json
 
 FILE = "plan.json"
 MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
-CALIBRATION_STEPS = 5
-CALIBRATION_SECONDS = 3.0  # for each of the two measurements, at most
-CALIBRATION_SHARE = 0.05  # of a budget, likewise
+USED = 0.27  # fraction of the measured matrix-product rate that an uncompiled training step reaches
+FEWEST = 20  # steps that a budget is first taken to fit: fewer would have no warm-up if they turn out to be more
 COMPILE_SECONDS = 600.0  # a run must be longer for torch.compile to pay for itself
 NAMES: dict[torch.dtype, Any] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
 
@@ -44,9 +42,9 @@ class Plan:
 
     Attributes:
         spec: steps, micro_batch, dtype, attention and compile are all settled; steps as last revised.
-        step_seconds: one step, measured, uncompiled; None where nothing had to be measured.
+        step_seconds: one step, by the first ones of the training; None until they are done, and without a budget.
         gemm: FLOP/s of this machine's best matrix product in that dtype.
-        measured: seconds of each attention form, notes on what was decided.
+        measured: what was decided from what; `estimated_steps` where a budget decides the steps.
         revisions: changes of the number of steps while the training ran (`pace`), in their order.
         ended: whether the last step was done: nothing is revised any more, also where it is computed again.
     """
@@ -64,9 +62,22 @@ class Plan:
         return self.revisions[0].before if self.revisions else self.spec.steps or 0
 
     @property
+    def last(self) -> int:
+        """The number of steps as last revised."""
+        return self.spec.steps or 0
+
+    @property
+    def settled_at(self) -> float:
+        """The step from which an estimate of the steps was replaced; 0 where there was none, infinite before that."""
+        if "estimated_steps" not in self.measured:
+            return 0
+        return self.revisions[0].step if self.revisions else math.inf
+
+    @property
     def checkpoint_every(self) -> int:
-        """Steps between checkpoints. No revision moves them: a run done again stops at the same ones."""
-        return self.spec.checkpoint_every or max(1, self.first_steps // 10)
+        """Steps between checkpoints. Only the end of an estimate moves them: a run done again has the same ones."""
+        steps = self.revisions[0].steps if self.revisions and self.settled_at else self.first_steps
+        return self.spec.checkpoint_every or max(1, steps // 10)
 
     @property
     def open(self) -> bool:
@@ -76,7 +87,8 @@ class Plan:
     def revise(self, revision: Revision) -> Plan:
         """The plan with one revision more."""
         spec = dataclasses.replace(self.spec, steps=revision.steps)
-        return dataclasses.replace(self, spec=spec, revisions=(*self.revisions, revision))
+        seconds = self.step_seconds or revision.step_seconds
+        return dataclasses.replace(self, spec=spec, step_seconds=seconds, revisions=(*self.revisions, revision))
 
     def save(self, folder: Path) -> None:
         """Write plan.json."""
@@ -84,10 +96,15 @@ class Plan:
         later = {"revisions": [as_json(r) for r in self.revisions], "ended": self.ended}
         write_json(folder / FILE, {"train": dump(self.spec), **own, **later})
 
+    @staticmethod
+    def made(folder: Path) -> bool:
+        """Whether a training in this folder was planned, and so may have begun."""
+        return (folder / FILE).is_file()
+
     @classmethod
     def read(cls, folder: Path) -> Plan | None:
         """The plan in a folder; None where there is none."""
-        if not (folder / FILE).is_file():
+        if not cls.made(folder):
             return None
         data = read_table(folder / FILE)
         return cls(
@@ -103,13 +120,9 @@ def plan(
     spec: TrainSpec,
     *,
     budget: float | None = None,
-    folder: Path | None = None,
     generators: Mapping[str, Generator] | None = None,
 ) -> Plan:
-    """Settle a TrainSpec by measuring; the models, the objective, the source and all random states stay as they were.
-
-    Measured are the rows of the source's `sample_rows`, where it has that; then a step's seconds leave out what its
-    rows cost, and a budget is kept by later revisions (`pace`). Other sources are drawn from and restored.
+    """Settle a TrainSpec; the models, the objective, the source and all random states stay as they were.
 
     Args:
         budget: seconds that the training may take; decides `steps` where the spec leaves them open, and makes them
@@ -117,68 +130,60 @@ def plan(
         generators: further generators that the source or the model draws from, besides the objective's.
 
     Raises:
-        SpecError: neither steps nor a budget, or a budget too small for a single step.
+        SpecError: neither steps nor a budget.
     """
     if spec.steps is None and budget is None:
         raise SpecError("train.steps: set it, or give a time budget (--budget 5m)")
     start = time.perf_counter()
     device = next(model.parameters()).device
-    dtype = resolve_dtype(spec.dtype, device)
-    limit = CALIBRATION_SECONDS if budget is None else min(CALIBRATION_SECONDS, CALIBRATION_SHARE * budget)
-    modules = trained_modules(model, objective)
-    with preserve_all(model, objective, generators), trial_rows(source) as draw:
-        rows = draw()
+    spec = settled_numerics(spec, device)
+    if spec.micro_batch is None:
+        with preserve_all(model, objective, generators), trial_rows(source) as draw:
+            rows = len(draw())
         couples = getattr(objective, "couples_batch", False)
-        micro = spec.micro_batch or (len(rows) if couples else default_micro_batch(len(rows), spec.length))
-        spec = dataclasses.replace(spec, micro_batch=micro, dtype=NAMES[dtype])
-        spec = dataclasses.replace(spec, optimizer=spec.optimizer.settle(device))
-        optimizer = spec.optimizer.build(model=optimized(modules))
-        stepper = Stepper(
-            model, objective, optimizer, micro_batch=micro, clip=spec.clip, dtype=dtype, folder=folder or Path()
-        )
-        modules.train()
-        set_recompute(model, spec.recompute)
-        measured: dict[str, Any] = {}
-        if spec.attention == "auto":
-            form, seconds = attention_form(model, stepper, rows, seconds=limit)
-            spec = dataclasses.replace(spec, attention=form)
-            measured["attention_seconds"] = seconds
-        set_attention(model, spec.attention)
-        seconds_a_step = None
-        if spec.steps is None or spec.compile == "auto":
-            seconds_a_step = _step_seconds(stepper, draw, rows, limit)
-    gemm = _gemm(dtype, device) if dtype in (torch.float32, torch.bfloat16) else None
-    if spec.steps is None and budget is not None and seconds_a_step is not None:
-        left = SPARE * budget - (time.perf_counter() - start)
-        steps = int(left / seconds_a_step)
-        if steps < 1:
-            raise SpecError(
-                f"budget: {budget:.0f} s is too little: measuring took {time.perf_counter() - start:.1f} s, one step "
-                f"takes {seconds_a_step:.1f} s; give more time or lower train.batch_tokens"
-            )
-        spec = dataclasses.replace(spec, steps=steps)
+        spec = dataclasses.replace(spec, micro_batch=rows if couples else default_micro_batch(rows, spec.length))
+    gemm = gemm_rate(DTYPES[spec.dtype], device)
+    a_step = spec.batch_tokens * flops_per_token(model, spec.length) / (USED * gemm)
+    measured: dict[str, Any] = {"calibration": str(calibration())}
     if budget is not None:
         measured["budget_seconds"] = budget
+        if spec.steps is None:
+            measured["estimated_steps"] = max(FEWEST, int(budget / a_step))
+            spec = dataclasses.replace(spec, steps=measured["estimated_steps"])
     if spec.compile == "auto":
-        long = seconds_a_step is not None and (spec.steps or 0) * seconds_a_step > COMPILE_SECONDS
+        long = (budget or (spec.steps or 0) * a_step) > COMPILE_SECONDS
         can = has_compiler(device)
         spec = dataclasses.replace(spec, compile="always" if long and can else "never")
         if long and not can:
             measured["wants_compiler"] = True  # compiling would have been worth it: `train` says so
     measured["threads"] = torch.get_num_threads()
     measured["planning_seconds"] = round(time.perf_counter() - start, 3)
-    return Plan(spec, seconds_a_step, gemm, measured)
+    return Plan(spec, None, gemm, measured)
+
+
+def settled_numerics(spec: TrainSpec, device: torch.device) -> TrainSpec:
+    """The dtypes of this machine and the attention form of its kind of device, where these are open.
+
+    Nothing is timed on the model, which would give the same command other numbers: forms agree to within rounding.
+    """
+    form: Any = "blocks" if device.type == "cpu" else "sdpa"
+    return dataclasses.replace(
+        spec,
+        dtype=NAMES[resolve_dtype(spec.dtype, device)],
+        attention=form if spec.attention == "auto" else spec.attention,
+        optimizer=spec.optimizer.settle(device),
+    )
+
+
+def flops_per_token(model: Any, length: int) -> float:
+    """What the model counts, or 6 a parameter."""
+    count = getattr(model, "flops_per_token", None)
+    return float(count(length)) if count else 6.0 * sum(p.numel() for p in model.parameters())
 
 
 def default_micro_batch(rows: int, length: int) -> int:
     """Rows that are computed at a time where nothing else is asked for, of a step of `rows` of `length` tokens."""
     return max(1, min(rows, MICRO_TOKENS // length))
-
-
-@functools.cache
-def _gemm(dtype: torch.dtype, device: torch.device) -> float:
-    """The machine's best matrix-product rate, measured once a process: a comparison makes dozens of short trainings."""
-    return measure_gemm(dtype, device)
 
 
 def set_attention(model: nn.Module, form: str) -> None:
@@ -193,16 +198,3 @@ def set_recompute(model: nn.Module, what: str) -> None:
         setattr(model, "recompute", what)  # noqa: B010 - a Module's attributes are typed as tensors
     elif what != "none":
         raise SpecError(f"train.recompute: {type(model).__name__} cannot compute its blocks again; leave it out")
-
-
-def _step_seconds(stepper: Stepper, draw: Callable[[], Any], rows: Any, limit: float) -> float:
-    """The median of a few complete steps at learning rate 0, which leaves every weight as it is."""
-    taken: list[float] = []
-    stop = time.perf_counter() + limit
-    while len(taken) < 2 or (len(taken) <= CALIBRATION_STEPS and time.perf_counter() < stop):
-        start = time.perf_counter()
-        stepper(rows, 0.0, 0)
-        rows = draw()
-        synchronize(stepper.device)
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])  # the first one allocates

@@ -7,11 +7,15 @@
     jensen-shannon  b sum p log(p / m) + (1 - b) sum q log(q / m),   m = b p + (1 - b) q
 
 With `top` = k, both are distributions over the teacher's k most probable tokens and one further outcome, all the rest.
-A token that either distribution excludes with certainty (a logit of -inf) adds its limit, never NaN.
+The rest is summed over its own tokens: 1 - (sum of the k) has no digit left where a model is sure.
+A token that a model excludes with certainty (a logit of -inf) has the smallest normal number of the dtype for its
+probability: it adds nothing that can be seen where both are small, and loss and gradient stay finite where the other
+model does give it probability.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -62,10 +66,11 @@ def divergence(
     top: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Divergences (N,) in nats of logits (N, V)."""
-    q, p = ((logits / temperature).log_softmax(-1) for logits in (student, teacher))
-    if top is not None and top < p.shape[-1]:
-        p, chosen = p.topk(top, dim=-1)
-        p, q = _with_rest(p), _with_rest(q.gather(-1, chosen))
+    student, teacher = _possible(student / temperature), _possible(teacher / temperature)
+    if top is not None and top < teacher.shape[-1]:
+        chosen = teacher.topk(top, dim=-1).indices
+        student, teacher = _with_rest(student, chosen), _with_rest(teacher, chosen)
+    q, p = student.log_softmax(-1), teacher.log_softmax(-1)
     if kind == "forward":
         return _kl(p, q)
     if kind == "reverse":
@@ -75,14 +80,18 @@ def divergence(
     return beta * _kl(p, mixture) + (1 - beta) * _kl(q, mixture)
 
 
+def _possible(logits: Tensor) -> Tensor:
+    """The logits, with the least probability above 0 for tokens that have none."""
+    least = logits.detach().amax(-1, keepdim=True) + math.log(torch.finfo(logits.dtype).tiny)
+    return torch.where(logits == -torch.inf, least, logits)
+
+
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """sum p log(p / q) of log-probabilities; outcomes with p = 0 add nothing, and nothing to the gradient."""
-    possible = p > -torch.inf
-    safe = p.masked_fill(~possible, 0.0)
-    return torch.where(possible, safe.exp() * (safe - q.masked_fill(~possible, 0.0)), 0.0).sum(-1)
+    """sum p log(p / q) of log-probabilities."""
+    return (p.exp() * (p - q)).sum(-1)
 
 
-def _with_rest(some: Tensor) -> Tensor:
-    """Log-probabilities (N, k) of some outcomes and, as a further one, of all others."""
-    rest = torch.log1p(-some.exp().sum(-1, keepdim=True).clamp(max=1 - torch.finfo(some.dtype).eps))
-    return torch.cat([some, rest], -1)
+def _with_rest(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Logits (N, k + 1) of the chosen tokens (N, k) and, as one further outcome, of all others."""
+    rest = logits.scatter(-1, chosen, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits.gather(-1, chosen), rest], -1)

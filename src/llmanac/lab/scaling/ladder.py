@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import shutil
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from llmanac.lab.scaling.law import Fit, fit_law
 from llmanac.recipes.parts import Parts
 from llmanac.recipes.plan import SHAPES, shaped
 from llmanac.train.loop import train
-from llmanac.train.plan import plan
+from llmanac.train.metrics import read_metrics
 
 RUNGS, LENGTHS = 4, 4
 SMALL = ((16, 2, 1, 1), (24, 2, 1, 1), (32, 2, 2, 1), (48, 2, 2, 1))  # below those that a run is planned from
@@ -44,6 +45,7 @@ LADDER = (*SMALL, *SHAPES)
 USED = 0.85  # of the budget, in training steps
 TOKENS_PER_PARAMETER = 8.0  # of the middle run, that the sizes are chosen for
 LEAST_STEPS = 40
+TIMED = 5  # steps that a size is timed by; the first only allocates
 PLAN, RUNS, FIT, RESULT = "plan.json", "runs.jsonl", "fit.json", "result.json"
 
 
@@ -68,7 +70,7 @@ def carried(recipe: Any) -> Any:
 
 
 def run_ladder(
-    recipe: Any, folder: Path, budget: float, report: Callable[[str], object] = print, bootstrap: int = 400
+    recipe: Any, folder: Path, budget: float, report: Callable[[str], object] = print, samples: int = 400
 ) -> dict[str, Any]:
     """Train the ladder, or go on with it; returns what result.json holds.
 
@@ -85,7 +87,7 @@ def run_ladder(
         done = {row["name"]: row for row in _rows(folder / RUNS)}
         for rung in rungs:
             if rung.held_out:
-                _fitted(folder, [done[one.name] for one in rungs if not one.held_out], rung, ladder, bootstrap, report)
+                _fitted(folder, [done[one.name] for one in rungs if not one.held_out], rung, ladder, samples, report)
             if rung.name not in done:
                 done[rung.name] = ladder.train(rung)
                 lines = [json.dumps(row) for row in done.values()]
@@ -171,12 +173,12 @@ class _Ladder:
 
     def _measure(self, shape: tuple[int, int, int, int]) -> tuple[float, dict[str, Any]]:
         """Seconds of a step, and the settings that were left open."""
-        parts = self.parts(shape)
-        spec = dataclasses.replace(parts.recipe.train, steps=1, compile="auto")
-        made = plan(parts.model(0), parts.rows(0), parts.objective, spec, folder=self.folder)
-        names = ("dtype", "attention", "micro_batch")
-        settled = {f"train.{name}": getattr(made.spec, name) for name in names} | {"train.compile": "never"}
-        return made.step_seconds or 1.0, settled
+        parts, work = self.parts(shape), self.folder / "work" / "measure"
+        spec = dataclasses.replace(parts.recipe.train, steps=TIMED, compile="never")
+        done = train(parts.model(0), parts.rows(0), parts.objective, spec, work, seed=0, resume=False, label="measure")
+        taken = [line["seconds"] for line in read_metrics(work) if "seconds" in line]
+        names = ("dtype", "attention", "micro_batch", "compile")
+        return statistics.median(taken[1:]), {f"train.{name}": getattr(done.spec, name) for name in names}
 
     def train(self, rung: Rung) -> dict[str, Any]:
         """Train and measure one run."""
@@ -200,14 +202,16 @@ class _Ladder:
 
 
 def _fitted(
-    folder: Path, rows: Sequence[dict[str, Any]], rung: Rung, ladder: _Ladder, bootstrap: int, report: Any
+    folder: Path, rows: Sequence[dict[str, Any]], rung: Rung, ladder: _Ladder, samples: int, report: Any
 ) -> None:
     """Write the fit and the prediction, once: before the larger run starts."""
     if (folder / FIT).is_file():
         return
-    fit = fit_law(*([row[n] for row in rows] for n in ("parameters", "tokens", "loss")), bootstrap=bootstrap)
+    fit = fit_law(*([row[n] for row in rows] for n in ("parameters", "tokens", "loss")), samples=samples)
     parameters, tokens = ladder._count(rung.shape), rung.steps * ladder.recipe.train.batch_tokens
-    value, low, high = fit.predict(parameters, tokens)
+    value, interval = fit.predict(parameters, tokens)
+    assert interval is not None  # a ladder has 16 runs
+    low, high = interval
     said = {"parameters": parameters, "tokens": tokens, "loss": value, "low": low, "high": high}
     write_json(folder / FIT, {**fit.as_json(), "prediction": said, "largest": max(r["flops"] for r in rows)})
     report(f"predicted for {rung.name}: {value:.4f} nats a token, 95% interval {low:.4f} to {high:.4f}")

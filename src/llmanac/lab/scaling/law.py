@@ -8,10 +8,9 @@ around the minimum is flat: loose tolerances stop far from it. N counts every pa
 the two give different laws, so a fit says which it used. With one variable (compute) and with or without the floor E
 the same code fits L = E + K / C^alpha.
 
-Intervals are percentiles of a smoothed bootstrap over residuals: the runs stay at their sizes, and each log loss is the
-law's with one of the residuals, widened by sqrt(n / (n - 5)) since a fit makes its own residuals smaller, and a normal
-number of n^(-1/5) of their deviation. Without it intervals are too narrow: so small a delta is a fit of medians, which
-goes through five of the runs. All losses are taken to be equally noisy.
+Intervals are those of laws drawn from the posterior (`_posterior.py`), which takes the noise of log losses to be normal
+and equal; fewer than `FEWEST` runs give none. tools/scaling_coverage.py counts how often they hold the numbers of a
+planted law.
 
 Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556), approach 3; Besiroglu et al. 2024
 (https://arxiv.org/abs/2404.10102), which repeats it.
@@ -30,13 +29,14 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.lab.scaling._minimise import minimise
+from llmanac.lab.scaling._posterior import draw
 
 DELTA = 1e-3
 SCALE = 1e4  # of the objective, which is so small that a gradient of 1e-7 would be far from the minimum
 EXPONENTS = (0.1, 0.3, 0.5, 0.9)
 FLOORS = (0.2, 0.5, 0.8, 0.95)  # of the smallest loss
 SHARES = (0.2, 0.5, 0.8)  # of what is above the floor, that the first term starts with
-BLOCK = 2_000_000  # numbers of one array
+FEWEST = 10  # runs that intervals are given for: below, they do not hold the truth as often as they say
 LEVEL = 0.95
 
 
@@ -79,7 +79,7 @@ class Fit:
 
     Attributes:
         objective: the sum that was minimised.
-        samples: (R, 5) laws of the bootstrap, in the order of `NAMES`; residuals: log loss less the law's, widened.
+        samples: (R, 5) laws of the posterior, in the order of `NAMES`; residuals: log loss less the law's, widened.
         counted: what N counts, "total" or "non-embedding".
     """
 
@@ -90,23 +90,30 @@ class Fit:
     samples: np.ndarray = field(repr=False)
     residuals: np.ndarray = field(repr=False)
 
-    def interval(self, of: Any, level: float = LEVEL) -> tuple[float, float]:
-        """Of a function of a law."""
+    def interval(self, of: Any, level: float = LEVEL) -> tuple[float, float] | None:
+        """Of a function of a law; None for fewer than `FEWEST` runs."""
+        if self.points < FEWEST:
+            return None
         values = [of(Law(*row)) for row in self.samples]
         low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
-    def error(self, name: str) -> float:
-        """Standard error of a coefficient."""
-        return float(self.samples[:, NAMES.index(name)].std(ddof=1))
+    def error(self, name: str) -> float | None:
+        """Standard error of a coefficient; None for fewer than `FEWEST` runs."""
+        return None if self.points < FEWEST else float(self.samples[:, NAMES.index(name)].std(ddof=1))
 
-    def predict(self, parameters: float, tokens: float, level: float = LEVEL) -> tuple[float, float, float]:
-        """The loss of a run that is not there yet, and the interval in which one such run lies."""
+    def predict(
+        self, parameters: float, tokens: float, level: float = LEVEL
+    ) -> tuple[float, tuple[float, float] | None]:
+        """The loss of a run that is not there yet, and the interval in which one such run lies (see `interval`)."""
+        value = float(self.law.loss(parameters, tokens))
+        if self.points < FEWEST:
+            return value, None
         generator = numpy_generator(0, "prediction")
         logs = np.log([Law(*row).loss(parameters, tokens) for row in self.samples])
         logs = np.repeat(logs, 20) + generator.choice(self.residuals, 20 * len(logs))
         low, high = np.exp(np.quantile(logs, [(1 - level) / 2, (1 + level) / 2]))
-        return float(self.law.loss(parameters, tokens)), float(low), float(high)
+        return value, (float(low), float(high))
 
     def as_json(self) -> dict[str, Any]:
         """Plain data that `from_json` reads."""
@@ -156,10 +163,10 @@ def fit_law(
     loss: Sequence[float] | np.ndarray,
     *,
     counted: str = "total",
-    bootstrap: int = 400,
+    samples: int = 1000,
     seed: int = 0,
 ) -> Fit:
-    """Fit the law to runs, with `bootstrap` further fits for the intervals.
+    """Fit the law to runs, with so many samples of laws for the intervals.
 
     Raises:
         DataError: fewer than six runs, or runs that do not vary in both sizes.
@@ -176,12 +183,10 @@ def fit_law(
     fitted = terms.logs_of(best[None])[0]
     residuals = (y - fitted) * np.sqrt(y.size / (y.size - len(NAMES)))
     residuals = residuals - np.median(residuals)
-    generator = numpy_generator(seed, "bootstrap")
-    drawn = fitted + generator.choice(residuals, (bootstrap, y.size))
-    drawn += y.size**-0.2 * residuals.std() * generator.standard_normal(drawn.shape)
-    again = terms.refit(drawn, best)
-    samples = np.array([terms.law(row) for row in again])
-    return Fit(Law(*terms.law(best)), objective, y.size, counted, samples, residuals)
+    drawn = draw(terms.x, y, np.append(best[:4], np.exp(best[4])), samples, numpy_generator(seed, "posterior"))
+    factors = np.exp(np.clip(drawn[:, :2] + drawn[:, 2:4] * terms.middle, -700, 700))
+    laws = np.concatenate([drawn[:, 4:], factors, drawn[:, 2:4]], 1)
+    return Fit(Law(*terms.law(best)), objective, y.size, counted, laws, residuals)
 
 
 def fit_power(compute: Sequence[float] | np.ndarray, loss: Sequence[float] | np.ndarray, *, floor: bool) -> PowerLaw:
@@ -252,23 +257,6 @@ class _Terms:
         ends, values = self._descend(self.starts(y), y[None])
         best = int(values.argmin())
         return ends[best], float(values[best]) / SCALE
-
-    def refit(self, y: np.ndarray, start: np.ndarray) -> np.ndarray:
-        """(R, P): the fits of several losses y (R, n), from the fit of all.
-
-        Where that has no floor to speak of, its gradient by the floor is zero: then a start with one is tried as well.
-        """
-        starts = [start]
-        if self.floor and start[-1] < y.min() + np.log(0.01):
-            starts.append(np.append(start[:-1], y.min() + np.log(0.5)))
-        block = max(1, BLOCK // y.shape[1])
-        out = []
-        for at in range(0, len(y), block):
-            part = y[at : at + block]
-            ends, values = zip(*(self._descend(np.repeat(s[None], len(part), 0), part) for s in starts), strict=True)
-            best = np.argmin(values, 0)
-            out.append(np.stack(ends)[best, np.arange(len(part))])
-        return np.concatenate(out)
 
     def _descend(self, starts: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         one = len(y) == 1

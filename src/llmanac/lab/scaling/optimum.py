@@ -48,7 +48,7 @@ def approaches(points: Points, fit: Fit) -> list[Optimum]:
     if min(fit.law.alpha, fit.law.beta) <= 0:
         parametric = Optimum("parametric", found=fit.points, why="the loss does not fall with one of the sizes")
         return [_line("envelope", points, envelope), _line("IsoFLOP", points, isoflop), parametric]
-    low, high = fit.interval(lambda law: law.size_exponent)
+    low, high = fit.interval(lambda law: law.size_exponent) or (None, None)
     a = fit.law.size_exponent
     factor = fit.law.best(6.0)[0] / 6**a
     parametric = Optimum("parametric", a, low, high, factor, fit.points)

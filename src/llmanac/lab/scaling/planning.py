@@ -68,7 +68,7 @@ class Proposal:
     tokens: int
     off: float
     excess: float | None
-    loss: tuple[float, float, float] | None
+    loss: tuple[float, tuple[float, float] | None] | None
     patches: dict[str, Any]
     beyond: float | None = None
 

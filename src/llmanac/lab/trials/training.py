@@ -40,6 +40,7 @@ from llmanac.train.loop import MAY_CHANGE, train
 from llmanac.train.metrics import read_metrics
 
 MEASURE_VERSION = 3  # raise it when what is measured below changes its meaning
+CHARACTERS = 2.0  # of a token, or more
 CURVE_POINTS = 8
 CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
 CODE = (train.__module__, Measured.__module__, TokenDataset.__module__)
@@ -196,6 +197,10 @@ class TrainingTrial:
                 math.prod(stages.objective.collate(rows[at : at + size]).shape) for at in range(0, len(rows), size)
             )
         return total / steps
+
+    def read_outside(self) -> float:
+        """About how many tokens a run reads outside its steps: the held-out text at every point of its curve."""
+        return (CURVE_POINTS + 1) * sum(len(text) for text in self.texts) / CHARACTERS
 
     def rehearse(self, arm: Arm, steps: int, work: Path) -> list[float]:
         """Seconds of each step of a short run with nothing else in it, the first ones left out where there are more.

@@ -1,0 +1,128 @@
+"""The same command gives the same weights, however fast the machine seems to be when it runs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from _runs import recipe
+
+import llmanac
+from llmanac.core import device, files
+from llmanac.core.spec import make_method
+from llmanac.recipes import plan as sizes
+from llmanac.recipes.tune import TuneSpec, tune
+from llmanac.recipes.tune_rows import RowsSpec
+from llmanac.train import TrainSpec
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Every measurement says the opposite of the one before; there are two threads to choose from."""
+    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path / "cache"))
+    turn = {"now": 0}
+
+    def rate(dtype, *given, **named):
+        fast = (dtype is torch.bfloat16) == (turn["now"] % 2 == 0)
+        return 4e11 if fast else 1e10
+
+    ticks = itertools.count()
+
+    class Perturbed:
+        """`time`, with a clock by which now one and now the other of two forms is the faster one."""
+
+        def __getattr__(self, name):
+            return getattr(time, name)
+
+        def perf_counter(self):
+            at = next(ticks)
+            return float(at * at if turn["now"] % 2 == 0 else at**0.5)
+
+    monkeypatch.setattr(device, "measure_gemm", rate)
+    monkeypatch.setattr(sizes, "time", Perturbed())
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def again():
+        """As in a new process, at another moment."""
+        turn["now"] += 1
+        device.bfloat16_is_faster.cache_clear()
+        device.gemm_rate.cache_clear()
+        return rate(torch.bfloat16), rate(torch.float32)
+
+    device.bfloat16_is_faster.cache_clear()
+    device.gemm_rate.cache_clear()
+    yield again
+    torch.set_num_threads(before)
+    device.bfloat16_is_faster.cache_clear()
+    device.gemm_rate.cache_clear()
+
+
+def weights(place: Path) -> bytes:
+    return next(iter(place.glob("*model.safetensors"))).read_bytes()
+
+
+def open_run(text: Path, **changes):
+    """A recipe that leaves size, precision, form and threads to the machine."""
+    asked = recipe(text, **changes)
+    asked["model"] = {"name": "transformer"}
+    asked["train"] = {"length": 64, "batch_tokens": 256, "steps": 3}
+    return asked
+
+
+def test_a_run_gives_the_same_bytes_twice(text, tmp_path, measured):
+    one = llmanac.run(open_run(text), folder=tmp_path / "one")
+    assert measured() == (1e10, 4e11)
+    two = llmanac.run(open_run(text), folder=tmp_path / "two")
+    assert weights(one.folder / "model") == weights(two.folder / "model")
+    assert two.recipe == one.recipe
+    plans = [files.read_json(done.folder / "pretrain" / "plan.json") for done in (one, two)]
+    assert plans[0]["train"] == plans[1]["train"] and plans[0]["gemm"] == plans[1]["gemm"]
+    named = Path(plans[1]["measured"]["calibration"])
+    assert named == device.calibration() and named.is_file()
+    named.unlink()  # measured anew: the machine is another one by now
+    measured()
+    measured()
+    three = llmanac.run(open_run(text), folder=tmp_path / "three")
+    assert three.recipe.train.dtype != one.recipe.train.dtype
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("adapter", ["lora", None])
+def test_a_tuning_gives_the_same_bytes_twice(text, tmp_path, measured, adapter, optimizer):
+    base = llmanac.run(recipe(text), {"train.steps": 2}, folder=tmp_path / "base").folder
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "seven small", "completion": " dogs"}\n' * 30)
+    asked = TuneSpec(
+        model=str(base), rows=RowsSpec(file=str(rows)), adapter=adapter and make_method("adapter", adapter),
+        train=TrainSpec(steps=3, optimizer=make_method("optimizer", optimizer)),
+    )  # fmt: skip
+    found = []
+    for name in ("one", "two"):
+        tune(asked, tmp_path / name, report=lambda line: None)
+        found.append(weights(tmp_path / name / "model"))
+        measured()
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff"])
+def test_a_damaged_calibration_is_made_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
+    device.calibration().write_bytes(damage)
+    assert device.calibrated("speed", lambda: 7.0) == 7.0
+    assert device.calibrated("speed", lambda: 8.0) == 7.0
+    assert device.calibrated("other", lambda: 8.0) == 8.0
+
+
+def test_where_nothing_can_be_kept_it_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path / "file"))
+    assert device.calibrated("speed", lambda: 7.0) == 7.0 and device.calibrated("speed", lambda: 8.0) == 8.0
+
+
+def test_of_two_that_measure_at_once_the_first_decides(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
+    assert device.calibrated("speed", lambda: device.calibrated("speed", lambda: 1.0) + 1) == 1.0
