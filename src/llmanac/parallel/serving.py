@@ -165,6 +165,11 @@ class ShardedRunner(TorchRunner):
             self.calls.send("rewind", self.number, start, mark is not None, list(lengths), list(marked))
             return super().rewind(start, mark, lengths, marked)
 
+    def replan(self, row: int, length: int) -> None:
+        with self.calls.lock:
+            self.calls.send("replan", self.number, row, length)
+            super().replan(row, length)
+
     def arrange(self, order: Sequence[int]) -> None:
         with self.calls.lock:
             self.calls.send("arrange", self.number, list(order)) if order else None

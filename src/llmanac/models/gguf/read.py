@@ -15,9 +15,18 @@ from llmanac.kernels.gguf import PackedTensor, opened
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.models._folder import MOST, TOKENS
 from llmanac.models._weights import Entry, Weights
-from llmanac.models.families._rope import LISTS, TRAINED
+from llmanac.models.families._rope import TRAINED
 from llmanac.models.gguf.architectures import (
-    FACTORS, FREQUENCIES, NEEDED, OTHERS, REAL, SCALARS, WHOLE, Config, architecture, halved,
+    FACTORS,
+    FREQUENCIES,
+    NEEDED,
+    OTHERS,
+    REAL,
+    SCALARS,
+    WHOLE,
+    Config,
+    architecture,
+    halved,
 )  # fmt: skip
 from llmanac.models.positions._scaling import Scaling
 
@@ -136,7 +145,7 @@ class PackedWeights(Weights):
         heads = config["num_attention_heads"] or 1
         config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
         config["head_dim"] = config.get("head_dim") or (config["hidden_size"] or 0) // heads
-        config.setdefault("rope_theta", THETA)
+        config["rope_theta"] = config.get("rope_theta") or THETA
         config |= table.more(config)
         self._positions(name, config)
         return config | self._tokens(config["vocab_size"])
@@ -178,16 +187,16 @@ class PackedWeights(Weights):
         factor = self._number(key, False) or 1.0 if key in metadata or kind == "yarn" else 1.0
         key = f"{rope}scaling.attn_factor"
         attention = self._number(key, False) if key in metadata else 1.0
-        trained = metadata.get(f"{rope}scaling.original_context_length") or longest
-        lists = {theirs: own for theirs, own in FACTORS.items() if kind == "longrope" or own in self.file}
-        if (lists or FREQUENCIES in self.file) and (factor != 1 or kind == "yarn"):
+        trained = metadata.get(f"{rope}scaling.original_context_length") or longest or 1
+        own = {theirs: name for theirs, name in FACTORS.items() if kind == "longrope" or name in self.file}
+        if (own or FREQUENCIES in self.file) and (factor != 1 or kind == "yarn"):
             raise self._error(f"{rope}scaling", "asks for a further scaling beside the file's factors; not supported")
         table: Config = {"rope_type": kind, "factor": factor}
         if FREQUENCIES in self.file:
-            table = self._llama3(turned, config.get("rope_theta") or THETA)
-        elif lists:
-            table = {theirs: self._factors(own, turned // 2) for theirs, own in lists.items()}
-            table |= {"rope_type": "longrope", "factor": max(1.0, (longest or 1) / (trained or 1))}
+            table = self._llama3(turned, config["rope_theta"])
+        elif own:
+            table = {theirs: self._factors(name, turned // 2) for theirs, name in own.items()}
+            table |= {"rope_type": "longrope", "factor": max(1.0, (longest or 1) / trained)}
         elif kind == "none" or (kind == "linear" and factor == 1):
             table = {}
         scaled = table.get("rope_type") in ("yarn", "longrope")
@@ -195,11 +204,11 @@ class PackedWeights(Weights):
             raise self._error(key, f"is {attention:g}; without yarn or longrope, or with two rotations, only 1 is read")
         if not scaled:
             return table or None
-        plain = {theirs: ours for theirs, ours in LISTS.items() if theirs in table}
+        lists = [tuple(table.get(theirs, ())) for theirs in FACTORS]
         try:
             formula = Scaling(
-                type=table["rope_type"], factor=table["factor"], original_length=trained,
-                **{ours: tuple(table[theirs]) for theirs, ours in plain.items()},
+                type=table["rope_type"], factor=table["factor"], original_length=trained, short_factors=lists[0],
+                long_factors=lists[1],
             ).amplitude  # fmt: skip
         except SpecError as error:
             raise self._error(f"{rope}scaling", f"gives a wrong scaling: {error}") from None

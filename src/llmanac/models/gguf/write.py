@@ -24,7 +24,14 @@ from llmanac.models.families import FAMILIES, Family, Misfit, arrange, family
 from llmanac.models.families._rope import LISTS
 from llmanac.models.families._table import canonical
 from llmanac.models.gguf.architectures import (
-    ARCHITECTURES, FACTORS, FREQUENCIES, REAL, WHOLE, Architecture, Config, interleaved,
+    ARCHITECTURES,
+    FACTORS,
+    FREQUENCIES,
+    REAL,
+    WHOLE,
+    Architecture,
+    Config,
+    interleaved,
 )  # fmt: skip
 from llmanac.models.gguf.read import PackedWeights, divisors
 from llmanac.models.positions._scaling import Scaling
