@@ -213,7 +213,8 @@ class PackedWeights(Weights):
         except SpecError as error:
             raise self._error(f"{rope}scaling", f"gives a wrong scaling: {error}") from None
         attention *= formula if kind == "yarn" else 1.0
-        table |= {} if math.isclose(attention, formula, rel_tol=1e-6) else {"attention_factor": attention}
+        if not math.isclose(attention, formula, rel_tol=1e-6):
+            table["attention_factor"] = attention
         return {**table, TRAINED: trained}
 
     def _factors(self, name: str, pairs: int) -> list[float]:
