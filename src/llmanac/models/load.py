@@ -70,6 +70,7 @@ def load_model(
     device: str | torch.device = "auto",
     rope: str | None = None,
     sinks: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Transformer:
     """Load a model for inference or further training.
 
@@ -79,6 +80,7 @@ def load_model(
         device: auto, cpu, cuda, mps.
         rope: scale rotary positions for a longer context, as "yarn:4".
         sinks: read only so many first tokens and a window of the last ones, as "4+1020".
+        ignore: keys of config.json that are read as if they were not there, where they are known to change nothing.
 
     Raises:
         SpecError: a scaling or window that is not known, or that the model cannot have.
@@ -90,6 +92,9 @@ def load_model(
     target = resolve_dtype(dtype, where)
     packed = PackedWeights(place) if place.is_file() else None
     data = read_table(place / CONFIG) if packed is None else packed.config
+    if lost := [key for key in ignore if key not in data]:
+        raise CheckpointError(f"{place}: ignore: no key {some(lost)} in its config; leave it out")
+    data = {key: value for key, value in data.items() if key not in ignore}
     kind = data.get("model_type")
     if kind == ngram.MODEL_TYPE:
         return ngram.load_pretrained(place)  # type: ignore[return-value]
@@ -143,7 +148,8 @@ def _theirs(
     except SpecError as error:
         raise _named(error, path, fields) from error
     skipped = _further(config, chosen, spec)
-    config.finish()
+    if unknown := config.finish():
+        warnings.warn(f"{path}: {some(unknown)}: ignored; no model of transformers computes with it", stacklevel=4)
     claim = Claim(path, spec, vocab_size, chosen.names, fields, config.sizes)
     return claim, packed or _weights(place, layout, chosen.ignored, chosen.prefix, skipped=skipped)
 

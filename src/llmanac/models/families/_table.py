@@ -248,7 +248,7 @@ class Family:
 
     def config(self, data: Mapping[str, Any], path: object) -> Config:
         """A config of this family, to be read."""
-        return Config(data, path, self.neutral)
+        return Config(data, path, self.neutral, self.model_type)
 
     def to_spec(self, config: Config) -> tuple[Any, int]:
         """Their config.json -> (Spec, vocabulary size).
