@@ -69,8 +69,9 @@ def written(table: dict[str, Any]) -> str:
     ]  # fmt: skip
     for kind, own in table["families"].items():
         lines += ["", f"[families.{kind}]", f"unset = {json.dumps(own['unset'])}"]
-        lines += ["", f"[families.{kind}.keys]", *(f"{key} = {json.dumps(value)}" for key, value in own["keys"].items())]
-        lines += ["", f"[families.{kind}.same]", *(f"{key} = {json.dumps(value)}" for key, value in own["same"].items())]
+        for part in ("keys", "same"):
+            lines += ["", f"[families.{kind}.{part}]"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in own[part].items()]
     return "\n".join(lines) + "\n"
 
 

@@ -360,7 +360,7 @@ def test_rotary_keys_are_read_as_llama_cpp_reads_them(name, models, tokenizer, t
             scaling(**changes, scaling__attn_factor=np.float32(0.5))
     with pytest.raises(CheckpointError, match=rf"{name}.rope.scaling.type asks for 'dynamic'"):
         scaling(scaling__type="dynamic", scaling__factor=four)
-    with pytest.raises(CheckpointError, match="rope_factors_short.weight is missing or wrong, expected 8 numbers"):
+    with pytest.raises(CheckpointError, match=r"rope_factors_short.weight is missing or wrong, expected 8 numbers"):
         scaling(scaling__type="longrope")
 
 

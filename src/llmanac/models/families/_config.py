@@ -87,35 +87,38 @@ class Config:
             CheckpointError: a key that was not read and might change what the model computes.
         """
         ignored = []
-        own = PEER["families"].get(self.kind, {"keys": {}, "unset": [], "same": {}})
         for key, value in self.data.items():
-            if key in self._read or key in NEUTRAL:
-                continue
-            if key in own["same"] and value == self.data.get(own["same"][key], own["keys"].get(own["same"][key])):
-                continue
-            if key in own["keys"]:
-                if value is not None and value != own["keys"][key]:
+            if key not in self._read and key not in NEUTRAL and not self._neutral(key, value):
+                if not self.kind or key in (*NEVER, *COMPUTING, *self._own) or self._newer():
                     raise CheckpointError(
-                        f"{self.path}: {key} = {shown(value)} is not supported (only {own['keys'][key]!r})"
+                        f"{self.path}: {key[:60]} = {shown(value)} is not known; it may change what the model "
+                        "computes, so the checkpoint is refused (`llmanac convert --ignore-config KEY`)"
                     )
-            elif value in (None, False, {}, []) or (key == "auto_map" and self._names_itself(value)):
-                continue
-            elif key == "layer_types" and isinstance(value, list) and set(value) == {FULL}:
-                continue
-            elif not self.kind or key in (*NEVER, *COMPUTING, *own["unset"], *own["same"]) or self._newer():
-                raise CheckpointError(
-                    f"{self.path}: {key[:60]} = {shown(value)} is not known; it may change what the model computes, "
-                    "so the checkpoint is refused (`llmanac convert --ignore-config KEY` writes it without)"
-                )
-            else:
                 ignored.append(key)
         return ignored
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """The keys of the family's class in transformers with their defaults, None for what a file cannot say."""
+        own = PEER["families"].get(self.kind, {"keys": {}, "unset": [], "same": {}})
+        return {**dict.fromkeys([*own["unset"], *own["same"]]), **own["keys"]}
+
+    def _neutral(self, key: str, value: Any) -> bool:
+        """Whether this value of a key that was not read changes nothing."""
+        if key in self._own:
+            target = PEER["families"][self.kind]["same"].get(key, key)  # of which it is another spelling
+            return value in (None, self._own[key] if target == key else self.data.get(target, self._own.get(target)))
+        if key == "auto_map":
+            return self._names_itself(value)
+        if key == "layer_types" and isinstance(value, list):
+            return all(kind == FULL for kind in value)
+        return value in (None, False, {}, [])
 
     def _names_itself(self, value: Any) -> bool:
         """Whether an `auto_map` names classes of the family's own name: the code that it was first published with."""
         classes = value.values() if isinstance(value, dict) else [value]
         names = [str(name).rpartition(".")[2].casefold() for name in classes if name is not None]
-        return all(name.startswith(self.kind.replace("_", "")) for name in names)
+        return all(name.startswith(self.kind.removesuffix("_text").replace("_", "")) for name in names)
 
     def _newer(self) -> bool:
         """Whether the file was written by a newer transformers than the one whose keys are kept."""
