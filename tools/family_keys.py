@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -57,15 +58,12 @@ def read_names() -> list[str]:
 
 def written(table: dict[str, Any]) -> str:
     """The table as TOML."""
-    words, line = [], ""
-    for name in table["computing"]:
-        if len(line) + len(name) > 115:
-            words, line = [*words, line], ""
-        line = f"{line} {name}".strip()
+    words, types = (textwrap.wrap(" ".join(table[part]), 115) for part in ("computing", "types"))
     lines = [
         "# Made by tools/family_keys.py; read by _config.py.", "",
         f'version = "{table["version"]}"  # of transformers',
-        "# what a language model of transformers reads from its config", 'computing = """', *words, line, '"""',
+        "# what a language model of transformers reads from its config", 'computing = """', *words, '"""',
+        "# its model types", 'types = """', *types, '"""',
     ]  # fmt: skip
     for kind, own in table["families"].items():
         lines += ["", f"[families.{kind}]", f"unset = {json.dumps(own['unset'])}"]
@@ -85,6 +83,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             if both[0].get(key, ...) != both[1].get(key, ...):
                 found.append(f"{kind}.{key}: {both[0].get(key, 'absent')!r} -> {both[1].get(key, 'absent')!r}")
     known = set(old.get("computing", "").split())
+    found += [f"type: {name}" for name in new["types"] if name not in old.get("types", "").split()]
     return found + [f"read: {name}" for name in new["computing"] if name not in known]
 
 
@@ -92,6 +91,7 @@ def main() -> None:
     table = {
         "version": transformers.__version__,
         "computing": read_names(),
+        "types": sorted(CONFIG_MAPPING),
         "families": {kind: family_keys(kind) for kind in FAMILIES},
     }
     before = tomllib.loads(PATH.read_text("utf-8")) if PATH.exists() else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import warnings
 from pathlib import Path
@@ -10,13 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from _families import CASES, EAGER, ours_batch, ours_of, ours_on, theirs
+from _families import BASES, CASES, EAGER, LLAMA, ours_batch, ours_of, ours_on, theirs
 from _small_models import block, tokens, transformer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from llmanac.cli import main
-from llmanac.core.errors import CheckpointError, RequestError
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
 from llmanac.core.types import Batch, Want
 from llmanac.models.families import FAMILIES, Config, family
 from llmanac.models.families._config import PEER
@@ -463,7 +467,8 @@ def test_the_kept_keys_are_those_of_transformers():
     tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "family_keys.py"))
     if transformers.__version__ != PEER["version"]:
         pytest.skip(f"the kept keys are those of transformers {PEER['version']}")
-    now = {"families": {kind: tool["family_keys"](kind) for kind in FAMILIES}, "computing": tool["read_names"]()}
+    now = {"families": {kind: tool["family_keys"](kind) for kind in FAMILIES}}
+    now |= {"computing": tool["read_names"](), "types": sorted(CONFIG_MAPPING)}
     assert tool["changes"](PEER, now) == []
     assert len(tool["changes"]({}, now)) > 1000
 
@@ -482,3 +487,51 @@ def test_the_commands_leave_keys_out(tmp_path, capsys):
             assert ended.value.code == code and ("clip_qkv = 8.0 is not known" in said) == bool(code)
     again = load_model(path.parent, device="cpu", ignore=["clip_qkv"])
     assert load_model(tmp_path / "out", device="cpu").spec == again.spec
+
+
+# ---------------------------------------------------------------------------------------------------------- messages
+def test_a_model_type_that_is_not_built_is_no_misspelt_one():
+    others = [kind for kind in PEER["types"].split() if kind not in FAMILIES]
+    assert len(others) > 300 and {"llama4", "jamba", "qwen2_moe", "falcon"} <= set(others)
+    for kind in others:
+        with pytest.raises(CheckpointError, match=f"model_type: {kind} is not supported") as error:
+            family(kind)
+        assert "did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["llama, grouped", "bert", "t5", "gpt2"])
+def test_weights_in_pickles_are_refused_with_the_command_that_converts_them(case, tmp_path):
+    peer = theirs(case)
+    ours_of(peer, tmp_path)
+    torch.save(peer.state_dict(), tmp_path / "pytorch_model.bin")
+    load_model(tmp_path, device="cpu")  # beside a safetensors file it is in nobody's way
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\), which can run any program and is not") as error:
+        load_model(tmp_path, device="cpu")
+    command = re.search('python -c "(.*)"$', str(error.value))[1]
+    assert f"t.{type(peer).__name__}." in command
+    exec(command)
+    load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "bert"])
+def test_a_classification_head_is_called_by_its_name(kind, tmp_path):
+    config = AutoConfig.for_model(kind, **{**BASES.get(kind, LLAMA), "num_labels": 3, "pad_token_id": 0})
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"(score|classifier)\.weight is a classification head"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_refusal_at_writing_names_no_temporary_file(tmp_path, monkeypatch):
+    model = transformer(vocab_size=300, dtype=torch.float32)
+
+    def full(*args, **more):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("llmanac.models.save.save_file", full)
+    with pytest.raises(LlmanacError, match="cannot write") as error:
+        model.save_pretrained(tmp_path / "m")
+    assert ".tmp-" not in str(error.value) and str(tmp_path / "m") in str(error.value)
+    with pytest.raises(LlmanacError) as error, files.atomic_folder(tmp_path / "x") as folder:
+        raise LlmanacError(f"{folder / 'a'}: cannot be written")
+    assert str(error.value) == f"{tmp_path / 'x' / 'a'}: cannot be written"

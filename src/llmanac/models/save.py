@@ -109,8 +109,12 @@ def write_model(
     state, quantization = pack_state(state, foreign=config["model_type"] != "llmanac")
     if quantization is not None:
         config[KEY] = quantization
-    with files.atomic_folder(folder / STAGED) as temporary:
-        names = write_weights(temporary, state, shard_bytes)
+    try:
+        with files.atomic_folder(folder / STAGED) as temporary:
+            names = write_weights(temporary, state, shard_bytes)
+    except LlmanacError as error:
+        error.args = (str(error).replace(str(folder / STAGED), str(folder)),)
+        raise
     try:
         # without its config a folder is no checkpoint: old and new shards can never be read together
         (folder / "config.json").unlink(missing_ok=True)

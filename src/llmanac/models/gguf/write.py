@@ -81,10 +81,7 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     with files.atomic_file(path) as handle:
         write(handle, metadata, tensors)
         handle.flush()
-        try:
-            _check(model, chosen, Path(handle.name), name)
-        except CheckpointError as error:  # the file has no other name yet
-            raise type(error)(str(error).replace(handle.name, str(path))) from None
+        _check(model, chosen, Path(handle.name), name)
     return path
 
 
