@@ -58,7 +58,10 @@ def read_names() -> list[str]:
 
 def written(table: dict[str, Any]) -> str:
     """The table as TOML."""
-    words, types = (textwrap.wrap(" ".join(table[part]), 115) for part in ("computing", "types"))
+    words, types = (
+        textwrap.wrap(" ".join(table[part]), 115, break_on_hyphens=False, break_long_words=False)
+        for part in ("computing", "types")
+    )
     lines = [
         "# Made by tools/family_keys.py; read by _config.py.", "",
         f'version = "{table["version"]}"  # of transformers',

@@ -138,6 +138,14 @@ CASES = {
     "mixtral": {},
     "mixtral, window, one expert a token": {"sliding_window": 9, "num_experts_per_tok": 1},
     "qwen3_moe": {},
+    "qwen3_moe, gates as they are": {"norm_topk_prob": False},
+    "qwen3_moe, dense layers": {"num_hidden_layers": 4, "mlp_only_layers": [1]},
+    "qwen3_moe, every second layer, gates as they are": {
+        "num_hidden_layers": 4, "decoder_sparse_step": 2, "norm_topk_prob": False, "tie_word_embeddings": True,
+    },
+    "qwen3_moe, every third layer and not the last": {
+        "num_hidden_layers": 7, "decoder_sparse_step": 3, "mlp_only_layers": [5, 0],
+    },
     "phi3": {},
     "phi3, partial rotation, window": {
         "sliding_window": 9,

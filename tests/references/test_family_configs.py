@@ -186,7 +186,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "qwen2": ("layer_types", ["sliding_attention"] * 3, "use_sliding_window is not true"),
     "qwen3": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 3"),
     "mixtral": ("num_experts_per_tok", 9, "num_experts_per_tok: .*top_k: 9 is not between 1 and experts, 4"),
-    "qwen3_moe": ("norm_topk_prob", None, "norm_topk_prob is not set; only True is supported"),
+    "qwen3_moe": ("mlp_only_layers", [2], r"mlp_only_layers is \[2\], expected numbers of layers"),
     "phi3": ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope_type 'linear' is not supported"),
     "gemma": ("hidden_activation", "relu", "hidden_activation = 'relu' is not supported"),
     "gemma2": ("sliding_window", None, "sliding_window is not set, but layer_types has sliding_attention"),
