@@ -52,7 +52,7 @@ def _written(ffns: list[Any]) -> dict[str, Any]:
     dense = [i for i, ffn in enumerate(ffns) if ffn["name"] != "experts"]
     found: Data = {"decoder_sparse_step": 1, "mlp_only_layers": dense}
     if dense:
-        found["intermediate_size"] = ffns[dense[0]]["width"]
+        found["intermediate_size"] = ffns[dense[0]].get("width")
     for key in SPARSE:  # of the first layer that has them, which need not be the model's first
         found |= key.write({"blocks": [{"ffn": next((ffn for ffn in ffns if ffn["name"] == "experts"), {})}]})
     return found
