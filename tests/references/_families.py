@@ -238,8 +238,10 @@ CASES = {
     "bert, one type, relu": {
         "type_vocab_size": 1, "hidden_act": "relu", "layer_norm_eps": 1e-3,
     },
+    "bert, untied": {"tie_word_embeddings": False},
     "bert, bare": {},
     "roberta": {"type_vocab_size": 1},
+    "roberta, untied": {"tie_word_embeddings": False},
     "roberta, bare, padding 5": {"pad_token_id": 5},
     "modernbert": {"local_attention": 12, "num_hidden_layers": 4},
     "modernbert, untied, biases, other layers": {

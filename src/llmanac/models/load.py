@@ -153,8 +153,9 @@ def _theirs(
         warnings.warn(f"{path}: {some(unknown)}: ignored; no model of transformers computes with it", stacklevel=4)
     if packed is None:
         _check_pickles(place, data.get("architectures"))
-    claim = Claim(path, spec, vocab_size, chosen.names, fields, config.sizes)
-    return claim, packed or _weights(place, layout, chosen.ignored, chosen.prefix, skipped=skipped)
+    names, left_out = chosen.stored(spec)
+    claim = Claim(path, spec, vocab_size, names, fields, config.sizes)
+    return claim, packed or _weights(place, layout, left_out, chosen.prefix, skipped=skipped)
 
 
 def _check_pickles(folder: Path, named: Any) -> None:

@@ -66,7 +66,9 @@ def export_model(
     except Misfit as error:
         raise Misfit(f"this model cannot be written as {family}: {error}") from None
     state = canonical_state(model)
-    sources = chosen.names[0].place({name: tuple(tensor.shape) for name, tensor in state.items()}, model.spec)
+    sources = chosen.stored(model.spec)[0][0].place(
+        {name: tuple(tensor.shape) for name, tensor in state.items()}, model.spec
+    )
     for name, tensor in state.items():
         if isinstance(tensor, Quantized) and not (sources[name].alone and not sources[name].transposed):
             raise Misfit(f"{name} is packed, and {family} stores it fused with others or transposed")
