@@ -138,6 +138,14 @@ CASES = {
     "mixtral": {},
     "mixtral, window, one expert a token": {"sliding_window": 9, "num_experts_per_tok": 1},
     "qwen3_moe": {},
+    "qwen3_moe, gates as they are": {"norm_topk_prob": False},
+    "qwen3_moe, dense layers": {"num_hidden_layers": 4, "mlp_only_layers": [1]},
+    "qwen3_moe, every second layer, gates as they are": {
+        "num_hidden_layers": 4, "decoder_sparse_step": 2, "norm_topk_prob": False, "tie_word_embeddings": True,
+    },
+    "qwen3_moe, every third layer and not the last": {
+        "num_hidden_layers": 7, "decoder_sparse_step": 3, "mlp_only_layers": [5, 0],
+    },
     "phi3": {},
     "phi3, partial rotation, window": {
         "sliding_window": 9,
@@ -230,8 +238,10 @@ CASES = {
     "bert, one type, relu": {
         "type_vocab_size": 1, "hidden_act": "relu", "layer_norm_eps": 1e-3,
     },
+    "bert, untied": {"tie_word_embeddings": False},
     "bert, bare": {},
     "roberta": {"type_vocab_size": 1},
+    "roberta, untied": {"tie_word_embeddings": False},
     "roberta, bare, padding 5": {"pad_token_id": 5},
     "modernbert": {"local_attention": 12, "num_hidden_layers": 4},
     "modernbert, untied, biases, other layers": {

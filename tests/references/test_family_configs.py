@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
+import runpy
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
-from _families import EAGER, ours_batch, ours_of, ours_on, theirs
+import transformers
+from _families import BASES, CASES, EAGER, LLAMA, ours_batch, ours_of, ours_on, theirs
 from _small_models import block, tokens, transformer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from llmanac.core.errors import CheckpointError, RequestError
+from llmanac.cli import main
+from llmanac.core import files
+from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
 from llmanac.core.types import Batch, Want
 from llmanac.models.families import FAMILIES, Config, family
+from llmanac.models.families._config import PEER
 from llmanac.models.families._table import canonical
 from llmanac.models.load import load_model
 from llmanac.models.save import export_model
+from llmanac.tokenizers.load import train_tokenizer
 
 
 def test_an_encoder_refuses_what_it_cannot_do(tmp_path):
@@ -175,7 +186,7 @@ OTHERS = {  # of each further family: what it has a key for and we have no form 
     "qwen2": ("layer_types", ["sliding_attention"] * 3, "use_sliding_window is not true"),
     "qwen3": ("layer_types", ["full_attention"] * 2, "layer_types lists 2 layers, the model has 3"),
     "mixtral": ("num_experts_per_tok", 9, "num_experts_per_tok: .*top_k: 9 is not between 1 and experts, 4"),
-    "qwen3_moe": ("norm_topk_prob", None, "norm_topk_prob is not set; only True is supported"),
+    "qwen3_moe": ("mlp_only_layers", [2], r"mlp_only_layers is \[2\], expected numbers of layers"),
     "phi3": ("rope_scaling", {"type": "linear", "factor": 2.0}, "rope_type 'linear' is not supported"),
     "gemma": ("hidden_activation", "relu", "hidden_activation = 'relu' is not supported"),
     "gemma2": ("sliding_window", None, "sliding_window is not set, but layer_types has sliding_attention"),
@@ -375,3 +386,152 @@ def test_an_empty_table_of_rotary_settings_of_gpt_oss_asks_for_no_scaling(tmp_pa
         assert (scaling and scaling.type) == kind
         theirs_kind = AutoConfig.from_pretrained(tmp_path).rope_parameters["rope_type"]
         assert theirs_kind == (kind or "default")
+
+
+# ------------------------------------------------------------------------------------------- keys that nobody reads
+NOTHING = {  # of files on the hub: how they were trained, stored and labelled
+    "unsloth_fixed": True, "unsloth_version": "2024.9", "_num_labels": 3, "keys_to_ignore_at_inference": ["past"],
+    "layer_types": ["full_attention"] * 3, "_sliding_window_pattern": 6, "attn_implementation": "flash_attention_2",
+    "license": "mit", "merge_method": "slerp", "mergekit": {"models": 2}, "base_model": "a/b", "language": ["en"],
+    "tags": ["x"], "datasets": ["c4"], "training_args": {"lr": 1}, "wandb_project": "p", "model_name": "m",
+    "_commit_hash": "abc", "_flash_attn_2_enabled": True, "max_sequence_length": 2048, "trust_remote_code": True,
+    "num_params": 7, "save_step": 10, "epochs": 3, "learning_rate": 1e-4, "lora_r": 8, "peft_type": "LORA",
+    "library_name": "transformers", "pipeline_tag": "text-generation", "bos_token": "<s>", "author": "me",
+}  # fmt: skip
+COMPUTES = {  # of other models
+    "attention_multiplier": 0.5, "clip_qkv": 8.0, "logit_scale": 0.5, "residual_multiplier": 0.3, "num_experts": 8,
+    "use_qk_norm": True, "alibi": True, "multi_query": True, "sliding_window": 64, "attn_logit_softcapping": 50.0,
+    "auto_map": {"AutoModelForCausalLM": "modeling_other.OtherForCausalLM"},
+    "compression_config": {"format": "dense"},
+}  # fmt: skip
+
+
+def changed(path, config, **keys):
+    path.write_text(json.dumps({key: value for key, value in {**config, **keys}.items() if value is not ...}))
+    return path.parent
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_keys_that_nothing_reads_are_ignored_with_a_note(kind, tmp_path):
+    """And those that some model computes with are not, nor any of a newer transformers."""
+    case = kind if kind in CASES else f"{kind}, grouped"
+    ours = ours_of(theirs(case), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    extra = {key: value for key, value in NOTHING.items() if key not in config}
+    with pytest.warns(
+        UserWarning, match=r"config\.json: unsloth_fixed, .*: ignored; no model of transformers computes"
+    ):
+        again = load_model(changed(path, config, **extra), dtype="float64", device="cpu")
+    assert again.spec == ours.spec
+    refused = 0
+    for key, value in COMPUTES.items():
+        if key not in config:
+            with pytest.raises(CheckpointError, match=key if key != "num_experts" else "num_"):
+                load_model(changed(path, config, **{key: value}), device="cpu")
+            refused += 1
+    assert refused >= 9
+    with pytest.raises(CheckpointError, match="epochs = 3 is not known"):
+        load_model(changed(path, config, epochs=3, transformers_version="99.0.0"), device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        own = {"AutoModel": f"modeling_x.{type(theirs(case)).__name__}"}
+        assert load_model(changed(path, config, auto_map=own), device="cpu").spec == ours.spec
+        ignore = ["clip_qkv", "epochs"]
+        folder = changed(path, config, clip_qkv=8.0, epochs=3, transformers_version="99.0.0")
+        assert load_model(folder, device="cpu", ignore=ignore).spec == ours.spec
+    with pytest.raises(CheckpointError, match="ignore: no key typo in its config"):
+        load_model(folder, device="cpu", ignore=[*ignore, "typo"])
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_key_of_the_class_that_is_not_read_has_its_default(kind, tmp_path):
+    """And another spelling of a key says the same."""
+    case = kind if kind in CASES else f"{kind}, grouped"
+    ours = ours_of(theirs(case), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    own = PEER["families"][kind]
+    for other, key in own["same"].items():
+        if other not in config and key in config:
+            assert load_model(changed(path, config, **{other: config[key]}), device="cpu").spec == ours.spec
+            with pytest.raises(CheckpointError, match=f"{other}|{key}"):
+                load_model(changed(path, config, **{other: 13}), device="cpu")
+    if kind != "t5":
+        assert load_model(changed(path, config, is_encoder_decoder=False), device="cpu").spec == ours.spec
+        with pytest.raises(CheckpointError, match="is_encoder_decoder = True is not known"):
+            load_model(changed(path, config, is_encoder_decoder=True), device="cpu")
+
+
+def test_the_kept_keys_are_those_of_transformers():
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "family_keys.py"))
+    if transformers.__version__ != PEER["version"]:
+        pytest.skip(f"the kept keys are those of transformers {PEER['version']}")
+    now = {"families": {kind: tool["family_keys"](kind) for kind in FAMILIES}}
+    now |= {"computing": tool["read_names"](), "types": sorted(CONFIG_MAPPING)}
+    assert tool["changes"](PEER, now) == []
+    assert len(tool["changes"]({}, now)) > 1000
+
+
+def test_the_commands_leave_keys_out(tmp_path, capsys):
+    model = transformer(vocab_size=300, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "m")
+    train_tokenizer("utf8", []).save(tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    changed(path, json.loads(path.read_text()), clip_qkv=8.0)
+    for command in (["convert", str(path.parent), str(tmp_path / "out")], ["generate", str(path.parent), "a"]):
+        for more, code in ((), 2), (("--ignore-config", "clip_qkv"), 0):
+            with pytest.raises(SystemExit) as ended:
+                main([*command, *more])
+            said = capsys.readouterr().err
+            assert ended.value.code == code and ("clip_qkv = 8.0 is not known" in said) == bool(code)
+    again = load_model(path.parent, device="cpu", ignore=["clip_qkv"])
+    assert load_model(tmp_path / "out", device="cpu").spec == again.spec
+
+
+# ---------------------------------------------------------------------------------------------------------- messages
+def test_a_model_type_that_is_not_built_is_no_misspelt_one():
+    others = [kind for kind in PEER["types"].split() if kind not in FAMILIES]
+    assert len(others) > 300 and {"llama4", "jamba", "qwen2_moe", "falcon"} <= set(others)
+    for kind in others:
+        with pytest.raises(CheckpointError, match=f"model_type: {kind} is not supported") as error:
+            family(kind)
+        assert "did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("case", ["llama, grouped", "bert", "t5", "gpt2"])
+def test_weights_in_pickles_are_refused_with_the_command_that_converts_them(case, tmp_path):
+    peer = theirs(case)
+    ours_of(peer, tmp_path)
+    torch.save(peer.state_dict(), tmp_path / "pytorch_model.bin")
+    load_model(tmp_path, device="cpu")  # beside a safetensors file it is in nobody's way
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\), which can run any program and is not") as error:
+        load_model(tmp_path, device="cpu")
+    command = re.search('python -c "(.*)"$', str(error.value))[1]
+    assert f"t.{type(peer).__name__}." in command
+    exec(command)
+    load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "bert"])
+def test_a_classification_head_is_called_by_its_name(kind, tmp_path):
+    config = AutoConfig.for_model(kind, **{**BASES.get(kind, LLAMA), "num_labels": 3, "pad_token_id": 0})
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"(score|classifier)\.weight is a classification head"):
+        load_model(tmp_path, device="cpu")
+
+
+def test_a_refusal_at_writing_names_no_temporary_file(tmp_path, monkeypatch):
+    model = transformer(vocab_size=300, dtype=torch.float32)
+
+    def full(*args, **more):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("llmanac.models.save.save_file", full)
+    with pytest.raises(LlmanacError, match="cannot write") as error:
+        model.save_pretrained(tmp_path / "m")
+    assert ".tmp-" not in str(error.value) and str(tmp_path / "m") in str(error.value)
+    with pytest.raises(LlmanacError) as error, files.atomic_folder(tmp_path / "x") as folder:
+        raise LlmanacError(f"{folder / 'a'}: cannot be written")
+    assert str(error.value) == f"{tmp_path / 'x' / 'a'}: cannot be written"

@@ -47,6 +47,10 @@ MODELS = {
         "blocks": [{**SANDWICH, "mixer": {**GEMMA, "window": 7}}, SANDWICH],
         "norm": {"name": "rmsnorm", "offset": 1.0}, "embedding_scale": 3.0,
     },
+    "gemma2-scale": {
+        "blocks": [{**SANDWICH, "mixer": {**GEMMA, "score": {**GEMMA["score"], "scale": 0.7}}}],
+        "norm": {"name": "rmsnorm", "offset": 1.0}, "embedding_scale": 3.0,
+    },
     "window": {"blocks": block({"name": "multi-head", "heads": 4, "window": 5})},
     "no-positions": {"blocks": [*block(), {**block()[0], "position": "none"}]},
     "partial": {"position": {"name": "rope", "rotary_fraction": 0.5}},

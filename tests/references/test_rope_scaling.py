@@ -6,17 +6,21 @@ import math
 
 import pytest
 import torch
-from _small_models import tokens, transformer
-from transformers import LlamaConfig
+from _small_models import block, randomise, tokens, transformer
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from llmanac.core.errors import CheckpointError, RequestError, SpecError
 from llmanac.core.registry import build
+from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
+from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.generate.runner import TorchRunner
 from llmanac.models.families import Config, family
+from llmanac.models.load import load_model
 
 SHORT, LONG = [1.0, 1.1, 1.3, 1.7], [1.0, 2.0, 5.0, 9.0]
 DIM, HEADS, SIZE = 32, 4, 8
@@ -150,8 +154,8 @@ def test_turned_queries_equal_llama(name):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
-def model_of(name):
-    return transformer(position={"name": "rope", **pair(name)[1]})
+def model_of(name, **fields):
+    return transformer(position={"name": "rope", **pair(name)[1]}, **fields)
 
 
 @pytest.mark.parametrize("name", BY_LENGTH)
@@ -230,27 +234,160 @@ def test_without_a_plan_the_first_piece_decides(name):
         assert mark.lengths == (30,)
 
 
+class FromTheStart(TorchRunner):
+    """Reads a row from its first token on for each of its logits, as one of the length that `read_again` goes by."""
+
+    def extend(self, prompts, reserve, planned=(), adapters=(), images=()):
+        self.held = [*getattr(self, "held", []), *([] for _ in prompts)]
+        return [0] * len(prompts)
+
+    def read(self, start, tokens, *, every, source=None):
+        rows = []
+        for held, new in zip(self.held[start:], tokens, strict=False):
+            held += new
+            ends = range(len(held) - len(new) + 1, len(held) + 1) if every else [len(held)]
+            rows.append(torch.cat([self._last(held[:end]) for end in ends]))
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    def _last(self, held):
+        state = self.model.start(1)
+        state.plan([self.model.model.position.scaling.lasts(len(held))])
+        return self.model(torch.tensor([held]), state).logits[0, -1:]
+
+    def lasts(self, row):
+        return math.inf
+
+    def mark(self, start, stop):
+        return None
+
+    def rewind(self, start, mark, lengths, marked):
+        for held, length in zip(self.held[start:], lengths, strict=False):
+            del held[length:]
+        return list(lengths)
+
+    def arrange(self, order):
+        self.held = [list(self.held[i]) for i in order]
+
+    def reset(self):
+        self.held = []
+
+
+WAYS = {
+    "greedy": {},
+    "samples": {"n": 3, "temperature": 1.0, "seed": 5},
+    "beams": {"beams": 3, "n": 2},
+    "scored": {"logprobs": 2, "prompt_logprobs": 0},
+}
+MORE = {
+    "alone": {"rows": 1},
+    "together": {},
+    "put back": {"most_tokens": 80},
+    "drafts": {"drafter": "prompt-lookup"},
+    "a draft model": {"drafter": "model", "draft_model": "itself"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", BY_LENGTH)
-def test_the_engine_plans_each_row_by_itself(name):
-    """The answers of requests together are those of each alone, and a cache of beginnings is refused."""
+def test_what_is_generated_does_not_depend_on_how_much_may_be(name, way):
+    """Rows that pass the trained length are read again: in any company, with drafts, and where rows are put back."""
     model = model_of(name)
-    prompts = [tokens(1, n, seed=n)[0].tolist() for n in (4, 12, 30)]
+    prompts = [tokens(1, n, seed=n)[0].tolist() for n in (4, 12, 16, 17, 30)]
 
-    def answers(requests):
-        return [a.ids for a in Engine(model).generate(requests, max_new_tokens=10)]
+    def answers(engine, most):
+        found = engine.generate(prompts, max_new_tokens=most, **WAYS[way])
+        return [(answer.ids, answer.logprobs) for answer in found]
 
-    together = answers(prompts)
-    assert together == [answers([p])[0] for p in prompts]
-    assert answers([prompts[0]])[0] == together[0]  # after the long ones too
-    full = list(prompts[1])
-    for _ in range(10):  # 12 + 10 tokens: past the trained length, under one set of frequencies
-        state = model.start(1)
-        state.plan([22])
-        full.append(int(model(torch.tensor([full]), state).logits[0, -1].argmax()))
-    assert list(together[1]) in (full, full[12:])
+    reference = Engine(model)
+    reference.make_runner = lambda: FromTheStart(model)
+    expected = answers(reference, 30)
+    for kind, choices in MORE.items():
+        choices = {key: model if value == "itself" else value for key, value in choices.items()}
+        engine = Engine(model, **choices)
+        engine.speculation.always = True
+        for (ids, logprobs), (wanted, values) in zip(answers(engine, 30), expected, strict=True):
+            assert ids == wanted, kind
+            assert logprobs == pytest.approx(values, abs=1e-9), kind
+    if way != "beams":  # which end texts of other lengths
+        for most in (1, 3, 13, 29):
+            for (ids, _), (wanted, _) in zip(answers(Engine(model), most), expected, strict=True):
+                assert ids == wanted[:most]
+    # frequencies of one kind alone would give other texts
+    kept = Engine(model)
+    kept.make_runner = lambda: Unread(model)
+    assert [ids for ids, _ in answers(kept, 30)] != [ids for ids, _ in expected]
+
+
+@pytest.mark.parametrize("parts", ["window", "hybrid", "prefix"])
+def test_states_of_all_kinds_are_read_again(parts):
+    """Rings and recurrent states too, and with an adapter whose 5 places count as the row's."""
+    window, gru = block("sliding-window"), block("gru", ffn="none")
+    blocks = {"window": [*block(), *window], "hybrid": [*gru, *block()]}.get(parts, block())
+    model = model_of("longrope", blocks=blocks)
+    if parts == "prefix":
+        make_method("adapter", {"name": "prefix", "tokens": 5}).build(seed=0).apply(model)
+        randomise(model)
+    prompts = [tokens(1, n, seed=n)[0].tolist() for n in (4, 9, 12, 17)]
+    answers = Engine(model, drafter="prompt-lookup").generate(prompts, max_new_tokens=14)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        text = list(prompt)
+        for _ in range(14):
+            text.append(int(model(torch.tensor([text])).logits[0, -1].argmax()))
+        assert answer.ids == text[len(prompt) :]
+
+
+class Letters:
+    """A token a letter."""
+
+    bos_id = eos_id = None
+
+    def encode(self, text):
+        return [ord(letter) - 97 for letter in text]
+
+
+class Unread(TorchRunner):
+    """Goes on with the keys that it has."""
+
+    def lasts(self, row):
+        return math.inf
+
+
+def test_keys_that_depend_on_the_length_are_kept_for_no_other_row():
+    model = model_of("longrope")
     assert not PrefixCache.fits(model) and PrefixCache.fits(transformer())
     with pytest.raises(RequestError, match=r"prefix_cache_bytes: .*keys that depend on a row's length"):
         PrefixCache(model, 2**20)
+
+
+def test_greedy_tokens_equal_transformers_past_the_trained_length(tmp_path):
+    """Which is given each text anew for each token, and so reads it with the frequencies of its length."""
+    config, _ = pair("longrope")
+    config.vocab_size, config.num_hidden_layers, config.intermediate_size = 61, 2, 48
+    config.eos_token_id = config.bos_token_id = None
+    peer = randomise(LlamaForCausalLM(config)).double().eval()
+    peer.save_pretrained(tmp_path)
+    engine = Engine(load_model(tmp_path, dtype="float64", device="cpu"))
+    for length in (3, 12, 16, 17, 40):
+        text = tokens(1, length, seed=length)
+        answer = engine.generate(text.tolist(), max_new_tokens=20)[0].ids
+        for _ in range(20):
+            text = torch.cat([text, peer(text, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+        assert answer == text[0, length:].tolist()
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_the_likelihood_of_a_continuation_is_that_of_one_pass(name):
+    """Contexts that begin alike are read apart, since their rows may have different lengths."""
+    model, text = model_of(name), "".join(chr(97 + i % 23) for i in range(50))
+    pairs = [
+        (text[:n], text[n : n + more]) for n, more in ((5, 4), (10, 9), (10, 3), (15, 1), (30, 8), (49, 1), (12, 30))
+    ]
+    found = loglikelihood(model, Letters(), pairs, label=None)
+    for (context, rest), own in zip(pairs, found, strict=True):
+        ids = torch.tensor([Letters().encode(context + rest)])
+        logprobs = model(ids[:, :-1]).logits[0].double().log_softmax(-1)
+        expected = logprobs.gather(1, ids[0, 1:, None])[-len(rest) :, 0]
+        assert own.logprobs == pytest.approx(expected.tolist(), abs=1e-9)
 
 
 def test_errors_name_the_field():

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import typer
 
-from llmanac.cli.options import Column, Draft, DraftTokens, Force, Pipeline, Rope, Sinks, SomeModel, SomeRunner, Tensor
+from llmanac.cli.options import (
+    Column,
+    Draft,
+    DraftTokens,
+    Force,
+    IgnoreConfig,
+    Pipeline,
+    Rope,
+    Sinks,
+    SomeModel,
+    SomeRunner,
+    Tensor,
+)
 from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
 
@@ -63,6 +75,7 @@ def generate_command(
     runner: SomeRunner = "auto",
     rope: Rope = None,
     sinks: Sinks = None,
+    ignore: IgnoreConfig = None,
     tensor: Tensor = 1,
     pipeline: Pipeline = 1,
 ) -> None:
@@ -89,9 +102,10 @@ def generate_command(
             check_place(output, prompts, force=force)
     with contextlib.ExitStack() as ranks:
         if tensor * pipeline > 1:
-            engine = divided(ranks, path, tensor, pipeline, draft, runner, rope=rope, sinks=sinks)
+            engine = divided(ranks, path, tensor, pipeline, draft, runner, rope=rope, sinks=sinks, ignore=ignore or ())
         else:
-            engine = _load(path, draft, draft_tokens, runner, rope, sinks)
+            how = {"draft": draft, "draft_tokens": draft_tokens, "rope": rope, "sinks": sinks, "ignore": ignore or ()}
+            engine = _load(path, runner=runner, **how)
         if prompts is not None:
             how = {"draft": draft, "draft_tokens": draft_tokens, "runner": runner, "rope": rope, "sinks": sinks}
             _file(engine, path, prompts, column, output, options, force, how)
@@ -112,13 +126,11 @@ def divided(
     return ranks.enter_context(sharded_engine(path, tensor=tensor, pipeline=pipeline, **choices))
 
 
-def _load(
-    path: str, draft: str | None, draft_tokens: int | None, runner: str, rope: str | None, sinks: str | None
-) -> Engine:
+def _load(path: str, **choices: Any) -> Engine:
     from llmanac.generate.load import load_engine
     from llmanac.models.lm.encoder import Encoder
 
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope, sinks=sinks)
+    engine = load_engine(path, **choices)
     if isinstance(engine.model, Encoder):
         raise RequestError(
             f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"

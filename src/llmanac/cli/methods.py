@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from llmanac.cli.options import AsJson, SomeModel
+from llmanac.cli.options import AsJson, IgnoreConfig, SomeModel
 from llmanac.core.errors import SpecError
 
 MEANING = {
@@ -99,6 +99,7 @@ def convert_command(
     kind: Annotated[
         str | None, typer.Option("--type", help="Weights of a .gguf file: f32, f16, q8_0, q4_0 or q4_1 [f16].")
     ] = None,
+    ignore: IgnoreConfig = None,
 ) -> None:
     """Write a model and its tokenizer in the layout of a Hugging Face family, or as a GGUF file."""
     from llmanac.recipes.convert import convert
@@ -106,7 +107,7 @@ def convert_command(
     family = family or ("gguf" if target.suffix == ".gguf" else "llama")
     if kind is not None and family != "gguf":
         raise SpecError("--type: is for a .gguf file")
-    model = convert(source, target, family, kind or "f16")
+    model = convert(source, target, family, kind or "f16", ignore or ())
     reader = "llama.cpp" if family == "gguf" else "transformers.AutoModelForCausalLM.from_pretrained"
     print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
     print(f"Next: llmanac generate {target} --prompt 'Once'   (or {reader})")

@@ -51,6 +51,10 @@ Rope = Annotated[
 Sinks = Annotated[
     str | None, typer.Option(metavar="FIRST+WINDOW", help="Read the first and the last tokens only, as 4+1020.")
 ]
+IgnoreConfig = Annotated[
+    list[str] | None,
+    typer.Option("--ignore-config", metavar="KEY", help="Read config.json as if it lacked this key; repeatable."),
+]
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 

@@ -137,6 +137,10 @@ def _writing(path: Path) -> Iterator[Path]:
     except OSError as error:
         _remove(temporary)
         raise LlmanacError(f"{path}: cannot write ({error.strerror or error}); nothing was changed") from error
+    except LlmanacError as error:
+        _remove(temporary)
+        error.args = tuple(str(said).replace(str(temporary), str(path)) for said in error.args)  # which nobody knows
+        raise
     except BaseException:
         _remove(temporary)
         raise

@@ -134,8 +134,9 @@ def _groups(
     """Contexts of similar length that are read together, with the state of the tokens that all of them begin with and
     the number of these; contexts of one token need no reading ahead."""
     families: dict[Ids, list[Ids]] = {}
+    apart = _by_length(model)
     for ids in contexts:
-        families.setdefault(ids[:SHARED] if len(ids) > SHARED + 1 else (), []).append(ids)
+        families.setdefault(() if apart or len(ids) <= SHARED + 1 else ids[:SHARED], []).append(ids)
     alone = families.pop((), [])
     for key in [key for key, family in families.items() if len(family) == 1]:
         alone += families.pop(key)
@@ -171,8 +172,9 @@ def _after(
 ) -> Iterator[tuple[tuple[Ids, Ids], np.ndarray, Ids]]:
     """`(key, logprobs (T, V) float64, most probable ids)` of all that follows the contexts of a group."""
     zeros = torch.zeros(len(group), dtype=torch.int64, device=device_of(model))
-    state = model.start(len(group)) if base is None else base.select(zeros)
-    if len(group[0]) > 1:
+    whole = _by_length(model)
+    state: Any = model.start(len(group)) if base is None else base.select(zeros)
+    if len(group[0]) > 1 and not whole:
         heads = [ids[shared:-1] for ids in group]
         part = batch_tokens if len(group) == 1 else max(map(len, heads))
         for at in range(0, max(map(len, heads)), part):
@@ -182,18 +184,26 @@ def _after(
     at = 0
     while at < len(tails):
         stop = at + 1
-        while stop < len(tails) and (stop + 1 - at) * (len(tails[stop][1]) + 1) <= most:
+        head = len(group[-1]) if whole else 1  # tokens of contexts that are read with what follows
+        while stop < len(tails) and (stop + 1 - at) * (len(tails[stop][1]) + head) <= most:
             stop += 1
         chosen, at = tails[at:stop], stop
-        own: State = state.select(torch.tensor([row for row, _ in chosen], device=device_of(model)))
-        inputs = [(group[row][-1], *read) for row, read in chosen]
+        own = state.select(torch.tensor([row for row, _ in chosen], device=device_of(model)))
+        inputs = [(*group[row][-head:], *read) for row, read in chosen]
+        if whole:
+            own.plan(list(map(len, inputs)))
         longest = max(map(len, inputs))
         part = most if len(inputs) == 1 else longest
         logits = [_read(model, [x[i : i + part] for x in inputs], own, ALL) for i in range(0, longest, part)]
         for place, (row, read) in enumerate(chosen):
-            mine = torch.cat([part[place] for part in logits])[: len(read) + 1]
+            mine = torch.cat([part[place] for part in logits])[: len(inputs[place])][-len(read) - 1 :]
             best = tuple(mine.argmax(dim=-1).tolist())
             yield (group[row], read), mine.double().log_softmax(dim=-1).cpu().numpy(), best
+
+
+def _by_length(model: Any) -> bool:
+    """Whether positions depend on how long a row is: then what rows begin with cannot be shared."""
+    return getattr(model.start(1), "by_length", None) is not None
 
 
 def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Want) -> torch.Tensor:
@@ -210,6 +220,8 @@ def _in_windows(model: Any, start: list[int], rest: list[int]) -> Likelihood:
     part = max(1, LOGITS // model.vocab_size)
     for x, y in windows(np.array([*start, *rest], np.int64), model.max_length, model.max_length):
         state, targets = model.start(1), torch.from_numpy(y)
+        if _by_length(model):
+            state.plan([len(x)])
         for at in range(0, len(x), part):
             asked = targets[at : at + part]
             logits = _read(model, [x[at : at + part].tolist()], state, ALL)[0].cpu()[asked != IGNORE]

@@ -95,7 +95,8 @@ def refusal(model: Any) -> str | None:
     spec = model.spec
     for part in (spec, spec.head, spec.position, spec.norm, *spec.blocks, *(p for b in spec.blocks for p in _parts(b))):
         for field in fields(part):
-            if field.name not in KNOWN and getattr(part, field.name) != field.default:
+            known = field.name in KNOWN or (field.name == "scale" and part.name == "scaled-dot")  # not that of a head
+            if not known and getattr(part, field.name) != field.default:
                 return f"{field.name} is set"
     if len({type(layer) for layer in layers}) > 1:
         return "its blocks place their norms in different ways"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ def load_engine(
     most_tokens: int | None = None,
     rope: str | None = None,
     sinks: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Engine:
     """Load model and tokenizer and make an engine.
 
@@ -42,6 +44,7 @@ def load_engine(
         most_tokens: that all rows may hold together; see `Engine`.
         rope: scaling of rotary positions for a longer context, as "yarn:4".
         sinks: a window with first tokens, as "4+1020".
+        ignore: keys of the model's config.json; see `load_model`.
 
     Raises:
         CheckpointError or TokenizerError: a file that cannot be read, by its name.
@@ -69,7 +72,8 @@ def load_engine(
             raise CheckpointError(f"--draft {error}; drafters without a model: {', '.join(_free_drafters())}") from None
         _check_tokens(words, load_tokenizer(draft_words), path, draft)
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
-    loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, rope=rope, sinks=sinks))
+    own: Any = {"rope": rope, "sinks": sinks, "ignore": ignore}
+    loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, **own))
     if adapter is not None:
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, ProductTransform):

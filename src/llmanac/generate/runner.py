@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError
 from llmanac.core.types import ALL, LAST, Batch, LanguageModel, Want
 from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.generate.schedule import READ_TOKENS
 from llmanac.models._lead import prime
 
 FRONT = -1  # in the place of a token where an adapter's places are
@@ -35,7 +37,7 @@ class Runner(Protocol):
         """Add a row for each prompt; returns how many of its tokens the row holds already (a prefix cache's).
 
         A prompt of None is one of which nothing may be taken from a cache; `reserve` is the tokens a row will read;
-        `planned` the most tokens that each row may have in the end; `adapters` the adapter of each row and `images`
+        `planned` the tokens that each row reads before it goes on; `adapters` the adapter of each row and `images`
         those of its prompt, by default none.
         """
 
@@ -55,6 +57,12 @@ class Runner(Protocol):
         A row whose state cannot return to its length (a recurrent one) returns to the one it had at the mark,
         `marked`.
         """
+
+    def lasts(self, row: int) -> float:
+        """How many tokens a row may have until it has to be read again (its positions depend on its length)."""
+
+    def read_again(self, row: int, tokens: Sequence[int], length: int) -> None:
+        """Read the tokens that a row holds anew, as those of a row that grows to `length`."""
 
     def arrange(self, order: Sequence[int]) -> None:
         """Row i becomes what row `order[i]` was; repeats fork, rows not named end."""
@@ -91,6 +99,12 @@ class StateRunner:
             back = [n if n == c else m for n, c, m in zip(places, state.counts, before, strict=True)]
             state.rewind(mark, back)
             return [n - lead for n, lead in zip(back, leads, strict=True)]
+
+    def lasts(self, row: int) -> float:
+        if getattr(self._state, "by_length", None) is None:
+            return math.inf
+        own = self._state.rows[row]
+        return int(own.planned - own.lead)
 
     def arrange(self, order: Sequence[int]) -> None:
         if order:
@@ -150,19 +164,34 @@ class TorchRunner(StateRunner):
         first = self._state.batch - len(prompts)
         new = self._state.view(first, self._state.batch)
         new.reserve(max(counts) + (reserve if limit is None else min(reserve, limit)))
-        if planned and getattr(new, "by_length", False):
-            wanted = [n if limit is None else min(n, limit) for n in planned]
-            new.plan([n + own for n, own in zip(wanted, counts, strict=True)])
+        if planned and getattr(new, "by_length", None) is not None:
+            new.plan([new.by_length(n + own) for n, own in zip(planned, counts, strict=True)])
         for row, image in zip(new.rows, images, strict=False):
             row.images = image
         self._names = [*self._names[:first], *names]
-        for index, lead in enumerate(leads):
-            if lead is not None:
-                row = self._state.view(first + index, first + index + 1)
-                row.rows[0].lead = lead.tokens
-                if names[index] is not None:  # that of the model itself is read by the model
-                    prime(self.model, lead, row)
+        for index, lead in enumerate(leads, first):
+            self._prime(index, lead)
         return held
+
+    def _prime(self, index: int, lead: Any) -> None:
+        """Note what comes before a row's tokens, and read what is not the model's own."""
+        if lead is not None:
+            row = self._state.view(index, index + 1)
+            row.rows[0].lead = lead.tokens
+            if self._names[index] is not None:  # that of the model itself is read by the model
+                prime(self.model, lead, row)
+
+    def read_again(self, row: int, tokens: Sequence[int], length: int) -> None:
+        self.replan(row, length)
+        for at in range(0, len(tokens), READ_TOKENS):
+            self.read(row, [tokens[at : at + READ_TOKENS]], every=False)
+
+    def replan(self, row: int, length: int) -> None:
+        """Empty a row, and let it be read as one of `length` tokens."""
+        state, lead = self._state.view(row, row + 1), self._lead(self._names[row])
+        state.rewind(None, [0])
+        state.plan([state.by_length(length + (0 if lead is None else lead.tokens))])
+        self._prime(row, lead)
 
     def _lead(self, name: str | None) -> Any:
         """What comes before a row's tokens, or None."""

@@ -55,6 +55,17 @@ class Row:
         return self.request.prompt_logprobs is not None and self.resumes is None
 
     @property
+    def length(self) -> int:
+        """Tokens that it has once all that is no guess is read."""
+        return self.read + len(self.pending) - self.drafted
+
+    @property
+    def held(self) -> list[int]:
+        """The tokens that the state of a row that decodes holds."""
+        assert self.sequence is not None
+        return [*self.request.prompt, *self.sequence.ids][: self.read]
+
+    @property
     def rows(self) -> int:
         """Rows that it needs: one a sample once the prompt is read."""
         return 1 if self.sequence is not None or self.resumes is not None else self.request.width

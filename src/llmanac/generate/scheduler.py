@@ -48,7 +48,6 @@ class Scheduler:
             oldest always goes on. None sets no bound.
         slower: how many times as long a step may take where it reads a part of a prompt too; None does not look at
             the time, so that what a call computes does not depend on it.
-
         bank: adapters that requests may name.
 
     Attributes:
@@ -148,13 +147,12 @@ class Scheduler:
             yield
             return
         before, start = [len(row.sequence.token_logprobs) for row in rows if row.sequence], self.clock()
-        drafted = self.speculation.draft(self.drafter, rows, self.model.max_length)
+        ends = [min(self.model.max_length or math.inf, self.runner.lasts(i)) for i in range(len(rows))]
+        drafted = self.speculation.draft(self.drafter, rows, ends)
         yield
         after = [len(row.sequence.token_logprobs) for row in rows if row.sequence]
-        gained = sum(after) - sum(before)
-        if gained:
-            seconds = (self.clock() - start) * len(rows) / gained
-            self.speculation.pace(len(rows)).add(drafted, seconds)
+        if gained := sum(after) - sum(before):
+            self.speculation.pace(len(rows)).add(drafted, (self.clock() - start) * len(rows) / gained)
 
     def _forget_drafts(self) -> None:
         if self.drafter is not None:
@@ -193,7 +191,7 @@ class Scheduler:
         fresh = [self._start_id is not None or row.scored or row.request.images is not None for row in made]
         cached = [None if anew else row.pending for anew, row in zip(fresh, made, strict=True)]
         longest = max(len(row.pending) + min(ROOM, row.request.max_new_tokens) for row in made)
-        planned = [row.request.first + row.request.max_new_tokens for row in made]
+        planned = [len(row.pending) + (len(row.resumes[1]) if row.resumes else 0) for row in made]
         own = {"adapters": [row.request.adapter for row in made], "images": [row.request.images for row in made]}
         further = {name: values for name, values in own.items() if any(value is not None for value in values)}
         for row, count in zip(made, self.runner.extend(cached, longest, planned, **further), strict=True):
@@ -218,9 +216,8 @@ class Scheduler:
         """The logits of a call, and the tokens that each row read."""
         tokens = [row.pending[: call.tokens] for row in rows]
         # an encoder-decoder reads the prompts as sources, with the first token of its answers
-        source = None
-        if self._start_id is not None and rows[0].sequence is None:
-            source = [row.request.prompt for row in rows]
+        begins = self._start_id is not None and rows[0].sequence is None
+        source = [row.request.prompt for row in rows] if begins else None
         logits = self.runner.read(call.start, tokens, every=call.scored, source=source)
         for row, given in zip(rows, tokens, strict=True):
             row.pending = row.pending[len(given) :]
@@ -229,6 +226,9 @@ class Scheduler:
 
     def _decode(self, call: Call, rows: list[Row]) -> list[Sequence]:
         """Read the pending tokens of rows that decode, and choose what follows; drafts are accepted or forgotten."""
+        for at, row in enumerate(rows, call.start):
+            if row.length > self.runner.lasts(at):
+                self.runner.read_again(at, row.held, row.length)
         drafted, before = [row.drafted for row in rows], [row.read for row in rows]
         sure = [len(row.pending) - row.drafted for row in rows]  # what is not a guess
         mark = self.runner.mark(call.start, call.stop) if any(drafted) else None

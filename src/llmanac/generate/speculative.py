@@ -81,11 +81,16 @@ class Speculation:
         """The times for about so many rows."""
         return self.paces.setdefault(rows.bit_length(), Pace())
 
-    def draft(self, drafter: Drafter, rows: Sequence[Row], context: int | None) -> bool:
-        """Add proposed tokens to the pending ones of `rows`, which decode. Returns whether there are any."""
+    def draft(self, drafter: Drafter, rows: Sequence[Row], most: Sequence[float]) -> bool:
+        """Add proposed tokens to the pending ones of `rows`, which decode and may have `most` tokens each.
+
+        Returns whether there are any.
+        """
         if not self.always and not self.pace(len(rows)).drafts():
             return False
-        chosen = [(row, room) for row in rows if (room := _room(row, context)) > 0 and _has_grown(row)]
+        chosen = [
+            (row, room) for row, n in zip(rows, most, strict=True) if (room := _room(row, n)) > 0 and _has_grown(row)
+        ]
         if not chosen:
             return False
         sequences = [row.sequence for row, _ in chosen if row.sequence is not None]
@@ -122,12 +127,10 @@ def _has_grown(row: Row) -> bool:
     return row.sequence.drafted_at > before
 
 
-def _room(row: Row, context: int | None) -> int:
-    """How many tokens may be drafted for a row: its last token is chosen by the model, and the context has an end."""
+def _room(row: Row, most: float) -> int:
+    """How many tokens may be drafted for a row: its last token is chosen by the model, and it may have `most`."""
     sequence = row.sequence
     if sequence is None or not sequence.request.speculative or not row.pending:
         return 0
     left = sequence.request.max_new_tokens - len(sequence.token_logprobs) - 1
-    if context is not None:
-        left = min(left, context - row.read - len(row.pending))
-    return min(left, sequence.draft_length)
+    return int(min(left, most - row.read - len(row.pending), sequence.draft_length))

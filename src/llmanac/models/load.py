@@ -6,6 +6,7 @@ is compared with the files' headers, and tensors are read only if all of them fi
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record,
 from llmanac.models._layers import Embedding, Product
 from llmanac.models._packed_files import KEY, Layout, QuantizedWeights, layout_of
 from llmanac.models._quantized import Quantized
-from llmanac.models._weights import MOST_TENSORS, Weights, check_finite, some, to
+from llmanac.models._weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
 from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.lm import ngram
@@ -70,6 +71,7 @@ def load_model(
     device: str | torch.device = "auto",
     rope: str | None = None,
     sinks: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Transformer:
     """Load a model for inference or further training.
 
@@ -79,6 +81,7 @@ def load_model(
         device: auto, cpu, cuda, mps.
         rope: scale rotary positions for a longer context, as "yarn:4".
         sinks: read only so many first tokens and a window of the last ones, as "4+1020".
+        ignore: keys of config.json that are read as if they were not there, where they are known to change nothing.
 
     Raises:
         SpecError: a scaling or window that is not known, or that the model cannot have.
@@ -90,6 +93,9 @@ def load_model(
     target = resolve_dtype(dtype, where)
     packed = PackedWeights(place) if place.is_file() else None
     data = read_table(place / CONFIG) if packed is None else packed.config
+    if lost := [key for key in ignore if key not in data]:
+        raise CheckpointError(f"{place}: ignore: no key {some(lost)} in its config; leave it out")
+    data = {key: value for key, value in data.items() if key not in ignore}
     kind = data.get("model_type")
     if kind == ngram.MODEL_TYPE:
         return ngram.load_pretrained(place)  # type: ignore[return-value]
@@ -143,9 +149,27 @@ def _theirs(
     except SpecError as error:
         raise _named(error, path, fields) from error
     skipped = _further(config, chosen, spec)
-    config.finish()
-    claim = Claim(path, spec, vocab_size, chosen.names, fields, config.sizes)
-    return claim, packed or _weights(place, layout, chosen.ignored, chosen.prefix, skipped=skipped)
+    if unknown := config.finish():
+        warnings.warn(f"{path}: {some(unknown)}: ignored; no model of transformers computes with it", stacklevel=4)
+    if packed is None:
+        _check_pickles(place, data.get("architectures"))
+    names, left_out = chosen.stored(spec)
+    claim = Claim(path, spec, vocab_size, names, fields, config.sizes)
+    return claim, packed or _weights(place, layout, left_out, chosen.prefix, skipped=skipped)
+
+
+def _check_pickles(folder: Path, named: Any) -> None:
+    """Raises CheckpointError where a folder has its weights as pickles alone, with the command that converts them."""
+    pickles = sorted(path.name for ending in ("*.bin", "*.pt", "*.pth") for path in folder.glob(ending))
+    if not pickles or any((folder / name).exists() for name in (WEIGHTS, INDEX)):
+        return
+    found = re.fullmatch(r"\['(\w+)'\]", str(named))
+    name = found[1] if found else "AutoModelForCausalLM"
+    raise CheckpointError(
+        f"{folder}: has its weights as a pickle ({pickles[0]}), which can run any program and is not read; where you "
+        f"trust it, convert it: python -c \"import transformers as t; t.{name}.from_pretrained('{folder}')"
+        f".save_pretrained('{folder}')\""
+    )
 
 
 def _further(config: Any, chosen: Any, spec: Any) -> tuple[str, ...]:
@@ -176,6 +200,7 @@ def _skeleton(claim: Claim, spec: Any) -> Transformer:
 
 
 MOST_FURTHER = 16
+CLASSIFIERS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "qa_outputs.weight")
 STACKS = (("layers", "blocks", "model.layers."), ("encoder_layers", "encoder", "encoder.layers."))
 
 
@@ -250,6 +275,8 @@ def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, 
     if weights.unused:
         unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
         reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"
+        if heads := [name for name in unused if name in CLASSIFIERS]:
+            reason = f"; {heads[0]} is a classification head, which a language model has no place for"
         raise CheckpointError(
             f"{weights.folder}: {len(unused)} weights have no place in the model: {some(unused)}{reason}"
         )
@@ -263,6 +290,8 @@ def _check_names(model: Transformer, sources: Mapping[str, Source], weights: Wei
         ours = [PRESENT[ending] for name in missing for ending in PRESENT if wanted[name].endswith(ending)]
         fields = dict.fromkeys(claim.fields[name] for name in ours if name in claim.fields)
         reason = f" ({claim.path}: {' and '.join(fields)})" if fields else ""
+        if heads := [name for name in weights.entries if name in CLASSIFIERS]:
+            reason = f"; {heads[0]} is a classification head: this model gives labels, not text, and is not read"
         raise CheckpointError(f"{weights.folder}: {len(missing)} weights are missing: {some(missing)}{reason}")
 
 

@@ -66,7 +66,9 @@ def export_model(
     except Misfit as error:
         raise Misfit(f"this model cannot be written as {family}: {error}") from None
     state = canonical_state(model)
-    sources = chosen.names[0].place({name: tuple(tensor.shape) for name, tensor in state.items()}, model.spec)
+    sources = chosen.stored(model.spec)[0][0].place(
+        {name: tuple(tensor.shape) for name, tensor in state.items()}, model.spec
+    )
     for name, tensor in state.items():
         if isinstance(tensor, Quantized) and not (sources[name].alone and not sources[name].transposed):
             raise Misfit(f"{name} is packed, and {family} stores it fused with others or transposed")
@@ -109,8 +111,12 @@ def write_model(
     state, quantization = pack_state(state, foreign=config["model_type"] != "llmanac")
     if quantization is not None:
         config[KEY] = quantization
-    with files.atomic_folder(folder / STAGED) as temporary:
-        names = write_weights(temporary, state, shard_bytes)
+    try:
+        with files.atomic_folder(folder / STAGED) as temporary:
+            names = write_weights(temporary, state, shard_bytes)
+    except LlmanacError as error:
+        error.args = (str(error).replace(str(folder / STAGED), str(folder)),)
+        raise
     try:
         # without its config a folder is no checkpoint: old and new shards can never be read together
         (folder / "config.json").unlink(missing_ok=True)

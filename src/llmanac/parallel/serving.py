@@ -47,7 +47,7 @@ def sharded_engine(
 
     Args:
         timeout: seconds after which a rank that hangs ends a request with an error; one that died does so at once.
-        choices: rope and sinks, as `load_engine` takes them; rows and most_tokens.
+        choices: rope, sinks and ignore, as `load_engine` takes them; rows and most_tokens.
 
     Raises:
         SpecError: a model that cannot be divided, by the name of its part.
@@ -59,7 +59,7 @@ def sharded_engine(
         )
     engine = load_engine(path, device="cpu", runner="torch", **choices)
     check(engine.model, tensor, pipeline)
-    own = {name: choices[name] for name in ("rope", "sinks") if name in choices}
+    own = {name: choices[name] for name in ("rope", "sinks", "ignore") if name in choices}
     sizes = {"tensor": tensor, "pipeline": pipeline}
     with processes(tensor * pipeline, FOLLOWER), serving(engine, fetched(path)[0], **sizes, timeout=timeout, **own):
         yield engine
@@ -164,6 +164,11 @@ class ShardedRunner(TorchRunner):
         with self.calls.lock:
             self.calls.send("rewind", self.number, start, mark is not None, list(lengths), list(marked))
             return super().rewind(start, mark, lengths, marked)
+
+    def replan(self, row: int, length: int) -> None:
+        with self.calls.lock:
+            self.calls.send("replan", self.number, row, length)
+            super().replan(row, length)
 
     def arrange(self, order: Sequence[int]) -> None:
         with self.calls.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from llmanac.models.locate import GGUF, locate
 from llmanac.tokenizers.load import load_tokenizer
 
 
-def convert(source: str, target: Path, family: str, kind: str = "f16") -> Any:
+def convert(source: str, target: Path, family: str, kind: str = "f16", ignore: Sequence[str] = ()) -> Any:
     """Load `source` (a run's or model's folder, a .gguf file, or a hub model), write `target`; returns the model.
 
     Args:
         family: of the folder to write, or gguf for a file, whose name ends in .gguf.
         kind: of the file's weights: f32, f16, q8_0, q4_0 or q4_1.
+        ignore: keys of config.json; see `load_model`.
 
     Raises:
         LlmanacError: the target exists, or the model does not fit the family.
@@ -28,7 +30,7 @@ def convert(source: str, target: Path, family: str, kind: str = "f16") -> Any:
     if (family == "gguf") != (target.suffix == GGUF):
         raise LlmanacError(f"{target}: a GGUF file ends in {GGUF}, and nothing else does")
     place, tokens = locate(source)
-    model = load_model(place)
+    model = load_model(place, ignore=ignore)
     tokenizer = load_tokenizer(tokens)
     try:
         if family == "gguf":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 
 from llmanac.core.errors import CheckpointError, nearest, shown
-from llmanac.models.families._config import TABLES, Config, Misfit
+from llmanac.models.families._config import PEER, TABLES, Config, Misfit
 from llmanac.models.families._names import Names, Source, arrange
 from llmanac.models.families._table import Family
 
@@ -30,6 +30,8 @@ def family(name: str, where: str = "model_type") -> Family:
     """The table of a family. Raises CheckpointError for one that is not known."""
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
+        if name in PEER["types"].split():  # a model by that name, and no misspelt one
+            raise CheckpointError(f"{where}: {name} is not supported (read: {known})")
         raise CheckpointError(
             f"{where}: {shown(name)} is not a family that can be read{nearest(name, FAMILIES)} ({known})"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,10 @@ from llmanac.models._folder import MOST
 LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
 TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
 NEUTRAL = frozenset(TABLES["neutral"].split())
+PEER = tomllib.loads(Path(__file__).with_name("peer.toml").read_text("utf-8"))
+COMPUTING = frozenset(PEER["computing"].split())
+NEVER = ("auto_map", "quantization_config", "compression_config")  # say that something else computes
+FULL = "full_attention"
 MISSING: Any = object()
 
 
@@ -25,10 +30,13 @@ class Config:
 
     Args:
         neutral: keys that have no effect on what a model of this family computes.
+        kind: its model_type in transformers, whose own keys are kept in peer.toml; "" for a table within a config.
     """
 
-    def __init__(self, data: Mapping[str, Any], path: object, neutral: frozenset[str] = frozenset()) -> None:
-        self.data, self.path = dict(data), path
+    def __init__(
+        self, data: Mapping[str, Any], path: object, neutral: frozenset[str] = frozenset(), kind: str = ""
+    ) -> None:
+        self.data, self.path, self.kind = dict(data), path, kind
         self.sizes: dict[str, int] = {}  # the whole numbers that were read
         self._read: set[str] = set(neutral)
 
@@ -72,11 +80,50 @@ class Config:
             raise CheckpointError(f"{self.path}: {key} = {shown(value)} is not supported (known: {', '.join(table)})")
         return table[value]
 
-    def finish(self) -> None:
-        """Raises CheckpointError for keys that were not read and might change what the model computes."""
+    def finish(self) -> list[str]:
+        """The keys that change nothing, though nobody knows them: no language model of transformers reads such a name.
+
+        Raises:
+            CheckpointError: a key that was not read and might change what the model computes.
+        """
+        ignored = []
         for key, value in self.data.items():
-            if key not in self._read and key not in NEUTRAL and value not in (None, False, {}, []):
-                raise CheckpointError(
-                    f"{self.path}: {key[:60]} = {shown(value)} is not known; it may change what the model computes, "
-                    "so the checkpoint is refused"
-                )
+            if key not in self._read and key not in NEUTRAL and not self._neutral(key, value):
+                if not self.kind or key in (*NEVER, *COMPUTING, *self._own) or self._newer():
+                    raise CheckpointError(
+                        f"{self.path}: {key[:60]} = {shown(value)} is not known; it may change what the model "
+                        "computes, so the checkpoint is refused (`llmanac convert --ignore-config KEY`)"
+                    )
+                ignored.append(key)
+        return ignored
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        """The keys of the family's class in transformers with their defaults, None for what a file cannot say."""
+        own = PEER["families"].get(self.kind, {"keys": {}, "unset": [], "same": {}})
+        return {**dict.fromkeys([*own["unset"], *own["same"]]), **own["keys"]}
+
+    def _neutral(self, key: str, value: Any) -> bool:
+        """Whether this value of a key that was not read changes nothing."""
+        if key in self._own:
+            target = PEER["families"][self.kind]["same"].get(key, key)  # of which it is another spelling
+            return value in (None, self._own[key] if target == key else self.data.get(target, self._own.get(target)))
+        if key == "auto_map":
+            return self._names_itself(value)
+        if key == "layer_types" and isinstance(value, list):
+            return all(kind == FULL for kind in value)
+        return value in (None, False, {}, [])
+
+    def _names_itself(self, value: Any) -> bool:
+        """Whether an `auto_map` names classes of the family's own name: the code that it was first published with."""
+        classes = value.values() if isinstance(value, dict) else [value]
+        names = [str(name).rpartition(".")[2].casefold() for name in classes if name is not None]
+        return all(name.startswith(self.kind.removesuffix("_text").replace("_", "")) for name in names)
+
+    def _newer(self) -> bool:
+        """Whether the file was written by a newer transformers than the one whose keys are kept."""
+        versions = [
+            [int(part) for part in re.findall(r"\d+", str(version))[:2]]
+            for version in (self.data.get("transformers_version") or "0", PEER["version"])
+        ]
+        return versions[0] > versions[1]

@@ -232,6 +232,7 @@ class Family:
         names: layouts of the files, the one that is written first.
         writes: further keys with their values; neutral: keys with no effect on what is computed.
         ignored: endings of names in the files that are no parameters; prefix: of names, which files may leave out.
+        biases: their names of the head's bias where the head is the embedding, and where it is a matrix of its own.
         further: the key that counts layers after the model's own, which are not read (multi-token prediction).
     """
 
@@ -244,11 +245,20 @@ class Family:
     neutral: frozenset[str] = frozenset()
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
     prefix: str = ""
+    biases: tuple[str, str] | None = None
     further: str = ""
 
     def config(self, data: Mapping[str, Any], path: object) -> Config:
         """A config of this family, to be read."""
-        return Config(data, path, self.neutral)
+        return Config(data, path, self.neutral, self.model_type)
+
+    def stored(self, spec: Any) -> tuple[tuple[Names, ...], tuple[str, ...]]:
+        """`(layouts, endings of names that are no parameters)` of a model's files."""
+        if self.biases is None or spec.tied or spec.head is None:
+            return self.names, self.ignored
+        tied, own = self.biases  # an untied head adds its own bias, and the files hold the other one too
+        names = tuple(replace(layout, table={**layout.table, "lm_head.bias": own}) for layout in self.names)
+        return names, tuple(tied if ending == own else ending for ending in self.ignored)
 
     def to_spec(self, config: Config) -> tuple[Any, int]:
         """Their config.json -> (Spec, vocabulary size).

@@ -83,6 +83,7 @@ FAMILY = Family(
             "BertForMaskedLM",
             "BertModel",
             lambda config, data: {"activation": data["blocks"][0]["ffn"]["activation"], "norm": dict(data["norm"])},
+            untied=True,
         ),
     ),
     names=(TODAY, OLD),
@@ -93,4 +94,5 @@ FAMILY = Family(
         "cls.seq_relationship.bias", "cls.predictions.decoder.bias",
     ),
     prefix="bert.",
+    biases=("cls.predictions.bias", "cls.predictions.decoder.bias"),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._names import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Entry, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only
 from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.ffn.experts import Spec as Experts
 from llmanac.models.ffn.gated import Spec as Gated
@@ -32,7 +32,7 @@ STACKED = Names(
         "mlp.experts.*.down_proj.weight": "mlp.experts.down_proj",
     }
 )
-EXPERTS: tuple[Entry, ...] = (
+EXPERTS: tuple[Key, ...] = (
     Key("hidden_act", f"{FFN}.expert.activation", ACTIVATIONS, default="silu"),
     Key("router_aux_loss_coef", f"{FFN}.balance", float, default=0.001),
 )

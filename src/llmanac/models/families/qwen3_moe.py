@@ -1,15 +1,20 @@
-"""Qwen 3 with a mixture of experts in every layer. Yang et al. 2025, arXiv:2505.09388.
+"""Qwen 3 with a mixture of experts. Yang et al. 2025, arXiv:2505.09388.
 
-Gates are divided by their sum (`norm_topk_prob`), as in all released models. Experts as in Mixtral: a matrix each in
-files of the hub, stacked in memory.
+Released models have experts in every layer, and gates that are divided by their sum (`norm_topk_prob`). Dense layers
+are those of `mlp_only_layers`, and all but each `decoder_sparse_step`-th. Experts as in Mixtral: a matrix each in files
+of the hub, stacked in memory.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Family, Key, Only
+from llmanac.models.families._table import Data, Family, Key, Layered, Only
 from llmanac.models.families.llama import FFN, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import EXPERTS, STACKED
 from llmanac.models.families.qwen2 import LENGTH
@@ -20,23 +25,51 @@ from llmanac.models.lm.transformer import Spec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions.rope import Spec as RoPE
 
+# of a layer with experts
+SPARSE: tuple[Key, ...] = (
+    *EXPERTS,
+    Key("num_experts", f"{FFN}.experts", default=128, aliases=("num_local_experts",)),
+    Key("num_experts_per_tok", f"{FFN}.top_k", default=8),
+    Key("moe_intermediate_size", f"{FFN}.expert.width", default=768),
+    Key("norm_topk_prob", f"{FFN}.gates", {True: "share", False: "score"}, default=False),
+)
+
+
+def _read(config: Config, data: Data, layers: int) -> list[Any]:
+    sparse, listed = data["blocks"][0]["ffn"], config.get("mlp_only_layers", [])
+    every = config.number("decoder_sparse_step", int, 1)
+    if not isinstance(listed, list) or any(type(i) is not int or not 0 <= i < layers for i in listed):
+        raise CheckpointError(f"{config.path}: mlp_only_layers is {shown(listed)}, expected numbers of layers")
+    kinds = [(i + 1) % every == 0 and i not in listed for i in range(layers)]
+    if all(kinds):
+        return [sparse] * layers
+    width = config.number("intermediate_size", int, 6144)
+    dense = {"name": "gated", "activation": sparse["expert"].get("activation", "silu"), "width": width}
+    return [sparse if kind else dense for kind in kinds]
+
+
+def _written(ffns: list[Any]) -> dict[str, Any]:
+    dense = [i for i, ffn in enumerate(ffns) if ffn["name"] != "experts"]
+    found: Data = {"decoder_sparse_step": 1, "mlp_only_layers": dense}
+    if dense:
+        found["intermediate_size"] = ffns[dense[0]].get("width")
+    for key in SPARSE:  # of the first layer that has them, which need not be the model's first
+        found |= key.write({"blocks": [{"ffn": next((ffn for ffn in ffns if ffn["name"] == "experts"), {})}]})
+    return found
+
+
 FAMILY = Family(
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
     spec=Spec(blocks=(PreNorm(mixer=MIXED, ffn=Experts(expert=Gated())),), position=RoPE(), norm=RMSNorm()),
     entries=(
         *SIZES,
-        *EXPERTS,
-        Key("num_experts", f"{FFN}.experts", default=128, aliases=("num_local_experts",)),
-        Key("num_experts_per_tok", f"{FFN}.top_k", default=8),
-        Key("moe_intermediate_size", f"{FFN}.expert.width", default=768),
+        *SPARSE,
         *NORMED,
         LENGTH,
         TIED,
         Rope(),
-        Only("norm_topk_prob", (True,), absent=False),
-        Only("decoder_sparse_step", (1,)),
-        Only("mlp_only_layers", ([],)),
+        Layered("mlp_only_layers", "ffn", _read, _written),
         Only("use_sliding_window", (False,)),
         Only("output_router_logits", (False, True)),
     ),

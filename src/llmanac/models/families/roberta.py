@@ -41,7 +41,9 @@ FAMILY = Family(
     entries=(
         *SIZES,
         Positions(),
-        MaskedHead("RobertaForMaskedLM", "RobertaModel", lambda config, data: {"norm": dict(data["norm"])}),
+        MaskedHead(
+            "RobertaForMaskedLM", "RobertaModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
+        ),
     ),
     names=(
         Names(
@@ -58,4 +60,5 @@ FAMILY = Family(
     neutral=BERT.neutral,
     ignored=("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias", "lm_head.decoder.bias"),
     prefix="roberta.",
+    biases=("lm_head.bias", "lm_head.decoder.bias"),
 )

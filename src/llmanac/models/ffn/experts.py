@@ -44,6 +44,7 @@ class Spec(FFNSpec):
 
     balance: coefficient of the load-balance loss; scoring: p; groups, top_groups, scale: see the module.
     router_bias: none, a learned one of W_r, or b, which acts on the choice alone (`balancing`).
+    gates: g, the `share` of p among the chosen experts, or p itself (`score`).
     """
 
     experts: int = 8
@@ -53,6 +54,7 @@ class Spec(FFNSpec):
     balance: float = 0.01
     scoring: Literal["softmax", "sigmoid"] = "softmax"
     router_bias: Literal["none", "learned", "balancing"] = "none"
+    gates: Literal["share", "score"] = "share"
     groups: int = 1
     top_groups: int = 1
     scale: float = 1.0
@@ -97,7 +99,7 @@ class Experts(nn.Module):
     def __init__(self, spec: Spec, dim: int) -> None:
         super().__init__()
         self.count, self.top_k, self.balance, self.scoring = spec.experts, spec.top_k, spec.balance, spec.scoring
-        self.groups, self.top_groups, self.scale = spec.groups, spec.top_groups, spec.scale
+        self.groups, self.top_groups, self.scale, self.gates = spec.groups, spec.top_groups, spec.scale, spec.gates
         self.router = Linear(dim, spec.experts, bias=spec.router_bias == "learned")
         self.experts: Any = nn.ModuleList(spec.expert.build(dim=dim) for _ in range(spec.experts))
         self.correction = None
@@ -114,7 +116,8 @@ class Experts(nn.Module):
         scores = scores.softmax(-1) if self.scoring == "softmax" else scores.sigmoid()
         chosen = self._choose(scores.detach())
         gates = scores.gather(-1, chosen)
-        gates = (gates / gates.sum(-1, keepdim=True) * self.scale).to(x.dtype)
+        gates = gates / gates.sum(-1, keepdim=True) if self.gates == "share" else gates
+        gates = (gates * self.scale).to(x.dtype)
         y = torch.zeros_like(flat)
         for index, expert in enumerate(self.experts):
             tokens, slot = (chosen == index).nonzero(as_tuple=True)

@@ -33,13 +33,12 @@ REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "r
 NEEDED = (*list(WHOLE)[:5], "attention.layer_norm_rms_epsilon")
 SCALARS: dict[str, tuple[type, ...]] = {  # read with others: of which type the one value is
     "attention.value_length": (int,), "rope.dimension_count": (int,), "rope.scaling.type": (str,),
-    "rope.scaling.factor": (float, int),
+    "rope.scaling.factor": (float, int), "rope.scale_linear": (float, int), "rope.scaling.attn_factor": (float, int),
+    "rope.scaling.original_context_length": (int,),
 }  # fmt: skip
-# those, and keys of no effect on what a model computes
-OTHERS = (
-    *SCALARS, "vocab_size",
-    "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.attn_factor",
-)  # fmt: skip
+OTHERS = (*SCALARS, "vocab_size", "rope.scaling.finetuned")  # those, and keys of no effect on what a model computes
+FREQUENCIES = "rope_freqs.weight"  # what the frequencies of rotation are divided by
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}  # of longrope
 
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 ATTENTION = {
@@ -68,6 +67,7 @@ class Architecture:
         permuted: whether rows of queries and keys are in the order of interleaved rotation.
         shift: what is added to the weights of norms.
         partial: whether a part of each head may rotate.
+        scalings: of the rotation, that llama.cpp has for these files.
         tokens: which llama.cpp takes for granted.
         more: sets what the files leave to their readers.
     """
@@ -78,6 +78,7 @@ class Architecture:
     permuted: bool = False
     shift: float = 0.0
     partial: bool = False
+    scalings: tuple[str, ...] = ("linear", "yarn")
     tokens: tuple[str, ...] = ()
     more: Callable[[Config], Config] = lambda config: {}
 
@@ -122,9 +123,10 @@ def _windows(period: int) -> Callable[[Config], Config]:
     """Gemma 2 and 3: each `period`-th layer sees all tokens; the files of the largest model imply its scale."""
 
     def more(config: Config) -> Config:
+        every = config.pop("sliding_window_pattern", period)  # None: no layer sees all tokens
         layers, heads, dim = (config[key] for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
         largest = layers == {2: 46, 6: 62}[period]
-        kinds = ["full_attention" if (i + 1) % period == 0 else "sliding_attention" for i in range(layers)]
+        kinds = ["full_attention" if every and (i + 1) % every == 0 else "sliding_attention" for i in range(layers)]
         return {
             "hidden_activation": "gelu_pytorch_tanh", "layer_types": kinds,
             "query_pre_attn_scalar": dim // heads if largest else config["head_dim"],
@@ -134,19 +136,22 @@ def _windows(period: int) -> Callable[[Config], Config]:
 
 
 WINDOW = {"attention.sliding_window": "sliding_window"}
+WINDOWS = {**WINDOW, "attention.sliding_window_pattern": "sliding_window_pattern"}
 FINAL_CAP = {"final_logit_softcapping": "final_logit_softcapping"}
 CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", **FINAL_CAP}
 ARCHITECTURES = {
-    "llama": Architecture("llama", permuted=True),
+    "llama": Architecture("llama", permuted=True, scalings=("linear", "yarn", "llama3", "longrope")),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
-    "phi3": Architecture("phi3", FUSED, WINDOW, partial=True, tokens=("<s>", "</s>", "<unk>", "<|endoftext|>")),
+    "phi3": Architecture(
+        "phi3", FUSED, WINDOW, partial=True, scalings=("longrope",), tokens=("<s>", "</s>", "<unk>", "<|endoftext|>")
+    ),
     "gemma": Architecture("gemma", shift=1.0, more=lambda config: {"hidden_act": "gelu_pytorch_tanh"}),
-    "gemma2": Architecture("gemma2", SANDWICH, {**WINDOW, **CAPS}, shift=1.0, more=_windows(2)),
+    "gemma2": Architecture("gemma2", SANDWICH, {**WINDOWS, **CAPS}, shift=1.0, more=_windows(2)),
     "gemma3": Architecture(
         "gemma3_text",
         SANDWICH,
-        {**WINDOW, **FINAL_CAP, "rope.freq_base_swa": "rope_local_base_freq"},
+        {**WINDOWS, **FINAL_CAP, "rope.freq_base_swa": "rope_local_base_freq"},
         shift=1.0,
         more=_windows(6),
     ),

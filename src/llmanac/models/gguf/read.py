@@ -10,15 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import CheckpointError, shown
+from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.kernels.gguf import PackedTensor, opened
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.models._folder import MOST, TOKENS
 from llmanac.models._weights import Entry, Weights
-from llmanac.models.gguf.architectures import NEEDED, OTHERS, REAL, SCALARS, WHOLE, Config, architecture, halved
+from llmanac.models.families._rope import TRAINED
+from llmanac.models.gguf.architectures import (
+    FACTORS,
+    FREQUENCIES,
+    NEEDED,
+    OTHERS,
+    REAL,
+    SCALARS,
+    WHOLE,
+    Config,
+    architecture,
+    halved,
+)  # fmt: skip
 from llmanac.models.positions._scaling import Scaling
 
-FREQUENCIES = "rope_freqs.weight"  # what the frequencies of rotation are divided by
+THETA = 10_000.0  # where the file does not say
 # tokens that end a turn, by the name that llama.cpp goes by where the file does not say which one does
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 
@@ -46,7 +58,7 @@ class PackedWeights(Weights):
         self.config = self._config(name, keys)
         self._own: dict[str, str] = {}
         for own in self.file.names:
-            if own != FREQUENCIES:
+            if own not in (FREQUENCIES, *FACTORS.values()):
                 self._own[self.table.theirs(own) or f"tensor {own}"] = own
         self.entries = {
             theirs: Entry(path, self.file.shape(own), self.file.kind(own)) for theirs, own in self._own.items()
@@ -133,6 +145,7 @@ class PackedWeights(Weights):
         heads = config["num_attention_heads"] or 1
         config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
         config["head_dim"] = config.get("head_dim") or (config["hidden_size"] or 0) // heads
+        config["rope_theta"] = config.get("rope_theta") or THETA
         config |= table.more(config)
         self._positions(name, config)
         return config | self._tokens(config["vocab_size"])
@@ -156,15 +169,60 @@ class PackedWeights(Weights):
             config["partial_rotary_factor"] = turned / size
         if metadata.get(f"{name}.attention.value_length", size) != size:
             raise self._error(f"{name}.attention.value_length", f"is not {size}, the size of keys; not supported")
-        if any(other.startswith("rope_factors_") for other in self.file.names):
-            raise self._error("rope_factors_long.weight", "asks for the longrope scaling, which is not supported")
-        kind, factor = metadata.get(f"{name}.rope.scaling.type", "none"), f"{name}.rope.scaling.factor"
+        if (scaling := self._scaling(name, turned, config)) is None:
+            return
+        if scaling["rope_type"] not in self.table.scalings:
+            key = FREQUENCIES if scaling["rope_type"] == "llama3" else f"{name}.rope.scaling.type"
+            raise self._error(key, f"asks for {shown(scaling['rope_type'])}, which {name} files cannot have")
+        config["rope_scaling"] = scaling
+        if TRAINED in scaling and self.table.family == "phi3":  # which has it outside of the table
+            config[TRAINED] = scaling[TRAINED]
+
+    def _scaling(self, name: str, turned: int, config: Config) -> Config | None:
+        """What the file does to the frequencies of rotation, as llama.cpp reads it; None for nothing."""
+        metadata, longest, rope = self.file.metadata, config["max_position_embeddings"], f"{name}.rope."
+        kind = metadata.get(f"{rope}scaling.type", "linear")
+        keys = (f"{rope}scaling.factor", f"{rope}scale_linear")  # the second is of older files
+        key = next((key for key in keys if key in metadata), keys[0])
+        factor = self._number(key, False) or 1.0 if key in metadata or kind == "yarn" else 1.0
+        key = f"{rope}scaling.attn_factor"
+        attention = self._number(key, False) if key in metadata else 1.0
+        trained = metadata.get(f"{rope}scaling.original_context_length") or longest or 1
+        own = {theirs: name for theirs, name in FACTORS.items() if kind == "longrope" or name in self.file}
+        if (own or FREQUENCIES in self.file) and (factor != 1 or kind == "yarn"):
+            raise self._error(f"{rope}scaling", "asks for a further scaling beside the file's factors; not supported")
+        table: Config = {"rope_type": kind, "factor": factor}
         if FREQUENCIES in self.file:
-            config["rope_scaling"] = self._llama3(turned, config.get("rope_theta") or 10_000.0)
-        elif kind != "none":
-            config["rope_scaling"] = {"rope_type": kind, "factor": self._number(factor, False)}
-        elif metadata.get(factor, 1.0) not in (0.0, 1.0):
-            config["rope_scaling"] = {"rope_type": "linear", "factor": self._number(factor, False)}
+            table = self._llama3(turned, config["rope_theta"])
+        elif own:
+            table = {theirs: self._factors(name, turned // 2) for theirs, name in own.items()}
+            table |= {"rope_type": "longrope", "factor": max(1.0, (longest or 1) / trained)}
+        elif kind == "none" or (kind == "linear" and factor == 1):
+            table = {}
+        scaled = table.get("rope_type") in ("yarn", "longrope")
+        if attention != 1 and (not scaled or "rope.freq_base_swa" in self.table.keys):
+            raise self._error(key, f"is {attention:g}; without yarn or longrope, or with two rotations, only 1 is read")
+        if not scaled:
+            return table or None
+        lists = [tuple(table.get(theirs, ())) for theirs in FACTORS]
+        try:
+            formula = Scaling(
+                type=table["rope_type"], factor=table["factor"], original_length=trained, short_factors=lists[0],
+                long_factors=lists[1],
+            ).amplitude  # fmt: skip
+        except SpecError as error:
+            raise self._error(f"{rope}scaling", f"gives a wrong scaling: {error}") from None
+        attention *= formula if kind == "yarn" else 1.0
+        if not math.isclose(attention, formula, rel_tol=1e-6):
+            table["attention_factor"] = attention
+        return {**table, TRAINED: trained}
+
+    def _factors(self, name: str, pairs: int) -> list[float]:
+        """A list of divisors, one for each pair of a head that rotates."""
+        found = self.file.tensor(name).float32() if name in self.file else None
+        if found is None or found.shape != (pairs,) or not (np.isfinite(found) & (found > 0)).all():
+            raise self._error(name, f"is missing or wrong, expected {pairs} numbers above 0")
+        return [float(str(number)) for number in found]
 
     def _llama3(self, turned: int, theta: float) -> Config:
         """Llama 3's scaling, of which the file only has the resulting divisors."""

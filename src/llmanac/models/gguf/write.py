@@ -7,6 +7,8 @@ has 16. The file is read again before it gets its name, so what it cannot say of
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,19 @@ from llmanac.core.spec import diff
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Packable, write
 from llmanac.models.families import FAMILIES, Family, Misfit, arrange, family
+from llmanac.models.families._rope import LISTS
 from llmanac.models.families._table import canonical
-from llmanac.models.gguf.architectures import ARCHITECTURES, REAL, WHOLE, Architecture, Config, interleaved
-from llmanac.models.gguf.read import FREQUENCIES, PackedWeights, divisors
+from llmanac.models.gguf.architectures import (
+    ARCHITECTURES,
+    FACTORS,
+    FREQUENCIES,
+    REAL,
+    WHOLE,
+    Architecture,
+    Config,
+    interleaved,
+)  # fmt: skip
+from llmanac.models.gguf.read import PackedWeights, divisors
 from llmanac.models.positions._scaling import Scaling
 from llmanac.models.save import canonical_state
 from llmanac.tokenizers import _gguf
@@ -42,6 +54,7 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     if kind not in TYPES:
         raise CheckpointError(f"type: {kind!r} is not written (known: {', '.join(TYPES).lower()})")
     name, table, chosen, config = _fitting(model)
+    scaling = _scaling(model.spec)
     state = canonical_state(model)
     sources = chosen.names[0].place({key: tuple(tensor.shape) for key, tensor in state.items()})
     metadata = {
@@ -49,7 +62,7 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
         "general.name": path.stem,
         "general.file_type": np.uint32(TYPES[kind]),
         "general.quantization_version": np.uint32(2),
-        **{f"{name}.{key}": value for key, value in _keys(table, config, model).items()},
+        **{f"{name}.{key}": value for key, value in _keys(table, config, scaling, model).items()},
     }
     try:
         metadata |= _gguf.keys(tokenizer, model.vocab_size)
@@ -59,9 +72,8 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     if lost:
         raise TokenizerError(f"{path}: llama.cpp reads no {name} model whose tokenizer lacks {' and '.join(lost)}")
     tensors = {}
-    if (scaling := _llama3(config)) is not None:
-        found = divisors(scaling, _turned(config), config["rope_theta"]).astype(np.float32)
-        tensors[FREQUENCIES] = Packable("F32", found.shape, lambda: found)
+    for own, numbers in _lists(scaling, config).items():
+        tensors[own] = Packable("F32", numbers.shape, partial(np.asarray, numbers))
     for theirs, tensor in arrange(state, sources).items():
         own = table.ours(theirs)
         chosen_kind = _kind(own, tensor, kind)
@@ -81,6 +93,9 @@ def _fitting(model: Any) -> tuple[str, Architecture, Family, Config]:
             chosen = family(table.family)
             try:
                 config = chosen.to_config(model.spec, model.vocab_size)
+                scaling = _scaling(model.spec)
+                if scaling is not None and scaling.type not in table.scalings:
+                    raise Misfit(f"the scaling of rotary positions is {scaling.type}, which its files cannot have")
                 heads = config["num_attention_heads"]
                 config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
                 config["head_dim"] = config.get("head_dim") or config["hidden_size"] // heads
@@ -94,7 +109,7 @@ def _turned(config: Config) -> int:
     return int(config["head_dim"] * config.get("partial_rotary_factor", 1.0))
 
 
-def _keys(table: Architecture, config: Config, model: Any) -> dict[str, Any]:
+def _keys(table: Architecture, config: Config, scaling: Scaling | None, model: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, theirs in {**WHOLE, **REAL, **table.keys}.items():
         value = config.get(theirs)
@@ -103,20 +118,30 @@ def _keys(table: Architecture, config: Config, model: Any) -> dict[str, Any]:
     found["attention.value_length"] = found["attention.key_length"]
     found["rope.dimension_count"] = np.uint32(_turned(config))
     found["vocab_size"] = np.uint32(model.vocab_size)
-    if (scaling := config.get("rope_scaling")) is not None and scaling["rope_type"] != "llama3":
-        found |= {"rope.scaling.type": scaling["rope_type"], "rope.scaling.factor": np.float32(scaling["factor"])}
+    if scaling is not None and scaling.type != "llama3":
+        found["rope.scaling.type"] = scaling.type
+    if scaling is not None and scaling.type in ("linear", "yarn"):
+        found["rope.scaling.factor"] = np.float32(scaling.factor)
+    if scaling is not None and scaling.type in ("yarn", "longrope"):
+        found["rope.scaling.original_context_length"] = np.uint32(scaling.original_length)
+        own = replace(scaling, attention_factor=None).amplitude if scaling.type == "yarn" else 1.0  # llama.cpp's own
+        found["rope.scaling.attn_factor"] = np.float32(scaling.amplitude / own)
     return found
 
 
-def _llama3(config: Config) -> Scaling | None:
-    table = config.get("rope_scaling") or {}
-    if table.get("rope_type") != "llama3":
-        return None
-    low, high = float(table["low_freq_factor"]), float(table["high_freq_factor"])
-    return Scaling(
-        type="llama3", factor=float(table["factor"]), low_frequency_factor=low, high_frequency_factor=high,
-        original_length=int(table["original_max_position_embeddings"]),
-    )  # fmt: skip
+def _scaling(spec: Any) -> Scaling | None:
+    """That of the model's rotation, or of its layers without a window where these have one of their own."""
+    positions = [getattr(part, "position", None) for part in (*spec.blocks, spec)]
+    return next((found for p in positions if (found := getattr(p, "scaling", None)) is not None), None)
+
+
+def _lists(scaling: Scaling | None, config: Config) -> dict[str, Array]:
+    """The tensors that hold what a scaling divides frequencies by."""
+    if scaling is None or scaling.type not in ("llama3", "longrope"):
+        return {}
+    if scaling.type == "llama3":
+        return {FREQUENCIES: divisors(scaling, _turned(config), config["rope_theta"]).astype(np.float32)}
+    return {own: np.array(getattr(scaling, LISTS[theirs]), np.float32) for theirs, own in FACTORS.items()}
 
 
 def _kind(name: str, tensor: Tensor, kind: str) -> str:
@@ -142,11 +167,20 @@ def _packing(table: Architecture, config: Config, theirs: str, tensor: Tensor, k
     return packed
 
 
+def _explicit(spec: Any) -> Any:
+    """The same model with the factor of its rotation said, whether it is the formula's or not."""
+    scaling = getattr(spec.position, "scaling", None)
+    if scaling is not None and scaling.type in ("yarn", "longrope"):
+        scaling = replace(scaling, attention_factor=scaling.amplitude)
+        spec = replace(spec, position=replace(spec.position, scaling=scaling))
+    return canonical(spec)
+
+
 def _check(model: Any, chosen: Family, path: Path, name: str) -> None:
     """Raises Misfit where the file's keys do not give the model's own Spec."""
     read = PackedWeights(path)
-    again = canonical(chosen.to_spec(chosen.config(read.config, path))[0])
-    for field, (ours, theirs) in diff(canonical(model.spec), again).items():
+    again = chosen.to_spec(chosen.config(read.config, path))[0]
+    for field, (ours, theirs) in diff(_explicit(model.spec), _explicit(again)).items():
         if isinstance(ours, float) and isinstance(theirs, float) and math.isclose(ours, theirs, rel_tol=1e-6):
             continue  # the file has 32 bits
         raise Misfit(f"{field} is {ours!r}, which a GGUF file of the architecture {name} cannot say ({theirs!r})")

@@ -169,9 +169,17 @@ class Transformer(TrainedModel):
         self._scale = spec.embedding_scale
         self._form: AttentionForm = "sdpa"
         found = [module for module in self.modules() if isinstance(module, Position)]
-        self._compares, self._by_length = any(p.compares for p in found), any(p.by_length for p in found)
+        self._compares, self._turned = any(p.compares for p in found), [p for p in found if p.by_length]
         if self.device.type != "meta":
             self.initialise(0)
+
+    @property
+    def _by_length(self) -> Callable[[int], int] | None:
+        """See `DecodingState.by_length`."""
+        return self._lasts if self._turned else None
+
+    def _lasts(self, tokens: int) -> int:
+        return min(position.lasts(tokens) for position in self._turned)
 
     @property
     def max_length(self) -> int | None:
@@ -259,7 +267,7 @@ class Transformer(TrainedModel):
         if past is not None:
             if batch.segments is not None and self._compares:
                 raise RequestError("segments: biases by distance to a prefix cannot be packed; give documents own rows")
-            made = begin(past, batch, lead.tokens, by_length=self._by_length)
+            made = begin(past, batch, lead.tokens, by_length=bool(self._turned))
             return self._run(after(batch, lead.tokens), batch, made, want)
         vectors = lead.vectors(self.dtype)
         read, places = with_vectors(batch, vectors, self._tokens(batch))

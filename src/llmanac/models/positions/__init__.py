@@ -59,6 +59,10 @@ class Position(nn.Module):
         """
         return None
 
+    def lasts(self, tokens: int) -> int:
+        """Where `by_length`: up to how many tokens a row of `tokens` may grow until it has to be read again."""
+        raise NotImplementedError
+
     def rotate(self, x: Tensor, prepared: Any) -> Tensor:
         """Queries or keys (B, T, H, d) -> the same shape."""
         return x

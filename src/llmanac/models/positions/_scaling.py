@@ -11,8 +11,9 @@ With w the frequencies, s the factor, L the trained length, n the length of a ro
                                                                                    Ding et al. 2024, arXiv:2402.13753
 
 `dynamic` and `longrope` depend on n. It is the length of each row (or packed document) by itself, never of a batch or
-of what was read before, and while a row is decoded it stays what the row was planned for: keys that were turned by
-other frequencies cannot be compared with new queries. So decoding gives what one pass over the planned row gives.
+of what was read before. Keys that were turned by other frequencies cannot be compared with new queries, so a row that
+grows is read again: for `longrope` once, where it becomes longer than L, for `dynamic` at L and each doubling of it, in
+between which it is read as a row of the length it will be read again at. So nothing depends on how long a row may get.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
+from llmanac.models._folder import MOST
 
 ROTATIONS = {"llama3": 4.0, "yarn": 32.0}  # in the trained length, from which on frequencies are left as they are
 
@@ -114,6 +116,12 @@ class Scaling(Spec):
             divided = ((steps - first) / ((last - first) or 0.001)).clamp(0, 1)
             return frequencies / self.factor * divided + frequencies * (1 - divided)
         raise AssertionError(f"{self.type} depends on the row")
+
+    def lasts(self, tokens: int) -> int:
+        """Up to how many tokens a growing row is turned as one of `tokens` is, where `by_length`."""
+        if self.type == "longrope" and tokens > self.original_length:
+            return MOST
+        return int(self.original_length << ((tokens - 1) // self.original_length).bit_length())
 
     def for_lengths(self, frequencies: Tensor, theta: float, lengths: Tensor) -> Tensor:
         """Unscaled frequencies (d/2,) and lengths of rows (...) -> (..., d/2), where `by_length`."""

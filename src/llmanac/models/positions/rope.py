@@ -119,6 +119,10 @@ class Rotary(Position):
             cos, sin = cos * self.scaling.amplitude, sin * self.scaling.amplitude
         return torch.cat([cos, cos], dim=-1).to(dtype), torch.cat([-sin, sin], dim=-1).to(dtype)
 
+    def lasts(self, tokens: int) -> int:
+        assert self.scaling is not None
+        return self.scaling.lasts(tokens)
+
     def rotate(self, x: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
         cos, sin = prepared
         if self.layout == "pairs":

@@ -11,7 +11,7 @@ own over the same memory (`view`). So rows that join or leave a batch copy nothi
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -132,7 +132,7 @@ class Row:
 
     count: int = 0  # tokens seen
     blocks: list[int] = field(default_factory=list)  # of a paged state
-    plan: int = 0  # tokens it is expected to have in the end, where that was said
+    plan: int = 0  # tokens it is to be read as one of, where that was said
     planned: int = 0  # the same as its first tokens settled it
     lead: int = 0  # of them, what an adapter put before its tokens; see `models/_lead.py`
     source: bool = False  # whether it was given a source sequence
@@ -174,10 +174,11 @@ class DecodingState:
     Attributes:
         layers: one LayerState a layer, and one for the head (None where nothing is remembered).
         rows: one Row a sequence.
-        by_length: whether the model's positions depend on what a row is planned for.
+        by_length: where the model's positions depend on the length that a row is planned for: up to how many tokens
+            a row of so many may grow until it has to be read again; None where they do not.
     """
 
-    by_length = False
+    by_length: Callable[[int], int] | None = None
 
     def __init__(self, layers: Sequence[Any], rows: int | Sequence[Row], device: torch.device | str = "cpu") -> None:
         self.layers = list(layers)
@@ -230,7 +231,7 @@ class DecodingState:
         )
 
     def plan(self, tokens: Sequence[int]) -> None:
-        """Say how many tokens each row will have in the end, before its first ones are read.
+        """Say how many tokens each row is to be read as one of, before its first ones are read.
 
         Positions that depend on a row's length (RoPE scaled by `dynamic` or `longrope`) take it from here for as long
         as the row lives, since keys that are cached were turned with it. A row without a plan is planned for its
