@@ -181,12 +181,25 @@ def test_stopped_before_it_reads_says_to_start_again(tmp_path: Path, monkeypatch
     assert not (tmp_path / "runs" / "quickstart").exists()
 
 
-def test_a_run_whose_plan_never_began_may_be_mended(text: Path, tmp_path: Path) -> None:
+def stopped_before_its_plan(asked: dict[str, object], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after the text was built and encoded."""
+
+    def stop(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "train", stop)
+        with pytest.raises(KeyboardInterrupt):
+            llmanac.run(asked, folder=place)
+
+
+def test_a_run_whose_plan_never_began_may_be_mended(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = recipe(text)
     del asked["train"]["steps"]
     place = tmp_path / "run"
-    with pytest.raises(SpecError, match="too little"):
-        llmanac.run({**asked, "budget": "0.001s"}, folder=place)
+    stopped_before_its_plan({**asked, "budget": "2s"}, place, monkeypatch)
     with pytest.raises(SpecError, match="tokenizer"):
         llmanac.run(asked, {"tokenizer.vocab_size": 300}, folder=place, resume=True)
     done = llmanac.run({**asked, "budget": "4s"}, {"model.norm": "layernorm"}, folder=place, resume=True)
@@ -196,15 +209,16 @@ def test_a_run_whose_plan_never_began_may_be_mended(text: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_mended_length_is_the_length_of_the_pairs(text: Path, tmp_path: Path) -> None:
+def test_a_mended_length_is_the_length_of_the_pairs(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"prompt": f"count {i}\n", "completion": "the cat sat on a mat and " * 6} for i in range(60)]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     asked = recipe(text, finetune={"pairs": str(pairs), "steps": 2})
     del asked["train"]["steps"]
     asked["model"]["max_length"] = 256
-    with pytest.raises(SpecError, match="too little"):
-        llmanac.run({**asked, "budget": "0.001s"}, folder=tmp_path / "run")
+    stopped_before_its_plan({**asked, "budget": "2s"}, tmp_path / "run", monkeypatch)
     asked["train"]["length"] = 256
     done = llmanac.run({**asked, "budget": "6s"}, folder=tmp_path / "run", resume=True)
     fresh = llmanac.run({**asked, "budget": "6s"}, folder=tmp_path / "fresh")
