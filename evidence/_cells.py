@@ -72,6 +72,8 @@ def unpacked(value: Any) -> Any:
 def wanted(study: ModuleType, seeds: int | None = None) -> list[str]:
     """The names of all cells of a study, replicate by replicate."""
     count = seeds or study.SEEDS
+    if hasattr(study, "cells"):
+        return list(study.cells(count))
     pieces = getattr(study, "PIECES", None)
     return [f"{piece}.{n}" if piece else str(n) for n in range(count) for piece in pieces or ("",)]
 
@@ -100,7 +102,8 @@ def pooled(study: ModuleType, folder: Path) -> tuple[list[dict[str, Any]], int]:
     of = [c for c in found if c["version"] == version(study) and known and c["fingerprint"] == known[-1]]
     data = Counter(c["data"] for c in of).most_common(1)
     own = [c for c in of if c["data"] == data[0][0]]
-    order = {name: at for at, name in enumerate(wanted(study, 10_000))} if own else {}
+    seeds = 1 + max((int(c["cell"].rpartition(".")[2]) for c in own), default=0)
+    order = {name: at for at, name in enumerate(wanted(study, seeds))}
     return sorted(own, key=lambda c: order.get(c["cell"], len(order))), len(found) - len(own)
 
 

@@ -14,6 +14,7 @@ and may have
 
     PIECES               names of the parts of a replicate that are cells of their own: measure(seed, size, piece); a
                          replicate is then a table of its pieces. PARTIAL: `show` takes replicates that lack some
+    cells(seeds)         the names of all its cells, in order, where pieces differ in their replicates
     VERSION              a whole number, raised where claim, arms, seeds, metric, margin or sweep change
     ARMS, METRIC, MARGIN, SWEEP   what else is stated before the first cell
     text_hash()          a hash of the text that it reads: cells of another text are not pooled
@@ -115,8 +116,13 @@ def generated_files(pages: Path = PAGES) -> dict[Path, str]:
 
 
 def changed(name: str, pages: Path = PAGES) -> list[str]:
-    """What differs from the kept page: the plan, paths of the small measurement, or files that render otherwise."""
+    """What differs from the kept page: the plan, paths of the small measurement, or files that render otherwise.
+
+    Nothing differs from a page that waits for its first cell.
+    """
     study, folder = load(name), pages / name
+    if not any(folder.glob("cells/*.json")):
+        return []
     _cells.check_plan(study, folder)
     out = _cells.fingerprint(study, folder, keep=False)[1]
     for file, text in rendered(name, pages).items():
@@ -150,7 +156,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{name}: stale ({', '.join(found[:4])}); make it again: make evidence STUDY={name}")
             return 1 if stale else 0
         for name, _ in chosen:
-            print(write(name) if given.render else run(name, given.seeds))
+            if not given.render:
+                print(run(name, given.seeds))
+            elif any((PAGES / name).glob("cells/*.json")):
+                print(write(name))
         for path, text in generated_files().items():
             files.write_text(path, text)
     except LlmanacError as error:
