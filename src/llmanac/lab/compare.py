@@ -28,7 +28,7 @@ from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.controlled import Question, run_controlled
 from llmanac.lab.hold import check_hold
 from llmanac.lab.pictures import picture_base, run_pictures
-from llmanac.lab.posthoc import base_of, run_decoding, run_tokenizers
+from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.tune import parse_tune
 from llmanac.lab.tunings import run_tunings, tuning_of
@@ -40,6 +40,7 @@ RUNNERS = {
     "training": run_controlled,
     "decoding": run_decoding,
     "tokenizers": run_tokenizers,
+    "quantizing": run_quantizing,
     "tunings": run_tunings,
     "pictures": run_pictures,
 }
@@ -147,11 +148,9 @@ def compare(
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
     post_hoc = kind in POST_HOC
     if not post_hoc and artefact is not None:
-        packing = "; a trained model is packed by `llmanac quantize MODEL --method M --text FILE`"
-        advice = packing if kind == "quantizer" else ""
         raise SpecError(
             f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
-            f"out (decoding and tokenizers take one){advice}"
+            f"out ({', '.join(POST_HOC)} take one)"
         )
     pictures = kind == PICTURES
     tuning = None if post_hoc or pictures else tuning_of(base, changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -13,6 +14,8 @@ from llmanac.core.files import read_json, read_toml, write_json
 from llmanac.core.spec import diff, dump
 from llmanac.data.collect import Corpus
 from llmanac.data.split import fraction
+from llmanac.evaluate.divergence import divergence
+from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import Cache, digest
@@ -27,12 +30,14 @@ from llmanac.recipes.tune import RECIPE, TuneSpec, is_tuning
 Say = Callable[[str], None]
 MANIFEST = "manifest.json"
 FEWEST_PASSAGES, MOST_PASSAGES = 32, 512
+FEWEST_DOCUMENTS, MOST_DOCUMENTS = 15, 64  # that quantized models are compared on
 CALIBRATED = 4  # passages that each arm continues to measure its speed
 
 
-def _arms(question: Question) -> tuple[Arm, ...]:
+def _arms(question: Question, spec_of: Callable[[ArmText], Any] | None = None) -> tuple[Arm, ...]:
     """The arms of a post-hoc axis, each with its difference from the baseline."""
-    specs = {text.label: methods_of(question.axis.kind, text) for text in question.texts}
+    named = spec_of or functools.partial(methods_of, question.axis.kind)
+    specs = {text.label: named(text) for text in question.texts}
     base = specs[question.baseline]
     return tuple(Arm(label, spec, diff(base, spec), {}) for label, spec in specs.items())
 
@@ -179,6 +184,47 @@ def run_decoding(question: Question, folder: Path, cache: Cache, say: Say) -> di
         **({"notes": notes} if notes else {}),
     }
     study = question.study(arms, trial, about)
+    return study.run(cache, progress(say), Deadline(question.budget, started, say))
+
+
+def run_quantizing(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+    """Quantizers on one finished model.
+
+    Raises:
+        SpecError: no artefact.
+    """
+    from llmanac.lab.trials.quantizing import QuantizingTrial, Subject, spec_of, texts_of
+
+    if question.artefact is None:
+        raise SpecError("--artefact: a comparison of quantizers needs a finished model; give a run, a model or a .gguf")
+    arms = _arms(question, spec_of)
+    started = time.monotonic()
+    subject = Subject.load(question.artefact)
+    corpus, _ = _text(question)
+    say(_words_of(corpus, question.base.data.source))
+    announce(arms, question.baseline, say)
+    held_out = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
+    calibration, documents = texts_of(subject, list(corpus.train.texts()), held_out, MOST_DOCUMENTS)
+    methods, text = [dump(arm.spec) for arm in arms], corpus.manifest["held_out"]["sha256"]
+    definition = digest([subject.sha256, text, methods, question.budget])
+    count = _planned(folder / PLAN, definition)
+    if count is None:
+        begin = time.perf_counter()
+        QuantizingTrial(subject, calibration, documents[:1]).measure(arms[0], 0, folder)
+        once = time.perf_counter() - begin  # a document with both models, and what an arm costs besides
+        divergence(subject.model, subject.model, documents[0])
+        a_document = time.perf_counter() - begin - once
+        left = question.budget * (1 - RESERVE) - (time.monotonic() - started) - len(arms) * once
+        count = min(len(documents), max(FEWEST_DOCUMENTS, int(left / (len(arms) * a_document))))
+        write_json(folder / PLAN, {"definition": definition, "passages": count})
+    said = f"{plural(min(count, len(documents)), 'held-out document')} of up to {documents[0].ids.shape[1]} tokens."
+    say(f"plan: {said}")
+    about = {
+        "hold": None, "tune": None, "plan": {"words": said},
+        "data": {"source": dump(question.base.data.source), "documents": count},
+        "artefact": f"{subject.path}, sha256 {subject.sha256}",
+    }  # fmt: skip
+    study = question.study(arms, QuantizingTrial(subject, calibration, documents[:count]), about, seeds=1)
     return study.run(cache, progress(say), Deadline(question.budget, started, say))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -147,24 +147,28 @@ def _speeds(models: Sequence[Any], prompt: list[int]) -> tuple[list[float], list
     found: tuple[list[float], list[float]] = ([], [])
     with progress("speed", total=ROUNDS, unit="rounds") as bar:
         for engine in engines:
-            _speed(engine, prompt)
+            decoding_rate(engine, prompt)
         start = time.perf_counter()
         while len(found[0]) < FEWEST or (len(found[0]) < ROUNDS and time.perf_counter() - start < SECONDS):
             for engine, speeds in zip(engines, found, strict=True):
-                speeds.append(_speed(engine, prompt))
+                speeds.append(decoding_rate(engine, prompt))
             bar.advance()
     return found
 
 
-def _speed(engine: Engine, prompt: list[int]) -> float:
+def decoding_rate(
+    engine: Engine, prompt: list[int], rows: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Tokens a second that `rows` equal requests get, greedily, once all prompts are read."""
     count = max(2, min(DECODED, (engine.model.max_length or 1 << 30) - len(prompt)))
     tokens = 0
     with evaluating(engine.model):
         scheduler = engine.scheduler()
-        scheduler.submit(engine.request(prompt, max_new_tokens=count, temperature=0.0, stop_ids=()))
-        while not scheduler.step():  # the prompt, and the first token
+        for _ in range(rows):
+            scheduler.submit(engine.request(prompt, max_new_tokens=count, temperature=0.0, stop_ids=()))
+        while not scheduler.step() or scheduler.waiting:  # the prompts, and the first tokens
             pass
-        start = time.perf_counter()
+        start = clock()
         while scheduler.busy:
             tokens += len(scheduler.step())
-    return tokens / (time.perf_counter() - start)
+    return tokens / max(clock() - start, 1e-9)

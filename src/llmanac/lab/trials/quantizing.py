@@ -1,0 +1,179 @@
+"""A trial that quantizes: one finished model, the same held-out text, and only the quantizer differs.
+
+    loss   nats a token of the quantized model                                             lower is better
+    KL     KL(model as it is || quantized) of the next token, nats                         lower is better
+
+over the first tokens of each held-out document, so the replicate is the document. Costs: bits a parameter, bytes of
+the files, and tokens a CPU second of decoding one row and eight, each in rounds that alternate with the model as it is.
+Arms: the quantizers by name, `gguf{type=q8_0}` for the blocks of a .gguf file, `none` for the model as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.spec import Spec, dump
+from llmanac.evaluate.divergence import SHORTEST, Windows, divergence, windows
+from llmanac.generate.engine import Engine
+from llmanac.lab.arms import ArmText
+from llmanac.lab.axis import Arm, methods_of
+from llmanac.lab.cache import digest, versions
+from llmanac.lab.sources import fingerprint
+from llmanac.lab.stats import Metric
+from llmanac.lab.study import Measurement
+from llmanac.models._quantized import stored_bytes
+from llmanac.models.gguf.write import export_gguf
+from llmanac.models.load import load_model
+from llmanac.models.locate import fetched
+from llmanac.recipes.quantize import CALIBRATION, LENGTH, decoding_rate
+from llmanac.tokenizers.load import load_tokenizer
+
+MEASURE_VERSION, ROUNDS, PROMPT = 1, 3, 32
+AS_IT_IS, BLOCKS = "none", "gguf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsItIs(Spec):
+    """The model without a quantizer."""
+
+    kind: ClassVar[str] = "quantizer"
+    name = AS_IT_IS  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks(Spec):
+    """type: of the matrices in a .gguf file."""
+
+    kind: ClassVar[str] = "quantizer"
+    name = BLOCKS  # type: ignore[assignment]
+    type: Literal["f32", "f16", "q8_0", "q4_0", "q4_1"] = "q8_0"
+
+
+def spec_of(text: ArmText) -> Spec:
+    """The Spec that an arm names. Raises SpecError for an unknown method or field."""
+    own: type[Spec] | None = {AS_IT_IS: AsItIs, BLOCKS: Blocks}.get(text.name)
+    if own is None:
+        return methods_of("quantizer", text)
+    return own.from_data(dict(text.fields), f"arm {text.label!r}")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model as it is, its tokenizer, where it was read, and the hash of its files."""
+
+    path: str
+    model: Any
+    tokenizer: Any
+    sha256: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Subject:
+        """Read a run, a model's folder, a .gguf file or a hub model. Raises CheckpointError as `load_model`."""
+        place, tokens = fetched(path)
+        files = [Path(place)] if Path(place).is_file() else sorted(Path(place).glob("*.safetensors"))
+        total = hashlib.sha256()
+        for file in files:
+            with open(file, "rb") as handle:
+                total.update(hashlib.file_digest(handle, "sha256").digest())
+        return cls(str(path), load_model(place, device="cpu"), load_tokenizer(tokens), total.hexdigest())
+
+
+def texts_of(subject: Subject, calibration: Sequence[str], documents: Sequence[str], most: int) -> tuple[Windows, list]:
+    """Windows to calibrate on, and a window of each of at most `most` documents.
+
+    Raises:
+        SpecError: the model reads fewer than 8 tokens. DataError: no document is long enough.
+    """
+    length = min(LENGTH, subject.model.max_length or LENGTH)
+    if length < SHORTEST:
+        raise SpecError(f"--artefact {subject.path}: reads {length} tokens at most; at least {SHORTEST} are needed")
+    found = []
+    for text in documents:
+        ids = subject.tokenizer.encode(text[: 16 * length])[:length]
+        if len(ids) >= min(length, 64):
+            found.append(Windows(torch.tensor([ids]), len(subject.tokenizer.decode(ids).encode()) / len(ids)))
+        if len(found) == most:
+            break
+    if not found:
+        raise DataError(f"no held-out document has {min(length, 64)} tokens; add text")
+    return windows(calibration, subject.tokenizer, length, CALIBRATION * LENGTH // length), found
+
+
+class QuantizingTrial:
+    """Quantizes the model as an arm says, and reads every document with both."""
+
+    metrics: tuple[Metric, ...] = (
+        Metric("loss", "nat/token", "lower"),
+        Metric("kl", "nat/token", "lower", "KL from the model as it is"),
+    )
+    costs: tuple[Metric, ...] = (
+        Metric("bits", "bit", "lower", "bits a parameter"),
+        Metric("model_bytes", "B", "lower", "weights in memory"),
+        Metric("decode_tokens_per_second", "token/s", "higher", "decoding speed, 1 row"),
+        Metric("decode_8", "token/s", "higher", "decoding speed, 8 rows"),
+        Metric("decode_ratio", "", "higher", "speed over the model as it is, 1 row"),
+        Metric("decode_ratio_8", "", "higher", "speed over the model as it is, 8 rows"),
+    )
+    replicate = "document"
+
+    def __init__(self, subject: Subject, calibration: Windows, documents: Sequence[Windows]) -> None:
+        self.subject, self.calibration, self.documents = subject, calibration, list(documents)
+
+    def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """Everything that decides an arm's numbers."""
+        return {
+            "trial": "quantizing", "measure": MEASURE_VERSION, "quantizer": dump(arm.spec),
+            "artefact": self.subject.sha256,
+            "text": digest([one.ids.tolist() for one in (self.calibration, *self.documents)]),
+            "sources": fingerprint([arm.spec], (__name__, divergence.__module__)), "versions": versions(),
+            "threads": torch.get_num_threads(),
+        }  # fmt: skip
+
+    def quantized(self, spec: Any, work: Path) -> tuple[Any, float]:
+        """The model as an arm has it, and its bits a parameter."""
+        original = self.subject.model
+        if isinstance(spec, AsItIs):
+            return original, 8 * stored_bytes(original) / original.parameter_count()
+        if isinstance(spec, Blocks):
+            path = export_gguf(original, self.subject.tokenizer, work / "model.gguf", spec.type)
+            return load_model(path, device="cpu"), 8 * path.stat().st_size / original.parameter_count()
+        changed = copy.deepcopy(original)
+        spec.build().apply(changed, list(self.calibration.batches()))
+        return changed, 8 * stored_bytes(changed) / original.parameter_count()
+
+    def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
+        """Quantize, compare on every document, and time both models in turns."""
+        with tempfile.TemporaryDirectory() as folder:
+            changed, bits = self.quantized(arm.spec, Path(folder))
+            found = [divergence(self.subject.model, changed, one) for one in self.documents]
+            speeds = {rows: self.speeds(changed, rows) for rows in (1, 8)}
+        ratio = {rows: statistics.median(a / b for a, b in zip(*one, strict=True)) for rows, one in speeds.items()}
+        costs: dict[str, float | None] = {
+            "bits": bits, "model_bytes": bits * self.subject.model.parameter_count() / 8,
+            "decode_tokens_per_second": statistics.median(speeds[1][0]), "decode_8": statistics.median(speeds[8][0]),
+            "decode_ratio": ratio[1], "decode_ratio_8": ratio[8],
+        }  # fmt: skip
+        return Measurement({"loss": [one.after for one in found], "kl": [one.kl for one in found]}, costs)
+
+    def speeds(self, changed: Any, rows: int) -> tuple[list[float], list[float]]:
+        """Tokens a CPU second of the quantized model and of the model as it is, in alternating rounds."""
+        engines = [Engine(model, runner="auto", rows=rows) for model in (changed, self.subject.model)]
+        prompt = self.documents[0].ids[0, :PROMPT].tolist()
+        found: tuple[list[float], list[float]] = ([], [])
+        for turn in range(ROUNDS + 1):
+            for engine, speeds in zip(engines, found, strict=True):
+                rate = decoding_rate(engine, prompt, rows, time.process_time)
+                if turn:  # the first compiles and reads the weights
+                    speeds.append(rate)
+        return found
