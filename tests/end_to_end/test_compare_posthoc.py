@@ -11,6 +11,7 @@ from _studies import ask
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError
+from llmanac.data.split import fraction
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.recipes.spec import load_recipe
@@ -188,3 +189,53 @@ def test_distinct_counts_n_grams() -> None:
 
     assert distinct([1, 2, 1, 2, 1, 2], 2) == 2 / 5
     assert distinct([1, 2, 3], 4) == 1.0 and distinct([1] * 8, 4) == 1 / 5
+
+
+def test_quantizers_on_one_model_by_document(
+    recipe: dict[str, Any], store: Path, tmp_path: Path, artefact: Path
+) -> None:
+    """Losses and KL are those of `divergence` by hand; the model as it is differs from itself in nothing."""
+    import copy
+
+    from llmanac.core.spec import make_method
+    from llmanac.evaluate.divergence import divergence
+    from llmanac.lab.trials.quantizing import Subject, texts_of
+    from llmanac.models.load import load_model
+
+    arms = "none,int8,ternary,gguf{type=q8_0},gguf{type=q4_0}"
+    found = ask("quantizer", arms, recipe, tmp_path, store, artefact=artefact, budget="2m")
+    assert found.data["replicate"] == "document" and found.data["hold"] is None
+    kl, loss = found.values("kl"), found.values("loss")
+    assert set(kl["none"]) == {0.0} and len(kl["int8"]) == found.data["data"]["documents"] >= 2
+    means = {arm: sum(some) / len(some) for arm, some in kl.items()}
+    assert 0 < means["int8"] < means["gguf{type=q4_0}"] < means["ternary"]
+    assert means["gguf{type=q8_0}"] < means["gguf{type=q4_0}"]
+    costs = found.data["costs"]
+    assert costs["none"]["bits"] == 32 and costs["gguf{type=q4_0}"]["bits"] < costs["gguf{type=q8_0}"]["bits"] < 32
+    assert all(costs[arm]["decode_ratio_8"] > 0 for arm in kl)
+    corpus = load_recipe(recipe, {}).spec.data.collect(0)
+    subject = Subject.load(artefact)
+    texts = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
+    _, documents = texts_of(subject, list(corpus.train.texts()), texts, len(kl["int8"]))
+    changed = copy.deepcopy(load_model(artefact, device="cpu"))
+    make_method("quantizer", "int8").build().apply(changed)
+    by_hand = [divergence(subject.model, changed, one) for one in documents]
+    assert kl["int8"] == pytest.approx([one.kl for one in by_hand]) and loss["int8"] == pytest.approx(
+        [one.after for one in by_hand]
+    )
+    page = found.page.read_text()
+    assert "name: none → int8" in page and "targets: unset" not in page  # the axis' own fields are no differences
+
+
+def test_quantizers_that_cannot_be_tried_are_refused_first(
+    recipe: dict[str, Any], store: Path, tmp_path: Path, artefact: Path
+) -> None:
+    for arms, more, said in (
+        ("none,int9", {"artefact": artefact}, "no quantizer named 'int9'; did you mean 'int8'?"),
+        ("none,gguf{type=q5_0}", {"artefact": artefact}, "type"),
+        ("none,int8{targets=[nothing]}", {"artefact": artefact}, "arm 'int8{targets=[nothing]}'"),
+        ("none,int8", {}, "--artefact: a comparison of quantizers needs a finished model"),
+    ):
+        with pytest.raises(SpecError) as caught:
+            ask("quantizer", arms, recipe, tmp_path, store, **more)
+        assert said in str(caught.value)

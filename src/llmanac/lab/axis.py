@@ -7,7 +7,7 @@ resolved recipes, not from what the user asked for, and a difference anywhere el
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -89,11 +89,18 @@ class Arm:
     held: dict[str, tuple[Any, Any]]
 
     def describe(self) -> str:
-        """The differences in one line; what another kind of model does not have is left out."""
-        another = "model.name" in self.diff
-        shown = {p: pair for p, pair in self.diff.items() if not (another and pair[1] is None)}
-        parts = [f"{path}: {short(old)} -> {short(new)}" for path, (old, new) in shown.items()]
-        return "; ".join(parts) or "as the base"
+        """The differences in one line."""
+        return described(self.diff)
+
+
+def described(diff: Mapping[str, Sequence[Any]]) -> str:
+    """Differences in one line. Where another method is named, fields that only one of the two has go with the name."""
+    named = [path.removesuffix("name") for path in diff if path == "name" or path.endswith(".name")]
+    shown = {
+        path: pair for path, pair in diff.items()
+        if path.endswith("name") or None not in pair or not any(path.startswith(place) for place in named)
+    }  # fmt: skip
+    return "; ".join(f"{path}: {short(old)} → {short(new)}" for path, (old, new) in shown.items()) or "as the base"
 
 
 def short(value: Any) -> str:

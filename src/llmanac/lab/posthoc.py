@@ -193,13 +193,14 @@ def run_quantizing(question: Question, folder: Path, cache: Cache, say: Say) -> 
     Raises:
         SpecError: no artefact.
     """
-    from llmanac.lab.trials.quantizing import QuantizingTrial, Subject, spec_of, texts_of
+    from llmanac.lab.trials.quantizing import QuantizingTrial, Subject, check_arms, spec_of, texts_of
 
     if question.artefact is None:
         raise SpecError("--artefact: a comparison of quantizers needs a finished model; give a run, a model or a .gguf")
     arms = _arms(question, spec_of)
     started = time.monotonic()
     subject = Subject.load(question.artefact)
+    check_arms(arms, subject)
     corpus, _ = _text(question)
     say(_words_of(corpus, question.base.data.source))
     announce(arms, question.baseline, say)

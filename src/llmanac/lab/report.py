@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from llmanac.core.files import write_json, write_text
 from llmanac.lab import words
 from llmanac.lab._svg import Line, Row, interval_chart, line_chart, point_chart
-from llmanac.lab.axis import short
+from llmanac.lab.axis import described
 from llmanac.lab.budget import format_duration
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import Result
@@ -245,9 +245,7 @@ def _trade(result: Result) -> Section | None:
 def _arms(result: Result) -> Section:
     rows = []
     for arm in result["arms"]:
-        changes = [f"{path}: {short(old)} → {short(new)}" for path, (old, new) in arm["diff"].items()]
-        held = ", ".join(arm["held"]) or "nothing"
-        rows.append([arm["label"], "; ".join(changes) or "as the base", held])
+        rows.append([arm["label"], described(arm["diff"]), ", ".join(arm["held"]) or "nothing"])
     where = f" ({result['path']})" if result["path"] else ""
     return Section(
         "What differs",

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.adapters._targets import find_targets
+from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.spec import Spec, dump
 from llmanac.evaluate.divergence import SHORTEST, Windows, divergence, windows
 from llmanac.generate.engine import Engine
@@ -33,7 +34,7 @@ from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.models._quantized import stored_bytes
-from llmanac.models.gguf.write import export_gguf
+from llmanac.models.gguf.write import export_gguf, fitting
 from llmanac.models.load import load_model
 from llmanac.models.locate import fetched
 from llmanac.recipes.quantize import CALIBRATION, LENGTH, decoding_rate
@@ -87,6 +88,18 @@ class Subject:
             with open(file, "rb") as handle:
                 total.update(hashlib.file_digest(handle, "sha256").digest())
         return cls(str(path), load_model(place, device="cpu"), load_tokenizer(tokens), total.hexdigest())
+
+
+def check_arms(arms: Sequence[Arm], subject: Subject) -> None:
+    """Raises SpecError for an arm that cannot hold the model, before anything is measured."""
+    for arm in arms:
+        try:
+            if isinstance(arm.spec, Blocks):
+                fitting(subject.model)
+            elif not isinstance(arm.spec, AsItIs):
+                find_targets(subject.model, arm.spec.targets)
+        except LlmanacError as error:
+            raise SpecError(f"arm {arm.label!r}: {error}; leave it out") from error
 
 
 def texts_of(subject: Subject, calibration: Sequence[str], documents: Sequence[str], most: int) -> tuple[Windows, list]:

@@ -53,7 +53,7 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     kind = kind.upper()
     if kind not in TYPES:
         raise CheckpointError(f"type: {kind!r} is not written (known: {', '.join(TYPES).lower()})")
-    name, table, chosen, config = _fitting(model)
+    name, table, chosen, config = fitting(model)
     scaling = _scaling(model.spec)
     state = canonical_state(model)
     sources = chosen.names[0].place({key: tuple(tensor.shape) for key, tensor in state.items()})
@@ -85,8 +85,8 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     return path
 
 
-def _fitting(model: Any) -> tuple[str, Architecture, Family, Config]:
-    """The first architecture whose family holds the model."""
+def fitting(model: Any) -> tuple[str, Architecture, Family, Config]:
+    """The first architecture whose family holds the model. Raises Misfit (a CheckpointError) where there is none."""
     problems = []
     for name, table in ARCHITECTURES.items():
         if table.family in FAMILIES:
