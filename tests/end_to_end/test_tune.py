@@ -485,6 +485,23 @@ def test_a_stopped_tuning_is_used_and_says_so(place, tmp_path, monkeypatch, capf
     assert "stopped at" not in capfd.readouterr().err
 
 
+def test_a_tuning_that_was_killed_is_used_too(place, tmp_path, monkeypatch, capfd):
+    """No handler runs: the model of each checkpoint is there already."""
+    plain = Stepper.__call__
+
+    def die(self, rows, scale, step):
+        if step == 4:
+            raise MemoryError
+        return plain(self, rows, scale, step)
+
+    monkeypatch.setattr(Stepper, "__call__", die)
+    with pytest.raises(MemoryError):
+        tune(asked(place, train={"checkpoint_every": 2}), tmp_path / "out", report=lambda line: None)
+    say_once.cache_clear()
+    load_engine(str(tmp_path / "out"))
+    assert "stopped at step 4 of 6" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("fewer", [5, 6, 8, 4, 3, 13])
 def test_a_resumed_tuning_may_state_fewer_steps(place, tmp_path, monkeypatch, fewer):
     train = {"steps": 12, "checkpoint_every": 2}

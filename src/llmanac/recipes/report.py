@@ -132,7 +132,7 @@ def _curve(results: dict[str, Any], part: ReportPart) -> Section:
 
 def _speed(stage: dict[str, Any]) -> str:
     how = f"in {stage['dtype']}, attention form {stage['attention']}"
-    if not stage["mfu"] or not stage["peak_flops"]:
+    if not stage["peak_flops"] or not 0 < (stage["mfu"] or 0) <= 1:  # above 1 the peak was measured on a busy machine
         return f"Trained {how}."
     peak = f"{stage['peak_flops'] / 1e9:.0f} GFLOP/s"
     return (

@@ -44,7 +44,6 @@ from llmanac.recipes.tune_rows import Prepared, RowsSpec, few, prepare
 from llmanac.recipes.tuned import Tuned, results
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
-from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
 from llmanac.train.plan import Plan
 
@@ -192,14 +191,10 @@ class Tuning:
         answers = [] if plain is None else [self._measure(plain, rows, "before", "answers.json")]
         if budget is not None:  # measuring afterwards takes as long as it did before
             budget = max(TRAINED_SHARE * budget, budget - (time_without_once() - began) - self.measured)
-        try:
-            done = train(
-                self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
-                label=self.label, report=self.report, team=self.team,
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            self._keep_stopped()
-            raise
+        done = train(
+            self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
+            label=self.label, report=self.report, team=self.team, saved=None if self.team else self._keep_stopped,
+        )  # fmt: skip
         after = self._measure(objective, rows, "after")
         losses = (answers[0].mean, self._measure(plain, rows, "after", "answers.json").mean) if answers else None
         every = list({id(p): p for p in self.model.parameters()}.values())
@@ -335,12 +330,10 @@ class Tuning:
                 bar.advance(1)
         return Items(sums, units)
 
-    def _keep_stopped(self) -> None:
-        """Write what a stopped training has reached, with a note that says so; the finished model replaces it."""
-        steps = Checkpoints(self.place / "training" / "checkpoints").steps()
-        made = Plan.read(self.place / "training")
-        if steps and made is not None:
-            self._keep({"step": steps[-1], "steps": made.spec.steps})
+    def _keep_stopped(self, step: int, steps: int) -> None:
+        """Write what a training has reached, with a note that says so: it is used if the training is stopped here."""
+        if step < steps:
+            self._keep({"step": step, "steps": steps})
 
     def _keep(self, stopped: Mapping[str, Any] | None = None) -> None:
         """Write what was trained, with the tokenizer."""

@@ -79,6 +79,7 @@ def train(
     label: str = "train",
     report: Callable[[str], object] | None = None,
     team: Any = None,
+    saved: Callable[[int, int], object] | None = None,
 ) -> TrainResult:
     """Train a model in place; the folder gets plan.json, metrics.jsonl, tensorboard/ and checkpoints/.
 
@@ -95,6 +96,7 @@ def train(
         generators: further random generators that the source or the model draws from; checkpointed by name.
         report: what a message for the user is given to; standard error by default.
         team: the ranks that compute the steps (`train.team.Team`); by default this process alone.
+        saved: called after each checkpoint with its step and the number of steps.
 
     Raises:
         SpecError: settings that cannot be met, or a folder that holds another run.
@@ -105,6 +107,7 @@ def train(
     """
     keep_freed_memory()
     run = _Run(model, source, objective, Path(folder), seed, generators, watch, report, team)
+    run.saved = saved or run.saved
     with preserve_random_state():
         return run.train(spec, resume, evaluate, evaluate_every, budget, label)
 
@@ -141,6 +144,7 @@ class _Run:
         self.began = pace.now()
         self.best: dict[str, Any] | None = None
         self.evaluated: dict[str, float] = {}
+        self.saved: Callable[[int, int], object] = lambda step, steps: None
 
     def train(
         self,
@@ -198,9 +202,9 @@ class _Run:
                     used = rate.value() * flops / made.gemm if flops and made.gemm else None
                     self._log(metrics, result, lr_scale, seconds, used)
                     notes = {**getattr(self.source, "noted", {}), "loss": result.loss}
-                    bar.advance(
-                        1, **notes, **{"tok/s": f"{rate.value():,.0f}"}, **({"mfu": f"{used:.0%}"} if used else {})
-                    )
+                    # above 1 the machine's rate was measured while it was busy
+                    share = {"mfu": f"{used:.0%}"} if used and used <= 1 else {}
+                    bar.advance(1, **notes, **{"tok/s": f"{rate.value():,.0f}"}, **share)
                     better, begin, early = False, pace.now(), self.step <= made.settled_at
                     if evaluate and (self.step == steps or (self.step % (evaluate_every or every) == 0 and not early)):
                         better = self._evaluate(evaluate, metrics)
@@ -333,20 +337,13 @@ class _Run:
         objective |= {f"source.{key}": value for key, value in more.items()}
         parts = {"model": model, "optimizer": tensors, "objective": objective}
         state = {
-            "tokens": self.tokens,
-            "seconds": self.seconds,
-            "elapsed": self._elapsed(),
-            "seed": self.seed,
-            "train": dump(spec),
-            "source": source,
-            "random": capture(self.generators),
-            "optimizer_steps": counts,
-            "best": self.best,
-            "frozen": self.trained.frozen,
-            "base": self.trained.base,
-        }
+            "tokens": self.tokens, "seconds": self.seconds, "elapsed": self._elapsed(), "seed": self.seed,
+            "train": dump(spec), "source": source, "random": capture(self.generators), "optimizer_steps": counts,
+            "best": self.best, "frozen": self.trained.frozen, "base": self.trained.base,
+        }  # fmt: skip
         checkpoints.save(self.step, parts, state, self.optimizer.write if in_parts else None)
         self.saved_at = self.step
+        self.saved(self.step, spec.steps or 0)
 
     def _take(self, found: Checkpoint, spec: TrainSpec) -> None:
         """Go on from a checkpoint. Raises where it belongs to another run."""
