@@ -25,6 +25,7 @@ from llmanac.generate.load import load_engine
 from llmanac.lab.compare import compare
 from llmanac.objectives.instruction import Instruction
 from llmanac.objectives.token_distillation import TokenDistillation
+from llmanac.recipes import tune_memory
 from llmanac.recipes.distill import teacher_file
 from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
@@ -196,7 +197,7 @@ def test_long_rows_are_cut_or_dropped_and_counted(place, tmp_path):
         tune(asked(place, rows={"length": 500}), tmp_path / "too-long")
 
 
-def test_memory_decides_how_many_rows_are_computed_at_a_time(place):
+def test_memory_decides_how_many_rows_are_computed_at_a_time(place, monkeypatch):
     model = make_method("lm", {"name": "transformer", "dim": 16, "layers": 2, "max_length": 64}).build(vocab_size=50)
     objective = make_method("objective", "autoregressive").build()
     row = [list(range(33))]
@@ -222,6 +223,13 @@ def test_memory_decides_how_many_rows_are_computed_at_a_time(place):
         assert settled.micro_batch == rows
     with pytest.raises(SpecError, match=r"rows.length: .* lower rows.length"):
         plan_memory(model, objective, Rows(), spec, place / "none", lambda line: None, free=states)
+    # by default the machine's memory, whatever is free of it; unless that is less than the share that may be used
+    total = int((states + 1.5 * one * 3.5) / tune_memory.SHARE)
+    for free, rows, said in ((total, 3, False), (total // 2, 3, False), (int(states + 1.5 * one * 2.5), 2, True)):
+        lines = []
+        monkeypatch.setattr(tune_memory, "memory_bytes", lambda device, free=free: (free, total))
+        settled = plan_memory(model, objective, Rows(), spec, place / "none", lines.append)
+        assert settled.micro_batch == rows and any("GB are free" in line for line in lines) == said
 
 
 @pytest.mark.parametrize("objective", ["token-distillation", "feature-distillation"])

@@ -1,4 +1,8 @@
-"""How many rows are computed at a time: what one row's forward pass keeps for its gradients, against free memory."""
+"""How many rows are computed at a time: what one row's forward pass keeps for its gradients, against the memory.
+
+A share of the machine's memory decides, so that the same command computes the same numbers again; where less than that
+is free, what is free does, and it is said.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from llmanac.train import TrainSpec
 from llmanac.train._calibration import preserve_all, trial_rows
 from llmanac.train.plan import MICRO_TOKENS, Plan, set_recompute
 
-SHARE = 0.5  # of the free memory
+SHARE, MOST_FREE = 0.4, 0.9  # of the device's memory, and of what is free of it
 STATE_BYTES = 12  # a trained parameter's gradient and AdamW's two averages, float32
 WORK = 1.5  # what the backward pass needs on top of what was kept
 
@@ -28,7 +32,7 @@ def plan_memory(
     """The training with `micro_batch` settled; a resumed one keeps what was planned.
 
     Args:
-        free: bytes that may be used, by default half of what the device has free.
+        free: bytes that may be used, by default two fifths of the device's memory, and less where less is free.
 
     Raises:
         SpecError: not even one row fits.
@@ -39,7 +43,12 @@ def plan_memory(
     if spec.micro_batch is not None or getattr(objective, "couples_batch", False):
         return spec
     device = next(model.parameters()).device
-    free = int(SHARE * free_bytes(device)) if free is None else free
+    now, total = memory_bytes(device)
+    if free is None and (free := int(SHARE * total)) > (left := int(MOST_FREE * now)):
+        free = left
+        report(
+            f"memory: {now / 1e9:.2g} of {total / 1e9:.2g} GB are free; fewer rows at a time may change the last bits"
+        )
     trained = sum(p.numel() for p in {id(p): p for p in model.parameters() if p.requires_grad}.values())
     set_recompute(model, spec.recompute)
     with preserve_all(model, objective, None), trial_rows(stream) as draw:
@@ -81,14 +90,14 @@ def saved_bytes(model: nn.Module, objective: Any, rows: Sequence[Any]) -> int:
     return sum(seen.values())
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that a process may still take on a device."""
+def memory_bytes(device: torch.device) -> tuple[int, int]:
+    """Memory that a process may still take on a device, and all of it."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        free, total = torch.cuda.mem_get_info(device)
+        return int(free), int(total)
     try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    return 8 << 30  # elsewhere: what most machines have
+        lines = (line.split() for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        found = {words[0]: 1024 * int(words[1]) for words in lines}
+        return found["MemAvailable:"], found["MemTotal:"]
+    except (OSError, KeyError):
+        return 8 << 30, 8 << 30  # elsewhere: what most machines have
