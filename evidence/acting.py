@@ -138,6 +138,12 @@ def percent(row: dict[str, Any]) -> str:
     return f"{row['hits'] / row['of']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
 
 
+def above_random(seeds: Sequence[dict[str, Any]], name: str, arm: str) -> list[float]:
+    """The share of episodes that succeed less that of random calls."""
+    return [own["hits"] / own["of"] - base["hits"] / base["of"] for one in seeds
+            for own, base in [(one[name]["rows"][arm], one[name]["rows"]["random calls"])]]  # fmt: skip
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """A table an environment."""
     out = []

@@ -164,6 +164,16 @@ def shares(seeds: Sequence[dict[str, Any]], *path: str) -> list[float]:
     return [(b - a) / (b - f) for b, f, a in zip(before, full, own, strict=True)]
 
 
+def kept(seeds: Sequence[dict[str, Any]], claimed: float, path: str) -> list[float]:
+    """The share of the gain that an arm keeps less the claimed one."""
+    return [share - claimed for share in shares(seeds, *path.split("/"))]
+
+
+def apart_from(seeds: Sequence[dict[str, Any]], path: str, other: str) -> list[float]:
+    """The share of the gain that an arm keeps less that of another."""
+    return [a - b for a, b in zip(kept(seeds, 0, path), kept(seeds, 0, other), strict=True)]
+
+
 def apart(values: Sequence[float], digits: int = 3) -> str:
     """A mean and its 95% interval over the seeds."""
     if len(values) < 2:

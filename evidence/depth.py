@@ -113,6 +113,16 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     return out
 
 
+def uneven(seeds: Sequence[dict[str, Any]], block: str, other: str) -> list[float]:
+    """How uneven gradients are over the deepest model (last over first, or its inverse), against another block."""
+
+    def of(one: dict[str, Any], name: str) -> float:
+        first, *_, last = [*one[PUBLISHED][name].values()][-1]["gradients"]
+        return max(last / first, first / last)
+
+    return [of(one, block) / of(one, other) - 1 for one in seeds]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     depths = list(seeds[0][PUBLISHED]["pre-norm"])

@@ -257,6 +257,20 @@ def small() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def refused(seeds: Sequence[dict[str, Any]]) -> list[float]:
+    """1 for each answer of SQuAD that contains a right one and does not match, else 0."""
+    found, n = seeds[0]["strict"], seeds[0]["benchmarks"]["squad"]["items"]
+    return [float(i < round(n * (found["squad_holds"] - found["squad"]))) for i in range(n)]
+
+
+def judged(seeds: Sequence[dict[str, Any]], name: str, whose: str) -> list[float]:
+    """1 for each solution that is judged wrongly: the item's own, or the next item's where its answer differs."""
+    found = seeds[0]["verifiable"][name]
+    wrong, of = (found["other"] - found["equal"], found["of"] - found["equal"]) if whose == "other" else (
+        found["of"] - found["own"], found["of"])  # fmt: skip
+    return [float(i < wrong) for i in range(of)]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     (found,) = seeds
     rows = []

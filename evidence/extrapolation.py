@@ -134,6 +134,18 @@ def perplexity(seeds: Sequence[dict[str, Any]], part: str, ranges: slice) -> dic
     return {way: [math.exp(mean(s["scaled"]["ways"][way][part][ranges])) for s in seeds] for way in ways}
 
 
+def grown(seeds: Sequence[dict[str, Any]], name: str, other: str = "") -> list[float]:
+    """The relative growth of the loss past the training length, over its second half; less that of another arm."""
+    of = {arm: [past(run) / run[1] - 1 for run in runs] for arm, runs in nats(seeds).items()}
+    return [a - b for a, b in zip(of[name], of[other], strict=True)] if other else of[name]
+
+
+def lowered(seeds: Sequence[dict[str, Any]], way: str) -> list[float]:
+    """The relative change of the perplexity past the training length by a scaling."""
+    found = perplexity(seeds, "long", slice(2, None))
+    return [a / b - 1 for a, b in zip(found[way], found["unscaled"], strict=True)]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     curves = nats(seeds)
     heads = ["", *(f"{i * LENGTH // 2}–{(i + 1) * LENGTH // 2}" for i in range(2 * FACTOR))]

@@ -129,6 +129,12 @@ def at_best(seeds: Sequence[dict[str, Any]], kind: str, name: str, what: str) ->
     return [one[kind][name][what][best(one[kind][name]["new"])] for one in seeds]
 
 
+def overfitted(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """How much larger the divergence on new rows is at the end than at the step that is best on them."""
+    ends, lowest = [one["rows"][name]["new"][-1] for one in seeds], at_best(seeds, "rows", name, "new")
+    return [a / b - 1 for a, b in zip(ends, lowest, strict=True)]
+
+
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of the text."""
 

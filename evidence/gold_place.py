@@ -140,6 +140,13 @@ def _right(seeds: Sequence[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([row["right"] for row in seeds[0]["found"][name]])
 
 
+def middle_against(seeds: Sequence[dict[str, Any]], end: int) -> list[float]:
+    """Right answers with the passage in the middle less those with it at an end, by question."""
+    middle = np.mean([_right(seeds, str(place)) for place in MIDDLE], axis=0)
+    found: list[float] = (middle - _right(seeds, str(end))).tolist()
+    return found
+
+
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """The 95% bootstrap interval of a mean over questions."""
     drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))

@@ -231,6 +231,16 @@ def by_seed(seeds: Sequence[dict[str, Any]], cells: list[str]) -> list[str]:
     return cells + [""] * (len(seeds) - len(cells))
 
 
+def beyond(seeds: Sequence[dict[str, Any]], claimed: float, path: str) -> list[float]:
+    """A number of each seed that has it, less the claimed one."""
+    return [value - claimed for value in each(seeds, *path.split("/"))]
+
+
+def apart(seeds: Sequence[dict[str, Any]], path: str, other: str) -> list[float]:
+    """A number of each seed less another one."""
+    return [a - b for a, b in zip(beyond(seeds, 0, path), beyond(seeds, 0, other), strict=True)]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     rows = [(bar_name(name, what, side), f"{bar:g}", [value(seed[name], what, side) for seed in having(seeds, name)])
             for name, what, side, bar in BARS]  # fmt: skip

@@ -337,6 +337,13 @@ def made_up(lines: int = 900) -> str:
     return "\n".join(out) + "\n"
 
 
+def saves_more(seeds: Sequence[dict[str, Any]], name: str, other: str) -> list[float]:
+    """How many nats more a like word saves over a random one, than in another model."""
+    saved = [[m["swap"]["random"] - m["swap"]["like"] for m in (one["models"][name], one["models"][other])]
+             for one in seeds]  # fmt: skip
+    return [a - b for a, b in saved]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     (result,) = seeds

@@ -131,6 +131,14 @@ def against(found: dict[str, Any], metric: str) -> str:
     return ", ".join(f"{c['arm']} {words.difference(c)} ({verdicts[c['arm']]})" for c in found["comparisons"][metric])
 
 
+def understands(seeds: Sequence[dict[str, Any]], arm: str) -> list[float]:
+    """The mean accuracy over the probes less the autoregressive model's, of each seed."""
+    found = seeds[0]["tokens"]
+    gains = [[a - b for a, b in zip(found["values"][probe][arm], found["values"][probe]["autoregressive"], strict=True)]
+             for probe in found["probes"]]  # fmt: skip
+    return [mean(own) for own in zip(*gains, strict=True)]
+
+
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found, equal = seeds[0]["tokens"], seeds[0]["flops"]
     probes = list(found["probes"])

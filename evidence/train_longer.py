@@ -111,6 +111,12 @@ def _row(seeds: Sequence[dict[str, Any]], name: str, part: slice) -> list[str]:
     return [name, *cells, words.difference(vars(c)), words.interval(vars(c)), words.verdict(vars(c), "seed")]
 
 
+def lowered(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The relative change of the perplexity past the first length by longer rows, over as many tokens in short ones."""
+    found = perplexities(seeds, name, PAST)
+    return [a / b - 1 for a, b in zip(found[LONGER], found[SAME], strict=True)]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     names = list(seeds[0]["losses"])
     heads = ["", *WAYS, "difference", "95% interval", "verdict"]
