@@ -82,9 +82,10 @@ def verdict_box(found: Mapping[str, dict[str, Any]]) -> list[str]:
         f"| {part.get('scale', '')} |"
         for row, one in found.items() for part in one["parts"]
     ]  # fmt: skip
-    lines += [
-        f"| `{row}` | | **{one['verdict']}**: {one['note']} | | | |" for row, one in found.items() if not one["parts"]
-    ]
+    for row, one in found.items():
+        said = ", ".join(f"[{name}](../{name}/page.md)" for name in one["others"])
+        if said or not one["parts"]:
+            lines.append(f"| `{row}` | | {f'measured in {said}' if said else one['note']} | | | |")
     head = ["| row | what is claimed | verdict | effect (95% interval) | n | scale |", COLUMNS]
     return [*head, *lines, ""] if lines else []
 

@@ -1,6 +1,6 @@
 """Rule-based and learned classifiers.
 
-Rules, bags of words, and classifiers on a small language model, on SST-2: nine claims, each with what was measured.
+Rules, bags of words, and classifiers on a small language model, on SST-2.
 `LLMANAC_SHARED_DATA` names the folder that has sst2/stsa.binary.train and stsa.binary.test.
 """
 

@@ -29,7 +29,8 @@ so few items settle large differences only. What is said here of a benchmark hol
   The accuracy on what it found went from {leak[before_leaked]:.2f} to {leak[after_leaked]:.2f}, on the rest from
   {leak[before_other]:.2f} to {leak[after_other]:.2f}: the same model's score depends on which half is asked.
 - DROP by type of answer: without the chat template the model continues the passage and answers nothing ({drop}); with
-  it, {chat_drop}. Multi-step questions on a passage are beyond this model; their types cannot be ranked on it.
+  it, {chat_drop}. That says nothing of DROP's own claim, that its questions take several steps: a model that answers
+  nothing does not tell one step from several.
 """
 
 from __future__ import annotations
