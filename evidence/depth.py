@@ -112,13 +112,13 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 
 def uneven(seeds: Sequence[dict[str, Any]], block: str, other: str) -> list[float]:
-    """How uneven gradients are over the deepest model (last over first, or its inverse), against another block."""
+    """How far apart gradients of the deepest model's first and last block are, in decades, less the same of another."""
 
     def of(one: dict[str, Any], name: str) -> float:
         first, *_, last = [*one[PUBLISHED][name].values()][-1]["gradients"]
-        return max(last / first, first / last)
+        return abs(math.log10(last / first))
 
-    return [of(one, block) / of(one, other) - 1 for one in seeds]
+    return [of(one, block) - of(one, other) for one in seeds]
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
