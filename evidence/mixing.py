@@ -6,9 +6,9 @@ catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`
 proportion (`data/pack.py`). Scored on held-out text of each domain (other modules, other catalogues).
 
 DoReMi's weights come from a reference that learns from the domains as large as they are and a proxy that reads equally
-many rows of each: in so short a run the excess loss is largest where the proxy sees less than the reference did. That
-is our interpretation of weights that do worse than equal ones here; the paper has 280 M parameters, 22 domains and
-200,000 steps.
+many rows of each: in so short a run the excess loss is largest where the proxy sees less than the reference did, in the
+largest domain. That is our interpretation of its weights, which these runs do not test; the paper has 280 M parameters,
+22 domains and 200,000 steps.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Each method packs the linear maps of the layers; embeddings, head and norms stay
 usual figures for 16, 8, 4 and 1 bits (50%, 75%, 87.5% and 96.875% less than float32) are those without scales.
 
 {pretrained}: loss and KL(original || quantized) over {tokens:,} tokens of the documentation of Python, the beginning of
-its second half, as the first calibrates GPTQ: text with more names and tables than the beginning of all of it, which
-[quantized_serving](../quantized_serving/page.md) reads with the same tokens and on which the same model has a lower
-perplexity. Its file has 4 bits a number already (Q4_1); the original is what that file holds, in float32. GPTQ saw
+its second half, as the first calibrates GPTQ. [quantized_serving](../quantized_serving/page.md) reads as many from the
+beginning of all of it, on which the same model has a lower perplexity: the numbers of the two pages are of different
+text. Its file has 4 bits a number already (Q4_1); the original is what that file holds, in float32. GPTQ saw
 {calibration:,} other tokens.
 
 Small models of {parameters:,} parameters, {seeds} seeds, trained for {steps} steps on bytes of the same documentation
