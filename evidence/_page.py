@@ -78,56 +78,55 @@ def made_by(study: ModuleType, cells: Sequence[dict[str, Any]], seeds: Sequence[
 def verdict_box(found: Mapping[str, dict[str, Any]]) -> list[str]:
     """The table that a page opens with: a line for each part of the claim of each of its rows."""
     lines = [
-        f"| `{row}` | {part['says']} | **{part['verdict']}** | {said_effect(part)} | {part['n'] or ''} "
+        f"| `{row}` | {part['says']} | **{part['verdict']}** | {said_effect(part, '../../../')} | {part['n'] or ''} "
         f"| {part.get('scale', '')} |"
         for row, one in found.items() for part in one["parts"]
     ]  # fmt: skip
-    lines += [
-        f"| `{row}` | | **{one['verdict']}**: {one['note']} | | | |" for row, one in found.items() if not one["parts"]
-    ]
+    for row, one in found.items():
+        said = ", ".join(f"[{name}](../{name}/page.md)" for name in one["others"])
+        if said or not one["parts"]:
+            lines.append(f"| `{row}` | | {f'measured in {said}' if said else one['note']} | | | |")
     head = ["| row | what is claimed | verdict | effect (95% interval) | n | scale |", COLUMNS]
     return [*head, *lines, ""] if lines else []
 
 
-def said_effect(part: Mapping[str, Any]) -> str:
-    """Effect, interval, margin and note of a part in words."""
+def said_effect(part: Mapping[str, Any], root: str) -> str:
+    """Effect, interval, margin and note of a part in words; of an exact one its test, `root` above the page."""
+    note = part.get("note", "")
+    if part["verdict"] == "exact":
+        path, _, name = note.partition("::")
+        return f"[{name.removeprefix('test_').replace('_', ' ')}]({root}{path})"
     if part.get("effect") is None:
-        return f"`{part['note']}`" if part.get("note") else ""
+        return note
     unit = part.get("unit", "")
     scale, mark = (100, "%") if not unit else (1, f" {unit}")
-    low, high = (scale * end for end in part.get("interval") or (math.nan, math.nan))
-    note = f"; {part['note']}" if part.get("note") else ""
-    margin = f"{scale * part.get('margin', 0):.3g}{mark}"
-    return f"{scale * part['effect']:+.3g}{mark} ({low:+.3g} to {high:+.3g}; margin {margin}{note})"
+    low, high = (f"{scale * end:+.3g}" for end in part.get("interval") or (math.nan, math.nan))
+    known = f"{low} to {high}" if part.get("interval") else "no interval"
+    out = f"{scale * part['effect']:+.3g}{mark} ({known}; margin {scale * part['margin']:.3g}{mark[:1].strip()})"
+    return f"{out}; {note}" if note else out
 
 
 def index(found: Mapping[str, dict[str, Any]]) -> str:
-    """`docs/evidence/README.md`: every row by chapter, with its verdict and its page."""
+    """`docs/evidence/README.md`: every row by chapter, with its verdict, the part that decided it, and its page."""
     entries = catalogue.rows()
     counts = Counter(one["verdict"] for one in found.values())
     lines = [
         "# Evidence", "",
         "Each row of the almanac, what its evidence shows, and the page; `python evidence/run.py --render` writes it "
         "from the cells. A row is *shown* where every part of its claim is, *contradicted* where one part is, "
-        "*exact* where it holds by construction, is counted or is a formula (a test says so), else *inconclusive*.", "",
+        "*exact* where it holds by construction, is counted or is a formula (a test says so), else *inconclusive*. "
+        "The table has the part that decides: the first of that verdict; the page has them all.", "",
         ", ".join(f"{count} {word}" for word, count in counts.most_common()) + ".",
     ]  # fmt: skip
     chapter = ""
     for row, one in found.items():
         if row.partition("/")[0] != chapter:
             chapter = row.partition("/")[0]
-            lines += [
-                "",
-                f"## {chapter}",
-                "",
-                "| row | verdict | effect (95% interval) | n | scale | made |",
-                "| --- " * 6 + "|",
-            ]
+            lines += ["", f"## {chapter}", "", "| row | verdict | by | effect (95% interval) | n | scale |", COLUMNS]
         page = entries[row].claim.removeprefix("docs/evidence/")
         name = f"[{entries[row].title}]({page})" if page else entries[row].title
-        note = f": {one['note']}" if one["verdict"] == "inconclusive" and one["note"] else ""
-        effect = said_effect({k: v for k, v in one.items() if k not in ("note",) and v is not None})
-        cells = [f"{name} (`{row}`)", one["verdict"] + note, effect, str(one["n"] or ""), one["scale"], one["made"]]
+        effect = said_effect(one, "../../")
+        cells = [f"{name} (`{row}`)", one["verdict"], one["says"], effect, str(one["n"] or ""), one["scale"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

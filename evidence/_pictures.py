@@ -16,7 +16,6 @@ from llmanac.core.spec import make, make_method
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures import scenes as s
 from llmanac.lab.stats import mean
-from llmanac.lab.words import plural
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal import WORDS
 from llmanac.train import TrainSpec
@@ -106,17 +105,6 @@ def over(seeds: Sequence[dict[str, Any]], *path: Any) -> list[float]:
             value = value[step]
         out.append(float(value))  # type: ignore[arg-type]
     return out
-
-
-def order(a: Sequence[float], b: Sequence[float], first: str, second: str) -> str:
-    """Which of two is ahead, where it is the same in all seeds and there are a few."""
-    ahead = first if all(x > y for x, y in zip(a, b, strict=True)) else second
-    same = ahead == first or all(x < y for x, y in zip(a, b, strict=True))
-    if not same:
-        return "The order is not the same in all seeds: no difference is shown."
-    if len(a) < 2:
-        return f"{ahead} is ahead in one seed, which decides nothing."
-    return f"{ahead} is ahead in all {plural(len(a), 'seed')}."
 
 
 def average(seeds: Sequence[dict[str, Any]], *path: Any) -> float:

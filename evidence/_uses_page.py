@@ -92,25 +92,10 @@ def corrections(found: Found) -> list[dict[str, Any]]:
 
 
 def facts(result: Found) -> dict[str, Any]:
-    models, score, correct = result["perplexity"]["models"], result["score"].values(), result["correct"]
+    models, correct = result["perplexity"]["models"], result["correct"]
     large, small = models["labelled"], models["labelled-512"]
     token, byte = large["perplexity"] / small["perplexity"], small["bits-per-byte"] / large["bits-per-byte"] - 1
-    low = {key: min(part["auc"][key][1] for part in score) for key in ("sum", "per token")}
-    trained, untrained = result["classify"]["trained"], result["classify"]["untrained"]
-    works = all(trained[way]["templates"][0]["accuracy"][1] > 0.5 for way in ("direct", "channel"))
-    chance = all(e["accuracy"][1] < 0.5 < e["accuracy"][2] for w in untrained.values() for e in w["templates"])
-    parts = correct["parts"].values()
-    above = all(
-        wilson_interval(*p["unacceptable flagged"])[1] > wilson_interval(*p["clean sentences changed"])[2]
-        for p in parts
-    )
     return {
         "formula": result["formula"], "token": token, "byte": byte, "margin": correct["margin"],
-        "orders": "The claim holds: the two orders contradict each other. " if token > 1 < 1 + byte else "",
-        "natural": min(part["natural above shuffled"][1] for part in score),
-        "apart": {k: "separates them, a little" if v > 0.5 else "does not separate them" for k, v in low.items()},
-        "holds": "holds" if works else "does not hold both ways",
-        "chance": "no better than guessing" if chance else "weak",
-        "flagged": "flagged more often" if above else "not clearly flagged more often",
         "tuned": next(iter(correct["margins"].values()))["clean sentences changed"][1],
     }  # fmt: skip

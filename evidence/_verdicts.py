@@ -7,8 +7,12 @@ measures it, and how it is decided:
                             margin on that side, contradicted where it lies short of it, else inconclusive
     kind = "equal"          shown where the interval lies inside the margin, contradicted where outside
     kind = "exact"          `test` proves the identity: by construction, counted, or a formula
+    kind = "unmeasured"     no kept number speaks to the part: the row cannot be shown without it
     of, against             paths of keys into a cell's values; a list is one value an item; `against` may be a number
-    measure                 in their place, the name of a function of the study: replicates -> differences
+    measure                 in their place, a function of the study, by its name or by [name, argument, ...]:
+                            replicates -> differences, or an Estimate
+    interval                the study's own 95% interval decides: `of` leads to [value, ..., low, high], `interval` to
+                            the number of items; "counted": `of` leads to [hits, total]; `against` is then a number
     margin                  of the size of `against` (default 0.01), or with absolute = true in the measure's unit
     items = true            the values are items of a fixed model: at least 15, below 200 decided by the exact sign-flip
                             test; without it they are seeds of what is trained, at least 5
@@ -31,15 +35,29 @@ from llmanac.core import catalogue, files
 from llmanac.core.errors import DataError, nearest
 from llmanac.guide.question import questions
 from llmanac.lab.stats import deviation, interval, mean, replicates_needed, sign_flip_p
+from llmanac.metrics._intervals import wilson_interval
 
 CLAIMS = Path(__file__).with_name("claims.toml")
 FILE = catalogue.EVIDENCE
 FEWEST = {"seeds": 5, "items": 15}
 PERMUTED = 200  # items below which the exact test decides
 MARGIN = 0.01
+KINDS = ("more", "less", "equal", "exact", "unmeasured")
+UNDECIDED = ("exact", "unmeasured")  # the kinds that no cells decide
 FIELDS = {
-    "says", "study", "kind", "of", "against", "measure", "margin", "absolute", "items", "test", "scale", "unit",
+    "says", "study", "kind", "of", "against", "measure", "interval", "margin", "absolute", "items", "test", "scale",
+    "unit",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A difference with the 95% interval that a study knows of it, over n items."""
+
+    value: float
+    low: float
+    high: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ class Found:
     note: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return _cells.packed({k: v for k, v in vars(self).items() if v not in (None, "", 0)} | {"n": self.n})
+        return _cells.packed({k: v for k, v in vars(self).items() if v is not None and v != ""})
 
 
 def at(value: Any, path: Sequence[str | int]) -> Any:
@@ -83,17 +101,33 @@ def values(replicates: Sequence[Any], path: Sequence[str | int] | float) -> list
     return out
 
 
-def decide(part: dict[str, Any], differences: Sequence[float], margin: float) -> tuple[str, str]:
+def estimate(replicates: Sequence[Any], part: dict[str, Any]) -> Estimate:
+    """What a study knows with an interval of its own, less the number `against`: it is the same in each replicate."""
+    replicate, against = replicates[0], float(part.get("against", 0.0))
+    found = at(replicate, part["of"])
+    if part["interval"] == "counted":
+        (value, low, high), n = wilson_interval(*found), found[1]
+    else:
+        value, low, high, n = found[0], *found[-2:], at(replicate, part["interval"])
+    return Estimate(value - against, low - against, high - against, int(n))
+
+
+def decide(part: dict[str, Any], found: Sequence[float] | Estimate, margin: float) -> tuple[str, str]:
     """The verdict of a part and what to know about it."""
-    n, unit = len(differences), "items" if part.get("items") else "seeds"
+    own, unit = isinstance(found, Estimate), "items" if part.get("items") else "seeds"
+    n = found.n if isinstance(found, Estimate) else len(found)
     if n < FEWEST[unit]:
         return "inconclusive", f"{n} of at least {FEWEST[unit]} {unit}"
-    sign = -1.0 if part["kind"] == "less" else 1.0
-    signed = [sign * d for d in differences]
-    low, high = interval(signed)
+    sign, signed = -1.0 if part["kind"] == "less" else 1.0, []
+    if isinstance(found, Estimate):
+        low, high = sorted((sign * found.low, sign * found.high))
+        centre, spread = sign * found.value, (high - low) / 2 / 1.96 * math.sqrt(n)
+    else:
+        signed = [sign * d for d in found]
+        (low, high), centre, spread = interval(signed), mean(signed), deviation(signed)
 
     def beyond(edge: float, up: bool) -> bool:
-        if unit == "items" and n < PERMUTED:
+        if not own and unit == "items" and n < PERMUTED:
             moved = [d - edge if up else edge - d for d in signed]
             return sign_flip_p(moved) <= 0.025
         return low > edge if up else high < edge
@@ -107,7 +141,7 @@ def decide(part: dict[str, Any], differences: Sequence[float], margin: float) ->
         return "shown", ""
     elif beyond(margin, False):
         return "contradicted", ""
-    needed = replicates_needed(mean(signed) - (0 if part["kind"] == "equal" else margin), deviation(signed), margin)
+    needed = replicates_needed(centre - (0 if part["kind"] == "equal" else margin), spread, margin)
     return (
         "inconclusive",
         f"about {needed} {unit} would decide" if needed else f"more than 100,000 {unit} would be needed",
@@ -115,36 +149,47 @@ def decide(part: dict[str, Any], differences: Sequence[float], margin: float) ->
 
 
 def judged(part: dict[str, Any], study: ModuleType | None, cells: Sequence[dict[str, Any]]) -> Found:
-    """A part's verdict; an exact one needs no cells."""
+    """A part's verdict; one that is exact, or not measured, needs no cells."""
     if part["kind"] == "exact":
         return Found(part["says"], "exact", part.get("study", ""), note=part["test"])
+    if part["kind"] == "unmeasured":
+        return Found(part["says"], "inconclusive", note="not measured")
     assert study is not None
     return judge(part, study, cells)
 
 
+def measured(part: dict[str, Any], study: ModuleType, replicates: Sequence[Any]) -> Sequence[float] | Estimate:
+    """The differences of a part, relative to `against` where they are not absolute; or the study's own estimate."""
+    if "measure" in part:
+        name, *given = [part["measure"]] if isinstance(part["measure"], str) else part["measure"]
+        found: Sequence[float] | Estimate = getattr(study, name)(replicates, *given)
+        return found
+    if "interval" in part:
+        return estimate(replicates, part)
+    of, against = values(replicates, part["of"]), values(replicates, part.get("against", 0.0))
+    if len(against) == 1:
+        against *= len(of)
+    size = 1.0 if part.get("absolute") else abs(mean(against))
+    if not size:
+        raise ValueError("`against` is 0 on average; say absolute = true")
+    return [(a - b) / size for a, b in zip(of, against, strict=True)]
+
+
 def judge(part: dict[str, Any], study: ModuleType, cells: Sequence[dict[str, Any]]) -> Found:
     """A part's verdict from the pooled cells of its study. Raises DataError where its paths are not in the values."""
-    replicates, name = _cells.replicates(study, cells), part["study"]
+    name, margin = part["study"], float(part.get("margin", MARGIN))
     try:
-        if "measure" in part:
-            differences, size = [float(d) for d in getattr(study, part["measure"])(replicates)], 1.0
-        else:
-            of, against = values(replicates, part["of"]), values(replicates, part.get("against", 0.0))
-            if len(against) == 1:
-                against *= len(of)
-            differences = [a - b for a, b in zip(of, against, strict=True)]
-            size = 1.0 if part.get("absolute") else abs(mean(against))
+        found = measured(part, study, _cells.replicates(study, cells))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"claims.toml: {name}: {part['says']!r}: {type(error).__name__}: {error}") from error
-    if not size:
-        raise DataError(f"claims.toml: {name}: {part['says']!r}: `against` is 0 on average; say absolute = true")
-    differences = [d / size for d in differences]
-    margin = float(part.get("margin", MARGIN))
-    verdict, note = decide(part, differences, margin)
-    spread = interval(differences) if len(differences) > 1 else None
+    verdict, note = decide(part, found, margin)
+    if isinstance(found, Estimate):
+        effect, spread, n = found.value, (found.low, found.high), found.n
+    else:
+        effect, spread, n = mean(found), interval(found) if len(found) > 1 else None, len(found)
     return Found(
-        part["says"], verdict, name, mean(differences) if differences else None, spread, margin, len(differences),
-        part.get("scale", ""), max((c["made"] for c in cells), default=""), part.get("unit", ""), note,
+        part["says"], verdict, name, effect, spread, margin, n, part.get("scale", ""),
+        max((c["made"] for c in cells), default=""), part.get("unit", ""), note,
     )  # fmt: skip
 
 
@@ -157,10 +202,12 @@ def claims() -> dict[str, list[dict[str, Any]]]:
         for part in parts:
             if odd := sorted(part.keys() - FIELDS):
                 raise DataError(f"claims.toml: {row}: no field {odd[0]!r}{nearest(odd[0], FIELDS)}")
-            if part.get("kind") not in ("more", "less", "equal", "exact") or "says" not in part:
-                raise DataError(f"claims.toml: {row}: a part needs `says` and a kind: more, less, equal or exact")
+            if part.get("kind") not in KINDS or "says" not in part:
+                raise DataError(f"claims.toml: {row}: a part needs `says` and a kind: {', '.join(KINDS)}")
             if part["kind"] == "exact" and "test" not in part:
                 raise DataError(f"claims.toml: {row}: {part['says']!r}: exact names the `test` of the identity")
+            if part["kind"] not in UNDECIDED and "study" not in part:
+                raise DataError(f"claims.toml: {row}: {part['says']!r}: name the `study` that measures it")
     return found
 
 
@@ -170,11 +217,9 @@ def verdict_of(parts: Sequence[Found]) -> dict[str, Any]:
     word = next((w for w in ("contradicted", "inconclusive", "shown", "exact") if w in words), "inconclusive")
     first = next((part for part in parts if part.verdict == word), None)
     note = "no part of the claim is stated as a measure" if first is None else first.note
-    out = {"verdict": word, "effect": None, "interval": None, "n": 0, "scale": "", "made": "", "note": note}
-    if first is not None:
-        own = first.as_json()
-        out |= {key: own[key] for key in out.keys() & own.keys() - {"verdict"}}
-    return out | {"parts": [part.as_json() for part in parts]}
+    none = {"effect": None, "interval": None, "n": 0, "scale": "", "made": "", "note": note, "says": ""}
+    own = {} if first is None else first.as_json()
+    return {"verdict": word, **none, **own, "parts": [part.as_json() for part in parts]}
 
 
 def verdicts(load: Callable[[str], ModuleType], pages: Path = _cells.PAGES) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Rule-based and learned classifiers.
 
-Rules, bags of words, and classifiers on a small language model, on SST-2: nine claims, each with what was measured.
+Rules, bags of words, and classifiers on a small language model, on SST-2.
 `LLMANAC_SHARED_DATA` names the folder that has sst2/stsa.binary.train and stsa.binary.test.
 """
 
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from benchmarks._corpora import data_folder
 from evidence import _claim_pages
 from evidence import _claims as claims
+from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled, read_labelled
@@ -29,6 +30,7 @@ from llmanac.lab.classification.experiments import sample
 from llmanac.lab.classification.slices import sentiment_slices
 from llmanac.lab.classification.table import builders, make_table, prompt_choices
 from llmanac.lab.report import Section
+from llmanac.metrics._intervals import newcombe_interval
 from llmanac.recipes.classification import small_language_model
 
 ROWS = (
@@ -131,6 +133,15 @@ def _measured(train: Labelled, test: Labelled, size: Size) -> dict[str, Any]:
         "bce": _bce(),
         "bytes": claims.loss_bytes(classes=size.classes),
     }  # fmt: skip
+
+
+def falls(seeds: Sequence[dict[str, Any]], name: str) -> Estimate:
+    """The share of a slice's changed texts on which the rules are right less that of its plain ones, by Newcombe."""
+    table = seeds[0]["table"]
+    texts = next(one["texts"] for one in table["slices"] if one["name"] == name)
+    right = table["methods"]["rules"]["slices"][name]
+    counts = [n for part in ("changed", "plain") for n in (round(right[part][0] * texts[part]), texts[part])]
+    return Estimate(*newcombe_interval(*counts), n=texts["changed"])
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

@@ -235,6 +235,11 @@ def measured(problems: Sequence[dict[str, Any]], count: int, seed: int, workers:
     return {"rows": rows, "constants": constants}
 
 
+def pass_wrongly(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The share of each problem's wrong mutants that pass its tests."""
+    return [passed / wrong for _, _, wrong, passed in seeds[0][name]["rows"] if wrong]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     (found,) = seeds
     rows = []

@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 
+from evidence._verdicts import Estimate
 from evidence.speculation import random_lm, target
 from llmanac.core.rng import torch_generator
 from llmanac.core.spec import make_method
@@ -43,6 +44,7 @@ from llmanac.generate.constrain.sample_rank import rank
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Completion, Engine
 from llmanac.lab.report import Section, table
+from llmanac.metrics._intervals import wilson_interval
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -264,6 +266,19 @@ def distances(seed: int, length: int) -> dict[str, Any]:
     return {
         "texts": len(texts), "chance": chance, "kl": kl, "variation": {name: variation(q) for name, q in made.items()},
     }  # fmt: skip
+
+
+def invalid(seeds: Sequence[dict[str, Any]], name: str) -> Estimate:
+    """The share of valid texts less 1, by Wilson."""
+    arm = seeds[0]["task"]["arms"][name]
+    value, low, high = wilson_interval(round(arm["valid"] * arm["texts"]), arm["texts"])
+    return Estimate(value - 1, low - 1, high - 1, arm["texts"])
+
+
+def tokens_over(seeds: Sequence[dict[str, Any]], name: str, other: str, claimed: int) -> list[float]:
+    """Tokens of an arm over those of another a text, relative to the claimed ratio."""
+    a, b = (seeds[0]["task"]["arms"][one] for one in (name, other))
+    return [a["tokens"] / a["texts"] / (b["tokens"] / b["texts"]) / claimed - 1]
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

@@ -9,8 +9,6 @@ KL to the model, whose optimum is p(x) exp(r / {weight}) / Z. The second constra
 number of letters, is a reward of the complete text; no template or mask was written for it. {seeds} seeds; ± is half
 a 95% interval over them.
 
-{findings}
-
 Limits: short texts and a constraint that the start meets often. `constraints` has the other methods on a task in
 English.
 """
@@ -27,8 +25,7 @@ import numpy as np
 import torch
 
 from evidence._alignment import fit, reinforced, scorer
-from evidence._page import bullets, with_interval
-from evidence._synthetic import average, verdict
+from evidence._page import with_interval
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream
@@ -232,37 +229,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    at = lambda name, key="valid": average(seeds, "arms", name, key)  # noqa: E731
-    findings = [
-        verdict(at("masks") == 1 and at("template") == 1 and at("RL, KL") < 1,
-                f"hard constraints are always valid ({at('template'):.1%} and {at('masks'):.1%}); a policy that "
-                "learned the constraint "
-                f"is valid in {at('RL, KL'):.1%} with the KL penalty and {at('RL'):.1%} without, the model alone in "
-                f"{at('model alone'):.1%}, best of 16 in {at('best of 16'):.1%}, FUDGE in "
-                f"{at('FUDGE, weight 1'):.1%} and "
-                f"{at('FUDGE, weight 4'):.1%} (weights 1 and 4)."),
-        verdict(at("RL, KL", "distance") < at("RL", "distance"),
-                f"the KL penalty keeps the model's distribution: {at('RL, KL', 'distance'):.2f} nats from p(x | "
-                "valid), without it "
-                f"{at('RL', 'distance'):.2f}; masks {at('masks', 'distance'):.2f}, FUDGE "
-                f"{at('FUDGE, weight 1', 'distance'):.2f}. "
-                f"Of {TEXTS} texts {at('RL', 'distinct'):.0f} are different without it, "
-                f"{at('RL, KL', 'distinct'):.0f} with it."),
-        verdict(at("RL, KL", "setup_tokens") > at("FUDGE, weight 1", "setup_tokens"),
-                f"RL is the most expensive to set up: {at('RL, KL', 'setup_tokens'):,.0f} sampled tokens and "
-                f"{at('RL, KL', 'setup_seconds'):.1f} s, FUDGE {at('FUDGE, weight 1', 'setup_tokens'):,.0f} and "
-                f"{at('FUDGE, weight 1', 'setup_seconds'):.1f} s. A text then costs {at('RL, KL', 'tokens'):.1f} "
-                "tokens, best of 16 "
-                f"{at('best of 16', 'tokens'):.0f}: after "
-                f"{at('RL, KL', 'setup_tokens') / at('best of 16', 'tokens'):,.0f} texts RL has "
-                "sampled less."),
-        verdict(at("RL, KL, sum", "met") > at("model alone, sum", "met"),
-                f"RL takes the other constraint as a reward: {at('RL, KL, sum', 'met'):.1%} meet it, "
-                f"{at('model alone, sum', 'met'):.1%} "
-                f"of the model's own texts, {at('best of 16, sum', 'met'):.1%} of the best of 16."),
-    ]  # fmt: skip
     return {
         "parameters": seeds[0]["parameters"], "clean": CLEAN, "records": len(RECORDS), "texts": TEXTS,
         "draws": DRAWS, "batch": BATCH,
-        "weight": WEIGHT, "seeds": len(seeds), "findings": bullets(findings),
+        "weight": WEIGHT, "seeds": len(seeds),
     }  # fmt: skip

@@ -198,6 +198,12 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def unlike(seeds: Sequence[dict[str, Any]], threshold: float) -> list[float]:
+    """1 for each document that is dropped without verification and is below the threshold, 0 for the others dropped."""
+    rows = [row for row in seeds[0]["real"] if row["threshold"] == threshold and row["verify"] == "none"]
+    return [float(i < row["below_threshold"]) for row in rows for i in range(row["dropped"])]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     (found,) = seeds

@@ -17,8 +17,6 @@ forward passes on every row of every step (token, feature), or its sampling, onc
 training is not counted. The step is the best one on {validation} other rows. Right is the result that greedy decoding
 ends with.
 
-{findings}
-
 Limits: one task, one ratio of sizes, one learning rate for all ({lr}); keeping the teacher's distributions of {rows}
 rows instead of computing them each step would make the token level cheaper. {seeds} seeds draw table, rows and
 models. The table and the models were made smaller after pilots on seed 0, so seed 0 is no independent test.
@@ -36,13 +34,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from evidence._page import bullets, with_interval
-from evidence._synthetic import average, fit, over, percent, verdict
+from evidence._page import with_interval
+from evidence._synthetic import average, fit, over, percent
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
 from llmanac.lab.report import Section, table
-from llmanac.lab.stats import interval, mean
+from llmanac.lab.stats import mean
 from llmanac.recipes.distill import write_teacher_rows
 
 ROWS = ("distill/token", "distill/sequence", "distill/feature", "distill/response")
@@ -221,44 +219,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of the text."""
     sizes, first = SIZES["full"], seeds[0]
-
-    def apart(level: str, other: str, what: str, budget: str = "equal tokens") -> list[float]:
-        pairs = zip(over(seeds, budget, level, what), over(seeds, budget, other, what), strict=True)
-        return [a - b for a, b in pairs]
-
-    def said(values: Sequence[float], digits: int = 3) -> str:
-        low, high = interval(values)
-        return f"{mean(values):+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-
-    def against_data(budget: str) -> str:
-        return "; ".join(f"{level} {said(apart(level, 'data', 'loss', budget))}" for level in list(LEVELS)[1:])
-
-    share = average(seeds, "flops", "teacher a step") / average(seeds, "flops", "step")
-    tokens = apart("token", "data", "loss")
-    equal = apart("token", "data", "loss", "equal FLOPs")
-    checked = apart("response", "sequence", "right")
-    findings = [
-        verdict(interval(tokens)[1] < 0, "at equal tokens the token level teaches more than the data. Nats a "
-                "token less "
-                f"those of the data alone: {against_data('equal tokens')}."),
-        verdict(interval(equal)[1] < 0, f"at equal FLOPs too (the teacher's pass takes {share:.1f} times the "
-                "FLOPs of a "
-                f"student's step): {against_data('equal FLOPs')}."),
-        verdict(interval(apart("sequence", "token", "loss"))[0] > 0, "the sequence level has less detail: its "
-                "loss less the "
-                f"token level's is {said(apart('sequence', 'token', 'loss'))} at equal tokens, and "
-                f"{said(apart('sequence', 'token', 'loss', 'equal FLOPs'))} at equal FLOPs."),
-        verdict(interval(checked)[0] > 0, "keeping right answers alone helps: accuracy of response less that of "
-                "sequence is "
-                f"{said(checked, 2)} at equal tokens."),
-        verdict(interval(apart("feature", "data", "loss"))[1] < 0, "features help: "
-                f"{said(apart('feature', 'data', 'loss'))} nats against the data at equal tokens, "
-                f"{said(apart('feature', 'token', 'loss'))} against the token level."),
-    ]  # fmt: skip
     return {
         "symbols": SYMBOLS, "teacher_parameters": first["teacher"]["parameters"], "parameters": first["parameters"],
         "teacher_rows": sizes["batch"] * sizes["teacher_steps"], "teacher": average(seeds, "teacher", "right"),
         "sampled": average(seeds, "teacher", "sampled"), "rows": sizes["rows"], "samples": SAMPLES,
         "steps": sizes["steps"], "batch": sizes["batch"], "validation": sizes["validation"], "lr": LR,
-        "seeds": len(seeds), "findings": bullets(findings),
+        "seeds": len(seeds),
     }  # fmt: skip

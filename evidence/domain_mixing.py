@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sysconfig
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,12 @@ def by_mix(seeds: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]
     """`{mixture: {domain: bytes per token, one a fold}}`."""
     found = [one["bytes per token"] for one in seeds]
     return {mix: {n: [one[mix][n] for one in found] for n in row} for mix, row in found[0].items()}
+
+
+def own_against_others(seeds: Sequence[dict[str, Any]]) -> list[float]:
+    """How many more bytes a token a domain has by its own vocabulary than by another's: the least of all pairs."""
+    return [min(own[a][a] / own[b][a] - 1 for a, b in permutations(one["bytes"], 2))
+            for one in seeds for own in [one["bytes per token"]]]  # fmt: skip
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

@@ -29,7 +29,8 @@ so few items settle large differences only. What is said here of a benchmark hol
   The accuracy on what it found went from {leak[before_leaked]:.2f} to {leak[after_leaked]:.2f}, on the rest from
   {leak[before_other]:.2f} to {leak[after_other]:.2f}: the same model's score depends on which half is asked.
 - DROP by type of answer: without the chat template the model continues the passage and answers nothing ({drop}); with
-  it, {chat_drop}. Multi-step questions on a passage are beyond this model; their types cannot be ranked on it.
+  it, {chat_drop}. That says nothing of DROP's own claim, that its questions take several steps: a model that answers
+  nothing does not tell one step from several.
 """
 
 from __future__ import annotations
@@ -255,6 +256,20 @@ def small() -> dict[str, Any]:
         "endings": endings([replace(asked[0], references=("3 + 4 = 7\n#### 7",))]),
         "imbalance": imbalance(texts, ["1", "0", "1", "0", "0"] * 8), "names": main_metric(one),
     }  # fmt: skip
+
+
+def refused(seeds: Sequence[dict[str, Any]]) -> list[float]:
+    """1 for each answer of SQuAD that contains a right one and does not match, else 0."""
+    found, n = seeds[0]["strict"], seeds[0]["benchmarks"]["squad"]["items"]
+    return [float(i < round(n * (found["squad_holds"] - found["squad"]))) for i in range(n)]
+
+
+def judged(seeds: Sequence[dict[str, Any]], name: str, whose: str) -> list[float]:
+    """1 for each solution that is judged wrongly: the item's own, or the next item's where its answer differs."""
+    found = seeds[0]["verifiable"][name]
+    wrong, of = (found["other"] - found["equal"], found["of"] - found["equal"]) if whose == "other" else (
+        found["of"] - found["own"], found["of"])  # fmt: skip
+    return [float(i < wrong) for i in range(of)]
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

@@ -47,6 +47,7 @@ from typing import Any
 from benchmarks import _marked
 from benchmarks._corpora import visible
 from evidence._page import bullets
+from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
 from llmanac.core.registry import build
 from llmanac.data.extractors import _content
@@ -178,6 +179,13 @@ def recovery(articles: int, names: Sequence[str]) -> dict[str, dict[str, float]]
         out[name] |= {f"{kind}_any_spelling": spelled[kind] / total[kind] for kind in KINDS}
         out[name]["whole_article_exact"] = complete / articles
     return out
+
+
+def cleaner(seeds: Sequence[dict[str, Any]], name: str) -> Estimate:
+    """F1 less that of all text of the page, with the bootstrap interval over pages."""
+    found = seeds[0]["sets"][name]
+    own, whole = found["extractors"]["structured"], found["extractors"]["all text of the page"]
+    return Estimate(own["f1"] - whole["f1"], *whole["ours_minus_it"], n=found["pages"])
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

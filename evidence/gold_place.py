@@ -9,8 +9,6 @@ and punctuation aside; parts of words do not count.
 
 - Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with
   the gold passage alone {alone:.2f}.
-- First against these: {first_middle}; last against these: {last_middle} (paired by question, 95% bootstrap interval).
-- {verdict}
 """
 
 from __future__ import annotations
@@ -140,6 +138,13 @@ def _right(seeds: Sequence[dict[str, Any]], name: str) -> np.ndarray:
     return np.array([row["right"] for row in seeds[0]["found"][name]])
 
 
+def middle_against(seeds: Sequence[dict[str, Any]], end: int) -> list[float]:
+    """Right answers with the passage in the middle less those with it at an end, by question."""
+    middle = np.mean([_right(seeds, str(place)) for place in MIDDLE], axis=0)
+    found: list[float] = (middle - _right(seeds, str(end))).tolist()
+    return found
+
+
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """The 95% bootstrap interval of a mean over questions."""
     drawn = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
@@ -163,23 +168,9 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found, first, last = seeds[0]["found"], "1", str(PASSAGES)
     middle = np.mean([_right(seeds, str(place)) for place in MIDDLE], axis=0)
-
-    def against(name: str) -> tuple[str, float, float]:
-        apart = _right(seeds, name) - middle
-        low, high = _interval(apart)
-        return f"{apart.mean():+.2f} ({low:+.2f} to {high:+.2f})", low, high
-
-    ends = {first: against(first), last: against(last)}
-    sure = [name for name, end in (("first", first), ("last", last)) if ends[end][1] > 0 or ends[end][2] < 0]
-    verdict = (
-        f"The place decides here: 0 is outside the interval of the {' and of the '.join(sure)} place."
-        if sure
-        else "That the place decides is not shown: both intervals include 0."
-    )
     return {
         "passages": PASSAGES, "questions": len(found[first]), "longest": LONGEST,
         "between": f"{MIDDLE[0]} to {MIDDLE[-1]}", "tokens": round(mean([row["tokens"] for row in found[first]])),
         "first": _right(seeds, first).mean(), "middle": middle.mean(), "last": _right(seeds, last).mean(),
-        "alone": _right(seeds, ALONE).mean(), "first_middle": ends[first][0], "last_middle": ends[last][0],
-        "verdict": verdict,
+        "alone": _right(seeds, ALONE).mean(),
     }  # fmt: skip

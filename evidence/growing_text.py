@@ -13,10 +13,7 @@ training; here they have up to {longest:,}. Models of two blocks of width {dim} 
 - retrieval: BM25 finds {passages} passages of {size} sentences, which the attention model reads before the question.
 - memory: statements go by rule into a store (`retrieve/memory`); the attention model reads the {recalled} recalled.
 
-{findings}
-
-A cost hardly grows where it is at most {hardly} times as large in the longest texts, which have {ratio:.0f} times the
-sentences, as in the shortest; costs are bytes held and the time of an answer. Retrieval and memory have an easy task: a
+Retrieval and memory have an easy task: a
 question names what its statement names, and rules know the statement's form.
 """
 
@@ -35,8 +32,7 @@ import torch
 from torch import Tensor
 
 from evidence._facts import ASK, NEAR, VALUES, WORDS, Texts, draw, embed, sentence
-from evidence._page import bullets
-from evidence._synthetic import Rows, average, fit, once, over, percent, verdict, writing
+from evidence._synthetic import Rows, average, fit, once, over, percent, writing
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -63,7 +59,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"dim": 48, "rows": 16, "steps": 400, "lengths": (64, 256, 1024, 4096), "texts": 8},
     "small": {"dim": 16, "rows": 4, "steps": 3, "lengths": (16, 96), "texts": 2},
 }
-HARDLY = 2.0  # times that a cost may grow from the shortest texts to the longest
 MIXERS: dict[str, Any] = {
     "full window": "softmax", "linear": "linear",
     "window with sinks": {"name": "attention-sinks", "window": WINDOW, "sinks": SINKS},
@@ -243,47 +238,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of the text."""
-    lengths = list(seeds[0]["full window"])
-    first, last = lengths[0], lengths[-1]
-
-    def at(arm: str, key: str = "right", length: str = last) -> float:
-        return average(seeds, arm, length, key)
-
-    def least(arm: str) -> float:
-        return min(at(arm, "right", length) for length in lengths)
-
-    def grows(arm: str, key: str) -> float:
-        return at(arm, key) / at(arm, key, first)
-
-    def same(arm: str) -> bool:
-        return len({at(arm, "bytes", length) for length in lengths}) == 1
-
-    def kept(arm: str, what: str) -> str:
-        hardly = max(grows(arm, "bytes"), grows(arm, "answer")) <= HARDLY
-        return verdict(least(arm) > 0.9 and hardly,
-            f"{what} keeps it, right in at least {least(arm):.0%} at every length, at a cost that hardly grows: bytes "
-            f"{grows(arm, 'bytes'):.1f} times, the time of an answer {grows(arm, 'answer'):.1f} times (from "
-            f"{1000 * at(arm, 'answer', first):.1f} to {1000 * at(arm, 'answer'):.1f} ms; full attention's to "
-            f"{1000 * at('full window', 'answer'):.1f} ms).")  # fmt: skip
-
-    ratio = int(last) / int(first)
-    findings = [
-        verdict(least("full window") > 0.9 and grows("full window", "bytes") > ratio / 2,
-                f"full attention is right in at least {least('full window'):.0%} from {int(first)} to {int(last):,} "
-                f"sentences, at a cost that grows with the text: its state {grows('full window', 'bytes'):.0f} times, "
-                f"the time of an answer {grows('full window', 'answer'):.1f} times."),
-        verdict(at("window with sinks", "right", first) > 0.9 and at("window with sinks") < at("full window") - 0.2,
-                f"the window is right in {at('window with sinks', 'right', first):.0%} of the shortest texts and "
-                f"{at('window with sinks'):.0%} of the longest: what has left it is lost."),
-        verdict(same("linear") and same("window with sinks"),
-                f"a fixed state costs the same at any length: the window {at('window with sinks', 'bytes'):,.0f}, "
-                f"linear attention {at('linear', 'bytes'):,.0f} bytes."),
-        f"Linear attention is right in {at('linear', 'right', first):.0%} of the shortest texts and "
-        f"{at('linear'):.0%} of the longest; to name one of the {max(FACTS)} values that were said would be right in "
-        f"{1 / max(FACTS):.0%} or more.",
-        kept("retrieval", "retrieval"),
-        kept("memory", "memory"),
-    ]  # fmt: skip
+    last = list(seeds[0]["full window"])[-1]
     full = SIZES["full"]
     return {
         "facts": max(FACTS), "near": NEAR, "trained": f"{min(TRAINED)} to {max(TRAINED)}", "most": max(FACTS),
@@ -291,6 +246,5 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rows": full["rows"], "lr": RATES["full window"][0],
         "slower": RATES["linear"][0], "more": int(RATES["linear"][1] * full["steps"]), "chance": 1 / len(VALUES),
         "sinks": SINKS, "window": WINDOW,
-        "passages": PASSAGES, "size": PASSAGE, "recalled": RECALLED, "hardly": f"{HARDLY:g}",
-        "ratio": ratio, "findings": bullets(findings),
+        "passages": PASSAGES, "size": PASSAGE, "recalled": RECALLED,
     }  # fmt: skip

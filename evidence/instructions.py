@@ -16,8 +16,6 @@ is right to its end; guessing is right in {chance:.1%}.
 In a chat the user says one word a turn, which applies to the assistant's last answer. Tuning (loss on the assistant's
 turns) uses control tokens as turn marks; tested are these, and the two plain forms of the base's text as templates.
 
-{findings}
-
 Limits: a small model and one kind of task; the history of a chat is the right one. {seeds} seeds draw model, words,
 tasks and rows. This is not the first design: tasks were replaced twice on seed 0, since the base did not learn them,
 and a first run (base 500 steps, tuning 100, chat 120, three seeds) was so noisy that no claim held (held-out tasks
@@ -36,13 +34,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from evidence._page import bullets
-from evidence._synthetic import fit, over, percent, verdict
+from evidence._synthetic import fit, over, percent
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE
 from llmanac.lab.report import Section, table
-from llmanac.lab.stats import interval, mean
+from llmanac.lab.stats import mean
 
 ROWS = ("finetune/instruction", "finetune/chat")
 CLAIM = (
@@ -257,46 +254,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of the text."""
-    sizes, most = SIZES["full"], str(COUNTS[-1])
-
-    def gain(count: str, other: str, kind: str) -> list[float]:
-        pairs = zip(over(seeds, "tasks", count, kind), over(seeds, "tasks", other, kind), strict=True)
-        return [100 * (a - b) for a, b in pairs]
-
-    def said(values: Sequence[float]) -> str:
-        low, high = interval(values)
-        return f"{mean(values):.0f} points ({low:.0f} to {high:.0f})"
-
-    def turn(tuned: str, template: str, at: int) -> list[float]:
-        return [one["chat"][tuned][template][at] for one in seeds]
-
-    own, other = turn(f"{TURNS} turns", "control tokens", -1), turn(f"{TURNS} turns", "User says", -1)
-    short = turn("1 turn", "control tokens", -1)
-    format_gap = [100 * (a - b) for a, b in zip(own, other, strict=True)]
-    turns_gap = [100 * (a - b) for a, b in zip(own, short, strict=True)]
-    unseen = ", ".join(f"{percent(over(seeds, 'tasks', n, 'unseen'))}% with {n}" for n in ("0", *map(str, COUNTS)))
-    findings = [
-        verdict(interval(gain(most, "0", "unseen"))[0] > 0, f"tasks that were held out are right in {unseen} "
-                "tasks: from "
-                f"none to {most}, {said(gain(most, '0', 'unseen'))}."),
-        verdict(interval(gain(most, str(COUNTS[0]), "unseen"))[0] > 0, f"more tasks at equal steps generalize more: "
-                f"{said(gain(most, str(COUNTS[0]), 'unseen'))} from {COUNTS[0]} to {most}."),
-        verdict(interval(gain(most, f"{most}, no base", "unseen"))[0] > 0, "the base matters: without it the "
-                "same tuning is "
-                f"{said(gain(most, f'{most}, no base', 'unseen'))} lower."),
-        f"Tasks with a word that is in no tuning are right in {percent(over(seeds, 'tasks', most, 'word'))}%. "
-        "Of the base's "
-        f"own text {percent(over(seeds, 'tasks', '0', 'single'))}% were right, "
-        f"{percent(over(seeds, 'tasks', most, 'single'))}"
-        "% are after tuning.",
-        verdict(interval(format_gap)[0] > 0, f"chat depends on the format: in turn {TURNS} the template tuned with is "
-                f"{said(format_gap)} above the form 'User says', which the base has read."),
-        verdict(interval(turns_gap)[0] > 0, f"tuning on {TURNS} turns takes several turns: in turn {TURNS} it is "
-                f"{said(turns_gap)} above tuning on single turns."),
-    ]  # fmt: skip
+    sizes = SIZES["full"]
     return {
         "first": WORDS[0], "second": WORDS[1], "word": WORD, "words": len(WORDS), "letters": len(LETTERS),
         "parameters": seeds[0]["parameters"], "dim": sizes["dim"], "base": sizes["base"], "all": len(TASKS),
         "steps": sizes["tune"], "rows": sizes["rows"], "unseen": UNSEEN, "chance": 1 / len(LETTERS) ** 2,
-        "seeds": len(seeds), "findings": bullets(findings),
+        "seeds": len(seeds),
     }  # fmt: skip

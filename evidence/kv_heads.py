@@ -10,8 +10,7 @@ multi-head, grouped-query with {two} key-value heads takes {fast} of the time fo
 {short} tokens, where weights are most of what is read, {near} and {nearer}.
 
 Quality: models of about {parameters:,} parameters, trained on the same {tokens:,} tokens of real text, sizes otherwise
-equal, so that fewer key-value heads are fewer parameters too. Against multi-head the loss differs by {quality} with
-grouped-query and by {worse} with multi-query.
+equal, so that fewer key-value heads are fewer parameters too.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ from evidence._grid import MIXER, SHAPE, STEPS, bits, model_spec, paced, recipe,
 from evidence._page import with_interval
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST
-from llmanac.lab import words
 from llmanac.lab.costs import state_costs
 from llmanac.lab.report import Section, table
-from llmanac.lab.stats import compare_arms, mean
+from llmanac.lab.stats import mean
 
 ROWS = ("attention/multi-head", "attention/grouped-query")
 CLAIM = "multi-head attention has the largest cache; grouped-query trades its bytes and decoding time against quality"
@@ -124,12 +122,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found = seeds[0]["arms"]
     share = {name: f"{one['bytes'] / found['multi-head']['bytes']:.0%}" for name, one in found.items()}
-    said, ratio = {}, {}
+    ratio = {}
     for name in ARMS:
         for n in CONTEXTS:
             ratio[name, n] = f"{mean([s['decoding'][str(n)][name]['ratio'] for s in seeds]):.0%}"
-    for one in compare_arms(losses(seeds), "multi-head", better="lower"):
-        said[one.arm] = f"{words.difference(vars(one))} ({words.verdict(vars(one), 'seed')})"
     short, long = CONTEXTS
     return {
         "most": int(found["multi-head"]["bytes"]), "layers": SHAPE["layers"], "heads": MIXER["heads"], "groups": KV,
@@ -138,5 +134,4 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "fast": ratio["grouped-query", long], "faster": ratio["multi-query", long],
         "near": ratio["grouped-query", short], "nearer": ratio["multi-query", short],
         "parameters": int(found["multi-head"]["parameters"]), "tokens": STEPS * recipe("full").train.batch_tokens,
-        "quality": said["grouped-query"], "worse": said["multi-query"],
     }  # fmt: skip

@@ -5,7 +5,10 @@ catalogues of Django in eight European languages (`pip install 'llmanac[bench]'`
 {millions:.2f} M parameters per mixture and seed, {tokens:.2f} M tokens each; the rows of the domains are in exact
 proportion (`data/pack.py`). Scored on held-out text of each domain (other modules, other catalogues).
 
-{findings}
+DoReMi's weights come from a reference that learns from the domains as large as they are and a proxy that reads equally
+many rows of each: in so short a run the excess loss is largest where the proxy sees less than the reference did, in the
+largest domain. That is our interpretation of its weights, which these runs do not test; the paper has 280 M parameters,
+22 domains and 200,000 steps.
 """
 
 from __future__ import annotations
@@ -143,41 +146,9 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    about, found = seeds[0], losses([result for one in seeds for result in one["results"]])
+    about = seeds[0]
     return {
         "millions": about["parameters"] / 1e6,
         "tokens": about["setting"]["steps"] * about["setting"]["batch_tokens"] / 1e6,
         "sizes": ", ".join(f"{n} {s['bytes'] / 1e6:.2f} MB" for n, s in about["domains"].items()),
-        "findings": "\n".join(findings(found, list(about["domains"]))),
     }
-
-
-def findings(found: dict[str, dict[str, list[float]]], domains: Sequence[str]) -> list[str]:
-    """What the numbers say, computed from them."""
-    means = {mixture: {n: statistics.mean(v) for n, v in row.items()} for mixture, row in found.items()}
-    out = []
-    for name in domains:
-        order = sorted(means, key=lambda mixture: means[mixture][name])
-        best, worst = order[0], order[-1]
-        out.append(
-            f"- {name}: from {means[best][name]:.3f} ({best}) to {means[worst][name]:.3f} ({worst}), "
-            f"{(means[worst][name] / means[best][name] - 1):.0%} apart."
-        )
-    order = sorted(means, key=lambda mixture: means[mixture]["mean"])
-    out.append("- Mean over the domains, best first: " + ", ".join(f"{m} {means[m]['mean']:.3f}" for m in order) + ".")
-    learned, even = found.get("DoReMi", {}).get("mean", []), found.get("uniform", {}).get("mean", [])
-    if learned and even:
-        wins = sum(a < b for a, b in zip(learned, even, strict=True))
-        gap = statistics.mean(a - b for a, b in zip(learned, even, strict=True))
-        out.append(
-            f"- DoReMi against uniform, mean over the domains: {gap:+.3f}, lower in {wins} of {len(even)} seeds."
-        )
-        if gap > 0:
-            out.append(
-                "- This contradicts what DoReMi is for. Its reference learns from the domains as large as they are, "
-                "its proxy from equally many rows of each, so that in so short a run the excess loss is largest where "
-                "the proxy sees less than the reference did: in the largest domain, which needs it least. That is our "
-                "interpretation of the weights, which these runs do not test; the paper has 280 M parameters, 22 "
-                "domains and 200,000 steps."
-            )
-    return out

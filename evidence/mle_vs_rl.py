@@ -12,8 +12,6 @@ reward -KL(model || source)).
 
 {seeds} seeds, one rate for all arms; ± is half a 95% interval over seeds.
 
-{findings}
-
 Limits: two small tasks with rewards that are dense for this start; see `policy_gradient` for a start that is never
 right.
 """
@@ -32,8 +30,8 @@ import torch
 from torch import Tensor
 
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, task
-from evidence._page import bullets, with_interval
-from evidence._synthetic import Answers, average, over, verdict
+from evidence._page import with_interval
+from evidence._synthetic import Answers, average, over
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -286,51 +284,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    gaps = {arm: [own - gold for own, gold in zip(over(seeds, "source", "arms", arm, "own"),
-                                                  over(seeds, "source", "arms", arm, "gold"), strict=True)]
-            for arm in ("start", *SOURCE_ARMS)}  # fmt: skip
-    said = {
-        arm: f"{mean(found):+.4f} ({interval(found)[0]:+.4f} to {interval(found)[1]:+.4f})"
-        for arm, found in gaps.items()
-    }
-    metric = differences(seeds, "words", "RL", "truth", "likelihood")
-    arm = lambda task, name, key: average(seeds, task, "arms", name, key)  # noqa: E731
-    findings = [
-        verdict(interval(metric)[0] > 0,
-                f"RL changes the true reward by {change(seeds, 'words', 'RL', 'truth')}, likelihood on the same sort "
-                "of "
-                f"demonstrations by {change(seeds, 'words', 'likelihood', 'truth')}; RL against likelihood: "
-                f"{change(seeds, 'words', 'RL', 'truth', 'likelihood')}. Demonstrations without a mistake give "
-                f"{change(seeds, 'words', 'likelihood, no mistakes', 'truth')}: what RL earns with a reward, better "
-                "data may earn "
-                "too."),
-        verdict(arm("words", "likelihood", "nll") < arm("words", "RL", "nll")
-                and arm("words", "likelihood", "surprise") > arm("words", "RL", "surprise"),
-                f"likelihood keeps the demonstrations' distribution: {arm('words', 'likelihood', 'nll'):.2f} nats a "
-                "token against "
-                f"{arm('words', 'RL', 'nll'):.2f} after RL, and {arm('words', 'likelihood', 'surprise'):.2f} against "
-                f"{arm('words', 'RL', 'surprise'):.2f} nats of its own tokens. It takes "
-                f"{arm('words', 'likelihood', 'seconds'):.1f} s "
-                f"of CPU, RL {arm('words', 'RL', 'seconds'):.1f} s."),
-        verdict(interval(gaps["start"])[0] > 0,
-                f"exposure bias of the model fitted by likelihood, nats a token: {said['start']} at the start, "
-                f"{said['likelihood']} after new texts."),
-        f"On its own prefixes RL with entropy has {said['RL, entropy']} and RL without {said['RL']}; their "
-        "divergences after the "
-        f"source's prefixes are {arm('source', 'RL, entropy', 'gold'):.3f} and {arm('source', 'RL', 'gold'):.3f}, "
-        "likelihood's "
-        f"{arm('source', 'likelihood', 'gold'):.3f}.",
-        verdict(arm("source", "RL", "metric") > arm("source", "likelihood", "metric"),
-                f"RL's texts have {arm('source', 'RL', 'metric'):.1f} nats under the source, likelihood's "
-                f"{arm('source', 'likelihood', 'metric'):.1f}; it pays with variety: an entropy of "
-                f"{arm('source', 'RL', 'entropy'):.1f} "
-                f"nats a text against {arm('source', 'likelihood', 'entropy'):.1f}. With its entropy in the reward "
-                f"KL(model || source) is {arm('source', 'RL, entropy', 'reverse'):.2f}, after likelihood "
-                f"{arm('source', 'likelihood', 'reverse'):.2f}."),
-    ]  # fmt: skip
     return {
         "parameters": seeds[0]["words"]["parameters"], "small": seeds[0]["source"]["parameters"], "steps": STEPS,
         "batch": BATCH,
         "length": LENGTH, "order": ORDER, "texts": TEXTS, "more": LATER * BATCH, "seeds": len(seeds),
-        "findings": bullets(findings),
     }  # fmt: skip

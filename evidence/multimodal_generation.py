@@ -4,19 +4,9 @@ Scenes of one large object are drawn at 16 x 16 pixels: {count} captions, of whi
 and shape are never trained on. A small classifier, right on {judge:.1%} of real images, reads color and shape of
 generated ones. One CPU thread of a machine that others used too, float32.
 
-- **Discrete tokens.** A VQ-VAE of {vq:.0f} s of training writes an image as {tokens} codes of {codes}. {used:.0%} of
-  the codes are in use (perplexity {perplexity:.0f}); without k-means start and revival of dead codes {dead:.0%}. The
-  squared error of new images is {error:.4f} at a variance of {variance:.3f}, and the classifier reads {read:.1%} of
-  the reconstructions right.
-- **Time.** With guidance {guidance}, the autoregressive model draws color and shape right for {ar:.1%} of the
-  captions after {ar_time:.0f} s of CPU time (its tokenizer's training included), diffusion for {di:.1%} after
-  {di_time:.0f} s; on held-out pairs {ar_held:.1%} and {di_held:.1%}. {better} The tokenizer limits the
-  autoregressive model: of reconstructions {read:.1%} are right.
-- **Gradual denoising.** DDIM is right for {s1:.1%} in 1 step, {s2:.1%} in 2, {s5:.1%} in 5, {s10:.1%} in 10,
-  {s50:.1%} in 50; DDPM, which adds noise at each step, {p5:.1%} in 5 and {p50:.1%} in 50. A model of the flow,
-  trained for the same steps, gives {f2:.1%} in 2 steps and {f10:.1%} in 10.
-- **Guidance.** Without it (w = 1) the autoregressive model is right for {ar1:.1%}, diffusion for {di1:.1%}.
-- **What did not come out.** {short}
+The VQ-VAE writes an image as {tokens} codes of {codes}; without k-means start and revival of dead codes it is "neither"
+below. Guidance is {guidance}. Of a sampler that adds noise at each step (DDPM), one that does not (DDIM) and a model of
+the flow, each is measured by its steps. The tokenizer limits the autoregressive model.
 
 What is small: 16 x 16 pixels, one object, 40 words, a minute of training. The tokenizer is trained before and frozen,
 as in DALL-E; a larger training budget moves all of these numbers, and may change their order.
@@ -33,7 +23,7 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import DIM, TEXT, Kept, average, material, order, over, run
+from evidence._pictures import DIM, TEXT, Kept, average, material, over, run
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
@@ -191,36 +181,9 @@ def judged(
     return {"right": float(judge.right(made.clamp(-1, 1), items).double().mean()), "seconds": seconds}
 
 
-def short(seeds: Sequence[dict[str, Any]]) -> str:
-    """What these trainings are too short for."""
-    found = []
-    if average(seeds, "vq", "read") < GOOD:
-        found.append("the tokenizer loses shapes, so that this is no comparison of good models")
-    if max(average(seeds, name, "seen", "right") for name in ("dall-e", "diffusion")) < GOOD:
-        found.append(f"neither model draws {GOOD:.0%} right")
-    return f"In this time {' and '.join(found)}." if found else "All that was measured came out."
-
-
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    def of(*path: Any) -> float:
-        return average(seeds, *path)
-
-    ar, di = (over(seeds, name, "seen", "right") for name in ("dall-e", "diffusion"))
-    better = order(ar, di, "The autoregressive model", "Diffusion")
-    steps = {f"s{n}": of("samplers", "ddim", str(n), "right") for n in (1, 2, 5, 10, 50)}
-    return {
-        "count": len(halves().seen) + len(halves().held_out), "judge": of("judge"), "vq": of("vq", "seconds"),
-        "tokens": 16, "codes": 64, "used": of("vq", "used"), "perplexity": of("vq", "perplexity"),
-        "dead": of("plain", "used"), "error": of("vq", "error"), "variance": of("vq", "variance"),
-        "read": of("vq", "read"),
-        "guidance": GUIDANCE, "ar": of("dall-e", "seen", "right"), "di": of("diffusion", "seen", "right"),
-        "ar_time": of("dall-e", "seconds"), "di_time": of("diffusion", "seconds"), "better": better,
-        "ar_held": of("dall-e", "held out", "right"), "di_held": of("diffusion", "held out", "right"),
-        "short": short(seeds), **steps,
-        "p5": of("samplers", "ddpm", "5", "right"), "p50": of("samplers", "ddpm", "50", "right"),
-        "f2": of("samplers", "flow", "2", "right"), "f10": of("samplers", "flow", "10", "right"),
-        "ar1": of("dall-e", "without guidance", "right"), "di1": of("diffusion", "without guidance", "right"),
-    }  # fmt: skip
+    count = len(halves().seen) + len(halves().held_out)
+    return {"count": count, "judge": average(seeds, "judge"), "tokens": 16, "codes": 64, "guidance": GUIDANCE}
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

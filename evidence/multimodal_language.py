@@ -1,24 +1,11 @@
 """Language models that see: pretrained or not, a frozen or a trained image encoder, a projector or gated layers.
 
-A CLIP of {dim} dimensions is trained on scenes for {clip} steps, with patches of 16 x 16 pixels; its image encoder
-then feeds a language model of two layers, by a projector (LLaVA) or by gated cross-attention (Flamingo), for {steps}
-steps of {rows} pictures. Half of them ask for the caption, half a question (size, color, shape, position). A caption
-counts if every word is right. The blind encoder is that of a CLIP whose captions never named the shape. Models are
-small, and trainings are short: what is compared is which arm learns more in equal steps.
-
-- **A pretrained language model.** One that was first trained for {language} steps on the texts alone answers
-  {pre:.1%} of the questions right, a random one {random:.1%}; exact captions are {pre_c:.1%} and {random_c:.1%}.
-  {pretrained}
-- **The frozen encoder's limit.** Behind a frozen encoder that was trained without shapes the shape is right for
-  {blind:.1%}, behind one that was trained with them for {pre_shape:.1%} (chance is 17%). Training the blind encoder
-  along gives {opened:.1%}. {limit}
-- **End to end.** Training the encoder too changes right answers by {gain:+.1f} points for the projector, and training
-  encoder and language model by {flamingo_gain:+.1f} points for gated cross-attention, which starts from
-  {flamingo:.1%} with both frozen. A step costs {cost:.2f} and {flamingo_cost:.2f} times the CPU time, and trains
-  {trained:.1f} and {flamingo_trained:.1f} times the parameters.
-- **New combinations.** On pairs of color and shape that were never trained on, the pretrained arm's exact captions
-  are {held_c:.1%}, its answers {held:.1%}; the shape is right for {held_shape:.1%} there.
-- **What did not come out.** {lost} {unlearned}
+A CLIP of {dim} dimensions is trained on scenes for {clip} steps, with patches of 16 x 16 pixels; its image encoder then
+feeds a language model of two layers, by a projector (LLaVA) or by gated cross-attention (Flamingo), for {steps} steps
+of {rows} pictures. Half of them ask for the caption, half a question (size, color, shape, position). A caption counts
+if every word is right. The language model was first trained for {language} steps on the texts alone, but for the random
+one. The blind encoder is that of a CLIP whose captions never named the shape. Models are small, and trainings are
+short: what is compared is which arm learns more in equal steps.
 
 The almanac's row is loose: Flamingo itself freezes encoder and language model and trains what is between them. Here
 both forms are measured. What is small: the language model knows 40 words and was pretrained on the very texts that it
@@ -36,7 +23,7 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, material, order, over, run, share
+from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, material, over, run, share
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
 from llmanac.lab.report import Section, table
@@ -54,7 +41,6 @@ SIZES: dict[str, dict[str, int]] = {
     "full": {"clip": 200, "language": 100, "steps": 200, "tested": 120},
     "small": {"clip": 2, "language": 2, "steps": 2, "tested": 8},
 }
-CHANCE = {"size": 1 / 2, "color": 1 / 8, "shape": 1 / 6, "position": 1 / 4}
 EYES = {**VISION, "patch": 16}  # with these positions are learned soonest, see the study of alignment
 PROJECTOR = {"vision": EYES, "text": TEXT, "layer": -1}
 GATED = {"vision": EYES, "text": TEXT, "latents": 8, "head_dim": 16}
@@ -142,53 +128,8 @@ def said(model: Any, seed: int, count: int) -> dict[str, dict[str, float]]:
     return out
 
 
-def unlearned(seeds: Sequence[dict[str, Any]]) -> str:
-    """The fields that no arm tells better than by chance."""
-    best = {field: max(average(seeds, arm, "seen", field) for arm in ARMS) for field in CHANCE}
-    poor = [f"the {field} (at best {best[field]:.0%}; chance is {c:.0%})" for field, c in CHANCE.items()
-            if best[field] < c + 0.15]  # fmt: skip
-    if not poor:
-        return "Every field is learned by some arm."
-    return f"No arm has learned {' or '.join(poor)} in these steps: of exact captions too little can be said."
-
-
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    sizes = SIZES["full"]
-
-    def of(arm: str, key: str, side: str = "seen") -> float:
-        return average(seeds, arm, side, key)
-
-    def cost(arm: str, base: str, key: str) -> float:
-        return average(seeds, arm, key) / average(seeds, base, key)
-
-    trained, random = (over(seeds, arm, "seen", "answers") for arm in ("pretrained", "random"))
-    return {
-        "dim": DIM, "rows": BATCH, **{key: sizes[key] for key in ("clip", "language", "steps")},
-        "pre": of("pretrained", "answers"), "random": of("random", "answers"),
-        "pre_c": of("pretrained", "captions"), "random_c": of("random", "captions"),
-        "pretrained": order(trained, random, "The pretrained one", "The random one"),
-        "blind": of("blind", "shape"), "pre_shape": of("pretrained", "shape"),
-        "opened": of("blind, end to end", "shape"),
-        "limit": "Behind neither is the shape learned in these steps, so that the limit is not tested."
-        if of("pretrained", "shape") < CHANCE["shape"] + 0.15
-        else "What the encoder was not trained to tell, the language model says less well; a part of it is there "
-        "all the same."
-        if of("blind", "shape") < of("pretrained", "shape") - 0.1
-        else "The limit does not show: patches keep what the captions did not ask for.",
-        "unlearned": unlearned(seeds),
-        "lost": "End to end learns less in equal steps, against the claim. All arms have one learning rate; whether a "
-        "lower one for what was trained before, or more steps, turns this around was not measured."
-        if of("end to end", "answers") < of("pretrained", "answers") else "",
-        "gain": 100 * (of("end to end", "answers") - of("pretrained", "answers")),
-        "flamingo": of("gated", "answers"),
-        "flamingo_gain": 100 * (of("gated, end to end", "answers") - of("gated", "answers")),
-        "cost": cost("end to end", "pretrained", "seconds"),
-        "flamingo_cost": cost("gated, end to end", "gated", "seconds"),
-        "trained": cost("end to end", "pretrained", "trained"),
-        "flamingo_trained": cost("gated, end to end", "gated", "trained"),
-        "held_c": of("pretrained", "captions", "held"), "held": of("pretrained", "answers", "held"),
-        "held_shape": of("pretrained", "shape", "held"),
-    }  # fmt: skip
+    return {"dim": DIM, "rows": BATCH, **{key: SIZES["full"][key] for key in ("clip", "language", "steps")}}
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

@@ -5,19 +5,14 @@ model is asked for the number by its chat template; lengths are the model's own 
 sentences have keys of their own. Greedy decoding; prompts a cell by length: {prompts}. Every prompt has keys and
 numbers of its own.
 
-{findings}
-
-The ends are depths 0% and 100%. Differences have Newcombe's 95% interval over prompts; "shown" is one that excludes 0.
-A cell has few prompts, so that two cells can hardly be told apart. With "multi-key" the sentence that is asked for is
-at the ends also the first or last of the eight. One model.
+The ends are depths 0% and 100%. A cell has few prompts, so that two cells can hardly be told apart. With "multi-key"
+the sentence that is asked for is at the ends also the first or last of the eight. One model.
 
 The same for models of our own, by how they know positions: those of `growing_text` (two blocks of width {dim}, a place
 is a sentence), trained on texts of {trained} sentences, which the {compared} compared here exceed. "Single" is one
 statement, "multi-key" {many}, of which one is asked for; texts a cell, each drawn for it: {texts}. The task does not
 depend on order, which favors a model without positions. One training each: the intervals are over texts, not over
 trainings.
-
-{own}
 """
 
 from __future__ import annotations
@@ -31,9 +26,9 @@ import torch
 
 from evidence import growing_text
 from evidence._facts import draw
-from evidence._page import bullets
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import once
+from evidence._verdicts import Estimate
 from evidence.growing_text import TRAINED, answers, read, trained
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
@@ -109,26 +104,10 @@ def _counts(cells: Sequence[dict[str, Any]], task: str, ends: bool) -> tuple[int
     return sum(round(cell["recall"] * cell["samples"]) for cell in chosen), sum(cell["samples"] for cell in chosen)
 
 
-def _own_counts(found: dict[str, Any], ends: bool) -> tuple[int, int]:
-    """`_counts` of a model of our own over both tasks, at lengths past those of its training."""
-    right = total = 0
-    for task in found.values():
-        for length, cells in task.items():
-            for depth, share in cells.items():
-                if int(length) > max(TRAINED) and (float(depth.strip("%")) / 100 in ENDS) is ends:
-                    right += round(share * OWN["full"][int(length)])
-                    total += OWN["full"][int(length)]
-    return right, total
-
-
-def _finding(name: str, ends: tuple[int, int], middle: tuple[int, int]) -> str:
-    """Whether the middle is found worse than the ends, with the interval of the difference."""
-    apart, low, high = newcombe_interval(*ends, *middle)
-    word = "shown" if low > 0 else "the opposite is shown" if high < 0 else "not shown"
-    return (
-        f"{name}: right in {ends[0]} of {ends[1]} at the ends and {middle[0]} of {middle[1]} between them, apart "
-        f"{apart:+.2f} ({low:+.2f} to {high:+.2f}). That the middle is found worse: {word}."
-    )
+def middle_against_ends(seeds: Sequence[dict[str, Any]], task: str) -> Estimate:
+    """The share of needles found in the middle less that at the ends, by Newcombe."""
+    middle, ends = (_counts(seeds[0]["cells"], task, at_ends) for at_ends in (False, True))
+    return Estimate(*newcombe_interval(*middle, *ends), n=middle[1] + ends[1])
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
@@ -171,17 +150,13 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    cells = seeds[0]["cells"]
-    tasks = list(dict.fromkeys(cell["task"] for cell in cells))
-    found = [_finding(task, _counts(cells, task, True), _counts(cells, task, False)) for task in tasks]
-    own = [_finding(name, _own_counts(f, True), _own_counts(f, False)) for name, f in seeds[0]["own"].items()]
     prompts = [
         f"{', '.join(f'{count} of {length:,} tokens' for length, count in counts.items())} ({task})"
         for task, counts in SAMPLES.items()
     ]
     past = [f"{length:,}" for length in OWN["full"] if length > max(TRAINED)]
     return {
-        "model": seeds[0]["model"], "prompts": "; ".join(prompts), "findings": bullets(found), "own": bullets(own),
+        "model": seeds[0]["model"], "prompts": "; ".join(prompts),
         "many": MANY, "dim": growing_text.SIZES["full"]["dim"], "trained": f"{min(TRAINED)} to {max(TRAINED)}",
         "texts": ", ".join(f"{count} of {length:,} sentences" for length, count in OWN["full"].items()),
         "compared": f"{', '.join(past[:-1])} and {past[-1]}",

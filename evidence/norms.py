@@ -3,18 +3,13 @@
 Models of {parameters:,} parameters and {layers} layers, trained on the same {tokens:,} tokens of real text with the
 same learning rate, warm-up included.
 
-Same loss: with RMSNorm it differs from that with LayerNorm by {loss}, in pre-norm blocks. Faster: {faster}; alone,
-forward and backward, RMSNorm takes {alone} of LayerNorm's time, and a training step of these models {step}. Simpler: it
-has {fewer:,} parameters fewer, and computes no mean.
-
-With post-norm blocks in place of pre-norm ones, both with RMSNorm, the loss differs by {post}. That pre-norm blocks
-train better is {better} at {layers} layers; gradients in deep models, which the claim is about, are not measured here.
+RMSNorm has {fewer:,} parameters fewer, and computes no mean. Gradients in deep models are measured in
+[depth](../depth/page.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,9 +17,7 @@ import torch
 from evidence._grid import SHAPE, STEPS, arms, model_spec, paced, recipe, training_steps, verdicts
 from evidence._page import with_interval
 from llmanac.core.spec import make_method
-from llmanac.lab import words
 from llmanac.lab.report import Section, table
-from llmanac.lab.stats import compare_arms, interval, mean
 
 ROWS = ("norm/layernorm", "norm/rmsnorm", "block/pre-norm", "block/post-norm")
 CLAIM = "RMSNorm is faster than LayerNorm at the same loss; pre-norm blocks train better than post-norm ones"
@@ -82,23 +75,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    names = list(ARMS)
-    said = []
-    for first, second in pairwise(names):
-        (found,) = compare_arms(losses(seeds, first, second), first, better="lower")
-        own = vars(found)
-        how = words.verdict(own, "seed")
-        said.append(f"{words.difference(own)} (95% interval {words.interval(own)}; {how})")
-    widest = [s["alone"][str(WIDTHS[-1])]["rmsnorm"]["ratio"] for s in seeds]
-    step = [s["steps"]["rmsnorm"]["ratio"] for s in seeds]
-    quick = len(seeds) > 1 and interval(step)[1] < 1
-    counts = seeds[0]["arms"]
-    (post,) = compare_arms(losses(seeds, *names[1:]), names[1], better="lower")
+    counts = [int(one["parameters"]) for one in seeds[0]["arms"].values()]
     return {
-        "better": "shown" if post.verdict == "worse" else "not shown",
-        "parameters": int(counts[names[1]]["parameters"]), "layers": SHAPE["layers"],
-        "tokens": STEPS * recipe("full").train.batch_tokens, "loss": said[0], "post": said[1],
-        "faster": "the step is faster" if quick else "the difference in a step is not certain",
-        "alone": f"{mean(widest):.0%}", "step": f"{mean(step):.1%}",
-        "fewer": int(counts[names[0]]["parameters"] - counts[names[1]]["parameters"]),
+        "parameters": counts[1], "layers": SHAPE["layers"], "fewer": counts[0] - counts[1],
+        "tokens": STEPS * recipe("full").train.batch_tokens,
     }  # fmt: skip

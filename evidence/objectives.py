@@ -6,15 +6,6 @@ writes its blanks twice, is trained a second time with the steps that make the F
 objective` measures a linear probe of the frozen states on four tasks, and bits per byte of sampled text under one judge
 ({judge}).
 
-**Understanding.** {understanding} {floors}
-
-**Generation.** Under the judge, what the autoregressive model writes takes {causal}; the held-out passages themselves
-take {text}. {generation} {distinct}
-
-**Equal FLOPs.** {flops}
-
-**The claims.** {claims}
-
 **Limits.** Models and text are far smaller than those that the claims are about, and there are {seeds} seeds. A masked
 model learns from 15% of its tokens in a step, so at equal tokens it is trained the least. Rates are the base's, not
 tuned for an arm. Positions are rotary for all; GLM's two dimensions are not used. Temperature 1 everywhere; a masked
@@ -125,38 +116,19 @@ def said(found: dict[str, Any], metric: str) -> dict[str, str]:
     return {arm: "no verdict" if verdict == "none" else verdict for arm, verdict in short.items()}
 
 
-def against(found: dict[str, Any], metric: str) -> str:
-    """`masked +3.1% (better)`, an arm after the other."""
-    verdicts = said(found, metric)
-    return ", ".join(f"{c['arm']} {words.difference(c)} ({verdicts[c['arm']]})" for c in found["comparisons"][metric])
+def understands(seeds: Sequence[dict[str, Any]], arm: str) -> list[float]:
+    """The mean accuracy over the probes less the autoregressive model's, of each seed."""
+    found = seeds[0]["tokens"]
+    gains = [[a - b for a, b in zip(found["values"][probe][arm], found["values"][probe]["autoregressive"], strict=True)]
+             for probe in found["probes"]]  # fmt: skip
+    return [mean(own) for own in zip(*gains, strict=True)]
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found, equal = seeds[0]["tokens"], seeds[0]["flops"]
-    probes = list(found["probes"])
-    empty = [TITLES[name] for name in probes if found["probes"][name]["best"] <= found["probes"][name]["bag of words"]]
-    judged = {arm: mean(values) for arm, values in found["values"]["judged"].items()}
-    text, repeats = found["generation"]["text"], found["generation"]["degenerate"]
-    better = [TITLES[name] for name in probes if said(found, name)["masked"] == "better"]
-    worse = [TITLES[name] for name in probes if said(found, name)["masked"] == "worse"]
-    masked = f"better than autoregressive on {', '.join(better) or 'no task'}, worse on {', '.join(worse) or 'none'}"
-    order = sorted(judged, key=lambda arm: judged[arm])
-    changed = [
-        f"{TITLES.get(name, name)}: {arm} {old} -> {new}"
-        for name in [*probes, "judged"] for arm, new in said(equal, name).items()
-        if (old := said(found, name)[arm]) != new
-    ]  # fmt: skip
     return {
         "parameters": int(found["costs"]["masked"]["parameters"]), "steps": found["steps"]["autoregressive"],
         "tokens": SETTINGS["train.batch_tokens"], "glm": equal["steps"]["glm"], "judge": found["generation"]["judge"],
-        "understanding": " ".join(f"{TITLES[name]}: {against(found, name)}." for name in probes),
-        "floors": f"No arm is above a bag of words on {', '.join(empty)}, so there is no verdict." if empty else "",
-        "causal": f"{judged['autoregressive']:.2f} bit/B", "text": f"{text['judged']:.2f}",
-        "generation": f"Against it: {against(found, 'judged')}.",
-        "distinct": f"{', '.join(repeats)} repeats itself." if repeats else "None repeats itself.",
-        "flops": f"The verdicts on GLM change in {len(changed)} places ({'; '.join(changed)})." if changed
-        else "Every verdict on GLM is the same.",
-        "claims": f"The masked model is {masked}; in order of how well it writes: {', '.join(order)}.",
         "seeds": len(found["values"]["judged"]["masked"]),
     }  # fmt: skip
 

@@ -5,10 +5,8 @@ optimizer has its defaults but the rate: its rates (Muon has two, which move tog
 under a seed and on held-out texts that the result does not use, until the best rate has a worse one on both sides.
 {inside}
 
-**Equal steps.** Adam's loss differs from that of SGD with momentum by {adam_steps}. {ahead} {lowest}
-
-**Equal time.** Steps are chosen so that each optimizer takes AdamW's CPU time, by step times measured in turns: a step
-takes {times} of AdamW's. Adam against SGD: {adam_time}. {lowest_time}
+Equal time: steps are chosen so that each optimizer takes AdamW's CPU time, by step times measured in turns: a step
+takes {times} of AdamW's.
 
 **Limits.** A model this small spends a large part of a step in the optimizer, which a large one does not: the times
 speak for this size alone (Muon's products and the rounding of 8-bit AdamW weigh most here; 8-bit AdamW is there for
@@ -22,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,9 +28,7 @@ from evidence._compared import WORK
 from evidence._grid import bits, model_spec, paced, recipe, text, trained, verdicts
 from llmanac.core.errors import TrainingError
 from llmanac.core.spec import dump, make_method
-from llmanac.lab import words
 from llmanac.lab.report import Section, table
-from llmanac.lab.stats import compare_arms, mean
 from llmanac.lab.tune import TUNING_SEED
 from llmanac.recipes.parts import Parts
 from llmanac.train._step import Stepper
@@ -124,36 +119,12 @@ def values(seeds: Sequence[dict[str, Any]], what: str, *names: str) -> dict[str,
     return {name: [one[what][name] for one in seeds] for name in names or ("adamw", *(n for n in ARMS if n != "adamw"))}
 
 
-def ranked(seeds: Sequence[dict[str, Any]], what: str) -> str:
-    """Means from the best to the worst; '<' where the paired difference of neighbours is certain."""
-    found = values(seeds, what)
-    order = sorted(found, key=lambda name: mean(found[name]))
-    out = order[0]
-    for a, b in pairwise(order):
-        (pair,) = compare_arms({a: found[a], b: found[b]}, a, better="lower")
-        out += f" {'<' if pair.verdict == 'worse' else '~'} {b}"
-    return out
-
-
-def against_sgd(seeds: Sequence[dict[str, Any]], what: str) -> tuple[str, bool]:
-    (found,) = compare_arms(values(seeds, what, "sgd", "adam"), "sgd", better="lower")
-    own = vars(found)
-    said = f"{words.difference(own)} (95% interval {words.interval(own)}; {words.verdict(own, 'seed')})"
-    return said, found.verdict == "better"
-
-
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sweeps = seeds[0]["sweep"]
     outside = [name for name, one in sweeps.items() if not one["inside"]]
-    adam, holds = against_sgd(seeds, "equal steps")
-    signs = "'<': the paired difference of neighbours is certain (95%, two at a time), '~': it is not"
     return {
         "parameters": seeds[0]["parameters"], "steps": STEPS, "tokens": STEPS * recipe("full").train.batch_tokens,
         "inside": f"The best of {', '.join(outside)} is at the edge." if outside else "It was inside for all of them.",
-        "adam_steps": adam, "adam_time": against_sgd(seeds, "equal time")[0],
-        "ahead": "The claim holds here." if holds else "The claim is not shown here.",
-        "lowest": f"In order of the loss: {ranked(seeds, 'equal steps')} ({signs}).",
-        "lowest_time": f"In order: {ranked(seeds, 'equal time')}.",
         "times": ", ".join(
             f"{name} {seeds[0]['ratio'][name]:.2f}" for name in ARMS if name != "adamw"
         ),

@@ -175,6 +175,11 @@ def paired(seeds: Sequence[dict[str, Any]], other: str) -> str:
     return f"{100 * mean(pairs):.1f} points ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def mutants_found(seeds: Sequence[dict[str, Any]]) -> list[float]:
+    """The share of each exercise's mutants that its hidden tests find, less 1."""
+    return [found / of - 1 for of, found in seeds[0]["mutants"].values()]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     one = seeds[0]
     bank = [[c, *(str(n.get(p, 0)) for p in PATTERNS), str(sum(n.values()))] for c, n in one["patterns"].items()]

@@ -7,8 +7,6 @@ read once ({read:,} answers), arms learn from the pairs alone; or a reward model
 ({epochs} times) and a policy gradient samples {sampled:,} answers. {seeds} seeds; ± is half a 95% interval over
 them. All arms have one learning rate and the coefficients of their papers or aliases.
 
-{findings}
-
 Limits: one learning rate is not the best one of every arm; raters are simulated, so that this says nothing about
 what ratings cost; one task, one small model. The pairs of HH-RLHF are those of a test file (harmless-base, in
 LLMANAC_SHARED_DATA), split in {folds} parts by turns; a model this small, trained from random weights, reads words
@@ -32,8 +30,8 @@ from typing import Any
 import torch
 
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, sampled, task
-from evidence._page import bullets, with_interval
-from evidence._synthetic import average, once, over, verdict
+from evidence._page import with_interval
+from evidence._synthetic import average, once, over
 from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream
 from llmanac.lab.report import Section, table
@@ -312,56 +310,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    accuracy = [[seed["judges"][at]["meant"] for seed in seeds] for at in range(len(SIZES))]
-    rise = interval([b - a for a, b in zip(accuracy[0], accuracy[-1], strict=True)])
-    hh = seeds[0]["hh"]
-    better = [arm for arm in ARMS if interval([a - b for a, b in zip(over(seeds, "arms", arm, "raters"),
-                                               over(seeds, "start", "raters"), strict=True)])[0] > 0]  # fmt: skip
-    top = max(ARMS, key=lambda arm: average(seeds, "arms", arm, "raters"))
-    gated, total = average(seeds, "mixed", "gated", "truth"), average(seeds, "mixed", "sum", "truth")
-    judging = mean([seed["judges"][-1]["seconds"] for seed in seeds])
-    findings = [
-        verdict(rise[0] > 0,
-                "a reward model is better with more pairs: it orders held-out pairs as raters meant in "
-                + ", ".join(f"{mean(found):.1%} ({count:,} pairs)"
-                            for count, found in zip(SIZES, accuracy, strict=True))
-                + f"; from the fewest to the most the change is {rise[0]:+.3f} to {rise[1]:+.3f} (95% interval). Two "
-                  "raters who "
-                f"each mix up one pair in ten agree with a kappa of {mean(over(seeds, 'kappa')):.2f}."),
-        verdict(len(better) == len(ARMS),
-                f"raters' score certainly rises with {', '.join(better) or 'no arm'}; most with {top}: "
-                f"{gain(seeds, 'arms', top, 'raters')}. DPO against GRPO on a reward model: "
-                f"{gain(seeds, 'arms', 'dpo', 'raters', 'grpo')} of raters' score and "
-                f"{gain(seeds, 'arms', 'dpo', 'truth', 'grpo')} of the truth, in "
-                f"{average(seeds, 'arms', 'dpo', 'seconds'):.0f} s "
-                f"against {average(seeds, 'arms', 'grpo', 'seconds') + judging:.0f} s "
-                "with the reward model's training."),
-        f"RL on the reward model changes the truth by {gain(seeds, 'arms', 'grpo', 'truth')}, with the KL penalty by "
-        f"{gain(seeds, 'arms', 'grpo, KL', 'truth')}.",
-        verdict(gated > max(total, average(seeds, "mixed", "model", "truth"), average(seeds, "mixed", "rule", "truth")),
-                f"the gated mix ends with {gated:.3f} of the truth; the sum with {total:.3f}, the reward model alone "
-                "with "
-                f"{average(seeds, 'mixed', 'model', 'truth'):.3f}, the rule alone with "
-                f"{average(seeds, 'mixed', 'rule', 'truth'):.3f}. "
-                f"Gated against the reward model alone: {gain(seeds, 'mixed', 'gated', 'truth', 'model')}; against "
-                f"the sum: {gain(seeds, 'mixed', 'gated', 'truth', 'sum')}; against the start "
-                f"{gain(seeds, 'mixed', 'gated', 'truth')}."),
-        f"A rule scores 1,000 answers in {average(seeds, 'costs', 'rule_seconds'):.3f} s, the reward model in "
-        f"{average(seeds, 'costs', 'model_seconds'):.2f} s. The rule is exact about what it tests, and blind for the "
-        "rest: RL on "
-        f"the rule changes the truth by {gain(seeds, 'mixed', 'rule', 'truth')} and leaves answers of "
-        f"{average(seeds, 'mixed', 'rule', 'tokens'):.1f} tokens.",
-    ]  # fmt: skip
-    if hh is not None:
-        findings.append(verdict(
-            hh["accuracy"] - hh["half"] > 0.5,
-            f"on {hh['pairs']:,} pairs of HH-RLHF of at most {LONGEST} tokens, each held out once, a reward model of "
-            "random "
-            f"start is right in {hh['accuracy']:.1%} ± {100 * hh['half']:.1f} (95%, over pairs): above chance, and "
-            "weak."))  # fmt: skip
     return {
         "parameters": seeds[0]["parameters"], "pairs": SIZES[-1], "read": 2 * SIZES[-1], "epochs": EPOCHS,
         "sampled": DRAWS * 64, "seeds": len(seeds), "folds": FOLDS, "liking": rlhf_task.LIKING,
         "liked": rlhf_task.LIKED,
-        "findings": bullets(findings),
     }  # fmt: skip

@@ -7,14 +7,14 @@ holds, every other form was made of that and written, loaded by the engine from 
 - Memory: the file, and the bytes that the runner's matrices take (norms and biases are not counted for the native
   runner; the embedding is, where it is the head too). The native runner repacks a file's blocks; torch's own float32
   copy of the model ({copy:,.0f} MB), of which a token reads one row of the embedding, is kept with them.
-- Quality: over {tokens:,} tokens of the documentation of Python, from the logits that the runner itself computes: with
-  8-bit activations for the forms of GGUF files, as for every user. KL(float32 || form) is in nats a token.
+- Quality: over the first {tokens:,} tokens of the documentation of Python ([quantization](../quantization/page.md)
+  reads as many from its second half, on which the same model has a higher perplexity), from the logits that the runner
+  itself computes: with 8-bit activations for the forms of GGUF files, as for every user. KL(float32 || form) is in nats
+  a token.
 
 The native runner reads the blocks of Q8_0, Q4_0 and Q4_1 as they are; of other GGUF kinds it runs the float32 numbers.
 Rows of Q4_K have a multiple of 256 numbers, those of this model 576; a test serves a file of another model. INT8 and
 NF4 are safetensors folders and run in torch, which unpacks a matrix for each product: they save memory, not time.
-
-{verdict}
 """
 
 from __future__ import annotations
@@ -173,18 +173,5 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     (result,) = seeds
-    found, one = result["forms"], {name: form["speed"]["1"] for name, form in result["forms"].items()}
-    eight, plain = found["q8_0"], found["float32"]
-    more = {name: 100 * (math.exp(found[name]["loss"] - plain["loss"]) - 1) for name in ("q8_0", "int8", "nf4")}
-    faster = min(one["q8_0"], one["q4_0"], one["q4_1"]) > max(one["float32"], one["bf16"])
-    verdict = (
-        f"Q8_0 decodes one row {one['q8_0'] / one['float32']:.1f} times as fast as float32 and takes "
-        f"{100 * eight['bytes'] / plain['bytes']:.0f}% of its memory; its perplexity is {more['q8_0']:+.2f}% higher. "
-        f"{'Each form of 8 and 4 bits' if faster else 'Not each form of 8 and 4 bits'} of the native runner is faster "
-        f"than bf16 and float32. INT8 costs {more['int8']:+.2f}% of perplexity, NF4 {more['nf4']:+.1f}%; in torch they "
-        f"decode {one['int8']:.0f} and {one['nf4']:.0f} tokens a second, so a model that fits is better served as Q8_0."
-    )
-    return {
-        **{key: result[key] for key in ("parameters", "form", "tokens")},
-        "context": CONTEXT, "copy": 4e-6 * result["parameters"], "verdict": verdict,
-    }  # fmt: skip
+    known = {key: result[key] for key in ("parameters", "form", "tokens")}
+    return {**known, "context": CONTEXT, "copy": 4e-6 * result["parameters"]}

@@ -9,12 +9,6 @@ held-out pairs, where a coin is right in 50%: the tree searches and best of N wi
 not the methods with a good one. Accuracy over the number of samples is the mean over subsets of one draw of {most}
 samples, which is unbiased. Intervals are 95%, over questions.
 
-- Accuracy over tokens: {accuracy}
-- Best of N with the imperfect reward model: {optimised}
-- Minimum Bayes risk: {utilities}
-- Tree search over depth: {depths}
-- Long reasoning: {budgets}
-
 Limits: one small model, one kind of problem, one seed; the tree searches use the same reward model on rollouts, so they
 inherit its errors and say little about tree search with a better verifier. BERTScore as a utility is not measured.
 {smollm2}
@@ -291,45 +285,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The sentences of the findings."""
+    """The numbers of the text."""
     (one,) = seeds
-    curves, greedy = one["curves"], one["greedy"]
-    vote, best, oracle = (curves[n] for n in ("voting", "best-of-n, reward model", "best-of-n, oracle"))
-    trees = one["trees"]
-    top = max(trees, key=lambda name: trees[name]["accuracy"])
-    peak = max(best, key=lambda p: p["accuracy"])
-    falls = peak["accuracy"] - best[-1]["accuracy"]
-    utility = {name: own[-1]["accuracy"] for name, own in curves.items() if name.startswith("mbr")}
-    budgets = {int(b): row for b, row in one["budgets"].items()}
-    full = max(budgets, key=lambda b: budgets[b]["accuracy"])
-    depths = list(one["depths"].items())
-    first, last = depths[0], depths[-1]
-    grown = ", ".join(f"{name} {first[1][name]['tokens']:.0f} to {last[1][name]['tokens']:.0f}" for name in first[1])
-    return {
-        "parameters": one["parameters"], "trained": one["steps"], "questions": one["questions"], "pairs": one["pairs"],
-        "preferred": one["preferred"], "most": one["most"],
-        "accuracy": (
-            f"greedy decoding is right in {percent(greedy)} with {greedy['tokens']:.0f} tokens; voting over "
-            f"{vote[-1]['n']} samples in {percent(vote[-1])} with {vote[-1]['tokens']:.0f}; a verifier that is never "
-            f"wrong would reach {oracle[-1]['accuracy']:.0%}; the best tree search ({top}) {percent(trees[top])} with "
-            f"{trees[top]['tokens']:.0f}."
-        ),
-        "optimised": (
-            f"the mean best score rises from {best[0]['score']:.2f} to {best[-1]['score']:.2f}, and accuracy from "
-            f"{best[0]['accuracy']:.1%} at N = 1 to {peak['accuracy']:.1%} at N = {peak['n']}; at N = {best[-1]['n']} "
-            f"it is {best[-1]['accuracy']:.1%}"
-            + (f", {falls:.1%} below its peak" if falls > 0.005 else ", with no fall")
-            + ("." if falls > best[-1]["high"] - best[-1]["accuracy"] else ", within the interval of one point.")
-            + f" A likelihood needs no verifier and reaches {curves['best-of-n, likelihood'][-1]['accuracy']:.1%}."
-        ),
-        "utilities": (
-            f"with {vote[-1]['n']} samples " + ", ".join(f"{name[5:]} {x:.1%}" for name, x in utility.items()) + "."
-        ),
-        "depths": f"from {first[0]} to {last[0]} steps the tokens of a question grow: {grown}.",
-        "budgets": (
-            f"accuracy is {budgets[min(budgets)]['accuracy']:.0%} with a thought of {min(budgets)} tokens, and "
-            f"highest, {percent(budgets[full])}, with {full}; forced to think on by `Wait` it is "
-            f"{percent(one['waited'])}."
-        ),
-        "smollm2": "SmolLM2 has four problems, which shows that it runs." if one["smollm2"] else "",
-    }  # fmt: skip
+    smollm2 = "SmolLM2 has four problems, which shows that it runs." if one["smollm2"] else ""
+    keys = ("parameters", "questions", "pairs", "preferred", "most")
+    return {**{key: one[key] for key in keys}, "trained": one["steps"], "smollm2": smollm2}

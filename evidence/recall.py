@@ -8,8 +8,6 @@ parameters, {steps} steps of {rows} rows (AdamW at {lr}, cosine), the same rows 
 stream does not start at 0 here. Guessing is right in {chance:.0%}. The window is {window} places, so that two layers
 reach {reach}; sparse attention adds {globals} global tokens, which are the first of a row, and big-bird two random
 blocks of 8.
-
-{findings}
 """
 
 from __future__ import annotations
@@ -20,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evidence._page import bullets, with_interval
-from evidence._synthetic import Rows, average, fit, once, over, percent, right, verdict, writing
+from evidence._page import with_interval
+from evidence._synthetic import Rows, fit, once, over, percent, right, writing
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch, Want
@@ -159,47 +157,11 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     ]  # fmt: skip
 
 
-def values_alone(facts: int) -> float:
-    """How often the most frequent value of a row is right."""
-    drawn = numpy_generator(0, "values").integers(KEYS, size=(20_000, facts))
-    return float(np.mean((drawn[:, :, None] == np.arange(KEYS)).sum(1).max(1))) / facts
-
-
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The numbers of the text."""
     chance, reach, full = 1 / KEYS, 2 * (WINDOW - 1), SIZES["full"]
-
-    def at(name: str, place: str = "later", far: int = -1) -> float:
-        return average(seeds, "arms", name, place, "{}-{}".format(*BINS[far]))
-
-    def both(name: str, place: str = "later") -> str:
-        return f"{at(name, place, 0):.0%} at {BINS[0][0]} to {BINS[0][1]}, {at(name, place):.0%} beyond {reach}"
-
-    errors = {s: [average(seeds, "errors", s, str(m)) for m in (COUNTS[0], COUNTS[-1])] for s in seeds[0]["errors"]}
-    findings = [
-        verdict(at("full") > at("full", far=0) - 0.1 and at("full") > 4 * chance,
-                f"full attention is right in {both('full')}: distance costs it little."),
-        verdict(at("sliding-window") < 1.5 * chance < at("sliding-window", far=0),
-                f"the window is right in {both('sliding-window')}, where it guesses; between, where one layer would "
-                f"have to pass on what another read, in {at('sliding-window', far=1):.0%}."),
-        verdict(at("longformer", "first") > 2 * at("longformer"),
-                f"global tokens hold what is in them: longformer is right in {at('longformer', 'first'):.0%} beyond "
-                f"{reach} where the facts are among the global tokens, in {at('longformer'):.0%} where they come after "
-                f"them (big-bird, whose random blocks reach some: {at('big-bird', 'first'):.0%} and "
-                f"{at('big-bird'):.0%}). In a causal model they see nothing later than themselves, so that they relay "
-                "nothing."),
-        verdict(at("linear", "many") < at("full", "many"),
-                f"with {KEYS} facts beyond {reach}, linear attention is right in {at('linear', 'many'):.0%}, random "
-                f"features in {at('random-features', 'many'):.0%}, softmax in {at('full', 'many'):.0%}; "
-                f"knowing the values but not their keys gives {values_alone(KEYS):.0%}. "
-                f"After {LONGER} times the steps linear attention is right in {at('linear-longer', 'many'):.0%}."),
-        verdict(all(last < first for first, last in errors.values()),
-                f"from {COUNTS[0]} to {COUNTS[-1]} random features the error falls from "
-                + " and from ".join(f"{a:.2f} to {b:.2f} (scores of deviation {s})" for s, (a, b) in errors.items())
-                + ". It falls slowly: the larger the scores, the more features it takes."),
-    ]  # fmt: skip
     return {
         **full, "parameters": seeds[0]["arms"]["full"]["parameters"],
         "facts": "1, 2, 4 or 8", "blocks": len(BLOCKS), "keys": KEYS, "before": BEFORE, "lr": LR,
-        "chance": chance, "window": WINDOW, "reach": reach, "globals": GLOBALS, "findings": bullets(findings),
+        "chance": chance, "window": WINDOW, "reach": reach, "globals": GLOBALS,
     }  # fmt: skip

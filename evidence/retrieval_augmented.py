@@ -42,11 +42,13 @@ import torch
 
 from evidence._pretrained import smollm2
 from evidence._synthetic import once
+from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.generate.load import load_engine
 from llmanac.lab.report import Section, table
 from llmanac.metrics._auc import area
+from llmanac.metrics._intervals import newcombe_interval
 from llmanac.metrics.answers._short import f1
 from llmanac.retrieve import Hit, bm25, hybrid
 from llmanac.retrieve._words import plain_words
@@ -271,6 +273,13 @@ def _judged(answer: FolderAnswer, gold: str) -> dict[str, float]:
     held = _mean([gold.lower() in one.text.lower() for one in answer.citations])
     return {"answered": 1, "f1": f1(text, gold), "says": int(gold.lower() in text.lower()), "cites": held,
             "score": answer.support}  # fmt: skip
+
+
+def first_in_larger(seeds: Sequence[dict[str, Any]]) -> Estimate:
+    """The share of questions whose paragraph is first in the largest corpus less that in the smallest, by Newcombe."""
+    n, rows = seeds[0]["questions"], seeds[0]["rows"]
+    counts = [count for row in (rows[-1], rows[0]) for count in (round(n * row["first"]), n)]
+    return Estimate(*newcombe_interval(*counts), n=n)
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

@@ -90,9 +90,10 @@ def of_rows(study: ModuleType, folder: Path, cells: Sequence[dict[str, Any]]) ->
     """The verdicts that a page opens with: of its rows, as far as their parts are of this study."""
     out = {}
     for row in study.ROWS:
-        parts = [part for part in _verdicts.claims().get(row, []) if part.get("study", folder.name) == folder.name]
-        found = [_verdicts.judged(part, study, cells) for part in parts]
-        out[row] = _verdicts.verdict_of(found)
+        stated = _verdicts.claims().get(row, [])
+        parts = [part for part in stated if part.get("study", folder.name) == folder.name]
+        out[row] = _verdicts.verdict_of([_verdicts.judged(part, study, cells) for part in parts])
+        out[row]["others"] = list(dict.fromkeys(part["study"] for part in stated if part not in parts))
     return out
 
 

@@ -108,6 +108,11 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def of_counted(seeds: Sequence[dict[str, Any]]) -> list[float]:
+    """The relative error of 6 N D, of each architecture."""
+    return [six / count - 1 for count, _, six in seeds[0]["counted"].values()]
+
+
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found = seeds[0]
     ladder, old = found["ladder"], found["published"]

@@ -24,6 +24,7 @@ shuffled.
 from __future__ import annotations
 
 import importlib.util
+import math
 import random
 import tempfile
 import zipfile
@@ -36,6 +37,7 @@ import torch
 
 from benchmarks._corpora import data_folder
 from evidence._rewritten import CHANGES, FORWARD, names, paraphrase
+from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.core.types import Batch, Want
@@ -152,6 +154,13 @@ def scored(
         "paraphrases": len(same), "copies": {kind: kinds.count(kind) for kind in CHANGES}, "metrics": rows,
         "examples": examples,
     }  # fmt: skip
+
+
+def auc_apart(seeds: Sequence[dict[str, Any]], name: str, other: str) -> Estimate:
+    """The difference of two AUCs, with the interval of independent ones: that of the same pairs is narrower."""
+    (a, *ends), (b, *others) = (seeds[0]["metrics"][one]["auc"] for one in (name, other))
+    half = math.hypot(ends[1] - ends[0], others[1] - others[0]) / 2
+    return Estimate(a - b, a - b - half, a - b + half, seeds[0]["paraphrases"])
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:

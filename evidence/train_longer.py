@@ -6,10 +6,6 @@ training as such gives is not taken for what the length gives. Perplexity is tha
 {long} tokens; "past" are the positions {length} to {long}. Learned positions have {long} rows, of which the first
 training reaches {length}. YaRN (factor {factor}) acts on the trained RoPE model, and stays while it is trained on.
 
-Perplexity past the first length:
-
-{findings}
-
 The verdict compares rows of {long} with as many tokens in rows of {length} (YaRN: with before). One small model, little
 training, one learning rate and one pair of lengths.
 """
@@ -25,7 +21,7 @@ from typing import Any
 import torch
 
 from evidence._grid import LENGTH, model_spec, recipe, text
-from evidence._page import bullets, with_interval
+from evidence._page import with_interval
 from evidence.extrapolation import FACTOR, by_position, rows
 from llmanac.core.spec import patch
 from llmanac.lab import words
@@ -111,6 +107,12 @@ def _row(seeds: Sequence[dict[str, Any]], name: str, part: slice) -> list[str]:
     return [name, *cells, words.difference(vars(c)), words.interval(vars(c)), words.verdict(vars(c), "seed")]
 
 
+def lowered(seeds: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """The relative change of the perplexity past the first length by longer rows, over as many tokens in short ones."""
+    found = perplexities(seeds, name, PAST)
+    return [a / b - 1 for a, b in zip(found[LONGER], found[SAME], strict=True)]
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     names = list(seeds[0]["losses"])
     heads = ["", *WAYS, "difference", "95% interval", "verdict"]
@@ -136,17 +138,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    lines = []
-    for name in seeds[0]["losses"]:
-        found, row = {way: mean(v) for way, v in perplexities(seeds, name, PAST).items()}, _row(seeds, name, PAST)
-        same = f", {found[SAME]:.1f} after more rows of {LENGTH}" if SAME in found else ""
-        within = _row(seeds, name, WITHIN)[6]
-        lines.append(
-            f"{name}: {found[BEFORE]:.1f} before{same}, {found[LONGER]:.1f} after rows of {LONG}: {row[6]}; within the "
-            f"first length: {within}."
-        )
     tokens = STEPS * recipe("full").train.batch_tokens
     return {
         "parameters": seeds[0]["parameters"], "tokens": tokens, "length": LENGTH, "long": LONG, "more": MORE * TOKENS,
-        "extra": MORE * TOKENS / tokens, "factor": FACTOR, "findings": bullets(lines),
+        "extra": MORE * TOKENS / tokens, "factor": FACTOR,
     }  # fmt: skip

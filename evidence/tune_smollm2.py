@@ -11,8 +11,6 @@ greedy, at most {most} tokens, the first line counts. All of it takes {cpu:.0f} 
 are the answers: {minutes:.1f} minutes of two cores, computed: the machine had much other load, and time by the clock
 means nothing.
 
-{verdict}
-
 One model, one seed, one kind of question, short passages (at most {characters} characters). The passage with the answer
 is given, so retrieval is not measured. Most of the gain is the form of the answer: without the adapter the model
 answers in words of its own. The results of this page are those of the study's stages, run as separate processes and
@@ -213,17 +211,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     (result,) = seeds
-    gain = [b - a for a, b in zip(result["before"], result["after"], strict=True)]
-    low, high = interval(gain)
-    verdict = (
-        f"Exact match goes from {mean(result['before']):.3f} to {mean(result['after']):.3f}, {mean(gain):+.3f} "
-        f"({low:+.3f} to {high:+.3f}) over {len(gain)} held-out questions: the interval "
-        f"{'excludes' if low > 0 or high < 0 else 'includes'} 0. {result['trained']:,} of {result['total']:,} "
-        f"parameters were trained. Of {CHECKED} questions the adapter, attached to the Q4_1 file in torch, answers "
-        f"{result['agree']} as the exported file does."
-    )
     return {
         **result["cost"], "minutes": result["cost"]["cpu"] / 120, "rank": RANK, "most": MOST_TOKENS,
         "characters": CHARACTERS, "trained": result["rows"], "tokens": result["tokens"], "steps": result["steps"],
-        "verdict": verdict,
     }  # fmt: skip

@@ -84,6 +84,18 @@ def by_language(seeds: Sequence[dict[str, Any]], what: str) -> dict[str, dict[st
     return {a: {n: [one[what][a][n] for one in seeds] for n in row} for a, row in seeds[0][what].items()}
 
 
+def over_english(seeds: Sequence[dict[str, Any]], alpha: str, which: str) -> list[float]:
+    """How much longer than English's the same messages are, in the language where it is least, or most."""
+    pick = {"least": min, "most": max}[which]
+    return [pick(v for name, v in one["over English"][alpha].items() if name != "en") - 1 for one in seeds]
+
+
+def shortened(seeds: Sequence[dict[str, Any]], alpha: str) -> list[float]:
+    """The relative change of that from alpha 1, in the language where it is least."""
+    return [max(one["over English"][alpha][name] / v - 1 for name, v in one["over English"]["1.0"].items()
+                if name != "en") for one in seeds]  # fmt: skip
+
+
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The page."""
     last = seeds[-1]  # the shares that the last fold learned from

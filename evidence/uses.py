@@ -7,20 +7,14 @@ it. The machine had other load. Intervals are 95%. `LLMANAC_SHARED_DATA` names t
 - **Log-likelihood: the formula as given.** Over {formula[sentences]} sentences the score differs from the sum of
   log-softmax values, computed separately from the full logits, by at most {formula[largest difference]:.1e} nats
   (float32). Against lm-eval, in float64: within 1e-9, `tests/references/test_likelihood.py`.
-- **Perplexity: comparable only per byte.** {orders}Per token *labelled-512* looks {token:.1f} times as good as
-  *labelled*, since its tokens carry less; per byte it needs {byte:+.0%} bits, having a smaller vocabulary and less
-  training.
-- **Scoring: natural sentences score higher.** The claim holds for shuffled words: at least {natural:.0%} of pairs. For
-  CoLA's own judgements the plain log-likelihood {apart[sum]}; per token it {apart[per token]}. CoLA's unacceptable
-  sentences differ from acceptable ones in a word or two, which a model of this size hardly notices, and a sentence's
-  length changes its log-likelihood more than its grammar does.
-- **Labelling: text scored with labels.** The claim {holds} for a model that has read labelled text: it needs no further
-  instruction. For a model of this size that never saw the task, labels by likelihood are {chance}, with both methods,
-  calibrated or not: Min et al. report the noisy channel for models hundreds of times as large, which this study does
-  not test.
-- **Correcting.** The claim (a model scores and replaces words to correct grammar) holds for errors of the kinds below,
-  within these figures. CoLA's unacceptable sentences are {flagged} than its acceptable ones: most of their errors are
-  of syntax that no single word fixes, so this does not judge grammaticality.
+- **Perplexity.** Per token *labelled-512* looks {token:.1f} times as good as *labelled*, since its tokens carry less;
+  per byte it needs {byte:+.0%} bits, having a smaller vocabulary and less training.
+- **Scoring.** CoLA's unacceptable sentences differ from acceptable ones in a word or two, which a model of this size
+  hardly notices, and a sentence's length changes its log-likelihood more than its grammar does.
+- **Labelling.** Min et al. report the noisy channel for models hundreds of times as large, which this study does not
+  test.
+- **Correcting.** Most errors of CoLA's unacceptable sentences are of syntax that no single word fixes, so this does not
+  judge grammaticality.
 
 Errors were made by rule in acceptable sentences, one each, of the kinds that the corrector knows, so recall is for
 errors that it can correct, and says nothing about others. A change is right if it alone restores the sentence. Known

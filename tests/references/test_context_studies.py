@@ -5,42 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evidence import gold_place, growing_text, needles, retrieval_augmented
-
-
-def _cells(bytes_of, answer_of):
-    return {str(n): {"right": 1.0, "bytes": bytes_of(n), "read": 1.0, "answer": answer_of(n)} for n in (64, 256, 4096)}
-
-
-def _findings(**arms):
-    result = {name: _cells(lambda n: 1000.0, lambda n: 1.0) for name in growing_text.ARMS}
-    result["full window"] = _cells(float, float)
-    result["window with sinks"]["4096"]["right"] = 0.1
-    return growing_text.facts([{**result, **arms}])["findings"].split("\n- ")
-
-
-def test_a_cost_that_grows_is_not_one_that_hardly_grows():
-    said = _findings()
-    assert [one.lstrip("- ").split(":")[0] for one in said] == [
-        "Holds", "Holds", "Holds", said[3].split(":")[0], "Holds", "Holds",
-    ]  # fmt: skip
-    assert said[3].startswith("Linear attention is right in 100%")
-    for cells, place in (
-        (_cells(lambda n: 1000.0 + n, lambda n: 1.0), 4),
-        (_cells(lambda n: 1000.0, lambda n: 1.0 + n / 512), 4),
-    ):
-        assert _findings(retrieval=cells)[place].startswith("Does not hold: retrieval")
-    assert _findings(**{"full window": _cells(lambda n: 1000.0, float)})[0].lstrip("- ").startswith("Does not hold")
-    middle = _cells(lambda n: 1000.0 + (n == 256), lambda n: 1.0)  # the ends alone are equal
-    assert _findings(linear=middle)[2].startswith("Does not hold")
+from evidence import _verdicts, gold_place, needles, retrieval_augmented
 
 
 @pytest.mark.parametrize(
     ("ends", "middle", "word"),
-    [((24, 24), (12, 36), ": shown."), ((4, 4), (4, 6), ": not shown."), ((2, 24), (30, 36), "the opposite is shown.")],
+    [((24, 24), (12, 36), "shown"), ((4, 4), (10, 15), "inconclusive"), ((2, 24), (30, 36), "contradicted")],
 )
 def test_the_middle_is_found_worse_only_where_the_interval_says_so(ends, middle, word):
-    assert needles._finding("x", ends, middle).endswith(word)
+    cells = [
+        {"task": "a", "depth": depth, "samples": total, "recall": hits / total}
+        for depth, (hits, total) in ((0.0, ends), (0.5, middle))
+    ]
+    found = needles.middle_against_ends([{"cells": cells}], "a")
+    assert _verdicts.decide({"kind": "less", "items": True}, found, 0.01)[0] == word
+    assert found.n == ends[1] + middle[1]
 
 
 def test_counts_are_of_prompts_at_the_ends_and_between():
@@ -51,8 +30,6 @@ def test_counts_are_of_prompts_at_the_ends_and_between():
         )
     ]  # fmt: skip
     assert (needles._counts(cells, "a", True), needles._counts(cells, "a", False)) == ((8, 9), (2, 7))
-    found = {"single": {"64": {"0%": 0.0, "50%": 1.0, "100%": 0.0}, "1024": {"0%": 0.25, "50%": 0.5, "100%": 1.0}}}
-    assert needles._own_counts(found, True) == (15, 24) and needles._own_counts(found, False) == (6, 12)
 
 
 def test_an_answer_has_the_gold_words_and_not_parts_of_others():

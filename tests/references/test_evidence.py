@@ -42,7 +42,13 @@ def test_rows_and_studies_name_each_other() -> None:
     assert {(row, entry.claim) for row, entry in rows.items() if entry.claim in pages} <= spoken
     for row, parts in _verdicts.claims().items():
         for part in parts:
-            assert part["kind"] == "exact" or row in evidence.load(part["study"]).ROWS, (row, part["says"])
+            assert part["kind"] in _verdicts.UNDECIDED or row in evidence.load(part["study"]).ROWS, (row, part["says"])
+
+
+def test_every_claim_is_stated_as_parts() -> None:
+    stated = _verdicts.claims()
+    assert stated.keys() == catalogue.rows().keys()
+    assert not [row for row, parts in stated.items() if len({part["says"] for part in parts}) < len(parts)]
 
 
 def test_a_test_that_a_claim_names_exists(root: Path) -> None:
@@ -253,6 +259,44 @@ def test_items_are_fifteen_at_least_and_few_are_decided_by_the_exact_test() -> N
     assert judged("more", [0.0, *six[1:]], wrong, absolute=True, items=True, margin=0.0).verdict == "inconclusive"
 
 
+def decided(study: Any, part: dict[str, Any], value: Any) -> _verdicts.Found:
+    cells = [{"values": value, "made": "2026-11-30", "cell": "0"}]
+    return _verdicts.judge({"says": "s", "study": "t", "items": True, "absolute": True, **part}, study, cells)
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "word"),
+    [
+        ("more", 0.52, 0.6, "shown"), ("more", 0.3, 0.505, "contradicted"), ("more", 0.5, 0.6, "inconclusive"),
+        ("less", 0.4, 0.48, "shown"), ("less", 0.495, 0.6, "contradicted"), ("less", 0.4, 0.5, "inconclusive"),
+        ("equal", 0.495, 0.505, "shown"), ("equal", 0.52, 0.6, "contradicted"), ("equal", 0.4, 0.505, "inconclusive"),
+    ],
+)  # fmt: skip
+def test_an_interval_that_the_study_has_decides(kind: str, low: float, high: float, word: str) -> None:
+    value, study = {"auc": [(low + high) / 2, 9.0, low, high], "pairs": 40}, SimpleNamespace()
+    part = {"kind": kind, "of": ["auc"], "against": 0.5, "interval": ["pairs"]}
+    found = decided(study, part, value)
+    assert (found.verdict, found.n) == (word, 40) and found.interval == pytest.approx((low - 0.5, high - 0.5))
+    assert decided(study, part, value | {"pairs": 14}).note == "14 of at least 15 items"
+    study.own = lambda seeds, name: _verdicts.Estimate(*[seeds[0][name][at] - 0.5 for at in (0, 2, 3)], n=40)
+    assert decided(study, {"kind": kind, "measure": ["own", "auc"]}, value) == found
+
+
+def test_counts_have_wilsons_interval_and_zero_is_an_effect() -> None:
+    part = {"kind": "more", "of": ["right"], "against": 0.9, "interval": "counted", "margin": 0.0}
+    found = decided(SimpleNamespace(), part, {"right": [99, 100]})
+    assert found.verdict == "shown" and found.interval == pytest.approx((0.0455, 0.0982), abs=1e-3)
+    assert decided(SimpleNamespace(), part, {"right": [93, 100]}).verdict == "inconclusive"
+    level = decided(SimpleNamespace(), {"kind": "equal", "of": ["x"], "against": 1.0}, {"x": [1.0] * 20})
+    assert level.as_json()["effect"] == 0 and level.verdict == "shown"
+
+
+def test_what_is_not_measured_keeps_a_row_from_being_shown() -> None:
+    part = _verdicts.judged({"says": "s", "kind": "unmeasured"}, None, [])
+    assert (part.verdict, part.note, part.n) == ("inconclusive", "not measured", 0)
+    assert _verdicts.verdict_of([_verdicts.Found("s", "shown"), part])["verdict"] == "inconclusive"
+
+
 def test_a_row_is_shown_only_if_all_parts_are() -> None:
     def word(*verdicts: str) -> str:
         return _verdicts.verdict_of([_verdicts.Found("s", verdict) for verdict in verdicts])["verdict"]
@@ -269,6 +313,7 @@ def test_a_claim_that_names_nothing_is_refused(tmp_path: Path, monkeypatch: pyte
         ('[["norm/rmsnorm"]]\nsays = "s"\nkind = "more"\nmargins = 1\n', "no field 'margins'; did you mean 'margin'"),
         ('[["norm/rmsnorm"]]\nsays = "s"\nkind = "better"\n', "a kind: more, less"),
         ('[["norm/rmsnorm"]]\nsays = "s"\nkind = "exact"\n', "names the `test`"),
+        ('[["norm/rmsnorm"]]\nsays = "s"\nkind = "more"\n', "name the `study`"),
     ):
         (tmp_path / "claims.toml").write_text(text)
         with pytest.raises(DataError, match=re.escape(said)):

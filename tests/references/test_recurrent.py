@@ -113,7 +113,7 @@ def test_mamba_scan_is_the_recurrence_written_out():
     torch.testing.assert_close(last, inside, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["gru", "mamba"])
+@pytest.mark.parametrize("name", ["rnn", "gru", "lstm", "mamba", "s4", "s4d"])
 def test_recurrent_state_does_not_grow(name):
     spec = {"name": "transformer", "dim": 32, "layers": 2, "position": "none", "blocks": [{"mixer": name}]}
     spec["blocks"][0]["name"] = "pre-norm"
