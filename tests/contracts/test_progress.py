@@ -80,5 +80,6 @@ def test_a_rate_below_one_a_second_is_seconds_a_step(monkeypatch: pytest.MonkeyP
         bar = progress.Progress("train", 10, "steps")
         bar.done, clock[0] = 5, clock[0] + 5 * seconds
         said[seconds] = bar.line()
+    assert "/s" not in progress.Progress("train", 10, "steps").line()  # nothing is done yet
     assert "2 steps/s" in said[0.5] and "4 s a step" in said[4] and "40 s a step" in said[40]
     assert " 0 steps/s" not in "".join(said.values())

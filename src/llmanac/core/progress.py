@@ -33,7 +33,9 @@ def _quantity(value: float) -> str:
 
 def _rate(rate: float, unit: str) -> str:
     """`12 steps/s`; below one a second `4.2 s a step`."""
-    return f"{_quantity(rate)} {unit}/s" if rate >= 1 or not rate else f"{1 / rate:.3g} s a {unit.removesuffix('s')}"
+    if not rate:
+        return ""  # nothing is done yet
+    return f"{_quantity(rate)} {unit}/s" if rate >= 1 else f"{1 / rate:.3g} s a {unit.removesuffix('s')}"
 
 
 class Progress:
