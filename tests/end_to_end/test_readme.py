@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _pages import INDENTED, Session, blocks
+
+from llmanac.generate.answers import Answer
 
 # the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
@@ -78,6 +80,12 @@ def test_every_block_runs(page: str, root: Path, session: Session) -> None:
     text = prepared(session, root, page)
     assert any(block.commands for block in blocks(text)), f"{page} shows no command"
     session.page(text)
+    if page == "README.md":  # its run is of 40 seconds, so its answers may be others
+        expected = asked(root)
+        assert len(expected) == 5
+        for question, done in answers(session, expected).items():
+            assert done.refused or (done.text and done.citations), question
+        assert any(done.citations for done in answers(session, expected).values())
 
 
 @pytest.mark.slow
@@ -87,6 +95,49 @@ def test_every_slow_block_runs(page: str, root: Path, session: Session) -> None:
     text = prepared(session, root, page)
     assert any(block.mark == "slow" for block in blocks(text))
     session.page(text, slow=True)
+
+
+# questions and the first lines of their answers, as the README shows them; and those of its snippets, which print them
+ECHO = re.compile(r'^\$ echo "([^"]+)" \| llmanac chat [\w/]+\n([^$\n`][^\n]*)$', re.MULTILINE)
+ASKED = {
+    "What does itertools.pairwise do?": "Return an iterator of overlapping pairs taken from the input iterator.",
+    "What does heapq.heappush do?": "Push item onto heap, maintaining the heap invariant.",
+}
+
+
+def asked(root: Path) -> dict[str, str]:
+    """The README's questions and their answers."""
+    text = (root / "README.md").read_text("utf-8")
+    assert all(f'"{question}"' in text for question in ASKED)
+    return {**dict(ECHO.findall(text)), **ASKED}
+
+
+def answers(session: Session, questions: Iterable[str]) -> dict[str, Answer]:
+    from llmanac import Engine, load_model, load_tokenizer
+    from llmanac.generate.load import load_assistant
+
+    run = session.folder / "runs" / "quickstart"
+    model = load_model(run / "model", dtype="float32", device="cpu")
+    assistant = load_assistant(run, Engine(model, load_tokenizer(run / "model")))
+    assert assistant is not None
+    return {question: assistant.answer(question) for question in questions}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_demo_answers_what_the_readme_asks(root: Path, session: Session) -> None:
+    """On a run of five minutes, as `make demo` makes it; nothing is left to be compiled for what follows it."""
+    assert "BUDGET ?= 5m" in (root / "Makefile").read_text("utf-8")
+    cache = session.folder / "compiled"
+    session.environment["LLMANAC_CACHE"] = str(cache)
+    session.run("llmanac run quickstart --budget 5m")
+    compiled = {path for path in cache.rglob("*") if path.is_file()}
+    expected = asked(root)
+    for question in expected:
+        session.run(f'echo "{question}" | llmanac chat runs/quickstart')
+    session.run("llmanac serve runs/quickstart --port 8019")
+    assert len(compiled) > 50 and {path for path in cache.rglob("*") if path.is_file()} == compiled
+    assert {question: done.text.split("\n")[0] for question, done in answers(session, expected).items()} == expected
 
 
 def test_every_page_is_run(root: Path) -> None:

@@ -15,9 +15,9 @@ from _engine_models import ByteTokenizer, HistoryModel
 from _servers import ASK, running
 
 from llmanac.core.errors import RequestError
+from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.constrain.matcher import Follower
 from llmanac.generate.engine import Engine
-from llmanac.web._structured import warm
 
 
 class Person(pydantic.BaseModel):
@@ -37,7 +37,7 @@ SCHEMA = {
 @pytest.fixture(scope="module")
 def server():
     with running(Engine(HistoryModel(max_length=2048), ByteTokenizer(), rows=16)) as found:
-        warm(found.service)  # it may compile for longer than a request may take
+        compile_kernels(found.service.engine)  # it may compile for longer than a request may take
         yield found
 
 

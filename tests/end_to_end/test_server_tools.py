@@ -11,9 +11,9 @@ import pytest
 from _engine_models import HistoryModel
 from _servers import running
 
+from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.web._structured import warm
 from llmanac.web._tools import Calls, form_of
 
 HEAD = """{%- if tools %}<|im_start|>system
@@ -259,7 +259,7 @@ def free(request):
     """A model that writes anything, so that only the constraint makes its text a call."""
     tokenizer = tokenizer_with(request.param)
     with running(Engine(HistoryModel(max_length=4096, vocab_size=tokenizer.vocab_size), tokenizer)) as found:
-        warm(found.service)  # it may compile for longer than a request may take
+        compile_kernels(found.service.engine)  # it may compile for longer than a request may take
         yield found
 
 

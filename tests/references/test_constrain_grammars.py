@@ -176,7 +176,6 @@ def test_deep_trees_are_refused():
 
 BAD_LARK = {
     "start: foo": "line 1: foo",
-    'start: "a"\n%import common.NUMBER': "line 2: %import",
     "start: a{x}": "line 1",
     'start "a"': "line 1: a ':'",
     'x: "a"': "no rule 'start'",

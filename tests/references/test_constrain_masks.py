@@ -193,14 +193,12 @@ def test_expressions_mean_what_they_mean_in_python(pattern):
     made = Matcher(Grammar({"s": Terminal(parse_regex(pattern))}, "s"), ByteTokenizer())
     rng = np.random.default_rng(1)
     texts = ["".join(rng.choice(list("abcABxyz1 \n-é]\\^{},.*[$"), rng.integers(0, 4))) for _ in range(1500)]
-    if "{,2}" in pattern:
-        pattern = pattern.replace("{,2}", r"\{,2\}")  # as in ECMA-262; Python 3.11 takes it for {0,2}
     if pattern.endswith("^?"):
         pattern = pattern.removesuffix("^?")
     for text in [*texts, "abc", "ababcc", "aBc", "ABc", "A\n", "Aé", "{a}", "a{,2}", ".*[$", "a\nb"]:
         data = np.frombuffer(text.encode() + b" ", np.uint8).copy()
         state = made.follow(-1, data, 0, len(data) - 1)
-        assert (state >= 0 and made.accepts(state)) == bool(re.fullmatch(pattern, text, re.ASCII)), text
+        assert (state >= 0 and made.accepts(state)) == bool(re.fullmatch(pattern, text)), text
 
 
 REFUSED = {

@@ -21,6 +21,7 @@ LAYOUTS = {"spaced": (", ", ": "), "compact": (",", ":")}
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
 NAMED = {"draft4": 4, "draft6": 6, "draft7": 7, "draft2019-09": 2019, "draft2020-12": 2020}
 # what the suite has as valid and the page on constraints states as left out
+ANNOTATIONS = {"idn-email", "idn-hostname", "regex"}  # formats of a draft that are not enforced
 STATED = ("is only an annotation by default", "validation of A-label (punycode) host names", "valid punycoded IDN")
 
 
@@ -63,7 +64,9 @@ def compare(groups):
                 counts["valid, refused as stated"] += not found
             else:
                 compact = any(reads(text) for text in texts(test["data"], LAYOUTS["compact"]))
-                assert not found and not compact, where
+                annotation = isinstance(schema, dict) and schema.get("format") in ANNOTATIONS
+                assert annotation or not (found or compact), where
+                counts["invalid, accepted as stated"] += found
             counts["valid" if test["valid"] else "invalid"] += 1
     return counts
 
@@ -83,7 +86,7 @@ def test_suite(shared_data, capsys):
             pass
     with capsys.disabled():
         print(dict(counts))
-    assert counts["schemas"] > 660 > counts["schemas of llguidance"] > 380
+    assert counts["schemas"] > 690 > 660 > counts["schemas of llguidance"] > 380
     assert counts["valid"] > 1800
     assert counts["invalid"] > 1400
 
@@ -354,7 +357,8 @@ def test_strings(data):
         ({"$ref": "http://a.b/c"}, "schema#/$ref: 'http://a.b/c' is outside of the document"),
         ({"$ref": "#/$defs/a"}, "schema#/$ref: the document has nothing at '/$defs/a'"),
         ({"$ref": "#"}, "schema#: a reference leads back to its own schema"),
-        ({"a/b": 1, "properties": {"x~/": {"format": "datetime"}}}, "schema#/properties/x~0~1/format: the format 'dat"),
+        ({"a/b": 1, "properties": {"x~/": {"format": 3}}}, "schema#/properties/x~0~1/format: 3 is no string"),
+        ({"properties": {"a": {"items": {"$ref": "b.json"}}}}, "schema#/properties/a/items/$ref: 'b.json' is outside"),
         ({"pattern": "(?=a)"}, "schema#/pattern: the pattern '(?=a)' is not supported"),
         ({"pattern": "("}, "schema#/pattern: the pattern '('"),
         ({"items": {"uniqueItems": True}}, "schema#/items/uniqueItems: 'uniqueItems' is supported where no item"),
@@ -375,7 +379,7 @@ def test_strings(data):
         ({"properties": {1: {}}}, "schema: the key 1 is no string"),
         ({"items": {"const": "a\ud800"}}, "schema#/items/const: 'a\\ud800' has half of a surrogate pair"),
         ({"enum": [{"\udfff": 1}]}, "schema#/enum/0: '\\udfff' has half of a surrogate pair"),
-        ({"minItems": 99_999}, "schema#/minItems: 99999 is no whole number from 0 to 8,192; give a smaller one"),
+        ({"minItems": 99_999}, "schema#/minItems: 99999 is more than 8,192; give a smaller one"),
     ],
     ids=str,
 )  # fmt: skip
@@ -383,6 +387,53 @@ def test_refused(schema, message):
     with pytest.raises(SpecError) as error:
         grammar(schema)
     assert str(error.value).startswith(message)
+
+
+NAMES = ["int32", "double", "password", "phone", "datetime", "credit-card", "ipv4-address", "color", "x", "", "DATE"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *sorted(ANNOTATIONS)])
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_other_formats_are_annotations(draft, name):
+    schema = {"$schema": draft, "type": ["string", "integer"], "maxLength": 5, "format": name}
+    reads = Reader(grammar(schema))
+    assert [reads(text) for text in ('"a?"', "7", '"abcdef"', "true")] == [True, True, False, False]
+
+
+OUTSIDE = {"$ref": "http://a.b/c.json"}
+UNREACHED = [
+    {"type": "string", "properties": {"a": OUTSIDE}, "items": OUTSIDE},
+    {"type": "string", "$defs": {"a": OUTSIDE, "b": {"allOf": [OUTSIDE]}}},
+    {"type": "string", "definitions": {"a": {"properties": {"b": OUTSIDE}}}},
+    {"type": "string", "then": OUTSIDE, "minContains": 1},
+    {"type": "string", "examples": [OUTSIDE], "default": OUTSIDE, "x-more": OUTSIDE},
+]
+
+
+@pytest.mark.parametrize("schema", UNREACHED, ids=str)
+def test_a_reference_to_outside_that_is_not_reached(schema):
+    reads = Reader(grammar(schema))
+    assert (reads('"a"'), reads("1")) == (True, False)
+
+
+MANY = 4_294_967_295
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"type": "string", "maxLength": MANY}, '"ab"', "[]"),
+        ({"type": "string", "minLength": 2, "maxLength": MANY, "pattern": "^a"}, '"ab"', '"a"'),
+        ({"type": "string", "maxLength": MANY, "format": "email"}, '"a@b.c"', '"a"'),
+        ({"type": "array", "maxItems": MANY, "prefixItems": [{"type": "null"}]}, "[null, 1]", "[1]"),
+        ({"type": "array", "maxItems": MANY, "items": {"type": "integer"}, "uniqueItems": True}, "[1, 2]", "[1, 1]"),
+        ({"type": "object", "maxProperties": MANY, "required": ["a"]}, '{"a": 1}', "{}"),
+    ],
+    ids=str,
+)
+def test_greatest_counts_beyond_what_is_written(schema, valid, invalid):
+    reads = Reader(grammar(schema))
+    assert (reads(valid), reads(invalid)) == (True, False)
 
 
 def nested(depth):

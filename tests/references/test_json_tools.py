@@ -100,6 +100,12 @@ def test_calls(form):
                 jsonschema.validate(call.arguments, WEATHER)
 
 
+def test_a_format_that_is_not_enforced():
+    schema = {"type": "object", "properties": {"a": {"type": "string", "format": "phone"}}, "required": ["a"]}
+    tools = [{"type": "function", "function": {"name": "dial", "parameters": schema}}]
+    assert Reader(calls_grammar(tools, "llama3"))('{"name": "dial", "parameters": {"a": "112"}}')
+
+
 def test_a_text_inside_arguments_is_no_end():
     assert parse_calls(TEXTS["hermes"], "hermes") == [Call("weather", {"city": "Rome; </tool_call>"})]
     assert parse_calls(TEXTS["llama3"], "llama3") == [Call("weather", {"city": "Rome; {"})]

@@ -20,6 +20,9 @@ from llmanac.data.collect import Corpus
 from llmanac.data.pack import PackedStream
 from llmanac.data.pipeline.build import OtherBuild
 from llmanac.evaluate.bits_per_byte import score_texts
+from llmanac.generate.constrain import compile_kernels
+from llmanac.generate.engine import Engine
+from llmanac.generate.load import load_assistant
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
@@ -88,10 +91,19 @@ class Pipeline:
         finally:
             torch.set_num_threads(threads)
         write_report(self.folder, results)
+        self.compile()
         self.save(finished=True)
         for line in filter(None, (self.time.compiled(), self.time.over())):
             self.report(line)
         return self.spec, results
+
+    def compile(self) -> None:
+        """Compile for this machine what `chat` and `serve` need, so that their first request is answered at once."""
+        model: Any = self.model
+        engine = Engine(model, self.tokenizer)
+        compile_kernels(engine)
+        if (assistant := load_assistant(self.folder, engine)) is not None:
+            assistant.answer("What does this return?")
 
     def save(self, finished: bool = False) -> None:
         """Write `run.json`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -106,20 +105,6 @@ def constrain(service: Service, options: Options, asked: tuple[str, dict[str, An
     assert make is not None
     options["stop_ids"] = list(ends)  # a text that is complete has to end
     options["constraint"] = lambda: Shielded(make(), min(ends, default=0), size, field)
-
-
-def warm(service: Service) -> None:
-    """Compile what constraints run on, which takes up to a minute where it was never done; errors are a request's."""
-    warming: tuple[dict[str, Any], ...] = ({"regex": "a[bc]"}, {"schema": {"type": "object"}})
-    for option in warming:
-        options: Options = {}
-        with contextlib.suppress(ApiError, Busy, LlmanacError):
-            constrain(service, options, ("warm", option))
-            made = options["constraint"]
-            if made is not None:
-                follower = made()
-                follower.mask()
-                follower.forced()
 
 
 class Shielded:

@@ -21,13 +21,13 @@ from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError
 from llmanac.core.progress import Report
 from llmanac.generate.answers import Assistant
+from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web._asgi import Guard
 from llmanac.web._errors import ApiError, json_error
 from llmanac.web._hosts import Hosts
 from llmanac.web._http import config
-from llmanac.web._structured import warm
 from llmanac.web.server import BODY_SECONDS, MAX_BODY, create_app
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
@@ -123,7 +123,7 @@ def serve(
             slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model_name}: compiling its kernels, once ..."])
             slow.daemon = True
             slow.start()
-            warm(app.state.service)
+            compile_kernels(found)
             slow.cancel()
             return app
 

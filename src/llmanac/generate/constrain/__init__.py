@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from llmanac.core.errors import RequestError, SpecError, shown
+from llmanac.core.errors import LlmanacError, RequestError, SpecError, shown
 from llmanac.generate.constrain.expressions import Grammar, Terminal
 
 if TYPE_CHECKING:
     from llmanac.generate.constrain.matcher import Matcher
+    from llmanac.generate.engine import Engine
     from llmanac.tokenizers._base import Tokenizer
 
 WAYS = ("constraint", "regex", "grammar", "schema", "template")
@@ -95,6 +97,21 @@ def constraint_of(
             raise RequestError(str(error) if named else f"{key[0]}: {error}") from None
     matcher = known[key]
     return lambda: Follower(matcher, ends, size)
+
+
+def compile_kernels(engine: Engine) -> None:
+    """Compile what constraints run on for this machine, which takes up to a minute where it was never done.
+
+    Errors, as of a tokenizer that knows no bytes, are a request's.
+    """
+    warming: tuple[dict[str, Any], ...] = ({"regex": "a[bc]"}, {"schema": {"type": "object"}})
+    for option in warming if engine.tokenizer is not None else ():
+        with contextlib.suppress(LlmanacError):
+            make = constraint_of(option, engine.tokenizer, engine.eos_ids, engine.model.vocab_size, {})
+            assert make is not None
+            follower = make()
+            follower.mask()
+            follower.forced()
 
 
 def parser_of(options: Mapping[str, Any]) -> Callable[[str], Any] | None:

@@ -9,18 +9,14 @@ import numpy as np
 from llmanac.generate.constrain._utf8 import Ranges, normal
 from llmanac.kernels.unicode import in_categories
 
-DIGITS: Ranges = ((48, 57),)
-WORDS: Ranges = ((48, 57), (65, 90), (95, 95), (97, 122))
-SPACES: Ranges = ((9, 13), (32, 32))
-ECMA_SPACES: Ranges = (
-    (9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F),
-    (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
-)  # fmt: skip
-POSIX = {
-    "alpha": ((65, 90), (97, 122)), "digit": DIGITS, "alnum": ((48, 57), (65, 90), (97, 122)), "word": WORDS,
-    "upper": ((65, 90),), "lower": ((97, 122),), "space": SPACES, "punct": ((33, 47), (58, 64), (91, 96), (123, 126)),
-    "xdigit": ((48, 57), (65, 70), (97, 102)),
+ASCII: dict[str, Ranges] = {
+    "d": ((48, 57),), "w": ((48, 57), (65, 90), (95, 95), (97, 122)), "s": ((9, 13), (32, 32)),
 }  # fmt: skip
+SPACES: Ranges = (
+    (9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F),
+    (0x205F, 0x205F), (0x3000, 0x3000),
+)  # fmt: skip
+ECMA: dict[str, Ranges] = {**ASCII, "s": (*SPACES, (0xFEFF, 0xFEFF))}
 CATEGORIES = frozenset(
     [
         "L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N", "Nd", "Nl", "No", "P", "Pc", "Pd", "Ps", "Pe",
@@ -35,14 +31,12 @@ LONG_NAMES = {
 
 @functools.cache
 def cases() -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of different characters that are equal without regard to case."""
+    """Pairs of different characters that are equal without regard to case, as Python's `re` has them."""
     groups: dict[str, list[int]] = {}
     for code in range(0x1E944):
         if 0xD800 <= code < 0xE000:
             continue
-        folded = chr(code).casefold()
-        if len(folded) == 1:
-            groups.setdefault(folded, []).append(code)
+        groups.setdefault(chr(code).lower()[0].upper(), []).append(code)
     pairs = [(a, b) for group in groups.values() if len(group) > 1 for a in group for b in group if a != b]
     table = np.array(pairs)
     return table[:, 0], table[:, 1]
@@ -53,3 +47,10 @@ def category_of(name: str) -> Ranges:
     """The characters of a general category."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], in_categories(name), [False]]).astype(np.int8)))
     return normal(zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True))
+
+
+@functools.cache
+def unicode_classes() -> dict[str, Ranges]:
+    r"""What `\d`, `\w` and `\s` are in Python's `re` for texts."""
+    words = [*category_of("L"), *category_of("N"), (95, 95)]
+    return {"d": category_of("Nd"), "w": normal(words), "s": normal([*SPACES, (28, 31), (0x85, 0x85)])}

@@ -1,4 +1,4 @@
-"""The values of `format` that are enforced, as expressions over the characters of the string.
+"""The values of `format` that are enforced, as expressions over the characters of the string; others are annotations.
 
 Stated choices: years are 0001 to 9999; a leap second is accepted where UTC is 23:59 and the offset is of hours or half
 hours; host names hold no label that starts with `xn--` (whether one is valid depends on tables of Unicode), and have
@@ -17,11 +17,6 @@ from functools import cache
 
 from llmanac.generate.constrain._json_strings import Strings, lengths
 from llmanac.generate.constrain.regex import parse_regex
-
-# defined by a draft, but whether a string is valid cannot be decided by an expression of bearable size
-REFUSED = frozenset({"idn-email", "idn-hostname", "regex"})
-# OpenAPI's and Pydantic's, which say how a value is stored or shown
-ANNOTATIONS = frozenset({"int32", "int64", "float", "double", "password", "byte", "binary", "path"})
 
 _HEX, _LETTER = "[0-9A-Fa-f]", "[A-Za-z0-9]"
 _FOURTH = "(?:0[48]|[2468][048]|[13579][26])"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from llmanac.core.errors import LlmanacError, shown
+from llmanac.core.errors import LlmanacError, SpecError, shown
 from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _patience
 from llmanac.generate.constrain._json_document import ANNOTATIONS, Document, escaped, refuse
@@ -30,7 +30,6 @@ from llmanac.generate.constrain.regex import search_regex
 MAX_PIECES = 512  # alternatives of arrays or of objects
 MAX_WORK = 200_000  # pieces that are combined for one document
 MAX_SECONDS = 5.0  # for simplifications; without them a grammar is larger or has fewer texts
-MAX_COUNT = 100_000  # maxLength, maxItems and the like
 MAX_LEAST = 8192  # minLength, minItems and the like
 MAX_LOOKAHEAD = 8  # levels of required properties and items that are searched for one that no value satisfies
 
@@ -106,6 +105,8 @@ class Schemas(Algebra):
                 result = self.no_value(self.conjunction(schema))
             except _Busy:
                 return False
+            except SpecError:
+                result = False  # refused where a value reaches it
             finally:
                 self.ahead -= 1
                 self.at = here
@@ -223,10 +224,10 @@ class Schemas(Algebra):
             return None
         value = schema[keyword]
         whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
-        most = MAX_LEAST if keyword.startswith("min") else MAX_COUNT
-        if not whole or not 0 <= value <= most:
-            why = f"{shown(value)} is no whole number from 0 to {most:,}; give a smaller one"
-            raise refuse(f"{pointer}/{keyword}", why if whole and value > most else why.partition(";")[0])
+        if not whole or value < 0:
+            raise refuse(f"{pointer}/{keyword}", f"{shown(value)} is no whole number of 0 or more")
+        if keyword.startswith("min") and value > MAX_LEAST:
+            raise refuse(f"{pointer}/{keyword}", f"{shown(value)} is more than {MAX_LEAST:,}; give a smaller one")
         return int(value)
 
     def number(self, pointer: str, schema: Mapping[str, Any], keyword: str) -> Decimal:

@@ -1,12 +1,13 @@
-r"""Regular expressions as trees: the syntax that Python, ECMA-262 and Rust share.
+r"""Regular expressions as trees: what Python's `re` and ECMA-262 read alike, each with its own meaning.
 
 Characters, `.`, classes, escapes (`\xhh`, `\uhhhh`, `\u{h}`, `\Uhhhhhhhh`, `\cX`), `\d \w \s` and their opposites,
-`\p{L}` (general categories), alternatives, groups, `* + ? {n} {n,} {n,m}` (lazy ones match the same texts), `^` and
-`$`, and the flags `(?i)`, `(?s)` at the start or of a group. `^` and `$` are the ends of the text, nothing else.
+`\p{L}` (general categories), alternatives, groups, `* + ? {n} {n,} {,m} {n,m}` (lazy ones match the same texts), `^`
+and `$` (the ends of the text, not of lines), and the flags `(?a)`, `(?i)`, `(?s)` at the start or of a group.
 References to groups, look-around, `\b`, possessive quantifiers and atomic groups are refused by name.
 
-`parse_regex` is for texts that match as a unit: `\d`, `\w` and `\s` are ASCII, `.` is not `\n`. `search_regex` has the
-meaning of JSON Schema's `pattern`: the text has a match somewhere, `\s` and `.` follow ECMA-262.
+`parse_regex` is for texts that match as a unit, as `re.fullmatch` of Python has it: `\d`, `\w` and `\s` are those of
+Unicode, and `$` is also before a new line that ends the text. `search_regex` has the meaning of JSON Schema's
+`pattern`: the text has a match somewhere, as ECMA-262 finds it, where `\d` and `\w` are ASCII and `{,m}` is text.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ import numpy as np
 
 from llmanac.core.errors import RequestError
 from llmanac.generate.constrain._classes import (
+    ASCII,
     CATEGORIES,
-    DIGITS,
-    ECMA_SPACES,
+    ECMA,
     LONG_NAMES,
-    POSIX,
-    SPACES,
-    WORDS,
     cases,
     category_of,
-)  # fmt: skip
+    unicode_classes,
+)
+from llmanac.generate.constrain._json_strings import matches
 from llmanac.generate.constrain._utf8 import EVERY, Ranges, normal, others
 from llmanac.generate.constrain.expressions import LAST_CHARACTER, Chars, Concat, Regex, Repeat, Union
 
@@ -39,8 +39,10 @@ REFUSED = {
     "?#": "a comment", "?|": "a branch reset",
 }  # fmt: skip
 
-# A part of an expression by what it asks of its place: whether it begins the text, whether it ends it.
-Places = dict[tuple[bool, bool], Regex]
+# A part of an expression by what it asks of its place: whether it begins the text, whether it ends it; LINE: it ends it
+# or is before the new line that does.
+LINE = 2
+Places = dict[tuple[bool, int], Regex]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Flags:
     ignore_case: bool = False
     dot_all: bool = False
     ecma: bool = False
+    ascii: bool = False
 
 
 def parse_regex(text: str, *, ignore_case: bool = False) -> Regex:
@@ -68,18 +71,6 @@ def search_regex(text: str) -> Regex:
 
 def _joined(items: list[Regex]) -> Regex:
     return items[0] if len(items) == 1 else Union(tuple(items))
-
-
-def nullable(regex: Regex) -> bool:
-    """Whether a tree of this module matches the empty text."""
-    match regex:
-        case Concat(items):
-            return all(map(nullable, items))
-        case Union(items):
-            return any(map(nullable, items))
-        case Repeat(item, least, _):
-            return least == 0 or nullable(item)
-    return False
 
 
 class RegexReader:
@@ -124,7 +115,7 @@ class RegexReader:
         self.depth += 1
         if self.depth > DEEPEST:
             raise self.error(f"groups are nested more than {DEEPEST} deep")
-        found: dict[tuple[bool, bool], list[Regex]] = {}
+        found: dict[tuple[bool, int], list[Regex]] = {}
         while True:
             for place, part in self.sequence().items():
                 found.setdefault(place, []).append(part)
@@ -148,11 +139,14 @@ class RegexReader:
     def repeated(self) -> Places:
         start = self.at
         part = self.atom()
-        while (bounds := self.quantifier()) is not None:
+        bounds = self.quantifier()
+        if bounds is not None:
             least, most = bounds
             if self.skip("+"):
                 raise self.error("possessive quantifiers are not supported", start)
             self.skip("?")
+            if self.quantifier() is not None:
+                raise self.error("a quantifier behind another one; use a group", start)
             if [*part] == [(False, False)]:
                 part = {(False, False): Repeat(part[False, False], least, most)}
             elif (least, most) == (0, 1):
@@ -169,7 +163,8 @@ class RegexReader:
         if not self.text.startswith("{", self.at) or end < 0:
             return None
         low, comma, high = self.text[self.at + 1 : end].partition(",")
-        if not (low.isdecimal() and low.isascii() and (high == "" or (high.isdecimal() and high.isascii()))):
+        low = "0" if not low and comma and not self.flags.ecma else low
+        if not ((low + high).isdecimal() and (low + high).isascii() and low):
             return None  # a brace that is text
         if len(low) > 6 or len(high) > 6 or max(int(low), int(high or 0)) > MOST_REPEATS:
             raise self.error(f"a repeat is of more than {MOST_REPEATS:,} times")
@@ -187,9 +182,12 @@ class RegexReader:
         if character == "^":
             return {(True, False): EMPTY}
         if character == "$":
-            return {(False, True): EMPTY}
-        if character in "*+?":
-            raise self.error(f"nothing is repeated by {character!r}", start)
+            return {(False, True if self.flags.ecma else LINE): EMPTY}
+        if character in "*+?{":
+            self.at = start
+            if self.quantifier() is not None:
+                raise self.error(f"nothing is repeated by {character!r}", start)
+            self.at = start + 1
         if character == ".":
             ends: Ranges = ((10, 10), (13, 13), (0x2028, 0x2029)) if self.flags.ecma else ((10, 10),)
             return {(False, False): Chars(EVERY if self.flags.dot_all else others(ends))}
@@ -232,15 +230,16 @@ class RegexReader:
                 self.flags = replace(self.flags, ignore_case=name in on)
             elif name == "s":
                 self.flags = replace(self.flags, dot_all=name in on)
-            elif name != "u":
+            elif name in on and name in "au":
+                self.flags = replace(self.flags, ascii=name == "a")
+            else:
                 raise self.error(f"the flag {name!r} is not supported", start)
 
     def escape(self, bracket: bool) -> Ranges:
         """The characters of an escape, behind its backslash."""
         start, name = self.at - 1, self.take()
-        spaces = ECMA_SPACES if self.flags.ecma else SPACES
-        sets = {"d": DIGITS, "w": WORDS, "s": spaces}
-        if name.lower() in sets:
+        if name in "dwsDWS":
+            sets = ECMA if self.flags.ecma else ASCII if self.flags.ascii else unicode_classes()
             return sets[name] if name in sets else others(sets[name.lower()])
         if name in "pP":
             return self.category(name == "P", start)
@@ -276,7 +275,9 @@ class RegexReader:
             value = int(digits, 16) if digits.isalnum() else -1
         except ValueError:
             value = -1
-        if 0xD800 <= value < 0xDC00 and self.text.startswith("\\u", self.at):  # a pair of UTF-16 units
+        if (
+            self.flags.ecma and 0xD800 <= value < 0xDC00 and self.text.startswith("\\u", self.at)
+        ):  # a pair of UTF-16 units
             self.at += 2
             low = self.code_point("u", start)
             if 0xDC00 <= low < 0xE000:
@@ -333,11 +334,7 @@ class RegexReader:
         """A character or set in brackets."""
         character = self.take()
         if character == "[" and self.text.startswith(":", self.at):
-            end = self.text.find(":]", self.at)
-            name = self.text[self.at + 1 : end] if end > 0 else ""
-            if name.removeprefix("^") in POSIX:
-                self.at = end + 2
-                return others(POSIX[name[1:]]) if name.startswith("^") else POSIX[name]
+            raise self.error("classes of POSIX are not supported; use \\d, \\w, \\s or ranges", self.at - 1)
         return self.escape(True) if character == "\\" else ((ord(character),) * 2,)
 
     def cased(self, ranges: Ranges) -> Ranges:
@@ -349,6 +346,8 @@ class RegexReader:
         letters, forms = cases()
         place = np.searchsorted(lows, letters, "right") - 1
         inside = (place >= 0) & (highs[place] >= letters)
+        if self.flags.ascii:
+            inside &= (letters < 128) & (forms < 128)
         return normal([*ranges, *((int(c), int(c)) for c in forms[inside])])
 
 
@@ -357,11 +356,15 @@ def _after(left: Places, right: Places) -> Places:
     if [*left] == [*right] == [(False, False)]:
         a, b = left[False, False], right[False, False]
         return {(False, False): b if a == EMPTY else a if b == EMPTY else Concat((a, b))}
-    found: dict[tuple[bool, bool], list[Regex]] = {}
+    found: dict[tuple[bool, int], list[Regex]] = {}
     for (begins, ended), a in left.items():
         for (begun, ends), b in right.items():
-            first = (EMPTY if nullable(a) else NOTHING) if begun else a
-            second = (EMPTY if nullable(b) else NOTHING) if ended else b
-            if NOTHING not in (first, second):
-                found.setdefault((begins or begun, ended or ends), []).append(Concat((first, second)))
+            first = (EMPTY if matches(a, "") else NOTHING) if begun else a
+            second = (EMPTY if matches(b, "") else NOTHING) if ended else b
+            rest = {ended if not ends else ends if not ended else min(ended, ends): second}
+            if ended == LINE and matches(b, "\n"):
+                rest[True] = Union((rest.pop(True, NOTHING), Chars(((10, 10),))))
+            for end, part in rest.items():
+                if NOTHING not in (first, part):
+                    found.setdefault((begins or begun, end), []).append(Concat((first, part)))
     return {place: _joined(parts) for place, parts in found.items()} or {(False, False): NOTHING}
