@@ -108,6 +108,9 @@ def test_embeddings(embedding):
     for given, expected in ((texts[0], own.vectors[:1]), (ids, own.vectors), (ids[0], own.vectors[:1])):
         reply = embedding.client.embeddings.create(model="vectors", input=given)
         np.testing.assert_allclose([d.embedding for d in reply.data], expected, rtol=1e-6)
+    cut = httpx.post(f"{embedding.url}/v1/embeddings", json={"input": ["a", "x" * 65, "b", "y" * 70]}).json()
+    assert cut["cut"] == [1, 3] and cut["usage"]["prompt_tokens"] == 130 and "cut" not in reply.model_dump()
+    np.testing.assert_allclose(cut["data"][1]["embedding"], embedding.embedder.texts(["x" * 64]).vectors[0], rtol=1e-6)
     assert [m.id for m in embedding.client.models.list()] == ["tiny", "vectors"]
     assert embedding.client.models.retrieve("vectors").id == "vectors"
 
@@ -122,7 +125,8 @@ def test_embeddings_that_are_refused(embedding, server):
         ({"input": [[]]}, "input"),
         ({"input": ""}, "input"),
         ({"input": [[99_999]]}, "input"),
-        ({"input": "x" * 65}, "input"),
+        ({"input": "x" * 65, "on_long": "refuse"}, "input"),
+        ({"input": "x", "on_long": "drop"}, "on_long"),
         ({"input": "a", "dimensions": 8}, "dimensions"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import contextlib
 import json
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from _engine_models import ByteTokenizer, HistoryModel
 from _servers import ASK, running, wait_until
+from starlette.responses import JSONResponse
 
 from llmanac.core.errors import LlmanacError, TokenizerError
 from llmanac.generate.engine import Engine
@@ -23,6 +25,7 @@ from llmanac.tokenizers.chat import child as _sandbox_child
 from llmanac.tokenizers.chat import process as _sandbox
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web import _http
+from llmanac.web._asgi import Guard
 from llmanac.web._hosts import Hosts
 
 ROUTES = [
@@ -234,6 +237,50 @@ def test_a_body_that_never_ends(length):
         assert httpx.get(f"{server.url}/health").status_code == 200
         body = {"prompt": "abc", "max_tokens": 3, "stream": True}  # an answer may take longer than its question
         assert "[DONE]" in httpx.post(f"{server.url}/v1/completions", json=body).text
+
+
+def test_bodies_that_arrive_together_are_bounded():
+    """Half-sent ones count until they are whole, or their client has gone."""
+
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await JSONResponse({})(scope, receive, send)
+
+    guard = Guard(app, hosts=Hosts(), max_body=100, body_seconds=60, max_bodies=250)
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"localhost")]}
+
+    async def request(pieces, end=True):
+        """Status of a request whose body comes in pieces of that many bytes; the client waits before the end."""
+        sent, messages = [], [{"type": "http.request", "body": b"x" * n, "more_body": True} for n in pieces]
+
+        async def receive():
+            if messages:
+                return messages.pop(0)
+            await (asyncio.sleep(0) if end else asyncio.Event().wait())
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            sent.append(message)
+
+        await guard(scope, receive, send)
+        return sent[0]["status"], dict(sent[0]["headers"]).get(b"retry-after")
+
+    async def run():
+        half = [asyncio.create_task(request([50, 40], end=False)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert await request([60]) == (200, None)
+        assert await request([60, 20]) == (503, b"1")
+        assert await request([]) == (200, None)
+        half[0].cancel()
+        await asyncio.gather(half[0], return_exceptions=True)
+        assert [await request([90]) for _ in range(5)] == [(200, None)] * 5
+        assert await request([90, 20]) == (413, None)
+        half[1].cancel()
+        await asyncio.gather(half[1], return_exceptions=True)
+        assert guard._arriving == 0
+
+    asyncio.run(run())
 
 
 def test_who_was_answered_early_cannot_go_on_sending(monkeypatch):

@@ -152,6 +152,8 @@ def test_the_command_writes_vectors(folder, tmp_path, capsys):
     for arguments, message in (
         (["-o", "v.txt"], "neither a .npy nor a .jsonl file"),
         (["-o", str(tmp_path / "v.npy")], "exists; give another name, or --force"),
+        (["--on-long", "drop"], "--on-long: 'drop' is not one of cut, refuse"),
+        (["--text", LONG, "--on-long", "refuse"], "text 2: is longer than the 20 tokens that the model reads"),
         (["--pooling", "max"], "pooling: 'max' is not one of mean, cls, last"),
     ):
         with pytest.raises(SystemExit):
@@ -171,6 +173,10 @@ def test_minilm_equals_transformers(tmp_path):
     found = Embedder.load(tmp_path, device="cpu").texts(texts)
     np.testing.assert_allclose(found.vectors, expected(tmp_path, texts, 256), rtol=0, atol=1e-5)
     assert nearest(found.vectors[:3], 1)[0][1:] == (0, 1) and found.cut
+    long = [" ".join(real(1, 3_000) * 3)[:size] for size in (200, 1_200, 5_000, 9_000)]
+    found = Embedder.load(tmp_path, device="cpu").texts(long)
+    np.testing.assert_allclose(found.vectors, expected(tmp_path, long, 256), rtol=0, atol=1e-5)
+    assert found.cut and {found.tokens[i] for i in found.cut} == {256}
 
 
 def test_an_archive_and_the_folder_of_pooling_say_what_to_give(folder):

@@ -189,3 +189,16 @@ def test_a_spreadsheets_table_is_read_by_its_header(tmp_path, mark):
     path.write_text("text\nA question; with more\n")
     rows = table_rows(path, Problems("fatal"))
     assert [dict(row.values) for row in rows] == [{"text": "A question; with more"}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("inner", ["\n", "\r\n", "\r", "\r\n\r\n", "a\r\n"])
+def test_line_ends_in_a_quoted_field_are_kept(tmp_path, end, inner):
+    """As the csv module reads the same file; the ends of rows are no part of a field."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(end.join(["text,n", f'"a{inner}b",1', f'"{inner}",2', "plain,3", ""]).encode())
+    with open(path, newline="") as handle:
+        expected = list(csv.DictReader(handle))
+    found = list(table_rows(path, Problems("fatal"), columns=("text", "n")))
+    assert [row.values for row in found] == expected
+    assert found[0].values["text"] == f"a{inner}b"

@@ -23,6 +23,13 @@ ADAPTERS = {
     "prefix": {"name": "prefix", "tokens": 3},
     "prompt": {"name": "prompt", "tokens": 5},
 }
+BESIDE = {
+    "embedding": {"name": "lora", "rank": 3, "targets": ["embed_tokens", "q_proj"]},
+    "tokens": {"name": "lora", "rank": 2, "targets": ["v_proj"], "tokens": [5, 7, 9, 40]},
+    "lengths of columns": {"name": "dora", "rank": 2, "targets": ["embed_tokens"]},
+    "copies": {"name": "lora", "rank": 2, "targets": ["o_proj"], "copies": ["embed_tokens", "norm"], "bias": "all"},
+}  # fmt: skip
+ADAPTERS_AND_BESIDE = ADAPTERS | BESIDE
 SAMPLED = {"temperature": 0.9, "n": 2}
 CACHE = {"prefix_cache_bytes": 1 << 22}
 SYSTEM = list(range(40, 75))
@@ -45,7 +52,7 @@ def setting(tmp_path, names=tuple(ADAPTERS), **choices):
     model = transformer(vocab_size=VOCABULARY, **choices)
     given, alone = {}, {None: model}
     for seed, name in enumerate(names):
-        alone[name], transform = trained(model, ADAPTERS[name], seed)
+        alone[name], transform = trained(model, ADAPTERS_AND_BESIDE[name], seed)
         given[name] = save_adapter(transform, tmp_path / name) if seed % 2 == 0 else transform
     return model, given, alone
 
@@ -117,6 +124,23 @@ def test_other_layers(tmp_path, mixer):
     model, given, alone = setting(tmp_path, names, blocks=block(mixer))
     adapters = [*names, None, *names, *names][:6]
     engine = Engine(model, ByteTokenizer(), adapters=given)
+    assert submit(engine, adapters)[0] == expected(alone, adapters)
+
+
+def test_embeddings_tokens_and_copies(tmp_path):
+    """Beside products: of one batch, each row has its own, in the tied head too."""
+    names = tuple(BESIDE)
+    model, given, alone = setting(tmp_path, names, tied=True, norm={"name": "layernorm"})
+    engine = Engine(model, ByteTokenizer(), adapters=given)
+    assert engine.bank is not None and engine.bank.one_by_one
+    for adapters in ([*names, None, names[0]], [*names[:2], None, names[3], *names[1:3]]):
+        assert submit(engine, adapters)[0] == expected(alone, adapters)
+    first = [expected(alone, [name] * 6)[0] for name in (None, *names)]
+    assert len(set(map(tuple, first))) == 5
+    few = ("embedding", "tokens")  # without copies of parameters they share passes
+    engine = Engine(model, ByteTokenizer(), adapters={name: given[name] for name in few})
+    assert not engine.bank.one_by_one
+    adapters = [*few, None, *few, None]
     assert submit(engine, adapters)[0] == expected(alone, adapters)
 
 

@@ -82,9 +82,9 @@ class Transform:
     def initialise(self) -> None:
         """Draw every parameter from a stream named by (seed, its name in the model, its shape)."""
         for name, parameter in self.parameters().items():
+            path, _, own = name.rpartition(".")
+            owner: Any = self.modules.get(path) or self._applied().get_submodule(path)
             if parameter.device.type != "meta":
-                path, _, own = name.rpartition(".")
-                owner: Any = self._applied().get_submodule(path)
                 owner.init_parameter(own, parameter, parameter_generator(self.seed, name, tuple(parameter.shape)))
 
     def parameters(self) -> dict[str, nn.Parameter]:

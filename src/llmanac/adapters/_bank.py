@@ -3,29 +3,31 @@
     with bank.rows(["french", None, "legal"]):
         model(batch, state)      # row 0 with one adapter, row 1 without, row 2 with another
 
-The low-rank terms of the rows' adapters are one product: their A below each other, and a row's columns of the others
-set to 0. What comes before the text (prefixes, prompts) is put into a row's state when it begins, by the runner.
+The terms of the rows' adapters are one product: their columns side by side, and a row's columns of the others set to 0.
+What comes before the text (prefixes, prompts) is put into a row's state when it begins, by the runner.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.adapters import Transform, applied
+from llmanac.adapters._copies import Copies
 from llmanac.adapters._lead import LeadTransform
-from llmanac.adapters.lora import LoRA, LowRank
+from llmanac.adapters._products import Part
+from llmanac.adapters.lora import LoRA
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import Product
+from llmanac.models._layers import Changeable
 
 _now = threading.local()  # .rows: (bank, the adapter of each row) of the forward pass that this thread runs
+_swapping = threading.RLock()  # held by passes over a model of which adapters have copies of parameters
 
 
 class Bank:
@@ -36,7 +38,9 @@ class Bank:
             are read as they are at each step, so training that model changes what is served.
 
     Attributes:
-        one_by_one: whether rows with different adapters need passes of their own: some layer mixes rows.
+        one_by_one: whether rows with different adapters need passes of their own: some layer mixes rows, or an adapter
+            has copies of parameters. They are in the model during such a pass: another thread may then use it through
+            banks with such adapters only.
 
     Raises:
         SpecError, CheckpointError: an adapter that does not fit the model.
@@ -47,14 +51,17 @@ class Bank:
             raise SpecError("adapters: the model has one applied already; remove() or merge() it first")
         self.model = model
         self.leads: dict[str, LeadTransform] = {}
-        self.parts: dict[str, dict[str, LowRank]] = {}  # by product and adapter
+        self.parts: dict[str, dict[str, Part]] = {}  # by product and adapter
+        self.copies: dict[str, Copies] = {}
         for name, given in adapters.items():
             if not isinstance(name, str) or not name:
                 raise SpecError(f"adapters: {name!r} is no name; give each adapter one that requests can say")
             transform = _taken(model, given) if isinstance(given, (str, Path)) else given
             self._add(name, transform)
         self.names = tuple(adapters)
-        self.one_by_one = any(".experts." in name or name.endswith("kv_b_proj") for name in self.parts)
+        self.one_by_one = bool(self.copies) or any(
+            ".experts." in name or name.endswith("kv_b_proj") for name in self.parts
+        )
         for name, parts in self.parts.items():
             layer: Any = model.get_submodule(name)
             if layer.change is None:
@@ -73,10 +80,12 @@ class Bank:
                 layer = self.model.get_submodule(product)
             except AttributeError:
                 layer = None
-            shape = (part.b.weight.shape[0], part.a.weight.shape[1])
-            if not isinstance(layer, Product) or tuple(layer.weight.shape) != shape:
-                raise SpecError(f"adapters: {name} changes {product} {shape}, which this model has not")
+            if not isinstance(layer, Changeable) or tuple(layer.matrix.shape) != part.shape:
+                raise SpecError(f"adapters: {name} changes {product} {part.shape}, which this model has not")
             self.parts.setdefault(product, {})[name] = part
+        copies = transform.copies if isinstance(transform, LoRA) else None
+        if copies is not None:
+            self.copies[name] = copies.on(self.model)
 
     def detach(self) -> None:
         """Take it off the model."""
@@ -91,10 +100,16 @@ class Bank:
         """Within it a forward pass of this thread computes row i with the adapter `names[i]`."""
         before = getattr(_now, "rows", None)
         _now.rows = (id(self), tuple(names))
-        try:
-            yield
-        finally:
-            _now.rows = before
+        swapped = self.copies.get(names[0] or "")  # one_by_one: all rows have this one
+        with _swapping if self.copies else nullcontext():
+            try:
+                if swapped is not None:
+                    swapped.exchange()
+                yield
+            finally:
+                if swapped is not None:
+                    swapped.exchange()
+                _now.rows = before
 
 
 class Chosen:
@@ -104,9 +119,9 @@ class Chosen:
     served = True  # the model's weights are its own
 
     def __init__(self) -> None:
-        self.parts: dict[int, dict[str, LowRank]] = {}  # by bank and adapter
+        self.parts: dict[int, dict[str, Part]] = {}  # by bank and adapter
 
-    def _active(self) -> tuple[dict[str, LowRank], tuple[str | None, ...]]:
+    def _active(self) -> tuple[dict[str, Part], tuple[str | None, ...]]:
         """The parts that rows of this pass have, and the adapter of each row."""
         bank, names = getattr(_now, "rows", None) or (0, ())
         parts = self.parts.get(bank, {})
@@ -120,16 +135,15 @@ class Chosen:
         active, names = self._active()
         if not active:
             return None
-        _now.axes = x.ndim
+        terms = {name: part.term(x) for name, part in active.items()}
+        _now.axes = next(iter(terms.values()))[0].ndim
         if len(set(names)) == 1:
-            (part,) = active.values()
-            return F.linear(x, part.a.weight.to(x.dtype)), part.b.weight.to(x.dtype), part.scale
-        a = torch.cat([part.a.weight for part in active.values()]).to(x.dtype)
-        b = torch.cat([part.b.weight * part.scale for part in active.values()], 1).to(x.dtype)
-        own = [torch.tensor([name == other for other in names]) for name in active]
-        sizes = torch.tensor([len(part.a.weight) for part in active.values()])
-        mask = torch.stack(own, 1).repeat_interleave(sizes, 1).to(x)
-        return F.linear(x, a) * mask.view(len(names), *[1] * (x.ndim - 2), -1), b, 1.0
+            return next(iter(terms.values()))
+        found = []
+        for name, (columns, _, scale) in terms.items():
+            own = torch.tensor([scale * (name == other) for other in names]).to(columns)
+            found.append(columns * own.view(-1, *[1] * (columns.ndim - 1)))
+        return torch.cat(found, -1), torch.cat([b for _, b, _ in terms.values()], 1), 1.0
 
     def gain(self, weight: Tensor) -> Tensor | None:
         """See `Change`; one row of factors a row, where rows differ."""
@@ -156,12 +170,12 @@ def _taken(model: nn.Module, folder: str | Path) -> Transform:
         module.change = None  # type: ignore[assignment]
     try:
         transform: Any = load_adapter(model, folder)
-        modules, parts = transform.modules, getattr(transform, "parts", None)
+        modules, parts, copies = (getattr(transform, name, None) for name in ("modules", "parts", "copies"))
         transform.remove()
     finally:
         for module, change in others.items():
             module.change = change
     transform.modules = modules
     if parts is not None:
-        transform.parts = parts
+        transform.parts, transform.copies = parts, copies
     return cast(Transform, transform)

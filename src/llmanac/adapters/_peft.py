@@ -8,131 +8,46 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmanac.adapters import PREFIX
+from llmanac.adapters._config import Adapter
 from llmanac.adapters._names import family_of, places
+from llmanac.adapters._products import EMBEDDING
 from llmanac.adapters._targets import ALL_LINEAR
+from llmanac.adapters._tokens import TokenPart
 from llmanac.adapters.lora import LoRA, LowRank, Spec
 from llmanac.core.errors import CheckpointError, SpecError, shown
-from llmanac.models._layers import Product, upcast
+from llmanac.models._layers import Embedding, Product, upcast
 from llmanac.models._quantized import dense
 from llmanac.models._weights import Weights, some
 from llmanac.models.families import FAMILIES, Source
 
-# fields that say nothing of what is computed, or that the tensors say
-IGNORED = {
-    "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "megatron_config", "megatron_core",
-    "loftq_config", "qalora_group_size", "fan_in_fan_out", "eva_config", "ensure_weight_tying", "runtime_config",
-}  # fmt: skip
 LORA_FIELDS = {
     "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias",
-    "init_lora_weights",
+    "init_lora_weights", "modules_to_save", "trainable_token_indices",
 }  # fmt: skip
 STARTS = ("gaussian", "eva", "orthogonal", "false", "true")  # initial values that leave the model's weights alone
 A, B, LENGTHS = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
-ENDING = re.compile(r"(.+)\.(lora_A\.weight|lora_B\.weight|lora_magnitude_vector)(?:\.weight)?")
-MOST_RANK = 1 << 16
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter's files: the config at `path`, and the tensors."""
-
-    path: Path
-    config: Mapping[str, Any]
-    weights: Weights
-
-    def error(self, field: str, why: str) -> CheckpointError:
-        """The error for the value of a field."""
-        return CheckpointError(f"{self.path}: {field} is {shown(self.config.get(field))}; {why}")
-
-    def check_fields(self, known: set[str]) -> None:
-        """Raises CheckpointError for a field that asks for what is not built."""
-        for name, value in self.config.items():
-            if name not in known and name not in IGNORED and value not in (None, False, {}, []):
-                raise self.error(shown(name)[1:-1], "this is not built; load it with PEFT and merge it there")
-
-    def number(self, field: str, default: int | None = None, most: int = MOST_RANK) -> int:
-        """A whole number from 1 on."""
-        value = self.config.get(field, default)
-        if type(value) is not int or not 1 <= value <= most:
-            raise self.error(field, f"expected a whole number from 1 to {most:,}")
-        return value
-
-    def real(self, field: str, low: float, high: float, default: float) -> float:
-        """A number, `low` < or = it < `high`."""
-        value = self.config.get(field, default)
-        if type(value) not in (int, float) or not low <= value < high:
-            raise self.error(field, f"expected a number from {low:g} to {high:g}")
-        return float(value)
-
-    def flag(self, field: str) -> bool:
-        value = self.config.get(field, False)
-        if not isinstance(value, bool):
-            raise self.error(field, "expected true or false")
-        return value
-
-    def pattern(self, field: str, name: str) -> Any:
-        """The value that a table of name patterns has for a module, or None."""
-        table = self.config.get(field) or {}
-        if not isinstance(table, dict):
-            raise self.error(field, "expected a table")
-        for key, value in table.items():
-            plain = key.removeprefix("^").removesuffix("$").replace("\\.", ".")
-            if not re.fullmatch(r"[\w.]+", plain):
-                raise self.error(field, "only names, or ends of names, are read as its keys")
-            if name == plain or (not key.startswith("^") and name.endswith(f".{plain}")):
-                if type(value) not in (int, float) or not 0 < value <= MOST_RANK:
-                    raise self.error(field, f"expected numbers from 1 to {MOST_RANK:,}")
-                return value
-        return None
-
-    def means(self, field: str, name: str, unknown: bool = False) -> bool:
-        """Whether a field of module names (PEFT's: names, ends of names, or one pattern) means a module.
-
-        Args:
-            unknown: the answer where a pattern cannot be tried in bounded time.
-        """
-        wanted = self.config.get(field)
-        if isinstance(wanted, str):
-            if wanted == ALL_LINEAR:
-                return not name.endswith("lm_head")
-            if len(wanted) > 1000 or len(re.findall(r"[*+{]", wanted)) > 3 or re.search(r"\)\s*[*+{?]", wanted):
-                return unknown
-            try:
-                return re.fullmatch(wanted, name) is not None
-            except re.error as error:
-                raise self.error(field, f"this is no regular expression ({error})") from None
-        if wanted is not None and not (isinstance(wanted, list) and all(isinstance(end, str) for end in wanted)):
-            raise self.error(field, "expected names or a regular expression")
-        return any(name == end or name.endswith(f".{end}") for end in wanted or ())
-
-    def layer(self, name: str) -> bool:
-        """Whether a module is of the layers that `layers_to_transform` means."""
-        layers = self.config.get("layers_to_transform")
-        found = re.search(r"\.(\d+)\.", name)
-        own = layers if isinstance(layers, list) else [layers]
-        return layers is None or (found is not None and int(found[1]) in own)
-
-    @property
-    def base(self) -> str:
-        """What the files say of the model they belong to, for messages."""
-        named = self.config.get("base_model_name_or_path")
-        return f"; the adapter belongs to {shown(named)}" if isinstance(named, str) and named else ""
+TOKENS = "token_adapter.trainable_tokens_delta"
+OF_EMBEDDINGS = {A: "lora_embedding_A", B: "lora_embedding_B"}
+ENDINGS = {ending: ending for ending in (A, B, LENGTHS, TOKENS)} | {
+    theirs: own for own, theirs in OF_EMBEDDINGS.items()
+}
+ENDING = re.compile(rf"(.+)\.({'|'.join(map(re.escape, ENDINGS))})(?:\.weight)?")
+BIASES = {"none": "none", "lora_only": "targets", "all": "all"}
 
 
 def write_lora(transform: LoRA, model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """adapter_config.json and the tensors of a low-rank adapter."""
     spec, found = transform.spec, places(model, family_of(model))
     groups: dict[str, list[str]] = {}
-    for name in transform.parts:
+    low_rank = {name: part for name, part in transform.parts.items() if isinstance(part, LowRank)}
+    for name in low_rank:
         source = found[f"{name}.weight"]
         if source.expert is not None:
             raise SpecError(
@@ -143,9 +58,11 @@ def write_lora(transform: LoRA, model: Any) -> tuple[dict[str, Any], dict[str, T
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for theirs, names in groups.items():
-        parts: dict[str, Any] = {name: transform.parts[name] for name in names}
-        a, b, scale = _joined(parts, found)
-        tensors[f"{PREFIX}{theirs}.{A}"], tensors[f"{PREFIX}{theirs}.{B}"] = a, b
+        parts: dict[str, Any] = {name: low_rank[name] for name in names}
+        embedding = isinstance(model.get_submodule(names[0]), Embedding)
+        a, b, scale = _joined(parts, found, embedding)
+        own_a, own_b = OF_EMBEDDINGS.values() if embedding else (A, B)
+        tensors[f"{PREFIX}{theirs}.{own_a}"], tensors[f"{PREFIX}{theirs}.{own_b}"] = a, b
         alpha = scale * (len(a) if spec.scaling == "standard" else len(a) ** 0.5)
         if len(a) != spec.rank:
             ranks[theirs] = len(a)
@@ -157,19 +74,49 @@ def write_lora(transform: LoRA, model: Any) -> tuple[dict[str, Any], dict[str, T
                 own = name.removesuffix(".weight")
                 if source.name == f"{theirs}.weight" and own not in lengths:
                     lengths[own] = upcast(dense(model.get_submodule(own).weight)).norm(dim=1, keepdim=True)
-            tensors[f"{PREFIX}{theirs}.{LENGTHS}"] = _rows(lengths, found)[:, 0]
-    sources = [found[f"{name}.weight"] for name in transform.parts]
+            rows = next(iter(lengths.values())) if embedding else _rows(lengths, found)
+            tensors[f"{PREFIX}{theirs}.{LENGTHS}"] = rows[:, 0]
+    tokens = {}
+    for name, part in transform.parts.items():
+        if isinstance(part, TokenPart) and not part.follows:
+            theirs = found[f"{name}.weight"].name.removesuffix(".weight")
+            tokens[theirs] = part.rows.ids.tolist()
+            tensors[f"{PREFIX}{theirs}.{TOKENS}"] = part.rows.weight
+    copied = _write_copies(transform, model, found)
+    modules = {name.rpartition(".")[0] for name in copied}
+    whole = {name for name in modules if f"{name}.weight" in copied}
+    bias = "none"
+    if modules - whole:
+        bias = "lora_only" if modules - whole <= groups.keys() else "all"
+    for theirs, value in copied.items():
+        path, _, own = theirs.rpartition(".")
+        tensors[f"{PREFIX}{path}.base_layer.{own}" if path in groups else PREFIX + theirs] = value
+    sources = [found[f"{name}.weight"] for name in low_rank]
     config = {
-        "peft_type": "LORA", "r": spec.rank, "lora_alpha": spec.alpha, "lora_dropout": spec.dropout, "bias": "none",
+        "peft_type": "LORA", "r": spec.rank, "lora_alpha": spec.alpha, "lora_dropout": spec.dropout, "bias": bias,
         "target_modules": _short(list(groups), found), "use_rslora": spec.scaling == "rank-stabilized",
         "use_dora": spec.form == "weight-decomposed", "rank_pattern": ranks, "alpha_pattern": alphas,
-        "fan_in_fan_out": all(source.transposed for source in sources), "modules_to_save": None,
-        "init_lora_weights": True,
+        "fan_in_fan_out": all(source.transposed for source in sources), "modules_to_save": sorted(whole) or None,
+        "init_lora_weights": True, "trainable_token_indices": tokens or None,
     }  # fmt: skip
     return config, tensors
 
 
-def _joined(parts: Mapping[str, LowRank], found: Mapping[str, Source]) -> tuple[Tensor, Tensor, float]:
+def _write_copies(transform: LoRA, model: Any, found: Mapping[str, Source]) -> dict[str, Tensor]:
+    """Parameters that were trained whole, by their names; what is stored in one tensor with them comes along."""
+    values = {} if transform.copies is None else transform.copies.values
+    theirs: dict[str, Tensor] = {}
+    for name in values:
+        whole = found[name]
+        if whole.name not in theirs:
+            theirs[whole.name] = upcast(values[name].detach()).new_empty(whole.shape)
+            for other, source in found.items():
+                if source.name == whole.name:
+                    source.put(theirs[whole.name], values.get(other, dense(model.get_parameter(other))).detach())
+    return theirs
+
+
+def _joined(parts: Mapping[str, LowRank], found: Mapping[str, Source], embedding: bool) -> tuple[Tensor, Tensor, float]:
     """A, B and s of the parts of one matrix of theirs."""
     distinct = {id(part.a): part for part in parts.values()}
     first = next(iter(parts.values()))
@@ -182,7 +129,7 @@ def _joined(parts: Mapping[str, LowRank], found: Mapping[str, Source]) -> tuple[
         own = part.b.weight.detach() * (part.scale / first.scale)
         rows[name] = own.new_zeros(len(own), at)
         rows[name][:, starts[id(part.a)] : starts[id(part.a)] + own.shape[1]] = own
-    return a, _rows(rows, found), first.scale
+    return a, next(iter(rows.values())) if embedding else _rows(rows, found), first.scale
 
 
 def _rows(ours: Mapping[str, Tensor], found: Mapping[str, Source]) -> Tensor:
@@ -209,8 +156,8 @@ def read_lora(model: Any, adapter: Adapter) -> LoRA:
     adapter.check_fields(LORA_FIELDS)
     config, weights = adapter.config, adapter.weights
     rank, alpha = adapter.number("r"), adapter.real("lora_alpha", 1e-30, 1e30, 8.0)
-    if config.get("bias", "none") != "none":
-        raise adapter.error("bias", "trained biases are not built; expected none")
+    if str(config.get("bias", "none")) not in BIASES:
+        raise adapter.error("bias", f"expected one of {', '.join(BIASES)}")
     start = config.get("init_lora_weights", True)
     if str(start).lower() not in STARTS:
         raise adapter.error(
@@ -218,7 +165,11 @@ def read_lora(model: Any, adapter: Adapter) -> LoRA:
         )
     tensors, copies = _sorted(weights)
     chosen, products = _family(model, tensors, adapter)
+    tokens = {theirs: endings.pop(TOKENS) for theirs, endings in tensors.items() if TOKENS in endings}
+    tensors = {theirs: endings for theirs, endings in tensors.items() if endings}
     wanted = {n for n in products if adapter.means("target_modules", n) and adapter.layer(n)}
+    if config.get("target_modules") == ALL_LINEAR:
+        wanted -= {n for n in wanted - tensors.keys() if any(own.endswith(EMBEDDING) for own in products[n])}
     missing = sorted(n for n in wanted - tensors.keys() if not adapter.means("exclude_modules", n, unknown=True))
     if missing:
         raise CheckpointError(
@@ -233,7 +184,8 @@ def read_lora(model: Any, adapter: Adapter) -> LoRA:
         own = adapter.pattern("rank_pattern", theirs) or rank
         sources = products[theirs]
         whole = next(iter(sources.values()))
-        outputs, inputs = whole.shape[::-1] if whole.transposed else whole.shape
+        turned = whole.transposed or isinstance(model.get_submodule(next(iter(sources))), Embedding)
+        outputs, inputs = whole.shape[::-1] if turned else whole.shape
         needed = {A: (own, inputs), B: (outputs, own), **({LENGTHS: (outputs,)} if form != "sum" else {})}
         if found.keys() != needed.keys():
             missing, unused = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
@@ -250,14 +202,22 @@ def read_lora(model: Any, adapter: Adapter) -> LoRA:
             sizes[name] = int(own), float(adapter.pattern("alpha_pattern", theirs) or alpha)
             shared[name] = theirs
     values = _values(model, tensors, products, weights)
-    _check_copies(model, copies, chosen, weights)
+    copied = _copies(model, copies, chosen, adapter, tensors)
+    rows = {}
+    for theirs, name in tokens.items():
+        ids, (own, whole) = adapter.ids(theirs), next(iter(products[theirs].items()))
+        if weights.entry(name).shape != (len(ids), whole.shape[1]) or max(ids) >= whole.shape[0]:
+            raise adapter.error(
+                "trainable_token_indices", f"{shown(name)} is {weights.entry(name).shape}{adapter.base}"
+            )
+        rows[own], values[f"{own}.lora_tokens.weight"] = ids, _finite(weights, name)
     fields: dict[str, Any] = {
         "rank": rank, "alpha": alpha, "dropout": adapter.real("lora_dropout", 0.0, 1.0, 0.0), "scaling": scaling,
         "form": form, "targets": tuple(sizes), "sharing": "files" if len(tensors) < len(sizes) else "none",
     }  # fmt: skip
-    transform = LoRA(Spec(**fields), sizes=sizes, shared=shared).apply(model)
+    transform = LoRA(Spec(**fields), sizes=sizes, shared=shared, rows=rows, names=list(copied)).apply(model)
     with torch.no_grad():
-        for name, value in values.items():
+        for name, value in (values | copied).items():
             model.get_parameter(name).copy_(value)
     return transform
 
@@ -269,12 +229,14 @@ def _sorted(weights: Weights) -> tuple[dict[str, dict[str, str]], list[str]]:
     for name in weights.entries:
         match = ENDING.fullmatch(name)
         if match and name.startswith(PREFIX):
-            tensors.setdefault(match[1].removeprefix(PREFIX), {})[match[2]] = name
+            tensors.setdefault(match[1].removeprefix(PREFIX), {})[ENDINGS[match[2]]] = name
+        elif ".original_module." in name:  # the model's own, of a module that was trained whole
+            continue
         elif ".lora_" in name or not name.startswith(PREFIX):
             raise CheckpointError(f"{weights.folder}: {shown(name)} is no tensor of an adapter of linear maps")
         else:
             copies.append(name)
-    if not tensors:
+    if not any(endings.keys() - {TOKENS} for endings in tensors.values()):
         raise CheckpointError(f"{weights.folder}: holds no lora_A and lora_B; the adapter is empty")
     return tensors, copies
 
@@ -283,7 +245,11 @@ def _family(
     model: Any, tensors: Mapping[str, Any], adapter: Adapter
 ) -> tuple[dict[str, Source], dict[str, dict[str, Source]]]:
     """All places of the family whose names the file has, and the sources of our products by their module."""
-    linear = {name for name, module in model.named_modules() if isinstance(module, Product)}
+    linear = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Product) or (isinstance(module, Embedding) and name.endswith(EMBEDDING))
+    }
     lost: list[str] = []
     for kind in dict.fromkeys([family_of(model), None, *FAMILIES]):
         try:
@@ -305,6 +271,13 @@ def _family(
     )
 
 
+def _finite(weights: Weights, name: str) -> Tensor:
+    tensor = weights.take(name)
+    if not bool(tensor.isfinite().all()):
+        raise CheckpointError(f"{weights.entry(name).path}: {shown(name)} holds a value that is not finite")
+    return tensor
+
+
 def _values(
     model: Any, tensors: Mapping[str, Mapping[str, str]], products: Mapping[str, Any], weights: Weights
 ) -> dict[str, Tensor]:
@@ -312,9 +285,7 @@ def _values(
     values: dict[str, Tensor] = {}
     for theirs, names in tensors.items():
         for ending, name in names.items():
-            tensor = weights.take(name)
-            if not bool(tensor.isfinite().all()):
-                raise CheckpointError(f"{weights.entry(name).path}: {shown(name)} holds a value that is not finite")
+            tensor = _finite(weights, name)
             for own, source in products[theirs].items():
                 if ending == A:
                     values[f"{own}.{A}"] = tensor
@@ -327,18 +298,51 @@ def _values(
     return values
 
 
-def _check_copies(model: Any, copies: Sequence[str], found: Mapping[str, Source], weights: Weights) -> None:
-    """PEFT adds the embedding where the head has an adapter; read only where it is the model's own."""
-    ours = {source.name: name for name, source in found.items() if source.alone}
-    for name in copies:
-        own = ours.get(name.removeprefix(PREFIX).replace(".base_layer.", "."))
-        if own == "lm_head.weight" and getattr(model.spec, "tied", False):
-            own = "model.embed_tokens.weight"
-        held = None if own is None else dense(model.get_parameter(own))
-        if held is None or weights.entry(name).shape != tuple(held.shape) or not torch.equal(
-            weights.take(name).to(held), held
-        ):  # fmt: skip
+def _copies(
+    model: Any, names: Sequence[str], found: Mapping[str, Source], adapter: Adapter, targets: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Our parameters that were trained whole, by name: `modules_to_save` and `bias`.
+
+    PEFT also writes the embedding where that or the head has an adapter; this must be the model's own.
+    """
+    weights, saved, bias = adapter.weights, adapter.saved, BIASES[adapter.config.get("bias", "none")]
+    places: dict[str, dict[str, Source]] = {}
+    for own, source in found.items():
+        places.setdefault(source.name, {})[own] = source
+    copied: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for name in names:
+        theirs = name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+        module, _, own = theirs.rpartition(".")
+        parents = [module[: end.start()] for end in re.finditer(r"\.|$", module)]
+        meant = {end for end in saved if any(parent.endswith(end) for parent in parents)}
+        parts = places.get(theirs, {})
+        shape = next((source.shape for source in parts.values()), None)
+        if weights.entry(name).shape == shape and (meant or (own == "bias" and bias != "none")):
+            used |= meant | {theirs}
+            tensor = _finite(weights, name)
+            copied |= {own: source.take(tensor) for own, source in parts.items()}
+        elif weights.entry(name).shape != shape or not _equal(model, parts, weights.take(name)):
             raise CheckpointError(
-                f"{weights.folder}: holds {shown(name)}, trained or of another model; only adapters of linear maps are "
-                "read"
+                f"{weights.folder}: holds {shown(name)}, trained or of another model, which in {adapter.path.name} "
+                f"neither modules_to_save nor bias means{adapter.base}"
             )
+    missing = [end for end in saved if end not in used]
+    if bias != "none":
+        biases = {theirs for theirs in places if theirs.endswith(".bias")}
+        missing += sorted(b for b in biases - used if bias == "all" or b.removesuffix(".bias") in targets)
+    if missing:
+        raise CheckpointError(
+            f"{weights.folder}: {adapter.path.name} says that {some(missing)} is trained, which the file lacks; it is "
+            "not complete"
+        )
+    return copied
+
+
+def _equal(model: Any, parts: Mapping[str, Source], tensor: Tensor) -> bool:
+    """Whether a tensor of theirs is what the model has."""
+    for name, source in parts.items():
+        held = dense(model.get_parameter(name))
+        if not torch.equal(source.take(tensor).to(held), held):
+            return False
+    return True

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from llmanac.adapters import AdapterSpec, Transform, applied
 from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import Product, upcast
+from llmanac.models._layers import Changeable, Embedding, Product, upcast
 from llmanac.models._quantized import Quantized, dense
+
+EMBEDDING = "embed_tokens"  # the only embedding that can be a target: others are added in ways of their own
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProductSpec(AdapterSpec):
-    """targets: patterns of the names of linear maps (`q_proj`, `layers.0.*`, `lm_head`).
+    """targets: patterns of the names of linear maps (`q_proj`, `layers.0.*`, `lm_head`, `embed_tokens`).
 
     A pattern fits a full name or its last parts. `all-linear` is every one but the head.
     """
@@ -37,7 +39,10 @@ class Part:
     Attributes:
         modules: its trained modules by name; they become children of the product, so that their parameters are among
             the model's, under its name.
+        follows: whether it is what another part does, to the matrix that both products share; that one is merged.
     """
+
+    follows = False
 
     def __init__(self, transform: ProductTransform, modules: Mapping[str, nn.Module]) -> None:
         self.transform, self.modules = transform, dict(modules)
@@ -47,8 +52,13 @@ class Part:
         """Whether the model computes with it."""
         return self.transform.enabled
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix that it changes: (outputs, inputs)."""
+        raise NotImplementedError
+
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
-        """The further term of the product of `x` (..., inputs); None while the Transform is disabled."""
+        """The further term of the map of `x`, see `Changeable.changed`; None while the Transform is disabled."""
         return self.term(x) if self.transform.enabled else None
 
     def term(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -100,22 +110,29 @@ class ProductTransform(Transform):
         super().__init__(spec, seed)
         self.parts: dict[str, Part] = {}
 
-    def make_parts(self, model: nn.Module, layers: Mapping[str, Product]) -> dict[str, Part]:
+    def make_parts(self, model: nn.Module, layers: Mapping[str, Changeable]) -> dict[str, Part]:
         """A part for each product, its parameters without values yet."""
         raise NotImplementedError
 
+    def targets_of(self, model: nn.Module) -> dict[str, Changeable]:
+        """The modules that the targets mean, by name. Raises SpecError."""
+        named = any(pattern.endswith(EMBEDDING) for pattern in self.spec.targets)
+        found = find_targets(model, self.spec.targets, (Product, Embedding) if named else (Product,))
+        return {name: m for name, m in found.items() if isinstance(m, Product) or name.endswith(EMBEDDING)}
+
     def attach(self, model: nn.Module) -> dict[str, nn.Module]:
-        layers = find_targets(model, self.spec.targets)
-        for name, layer in layers.items():
-            if layer.change is not None:
+        layers = self.targets_of(model)
+        parts = self.make_parts(model, layers)
+        for name in parts:
+            if model.get_submodule(name).change is not None:
                 raise SpecError(f"targets: {name} has an adapter already; merge() or remove() that one first")
-        self.parts = self.make_parts(model, layers)
-        modules = {}
-        for name, part in self.parts.items():
+        self.parts, modules = parts, {}
+        for name, part in parts.items():
+            layer: Any = model.get_submodule(name)
             for child, module in part.modules.items():
-                layers[name].add_module(child, module.train(layers[name].training))
+                layer.add_module(child, module.train(layer.training))
                 modules[f"{name}.{child}"] = module
-            layers[name].change = part
+            layer.change = part
         return modules
 
     def detach(self, model: nn.Module) -> None:
@@ -134,18 +151,22 @@ class ProductTransform(Transform):
         """
         model = self._applied()
         layers: dict[str, Any] = {name: model.get_submodule(name) for name in self.parts}
-        sums = {name: part.merged(upcast(dense(layers[name].weight))) for name, part in self.parts.items()}
+        parts = {name: part for name, part in self.parts.items() if not part.follows}
+        followed = len(parts) < len(self.parts)
+        sums = {name: part.merged(upcast(dense(layers[name].matrix))) for name, part in parts.items()}
         self.remove()
         errors, packed = {}, []
-        for name, exact in sums.items():
+        for name, total in sums.items():
             layer = layers[name]
             old = layer.weight
+            exact = total.t() if isinstance(layer, Embedding) else total
             norm = float((exact - upcast(dense(old))).norm())
             kept: Tensor = exact.to(old.dtype)
             if isinstance(old, Quantized):
                 packed.append(name)
                 kept = _pack(old, kept) if repack else kept
-            alone = sum(m._parameters.get("weight") is old for m in model.modules()) == 1
+            sharing = sum(m._parameters.get("weight") is old for m in model.modules())
+            alone = sharing == 1 or (followed and isinstance(layer, Embedding))
             if alone and not isinstance(old, Quantized):
                 old.copy_(kept)
             else:
@@ -159,7 +180,7 @@ class ProductTransform(Transform):
         trained = not isinstance(kept, Quantized) and (isinstance(old, Quantized) or old.requires_grad)
         layer.weight = nn.Parameter(kept, trained)
         if not alone:
-            _untie(model, layer)
+            untie(model, layer)
         others = applied(model)
         if others:
             layer.weight.requires_grad_(False)
@@ -175,9 +196,9 @@ def _pack(old: Quantized, exact: Tensor) -> Tensor:
     return packed
 
 
-def _untie(model: nn.Module, layer: nn.Module) -> None:
+def untie(model: nn.Module, layer: nn.Module) -> None:
     """Say in the Spec of the model that has this head that it is no longer tied."""
     for module in model.modules():
         spec = getattr(module, "spec", None)
-        if getattr(spec, "tied", False) and any(child is layer for child in module.children()):
+        if getattr(spec, "tied", False) and any(child is layer for child in module.modules()):
             module.spec = dataclasses.replace(spec, tied=False)  # type: ignore[type-var, assignment]

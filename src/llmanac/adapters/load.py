@@ -17,8 +17,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from llmanac.adapters import Transform
+from llmanac.adapters._config import Adapter
 from llmanac.adapters._lead import MOST, NAME, LeadTransform
-from llmanac.adapters._peft import Adapter, read_lora, write_lora
+from llmanac.adapters._peft import read_lora, write_lora
 from llmanac.adapters.lora import LoRA
 from llmanac.adapters.prefix import Prefix
 from llmanac.core import files

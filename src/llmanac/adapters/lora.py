@@ -9,13 +9,20 @@ training, s B A is added to W, so that inference costs nothing more. With s = al
 alpha / sqrt(r) keeps their size. Dropout applies to the x that A reads. DoRA trains the length of each row of the
 matrix apart from its direction; m starts at |W|, and |W + s B A| counts as a constant in the gradient, as in the paper.
 
+The matrix of `embed_tokens` is E^T (D, V), whose inputs are the columns of the identity that ids name.
+
+Beside the products an adapter may train biases, rows of the embedding (`tokens`: those that a chat format adds) and
+copies of whole modules (`copies`: embeddings, norms, the head), as PEFT's `bias`, `trainable_token_indices` and
+`modules_to_save` do.
+
 Shapes: x (..., inputs) -> A x (..., r) -> y (..., outputs). Names are PEFT's: `<layer>.lora_A.weight`, `lora_B` and
 `lora_magnitude_vector`. Hu et al. 2021; Kalajdzievski 2023 for the scaling; Liu et al. 2024 for DoRA.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,10 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmanac.adapters._copies import Copies, chosen_parameters
 from llmanac.adapters._names import together
-from llmanac.adapters._products import Part, ProductSpec, ProductTransform
+from llmanac.adapters._products import EMBEDDING, Merged, Part, ProductSpec, ProductTransform
+from llmanac.adapters._tokens import TokenPart, TokenRows
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import Product, upcast
+from llmanac.models._layers import Changeable, Embedding, upcast
 from llmanac.models._quantized import dense, product
 
 CARD = {
@@ -44,6 +53,7 @@ class Spec(ProductSpec):
 
     form: a sum, or its rows' lengths trained too. sharing: `files` gives products that the files of the model's family
     keep as one matrix (GPT-2: q, k and v) one A, as PEFT on that matrix has it.
+    bias: which biases are trained; tokens: ids whose embeddings are; copies: patterns of modules that are, whole.
     """
 
     rank: int = 8
@@ -52,6 +62,9 @@ class Spec(ProductSpec):
     scaling: Literal["standard", "rank-stabilized"] = "standard"
     form: Literal["sum", "weight-decomposed"] = "sum"
     sharing: Literal["none", "files"] = "none"
+    bias: Literal["none", "targets", "all"] = "none"
+    tokens: tuple[int, ...] = ()
+    copies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,6 +74,8 @@ class Spec(ProductSpec):
             raise SpecError(f"alpha: {self.alpha} must be above 0")
         if not 0 <= self.dropout < 1:
             raise SpecError(f"dropout: {self.dropout} is not in [0, 1)")
+        if len(set(self.tokens)) < len(self.tokens) or any(id < 0 for id in self.tokens):
+            raise SpecError("tokens: expected ids from 0 on, each once")
 
     def scale(self, rank: int | None = None, alpha: float | None = None) -> float:
         """s."""
@@ -77,9 +92,12 @@ class LoRA(ProductTransform):
     Args:
         sizes: the rank and alpha of products that have others than the Spec's, by name.
         shared: a name for each product; those of one name have one A. By default as the Spec's `sharing` says.
+        rows: the ids whose rows are trained, by the name of the embedding or head. By default the Spec's `tokens`.
+        names: of parameters that are trained whole. By default those that the Spec's `bias` and `copies` mean.
     """
 
     spec: Spec
+    copies: Copies | None = None
 
     def __init__(
         self,
@@ -88,16 +106,61 @@ class LoRA(ProductTransform):
         *,
         sizes: Mapping[str, tuple[int, float]] | None = None,
         shared: Mapping[str, str] | None = None,
+        rows: Mapping[str, tuple[int, ...]] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(spec, seed)
-        self.sizes, self.shared = dict(sizes or {}), shared
+        self.sizes, self.shared, self.rows, self.names = dict(sizes or {}), shared, rows, names
 
-    def make_parts(self, model: nn.Module, layers: Mapping[str, Product]) -> dict[str, Part]:
+    def attach(self, model: nn.Module) -> dict[str, nn.Module]:
+        spec = self.spec
+        names = self.names
+        if names is None:
+            names = chosen_parameters(model, self.targets_of(model), bias=spec.bias, patterns=spec.copies)
+        copies = Copies(model, names) if names else None
+        modules = super().attach(model)
+        twice = sorted(name for name in self.parts if f"{name}.weight" in names)
+        if twice:
+            super().detach(model)
+            raise SpecError(f"copies: {twice[0]} is among the targets or tokens too; leave one of them out")
+        if copies is None:
+            return modules
+        self.copies = copies
+        copies.exchange()
+        return modules | copies.modules
+
+    def detach(self, model: nn.Module) -> None:
+        super().detach(model)
+        if self.copies is not None:
+            self.copies.exchange()
+            self.copies = None
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        swapped = self.copies if self.enabled else None
+        if swapped is not None:
+            swapped.exchange()
+        try:
+            with super().disabled():
+                yield
+        finally:
+            if swapped is not None:
+                swapped.exchange()
+
+    @torch.no_grad()
+    def merge(self, *, repack: bool = False) -> Merged:
+        model, copies = self._applied(), self.copies
+        found = super().merge(repack=repack)  # which puts the model's own parameters back
+        if copies is None:
+            return found
+        return Merged(found.errors | copies.keep(model), found.packed)
+
+    def make_parts(self, model: nn.Module, layers: Mapping[str, Changeable]) -> dict[str, Part]:
         first: dict[str, Factor] = {}
         shared = self.shared or (together(model, list(layers)) if self.spec.sharing == "files" else {})
         parts: dict[str, Part] = {}
         for name, layer in layers.items():
-            weight = layer.weight
+            weight = layer.matrix
             rank, alpha = self.sizes.get(name, (self.spec.rank, self.spec.alpha))
             # held in float32 at least: the steps of training are too small for less
             options: Any = {
@@ -107,7 +170,27 @@ class LoRA(ProductTransform):
             b = Factor(torch.empty(weight.shape[0], rank, **options), zero=True)
             lengths = Lengths(layer, **options) if self.spec.form == "weight-decomposed" else None
             parts[name] = LowRank(self, a, b, self.spec.scale(rank, alpha), lengths)
-        return parts
+        return parts | self._token_parts(model, parts)
+
+    def _token_parts(self, model: Any, parts: Mapping[str, Part]) -> dict[str, Part]:
+        given = self.rows
+        if given is None:
+            path = next((n for n, m in model.named_modules() if isinstance(m, Embedding) and n.endswith(EMBEDDING)), "")
+            given = {path: self.spec.tokens} if self.spec.tokens else {}
+        found: dict[str, Part] = {}
+        for name, ids in given.items():
+            layer = model.get_submodule(name) if name else None
+            if not isinstance(layer, Changeable) or max(ids) >= len(layer.weight):
+                raise SpecError(f"tokens: {max(ids)} is no token of this model")
+            rows = TokenRows(layer, ids)
+            found[name] = TokenPart(self, rows)
+            for other, module in model.named_modules():  # a head that is tied to the embedding
+                if module is not layer and module._parameters.get("weight") is layer.weight and other not in given:
+                    found[other] = TokenPart(self, rows, follows=True)
+        taken = sorted(found.keys() & parts.keys())
+        if taken:
+            raise SpecError(f"tokens: {taken[0]} is among the targets too; leave one of the two out")
+        return found
 
 
 class Factor(nn.Module):
@@ -127,9 +210,9 @@ class Factor(nn.Module):
 class Lengths(nn.Module):
     """m (outputs,), initially the lengths of the rows of the layer's matrix."""
 
-    def __init__(self, layer: Product, **options: Any) -> None:
+    def __init__(self, layer: Changeable, **options: Any) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(layer.weight.shape[0], **options))
+        self.weight = nn.Parameter(torch.empty(layer.matrix.shape[0], **options))
         self._of = [layer]  # in a list, so that the layer is no child
         self._squares: tuple[tuple[int, int], Tensor] | None = None
 
@@ -139,7 +222,7 @@ class Lengths(nn.Module):
         weight = self._of[0].weight
         stamp = (id(weight), 0 if weight.is_inference() else weight._version)
         if self._squares is None or self._squares[0] != stamp:
-            self._squares = stamp, upcast(dense(weight)).square().sum(1)
+            self._squares = stamp, upcast(dense(self._of[0].matrix)).square().sum(1)
         return self._squares[1]
 
     @torch.no_grad()
@@ -156,7 +239,13 @@ class LowRank(Part):
         self.a, self.b, self.lengths = a, b, lengths
         self.scale, self.dropout = scale, transform.spec.dropout
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.b.weight), self.a.weight.shape[1]
+
     def term(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
+        if not x.is_floating_point():
+            return F.embedding(x, self.a.weight.t()), self.b.weight, self.scale
         read = F.dropout(x, self.dropout, self.a.training) if self.dropout else x
         return F.linear(read, self.a.weight.to(x.dtype)), self.b.weight.to(x.dtype), self.scale
 

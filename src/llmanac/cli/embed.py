@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
@@ -28,6 +28,9 @@ def embed_command(
     normalize: Annotated[
         bool | None, typer.Option("--normalize/--no-normalize", help="Vectors of length 1 [as the folder says].")
     ] = None,
+    on_long: Annotated[
+        str, typer.Option(metavar="[cut|refuse]", help="What is done with a text that is longer than the model reads.")
+    ] = "cut",
     column: Column = "text",
     include: Include = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
@@ -38,18 +41,20 @@ def embed_command(
 
     from llmanac.cli.tables import print_table
     from llmanac.core import files
-    from llmanac.evaluate.embed import Embedder, nearest
+    from llmanac.evaluate.embed import Embedder, OnLong, nearest
 
     kind = "" if output is None else Path(output).suffix
     if output is not None and kind not in (".npy", ".jsonl"):
         raise SpecError(f"--output: {output} is neither a .npy nor a .jsonl file")
     if output is not None and Path(output).exists() and not force:
         raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if on_long not in get_args(OnLong):
+        raise SpecError(f"--on-long: {on_long!r} is not one of {', '.join(get_args(OnLong))}")
     texts = list(texts_of(text or (), file, column, include or ()))
     if not texts:
         raise DataError(f"{file or 'standard input'}: holds no text")
     model = Embedder.load(path, pooling=pooling, normalize=normalize, dtype=dtype)  # type: ignore[arg-type]
-    found = model.texts(texts)
+    found = model.texts(texts, on_long=cast(OnLong, on_long))
     if found.cut:
         first = f"text {found.cut[0] + 1}" if len(found.cut) == 1 else f"{len(found.cut)} texts"
         print(f"{first}: longer than the {model.most} tokens that the model reads, and cut", file=sys.stderr)

@@ -64,7 +64,7 @@ class _Lines:
 
     def __init__(self, path: Path, problems: Problems) -> None:
         self.path, self.problems = path, problems
-        self.source = lines(path, problems)
+        self.source = lines(path, problems, ends="")  # a quoted field keeps its line ends
         self.waiting: deque[tuple[int, str]] = deque()
         self.row: list[tuple[int, str]] = []  # the lines after the first, as far as they may be read again
         self.first, self.last, self.raw, self.size, self.left = 0, 0, "", 0, REREAD
@@ -90,7 +90,7 @@ class _Lines:
             self.problems.report(self.path, self.last, "holds a NUL byte, so it is no text", line, code="not-text")
             self.last, line = self.waiting.popleft() if self.waiting else next(self.source)
         if not self.first:
-            self.first, self.raw = self.last, line[:SHOWN]
+            self.first, self.raw = self.last, line[:SHOWN].rstrip("\r")
         else:
             self.size += len(line)
             if self.size <= REREAD:

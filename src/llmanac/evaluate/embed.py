@@ -28,6 +28,7 @@ from llmanac.models._layers import upcast
 from llmanac.models.lm.encoder import Encoder
 
 Pooling = Literal["mean", "cls", "last"]
+OnLong = Literal["cut", "refuse"]
 MODULES, LENGTH = "modules.json", "sentence_bert_config.json"
 MODES = {"cls_token": "cls", "mean_tokens": "mean", "lasttoken": "last"}  # sentence-transformers' names
 BATCH_TOKENS = 1 << 13  # places of a batch, padding included
@@ -123,13 +124,21 @@ class Embedder:
             most=found.most, lower=found.lower,
         )  # fmt: skip
 
-    def texts(self, texts: Sequence[str]) -> Embedded:
+    def texts(self, texts: Sequence[str], *, on_long: OnLong = "cut") -> Embedded:
         """The vectors of texts.
 
+        Args:
+            on_long: `cut` embeds the beginning of a text that is longer than what the model reads, as
+                sentence-transformers does.
+
         Raises:
-            DataError: a text without a token, by its number.
+            DataError: a text without a token, or one that is too long and to be refused, by its number.
         """
         rows, cut = self.tokens(texts)
+        if cut and on_long == "refuse":
+            raise DataError(
+                f"text {cut[0] + 1}: is longer than the {self.most} tokens that the model reads; shorten or divide it"
+            )
         for number, row in enumerate(rows):
             if not row:
                 raise DataError(

@@ -31,26 +31,32 @@ class Change(Protocol):
         """What the product and its term, without the bias, are multiplied by: (outputs,) or as they are; or None."""
 
 
-class Product(nn.Module):
-    """A module that multiplies its input with `weight` (outputs, inputs): a `Linear` or a head. Transforms apply to it.
+class Changeable(nn.Module):
+    """A module that computes a linear map with `weight`. Transforms apply to it.
 
     Attributes:
         change: what a Transform adds, or None. Whoever computes with `weight` uses `changed` or `joined` too.
-        through: how a `Linear` is trained through the rounding of a quantizer; None for the product itself.
     """
 
     weight: nn.Parameter
     change: Change | None = None
-    through: Callable[[Tensor, Tensor], Tensor] | None = None  # (x, weight) -> product, in place of x W^T
+
+    @property
+    def matrix(self) -> Tensor:
+        """W (outputs, inputs)."""
+        return self.weight
 
     def changed(self, y: Tensor, x: Tensor) -> Tensor:
-        """The product of x (..., inputs), given y = x W^T (..., outputs) with the bias, where there is one."""
+        """The map of x, given y = x W^T (..., outputs) with the bias, where there is one.
+
+        x: (..., inputs), or ids (...) for rows of the identity.
+        """
         found = None if self.change is None else self.change.columns(x)
         if found is None:
             return y
         columns, weight, scale = found
         term = F.linear(columns, weight) * scale
-        gain = self.change.gain(self.weight)  # type: ignore[union-attr]
+        gain = self.change.gain(self.matrix)  # type: ignore[union-attr]
         if gain is None:
             return y + term
         bias, gain = getattr(self, "bias", None), gain.to(y.dtype)
@@ -58,6 +64,16 @@ class Product(nn.Module):
             return gain * (y + term)
         bias = bias.to(y.dtype)
         return torch.addcmul(bias, gain, y - bias + term)
+
+
+class Product(Changeable):
+    """A module that multiplies its input with `weight` (outputs, inputs): a `Linear` or a head.
+
+    Attributes:
+        through: how a `Linear` is trained through the rounding of a quantizer; None for the product itself.
+    """
+
+    through: Callable[[Tensor, Tensor], Tensor] | None = None  # (x, weight) -> product, in place of x W^T
 
     def joined(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x' (..., inputs + r) and W' (outputs, inputs + r) with x' W'^T the product: [x, s c] [W, U]^T."""
@@ -115,7 +131,7 @@ class Linear(Product):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-class Embedding(nn.Module):
+class Embedding(Changeable):
     """Rows of a table: (...) integers -> (..., dim)."""
 
     def __init__(self, rows: int, dim: int, *, std: float = 0.02) -> None:
@@ -123,8 +139,12 @@ class Embedding(nn.Module):
         self.std = std
         self.weight = nn.Parameter(torch.empty(rows, dim))
 
+    @property
+    def matrix(self) -> Tensor:
+        return dense(self.weight).t()
+
     def forward(self, ids: Tensor) -> Tensor:
-        return lookup(ids, self.weight)
+        return self.changed(lookup(ids, self.weight), ids)
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.progress import progress
+from llmanac.core.progress import progress, say_once
 from llmanac.retrieve import Hit, RetrieverSpec
 from llmanac.retrieve._index import load_index, save_index
 
@@ -65,7 +65,17 @@ class Spec(RetrieverSpec):
         if not self.model:
             raise SpecError("model: name an encoder, for example the folder of all-MiniLM-L6-v2")
         embedder = Embedder.load(self.model, pooling=self.pooling, normalize=True)
-        return lambda texts: embedder.texts(texts).vectors
+
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            found = embedder.texts(texts)
+            if found.cut:
+                say_once(
+                    f"note: texts are longer than the {embedder.most} tokens that the encoder reads; only their "
+                    "beginnings count (llmanac embed counts them)"
+                )
+            return found.vectors
+
+        return encode
 
 
 class Dense:

@@ -113,6 +113,9 @@ def _made(metadata: Mapping[str, Any]) -> Tokenizer:
 
 def _by_scores(metadata: Mapping[str, Any], tokens: list[str], types: list[int], **roles: Any) -> SentencePiece:
     scores = _numbers(metadata, "scores", len(tokens), 0.0).tolist()
+    added = [AddedToken(id=id, text=tokens[id]) for id, kind in enumerate(types) if kind == spm.CONTROL]
+    if spm.UNKNOWN not in types:
+        types = _with_unknown(metadata, tokens, types, roles)
     pieces = tuple(map(spm.Piece, map(_spelled, tokens, types), scores, types))
     flags = {}
     for key, default in (("add_space_prefix", True), ("remove_extra_whitespaces", False)):
@@ -127,8 +130,21 @@ def _by_scores(metadata: Mapping[str, Any], tokens: list[str], types: list[int],
     trainer["unk_piece"] = next((piece.text for piece in pieces if piece.type == spm.UNKNOWN), "<unk>")
     model = spm.Model(pieces, trainer, rules)
     spm.validate(model)
-    added = [AddedToken(id=id, text=piece.text) for id, piece in enumerate(pieces) if piece.type == spm.CONTROL]
     return SentencePiece(model, added=added, **roles)
+
+
+def _with_unknown(metadata: Mapping[str, Any], tokens: list[str], types: list[int], roles: Any) -> list[int]:
+    """The types with one UNKNOWN: the token that the file names, else one that text never becomes.
+
+    Gemma 3's files mark theirs as CONTROL, others name none; it stands for no text where every byte has a piece.
+    """
+    named = _token(metadata, "unknown_token_id", tokens)
+    spare = {text: id for id, text in enumerate(tokens) if types[id] in (spm.CONTROL, spm.UNUSED)}
+    free = [text for text in spare if text not in roles.values()]
+    chosen = next((text for text in (named, "<unk>", *free) if text in spare), None)
+    if chosen is None:
+        return types
+    return [*types[: spare[chosen]], spm.UNKNOWN, *types[spare[chosen] + 1 :]]
 
 
 def _spelled(text: str, kind: int) -> str:

@@ -227,6 +227,8 @@ def _check_parts(model: Any, tensor_ranks: int) -> None:
             raise SpecError(f"parallel: adapters before the text, such as {chosen.name}, {alone}")
         if transform.sizes or transform.shared:
             raise SpecError(f"parallel: adapters whose products have ranks of their own {alone}")
+        if chosen.tokens or chosen.copies or chosen.bias != "none":
+            raise SpecError(f"parallel: adapters with biases, tokens or copies {alone}")
         if chosen.dropout and tensor_ranks > 1:
             raise SpecError(
                 "parallel.tensor: ranks would drop the same places of the columns that they divide; set "

@@ -13,6 +13,7 @@ import logging
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.datastructures import MutableHeaders
@@ -24,6 +25,7 @@ from llmanac.web._hosts import Hosts
 
 T = TypeVar("T")
 OPEN = ("/", "/health")  # pages that need no key; the chat page asks for one
+MAX_BODIES = 64 * 2**20
 log = logging.getLogger(__package__)
 
 DONE = b"data: [DONE]\n\n"
@@ -35,6 +37,13 @@ def event(data: Any) -> bytes:
     return f"data: {json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
+@dataclass
+class Arriving:
+    """size: bytes of a body that are here, until all of it is."""
+
+    size: int = 0
+
+
 class Guard:
     """What holds for every request: its host is this server, its key is known, its body is small and comes in time, no
     error is unsaid.
@@ -44,12 +53,21 @@ class Guard:
     Args:
         max_body: bytes of the largest body.
         body_seconds: for the whole body to arrive.
+        max_bodies: bytes of all bodies that are arriving together.
         keys: of which every request but those of `OPEN` must have one; none: no request needs one.
     """
 
     def __init__(
-        self, app: ASGIApp, *, hosts: Hosts, max_body: int, body_seconds: float, keys: Iterable[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Hosts,
+        max_body: int,
+        body_seconds: float,
+        max_bodies: int = MAX_BODIES,
+        keys: Iterable[str] = (),
     ) -> None:
+        self.max_bodies, self._arriving = max_bodies, 0
         self.app, self.hosts, self.max_body, self.body_seconds = app, hosts, max_body, body_seconds
         self.keys = [hashlib.sha256(key.encode()).digest() for key in keys]
 
@@ -76,8 +94,9 @@ class Guard:
         if (refusal := self._refusal(headers, scope["path"])) is not None:
             await json_error(refusal)(scope, receive, named)
             return
+        body = Arriving()
         try:
-            await self.app(scope, self._limited(receive), named)
+            await self.app(scope, self._limited(receive, body), named)
         except Exception as error:
             if started:
                 raise
@@ -85,6 +104,8 @@ class Guard:
             if response.status_code >= 500:  # the client's own errors are in its answer; it must not fill the log
                 log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             await response(scope, receive, named)
+        finally:
+            self._arriving -= body.size
 
     def _refusal(self, headers: dict[bytes, bytes], path: str) -> ApiError | None:
         """What is wrong with a request by its headers alone."""
@@ -110,13 +131,13 @@ class Guard:
         found = [hmac.compare_digest(given, own) for own in self.keys]
         return scheme.lower() == b"bearer" and any(found)
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, body: Arriving) -> Receive:
         """`receive`, with the limits of a body."""
-        seen, whole = 0, False
+        whole = False
         deadline = asyncio.get_running_loop().time() + self.body_seconds
 
         async def limited() -> Message:
-            nonlocal seen, whole
+            nonlocal whole
             try:
                 async with asyncio.timeout_at(None if whole else deadline):
                     message = await receive()
@@ -124,9 +145,16 @@ class Guard:
                 raise ApiError(408, f"the body was not here after {self.body_seconds:g} s", code="timeout") from None
             if message["type"] == "http.request":
                 whole = not message.get("more_body", False)
-                seen += len(message.get("body", b""))
-                if seen > self.max_body:
+                size = len(message.get("body", b""))
+                if body.size + size > self.max_body:
                     raise self._too_large()
+                if self._arriving + size > self.max_bodies:
+                    raise ApiError(503, "the server is reading too many requests; try again in a moment", code="busy")
+                body.size += size
+                self._arriving += size
+                if whole:  # what follows has bounds of its own: threads, the queue
+                    self._arriving -= body.size
+                    body.size = 0
             return message
 
         return limited

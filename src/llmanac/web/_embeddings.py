@@ -16,7 +16,7 @@ NONE = "this server has no embedding model; start it with --embedding-model"
 
 
 def vectors(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
-    """The reply, and what of the request was ignored. A text that is too long for the model is refused."""
+    """The reply, and what of the request was ignored; `cut` of the reply lists the texts that were longer than read."""
     body = EmbeddingBody.model_validate_json(data)
     body.check()
     embedder, name = service.embedder, service.embedding_name
@@ -30,15 +30,10 @@ def vectors(service: Service, data: bytes, until: float) -> tuple[dict[str, Any]
     check_length("input", given)
     with blaming("input"):
         if isinstance(given[0], str):
-            found = embedder.texts(given)
-            if found.cut:
-                message = (
-                    f"input: text {found.cut[0] + 1} is longer than the {embedder.most} tokens that the model reads"
-                )
-                raise ApiError(400, f"{message}; shorten it", param="input", code="context_length_exceeded")
-            rows, counts = found.vectors, found.tokens
+            found = embedder.texts(given, on_long=body.on_long or "cut")
+            rows, counts, cut = found.vectors, found.tokens, found.cut
         else:
-            rows, counts = embedder.vectors(given), [len(ids) for ids in given]
+            rows, counts, cut = embedder.vectors(given), [len(ids) for ids in given], []
     if body.dimensions not in (None, rows.shape[1]):
         message = f"dimensions: the vectors of this model have {rows.shape[1]} numbers; leave it out"
         raise ApiError(400, message, param="dimensions", code="unsupported")
@@ -49,4 +44,5 @@ def vectors(service: Service, data: bytes, until: float) -> tuple[dict[str, Any]
 
     listed = [{"object": "embedding", "index": i, "embedding": written(row)} for i, row in enumerate(rows)]
     usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
-    return {"object": "list", "model": name, "data": listed, "usage": usage}, body.ignored()
+    reply = {"object": "list", "model": name, "data": listed, "usage": usage}
+    return reply | ({"cut": cut} if cut else {}), body.ignored()

@@ -260,6 +260,7 @@ class EmbeddingBody(Sent):
     ]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
+    on_long: Literal["cut", "refuse"] | None = None
 
 
 def check_length(field: str, texts: list[Any]) -> None:
