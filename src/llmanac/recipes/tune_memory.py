@@ -44,8 +44,9 @@ def plan_memory(
         return spec
     device = next(model.parameters()).device
     now, total = memory_bytes(device)
-    if free is None and (free := int(SHARE * total)) > (left := int(MOST_FREE * now)):
-        free = left
+    room = int(SHARE * total) if free is None else free
+    if free is None and room > MOST_FREE * now:
+        room = int(MOST_FREE * now)
         report(
             f"memory: {now / 1e9:.2g} of {total / 1e9:.2g} GB are free; fewer rows at a time may change the last bits"
         )
@@ -55,12 +56,12 @@ def plan_memory(
         if hasattr(model, "compute_dtype"):
             model.compute_dtype = DTYPES[spec.dtype] if spec.dtype != "auto" else resolve_dtype("auto", device)
         one = WORK * saved_bytes(model, objective, draw()[:1])
-    left = free - STATE_BYTES * trained
+    left = room - STATE_BYTES * trained
     fit = int(left // max(one, 1))
     if fit < 1:
         need = (one + STATE_BYTES * trained) / 1e9
         raise SpecError(
-            f"rows.length: a row of {spec.length} tokens needs about {need:.2g} GB, and {free / 1e9:.2g} GB may be "
+            f"rows.length: a row of {spec.length} tokens needs about {need:.2g} GB, and {room / 1e9:.2g} GB may be "
             "used; lower rows.length, set train.recompute=blocks, or train an adapter instead of all weights"
         )
     micro = max(1, min(fit, spec.rows, MICRO_TOKENS // spec.length))

@@ -49,7 +49,7 @@ class AsItIs(Spec):
     """The model without a quantizer."""
 
     kind: ClassVar[str] = "quantizer"
-    name = AS_IT_IS  # type: ignore[assignment]
+    name = AS_IT_IS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Blocks(Spec):
     """type: of the matrices in a .gguf file."""
 
     kind: ClassVar[str] = "quantizer"
-    name = BLOCKS  # type: ignore[assignment]
+    name = BLOCKS
     type: Literal["f32", "f16", "q8_0", "q4_0", "q4_1"] = "q8_0"
 
 
