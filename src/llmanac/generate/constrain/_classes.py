@@ -7,16 +7,16 @@ import functools
 import numpy as np
 
 from llmanac.generate.constrain._utf8 import Ranges, normal
+from llmanac.generate.constrain.expressions import LAST_CHARACTER
 from llmanac.kernels.unicode import in_categories
 
 ASCII: dict[str, Ranges] = {
     "d": ((48, 57),), "w": ((48, 57), (65, 90), (95, 95), (97, 122)), "s": ((9, 13), (32, 32)),
 }  # fmt: skip
-SPACES: Ranges = (
+ECMA: dict[str, Ranges] = {**ASCII, "s": (
     (9, 13), (32, 32), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F),
-    (0x205F, 0x205F), (0x3000, 0x3000),
-)  # fmt: skip
-ECMA: dict[str, Ranges] = {**ASCII, "s": (*SPACES, (0xFEFF, 0xFEFF))}
+    (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
+)}  # fmt: skip
 CATEGORIES = frozenset(
     [
         "L", "Lu", "Ll", "Lt", "Lm", "Lo", "M", "Mn", "Mc", "Me", "N", "Nd", "Nl", "No", "P", "Pc", "Pd", "Ps", "Pe",
@@ -42,15 +42,20 @@ def cases() -> tuple[np.ndarray, np.ndarray]:
     return table[:, 0], table[:, 1]
 
 
-@functools.cache
-def category_of(name: str) -> Ranges:
-    """The characters of a general category."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], in_categories(name), [False]]).astype(np.int8)))
+def _ranges(inside: np.ndarray) -> Ranges:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(np.int8)))
     return normal(zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True))
 
 
 @functools.cache
+def category_of(name: str) -> Ranges:
+    """The characters of a general category."""
+    return _ranges(in_categories(name))
+
+
+@functools.cache
 def unicode_classes() -> dict[str, Ranges]:
-    r"""What `\d`, `\w` and `\s` are in Python's `re` for texts."""
-    words = [*category_of("L"), *category_of("N"), (95, 95)]
-    return {"d": category_of("Nd"), "w": normal(words), "s": normal([*SPACES, (28, 31), (0x85, 0x85)])}
+    r"""What `\d`, `\w` and `\s` are in the `re` of this Python, whose Unicode may be older than ours."""
+    every = list(map(chr, range(LAST_CHARACTER + 1)))
+    tests = {"d": str.isdecimal, "w": lambda c: c.isalnum() or c == "_", "s": str.isspace}
+    return {name: _ranges(np.fromiter(map(test, every), bool, len(every))) for name, test in tests.items()}
