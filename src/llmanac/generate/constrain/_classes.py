@@ -38,12 +38,11 @@ def cases() -> tuple[np.ndarray, np.ndarray]:
     """Pairs of different characters that are equal without regard to case."""
     groups: dict[str, list[int]] = {}
     for code in range(0x1E944):
-        if 0xD800 <= code < 0xE000:
-            continue
-        folded = chr(code).casefold()
-        if len(folded) == 1:
-            groups.setdefault(folded, []).append(code)
-    pairs = [(a, b) for group in groups.values() if len(group) > 1 for a in group for b in group if a != b]
+        letter = chr(code)
+        folded = letter.casefold()
+        if folded != letter and len(folded) == 1:  # one in a hundred
+            groups.setdefault(folded, [ord(folded)]).append(code)
+    pairs = [(a, b) for group in groups.values() for a in group for b in group if a != b]
     table = np.array(pairs)
     return table[:, 0], table[:, 1]
 
