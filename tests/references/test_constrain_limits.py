@@ -1,7 +1,9 @@
 """Masks, forced tokens and what a text takes agree; failures end one text only; compiling takes bounded time."""
 
 import re
+import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
