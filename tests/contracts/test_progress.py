@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from _small_models import transformer
 
 from llmanac.core import progress
+from llmanac.models.load import load_model
 
 
 def test_one_line_where_it_takes_long_and_none_where_it_does_not(
@@ -83,3 +85,21 @@ def test_a_rate_below_one_a_second_is_seconds_a_step(monkeypatch: pytest.MonkeyP
     assert "/s" not in progress.Progress("train", 10, "steps").line()  # nothing is done yet
     assert "2 steps/s" in said[0.5] and "4 s a step" in said[4] and "40 s a step" in said[40]
     assert " 0 steps/s" not in "".join(said.values())
+
+
+def test_loading_weights_says_how_far_it_is_by_bytes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The rate and the time left, with every line of a slow load; a fast one is quiet."""
+    model = transformer()
+    model.save_pretrained(tmp_path)
+    load_model(tmp_path, device="cpu")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    load_model(tmp_path, device="cpu")
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("load weights")]
+    assert len(shown) == sum(1 for _ in model.parameters()) and "100%" in shown[-1]
+    assert all("B/s" in line and " left" in line for line in shown)
+    shares = [int(line.split("%")[0].split()[-1]) for line in shown]
+    assert shares == sorted(shares) and shares[0] < 50

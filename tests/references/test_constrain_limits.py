@@ -1,7 +1,9 @@
 """Masks, forced tokens and what a text takes agree; failures end one text only; compiling takes bounded time."""
 
 import re
+import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from _engine_models import ByteTokenizer, HistoryModel
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.generate.constrain import _patience, constraint_of
+from llmanac.generate.constrain._classes import cases
 from llmanac.generate.constrain.automaton import warm as compile_kernels
 from llmanac.generate.constrain.expressions import Grammar, Terminal
 from llmanac.generate.constrain.json_schema import grammar
@@ -163,3 +166,25 @@ def test_compiling_has_a_time_limit(option, monkeypatch):
     monkeypatch.setattr(_patience, "MOST_SECONDS", 0.0)
     with pytest.raises(RequestError, match=r"^(schema|regex): compiling it takes more than 0 s; make it smaller"):
         constraint_of(option, tokenizer, [tokenizer.eos_id], tokenizer.vocab_size, {})
+
+
+def test_the_table_of_cases_is_made_of_letters_that_have_some():
+    """It is made once, at the first pattern without regard to case; it took longest to list letters with one case."""
+    calls = Counter()
+
+    def count(frame, event, argument):
+        if event == "c_call":
+            calls[argument.__name__] += 1
+
+    sys.setprofile(count)
+    try:
+        a, b = cases.__wrapped__()
+    finally:
+        sys.setprofile(None)
+    assert calls["setdefault"] < 3_000 and len(a) < 3_000
+    folded = {}
+    for code in (code for code in range(0x110000) if not 0xD800 <= code < 0xE000):
+        folded.setdefault(chr(code).lower()[0].upper(), []).append(code)
+    assert {(x, y) for group in folded.values() for x in group for y in group if x != y} == {
+        *zip(a.tolist(), b.tolist(), strict=True)
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
+from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
 from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
 from llmanac.models._layers import Embedding, Product
@@ -318,7 +319,7 @@ def _fill(
     shared = Counter(sources[name].name for name, _ in model.named_parameters())
     held: dict[str, Tensor] = {}  # tensors of which several parameters are parts, while some are still to come
     dense: list[str] = []  # packed matrices of theirs that have no packed form here
-    for name, _ in list(model.named_parameters()):
+    for name in _with_progress(model, dtype):
         source = sources[name]
         if isinstance(weights, QuantizedWeights) and weights.is_packed(source.name):
             layer = model.get_submodule(name.removesuffix(".weight"))
@@ -350,6 +351,15 @@ def _fill(
     if tied:
         model.lm_head.weight = model.model.embed_tokens.weight
     model.to(device)  # what is no parameter: frequencies of positions
+
+
+def _with_progress(model: nn.Module, dtype: torch.dtype) -> Iterator[str]:
+    """The names of the parameters; what is done is counted in the bytes that they take."""
+    sizes = {name: parameter.numel() * dtype.itemsize for name, parameter in model.named_parameters()}
+    with progress("load weights", sum(sizes.values()), "B") as bar:
+        for name, size in sizes.items():
+            yield name
+            bar.advance(size)
 
 
 def _check_tied(head: Tensor, embedding: Tensor, folder: Path) -> None:

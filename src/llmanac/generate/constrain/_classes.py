@@ -34,10 +34,11 @@ def cases() -> tuple[np.ndarray, np.ndarray]:
     """Pairs of different characters that are equal without regard to case, as Python's `re` has them."""
     groups: dict[str, list[int]] = {}
     for code in range(0x1E944):
-        if 0xD800 <= code < 0xE000:
-            continue
-        groups.setdefault(chr(code).lower()[0].upper(), []).append(code)
-    pairs = [(a, b) for group in groups.values() if len(group) > 1 for a in group for b in group if a != b]
+        letter = chr(code)
+        lower = letter if 0xD800 <= code < 0xE000 else letter.lower()[0]
+        if lower != letter or letter.upper() != letter:  # one in fifty
+            groups.setdefault(lower.upper(), []).append(code)
+    pairs = [(a, b) for group in groups.values() for a in group for b in group if a != b]
     table = np.array(pairs)
     return table[:, 0], table[:, 1]
 
