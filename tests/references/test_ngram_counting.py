@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -205,3 +206,16 @@ def test_a_byte_order_mark_is_no_part_of_a_word(tmp_path: Path) -> None:
     vocabulary, ids, _ = words.read_text([path])
     assert [vocabulary[i] for i in ids] == [b"<s>", b"a", b"a", b"</s>"]
     assert len(list(itertools.chain(vocabulary))) == 4
+
+
+@pytest.mark.parametrize(("line", "size"), [(b"\n", 20), (b"a\n", 20), (b"a b c\n", 20), (b"word " * 50 + b"\n", 60)])
+def test_a_text_is_read_in_the_memory_of_its_ids(line, size, tmp_path):
+    """The parts that are read and the whole that they become are not held together; `room` is that of one block."""
+    path, room = tmp_path / "text.txt", 25 << 20
+    path.write_bytes(b"a\n" + line * ((size << 20) // len(line)))
+    words.read_text_bytes(line)  # compiled before the memory is counted
+    tracemalloc.start()
+    _, ids, places = words.read_text([path])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * (ids.nbytes + places.nbytes) + room

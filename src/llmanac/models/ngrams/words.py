@@ -157,18 +157,22 @@ def read_text(
 ) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
     """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 positions in the sentence."""
     vocabulary = Vocabulary()
-    parts, tokens = [], 0
     blocks = Located(text, bar)
     reader = _Reader(vocabulary, learn=True, marks=SKIP if skip_symbols else REFUSE, source=blocks)
-    for ids, place in reader.pieces(blocks):
-        parts.append((ids, place))
-        tokens += len(ids)
-        if tokens > MAX_NODES or (memory is not None and 10 * tokens > memory):
-            limit = MAX_NODES if tokens > MAX_NODES else memory // 10 if memory else 0
-            raise DataError(f"{blocks.path}: more than {limit:,} tokens do not fit the memory; give less text")
+
+    def within_limit() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        tokens = 0
+        for ids, place in reader.pieces(blocks):
+            tokens += len(ids)
+            if tokens > MAX_NODES or (memory is not None and 10 * tokens > memory):
+                limit = MAX_NODES if tokens > MAX_NODES else memory // 10 if memory else 0
+                raise DataError(f"{blocks.path}: more than {limit:,} tokens do not fit the memory; give less text")
+            yield ids, place
+
+    ids, place = _joined(within_limit())
     if len(vocabulary) == len(MARKS):
         raise DataError(f"{', '.join(blocks.source.paths)}: no words to count")
-    return vocabulary, *_joined(parts)
+    return vocabulary, ids, place
 
 
 def read_text_bytes(text: bytes) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
@@ -183,8 +187,17 @@ def known_ids(text: bytes, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarr
 
 
 def _joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    ids, places = zip(*parts, strict=True)
-    return np.concatenate(ids), np.concatenate(places)
+    """All ids and all positions; the arrays grow in place, so that parts and whole are never held together."""
+    ids, places, filled = np.empty(0, np.int32), np.empty(0, np.uint8), 0
+    for part, place in parts:
+        start, filled = filled, filled + len(part)
+        if filled > len(ids):
+            for whole in (ids, places):
+                whole.resize(filled + filled // 8, refcheck=False)
+        ids[start:filled], places[start:filled] = part, place
+    for whole in (ids, places):
+        whole.resize(filled, refcheck=False)
+    return ids, places
 
 
 class Located:
