@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _small_models import replaced
 
 import llmanac
 from llmanac.core.errors import CheckpointError
@@ -39,6 +40,7 @@ def write_models(root: Path) -> dict[str, Path]:
             model = build("lm", "transformer", vocab_size=40, **fields)
         (root / kind).mkdir()
         model.save_pretrained(root / kind)
+        replaced(root / kind)  # a stranger's folder has no checksums
         config = json.loads((root / kind / "config.json").read_text())
         assert config["model_type"] == ("llmanac" if kind == "feedforward" else kind)
     return {kind: root / kind for kind in KINDS}

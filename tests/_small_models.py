@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,3 +49,10 @@ def shifted(ids: Tensor, **extra: Any) -> Batch:
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def replaced(folder: Path) -> None:
+    """Note that the weights of a folder were changed on purpose: without their checksums they are read as they are."""
+    record = json.loads((folder / "llmanac.json").read_text())
+    record.pop("sha256", None)
+    (folder / "llmanac.json").write_text(json.dumps(record))

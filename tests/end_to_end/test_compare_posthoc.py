@@ -120,6 +120,7 @@ def test_decoding_methods_on_one_artefact(artefact: Path, recipe: dict[str, Any]
 def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     import shutil
 
+    from _small_models import replaced
     from safetensors.torch import load_file, save_file
 
     from llmanac.lab.trials.decoding import Artefact
@@ -129,6 +130,7 @@ def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any],
     tensors = load_file(other / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    replaced(other)
     assert Artefact.load(other).sha256 != Artefact.load(artefact).sha256
     found = ask("decoding", "greedy,top-k{k=5}", recipe, tmp_path / "s", store, artefact=other, seeds=1)
     assert not any(run["cached"] for run in found.data["runs"])

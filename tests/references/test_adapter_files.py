@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from _engine_models import VOCABULARY
-from _small_models import randomise, shifted, tokens, transformer
+from _small_models import randomise, replaced, shifted, tokens, transformer
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -49,6 +49,7 @@ def changed(folder, config=None, tensors=None):
         held = load_file(folder / WEIGHTS)
         tensors(held)
         save_file(held, folder / WEIGHTS)
+        replaced(folder)
 
 
 def first(held, ending):

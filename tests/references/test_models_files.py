@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from _small_models import block, tokens, transformer
+from _small_models import block, replaced, tokens, transformer
 from safetensors.torch import save_file
 
 import llmanac.models.save as save
@@ -160,6 +160,7 @@ def test_experts_and_encoder_layers_are_counted_before_they_are_built(tmp_path):
     )
     stacked = arrange(dict(transformer(**BLOCKS["experts"]).named_parameters()), sources)
     save_file({name: tensor.detach() for name, tensor in stacked.items()}, tmp_path / "mixtral" / "model.safetensors")
+    replaced(tmp_path / "mixtral")
     load_model(tmp_path / "mixtral", device="cpu")
     for count in (3, 2_000_000_000):
         path.write_text(json.dumps({**config, "num_local_experts": count}))

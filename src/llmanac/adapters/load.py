@@ -4,7 +4,7 @@
 
 What PEFT wrote is read, and PEFT reads what is written here, for its types LORA (rsLoRA and DoRA too), PREFIX_TUNING
 and PROMPT_TUNING. A field that asks for what is not built here is refused by name, never dropped. Files are untrusted:
-shapes are compared with the model before memory is taken.
+shapes are compared with the model before memory is taken. llmanac.json next to them has the checksum of the tensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llmanac.adapters.prefix import Prefix
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import make_method
-from llmanac.models._folder import read_table
+from llmanac.models._folder import RECORD, SUMS, read_sums, read_table, sums_of
 from llmanac.models._weights import Weights, some
 from llmanac.models.locate import say_stopped
 
@@ -69,6 +69,8 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
     except OSError as error:
         raise files.refused(error, path) from error
     files.write_bytes(path / WEIGHTS, data)
+    record = read_table(path / RECORD) if (path / RECORD).exists() else {}  # of a model in the same folder
+    files.write_json(path / RECORD, {**record, SUMS: {**read_sums(path), **sums_of(path, [WEIGHTS])}})
     files.write_json(path / CONFIG, config)
     return path
 

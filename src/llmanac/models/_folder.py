@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from llmanac.core.spec import make_method
 
 FORMAT_VERSION = 1
 CONFIG, RECORD, GENERATION = "config.json", "llmanac.json", "generation_config.json"
+SUMS = "sha256"  # the field of llmanac.json with the checksum of each file of weights
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 MOST = (1 << 31) - 1  # of a size or an id: no tensor that a file could hold has more rows
 
@@ -53,6 +54,20 @@ def read_record(folder: Path, most_blocks: int | None = None) -> tuple[Any, int]
         return make_method("lm", spec, "spec"), size
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def sums_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """`{file: SHA-256}` of these files of a folder."""
+    return {name: files.file_sha256(folder / name) for name in names}
+
+
+def read_sums(folder: Path) -> dict[str, Any]:
+    """`{file: SHA-256}` of llmanac.json, empty where there is none. Raises CheckpointError where it is damaged."""
+    path = folder / RECORD
+    sums = read_table(path).get(SUMS, {}) if path.exists() else {}
+    if not isinstance(sums, dict):
+        raise CheckpointError(f"{path}: {SUMS} is {shown(sums)}, expected a table; remove the field")
+    return sums
 
 
 def read_generation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:

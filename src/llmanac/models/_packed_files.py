@@ -250,6 +250,8 @@ class QuantizedWeights(Weights):
                 if found is not None and (found.dtype not in types or found.shape != wanted):
                     said = f"{found.dtype} {shown(list(found.shape))}"
                     raise ValueError(f"{ending} is {said}, expected {' or '.join(types)} {list(wanted)}")
+        except CheckpointError:
+            raise
         except (ValueError, SpecError, RuntimeError, OverflowError) as error:
             raise self._wrong(base, error) from error
         self.parts[f"{base}weight"] = {ending: own[ending] for ending in needs if ending in own}
@@ -262,8 +264,7 @@ class QuantizedWeights(Weights):
         return CheckpointError(f"{path}: {shown(base.removesuffix('.'))} is no packed matrix: {str(error)[:300]}")
 
     def _tensor(self, name: str) -> Tensor:
-        tensor: Tensor = self._open(self.headers[name].path).get_tensor(name)
-        return tensor
+        return self._read(self.headers[name].path, name)
 
     def drop_zero_biases(self) -> None:
         """Count zeros as used: GPTQ's writers give each packed matrix a bias, whether the model has one or not."""

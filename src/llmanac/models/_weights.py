@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, shown
+from llmanac.models._folder import RECORD, SUMS, read_sums
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # safetensors' names of what may be a weight
@@ -38,6 +39,8 @@ class Entry:
 class Weights:
     """The tensors of a folder, by name, read one at a time.
 
+    Before the first tensor of a file is read, the file is compared with its checksum in llmanac.json, if it has one.
+
     Args:
         folder: holds model.safetensors, or an index and the shards that it names.
         ignored: endings of names that are no weights; skipped: beginnings of names that are not read.
@@ -45,8 +48,8 @@ class Weights:
         file: instead of model.safetensors; only that one is looked for an index of.
 
     Raises:
-        CheckpointError: a file that is missing, cut off or damaged, a tensor in two files, or one of a type that no
-            weight has; the message names the file and the tensor.
+        CheckpointError: a file that is missing, cut off, damaged or changed, a tensor in two files, or one of a type
+            that no weight has; the message names the file and the tensor.
     """
 
     types: tuple[str, ...] = FLOATS
@@ -62,6 +65,7 @@ class Weights:
         self.folder, self.skipped = folder, skipped
         self.entries: dict[str, Entry] = {}
         self._handles: dict[Path, Any] = {}
+        self._sums = read_sums(folder)
         table = self._index() if file == WEIGHTS else {}
         for path in sorted({folder / name for name in table.values()}) or [folder / file]:
             self._add(path, ignored)
@@ -151,7 +155,16 @@ class Weights:
 
     def take(self, name: str) -> Tensor:
         """The tensor of this name."""
-        tensor: Tensor = self._open(self.entry(name).path).get_tensor(self.name(name))
+        return self._read(self.entry(name).path, self.name(name))
+
+    def _read(self, path: Path, name: str) -> Tensor:
+        if path.name in self._sums and self._sums[path.name] != files.file_sha256(path):
+            raise CheckpointError(
+                f"{path}: was changed after it was written, its SHA-256 is not that of {self.folder / RECORD}; restore "
+                f"the file or, where the change is meant, remove {path.name} from {SUMS} there"
+            )
+        self._sums.pop(path.name, None)  # once is enough
+        tensor: Tensor = self._open(path).get_tensor(name)
         return tensor
 
 

@@ -21,7 +21,7 @@ import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.spec import dump
-from llmanac.models._folder import FORMAT_VERSION, TOKENS
+from llmanac.models._folder import FORMAT_VERSION, RECORD, SUMS, TOKENS, sums_of
 from llmanac.models._layers import Product
 from llmanac.models._packed_files import KEY, pack_state
 from llmanac.models._quantized import Quantized
@@ -114,6 +114,7 @@ def write_model(
     try:
         with files.atomic_folder(folder / STAGED) as temporary:
             names = write_weights(temporary, state, shard_bytes)
+            sums = sums_of(temporary, [name for name in names if name != INDEX])
     except LlmanacError as error:
         error.args = (str(error).replace(str(folder / STAGED), str(folder)),)
         raise
@@ -132,8 +133,9 @@ def write_model(
         "llmanac_version": llmanac.__version__,
         "vocab_size": model.vocab_size,
         "spec": dump(model.spec),
+        SUMS: sums,
     }
-    files.write_json(folder / "llmanac.json", record)
+    files.write_json(folder / RECORD, record)
     files.write_json(folder / "generation_config.json", model.generation)
     files.write_json(folder / "config.json", config)
     return folder

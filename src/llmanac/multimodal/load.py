@@ -18,8 +18,8 @@ from llmanac.core import files
 from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten, make_method
-from llmanac.models._folder import CONFIG, FORMAT_VERSION, RECORD, read_table
-from llmanac.models._weights import Weights, check_finite, some, to
+from llmanac.models._folder import CONFIG, FORMAT_VERSION, RECORD, SUMS, read_table, sums_of
+from llmanac.models._weights import INDEX, Weights, check_finite, some, to
 from llmanac.models.families._config import Misfit
 from llmanac.models.families._names import Source, arrange
 from llmanac.models.locate import model_folder
@@ -201,7 +201,8 @@ def save_multimodal(model: Any, folder: str | Path, kind: str | None = None) -> 
         "spec": dump(model.spec),
     }  # fmt: skip
     with files.atomic_folder(folder) as temporary:
-        write_weights(temporary, state, SHARD_BYTES)
+        names = write_weights(temporary, state, SHARD_BYTES)
+        record[SUMS] = sums_of(temporary, [name for name in names if name != INDEX])
         files.write_json(temporary / RECORD, record)
         files.write_json(temporary / CONFIG, config)
     return folder
