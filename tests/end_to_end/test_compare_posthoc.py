@@ -177,13 +177,9 @@ def test_a_tuning_has_no_text_to_decode(recipe: dict[str, Any], store: Path, tmp
             ask("decoding", "greedy,top-k{k=5}", recipe, tmp_path / "a", store, **options)
 
 
-@pytest.mark.parametrize(("kind", "arms"), [("position", "rope,none"), ("quantizer", "nf4,int8")])
-def test_what_is_trained_takes_no_artefact(
-    kind: str, arms: str, recipe: dict[str, Any], store: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(SpecError, match="--artefact: every arm is trained when") as error:
-        ask(kind, arms, recipe, tmp_path / "a", store, artefact="/nonexistent")
-    assert ("llmanac quantize MODEL --method M --text FILE" in str(error.value)) == (kind == "quantizer")
+def test_what_is_trained_takes_no_artefact(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="--artefact: every arm is trained when .*quantizer take one"):
+        ask("position", "rope,none", recipe, tmp_path / "a", store, artefact="/nonexistent")
 
 
 def test_distinct_counts_n_grams() -> None:

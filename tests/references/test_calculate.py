@@ -162,8 +162,8 @@ def test_commands(tmp_path, capsys):
         (["flops", str(tmp_path / "none.json")], "none.json"),
         (["flops", "quickstrat"], "quickstart"),
     ]
-    path.with_name("key.json").write_text(json.dumps({**config_of("mixtral"), "extra_heads": 3}))
-    wrong.append((["kv-cache", str(path.with_name("key.json"))], "extra_heads"))
+    path.with_name("key.json").write_text(json.dumps({**config_of("mixtral"), "attention_multiplier": 3}))
+    wrong.append((["kv-cache", str(path.with_name("key.json"))], "attention_multiplier"))
     path.with_name("odd.json").write_text('{"model_type": "lama"}')
     wrong.append((["flops", str(path.with_name("odd.json"))], "did you mean|llama"))
     for arguments, message in wrong:

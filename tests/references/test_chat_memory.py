@@ -216,3 +216,19 @@ def test_only_wishes_to_delete_are_answered(tmp_path, monkeypatch, capsys):
             assert memory.unmet is None, message
         memory.read("I no longer live in Oslo, I moved to Bergen.")
         assert memory.unmet is None
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "I want you to forget about Rex.", "Scrub my PIN from your memory", "Purge my info", "Delete it all.",
+        "I'd like my PIN to be deleted.", "My PIN is none of your business, delete it.", "Unremember my name.",
+        "Strike my address from the record.", "You should not know my sister's birthday.",
+        "I don't want you to know my PIN.", "Let's forget my PIN ever came up.",
+    ],
+)  # fmt: skip
+def test_wishes_in_other_words_are_not_passed_over(tmp_path, wish):
+    with Memory(tmp_path / "m.sqlite") as memory:
+        memory.read("My name is Anna. I live in Oslo.")
+        done = memory.read(wish)
+        assert done.forgot or memory.unmet is not None

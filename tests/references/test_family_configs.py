@@ -435,9 +435,22 @@ def test_keys_that_nothing_reads_are_ignored_with_a_note(kind, tmp_path):
         load_model(changed(path, config, epochs=3, transformers_version="99.0.0"), device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        own = {"AutoModel": f"modeling_x.{type(theirs(case)).__name__}"}
+        file = config["model_type"].removesuffix("_text")
+        own = {"AutoModel": f"modeling_{file}.{type(theirs(case)).__name__}"}
         assert load_model(changed(path, config, auto_map=own), device="cpu").spec == ours.spec
         ignore = ["clip_qkv", "epochs"]
+    name = own["AutoModel"]
+    for auto_map in ({"AutoModel": f"other/repo--{name}"}, {"AutoModel": name.replace(file, "custom", 1)}):
+        with pytest.raises(CheckpointError, match="auto_map"):
+            load_model(changed(path, config, auto_map=auto_map), device="cpu")
+    for version in ("x", 5, ""):
+        with pytest.raises(CheckpointError, match="epochs = 3 is not known"):
+            load_model(changed(path, config, epochs=3, transformers_version=version), device="cpu")
+    if "is_causal" not in config:
+        with pytest.raises(CheckpointError, match="is_causal = False"):
+            load_model(changed(path, config, is_causal=False), device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         folder = changed(path, config, clip_qkv=8.0, epochs=3, transformers_version="99.0.0")
         assert load_model(folder, device="cpu", ignore=ignore).spec == ours.spec
     with pytest.raises(CheckpointError, match="ignore: no key typo in its config"):

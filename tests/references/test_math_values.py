@@ -116,3 +116,21 @@ def test_points_are_the_same_in_every_process() -> None:
     said = {subprocess.check_output([sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed})
             for seed in ("1", "2")}  # fmt: skip
     assert len(said) == 1 and b"j" in said.pop()
+
+
+WORDS = [
+    (r"\text{-}5", "5"), (r"\text{minus }5", "5"), (r"\text{at most }5", r"\text{at least }5"), (r"\text{not }5", "5"),
+    (r"\text{Re}(z)", "z"), (r"\operatorname{lcm}(2,3)", "(2,3)"), (r"\mathrm{Var}(X)", "X"), (r"\mathrm{2}x", "x"),
+    (r"2\text{ hours }30\text{ minutes}", "230"), (r"2\text{ ft }3\text{ in}", "23"), (r"5\text{ million}", "5"),
+    (r"10\text{ am}", r"10\text{ pm}"), (r"5\text{ dozen}", "5"), ("a^{200}+1", "a^{200}+2"), ("n^{300}+1", "n^{300}"),
+]  # fmt: skip
+UNITS = [
+    (r"12\text{ cm}", "12"), (r"3\text{ cm}, 4\text{ cm}", "3,4"), (r"\frac{1}{2}\text{ hours}", "0.5"),
+    (r"10\mathrm{~km}", "10"), (r"5\text{ million}", r"5\text{ million}"), (r"20\text{ square units}", "20"),
+    (r"(3\text{ cm})", "3"), ("x^{200}", "x^{100}x^{100}"), ("2^{1000}", "4^{500}"),
+]  # fmt: skip
+
+
+def test_words_are_dropped_only_where_they_are_units_behind_a_number() -> None:
+    assert [pair for pair in WORDS if equal(*pair, "math") or equal(*pair[::-1], "math")] == []
+    assert [pair for pair in UNITS if not equal(*pair, "math") or not equal(*pair[::-1], "math")] == []

@@ -64,7 +64,7 @@ def one_round(monkeypatch):
 def test_speeds_are_of_alternating_rounds_and_the_first_is_not_counted(monkeypatch):
     order = []
     monkeypatch.setattr(quantizing, "Engine", lambda model, runner: model)
-    monkeypatch.setattr(quantizing, "_speed", lambda engine, prompt: order.append(engine) or float(len(order)))
+    monkeypatch.setattr(quantizing, "decoding_rate", lambda engine, prompt: order.append(engine) or float(len(order)))
     assert quantizing._speeds("ab", [1]) == ([3.0], [4.0])
     monkeypatch.setattr(quantizing, "SECONDS", 60.0)
     order.clear()

@@ -52,6 +52,7 @@ def rates(
     draws = np.random.default_rng(0)
     found: dict[str, Any] = {"decode": {}}
     with evaluating(model):
+        engine.generate([[1, 2, 3]], max_new_tokens=2, stop_ids=())  # compiles, once for a machine
         for count in rows:
             scheduler = Engine(model, rows=count, runner=engine.native or "torch").scheduler()
             prompts = draws.integers(0, model.vocab_size, (count, context)).tolist()

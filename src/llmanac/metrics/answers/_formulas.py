@@ -21,7 +21,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-MOST, MOST_DEPTH, MOST_BITS = 400, 16, 4096  # characters, brackets in one another, bits of a power
+MOST, MOST_DEPTH, MOST_BITS = 400, 16, 1 << 16  # characters, brackets in one another, bits of a power
 MOST_FACTORIAL, POINTS = 170, 3
 CLOSE, TINY = 1e-11, 1e-12  # relative difference of values that are not exact; what an exact 0 may be for them
 _TOKEN = re.compile(r"\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z]|[-+*/^_(){}\[\]!|]")
@@ -233,7 +233,9 @@ def _power(base: Value, exponent: Value) -> Value:
         ):
             base, exponent = root, Fraction(exponent.numerator)
         size = base.numerator.bit_length() + base.denominator.bit_length()
-        if exponent.denominator == 1 and abs(exponent) * size <= MOST_BITS:
+        if exponent.denominator == 1:
+            if abs(exponent) * size > MOST_BITS:
+                raise NoValue  # rounded it would hide what is added to it
             return Fraction(base**exponent.numerator)
     found: complex = complex(base) ** complex(exponent)
     if not found and base:

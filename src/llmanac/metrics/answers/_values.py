@@ -18,6 +18,11 @@ from llmanac.metrics.answers._latex import UNIT_WORDS
 MOST_PARTS = 64
 _SPACE = re.compile(r"\\(?:left|right|big|Big|displaystyle|quad|qquad)(?![A-Za-z])|\\[,;:! ]|[\s~$]|\\(?=\$)")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mbox|mathrm|operatorname)\{([^{}]*)\}(?:\^\{?\d\}?)?")
+_MEANING = re.compile(r"(?i)\\(?:text|mbox|mathrm)\{\s*(thousand|[mb]illion|hundred|dozen|[ap]\.?m)\b")  # no units
+_UNIT_TEXT = re.compile(
+    r"(?<=[\d}\w)])\s*\\(?:text|textbf|textit|mbox|mathrm)\{[A-Za-z~ .'/-]*\}(?:\^\{?\d\}?)?"
+    r"(?=\s*(?:[,;.)\]¦&]|\\\}|$))"
+)
 _UNIT = re.compile(rf"(?<![\\A-Za-z])(?:{'|'.join(UNIT_WORDS)})(?![A-Za-z])(?:\^\{{?\d\}}?)?")
 _UNIT_POWER = re.compile(r"\\(?:text|mbox|mathrm)\{[^{}]*\}\^\{?(\d)")
 _THOUSANDS = re.compile(r"(?<![\d.,(\[])\d{1,3}(?:,\d{3})+(?![\d,])")
@@ -39,6 +44,10 @@ _SIDES = re.compile(r"[=<>≤≥]")
 _TURNED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "="}
 
 
+class Worded(NoValue):
+    """A formula with words that are no unit behind it."""
+
+
 @dataclass(frozen=True)
 class _Answer:
     """kind: "value", "infinity", "text", "based", "list", "set", "union", "relation", or a pair of brackets.
@@ -58,8 +67,12 @@ class _Answer:
 def same_value(one: str, two: str) -> bool | None:
     """Whether two answers have the same value; None where one cannot be read."""
     units = [found[1] for text in (one, two) if len(text) <= MOST and (found := _UNIT_POWER.search(text))]
+    if len({"".join(_MEANING.findall(text[:MOST])).casefold() for text in (one, two)}) > 1:
+        return False
     try:
         return units in ([], units[:1], units[:1] * 2) and _same(_read(_clean(one), 0), _read(_clean(two), 0))
+    except Worded:
+        return None if _TEXT.findall(one) == _TEXT.findall(two) else False
     except (NoValue, ArithmeticError):
         return None
 
@@ -80,9 +93,12 @@ def _clean(text: str) -> str:
     text = re.sub(r",\\!\s*", ",", text.strip().replace("\\\\", "¦"))  # the end of a matrix's row
     text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
     text = re.sub(r"\\(?:text|mbox)\{\s*(?:and|or)\s*\}|\b(?:and|or)\b", ",", text)
-    bare = _TEXT.sub(lambda found: found[1] if re.fullmatch(r"\s*\(?[A-Za-z]\)?\s*", found[1]) else "", text)
-    if not _SPACE.sub("", bare):
+    bare = _TEXT.sub(lambda found: found[1] if re.fullmatch(r"\s*\(?[A-Za-z]\)?\s*", found[1]) else found[0], text)
+    if not _SPACE.sub("", _TEXT.sub("", bare)):
         return "".join(found[1] for found in _TEXT.finditer(text)).strip(" .()").casefold()
+    bare = _UNIT_TEXT.sub("", bare)
+    if _TEXT.search(bare):  # a word that is no unit behind a formula may say anything: "at most 5", "not 5"
+        raise Worded
     text = _UNIT.sub("", bare) if re.search(r"\d", bare) else bare
     for pattern, to in _RENAMES:
         text = pattern.sub(to, text)

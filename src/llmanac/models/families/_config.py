@@ -16,7 +16,7 @@ TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"
 NEUTRAL = frozenset(TABLES["neutral"].split())
 PEER = tomllib.loads(Path(__file__).with_name("peer.toml").read_text("utf-8"))
 COMPUTING = frozenset(PEER["computing"].split())
-NEVER = ("auto_map", "quantization_config", "compression_config")  # say that something else computes
+NEVER = ("auto_map", "quantization_config", "compression_config", "is_causal")  # say that something else is computed
 FULL = "full_attention"
 MISSING: Any = object()
 
@@ -112,18 +112,22 @@ class Config:
             return self._names_itself(value)
         if key == "layer_types" and isinstance(value, list):
             return all(kind == FULL for kind in value)
+        if key == "is_causal":  # read by what all models of transformers share: without it masks are causal
+            return value in (None, True)
         return value in (None, False, {}, [])
 
     def _names_itself(self, value: Any) -> bool:
-        """Whether an `auto_map` names classes of the family's own name: the code that it was first published with."""
+        """Whether an `auto_map` names the family's own files and classes: the code that it was first published with."""
+        own = self.kind.removesuffix("_text")
+        named = rf"(?i)(configuration|modeling|tokenization)_{own}(_fast)?\.{own.replace('_', '')}\w*"
         classes = value.values() if isinstance(value, dict) else [value]
-        names = [str(name).rpartition(".")[2].casefold() for name in classes if name is not None]
-        return all(name.startswith(self.kind.removesuffix("_text").replace("_", "")) for name in names)
+        names = [name for one in classes for name in (one if isinstance(one, list) else [one]) if name is not None]
+        return all(isinstance(name, str) and re.fullmatch(named, name) for name in names)
 
     def _newer(self) -> bool:
-        """Whether the file was written by a newer transformers than the one whose keys are kept."""
-        versions = [
-            [int(part) for part in re.findall(r"\d+", str(version))[:2]]
-            for version in (self.data.get("transformers_version") or "0", PEER["version"])
-        ]
-        return versions[0] > versions[1]
+        """Whether the file is not known to be of the transformers whose keys are kept, or an older one."""
+        found = self.data.get("transformers_version")
+        if found is None:  # older ones did not say
+            return False
+        wrote, kept = ([int(n) for n in re.findall(r"\d+", str(one))[:2]] for one in (found, PEER["version"]))
+        return not isinstance(found, str) or len(wrote) < 2 or wrote > kept

@@ -130,7 +130,7 @@ class PackedWeights(Weights):
                 config[keys[key]] = self._number(full, key in WHOLE or type(value) is int) or None
             elif key == "attention.causal" and value is True:
                 continue
-            elif key == "attention.causal" or isinstance(value, (np.ndarray, list)) or not _neutral(value):
+            elif key in NEVER or isinstance(value, (np.ndarray, list)) or not _neutral(value):
                 raise self._error(full, f"is {shown(value)}, which is not supported; it may change what is computed")
         if (config["num_hidden_layers"] or 0) > len(self.file.names):
             raise self._error(f"{name}.block_count", f"is more than the file has tensors, {len(self.file.names):,}")
@@ -197,6 +197,8 @@ class PackedWeights(Weights):
         elif own:
             table = {theirs: self._factors(name, turned // 2) for theirs, name in own.items()}
             table |= {"rope_type": "longrope", "factor": max(1.0, (longest or 1) / trained)}
+        elif kind == "none" and factor != 1 and self.table.family in SCALED_WINDOWS:
+            raise self._error(f"{rope}scaling.factor", "is not 1 beside the type none; llama.cpp applies it to windows")
         elif kind == "none" or (kind == "linear" and factor == 1):
             table = {}
         scaled = table.get("rope_type") in ("yarn", "longrope")
@@ -259,6 +261,10 @@ class PackedWeights(Weights):
 def _identity(parameter: Tensor) -> tuple[Any, ...]:
     """What differs once a parameter was replaced, moved or written to."""
     return id(parameter), parameter.data_ptr(), parameter.dtype, parameter._version
+
+
+SCALED_WINDOWS = ("gemma2", "gemma3_text")  # whose windows llama.cpp scales whatever the type says
+NEVER = ("attention.causal", "rope.freq_base_swa")  # keys that no value but the usual one leaves without effect
 
 
 def divisors(scaling: Scaling, turned: int, theta: float) -> Array:

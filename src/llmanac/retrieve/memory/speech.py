@@ -47,6 +47,13 @@ _WISH = re.compile(
     r"|remove|drop|disregard|get rid of)\b|(?:do(?:n['’]t| not)|never|stop) (?:remember|keep|stor|sav)\w*)"
     r"(?=.*\b(?:my|our|me|i|know|remember|memory|told|said|stored|saved|kept|facts?)\b)"
 )
+_STATED_WISH = re.compile(
+    r"(?i)^(?!.*\?\s*$)(?!.*\b(?:don['’]t|do not) forget|forget it\W*$)(?!.*\bi (?:never|always|often|can't|cannot) )"
+    r"(?=.*\b(?:my|our|me|it|all|about|memory|stored|facts?)\b)"
+    r".*\b(?:(?:forget|deleted?|erased?|wipe|removed?|drop|disregard|get rid of|scrub|purge|strike|unremember|revoke"
+    r"|take back)\b|(?:do(?:n['’]t| not)|never|stop|should(?:n['’]t| not)) (?:want you to )?"
+    r"(?:know|remember|keep|stor|sav)\w*)"
+)
 _EXCEPT = r"except\w*|apart from|aside from|other than|save for|besides|excluding|keep|leave|if|unless|once"
 _BEFORE = re.compile(rf"(?i)\b(?:{_EXCEPT}|remember)\b")
 _AFTER = re.compile(rf"(?i)\b(?:{_EXCEPT}|but|until|not (?:my|our|the))\b")
@@ -122,7 +129,7 @@ def clauses(message: str) -> list[Clause]:
 
 def wants_deletion(message: str) -> bool:
     """Whether a message asks, in any words that we know, to delete something of what is known."""
-    return any(_WISH.search(sentence) for sentence in sentences(_own(message)))
+    return any(_WISH.search(one) or _STATED_WISH.search(one) for one in sentences(_own(message)))
 
 
 def _own(message: str) -> str:
