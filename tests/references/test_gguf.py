@@ -503,3 +503,13 @@ def test_smollm2_tokenizer_equals_transformers(smollm2):
         expected = peer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         assert ours.render_chat(chat, add_generation_prompt=True) == expected
     assert (ours.eos_id, ours.pad_id, ours.bos_id) == (peer.eos_token_id, peer.pad_token_id, peer.bos_token_id)
+
+
+@pytest.mark.parametrize("changes", [{"rope.freq_base_swa": np.float32(1.0)}, {
+    "rope.scaling.type": "none", "rope.scaling.factor": np.float32(4.0)}])  # fmt: skip
+def test_what_llama_cpp_does_to_windows_alone_is_refused(changes, models, tokenizer, tmp_path):
+    """No value of these keys is without effect there."""
+    source = export_gguf(models("gemma2")[1], tokenizer, tmp_path / "m.gguf", "f32")
+    path = other(tmp_path / "other.gguf", source, {f"gemma2.{key}": value for key, value in changes.items()})
+    with pytest.raises(CheckpointError, match=r"gemma2\.rope\.(freq_base_swa|scaling\.factor)"):
+        PackedWeights(path)

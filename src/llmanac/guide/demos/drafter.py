@@ -12,7 +12,7 @@ from llmanac.guide.demos import Field, _html, _model, in_time
 
 CARD = {"title": "Accepted tokens of speculative decoding", "kinds": ["drafter"], "rows": ["serve/speculative"]}
 MODEL = True
-PROMPT = "The state of a row is kept. The state of a row is read. The state of a row is"
+PROMPT = "No margin was stated before the first result: 1% holds. No margin was stated before the"
 FIELDS = (
     Field("prompt", "Prompt", PROMPT, most=400, area=True),
     Field("method", "Drafter", "prompt-lookup", kind="drafter"),

@@ -26,7 +26,7 @@ ORDERS = re.compile(
     r"|\b(answer|reply|respond)\s+(only\s+)?with\s+(exactly\s+)?[\"']|<\|im_(start|end)\|>"
 )
 _ASKING = """what which who whom whose when where why how many much long often far old does did do is are was were can
-could tell explain describe name call called please anyone say"""
+could tell explain describe name call called please anyone say aren isn wasn weren don doesn didn couldn shouldn t"""
 ASKING = frozenset(_ASKING.split())
 _END = re.compile(
     r"(?<=[.!?])([\"')\]”’»]*)\s+(?=[\"'(\[“‘«]*([A-Z0-9][^\W_]*))|\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.|[#|>])\s)"
