@@ -88,6 +88,7 @@ PLACES = {
 }
 YES_OR_NO = {
     "Are dogs allowed in the garden?": "Dogs are allowed in the garden.",
+    "Aren't dogs allowed in the garden?": "Dogs are allowed in the garden.",
     "Do bicycles stay at the gate?": "Bicycles must stay at the gate.",
     "Do children under six enter free?": "Children under six enter free.",
     "Can members borrow films?": "Members can borrow films.",
