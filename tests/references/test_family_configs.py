@@ -506,7 +506,7 @@ def test_the_commands_leave_keys_out(tmp_path, capsys):
 def test_a_model_type_that_is_not_built_is_no_misspelt_one():
     others = [kind for kind in PEER["types"].split() if kind not in FAMILIES]
     assert len(others) > 300 and {"llama4", "jamba", "qwen2_moe", "falcon"} <= set(others)
-    for kind in others:
+    for kind in [*others, "mamba3", "phi4", "qwen4"]:
         with pytest.raises(CheckpointError, match=f"model_type: {kind} is not supported") as error:
             family(kind)
         assert "did you mean" not in str(error.value)

@@ -8,6 +8,7 @@ name, never dropped, and what a config cannot say of a Spec is a Misfit.
 from __future__ import annotations
 
 import importlib
+import re
 
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.models.families._config import PEER, TABLES, Config, Misfit
@@ -30,8 +31,9 @@ def family(name: str, where: str = "model_type") -> Family:
     """The table of a family. Raises CheckpointError for one that is not known."""
     if name not in FAMILIES:
         known = ", ".join(FAMILIES)
-        if name in PEER["types"].split():  # a model by that name, and no misspelt one
-            raise CheckpointError(f"{where}: {name} is not supported (read: {known})")
+        another = re.sub(r"\d", "", name) in {re.sub(r"\d", "", one) for one in FAMILIES}  # a later one: mamba3
+        if another or name in PEER["types"].split():  # a model by that name, and no misspelt one
+            raise CheckpointError(f"{where}: {name[:60]} is not supported (read: {known})")
         raise CheckpointError(
             f"{where}: {shown(name)} is not a family that can be read{nearest(name, FAMILIES)} ({known})"
         )
