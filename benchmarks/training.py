@@ -60,7 +60,7 @@ def ours(compiled: bool, vocab: int, dtype: str) -> tuple[Callable[[], Any], dic
     how = {"compile": "always" if compiled else "never", "dtype": dtype}
     asked = TrainSpec(steps=1000, batch_tokens=TOKENS, length=LENGTH, **how)
     with tempfile.TemporaryDirectory() as folder:
-        made = plan(model, source, objective, asked, folder=Path(folder)).spec
+        made = plan(model, source, objective, asked).spec
         set_attention(model, made.attention)
         if compiled:
             compile_model(model)
