@@ -66,7 +66,7 @@ def ours(compiled: bool, vocab: int, dtype: str) -> tuple[Callable[[], Any], dic
             compile_model(model)
         stepper = Stepper(
             model, objective, made.optimizer.build(model=model), micro_batch=made.micro_batch or ROWS, clip=made.clip,
-            dtype=DTYPES[made.dtype], folder=Path(folder),
+            dtype=DTYPES[made.dtype], folder=Path(folder), threads=1 if compiled else THREADS,
         )  # fmt: skip
     about = {"dtype": made.dtype, "attention": made.attention, "flops": model.flops_per_token(LENGTH) * TOKENS}
     return lambda: stepper(next(source), 1.0, 0), about

@@ -195,9 +195,11 @@ def test_threads_do_not_change_a_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-def test_only_training_on_a_cpu_in_bfloat16_takes_the_loops() -> None:
-    x = torch.zeros(SMALLEST, dtype=torch.bfloat16, requires_grad=True)
-    assert fused(x) and not fused(x.detach()) and not fused(x[1:]) and not fused(x.float())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_only_training_on_a_cpu_takes_the_loops(dtype: torch.dtype) -> None:
+    """float64 is for references: it is computed by the formulas."""
+    x = torch.zeros(SMALLEST, dtype=dtype, requires_grad=True)
+    assert fused(x) and not fused(x.detach()) and not fused(x[1:]) and not fused(x.double())
     with torch.no_grad():
         assert not fused(x)
 

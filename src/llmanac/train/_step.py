@@ -18,6 +18,7 @@ from llmanac.core.files import atomic_folder, write_json
 from llmanac.core.types import Batch, LossSum
 from llmanac.train._balance import of_step
 from llmanac.train._sums import Sums, numbers
+from llmanac.train._threads import Threads, divides
 from llmanac.train.optimizers._base import Optimizer
 
 
@@ -43,6 +44,8 @@ class Stepper:
         clip: the largest norm of the mean loss's gradient; 0 for any.
         dtype: what the model computes in.
         folder: where a batch whose loss is not finite is saved.
+        threads: of several, each computes micro-batches of its own where the model and the objective allow it
+            (`_threads`); `micro_batch` rows are then computed at a time by all of them together.
 
     Raises:
         SpecError: rows that must stay together are to be cut into micro-batches.
@@ -58,6 +61,7 @@ class Stepper:
         clip: float,
         dtype: torch.dtype,
         folder: Path,
+        threads: int = 1,
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.micro_batch, self.clip, self.dtype, self.folder = micro_batch, clip, dtype, folder
@@ -66,6 +70,8 @@ class Stepper:
         self._casts = hasattr(model, "compute_dtype")
         if self._casts:
             setattr(model, "compute_dtype", dtype)  # noqa: B010 - a Module's attributes are typed as tensors
+        alone = threads > 1 and divides(model, objective)
+        self._threads = Threads(model, threads, self._backward) if alone else None
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
         """For a model that does not cast by itself (`compute_dtype`): autocast, where the dtype is a short one."""
@@ -80,17 +86,23 @@ class Stepper:
                 f"micro_batch: {self.micro_batch} cuts {len(rows)} rows whose losses depend on each other; "
                 f"leave it unset or set it to {len(rows)}"
             )
-        sums, starts = Sums(), range(0, len(rows), self.micro_batch)
+        sums = Sums()
+        if self._threads is not None and self._threads.gains(rows):
+            cut = [self.objective.collate(part) for part in self._threads.divided(rows, self.micro_batch)]
+            for batch, found in zip(cut, self._threads(cut), strict=True):
+                sums.add(batch, found)
+            return sums
+        starts = range(0, len(rows), self.micro_batch)
         batches = (self.objective.collate(rows[start : start + self.micro_batch]) for start in starts)
-        with of_step(self.model, self.objective, batches, self._units, several=len(starts) > 1) as cut:
-            for batch in cut:
-                sums.add(batch, self._backward(batch))
+        with of_step(self.model, self.objective, batches, self._units, several=len(starts) > 1) as counted:
+            for batch in counted:
+                sums.add(batch, self._backward(self.model, batch))
         return sums
 
-    def _backward(self, batch: Any) -> LossSum:
+    def _backward(self, model: nn.Module, batch: Any) -> LossSum:
         """The objective's loss of one micro-batch, whose gradients are added."""
         total: LossSum | None = None
-        for loss, units, more in self._parts(batch):
+        for loss, units, more in self._parts(model, batch):
             if loss.requires_grad and (isinstance(units, Tensor) or units):  # to look into a tensor would be to wait
                 loss.backward()
             if total is None:
@@ -101,10 +113,10 @@ class Stepper:
         assert total is not None
         return total
 
-    def _parts(self, batch: Any) -> Iterator[LossSum]:
+    def _parts(self, model: nn.Module, batch: Any) -> Iterator[LossSum]:
         """The objective's losses of one micro-batch, each computed when it is asked for."""
         batch = batch if self.device.type == "cpu" else batch.to(self.device)
-        parts = getattr(self.objective, "losses", lambda *given: iter([self.objective.loss(*given)]))(self.model, batch)
+        parts = getattr(self.objective, "losses", lambda *given: iter([self.objective.loss(*given)]))(model, batch)
         while True:
             with self.precision():
                 found = next(parts, None)
@@ -114,7 +126,7 @@ class Stepper:
 
     def _units(self, batch: Any) -> Tensor | int:
         units: Tensor | int = 0
-        for _, more, _ in self._parts(batch):
+        for _, more, _ in self._parts(self.model, batch):
             units = units + more
         return units
 
@@ -153,7 +165,7 @@ class Stepper:
         """The number of the first micro-batch whose gradient alone is not finite, computed again; else the last one."""
         for number, batch in enumerate(batches[:-1]):
             self.optimizer.zero_grad()
-            self._backward(batch)
+            self._backward(self.model, batch)
             if not all(math.isfinite(value) for value in numbers(self._norm())):
                 return number
         return len(batches) - 1

@@ -171,6 +171,7 @@ class _Run:
         stepper: Any = Stepper(
             self.model, self.objective, self.optimizer, micro_batch=spec.micro_batch or spec.rows, clip=spec.clip,
             dtype=DTYPES[spec.dtype], folder=self.folder,
+            threads=1 if spec.compile == "always" else torch.get_num_threads(),
         )  # fmt: skip
         if self.team is not None:
             stepper = self.optimizer = self.team.stepper(

@@ -26,6 +26,7 @@ from llmanac.core.spec import dump, make
 from llmanac.train import TrainSpec
 from llmanac.train._calibration import preserve_all, trial_rows
 from llmanac.train._random import Generator
+from llmanac.train._threads import divides
 from llmanac.train.pace import Revision, as_json
 
 FILE = "plan.json"
@@ -151,7 +152,8 @@ def plan(
             measured["estimated_steps"] = max(FEWEST, int(budget / a_step))
             spec = dataclasses.replace(spec, steps=measured["estimated_steps"])
     if spec.compile == "auto":
-        long = (budget or (spec.steps or 0) * a_step) > COMPILE_SECONDS
+        alone = torch.get_num_threads() > 1 and divides(model, objective)  # as fast as what compiling gives
+        long = (budget or (spec.steps or 0) * a_step) > COMPILE_SECONDS and not alone
         can = has_compiler(device)
         spec = dataclasses.replace(spec, compile="always" if long and can else "never")
         if long and not can:

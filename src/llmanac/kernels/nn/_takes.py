@@ -21,7 +21,7 @@ def fused(x: Tensor, *others: Tensor) -> bool:
     """
     return (
         not torch.compiler.is_compiling()
-        and x.dtype == torch.bfloat16
+        and x.dtype in (torch.bfloat16, torch.float32)
         and x.device.type == "cpu"
         and x.numel() >= SMALLEST
         and torch.is_grad_enabled()

@@ -190,13 +190,11 @@ def _rotate_loop(start, stop, x, y, cos, sin, shape, strides, sign):
         for t in range(length):
             a = row * strides[0] + t * strides[1] + head * strides[2]
             b = row * strides[3] + t * strides[4] + head * strides[5]
-            x1, x2, y1, y2 = x[a : a + half], x[a + half : a + dim], y[b : b + half], y[b + half : b + dim]
-            c, s = cos[row * each + t], sin[row * each + t]
-            c1, c2, s1, s2 = c[:half], c[half:], s[:half], s[half:]
+            u, v, c, s = x[a : a + dim], y[b : b + dim], cos[row * each + t], sin[row * each + t]
             for j in range(half):
-                u, v = widen(x1[j]), widen(x2[j])
-                y1[j] = narrow(u * widen(c1[j]) + sign * v * widen(s1[j]), y1[j])
-                y2[j] = narrow(v * widen(c2[j]) + sign * u * widen(s2[j]), y2[j])
+                first, second = widen(u[j]), widen(u[half + j])
+                v[j] = narrow(first * widen(c[j]) + sign * second * widen(s[j]), v[j])
+                v[half + j] = narrow(second * widen(c[half + j]) + sign * first * widen(s[half + j]), v[j])
 
 
 _rms, _rms_back = cached(_rms_loop, **LOOP), cached(_rms_back_loop, **LOOP)

@@ -25,6 +25,8 @@ from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.text import cached
 
 Cell = Literal["rnn", "rnn-relu", "gru", "lstm"]
+# numpy's division: Python's looks for a zero at every number, and a loop is not vectorised
+LOOP = {"nogil": True, "error_model": "numpy", "fastmath": RELAXED}
 
 
 @uncompiled  # a compiler would trace every step
@@ -59,119 +61,119 @@ class _Walk(torch.autograd.Function):
         *state: Tensor,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         length = x.shape[1]
-        gates = x.detach().transpose(0, 1).clone(memory_format=torch.contiguous_format)  # becomes their values
-        states = [x.new_empty(length + 1, *part.shape) for part in state]
+        gates = x.detach().clone(memory_format=torch.contiguous_format)  # becomes their values
+        states = [x.new_empty(len(x), length + 1, part.shape[1]) for part in state]
         for own, part in zip(states, state, strict=True):
-            own[0] = part
+            own[:, 0] = part
         keep, use = _mask(begins, gates, invert=True), _mask(real, gates)
-        product = torch.empty_like(gates[0])
-        parts = torch.empty_like(gates[:, :, : weight.shape[1]]) if cell == "gru" else gates[:0]
+        product = torch.empty_like(gates[:, 0], memory_format=torch.contiguous_format)
+        parts = gates.new_empty(*gates.shape[:2], weight.shape[1]) if cell == "gru" else gates[:0]
         arrays = (gates.numpy(), product.numpy(), states[0].numpy(), states[-1].numpy(), keep.numpy(), use.numpy())
         fresh = [False] * length if begins is None else begins.any(0).tolist()
         step, across = _FORWARD[cell], weight.detach().t()
-        for t, (h, new) in enumerate(zip(states[0].unbind(0), fresh, strict=False)):
-            torch.addmm(bias.detach(), h * keep[t, :, None] if new else h, across, out=product)
+        for t, (h, new) in enumerate(zip(states[0].unbind(1), fresh, strict=False)):
+            torch.addmm(bias.detach(), h * keep[:, t, None] if new else h, across, out=product)
             step(t, *arrays, parts.numpy())
-        did(states[0][1:].numel() * _OPERATIONS[cell][0])
+        did(states[0][:, 1:].numel() * _OPERATIONS[cell][0])
         ctx.cell, ctx.fresh = cell, any(fresh)
         ctx.save_for_backward(gates, weight, keep, use, parts, *states)
-        return (states[0][1:].transpose(0, 1), *(own[-1].clone() for own in states))
+        return (states[0][:, 1:], *(own[:, -1].clone() for own in states))
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> Any:
         gates, weight, keep, use, parts, *states = ctx.saved_tensors
-        length, rows, width = states[0][1:].shape
+        rows, length, width = states[0][:, 1:].shape
         slopes = torch.empty_like(gates)  # with respect to the product; of the input they are the same but for a GRU's
         inputs = torch.empty_like(gates) if ctx.cell == "gru" else slopes
-        outside = above[0].transpose(0, 1).contiguous()
+        outside = above[0].contiguous()
         flow = [part.clone(memory_format=torch.contiguous_format) for part in above[1:]]
         given = (gates, parts, states[0], states[-1], keep, use, outside, slopes, inputs, flow[0], flow[-1])
         arrays = [part.numpy() for part in given]
         step = _BACKWARD[ctx.cell]
         weight = weight.detach()
-        for t, slope in reversed(list(enumerate(slopes.unbind(0)))):
+        for t, slope in reversed(list(enumerate(slopes.unbind(1)))):
             step(t, *arrays)
             if ctx.fresh:
-                flow[0].addcmul_(slope @ weight, keep[t, :, None])
+                flow[0].addcmul_(slope @ weight, keep[:, t, None])
             else:
                 flow[0].addmm_(slope, weight)
-        did(states[0][1:].numel() * _OPERATIONS[ctx.cell][1])
-        before = states[0][:-1] * keep[..., None] if ctx.fresh else states[0][:-1]
+        did(states[0][:, 1:].numel() * _OPERATIONS[ctx.cell][1])
+        before = states[0][:, :-1] * keep[..., None] if ctx.fresh else states[0][:, :-1]
         flat = slopes.view(length * rows, -1)
         into_weight = flat.t() @ before.reshape(length * rows, width)
-        return None, inputs.transpose(0, 1), into_weight, flat.sum(0), None, None, *flow
+        return None, inputs, into_weight, flat.sum(0), None, None, *flow
 
 
 def _mask(marks: Tensor | None, like: Tensor, invert: bool = False) -> Tensor:
-    """(T, B): 1 or 0 for each token, in the dtype of the gates."""
+    """(B, T): 1 or 0 for each token, in the dtype of the gates."""
     if marks is None:
         return like.new_ones(like.shape[:2])
-    return (~marks if invert else marks).t().to(like.dtype).contiguous()
+    return (~marks if invert else marks).to(like.dtype).contiguous()
 
 
-# Steps. h[t] and m[t] are the state before token t; keep is 0 where a token begins a document, use 0 at padding.
+# Steps. h[:, t] and m[:, t] are the state before token t; keep is 0 where a token begins a document, use 0 at padding.
 # Loops run over one row at a time and touch few arrays, or the compiler could not tell that they do not overlap.
 def _carry(t, i, h, m):
     for j in range(h.shape[2]):
-        h[t + 1, i, j] = h[t, i, j]
-        m[t + 1, i, j] = m[t, i, j]
+        h[i, t + 1, j] = h[i, t, j]
+        m[i, t + 1, j] = m[i, t, j]
 
 
 def _carry_back(t, i, outside, slopes, inputs, flow):
-    slopes[t, i, :] = 0
-    inputs[t, i, :] = 0
+    slopes[i, t, :] = 0
+    inputs[i, t, :] = 0
     for j in range(flow.shape[1]):
-        flow[i, j] += outside[t, i, j]
+        flow[i, j] += outside[i, t, j]
 
 
 _CARRY, _CARRY_BACK = cached(_carry), cached(_carry_back)
 
 
 def _rnn(t, gates, product, h, m, keep, use, parts):
-    for i in range(h.shape[1]):
-        if use[t, i] == 0:
+    for i in range(h.shape[0]):
+        if use[i, t] == 0:
             _CARRY(t, i, h, m)
             continue
         for j in range(h.shape[2]):
-            h[t + 1, i, j] = tanh(gates[t, i, j] + product[i, j])
+            h[i, t + 1, j] = tanh(gates[i, t, j] + product[i, j])
 
 
 def _rnn_back(t, gates, parts, h, m, keep, use, outside, slopes, inputs, flow, flow_m):
-    for i in range(h.shape[1]):
-        if use[t, i] == 0:
+    for i in range(h.shape[0]):
+        if use[i, t] == 0:
             _CARRY_BACK(t, i, outside, slopes, inputs, flow)
             continue
         for j in range(h.shape[2]):
-            y, d = h[t + 1, i, j], flow[i, j] + outside[t, i, j]
-            slopes[t, i, j] = d - d * y * y
+            y, d = h[i, t + 1, j], flow[i, j] + outside[i, t, j]
+            slopes[i, t, j] = d - d * y * y
             flow[i, j] = 0
 
 
 def _relu(t, gates, product, h, m, keep, use, parts):
-    for i in range(h.shape[1]):
-        if use[t, i] == 0:
+    for i in range(h.shape[0]):
+        if use[i, t] == 0:
             _CARRY(t, i, h, m)
             continue
         for j in range(h.shape[2]):
-            y = gates[t, i, j] + product[i, j]
-            h[t + 1, i, j] = 0 if y < 0 else y  # a NaN stays one
+            y = gates[i, t, j] + product[i, j]
+            h[i, t + 1, j] = 0 if y < 0 else y  # a NaN stays one
 
 
 def _relu_back(t, gates, parts, h, m, keep, use, outside, slopes, inputs, flow, flow_m):
-    for i in range(h.shape[1]):
-        if use[t, i] == 0:
+    for i in range(h.shape[0]):
+        if use[i, t] == 0:
             _CARRY_BACK(t, i, outside, slopes, inputs, flow)
             continue
         for j in range(h.shape[2]):
-            d = flow[i, j] + outside[t, i, j]
-            slopes[t, i, j] = d if h[t + 1, i, j] > 0 else d - d
+            d = flow[i, j] + outside[i, t, j]
+            slopes[i, t, j] = d if h[i, t + 1, j] > 0 else d - d
             flow[i, j] = 0
 
 
 def _gru(t, gates, product, h, m, keep, use, parts):
     width = h.shape[2]
-    for i in range(h.shape[1]):
-        row, p, hidden = gates[t, i], product[i], parts[t, i]
+    for i in range(h.shape[0]):
+        row, p, hidden = gates[i, t], product[i], parts[i, t]
         for j in range(2 * width):
             row[j] = sigmoid(row[j] + p[j])
         for j in range(width):
@@ -179,51 +181,51 @@ def _gru(t, gates, product, h, m, keep, use, parts):
         r, z, n = row[:width], row[width : 2 * width], row[2 * width :]
         for j in range(width):
             n[j] = tanh(n[j] + r[j] * hidden[j])
-        if use[t, i] == 0:
+        if use[i, t] == 0:
             _CARRY(t, i, h, m)
             continue
-        stays, before, after = keep[t, i], h[t, i], h[t + 1, i]
+        stays, before, after = keep[i, t], h[i, t], h[i, t + 1]
         for j in range(width):
             after[j] = n[j] + z[j] * (stays * before[j] - n[j])
 
 
 def _gru_back(t, gates, parts, h, m, keep, use, outside, slopes, inputs, flow, flow_m):
     width = h.shape[2]
-    for i in range(h.shape[1]):
-        if use[t, i] == 0:
+    for i in range(h.shape[0]):
+        if use[i, t] == 0:
             _CARRY_BACK(t, i, outside, slopes, inputs, flow)
             continue
-        row, stays = gates[t, i], keep[t, i]
+        row, stays = gates[i, t], keep[i, t]
         for j in range(width):
             r, z, n = row[j], row[width + j], row[2 * width + j]
-            d = flow[i, j] + outside[t, i, j]
+            d = flow[i, j] + outside[i, t, j]
             into_n = d - d * z
             into_n -= into_n * n * n
-            into_r = into_n * parts[t, i, j] * (r - r * r)
-            into_z = d * (stays * h[t, i, j] - n) * (z - z * z)
-            inputs[t, i, j] = into_r
-            inputs[t, i, width + j] = into_z
-            inputs[t, i, 2 * width + j] = into_n
-            slopes[t, i, j] = into_r
-            slopes[t, i, width + j] = into_z
-            slopes[t, i, 2 * width + j] = into_n * r
+            into_r = into_n * parts[i, t, j] * (r - r * r)
+            into_z = d * (stays * h[i, t, j] - n) * (z - z * z)
+            inputs[i, t, j] = into_r
+            inputs[i, t, width + j] = into_z
+            inputs[i, t, 2 * width + j] = into_n
+            slopes[i, t, j] = into_r
+            slopes[i, t, width + j] = into_z
+            slopes[i, t, 2 * width + j] = into_n * r
             flow[i, j] = d * z * stays
 
 
 def _lstm(t, gates, product, h, m, keep, use, parts):
     width = h.shape[2]
-    for i in range(h.shape[1]):
-        row, p = gates[t, i], product[i]
+    for i in range(h.shape[0]):
+        row, p = gates[i, t], product[i]
         for j in range(2 * width):
             row[j] = sigmoid(row[j] + p[j])
         for j in range(2 * width, 3 * width):
             row[j] = tanh(row[j] + p[j])
         for j in range(3 * width, 4 * width):
             row[j] = sigmoid(row[j] + p[j])
-        if use[t, i] == 0:
+        if use[i, t] == 0:
             _CARRY(t, i, h, m)
             continue
-        stays, before, after, out = keep[t, i], m[t, i], m[t + 1, i], h[t + 1, i]
+        stays, before, after, out = keep[i, t], m[i, t], m[i, t + 1], h[i, t + 1]
         for j in range(width):
             after[j] = row[width + j] * stays * before[j] + row[j] * row[2 * width + j]
         for j in range(width):
@@ -232,20 +234,20 @@ def _lstm(t, gates, product, h, m, keep, use, parts):
 
 def _lstm_back(t, gates, parts, h, m, keep, use, outside, slopes, inputs, flow, flow_m):
     width = h.shape[2]
-    for i in range(h.shape[1]):
-        if use[t, i] == 0:
+    for i in range(h.shape[0]):
+        if use[i, t] == 0:
             _CARRY_BACK(t, i, outside, slopes, inputs, flow)
             continue
-        row, slope, stays, after = gates[t, i], slopes[t, i], keep[t, i], m[t + 1, i]
+        row, slope, stays, after = gates[i, t], slopes[i, t], keep[i, t], m[i, t + 1]
         for j in range(width):
-            o, y, d = row[3 * width + j], tanh(after[j]), flow[i, j] + outside[t, i, j]
+            o, y, d = row[3 * width + j], tanh(after[j]), flow[i, j] + outside[i, t, j]
             slope[3 * width + j] = d * y * (o - o * o)
             d *= o
             flow[i, j] = d - d * y * y  # of the memory cell, for the next loop
         for j in range(width):
             a, f, g, d = row[j], row[width + j], row[2 * width + j], flow[i, j] + flow_m[i, j]
             slope[j] = d * g * (a - a * a)
-            slope[width + j] = d * stays * m[t, i, j] * (f - f * f)
+            slope[width + j] = d * stays * m[i, t, j] * (f - f * f)
             slope[2 * width + j] = d * (a - a * g * g)
             flow_m[i, j] = d * f * stays
             flow[i, j] = 0
@@ -254,14 +256,14 @@ def _lstm_back(t, gates, parts, h, m, keep, use, outside, slopes, inputs, flow, 
 # of an element of a step, forward and backward, besides the products
 _OPERATIONS = {"rnn": (2, 2), "rnn-relu": (2, 2), "gru": (8, 12), "lstm": (13, 13)}
 _FORWARD: dict[str, Any] = {
-    "rnn": cached(_rnn, fastmath=RELAXED),
-    "rnn-relu": cached(_relu, fastmath=RELAXED),
-    "gru": cached(_gru, fastmath=RELAXED),
-    "lstm": cached(_lstm, fastmath=RELAXED),
+    "rnn": cached(_rnn, **LOOP),
+    "rnn-relu": cached(_relu, **LOOP),
+    "gru": cached(_gru, **LOOP),
+    "lstm": cached(_lstm, **LOOP),
 }
 _BACKWARD: dict[str, Any] = {
-    "rnn": cached(_rnn_back, fastmath=RELAXED),
-    "rnn-relu": cached(_relu_back, fastmath=RELAXED),
-    "gru": cached(_gru_back, fastmath=RELAXED),
-    "lstm": cached(_lstm_back, fastmath=RELAXED),
+    "rnn": cached(_rnn_back, **LOOP),
+    "rnn-relu": cached(_relu_back, **LOOP),
+    "gru": cached(_gru_back, **LOOP),
+    "lstm": cached(_lstm_back, **LOOP),
 }

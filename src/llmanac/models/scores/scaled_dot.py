@@ -120,7 +120,8 @@ class ScaledDot(Score):
                 return self._plain(queries, keys, values, mask, bias)
             ranges = mask.ranges() if fused(queries, keys, values) else None
             if ranges is not None:
-                return BlockAttention.apply(queries, keys, values, None, bound, self.scale, 2 * BLOCK, ranges)
+                side = BLOCK if queries.dtype == torch.bfloat16 else BLOCK // 2
+                return BlockAttention.apply(queries, keys, values, None, bound, self.scale, side, ranges)
             causal_only = mask.causal and mask.allowed is None
             additive = None if causal_only else mask.additive(queries.dtype)
             return BlockAttention.apply(queries, keys, values, additive, bound, self.scale, BLOCK)
