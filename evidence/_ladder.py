@@ -12,7 +12,7 @@ import re
 import sysconfig
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Arm, find_axis, resolve
 from llmanac.lab.compare import BASE
 from llmanac.lab.hold import hold_parameters
-from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.prepare import Prepared, prepare, seen_in
 from llmanac.lab.report import Section, table
 from llmanac.lab.trials.training import TrainingTrial
 from llmanac.recipes.spec import load_recipe
@@ -100,7 +100,23 @@ def text(scale: Scale, deduplicated: bool = True) -> tuple[Any, Prepared]:
     """The base recipe of a scale and its text; the files are read once a process."""
     changes = scale.patches | ({} if deduplicated else {"data.stages": ["clean"]})
     recipe = load_recipe(str(BASE), changes).spec
-    return recipe, prepare(recipe, WORK / "ladder", None if deduplicated else text(scale)[1])
+    if deduplicated:
+        return recipe, prepare(recipe, WORK / "ladder")
+    base = text(scale)[1]
+    recipe = replace(recipe, data=unseen(recipe.data, {*base.report, *base.tuning}))
+    return recipe, prepare(recipe, WORK / "ladder", base)
+
+
+def unseen(data: Any, held_out: set[str]) -> Any:
+    """The same data, whose documents to train on leave out copies of those that the base holds out."""
+
+    class Unseen(type(data)):  # type: ignore[misc]
+        def collect(self, seed: int, folder: Path | None = None) -> Any:
+            corpus = super().collect(seed, folder)
+            copies = set(seen_in(corpus.train, held_out))
+            return replace(corpus, train=[d for d in corpus.train if d.id not in copies])
+
+    return Unseen(**{field.name: getattr(data, field.name) for field in fields(data)})
 
 
 @functools.cache

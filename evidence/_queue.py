@@ -11,7 +11,7 @@ from types import ModuleType
 
 from evidence import _cells
 from llmanac.core import files
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, LlmanacError
 from llmanac.lab.budget import format_duration
 from tools import records
 
@@ -64,7 +64,7 @@ def _current(study: ModuleType, folder: Path, made: Sequence[dict]) -> list[dict
 
 
 def work(load: Callable[[str], ModuleType], timed: bool = False, pages: Path = _cells.PAGES) -> int:
-    """Make every missing cell; returns how many were made. A timed one is not begun while others compute."""
+    """Make every missing cell; returns how many were made. One that fails is named and left out. A timed one is not begun while others compute."""
     jobs, keys, made = missing(load, timed, pages), {}, 0
     print(
         f"{len(jobs)} cells are missing, about {format_duration(sum(job.seconds for job in jobs))} of one core",
@@ -79,9 +79,13 @@ def work(load: Callable[[str], ModuleType], timed: bool = False, pages: Path = _
             if others.share is not None and others.share > records.QUIET:
                 print(f"others use {others.share:.2f} of a core; timed cells wait for a quiet machine", flush=True)
                 return made
-        if job.study not in keys:
-            keys[job.study] = _cells.key_of(study, folder)
-        done = _cells.make(study, job.cell, folder, keys[job.study])
+        try:
+            if job.study not in keys:
+                keys[job.study] = _cells.key_of(study, folder)
+            done = _cells.make(study, job.cell, folder, keys[job.study])
+        except LlmanacError as error:  # the other cells do not wait for it
+            print(f"{place} of {len(jobs)}: {job.study} {job.cell} failed: {error}", flush=True)
+            continue
         made += done
         planned += job.seconds
         pace = (time.monotonic() - start) / planned if planned and made else 1.0
