@@ -64,7 +64,10 @@ def _current(study: ModuleType, folder: Path, made: Sequence[dict]) -> list[dict
 
 
 def work(load: Callable[[str], ModuleType], timed: bool = False, pages: Path = _cells.PAGES) -> int:
-    """Make every missing cell; returns how many were made. One that fails is named and left out. A timed one is not begun while others compute."""
+    """Make every missing cell; returns how many were made. One that fails is named and left out.
+
+    A timed one is not begun while others compute.
+    """
     jobs, keys, made = missing(load, timed, pages), {}, 0
     print(
         f"{len(jobs)} cells are missing, about {format_duration(sum(job.seconds for job in jobs))} of one core",

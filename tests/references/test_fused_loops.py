@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,7 +146,7 @@ def test_values_and_slopes_equal_torch() -> None:
     expected = F.cross_entropy(logits, targets, reduction="none")
     (slopes,) = torch.autograd.grad(expected, logits, scale)
     own = logits.detach().clone()
-    torch.testing.assert_close(values_and_slopes_(own, targets, scale), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(values_and_slopes_(own, targets, scale)[0], expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(own, slopes, rtol=1e-12, atol=1e-12)
 
 
@@ -167,6 +169,23 @@ def test_cross_entropy_in_place_is_near_float64(reduction: str) -> None:
         assert (found.double() - expected).norm() < 0.012 * expected.norm()
 
 
+def test_a_mixture_equals_its_formula() -> None:
+    """Values, slopes and shares of -log(e^(g - nll) + e^o), also where one of both is no possibility."""
+    logits, targets = drawn(40, 50).requires_grad_(), torch.randint(0, 50, (40,))
+    gate, other = drawn(40, seed=1).requires_grad_(), drawn(40, seed=2).requires_grad_()
+    with torch.no_grad():
+        other[3], gate[5] = -math.inf, -math.inf
+    nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    expected = -torch.logaddexp(gate - nll, other)
+    into_logits, into_gate = torch.autograd.grad(expected.sum(), (logits, gate))
+    own = logits.detach().clone()
+    values, shares = values_and_slopes_(own, targets, None, mixture=(gate.detach(), other.detach()))
+    torch.testing.assert_close(values, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(own, into_logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(shares, -into_gate, rtol=1e-12, atol=1e-12)
+    assert float(shares[5]) == 0.0 and float(shares[3]) == pytest.approx(1.0)
+
+
 def test_a_nan_is_kept_by_every_loop() -> None:
     """A broken number must reach the loss or the gradient's norm, where training stops."""
     bad = drawn(1, 300, 64).bfloat16()
@@ -175,7 +194,9 @@ def test_a_nan_is_kept_by_every_loop() -> None:
     assert pointwise.FusedRMSNorm.apply(bad, weight, 1e-6)[0, 3].isnan().all()
     assert pointwise.GatedSiLU.apply(bad, bad)[0, 3, 7].isnan()
     logits = bad[0].clone()
-    assert values_and_slopes_(logits, torch.zeros(300, dtype=torch.long), None)[3].isnan() and logits[3].isnan().any()
+    assert (
+        values_and_slopes_(logits, torch.zeros(300, dtype=torch.long), None)[0][3].isnan() and logits[3].isnan().any()
+    )
     from llmanac.kernels.nn.softmax import softmax_
 
     scores, seen = bad.view(1, 1, 300, 64).clone(), torch.zeros(1, 300, dtype=torch.long)

@@ -81,7 +81,7 @@ def fused_cross_entropy(
     if not torch.is_grad_enabled():  # needs_input_grad is set even where no gradient will be computed
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     gate, other = (None, None) if mixture is None else mixture
-    loops = bias is None and softcap is None and mixture is None and fused(hidden, weight)
+    loops = bias is None and softcap is None and fused(hidden, weight)
     size = chunk or chunk_rows(len(weight))
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
@@ -122,8 +122,10 @@ class _Chunks:
         self.logits = self.products if same else hidden.new_empty(rows, len(weight), dtype=self.dtype)
         self.bend = None if softcap is None else torch.empty_like(self.logits)
 
-    def in_place(self, scale: Tensor | None, *, slopes: bool) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """For each chunk: its rows, the slopes of scale * value in the memory of its logits, and the values."""
+    def in_place(
+        self, scale: Tensor | None, *, slopes: bool, gate: Tensor | None = None, other: Tensor | None = None
+    ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+        """For each chunk: its rows, the slopes of scale * value in the memory of its logits, the values, the scale."""
         from llmanac.kernels.nn._cross_entropy_loops import values_and_slopes_  # what is not trained needs no numba
 
         for first in range(0, len(self.hidden), self.size):
@@ -131,8 +133,9 @@ class _Chunks:
             products = self.products[: rows.stop - rows.start]
             torch.mm(self.hidden[rows], self.weight.t(), out=products)
             above = None if scale is None else scale[rows]
-            values = values_and_slopes_(products, self.targets[rows], above, slopes=slopes)
-            yield rows, products, values
+            mixture = None if gate is None or other is None else (gate[rows], other[rows])
+            found = values_and_slopes_(products, self.targets[rows], above, slopes=slopes, mixture=mixture)
+            yield rows, products, *found
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """For each chunk: its rows, exp(logits - max) which the caller may overwrite, their sum, and the values."""
@@ -216,10 +219,14 @@ class _Sum(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3]
         grads = _Grads(chunks, wanted, fixed)
         total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
-        for rows, slopes, values in chunks.in_place(None, slopes=True) if loops else ():
-            total += values.sum()
-            grads.add(rows, slopes)
         carried = None if gate is None else torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
+        walked = chunks.in_place(None, slopes=any(wanted), gate=gate, other=other) if loops else ()
+        for rows, slopes, values, shares in walked:
+            total += values.sum()
+            if carried is not None:
+                carried[rows] = shares
+            if any(wanted):
+                grads.add(rows, slopes)
         for rows, exponentials, sums, values in () if loops else chunks:
             part = None if gate is None else gate[rows]
             values, weights = _mixed(values, part, None if other is None else other[rows])
@@ -261,7 +268,7 @@ class _Rows(torch.autograd.Function):
         values = torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
         for rows, _, _, part in () if loops else chunks:
             values[rows] = part
-        for rows, _, part in chunks.in_place(None, slopes=False) if loops else ():
+        for rows, _, part, _ in chunks.in_place(None, slopes=False) if loops else ():
             values[rows] = part
         ctx.size, ctx.fixed, ctx.softcap, ctx.loops = size, fixed, softcap, loops
         values, carried = _mixed(values, gate, other)
@@ -275,7 +282,7 @@ class _Rows(torch.autograd.Function):
         chunks = _Chunks(hidden, weight, bias, targets, ctx.size, ctx.softcap, ctx.loops)
         found = _Grads(chunks, ctx.needs_input_grad[:3], ctx.fixed)
         scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
-        for rows, slopes, _ in chunks.in_place(scale, slopes=True) if ctx.loops else ():
+        for rows, slopes, _, _ in chunks.in_place(scale, slopes=True) if ctx.loops else ():
             found.add(rows, slopes)
         for rows, exponentials, sums, _ in () if ctx.loops else chunks:
             found.add(rows, chunks.slopes(rows, exponentials, sums, scale[rows]))
