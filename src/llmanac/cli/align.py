@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import Patches, Seed, SomeModel
-from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, print_tuned, stopped
+from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, tuned
 from llmanac.core.errors import SpecError
 
 Method = Annotated[
@@ -48,8 +48,7 @@ def align_command(
 ) -> None:
     """Align a model: to preferences, to a reward of its own answers, or train a reward model."""
     from llmanac.core import spec
-    from llmanac.recipes.align import AlignSpec, align
-    from llmanac.recipes.spec import seconds
+    from llmanac.recipes.align import AlignSpec
 
     rows = {"file": data, "epochs": epochs, "length": length, "held_out": held_out}
     fields: dict[str, Any] = {
@@ -63,7 +62,7 @@ def align_command(
     asked = spec.make(AlignSpec, {name: value for name, value in fields.items() if value is not None})
     patches: dict[str, Any] = {
         "train.optimizer.lr": lr, "train.steps": steps, "sampling.samples": samples, "sampling.tokens": max_tokens,
-        "objective.temperature": temperature,
+        "objective.temperature": temperature, "budget": budget,
     }  # fmt: skip
     if kl is not None:
         if not 0 <= kl < float("inf"):
@@ -75,11 +74,7 @@ def align_command(
             patches = {"objective.kl": "k3-ratio", **patches}
     asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
     asked = spec.patch(asked, spec.parse_patches(set_ or ()))
-    try:
-        done = align(asked, output, resume=resume, budget=None if budget is None else seconds(budget, "--budget"))
-    except KeyboardInterrupt:
-        raise stopped(output) from None
-    print_tuned(done)
+    tuned(asked, output, resume)
 
 
 def read_rewards(names: list[str] | None) -> Any:

@@ -63,7 +63,7 @@ def chat_command(
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
-    options: Options = {"temperature": 0.7} if (Path(path) / "run.json").is_file() else sampling(engine)
+    options: Options = {"temperature": 0.7} if (Path(path) / "base").is_dir() else sampling(engine)
     if temperature is not None:
         options["temperature"] = temperature
     if top_p is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Seed, Show, group
+from llmanac.cli.options import AsJson, Seed, Show, group, stopping
 from llmanac.cli.pictures import emoji_command
 from llmanac.core.errors import DataError
 
@@ -43,12 +43,8 @@ def build_command(
     if engine not in ("local", "ray"):
         raise DataError(f"--engine: {engine!r} is not one of local, ray")
     target = Path("corpora") / recipe.stem if folder is None else folder
-    try:
+    with stopping(f"llmanac data build {recipe} --folder {target}", f"finished work is kept in {target}"):
         manifest = build(made, target, workers=workers, engine=engine, resume=resume)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        print(f"\nStopped; finished work is kept in {target}.")
-        print(f"Continue with: llmanac data build {recipe} --folder {target}")
-        raise SystemExit(130) from None
     print_build(target, manifest)
     print(f"Next: llmanac data why {target} ID, with an id from {target}/dropped or {target}/data")
 

@@ -23,6 +23,7 @@ from llmanac.cli.options import (
     SomeModel,
     SomeRunner,
     Tensor,
+    stopping,
 )
 from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
@@ -180,11 +181,8 @@ def _file(
         for lines in continued(engine, texts, options):
             write(lines)
         return
-    try:
+    with stopping(kept=f"what is done is kept next to {output}"):
         found = write_completions(engine, texts, output, options, path, force=force, how=how)
-    except KeyboardInterrupt:
-        print(f"\nStopped; what is done is kept next to {output}. The same command goes on.")
-        raise SystemExit(130) from None
     each = f"{found.logprob / max(1, found.scored):.3f}"
     row = (f"{found.prompts:,}", f"{found.texts:,}", f"{found.tokens:,}", each, f"{found.ended / found.texts:.0%}")
     print_table(str(output), ("prompts", "texts", "tokens", "log p a token", "ended"), [row], left=())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmanac.cli.options import AsJson, Seed
 from llmanac.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from llmanac.recipes.spec import Run
 
 SomePictures = Annotated[
     list[Path], typer.Argument(metavar="IMAGE...", help="Image files (PNG, JPEG, GIF, WebP, BMP).")
@@ -17,10 +19,11 @@ SomePictures = Annotated[
 Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Face's layout.")]
 
 
-def print_pictures(results: Mapping[str, Any], place: Path) -> None:
+def print_pictures(done: Run) -> None:
     """The scores of a run by side."""
     from llmanac.cli.tables import print_table
 
+    results = done.results
     scores = results["scores"]
     rows = dict.fromkeys(key for side in scores.values() for key in side)
     cells = [(key, *(f"{side[key]:.3f}" if key in side else "" for side in scores.values())) for key in rows]

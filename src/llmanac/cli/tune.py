@@ -5,18 +5,17 @@ from __future__ import annotations
 import codecs
 import functools
 import inspect
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import Patches, Processes, Seed, SomeModel, followed, on_processes
+from llmanac.cli.options import Patches, Processes, Seed, SomeModel, followed, on_processes, stopping
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.recipes.tune import Tuned
+    from llmanac.recipes.spec import Run
 
 Data = Annotated[str, typer.Argument(help="A .jsonl, .csv or .parquet file: messages, prompt and completion, or text.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder, or with --resume the one to go on with.")]
@@ -85,75 +84,53 @@ def _run(
     fields = {name: value for name, value in fields.items() if value is not None}
     fields["adapter"] = None if fields["adapter"] == "full" else fields["adapter"]
     asked = spec.make(TuneSpec, {**fields, "rows": {"file": data, **rows}, "seed": options["seed"]})
-    patches = {"train.optimizer.lr": options["lr"], "objective.on": options["on"], **(patches or {})}
+    patches = {name: options[key] for name, key in PATHS.items()} | (patches or {})
     asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
     asked = spec.patch(asked, on_processes(spec.parse_patches(options["set_"] or ()), options["processes"]))
     if options["preview"]:
         print_preview(asked, options["preview"])
         return
-    _tune(asked, output, options["resume"], options["budget"], options["processes"])
+    tuned(asked, output, options["resume"], options["processes"])
 
 
-def run_tuning(
-    data: Any, changes: dict[str, Any], folder: Path, resume: bool, show: bool, processes: int | None = None
-) -> None:
-    """`llmanac run` of a tuning's recipe."""
-    from llmanac.core import spec
-    from llmanac.recipes.tune import TuneSpec
-
-    budget = changes.pop("budget", None)
-    asked = spec.patch(spec.make(TuneSpec, data), changes)
-    if show:
-        print(spec.to_toml(spec.dump(asked)), end="")
-        return
-    _tune(asked, folder, resume, budget, processes)
-
-
-def _tune(asked: Any, output: Path, resume: bool, budget: str | None, processes: int | None) -> None:
+def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) -> None:
+    """Carry out a tuning or an alignment, and print what it gave."""
+    from llmanac.cli.run import print_run
     from llmanac.parallel import launch
-    from llmanac.recipes.spec import seconds
-    from llmanac.recipes.tune import RECIPE, tune
+    from llmanac.recipes.run import run
 
-    time = None if budget is None else seconds(budget, "--budget")
-    try:
-        with launch.processes(processes or 1):
-            done = tune(asked, output, resume=resume or launch.restarted(output, RECIPE), budget=time)
-    except KeyboardInterrupt:
-        raise stopped(output) from None
-    print_tuned(done)
+    with stopping("the same command and --resume"), launch.processes(processes or 1):
+        done = run(asked, folder=output, resume=resume or launch.restarted(output), flag="--output")
+    print_run(done)
 
 
-def stopped(output: Path) -> SystemExit:
-    """Say what Ctrl-C left; returns the end of the command."""
-    kept = "; what was trained is kept" if any(output.glob("training/checkpoints/*")) else " before any training"
-    print(f"\nStopped{kept}. Go on with the same command and --resume")
-    return SystemExit(130)
-
-
-def print_tuned(done: Tuned) -> None:
-    """What became of the rows, what was trained, the loss before and after, and the next command."""
+def print_tuned(done: Run) -> None:
+    """What became of the rows, what was trained, what was measured before and after."""
     from llmanac.cli.tables import print_table
     from llmanac.train._alarms import heard
 
-    training, change, log = done.training, done.change(), done.folder / "rollouts.jsonl"
+    found = done.results
+    held, log = found["held_out"], done.folder / "rollouts.jsonl"
+    moved, total = found["parameters"]["trained"], found["parameters"]["total"]
     rows = [
-        *done.rows,
-        ("parameters trained", f"{done.trained:,} of {done.total:,} ({done.trained / done.total:.2%})"),
-        ("steps, tokens", f"{training.steps:,}, {training.tokens:,}"),
+        *found["rows"].items(),
+        (
+            "parameters trained",
+            f"{moved:,} of {total:,} ({moved / total:.2%})",
+        ),
+        ("steps, tokens", f"{found['steps']:,}, {found['tokens']:,}"),
     ]
-    if training.tokens_per_second:
-        rows.append(("tokens a second", f"{training.tokens_per_second:,.0f}"))
-    if done.before is not None and done.after is not None:
-        what = done.measures
-        rows += [(f"before: {what}", f"{done.before.mean:.4f}"), ("after", f"{done.after.mean:.4f}")]
-    if change is not None:
-        rows.append(("change, with its 95% interval", f"{change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f})"))
-    if done.answers is not None:
-        rows.append(("loss of the answers, before and after", f"{done.answers[0]:.4f}, {done.answers[1]:.4f}"))
+    if found["tokens_per_second"]:
+        rows.append(("tokens a second", f"{found['tokens_per_second']:,.0f}"))
+    if held is not None:
+        rows += [(f"before: {held['measures']}", f"{held['before']:.4f}"), ("after", f"{held['after']:.4f}")]
+        if change := held["change"]:
+            between = f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+            rows.append(("change, with its 95% interval", between))
+        if answers := held.get("answer_loss"):
+            rows.append(("loss of the answers, before and after", f"{answers[0]:.4f}, {answers[1]:.4f}"))
     rows += [(f"alarm, {count} {'time' if count == 1 else 'times'}", text) for text, count in heard(log).items()]
     print_table(str(done.folder), ("", ""), rows)
-    command = "chat" if done.chats else "generate"
-    print(f"Next: llmanac {command} {shlex.quote(str(done.folder))}")
 
 
 def print_preview(asked: Any, count: int) -> None:
@@ -169,14 +146,13 @@ def print_preview(asked: Any, count: int) -> None:
     from llmanac.models.load import load_model
     from llmanac.models.locate import locate
     from llmanac.recipes.chat_rows import can_chat
-    from llmanac.recipes.tune import reader
     from llmanac.recipes.tune_rows import encode_rows, prepare
     from llmanac.tokenizers.load import load_tokenizer
 
     place, tokens = locate(asked.model)
     tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
     console = Console(highlight=False)
-    objective = reader(asked.objective, tokenizer)
+    objective = asked.objective.reader(tokenizer)
     skipping = CommandProblems(asked.rows.on_error, advice=FLAG)
     for line, _, (ids, mask) in islice(encode_rows(objective, asked.rows.file, skipping), count):
         console.rule(f"{asked.rows.file}:{line}  {len(ids)} tokens, {int(mask[1:].sum())} with loss", align="left")
@@ -208,6 +184,7 @@ def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
     return out
 
 
+PATHS = {"train.optimizer.lr": "lr", "objective.on": "on", "budget": "budget"}
 LEVELS = {"token": "token-distillation", "feature": "feature-distillation", "sequence": "chat", "response": "chat"}
 
 
@@ -234,19 +211,10 @@ def distill_command(
         raise SpecError(f"--samples {samples}: all the same at temperature 0; set --temperature, e.g. 0.8")
     if on_policy is not None and level != "token":
         raise SpecError(f"--on-policy: is for --level token, where the teacher scores the student's texts, not {level}")
-    written = level in ("sequence", "response")
-    if written:
-        from llmanac.generate.load import load_engine
-        from llmanac.recipes.distill import teacher_file
-        from llmanac.recipes.tune import claim
-
-        claim(output, options["resume"])
-        engine = load_engine(teacher, runner="auto")
-        how = {"temperature": temperature, "max_new_tokens": max_tokens, "seed": options["seed"]}
-        checked = verify if level == "response" else None
-        counts, made = teacher_file(engine, data, output, samples=samples, verify=checked, **how)
-        data = str(made)
-        print(", ".join(f"{name}: {count:,}" for name, count in counts.items()))
-        del engine
-    fields = {"model": student, "teacher": None if written else teacher, "adapter": adapter, "objective": LEVELS[level]}
+    fields: dict[str, Any] = {"model": student, "adapter": adapter, "objective": LEVELS[level]}
+    if level in ("sequence", "response"):
+        how = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens}
+        fields["answers"] = {"model": teacher, **how, **({"verify": verify} if level == "response" else {})}
+    else:
+        fields["teacher"] = teacher
     _run(fields, data, output, options, {"objective.on_policy": on_policy})
