@@ -26,27 +26,21 @@ Data = Annotated[
 
 
 def align_command(
-    model: SomeModel,
-    data: Data,
-    method: Method = "grpo",
-    output: Output = Path("aligned"),
-    reward: RewardName = None,
-    adapter: AdapterName = "lora",
-    lr: Rate = None,
-    steps: Annotated[int | None, typer.Option(help="Steps [100 with a reward; else those of --epochs].", min=1)] = None,
-    epochs: Epochs = None,
-    budget: Budget = None,
-    samples: Annotated[int | None, typer.Option(help="Answers to each prompt [8].", min=1)] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer [64].", min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the sampled answers [1].")] = None,
-    kl: Annotated[float | None, typer.Option(help="Weight of the KL penalty to the start [the method's].")] = None,
-    length: Length = None,
-    held_out: HeldOut = None,
-    set_: Patches = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-) -> None:
-    """Align a model: to preferences, to a reward of its own answers, or train a reward model."""
+    model: SomeModel, data: Data, method: Method = "grpo", output: Output = Path("aligned"),
+    reward: RewardName = None, adapter: AdapterName = "lora", lr: Rate = None, steps: int | None = None,
+    epochs: Epochs = None, budget: Budget = None, samples: int | None = None, max_tokens: int | None = None,
+    temperature: float | None = None, kl: float | None = None, length: Length = None, held_out: HeldOut = None,
+    set_: Patches = None, seed: Seed = 0, resume: Resume = False,
+) -> None:  # fmt: skip
+    """Align a model: to preferences, to a reward of its own answers, or train a reward model.
+
+    Args:
+        steps (from 1): Steps [100 with a reward; else those of --epochs].
+        samples (from 1): Answers to each prompt [8].
+        max_tokens (from 1): Longest answer [64].
+        temperature: Of the sampled answers [1].
+        kl: Weight of the KL penalty to the start [the method's].
+    """
     from llmanac.core import spec
     from llmanac.recipes.align import AlignSpec
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from llmanac.cli.options import Patches
 from llmanac.core.errors import SpecError
@@ -23,22 +21,28 @@ STYLES = {
 
 
 def compare_command(
-    kind: Annotated[str, typer.Argument(help="The kind to vary (position, ffn, ...), or the path of a study.toml.")],
-    arms: Annotated[str | None, typer.Option(help="Comma-separated methods, e.g. rope,learned,none.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Total time, e.g. 3m [3m].")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Paired seeds; fewer than 3 give no verdict [3].")] = None,
-    hold: Annotated[str | None, typer.Option(help="What to hold equal: params, flops, tokens or time.")] = None,
-    tune: Annotated[str | None, typer.Option(help="Same sweep for every arm, e.g. lr=3.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.005].")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Arm that the others are compared with [the first].")] = None,
-    base: Annotated[str | None, typer.Option(help="Recipe that all arms start from.")] = None,
-    artefact: Annotated[str | None, typer.Option(help="Run that post-hoc arms are applied to.")] = None,
-    probe: Annotated[str | None, typer.Option(help="Labelled texts to probe different objectives with.")] = None,
-    judge: Annotated[str | None, typer.Option(help="Model that scores what they write [a 5-gram].")] = None,
-    set_: Patches = None,
-    folder: Annotated[Path | None, typer.Option(help="Output folder [studies/<name>].")] = None,
-) -> None:
-    """Compare methods at equal budget over paired seeds, with intervals and verdicts."""
+    kind: str, arms: str | None = None, budget: str | None = None, seeds: int | None = None, hold: str | None = None,
+    tune: str | None = None, margin: float | None = None, baseline: str | None = None, base: str | None = None,
+    artefact: str | None = None, probe: str | None = None, judge: str | None = None, set_: Patches = None,
+    folder: Path | None = None,
+) -> None:  # fmt: skip
+    """Compare methods at equal budget over paired seeds, with intervals and verdicts.
+
+    Args:
+        kind: The kind to vary (position, ffn, ...), or the path of a study.toml.
+        arms: Comma-separated methods, e.g. rope,learned,none.
+        budget: Total time, e.g. 3m [3m].
+        seeds (from 1): Paired seeds; fewer than 3 give no verdict [3].
+        hold: What to hold equal: params, flops, tokens or time.
+        tune: Same sweep for every arm, e.g. lr=3.
+        margin: Relative margin of equivalence [0.005].
+        baseline: Arm that the others are compared with [the first].
+        base: Recipe that all arms start from.
+        artefact: Run that post-hoc arms are applied to.
+        probe: Labelled texts to probe different objectives with.
+        judge: Model that scores what they write [a 5-gram].
+        folder: Output folder [studies/<name>].
+    """
     from llmanac.core.spec import parse_patches
     from llmanac.lab.compare import compare, run_study, studies
 

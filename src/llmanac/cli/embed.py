@@ -6,9 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, cast, get_args
-
-import typer
+from typing import cast, get_args
 
 from llmanac.cli.options import Column, Force, Include, SomeModel
 from llmanac.cli.score import Texts, _short, texts_of
@@ -18,25 +16,20 @@ PAIRS = 5  # in the table
 
 
 def embed_command(
-    path: SomeModel,
-    file: Texts = None,
-    text: Annotated[list[str] | None, typer.Option(help="Embed this text; repeatable.")] = None,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="A .npy or .jsonl file for the vectors.")] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="mean, cls or last [as the model's folder says, or mean].")
-    ] = None,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Vectors of length 1 [as the folder says].")
-    ] = None,
-    on_long: Annotated[
-        str, typer.Option(metavar="[cut|refuse]", help="What is done with a text that is longer than the model reads.")
-    ] = "cut",
-    column: Column = "text",
-    include: Include = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
+    path: SomeModel, file: Texts = None, text: list[str] | None = None, output: str | None = None,
+    pooling: str | None = None, normalize: bool | None = None, on_long: str = "cut", column: Column = "text", include: Include = None, dtype: str | None = None,
     force: Force = False,
-) -> None:
-    """A vector for each text, for search and comparison."""
+) -> None:  # fmt: skip
+    """A vector for each text, for search and comparison.
+
+    Args:
+        text: Embed this text; repeatable.
+        output (-o): A .npy or .jsonl file for the vectors.
+        pooling: mean, cls or last [as the model's folder says, or mean].
+        normalize (--normalize/--no-normalize): Vectors of length 1 [as the folder says].
+        on_long ([cut|refuse]): What is done with a text that is longer than the model reads.
+        dtype: float32, float64 or bfloat16 [float32].
+    """
     import numpy as np
 
     from llmanac.cli.tables import print_table

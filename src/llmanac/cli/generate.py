@@ -7,9 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
-
-import typer
+from typing import TYPE_CHECKING, Any, Unpack
 
 from llmanac.cli.options import (
     Column,
@@ -35,52 +33,47 @@ EARLY = {"true": True, "false": False, "never": "never"}
 
 
 def generate_command(
-    path: SomeModel,
-    text: Annotated[str | None, typer.Argument(metavar="PROMPT", help="Text to continue [standard input].")] = None,
-    prompt: Annotated[str | None, typer.Option(help="The same as PROMPT.")] = None,
-    prompts: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Continue every line of a text file, or row of a table.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .jsonl file for them; stopped, the same command goes on.")
-    ] = None,
-    column: Column = "prompt",
-    force: Force = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Texts a prompt.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    typical_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: less of what the text has.")] = None,
-    presence_penalty: Annotated[float | None, typer.Option(min=-2.0, max=2.0)] = None,
-    frequency_penalty: Annotated[float | None, typer.Option(min=-2.0, max=2.0)] = None,
-    no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="No so many tokens in a row twice.")] = None,
-    beams: Annotated[int | None, typer.Option(min=1, help="Beam search with so many.")] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Beams: score / length to this power [1].")] = None,
-    early_stopping: Annotated[str | None, typer.Option(metavar="[false|true|never]", help="End of the search.")] = None,
-    beam_groups: Annotated[int | None, typer.Option(min=1, help="Diverse beam search in so many groups.")] = None,
-    diversity: Annotated[float | None, typer.Option(min=0.0, help="Between groups of beams [0.5].")] = None,
-    decoding: Annotated[
-        list[str] | None,
-        typer.Option(metavar="METHOD", help="`llmanac list decoding`, as top-k{k=5}; repeatable, in this order."),
-    ] = None,
-    regex: Annotated[str | None, typer.Option(help="The text matches this regular expression.")] = None,
-    grammar: Annotated[Path | None, typer.Option(help="A file with a grammar in Lark's form.")] = None,
-    schema: Annotated[Path | None, typer.Option(help="A file with a JSON Schema, or the schema itself.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
-    draft: Draft = None,
-    draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto",
-    rope: Rope = None,
-    sinks: Sinks = None,
-    ignore: IgnoreConfig = None,
-    tensor: Tensor = 1,
-    pipeline: Pipeline = 1,
-) -> None:
-    """Continue a text, or every text of a file."""
+    path: SomeModel, text: str | None = None, prompt: str | None = None, prompts: str | None = None,
+    output: Path | None = None, column: Column = "prompt", force: Force = False, max_new_tokens: int = 64, n: int = 1,
+    temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
+    typical_p: float | None = None, repetition_penalty: float | None = None, presence_penalty: float | None = None,
+    frequency_penalty: float | None = None, no_repeat_ngram: int | None = None, beams: int | None = None,
+    length_penalty: float | None = None, early_stopping: str | None = None, beam_groups: int | None = None,
+    diversity: float | None = None, decoding: list[str] | None = None, regex: str | None = None,
+    grammar: Path | None = None, schema: Path | None = None, seed: int = 0, stop: list[str] | None = None,
+    draft: Draft = None, draft_tokens: DraftTokens = None, runner: SomeRunner = "auto", rope: Rope = None,
+    sinks: Sinks = None, ignore: IgnoreConfig = None, tensor: Tensor = 1, pipeline: Pipeline = 1,
+) -> None:  # fmt: skip
+    """Continue a text, or every text of a file.
+
+    Args:
+        text (argument, PROMPT): Text to continue [standard input].
+        prompt: The same as PROMPT.
+        prompts (FILE): Continue every line of a text file, or row of a table.
+        output (-o): A .jsonl file for them; stopped, the same command goes on.
+        max_new_tokens (from 1):
+        n (-n, --n, from 1): Texts a prompt.
+        temperature (from 0.0): 0 takes the most probable token.
+        top_k (from 1):
+        top_p (0.0 to 1.0):
+        min_p (0.0 to 1.0):
+        typical_p (0.0 to 1.0):
+        repetition_penalty: Above 1: less of what the text has.
+        presence_penalty (-2.0 to 2.0):
+        frequency_penalty (-2.0 to 2.0):
+        no_repeat_ngram (from 1): No so many tokens in a row twice.
+        beams (from 1): Beam search with so many.
+        length_penalty: Beams: score / length to this power [1].
+        early_stopping ([false|true|never]): End of the search.
+        beam_groups (from 1): Diverse beam search in so many groups.
+        diversity (from 0.0): Between groups of beams [0.5].
+        decoding (METHOD): `llmanac list decoding`, as top-k{k=5}; repeatable, in this order.
+        regex: The text matches this regular expression.
+        grammar: A file with a grammar in Lark's form.
+        schema: A file with a JSON Schema, or the schema itself.
+        seed:
+        stop: Stop before this text; repeatable.
+    """
     given: dict[str, Any] = {
         "max_new_tokens": max_new_tokens, "n": n, "seed": seed, "stop": tuple(stop or ()), "top_k": top_k,
         "top_p": top_p, "min_p": min_p, "typical_p": typical_p, "repetition_penalty": repetition_penalty,

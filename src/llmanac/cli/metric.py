@@ -161,16 +161,16 @@ def chrf_command(
 
 @app.command("bertscore")
 def bertscore_command(
-    hypotheses: Hypotheses,
-    references: References,
-    model: Annotated[str, typer.Option(help="An encoder: a model's folder or a hub model's name.")],
-    layer: Annotated[int | None, typer.Option(help="Blocks of the model that are read [all].")] = None,
-    weights: Annotated[str, typer.Option(help="uniform, or idf to weigh rare tokens more.")] = "uniform",
-    column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference",
-    as_json: AsJson = False,
-) -> None:
-    """BERTScore: how well tokens have counterparts of similar meaning, as bert-score computes it."""
+    hypotheses: Hypotheses, references: References, model: str, layer: int | None = None, weights: str = "uniform",
+    column: HypothesisColumn = "text", reference_column: ReferenceColumn = "reference", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """BERTScore: how well tokens have counterparts of similar meaning, as bert-score computes it.
+
+    Args:
+        model (--model): An encoder: a model's folder or a hub model's name.
+        layer: Blocks of the model that are read [all].
+        weights: uniform, or idf to weigh rare tokens more.
+    """
     from llmanac.core.spec import make_method
     from llmanac.evaluate.embed import Embedder
 
@@ -185,11 +185,14 @@ def bertscore_command(
 
 @app.command("exact-match")
 def exact_match_command(
-    hypotheses: Hypotheses, references: References,
-    convention: Annotated[str, typer.Option(help="How answers are found and compared: squad, gsm8k, ...")] = "squad",
-    column: HypothesisColumn = "text", reference_column: ReferenceColumn = "reference", as_json: AsJson = False,
+    hypotheses: Hypotheses, references: References, convention: str = "squad", column: HypothesisColumn = "text",
+    reference_column: ReferenceColumn = "reference", as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """The fraction of answers that equal a reference, under a benchmark's convention."""
+    """The fraction of answers that equal a reference, under a benchmark's convention.
+
+    Args:
+        convention: How answers are found and compared: squad, gsm8k, ...
+    """
     from llmanac.metrics.exact_match import exact_matches
 
     mine, golds = _read(hypotheses, references, column, reference_column, blank=convention == "squad")
@@ -204,13 +207,17 @@ def exact_match_command(
 
 @app.command("pass-at-k")
 def pass_at_k_command(
-    samples: Annotated[Path, typer.Argument(help="A table with a row for each sample: its problem, and if it passed.")],
-    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Samples looked at; repeatable [1].")] = None,
-    problem: Annotated[str, typer.Option("--problem", help="Column that names the problem.")] = "task_id",
-    passed: Annotated[str, typer.Option("--passed", help="Column that says whether the sample passed.")] = "passed",
+    samples: Path, k: list[int] | None = None, problem: str = "task_id", passed: str = "passed",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """The chance that one of k samples passes, without bias, from the results of n samples a problem."""
+    """The chance that one of k samples passes, without bias, from the results of n samples a problem.
+
+    Args:
+        samples: A table with a row for each sample: its problem, and if it passed.
+        k (-k, from 1): Samples looked at; repeatable [1].
+        problem: Column that names the problem.
+        passed: Column that says whether the sample passed.
+    """
     from llmanac.evaluate.segments import read_rows
     from llmanac.metrics.pass_at_k import counts, pass_at_k
 

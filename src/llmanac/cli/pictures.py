@@ -33,13 +33,14 @@ def print_pictures(done: Run) -> None:
 
 
 def caption_command(
-    model: Model,
-    images: SomePictures,
-    ask: Annotated[str, typer.Option(help="A question, or a prompt with <image> in it; nothing for a caption.")] = "",
-    most: Annotated[int, typer.Option("--max-tokens", help="Tokens of a text, at most.")] = 64,
-    as_json: AsJson = False,
-) -> None:
-    """Say what is on images, or answer a question about them, with a model that writes (llava, flamingo)."""
+    model: Model, images: SomePictures, ask: str = "", most: int = 64, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say what is on images, or answer a question about them, with a model that writes (llava, flamingo).
+
+    Args:
+        ask: A question, or a prompt with <image> in it; nothing for a caption.
+        most (--max-tokens): Tokens of a text, at most.
+    """
     from llmanac.recipes.multimodal_use import PictureModel
 
     if not 1 <= most <= 4096:
@@ -49,13 +50,14 @@ def caption_command(
 
 
 def classify_image_command(
-    model: Model,
-    images: SomePictures,
-    labels: Annotated[list[str], typer.Option("--labels", "-l", help="A label, as a text that would describe it.")],
-    template: Annotated[str, typer.Option(help="A text around each label, as 'a photo of a {}'.")] = "{}",
-    as_json: AsJson = False,
-) -> None:
-    """Choose among labels of your own: the one whose text is nearest to the image (clip, siglip)."""
+    model: Model, images: SomePictures, labels: list[str], template: str = "{}", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Choose among labels of your own: the one whose text is nearest to the image (clip, siglip).
+
+    Args:
+        labels (-l): A label, as a text that would describe it.
+        template: A text around each label, as 'a photo of a {}'.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.recipes.multimodal_use import PictureModel
 
@@ -74,17 +76,20 @@ def classify_image_command(
 
 
 def generate_image_command(
-    model: Model,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The caption of the image.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("image.png"),
-    count: Annotated[int, typer.Option("--count", "-n", help="Images, side by side in the file.")] = 1,
-    guidance: Annotated[float, typer.Option(help="How strongly the caption counts; 1 is the model itself.")] = 2.0,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler (diffusion) [10].")] = None,
-    scale: Annotated[int, typer.Option(help="Times the size of the model's images.")] = 4,
-    seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
-) -> None:
-    """Draw images of a caption with a model that draws (dalle, diffusion)."""
+    model: Model, prompt: str, output: Path = Path("image.png"), count: int = 1, guidance: float = 2.0,
+    steps: int | None = None, scale: int = 4, seed: Seed = 0, force: bool = False,
+) -> None:  # fmt: skip
+    """Draw images of a caption with a model that draws (dalle, diffusion).
+
+    Args:
+        prompt (-p): The caption of the image.
+        output (-o): The PNG file to write.
+        count (-n): Images, side by side in the file.
+        guidance: How strongly the caption counts; 1 is the model itself.
+        steps: Steps of the sampler (diffusion) [10].
+        scale: Times the size of the model's images.
+        force: Overwrite an existing file.
+    """
     from llmanac.recipes.multimodal_use import PictureModel
 
     for flag, value, most in (("--count", count, 64), ("--scale", scale, 32)):
@@ -106,11 +111,13 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         print(f"{row['image']}: {row['text']}" if len(rows) > 1 else row["text"])
 
 
-def emoji_command(
-    archive: Annotated[Path, typer.Argument(help="The .tgz that `npm pack emoji-datasource-google` downloads.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("emoji"),
-) -> None:
-    """Make a folder of captioned pictures from an archive of emoji that you have; nothing is downloaded."""
+def emoji_command(archive: Path, output: Path = Path("emoji")) -> None:
+    """Make a folder of captioned pictures from an archive of emoji that you have; nothing is downloaded.
+
+    Args:
+        archive: The .tgz that `npm pack emoji-datasource-google` downloads.
+        output (-o): The folder to write.
+    """
     from llmanac.data.pictures.emoji import write_emoji
 
     made = write_emoji(archive, output)

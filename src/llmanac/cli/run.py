@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from llmanac.cli.options import Patches, Processes, Show, followed, on_processes, stopping
 from llmanac.core.progress import time_without_once
@@ -16,18 +14,18 @@ if TYPE_CHECKING:
 
 
 def run_command(
-    recipe: Annotated[str, typer.Argument(help="quickstart, rlhf, clip, llava, ..., or the path of a recipe.toml.")],
-    set_: Patches = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Time to spend, e.g. 60s, 5m, 2h; recipes in stages (rlhf) state steps.")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Output folder [runs/<name>].")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    processes: Processes = None,
-    show: Show = False,
-) -> None:
-    """Run a recipe: text to a tokenizer, a model, an evaluation and a report; or a tuning, RL, images."""
+    recipe: str, set_: Patches = None, budget: str | None = None, folder: Path | None = None, seed: int | None = None,
+    resume: bool = False, processes: Processes = None, show: Show = False,
+) -> None:  # fmt: skip
+    """Run a recipe: text to a tokenizer, a model, an evaluation and a report; or a tuning, RL, images.
+
+    Args:
+        recipe: quickstart, rlhf, clip, llava, ..., or the path of a recipe.toml.
+        budget: Time to spend, e.g. 60s, 5m, 2h; recipes in stages (rlhf) state steps.
+        folder: Output folder [runs/<name>].
+        seed: Random seed.
+        resume: Continue an interrupted run.
+    """
     began = time_without_once()  # the budget includes loading the libraries
     from llmanac.core import spec
     from llmanac.parallel import launch

@@ -190,21 +190,22 @@ LEVELS = {"token": "token-distillation", "feature": "feature-distillation", "seq
 
 @_with_shared
 def distill_command(
-    teacher: Annotated[str, typer.Argument(help="The model to learn from: a folder, a .gguf file or a hub name.")],
-    student: Annotated[str, typer.Argument(help="The model to train.")],
-    data: Data,
-    level: Annotated[str, typer.Option(help="token, feature, sequence or response.")] = "token",
-    output: Output = Path("distilled"),
-    adapter: AdapterName = "full",
-    samples: Annotated[int, typer.Option(help="Sequence and response: answers a prompt.", min=1, max=256)] = 1,
-    temperature: Annotated[float, typer.Option(help="Sequence and response: of the teacher's answers.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="Sequence and response: longest answer.", min=1)] = 256,
-    on_policy: Annotated[float | None, typer.Option(help="Token: share of the rows that the student answers.")] = None,
-    verify: Annotated[str, typer.Option(help="Response: how answers are compared, e.g. squad, gsm8k, math.")] = "squad",
-    *,
-    options: dict[str, Any],
-) -> None:
-    """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers."""
+    teacher: str, student: str, data: Data, level: str = "token", output: Output = Path("distilled"),
+    adapter: AdapterName = "full", samples: int = 1, temperature: float = 0.0, max_tokens: int = 256,
+    on_policy: float | None = None, verify: str = "squad", *, options: dict[str, Any],
+) -> None:  # fmt: skip
+    """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers.
+
+    Args:
+        teacher: The model to learn from: a folder, a .gguf file or a hub name.
+        student: The model to train.
+        level: token, feature, sequence or response.
+        samples (1 to 256): Sequence and response: answers a prompt.
+        temperature: Sequence and response: of the teacher's answers.
+        max_tokens (from 1): Sequence and response: longest answer.
+        on_policy: Token: share of the rows that the student answers.
+        verify: Response: how answers are compared, e.g. squad, gsm8k, math.
+    """
     if level not in LEVELS:
         raise SpecError(f"--level: {level!r} is not one of {', '.join(LEVELS)}")
     if samples > 1 and not temperature:
