@@ -28,7 +28,10 @@ STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
 
 def test_a_run_leaves_every_file_it_promises(finished) -> None:
     names = {p.name for p in finished.folder.iterdir()}
-    expected = "recipe.toml resolved.toml manifest.json tokenizer data base model pretrain results.json report.html MODEL_CARD.md run.json"
+    expected = (
+        "recipe.toml resolved.toml run.json manifest.json tokenizer data base model pretrain results.json report.html "
+        "MODEL_CARD.md"
+    )
     assert set(expected.split()) <= names
     assert not [p for p in finished.folder.rglob("*") if p.name.startswith(files.TEMPORARY)]
     results = files.read_json(finished.folder / "results.json")

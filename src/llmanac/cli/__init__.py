@@ -97,9 +97,9 @@ def _made(names: Iterable[str], *, described: bool = False) -> typer.Typer:
         elif name in GROUPS:
             app.add_typer(found, name=name)
         elif name == "contamination":
-            app.command(name, cls=_found("options.SeveralValues"))(_found("options.documented")(found))
+            app.command(name, cls=_found("options.SeveralValues"))(_found("documented.documented")(found))
         else:
-            app.command(name)(_found("options.documented")(found))
+            app.command(name)(_found("documented.documented")(found))
     return app
 
 

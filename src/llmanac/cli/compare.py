@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmanac.cli.options import Patches
+from llmanac.cli.options import Patches, stopping
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -20,50 +18,36 @@ STYLES = {
 }  # fmt: skip
 
 
-def compare_command(
-    kind: str, arms: str | None = None, budget: str | None = None, seeds: int | None = None, hold: str | None = None,
-    tune: str | None = None, margin: float | None = None, baseline: str | None = None, base: str | None = None,
-    artefact: str | None = None, probe: str | None = None, judge: str | None = None, set_: Patches = None,
-    folder: Path | None = None,
-) -> None:  # fmt: skip
+def compare_command(kind: str, arms: str | None = None, set_: Patches = None, *, changes: dict[str, Any]) -> None:
     """Compare methods at equal budget over paired seeds, with intervals and verdicts.
 
     Args:
         kind: The kind to vary (position, ffn, ...), or the path of a study.toml.
         arms: Comma-separated methods, e.g. rope,learned,none.
-        budget: Total time, e.g. 3m [3m].
-        seeds (from 1): Paired seeds; fewer than 3 give no verdict [3].
-        hold: What to hold equal: params, flops, tokens or time.
-        tune: Same sweep for every arm, e.g. lr=3.
-        margin: Relative margin of equivalence [0.005].
-        baseline: Arm that the others are compared with [the first].
-        base: Recipe that all arms start from.
-        artefact: Run that post-hoc arms are applied to.
-        probe: Labelled texts to probe different objectives with.
-        judge: Model that scores what they write [a 5-gram].
-        folder: Output folder [studies/<name>].
+        budget (text sets budget): Total time, e.g. 3m [3m].
+        seeds (int sets seeds, from 1): Paired seeds; fewer than 3 give no verdict [3].
+        hold (text sets hold): What to hold equal: params, flops, tokens or time.
+        tune (text sets tune): Same sweep for every arm, e.g. lr=3.
+        margin (float sets margin): Relative margin of equivalence [0.005].
+        baseline (text sets baseline): Arm that the others are compared with [the first].
+        base (text sets base): Recipe that all arms start from.
+        artefact (text sets artefact): Run that post-hoc arms are applied to.
+        probe (text sets probe): Labelled texts to probe different objectives with.
+        judge (text sets judge): Model that scores what they write [a 5-gram].
+        folder (file sets folder): Output folder [studies/<name>].
     """
     from llmanac.core.spec import parse_patches
     from llmanac.lab.compare import compare, run_study, studies
 
-    options: dict[str, Any] = {
-        "budget": budget, "seeds": seeds, "hold": hold, "tune": tune, "margin": margin, "base": base,
-        "artefact": artefact, "baseline": baseline, "folder": folder,
-        "probe": probe, "judge": judge,
-    }  # fmt: skip
-    given = {name: value for name, value in options.items() if value is not None}
-    changes = parse_patches(set_ or ())
-    try:
+    patches = parse_patches(set_ or ())
+    with stopping(kept="every finished run is kept"):
         if kind in studies() or kind.endswith(".toml"):
-            done = run_study(kind, arms=arms, patches=changes, **given)
+            done = run_study(kind, arms=arms, patches=patches, **changes)
         elif arms is None:
             known = ", ".join(studies())
             raise SpecError(f"--arms: name the methods, for example --arms rope,learned; or run a study: {known}")
         else:
-            done = compare(kind, arms, patches=changes, **given)
-    except KeyboardInterrupt:
-        print("\nStopped; every finished run is kept. Run the same command again to continue.", file=sys.stderr)
-        raise SystemExit(130) from None
+            done = compare(kind, arms, patches=patches, **changes)
     print_study(done)
     if done.data.get("baseline") in done.data.get("failed", ()):
         raise SystemExit(1)  # the summary says that nothing can be compared

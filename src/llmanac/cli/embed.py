@@ -17,8 +17,8 @@ PAIRS = 5  # in the table
 
 def embed_command(
     path: SomeModel, file: Texts = None, text: list[str] | None = None, output: str | None = None,
-    pooling: str | None = None, normalize: bool | None = None, on_long: str = "cut", column: Column = "text", include: Include = None, dtype: str | None = None,
-    force: Force = False,
+    pooling: str | None = None, normalize: bool | None = None, on_long: str = "cut", column: Column = "text",
+    include: Include = None, dtype: str | None = None, force: Force = False,
 ) -> None:  # fmt: skip
     """A vector for each text, for search and comparison.
 

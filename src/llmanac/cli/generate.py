@@ -35,14 +35,9 @@ EARLY = {"true": True, "false": False, "never": "never"}
 def generate_command(
     path: SomeModel, text: str | None = None, prompt: str | None = None, prompts: str | None = None,
     output: Path | None = None, column: Column = "prompt", force: Force = False, max_new_tokens: int = 64, n: int = 1,
-    temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
-    typical_p: float | None = None, repetition_penalty: float | None = None, presence_penalty: float | None = None,
-    frequency_penalty: float | None = None, no_repeat_ngram: int | None = None, beams: int | None = None,
-    length_penalty: float | None = None, early_stopping: str | None = None, beam_groups: int | None = None,
-    diversity: float | None = None, decoding: list[str] | None = None, regex: str | None = None,
-    grammar: Path | None = None, schema: Path | None = None, seed: int = 0, stop: list[str] | None = None,
-    draft: Draft = None, draft_tokens: DraftTokens = None, runner: SomeRunner = "auto", rope: Rope = None,
-    sinks: Sinks = None, ignore: IgnoreConfig = None, tensor: Tensor = 1, pipeline: Pipeline = 1,
+    temperature: float = 0.0, seed: int = 0, draft: Draft = None, draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto", rope: Rope = None, sinks: Sinks = None, ignore: IgnoreConfig = None,
+    tensor: Tensor = 1, pipeline: Pipeline = 1, *, changes: dict[str, Any],
 ) -> None:  # fmt: skip
     """Continue a text, or every text of a file.
 
@@ -54,37 +49,33 @@ def generate_command(
         max_new_tokens (from 1):
         n (-n, --n, from 1): Texts a prompt.
         temperature (from 0.0): 0 takes the most probable token.
-        top_k (from 1):
-        top_p (0.0 to 1.0):
-        min_p (0.0 to 1.0):
-        typical_p (0.0 to 1.0):
-        repetition_penalty: Above 1: less of what the text has.
-        presence_penalty (-2.0 to 2.0):
-        frequency_penalty (-2.0 to 2.0):
-        no_repeat_ngram (from 1): No so many tokens in a row twice.
-        beams (from 1): Beam search with so many.
-        length_penalty: Beams: score / length to this power [1].
-        early_stopping ([false|true|never]): End of the search.
-        beam_groups (from 1): Diverse beam search in so many groups.
-        diversity (from 0.0): Between groups of beams [0.5].
-        decoding (METHOD): `llmanac list decoding`, as top-k{k=5}; repeatable, in this order.
-        regex: The text matches this regular expression.
-        grammar: A file with a grammar in Lark's form.
-        schema: A file with a JSON Schema, or the schema itself.
+        top_k (int sets top_k, from 1):
+        top_p (float sets top_p, 0.0 to 1.0):
+        min_p (float sets min_p, 0.0 to 1.0):
+        typical_p (float sets typical_p, 0.0 to 1.0):
+        repetition_penalty (float sets repetition_penalty): Above 1: less of what the text has.
+        presence_penalty (float sets presence_penalty, -2.0 to 2.0):
+        frequency_penalty (float sets frequency_penalty, -2.0 to 2.0):
+        no_repeat_ngram (int sets no_repeat_ngram, from 1): No so many tokens in a row twice.
+        beams (int sets beams, from 1): Beam search with so many.
+        length_penalty (float sets length_penalty): Beams: score / length to this power [1].
+        early_stopping (text sets early_stopping, [false|true|never]): End of the search.
+        beam_groups (int sets beam_groups, from 1): Diverse beam search in so many groups.
+        diversity (float sets diversity, from 0.0): Between groups of beams [0.5].
+        decoding (texts sets decoding, METHOD): `llmanac list decoding`, as top-k{k=5}; repeatable, in this order.
+        regex (text sets regex): The text matches this regular expression.
+        grammar (file sets grammar): A file with a grammar in Lark's form.
+        schema (file sets schema): A file with a JSON Schema, or the schema itself.
         seed:
-        stop: Stop before this text; repeatable.
+        stop (texts sets stop): Stop before this text; repeatable.
     """
-    given: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "n": n, "seed": seed, "stop": tuple(stop or ()), "top_k": top_k,
-        "top_p": top_p, "min_p": min_p, "typical_p": typical_p, "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
-        "no_repeat_ngram": no_repeat_ngram, "beams": beams, "length_penalty": length_penalty,
-        "beam_groups": beam_groups, "diversity": diversity, "temperature": temperature or None,
-        "early_stopping": None if early_stopping is None else EARLY.get(early_stopping, early_stopping),
-        "decoding": [_method(one) for one in decoding] if decoding else None, "regex": regex,
-        "grammar": None if grammar is None else read_text(grammar), "schema": _schema(schema),
+    read: dict[str, Any] = {
+        "early_stopping": lambda word: EARLY.get(word, word), "grammar": read_text, "schema": _schema, "stop": tuple,
+        "decoding": lambda methods: [_method(one) for one in methods],
     }  # fmt: skip
-    options: Any = {name: value for name, value in given.items() if value is not None}
+    options: Any = {name: read.get(name, lambda value: value)(value) for name, value in changes.items()}
+    options |= {"max_new_tokens": max_new_tokens, "n": n, "seed": seed}
+    options |= {"temperature": temperature} if temperature else {}
     if sum(x is not None for x in (text, prompt, prompts)) > 1:
         raise SpecError("--prompts: give one of PROMPT, --prompt and --prompts")
     if output is not None and prompts is None:
@@ -132,10 +123,8 @@ def _load(path: str, **choices: Any) -> Engine:
     return engine
 
 
-def _schema(path: Path | None) -> dict[str, Any] | None:
+def _schema(path: Path) -> dict[str, Any]:
     """A JSON Schema of a file; `true` and `false` are schemas too, but say nothing."""
-    if path is None:
-        return None
     text = str(path).strip()
     try:
         found = json.loads(text) if text.startswith("{") else read_json(path)

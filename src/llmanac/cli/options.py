@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from llmanac.cli.documented import Group
 from llmanac.core.errors import SpecError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -62,78 +61,9 @@ IgnoreConfig = Annotated[
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE)
 
 
-_ENTRY = re.compile(r"(?m)^(\w+)(?: \(([^)]*)\))?:[ ]?((?:.*)(?:\n +.*)*)")
-_RANGE = re.compile(r"(?:from )?(-?[\d.e-]+)?(?: ?to (-?[\d.e-]+))?")
-
-
-def documented(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose options are its parameters as they stand, and what its docstring says of them below `Args:`.
-
-        name (-o, --output, FILE, 0 to 1): What it is [the default in words].
-
-    In parentheses: a short flag besides `--name`, or the flags in its place; a name for the value, in capitals or
-    brackets; a range (`0 to 1`, `from 1`); `env NAME`; and `argument` for an argument that may be left out. What has no
-    default and no flag is an argument. A bool is a flag that is set or not. Parameters that the docstring does not name
-    have typer's own description (`Annotated`).
-    """
-    summary, _, rest = inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:\n")
-    known = {name: (marks, " ".join(help.split())) for name, marks, help in _ENTRY.findall(inspect.cleandoc(rest))}
-    signature = inspect.signature(command, eval_str=True)
-    parameters = dict(signature.parameters)
-    for name, said in known.items():
-        own = parameters[name]
-        parameters[name] = own.replace(annotation=Annotated[own.annotation, _parameter(own, *said)])
-    every = list(parameters.values())
-
-    @functools.wraps(command)
-    def run(*given: Any, **named: Any) -> None:
-        command(*given, **named)
-
-    run.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in every}
-    run.__doc__ = summary
-    return run
-
-
-def _parameter(one: inspect.Parameter, marks: str, help: str) -> Any:
-    """Typer's description of a parameter."""
-    more: dict[str, Any] = {"help": help or None}
-    flags, is_argument = [], False
-    for mark in filter(None, marks.split(", ")):
-        if found := _RANGE.fullmatch(mark):
-            ends = zip(("min", "max"), found.groups(), strict=True)
-            more |= {end: float(n) if "." in n or "e" in n else int(n) for end, n in ends if n is not None}
-        elif mark.startswith("-"):
-            flags.append(mark)
-        elif mark == "argument":
-            is_argument = True
-        elif mark.startswith("env "):
-            more["envvar"] = mark.removeprefix("env ")
-        else:
-            more["metavar"] = mark
-    if is_argument or (not flags and one.default is inspect.Parameter.empty):
-        return typer.Argument(**more)
-    if not any(flag.startswith("--") for flag in flags) and not (flags and len(one.name) == 1):
-        flags.append(f"--{one.name.rstrip('_').replace('_', '-')}")
-    return typer.Option(*flags, **more)
-
-
-class _Group(typer.Typer):
-    """A group whose commands are `documented`."""
-
-    def command(self, name: str | None = None, **options: Any) -> Callable[..., Any]:
-        add = super().command(name, **options)
-
-        def keep(command: Callable[..., None]) -> Callable[..., None]:
-            add(documented(command))
-            return command
-
-        return keep
-
-
 def group(help: str) -> typer.Typer:
     """A group of commands; without a command it prints its help."""
-    return _Group(help=help, no_args_is_help=True, rich_markup_mode=None)
+    return Group(help=help, no_args_is_help=True, rich_markup_mode=None)
 
 
 @contextlib.contextmanager

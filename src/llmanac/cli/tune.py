@@ -3,94 +3,84 @@
 from __future__ import annotations
 
 import codecs
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from llmanac.cli.options import Patches, Processes, Seed, SomeModel, followed, on_processes, stopping
+from llmanac.cli.documented import sharing
+from llmanac.cli.options import Patches, Processes, SomeModel, followed, on_processes, stopping
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
     from llmanac.recipes.spec import Run
 
-Data = Annotated[str, typer.Argument(help="A .jsonl, .csv or .parquet file: messages, prompt and completion, or text.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder, or with --resume the one to go on with.")]
-AdapterName = Annotated[
-    str, typer.Option("--adapter", "-a", help="lora, rslora, prefix, ... (`llmanac list adapter`), or full.")
-]
-Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate [1e-3; with --adapter full 1e-4].")]
-Epochs = Annotated[float | None, typer.Option(help="How often each row is read [1].")]
-Budget = Annotated[str | None, typer.Option(help="Time to spend instead of epochs, e.g. 10m.")]
-Length = Annotated[int | None, typer.Option(help="Tokens of a packed row [what 98% of the rows need].")]
-OnBadRow = Annotated[
-    str | None, typer.Option("--on-error", help="A row that cannot be used: [fatal] stops, skip leaves it out.")
-]
-HeldOut = Annotated[float | None, typer.Option("--held-out", help="Share of the rows that is only measured [0.05].")]
-On = Annotated[str | None, typer.Option(help="Tokens with loss: assistant, completion or all [assistant].")]
-Preview = Annotated[int, typer.Option(help="Print so many rows with their loss masks, and stop.", min=0)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the tuning in --output.")]
-Quantize = Annotated[str | None, typer.Option(help="Store the frozen weights so while tuning, e.g. nf4 (QLoRA).")]
+
+def _trained() -> None:
+    """What commands that train a model which is there have in common.
+
+    Args:
+        output (-o): A new folder, or with --resume the one to go on with.
+        adapter (-a): lora, rslora, prefix, ... (`llmanac list adapter`), or full.
+        lr (float sets train.optimizer.lr): Learning rate [1e-3; with --adapter full 1e-4].
+        epochs (float sets rows.epochs): How often each row is read [1].
+        budget (text sets budget): Time to spend instead of epochs, e.g. 10m.
+        length (int sets rows.length): Tokens of a packed row [what 98% of the rows need].
+        held_out (float sets rows.held_out): Share of the rows that is only measured [0.05].
+        seed (int sets seed): Random seed [0].
+        resume: Go on with the tuning in --output.
+    """
 
 
-def _shared(
-    lr: Rate = None, epochs: Epochs = None, budget: Budget = None, length: Length = None, held_out: HeldOut = None,
-    on_error: OnBadRow = None,
-    on: On = None, set_: Patches = None, seed: Seed = 0, preview: Preview = 0, resume: Resume = False,
-    processes: Processes = None,
-) -> None:  # fmt: skip
-    """The options of both commands."""
+@sharing(_trained)
+def _on_rows() -> None:
+    """And those that read rows with answers.
+
+    Args:
+        data: A .jsonl, .csv or .parquet file: messages, prompt and completion, or text.
+        on_error (text sets rows.on_error): A row that cannot be used: [fatal] stops, skip leaves it out.
+        on (text sets objective.on): Tokens with loss: assistant, completion or all [assistant].
+        preview (from 0): Print so many rows with their loss masks, and stop.
+    """
 
 
-def _with_shared(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `_shared`, which it gets as the mapping `options`."""
-    own, shared = (inspect.signature(f, eval_str=True).parameters for f in (command, _shared))
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        if followed():
-            return
-        command(**{n: v for n, v in given.items() if n in own}, options={n: given[n] for n in shared})
-
-    run.__signature__ = inspect.Signature([*[p for n, p in own.items() if n != "options"], *shared.values()])  # type: ignore[attr-defined]
-    run.__annotations__ = command.__annotations__ | _shared.__annotations__
-    return run
-
-
-@_with_shared
+@sharing(_on_rows)
 def tune_command(
-    model: SomeModel,
-    data: Data,
-    output: Output = Path("tuned"),
-    adapter: AdapterName = "lora",
-    quantize: Quantize = None,
-    *,
-    options: dict[str, Any],
-) -> None:
-    """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after."""
-    _run({"model": model, "adapter": adapter, "quantizer": quantize}, data, output, options)
+    model: SomeModel, data: str, output: Path = Path("tuned"), adapter: str = "lora", set_: Patches = None,
+    preview: int = 0, resume: bool = False, processes: Processes = None, *, changes: dict[str, Any],
+) -> None:  # fmt: skip
+    """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after.
+
+    Args:
+        quantize (text sets quantizer): Store the frozen weights so while tuning, e.g. nf4 (QLoRA).
+    """
+    _tune({"model": model, "adapter": adapter}, data, output, changes, set_, preview, resume, processes)
 
 
-def _run(
-    fields: dict[str, Any], data: str, output: Path, options: dict[str, Any], patches: dict[str, Any] | None = None
-) -> None:
-    from llmanac.core import spec
+def _tune(
+    fields: dict[str, Any], data: str, output: Path, changes: dict[str, Any], set_: list[str] | None, preview: int,
+    resume: bool, processes: int | None,
+) -> None:  # fmt: skip
     from llmanac.recipes.tune import TuneSpec
 
-    rows = {name: options[name] for name in ("epochs", "length", "held_out", "on_error") if options[name] is not None}
-    fields = {name: value for name, value in fields.items() if value is not None}
-    fields["adapter"] = None if fields["adapter"] == "full" else fields["adapter"]
-    asked = spec.make(TuneSpec, {**fields, "rows": {"file": data, **rows}, "seed": options["seed"]})
-    patches = {name: options[key] for name, key in PATHS.items()} | (patches or {})
-    asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
-    asked = spec.patch(asked, on_processes(spec.parse_patches(options["set_"] or ()), options["processes"]))
-    if options["preview"]:
-        print_preview(asked, options["preview"])
+    if followed():
         return
-    tuned(asked, output, options["resume"], options["processes"])
+    asked = asked_by(TuneSpec, fields, data, changes, set_, processes)
+    if preview:
+        print_preview(asked, preview)
+        return
+    tuned(asked, output, resume, processes)
+
+
+def asked_by(
+    kind: Any, fields: dict[str, Any], data: str, changes: dict[str, Any], set_: list[str] | None,
+    processes: int | None = None,
+) -> Any:  # fmt: skip
+    """The recipe of a command line: the method's fields, then single options, then -s."""
+    from llmanac.core import spec
+
+    adapter = None if fields["adapter"] == "full" else fields["adapter"]
+    asked = spec.make(kind, {**fields, "adapter": adapter, "rows": {"file": data}})
+    asked = spec.patch(asked, changes)
+    return spec.patch(asked, on_processes(spec.parse_patches(set_ or ()), processes))
 
 
 def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) -> None:
@@ -114,10 +104,7 @@ def print_tuned(done: Run) -> None:
     moved, total = found["parameters"]["trained"], found["parameters"]["total"]
     rows = [
         *found["rows"].items(),
-        (
-            "parameters trained",
-            f"{moved:,} of {total:,} ({moved / total:.2%})",
-        ),
+        ("parameters trained", f"{moved:,} of {total:,} ({moved / total:.2%})"),
         ("steps, tokens", f"{found['steps']:,}, {found['tokens']:,}"),
     ]
     if found["tokens_per_second"]:
@@ -184,15 +171,15 @@ def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
     return out
 
 
-PATHS = {"train.optimizer.lr": "lr", "objective.on": "on", "budget": "budget"}
 LEVELS = {"token": "token-distillation", "feature": "feature-distillation", "sequence": "chat", "response": "chat"}
 
 
-@_with_shared
+@sharing(_on_rows)
 def distill_command(
-    teacher: str, student: str, data: Data, level: str = "token", output: Output = Path("distilled"),
-    adapter: AdapterName = "full", samples: int = 1, temperature: float = 0.0, max_tokens: int = 256,
-    on_policy: float | None = None, verify: str = "squad", *, options: dict[str, Any],
+    teacher: str, student: str, data: str, level: str = "token", output: Path = Path("distilled"),
+    adapter: str = "full", samples: int = 1, temperature: float = 0.0, max_tokens: int = 256, verify: str = "squad",
+    set_: Patches = None, preview: int = 0, resume: bool = False, processes: Processes = None, *,
+    changes: dict[str, Any],
 ) -> None:  # fmt: skip
     """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers.
 
@@ -203,14 +190,12 @@ def distill_command(
         samples (1 to 256): Sequence and response: answers a prompt.
         temperature: Sequence and response: of the teacher's answers.
         max_tokens (from 1): Sequence and response: longest answer.
-        on_policy: Token: share of the rows that the student answers.
+        on_policy (float sets objective.on_policy): Token: share of the rows that the student answers.
         verify: Response: how answers are compared, e.g. squad, gsm8k, math.
     """
     if level not in LEVELS:
         raise SpecError(f"--level: {level!r} is not one of {', '.join(LEVELS)}")
-    if samples > 1 and not temperature:
-        raise SpecError(f"--samples {samples}: all the same at temperature 0; set --temperature, e.g. 0.8")
-    if on_policy is not None and level != "token":
+    if "objective.on_policy" in changes and level != "token":
         raise SpecError(f"--on-policy: is for --level token, where the teacher scores the student's texts, not {level}")
     fields: dict[str, Any] = {"model": student, "adapter": adapter, "objective": LEVELS[level]}
     if level in ("sequence", "response"):
@@ -218,4 +203,4 @@ def distill_command(
         fields["answers"] = {"model": teacher, **how, **({"verify": verify} if level == "response" else {})}
     else:
         fields["teacher"] = teacher
-    _run(fields, data, output, options, {"objective.on_policy": on_policy})
+    _tune(fields, data, output, changes, set_, preview, resume, processes)

@@ -135,6 +135,7 @@ class FilePairs(Pairs):
         with torch.no_grad():
             for row in encoded:
                 batch = collate_ragged([row]).to(model.device)
+                assert batch.targets is not None
                 nats += float(model.nll(batch))
                 tokens += int((batch.targets != IGNORE).sum())
         return nats / tokens if tokens else None
