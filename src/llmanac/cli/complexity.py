@@ -9,6 +9,7 @@ from typing import Any
 
 from llmanac.cli.options import AsJson, Force
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
 
 STEPS = 5  # lengths, each twice the one before
 # tables of slopes: for each column a group, a head, and the cost whose slope it is or the field of `Theory`
@@ -42,8 +43,8 @@ def complexity_command(
 
     if output is not None and output.suffix != ".svg":
         raise SpecError(f"--output: {output} should end in .svg")
-    if output is not None and output.exists() and not force:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if output is not None:
+        check_output(output, "--output", force=force)
     names = list(mixers or complexity.mixers())
     lengths = [longest >> n for n in reversed(range(STEPS))]
     chosen = list(dict.fromkeys([complexity.FULL, *names]))

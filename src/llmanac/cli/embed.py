@@ -11,6 +11,7 @@ from typing import cast, get_args
 from llmanac.cli.options import Column, Force, Include, SomeModel
 from llmanac.cli.score import Texts, _short, texts_of
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.outputs import check_output
 
 PAIRS = 5  # in the table
 
@@ -39,8 +40,8 @@ def embed_command(
     kind = "" if output is None else Path(output).suffix
     if output is not None and kind not in (".npy", ".jsonl"):
         raise SpecError(f"--output: {output} is neither a .npy nor a .jsonl file")
-    if output is not None and Path(output).exists() and not force:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if output is not None:
+        check_output(Path(output), "--output", force=force)
     if on_long not in get_args(OnLong):
         raise SpecError(f"--on-long: {on_long!r} is not one of {', '.join(get_args(OnLong))}")
     texts = list(texts_of(text or (), file, column, include or ()))

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from llmanac.cli.options import AsJson, Force, group
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
 
 
 class Named(TyperGroup):
@@ -86,8 +87,8 @@ def show_command(
     from llmanac.guide.exercise import find
 
     exercise = find(name)
-    if output is not None and output.exists() and not force and not edit:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if output is not None and not edit:
+        check_output(output, "--output", force=force)
     print(f"{exercise.title} ({exercise.chapter}, about {exercise.minutes} minutes)\n\n{exercise.task}\n")
     print("Lists and `math`; no numpy.\n")
     print(exercise.scaffold.strip())
@@ -162,8 +163,8 @@ def progress_command(
     from llmanac.guide.progress import Progress
 
     kept = Progress(progress)
-    if write is not None and write.exists() and not force:
-        raise SpecError(f"--export: {write} exists; give another name, or --force")
+    if write is not None:
+        check_output(write, "--export", force=force)
     if read is not None:
         print(f"{read}: {kept.read(read)} new reviews")
     if write is not None:

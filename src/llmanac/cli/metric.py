@@ -102,61 +102,41 @@ def _report(
     print(f"Next: {next_command}")
 
 
-def _corpus(
-    name: str, hypotheses: Path, references: Sequence[Path], column: str, other: str, fields: list[str] | None,
-    baseline: Path | None, test: str, as_json: bool, next_command: str,
-) -> None:  # fmt: skip
-    """A metric of texts and references: `rouge`, `bleu`, `chrf`."""
-    from llmanac.evaluate.segments import check_paired, read_rows, texts_of
+def _surface(name: str, after: str, help: str) -> None:
+    """The command of a metric that compares texts with references; `after` is the metric to try next."""
 
-    mine, golds = _read(hypotheses, references, column, other)
-    metric = _spec(name, fields).build()
+    def command(
+        hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
+        reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
+        test: Test = "randomization", as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        from llmanac.evaluate.segments import check_paired, read_rows, texts_of
 
-    def scored(texts: list[str]) -> dict[str, Measured]:
-        found = metric(texts, golds)
-        if name == "rouge":
-            return {kind: found.measured(kind) for kind in found.scores}
-        return {found.name: found}
+        mine, golds = _read(hypotheses, references, column, reference_column)
+        metric = _spec(name, set_).build()
 
-    baselines = None
-    if baseline is not None:
-        theirs = read_rows(baseline, column, "--column")
-        check_paired(theirs, mine)
-        baselines = scored(texts_of(theirs))
-    _report(scored(mine.values), as_json, next_command, baselines, test)
+        def scored(texts: list[str]) -> dict[str, Measured]:
+            found = metric(texts, golds)
+            return {kind: found.measured(kind) for kind in found.scores} if name == "rouge" else {found.name: found}
 
+        baselines = None
+        if baseline is not None:
+            theirs = read_rows(baseline, column, "--column")
+            check_paired(theirs, mine)
+            baselines = scored(texts_of(theirs))
+        following = _next(after, hypotheses, references, column, reference_column)
+        _report(scored(mine.values), as_json, following, baselines, test)
 
-@app.command("rouge")
-def rouge_command(
-    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
-    test: Test = "randomization", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """ROUGE-1, -2, -L and -Lsum, as rouge-score computes them; -s stemmer=porter takes suffixes off."""
-    after = _next("bleu", hypotheses, references, column, reference_column)
-    _corpus("rouge", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+    command.__doc__ = help
+    app.command(name)(command)
 
 
-@app.command("bleu")
-def bleu_command(
-    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
-    test: Test = "randomization", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """BLEU, as sacrebleu computes it, with its signature; -s tokenizer=intl, -s smoothing=floor, -s case=lower."""
-    after = _next("chrf", hypotheses, references, column, reference_column)
-    _corpus("bleu", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
-
-
-@app.command("chrf")
-def chrf_command(
-    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
-    test: Test = "randomization", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """chrF, as sacrebleu computes it; -s word_order=2 is chrF++."""
-    after = _next("bleu", hypotheses, references, column, reference_column)
-    _corpus("chrf", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+_surface(
+    "rouge", "bleu", "ROUGE-1, -2, -L and -Lsum, as rouge-score computes them; -s stemmer=porter takes suffixes off."
+)
+_surface("bleu", "chrf", "BLEU, as sacrebleu computes it, with its signature; -s tokenizer=intl, -s smoothing=floor, "
+         "-s case=lower.")  # fmt: skip
+_surface("chrf", "bleu", "chrF, as sacrebleu computes it; -s word_order=2 is chrF++.")
 
 
 @app.command("bertscore")

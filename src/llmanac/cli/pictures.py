@@ -9,6 +9,7 @@ import typer
 
 from llmanac.cli.options import AsJson, Seed
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
 
 if TYPE_CHECKING:
     from llmanac.recipes.spec import Run
@@ -95,8 +96,7 @@ def generate_image_command(
     for flag, value, most in (("--count", count, 64), ("--scale", scale, 32)):
         if not 1 <= value <= most:
             raise SpecError(f"{flag}: {value} must be from 1 to {most}")
-    if output.exists() and not force:
-        raise SpecError(f"{output}: is there already; --force overwrites it, or give another --output")
+    check_output(output, "--output", force=force)
     made = PictureModel(model).draw(prompt, output, count=count, guidance=guidance, steps=steps, scale=scale, seed=seed)
     print(f"{output}: {made[0]} x {made[1]} pixels")
 

@@ -10,6 +10,7 @@ import typer
 
 from llmanac.cli.options import AsJson, Force, Patches, Seed, group
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
 
 app = group("Scaling laws: fit them to runs, and choose size and tokens for a budget.")
 YEAR = 365.25 * 86400
@@ -241,8 +242,7 @@ def _check_output(output: Path | None, force: bool) -> None:
         return
     if output.suffix != ".json":
         raise SpecError(f"--output: {output} should end in .json")
-    if output.exists() and not force:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    check_output(output, "--output", force=force)
 
 
 def _short(value: float) -> str:

@@ -37,11 +37,11 @@ def _free(folder: Path) -> Path:
     """Check that the folder is new or empty. Raises SpecError."""
     from llmanac.core.errors import SpecError
     from llmanac.core.files import has_name
+    from llmanac.core.outputs import check_new
 
     if not has_name(folder):
         raise SpecError(f"--folder {folder}: cannot be replaced; name a folder inside it")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(f"--folder {folder}: is there already; name another folder, or remove it first")
+    check_new(folder, "--folder")
     return folder
 
 
