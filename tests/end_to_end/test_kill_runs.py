@@ -3,7 +3,7 @@
 The trials are in a process of their own (`python test_kill_runs.py KIND KILLS SEED FOLDER`), which imports everything once
 and forks an attempt at a time. An attempt does what a user does who gives the same command again: with --resume where
 the folder holds a run, else without. It is killed at a random moment of the time that one takes which is not killed,
-so that every state of a run's folder is met: free, begun, planned, trained, measured.
+so that every state of a run's folder is met: free, begun, planned, training, measured.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def state(target: Path) -> str:
         return "free"
     if (target / "results.json").is_file():
         return "measured"
-    if any(target.glob("*/config.json")) or any(target.glob("model/*.safetensors")):
-        return "trained"
+    if any(target.glob("*/checkpoints/step-*")):
+        return "training"
     return "planned" if folder.begun else "begun"
 
 
