@@ -1,9 +1,9 @@
 """Killed with -9 at random moments, a run, a tuning and an alignment end as if they had not been.
 
-The trials are in a process of their own (`python test_kill_runs.py KIND KILLS SEED FOLDER`), which imports everything once
-and forks an attempt at a time. An attempt does what a user does who gives the same command again: with --resume where
-the folder holds a run, else without. It is killed at a random moment of the time that one takes which is not killed,
-so that every state of a run's folder is met: free, begun, planned, training, measured.
+The trials are in a process of their own (`python test_kill_runs.py KIND KILLS SEED FOLDER`), which imports everything
+once and forks an attempt at a time. An attempt does what a user does who gives the same command again: with --resume
+where the folder holds a run, else without. It is killed at a random moment of the time that one takes which is not
+killed, so that every state of a run's folder is met: free, begun, planned, training, measured.
 """
 
 from __future__ import annotations
@@ -26,7 +26,29 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 LIVES = 4  # kills of a folder before the attempt that may end
 KINDS = ("run", "tune", "align")
-WORDS = "the cat sat on a mat and the dog saw it so they ran to the red house by the river".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "the",
+    "dog",
+    "saw",
+    "it",
+    "so",
+    "they",
+    "ran",
+    "to",
+    "the",
+    "red",
+    "house",
+    "by",
+    "the",
+    "river",
+]
 
 
 def trials(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -137,7 +159,7 @@ def attempt(kind: str, folder: Path, target: Path, seconds: float | None) -> str
     if child == 0:
         code = 1
         try:
-            with contextlib.redirect_stderr(open(os.devnull, "w")):  # noqa: SIM115 - until the process ends
+            with contextlib.redirect_stderr(open(os.devnull, "w")):
                 work(kind, folder, target)
             code = 0
         except BaseException as error:
