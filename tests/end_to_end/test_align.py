@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import llmanac
 from llmanac.cli import app
 from llmanac.cli.align import read_rewards
 from llmanac.core.errors import DataError, SpecError
@@ -117,6 +118,43 @@ def test_ratings_of_people_train_a_reward_model_and_a_policy(place, tmp_path):
         fields = {"adapter": "lora"} if method == "dpo" else {}
         spec = asked(place, "rated", method, train={"optimizer": {"name": "adamw", "lr": 0.01}, "steps": 60}, **fields)
         assert tune(spec, tmp_path / method, report=lambda line: None).after.mean > 0.9
+
+
+def test_a_column_of_margins_reaches_the_loss(place, tmp_path):
+    """Rows are encoded once, margins included; other margins are another loss, and a row without one is named."""
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    losses = []
+    for margin in (0.0, 3.0):
+        file = tmp_path / f"{margin}.jsonl"
+        file.write_text("".join(json.dumps({**row, "m": margin}) + "\n" for row in rows))
+        given = asked(place, "pairs", {"name": "bradley-terry", "margin": "m"}, train={"steps": 1})
+        folder = tmp_path / str(margin)
+        tune(patch(given, {"rows.file": str(file)}), folder, report=lambda x: None)
+        losses.append(json.loads((folder / "training" / "metrics.jsonl").read_text().splitlines()[0])["loss"])
+    assert losses[1] > losses[0] + 1
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1: margin: the row has no number in the column 'm'"):
+        tune(asked(place, "pairs", {"name": "bradley-terry", "margin": "m"}), tmp_path / "none", report=lambda x: None)
+
+
+@pytest.mark.parametrize(
+    ("data", "objective"),
+    [("pairs", "dpo"), ("pairs", "ipo"), ("pairs", "simpo"), ("pairs", "orpo"), ("labelled", "kto"),
+     ("pairs", "bradley-terry"), ("prompts", "grpo")],
+)  # fmt: skip
+def test_an_alignment_is_a_recipe(place, tmp_path, data, objective):
+    """`llmanac run` of its folder's recipe gives the same weights; so does one that states no more than it must."""
+    fields = {"reward": f"{place}/rewards.py:letters"} if objective == "grpo" else {}
+    if fields:
+        fields = {"reward": {"name": "function", "file": fields["reward"]}, "sampling": {"tokens": 4, "samples": 2}}
+    given = asked(place, data, objective, train={"steps": 2}, **fields)
+    tune(given, tmp_path / "first", report=lambda x: None)
+    short = {"model": given.model, "rows": {"file": given.rows.file, "held_out": 0.25, "epochs": 30.0}}
+    short |= {"objective": objective, "train": {**TRAIN, "steps": 2}, **fields}
+    for name, recipe in (("again", tmp_path / "first" / "recipe.toml"), ("short", short)):
+        done = llmanac.run(recipe, folder=tmp_path / name, report=lambda x: None)
+        assert type(done.recipe) is AlignSpec and done.recipe == given
+        first, second = (load_file(f / "model" / "model.safetensors") for f in (tmp_path / "first", done.folder))
+        assert all(bool((first[key] == second[key]).all()) for key in first)
 
 
 def test_a_reward_model_becomes_a_reward_for_a_policy(place, tmp_path):
