@@ -83,6 +83,44 @@ def test_a_refusal_and_an_early_stop_leave_the_folder_as_it_was(kind: str, tmp_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_that_is_stopped_or_refused_at_once_stays(kind: str, tmp_path: Path) -> None:
+    place = begin(tmp_path / "run", kind).place
+    (place / "work").unlink()
+    for raised in (KeyboardInterrupt(), DataError("no")):
+        with pytest.raises(type(raised)) as seen, RunFolder(place).held(recipe(kind), resume=True):
+            raise raised
+        assert seen.type is type(raised) and (place / "recipe.toml").is_file()
+
+
+def test_a_crash_while_a_folder_of_an_earlier_version_is_renewed(tmp_path: Path, monkeypatch) -> None:
+    """After each of its writes the folder resumes, and what the recipe became is not lost."""
+    writes = 4
+    for crash in range(writes):
+        place = begin(tmp_path / str(crash), "RecipeSpec").place
+        state = {**files.read_json(place / "run.json"), "recipe": files.read_toml(place / "recipe.toml")}
+        files.write_json(place / "run.json", {**state, "planned": {"threads": 1}})
+        became = (place / "recipe.toml").read_text().replace('budget = "5m"', 'budget = "6m"')
+        (place / "recipe.toml").write_text(became)
+        done, replace = [], files.os.replace
+
+        def dying(*given: Any, crash: int = crash, done: list[int] = done, replace: Any = replace) -> None:
+            if len(done) == crash:
+                raise SystemExit
+            done.append(1)
+            replace(*given)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(files.os, "replace", dying)
+            with pytest.raises(SystemExit):
+                RunFolder(place).held(recipe("RecipeSpec"), resume=True).__enter__()
+        folder = RunFolder(place)
+        with folder.held(recipe("RecipeSpec"), resume=True) as found:
+            assert found.spec == recipe("RecipeSpec").spec and folder.state["planned"] == {"threads": 1}
+        assert "recipe" not in files.read_json(place / "run.json")
+        assert (place / "resolved.toml").read_text() == became
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_was_begun_is_kept(kind: str, tmp_path: Path) -> None:
     """Ctrl-C after the first file; a refusal after a training was planned."""
     with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path / "a").held(recipe(kind), resume=False):

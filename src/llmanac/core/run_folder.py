@@ -241,7 +241,7 @@ class RunFolder:
                 self.state.pop("planned", None)
             asked = self.asked
             if "recipe" in state:  # a run of an earlier version: its recipe.toml is what it became
-                if (self.place / RECIPE).is_file():
+                if (self.place / RECIPE).is_file() and not (self.place / RESOLVED).is_file():
                     files.write_text(self.place / RESOLVED, files.read_text(self.place / RECIPE))
                 files.write_text(self.place / RECIPE, asked.text())
             if before != asked or "recipe" in state:
@@ -254,7 +254,7 @@ class RunFolder:
                     self._discard(there, kind.ahead)
                 raise
             except KeyboardInterrupt:
-                if {p.name for p in self.place.iterdir()} <= {LOCK, STATE, RECIPE}:
+                if not resume and {p.name for p in self.place.iterdir()} <= {LOCK, STATE, RECIPE}:
                     self._discard(there, kind.ahead)
                     raise NothingKept from None
                 raise
