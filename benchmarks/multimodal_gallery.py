@@ -21,11 +21,11 @@ from PIL import Image, ImageDraw
 from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
+from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import make
 from llmanac.multimodal.load import load_multimodal
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
-from llmanac.recipes.kept import RECIPE
 from llmanac.recipes.multimodal_measures import Measure, vectors
 from llmanac.recipes.multimodal_report import images_of
 from llmanac.recipes.multimodal_use import PictureModel

@@ -28,10 +28,11 @@ from typing import Any
 
 from evidence._page import with_interval
 from evidence._pictures import over
+from llmanac.core.spec import make, patch
 from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.lab.words import plural
-from llmanac.recipes.multimodal import RESULTS, PictureRun, asked_of, run_multimodal
+from llmanac.recipes.multimodal import RESULTS, MultimodalRecipe, PictureRun, run_multimodal
 from llmanac.recipes.spec import read_recipe
 
 ROWS = (
@@ -84,7 +85,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 def ran(name: str, seed: int, place: Path, changes: dict[str, Any], run: type[PictureRun]) -> dict[str, Any]:
     """What a recipe reached. A finished run is read, and one that was stopped is run anew: its time is measured."""
-    folder, asked = place / name, asked_of(read_recipe(name), {"seed": seed, **changes})
+    folder, asked = place / name, patch(make(MultimodalRecipe, read_recipe(name)), {"seed": seed, **changes})
     if name in STARTS:
         asked = replace(asked, start=str(place / STARTS[name]))
     done = (folder / RESULTS).is_file()

@@ -162,7 +162,7 @@ def preferred(made: Task, name: str) -> dict[str, Any]:
     model, rows = copy.deepcopy(made.start), pairs_of(made, SIZES[-1] if made.full else 4)
     frozen = copy.deepcopy(made.start).requires_grad_(False)
     spec = make_method("objective", name)
-    needs = type(spec.build(tokenizer=made.tokenizer)).needs_reference
+    needs = spec.needs_reference
     objective = spec.build(tokenizer=made.tokenizer, models={"reference": frozen} if needs else None)
     if name == "kto":
         rows = [{"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"}

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import llmanac
 from llmanac.cli import app
 from llmanac.cli.align import read_rewards
 from llmanac.core.errors import DataError, SpecError
@@ -16,7 +17,7 @@ from llmanac.core.spec import make, make_method, patch
 from llmanac.evaluate.ratings import Questions, Store
 from llmanac.generate.load import load_engine
 from llmanac.models.scalar import load_scalar
-from llmanac.recipes.align import AlignSpec, align
+from llmanac.recipes.align import AlignSpec
 from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -66,7 +67,7 @@ def risen(folder):
 def test_preferences_are_learnt_by_an_adapter_or_all_weights(place, tmp_path, method):
     adapter = "lora" if method == "dpo" else None
     train = {"optimizer": {"name": "adamw", "lr": 0.01}}
-    done = align(asked(place, "pairs", method, adapter=adapter, train=train), tmp_path / "out", report=lambda x: None)
+    done = tune(asked(place, "pairs", method, adapter=adapter, train=train), tmp_path / "out", report=lambda x: None)
     assert done.after.mean > 0.9 and done.after.mean > done.before.mean
     assert dict(done.rows)["rows"] == "40"
     assert method != "dpo" or done.before.mean == 0.5, "the policy is its reference"
@@ -74,13 +75,13 @@ def test_preferences_are_learnt_by_an_adapter_or_all_weights(place, tmp_path, me
 
 def test_an_epoch_has_eight_steps_where_the_tokens_of_a_step_are_open(place, tmp_path):
     given = asked(place, "pairs", "simpo", rows={"file": str(place / "pairs.jsonl")}, train={"batch_tokens": 2048})
-    done = align(given, tmp_path / "out", report=lambda x: None)
+    done = tune(given, tmp_path / "out", report=lambda x: None)
     assert 8 <= done.training.steps <= 13
-    assert align(patch(given, {"train.batch_tokens": 2047}), tmp_path / "own", report=print).training.steps == 1
+    assert tune(patch(given, {"train.batch_tokens": 2047}), tmp_path / "own", report=print).training.steps == 1
 
 
 def test_kto_learns_from_labels_with_a_frozen_copy(place, tmp_path):
-    done = align(asked(place, "labelled", "kto", train={"optimizer": {"name": "adamw", "lr": 0.01}}), tmp_path / "out",
+    done = tune(asked(place, "labelled", "kto", train={"optimizer": {"name": "adamw", "lr": 0.01}}), tmp_path / "out",
                  report=lambda x: None)  # fmt: skip
     assert done.after.mean < done.before.mean
 
@@ -92,7 +93,7 @@ def test_kto_with_few_rows_held_out(place, tmp_path, share, groups, count):
     rows = {"file": str(place / "few.jsonl"), "held_out": share, "epochs": 1.0}
     said: list[str] = []
     for resume in (False, True):
-        done = align(asked(place, "few", "kto", rows=rows), tmp_path / "out", resume=resume, report=said.append)
+        done = tune(asked(place, "few", "kto", rows=rows), tmp_path / "out", resume=resume, report=said.append)
         assert dict(done.rows)["held out"] == str(count)
         kept = json.loads((tmp_path / "out" / "results.json").read_text(), parse_constant=pytest.fail)["held_out"]
         if groups is None:
@@ -116,20 +117,57 @@ def test_ratings_of_people_train_a_reward_model_and_a_policy(place, tmp_path):
     for method in ("bradley-terry", "dpo"):
         fields = {"adapter": "lora"} if method == "dpo" else {}
         spec = asked(place, "rated", method, train={"optimizer": {"name": "adamw", "lr": 0.01}, "steps": 60}, **fields)
-        assert align(spec, tmp_path / method, report=lambda line: None).after.mean > 0.9
+        assert tune(spec, tmp_path / method, report=lambda line: None).after.mean > 0.9
+
+
+def test_a_column_of_margins_reaches_the_loss(place, tmp_path):
+    """Rows are encoded once, margins included; other margins are another loss, and a row without one is named."""
+    rows = [json.loads(line) for line in (place / "pairs.jsonl").read_text().splitlines()]
+    losses = []
+    for margin in (0.0, 3.0):
+        file = tmp_path / f"{margin}.jsonl"
+        file.write_text("".join(json.dumps({**row, "m": margin}) + "\n" for row in rows))
+        given = asked(place, "pairs", {"name": "bradley-terry", "margin": "m"}, train={"steps": 1})
+        folder = tmp_path / str(margin)
+        tune(patch(given, {"rows.file": str(file)}), folder, report=lambda x: None)
+        losses.append(json.loads((folder / "training" / "metrics.jsonl").read_text().splitlines()[0])["loss"])
+    assert losses[1] > losses[0] + 1
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1: margin: the row has no number in the column 'm'"):
+        tune(asked(place, "pairs", {"name": "bradley-terry", "margin": "m"}), tmp_path / "none", report=lambda x: None)
+
+
+@pytest.mark.parametrize(
+    ("data", "objective"),
+    [("pairs", "dpo"), ("pairs", "ipo"), ("pairs", "simpo"), ("pairs", "orpo"), ("labelled", "kto"),
+     ("pairs", "bradley-terry"), ("prompts", "grpo")],
+)  # fmt: skip
+def test_an_alignment_is_a_recipe(place, tmp_path, data, objective):
+    """`llmanac run` of its folder's recipe gives the same weights; so does one that states no more than it must."""
+    fields = {"reward": f"{place}/rewards.py:letters"} if objective == "grpo" else {}
+    if fields:
+        fields = {"reward": {"name": "function", "file": fields["reward"]}, "sampling": {"tokens": 4, "samples": 2}}
+    given = asked(place, data, objective, train={"steps": 2}, **fields)
+    tune(given, tmp_path / "first", report=lambda x: None)
+    short = {"model": given.model, "rows": {"file": given.rows.file, "held_out": 0.25, "epochs": 30.0}}
+    short |= {"objective": objective, "train": {**TRAIN, "steps": 2}, **fields}
+    for name, recipe in (("again", tmp_path / "first" / "recipe.toml"), ("short", short)):
+        done = llmanac.run(recipe, folder=tmp_path / name, report=lambda x: None)
+        assert type(done.recipe) is AlignSpec and done.recipe == given
+        first, second = (load_file(f / "model" / "model.safetensors") for f in (tmp_path / "first", done.folder))
+        assert all(bool((first[key] == second[key]).all()) for key in first)
 
 
 def test_a_reward_model_becomes_a_reward_for_a_policy(place, tmp_path):
     """Pairs, then the model's score as the reward: the policy comes to say what the pairs preferred."""
     train = {"optimizer": {"name": "adamw", "lr": 0.01}}
-    judged = align(asked(place, "pairs", "bradley-terry", train=train), tmp_path / "judge", report=lambda x: None)
+    judged = tune(asked(place, "pairs", "bradley-terry", train=train), tmp_path / "judge", report=lambda x: None)
     assert judged.after.mean > 0.9
     assert load_scalar(tmp_path / "judge" / "model").score.weight.shape == (1, 16)
     fields = {
         "reward": {"name": "model", "path": str(tmp_path / "judge" / "model")},
         "sampling": {"prompts": 4, "samples": 8, "tokens": 4}, "train": {**train, "steps": 12},
     }  # fmt: skip
-    done = align(asked(place, "prompts", "rloo", **fields), tmp_path / "policy", report=lambda x: None)
+    done = tune(asked(place, "prompts", "rloo", **fields), tmp_path / "policy", report=lambda x: None)
     assert done.change()[0] > 0 and risen(tmp_path / "policy")
 
 
@@ -141,7 +179,7 @@ def test_a_reward_is_learnt_and_every_draw_is_logged(place, tmp_path, method):
         "train": {"steps": 20, "optimizer": {"name": "adamw", "lr": 0.02}},
     }  # fmt: skip
     before = load_file(place / "model" / "model.safetensors")
-    done = align(asked(place, "prompts", method, **fields), tmp_path / "out", report=lambda x: None)
+    done = tune(asked(place, "prompts", method, **fields), tmp_path / "out", report=lambda x: None)
     assert done.change()[0] > 0 and risen(tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "rollouts.jsonl").read_text().splitlines()]
     assert [line["draw"] for line in lines] == list(range(20))
@@ -168,7 +206,7 @@ def test_command_and_refusals(place, tmp_path):
     for command, said in (
         (["align", "prompts.jsonl", "--kl", "-1", "--reward", "length"], "--kl: -1.0 is no weight"),
         (["align", "pairs.jsonl", "-m", "dpo", "--kl", "1"], "--kl: dpo has no KL penalty"),
-        (["align", "prompts.jsonl", "-o", str(tmp_path / "none"), *stops], "Stopped before any training."),
+        (["align", "prompts.jsonl", "-o", str(tmp_path / "none"), *stops], "Stopped before anything was kept"),
         (["reason", ""], "QUESTION: is empty"),
         (["reason", "a b", "-n", "2", "--tokens", "4000"], "--tokens: the longest question and 4,000 tokens make"),
     ):
@@ -180,14 +218,14 @@ def test_command_and_refusals(place, tmp_path):
     with pytest.raises(SpecError, match="learns from the rows alone"):
         asked(place, "pairs", "dpo", reward="exact-match")
     with pytest.raises(DataError, match=r"prompts\.jsonl:1: needs the columns prompt, chosen, rejected"):
-        align(asked(place, "prompts", "dpo"), tmp_path / "x", report=lambda x: None)
+        tune(asked(place, "prompts", "dpo"), tmp_path / "x", report=lambda x: None)
     with pytest.raises(SpecError, match=r"sampling\.tokens: the longest prompt"):
         fields = {"reward": "length", "sampling": {"tokens": 64}}
-        align(asked(place, "prompts", "grpo", **fields), tmp_path / "y", report=lambda x: None)
+        tune(asked(place, "prompts", "grpo", **fields), tmp_path / "y", report=lambda x: None)
     (place / "broken.py").write_text("def bad(text, row):\n    return row['nothing']\n")
     with pytest.raises(DataError, match=r"broken\.py:bad: raised KeyError: 'nothing'; answer"):
         fields = {"reward": {"name": "function", "file": f"{place / 'broken.py'}:bad"}, "sampling": {"tokens": 4}}
-        align(asked(place, "prompts", "grpo", **fields), tmp_path / "z", report=lambda x: None)
+        tune(asked(place, "prompts", "grpo", **fields), tmp_path / "z", report=lambda x: None)
 
 
 def test_rewards_of_the_command_line(place):

@@ -87,7 +87,11 @@ def test_a_file_is_continued_and_a_stopped_command_goes_on(engine, tmp_path, mon
 
     monkeypatch.setattr(engine, "generate", stopping)
     assert run("--prompts", asked, "-o", out, *FLAGS) == 130
-    assert "goes on" in capsys.readouterr().out and not out.exists() and prompts.parts_of(out).is_dir()
+    assert (
+        "Continue with: the same command" in capsys.readouterr().out
+        and not out.exists()
+        and prompts.parts_of(out).is_dir()
+    )
     assert run("--prompts", asked, "-o", out, *FLAGS, "--seed", "1") == 2
     assert "other options" in capsys.readouterr().err
     assert run("--prompts", asked, "-o", out, *FLAGS) == 0

@@ -114,7 +114,7 @@ def test_a_tuning_whose_rank_is_killed_goes_on_on_another_mesh(place, tmp_path):
     os.kill(follower, signal.SIGSTOP)  # rank 0 waits for it, for two minutes at most
     second = command(place, tmp_path / "many", "--processes", "2", "--resume")
     refused, _ = second.communicate(timeout=100)
-    assert second.returncode == 2 and "another process is tuning in this folder" in refused, refused
+    assert second.returncode == 2 and "another process is running in this folder" in refused, refused
     os.kill(follower, signal.SIGKILL)
     said, _ = started.communicate(timeout=120)
     assert started.returncode == 2 and "parallel: rank 1 stopped or hangs in step" in said, said

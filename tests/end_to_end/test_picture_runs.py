@@ -16,10 +16,11 @@ from llmanac.cli import app
 from llmanac.core import spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.rng import numpy_generator
+from llmanac.core.run_folder import Recipe
 from llmanac.data.pictures import scenes
 from llmanac.data.pictures.folder import read_pictures
 from llmanac.recipes import multimodal, multimodal_judge, multimodal_measures
-from llmanac.recipes.multimodal import asked_of
+from llmanac.recipes.multimodal import MultimodalRecipe
 from llmanac.recipes.spec import read_recipe
 from llmanac.train.loop import train
 
@@ -41,6 +42,10 @@ SMALL["dalle"] = {
     **{f"start.{k}": v for k, v in SMALL["vq-vae"].items()},
 }
 QUIET = {"report": lambda line: None}
+
+
+def asked_of(name, changes):
+    return Recipe.made(MultimodalRecipe, read_recipe(name), changes).spec
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,9 +106,7 @@ def test_every_recipe_leaves_a_model_scores_and_a_report_with_pictures(name, run
     judges = [str(path.relative_to(run.folder)) for path in run.folder.rglob(multimodal_judge.JUDGE)]
     own = {"vq-vae": ["judge"], "diffusion": ["judge"], "dalle": ["start/judge"]}  # one serves a run and its start
     assert judges == [f"{place}/{multimodal_judge.JUDGE}" for place in own.get(name, [])]
-    assert (
-        multimodal.run_multimodal(asked_of(read_recipe(name), SMALL[name]), run.folder, resume=True).results == results
-    )
+    assert llmanac.run(name, SMALL[name], folder=run.folder, resume=True).results == results
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(runs, tmp_path, monkeypatch):
@@ -118,14 +121,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(runs, tmp_path, monkeypa
         source.draw = once
         return train(model, source, *rest, **choices)
 
-    asked = asked_of(read_recipe("clip"), {**SMALL["clip"], "train.checkpoint_every": 2})
+    asked = asked_of("clip", {**SMALL["clip"], "train.checkpoint_every": 2})
     monkeypatch.setattr(multimodal, "train", stopping)
     with pytest.raises(KeyboardInterrupt):
         multimodal.run_multimodal(asked, tmp_path / "a", **QUIET)
     monkeypatch.setattr(multimodal, "train", train)
     with pytest.raises(LlmanacError, match="--resume goes on"):
         multimodal.run_multimodal(asked, tmp_path / "a", **QUIET)
-    with pytest.raises(SpecError, match="rows: was 4 and is 6 now"):
+    with pytest.raises(SpecError, match=r"rows \(was 4, now 6\)"):
         multimodal.run_multimodal(multimodal.spec.patch(asked, {"rows": 6}), tmp_path / "a", resume=True, **QUIET)
     again = multimodal.run_multimodal(asked, tmp_path / "a", resume=True, **QUIET).load_model()
     for name, value in runs("clip").load_model().state_dict().items():
@@ -151,7 +154,7 @@ def test_pictures_of_the_user_take_the_same_recipes(folder, tmp_path):
     (place / "0.txt").write_text("another text", "utf-8")
     with pytest.raises(DataError, match="a resumed run keeps its pictures"):
         multimodal.run_multimodal(
-            asked_of(read_recipe("vilt"), {**SMALL["vilt"], "data.paths": [str(place)]}),
+            asked_of("vilt", {**SMALL["vilt"], "data.paths": [str(place)]}),
             run.folder,
             resume=True,
             **QUIET,
@@ -185,7 +188,7 @@ def test_a_stopped_run_goes_on_without_its_changes_again(folder, tmp_path, monke
     assert done.exit_code == 130, done.output
     again = shlex.split(done.output.partition("Continue with: llmanac ")[2])
     assert again == ["run", "clip", "--folder", place, "--resume"]
-    with pytest.raises(SpecError, match="rows: was 4 and is 6 now"):
+    with pytest.raises(SpecError, match=r"rows \(was 4, now 6\)"):
         app([*again, "-s", "rows=6"], standalone_mode=False)
     with pytest.raises(SpecError, match=r"does not take that \(model\.vision: no such field"):
         app(["run", "vilt", *again[2:]], standalone_mode=False)
@@ -237,7 +240,7 @@ def test_what_is_wrong_with_pictures_is_named(folder, tmp_path):
         ({"data.held_out": 1.5}, "data.held_out: 1.5"),
     ):
         with pytest.raises(SpecError, match=said):
-            asked_of(read_recipe("clip"), changes)
+            llmanac.run("clip", changes, folder=tmp_path / "run")
 
 
 def test_commands_caption_classify_and_draw(runs, folder, tmp_path):

@@ -14,7 +14,7 @@ from llmanac.cli import app
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make, patch
 from llmanac.recipes import rlhf, rlhf_task
-from llmanac.recipes.rlhf import RlhfSpec, is_rlhf, run_named, run_rlhf
+from llmanac.recipes.rlhf import RlhfSpec, is_rlhf
 from llmanac.recipes.spec import read_recipe
 
 TINY = {
@@ -79,7 +79,7 @@ def test_a_run_that_was_stopped_in_each_stage_ends_with_the_same_weights(whole, 
         patched.setattr(Stepper, "__call__", limited)
         for _ in range(6):
             try:
-                run_rlhf(asked(), folder, resume=stops > 0, report=lambda line: None)
+                llmanac.run(asked(), folder=folder, resume=stops > 0, report=lambda line: None)
                 break
             except SystemExit:
                 stops += 1
@@ -87,23 +87,23 @@ def test_a_run_that_was_stopped_in_each_stage_ends_with_the_same_weights(whole, 
     for stage in ("sft", "reward-model", "rl", "without-kl"):
         one, two = (load_file(place / stage / "model" / "model.safetensors") for place in (whole.folder, folder))
         assert all(bool((one[name] == two[name]).all()) for name in one), stage
-    with pytest.raises(SpecError, match=r"rl\.train\.steps: was 3 and is 4"):
-        run_rlhf(asked(**{"rl.train.steps": 4}), folder, resume=True)
+    with pytest.raises(SpecError, match=r"rl\.train\.steps \(was 3, now 4\)"):
+        llmanac.run(asked(**{"rl.train.steps": 4}), folder=folder, resume=True)
     with pytest.raises(LlmanacError, match="is there already"):
-        run_rlhf(asked(), folder)
+        llmanac.run(asked(), folder=folder)
 
 
 def test_a_stopped_run_goes_on_without_its_changes_again(tmp_path, monkeypatch):
-    def stopped(*_, **__):
+    def stopped(self, name, made):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rlhf, "_Stages", stopped)
+    monkeypatch.setattr(rlhf._Stages, "tuned", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run_named(read_recipe("rlhf"), {"seed": 5, "rl.train.steps": 7}, tmp_path / "run")
+        llmanac.run("rlhf", {"seed": 5, "rl.train.steps": 7}, folder=tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):  # it came to the stages
-        run_named(read_recipe("rlhf"), {}, tmp_path / "run", resume=True)
-    with pytest.raises(SpecError, match=r"seed: was 5 and is 6"):
-        run_named(read_recipe("rlhf"), {"seed": 6}, tmp_path / "run", resume=True)
+        llmanac.run("rlhf", folder=tmp_path / "run", resume=True)
+    with pytest.raises(SpecError, match=r"seed \(was 5, now 6\)"):
+        llmanac.run("rlhf", {"seed": 6}, folder=tmp_path / "run", resume=True)
 
 
 def test_a_users_model_prompts_pairs_and_truth(whole, tmp_path):

@@ -16,11 +16,11 @@ import llmanac
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.core.run_folder import latest_place
 from llmanac.recipes import stages
 from llmanac.recipes.measures import some_texts
 from llmanac.recipes.plan import fastest_threads
-from llmanac.recipes.run import _latest
-from llmanac.recipes.spec import load_recipe, plans_size, seconds, shown
+from llmanac.recipes.spec import load_recipe, plans_size, seconds
 from llmanac.train.plan import Plan
 
 STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
@@ -29,7 +29,8 @@ STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
 def test_a_run_leaves_every_file_it_promises(finished) -> None:
     names = {p.name for p in finished.folder.iterdir()}
     expected = (
-        "recipe.toml manifest.json tokenizer data base model pretrain results.json report.html MODEL_CARD.md run.json"
+        "recipe.toml resolved.toml run.json manifest.json tokenizer data base model pretrain results.json report.html "
+        "MODEL_CARD.md"
     )
     assert set(expected.split()) <= names
     assert not [p for p in finished.folder.rglob("*") if p.name.startswith(files.TEMPORARY)]
@@ -42,11 +43,11 @@ def test_a_run_leaves_every_file_it_promises(finished) -> None:
 
 
 def test_the_resolved_recipe_states_everything_and_gives_the_same_run(finished, text: Path, tmp_path: Path) -> None:
-    resolved = load_recipe(finished.folder / "recipe.toml")
+    resolved = load_recipe(finished.folder / "resolved.toml")
     assert resolved.spec == finished.recipe
     assert resolved.states("train.steps") and resolved.states("model.dim")
     assert "auto" not in (resolved.spec.train.dtype, resolved.spec.train.attention, resolved.spec.train.compile)
-    again = llmanac.run(finished.folder / "recipe.toml", folder=tmp_path / "again")
+    again = llmanac.run(finished.folder / "resolved.toml", folder=tmp_path / "again")
     first = (finished.folder / "base" / "model.safetensors").read_bytes()
     assert (again.folder / "base" / "model.safetensors").read_bytes() == first
 
@@ -136,11 +137,11 @@ def test_the_newest_run_is_the_one_of_the_highest_number(tmp_path: Path, monkeyp
         place = tmp_path / "runs" / ("small" if number == 1 else f"small-{number}")
         place.mkdir(parents=True)
         files.write_json(place / "run.json", {**STATE, "finished": done})
-    assert _latest("small") == Path("runs/small-10")
+    assert latest_place("small") == Path("runs/small-10")
     for number in (2, 10):
         files.write_json(tmp_path / "runs" / f"small-{number}" / "run.json", {**STATE, "finished": True})
-    assert _latest("small") == Path("runs/small-11")
-    assert _latest("other") == Path("runs/other")
+    assert latest_place("small") == Path("runs/small-11")
+    assert latest_place("other") == Path("runs/other")
 
 
 def test_one_process_a_folder(finished, text: Path) -> None:
@@ -181,7 +182,7 @@ def test_the_recipe_is_written_as_it_is_planned_and_ends_with_nothing_open(
     train = stages.train
 
     def stopping(*given: Any, label: str, **options: Any) -> Any:
-        seen[label] = files.read_toml(folder / "recipe.toml")
+        seen[label] = files.read_toml(folder / "resolved.toml")
         if label == "fine-tune" and len(seen) == 2 and not stopped:
             stopped.append(files.read_json(folder / "run.json")["planned"]["finetune_steps"])
             raise KeyboardInterrupt
@@ -199,7 +200,7 @@ def test_the_recipe_is_written_as_it_is_planned_and_ends_with_nothing_open(
     done = llmanac.run(asked, folder=folder, resume=True)
     assert done.results["finetune"]["steps"] == done.recipe.finetune.steps
     assert Plan.read(folder / "finetune").first_steps == stopped[0]  # planned once; later it may have been revised
-    resolved = load_recipe(folder / "recipe.toml")
+    resolved = load_recipe(folder / "resolved.toml")
     assert resolved.spec == done.recipe and resolved.states("finetune.steps")
 
 
@@ -252,7 +253,7 @@ def test_show_prints_a_recipe_that_reads_back(text: Path, tmp_path: Path) -> Non
 def test_what_is_shown_leaves_the_same_to_the_planner(patches: dict[str, Any], planned: str, tmp_path: Path) -> None:
     original = load_recipe("quickstart", patches)
     path = tmp_path / "shown.toml"
-    path.write_text(shown(original), "utf-8")
+    path.write_text(original.text(), "utf-8")
     assert f"# Planned from the budget before the first step: {planned}" in path.read_text("utf-8")
     again = load_recipe(path)
     assert again.spec == original.spec

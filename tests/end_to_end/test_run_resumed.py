@@ -21,6 +21,7 @@ from llmanac.core import files, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.pipeline import build
 from llmanac.recipes import stages
+from llmanac.recipes.spec import load_recipe
 
 
 def test_killed_and_resumed_gives_the_same_weights(
@@ -71,6 +72,15 @@ def unfinished(finished, folder: Path, *lost: str) -> Path:
     return folder
 
 
+def as_earlier_versions(folder: Path) -> Path:
+    """The recipe in run.json, and recipe.toml is what it became."""
+    state = files.read_json(folder / "run.json")
+    state["recipe"] = files.read_toml(folder / "recipe.toml")
+    files.write_json(folder / "run.json", {**state, "format_version": 1})
+    (folder / "resolved.toml").rename(folder / "recipe.toml")
+    return folder
+
+
 def test_a_resumed_run_refuses_a_changed_recipe_and_names_the_fields(finished, text: Path, tmp_path: Path) -> None:
     folder = unfinished(finished, tmp_path / "small")
     path = tmp_path / "small.toml"
@@ -87,8 +97,9 @@ def test_a_resumed_run_refuses_a_changed_recipe_and_names_the_fields(finished, t
         llmanac.run(without, folder=folder, resume=True)
     with pytest.raises(SpecError, match="model"):
         llmanac.run("quickstart", folder=folder, resume=True)
-    own = llmanac.run(folder / "recipe.toml", folder=folder, resume=True)  # what was planned for it is no change
-    assert own.recipe == finished.recipe
+    for name in ("recipe.toml", "resolved.toml"):  # what was planned for it is no change
+        own = llmanac.run(folder / name, folder=folder, resume=True)
+        assert own.recipe == finished.recipe
 
 
 def test_a_run_killed_before_its_first_file_has_its_name_starts_again(text: Path, tmp_path: Path) -> None:
@@ -140,7 +151,7 @@ def test_a_resumed_run_that_lost_its_built_text_refuses_another(finished, text: 
 
 
 def test_a_run_of_before_a_field_was_there_keeps_its_plan(finished, text: Path, tmp_path: Path) -> None:
-    folder = unfinished(finished, tmp_path / "small", "base", "model")
+    folder = as_earlier_versions(unfinished(finished, tmp_path / "small", "base", "model"))
     state = files.read_json(folder / "run.json")
     for field in ("related", "stages"):
         del state["recipe"]["data"][field]
@@ -148,7 +159,12 @@ def test_a_run_of_before_a_field_was_there_keeps_its_plan(finished, text: Path, 
     files.write_json(folder / "run.json", state)
     again = llmanac.run(recipe(text), folder=folder, resume=True)
     assert again.recipe == finished.recipe
-    assert files.read_json(folder / "run.json")["planned"]["marked"] == 1
+    now = files.read_json(folder / "run.json")
+    assert now["planned"]["marked"] == 1 and "recipe" not in now
+    assert load_recipe(folder / "recipe.toml", now["patches"]).spec == load_recipe(recipe(text)).spec
+    assert load_recipe(folder / "resolved.toml").spec == finished.recipe
+    third = llmanac.run(recipe(text), folder=folder, resume=True)  # and from the files of this version
+    assert third.recipe == finished.recipe
 
 
 def test_stopped_while_it_builds_the_text_goes_on(text: Path, tmp_path: Path, monkeypatch) -> None:

@@ -174,7 +174,7 @@ def test_compare(place):
 WRONG = [
     (["train", "bpee", "{0}/en.txt", "-o", "{0}/x"], "no tokenizer named 'bpee'; did you mean 'bpe'"),
     (["train", "bpe", "{0}/none.txt", "-o", "{0}/x"], "none.txt: no such file or folder"),
-    (["train", "bpe", "{0}/en.txt", "-o", "{0}/bpe"], "--folder {0}/bpe: is there already"),
+    (["train", "bpe", "{0}/en.txt", "-o", "{0}/bpe"], "--folder: {0}/bpe is there already"),
     (["train", "bpe", "{0}/en.txt", "--alpha", "0.3", "-o", "{0}/x"], "write label=path for every file"),
     (["train", "bpe", "en={0}/en.txt", "--weight", "de=1", "-o", "{0}/x"], "weights: there is no group 'de'"),
     (["train", "bpe", "{0}/en.txt", "-s", "vocab=9", "-o", "{0}/x"], "no such field; did you mean 'vocab_size'"),

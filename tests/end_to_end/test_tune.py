@@ -118,9 +118,9 @@ def test_a_killed_tuning_goes_on_bit_for_bit(place, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         tune(asked(place), tmp_path / "cut", report=lambda line: None)
     monkeypatch.setattr(Stepper, "__call__", plain)
-    with pytest.raises(LlmanacError, match="--resume goes on with it"):
+    with pytest.raises(LlmanacError, match="--resume goes on with the run in it"):
         tune(asked(place), tmp_path / "cut")
-    with pytest.raises(SpecError, match="seed: was 0 and is 1 now"):
+    with pytest.raises(SpecError, match=r"seed \(was 0, now 1\)"):
         tune(asked(place, seed=1), tmp_path / "cut", resume=True)
     tune(asked(place), tmp_path / "cut", resume=True, report=lambda line: None)
     whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))

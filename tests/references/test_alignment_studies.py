@@ -16,7 +16,8 @@ from evidence.mle_vs_rl import FIRST_ID, Source, divergences, predicted
 from llmanac.core.spec import make, make_method
 from llmanac.models.scalar import load_scalar
 from llmanac.objectives._rollouts import Rollout
-from llmanac.recipes.align import AlignSpec, align
+from llmanac.recipes.align import AlignSpec
+from llmanac.recipes.tune import tune
 from llmanac.rewards import Sample
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -107,7 +108,7 @@ def test_pairs_of_a_rating_page_train_a_reward_model(tmp_path):
         "model": str(tmp_path / "start"), "rows": {"file": str(file), "held_out": 0.25}, "objective": "bradley-terry",
         "adapter": None, "train": train,
     })  # fmt: skip
-    align(asked, tmp_path / "judge", report=lambda _: None)
+    tune(asked, tmp_path / "judge", report=lambda _: None)
     reward = make_method("reward", {"name": "model", "path": str(tmp_path / "judge" / "model")}).build()
     new = [Sample(row={}, prompt="words", text=text(word), finished=True) for word in ("good", "bad") for _ in range(4)]
     found = [score.value for score in reward(new)]

@@ -151,7 +151,7 @@ def test_the_command_writes_vectors(folder, tmp_path, capsys):
     np.testing.assert_allclose([line["vector"] for line in lines], vectors, atol=1e-6)
     for arguments, message in (
         (["-o", "v.txt"], "neither a .npy nor a .jsonl file"),
-        (["-o", str(tmp_path / "v.npy")], "exists; give another name, or --force"),
+        (["-o", str(tmp_path / "v.npy")], "is there already; name another place, or overwrite it with --force"),
         (["--on-long", "drop"], "--on-long: 'drop' is not one of cut, refuse"),
         (["--text", LONG, "--on-long", "refuse"], "text 2: is longer than the 20 tokens that the model reads"),
         (["--pooling", "max"], "pooling: 'max' is not one of mean, cls, last"),

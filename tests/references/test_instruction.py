@@ -169,7 +169,7 @@ def test_the_prompt_carries_no_loss_and_the_answer_all(pair, tmp_path):
     torch.testing.assert_close(loss, by_hand)
     every = registry.build("objective", "instruction", tokenizer=ours, on="all")
     assert abs(float(every.loss(model, every.collate(rows))[0] - loss)) > 1.0
-    examples = list(objective.examples(rows, length=256))
+    examples = list(objective.reader.examples(rows, length=256))
     dataset = TokenDataset.write_examples(tmp_path / "d", examples, vocab_size=ours.vocab_size)
     assert dataset.has_loss_mask
     stream = PackedStream(dataset, length=256, packing="whole")
@@ -197,12 +197,12 @@ def test_many_rows_are_rendered_together_and_encoded_as_alone(pair, on, monkeypa
     requests = []
     ask = _sandbox.HELPER.ask
     monkeypatch.setattr(_sandbox.HELPER, "ask", lambda data, times: (requests.append(1), ask(data, times))[1])
-    together = list(objective.examples(rows, length=9999))
+    together = list(objective.reader.examples(rows, length=9999))
     assert len(together) == len(alone) and len(requests) < 20
     for (ids, mask), (same_ids, same_mask) in zip(together, alone, strict=True):
         assert ids.tolist() == same_ids.tolist() and mask.tolist() == same_mask.tolist()
     for bad, error in (({"no": 1}, DataError), ({"messages": [{"content": "x"}]}, (DataError, TokenizerError))):
-        found = objective.examples([*rows[:9], bad, *rows], length=9999)
+        found = objective.reader.examples([*rows[:9], bad, *rows], length=9999)
         assert [next(found)[0].tolist() for _ in range(9)] == [ids.tolist() for ids, _ in alone[:9]]
         with pytest.raises(error):
             next(found)

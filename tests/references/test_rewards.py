@@ -237,7 +237,8 @@ def test_the_value_model_starts_from_the_reward_model_whose_scores_are_normalise
 
     from llmanac.core.spec import make
     from llmanac.models.scalar import ScalarModel, load_scalar
-    from llmanac.recipes.align import AlignSpec, Sampled, align
+    from llmanac.recipes.align import AlignSpec, Sampled
+    from llmanac.recipes.tune import tune
     from llmanac.tokenizers.load import train_tokenizer
 
     tokenizer = train_tokenizer("bpe", ["a b"], vocab_size=258, special_tokens=["<|endoftext|>"])
@@ -252,7 +253,7 @@ def test_the_value_model_starts_from_the_reward_model_whose_scores_are_normalise
     train = {"steps": 2, "dtype": "float32", "attention": "sdpa", "compile": "never"}
     rows = {"file": str(tmp_path / "pairs.jsonl"), "held_out": 0.0}
     shared = {"model": str(tmp_path / "raw"), "rows": rows, "train": train}
-    align(make(AlignSpec, {**shared, "objective": "bradley-terry"}), tmp_path / "judge", report=lambda line: None)
+    tune(make(AlignSpec, {**shared, "objective": "bradley-terry"}), tmp_path / "judge", report=lambda line: None)
     reward = {"name": "model", "path": str(tmp_path / "judge" / "model")}
     samples = [
         Sample(row={}, prompt=p["prompt"], text=p[side], finished=True) for p in pairs for side in p if side != "prompt"

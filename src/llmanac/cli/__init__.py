@@ -93,13 +93,13 @@ def _made(names: Iterable[str], *, described: bool = False) -> typer.Typer:
         found = _found(COMMANDS.get(name) or GROUPS[name])
         if described:
             text = found.__doc__ if name in COMMANDS else found.info.help
-            app.command(name, help=inspect.cleandoc(text))(lambda: None)
+            app.command(name, help=inspect.cleandoc(text).partition("\n\nArgs:")[0])(lambda: None)
         elif name in GROUPS:
             app.add_typer(found, name=name)
         elif name == "contamination":
-            app.command(name, cls=_found("options.SeveralValues"))(found)
+            app.command(name, cls=_found("options.SeveralValues"))(_found("documented.documented")(found))
         else:
-            app.command(name)(found)
+            app.command(name)(_found("documented.documented")(found))
     return app
 
 

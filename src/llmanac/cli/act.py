@@ -5,30 +5,25 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from llmanac.cli.options import Seed, SomeModel, SomeRunner
 from llmanac.core.errors import SpecError
 
 
 def act_command(
-    model: SomeModel,
-    environment: Annotated[str, typer.Option(help="`llmanac list environment` names them; or FILE.py:Class.")],
-    episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the calls; 0 takes the most probable.")] = 1.0,
-    free: Annotated[
-        bool, typer.Option("--free", help="Do not constrain what is written to calls of the tools.")
-    ] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .jsonl file: an episode a row.")] = None,
-    replay_: Annotated[
-        Path | None, typer.Option("--replay", help="Replay the episodes of such a file instead.")
-    ] = None,
-    seed: Seed = 0,
-    runner: SomeRunner = "auto",
-) -> None:
-    """Play episodes of an environment by tool calls; the return of each is that of its replay."""
+    model: SomeModel, environment: str, episodes: int = 20, temperature: float = 1.0, free: bool = False,
+    output: Path | None = None, replay_: Path | None = None, seed: Seed = 0, runner: SomeRunner = "auto",
+) -> None:  # fmt: skip
+    """Play episodes of an environment by tool calls; the return of each is that of its replay.
+
+    Args:
+        environment (--environment): `llmanac list environment` names them; or FILE.py:Class.
+        episodes (from 1): How many.
+        temperature (from 0.0): Of the calls; 0 takes the most probable.
+        free: Do not constrain what is written to calls of the tools.
+        output (-o): A .jsonl file: an episode a row.
+        replay_: Replay the episodes of such a file instead.
+    """
     from llmanac.act import load_environment
     from llmanac.act.episodes import RandomPolicy, Success, play, replay
     from llmanac.act.policy import ModelPolicy

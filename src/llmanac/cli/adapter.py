@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 
-def merge_command(
-    adapter: Annotated[Path, typer.Argument(help="A folder with adapter_config.json and adapter_model.safetensors.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder.")],
-    base: Annotated[str | None, typer.Option(help="The model it belongs to [the one that its files name].")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32, bfloat16, float16 or float64 [the base's own].")
-    ] = None,
-) -> None:  # fmt: skip
-    """Write a model with an adapter's change in its weights; print how much of the change rounding took."""
+def merge_command(adapter: Path, output: Path, base: str | None = None, dtype: str | None = None) -> None:
+    """Write a model with an adapter's change in its weights; print how much of the change rounding took.
+
+    Args:
+        adapter: A folder with adapter_config.json and adapter_model.safetensors.
+        output (-o): A new folder.
+        base: The model it belongs to [the one that its files name].
+        dtype: float32, bfloat16, float16 or float64 [the base's own].
+    """
     from llmanac.cli.tables import print_table
     from llmanac.recipes.merge import merge
 

@@ -3,83 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from llmanac.cli.options import Patches, Seed, SomeModel
-from llmanac.cli.tune import AdapterName, Budget, Epochs, HeldOut, Length, Output, Rate, Resume, print_tuned, stopped
+from llmanac.cli.documented import sharing
+from llmanac.cli.options import Patches, SomeModel
+from llmanac.cli.tune import _trained, asked_by, tuned
 from llmanac.core.errors import SpecError
 
-Method = Annotated[
-    str,
-    typer.Option("--method", "-m", help="grpo, ppo, rloo, ...; dpo, ipo, kto, simpo, orpo; bradley-terry."),
-]
-RewardName = Annotated[
-    list[str] | None,
-    typer.Option(help="exact-match, FILE.py:function, a reward model's folder, ...; repeatable, with =WEIGHT."),
-]
-Data = Annotated[
-    str,
-    typer.Argument(help="A .jsonl or .parquet file: prompt, chosen, rejected; prompt, completion, label; or prompt."),
-]
 
-
+@sharing(_trained)
 def align_command(
-    model: SomeModel,
-    data: Data,
-    method: Method = "grpo",
-    output: Output = Path("aligned"),
-    reward: RewardName = None,
-    adapter: AdapterName = "lora",
-    lr: Rate = None,
-    steps: Annotated[int | None, typer.Option(help="Steps [100 with a reward; else those of --epochs].", min=1)] = None,
-    epochs: Epochs = None,
-    budget: Budget = None,
-    samples: Annotated[int | None, typer.Option(help="Answers to each prompt [8].", min=1)] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer [64].", min=1)] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the sampled answers [1].")] = None,
-    kl: Annotated[float | None, typer.Option(help="Weight of the KL penalty to the start [the method's].")] = None,
-    length: Length = None,
-    held_out: HeldOut = None,
-    set_: Patches = None,
-    seed: Seed = 0,
-    resume: Resume = False,
-) -> None:
-    """Align a model: to preferences, to a reward of its own answers, or train a reward model."""
-    from llmanac.core import spec
-    from llmanac.recipes.align import AlignSpec, align
-    from llmanac.recipes.spec import seconds
+    model: SomeModel, data: str, method: str = "grpo", output: Path = Path("aligned"), reward: list[str] | None = None,
+    adapter: str = "lora", kl: float | None = None, set_: Patches = None, resume: bool = False, *,
+    changes: dict[str, Any],
+) -> None:  # fmt: skip
+    """Align a model: to preferences, to a reward of its own answers, or train a reward model.
 
-    rows = {"file": data, "epochs": epochs, "length": length, "held_out": held_out}
-    fields: dict[str, Any] = {
-        "model": model,
-        "rows": {name: value for name, value in rows.items() if value is not None},
-        "adapter": None if adapter == "full" else adapter,
-        "objective": method,
-        "reward": read_rewards(reward),
-        "seed": seed,
-    }
-    asked = spec.make(AlignSpec, {name: value for name, value in fields.items() if value is not None})
-    patches: dict[str, Any] = {
-        "train.optimizer.lr": lr, "train.steps": steps, "sampling.samples": samples, "sampling.tokens": max_tokens,
-        "objective.temperature": temperature,
-    }  # fmt: skip
+    Args:
+        data: A .jsonl or .parquet file: prompt, chosen, rejected; prompt, completion, label; or prompt.
+        method (-m): grpo, ppo, rloo, ...; dpo, ipo, kto, simpo, orpo; bradley-terry.
+        reward: exact-match, FILE.py:function, a reward model's folder, ...; repeatable, with =WEIGHT.
+        steps (int sets train.steps, from 1): Steps [100 with a reward; else those of --epochs].
+        samples (int sets sampling.samples, from 1): Answers to each prompt [8].
+        max_tokens (int sets sampling.tokens, from 1): Longest answer [64].
+        temperature (float sets objective.temperature): Of the sampled answers [1].
+        kl: Weight of the KL penalty to the start [the method's].
+    """
+    from llmanac.core.spec import make_method
+    from llmanac.recipes.align import AlignSpec
+
+    objective = make_method("objective", method)
     if kl is not None:
         if not 0 <= kl < float("inf"):
             raise SpecError(f"--kl: {kl} is no weight; give a number from 0")
-        if not hasattr(asked.objective, "kl_weight"):
-            raise SpecError(f"--kl: {asked.objective.name} has no KL penalty of its own weight; leave it out")
-        patches |= {"objective.kl_weight": kl}
-        if getattr(asked.objective, "kl", "") == "off" and kl > 0:
-            patches = {"objective.kl": "k3-ratio", **patches}
-    asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
-    asked = spec.patch(asked, spec.parse_patches(set_ or ()))
-    try:
-        done = align(asked, output, resume=resume, budget=None if budget is None else seconds(budget, "--budget"))
-    except KeyboardInterrupt:
-        raise stopped(output) from None
-    print_tuned(done)
+        if not hasattr(objective, "kl_weight"):
+            raise SpecError(f"--kl: {objective.name} has no KL penalty of its own weight; leave it out")
+        off = {"objective.kl": "k3-ratio"} if getattr(objective, "kl", "") == "off" and kl > 0 else {}
+        changes = {**off, "objective.kl_weight": kl, **changes}
+    fields = {"model": model, "adapter": adapter, "objective": objective, "reward": read_rewards(reward)}
+    tuned(asked_by(AlignSpec, fields, data, changes, set_), output, resume)
 
 
 def read_rewards(names: list[str] | None) -> Any:

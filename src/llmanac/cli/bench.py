@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
-
-import typer
 
 from llmanac.cli.options import AsJson, SomeModel, SomeRunner
 
@@ -16,15 +13,15 @@ def _shown(rate: float) -> str:
 
 
 def bench_command(
-    path: SomeModel,
-    rows: Annotated[list[int] | None, typer.Option(min=1, help="Rows that decode together; repeatable [1, 8].")] = None,
-    context: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of each row's prompt [512, or what fits the model].")
-    ] = None,
-    runner: SomeRunner = "auto",
+    path: SomeModel, rows: list[int] | None = None, context: int | None = None, runner: SomeRunner = "auto",
     as_json: AsJson = False,
-) -> None:
-    """Measure tokens a second of prefill and decoding, next to this machine's memory and matrix-product limits."""
+) -> None:  # fmt: skip
+    """Measure tokens a second of prefill and decoding, next to this machine's memory and matrix-product limits.
+
+    Args:
+        rows (from 1): Rows that decode together; repeatable [1, 8].
+        context (from 1): Tokens of each row's prompt [512, or what fits the model].
+    """
     from llmanac.generate.bench import rates
     from llmanac.generate.load import load_engine
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from llmanac.cli.options import AsJson, SomeRunner, group
 from llmanac.core.errors import SpecError
@@ -23,30 +21,29 @@ def _benchmark() -> None:
 
 @app.command("inspect")
 def inspect_command(
-    name: Annotated[str, typer.Argument(help="A benchmark's name, or the path of a .toml or lm-eval .yaml file.")],
-    data: Annotated[Path | None, typer.Option(help="The folder of the benchmark's data.")] = None,
-    models: Annotated[
-        str, typer.Option(help="Models that are run, with commas between: folders, .gguf, http://.")
-    ] = "",
-    results: Annotated[str, typer.Option(help="Folders that `llmanac evaluate` wrote, with commas between.")] = "",
-    against: Annotated[str | None, typer.Option(help="Another benchmark, whose ranking is compared.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items.")] = None,
-    shots: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the benchmark's].")] = None,
-    metric: Annotated[str | None, typer.Option(help="The score that counts [the benchmark's first].")] = None,
-    train: Annotated[
-        list[str] | None, typer.Option(help="Training text in which the questions are searched; repeatable.")
-    ] = None,
-    column: Annotated[str, typer.Option(help="Column of a table of training text.")] = "text",
-    embedder: Annotated[
-        str | None, typer.Option(help="A model of sentence vectors, for the spread of meaning.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=0, max=100, help="Draws of examples and of their order.")] = 3,
-    out: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("inspected"),
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
-    runner: SomeRunner = "torch",
-    as_json: AsJson = False,
-) -> None:
-    """Measure a benchmark: difficulty, diversity, usefulness, reproducibility, artefacts, contamination."""
+    name: str, data: Path | None = None, models: str = "", results: str = "", against: str | None = None,
+    limit: int | None = None, shots: int | None = None, metric: str | None = None, train: list[str] | None = None,
+    column: str = "text", embedder: str | None = None, seeds: int = 3, out: Path = Path("inspected"),
+    dtype: str | None = None, runner: SomeRunner = "torch", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Measure a benchmark: difficulty, diversity, usefulness, reproducibility, artefacts, contamination.
+
+    Args:
+        name: A benchmark's name, or the path of a .toml or lm-eval .yaml file.
+        data: The folder of the benchmark's data.
+        models: Models that are run, with commas between: folders, .gguf, http://.
+        results: Folders that `llmanac evaluate` wrote, with commas between.
+        against: Another benchmark, whose ranking is compared.
+        limit (from 1): Only the first items.
+        shots (from 0): Examples before each question [the benchmark's].
+        metric: The score that counts [the benchmark's first].
+        train: Training text in which the questions are searched; repeatable.
+        column: Column of a table of training text.
+        embedder: A model of sentence vectors, for the spread of meaning.
+        seeds (0 to 100): Draws of examples and of their order.
+        out (-o, --output): Folder of the results.
+        dtype: float32, float64 or bfloat16 [float32].
+    """
     from llmanac.core.files import write_json, write_text
     from llmanac.core.outputs import check_pages
     from llmanac.evaluate._answering import load_answerer

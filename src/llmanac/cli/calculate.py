@@ -23,16 +23,15 @@ UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 @app.command("memory")
 def memory_command(
-    config: Config,
-    length: Length = 2048,
-    rows: Rows = 1,
-    dtype: Annotated[
-        str | None, typer.Option(help="What weights and state are stored in [bfloat16; a .gguf file: as it is used].")
-    ] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw, lion or none (plain SGD).")] = "adamw",
+    config: Config, length: Length = 2048, rows: Rows = 1, dtype: str | None = None, optimizer: str = "adamw",
     as_json: AsJson = False,
-) -> None:
-    """Parameters part by part, and the bytes of using and of training the model."""
+) -> None:  # fmt: skip
+    """Parameters part by part, and the bytes of using and of training the model.
+
+    Args:
+        dtype: What weights and state are stored in [bfloat16; a .gguf file: as it is used].
+        optimizer: adamw, lion or none (plain SGD).
+    """
     from llmanac.cli.tables import print_table
     from llmanac.guide import calculate
     from llmanac.guide.formulas import costs
@@ -76,13 +75,12 @@ OPTIMIZER_TEXT = {"adamw": "8", "lion": "4"}
 
 
 @app.command("flops")
-def flops_command(
-    config: Config,
-    length: Length = 2048,
-    tokens: Annotated[float, typer.Option(min=1, help="Tokens of training.")] = 1e9,
-    as_json: AsJson = False,
-) -> None:
-    """FLOPs of a token forward and in training, part by part, beside the rule of six a parameter."""
+def flops_command(config: Config, length: Length = 2048, tokens: float = 1e9, as_json: AsJson = False) -> None:
+    """FLOPs of a token forward and in training, part by part, beside the rule of six a parameter.
+
+    Args:
+        tokens (from 1): Tokens of training.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.guide import calculate
     from llmanac.guide.formulas import costs
@@ -139,18 +137,18 @@ def kv_cache_command(
 
 @app.command("latency")
 def latency_command(
-    config: Config,
-    length: Annotated[int, typer.Option(min=1, max=1 << 24, help="Tokens of the prompt.")] = 512,
-    rows: Rows = 1,
-    dtype: Annotated[
-        str | None, typer.Option(help="What weights and state are stored in [float32; a .gguf file: as it is packed].")
-    ] = None,
-    tflops: Annotated[float | None, typer.Option(min=1e-6, help="TFLOP/s of the machine [measured here].")] = None,
-    bandwidth: Annotated[float | None, typer.Option(min=1e-6, help="GB/s of its memory [measured here].")] = None,
-    measured: Annotated[bool, typer.Option("--measure", help="Time it here too, on random weights.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Time to the first token and for each further one, by the roofline."""
+    config: Config, length: int = 512, rows: Rows = 1, dtype: str | None = None, tflops: float | None = None,
+    bandwidth: float | None = None, measured: bool = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Time to the first token and for each further one, by the roofline.
+
+    Args:
+        length (1 to 16777216): Tokens of the prompt.
+        dtype: What weights and state are stored in [float32; a .gguf file: as it is packed].
+        tflops (from 1e-06): TFLOP/s of the machine [measured here].
+        bandwidth (from 1e-06): GB/s of its memory [measured here].
+        measured (--measure): Time it here too, on random weights.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.core.errors import SpecError
     from llmanac.guide import calculate

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine, Options
     from llmanac.retrieve.memory import Memory
 
+Count = Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Passages to find [6].")]
 HELP = "/exit quits, /new starts a new conversation; anything else is sent."
 NO_CHAT = (
     "{path}: this model was not tuned to chat: it has no assistant, and its tokenizer no chat template. "
@@ -36,25 +37,21 @@ PASSAGE = 600  # characters of a source that are shown
 
 
 def chat_command(
-    path: SomeModel,
-    draft: Draft = None,
-    draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto",
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0.0, help="0 is greedy [0.7 for a run; else what generation_config.json says, or 0]."),
-    ] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
-    seed: Annotated[int, typer.Option()] = 0,
-    system: Annotated[str | None, typer.Option(help="System message before the conversation.")] = None,
-    memory: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep what you say of yourself.")] = None,
-    encoder: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Find facts by meaning too, as all-MiniLM-L6-v2's folder.")
-    ] = None,
-    rope: Rope = None,
-) -> None:
-    """Chat with a model by its template, or with a run's assistant, which answers and shows its source."""
+    path: SomeModel, draft: Draft = None, draft_tokens: DraftTokens = None, runner: SomeRunner = "auto",
+    temperature: float | None = None, top_p: float | None = None, max_new_tokens: int = 512, seed: int = 0,
+    system: str | None = None, memory: Path | None = None, encoder: str | None = None, rope: Rope = None,
+) -> None:  # fmt: skip
+    """Chat with a model by its template, or with a run's assistant, which answers and shows its source.
+
+    Args:
+        temperature (from 0.0): 0 is greedy [0.7 for a run; else what generation_config.json says, or 0].
+        top_p (0.0 to 1.0):
+        max_new_tokens (from 1): Longest answer, in tokens.
+        seed:
+        system: System message before the conversation.
+        memory (FILE): Keep what you say of yourself.
+        encoder (MODEL): Find facts by meaning too, as all-MiniLM-L6-v2's folder.
+    """
     from llmanac.generate.load import load_assistant, load_engine
 
     if encoder is not None and memory is None:
@@ -63,7 +60,7 @@ def chat_command(
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
-    options: Options = {"temperature": 0.7} if (Path(path) / "run.json").is_file() else sampling(engine)
+    options: Options = {"temperature": 0.7} if (Path(path) / "base").is_dir() else sampling(engine)
     if temperature is not None:
         options["temperature"] = temperature
     if top_p is not None:
@@ -217,35 +214,26 @@ def _show_answer(answer: Answer) -> None:
 
 
 def serve_command(
-    path: SomeModel,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    allow_host: Annotated[list[str] | None, typer.Option(help="Host name to accept; repeatable; * for any.")] = None,
-    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; further ones get status 429.")] = 64,
-    prefix_cache: Annotated[int, typer.Option(min=0, help="MiB of KV cache for shared prefixes; 0 for none.")] = 256,
-    draft: Draft = None,
-    draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto",
-    most_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that requests in progress may hold together [no limit].")
-    ] = None,
-    embedding_model: Annotated[str | None, typer.Option(help="Model for /v1/embeddings.")] = None,
-    documents: Annotated[Path | None, typer.Option(help="Answer from this folder, with citations.")] = None,
-    mode: Mode = None,
-    method: Method = None,
-    passages: Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Passages to find [6].")] = None,
-    threshold: Threshold = None,
-    budget: Budget = None,
-    place: Place = None,
-    encoder: Encoder = None,
-    include: Include = None,
-    api_key: Annotated[
-        list[str] | None, typer.Option(help="Key that requests must have; repeatable.", envvar="LLMANAC_API_KEY")
-    ] = None,
-    tensor: Tensor = 1,
-    pipeline: Pipeline = 1,
-) -> None:
-    """Serve a run with an OpenAI-compatible API and a chat page."""
+    path: SomeModel, host: str = "127.0.0.1", port: int = 8000, allow_host: list[str] | None = None,
+    max_queue: int = 64, prefix_cache: int = 256, draft: Draft = None, draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto", most_tokens: int | None = None, embedding_model: str | None = None,
+    documents: Path | None = None, mode: Mode = None, method: Method = None, passages: Count = None,
+    threshold: Threshold = None, budget: Budget = None, place: Place = None, encoder: Encoder = None,
+    include: Include = None, api_key: list[str] | None = None, tensor: Tensor = 1, pipeline: Pipeline = 1,
+) -> None:  # fmt: skip
+    """Serve a run with an OpenAI-compatible API and a chat page.
+
+    Args:
+        host: Address to listen on.
+        port (0 to 65535):
+        allow_host: Host name to accept; repeatable; * for any.
+        max_queue (from 1): Requests that may wait; further ones get status 429.
+        prefix_cache (from 0): MiB of KV cache for shared prefixes; 0 for none.
+        most_tokens (from 1): Tokens that requests in progress may hold together [no limit].
+        embedding_model: Model for /v1/embeddings.
+        documents: Answer from this folder, with citations.
+        api_key (env LLMANAC_API_KEY): Key that requests must have; repeatable.
+    """
     from llmanac.web.serve import serve
 
     given = {"--mode": mode, "--method": method, "-k": passages, "--threshold": threshold, "--budget": budget,

@@ -37,19 +37,19 @@ IN_SHORT = (
 
 @app.command("train")
 def train_command(
-    data: Rows,
-    method: Annotated[str, typer.Option(help="A name of `llmanac list classifier`.")] = "bow",
-    folder: Annotated[Path | None, typer.Option(help="Output folder [classifiers/<method>].")] = None,
-    test: Annotated[Path | None, typer.Option(help="Labelled texts to evaluate on.")] = None,
-    model: Annotated[str | None, typer.Option(help="Language model to build on: a run's or model's folder.")] = None,
-    seed: Seed = 0,
-    set_: Fields = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted training.")] = False,
-    on_error: OnError = "fatal",
-) -> None:
-    """Train a classifier on labelled texts and save it."""
+    data: Rows, method: str = "bow", folder: Path | None = None, test: Path | None = None, model: str | None = None,
+    seed: Seed = 0, set_: Fields = None, text: TextColumn = "text", label: LabelColumn = "label",
+    resume: bool = False, on_error: OnError = "fatal",
+) -> None:  # fmt: skip
+    """Train a classifier on labelled texts and save it.
+
+    Args:
+        method: A name of `llmanac list classifier`.
+        folder: Output folder [classifiers/<method>].
+        test: Labelled texts to evaluate on.
+        model: Language model to build on: a run's or model's folder.
+        resume: Continue an interrupted training.
+    """
     from llmanac.data.command_problems import left_out
     from llmanac.lab.classification.classifiers import evaluate_on
     from llmanac.lab.classification.classifiers import train as train_on
@@ -89,18 +89,17 @@ def _print_next(folder: str | Path, text: str) -> None:
 
 @app.command("predict")
 def predict_command(
-    folder: Saved,
-    data: Annotated[str, typer.Argument(help="A table with a text column, or lines; - for standard input.")],
-    output: Annotated[Path | None, typer.Option(help="Output .jsonl, .csv, .tsv or .parquet [JSON Lines].")] = None,
-    prefix: Annotated[str, typer.Option(help="Prefix of the names of the added columns.")] = "",
-    force: Force = False,
-    text: TextColumn = "text",
-    with_labels: Annotated[
-        bool | None,
-        typer.Option("--with-labels/--text-only", help="Lines begin with a label, or are text only [guessed]."),
-    ] = None,
-) -> None:
-    """Label each text; writes the row's columns, the label and the probability of each label."""
+    folder: Saved, data: str, output: Path | None = None, prefix: str = "", force: Force = False,
+    text: TextColumn = "text", with_labels: bool | None = None,
+) -> None:  # fmt: skip
+    """Label each text; writes the row's columns, the label and the probability of each label.
+
+    Args:
+        data: A table with a text column, or lines; - for standard input.
+        output: Output .jsonl, .csv, .tsv or .parquet [JSON Lines].
+        prefix: Prefix of the names of the added columns.
+        with_labels (--with-labels/--text-only): Lines begin with a label, or are text only [guessed].
+    """
     from llmanac.lab.classification.predict import as_json, predict_file
 
     count, rows = predict_file(
@@ -161,13 +160,13 @@ def print_report(found: Report) -> None:
 
 
 @app.command("explain")
-def explain_command(
-    folder: Saved,
-    words: Annotated[str, typer.Argument(metavar="TEXT", help="The text; - for standard input.")],
-    most: Annotated[int, typer.Option(min=1, help="Features to show.")] = 12,
-    as_json: AsJson = False,
-) -> None:
-    """Say why a text gets its label: what each feature adds."""
+def explain_command(folder: Saved, words: str, most: int = 12, as_json: AsJson = False) -> None:
+    """Say why a text gets its label: what each feature adds.
+
+    Args:
+        words (TEXT): The text; - for standard input.
+        most (from 1): Features to show.
+    """
     from llmanac.lab.classification.classifiers import open_classifier
 
     text = sys.stdin.read().removesuffix("\n") if words == "-" else words
@@ -180,21 +179,22 @@ def explain_command(
 
 @app.command("table")
 def table_command(
-    data: Rows,
-    test: Annotated[Path, typer.Option(help="Labelled texts to test on.")],
-    methods: Annotated[
-        str | None, typer.Option(help="Comma-separated [rules,bow,cbow,deep-cbow; with --model all].")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each method.")] = 3,
-    sizes: Annotated[str | None, typer.Option(help="Rows of the learning curve, comma-separated.")] = None,
-    model: Annotated[str | None, typer.Option(help="Language model; `train` makes a small one.")] = None,
-    rules: Annotated[Path | None, typer.Option(help="Your own rules, for labels other than sentiment.")] = None,
-    slices: Annotated[Path | None, typer.Option(help="Failure slices (.jsonl: slice, part, text, label).")] = None,
-    folder: Annotated[Path, typer.Option(help="Output folder of the page.")] = Path("studies/classify"),
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-) -> None:
-    """Compare all methods on one data set: accuracy, rows needed, seconds, an explanation, failure slices."""
+    data: Rows, test: Path, methods: str | None = None, seeds: int = 3, sizes: str | None = None,
+    model: str | None = None, rules: Path | None = None, slices: Path | None = None,
+    folder: Path = Path("studies/classify"), text: TextColumn = "text", label: LabelColumn = "label",
+) -> None:  # fmt: skip
+    """Compare all methods on one data set: accuracy, rows needed, seconds, an explanation, failure slices.
+
+    Args:
+        test (--test): Labelled texts to test on.
+        methods: Comma-separated [rules,bow,cbow,deep-cbow; with --model all].
+        seeds (from 1): Trainings of each method.
+        sizes: Rows of the learning curve, comma-separated.
+        model: Language model; `train` makes a small one.
+        rules: Your own rules, for labels other than sentiment.
+        slices: Failure slices (.jsonl: slice, part, text, label).
+        folder: Output folder of the page.
+    """
     from llmanac.core.outputs import check_pages
     from llmanac.lab.classification import table as tables
     from llmanac.lab.classification.classifiers import ON_A_MODEL
@@ -225,16 +225,17 @@ def table_command(
 
 @app.command("transfer")
 def transfer_command(
-    data: Rows,
-    test: Annotated[Path, typer.Option(help="Labelled texts to test on.")],
-    model: Annotated[str, typer.Option(help="Pretrained language model: a run's or model's folder.")],
-    sizes: Annotated[str | None, typer.Option(help="Numbers of labels [10,100,1000,10000].")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each start; a verdict needs 3.")] = 3,
-    set_: Fields = None,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-) -> None:
-    """Fine-tune a pretrained model, the same from scratch and one with shuffled weights on more and more labels."""
+    data: Rows, test: Path, model: str, sizes: str | None = None, seeds: int = 3, set_: Fields = None,
+    text: TextColumn = "text", label: LabelColumn = "label",
+) -> None:  # fmt: skip
+    """Fine-tune a pretrained model, the same from scratch and one with shuffled weights on more and more labels.
+
+    Args:
+        test (--test): Labelled texts to test on.
+        model (--model): Pretrained language model: a run's or model's folder.
+        sizes: Numbers of labels [10,100,1000,10000].
+        seeds (from 1): Trainings of each start; a verdict needs 3.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.lab.classification import transfer as transfers
     from llmanac.lab.classification.table import parse_sizes

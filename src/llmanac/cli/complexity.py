@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from llmanac.cli.options import AsJson, Force
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
 
 STEPS = 5  # lengths, each twice the one before
 # tables of slopes: for each column a group, a head, and the cost whose slope it is or the field of `Theory`
@@ -26,16 +25,17 @@ DECODING = (
 
 
 def complexity_command(
-    mixers: Annotated[list[str] | None, typer.Argument(help="Such as mamba, multi-head@flash [all].")] = None,
-    dim: Annotated[int, typer.Option(min=4, max=4096, help="Width of the layer.")] = 64,
-    longest: Annotated[
-        int, typer.Option(min=64, max=1 << 20, help="The longest of five lengths, each half of the next.")
-    ] = 4096,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="SVG of the training times.")] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Measure how operations, memory and time of each mixer grow with the length, against theory."""
+    mixers: list[str] | None = None, dim: int = 64, longest: int = 4096, output: Path | None = None,
+    force: Force = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Measure how operations, memory and time of each mixer grow with the length, against theory.
+
+    Args:
+        mixers (argument): Such as mamba, multi-head@flash [all].
+        dim (4 to 4096): Width of the layer.
+        longest (64 to 1048576): The longest of five lengths, each half of the next.
+        output (-o): SVG of the training times.
+    """
     from llmanac.core import files
     from llmanac.core.device import machine
     from llmanac.lab import complexity
@@ -43,8 +43,8 @@ def complexity_command(
 
     if output is not None and output.suffix != ".svg":
         raise SpecError(f"--output: {output} should end in .svg")
-    if output is not None and output.exists() and not force:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if output is not None:
+        check_output(output, "--output", force=force)
     names = list(mixers or complexity.mixers())
     lengths = [longest >> n for n in reversed(range(STEPS))]
     chosen = list(dict.fromkeys([complexity.FULL, *names]))

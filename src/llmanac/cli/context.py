@@ -5,33 +5,27 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from llmanac.cli.options import Force, Rope, Sinks, SomeModel, SomeRunner
 from llmanac.core.errors import SpecError
 
 
 def context_command(
-    path: SomeModel,
-    task: Annotated[
-        list[str] | None, typer.Option(help="single, multi-key, multi-value or multi-query; repeatable [single].")
-    ] = None,
-    lengths: Annotated[str, typer.Option(help="Tokens of the prompts, the model's own.")] = "512,1024,2048",
-    depths: Annotated[str, typer.Option(help="Where the needle is, 0 to 1.")] = "0,0.25,0.5,0.75,1",
-    samples: Annotated[int, typer.Option(min=1, help="Prompts of each cell.")] = 2,
-    seed: Annotated[int, typer.Option()] = 0,
-    plain: Annotated[bool, typer.Option("--plain", help="Without the model's chat template.")] = False,
-    rope: Rope = None,
-    sinks: Sinks = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A folder for heat maps and results.json.")
-    ] = None,
-    runner: SomeRunner = "auto",
-    force: Force = False,
-) -> None:
-    """Where in a long text a model finds a fact: recall and exact match by depth and length."""
+    path: SomeModel, task: list[str] | None = None, lengths: str = "512,1024,2048", depths: str = "0,0.25,0.5,0.75,1",
+    samples: int = 2, seed: int = 0, plain: bool = False, rope: Rope = None, sinks: Sinks = None,
+    output: Path | None = None, runner: SomeRunner = "auto", force: Force = False,
+) -> None:  # fmt: skip
+    """Where in a long text a model finds a fact: recall and exact match by depth and length.
+
+    Args:
+        task: single, multi-key, multi-value or multi-query; repeatable [single].
+        lengths: Tokens of the prompts, the model's own.
+        depths: Where the needle is, 0 to 1.
+        samples (from 1): Prompts of each cell.
+        seed:
+        plain: Without the model's chat template.
+        output (-o): A folder for heat maps and results.json.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.core import files
     from llmanac.core.outputs import check_own_folder

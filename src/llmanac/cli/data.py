@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Seed, Show, group
+from llmanac.cli.options import AsJson, Seed, Show, group, stopping
 from llmanac.cli.pictures import emoji_command
 from llmanac.core.errors import DataError
 
@@ -21,17 +21,19 @@ Built = Annotated[Path, typer.Argument(help="The folder of a build.")]
 
 @app.command("build")
 def build_command(
-    recipe: Annotated[Path, typer.Argument(help="The recipe: inputs, stages, output (docs/data.md).")],
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="PATH=VALUE", help="E.g. -s output.format=parquet.")
-    ] = None,
-    folder: Annotated[Path | None, typer.Option(help="Output folder [corpora/<recipe>].")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes [all cores].")] = None,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
-    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Continue, or start over.")] = True,
-    show: Show = False,
-) -> None:
-    """Build a corpus: read, clean, filter, deduplicate, mix, write."""
+    recipe: Path, set_: list[str] | None = None, folder: Path | None = None, workers: int | None = None,
+    engine: str = "local", resume: bool = True, show: Show = False,
+) -> None:  # fmt: skip
+    """Build a corpus: read, clean, filter, deduplicate, mix, write.
+
+    Args:
+        recipe: The recipe: inputs, stages, output (docs/data.md).
+        set_ (-s, PATH=VALUE): E.g. -s output.format=parquet.
+        folder: Output folder [corpora/<recipe>].
+        workers (from 1): Processes [all cores].
+        engine: local or ray.
+        resume (--resume/--no-resume): Continue, or start over.
+    """
     from llmanac.core.spec import parse_patches, patch, to_toml
     from llmanac.data.pipeline.build import build
     from llmanac.data.pipeline.recipe import as_data, read_recipe
@@ -43,12 +45,8 @@ def build_command(
     if engine not in ("local", "ray"):
         raise DataError(f"--engine: {engine!r} is not one of local, ray")
     target = Path("corpora") / recipe.stem if folder is None else folder
-    try:
+    with stopping(f"llmanac data build {recipe} --folder {target}", f"finished work is kept in {target}"):
         manifest = build(made, target, workers=workers, engine=engine, resume=resume)  # type: ignore[arg-type]
-    except KeyboardInterrupt:
-        print(f"\nStopped; finished work is kept in {target}.")
-        print(f"Continue with: llmanac data build {recipe} --folder {target}")
-        raise SystemExit(130) from None
     print_build(target, manifest)
     print(f"Next: llmanac data why {target} ID, with an id from {target}/dropped or {target}/data")
 
@@ -70,22 +68,24 @@ def inspect_command(
 
 
 @app.command("why")
-def why_command(
-    folder: Built,
-    id: Annotated[str, typer.Argument(help="A document's id, e.g. train.jsonl:17.")],
-) -> None:
-    """Why a document was dropped, or where it is."""
+def why_command(folder: Built, id: str) -> None:
+    """Why a document was dropped, or where it is.
+
+    Args:
+        id: A document's id, e.g. train.jsonl:17.
+    """
     print_fate(folder, id)
 
 
 @app.command("weights")
-def weights_command(
-    folder: Annotated[Path, typer.Argument(help="A finished build whose inputs have domains.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the models and weights.json [FOLDER-weights].")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 300,
-    seed: Seed = 0,
-) -> None:
-    """Learn the weights of the domains of a build from a proxy model's loss (DoReMi)."""
+def weights_command(folder: Path, out: Path | None = None, steps: int = 300, seed: Seed = 0) -> None:
+    """Learn the weights of the domains of a build from a proxy model's loss (DoReMi).
+
+    Args:
+        folder: A finished build whose inputs have domains.
+        out: Folder for the models and weights.json [FOLDER-weights].
+        steps (from 1): Training steps of each model.
+    """
     from llmanac.core.spec import to_toml
     from llmanac.recipes.mixing import learn_weights
 

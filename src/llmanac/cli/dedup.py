@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from llmanac.cli.options import AsJson, Column, Force, Include, MaxBytes, OnError, Patches, read_size
 from llmanac.core.errors import DataError
@@ -19,18 +17,18 @@ SHOWN = 10  # items in the printed table
 
 
 def dedup_command(
-    paths: Annotated[list[str], typer.Argument(metavar="FILES...", help="Files, folders or glob patterns.")],
-    out: Annotated[Path, typer.Option(help="Output folder: kept rows, dropped rows, report.json.")],
-    method: Annotated[str, typer.Option(help="minhash, exact, lines, paragraphs or substring.")] = "minhash",
-    text: Column = "text",
-    include: Include = None,
-    memory: Annotated[str, typer.Option(help="Memory limit, e.g. 500MB.")] = "2GB",
-    set_: Patches = None,
-    on_error: OnError = "fatal",
-    max_bytes: MaxBytes = "100MB",
+    paths: list[str], out: Path, method: str = "minhash", text: Column = "text", include: Include = None,
+    memory: str = "2GB", set_: Patches = None, on_error: OnError = "fatal", max_bytes: MaxBytes = "100MB",
     as_json: AsJson = False,
-) -> None:
-    """Drop duplicate and near-duplicate documents, or cut out repeated lines and substrings."""
+) -> None:  # fmt: skip
+    """Drop duplicate and near-duplicate documents, or cut out repeated lines and substrings.
+
+    Args:
+        paths (FILES...): Files, folders or glob patterns.
+        out (--out): Output folder: kept rows, dropped rows, report.json.
+        method: minhash, exact, lines, paragraphs or substring.
+        memory: Memory limit, e.g. 500MB.
+    """
     from llmanac.data.command_problems import left_out
     from llmanac.data.dedup_files import dedup_files
 
@@ -73,20 +71,20 @@ def print_dedup(document: Mapping[str, Any]) -> None:
 
 
 def contamination_command(
-    train: Annotated[list[str], typer.Option(metavar="FILES", help="Training files, folders or glob patterns.")],
-    evaluation: Annotated[list[str], typer.Option("--eval", metavar="FILES", help="Evaluation files to look for.")],
-    column: Annotated[list[str] | None, typer.Option(help="Column of an item: text or numbers [all texts].")] = None,
-    text: Column = "text",
-    include: Include = None,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Length of a match in words.")] = 13,
-    shortest: Annotated[int, typer.Option(min=1, help="Skip items with fewer words.")] = 4,
-    out: Annotated[Path | None, typer.Option(help="Write a row for each item to this .jsonl file.")] = None,
-    force: Force = False,
-    on_error: OnError = "fatal",
-    max_bytes: MaxBytes = "100MB",
-    as_json: AsJson = False,
-) -> None:
-    """Report how much of evaluation sets occurs in training files, item by item."""
+    train: list[str], evaluation: list[str], column: list[str] | None = None, text: Column = "text",
+    include: Include = None, n: int = 13, shortest: int = 4, out: Path | None = None, force: Force = False,
+    on_error: OnError = "fatal", max_bytes: MaxBytes = "100MB", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Report how much of evaluation sets occurs in training files, item by item.
+
+    Args:
+        train (--train, FILES): Training files, folders or glob patterns.
+        evaluation (--eval, FILES): Evaluation files to look for.
+        column: Column of an item: text or numbers [all texts].
+        n (-n, --n, from 1): Length of a match in words.
+        shortest (from 1): Skip items with fewer words.
+        out: Write a row for each item to this .jsonl file.
+    """
     from llmanac.data.command_problems import left_out
     from llmanac.evaluate.contamination_files import contamination_files
 

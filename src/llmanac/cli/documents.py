@@ -82,14 +82,14 @@ def assistant_of(index: FolderIndex, engine: Engine | None, **given: Any) -> Fol
 
 
 def index_command(
-    folder: Folder,
-    place: Place = None,
-    encoder: Encoder = None,
-    pooling: Pooling = None,
-    dtype: Annotated[str | None, typer.Option(help="Of vectors: float32 or float16 (half the disk) [float32].")] = None,
+    folder: Folder, place: Place = None, encoder: Encoder = None, pooling: Pooling = None, dtype: str | None = None,
     include: Include = None,
-) -> None:
-    """Index a folder of documents, or renew its index: only files that changed are read."""
+) -> None:  # fmt: skip
+    """Index a folder of documents, or renew its index: only files that changed are read.
+
+    Args:
+        dtype: Of vectors: float32 or float16 (half the disk) [float32].
+    """
     from llmanac.cli.tables import print_table
 
     index = updated(folder, place, encoder, include, listed=20, pooling=pooling, dtype=dtype)
@@ -104,16 +104,14 @@ def index_command(
 
 
 def retrieve_command(
-    folder: Folder,
-    query: Annotated[str, typer.Argument(help="What to look for.")],
-    method: Method = None,
-    k: Passages = 5,
-    place: Place = None,
-    encoder: Encoder = None,
-    include: Include = None,
-    as_json: AsJson = False,
-) -> None:
-    """The passages of a folder that match a query best; the index is renewed first."""
+    folder: Folder, query: str, method: Method = None, k: Passages = 5, place: Place = None, encoder: Encoder = None,
+    include: Include = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """The passages of a folder that match a query best; the index is renewed first.
+
+    Args:
+        query: What to look for.
+    """
     index = updated(folder, place, encoder, include)
     chosen = method_of(index, method)
     found = index.retrieve(query, k, chosen)
@@ -139,23 +137,16 @@ def retrieve_command(
 
 
 def ask_command(
-    folder: Folder,
-    question: Annotated[str, typer.Argument(help="What to answer from the documents.")],
-    model: Annotated[
-        str | None, typer.Option(help="A run's or model's folder, a .gguf file, or a hub model's name [none: quotes].")
-    ] = None,
-    mode: Mode = None,
-    method: Method = None,
-    k: Passages = 6,
-    threshold: Threshold = None,
-    budget: Budget = None,
-    place: Place = None,
-    encoder: Encoder = None,
-    include: Include = None,
-    runner: SomeRunner = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Answer a question from a folder of documents, with citations, or say that they do not answer it."""
+    folder: Folder, question: str, model: str | None = None, mode: Mode = None, method: Method = None,
+    k: Passages = 6, threshold: Threshold = None, budget: Budget = None, place: Place = None, encoder: Encoder = None,
+    include: Include = None, runner: SomeRunner = "auto", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Answer a question from a folder of documents, with citations, or say that they do not answer it.
+
+    Args:
+        question: What to answer from the documents.
+        model: A run's or model's folder, a .gguf file, or a hub model's name [none: quotes].
+    """
     index = updated(folder, place, encoder, include)
     engine = None
     if model is not None and mode != "extract":

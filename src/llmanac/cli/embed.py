@@ -6,37 +6,31 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, cast, get_args
-
-import typer
+from typing import cast, get_args
 
 from llmanac.cli.options import Column, Force, Include, SomeModel
 from llmanac.cli.score import Texts, _short, texts_of
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.outputs import check_output
 
 PAIRS = 5  # in the table
 
 
 def embed_command(
-    path: SomeModel,
-    file: Texts = None,
-    text: Annotated[list[str] | None, typer.Option(help="Embed this text; repeatable.")] = None,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="A .npy or .jsonl file for the vectors.")] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="mean, cls or last [as the model's folder says, or mean].")
-    ] = None,
-    normalize: Annotated[
-        bool | None, typer.Option("--normalize/--no-normalize", help="Vectors of length 1 [as the folder says].")
-    ] = None,
-    on_long: Annotated[
-        str, typer.Option(metavar="[cut|refuse]", help="What is done with a text that is longer than the model reads.")
-    ] = "cut",
-    column: Column = "text",
-    include: Include = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
-    force: Force = False,
-) -> None:
-    """A vector for each text, for search and comparison."""
+    path: SomeModel, file: Texts = None, text: list[str] | None = None, output: str | None = None,
+    pooling: str | None = None, normalize: bool | None = None, on_long: str = "cut", column: Column = "text",
+    include: Include = None, dtype: str | None = None, force: Force = False,
+) -> None:  # fmt: skip
+    """A vector for each text, for search and comparison.
+
+    Args:
+        text: Embed this text; repeatable.
+        output (-o): A .npy or .jsonl file for the vectors.
+        pooling: mean, cls or last [as the model's folder says, or mean].
+        normalize (--normalize/--no-normalize): Vectors of length 1 [as the folder says].
+        on_long ([cut|refuse]): What is done with a text that is longer than the model reads.
+        dtype: float32, float64 or bfloat16 [float32].
+    """
     import numpy as np
 
     from llmanac.cli.tables import print_table
@@ -46,8 +40,8 @@ def embed_command(
     kind = "" if output is None else Path(output).suffix
     if output is not None and kind not in (".npy", ".jsonl"):
         raise SpecError(f"--output: {output} is neither a .npy nor a .jsonl file")
-    if output is not None and Path(output).exists() and not force:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if output is not None:
+        check_output(Path(output), "--output", force=force)
     if on_long not in get_args(OnLong):
         raise SpecError(f"--on-long: {on_long!r} is not one of {', '.join(get_args(OnLong))}")
     texts = list(texts_of(text or (), file, column, include or ()))

@@ -22,21 +22,22 @@ Model = Annotated[
 
 
 def evaluate_command(
-    model: Model,
-    other: Annotated[str | None, typer.Argument(metavar="[MODEL_B]", help="Compared with the first by item.")] = None,
-    benchmarks: Annotated[str, typer.Option(help="Names, or paths of .toml or lm-eval .yaml files.")] = "",
-    data: Annotated[Path | None, typer.Option(help="The folder of the benchmarks' data.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each.")] = None,
-    shots: Annotated[int | None, typer.Option(min=0, help="Examples before each question [the benchmark's].")] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Send prompts through the model's chat template.")] = False,
-    out: Annotated[Path, typer.Option("-o", "--output", help="Folder of results, items and kept answers.")] = Path(
-        "results"
-    ),
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
-    runner: SomeRunner = "torch",
-    as_json: AsJson = False,
-) -> None:
-    """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on."""
+    model: Model, other: str | None = None, benchmarks: str = "", data: Path | None = None, limit: int | None = None,
+    shots: int | None = None, chat: bool = False, out: Path = Path( "results" ), dtype: str | None = None,
+    runner: SomeRunner = "torch", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on.
+
+    Args:
+        other (argument, [MODEL_B]): Compared with the first by item.
+        benchmarks: Names, or paths of .toml or lm-eval .yaml files.
+        data: The folder of the benchmarks' data.
+        limit (from 1): Only the first items of each.
+        shots (from 0): Examples before each question [the benchmark's].
+        chat: Send prompts through the model's chat template.
+        out (-o, --output): Folder of results, items and kept answers.
+        dtype: float32, float64 or bfloat16 [float32].
+    """
     from llmanac.evaluate._answering import chat_note, load_answerer
     from llmanac.evaluate._benchmark_rows import items_of
     from llmanac.evaluate.evaluation import compare, evaluate

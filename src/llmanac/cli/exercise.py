@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from llmanac.cli.options import AsJson, Force, group
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
 
 
 class Named(TyperGroup):
@@ -29,12 +30,12 @@ Kept = Annotated[Path | None, typer.Option("--progress", help="File of reviews [
 
 
 @app.command("list")
-def list_command(
-    chapter: Annotated[str | None, typer.Argument(help="Only this chapter.")] = None,
-    progress: Kept = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the exercises: due ones first, then those that were never tried."""
+def list_command(chapter: str | None = None, progress: Kept = None, as_json: AsJson = False) -> None:
+    """List the exercises: due ones first, then those that were never tried.
+
+    Args:
+        chapter (argument): Only this chapter.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.core.errors import nearest
     from llmanac.guide.exercise import exercises
@@ -71,21 +72,23 @@ def _when(at: datetime | None, now: datetime) -> str:
 
 @app.command("show")
 def show_command(
-    name: Name,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the scaffold into this file.")] = None,
-    hints: Annotated[int, typer.Option(min=0, max=9, help="Show this many hints.")] = 0,
-    solution: Annotated[bool, typer.Option("--solution", help="Show the reference solution.")] = False,
-    edit: Annotated[bool, typer.Option("--edit", help="Open it in $EDITOR and check every save.")] = False,
-    progress: Kept = None,
-    force: Force = False,
-) -> None:
-    """Show a task with its scaffold; hints and the solution when they are asked for."""
+    name: Name, output: Path | None = None, hints: int = 0, solution: bool = False, edit: bool = False,
+    progress: Kept = None, force: Force = False,
+) -> None:  # fmt: skip
+    """Show a task with its scaffold; hints and the solution when they are asked for.
+
+    Args:
+        output (-o): Write the scaffold into this file.
+        hints (0 to 9): Show this many hints.
+        solution: Show the reference solution.
+        edit: Open it in $EDITOR and check every save.
+    """
     from llmanac.core import files
     from llmanac.guide.exercise import find
 
     exercise = find(name)
-    if output is not None and output.exists() and not force and not edit:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    if output is not None and not edit:
+        check_output(output, "--output", force=force)
     print(f"{exercise.title} ({exercise.chapter}, about {exercise.minutes} minutes)\n\n{exercise.task}\n")
     print("Lists and `math`; no numpy.\n")
     print(exercise.scaffold.strip())
@@ -121,12 +124,12 @@ def _edit(name: str, path: Path, progress: Path | None) -> None:
 
 
 @app.command("check")
-def check_command(
-    name: Name,
-    file: Annotated[Path, typer.Argument(help="A Python file that defines the function.")],
-    progress: Kept = None,
-) -> None:
-    """Run the hidden tests on an answer. Exit status 1 where it is not right."""
+def check_command(name: Name, file: Path, progress: Kept = None) -> None:
+    """Run the hidden tests on an answer. Exit status 1 where it is not right.
+
+    Args:
+        file: A Python file that defines the function.
+    """
     from llmanac.guide.exercise import check, exercises, find, read_answer
     from llmanac.guide.progress import RATINGS, Progress
 
@@ -148,18 +151,20 @@ def check_command(
 
 @app.command("progress")
 def progress_command(
-    write: Annotated[Path | None, typer.Option("--export", help="Write all reviews into this JSON file.")] = None,
-    read: Annotated[Path | None, typer.Option("--import", help="Add the reviews of such a file.")] = None,
-    progress: Kept = None,
-    force: Force = False,
-) -> None:
-    """What was practiced; export it, or import what another machine exported."""
+    write: Path | None = None, read: Path | None = None, progress: Kept = None, force: Force = False,
+) -> None:  # fmt: skip
+    """What was practiced; export it, or import what another machine exported.
+
+    Args:
+        write (--export): Write all reviews into this JSON file.
+        read (--import): Add the reviews of such a file.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.guide.progress import Progress
 
     kept = Progress(progress)
-    if write is not None and write.exists() and not force:
-        raise SpecError(f"--export: {write} exists; give another name, or --force")
+    if write is not None:
+        check_output(write, "--export", force=force)
     if read is not None:
         print(f"{read}: {kept.read(read)} new reviews")
     if write is not None:

@@ -7,9 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
-
-import typer
+from typing import TYPE_CHECKING, Any, Unpack
 
 from llmanac.cli.options import (
     Column,
@@ -23,6 +21,7 @@ from llmanac.cli.options import (
     SomeModel,
     SomeRunner,
     Tensor,
+    stopping,
 )
 from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
@@ -34,63 +33,49 @@ EARLY = {"true": True, "false": False, "never": "never"}
 
 
 def generate_command(
-    path: SomeModel,
-    text: Annotated[str | None, typer.Argument(metavar="PROMPT", help="Text to continue [standard input].")] = None,
-    prompt: Annotated[str | None, typer.Option(help="The same as PROMPT.")] = None,
-    prompts: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Continue every line of a text file, or row of a table.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .jsonl file for them; stopped, the same command goes on.")
-    ] = None,
-    column: Column = "prompt",
-    force: Force = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    n: Annotated[int, typer.Option("-n", "--n", min=1, help="Texts a prompt.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1)] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    min_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    typical_p: Annotated[float | None, typer.Option(min=0.0, max=1.0)] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: less of what the text has.")] = None,
-    presence_penalty: Annotated[float | None, typer.Option(min=-2.0, max=2.0)] = None,
-    frequency_penalty: Annotated[float | None, typer.Option(min=-2.0, max=2.0)] = None,
-    no_repeat_ngram: Annotated[int | None, typer.Option(min=1, help="No so many tokens in a row twice.")] = None,
-    beams: Annotated[int | None, typer.Option(min=1, help="Beam search with so many.")] = None,
-    length_penalty: Annotated[float | None, typer.Option(help="Beams: score / length to this power [1].")] = None,
-    early_stopping: Annotated[str | None, typer.Option(metavar="[false|true|never]", help="End of the search.")] = None,
-    beam_groups: Annotated[int | None, typer.Option(min=1, help="Diverse beam search in so many groups.")] = None,
-    diversity: Annotated[float | None, typer.Option(min=0.0, help="Between groups of beams [0.5].")] = None,
-    decoding: Annotated[
-        list[str] | None,
-        typer.Option(metavar="METHOD", help="`llmanac list decoding`, as top-k{k=5}; repeatable, in this order."),
-    ] = None,
-    regex: Annotated[str | None, typer.Option(help="The text matches this regular expression.")] = None,
-    grammar: Annotated[Path | None, typer.Option(help="A file with a grammar in Lark's form.")] = None,
-    schema: Annotated[Path | None, typer.Option(help="A file with a JSON Schema, or the schema itself.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; repeatable.")] = None,
-    draft: Draft = None,
-    draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto",
-    rope: Rope = None,
-    sinks: Sinks = None,
-    ignore: IgnoreConfig = None,
-    tensor: Tensor = 1,
-    pipeline: Pipeline = 1,
-) -> None:
-    """Continue a text, or every text of a file."""
-    given: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens, "n": n, "seed": seed, "stop": tuple(stop or ()), "top_k": top_k,
-        "top_p": top_p, "min_p": min_p, "typical_p": typical_p, "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty, "frequency_penalty": frequency_penalty,
-        "no_repeat_ngram": no_repeat_ngram, "beams": beams, "length_penalty": length_penalty,
-        "beam_groups": beam_groups, "diversity": diversity, "temperature": temperature or None,
-        "early_stopping": None if early_stopping is None else EARLY.get(early_stopping, early_stopping),
-        "decoding": [_method(one) for one in decoding] if decoding else None, "regex": regex,
-        "grammar": None if grammar is None else read_text(grammar), "schema": _schema(schema),
+    path: SomeModel, text: str | None = None, prompt: str | None = None, prompts: str | None = None,
+    output: Path | None = None, column: Column = "prompt", force: Force = False, max_new_tokens: int = 64, n: int = 1,
+    temperature: float = 0.0, seed: int = 0, draft: Draft = None, draft_tokens: DraftTokens = None,
+    runner: SomeRunner = "auto", rope: Rope = None, sinks: Sinks = None, ignore: IgnoreConfig = None,
+    tensor: Tensor = 1, pipeline: Pipeline = 1, *, changes: dict[str, Any],
+) -> None:  # fmt: skip
+    """Continue a text, or every text of a file.
+
+    Args:
+        text (argument, PROMPT): Text to continue [standard input].
+        prompt: The same as PROMPT.
+        prompts (FILE): Continue every line of a text file, or row of a table.
+        output (-o): A .jsonl file for them; stopped, the same command goes on.
+        max_new_tokens (from 1):
+        n (-n, --n, from 1): Texts a prompt.
+        temperature (from 0.0): 0 takes the most probable token.
+        top_k (int sets top_k, from 1):
+        top_p (float sets top_p, 0.0 to 1.0):
+        min_p (float sets min_p, 0.0 to 1.0):
+        typical_p (float sets typical_p, 0.0 to 1.0):
+        repetition_penalty (float sets repetition_penalty): Above 1: less of what the text has.
+        presence_penalty (float sets presence_penalty, -2.0 to 2.0):
+        frequency_penalty (float sets frequency_penalty, -2.0 to 2.0):
+        no_repeat_ngram (int sets no_repeat_ngram, from 1): No so many tokens in a row twice.
+        beams (int sets beams, from 1): Beam search with so many.
+        length_penalty (float sets length_penalty): Beams: score / length to this power [1].
+        early_stopping (text sets early_stopping, [false|true|never]): End of the search.
+        beam_groups (int sets beam_groups, from 1): Diverse beam search in so many groups.
+        diversity (float sets diversity, from 0.0): Between groups of beams [0.5].
+        decoding (texts sets decoding, METHOD): `llmanac list decoding`, as top-k{k=5}; repeatable, in this order.
+        regex (text sets regex): The text matches this regular expression.
+        grammar (file sets grammar): A file with a grammar in Lark's form.
+        schema (file sets schema): A file with a JSON Schema, or the schema itself.
+        seed:
+        stop (texts sets stop): Stop before this text; repeatable.
+    """
+    read: dict[str, Any] = {
+        "early_stopping": lambda word: EARLY.get(word, word), "grammar": read_text, "schema": _schema, "stop": tuple,
+        "decoding": lambda methods: [_method(one) for one in methods],
     }  # fmt: skip
-    options: Any = {name: value for name, value in given.items() if value is not None}
+    options: Any = {name: read.get(name, lambda value: value)(value) for name, value in changes.items()}
+    options |= {"max_new_tokens": max_new_tokens, "n": n, "seed": seed}
+    options |= {"temperature": temperature} if temperature else {}
     if sum(x is not None for x in (text, prompt, prompts)) > 1:
         raise SpecError("--prompts: give one of PROMPT, --prompt and --prompts")
     if output is not None and prompts is None:
@@ -138,10 +123,8 @@ def _load(path: str, **choices: Any) -> Engine:
     return engine
 
 
-def _schema(path: Path | None) -> dict[str, Any] | None:
+def _schema(path: Path) -> dict[str, Any]:
     """A JSON Schema of a file; `true` and `false` are schemas too, but say nothing."""
-    if path is None:
-        return None
     text = str(path).strip()
     try:
         found = json.loads(text) if text.startswith("{") else read_json(path)
@@ -180,11 +163,8 @@ def _file(
         for lines in continued(engine, texts, options):
             write(lines)
         return
-    try:
+    with stopping(kept=f"what is done is kept next to {output}"):
         found = write_completions(engine, texts, output, options, path, force=force, how=how)
-    except KeyboardInterrupt:
-        print(f"\nStopped; what is done is kept next to {output}. The same command goes on.")
-        raise SystemExit(130) from None
     each = f"{found.logprob / max(1, found.scored):.3f}"
     row = (f"{found.prompts:,}", f"{found.texts:,}", f"{found.tokens:,}", each, f"{found.ended / found.texts:.0%}")
     print_table(str(output), ("prompts", "texts", "tokens", "log p a token", "ended"), [row], left=())

@@ -20,13 +20,14 @@ Kept = Annotated[Path | None, typer.Option("--progress", help="File of reviews [
 question_app = group("Interview questions: 30-second and 2-minute answers, what follows, and a rubric.")
 
 
-def guide_command(
-    export: Annotated[Path | None, typer.Option(help="Write all pages into this new folder instead.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8090,
-    model: Annotated[str, typer.Option(help="Model of the demos [SmolLM2, the run of make demo].")] = "",
-    progress: Kept = None,
-) -> None:
-    """Open the guide: a page for every method with its code, test and evidence, questions and exercises."""
+def guide_command(export: Path | None = None, port: int = 8090, model: str = "", progress: Kept = None) -> None:
+    """Open the guide: a page for every method with its code, test and evidence, questions and exercises.
+
+    Args:
+        export: Write all pages into this new folder instead.
+        port (0 to 65535): 0 takes any free one.
+        model: Model of the demos [SmolLM2, the run of make demo].
+    """
     from llmanac.guide.progress import Progress
 
     if export is not None:
@@ -41,12 +42,13 @@ def guide_command(
 
 
 @question_app.command("list")
-def list_command(
-    chapter: Annotated[str | None, typer.Argument(help="Only this chapter.")] = None,
-    checked: Annotated[bool, typer.Option("--checked", help="Only those with a part that is checked.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List the questions."""
+def list_command(chapter: str | None = None, checked: bool = False, as_json: AsJson = False) -> None:
+    """List the questions.
+
+    Args:
+        chapter (argument): Only this chapter.
+        checked: Only those with a part that is checked.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.guide.question import questions
 
@@ -66,11 +68,13 @@ def list_command(
 
 
 @question_app.command("show")
-def show_command(
-    name: Annotated[str, typer.Argument(help="As `llmanac question list` prints it.")],
-    only: Annotated[bool, typer.Option("--ask", help="Show the question alone.")] = False,
-) -> None:
-    """Show a question with its answers, what is asked next, the usual wrong answer and the rubric."""
+def show_command(name: str, only: bool = False) -> None:
+    """Show a question with its answers, what is asked next, the usual wrong answer and the rubric.
+
+    Args:
+        name: As `llmanac question list` prints it.
+        only (--ask): Show the question alone.
+    """
     from llmanac.guide.question import find
 
     question = find(name)
@@ -92,12 +96,13 @@ def show_command(
 
 
 @question_app.command("rate")
-def rate_command(
-    name: Annotated[str, typer.Argument(help="The question that was answered.")],
-    rating: Annotated[str, typer.Argument(help="again, hard, good or easy.")],
-    progress: Kept = None,
-) -> None:
-    """Keep how well a question was answered; it comes back when it is due."""
+def rate_command(name: str, rating: str, progress: Kept = None) -> None:
+    """Keep how well a question was answered; it comes back when it is due.
+
+    Args:
+        name: The question that was answered.
+        rating: again, hard, good or easy.
+    """
     from llmanac.guide.progress import RATINGS, Progress
     from llmanac.guide.question import find
 
@@ -111,11 +116,13 @@ def rate_command(
 
 
 @question_app.command("answer")
-def answer_command(
-    name: Annotated[str, typer.Argument(help="A question with a part that is checked.")],
-    answer: Annotated[str, typer.Argument(help="A number (also 12% or 2/3), a line, a shape such as 2,8, or a form.")],
-) -> None:
-    """Check the part of a question that has one right answer. Exit status 1 where it is not right."""
+def answer_command(name: str, answer: str) -> None:
+    """Check the part of a question that has one right answer. Exit status 1 where it is not right.
+
+    Args:
+        name: A question with a part that is checked.
+        answer: A number (also 12% or 2/3), a line, a shape such as 2,8, or a form.
+    """
     from llmanac.guide.question import find
 
     question = find(name)
@@ -130,20 +137,19 @@ def answer_command(
 
 @question_app.command("mock")
 def mock_command(
-    count: Annotated[int, typer.Option(min=1, max=50, help="Questions.")] = 5,
-    role: Annotated[str | None, typer.Option(help="research, engineering or applied.")] = None,
-    level: Annotated[str | None, typer.Option(help="junior, middle or senior.")] = None,
-    chapter: Annotated[str | None, typer.Option(help="Only this chapter.")] = None,
-    grade: Annotated[
-        bool, typer.Option("--grade", help="Answer now, grade by the rubric, and see what to study.")
-    ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="With --grade: a model that grades answers typed in a line.")
-    ] = None,
-    seed: Seed = 0,
-    progress: Kept = None,
-) -> None:
-    """A mock interview: due questions first, then one of each pattern in turn; it ends with what to study."""
+    count: int = 5, role: str | None = None, level: str | None = None, chapter: str | None = None,
+    grade: bool = False, model: str | None = None, seed: Seed = 0, progress: Kept = None,
+) -> None:  # fmt: skip
+    """A mock interview: due questions first, then one of each pattern in turn; it ends with what to study.
+
+    Args:
+        count (1 to 50): Questions.
+        role: research, engineering or applied.
+        level: junior, middle or senior.
+        chapter: Only this chapter.
+        grade: Answer now, grade by the rubric, and see what to study.
+        model: With --grade: a model that grades answers typed in a line.
+    """
     from datetime import UTC, datetime
 
     from llmanac.guide.mock import Graded, choose, study

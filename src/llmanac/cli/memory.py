@@ -37,12 +37,13 @@ def list_command(file: File, as_json: AsJson = False) -> None:
 
 
 @app.command("edit")
-def edit_command(
-    file: File,
-    id: Annotated[int, typer.Argument(help="Of `llmanac memory list`.")],
-    value: Annotated[str, typer.Argument(help="The new value.")],
-) -> None:
-    """Give a fact another value."""
+def edit_command(file: File, id: int, value: str) -> None:
+    """Give a fact another value.
+
+    Args:
+        id: Of `llmanac memory list`.
+        value: The new value.
+    """
     from llmanac.retrieve.memory import Memory
 
     with Memory(_there(file)) as memory:
@@ -51,12 +52,13 @@ def edit_command(
 
 
 @app.command("delete")
-def delete_command(
-    file: File,
-    ids: Annotated[list[int] | None, typer.Argument(metavar="ID...", help="Of `llmanac memory list`.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Delete every fact.")] = False,
-) -> None:
-    """Delete facts; they are overwritten in the file."""
+def delete_command(file: File, ids: list[int] | None = None, everything: bool = False) -> None:
+    """Delete facts; they are overwritten in the file.
+
+    Args:
+        ids (argument, ID...): Of `llmanac memory list`.
+        everything (--all): Delete every fact.
+    """
     from llmanac.retrieve.memory import Change, Memory
 
     if bool(ids) == everything:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from llmanac.cli.options import AsJson, IgnoreConfig, SomeModel
 from llmanac.core.errors import SpecError
@@ -24,12 +21,13 @@ VERDICTS = {
 }  # fmt: skip
 
 
-def list_command(
-    kind: Annotated[str | None, typer.Argument(help="Only rows and methods of this kind, e.g. position.")] = None,
-    as_json: AsJson = False,
-    status: Annotated[str | None, typer.Option(help="Only done, reference, built or planned.")] = None,
-) -> None:
-    """List every method with its status and what its evidence shows."""
+def list_command(kind: str | None = None, as_json: AsJson = False, status: str | None = None) -> None:
+    """List every method with its status and what its evidence shows.
+
+    Args:
+        kind (argument): Only rows and methods of this kind, e.g. position.
+        status: Only done, reference, built or planned.
+    """
     from llmanac.core import catalogue, registry
     from llmanac.core.errors import nearest
 
@@ -68,10 +66,12 @@ def list_command(
         print(f"Next: llmanac show {example}")
 
 
-def show_command(
-    name: Annotated[str, typer.Argument(help="kind/name, as `llmanac list` prints it, or a name alone.")],
-) -> None:
-    """Show one method: what it is, its fields, its reference test and its measured effect."""
+def show_command(name: str) -> None:
+    """Show one method: what it is, its fields, its reference test and its measured effect.
+
+    Args:
+        name: kind/name, as `llmanac list` prints it, or a name alone.
+    """
     from llmanac.core import catalogue
     from llmanac.core.describe import describe
     from llmanac.lab.axis import AS_THEY_ARE
@@ -86,22 +86,16 @@ def show_command(
 
 
 def convert_command(
-    source: SomeModel,
-    target: Annotated[Path, typer.Argument(help="Output folder, or a .gguf file; it must not exist.")],
-    family: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            "--family",
-            help="gguf, or a Hugging Face family such as gpt2; `llmanac list family` names them [llama].",
-        ),
-    ] = None,
-    kind: Annotated[
-        str | None, typer.Option("--type", help="Weights of a .gguf file: f32, f16, q8_0, q4_0 or q4_1 [f16].")
-    ] = None,
-    ignore: IgnoreConfig = None,
-) -> None:
-    """Write a model and its tokenizer in the layout of a Hugging Face family, or as a GGUF file."""
+    source: SomeModel, target: Path, family: str | None = None, kind: str | None = None, ignore: IgnoreConfig = None,
+) -> None:  # fmt: skip
+    """Write a model and its tokenizer in the layout of a Hugging Face family, or as a GGUF file.
+
+    Args:
+        target: Output folder, or a .gguf file; it must not exist.
+        family (--to, --family): gguf, or a Hugging Face family such as gpt2; `llmanac list family` names them
+            [llama].
+        kind (--type): Weights of a .gguf file: f32, f16, q8_0, q4_0 or q4_1 [f16].
+    """
     from llmanac.recipes.convert import convert
 
     family = family or ("gguf" if target.suffix == ".gguf" else "llama")

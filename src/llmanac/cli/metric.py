@@ -102,75 +102,55 @@ def _report(
     print(f"Next: {next_command}")
 
 
-def _corpus(
-    name: str, hypotheses: Path, references: Sequence[Path], column: str, other: str, fields: list[str] | None,
-    baseline: Path | None, test: str, as_json: bool, next_command: str,
-) -> None:  # fmt: skip
-    """A metric of texts and references: `rouge`, `bleu`, `chrf`."""
-    from llmanac.evaluate.segments import check_paired, read_rows, texts_of
+def _surface(name: str, after: str, help: str) -> None:
+    """The command of a metric that compares texts with references; `after` is the metric to try next."""
 
-    mine, golds = _read(hypotheses, references, column, other)
-    metric = _spec(name, fields).build()
+    def command(
+        hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
+        reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
+        test: Test = "randomization", as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        from llmanac.evaluate.segments import check_paired, read_rows, texts_of
 
-    def scored(texts: list[str]) -> dict[str, Measured]:
-        found = metric(texts, golds)
-        if name == "rouge":
-            return {kind: found.measured(kind) for kind in found.scores}
-        return {found.name: found}
+        mine, golds = _read(hypotheses, references, column, reference_column)
+        metric = _spec(name, set_).build()
 
-    baselines = None
-    if baseline is not None:
-        theirs = read_rows(baseline, column, "--column")
-        check_paired(theirs, mine)
-        baselines = scored(texts_of(theirs))
-    _report(scored(mine.values), as_json, next_command, baselines, test)
+        def scored(texts: list[str]) -> dict[str, Measured]:
+            found = metric(texts, golds)
+            return {kind: found.measured(kind) for kind in found.scores} if name == "rouge" else {found.name: found}
 
+        baselines = None
+        if baseline is not None:
+            theirs = read_rows(baseline, column, "--column")
+            check_paired(theirs, mine)
+            baselines = scored(texts_of(theirs))
+        following = _next(after, hypotheses, references, column, reference_column)
+        _report(scored(mine.values), as_json, following, baselines, test)
 
-@app.command("rouge")
-def rouge_command(
-    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
-    test: Test = "randomization", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """ROUGE-1, -2, -L and -Lsum, as rouge-score computes them; -s stemmer=porter takes suffixes off."""
-    after = _next("bleu", hypotheses, references, column, reference_column)
-    _corpus("rouge", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+    command.__doc__ = help
+    app.command(name)(command)
 
 
-@app.command("bleu")
-def bleu_command(
-    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
-    test: Test = "randomization", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """BLEU, as sacrebleu computes it, with its signature; -s tokenizer=intl, -s smoothing=floor, -s case=lower."""
-    after = _next("chrf", hypotheses, references, column, reference_column)
-    _corpus("bleu", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
-
-
-@app.command("chrf")
-def chrf_command(
-    hypotheses: Hypotheses, references: References, column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference", set_: Fields = None, baseline: Baseline = None,
-    test: Test = "randomization", as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """chrF, as sacrebleu computes it; -s word_order=2 is chrF++."""
-    after = _next("bleu", hypotheses, references, column, reference_column)
-    _corpus("chrf", hypotheses, references, column, reference_column, set_, baseline, test, as_json, after)
+_surface(
+    "rouge", "bleu", "ROUGE-1, -2, -L and -Lsum, as rouge-score computes them; -s stemmer=porter takes suffixes off."
+)
+_surface("bleu", "chrf", "BLEU, as sacrebleu computes it, with its signature; -s tokenizer=intl, -s smoothing=floor, "
+         "-s case=lower.")  # fmt: skip
+_surface("chrf", "bleu", "chrF, as sacrebleu computes it; -s word_order=2 is chrF++.")
 
 
 @app.command("bertscore")
 def bertscore_command(
-    hypotheses: Hypotheses,
-    references: References,
-    model: Annotated[str, typer.Option(help="An encoder: a model's folder or a hub model's name.")],
-    layer: Annotated[int | None, typer.Option(help="Blocks of the model that are read [all].")] = None,
-    weights: Annotated[str, typer.Option(help="uniform, or idf to weigh rare tokens more.")] = "uniform",
-    column: HypothesisColumn = "text",
-    reference_column: ReferenceColumn = "reference",
-    as_json: AsJson = False,
-) -> None:
-    """BERTScore: how well tokens have counterparts of similar meaning, as bert-score computes it."""
+    hypotheses: Hypotheses, references: References, model: str, layer: int | None = None, weights: str = "uniform",
+    column: HypothesisColumn = "text", reference_column: ReferenceColumn = "reference", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """BERTScore: how well tokens have counterparts of similar meaning, as bert-score computes it.
+
+    Args:
+        model (--model): An encoder: a model's folder or a hub model's name.
+        layer: Blocks of the model that are read [all].
+        weights: uniform, or idf to weigh rare tokens more.
+    """
     from llmanac.core.spec import make_method
     from llmanac.evaluate.embed import Embedder
 
@@ -185,11 +165,14 @@ def bertscore_command(
 
 @app.command("exact-match")
 def exact_match_command(
-    hypotheses: Hypotheses, references: References,
-    convention: Annotated[str, typer.Option(help="How answers are found and compared: squad, gsm8k, ...")] = "squad",
-    column: HypothesisColumn = "text", reference_column: ReferenceColumn = "reference", as_json: AsJson = False,
+    hypotheses: Hypotheses, references: References, convention: str = "squad", column: HypothesisColumn = "text",
+    reference_column: ReferenceColumn = "reference", as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """The fraction of answers that equal a reference, under a benchmark's convention."""
+    """The fraction of answers that equal a reference, under a benchmark's convention.
+
+    Args:
+        convention: How answers are found and compared: squad, gsm8k, ...
+    """
     from llmanac.metrics.exact_match import exact_matches
 
     mine, golds = _read(hypotheses, references, column, reference_column, blank=convention == "squad")
@@ -204,13 +187,17 @@ def exact_match_command(
 
 @app.command("pass-at-k")
 def pass_at_k_command(
-    samples: Annotated[Path, typer.Argument(help="A table with a row for each sample: its problem, and if it passed.")],
-    k: Annotated[list[int] | None, typer.Option("-k", min=1, help="Samples looked at; repeatable [1].")] = None,
-    problem: Annotated[str, typer.Option("--problem", help="Column that names the problem.")] = "task_id",
-    passed: Annotated[str, typer.Option("--passed", help="Column that says whether the sample passed.")] = "passed",
+    samples: Path, k: list[int] | None = None, problem: str = "task_id", passed: str = "passed",
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """The chance that one of k samples passes, without bias, from the results of n samples a problem."""
+    """The chance that one of k samples passes, without bias, from the results of n samples a problem.
+
+    Args:
+        samples: A table with a row for each sample: its problem, and if it passed.
+        k (-k, from 1): Samples looked at; repeatable [1].
+        problem: Column that names the problem.
+        passed: Column that says whether the sample passed.
+    """
     from llmanac.evaluate.segments import read_rows
     from llmanac.metrics.pass_at_k import counts, pass_at_k
 

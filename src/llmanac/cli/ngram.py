@@ -38,21 +38,21 @@ NO_BACKOFF = (
 
 @app.command("train")
 def train_command(
-    text: Text,
-    output: Annotated[Path, typer.Option("--output", "-o", help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
-    order: Annotated[int, typer.Option(help="Length of the longest n-gram.")] = 5,
-    smoothing: Annotated[str, typer.Option(help="A name of `llmanac list smoothing`.")] = "modified-kneser-ney",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Of the smoothing, e.g. -s k=0.5.")
-    ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Count its tokens, not words; --output is a folder.")] = None,
-    skip_symbols: Annotated[bool, typer.Option("--skip-symbols", help="Skip <s>, </s>, <unk> in the text.")] = False,
-    memory: Annotated[str | None, typer.Option(help="Memory for counting, e.g. 8G [80% of free].")] = None,
-    column: Column = "text",
-    include: Include = None,
-    force: Force = False,
-) -> None:
-    """Count text and estimate a model."""
+    text: Text, output: Path, order: int = 5, smoothing: str = "modified-kneser-ney", set_: list[str] | None = None,
+    tokenizer: str | None = None, skip_symbols: bool = False, memory: str | None = None, column: Column = "text",
+    include: Include = None, force: Force = False,
+) -> None:  # fmt: skip
+    """Count text and estimate a model.
+
+    Args:
+        output (-o): NAME.arpa or NAME.arpa.gz, else a binary model.
+        order: Length of the longest n-gram.
+        smoothing: A name of `llmanac list smoothing`.
+        set_ (-s, FIELD=VALUE): Of the smoothing, e.g. -s k=0.5.
+        tokenizer: Count its tokens, not words; --output is a folder.
+        skip_symbols: Skip <s>, </s>, <unk> in the text.
+        memory: Memory for counting, e.g. 8G [80% of free].
+    """
     from llmanac.data.texts import files_of
 
     source = files_of(text, column=column, include=include or ())
@@ -86,14 +86,14 @@ def train_command(
 
 @app.command("score")
 def score_command(
-    model: Model,
-    text: Text,
-    sentences: Annotated[bool, typer.Option("--sentences", help="Also print log10 p of every line.")] = False,
-    column: Column = "text",
-    include: Include = None,
+    model: Model, text: Text, sentences: bool = False, column: Column = "text", include: Include = None,
     as_json: AsJson = False,
-) -> None:
-    """Perplexity of text, with and without out-of-vocabulary words."""
+) -> None:  # fmt: skip
+    """Perplexity of text, with and without out-of-vocabulary words.
+
+    Args:
+        sentences: Also print log10 p of every line.
+    """
     from llmanac.core.progress import progress
     from llmanac.data.texts import files_of
     from llmanac.models.ngrams.load import load
@@ -121,10 +121,12 @@ def score_command(
 
 
 @app.command("query")
-def query_command(
-    model: Model, text: Annotated[str | None, typer.Option(help="Sentences [standard input].")] = None
-) -> None:
-    """Each word with its id, the length of the n-gram it was found as, and log10 p."""
+def query_command(model: Model, text: str | None = None) -> None:
+    """Each word with its id, the length of the n-gram it was found as, and log10 p.
+
+    Args:
+        text: Sentences [standard input].
+    """
     from llmanac.models.ngrams.load import load
 
     loaded = load(model)
@@ -141,12 +143,12 @@ def query_command(
 
 
 @app.command("convert")
-def convert_command(
-    source: Model,
-    target: Annotated[Path, typer.Argument(help="NAME.arpa or NAME.arpa.gz, else a binary model.")],
-    force: Force = False,
-) -> None:
-    """Convert ARPA to a binary model that opens at once, or back; checks every value of a binary source."""
+def convert_command(source: Model, target: Path, force: Force = False) -> None:
+    """Convert ARPA to a binary model that opens at once, or back; checks every value of a binary source.
+
+    Args:
+        target: NAME.arpa or NAME.arpa.gz, else a binary model.
+    """
     from llmanac.models.ngrams.load import load, save
 
     check_free(target, "the target", force, inputs=[source])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from llmanac.cli.documented import Group
 from llmanac.core.errors import SpecError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -60,7 +63,22 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE
 
 def group(help: str) -> typer.Typer:
     """A group of commands; without a command it prints its help."""
-    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
+    return Group(help=help, no_args_is_help=True, rich_markup_mode=None)
+
+
+@contextlib.contextmanager
+def stopping(again: str = "the same command", kept: str = "nothing is lost") -> Iterator[None]:
+    """Ctrl-C inside ends the command with status 130, and says what is kept and how to go on."""
+    from llmanac.core.run_folder import NothingKept
+
+    try:
+        yield
+    except NothingKept:
+        print("\nStopped before anything was kept; the same command starts again.")
+        raise SystemExit(130) from None
+    except KeyboardInterrupt:
+        print(f"\nStopped; {kept}. Continue with: {again}")
+        raise SystemExit(130) from None
 
 
 def read_size(text: str, flag: str = "--memory", *, thousand: int = 1000) -> int:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from llmanac.cli.options import group
 from llmanac.core.errors import SpecError
 
-parallel_app = typer.Typer(help="Training on several processes.", no_args_is_help=True)
+parallel_app = group("Training on several processes.")
 SHOWN = 10
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
 
@@ -22,18 +20,21 @@ def _group() -> None:
 
 @parallel_app.command("plan")
 def plan_command(
-    model: Annotated[Path, typer.Argument(help="A model's folder, or a config.json.")],
-    devices: Annotated[int, typer.Option(min=1, help="How many there are.")] = 8,
-    memory: Annotated[str, typer.Option(help="Bytes of a device.")] = "80GB",
-    bandwidth: Annotated[str, typer.Option(help="Bytes a second that a device sends.")] = "50GB",
-    rate: Annotated[str, typer.Option(help="FLOP/s that a device reaches.")] = "400T",
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a step, over all devices.")] = 256,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of a row.")] = 2048,
-    micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Most rows that a device computes at a time; as `run` chooses.")
-    ] = None,
-) -> None:
-    """Memory, bytes sent, waiting and time of a step for each mesh, by formulas; the fastest first."""
+    model: Path, devices: int = 8, memory: str = "80GB", bandwidth: str = "50GB", rate: str = "400T", rows: int = 256,
+    length: int = 2048, micro_batch: int | None = None,
+) -> None:  # fmt: skip
+    """Memory, bytes sent, waiting and time of a step for each mesh, by formulas; the fastest first.
+
+    Args:
+        model: A model's folder, or a config.json.
+        devices (from 1): How many there are.
+        memory: Bytes of a device.
+        bandwidth: Bytes a second that a device sends.
+        rate: FLOP/s that a device reaches.
+        rows (from 1): Rows of a step, over all devices.
+        length (from 1): Tokens of a row.
+        micro_batch (from 1): Most rows that a device computes at a time; as `run` chooses.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.parallel.plan import estimates, per_node, read_model
     from llmanac.train.plan import default_micro_batch

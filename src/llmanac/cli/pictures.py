@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmanac.cli.options import AsJson, Seed
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
+
+if TYPE_CHECKING:
+    from llmanac.recipes.spec import Run
 
 SomePictures = Annotated[
     list[Path], typer.Argument(metavar="IMAGE...", help="Image files (PNG, JPEG, GIF, WebP, BMP).")
@@ -17,10 +20,11 @@ SomePictures = Annotated[
 Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Face's layout.")]
 
 
-def print_pictures(results: Mapping[str, Any], place: Path) -> None:
+def print_pictures(done: Run) -> None:
     """The scores of a run by side."""
     from llmanac.cli.tables import print_table
 
+    results = done.results
     scores = results["scores"]
     rows = dict.fromkeys(key for side in scores.values() for key in side)
     cells = [(key, *(f"{side[key]:.3f}" if key in side else "" for side in scores.values())) for key in rows]
@@ -30,13 +34,14 @@ def print_pictures(results: Mapping[str, Any], place: Path) -> None:
 
 
 def caption_command(
-    model: Model,
-    images: SomePictures,
-    ask: Annotated[str, typer.Option(help="A question, or a prompt with <image> in it; nothing for a caption.")] = "",
-    most: Annotated[int, typer.Option("--max-tokens", help="Tokens of a text, at most.")] = 64,
-    as_json: AsJson = False,
-) -> None:
-    """Say what is on images, or answer a question about them, with a model that writes (llava, flamingo)."""
+    model: Model, images: SomePictures, ask: str = "", most: int = 64, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say what is on images, or answer a question about them, with a model that writes (llava, flamingo).
+
+    Args:
+        ask: A question, or a prompt with <image> in it; nothing for a caption.
+        most (--max-tokens): Tokens of a text, at most.
+    """
     from llmanac.recipes.multimodal_use import PictureModel
 
     if not 1 <= most <= 4096:
@@ -46,13 +51,14 @@ def caption_command(
 
 
 def classify_image_command(
-    model: Model,
-    images: SomePictures,
-    labels: Annotated[list[str], typer.Option("--labels", "-l", help="A label, as a text that would describe it.")],
-    template: Annotated[str, typer.Option(help="A text around each label, as 'a photo of a {}'.")] = "{}",
-    as_json: AsJson = False,
-) -> None:
-    """Choose among labels of your own: the one whose text is nearest to the image (clip, siglip)."""
+    model: Model, images: SomePictures, labels: list[str], template: str = "{}", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Choose among labels of your own: the one whose text is nearest to the image (clip, siglip).
+
+    Args:
+        labels (-l): A label, as a text that would describe it.
+        template: A text around each label, as 'a photo of a {}'.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.recipes.multimodal_use import PictureModel
 
@@ -71,24 +77,26 @@ def classify_image_command(
 
 
 def generate_image_command(
-    model: Model,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The caption of the image.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("image.png"),
-    count: Annotated[int, typer.Option("--count", "-n", help="Images, side by side in the file.")] = 1,
-    guidance: Annotated[float, typer.Option(help="How strongly the caption counts; 1 is the model itself.")] = 2.0,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler (diffusion) [10].")] = None,
-    scale: Annotated[int, typer.Option(help="Times the size of the model's images.")] = 4,
-    seed: Seed = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
-) -> None:
-    """Draw images of a caption with a model that draws (dalle, diffusion)."""
+    model: Model, prompt: str, output: Path = Path("image.png"), count: int = 1, guidance: float = 2.0,
+    steps: int | None = None, scale: int = 4, seed: Seed = 0, force: bool = False,
+) -> None:  # fmt: skip
+    """Draw images of a caption with a model that draws (dalle, diffusion).
+
+    Args:
+        prompt (-p): The caption of the image.
+        output (-o): The PNG file to write.
+        count (-n): Images, side by side in the file.
+        guidance: How strongly the caption counts; 1 is the model itself.
+        steps: Steps of the sampler (diffusion) [10].
+        scale: Times the size of the model's images.
+        force: Overwrite an existing file.
+    """
     from llmanac.recipes.multimodal_use import PictureModel
 
     for flag, value, most in (("--count", count, 64), ("--scale", scale, 32)):
         if not 1 <= value <= most:
             raise SpecError(f"{flag}: {value} must be from 1 to {most}")
-    if output.exists() and not force:
-        raise SpecError(f"{output}: is there already; --force overwrites it, or give another --output")
+    check_output(output, "--output", force=force)
     made = PictureModel(model).draw(prompt, output, count=count, guidance=guidance, steps=steps, scale=scale, seed=seed)
     print(f"{output}: {made[0]} x {made[1]} pixels")
 
@@ -103,11 +111,13 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         print(f"{row['image']}: {row['text']}" if len(rows) > 1 else row["text"])
 
 
-def emoji_command(
-    archive: Annotated[Path, typer.Argument(help="The .tgz that `npm pack emoji-datasource-google` downloads.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("emoji"),
-) -> None:
-    """Make a folder of captioned pictures from an archive of emoji that you have; nothing is downloaded."""
+def emoji_command(archive: Path, output: Path = Path("emoji")) -> None:
+    """Make a folder of captioned pictures from an archive of emoji that you have; nothing is downloaded.
+
+    Args:
+        archive: The .tgz that `npm pack emoji-datasource-google` downloads.
+        output (-o): The folder to write.
+    """
     from llmanac.data.pictures.emoji import write_emoji
 
     made = write_emoji(archive, output)

@@ -7,9 +7,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from llmanac.cli.options import Column, Include, LineAsJson, Seed, group
 
@@ -22,18 +20,20 @@ SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds in the printed table
 
 @quality_app.command("train")
 def train_command(
-    positive: Annotated[list[str], typer.Option(help="Files or folders of wanted texts; repeatable.")],
-    negative: Annotated[list[str], typer.Option(help="Files or folders of unwanted texts; repeatable.")],
-    folder: Annotated[Path, typer.Option(help="Output folder of the model.")] = Path("quality"),
-    text: Column = "text",
-    bits: Annotated[int, typer.Option(help="The model has 2^bits weights.")] = 18,
-    longest: Annotated[int, typer.Option(help="Longest character n-gram; 0 for words only.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1)] = 5,
-    held_out: Annotated[float, typer.Option(help="Fraction of the texts to measure on.")] = 0.2,
-    seed: Seed = 0,
-    include: Include = None,
-) -> None:
-    """Train a classifier and measure precision and recall on held-out texts."""
+    positive: list[str], negative: list[str], folder: Path = Path("quality"), text: Column = "text", bits: int = 18,
+    longest: int = 4, epochs: int = 5, held_out: float = 0.2, seed: Seed = 0, include: Include = None,
+) -> None:  # fmt: skip
+    """Train a classifier and measure precision and recall on held-out texts.
+
+    Args:
+        positive (--positive): Files or folders of wanted texts; repeatable.
+        negative (--negative): Files or folders of unwanted texts; repeatable.
+        folder: Output folder of the model.
+        bits: The model has 2^bits weights.
+        longest: Longest character n-gram; 0 for words only.
+        epochs (from 1):
+        held_out: Fraction of the texts to measure on.
+    """
     from llmanac.data import quality_train
 
     done = quality_train.train(
@@ -61,13 +61,14 @@ def report(points: Sequence[Point], best: Point, area: float, count: int) -> Non
 
 @quality_app.command("score")
 def score_command(
-    model: Annotated[Path, typer.Argument(help="The folder of a trained classifier.")],
-    files: Annotated[list[str], typer.Argument(help="Files or folders of texts.")],
-    text: Column = "text",
-    as_json: LineAsJson = False,
-    include: Include = None,
-) -> None:
-    """Score texts from 0 to 1: the probability that a text is a wanted one."""
+    model: Path, files: list[str], text: Column = "text", as_json: LineAsJson = False, include: Include = None,
+) -> None:  # fmt: skip
+    """Score texts from 0 to 1: the probability that a text is a wanted one.
+
+    Args:
+        model: The folder of a trained classifier.
+        files: Files or folders of texts.
+    """
     from llmanac.data.quality_model import load_quality
     from llmanac.data.quality_train import read
 

@@ -6,9 +6,7 @@ import math
 import shlex
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from llmanac.cli.options import Column, Include, SomeModel
 
@@ -17,25 +15,18 @@ if TYPE_CHECKING:
 
 
 def quantize_command(
-    path: SomeModel,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method", "-m",
-            help="bf16, fp16, int8, int8-dynamic, nf4, gptq, int4, ternary, binary; q8_0, q4_0, q4_1 for a .gguf file.",
-        ),
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A new folder, or a .gguf file.")],
-    targets: Annotated[
-        list[str] | None, typer.Option(help="Names of matrices, e.g. lm_head; repeatable [all-linear].")
-    ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Text for calibration and comparison [Python's documentation].")
-    ] = None,
-    column: Column = "text",
-    include: Include = None,
+    path: SomeModel, method: str, output: Path, targets: list[str] | None = None, text: str | None = None,
+    column: Column = "text", include: Include = None,
 ) -> None:  # fmt: skip
-    """Write a model with fewer bits a weight; print its size, its loss on text and its speed before and after."""
+    """Write a model with fewer bits a weight; print its size, its loss on text and its speed before and after.
+
+    Args:
+        method (-m): bf16, fp16, int8, int8-dynamic, nf4, gptq, int4, ternary, binary; q8_0, q4_0, q4_1 for a .gguf
+            file.
+        output (-o): A new folder, or a .gguf file.
+        targets: Names of matrices, e.g. lm_head; repeatable [all-linear].
+        text: Text for calibration and comparison [Python's documentation].
+    """
     from llmanac.cli.score import texts_of
     from llmanac.cli.tables import print_table
     from llmanac.recipes.quantize import check_target, quantize

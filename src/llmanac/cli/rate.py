@@ -7,9 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from llmanac.cli.options import AsJson, Seed, SomeRunner
 from llmanac.core.errors import LlmanacError, SpecError
@@ -19,25 +17,27 @@ if TYPE_CHECKING:
 
 
 def rate_command(
-    prompts: Annotated[Path | None, typer.Argument(help="Lines of text, or a table with a prompt a row.")] = None,
-    models: Annotated[str, typer.Option(help="Models that answer, with commas between: folders, .gguf, http://.")] = "",
-    answers: Annotated[str, typer.Option(help="Files of answers that are there already, with commas between.")] = "",
-    mode: Annotated[str, typer.Option(help="compare (two answers side by side) or score (1 to 5).")] = "compare",
-    out: Annotated[Path, typer.Option("-o", "--output", help="Folder of questions, ratings, preferences.")] = Path(
-        "ratings"
-    ),
-    column: Annotated[str, typer.Option(help="Column of the prompt in a table.")] = "prompt",
-    answer_column: Annotated[str, typer.Option(help="Column of the answer in tables of --answers.")] = "answer",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer of a model.")] = 256,
-    chat: Annotated[bool, typer.Option("--chat", help="Send prompts through the models' chat templates.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1 [any free one].")] = 0,
-    seed: Seed = 0,
-    report: Annotated[Path | None, typer.Option(help="Only say what a file of ratings says.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
-    runner: SomeRunner = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Let people compare or score answers of models, blind; write preferences for `llmanac align`."""
+    prompts: Path | None = None, models: str = "", answers: str = "", mode: str = "compare",
+    out: Path = Path( "ratings" ), column: str = "prompt", answer_column: str = "answer", max_tokens: int = 256,
+    chat: bool = False, port: int = 0, seed: Seed = 0, report: Path | None = None, dtype: str | None = None,
+    runner: SomeRunner = "auto", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Let people compare or score answers of models, blind; write preferences for `llmanac align`.
+
+    Args:
+        prompts (argument): Lines of text, or a table with a prompt a row.
+        models: Models that answer, with commas between: folders, .gguf, http://.
+        answers: Files of answers that are there already, with commas between.
+        mode: compare (two answers side by side) or score (1 to 5).
+        out (-o, --output): Folder of questions, ratings, preferences.
+        column: Column of the prompt in a table.
+        answer_column: Column of the answer in tables of --answers.
+        max_tokens (from 1): Longest answer of a model.
+        chat: Send prompts through the models' chat templates.
+        port (0 to 65535): Port on 127.0.0.1 [any free one].
+        report: Only say what a file of ratings says.
+        dtype: float32, float64 or bfloat16 [float32].
+    """
     from llmanac.core.lock import locked
     from llmanac.evaluate._preferences import PREFERENCES, write_preferences
     from llmanac.evaluate.ratings import RATINGS, Questions, Store, read_ratings

@@ -35,25 +35,27 @@ Convention = Annotated[
 
 
 def reason_command(
-    model: SomeModel,
-    question: Annotated[str, typer.Argument(metavar="QUESTION|FILE", help="A question, or a .jsonl/.parquet file.")],
-    method: Annotated[str, typer.Option("--method", "-m", help="`llmanac list reason` names them.")] = "voting",
-    n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Samples of a question [the method's].")] = None,
-    verifier: Verifier = None,
-    convention: Convention = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, or thought of long-cot [256].")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of the samples [0.7].")] = None,
-    column: Annotated[str, typer.Option(help="Of the question in a file.")] = "question",
-    answer: Annotated[str, typer.Option(help="Of the right answer in a file.")] = "answer",
-    template: Annotated[str, typer.Option(help="The prompt of a question.")] = "{question}",
-    plain: Annotated[bool, typer.Option("--plain", help="Do not use the model's chat template.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .jsonl file: a row a question.")] = None,
-    curve: Annotated[Path | None, typer.Option(help="An .svg file: accuracy over the number of samples.")] = None,
-    set_: Fields = None,
-    seed: Seed = 0,
+    model: SomeModel, question: str, method: str = "voting", n: int | None = None, verifier: Verifier = None,
+    convention: Convention = None, tokens: int | None = None, temperature: float | None = None,
+    column: str = "question", answer: str = "answer", template: str = "{question}", plain: bool = False,
+    output: Path | None = None, curve: Path | None = None, set_: Fields = None, seed: Seed = 0,
     runner: SomeRunner = "auto",
-) -> None:
-    """Answer questions with more compute: best-of-n, voting, mbr, tree-search, mcts, long-cot."""
+) -> None:  # fmt: skip
+    """Answer questions with more compute: best-of-n, voting, mbr, tree-search, mcts, long-cot.
+
+    Args:
+        question (QUESTION|FILE): A question, or a .jsonl/.parquet file.
+        method (-m): `llmanac list reason` names them.
+        n (-n, --n, from 1): Samples of a question [the method's].
+        tokens (from 1): Longest answer, or thought of long-cot [256].
+        temperature (from 0.0): Of the samples [0.7].
+        column: Of the question in a file.
+        answer: Of the right answer in a file.
+        template: The prompt of a question.
+        plain: Do not use the model's chat template.
+        output (-o): A .jsonl file: a row a question.
+        curve: An .svg file: accuracy over the number of samples.
+    """
     from llmanac.cli.align import read_rewards
     from llmanac.core.outputs import check_output
     from llmanac.core.spec import make_method, parse_patches, patch

@@ -10,6 +10,7 @@ import typer
 
 from llmanac.cli.options import AsJson, Force, Patches, Seed, group
 from llmanac.core.errors import SpecError
+from llmanac.core.outputs import check_output
 
 app = group("Scaling laws: fit them to runs, and choose size and tokens for a budget.")
 YEAR = 365.25 * 86400
@@ -18,16 +19,17 @@ Count = Annotated[str, typer.Option(metavar="[total|non-embedding]", help="Which
 
 @app.command("fit")
 def fit_command(
-    runs: Annotated[Path, typer.Argument(help="A .csv, .tsv or .jsonl: parameters, tokens (or flops), loss.")],
-    count: Count = "total",
-    drop_highest: Annotated[int, typer.Option(min=0, help="Leave out this many of the highest losses.")] = 0,
-    samples: Annotated[int, typer.Option(min=20, max=10_000, help="Laws that the intervals are made of.")] = 1000,
-    seed: Seed = 0,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON of the fit, for scaling plan.")] = None,
-    force: Force = False,
-    as_json: AsJson = False,
-) -> None:
-    """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, with intervals and the best size by compute."""
+    runs: Path, count: Count = "total", drop_highest: int = 0, samples: int = 1000, seed: Seed = 0,
+    output: Path | None = None, force: Force = False, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Fit L(N, D) = E + A / N^alpha + B / D^beta to finished runs, with intervals and the best size by compute.
+
+    Args:
+        runs: A .csv, .tsv or .jsonl: parameters, tokens (or flops), loss.
+        drop_highest (from 0): Leave out this many of the highest losses.
+        samples (20 to 10000): Laws that the intervals are made of.
+        output (-o): JSON of the fit, for scaling plan.
+    """
     from llmanac.core import files
     from llmanac.lab.scaling.law import FEWEST, NAMES, fit_law
     from llmanac.lab.scaling.optimum import approaches, compute_laws
@@ -82,13 +84,16 @@ def fit_command(
 
 @app.command("compute")
 def compute_command(
-    names: Annotated[list[str] | None, typer.Argument(help="Models, mixers or ffns, such as mamba [all].")] = None,
-    dim: Annotated[int, typer.Option(min=8, max=4096, help="Width.")] = 64,
-    length: Annotated[int, typer.Option(min=8, max=1 << 16, help="Tokens of a row.")] = 128,
-    vocabulary: Annotated[int, typer.Option(min=16, max=1 << 20, help="Tokens of the vocabulary.")] = 512,
-    as_json: AsJson = False,
-) -> None:
-    """Count the FLOPs of training on a token, and how far 6 N is from them."""
+    names: list[str] | None = None, dim: int = 64, length: int = 128, vocabulary: int = 512, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Count the FLOPs of training on a token, and how far 6 N is from them.
+
+    Args:
+        names (argument): Models, mixers or ffns, such as mamba [all].
+        dim (8 to 4096): Width.
+        length (8 to 65536): Tokens of a row.
+        vocabulary (16 to 1048576): Tokens of the vocabulary.
+    """
     from llmanac.lab.scaling.compute import APART, compare
 
     found = compare(names or (), dim=dim, length=length, vocabulary=vocabulary)
@@ -111,14 +116,15 @@ def compute_command(
 
 @app.command("run")
 def run_command(
-    recipe: Annotated[str | None, typer.Argument(help="Recipe [a small model on the documentation of Python].")] = None,
-    budget: Annotated[str, typer.Option(help="Time for all runs, e.g. 40m.")] = "40m",
-    folder: Annotated[Path, typer.Option(help="Where everything goes; a ladder that is there is continued.")] = Path(
-        "scaling/ladder"
-    ),
-    set_: Patches = None,
-) -> None:
-    """Train a ladder of small models, fit the law, and test its prediction on a larger run."""
+    recipe: str | None = None, budget: str = "40m", folder: Path = Path( "scaling/ladder" ), set_: Patches = None,
+) -> None:  # fmt: skip
+    """Train a ladder of small models, fit the law, and test its prediction on a larger run.
+
+    Args:
+        recipe (argument): Recipe [a small model on the documentation of Python].
+        budget: Time for all runs, e.g. 40m.
+        folder: Where everything goes; a ladder that is there is continued.
+    """
     from llmanac.cli.tables import print_table
     from llmanac.core.spec import parse_patches
     from llmanac.lab.compare import BASE
@@ -138,16 +144,17 @@ def run_command(
 
 @app.command("plan")
 def plan_command(
-    budget: Annotated[str, typer.Option(help="A time here (90s, 2h) or FLOPs (1e15).")],
-    fit: Annotated[
-        Path | None, typer.Option(help="JSON of scaling fit or scaling run [20 tokens a parameter].")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option("--base", help="Recipe that is sized [a small model].")] = None,
-    tokens_per_parameter: Annotated[float, typer.Option(min=0.01, max=1e6, help="Without a fit.")] = 20.0,
-    set_: Patches = None,
-    as_json: AsJson = False,
-) -> None:
-    """Propose size, tokens, batch and learning rate for a budget."""
+    budget: str, fit: Path | None = None, recipe: str | None = None, tokens_per_parameter: float = 20.0,
+    set_: Patches = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Propose size, tokens, batch and learning rate for a budget.
+
+    Args:
+        budget (--budget): A time here (90s, 2h) or FLOPs (1e15).
+        fit: JSON of scaling fit or scaling run [20 tokens a parameter].
+        recipe (--base): Recipe that is sized [a small model].
+        tokens_per_parameter (0.01 to 1000000.0): Without a fit.
+    """
     from llmanac.core.files import read_table
     from llmanac.core.spec import parse_patches
     from llmanac.lab.budget import format_duration
@@ -235,8 +242,7 @@ def _check_output(output: Path | None, force: bool) -> None:
         return
     if output.suffix != ".json":
         raise SpecError(f"--output: {output} should end in .json")
-    if output.exists() and not force:
-        raise SpecError(f"--output: {output} exists; give another name, or --force")
+    check_output(output, "--output", force=force)
 
 
 def _short(value: float) -> str:

@@ -75,21 +75,23 @@ def _short(text: str, width: int = SHOWN) -> str:
 
 
 def score_command(
-    path: SomeModel,
-    file: Texts = None,
-    text: Annotated[list[str] | None, typer.Option(help="Score this text; repeatable.")] = None,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Also show the log-probability of every token.")] = False,
-    as_json: LineAsJson = False,
-    column: Column = "text",
-    include: Include = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens that windows of a long text share [1].")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float64 or bfloat16 [float32].")] = None,
-    labels: Annotated[str | None, typer.Option(help="Classify: positive,negative or pos=good,neg=bad.")] = None,
-    template: Annotated[str | None, typer.Option(help="Prompt with {text} and {label}.")] = None,
-    channel: Annotated[bool, typer.Option("--channel", help="Score the text given the label.")] = False,
-    calibrate: Annotated[str | None, typer.Option(help="Subtract each label's score for this text, e.g. N/A.")] = None,
-) -> None:
-    """Log-likelihood and perplexity of each text under a model, or the label that fits it best."""
+    path: SomeModel, file: Texts = None, text: list[str] | None = None, tokens: bool = False,
+    as_json: LineAsJson = False, column: Column = "text", include: Include = None, context: int | None = None,
+    dtype: str | None = None, labels: str | None = None, template: str | None = None, channel: bool = False,
+    calibrate: str | None = None,
+) -> None:  # fmt: skip
+    """Log-likelihood and perplexity of each text under a model, or the label that fits it best.
+
+    Args:
+        text: Score this text; repeatable.
+        tokens: Also show the log-probability of every token.
+        context (from 1): Tokens that windows of a long text share [1].
+        dtype: float32, float64 or bfloat16 [float32].
+        labels: Classify: positive,negative or pos=good,neg=bad.
+        template: Prompt with {text} and {label}.
+        channel: Score the text given the label.
+        calibrate: Subtract each label's score for this text, e.g. N/A.
+    """
     from llmanac.evaluate.classify import Template, check_fields, classify
     from llmanac.evaluate.score import score
     from llmanac.generate.load import load_engine
@@ -210,17 +212,18 @@ def _label_table(found: Iterable[Classified], names: list[str]) -> None:
 
 
 def correct_command(
-    path: SomeModel,
-    file: Texts = None,
-    text: Annotated[list[str] | None, typer.Option(help="Correct this text; repeatable.")] = None,
-    vocabulary: Annotated[Path | None, typer.Option(help="Text with the known words [Python's documentation].")] = None,
-    margin: Annotated[float | None, typer.Option(help="Nats that an edit must gain; higher edits less.")] = None,
-    kinds: Annotated[str | None, typer.Option(help="Only these, e.g. agreement,article,spelling.")] = None,
-    as_json: LineAsJson = False,
-    column: Column = "text",
+    path: SomeModel, file: Texts = None, text: list[str] | None = None, vocabulary: Path | None = None,
+    margin: float | None = None, kinds: str | None = None, as_json: LineAsJson = False, column: Column = "text",
     include: Include = None,
-) -> None:
-    """Correct grammar and spelling: edits proposed by rules, accepted by the language model."""
+) -> None:  # fmt: skip
+    """Correct grammar and spelling: edits proposed by rules, accepted by the language model.
+
+    Args:
+        text: Correct this text; repeatable.
+        vocabulary: Text with the known words [Python's documentation].
+        margin: Nats that an edit must gain; higher edits less.
+        kinds: Only these, e.g. agreement,article,spelling.
+    """
     from llmanac.evaluate._words import Words
     from llmanac.evaluate.correct import MARGIN, Corrector
     from llmanac.generate.load import load_engine

@@ -37,27 +37,27 @@ def _free(folder: Path) -> Path:
     """Check that the folder is new or empty. Raises SpecError."""
     from llmanac.core.errors import SpecError
     from llmanac.core.files import has_name
+    from llmanac.core.outputs import check_new
 
     if not has_name(folder):
         raise SpecError(f"--folder {folder}: cannot be replaced; name a folder inside it")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(f"--folder {folder}: is there already; name another folder, or remove it first")
+    check_new(folder, "--folder")
     return folder
 
 
 @app.command("train")
 def train_command(
-    name: Annotated[str, typer.Argument(help="A method of `llmanac list tokenizer`, e.g. bpe.")],
-    text: Paths,
-    folder: Folder,
-    set_: Fields = None,
-    alpha: Annotated[float | None, typer.Option(help="Exponent of label frequencies; < 1 favours small ones.")] = None,
-    weight: Annotated[list[str] | None, typer.Option(metavar="LABEL=NUMBER", help="Weight of a label.")] = None,
-    unit: Annotated[str, typer.Option(help="Unit of the weights: bytes or documents.")] = "bytes",
-    column: Column = "text",
-    include: Include = None,
-) -> None:
-    """Train a tokenizer on files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok."""
+    name: str, text: Paths, folder: Folder, set_: Fields = None, alpha: float | None = None,
+    weight: list[str] | None = None, unit: str = "bytes", column: Column = "text", include: Include = None,
+) -> None:  # fmt: skip
+    """Train a tokenizer on files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok.
+
+    Args:
+        name: A method of `llmanac list tokenizer`, e.g. bpe.
+        alpha: Exponent of label frequencies; < 1 favours small ones.
+        weight (LABEL=NUMBER): Weight of a label.
+        unit: Unit of the weights: bytes or documents.
+    """
     from llmanac.lab.vocabulary.train import train
 
     done = train(
@@ -90,14 +90,14 @@ def _print_groups(mixture: Mixture) -> None:
 
 @app.command("extend")
 def extend_command(
-    tokenizer: SomeTokenizer,
-    text: Paths,
-    folder: Folder,
-    tokens: Annotated[int, typer.Option(min=1, help="The most tokens to add.")] = 1000,
-    column: Column = "text",
+    tokenizer: SomeTokenizer, text: Paths, folder: Folder, tokens: int = 1000, column: Column = "text",
     include: Include = None,
-) -> None:
-    """Learn more tokens on new text; old ids do not change."""
+) -> None:  # fmt: skip
+    """Learn more tokens on new text; old ids do not change.
+
+    Args:
+        tokens (from 1): The most tokens to add.
+    """
     from llmanac.core.files import atomic_folder
     from llmanac.lab.vocabulary import texts
     from llmanac.tokenizers.load import extend, load_tokenizer
@@ -116,17 +116,20 @@ def extend_command(
 
 @app.command("encode")
 def encode_command(
-    tokenizer: SomeTokenizer,
-    files: Annotated[list[str] | None, typer.Argument(help="Files or folders; a line or row is a text.")] = None,
-    text: Annotated[str | None, typer.Option("--text", help="One text instead of files.")] = None,
-    form: Annotated[str, typer.Option(help="Output: ids, pieces or json.")] = "ids",
-    decode: Annotated[bool, typer.Option("--decode", help="Read ids, write text.")] = False,
-    whole: Annotated[bool, typer.Option("--whole", help="A text file is one text, with its newlines.")] = False,
-    special: Annotated[list[str] | None, typer.Option(help="A special token to parse, or all; repeatable.")] = None,
-    column: Column = "text",
+    tokenizer: SomeTokenizer, files: list[str] | None = None, text: str | None = None, form: str = "ids",
+    decode: bool = False, whole: bool = False, special: list[str] | None = None, column: Column = "text",
     include: Include = None,
-) -> None:
-    """Write the token ids of texts, one text per line, or decode ids."""
+) -> None:  # fmt: skip
+    """Write the token ids of texts, one text per line, or decode ids.
+
+    Args:
+        files (argument): Files or folders; a line or row is a text.
+        text: One text instead of files.
+        form: Output: ids, pieces or json.
+        decode: Read ids, write text.
+        whole: A text file is one text, with its newlines.
+        special: A special token to parse, or all; repeatable.
+    """
     from llmanac.core.errors import SpecError
     from llmanac.lab.vocabulary import stream
     from llmanac.tokenizers.load import load_tokenizer
@@ -151,12 +154,12 @@ def encode_command(
 
 
 @app.command("inspect")
-def inspect_command(
-    tokenizer: SomeTokenizer,
-    text: Annotated[str, typer.Option(help="A sentence to tokenize.")] = DEFAULT_SENTENCE,
-    as_json: AsJson = False,
-) -> None:
-    """Describe a tokenizer: sizes, special tokens, the longest tokens, unreachable tokens."""
+def inspect_command(tokenizer: SomeTokenizer, text: str = DEFAULT_SENTENCE, as_json: AsJson = False) -> None:
+    """Describe a tokenizer: sizes, special tokens, the longest tokens, unreachable tokens.
+
+    Args:
+        text: A sentence to tokenize.
+    """
     from llmanac.lab.vocabulary.shown import described, facts
     from llmanac.tokenizers.load import load_tokenizer
 
@@ -170,18 +173,20 @@ def inspect_command(
 
 @app.command("compare")
 def compare_command(
-    tokenizers: Annotated[list[str], typer.Argument(help="Folders or files, or methods: bpe{vocab_size=4096}.")],
-    on: Annotated[list[str], typer.Option("--on", metavar="LABEL=PATH", help="Text to measure on; repeatable.")],
-    train_on: Annotated[list[str] | None, typer.Option("--train", metavar="PATH", help="Text to train on.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Without --train: hold out one part in this many.")] = 10,
-    sentence: Annotated[str, typer.Option(help="A sentence to tokenize.")] = DEFAULT_SENTENCE,
-    limit: Annotated[int, typer.Option(min=1, help="The most megabytes of a label to measure on.")] = 20,
-    folder: Folder = Path("tokenizers"),
-    as_json: AsJson = False,
-    column: Column = "text",
-    include: Include = None,
-) -> None:
-    """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, a picture."""
+    tokenizers: list[str], on: list[str], train_on: list[str] | None = None, every: int = 10,
+    sentence: str = DEFAULT_SENTENCE, limit: int = 20, folder: Folder = Path("tokenizers"), as_json: AsJson = False,
+    column: Column = "text", include: Include = None,
+) -> None:  # fmt: skip
+    """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, a picture.
+
+    Args:
+        tokenizers: Folders or files, or methods: bpe{vocab_size=4096}.
+        on (--on, LABEL=PATH): Text to measure on; repeatable.
+        train_on (--train, PATH): Text to train on.
+        every (from 1): Without --train: hold out one part in this many.
+        sentence: A sentence to tokenize.
+        limit (from 1): The most megabytes of a label to measure on.
+    """
     from llmanac.lab.vocabulary import page
     from llmanac.lab.vocabulary.train import compare
 

@@ -3,157 +3,121 @@
 from __future__ import annotations
 
 import codecs
-import functools
-import inspect
-import shlex
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from llmanac.cli.options import Patches, Processes, Seed, SomeModel, followed, on_processes
+from llmanac.cli.documented import sharing
+from llmanac.cli.options import Patches, Processes, SomeModel, followed, on_processes, stopping
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.recipes.tune import Tuned
-
-Data = Annotated[str, typer.Argument(help="A .jsonl, .csv or .parquet file: messages, prompt and completion, or text.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="A new folder, or with --resume the one to go on with.")]
-AdapterName = Annotated[
-    str, typer.Option("--adapter", "-a", help="lora, rslora, prefix, ... (`llmanac list adapter`), or full.")
-]
-Rate = Annotated[float | None, typer.Option("--lr", help="Learning rate [1e-3; with --adapter full 1e-4].")]
-Epochs = Annotated[float | None, typer.Option(help="How often each row is read [1].")]
-Budget = Annotated[str | None, typer.Option(help="Time to spend instead of epochs, e.g. 10m.")]
-Length = Annotated[int | None, typer.Option(help="Tokens of a packed row [what 98% of the rows need].")]
-OnBadRow = Annotated[
-    str | None, typer.Option("--on-error", help="A row that cannot be used: [fatal] stops, skip leaves it out.")
-]
-HeldOut = Annotated[float | None, typer.Option("--held-out", help="Share of the rows that is only measured [0.05].")]
-On = Annotated[str | None, typer.Option(help="Tokens with loss: assistant, completion or all [assistant].")]
-Preview = Annotated[int, typer.Option(help="Print so many rows with their loss masks, and stop.", min=0)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the tuning in --output.")]
-Quantize = Annotated[str | None, typer.Option(help="Store the frozen weights so while tuning, e.g. nf4 (QLoRA).")]
+    from llmanac.recipes.spec import Run
 
 
-def _shared(
-    lr: Rate = None, epochs: Epochs = None, budget: Budget = None, length: Length = None, held_out: HeldOut = None,
-    on_error: OnBadRow = None,
-    on: On = None, set_: Patches = None, seed: Seed = 0, preview: Preview = 0, resume: Resume = False,
-    processes: Processes = None,
-) -> None:  # fmt: skip
-    """The options of both commands."""
+def _trained() -> None:
+    """What commands that train a model which is there have in common.
+
+    Args:
+        output (-o): A new folder, or with --resume the one to go on with.
+        adapter (-a): lora, rslora, prefix, ... (`llmanac list adapter`), or full.
+        lr (float sets train.optimizer.lr): Learning rate [1e-3; with --adapter full 1e-4].
+        epochs (float sets rows.epochs): How often each row is read [1].
+        budget (text sets budget): Time to spend instead of epochs, e.g. 10m.
+        length (int sets rows.length): Tokens of a packed row [what 98% of the rows need].
+        held_out (float sets rows.held_out): Share of the rows that is only measured [0.05].
+        seed (int sets seed): Random seed [0].
+        resume: Go on with the tuning in --output.
+    """
 
 
-def _with_shared(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the options of `_shared`, which it gets as the mapping `options`."""
-    own, shared = (inspect.signature(f, eval_str=True).parameters for f in (command, _shared))
+@sharing(_trained)
+def _on_rows() -> None:
+    """And those that read rows with answers.
 
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        if followed():
-            return
-        command(**{n: v for n, v in given.items() if n in own}, options={n: given[n] for n in shared})
-
-    run.__signature__ = inspect.Signature([*[p for n, p in own.items() if n != "options"], *shared.values()])  # type: ignore[attr-defined]
-    run.__annotations__ = command.__annotations__ | _shared.__annotations__
-    return run
+    Args:
+        data: A .jsonl, .csv or .parquet file: messages, prompt and completion, or text.
+        on_error (text sets rows.on_error): A row that cannot be used: [fatal] stops, skip leaves it out.
+        on (text sets objective.on): Tokens with loss: assistant, completion or all [assistant].
+        preview (from 0): Print so many rows with their loss masks, and stop.
+    """
 
 
-@_with_shared
+@sharing(_on_rows)
 def tune_command(
-    model: SomeModel,
-    data: Data,
-    output: Output = Path("tuned"),
-    adapter: AdapterName = "lora",
-    quantize: Quantize = None,
-    *,
-    options: dict[str, Any],
-) -> None:
-    """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after."""
-    _run({"model": model, "adapter": adapter, "quantizer": quantize}, data, output, options)
+    model: SomeModel, data: str, output: Path = Path("tuned"), adapter: str = "lora", set_: Patches = None,
+    preview: int = 0, resume: bool = False, processes: Processes = None, *, changes: dict[str, Any],
+) -> None:  # fmt: skip
+    """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after.
+
+    Args:
+        quantize (text sets quantizer): Store the frozen weights so while tuning, e.g. nf4 (QLoRA).
+    """
+    _tune({"model": model, "adapter": adapter}, data, output, changes, set_, preview, resume, processes)
 
 
-def _run(
-    fields: dict[str, Any], data: str, output: Path, options: dict[str, Any], patches: dict[str, Any] | None = None
-) -> None:
-    from llmanac.core import spec
+def _tune(
+    fields: dict[str, Any], data: str, output: Path, changes: dict[str, Any], set_: list[str] | None, preview: int,
+    resume: bool, processes: int | None,
+) -> None:  # fmt: skip
     from llmanac.recipes.tune import TuneSpec
 
-    rows = {name: options[name] for name in ("epochs", "length", "held_out", "on_error") if options[name] is not None}
-    fields = {name: value for name, value in fields.items() if value is not None}
-    fields["adapter"] = None if fields["adapter"] == "full" else fields["adapter"]
-    asked = spec.make(TuneSpec, {**fields, "rows": {"file": data, **rows}, "seed": options["seed"]})
-    patches = {"train.optimizer.lr": options["lr"], "objective.on": options["on"], **(patches or {})}
-    asked = spec.patch(asked, {name: value for name, value in patches.items() if value is not None})
-    asked = spec.patch(asked, on_processes(spec.parse_patches(options["set_"] or ()), options["processes"]))
-    if options["preview"]:
-        print_preview(asked, options["preview"])
+    if followed():
         return
-    _tune(asked, output, options["resume"], options["budget"], options["processes"])
+    asked = asked_by(TuneSpec, fields, data, changes, set_, processes)
+    if preview:
+        print_preview(asked, preview)
+        return
+    tuned(asked, output, resume, processes)
 
 
-def run_tuning(
-    data: Any, changes: dict[str, Any], folder: Path, resume: bool, show: bool, processes: int | None = None
-) -> None:
-    """`llmanac run` of a tuning's recipe."""
+def asked_by(
+    kind: Any, fields: dict[str, Any], data: str, changes: dict[str, Any], set_: list[str] | None,
+    processes: int | None = None,
+) -> Any:  # fmt: skip
+    """The recipe of a command line: the method's fields, then single options, then -s."""
     from llmanac.core import spec
-    from llmanac.recipes.tune import TuneSpec
 
-    budget = changes.pop("budget", None)
-    asked = spec.patch(spec.make(TuneSpec, data), changes)
-    if show:
-        print(spec.to_toml(spec.dump(asked)), end="")
-        return
-    _tune(asked, folder, resume, budget, processes)
+    adapter = None if fields["adapter"] == "full" else fields["adapter"]
+    asked = spec.make(kind, {**fields, "adapter": adapter, "rows": {"file": data}})
+    asked = spec.patch(asked, changes)
+    return spec.patch(asked, on_processes(spec.parse_patches(set_ or ()), processes))
 
 
-def _tune(asked: Any, output: Path, resume: bool, budget: str | None, processes: int | None) -> None:
+def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) -> None:
+    """Carry out a tuning or an alignment, and print what it gave."""
+    from llmanac.cli.run import print_run
     from llmanac.parallel import launch
-    from llmanac.recipes.spec import seconds
-    from llmanac.recipes.tune import RECIPE, tune
+    from llmanac.recipes.run import run
 
-    time = None if budget is None else seconds(budget, "--budget")
-    try:
-        with launch.processes(processes or 1):
-            done = tune(asked, output, resume=resume or launch.restarted(output, RECIPE), budget=time)
-    except KeyboardInterrupt:
-        raise stopped(output) from None
-    print_tuned(done)
+    with stopping("the same command and --resume"), launch.processes(processes or 1):
+        done = run(asked, folder=output, resume=resume or launch.restarted(output), flag="--output")
+    print_run(done)
 
 
-def stopped(output: Path) -> SystemExit:
-    """Say what Ctrl-C left; returns the end of the command."""
-    kept = "; what was trained is kept" if any(output.glob("training/checkpoints/*")) else " before any training"
-    print(f"\nStopped{kept}. Go on with the same command and --resume")
-    return SystemExit(130)
-
-
-def print_tuned(done: Tuned) -> None:
-    """What became of the rows, what was trained, the loss before and after, and the next command."""
+def print_tuned(done: Run) -> None:
+    """What became of the rows, what was trained, what was measured before and after."""
     from llmanac.cli.tables import print_table
     from llmanac.train._alarms import heard
 
-    training, change, log = done.training, done.change(), done.folder / "rollouts.jsonl"
+    found = done.results
+    held, log = found["held_out"], done.folder / "rollouts.jsonl"
+    moved, total = found["parameters"]["trained"], found["parameters"]["total"]
     rows = [
-        *done.rows,
-        ("parameters trained", f"{done.trained:,} of {done.total:,} ({done.trained / done.total:.2%})"),
-        ("steps, tokens", f"{training.steps:,}, {training.tokens:,}"),
+        *found["rows"].items(),
+        ("parameters trained", f"{moved:,} of {total:,} ({moved / total:.2%})"),
+        ("steps, tokens", f"{found['steps']:,}, {found['tokens']:,}"),
     ]
-    if training.tokens_per_second:
-        rows.append(("tokens a second", f"{training.tokens_per_second:,.0f}"))
-    if done.before is not None and done.after is not None:
-        what = done.measures
-        rows += [(f"before: {what}", f"{done.before.mean:.4f}"), ("after", f"{done.after.mean:.4f}")]
-    if change is not None:
-        rows.append(("change, with its 95% interval", f"{change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f})"))
-    if done.answers is not None:
-        rows.append(("loss of the answers, before and after", f"{done.answers[0]:.4f}, {done.answers[1]:.4f}"))
+    if found["tokens_per_second"]:
+        rows.append(("tokens a second", f"{found['tokens_per_second']:,.0f}"))
+    if held is not None:
+        rows += [(f"before: {held['measures']}", f"{held['before']:.4f}"), ("after", f"{held['after']:.4f}")]
+        if change := held["change"]:
+            between = f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
+            rows.append(("change, with its 95% interval", between))
+        if answers := held.get("answer_loss"):
+            rows.append(("loss of the answers, before and after", f"{answers[0]:.4f}, {answers[1]:.4f}"))
     rows += [(f"alarm, {count} {'time' if count == 1 else 'times'}", text) for text, count in heard(log).items()]
     print_table(str(done.folder), ("", ""), rows)
-    command = "chat" if done.chats else "generate"
-    print(f"Next: llmanac {command} {shlex.quote(str(done.folder))}")
 
 
 def print_preview(asked: Any, count: int) -> None:
@@ -169,14 +133,13 @@ def print_preview(asked: Any, count: int) -> None:
     from llmanac.models.load import load_model
     from llmanac.models.locate import locate
     from llmanac.recipes.chat_rows import can_chat
-    from llmanac.recipes.tune import reader
     from llmanac.recipes.tune_rows import encode_rows, prepare
     from llmanac.tokenizers.load import load_tokenizer
 
     place, tokens = locate(asked.model)
     tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
     console = Console(highlight=False)
-    objective = reader(asked.objective, tokenizer)
+    objective = asked.objective.reader(tokenizer)
     skipping = CommandProblems(asked.rows.on_error, advice=FLAG)
     for line, _, (ids, mask) in islice(encode_rows(objective, asked.rows.file, skipping), count):
         console.rule(f"{asked.rows.file}:{line}  {len(ids)} tokens, {int(mask[1:].sum())} with loss", align="left")
@@ -211,42 +174,33 @@ def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
 LEVELS = {"token": "token-distillation", "feature": "feature-distillation", "sequence": "chat", "response": "chat"}
 
 
-@_with_shared
+@sharing(_on_rows)
 def distill_command(
-    teacher: Annotated[str, typer.Argument(help="The model to learn from: a folder, a .gguf file or a hub name.")],
-    student: Annotated[str, typer.Argument(help="The model to train.")],
-    data: Data,
-    level: Annotated[str, typer.Option(help="token, feature, sequence or response.")] = "token",
-    output: Output = Path("distilled"),
-    adapter: AdapterName = "full",
-    samples: Annotated[int, typer.Option(help="Sequence and response: answers a prompt.", min=1, max=256)] = 1,
-    temperature: Annotated[float, typer.Option(help="Sequence and response: of the teacher's answers.")] = 0.0,
-    max_tokens: Annotated[int, typer.Option(help="Sequence and response: longest answer.", min=1)] = 256,
-    on_policy: Annotated[float | None, typer.Option(help="Token: share of the rows that the student answers.")] = None,
-    verify: Annotated[str, typer.Option(help="Response: how answers are compared, e.g. squad, gsm8k, math.")] = "squad",
-    *,
-    options: dict[str, Any],
-) -> None:
-    """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers."""
+    teacher: str, student: str, data: str, level: str = "token", output: Path = Path("distilled"),
+    adapter: str = "full", samples: int = 1, temperature: float = 0.0, max_tokens: int = 256, verify: str = "squad",
+    set_: Patches = None, preview: int = 0, resume: bool = False, processes: Processes = None, *,
+    changes: dict[str, Any],
+) -> None:  # fmt: skip
+    """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers.
+
+    Args:
+        teacher: The model to learn from: a folder, a .gguf file or a hub name.
+        student: The model to train.
+        level: token, feature, sequence or response.
+        samples (1 to 256): Sequence and response: answers a prompt.
+        temperature: Sequence and response: of the teacher's answers.
+        max_tokens (from 1): Sequence and response: longest answer.
+        on_policy (float sets objective.on_policy): Token: share of the rows that the student answers.
+        verify: Response: how answers are compared, e.g. squad, gsm8k, math.
+    """
     if level not in LEVELS:
         raise SpecError(f"--level: {level!r} is not one of {', '.join(LEVELS)}")
-    if samples > 1 and not temperature:
-        raise SpecError(f"--samples {samples}: all the same at temperature 0; set --temperature, e.g. 0.8")
-    if on_policy is not None and level != "token":
+    if "objective.on_policy" in changes and level != "token":
         raise SpecError(f"--on-policy: is for --level token, where the teacher scores the student's texts, not {level}")
-    written = level in ("sequence", "response")
-    if written:
-        from llmanac.generate.load import load_engine
-        from llmanac.recipes.distill import teacher_file
-        from llmanac.recipes.tune import claim
-
-        claim(output, options["resume"])
-        engine = load_engine(teacher, runner="auto")
-        how = {"temperature": temperature, "max_new_tokens": max_tokens, "seed": options["seed"]}
-        checked = verify if level == "response" else None
-        counts, made = teacher_file(engine, data, output, samples=samples, verify=checked, **how)
-        data = str(made)
-        print(", ".join(f"{name}: {count:,}" for name, count in counts.items()))
-        del engine
-    fields = {"model": student, "teacher": None if written else teacher, "adapter": adapter, "objective": LEVELS[level]}
-    _run(fields, data, output, options, {"objective.on_policy": on_policy})
+    fields: dict[str, Any] = {"model": student, "adapter": adapter, "objective": LEVELS[level]}
+    if level in ("sequence", "response"):
+        how = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens}
+        fields["answers"] = {"model": teacher, **how, **({"verify": verify} if level == "response" else {})}
+    else:
+        fields["teacher"] = teacher
+    _tune(fields, data, output, changes, set_, preview, resume, processes)

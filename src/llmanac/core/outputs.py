@@ -27,6 +27,12 @@ def check_output(place: Path, flag: str, inputs: Iterable[str | Path] = (), *, f
         raise SpecError(f"{flag}: {place} is there already; name another place, or overwrite it with --force")
 
 
+def check_new(place: Path, flag: str) -> None:
+    """Refuse a file or a folder that is there, unless it is an empty folder. Raises SpecError that names it."""
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise SpecError(f"{flag}: {place} is there already; give a name that is not taken")
+
+
 def check_apart(places: Iterable[Path], flag: str, inputs: Iterable[str | Path]) -> None:
     """Refuse to write over an input. Raises SpecError that names it."""
     written = [place for place in places if os.path.lexists(place)]

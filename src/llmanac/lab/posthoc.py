@@ -11,6 +11,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, read_toml, write_json
+from llmanac.core.run_folder import RECIPE, resolved_file
 from llmanac.core.spec import diff, dump
 from llmanac.data.collect import Corpus
 from llmanac.data.split import fraction
@@ -25,7 +26,7 @@ from llmanac.lab.deadline import Deadline
 from llmanac.lab.prepare import seen_in
 from llmanac.lab.words import plural
 from llmanac.recipes.spec import load_recipe
-from llmanac.recipes.tune import RECIPE, TuneSpec, is_tuning
+from llmanac.recipes.tune import TuneSpec, is_tuning
 
 Say = Callable[[str], None]
 MANIFEST = "manifest.json"
@@ -66,8 +67,8 @@ def base_of(kind: str, base: Any, artefact: str | Path | None, changes: Mapping[
                 f"only {', '.join(used)} are used"
             )
     run = run_of(artefact)
-    chosen = base if base is not None else default if run is None else run / RECIPE
-    named = Path(chosen) / RECIPE if isinstance(chosen, (str, Path)) and Path(chosen).is_dir() else chosen
+    chosen = base if base is not None else default if run is None else resolved_file(run)
+    named = resolved_file(Path(chosen)) if isinstance(chosen, (str, Path)) and Path(chosen).is_dir() else chosen
     data = read_toml(Path(named)) if isinstance(named, (str, Path)) and Path(named).is_file() else named
     if isinstance(data, TuneSpec) or is_tuning(data):
         flag = "--artefact" if base is None else "--base"
@@ -90,7 +91,7 @@ def _text(question: Question) -> tuple[Corpus, list[str]]:
         return corpus, []
     if run is None or is_tuning(read_toml(run / RECIPE)):
         return corpus, [f"It is not known which text {question.artefact} was trained on; it may have this text."]
-    before = load_recipe(run / RECIPE).spec
+    before = load_recipe(resolved_file(run)).spec
     own = (before.data, before.seed) == (base.data, base.seed)
     trained = corpus if own else before.data.collect(before.seed)
     then = read_json(run / MANIFEST) if (run / MANIFEST).is_file() else trained.manifest

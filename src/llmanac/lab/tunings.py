@@ -20,6 +20,7 @@ from typing import Any
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, read_toml, write_json
+from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import diff, dump, make, patch
 from llmanac.lab.axis import Arm, resolve
 from llmanac.lab.budget import BudgetError, Plan, Speed, make_plan
@@ -29,7 +30,7 @@ from llmanac.lab.deadline import Deadline
 from llmanac.lab.trials.tuning import Tried, TuningTrial, step_seconds, step_tokens
 from llmanac.lab.tune import tune as sweep
 from llmanac.lab.words import settings_words
-from llmanac.recipes.tune import RECIPE, TuneSpec, Tuning, is_tuning, own_rate, trained_before
+from llmanac.recipes.tune import TuneSpec, Tuning, is_tuning, own_rate, trained_before
 from llmanac.train.plan import settled_numerics
 
 FEWEST = 4  # steps of a tuning that says anything

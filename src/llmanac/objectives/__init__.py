@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmanac.core.spec import Spec
+from llmanac.objectives._rows import InstructionRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,15 @@ class ObjectiveSpec(Spec):
     kind = "objective"
     special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
 
+    def reader(self, tokenizer: Any) -> Any:
+        """What makes tokens and loss masks of rows of tuning for it (`_rows.py`), before any model is there."""
+        return InstructionRows(tokenizer, getattr(self, "on", "assistant"))
+
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Any:
-        """The objective. `models` are the further models that it needs, by name (reference, teacher, value)."""
+        """The objective.
+
+        Args:
+            models: the further models that it needs, by name (reference, teacher, value).
+            dims: what only some need, such as the `reader` of its rows where that is built already.
+        """
         raise NotImplementedError

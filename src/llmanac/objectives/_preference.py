@@ -3,83 +3,66 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmanac.adapters import applied
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE, Batch, Want
 from llmanac.generate.engine import evaluating
+from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective, collate_ragged
-from llmanac.objectives.instruction import Instruction
-from llmanac.objectives.instruction import Spec as InstructionSpec
+from llmanac.objectives._rows import AnswerRows
 
-Encoded = tuple[np.ndarray, np.ndarray]
 EACH = Want(nll="none")
 
 
-class Preference(BaseObjective):
-    """Base of preference objectives.
-
-    A row is a mapping with a prompt and answers, texts or lists of messages. A batch holds an answer a row: all first
-    answers (chosen), then all second ones (rejected). What carries loss is the answer with its end.
+@dataclass(frozen=True, kw_only=True)
+class PreferenceSpec(ObjectiveSpec):
+    """Base of their Specs.
 
     Attributes:
         needs_reference: whether the loss compares with where the training started.
-        columns: the answers of a row, in the order of the batch.
+        columns: the answers of a row, in the order of a batch.
     """
 
-    needs_reference = True
-    columns: tuple[str, ...] = ("chosen", "rejected")
+    needs_reference: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ("chosen", "rejected")
 
-    def __init__(self, spec: Any, tokenizer: Any, models: Mapping[str, nn.Module] | None = None) -> None:
-        super().__init__(models)
+    def reader(self, tokenizer: Any) -> AnswerRows:
+        """What reads rows for it."""
         if tokenizer is None:
-            raise SpecError(f"objective: {spec.name} needs a tokenizer")
-        self.spec, self.tokenizer = spec, tokenizer
-        self.rows = Instruction(InstructionSpec(on="completion"), tokenizer)
+            raise SpecError(f"objective: {self.name} needs a tokenizer")
+        return AnswerRows(tokenizer, self.columns)
+
+
+class Preference(BaseObjective):
+    """Base of preference objectives. A batch holds an answer a row: all first answers (chosen), then all second ones
+    (rejected). What carries loss is the answer with its end.
+
+    Args:
+        reader: what read the rows, where that is there already.
+    """
+
+    def __init__(
+        self, spec: Any, tokenizer: Any, models: Mapping[str, nn.Module] | None = None, reader: AnswerRows | None = None
+    ) -> None:
+        super().__init__(models)
+        self.spec, self.reader = spec, reader or spec.reader(tokenizer)
+        self.encode, self.encode_all = self.reader.encode, self.reader.encode_all
 
     def collate(self, rows: Sequence[Any]) -> Batch:
-        """Rows, or what `encode` made of them, to one batch. Raises DataError for a row without its columns."""
-        encoded = [row if isinstance(row, tuple) else self.encode(row) for row in rows]
-        return collate_ragged([answers[n] for n in range(len(self.columns)) for answers in encoded])
+        """Rows, or what the reader made of them, to one batch. Raises DataError for a row without its columns."""
+        encoded = self.read(rows)
+        return collate_ragged([answers[n] for n in range(len(self.spec.columns)) for answers in encoded])
 
-    def encode(self, row: Mapping[str, Any]) -> tuple[Encoded, ...]:
-        """`(ids, loss mask)` of each answer, after the prompt that they share.
-
-        Raises:
-            DataError: columns that are missing, or an answer without a token.
-        """
-        return next(self.encode_all([row]))
-
-    def encode_all(self, rows: Sequence[Any]) -> Iterator[tuple[Encoded, ...]]:
-        """`encode` of each row, with all their conversations rendered together."""
-        every = [pair for row in rows for pair in self.completions(row)]
-        encoded: Iterator[Any] = iter(self.rows.encode_all(every))
-        for _ in rows:
-            yield tuple(itertools.islice(encoded, len(self.columns)))
-
-    def completions(self, row: Any) -> list[dict[str, Any]]:
-        """The row's answers as rows of instruction tuning. A row without `prompt` has it as its answers' start."""
-        if not isinstance(row, Mapping) or any(name not in row for name in self.columns):
-            has = ", ".join(sorted(map(str, row))) if isinstance(row, Mapping) else type(row).__name__
-            raise DataError(f"needs the columns prompt, {', '.join(self.columns)} (has: {has})")
-        answers = [row[name] for name in self.columns]
-        if len(answers) > 1 and all(answer == answers[0] for answer in answers):
-            raise DataError(f"{' and '.join(self.columns)} are the same: {str(answers[0])[:60]!r}")
-        if "prompt" in row:
-            return [{"prompt": row["prompt"], "completion": answer} for answer in answers]
-        if not all(isinstance(answer, (list, tuple)) and len(answer) > 1 for answer in answers):
-            raise DataError("without `prompt`, each answer must be a conversation: a list of messages")
-        shared = 0
-        while shared < min(map(len, answers)) - 1 and all(a[shared] == answers[0][shared] for a in answers):
-            shared += 1
-        return [{"prompt": list(a[:shared]), "completion": list(a[shared:])} for a in answers]
+    def read(self, rows: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """The rows encoded, those that are not yet."""
+        return [row if isinstance(row, tuple) else self.encode(row) for row in rows]
 
     def log_probabilities(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sums (rows,) of the answers' log-probabilities in nats, and their tokens (rows,)."""

@@ -15,7 +15,7 @@ from llmanac.objectives.instruction import Instruction
 class WithTeacher(Instruction):
     """Rows and masks of instruction tuning, and a frozen teacher that reads the same tokens."""
 
-    def __init__(self, spec: Any, tokenizer: Any, models: Mapping[str, nn.Module]) -> None:
+    def __init__(self, spec: Any, tokenizer: Any, models: Mapping[str, nn.Module], reader: Any = None) -> None:
         teacher = models.get("teacher")
         if teacher is None:
             raise SpecError(f"objective: {spec.name} needs a teacher; give models={{'teacher': a language model}}")
@@ -25,7 +25,7 @@ class WithTeacher(Instruction):
                 f"teacher: its vocabulary has {other} tokens and the student's {own}; this level compares token by "
                 "token, so both need one tokenizer. Distill by sequence or response instead"
             )
-        super().__init__(spec, tokenizer, models)
+        super().__init__(spec, reader or spec.reader(tokenizer), models)
 
     @property
     def teacher(self) -> Any:

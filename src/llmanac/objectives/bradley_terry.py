@@ -24,8 +24,8 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.types import IGNORE, Batch, LossSum
-from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._preference import Preference
+from llmanac.objectives._preference import Preference, PreferenceSpec
+from llmanac.objectives._rows import AnswerRows
 
 CARD = {
     "title": "Reward model (Bradley-Terry)",
@@ -37,8 +37,10 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(ObjectiveSpec):
+class Spec(PreferenceSpec):
     """Attributes: centre: c, 0 for none; margin: the column of m, None for none."""
+
+    needs_reference = False
 
     centre: float = 0.01
     margin: str | None = None
@@ -47,8 +49,25 @@ class Spec(ObjectiveSpec):
         if self.centre < 0:
             raise SpecError(f"centre: {self.centre} is below 0")
 
+    def reader(self, tokenizer: Any) -> PairRows:
+        return PairRows(tokenizer, self.columns, self.margin)
+
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> BradleyTerry:
-        return BradleyTerry(self, tokenizer, models)
+        return BradleyTerry(self, tokenizer, models, dims.get("reader"))
+
+
+class PairRows(AnswerRows):
+    """Pairs of answers, and their margin where one is read."""
+
+    def __init__(self, tokenizer: Any, columns: tuple[str, ...], margin: str | None) -> None:
+        super().__init__(tokenizer, columns)
+        self.margin = margin
+
+    def further(self, row: Any) -> tuple[Any, ...]:
+        try:
+            return () if self.margin is None else (float(row[self.margin]),)
+        except (KeyError, TypeError, ValueError):
+            raise DataError(f"margin: the row has no number in the column {self.margin!r}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +80,12 @@ class Pairs(Batch):
 class BradleyTerry(Preference):
     """See the module. The batch holds complete texts: inputs reach their last token."""
 
-    needs_reference = False
-
     def collate(self, rows: Sequence[Any]) -> Pairs:
-        encoded = [row if isinstance(row, tuple) else self.encode(row) for row in rows]
+        encoded = self.read(rows)
         ids = [answers[n][0] for n in range(2) for answers in encoded]
         targets = [np.where(answers[n][1], answers[n][0], IGNORE) for n in range(2) for answers in encoded]
         batch = Batch.padded(ids, targets)
-        margins = None
-        if self.spec.margin is not None:
-            margins = torch.tensor([_margin(row, self.spec.margin) for row in rows])
+        margins = None if self.spec.margin is None else torch.tensor([row[-1] for row in encoded])
         return Pairs(**vars(batch), margins=margins)
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
@@ -87,10 +102,3 @@ class BradleyTerry(Preference):
             "score_rejected": worse.detach().sum(), "distance": apart.detach().sum(),
         }  # fmt: skip
         return losses.sum(), len(losses), metrics
-
-
-def _margin(row: Any, column: str) -> float:
-    try:
-        return float(row[column])
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"margin: the row has no number in the column {column!r}") from None

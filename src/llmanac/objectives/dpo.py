@@ -22,8 +22,7 @@ import torch.nn.functional as F
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch, LossSum
-from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._preference import Preference, compared
+from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
 CARD = {
     "title": "Direct preference optimization (DPO)",
@@ -36,7 +35,7 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(ObjectiveSpec):
+class Spec(PreferenceSpec):
     """Attributes:
     loss: sigmoid (DPO) or ipo; beta: how strongly the policy is held to the reference.
     label_smoothing: e, for sigmoid.
@@ -56,7 +55,7 @@ class Spec(ObjectiveSpec):
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> DPO:
         """models: {"reference": a frozen model}; left out where an adapter is trained, which is then disabled."""
-        return DPO(self, tokenizer, models)
+        return DPO(self, tokenizer, models, dims.get("reader"))
 
 
 class DPO(Preference):

@@ -85,7 +85,7 @@ class Spec(ObjectiveSpec):
 
         Without a student, one of the teacher's size is expected.
         """
-        return FeatureDistillation(self, tokenizer, models or {}, student)
+        return FeatureDistillation(self, tokenizer, models or {}, student, dims.get("reader"))
 
 
 class Projections(nn.Module):
@@ -107,7 +107,9 @@ class FeatureDistillation(WithTeacher):
 
     trainable = ("projections",)
 
-    def __init__(self, spec: Spec, tokenizer: Any, models: dict[str, Any], student: Any = None) -> None:
+    def __init__(
+        self, spec: Spec, tokenizer: Any, models: dict[str, Any], student: Any = None, reader: Any = None
+    ) -> None:
         teacher = models.get("teacher")
         student = teacher if student is None else student
         if teacher is not None:
@@ -119,7 +121,7 @@ class FeatureDistillation(WithTeacher):
             if spec.projection == "linear":
                 projections = Projections(len(self.pairs), own_dim, other_dim)
                 models = {**models, "projections": projections.to(student.device)}
-        super().__init__(spec, tokenizer, models)
+        super().__init__(spec, tokenizer, models, reader)
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """The sum over the places that carry loss; metrics: the distance, and the student's nll where it counts."""

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.types import Batch, LossSum
-from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import collate_ragged
-from llmanac.objectives._preference import Encoded, Preference
+from llmanac.objectives._preference import Preference, PreferenceSpec
+from llmanac.objectives._rows import AnswerRows, Encoded
 
 CARD = {
     "title": "Kahneman-Tversky optimization (KTO)",
@@ -34,8 +34,10 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(ObjectiveSpec):
+class Spec(PreferenceSpec):
     """Attributes: beta: as in DPO; good, bad: weights w of each sort; choose them so that both sorts weigh alike."""
+
+    columns = ("completion",)
 
     beta: float = 0.1
     good: float = 1.0
@@ -46,9 +48,22 @@ class Spec(ObjectiveSpec):
             if not getattr(self, name) > 0:
                 raise SpecError(f"{name}: {getattr(self, name)} must be above 0")
 
+    def reader(self, tokenizer: Any) -> LabelledRows:
+        return LabelledRows(tokenizer, self.columns)
+
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> KTO:
         """models: {"reference": a frozen model}; left out where an adapter is trained, which is then disabled."""
-        return KTO(self, tokenizer, models)
+        return KTO(self, tokenizer, models, dims.get("reader"))
+
+
+class LabelledRows(AnswerRows):
+    """`((ids, loss mask), good)` of rows with a label."""
+
+    def further(self, row: Any) -> tuple[Any, ...]:
+        label = row.get("label") if isinstance(row, Mapping) else None
+        if label not in (True, False):
+            raise DataError(f"label: true or false was expected, not {label!r}")
+        return (bool(label),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +77,12 @@ class KTO(Preference):
     """See the module."""
 
     couples_batch = True
-    columns = ("completion",)
-
-    def encode(self, row: Mapping[str, Any]) -> Any:
-        """`((ids, loss mask), good)`. Raises DataError for a row whose label is not true or false."""
-        label = row.get("label") if isinstance(row, Mapping) else None
-        if label not in (True, False):
-            raise DataError(f"label: true or false was expected, not {label!r}")
-        return super().encode(row)[0], bool(label)
 
     def collate(self, rows: Sequence[Any]) -> Labelled:
         """Raises DataError for fewer than two rows: each needs another's answer."""
         if len(rows) < 2:
             raise DataError("KTO needs at least two rows a step: each is compared with another's answer")
-        encoded: list[tuple[Encoded, bool]] = [row if isinstance(row, tuple) else self.encode(row) for row in rows]
+        encoded = self.read(rows)
         own = [pair for pair, _ in encoded]
         crossed = [_with_answer(pair, other) for pair, other in zip(own, [*own[1:], own[0]], strict=True)]
         batch = collate_ragged([*own, *crossed])

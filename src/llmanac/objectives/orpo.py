@@ -20,8 +20,7 @@ from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch, LossSum
-from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._preference import Preference, compared
+from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
 CARD = {
     "title": "Odds ratio preference optimization (ORPO)",
@@ -33,8 +32,10 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(ObjectiveSpec):
+class Spec(PreferenceSpec):
     """Attributes: beta: weight of the odds ratio (lambda in the paper)."""
+
+    needs_reference = False
 
     beta: float = 0.1
 
@@ -43,13 +44,11 @@ class Spec(ObjectiveSpec):
             raise SpecError(f"beta: {self.beta} must be above 0")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> ORPO:
-        return ORPO(self, tokenizer, models)
+        return ORPO(self, tokenizer, models, dims.get("reader"))
 
 
 class ORPO(Preference):
     """See the module."""
-
-    needs_reference = False
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         own, lengths = self.log_probabilities(model, batch)

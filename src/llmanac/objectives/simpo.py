@@ -18,8 +18,7 @@ import torch.nn.functional as F
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch, LossSum
-from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._preference import Preference, compared
+from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
 CARD = {
     "title": "Simple preference optimization (SimPO)",
@@ -31,8 +30,10 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(ObjectiveSpec):
+class Spec(PreferenceSpec):
     """Attributes: beta: scale of the reward; gamma: the margin, in rewards."""
+
+    needs_reference = False
 
     beta: float = 2.0
     gamma: float = 1.0
@@ -42,13 +43,11 @@ class Spec(ObjectiveSpec):
             raise SpecError(f"beta: {self.beta} must be above 0")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> SimPO:
-        return SimPO(self, tokenizer, models)
+        return SimPO(self, tokenizer, models, dims.get("reader"))
 
 
 class SimPO(Preference):
     """See the module."""
-
-    needs_reference = False
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         own, lengths = self.log_probabilities(model, batch)

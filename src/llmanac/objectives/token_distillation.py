@@ -80,7 +80,7 @@ class Spec(ObjectiveSpec):
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> TokenDistillation:
         """models: {"teacher": a language model of the same vocabulary}."""
-        return TokenDistillation(self, tokenizer, models or {})
+        return TokenDistillation(self, tokenizer, models or {}, dims.get("reader"))
 
 
 class TokenDistillation(WithTeacher):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmanac.core.errors import SpecError
+from llmanac.core.run_folder import RECIPE
 
 ENDING = 10.0  # seconds that ranks have to end once rank 0 has
 MOST = 512
@@ -27,10 +28,10 @@ def is_further_rank() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
 
 
-def restarted(folder: Path | None, file: str = "run.json") -> bool:
-    """Whether torchrun has started this process again after a rank was lost, and the run's `file` is there."""
+def restarted(folder: Path | None) -> bool:
+    """Whether torchrun has started this process again after a rank was lost, and the folder holds its run."""
     again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    return again and folder is not None and (folder / file).is_file()
+    return again and folder is not None and (folder / RECIPE).is_file()
 
 
 @contextlib.contextmanager

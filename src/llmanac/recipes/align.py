@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from llmanac.core import registry
 from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import DataError, LlmanacError, SpecError
-from llmanac.core.progress import Report, progress
+from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.pack import ListStream
@@ -33,8 +34,8 @@ from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.models.scalar import ScalarModel, load_scalar
 from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._preference import Preference
-from llmanac.recipes.tune import EVALUATED, STEPS_AN_EPOCH, Tuned, TuneSpec, Tuning, run_in
+from llmanac.objectives._preference import PreferenceSpec
+from llmanac.recipes.tune import EVALUATED, STEPS_AN_EPOCH, TuneSpec, Tuning, is_tuning
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import held_out
 from llmanac.rewards import RewardSpec, Sample
@@ -72,6 +73,22 @@ class AlignSpec(TuneSpec):
             if not sampled and getattr(self, name) is not None:
                 raise SpecError(f"{name}: {self.objective.name} learns from the rows alone; leave it out")
 
+    @property
+    def tuning(self) -> type[Tuning]:
+        """A policy gradient on the model's own answers, or a loss of answers that are there."""
+        return Sampled if self.objective.name == "policy-gradient" else Preferred
+
+
+def is_aligning(data: Any) -> bool:
+    """Whether a recipe's data is that of an alignment: it says so, or its objective reads such rows."""
+    if not is_tuning(data):
+        return False
+    objective = data.get("objective", "chat")
+    name = objective.get("name") if isinstance(objective, Mapping) else objective
+    known = registry.methods("objective").get(str(name))
+    reads = None if known is None else known.card.get("rows")
+    return "reward" in data or "sampling" in data or reads in ("preferences", "labelled answers", "rollouts")
+
 
 @dataclass
 class Material:
@@ -86,15 +103,6 @@ class Material:
         return [(name, f"{count:,}") for name, count in self.counts.items() if count]
 
 
-def align(
-    asked: AlignSpec, folder: str | Path, *, resume: bool = False, device: str = "auto", budget: float | None = None,
-    report: Report = print,
-) -> Tuned:  # fmt: skip
-    """Align a model; as `recipes.tune.tune`, with the same files, `rollouts.jsonl` of what was sampled among them."""
-    kind = Sampled if asked.objective.name == "policy-gradient" else Preferred
-    return run_in(lambda place: kind(asked, place, device, report), asked, Path(folder), resume, budget)
-
-
 class Aligning(Tuning):
     """What both ways have in common."""
 
@@ -103,7 +111,7 @@ class Aligning(Tuning):
 
     def _split(self, every: Sequence[tuple[Any, Any]], counts: Counter[str]) -> Material:
         """Rows to train on and to measure on."""
-        out = held_out([row for _, row in every], self.asked.rows.held_out, self.asked.seed)
+        out = held_out([row for _, row in every], self.rows.held_out, self.asked.seed)
         sides: tuple[list[Any], list[Any]] = ([], [])
         for (item, _), held in zip(every, out, strict=True):
             sides[held].append(item)
@@ -116,23 +124,22 @@ class Preferred(Aligning):
 
     def read(self) -> Material:
         """Encoded rows; a part of them held out by a hash of the row."""
-        reader: Any = self.asked.objective.build(tokenizer=self.tokenizer)
-        self.measures = "chosen above rejected (equal: a half)" if "rejected" in reader.columns else "loss"
-        counts, longest = Counter[str](), self.asked.rows.length
+        self.measures = "chosen above rejected (equal: a half)" if "rejected" in self.reader.columns else "loss"
+        counts, longest = Counter[str](), self.rows.length
         every: list[tuple[Any, Any]] = []
-        for line, row in _rows(self.asked.rows.file):
+        for line, row in _rows(self.rows.file):
             try:
-                encoded = reader.encode(row)
+                encoded = self.reader.encode(row)
             except LlmanacError as error:
-                raise DataError(f"{self.asked.rows.file}:{line}: {error}") from None
+                raise DataError(f"{self.rows.file}:{line}: {error}") from None
             counts["rows"] += 1
-            if longest is not None and max(_sizes(encoded)) > longest + 1:
+            if longest is not None and max(self.reader.sizes(encoded)) > longest + 1:
                 counts["dropped: longer than rows.length"] += 1
                 continue
             every.append((encoded, row))
         found = self._split(every, counts)
         if len(found.train) < 2:
-            raise DataError(f"{self.asked.rows.file}: {len(found.train)} rows are too few to train on")
+            raise DataError(f"{self.rows.file}: {len(found.train)} rows are too few to train on")
         return found
 
     def load(self) -> Any:
@@ -142,15 +149,13 @@ class Preferred(Aligning):
             self.model = model = ScalarModel(model, self.asked.seed)
         return model
 
-    def objective(self) -> Any:
-        models = {}
-        spec: Any = self.asked.objective
-        needed: type[Preference] = type(spec.build(tokenizer=self.tokenizer))
-        if needed.needs_reference and (self.asked.adapter is None or self.asked.teacher is not None):
-            place = locate(self.asked.teacher)[0] if self.asked.teacher else self.model_place
-            models["reference"] = load_model(place, device=self.device)
-        self.load()
-        return spec.build(tokenizer=self.tokenizer, models=models or None)
+    def models(self) -> dict[str, Any]:
+        """The reference, where the loss needs one that is no disabled adapter."""
+        asked, objective = self.asked, cast(PreferenceSpec, self.asked.objective)
+        if not objective.needs_reference or (asked.adapter is not None and asked.teacher is None):
+            return {}
+        place = locate(asked.teacher)[0] if asked.teacher else self.model_place
+        return {"reference": load_model(place, device=self.device)}
 
     def attach(self) -> None:
         if isinstance(self.load(), ScalarModel):
@@ -164,14 +169,14 @@ class Preferred(Aligning):
         """Rows in memory, in a new order each epoch; a step has `batch_tokens` tokens of the longest rows at most."""
         asked = self.asked
         self.texts, self.made = rows.train[:EVALUATED], objective
-        longest = max(max(_sizes(row)) for row in rows.train)
+        longest = max(max(self.reader.sizes(row)) for row in rows.train)
         limit = getattr(getattr(self.model, "trunk", self.model), "max_length", None)
         if limit is not None and longest - 1 > limit:
             raise DataError(
-                f"{asked.rows.file}: a row has {longest} tokens and the model reads {limit} at most; set rows.length "
+                f"{self.rows.file}: a row has {longest} tokens and the model reads {limit} at most; set rows.length "
                 "(--length) to drop such rows"
             )
-        answers = len(objective.columns)
+        answers = len(self.reader.columns)
         count = min(len(rows.train), asked.train.batch_tokens // (answers * longest) or PAIRS)
         if asked.train.batch_tokens == TrainSpec().batch_tokens:  # left open, as in a tuning
             count = min(count, len(rows.train) // STEPS_AN_EPOCH)
@@ -180,7 +185,7 @@ class Preferred(Aligning):
             asked.train, length=longest, batch_tokens=count * longest, optimizer=self.optimizer()
         )
         if settled.steps is None and budget is None:
-            settled = dataclasses.replace(settled, steps=math.ceil(len(rows.train) * asked.rows.epochs / count))
+            settled = dataclasses.replace(settled, steps=math.ceil(len(rows.train) * self.rows.epochs / count))
         stream = ListStream(rows.train, rows=count, seed=asked.seed, name="rows")
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 
@@ -236,15 +241,15 @@ class Sampled(Aligning):
 
     def read(self) -> Material:
         """Prompts with the rows that they came from; a part of them held out."""
-        every = [(self._prompt(row, line), row) for line, row in _rows(self.asked.rows.file)]
+        every = [(self._prompt(row, line), row) for line, row in _rows(self.rows.file)]
         found = self._split(every, Counter({"rows": len(every)}))
         if not found.train:
-            raise DataError(f"{self.asked.rows.file}: no prompts to train on")
+            raise DataError(f"{self.rows.file}: no prompts to train on")
         return found
 
     def _prompt(self, row: Mapping[str, Any], line: int) -> Prompt:
         given = row.get("prompt", row.get("messages", row.get("question")))
-        where = f"{self.asked.rows.file}:{line}"
+        where = f"{self.rows.file}:{line}"
         try:
             if isinstance(given, str):
                 template = getattr(self.tokenizer, "chat_template", None)
@@ -261,17 +266,21 @@ class Sampled(Aligning):
         return Prompt(ids=tuple(ids), text=self.tokenizer.decode(ids), row=row)
 
     def objective(self) -> Any:
-        """With a value model where the advantage needs one: the reward model's weights, or the policy's."""
         spec: Any = self.asked.objective
         if spec.aggregation == "constant" and spec.constant is None:
             spec = dataclasses.replace(spec, constant=self.asked.sampling.tokens)
-        models = {}
-        if spec.advantage == "gae":
-            path = getattr(self.asked.reward, "path", None)
-            start = load_scalar(path) if path else ScalarModel(load_model(self.model_place, device=self.device))
-            models["value"] = start
+        models = self.models()
         self.load()
         return spec.build(tokenizer=self.tokenizer, models=models or None)
+
+    def models(self) -> dict[str, Any]:
+        """A value model where the advantage needs one: the reward model's weights, or the policy's."""
+        spec: Any = self.asked.objective
+        if spec.advantage != "gae":
+            return {}
+        path = getattr(self.asked.reward, "path", None)
+        start = load_scalar(path) if path else ScalarModel(load_model(self.model_place, device=self.device))
+        return {"value": start}
 
     def source(self, rows: Material, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
         asked, sampling, spec = self.asked, self.asked.sampling, objective.spec
@@ -358,10 +367,3 @@ def _rows(path: str) -> Any:
         raise DataError(f"{path}: no such file; give a .jsonl or .parquet file")
     for row in table_rows(place, CommandProblems()):
         yield row.line, {name: value for name, value in row.values.items() if value is not None}
-
-
-def _sizes(encoded: Any) -> list[int]:
-    """Tokens of each answer of an encoded row."""
-    if isinstance(encoded[1], bool):
-        return [len(encoded[0][0])]
-    return [len(ids) for ids, _ in encoded]

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.core.files import atomic_folder
+from llmanac.core.outputs import check_new
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import export_model, load_model
 from llmanac.models.locate import GGUF, locate
@@ -25,8 +26,7 @@ def convert(source: str, target: Path, family: str, kind: str = "f16", ignore: S
     Raises:
         LlmanacError: the target exists, or the model does not fit the family.
     """
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
-        raise LlmanacError(f"{target}: is there already; give a name that is not taken")
+    check_new(target, "TARGET")
     if (family == "gguf") != (target.suffix == GGUF):
         raise LlmanacError(f"{target}: a GGUF file ends in {GGUF}, and nothing else does")
     place, tokens = locate(source)

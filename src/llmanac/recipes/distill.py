@@ -8,21 +8,69 @@ with the student's tokenizer.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError
-from llmanac.core.files import atomic_file, read_text
-from llmanac.core.progress import progress
+from llmanac.core.errors import DataError, SpecError
+from llmanac.core.files import append, atomic_file, file_sha256, read_text, write_text
+from llmanac.core.progress import Report, progress
+from llmanac.core.spec import Spec, dump
 from llmanac.metrics.answers import convention, correct, extract
 from llmanac.recipes.tune_rows import read_rows
 
 AT_ONCE = 64  # prompts between two writes
+AHEAD = "teacher"  # what the names of files with a teacher's answers begin with
 Verify = Callable[[str, str], bool]  # (what the teacher wrote, the row's own answer) -> whether it is right
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec(Spec):
+    """A model that answers the prompts of rows.
+
+    Attributes:
+        model: a folder, a .gguf file or a hub model's name.
+        samples: answers to each prompt; temperature, max_tokens: of them.
+        verify: how answers are compared with the row's own (`metrics/answers.py`), so that only right ones are kept;
+            None keeps all.
+    """
+
+    model: str
+    samples: int = 1
+    temperature: float = 0.0
+    max_tokens: int = 256
+    verify: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.max_tokens < 1 or not self.temperature >= 0:
+            raise SpecError("samples, max_tokens: must be at least 1, and temperature at least 0")
+        if self.samples > 1 and not self.temperature:
+            raise SpecError(
+                f"samples: {self.samples} answers are all the same at temperature 0; set --temperature, e.g. 0.8"
+            )
+
+    def write(self, data: str, folder: Path, seed: int, report: Report) -> Path:
+        """The file of rows that the teacher wrote in a tuning's folder; written now, as far as it is not there.
+
+        Its name is that of all that decides it, so that another teacher's answers are never taken for these.
+        """
+        decides = json.dumps([dump(self), seed, file_sha256(data) if Path(data).is_file() else data])
+        name = f"{AHEAD}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}"
+        if (folder / f"{name}.jsonl").is_file():
+            return folder / f"{name}.jsonl"
+        from llmanac.generate.load import load_engine
+
+        counts, rows = teacher_file(
+            load_engine(self.model, runner="auto"), data, folder, samples=self.samples, verify=self.verify, name=name,
+            temperature=self.temperature, max_new_tokens=self.max_tokens, seed=seed,
+        )  # fmt: skip
+        report(", ".join(f"{name}: {count:,}" for name, count in counts.items()))
+        return rows
 
 
 def prompt_of(row: Mapping[str, Any], where: str) -> tuple[Any, str]:
@@ -63,8 +111,7 @@ def write_teacher_rows(
                 written.append(
                     json.dumps({"line": line, "rows": list(_kept(prompt, own, completions, verify, counts))})
                 )
-            with target.open("a", encoding="utf-8") as file:
-                file.write("".join(text + "\n" for text in written))
+            append(target, "".join(text + "\n" for text in written).encode())
             counts["prompts"] += len(some)
             bar.advance(len(some), written=counts["written"])
     return counts
@@ -107,7 +154,7 @@ def _done(target: Path, counts: Counter[str]) -> int:
     text = read_text(target, most=1 << 32)
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        target.write_text(whole, "utf-8")
+        write_text(target, whole)
     lines = whole.split("\n")[:-1]
     counts["prompts"] = len(lines)
     counts["written"] = sum(len(json.loads(line)["rows"]) for line in lines)
@@ -115,9 +162,9 @@ def _done(target: Path, counts: Counter[str]) -> int:
 
 
 def teacher_file(
-    engine: Any, data: str | Path, folder: Path, *, samples: int, verify: str | None, **options: Any
+    engine: Any, data: str | Path, folder: Path, *, samples: int, verify: str | None, name: str = AHEAD, **options: Any
 ) -> tuple[Counter[str], Path]:
-    """`write_teacher_rows` into a tuning's folder; the counts, and the file of rows to tune on.
+    """`write_teacher_rows` into a tuning's folder; the counts, and the file `<name>.jsonl` of rows to tune on.
 
     Args:
         verify: how answers are compared (`metrics/answers.py`); None keeps all.
@@ -129,14 +176,12 @@ def teacher_file(
     if verify is not None:
         convention(verify)  # a name that is not known is refused before the teacher writes
         checked = lambda text, own: correct(text, extract(own, verify) or own, verify)  # noqa: E731
-    counts = write_teacher_rows(
-        engine, data, folder / "teacher-answers.jsonl", samples=samples, verify=checked, **options
-    )
-    target = folder / "teacher.jsonl"
-    with (folder / "teacher-answers.jsonl").open(encoding="utf-8") as file, atomic_file(target) as out:
+    answers, target = folder / f"{name}-answers.jsonl", folder / f"{name}.jsonl"
+    counts = write_teacher_rows(engine, data, answers, samples=samples, verify=checked, **options)
+    if not counts["written"]:
+        raise DataError(f"{data}: the teacher gave no answer that can be used ({dict(counts)}); sample more of them")
+    with answers.open(encoding="utf-8") as file, atomic_file(target) as out:
         for line in file:
             for row in json.loads(line)["rows"]:
                 out.write(json.dumps(row).encode() + b"\n")
-    if not counts["written"]:
-        raise DataError(f"{data}: the teacher gave no answer that can be used ({dict(counts)}); sample more of them")
     return counts, target

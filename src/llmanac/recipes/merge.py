@@ -10,6 +10,7 @@ from llmanac.adapters.load import CONFIG as SETTINGS
 from llmanac.adapters.load import base_of, find_adapter, load_adapter
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError, shown
 from llmanac.core.files import atomic_folder
+from llmanac.core.outputs import check_new
 from llmanac.models._folder import CONFIG, read_table
 from llmanac.models.families import Misfit
 from llmanac.models.load import load_model
@@ -30,8 +31,7 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
     """
     if target.suffix == GGUF:
         raise SpecError(f"--output: {target}: a merged model is a folder; `llmanac quantize` makes a {GGUF} file of it")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SpecError(f"--output: {target} is there already; give a name that is not taken")
+    check_new(target, "--output")
     found = find_adapter(adapter)
     whole = next((place for place in (Path(adapter), Path(adapter) / "model") if (place / CONFIG).is_file()), None)
     if found is None and whole is not None:

@@ -23,7 +23,8 @@ from llmanac.core import files, registry, spec
 from llmanac.core.device import machine, resolve_device
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, announced
-from llmanac.core.spec import Spec, make_method
+from llmanac.core.run_folder import RECIPE, RESULTS, Recipe, RunFolder, RunSpec
+from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch, LossSum, Want
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures.preprocess import Preprocess
@@ -33,17 +34,17 @@ from llmanac.multimodal._model import load_part
 from llmanac.multimodal.load import load_multimodal
 from llmanac.multimodal.samplers import SamplerSpec
 from llmanac.recipes import multimodal_data as data
-from llmanac.recipes.kept import RECIPE, kept_recipe, named
 from llmanac.recipes.measures import loss_curve
 from llmanac.recipes.multimodal_judge import JUDGE, load_judge
 from llmanac.recipes.multimodal_measures import Found, Measure
 from llmanac.recipes.multimodal_report import keep_samples, write_report
+from llmanac.recipes.spec import Run, builtin, read_recipe
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 from llmanac.train.metrics import read_metrics
 
-RESULTS, MODEL = "results.json", "model"
+MODEL = "model"
 PARTS = {"vlm": ("vision.", "vision."), "flamingo": ("vision.", "vision."), "dall-e": ("tokenizer.", "")}
 LOOKS = 5  # measurements during the training
 JUDGED = ("vq-vae", "dall-e", "diffusion")
@@ -52,7 +53,7 @@ WORDS = {"name": "word", "vocab_size": 8192, "pattern": "whitespace-split", "spe
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultimodalRecipe(Spec):
+class MultimodalRecipe(RunSpec):
     """Attributes:
     start: what is trained before and goes into the model, a recipe of this form or a finished run's folder.
     language: how the language model of a vlm or flamingo is first trained, on the texts alone; None for not.
@@ -74,6 +75,8 @@ class MultimodalRecipe(Spec):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self) -> None:
+        if isinstance(self.start, str) and self.start in builtin():
+            object.__setattr__(self, "start", spec.make(MultimodalRecipe, read_recipe(self.start)))
         known = ("clip", "vq-vae", *data.DESCRIBES, *data.ANSWERING, *data.DRAWS)
         if self.model.name not in known:
             raise SpecError(f"model: {self.model.name} has no recipe; there are {', '.join(known)}")
@@ -98,65 +101,42 @@ def is_multimodal(table: Any) -> TypeGuard[Mapping[str, Any] | MultimodalRecipe]
     return isinstance(name, str) and name in registry.methods("multimodal")
 
 
-@dataclass(frozen=True)
-class Multimodal:
-    """A finished run: its folder, and what `results.json` holds."""
+class Multimodal(Run):
+    """A finished run of images."""
 
-    folder: Path
-    results: dict[str, Any]
-
-    def load_model(self) -> Any:
+    def load_model(self, which: str = MODEL) -> Any:
         """The trained model."""
-        return load_multimodal(self.folder / MODEL)
-
-
-def asked_of(table: Mapping[str, Any] | MultimodalRecipe, changes: Mapping[str, Any]) -> MultimodalRecipe:
-    """The recipe with changes by path; a `start` that names a built-in recipe becomes that recipe.
-
-    Raises:
-        SpecError: an unknown field or value, or a budget: the steps are stated.
-    """
-    from llmanac.recipes.spec import builtin, read_recipe
-
-    if "budget" in changes:
-        raise SpecError("--budget: a recipe of pictures states its steps; set -s train.steps=...")
-    if isinstance(table, MultimodalRecipe):
-        return spec.patch(table, changes)
-    start = table.get("start")
-    if isinstance(start, str) and start in builtin():
-        table = {**table, "start": read_recipe(start)}
-    made: MultimodalRecipe = spec.make(MultimodalRecipe, table)
-    return spec.patch(made, changes)
-
-
-def run_named(
-    recipe: Mapping[str, Any] | MultimodalRecipe, changes: Mapping[str, Any], folder: str | Path | None, *,
-    resume: bool = False, report: Report = print,
-) -> Multimodal:  # fmt: skip
-    """`run_multimodal` of a recipe with changes, in `runs/<name>` where no folder is given."""
-    asked, place = named(asked_of, recipe, changes, folder, resume)
-    return run_multimodal(asked, place, resume=resume, report=report, changes=changes)
+        return load_multimodal(self.folder / which)
 
 
 def run_multimodal(
     asked: MultimodalRecipe, folder: str | Path, *, resume: bool = False, report: Report = print,
-    run: type[PictureRun] | None = None, changes: Mapping[str, Any] | None = None,
+    run: type[PictureRun] | None = None,
 ) -> Multimodal:  # fmt: skip
     """Run a recipe; `folder` gets everything.
 
     Args:
         resume: go on with the run in the folder, which must be of the same recipe.
         run: what runs it and what it begins from, a `PictureRun`.
-        changes: those that `asked` has in it already, which are kept, so that `--resume` need not repeat them.
 
     Raises:
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    with kept_recipe(folder, asked, resume, changes) as place:
-        if (place / RESULTS).is_file():
-            return Multimodal(place, files.read_table(place / RESULTS))
-        return Multimodal(place, (run or PictureRun)(asked, place, report).run())
+    held = RunFolder(folder)
+    with held.held(Recipe.whole(asked), resume=resume):
+        return Multimodal(held.place, asked, run_pictures(held, report, run=run))
+
+
+def run_pictures(
+    held: RunFolder, report: Report, began: float | None = None, run: type[PictureRun] | None = None
+) -> dict[str, Any]:
+    """Run the recipe of the folder that is held; what `results.json` holds."""
+    if (held.place / RESULTS).is_file():
+        return files.read_table(held.place / RESULTS)
+    found = (run or PictureRun)(held.asked.spec, held.place, report).run()
+    held.save(finished=True)
+    return found
 
 
 class PictureRun:

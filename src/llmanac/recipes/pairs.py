@@ -17,6 +17,7 @@ from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
+from llmanac.objectives._base import collate_ragged
 from llmanac.recipes.application import Pairs, find_application
 from llmanac.recipes.spec import RecipeSpec
 from llmanac.recipes.timetable import questions_asked
@@ -89,7 +90,7 @@ class FilePairs(Pairs):
             apps = ", ".join(registry.applications())
             raise DataError(f"finetune.pairs: {path}: no such file; give a .jsonl or .parquet file, or one of {apps}")
         self.run, self.length = run, run.spec.train.length
-        self.objective = run.spec.finetune.objective.build(tokenizer=run.tokenizer)
+        self.reader = run.spec.finetune.objective.reader(run.tokenizer)
         problems = Problems("fatal")
         rows = []
         for row in table_rows(path, problems, columns=COLUMNS):
@@ -108,11 +109,11 @@ class FilePairs(Pairs):
 
     def write(self) -> None:
         """Encode the training rows with their loss masks."""
-        write_examples(self.run, "pairs", self.objective.examples(self.train, length=self.length))
+        write_examples(self.run, "pairs", self.reader.examples(self.train, length=self.length))
 
     def measure(self, run: Any) -> dict[str, Any]:
         """Nats a token on held-out answers, before and after fine-tuning."""
-        encoded = list(self.objective.examples(self.held_out, length=self.length))
+        encoded = list(self.reader.examples(self.held_out, length=self.length))
         few = questions_asked(
             run, lambda count: self._loss(run.model, encoded[:count]), len(encoded), ways=2, what="held-out pairs",
             report=run.report,
@@ -133,7 +134,8 @@ class FilePairs(Pairs):
         nats, tokens = 0.0, 0
         with torch.no_grad():
             for row in encoded:
-                batch = self.objective.collate([row]).to(model.device)
+                batch = collate_ragged([row]).to(model.device)
+                assert batch.targets is not None
                 nats += float(model.nll(batch))
                 tokens += int((batch.targets != IGNORE).sum())
         return nats / tokens if tokens else None

@@ -12,6 +12,7 @@ from typing import Any, cast
 from llmanac.core import registry
 from llmanac.core.errors import DataError, RequestError, SpecError, nearest
 from llmanac.core.files import atomic_folder
+from llmanac.core.outputs import check_new
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, LanguageModel
@@ -57,8 +58,7 @@ def check_target(source: str, target: Path, method: str) -> None:
     if (method in BLOCKS) != (target.suffix == GGUF):
         what = f"a {GGUF} file (name it NAME{GGUF})" if method in BLOCKS else f"a folder; a {GGUF} file has "
         raise SpecError(f"--output: {method} is written as {what}{'' if method in BLOCKS else ', '.join(BLOCKS)}")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise SpecError(f"--output: {target} is there already; give a name that is not taken")
+    check_new(target, "--output")
     if Path(source).exists() and Path(source).resolve() in target.resolve().parents:
         raise SpecError(f"--output: {target} is inside of {source}; write it elsewhere")
 

@@ -2,8 +2,8 @@
 
     instructions -> sft/    pairs -> reward-model/    prompts -> rl/, and without-kl/ for what the penalty prevents
 
-Each stage is a `tune` or an `align` of its own, in a folder of its own, with all that such a folder holds. A stage that
-is finished is not run again, one that was stopped goes on from its checkpoint. At the end every policy answers the
+Each stage is a tuning or an alignment of its own, in a folder of its own (`core/run_folder.py`). A stage that is
+finished is not run again, one that was stopped goes on from its checkpoint. At the end every policy answers the
 held-out prompts: the reward, the true reward where there is one, the KL divergence from where RL began, length and
 surprise. Without a model of the user's, the task is `recipes/rlhf_task.py`, whose true reward is known.
 """
@@ -21,10 +21,10 @@ from llmanac.adapters import AdapterSpec
 from llmanac.core import spec
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
+from llmanac.core.run_folder import RECIPE, RESULTS, RunFolder, RunSpec
 from llmanac.core.spec import Spec, make_method
 from llmanac.objectives import ObjectiveSpec
-from llmanac.recipes.align import AlignSpec, align
-from llmanac.recipes.kept import RECIPE, kept_recipe, named
+from llmanac.recipes.align import AlignSpec
 from llmanac.recipes.merge import merge
 from llmanac.recipes.rlhf_results import write_results
 from llmanac.recipes.rlhf_task import write_task
@@ -34,7 +34,6 @@ from llmanac.rewards import RewardSpec
 from llmanac.train import TrainSpec
 from llmanac.train.rollouts import Sampling
 
-RESULTS = "results.json"
 TABLES = ("sft", "reward_model", "rl")  # a recipe of this form has one of them
 HELD_OUT = 0.05  # of the rows of each stage
 TASK = Path(__file__).with_name("rlhf_task.py")
@@ -67,7 +66,7 @@ class RlSpec(StageSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RlhfSpec(Spec):
+class RlhfSpec(RunSpec):
     """Attributes:
     model: where training begins; None, with no files, for the built-in task.
     instructions: rows to fine-tune on, None for a model that follows instructions already.
@@ -107,52 +106,18 @@ def is_rlhf(data: Mapping[str, Any]) -> bool:
     return any(name in data for name in TABLES)
 
 
-@dataclass(frozen=True)
-class Rlhf:
-    """A finished run: its folder, and what `results.json` holds."""
-
-    folder: Path
-    results: dict[str, Any]
-
-
-def run_rlhf(
-    asked: RlhfSpec, folder: str | Path, *, resume: bool = False, report: Report = print,
-    changes: Mapping[str, Any] | None = None,
-) -> Rlhf:  # fmt: skip
-    """Run the three stages; `folder` gets everything.
-
-    Args:
-        resume: go on with the run in the folder, which must be of the same recipe.
-        changes: those that `asked` has in it already, which are kept, so that `--resume` need not repeat them.
+def run_stages(held: RunFolder, report: Report, began: float | None = None) -> dict[str, Any]:
+    """Run the three stages in the folder that is held; what `results.json` holds.
 
     Raises:
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    with kept_recipe(folder, asked, resume, changes) as place:
-        return Rlhf(place.resolve(), _Stages(asked, place.resolve(), report).run())  # stages name each other's folders
-
-
-def asked_of(recipe: Mapping[str, Any] | RlhfSpec, changes: Mapping[str, Any]) -> RlhfSpec:
-    """The recipe with changes by path. Raises SpecError for a budget: the steps of three stages are stated."""
-    if "budget" in changes:
-        raise SpecError(
-            "--budget: a recipe in stages states its steps; set rl.train.steps, sft.epochs, reward_model.epochs"
-        )
-    return spec.patch(recipe if isinstance(recipe, RlhfSpec) else spec.make(RlhfSpec, recipe), changes)
-
-
-def run_named(
-    recipe: Mapping[str, Any] | RlhfSpec, changes: Mapping[str, Any], folder: str | Path | None, *,
-    resume: bool = False, report: Report = print,
-) -> Rlhf:  # fmt: skip
-    """`run_rlhf` of a recipe with changes, in `runs/<name>` where no folder is given."""
-    asked, place = named(asked_of, recipe, changes, folder, resume)
-    return run_rlhf(asked, place, resume=resume, report=report, changes=changes)
+    return _Stages(held.asked.spec, held.place.resolve(), report).run()  # stages name each other's folders
 
 
 class _Stages:
-    """One call of `run_rlhf`."""
+    """One call of `run_stages`."""
 
     def __init__(self, asked: RlhfSpec, place: Path, report: Report) -> None:
         self.place, self.report, self.held_out = place, report, None
@@ -203,8 +168,7 @@ class _Stages:
         if not (folder / RESULTS).is_file():
             self.report(f"{name}:")
             began = time.monotonic()
-            run = align if isinstance(made, AlignSpec) else tune
-            run(made, folder, resume=(folder / RECIPE).is_file(), report=self.report)
+            tune(made, folder, resume=(folder / RECIPE).is_file(), report=self.report)
             self.report(f"{name}: {time.monotonic() - began:.0f} s")
         scalar = (folder / "model" / "score.safetensors").is_file()
         if made.adapter is None or scalar:

@@ -1,12 +1,13 @@
 """A recipe: a small tree of Specs that says how text becomes a model, and which of its fields the user stated.
 
 Stated fields are kept; the others (the model's size, the number of steps) are planned from the budget before the first
-step and written into the run's own `recipe.toml`, which states everything.
+step and written into the run's `resolved.toml`, which states everything.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
+from llmanac.core.run_folder import Recipe, RunSpec
 from llmanac.core.spec import Spec, make_method
 from llmanac.data.collect import RELATED, Corpus, collect, collect_built
 from llmanac.data.documents import Document
@@ -122,11 +124,14 @@ class EvaluateSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeSpec(Spec):
+class RecipeSpec(RunSpec):
     """From text to a report. `finetune` is left out where a recipe only pretrains.
 
     With `through`, a quantizer (ternary, binary), the model is trained through its rounding and packed at the end.
     """
+
+    free = ("parallel",)
+    first = ("name", "data.", "tokenizer.", "seed", "finetune")
 
     name: str = "run"
     data: DataSpec
@@ -151,6 +156,24 @@ class RecipeSpec(Spec):
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise SpecError(f"name: {self.name!r} must be letters, digits, dots, hyphens and underscores")
 
+    def forget(self, place: Path) -> None:
+        """The pairs: their length, and which of them are held out, may change."""
+        for path in (place / "data").glob("*"):
+            if path.name not in ("train", "held_out"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def planned(self, recipe: Recipe[Any]) -> list[str]:
+        """The size of the model, its context and the steps of the trainings, as far as they are left open."""
+        model: Any = self.model
+        paths = []
+        if plans_size(recipe):
+            heads = [number for number, block in enumerate(model.blocks) if hasattr(block.mixer, "heads")]
+            paths = ["model.dim", "model.layers", *(f"model.blocks.{number}.mixer.heads" for number in heads)]
+        if getattr(model, "max_length", None) is not None:
+            paths.append("model.max_length")
+        paths += ["train.steps"] if self.finetune is None else ["train.steps", "finetune.steps"]
+        return [path for path in paths if not recipe.states(path, re.sub(r"\.\d+(?=\.)", ".*", path))]
+
     @property
     def budget_seconds(self) -> float:
         """Seconds that the run may take."""
@@ -158,26 +181,30 @@ class RecipeSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A resolved recipe, the dotted paths that its file and its patches stated, and those patches as plain data."""
+class Run:
+    """A finished run.
 
-    spec: RecipeSpec
-    stated: frozenset[str]
-    patches: Mapping[str, Any] = field(default_factory=dict)
+    Attributes:
+        folder: everything it wrote (docs/architecture.md lists the files).
+        recipe: the resolved recipe; it states everything.
+        results: what `results.json` holds.
+    """
 
-    def states(self, *paths: str) -> bool:
-        """Whether one of the paths, or something below it, was stated."""
-        return any(s == p or s.startswith(f"{p}.") for s in self.stated for p in paths)
+    folder: Path
+    recipe: Any
+    results: dict[str, Any]
 
-    def concerns(self, path: str) -> bool:
-        """Whether what was stated decides the field at `path`: itself, or a method by name, which presets fields."""
-        return any(_below(path.split("."), s.split(".")) for s in self.stated)
+    def load_model(self, which: str = "model") -> Any:
+        """The final model, or with `which="base"` the pretrained one."""
+        from llmanac.models.load import load_model
 
+        return load_model(self.folder / which)
 
-def _below(path: list[str], stated: list[str]) -> bool:
-    if len(stated) > 1 and stated[-1] == "name":
-        stated = stated[:-1]
-    return len(stated) <= len(path) and all(s in ("*", p) for s, p in zip(stated, path, strict=False))
+    def load_tokenizer(self) -> Any:
+        """The run's tokenizer."""
+        from llmanac.tokenizers.load import load_tokenizer
+
+        return load_tokenizer(self.folder / "tokenizer")
 
 
 def seconds(text: str, field: str = "budget") -> float:
@@ -195,53 +222,25 @@ def builtin() -> dict[str, Path]:
 
 def load_recipe(
     recipe: str | Path | Mapping[str, Any] | RecipeSpec, patches: Mapping[str, Any] | None = None
-) -> Recipe:
+) -> Recipe[RecipeSpec]:
     """Resolve a recipe: a built-in name, the path of a TOML file, plain data, or a Spec; then patch it.
 
     Raises:
         SpecError: an unknown recipe, field or value; the message names the path and the nearest right one.
         DataError: a file that is not there or not TOML.
     """
-    if isinstance(recipe, RecipeSpec):
-        data: Mapping[str, Any] = spec.dump(recipe)
-    elif isinstance(recipe, Mapping):
-        data = recipe
+    if isinstance(recipe, (str, Path)):
+        data: Mapping[str, Any] = read_recipe(recipe)
+        try:
+            spec.make(RecipeSpec, data)
+        except SpecError as error:
+            raise SpecError(f"{recipe}: {error}") from None
     else:
-        data = read_recipe(recipe)
-    try:
-        made = spec.make(RecipeSpec, data)
-    except SpecError as error:
-        where = "" if isinstance(recipe, (Mapping, RecipeSpec)) else f"{recipe}: "
-        raise SpecError(f"{where}{error}") from None
-    patches = dict(patches or {})
-    plain = {path: spec.dump(value) for path, value in patches.items()}
-    return Recipe(spec.patch(made, patches), frozenset([*spec.flatten(data), *spec.flatten(plain)]), plain)
+        data = spec.dump(recipe)
+    return Recipe.made(RecipeSpec, data, patches)
 
 
-def shown(recipe: Recipe) -> str:
-    """The recipe as TOML that reads back to the same one; what is planned later is left out and named."""
-    data = spec.dump(recipe.spec)
-    model = data["model"]
-    left_out = []
-
-    def leave_out(table: dict[str, Any], key: str, path: str) -> None:
-        if key in table and not recipe.states(path, re.sub(r"\.\d+(?=\.)", ".*", path)):
-            del table[key]
-            left_out.append(path)
-
-    if plans_size(recipe):
-        for key in ("dim", "layers"):
-            leave_out(model, key, f"model.{key}")
-        for number, block in enumerate(model["blocks"]):
-            leave_out(block["mixer"], "heads", f"model.blocks.{number}.mixer.heads")
-    leave_out(model, "max_length", "model.max_length")
-    left_out += ["train.steps"] if recipe.spec.train.steps is None else []
-    left_out += ["finetune.steps"] if recipe.spec.finetune and recipe.spec.finetune.steps is None else []
-    note = f"# Planned from the budget before the first step: {', '.join(left_out)}.\n" if left_out else ""
-    return note + spec.to_toml(data)
-
-
-def plans_size(recipe: Recipe) -> bool:
+def plans_size(recipe: Recipe[RecipeSpec]) -> bool:
     """Whether the model's size is planned: the recipe does not state it, and the model is of a kind that can be."""
     model: Any = recipe.spec.model
     can_be = model.name == "transformer" and all(hasattr(block, "mixer") for block in model.blocks)

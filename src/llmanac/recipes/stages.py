@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.device import calibrated, resolve_device
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import Report
+from llmanac.core.run_folder import Recipe, RunFolder
 from llmanac.data.collect import Corpus
 from llmanac.data.pack import PackedStream
 from llmanac.data.pipeline.build import OtherBuild
@@ -29,11 +27,12 @@ from llmanac.recipes.application import find_application
 from llmanac.recipes.parts import Parts, Tokens, make_tokenizer, make_tokens
 from llmanac.recipes.plan import fastest_threads, plan_size
 from llmanac.recipes.report import write_report
-from llmanac.recipes.results import FORMAT_VERSION, counts, write_results
-from llmanac.recipes.spec import Recipe, RecipeSpec, plans_size
+from llmanac.recipes.results import counts, write_results
+from llmanac.recipes.spec import RecipeSpec, plans_size
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
 from llmanac.train.metrics import read_metrics
+from llmanac.train.team import team
 
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
 RESTORE_FILE = "restore the file to go on, or start a new run with --folder and without --resume"
@@ -41,37 +40,47 @@ THREADS_SHARE = 0.05  # of the budget: to see how many threads are fastest
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
+def work(held: RunFolder, report: Report, began: float | None = None) -> dict[str, Any]:
+    """Run the recipe of a folder that is held; what `results.json` holds.
+
+    Raises:
+        SpecError: a model that is not trained in steps, or whose context is shorter than the rows.
+    """
+    asked: Recipe[RecipeSpec] = held.asked
+    model: Any = asked.spec.model
+    if getattr(model, "estimated", False):
+        raise SpecError(
+            f"model: {model.name} is estimated by counting, and a recipe trains in steps; use llmanac ngram train "
+            "--tokenizer, or llmanac compare lm"
+        )
+    context, length = getattr(model, "max_length", None), asked.spec.train.length
+    if context is not None and asked.states("model.max_length") and context < length:
+        raise SpecError(f"model.max_length: {context} is below train.length {length}; raise it, or lower train.length")
+    with team(asked.spec.parallel, resolve_device(asked.spec.device)) as ranks:
+        return Pipeline(held, began, report, ranks).run()
+
+
 class Pipeline:
     """A run in its folder: its state, and the stages in their order. `report` is called with lines for the user."""
 
-    def __init__(
-        self, recipe: Recipe, folder: Path, began: float | None = None, report: Report = print, team: Any = None
-    ) -> None:
-        self.team = team
-        self.recipe, self.spec, self.folder, self.report = recipe, recipe.spec, folder, report
+    def __init__(self, held: RunFolder, began: float | None = None, report: Report = print, team: Any = None) -> None:
+        self.held, self.team, self.report = held, team, report
+        self.recipe: Recipe[RecipeSpec] = held.asked
+        self.spec, self.folder = self.recipe.spec, held.place
         self.device = resolve_device(self.spec.device)
-        self.seconds: dict[str, float] = {}
-        self.planned: dict[str, Any] = {}
         self.corpus: Corpus
-        if (folder / "run.json").is_file():
-            state = files.read_table(folder / "run.json")
-            self.seconds, self.planned = state["seconds"], state["planned"]
-            before = spec.make(RecipeSpec, state["recipe"], "recipe")
-            if (
-                dataclasses.replace(before, parallel=self.spec.parallel) != self.spec
-            ):  # changed before a step was planned
-                self.planned = {}
-                self._drop_pairs()
-            settled = {"model": self.planned["model"]} if "model" in self.planned else {}
-            if "pretrain" in self.planned:  # what was measured before the first step is not measured again
-                settled["train"] = self.planned["pretrain"]["train"]
-            if "finetune_steps" in self.planned:
-                settled["finetune"] = {**spec.dump(self.spec.finetune), "steps": self.planned["finetune_steps"]}
-            self.spec = spec.make(RecipeSpec, {**spec.dump(self.spec), **settled}, "recipe")
+        self.seconds: dict[str, float] = held.state.setdefault("seconds", {})
+        self.planned: dict[str, Any] = held.state.setdefault("planned", {})
+        settled = {"model": self.planned["model"]} if "model" in self.planned else {}
+        if "pretrain" in self.planned:  # what was measured before the first step is not measured again
+            settled["train"] = self.planned["pretrain"]["train"]
+        if "finetune_steps" in self.planned:
+            settled["finetune"] = {**spec.dump(self.spec.finetune), "steps": self.planned["finetune_steps"]}
+        self.spec = spec.make(RecipeSpec, {**spec.dump(self.spec), **settled}, "recipe")
         self.time = timetable.Timetable(self.spec.budget_seconds, self.seconds, self.planned, began)
 
-    def run(self) -> tuple[RecipeSpec, dict[str, Any]]:
-        """Every stage that is not done yet; `(resolved recipe, results)`."""
+    def run(self) -> dict[str, Any]:
+        """Every stage that is not done yet; the results."""
         stages: dict[str, Callable[[], None]] = {
             "collect text": self.collect, "train tokenizer": self.tokenize, "encode text": self.encode,
             "write pairs": self.write_pairs, "pretrain": self.pretrain, "fine-tune": self.finetune,
@@ -85,17 +94,18 @@ class Pipeline:
             for name, stage in stages.items():
                 self.time.begin()
                 stage()
-                self.seconds[name] = self.seconds.get(name, 0.0) + self.time.stage
+                self.seconds[name] = round(self.seconds.get(name, 0.0) + self.time.stage, 2)
                 self.save()
             results = write_results(self)
         finally:
             torch.set_num_threads(threads)
+        self.held.resolve(self.spec)
         write_report(self.folder, results)
         self.compile()
         self.save(finished=True)
         for line in filter(None, (self.time.compiled(), self.time.over())):
             self.report(line)
-        return self.spec, results
+        return results
 
     def compile(self) -> None:
         """Compile for this machine what `chat` and `serve` need, so that their first request is answered at once."""
@@ -107,17 +117,7 @@ class Pipeline:
 
     def save(self, finished: bool = False) -> None:
         """Write `run.json`."""
-        state = {
-            "format_version": FORMAT_VERSION,
-            "version": __version__,
-            "recipe": spec.dump(self.recipe.spec),
-            "stated": sorted(self.recipe.stated),
-            "patches": dict(self.recipe.patches),
-            "planned": self.planned,
-            "seconds": {k: round(v, 2) for k, v in self.seconds.items()},
-            "finished": finished,
-        }
-        files.write_json(self.folder / "run.json", state)
+        self.held.save(finished=finished)
 
     # text
 
@@ -127,8 +127,6 @@ class Pipeline:
         Raises:
             DataError: no text, or another text than the one that the resumed run began with.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.save()
         try:
             self.corpus = self.spec.data.collect(self.spec.seed, self.folder / "text")
         except OtherBuild as error:
@@ -153,12 +151,6 @@ class Pipeline:
         if moved:
             sides = " and ".join({"train": "training", "held_out": "held-out"}[side] for side in moved)
             raise DataError(f"{self.folder}: the {sides} text changed since this run began, or its split; {RESTORE}")
-
-    def _drop_pairs(self) -> None:
-        """Delete rows that were written by a recipe that has changed since."""
-        for place in (self.folder / "data").glob("*"):
-            if place.name not in ("train", "held_out"):
-                shutil.rmtree(place, ignore_errors=True)
 
     def tokenize(self) -> None:
         place = self.folder / "tokenizer"
@@ -226,7 +218,7 @@ class Pipeline:
             longer = spec.patch(self.spec.model, {"max_length": max(context, 2 * self.spec.train.length)})
             self.spec = dataclasses.replace(self.spec, model=longer)
         self.planned["model"] = spec.dump(self.spec.model)
-        self._write_recipe()
+        self.held.resolve(self.spec)
         self.save()
 
     def _plan_threads(self, budget: float) -> None:
@@ -245,10 +237,6 @@ class Pipeline:
             self.save()
         if self.device.type == "cpu":
             torch.set_num_threads(self.planned["threads"])
-
-    def _write_recipe(self) -> None:
-        """`recipe.toml` with what is known so far; each plan is added to it as it is made."""
-        files.write_text(self.folder / "recipe.toml", spec.to_toml(spec.dump(self.spec)))
 
     def _watch(self) -> Callable[[Any], dict[str, float]]:
         texts = measures.some_texts(self.corpus.held_out.texts(), WATCHED_BYTES)
@@ -282,7 +270,7 @@ class Pipeline:
             chosen = dataclasses.replace(chosen, steps=self._steps_at_the_rate_of_pretraining(budget, chosen))
             self.planned["finetune_steps"] = chosen.steps
             self.spec = dataclasses.replace(self.spec, finetune=dataclasses.replace(asked, steps=chosen.steps))
-            self._write_recipe()
+            self.held.resolve(self.spec)
             self.save()  # before the first step: a resumed run takes as many
         done = train(
             self.model,
@@ -320,7 +308,7 @@ class Pipeline:
             self.spec = dataclasses.replace(
                 self.spec, finetune=dataclasses.replace(self.spec.finetune, steps=done.spec.steps)
             )
-        self._write_recipe()
+        self.held.resolve(self.spec)
         self.save()
 
     def _last_loss(self, stage: str) -> float:

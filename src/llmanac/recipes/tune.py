@@ -2,8 +2,8 @@
 
     rows -> loss masks -> packed rows -> one training loop -> what was trained, with its tokenizer, in OUT/model
 
-OUT holds recipe.toml (what was asked for), data/ (encoded rows), training/ (plan, metrics, checkpoints), model/ (an
-adapter in PEFT's layout, or a model in Hugging Face's) and results.json. A stopped tuning goes on from its checkpoint.
+OUT is a run's folder (`core/run_folder.py`) with data/ (encoded rows), training/ (plan, metrics, checkpoints) and
+model/ (an adapter in PEFT's layout, or a model in Hugging Face's). A stopped tuning goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from llmanac.adapters import AdapterSpec
 from llmanac.adapters.load import save_adapter
 from llmanac.core import files, spec
 from llmanac.core.device import resolve_device
-from llmanac.core.errors import LlmanacError, SpecError
-from llmanac.core.lock import locked
+from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, progress, time_without_once
-from llmanac.core.spec import Spec, make_method
+from llmanac.core.run_folder import RECIPE, RESULTS, Recipe, RunFolder, RunSpec
+from llmanac.core.spec import make_method
 from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
 from llmanac.metrics._items import Items
@@ -38,7 +39,8 @@ from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
 from llmanac.recipes.chat_rows import can_chat
-from llmanac.recipes.kept import discard
+from llmanac.recipes.distill import AHEAD, TeacherSpec
+from llmanac.recipes.spec import seconds
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import Prepared, RowsSpec, few, prepare
 from llmanac.recipes.tuned import Tuned, results
@@ -47,8 +49,7 @@ from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 from llmanac.train.plan import Plan
 
-RECIPE, RESULTS, MODEL = "recipe.toml", "results.json", "model"
-TEACHER = "teacher"  # what the names of files with a teacher's answers begin with
+MODEL = "model"
 EVALUATED = 200  # held-out rows scored before and after
 MEASURED_SHARE = 0.05  # of a budget, for the held-out rows before the training
 FEWEST = 4  # held-out rows that are measured anyway
@@ -62,21 +63,27 @@ TUNING: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneSpec(Spec):
+class TuneSpec(RunSpec):
     """What is tuned, and on what.
 
     Attributes:
         model: a run, a folder, a .gguf file or a hub model's name; teacher: likewise, for objectives that need one.
+        answers: a teacher that answers the rows' prompts first; what it wrote are the rows.
         adapter: None trains the model's own weights, those whose names match `trained`.
         quantizer: what the frozen weights are stored in while an adapter is trained (nf4: QLoRA).
         train: steps left open are those of `rows.epochs`; its length is `rows.length`. A rate left at its default is
             that for adapters, or a tenth of it for the model's own weights.
+        budget: time for all of it, such as 10m; it decides the steps that are left open.
         parallel: the mesh of processes that compute the steps; a resumed tuning may have another.
     """
+
+    free = ("parallel", "train.steps", "budget")  # the training says which steps may be
+    ahead = (AHEAD,)
 
     model: str
     rows: RowsSpec
     teacher: str | None = None
+    answers: TeacherSpec | None = None
     adapter: AdapterSpec | None = None
     trained: tuple[str, ...] = ("*",)
     quantizer: QuantizerSpec | None = None
@@ -84,75 +91,57 @@ class TuneSpec(Spec):
     train: TrainSpec = field(default_factory=lambda: TrainSpec(optimizer=make_method("optimizer", TUNING)))
     seed: int = 0
     rope: str | None = None
+    budget: str | None = None
     parallel: ParallelSpec = field(default_factory=ParallelSpec)
 
     def __post_init__(self) -> None:
+        if self.budget is not None:
+            seconds(self.budget, "budget")
         if self.quantizer is not None and self.adapter is None:
             raise SpecError("quantizer: quantized weights are not trained; give an adapter, or leave it out")
+
+    @property
+    def tuning(self) -> type[Tuning]:
+        """What carries it out."""
+        return Tuning
 
 
 def tune(
     asked: TuneSpec, folder: str | Path, *, resume: bool = False, device: str = "auto", budget: float | None = None,
     report: Report = print,
 ) -> Tuned:  # fmt: skip
-    """Tune; `folder` gets everything.
+    """Tune, or align (an `AlignSpec` of `recipes/align.py`); `folder` gets everything.
 
     Args:
         resume: go on with the tuning in the folder.
-        budget: seconds; decides the steps where the recipe leaves them open.
+        budget: seconds, in place of the recipe's.
 
     Raises:
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line; before any training.
+        LlmanacError: a folder that is somebody's, or in use.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    return run_in(lambda place: Tuning(asked, place, device, report), asked, Path(folder), resume, budget)
+    held = RunFolder(folder, "--output")
+    with held.held(Recipe.whole(asked), resume=resume):
+        return run_held(held, asked.tuning(asked, held.place, device, report), budget)
 
 
-def run_in(make: Callable[[Path], Tuning], asked: TuneSpec, place: Path, resume: bool, budget: float | None) -> Tuned:
-    """Run in a folder that is locked; one that was made for a tuning that could not begin is deleted."""
+def tune_held(held: RunFolder, report: Report, began: float | None = None) -> dict[str, Any]:
+    """Tune or align by the recipe of a folder that is held; what `results.json` holds."""
+    asked: TuneSpec = held.asked.spec
+    return results(run_held(held, asked.tuning(asked, held.place, "auto", report)))
+
+
+def run_held(held: RunFolder, tuning: Tuning, budget: float | None = None) -> Tuned:
+    """Run a tuning in its folder, which is held."""
     from llmanac.train.team import team
 
-    there = place.exists()
-    _check(asked, place, resume)
-    with locked(place / ".lock", busy=f"{place}: another process is tuning in this folder"):
-        try:
-            tuning = make(place)
-            with team(asked.parallel, torch.device(tuning.device)) as tuning.team:
-                return tuning.run(budget)
-        except LlmanacError:
-            if not resume and not Plan.made(place / "training"):  # the corrected command can have the folder
-                discard(place, there, TEACHER)
-            raise
-
-
-def claim(place: Path, resume: bool) -> None:
-    """Raises LlmanacError for a folder that holds something else, or that has nothing to resume."""
-    if place.exists() and not place.is_dir():
-        raise LlmanacError(f"{place}: is a file; give another --output")
-    if resume:
-        if not place.is_dir():
-            raise LlmanacError(f"{place}: there is no tuning to resume; leave --resume out to start one")
-        return
-    if (place / RECIPE).is_file():
-        raise LlmanacError(f"{place}: holds a tuning; --resume goes on with it, or give another --output")
-    if place.exists() and any(p.name != ".lock" and not p.name.startswith(TEACHER) for p in place.iterdir()):
-        raise LlmanacError(f"{place}: is there already; give another --output")
-
-
-def _check(asked: TuneSpec, place: Path, resume: bool) -> None:
-    """Refuse a folder that holds something else, or another tuning; write down what is asked for."""
-    claim(place, resume)
-    stored = place / RECIPE
-    if not stored.is_file():
-        if resume and not any(p.name.startswith(TEACHER) for p in place.iterdir()):
-            raise LlmanacError(f"{place}: there is no tuning to resume; leave --resume out to start one")
-        files.write_text(stored, spec.to_toml(spec.dump(asked)))
-        return
-    before = spec.make(type(asked), files.read_toml(stored), str(stored))
-    for path, (old, new) in spec.diff(before, asked).items():
-        if path.startswith("parallel.") or path == "train.steps":  # how it is computed; the training says what may be
-            continue
-        raise SpecError(f"{path}: was {old!r} and is {new!r} now; a resumed tuning keeps its recipe ({stored})")
+    if budget is None and tuning.asked.budget is not None:
+        budget = seconds(tuning.asked.budget)
+    with team(tuning.asked.parallel, torch.device(tuning.device)) as tuning.team:
+        done = tuning.run(budget)
+    held.save(finished=True)
+    return done
 
 
 class Tuning:
@@ -167,7 +156,11 @@ class Tuning:
         self.asked, self.place, self.report = asked, place, report
         self.device = str(resolve_device(device))
         self.model_place, tokens = locate(asked.model)
-        self.tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
+        self.rows = asked.rows
+        if asked.answers is not None:
+            written = asked.answers.write(asked.rows.file, place, asked.seed, report)
+            self.rows = dataclasses.replace(asked.rows, file=str(written))
+        self.tokenizer = can_chat(load_tokenizer(tokens), self.rows.file)
         self.model: Any = None
         self.compared: dict[str, int] = {}  # held-out rows that were measured before and are so after, by file
 
@@ -186,7 +179,7 @@ class Tuning:
             if warning:
                 self.report(warning)
         taught = self.asked.teacher is not None and isinstance(rows, Prepared)
-        plain = reader(self.asked.objective, self.tokenizer) if taught and rows.held_out else None
+        plain = self.plain() if taught and rows.held_out else None
         before = self._measure(objective, rows, "before")
         answers = [] if plain is None else [self._measure(plain, rows, "before", "answers.json")]
         if budget is not None:  # measuring afterwards takes as long as it did before
@@ -207,11 +200,16 @@ class Tuning:
         files.write_json(self.place / RESULTS, results(result))
         return result
 
+    @cached_property
+    def reader(self) -> Any:
+        """What reads a row for the objective; needs no model."""
+        return self.asked.objective.reader(self.tokenizer)
+
     def read(self) -> Any:
         """The rows, with what they are measured on as `held_out`; asked for the context only once all were read."""
         return prepare(
-            self.asked.rows, reader(self.asked.objective, self.tokenizer), self.tokenizer, self.place / "data",
-            longest=lambda: self.load().max_length, seed=self.asked.seed,
+            self.rows, self.reader, self.tokenizer, self.place / "data", longest=lambda: self.load().max_length,
+            seed=self.asked.seed,
         )  # fmt: skip
 
     def source(self, rows: Any, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
@@ -240,7 +238,7 @@ class Tuning:
         count = max(1, min(len(pairs), settled.batch_tokens // longest))
         settled = dataclasses.replace(settled, length=longest, batch_tokens=count * longest)
         if self.asked.train.steps is None and not timed:
-            settled = dataclasses.replace(settled, steps=math.ceil(len(pairs) * self.asked.rows.epochs / count))
+            settled = dataclasses.replace(settled, steps=math.ceil(len(pairs) * self.rows.epochs / count))
         stream = OnPolicy(pairs, Engine(self.model, self.tokenizer), count=count, share=share, tokens=tokens,
                           seed=self.asked.seed)  # fmt: skip
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
@@ -253,12 +251,20 @@ class Tuning:
         return self.model
 
     def objective(self) -> Any:
-        """What is trained for, with its teacher."""
+        """What is trained for, with its further models; on rows that `reader` has read."""
+        return self.asked.objective.build(
+            tokenizer=self.tokenizer, models=self.models() or None, student=self.load(), reader=self.reader
+        )
+
+    def models(self) -> dict[str, Any]:
+        """The further models of the objective, by name."""
         teacher = self.asked.teacher
-        models = None
-        if teacher is not None:
-            models = {"teacher": load_model(locate(teacher)[0], device=self.device)}
-        return self.asked.objective.build(tokenizer=self.tokenizer, models=models, student=self.load())
+        return {} if teacher is None else {"teacher": load_model(locate(teacher)[0], device=self.device)}
+
+    def plain(self) -> Any:
+        """The loss of the rows' answers, next to what a teacher says of them."""
+        chat = make_method("objective", {"name": "chat", "on": self.reader.on})
+        return chat.build(tokenizer=self.tokenizer, reader=self.reader)
 
     def attach(self) -> None:
         """Freeze, quantize and add the adapter, as the recipe says."""
@@ -283,7 +289,7 @@ class Tuning:
         chosen = dataclasses.replace(train, length=length, batch_tokens=tokens, optimizer=self.optimizer())
         if chosen.steps is None and budget is None:
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
-            chosen = dataclasses.replace(chosen, steps=math.ceil(packed * self.asked.rows.epochs / chosen.rows))
+            chosen = dataclasses.replace(chosen, steps=math.ceil(packed * self.rows.epochs / chosen.rows))
         return chosen
 
     def planned_steps(self) -> int:
@@ -379,9 +385,3 @@ def own_rate(asked: TuneSpec) -> Any:
     if asked.adapter is None and optimizer == make_method("optimizer", TUNING):
         optimizer = spec.patch(optimizer, {"lr": TUNING["lr"] / 10})
     return optimizer
-
-
-def reader(objective: ObjectiveSpec, tokenizer: Any) -> Any:
-    """An objective that encodes rows as `objective` does, and needs no further model."""
-    spec = make_method("objective", {"name": "chat", "on": getattr(objective, "on", "assistant")})
-    return spec.build(tokenizer=tokenizer)

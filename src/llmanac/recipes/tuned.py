@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,4 +69,5 @@ def results(result: Tuned) -> dict[str, Any]:
             "change": None if change is None else {"mean": change[0], "low": change[1], "high": change[2]},
             **({} if result.answers is None else {"answer_loss": list(result.answers)}),
         },
+        "next": [f"llmanac {'chat' if result.chats else 'generate'} {shlex.quote(str(result.folder))}"],
     }

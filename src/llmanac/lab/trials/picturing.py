@@ -24,6 +24,7 @@ from torch import Tensor
 from llmanac.core import files
 from llmanac.core.device import resolve_device
 from llmanac.core.rng import numpy_generator
+from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import dump, make_method
 from llmanac.core.types import Want
 from llmanac.data.pictures import PictureStream, scenes
@@ -36,7 +37,6 @@ from llmanac.lab.study import Measurement
 from llmanac.metrics._items import Metric
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
-from llmanac.recipes.kept import RECIPE
 from llmanac.recipes.multimodal_measures import vectors
 
 MEASURE_VERSION = 1  # raise it when what is measured below changes its meaning

@@ -18,6 +18,7 @@ import torch
 
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError, TrainingError
+from llmanac.core.run_folder import RECIPE, Recipe, RunFolder
 from llmanac.core.spec import dump
 from llmanac.data.pack import PackedStream
 from llmanac.lab.axis import Arm
@@ -29,7 +30,7 @@ from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import hash_files
 from llmanac.metrics._items import Items, Metric
 from llmanac.models.locate import model_folder
-from llmanac.recipes.tune import MODEL, RECIPE, Tuned, TuneSpec, Tuning, run_in
+from llmanac.recipes.tune import MODEL, Tuned, TuneSpec, Tuning, run_held
 from llmanac.train.loop import MAY_CHANGE
 from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import Plan
@@ -205,15 +206,11 @@ class TuningTrial:
         self, arm: Arm, seed: int, place: Path, look: Callable[[Tried], None] | None = None
     ) -> tuple[Tried, Tuned]:
         """The tuning of an arm in a folder; one that is there is gone on with."""
-        asked, made = dataclasses.replace(arm.spec, seed=seed), list[Tried]()
-
-        def begin(folder: Path) -> Tried:
-            made.append(Tried(asked, folder, "auto", lambda line: None))
-            made[0].part, made[0].look = 0 if self.tuning else 1, look
-            return made[0]
-
-        done = run_in(begin, asked, place, (place / RECIPE).is_file(), None)
-        return made[0], done
+        asked, held = dataclasses.replace(arm.spec, seed=seed, budget=None), RunFolder(place)
+        with held.held(Recipe.whole(asked), resume=(place / RECIPE).is_file()):
+            tried = Tried(asked, place, "auto", lambda line: None)
+            tried.part, tried.look = 0 if self.tuning else 1, look
+            return tried, run_held(held, tried)
 
 
 def step_seconds(place: Path) -> list[float]:

@@ -1,0 +1,218 @@
+"""Killed with -9 at random moments, a run, a tuning and an alignment end as if they had not been.
+
+The trials are in a process of their own (`python test_kill_runs.py KIND KILLS SEED FOLDER`), which imports everything
+once and forks an attempt at a time. An attempt does what a user does who gives the same command again: with --resume
+where the folder holds a run, else without. It is killed at a random moment of the time that one takes which is not
+killed, so that every state of a run's folder is met: free, begun, planned, training, measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+LIVES = 4  # kills of a folder before the attempt that may end
+KINDS = ("run", "tune", "align")
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "the",
+    "dog",
+    "saw",
+    "it",
+    "so",
+    "they",
+    "ran",
+    "to",
+    "the",
+    "red",
+    "house",
+    "by",
+    "the",
+    "river",
+]
+
+
+def trials(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, __file__, kind, str(kills), str(seed), str(folder)], capture_output=True, text=True,
+        timeout=900, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_any_moment_it_ends_the_same(kind: str, tmp_path: Path) -> None:
+    found = trials(kind, 13, 1, tmp_path)
+    assert found["wrong"] == [] and found["kills"] >= 13 and len(found["states"]) >= 2, found
+
+
+@pytest.mark.slow
+def test_the_control_is_caught(tmp_path: Path) -> None:
+    """Weights that are trained anew from other rows after each kill are noticed."""
+    found = trials("control", 8, 2, tmp_path)
+    assert found["wrong"], found
+
+
+# --- what runs in the process of its own -------------------------------------------------------------------------
+
+
+def texts(folder: Path) -> None:
+    """Made-up documents, and rows of three kinds."""
+    rng = random.Random(3)
+    (folder / "text").mkdir(parents=True)
+    for number in range(12):
+        lines = [" ".join(rng.choice(WORDS) for _ in range(12)) + "." for _ in range(30)]
+        (folder / "text" / f"{number:02}.txt").write_text(f"Note {number}\n" + "\n".join(lines))
+    pairs = [{"prompt": f"{rng.choice(WORDS)} {n} ", "chosen": "the cat", "rejected": "a dog"} for n in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def asked(kind: str, folder: Path) -> Any:
+    """The recipe of a trial."""
+    from _runs import recipe
+
+    train = {"steps": 8, "checkpoint_every": 2, "dtype": "float32", "attention": "plain", "compile": "never"}
+    if kind == "run":
+        made = recipe(folder / "text")
+        finetune = {"pairs": str(folder / "rows.jsonl"), "steps": 4}
+        evaluate = {"baselines": "none", "held_out_bytes": 2000}
+        return {**made, "train": {**made["train"], **train}, "finetune": finetune, "evaluate": evaluate}  # type: ignore[dict-item]
+    shared = {"model": str(folder / "base"), "train": train, "adapter": "lora"}
+    if kind == "align":
+        return {**shared, "rows": {"file": str(folder / "pairs.jsonl"), "held_out": 0.2}, "objective": "dpo"}
+    return {**shared, "rows": {"file": str(folder / "rows.jsonl"), "held_out": 0.2, "length": 32}}
+
+
+def work(kind: str, folder: Path, target: Path) -> None:
+    """The command, given again; then a file with the digests of what it wrote."""
+    import torch
+
+    import llmanac
+    from llmanac.core.run_folder import RunFolder
+    from llmanac.train.metrics import read_metrics
+
+    torch.set_num_threads(1)
+    given = asked("tune" if kind == "control" else kind, folder)
+    if kind == "control":
+        given["seed"] = os.getpid()
+        resume = False
+        if target.exists():
+            for path in target.rglob("recipe.toml"):
+                path.unlink()
+            (target / "run.json").unlink(missing_ok=True)
+            target.rename(target.with_name(f"{target.name}-{os.getpid()}"))
+    else:
+        resume = RunFolder(target).read() is not None
+    llmanac.run(given, folder=target, resume=resume, report=lambda line: None)
+    weights = {
+        str(path.relative_to(target)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for name in ("model", "base") for path in sorted((target / name).glob("*.safetensors"))
+    }  # fmt: skip
+    losses = {
+        path.parent.name: [(line["step"], line["loss"].hex()) for line in read_metrics(path.parent) if "loss" in line]
+        for path in sorted(target.glob("*/metrics.jsonl"))
+    }
+    (folder / f"{target.name}.json").write_text(json.dumps([weights, losses]), "utf-8")
+
+
+def state(target: Path) -> str:
+    """How far a folder is."""
+    from llmanac.core.run_folder import RunFolder
+
+    folder = RunFolder(target)
+    if not target.exists() or folder.read() is None:
+        return "free"
+    if (target / "results.json").is_file():
+        return "measured"
+    if any(target.glob("*/checkpoints/step-*")):
+        return "training"
+    return "planned" if folder.begun else "begun"
+
+
+def attempt(kind: str, folder: Path, target: Path, seconds: float | None) -> str:
+    """Fork an attempt and kill it after some seconds (None: let it end): done, failed or killed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with contextlib.redirect_stderr(open(os.devnull, "w")):
+                work(kind, folder, target)
+            code = 0
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+        finally:
+            os._exit(code)
+    end = time.monotonic() + (seconds if seconds is not None else 1e9)
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "done" if os.waitstatus_to_exitcode(status) == 0 else "failed"
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            return "killed" if os.WIFSIGNALED(status) else "done"
+        time.sleep(0.002)
+
+
+def main(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    import torch.utils.tensorboard  # noqa: F401 - imported before the forks, as is all that follows
+    from _small_models import transformer
+
+    import llmanac.recipes.run
+    import llmanac.train.optimizers._adamw_kernel  # noqa: F401
+    from llmanac.tokenizers.load import train_tokenizer
+
+    random.seed(seed)
+    texts(folder)
+    tokenizer = train_tokenizer("bpe", [" ".join(WORDS)] * 4, vocab_size=280, special_tokens=["<|endoftext|>"])
+    model = transformer(vocab_size=tokenizer.vocab_size)
+    model.save_pretrained(folder / "base")
+    tokenizer.save(folder / "base")
+    assert attempt(kind, folder, folder / "warm", None) == "done"  # compiles
+    begin = time.monotonic()
+    assert attempt(kind, folder, folder / "whole", None) == "done"
+    takes = time.monotonic() - begin
+    expected = (folder / "whole.json").read_text("utf-8")
+    found: dict[str, Any] = {"kills": 0, "folders": 0, "wrong": [], "seconds": round(takes, 2)}
+    states: Counter[str] = Counter()
+    while found["kills"] < kills:
+        target, outcome = folder / f"trial-{found['folders']}", "killed"
+        found["folders"] += 1
+        for life in range(LIVES + 1):
+            outcome = attempt(kind, folder, target, None if life == LIVES else random.random() * takes)
+            if outcome != "killed":
+                break
+            found["kills"] += 1
+            states[state(target)] += 1
+        done = folder / f"{target.name}.json"
+        if outcome == "failed" or done.read_text("utf-8") != expected:
+            found["wrong"].append([target.name, outcome])
+    return {**found, "states": dict(states)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))))
