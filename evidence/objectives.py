@@ -79,8 +79,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for hold, arms in HOLDS.items():
         found = compare(
-            "objective", arms, base=str(BASE), patches=settings, hold=hold, seeds=3, budget="6h", probe=probe_files(),
-            folder=WORK / f"objectives-{hold}", cache=WORK / "cache",
+            "objective", arms, base=str(BASE), patches=settings, hold=hold, seeds=3, margin=0.005, budget="6h",
+            probe=probe_files(), folder=WORK / f"objectives-{hold}", cache=WORK / "cache",
         ).data  # fmt: skip
         costs = ("parameters", "tokens", "train_flops")
         out[hold] = {key: found[key] for key in KEPT} | {

@@ -172,8 +172,8 @@ def test_equal_parameters_move_one_width_and_say_so(recipe: dict[str, Any], stor
     assert abs(counts[1] - counts[0]) <= 0.01 * counts[0]
     held = found.data["arms"][1]["held"]
     assert list(held) == ["model.blocks.0.ffn.width"] and held["model.blocks.0.ffn.width"] == [None, 64]
-    assert found.verdicts == {"swiglu": "none"}
-    assert "no verdict (fewer than 3 seeds)" in found.page.read_text()
+    assert found.verdicts == {"swiglu": "too few"}
+    assert "too few seeds (4 more)" in found.page.read_text()
 
 
 def test_holds_by_arithmetic(recipe: dict[str, Any]) -> None:

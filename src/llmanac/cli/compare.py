@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 LABEL, CELL = 28, 17  # width in characters of a cost's name, and of an arm's column with its border
 STYLES = {
     "better": "green", "worse": "red", "equivalent": "cyan", "inconclusive": "yellow", "none": "yellow",
-    "loses text": "red",
+    "too few": "yellow", "loses text": "red",
 }  # fmt: skip
 
 
 def compare_command(
     kind: Annotated[str, typer.Argument(help="The kind to vary (position, ffn, ...), or the path of a study.toml.")],
     arms: Annotated[str | None, typer.Option(help="Comma-separated methods, e.g. rope,learned,none.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Total time, e.g. 3m [3m].")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Paired seeds; fewer than 3 give no verdict [3].")] = None,
+    budget: Annotated[str | None, typer.Option(help="Total time, e.g. 5m [5m].")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Paired seeds; fewer than 5 give no verdict [5].")] = None,
     hold: Annotated[str | None, typer.Option(help="What to hold equal: params, flops, tokens or time.")] = None,
     tune: Annotated[str | None, typer.Option(help="Same sweep for every arm, e.g. lr=3.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.005].")] = None,
+    margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.01].")] = None,
     baseline: Annotated[str | None, typer.Option(help="Arm that the others are compared with [the first].")] = None,
     base: Annotated[str | None, typer.Option(help="Recipe that all arms start from.")] = None,
     artefact: Annotated[str | None, typer.Option(help="Run that post-hoc arms are applied to.")] = None,

@@ -1,6 +1,6 @@
 """`llmanac compare`: compare methods at equal budget, over paired replicates, with a verdict.
 
-compare("position", "rope,learned,none", budget="3m", seeds=3)
+compare("position", "rope,learned,none", budget="5m", seeds=5)
 compare("ffn", ["swiglu", "relu"], hold="params")
 compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 """
@@ -30,6 +30,7 @@ from llmanac.lab.hold import check_hold
 from llmanac.lab.pictures import picture_base, run_pictures
 from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
+from llmanac.lab.stats import MARGIN, MIN_REPLICATES
 from llmanac.lab.tune import parse_tune
 from llmanac.lab.tunings import run_tunings, tuning_of
 from llmanac.recipes.spec import load_recipe, seconds
@@ -44,7 +45,6 @@ RUNNERS = {
     "tunings": run_tunings,
     "pictures": run_pictures,
 }
-MARGIN = 0.005
 KEYS = (
     "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
     "set", "title",
@@ -95,8 +95,8 @@ def compare(
     arms: str | Sequence[Any] | Mapping[str, Any],
     *,
     base: Any = None,
-    budget: str | float = "3m",
-    seeds: int = 3,
+    budget: str | float = "5m",
+    seeds: int = MIN_REPLICATES,
     hold: str | None = None,
     tune: str | None = None,
     margin: float = MARGIN,
@@ -168,9 +168,9 @@ def compare(
     if baseline not in known:
         raise SpecError(f"baseline: {baseline!r} is not one of the arms{nearest(baseline, known)} ({', '.join(known)})")
     if seeds < 1:
-        raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs 3")
+        raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs {MIN_REPLICATES}")
     if not margin > 0:
-        raise SpecError(f"--margin: {margin} is not above 0; 0.005 is half a percent of the baseline")
+        raise SpecError(f"--margin: {margin} is not above 0; 0.01 is a percent of the baseline")
     if post_hoc:
         given = {"--hold": hold, "--tune": tune, "--probe": probe}
         if refused := [name for name, value in given.items() if value is not None]:

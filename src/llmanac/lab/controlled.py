@@ -31,6 +31,7 @@ from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
 from llmanac.lab.smaller import counted_speed, slower, smaller_base
 from llmanac.lab.sources import fingerprint
+from llmanac.lab.stats import MARGIN, MIN_REPLICATES
 from llmanac.lab.study import Advance, Study, Trial
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate, known_seconds, own_texts
@@ -66,7 +67,7 @@ class Question:
     seeds: int
     hold: Hold = "tokens"
     factors: tuple[float, ...] = ()
-    margin: float = 0.005
+    margin: float = MARGIN
     min_steps: int = MIN_STEPS
     artefact: str | None = None
     text_of_base: bool = False
@@ -282,8 +283,8 @@ def _plan(
 
 def say_plan(plan: Plan, say: Say) -> None:
     """Say how many steps each arm takes, and how long that is expected to be."""
-    if plan.seeds < 3:
-        say(f"note: fewer than 3 seeds give no verdict (here {plan.seeds}); set --seeds 3 or more")
+    if plan.seeds < MIN_REPLICATES:
+        say(f"note: {plan.seeds} seeds are too few for a verdict; set --seeds {MIN_REPLICATES} or more")
     for label, steps in plan.steps.items():
         runs = plan.seeds + plan.tuning_runs
         if not plan.speed[label].step_seconds:

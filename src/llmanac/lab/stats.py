@@ -13,7 +13,8 @@ at most `alpha` however many arms it has. Verdicts:
     equivalent     both one-sided tests reject: the difference is inside the margin, whatever its sign
     better, worse  else, when the difference is not zero
     inconclusive   else; with the number of further replicates that would settle it at four chances in five
-    none           fewer than three replicates
+    too few        fewer than five replicates; with how many more a verdict needs
+    none           nothing may be concluded, and `refused` says why
     loses text     the arm (or the baseline) does not reproduce its text, so its numbers are not about that text
 """
 
@@ -30,8 +31,9 @@ from llmanac.core.errors import SpecError
 from llmanac.metrics._items import Metric as Metric
 from llmanac.metrics._student import student_quantile, student_sf
 
-Verdict = Literal["better", "worse", "equivalent", "inconclusive", "none", "loses text"]
-MIN_REPLICATES = 3
+Verdict = Literal["better", "worse", "equivalent", "inconclusive", "too few", "none", "loses text"]
+MIN_REPLICATES = 5
+MARGIN = 0.01  # of equivalence, relative to the baseline
 POWER = 0.8
 MOST_REPLICATES = 100_000  # a study that needs more than this is reported as needing more than this
 
@@ -43,8 +45,8 @@ class Comparison:
     `difference` is arm minus baseline in the metric's unit with its 95% interval; `relative` is the same over the
     baseline's mean. `p` and `p_equivalence` are already adjusted over the arms. `detectable` is the smallest difference
     that this many replicates would find four times in five. `further` is how many more replicates an inconclusive
-    verdict needs, `None` where there is no verdict to settle or more than `MOST_REPLICATES` would be needed. `refused`
-    says why the arm may have no verdict whatever its numbers are.
+    verdict, or one on too few of them, needs, `None` where there is no verdict to settle or more than
+    `MOST_REPLICATES` would be needed. `refused` says why the arm may have no verdict whatever its numbers are.
     """
 
     arm: str
@@ -177,15 +179,17 @@ def compare_arms(
     baseline: str,
     *,
     better: Literal["lower", "higher"],
-    margin: float = 0.005,
+    margin: float = MARGIN,
     alpha: float = 0.05,
+    fewest: int = MIN_REPLICATES,
     refused: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
     """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
 
     Args:
         values: finite numbers, one list an arm, all of one length n >= 1.
-        margin: relative to the baseline, 0.005 for half a percent.
+        margin: relative to the baseline, 0.01 for a percent.
+        fewest: replicates that a verdict needs.
         refused: arms that lose text, and what each loses. They have numbers and no verdict, and the other arms' tests
             are adjusted as if they were not there; where the baseline is one, no arm has a verdict.
 
@@ -196,7 +200,7 @@ def compare_arms(
     if baseline not in values:
         raise SpecError(f"baseline: {baseline!r} is not one of the arms {', '.join(values)}")
     if not margin > 0:
-        raise SpecError(f"margin: must be above 0, got {margin}; 0.005 is half a percent of the baseline")
+        raise SpecError(f"margin: must be above 0, got {margin}; 0.01 is a percent of the baseline")
     base = list(values[baseline])
     for arm, xs in values.items():
         if len(xs) != len(base):
@@ -209,7 +213,7 @@ def compare_arms(
         why = dict.fromkeys(differences, f"the baseline: {why[baseline]}")
     judged = [arm for arm in differences if arm not in why]
     tests: list[dict[str, float]] = [{}, {}]
-    if len(base) >= MIN_REPLICATES:
+    if len(base) >= fewest:
         tests = [
             {arm: two_sided_p(found) for arm, found in differences.items()},
             {arm: equivalence_p(found, margins) for arm, found in differences.items()},
@@ -231,6 +235,8 @@ def compare_arms(
             if verdict == "inconclusive":
                 needed = replicates_needed(centre, spread, mean(margins), **family)
                 further = None if needed is None else max(1, needed - n)
+        if verdict == "too few":
+            further = fewest - n
         out.append(
             Comparison(
                 arm=arm, n=n, mean=mean(values[arm]), baseline_mean=mean(base), difference=centre, low=low, high=high,
@@ -244,7 +250,7 @@ def compare_arms(
 
 def _verdict(p: float | None, p_equivalence: float | None, gain: float, alpha: float) -> Verdict:
     if p is None or p_equivalence is None:
-        return "none"
+        return "too few"
     if p_equivalence <= alpha:
         return "equivalent"
     if p <= alpha:

@@ -21,7 +21,7 @@ from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.pairing import pairing_record
-from llmanac.lab.stats import Comparison, Metric, compare_arms
+from llmanac.lab.stats import MARGIN, Comparison, Metric, compare_arms
 
 Advance = Callable[[str, int, bool, str], None]
 FORMAT_VERSION = 1
@@ -92,7 +92,7 @@ class Study:
     baseline: str
     seeds: tuple[int, ...]
     trial: Trial
-    margin: float = 0.005
+    margin: float = MARGIN
     alpha: float = ALPHA
     about: Mapping[str, Any] = field(default_factory=dict)
     initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
