@@ -131,6 +131,22 @@ def test_asked_again_nothing_runs_and_more_seeds_run_only_themselves(
     assert more.comparison("learned")["n"] == 6
 
 
+def test_seeds_are_added_until_a_verdict_that_is_clear_at_once(
+    recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    found = ask("train.optimizer.lr", "0.003,1e-6", recipe, tmp_path, store, seeds="auto", report=lines.append)
+    assert found.data["seeds"] in ([0, 1, 2, 3, 4], [*range(7)], [*range(10)]) and found.data["asked_seeds"] == 20
+    assert found.verdicts == {"1e-6": "worse"} and found.data["plan"]["seeds"] == 20
+    assert (
+        "Looks after so many seeds" in found.page.read_text()
+        and "--seeds auto" in found.data["command"]
+        or ("seeds='auto'" in found.data["command"].replace("'\"'\"'", "'"))
+    )
+    again = ask("train.optimizer.lr", "0.003,1e-6", recipe, tmp_path, store, seeds="auto")
+    assert again.data["seeds"] == found.data["seeds"] and all(run["cached"] for run in again.data["runs"])
+
+
 def test_a_study_is_reproducible_bit_for_bit(positions: StudyResult, recipe: dict[str, Any], tmp_path: Path) -> None:
     fresh = ask("position", "learned,rope", recipe, tmp_path / "s", tmp_path / "c", seeds=1, baseline="rope")
     assert fresh.values()["rope"][0] == positions.values()["rope"][0]

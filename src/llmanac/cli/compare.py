@@ -26,7 +26,9 @@ def compare_command(
     kind: Annotated[str, typer.Argument(help="The kind to vary (position, ffn, ...), or the path of a study.toml.")],
     arms: Annotated[str | None, typer.Option(help="Comma-separated methods, e.g. rope,learned,none.")] = None,
     budget: Annotated[str | None, typer.Option(help="Total time, e.g. 5m [5m].")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="Paired seeds; fewer than 5 give no verdict [5].")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Paired seeds, at least 5 for a verdict; auto adds them until there is one [5].")
+    ] = None,
     hold: Annotated[str | None, typer.Option(help="What to hold equal: params, flops, tokens or time.")] = None,
     tune: Annotated[str | None, typer.Option(help="Same sweep for every arm, e.g. lr=3.")] = None,
     margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.01].")] = None,

@@ -27,6 +27,7 @@ from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.controlled import Question, run_controlled
 from llmanac.lab.hold import check_hold
+from llmanac.lab.looks import LOOKS
 from llmanac.lab.pictures import picture_base, run_pictures
 from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
@@ -96,7 +97,7 @@ def compare(
     *,
     base: Any = None,
     budget: str | float = "5m",
-    seeds: int = MIN_REPLICATES,
+    seeds: int | str = MIN_REPLICATES,
     hold: str | None = None,
     tune: str | None = None,
     margin: float = MARGIN,
@@ -120,7 +121,8 @@ def compare(
         base: a recipe (name, path, data or Spec), or a tuning's (`lab/tunings.py`); a small model on the documentation
             of this Python by default.
         budget: time for everything, what was cached not counted.
-        seeds: replicates of what is trained; sampling seeds of a decoding method.
+        seeds: replicates of what is trained; sampling seeds of a decoding method. "auto" adds replicates until every
+            arm has a verdict or the budget is spent.
         hold: what is equal between arms: tokens (default), params, flops or time.
         tune: `lr=3` gives every arm the same sweep of its learning rate.
         margin: relative margin of equivalence.
@@ -167,12 +169,18 @@ def compare(
     baseline = baseline or known[0]
     if baseline not in known:
         raise SpecError(f"baseline: {baseline!r} is not one of the arms{nearest(baseline, known)} ({', '.join(known)})")
+    looks = LOOKS if seeds == "auto" else ()
+    seeds = LOOKS[-1] if looks else _whole(seeds)
     if seeds < 1:
         raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs {MIN_REPLICATES}")
     if not margin > 0:
         raise SpecError(f"--margin: {margin} is not above 0; 0.01 is a percent of the baseline")
     if post_hoc:
         given = {"--hold": hold, "--tune": tune, "--probe": probe}
+        if looks:
+            raise SpecError(
+                f"--seeds auto: nothing is trained when {kind} is compared, so that no seed is added; give a number"
+            )
         if refused := [name for name, value in given.items() if value is not None]:
             raise SpecError(
                 f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold, tune or probe"
@@ -184,6 +192,7 @@ def compare(
         baseline=baseline,
         budget=float(budget) if isinstance(budget, (int, float)) else seconds(budget, "--budget"),
         seeds=seeds,
+        looks=looks,
         hold=check_hold(hold),
         factors=parse_tune(tune),
         margin=margin,
@@ -200,7 +209,8 @@ def compare(
     if command is None:
         command = lambda pins, more: compare_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
     pins = _settled(question, found)
-    room = {"budget": round_up(2 * question.budget)} if "train.steps" in pins else {}  # it limits and decides nothing
+    decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
+    room = {} if decides else {"budget": round_up(2 * question.budget)}
     found |= {"machine": machine(), "versions": versions(), "command": command(pins, room)}
     _keep_other(place, found, report)
     write_study(place, found)
@@ -222,6 +232,13 @@ def _settled(question: Question, found: Mapping[str, Any]) -> dict[str, Any]:
         for path, value in settled.items()
         if left[path] == "auto" and value not in (None, "auto") and not question.axis.covers(path)
     }
+
+
+def _whole(seeds: int | str) -> int:
+    try:
+        return int(seeds)
+    except ValueError:
+        raise SpecError(f"--seeds: {seeds!r} is neither a number nor auto") from None
 
 
 def _decisive(asked: Mapping[str, Any]) -> dict[str, Any]:

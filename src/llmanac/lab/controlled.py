@@ -6,6 +6,7 @@ attention form and steps do not depend on how busy the machine is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -27,6 +28,7 @@ from llmanac.lab.deadline import Deadline
 from llmanac.lab.floor import with_floors
 from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
+from llmanac.lab.looks import looks_within
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
 from llmanac.lab.smaller import counted_speed, slower, smaller_base
@@ -56,6 +58,7 @@ class Question:
         min_steps: fewer steps than this for any arm are refused.
         artefact: the run or model that a post-hoc axis is applied to.
         text_of_base: the base was named by the user; it is not that of the artefact.
+        looks: numbers of seeds after which `--seeds auto` may end.
         probes: files of labelled texts that the models are probed with; judge: the model that judges what they write.
     """
 
@@ -73,10 +76,21 @@ class Question:
     text_of_base: bool = False
     probes: tuple[str, ...] = ()
     judge: str | None = None
+    looks: tuple[int, ...] = ()
+
+    def plan(self, spent: float, speed: Mapping[str, Speed], ratios: Mapping[str, float], **options: Any) -> Plan:
+        """`make_plan` for these seeds; of several looks, for as many seeds as fit."""
+        for seeds in sorted(self.looks[1:], reverse=True):
+            with contextlib.suppress(BudgetError):
+                return make_plan(self.budget, spent, seeds, speed, ratios, tuning_runs=len(self.factors), **options)
+        least = self.looks[0] if self.looks else self.seeds
+        return make_plan(self.budget, spent, least, speed, ratios, tuning_runs=len(self.factors), **options)
 
     def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
         """The study of these arms under every seed."""
         seeds = more.pop("seeds", self.seeds)
+        if self.looks:
+            more["looks"] = looks_within(seeds)
         return Study(
             self.axis.name, self.axis, tuple(arms), self.baseline, tuple(range(seeds)), trial, self.margin,
             about=about, **more,
@@ -140,7 +154,7 @@ def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> 
         "min_steps": question.min_steps,
         **({"texts": {label: text.record() for label, text in texts.items()}} if texts else {}),
     }  # fmt: skip
-    study = question.study(arms, trial, about, initial=trial.initial)
+    study = question.study(arms, trial, about, seeds=plan.seeds, initial=trial.initial)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
     result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
     with_floors(result, prepared)
@@ -252,10 +266,8 @@ def _plan(
     def fit(speed: Mapping[str, Speed]) -> Plan:
         seconds = {label: s.step_seconds for label, s in speed.items()}
         ratios = step_ratios(question.hold, arms, question.baseline, vocabulary, seconds, places)
-        return make_plan(
-            question.budget, time.monotonic() - started, question.seeds, speed, ratios,
-            tuning_runs=len(question.factors), min_steps=question.min_steps, stated=question.base.train.steps,
-        )  # fmt: skip
+        spent, stated = time.monotonic() - started, question.base.train.steps
+        return question.plan(spent, speed, ratios, min_steps=question.min_steps, stated=stated)
 
     stepping = estimating.trained(short)
     speed = {arm.label: Speed(0.0, 0.0) for arm in short}
@@ -337,7 +349,7 @@ class _Record:
         if self._found is None:
             return None
         plan = Plan.from_json(self._found["plan"])
-        if question.seeds <= plan.seeds:
+        if question.looks or question.seeds <= plan.seeds:
             return plan if question.budget == plan.budget_seconds else None
         further = question.seeds - plan.seeds
         needed = further * sum(plan.seconds_of(label) for label in plan.steps)

@@ -26,7 +26,7 @@ from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
 from llmanac.data.pictures import scenes
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, _known
-from llmanac.lab.budget import Plan, Speed, make_plan
+from llmanac.lab.budget import Plan, Speed
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.controlled import PLAN, Question, announce, progress, say_plan
 from llmanac.lab.deadline import Deadline
@@ -166,10 +166,13 @@ def run_pictures(question: Question, folder: Path, cache: Cache, say: Say) -> di
             speed = {label: _speed(replace_steps(recipe, REHEARSED), work / label) for label, recipe in recipes.items()}
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        plan = make_plan(
-            question.budget, time.monotonic() - started, question.seeds, speed, ratios,
-            min_steps=min(FEWEST, question.min_steps), stated=base.train.steps,
-        )  # fmt: skip
+        plan = question.plan(
+            time.monotonic() - started,
+            speed,
+            ratios,
+            min_steps=min(FEWEST, question.min_steps),
+            stated=base.train.steps,
+        )
         files.write_json(folder / PLAN, {"definition": definition, "plan": plan.as_json()})
     say_plan(plan, say)
     settled = [_settled(arm, base, texts[arm.label], plan, question.baseline) for arm in arms]
@@ -180,7 +183,7 @@ def run_pictures(question: Question, folder: Path, cache: Cache, say: Say) -> di
         "notes": ["clip sees captions and never a question: its answer is that of the nearest of all captions.",
                   "The steps of an arm are those of all its stages: " + "; ".join(map(_stages_words, settled)) + "."],
     }  # fmt: skip
-    study = question.study(settled, PictureTrial(base.questions, total), about)
+    study = question.study(settled, PictureTrial(base.questions, total), about, seeds=plan.seeds)
     expected = {label: plan.seconds_of(label) for label in plan.steps}
     return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
 

@@ -21,7 +21,7 @@ at most `alpha` however many arms it has. Verdicts:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,8 +33,10 @@ from llmanac.metrics._student import student_quantile, student_sf
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "too few", "none", "loses text"]
 MIN_REPLICATES = 5
+ALPHA = 0.05
 MARGIN = 0.01  # of equivalence, relative to the baseline
 POWER = 0.8
+Statistic = Callable[[Sequence[float]], float]
 MOST_REPLICATES = 100_000  # a study that needs more than this is reported as needing more than this
 
 
@@ -80,7 +82,7 @@ def deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
-def _statistic(values: Sequence[float]) -> float:
+def student(values: Sequence[float]) -> float:
     """mean / standard error; infinite where every value is the same and not zero, 0 where all are zero."""
     centre, spread = mean(values), deviation(values)
     # Equal inputs give a spread of a few rounding errors; a t of 1e16 from them means nothing more than infinity does.
@@ -89,18 +91,18 @@ def _statistic(values: Sequence[float]) -> float:
     return centre / (spread / math.sqrt(len(values)))
 
 
-def two_sided_p(differences: Sequence[float]) -> float:
+def two_sided_p(differences: Sequence[float], statistic: Statistic = student) -> float:
     """p of the paired t test that the mean difference is zero."""
-    return min(1.0, 2 * student_sf(abs(_statistic(differences)), len(differences) - 1))
+    return min(1.0, 2 * student_sf(abs(statistic(differences)), len(differences) - 1))
 
 
-def equivalence_p(differences: Sequence[float], margins: Sequence[float]) -> float:
+def equivalence_p(differences: Sequence[float], margins: Sequence[float], statistic: Statistic = student) -> float:
     """p of the two one-sided tests: the larger of both. `margins` are absolute, one a pair."""
     if not any(differences):  # the same outcome every time, even where the margin is a fraction of zero
         return 0.0
     df = len(differences) - 1
-    above = _statistic([d + m for d, m in zip(differences, margins, strict=True)])
-    below = _statistic([d - m for d, m in zip(differences, margins, strict=True)])
+    above = statistic([d + m for d, m in zip(differences, margins, strict=True)])
+    below = statistic([d - m for d, m in zip(differences, margins, strict=True)])
     return max(student_sf(above, df), student_sf(-below, df))
 
 
@@ -180,8 +182,9 @@ def compare_arms(
     *,
     better: Literal["lower", "higher"],
     margin: float = MARGIN,
-    alpha: float = 0.05,
+    levels: tuple[float, float] = (ALPHA, ALPHA),
     fewest: int = MIN_REPLICATES,
+    statistic: Statistic = student,
     refused: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
     """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
@@ -189,7 +192,8 @@ def compare_arms(
     Args:
         values: finite numbers, one list an arm, all of one length n >= 1.
         margin: relative to the baseline, 0.01 for a percent.
-        fewest: replicates that a verdict needs.
+        levels: of a difference, and of equivalence.
+        fewest: replicates that a verdict needs; statistic: of both tests.
         refused: arms that lose text, and what each loses. They have numbers and no verdict, and the other arms' tests
             are adjusted as if they were not there; where the baseline is one, no arm has a verdict.
 
@@ -215,12 +219,12 @@ def compare_arms(
     tests: list[dict[str, float]] = [{}, {}]
     if len(base) >= fewest:
         tests = [
-            {arm: two_sided_p(found) for arm, found in differences.items()},
-            {arm: equivalence_p(found, margins) for arm, found in differences.items()},
+            {arm: two_sided_p(found, statistic) for arm, found in differences.items()},
+            {arm: equivalence_p(found, margins, statistic) for arm, found in differences.items()},
         ]
         for ps in tests:
             ps.update(zip(judged, holm([ps[arm] for arm in judged]), strict=True))
-    family: dict[str, Any] = {"alpha": alpha, "arms": max(1, len(judged))}
+    family: dict[str, Any] = {"alpha": levels[0], "arms": max(1, len(judged))}
     sign, scale, n = -1 if better == "lower" else 1, abs(mean(base)), len(base)
     out = []
     for arm, found in differences.items():
@@ -228,7 +232,7 @@ def compare_arms(
         centre, spread = mean(found), deviation(found) if n > 1 else None
         low, high = interval(found) if n > 1 else (None, None)
         relative = [value / scale if scale and value is not None else None for value in (centre, low, high)]
-        verdict: Verdict = "loses text" if arm in why else _verdict(p, p_equivalence, sign * centre, alpha)
+        verdict: Verdict = "loses text" if arm in why else _verdict(p, p_equivalence, sign * centre, levels)
         detectable = further = None
         if spread is not None and arm not in why:
             detectable = detectable_difference(spread, n, **family)
@@ -248,11 +252,11 @@ def compare_arms(
     return out
 
 
-def _verdict(p: float | None, p_equivalence: float | None, gain: float, alpha: float) -> Verdict:
+def _verdict(p: float | None, p_equivalence: float | None, gain: float, levels: tuple[float, float]) -> Verdict:
     if p is None or p_equivalence is None:
         return "too few"
-    if p_equivalence <= alpha:
+    if p_equivalence <= levels[1]:
         return "equivalent"
-    if p <= alpha:
+    if p <= levels[0]:
         return "better" if gain > 0 else "worse"
     return "inconclusive"

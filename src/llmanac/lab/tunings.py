@@ -22,7 +22,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, read_toml, write_json
 from llmanac.core.spec import diff, dump, make, patch
 from llmanac.lab.axis import Arm, resolve
-from llmanac.lab.budget import BudgetError, Plan, Speed, make_plan
+from llmanac.lab.budget import BudgetError, Plan, Speed
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.controlled import PLAN, Question, announce, progress, say_plan, with_steps
 from llmanac.lab.deadline import Deadline
@@ -104,7 +104,7 @@ def run_tunings(question: Question, folder: Path, cache: Cache, say: Say) -> dic
         "data": {"model": base.model, "rows": base.rows.file, "sha256": trial.identity["rows"]},
     }  # fmt: skip
     expected = {label: plan.seconds_of(label) for label in plan.steps}
-    study = question.study(arms, trial, about)
+    study = question.study(arms, trial, about, seeds=plan.seeds)
     return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
 
 
@@ -126,9 +126,8 @@ def _plan(question: Question, trial: TuningTrial, arms: list[Arm], cache: Cache,
 
     def fit(speed: Mapping[str, Speed]) -> Plan:
         ratios = {label: tokens[first] / tokens.get(label, tokens[first]) for label in speed}
-        return make_plan(
-            question.budget, time.monotonic() - started, question.seeds, speed, ratios,
-            tuning_runs=len(question.factors), min_steps=min(FEWEST, *wanted.values()),
+        return question.plan(
+            time.monotonic() - started, speed, ratios, min_steps=min(FEWEST, *wanted.values()),
             stated=question.base.train.steps,
         )  # fmt: skip
 
