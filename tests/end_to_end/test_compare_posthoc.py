@@ -64,8 +64,8 @@ def test_every_tokenizer_by_name(recipe: dict[str, Any], store: Path, tmp_path: 
 def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for a few dozen steps, saved as a run saves it."""
     from llmanac.lab.cache import Cache
-    from llmanac.lab.controlled import with_steps
     from llmanac.lab.prepare import prepare
+    from llmanac.lab.runner import with_steps
     from llmanac.lab.trials.training import TrainingTrial
     from llmanac.train.loop import train
 

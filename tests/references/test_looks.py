@@ -17,8 +17,8 @@ from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.budget import BudgetError, Speed
 from llmanac.lab.cache import Cache
 from llmanac.lab.compare import compare
-from llmanac.lab.controlled import Question
 from llmanac.lab.looks import LOOKS, compare_in_looks, guarded, hall, levels, looks_within, power
+from llmanac.lab.runner import Question
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
 from llmanac.metrics._student import student_quantile

@@ -28,6 +28,8 @@ FLAGS = (
     "artefact",
     "probe",
     "judge",
+    "data",
+    "reward",
 )  # those of `llmanac compare`
 
 

@@ -25,15 +25,17 @@ from llmanac.lab.axis import PICTURES, POST_HOC, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
-from llmanac.lab.controlled import Question, run_controlled
+from llmanac.lab.controlled import run_controlled
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
 from llmanac.lab.pictures import picture_base, run_pictures
 from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
+from llmanac.lab.runner import Question
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
+from llmanac.lab.trials.aligning import aligning_of
+from llmanac.lab.trials.tuning import run_tunings, tuning_of
 from llmanac.lab.tune import parse_tune
-from llmanac.lab.tunings import run_tunings, tuning_of
 from llmanac.recipes.spec import load_recipe, seconds
 
 BASE = Path(__file__).with_name("base.toml")
@@ -44,11 +46,12 @@ RUNNERS = {
     "tokenizers": run_tokenizers,
     "quantizing": run_quantizing,
     "tunings": run_tunings,
+    "aligning": run_tunings,
     "pictures": run_pictures,
 }
 KEYS = (
     "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
-    "set", "title",
+    "data", "reward", "set", "title",
 )  # fmt: skip
 
 
@@ -105,6 +108,8 @@ def compare(
     artefact: str | Path | None = None,
     probe: str | Path | None = None,
     judge: str | Path | None = None,
+    data: str | Path | None = None,
+    reward: Any = None,
     patches: Mapping[str, Any] | Iterable[str] = (),
     folder: str | Path | None = None,
     cache: str | Path | None = None,
@@ -118,8 +123,8 @@ def compare(
         kind: what varies: a kind (`position`, `ffn`, `optimizer`, `decoding`, `tokenizer`, ...), a dotted path of the
             recipe (`train.optimizer.lr`), or `recipe` for complete recipes.
         arms: names, or names with fields (`mlp{width=512}`); a mapping gives labels of your own.
-        base: a recipe (name, path, data or Spec), or a tuning's (`lab/tunings.py`); a small model on the documentation
-            of this Python by default.
+        base: a recipe (name, path, data or Spec), or a tuning's (`lab/trials/tuning.py`); by default a small model on
+            the documentation of this Python.
         budget: time for everything, what was cached not counted.
         seeds: replicates of what is trained; sampling seeds of a decoding method. "auto" adds replicates until every
             arm has a verdict or the budget is spent.
@@ -127,10 +132,11 @@ def compare(
         tune: `lr=3` gives every arm the same sweep of its learning rate.
         margin: relative margin of equivalence.
         baseline: the arm that the others are compared with; the first by default.
-        artefact: the run or model that decoding methods are applied to; the run whose text tokenizers are trained on.
-            A run brings its own text, unless a base is given.
+        artefact: the run or model that decoding methods are applied to, or that objectives align; the run whose text
+            tokenizers are trained on. A run brings its own text, unless a base is given.
         probe: a file of labelled texts that models of different objectives are probed with, or several with commas.
         judge: the model that scores what models of different objectives write; a 5-gram of held-out text by default.
+        data: rows that a model is aligned on, of preferences or of prompts; reward: scores its answers.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
         cache: where runs are kept; `studies/cache` by default, shared by all studies next to it.
@@ -146,25 +152,31 @@ def compare(
     """
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
     asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
-    asked |= {"probe": probe, "judge": judge}
+    asked |= {"probe": probe, "judge": judge, "data": data, "reward": reward}
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
-    post_hoc = kind in POST_HOC
-    if not post_hoc and artefact is not None:
+    post_hoc, texts = kind in POST_HOC, parse_arms(arms)
+    aligning = None
+    if kind == "objective":
+        aligning = aligning_of(texts, artefact, None if data is None else str(data), reward, changes)
+    elif (data, reward) != (None, None):
+        raise SpecError("--data, --reward: are for objectives that align a model; leave them out")
+    if not post_hoc and aligning is None and artefact is not None:
         raise SpecError(
             f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
             f"out ({', '.join(POST_HOC)} take one)"
         )
     pictures = kind == PICTURES
-    tuning = None if post_hoc or pictures else tuning_of(base, changes)
-    recipe: Any = tuning
+    tuning = None if post_hoc or pictures or aligning else tuning_of(base, changes)
+    recipe: Any = tuning or aligning
     if pictures:
         recipe = picture_base(base, changes)
     elif post_hoc:
         recipe = base_of(kind, base, artefact, changes, BASE)
-    elif tuning is None:
+    elif recipe is None:
         recipe = load_recipe(BASE if base is None else base, changes).spec
-    axis, texts = find_axis(kind, recipe), parse_arms(arms)
-    axis = axis if tuning is None else dataclasses.replace(axis, trial="tunings")
+    axis = find_axis(kind, recipe)
+    if tuning or aligning:
+        axis = dataclasses.replace(axis, trial="tunings" if tuning else "aligning")
     known = [text.label for text in texts]
     baseline = baseline or known[0]
     if baseline not in known:

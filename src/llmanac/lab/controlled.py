@@ -6,12 +6,10 @@ attention form and steps do not depend on how busy the machine is.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,84 +18,28 @@ import torch
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff, dump, make, patch
-from llmanac.lab.arms import ArmText
-from llmanac.lab.axis import Arm, Axis, resolve
-from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
+from llmanac.lab.axis import Arm, resolve
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.floor import with_floors
 from llmanac.lab.generation import make_generation, without_degenerate
-from llmanac.lab.hold import Hold, hold_parameters, parameters_of, step_ratios
-from llmanac.lab.looks import looks_within
+from llmanac.lab.hold import hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
+from llmanac.lab.runner import PLAN, Question, Say, announce, progress, say_plan, with_steps
 from llmanac.lab.smaller import counted_speed, slower, smaller_base
 from llmanac.lab.sources import fingerprint
-from llmanac.lab.stats import MARGIN, MIN_REPLICATES
-from llmanac.lab.study import Advance, Study, Trial
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate, known_seconds, own_texts
 from llmanac.lab.tune import tune
-from llmanac.lab.words import reason, settings_words
+from llmanac.lab.words import settings_words
 from llmanac.train import TrainSpec
 from llmanac.train.plan import plan as settle
 from llmanac.train.plan import settled_numerics
 
-PLAN = "plan.json"
 GLANCE = 3  # steps of the first look at how long a step takes
 SURELY = 3.0  # a step takes at least a third of what is counted
-
-
-@dataclass(frozen=True)
-class Question:
-    """The request.
-
-    Attributes:
-        baseline: the arm that the others are compared with.
-        factors: the sweep of `--tune`, empty where there is none.
-        min_steps: fewer steps than this for any arm are refused.
-        artefact: the run or model that a post-hoc axis is applied to.
-        text_of_base: the base was named by the user; it is not that of the artefact.
-        looks: numbers of seeds after which `--seeds auto` may end.
-        probes: files of labelled texts that the models are probed with; judge: the model that judges what they write.
-    """
-
-    axis: Axis
-    texts: tuple[ArmText, ...]
-    base: Any
-    baseline: str
-    budget: float
-    seeds: int
-    hold: Hold = "tokens"
-    factors: tuple[float, ...] = ()
-    margin: float = MARGIN
-    min_steps: int = MIN_STEPS
-    artefact: str | None = None
-    text_of_base: bool = False
-    probes: tuple[str, ...] = ()
-    judge: str | None = None
-    looks: tuple[int, ...] = ()
-
-    def plan(self, spent: float, speed: Mapping[str, Speed], ratios: Mapping[str, float], **options: Any) -> Plan:
-        """`make_plan` for these seeds; of several looks, for as many seeds as fit."""
-        for seeds in sorted(self.looks[1:], reverse=True):
-            with contextlib.suppress(BudgetError):
-                return make_plan(self.budget, spent, seeds, speed, ratios, tuning_runs=len(self.factors), **options)
-        least = self.looks[0] if self.looks else self.seeds
-        return make_plan(self.budget, spent, least, speed, ratios, tuning_runs=len(self.factors), **options)
-
-    def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
-        """The study of these arms under every seed."""
-        seeds = more.pop("seeds", self.seeds)
-        if self.looks:
-            more["looks"] = looks_within(seeds)
-        return Study(
-            self.axis.name, self.axis, tuple(arms), self.baseline, tuple(range(seeds)), trial, self.margin,
-            about=about, **more,
-        )  # fmt: skip
-
-
-Say = Callable[[str], None]
 
 
 def run_controlled(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
@@ -186,32 +128,6 @@ def _base_words(base: Any, prepared: Prepared) -> str:
     )
 
 
-def announce(arms: Sequence[Arm], baseline: str, say: Say) -> None:
-    """Say how each arm differs from the base."""
-    for arm in arms:
-        say(f"{arm.label}{' (baseline)' if arm.label == baseline else ''}: {arm.describe()}")
-
-
-def progress(say: Say) -> Advance:
-    """Says what is done, a run at a time."""
-
-    def advance(arm: str, seed: int, cached: bool, failed: str) -> None:
-        said = ["from the cache"] if cached else [] if failed else ["done"]
-        said += [f"failed ({reason(failed)})"] if failed else []
-        say(f"seed {seed}, {arm}: {', '.join(said)}")
-
-    return advance
-
-
-def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
-    """The arm with its planned steps; where they are not the baseline's, that is what `--hold` moved."""
-    arm = dataclasses.replace(arm, spec=_train(arm.spec, steps=steps))
-    if baseline in (None, steps):
-        return arm
-    moved = {"train.steps": (baseline, steps)}
-    return dataclasses.replace(arm, diff=arm.diff | moved, held=arm.held | moved)
-
-
 def _train(recipe: Any, **changes: Any) -> Any:
     return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes))
 
@@ -291,19 +207,6 @@ def _plan(
         raise SpecError(f"{error}{f': {offered} would fit' if offered else ''}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def say_plan(plan: Plan, say: Say) -> None:
-    """Say how many steps each arm takes, and how long that is expected to be."""
-    if plan.seeds < MIN_REPLICATES:
-        say(f"note: {plan.seeds} seeds are too few for a verdict; set --seeds {MIN_REPLICATES} or more")
-    for label, steps in plan.steps.items():
-        runs = plan.seeds + plan.tuning_runs
-        if not plan.speed[label].step_seconds:
-            say(f"plan: {label}: estimated once, {format_duration(plan.seconds_of(label))}")
-            continue
-        say(f"plan: {label}: {runs} runs of {steps:,} steps, {format_duration(plan.seconds_of(label))} each")
-    say(f"plan: {format_duration(plan.expected_seconds)} expected of {format_duration(plan.budget_seconds)}")
 
 
 class _Record:

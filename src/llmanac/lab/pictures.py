@@ -25,11 +25,11 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
 from llmanac.data.pictures import scenes
 from llmanac.lab.arms import ArmText
-from llmanac.lab.axis import Arm, _known
+from llmanac.lab.axis import Arm, known_method
 from llmanac.lab.budget import Plan, Speed
 from llmanac.lab.cache import Cache, digest
-from llmanac.lab.controlled import PLAN, Question, announce, progress, say_plan
 from llmanac.lab.deadline import Deadline
+from llmanac.lab.runner import PLAN, Question, announce, progress, say_plan
 from llmanac.lab.trials.picturing import PictureTrial, Unmeasured, begin, scene_material, stages_of
 from llmanac.lab.words import settings_words
 from llmanac.models.lm import LanguageModelSpec
@@ -104,7 +104,7 @@ def recipe_of(base: PictureBase, text: ArmText, steps: int) -> MultimodalRecipe:
     """
     if text.patches is not None:
         raise SpecError(f"arms.{text.label}: an architecture is named, not patched; give it a `name`")
-    _known("multimodal", text.name)
+    known_method("multimodal", text.name)
     vision, words, own = dump(base.vision), dump(base.text), dict(text.fields)
     kind = make_method("multimodal", text.name, f"arm {text.label!r}").name
     single = {"image": base.vision.image, "patch": base.vision.patch, "dim": base.vision.dim}

@@ -20,9 +20,9 @@ from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.command import toml_value
-from llmanac.lab.controlled import PLAN, Question, announce, progress
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.prepare import seen_in
+from llmanac.lab.runner import PLAN, Question, announce, progress
 from llmanac.lab.words import plural
 from llmanac.recipes.spec import load_recipe
 from llmanac.recipes.tune import RECIPE, TuneSpec, is_tuning

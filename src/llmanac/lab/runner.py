@@ -1,0 +1,171 @@
+"""The one way from a question to a result: resolve, plan, sweep, then run the arms as a `Study`.
+
+A kind of trial is a file in `trials/`: its arms, what an arm measures and costs, and how its steps or items are planned
+from the budget. The plan is written to `plan.json` before the first run and reused: when a study is continued, what was
+planned does not depend on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llmanac.core.files import read_json, write_json
+from llmanac.lab.arms import ArmText
+from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan
+from llmanac.lab.cache import Cache, digest
+from llmanac.lab.deadline import Deadline
+from llmanac.lab.hold import Hold
+from llmanac.lab.looks import looks_within
+from llmanac.lab.stats import MARGIN, MIN_REPLICATES
+from llmanac.lab.study import Advance, Study, Trial
+from llmanac.lab.tune import tune
+from llmanac.lab.words import reason
+
+PLAN = "plan.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """The request.
+
+    Attributes:
+        baseline: the arm that the others are compared with.
+        factors: the sweep of `--tune`, empty where there is none.
+        min_steps: fewer steps than this for any arm are refused.
+        artefact: the run or model that a post-hoc axis is applied to.
+        text_of_base: whether the text is that of a base that was asked for, not that of the artefact.
+        looks: numbers of seeds after which `--seeds auto` may end.
+        probes: files of labelled texts that the models are probed with; judge: the model that judges what they write.
+    """
+
+    axis: Axis
+    texts: tuple[ArmText, ...]
+    base: Any
+    baseline: str
+    budget: float
+    seeds: int
+    hold: Hold = "tokens"
+    factors: tuple[float, ...] = ()
+    margin: float = MARGIN
+    min_steps: int = MIN_STEPS
+    artefact: str | None = None
+    text_of_base: bool = False
+    probes: tuple[str, ...] = ()
+    judge: str | None = None
+    looks: tuple[int, ...] = ()
+
+    def plan(self, spent: float, speed: Mapping[str, Speed], ratios: Mapping[str, float], **options: Any) -> Plan:
+        """`make_plan` for these seeds; of several looks, for as many seeds as fit."""
+        for seeds in sorted(self.looks[1:], reverse=True):
+            with contextlib.suppress(BudgetError):
+                return make_plan(self.budget, spent, seeds, speed, ratios, tuning_runs=len(self.factors), **options)
+        least = self.looks[0] if self.looks else self.seeds
+        return make_plan(self.budget, spent, least, speed, ratios, tuning_runs=len(self.factors), **options)
+
+    def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
+        """The study of these arms under every seed."""
+        seeds = more.pop("seeds", self.seeds)
+        if self.looks:
+            more["looks"] = looks_within(seeds)
+        return Study(
+            self.axis.name, self.axis, tuple(arms), self.baseline, tuple(range(seeds)), trial, self.margin,
+            about=about, **more,
+        )  # fmt: skip
+
+
+class Stepping(Trial, Protocol):
+    """A trial whose arms take steps.
+
+    Attributes:
+        arms: the resolved arms; definition: what decides the plan, besides the question; about: for the result.
+        initial: the tensors that an arm starts from under a seed, where it can be built again: see `pairing`.
+    """
+
+    arms: Sequence[Arm]
+    definition: Any
+    about: Mapping[str, Any]
+    initial: Callable[[Arm, int], Mapping[str, Any]] | None
+
+    def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
+        """The steps of each arm that the budget has time for."""
+
+    def with_steps(self, arm: Arm, steps: int, baseline: int) -> Arm:
+        """The arm with its planned steps."""
+
+    def sweeping(self) -> Trial:
+        """The trial as the sweep of `--tune` runs it, on texts or rows of its own."""
+
+
+def run_steps(trial: Stepping, question: Question, folder: Path, cache: Cache, started: float, say: Say) -> Any:
+    """Run the study of a trial; returns its result as plain data."""
+    announce(trial.arms, question.baseline, say)
+    asked = [question.budget, question.seeds, question.looks, question.factors, question.hold]
+    definition = digest([trial.definition, *asked])
+    stored = read_json(folder / PLAN) if (folder / PLAN).is_file() else {}
+    if stored.get("definition") == definition:
+        plan = Plan.from_json(stored["plan"])
+    else:
+        work = cache.root / "calibration" / digest([time.time_ns(), definition])[:16]
+        try:
+            plan = trial.plan(question, started, work, say)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        write_json(folder / PLAN, {"definition": definition, "plan": plan.as_json()})
+    say_plan(plan, say)
+    arms = [trial.with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in trial.arms]
+    tuned = None
+    if question.factors:
+        arms, tuned = tune(trial.sweeping(), arms, question.factors, cache, progress(say))
+    about = {"hold": question.hold, "tune": tuned, "plan": plan.as_json(), **trial.about}
+    expected = {label: plan.seconds_of(label) for label in plan.steps}
+    study = question.study(arms, trial, about, seeds=plan.seeds, initial=trial.initial)
+    return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+
+
+def announce(arms: Sequence[Arm], baseline: str, say: Say) -> None:
+    """Say how each arm differs from the base."""
+    for arm in arms:
+        say(f"{arm.label}{' (baseline)' if arm.label == baseline else ''}: {arm.describe()}")
+
+
+def progress(say: Say) -> Advance:
+    """Says what is done, a run at a time."""
+
+    def advance(arm: str, seed: int, cached: bool, failed: str) -> None:
+        said = ["from the cache"] if cached else [] if failed else ["done"]
+        said += [f"failed ({reason(failed)})"] if failed else []
+        say(f"seed {seed}, {arm}: {', '.join(said)}")
+
+    return advance
+
+
+def say_plan(plan: Plan, say: Say) -> None:
+    """Say how many steps each arm takes, and how long that is expected to be."""
+    if plan.seeds < MIN_REPLICATES:
+        say(f"note: {plan.seeds} seeds are too few for a verdict; set --seeds {MIN_REPLICATES} or more")
+    for label, steps in plan.steps.items():
+        runs = plan.seeds + plan.tuning_runs
+        if not plan.speed[label].step_seconds:
+            say(f"plan: {label}: estimated once, {format_duration(plan.seconds_of(label))}")
+            continue
+        say(f"plan: {label}: {runs} runs of {steps:,} steps, {format_duration(plan.seconds_of(label))} each")
+    say(f"plan: {format_duration(plan.expected_seconds)} expected of {format_duration(plan.budget_seconds)}")
+
+
+def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
+    """The arm with its planned steps; where they are not the baseline's, that is what `--hold` moved."""
+    train = dataclasses.replace(arm.spec.train, steps=steps)
+    arm = dataclasses.replace(arm, spec=dataclasses.replace(arm.spec, train=train))
+    if baseline in (None, steps):
+        return arm
+    moved = {"train.steps": (baseline, steps)}
+    return dataclasses.replace(arm, diff=arm.diff | moved, held=arm.held | moved)
