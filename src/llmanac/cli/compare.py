@@ -35,8 +35,11 @@ def compare_command(
     margin: Annotated[float | None, typer.Option(help="Relative margin of equivalence [0.01].")] = None,
     baseline: Annotated[str | None, typer.Option(help="Arm that the others are compared with [the first].")] = None,
     base: Annotated[str | None, typer.Option(help="Recipe that all arms start from.")] = None,
-    artefact: Annotated[str | None, typer.Option(help="Run or model that arms are applied to, or align.")] = None,
+    artefact: Annotated[
+        str | None, typer.Option(help="Run, model or folder of documents that arms are applied to, or align.")
+    ] = None,
     probe: Annotated[str | None, typer.Option(help="Labelled texts to probe different objectives with.")] = None,
+    on: Annotated[str | None, typer.Option(help="Questions that retrievers find the documents of.")] = None,
     data: Annotated[str | None, typer.Option(help="Rows that objectives align --artefact on.")] = None,
     reward: RewardName = None,
     judge: Annotated[str | None, typer.Option(help="Model that scores what they write [a 5-gram].")] = None,
@@ -50,7 +53,7 @@ def compare_command(
     options: dict[str, Any] = {
         "budget": budget, "seeds": seeds, "hold": hold, "tune": tune, "margin": margin, "base": base,
         "artefact": artefact, "baseline": baseline, "folder": folder,
-        "probe": probe, "judge": judge, "data": data, "reward": read_rewards(reward),
+        "probe": probe, "judge": judge, "on": on, "data": data, "reward": read_rewards(reward),
     }  # fmt: skip
     given = {name: value for name, value in options.items() if value is not None}
     changes = parse_patches(set_ or ())

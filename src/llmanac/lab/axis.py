@@ -16,7 +16,7 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec, diff, kinds_of, make_method, patch
 from llmanac.lab.arms import ArmText, read_value
 
-TrialName = Literal["training", "decoding", "tokenizers", "quantizing", "tunings", "aligning", "pictures"]
+TrialName = Literal["training", "decoding", "tokenizers", "quantizing", "retrieving", "tunings", "aligning", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,12 @@ PATHS = {
 # Kinds where another method starts from its own defaults and keeps no field of the base: a learning rate that suits
 # one optimizer says nothing about another. Elsewhere fields of the same name are kept (heads, widths).
 OWN_DEFAULTS = ("optimizer",)
-POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers", "quantizer": "quantizing"}
+POST_HOC: dict[str, TrialName] = {
+    "decoding": "decoding",
+    "tokenizer": "tokenizers",
+    "quantizer": "quantizing",
+    "retriever": "retrieving",
+}
 FULL = "full"  # the arm of adapters that has none
 PICTURES = "multimodal"  # architectures of images, which have a base of their own (`pictures.py`)
 KNOWN = (*PATHS, *POST_HOC, PICTURES, "recipe")

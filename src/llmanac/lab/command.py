@@ -28,6 +28,7 @@ FLAGS = (
     "artefact",
     "probe",
     "judge",
+    "on",
     "data",
     "reward",
 )  # those of `llmanac compare`

@@ -29,11 +29,12 @@ from llmanac.lab.controlled import run_controlled
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
 from llmanac.lab.pictures import picture_base, run_pictures
-from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_tokenizers
+from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_retrieving, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.runner import Question
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
 from llmanac.lab.trials.aligning import aligning_of
+from llmanac.lab.trials.retrieving import documents_of
 from llmanac.lab.trials.tuning import run_tunings, tuning_of
 from llmanac.lab.tune import parse_tune
 from llmanac.recipes.spec import load_recipe, seconds
@@ -45,13 +46,14 @@ RUNNERS = {
     "decoding": run_decoding,
     "tokenizers": run_tokenizers,
     "quantizing": run_quantizing,
+    "retrieving": run_retrieving,
     "tunings": run_tunings,
     "aligning": run_tunings,
     "pictures": run_pictures,
 }
 KEYS = (
     "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
-    "data", "reward", "set", "title",
+    "on", "data", "reward", "set", "title",
 )  # fmt: skip
 
 
@@ -108,6 +110,7 @@ def compare(
     artefact: str | Path | None = None,
     probe: str | Path | None = None,
     judge: str | Path | None = None,
+    on: str | Path | None = None,
     data: str | Path | None = None,
     reward: Any = None,
     patches: Mapping[str, Any] | Iterable[str] = (),
@@ -132,10 +135,12 @@ def compare(
         tune: `lr=3` gives every arm the same sweep of its learning rate.
         margin: relative margin of equivalence.
         baseline: the arm that the others are compared with; the first by default.
-        artefact: the run or model that decoding methods are applied to, or that objectives align; the run whose text
-            tokenizers are trained on. A run brings its own text, unless a base is given.
+        artefact: the run or model that decoding methods are applied to, or that objectives align; the folder of
+            documents of retrievers; the run whose text tokenizers are trained on. A run brings its own text, unless a
+            base is given.
         probe: a file of labelled texts that models of different objectives are probed with, or several with commas.
         judge: the model that scores what models of different objectives write; a 5-gram of held-out text by default.
+        on: questions that retrievers find the documents of.
         data: rows that a model is aligned on, of preferences or of prompts; reward: scores its answers.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
@@ -152,7 +157,7 @@ def compare(
     """
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
     asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
-    asked |= {"probe": probe, "judge": judge, "data": data, "reward": reward}
+    asked |= {"probe": probe, "judge": judge, "on": on, "data": data, "reward": reward}
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
     post_hoc, texts = kind in POST_HOC, parse_arms(arms)
     aligning = None
@@ -160,6 +165,8 @@ def compare(
         aligning = aligning_of(texts, artefact, None if data is None else str(data), reward, changes)
     elif (data, reward) != (None, None):
         raise SpecError("--data, --reward: are for objectives that align a model; leave them out")
+    if on is not None and kind != "retriever":
+        raise SpecError("--on: names the questions of retrievers; leave it out")
     if not post_hoc and aligning is None and artefact is not None:
         raise SpecError(
             f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
@@ -170,6 +177,8 @@ def compare(
     recipe: Any = tuning or aligning
     if pictures:
         recipe = picture_base(base, changes)
+    elif kind == "retriever":
+        recipe = documents_of(artefact, on, changes)
     elif post_hoc:
         recipe = base_of(kind, base, artefact, changes, BASE)
     elif recipe is None:

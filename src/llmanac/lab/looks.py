@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.lab.stats import ALPHA, POWER, Comparison, compare_arms, student
+from llmanac.lab.stats import ALPHA, POWER, STUDENT, Comparison, compare_arms, equivalence_p, student, two_sided_p
 from llmanac.metrics._student import student_quantile
 
 LOOKS = (5, 7, 10, 14, 20)  # replicates after which the verdict is looked at
@@ -52,6 +52,13 @@ def guarded(values: Any) -> np.ndarray:
 def _statistic(values: Sequence[float]) -> float:
     t = student(values)
     return t if math.isinf(t) or not t else float(guarded(values))
+
+
+GUARDED = dataclasses.replace(
+    STUDENT,
+    different=functools.partial(two_sided_p, statistic=_statistic),
+    equivalent=functools.partial(equivalence_p, statistic=_statistic),
+)
 
 
 def looks_within(most: int) -> tuple[int, ...]:
@@ -108,11 +115,11 @@ def compare_in_looks(
     for n, level in levels(most).items():
         if n <= done:
             some = {arm: one[:n] for arm, one in values.items()}
-            for c in compare_arms(some, baseline, **options | {"levels": (level, level / 2), "statistic": _statistic}):
+            for c in compare_arms(some, baseline, **options | {"levels": (level, level / 2), "tests": GUARDED}):
                 if c.verdict != "inconclusive":
                     settled.setdefault(c.arm, c.verdict)
     out = []
-    for c in compare_arms(values, baseline, **options | {"statistic": _statistic}):
+    for c in compare_arms(values, baseline, **options | {"tests": GUARDED}):
         verdict: Any = settled.get(c.arm, "inconclusive") if done >= LOOKS[0] else c.verdict
         detectable = c.sd and c.sd * _found_with(POWER, most, len(values) - 1)
         further = c.further if verdict == c.verdict else most - done if verdict == "inconclusive" else None

@@ -23,6 +23,7 @@ from llmanac.lab.command import toml_value
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.prepare import seen_in
 from llmanac.lab.runner import PLAN, Question, announce, progress
+from llmanac.lab.stats import BOOTSTRAP
 from llmanac.lab.words import plural
 from llmanac.recipes.spec import load_recipe
 from llmanac.recipes.tune import RECIPE, TuneSpec, is_tuning
@@ -227,6 +228,25 @@ def run_quantizing(question: Question, folder: Path, cache: Cache, say: Say) -> 
     }  # fmt: skip
     study = question.study(arms, QuantizingTrial(subject, calibration, documents[:count]), about, seeds=1)
     return study.run(cache, progress(say), Deadline(question.budget, started, say))
+
+
+def run_retrieving(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+    """Retrievers on one folder of documents."""
+    from llmanac.lab.trials.retrieving import RetrievingTrial, spec_of
+
+    arms = _arms(question, spec_of)
+    trial = RetrievingTrial(question.base, arms)
+    announce(arms, question.baseline, say)
+    size, place = plural(len(trial.index), "passage"), question.base.folder
+    said = f"{plural(len(trial.questions), 'question')} over {size} of {place}."
+    say(f"plan: {said}")
+    about = {
+        "hold": None, "tune": None, "plan": {"words": said},
+        "data": {"folder": question.base.folder, "questions": question.base.questions, "passages": len(trial.index)},
+        "artefact": f"{question.base.folder}, {plural(len(trial.index.documents), 'document')}",
+    }  # fmt: skip
+    study = question.study(arms, trial, about, seeds=1, tests=BOOTSTRAP)
+    return study.run(cache, progress(say))
 
 
 def _planned(path: Path, definition: str) -> int | None:

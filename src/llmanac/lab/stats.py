@@ -36,6 +36,7 @@ MIN_REPLICATES = 5
 ALPHA = 0.05
 MARGIN = 0.01  # of equivalence, relative to the baseline
 POWER = 0.8
+DRAWS = 10_000
 Statistic = Callable[[Sequence[float]], float]
 MOST_REPLICATES = 100_000  # a study that needs more than this is reported as needing more than this
 
@@ -176,6 +177,45 @@ def detectable_difference(spread: float, n: int, *, alpha: float = 0.05, arms: i
     return factor * spread / math.sqrt(n)
 
 
+def _bootstrapped(differences: Sequence[float]) -> np.ndarray:
+    """Means of `DRAWS` draws of the differences with replacement, the same draws for every metric and arm."""
+    values = np.asarray(differences)
+    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), DRAWS)
+    return counts @ values / len(values)
+
+
+def _all_signs(differences: Sequence[float]) -> float:
+    return min(1.0, 2 * min(sign_flip_p(differences), sign_flip_p([-d for d in differences])))
+
+
+def _drawn_beyond(differences: Sequence[float], margins: Sequence[float]) -> float:
+    means, margin = _bootstrapped(differences), mean(margins)
+    return (max(int((means >= margin).sum()), int((means <= -margin).sum())) + 1) / (DRAWS + 1)
+
+
+def _percentiles(differences: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(_bootstrapped(differences), (0.025, 0.975))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """How differences are tested: p that the mean is 0, p that it is beyond the margins, and the 95% interval.
+
+    `intervals` names the interval for a page.
+    """
+
+    intervals: str
+    different: Callable[[Sequence[float]], float]
+    equivalent: Callable[[Sequence[float], Sequence[float]], float]
+    interval: Callable[[Sequence[float]], tuple[float, float]]
+
+
+STUDENT = Tests("t intervals", two_sided_p, equivalence_p, interval)
+# of differences that are far from normal: all signs (exact), and means of draws with replacement (Efron 1979)
+BOOTSTRAP = Tests("bootstrap intervals", _all_signs, _drawn_beyond, _percentiles)
+
+
 def compare_arms(
     values: Mapping[str, Sequence[float]],
     baseline: str,
@@ -184,7 +224,7 @@ def compare_arms(
     margin: float = MARGIN,
     levels: tuple[float, float] = (ALPHA, ALPHA),
     fewest: int = MIN_REPLICATES,
-    statistic: Statistic = student,
+    tests: Tests | None = None,
     refused: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
     """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
@@ -193,7 +233,7 @@ def compare_arms(
         values: finite numbers, one list an arm, all of one length n >= 1.
         margin: relative to the baseline, 0.01 for a percent.
         levels: of a difference, and of equivalence.
-        fewest: replicates that a verdict needs; statistic: of both tests.
+        fewest: replicates that a verdict needs; tests: of the differences, Student's by default.
         refused: arms that lose text, and what each loses. They have numbers and no verdict, and the other arms' tests
             are adjusted as if they were not there; where the baseline is one, no arm has a verdict.
 
@@ -216,21 +256,21 @@ def compare_arms(
     if baseline in why:
         why = dict.fromkeys(differences, f"the baseline: {why[baseline]}")
     judged = [arm for arm in differences if arm not in why]
-    tests: list[dict[str, float]] = [{}, {}]
+    how, adjusted = tests or STUDENT, list[dict[str, float]]([{}, {}])
     if len(base) >= fewest:
-        tests = [
-            {arm: two_sided_p(found, statistic) for arm, found in differences.items()},
-            {arm: equivalence_p(found, margins, statistic) for arm, found in differences.items()},
+        adjusted = [
+            {arm: how.different(found) for arm, found in differences.items()},
+            {arm: how.equivalent(found, margins) for arm, found in differences.items()},
         ]
-        for ps in tests:
+        for ps in adjusted:
             ps.update(zip(judged, holm([ps[arm] for arm in judged]), strict=True))
     family: dict[str, Any] = {"alpha": levels[0], "arms": max(1, len(judged))}
     sign, scale, n = -1 if better == "lower" else 1, abs(mean(base)), len(base)
     out = []
     for arm, found in differences.items():
-        p, p_equivalence = (ps.get(arm) for ps in tests)
+        p, p_equivalence = (ps.get(arm) for ps in adjusted)
         centre, spread = mean(found), deviation(found) if n > 1 else None
-        low, high = interval(found) if n > 1 else (None, None)
+        low, high = how.interval(found) if n > 1 else (None, None)
         relative = [value / scale if scale and value is not None else None for value in (centre, low, high)]
         verdict: Verdict = "loses text" if arm in why else _verdict(p, p_equivalence, sign * centre, levels)
         detectable = further = None

@@ -22,7 +22,7 @@ from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.looks import compare_in_looks, levels
 from llmanac.lab.pairing import pairing_record
-from llmanac.lab.stats import ALPHA, MARGIN, Comparison, Metric, compare_arms
+from llmanac.lab.stats import ALPHA, MARGIN, STUDENT, Comparison, Metric, Tests, compare_arms
 
 Advance = Callable[[str, int, bool, str], None]
 FORMAT_VERSION = 1
@@ -84,6 +84,7 @@ class Study:
     Attributes:
         looks: numbers of seeds after which the study ends if every arm has its verdict (`looks.py`).
         about: hold, tune, plan, base, ...: copied into the result.
+        tests: of the differences.
         initial: the tensors that an arm starts from under a seed, for a trial that trains: see `pairing`.
     """
 
@@ -98,6 +99,7 @@ class Study:
     about: Mapping[str, Any] = field(default_factory=dict)
     initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
     looks: tuple[int, ...] = ()
+    tests: Tests = STUDENT
 
     def run(self, cache: Cache, advance: Advance | None = None, deadline: Deadline | None = None) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
@@ -160,7 +162,7 @@ class Study:
         return {
             "format_version": FORMAT_VERSION, "name": self.name, "kind": self.axis.name, "path": self.axis.path,
             "replicate": self.trial.replicate, "baseline": self.baseline, "seeds": list(self.seeds),
-            "margin": self.margin, "alpha": self.alpha,
+            "margin": self.margin, "alpha": self.alpha, "intervals": self.tests.intervals,
             "arms": [{"label": a.label, "diff": _pairs(a.diff), "held": _pairs(a.held)} for a in self.arms],
             "metrics": [dataclasses.asdict(m) for m in self.trial.metrics],
             "cost_units": [dataclasses.asdict(m) for m in self.trial.costs],
@@ -209,7 +211,7 @@ class Study:
         options: dict[str, Any] = {"better": metric.better, "margin": self.margin, "refused": loses}
         if self.looks:
             return compare_in_looks(values, self.baseline, self.looks[-1], **options)
-        return compare_arms(values, self.baseline, levels=(self.alpha, self.alpha), **options)
+        return compare_arms(values, self.baseline, levels=(self.alpha, self.alpha), tests=self.tests, **options)
 
     def _settled(self, measured: Mapping[str, Mapping[int, Measurement]], seeds: int) -> bool:
         """Whether the first metric has a verdict on every arm after so many seeds."""
