@@ -8,6 +8,7 @@ compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,30 +26,30 @@ from llmanac.lab.axis import PICTURES, POST_HOC, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
-from llmanac.lab.controlled import run_controlled
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
 from llmanac.lab.pictures import picture_base, run_pictures
 from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_retrieving, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
-from llmanac.lab.runner import Question
+from llmanac.lab.runner import Question, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
-from llmanac.lab.trials.aligning import aligning_of
+from llmanac.lab.trials.aligning import AligningTrial, aligning_of
+from llmanac.lab.trials.controlled import ControlledTrial
 from llmanac.lab.trials.retrieving import documents_of
-from llmanac.lab.trials.tuning import run_tunings, tuning_of
+from llmanac.lab.trials.tuning import TuningTrial, tuning_of
 from llmanac.lab.tune import parse_tune
 from llmanac.recipes.spec import load_recipe, seconds
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
-RUNNERS = {
-    "training": run_controlled,
+RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "training": functools.partial(run_steps, ControlledTrial),
     "decoding": run_decoding,
     "tokenizers": run_tokenizers,
     "quantizing": run_quantizing,
     "retrieving": run_retrieving,
-    "tunings": run_tunings,
-    "aligning": run_tunings,
+    "tunings": functools.partial(run_steps, TuningTrial),
+    "aligning": functools.partial(run_steps, AligningTrial),
     "pictures": run_pictures,
 }
 KEYS = (

@@ -8,18 +8,22 @@ planned does not depend on how busy the machine is.
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import torch
+
+from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis
-from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import Hold
@@ -82,53 +86,101 @@ class Question:
         )  # fmt: skip
 
 
-class Stepping(Trial, Protocol):
-    """A trial whose arms take steps.
+class Stepping:
+    """Base of trials whose arms take steps (`Trial` says what else they have).
 
     Attributes:
         arms: the resolved arms; definition: what decides the plan, besides the question; about: for the result.
         initial: the tensors that an arm starts from under a seed, where it can be built again: see `pairing`.
+        tuning: whether what is measured is for the sweep of `--tune`, on texts or rows of its own.
     """
 
     arms: Sequence[Arm]
-    definition: Any
+    definition: Any = None
     about: Mapping[str, Any]
-    initial: Callable[[Arm, int], Mapping[str, Any]] | None
+    initial: Any = None
+    tuning = False
+
+    def settle(self, known: Any) -> Any:
+        """Decide what is measured before the plan; plain data, which is `known` when the study is continued."""
+        return None
 
     def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
         """The steps of each arm that the budget has time for."""
+        raise NotImplementedError
 
     def with_steps(self, arm: Arm, steps: int, baseline: int) -> Arm:
         """The arm with its planned steps."""
+        return with_steps(arm, steps, baseline)
 
-    def sweeping(self) -> Trial:
-        """The trial as the sweep of `--tune` runs it, on texts or rows of its own."""
+    def finish(self, result: dict[str, Any]) -> None:
+        """Add to the result what only all arms together tell."""
 
 
-def run_steps(trial: Stepping, question: Question, folder: Path, cache: Cache, started: float, say: Say) -> Any:
-    """Run the study of a trial; returns its result as plain data."""
+def run_steps(make: Callable[..., Any], question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+    """Run the study of the trial that `make(question, cache, say)` gives; returns its result as plain data.
+
+    Raises:
+        SpecError: arms that differ outside the axis, a hold that cannot be met, a budget that is too small.
+    """
+    started = time.monotonic()
+    trial = make(question, cache, say)
+    axis, threads = question.axis, torch.get_num_threads()
+    asked = [[text.label, text.value, list(text.patches or ())] for text in question.texts]
+    held = [question.baseline, question.hold, question.factors, question.min_steps, question.looks, threads]
+    definition = digest([trial.definition, axis.name, axis.path, asked, *held])
+    path = folder / PLAN
+    stored = read_json(path) if path.is_file() else {}
+    stored = stored if stored.get("definition") == definition else {}
+    settled = trial.settle(stored.get("settled"))
     announce(trial.arms, question.baseline, say)
-    asked = [question.budget, question.seeds, question.looks, question.factors, question.hold]
-    definition = digest([trial.definition, *asked])
-    stored = read_json(folder / PLAN) if (folder / PLAN).is_file() else {}
-    if stored.get("definition") == definition:
-        plan = Plan.from_json(stored["plan"])
-    else:
+    plan = continued(Plan.from_json(stored["plan"]), question, path, say) if stored else None
+    if plan is None:
         work = cache.root / "calibration" / digest([time.time_ns(), definition])[:16]
         try:
             plan = trial.plan(question, started, work, say)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        write_json(folder / PLAN, {"definition": definition, "plan": plan.as_json()})
+    write_json(path, {"definition": definition, "settled": settled, "plan": plan.as_json()})
     say_plan(plan, say)
     arms = [trial.with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in trial.arms]
     tuned = None
     if question.factors:
-        arms, tuned = tune(trial.sweeping(), arms, question.factors, cache, progress(say))
+        sweep = copy.copy(trial)
+        sweep.tuning = True
+        stepping = [arm for arm in arms if plan.speed[arm.label].step_seconds]
+        best, tuned = tune(sweep, stepping, question.factors, cache, progress(say))
+        chosen = {arm.label: arm for arm in best}
+        arms = [chosen.get(arm.label, arm) for arm in arms]
     about = {"hold": question.hold, "tune": tuned, "plan": plan.as_json(), **trial.about}
     expected = {label: plan.seconds_of(label) for label in plan.steps}
     study = question.study(arms, trial, about, seeds=plan.seeds, initial=trial.initial)
-    return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+    result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+    trial.finish(result)
+    return result
+
+
+def continued(plan: Plan, question: Question, path: Path, say: Say) -> Plan | None:
+    """The earlier plan, if it still fits the question.
+
+    A question with more seeds keeps the steps, and its budget is for the additional seeds: this continues an
+    inconclusive study. Another budget for the same seeds makes a new plan.
+
+    Raises:
+        SpecError: more seeds than the budget has time for.
+    """
+    if question.looks or question.seeds <= plan.seeds:
+        return plan if question.budget == plan.budget_seconds else None
+    further = question.seeds - plan.seeds
+    needed = further * sum(plan.seconds_of(label) for label in plan.steps)
+    if needed > question.budget:
+        raise SpecError(
+            f"--seeds {question.seeds}: {further} further seeds at the planned steps take "
+            f"{format_duration(needed)}, more than --budget {format_duration(question.budget)}; "
+            f"use --budget {round_up(needed)}"
+        )
+    say(f"going on with the plan in {path}: {further} further seeds")
+    return dataclasses.replace(plan, seeds=question.seeds, expected_seconds=plan.expected_seconds + needed)
 
 
 def announce(arms: Sequence[Arm], baseline: str, say: Say) -> None:

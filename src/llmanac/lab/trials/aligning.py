@@ -30,6 +30,7 @@ from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import known_method
+from llmanac.lab.cache import Cache
 from llmanac.lab.runner import Question, Say
 from llmanac.lab.trials.tuning import COSTS, Tried, TuningTrial, file_hash, hash_model
 from llmanac.metrics._items import Metric
@@ -197,11 +198,11 @@ class AligningTrial(TuningTrial):
     costs = COSTS
     code = (*TuningTrial.code, Preferred.__module__, Engine.__module__, __name__)
 
-    def __init__(self, question: Question, say: Say) -> None:
+    def __init__(self, question: Question, cache: Cache, say: Say) -> None:
         base = question.base
         self.tried = Compared if base.reward is None else Rewarded
         self.metrics = (ACCURACY if base.reward is None else REWARD if base.truth is None else TRUTH, KL)
-        super().__init__(question, say)
+        super().__init__(question, cache, say)
         self.about["notes"] = [
             f"{base.rows.held_out:.0%} of the rows are held out, others under each seed; KL is to {base.model}."
         ]

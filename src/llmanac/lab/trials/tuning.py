@@ -11,7 +11,6 @@ rows after the tuning.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import functools
 import hashlib
@@ -33,7 +32,7 @@ from llmanac.lab.budget import BudgetError, Plan, Speed
 from llmanac.lab.cache import Cache, versions
 from llmanac.lab.costs import peak_memory
 from llmanac.lab.pairing import RecordingStream, hash_parameters
-from llmanac.lab.runner import Question, Say, run_steps, with_steps
+from llmanac.lab.runner import Question, Say, Stepping
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import hash_files
@@ -99,6 +98,8 @@ class Tried(Tuning):
     """
 
     part = 1
+    units = 0.0
+    wanted = 0
     stream: Any = None
     peak: float | None = None
     look: Callable[[Tried], None] | None = None
@@ -113,7 +114,7 @@ class Tried(Tuning):
 
     def source(self, rows: Any, objective: Any, budget: float | None) -> Any:
         stream, settled = super().source(rows, objective, budget)
-        self.units, self.wanted, self.stream = self.step_units(settled), settled.steps, stream
+        self.units, self.wanted, self.stream = self.step_units(settled), settled.steps or 0, stream
         if isinstance(stream, PackedStream):
             self.stream = RecordingStream(
                 stream,
@@ -163,18 +164,16 @@ class Tried(Tuning):
         return {"loss": done.after.mean}
 
 
-class TuningTrial:
+class TuningTrial(Stepping):
     """Tunes an arm under a seed."""
 
     metrics: tuple[Metric, ...] = (Metric("loss", "nats", "lower", "held-out loss a token"),)
     costs = COSTS
     replicate = "seed"
-    initial = None
-    tuning = False  # measures on the held-out rows of the sweep
     tried: type[Tried] = Tried
     code: tuple[str, ...] = (Tuning.__module__, PackedStream.__module__)
 
-    def __init__(self, question: Question, say: Say) -> None:
+    def __init__(self, question: Question, cache: Cache, say: Say) -> None:
         base = question.base
         if question.hold != "tokens":
             raise SpecError(f"--hold {question.hold}: arms that tune one model read the same rows; leave --hold out")
@@ -221,16 +220,6 @@ class TuningTrial:
         }  # fmt: skip
         pairing = {"parameters": tried.parameters, "rows": getattr(tried.stream, "hashes", [])}
         return Measurement({name: [value] for name, value in tried.found.items()}, costs, [], pairing)
-
-    def sweeping(self) -> TuningTrial:
-        """The same trial on the held-out rows of the sweep."""
-        other = copy.copy(self)
-        other.tuning = True
-        return other
-
-    def with_steps(self, arm: Arm, steps: int, baseline: int) -> Arm:
-        """The arm with its planned steps."""
-        return with_steps(arm, steps, baseline)
 
     def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
         """The steps of `rows.epochs`, or as many as the budget has time for: a short tuning of each arm is timed.
@@ -302,16 +291,6 @@ class TuningTrial:
 
         done = run_in(begin, asked, place, (place / RECIPE).is_file(), None)
         return made[0], done
-
-
-def run_tunings(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
-    """Run the study. Raises SpecError: what cannot be tuned or held, or a budget that is too small."""
-    started = time.monotonic()
-    if question.axis.trial == "tunings":
-        return run_steps(TuningTrial(question, say), question, folder, cache, started, say)
-    from llmanac.lab.trials.aligning import AligningTrial
-
-    return run_steps(AligningTrial(question, say), question, folder, cache, started, say)
 
 
 def _rated(arm: Arm) -> Arm:
