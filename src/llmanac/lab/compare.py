@@ -28,7 +28,7 @@ from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
-from llmanac.lab.pictures import picture_base, run_pictures
+from llmanac.lab.pictures import PicturesTrial, picture_base
 from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_retrieving, run_tokenizers
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.runner import Question, run_steps
@@ -50,7 +50,7 @@ RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {
     "retrieving": run_retrieving,
     "tunings": functools.partial(run_steps, TuningTrial),
     "aligning": functools.partial(run_steps, AligningTrial),
-    "pictures": run_pictures,
+    "pictures": functools.partial(run_steps, PicturesTrial),
 }
 KEYS = (
     "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
