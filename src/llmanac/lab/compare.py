@@ -29,13 +29,16 @@ from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
 from llmanac.lab.pictures import PicturesTrial, picture_base
-from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_retrieving, run_tokenizers
+from llmanac.lab.posthoc import base_of
 from llmanac.lab.report import PAGE, RESULT, write_study
-from llmanac.lab.runner import Question, run_steps
+from llmanac.lab.runner import Question, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
 from llmanac.lab.trials.aligning import AligningTrial, aligning_of
 from llmanac.lab.trials.controlled import ControlledTrial
-from llmanac.lab.trials.retrieving import documents_of
+from llmanac.lab.trials.decoding import DecodingTrial
+from llmanac.lab.trials.quantizing import QuantizingTrial
+from llmanac.lab.trials.retrieving import RetrievingTrial, documents_of
+from llmanac.lab.trials.tokenizers import TokenizerTrial
 from llmanac.lab.trials.tuning import TuningTrial, tuning_of
 from llmanac.lab.tune import parse_tune
 from llmanac.recipes.spec import load_recipe, seconds
@@ -44,10 +47,10 @@ BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
 RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {
     "training": functools.partial(run_steps, ControlledTrial),
-    "decoding": run_decoding,
-    "tokenizers": run_tokenizers,
-    "quantizing": run_quantizing,
-    "retrieving": run_retrieving,
+    "decoding": functools.partial(run_applied, DecodingTrial.of),
+    "tokenizers": functools.partial(run_applied, TokenizerTrial.of),
+    "quantizing": functools.partial(run_applied, QuantizingTrial),
+    "retrieving": functools.partial(run_applied, RetrievingTrial),
     "tunings": functools.partial(run_steps, TuningTrial),
     "aligning": functools.partial(run_steps, AligningTrial),
     "pictures": functools.partial(run_steps, PicturesTrial),

@@ -21,6 +21,7 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
+from llmanac.core.spec import dump
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
@@ -28,7 +29,7 @@ from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import Hold
 from llmanac.lab.looks import looks_within
-from llmanac.lab.stats import MARGIN, MIN_REPLICATES
+from llmanac.lab.stats import MARGIN, MIN_REPLICATES, STUDENT, Tests
 from llmanac.lab.study import Advance, Study, Trial
 from llmanac.lab.tune import tune
 from llmanac.lab.words import reason
@@ -115,6 +116,54 @@ class Stepping:
 
     def finish(self, result: dict[str, Any]) -> None:
         """Add to the result what only all arms together tell."""
+
+
+class Applied:
+    """Base of trials that are applied to something finished; the budget has time for some of their items.
+
+    Attributes:
+        arms, definition, about: as of `Stepping`.
+        items: what is measured on: documents, passages, questions; words: of the plan, `{}` for how many there are.
+        seeds: of each arm, None for those of the question; tests: of the differences.
+    """
+
+    arms: Sequence[Arm]
+    definition: Any = None
+    about: Mapping[str, Any]
+    items: Sequence[Any]
+    words: str
+    seeds: int | None = 1
+    tests: Tests = STUDENT
+
+    def fitting(self, question: Question, started: float, work: Path) -> int:
+        """How many items there is time for: all of them."""
+        return len(self.items)
+
+    def take(self, count: int) -> None:
+        """Keep the first items only."""
+        self.items = self.items[:count]
+
+
+def run_applied(make: Callable[..., Any], question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+    """Run the study of the trial that `make(question, say)` gives; returns its result as plain data."""
+    started = time.monotonic()
+    trial = make(question, say)
+    announce(trial.arms, question.baseline, say)
+    definition = digest([trial.definition, [dump(arm.spec) for arm in trial.arms], question.budget, question.seeds])
+    path = folder / PLAN
+    stored = read_json(path) if path.is_file() else {}
+    count = stored["items"] if stored.get("definition") == definition else None
+    if count is None:
+        count = trial.fitting(question, started, cache.root)
+        write_json(path, {"definition": definition, "items": count})
+    trial.take(count)
+    said = trial.words.format(len(trial.items))
+    say(f"plan: {said}")
+    data = {**trial.about["data"], "items": len(trial.items)}
+    about = {"hold": None, "tune": None, "plan": {"words": said}, **trial.about, "data": data}
+    seeds = trial.seeds or question.seeds
+    study = question.study(trial.arms, trial, about, seeds=seeds, tests=trial.tests)
+    return study.run(cache, progress(say), Deadline(question.budget, started, say))
 
 
 def run_steps(make: Callable[..., Any], question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:

@@ -32,7 +32,8 @@ from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import known_method
 from llmanac.lab.cache import Cache
 from llmanac.lab.runner import Question, Say
-from llmanac.lab.trials.tuning import COSTS, Tried, TuningTrial, file_hash, hash_model
+from llmanac.lab.trials.decoding import file_hash, hash_model
+from llmanac.lab.trials.tuning import COSTS, Tried, TuningTrial
 from llmanac.metrics._items import Metric
 from llmanac.models.load import load_model
 from llmanac.recipes.align import AlignSpec, Material, Preferred, Sampled

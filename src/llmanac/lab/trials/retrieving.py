@@ -29,9 +29,12 @@ from llmanac.data.readers import table_rows
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest, versions
+from llmanac.lab.posthoc import arms_of
+from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import fingerprint
-from llmanac.lab.stats import Metric
+from llmanac.lab.stats import BOOTSTRAP, Metric
 from llmanac.lab.study import Measurement
+from llmanac.lab.words import plural
 from llmanac.retrieve import bm25, dense, hybrid
 from llmanac.retrieve.folder import FolderIndex
 
@@ -63,14 +66,14 @@ def documents_of(folder: str | Path | None, questions: str | Path | None, change
 
 
 @dataclass(frozen=True)
-class Question:
+class Asked:
     """A question, and the grades of the documents that are relevant to it."""
 
     text: str
     grades: Mapping[str, float]
 
 
-def read_questions(path: str, documents: Sequence[str]) -> list[Question]:
+def read_questions(path: str, documents: Sequence[str]) -> list[Asked]:
     """The questions of a table.
 
     Raises:
@@ -95,7 +98,7 @@ def read_questions(path: str, documents: Sequence[str]) -> list[Question]:
                 raise DataError(
                     f"{path}:{row.line}: the grade of {name!r} is {grade!r}; leave out what is not relevant"
                 )
-        found.append(Question(text, names))
+        found.append(Asked(text, names))
     if not found:
         raise DataError(f"{path}: has no questions")
     return found
@@ -108,7 +111,7 @@ def spec_of(text: ArmText) -> Any:
     return patch(spec, {"fusion": "scores"}) if joined else spec
 
 
-class RetrievingTrial:
+class RetrievingTrial(Applied):
     """Answers every question with the arm's ranking of documents."""
 
     metrics: tuple[Metric, ...] = (
@@ -118,21 +121,30 @@ class RetrievingTrial:
     costs: tuple[Metric, ...] = (Metric("query_seconds", "ms", "lower", "time of a query"),)
     replicate = "question"
 
-    def __init__(self, base: Documents, arms: Sequence[Arm]) -> None:
+    tests = BOOTSTRAP
+
+    def __init__(self, question: Question, say: Say) -> None:
+        """Raises SpecError: an arm that needs vectors, where the index has none. DataError: see `read_questions`."""
+        base, self.arms = question.base, arms_of(question, spec_of)
         encoder = None if base.encoder is None else make(dense.Spec, {"name": "dense", "model": base.encoder})
         self.index = FolderIndex.update(base.folder, base.index, encoder=encoder, problems=CommandProblems("skip"))
-        self.questions = read_questions(base.questions, self.index.documents)
-        for arm in arms:
+        self.items = read_questions(base.questions, self.index.documents)
+        for arm in self.arms:
             parts = [arm.spec.lexical, arm.spec.dense] if isinstance(arm.spec, hybrid.Spec) else [arm.spec]
             if self.index.encoder is None and any(isinstance(p, dense.Spec) and not p.model for p in parts):
                 raise SpecError(f"arm {arm.label!r}: the index has no vectors; name an encoder with -s encoder=MODEL")
+        self.words = f"{{}} questions over {plural(len(self.index), 'passage')} of {base.folder}."
+        self.about = {
+            "data": {"folder": base.folder, "questions": base.questions, "passages": len(self.index)},
+            "artefact": f"{base.folder}, {plural(len(self.index.documents), 'document')}",
+        }
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
         return {
             "trial": "retrieving", "measure": MEASURE_VERSION, "retriever": dump(arm.spec),
             "index": digest([self.index.data["files"], self.index.encoder and dump(self.index.encoder)]),
-            "questions": digest([[one.text, dict(one.grades)] for one in self.questions]),
+            "questions": digest([[one.text, dict(one.grades)] for one in self.items]),
             "sources": fingerprint([arm.spec], (__name__, FolderIndex.__module__)), "versions": versions(),
         }  # fmt: skip
 
@@ -160,11 +172,11 @@ class RetrievingTrial:
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Rank the documents for every question, and score the rankings."""
         retriever = self.retriever(arm.spec)
-        self.ranking(retriever, self.questions[0].text)
+        self.ranking(retriever, self.items[0].text)
         begin = time.perf_counter()
-        found = [self.ranking(retriever, one.text) for one in self.questions]
+        found = [self.ranking(retriever, one.text) for one in self.items]
         taken = (time.perf_counter() - begin) / len(found)
-        pairs = [(names, one.grades) for names, one in zip(found, self.questions, strict=True)]
+        pairs = [(names, one.grades) for names, one in zip(found, self.items, strict=True)]
         scores = {"recall_5": recall, "mrr": reciprocal_rank, "ndcg": ndcg}
         values = {name: [score(names, grades) for names, grades in pairs] for name, score in scores.items()}
         return Measurement(values, {"query_seconds": 1000 * taken})

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,10 +34,9 @@ from llmanac.lab.pairing import RecordingStream, hash_parameters
 from llmanac.lab.runner import Question, Say, Stepping
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.study import Measurement
-from llmanac.lab.trials.decoding import hash_files
+from llmanac.lab.trials.decoding import file_hash, hash_model
 from llmanac.lab.words import settings_words
 from llmanac.metrics._items import Items, Metric
-from llmanac.models.locate import model_folder
 from llmanac.recipes.tune import MODEL, RECIPE, Tuned, TuneSpec, Tuning, is_tuning, own_rate, run_in, trained_before
 from llmanac.train.loop import MAY_CHANGE
 from llmanac.train.metrics import read_metrics
@@ -309,15 +307,3 @@ def _a_step(taken: Sequence[float]) -> float | None:
 def step_seconds(place: Path) -> list[float]:
     """Seconds of each step of the tuning in a folder."""
     return [line["seconds"] for line in read_metrics(place / "training") if "seconds" in line]
-
-
-def hash_model(path: str) -> str:
-    """sha256 of a model's files."""
-    place = model_folder(path)
-    return hash_files(place) if place.is_dir() else file_hash(place)
-
-
-def file_hash(path: str | Path) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
