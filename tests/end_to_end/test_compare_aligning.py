@@ -113,6 +113,7 @@ def test_policy_gradients_are_compared_by_their_reward(place: Path, tmp_path: Pa
         ("grpo,rloo", {}, "reward: a policy gradient needs one"),
         ("dpo,ipo", {"reward": "exact-match"}, "reward: dpo learns from the rows alone"),
         ("dpo,dpo{beta=-1}", {}, "arm 'dpo{beta=-1}': objective.beta: -1"),
+        ("dpo,ipo", {"judge": "x"}, "--base, --probe, --judge: are not for objectives that align"),
         ("dpo,ipo", {"hold": "flops"}, "--hold flops: arms that tune one model"),
     ],
 )  # fmt: skip

@@ -18,7 +18,8 @@ from llmanac.core.spec import Spec, dump
 from llmanac.lab.arms import ArmText, parse_arms
 
 FLAGS = (  # those of `llmanac compare`
-    "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge", "on", "data", "reward",
+    "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge", "on", "data",
+    "reward",
 )  # fmt: skip
 
 

@@ -169,6 +169,8 @@ def compare(
         aligning = aligning_of(texts, artefact, None if data is None else str(data), reward, changes)
     elif (data, reward) != (None, None):
         raise SpecError("--data, --reward: are for objectives that align a model; leave them out")
+    if aligning and (base, probe, judge) != (None, None, None):
+        raise SpecError("--base, --probe, --judge: are not for objectives that align --artefact; leave them out")
     if on is not None and kind != "retriever":
         raise SpecError("--on: names the questions of retrievers; leave it out")
     if not post_hoc and aligning is None and artefact is not None:
@@ -211,22 +213,12 @@ def compare(
                 f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold, tune or probe"
             )
     question = Question(
-        axis=axis,
-        texts=tuple(texts),
-        base=recipe,
-        baseline=baseline,
+        axis, tuple(texts), recipe, baseline,
         budget=float(budget) if isinstance(budget, (int, float)) else seconds(budget, "--budget"),
-        seeds=seeds,
-        looks=looks,
-        hold=check_hold(hold),
-        factors=parse_tune(tune),
-        margin=margin,
-        min_steps=min_steps,
-        artefact=str(artefact) if artefact is not None else None,
-        text_of_base=base is not None,
-        probes=tuple(str(probe).split(",")) if probe else (),
-        judge=str(judge) if judge is not None else None,
-    )
+        seeds=seeds, looks=looks, hold=check_hold(hold), factors=parse_tune(tune), margin=margin, min_steps=min_steps,
+        artefact=str(artefact) if artefact is not None else None, text_of_base=base is not None,
+        probes=tuple(str(probe).split(",")) if probe else (), judge=str(judge) if judge is not None else None,
+    )  # fmt: skip
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")
     store = Cache(cache if cache is not None else place.parent / "cache")

@@ -204,17 +204,12 @@ class DecodingTrial(Applied):
         """Everything that decides an arm's numbers; a method that draws nothing is the same under every seed."""
         model = getattr(self.artefact.model, "spec", None)
         return {
-            "trial": "decoding",
-            "measure": MEASURE_VERSION,
-            "decoding": dump(arm.spec),
-            "seed": seed if arm.spec.stochastic else 0,
-            "artefact": self.artefact.sha256,
+            "trial": "decoding", "measure": MEASURE_VERSION, "decoding": dump(arm.spec),
+            "seed": seed if arm.spec.stochastic else 0, "artefact": self.artefact.sha256,
             "passages": digest([[list(p.prompt), list(p.reference), p.document] for p in self.passages]),
-            "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE),
-            "versions": versions(),
-            "device": str(next(self.artefact.model.parameters()).device),
-            "threads": torch.get_num_threads(),
-        }
+            "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE), "versions": versions(),
+            "device": str(next(self.artefact.model.parameters()).device), "threads": torch.get_num_threads(),
+        }  # fmt: skip
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Decode, then score every continuation."""
