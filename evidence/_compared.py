@@ -15,10 +15,10 @@ from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.lab.compare import BASE, load_study, run_study
-from llmanac.lab.controlled import with_steps
 from llmanac.lab.hold import hold_parameters
 from llmanac.lab.prepare import prepare
 from llmanac.lab.report import Section, sections, subtitle
+from llmanac.lab.runner import with_steps
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import TrainingTrial
 from llmanac.models._pairs import start_token

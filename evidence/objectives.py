@@ -31,11 +31,11 @@ from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.lab.compare import BASE, compare
-from llmanac.lab.controlled import with_steps
 from llmanac.lab.generation import make_generation
 from llmanac.lab.prepare import prepare
 from llmanac.lab.probe import kind_of, make_probes, stem_of
 from llmanac.lab.report import Section, table
+from llmanac.lab.runner import with_steps
 from llmanac.lab.stats import mean
 from llmanac.lab.trials.training import TrainingTrial
 from llmanac.recipes.spec import load_recipe
@@ -79,8 +79,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for hold, arms in HOLDS.items():
         found = compare(
-            "objective", arms, base=str(BASE), patches=settings, hold=hold, seeds=3, budget="6h", probe=probe_files(),
-            folder=WORK / f"objectives-{hold}", cache=WORK / "cache",
+            "objective", arms, base=str(BASE), patches=settings, hold=hold, seeds=3, margin=0.005, budget="6h",
+            probe=probe_files(), folder=WORK / f"objectives-{hold}", cache=WORK / "cache",
         ).data  # fmt: skip
         costs = ("parameters", "tokens", "train_flops")
         out[hold] = {key: found[key] for key in KEPT} | {

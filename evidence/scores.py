@@ -24,7 +24,19 @@ from typing import Any
 
 import torch
 
-from evidence._grid import LENGTH, MIXER, SHAPE, STEPS, arms, model_spec, recipe, text, training_steps, verdicts
+from evidence._grid import (
+    LENGTH,
+    MIXER,
+    SHAPE,
+    STATED,
+    STEPS,
+    arms,
+    model_spec,
+    recipe,
+    text,
+    training_steps,
+    verdicts,
+)  # fmt: skip
 from evidence._page import with_interval
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -119,7 +131,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return mean([s["start"][name][str(width)][what] for s in seeds])
 
     said = {}
-    for found in compare_arms(losses(seeds), "scaled-dot", better="lower"):
+    for found in compare_arms(losses(seeds), "scaled-dot", better="lower", **STATED):
         own = vars(found)
         said[found.arm] = f"{words.difference(own)} ({words.verdict(own, 'seed')})"
     scaled = [at("scaled-dot", d) for d in WIDTHS]

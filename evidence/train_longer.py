@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from evidence._grid import LENGTH, model_spec, recipe, text
+from evidence._grid import LENGTH, STATED, model_spec, recipe, text
 from evidence._page import with_interval
 from evidence.extrapolation import FACTOR, by_position, rows
 from llmanac.core.spec import patch
@@ -103,7 +103,7 @@ def _row(seeds: Sequence[dict[str, Any]], name: str, part: slice) -> list[str]:
     found = perplexities(seeds, name, part)
     first = SAME if SAME in found else BEFORE
     cells = [with_interval(found[way], 1) if way in found else "" for way in WAYS]
-    (c,) = compare_arms({first: found[first], LONGER: found[LONGER]}, first, better="lower")
+    (c,) = compare_arms({first: found[first], LONGER: found[LONGER]}, first, better="lower", **STATED)
     return [name, *cells, words.difference(vars(c)), words.interval(vars(c)), words.verdict(vars(c), "seed")]
 
 

@@ -44,9 +44,9 @@ def test_a_study_from_question_to_page(positions: StudyResult) -> None:
     data = json.loads((positions.folder / "study.json").read_text())
     assert data == json.loads(json.dumps(positions.data))
     values = data["values"]["bits_per_byte"]
-    assert [len(values[a]) for a in ("rope", "learned")] == [3, 3]
+    assert [len(values[a]) for a in ("rope", "learned")] == [5, 5]
     assert all(3.0 < v < 9.0 for found in values.values() for v in found)
-    assert len(set(values["rope"])) == 3  # seeds are different runs
+    assert len(set(values["rope"])) == 5  # seeds are different runs
     assert set(positions.verdicts) == {"learned"}
     differences = np.array(values["learned"]) - np.array(values["rope"])
     assert positions.comparison("learned")["difference"] == pytest.approx(differences.mean())
@@ -66,14 +66,14 @@ def test_a_study_from_question_to_page(positions: StudyResult) -> None:
 
 def test_arms_start_equal_and_that_is_recorded(positions: StudyResult, recipe: dict[str, Any]) -> None:
     found = positions.data["pairing"]
-    assert found["checked"] and set(found["seeds"]) == {"0", "1", "2"}
+    assert found["checked"] and set(found["seeds"]) == set("01234")
     model = load_recipe(recipe).spec.model.build(vocab_size=positions.data["data"]["vocabulary"])
     for seed in found["seeds"].values():
         assert seed["tensors_that_differ"] == 0 and seed["rows_equal"]
         assert seed["shared_tensors"] == len(dict(model.named_parameters()))
         assert seed["rows"] >= STEPS * 4  # every row that was trained on
-    assert len({s["row_hash"] for s in found["seeds"].values()}) == 3
-    assert len({s["tensor_hash"] for s in found["seeds"].values()}) == 3
+    assert len({s["row_hash"] for s in found["seeds"].values()}) == 5
+    assert len({s["tensor_hash"] for s in found["seeds"].values()}) == 5
 
 
 def test_an_arm_that_starts_at_another_scale_is_paired_and_the_page_says_so(
@@ -124,11 +124,25 @@ def test_asked_again_nothing_runs_and_more_seeds_run_only_themselves(
     assert all(run["cached"] for run in again.data["runs"])
     assert again.data["values"] == positions.data["values"]
     lines: list[str] = []
-    more = ask("position", "rope,learned", recipe, positions.folder, store, seeds=4, report=lines.append)
-    assert [run["cached"] for run in more.data["runs"]] == [True] * 6 + [False] * 2
+    more = ask("position", "rope,learned", recipe, positions.folder, store, seeds=6, report=lines.append)
+    assert [run["cached"] for run in more.data["runs"]] == [True] * 10 + [False] * 2
     assert any("going on with the plan" in line for line in lines)
-    assert more.values()["rope"][:3] == positions.values()["rope"]
-    assert more.comparison("learned")["n"] == 4
+    assert more.values()["rope"][:5] == positions.values()["rope"]
+    assert more.comparison("learned")["n"] == 6
+
+
+def test_seeds_are_added_until_a_verdict_that_is_clear_at_once(
+    recipe: dict[str, Any], store: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    found = ask("train.optimizer.lr", "0.003,1e-6", recipe, tmp_path, store, seeds="auto", report=lines.append)
+    assert found.data["seeds"] in ([0, 1, 2, 3, 4], [*range(7)], [*range(10)]) and found.data["asked_seeds"] == 20
+    assert found.verdicts == {"1e-6": "worse"} and found.data["plan"]["seeds"] == 20
+    assert ("Looks after so many seeds" in found.page.read_text() and "--seeds auto" in found.data["command"]) or (
+        "seeds='auto'" in found.data["command"].replace("'\"'\"'", "'")
+    )
+    again = ask("train.optimizer.lr", "0.003,1e-6", recipe, tmp_path, store, seeds="auto")
+    assert again.data["seeds"] == found.data["seeds"] and all(run["cached"] for run in again.data["runs"])
 
 
 def test_a_study_is_reproducible_bit_for_bit(positions: StudyResult, recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -172,8 +186,8 @@ def test_equal_parameters_move_one_width_and_say_so(recipe: dict[str, Any], stor
     assert abs(counts[1] - counts[0]) <= 0.01 * counts[0]
     held = found.data["arms"][1]["held"]
     assert list(held) == ["model.blocks.0.ffn.width"] and held["model.blocks.0.ffn.width"] == [None, 64]
-    assert found.verdicts == {"swiglu": "none"}
-    assert "no verdict (fewer than 3 seeds)" in found.page.read_text()
+    assert found.verdicts == {"swiglu": "too few"}
+    assert "too few seeds (4 more)" in found.page.read_text()
 
 
 def test_holds_by_arithmetic(recipe: dict[str, Any]) -> None:

@@ -98,14 +98,14 @@ def base(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 def test_two_arms_of_it_get_a_verdict_on_its_own_metric(base: dict[str, Any], tmp_path: Path) -> None:
     arms = ["second-half{sees=causal}", "second-half"]
-    found = ask("objective", arms, base, tmp_path / "study", tmp_path / "cache", seeds=3)
+    found = ask("objective", arms, base, tmp_path / "study", tmp_path / "cache", seeds=5)
     assert [m["name"] for m in found.data["metrics"]] == ["hits", "loss"]
-    assert set(found.verdicts) == {"second-half"} and found.verdicts["second-half"] != "none"
+    assert set(found.verdicts) == {"second-half"} and found.verdicts["second-half"] != "too few"
     values = found.values()
     assert all(0 < hits < 0.5 for arm in values.values() for hits in arm)
     assert values["second-half"] != values["second-half{sees=causal}"]  # it is the arms that were measured
     compared = found.comparison("second-half")
-    assert compared["n"] == 3 and compared["low"] < compared["difference"] < compared["high"]
+    assert compared["n"] == 5 and compared["low"] < compared["difference"] < compared["high"]
     curve = found.data["curves"]["second-half"]["0"]
     assert len(curve) >= 4 and all(0 <= point["value"] < 0.5 for point in curve)
     assert "tokens of the second half that are right" in found.page.read_text()

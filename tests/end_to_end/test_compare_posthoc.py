@@ -64,8 +64,8 @@ def test_every_tokenizer_by_name(recipe: dict[str, Any], store: Path, tmp_path: 
 def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for a few dozen steps, saved as a run saves it."""
     from llmanac.lab.cache import Cache
-    from llmanac.lab.controlled import with_steps
     from llmanac.lab.prepare import prepare
+    from llmanac.lab.runner import with_steps
     from llmanac.lab.trials.training import TrainingTrial
     from llmanac.train.loop import train
 
@@ -108,7 +108,7 @@ def test_decoding_methods_on_one_artefact(artefact: Path, recipe: dict[str, Any]
     spec = load_recipe(recipe).spec
     held_out = collect(spec.data.source, held_out=0.3, seed=0).held_out
     documents = sorted(((d.id, d.text) for d in held_out), key=lambda d: fraction(d[0], seed=1))
-    taken = passages(loaded, documents, 512)[: read_json(tmp_path / "plan.json")["passages"]]
+    taken = passages(loaded, documents, 512)[: read_json(tmp_path / "plan.json")["items"]]
     first = Engine(loaded.model, loaded.tokenizer).generate(
         [p.prompt for p in taken], max_new_tokens=len(taken[0].reference), temperature=0.0, stop_ids=()
     )
@@ -178,7 +178,7 @@ def test_a_tuning_has_no_text_to_decode(recipe: dict[str, Any], store: Path, tmp
 
 
 def test_what_is_trained_takes_no_artefact(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"--artefact: every arm is trained when .*quantizer take one"):
+    with pytest.raises(SpecError, match=r"--artefact: every arm is trained when .*quantizer, retriever take one"):
         ask("position", "rope,none", recipe, tmp_path / "a", store, artefact="/nonexistent")
 
 
@@ -197,14 +197,15 @@ def test_quantizers_on_one_model_by_document(
 
     from llmanac.core.spec import make_method
     from llmanac.evaluate.divergence import divergence
-    from llmanac.lab.trials.quantizing import Subject, texts_of
+    from llmanac.lab.trials.decoding import Artefact
+    from llmanac.lab.trials.quantizing import texts_of
     from llmanac.models.load import load_model
 
     arms = "none,int8,ternary,gguf{type=q8_0},gguf{type=q4_0}"
     found = ask("quantizer", arms, recipe, tmp_path, store, artefact=artefact, budget="2m")
     assert found.data["replicate"] == "document" and found.data["hold"] is None
     kl, loss = found.values("kl"), found.values("loss")
-    assert set(kl["none"]) == {0.0} and len(kl["int8"]) == found.data["data"]["documents"] >= 2
+    assert set(kl["none"]) == {0.0} and len(kl["int8"]) == found.data["data"]["items"] >= 2
     means = {arm: sum(some) / len(some) for arm, some in kl.items()}
     assert 0 < means["int8"] < means["gguf{type=q4_0}"] < means["ternary"]
     assert means["gguf{type=q8_0}"] < means["gguf{type=q4_0}"]
@@ -212,7 +213,7 @@ def test_quantizers_on_one_model_by_document(
     assert costs["none"]["bits"] == 32 and costs["gguf{type=q4_0}"]["bits"] < costs["gguf{type=q8_0}"]["bits"] < 32
     assert all(costs[arm]["decode_ratio_8"] > 0 for arm in kl)
     corpus = load_recipe(recipe, {}).spec.data.collect(0)
-    subject = Subject.load(artefact)
+    subject = Artefact.load(artefact)
     texts = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
     _, documents = texts_of(subject, list(corpus.train.texts()), texts, len(kl["int8"]))
     changed = copy.deepcopy(load_model(artefact, device="cpu"))

@@ -272,7 +272,7 @@ def test_a_comparison_of_tunings_that_cannot_fit_is_refused_after_its_first_step
     monkeypatch.setattr(Tried, "values", lambda *given: pytest.fail("measured"))
     base = asked(place, rows={"held_out": 0.3}, train={"steps": 5, "checkpoint_every": None, "optimizer": TUNING})
     with pytest.raises(
-        SpecError, match=r"--budget 0\.1s is too little for train\.steps = 5 \(3 runs of each of 2 arms"
+        SpecError, match=r"--budget 0\.1s is too little for train\.steps = 5 \(5 runs of each of 2 arms"
     ):
         compare("adapter", "lora{rank=2},full", base=base, budget=0.1, folder=tmp_path / "a", cache=tmp_path / "c")
 

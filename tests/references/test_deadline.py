@@ -117,7 +117,7 @@ def test_the_same_command_goes_on(tmp_path: Path, clock: Clock) -> None:
 
 def asked(budget: float, step: float, base: Any, axis: str = "model.position", **options: Any) -> str:
     def fit(speed: Any) -> Plan:
-        return make_plan(budget, 5.0, 3, speed, {"a": 1.0, "b": 1.0}, **options)
+        return make_plan(budget, 5.0, 5, speed, {"a": 1.0, "b": 1.0}, **options)
 
     speed = {"a": Speed(step, 2.0), "b": Speed(step, 2.0)}
     with pytest.raises(BudgetError):
@@ -130,7 +130,7 @@ def test_the_base_that_is_offered_is_smaller_and_can_be_asked_for(recipe: Any) -
     base = load_recipe(recipe).spec
     sizes = [parameters_of(base.model, 1024)]
     for step in (0.2, 0.3):
-        flags = shlex.split(asked(180, step, base))
+        flags = shlex.split(asked(300, step, base))
         assert flags and flags[::2] == ["-s"] * (len(flags) // 2)
         sizes.append(parameters_of(load_recipe(recipe, spec.parse_patches(flags[1::2])).spec.model, 1024))
     assert sizes[0] > sizes[1] >= sizes[2]
@@ -139,6 +139,6 @@ def test_the_base_that_is_offered_is_smaller_and_can_be_asked_for(recipe: Any) -
 def test_no_base_is_offered_where_none_fits_or_the_arms_vary_it() -> None:
     base = load_recipe(BASE).spec
     assert asked(20, 0.2, base) == ""
-    assert asked(180, 0.2, base, axis="model.dim") == ""
-    assert asked(180, 0.2, load_recipe(BASE, {"model": "feedforward"}).spec) == ""
+    assert asked(300, 0.2, base, axis="model.dim") == ""
+    assert asked(300, 0.2, load_recipe(BASE, {"model": "feedforward"}).spec) == ""
     assert issubclass(BudgetError, SpecError)

@@ -10,7 +10,7 @@ import scipy.special
 import scipy.stats
 
 from llmanac.core.errors import SpecError
-from llmanac.lab import stats
+from llmanac.lab import stats, words
 from llmanac.metrics._student import incomplete_beta, student_quantile, student_sf
 
 SIMULATIONS = 2000
@@ -51,7 +51,7 @@ def test_paired_test_and_interval_equal_scipy() -> None:
         base = rng.normal(2.0, 0.1, n)
         arm = base + rng.normal(0.02, 0.03, n)
         theirs = scipy.stats.ttest_rel(arm, base)
-        (ours,) = stats.compare_arms({"a": arm.tolist(), "b": base.tolist()}, "b", better="lower")
+        (ours,) = stats.compare_arms({"a": arm.tolist(), "b": base.tolist()}, "b", better="lower", fewest=3)
         assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
         wanted = theirs.confidence_interval(0.95)
         assert (ours.low, ours.high) == (pytest.approx(wanted.low, rel=1e-9), pytest.approx(wanted.high, rel=1e-9))
@@ -65,7 +65,8 @@ def test_equivalence_equals_two_one_sided_tests_of_scipy() -> None:
         arm = base + rng.normal(0.002, 0.004, n)
         below = scipy.stats.ttest_1samp(arm - 1.005 * base, 0, alternative="less").pvalue
         above = scipy.stats.ttest_1samp(arm - 0.995 * base, 0, alternative="greater").pvalue
-        (ours,) = stats.compare_arms({"a": arm.tolist(), "b": base.tolist()}, "b", better="lower", margin=0.005)
+        values = {"a": arm.tolist(), "b": base.tolist()}
+        (ours,) = stats.compare_arms(values, "b", better="lower", margin=0.005, fewest=3)
         assert ours.p_equivalence == pytest.approx(max(below, above), rel=1e-9)
 
 
@@ -104,7 +105,7 @@ def simulate(
         values = {"base": (shared + rng.normal(0, noise, n)).tolist()}
         for k in range(arms):
             values[f"arm{k}"] = (shared + 2.0 * shift + rng.normal(0, noise, n)).tolist()
-        out.append(stats.compare_arms(values, "base", better=better, margin=0.005))  # type: ignore[arg-type]
+        out.append(stats.compare_arms(values, "base", better=better, margin=0.005, fewest=3))  # type: ignore[arg-type]
     return out
 
 
@@ -177,27 +178,40 @@ def test_detectable_difference_is_found_four_times_in_five() -> None:
     assert 0.77 < found / 3000 < 0.85
 
 
-@pytest.mark.parametrize("n", [1, 2])
-def test_no_verdict_below_three(n: int) -> None:
-    (c,) = stats.compare_arms({"a": [1.0] * n, "b": [2.0] * n}, "b", better="lower")
-    assert (c.verdict, c.p, c.further) == ("none", None, None)
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_fewer_than_five_replicates_are_too_few_and_the_verdict_says_how_many_more(n: int) -> None:
+    values = {"a": [1.0] * n, "b": [2.0] * n}
+    (c,) = stats.compare_arms(values, "b", better="lower")
+    assert (c.verdict, c.p, c.p_equivalence, c.further) == ("too few", None, None, 5 - n)
+    assert words.verdict(vars(c), "seed") == f"too few seeds ({5 - n} more)"
+    (lossy,) = stats.compare_arms(values, "b", better="lower", refused={"a": "1% is lost"})
+    assert (lossy.verdict, lossy.further) == ("loses text", None)
+
+
+def test_five_replicates_have_a_verdict_and_the_margin_is_one_percent() -> None:
+    base = [2.0, 2.1, 1.9, 2.05, 1.95]
+    (near,) = stats.compare_arms({"a": [0.993 * b for b in base], "b": base}, "b", better="lower")
+    (far,) = stats.compare_arms({"a": [0.987 * b for b in base], "b": base}, "b", better="lower")
+    assert (near.verdict, far.verdict) == ("equivalent", "better") and near.margin == pytest.approx(0.02)
 
 
 def test_equal_and_constant_differences() -> None:
-    (same,) = stats.compare_arms({"a": [1.0, 1.5, 2.0], "b": [1.0, 1.5, 2.0]}, "b", better="lower")
+    (same,) = stats.compare_arms({"a": [1.0, 1.5, 2.0, 1.2, 1.1], "b": [1.0, 1.5, 2.0, 1.2, 1.1]}, "b", better="lower")
     assert same.verdict == "equivalent" and same.difference == 0
-    (certain,) = stats.compare_arms({"a": [0.8, 1.3, 1.8], "b": [1.0, 1.5, 2.0]}, "b", better="lower")
+    (certain,) = stats.compare_arms(
+        {"a": [0.8, 1.3, 1.8, 0.9, 1.9], "b": [1.0, 1.5, 2.0, 1.1, 2.1]}, "b", better="lower"
+    )
     assert certain.verdict == "better"
-    assert certain.improved == 3
-    (zeros,) = stats.compare_arms({"a": [0.0] * 4, "b": [0.0] * 4}, "b", better="lower")
+    assert certain.improved == 5
+    (zeros,) = stats.compare_arms({"a": [0.0] * 5, "b": [0.0] * 5}, "b", better="lower")
     assert zeros.verdict == "equivalent" and zeros.relative is None
 
 
 def test_negative_metrics_keep_their_direction() -> None:
     """Log-probabilities are below zero; higher is still better, and the margin is still a share of the size."""
-    base = [-2.0, -2.1, -1.9, -2.05]
+    base = [-2.0, -2.1, -1.9, -2.05, -1.98]
     (c,) = stats.compare_arms({"a": [b + 0.5 + 0.01 * i for i, b in enumerate(base)], "b": base}, "b", better="higher")
-    assert c.verdict == "better" and c.margin == pytest.approx(0.005 * np.mean(np.abs(base)))
+    assert c.verdict == "better" and c.margin == pytest.approx(0.01 * np.mean(np.abs(base)))
     (close,) = stats.compare_arms({"a": [b + 1e-5 * i for i, b in enumerate(base)], "b": base}, "b", better="higher")
     assert close.verdict == "equivalent"
 

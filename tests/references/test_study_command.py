@@ -113,7 +113,7 @@ def test_what_was_settled_and_planned_is_in_the_command(monkeypatch: pytest.Monk
     monkeypatch.setattr("llmanac.cli.compare.print_study", lambda done: None)
     lab.compare("position", "rope,none", budget="2m", patches={"train.attention": "plain"})
     assert seen[1] == (
-        "llmanac compare position --arms rope,none --budget 4m --seeds 3 "
+        "llmanac compare position --arms rope,none --budget 4m --seeds 5 "
         "-s train.attention=plain -s train.dtype=float32 -s train.steps=321"
     )
     run_command(seen[1])

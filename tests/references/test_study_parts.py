@@ -111,22 +111,22 @@ def test_a_plan_spends_the_budget_and_no_more() -> None:
 def test_a_budget_that_is_too_small_names_one_that_does() -> None:
     speed = {"a": Speed(0.1, 5.0), "b": Speed(0.1, 5.0)}
     with pytest.raises(SpecError, match=r"at least 200; use --budget \S+, fewer arms") as error:
-        make_plan(60, 10, 3, speed, {"a": 1.0, "b": 0.5})
+        make_plan(60, 10, 5, speed, {"a": 1.0, "b": 0.5})
     wanted = str(error.value).partition("use --budget ")[2].partition(",")[0]
     seconds = float(wanted[:-1]) * {"s": 1, "m": 60}[wanted[-1]]
-    enough = make_plan(seconds, 10, 3, speed, {"a": 1.0, "b": 0.5})
+    enough = make_plan(seconds, 10, 5, speed, {"a": 1.0, "b": 0.5})
     assert MIN_STEPS <= min(enough.steps.values()) < 1.4 * MIN_STEPS
 
 
 def test_stated_steps_are_kept_or_refused() -> None:
     speed = {"a": Speed(0.01, 1.0), "b": Speed(0.01, 1.0)}
-    assert make_plan(600, 0, 3, speed, {"a": 1.0, "b": 1.0}, stated=300).steps == {"a": 300, "b": 300}
+    assert make_plan(600, 0, 5, speed, {"a": 1.0, "b": 1.0}, stated=300).steps == {"a": 300, "b": 300}
     with pytest.raises(SpecError, match=r"too little for train\.steps = 300000"):
-        make_plan(600, 0, 3, speed, {"a": 1.0, "b": 1.0}, stated=300_000)
+        make_plan(600, 0, 5, speed, {"a": 1.0, "b": 1.0}, stated=300_000)
     with pytest.raises(
         SpecError, match=r"^train\.steps: 40 gives b 20 steps a run, .* set train\.steps to 400 or more"
     ):
-        make_plan(600, 0, 3, speed, {"a": 1.0, "b": 0.5}, stated=40)
+        make_plan(600, 0, 5, speed, {"a": 1.0, "b": 0.5}, stated=40)
 
 
 def test_steps_for_a_verdict_are_asked_for_only_where_there_can_be_one() -> None:
@@ -293,11 +293,13 @@ def test_seeds_go_outside_and_arms_inside_and_what_is_done_is_not_done_again(tmp
     trial = FakeTrial({"a": [2.0, 2.1, 1.9, 2.0, 2.05], "b": [1.8, 1.9, 1.71, 1.8, 1.86]}, [])
     first = study(trial, 3).run(Cache(tmp_path))
     assert trial.asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
-    assert first["comparisons"]["bits_per_byte"][0]["verdict"] == "better"
+    (few,) = first["comparisons"]["bits_per_byte"]
+    assert (few["verdict"], few["further"]) == ("too few", 2)
     assert first["sources"] == {"models/x.py": "1"} and first["pairing"]["checked"]
     longer = study(trial, 5).run(Cache(tmp_path))
     assert trial.asked[6:] == [("a", 3), ("b", 3), ("a", 4), ("b", 4)]
     assert [r["cached"] for r in longer["runs"]] == [True] * 6 + [False] * 4
+    assert longer["comparisons"]["bits_per_byte"][0]["verdict"] == "better"
     assert longer["values"]["bits_per_byte"]["a"] == trial.table["a"]
 
 

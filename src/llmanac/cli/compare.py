@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from llmanac.cli.align import read_rewards
 from llmanac.cli.options import Patches, stopping
 from llmanac.core.errors import SpecError
 
@@ -14,25 +15,31 @@ if TYPE_CHECKING:
 LABEL, CELL = 28, 17  # width in characters of a cost's name, and of an arm's column with its border
 STYLES = {
     "better": "green", "worse": "red", "equivalent": "cyan", "inconclusive": "yellow", "none": "yellow",
-    "loses text": "red",
+    "too few": "yellow", "loses text": "red",
 }  # fmt: skip
 
 
-def compare_command(kind: str, arms: str | None = None, set_: Patches = None, *, changes: dict[str, Any]) -> None:
+def compare_command(
+    kind: str, arms: str | None = None, reward: list[str] | None = None, set_: Patches = None, *,
+    changes: dict[str, Any],
+) -> None:  # fmt: skip
     """Compare methods at equal budget over paired seeds, with intervals and verdicts.
 
     Args:
         kind: The kind to vary (position, ffn, ...), or the path of a study.toml.
         arms: Comma-separated methods, e.g. rope,learned,none.
-        budget (text sets budget): Total time, e.g. 3m [3m].
-        seeds (int sets seeds, from 1): Paired seeds; fewer than 3 give no verdict [3].
+        budget (text sets budget): Total time, e.g. 5m [5m].
+        seeds (text sets seeds): Paired seeds, at least 5 for a verdict; auto adds them until there is one [5].
         hold (text sets hold): What to hold equal: params, flops, tokens or time.
         tune (text sets tune): Same sweep for every arm, e.g. lr=3.
-        margin (float sets margin): Relative margin of equivalence [0.005].
+        margin (float sets margin): Relative margin of equivalence [0.01].
         baseline (text sets baseline): Arm that the others are compared with [the first].
         base (text sets base): Recipe that all arms start from.
-        artefact (text sets artefact): Run that post-hoc arms are applied to.
+        artefact (text sets artefact): Run, model or folder of documents that arms are applied to, or align.
         probe (text sets probe): Labelled texts to probe different objectives with.
+        on (text sets on): Questions that retrievers find the documents of.
+        data (text sets data): Rows that objectives align --artefact on.
+        reward: exact-match, FILE.py:function, a reward model's folder, ...; repeatable, with =WEIGHT.
         judge (text sets judge): Model that scores what they write [a 5-gram].
         folder (file sets folder): Output folder [studies/<name>].
     """
@@ -40,6 +47,8 @@ def compare_command(kind: str, arms: str | None = None, set_: Patches = None, *,
     from llmanac.lab.compare import compare, run_study, studies
 
     patches = parse_patches(set_ or ())
+    rewards = read_rewards(reward)
+    changes |= {} if rewards is None else {"reward": rewards}
     with stopping(kept="every finished run is kept"):
         if kind in studies() or kind.endswith(".toml"):
             done = run_study(kind, arms=arms, patches=patches, **changes)

@@ -16,7 +16,7 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec, diff, kinds_of, make_method, patch
 from llmanac.lab.arms import ArmText, read_value
 
-TrialName = Literal["training", "decoding", "tokenizers", "quantizing", "tunings", "pictures"]
+TrialName = Literal["training", "decoding", "tokenizers", "quantizing", "retrieving", "tunings", "aligning", "pictures"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,12 @@ PATHS = {
 # Kinds where another method starts from its own defaults and keeps no field of the base: a learning rate that suits
 # one optimizer says nothing about another. Elsewhere fields of the same name are kept (heads, widths).
 OWN_DEFAULTS = ("optimizer",)
-POST_HOC: dict[str, TrialName] = {"decoding": "decoding", "tokenizer": "tokenizers", "quantizer": "quantizing"}
+POST_HOC: dict[str, TrialName] = {
+    "decoding": "decoding",
+    "tokenizer": "tokenizers",
+    "quantizer": "quantizing",
+    "retriever": "retrieving",
+}
 FULL = "full"  # the arm of adapters that has none
 PICTURES = "multimodal"  # architectures of images, which have a base of their own (`pictures.py`)
 KNOWN = (*PATHS, *POST_HOC, PICTURES, "recipe")
@@ -177,7 +182,7 @@ def resolve(base: Spec, axis: Axis, texts: Sequence[ArmText]) -> list[Arm]:
     arms = []
     for text in texts:
         if axis.kind and text.patches is None and (axis.kind, text.name) != ("adapter", FULL):
-            _known(axis.kind, text.name)
+            known_method(axis.kind, text.name)
         changes = _changes(base, axis, text)
         try:
             spec = patch(base, changes)
@@ -188,7 +193,8 @@ def resolve(base: Spec, axis: Axis, texts: Sequence[ArmText]) -> list[Arm]:
     return arms
 
 
-def _known(kind: str, name: str) -> None:
+def known_method(kind: str, name: str) -> None:
+    """Raise SpecError for an unknown method; it names the nearest."""
     known = registry.methods(kind)
     if name not in known:
         raise SpecError(f"--arms: no {kind} named {name!r}{nearest(name, known)} (known: {', '.join(known)})")
@@ -243,5 +249,5 @@ def methods_of(kind: str, text: ArmText) -> Spec:
     """
     if text.patches is not None:
         raise SpecError(f"arms.{text.label}: a {kind} is named, not patched; give it a `name`")
-    _known(kind, text.name)
+    known_method(kind, text.name)
     return make_method(kind, {"name": text.name, **dict(text.fields)}, f"arm {text.label!r}")

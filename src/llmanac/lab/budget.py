@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmanac.core.errors import SpecError
+from llmanac.lab.stats import MIN_REPLICATES
 
 MIN_STEPS = 200
-FEWEST_SEEDS = 3  # for a verdict
 RESERVE = 0.05  # fraction of the budget held in reserve, since step times drift
 
 
@@ -97,7 +97,7 @@ def make_plan(
         SpecError: the stated steps are fewer than `min_steps`.
     """
     runs = seeds + tuning_runs
-    least, what = (min_steps, "a verdict") if seeds >= FEWEST_SEEDS else (1, "a run")
+    least, what = (min_steps, "a verdict") if seeds >= MIN_REPLICATES else (1, "a run")
     fixed = sum(s.fixed_seconds * (runs if s.step_seconds else 1) for s in speed.values())
     a_step = runs * sum(s.step_seconds * ratios[arm] for arm, s in speed.items())
     usable = budget * (1 - RESERVE) - spent - fixed

@@ -17,18 +17,10 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec, dump
 from llmanac.lab.arms import ArmText, parse_arms
 
-FLAGS = (
-    "baseline",
-    "budget",
-    "seeds",
-    "hold",
-    "tune",
-    "margin",
-    "base",
-    "artefact",
-    "probe",
-    "judge",
-)  # those of `llmanac compare`
+FLAGS = (  # those of `llmanac compare`
+    "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge", "on", "data",
+    "reward",
+)  # fmt: skip
 
 
 def compare_again(kind: str, arms: Any, patches: Mapping[str, Any], options: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """`llmanac compare`: compare methods at equal budget, over paired replicates, with a verdict.
 
-compare("position", "rope,learned,none", budget="3m", seeds=3)
+compare("position", "rope,learned,none", budget="5m", seeds=5)
 compare("ffn", ["swiglu", "relu"], hold="params")
 compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 """
@@ -8,6 +8,7 @@ compare("decoding", "greedy,top-p{p=0.9}", artefact="runs/quickstart")
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,29 +26,38 @@ from llmanac.lab.axis import PICTURES, POST_HOC, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
-from llmanac.lab.controlled import Question, run_controlled
 from llmanac.lab.hold import check_hold
-from llmanac.lab.pictures import picture_base, run_pictures
-from llmanac.lab.posthoc import base_of, run_decoding, run_quantizing, run_tokenizers
+from llmanac.lab.looks import LOOKS
+from llmanac.lab.pictures import PicturesTrial, picture_base
+from llmanac.lab.posthoc import base_of
 from llmanac.lab.report import PAGE, RESULT, write_study
+from llmanac.lab.runner import Question, run_applied, run_steps
+from llmanac.lab.stats import MARGIN, MIN_REPLICATES
+from llmanac.lab.trials.aligning import AligningTrial, aligning_of
+from llmanac.lab.trials.controlled import ControlledTrial
+from llmanac.lab.trials.decoding import DecodingTrial
+from llmanac.lab.trials.quantizing import QuantizingTrial
+from llmanac.lab.trials.retrieving import RetrievingTrial, documents_of
+from llmanac.lab.trials.tokenizers import TokenizerTrial
+from llmanac.lab.trials.tuning import TuningTrial, tuning_of
 from llmanac.lab.tune import parse_tune
-from llmanac.lab.tunings import run_tunings, tuning_of
 from llmanac.recipes.spec import load_recipe, seconds
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
-RUNNERS = {
-    "training": run_controlled,
-    "decoding": run_decoding,
-    "tokenizers": run_tokenizers,
-    "quantizing": run_quantizing,
-    "tunings": run_tunings,
-    "pictures": run_pictures,
+RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {
+    "training": functools.partial(run_steps, ControlledTrial),
+    "decoding": functools.partial(run_applied, DecodingTrial.of),
+    "tokenizers": functools.partial(run_applied, TokenizerTrial.of),
+    "quantizing": functools.partial(run_applied, QuantizingTrial),
+    "retrieving": functools.partial(run_applied, RetrievingTrial),
+    "tunings": functools.partial(run_steps, TuningTrial),
+    "aligning": functools.partial(run_steps, AligningTrial),
+    "pictures": functools.partial(run_steps, PicturesTrial),
 }
-MARGIN = 0.005
 KEYS = (
     "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
-    "set", "title",
+    "on", "data", "reward", "set", "title",
 )  # fmt: skip
 
 
@@ -95,8 +105,8 @@ def compare(
     arms: str | Sequence[Any] | Mapping[str, Any],
     *,
     base: Any = None,
-    budget: str | float = "3m",
-    seeds: int = 3,
+    budget: str | float = "5m",
+    seeds: int | str = MIN_REPLICATES,
     hold: str | None = None,
     tune: str | None = None,
     margin: float = MARGIN,
@@ -104,6 +114,9 @@ def compare(
     artefact: str | Path | None = None,
     probe: str | Path | None = None,
     judge: str | Path | None = None,
+    on: str | Path | None = None,
+    data: str | Path | None = None,
+    reward: Any = None,
     patches: Mapping[str, Any] | Iterable[str] = (),
     folder: str | Path | None = None,
     cache: str | Path | None = None,
@@ -117,18 +130,22 @@ def compare(
         kind: what varies: a kind (`position`, `ffn`, `optimizer`, `decoding`, `tokenizer`, ...), a dotted path of the
             recipe (`train.optimizer.lr`), or `recipe` for complete recipes.
         arms: names, or names with fields (`mlp{width=512}`); a mapping gives labels of your own.
-        base: a recipe (name, path, data or Spec), or a tuning's (`lab/tunings.py`); a small model on the documentation
-            of this Python by default.
+        base: a recipe (name, path, data or Spec), or a tuning's (`lab/trials/tuning.py`); by default a small model on
+            the documentation of this Python.
         budget: time for everything, what was cached not counted.
-        seeds: replicates of what is trained; sampling seeds of a decoding method.
+        seeds: replicates of what is trained; sampling seeds of a decoding method. "auto" adds replicates until every
+            arm has a verdict or the budget is spent.
         hold: what is equal between arms: tokens (default), params, flops or time.
         tune: `lr=3` gives every arm the same sweep of its learning rate.
         margin: relative margin of equivalence.
         baseline: the arm that the others are compared with; the first by default.
-        artefact: the run or model that decoding methods are applied to; the run whose text tokenizers are trained on.
-            A run brings its own text, unless a base is given.
+        artefact: the run or model that decoding methods are applied to, or that objectives align; the folder of
+            documents of retrievers; the run whose text tokenizers are trained on. A run brings its own text, unless a
+            base is given.
         probe: a file of labelled texts that models of different objectives are probed with, or several with commas.
         judge: the model that scores what models of different objectives write; a 5-gram of held-out text by default.
+        on: questions that retrievers find the documents of.
+        data: rows that a model is aligned on, of preferences or of prompts; reward: scores its answers.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
         cache: where runs are kept; `studies/cache` by default, shared by all studies next to it.
@@ -144,55 +161,64 @@ def compare(
     """
     asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
     asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
-    asked |= {"probe": probe, "judge": judge}
+    asked |= {"probe": probe, "judge": judge, "on": on, "data": data, "reward": reward}
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
-    post_hoc = kind in POST_HOC
-    if not post_hoc and artefact is not None:
+    post_hoc, texts = kind in POST_HOC, parse_arms(arms)
+    aligning = None
+    if kind == "objective":
+        aligning = aligning_of(texts, artefact, None if data is None else str(data), reward, changes)
+    elif (data, reward) != (None, None):
+        raise SpecError("--data, --reward: are for objectives that align a model; leave them out")
+    if aligning and (base, probe, judge) != (None, None, None):
+        raise SpecError("--base, --probe, --judge: are not for objectives that align --artefact; leave them out")
+    if on is not None and kind != "retriever":
+        raise SpecError("--on: names the questions of retrievers; leave it out")
+    if not post_hoc and aligning is None and artefact is not None:
         raise SpecError(
             f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
             f"out ({', '.join(POST_HOC)} take one)"
         )
     pictures = kind == PICTURES
-    tuning = None if post_hoc or pictures else tuning_of(base, changes)
-    recipe: Any = tuning
+    tuning = None if post_hoc or pictures or aligning else tuning_of(base, changes)
+    recipe: Any = tuning or aligning
     if pictures:
         recipe = picture_base(base, changes)
+    elif kind == "retriever":
+        recipe = documents_of(artefact, on, changes)
     elif post_hoc:
         recipe = base_of(kind, base, artefact, changes, BASE)
-    elif tuning is None:
+    elif recipe is None:
         recipe = load_recipe(BASE if base is None else base, changes).spec
-    axis, texts = find_axis(kind, recipe), parse_arms(arms)
-    axis = axis if tuning is None else dataclasses.replace(axis, trial="tunings")
+    axis = find_axis(kind, recipe)
+    if tuning or aligning:
+        axis = dataclasses.replace(axis, trial="tunings" if tuning else "aligning")
     known = [text.label for text in texts]
     baseline = baseline or known[0]
     if baseline not in known:
         raise SpecError(f"baseline: {baseline!r} is not one of the arms{nearest(baseline, known)} ({', '.join(known)})")
+    looks = LOOKS if seeds == "auto" else ()
+    seeds = LOOKS[-1] if looks else _whole(seeds)
     if seeds < 1:
-        raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs 3")
+        raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs {MIN_REPLICATES}")
     if not margin > 0:
-        raise SpecError(f"--margin: {margin} is not above 0; 0.005 is half a percent of the baseline")
+        raise SpecError(f"--margin: {margin} is not above 0; 0.01 is a percent of the baseline")
     if post_hoc:
         given = {"--hold": hold, "--tune": tune, "--probe": probe}
+        if looks:
+            raise SpecError(
+                f"--seeds auto: nothing is trained when {kind} is compared, so that no seed is added; give a number"
+            )
         if refused := [name for name, value in given.items() if value is not None]:
             raise SpecError(
                 f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold, tune or probe"
             )
     question = Question(
-        axis=axis,
-        texts=tuple(texts),
-        base=recipe,
-        baseline=baseline,
+        axis, tuple(texts), recipe, baseline,
         budget=float(budget) if isinstance(budget, (int, float)) else seconds(budget, "--budget"),
-        seeds=seeds,
-        hold=check_hold(hold),
-        factors=parse_tune(tune),
-        margin=margin,
-        min_steps=min_steps,
-        artefact=str(artefact) if artefact is not None else None,
-        text_of_base=base is not None,
-        probes=tuple(str(probe).split(",")) if probe else (),
-        judge=str(judge) if judge is not None else None,
-    )
+        seeds=seeds, looks=looks, hold=check_hold(hold), factors=parse_tune(tune), margin=margin, min_steps=min_steps,
+        artefact=str(artefact) if artefact is not None else None, text_of_base=base is not None,
+        probes=tuple(str(probe).split(",")) if probe else (), judge=str(judge) if judge is not None else None,
+    )  # fmt: skip
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")
     store = Cache(cache if cache is not None else place.parent / "cache")
@@ -200,7 +226,8 @@ def compare(
     if command is None:
         command = lambda pins, more: compare_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
     pins = _settled(question, found)
-    room = {"budget": round_up(2 * question.budget)} if "train.steps" in pins else {}  # it limits and decides nothing
+    decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
+    room = {} if decides else {"budget": round_up(2 * question.budget)}
     found |= {"machine": machine(), "versions": versions(), "command": command(pins, room)}
     _keep_other(place, found, report)
     write_study(place, found)
@@ -222,6 +249,13 @@ def _settled(question: Question, found: Mapping[str, Any]) -> dict[str, Any]:
         for path, value in settled.items()
         if left[path] == "auto" and value not in (None, "auto") and not question.axis.covers(path)
     }
+
+
+def _whole(seeds: int | str) -> int:
+    try:
+        return int(seeds)
+    except ValueError:
+        raise SpecError(f"--seeds: {seeds!r} is neither a number nor auto") from None
 
 
 def _decisive(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,8 @@ every arm the same pictures, `--hold flops` steps by the FLOPs of its stages.
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +24,10 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
 from llmanac.data.pictures import scenes
 from llmanac.lab.arms import ArmText
-from llmanac.lab.axis import Arm, _known
-from llmanac.lab.budget import Plan, Speed, make_plan
-from llmanac.lab.cache import Cache, digest
-from llmanac.lab.controlled import PLAN, Question, announce, progress, say_plan
-from llmanac.lab.deadline import Deadline
+from llmanac.lab.axis import Arm, known_method
+from llmanac.lab.budget import Plan, Speed
+from llmanac.lab.cache import Cache
+from llmanac.lab.runner import Question, Say, Stepping
 from llmanac.lab.trials.picturing import PictureTrial, Unmeasured, begin, scene_material, stages_of
 from llmanac.lab.words import settings_words
 from llmanac.models.lm import LanguageModelSpec
@@ -45,7 +43,6 @@ SHARES: dict[str, dict[str, float]] = {
 }  # fmt: skip
 REHEARSED = 3  # steps of each stage that are timed
 FEWEST = 10  # steps of an arm
-Say = Callable[[str], None]
 
 
 def _vision() -> Any:
@@ -104,7 +101,7 @@ def recipe_of(base: PictureBase, text: ArmText, steps: int) -> MultimodalRecipe:
     """
     if text.patches is not None:
         raise SpecError(f"arms.{text.label}: an architecture is named, not patched; give it a `name`")
-    _known("multimodal", text.name)
+    known_method("multimodal", text.name)
     vision, words, own = dump(base.vision), dump(base.text), dict(text.fields)
     kind = make_method("multimodal", text.name, f"arm {text.label!r}").name
     single = {"image": base.vision.image, "patch": base.vision.patch, "dim": base.vision.dim}
@@ -132,64 +129,52 @@ def recipe_of(base: PictureBase, text: ArmText, steps: int) -> MultimodalRecipe:
     )
 
 
-def run_pictures(question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
-    """Run the study; returns its result as plain data.
+class PicturesTrial(PictureTrial, Stepping):
+    """The trial of a question: every arm's steps are divided among its stages.
 
     Raises:
-        SpecError: arms that cannot be compared, a hold that cannot be met, or a budget that is too small.
+        SpecError: arms that cannot be compared, or a hold that cannot be met.
     """
-    started, base = time.monotonic(), question.base
-    if question.hold not in ("tokens", "flops"):
-        raise SpecError(f"--hold {question.hold}: architectures of images are held at tokens (pictures) or flops")
-    if question.factors:
-        raise SpecError("--tune: is not for architectures of images; set -s train.optimizer.lr=... for all arms")
-    if question.probes or question.judge:
-        raise SpecError("--probe, --judge: are for models of text; these arms are asked about scenes, leave them out")
-    texts = {text.label: text for text in question.texts}
-    recipes = {label: recipe_of(base, text, 100) for label, text in texts.items()}
-    a_step = {label: flops_of(recipe) for label, recipe in recipes.items()}
-    ratios = {label: a_step[question.baseline] / a_step[label] if question.hold == "flops" else 1.0 for label in texts}
-    say(f"base: {base.name}: {base.rows} pictures a step; every arm: {settings_words(dump(base))}")
-    arms = [
-        Arm(label, recipe, _difference(recipes[question.baseline], recipe), {}) for label, recipe in recipes.items()
-    ]
-    announce(arms, question.baseline, say)
-    definition = digest(
-        [[dump(r) for r in recipes.values()], question.budget, question.seeds, question.hold, dump(base)]
-    )
-    stored = files.read_json(folder / PLAN) if (folder / PLAN).is_file() else {}
-    if stored.get("definition") == definition:
-        plan = Plan.from_json(stored["plan"])
-    else:
-        work = cache.root / "calibration" / digest([time.time_ns(), definition])[:16]
-        try:
-            speed = {label: _speed(replace_steps(recipe, REHEARSED), work / label) for label, recipe in recipes.items()}
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-        plan = make_plan(
-            question.budget, time.monotonic() - started, question.seeds, speed, ratios,
-            min_steps=min(FEWEST, question.min_steps), stated=base.train.steps,
-        )  # fmt: skip
-        files.write_json(folder / PLAN, {"definition": definition, "plan": plan.as_json()})
-    say_plan(plan, say)
-    settled = [_settled(arm, base, texts[arm.label], plan, question.baseline) for arm in arms]
-    total = {arm.label: flops_of(arm.spec) * steps_of(arm.spec) for arm in settled}
-    about = {
-        "hold": question.hold, "tune": None, "plan": plan.as_json(), "base": dump(base),
-        "data": {"source": "scenes drawn here", "questions": 4 * base.questions},
-        "notes": ["clip sees captions and never a question: its answer is that of the nearest of all captions.",
-                  "The steps of an arm are those of all its stages: " + "; ".join(map(_stages_words, settled)) + "."],
-    }  # fmt: skip
-    study = question.study(settled, PictureTrial(base.questions, total), about)
-    expected = {label: plan.seconds_of(label) for label in plan.steps}
-    return study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
 
+    def __init__(self, question: Question, cache: Cache, say: Say) -> None:
+        base = self.base = question.base
+        if question.hold not in ("tokens", "flops"):
+            raise SpecError(f"--hold {question.hold}: architectures of images are held at tokens (pictures) or flops")
+        if question.factors:
+            raise SpecError("--tune: is not for architectures of images; set -s train.optimizer.lr=... for all arms")
+        if question.probes or question.judge:
+            raise SpecError(
+                "--probe, --judge: are for models of text; these arms are asked about scenes, leave them out"
+            )
+        self.asked = {text.label: text for text in question.texts}
+        recipes = {label: recipe_of(base, text, 100) for label, text in self.asked.items()}
+        first = recipes[question.baseline]
+        self.arms = [Arm(label, recipe, _difference(first, recipe), {}) for label, recipe in recipes.items()]
+        super().__init__(base.questions, {})
+        self.definition = [dump(base), [dump(recipe) for recipe in recipes.values()]]
+        self.about = {
+            "base": dump(base), "data": {"source": "scenes drawn here", "questions": 4 * base.questions},
+            "notes": ["clip sees captions and never a question: its answer is that of the nearest of all captions."],
+        }  # fmt: skip
+        say(f"base: {base.name}: {base.rows} pictures a step; every arm: {settings_words(dump(base))}")
 
-def _settled(arm: Arm, base: PictureBase, text: ArmText, plan: Plan, baseline: str) -> Arm:
-    """The arm with its planned steps."""
-    steps = plan.steps[arm.label]
-    moved = {} if steps == plan.steps[baseline] else {"train.steps": (plan.steps[baseline], steps)}
-    return replace(arm, spec=recipe_of(base, text, steps), diff=arm.diff | moved, held=moved)
+    def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
+        """The steps of all stages, of which a few are timed."""
+        a_step = {arm.label: flops_of(arm.spec) for arm in self.arms}
+        held = question.hold == "flops"
+        ratios = {label: a_step[question.baseline] / flops if held else 1.0 for label, flops in a_step.items()}
+        speed = {arm.label: _speed(replace_steps(arm.spec, REHEARSED), work / arm.label) for arm in self.arms}
+        spent, least = time.monotonic() - started, min(FEWEST, question.min_steps)
+        return question.plan(spent, speed, ratios, min_steps=least, stated=self.base.train.steps)
+
+    def with_steps(self, arm: Arm, steps: int, baseline: int) -> Arm:
+        """The arm with its planned steps, whose division and FLOPs are noted."""
+        moved = {} if steps == baseline else {"train.steps": (baseline, steps)}
+        spec = recipe_of(self.base, self.asked[arm.label], steps)
+        arm = replace(arm, spec=spec, diff=arm.diff | moved, held=moved)
+        self.flops[arm.label] = flops_of(spec) * steps_of(spec)
+        self.about["notes"].append(f"The steps of an arm are those of all its stages: {_stages_words(arm)}.")
+        return arm
 
 
 def _difference(base: MultimodalRecipe, own: MultimodalRecipe) -> dict[str, tuple[Any, Any]]:

@@ -127,7 +127,8 @@ def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
     section = Section(title + ("" if first else ", also measured"), tables=[table(head, rows, base)])
     if first:
         section.paragraphs.append(
-            f"Differences are paired by {result['replicate']}; intervals are t intervals over {result['replicate']}s, "
+            f"Differences are paired by {result['replicate']}; intervals are {result.get('intervals', 't intervals')} "
+            f"over {result['replicate']}s, "
             "one arm at a time. Both p columns are adjusted over the arms (Holm). Equivalent: two one-sided tests put "
             f"the difference inside {result['margin']:.2%} of the baseline, whatever its sign."
         )

@@ -13,14 +13,15 @@ at most `alpha` however many arms it has. Verdicts:
     equivalent     both one-sided tests reject: the difference is inside the margin, whatever its sign
     better, worse  else, when the difference is not zero
     inconclusive   else; with the number of further replicates that would settle it at four chances in five
-    none           fewer than three replicates
+    too few        fewer than five replicates; with how many more a verdict needs
+    none           nothing may be concluded, and `refused` says why
     loses text     the arm (or the baseline) does not reproduce its text, so its numbers are not about that text
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,9 +31,13 @@ from llmanac.core.errors import SpecError
 from llmanac.metrics._items import Metric as Metric
 from llmanac.metrics._student import student_quantile, student_sf
 
-Verdict = Literal["better", "worse", "equivalent", "inconclusive", "none", "loses text"]
-MIN_REPLICATES = 3
+Verdict = Literal["better", "worse", "equivalent", "inconclusive", "too few", "none", "loses text"]
+MIN_REPLICATES = 5
+ALPHA = 0.05
+MARGIN = 0.01  # of equivalence, relative to the baseline
 POWER = 0.8
+DRAWS = 10_000
+Statistic = Callable[[Sequence[float]], float]
 MOST_REPLICATES = 100_000  # a study that needs more than this is reported as needing more than this
 
 
@@ -43,8 +48,8 @@ class Comparison:
     `difference` is arm minus baseline in the metric's unit with its 95% interval; `relative` is the same over the
     baseline's mean. `p` and `p_equivalence` are already adjusted over the arms. `detectable` is the smallest difference
     that this many replicates would find four times in five. `further` is how many more replicates an inconclusive
-    verdict needs, `None` where there is no verdict to settle or more than `MOST_REPLICATES` would be needed. `refused`
-    says why the arm may have no verdict whatever its numbers are.
+    verdict, or one on too few of them, needs, `None` where there is no verdict to settle or more than
+    `MOST_REPLICATES` would be needed. `refused` says why the arm may have no verdict whatever its numbers are.
     """
 
     arm: str
@@ -78,7 +83,7 @@ def deviation(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
-def _statistic(values: Sequence[float]) -> float:
+def student(values: Sequence[float]) -> float:
     """mean / standard error; infinite where every value is the same and not zero, 0 where all are zero."""
     centre, spread = mean(values), deviation(values)
     # Equal inputs give a spread of a few rounding errors; a t of 1e16 from them means nothing more than infinity does.
@@ -87,18 +92,18 @@ def _statistic(values: Sequence[float]) -> float:
     return centre / (spread / math.sqrt(len(values)))
 
 
-def two_sided_p(differences: Sequence[float]) -> float:
+def two_sided_p(differences: Sequence[float], statistic: Statistic = student) -> float:
     """p of the paired t test that the mean difference is zero."""
-    return min(1.0, 2 * student_sf(abs(_statistic(differences)), len(differences) - 1))
+    return min(1.0, 2 * student_sf(abs(statistic(differences)), len(differences) - 1))
 
 
-def equivalence_p(differences: Sequence[float], margins: Sequence[float]) -> float:
+def equivalence_p(differences: Sequence[float], margins: Sequence[float], statistic: Statistic = student) -> float:
     """p of the two one-sided tests: the larger of both. `margins` are absolute, one a pair."""
     if not any(differences):  # the same outcome every time, even where the margin is a fraction of zero
         return 0.0
     df = len(differences) - 1
-    above = _statistic([d + m for d, m in zip(differences, margins, strict=True)])
-    below = _statistic([d - m for d, m in zip(differences, margins, strict=True)])
+    above = statistic([d + m for d, m in zip(differences, margins, strict=True)])
+    below = statistic([d - m for d, m in zip(differences, margins, strict=True)])
     return max(student_sf(above, df), student_sf(-below, df))
 
 
@@ -172,20 +177,63 @@ def detectable_difference(spread: float, n: int, *, alpha: float = 0.05, arms: i
     return factor * spread / math.sqrt(n)
 
 
+def _bootstrapped(differences: Sequence[float]) -> np.ndarray:
+    """Means of `DRAWS` draws of the differences with replacement, the same draws for every metric and arm."""
+    values = np.asarray(differences)
+    counts = np.random.default_rng(0).multinomial(len(values), np.full(len(values), 1 / len(values)), DRAWS)
+    return counts @ values / len(values)
+
+
+def _all_signs(differences: Sequence[float]) -> float:
+    return min(1.0, 2 * min(sign_flip_p(differences), sign_flip_p([-d for d in differences])))
+
+
+def _drawn_beyond(differences: Sequence[float], margins: Sequence[float]) -> float:
+    means, margin = _bootstrapped(differences), mean(margins)
+    return (max(int((means >= margin).sum()), int((means <= -margin).sum())) + 1) / (DRAWS + 1)
+
+
+def _percentiles(differences: Sequence[float]) -> tuple[float, float]:
+    low, high = np.quantile(_bootstrapped(differences), (0.025, 0.975))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """How differences are tested: p that the mean is 0, p that it is beyond the margins, and the 95% interval.
+
+    `intervals` names the interval for a page.
+    """
+
+    intervals: str
+    different: Callable[[Sequence[float]], float]
+    equivalent: Callable[[Sequence[float], Sequence[float]], float]
+    interval: Callable[[Sequence[float]], tuple[float, float]]
+
+
+STUDENT = Tests("t intervals", two_sided_p, equivalence_p, interval)
+# of differences that are far from normal: all signs (exact), and means of draws with replacement (Efron 1979)
+BOOTSTRAP = Tests("bootstrap intervals", _all_signs, _drawn_beyond, _percentiles)
+
+
 def compare_arms(
     values: Mapping[str, Sequence[float]],
     baseline: str,
     *,
     better: Literal["lower", "higher"],
-    margin: float = 0.005,
-    alpha: float = 0.05,
+    margin: float = MARGIN,
+    levels: tuple[float, float] = (ALPHA, ALPHA),
+    fewest: int = MIN_REPLICATES,
+    tests: Tests | None = None,
     refused: Mapping[str, str] | None = None,
 ) -> list[Comparison]:
     """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
 
     Args:
         values: finite numbers, one list an arm, all of one length n >= 1.
-        margin: relative to the baseline, 0.005 for half a percent.
+        margin: relative to the baseline, 0.01 for a percent.
+        levels: of a difference, and of equivalence.
+        fewest: replicates that a verdict needs; tests: of the differences, Student's by default.
         refused: arms that lose text, and what each loses. They have numbers and no verdict, and the other arms' tests
             are adjusted as if they were not there; where the baseline is one, no arm has a verdict.
 
@@ -196,7 +244,7 @@ def compare_arms(
     if baseline not in values:
         raise SpecError(f"baseline: {baseline!r} is not one of the arms {', '.join(values)}")
     if not margin > 0:
-        raise SpecError(f"margin: must be above 0, got {margin}; 0.005 is half a percent of the baseline")
+        raise SpecError(f"margin: must be above 0, got {margin}; 0.01 is a percent of the baseline")
     base = list(values[baseline])
     for arm, xs in values.items():
         if len(xs) != len(base):
@@ -208,29 +256,31 @@ def compare_arms(
     if baseline in why:
         why = dict.fromkeys(differences, f"the baseline: {why[baseline]}")
     judged = [arm for arm in differences if arm not in why]
-    tests: list[dict[str, float]] = [{}, {}]
-    if len(base) >= MIN_REPLICATES:
-        tests = [
-            {arm: two_sided_p(found) for arm, found in differences.items()},
-            {arm: equivalence_p(found, margins) for arm, found in differences.items()},
+    how, adjusted = tests or STUDENT, list[dict[str, float]]([{}, {}])
+    if len(base) >= fewest:
+        adjusted = [
+            {arm: how.different(found) for arm, found in differences.items()},
+            {arm: how.equivalent(found, margins) for arm, found in differences.items()},
         ]
-        for ps in tests:
+        for ps in adjusted:
             ps.update(zip(judged, holm([ps[arm] for arm in judged]), strict=True))
-    family: dict[str, Any] = {"alpha": alpha, "arms": max(1, len(judged))}
+    family: dict[str, Any] = {"alpha": levels[0], "arms": max(1, len(judged))}
     sign, scale, n = -1 if better == "lower" else 1, abs(mean(base)), len(base)
     out = []
     for arm, found in differences.items():
-        p, p_equivalence = (ps.get(arm) for ps in tests)
+        p, p_equivalence = (ps.get(arm) for ps in adjusted)
         centre, spread = mean(found), deviation(found) if n > 1 else None
-        low, high = interval(found) if n > 1 else (None, None)
+        low, high = how.interval(found) if n > 1 else (None, None)
         relative = [value / scale if scale and value is not None else None for value in (centre, low, high)]
-        verdict: Verdict = "loses text" if arm in why else _verdict(p, p_equivalence, sign * centre, alpha)
+        verdict: Verdict = "loses text" if arm in why else _verdict(p, p_equivalence, sign * centre, levels)
         detectable = further = None
         if spread is not None and arm not in why:
             detectable = detectable_difference(spread, n, **family)
             if verdict == "inconclusive":
                 needed = replicates_needed(centre, spread, mean(margins), **family)
                 further = None if needed is None else max(1, needed - n)
+        if verdict == "too few":
+            further = fewest - n
         out.append(
             Comparison(
                 arm=arm, n=n, mean=mean(values[arm]), baseline_mean=mean(base), difference=centre, low=low, high=high,
@@ -242,11 +292,11 @@ def compare_arms(
     return out
 
 
-def _verdict(p: float | None, p_equivalence: float | None, gain: float, alpha: float) -> Verdict:
+def _verdict(p: float | None, p_equivalence: float | None, gain: float, levels: tuple[float, float]) -> Verdict:
     if p is None or p_equivalence is None:
-        return "none"
-    if p_equivalence <= alpha:
+        return "too few"
+    if p_equivalence <= levels[1]:
         return "equivalent"
-    if p <= alpha:
+    if p <= levels[0]:
         return "better" if gain > 0 else "worse"
     return "inconclusive"

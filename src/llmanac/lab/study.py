@@ -20,12 +20,12 @@ from llmanac.lab import deadline as deadlines
 from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
+from llmanac.lab.looks import compare_in_looks, levels
 from llmanac.lab.pairing import pairing_record
-from llmanac.lab.stats import Comparison, Metric, compare_arms
+from llmanac.lab.stats import ALPHA, MARGIN, STUDENT, Comparison, Metric, Tests, compare_arms
 
 Advance = Callable[[str, int, bool, str], None]
 FORMAT_VERSION = 1
-ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ class Study:
     """Everything that is decided before the first trial.
 
     Attributes:
+        looks: numbers of seeds after which the study ends if every arm has its verdict (`looks.py`).
         about: hold, tune, plan, base, ...: copied into the result.
+        tests: of the differences.
         initial: the tensors that an arm starts from under a seed, for a trial that trains: see `pairing`.
     """
 
@@ -92,10 +94,12 @@ class Study:
     baseline: str
     seeds: tuple[int, ...]
     trial: Trial
-    margin: float = 0.005
+    margin: float = MARGIN
     alpha: float = ALPHA
     about: Mapping[str, Any] = field(default_factory=dict)
     initial: Callable[[Arm, int], Mapping[str, Any]] | None = None
+    looks: tuple[int, ...] = ()
+    tests: Tests = STUDENT
 
     def run(self, cache: Cache, advance: Advance | None = None, deadline: Deadline | None = None) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
@@ -127,6 +131,9 @@ class Study:
                     left = labels[place + 1 :] + labels * (len(self.seeds) - number - 1)
                     deadline.ran(arm.label, taken, left)
             self._pairing(measured)  # after every seed: stop a study whose arms do not start equal
+            if number + 1 in self.looks and self._settled(measured, number + 1):
+                done = number + 1
+                break
         result = dataclasses.replace(self, seeds=self.seeds[:done]).conclude(measured)
         return result | {
             "asked_seeds": len(self.seeds), "stopped": stopped, "runs": runs, "sources": dict(sorted(sources.items())),
@@ -155,7 +162,7 @@ class Study:
         return {
             "format_version": FORMAT_VERSION, "name": self.name, "kind": self.axis.name, "path": self.axis.path,
             "replicate": self.trial.replicate, "baseline": self.baseline, "seeds": list(self.seeds),
-            "margin": self.margin, "alpha": self.alpha,
+            "margin": self.margin, "alpha": self.alpha, "intervals": self.tests.intervals,
             "arms": [{"label": a.label, "diff": _pairs(a.diff), "held": _pairs(a.held)} for a in self.arms],
             "metrics": [dataclasses.asdict(m) for m in self.trial.metrics],
             "cost_units": [dataclasses.asdict(m) for m in self.trial.costs],
@@ -165,8 +172,20 @@ class Study:
             "curves": {arm: {str(s): m.curve for s, m in by.items() if m.curve} for arm, by in measured.items()},
             "pairing": self._pairing(measured),
             "failed": {arm: messages for arm, messages in failed.items() if messages},
-            **self.about,
+            **self.about, **self._looked(),
         }  # fmt: skip
+
+    def _looked(self) -> dict[str, Any]:
+        """The levels of the looks, and a note on them."""
+        if not self.looks:
+            return {}
+        level = levels(self.looks[-1])
+        said = ", ".join(f"{n} ({level[n]:.2g})" for n in self.looks)
+        note = (
+            f"Seeds were added until each arm had its verdict or the budget was spent. Looks after so many seeds, with "
+            f"the level of each: {said}. Intervals are not adjusted for the looks."
+        )
+        return {"looks": {str(n): level[n] for n in self.looks}, "notes": [*self.about.get("notes", ()), note]}
 
     def _pairing(self, measured: Mapping[str, Mapping[int, Measurement]]) -> dict[str, Any]:
         hashes = {
@@ -189,9 +208,15 @@ class Study:
     ) -> list[Comparison]:
         if self.baseline not in values or len(values) < 2:
             return []
-        return compare_arms(
-            values, self.baseline, better=metric.better, margin=self.margin, alpha=self.alpha, refused=loses
-        )
+        options: dict[str, Any] = {"better": metric.better, "margin": self.margin, "refused": loses}
+        if self.looks:
+            return compare_in_looks(values, self.baseline, self.looks[-1], **options)
+        return compare_arms(values, self.baseline, levels=(self.alpha, self.alpha), tests=self.tests, **options)
+
+    def _settled(self, measured: Mapping[str, Mapping[int, Measurement]], seeds: int) -> bool:
+        """Whether the first metric has a verdict on every arm after so many seeds."""
+        found = dataclasses.replace(self, seeds=self.seeds[:seeds]).conclude(measured)
+        return all(c["verdict"] != "inconclusive" for c in found["comparisons"][self.trial.metrics[0].name])
 
     def _costs(self, by_seed: Mapping[int, Measurement]) -> dict[str, float | None]:
         """The mean of each cost over the seeds."""

@@ -58,7 +58,9 @@ def _verdict(comparison: Mapping[str, Any], replicate: str) -> str:
     word = comparison["verdict"]
     if comparison.get("refused"):
         return f"{word} ({comparison['refused']})"
-    if word == "none":
+    if word == "too few":
+        return f"too few {replicate}s ({comparison['further']} more)"
+    if word == "none":  # kept studies, of an earlier rule
         return f"no verdict (fewer than 3 {replicate}s)"
     if word == "inconclusive":
         if comparison["further"] is None:

@@ -26,18 +26,27 @@ from typing import Any
 
 import torch
 
-from llmanac.core.errors import DataError, LlmanacError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import dump
+from llmanac.data.split import fraction
 from llmanac.generate.engine import Engine
 from llmanac.lab.axis import Arm
+from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import digest, versions
+from llmanac.lab.posthoc import arms_of, text_of, words_of
+from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.metrics.answers import f1
+from llmanac.models.load import load_model
+from llmanac.models.locate import fetched, model_folder
+from llmanac.tokenizers.load import load_tokenizer
 
 MEASURE_VERSION = 1
 PROMPT_TOKENS, NEW_TOKENS = 32, 64
+FEWEST_PASSAGES, MOST_PASSAGES = 32, 512
+CALIBRATED = 4  # passages that each arm continues to measure its speed
 FEWEST_GROUPS = 10  # with fewer documents than this, each passage is a replicate of its own and the page says so
 CODE = (Engine.__module__, f1.__module__)
 
@@ -62,31 +71,27 @@ class Artefact:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Artefact:
-        """Read a run's folder, a model's folder, or a hub model.
-
-        Raises:
-            LlmanacError: nothing that can be loaded is there.
-        """
-        from llmanac.models.load import load_model
-        from llmanac.models.locate import locate, model_folder
-        from llmanac.tokenizers.load import load_tokenizer
-
-        model, tokenizer = locate(path)
-        folder = model_folder(model)
-        tokens = Path(tokenizer) if Path(tokenizer).exists() else folder
-        document = tokens / "tokenizer.json" if tokens.is_dir() else tokens
-        if not document.is_file():
-            raise LlmanacError(f"{tokens}: no tokenizer.json next to the model; a decoding study needs its tokenizer")
-        return cls(str(path), load_model(folder, device=device), load_tokenizer(tokens), hash_files(folder, document))
+        """Read a run, a model's folder, a .gguf file or a hub model. Raises CheckpointError as `load_model`."""
+        place, tokens = fetched(path)
+        return cls(str(path), load_model(place, device=device), load_tokenizer(tokens), hash_model(place))
 
 
-def hash_files(folder: Path, *more: Path) -> str:
+def hash_model(path: str | Path) -> str:
+    """sha256 of a model's files."""
+    place = model_folder(path)
+    return hash_files(place) if place.is_dir() else file_hash(place)
+
+
+def file_hash(path: str | Path) -> str:
+    """sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(folder: Path) -> str:
     """sha256 over the names and bytes of a model's weights and configs."""
-    total = hashlib.sha256()
-    for path in [*sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]), *more]:
-        with open(path, "rb") as handle:
-            total.update(f"{path.name}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
-    return total.hexdigest()
+    found = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    return digest([[path.name, file_hash(path)] for path in found])
 
 
 def passages(artefact: Artefact, documents: Sequence[tuple[str, str]], most: int) -> list[Passage]:
@@ -120,7 +125,7 @@ def passages(artefact: Artefact, documents: Sequence[tuple[str, str]], most: int
     return out[:most]
 
 
-class DecodingTrial:
+class DecodingTrial(Applied):
     """Continues every prompt with the arm's decoding method."""
 
     metrics: tuple[Metric, ...] = (
@@ -135,9 +140,58 @@ class DecodingTrial:
         Metric("reference_logprob", "nat/token", "higher", "mean log p of the reference"),
     )
 
+    seeds = None
+
     def __init__(self, artefact: Artefact, found: Sequence[Passage]) -> None:
-        self.artefact, self.passages = artefact, list(found)
+        self.artefact = artefact
+        self.items = list(found)
+        self.take(len(found))
+
+    @classmethod
+    def of(cls, question: Question, say: Say) -> DecodingTrial:
+        """The trial of a question. Raises SpecError where there is no artefact."""
+        if question.artefact is None:
+            raise SpecError(
+                "--artefact: decoding methods need a finished model; give the folder of a run or of a model"
+            )
+        arms, artefact = arms_of(question), Artefact.load(question.artefact, question.base.device)
+        corpus, notes = text_of(question)
+        say(words_of(corpus, question.base.data.source))
+        documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
+        trial = cls(artefact, passages(artefact, documents, MOST_PASSAGES))
+        trial.arms = arms
+        trial.definition = [artefact.sha256, corpus.manifest["held_out"]["sha256"]]
+        trial.about = {
+            "data": {"source": dump(question.base.data.source)},
+            "artefact": f"{artefact.path}, sha256 {artefact.sha256}",
+            **({"notes": notes} if notes else {}),
+        }  # fmt: skip
+        return trial
+
+    def fitting(self, question: Question, started: float, work: Path) -> int:
+        """How many passages every arm can continue under every seed. Raises SpecError: too few for a verdict."""
+        short, a_passage = DecodingTrial(self.artefact, self.items[:CALIBRATED]), 0.0
+        for arm in self.arms:
+            short.measure(arm, 0, work)  # the first call warms up
+            begin = time.perf_counter()
+            short.measure(arm, 0, work)
+            a_passage += (time.perf_counter() - begin) / len(short.items)
+        spent = time.monotonic() - started
+        count = min(len(self.items), int((question.budget * (1 - RESERVE) - spent) / (a_passage * question.seeds)))
+        fewest = min(FEWEST_PASSAGES if question.min_steps >= MIN_STEPS else CALIBRATED, len(self.items))
+        if count < fewest:
+            needed = (spent + fewest * a_passage * question.seeds) / (1 - RESERVE)
+            raise SpecError(
+                f"--budget {format_duration(question.budget)} leaves {max(0, count)} passages, and a verdict needs at "
+                f"least {fewest}; use --budget {round_up(needed)} or fewer arms"
+            )
+        return count
+
+    def take(self, count: int) -> None:
+        """Keep the first passages, and group them by document."""
+        self.passages = self.items = list(self.items[:count])
         names = list(dict.fromkeys(p.document for p in self.passages))
+        self.words = f"{{}} passages of {len(names)} documents, each sampled under every seed."
         self.replicate = "document" if len(names) >= FEWEST_GROUPS else "prompt"
         self.groups = (
             [[i for i, p in enumerate(self.passages) if p.document == name] for name in names]
@@ -150,17 +204,12 @@ class DecodingTrial:
         """Everything that decides an arm's numbers; a method that draws nothing is the same under every seed."""
         model = getattr(self.artefact.model, "spec", None)
         return {
-            "trial": "decoding",
-            "measure": MEASURE_VERSION,
-            "decoding": dump(arm.spec),
-            "seed": seed if arm.spec.stochastic else 0,
-            "artefact": self.artefact.sha256,
+            "trial": "decoding", "measure": MEASURE_VERSION, "decoding": dump(arm.spec),
+            "seed": seed if arm.spec.stochastic else 0, "artefact": self.artefact.sha256,
             "passages": digest([[list(p.prompt), list(p.reference), p.document] for p in self.passages]),
-            "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE),
-            "versions": versions(),
-            "device": str(next(self.artefact.model.parameters()).device),
-            "threads": torch.get_num_threads(),
-        }
+            "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE), "versions": versions(),
+            "device": str(next(self.artefact.model.parameters()).device), "threads": torch.get_num_threads(),
+        }  # fmt: skip
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Decode, then score every continuation."""

@@ -11,7 +11,6 @@ Arms: the quantizers by name, `gguf{type=q8_0}` for the blocks of a .gguf file, 
 from __future__ import annotations
 
 import copy
-import hashlib
 import statistics
 import tempfile
 import time
@@ -25,22 +24,26 @@ import torch
 from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.spec import Spec, dump
+from llmanac.data.split import fraction
 from llmanac.evaluate.divergence import SHORTEST, Windows, divergence, windows
 from llmanac.generate.engine import Engine
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
+from llmanac.lab.budget import RESERVE
 from llmanac.lab.cache import digest, versions
+from llmanac.lab.posthoc import arms_of, text_of, words_of
+from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
+from llmanac.lab.trials.decoding import Artefact
 from llmanac.models._quantized import stored_bytes
 from llmanac.models.gguf.write import export_gguf, fitting
 from llmanac.models.load import load_model
-from llmanac.models.locate import fetched
 from llmanac.recipes.quantize import CALIBRATION, LENGTH, decoding_rate
-from llmanac.tokenizers.load import load_tokenizer
 
 MEASURE_VERSION, ROUNDS, PROMPT = 1, 3, 32
+FEWEST_DOCUMENTS, MOST_DOCUMENTS = 15, 64
 AS_IT_IS, BLOCKS = "none", "gguf"
 
 
@@ -69,28 +72,7 @@ def spec_of(text: ArmText) -> Spec:
     return own.from_data(dict(text.fields), f"arm {text.label!r}")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The model as it is, its tokenizer, where it was read, and the hash of its files."""
-
-    path: str
-    model: Any
-    tokenizer: Any
-    sha256: str
-
-    @classmethod
-    def load(cls, path: str | Path) -> Subject:
-        """Read a run, a model's folder, a .gguf file or a hub model. Raises CheckpointError as `load_model`."""
-        place, tokens = fetched(path)
-        files = [Path(place)] if Path(place).is_file() else sorted(Path(place).glob("*.safetensors"))
-        total = hashlib.sha256()
-        for file in files:
-            with open(file, "rb") as handle:
-                total.update(hashlib.file_digest(handle, "sha256").digest())
-        return cls(str(path), load_model(place, device="cpu"), load_tokenizer(tokens), total.hexdigest())
-
-
-def check_arms(arms: Sequence[Arm], subject: Subject) -> None:
+def check_arms(arms: Sequence[Arm], subject: Artefact) -> None:
     """Raises SpecError for an arm that cannot hold the model, before anything is measured."""
     for arm in arms:
         try:
@@ -102,7 +84,9 @@ def check_arms(arms: Sequence[Arm], subject: Subject) -> None:
             raise SpecError(f"arm {arm.label!r}: {error}; leave it out") from error
 
 
-def texts_of(subject: Subject, calibration: Sequence[str], documents: Sequence[str], most: int) -> tuple[Windows, list]:
+def texts_of(
+    subject: Artefact, calibration: Sequence[str], documents: Sequence[str], most: int
+) -> tuple[Windows, list]:
     """Windows to calibrate on, and a window of each of at most `most` documents.
 
     Raises:
@@ -123,7 +107,7 @@ def texts_of(subject: Subject, calibration: Sequence[str], documents: Sequence[s
     return windows(calibration, subject.tokenizer, length, CALIBRATION * LENGTH // length), found
 
 
-class QuantizingTrial:
+class QuantizingTrial(Applied):
     """Quantizes the model as an arm says, and reads every document with both."""
 
     metrics: tuple[Metric, ...] = (
@@ -140,15 +124,45 @@ class QuantizingTrial:
     )
     replicate = "document"
 
-    def __init__(self, subject: Subject, calibration: Windows, documents: Sequence[Windows]) -> None:
-        self.subject, self.calibration, self.documents = subject, calibration, list(documents)
+    def __init__(self, question: Question, say: Say) -> None:
+        """Raises SpecError: no artefact, or an arm that cannot hold it."""
+        if question.artefact is None:
+            raise SpecError(
+                "--artefact: a comparison of quantizers needs a finished model; give a run, a model or a .gguf"
+            )
+        self.arms = arms_of(question, spec_of)
+        self.subject = Artefact.load(question.artefact, "cpu")
+        check_arms(self.arms, self.subject)
+        corpus, _ = text_of(question)
+        say(words_of(corpus, question.base.data.source))
+        held_out = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
+        train = list(corpus.train.texts())
+        self.calibration, self.items = texts_of(self.subject, train, held_out, MOST_DOCUMENTS)
+        self.definition = [self.subject.sha256, corpus.manifest["held_out"]["sha256"]]
+        self.words = f"{{}} held-out documents of up to {self.items[0].ids.shape[1]} tokens."
+        self.about = {
+            "data": {"source": dump(question.base.data.source)},
+            "artefact": f"{self.subject.path}, sha256 {self.subject.sha256}",
+        }
+
+    def fitting(self, question: Question, started: float, work: Path) -> int:
+        """How many documents every arm has time to read, 15 at least."""
+        short = copy.copy(self)
+        short.items = self.items[:1]
+        begin = time.perf_counter()
+        short.measure(self.arms[0], 0, work)
+        once = time.perf_counter() - begin  # a document with both models, and what an arm costs besides
+        divergence(self.subject.model, self.subject.model, self.items[0])
+        a_document = time.perf_counter() - begin - once
+        left = question.budget * (1 - RESERVE) - (time.monotonic() - started) - len(self.arms) * once
+        return min(len(self.items), max(FEWEST_DOCUMENTS, int(left / (len(self.arms) * a_document))))
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
         return {
             "trial": "quantizing", "measure": MEASURE_VERSION, "quantizer": dump(arm.spec),
             "artefact": self.subject.sha256,
-            "text": digest([one.ids.tolist() for one in (self.calibration, *self.documents)]),
+            "text": digest([one.ids.tolist() for one in (self.calibration, *self.items)]),
             "sources": fingerprint([arm.spec], (__name__, divergence.__module__)), "versions": versions(),
             "threads": torch.get_num_threads(),
         }  # fmt: skip
@@ -169,7 +183,7 @@ class QuantizingTrial:
         """Quantize, compare on every document, and time both models in turns."""
         with tempfile.TemporaryDirectory() as folder:
             changed, bits = self.quantized(arm.spec, Path(folder))
-            found = [divergence(self.subject.model, changed, one) for one in self.documents]
+            found = [divergence(self.subject.model, changed, one) for one in self.items]
             speeds = {rows: self.speeds(changed, rows) for rows in (1, 8)}
         ratio = {rows: statistics.median(a / b for a, b in zip(*one, strict=True)) for rows, one in speeds.items()}
         costs: dict[str, float | None] = {
@@ -182,7 +196,7 @@ class QuantizingTrial:
     def speeds(self, changed: Any, rows: int) -> tuple[list[float], list[float]]:
         """Tokens a CPU second of the quantized model and of the model as it is, in alternating rounds."""
         engines = [Engine(model, runner="auto", rows=rows) for model in (changed, self.subject.model)]
-        prompt = self.documents[0].ids[0, :PROMPT].tolist()
+        prompt = self.items[0].ids[0, :PROMPT].tolist()
         found: tuple[list[float], list[float]] = ([], [])
         for turn in range(ROUNDS + 1):
             for engine, speeds in zip(engines, found, strict=True):

@@ -28,6 +28,8 @@ import numpy as np
 from llmanac.core.spec import dump
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import digest, versions
+from llmanac.lab.posthoc import arms_of, text_of, words_of
+from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
@@ -64,7 +66,7 @@ class Texts:
         return cls(corpus.train.texts, [d.text for d in kept], digest(parts), labels)
 
 
-class TokenizerTrial:
+class TokenizerTrial(Applied):
     """Trains and applies the tokenizer that an arm's Spec describes."""
 
     metrics: tuple[Metric, ...] = (
@@ -81,9 +83,10 @@ class TokenizerTrial:
         Metric("encode_rate", "B/s", "higher", "encoding speed, one document after another"),
     )
     replicate = "document"
+    words = "Each arm is trained once and encodes {} held-out documents."
 
     def __init__(self, texts: Texts) -> None:
-        self.texts = texts
+        self.texts, self.items = texts, texts.held_out
         found = sorted(set(texts.labels))
         self.apart = found if 1 < len(found) <= MOST_LABELS else []
         self.costs = (
@@ -94,6 +97,23 @@ class TokenizerTrial:
             ),
             *(Metric(f"bits_per_byte of {name}", "bit/B", "lower", f"bits per byte: {name}") for name in self.apart),
         )
+
+    @classmethod
+    def of(cls, question: Question, say: Say) -> TokenizerTrial:
+        """The trial of a question."""
+        arms, data = arms_of(question), question.base.data
+        corpus, _ = text_of(question)
+        say(words_of(corpus, data.source))
+        trial = cls(Texts.of(corpus, data))
+        trial.arms = arms
+        trial.about = {
+            "data": {
+                "source": dump(data.source), "train_bytes": corpus.manifest["train"]["bytes"],
+                "held_out_documents": len(trial.items),
+            },
+            "artefact": f"text {trial.texts.identity}",
+        }  # fmt: skip
+        return trial
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; no seed does."""

@@ -99,12 +99,16 @@ class TrainingTrial:
     ) -> None:
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
         self.own = dict(texts or {})
-        self.texts = prepared.tuning if tuning else prepared.report
         self.probes, self.generation = tuple(probes), generation
         self.metrics = tuple(probe.metric for probe in self.probes)
         self.metrics += generation.metrics if generation else ()
         if arms and not self.probes:
             self.metrics = shared_metrics(arms, self.text, self.device)
+
+    @property
+    def texts(self) -> list[str]:
+        """What is measured on."""
+        return self.prepared.tuning if self.tuning else self.prepared.report
 
     def text(self, arm: Arm) -> Prepared:
         """What an arm reads: the base's text, or its own."""
@@ -126,7 +130,7 @@ class TrainingTrial:
             "data": self.text(arm).identity,
             "tuning": self.tuning,
             **({"probes": [probe.identity for probe in self.probes]} if self.probes else {}),
-            **({"generation": self.generation.identity} if self.generation else {}),
+            **({"generation": self.generation.identity} if self.generation and not self.tuning else {}),
             "sources": fingerprint(
                 [recipe.model, recipe.objective, recipe.train], CODE + (PROBES if self.probes else ())
             ),
@@ -184,7 +188,7 @@ class TrainingTrial:
         objective = stages.recipe.objective
         reads = kind_of(objective) or "causal"
         found = {probe.metric.name: probe.score(model, reads) for probe in self.probes}
-        if self.generation:
+        if self.generation and not self.tuning:
             found |= self.generation.score(model, stem_of(objective), seed)
         return {name: Items([value], [1.0]) for name, value in found.items()}
 

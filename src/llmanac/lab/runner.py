@@ -1,0 +1,272 @@
+"""The one way from a question to a result: resolve, plan, sweep, then run the arms as a `Study`.
+
+A kind of trial is a file in `trials/`: its arms, what an arm measures and costs, and how its steps or items are planned
+from the budget. The plan is written to `plan.json` before the first run and reused: when a study is continued, what was
+planned does not depend on how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmanac.core.errors import SpecError
+from llmanac.core.files import read_json, write_json
+from llmanac.core.spec import dump
+from llmanac.lab.arms import ArmText
+from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
+from llmanac.lab.cache import Cache, digest
+from llmanac.lab.deadline import Deadline
+from llmanac.lab.hold import Hold
+from llmanac.lab.looks import looks_within
+from llmanac.lab.stats import MARGIN, MIN_REPLICATES, STUDENT, Tests
+from llmanac.lab.study import Advance, Study, Trial
+from llmanac.lab.tune import tune
+from llmanac.lab.words import reason
+
+PLAN = "plan.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """The request.
+
+    Attributes:
+        baseline: the arm that the others are compared with.
+        factors: the sweep of `--tune`, empty where there is none.
+        min_steps: fewer steps than this for any arm are refused.
+        artefact: the run or model that a post-hoc axis is applied to.
+        text_of_base: whether the text is that of a base that was asked for, not that of the artefact.
+        looks: numbers of seeds after which `--seeds auto` may end.
+        probes: files of labelled texts that the models are probed with; judge: the model that judges what they write.
+    """
+
+    axis: Axis
+    texts: tuple[ArmText, ...]
+    base: Any
+    baseline: str
+    budget: float
+    seeds: int
+    hold: Hold = "tokens"
+    factors: tuple[float, ...] = ()
+    margin: float = MARGIN
+    min_steps: int = MIN_STEPS
+    artefact: str | None = None
+    text_of_base: bool = False
+    probes: tuple[str, ...] = ()
+    judge: str | None = None
+    looks: tuple[int, ...] = ()
+
+    def plan(self, spent: float, speed: Mapping[str, Speed], ratios: Mapping[str, float], **options: Any) -> Plan:
+        """`make_plan` for these seeds; of several looks, for as many seeds as fit."""
+        for seeds in sorted(self.looks[1:], reverse=True):
+            with contextlib.suppress(BudgetError):
+                return make_plan(self.budget, spent, seeds, speed, ratios, tuning_runs=len(self.factors), **options)
+        least = self.looks[0] if self.looks else self.seeds
+        return make_plan(self.budget, spent, least, speed, ratios, tuning_runs=len(self.factors), **options)
+
+    def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
+        """The study of these arms under every seed."""
+        seeds = more.pop("seeds", self.seeds)
+        if self.looks:
+            more["looks"] = looks_within(seeds)
+        return Study(
+            self.axis.name, self.axis, tuple(arms), self.baseline, tuple(range(seeds)), trial, self.margin,
+            about=about, **more,
+        )  # fmt: skip
+
+
+class Stepping:
+    """Base of trials whose arms take steps (`Trial` says what else they have).
+
+    Attributes:
+        arms: the resolved arms; definition: what decides the plan, besides the question; about: for the result.
+        initial: the tensors that an arm starts from under a seed, where it can be built again: see `pairing`.
+        tuning: whether what is measured is for the sweep of `--tune`, on texts or rows of its own.
+    """
+
+    arms: Sequence[Arm]
+    definition: Any = None
+    about: Mapping[str, Any]
+    initial: Any = None
+    tuning = False
+
+    def settle(self, known: Any) -> Any:
+        """Decide what is measured before the plan; plain data, which is `known` when the study is continued."""
+        return None
+
+    def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
+        """The steps of each arm that the budget has time for."""
+        raise NotImplementedError
+
+    def with_steps(self, arm: Arm, steps: int, baseline: int) -> Arm:
+        """The arm with its planned steps."""
+        return with_steps(arm, steps, baseline)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Add to the result what only all arms together tell."""
+
+
+class Applied:
+    """Base of trials that are applied to something finished; the budget has time for some of their items.
+
+    Attributes:
+        arms, definition, about: as of `Stepping`.
+        items: what is measured on: documents, passages, questions; words: of the plan, `{}` for how many there are.
+        seeds: of each arm, None for those of the question; tests: of the differences.
+    """
+
+    arms: Sequence[Arm]
+    definition: Any = None
+    about: Mapping[str, Any]
+    items: Sequence[Any]
+    words: str
+    seeds: int | None = 1
+    tests: Tests = STUDENT
+
+    def fitting(self, question: Question, started: float, work: Path) -> int:
+        """How many items there is time for: all of them."""
+        return len(self.items)
+
+    def take(self, count: int) -> None:
+        """Keep the first items only."""
+        self.items = self.items[:count]
+
+
+def run_applied(make: Callable[..., Any], question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+    """Run the study of the trial that `make(question, say)` gives; returns its result as plain data."""
+    started = time.monotonic()
+    trial = make(question, say)
+    announce(trial.arms, question.baseline, say)
+    definition = digest([trial.definition, [dump(arm.spec) for arm in trial.arms], question.budget, question.seeds])
+    path = folder / PLAN
+    stored = read_json(path) if path.is_file() else {}
+    count = stored["items"] if stored.get("definition") == definition else None
+    if count is None:
+        count = trial.fitting(question, started, cache.root)
+        write_json(path, {"definition": definition, "items": count})
+    trial.take(count)
+    said = trial.words.format(len(trial.items))
+    say(f"plan: {said}")
+    data = {**trial.about["data"], "items": len(trial.items)}
+    about = {"hold": None, "tune": None, "plan": {"words": said}, **trial.about, "data": data}
+    seeds = trial.seeds or question.seeds
+    study = question.study(trial.arms, trial, about, seeds=seeds, tests=trial.tests)
+    return study.run(cache, progress(say), Deadline(question.budget, started, say))
+
+
+def run_steps(make: Callable[..., Any], question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+    """Run the study of the trial that `make(question, cache, say)` gives; returns its result as plain data.
+
+    Raises:
+        SpecError: arms that differ outside the axis, a hold that cannot be met, a budget that is too small.
+    """
+    started = time.monotonic()
+    trial = make(question, cache, say)
+    axis, threads = question.axis, torch.get_num_threads()
+    asked = [[text.label, text.value, list(text.patches or ())] for text in question.texts]
+    held = [question.baseline, question.hold, question.factors, question.min_steps, question.looks, threads]
+    definition = digest([trial.definition, axis.name, axis.path, asked, *held])
+    path = folder / PLAN
+    stored = read_json(path) if path.is_file() else {}
+    stored = stored if stored.get("definition") == definition else {}
+    settled = trial.settle(stored.get("settled"))
+    announce(trial.arms, question.baseline, say)
+    plan = continued(Plan.from_json(stored["plan"]), question, path, say) if stored else None
+    if plan is None:
+        work = cache.root / "calibration" / digest([time.time_ns(), definition])[:16]
+        try:
+            plan = trial.plan(question, started, work, say)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    write_json(path, {"definition": definition, "settled": settled, "plan": plan.as_json()})
+    say_plan(plan, say)
+    arms = [trial.with_steps(arm, plan.steps[arm.label], plan.steps[question.baseline]) for arm in trial.arms]
+    tuned = None
+    if question.factors:
+        sweep = copy.copy(trial)
+        sweep.tuning = True
+        stepping = [arm for arm in arms if plan.speed[arm.label].step_seconds]
+        best, tuned = tune(sweep, stepping, question.factors, cache, progress(say))
+        chosen = {arm.label: arm for arm in best}
+        arms = [chosen.get(arm.label, arm) for arm in arms]
+    about = {"hold": question.hold, "tune": tuned, "plan": plan.as_json(), **trial.about}
+    expected = {label: plan.seconds_of(label) for label in plan.steps}
+    study = question.study(arms, trial, about, seeds=plan.seeds, initial=trial.initial)
+    result = study.run(cache, progress(say), Deadline(question.budget, started, say, expected))
+    trial.finish(result)
+    return result
+
+
+def continued(plan: Plan, question: Question, path: Path, say: Say) -> Plan | None:
+    """The earlier plan, if it still fits the question.
+
+    A question with more seeds keeps the steps, and its budget is for the additional seeds: this continues an
+    inconclusive study. Another budget for the same seeds makes a new plan.
+
+    Raises:
+        SpecError: more seeds than the budget has time for.
+    """
+    if question.looks or question.seeds <= plan.seeds:
+        return plan if question.budget == plan.budget_seconds else None
+    further = question.seeds - plan.seeds
+    needed = further * sum(plan.seconds_of(label) for label in plan.steps)
+    if needed > question.budget:
+        raise SpecError(
+            f"--seeds {question.seeds}: {further} further seeds at the planned steps take "
+            f"{format_duration(needed)}, more than --budget {format_duration(question.budget)}; "
+            f"use --budget {round_up(needed)}"
+        )
+    say(f"going on with the plan in {path}: {further} further seeds")
+    return dataclasses.replace(plan, seeds=question.seeds, expected_seconds=plan.expected_seconds + needed)
+
+
+def announce(arms: Sequence[Arm], baseline: str, say: Say) -> None:
+    """Say how each arm differs from the base."""
+    for arm in arms:
+        say(f"{arm.label}{' (baseline)' if arm.label == baseline else ''}: {arm.describe()}")
+
+
+def progress(say: Say) -> Advance:
+    """Says what is done, a run at a time."""
+
+    def advance(arm: str, seed: int, cached: bool, failed: str) -> None:
+        said = ["from the cache"] if cached else [] if failed else ["done"]
+        said += [f"failed ({reason(failed)})"] if failed else []
+        say(f"seed {seed}, {arm}: {', '.join(said)}")
+
+    return advance
+
+
+def say_plan(plan: Plan, say: Say) -> None:
+    """Say how many steps each arm takes, and how long that is expected to be."""
+    if plan.seeds < MIN_REPLICATES:
+        say(f"note: {plan.seeds} seeds are too few for a verdict; set --seeds {MIN_REPLICATES} or more")
+    for label, steps in plan.steps.items():
+        runs = plan.seeds + plan.tuning_runs
+        if not plan.speed[label].step_seconds:
+            say(f"plan: {label}: estimated once, {format_duration(plan.seconds_of(label))}")
+            continue
+        say(f"plan: {label}: {runs} runs of {steps:,} steps, {format_duration(plan.seconds_of(label))} each")
+    say(f"plan: {format_duration(plan.expected_seconds)} expected of {format_duration(plan.budget_seconds)}")
+
+
+def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
+    """The arm with its planned steps; where they are not the baseline's, that is what `--hold` moved."""
+    train = dataclasses.replace(arm.spec.train, steps=steps)
+    arm = dataclasses.replace(arm, spec=dataclasses.replace(arm.spec, train=train))
+    if baseline in (None, steps):
+        return arm
+    moved = {"train.steps": (baseline, steps)}
+    return dataclasses.replace(arm, diff=arm.diff | moved, held=arm.held | moved)
