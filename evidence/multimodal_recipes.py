@@ -28,7 +28,7 @@ from typing import Any
 
 from evidence._page import with_interval
 from evidence._pictures import over
-from llmanac.lab.report import Section, table
+from llmanac.core.pages import Section, table
 from llmanac.lab.stats import mean
 from llmanac.lab.words import plural
 from llmanac.recipes.multimodal import RESULTS, PictureRun, asked_of, run_multimodal

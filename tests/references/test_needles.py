@@ -17,7 +17,6 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import Batch
 from llmanac.evaluate.needles import TASKS, grid, make_prompt, score
 from llmanac.generate.engine import Engine
-from llmanac.lab._svg import heat_map
 from llmanac.models.load import export_model, load_model
 from llmanac.models.positions._scaling import stretched
 from llmanac.tokenizers.load import train_tokenizer
@@ -86,8 +85,6 @@ def test_what_cannot_be_asked_and_the_map():
             make_prompt(TOKENIZER, *choices, 0)
     with pytest.raises(RequestError, match="no room"):
         make_prompt(TOKENIZER, "multi-key", 100, 0.5, 0)
-    drawn = heat_map(["512", "1k"], ["0%", "100%"], [[0.0, 0.25], [0.5, 1.0]], "tokens", "depth", "a < b")
-    assert drawn.count("<rect") == 4 and "1.00" in drawn and "a &lt; b" in drawn
 
 
 @pytest.fixture

@@ -39,7 +39,6 @@ def complexity_command(
     from llmanac.core import files
     from llmanac.core.device import machine
     from llmanac.lab import complexity
-    from llmanac.lab._svg import standalone
 
     if output is not None and output.suffix != ".svg":
         raise SpecError(f"--output: {output} should end in .svg")
@@ -58,7 +57,7 @@ def complexity_command(
         about = f"width {dim}; one thread of {machine()['cpu']}"
         timed = {name: {**costs, "training seconds": complexity.training(costs)} for name, costs in found.items()}
         drawn = complexity.chart(lengths, timed, "training seconds", "seconds of a training step", about)
-        files.write_text(output, standalone(drawn))
+        files.write_text(output, drawn.svg)
     if as_json:
         theory = {name: complexity.expected(name, lengths[-4:]) for name in found}
         document: dict[str, Any] = {"dim": dim, "lengths": lengths, "costs": found, "theory": theory}

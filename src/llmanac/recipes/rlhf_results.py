@@ -9,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from llmanac import __version__
 from llmanac.core import files
 from llmanac.core.device import machine
+from llmanac.core.pages import Chart, Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.models.load import load_model
 from llmanac.objectives._rollouts import Rollout
 from llmanac.recipes.align import AlignSpec, Sampled
-from llmanac.recipes.application import ReportPart, Section, table
-from llmanac.recipes.report import TEMPLATES
-from llmanac.recipes.report_figures import HELD_OUT, OTHERS, OURS, _pyplot, _svg
+from llmanac.recipes.report import made_on, run_page
 from llmanac.rewards import Sample
 from llmanac.train.rollouts import Prompt, batched
 
@@ -150,26 +148,15 @@ def write_page(place: Path, results: dict[str, Any]) -> Path:
             [table(["", *(COLUMNS[key] for key in some)], cells),
              table([f"change from {base}", "reward", "true reward"], moved)],
         ),
-        Section("RL, draw by draw", figures=curve_figures(results["curves"]), caption=_caption(results["curves"])),
+        Section("RL, draw by draw", charts=curve_charts(results["curves"])),
         Section("Samples", blocks=[_sample(sample) for sample in results["samples"]]),
         Section("Stages", tables=[table(["stage", "steps", "tokens", "time"], [
             [name, stage["steps"], f"{stage['tokens']:,}", f"{stage['seconds']:.0f} s"]
             for name, stage in results["stages"].items()
         ])]),
-        Section("Next", blocks=["\n".join(results["next"])]),
     ]  # fmt: skip
-    where = results["machine"]
-    page = {
-        "title": f"{results['name']}: fine-tuning, reward model, reinforcement learning",
-        "subtitle": f"Seed {results['seed']}, on {where['cpu']}, {where['threads']} threads; llmanac "
-        f"{results['version']}, torch {where['torch']}.",
-        "part": ReportPart(what_it_is=_verdict(results), kept_weights=""),
-        "sections": sections,
-    }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    return files.write_text(place / "report.html", environment.get_template("report.html").render(page))
+    subtitle = f"Fine-tuning, reward model, reinforcement learning. Seed {results['seed']}, on {made_on(results)}"
+    return files.write_text(place / "report.html", run_page(results, subtitle, _verdict(results), sections))
 
 
 def _verdict(results: dict[str, Any]) -> str:
@@ -196,31 +183,27 @@ def _sample(sample: Mapping[str, str]) -> str:
     return "\n".join(f"{name:>12}  {text.strip()}" for name, text in sample.items())
 
 
-def _caption(curves: Mapping[str, Any]) -> str:
-    dashed = "; dashed: without the KL penalty" if "without-kl" in curves else ""
-    return f"Sampled answers of each draw, smoothed; orange: the true reward{dashed}."
-
-
-def curve_figures(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def curve_charts(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Chart]:
     """Reward and truth, KL, length and surprise over the draws; one line an arm."""
-    out = []
-    panels = (("reward", "truth"), ("kl_to_reference",), ("tokens",), ("surprise",))
-    titles = ("reward and true reward", "KL to where RL began, nats an answer", "tokens", "surprise, nats a token")
-    for keys, title in zip(panels, titles, strict=True):
-        figure, axis = _pyplot().subplots(figsize=(4.4, 2.6))
-        for arm, lines in curves.items():
-            for key, color in zip(keys, (OURS, HELD_OUT), strict=False):
-                points = [(line["draw"], line[key]) for line in lines if line[key] is not None]
-                if points:
-                    x, y = map(np.array, zip(*points, strict=True))
-                    width = max(1, len(y) // 25)
-                    smooth = np.convolve(y, np.ones(width) / width, "valid")
-                    style = "-" if arm == "rl" else "--"
-                    axis.plot(x[width - 1 :], smooth, style, color=color, linewidth=1.4)
-        axis.axhline(0, color=OTHERS, linewidth=0.6)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("draw", fontsize=9)
-        axis.tick_params(labelsize=8)
-        figure.tight_layout()
-        out.append(_svg(figure))
-    return out
+    panels = {
+        "reward and true reward": {"reward": "reward", "truth": "true reward"},
+        "KL to where RL began, nats an answer": {"kl_to_reference": "KL"},
+        "tokens": {"tokens": "tokens"},
+        "surprise, nats a token": {"surprise": "surprise"},
+    }
+    return [
+        line_chart(
+            [Line(f"{name}, {arm}", points, shade=shade, style="-" if arm == "rl" else "--")
+             for arm, lines in curves.items() for shade, (key, name) in enumerate(keys.items())
+             if (points := _smooth([(line["draw"], line[key]) for line in lines if line[key] is not None]))],
+            "draw", title, f"{title[:1].upper()}{title[1:]}: sampled answers of each draw, smoothed.",
+        )
+        for title, keys in panels.items()
+    ]  # fmt: skip
+
+
+def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means over a moving window of a 25th of the draws."""
+    width = max(1, len(points) // 25)
+    means = np.convolve([y for _, y in points], np.ones(width) / width, "valid") if points else ()
+    return list(zip([x for x, _ in points[width - 1 :]], map(float, means), strict=True))

@@ -14,7 +14,6 @@ from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.labelled import Labelled
 from llmanac.generate.load import load_engine
-from llmanac.lab._svg import standalone
 from llmanac.lab.classification import page
 from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier
 from llmanac.lab.classification.experiments import (
@@ -228,6 +227,6 @@ def write(folder: Path, result: dict[str, Any], test: Labelled, predicted: dict[
     )
     files.write_text(folder / PREDICTED, "".join(f"{line}\n" for line in lines))
     files.write_json(folder / RESULT, result)
-    files.write_text(folder / PICTURE, standalone(page.learning_curves(result)))
+    files.write_text(folder / PICTURE, page.learning_curves(result).svg)
     files.write_text(folder / LINES, page.markdown(result) + "\n")
     return files.write_text(folder / PAGE, page.render(result))
