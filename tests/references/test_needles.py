@@ -167,7 +167,7 @@ def test_command_draws_the_grid(folder, tmp_path, capsys):
               "1", "-o", str(tmp_path / "grid")])  # fmt: skip
     assert done.value.code == 0 and "recall / exact match" in capsys.readouterr().out
     found = json.loads((tmp_path / "grid" / "results.json").read_text())
-    assert len(found["cells"]) == 4 and (tmp_path / "grid" / "single.svg").read_text().startswith("<svg xmlns")
+    assert len(found["cells"]) == 4 and (tmp_path / "grid" / "single.svg").read_text().startswith("<svg ")
     (tmp_path / "grid" / "notes.txt").write_text("mine")
     for place, what in ((tmp_path / "grid", "notes.txt"), (folder, "which this command reads")):
         with pytest.raises(SystemExit) as done:

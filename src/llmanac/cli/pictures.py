@@ -19,14 +19,10 @@ Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Fa
 
 def print_pictures(results: Mapping[str, Any], place: Path) -> None:
     """The scores of a run by side."""
-    from llmanac.cli.tables import print_table
+    from llmanac.cli.tables import print_section
+    from llmanac.recipes.multimodal_report import scores
 
-    scores = results["scores"]
-    rows = dict.fromkeys(key for side in scores.values() for key in side)
-    cells = [(key, *(f"{side[key]:.3f}" if key in side else "" for side in scores.values())) for key in rows]
-    print_table(f"{results['name']}", ("", *scores), cells)
-    if "codes_in_use" in results:
-        print(f"codes in use: {results['codes_in_use']:.1%} of {results['codes']}")
+    print_section(scores(results), results["name"])
 
 
 def caption_command(

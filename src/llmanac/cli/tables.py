@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llmanac.core.errors import for_terminal
+from llmanac.core.pages import Section
 
 STYLES = {  # of the classes of cells on pages
     "better": "green", "worse": "red", "equivalent": "cyan", "inconclusive": "yellow", "none": "yellow",
@@ -57,6 +58,14 @@ def print_page_table(table: Mapping[str, Any], title: str = "", to: Console | No
             title, shown = "", [0]
         shown.append(column)
     to.print(_drawn(table, shown, title))
+
+
+def print_section(section: Section, title: str = "", to: Console | None = None) -> None:
+    """Print a section of a page: its tables under its title, and what it says below them."""
+    for table in section.tables:
+        print_page_table(table, title or section.title, to)
+    for said in section.paragraphs:
+        print(for_terminal(said))
 
 
 def _drawn(table: Mapping[str, Any], columns: Sequence[int], title: str = "") -> Table:

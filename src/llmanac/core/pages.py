@@ -323,7 +323,8 @@ def _panels(heights: Sequence[float], legend: Sequence[str], rows: Sequence[Sequ
     from matplotlib.figure import Figure
 
     names = [[_folded(name, 30) for name in own] for own in rows]
-    heights = [h + LINE * 0.8 * sum(n.count("\n") for n in own) for h, own in zip(heights, names, strict=True)]
+    folds = [len(own) * max((name.count("\n") for name in own), default=0) for own in names]
+    heights = [height + LINE * 0.7 * more for height, more in zip(heights, folds, strict=True)]
     lines = -(-len(legend) // _legend_columns(legend)) if len(legend) > 1 else 0
     figure = Figure(figsize=(WIDTH, sum(heights) + LINE * lines))
     out = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).flat)

@@ -56,7 +56,7 @@ def write_report(place: Path, results: dict[str, Any], shown: Sequence[Shown]) -
 
 def _sections(place: Path, results: dict[str, Any], shown: Sequence[Shown]) -> Iterator[Section]:
     stages = results["stages"]
-    yield _scores(results)
+    yield scores(results)
     pictures = [picture_grid(images_of(one.pixels), one.lines, one.title) for one in shown]
     yield Section("Pictures", ["Of this measurement."], charts=pictures)
     yield from _over_training(place, stages)
@@ -75,10 +75,11 @@ def _sections(place: Path, results: dict[str, Any], shown: Sequence[Shown]) -> I
     yield Section("Training", tables=[table(heads, spent)], charts=loss_charts(stages.items(), "loss"))
 
 
-def _scores(results: dict[str, Any]) -> Section:
-    scores = results["scores"]
-    names = list(dict.fromkeys(name for side in scores.values() for name in side))
-    rows = [[name, *(f"{side[name]:.3f}" if name in side else "" for side in scores.values())] for name in names]
+def scores(results: Mapping[str, Any]) -> Section:
+    """The scores of a run by side, and what is to be known of them."""
+    found = results["scores"]
+    names = list(dict.fromkeys(name for side in found.values() for name in side))
+    rows = [[name, *(f"{side[name]:.3f}" if name in side else "" for side in found.values())] for name in names]
     pictures = results["pictures"]
     kind = "scenes; held out are pairs of color and shape" if pictures["made here"] else "pictures of yours"
     words = [f"{pictures['seen']} {kind} were trained on, {pictures['held out']} were not."]
@@ -104,7 +105,7 @@ def _scores(results: dict[str, Any]) -> Section:
             if spent is None
             else f"After {spent:.0f} s of training 85% of the images had the right color and shape."
         )
-    return Section("Scores", words, [table(["", *scores], rows)])
+    return Section("Scores", words, [table(["", *found], rows)])
 
 
 def _over_training(place: Path, stages: dict[str, Any]) -> list[Section]:

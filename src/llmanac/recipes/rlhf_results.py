@@ -16,6 +16,7 @@ from llmanac.core.device import machine
 from llmanac.core.pages import Chart, Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
+from llmanac.metrics._statistics import estimate
 from llmanac.models.load import load_model
 from llmanac.objectives._rollouts import Rollout
 from llmanac.recipes.align import AlignSpec, Sampled
@@ -81,9 +82,10 @@ def write_results(
 
 def mean_interval(values: np.ndarray) -> dict[str, float]:
     """The mean over prompts, and its 95% interval (normal)."""
-    half = 1.959963984540054 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    mean = float(values.mean())
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    if len(values) < 2:
+        return {"mean": float(values.mean()), "low": -math.inf, "high": math.inf}
+    found = estimate(values)
+    return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
 def _measured(asked: AlignSpec, folder: str, start: str, prompts: Sequence[Prompt], seed: int) -> dict[str, Any]:
@@ -132,22 +134,8 @@ def _curve(path: Path) -> list[dict[str, Any]]:
 
 def write_page(place: Path, results: dict[str, Any]) -> Path:
     """`report.html` from the results alone."""
-    held = results["held_out"]
-    some = [key for key in COLUMNS if all(key in row for row in held["scores"].values())]
-    cells = [[arm, *(_cell(row[key]) for key in some)] for arm, row in held["scores"].items()]
-    base = next(key.removeprefix("change_from_") for key in held if key.startswith("change_from_"))
-    moved = [
-        [arm, *(_cell(row[key]) if key in row else "" for key in ("reward", "truth"))]
-        for arm, row in held[f"change_from_{base}"].items()
-    ]
     sections = [
-        Section(
-            f"{held['prompts']} held-out prompts, {held['answers']} answers each",
-            ["Means over prompts with their 95% intervals. The reward is what RL raises; the true reward is what it "
-             "stands for, and was never trained on."],
-            [table(["", *(COLUMNS[key] for key in some)], cells),
-             table([f"change from {base}", "reward", "true reward"], moved)],
-        ),
+        policies(results),
         Section("RL, draw by draw", charts=curve_charts(results["curves"])),
         Section("Samples", blocks=[_sample(sample) for sample in results["samples"]]),
         Section("Stages", tables=[table(["stage", "steps", "tokens", "time"], [
@@ -159,7 +147,26 @@ def write_page(place: Path, results: dict[str, Any]) -> Path:
     return files.write_text(place / "report.html", run_page(results, subtitle, _verdict(results), sections))
 
 
-def _verdict(results: dict[str, Any]) -> str:
+def policies(results: Mapping[str, Any]) -> Section:
+    """Each policy on the held-out prompts."""
+    held = results["held_out"]
+    some = [key for key in COLUMNS if all(key in row for row in held["scores"].values())]
+    cells = [[arm, *(_cell(row[key]) for key in some)] for arm, row in held["scores"].items()]
+    base = next(key.removeprefix("change_from_") for key in held if key.startswith("change_from_"))
+    moved = [
+        [arm, *(_cell(row[key]) if key in row else "" for key in ("reward", "truth"))]
+        for arm, row in held[f"change_from_{base}"].items()
+    ]
+    return Section(
+        f"{held['prompts']} held-out prompts, {held['answers']} answers each",
+        ["Means over prompts with their 95% intervals. The reward is what RL raises; the true reward is what it stands "
+         "for, and was never trained on."],
+        [table(["", *(COLUMNS[key] for key in some)], cells),
+         table([f"change from {base}", "reward", "true reward"], moved)],
+    )  # fmt: skip
+
+
+def _verdict(results: Mapping[str, Any]) -> str:
     """What RL did to the reward and to the truth, in a sentence each."""
     said = []
     for arm, change in next(v for k, v in results["held_out"].items() if k.startswith("change_from_")).items():
