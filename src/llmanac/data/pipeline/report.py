@@ -46,8 +46,12 @@ def reasons(stage: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 def picture(stages: Sequence[Mapping[str, Any]]) -> str:
     """A bar a stage, as wide as the documents that reached it: what it kept, and one part for each reason."""
-    bars = {stage["name"]: {"kept": stage["documents_out"], **dict(reasons(stage))} for stage in stages}
-    return bar_chart({"documents": bars}, "Documents through the stages").svg
+    bars = {
+        stage["name"]: {"kept": stage["documents_out"]}
+        | {f"{stage['name']}: {reason} {count:,}": count for reason, count in reasons(stage)}
+        for stage in stages
+    }
+    return bar_chart({"documents through the stages": bars}, "Documents through the stages").svg
 
 
 def _dropped(folder: Path) -> list[Path]:
