@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import sys
@@ -120,6 +121,13 @@ def test_the_axis_says_what_is_cut() -> None:
 def test_a_value_that_has_no_logarithm_is_said() -> None:
     lines = [Line("a", [(1, 1.0), (2, 2.0)]), Line("b", [(1, 0.0), (2, 2.0)])]
     assert "Beyond the axis: b 0" in texts(line_chart(lines, "x", "y", "c", log="xy"))
+
+
+def test_what_is_not_finite_is_said() -> None:
+    line = Line("a", [(1, math.inf), (2, math.inf)])
+    for log in ("", "xy"):
+        assert "Beyond the axis: a inf" in texts(line_chart([line], "x", "y", "c", log=log))
+    assert "Beyond the axis: a inf" in texts(interval_chart([Row("a", [math.inf], math.inf)], "x", "c"))
 
 
 def test_numbers() -> None:

@@ -251,7 +251,7 @@ def bar_chart(
             ends = {row: [sum(own.values())] for row, own in rows.items()}
             axes.set_xlabel(_folded(label) + _limit(axes.xaxis, ends, extra=(0.0,)))
             for place, (row, own) in enumerate(rows.items()):
-                at, text = (min(*ends[row], axes.get_xlim()[1]), place), nice_number(next(iter(own.values()), 0.0))
+                at, text = (min(*ends[row], axes.get_xlim()[1]), place), "".join(map(nice_number, [*own.values()][:1]))
                 axes.annotate(text, at, (3, 0), textcoords="offset points", va="center", fontsize=8)
         return _finished(every[0], caption)
 
@@ -346,6 +346,7 @@ def _limit(axis: Any, values: Mapping[str, Sequence[float]], extra: Sequence[flo
     """Set the ends and ticks of an axis; returns a line on what is cut by them, empty where nothing is."""
     scale = _log if log else float
     every = [v for own in values.values() for v in map(scale, own) if math.isfinite(v)] + list(extra)
+    every = every or [0.0, 1.0]
     low, high = (min(every), max(every)) if log else axis_range(every)
     outside = {
         name: max(far, key=lambda v: abs(v - (low + high) / 2))

@@ -48,6 +48,12 @@ def made_on(results: Mapping[str, Any]) -> str:
     return f"{where['cpu']}, {where['threads']} threads; llmanac {results['version']}, torch {where['torch']}."
 
 
+def measured(results: dict[str, Any]) -> list[Section]:
+    """The sections with tables of scores: of the language model, and those of the application."""
+    part = _part(results)
+    return [_quality(results, part), *(section for section in part.sections if section.tables)]
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 

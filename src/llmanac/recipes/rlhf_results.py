@@ -198,15 +198,17 @@ def curve_charts(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Char
         "tokens": {"tokens": "tokens"},
         "surprise, nats a token": {"surprise": "surprise"},
     }
-    return [
-        line_chart(
-            [Line(f"{name}, {arm}", points, shade=shade, style="-" if arm == "rl" else "--")
-             for arm, lines in curves.items() for shade, (key, name) in enumerate(keys.items())
-             if (points := _smooth([(line["draw"], line[key]) for line in lines if line[key] is not None]))],
-            "draw", title, f"{title[:1].upper()}{title[1:]}: sampled answers of each draw, smoothed.",
-        )
-        for title, keys in panels.items()
-    ]  # fmt: skip
+    out = []
+    for title, keys in panels.items():
+        lines = [
+            Line(f"{name}, {arm}", points, shade=shade, style="-" if arm == "rl" else "--")
+            for arm, draws in curves.items()
+            for shade, (key, name) in enumerate(keys.items())
+            if (points := _smooth([(draw["draw"], draw[key]) for draw in draws if draw[key] is not None]))
+        ]
+        caption = f"{title[:1].upper()}{title[1:]}: sampled answers of each draw, smoothed."
+        out += [line_chart(lines, "draw", title, caption)] if lines else []
+    return out
 
 
 def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,26 +27,17 @@ def cells(row: Row) -> list[str]:
 
 def write(folder: Path, found: Sequence[Measured], sentence: str, about: dict[str, Any]) -> Path:
     """Write compare.json, compare.svg, compare.png and compare.html into a folder; returns the page's path."""
-    result = {"sentence": sentence, **about, "tokenizers": [one.as_json() for one in found]}
-    chart = _drawn(found)
-    write_json(folder / RESULT, result)
+    fields = {"bytes per token (more is shorter)": "bytes_per_token", "tokens per word": "tokens_per_word"}
+    panels: dict[str, dict[str, dict[str, float]]] = {title: {} for title in fields}
+    for title, field in fields.items():
+        for name, one in product(found[0].groups, found):
+            value = getattr(one.groups[name], field)
+            panels[title][f"{name}: {one.label}"] = {} if value is None else {one.label: value}
+    chart = bar_chart(panels, "Each group of text, each tokenizer.")
+    write_json(folder / RESULT, {"sentence": sentence, **about, "tokenizers": list(map(asdict, found))})
     write_text(folder / DRAWING, chart.svg)
     write_bytes(folder / PICTURE, chart.png())
     return write_text(folder / PAGE, _page(found, sentence, about, chart))
-
-
-def _drawn(found: Sequence[Measured]) -> Chart:
-    """Bytes per token and tokens per word of each group."""
-    fields = {"bytes per token (more is shorter)": "bytes_per_token", "tokens per word": "tokens_per_word"}
-    panels = {
-        title: {
-            f"{name}: {one.label}": {one.label: getattr(one.groups[name], field) or 0.0}
-            for name in found[0].groups
-            for one in found
-        }
-        for title, field in fields.items()
-    }
-    return bar_chart(panels, "Each group of text, each tokenizer.")
 
 
 def group_sections(found: Sequence[Measured], marked: Collection[str] = ()) -> list[Section]:
