@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmanac.lab._svg import nice_number
-from llmanac.lab.classification.page import between, curve_chart, percent, spread
-from llmanac.lab.report import Section, table
+from llmanac.core.pages import Chart, Line, Section, line_chart, nice_number, table
+from llmanac.lab.classification.page import between, percent, spread
 from llmanac.lab.stats import mean
 
 Found = Mapping[str, Any]
@@ -31,16 +30,20 @@ def _accuracies(values: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 
 
 def _curve(found: Found, *names: str) -> Section:
-    lines = {name: {float(size): values for size, values in found["table"][name]["curve"].items()} for name in names}
-    sizes = sorted({int(size) for points in lines.values() for size in points})
-    rows = [[name, *(percent(mean(points[size])) for size in sizes)] for name, points in lines.items()]
-    chart = curve_chart(lines, "training rows", "accuracy", "Accuracy over training rows")
+    values = {name: {float(size): own for size, own in found["table"][name]["curve"].items()} for name in names}
+    sizes = sorted({int(size) for points in values.values() for size in points})
+    rows = [[name, *(percent(mean(points[size])) for size in sizes)] for name, points in values.items()]
     return Section(
         "Accuracy over training rows",
         [],
         [table(["rows", *(f"{size:,}" for size in sizes)], rows)],
-        [{"svg": chart, "caption": "Every dot is one seed: another sample of the rows, another start."}],
+        [_lines(values, "Every dot is one seed: another sample of the rows, another start.")],
     )
+
+
+def _lines(values: Mapping[str, Mapping[float, Sequence[float]]], caption: str) -> Chart:
+    lines = [Line.of_replicates(name, own) for name, own in values.items()]
+    return line_chart(lines, "training rows", "accuracy", caption, log="x")
 
 
 def _slices(found: Found, *names: str) -> Section:
@@ -110,10 +113,10 @@ def _fine_tuning(found: Found) -> list[Section]:
 def _embedding(found: Found) -> list[Section]:
     probes, one_hot = found["probes"], found["one_hot"]
     sizes = sorted({int(size) for points in probes.values() for size in points})
-    lines = {name: {float(size): values for size, values in points.items()} for name, points in probes.items()}
+    values = {name: {float(size): own for size, own in points.items()} for name, points in probes.items()}
     rows = [[name, *(f"{percent(mean(points[str(s)]))} ({spread(points[str(s)])})" for s in sizes)]
             for name, points in probes.items()]  # fmt: skip
-    chart = {"svg": curve_chart(lines, "training rows", "accuracy", "Linear probes"), "caption": "A dot a seed."}
+    chart = _lines(values, "Linear probes. A dot a seed.")
     said = (
         "Test accuracy of logistic regression on fixed features (95% over seeds). The largest cosine of one-hot "
         f"vectors of {one_hot['words']:.0f} different words is {one_hot['largest_cosine']:g}."

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmanac.core.pages import Section
 from llmanac.core.spec import dump, flatten, patch
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab import words
@@ -17,7 +18,7 @@ from llmanac.lab.axis import find_axis, resolve
 from llmanac.lab.compare import BASE, load_study, run_study
 from llmanac.lab.hold import hold_parameters
 from llmanac.lab.prepare import prepare
-from llmanac.lab.report import Section, sections, subtitle
+from llmanac.lab.report import sections, subtitle
 from llmanac.lab.runner import with_steps
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import TrainingTrial

@@ -19,6 +19,7 @@ import torch
 
 from evidence._compared import SMALL, WORK, made_up
 from llmanac.core import files
+from llmanac.core.pages import table
 from llmanac.core.spec import dump, make_method, patch
 from llmanac.core.types import Batch
 from llmanac.evaluate.bits_per_byte import score_texts
@@ -26,7 +27,6 @@ from llmanac.lab import words
 from llmanac.lab.cache import digest
 from llmanac.lab.compare import BASE
 from llmanac.lab.prepare import Prepared, prepare
-from llmanac.lab.report import table
 from llmanac.lab.stats import compare_arms
 from llmanac.models.load import load_model
 from llmanac.recipes.parts import Parts

@@ -22,6 +22,7 @@ from evidence import _cells
 from evidence._compared import SMALL, WORK, made_up
 from evidence._page import with_interval
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import patch
 from llmanac.data.pack import PackedStream
 from llmanac.data.tokens import TokenDataset
@@ -32,7 +33,6 @@ from llmanac.lab.axis import Arm, find_axis, resolve
 from llmanac.lab.compare import BASE
 from llmanac.lab.hold import hold_parameters
 from llmanac.lab.prepare import Prepared, prepare, seen_in
-from llmanac.lab.report import Section, table
 from llmanac.lab.trials.training import TrainingTrial
 from llmanac.recipes.spec import load_recipe
 from llmanac.tokenizers._sampled import Sampled

@@ -12,8 +12,7 @@ from typing import Any
 
 from evidence import _cells
 from llmanac.core import catalogue
-from llmanac.lab._svg import standalone
-from llmanac.lab.report import markdown_table
+from llmanac.core.pages import markdown_table
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import plural
 
@@ -42,8 +41,8 @@ def render(
             lines += ["", *markdown_table(table)]
         for chart in section.charts:
             name = f"chart-{len(charts) + 1}.svg"
-            charts[name] = standalone(chart["svg"])
-            lines += ["", f"![{chart['caption']}]({name})"]
+            charts[name] = chart.svg
+            lines += ["", f"![{chart.caption}]({name})"]
         for block in section.blocks:
             lines += ["", "```", block, "```"]
     return "\n".join(lines) + "\n", charts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmanac.core.pages import Section, table
 from llmanac.evaluate._edits import KINDS
-from llmanac.lab.report import Section, table
 from llmanac.metrics._intervals import wilson_interval
 
 Found = Mapping[str, Any]

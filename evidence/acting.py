@@ -27,9 +27,9 @@ from llmanac.act import load_environment
 from llmanac.act.episodes import RandomPolicy, Success, play, replay
 from llmanac.act.policy import ModelPolicy, as_text
 from llmanac.act.training import EpisodeRollouts, Solution, demonstrations
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.train import TrainSpec
 from llmanac.train._step import Stepper
 from llmanac.train.loop import train

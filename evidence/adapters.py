@@ -38,10 +38,10 @@ from evidence._languages import (
 )
 from evidence._page import with_interval
 from evidence._synthetic import average, once, over, percent
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.lab.memory import memory
-from llmanac.lab.report import Section, table
 
 ROWS = ("finetune/full", "finetune/lora", "finetune/qlora", "finetune/prefix", "finetune/prompt", "quant/qlora")
 CLAIM = (

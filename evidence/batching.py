@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 
 ROWS = ("serve/dynamic-batching",)
 CLAIM = "batching requests that come and go raises tokens a second and costs each request little"

@@ -41,11 +41,11 @@ import torch
 from evidence._compared import made_up
 from evidence._pretrained import FILE
 from evidence.speculation import target
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.decoding.no_repeat_ngram import followers
 from llmanac.generate.engine import Completion, Engine
-from llmanac.lab.report import Section, table
 from llmanac.lab.trials.decoding import distinct
 from llmanac.metrics.answers import f1
 from llmanac.recipes.classification import small_language_model

@@ -31,6 +31,7 @@ from benchmarks._corpora import data_folder
 from evidence._page import bullets
 from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.evaluate._answering import Answerer, Local, load_local
 from llmanac.evaluate._benchmark_rows import items_of, questions_of
@@ -39,7 +40,6 @@ from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.properties import answers_of, baselines, difficulty, diversity, leaked, separates, usefulness
 from llmanac.evaluate.variants import hidden, min_k, reproducibility
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.models._pairs import start_token
 from llmanac.tokenizers.load import train_tokenizer
 

@@ -23,12 +23,12 @@ from typing import Any
 
 from evidence._messages import bytes_of
 from evidence._page import with_interval
+from llmanac.core.pages import Section, table
 from llmanac.data.collect import collect
 from llmanac.data.pack import PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.compare import BASE
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.recipes.spec import load_recipe
 from llmanac.tokenizers._sampled import Sampled

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 
 from llmanac.core.device import measure_bandwidth, measure_gemm
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.guide.calculate import Described, Machine, latency
 from llmanac.guide.calculate import measure as timed
 from llmanac.guide.formulas import costs
-from llmanac.lab.report import Section, table
 
 ROWS = ("study/systems",)
 CLAIM = "predicted against measured, error per row"

@@ -51,9 +51,8 @@ from evidence._paraphrases import CHATS, FILE, FIRST, by_finder, table_of, with_
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import percent
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.generate.load import load_engine
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 from llmanac.retrieve.memory import Memory
 from llmanac.retrieve.memory.store import USE
@@ -180,7 +179,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     out = [
         Section(
             "Right answers by history length", [f"Means of {len(seeds)} seeds."],
-            [table(["chats", "facts", *names.values()], rows)], [{"caption": "Right answers", "svg": drawn}],
+            [table(["chats", "facts", *names.values()], rows)], [drawn],
         )
     ]  # fmt: skip
     text = (

@@ -21,6 +21,7 @@ from evidence import _claim_pages
 from evidence import _claims as claims
 from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.kernels.nn.embedding import one_hot
@@ -29,7 +30,6 @@ from llmanac.lab.classification.classifiers import make_classifier
 from llmanac.lab.classification.experiments import sample
 from llmanac.lab.classification.slices import sentiment_slices
 from llmanac.lab.classification.table import builders, make_table, prompt_choices
-from llmanac.lab.report import Section
 from llmanac.metrics._intervals import newcombe_interval
 from llmanac.recipes.classification import small_language_model
 

@@ -38,7 +38,7 @@ import numpy as np
 
 from benchmarks._corpora import data_folder
 from llmanac.core.errors import DataError
-from llmanac.lab.report import Section, table
+from llmanac.core.pages import Section, table
 from llmanac.metrics._corpus import Measured, percentiles, resampled
 from llmanac.metrics.pass_at_k import pass_at_k
 from llmanac.sandbox.pool import Sandbox

@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 
+from llmanac.core.pages import Section, table
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
 from llmanac.lab import complexity
-from llmanac.lab.report import Section, table
 
 ROWS = ("compare/rnn-transformer", "lm/mamba", "lm/s4", "attention/flash")
 CLAIM = (
@@ -165,8 +165,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         name: {**costs[name], "training seconds": complexity.training(costs[name])} for name in DRAWN if name in costs
     }
     charts = [
-        {"svg": complexity.chart(lengths, drawn, cost, label, "one thread"),
-         "caption": f"{label} of each mixer over the length"}
+        complexity.chart(lengths, drawn, cost, label, "one thread")
         for cost, label in (
             ("forward operations", "operations of a forward pass"), ("training bytes", "bytes of a training step"),
             ("training seconds", "seconds of a training step"),

@@ -37,13 +37,13 @@ import torch
 
 from evidence._verdicts import Estimate
 from evidence.speculation import random_lm, target
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import torch_generator
 from llmanac.core.spec import make_method
 from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.sample_rank import rank
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Completion, Engine
-from llmanac.lab.report import Section, table
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.tokenizers.load import train_tokenizer

@@ -26,13 +26,13 @@ import torch
 
 from evidence._alignment import fit, reinforced, scorer
 from evidence._page import with_interval
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream
 from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.objectives._base import collate_ragged
 from llmanac.objectives._rollouts import Rollout

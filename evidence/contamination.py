@@ -40,6 +40,7 @@ from typing import Any
 from benchmarks._corpora import data_folder, library
 from evidence._messages import bytes_of
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.data.deduplicate import deduplicate
 from llmanac.data.documents import Document
@@ -48,7 +49,6 @@ from llmanac.data.overlap import words
 from llmanac.data.stages.decontamination import Spec
 from llmanac.evaluate.baselines import ngram_bits
 from llmanac.evaluate.contamination import contamination
-from llmanac.lab.report import Section, table
 
 ROWS = ("benchmark/contamination",)
 CLAIM = "a benchmark should measure generalisation, not memorisation: shared n-grams find what leaked"

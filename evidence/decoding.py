@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evidence._compared import WORK, compared, made_up, measured, shown
+from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
 from llmanac.lab.axis import Arm
-from llmanac.lab.report import Section
 from llmanac.lab.trials.decoding import Artefact, DecodingTrial, passages
 from llmanac.recipes.classification import small_language_model
 

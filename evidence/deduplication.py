@@ -48,14 +48,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks._corpora import library
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.data import near_duplicates
 from llmanac.data.deduplicate import deduplicate, run_corpus_stage
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped
 from llmanac.data.stages.minhash import Spec
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 
 ROWS = ("data/deduplication",)
 CLAIM = "near-duplicates are found; over-deduplication is measured"
@@ -225,7 +224,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     notices = found["boilerplate"]
     counted = {"dropped": "candidates", "`verify=exact`": "verified", "`lines` first": "after_lines"}
     cut = [[name, *(str(r[key]) for r in notices)] for name, key in counted.items()]
-    chart = {"svg": line_chart(lines, "Jaccard similarity", "fraction of pairs found", "Recall"), "caption": "Recall"}
+    chart = line_chart(lines, "Jaccard similarity", "fraction of pairs found", "Recall")
     real_head = ["corpus", "threshold", "documents", *names, *(f"`verify=exact`: {name}" for name in names)]
     words = ["words of notice", *(str(r["notice_words"]) for r in notices)]
     boilerplate = "Boilerplate: short, dissimilar documents under the same notice"

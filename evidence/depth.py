@@ -19,10 +19,9 @@ import torch
 
 from evidence._page import with_interval
 from evidence._synthetic import Answers, Rows, fit, once, over
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.rng import numpy_generator, parameter_generator
 from llmanac.core.spec import make_method
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 
 ROWS = ("block/post-norm", "block/pre-norm")
@@ -141,11 +140,11 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         Line(block, [(i, math.log10(g)) for i, g in enumerate(over_list(seeds, PUBLISHED, block, shown), 1)], shade=k)
         for k, block in enumerate(BLOCKS)
     ]  # fmt: skip
-    svg = line_chart(lines, "block", "log10 of the gradient's norm", f"Gradient of each of {shown} blocks")
     words = f"Gradients of {shown} blocks at the published initialisation, mean over the seeds; block 1 is the first."
+    chart = line_chart(lines, "block", "log10 of the gradient's norm", words)
     return [
         Section("Gradient's norm at initialisation", ["Of the parameters of the first and of the last block."],
-                [table(["blocks", *depths], gradient)], [{"svg": svg, "caption": words}]),
+                [table(["blocks", *depths], gradient)], [chart]),
         Section("Loss of early training", ["Where a cell is empty, no such model was trained."],
                 [table(["blocks", *depths], losses)]),
     ]  # fmt: skip

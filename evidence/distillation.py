@@ -36,10 +36,10 @@ import torch
 
 from evidence._page import with_interval
 from evidence._synthetic import average, fit, over, percent
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.recipes.distill import write_teacher_rows
 

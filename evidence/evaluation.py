@@ -48,6 +48,7 @@ from benchmarks._corpora import data_folder
 from evidence._answers import by_type, endings, first, imbalance, mean, strictness, verifiable
 from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.types import Batch
 from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import Item as Searched
@@ -58,7 +59,6 @@ from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.contamination import contamination
 from llmanac.evaluate.evaluation import Evaluation, evaluate
 from llmanac.evaluate.load import load_benchmark
-from llmanac.lab.report import Section, table
 from llmanac.metrics._statistics import detectable_effect, paired
 from llmanac.models._pairs import encode
 

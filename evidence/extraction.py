@@ -49,10 +49,10 @@ from benchmarks._corpora import visible
 from evidence._page import bullets
 from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.registry import build
 from llmanac.data.extractors import _content
 from llmanac.data.extractors._score import match, score
-from llmanac.lab.report import Section, table
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 from _planted import page_of, planted

@@ -27,10 +27,9 @@ import torch
 
 from evidence._grid import LENGTH, STEPS, model_spec, recipe, text, trained, training_steps, verdicts
 from evidence._page import with_interval
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.lab.classification.page import curve_chart
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 
 ROWS = ("position/rope", "position/learned", "position/sinusoidal", "position/relative", "context/rope-scaling")
@@ -145,12 +144,12 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     heads = ["", *(f"{i * LENGTH // 2}–{(i + 1) * LENGTH // 2}" for i in range(2 * FACTOR))]
     body = [[name, *(with_interval(c) for c in zip(*runs, strict=True))] for name, runs in curves.items()]
     body = [[*row, *[""] * (len(heads) - len(row))] for row in body]
-    points = {
-        name: {(i + 0.5) * LENGTH / 2: list(c) for i, c in enumerate(zip(*runs, strict=True))}
+    points = [
+        Line.of_replicates(name, {(i + 0.5) * LENGTH / 2: list(c) for i, c in enumerate(zip(*runs, strict=True))})
         for name, runs in curves.items()
-    }
-    chart = {"svg": curve_chart(points, "position", "nats a token", "Loss by position"),
-             "caption": f"Trained on rows of {LENGTH}; a dot is one seed."}  # fmt: skip
+    ]
+    about = f"Loss by position; trained on rows of {LENGTH}; a dot is one seed."
+    chart = line_chart(points, "position", "nats a token", about, log="x")
     after = {name: [past(run) for run in curves[name]] for name in ("learned", *(n for n in curves if n != "learned"))}
     costs = [
         [name, f"{seeds[0]['parameters'][name]:,}", f"{max(s['distances'][name] for s in seeds):.1g}",

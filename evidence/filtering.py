@@ -37,14 +37,13 @@ from benchmarks._corpora import articles, pages, sources, visible
 from evidence._messages import passages
 from evidence._page import bullets
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.registry import build
 from llmanac.data.curve import Point, at_threshold, auc, precision_recall
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import Features, train_quality
 from llmanac.data.split import fraction
 from llmanac.data.stages import Dropped
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 from llmanac.metrics._intervals import wilson_interval
 
 ROWS = ("data/filtering",)
@@ -248,9 +247,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     )
     area = f"Its area under the ROC curve is {classifier['auc']:.4f}."
     passage = "Passages of about 300 characters from Django's message catalogues, whose language is the catalogue's."
-    shown = {"svg": chart, "caption": "Precision against recall"}
     return [
-        Section("What is kept", [limits], [table(["filter", "precision", "recall", "F1", *kinds], stays)], [shown]),
+        Section("What is kept", [limits], [table(["filter", "precision", "recall", "F1", *kinds], stays)], [chart]),
         Section("The classifier by threshold", [area], [table(["min_score", "precision", "recall"], points)]),
         Section("Why wanted texts are dropped, most frequent first", [bullets(why)]),
         Section("Languages", [passage], [table(["model", "languages", "passages", "accuracy", "worst"], languages)]),

@@ -36,9 +36,9 @@ from evidence._languages import (
 from evidence._page import with_interval
 from evidence._synthetic import Rows, once
 from evidence.adapters import lora
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.models.freeze import freeze
 

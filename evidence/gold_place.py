@@ -27,11 +27,10 @@ import torch
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import once
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.retrieve.folder.quotes import spans
 from llmanac.tokenizers.load import train_tokenizer
@@ -162,7 +161,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     points = [(float(name), float(_right(seeds, name).mean())) for name in names if name != ALONE]
     drawn = line_chart([Line("right", points)], "place of the gold passage", "right answers", "Right by place")
     head = ["place of the gold passage", "right", "95% interval over questions", "count"]
-    return [Section("Right answers by place", [], [table(head, body)], [{"caption": "Right by place", "svg": drawn}])]
+    return [Section("Right answers by place", [], [table(head, body)], [drawn])]
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -33,11 +33,10 @@ from torch import Tensor
 
 from evidence._facts import ASK, NEAR, VALUES, WORDS, Texts, draw, embed, sentence
 from evidence._synthetic import Rows, average, fit, once, over, percent, writing
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.retrieve.bm25 import BM25, Spec
 from llmanac.retrieve.memory import Memory
@@ -227,13 +226,13 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     lines = [
         Line(arm, [(float(n), average(seeds, arm, n, "right")) for n in lengths], shade=i) for i, arm in enumerate(ARMS)
     ]
-    drawn = line_chart(lines, "sentences", "right answers", "Right answers by length of the text", log=True)
+    drawn = line_chart(lines, "sentences", "right answers", "Right answers by length of the text", log="xy")
     said = (
         "Means over the seeds, and half of the 95% t interval for percent right. Bytes: state of the model, the index "
         "with its text, the memory's file; for retrieval and memory with the state of the prompt. Milliseconds: CPU "
         "time of one thread on a busy machine, to read (or index, or store) one text, and then to answer one question."
     )
-    return [Section("By length of the text", [said], tables, [{"caption": "Right answers", "svg": drawn}])]
+    return [Section("By length of the text", [said], tables, [drawn])]
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -35,10 +35,10 @@ import numpy as np
 import torch
 
 from evidence._synthetic import fit, over, percent
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 
 ROWS = ("finetune/instruction", "finetune/chat")

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.models.state.paged import PagedState
 from llmanac.models.state.pool import BlockPool
 

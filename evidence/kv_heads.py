@@ -22,10 +22,10 @@ import torch
 
 from evidence._grid import MIXER, SHAPE, STEPS, bits, model_spec, paced, recipe, trained, verdicts
 from evidence._page import with_interval
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST
 from llmanac.lab.costs import state_costs
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 
 ROWS = ("attention/multi-head", "attention/grouped-query")

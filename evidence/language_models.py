@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evidence._compared import compared, shown, trained
-from llmanac.lab.report import Section
+from llmanac.core.pages import Section
 from llmanac.lab.stats import mean
 
 ROWS = ("lm/bigram", "lm/ngram", "lm/feedforward")

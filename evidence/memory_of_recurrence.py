@@ -17,11 +17,10 @@ import numpy as np
 import torch
 
 from evidence._synthetic import Rows, fit, once, over, percent, right, writing
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import HIDDEN, IGNORE, LAST, Batch
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 
 ROWS = ("lm/rnn", "lm/gru", "lm/lstm")
@@ -125,13 +124,14 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
              shade=2 * k + (when == "after"))
         for k, n in enumerate(("rnn", "gru", "lstm")) for when in ("before", "after")
     ]  # fmt: skip
-    svg = line_chart(lines, "distance", "log10 of the gradient, 0 at distance 1", "Gradient by distance")
+    words = "Mean over the seeds, before and after training on the copy task."
+    chart = line_chart(lines, "distance", "log10 of the gradient, 0 at distance 1", words)
     rows = [[n, f"{c['parameters']:,}", *(f"{c[f'bytes after {length}']:,}" for length in LENGTHS)]
             for n, c in seeds[0]["counted"].items()]  # fmt: skip
     head = ["mixer", "parameters", *(f"bytes of state after {length} tokens" for length in LENGTHS)]
     return [
         Section("Gradient by distance", ["Of the last output by an earlier input, over that at distance 1."], tables,
-                [{"svg": svg, "caption": "Mean over the seeds, before and after training on the copy task."}]),
+                [chart]),
         Section("Copy task: percent right by lag", [f"Longer lags than {max(LAGS)} were not trained. Means and half of "
                 "the 95% t interval over the seeds."], [table(["lag", *lags], right_by)]),
         Section("Counted", ["A layer of the width above; parameters of rnn, gru and lstm without the output product."],

@@ -32,11 +32,11 @@ from torch import Tensor
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, task
 from evidence._page import with_interval
 from evidence._synthetic import Answers, average, over
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 from llmanac.recipes import rlhf_task
 from llmanac.rewards import Sample, each

@@ -28,10 +28,10 @@ import torch
 
 from evidence._page import with_interval
 from evidence._pictures import BATCH, DIM, TEXT, VISION, Kept, average, drawn, fit, material, over, right, share
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
-from llmanac.lab.report import Section, table
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal_measures import vectors
 

@@ -24,11 +24,11 @@ import torch
 
 from evidence._page import with_interval
 from evidence._pictures import DIM, TEXT, Kept, average, material, over, run
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
-from llmanac.lab.report import Section, table
 from llmanac.multimodal._model import load_part
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes import multimodal_judge as j

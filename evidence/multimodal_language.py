@@ -24,9 +24,9 @@ import torch
 
 from evidence._page import with_interval
 from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, material, over, run, share
+from llmanac.core.pages import Section, table
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
-from llmanac.lab.report import Section, table
 from llmanac.multimodal._describe import describe
 from llmanac.multimodal._model import load_part
 from llmanac.recipes import multimodal_data as data

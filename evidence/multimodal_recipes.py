@@ -28,8 +28,8 @@ from typing import Any
 
 from evidence._page import with_interval
 from evidence._pictures import over
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, patch
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 from llmanac.lab.words import plural
 from llmanac.recipes.multimodal import RESULTS, MultimodalRecipe, PictureRun, run_multimodal

@@ -31,13 +31,12 @@ from evidence._synthetic import once
 from evidence._verdicts import Estimate
 from evidence.growing_text import TRAINED, answers, read, trained
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, heat_map, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.evaluate.needles import DEPTHS, MANY, grid
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
-from llmanac.lab._svg import heat_map
-from llmanac.lab.report import Section, table
 from llmanac.metrics._intervals import newcombe_interval
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -128,11 +127,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
             [f"{n:,}" for n in lengths], [f"{d:.0%}" for d in depths],
             [[by[n, d]["recall"] for n in lengths] for d in depths], "tokens", "depth", f"{task}: recall",
         )  # fmt: skip
-        out.append(
-            Section(
-                f"{task}: recall / exact match", [], [table(head, rows)], [{"caption": f"{task}: recall", "svg": drawn}]
-            )
-        )
+        out.append(Section(f"{task}: recall / exact match", [], [table(head, rows)], [drawn]))
     for task in ("single", "multi-key"):
         own = {name: found[task] for name, found in seeds[0]["own"].items()}
         lengths = list(next(iter(own.values())))

@@ -46,11 +46,11 @@ import torch
 
 from benchmarks._corpora import data_folder
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch
 from llmanac.lab.costs import model_bytes
-from llmanac.lab.report import Section, table
 from llmanac.models.lm.ngram import Ngram
 from llmanac.models.lm.ngram import Spec as NgramSpec
 from llmanac.models.ngrams import words

@@ -16,8 +16,8 @@ import torch
 
 from evidence._grid import SHAPE, STEPS, arms, model_spec, paced, recipe, training_steps, verdicts
 from evidence._page import with_interval
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
-from llmanac.lab.report import Section, table
 
 ROWS = ("norm/layernorm", "norm/rmsnorm", "block/pre-norm", "block/post-norm")
 CLAIM = "RMSNorm is faster than LayerNorm at the same loss; pre-norm blocks train better than post-norm ones"

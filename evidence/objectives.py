@@ -25,6 +25,7 @@ from typing import Any
 from evidence._compared import SMALL, STEPS, WORK, made_up
 from evidence.transfer import articles, folder
 from llmanac.core import files
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import patch
 from llmanac.data.labelled import read_labelled
 from llmanac.lab import words
@@ -34,7 +35,6 @@ from llmanac.lab.compare import BASE, compare
 from llmanac.lab.generation import make_generation
 from llmanac.lab.prepare import prepare
 from llmanac.lab.probe import kind_of, make_probes, stem_of
-from llmanac.lab.report import Section, table
 from llmanac.lab.runner import with_steps
 from llmanac.lab.stats import mean
 from llmanac.lab.trials.training import TrainingTrial

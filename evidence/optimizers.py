@@ -27,8 +27,8 @@ import torch
 from evidence._compared import WORK
 from evidence._grid import bits, model_spec, paced, recipe, text, trained, verdicts
 from llmanac.core.errors import TrainingError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import dump, make_method
-from llmanac.lab.report import Section, table
 from llmanac.lab.tune import TUNING_SEED
 from llmanac.recipes.parts import Parts
 from llmanac.train._step import Stepper

@@ -35,9 +35,9 @@ from typing import Any
 import torch
 
 from evidence._ranks import on_ranks
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
 from llmanac.lab.costs import peak_bytes
-from llmanac.lab.report import Section, table
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, traffic
 from llmanac.parallel.plan import Part, estimate, estimates

@@ -36,9 +36,9 @@ import torch
 
 from llmanac.core.errors import DataError, TrainingError
 from llmanac.core.files import TEMPORARY
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
 from llmanac.data.pack import ListStream
-from llmanac.lab.report import Section, table
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec
 from llmanac.train import TrainSpec

@@ -31,9 +31,9 @@ from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinf
 from evidence._page import with_interval
 from evidence._synthetic import average, once, over
 from evidence.preferences import judge
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 from llmanac.models.scalar import ScalarModel
 from llmanac.objectives._advantages import optimal_constant

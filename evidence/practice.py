@@ -31,13 +31,13 @@ import numpy as np
 
 from evidence._mutants import outcomes
 from llmanac.core import catalogue
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.guide.check import FORMS
 from llmanac.guide.exercise import exercises
 from llmanac.guide.pages import pages
 from llmanac.guide.progress import RATINGS, Review, due
 from llmanac.guide.question import PATTERNS, Question, questions
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 
 ROWS = ("study/questions", "study/exercises", "study/concepts")

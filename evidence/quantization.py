@@ -27,10 +27,10 @@ import torch
 
 from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.evaluate.divergence import Windows, divergence, windows
-from llmanac.lab.report import Section, table
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import load_tokenizer
 

@@ -32,12 +32,12 @@ from torch import Tensor
 
 from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.evaluate.divergence import windows
 from llmanac.generate.bench import rates
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
-from llmanac.lab.report import Section, table
 from llmanac.models._quantized import stored_bytes
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.save import save_model

@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.evaluate._preferences import PREFERENCES, write_preferences
 from llmanac.evaluate.ratings import Questions, Rating, report
-from llmanac.lab.report import Section, table
 from llmanac.metrics._intervals import wilson_interval
 
 ROWS = ("metric/human", "reward/human")

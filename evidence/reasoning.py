@@ -27,10 +27,9 @@ import torch
 
 from evidence._pretrained import smollm2
 from evidence._word_problems import questions, tokenizer, trained
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.lab._svg import Line, line_chart
-from llmanac.lab.report import Section, table
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.answers import correct
 from llmanac.models.scalar import ScalarModel
@@ -242,10 +241,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         own = [(row["tokens"], row["accuracy"]) for name, row in one["trees"].items() if name.startswith(kind)]
         lines.append(Line(kind, own, shade=shade))
     lines.append(Line("long-cot", [(r["tokens"], r["accuracy"]) for r in one["budgets"].values()], shade=7))
-    chart = {
-        "svg": line_chart(lines, "tokens a question", "accuracy", "Accuracy over tokens"),
-        "caption": "accuracy over tokens"
-    }  # fmt: skip
+    chart = line_chart(lines, "tokens a question", "accuracy", "accuracy over tokens")
     sizes = [p["n"] for p in one["curves"]["voting"]]
     curves = []
     for name, own in one["curves"].items():

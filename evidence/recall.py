@@ -20,10 +20,10 @@ import torch
 
 from evidence._page import with_interval
 from evidence._synthetic import Rows, fit, once, over, percent, right, writing
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch, Want
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import mean
 
 ROWS = ("attention/sliding-window", "attention/sparse-patterns", "attention/linear", "lm/transformer")

@@ -44,9 +44,9 @@ from evidence._pretrained import smollm2
 from evidence._synthetic import once
 from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
 from llmanac.generate.load import load_engine
-from llmanac.lab.report import Section, table
 from llmanac.metrics._auc import area
 from llmanac.metrics._intervals import newcombe_interval
 from llmanac.metrics.answers._short import f1

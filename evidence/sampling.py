@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 
 ROWS = ("use/generate",)
 CLAIM = "generated texts are samples x ~ P(X) of the model, by every runner and with drafts"

@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import parse_patches
 from llmanac.lab.compare import BASE
-from llmanac.lab.report import Section, table
 from llmanac.lab.scaling.compute import APART, compare
 from llmanac.lab.scaling.ladder import run_ladder
 from llmanac.lab.scaling.law import NAMES, Law, fit_law

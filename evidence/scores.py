@@ -38,11 +38,10 @@ from evidence._grid import (
     verdicts,
 )  # fmt: skip
 from evidence._page import with_interval
+from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.lab import words
-from llmanac.lab.classification.page import curve_chart
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import compare_arms, mean
 from llmanac.models import _masks
 
@@ -112,7 +111,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         body = [[name, *(f"{mean(v):.3g}" for v in points.values())] for name, points in values.items()]
         parts.append(table([label, *map(str, WIDTHS)], body))
         if what in ("entropy", "to scores"):
-            charts.append({"svg": curve_chart(values, "width of a head", label, label), "caption": label})
+            lines = [Line.of_replicates(name, points) for name, points in values.items()]
+            charts.append(line_chart(lines, "width of a head", label, label, log="x"))
     body = [[name, f"{seeds[0]['parameters'][name]:,}", with_interval([o["steps"][name]["ratio"] for o in seeds], 2)]
             for name in seeds[0]["steps"]]  # fmt: skip
     said = (

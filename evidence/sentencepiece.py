@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmanac.lab.report import Section, table
+from llmanac.core.pages import Section, table
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("tokenizer/sentencepiece",)

@@ -36,9 +36,9 @@ import torch
 
 from evidence._ranks import on_ranks
 from llmanac.core.errors import TrainingError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.lab.report import Section, table
 from llmanac.models.load import load_model
 from llmanac.models.save import save_model
 from llmanac.parallel import pipeline, serving, traffic

@@ -28,12 +28,12 @@ import torch
 
 from evidence._pretrained import WHERE, smollm2
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Completion, Engine
 from llmanac.generate.load import load_engine
 from llmanac.generate.speculative import Speculation
-from llmanac.lab.report import Section, table
 from llmanac.models.lm.ngram import Ngram
 
 ROWS = ("serve/speculative",)

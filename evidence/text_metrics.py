@@ -39,10 +39,10 @@ from benchmarks._corpora import data_folder
 from evidence._rewritten import CHANGES, FORWARD, names, paraphrase
 from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
 from llmanac.core.types import Batch, Want
 from llmanac.evaluate.embed import Embedder
-from llmanac.lab.report import Section, table
 from llmanac.metrics._auc import auc
 from llmanac.metrics.bertscore import bertscore
 from llmanac.metrics.bleu import bleu

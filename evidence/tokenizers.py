@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from evidence._compared import compared, made_up, measured, shown
+from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
 from llmanac.lab.axis import Arm
-from llmanac.lab.report import Section
 from llmanac.lab.trials.tokenizers import Texts, TokenizerTrial
 
 ROWS = ("tokenizer/utf8", "tokenizer/word", "tokenizer/bpe")

@@ -23,9 +23,9 @@ import torch
 from evidence._grid import LENGTH, STATED, model_spec, recipe, text
 from evidence._page import with_interval
 from evidence.extrapolation import FACTOR, by_position, rows
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import patch
 from llmanac.lab import words
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import compare_arms, mean
 from llmanac.recipes.parts import Parts
 from llmanac.train.loop import train

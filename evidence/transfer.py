@@ -29,11 +29,11 @@ from evidence._page import with_interval
 from evidence.classifiers import made_up
 from llmanac.core import files
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.lab.cache import digest
 from llmanac.lab.classification.transfer import SCORES, transfer
-from llmanac.lab.report import Section, table
 from llmanac.models.load import load_model
 from llmanac.recipes.classification import small_language_model
 from llmanac.tokenizers.load import load_tokenizer

@@ -33,10 +33,10 @@ from evidence._pretrained import WHERE, smollm2
 from llmanac.apps.docs_assistant.passages import passages_of
 from llmanac.apps.docs_assistant.questions import QuestionMaker
 from llmanac.core.errors import DataError
+from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
 from llmanac.data.split import fraction
 from llmanac.generate.load import load_engine
-from llmanac.lab.report import Section, table
 from llmanac.lab.stats import interval, mean
 from llmanac.metrics.answers import exact_match, f1
 from llmanac.models.gguf.write import export_gguf

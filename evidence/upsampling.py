@@ -24,7 +24,7 @@ from typing import Any
 
 from evidence._messages import bytes_of, documentation, messages
 from evidence._page import with_interval
-from llmanac.lab.report import Section, table
+from llmanac.core.pages import Section, table
 from llmanac.lab.stats import mean
 from llmanac.tokenizers.load import mixture, stretches, train_tokenizer
 

@@ -40,6 +40,7 @@ from evidence import _uses_page
 from evidence._uses_corpus import PLAIN, labelled, with_labels, write
 from llmanac.core.errors import DataError
 from llmanac.core.files import read_json
+from llmanac.core.pages import Section
 from llmanac.core.registry import build
 from llmanac.core.rng import seed_of
 from llmanac.evaluate import _english as english
@@ -49,7 +50,6 @@ from llmanac.evaluate.classify import TEMPLATES, classify
 from llmanac.evaluate.correct import Corrector
 from llmanac.evaluate.score import score
 from llmanac.generate.load import load_engine
-from llmanac.lab.report import Section
 from llmanac.metrics._auc import auc
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs

@@ -85,21 +85,12 @@ def described(found: list[dict[str, Any]]) -> str:
 
 def picture(found: list[dict[str, Any]]) -> None:
     """Bits per byte and F1 of the runs, as one SVG."""
-    import matplotlib
+    from llmanac.recipes.report import score_bars
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from llmanac.recipes.report_figures import draw_bars
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.1))
     scores, answers = pictured(found)
     best_first = dict(sorted(scores.items(), key=lambda item: item[1]))
-    draw_bars(left, best_first, "bits per byte, held-out modules (lower is better)", "this model")
-    draw_bars(right, answers, "answers: F1, unseen question forms", next(iter(answers)))
-    figure.tight_layout()
-    matplotlib.rcParams["svg.hashsalt"] = "llmanac"
-    figure.savefig(PICTURE, metadata={"Date": None, "Description": described(found)})
+    made = score_bars(best_first, described(found), answers, "answers: F1, unseen question forms (higher is better)")
+    PICTURE.write_text(made.svg, "utf-8")
 
 
 def filled() -> tuple[Path, str]:

@@ -86,7 +86,7 @@ def test_models_that_are_run_and_stored_results_say_the_same(folder, capsys):
                  "always choice", "the question hidden", "not measur", "Next: llmanac"):  # fmt: skip
         assert part in shown
     found = json.loads((folder / "inspected" / "own.json").read_text())["properties"]
-    assert (folder / "inspected" / "own.svg").read_text().startswith("<svg xmlns")
+    assert (folder / "inspected" / "own.svg").read_text().startswith("<svg ")
     run("evaluate", "a", "b", "--benchmarks", "own.toml", "-o", "ab")
     run("evaluate", "c", "--benchmarks", "own.toml", "-o", "c")
     capsys.readouterr()

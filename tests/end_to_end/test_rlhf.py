@@ -15,6 +15,7 @@ from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make, patch
 from llmanac.recipes import rlhf, rlhf_task
 from llmanac.recipes.rlhf import RlhfSpec, is_rlhf
+from llmanac.recipes.rlhf_results import curve_charts
 from llmanac.recipes.spec import read_recipe
 
 TINY = {
@@ -158,3 +159,12 @@ def test_the_true_reward_and_what_raters_like():
     ]
     more = [p["chosen"].count("indeed") - p["rejected"].count("indeed") for p in fooled]
     assert sum(n > 0 for n in more) > 4 * sum(n < 0 for n in more)
+
+
+def test_what_no_draw_has_is_not_drawn():
+    """Without a true reward and a reference there is nothing to draw of them."""
+    draw = {"reward": 1.0, "truth": None, "kl_to_reference": None, "tokens": 3.0, "surprise": 0.5}
+    charts = curve_charts({"rl": [{"draw": 0, **draw}, {"draw": 1, **draw}]})
+    assert [chart.caption.partition(":")[0] for chart in charts] == [
+        "Reward and true reward", "Tokens", "Surprise, nats a token",
+    ]  # fmt: skip

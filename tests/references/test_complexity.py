@@ -208,8 +208,9 @@ def test_the_command(capsys, tmp_path):
     assert "mamba{states=4}" in said and "s^2 " in said and "Faster than multi-head" in said
     assert "nan" not in said and "llmanac compare mixer --arms 'multi-head,gru'" in said
     drawn = ElementTree.parse(picture).getroot()
-    assert len(drawn.findall("{*}polyline")) == 4 and "gru" in "".join(drawn.itertext())
-    assert "width 8" in drawn.findtext("{*}title")
+    named = "".join(drawn.itertext())
+    assert all(name in named for name in ("multi-head", "gru", "mamba{states=4}", "multi-head@plain"))
+    assert "width 8" in drawn.attrib["aria-label"]
     with pytest.raises(SystemExit) as refused:
         main([*arguments, "-o", str(picture)])
     assert refused.value.code == 2 and "--output: " in capsys.readouterr().err

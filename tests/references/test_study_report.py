@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,6 @@ from rich.console import Console
 
 from llmanac.cli.compare import print_study
 from llmanac.lab import words
-from llmanac.lab._svg import Line, Row, interval_chart, line_chart, nice_number, point_chart, ticks
 from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.costs import TRAINING_COSTS
 from llmanac.lab.report import LINE, PAGE, RESULT, render, write_study
@@ -124,41 +124,6 @@ def test_every_chart_is_valid_svg() -> None:
         assert "nan" not in chart and "inf" not in chart
 
 
-def test_intervals_and_dots_stand_where_their_numbers_are() -> None:
-    svg = interval_chart([Row("a", [1.0, 3.0], 2.0, 0.0, 4.0)], "x", "t")
-    root = ElementTree.fromstring(svg)
-    circles = [float(c.attrib["cx"]) for c in root.iter("circle")]
-    line = next(e for e in root.iter("line") if e.attrib.get("stroke-width") == "2")
-    square = next(e for e in root.iter("rect"))
-    centre = float(square.attrib["x"]) + 3.5
-    assert centre == pytest.approx(sum(circles) / 2, abs=0.1)
-    assert float(line.attrib["x2"]) - float(line.attrib["x1"]) == pytest.approx(2 * (circles[1] - circles[0]), abs=0.3)
-
-
-def test_charts_take_what_they_may_be_given() -> None:
-    assert (
-        line_chart([], "x", "y", "t") == ""
-        and point_chart([], "x", "y", "t") == ""
-        and interval_chart([], "x", "t") == ""
-    )
-    for svg in (
-        line_chart([Line("a", [(1.0, 2.0)])], "x", "y", "t"),
-        point_chart([("a", 1.0, 1.0, 0), ("b", 1e9, 1.0, 1)], "x", "y", "t"),
-        point_chart([("a", 5.0, 1.0, 0), ("b", 5.0, 2.0, 1)], "x", "y", "t"),
-        point_chart([("a", 0.0, 1.0, 0), ("b", 50.0, 1.0, 9)], "x", "y", "t"),
-        interval_chart([Row("a", [0.0], 0.0, None, None)], "x", "t", zero=True, margin=0.0),
-    ):
-        ElementTree.fromstring(svg)
-        assert "nan" not in svg
-
-
-def test_ticks_are_round_and_inside() -> None:
-    for low, high in ((0, 1), (1.9, 2.06), (-3e-4, 8e-4), (0, 7.3e9)):
-        found = ticks(low, high)
-        assert 3 <= len(found) <= 7 and low - 1e-12 <= found[0] and found[-1] <= high + 1e-9 * abs(high)
-    assert [nice_number(v) for v in (0.00213, 950, 12_345, 3.4e6, 5e12)] == ["0.00213", "950", "12.3k", "3.4M", "5T"]
-
-
 def test_two_seeds_are_too_few_and_the_page_says_so() -> None:
     found = result({"rope": [1.9, 1.95], "learned": [2.0, 2.06]})
     text = read(render(found))
@@ -194,8 +159,8 @@ def test_the_page_leads_with_one_line_an_arm_and_its_verdicts_second() -> None:
     assert "verdict" in heads[1]
     row = page[page.index("<td>learned</td>") :].split("</td>")
     assert 'data-head="verdict"' in row[1] and row[1].endswith("worse")
-    sizes = {part.split(" viewBox")[0].split()[0] for part in page.split("<svg ")[1:]}
-    assert sizes == {'width="460"'}  # drawn at one scale, so that text has one size
+    widths = [float(width) for width in re.findall(r'<svg [^>]*width="([0-9.]+)pt"', page)]
+    assert len(widths) >= 5 and max(widths) / min(widths) < 1.05  # drawn at one scale, so that text has one size
 
 
 def test_an_arm_that_failed_is_named_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,11 +230,10 @@ def test_a_narrow_terminal_shows_every_arm_whole(tmp_path: Path) -> None:
         lines = [line.rstrip() for line in console.export_text().splitlines()]
         assert max(map(len, lines)) <= width and not any("…" in line for line in lines)
         first = "".join(line.split("│")[1].strip() for line in lines if line.startswith("│"))
+        assert all(f" {head} " in " ".join(lines) for head in ("difference", "p", "p equivalent", "improved"))
         heads = "".join("".join(cells) for cells in _columns(lines))
         assert all(arm in first and arm in heads for arm in arms)
         assert not any("*" in line for line in lines)
-        assert any("┃ difference ┃" in line for line in lines)
-        assert any("  p ┃" in line for line in lines) == (width == 200)
 
 
 def _columns(lines: list[str]) -> list[list[str]]:

@@ -24,15 +24,6 @@ Saved = Annotated[str, typer.Argument(help="A trained classifier's folder, or `r
 Rows = Annotated[
     Path, typer.Argument(help="Labelled texts: .jsonl, .csv, .tsv or .parquet, or lines that begin with the label.")
 ]
-IN_SHORT = (
-    "method",
-    "accuracy",
-    "95% over seeds",
-    "95% over texts",
-    "rows to beat the rules",
-    "CPU time to train",
-    "explained",
-)
 
 
 @app.command("train")
@@ -254,13 +245,9 @@ def transfer_command(
 
 def print_methods(result: Mapping[str, Any]) -> None:
     """A row for each method: accuracy, costs, and results on the failure slices."""
-    from llmanac.cli.tables import print_table
-    from llmanac.lab.classification.page import HEADS, lead, rows_of, slice_rows
+    from llmanac.cli.tables import print_page_table
+    from llmanac.lab.classification.page import lead, tables
 
-    shown = [HEADS.index(name) for name in IN_SHORT]
-    rows = [[row[i] for i in shown] for row in rows_of(result)]
-    print_table("rules and learned methods", IN_SHORT, rows)
-    if result["slices"]:
-        heads = ["method", *(one["name"] for one in result["slices"])]
-        print_table("plain sentences → changed ones", heads, slice_rows(result))
+    for title, table in tables(result).items():
+        print_page_table(table, title)
     print(lead(result))

@@ -10,13 +10,6 @@ from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
-
-LABEL, CELL = 28, 17  # width in characters of a cost's name, and of an arm's column with its border
-STYLES = {
-    "better": "green", "worse": "red", "equivalent": "cyan", "inconclusive": "yellow", "none": "yellow",
-    "too few": "yellow", "loses text": "red",
-}  # fmt: skip
 
 
 def compare_command(
@@ -65,80 +58,15 @@ def compare_command(
 def print_study(done: Any, console: Console | None = None) -> None:
     """Print the verdicts, the costs, warnings and the path of the page."""
     from llmanac.cli import tables
-    from llmanac.lab import words
+    from llmanac.lab import report, words
 
     console = console or tables.Console()
     result = done.data
     for metric in result["metrics"]:
-        console.print(_verdicts(result, metric, console))
-    for costs in _costs(result, console):
-        console.print(costs)
+        title = f"{words.label(metric)} ({metric['better']} is better), {words.held_words(result)}"
+        tables.print_page_table(report.verdict_table(result, metric), title, console)
+    tables.print_page_table(report.cost_table(result), "costs, means over the runs", console)
     for note in filter(None, [*words.warnings(result), words.worse_than_uniform(result), words.adjusted(result)]):
         console.print(f"note: {note}", markup=False)
     console.print(words.summary(result), markup=False)
     console.print(f"page: {done.page}", markup=False)
-
-
-def _fits(table: Table, console: Console) -> bool:
-    return console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width
-
-
-def _verdicts(result: Any, metric: Any, console: Console) -> Table:
-    """The table of one metric; on a narrow terminal without p-values, and with long labels over several lines."""
-    wide = _verdict_table(result, metric, wide=True)
-    return wide if _fits(wide, console) else _verdict_table(result, metric, wide=False)
-
-
-def _arm(label: str, wide: bool) -> str:
-    """An arm's label; on a narrow terminal its fields are on lines of their own."""
-    return label if wide else label.replace("{", "\n{").replace(",", ",\n ")
-
-
-def _verdict_table(result: Any, metric: Any, *, wide: bool) -> Table:
-    from llmanac.cli.tables import escape, make_table
-    from llmanac.lab import words
-    from llmanac.lab.stats import mean
-
-    label = words.label(metric)
-    heads = ("", "verdict", "mean", "difference", "95% interval", *(["p"] if wide else []))
-    title = f"{label} ({metric['better']} is better), {words.held_words(result)}"
-    table = make_table(title, heads, left=(0, 1))
-    table.columns[0].overflow = "fold"  # labels may differ only at the end
-    for column in table.columns[2:]:
-        column.no_wrap = True
-    compared = {c["arm"]: c for c in result["comparisons"][metric["name"]]}
-    for arm, found in result["values"][metric["name"]].items():
-        level = words.quantity(mean(found), metric["unit"])
-        if arm not in compared:
-            table.add_row(escape(_arm(arm, wide)), "baseline" if arm == result["baseline"] else "", level)
-            continue
-        c = compared[arm]
-        cells = [words.verdict(c, result["replicate"]), level, words.difference(c), words.interval(c)]
-        cells += [words.p_value(c["p"])] if wide else []
-        table.add_row(escape(_arm(arm, wide)), *cells, style=STYLES[c["verdict"]])
-    for arm in result["failed"]:
-        table.add_row(escape(_arm(arm, wide)), "failed", style="red")
-    return table
-
-
-def _costs(result: Any, console: Console) -> list[Table]:
-    """What each arm costs: one table, or several on a narrow terminal."""
-    arms = list(result["costs"])
-    whole = _cost_table(result, arms, wide=True)
-    if _fits(whole, console):
-        return [whole]
-    at_once = max(1, (console.width - LABEL) // CELL)
-    return [_cost_table(result, arms[at : at + at_once], wide=False) for at in range(0, len(arms), at_once)]
-
-
-def _cost_table(result: Any, arms: list[str], *, wide: bool) -> Table:
-    from llmanac.cli.tables import make_table
-    from llmanac.lab import words
-
-    table = make_table("costs, means over the runs", ["", *(_arm(arm, wide) for arm in arms)])
-    for column in table.columns[1:]:
-        column.overflow = "fold"
-    for unit in result["cost_units"]:
-        cells = [words.quantity(result["costs"][arm].get(unit["name"]), unit["unit"]) for arm in arms]
-        table.add_row(words.label(unit), *cells)
-    return table

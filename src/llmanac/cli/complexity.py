@@ -12,16 +12,17 @@ from llmanac.core.errors import SpecError
 from llmanac.core.outputs import check_output
 
 STEPS = 5  # lengths, each twice the one before
-# tables of slopes: for each column a group, a head, and the cost whose slope it is or the field of `Theory`
-PASSES = (
-    ("operations", "theory", "work"), ("", "forward", "forward operations"), ("", "backward", "backward operations"),
-    ("bytes", "theory", "memory"), ("", "forward", "forward bytes"), ("", "training", "training bytes"),
-)  # fmt: skip
-DECODING = (
-    ("next token", "theory", "decode"), ("", "operations", "decode operations"), ("", "bytes", "decode bytes"),
-    ("state", "theory", "state"), ("", "bytes", "state"),
-    ("seconds", "forward", "forward seconds"), ("", "backward", "backward seconds"), ("", "decode", "decode seconds"),
-)  # fmt: skip
+# columns of the tables of slopes: a head, and the cost whose slope it is or, of theory's, the field of `Theory`
+PASSES = {
+    "operations\ntheory": "work", "operations\nforward": "forward operations",
+    "operations\nbackward": "backward operations", "bytes\ntheory": "memory", "bytes\nforward": "forward bytes",
+    "bytes\ntraining": "training bytes",
+}  # fmt: skip
+DECODING = {
+    "next token\ntheory": "decode", "next token\noperations": "decode operations", "next token\nbytes": "decode bytes",
+    "state\ntheory": "state", "state\nbytes": "state", "seconds\nforward": "forward seconds",
+    "seconds\nbackward": "backward seconds", "seconds\ndecode": "decode seconds",
+}  # fmt: skip
 
 
 def complexity_command(
@@ -36,10 +37,11 @@ def complexity_command(
         longest (64 to 1048576): The longest of five lengths, each half of the next.
         output (-o): SVG of the training times.
     """
+    from llmanac.cli.tables import print_page_table
     from llmanac.core import files
     from llmanac.core.device import machine
+    from llmanac.core.pages import table
     from llmanac.lab import complexity
-    from llmanac.lab._svg import standalone
 
     if output is not None and output.suffix != ".svg":
         raise SpecError(f"--output: {output} should end in .svg")
@@ -58,7 +60,7 @@ def complexity_command(
         about = f"width {dim}; one thread of {machine()['cpu']}"
         timed = {name: {**costs, "training seconds": complexity.training(costs)} for name, costs in found.items()}
         drawn = complexity.chart(lengths, timed, "training seconds", "seconds of a training step", about)
-        files.write_text(output, standalone(drawn))
+        files.write_text(output, drawn.svg)
     if as_json:
         theory = {name: complexity.expected(name, lengths[-4:]) for name in found}
         document: dict[str, Any] = {"dim": dim, "lengths": lengths, "costs": found, "theory": theory}
@@ -67,13 +69,11 @@ def complexity_command(
         return
     span = f"{lengths[-4]:,} to {longest:,} tokens, width {dim}"
     print(f"Slopes of log cost over log length ({span}): 2 is s^2, 1 is s, 0 is constant")
-    _print(_slopes(lengths, found, PASSES))
-    print()
-    _print(_slopes(lengths, found, DECODING))
+    for columns in (PASSES, DECODING):
+        print_page_table(_slopes(lengths, found, columns))
     heads, rows = complexity.comparison(lengths, found)
     if rows:
-        print(f"\nFaster than {complexity.FULL} from this many tokens")
-        _print([heads, *rows])
+        print_page_table(table(heads, rows), f"Faster than {complexity.FULL} from this many tokens")
     print(
         "\nOperations and bytes are counted; seconds are CPU time of a thread here.\n"
         "Parts of constant size (tiles, windows, filters) make slopes smaller than theory's at short lengths."
@@ -86,26 +86,19 @@ def complexity_command(
 
 
 def _slopes(
-    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[tuple[str, str, str]]
-) -> list[list[str]]:
-    """A table: two rows of heads, then for each mixer theory and its slopes over the last four lengths."""
+    lengths: Sequence[int], found: Mapping[str, Mapping[str, Sequence[float]]], columns: Mapping[str, str]
+) -> dict[str, Any]:
+    """For each mixer theory and its slopes over the last four lengths."""
+    from llmanac.core.pages import table
     from llmanac.lab import complexity
 
-    rows = [["", *(group for group, _, _ in columns)], ["mixer", *(head for _, head, _ in columns)]]
+    rows = []
     for name, costs in found.items():
-        theory = complexity.theory_of(name)
-        row = [name]
-        for _, head, source in columns:
-            if head == "theory":
+        theory, row = complexity.theory_of(name), [name]
+        for head, source in columns.items():
+            if head.endswith("theory"):
                 row.append("" if theory is None else getattr(theory, source))
             else:
                 row.append(f"{round(complexity.slope(lengths[-4:], costs[source][-4:]), 2) + 0.0:.2f}")
         rows.append(row)
-    return rows
-
-
-def _print(rows: list[Any]) -> None:
-    """Columns without lines between them: more of them fit on a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    return table(["mixer", *columns], rows)

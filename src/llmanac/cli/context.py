@@ -29,9 +29,9 @@ def context_command(
     from llmanac.cli.tables import print_table
     from llmanac.core import files
     from llmanac.core.outputs import check_own_folder
+    from llmanac.core.pages import heat_map
     from llmanac.evaluate.needles import TASKS, grid
     from llmanac.generate.load import load_engine
-    from llmanac.lab._svg import heat_map, standalone
 
     if output is not None and output.exists() and not force:
         raise SpecError(f"--output: {output} exists; give another name, or --force")
@@ -59,15 +59,9 @@ def context_command(
             )
             for name in tasks:
                 values = [[by[name, n, depth].recall for n in sizes] for depth in places]
-                drawn = heat_map(
-                    [f"{n:,}" for n in sizes],
-                    [f"{d:.0%}" for d in places],
-                    values,
-                    "tokens",
-                    "depth",
-                    f"{name}: recall",
-                )
-                files.write_text(folder / f"{name}.svg", standalone(drawn))
+                across, down = [f"{n:,}" for n in sizes], [f"{d:.0%}" for d in places]
+                drawn = heat_map(across, down, values, "tokens", "depth", f"{name}: recall")
+                files.write_text(folder / f"{name}.svg", drawn.svg)
         print(f"heat maps in {output}")
     more = "" if output is not None else " -o grid"
     print(f"Next: llmanac context {shlex.quote(path)} --task multi-key{more}")

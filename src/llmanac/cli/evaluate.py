@@ -14,7 +14,7 @@ from llmanac.cli.options import AsJson, SomeRunner
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.evaluation import Difference, Evaluation
+    from llmanac.evaluate.evaluation import Evaluation
 
 Model = Annotated[
     str, typer.Argument(help="A run's or model's folder, a .gguf file, a hub name, or a server's http://.")
@@ -74,7 +74,7 @@ def evaluate_command(
     if as_json:
         print(json.dumps(page, ensure_ascii=False))
         return
-    _show(found, differences, out)
+    _show(page, out)
     given = {"--data": data, "--dtype": dtype, "--runner": None if runner == "torch" else runner,
              "--shots": shots if limit else None, "--output": out}  # fmt: skip
     more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", ",".join(wanted)]
@@ -92,35 +92,12 @@ def evaluate_command(
         print(f"Next: {shlex.join([*more, '--results', str(out)])}   (what the benchmark is worth)")
 
 
-def _digits(value: float | None, spec: str = ".4f") -> str:
-    return "" if value is None else format(value, spec)
+def _show(results: dict[str, Any], out: Path) -> None:
+    from llmanac.cli.tables import print_page_table
+    from llmanac.evaluate.evaluation_report import KEY, score_sections
 
-
-def _show(found: list[list[Evaluation]], differences: list[Difference], out: Path) -> None:
-    from llmanac.cli.tables import print_table
-
-    heads = ["benchmark", "metric", "value", "± standard error", "95% interval", "items"]
-    several = len(found) > 1
-    rows: list[list[str]] = []
-    for letter, evaluations in zip("AB", found, strict=False):
-        for one in evaluations:
-            for score in one.scores:
-                between = f"{_digits(score.low)} to {_digits(score.high)}" if score.low is not None else ""
-                count = f"{score.items:,}" + (f" in {score.clusters:,}" if score.clusters != score.items else "")
-                row = [one.benchmark, score.metric, _digits(score.value), _digits(score.standard_error), between, count]
-                rows.append([letter, *row] if several else row)
-    print_table("", ["model", *heads] if several else heads, rows, left=(0, 1, 2) if several else (0, 1))
-    if several:
-        for letter, evaluations in zip("AB", found, strict=False):
-            print(f"{letter}: {evaluations[0].model}")
-        heads = ["benchmark", "metric", "difference", "95% interval", "B is", "more items"]
-        print_table("B less A, item by item", heads, map(_difference, differences), left=(0, 1, 4))
-    if any(score.clusters != score.items for evaluations in found for one in evaluations for score in one.scores):
+    for section in score_sections(results):
+        print_page_table(section.tables[0], section.title)
+    if any(score["clusters"] != score["items"] for one in results[KEY] for score in one["scores"]):
         print("Items in clusters, such as questions on one passage: standard errors are over clusters.")
     print(f"Every item: {out / 'report.html'}")
-
-
-def _difference(one: Difference) -> list[Any]:
-    more = "" if one.verdict != "not settled" else "none would" if one.more is None else f"about {one.more:,}"
-    interval = f"{one.low:+.4f} to {one.high:+.4f}"
-    return [one.benchmark, one.metric, f"{one.difference:+.4f}", interval, one.verdict, more]

@@ -22,15 +22,10 @@ Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Fa
 
 def print_pictures(done: Run) -> None:
     """The scores of a run by side."""
-    from llmanac.cli.tables import print_table
+    from llmanac.cli.tables import print_section
+    from llmanac.recipes.multimodal_report import scores
 
-    results = done.results
-    scores = results["scores"]
-    rows = dict.fromkeys(key for side in scores.values() for key in side)
-    cells = [(key, *(f"{side[key]:.3f}" if key in side else "" for side in scores.values())) for key in rows]
-    print_table(f"{results['name']}", ("", *scores), cells)
-    if "codes_in_use" in results:
-        print(f"codes in use: {results['codes_in_use']:.1%} of {results['codes']}")
+    print_section(scores(done.results), done.results["name"])
 
 
 def caption_command(

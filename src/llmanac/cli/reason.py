@@ -187,10 +187,10 @@ def _curve(found: list[Answered], seed: int) -> list[Any]:
 
 def _draw(path: Path, points: list[Any], method: str) -> None:
     from llmanac.core import files
-    from llmanac.lab._svg import Line, line_chart, standalone
+    from llmanac.core.pages import Line, line_chart
 
     if not points:
         raise SpecError("--curve: needs right answers (--answer names their column) and one of best-of-n, voting, mbr")
     line = Line(method, [(p.k, p.accuracy) for p in points], [p.interval or (p.accuracy,) * 2 for p in points])
-    files.write_text(path, standalone(line_chart([line], "samples", "accuracy", f"{method}: accuracy over samples")))
+    files.write_text(path, line_chart([line], "samples", "accuracy", f"{method}: accuracy over samples").svg)
     print(f"{path}: the curve")

@@ -10,14 +10,11 @@ if TYPE_CHECKING:
 
 def print_stages(done: Run) -> None:
     """Each policy on the held-out prompts."""
-    from llmanac.cli.tables import print_table
-    from llmanac.recipes.rlhf_results import COLUMNS
+    from llmanac.cli.tables import print_section
+    from llmanac.recipes.rlhf_results import policies
     from llmanac.train._alarms import heard
 
-    held = done.results["held_out"]
-    some = [key for key in COLUMNS if all(key in row for row in held["scores"].values())]
-    rows = [(arm, *(f"{row[key]['mean']:.3f}" for key in some)) for arm, row in held["scores"].items()]
-    print_table(f"{held['prompts']} held-out prompts", ("", *(COLUMNS[key] for key in some)), rows)
-    for arm in held["scores"]:
+    print_section(policies(done.results))
+    for arm in done.results["held_out"]["scores"]:
         for text, count in heard(done.folder / arm / "rollouts.jsonl").items():
             print(f"{arm}: alarm, {count} {'time' if count == 1 else 'times'}: {text}")

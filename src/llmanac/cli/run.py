@@ -63,21 +63,11 @@ def print_run(done: Run) -> None:
 
 def print_pretraining(done: Run) -> None:
     """Bits per byte next to the baselines; what an assistant answers; what a scaling law says of the size."""
-    from llmanac.cli.tables import Console, make_table, print_table
+    from llmanac.cli.tables import print_section
+    from llmanac.recipes.report import measured
 
-    table = make_table(f"{done.recipe.name}: bits per byte on held-out documents", ["", "bits per byte"])
-    for name, value in sorted(done.results["bits_per_byte"].items(), key=lambda item: item[1]):
-        table.add_row(name, f"{value:.3f}", style="bold" if name == "this model" else "")
-    Console().print(table)
-    if answers := done.results.get("answers"):
-        print_table(
-            "answers on held-out modules, question forms not in the training data",
-            ["", "F1", "exact", "questions"],
-            [(k, f"{s['f1']:.3f}", f"{s['exact']:.3f}", str(s["questions"])) for k, s in answers["scores"].items()],
-        )
-        print(f"refused: {answers['refused_unanswerable']:.0%} of the questions that cannot be answered, ", end="")
-        print(f"{answers['refused_answerable']:.0%} of those that can")
-        print("  " + ", ".join(f"{sort}: {share:.0%}" for sort, share in answers["refused"].items()))
+    for section in measured(done.results):
+        print_section(section)
     if planned := done.results.get("pretrain"):
         from llmanac.lab.scaling.planning import for_a_run
 

@@ -6,7 +6,6 @@ import io
 import json
 import shlex
 import sys
-from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +14,6 @@ import typer
 from llmanac.cli.options import AsJson, Column, Fields, Include, group
 
 if TYPE_CHECKING:
-    from llmanac.lab.vocabulary.measure import Measured
     from llmanac.tokenizers._mixture import Mixture
 
 app = group("Train, extend, use, inspect and compare tokenizers.")
@@ -187,6 +185,7 @@ def compare_command(
         sentence: A sentence to tokenize.
         limit (from 1): The most megabytes of a label to measure on.
     """
+    from llmanac.cli.tables import console, print_page_table
     from llmanac.lab.vocabulary import page
     from llmanac.lab.vocabulary.train import compare
 
@@ -197,24 +196,10 @@ def compare_command(
     if as_json:
         print((folder / page.RESULT).read_text("utf-8"))
         return
-    print_measured(done.found, done.notes)
+    for section in page.group_sections(done.found, done.notes):
+        print_page_table(section.tables[0], f"{section.title}: {section.paragraphs[0]}", console(110))
     for one in done.found:
         print(f"\n{one.label}, {len(one.pieces)} tokens: {' '.join(one.pieces)}")
     print("\n".join(["", *(f"* {said}" for said in done.notes.values()), done.plan, f"page: {done.page}"]))
     print(f"Next: llmanac tokenizer inspect {shlex.quote(tokenizers[0])}" if Path(tokenizers[0]).exists() else
           f"Next: llmanac compare tokenizer --arms {shlex.quote(','.join(tokenizers))}")  # fmt: skip
-
-
-def print_measured(found: Sequence[Measured], marked: Collection[str]) -> None:
-    """Print a table for each group; labels with a note are marked."""
-    from llmanac.cli.tables import console, make_table
-    from llmanac.lab.vocabulary.page import HEADS, cells
-
-    shown = console(110)
-    for name, row in found[0].groups.items():
-        rows = [
-            (f"{one.label} *" if one.label in marked else one.label, f"{one.vocabulary:,}", *cells(one.groups[name]))
-            for one in found
-        ]
-        title = f"{name}: {row.bytes:,} bytes, {row.words:,} words"
-        shown.print(make_table(title, ["", "vocabulary", *HEADS], rows))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmanac.core.errors import DataError
-from llmanac.core.files import write_bytes, write_json
+from llmanac.core.files import write_json, write_text
 from llmanac.core.outputs import check_own_folder
+from llmanac.core.pages import Chart, Line, line_chart
 from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.curve import Point, auc, precision_recall
@@ -89,26 +90,11 @@ def save_curve(folder: Path, points: Sequence[Point], area: float) -> None:
     chosen = [*points[:: max(1, len(points) // 200)], points[-1]]
     rounded = [[round(v, 6) for v in (p.threshold, p.precision, p.recall)] for p in chosen]
     write_json(folder / CURVE, {"auc": area, "curves": {"classifier": rounded}, "single": {}})
-    write_bytes(folder / PICTURE, draw(points))
+    write_text(folder / PICTURE, draw(points).svg)
 
 
-def draw(points: Sequence[Point]) -> bytes:
-    """Precision against recall, as SVG."""
-    import io
-
-    import matplotlib
-
-    matplotlib.use("svg", force=False)
-    matplotlib.rcParams["svg.hashsalt"] = "llmanac"  # the same curve gives the same bytes
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([p.recall for p in points], [p.precision for p in points], label="classifier")
-    axes.set(xlabel="recall: fraction of the wanted texts that stay", ylabel="precision: fraction of the rest wanted",
-             xlim=(0, 1.01), ylim=(0, 1.01))  # fmt: skip
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+def draw(points: Sequence[Point]) -> Chart:
+    """Precision against recall."""
+    line = Line("classifier", [(p.recall, p.precision) for p in points])
+    labels = ("recall: fraction of the wanted texts that stay", "precision: fraction of the rest wanted")
+    return line_chart([line], *labels, "Precision against recall of the classifier on held-out texts.")

@@ -24,11 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest
+from llmanac.core.pages import Chart, Line, line_chart
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, Want
 from llmanac.kernels.nn import _operations
-from llmanac.lab._svg import Line, line_chart
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.costs import allocated
 from llmanac.models._context import ATTENTION_FORMS
@@ -377,13 +377,10 @@ def training(costs: Mapping[str, Sequence[float]]) -> list[float]:
     return [a + b for a, b in zip(costs["forward seconds"], costs["backward seconds"], strict=True)]
 
 
-def chart(lengths: Sequence[int], found: Found, cost: str, label: str, about: str) -> str:
-    """Curves of one cost over the length, both axes logarithmic, as inline SVG; `about` says of what and where."""
-    lines = [
-        Line(name, list(zip(map(float, lengths), costs[cost], strict=True)), shade=i)
-        for i, (name, costs) in enumerate(found.items())
-    ]
-    return line_chart(lines, f"tokens ({about})", label, f"{label} over the length, {about}", log=True)
+def chart(lengths: Sequence[int], found: Found, cost: str, label: str, about: str) -> Chart:
+    """Curves of one cost over the length, both axes logarithmic; `about` says of what and where."""
+    lines = [Line(name, list(zip(map(float, lengths), costs[cost], strict=True))) for name, costs in found.items()]
+    return line_chart(lines, f"tokens ({about})", label, f"{label} over the length, {about}", log="xy")
 
 
 def from_length(value: float | None, lengths: Sequence[int]) -> str:

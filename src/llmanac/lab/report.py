@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-
 from llmanac.core.files import write_json, write_text
+from llmanac.core.pages import Chart, Line, Row, Section, interval_chart, line_chart, render_page, table
 from llmanac.lab import words
-from llmanac.lab._svg import Line, Row, interval_chart, line_chart, point_chart
 from llmanac.lab.axis import described
 from llmanac.lab.budget import format_duration
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import Result
 
-TEMPLATES = Path(__file__).with_name("templates")
 RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
 PLOTTED = (
     "parameters", "train_flops", "seconds", "decode_tokens_per_second", "peak_memory", "vocabulary", "encode_rate",
 )  # fmt: skip
 SAME_COST = 0.01  # costs that differ by less are one place on a chart
-
-
-@dataclass
-class Section:
-    """One part of the page."""
-
-    title: str
-    paragraphs: list[str] = field(default_factory=list)
-    tables: list[dict[str, Any]] = field(default_factory=list)
-    charts: list[dict[str, str]] = field(default_factory=list)
-    blocks: list[str] = field(default_factory=list)
 
 
 def write_study(folder: Path, result: Result) -> Path:
@@ -46,18 +31,7 @@ def write_study(folder: Path, result: Result) -> Path:
 def render(result: Result) -> str:
     """A study's page as one HTML file."""
     lead = words.sentences(result) or ["There is nothing to compare: no second arm finished."]
-    return render_page(words.title(result), subtitle(result), lead, sections(result), words.warnings(result))
-
-
-def render_page(
-    title: str, subtitle: str, lead: Sequence[str], sections: Sequence[Section], warnings: Sequence[str] = ()
-) -> str:
-    """A page of sections as one HTML file; `lead` has the lines on top."""
-    page = {"title": title, "subtitle": subtitle, "warnings": warnings, "lead": lead, "sections": sections}
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("study.html").render(page=page)
+    return render_page(words.title(result), subtitle(result), lead, sections(result), warnings=words.warnings(result))
 
 
 def subtitle(result: Result) -> str:
@@ -80,94 +54,83 @@ def sections(result: Result) -> list[Section]:
     return [section for section in found if section]
 
 
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[Any]], base: int | None = None, caption: str = ""
-) -> dict[str, Any]:
-    """A table for a Section; a cell is a text, or `(text, class)`."""
-
-    def cell(value: Any) -> dict[str, str]:
-        text, word = value if isinstance(value, tuple) else (value, "")
-        return {"text": text, "word": word}
-
-    body = [{"cells": [cell(v) for v in row], "base": index == base} for index, row in enumerate(rows)]
-    return {"head": list(head), "rows": body, "caption": caption}
-
-
-def markdown_table(table: Mapping[str, Any]) -> list[str]:
-    """The lines of a table in Markdown."""
-    rows = [[cell["text"].replace("|", "\\|") for cell in row["cells"]] for row in table["rows"]]
-    head = [name.replace("|", "\\|") for name in table["head"]]
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-
-
 def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
     values = result["values"].get(metric["name"], {})
     if not values:
         return None
     label, unit = words.label(metric), metric["unit"]
     compared = {c["arm"]: c for c in result["comparisons"][metric["name"]]}
-    rows: list[list[Any]] = []
-    for arm, found in values.items():
-        if arm not in compared:
-            what = "baseline" if arm == result["baseline"] else ""
-            rows.append([arm, what, words.quantity(mean(found), unit), *[""] * 5])
-            continue
-        c = compared[arm]
-        rows.append(
-            [
-                arm, (words.verdict(c, result["replicate"]), c["verdict"]), words.quantity(c["mean"], unit),
-                words.difference(c), words.interval(c), words.p_value(c["p"]), words.p_value(c["p_equivalence"]),
-                f"{c['improved']} of {c['n']}",
-            ]
-        )  # fmt: skip
-    base = list(values).index(result["baseline"]) if result["baseline"] in values else None
-    head = ["", "verdict", "mean", "difference", "95% interval", "p", "p equivalent", "improved"]
     first = metric == words.primary(result)
     title = f"{label[:1].upper()}{label[1:]} ({metric['better']} is better)"
-    section = Section(title + ("" if first else ", also measured"), tables=[table(head, rows, base)])
+    charts, said = _verdict_charts(result, metric, values, compared), []
     if first:
-        section.paragraphs.append(
+        said = [
             f"Differences are paired by {result['replicate']}; intervals are {result.get('intervals', 't intervals')} "
             f"over {result['replicate']}s, "
             "one arm at a time. Both p columns are adjusted over the arms (Holm). Equivalent: two one-sided tests put "
             f"the difference inside {result['margin']:.2%} of the baseline, whatever its sign."
-        )
-        detectable = [c["detectable"] for c in compared.values() if c["detectable"] is not None]
-        if detectable:
-            section.paragraphs.append(
+        ]
+        if detectable := [c["detectable"] for c in compared.values() if c["detectable"] is not None]:
+            said.append(
                 f"With this many {result['replicate']}s a difference of {words.quantity(max(detectable), unit)} would "
                 "have been found four times in five."
             )
-    section.charts = _verdict_charts(result, metric, values, compared)
-    return section
+    return Section(title + ("" if first else ", also measured"), said, [verdict_table(result, metric)], charts)
+
+
+def verdict_table(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
+    """Every arm on one metric, those that failed last."""
+    unit, values, rows = metric["unit"], result["values"].get(metric["name"], {}), []
+    compared = {c["arm"]: c for c in result["comparisons"].get(metric["name"], [])}
+    for arm, found in values.items():
+        row: list[Any] = [arm, "baseline" if arm == result["baseline"] else "", words.quantity(mean(found), unit)]
+        if c := compared.get(arm):
+            row[1] = (words.verdict(c, result["replicate"]), c["verdict"])
+            row += [
+                words.difference(c), words.interval(c), words.p_value(c["p"]), words.p_value(c["p_equivalence"]),
+                f"{c['improved']} of {c['n']}",
+            ]  # fmt: skip
+        rows.append(row)
+    rows += [[arm, ("failed", "failed")] for arm in result["failed"]]
+    head = ["", "verdict", "mean", "difference", "95% interval", "p", "p equivalent", "improved"]
+    return table(head, rows, list(values).index(result["baseline"]) if result["baseline"] in values else None)
+
+
+def cost_table(result: Result) -> dict[str, Any]:
+    """The mean costs of each arm, a row a cost."""
+    costs = result["costs"]
+    rows = [
+        [words.label(unit), *(words.quantity(c.get(unit["name"]), unit["unit"]) for c in costs.values())]
+        for unit in result["cost_units"]
+    ]
+    return table(["", *costs], rows)
 
 
 def _verdict_charts(
     result: Result, metric: Mapping[str, Any], values: Mapping[str, Any], compared: Mapping[str, Any]
-) -> list[dict[str, str]]:
+) -> list[Chart]:
     if _all_equal([v for found in values.values() for v in found]):
         return []
     label, base = words.label(metric), result["baseline"]
     many, shades = max(map(len, values.values())) > 60, _shades(result)
-    levels = []
-    for arm, v in values.items():
-        low, high = interval(v) if len(v) > 1 else (None, None)
-        levels.append(Row(arm, () if many else v, mean(v), low, high, shades[arm]))
+    levels = [
+        Row(arm, () if many else v, mean(v), interval(v) if len(v) > 1 else None, shades[arm])
+        for arm, v in values.items()
+    ]
     dots = f"no dots: more than 60 {result['replicate']}s" if many else f"dots: one {result['replicate']} each"
     caption = f"Square: mean, line: 95% interval, {dots}. The spread of levels, not of differences."
-    out = [{"svg": interval_chart(levels, label, f"{label} of each arm"), "caption": caption}]
+    out = [interval_chart(levels, label, caption)]
     if compared:
         pairs = [
             Row(
                 arm, () if many else [x - b for x, b in zip(values[arm], values[base], strict=True)], c["difference"],
-                c["low"], c["high"], shades[arm],
+                None if c["low"] is None else (c["low"], c["high"]), shades[arm],
             )
             for arm, c in compared.items()
         ]  # fmt: skip
-        margin = max(c["margin"] for c in compared.values())
-        svg = interval_chart(pairs, f"difference from {base}", "Paired differences", zero=True, margin=margin)
         caption = "Paired differences from the baseline, 95% intervals; grey: the margin of equivalence."
-        out.append({"svg": svg, "caption": caption})
+        margin = max(c["margin"] for c in compared.values())
+        out.append(interval_chart(pairs, f"difference from {base}", caption, margin=margin))
     return out
 
 
@@ -185,10 +148,6 @@ def _costs(result: Result) -> Section | None:
     costs = result["costs"]
     if not costs:
         return None
-    rows = [
-        [words.label(unit), *(words.quantity(c.get(unit["name"]), unit["unit"]) for c in costs.values())]
-        for unit in result["cost_units"]
-    ]
     counted = any(unit["name"] == "train_flops" for unit in result["cost_units"])
     held = (
         "Parameters, FLOPs, tokens and time are all given, whichever was held equal; FLOPs are counted for each matrix "
@@ -197,7 +156,7 @@ def _costs(result: Result) -> Section | None:
         else "Parameters, tokens and time are all given, whichever was held equal; FLOPs are not counted."
     )
     note = held if result.get("hold") else "Measured on the same inputs."
-    return Section("What each arm costs", [f"Means over the runs. {note}"], [table(["", *costs], rows)])
+    return Section("What each arm costs", [f"Means over the runs. {note}"], [cost_table(result)])
 
 
 def _curves(result: Result) -> Section | None:
@@ -213,33 +172,29 @@ def _curves(result: Result) -> Section | None:
         lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band, shades[arm]))
     if not lines:
         return None
-    svg = line_chart(lines, "training tokens", words.label(words.primary(result)), "Learning curves")
     caption = "On a small part of the held-out text; mean over the seeds, band: 95% interval, cut at the frame."
-    return Section("Learning curves", charts=[{"svg": svg, "caption": caption}])
+    chart = line_chart(lines, "training tokens", words.label(words.primary(result)), caption)
+    return Section("Learning curves", charts=[chart])
 
 
 def _trade(result: Result) -> Section | None:
     metric, costs, shades = words.primary(result), result["costs"], _shades(result)
     values = result["values"].get(metric["name"], {})
-    units = {unit["name"]: unit for unit in result["cost_units"]}
     quality, charts = words.label(metric), []
-    for name in PLOTTED:
-        points = [
-            (arm, float(cost), mean(v), shades[arm])
+    for unit in result["cost_units"]:
+        points = {
+            arm: (float(cost), mean(v))
             for arm, v in values.items()
-            if (cost := costs.get(arm, {}).get(name)) is not None
-        ]
-        if (
-            len(points) < 2
-            or name not in units
-            or _all_equal([p[1] for p in points], SAME_COST)
-            or _all_equal([p[2] for p in points])
-        ):
+            if (cost := costs.get(arm, {}).get(unit["name"])) is not None
+        }
+        xs, ys = zip(*points.values(), strict=True) if points else ((), ())
+        if unit["name"] not in PLOTTED or len(points) < 2 or _all_equal(xs, SAME_COST) or _all_equal(ys):
             continue
-        label, unit = words.label(units[name]), units[name]["unit"]
-        svg = point_chart(points, f"{label} ({unit})" if unit else label, quality, f"{quality} against {label}")
-        caption = f"{quality} ({metric['better']} is better) against {label} ({units[name]['better']} is better)."
-        charts.append({"svg": svg, "caption": caption})
+        label = words.label(unit)
+        caption = f"{quality} ({metric['better']} is better) against {label} ({unit['better']} is better)."
+        lines = [Line(arm, [point], shade=shades[arm]) for arm, point in points.items()]
+        axis = f"{label} ({unit['unit']})" if unit["unit"] else label
+        charts.append(line_chart(lines, axis, quality, caption, log="x" if 0 < 4 * min(xs) < max(xs) else ""))
     return Section("Quality against cost", charts=charts) if charts else None
 
 

@@ -18,7 +18,7 @@ from llmanac.core.registry import PACKAGE
 from llmanac.core.spec import Spec
 
 # Files that carry data, names and messages about, and never a number into a result.
-PLUMBING = {"catalogue", "describe", "errors", "files", "progress", "registry", "spec"}
+PLUMBING = {"catalogue", "describe", "errors", "files", "pages", "progress", "registry", "spec"}
 
 
 def spec_modules(value: Any) -> set[str]:

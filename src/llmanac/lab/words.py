@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmanac.lab._svg import nice_number
+from llmanac.core.pages import nice_number
 from llmanac.lab.budget import format_duration
 
 Result = Mapping[str, Any]

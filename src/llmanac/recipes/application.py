@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import registry
+from llmanac.core.pages import Section
 from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 
@@ -74,19 +75,6 @@ class Application(ABC):
         """
 
 
-@dataclass
-class Section:
-    """One section of a report; only the title is required."""
-
-    title: str
-    paragraphs: list[str] = field(default_factory=list)
-    tables: list[dict[str, Any]] = field(default_factory=list)
-    answers: list[dict[str, Any]] = field(default_factory=list)
-    blocks: list[str] = field(default_factory=list)
-    figures: list[str] = field(default_factory=list)
-    caption: str = ""
-
-
 @dataclass(frozen=True)
 class ReportPart:
     """What an application adds to a run's report and model card.
@@ -108,11 +96,6 @@ class ReportPart:
     sections: tuple[Section, ...] = ()
     training: tuple[dict[str, Any], ...] = ()
     card: str = ""
-
-
-def table(head: list[str], rows: list[list[Any]], ours: int | None = None) -> dict[str, Any]:
-    """A table for a Section; the row `ours` is highlighted."""
-    return {"head": head, "rows": [{"cells": row, "ours": i == ours} for i, row in enumerate(rows)]}
 
 
 def find_application(pairs: str) -> Application | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
-
 from llmanac.core import files, registry
-from llmanac.recipes.application import ReportPart, Section, table
-from llmanac.recipes.report_figures import bars_figure, loss_figure
+from llmanac.core.pages import Chart, Line, Section, bar_chart, line_chart, render_page, render_template, table
+from llmanac.recipes.application import ReportPart
 
-TEMPLATES = Path(__file__).with_name("templates")
+CARD = Path(__file__).with_name("templates") / "MODEL_CARD.md"
 PLAIN = ReportPart(
     what_it_is="This is a small language model trained from nothing on the text named below. It continues text in that "
     "style; it was not made to answer questions, and what it says is not to be relied on.",
@@ -29,28 +28,30 @@ def _part(results: dict[str, Any]) -> ReportPart:
 
 def write_report(folder: Path, results: dict[str, Any]) -> Path:
     """Write `report.html` and `MODEL_CARD.md` into a run's folder; returns the report's path."""
-    part = _part(results)
-    page = {
-        **results,
-        "part": part,
-        "title": f"{results['name']}: report of a run",
-        "subtitle": _subtitle(results),
-        "sections": [section for section in _sections(results, part) if section],
-    }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    path = files.write_text(folder / "report.html", environment.get_template("report.html").render(page))
-    files.write_text(folder / "MODEL_CARD.md", environment.get_template("MODEL_CARD.md").render(page) + "\n")
+    part, spent = _part(results), sum(results["seconds"].values())
+    subtitle = f"Seed {results['seed']}, {_duration(spent)} of {results['budget']} on {made_on(results)}"
+    page = run_page(results, subtitle, part.what_it_is, _sections(results, part))
+    path = files.write_text(folder / "report.html", page)
+    files.write_text(folder / "MODEL_CARD.md", render_template(CARD, **results, part=part) + "\n")
     return path
 
 
-def _subtitle(results: dict[str, Any]) -> str:
-    machine = results["machine"]
-    return (
-        f"Seed {results['seed']}, {_duration(sum(results['seconds'].values()))} of {results['budget']} on "
-        f"{machine['cpu']}, {machine['threads']} threads; llmanac {results['version']}, torch {machine['torch']}."
-    )
+def run_page(results: Mapping[str, Any], subtitle: str, lead: str, sections: Iterable[Section | None]) -> str:
+    """The page of a run of any kind: what it is, its sections, and what to do next."""
+    last = Section("Next", blocks=["\n".join(results["next"])])
+    return render_page(f"{results['name']}: report of a run", subtitle, [lead], [*sections, last])
+
+
+def made_on(results: Mapping[str, Any]) -> str:
+    """The machine and the versions."""
+    where = results["machine"]
+    return f"{where['cpu']}, {where['threads']} threads; llmanac {results['version']}, torch {where['torch']}."
+
+
+def measured(results: dict[str, Any]) -> list[Section]:
+    """The sections with tables of scores: of the language model, and those of the application."""
+    part = _part(results)
+    return [_quality(results, part), *(section for section in part.sections if section.tables)]
 
 
 def _duration(seconds: float) -> str:
@@ -68,17 +69,23 @@ def _sections(results: dict[str, Any], part: ReportPart) -> list[Section | None]
         _data(results),
         Section("Where the time went", tables=[table(["stage", "time"], times)]),
         Section("Completions", [GREEDY], blocks=completions) if completions else None,
-        Section("Next", blocks=["\n".join(results["next"])]),
     ]
 
 
 def _bars(results: dict[str, Any], part: ReportPart) -> Section:
-    scores = dict(sorted(results["bits_per_byte"].items(), key=lambda item: item[1]))
-    figures = [bars_figure(scores, "bits per byte, held-out documents\n(lower is better)", "this model")]
     caption = f"Bits per byte of the language model next to its baselines. {part.scores_caption}".rstrip()
-    if part.scores:
-        figures.append(bars_figure(part.scores, part.scores_title, next(iter(part.scores))))
-    return Section("In short", figures=figures, caption=caption)
+    scores = dict(sorted(results["bits_per_byte"].items(), key=lambda item: item[1]))
+    return Section("In short", charts=[score_bars(scores, caption, part.scores, part.scores_title)])
+
+
+def score_bars(
+    bits: Mapping[str, float], caption: str, others: Mapping[str, float] | None = None, title: str = ""
+) -> Chart:
+    """Bits per byte as bars, and below them the scores of an application; the run's own are highlighted."""
+    panels = {"bits per byte, held-out documents (lower is better)": bits} | ({title: others} if others else {})
+    own = next(iter(others or ()), "")
+    bars = {label: {name: {"": value} for name, value in found.items()} for label, found in panels.items()}
+    return bar_chart(bars, caption, ours=("this model", own))
 
 
 def _quality(results: dict[str, Any], part: ReportPart) -> Section:
@@ -87,19 +94,16 @@ def _quality(results: dict[str, Any], part: ReportPart) -> Section:
     ours = next(i for i, (name, _) in enumerate(rows) if name == "this model")
     best = rows[0][0] == "this model"
     verdict = "below every baseline" if best else f"not below {rows[0][0]}"
-    section = Section(
-        "Bits per byte on held-out documents",
-        [
-            "How many bits the model needs for each byte of documents it never saw (lower is better); the others were "
-            f"given the same training text. The model is {verdict}."
-        ],
-        [table(["", "bits per byte"], [[name, f"{value:.3f}"] for name, value in rows], ours)],
-    )
+    said = [
+        "How many bits the model needs for each byte of documents it never saw (lower is better); the others were "
+        f"given the same training text. The model is {verdict}."
+    ]
     if "after fine-tuning" in results.get("base_kept", {}):
         kept = results["base_kept"]
         base, tuned = (f"{kept[name]:.3f}" for name in ("base", "after fine-tuning"))
-        section.paragraphs.append(part.kept_weights.format(base=base, tuned=tuned))
-    return section
+        said.append(part.kept_weights.format(base=base, tuned=tuned))
+    cells = [[name, f"{value:.3f}"] for name, value in rows]
+    return Section("Bits per byte on held-out documents", said, [table(["", "bits per byte"], cells, ours)])
 
 
 def _curve(results: dict[str, Any], part: ReportPart) -> Section:
@@ -125,9 +129,31 @@ def _curve(results: dict[str, Any], part: ReportPart) -> Section:
         "Training",
         words,
         [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows), *part.training],
-        figures=[loss_figure(stages)],
-        caption="Training loss, nats per token, smoothed; dots are held-out loss where it was measured.",
+        loss_charts(stages, "loss, nats per token"),
     )
+
+
+def loss_charts(stages: Iterable[tuple[str, Mapping[str, Any]]], y_label: str) -> list[Chart]:
+    """The loss curve of each stage that has one."""
+    out = []
+    for name, stage in stages:
+        points = [(point["step"], point["loss"]) for point in stage["curve"]]
+        if not points:
+            continue
+        held_out = [(p["step"], p["held_out"]) for p in stage["curve"] if "held_out" in p]
+        caption = f"Training loss of {name}, smoothed"
+        caption += "; dots are held-out loss where it was measured." if held_out else "."
+        line = Line(name, list(zip([x for x, _ in points], _smooth([y for _, y in points]), strict=True)))
+        lines = [line, *([Line("held out", held_out, style="o")] if held_out else [])]
+        out.append(line_chart(lines, "step", y_label, caption))
+    return out
+
+
+def _smooth(values: Sequence[float], keep: float = 0.9) -> list[float]:
+    out: list[float] = []
+    for value in values:
+        out.append(value if not out else keep * out[-1] + (1 - keep) * value)
+    return out
 
 
 def _speed(stage: dict[str, Any]) -> str:

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from llmanac import __version__
 from llmanac.core import files
 from llmanac.core.device import machine
+from llmanac.core.pages import Chart, Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
+from llmanac.metrics._statistics import estimate
 from llmanac.models.load import load_model
 from llmanac.objectives._rollouts import Rollout
 from llmanac.recipes.align import AlignSpec, Sampled
-from llmanac.recipes.application import ReportPart, Section, table
-from llmanac.recipes.report import TEMPLATES
-from llmanac.recipes.report_figures import HELD_OUT, OTHERS, OURS, _pyplot, _svg
+from llmanac.recipes.report import made_on, run_page
 from llmanac.rewards import Sample
 from llmanac.train.rollouts import Prompt, batched
 
@@ -83,9 +82,10 @@ def write_results(
 
 def mean_interval(values: np.ndarray) -> dict[str, float]:
     """The mean over prompts, and its 95% interval (normal)."""
-    half = 1.959963984540054 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    mean = float(values.mean())
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    if len(values) < 2:
+        return {"mean": float(values.mean()), "low": -math.inf, "high": math.inf}
+    found = estimate(values)
+    return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
 def _measured(asked: AlignSpec, folder: str, start: str, prompts: Sequence[Prompt], seed: int) -> dict[str, Any]:
@@ -134,6 +134,21 @@ def _curve(path: Path) -> list[dict[str, Any]]:
 
 def write_page(place: Path, results: dict[str, Any]) -> Path:
     """`report.html` from the results alone."""
+    sections = [
+        policies(results),
+        Section("RL, draw by draw", charts=curve_charts(results["curves"])),
+        Section("Samples", blocks=[_sample(sample) for sample in results["samples"]]),
+        Section("Stages", tables=[table(["stage", "steps", "tokens", "time"], [
+            [name, stage["steps"], f"{stage['tokens']:,}", f"{stage['seconds']:.0f} s"]
+            for name, stage in results["stages"].items()
+        ])]),
+    ]  # fmt: skip
+    subtitle = f"Fine-tuning, reward model, reinforcement learning. Seed {results['seed']}, on {made_on(results)}"
+    return files.write_text(place / "report.html", run_page(results, subtitle, _verdict(results), sections))
+
+
+def policies(results: Mapping[str, Any]) -> Section:
+    """Each policy on the held-out prompts."""
     held = results["held_out"]
     some = [key for key in COLUMNS if all(key in row for row in held["scores"].values())]
     cells = [[arm, *(_cell(row[key]) for key in some)] for arm, row in held["scores"].items()]
@@ -142,37 +157,16 @@ def write_page(place: Path, results: dict[str, Any]) -> Path:
         [arm, *(_cell(row[key]) if key in row else "" for key in ("reward", "truth"))]
         for arm, row in held[f"change_from_{base}"].items()
     ]
-    sections = [
-        Section(
-            f"{held['prompts']} held-out prompts, {held['answers']} answers each",
-            ["Means over prompts with their 95% intervals. The reward is what RL raises; the true reward is what it "
-             "stands for, and was never trained on."],
-            [table(["", *(COLUMNS[key] for key in some)], cells),
-             table([f"change from {base}", "reward", "true reward"], moved)],
-        ),
-        Section("RL, draw by draw", figures=curve_figures(results["curves"]), caption=_caption(results["curves"])),
-        Section("Samples", blocks=[_sample(sample) for sample in results["samples"]]),
-        Section("Stages", tables=[table(["stage", "steps", "tokens", "time"], [
-            [name, stage["steps"], f"{stage['tokens']:,}", f"{stage['seconds']:.0f} s"]
-            for name, stage in results["stages"].items()
-        ])]),
-        Section("Next", blocks=["\n".join(results["next"])]),
-    ]  # fmt: skip
-    where = results["machine"]
-    page = {
-        "title": f"{results['name']}: fine-tuning, reward model, reinforcement learning",
-        "subtitle": f"Seed {results['seed']}, on {where['cpu']}, {where['threads']} threads; llmanac "
-        f"{results['version']}, torch {where['torch']}.",
-        "part": ReportPart(what_it_is=_verdict(results), kept_weights=""),
-        "sections": sections,
-    }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
-    )
-    return files.write_text(place / "report.html", environment.get_template("report.html").render(page))
+    return Section(
+        f"{held['prompts']} held-out prompts, {held['answers']} answers each",
+        ["Means over prompts with their 95% intervals. The reward is what RL raises; the true reward is what it stands "
+         "for, and was never trained on."],
+        [table(["", *(COLUMNS[key] for key in some)], cells),
+         table([f"change from {base}", "reward", "true reward"], moved)],
+    )  # fmt: skip
 
 
-def _verdict(results: dict[str, Any]) -> str:
+def _verdict(results: Mapping[str, Any]) -> str:
     """What RL did to the reward and to the truth, in a sentence each."""
     said = []
     for arm, change in next(v for k, v in results["held_out"].items() if k.startswith("change_from_")).items():
@@ -196,31 +190,29 @@ def _sample(sample: Mapping[str, str]) -> str:
     return "\n".join(f"{name:>12}  {text.strip()}" for name, text in sample.items())
 
 
-def _caption(curves: Mapping[str, Any]) -> str:
-    dashed = "; dashed: without the KL penalty" if "without-kl" in curves else ""
-    return f"Sampled answers of each draw, smoothed; orange: the true reward{dashed}."
-
-
-def curve_figures(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+def curve_charts(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Chart]:
     """Reward and truth, KL, length and surprise over the draws; one line an arm."""
+    panels = {
+        "reward and true reward": {"reward": "reward", "truth": "true reward"},
+        "KL to where RL began, nats an answer": {"kl_to_reference": "KL"},
+        "tokens": {"tokens": "tokens"},
+        "surprise, nats a token": {"surprise": "surprise"},
+    }
     out = []
-    panels = (("reward", "truth"), ("kl_to_reference",), ("tokens",), ("surprise",))
-    titles = ("reward and true reward", "KL to where RL began, nats an answer", "tokens", "surprise, nats a token")
-    for keys, title in zip(panels, titles, strict=True):
-        figure, axis = _pyplot().subplots(figsize=(4.4, 2.6))
-        for arm, lines in curves.items():
-            for key, color in zip(keys, (OURS, HELD_OUT), strict=False):
-                points = [(line["draw"], line[key]) for line in lines if line[key] is not None]
-                if points:
-                    x, y = map(np.array, zip(*points, strict=True))
-                    width = max(1, len(y) // 25)
-                    smooth = np.convolve(y, np.ones(width) / width, "valid")
-                    style = "-" if arm == "rl" else "--"
-                    axis.plot(x[width - 1 :], smooth, style, color=color, linewidth=1.4)
-        axis.axhline(0, color=OTHERS, linewidth=0.6)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("draw", fontsize=9)
-        axis.tick_params(labelsize=8)
-        figure.tight_layout()
-        out.append(_svg(figure))
+    for title, keys in panels.items():
+        lines = [
+            Line(f"{name}, {arm}", points, shade=shade, style="-" if arm == "rl" else "--")
+            for arm, draws in curves.items()
+            for shade, (key, name) in enumerate(keys.items())
+            if (points := _smooth([(draw["draw"], draw[key]) for draw in draws if draw[key] is not None]))
+        ]
+        caption = f"{title[:1].upper()}{title[1:]}: sampled answers of each draw, smoothed."
+        out += [line_chart(lines, "draw", title, caption)] if lines else []
     return out
+
+
+def _smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Means over a moving window of a 25th of the draws."""
+    width = max(1, len(points) // 25)
+    means = np.convolve([y for _, y in points], np.ones(width) / width, "valid") if points else ()
+    return list(zip([x for x, _ in points[width - 1 :]], map(float, means), strict=True))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.files import read_toml
-from llmanac.recipes.application import ReportPart, Section, table
+from llmanac.core.pages import Section, markdown_table, table
+from llmanac.recipes.application import ReportPart
 
 TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__).with_name("report.toml")).items()}
 
@@ -15,16 +16,17 @@ TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__)
 def report(results: Mapping[str, Any]) -> ReportPart:
     """Scores next to those of simpler ways of answering, examples, and failures."""
     found = results["answers"]
-    lines = "\n".join(f"| {k} | {s['f1']:.3f} | {s['exact']:.3f} |" for k, s in found["scores"].items())
+    scores = [[name, f"{s['f1']:.3f}", f"{s['exact']:.3f}"] for name, s in found["scores"].items()]
+    lines = "\n".join(markdown_table(table(["", "F1", "exact"], scores)))
     return ReportPart(
         what_it_is=TEXTS["what_it_is"],
         kept_weights=TEXTS["kept_weights"],
         scores={name: score["f1"] for name, score in found["scores"].items()},
-        scores_title="answers about held-out modules, F1\n(higher is better)",
+        scores_title="answers about held-out modules, F1 (higher is better)",
         scores_caption="F1 of the assistant's answers beside what the same model, or the same retrieval, gives alone.",
         sections=tuple(section for section in (_answers(found), _examples(found), _wrong(found)) if section),
         training=_by_kind(results),
-        card=f"\n## Answers on held-out modules\n\n| | F1 | exact |\n|---|---|---|\n{lines}\n",
+        card=f"\n## Answers on held-out modules\n\n{lines}\n",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +10,10 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError, nearest
+from llmanac.core.pages import bar_chart
 from llmanac.core.progress import progress
 from llmanac.data.pipeline.records import read_output
 
-COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#56b4e9", "#f0e442", "#7f7f7f", "#b8a200")
-WIDTH, ROW, LEFT = 760, 26, 190
 LOOKED_AT = 20_000  # ids that one that is not found is compared with
 
 
@@ -48,32 +46,12 @@ def reasons(stage: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 def picture(stages: Sequence[Mapping[str, Any]]) -> str:
     """A bar a stage, as wide as the documents that reached it: what it kept, and one part for each reason."""
-    most = max((stage["documents_in"] for stage in stages), default=0) or 1
-    names = sorted({reason for stage in stages for reason in stage["dropped"]})
-    colours = {reason: COLOURS[1 + n % (len(COLOURS) - 1)] for n, reason in enumerate(names)}
-    parts: list[str] = []
-    for row, stage in enumerate(stages):
-        y, x = 30 + row * ROW, float(LEFT)
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{html.escape(stage["name"])}</text>')
-        pieces = [("kept", stage["documents_out"], COLOURS[0])]
-        pieces += [(reason, count, colours[reason]) for reason, count in reasons(stage)]
-        for reason, count, fill in pieces:
-            width = (WIDTH - LEFT - 90) * count / most
-            title = f"<title>{html.escape(stage['name'])}: {html.escape(reason)} {count:,}</title>"
-            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="20" fill="{fill}">{title}</rect>')
-            x += width
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}">{stage["documents_out"]:,}</text>')
-    below = 30 + len(stages) * ROW + 14
-    for n, (reason, fill) in enumerate([("kept", COLOURS[0]), *colours.items()]):
-        x, y = 12 + n % 4 * 186, below + n // 4 * 18
-        parts.append(f'<rect x="{x}" y="{y}" width="10" height="10" fill="{fill}"/>')
-        parts.append(f'<text x="{x + 15}" y="{y + 9}">{html.escape(reason)}</text>')
-    height = below + (len(names) // 4 + 1) * 18 + 6
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        'font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%" fill="white"/>\n'
-        '<text x="12" y="18" font-size="13">Documents through the stages</text>\n' + "\n".join(parts) + "\n</svg>\n"
-    )
+    bars = {
+        stage["name"]: {"kept": stage["documents_out"]}
+        | {f"{stage['name']}: {reason} {count:,}": count for reason, count in reasons(stage)}
+        for stage in stages
+    }
+    return bar_chart({"documents through the stages": bars}, "Documents through the stages").svg
 
 
 def _dropped(folder: Path) -> list[Path]:

@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from llmanac.core import registry
 from llmanac.core.errors import LlmanacError
+from llmanac.core.pages import Line, line_chart
 from llmanac.core.spec import make_method
 from llmanac.guide.demos import Field, _html, in_time
-from llmanac.lab._svg import Line, line_chart
 from llmanac.models._quantized import Quantized
 
 CARD = {"title": "Quantization error of a block of weights", "kinds": ["quantizer", "quant"]}
@@ -55,9 +55,10 @@ def run(values: dict[str, Any], models: Any, until: float) -> list[Markup]:
             ]
     heads = ("method", "bits a number", "error, of the weights' size", "largest error, in std", "")
     title = f"Weights before and after {values['method']}"
-    chart = line_chart(lines, "the first 64 numbers of row 1, sorted", "value", title)
     return [
         _html.table(f"{weight.numel():,} numbers, packed and read back", heads, rows),
         _html.bars(bars, "Error in percent of the weights' size, by method") if bars else Markup(""),
-        Markup('<div class="wide" tabindex="0">{}</div>').format(Markup(chart)),
+        _html.picture(line_chart(lines, "the first 64 numbers of row 1, sorted", "value", title))
+        if lines
+        else Markup(""),
     ]

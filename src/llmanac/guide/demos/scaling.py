@@ -10,10 +10,10 @@ import numpy as np
 from markupsafe import Markup
 
 from llmanac.core.errors import SpecError
+from llmanac.core.pages import Line, line_chart, nice_number
 from llmanac.guide import mathml
 from llmanac.guide.demos import Field, _html
 from llmanac.guide.question import measured
-from llmanac.lab._svg import Line, line_chart, nice_number
 from llmanac.lab.scaling.law import Law
 
 CARD = {"title": "A scaling curve", "rows": ["scaling/"]}
@@ -47,10 +47,10 @@ def run(values: dict[str, Any], models: Any, until: float) -> list[Markup]:
                      f"{law.loss(size, tokens):.4f}", f"+{twice - law.loss(size, tokens):.4f}"))  # fmt: skip
     words = ", ".join(f"{name} = {value:.4g}" for name, value in known.items())
     heads = ("FLOPs", "parameters", "tokens", "tokens a parameter", "loss, nats", "with twice the parameters")
-    chart = line_chart(lines, "parameters", "loss, nats a token", "Loss over size at fixed compute", log=True)
+    chart = line_chart(lines, "parameters", "loss, nats a token", "Loss over size at fixed compute", log="xy")
     exponent = f"The best size grows with compute to the power {law.size_exponent:.3f}; {words}."
     assert math.isfinite(law.size_exponent)
     formula = "L = E + A / N^alpha + B / D^beta        C = 6 N D"
     return [Markup(mathml.block([formula]) or f"<pre>{formula}</pre>"), Markup("<p>{}</p>").format(exponent),
-            Markup('<div class="wide" tabindex="0">{}</div>').format(Markup(chart)),
+            _html.picture(chart),
             _html.table("The best split of each budget", heads, rows)]  # fmt: skip

@@ -102,20 +102,10 @@ class Trained:
 
 
 def train(
-    data: Path,
-    method: str,
-    *,
-    folder: Path | None = None,
-    test: Path | None = None,
-    model: str | None = None,
-    seed: int = 0,
-    patches: Sequence[str] = (),
-    text: str = "text",
-    label: str = "label",
-    resume: bool = False,
-    on_error: str = "fatal",
-    report: Report = lambda line: None,
-) -> Trained:
+    data: Path, method: str, *, folder: Path | None = None, test: Path | None = None, model: str | None = None,
+    seed: int = 0, patches: Sequence[str] = (), text: str = "text", label: str = "label", resume: bool = False,
+    on_error: str = "fatal", report: Report = lambda line: None,
+) -> Trained:  # fmt: skip
     """Train a classifier on a file and save it.
 
     Args:

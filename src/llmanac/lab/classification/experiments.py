@@ -65,16 +65,9 @@ def sample(labels: Sequence[str], size: int, seed: int) -> np.ndarray:
 
 
 def measure(
-    builders: Mapping[str, Build],
-    train: Labelled,
-    test: Labelled,
-    *,
-    seeds: int,
-    sizes: Sequence[int],
-    slices: Sequence[Slice],
-    example: str,
-    after: Callable[[str, int, Any], dict[str, Any]] | None = None,
-) -> dict[str, Measured]:
+    builders: Mapping[str, Build], train: Labelled, test: Labelled, *, seeds: int, sizes: Sequence[int], slices:
+    Sequence[Slice], example: str, after: Callable[[str, int, Any], dict[str, Any]] | None = None,
+) -> dict[str, Measured]:  # fmt: skip
     """Train and measure every method.
 
     Args:

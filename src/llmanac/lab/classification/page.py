@@ -2,98 +2,50 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmanac.core.pages import (
+    Chart,
+    Line,
+    Row,
+    Section,
+    interval_chart,
+    line_chart,
+    markdown_table,
+    render_page,
+    table,
+)
 from llmanac.lab import words
-from llmanac.lab._svg import BOTTOM, RIGHT, WIDTH, Frame, colour, padded
 from llmanac.lab.budget import format_duration
-from llmanac.lab.report import Section, markdown_table, render_page, table
 from llmanac.lab.stats import interval, mean
 
 Result = Mapping[str, Any]
 NONE = "-"
 
 
-def curve_chart(
-    lines: Mapping[str, Mapping[float, Sequence[float]]],
-    x_label: str,
-    y_label: str,
-    title: str,
-    level: Mapping[str, float] | None = None,
-) -> str:
-    """Curves over a logarithmic axis: the mean of each point's values, and dots for the values themselves.
-
-    Args:
-        lines: values by x, by series. level: series that are the same everywhere, drawn as dashed lines.
-    """
-    levels = dict(level or {})
-    xs = [x for points in lines.values() for x in points] or [1.0, 10.0]
-    ys = [y for points in lines.values() for values in points.values() for y in values] + list(levels.values())
-    frame = Frame((min(xs), max(max(xs), min(xs) * 1.01)), padded(ys), x_label, y_label, log_x=True)
-    frame.axes()
-    names = [*levels, *lines]
-    for name, value in levels.items():
-        at, shade = frame.y(value), colour(names.index(name))
-        frame.add(
-            f'<line x1="{frame.left}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="{shade}" '
-            'stroke-width="1.8" stroke-dasharray="6 4"/>'
-        )
-    for name, points in lines.items():
-        shade = colour(names.index(name))
-        path = " ".join(f"{frame.x(x):.1f},{frame.y(mean(points[x])):.1f}" for x in sorted(points))
-        frame.add(f'<polyline points="{path}" fill="none" stroke="{shade}" stroke-width="1.8"/>')
-        for x, values in points.items():
-            for y in values:
-                place = f'cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}"'
-                frame.add(f'<circle {place} r="2.2" fill="{shade}" opacity="0.5"/>')
-    for index, name in enumerate(reversed(names)):
-        y = frame.height - BOTTOM - 10 - 15 * index
-        shade = colour(names.index(name))
-        frame.add(f'<rect x="{WIDTH - RIGHT - 12}" y="{y - 8}" width="10" height="10" fill="{shade}"/>')
-        frame.text(WIDTH - RIGHT - 18, y + 1, name, anchor="end")
-    return frame.svg(title)
-
-
-def learning_curves(result: Result) -> str:
+def learning_curves(result: Result) -> Chart:
     """Accuracy over training rows; what is not trained is a level line."""
-    lines, level = {}, {}
-    for name, row in result["methods"].items():
-        if row["trained"]:
-            lines[name] = {float(size): values for size, values in row["curve"].items()}
-        else:
-            level[name] = row["accuracy"]
-    return curve_chart(lines, "training rows", "accuracy", "Accuracy over training rows", level)
+    ends = (result["sizes"][0], result["sizes"][-1])
+    lines = [
+        Line.of_replicates(name, {float(size): values for size, values in row["curve"].items()})
+        if row["trained"] else Line(name, [(size, row["accuracy"]) for size in ends], style="--")
+        for name, row in result["methods"].items()
+    ]  # fmt: skip
+    caption = "Accuracy over training rows, a dot for each training; dashed: needs no training."
+    return line_chart(lines, "training rows", "accuracy", caption, log="x")
 
 
-def slice_chart(result: Result) -> str:
-    """Accuracy on the changed sentences of each slice, a mark a method."""
-    slices = result["slices"]
-    if not slices:
-        return ""
-    names = list(result["methods"])
-    left = 24 + 7 * max(len(one["name"]) for one in slices)
-    frame = Frame((0.0, 1.0), (0, len(slices)), "accuracy on the changed sentences (grey: on the plain ones)", "",
-                  height=70 + 18 * len(slices) * max(1, len(names) // 2), left=left)  # fmt: skip
-    frame.axes(y_ticks=False)
-    for index, one in enumerate(slices):
-        frame.text(left - 8, frame.y(len(slices) - index - 0.5) + 4, one["name"], anchor="end")
-        for number, name in enumerate(names):
-            parts = result["methods"][name]["slices"].get(one["name"])
-            if not parts:
-                continue
-            y = frame.y(len(slices) - index - (number + 1) / (len(names) + 1))
-            at = {part: frame.x(mean(parts[part])) for part in ("plain", "changed")}
-            frame.add(
-                f'<line x1="{at["plain"]:.1f}" x2="{at["changed"]:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="#bbb"/>'
-            )
-            frame.add(f'<circle cx="{at["plain"]:.1f}" cy="{y:.1f}" r="3" fill="#bbb"/>')
-            title = f"<title>{html.escape(name)}</title>"
-            frame.add(f'<circle cx="{at["changed"]:.1f}" cy="{y:.1f}" r="4" fill="{colour(number)}">{title}</circle>')
-    for number, name in enumerate(names):
-        frame.text(left + 6, 24 + 13 * number, name, anchor="start", extra=f'style="fill:{colour(number)}"')
-    return frame.svg("Failure slices")
+def slice_chart(result: Result) -> Chart:
+    """Accuracy on the changed sentences of each slice, a row a method."""
+    rows = []
+    for one in result["slices"]:
+        for shade, (name, row) in enumerate(result["methods"].items()):
+            if parts := row["slices"].get(one["name"]):
+                plain, changed = mean(parts["plain"]), mean(parts["changed"])
+                rows.append(Row(f"{one['name']}: {name}", [plain], changed, (plain, changed), shade))
+    caption = "Square: accuracy on the changed sentences; dot: on the plain ones."
+    return interval_chart(rows, "accuracy", caption)
 
 
 def rows_of(result: Result) -> list[list[str]]:
@@ -167,7 +119,7 @@ def lead(result: Result) -> str:
 
 def sections(result: Result) -> list[Section]:
     """The page's parts."""
-    data, curves = result["data"], learning_curves(result)
+    data, shown = result["data"], list(tables(result).values())
     about = (
         f"{data['train_rows']:,} training rows, {data['test_rows']:,} test rows, labels "
         f"{', '.join(data['labels'][:12])}; the most frequent label is right on {percent(data['chance'])}."
@@ -175,17 +127,15 @@ def sections(result: Result) -> list[Section]:
     if any(row.get("above_rules") for row in result["methods"].values()):
         about += " The rules are beaten where the 95% interval of the difference over the same texts excludes 0."
     dots = "Every dot is one training on a random sample of the training rows; lines join the means."
-    chart = {"svg": curves, "caption": "Accuracy over training rows; dashed: needs no training."}
     out = [
-        Section("Rules and learned classifiers", [about], [table(HEADS, rows_of(result))]),
-        Section("Learning curves", [dots], [_curve_table(result)], [chart]),
+        Section("Rules and learned classifiers", [about], shown[:1]),
+        Section("Learning curves", [dots], [_curve_table(result)], [learning_curves(result)]),
     ]
     if result["slices"]:
         said = [f"{one['name']}: {one['about']} ({one['example']['plain']!r} → {one['example']['changed']!r})"
                 for one in result["slices"]]  # fmt: skip
         said[0] = f"Accuracy on plain sentences → on the changed ones. {said[0]}"
-        chart = {"svg": slice_chart(result), "caption": "Grey: the plain sentences."}
-        out.append(Section("Where they fail", [". ".join(said)], [_slice_table(result)], [chart]))
+        out.append(Section("Where they fail", [". ".join(said)], shown[1:], [slice_chart(result)]))
     blocks = [f"{name}\n" + "\n".join(row["explained"]) for name, row in result["methods"].items()]
     out.append(Section("One text, explained by each method", blocks=blocks))
     if "command" in result:
@@ -193,8 +143,13 @@ def sections(result: Result) -> list[Section]:
     return out
 
 
-def _slice_table(result: Result) -> dict[str, Any]:
-    return table(["method", *(one["name"] for one in result["slices"])], slice_rows(result))
+def tables(result: Result) -> dict[str, dict[str, Any]]:
+    """The table of methods, and where there are slices their table, each with its title."""
+    out = {"rules and learned methods": table(HEADS, rows_of(result))}
+    if result["slices"]:
+        heads = ["method", *(one["name"] for one in result["slices"])]
+        out["plain sentences → changed ones"] = table(heads, slice_rows(result))
+    return out
 
 
 def _curve_table(result: Result) -> dict[str, Any]:
@@ -216,5 +171,5 @@ def render(result: Result) -> str:
 
 def markdown(result: Result) -> str:
     """The tables as Markdown."""
-    tables = [table(HEADS, rows_of(result)), *([_slice_table(result)] if result["slices"] else [])]
-    return "\n".join([lead(result), *(line for one in tables for line in ["", *markdown_table(one)])])
+    lines = (line for one in tables(result).values() for line in ["", *markdown_table(one)])
+    return "\n".join([lead(result), *lines])

@@ -14,7 +14,6 @@ from llmanac.core.device import machine
 from llmanac.core.errors import DataError, SpecError
 from llmanac.data.labelled import Labelled
 from llmanac.generate.load import load_engine
-from llmanac.lab._svg import standalone
 from llmanac.lab.classification import page
 from llmanac.lab.classification.classifiers import ON_A_MODEL, make_classifier
 from llmanac.lab.classification.experiments import (
@@ -58,20 +57,10 @@ def our_slices(labels: Sequence[str]) -> list[Slice]:
         return []
 
 
-def set_of(labels: Sequence[str]) -> list[str]:
-    """The different labels, in order."""
-    return sorted(set(labels))
-
-
 def builders(
-    methods: Sequence[str],
-    train: Labelled,
-    *,
-    model: str | None = None,
-    rules: Path | None = None,
-    patches: dict[str, list[str]] | None = None,
-    language_model: tuple[Any, Any] | None = None,
-) -> dict[str, Build]:
+    methods: Sequence[str], train: Labelled, *, model: str | None = None, rules: Path | None = None,
+    patches: dict[str, list[str]] | None = None, language_model: tuple[Any, Any] | None = None,
+) -> dict[str, Build]:  # fmt: skip
     """How to make each method.
 
     Args:
@@ -91,7 +80,7 @@ def builders(
         own = list((patches or {}).get(name, []))
         if name == "rules":
             own += [f"rules={rules}"] if rules else []
-            make_classifier(name, own).prepare([], set_of(train.labels), 0)
+            make_classifier(name, own).prepare([], sorted(set(train.labels)), 0)
         if name in needing and language_model is None:
             language_model = _language_model(str(model), train)
         if name == "prompting":
@@ -119,20 +108,10 @@ def prompt_choices(labels: Sequence[str]) -> list[str]:
 
 
 def make_table(
-    train: Labelled,
-    test: Labelled,
-    methods: Sequence[str],
-    *,
-    seeds: int = 3,
-    sizes: Sequence[int] | None = None,
-    slices: Sequence[Slice] = (),
-    model: str | None = None,
-    rules: Path | None = None,
-    patches: dict[str, list[str]] | None = None,
-    language_model: tuple[Any, Any] | None = None,
-    after: Callable[[str, int, Any], dict[str, Any]] | None = None,
-    predicted: dict[str, list[list[str]]] | None = None,
-) -> dict[str, Any]:
+    train: Labelled, test: Labelled, methods: Sequence[str], *, seeds: int = 3, sizes: Sequence[int] | None = None,
+    slices: Sequence[Slice] = (), after: Callable[[str, int, Any], dict[str, Any]] | None = None,
+    predicted: dict[str, list[list[str]]] | None = None, **making: Any,
+) -> dict[str, Any]:  # fmt: skip
     """The table as plain data; every number on the page is a number here.
 
     Args:
@@ -149,7 +128,7 @@ def make_table(
         )
     started = time.strftime("%Y-%m-%d")
     begin = time.perf_counter()
-    made = builders(methods, train, model=model, rules=rules, patches=patches, language_model=language_model)
+    made = builders(methods, train, **making)
     steps = curve_sizes(len(train), sizes)
     found = measure(
         made, train, test, seeds=seeds, sizes=steps, slices=slices, example=example_of(test, slices), after=after
@@ -160,18 +139,16 @@ def make_table(
     rows = {name: _row(name, one, len(test), chance, found.get("rules")) for name, one in found.items()}
     return {
         "kind": "classify-table",
-        "data": {"train_rows": len(train), "test_rows": len(test), "labels": set_of(train.labels), "chance": chance},
-        "seeds": seeds,
-        "sizes": steps,
-        "methods": rows,
+        "data": {
+            "train_rows": len(train), "test_rows": len(test), "labels": sorted(set(train.labels)), "chance": chance,
+        },
+        "seeds": seeds, "sizes": steps, "methods": rows,
         "slices": [
             {"name": one.name, "about": one.about, "texts": {part: len(one.texts(part)) for part in PARTS},
              "example": {part: one.texts(part)[0] for part in PARTS}}
             for one in slices
         ],
-        "machine": machine(),
-        "started": started,
-        "seconds": time.perf_counter() - begin,
+        "machine": machine(), "started": started, "seconds": time.perf_counter() - begin,
     }  # fmt: skip
 
 
@@ -228,6 +205,6 @@ def write(folder: Path, result: dict[str, Any], test: Labelled, predicted: dict[
     )
     files.write_text(folder / PREDICTED, "".join(f"{line}\n" for line in lines))
     files.write_json(folder / RESULT, result)
-    files.write_text(folder / PICTURE, standalone(page.learning_curves(result)))
+    files.write_text(folder / PICTURE, page.learning_curves(result).svg)
     files.write_text(folder / LINES, page.markdown(result) + "\n")
     return files.write_text(folder / PAGE, page.render(result))

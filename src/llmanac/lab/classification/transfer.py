@@ -60,17 +60,9 @@ def begun(model: Any, start: str, seed: int) -> Any:
 
 
 def transfer(
-    model: Any,
-    tokenizer: Any,
-    train: Labelled,
-    test: Labelled,
-    *,
-    sizes: Sequence[int] = SIZES,
-    seeds: Sequence[int] = (0, 1, 2),
-    patches: Sequence[str] = (),
-    starts: Sequence[str] = STARTS,
-    label: str = "transfer",
-) -> dict[str, Any]:
+    model: Any, tokenizer: Any, train: Labelled, test: Labelled, *, sizes: Sequence[int] = SIZES, seeds:
+    Sequence[int] = (0, 1, 2), patches: Sequence[str] = (), starts: Sequence[str] = STARTS, label: str = "transfer",
+) -> dict[str, Any]:  # fmt: skip
     """Fine-tune from each start on each number of labels.
 
     Args:

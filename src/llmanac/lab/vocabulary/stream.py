@@ -35,14 +35,9 @@ def lines_of(paths: Sequence[str], reading: Reading, *, whole: bool, ids: bool) 
 
 
 def encode_lines(
-    tokenizer: Tokenizer,
-    texts: Iterator[tuple[str, str]],
-    out: TextIO,
-    *,
-    special: Special,
-    form: str,
-    together: int = 0,
-) -> tuple[int, int]:
+    tokenizer: Tokenizer, texts: Iterator[tuple[str, str]], out: TextIO, *, special: Special, form: str, together:
+    int = 0,
+) -> tuple[int, int]:  # fmt: skip
     """Write a line of ids (`ids`), of tokens as text (`pieces`) or of both as JSON (`json`) a text.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -160,11 +159,8 @@ def compare(
                 label = item
             if seconds is None and (said := seen.note(label, item, tokenizer, measured)):
                 notes[label] = said
-            found.append(dataclasses.replace(measure(label, tokenizer, held, sentence), train_seconds=seconds))
+            found.append(measure(label, tokenizer, seconds, held, sentence))
             bar.advance()
-    about = {
-        "plan": plan,
-        "notes": list(notes.values()),
-        "groups": {label: list(paths) for label, paths in groups.items()},
-    }
+    of = {label: list(paths) for label, paths in groups.items()}
+    about = {"plan": plan, "notes": list(notes.values()), "groups": of}
     return Compared(found, notes, plan, page.write(folder, found, sentence, about))
