@@ -15,7 +15,6 @@ reads both answers of each as labelled ones. The seed names the rows held out, t
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,15 +88,16 @@ class Aligned(Tried):
     """An alignment that is measured against its start."""
 
     frozen: Any = None
+    material: Any = None  # the rows
 
     def _measure(self, objective: Any, rows: Any, when: str, kept: str = "before.json") -> Any:
         """Nothing: `metrics` measures once the training is done."""
-        self.rows = rows
+        self.material = rows
         if self.look is not None and when == "after":
             self.look(self)
 
     def metrics(self, done: Tuned) -> dict[str, float]:
-        held = self.some(self.rows.held_out)[:EVALUATED]
+        held = self.some(self.material.held_out)[:EVALUATED]
         with torch.no_grad(), evaluating(self.model):
             return {**self.quality(held), "kl": self.divergence([self.prompt_of(row) for row in held[:PROMPTS]])}
 
@@ -148,11 +148,12 @@ class Compared(Aligned, Preferred):
 
     def read(self) -> Material:
         """The same pairs for every objective; labelled answers are the two sides of each."""
-        asked, self.asked = self.asked, dataclasses.replace(self.asked, objective=make_method("objective", "dpo"))
+        pairs = make_method("objective", "dpo")
+        own, self.reader = self.reader, pairs.reader(self.tokenizer)
         found = Preferred.read(self)
-        self.reader: Any = self.asked.objective.build(tokenizer=self.tokenizer)
-        self.asked = asked
-        if asked.objective.name == "kto":
+        self.judge: Any = pairs.build(tokenizer=self.tokenizer, reader=self.reader)
+        self.reader = own
+        if self.asked.objective.name == "kto":
             found.train = [(answer, side == 0) for pair in found.train for side, answer in enumerate(pair)]
         if not found.held_out:
             raise SpecError("rows.held_out: no row was held out; raise it, or give more rows")
@@ -160,15 +161,15 @@ class Compared(Aligned, Preferred):
 
     def step_units(self, settled: Any) -> float:
         """Answers."""
-        return float(settled.rows * len(self.made.columns))
+        return float(settled.rows * len(self.reader.columns))
 
     def quality(self, held: Sequence[Any]) -> dict[str, float]:
         right = 0.0
         for pair in held:
-            batch = self.reader.collate([pair]).to(torch.device(self.device))
-            now, _ = self.reader.log_probabilities(self.model, batch)
+            batch = self.judge.collate([pair]).to(torch.device(self.device))
+            now, _ = self.judge.log_probabilities(self.model, batch)
             with self.start() as start:
-                gains = now - self.reader.log_probabilities(start, batch)[0]
+                gains = now - self.judge.log_probabilities(start, batch)[0]
             right += float((gains[0] - gains[1]).sign() + 1) / 2
         return {"accuracy": right / len(held)}
 
