@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
 
 from llmanac.cli.options import Patches, Processes, Show, followed, on_processes, stopping
 from llmanac.core.progress import time_without_once
-
-if TYPE_CHECKING:
-    from llmanac.recipes.spec import Run
 
 
 def run_command(
@@ -27,6 +23,7 @@ def run_command(
         resume: Continue an interrupted run.
     """
     began = time_without_once()  # the budget includes loading the libraries
+    from llmanac.cli.results import print_run
     from llmanac.core import spec
     from llmanac.parallel import launch
     from llmanac.recipes.run import asked_for, run
@@ -45,33 +42,3 @@ def run_command(
     with stopping(f"llmanac run {quote(recipe)}{where} --resume"), launch.processes(processes or 1):
         done = run(recipe, changes, folder=folder, resume=resume or launch.restarted(folder), began=began)
     print_run(done)
-
-
-def print_run(done: Run) -> None:
-    """Print the results as tables, and the next commands."""
-    from llmanac.cli.pictures import print_pictures
-    from llmanac.cli.rlhf import print_stages
-    from llmanac.cli.tune import print_tuned
-
-    forms = {"RecipeSpec": print_pretraining, "RlhfSpec": print_stages, "MultimodalRecipe": print_pictures}
-    forms.get(type(done.recipe).__name__, print_tuned)(done)
-    if (done.folder / "report.html").is_file():
-        print(f"report: {done.folder / 'report.html'}")
-    commands = done.results["next"]
-    print(f"Next: {commands[0]}" if len(commands) == 1 else "\n  ".join(["Next:", *commands]))
-
-
-def print_pretraining(done: Run) -> None:
-    """Bits per byte next to the baselines; what an assistant answers; what a scaling law says of the size."""
-    from llmanac.cli.tables import print_section
-    from llmanac.recipes.report import measured
-
-    for section in measured(done.results):
-        print_section(section)
-    if planned := done.results.get("pretrain"):
-        from llmanac.lab.scaling.planning import for_a_run
-
-        train, model = planned["train"], done.results["model"]
-        read = train["steps"] * train["batch_tokens"]
-        if words := for_a_run(done.recipe, done.results["tokens"]["vocabulary"], model["parameters"], read):
-            print(words)

@@ -11,7 +11,7 @@ from llmanac.cli.options import Patches, Processes, SomeModel, followed, on_proc
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.recipes.spec import Run
+    pass
 
 
 def _trained() -> None:
@@ -85,39 +85,13 @@ def asked_by(
 
 def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) -> None:
     """Carry out a tuning or an alignment, and print what it gave."""
-    from llmanac.cli.run import print_run
+    from llmanac.cli.results import print_run
     from llmanac.parallel import launch
     from llmanac.recipes.run import run
 
     with stopping("the same command and --resume"), launch.processes(processes or 1):
         done = run(asked, folder=output, resume=resume or launch.restarted(output), flag="--output")
     print_run(done)
-
-
-def print_tuned(done: Run) -> None:
-    """What became of the rows, what was trained, what was measured before and after."""
-    from llmanac.cli.tables import print_table
-    from llmanac.train._alarms import heard
-
-    found = done.results
-    held, log = found["held_out"], done.folder / "rollouts.jsonl"
-    moved, total = found["parameters"]["trained"], found["parameters"]["total"]
-    rows = [
-        *found["rows"].items(),
-        ("parameters trained", f"{moved:,} of {total:,} ({moved / total:.2%})"),
-        ("steps, tokens", f"{found['steps']:,}, {found['tokens']:,}"),
-    ]
-    if found["tokens_per_second"]:
-        rows.append(("tokens a second", f"{found['tokens_per_second']:,.0f}"))
-    if held is not None:
-        rows += [(f"before: {held['measures']}", f"{held['before']:.4f}"), ("after", f"{held['after']:.4f}")]
-        if change := held["change"]:
-            between = f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
-            rows.append(("change, with its 95% interval", between))
-        if answers := held.get("answer_loss"):
-            rows.append(("loss of the answers, before and after", f"{answers[0]:.4f}, {answers[1]:.4f}"))
-    rows += [(f"alarm, {count} {'time' if count == 1 else 'times'}", text) for text, count in heard(log).items()]
-    print_table(str(done.folder), ("", ""), rows)
 
 
 def print_preview(asked: Any, count: int) -> None:
