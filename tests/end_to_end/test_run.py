@@ -19,7 +19,6 @@ from llmanac.core.lock import locked
 from llmanac.core.run_folder import latest_place
 from llmanac.recipes import stages
 from llmanac.recipes.measures import some_texts
-from llmanac.recipes.plan import fastest_threads
 from llmanac.recipes.spec import load_recipe, plans_size, seconds
 from llmanac.train.plan import Plan
 
@@ -59,7 +58,6 @@ def test_the_model_continues_text(finished) -> None:
 
 
 def test_transformers_loads_what_we_trained(finished) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     theirs = AutoModelForCausalLM.from_pretrained(finished.folder / "model")
@@ -264,17 +262,6 @@ def test_what_is_shown_leaves_the_same_to_the_planner(patches: dict[str, Any], p
 
 def test_times() -> None:
     assert [seconds(t) for t in ("90s", "5m", "2h", "45", "1.5m")] == [90, 300, 7200, 45, 90]
-
-
-def test_threads_are_chosen_by_measuring() -> None:
-    model = llmanac.build("lm", "transformer", vocab_size=64, dim=32, layers=1, max_length=64)
-    before, weights = torch.get_num_threads(), {k: v.clone() for k, v in model.state_dict().items()}
-    chosen, seconds = fastest_threads(model, rows=2, length=32, most=2)
-    assert chosen in (1, 2) and set(seconds) == {"1", "2"} and seconds[str(chosen)] == min(seconds.values())
-    assert torch.get_num_threads() == before
-    assert all(p.grad is None for p in model.parameters())
-    assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items())
-    assert fastest_threads(model, rows=2, length=32, most=1) == (1, {}), "there is nothing to choose"
 
 
 def test_one_long_document_is_enough(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from llmanac.train._threads import divides
 @pytest.fixture(params=[2, 3])
 def threads(request, monkeypatch):
     """Steps of any size are divided, among 2 and 3 threads."""
-    monkeypatch.setattr(_threads, "LEAST_WORK", 0)
+    monkeypatch.setattr(_threads, "LEAST_WORK", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -162,10 +162,15 @@ def test_only_what_no_thread_changes_is_divided(made, objective, divided):
     assert divides(made(), objective()) is divided
 
 
-def test_a_small_step_is_not_divided(tmp_path):
-    own = stepper(model_of(), tmp_path, 8, 2)
-    assert own._threads is not None and not own._threads.gains(rows())
-    assert not own._threads.gains(rows()[:1] * 1)
+def test_a_step_has_as_many_threads_as_work(tmp_path, monkeypatch):
+    """One for a small step; never more than rows."""
+    own = stepper(model_of(), tmp_path, 8, 8)._threads
+    assert own.of(rows()) == 1 and len(own.divided(rows(), 8)) == 1
+    monkeypatch.setattr(_threads, "LEAST_WORK", own.work * sum(map(len, rows())) / 3)
+    assert own.of(rows()) == 3 and len(own.divided(rows(), 4)) == 6
+    monkeypatch.setattr(_threads, "LEAST_WORK", 1)
+    assert own.of(rows()) == 8 and own.of(rows()[:5]) == 5
+    assert own.of(rows()[:4]) == 0  # of half of the threads and more there is nothing to do: the library divides
 
 
 def test_frozen_weights_are_shared_and_not_copied(threads, tmp_path):

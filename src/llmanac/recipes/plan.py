@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import time
 from typing import Any
 
 import torch
 
 from llmanac.core.device import gemm_rate, resolve_dtype
-from llmanac.core.types import Batch
 from llmanac.train.plan import USED
 
 TOKENS_PER_PARAMETER = 2.5
-TURNS = 6  # steps that each number of threads is tried for; the first only allocates
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
     (64, 2, 2, 1), (96, 3, 2, 1), (128, 3, 2, 1), (128, 4, 2, 1), (160, 4, 5, 1), (192, 4, 3, 1), (192, 6, 3, 1),
     (256, 6, 4, 2), (320, 6, 5, 1), (384, 6, 6, 2), (384, 8, 6, 2), (512, 8, 8, 2), (640, 10, 10, 2),
@@ -35,39 +31,6 @@ def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device)
     shapes = [shaped(model, shape) for shape in SHAPES]
     chosen = min(shapes, key=lambda spec: abs(math.log(parameter_count(spec, vocab_size) / wanted)))
     return chosen, {"planned_flops_per_second": rate, "wanted_parameters": wanted}
-
-
-def fastest_threads(
-    model: Any, *, rows: int, length: int, most: int, seconds: float = math.inf
-) -> tuple[int, dict[str, float]]:
-    """How many threads train a model fastest on a CPU, and the seconds of a step by threads.
-
-    Small products gain little from a second thread and wait for it where the machine is busy, so one thread is compared
-    with all. Steps are taken in turns, on random tokens, until `seconds` are over (two turns at least); weights and
-    the caller's threads do not change.
-    """
-    before = torch.get_num_threads()
-    choices = sorted({1, most})
-    if len(choices) == 1 or model.device.type != "cpu":
-        return most, {}
-    ids = torch.randint(model.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
-    batch = Batch(ids=ids, targets=ids)
-    taken: dict[int, list[float]] = {threads: [] for threads in choices}
-    begin = time.perf_counter()
-    try:
-        for turn in range(TURNS):
-            if turn >= 2 and time.perf_counter() - begin > seconds:
-                break
-            for threads in choices:
-                torch.set_num_threads(threads)
-                start = time.perf_counter()
-                model.nll(batch).backward()
-                taken[threads].append(time.perf_counter() - start)
-    finally:
-        model.zero_grad(set_to_none=True)
-        torch.set_num_threads(before)
-    median = {threads: statistics.median(times[1:]) for threads, times in taken.items()}
-    return min(choices, key=median.__getitem__), {str(threads): value for threads, value in median.items()}
 
 
 def parameter_count(spec: Any, vocab_size: int) -> int:

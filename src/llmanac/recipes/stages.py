@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llmanac.core import files, spec
-from llmanac.core.device import calibrated, resolve_device
+from llmanac.core.device import resolve_device
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import Report
 from llmanac.core.run_folder import Recipe, RunFolder
@@ -25,7 +25,7 @@ from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
 from llmanac.recipes.parts import Parts, Tokens, make_tokenizer, make_tokens
-from llmanac.recipes.plan import fastest_threads, plan_size
+from llmanac.recipes.plan import plan_size
 from llmanac.recipes.report import write_report
 from llmanac.recipes.results import counts, write_results
 from llmanac.recipes.spec import RecipeSpec, plans_size
@@ -36,7 +36,6 @@ from llmanac.train.team import team
 
 RESTORE = "restore the old text to go on, or start a new run with --folder and without --resume"
 RESTORE_FILE = "restore the file to go on, or start a new run with --folder and without --resume"
-THREADS_SHARE = 0.05  # of the budget: to see how many threads are fastest
 WATCHED_BYTES = 40_000  # held-out text scored during training
 
 
@@ -185,7 +184,7 @@ class Pipeline:
             self._plan_model(budget)
         parts = Parts(self.spec, Tokens(self.tokenizer, self.data["train"]), self.device)
         self.base = parts.model(self.spec.seed)
-        self._plan_threads(budget)
+        self._plan_threads()
         if (self.folder / "base" / "config.json").is_file():
             self.base = load_model(self.folder / "base", device=str(self.device))
             return
@@ -221,20 +220,10 @@ class Pipeline:
         self.held.resolve(self.spec)
         self.save()
 
-    def _plan_threads(self, budget: float) -> None:
-        """How many threads the training uses: measured once for a size, and kept, since sums depend on it."""
-        if "threads" not in self.planned:
-            train = self.spec.train
-            rows = max(1, train.batch_tokens // train.length)
-            most = torch.get_num_threads()
-            size = f"{self.base.parameter_count():,} parameters, {rows} rows of {train.length} tokens"
-            self.planned["threads"], self.planned["threads_seconds"] = calibrated(
-                f"threads for {self.spec.model.name}, {size}",
-                lambda: fastest_threads(
-                    self.base, rows=rows, length=train.length, most=most, seconds=THREADS_SHARE * budget
-                ),
-            )
-            self.save()
+    def _plan_threads(self) -> None:
+        """A run that is resumed trains with as many threads as it began with, since sums depend on their number."""
+        self.planned.setdefault("threads", torch.get_num_threads())
+        self.save()
         if self.device.type == "cpu":
             torch.set_num_threads(self.planned["threads"])
 

@@ -87,9 +87,9 @@ class Stepper:
                 f"leave it unset or set it to {len(rows)}"
             )
         sums = Sums()
-        if self._threads is not None and self._threads.gains(rows):
+        if self._threads is not None and (threads := self._threads.of(rows)):
             cut = [self.objective.collate(part) for part in self._threads.divided(rows, self.micro_batch)]
-            for batch, found in zip(cut, self._threads(cut), strict=True):
+            for batch, found in zip(cut, self._threads(cut, threads), strict=True):
                 sums.add(batch, found)
             return sums
         starts = range(0, len(rows), self.micro_batch)

@@ -2,10 +2,10 @@
 
     g = g_1 + g_2 + ...        g_i: the gradients of the micro-batches i, i + n, i + 2n, ... of n threads
 
-A library divides each product among its threads and waits for all of them, some hundred times a step; the operations
-of a small model are too short for that. Here a thread waits once a step. Each has a copy of the module tree whose
-parameters are others' memory with gradients of their own, so that no two threads add to one gradient. The order of all
-sums is fixed: equal runs are equal bit for bit.
+As many threads as a step has work for: one, of a small step. A library divides each product among its threads and waits
+for all of them, some hundred times a step; the operations of a small model are too short for that. Here a thread waits
+once a step. Each has a copy of the module tree whose parameters are the model's memory with gradients of their own, so
+that no two threads add to one gradient. The order of all sums is fixed: equal runs are equal bit for bit.
 """
 
 from __future__ import annotations
@@ -66,36 +66,39 @@ class Threads:
         self.trained: list[tuple[nn.Parameter, ...]] = []  # each parameter of the model, and its copies
         self.pool = ThreadPoolExecutor(count - 1, thread_name_prefix="rows")
 
-    def gains(self, rows: Sequence[Any]) -> bool:
-        """Whether a step of these rows is enough work for several threads."""
-        return len(rows) >= self.count and self.work * sum(map(_places, rows)) >= LEAST_WORK * self.count
+    def of(self, rows: Sequence[Any]) -> int:
+        """How many threads a step of these rows has work for; 0 where rows are too few to occupy half of them."""
+        work = self.work * sum(map(_places, rows))
+        wanted = max(1, min(self.count, int(work // LEAST_WORK)))
+        return min(wanted, len(rows)) if 2 * len(rows) > wanted else 0
 
     def divided(self, rows: Sequence[Any], micro_batch: int) -> list[Sequence[Any]]:
         """Rows in micro-batches, of which all threads together compute `micro_batch` rows at a time at most."""
-        turns = -(-len(rows) // micro_batch)
-        cuts = [len(rows) * i // (turns * self.count) for i in range(turns * self.count + 1)]
+        pieces = -(-len(rows) // micro_batch) * self.of(rows)
+        cuts = [len(rows) * i // pieces for i in range(pieces + 1)]
         return [rows[start:stop] for start, stop in itertools.pairwise(cuts) if stop > start]
 
-    def __call__(self, batches: Sequence[Any]) -> list[LossSum]:
-        """Add the gradients of all batches to the model's; returns what each gave, in their order."""
-        self._follow()
+    def __call__(self, batches: Sequence[Any], threads: int) -> list[LossSum]:
+        """Add the gradients of all batches to the model's, by so many threads; what each gave, in their order."""
+        self._follow(threads)
         try:
-            parts = [batches[i :: self.count] for i in range(self.count)]
-            running = [self.pool.submit(self._alone, *each) for each in zip(self.others, parts[1:], strict=True)]
+            parts = [batches[i::threads] for i in range(threads)]
+            models = zip(self.others, parts[1:], strict=False)
+            running = [self.pool.submit(self._alone, model, part) for model, part in models]
             found = [self._alone(self.model, parts[0]), *(one.result() for one in running)]
         finally:
             torch.set_num_threads(self.count)
-        self._add()
-        return [found[i % self.count][i // self.count] for i in range(len(batches))]
+        self._add(threads)
+        return [found[i % threads][i // threads] for i in range(len(batches))]
 
     def _alone(self, model: nn.Module, batches: Sequence[Any]) -> list[LossSum]:
         torch.set_num_threads(1)  # of the calling thread
         return [self.backward(model, batch) for batch in batches]
 
-    def _follow(self) -> None:
+    def _follow(self, threads: int) -> None:
         """Other threads' models are what the model is by now: its mode, and the memory of its parameters."""
-        if not self.others:
-            self.others = [_twin(self.model) for _ in range(self.count - 1)]
+        if len(self.others) < threads - 1:
+            self.others += [_twin(self.model) for _ in range(threads - 1 - len(self.others))]
             trees = [self.model, *self.others]
             self.trained = [p for p in zip(*(tree.parameters() for tree in trees), strict=True) if p[0].requires_grad]
         for other in self.others:
@@ -106,8 +109,8 @@ class Threads:
                 if own.data_ptr() != theirs.data_ptr():
                     theirs.data = own.data
 
-    def _add(self) -> None:
-        for number in range(1, self.count):
+    def _add(self, threads: int) -> None:
+        for number in range(1, threads):
             pairs = [(each[0], each[number].grad) for each in self.trained]
             for each in self.trained:
                 each[number].grad = None
