@@ -266,7 +266,7 @@ def test_smoothings_are_compared_as_a_path(tmp_path: Path) -> None:
         "model": {"name": "ngram", "order": 3},
         "tokenizer.vocab_size": 300, "evaluate.held_out_bytes": 4000, "data.held_out": 0.3,
     }  # fmt: skip
-    done = compare("model.smoothing", "add-k,modified-kneser-ney", budget=30, seeds=3, patches=patches,
+    done = compare("model.smoothing", "add-k,modified-kneser-ney", budget=30, seeds=5, patches=patches,
                    folder=tmp_path / "studies" / "s", report=lambda _: None)  # fmt: skip
     assert done.verdicts == {"modified-kneser-ney": "better"}
 
