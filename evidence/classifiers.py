@@ -42,7 +42,7 @@ SEEDS, REPLICATE = 1, "measurement"  # of three seeds each: learning curves use 
 TIMED = (
     "seconds", "cpu_seconds", "texts_per_second", "started", "machine", "nearest", "explained", "torch",
 )  # fmt: skip
-TOLERANCE = 1e-3  # float32 training
+TOLERANCE = 0.01  # float32 training; counted bytes of cross-entropy fell by 0.7% when its loops took float32
 
 METHODS = ("rules", "bow", "cbow", "deep-cbow", "fine-tuning", "prompting")
 SHOWN = ("good", "boring", "funny", "not", "film")  # words whose nearest ones are shown

@@ -118,7 +118,7 @@ def train(model: Any, objective: Any, rows: Sequence[Any], steps: int, seed: int
           validation: Any = None) -> dict[str, float]:  # fmt: skip
     """On rows in batches drawn with repetition; left with the weights of the step that is best on validation rows."""
     encoded, batch, best = list(objective.encode_all(rows)), sizes["batch"], (float("inf"), 0, {})
-    plain = make_method("objective", "instruction").build(tokenizer=objective.tokenizer)
+    plain = make_method("objective", "instruction").build(tokenizer=objective.reader.tokenizer)
 
     def chosen(rng: np.random.Generator) -> tuple[Any, ...]:
         return tuple(zip(*(encoded[i] for i in rng.integers(len(encoded), size=batch)), strict=True))

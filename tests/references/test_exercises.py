@@ -377,7 +377,7 @@ def test_commands(tmp_path, capsys, monkeypatch):
 
     answer = tmp_path / "elo.py"
     assert run("show", "elo", "-o", answer, "--hints", 1)[0] == 0 and "def elo" in answer.read_text()
-    assert "exists" in run("show", "elo", "-o", answer)[1]
+    assert "is there already" in run("show", "elo", "-o", answer)[1]
     assert run("check", "elo", answer)[0] == 1
     answer.write_text(find("elo").solution)
     code, said = run("check", "elo", answer)

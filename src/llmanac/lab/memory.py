@@ -122,8 +122,8 @@ def _activations(
     """The worst of three moments: the product of gate and up goes back, a packed matrix goes back, or the logits.
 
     A block keeps its input, both normed inputs, q, keys and values, what attention read, the stream between its parts
-    (6 D + 2 K with the gradient that comes in for the input; K: the keys of a token), and gate, up, act(gate) and their
-    product (4 F).
+    (6 D + 2 K with the gradient that comes in for the input; K: the keys of a token), and gate, up and act(gate) up (3 F):
+    the loops of a CPU keep no act(gate) (`kernels/nn/pointwise.py`).
     """
     spec: Any = model.spec
     if any(type(b) is not PreNorm or type(b.mixer) is not Softmax or type(b.ffn) is not Gated for b in spec.blocks):
@@ -136,15 +136,15 @@ def _activations(
     turns = length * 2 * blocks[0].mixer.head_dim * size  # cosines and sines
     before = tokens * size * dim * count + RANDOM_STATE * count
     if recompute == "none":
-        before = (count - 1) * (block + tokens * size * 4 * width) + tokens * size * dim
-    gated = block + tokens * size * 6 * width
+        before = (count - 1) * (block + tokens * size * 3 * width) + tokens * size * dim
+    gated = block + tokens * size * (5 * width + dim)
     moments = [(before + turns + gated, 0)]
     if quantizer is not None:
         matrices = find_targets(model, quantizer.targets, (Product, Embedding)).values()
         largest = max(min(layer.weight.numel(), max(nf4.TILE, layer.weight.shape[1])) for layer in matrices)
         # indices, then values in float32
-        moments.append((before + turns + block + tokens * size * 5 * width, 6 * largest))
+        moments.append((before + turns + block + tokens * size * (4 * width + dim), 6 * largest))
     logits = min(chunk_rows(vocab_size), tokens) * vocab_size * (4 + (size if size < 4 else 0))
-    last = before if recompute == "blocks" else before + block + tokens * size * 4 * width
+    last = before if recompute == "blocks" else before + block + tokens * size * 3 * width
     moments.append((last + turns + tokens * size * 3 * dim, logits))
     return max(moments, key=sum)
