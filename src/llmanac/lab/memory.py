@@ -122,8 +122,8 @@ def _activations(
     """The worst of three moments: the product of gate and up goes back, a packed matrix goes back, or the logits.
 
     A block keeps its input, both normed inputs, q, keys and values, what attention read, the stream between its parts
-    (6 D + 2 K with the gradient that comes in for the input; K: the keys of a token), and gate, up and act(gate) up (3 F):
-    the loops of a CPU keep no act(gate) (`kernels/nn/pointwise.py`).
+    (6 D + 2 K with the gradient that comes in for the input; K: the keys of a token), and gate, up and their product
+    (3 F): the loops of a CPU keep no act(gate) (`kernels/nn/pointwise.py`).
     """
     spec: Any = model.spec
     if any(type(b) is not PreNorm or type(b.mixer) is not Softmax or type(b.ffn) is not Gated for b in spec.blocks):
