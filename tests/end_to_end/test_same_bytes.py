@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from _runs import recipe
 import llmanac
 from llmanac.core import device, files
 from llmanac.core.spec import make_method
-from llmanac.recipes import plan as sizes
 from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.recipes.tune_rows import RowsSpec
 from llmanac.train import TrainSpec
@@ -21,7 +18,7 @@ from llmanac.train import TrainSpec
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """Every measurement says the opposite of the one before; there are two threads to choose from."""
+    """Every measurement says the opposite of the one before; there are two threads."""
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path / "cache"))
     turn = {"now": 0}
 
@@ -29,20 +26,7 @@ def measured(monkeypatch, tmp_path):
         fast = (dtype is torch.bfloat16) == (turn["now"] % 2 == 0)
         return 4e11 if fast else 1e10
 
-    ticks = itertools.count()
-
-    class Perturbed:
-        """`time`, with a clock by which now one and now the other of two forms is the faster one."""
-
-        def __getattr__(self, name):
-            return getattr(time, name)
-
-        def perf_counter(self):
-            at = next(ticks)
-            return float(at * at if turn["now"] % 2 == 0 else at**0.5)
-
     monkeypatch.setattr(device, "measure_gemm", rate)
-    monkeypatch.setattr(sizes, "time", Perturbed())
     before = torch.get_num_threads()
     torch.set_num_threads(2)
 
