@@ -292,10 +292,6 @@ class Tuning:
             chosen = dataclasses.replace(chosen, steps=math.ceil(packed * self.rows.epochs / chosen.rows))
         return chosen
 
-    def planned_steps(self) -> int:
-        """Steps that the recipe states, or those of its epochs."""
-        return self._settled(self.read(), None).steps or 0
-
     def optimizer(self) -> Any:
         return own_rate(self.asked)
 
