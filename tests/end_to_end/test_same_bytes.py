@@ -11,6 +11,8 @@ from _runs import recipe
 import llmanac
 from llmanac.core import device, files
 from llmanac.core.spec import make_method
+from llmanac.recipes import plan
+from llmanac.recipes.spec import load_recipe
 from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.recipes.tune_rows import RowsSpec
 from llmanac.train import TrainSpec
@@ -27,6 +29,7 @@ def measured(monkeypatch, tmp_path):
         return 4e11 if fast else 1e10
 
     monkeypatch.setattr(device, "measure_gemm", rate)
+    monkeypatch.setattr(plan, "training_rate", lambda *given: 1e12 if turn["now"] % 2 else 1e9)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
 
@@ -107,6 +110,35 @@ def test_where_nothing_can_be_kept_it_is_measured(tmp_path, monkeypatch):
     assert device.calibrated("speed", lambda: 7.0) == 7.0 and device.calibrated("speed", lambda: 8.0) == 8.0
 
 
+@pytest.mark.parametrize(("own", "found"), [(0.95, 1e9), (0.5, 4e9)])
+def test_a_product_rate_does_not_fall_while_others_compute(tmp_path, monkeypatch, own, found):
+    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
+    monkeypatch.setattr(device.torch, "get_num_threads", lambda: 2)
+    now = {"clock": 0.0}
+
+    def rate(dtype, where, clock=None):
+        now["clock"] += 1.0
+        return 2e9 if clock else 1e9
+
+    monkeypatch.setattr(device, "measure_gemm", rate)
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now["clock"])
+    monkeypatch.setattr(device.time, "process_time", lambda: own * 2 * now["clock"])
+    for _ in range(2):
+        device.gemm_rate.cache_clear()
+        assert device.gemm_rate(torch.float32, torch.device("cpu")) == found
+    device.gemm_rate.cache_clear()
+
+
 def test_of_two_that_measure_at_once_the_first_decides(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
     assert device.calibrated("speed", lambda: device.calibrated("speed", lambda: 1.0) + 1) == 1.0
+
+
+def test_the_speed_of_training_is_that_of_its_own_steps(text):
+    """Of one thread, by its own time: a smaller batch and the optimizer count, and nothing is drawn."""
+    spec = load_recipe(recipe(text, train={"length": 64, "batch_tokens": 256}), {}).spec
+    state = torch.get_rng_state()
+    rate = plan.training_rate(spec, plan.SHAPES[0], 256, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), state)
+    peak = device.measure_gemm(torch.float32, seconds=0.1, clock=device.time.process_time)
+    assert 0 < rate < 4 * torch.get_num_threads() * peak

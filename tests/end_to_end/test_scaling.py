@@ -60,8 +60,7 @@ def test_a_ladder_is_predicted_continued_and_not_mixed(
 
 
 def test_a_plan_spends_the_budget_and_follows_the_law(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "measure_gemm", lambda dtype, device: 1e10)
-    monkeypatch.setattr(planning, "_measured", lambda *given: 5e9)
+    monkeypatch.setattr(planning, "training_rate", lambda *given: 5e9)
     spec = load_recipe(BASE).spec
     found = planning.propose(spec, 1024, flops=1e15)
     assert found.best_tokens == pytest.approx(20 * found.best_parameters)
@@ -104,8 +103,7 @@ def test_a_run_is_told_what_its_compute_would_train() -> None:
 
 
 def test_the_commands_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(planning, "measure_gemm", lambda dtype, device: 1e10)
-    monkeypatch.setattr(planning, "_measured", lambda *given: 5e9)
+    monkeypatch.setattr(planning, "training_rate", lambda *given: 5e9)
     with pytest.raises(SystemExit, match="0"):
         main(["scaling", "plan", "--budget", "1e14"])
     said = capsys.readouterr().out

@@ -9,28 +9,73 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from llmanac.core.device import gemm_rate, resolve_dtype
-from llmanac.train.plan import USED
+from llmanac.core.device import DTYPES, calibrated, resolve_dtype
+from llmanac.core.registry import build
+from llmanac.data.pack import ListStream
+from llmanac.train._random import preserve_random_state
+from llmanac.train._step import Stepper
+from llmanac.train.plan import plan, set_attention
 
-TOKENS_PER_PARAMETER = 2.5
+TOKENS_PER_PARAMETER = 1.5
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
     (64, 2, 2, 1), (96, 3, 2, 1), (128, 3, 2, 1), (128, 4, 2, 1), (160, 4, 5, 1), (192, 4, 3, 1), (192, 6, 3, 1),
     (256, 6, 4, 2), (320, 6, 5, 1), (384, 6, 6, 2), (384, 8, 6, 2), (512, 8, 8, 2), (640, 10, 10, 2),
     (768, 12, 12, 4), (1024, 16, 16, 4), (1536, 20, 24, 8),
 )  # fmt: skip
+TRIED = SHAPES[4]  # whose speed a size is planned from
+TRIED_SECONDS = 1.5
 
 
-def plan_size(model: Any, vocab_size: int, seconds: float, device: torch.device) -> tuple[Any, dict[str, float]]:
+def plan_size(recipe: Any, vocab_size: int, seconds: float, device: torch.device) -> tuple[Any, dict[str, float]]:
     """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from."""
-    rate = USED * gemm_rate(resolve_dtype("auto", device), device)
+    train = recipe.train
+    rate: float = calibrated(
+        f"FLOP/s of training by {train.optimizer.name} on {device}, {train.batch_tokens} tokens a step, "
+        f"rows of {train.length}, {resolve_dtype(train.dtype, device)}",
+        lambda: training_rate(recipe, TRIED, vocab_size, device),
+    )
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
-    shapes = [shaped(model, shape) for shape in SHAPES]
+    shapes = [shaped(recipe.model, shape) for shape in SHAPES]
     chosen = min(shapes, key=lambda spec: abs(math.log(parameter_count(spec, vocab_size) / wanted)))
     return chosen, {"planned_flops_per_second": rate, "wanted_parameters": wanted}
+
+
+def training_rate(recipe: Any, shape: tuple[int, int, int, int], vocab_size: int, device: torch.device) -> float:
+    """FLOP/s of the recipe's training in a shape of `SHAPES`, on drawn tokens, over all threads.
+
+    On the CPU one thread's own time is taken, times the threads: what others use of the processor does not count.
+    """
+    threads, train, taken = torch.get_num_threads(), recipe.train, list[float]()
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    spec = dataclasses.replace(shaped(recipe.model, shape), max_length=train.length)
+    drawn = np.random.default_rng(0).integers(0, vocab_size, (train.rows, train.length + 1))
+    source, objective = ListStream(list(drawn), rows=train.rows), build("objective", "autoregressive")
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    try:
+        with preserve_random_state(), tempfile.TemporaryDirectory() as folder:
+            model = spec.build(vocab_size=vocab_size).to(device).train()
+            asked = plan(model, source, objective, dataclasses.replace(train, steps=1, compile="never")).spec
+            set_attention(model, asked.attention)
+            step = Stepper(
+                model, objective, asked.optimizer.build(model=model), micro_batch=asked.micro_batch or 1,
+                clip=asked.clip, dtype=DTYPES[asked.dtype], folder=Path(folder),
+            )  # fmt: skip
+            while len(taken) < 2 or sum(taken) < TRIED_SECONDS:  # the first one allocates and compiles
+                begin = clock()
+                step(next(source), 0.0, 0)
+                taken.append(clock() - begin)
+    finally:
+        torch.set_num_threads(threads)
+    rate = train.rows * train.length * float(model.flops_per_token(train.length)) / min(taken[1:])
+    return rate * threads if device.type == "cpu" else rate
 
 
 def parameter_count(spec: Any, vocab_size: int) -> int:

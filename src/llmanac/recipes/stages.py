@@ -209,7 +209,7 @@ class Pipeline:
     def _plan_model(self, budget: float) -> None:
         """Plan the size unless the recipe states it, and write down what was planned."""
         if plans_size(self.recipe):
-            model, why = plan_size(self.spec.model, self.tokenizer.vocab_size, budget, self.device)
+            model, why = plan_size(self.spec, self.tokenizer.vocab_size, budget, self.device)
             self.planned |= why
             self.spec = dataclasses.replace(self.spec, model=model)
         context = getattr(self.spec.model, "max_length", None)

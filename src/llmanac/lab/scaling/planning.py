@@ -13,28 +13,24 @@ Hoffmann et al. 2022 (https://arxiv.org/abs/2203.15556); DeepSeek-AI 2024 (https
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from llmanac.core.device import measure_gemm, resolve_device, resolve_dtype
+from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError
-from llmanac.core.types import Batch
 from llmanac.lab.scaling.compute import non_embedding
 from llmanac.lab.scaling.ladder import LADDER, carried
 from llmanac.lab.scaling.law import Fit
-from llmanac.recipes.plan import USED, shaped
+from llmanac.recipes.plan import TRIED, shaped, training_rate
 
 BATCH = (0.2920, 0.3271)  # factor and exponent of the best batch over the compute
 LEAST_STEPS = 100
 LARGEST_TRIED = 30_000_000  # parameters
-MEASURED_SECONDS, STEPS = 4.0, 4
 Shape = tuple[int, int, int, int]
 LARGER = (  # (dim, layers, heads, kv_heads) beyond those that a run is planned from
     (2048, 24, 16, 16), (2560, 32, 20, 20), (4096, 32, 32, 32), (5120, 40, 40, 40), (8192, 64, 64, 64),
@@ -97,7 +93,7 @@ def propose(
         raise SpecError("--fit: its loss does not fall with size or tokens, so there is no best size; fit more runs")
     recipe = carried(recipe)
     device = resolve_device(recipe.device)
-    rate = USED * measure_gemm(resolve_dtype(recipe.train.dtype, device), device)
+    rate = training_rate(recipe, TRIED, vocabulary, device)
     shape: Any = None
     for _ in range(3):  # the rate depends on the size, and the size on the rate
         budget = flops if flops is not None else rate * (seconds or 0.0)
@@ -106,7 +102,7 @@ def propose(
         before, (shape, model) = shape, _nearest(recipe, vocabulary, best, counted)
         if shape == before or model.parameter_count() > LARGEST_TRIED:
             break  # too large to be tried for a few seconds; large products reach the rate of the machine's product
-        rate = _measured(shaped(recipe.model, shape), vocabulary, recipe.train.length, device)
+        rate = training_rate(recipe, shape, vocabulary, device)
     size = model.parameter_count()
     own = size if counted == "total" else non_embedding(model)
     batch = _batch(budget, budget / 6 / own, recipe.train.length)
@@ -185,22 +181,6 @@ def _between(one: Shape, two: Shape) -> Iterator[Shape]:
     for wider in range(dim + 8 * heads, two[0] + 1, 8 * heads):
         if (wider, layers) != two[:2]:
             yield wider, layers, heads, kv_heads
-
-
-def _measured(spec: Any, vocabulary: int, length: int, device: torch.device) -> float:
-    """FLOPs/s of a forward and a backward pass over 2048 tokens."""
-    model = dataclasses.replace(spec, max_length=max(spec.max_length, length)).build(vocab_size=vocabulary).to(device)
-    ids = torch.randint(vocabulary, (max(1, 2048 // length), length), device=device)
-    batch, stop = Batch(ids=ids, targets=ids), time.perf_counter() + MEASURED_SECONDS
-    taken: list[float] = []
-    while len(taken) < 2 or (len(taken) < STEPS and time.perf_counter() < stop):
-        start = time.perf_counter()
-        model.nll(batch).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-        model.zero_grad(set_to_none=True)
-    return float(model.flops_per_token(length)) * ids.numel() / min(taken[1:])
 
 
 def _batch(budget: float, tokens: float, length: int) -> int:
