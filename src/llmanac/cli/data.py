@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Seed, Show, group, stopping
-from llmanac.cli.pictures import emoji_command
 from llmanac.core.errors import DataError
 
 OFF_TARGET = 0.01  # of the output: a domain that is further from its target gets the reason
@@ -181,4 +180,3 @@ def print_fate(folder: Path, name: str) -> None:
         print(f"{name}: dropped by {found['stage']}: {found['reason']}{detail}")
 
 
-app.command("emoji")(emoji_command)
