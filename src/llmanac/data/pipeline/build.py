@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
@@ -25,10 +25,10 @@ from llmanac.core.spec import flatten
 from llmanac.core.threads import cores
 from llmanac.data.pipeline import finish, inputs, sound
 from llmanac.data.pipeline.chain import Counts
+from llmanac.data.pipeline.local import Engine
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
 from llmanac.data.pipeline.tasks import Task
 
-EngineName = Literal["local", "ray"]
 # in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
 OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml", "stages.svg", "build.json")
 AGAIN = "build into another --folder, or anew with --no-resume"
@@ -63,7 +63,6 @@ def build(
     folder: str | Path,
     *,
     workers: int | None = None,
-    engine: EngineName = "local",
     resume: bool = True,
 ) -> dict[str, Any]:
     """Build a corpus; returns its manifest.
@@ -77,14 +76,14 @@ def build(
         DataError: the recipe or the input is not what the folder was begun with, or there is no text.
     """
     try:
-        return _build(recipe, Path(folder), workers, engine, resume)
+        return _build(recipe, Path(folder), workers, resume)
     except OSError as error:
         if error.errno not in files.DISK:
             raise
         raise files.refused(error, folder) from error
 
 
-def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineName, resume: bool) -> dict[str, Any]:
+def _build(recipe: BuildSpec, folder: Path, workers: int | None, resume: bool) -> dict[str, Any]:
     if workers is not None and workers < 1:
         raise DataError(f"--workers: {workers} is not at least 1")
     existed = folder.exists()
@@ -105,23 +104,11 @@ def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineN
         if (found := done.prepare(resume)) is not None:
             return found
         inputs.check_libraries(listing, recipe.on_error)
-        done.engine = _engine(engine, folder, workers or cores(), recipe.limits.timeout)
+        done.engine = Engine(folder, workers=workers or cores(), limit=recipe.limits.timeout)
         try:
             return done.all()
         finally:
             done.engine.close()
-
-
-def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
-    if name == "ray":
-        from llmanac.data.pipeline.ray import Engine as RayEngine
-
-        return RayEngine(folder, workers=workers, limit=limit)
-    if name != "local":
-        raise DataError(f"--engine: {name!r} is not one of local, ray")
-    from llmanac.data.pipeline.local import Engine
-
-    return Engine(folder, workers=workers, limit=limit)
 
 
 def _readable(path: Path, hint: str) -> Any:
