@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llmanac.apps.docs_assistant.assistant import Assistant
-from llmanac.apps.docs_assistant.chat import ChatReader
 from llmanac.apps.docs_assistant.documentation import Documentation
-from llmanac.apps.docs_assistant.documents import READER
 from llmanac.apps.docs_assistant.prompt import SPECIAL
 from llmanac.apps.docs_assistant.report import report
 from llmanac.generate.engine import Engine
@@ -31,10 +28,7 @@ class DocsAssistant(Application):
 
     def assistant(self, folder: Path, engine: Engine) -> Assistant:
         reader = load_engine(folder / "model", device=str(getattr(engine.model, "device", "auto")))
-        tuned = folder / ASSISTANT / READER
-        larger = load_engine(tuned, device="cpu", runner="auto") if tuned.is_dir() else None
-        chat = None if larger is None else partial(ChatReader, larger)
-        return Assistant.load(folder / ASSISTANT, reader, reader.tokenizer, chat)
+        return Assistant.load(folder / ASSISTANT, reader, reader.tokenizer)
 
 
 APPLICATION = DocsAssistant()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from llmanac.apps.docs_assistant.assistant import PROMPT_TOKENS, Assistant
-from llmanac.apps.docs_assistant.chat import chat_rows
-from llmanac.apps.docs_assistant.documents import ROWS
 from llmanac.apps.docs_assistant.evaluation import evaluate_assistant
 from llmanac.apps.docs_assistant.losses import losses
 from llmanac.apps.docs_assistant.material import Material, Row
@@ -30,7 +27,6 @@ WAYS = 4  # of asking a held-out question: `evaluate_assistant`
 PAIRS_SHARE = 0.1  # of the budget, for writing the rows; where that takes longer, there are fewer
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35
-TUNED_ROWS = 64  # that a chat model can be tuned on (`larger.py`)
 
 
 class Documentation(Pairs):
@@ -68,8 +64,6 @@ class Documentation(Pairs):
         assistant = Assistant(Engine(run.model, run.tokenizer), self.material.index, run.tokenizer)
         with files.atomic_folder(run.folder / ASSISTANT) as folder:
             assistant.save(folder)
-            tuned = chat_rows(self.material, self.material.index, TUNED_ROWS)
-            files.write_text(folder / ROWS, "".join(f"{json.dumps(row)}\n" for row in tuned))
         most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
         tried = [pair.question for pair in self.material.maker(held_out=True, salt=3).answerable(16)]
         asked = min(run.spec.evaluate.questions, most)
