@@ -110,7 +110,7 @@ class Pipeline:
         """Compile for this machine what `chat` and `serve` need, so that their first request is answered at once."""
         model: Any = self.model
         engine = Engine(model, self.tokenizer)
-        compile_kernels(engine)
+        compile_kernels(engine.tokenizer, engine.eos_ids, model.vocab_size)
         if (assistant := load_assistant(self.folder, engine)) is not None:
             assistant.answer("What does this return?")
 

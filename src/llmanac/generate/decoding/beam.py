@@ -24,16 +24,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
-
-if TYPE_CHECKING:
-    from llmanac.generate._requests import Sequence as Generated
 
 CARD = {
     "title": "Beam search",
@@ -89,6 +86,18 @@ class Spec(DecodingSpec):
         """lp(length)."""
         base: float = length if self.length_form == "power" else (5 + length) / 6
         return base**self.length_penalty
+
+
+class Generated(Protocol):
+    """A text of a search (`generate/_requests.py`)."""
+
+    index: int
+    score: float | None
+    finish_reason: Any
+    ids: list[int]
+
+    def continued(self, token: int, logprob: float, top: dict[int, float]) -> Self:
+        """A new text: this one and a token."""
 
 
 @dataclass
