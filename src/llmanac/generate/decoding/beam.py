@@ -24,7 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from torch import Tensor
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
 
+Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/_requests.py`
 CARD = {
     "title": "Beam search",
     "paper": "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2",
@@ -86,18 +87,6 @@ class Spec(DecodingSpec):
         """lp(length)."""
         base: float = length if self.length_form == "power" else (5 + length) / 6
         return base**self.length_penalty
-
-
-class Generated(Protocol):
-    """A text of a search (`generate/_requests.py`)."""
-
-    index: int
-    score: float | None
-    finish_reason: Any
-    ids: list[int]
-
-    def continued(self, token: int, logprob: float, top: dict[int, float]) -> Self:
-        """A new text: this one and a token."""
 
 
 @dataclass
