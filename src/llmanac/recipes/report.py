@@ -128,7 +128,7 @@ def _curve(results: dict[str, Any], part: ReportPart) -> Section:
     return Section(
         "Training",
         words,
-        [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows), *part.training],
+        [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows)],
         loss_charts(stages, "loss, nats per token"),
     )
 

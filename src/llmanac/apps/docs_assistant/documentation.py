@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from llmanac.apps.docs_assistant.assistant import PROMPT_TOKENS, Assistant
+from llmanac.apps.docs_assistant.assistant import Assistant
 from llmanac.apps.docs_assistant.evaluation import evaluate_assistant
-from llmanac.apps.docs_assistant.losses import losses
 from llmanac.apps.docs_assistant.material import Material, Row
 from llmanac.core import files
 from llmanac.core.errors import SpecError
@@ -71,11 +70,7 @@ class Documentation(Pairs):
             run, lambda count: assistant.answers(tried[:count]), asked, ways=WAYS, what="questions of each sort"
         )
         alone = Engine(run.base, run.tokenizer)
-        rows = max(FEWEST_QUESTIONS, questions)
-        return {
-            "answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions),
-            "row_losses": losses(run.model, run.tokenizer, self.material, limit=PROMPT_TOKENS, count=rows),
-        }
+        return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
 
 
 def counted(

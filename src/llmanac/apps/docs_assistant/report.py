@@ -25,7 +25,6 @@ def report(results: Mapping[str, Any]) -> ReportPart:
         scores_title="answers about held-out modules, F1 (higher is better)",
         scores_caption="F1 of the assistant's answers beside what the same model, or the same retrieval, gives alone.",
         sections=tuple(section for section in (_answers(found), _examples(found), _wrong(found)) if section),
-        training=_by_kind(results),
         card=f"\n## Answers on held-out modules\n\n{lines}\n",
     )
 
@@ -66,8 +65,3 @@ def _wrong(found: Mapping[str, Any]) -> Section | None:
 def _shown(example: Mapping[str, Any]) -> dict[str, Any]:
     expected = example.get("expected")
     return {**example, "note": f"In the documentation: {expected}" if expected else ""}
-
-
-def _by_kind(results: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    rows = [[kind, f"{row['loss']:.3f}", row["tokens"]] for kind, row in results.get("row_losses", {}).items()]
-    return (table(["fine-tuned, by kind of row", "nats a token", "tokens"], rows),) if rows else ()
