@@ -75,40 +75,33 @@ def build(
         LlmanacError: another build holds the folder, a process died, or the disk is full.
         DataError: the recipe or the input is not what the folder was begun with, or there is no text.
     """
-    try:
-        return _build(recipe, Path(folder), workers, resume)
-    except OSError as error:
-        if error.errno not in files.DISK:
-            raise
-        raise files.refused(error, folder) from error
-
-
-def _build(recipe: BuildSpec, folder: Path, workers: int | None, resume: bool) -> dict[str, Any]:
-    if workers is not None and workers < 1:
-        raise DataError(f"--workers: {workers} is not at least 1")
-    existed = folder.exists()
-    if existed and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; name a folder with --folder")
-    if existed and not (folder / "build.json").exists():
-        # a build may have been killed before its first file had its name
-        others = sorted(
-            p.name for p in folder.iterdir() if p.name != ".lock" and not p.name.startswith(files.TEMPORARY)
-        )
-        if others:
-            raise DataError(f"{folder}: holds other files ({others[0]}); name a new folder with --folder")
-    listing = inputs.list_inputs(recipe)
-    with locked(
-        folder / ".lock", busy=f"{folder}: another build is at work in this folder; wait for it or name another"
-    ):
-        done = _Build(recipe, folder, listing)
-        if (found := done.prepare(resume)) is not None:
-            return found
-        inputs.check_libraries(listing, recipe.on_error)
-        done.engine = Engine(folder, workers=workers or cores(), limit=recipe.limits.timeout)
-        try:
-            return done.all()
-        finally:
-            done.engine.close()
+    place = Path(folder)
+    with files.refusing(place):
+        if workers is not None and workers < 1:
+            raise DataError(f"--workers: {workers} is not at least 1")
+        existed = place.exists()
+        if existed and not place.is_dir():
+            raise DataError(f"{place}: is a file; name a folder with --folder")
+        if existed and not (place / "build.json").exists():
+            # a build may have been killed before its first file had its name
+            others = sorted(
+                p.name for p in place.iterdir() if p.name != ".lock" and not p.name.startswith(files.TEMPORARY)
+            )
+            if others:
+                raise DataError(f"{place}: holds other files ({others[0]}); name a new folder with --folder")
+        listing = inputs.list_inputs(recipe)
+        with locked(
+            place / ".lock", busy=f"{place}: another build is at work in this folder; wait for it or name another"
+        ):
+            done = _Build(recipe, place, listing)
+            if (found := done.prepare(resume)) is not None:
+                return found
+            inputs.check_libraries(listing, recipe.on_error)
+            done.engine = Engine(place, workers=workers or cores(), limit=recipe.limits.timeout)
+            try:
+                return done.all()
+            finally:
+                done.engine.close()
 
 
 def _readable(path: Path, hint: str) -> Any:
