@@ -1,9 +1,9 @@
-"""`llmanac run` for recipes of pictures, and `caption`, `classify-image`, `generate-image` with their models."""
+"""`llmanac caption`, `classify-image` and `generate-image`: models of images in use."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,21 +11,10 @@ from llmanac.cli.options import AsJson, Seed
 from llmanac.core.errors import SpecError
 from llmanac.core.outputs import check_output
 
-if TYPE_CHECKING:
-    from llmanac.recipes.spec import Run
-
 SomePictures = Annotated[
     list[Path], typer.Argument(metavar="IMAGE...", help="Image files (PNG, JPEG, GIF, WebP, BMP).")
 ]
 Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Face's layout.")]
-
-
-def print_pictures(done: Run) -> None:
-    """The scores of a run by side."""
-    from llmanac.cli.tables import print_section
-    from llmanac.recipes.multimodal_report import scores
-
-    print_section(scores(done.results), done.results["name"])
 
 
 def caption_command(
