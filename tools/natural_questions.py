@@ -5,7 +5,7 @@
 Prints one row for each kind of question, and the same as one line of JSON; no question and no answer is shown. With
 --json the scores are added to that file, next to those of other question files, with 95% intervals. Ways to answer:
 
-- assistant: all that the run has. vectors: without the chat model of `larger.py`. plain: without its vectors too.
+- assistant: all that the run has. plain: without its vectors, where it has some.
 - name: the entry whose name is written in the question, else in the turns before it; its first lines are shown.
 - bm25: the three best entries by BM25, of each the line that shares most with the question. It never refuses.
 
@@ -43,7 +43,7 @@ from llmanac.metrics._intervals import wilson_interval as proportion
 from llmanac.metrics.answers import f1
 from llmanac.retrieve._words import code_words
 
-WAYS = ("assistant", "vectors", "plain", "name", "bm25")
+WAYS = ("assistant", "plain", "name", "bm25")
 KINDS = ("named", "unnamed", "typo", "followup", "unanswerable")
 NAMING = ("named", "typo", "followup")
 ANSWERABLE = ("named", "unnamed", "typo", "followup")
@@ -230,8 +230,6 @@ def way(assistant: Any, by: str) -> Any:
     if by in ("name", "bm25"):
         return Search(assistant.index, by)
     out = copy.copy(assistant)
-    if by != "assistant":
-        out.chat = None
     if by == "plain":
         out.index = copy.copy(out.index)
         out.index.dense = None

@@ -52,6 +52,32 @@ def test_layers_and_peers() -> None:
                 assert not later, f"{relative} imports {name}, which comes later"
 
 
+def circles(edges: dict[str, set[str]]) -> list[str]:
+    """What can be peeled off neither from the top nor from the bottom is a circle, or lies between two."""
+    left = {name: set(to) for name, to in edges.items()}
+    while gone := {name for name, to in left.items() if not to & left.keys()}:
+        left = {name: to for name, to in left.items() if name not in gone}
+    while gone := left.keys() - {one for to in left.values() for one in to}:
+        left = {name: to for name, to in left.items() if name not in gone}
+    return sorted(left)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside functions and those for types alone count; a package's own modules may import it."""
+    names = {path: ".".join(("llmanac", *path.relative_to(SOURCE).with_suffix("").parts)) for path in FILES}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    known = set(names.values())
+    edges: dict[str, set[str]] = {name: set() for name in known}
+    for path, name in names.items():
+        for found in imports(path):
+            while found and found not in known:
+                found = found.rpartition(".")[0]
+            if found and found != name and not name.startswith(f"{found}."):
+                edges[name].add(found)
+    assert not circles(edges)
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c"]
+
+
 def test_no_file_over_400_lines_and_no_pickle() -> None:
     for path in FILES:
         text, relative = path.read_text("utf-8"), path.relative_to(SOURCE).as_posix()

@@ -103,6 +103,7 @@ def test_every_recipe_leaves_a_model_scores_and_a_report_with_pictures(name, run
     assert page.count("data:image/png;base64,") >= 8 and "Traceback" not in page
     assert results["stages"]["train"]["looks"] and run.load_model().parameter_count() > 0
     assert results["stages"]["train"]["cpu_seconds"] > 0
+    assert list(json.loads((run.folder / "run.json").read_text())["seconds"])[-2:] == ["train", "measure"]
     judges = [str(path.relative_to(run.folder)) for path in run.folder.rglob(multimodal_judge.JUDGE)]
     own = {"vq-vae": ["judge"], "diffusion": ["judge"], "dalle": ["start/judge"]}  # one serves a run and its start
     assert judges == [f"{place}/{multimodal_judge.JUDGE}" for place in own.get(name, [])]

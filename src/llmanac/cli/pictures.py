@@ -1,9 +1,9 @@
-"""`llmanac run` for recipes of pictures, and `caption`, `classify-image`, `generate-image` with their models."""
+"""`llmanac caption`, `classify-image` and `generate-image`: models of images in use."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,21 +11,10 @@ from llmanac.cli.options import AsJson, Seed
 from llmanac.core.errors import SpecError
 from llmanac.core.outputs import check_output
 
-if TYPE_CHECKING:
-    from llmanac.recipes.spec import Run
-
 SomePictures = Annotated[
     list[Path], typer.Argument(metavar="IMAGE...", help="Image files (PNG, JPEG, GIF, WebP, BMP).")
 ]
 Model = Annotated[str, typer.Argument(help="A run's folder, or one in Hugging Face's layout.")]
-
-
-def print_pictures(done: Run) -> None:
-    """The scores of a run by side."""
-    from llmanac.cli.tables import print_section
-    from llmanac.recipes.multimodal_report import scores
-
-    print_section(scores(done.results), done.results["name"])
 
 
 def caption_command(
@@ -104,17 +93,3 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     for row in rows:
         print(f"{row['image']}: {row['text']}" if len(rows) > 1 else row["text"])
-
-
-def emoji_command(archive: Path, output: Path = Path("emoji")) -> None:
-    """Make a folder of captioned pictures from an archive of emoji that you have; nothing is downloaded.
-
-    Args:
-        archive: The .tgz that `npm pack emoji-datasource-google` downloads.
-        output (-o): The folder to write.
-    """
-    from llmanac.data.pictures.emoji import write_emoji
-
-    made = write_emoji(archive, output)
-    print(f"{output}: {made['pictures']:,} pictures of the set {made['set']}, {made['license']} ({output}/SOURCE.md)")
-    print(f"Next: llmanac run clip -s data.paths='[\"{output}\"]' --folder runs/emoji")

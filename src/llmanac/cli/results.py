@@ -10,9 +10,6 @@ if TYPE_CHECKING:
 
 def print_run(done: Run) -> None:
     """Print the results as tables, and the next commands."""
-    from llmanac.cli.pictures import print_pictures
-    from llmanac.cli.rlhf import print_stages
-
     forms = {"RecipeSpec": print_pretraining, "RlhfSpec": print_stages, "MultimodalRecipe": print_pictures}
     forms.get(type(done.recipe).__name__, print_tuned)(done)
     if (done.folder / "report.html").is_file():
@@ -61,3 +58,23 @@ def print_tuned(done: Run) -> None:
             rows.append(("loss of the answers, before and after", f"{answers[0]:.4f}, {answers[1]:.4f}"))
     rows += [(f"alarm, {count} {'time' if count == 1 else 'times'}", text) for text, count in heard(log).items()]
     print_table(str(done.folder), ("", ""), rows)
+
+
+def print_stages(done: Run) -> None:
+    """Each policy on the held-out prompts."""
+    from llmanac.cli.tables import print_section
+    from llmanac.recipes.rlhf_results import policies
+    from llmanac.train._alarms import heard
+
+    print_section(policies(done.results))
+    for arm in done.results["held_out"]["scores"]:
+        for text, count in heard(done.folder / arm / "rollouts.jsonl").items():
+            print(f"{arm}: alarm, {count} {'time' if count == 1 else 'times'}: {text}")
+
+
+def print_pictures(done: Run) -> None:
+    """The scores of a run of images by side."""
+    from llmanac.cli.tables import print_section
+    from llmanac.recipes.multimodal_report import scores
+
+    print_section(scores(done.results), done.results["name"])

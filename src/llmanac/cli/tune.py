@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmanac.cli.documented import sharing
 from llmanac.cli.options import Patches, Processes, SomeModel, followed, on_processes, stopping
 from llmanac.core.errors import SpecError
-
-if TYPE_CHECKING:
-    pass
 
 
 def _trained() -> None:

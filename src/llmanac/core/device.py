@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -22,7 +22,6 @@ from llmanac.core import files
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.threads import cores
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 OWN_SHARE = 0.8  # of the threads' time that a measurement uses itself where it has the processor for itself
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -50,6 +50,17 @@ def cache_folder() -> Path:
     return Path(place).expanduser() / "llmanac"
 
 
+@contextlib.contextmanager
+def refusing(place: str | Path) -> Iterator[None]:
+    """Errors of the disk inside are sentences (`refused`)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise refused(error, place) from error
+
+
 def refused(error: OSError, place: str | Path) -> LlmanacError:
     """An error of the system as a sentence; it names `place` where the error names no file."""
     name = readable(error.filename) if isinstance(error.filename, (str, bytes)) else str(place)

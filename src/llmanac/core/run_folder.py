@@ -39,6 +39,7 @@ from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.core.progress import time_without_once
 from llmanac.core.spec import Spec
 
 STATE, RECIPE, RESOLVED, RESULTS, LOCK = "run.json", "recipe.toml", "resolved.toml", "results.json", ".lock"
@@ -270,6 +271,30 @@ class RunFolder:
         """Write run.json with what a stage has to say."""
         self.state |= state
         files.write_json(self.place / STATE, {**self._header(), **self.state})
+
+    def carry_out(
+        self, stages: Mapping[str, Callable[[], object]], results: Callable[[], dict[str, Any]],
+        begins: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Run the stages in their order, then write results.json; run.json has the seconds of each, in all sessions.
+
+        A stage keeps what it makes as a unit, so that what is done costs little when the run is resumed.
+
+        Args:
+            results: what results.json holds, from what the stages left.
+            begins: called before each stage.
+        """
+        seconds: dict[str, float] = self.state.setdefault("seconds", {})
+        for name, stage in stages.items():
+            begins()
+            began = time_without_once()
+            stage()
+            seconds[name] = round(seconds.get(name, 0.0) + time_without_once() - began, 2)
+            self.save(finished=False)
+        found = results()
+        files.write_json(self.place / RESULTS, found)
+        self.save(finished=True)
+        return found
 
     def resolve(self, became: RunSpec) -> None:
         """Write what the recipe has become so far."""

@@ -162,66 +162,55 @@ def dedup_files(
         LlmanacError: bad input or choices, a disk that refuses, or a folder that holds something else.
     """
     source = files_of(paths, column=text, include=include)
-    try:
-        return _deduplicate(source, method, out, text, memory, patches, on_error, max_bytes)
-    except OSError as error:
-        raise files.refused(error, out) from error
-
-
-def _deduplicate(
-    source: FilesSpec,
-    method: str,
-    out: Path,
-    text: str,
-    memory: int,
-    patches: Sequence[str],
-    on_error: str,
-    max_bytes: int | None,
-) -> Deduplicated:
-    spec, stage = _made(method, patches)
-    bounds = command_bounds(max_bytes)
-    with progress("list", unit="files") as bar:
-        inputs = []
-        for found in source.files(CommandProblems()):
-            inputs.append(found)
-            bar.advance()
-    places = layout(out, [shown for _, shown in inputs])
-    # files are read more than once
-    problems, seen_before = (
-        asked(on_error, places.quarantine, inputs=[path for path, _ in inputs], bounds=bounds, column="--text")
-        for _ in range(2)
-    )
-    _check_apart(inputs, places)
-    held = [place for place in (out, places.dropped, places.report) if place.is_file() or place.is_symlink()]
-    if held and not _begun(places.report, places.work, places.lock):
-        raise DataError(f"--out: {held[0]} is there already, and no llmanac dedup wrote it; name another file")
-    with locked(places.lock, busy=f"{out}: another llmanac dedup is writing there"):
-        shutil.rmtree(places.work, ignore_errors=True)
-        groups = _grouped(list(zip(inputs, places.kept, strict=True)))
-        shards, counted = (
-            [functools.partial(_rows_of_all, group, text, found) for group in groups]
-            for found in (seen_before, problems)
+    with files.refusing(out):
+        spec, stage = _made(method, patches)
+        bounds = command_bounds(max_bytes)
+        with progress("list", unit="files") as bar:
+            inputs = []
+            for found in source.files(CommandProblems()):
+                inputs.append(found)
+                bar.advance()
+        places = layout(out, [shown for _, shown in inputs])
+        # files are read more than once
+        problems, seen_before = (
+            asked(on_error, places.quarantine, inputs=[path for path, _ in inputs], bounds=bounds, column="--text")
+            for _ in range(2)
         )
-        sizes = [sum(path.stat().st_size for (path, _), _ in group) for group in groups]
-        try:
-            results, report = run_corpus_stage(stage, shards, places.work, memory=memory, sizes=sizes)
-            if seen_before.total and not report.get("documents", 1):
-                raise DataError(f"{', '.join(source.paths)}: no usable text; all was set aside: {seen_before.kept[0]}")
-            counts = _write_all(groups, counted, results, places, text, report.get("documents"))
-            places.quarantine.unlink(missing_ok=True)  # of a run before
-            left_out = save_and_tell(problems)
-        finally:
+        _check_apart(inputs, places)
+        held = [place for place in (out, places.dropped, places.report) if place.is_file() or place.is_symlink()]
+        if held and not _begun(places.report, places.work, places.lock):
+            raise DataError(f"--out: {held[0]} is there already, and no llmanac dedup wrote it; name another file")
+        with locked(places.lock, busy=f"{out}: another llmanac dedup is writing there"):
             shutil.rmtree(places.work, ignore_errors=True)
-        document = {
-            "method": dump(spec), "inputs": [shown for _, shown in inputs],
-            "outputs": list(dict.fromkeys(place.name for place in places.kept)),
-            "documents": counts["documents"], "kept": counts["kept"], "changed": counts["changed"],
-            "dropped": {k.removeprefix("dropped "): n for k, n in sorted(counts.items()) if k.startswith("dropped ")},
-            "bytes_in": counts["bytes in"], "bytes_out": counts["bytes out"], "stage": report,
-        }  # fmt: skip
-        document |= left_out or {}
-        files.write_json(places.report, document)
-    return Deduplicated(document, places.dropped, left_out)
+            groups = _grouped(list(zip(inputs, places.kept, strict=True)))
+            shards, counted = (
+                [functools.partial(_rows_of_all, group, text, found) for group in groups]
+                for found in (seen_before, problems)
+            )
+            sizes = [sum(path.stat().st_size for (path, _), _ in group) for group in groups]
+            try:
+                results, report = run_corpus_stage(stage, shards, places.work, memory=memory, sizes=sizes)
+                if seen_before.total and not report.get("documents", 1):
+                    raise DataError(
+                        f"{', '.join(source.paths)}: no usable text; all was set aside: {seen_before.kept[0]}"
+                    )
+                counts = _write_all(groups, counted, results, places, text, report.get("documents"))
+                places.quarantine.unlink(missing_ok=True)  # of a run before
+                left_out = save_and_tell(problems)
+            finally:
+                shutil.rmtree(places.work, ignore_errors=True)
+            document = {
+                "method": dump(spec), "inputs": [shown for _, shown in inputs],
+                "outputs": list(dict.fromkeys(place.name for place in places.kept)),
+                "documents": counts["documents"], "kept": counts["kept"], "changed": counts["changed"],
+                "dropped": {
+                    k.removeprefix("dropped "): n for k, n in sorted(counts.items()) if k.startswith("dropped ")
+                },
+                "bytes_in": counts["bytes in"], "bytes_out": counts["bytes out"], "stage": report,
+            }  # fmt: skip
+            document |= left_out or {}
+            files.write_json(places.report, document)
+        return Deduplicated(document, places.dropped, left_out)
 
 
 def _check_apart(inputs: Sequence[tuple[Path, str]], places: Layout) -> None:

@@ -16,9 +16,6 @@ from typing import Any
 from llmanac.core.errors import DataError, shown
 from llmanac.sandbox.pool import MEMORY, SECONDS, Result, Sandbox
 
-# Text after which a completion of HumanEval has left the function (Chen et al. 2021, section 2.1).
-HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-
 
 @dataclass(frozen=True)
 class Verdict:

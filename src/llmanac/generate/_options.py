@@ -3,18 +3,92 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate._allowed import Allowed
+from llmanac.generate.constrain.expressions import Grammar
+from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import DecodingSpec, beam, greedy
 
 if TYPE_CHECKING:
-    from llmanac.generate._requests import Options
+    from llmanac.generate.constrain.template import Template
+
+
+class Options(TypedDict, total=False):
+    """What `Engine.generate`, `Engine.stream` and `Engine.request` take, all optional.
+
+    max_new_tokens: at most this many tokens; 0 only scores the prompt. Default 64.
+    temperature: 0 (the default) decodes greedily; 1 samples from the model's own distribution.
+    top_k: keep the k most probable tokens.
+    top_p: keep the most probable tokens up to this mass.
+    min_p: keep the tokens with at least this fraction of the best token's probability.
+    typical_p: keep the tokens whose surprise is nearest to the expected one, up to this mass.
+    repetition_penalty: divide the logits of tokens that the text has already by this.
+    presence_penalty, frequency_penalty: taken off the logits of generated tokens, once and for each occurrence.
+    no_repeat_ngram: no so many tokens in a row occur twice.
+    logit_bias: a table of token ids and what is added to their logits.
+    seed: an integer. With the prompt's ids and the sample's number it names the random stream, so a request's tokens
+        do not depend on what else is in the batch; the same prompt twice with one seed gives the same text twice.
+    stop: one string or several; the text ends before the first to be complete. A special token's text works too.
+    stop_ids: token ids that end a sequence, in place of the tokenizer's and the model's own end-of-text tokens.
+    allowed_ids: the only token ids that may be generated, before any other method has its say.
+    n: samples a prompt; with beams, its best texts.
+    beams: beam search with so many (see `decoding/beam.py`); the other methods then act on log-probabilities.
+    length_penalty: texts are ranked by log-probability / length ** this; 1 by default.
+    early_stopping: False (the default), True or "never", as transformers ends a search.
+    beam_groups, diversity: so many groups of the beams, and what a group's tokens lose for each earlier group's beam
+        that takes the same token.
+    logprobs: how many alternatives to report with each generated token's own log-probability.
+    prompt_logprobs: score the prompt's tokens too, with this many alternatives each.
+    decoding: decoding methods in order, as Specs or names, in place of all of these (but the options of beams).
+    regex: a regular expression that the text matches as a unit (`constrain/regex.py` has the syntax).
+    grammar: a context-free grammar of the text in Lark's form (`constrain/lark.py`), or a `Grammar`.
+    schema: a JSON Schema of the text, or a class with `model_json_schema`; `Completion.parsed` is then the object.
+    template: fixed text and slots (`constrain/template.py`); `Completion.parsed` is then a dict of the slots' values.
+    constraint: makes a new `Constraint` for each sample; only what it allows is generated.
+    adapter: the name of one of the engine's adapters, or None for the model alone.
+    speculative: False: without the engine's drafter, where it has one. The tokens are the same.
+    images: the images of the prompt, as `Seeing.chat` gives them with its ids (`multimodal/_seeing.py`).
+    """
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    no_repeat_ngram: int | None
+    logit_bias: Mapping[int, float] | None
+    seed: int
+    stop: str | Items[str]
+    stop_ids: Items[int] | None
+    allowed_ids: Items[int] | None
+    n: int
+    logprobs: int | None
+    prompt_logprobs: int | None
+    beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | str | None
+    beam_groups: int | None
+    diversity: float | None
+    decoding: Items[DecodingSpec | str] | None
+    regex: str | None
+    grammar: str | Grammar | None
+    schema: Mapping[str, Any] | type | None
+    template: Template | str | None
+    constraint: Callable[[], Constraint] | None
+    adapter: str | None
+    speculative: bool
+    images: Any
 
 
 def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:

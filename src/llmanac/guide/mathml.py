@@ -21,29 +21,9 @@ except ImportError:  # the extra `guide`
 RELATION = re.compile(r"(?:^|\s)(?:=|<-|~|<=|>=|->|\+=|iff|in)(?:\s|$)")
 CODE = re.compile(r"""["]|\s#\s|\w\(\w+=|\(\)|^\s*\{|^\w+ = \w+\.\w+\(|'\w+'|\w=\w|^(?:with|for|import) .*:$|^def """)
 NOTE = re.compile(r"\(?(?:[A-Za-z][\w'-]+,? ){2,}|\(?[A-Za-z]{4,}(?:[ ,.)]|$)|[a-z]+:")
-GREEK = frozenset(
-    (
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "theta",
-        "lambda",
-        "mu",
-        "pi",
-        "rho",
-        "sigma",
-        "tau",
-        "phi",
-        "psi",
-        "omega",
-        "eta",
-        "kappa",
-    )
-)
-SHORT = frozenset(
-    ("of", "or", "if", "in", "to", "is", "as", "at", "by", "on", "it", "be", "no", "an", "so", "is")
-)  # words of two letters
+_GREEK_WORDS = "alpha beta gamma delta theta lambda mu pi rho sigma tau phi psi omega eta kappa"
+_SHORT_WORDS = "of or if in to is as at by on it be no an so is"  # of two letters
+GREEK, SHORT = frozenset(_GREEK_WORDS.split()), frozenset(_SHORT_WORDS.split())
 FUNCTIONS = frozenset(("log", "ln", "exp", "sin", "cos", "tanh", "max", "min", "det"))
 NAMED = {"inf": r"\infty ", "eps": r"\epsilon "}
 TOKEN = re.compile(

@@ -84,7 +84,6 @@ class ReportPart:
         kept_weights: about the fine-tuned weights, with `{base}` and `{tuned}`, bits per byte of text.
         scores: a second figure of bars, the application's own score first, and its title and caption.
         sections: after the section on bits per byte.
-        training: tables for the section on training.
         card: Markdown for the model card.
     """
 
@@ -94,7 +93,6 @@ class ReportPart:
     scores_title: str = ""
     scores_caption: str = ""
     sections: tuple[Section, ...] = ()
-    training: tuple[dict[str, Any], ...] = ()
     card: str = ""
 
 

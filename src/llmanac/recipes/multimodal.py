@@ -18,9 +18,8 @@ from typing import Any, Literal, TypeGuard
 
 from torch import Tensor, nn
 
-from llmanac import __version__
 from llmanac.core import files, registry, spec
-from llmanac.core.device import machine, resolve_device
+from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, announced
 from llmanac.core.run_folder import RECIPE, RESULTS, Recipe, RunFolder, RunSpec
@@ -38,6 +37,7 @@ from llmanac.recipes.measures import loss_curve
 from llmanac.recipes.multimodal_judge import JUDGE, load_judge
 from llmanac.recipes.multimodal_measures import Found, Measure
 from llmanac.recipes.multimodal_report import keep_samples, write_report
+from llmanac.recipes.report import heading
 from llmanac.recipes.spec import Run, builtin, read_recipe
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.train import TrainSpec
@@ -134,20 +134,27 @@ def run_pictures(
     """Run the recipe of the folder that is held; what `results.json` holds."""
     if (held.place / RESULTS).is_file():
         return files.read_table(held.place / RESULTS)
-    found = (run or PictureRun)(held.asked.spec, held.place, report).run()
-    held.save(finished=True)
-    return found
+    return (run or PictureRun)(held, report).run()
 
 
 class PictureRun:
     """One call of `run_multimodal`."""
 
-    def __init__(self, asked: MultimodalRecipe, place: Path, report: Report) -> None:
-        self.asked, self.place, self.report = asked, place, report
-        self.device = resolve_device(asked.device)
-        self.stages: dict[str, Any] = {}
+    def __init__(self, held: RunFolder, report: Report) -> None:
+        self.held, self.report = held, report
+        self.asked: MultimodalRecipe = held.asked.spec
+        self.place, self.device = held.place, resolve_device(self.asked.device)
+        self.stages: dict[str, Any] = {}  # what results.json says of the trainings
+        self.judge: Any = None
 
     def run(self) -> dict[str, Any]:
+        """Every stage that is not done yet; the results."""
+        language = {} if self.asked.language is None else {"language": self.train_language}
+        stages = {"begin": self.begin, **language, "train": self.train, "measure": self.look}
+        return self.held.carry_out(stages, self.results)
+
+    def begin(self) -> None:
+        """The pictures, the model with its initial values, and what measures it."""
         asked = self.asked
         before = self.begun()
         model_spec: Any = asked.model
@@ -163,18 +170,22 @@ class PictureRun:
         if before is not None:
             own, prefix = PARTS[self.spec.name]
             load_part(getattr(model, own[:-1]), before.state_dict(), prefix)
-        model = model.to(self.device)
-        judge = None
+        self.model = model.to(self.device)
         if self.material.made_here and self.spec.name in JUDGED:
-            judge = load_judge(self.judge_folder(), self.report)
-        measure = self.measure(judge)
-        if asked.language is not None:
-            self.train_language(model)
-        self.trained("train", model, data.Draw(self.material, self.spec), asked.train, "training", measure)
-        with evaluating(model), announced("measuring"):
-            found = Found() if measure is None else measure(model)
-        self.keep(model)
-        return self.write(model, found, judge)
+            self.judge = load_judge(self.judge_folder(), self.report)
+        self.measured_by = self.measure(self.judge)
+
+    def train(self) -> None:
+        draw = data.Draw(self.material, self.spec)
+        self.trained("train", self.model, draw, self.asked.train, "training", self.measured_by)
+
+    def look(self) -> None:
+        """Measure the model, and keep it."""
+        with evaluating(self.model), announced("measuring"):
+            self.found = Found() if self.measured_by is None else self.measured_by(self.model)
+        self.model.save_pretrained(self.place / MODEL)
+        self.material.tokenizer.save(self.place / MODEL)
+        Preprocess(size=self.material.size, filter="bicubic").save(self.place / MODEL)
 
     def measure(self, judge: Any) -> Measure | None:
         """What measures the model, on the way and at the end."""
@@ -206,8 +217,9 @@ class PictureRun:
             raise SpecError(f"start: {place} is a {found.spec.name}; {self.asked.model.name} begins from a {expected}")
         return found
 
-    def train_language(self, model: Any) -> None:
+    def train_language(self) -> None:
         """Train the language model alone on the texts, as what it is to see images with."""
+        model = self.model
         assert self.asked.language is not None
         if self.spec.name not in data.DESCRIBES:
             raise SpecError(f"language: {self.spec.name} has no language model to train alone; leave it out")
@@ -248,20 +260,15 @@ class PictureRun:
             "curve": loss_curve(self.place / folder), "looks": looks(self.place / folder),
         }  # fmt: skip
 
-    def keep(self, model: Any) -> None:
-        """Write the model with what reads texts and images for it."""
-        model.save_pretrained(self.place / MODEL)
-        self.material.tokenizer.save(self.place / MODEL)
-        Preprocess(size=self.material.size, filter="bicubic").save(self.place / MODEL)
-
-    def write(self, model: Any, found: Found, judge: Any) -> dict[str, Any]:
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds; the report is written."""
         out = {
-            "format_version": 1, "name": self.asked.name, "version": __version__, "seed": self.asked.seed,
-            "machine": machine(), "model": {"parameters": model.parameter_count(), **spec.dump(self.spec)},
+            **heading(self.asked.name, self.asked.seed),
+            "model": {"parameters": self.model.parameter_count(), **spec.dump(self.spec)},
             "pictures": {"seen": len(self.material.seen), "held out": len(self.material.held_out),
                          "made here": self.material.made_here},
-            "judge": None if judge is None else {"right_on_real_images": judge[1]},
-            "stages": self.stages, "scores": found.scores, **found.extra, "next": self.next(),
+            "judge": None if self.judge is None else {"right_on_real_images": self.judge[1]},
+            "stages": self.stages, "scores": self.found.scores, **self.found.extra, "next": self.next(),
         }  # fmt: skip
         rates = {side: self.material.tokenizer.unknown_rate(item.caption for item in items) for side, items in
                  (("seen", self.material.seen), ("held out", self.material.held_out))}  # fmt: skip
@@ -269,8 +276,7 @@ class PictureRun:
             out["unknown_words"] = rates
         if self.spec.name in data.DRAWS:
             out["seconds_to_85_percent"] = seconds_to(self.stages["train"]["looks"], 0.85)
-        write_report(self.place, out, found.shown)
-        files.write_json(self.place / RESULTS, out)
+        write_report(self.place, out, self.found.shown)
         return out
 
     def next(self) -> list[str]:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmanac import __version__
 from llmanac.core import files, registry
+from llmanac.core.device import machine
 from llmanac.core.pages import Chart, Line, Section, bar_chart, line_chart, render_page, render_template, table
 from llmanac.recipes.application import ReportPart
 
@@ -34,6 +36,11 @@ def write_report(folder: Path, results: dict[str, Any]) -> Path:
     path = files.write_text(folder / "report.html", page)
     files.write_text(folder / "MODEL_CARD.md", render_template(CARD, **results, part=part) + "\n")
     return path
+
+
+def heading(name: str, seed: int) -> dict[str, Any]:
+    """What `results.json` of every form of run begins with."""
+    return {"format_version": 1, "name": name, "version": __version__, "seed": seed, "machine": machine()}
 
 
 def run_page(results: Mapping[str, Any], subtitle: str, lead: str, sections: Iterable[Section | None]) -> str:
@@ -128,7 +135,7 @@ def _curve(results: dict[str, Any], part: ReportPart) -> Section:
     return Section(
         "Training",
         words,
-        [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows), *part.training],
+        [table(["", "steps", "tokens", "time", "tokens/s", "last loss"], rows)],
         loss_charts(stages, "loss, nats per token"),
     )
 

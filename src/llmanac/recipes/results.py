@@ -7,25 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from llmanac import __version__
-from llmanac.core import files, spec
-from llmanac.core.device import machine
+from llmanac.core import spec
 from llmanac.generate.load import ASSISTANT
 from llmanac.recipes import measures
+from llmanac.recipes.report import heading
 
-FORMAT_VERSION = 1
 
-
-def write_results(run: Any) -> dict[str, Any]:
-    """Write `results.json` into the folder of a run (`stages.Pipeline`, every stage done); returns what it holds."""
+def results_of(run: Any) -> dict[str, Any]:
+    """What `results.json` of a run holds (`stages.Pipeline`, every stage done)."""
     shards = {side: int(np.asarray(data.offsets)[-1]) for side, data in run.data.items()}
     out: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "name": run.spec.name,
-        "version": __version__,
-        "seed": run.spec.seed,
+        **heading(run.spec.name, run.spec.seed),
         "budget": run.spec.budget,
-        "machine": machine(),
         "seconds": run.seconds,
         "data": run.corpus.manifest,
         "tokens": {**shards, "vocabulary": run.tokenizer.vocab_size},
@@ -39,7 +32,6 @@ def write_results(run: Any) -> dict[str, Any]:
     out |= run.measured
     out["tokens"]["bytes_per_token"] = run.measured["bytes_per_token"]
     out["next"] = _next(run)
-    files.write_json(run.folder / "results.json", out)
     return out
 
 

@@ -11,8 +11,7 @@ surprise. Without a model of the user's, the task is `recipes/rlhf_task.py`, who
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from llmanac.core.spec import Spec, make_method
 from llmanac.objectives import ObjectiveSpec
 from llmanac.recipes.align import AlignSpec
 from llmanac.recipes.merge import merge
-from llmanac.recipes.rlhf_results import write_results
+from llmanac.recipes.rlhf_results import results_of
 from llmanac.recipes.rlhf_task import write_task
 from llmanac.recipes.tune import TUNING, TuneSpec, tune
 from llmanac.recipes.tune_rows import RowsSpec
@@ -113,15 +112,17 @@ def run_stages(held: RunFolder, report: Report, began: float | None = None) -> d
         SpecError, DataError, CheckpointError: what cannot be used, by field or by file and line.
         KeyboardInterrupt: after Ctrl-C; the last complete step is saved.
     """
-    return _Stages(held.asked.spec, held.place.resolve(), report).run()  # stages name each other's folders
+    return _Stages(held, report).run()
 
 
 class _Stages:
     """One call of `run_stages`."""
 
-    def __init__(self, asked: RlhfSpec, place: Path, report: Report) -> None:
-        self.place, self.report, self.held_out = place, report, None
-        task = place / "task"
+    def __init__(self, held: RunFolder, report: Report) -> None:
+        self.held, self.report, self.held_out = held, report, None
+        self.place = held.place.resolve()  # stages name each other's folders
+        asked: RlhfSpec = held.asked.spec
+        task = self.place / "task"
         if asked.model is None:
             if not task.is_dir():
                 write_task(task, asked.seed)
@@ -130,29 +131,46 @@ class _Stages:
             known = make_method("reward", {"name": "function", "file": f"{TASK}:truth"})
             asked = dataclasses.replace(asked, model=str(task / "start"), truth=known, **names)
         self.asked = asked
+        self.start, self.reward = str(asked.model), asked.reward
+        self.arms: dict[str, str] = {}  # models that are compared, by name
 
     def run(self) -> dict[str, Any]:
         """All stages that are not finished, and the results."""
-        asked, arms = self.asked, {}
-        start = str(asked.model)
-        if asked.instructions is not None:
-            arms["start"] = start
-            start = self.tuned("sft", self.tuning(TuneSpec, asked.sft, start, asked.instructions))
-        reward = asked.reward
-        if asked.pairs is not None:
-            made = self.tuning(AlignSpec, asked.reward_model, start, asked.pairs, objective="bradley-terry")
-            judge = self.tuned("reward-model", made)
-            reward = make_method("reward", {"name": "model", "path": judge})
-        arms["sft" if asked.instructions is not None else "start"] = start
-        further = {"objective": asked.rl.objective, "sampling": asked.rl.sampling, "reward": reward}
-        made = self.tuning(AlignSpec, asked.rl, start, str(asked.prompts), truth=asked.truth, **further)
-        arms["rl"] = self.tuned("rl", made)
-        held: Any = asked.rl.objective
-        if asked.without_kl and held.reads_reference:
-            free = dataclasses.replace(made, objective=spec.patch(held, {"kl_weight": 0.0, "kl": "off"}))
-            arms["without-kl"] = self.tuned("without-kl", free)
-        prompts = made if self.held_out is None else spec.patch(made, {"rows.file": self.held_out})
-        return write_results(self.place, asked.name, asked.seed, prompts, arms, start)
+        asked, objective = self.asked, self.asked.rl.objective
+        stages: dict[str, Callable[[], None] | None] = {
+            "sft": self.finetune if asked.instructions is not None else None,
+            "reward-model": self.learn_reward if asked.pairs is not None else None,
+            "rl": self.reinforce,
+            "without-kl": self.set_free if asked.without_kl and objective.reads_reference else None,  # type: ignore[attr-defined]
+        }
+        return self.held.carry_out({name: stage for name, stage in stages.items() if stage}, self.results)
+
+    def finetune(self) -> None:
+        asked, self.arms["start"] = self.asked, self.start
+        self.start = self.tuned("sft", self.tuning(TuneSpec, asked.sft, self.start, str(asked.instructions)))
+
+    def learn_reward(self) -> None:
+        asked, rows = self.asked.reward_model, str(self.asked.pairs)
+        made = self.tuning(AlignSpec, asked, self.start, rows, objective="bradley-terry")
+        self.reward = make_method("reward", {"name": "model", "path": self.tuned("reward-model", made)})
+
+    def reinforce(self) -> None:
+        asked = self.asked
+        self.arms["sft" if asked.instructions is not None else "start"] = self.start
+        self.made = self.tuning(
+            AlignSpec, asked.rl, self.start, str(asked.prompts), truth=asked.truth, objective=asked.rl.objective,
+            sampling=asked.rl.sampling, reward=self.reward,
+        )  # fmt: skip
+        self.arms["rl"] = self.tuned("rl", self.made)
+
+    def set_free(self) -> None:
+        """RL again, without the KL penalty."""
+        free = spec.patch(self.asked.rl.objective, {"kl_weight": 0.0, "kl": "off"})
+        self.arms["without-kl"] = self.tuned("without-kl", dataclasses.replace(self.made, objective=free))
+
+    def results(self) -> dict[str, Any]:
+        prompts = self.made if self.held_out is None else spec.patch(self.made, {"rows.file": self.held_out})
+        return results_of(self.place, self.asked.name, self.asked.seed, prompts, self.arms, self.start)
 
     def tuning(self, kind: type[TuneSpec], stage: StageSpec, model: str, file: str, **fields: Any) -> Any:
         """A stage as the recipe of one `tune` or `align`."""
@@ -167,9 +185,7 @@ class _Stages:
         folder = self.place / name
         if not (folder / RESULTS).is_file():
             self.report(f"{name}:")
-            began = time.monotonic()
             tune(made, folder, resume=(folder / RECIPE).is_file(), report=self.report)
-            self.report(f"{name}: {time.monotonic() - began:.0f} s")
         scalar = (folder / "model" / "score.safetensors").is_file()
         if made.adapter is None or scalar:
             return str(folder / "model")

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac import __version__
 from llmanac.core import files
-from llmanac.core.device import machine
 from llmanac.core.pages import Chart, Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
@@ -20,7 +18,7 @@ from llmanac.metrics._statistics import estimate
 from llmanac.models.load import load_model
 from llmanac.objectives._rollouts import Rollout
 from llmanac.recipes.align import AlignSpec, Sampled
-from llmanac.recipes.report import made_on, run_page
+from llmanac.recipes.report import heading, made_on, run_page
 from llmanac.rewards import Sample
 from llmanac.train.rollouts import Prompt, batched
 
@@ -34,10 +32,10 @@ COLUMNS = {
 RL = ("rl", "without-kl")
 
 
-def write_results(
+def results_of(
     place: Path, name: str, seed: int, asked: AlignSpec, arms: Mapping[str, str], start: str
 ) -> dict[str, Any]:
-    """Answer the held-out prompts with each model of `arms` (name -> folder); write `results.json` and `report.html`.
+    """Answer the held-out prompts with each model of `arms` (name -> folder); write `report.html`.
 
     Args:
         asked: the RL stage; its rows are the prompts: those held out, or all where none are.
@@ -61,11 +59,7 @@ def write_results(
         if arm in arms
     }
     out = {
-        "format_version": 1,
-        "name": name,
-        "version": __version__,
-        "seed": seed,
-        "machine": machine(),
+        **heading(name, seed),
         "stages": {stage: files.read_table(place / stage / "results.json") for stage in _stages(place)},
         "held_out": {"prompts": len(prompts), "answers": ANSWERS, "scores": scores, f"change_from_{base}": changes},
         "curves": {arm: _curve(place / arm / "rollouts.jsonl") for arm in RL if arm in arms},
@@ -75,7 +69,6 @@ def write_results(
         ],
         "next": [f"llmanac chat {place / 'rl'}", f"llmanac generate {place / 'rl'} --prompt ..."],
     }
-    files.write_json(place / "results.json", out)
     write_page(place, out)
     return out
 

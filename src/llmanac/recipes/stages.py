@@ -27,7 +27,7 @@ from llmanac.recipes.application import find_application
 from llmanac.recipes.parts import Parts, Tokens, make_tokenizer, make_tokens
 from llmanac.recipes.plan import plan_size
 from llmanac.recipes.report import write_report
-from llmanac.recipes.results import counts, write_results
+from llmanac.recipes.results import counts, results_of
 from llmanac.recipes.spec import RecipeSpec, plans_size
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train
@@ -90,33 +90,32 @@ class Pipeline:
         self.before_training = list(stages)[: list(stages).index("pretrain")]
         threads = torch.get_num_threads()
         try:
-            for name, stage in stages.items():
-                self.time.begin()
-                stage()
-                self.seconds[name] = round(self.seconds.get(name, 0.0) + self.time.stage, 2)
-                self.save()
-            results = write_results(self)
+            found = self.held.carry_out(stages, self.results, self.time.begin)
         finally:
             torch.set_num_threads(threads)
-        self.held.resolve(self.spec)
-        write_report(self.folder, results)
-        self.compile()
-        self.save(finished=True)
         for line in filter(None, (self.time.compiled(), self.time.over())):
             self.report(line)
-        return results
+        return found
+
+    def results(self) -> dict[str, Any]:
+        """What the stages left, with the report; everything is compiled for the first question then."""
+        found = results_of(self)
+        self.held.resolve(self.spec)
+        write_report(self.folder, found)
+        self.compile()
+        return found
 
     def compile(self) -> None:
         """Compile for this machine what `chat` and `serve` need, so that their first request is answered at once."""
         model: Any = self.model
         engine = Engine(model, self.tokenizer)
-        compile_kernels(engine)
+        compile_kernels(engine.tokenizer, engine.eos_ids, model.vocab_size)
         if (assistant := load_assistant(self.folder, engine)) is not None:
             assistant.answer("What does this return?")
 
-    def save(self, finished: bool = False) -> None:
+    def save(self) -> None:
         """Write `run.json`."""
-        self.held.save(finished=finished)
+        self.held.save(finished=False)
 
     # text
 

@@ -25,7 +25,7 @@ from llmanac.core import files, spec
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, progress, time_without_once
-from llmanac.core.run_folder import RECIPE, RESULTS, Recipe, RunFolder, RunSpec
+from llmanac.core.run_folder import RECIPE, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
 from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
@@ -139,9 +139,8 @@ def run_held(held: RunFolder, tuning: Tuning, budget: float | None = None) -> Tu
     if budget is None and tuning.asked.budget is not None:
         budget = seconds(tuning.asked.budget)
     with team(tuning.asked.parallel, torch.device(tuning.device)) as tuning.team:
-        done = tuning.run(budget)
-    held.save(finished=True)
-    return done
+        held.carry_out({tuning.label: lambda: tuning.run(budget)}, lambda: results(tuning.done))
+    return tuning.done
 
 
 class Tuning:
@@ -150,6 +149,7 @@ class Tuning:
     measures = "loss, nats a token"
     label = "tune"
     team: Any = None  # the ranks that compute the steps; this process alone
+    done: Tuned  # what came of it
     allowed, measured = math.inf, 0.0  # seconds that measuring may take before the training, and has taken
 
     def __init__(self, asked: TuneSpec, place: Path, device: str, report: Report) -> None:
@@ -195,10 +195,9 @@ class Tuning:
         total = sum(p.numel() for p in every)
         named = self.measures if self.asked.teacher is None else f"{self.asked.objective.name}, a token"
         chats = getattr(self.tokenizer, "chat_template", None) is not None
-        result = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats, losses)
+        self.done = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats, losses)
         self._keep()
-        files.write_json(self.place / RESULTS, results(result))
-        return result
+        return self.done
 
     @cached_property
     def reader(self) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,8 @@ from llmanac.kernels.split.words import GIVEN
 from llmanac.kernels.text import pack
 from llmanac.tokenizers._counting import count_pieces
 
-if TYPE_CHECKING:
-    from llmanac.tokenizers._bpe import BPE
 
-
-def learn_further(tokenizer: BPE, texts: Iterable[str], extra: int) -> tuple[list[bytes], np.ndarray]:
+def learn_further(tokenizer: Any, texts: Iterable[str], extra: int) -> tuple[list[bytes], np.ndarray]:
     """`(bytes of up to extra new tokens, (3, n) merges)`; their ids start at the tokenizer's `vocab_size`.
 
     Raises:
@@ -50,7 +47,7 @@ def learn_further(tokenizer: BPE, texts: Iterable[str], extra: int) -> tuple[lis
     return _usable(learned.merges, known, tokenizer)
 
 
-def _prepared(tokenizer: BPE, texts: Iterable[str]) -> Iterator[str]:
+def _prepared(tokenizer: Any, texts: Iterable[str]) -> Iterator[str]:
     """The texts as they are cut: normalised, without the added tokens that they hold."""
     for text in texts:
         if not isinstance(text, str):
@@ -62,7 +59,7 @@ def _prepared(tokenizer: BPE, texts: Iterable[str]) -> Iterator[str]:
             yield tokenizer._prepared(text)
 
 
-def _cut(tokenizer: BPE, pieces: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+def _cut(tokenizer: Any, pieces: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of every piece, one after the other, and where each piece's end."""
     if not pieces:
         return np.empty(0, np.int32), np.empty(0, np.int64)
@@ -73,7 +70,7 @@ def _cut(tokenizer: BPE, pieces: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return ids, text_ends
 
 
-def _usable(learned: np.ndarray, known: list[bytes], tokenizer: BPE) -> tuple[list[bytes], np.ndarray]:
+def _usable(learned: np.ndarray, known: list[bytes], tokenizer: Any) -> tuple[list[bytes], np.ndarray]:
     """`(bytes of the new tokens, (3, n) merges)` without merges that are old, or that would spell an added token."""
     old = set(zip(tokenizer.merges[0].tolist(), tokenizer.merges[1].tolist(), strict=True))
     barred = {token.id for token in tokenizer.added.tokens}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +24,12 @@ from llmanac.tokenizers._counting import bounded_chunks
 from llmanac.tokenizers._spm_bpe_train import merge
 from llmanac.tokenizers._unigram_tables import inner
 
-if TYPE_CHECKING:
-    from llmanac.tokenizers._unigram import SentencePiece
-
 COVERAGE = 0.9995  # fraction of the new text whose characters may get a piece; rarer ones are left to the bytes
 FIRST_SYMBOL = 0x10000  # the code point of the first symbol of a BPE whose words are already cut
 MOST_SYMBOLS = 0x110000 - FIRST_SYMBOL - 1
 
 
-def extended(tokenizer: SentencePiece, texts: Iterable[str], extra: int) -> tuple[spm.Model, list[AddedToken]]:
+def extended(tokenizer: Any, texts: Iterable[str], extra: int) -> tuple[spm.Model, list[AddedToken]]:
     """`(the model with up to extra more pieces, the added tokens)`; new ids start at the tokenizer's `vocab_size`.
 
     Raises:
@@ -71,7 +68,7 @@ def _read(text: str, escape: bool) -> str:
     return text.replace(spm.SPACE, " ") if escape else text
 
 
-def _between(tokenizer: SentencePiece) -> list[spm.Piece]:
+def _between(tokenizer: Any) -> list[spm.Piece]:
     """Pieces for the ids from the model's last to the tokenizer's, which a configuration added."""
     tokens = {token.id: token for token in tokenizer.added.tokens}
     out = []
@@ -86,7 +83,7 @@ def _between(tokenizer: SentencePiece) -> list[spm.Piece]:
     return out
 
 
-def _ordinary(tokenizer: SentencePiece) -> dict[str, tuple[int, float]]:
+def _ordinary(tokenizer: Any) -> dict[str, tuple[int, float]]:
     """`{text: (id, score)}` of the pieces that ordinary text is cut into, spaces as spaces."""
     escape = tokenizer.rules.escape_whitespaces
     return {
@@ -98,7 +95,7 @@ def _ordinary(tokenizer: SentencePiece) -> dict[str, tuple[int, float]]:
 
 # ------------------------------------------------------------------------------------------------ BPE
 def _further_merges(
-    tokenizer: SentencePiece, found: training.Stretches, fresh: Sequence[str], extra: int, taken: set[str]
+    tokenizer: Any, found: training.Stretches, fresh: Sequence[str], extra: int, taken: set[str]
 ) -> list[tuple[str, float]]:
     """New characters, then the merges of the words' old pieces in the order learned, with falling scores."""
     old = _ordinary(tokenizer)
@@ -138,7 +135,7 @@ def _further_merges(
 
 # ------------------------------------------------------------------------------------------------ unigram
 def _further_pieces(
-    tokenizer: SentencePiece, found: training.Stretches, fresh: Sequence[str], extra: int, taken: set[str]
+    tokenizer: Any, found: training.Stretches, fresh: Sequence[str], extra: int, taken: set[str]
 ) -> list[tuple[str, float]]:
     """New characters and the substrings that shorten the text most, with their log probabilities, best first."""
     old = {text: score for text, (_, score) in _ordinary(tokenizer).items()}

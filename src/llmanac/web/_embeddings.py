@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmanac.web._errors import ApiError
 from llmanac.web._prepare import blaming
+from llmanac.web._service import Service
 from llmanac.web._wire import EmbeddingBody, check_length
-
-if TYPE_CHECKING:
-    from llmanac.web.server import Service
 
 NONE = "this server has no embedding model; start it with --embedding-model"
 

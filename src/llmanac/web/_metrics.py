@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llmanac.generate.engine import Request
-    from llmanac.web.worker import Worker
+    from llmanac.generate.prefix_cache import PrefixCache
 
 PREFIX = "vllm:"
 REASONS = ("stop", "length", "abort", "error")
@@ -90,10 +90,10 @@ class Metrics:
         add["request_generation_tokens"].add(sum(len(s.token_logprobs) for s in request.sequences))
 
 
-def render(worker: Worker, model_name: str) -> str:
+def render(
+    metrics: Metrics, running: int, waiting: int, preemptions: int, cache: PrefixCache | None, model_name: str
+) -> str:
     """The page."""
-    metrics, cache = worker.metrics, worker.engine.prefix_cache
-    running, waiting = worker.counts
     name = model_name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     label = f'model_name="{name}"'
     used = 0.0
@@ -108,7 +108,7 @@ def render(worker: Worker, model_name: str) -> str:
             ("prefix_cache_hits_total", "counter", cache.reused_tokens, "Prompt tokens found in the cache"),
         ]
     plain += [
-        ("num_preemptions_total", "counter", worker.scheduler.preemptions, "Requests put back into the queue"),
+        ("num_preemptions_total", "counter", preemptions, "Requests put back into the queue"),
         ("prompt_tokens_total", "counter", metrics.prompt_tokens, "Prompt tokens read"),
         ("generation_tokens_total", "counter", metrics.generation_tokens, "Tokens generated"),
     ]

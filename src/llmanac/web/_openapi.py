@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from llmanac import __version__
+from llmanac.web._service import Service
 from llmanac.web._tools import form_of
 from llmanac.web._wire import (
     UNREAD_BY_ASSISTANT,
@@ -28,9 +29,6 @@ from llmanac.web._wire import (
     TokenizeBody,
 )
 from llmanac.web._wire_chat import TOOL_ROLES, ChatBody, Message, Part
-
-if TYPE_CHECKING:
-    from llmanac.web.server import Service
 
 REF = "#/components/schemas/"
 BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, EmbeddingBody)

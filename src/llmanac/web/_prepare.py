@@ -11,25 +11,22 @@ import functools
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.answers import reads_history
-from llmanac.generate.engine import Engine, Request
+from llmanac.generate.engine import Engine
 from llmanac.web._errors import ApiError
 from llmanac.web._images import open_images
 from llmanac.web._logprobs import TokenTexts
-from llmanac.web._replies import ChatReply, CompletionReply, Reply
+from llmanac.web._replies import ChatReply, CompletionReply
+from llmanac.web._service import Prepared, Service
 from llmanac.web._structured import calls_structure, constrain, structure_of
 from llmanac.web._tools import Calls, form_of
 from llmanac.web._wire import Body, CompletionBody, DetokenizeBody, TokenizeBody, check_length
 from llmanac.web._wire_chat import ROLES, TOOL_ROLES, ChatBody
 from llmanac.web.assistant import prompt_of, questions_of
 from llmanac.web.worker import Busy
-
-if TYPE_CHECKING:
-    from llmanac.web.server import Service
 
 NO_CHAT = (
     "this model has no chat template, so it was not tuned to chat; use /v1/completions, which continues text (a recipe "
@@ -40,22 +37,6 @@ NO_TOOLS = (
     "tools: this model's chat template has no form of tool calls that this server knows (Hermes and Qwen's "
     "<tool_call>, Llama 3's JSON); leave tools out"
 )
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A checked request.
-
-    Attributes:
-        questions: what the assistant is asked, after the earlier ones; None where the model itself goes on.
-        ignored: names of the fields that are not read.
-    """
-
-    body: Body
-    requests: list[Request]
-    reply: Reply
-    ignored: list[str] = field(default_factory=list)
-    questions: list[str] | None = None
 
 
 @contextlib.contextmanager

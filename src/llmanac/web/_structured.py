@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +15,10 @@ from llmanac.generate.constrain import constraint_of
 from llmanac.generate.constrain.tools import calls_grammar
 from llmanac.generate.engine import Options
 from llmanac.web._errors import ApiError
+from llmanac.web._service import Service
 from llmanac.web._wire import MAX_STRUCTURE, Body
 from llmanac.web._wire_chat import ChatBody, ChosenTool
 from llmanac.web.worker import Busy
-
-if TYPE_CHECKING:
-    from llmanac.web.server import Service
 
 MOST_KEPT = 8  # structures that stay compiled
 PATIENCE = 15.0  # seconds to wait for another request's structure

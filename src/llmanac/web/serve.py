@@ -40,7 +40,7 @@ SAY = functools.partial(print, flush=True)
 
 if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder
-    from llmanac.web.server import Service
+    from llmanac.web._service import Service
 
 Load = Callable[[], tuple[Engine, Assistant | None, "Embedder | None"]]
 
@@ -123,7 +123,7 @@ def serve(
             slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model_name}: compiling its kernels, once ..."])
             slow.daemon = True
             slow.start()
-            compile_kernels(found)
+            compile_kernels(found.tokenizer, found.eos_ids, found.model.vocab_size)
             slow.cancel()
             return app
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
-from llmanac.web._metrics import Metrics, Times
+from llmanac.web._metrics import Metrics, Times, render
 
 log = logging.getLogger(__package__)
 
@@ -151,6 +151,11 @@ class Worker:
         with self._changed:
             started = sum(j.started for j in self._jobs)
             return started, len(self._jobs) - started
+
+    def page(self, model_name: str) -> str:
+        """What Prometheus reads."""
+        cache = self.engine.prefix_cache
+        return render(self.metrics, *self.counts, self.scheduler.preemptions, cache, model_name)
 
     def _run(self) -> None:
         with evaluating(self.engine.model, self.engine.draft_model):

@@ -9,10 +9,10 @@ for which no passage is found never reaches it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmanac.apps.docs_assistant import choice as chosen
 from llmanac.apps.docs_assistant.examples import example_questions
@@ -27,9 +27,6 @@ from llmanac.apps.docs_assistant.ranking import Found, Served
 from llmanac.apps.docs_assistant.understanding import Understood, understand
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError
-
-if TYPE_CHECKING:
-    from llmanac.apps.docs_assistant.chat import ChatReader
 
 PASSAGES = 3
 CANDIDATES = 3  # entries that are quoted where a question names none
@@ -107,7 +104,6 @@ class Assistant:
         engine: of the fine-tuned model; anything with `generate(prompts, max_new_tokens=, allowed_ids=, stop_ids=)`.
         passages: how many passages the model is shown.
         prompt_tokens: how long a prompt may be; it was trained with this length.
-        chat: reads in place of the engine's model.
     """
 
     def __init__(
@@ -118,9 +114,8 @@ class Assistant:
         *,
         passages: int = PASSAGES,
         prompt_tokens: int = PROMPT_TOKENS,
-        chat: ChatReader | None = None,
     ) -> None:
-        self.engine, self.index, self.tokenizer, self.chat = engine, index, tokenizer, chat
+        self.engine, self.index, self.tokenizer = engine, index, tokenizer
         self.passages, self.prompt_tokens = passages, prompt_tokens
         self._common = chosen.common_stems(sorted(form_words()))
         self._marks, self._words = said_ids(tokenizer)
@@ -146,7 +141,7 @@ class Assistant:
         about = [self._understand(q, h) for q, h in zip(questions, histories, strict=True)]
         found = [self.index.find_asked(one.asked, self.passages) for one in about]
         readable = [i for i, f in enumerate(found) if self._readable(about[i], f)]
-        readings = self._readings([found[i] for i in readable])
+        readings = self.read([(found[i].asked, self._passages(found[i])) for i in readable])
         said = dict(zip(readable, readings, strict=True))
         return [self._answer(q, one, said.get(i)) for i, (q, one) in enumerate(zip(questions, about, strict=True))]
 
@@ -174,12 +169,6 @@ class Assistant:
         if about.unknown or (about.known and about.known.entry < 0):
             return False
         return bool(found.passages) and found.coverage >= self.index.threshold
-
-    def _readings(self, found: Sequence[Found]) -> list[Reading]:
-        if self.chat is None:
-            return self.read([(one.asked, self._passages(one)) for one in found])
-        read = (self.chat.read(one.asked, one.passages) for one in found)
-        return [Reading("") if one is None else Reading("", *one) for one in read]
 
     def _answer(self, question: str, about: Understood, reading: Reading | None) -> Answer:
         nearest = self._nearest(question, about)
@@ -297,13 +286,7 @@ class Assistant:
         files.write_json(folder / "assistant.json", choices)
 
     @classmethod
-    def load(
-        cls,
-        folder: str | Path,
-        engine: Any,
-        tokenizer: Any,
-        chat: Callable[[DocumentationIndex], ChatReader] | None = None,
-    ) -> Assistant:
+    def load(cls, folder: str | Path, engine: Any, tokenizer: Any) -> Assistant:
         """Read an assistant back. Raises CheckpointError that names the file which is missing or damaged."""
         path = Path(folder) / "assistant.json"
         try:
@@ -311,5 +294,4 @@ class Assistant:
             choices = {"passages": int(data["passages"]), "prompt_tokens": int(data["prompt_tokens"])}
         except (DataError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); this run has no assistant") from None
-        index = DocumentationIndex.load(folder)
-        return cls(engine, index, tokenizer, chat=chat and chat(index), **choices)
+        return cls(engine, DocumentationIndex.load(folder), tokenizer, **choices)

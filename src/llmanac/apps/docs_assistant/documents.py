@@ -21,7 +21,7 @@ from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.index import WHERE
 
 FOLDER, FILE = "documents", "python.md"
-ENCODER, VECTORS, READER, ROWS = "encoder", "vectors", "reader", "rows.jsonl"  # next to it, of `larger.py`
+ENCODER, VECTORS = "encoder", "vectors"  # next to it, of `larger.py`
 MARK, EMPTY = "# ", "..."  # of a title; of a passage that is a title alone
 _MARKUP = re.compile(r"\s*(?:#{1,6}\s|`{3}|~{3}|[=\-~^]+\s*$)")
 

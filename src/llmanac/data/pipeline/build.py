@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
@@ -25,10 +25,10 @@ from llmanac.core.spec import flatten
 from llmanac.core.threads import cores
 from llmanac.data.pipeline import finish, inputs, sound
 from llmanac.data.pipeline.chain import Counts
+from llmanac.data.pipeline.local import Engine
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
 from llmanac.data.pipeline.tasks import Task
 
-EngineName = Literal["local", "ray"]
 # in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
 OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml", "stages.svg", "build.json")
 AGAIN = "build into another --folder, or anew with --no-resume"
@@ -63,7 +63,6 @@ def build(
     folder: str | Path,
     *,
     workers: int | None = None,
-    engine: EngineName = "local",
     resume: bool = True,
 ) -> dict[str, Any]:
     """Build a corpus; returns its manifest.
@@ -76,52 +75,33 @@ def build(
         LlmanacError: another build holds the folder, a process died, or the disk is full.
         DataError: the recipe or the input is not what the folder was begun with, or there is no text.
     """
-    try:
-        return _build(recipe, Path(folder), workers, engine, resume)
-    except OSError as error:
-        if error.errno not in files.DISK:
-            raise
-        raise files.refused(error, folder) from error
-
-
-def _build(recipe: BuildSpec, folder: Path, workers: int | None, engine: EngineName, resume: bool) -> dict[str, Any]:
-    if workers is not None and workers < 1:
-        raise DataError(f"--workers: {workers} is not at least 1")
-    existed = folder.exists()
-    if existed and not folder.is_dir():
-        raise DataError(f"{folder}: is a file; name a folder with --folder")
-    if existed and not (folder / "build.json").exists():
-        # a build may have been killed before its first file had its name
-        others = sorted(
-            p.name for p in folder.iterdir() if p.name != ".lock" and not p.name.startswith(files.TEMPORARY)
-        )
-        if others:
-            raise DataError(f"{folder}: holds other files ({others[0]}); name a new folder with --folder")
-    listing = inputs.list_inputs(recipe)
-    with locked(
-        folder / ".lock", busy=f"{folder}: another build is at work in this folder; wait for it or name another"
-    ):
-        done = _Build(recipe, folder, listing)
-        if (found := done.prepare(resume)) is not None:
-            return found
-        inputs.check_libraries(listing, recipe.on_error)
-        done.engine = _engine(engine, folder, workers or cores(), recipe.limits.timeout)
-        try:
-            return done.all()
-        finally:
-            done.engine.close()
-
-
-def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
-    if name == "ray":
-        from llmanac.data.pipeline.ray import Engine as RayEngine
-
-        return RayEngine(folder, workers=workers, limit=limit)
-    if name != "local":
-        raise DataError(f"--engine: {name!r} is not one of local, ray")
-    from llmanac.data.pipeline.local import Engine
-
-    return Engine(folder, workers=workers, limit=limit)
+    place = Path(folder)
+    with files.refusing(place):
+        if workers is not None and workers < 1:
+            raise DataError(f"--workers: {workers} is not at least 1")
+        existed = place.exists()
+        if existed and not place.is_dir():
+            raise DataError(f"{place}: is a file; name a folder with --folder")
+        if existed and not (place / "build.json").exists():
+            # a build may have been killed before its first file had its name
+            others = sorted(
+                p.name for p in place.iterdir() if p.name != ".lock" and not p.name.startswith(files.TEMPORARY)
+            )
+            if others:
+                raise DataError(f"{place}: holds other files ({others[0]}); name a new folder with --folder")
+        listing = inputs.list_inputs(recipe)
+        with locked(
+            place / ".lock", busy=f"{place}: another build is at work in this folder; wait for it or name another"
+        ):
+            done = _Build(recipe, place, listing)
+            if (found := done.prepare(resume)) is not None:
+                return found
+            inputs.check_libraries(listing, recipe.on_error)
+            done.engine = Engine(place, workers=workers or cores(), limit=recipe.limits.timeout)
+            try:
+                return done.all()
+            finally:
+                done.engine.close()
 
 
 def _readable(path: Path, hint: str) -> Any:

@@ -13,7 +13,6 @@ from llmanac.generate.constrain.expressions import Grammar, Terminal
 
 if TYPE_CHECKING:
     from llmanac.generate.constrain.matcher import Matcher
-    from llmanac.generate.engine import Engine
     from llmanac.tokenizers._base import Tokenizer
 
 WAYS = ("constraint", "regex", "grammar", "schema", "template")
@@ -99,15 +98,15 @@ def constraint_of(
     return lambda: Follower(matcher, ends, size)
 
 
-def compile_kernels(engine: Engine) -> None:
+def compile_kernels(tokenizer: Tokenizer | None, ends: Collection[int], size: int) -> None:
     """Compile what constraints run on for this machine, which takes up to a minute where it was never done.
 
     Errors, as of a tokenizer that knows no bytes, are a request's.
     """
     warming: tuple[dict[str, Any], ...] = ({"regex": "a[bc]"}, {"schema": {"type": "object"}})
-    for option in warming if engine.tokenizer is not None else ():
+    for option in warming if tokenizer is not None else ():
         with contextlib.suppress(LlmanacError):
-            make = constraint_of(option, engine.tokenizer, engine.eos_ids, engine.model.vocab_size, {})
+            make = constraint_of(option, tokenizer, ends, size, {})
             assert make is not None
             follower = make()
             follower.mask()

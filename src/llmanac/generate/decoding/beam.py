@@ -24,7 +24,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -32,9 +32,7 @@ from torch import Tensor
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
 
-if TYPE_CHECKING:
-    from llmanac.generate._requests import Sequence as Generated
-
+Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/_requests.py`
 CARD = {
     "title": "Beam search",
     "paper": "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2",

@@ -10,7 +10,7 @@ from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,14 +27,19 @@ from llmanac.retrieve._words import WORDS
 from llmanac.retrieve.folder._vectors import place_of
 from llmanac.retrieve.folder.chunks import pieces_of
 
-if TYPE_CHECKING:
-    from llmanac.retrieve.folder.index import FolderIndex
-
 PROSE = (".md", ".markdown", ".rst", ".txt", ".text", "", *PAGES, *TABLES, *CONTAINERS)  # `#` is a heading in these
 GROWS = 64 << 20  # bytes by which a file may grow while it is read
 SETTLED = 2_000_000_000  # nanoseconds: a file that changed just before it was read is compared by its content
 TOLD = 20  # problems of one file that are kept
 WORDS_OF = WORDS[bm25.Spec().analyzer]
+
+
+class Kept(Protocol):
+    """An index that was made before (`FolderIndex`)."""
+
+    data: dict[str, Any]
+    arrays: Any
+    text: Any
 
 
 @dataclass
@@ -52,7 +57,7 @@ class Rows:
 
 
 def read_folder(
-    folder: Path, place: Path, old: FolderIndex | None, rows: Rows, include: Sequence[str], size: int,
+    folder: Path, place: Path, old: Kept | None, rows: Rows, include: Sequence[str], size: int,
     problems: Problems,
 ) -> list[str]:  # fmt: skip
     """Fill the rows with all files of a folder, copying those of the earlier index that did not change."""
@@ -123,7 +128,7 @@ def _digest(path: Path, size: int) -> str:
     return found.hexdigest()
 
 
-def _copy(old: FolderIndex, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: Rows) -> None:
+def _copy(old: Kept, record: dict[str, Any], start: int, document: int, ends: np.ndarray, rows: Rows) -> None:
     """Copy the rows of a file, whose first passage and document were numbered `start` and `document`."""
     stop = start + sum(count for _, count in record["documents"])
     table = np.array(old.arrays["passages"][start:stop])
