@@ -8,6 +8,7 @@ import re
 import sqlite3
 import time
 
+import numpy as np
 import pytest
 
 from llmanac.cli import chat
@@ -132,6 +133,39 @@ def test_long_and_repeated_text_is_read_in_time():
     for text in ("my my a, ", "i ", "called A, ", "my A and I ", "'a ", "write ", "1, "):
         clauses(text * (20_000 // len(text)))
     assert time.process_time() - begun < 5
+
+
+WORDS = {"pet": 0, "beagle": 0, "city": 1, "oslo": 1, "job": 2, "nurse": 2}
+
+
+def encode(asked: list[str]) -> np.ndarray:
+    encode.texts += asked  # type: ignore[attr-defined]
+    out = np.zeros((len(asked), 4), np.float32)
+    for row, text in zip(out, asked, strict=True):
+        row[3] = 1e-2
+        for word in text.lower().strip(".?").split():
+            if word in WORDS:
+                row[WORDS[word]] = 1
+    return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+
+def test_vectors_find_other_words_and_go_with_their_fact(tmp_path):
+    encode.texts = []  # type: ignore[attr-defined]
+    with Memory(tmp_path / "m") as memory:
+        memory.read("I own a beagle. I live in Oslo. I am a nurse.")
+        assert memory.recall("Which pet?") == []  # by words alone
+    with Memory(tmp_path / "m", encode, "one") as memory:
+        assert "beagle" in memory.recall("Which pet?", 1)[0].text
+        count = len(encode.texts)  # type: ignore[attr-defined]
+        memory.recall("Which city?")
+        assert len(encode.texts) == count + 1  # type: ignore[attr-defined]  # the facts' vectors are kept
+        memory.delete(memory.recall("Which pet?", 1)[0].id)
+        memory.edit(memory.recall("Which city?", 1)[0].id, "Rome")
+        assert memory._run("select count(*) from vectors") == [(2,)]
+        assert memory.recall("Which city?", 1, least=2.0) == []  # Oslo's vector is not Rome's
+    with Memory(tmp_path / "m") as memory:  # without an encoder, too, a vector goes with its fact
+        memory.read("Forget everything you know.")
+        assert memory._run("select count(*) from vectors") == [(0,)]
 
 
 def test_facts_of_others_rank_behind_the_users_own(tmp_path):

@@ -39,7 +39,7 @@ PASSAGE = 600  # characters of a source that are shown
 def chat_command(
     path: SomeModel, draft: Draft = None, draft_tokens: DraftTokens = None, runner: SomeRunner = "auto",
     temperature: float | None = None, top_p: float | None = None, max_new_tokens: int = 512, seed: int = 0,
-    system: str | None = None, memory: Path | None = None, rope: Rope = None,
+    system: str | None = None, memory: Path | None = None, encoder: str | None = None, rope: Rope = None,
 ) -> None:  # fmt: skip
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source.
 
@@ -50,9 +50,12 @@ def chat_command(
         seed:
         system: System message before the conversation.
         memory (FILE): Keep what you say of yourself.
+        encoder (MODEL): Find facts by meaning too, as all-MiniLM-L6-v2's folder.
     """
     from llmanac.generate.load import load_assistant, load_engine
 
+    if encoder is not None and memory is None:
+        raise RequestError("--encoder: finds facts of a memory; name its file with --memory FILE")
     engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
@@ -67,11 +70,13 @@ def chat_command(
     if memory is None:
         chat(engine, assistant, system=system, **options)
     else:
+        from llmanac.retrieve.dense import Spec
         from llmanac.retrieve.memory import Memory
 
         if assistant is not None:
             raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
-        with Memory(memory) as kept:
+        encode = None if encoder is None else Spec(model=encoder).encoder()
+        with Memory(memory, encode, encoder or "") as kept:
             chat(engine, system=system, memory=kept, **options)
         print(f"Next: llmanac memory list {shlex.quote(str(memory))}")
     say_drafts(engine)

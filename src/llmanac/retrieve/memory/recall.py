@@ -20,6 +20,8 @@ from llmanac.retrieve.memory import forms, plain
 from llmanac.retrieve.memory.rules import Change, subject_of
 
 LEAST = 0.34  # of a question's words: below, no fact is meant
+NEAR = 0.2  # cosine with the question from which a fact is meant
+WORDS = 0.25  # weight of the words' share where there are cosines
 PERSON = frozenset(forms.PERSON.split())
 OTHERS = 0.2  # what a fact of somebody else loses where the question does not name them
 NAMED = 0.5  # of a fact's subject or value, that a clause must name to end it
@@ -63,20 +65,27 @@ def owner(fact: Fact) -> frozenset[str]:
     return content(whose[0])
 
 
-def ranked(question: str, facts: Sequence[Fact], k: int, least: float = LEAST) -> list[Fact]:
-    """The k facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
+def ranked(
+    question: str, facts: Sequence[Fact], k: int, least: float = LEAST, nearness: Sequence[float] | None = None
+) -> list[Fact]:
+    """The k facts that a question means, best first; none where fewer than `least` of its words, by weight, match.
+
+    Args:
+        nearness: of each fact, its cosine with the question; a fact of at least `NEAR` may lack the question's words.
+    """
     held = [content(f"{fact.subject} {fact.text} {fact.cues}") for fact in facts]
     counts = Counter(word for words in held for word in words)
     asked = content(question) or frozenset(question.lower().split())
     weights = {word: math.log(1 + (len(facts) + 1) / (counts[word] + 0.5)) for word in asked}
     total = sum(weights.values())
     rated = []
-    for fact, words in zip(facts, held, strict=True):
+    for i, (fact, words) in enumerate(zip(facts, held, strict=True)):
         share = sum(weights[word] for word in asked & words) / total if total else 0.0
-        if share >= least:
+        near = float(nearness[i]) if nearness is not None else 0.0
+        if share >= least or near >= NEAR:
             subject = content(fact.subject)  # "name" is nearer to "called" than "dog's name" is
             own = 0.2 * len(asked & subject) / (1 + len(subject - asked)) - 0.02 * len(subject - asked)
-            score = share + own
+            score = share + own if nearness is None else WORDS * (share + own) + near
             if (whose := owner(fact)) and not whose & asked:
                 score -= OTHERS
             rated.append((round(score, 9), fact.number, fact))

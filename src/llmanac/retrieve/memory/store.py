@@ -23,9 +23,11 @@ from types import TracebackType
 from typing import NamedTuple
 
 from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
+from llmanac.retrieve.dense import Encode
 from llmanac.retrieve.memory.recall import LEAST, Fact, ended, ranked, replaced, unwanted
 from llmanac.retrieve.memory.rules import LONGEST, Change, changes_in
 from llmanac.retrieve.memory.speech import wants_deletion
+from llmanac.retrieve.memory.vectors import Vectors
 
 APPLICATION, VERSION = 0x6C6C6D65, 1  # marks the file as ours
 MOST = 10_000  # facts of a file
@@ -56,6 +58,10 @@ class Done(NamedTuple):
 class Memory:
     """An open memory; a context manager. The file is made where there is none.
 
+    Args:
+        encode: texts to vectors (N, D) of length 1, by which questions in other words find their facts.
+        encoder: the name of what encodes; the file keeps the vectors with it.
+
     Attributes:
         unmet: all facts, where the last message asked to delete something, or told an end, and none was deleted or
             replaced; else None.
@@ -64,7 +70,7 @@ class Memory:
         DataError: the file is something else, damaged, or cannot be written; the message names it.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, encode: Encode | None = None, encoder: str = "") -> None:
         self.path = Path(path)
         self.unmet: list[Fact] | None = None
         self._stated: set[str] = set()  # subjects of the chat's last message that stated something
@@ -78,6 +84,8 @@ class Memory:
             self._base = sqlite3.connect(self.path, timeout=WAIT, isolation_level=None)
         try:
             self._open()
+            with self._named():
+                self._vectors = Vectors(self._base, encode, encoder) if encode is not None else None
         except BaseException:
             self._base.close()
             raise
@@ -245,7 +253,10 @@ class Memory:
 
     def recall(self, question: str, k: int = 5, *, least: float = LEAST) -> list[Fact]:
         """The facts that a question means, best first; none where fewer than `least` of its words, by weight, match."""
-        return ranked(_clean(question), self.facts(), k, least)
+        facts, question = self.facts(), _clean(question)
+        with self._named():
+            near = self._vectors.nearness(question, facts).tolist() if self._vectors is not None else None
+        return ranked(question, facts, k, least, near)
 
     def prompt(self, question: str, k: int = 5) -> str:
         """Text for a system message: the name, and the facts that the question means; empty where there are none."""

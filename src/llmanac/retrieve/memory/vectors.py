@@ -1,0 +1,69 @@
+"""Vectors of facts, kept in the memory's file: a fact whose text changed, or that is deleted, loses its vector."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmanac.retrieve.dense import Encode
+from llmanac.retrieve.memory.recall import Fact
+
+_SCHEMA = """
+create table if not exists vectors (id integer primary key, made text not null, vector blob not null);
+create trigger if not exists vectors_of_deleted after delete on facts begin delete from vectors where id = old.id; end;
+"""
+_SAID = re.compile(r"^The user said: ")
+_FIRST_PERSON = ((r"\bThe user's\b", "My"), (r"\bThe user is\b", "I am"), (r"\bThe user\b", "I"))
+
+
+class Vectors:
+    """The vectors of one memory's facts by one encoder.
+
+    Args:
+        encode: texts to vectors (N, D) of length 1.
+        name: of the encoder: vectors of another one are made again.
+    """
+
+    def __init__(self, base: sqlite3.Connection, encode: Encode, name: str) -> None:
+        self._base, self._encode, self._name = base, encode, name
+        base.executescript(f"begin immediate; {_SCHEMA} commit;")
+
+    def nearness(self, question: str, facts: Sequence[Fact]) -> np.ndarray:
+        """Cosines of a question with facts, (N,)."""
+        if not facts:
+            return np.zeros(0, np.float32)
+        query = self._encode([question])[0]
+        return np.asarray(self._of(facts, len(query)) @ query, np.float32)
+
+    def _of(self, facts: Sequence[Fact], width: int) -> np.ndarray:
+        made = [hashlib.sha256(f"{self._name}\0{spoken(fact)}".encode()).hexdigest() for fact in facts]
+        kept = {id: (key, data) for id, key, data in self._base.execute("select id, made, vector from vectors")}
+        out = np.zeros((len(facts), width), np.float32)
+        new = []
+        for i, (fact, key) in enumerate(zip(facts, made, strict=True)):
+            held = kept.get(fact.id, ("", b""))
+            if held[0] == key and isinstance(held[1], bytes) and len(held[1]) == 4 * width:
+                out[i] = np.frombuffer(held[1], np.float32)
+            else:
+                new.append(i)
+        if new:
+            out[new] = self._encode([spoken(facts[i]) for i in new])
+            rows = [(facts[i].id, made[i], out[i].tobytes(), facts[i].id) for i in new]
+            self._base.execute("begin immediate")
+            self._base.executemany(
+                "insert or replace into vectors select ?, ?, ? where exists (select 1 from facts where id = ?)", rows
+            )
+            self._base.execute("commit")
+        return np.nan_to_num(out)
+
+
+def spoken(fact: Fact) -> str:
+    """A fact as the user would say it, as questions are asked."""
+    said = _SAID.sub("", fact.text)
+    for pattern, word in _FIRST_PERSON:
+        said = re.sub(pattern, word, said)
+    return said
