@@ -29,7 +29,7 @@ def inspect_command(
     """Measure a benchmark: difficulty, diversity, usefulness, reproducibility, artefacts, contamination.
 
     Args:
-        name: A benchmark's name, or the path of a .toml file.
+        name: A benchmark's name, or the path of a .toml or lm-eval .yaml file.
         data: The folder of the benchmark's data.
         models: Models that are run, with commas between: folders, .gguf, http://.
         results: Folders that `llmanac evaluate` wrote, with commas between.

@@ -30,7 +30,7 @@ def evaluate_command(
 
     Args:
         other (argument, [MODEL_B]): Compared with the first by item.
-        benchmarks: Names, or paths of .toml files.
+        benchmarks: Names, or paths of .toml or lm-eval .yaml files.
         data: The folder of the benchmarks' data.
         limit (from 1): Only the first items of each.
         shots (from 0): Examples before each question [the benchmark's].

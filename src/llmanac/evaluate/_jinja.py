@@ -9,6 +9,8 @@ result has a bounded length and a regular expression a bounded time. A field tha
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -80,6 +82,35 @@ def _spans(answer: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _lm_eval_target(value: Any, digits: bool = True) -> Any:
+    """What lm-eval makes of a rendered `doc_to_target`: a number where there are choices, a list, else a text."""
+    text = str(value)
+    if digits and text.isascii() and text.isdigit():
+        return int(text[:9])
+    if text[:1] == "[" and text[-1:] == "]" and len(text) <= 4096:
+        with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            return ast.literal_eval(text)
+    return text
+
+
+def _lm_eval_gold(value: Any, choices: Any) -> Any:
+    """The number of the right choice, or numbers; lm-eval counts a row without one as wrong, which is refused here."""
+    if isinstance(value, list) and all(type(one) is int for one in value):
+        return value
+    if isinstance(value, str) and isinstance(choices, (list, tuple)) and value in choices:
+        return choices.index(value)
+    if not isinstance(value, int):
+        raise SpecError(f"doc_to_target: {shown(value)} is neither one of the choices nor a number")
+    return int(value)
+
+
+def _lm_eval_text(value: Any, rendered: bool = False) -> str:
+    """A prompt; a number, also a rendered one, chooses one of several prompts in lm-eval, which is not read."""
+    if not isinstance(value, str) or (rendered and value.isdigit()):
+        raise SpecError(f"{shown(value)} is not a prompt: for lm-eval a number chooses one of several")
+    return value
+
+
 class _Bounded(ImmutableSandboxedEnvironment):
     """Jinja without what may grow."""
 
@@ -87,6 +118,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
         super().__init__(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, cache_size=0)
         self.filters = {name: self.filters[name] for name in _FILTERS}
         self.filters |= {"replace": _replace, "regex_replace": _regex_replace, "rows": _table_rows, "spans": _spans}
+        self.filters |= {"lm_eval_target": _lm_eval_target, "lm_eval_gold": _lm_eval_gold}
+        self.filters["lm_eval_text"] = _lm_eval_text
         self.globals.clear()
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:

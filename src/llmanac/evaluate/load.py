@@ -1,4 +1,4 @@
-"""A benchmark by its name, or from a .toml file."""
+"""A benchmark by its name, or from a file: a .toml file, or a task of lm-eval."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from llmanac.core.errors import SpecError, nearest, shown
 from llmanac.core.files import read_toml
 from llmanac.evaluate.benchmark import Benchmark
+from llmanac.evaluate.lm_eval_task import read_task
 
 FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -17,13 +18,15 @@ def names() -> list[str]:
 
 
 def load_benchmark(name: str | Path) -> tuple[str, Benchmark]:
-    """`(name, benchmark)` of one that comes with llmanac, or of a .toml file.
+    """`(name, benchmark)` of one that comes with llmanac, or of a .toml file, or of an lm-eval task (.yaml).
 
     Raises:
         SpecError: no such benchmark, or a key that is not known; it names the file and the key.
         DataError: a file that cannot be read.
     """
     path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path.stem, read_task(path)
     if path.suffix != ".toml":
         if str(name) not in names():
             raise SpecError(
