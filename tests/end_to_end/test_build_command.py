@@ -110,7 +110,7 @@ def test_a_build_that_leaves_pages_raw_says_so(tmp_path: Path, capsys: pytest.Ca
         out = tmp_path / stages[0]
         path = tmp_path / f"{stages[0]}.toml"
         path.write_text(f'inputs = ["{pages}"]\nstages = {json.dumps(stages)}\n')
-        build_command(path, [], folder=out, workers=1, resume=True, show=False)
+        build_command(path, [], folder=out, workers=1, engine="local", resume=True, show=False)
         printed = " ".join(capsys.readouterr().out.split())
         assert json.loads((out / "manifest.json").read_text())["output"].get("html_pages") == count
         assert ("warning: 3 documents are raw HTML; add the stage extraction" in printed) == bool(count)

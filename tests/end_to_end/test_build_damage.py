@@ -42,7 +42,7 @@ class Counted:
 
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildSpec:
-    monkeypatch.setattr(building, "Engine", lambda root, *, workers, limit: Counted(root))
+    monkeypatch.setattr(building, "_engine", lambda name, root, workers, limit: Counted(root))
     monkeypatch.setattr(Counted, "did", [], raising=False)
     stages = ["clean", stage("short"), stage("first_seen"), stage("short", words=10)]
     inputs = make_inputs(tmp_path / "in", 250)

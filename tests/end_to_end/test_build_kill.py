@@ -106,7 +106,7 @@ def work(folder: Path, mode: str) -> None:
     from llmanac.data.pipeline.recipe import make_recipe
 
     if mode != "workers":
-        building.Engine = lambda root, *, workers, limit: Inline(root)
+        building._engine = lambda name, root, workers, limit: Inline(root)
         write = records.RecordWriter.write
 
         def slowly(self: Any, document: Any, data: bytes) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Seed, Show, group, stopping
+from llmanac.core.errors import DataError
 
 OFF_TARGET = 0.01  # of the output: a domain that is further from its target gets the reason
 
@@ -20,7 +21,7 @@ Built = Annotated[Path, typer.Argument(help="The folder of a build.")]
 @app.command("build")
 def build_command(
     recipe: Path, set_: list[str] | None = None, folder: Path | None = None, workers: int | None = None,
-    resume: bool = True, show: Show = False,
+    engine: str = "local", resume: bool = True, show: Show = False,
 ) -> None:  # fmt: skip
     """Build a corpus: read, clean, filter, deduplicate, mix, write.
 
@@ -29,6 +30,7 @@ def build_command(
         set_ (-s, PATH=VALUE): E.g. -s output.format=parquet.
         folder: Output folder [corpora/<recipe>].
         workers (from 1): Processes [all cores].
+        engine: local or ray.
         resume (--resume/--no-resume): Continue, or start over.
     """
     from llmanac.core.spec import parse_patches, patch, to_toml
@@ -39,9 +41,11 @@ def build_command(
     if show:
         print(to_toml(as_data(made)), end="")
         return
+    if engine not in ("local", "ray"):
+        raise DataError(f"--engine: {engine!r} is not one of local, ray")
     target = Path("corpora") / recipe.stem if folder is None else folder
     with stopping(f"llmanac data build {recipe} --folder {target}", f"finished work is kept in {target}"):
-        manifest = build(made, target, workers=workers, resume=resume)
+        manifest = build(made, target, workers=workers, engine=engine, resume=resume)  # type: ignore[arg-type]
     print_build(target, manifest)
     print(f"Next: llmanac data why {target} ID, with an id from {target}/dropped or {target}/data")
 

@@ -6,10 +6,10 @@
     chain.py     documents through stages in small batches, each within its time
     limits.py    the time one document may take
     tasks.py     the work of one shard, in whatever process: read, decide, apply, write
-    local.py     processes of this machine     worker.py   one of them
+    local.py     processes of this machine     ray.py   a Ray cluster     worker.py   one process of the first
     build.py     the passes in order, resuming, and the end
     report.py    what a build kept and dropped, and why: tables and a picture
 
 Every task fills a folder that is renamed when it is complete, and that folder is the mark that the task is done. What a
-task writes depends on its inputs alone, so worker counts, order and kills leave the same bytes behind.
+task writes depends on its inputs alone, so worker counts, order, engines and kills leave the same bytes behind.
 """

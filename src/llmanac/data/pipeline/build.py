@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
@@ -25,10 +25,10 @@ from llmanac.core.spec import flatten
 from llmanac.core.threads import cores
 from llmanac.data.pipeline import finish, inputs, sound
 from llmanac.data.pipeline.chain import Counts
-from llmanac.data.pipeline.local import Engine
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
 from llmanac.data.pipeline.tasks import Task
 
+EngineName = Literal["local", "ray"]
 # in the order in which they are removed: a folder without manifest.json is not finished, one with build.json is ours
 OURS = ("manifest.json", "data", "dropped", "inputs.jsonl", "work", "recipe.toml", "stages.svg", "build.json")
 AGAIN = "build into another --folder, or anew with --no-resume"
@@ -63,6 +63,7 @@ def build(
     folder: str | Path,
     *,
     workers: int | None = None,
+    engine: EngineName = "local",
     resume: bool = True,
 ) -> dict[str, Any]:
     """Build a corpus; returns its manifest.
@@ -97,11 +98,23 @@ def build(
             if (found := done.prepare(resume)) is not None:
                 return found
             inputs.check_libraries(listing, recipe.on_error)
-            done.engine = Engine(place, workers=workers or cores(), limit=recipe.limits.timeout)
+            done.engine = _engine(engine, place, workers or cores(), recipe.limits.timeout)
             try:
                 return done.all()
             finally:
                 done.engine.close()
+
+
+def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
+    if name == "ray":
+        from llmanac.data.pipeline.ray import Engine as RayEngine
+
+        return RayEngine(folder, workers=workers, limit=limit)
+    if name != "local":
+        raise DataError(f"--engine: {name!r} is not one of local, ray")
+    from llmanac.data.pipeline.local import Engine
+
+    return Engine(folder, workers=workers, limit=limit)
 
 
 def _readable(path: Path, hint: str) -> Any:
