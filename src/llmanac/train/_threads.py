@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -81,13 +81,15 @@ class Threads:
     def __call__(self, batches: Sequence[Any], threads: int) -> list[LossSum]:
         """Add the gradients of all batches to the model's, by so many threads; what each gave, in their order."""
         self._follow(threads)
+        parts = [batches[i::threads] for i in range(threads)]
+        models = zip(self.others, parts[1:], strict=False)
+        running = [self.pool.submit(self._alone, model, part) for model, part in models]
         try:
-            parts = [batches[i::threads] for i in range(threads)]
-            models = zip(self.others, parts[1:], strict=False)
-            running = [self.pool.submit(self._alone, model, part) for model, part in models]
-            found = [self._alone(self.model, parts[0]), *(one.result() for one in running)]
+            first = self._alone(self.model, parts[0])
         finally:
+            wait(running)  # also where this thread failed: nobody is still at work on the weights afterwards
             torch.set_num_threads(self.count)
+        found = [first, *(one.result() for one in running)]
         self._add(threads)
         return [found[i % threads][i // threads] for i in range(len(batches))]
 
