@@ -38,6 +38,7 @@ from llmanac.apps.docs_assistant.questions import REFUSAL, entry_passages
 from llmanac.core.errors import CheckpointError, DataError, RequestError, TokenizerError
 from llmanac.data.documents import Document
 from llmanac.data.sources._docstrings import Entry
+from llmanac.generate._requests import TokenLogprob
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,11 @@ class Letters:
 class Reader:
     """An engine that answers as a rule says; it sees token ids only. The rule gives a mark, or any text."""
 
-    def __init__(self, rule) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, rule, none: float = -9.0) -> None:  # type: ignore[no-untyped-def]
         self.rule, self.tokenizer, self.prompts = rule, Letters(), []
+        self.none = none  # log-probability that no line answers
 
-    def generate(self, prompts, *, max_new_tokens, allowed_ids, stop_ids):  # type: ignore[no-untyped-def]
+    def generate(self, prompts, *, max_new_tokens, allowed_ids, stop_ids, logprobs):  # type: ignore[no-untyped-def]
         out = []
         for ids in prompts:
             self.prompts.append(ids)
@@ -79,7 +81,8 @@ class Reader:
             said = self.rule(question, shown)
             known = said in MARKS
             ids = completion_ids(self.tokenizer, Sheet(), -1, "what", said) if known else self.tokenizer.encode(said)
-            out.append(SimpleNamespace(ids=ids))
+            top = {self.tokenizer.special_tokens[NOT_SHOWN]: self.none}
+            out.append(SimpleNamespace(token_logprobs=[TokenLogprob(int(id), -0.5, top) for id in ids]))
         return out
 
 
@@ -267,6 +270,39 @@ def test_saved_assistant_answers_the_same(tmp_path: Path, entries: list[Entry]) 
     (tmp_path / "assistant.json").unlink()
     with pytest.raises(CheckpointError, match=r"assistant\.json"):
         Assistant.load(tmp_path, Reader(oracle), Letters())
+
+
+def test_caution_refuses_what_the_model_answers_without_being_sure(material: Material, tmp_path: Path) -> None:
+    class Doubtful(Reader):
+        """Always points at a line, and is less sure of it where none answers."""
+
+        def generate(self, prompts, **given):  # type: ignore[no-untyped-def]
+            said = []
+            for ids in prompts:
+                self.rule = oracle
+                (one,) = super().generate([ids], **given)
+                none = {self.tokenizer.special_tokens[NOT_SHOWN]} & {token.id for token in one.token_logprobs}
+                if none:
+                    self.none, self.rule = -1.5, lambda q, shown: shown[0][-1][0]
+                else:
+                    self.none = -9.0
+                said += super().generate([ids], **given)
+            return said
+
+    maker = material.maker(held_out=False, salt=4)
+    asked, vain = maker.examination(70), [pair.question for pair in maker.unanswerable(70)]
+    helper = Assistant(Doubtful(oracle), material.practice, Letters(), prompt_tokens=4000)
+
+    def measured() -> tuple[float, float]:
+        right = [a.line == p.answer for a, p in zip(helper.answers([p.question for p in asked]), asked, strict=True)]
+        return sum(right) / 70, sum(a.refused for a in helper.answers(vain)) / 70
+
+    before = measured()
+    helper.calibrate(asked, vain)
+    after = measured()
+    assert helper.caution > 1.0 and after[1] > before[1] + 0.05 and after[0] >= before[0]
+    helper.save(tmp_path)
+    assert Assistant.load(tmp_path, Reader(oracle), Letters()).caution == helper.caution
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmanac.apps.docs_assistant import documentation
+from llmanac.apps.docs_assistant import app
 from llmanac.core import progress
 from llmanac.recipes import timetable
 from llmanac.recipes.timetable import Timetable, bytes_that_fit, questions_asked
@@ -124,17 +124,17 @@ def test_held_out_text_shrinks_to_what_there_is_time_for(clock, monkeypatch, cap
 
 def test_rows_are_as_many_as_there_is_time_for_but_some(monkeypatch, capsys):
     made = Clock()
-    monkeypatch.setattr(documentation.time, "monotonic", made)
+    monkeypatch.setattr(app.time, "monotonic", made)
 
     def rows():
         for i in range(1000):
             made.time += 0.1
             yield i
 
-    assert len(list(documentation.counted("write", rows(), 1000, fewest=50, seconds=20.0))) in (200, 201)
+    assert len(list(app.counted("write", rows(), 1000, fewest=50, seconds=20.0))) in (200, 201)
     assert "rows, not 1,000: time is short" in capsys.readouterr().out
-    assert len(list(documentation.counted("write", rows(), 1000, fewest=50, seconds=1.0))) == 50
-    assert len(list(documentation.counted("write", rows(), 1000))) == 1000
+    assert len(list(app.counted("write", rows(), 1000, fewest=50, seconds=1.0))) == 50
+    assert len(list(app.counted("write", rows(), 1000))) == 1000
 
 
 def test_compiling_is_not_part_of_the_budget(monkeypatch):

@@ -32,6 +32,7 @@ WAYS = 4  # of asking a held-out question: `evaluate_assistant`
 PAIRS_SHARE = 0.1  # of the budget, for writing the rows; where that takes longer, there are fewer
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35
+CALIBRATION = 100  # questions of each sort that the assistant's caution is calibrated on
 
 
 class Documentation(Pairs):
@@ -66,10 +67,12 @@ class Documentation(Pairs):
 
     def measure(self, run: Any) -> dict[str, Any]:
         """Ask about held-out modules; writes the assistant's files into the run's folder."""
-        assistant = Assistant(Engine(run.model, run.tokenizer), self.material.index, run.tokenizer)
+        engine = Engine(run.model, run.tokenizer)
+        most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
+        assistant = Assistant(engine, self.material.index, run.tokenizer)
+        assistant.caution = self._caution(Assistant(engine, self.material.practice, run.tokenizer), most)
         with files.atomic_folder(run.folder / ASSISTANT) as folder:
             assistant.save(folder)
-        most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
         tried = [pair.question for pair in self.material.maker(held_out=True, salt=3).answerable(16)]
         asked = min(run.spec.evaluate.questions, most)
         questions = questions_asked(
@@ -77,6 +80,12 @@ class Documentation(Pairs):
         )
         alone = Engine(run.base, run.tokenizer)
         return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
+
+    def _caution(self, assistant: Assistant, most: int) -> float:
+        """What is calibrated on questions about training modules, as many of each sort as `CALIBRATION` or `most`."""
+        maker, count = self.material.maker(held_out=False, salt=4), min(CALIBRATION, most)
+        assistant.calibrate(maker.examination(count), [pair.question for pair in maker.unanswerable(count)])
+        return assistant.caution
 
 
 def counted(
