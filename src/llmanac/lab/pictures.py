@@ -140,12 +140,6 @@ class PicturesTrial(PictureTrial, Stepping):
         base = self.base = question.base
         if question.hold not in ("tokens", "flops"):
             raise SpecError(f"--hold {question.hold}: architectures of images are held at tokens (pictures) or flops")
-        if question.factors:
-            raise SpecError("--tune: is not for architectures of images; set -s train.optimizer.lr=... for all arms")
-        if question.probes or question.judge:
-            raise SpecError(
-                "--probe, --judge: are for models of text; these arms are asked about scenes, leave them out"
-            )
         self.asked = {text.label: text for text in question.texts}
         recipes = {label: recipe_of(base, text, 100) for label, text in self.asked.items()}
         first = recipes[question.baseline]
