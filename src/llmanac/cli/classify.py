@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Fields, Force, OnError, Seed, group
+from llmanac.cli.options import AsJson, Fields, Force, OnError, Seed, group, stopping
 
 if TYPE_CHECKING:
     from llmanac.data.labelled import Labelled
@@ -46,21 +46,14 @@ def train_command(
         resume: Continue an interrupted training.
     """
     from llmanac.data.command_problems import left_out
-    from llmanac.recipes.classifying.training import Stopped
     from llmanac.recipes.classifying.use import evaluate_on
     from llmanac.recipes.classifying.use import train as train_on
 
-    try:
+    with stopping("the same command and --resume"):
         done = train_on(
             data, method, folder=folder, test=test, model=model, seed=seed, patches=list(set_ or ()), text=text,
             label=label, resume=resume, on_error=on_error, report=_say,
         )  # fmt: skip
-    except Stopped as stopped:
-        again = "Stopped before anything was kept; the same command starts again."
-        if stopped.kept is not None:
-            again = f"Stopped; what is done is in {stopped.kept}. Continue with the same command and --resume"
-        print(f"\n{again}")
-        raise SystemExit(130) from None
     if done.replaced:
         print(f"{done.folder}: replaced the classifier that was there")
     if done.left_out:

@@ -199,7 +199,7 @@ def compare_command(
     changes = {path: value for path, (value, default) in given.items() if value != default}
     arms = tokenizers if len(tokenizers) > 1 else [*tokenizers, "utf8"]  # one is compared with bytes
     report = (lambda line: None) if as_json else print
-    done = compare("tokenizer", arms, on=on, patches=changes, folder=folder, report=report)
+    done = compare("tokenizer", arms, on=",".join(on), patches=changes, folder=folder, report=report)
     if as_json:
         print((folder / RESULT).read_text("utf-8"))
         return

@@ -82,7 +82,7 @@ POST_HOC: dict[str, TrialName] = {
     "start": "classifying",
 }
 FULL = "full"  # the arm of adapters that has none
-PICTURES = "multimodal"  # architectures of images, which have a base of their own (`pictures.py`)
+PICTURES = "multimodal"  # architectures of images, which have a base of their own (`trials/picturing.py`)
 KNOWN = (*PATHS, *POST_HOC, PICTURES, "recipe")
 # Kinds whose methods can all be compared with each other; objectives, for example, need text of their own kind.
 AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block", "classifier", "start", PICTURES}

@@ -28,7 +28,6 @@ from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, compare_again, study_again
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
-from llmanac.lab.pictures import PicturesTrial, picture_base
 from llmanac.lab.posthoc import base_of
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.runner import Question, run_applied, run_steps
@@ -37,6 +36,7 @@ from llmanac.lab.trials.aligning import AligningTrial, aligning_of
 from llmanac.lab.trials.classifying import ClassifyingTrial, labelled_of
 from llmanac.lab.trials.controlled import ControlledTrial
 from llmanac.lab.trials.decoding import DecodingTrial
+from llmanac.lab.trials.picturing import PictureTrial, picture_base
 from llmanac.lab.trials.quantizing import QuantizingTrial
 from llmanac.lab.trials.retrieving import RetrievingTrial, documents_of
 from llmanac.lab.trials.tokenizers import TokenizerTrial, files_of
@@ -54,7 +54,7 @@ RUNNERS: dict[TrialName, Callable[..., dict[str, Any]]] = {
     "retrieving": functools.partial(run_applied, RetrievingTrial),
     "tunings": functools.partial(run_steps, TuningTrial),
     "aligning": functools.partial(run_steps, AligningTrial),
-    "pictures": functools.partial(run_steps, PicturesTrial),
+    "pictures": functools.partial(run_steps, PictureTrial),
     "classifying": functools.partial(run_applied, ClassifyingTrial.of),
 }
 # what `compare` takes besides what all trials do

@@ -18,7 +18,6 @@ RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
 PLOTTED = (
     "parameters", "train_flops", "seconds", "decode_tokens_per_second", "peak_memory", "vocabulary", "encode_rate",
 )  # fmt: skip
-TOKENS = "training tokens"  # what a learning curve is over
 SAME_COST = 0.01  # costs that differ by less are one place on a chart
 
 
@@ -180,16 +179,16 @@ def _curves(result: Result) -> Section | None:
         points = list(zip(*runs, strict=False))  # by point, then by seed
         xs = [mean([point["tokens"] for point in column]) for column in points]
         columns = [[point["value"] for point in column] for column in points]
-        band = [interval(c) for c in columns] if len(runs) > 1 else []
+        band = [interval(c) for c in columns] if len(runs) > 2 else []
         lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band, shades[arm]))
     if not lines:
         return None
-    caption = "Mean over the seeds, band: 95% interval, cut at the frame."
+    caption = "Mean over the seeds, band from three on: 95% interval, cut at the frame."
     if "curve" not in result:
         caption = f"On a small part of the held-out text. {caption}"
     log = _log([x for line in lines for x, _ in line.points])
-    label = words.label(words.primary(result))
-    return Section("Learning curves", charts=[line_chart(lines, result.get("curve", TOKENS), label, caption, log=log)])
+    over, label = result.get("curve", ("training tokens", words.label(words.primary(result))))
+    return Section("Learning curves", charts=[line_chart(lines, over, label, caption, log=log)])
 
 
 def _log(xs: Sequence[float]) -> Literal["", "x"]:

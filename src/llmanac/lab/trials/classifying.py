@@ -38,11 +38,11 @@ from llmanac.data.command_problems import CommandProblems
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
-from llmanac.lab.cache import digest, versions
+from llmanac.lab.cache import digest
 from llmanac.lab.posthoc import arms_of
 from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.slices import PARTS, Slice, read_slices, sentiment_slices, tone_names
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import Artefact
@@ -202,13 +202,10 @@ class ClassifyingTrial(Applied):
             identity=subject.sha256 if subject else base.model or "", method=base.method if starts else None,
         )  # fmt: skip
         floor = trial.majority()
-        texts = [f"{one.name}: {one.about}" for one in trial.slices if one.about]
+        note = f"The most frequent label alone: accuracy {floor.accuracy:.3f}, macro F1 {floor.macro_f1:.3f}."
         trial.about = {
             "data": {"train": base.train, "rows": len(train), "test": base.test, "labels": ", ".join(trial.names[:12])},
-            "held": "the same rows", "curve": "training rows",
-            "notes": [
-                f"The most frequent label alone: accuracy {floor.accuracy:.3f}, macro F1 {floor.macro_f1:.3f}.", *texts
-            ],
+            "held": "the same rows", "curve": ("training rows", TITLES[SCORES[trial.replicate][0]]), "notes": [note],
         }  # fmt: skip
         say(f"text: {len(train):,} rows of {base.train}, {len(test):,} of {base.test}, {len(trial.names)} labels")
         return trial
@@ -220,12 +217,11 @@ class ClassifyingTrial(Applied):
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; what is not trained is the same under every seed."""
-        return {
-            "trial": "classifying", "measure": MEASURE_VERSION, "arm": dump(arm.spec),
-            "method": self.method and dump(self.method), "seed": seed if self.learns[arm.label] else 0,
-            "texts": self.definition, "versions": versions(), "threads": torch.get_num_threads(),
-            "sources": fingerprint([arm.spec, *filter(None, [self.method])], (__name__, train_classifier.__module__)),
-        }  # fmt: skip
+        return run_key(
+            "classifying", [arm.spec, *filter(None, [self.method])], (__name__, train_classifier.__module__),
+            measure=MEASURE_VERSION, arm=dump(arm.spec), method=self.method and dump(self.method),
+            seed=seed if self.learns[arm.label] else 0, texts=self.definition,
+        )  # fmt: skip
 
     def build(self, arm: Arm, seed: int) -> Any:
         """An arm's classifier before its training."""
@@ -251,7 +247,7 @@ class ClassifyingTrial(Applied):
                 scores["accuracy"] = [float(a == b) for a, b in zip(given, self.test.labels, strict=True)]
             values |= {f"{score}_{size}": scores[score] for score in SCORES[self.replicate]}
             value = float(getattr(found, SCORES[self.replicate][0]))
-            curve += [{"tokens": size, "seconds": taken, "value": value}] if learns else []
+            curve += [{"tokens": n, "seconds": taken, "value": value} for n in ([size] if learns else self.sizes)]
         for metric in self.metrics:
             values.setdefault(metric.name, values[f"{metric.name.rpartition('_')[0]}_{self.sizes[-1]}"])
         costs: dict[str, float | None] = {

@@ -35,10 +35,10 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec, dump, make, patch
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
-from llmanac.lab.cache import digest, versions
+from llmanac.lab.cache import digest
 from llmanac.lab.posthoc import arms_of, text_of, words_of
 from llmanac.lab.runner import Applied, Question, Say
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.recipes.vocabulary import seen
@@ -213,12 +213,8 @@ class TokenizerTrial(Applied):
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; no seed does."""
-        finished = isinstance(arm.spec, Finished)
-        return {
-            "trial": "tokenizers", "measure": MEASURE_VERSION,
-            "tokenizer": arm.spec.train(()).fingerprint() if finished else dump(arm.spec),
-            "texts": self.texts.identity, "sources": fingerprint([arm.spec]), "versions": versions(),
-        }  # fmt: skip
+        made = arm.spec.train(()).fingerprint() if isinstance(arm.spec, Finished) else dump(arm.spec)
+        return run_key("tokenizers", [arm.spec], measure=MEASURE_VERSION, tokenizer=made, texts=self.texts.identity)
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, encode every document, and count those that decoding restores exactly."""
@@ -230,7 +226,9 @@ class TokenizerTrial(Applied):
         changed = [text for ids, text in pairs if tokenizer.decode(ids.tolist()) != text]
         sizes = [len(text.encode("utf-8", "replace")) for text in texts]
         counts, words = [max(1, len(ids)) for ids in encoded], [len(_WORD.findall(text)) for text in texts]
-        ratios = {"bytes_per_token": (sizes, counts), "tokens_per_word": (counts, words)}
+        ratios: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+            "bytes_per_token": (sizes, counts), "tokens_per_word": (counts, words),
+        }  # fmt: skip
         if self.texts.train:
             ratios["bits_per_byte"] = (_code_lengths(tokenizer, self.texts, encoded), sizes)
         values = {name: [a / b for a, b in zip(*pair, strict=True)] for name, pair in ratios.items()}

@@ -24,13 +24,12 @@ from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
-from llmanac.lab.cache import versions
 from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_costs
 from llmanac.lab.generation import Generation
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import Probe, kind_of, stem_of
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
 from llmanac.metrics._items import Items, Metric
@@ -120,24 +119,13 @@ class TrainingTrial:
             return estimating.parts(self.text(arm), arm, MEASURE_VERSION, self.tuning)
         recipe = arm.spec
         settings = {k: v for k, v in dump(recipe.train).items() if k not in MAY_CHANGE}
-        return {
-            "trial": "training",
-            "measure": MEASURE_VERSION,
-            "model": dump(recipe.model),
-            "objective": dump(recipe.objective),
-            "train": settings,
-            "seed": seed,
-            "data": self.text(arm).identity,
-            "tuning": self.tuning,
-            **({"probes": [probe.identity for probe in self.probes]} if self.probes else {}),
-            **({"generation": self.generation.identity} if self.generation and not self.tuning else {}),
-            "sources": fingerprint(
-                [recipe.model, recipe.objective, recipe.train], CODE + (PROBES if self.probes else ())
-            ),
-            "versions": versions(),
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-        }
+        return run_key(
+            "training", [recipe.model, recipe.objective, recipe.train], CODE + (PROBES if self.probes else ()),
+            measure=MEASURE_VERSION, model=dump(recipe.model), objective=dump(recipe.objective), train=settings,
+            seed=seed, data=self.text(arm).identity, tuning=self.tuning, device=str(self.device),
+            probes=[probe.identity for probe in self.probes],
+            generation=self.generation.identity if self.generation and not self.tuning else None,
+        )  # fmt: skip
 
     def build(self, arm: Arm, seed: int) -> tuple[Any, Any, Any]:
         """`(model with its initial values, source, objective)` of an arm."""

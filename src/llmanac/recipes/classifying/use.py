@@ -123,7 +123,7 @@ def train(
 
     Raises:
         LlmanacError: bad input or choices, a folder that holds something else.
-        Stopped: after Ctrl-C.
+        NothingKept, KeyboardInterrupt: after Ctrl-C.
     """
     classifier = make_classifier(method, patches, model)
     target = folder or Path("classifiers") / method
