@@ -67,8 +67,9 @@ def print_study(done: Any, console: Console | None = None) -> None:
     tables.print_page_table(report.verdict_table(result, metric), title, console)
     if further := report.further_table(result):
         tables.print_page_table(further, "also measured, means", console)
-    for arm, text in result["shown"].items():
-        console.print(f"{arm}: {text}", markup=False)
+    for arm, text in result.get("shown", {}).items():
+        if "\n" not in text:  # else on the page alone
+            console.print(f"{arm}: {text}", markup=False)
     tables.print_page_table(report.cost_table(result), "costs, means over the runs", console)
     for note in filter(None, [*words.warnings(result), words.worse_than_uniform(result), words.adjusted(result)]):
         console.print(f"note: {note}", markup=False)

@@ -25,7 +25,7 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import Cache, digest, versions
-from llmanac.lab.command import FLAGS, compare_again, study_again
+from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
 from llmanac.lab.posthoc import base_of
@@ -201,7 +201,7 @@ def compare(
     store = Cache(cache if cache is not None else place.parent / "cache")
     found = RUNNERS[axis.trial](question, place, store, report)
     if command is None:
-        command = lambda pins, more: compare_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
+        command = lambda pins, more: asked_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
     pins = _settled(question, found)
     decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
     room = {} if decides else {"budget": round_up(2 * question.budget)}
@@ -338,7 +338,7 @@ def run_study(path: str, **overrides: Any) -> StudyResult:
     given = {k: v for k, v in overrides.items() if v is not None}
     arms = named = given.pop("arms", None)
     said = {k: v for k, v in given.items() if k in (*FLAGS, "min_steps")}
-    given.setdefault("command", lambda pins, more: study_again(path, named, own | pins, said | more))
+    given.setdefault("command", lambda pins, more: asked_again(path, named, own | pins, said | more, RUN_STUDY))
     given.setdefault("folder", Path("studies") / Path(path).stem)
     kind, stated = data.pop("kind"), data.pop("arms")
     arms = arms or stated

@@ -86,16 +86,10 @@ class TrainingTrial:
     replicate = "seed"
 
     def __init__(
-        self,
-        prepared: Prepared,
-        device: str = "auto",
-        *,
-        arms: Sequence[Arm] = (),
-        texts: Mapping[str, Prepared] | None = None,
-        tuning: bool = False,
-        probes: Sequence[Probe] = (),
+        self, prepared: Prepared, device: str = "auto", *, arms: Sequence[Arm] = (),
+        texts: Mapping[str, Prepared] | None = None, tuning: bool = False, probes: Sequence[Probe] = (),
         generation: Generation | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
         self.own = dict(texts or {})
         self.probes, self.generation = tuple(probes), generation
