@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,6 @@ import typer
 from llmanac.cli.options import AsJson, Fields, Force, OnError, Seed, group, stopping
 
 if TYPE_CHECKING:
-    from llmanac.data.labelled import Labelled
     from llmanac.lab.compare import StudyResult
     from llmanac.metrics.accuracy import Report
 
@@ -108,23 +106,17 @@ def evaluate_command(
     as_json: AsJson = False,
 ) -> None:
     """Accuracy, precision, recall and F1 per label, and the confusion matrix."""
-    from llmanac.recipes.classifying.use import evaluate_on, open_classifier
+    from llmanac.data.command_problems import CommandProblems
+    from llmanac.data.labelled import read_labelled
+    from llmanac.recipes.classifying.use import BOUNDS, evaluate_on, open_classifier
 
-    (held,) = _read([data], text, label)
+    held = read_labelled(data, text=text, label=label, problems=CommandProblems(bounds=BOUNDS))
     found = evaluate_on(open_classifier(folder), held, data)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
         return
     print_report(found)
     _print_next(folder, held.texts[0])
-
-
-def _read(paths: Sequence[Path], text: str, label: str) -> list[Labelled]:
-    from llmanac.data.command_problems import CommandProblems
-    from llmanac.data.labelled import read_labelled
-    from llmanac.recipes.classifying.use import BOUNDS
-
-    return [read_labelled(path, text=text, label=label, problems=CommandProblems(bounds=BOUNDS)) for path in paths]
 
 
 def print_report(found: Report) -> None:

@@ -17,6 +17,7 @@ from llmanac.lab.words import Result
 RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
 PLOTTED = (
     "parameters", "train_flops", "seconds", "decode_tokens_per_second", "peak_memory", "vocabulary", "encode_rate",
+    "bits",
 )  # fmt: skip
 SAME_COST = 0.01  # costs that differ by less are one place on a chart
 
@@ -70,7 +71,7 @@ def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
             "one arm at a time. Both p columns are adjusted over the arms (Holm). Equivalent: two one-sided tests put "
             f"the difference inside {result['margin']:.2%} of the baseline, whatever its sign."
         ]
-        if detectable := [c["detectable"] for c in compared.values() if c["detectable"] is not None]:
+        if detectable := [c["detectable"] for c in compared.values() if c["detectable"]]:
             said.append(
                 f"With this many {result['replicate']}s a difference of {words.quantity(max(detectable), unit)} would "
                 "have been found four times in five."
@@ -277,7 +278,8 @@ def _pairing(result: Result) -> Section | None:
     rows = [
         [
             seed, str(s["shared_tensors"]), str(len(set().union(*s.get("scaled", {}).values()))),
-            str(s["tensors_that_differ"]), f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}",
+            str(s["tensors_that_differ"]),
+            f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}" if s["rows"] else "none recorded",
             s["tensor_hash"], s["row_hash"],
         ]
         for seed, s in found["seeds"].items()

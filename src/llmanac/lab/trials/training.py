@@ -24,7 +24,7 @@ from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
-from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_costs
+from llmanac.lab.costs import TRAINING_COSTS, model_costs, peak_memory
 from llmanac.lab.generation import Generation
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared, prepare
@@ -151,13 +151,8 @@ class TrainingTrial:
         model.eval()
         found = self._found(stages, model, seed)
         flops = getattr(model, "flops_per_token", None)
-        costs: dict[str, float | None] = {
-            "parameters": model.parameter_count(), "train_flops": flops and flops(spec.length) * done.tokens,
-            "tokens": done.tokens, "seconds": done.seconds, "steps": done.steps,
-            "train_tokens_per_second": done.tokens / done.seconds,
-            "decode_tokens_per_second": decode_speed(model, self._prompt(arm)),
-            **state_costs(model), "model_bytes": model_bytes(model),
-        }  # fmt: skip
+        costs = model_costs(model, self._prompt(arm), done.tokens, done.seconds) | {"steps": done.steps}
+        costs["train_flops"] = flops and flops(spec.length) * done.tokens
         curve = _curve(read_metrics(work), primary.name)
         pairing = {"parameters": parameters, "rows": source.hashes}
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
