@@ -57,13 +57,13 @@ def make_classifier(method: str, patches: Sequence[str] = (), model: str | None 
         SpecError: an unknown method or choice, or a method that needs a model and has none.
     """
     spec = patch(make_method("classifier", method), parse_patches(patches), method)
+    check_sizes(spec)
     if model is None:
         if needs_model(spec) and spec.path is None:
             raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
         return build_classifier(spec)
     if not needs_model(spec):
         raise SpecError(f"--model: {method} uses no language model; leave it out")
-    check_sizes(spec)
     engine = load_engine(model, device="cpu")
     return build_classifier(spec, (engine.model, engine.tokenizer))
 
