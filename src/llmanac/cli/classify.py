@@ -99,12 +99,8 @@ def predict_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    folder: Saved,
-    data: Rows,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    as_json: AsJson = False,
-) -> None:
+    folder: Saved, data: Rows, text: TextColumn = "text", label: LabelColumn = "label", as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Accuracy, precision, recall and F1 per label, and the confusion matrix."""
     from llmanac.data.command_problems import CommandProblems
     from llmanac.data.labelled import read_labelled
@@ -190,11 +186,8 @@ def _study(
     from llmanac.core.spec import parse_patches
     from llmanac.lab.compare import compare
 
-    own = {
-        path: value if isinstance(value, (int, float)) else str(value)
-        for path, value in changes.items()
-        if value not in (None, "text", "label")
-    }
+    own = {path: str(value) if isinstance(value, Path) else value
+           for path, value in changes.items() if value is not None and path != value}  # fmt: skip
     own |= parse_patches([f"sizes=[{sizes}]"] if sizes else [])
     done = compare(
         kind, arms, data=data, on=test, artefact=model, seeds=seeds, patches=own, folder=folder, budget=UNLIMITED

@@ -29,6 +29,7 @@ from llmanac.lab.generation import Generation
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import Probe, kind_of, stem_of
+from llmanac.lab.runner import with_train
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
@@ -255,7 +256,7 @@ def calibrate(
     speed: dict[str, Speed] = {}
     steps_of = known_seconds({arm.label: taken[arm.label] for arm in stepping}, statistics.fmean)
     for arm in arms:
-        short = dataclasses.replace(arm, spec=_with_steps(arm.spec, CURVE_POINTS))
+        short = dataclasses.replace(arm, spec=with_train(arm.spec, steps=CURVE_POINTS))
         begin = time.perf_counter()
         with contextlib.suppress(TrainingError):
             trial.measure(short, 0, work / f"fixed-{len(speed)}")
@@ -269,7 +270,3 @@ def known_seconds(taken: Mapping[str, Sequence[float]], of: Callable[[Sequence[f
     """A step's seconds by arm; an arm without a finite first step gets those of the slowest other one."""
     known = {label: of(found) for label, found in taken.items() if found}
     return {label: known.get(label, max(known.values(), default=1e-3)) for label in taken}
-
-
-def _with_steps(recipe: Any, steps: int) -> Any:
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=steps))

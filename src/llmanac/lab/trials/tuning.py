@@ -30,7 +30,7 @@ from llmanac.lab.budget import BudgetError, Plan, Speed
 from llmanac.lab.cache import Cache
 from llmanac.lab.costs import peak_memory
 from llmanac.lab.pairing import RecordingStream, hash_parameters
-from llmanac.lab.runner import Question, Say, Stepping
+from llmanac.lab.runner import Question, Say, Stepping, with_train
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import file_hash, hash_model
@@ -288,7 +288,7 @@ class TuningTrial(Stepping):
 def _rated(arm: Arm) -> Arm:
     """The arm with the rate that a tuning would choose written down."""
     optimizer = own_rate(arm.spec)
-    spec = dataclasses.replace(arm.spec, train=dataclasses.replace(arm.spec.train, optimizer=optimizer))
+    spec = with_train(arm.spec, optimizer=optimizer)
     moved = diff(arm.spec, spec)
     return dataclasses.replace(arm, spec=spec, diff=arm.diff | moved, held=arm.held | moved)
 
