@@ -115,6 +115,9 @@ def test_one_command_makes_the_table(data, capsys, monkeypatch, methods):
     assert means["rules"] > means["bow"] and made["comparisons"]["accuracy_48"][0]["verdict"] == "worse"
     assert {"negation plain", "negation changed"} <= set(made["costs"]["bow"])
     assert [run["cached"] for run in made["runs"] if run["arm"] == "rules"] == [False, True]  # no seed changes rules
+    if not methods:  # two methods that learn, from the same samples
+        assert [found["rows"] for found in made["pairing"]["seeds"].values()] == [3, 3]
+        assert all(found["rows_equal"] for found in made["pairing"]["seeds"].values())
     page = (folder / "study.html").read_text()
     assert (
         "<svg" in page and "training rows" in page and "One example" in page and not re.search("(src|href)=.http", page)

@@ -123,6 +123,8 @@ def test_the_command_compares_the_starts_over_seeds(
         for c in found["comparisons"][metric]:
             pairs = [b - a for a, b in zip(own["pretrained"], own[c["arm"]], strict=True)]
             assert c["n"] == 5 and c["difference"] == pytest.approx(sum(pairs) / 5) and c["verdict"] != "too few"
+    pairing = found["pairing"]["seeds"].values()
+    assert len(pairing) == 5 and all(one["rows"] == 2 and one["rows_equal"] for one in pairing)
     assert "macro F1 after 48 rows" in done.output and "--method fine-tuning --model m" in done.output
     again = CliRunner().invoke(app, [*asked, "--sizes", "1"])
     assert isinstance(again.exception, SpecError) and "at least 2 labelled texts" in str(again.exception)

@@ -39,6 +39,7 @@ from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
+from llmanac.lab.pairing import hash_row
 from llmanac.lab.posthoc import arms_of
 from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.slices import PARTS, Slice, read_slices, sentiment_slices, tone_names
@@ -234,8 +235,10 @@ class ClassifyingTrial(Applied):
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train on each number of rows, and answer; what is not trained answers once."""
         values, curve, learns = dict[str, list[float]](), list[dict[str, float]](), self.learns[arm.label]
+        read: list[str] = []  # hashes of the samples, which must be the same for every arm
         for size in self.sizes if learns else self.sizes[-1:]:
             rows = sample(self.train.labels, size, seed) if learns else range(len(self.train))
+            read += [hash_row(rows)] if learns else []
             classifier, begin = self.build(arm, seed), time.process_time()
             classifier.fit([self.train.texts[n] for n in rows], [self.train.labels[n] for n in rows], seed=seed)
             taken, begin = time.process_time() - begin, time.process_time()
@@ -255,7 +258,7 @@ class ClassifyingTrial(Applied):
             **self.look(arm, seed, classifier),
         }  # fmt: skip
         shown = "\n".join(classifier.explain(self.example).lines(8))
-        return Measurement(values, costs, curve, shown=shown)
+        return Measurement(values, costs, curve, {"parameters": {}, "rows": read} if read else {}, shown=shown)
 
     def look(self, arm: Arm, seed: int, classifier: Any) -> dict[str, float | None]:
         """Further costs, of a classifier that has learned from most rows."""
