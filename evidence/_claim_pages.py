@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from evidence._classified import between, percent, spread
 from llmanac.core.pages import Chart, Line, Section, line_chart, nice_number, table
-from llmanac.lab.classification.page import between, percent, spread
 from llmanac.lab.stats import mean
 
 Found = Mapping[str, Any]

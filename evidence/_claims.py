@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled
-from llmanac.lab.classification.experiments import sample
 from llmanac.lab.costs import peak_bytes
+from llmanac.lab.trials.classifying import sample
 from llmanac.models.classifiers._rulebook import Rulebook
 from llmanac.models.classifiers._words import words_of
 

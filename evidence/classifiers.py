@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks._corpora import data_folder
-from evidence import _claim_pages
+from evidence import _claim_pages, _classified
 from evidence import _claims as claims
 from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
@@ -25,13 +25,11 @@ from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.kernels.nn.embedding import one_hot
-from llmanac.lab.classification import page
-from llmanac.lab.classification.classifiers import make_classifier
-from llmanac.lab.classification.experiments import sample
-from llmanac.lab.classification.slices import sentiment_slices
-from llmanac.lab.classification.table import builders, make_table, prompt_choices
+from llmanac.lab.slices import sentiment_slices
+from llmanac.lab.trials.classifying import sample
 from llmanac.metrics._intervals import newcombe_interval
 from llmanac.recipes.classification import small_language_model
+from llmanac.recipes.classifying.use import build_classifier, make_classifier
 
 ROWS = (
     "classify/rules", "classify/bow", "classify/cbow", "classify/deep-cbow", "classify/prompting",
@@ -112,12 +110,12 @@ def _measured(train: Labelled, test: Labelled, size: Size) -> dict[str, Any]:
         return out
 
     slices = sentiment_slices(sorted(set(train.labels)))
-    result = make_table(
+    result = _classified.classified(
         train, test, size.methods, seeds=size.seeds, sizes=size.sizes, slices=slices, language_model=lm, after=after,
-        patches=dict(size.patches),
+        patches=size.patches,
     )  # fmt: skip
     return {
-        "table": {key: value for key, value in result.items() if key not in ("machine", "started", "seconds")},
+        "table": result,
         "seeds": size.seeds,
         "language_model": {
             "parameters": lm[0].parameter_count(), "steps": size.lm["steps"], "cpu_seconds": spent,
@@ -148,11 +146,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     """The table, then every claim."""
     (found,) = seeds
     table, data = found["table"], found["table"]["data"]
-    about = (
-        f"SST-2, {data['train_rows']:,} training and {data['test_rows']:,} test sentences, {found['seeds']} seeds. "
-        f"{page.lead(table)}"
-    )
-    parts = page.sections(table)
+    about = f"SST-2, {data['train_rows']:,} training and {data['test_rows']:,} test sentences, {found['seeds']} seeds."
+    parts = _classified.sections(table)
     flat = {**found, "table": table["methods"], "data": data}
     return [Section("", [about]), *parts, *_claim_pages.claims(flat)]
 
@@ -179,21 +174,20 @@ def _exclusive_or(size: Size) -> dict[str, list[float]]:
 
 def _pairs(train: Labelled, test: Labelled, lm: tuple[Any, Any], size: Size) -> dict[str, list[float]]:
     """Fine-tuning on true pairs, on shuffled pairs, and on true pairs from an untrained model."""
-    tuned = builders(["fine-tuning"], train, language_model=lm)["fine-tuning"]
-    fresh_model = lm[0].spec.build(vocab_size=lm[0].vocab_size)
-    fresh = builders(["fine-tuning"], train, language_model=(fresh_model, lm[1]))["fine-tuning"]
+    fresh = (lm[0].spec.build(vocab_size=lm[0].vocab_size), lm[1])
+    spec = make_method("classifier", "fine-tuning")
     out: dict[str, list[float]] = {}
     for seed in range(size.seeds):
         chosen = sample(train.labels, size.rows, seed)
         part = Labelled(*[[own[i] for i in chosen] for own in (train.texts, train.labels, train.lines)])
-        for name, build, rows in (
-            ("true pairs", tuned, part),
-            ("labels dealt out anew", tuned, claims.shuffled(part, seed)),
+        for name, model, rows in (
+            ("true pairs", lm, part),
+            ("labels dealt out anew", lm, claims.shuffled(part, seed)),
             ("true pairs, untrained model", fresh, part),
         ):
             if size.pairs and name not in size.pairs:
                 continue
-            classifier = build().fit(rows.texts, rows.labels, seed=seed)
+            classifier = build_classifier(spec, model).fit(rows.texts, rows.labels, seed=seed)
             out.setdefault(name, []).append(claims.accuracy(classifier, test))
     return out
 
@@ -202,9 +196,9 @@ def _prompts(train: Labelled, test: Labelled, lm: tuple[Any, Any]) -> dict[str, 
     """Prompting by each way to compare, with and without examples shown; how often it gives the second label."""
     out = {}
     for normalization, shots in (("sum", 0), ("length", 0), ("unconditional", 0), ("sum", 4)):
-        patches = [*prompt_choices(train.labels), f"normalization={normalization}", f"shots={shots}"]
-        build = builders(["prompting"], train, language_model=lm, patches={"prompting": patches})["prompting"]
-        classifier = build().fit(train.texts, train.labels)
+        patches = [f"normalization={normalization}", f"shots={shots}"]
+        spec = _classified.spec_of("prompting", train.labels, patches)
+        classifier = build_classifier(spec, lm).fit(train.texts, train.labels)
         given = classifier.predict(test.texts)
         out[f"{normalization}, {shots} shown"] = {
             "accuracy": float(np.mean([g == label for g, label in zip(given, test.labels, strict=True)])),

@@ -31,9 +31,11 @@ from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
+from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.labelled import Labelled, read_labelled
+from llmanac.lab.axis import Arm
 from llmanac.lab.cache import digest
-from llmanac.lab.classification.transfer import SCORES, transfer
+from llmanac.lab.trials.classifying import TITLES, ClassifyingTrial, Start
 from llmanac.models.load import load_model
 from llmanac.recipes.classification import small_language_model
 from llmanac.tokenizers.load import load_tokenizer
@@ -45,6 +47,8 @@ TOLERANCE = 1e-3  # float32 training
 MODEL = {"dim": 64, "layers": 2, "steps": 400, "length": 128, "batch_tokens": 2048}
 CHOICES = ["epochs=3", "lr=0.001", "length=64"]
 SIZES = (10, 100, 1000)
+SCORES = tuple(reversed(TITLES))
+STARTS = ("pretrained", "scratch", "shuffled")
 WITHDRAWN = ("mmlu",)  # of the kept cells: their checkpoint had read its test questions
 TESTED, SUBJECTS = 500, 20
 TASKS = {
@@ -106,19 +110,37 @@ def checkpoint(texts: Sequence[str]) -> tuple[Any, Any, int]:
     return load_model(place / "model", device="cpu").eval(), load_tokenizer(place / "tokenizer"), tokens
 
 
+def transferred(
+    model: Any, train: Labelled, test: Labelled, sizes: Sequence[int], seed: int, choices: Sequence[str]
+) -> dict[str, Any]:
+    """Scores of fine-tuning by start and number of labels, under a seed."""
+    method = patch(make_method("classifier", "fine-tuning"), parse_patches(choices))
+    arms = [Arm(name, Start.from_data({"name": name}), {}, {}) for name in STARTS]
+    counts = sorted({min(size, len(train)) for size in sizes})
+    trial = ClassifyingTrial(arms, train, test, counts, language_model=model, method=method)
+    found = {arm.label: trial.measure(arm, seed, Path()).values for arm in arms}
+    values = {
+        start: {str(n): {score: own[f"{score}_{n}"] for score in SCORES} for n in counts}
+        for start, own in found.items()
+    }
+    majority = {score: float(getattr(trial.majority(), score)) for score in SCORES}
+    return {"sizes": counts, "majority": majority, "values": values, "rows": [len(train), len(test)]}
+
+
 def measure(seed: int, size: str) -> dict[str, Any]:
     if size == "small":
         train, test = made_up("the {} is {}"), made_up("a {} so {}")
         model, tokenizer = small_language_model(train.texts, steps=2, dim=16, layers=1, length=32, batch_tokens=64)
-        found = transfer(model, tokenizer, train, test, sizes=(4,), seeds=[seed], patches=["epochs=1"])
+        found = transferred((model, tokenizer), train, test, (4,), seed, ["epochs=1"])
         return {"values": found["values"], "majority": found["majority"]}
     given = tasks()
     unlabelled = [text for train, _ in given.values() for text in train.texts]
     model, tokenizer, read = checkpoint([*articles(), *unlabelled])
-    how = {"seeds": [seed], "patches": CHOICES, "sizes": SIZES}
     return {
         "parameters": model.parameter_count(), "read": read,
-        "tasks": {name: transfer(model, tokenizer, *pair, label=name, **how) for name, pair in given.items()},
+        "tasks": {
+            name: transferred((model, tokenizer), *pair, SIZES, seed, CHOICES) for name, pair in given.items()
+        },
     }  # fmt: skip
 
 

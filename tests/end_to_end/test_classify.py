@@ -9,12 +9,10 @@ import subprocess
 import sys
 from itertools import product
 
-import numpy as np
 import pytest
 from _labelled import BAD, GOOD, denied, easy
 
 from llmanac.cli import main
-from llmanac.lab.classification.experiments import Measured, above, rows_to_pass
 
 
 @pytest.fixture
@@ -95,75 +93,82 @@ def test_fine_tuning_on_a_models_folder(data, capsys):
 
 
 @pytest.mark.parametrize("methods", [None, "rules,bow"])
-def test_one_command_makes_the_table(data, capsys, methods):
+def test_one_command_makes_the_table(data, capsys, monkeypatch, methods):
+    monkeypatch.chdir(data)
     rows = denied()
     (data / "test.csv").write_text("text,label\n" + "".join(f"{t},{y}\n" for t, y in zip(*rows, strict=True)))
     more = ["--methods", methods] if methods else []
-    status, out, err = call(
-        capsys, "table", data / "train.csv", "--test", data / "test.csv", "--seeds", 2, "--sizes", "4,20", "--folder",
-        data / "page", *more,
-    )  # fmt: skip
+    words = ["table", "train.csv", "--test", "test.csv", "--seeds", 2, "--sizes", "4,20", *more]
+    status, out, err = call(capsys, *words)
     assert status == 0, err
-    names = {"table.json", "table.html", "table.md", "table.svg", "predictions.jsonl"}
-    assert {path.name for path in (data / "page").iterdir()} == names
-    made = json.loads((data / "page" / "table.json").read_text())
-    assert list(made["methods"]) == (["rules", "bow"] if methods else ["rules", "bow", "cbow", "deep-cbow"])
-    assert made["sizes"] == [4, 20, 48] and made["slices"][0]["name"] == "conjugation"
-    assert all(len(values) == 2 for values in made["methods"]["bow"]["curve"].values())
-    assert made["methods"]["rules"]["accuracy"] > made["methods"]["bow"]["accuracy"]  # half of the texts are denials
-    page = (data / "page" / "table.html").read_text()
-    assert "<svg" in page and "needs none" in page and not re.search("(src|href)=.http", page)
-    assert (data / "page" / "table.svg").read_text().startswith("<svg ")
-    assert "page:" in out and "Next:" in out and "texts" in out.partition(" is right on")[0]
-    lines = [json.loads(line) for line in (data / "page" / "predictions.jsonl").read_text().splitlines()]
-    for name, row in made["methods"].items():  # a paired test can be made from them
-        seeds = len(row["accuracies"])
-        right = [sum(line[name][i] == line["label"] for line in lines) / len(lines) for i in range(seeds)]
-        assert right == pytest.approx(row["accuracies"])
+    folder = data / "studies" / "classify"
+    assert {path.name for path in folder.iterdir()} == {"plan.json", "study.html", "study.json", "study.md"}
+    made = json.loads((folder / "study.json").read_text())
+    assert list(made["costs"]) == (["rules", "bow"] if methods else ["rules", "bow", "cbow", "deep-cbow"])
+    assert [metric["name"] for metric in made["metrics"]] == ["accuracy_48", "accuracy_20", "accuracy_4"]
+    assert [point["tokens"] for point in made["curves"]["bow"]["1"]] == [4, 20, 48] and len(
+        {p["value"] for p in made["curves"]["rules"]["0"]}
+    ) == 1
+    right = made["values"]["accuracy_48"]  # a text is right, or is under some of the seeds: for a paired test
+    assert made["replicate"] == "text" and len(right["bow"]) == len(rows[0]) and {*right["bow"]} <= {0.0, 0.5, 1.0}
+    means = {arm: sum(own) / len(own) for arm, own in right.items()}
+    assert means["rules"] > means["bow"] and made["comparisons"]["accuracy_48"][0]["verdict"] == "worse"
+    assert {"negation plain", "negation changed"} <= set(made["costs"]["bow"])
+    assert [run["cached"] for run in made["runs"] if run["arm"] == "rules"] == [False, True]  # no seed changes rules
+    if not methods:  # two methods that learn, from the same samples
+        assert [found["rows"] for found in made["pairing"]["seeds"].values()] == [3, 3]
+        assert all(found["rows_equal"] for found in made["pairing"]["seeds"].values())
+    page = (folder / "study.html").read_text()
+    assert (
+        "<svg" in page and "training rows" in page and "One example" in page and not re.search("(src|href)=.http", page)
+    )
+    assert "page:" in out and "Next: llmanac classify train train.csv --method rules" in out
+    assert all(run["cached"] for run in again(words, capsys, folder)["runs"])  # nothing is trained twice
 
 
-def test_rows_that_pass_the_rules_are_shown_by_the_paired_interval():
-    rules, found = Measured(), Measured()
-    base = np.arange(900) < 500
-    rules.accuracy[0], rules.right[0] = [base.mean()], base.astype(int)
-    for size, more in (10, 5), (100, 60):  # texts that only the learned one gets right; it loses two others
-        right = np.arange(900) < 500 + more
-        right[:2] = False
-        found.accuracy[size], found.right[size] = [right.mean()] * 2, 2 * right
-    assert above(found, rules, 10).low < 0 < above(found, rules, 10).mean
-    assert rows_to_pass(found, rules) == 100
-    one = above(found, rules, 100)
-    assert one.mean == pytest.approx(58 / 900) and one.low > 0
-    del found.right[100]
-    assert rows_to_pass(found, rules) is None
+def again(words, capsys, folder):
+    assert call(capsys, *words)[0] == 0
+    return json.loads((folder / "study.json").read_text())
 
 
-def test_slices_of_ones_own_and_other_labels(data, capsys):
+def test_slices_of_ones_own_and_other_labels(data, capsys, monkeypatch):
+    monkeypatch.chdir(data)
     (data / "topic.txt").write_text("".join(f"{y} {t}\n" for t, y in [("a goal", "sport"), ("a share", "money")] * 6))
     (data / "slices.jsonl").write_text(
         '{"slice": "plural", "part": "plain", "text": "a goal", "label": "sport"}\n'
         '{"slice": "plural", "part": "changed", "text": "goals", "label": "sport"}\n'
     )
-    words = [
-        "table",
-        data / "topic.txt",
-        "--test",
-        data / "topic.txt",
-        "--seeds",
-        1,
-        "--sizes",
-        4,
-        "--folder",
-        data / "p",
-    ]
-    status, _, err = call(capsys, *words, "--methods", "bow", "--slices", data / "slices.jsonl")
+    words = ["table", "topic.txt", "--test", "topic.txt", "--seeds", 1, "--sizes", 4, "--folder", data / "p"]
+    status, _, err = call(capsys, *words, "--methods", "bow,cbow", "--slices", "slices.jsonl")
     assert status == 0, err
-    assert json.loads((data / "p" / "table.json").read_text())["methods"]["bow"]["slices"]["plural"]["plain"] == [1.0]
-    status, _, err = call(capsys, *words, "--methods", "rules")
+    assert json.loads((data / "p" / "study.json").read_text())["costs"]["bow"]["plural plain"] == 1.0
+    status, _, err = call(capsys, *words, "--methods", "rules,bow")
     assert status == 2 and "labels: " in err
     (data / "rules.toml").write_text('labels = ["money", "sport"]\n[weights]\ngoal = 1\nshare = -1\n')
-    status, _, err = call(capsys, *words, "--methods", "rules,bow", "--rules", data / "rules.toml")
+    status, _, err = call(capsys, *words, "--methods", "rules,bow", "--rules", "rules.toml")
     assert status == 0, err
+
+
+def test_every_method_is_an_arm(data, capsys, monkeypatch):
+    """Every classifier of `llmanac list`, by `compare`; those on a language model with one of the training texts."""
+    from llmanac.core import registry
+    from llmanac.lab.compare import compare
+
+    monkeypatch.chdir(data)
+    monkeypatch.setattr("llmanac.models.classifiers.fine_tuning.LEAST_STEPS", 2)
+    monkeypatch.setattr("llmanac.lab.trials.classifying.small_language_model", tiny)
+    names = list(registry.methods("classifier"))
+    done = compare("classifier", names, data="train.csv", on="test.jsonl", artefact="train", seeds=1,
+                   patches={"sizes": [8]}, budget="10m", report=lambda line: None)  # fmt: skip
+    assert set(done.data["values"]["accuracy_48"]) == set(names) and len(names) >= 6 and not done.data["failed"]
+    assert all(0 <= value <= 1 for own in done.values().values() for value in own)
+    assert set(done.data["shown"]) == set(names)
+
+
+def tiny(texts):
+    from llmanac.recipes.classification import small_language_model
+
+    return small_language_model(texts, vocab_size=300, dim=16, layers=1, steps=2, length=32, batch_tokens=64)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +190,16 @@ def test_slices_of_ones_own_and_other_labels(data, capsys):
         (["predict", "rules", "none.csv"], "none.csv: no such file"),
         (["predict", "rules", "train.csv", "--output", "a.xlsx"], "must end in .jsonl, .csv, .tsv or .parquet"),
         (["explain", "nothing", "a"], "no such folder"),
-        (["table", "train.csv", "--test", "odd.csv"], "label 'odd' is not in the training set"),
-        (["table", "train.csv", "--test", "train.csv", "--sizes", "x"], "--sizes: 'x' is not a list"),
-        (["table", "train.csv", "--test", "train.csv", "--methods", "prompting"], "--model: prompting needs"),
-        (["table", "train.csv", "--test", "train.csv", "--methods", "bow,bow"], "bow is there twice"),
+        (["table", "train.csv", "--test", "odd.csv"], "odd.csv:4: label 'odd' is unknown"),
+        (["table", "train.csv", "--test", "train.csv", "--sizes", "x"], "sizes: "),
+        (["table", "train.csv", "--test", "train.csv", "--sizes", "1"], "sizes: [1]: give numbers of at least 2"),
+        (
+            ["table", "train.csv", "--test", "train.csv", "--methods", "prompting,bow"],
+            "arm 'prompting': needs a language",
+        ),
+        (["table", "train.csv", "--test", "train.csv", "--methods", "bow,bow"], "'bow' is named twice"),
+        (["table", "train.csv", "--test", "train.csv", "--methods", "bow,cbo"], "no classifier named 'cbo'; did you"),
+        (["table", "train.csv", "--test", "train.csv", "--methods", "bow"], "needs at least two arms"),
     ],
 )
 def test_an_error_is_one_sentence(data, capsys, monkeypatch, words, message):

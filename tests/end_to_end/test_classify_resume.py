@@ -16,7 +16,6 @@ import pytest
 from _labelled import BAD, GOOD, THINGS
 from test_classify import call
 
-from llmanac.core.errors import DataError
 from llmanac.models.classifiers._base import Classifier
 
 SLOW = ("-s", "epochs=20", "-s", "batch=8", "-s", "dim=16")  # steps enough to be stopped in
@@ -59,13 +58,13 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(rows, whole, tmp_path, cap
     os.kill(process.pid, how)
     out, err = process.communicate(timeout=120)
     assert process.returncode == (130 if how == signal.SIGINT else -9), err
-    assert not folder.exists() and (work / "training.json").is_file()
+    assert not folder.exists() and (work / "recipe.toml").is_file()
     if how == signal.SIGINT:
-        assert "Traceback" not in err and f"what is done is in {work}" in out and "--resume" in out
+        assert "Traceback" not in err and "nothing is lost" in out and "--resume" in out
     words = command(rows, folder)[4:]
     status, _, err = call(capsys, *words)
-    assert status == 2 and "holds an unfinished training; go on with --resume" in err
-    for more, message in ((["--seed", 3], "--seed: not the same"), (["-s", "lr=0.1"], "-s lr: the method's choices")):
+    assert status == 2 and "is there already; --resume goes on with the run in it" in err
+    for more, message in ((["--seed", 3], "seed (was 0, now 3)"), (["-s", "lr=0.1"], "method.lr (was 0.003, now 0.1)")):
         status, _, err = call(capsys, *words, "--resume", *more)
         assert status == 2 and message in err and err.count("\n") == 1, err
     done = subprocess.run(command(rows, folder, "--resume"), capture_output=True, text=True)
@@ -102,7 +101,8 @@ def test_files_of_others_beside_a_training_are_kept(rows, tmp_path, capsys):
     own.write_text("mine")
     for more in ((), ("--resume",)):
         status, _, err = call(capsys, *command(rows, tmp_path / "cbow", *more)[4:])
-        assert status == 2 and "cbow.training: holds other files (notes.txt); move them" in err, err
+        said = "there is no run to resume" if more else "is there already and is no run"
+        assert status == 2 and f"cbow.training: {said}" in err, err
         assert own.read_text() == "mine"
 
 
@@ -113,57 +113,46 @@ def test_without_a_record_nothing_in_the_folder_is_ours(rows, tmp_path, capsys, 
     own.write_text("mine")
     for more in ((), ("--resume",)):
         status, _, err = call(capsys, *command(rows, tmp_path / "cbow", *more)[4:])
-        assert status == 2 and f"holds other files ({name.partition('/')[0]}); move them" in err, err
+        said = "there is no run to resume" if more else "is there already and is no run"
+        assert status == 2 and f"cbow.training: {said}" in err, err
         assert own.read_text() == "mine" and not (tmp_path / "cbow").exists()
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "checkpoints/photo.jpg"])
-def test_files_of_others_within_a_training_outlive_it(rows, tmp_path, capsys, monkeypatch, name):
+def test_files_of_others_within_a_training_outlive_it(rows, tmp_path, capsys, monkeypatch):
     folder, work = tmp_path / "cbow", tmp_path / "cbow.training"
-    words = command(rows, folder)[4:]
-
-    def fit(self, *_, **__):
-        (work / name).parent.mkdir(exist_ok=True)
-        (work / name).write_text("mine")
-        raise DataError("stopped")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Classifier, "fit", fit)
-        assert call(capsys, *words)[0] == 2
-    assert (work / name).read_text() == "mine" and not (work / "training.json").exists()
-    (work / name).rename(tmp_path / "aside")
-    shutil.rmtree(work)
-
     real = Classifier.fit
 
     def also(self, *given, **how):
         real(self, *given, **how)
-        shutil.copy(tmp_path / "aside", work / name)
+        (work / "notes.txt").write_text("mine")
 
     monkeypatch.setattr(Classifier, "fit", also)
-    status, _, err = call(capsys, *words)
-    assert status == 0 and f"({name})" in err, err
-    assert (folder / "classifier.json").is_file() and (work / name).read_text() == "mine"
-    assert {path.relative_to(work).as_posix() for path in work.rglob("*")} == {name, name.partition("/")[0]}
+    status, _, err = call(capsys, *command(rows, folder)[4:])
+    assert status == 0 and "(notes.txt)" in err, err
+    assert (folder / "classifier.json").is_file() and [path.name for path in work.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize("content", ["{oops", "[]", '{"epochs": 3}'])
 def test_a_record_that_is_not_ours_is_left_alone(rows, tmp_path, capsys, content):
     work = tmp_path / "cbow.training"
     (work / "checkpoints").mkdir(parents=True)
-    (work / "training.json").write_text(content)
+    (work / "run.json").write_text(content)
     for more in ((), ("--resume",)):
         status, _, err = call(capsys, *command(rows, tmp_path / "cbow", *more)[4:])
-        assert status == 2 and err.count("\n") == 1 and "training.json" in err, err
-        assert "is not what a training writes; if nothing in" in err and "delete that folder" in err
-    assert (work / "training.json").read_text() == content and (work / "checkpoints").is_dir()
+        assert status == 2 and err.count("\n") == 1 and "run.json" in err, err
+    assert (work / "run.json").read_text() == content and (work / "checkpoints").is_dir()
 
 
-def test_a_folder_that_was_half_removed_is_ours(rows, tmp_path, capsys):
+def test_a_folder_that_was_half_removed_is_gone_on_with(rows, tmp_path, capsys, monkeypatch):
+    """A kill between the classifier and the end of its work folder: `--resume` finishes."""
     work = tmp_path / "bow.training"
-    (work / "checkpoints" / "step-00000001").mkdir(parents=True)
-    (work / "training.json").write_text('{"done": true}')
-    assert call(capsys, "train", rows, "--folder", tmp_path / "bow", "-s", "epochs=2")[0] == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("llmanac.recipes.classifying.training.shutil.rmtree", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            call(capsys, "train", rows, "--folder", tmp_path / "bow", "-s", "epochs=2")
+    assert (work / "recipe.toml").is_file() and (tmp_path / "bow" / "classifier.json").is_file()
+    shutil.rmtree(work / "checkpoints")
+    assert call(capsys, "train", rows, "--folder", tmp_path / "bow", "-s", "epochs=2", "--resume")[0] == 0
     assert not work.exists() and (tmp_path / "bow" / "classifier.json").is_file()
 
 

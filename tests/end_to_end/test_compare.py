@@ -281,7 +281,7 @@ def test_whole_recipes_are_marked_as_such(recipe: dict[str, Any], store: Path, t
         ("position", "rope,learned", {"margin": 0.0}, "--margin: 0.0"),
         ("position", "rope,learned", {"budget": "soon"}, "--budget: 'soon' is not a time"),
         ("position", "rope,learned", {"base": "no-such"}, "no recipe named 'no-such'"),
-        ("decoding", "greedy,top-k", {"hold": "params"}, "--hold: nothing is trained"),
+        ("decoding", "greedy,top-k", {"hold": "params"}, "--hold: is not used when decoding is compared"),
         ("decoding", "greedy,top-k", {}, "--artefact: decoding methods need a finished model"),
         ("tokenizer", "bpe,bpx", {}, "no tokenizer named 'bpx'"),
         ("ffn.width", "1,2", {}, "ffn"),

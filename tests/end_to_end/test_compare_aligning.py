@@ -113,7 +113,7 @@ def test_policy_gradients_are_compared_by_their_reward(place: Path, tmp_path: Pa
         ("grpo,rloo", {}, "reward: a policy gradient needs one"),
         ("dpo,ipo", {"reward": "exact-match"}, "reward: dpo learns from the rows alone"),
         ("dpo,dpo{beta=-1}", {}, "arm 'dpo{beta=-1}': objective.beta: -1"),
-        ("dpo,ipo", {"judge": "x"}, "--base, --probe, --judge: are not for objectives that align"),
+        ("dpo,ipo", {"judge": "x"}, "--judge: is not used when objective is compared"),
         ("dpo,ipo", {"hold": "flops"}, "--hold flops: arms that tune one model"),
     ],
 )  # fmt: skip
@@ -136,5 +136,5 @@ def test_an_arm_that_cannot_run_says_which_and_why_before_any_training(
     (place / "bad.jsonl").write_text('{"prompt": "say", "chosen": " a"}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl:1: needs the columns prompt, chosen, rejected"):
         ask(place, "kto,dpo", tmp_path / "b", data="bad")
-    with pytest.raises(SpecError, match="--data, --reward: are for objectives that align"):
+    with pytest.raises(SpecError, match="--data: is not used when position is compared"):
         compare("position", "rope,none", data=place / "pairs.jsonl", folder=tmp_path / "c")

@@ -13,9 +13,17 @@ from llmanac.core.rng import numpy_generator
 from llmanac.data.pictures import scenes
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.compare import compare
-from llmanac.lab.pictures import flops_of, picture_base, recipe_of, stages, steps_of
 from llmanac.lab.trials import picturing
-from llmanac.lab.trials.picturing import answers, begin, scene_material
+from llmanac.lab.trials.picturing import (
+    answers,
+    begin,
+    flops_of,
+    picture_base,
+    recipe_of,
+    scene_material,
+    stages,
+    steps_of,
+)
 from llmanac.recipes import multimodal_data as data
 
 BASE = {

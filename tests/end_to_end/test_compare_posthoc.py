@@ -178,7 +178,9 @@ def test_a_tuning_has_no_text_to_decode(recipe: dict[str, Any], store: Path, tmp
 
 
 def test_what_is_trained_takes_no_artefact(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"--artefact: every arm is trained when .*quantizer, retriever take one"):
+    with pytest.raises(
+        SpecError, match=r"--artefact: is not used when .*quantizer, retriever, classifier, start take it"
+    ):
         ask("position", "rope,none", recipe, tmp_path / "a", store, artefact="/nonexistent")
 
 

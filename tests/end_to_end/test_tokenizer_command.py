@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_train_writes_what_the_library_learns(place):
-    from llmanac.lab.vocabulary.texts import Reading
+    from llmanac.recipes.vocabulary.texts import Reading
     from llmanac.tokenizers._mixture import Mixture
 
     paths = {"en": f"{place}/en.txt", "de": f"{place}/de.jsonl"}
@@ -146,29 +146,52 @@ def test_extend_a_model_file(place, name):
     )
 
 
-def test_compare(place):
-    page = place / "page"
+def test_compare(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "studies" / "page"
     out, _ = run(
         "compare", f"{place}/bpe", f"{place}/word", "utf8", "bpe{vocab_size=290}", "--on", f"en={place}/en.txt",
         "--on", f"code={place}/code", "--train", f"{place}/en.txt", "-o", str(page), "--sentence", "The cat <x>",
     )  # fmt: skip
-    assert "bytes/token" in out and f"code: {300 * len(CODE):,} bytes" in out and "The ␣cat" in out
-    found = json.loads((page / "compare.json").read_text("utf-8"))
-    rows = {one["label"]: one for one in found["tokenizers"]}
-    assert list(rows) == ["bpe", "word", "utf8", "bpe{vocab_size=290}"]
-    tokenizer = load_tokenizer(place / "bpe")
-    from llmanac.lab.vocabulary.texts import Reading
+    assert "bytes per token" in out and "The ␣cat" in out and "which they are measured on" in out
+    found = json.loads((page / "study.json").read_text("utf-8"))
+    assert [arm["label"] for arm in found["arms"]] == [f"{place}/bpe", f"{place}/word", "utf8", "bpe{vocab_size=290}"]
+    tokenizer, costs = load_tokenizer(place / "bpe"), found["costs"]
+    from llmanac.recipes.vocabulary.texts import Reading
 
     tokens = sum(len(tokenizer.encode(text)) for text in Reading().cut([f"{place}/en.txt"]))
-    assert rows["bpe"]["groups"]["en"]["bytes_per_token"] == pytest.approx(len(EN) * 600 / tokens)
-    assert set(rows["bpe"]["groups"]) == {"en", "code", "all"}
-    assert rows["utf8"]["groups"]["all"]["bytes_per_token"] == 1.0 and rows["word"]["groups"]["code"]["unknown"] > 0.5
-    assert rows["bpe"]["groups"]["en"]["comes_back"] == 1.0 and rows["bpe{vocab_size=290}"]["vocabulary"] == 290
-    html = (page / "compare.html").read_text("utf-8")
-    assert "<svg" in html and "The cat &lt;x&gt;" in html and (page / "compare.png").read_bytes()[:4] == b"\x89PNG"
-    assert (page / "compare.svg").read_text("utf-8").startswith("<svg")
+    assert costs[f"{place}/bpe"]["bytes_per_token of en"] == pytest.approx(len(EN) * 600 / tokens)
+    assert costs["utf8"]["bytes_per_token of code"] == 1.0 and costs[f"{place}/word"]["unknown"] > 0.1
+    assert costs[f"{place}/bpe"]["lossless"] == 1.0 and costs["bpe{vocab_size=290}"]["vocabulary"] == 290
+    verdicts = {c["arm"]: c["verdict"] for c in found["comparisons"]["bytes_per_token"]}
+    assert verdicts[f"{place}/word"] == "loses text" and verdicts["utf8"] == "worse"
+    html = (page / "study.html").read_text("utf-8")
+    assert "<svg" in html and "⟨" not in html and "␣cat" in html
     again, _ = run("compare", "word{vocab_size=30}", "--on", f"en={place}/en.txt", "-o", str(page), "--json")
-    assert json.loads(again)["plan"].startswith("Measured on one part in 10")
+    assert "Measured on one part in 10" in json.loads(again)["notes"][0]
+    assert list(json.loads(again)["values"]["bytes_per_token"]) == ["word{vocab_size=30}", "utf8"]  # one, against bytes
+
+
+def test_compare_finished_tokenizers(place, tmp_path, monkeypatch):
+    """Nothing is trained, so all of the text is measured, there are no frequencies, and the page says what was read."""
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "studies" / "page"
+    asked = ["compare", f"{place}/bpe", f"{place}/word", "-o", str(page), "--on"]
+    out, _ = run(*asked, f"{place}/code", "--json")
+    found = json.loads(out)
+    assert found["notes"] == ["Measured on all of the text."] and "bits_per_byte" not in found["values"]
+    assert found["runs"][0]["cached"] is False and found["command"].startswith("llmanac compare tokenizer --arms")
+    assert all(run["cached"] for run in json.loads(run_again(asked, f"{place}/code"))["runs"])
+    (place / "copy").mkdir(exist_ok=True)
+    (place / "copy" / "tokenizer.json").write_bytes((place / "bpe" / "tokenizer.json").read_bytes())
+    notes = json.loads(
+        run("compare", f"{place}/copy", f"{place}/bpe", "-o", str(page), "--json", "--on", f"{place}/en.txt")[0]
+    )["notes"]
+    assert "unknown training text" in notes[1] and f"learned from {place}/en.txt" in notes[2]
+
+
+def run_again(asked, on):
+    return run(*asked, on, "--json")[0]
 
 
 WRONG = [
@@ -185,8 +208,8 @@ WRONG = [
     (["encode", "{0}/bpe", "--text", "999999", "--decode"], "--text: token 999999: not in the vocabulary"),
     (["encode", "{0}/bpe", "--text", "a", "--special", "<|ende|>"], "special: '<|ende|>' is no special token; did you"),
     (["inspect", "{0}/en.txt"], "expected a folder, a tokenizer.json, a .model, a .gguf or a .tiktoken file"),
-    (["compare", "{0}/bpe", "bpee", "--on", "en={0}/en.txt"], "no tokenizer named 'bpee'"),
-    (["compare", "bpe", "--on", "en={0}/en.txt", "--every", "1"], "there is no text for it"),
+    (["compare", "{0}/bpe", "bpee", "--on", "en={0}/en.txt", "-o", "{0}/x"], "no tokenizer named 'bpee'"),
+    (["compare", "bpe", "--on", "en={0}/en.txt", "--every", "1", "-o", "{0}/x"], "there is no text for it"),
     (["extend", "{0}/bpe", "{0}/none.txt", "-o", "{0}/x"], "none.txt: no such file or folder"),
 ]  # fmt: skip
 

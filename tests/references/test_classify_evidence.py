@@ -11,8 +11,8 @@ from _labelled import easy, sst2
 from evidence import _claims as claims
 from llmanac.core import registry
 from llmanac.data.labelled import Labelled
-from llmanac.lab.classification.experiments import curve_sizes, sample
-from llmanac.lab.classification.slices import sentiment_slices
+from llmanac.lab.slices import sentiment_slices
+from llmanac.lab.trials.classifying import sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,7 +50,6 @@ def test_samples_are_nested_and_miss_no_label():
     small, large = sample(labels, 5, 1), sample(labels, 60, 1)
     assert list(large[:5]) == list(small) and {labels[i] for i in small} == {"a", "b", "c"}
     assert len(set(large.tolist())) == 60 and list(sample(labels, 60, 2)) != list(large)
-    assert curve_sizes(100) == [10, 30, 100] and curve_sizes(7, [3, 50]) == [3, 7]
 
 
 def test_a_linear_probe_finds_what_is_linear():

@@ -181,7 +181,7 @@ def test_the_plan_has_as_many_seeds_as_fit_and_what_is_not_trained_takes_no_auto
     assert [seeds(budget) for budget in (16, 25, 33, 46, 100)] == [5, 7, 10, 14, 20]
     with pytest.raises(BudgetError, match="5 runs of each"):
         seeds(10)
-    with pytest.raises(SpecError, match="--seeds auto: nothing is trained when tokenizer is compared"):
+    with pytest.raises(SpecError, match="--seeds auto: no seed is added when tokenizer is compared"):
         compare("tokenizer", "utf8,bpe", seeds="auto", folder=tmp_path)
     with pytest.raises(SpecError, match="--seeds: 'many' is neither a number nor auto"):
         compare("position", "rope,none", seeds="many", folder=tmp_path)

@@ -63,12 +63,12 @@ def one_round(monkeypatch):
 
 def test_speeds_are_of_alternating_rounds_and_the_first_is_not_counted(monkeypatch):
     order = []
-    monkeypatch.setattr(quantizing, "Engine", lambda model, runner: model)
-    monkeypatch.setattr(quantizing, "decoding_rate", lambda engine, prompt: order.append(engine) or float(len(order)))
-    assert quantizing._speeds("ab", [1]) == ([3.0], [4.0])
+    monkeypatch.setattr(quantizing, "Engine", lambda model, runner, rows: model)
+    monkeypatch.setattr(quantizing, "decoding_rate", lambda engine, *given: order.append(engine) or float(len(order)))
+    assert quantizing.alternating_rates("ab", [1]) == ([3.0], [4.0])
     monkeypatch.setattr(quantizing, "SECONDS", 60.0)
     order.clear()
-    assert quantizing._speeds("ab", [1]) == ([3.0, 5.0, 7.0, 9.0, 11.0], [4.0, 6.0, 8.0, 10.0, 12.0])
+    assert quantizing.alternating_rates("ab", [1]) == ([3.0, 5.0, 7.0, 9.0, 11.0], [4.0, 6.0, 8.0, 10.0, 12.0])
     assert "".join(order) == "ab" * 6
 
 

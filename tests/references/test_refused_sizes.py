@@ -10,7 +10,7 @@ from llmanac.cli import main
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.core.spec import make_method
 from llmanac.evaluate.classify import Template, check_fields
-from llmanac.lab.classification.classifiers import make_classifier
+from llmanac.recipes.classifying.use import make_classifier
 from llmanac.tokenizers.load import load_tokenizer
 
 

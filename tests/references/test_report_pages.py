@@ -153,3 +153,27 @@ def test_a_table_in_markdown() -> None:
 def test_nothing_draws_until_a_chart_is_asked_for() -> None:
     code = "import sys, llmanac.core.pages; assert not {'matplotlib', 'jinja2', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (3.9690, 3.9707), (1_000_000.0, 1_000_300.0), (0.12340, 0.12346), (-5.00012, -5.00001), (0.0, 1.0),
+        (12_300.0, 12_900.0), (-1e-7, 1e-7), (9.99e8, 1.001e9), (98.76, 98.77),
+    ],
+)  # fmt: skip
+def test_ticks_of_a_narrow_axis_are_told_apart(low: float, high: float) -> None:
+    axis = line_chart([Line("a", [(0.0, low), (1.0, high)])], "x", "y", "").figure.axes[0].yaxis
+    labels = [axis.get_major_formatter()(value, None) for value in axis.get_majorticklocs()]
+    assert len(labels) >= 3 and len(set(labels)) == len(labels), labels
+
+
+@pytest.mark.parametrize(("centre", "said"), [(0.92, ""), (-0.92, ""), (40.0, "Beyond the axis")])
+def test_what_the_margin_brings_back_is_not_beyond_the_axis(centre: float, said: str) -> None:
+    """A dot between zero, which is always shown, and the others; and one that is far from both."""
+    dots = [centre + 0.001 * n for n in range(12)]
+    odd = 0.9 * centre if abs(centre) < 1 else 4000.0
+    rows = [Row("a", [*dots, odd], centre), Row("b", dots, centre)]
+    axes = interval_chart(rows, "x", "", margin=0.001).figure.axes[0]
+    low, high = axes.get_xlim()
+    assert (low <= odd <= high) == (not said) and ("Beyond the axis" in axes.get_xlabel()) == bool(said)

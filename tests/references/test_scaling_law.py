@@ -125,7 +125,7 @@ def test_files_and_the_command(tmp_path, capsys):
         "parameters,loss\n1,2\n": "tokens or flops",
         f"{head}\n1,1,x,2\n": ":2: tokens: 'x' is not a number",
         f"{head}\n1,1,-5,2\n": "not a positive number",
-        f"{head}\n1,1,5,2,9\n": "more values",
+        f"{head}\n1,1,5,2,9\n": "5 fields where the header has 4",
         f"{head}\n": "no run with a loss",
     }.items():
         table.write_text(text)

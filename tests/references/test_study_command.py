@@ -12,7 +12,8 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import parse_patches
 from llmanac.lab import compare as lab
 from llmanac.lab.arms import parse_arms
-from llmanac.lab.command import arms_text, compare_again, study_again
+from llmanac.lab.axis import find_axis
+from llmanac.lab.command import RUN_STUDY, arms_text, asked_again
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +63,9 @@ QUESTIONS: list[tuple[str, Any, dict[str, Any]]] = [
     ("train.length", "64,128", {"budget": 90, "patches": {"data.source": {"name": "files", "paths": ["a b", "c,d"]}}}),
     ("decoding", "greedy,top-p{p=0.9}", {"artefact": Path("runs/my run")}),
     ("tokenizer", "bpe{vocab_size=300},bpe{vocab_size=500}", {"seeds": 1}),
+    ("tokenizer", "runs/tok,utf8", {"on": "en=a b.txt,de.txt", "patches": ["every=5", 'train=["c.txt"]']}),
+    ("classifier", "rules,bow{epochs=3}", {"data": "train.csv", "on": "test.csv", "patches": {"sizes": [10, 50]}}),
+    ("start", "pretrained,scratch", {"data": "a.csv", "on": "b.csv", "artefact": "m", "patches": {"method.epochs": 1}}),
     ("position", {"near": {"name": "rope", "theta": 100.0}, "far": "rope"}, {"baseline": "far"}),
     ("recipe", {"a": {"train.clip": 0.5}, "b": {"model.position": "none"}}, {"hold": "time", "min_steps": 5}),
 ]  # fmt: skip
@@ -72,6 +76,25 @@ def test_the_command_asks_the_same_question(kind: str, arms: Any, options: dict[
     first, command = asked(lab.compare, kind, arms, **options)
     again, same = asked(run_command, command)
     assert again == first and same == command
+
+
+OPTIONS = {
+    "base": {}, "artefact": "x", "probe": "x", "judge": "x", "on": "x", "data": "x", "reward": "exact-match",
+    "hold": "tokens", "tune": "lr=3",
+}  # fmt: skip
+ARMS = {
+    "position": "rope,none", "lm": "transformer,ngram", "train.clip": "0.5,1.0", "decoding": "greedy,sample",
+    "tokenizer": "utf8,word", "quantizer": "none,int8", "retriever": "bm25,dense", "multimodal": "clip,vilt",
+    "classifier": "rules,bow", "start": "pretrained,scratch",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ARMS)
+def test_what_a_kind_does_not_take_is_refused_by_name(kind: str) -> None:
+    takes = lab.TAKES[find_axis(kind).trial]
+    for option in OPTIONS.keys() - set(takes):
+        with pytest.raises(SpecError, match=f"--{option}: is not used when {kind} is compared; leave it out"):
+            lab.compare(kind, ARMS[kind], **{option: OPTIONS[option]})
 
 
 def test_a_base_that_is_a_file_is_named_and_one_that_is_data_is_written_out(asked: Any, tmp_path: Path) -> None:
@@ -126,9 +149,9 @@ def test_what_was_settled_and_planned_is_in_the_command(monkeypatch: pytest.Monk
 
 
 def test_a_baseline_is_said() -> None:
-    said = compare_again("position", "rope,none", {}, {"baseline": "none", "budget": "3m"})
+    said = asked_again("position", "rope,none", {}, {"baseline": "none", "budget": "3m"})
     assert said == "llmanac compare position --arms rope,none --baseline none --budget 3m"
-    assert study_again("positions_small", None, {}, {"baseline": "none"}) == (
+    assert asked_again("positions_small", None, {}, {"baseline": "none"}, RUN_STUDY) == (
         "llmanac compare positions_small --baseline none"
     )
 
@@ -138,5 +161,5 @@ def test_arms_and_values_come_back_from_their_text() -> None:
         assert parse_arms(arms_text(parse_arms(text))) == parse_arms(text)
     with pytest.raises(SpecError, match="says something else"):
         arms_text(parse_arms({"mine": "rope", "other": "none"}))
-    said = shlex.split(compare_again("ffn", "relu,swiglu", {"a.b": {"c": [1, "x y"]}, "d": "3", "e": True}, {}))
+    said = shlex.split(asked_again("ffn", "relu,swiglu", {"a.b": {"c": [1, "x y"]}, "d": "3", "e": True}, {}))
     assert parse_patches(said[said.index("-s") + 1 :: 2]) == {"a.b": {"c": [1, "x y"]}, "d": "3", "e": True}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +13,14 @@ from _small_models import randomise
 from typer.testing import CliRunner
 
 from llmanac.core.errors import SpecError
-from llmanac.core.spec import make_method
+from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.labelled import Labelled
-from llmanac.lab.classification import transfer as transfers
-from llmanac.lab.classification.transfer import STARTS, begun, gains, rows_of, transfer
+from llmanac.lab.axis import Arm
+from llmanac.lab.trials.classifying import ClassifyingTrial, Start, begun
 from llmanac.models.classifiers.fine_tuning import FineTuning
 from llmanac.tokenizers.load import train_tokenizer
 
+STARTS = ("pretrained", "scratch", "shuffled")
 pytestmark = pytest.mark.usefixtures("few_steps")
 PATCHES = ["epochs=1", "lr=0.003", "length=32"]
 
@@ -44,7 +47,7 @@ def labelled(pair: tuple[list[str], list[str]]) -> Labelled:
 def test_starts_are_the_checkpoint_its_initial_weights_and_its_numbers_in_another_order(tokenizer: Any) -> None:
     model = model_of(tokenizer)
     kept = {name: p.detach().clone() for name, p in model.named_parameters()}
-    made = {start: dict(begun(model, start, 3).named_parameters()) for start in STARTS}
+    made = {start: dict(begun(model, Start.from_data({"name": start}), 3).named_parameters()) for start in STARTS}
     fresh = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 32})
     fresh = fresh.build(vocab_size=tokenizer.vocab_size)
     fresh.initialise(3)
@@ -55,10 +58,10 @@ def test_starts_are_the_checkpoint_its_initial_weights_and_its_numbers_in_anothe
         assert torch.equal(mixed.flatten().sort()[0], kept[name].flatten().sort()[0])
         assert not torch.equal(mixed, kept[name])
     assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())  # the checkpoint is as it was
-    other = dict(begun(model, "shuffled", 4).named_parameters())
+    other = dict(begun(model, Start(name="shuffled"), 4).named_parameters())
     assert not torch.equal(other["model.embed_tokens.weight"], made["shuffled"]["model.embed_tokens.weight"])
-    with pytest.raises(SpecError, match="start: 'warm'"):
-        begun(model, "warm", 0)
+    with pytest.raises(SpecError, match="warm"):
+        Start.from_data({"name": "warm"})
 
 
 def test_only_the_initial_weights_differ(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,44 +76,55 @@ def test_only_the_initial_weights_differ(tokenizer: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(FineTuning, "prepare", recorded)
     model = model_of(tokenizer)
     model.initialise(0)
-    found = transfer(model, tokenizer, labelled(denied()), labelled(easy()), sizes=(8, 500), seeds=[0], patches=PATCHES)
-    assert found["sizes"] == [8, 96] and found["rows"] == [96, 48]
-    by_size = [seen[at : at + len(STARTS)] for at in range(0, len(seen), len(STARTS))]
-    assert len(by_size) == 2 and all(len(set(arms)) == 1 for arms in by_size)
-    assert set(by_size[0][0][0]) <= set(by_size[1][0][0])  # the smaller sample is a part of the larger one
-    assert found["values"]["pretrained"] == found["values"]["scratch"]
-    assert found["majority"] == {"macro_f1": pytest.approx(1 / 3), "accuracy": 0.5}
-    learned = model_of(tokenizer)
-    other = transfer(
-        learned, tokenizer, labelled(denied()), labelled(easy()), sizes=(96,), seeds=[0], patches=PATCHES,
-        starts=STARTS[:2],
-    )  # fmt: skip
-    assert other["values"]["scratch"]["96"] == found["values"]["scratch"]["96"]  # whatever the checkpoint is
-    with pytest.raises(SpecError, match="at least 2"):
-        transfer(model, tokenizer, labelled(easy()), labelled(easy()), sizes=())
+    trial = trial_of(model, tokenizer, (8, 96))
+    seen.clear()
+    found = {arm.label: trial.measure(arm, 0, Path()).values for arm in trial.arms}
+    by_arm = {arm.label: seen[2 * n : 2 * n + 2] for n, arm in enumerate(trial.arms)}
+    assert len(seen) == 6 and by_arm["pretrained"] == by_arm["scratch"] == by_arm["shuffled"]
+    small, large = by_arm["pretrained"]
+    assert len(small[0]) == 8 and set(small[0]) <= set(large[0])  # the smaller sample is a part of the larger one
+    assert found["pretrained"] == found["scratch"] and [m.name for m in trial.metrics][:2] == [
+        "macro_f1_96",
+        "macro_f1_8",
+    ]
+    floor = trial.majority()
+    assert (floor.macro_f1, floor.accuracy) == (pytest.approx(1 / 3), 0.5)
+    other = trial_of(model_of(tokenizer), tokenizer, (96,))
+    again = other.measure(other.arms[1], 0, Path()).values
+    assert again["macro_f1_96"] == found["scratch"]["macro_f1_96"]  # whatever the checkpoint is
 
 
-def test_gains_are_paired_by_seed() -> None:
-    values = {
-        "pretrained": {"10": {"macro_f1": [0.6, 0.7, 0.8]}}, "scratch": {"10": {"macro_f1": [0.5, 0.55, 0.75]}},
-    }  # fmt: skip
-    gain, low, _ = gains({"values": values}, 10)["scratch"]
-    assert gain == pytest.approx(0.1) and low == pytest.approx(0.1 - 4.302653 * 0.05 / 3**0.5)
-    heads, ((count, *cells),) = rows_of({"values": values, "sizes": [10]})
-    assert count == "10" and cells[:2] == ["0.700", "0.600"] and cells[2].startswith("+0.100 (")
-    assert heads == ["labels", "pretrained", "scratch", "pretrained - scratch (95%)"]
+def trial_of(model: Any, tokenizer: Any, sizes: tuple[int, ...]) -> ClassifyingTrial:
+    arms = [Arm(name, Start.from_data({"name": name}), {}, {}) for name in STARTS]
+    method = patch(make_method("classifier", "fine-tuning"), parse_patches(PATCHES))
+    texts = labelled(denied()), labelled(easy())
+    return ClassifyingTrial(arms, *texts, sizes, language_model=(model, tokenizer), method=method)
 
 
-def test_the_command_prints_a_row_for_each_number_of_labels(
+def test_the_command_compares_the_starts_over_seeds(
     tokenizer: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llmanac.cli.classify import app
 
-    monkeypatch.setattr(transfers, "open_checkpoint", lambda path: (model_of(tokenizer), tokenizer))
+    monkeypatch.chdir(tmp_path)
+    model_of(tokenizer).save_pretrained(tmp_path / "m")
+    tokenizer.save(tmp_path / "m")
     for name, (texts, labels) in {"train": easy(), "test": denied()}.items():
         lines = [f"{label} {text}" for text, label in zip(texts, labels, strict=True)]
         (tmp_path / name).write_text("\n".join(lines))
-    asked = ["transfer", str(tmp_path / "train"), "--test", str(tmp_path / "test"), "--model", "m", "--seeds", "1"]
-    done = CliRunner().invoke(app, [*asked, "--sizes", "4,9999", "-s", "epochs=1"])
+    asked = ["transfer", "train", "--test", "test", "--model", "m", "--seeds", "5", "-s", "epochs=1"]
+    done = CliRunner().invoke(app, [*asked, "--sizes", "4,9999"])
     assert done.exit_code == 0, done.output
-    assert "macro F1" in done.output and "48" in done.output and "--method fine-tuning --model m" in done.output
+    found = json.loads((tmp_path / "studies" / "transfer" / "study.json").read_text())
+    names = ["macro_f1_48", "macro_f1_4", "accuracy_48", "accuracy_4"]
+    assert [metric["name"] for metric in found["metrics"]] == names and found["replicate"] == "seed"
+    for metric in names:  # gains are paired by seed
+        own = found["values"][metric]
+        for c in found["comparisons"][metric]:
+            pairs = [b - a for a, b in zip(own["pretrained"], own[c["arm"]], strict=True)]
+            assert c["n"] == 5 and c["difference"] == pytest.approx(sum(pairs) / 5) and c["verdict"] != "too few"
+    pairing = found["pairing"]["seeds"].values()
+    assert len(pairing) == 5 and all(one["rows"] == 2 and one["rows_equal"] for one in pairing)
+    assert "macro F1 after 48 rows" in done.output and "--method fine-tuning --model m" in done.output
+    again = CliRunner().invoke(app, [*asked, "--sizes", "1"])
+    assert isinstance(again.exception, SpecError) and "at least 2 labelled texts" in str(again.exception)

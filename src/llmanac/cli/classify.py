@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, Fields, Force, OnError, Seed, group
+from llmanac.cli.options import AsJson, Fields, Force, OnError, Seed, group, stopping
 
 if TYPE_CHECKING:
-    from llmanac.data.labelled import Labelled
+    from llmanac.lab.compare import StudyResult
     from llmanac.metrics.accuracy import Report
+
+DEFAULT, ON_A_MODEL = ("rules", "bow", "cbow", "deep-cbow"), ("fine-tuning", "prompting")
+UNLIMITED = "1000h"  # what is to be trained is stated, and no budget ends it
 
 app = group("Classify texts: train a classifier, use it, explain it, or compare the methods.")
 TextColumn = Annotated[str, typer.Option(help="Column of the text; in a .tsv without a header its number, from 1.")]
@@ -42,21 +44,14 @@ def train_command(
         resume: Continue an interrupted training.
     """
     from llmanac.data.command_problems import left_out
-    from llmanac.lab.classification.classifiers import evaluate_on
-    from llmanac.lab.classification.classifiers import train as train_on
-    from llmanac.lab.classification.training import Stopped
+    from llmanac.recipes.classifying.use import evaluate_on
+    from llmanac.recipes.classifying.use import train as train_on
 
-    try:
+    with stopping("the same command and --resume"):
         done = train_on(
             data, method, folder=folder, test=test, model=model, seed=seed, patches=list(set_ or ()), text=text,
             label=label, resume=resume, on_error=on_error, report=_say,
         )  # fmt: skip
-    except Stopped as stopped:
-        again = "Stopped before anything was kept; the same command starts again."
-        if stopped.kept is not None:
-            again = f"Stopped; what is done is in {stopped.kept}. Continue with the same command and --resume"
-        print(f"\n{again}")
-        raise SystemExit(130) from None
     if done.replaced:
         print(f"{done.folder}: replaced the classifier that was there")
     if done.left_out:
@@ -91,7 +86,7 @@ def predict_command(
         prefix: Prefix of the names of the added columns.
         with_labels (--with-labels/--text-only): Lines begin with a label, or are text only [guessed].
     """
-    from llmanac.lab.classification.predict import as_json, predict_file
+    from llmanac.recipes.classifying.predict import as_json, predict_file
 
     count, rows = predict_file(
         folder, data, output=output, text=text, with_labels=with_labels, force=force, prefix=prefix, report=_say
@@ -104,30 +99,20 @@ def predict_command(
 
 @app.command("evaluate")
 def evaluate_command(
-    folder: Saved,
-    data: Rows,
-    text: TextColumn = "text",
-    label: LabelColumn = "label",
-    as_json: AsJson = False,
-) -> None:
+    folder: Saved, data: Rows, text: TextColumn = "text", label: LabelColumn = "label", as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Accuracy, precision, recall and F1 per label, and the confusion matrix."""
-    from llmanac.lab.classification.classifiers import evaluate_on, open_classifier
+    from llmanac.data.command_problems import CommandProblems
+    from llmanac.data.labelled import read_labelled
+    from llmanac.recipes.classifying.use import BOUNDS, evaluate_on, open_classifier
 
-    (held,) = _read([data], text, label)
+    held = read_labelled(data, text=text, label=label, problems=CommandProblems(bounds=BOUNDS))
     found = evaluate_on(open_classifier(folder), held, data)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
         return
     print_report(found)
     _print_next(folder, held.texts[0])
-
-
-def _read(paths: Sequence[Path], text: str, label: str) -> list[Labelled]:
-    from llmanac.data.command_problems import CommandProblems
-    from llmanac.data.labelled import read_labelled
-    from llmanac.lab.classification.classifiers import BOUNDS
-
-    return [read_labelled(path, text=text, label=label, problems=CommandProblems(bounds=BOUNDS)) for path in paths]
 
 
 def print_report(found: Report) -> None:
@@ -158,7 +143,7 @@ def explain_command(folder: Saved, words: str, most: int = 12, as_json: AsJson =
         words (TEXT): The text; - for standard input.
         most (from 1): Features to show.
     """
-    from llmanac.lab.classification.classifiers import open_classifier
+    from llmanac.recipes.classifying.use import open_classifier
 
     text = sys.stdin.read().removesuffix("\n") if words == "-" else words
     found = open_classifier(folder).explain(text)
@@ -186,68 +171,49 @@ def table_command(
         slices: Failure slices (.jsonl: slice, part, text, label).
         folder: Output folder of the page.
     """
-    from llmanac.core.outputs import check_pages
-    from llmanac.lab.classification import table as tables
-    from llmanac.lab.classification.classifiers import ON_A_MODEL
-    from llmanac.lab.classification.slices import read_slices
+    arms = methods or ",".join(DEFAULT + ON_A_MODEL if model else DEFAULT)
+    changes = {"rules": rules, "slices": slices, "text": text, "label": label}
+    right = _study("classifier", arms, data, test, seeds, model, sizes, changes, folder).values()
+    best = max(right, key=lambda arm: sum(right[arm]))
+    print(f"Next: llmanac classify train {shlex.quote(str(data))} --method {best}")
 
-    inputs = [data, test, *(path for path in (rules, slices) if path)]
-    check_pages(folder, "--folder", tables.FILES, "methods", inputs)
-    train, held = _read([data, test], text, label)
-    names = [name.strip() for name in methods.split(",")] if methods else list(tables.DEFAULT)
-    names += ON_A_MODEL if model and not methods else ()
-    chosen = read_slices(slices) if slices else tables.our_slices(train.labels)
-    predicted: dict[str, list[list[str]]] = {}
-    result = tables.make_table(
-        train, held, names, seeds=seeds, sizes=tables.parse_sizes(sizes), slices=chosen, model=model, rules=rules,
-        predicted=predicted,
-    )  # fmt: skip
-    options: dict[str, Any] = {"--methods": methods, "--seeds": seeds if seeds != 3 else None, "--sizes": sizes}
-    options |= {"--model": model, "--rules": rules, "--slices": slices, "--text": text if text != "text" else None}
-    options |= {"--label": label if label != "label" else None}
-    given = (str(word) for option in options.items() if option[1] is not None for word in option)
-    result["command"] = shlex.join(["llmanac", "classify", "table", str(data), "--test", str(test), *given])
-    result["data"] |= {"train": data.name, "test": test.name}
-    place = tables.write(folder, result, held, predicted)
-    print_methods(result)
-    print(f"page: {place}; each method's labels of the test texts: {folder / tables.PREDICTED}")
-    print(f"Next: llmanac classify train {shlex.quote(str(data))} --method {tables.best(result)}")
+
+def _study(
+    kind: str, arms: str, data: Path, test: Path, seeds: int, model: str | None, sizes: str | None,
+    changes: dict[str, Any], folder: Path,
+) -> StudyResult:  # fmt: skip
+    from llmanac.cli.compare import print_study
+    from llmanac.core.spec import parse_patches
+    from llmanac.lab.compare import compare
+
+    own = {path: str(value) if isinstance(value, Path) else value
+           for path, value in changes.items() if value is not None and path != value}  # fmt: skip
+    own |= parse_patches([f"sizes=[{sizes}]"] if sizes else [])
+    done = compare(
+        kind, arms, data=data, on=test, artefact=model, seeds=seeds, patches=own, folder=folder, budget=UNLIMITED
+    )
+    print_study(done)
+    return done
 
 
 @app.command("transfer")
 def transfer_command(
-    data: Rows, test: Path, model: str, sizes: str | None = None, seeds: int = 3, set_: Fields = None,
-    text: TextColumn = "text", label: LabelColumn = "label",
+    data: Rows, test: Path, model: str, sizes: str = "10,100,1000,10000", seeds: int = 5, set_: Fields = None,
+    folder: Path = Path("studies/transfer"), text: TextColumn = "text", label: LabelColumn = "label",
 ) -> None:  # fmt: skip
     """Fine-tune a pretrained model, the same from scratch and one with shuffled weights on more and more labels.
 
     Args:
         test (--test): Labelled texts to test on.
         model (--model): Pretrained language model: a run's or model's folder.
-        sizes: Numbers of labels [10,100,1000,10000].
-        seeds (from 1): Trainings of each start; a verdict needs 3.
+        sizes: Numbers of labels.
+        seeds (from 1): Trainings of each start; a verdict needs 5.
+        folder: Output folder of the page.
     """
-    from llmanac.cli.tables import print_table
-    from llmanac.lab.classification import transfer as transfers
-    from llmanac.lab.classification.table import parse_sizes
+    from llmanac.core.spec import parse_patches
 
-    train, held = _read([data, test], text, label)
-    found = transfers.transfer(
-        *transfers.open_checkpoint(model), train, held, sizes=parse_sizes(sizes) or transfers.SIZES, seeds=range(seeds),
-        patches=list(set_ or ()),
-    )  # fmt: skip
-    heads, rows = transfers.rows_of(found)
-    print_table(f"macro F1 of fine-tuning, {len(held):,} test texts", heads, rows)
-    print(f"The most frequent label alone: {found['majority']['macro_f1']:.3f}.")
+    changes = {f"method.{path}": value for path, value in parse_patches(set_ or ()).items()}
+    changes |= {"text": text, "label": label}
+    _study("start", "pretrained,scratch,shuffled", data, test, seeds, model, sizes, changes, folder)
     again = f"llmanac classify train {shlex.quote(str(data))} --method fine-tuning --model {shlex.quote(model)}"
     print(f"Next: {again}")
-
-
-def print_methods(result: Mapping[str, Any]) -> None:
-    """A row for each method: accuracy, costs, and results on the failure slices."""
-    from llmanac.cli.tables import print_page_table
-    from llmanac.lab.classification.page import lead, tables
-
-    for title, table in tables(result).items():
-        print_page_table(table, title)
-    print(lead(result))

@@ -30,8 +30,8 @@ def compare_command(
         base (text sets base): Recipe that all arms start from.
         artefact (text sets artefact): Run, model or folder of documents that arms are applied to, or align.
         probe (text sets probe): Labelled texts to probe different objectives with.
-        on (text sets on): Questions that retrievers find the documents of.
-        data (text sets data): Rows that objectives align --artefact on.
+        on (text sets on): Questions of retrievers, labelled texts of classifiers, text of tokenizers.
+        data (text sets data): Rows that objectives align --artefact on, or classifiers learn from.
         reward: exact-match, FILE.py:function, a reward model's folder, ...; repeatable, with =WEIGHT.
         judge (text sets judge): Model that scores what they write [a 5-gram].
         folder (file sets folder): Output folder [studies/<name>].
@@ -62,9 +62,14 @@ def print_study(done: Any, console: Console | None = None) -> None:
 
     console = console or tables.Console()
     result = done.data
-    for metric in result["metrics"]:
-        title = f"{words.label(metric)} ({metric['better']} is better), {words.held_words(result)}"
-        tables.print_page_table(report.verdict_table(result, metric), title, console)
+    metric = words.primary(result)
+    title = f"{words.label(metric)} ({metric['better']} is better), {words.held_words(result)}"
+    tables.print_page_table(report.verdict_table(result, metric), title, console)
+    if further := report.further_table(result):
+        tables.print_page_table(further, "also measured, means", console)
+    for arm, text in result.get("shown", {}).items():
+        if "\n" not in text:  # else on the page alone
+            console.print(f"{arm}: {text}", markup=False)
     tables.print_page_table(report.cost_table(result), "costs, means over the runs", console)
     for note in filter(None, [*words.warnings(result), words.worse_than_uniform(result), words.adjusted(result)]):
         console.print(f"note: {note}", markup=False)

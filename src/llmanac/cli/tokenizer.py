@@ -26,7 +26,7 @@ DEFAULT_SENTENCE = (
 
 
 def _reading(column: str, include: list[str] | None) -> Any:
-    from llmanac.lab.vocabulary.texts import Reading
+    from llmanac.recipes.vocabulary.texts import Reading
 
     return Reading(column, tuple(include or ()))
 
@@ -56,7 +56,7 @@ def train_command(
         weight (LABEL=NUMBER): Weight of a label.
         unit: Unit of the weights: bytes or documents.
     """
-    from llmanac.lab.vocabulary.train import train
+    from llmanac.recipes.vocabulary.train import train
 
     done = train(
         name, text, _free(folder), list(set_ or ()), alpha=alpha, weights=list(weight or ()), unit=unit,
@@ -97,7 +97,7 @@ def extend_command(
         tokens (from 1): The most tokens to add.
     """
     from llmanac.core.files import atomic_folder
-    from llmanac.lab.vocabulary import texts
+    from llmanac.recipes.vocabulary import texts
     from llmanac.tokenizers.load import extend, load_tokenizer
 
     old, place = load_tokenizer(tokenizer), _free(folder)
@@ -129,7 +129,7 @@ def encode_command(
         special: A special token to parse, or all; repeatable.
     """
     from llmanac.core.errors import SpecError
-    from llmanac.lab.vocabulary import stream
+    from llmanac.recipes.vocabulary import stream
     from llmanac.tokenizers.load import load_tokenizer
 
     if form not in ("ids", "pieces", "json"):
@@ -158,7 +158,7 @@ def inspect_command(tokenizer: SomeTokenizer, text: str = DEFAULT_SENTENCE, as_j
     Args:
         text: A sentence to tokenize.
     """
-    from llmanac.lab.vocabulary.shown import described, facts
+    from llmanac.recipes.vocabulary.shown import described, facts
     from llmanac.tokenizers.load import load_tokenizer
 
     found = facts(load_tokenizer(tokenizer), text)
@@ -175,7 +175,7 @@ def compare_command(
     sentence: str = DEFAULT_SENTENCE, limit: int = 20, folder: Folder = Path("tokenizers"), as_json: AsJson = False,
     column: Column = "text", include: Include = None,
 ) -> None:  # fmt: skip
-    """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed, a picture.
+    """Measure tokenizers on labelled text: bytes per token, tokens per word, unknown words, speed.
 
     Args:
         tokenizers: Folders or files, or methods: bpe{vocab_size=4096}.
@@ -185,21 +185,24 @@ def compare_command(
         sentence: A sentence to tokenize.
         limit (from 1): The most megabytes of a label to measure on.
     """
-    from llmanac.cli.tables import console, print_page_table
-    from llmanac.lab.vocabulary import page
-    from llmanac.lab.vocabulary.train import compare
+    from llmanac.cli.compare import print_study
+    from llmanac.lab.compare import compare
+    from llmanac.lab.report import RESULT
 
-    done = compare(
-        tokenizers, on, train_on=list(train_on or ()), every=every, sentence=sentence, limit=limit, folder=folder,
-        reading=_reading(column, include),
-    )  # fmt: skip
+    given: dict[str, tuple[Any, Any]] = {
+        "train": (train_on, None),
+        "include": (include, None),
+        "every": (every, 10),
+        "limit": (limit, 20),
+    }
+    given |= {"column": (column, "text"), "sentence": (sentence, "")}
+    changes = {path: value for path, (value, default) in given.items() if value != default}
+    arms = tokenizers if len(tokenizers) > 1 else [*tokenizers, "utf8"]  # one is compared with bytes
+    report = (lambda line: None) if as_json else print
+    done = compare("tokenizer", arms, on=",".join(on), patches=changes, folder=folder, report=report)
     if as_json:
-        print((folder / page.RESULT).read_text("utf-8"))
+        print((folder / RESULT).read_text("utf-8"))
         return
-    for section in page.group_sections(done.found, done.notes):
-        print_page_table(section.tables[0], f"{section.title}: {section.paragraphs[0]}", console(110))
-    for one in done.found:
-        print(f"\n{one.label}, {len(one.pieces)} tokens: {' '.join(one.pieces)}")
-    print("\n".join(["", *(f"* {said}" for said in done.notes.values()), done.plan, f"page: {done.page}"]))
+    print_study(done)
     print(f"Next: llmanac tokenizer inspect {shlex.quote(tokenizers[0])}" if Path(tokenizers[0]).exists() else
-          f"Next: llmanac compare tokenizer --arms {shlex.quote(','.join(tokenizers))}")  # fmt: skip
+          f"Next: llmanac compare tokenizer --arms {shlex.quote(','.join(arms))}")  # fmt: skip

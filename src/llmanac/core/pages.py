@@ -37,14 +37,14 @@ STYLE: Any = {
 METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # versions and dates would change the bytes
 
 
-def nice_number(value: float) -> str:
-    """A number for an axis or a table: 1.2k, 3.4M, 0.0021."""
+def nice_number(value: float, digits: int = 4) -> str:
+    """A number for an axis or a table: 1.2k, 3.4M, 0.0021; with a unit it has a digit less."""
     size = abs(value)
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= limit:
             divisor = 1e3 if unit == "k" else limit
-            return f"{value / divisor:.3g}{unit}"
-    return f"{value:.4g}"
+            return f"{value / divisor:.{digits - 1}g}{unit}"
+    return f"{value:.{digits}g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,11 +348,11 @@ def _limit(axis: Any, values: Mapping[str, Sequence[float]], extra: Sequence[flo
     every = [v for own in values.values() for v in map(scale, own) if math.isfinite(v)] + list(extra)
     every = every or [0.0, 1.0]
     low, high = (min(every), max(every)) if log else axis_range(every)
+    low, high = min(low, *extra, low), max(high, *extra, high)  # what is shown anyway cuts nothing
     outside = {
         name: max(far, key=lambda v: abs(v - (low + high) / 2))
         for name, own in values.items() if (far := [v for v in map(scale, own) if not low <= v <= high])
     }  # fmt: skip
-    low, high = min(low, *extra, low), max(high, *extra, high)
     room = 0.08 * (high - low) or 0.08 * abs(high) or 1.0
     ends = [low if extra and low == 0 else low - room, high + room * (1.6 if extra else 1)]
     axis.axes.set(**{f"{axis.axis_name}lim": [10**v for v in ends] if log else ends})
@@ -371,7 +371,9 @@ def _ticks(axis: Any, log: bool) -> None:
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1e3 * low else (1,)) if log and high > 10 * low
                            else MaxNLocator(5))  # fmt: skip
-    axis.set_major_formatter(FuncFormatter(lambda value, _: nice_number(value)))
+    largest, step = max(abs(low), abs(high)), (high - low) / 5  # as many digits as tell a step from the next
+    digits = 4 if log or not 0 < step < largest else max(4, 2 + math.ceil(math.log10(largest / step)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: nice_number(value, digits)))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -16,7 +16,9 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.spec import Spec, diff, kinds_of, make_method, patch
 from llmanac.lab.arms import ArmText, read_value
 
-TrialName = Literal["training", "decoding", "tokenizers", "quantizing", "retrieving", "tunings", "aligning", "pictures"]
+TrialName = Literal[
+    "training", "decoding", "tokenizers", "quantizing", "retrieving", "tunings", "aligning", "pictures", "classifying"
+]
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,14 @@ POST_HOC: dict[str, TrialName] = {
     "tokenizer": "tokenizers",
     "quantizer": "quantizing",
     "retriever": "retrieving",
+    "classifier": "classifying",
+    "start": "classifying",
 }
 FULL = "full"  # the arm of adapters that has none
-PICTURES = "multimodal"  # architectures of images, which have a base of their own (`pictures.py`)
+PICTURES = "multimodal"  # architectures of images, which have a base of their own (`trials/picturing.py`)
 KNOWN = (*PATHS, *POST_HOC, PICTURES, "recipe")
 # Kinds whose methods can all be compared with each other; objectives, for example, need text of their own kind.
-AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block", PICTURES}
+AS_THEY_ARE = frozenset(KNOWN) - {"recipe", "objective", "block", "classifier", "start", PICTURES}
 
 
 @dataclass(frozen=True)

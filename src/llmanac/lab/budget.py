@@ -72,16 +72,9 @@ class Plan:
 
 
 def make_plan(
-    budget: float,
-    spent: float,
-    seeds: int,
-    speed: Mapping[str, Speed],
-    ratios: Mapping[str, float],
-    *,
-    tuning_runs: int = 0,
-    min_steps: int = MIN_STEPS,
-    stated: int | None = None,
-) -> Plan:
+    budget: float, spent: float, seeds: int, speed: Mapping[str, Speed], ratios: Mapping[str, float], *,
+    tuning_runs: int = 0, min_steps: int = MIN_STEPS, stated: int | None = None,
+) -> Plan:  # fmt: skip
     """The most steps that fit.
 
     Args:

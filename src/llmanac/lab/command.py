@@ -23,26 +23,26 @@ FLAGS = (  # those of `llmanac compare`
 )  # fmt: skip
 
 
-def compare_again(kind: str, arms: Any, patches: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """The command for one call of `compare`.
+COMPARE, RUN_STUDY = "from llmanac import compare; compare", "from llmanac.lab.compare import run_study; run_study"
+
+
+def asked_again(
+    what: str, arms: Any, patches: Mapping[str, Any], options: Mapping[str, Any], python: str = COMPARE
+) -> str:
+    """The command for one call of `compare`, or of `run_study`.
 
     Args:
-        arms: as they were given.
+        what: the kind, or a study in TOML by its file or its name.
+        arms: as they were given; None for those of the study.
         options: every further argument that decides the numbers and is not its default.
+        python: the function, for what the command line cannot say.
     """
     try:
-        return _on_the_command_line(kind, arms_text(parse_arms(arms)), patches, options)
+        return _on_the_command_line(what, arms_text(parse_arms(arms)) if arms else None, patches, options)
     except SpecError:
-        return _in_python("llmanac", "compare", [kind, arms], patches, options)
-
-
-def study_again(path: str, arms: Any, patches: Mapping[str, Any], options: Mapping[str, Any]) -> str:
-    """The command for a study in TOML, by its file or its name, with what overrode it."""
-    try:
-        return _on_the_command_line(path, arms_text(parse_arms(arms)) if arms else None, patches, options)
-    except SpecError:
-        given = dict(options) | ({"arms": arms} if arms else {})
-        return _in_python("llmanac.lab.compare", "run_study", [path], patches, given)
+        named = ({"arms": arms} if arms else {}) | dict(options) | ({"patches": dict(patches)} if patches else {})
+        inside = [repr(what), *(f"{name}={plain(value)!r}" for name, value in named.items())]
+        return shlex.join(["python", "-c", f"{python}({', '.join(inside)})"])
 
 
 def _on_the_command_line(what: str, arms: str | None, patches: Mapping[str, Any], options: Mapping[str, Any]) -> str:
@@ -57,14 +57,6 @@ def _on_the_command_line(what: str, arms: str | None, patches: Mapping[str, Any]
     for path, value in patches.items():
         words += ["-s", f"{path}={toml_value(value)}"]
     return shlex.join(words)
-
-
-def _in_python(
-    module: str, function: str, given: list[Any], patches: Mapping[str, Any], options: Mapping[str, Any]
-) -> str:
-    named = dict(options) | ({"patches": dict(patches)} if patches else {})
-    inside = [*[repr(plain(v)) for v in given], *[f"{name}={plain(value)!r}" for name, value in named.items()]]
-    return shlex.join(["python", "-c", f"from {module} import {function}; {function}({', '.join(inside)})"])
 
 
 def arms_text(arms: list[ArmText]) -> str:

@@ -22,30 +22,31 @@ from llmanac.core.outputs import check_pages
 from llmanac.core.spec import parse_patches
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
-from llmanac.lab.axis import PICTURES, POST_HOC, find_axis
+from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import Cache, digest, versions
-from llmanac.lab.command import FLAGS, compare_again, study_again
+from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
-from llmanac.lab.pictures import PicturesTrial, picture_base
 from llmanac.lab.posthoc import base_of
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.runner import Question, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
 from llmanac.lab.trials.aligning import AligningTrial, aligning_of
+from llmanac.lab.trials.classifying import ClassifyingTrial, labelled_of
 from llmanac.lab.trials.controlled import ControlledTrial
 from llmanac.lab.trials.decoding import DecodingTrial
+from llmanac.lab.trials.picturing import PictureTrial, picture_base
 from llmanac.lab.trials.quantizing import QuantizingTrial
 from llmanac.lab.trials.retrieving import RetrievingTrial, documents_of
-from llmanac.lab.trials.tokenizers import TokenizerTrial
+from llmanac.lab.trials.tokenizers import TokenizerTrial, files_of
 from llmanac.lab.trials.tuning import TuningTrial, tuning_of
 from llmanac.lab.tune import parse_tune
 from llmanac.recipes.spec import load_recipe, seconds
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
-RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {
+RUNNERS: dict[TrialName, Callable[..., dict[str, Any]]] = {
     "training": functools.partial(run_steps, ControlledTrial),
     "decoding": functools.partial(run_applied, DecodingTrial.of),
     "tokenizers": functools.partial(run_applied, TokenizerTrial.of),
@@ -53,8 +54,16 @@ RUNNERS: dict[str, Callable[..., dict[str, Any]]] = {
     "retrieving": functools.partial(run_applied, RetrievingTrial),
     "tunings": functools.partial(run_steps, TuningTrial),
     "aligning": functools.partial(run_steps, AligningTrial),
-    "pictures": functools.partial(run_steps, PicturesTrial),
+    "pictures": functools.partial(run_steps, PictureTrial),
+    "classifying": functools.partial(run_applied, ClassifyingTrial.of),
 }
+# what `compare` takes besides what all trials do
+TAKES: dict[TrialName, tuple[str, ...]] = {
+    "training": ("base", "hold", "tune", "probe", "judge"), "tunings": ("base", "hold", "tune"),
+    "aligning": ("artefact", "data", "reward", "hold", "tune"), "pictures": ("base", "hold"),
+    "decoding": ("base", "artefact"), "quantizing": ("base", "artefact"), "tokenizers": ("base", "artefact", "on"),
+    "retrieving": ("artefact", "on"), "classifying": ("artefact", "on", "data"),
+}  # fmt: skip
 KEYS = (
     "kind", "arms", "baseline", "budget", "seeds", "hold", "tune", "margin", "base", "artefact", "probe", "judge",
     "on", "data", "reward", "set", "title",
@@ -114,7 +123,7 @@ def compare(
     artefact: str | Path | None = None,
     probe: str | Path | None = None,
     judge: str | Path | None = None,
-    on: str | Path | None = None,
+    on: str | Path | Sequence[str] | None = None,
     data: str | Path | None = None,
     reward: Any = None,
     patches: Mapping[str, Any] | Iterable[str] = (),
@@ -140,12 +149,13 @@ def compare(
         margin: relative margin of equivalence.
         baseline: the arm that the others are compared with; the first by default.
         artefact: the run or model that decoding methods are applied to, or that objectives align; the folder of
-            documents of retrievers; the run whose text tokenizers are trained on. A run brings its own text, unless a
-            base is given.
+            documents of retrievers; the run whose text tokenizers are trained on; the language model of classifiers.
+            A run brings its own text, unless a base is given.
         probe: a file of labelled texts that models of different objectives are probed with, or several with commas.
         judge: the model that scores what models of different objectives write; a 5-gram of held-out text by default.
-        on: questions that retrievers find the documents of.
-        data: rows that a model is aligned on, of preferences or of prompts; reward: scores its answers.
+        on: what is measured on: questions of retrievers, labelled texts of classifiers, text of tokenizers.
+        data: rows that a model is aligned on, of preferences or of prompts, or labelled texts that classifiers learn
+            from; reward: scores sampled answers.
         patches: of the base, as `-s` takes them.
         folder: where the study goes; `studies/<kind>-<arms>` by default.
         cache: where runs are kept; `studies/cache` by default, shared by all studies next to it.
@@ -159,59 +169,26 @@ def compare(
             budget that is too small. The message says what to do.
         LlmanacError: arms that did not start equal.
     """
-    asked: dict[str, Any] = {"baseline": baseline, "budget": budget, "seeds": seeds, "hold": hold, "tune": tune}
-    asked |= {"margin": margin, "base": base, "artefact": artefact, "min_steps": min_steps}
-    asked |= {"probe": probe, "judge": judge, "on": on, "data": data, "reward": reward}
+    given = {"base": base, "artefact": artefact, "probe": probe, "judge": judge, "on": on, "data": data}
+    given |= {"reward": reward, "hold": hold, "tune": tune}
+    asked: dict[str, Any] = given | {"baseline": baseline, "budget": budget, "seeds": seeds, "margin": margin}
+    asked["min_steps"] = min_steps
     changes = dict(patches) if isinstance(patches, Mapping) else parse_patches(patches)
-    post_hoc, texts = kind in POST_HOC, parse_arms(arms)
-    aligning = None
-    if kind == "objective":
-        aligning = aligning_of(texts, artefact, None if data is None else str(data), reward, changes)
-    elif (data, reward) != (None, None):
-        raise SpecError("--data, --reward: are for objectives that align a model; leave them out")
-    if aligning and (base, probe, judge) != (None, None, None):
-        raise SpecError("--base, --probe, --judge: are not for objectives that align --artefact; leave them out")
-    if on is not None and kind != "retriever":
-        raise SpecError("--on: names the questions of retrievers; leave it out")
-    if not post_hoc and aligning is None and artefact is not None:
-        raise SpecError(
-            f"--artefact: every arm is trained when {kind} is compared, so that no finished model is used; leave it "
-            f"out ({', '.join(POST_HOC)} take one)"
-        )
-    pictures = kind == PICTURES
-    tuning = None if post_hoc or pictures or aligning else tuning_of(base, changes)
-    recipe: Any = tuning or aligning
-    if pictures:
-        recipe = picture_base(base, changes)
-    elif kind == "retriever":
-        recipe = documents_of(artefact, on, changes)
-    elif post_hoc:
-        recipe = base_of(kind, base, artefact, changes, BASE)
-    elif recipe is None:
-        recipe = load_recipe(BASE if base is None else base, changes).spec
-    axis = find_axis(kind, recipe)
-    if tuning or aligning:
-        axis = dataclasses.replace(axis, trial="tunings" if tuning else "aligning")
+    texts = parse_arms(arms)
+    trial, recipe = base_of_study(kind, texts, given, changes)
+    axis = dataclasses.replace(find_axis(kind, recipe), trial=trial)
     known = [text.label for text in texts]
     baseline = baseline or known[0]
     if baseline not in known:
         raise SpecError(f"baseline: {baseline!r} is not one of the arms{nearest(baseline, known)} ({', '.join(known)})")
     looks = LOOKS if seeds == "auto" else ()
+    if looks and kind in POST_HOC:
+        raise SpecError(f"--seeds auto: no seed is added when {kind} is compared; give a number")
     seeds = LOOKS[-1] if looks else _whole(seeds)
     if seeds < 1:
         raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs {MIN_REPLICATES}")
     if not margin > 0:
         raise SpecError(f"--margin: {margin} is not above 0; 0.01 is a percent of the baseline")
-    if post_hoc:
-        given = {"--hold": hold, "--tune": tune, "--probe": probe}
-        if looks:
-            raise SpecError(
-                f"--seeds auto: nothing is trained when {kind} is compared, so that no seed is added; give a number"
-            )
-        if refused := [name for name, value in given.items() if value is not None]:
-            raise SpecError(
-                f"{refused[0]}: nothing is trained when {kind} is compared, so there is nothing to hold, tune or probe"
-            )
     question = Question(
         axis, tuple(texts), recipe, baseline,
         budget=float(budget) if isinstance(budget, (int, float)) else seconds(budget, "--budget"),
@@ -224,7 +201,7 @@ def compare(
     store = Cache(cache if cache is not None else place.parent / "cache")
     found = RUNNERS[axis.trial](question, place, store, report)
     if command is None:
-        command = lambda pins, more: compare_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
+        command = lambda pins, more: asked_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
     pins = _settled(question, found)
     decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
     room = {} if decides else {"budget": round_up(2 * question.budget)}
@@ -232,6 +209,43 @@ def compare(
     _keep_other(place, found, report)
     write_study(place, found)
     return StudyResult(place, found)
+
+
+def base_of_study(
+    kind: str, texts: Sequence[Any], given: Mapping[str, Any], changes: Mapping[str, Any]
+) -> tuple[TrialName, Any]:
+    """How arms of a kind are tried, and what they have in common.
+
+    Args:
+        given: the arguments of `compare` that not every trial takes.
+
+    Raises:
+        SpecError: an argument that this trial does not take, or what the trial's base refuses.
+    """
+    base, artefact, on = given["base"], given["artefact"], given["on"]
+    data = None if given["data"] is None else str(given["data"])
+    trial: TrialName = POST_HOC.get(kind, "pictures" if kind == PICTURES else "training")
+    found: Any = None
+    if kind == "objective" and (found := aligning_of(texts, artefact, data, given["reward"], changes)):
+        trial = "aligning"
+    elif trial == "training" and (found := tuning_of(base, changes)):
+        trial = "tunings"
+    takes = ("on",) if trial == "tokenizers" and on is not None else TAKES[trial]
+    if refused := [name for name, value in given.items() if value is not None and name not in takes]:
+        others = [one for one, trial in POST_HOC.items() if refused[0] in TAKES[trial]]
+        where = f" ({', '.join(others)} take it)" if others else ""
+        raise SpecError(f"--{refused[0]}: is not used when {kind} is compared; leave it out{where}")
+    if trial == "pictures":
+        return trial, picture_base(base, changes)
+    if trial == "retrieving":
+        return trial, documents_of(artefact, on, changes)
+    if trial == "classifying":
+        return trial, labelled_of(data, on, artefact, changes)
+    if on is not None:
+        return trial, files_of(on, changes)
+    if kind in POST_HOC:
+        return trial, base_of(kind, base, artefact, changes, BASE)
+    return trial, found or load_recipe(BASE if base is None else base, changes).spec
 
 
 def _settled(question: Question, found: Mapping[str, Any]) -> dict[str, Any]:
@@ -324,7 +338,7 @@ def run_study(path: str, **overrides: Any) -> StudyResult:
     given = {k: v for k, v in overrides.items() if v is not None}
     arms = named = given.pop("arms", None)
     said = {k: v for k, v in given.items() if k in (*FLAGS, "min_steps")}
-    given.setdefault("command", lambda pins, more: study_again(path, named, own | pins, said | more))
+    given.setdefault("command", lambda pins, more: asked_again(path, named, own | pins, said | more, RUN_STUDY))
     given.setdefault("folder", Path("studies") / Path(path).stem)
     kind, stated = data.pop("kind"), data.pop("arms")
     arms = arms or stated

@@ -74,6 +74,15 @@ def model_bytes(model: Any) -> float:
     return float(sum(p.nbytes for p in model.parameters()) if trie is None else trie.nbytes)
 
 
+def model_costs(model: Any, prompt: list[int], tokens: int, seconds: float) -> dict[str, float | None]:
+    """What every model costs that has learned from so many tokens in so many seconds."""
+    return {
+        "parameters": model.parameter_count(), "tokens": tokens, "seconds": seconds,
+        "train_tokens_per_second": tokens / seconds, "decode_tokens_per_second": decode_speed(model, prompt),
+        **state_costs(model), "model_bytes": model_bytes(model),
+    }  # fmt: skip
+
+
 def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) -> float | None:
     """Bytes held at the worst moment of a training step: weights, optimizer state, gradients and activations.
 

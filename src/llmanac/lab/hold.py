@@ -144,13 +144,9 @@ def _granularity(count: Callable[[int], int | None]) -> int | None:
 
 
 def step_ratios(
-    hold: Hold,
-    arms: Sequence[Arm],
-    baseline: str,
-    vocab_size: int,
-    step_seconds: Mapping[str, float],
+    hold: Hold, arms: Sequence[Arm], baseline: str, vocab_size: int, step_seconds: Mapping[str, float],
     places: Mapping[str, float] | None = None,
-) -> dict[str, float]:
+) -> dict[str, float]:  # fmt: skip
     """Each arm's steps over the baseline's. Equal parameters are compared at equal tokens.
 
     Args:

@@ -62,16 +62,9 @@ class Memory:
 
 
 def memory(
-    spec: Any,
-    vocab_size: int,
-    *,
-    adapter: Any = None,
-    quantizer: Any = None,
-    dtype: torch.dtype = torch.float32,
-    rows: int = 1,
-    length: int = 512,
-    recompute: Literal["none", "blocks"] = "blocks",
-) -> Memory:
+    spec: Any, vocab_size: int, *, adapter: Any = None, quantizer: Any = None, dtype: torch.dtype = torch.float32,
+    rows: int = 1, length: int = 512, recompute: Literal["none", "blocks"] = "blocks",
+) -> Memory:  # fmt: skip
     """What a step of fine-tuning takes.
 
     Args:

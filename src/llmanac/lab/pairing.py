@@ -113,12 +113,9 @@ Initial = Callable[[str, int], Mapping[str, np.ndarray]]
 
 
 def pairing_record(
-    hashes: Mapping[int, Mapping[str, Mapping[str, Any]]],
-    *,
-    same_start: bool = True,
-    same_rows: bool = True,
+    hashes: Mapping[int, Mapping[str, Mapping[str, Any]]], *, same_start: bool = True, same_rows: bool = True,
     initial: Initial | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Check and record the pairing, seed by seed.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmanac.core.files import write_json, write_text
 from llmanac.core.pages import Chart, Line, Row, Section, interval_chart, line_chart, render_page, table
@@ -17,6 +17,7 @@ from llmanac.lab.words import Result
 RESULT, PAGE, LINE = "study.json", "study.html", "study.md"
 PLOTTED = (
     "parameters", "train_flops", "seconds", "decode_tokens_per_second", "peak_memory", "vocabulary", "encode_rate",
+    "bits",
 )  # fmt: skip
 SAME_COST = 0.01  # costs that differ by less are one place on a chart
 
@@ -49,7 +50,7 @@ def sections(result: Result) -> list[Section]:
     """The page's parts below its lead."""
     found = [
         *[_verdicts(result, metric) for metric in result["metrics"]], _costs(result), _curves(result), _trade(result),
-        _arms(result), _plan(result), _tuning(result), _pairing(result), _how(result),
+        _shown(result), _arms(result), _plan(result), _tuning(result), _pairing(result), _how(result),
     ]  # fmt: skip
     return [section for section in found if section]
 
@@ -70,7 +71,7 @@ def _verdicts(result: Result, metric: Mapping[str, Any]) -> Section | None:
             "one arm at a time. Both p columns are adjusted over the arms (Holm). Equivalent: two one-sided tests put "
             f"the difference inside {result['margin']:.2%} of the baseline, whatever its sign."
         ]
-        if detectable := [c["detectable"] for c in compared.values() if c["detectable"] is not None]:
+        if detectable := [c["detectable"] for c in compared.values() if c["detectable"]]:
             said.append(
                 f"With this many {result['replicate']}s a difference of {words.quantity(max(detectable), unit)} would "
                 "have been found four times in five."
@@ -94,6 +95,17 @@ def verdict_table(result: Result, metric: Mapping[str, Any]) -> dict[str, Any]:
     rows += [[arm, ("failed", "failed")] for arm in result["failed"]]
     head = ["", "verdict", "mean", "difference", "95% interval", "p", "p equivalent", "improved"]
     return table(head, rows, list(values).index(result["baseline"]) if result["baseline"] in values else None)
+
+
+def further_table(result: Result) -> dict[str, Any] | None:
+    """The means of the metrics after the first, each with its verdict; None where there is one metric."""
+    rows = []
+    for metric in result["metrics"][1:]:
+        said = {c["arm"]: words.verdict(c, result["replicate"]) for c in result["comparisons"].get(metric["name"], [])}
+        means = {arm: words.quantity(mean(v), metric["unit"]) for arm, v in result["values"][metric["name"]].items()}
+        cells = [f"{value}\n{said[arm]}" if arm in said else value for arm, value in means.items()]
+        rows.append([f"{words.label(metric)} ({metric['better']} is better)", *cells])
+    return table(["", *result["values"].get(words.primary(result)["name"], {})], rows) if rows else None
 
 
 def cost_table(result: Result) -> dict[str, Any]:
@@ -168,13 +180,26 @@ def _curves(result: Result) -> Section | None:
         points = list(zip(*runs, strict=False))  # by point, then by seed
         xs = [mean([point["tokens"] for point in column]) for column in points]
         columns = [[point["value"] for point in column] for column in points]
-        band = [interval(c) for c in columns] if len(runs) > 1 else []
+        band = [interval(c) for c in columns] if len(runs) > 2 else []
         lines.append(Line(arm, list(zip(xs, map(mean, columns), strict=True)), band, shades[arm]))
     if not lines:
         return None
-    caption = "On a small part of the held-out text; mean over the seeds, band: 95% interval, cut at the frame."
-    chart = line_chart(lines, "training tokens", words.label(words.primary(result)), caption)
-    return Section("Learning curves", charts=[chart])
+    caption = "Mean over the seeds, band from three on: 95% interval, cut at the frame."
+    if "curve" not in result:
+        caption = f"On a small part of the held-out text. {caption}"
+    log = _log([x for line in lines for x, _ in line.points])
+    over, label = result.get("curve", ("training tokens", words.label(words.primary(result))))
+    return Section("Learning curves", charts=[line_chart(lines, over, label, caption, log=log)])
+
+
+def _log(xs: Sequence[float]) -> Literal["", "x"]:
+    """Whether an axis with these values is logarithmic."""
+    return "x" if 0 < 4 * min(xs) < max(xs) else ""
+
+
+def _shown(result: Result) -> Section | None:
+    blocks = [f"{arm}\n{text}" for arm, text in result.get("shown", {}).items()]
+    return Section("One example", blocks=blocks) if blocks else None
 
 
 def _trade(result: Result) -> Section | None:
@@ -194,7 +219,7 @@ def _trade(result: Result) -> Section | None:
         caption = f"{quality} ({metric['better']} is better) against {label} ({unit['better']} is better)."
         lines = [Line(arm, [point], shade=shades[arm]) for arm, point in points.items()]
         axis = f"{label} ({unit['unit']})" if unit["unit"] else label
-        charts.append(line_chart(lines, axis, quality, caption, log="x" if 0 < 4 * min(xs) < max(xs) else ""))
+        charts.append(line_chart(lines, axis, quality, caption, log=_log(xs)))
     return Section("Quality against cost", charts=charts) if charts else None
 
 
@@ -253,7 +278,8 @@ def _pairing(result: Result) -> Section | None:
     rows = [
         [
             seed, str(s["shared_tensors"]), str(len(set().union(*s.get("scaled", {}).values()))),
-            str(s["tensors_that_differ"]), f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}",
+            str(s["tensors_that_differ"]),
+            f"{s['rows']} {'equal' if s['rows_equal'] else 'not equal'}" if s["rows"] else "none recorded",
             s["tensor_hash"], s["row_hash"],
         ]
         for seed, s in found["seeds"].items()

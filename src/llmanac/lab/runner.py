@@ -262,10 +262,14 @@ def say_plan(plan: Plan, say: Say) -> None:
     say(f"plan: {format_duration(plan.expected_seconds)} expected of {format_duration(plan.budget_seconds)}")
 
 
+def with_train(recipe: Any, **changes: Any) -> Any:
+    """The recipe with other fields of its training."""
+    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes))
+
+
 def with_steps(arm: Arm, steps: int, baseline: int | None = None) -> Arm:
     """The arm with its planned steps; where they are not the baseline's, that is what `--hold` moved."""
-    train = dataclasses.replace(arm.spec.train, steps=steps)
-    arm = dataclasses.replace(arm, spec=dataclasses.replace(arm.spec, train=train))
+    arm = dataclasses.replace(arm, spec=with_train(arm.spec, steps=steps))
     if baseline in (None, steps):
         return arm
     moved = {"train.steps": (baseline, steps)}

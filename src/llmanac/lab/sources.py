@@ -14,8 +14,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmanac.core.registry import PACKAGE
 from llmanac.core.spec import Spec
+from llmanac.lab.cache import versions
 
 # Files that carry data, names and messages about, and never a number into a result.
 PLUMBING = {"catalogue", "describe", "errors", "files", "pages", "progress", "registry", "spec"}
@@ -118,3 +121,9 @@ def fingerprint(specs: Iterable[Spec], modules: Iterable[str] = ()) -> dict[str,
     """`{path below the package: code hash}` of every file that the Specs and the named modules use."""
     roots = set(modules).union(*map(spec_modules, specs))
     return {path.relative_to(PACKAGE).as_posix(): code_hash(path) for path in closure(roots).values()}
+
+
+def run_key(trial: str, specs: Iterable[Spec], modules: Iterable[str] = (), **decides: Any) -> dict[str, Any]:
+    """The key of a run in the cache: all that decides its numbers, and the code, the libraries and the threads."""
+    found = {"sources": fingerprint(specs, modules), "versions": versions(), "threads": torch.get_num_threads()}
+    return {"trial": trial, **decides, **found}

@@ -217,16 +217,10 @@ BOOTSTRAP = Tests("bootstrap intervals", _all_signs, _drawn_beyond, _percentiles
 
 
 def compare_arms(
-    values: Mapping[str, Sequence[float]],
-    baseline: str,
-    *,
-    better: Literal["lower", "higher"],
-    margin: float = MARGIN,
-    levels: tuple[float, float] = (ALPHA, ALPHA),
-    fewest: int = MIN_REPLICATES,
-    tests: Tests | None = None,
+    values: Mapping[str, Sequence[float]], baseline: str, *, better: Literal["lower", "higher"], margin: float = MARGIN,
+    levels: tuple[float, float] = (ALPHA, ALPHA), fewest: int = MIN_REPLICATES, tests: Tests | None = None,
     refused: Mapping[str, str] | None = None,
-) -> list[Comparison]:
+) -> list[Comparison]:  # fmt: skip
     """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
 
     Args:

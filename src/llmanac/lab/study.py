@@ -39,6 +39,7 @@ class Measurement:
         pairing: hashes that must agree between arms: `parameters` by name and shape, `rows` in order.
         failed: why there are no values, where there are none.
         loses: what the arm loses of its text, if anything; it then gets no verdict.
+        shown: lines of what the arm makes of one example, for the page.
     """
 
     values: dict[str, list[float]] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Measurement:
     pairing: dict[str, Any] = field(default_factory=dict)
     failed: str = ""
     loses: str = ""
+    shown: str = ""
 
 
 class Trial(Protocol):
@@ -170,6 +172,7 @@ class Study:
             "comparisons": comparisons,
             "costs": {arm: self._costs(measured[arm]) for arm in finished},
             "curves": {arm: {str(s): m.curve for s, m in by.items() if m.curve} for arm, by in measured.items()},
+            "shown": {arm: m.shown for arm, by in measured.items() for m in [*by.values()][:1] if m.shown},
             "pairing": self._pairing(measured),
             "failed": {arm: messages for arm, messages in failed.items() if messages},
             **self.about, **self._looked(),

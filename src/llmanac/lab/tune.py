@@ -58,12 +58,8 @@ def scaled(arm: Arm, factor: float) -> Arm:
 
 
 def tune(
-    trial: Trial,
-    arms: Sequence[Arm],
-    factors: Sequence[float],
-    cache: Cache,
-    advance: Advance | None = None,
-) -> tuple[list[Arm], dict[str, Any]]:
+    trial: Trial, arms: Sequence[Arm], factors: Sequence[float], cache: Cache, advance: Advance | None = None,
+) -> tuple[list[Arm], dict[str, Any]]:  # fmt: skip
     """Sweep every arm; returns the arms at their best factor, and the record of the sweep.
 
     A rate at which training diverges loses. An arm for which every rate diverges keeps the rate it has.

@@ -112,7 +112,7 @@ def held_words(result: Result) -> str:
     """What was held equal."""
     hold = result.get("hold")
     if hold is None:
-        return "one artefact, hashed"
+        return str(result.get("held", "one artefact, hashed"))
     names = {"params": "equal parameters", "flops": "equal training FLOPs", "time": "equal training time"}
     plan = result.get("plan") or {}
     steps, speed = plan.get("steps", {}), plan.get("speed", {})

@@ -43,16 +43,9 @@ def check_sizes(spec: Any) -> None:
 
 
 def train_classifier(
-    classifier: Any,
-    texts: Sequence[str],
-    labels: Sequence[str],
-    *,
-    seed: int = 0,
-    folder: str | Path | None = None,
-    patches: Mapping[str, Any] | None = None,
-    report: Callable[[str], object] | None = None,
-    resume: bool = False,
-) -> Any:
+    classifier: Any, texts: Sequence[str], labels: Sequence[str], *, seed: int = 0, folder: str | Path | None = None,
+    patches: Mapping[str, Any] | None = None, report: Callable[[str], object] | None = None, resume: bool = False,
+) -> Any:  # fmt: skip
     """Fit a classifier to checked examples; what `Classifier.fit` calls. Returns the TrainResult, or None.
 
     Args:
@@ -112,17 +105,9 @@ def train_classifier(
 
 
 def small_language_model(
-    texts: Sequence[str],
-    *,
-    seed: int = 0,
-    vocab_size: int = 4096,
-    dim: int = 128,
-    layers: int = 2,
-    steps: int = 600,
-    length: int = 128,
-    batch_tokens: int = 2048,
-    report: Callable[[str], object] | None = None,
-) -> tuple[Any, Any]:
+    texts: Sequence[str], *, seed: int = 0, vocab_size: int = 4096, dim: int = 128, layers: int = 2, steps: int = 600,
+    length: int = 128, batch_tokens: int = 2048, report: Callable[[str], object] | None = None,
+) -> tuple[Any, Any]:  # fmt: skip
     """A small Transformer that has read these texts, without their labels; returns `(model, tokenizer)`.
 
     What fine-tuning and prompting stand on where no pretrained model is at hand. One text is one document.

@@ -113,7 +113,7 @@ def quantize(
             save_model(changed, folder)
             tokenizer.save(folder)
     prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
-    speeds = _speeds([original, changed], prompt)
+    speeds = alternating_rates([original, changed], prompt)
     return Quantized(_bytes(Path(place)), _bytes(target), bits, part, quality, speeds)
 
 
@@ -138,20 +138,22 @@ def _split(texts: Sequence[str] | None, tokenizer: Any, length: int) -> tuple[Wi
     return train, windows(texts[middle:], tokenizer, length, rows, "--text: its second half")
 
 
-def _speeds(models: Sequence[Any], prompt: list[int]) -> tuple[list[float], list[float]]:
+def alternating_rates(
+    models: Sequence[Any], prompt: list[int], rows: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> tuple[list[float], list[float]]:
     """Tokens a second of both models in alternating rounds, so that another process slows both; the prompt not counted.
 
     A round of each comes first and is not counted: it compiles and reads the weights.
     """
-    engines = [Engine(cast(LanguageModel, model), runner="auto") for model in models]
+    engines = [Engine(cast(LanguageModel, model), runner="auto", rows=rows) for model in models]
     found: tuple[list[float], list[float]] = ([], [])
     with progress("speed", total=ROUNDS, unit="rounds") as bar:
         for engine in engines:
-            decoding_rate(engine, prompt)
+            decoding_rate(engine, prompt, rows, clock)
         start = time.perf_counter()
         while len(found[0]) < FEWEST or (len(found[0]) < ROUNDS and time.perf_counter() - start < SECONDS):
             for engine, speeds in zip(engines, found, strict=True):
-                speeds.append(decoding_rate(engine, prompt))
+                speeds.append(decoding_rate(engine, prompt, rows, clock))
             bar.advance()
     return found
 

@@ -33,7 +33,7 @@ from llmanac.lab.budget import format_duration
 from llmanac.lab.cache import digest
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.scaling.compute import non_embedding
-from llmanac.lab.scaling.law import Fit, fit_law
+from llmanac.lab.scaling.law import fit_law
 from llmanac.recipes.parts import Parts
 from llmanac.recipes.plan import SHAPES, shaped
 from llmanac.train.loop import train
@@ -233,8 +233,3 @@ def _result(folder: Path, row: dict[str, Any], report: Any) -> dict[str, Any]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
-
-
-def load_fit(path: Path) -> Fit:
-    """A fit that `scaling fit --output` or a ladder wrote. Raises DataError for another file."""
-    return Fit.from_json(read_table(path), str(path))

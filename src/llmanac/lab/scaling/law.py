@@ -158,14 +158,9 @@ class PowerLaw:
 
 
 def fit_law(
-    parameters: Sequence[float] | np.ndarray,
-    tokens: Sequence[float] | np.ndarray,
-    loss: Sequence[float] | np.ndarray,
-    *,
-    counted: str = "total",
-    samples: int = 1000,
-    seed: int = 0,
-) -> Fit:
+    parameters: Sequence[float] | np.ndarray, tokens: Sequence[float] | np.ndarray, loss: Sequence[float] | np.ndarray,
+    *, counted: str = "total", samples: int = 1000, seed: int = 0,
+) -> Fit:  # fmt: skip
     """Fit the law to runs, with so many samples of laws for the intervals.
 
     Raises:

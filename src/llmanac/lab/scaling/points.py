@@ -1,12 +1,9 @@
-"""Finished runs as points (N, D, L), read from a table: .csv, .tsv or .jsonl with a row a run."""
+"""Finished runs as points (N, D, L), read from a table with a row a run."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.core.files import read_text
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.readers import table_rows
 
 Counted = Literal["total", "non-embedding"]
 COLUMNS = {  # what a column may be called, in small letters and with spaces for `_` and `-`
@@ -24,7 +22,7 @@ COLUMNS = {  # what a column may be called, in small letters and with spaces for
     "flops": ("flops", "c", "compute", "training flop", "training flops"),
     "loss": ("loss", "l", "final loss", "held out loss"),
 }
-MOST_BYTES, MOST_ROWS = 64 << 20, 100_000
+MOST_ROWS = 100_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def read_points(path: Path, counted: Counted = "total") -> Points:
     """
     rows, skipped = [], 0
     columns: dict[str, str] | None = None
-    for line, row in _rows(path):
+    for line, row in ((one.line, one.values) for one in table_rows(path, CommandProblems())):
         if columns is None:
             columns = _columns(path, row, counted)
         loss = _number(path, line, row, columns["loss"], missing=True)
@@ -86,7 +84,7 @@ def read_points(path: Path, counted: Counted = "total") -> Points:
     return Points(sizes, tokens_of, losses, counted, skipped)
 
 
-def _columns(path: Path, row: dict[str, Any], counted: str) -> dict[str, str]:
+def _columns(path: Path, row: Mapping[str, Any], counted: str) -> dict[str, str]:
     """The name of each column that is there."""
     names = {str(name).strip().lower().replace("_", " ").replace("-", " "): name for name in row}
     found = {what: names[alias] for what, aliases in COLUMNS.items() for alias in aliases if alias in names}
@@ -101,7 +99,7 @@ def _columns(path: Path, row: dict[str, Any], counted: str) -> dict[str, str]:
     return found
 
 
-def _number(path: Path, line: int, row: dict[str, Any], name: str, *, missing: bool = False) -> float | None:
+def _number(path: Path, line: int, row: Mapping[str, Any], name: str, *, missing: bool = False) -> float | None:
     value = row.get(name)
     try:
         number = float("nan" if missing and value in (None, "") else value)  # type: ignore[arg-type]
@@ -112,36 +110,6 @@ def _number(path: Path, line: int, row: dict[str, Any], name: str, *, missing: b
     if not 0 < number < math.inf:
         raise DataError(f"{path}:{line}: {name}: {value!r} is not a positive number")
     return number
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and fields of each row."""
-    if path.suffix not in (".csv", ".tsv", ".jsonl"):
-        raise DataError(f"{path}: should be a .csv, .tsv or .jsonl file with a row a run")
-    text = read_text(path, most=MOST_BYTES).removeprefix("\ufeff")
-    if path.suffix == ".jsonl":
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                yield number, _object(path, number, line)
-        return
-    try:
-        reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        for row in reader:
-            if None in row:
-                raise DataError(f"{path}:{reader.line_num}: has more values than there are columns")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise DataError(f"{path}: is no table ({error})") from None
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        row = None
-    if not isinstance(row, dict):
-        raise DataError(f"{path}:{number}: is not a JSON object")
-    return row
 
 
 def groups(values: np.ndarray, tolerance: float) -> Sequence[np.ndarray]:

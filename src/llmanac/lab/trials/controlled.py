@@ -22,7 +22,7 @@ from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
-from llmanac.lab.runner import Question, Say, Stepping, with_steps
+from llmanac.lab.runner import Question, Say, Stepping, with_steps, with_train
 from llmanac.lab.smaller import counted_speed, slower, smaller_base
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.trials import estimating
@@ -154,10 +154,6 @@ def _base_words(base: Any, prepared: Prepared) -> str:
     )
 
 
-def _train(recipe: Any, **changes: Any) -> Any:
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **changes))
-
-
 def _settle_base(question: Question, base: Any, trial: TrainingTrial) -> Any:
     """The base with precision, attention form and micro-batch settled on one model, for every arm.
 
@@ -169,13 +165,13 @@ def _settle_base(question: Question, base: Any, trial: TrainingTrial) -> Any:
         return base
     if question.axis.name == "recipe":
         fixed = settled_numerics(base.train, trial.device)
-        return _train(base, dtype=fixed.dtype, attention=fixed.attention)
+        return with_train(base, dtype=fixed.dtype, attention=fixed.attention)
     size = trial.prepared.tokenizer.vocab_size
     largest = max(stepping, key=lambda arm: parameters_of(arm.spec.model, size))
     arm = arms[question.baseline] if arms[question.baseline] in stepping else largest
     settled = _settled(arm.spec.train, trial, arm)
     names = ("dtype", "attention", "micro_batch", "compile")
-    return _train(base, **{name: getattr(settled, name) for name in names})
+    return with_train(base, **{name: getattr(settled, name) for name in names})
 
 
 def _settle_arm(arm: Arm, base: Any, known: TrainSpec | None, trial: TrainingTrial) -> Arm:

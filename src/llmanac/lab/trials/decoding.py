@@ -24,18 +24,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import dump
 from llmanac.data.split import fraction
 from llmanac.generate.engine import Engine
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
-from llmanac.lab.cache import digest, versions
+from llmanac.lab.cache import digest
 from llmanac.lab.posthoc import arms_of, text_of, words_of
 from llmanac.lab.runner import Applied, Question, Say
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.metrics.answers import f1
@@ -203,13 +201,12 @@ class DecodingTrial(Applied):
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; a method that draws nothing is the same under every seed."""
         model = getattr(self.artefact.model, "spec", None)
-        return {
-            "trial": "decoding", "measure": MEASURE_VERSION, "decoding": dump(arm.spec),
-            "seed": seed if arm.spec.stochastic else 0, "artefact": self.artefact.sha256,
-            "passages": digest([[list(p.prompt), list(p.reference), p.document] for p in self.passages]),
-            "sources": fingerprint([arm.spec, *([model] if model is not None else [])], CODE), "versions": versions(),
-            "device": str(next(self.artefact.model.parameters()).device), "threads": torch.get_num_threads(),
-        }  # fmt: skip
+        return run_key(
+            "decoding", [arm.spec, *([model] if model is not None else [])], CODE, measure=MEASURE_VERSION,
+            decoding=dump(arm.spec), seed=seed if arm.spec.stochastic else 0, artefact=self.artefact.sha256,
+            passages=digest([[list(p.prompt), list(p.reference), p.document] for p in self.passages]),
+            device=str(next(self.artefact.model.parameters()).device),
+        )  # fmt: skip
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Decode, then score every continuation."""

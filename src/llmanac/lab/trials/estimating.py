@@ -15,10 +15,9 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
-from llmanac.lab.cache import versions
-from llmanac.lab.costs import decode_speed, model_bytes, state_costs
+from llmanac.lab.costs import model_costs
 from llmanac.lab.prepare import Prepared
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.models._pairs import start_token
 from llmanac.objectives._measured import Text
@@ -48,12 +47,10 @@ def refuse(arms: Sequence[Arm], hold: str) -> None:
 
 def parts(prepared: Prepared, arm: Arm, measure: int, tuning: bool) -> dict[str, Any]:
     """Everything that decides the numbers; no seed does."""
-    return {
-        "trial": "estimating", "measure": measure, "model": dump(arm.spec.model),
-        "objective": dump(arm.spec.objective), "length": arm.spec.train.length,
-        "data": prepared.identity, "tuning": tuning, "sources": fingerprint([arm.spec.model, arm.spec.objective], CODE),
-        "versions": versions(),
-    }  # fmt: skip
+    return run_key(
+        "estimating", [arm.spec.model, arm.spec.objective], CODE, measure=measure, model=dump(arm.spec.model),
+        objective=dump(arm.spec.objective), length=arm.spec.train.length, data=prepared.identity, tuning=tuning,
+    )  # fmt: skip
 
 
 def measure(stages: Parts, arm: Arm, held_out: Any, prompt: list[int]) -> Measurement:
@@ -68,12 +65,7 @@ def measure(stages: Parts, arm: Arm, held_out: Any, prompt: list[int]) -> Measur
     finally:
         tracemalloc.stop()
     found = stages.measure(model, held_out)
-    tokens = len(stages.text.dataset)
-    costs: dict[str, float | None] = {
-        "parameters": model.parameter_count(), "tokens": tokens, "seconds": seconds,
-        "train_tokens_per_second": tokens / seconds, "decode_tokens_per_second": decode_speed(model, prompt),
-        **state_costs(model), "model_bytes": model_bytes(model), "peak_memory": peak,
-    }  # fmt: skip
+    costs = model_costs(model, prompt, len(stages.text.dataset), seconds) | {"peak_memory": peak}
     return Measurement({name: [items.mean] for name, items in found.items()}, costs)
 
 

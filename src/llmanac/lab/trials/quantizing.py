@@ -26,23 +26,22 @@ from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.spec import Spec, dump
 from llmanac.data.split import fraction
 from llmanac.evaluate.divergence import SHORTEST, Windows, divergence, windows
-from llmanac.generate.engine import Engine
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import RESERVE
-from llmanac.lab.cache import digest, versions
+from llmanac.lab.cache import digest
 from llmanac.lab.posthoc import arms_of, text_of, words_of
 from llmanac.lab.runner import Applied, Question, Say
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import Artefact
 from llmanac.models._quantized import stored_bytes
 from llmanac.models.gguf.write import export_gguf, fitting
 from llmanac.models.load import load_model
-from llmanac.recipes.quantize import CALIBRATION, LENGTH, decoding_rate
+from llmanac.recipes.quantize import CALIBRATION, LENGTH, alternating_rates
 
-MEASURE_VERSION, ROUNDS, PROMPT = 1, 3, 32
+MEASURE_VERSION, PROMPT = 1, 32
 FEWEST_DOCUMENTS, MOST_DOCUMENTS = 15, 64
 AS_IT_IS, BLOCKS = "none", "gguf"
 
@@ -159,13 +158,11 @@ class QuantizingTrial(Applied):
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
-        return {
-            "trial": "quantizing", "measure": MEASURE_VERSION, "quantizer": dump(arm.spec),
-            "artefact": self.subject.sha256,
-            "text": digest([one.ids.tolist() for one in (self.calibration, *self.items)]),
-            "sources": fingerprint([arm.spec], (__name__, divergence.__module__)), "versions": versions(),
-            "threads": torch.get_num_threads(),
-        }  # fmt: skip
+        return run_key(
+            "quantizing", [arm.spec], (__name__, divergence.__module__), measure=MEASURE_VERSION,
+            quantizer=dump(arm.spec), artefact=self.subject.sha256,
+            text=digest([one.ids.tolist() for one in (self.calibration, *self.items)]),
+        )  # fmt: skip
 
     def quantized(self, spec: Any, work: Path) -> tuple[Any, float]:
         """The model as an arm has it, and its bits a parameter."""
@@ -184,7 +181,8 @@ class QuantizingTrial(Applied):
         with tempfile.TemporaryDirectory() as folder:
             changed, bits = self.quantized(arm.spec, Path(folder))
             found = [divergence(self.subject.model, changed, one) for one in self.items]
-            speeds = {rows: self.speeds(changed, rows) for rows in (1, 8)}
+            models, prompt = (changed, self.subject.model), self.items[0].ids[0, :PROMPT].tolist()
+            speeds = {rows: alternating_rates(models, prompt, rows, time.process_time) for rows in (1, 8)}
         ratio = {rows: statistics.median(a / b for a, b in zip(*one, strict=True)) for rows, one in speeds.items()}
         costs: dict[str, float | None] = {
             "bits": bits, "model_bytes": bits * self.subject.model.parameter_count() / 8,
@@ -192,15 +190,3 @@ class QuantizingTrial(Applied):
             "decode_ratio": ratio[1], "decode_ratio_8": ratio[8],
         }  # fmt: skip
         return Measurement({"loss": [one.after for one in found], "kl": [one.kl for one in found]}, costs)
-
-    def speeds(self, changed: Any, rows: int) -> tuple[list[float], list[float]]:
-        """Tokens a CPU second of the quantized model and of the model as it is, in alternating rounds."""
-        engines = [Engine(model, runner="auto", rows=rows) for model in (changed, self.subject.model)]
-        prompt = self.items[0].ids[0, :PROMPT].tolist()
-        found: tuple[list[float], list[float]] = ([], [])
-        for turn in range(ROUNDS + 1):
-            for engine, speeds in zip(engines, found, strict=True):
-                rate = decoding_rate(engine, prompt, rows, time.process_time)
-                if turn:  # the first compiles and reads the weights
-                    speeds.append(rate)
-        return found

@@ -28,10 +28,10 @@ from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
-from llmanac.lab.cache import digest, versions
+from llmanac.lab.cache import digest
 from llmanac.lab.posthoc import arms_of
 from llmanac.lab.runner import Applied, Question, Say
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.stats import BOOTSTRAP, Metric
 from llmanac.lab.study import Measurement
 from llmanac.lab.words import plural
@@ -141,12 +141,12 @@ class RetrievingTrial(Applied):
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers."""
-        return {
-            "trial": "retrieving", "measure": MEASURE_VERSION, "retriever": dump(arm.spec),
-            "index": digest([self.index.data["files"], self.index.encoder and dump(self.index.encoder)]),
-            "questions": digest([[one.text, dict(one.grades)] for one in self.items]),
-            "sources": fingerprint([arm.spec], (__name__, FolderIndex.__module__)), "versions": versions(),
-        }  # fmt: skip
+        return run_key(
+            "retrieving", [arm.spec], (__name__, FolderIndex.__module__), measure=MEASURE_VERSION,
+            retriever=dump(arm.spec),
+            index=digest([self.index.data["files"], self.index.encoder and dump(self.index.encoder)]),
+            questions=digest([[one.text, dict(one.grades)] for one in self.items]),
+        )  # fmt: skip
 
     def retriever(self, spec: Any) -> Any:
         """What a Spec describes, over the passages of the index."""

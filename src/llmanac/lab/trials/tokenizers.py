@@ -10,45 +10,104 @@ The last one is the cost of an order-0 coder. Unlike the other two it charges fo
 tokenizer loses (except dropped white space). An arm that does not restore every document from its ids has these numbers
 and no verdict: lost text needs no tokens.
 
+An arm may also be a tokenizer that is there, by its folder or file. Text comes from a recipe, or from files (`--on`): a
+document is then a stretch of a few kilobytes, and arms are trained on other files, or on the stretches that are not
+measured. Where nothing is trained there are no frequencies, and so no bits per byte.
+
 Tokenizers are cheap and deterministic, so the replicate is the document, and the interval is over documents.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from llmanac.core.spec import dump
-from llmanac.lab.axis import Arm
-from llmanac.lab.cache import digest, versions
+from llmanac.core.errors import SpecError
+from llmanac.core.spec import Spec, dump, make, patch
+from llmanac.lab.arms import ArmText
+from llmanac.lab.axis import Arm, methods_of
+from llmanac.lab.cache import digest
 from llmanac.lab.posthoc import arms_of, text_of, words_of
 from llmanac.lab.runner import Applied, Question, Say
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
+from llmanac.recipes.vocabulary import seen
+from llmanac.recipes.vocabulary.shown import pieces
+from llmanac.recipes.vocabulary.texts import Reading, held_apart, labelled, left_to_train
+from llmanac.tokenizers.load import load_tokenizer
 
-MEASURE_VERSION = 3
+MEASURE_VERSION = 4
 ROUNDS = 3
 MOST_LABELS = 8  # kinds of text that are reported apart
 STRETCH = 1 << 14  # characters of a document that are aligned with what came back of them at a time
 _WORD = re.compile(r"\w+")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finished(Spec):
+    """A tokenizer that is there."""
+
+    kind: ClassVar[str] = "tokenizer"
+    name = "finished"
+    path: str
+
+    def train(self, texts: Iterable[str]) -> Any:
+        """The tokenizer; it learns nothing more."""
+        return load_tokenizer(self.path)
+
+
+def spec_of(text: ArmText) -> Any:
+    """The Spec that an arm names: a folder or a file that is there, else a method."""
+    if text.fields or not Path(text.name).exists():
+        return methods_of("tokenizer", text)
+    return Finished(path=text.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles(Spec):
+    """Text of files that tokenizers are compared on.
+
+    Attributes:
+        on: what is measured on, `label=path` or a path; train: what methods are trained on.
+        every: without `train`, one stretch in so many is measured, and methods are trained on the others.
+        limit: megabytes of a label that are measured at most.
+        column, include: of tables, and which files of folders are read.
+        sentence: is shown cut into tokens.
+    """
+
+    on: tuple[str, ...]
+    train: tuple[str, ...] = ()
+    every: int = 10
+    limit: int = 20
+    column: str = "text"
+    include: tuple[str, ...] = ()
+    sentence: str = ""
+
+
+def files_of(on: str | Sequence[str], changes: Mapping[str, Any]) -> TextFiles:
+    """The base of a comparison on files; in a text they are divided by commas."""
+    return patch(make(TextFiles, {"on": on.split(",") if isinstance(on, str) else list(on)}), changes)
+
+
 @dataclass(frozen=True)
 class Texts:
-    """The artefact that tokenizers are applied to: text to train on, and documents held out."""
+    """The artefact that tokenizers are applied to: text to train on, if any, and documents held out."""
 
-    train: Callable[[], Iterable[str]]
+    train: Callable[[], Iterable[str]] | None
     held_out: Sequence[str]
     identity: str
     labels: Sequence[str] = ()
+    sentence: str = ""
 
     @classmethod
     def of(cls, corpus: Any, data: Any = None) -> Texts:
@@ -64,6 +123,43 @@ class Texts:
             parts.append(dump(mixture))
             return cls(lambda: data.vocabulary_texts(corpus.train), [d.text for d in kept], digest(parts), labels)
         return cls(corpus.train.texts, [d.text for d in kept], digest(parts), labels)
+
+    @classmethod
+    def on_files(cls, base: TextFiles, arms: Sequence[Arm]) -> tuple[Texts, list[str]]:
+        """The stretches of files, and what is to be said of them.
+
+        Raises:
+            SpecError: an arm that is to be trained, and no text for it. DataError: text that cannot be used.
+        """
+        groups, reading = labelled(base.on), Reading(base.column, base.include)
+        measured = seen.places(path for paths in groups.values() for path in paths)
+        trained = [arm.label for arm in arms if not isinstance(arm.spec, Finished)]
+        apart = base.every if trained and not base.train else 1
+        held, leaves = held_apart(groups, apart, base.limit * 1_000_000, reading)
+        pairs = [(text, label) for label, own in held.items() for text in own if _WORD.search(text)]
+        train: Callable[[], Iterable[str]] | None = None
+        notes = ["Measured on all of the text."]
+        if base.train:
+            learned = [path for paths in labelled(base.train).values() for path in paths]
+            train = functools.partial(reading.texts, learned)
+            notes = [f"Methods were trained on {', '.join(base.train)}."]
+            if trained and (where := seen.overlap(seen.places(learned), measured)):
+                notes.append(f"They were trained on {where}, which they are measured on: other text takes more tokens.")
+        elif leaves:
+            train = functools.partial(left_to_train, groups, apart, reading)
+            notes = [f"Measured on one part in {apart} of the text, methods trained on the rest."]
+        elif trained:
+            raise SpecError(
+                f"{trained[0]!r} is to be trained, but there is no text for it; give --train, or no --every 1"
+            )
+        for arm in arms:
+            if isinstance(arm.spec, Finished):
+                notes.append(seen.note(arm.label, arm.spec.path, arm.spec.train(()), measured))
+        read = hashlib.sha256()
+        for text in train() if train else ():
+            read.update(text.encode("utf-8", "replace") + b"\0")
+        texts, labels = zip(*pairs, strict=True) if pairs else ((), ())
+        return cls(train, texts, digest([read.hexdigest(), pairs, base.sentence]), labels, base.sentence), notes
 
 
 class TokenizerTrial(Applied):
@@ -87,70 +183,68 @@ class TokenizerTrial(Applied):
 
     def __init__(self, texts: Texts) -> None:
         self.texts, self.items = texts, texts.held_out
+        self.metrics = TokenizerTrial.metrics if texts.train else TokenizerTrial.metrics[:2]
         found = sorted(set(texts.labels))
         self.apart = found if 1 < len(found) <= MOST_LABELS else []
-        self.costs = (
-            *TokenizerTrial.costs,
-            *(
-                Metric(f"bytes_per_token of {name}", "B/token", "higher", f"bytes per token: {name}")
-                for name in self.apart
-            ),
-            *(Metric(f"bits_per_byte of {name}", "bit/B", "lower", f"bits per byte: {name}") for name in self.apart),
-        )
+        own = [
+            Metric(f"{one.name} of {name}", one.unit, one.better, f"{one.name.replace('_', ' ')}: {name}")
+            for one in self.metrics for name in self.apart
+        ]  # fmt: skip
+        self.costs = (*TokenizerTrial.costs, *own)
 
     @classmethod
     def of(cls, question: Question, say: Say) -> TokenizerTrial:
         """The trial of a question."""
-        arms, data = arms_of(question), question.base.data
-        corpus, _ = text_of(question)
-        say(words_of(corpus, data.source))
-        trial = cls(Texts.of(corpus, data))
+        arms, base = arms_of(question, spec_of), question.base
+        if isinstance(base, TextFiles):
+            texts, notes = Texts.on_files(base, arms)
+            about: dict[str, Any] = {"data": {"on": ", ".join(base.on)}, "notes": list(filter(None, notes))}
+            about["held"] = "the same text"
+        else:
+            corpus, _ = text_of(question)
+            say(words_of(corpus, base.data.source))
+            texts = Texts.of(corpus, base.data)
+            about = {"data": {"source": dump(base.data.source), "train_bytes": corpus.manifest["train"]["bytes"]}}
+        trial = cls(texts)
         trial.arms = arms
-        trial.about = {
-            "data": {
-                "source": dump(data.source), "train_bytes": corpus.manifest["train"]["bytes"],
-                "held_out_documents": len(trial.items),
-            },
-            "artefact": f"text {trial.texts.identity}",
-        }  # fmt: skip
+        about["data"]["held_out_documents"] = len(trial.items)
+        trial.about = {**about, "artefact": f"text {texts.identity}"}
         return trial
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; no seed does."""
-        return {
-            "trial": "tokenizers", "measure": MEASURE_VERSION, "tokenizer": dump(arm.spec),
-            "texts": self.texts.identity, "sources": fingerprint([arm.spec]), "versions": versions(),
-        }  # fmt: skip
+        made = arm.spec.train(()).fingerprint() if isinstance(arm.spec, Finished) else dump(arm.spec)
+        return run_key("tokenizers", [arm.spec], measure=MEASURE_VERSION, tokenizer=made, texts=self.texts.identity)
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Train, encode every document, and count those that decoding restores exactly."""
-        start = time.perf_counter()
-        tokenizer = arm.spec.train(self.texts.train())
+        texts, start = self.texts.held_out, time.perf_counter()
+        tokenizer = arm.spec.train(self.texts.train() if self.texts.train else ())
         trained = time.perf_counter() - start
-        encoded = [tokenizer.encode_array(text) for text in self.texts.held_out]
-        counts = [len(ids) for ids in encoded]
-        pairs = list(zip(encoded, self.texts.held_out, strict=True))
+        encoded = [tokenizer.encode_array(text) for text in texts]
+        pairs = list(zip(encoded, texts, strict=True))
         changed = [text for ids, text in pairs if tokenizer.decode(ids.tolist()) != text]
-        sizes = [len(text.encode("utf-8")) for text in self.texts.held_out]
-        words = [len(_WORD.findall(text)) for text in self.texts.held_out]
-        bits = _code_lengths(tokenizer, self.texts, encoded)
-        values = {
-            "bytes_per_token": [size / max(1, count) for size, count in zip(sizes, counts, strict=True)],
-            "tokens_per_word": [count / word for count, word in zip(counts, words, strict=True)],
-            "bits_per_byte": [bit / size for bit, size in zip(bits, sizes, strict=True)],
-        }
+        sizes = [len(text.encode("utf-8", "replace")) for text in texts]
+        counts, words = [max(1, len(ids)) for ids in encoded], [len(_WORD.findall(text)) for text in texts]
+        ratios: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+            "bytes_per_token": (sizes, counts), "tokens_per_word": (counts, words),
+        }  # fmt: skip
+        if self.texts.train:
+            ratios["bits_per_byte"] = (_code_lengths(tokenizer, self.texts, encoded), sizes)
+        values = {name: [a / b for a, b in zip(*pair, strict=True)] for name, pair in ratios.items()}
         lost = sum(lost_bytes(tokenizer, text) for text in changed) / sum(sizes)
         costs: dict[str, float | None] = {
             "vocabulary": tokenizer.vocab_size, "train_seconds": trained, "lossless": 1 - len(changed) / len(counts),
-            "lost": lost, "unknown": tokenizer.unknown_rate(self.texts.held_out),
-            "encode_rate": sum(sizes) / _encode_seconds(tokenizer, self.texts.held_out),
+            "lost": lost, "unknown": tokenizer.unknown_rate(texts),
+            "encode_rate": sum(sizes) / _encode_seconds(tokenizer, texts),
         }  # fmt: skip
-        for name in self.apart:
-            own = [i for i, label in enumerate(self.texts.labels) if label == name]
-            size = sum(sizes[i] for i in own)
-            costs[f"bytes_per_token of {name}"] = size / sum(counts[i] for i in own)
-            costs[f"bits_per_byte of {name}"] = sum(bits[i] for i in own) / size
-        return Measurement(values, costs, loses=_said(lost, len(changed), len(counts)))
+        for label in self.apart:
+            own = [i for i, found in enumerate(self.texts.labels) if found == label]
+            for name, (a, b) in ratios.items():
+                costs[f"{name} of {label}"] = sum(a[i] for i in own) / sum(b[i] for i in own)
+        ids = tokenizer.encode(self.texts.sentence)
+        shown = f"{len(ids)} tokens: {' '.join(pieces(tokenizer, ids))}" if ids else ""
+        return Measurement(values, costs, loses=_said(lost, len(changed), len(counts)), shown=shown)
 
 
 def lost_bytes(tokenizer: Any, text: str) -> int:
@@ -192,7 +286,7 @@ def _said(lost: float, changed: int, documents: int) -> str:
 def _code_lengths(tokenizer: Any, texts: Texts, encoded: Sequence[np.ndarray]) -> list[float]:
     """Bits of every held-out document; see the module."""
     counts = np.full(tokenizer.vocab_size, 0.5)
-    for text in texts.train():
+    for text in texts.train() if texts.train else ():
         ids = tokenizer.encode_array(text)
         counts += np.bincount(ids, minlength=len(counts))
     costs = np.log2(counts.sum()) - np.log2(counts)

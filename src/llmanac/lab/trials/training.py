@@ -24,13 +24,13 @@ from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
-from llmanac.lab.cache import versions
-from llmanac.lab.costs import TRAINING_COSTS, decode_speed, model_bytes, peak_memory, state_costs
+from llmanac.lab.costs import TRAINING_COSTS, model_costs, peak_memory
 from llmanac.lab.generation import Generation
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
 from llmanac.lab.prepare import Prepared, prepare
 from llmanac.lab.probe import Probe, kind_of, stem_of
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.runner import with_train
+from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
 from llmanac.metrics._items import Items, Metric
@@ -87,16 +87,10 @@ class TrainingTrial:
     replicate = "seed"
 
     def __init__(
-        self,
-        prepared: Prepared,
-        device: str = "auto",
-        *,
-        arms: Sequence[Arm] = (),
-        texts: Mapping[str, Prepared] | None = None,
-        tuning: bool = False,
-        probes: Sequence[Probe] = (),
+        self, prepared: Prepared, device: str = "auto", *, arms: Sequence[Arm] = (),
+        texts: Mapping[str, Prepared] | None = None, tuning: bool = False, probes: Sequence[Probe] = (),
         generation: Generation | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
         self.own = dict(texts or {})
         self.probes, self.generation = tuple(probes), generation
@@ -120,24 +114,13 @@ class TrainingTrial:
             return estimating.parts(self.text(arm), arm, MEASURE_VERSION, self.tuning)
         recipe = arm.spec
         settings = {k: v for k, v in dump(recipe.train).items() if k not in MAY_CHANGE}
-        return {
-            "trial": "training",
-            "measure": MEASURE_VERSION,
-            "model": dump(recipe.model),
-            "objective": dump(recipe.objective),
-            "train": settings,
-            "seed": seed,
-            "data": self.text(arm).identity,
-            "tuning": self.tuning,
-            **({"probes": [probe.identity for probe in self.probes]} if self.probes else {}),
-            **({"generation": self.generation.identity} if self.generation and not self.tuning else {}),
-            "sources": fingerprint(
-                [recipe.model, recipe.objective, recipe.train], CODE + (PROBES if self.probes else ())
-            ),
-            "versions": versions(),
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-        }
+        return run_key(
+            "training", [recipe.model, recipe.objective, recipe.train], CODE + (PROBES if self.probes else ()),
+            measure=MEASURE_VERSION, model=dump(recipe.model), objective=dump(recipe.objective), train=settings,
+            seed=seed, data=self.text(arm).identity, tuning=self.tuning, device=str(self.device),
+            probes=[probe.identity for probe in self.probes],
+            generation=self.generation.identity if self.generation and not self.tuning else None,
+        )  # fmt: skip
 
     def build(self, arm: Arm, seed: int) -> tuple[Any, Any, Any]:
         """`(model with its initial values, source, objective)` of an arm."""
@@ -169,13 +152,8 @@ class TrainingTrial:
         model.eval()
         found = self._found(stages, model, seed)
         flops = getattr(model, "flops_per_token", None)
-        costs: dict[str, float | None] = {
-            "parameters": model.parameter_count(), "train_flops": flops and flops(spec.length) * done.tokens,
-            "tokens": done.tokens, "seconds": done.seconds, "steps": done.steps,
-            "train_tokens_per_second": done.tokens / done.seconds,
-            "decode_tokens_per_second": decode_speed(model, self._prompt(arm)),
-            **state_costs(model), "model_bytes": model_bytes(model),
-        }  # fmt: skip
+        costs = model_costs(model, self._prompt(arm), done.tokens, done.seconds) | {"steps": done.steps}
+        costs["train_flops"] = flops and flops(spec.length) * done.tokens
         curve = _curve(read_metrics(work), primary.name)
         pairing = {"parameters": parameters, "rows": source.hashes}
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
@@ -278,7 +256,7 @@ def calibrate(
     speed: dict[str, Speed] = {}
     steps_of = known_seconds({arm.label: taken[arm.label] for arm in stepping}, statistics.fmean)
     for arm in arms:
-        short = dataclasses.replace(arm, spec=_with_steps(arm.spec, CURVE_POINTS))
+        short = dataclasses.replace(arm, spec=with_train(arm.spec, steps=CURVE_POINTS))
         begin = time.perf_counter()
         with contextlib.suppress(TrainingError):
             trial.measure(short, 0, work / f"fixed-{len(speed)}")
@@ -292,7 +270,3 @@ def known_seconds(taken: Mapping[str, Sequence[float]], of: Callable[[Sequence[f
     """A step's seconds by arm; an arm without a finite first step gets those of the slowest other one."""
     known = {label: of(found) for label, found in taken.items() if found}
     return {label: known.get(label, max(known.values(), default=1e-3)) for label in taken}
-
-
-def _with_steps(recipe: Any, steps: int) -> Any:
-    return dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=steps))

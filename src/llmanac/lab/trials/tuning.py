@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.files import read_toml
@@ -29,11 +27,11 @@ from llmanac.core.spec import diff, dump, make, patch
 from llmanac.data.pack import PackedStream
 from llmanac.lab.axis import Arm, resolve
 from llmanac.lab.budget import BudgetError, Plan, Speed
-from llmanac.lab.cache import Cache, versions
+from llmanac.lab.cache import Cache
 from llmanac.lab.costs import peak_memory
 from llmanac.lab.pairing import RecordingStream, hash_parameters
-from llmanac.lab.runner import Question, Say, Stepping
-from llmanac.lab.sources import fingerprint
+from llmanac.lab.runner import Question, Say, Stepping, with_train
+from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import file_hash, hash_model
 from llmanac.lab.words import settings_words
@@ -201,11 +199,10 @@ class TuningTrial(Stepping):
         for name in ("model", "teacher", "seed"):
             asked.pop(name, None)
         asked["rows"].pop("file")
-        return {
-            "trial": "tuning", "measure": MEASURE_VERSION, "asked": asked, "train": train, "seed": seed,
-            "files": self.identity, "tuning": self.tuning, "sources": fingerprint([arm.spec], self.code),
-            "versions": versions(), "device": str(resolve_device("auto")), "threads": torch.get_num_threads(),
-        }  # fmt: skip
+        return run_key(
+            "tuning", [arm.spec], self.code, measure=MEASURE_VERSION, asked=asked, train=train, seed=seed,
+            files=self.identity, tuning=self.tuning, device=str(resolve_device("auto")),
+        )  # fmt: skip
 
     def measure(self, arm: Arm, seed: int, work: Path) -> Measurement:
         """Tune, or go on with a tuning that was killed, and measure."""
@@ -291,7 +288,7 @@ class TuningTrial(Stepping):
 def _rated(arm: Arm) -> Arm:
     """The arm with the rate that a tuning would choose written down."""
     optimizer = own_rate(arm.spec)
-    spec = dataclasses.replace(arm.spec, train=dataclasses.replace(arm.spec.train, optimizer=optimizer))
+    spec = with_train(arm.spec, optimizer=optimizer)
     moved = diff(arm.spec, spec)
     return dataclasses.replace(arm, spec=spec, diff=arm.diff | moved, held=arm.held | moved)
 

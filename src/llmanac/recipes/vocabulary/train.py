@@ -1,4 +1,4 @@
-"""Train a tokenizer from files, and measure several on labelled text."""
+"""Train a tokenizer from files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import Any
 from llmanac.core import spec
 from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_folder, write_json
-from llmanac.core.outputs import check_pages
-from llmanac.core.progress import progress
-from llmanac.lab.vocabulary import page, seen, texts
-from llmanac.lab.vocabulary.measure import Measured, measure, open_or_train
+from llmanac.recipes.vocabulary import seen, texts
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._mixture import Mixture, parse_weights
 
@@ -98,69 +95,3 @@ class _Counted:
             self.texts += 1
             self.bytes += len(text.encode("utf-8", "replace"))
             yield text
-
-
-@dataclass(frozen=True)
-class Compared:
-    """Tokenizers measured on the same text.
-
-    Attributes:
-        notes: warnings by label, where the measured text was trained on.
-        plan: what was measured on what. page: the HTML page.
-    """
-
-    found: list[Measured]
-    notes: dict[str, str]
-    plan: str
-    page: Path
-
-
-def compare(
-    items: Sequence[str], on: Sequence[str], *, train_on: Sequence[str] = (), every: int = 10, sentence: str,
-    limit: int = 20, folder: Path, reading: texts.Reading,
-) -> Compared:  # fmt: skip
-    """Measure tokenizers on labelled text and write the page.
-
-    Args:
-        items: folders or files of tokenizers, or methods.
-        on: text to measure on, `label=path`. train_on: text to train methods on.
-        every: without `train_on`, one part in so many is measured on. limit: megabytes of a label at most.
-        sentence: shown split into tokens.
-
-    Raises:
-        SpecError: a tokenizer that is neither a file nor a method. DataError: text that cannot be used.
-    """
-    groups = texts.labelled(on)
-    read = [path for found in groups.values() for path in found]
-    check_pages(folder, "--folder", (page.RESULT, page.PAGE, page.PICTURE, page.DRAWING), "tokenizers", [*read, *items])
-    trains = any(not Path(item).exists() for item in items)
-    apart = every if trains and not train_on else 1
-    held, leaves = texts.held_apart(groups, apart, limit * 1_000_000, reading)
-
-    def to_train() -> Iterable[str]:
-        if train_on:
-            return reading.texts(learned)
-        return texts.left_to_train(groups, apart, reading)
-
-    plan = (
-        f"Measured on one part in {apart} of the text, methods trained on the rest."
-        if leaves
-        else (f"Methods trained on {', '.join(train_on)}." if train_on else "Measured on all of the text.")
-    )
-    measured, notes = seen.places(read), {}
-    learned = [path for paths in texts.labelled(train_on).values() for path in paths] if train_on else []
-    if trains and (where := seen.overlap(seen.places(learned), measured)):
-        notes["methods"] = f"Methods were trained on {where}, which they are measured on: other text takes more tokens."
-    found: list[Measured] = []
-    with progress("tokenizers", total=len(items), unit="tokenizers") as bar:
-        for item in items:
-            label, tokenizer, seconds = open_or_train(item, to_train if train_on or leaves else None)
-            if any(one.label == label for one in found):
-                label = item
-            if seconds is None and (said := seen.note(label, item, tokenizer, measured)):
-                notes[label] = said
-            found.append(measure(label, tokenizer, seconds, held, sentence))
-            bar.advance()
-    of = {label: list(paths) for label, paths in groups.items()}
-    about = {"plan": plan, "notes": list(notes.values()), "groups": of}
-    return Compared(found, notes, plan, page.write(folder, found, sentence, about))

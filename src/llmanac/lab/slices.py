@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -11,6 +10,8 @@ from typing import Any
 
 from llmanac.core import files
 from llmanac.core.errors import DataError
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.readers import table_rows
 from llmanac.models.classifiers._rulebook import Rulebook
 
 FILE = Path(__file__).with_name("slices.toml")
@@ -76,20 +77,10 @@ def read_slices(path: Path) -> list[Slice]:
         DataError: a line that is something else, or a slice with one part only.
     """
     found: dict[str, list[tuple[str, str, str]]] = {}
-    try:
-        lines = path.read_text("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read it ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name, part, text, label = (row[key] for key in ("slice", "part", "text", "label"))
-        except (json.JSONDecodeError, TypeError, KeyError):
-            raise DataError(f"{path}:{number}: needs a JSON object with slice, part, text and label") from None
-        if part not in PARTS or not isinstance(text, str):
-            raise DataError(f"{path}:{number}: part is {str(part)[:40]!r}; it must be plain or changed, with a text")
+    for row in table_rows(path, CommandProblems()):
+        name, part, text, label = (row.values.get(key) for key in ("slice", "part", "text", "label"))
+        if part not in PARTS or not isinstance(text, str) or None in (name, label):
+            raise DataError(f"{path}:{row.line}: needs slice, text, label and part, which is plain or changed")
         found.setdefault(str(name), []).append((part, text, str(label)))
     for name, items in found.items():
         for part in PARTS:

@@ -17,50 +17,55 @@ from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.command_problems import asked, command_bounds, save_and_tell
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.generate.load import load_engine
-from llmanac.lab.classification import training
 from llmanac.metrics import accuracy as classification
 from llmanac.models.classifiers.load import load_classifier
 from llmanac.recipes.classification import check_sizes
+from llmanac.recipes.classifying import training
 
 ROWS = 2048  # texts between two moves of the progress bar
 WITHOUT_FOLDER = ("rules",)  # methods that can be used without being trained
 # what a classifier's folder has, the file that it is known by first
 SAVED = ("classifier.json", "model.safetensors", "vocabulary.json", "rules.toml", "model")
 BOUNDS = command_bounds(longer="cut it into several")
-ON_A_MODEL = ("fine-tuning", "prompting")
+ON_A_MODEL = ("fine_tuning", "prompting")  # files of methods
 
 
-def make_classifier(
-    method: str,
-    patches: Sequence[str] = (),
-    model: str | None = None,
-    language_model: tuple[Any, Any] | None = None,
-) -> Any:
-    """A classifier by name, with its choices patched, on a language model where it needs one.
+def needs_model(spec: Any) -> bool:
+    """Whether a method stands on a language model."""
+    return registry.find("classifier", spec.name).path.stem in ON_A_MODEL
+
+
+def build_classifier(spec: Any, language_model: tuple[Any, Any] | None = None) -> Any:
+    """The classifier of a Spec; one that needs a model gets a copy of it, since fine-tuning changes it.
 
     Args:
-        model: the folder of a language model.
-        language_model: a model and its tokenizer, in place of `model`; the classifier gets a copy of the model, since
-            fine-tuning changes it.
+        language_model: a model and its tokenizer, where the Spec has no `path`.
+
+    Raises:
+        SpecError: a size that no machine could follow.
+    """
+    check_sizes(spec)
+    if language_model is None or not needs_model(spec):
+        return spec.build()
+    return spec.build(model=copy.deepcopy(language_model[0]), tokenizer=language_model[1])
+
+
+def make_classifier(method: str, patches: Sequence[str] = (), model: str | None = None) -> Any:
+    """A classifier by name, with its choices patched, on the language model of a folder where it needs one.
 
     Raises:
         SpecError: an unknown method or choice, or a method that needs a model and has none.
     """
     spec = patch(make_method("classifier", method), parse_patches(patches), method)
     check_sizes(spec)
-    own = registry.find("classifier", method).path.stem.replace("_", "-")
-    if own not in ON_A_MODEL:
-        if model is not None:
-            raise SpecError(f"--model: {method} uses no language model; leave it out")
-        return spec.build()
-    if language_model is not None:
-        return spec.build(model=copy.deepcopy(language_model[0]), tokenizer=language_model[1])
-    if model is not None:
-        engine = load_engine(model, device="cpu")
-        return spec.build(model=engine.model, tokenizer=engine.tokenizer)
-    if spec.path is None:
-        raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
-    return spec.build()
+    if model is None:
+        if needs_model(spec) and spec.path is None:
+            raise SpecError(f"{method}: needs a language model; give --model with a run's or a model's folder")
+        return build_classifier(spec)
+    if not needs_model(spec):
+        raise SpecError(f"--model: {method} uses no language model; leave it out")
+    engine = load_engine(model, device="cpu")
+    return build_classifier(spec, (engine.model, engine.tokenizer))
 
 
 def open_classifier(folder: str) -> Any:
@@ -118,7 +123,7 @@ def train(
 
     Raises:
         LlmanacError: bad input or choices, a folder that holds something else.
-        Stopped: after Ctrl-C.
+        NothingKept, KeyboardInterrupt: after Ctrl-C.
     """
     classifier = make_classifier(method, patches, model)
     target = folder or Path("classifiers") / method

@@ -18,7 +18,7 @@ from llmanac.core.progress import Report, progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.labelled import labels_lead, read_lines, read_rows, without_labels
 from llmanac.data.unpack import TABLES, format_of
-from llmanac.lab.classification.classifiers import BOUNDS, ROWS, open_classifier
+from llmanac.recipes.classifying.use import BOUNDS, ROWS, open_classifier
 
 KINDS = (".jsonl", ".csv", ".tsv", ".parquet")
 PREDICTION, PROBABILITIES = "prediction", "probabilities"

@@ -10,8 +10,8 @@ from llmanac.core.errors import DataError, TokenizerError
 from llmanac.core.progress import progress
 from llmanac.data import texts
 from llmanac.data.command_problems import CommandProblems
-from llmanac.lab.vocabulary.shown import pieces
-from llmanac.lab.vocabulary.texts import Reading
+from llmanac.recipes.vocabulary.shown import pieces
+from llmanac.recipes.vocabulary.texts import Reading
 from llmanac.tokenizers._base import Special, Tokenizer
 
 

@@ -1,1 +1,0 @@
-"""Classifiers on the command line, and the table that compares them on one labelled set."""

@@ -1,0 +1,1 @@
+"""`llmanac tokenizer`: learn a tokenizer from files, use it, look into it."""
