@@ -1,4 +1,4 @@
-"""The day's work, a plan until an interview, and guesses before figures: kept in the file, exported and imported."""
+"""The day's work and a plan until an interview: kept in the file, exported and imported."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from llmanac.guide import plan
 from llmanac.guide.app import create_app
 from llmanac.guide.demos import Models
 from llmanac.guide.exercise import exercises
-from llmanac.guide.progress import Guess, Progress, Review
+from llmanac.guide.progress import Progress, Review
 from llmanac.guide.question import questions
-from llmanac.guide.tables import of_study
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -78,7 +77,6 @@ def test_placement_plan_and_today(client, tmp_path):
         ("/plan", {"day": "1999-01-01"}),
         ("/placement", {}),
         ("/placement", {asked[0].name: "5"}),
-        ("/guess", {"place": "../x", "low": "1", "high": "2"}),
     ):
         assert client.post(path, **form(**wrong)).status_code == 400, path
         assert client.post(path, **form(**wrong, token="another")).status_code == 403
@@ -88,41 +86,27 @@ def test_placement_plan_and_today(client, tmp_path):
     assert len(kept.reviews()) == len(asked)
 
 
-def test_a_figure_is_guessed_before_it_is_shown(client, tmp_path):
-    path, found = "/evidence/quantization/page.html", of_study("quantization")
-    figure = next(f for f, _ in found if f.value == "87.10%")
-    before = client.get(path).text
-    assert figure.number == 87.1 and '<details class="plain"><summary>' in before
-    assert figure.value not in before.partition("<article>")[0], "it is below, closed"
-    for wrong in ({"low": "2", "high": "1"}, {"low": "nan", "high": "1"}, {"low": "", "high": "1"}):
-        assert client.post("/guess", **form(place=figure.place, **wrong)).status_code == 400
-    assert client.post("/guess", **form(place=figure.place, low="80%", high="90 %")).headers["location"] == path
-    client.post("/guess", **form(place=figure.place, low="87.1", high="87.1"))  # it has been seen
-    after = client.get(path).text
-    assert "87.10%; you said 80.0 to 90.0: held" in after and '<details class="plain" open>' in after
-    assert [(g.low, g.held) for g in Progress(tmp_path / "p.sqlite").guesses()] == [(80.0, True)]
-    assert "1 of 1 intervals held" in client.get("/").text
-    assert re.search(r'<details class="plain" open>', client.get("/evidence/acting/page.html").text) is None
+def test_a_page_of_evidence_shows_its_figures(client):
+    assert "87.10%" in client.get("/evidence/quantization/page.html").text.partition("<article>")[2]
 
 
-def test_guesses_and_the_day_travel_with_the_reviews(tmp_path):
+def test_the_day_travels_with_the_reviews(tmp_path):
     one, two = Progress(tmp_path / "1.sqlite"), Progress(tmp_path / "2.sqlite")
     one.merge(reviewed(("question/x", 3)))
-    one.guess([Guess("a | b | c", 1.0, 2.0, 3.0, NOW)])
     one.set_interview(date(2027, 1, 2))
     assert (
         one.export(tmp_path / "e.json") == 1
         and two.read(tmp_path / "e.json") == 1
         and two.read(tmp_path / "e.json") == 0
     )
-    assert two.guesses() == one.guesses() and two.interview() == date(2027, 1, 2) and not two.guesses()[0].held
+    assert two.interview() == date(2027, 1, 2)
     data = files.read_table(tmp_path / "e.json")
-    for wrong in ({"guesses": [{"place": "a"}]}, {"guesses": 3}, {"interview": "soon"}, {"guesses": [7]}):
-        files.write_json(tmp_path / "w.json", {**data, **wrong})
-        with pytest.raises(DataError, match="guesses need"):
+    files.write_json(tmp_path / "old.json", {**data, "guesses": [{"place": "a | b | c", "low": 1.0}]})
+    assert two.read(tmp_path / "old.json") == 0, "an earlier version's guesses are passed over"
+    for wrong in ("soon", 3, ["2027-01-02"]):
+        files.write_json(tmp_path / "w.json", {**data, "interview": wrong})
+        with pytest.raises(DataError, match=r"w\.json: interview: .* is no day"):
             two.read(tmp_path / "w.json")
-    with pytest.raises(DataError, match="interval"):
-        two.guess([Guess("a", 2.0, 1.0, 0.0, NOW)])
 
 
 def test_a_checked_part_and_a_mock_interview(client, tmp_path):

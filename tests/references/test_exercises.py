@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import sys
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -18,7 +17,6 @@ from llmanac.core import catalogue
 from llmanac.core.errors import DataError, SpecError
 from llmanac.guide import exercise as guide
 from llmanac.guide import progress
-from llmanac.guide.edit import edit
 from llmanac.guide.exercise import WALL, check, exercises, find
 from llmanac.guide.progress import Progress, Review
 from llmanac.sandbox.pool import Sandbox
@@ -387,46 +385,3 @@ def test_commands(tmp_path, capsys, monkeypatch):
     assert run("list", "attention")[0] == 0 and run("list", "atention")[0] == 2
     assert "2 reviews" in run("progress", "--export", tmp_path / "e.json")[1]
     assert "0 new" in run("progress", "--import", tmp_path / "e.json")[1]
-
-
-EDITORS = {
-    "saves both": "p.write_text({mistake!r}); time.sleep(2.5); p.write_text({solution!r}); time.sleep(0.5)",
-    "saves the mistake": "p.write_text({mistake!r})",
-    "saves nothing": "sys.exit(3)",
-}
-
-
-@pytest.mark.parametrize(
-    "what, verdicts, status",
-    [
-        ("saves both", ["not right: 0 of 3 cases", "passed: 3 of 3 cases"], 0),
-        ("saves the mistake", ["not right: 0 of 3 cases"], 1),
-        ("saves nothing", [], 0),
-    ],
-)
-def test_an_exercise_in_an_editor(what, verdicts, status, tmp_path, capsys, monkeypatch):
-    sources = {name: getattr(find("elo"), name) for name in ("mistake", "solution")}
-    script = tmp_path / "editor.py"
-    script.write_text(f"import pathlib, sys, time\np = pathlib.Path(sys.argv[1])\n{EDITORS[what].format(**sources)}\n")
-    monkeypatch.setenv("VISUAL", f"{sys.executable} {script}")
-    monkeypatch.setenv("LLMANAC_PROGRESS", str(tmp_path / "p.sqlite"))
-    answer = tmp_path / "elo.py"
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["exercise", "elo", "--edit", "-o", str(answer)])
-    said = capsys.readouterr().out
-    assert ended.value.code == status and "Next: llmanac exercise" in said, said
-    assert [
-        line[: len(v)] for line, v in zip([x for x in said.splitlines() if " cases" in x], verdicts, strict=True)
-    ] == verdicts
-    assert len(Progress(tmp_path / "p.sqlite").reviews()) == len(verdicts) and answer.exists()
-    assert what != "saves nothing" or "def elo" in answer.read_text()
-
-
-def test_an_editor_is_needed(tmp_path, monkeypatch):
-    for name in ("VISUAL", "EDITOR"):
-        monkeypatch.delenv(name, raising=False)
-    for value, wanted in ((None, "set EDITOR"), ("'", "EDITOR:"), ("/nothing/here", "cannot be started")):
-        if value is not None:
-            monkeypatch.setenv("EDITOR", value)
-        with pytest.raises(SpecError, match=wanted):
-            edit(find("elo"), tmp_path / "elo.py", print, print)

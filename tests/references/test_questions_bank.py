@@ -187,22 +187,6 @@ def test_an_interview_ends_with_what_to_study():
     assert found.exercises == ("rope", "rope-scaling") and found.path.startswith("The transformer")
 
 
-def test_a_model_grades_by_likelihood(monkeypatch):
-    from types import SimpleNamespace
-
-    from llmanac.evaluate import likelihood
-    from llmanac.guide import mock
-
-    def fake(model, tokenizer, pairs, label):
-        """One point is more probable after the answer, the others a little."""
-        gains = [("an answer" in prompt) * (0.6 if "angles" in point else 0.4) for prompt, point in pairs]
-        return [SimpleNamespace(total=3 * (gain - 5), ids=(1, 2, 3)) for gain in gains]
-
-    monkeypatch.setattr(likelihood, "loglikelihood", fake)
-    question = bank.find("rope-relative")
-    assert mock.judge(None, None, question, "an answer") == {question.rubric.index("difference of angles")}
-
-
 def test_errors_name_the_place(tmp_path, monkeypatch):
     with pytest.raises(SpecError, match=r"kv_cache/results#none"):
         measured("kv_cache/results#none.x")
@@ -241,7 +225,7 @@ def test_commands(tmp_path, capsys, monkeypatch):
     assert run("answer", "kv-cache-size", "128")[0] == 0 and "not right: 128" in run("answer", "kv-cache-size", "64")[1]
     assert run("answer", "ppo-clip-sides", "1")[0] == 2 and run("answer", "kv-cache-size", "much")[0] == 2
     assert len(json.loads(run("list", "--checked", "--json")[1])) == sum(q.check is not None for q in BANK)
-    assert "enginering" in run("mock", "--role", "enginering")[1] and run("mock", "--model", "x")[0] == 2
+    assert "enginering" in run("mock", "--role", "enginering")[1]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n1 2 3 4 5 6\n\n1\n"))
     options = ["--chapter", "attention", "--level", "junior", "--count", 2, "--grade", "--progress", tmp_path / "q"]
     code, said = run("mock", *options)

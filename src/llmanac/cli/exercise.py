@@ -5,26 +5,15 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from llmanac.cli.options import AsJson, Force, group
 from llmanac.core.errors import SpecError
 from llmanac.core.outputs import check_output
 
-
-class Named(TyperGroup):
-    """`llmanac exercise NAME --edit` is `llmanac exercise show NAME --edit`."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        known = args[0] in self.commands or args[0].startswith("-") or "--edit" not in args
-        return super().resolve_command(ctx, args if known else ["show", *args])
-
-
 app = group("Write it yourself: tasks with hidden tests that run in the sandbox, and when to repeat them.")
-app.info.cls = Named
 Name = Annotated[str, typer.Argument(help="As `llmanac exercise list` prints it.")]
 Kept = Annotated[Path | None, typer.Option("--progress", help="File of reviews [the user's data folder].")]
 
@@ -72,8 +61,7 @@ def _when(at: datetime | None, now: datetime) -> str:
 
 @app.command("show")
 def show_command(
-    name: Name, output: Path | None = None, hints: int = 0, solution: bool = False, edit: bool = False,
-    progress: Kept = None, force: Force = False,
+    name: Name, output: Path | None = None, hints: int = 0, solution: bool = False, force: Force = False,
 ) -> None:  # fmt: skip
     """Show a task with its scaffold; hints and the solution when they are asked for.
 
@@ -81,13 +69,12 @@ def show_command(
         output (-o): Write the scaffold into this file.
         hints (0 to 9): Show this many hints.
         solution: Show the reference solution.
-        edit: Open it in $EDITOR and check every save.
     """
     from llmanac.core import files
     from llmanac.guide.exercise import find
 
     exercise = find(name)
-    if output is not None and not edit:
+    if output is not None:
         check_output(output, "--output", force=force)
     print(f"{exercise.title} ({exercise.chapter}, about {exercise.minutes} minutes)\n\n{exercise.task}\n")
     print("Lists and `math`; no numpy.\n")
@@ -96,31 +83,9 @@ def show_command(
         print(f"\nhint {number} of {len(exercise.hints)}: {hint}")
     if solution:
         print(f"\n{exercise.solution.strip()}\n\nA common mistake: {exercise.why}")
-    if edit:
-        _edit(name, output or Path(f"{exercise.function}.py"), progress)
-        return
     if output is not None:
         files.write_text(output, exercise.scaffold.lstrip())
     print(f"\nNext: llmanac exercise check {name} {output or f'{exercise.function}.py'}")
-
-
-def _edit(name: str, path: Path, progress: Path | None) -> None:
-    """The editor's turn; exit status 1 where the last answer is not right."""
-    from llmanac.guide.edit import edit
-    from llmanac.guide.exercise import find
-    from llmanac.guide.progress import RATINGS, Progress
-
-    kept = Progress(progress)
-    print(f"\n{path}: save it to have it checked.")
-    verdict = edit(
-        find(name), path, lambda v: kept.add(f"exercise/{name}", RATINGS["good" if v.passed else "again"]), print
-    )
-    if verdict is None:
-        print("Nothing was saved.")
-    passed = verdict is not None and verdict.passed
-    print("Next: llmanac exercise list" if passed else f"Next: llmanac exercise {name} --edit -o {path} --hints 1")
-    if verdict is not None and not passed:
-        raise typer.Exit(1)
 
 
 @app.command("check")

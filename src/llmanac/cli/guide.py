@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -138,7 +137,7 @@ def answer_command(name: str, answer: str) -> None:
 @question_app.command("mock")
 def mock_command(
     count: int = 5, role: str | None = None, level: str | None = None, chapter: str | None = None,
-    grade: bool = False, model: str | None = None, seed: Seed = 0, progress: Kept = None,
+    grade: bool = False, seed: Seed = 0, progress: Kept = None,
 ) -> None:  # fmt: skip
     """A mock interview: due questions first, then one of each pattern in turn; it ends with what to study.
 
@@ -148,7 +147,6 @@ def mock_command(
         level: junior, middle or senior.
         chapter: Only this chapter.
         grade: Answer now, grade by the rubric, and see what to study.
-        model: With --grade: a model that grades answers typed in a line.
     """
     from datetime import UTC, datetime
 
@@ -161,8 +159,6 @@ def mock_command(
     for option, given, allowed in (("role", role, ROLES), ("level", level, LEVELS), ("chapter", chapter, chapters)):
         if given is not None and given not in allowed:
             raise SpecError(f"--{option}: {given!r} is not one of {', '.join(allowed)}{nearest(given, allowed)}")
-    if model is not None and not grade:
-        raise SpecError("--model: grades answers, so it needs --grade")
     kept, now = Progress(progress), datetime.now(UTC)
     when = {item.partition("/")[2]: at for item, at in kept.due().items() if item.startswith("question/")}
     due = {name for name, at in when.items() if at <= now}
@@ -175,7 +171,7 @@ def mock_command(
     for number, question in enumerate(chosen, 1):
         print(f"{number}. {question.ask}  ({question.name}; {question.level})")
         if grade:
-            points = _grade(question, model)
+            points = _grade(question)
             graded.append(Graded(question, points))
             kept.add(f"question/{question.name}", RATINGS[graded[-1].rating])
         else:
@@ -195,27 +191,11 @@ def mock_command(
     print(f"Next: llmanac question show {chosen[0].name}")
 
 
-def _grade(question: Question, model: str | None) -> frozenset[int]:
-    """Ask for an answer, show what is right, and find the points that it had."""
-    answer = typer.prompt(
-        "   your answer, in a line" if model else "   answer aloud, then press Enter", default="", show_default=False
-    )
+def _grade(question: Question) -> frozenset[int]:
+    """Show what is right once the reader has answered, and ask for the points that the answer had."""
+    typer.prompt("   answer aloud, then press Enter", default="", show_default=False)
     print(f"   {question.text('short')}")
     print("".join(f"   {n}. {point}\n" for n, point in enumerate(question.rubric, 1)), end="")
-    if model is not None:
-        from llmanac.guide.mock import judge
-
-        engine = _engine(model)
-        points = judge(engine.model, engine.tokenizer, question, answer)
-        print(f"   {model} finds: {', '.join(str(n + 1) for n in sorted(points)) or 'none'}")
-        return points
     said = typer.prompt("   points that you had, such as 1 3", default="", show_default=False)
     numbers = {int(word) for word in re.findall(r"\d+", said)}
     return frozenset(n - 1 for n in numbers if 1 <= n <= len(question.rubric))
-
-
-@functools.cache
-def _engine(path: str) -> Any:
-    from llmanac.generate.load import load_engine
-
-    return load_engine(path)

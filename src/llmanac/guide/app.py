@@ -32,10 +32,9 @@ from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
 from llmanac.guide.mock import Graded
 from llmanac.guide.pages import pages
-from llmanac.guide.progress import RATINGS, Guess, Progress, Review
+from llmanac.guide.progress import RATINGS, Progress, Review
 from llmanac.guide.question import RESULTS, questions
 from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
-from llmanac.guide.tables import of_study
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web._asgi import Guard
 from llmanac.web._hosts import Hosts
@@ -60,7 +59,7 @@ BODY_SECONDS = 10.0
 WAITING = 4  # answers that may wait for the sandbox, and demos for the ones before
 DEMO_WALL = 90.0  # seconds for a demo with its waiting and the loading of a model
 FIELDS = 40
-FORMS = ("review", "placement", "plan", "guess", "mock")
+FORMS = ("review", "placement", "plan", "mock")
 
 
 class Guide:
@@ -236,21 +235,6 @@ class Guide:
             return self._message(400, f"the day of the interview is from today to {plan.MOST_DAYS} days ahead")
         self.progress.set_interview(day)
         return RedirectResponse("/plan.html", status_code=303)
-
-    def _guess(self, form: dict[str, str]) -> Response:
-        place = form.get("place", "")
-        study = place.partition(" | ")[0]
-        figure = next((f for f, _ in of_study(study) if f.place == place), None)
-        if figure is None or figure.number is None:
-            return self._message(400, "there is no such figure")
-        try:
-            low, high = (float(form.get(name, "").strip(" %").replace(",", "")) for name in ("low", "high"))
-            guess = Guess(place, low, high, figure.number, datetime.now(UTC))
-            if all(kept.place != place for kept in self.progress.guesses()):  # the first counts: the figure was seen
-                self.progress.guess([guess])
-        except (ValueError, DataError):
-            return self._message(400, "a guess is two numbers, the lower one first")
-        return RedirectResponse(f"/evidence/{study}/page.html", status_code=303)
 
     def _message(self, status: int, text: str) -> Response:
         return Response(f"{text}\n", status_code=status, media_type="text/plain")

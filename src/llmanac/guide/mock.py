@@ -1,12 +1,6 @@
 """A mock interview: questions of a role and level, graded by their rubrics, and what to study after it.
 
-Which points of a rubric an answer has is said by the reader, or by a model that the reader names:
-
-    has(point):  log P(point | question, answer) - log P(point | question, "I do not know.") > LEAST nats a token
-
-that is, where the answer makes the point's words more probable. It judges no better than it understands: of 40 points
-SmolLM2-135M finds 31 in the short answers, and 18 in those of other questions; `LEAST` was chosen on these. (Asked for
-a yes or no it finds 4 and 9.)
+Which points of a rubric an answer has is said by the reader.
 
 What is missed counts for the rows that a question is about; a row is studied by its page, its exercises and the
 learning path that it is a part of.
@@ -17,15 +11,10 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llmanac.guide import paths
 from llmanac.guide.exercise import exercises
 from llmanac.guide.question import PATTERNS, Question
-
-NOTHING = "I do not know."
-PROMPT = "Question: {ask}\nAnswer: {answer}\nPoints that the answer makes:\n-"
-LEAST = 0.5
 
 
 @dataclass(frozen=True)
@@ -95,14 +84,3 @@ def study(graded: Sequence[Graded]) -> list[Study]:
             path = next((p.title for p in paths.load() if any(step.row == row for step in p.steps)), "")
             found.append(Study(row, tuple(points), practice, path))
     return found
-
-
-def judge(model: Any, tokenizer: Any, question: Question, answer: str) -> frozenset[int]:
-    """The points of the rubric (from 0) that a model finds in an answer; see the module."""
-    from llmanac.evaluate.likelihood import loglikelihood
-
-    prompts = [PROMPT.format(ask=question.ask, answer=text) for text in (answer, NOTHING)]
-    pairs = [(prompt, f" {point}") for prompt in prompts for point in question.rubric]
-    means = [one.total / len(one.ids) for one in loglikelihood(model, tokenizer, pairs, label=None)]
-    count = len(question.rubric)
-    return frozenset(n for n in range(count) if means[n] - means[n + count] > LEAST)

@@ -1,6 +1,6 @@
 """What was practiced and when it is due: one sqlite file of reviews, from which everything else is computed.
 
-Beside them it has the day of an interview, and guesses: intervals that should hold a measured figure nine times in ten.
+Beside them it has the day of an interview.
 
 The schedule is FSRS (Ye 2022, the `fsrs` package) where it is installed, else a plain one: the next review is after
 1 day, then each time after 2.5 times as many days (hard: 1.2, easy: 4), and at once after a failure. Reviews are kept,
@@ -10,11 +10,10 @@ not schedules, so that a better schedule can be computed from them later.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,21 +34,6 @@ class Review:
     item: str
     at: datetime
     rating: int
-
-
-@dataclass(frozen=True)
-class Guess:
-    """A figure was guessed before it was seen: where it is, the interval, what it is, and when (UTC)."""
-
-    place: str
-    low: float
-    high: float
-    value: float
-    at: datetime
-
-    @property
-    def held(self) -> bool:
-        return self.low <= self.value <= self.high
 
 
 def default_path() -> Path:
@@ -79,10 +63,6 @@ class Progress:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS reviews "
                     "(item TEXT NOT NULL, at TEXT NOT NULL, rating INTEGER NOT NULL, UNIQUE (item, at))"
-                )
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS guesses (place TEXT NOT NULL, low REAL NOT NULL, high REAL NOT NULL, "
-                    "value REAL NOT NULL, at TEXT NOT NULL, UNIQUE (place, at))"
                 )
                 connection.execute("CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
                 yield connection
@@ -121,23 +101,6 @@ class Progress:
             by.setdefault(review.item, []).append(review)
         return {item: due(reviews) for item, reviews in by.items()}
 
-    def guess(self, guesses: Sequence[Guess]) -> None:
-        """Keep guesses; those that are there already stay once. Raises DataError for one that is no interval."""
-        for g in guesses:
-            if not (all(map(math.isfinite, (g.low, g.high, g.value))) and g.low <= g.high and 1 <= len(g.place) <= 400):
-                raise DataError(f"guess: {g} is not an interval of two numbers, the lower one first")
-        rows = [(g.place, g.low, g.high, g.value, g.at.astimezone(UTC).isoformat()) for g in guesses]
-        with self._open() as connection:
-            connection.executemany("INSERT OR IGNORE INTO guesses VALUES (?, ?, ?, ?, ?)", rows)
-
-    def guesses(self) -> list[Guess]:
-        """All, in the order of time."""
-        rows = self._read("SELECT place, low, high, value, at FROM guesses ORDER BY at, place")
-        try:
-            return [Guess(place, low, high, value, datetime.fromisoformat(at)) for place, low, high, value, at in rows]
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{self.path}: holds a guess that cannot be read ({error})") from None
-
     def interview(self) -> date | None:
         """The day that was set, or None."""
         found = self._read("SELECT value FROM settings WHERE name = 'interview'")
@@ -161,9 +124,8 @@ class Progress:
         """Write everything as JSON; returns how many reviews."""
         reviews, day = self.reviews(), self.interview()
         rows = [{"item": r.item, "at": r.at.isoformat(), "rating": r.rating} for r in reviews]
-        guesses = [{**asdict(g), "at": g.at.isoformat()} for g in self.guesses()]
         interview = None if day is None else day.isoformat()
-        document = {"version": VERSION, "reviews": rows, "guesses": guesses, "interview": interview}
+        document = {"version": VERSION, "reviews": rows, "interview": interview}
         files.write_json(path, document)
         return len(rows)
 
@@ -172,15 +134,9 @@ class Progress:
         data = files.read_table(path)
         reviews = read_export(data, path)
         try:
-            guesses = [
-                Guess(str(g["place"]), g["low"] + 0.0, g["high"] + 0.0, g["value"] + 0.0, _moment(g["at"]))
-                for g in data.get("guesses", [])[:MOST]
-            ]
             day = date.fromisoformat(data["interview"]) if data.get("interview") else None
-        except (KeyError, TypeError, ValueError, AttributeError):
-            text = "guesses need place, low, high, value and at; interview is a day or null"
-            raise DataError(f"{path}: {text}") from None
-        self.guess(guesses)
+        except (TypeError, ValueError):
+            raise DataError(f"{path}: interview: {data['interview']!r} is no day such as 2027-01-31, or null") from None
         if day is not None:
             self.set_interview(day)
         return self.merge(reviews)

@@ -24,11 +24,10 @@ from llmanac.guide.pages import PARTS, Page, evidence, pages
 from llmanac.guide.progress import Progress
 from llmanac.guide.question import LEVELS, RESULTS, ROLES, Question, questions
 from llmanac.guide.search import index, search
-from llmanac.guide.tables import about, chapters, of_study
+from llmanac.guide.tables import about, chapters
 
 TEMPLATES = Path(__file__).parent / "templates"
 ASKED = 5  # questions of a mock interview
-GUESSES = 5  # figures of a study that can be guessed before its page is opened
 EXPORT_SECONDS = 600.0  # of a demo in an exported folder: nobody waits for it, and a busy machine must not end it
 ASSETS = {"style.css": "text/css", "search.js": "text/javascript"}
 
@@ -38,7 +37,7 @@ class Site:
 
     Args:
         token: of a live app, which forms carry; empty for a folder, where there are no forms.
-        progress: reviews, guesses and the day of an interview; for a live app.
+        progress: reviews and the day of an interview; for a live app.
         models: what demos run on; a folder has the results of a small one.
     """
 
@@ -93,12 +92,8 @@ class Site:
             study = rest.removesuffix("/page")
             text = evidence()[study]
             used = [p for p in pages().values() if p.evidence == study]
-            seen = {} if self.progress is None else {guess.place: guess for guess in self.progress.guesses()}
-            guessable = [(f, claim, seen.get(f.place)) for f, claim in of_study(study)][:GUESSES]
-            is_open = not self.token or not guessable or any(guess for _, _, guess in guessable)
             body = markdown.render(text.partition("\n")[2], lambda to: self._link(to, f"docs/evidence/{study}", path))
-            return self._render("evidence.html", path, _title(text), body=body, used=used,
-                                guessable=guessable, open=is_open)  # fmt: skip
+            return self._render("evidence.html", path, _title(text), body=body, used=used)
         if part == "exercise" and rest in exercises():
             task = exercises()[rest]
             verdict: Verdict | None = more.get("verdict")
@@ -190,14 +185,11 @@ class Site:
             return {}
         reviews, now = self.progress.reviews(), datetime.now(UTC)
         due = sorted(self.progress.due().items(), key=lambda i: i[1])
-        guesses = self.progress.guesses()
         return {
             "ready": [(item, at) for item, at in due if at <= now and planning.chapter_of(item)],
             "later": [(item, at) for item, at in due if at > now],
             "weakest": planning.weakest(reviews),
             "exercise": planning.next_exercise(reviews),
-            "guesses": len(guesses),
-            "held": sum(guess.held for guess in guesses),
             "interview": self.progress.interview(),
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,6 @@ class Figure:
     @property
     def study(self) -> str:
         return self.place.partition(" | ")[0]
-
-    @property
-    def number(self) -> float | None:
-        """The first number of the cell, percent and thousands' commas left out; None where there is none."""
-        found = re.search(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?", self.value)
-        return float(found[0].replace(",", "")) if found else None
 
 
 @dataclass(frozen=True)
@@ -118,12 +111,6 @@ def tables() -> tuple[Table, ...]:
 def about(id: str) -> list[Row]:
     """The rows of all tables about an entry."""
     return [row for table in tables() for row in table.rows if row.entry.id == id]
-
-
-def of_study(study: str) -> list[tuple[Figure, str]]:
-    """The figures of a study that are numbers, each with the row that shows it and what is claimed there."""
-    every = ((f, f"{row.name} ({row.claim})") for table in tables() for row in table.rows for f in row.figures)
-    return [(f, told) for f, told in every if f.study == study and f.number is not None]
 
 
 def chapters() -> dict[str, list[Table]]:

@@ -274,8 +274,6 @@ class PictureRun:
                  (("seen", self.material.seen), ("held out", self.material.held_out))}  # fmt: skip
         if not self.material.made_here and self.spec.name != "vq-vae":
             out["unknown_words"] = rates
-        if self.spec.name in data.DRAWS:
-            out["seconds_to_85_percent"] = seconds_to(self.stages["train"]["looks"], 0.85)
         write_report(self.place, out, self.found.shown)
         return out
 
@@ -324,8 +322,3 @@ def looks(folder: Path) -> list[dict[str, float | None]]:
         if "evaluate_right" in line:
             out.append({"step": line["step"], "seconds": round(seconds, 2), "right": line["evaluate_right"]})
     return out
-
-
-def seconds_to(found: list[dict[str, float | None]], right: float) -> float | None:
-    """Seconds of training until a measurement was at least `right`; None where none was."""
-    return next((look["seconds"] for look in found if look["right"] is not None and look["right"] >= right), None)

@@ -98,13 +98,6 @@ def scores(results: Mapping[str, Any]) -> Section:
             f"{results['codes_in_use']:.0%} of {results['codes']} codes are used; "
             f"perplexity {results['perplexity']:.0f}."
         )
-    if "seconds_to_85_percent" in results and results["judge"]:
-        spent = results["seconds_to_85_percent"]
-        words.append(
-            "No measurement during the training was at 85% right."
-            if spent is None
-            else f"After {spent:.0f} s of training 85% of the images had the right color and shape."
-        )
     return Section("Scores", words, [table(["", *found], rows)])
 
 
