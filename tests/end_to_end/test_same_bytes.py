@@ -37,15 +37,15 @@ def measured(monkeypatch, tmp_path):
         """As in a new process, at another moment."""
         turn["now"] += 1
         device.bfloat16_is_faster.cache_clear()
-        device.gemm_rate.cache_clear()
+        device._kept_rate.cache_clear()
         return rate(torch.bfloat16), rate(torch.float32)
 
     device.bfloat16_is_faster.cache_clear()
-    device.gemm_rate.cache_clear()
+    device._kept_rate.cache_clear()
     yield again
     torch.set_num_threads(before)
     device.bfloat16_is_faster.cache_clear()
-    device.gemm_rate.cache_clear()
+    device._kept_rate.cache_clear()
 
 
 def weights(place: Path) -> bytes:
@@ -124,9 +124,9 @@ def test_a_product_rate_does_not_fall_while_others_compute(tmp_path, monkeypatch
     monkeypatch.setattr(device.time, "perf_counter", lambda: now["clock"])
     monkeypatch.setattr(device.time, "process_time", lambda: own * 2 * now["clock"])
     for _ in range(2):
-        device.gemm_rate.cache_clear()
+        device._kept_rate.cache_clear()
         assert device.gemm_rate(torch.float32, torch.device("cpu")) == found
-    device.gemm_rate.cache_clear()
+    device._kept_rate.cache_clear()
 
 
 def test_of_two_that_measure_at_once_the_first_decides(tmp_path, monkeypatch):

@@ -298,7 +298,7 @@ def test_caution_refuses_what_the_model_answers_without_being_sure(material: Mat
         return sum(right) / 70, sum(a.refused for a in helper.answers(vain)) / 70
 
     before = measured()
-    helper.calibrate(asked, vain)
+    helper.calibrate(asked)
     after = measured()
     assert helper.caution > 1.0 and after[1] > before[1] + 0.05 and after[0] >= before[0]
     helper.save(tmp_path)

@@ -128,9 +128,13 @@ def calibrated(what: str, measure: Callable[[], Any]) -> Any:
     return kept[name]
 
 
-@functools.cache
 def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """`measure_gemm`, once for this machine: plans are made from it."""
+    """`measure_gemm`, once for this machine and number of threads: plans are made from it."""
+    return _kept_rate(dtype, device, torch.get_num_threads())
+
+
+@functools.cache
+def _kept_rate(dtype: torch.dtype, device: torch.device, threads: int) -> float:
     rate: float = calibrated(f"FLOP/s of {dtype} on {device}", lambda: _gemm_rate(dtype, device))
     return rate
 

@@ -32,7 +32,7 @@ WAYS = 4  # of asking a held-out question: `evaluate_assistant`
 PAIRS_SHARE = 0.1  # of the budget, for writing the rows; where that takes longer, there are fewer
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35
-CALIBRATION = 100  # questions of each sort that the assistant's caution is calibrated on
+CALIBRATION = 200  # questions that the assistant's caution is calibrated on, at most
 
 
 class Documentation(Pairs):
@@ -82,9 +82,9 @@ class Documentation(Pairs):
         return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
 
     def _caution(self, assistant: Assistant, most: int) -> float:
-        """What is calibrated on questions about training modules, as many of each sort as `CALIBRATION` or `most`."""
-        maker, count = self.material.maker(held_out=False, salt=4), min(CALIBRATION, most)
-        assistant.calibrate(maker.examination(count), [pair.question for pair in maker.unanswerable(count)])
+        """What is calibrated on questions about training modules, `CALIBRATION` or `most` of them."""
+        maker = self.material.maker(held_out=False, salt=4)
+        assistant.calibrate(maker.examination(min(CALIBRATION, most)))
         return assistant.caution
 
 

@@ -46,6 +46,7 @@ PROMPT_TOKENS = 416
 ANSWER_TOKENS = 6  # the kind of question, its parameter, a mark, and some spare
 ALTERNATIVES = 20  # whose log-probability is asked for with each token that the model says
 CAUTIONS = tuple(step / 4 for step in range(17))
+COST = 0.02  # of the questions about training modules that caution may leave without their answer
 LONGEST_QUESTION = 4000  # characters
 APP = "docs-assistant"
 
@@ -157,23 +158,20 @@ class Assistant:
             raise DataError(f"question {blank + 1} is blank; ask about a name of the documentation")
         return [self._answer(*one) for one in self._looked_up(questions, histories or [()] * len(questions))]
 
-    def calibrate(self, answerable: Sequence[Pair], unanswerable: Sequence[str]) -> None:
+    def calibrate(self, answerable: Sequence[Pair]) -> None:
         """Set `caution` by questions about training modules: a small model answers too readily what nothing answers.
 
-        The highest within 0.02 of the best sum of both fractions, answered rightly and refused: a wrong line is worse
-        than none.
+        The highest that costs at most `COST` of the questions that are answered rightly without it.
         """
-        pairs = [(pair.question, pair.answer) for pair in answerable]
-        asked = [question for question, _ in pairs] + list(unanswerable)
-        if not pairs or not unanswerable:
+        if not answerable:
             return
-        looked_up = self._looked_up(asked, [()] * len(asked))
-        values = {}
+        looked_up = self._looked_up([pair.question for pair in answerable], [()] * len(answerable))
+        right = {}
         for self.caution in CAUTIONS:
-            given = [self._answer(*one) for one in looked_up]
-            right = sum(a.line == answer for a, (_, answer) in zip(given, pairs, strict=False)) / len(pairs)
-            values[self.caution] = right + sum(a.refused for a in given[len(pairs) :]) / len(unanswerable)
-        self.caution = max(caution for caution, value in values.items() if value >= max(values.values()) - 0.02)
+            given = (self._answer(*one) for one in looked_up)
+            right[self.caution] = sum(a.line == p.answer for a, p in zip(given, answerable, strict=True))
+        least = right[0.0] - COST * len(answerable)
+        self.caution = max(caution for caution, count in right.items() if count >= least)
 
     def _looked_up(
         self, questions: Sequence[str], histories: Sequence[Sequence[str]]
