@@ -36,9 +36,9 @@ NUMBERS: dict[int, np.dtype[Any]] = {
 }  # fmt: skip
 BOOL, TEXT, ARRAY = 7, 8, 9
 UNREAD = {
-    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
-    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
-    29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    21: "IQ3_S", 22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
+    29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class PackedTensor:
     """A tensor as the file stores it.
 
     Attributes:
-        kind: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K.
+        kind: one of `blocks.KINDS`.
         shape: in torch's order, rows first.
         data: (*shape[:-1], bytes of a row) in uint8, a view of the mapped file; blocks of a row follow one another.
     """
