@@ -78,15 +78,8 @@ def load_engine(
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, ProductTransform):
             change.merge()  # what is served alone needs no product of its own
-            setattr(loaded, "packed", None)  # noqa: B010 - the file's blocks are no longer the model's weights
     choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
-    packed = getattr(loaded, "packed", None)
-    if held is None or packed is None:
-        return Engine(loaded, words, rows=rows, **choices)
-    packed.fresh = True
-    made = Engine(loaded, words, rows=rows, **choices)
-    packed.fresh = False
-    return made
+    return Engine(loaded, words, rows=rows, **choices)
 
 
 def _base(adapter: Path) -> tuple[str, str]:

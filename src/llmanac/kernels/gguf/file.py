@@ -88,7 +88,7 @@ class GGUF:
         self.path = Path(path)
         with files.open_regular(self.path, CheckpointError) as handle:
             try:
-                self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
             except (ValueError, OSError) as error:  # ValueError: empty
                 raise CheckpointError(f"{path}: cannot be read as a GGUF file ({error})") from None
             self._open = os.dup(handle.fileno())
@@ -104,6 +104,16 @@ class GGUF:
         found = os.fstat(self._open)
         return found.st_size, found.st_mtime_ns
 
+    def check(self) -> None:
+        """Raises CheckpointError where the file was written to or cut off since it was opened."""
+        if self._now() != self._state:
+            raise CheckpointError(f"{self.path}: was written to since it was opened; load the model again")
+
+    def release(self) -> None:
+        """Give back the memory of what was read; the system reads it again where it is needed."""
+        if hasattr(self._bytes, "madvise"):
+            self._bytes.madvise(mmap.MADV_DONTNEED)
+
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
@@ -117,8 +127,7 @@ class GGUF:
 
     def tensor(self, name: str) -> PackedTensor:
         """The tensor of this name; nothing is copied. Raises CheckpointError where the file is not what it was."""
-        if self._now() != self._state:
-            raise CheckpointError(f"{self.path}: was written to since it was opened; load the model again")
+        self.check()
         place = self._places[name]
         data = np.frombuffer(self._bytes, np.uint8, place.size, place.start)
         return PackedTensor(place.kind, place.shape, data.reshape(*place.shape[:-1], -1))

@@ -1,10 +1,12 @@
 """From the blocks of a GGUF file to the order in which the kernels read them: 16 rows side by side, 4 numbers of each.
 
-    file    [N][K / 32] a block: d float16, of Q4_1 m float16, then 32 bytes, or 16 bytes of two numbers each
-    codes   [N / 16][K / 32][4-number step][16 rows][4]     bytes q + 128 of Q8_0; of 4 bits two steps share a byte
-    scales  [N / 16][K / 32][16 rows]                       float16 d; of Q4_1 followed by the 16 m
+    file    [N][K / size] a block, as `kernels/gguf/codes.py` reads it
+    codes   [N / 16][K / 32][planes of w bits: w vectors of 64 bytes, of 16 rows by 4 numbers; 8 / w steps share one]
+    scales  [N / 16][K / 32][parts of 32 numbers][16 rows]     of K blocks: 8-bit s, then t where there are minima
+    heads   [N / 16][K / size][16 rows]                        float16 d, then m, which is added
 
-The numbers are the same. N is filled up to a multiple of 16 with zeros.
+The numbers are the same, and take as many bytes as in the file but for scales of 6 and 4 bits, which have 8. N is filled
+up to a multiple of 16 with zeros.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -15,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.kernels.infer.products import GROUP
+from llmanac.kernels.gguf.codes import codes
+from llmanac.kernels.infer.products import GROUP, PACKED, PLANES, ROWS, layout
 from llmanac.kernels.text import cached
 
-ROWS = 16
 PIECE = 1 << 26  # bytes of memory that matrices share
 
 
@@ -43,34 +45,54 @@ class Store:
 
 
 def repacked(kind: str, data: np.ndarray[Any, Any], store: Store | None = None) -> np.ndarray[Any, Any]:
-    """The rows (N, bytes of a row) of a q8_0, q4_0 or q4_1 tensor -> the bytes of the module, aligned to 64."""
-    heads = 4 if kind == "q4_1" else 2
-    step = 512 if kind == "q8_0" else 256
-    groups, tiles = data.shape[1] // (heads + step // 16), -(-len(data) // ROWS)
-    out = (store or Store()).take(tiles * groups * (step + 16 * heads))
-    codes, scales = out[: tiles * groups * step], out[tiles * groups * step :]
-    _repack(np.ascontiguousarray(data), heads, codes.reshape(tiles, groups, step), scales)
+    """The rows (N, bytes of a row) of a tensor of a packed kind -> the bytes of the module, aligned to 64."""
+    of = PACKED[kind]
+    code, scale, head = layout(of)
+    tiles, blocks = -(-len(data) // ROWS), data.shape[1] // of.bytes
+    groups = blocks * of.size // GROUP
+    out = (store or Store()).take(tiles * (groups * (code + scale) + blocks * head))
+    first, second = tiles * groups * code, tiles * groups * (code + scale)
+    made = out[:first].view(np.uint32).reshape(tiles, groups, of.bits, ROWS)
+    scales = out[first:second].view(np.int8).reshape(tiles, groups, -1, ROWS)
+    heads = out[second:].view(np.uint16).reshape(tiles, blocks, -1, ROWS)
+    fields = of.layout.fields
+    assert fields is not None
+    places = np.array([fields[name][1] for name in ("d", "m") if name in fields])
+    _repack(of.number, of.part, np.ascontiguousarray(data), places, np.array(PLANES[of.bits]), made, scales, heads)
     return out
 
 
-def _walk(data, heads, codes, scales):
-    _, groups, step = codes.shape
-    size = heads + step // ROWS
-    for row in range(len(data)):
-        tile, r = row // ROWS, row % ROWS
-        for g in range(groups):
-            block, made = data[row, g * size : (g + 1) * size], codes[tile, g]
-            begin = (tile * groups + g) * ROWS * heads
-            for i in range(heads):
-                scales[begin + i // 2 * 2 * ROWS + 2 * r + i % 2] = block[i]
-            qs = block[heads:]
-            if step == 512:
-                for k in range(GROUP):
-                    made[k // 4 * 64 + r * 4 + k % 4] = qs[k] ^ 128
-            else:
-                for k in range(GROUP):
-                    q = np.int64(qs[k % 16]) >> (k // 16 * 4) & 15
-                    made[k // 8 * 64 + r * 4 + k % 4] |= q << (k % 8 // 4 * 4)
+def _walk(kind, part, data, places, planes, made, scales, heads):
+    tiles, blocks, _, _ = heads.shape
+    groups, size = made.shape[1] // blocks, data.shape[1] // blocks
+    parts, steps = GROUP // part, groups * 8
+    negative = 0x8000 if groups > 1 else 0  # the minima of K blocks are subtracted
+    q, s, t = np.zeros(256, np.uint8), np.zeros(16, np.int8), np.zeros(16, np.int8)
+    words, turned = q.view(np.uint32), np.zeros((64, ROWS), np.uint32)
+    for tile in range(tiles):
+        for block in range(blocks):
+            for r in range(min(ROWS, len(data) - tile * ROWS)):
+                own = data[tile * ROWS + r, block * size : block * size + size]
+                codes(kind, own, q, s, t)
+                for step in range(steps):
+                    turned[step, r] = words[step]
+                for i in range(len(places)):
+                    bits = np.int64(own[places[i]]) | np.int64(own[places[i] + 1]) << 8
+                    heads[tile, block, i, r] = bits ^ (negative if i else 0)
+                for g in range(groups if scales.shape[2] else 0):
+                    for p in range(parts):
+                        scales[tile, block * groups + g, p, r] = s[g * parts + p]
+                        if len(places) > 1:
+                            scales[tile, block * groups + g, parts + p, r] = t[g * parts + p]
+            for g in range(groups):
+                out, first, low = made[tile, block * groups + g], 0, 0
+                for width in planes:
+                    mask = np.uint32((1 << width) - 1) * np.uint32(0x01010101)
+                    for j in range(8):
+                        for r in range(ROWS):
+                            bits = np.uint32(turned[g * 8 + j, r] >> np.uint32(low)) & mask
+                            out[first + j * width // 8, r] |= bits << np.uint32(j * width % 8)
+                    first, low = first + width, low + width
 
 
-_repack = cached(_walk, nogil=True)
+_repack = cached(_walk, nogil=True, error_model="numpy")
