@@ -29,8 +29,9 @@ def _nibbles(b, at, q, to):
 
 @njit
 def _fifths(b, at, q):
-    for j in range(32):
-        q[j] |= (b[at + j // 8] >> (j % 8) & 1) << 4
+    for i in range(4):
+        for j in range(8):
+            q[8 * i + j] |= (b[at + i] << 4 >> j) & 16
 
 
 @njit

@@ -2,22 +2,26 @@
 
     file    [N][K / size] a block, as `kernels/gguf/codes.py` reads it
     codes   [N / 16][K / 32][planes of w bits: w vectors of 64 bytes, of 16 rows by 4 numbers; 8 / w steps share one]
-    scales  [N / 16][K / 32][parts of 32 numbers][16 rows]     of K blocks: 8-bit s, then t where there are minima
+    scales  [N / 16][K / part][16 rows]                        of K blocks: 8-bit s, then t where there are minima
     heads   [N / 16][K / size][16 rows]                        float16 d, then m, which is added
 
 The numbers are the same, and take as many bytes as in the file but for scales of 6 and 4 bits, which have 8. N is filled
 up to a multiple of 16 with zeros.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, call-arg"
 # (numba types these functions itself)
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
 from llmanac.kernels.gguf.codes import codes
+from llmanac.kernels.infer._machine import I32, ahead, constant, literal, load, store, vector
 from llmanac.kernels.infer.products import GROUP, PACKED, PLANES, ROWS, layout
 from llmanac.kernels.text import cached
 
@@ -53,46 +57,62 @@ def repacked(kind: str, data: np.ndarray[Any, Any], store: Store | None = None) 
     out = (store or Store()).take(tiles * (groups * (code + scale) + blocks * head))
     first, second = tiles * groups * code, tiles * groups * (code + scale)
     made = out[:first].view(np.uint32).reshape(tiles, groups, of.bits, ROWS)
-    scales = out[first:second].view(np.int8).reshape(tiles, groups, -1, ROWS)
+    scales = out[first:second].view(np.int8).reshape(tiles, -1, 1 + of.minimum, ROWS)
     heads = out[second:].view(np.uint16).reshape(tiles, blocks, -1, ROWS)
-    fields = of.layout.fields
-    assert fields is not None
-    places = np.array([fields[name][1] for name in ("d", "m") if name in fields])
-    _repack(of.number, of.part, np.ascontiguousarray(data), places, np.array(PLANES[of.bits]), made, scales, heads)
+    _repacking(kind)(np.ascontiguousarray(data), made, scales, heads)
     return out
 
 
-def _walk(kind, part, data, places, planes, made, scales, heads):
-    tiles, blocks, _, _ = heads.shape
-    groups, size = made.shape[1] // blocks, data.shape[1] // blocks
-    parts, steps = GROUP // part, groups * 8
-    negative = 0x8000 if groups > 1 else 0  # the minima of K blocks are subtracted
-    q, s, t = np.zeros(256, np.uint8), np.zeros(16, np.int8), np.zeros(16, np.int8)
-    words, turned = q.view(np.uint32), np.zeros((64, ROWS), np.uint32)
-    for tile in range(tiles):
-        for block in range(blocks):
-            for r in range(min(ROWS, len(data) - tile * ROWS)):
-                own = data[tile * ROWS + r, block * size : block * size + size]
-                codes(kind, own, q, s, t)
-                for step in range(steps):
-                    turned[step, r] = words[step]
-                for i in range(len(places)):
-                    bits = np.int64(own[places[i]]) | np.int64(own[places[i] + 1]) << 8
-                    heads[tile, block, i, r] = bits ^ (negative if i else 0)
-                for g in range(groups if scales.shape[2] else 0):
-                    for p in range(parts):
-                        scales[tile, block * groups + g, p, r] = s[g * parts + p]
-                        if len(places) > 1:
-                            scales[tile, block * groups + g, parts + p, r] = t[g * parts + p]
-            for g in range(groups):
-                out, first, low = made[tile, block * groups + g], 0, 0
-                for width in planes:
-                    mask = np.uint32((1 << width) - 1) * np.uint32(0x01010101)
-                    for j in range(8):
-                        for r in range(ROWS):
-                            bits = np.uint32(turned[g * 8 + j, r] >> np.uint32(low)) & mask
-                            out[first + j * width // 8, r] |= bits << np.uint32(j * width % 8)
-                    first, low = first + width, low + width
+@intrinsic(prefer_literal=True)
+def _planes(typing_context, bits, steps, out):
+    """Write the 8 steps of a group (8, 16 rows) of 4 bytes each as planes; `products.py` reads them."""
+    bits_ = literal(bits)
+
+    def generate(context, builder, signature, places):
+        words, low, at = [load(builder, vector(I32), ahead(builder, places[1], 64 * j)) for j in range(8)], 0, 0
+        for width in PLANES[bits_]:
+            mask = constant(I32, ((1 << width) - 1) * 0x01010101)
+            for first in range(0, 8, 8 // width):
+                made = constant(I32, 0)
+                for j in range(8 // width):
+                    own = builder.and_(builder.lshr(words[first + j], constant(I32, low)), mask)
+                    made = builder.or_(made, builder.shl(own, constant(I32, j * width)))
+                store(builder, made, ahead(builder, places[2], 64 * at))
+                at += 1
+            low += width
+        return context.get_dummy_value()
+
+    return types.void(bits, types.int64, types.int64), generate
 
 
-_repack = cached(_walk, nogil=True, error_model="numpy")
+@functools.cache
+def _repacking(kind):
+    of = PACKED[kind]
+    number, bits, size, nbytes, parts = of.number, of.bits, of.size, of.bytes, of.size // of.part
+    d_at, m_at = of.layout.fields["d"][1], of.layout.fields["m"][1] if of.minimum else -1
+    scaled, negative = of.size > GROUP, 0x8000 if of.size > GROUP else 0  # the minima of K blocks are subtracted
+
+    def walk(data, made, scales, heads):
+        blocks = heads.shape[1]
+        q, s, t = np.zeros(256, np.uint8), np.zeros(16, np.int8), np.zeros(16, np.int8)
+        words, turned = q.view(np.uint32), np.zeros((64, ROWS), np.uint32)
+        for tile in range(len(made)):
+            for block in range(blocks):
+                for r in range(min(ROWS, len(data) - tile * ROWS)):
+                    own = data[tile * ROWS + r, block * nbytes : block * nbytes + nbytes]
+                    codes(number, own, q, s, t)
+                    for step in range(size // 4):
+                        turned[step, r] = words[step]
+                    heads[tile, block, 0, r] = own[d_at] | own[d_at + 1] << 8
+                    if m_at >= 0:
+                        heads[tile, block, 1, r] = (own[m_at] | own[m_at + 1] << 8) ^ negative
+                    if scaled:
+                        for p in range(parts):
+                            scales[tile, block * parts + p, 0, r] = s[p]
+                            if m_at >= 0:
+                                scales[tile, block * parts + p, 1, r] = t[p]
+                for g in range(size // GROUP):
+                    out = made[tile, block * (size // GROUP) + g]
+                    _planes(bits, np.int64(turned[g * 8 :].ctypes.data), np.int64(out.ctypes.data))
+
+    return cached(walk, nogil=True, error_model="numpy")

@@ -183,8 +183,9 @@ def _tile(typing_context, form, kind, count, weights, scales, heads, groups, cod
                 if kind_.minimum:
                     m = widened(builder, form_, load(builder, vector(I16), ahead(builder, head, 32), 32))
                 if scale_bytes:
-                    d = builder.fmul(d, scale(scale_at, part))
-                    m = builder.fmul(m, scale(scale_at, parts + part)) if m is not None else None
+                    each = 1 + kind_.minimum
+                    d = builder.fmul(d, scale(scale_at, each * part))
+                    m = builder.fmul(m, scale(scale_at, each * part + 1)) if m is not None else None
                 totals = []
                 for i in range(count_):
                     start = constant(I32, 0)
