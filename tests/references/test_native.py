@@ -209,8 +209,8 @@ def test_the_blocks_of_a_gguf_file_are_run_as_they_are(tmp_path):
         wanted = loaded(ids).logits[0].log_softmax(-1)
     found = read(made, ids[0])[0].log_softmax(-1)
     assert float((wanted.exp() * (wanted - found)).sum(-1).mean()) < 5e-3
-    with torch.no_grad():
-        loaded.model.layers[0].mlp.up_proj.weight.mul_(0.5)  # is no longer what the file has
+    up = loaded.model.layers[0].mlp.up_proj
+    up.weight = torch.nn.Parameter(up.weight.dense() * 0.5)  # is no longer what the file has
     made.sync()
     assert made._plan.matrices[0, :, 4].tolist() == [1, 1, 1, 1, 1, 0, 1]
 
@@ -348,35 +348,21 @@ def test_training_through_rounding_is_refused_also_when_it_comes_later():
         engine.generate(PROMPTS[0], max_new_tokens=2)
 
 
-def _halved(model):
-    for p in model.parameters():
-        p.data.mul_(0.5)
-
-
-def _replaced(model):
-    for part in model.modules():
-        if isinstance(part, Product):
-            part.weight = torch.nn.Parameter(part.weight.detach() * 0.5)
-
-
-def _rounded(model):
-    make_method("quantizer", "bf16").build().apply(model)
-
-
-@pytest.mark.parametrize("change", [_halved, _replaced, _rounded])
-def test_blocks_of_a_file_are_not_run_once_the_parameters_are_others(change, tmp_path):
+def test_blocks_of_a_file_are_not_run_once_the_parameters_are_others(tmp_path):
     tokenizer = train_tokenizer("utf8", [])
     model = transformer(dtype=torch.float32, dim=64, tied=False, vocab_size=tokenizer.vocab_size)
     loaded = load_model(export_gguf(model, tokenizer, tmp_path / "model.gguf", "Q8_0"))
     engine = Engine(loaded, runner="native")
     assert engine.native._plan.matrices[..., 4].all()
-    change(loaded)
+    for part in loaded.modules():
+        if isinstance(part, Product):
+            part.weight = torch.nn.Parameter(part.weight.dense() * 0.5)
     engine.sync()
     assert not engine.native._plan.matrices[..., 4].any() and not engine.native._plan.head[4]
     ids = tokens(1, 40, below=tokenizer.vocab_size)
     found = read(_with_float32_keys(engine.native), ids[0])[0].log_softmax(-1)
     with torch.no_grad():
-        wanted = loaded.float()(ids).logits[0].log_softmax(-1)
+        wanted = loaded(ids).logits[0].log_softmax(-1)
     torch.testing.assert_close(found, wanted, atol=5e-5, rtol=0)
 
 

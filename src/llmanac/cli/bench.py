@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from llmanac.cli.options import AsJson, SomeModel, SomeRunner
+from llmanac.cli.options import AsJson, SomeModel, SomeRunner, Threads
 
 
 def _shown(rate: float) -> str:
@@ -14,7 +14,7 @@ def _shown(rate: float) -> str:
 
 def bench_command(
     path: SomeModel, rows: list[int] | None = None, context: int | None = None, runner: SomeRunner = "auto",
-    as_json: AsJson = False,
+    threads: Threads = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Measure tokens a second of prefill and decoding, next to this machine's memory and matrix-product limits.
 

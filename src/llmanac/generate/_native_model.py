@@ -185,6 +185,7 @@ class NativeModel:
         self._held: list[Any] = []  # what the addresses below point into
         self._known: dict[int, list[int]] = {}  # a tied matrix is packed once
         model, layers = self.model, self.model.model.layers
+        head = self._matrix(model.lm_head.weight)  # first: the largest is in memory twice while it is put in order
         first = layers[0]
         sandwich = isinstance(first, Sandwich)
         matrices, norms, qk_norms = [], [], []
@@ -235,7 +236,7 @@ class NativeModel:
             layers=np.array([[x.self_attn.window or 0, t] for x, t in zip(layers, table, strict=True)], np.int64),
             factors=np.array([[s.scale, s.softcap or 0.0] for s in scores], np.float32),
             matrices=np.array(matrices, np.int64),
-            head=np.array([*self._matrix(model.lm_head.weight), 0], np.int64),
+            head=np.array([*head, 0], np.int64),
             norms=np.array(norms, np.float32),
             norm=_scale(model.model.norm),
             post=sandwich,
@@ -263,15 +264,15 @@ class NativeModel:
             kept = KINDS[self.weights.upper()].packed(dense(kept).float().numpy())
             kind, coded = self.weights, True
         elif isinstance(kept, Quantized):
-            kind, coded, kept = str(_kind(kept)), _coded(kept), kept.parts[""].numpy()
+            kind, coded, kept = str(_kind(kept)), _coded(kept), kept.form.data(kept.parts).numpy()
         else:
             kind, coded, kept = str(kept.dtype).removeprefix("torch."), False, kept.contiguous()
         if coded:
             from llmanac.kernels.infer.blocks import repacked
 
             kept = repacked(kind, kept, self._store)
-            if isinstance(weight, Quantized) and weight.form.file is not None:
-                weight.form.file.release()
+            if isinstance(weight, Quantized):
+                weight.form.release()
         place = kept.data_ptr() if isinstance(kept, Tensor) else kept.ctypes.data
         made = [product(kind, self.form), place, rows, columns, int(coded)]
         self._held.append((weight, kept))

@@ -116,7 +116,7 @@ def load_model(
     model.origin, model.family = str(path), None if kind == "llmanac" else str(kind)
     _fill(model, sources, weights, target, where, keep=dtype is None or packed is None)
     if packed is not None:
-        packed.file.release()
+        packed.file.mapped.release()
     return model.eval()
 
 

@@ -69,35 +69,25 @@ class _Place:
     size: int
 
 
-class GGUF:
-    """A GGUF file that is open to read.
+class Mapped:
+    """A file's bytes in memory, which the system reads where they are looked at.
 
-    Attributes:
-        metadata: the keys with their values: bool, int, float, str, a list of str, or an array of numbers.
-        names: of the tensors, in the file's order.
-
-    Tensors are views of the mapped file. One that is written to or cut off while it is open is refused when the next
-    tensor is asked for; nothing guards a view that is read at that very moment, which ends the process where the file
-    has become shorter. A file that is replaced (renamed over) stays as it was for whoever has opened it.
-
-    Raises:
-        CheckpointError: not a GGUF file of version 2 or 3, a damaged one, or a tensor of a kind that is not read.
+    A file that is written to or cut off meanwhile is refused by `check`; nothing guards a view that is read at that very
+    moment, which ends the process where the file has become shorter. A file that is replaced (renamed over) stays as it
+    was for whoever has opened it.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        with files.open_regular(self.path, CheckpointError) as handle:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with files.open_regular(path, CheckpointError) as handle:
             try:
-                self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+                # a copy on write, so that torch takes views of it; nobody writes
+                self.bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
             except (ValueError, OSError) as error:  # ValueError: empty
                 raise CheckpointError(f"{path}: cannot be read as a GGUF file ({error})") from None
             self._open = os.dup(handle.fileno())
             weakref.finalize(self, os.close, self._open)
             self._state = self._now()
-        read = _Reader(self.path, self._bytes)
-        self.metadata = read.metadata()
-        self._places = read.tensors(self.metadata)
-        self.names = tuple(self._places)
 
     def _now(self) -> tuple[int, int]:
         """Size and time of the last write."""
@@ -111,8 +101,29 @@ class GGUF:
 
     def release(self) -> None:
         """Give back the memory of what was read; the system reads it again where it is needed."""
-        if hasattr(self._bytes, "madvise"):
-            self._bytes.madvise(mmap.MADV_DONTNEED)
+        if hasattr(self.bytes, "madvise"):
+            self.bytes.madvise(mmap.MADV_DONTNEED)
+
+
+class GGUF:
+    """A GGUF file that is open to read.
+
+    Attributes:
+        metadata: the keys with their values: bool, int, float, str, a list of str, or an array of numbers.
+        names: of the tensors, in the file's order.
+        mapped: its bytes, of which tensors are views.
+
+    Raises:
+        CheckpointError: not a GGUF file of version 2 or 3, a damaged one, or a tensor of a kind that is not read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.mapped = Mapped(self.path)
+        read = _Reader(self.path, self.mapped.bytes)
+        self.metadata = read.metadata()
+        self._places = read.tensors(self.metadata)
+        self.names = tuple(self._places)
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -127,9 +138,9 @@ class GGUF:
 
     def tensor(self, name: str) -> PackedTensor:
         """The tensor of this name; nothing is copied. Raises CheckpointError where the file is not what it was."""
-        self.check()
+        self.mapped.check()
         place = self._places[name]
-        data = np.frombuffer(self._bytes, np.uint8, place.size, place.start)
+        data = np.frombuffer(self.mapped.bytes, np.uint8, place.size, place.start)
         return PackedTensor(place.kind, place.shape, data.reshape(*place.shape[:-1], -1))
 
 
@@ -151,6 +162,8 @@ def opened(path: str | Path) -> GGUF:
 
 class _Reader:
     """Reads one field after the other; `where` names the one at hand."""
+
+    _size = struct.Struct("<Q")
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path, self.data, self.size, self.at = path, data, len(data), 0
@@ -202,18 +215,19 @@ class _Reader:
     def texts(self, count: int, where: str) -> list[str]:
         """The next texts, of which a file may have 100,000; what is wrong with one is left to `text` to say."""
         found: list[str] = []
+        read, add, end, start, data = self._size.unpack_from, found.append, self.end, self.at, memoryview(self.data)
+        try:
+            while len(found) < count:
+                stop = start + 8 + read(data, start)[0]
+                if stop > end:
+                    break
+                add(str(data[start + 8 : stop], "utf-8"))
+                start = stop
+        except (struct.error, UnicodeDecodeError):
+            pass
+        self.at = start
         while len(found) < count:
-            start = self.at + 8
-            end = start + int.from_bytes(self.data[self.at : start], "little")
-            try:
-                text = self.data[start:end].decode("utf-8") if end <= self.end else None
-            except UnicodeDecodeError:
-                text = None
-            if text is None or start > self.end:
-                found.append(self.text(f"{where}[{len(found)}]"))
-            else:
-                found.append(text)
-                self.at = end
+            add(self.text(f"{where}[{len(found)}]"))
         return found
 
     def metadata(self) -> dict[str, Any]:

@@ -95,12 +95,12 @@ def _repacking(kind):
     def walk(data, made, scales, heads):
         blocks = heads.shape[1]
         q, s, t = np.zeros(256, np.uint8), np.zeros(16, np.int8), np.zeros(16, np.int8)
-        words, turned = q.view(np.uint32), np.zeros((64, ROWS), np.uint32)
+        words, wide, turned = q.view(np.uint32), q.view(np.uint64), np.zeros((64, ROWS), np.uint32)
         for tile in range(len(made)):
             for block in range(blocks):
                 for r in range(min(ROWS, len(data) - tile * ROWS)):
                     own = data[tile * ROWS + r, block * nbytes : block * nbytes + nbytes]
-                    codes(number, own, q, s, t)
+                    codes(number, own, q, wide, s, t)
                     for step in range(size // 4):
                         turned[step, r] = words[step]
                     heads[tile, block, 0, r] = own[d_at] | own[d_at + 1] << 8

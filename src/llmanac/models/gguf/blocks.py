@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.kernels.gguf.file import Mapped
 from llmanac.models._quantized import Form, Quantized
 
 PIECE = 1 << 22  # numbers that are unpacked at a time
@@ -26,7 +26,7 @@ class Blocks(Form):
     """
 
     kind: str
-    file: GGUF | None = field(default=None, compare=False, repr=False)
+    file: Mapped | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -34,10 +34,19 @@ class Blocks(Form):
 
     quantizer = None
 
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
+    def data(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The bytes. Raises CheckpointError where the file is not what it was."""
         if self.file is not None:
             self.file.check()
-        data = parts[""][ids]
+        return parts[""]
+
+    def release(self) -> None:
+        """Give back the file's memory, of which a copy was made."""
+        if self.file is not None:
+            self.file.release()
+
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
+        data = self.data(parts)[ids]
         return torch.from_numpy(KINDS[self.kind].float32(data.cpu().numpy())).to(data.device)
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
