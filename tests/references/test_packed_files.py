@@ -1,4 +1,4 @@
-"""Models whose file holds any of the packed kinds: what torch and the native runner compute of the blocks as they are."""
+"""Models whose file holds any of the packed kinds: what torch and the native runner compute of its blocks."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_file_that_is_written_to_is_refused_where_its_memory_is_used(made):
             use()
 
 
-# ------------------------------------------------------------------------------------------------- files that people have
+# ----------------------------------------------------------------------------------------------- files that people have
 def published(name):
     path = joined(name)
     if path is None:
@@ -190,7 +190,9 @@ def published(name):
 def test_a_published_file_is_near_its_dequantized_numbers(name):
     path = published(name)
     engine = load_engine(path, runner="native")
-    ids = torch.tensor(engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. def main(argv):\n    ") * 3)
+    ids = torch.tensor(
+        engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. def main(argv):\n    ") * 3
+    )
     exact = logits(engine.model, ids[None])[0].log_softmax(-1)
     found = native_logits(engine.native, ids).log_softmax(-1)
     kl = float((exact.exp() * (exact - found)).sum(-1).mean())

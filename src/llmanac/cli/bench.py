@@ -30,8 +30,8 @@ def bench_command(
         print(json.dumps(found, indent=1))
         return
     megabytes = found["weights_bytes"] / 1e6
-    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
-    print(f"runner      {found['runner']}, {threads}, {megabytes:,.0f} MB of weights, read once a token")
+    several = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    print(f"runner      {found['runner']}, {several}, {megabytes:,.0f} MB of weights, read once a token")
     limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {_shown(found['read_limit'])}"
     print(f"prefill     {_shown(found['read'])} tokens/s of a prompt of {found['context']} ({limit})")
     for count, rate in found["decode"].items():

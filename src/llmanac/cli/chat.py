@@ -217,7 +217,8 @@ def _show_answer(answer: Answer) -> None:
 def serve_command(
     path: SomeModel, host: str = "127.0.0.1", port: int = 8000, allow_host: list[str] | None = None,
     max_queue: int = 64, prefix_cache: int = 256, draft: Draft = None, draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto", threads: Threads = None, most_tokens: int | None = None, embedding_model: str | None = None,
+    runner: SomeRunner = "auto", threads: Threads = None, most_tokens: int | None = None,
+    embedding_model: str | None = None,
     documents: Path | None = None, mode: Mode = None, method: Method = None, passages: Count = None,
     threshold: Threshold = None, budget: Budget = None, place: Place = None, encoder: Encoder = None,
     include: Include = None, api_key: list[str] | None = None, tensor: Tensor = 1, pipeline: Pipeline = 1,

@@ -76,7 +76,7 @@ def refusal(model: Any) -> str | None:
         return "the model is trained through a quantizer's rounding"
     packed = {p.form.name for p in model.parameters() if isinstance(p, Quantized) and _kind(p) is None}
     if packed:
-        return f"it reads dense weights and blocks of GGUF files, and the model has packed ones ({', '.join(sorted(packed))})"
+        return f"it reads dense weights, and of GGUF files; the model has packed ones ({', '.join(sorted(packed))})"
     layers = model.model.layers
     parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
     for layer in layers:
@@ -260,19 +260,20 @@ class NativeModel:
             return self._known[id(weight)]
         rows, columns = weight.shape
         kept: Any = weight.detach()
+        form: Any = getattr(kept, "form", None)
         if self.weights != "own" and columns % GROUP == 0:
             kept = KINDS[self.weights.upper()].packed(dense(kept).float().numpy())
             kind, coded = self.weights, True
         elif isinstance(kept, Quantized):
-            kind, coded, kept = str(_kind(kept)), _coded(kept), kept.form.data(kept.parts).numpy()
+            kind, coded, kept = str(_kind(kept)), _coded(kept), form.data(kept.parts).numpy()
         else:
             kind, coded, kept = str(kept.dtype).removeprefix("torch."), False, kept.contiguous()
         if coded:
             from llmanac.kernels.infer.blocks import repacked
 
             kept = repacked(kind, kept, self._store)
-            if isinstance(weight, Quantized):
-                weight.form.release()
+            if form is not None:
+                form.release()
         place = kept.data_ptr() if isinstance(kept, Tensor) else kept.ctypes.data
         made = [product(kind, self.form), place, rows, columns, int(coded)]
         self._held.append((weight, kept))

@@ -74,6 +74,7 @@ def load_engine(
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
     own: Any = {"rope": rope, "sinks": sinks, "ignore": ignore}
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, **own))
+    del held  # the texts of its vocabulary are not needed any more
     if adapter is not None:
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, ProductTransform):

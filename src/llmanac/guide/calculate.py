@@ -8,7 +8,6 @@ norms, softmax and sampling come on top, so `measure` times the same steps here.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import Counter

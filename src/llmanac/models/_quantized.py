@@ -23,8 +23,8 @@ class Form:
     name: ClassVar[str]
 
     @property
-    def quantizer(self) -> dict[str, Any] | None:
-        """The quantizer whose matrices have this form: its name and fields. None where no folder holds the form."""
+    def quantizer(self) -> dict[str, Any]:
+        """The quantizer whose matrices have this form: its name and fields; empty where no folder holds the form."""
         raise NotImplementedError
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -86,7 +86,7 @@ def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
             )
     state = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in state.items():
-        if isinstance(tensor, Quantized) and tensor.form.quantizer is None:
+        if isinstance(tensor, Quantized) and not tensor.form.quantizer:
             state[name] = tensor.dense()
     for name, tensor in state.items():
         if tensor.device.type == "meta":

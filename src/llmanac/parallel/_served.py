@@ -26,8 +26,8 @@ from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._layers import lookup, unfuse, upcast
 from llmanac.models._pass import read_head, run_layers
-from llmanac.models.heads import pick
 from llmanac.models._quantized import Quantized
+from llmanac.models.heads import pick
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state import DecodingState
 from llmanac.parallel import pipeline, tensor

@@ -100,7 +100,8 @@ def codes(kind, b, q, wide, s, t):
     """Fill q with a block's codes; of a K block s, and where it has minima t, with those of its parts.
 
     Args:
-        kind: ggml's number of it; b: the block, bytes; q: (256,) bytes; wide: the same as (32,) uint64; s, t: (16,) int8.
+        kind: ggml's number of it; b: the block, bytes; q: (256,) bytes; wide: the same as (32,) uint64.
+        s, t: (16,) int8.
     """
     if kind == Q8_0:
         for j in range(32):

@@ -72,9 +72,9 @@ class _Place:
 class Mapped:
     """A file's bytes in memory, which the system reads where they are looked at.
 
-    A file that is written to or cut off meanwhile is refused by `check`; nothing guards a view that is read at that very
-    moment, which ends the process where the file has become shorter. A file that is replaced (renamed over) stays as it
-    was for whoever has opened it.
+    A file that is written to or cut off meanwhile is refused by `check`; nothing guards a view that is read at that
+    very moment, which ends the process where the file has become shorter. A file that is replaced (renamed over) stays
+    as it was for whoever has opened it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -5,8 +5,8 @@
     scales  [N / 16][K / part][16 rows]                        of K blocks: 8-bit s, then t where there are minima
     heads   [N / 16][K / size][16 rows]                        float16 d, then m, which is added
 
-The numbers are the same, and take as many bytes as in the file but for scales of 6 and 4 bits, which have 8. N is filled
-up to a multiple of 16 with zeros.
+The numbers are the same, and take as many bytes as in the file but for scales of 6 and 4 bits, which have 8. N is
+filled up to a multiple of 16 with zeros.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg"
@@ -88,8 +88,9 @@ def _planes(typing_context, bits, steps, out):
 @functools.cache
 def _repacking(kind):
     of = PACKED[kind]
+    fields: Any = of.layout.fields
     number, bits, size, nbytes, parts = of.number, of.bits, of.size, of.bytes, of.size // of.part
-    d_at, m_at = of.layout.fields["d"][1], of.layout.fields["m"][1] if of.minimum else -1
+    d_at, m_at = fields["d"][1], fields["m"][1] if of.minimum else -1
     scaled, negative = of.size > GROUP, 0x8000 if of.size > GROUP else 0  # the minima of K blocks are subtracted
 
     def walk(data, made, scales, heads):

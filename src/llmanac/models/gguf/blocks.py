@@ -32,7 +32,9 @@ class Blocks(Form):
     def name(self) -> str:  # type: ignore[override]
         return self.kind
 
-    quantizer = None
+    @property
+    def quantizer(self) -> dict[str, Any]:
+        return {}
 
     def data(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The bytes. Raises CheckpointError where the file is not what it was."""

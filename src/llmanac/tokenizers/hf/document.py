@@ -189,7 +189,7 @@ def _merges(model: Mapping[str, Any], ids: Mapping[str, int], odd: Collection[st
 
     def numbers() -> Iterator[int]:
         for merge in merges:
-            left, right = merge.split(" ") if isinstance(merge, str) else merge
+            left, right = merge.split(" ") if isinstance(merge, str) else list.copy(merge)
             yield from (ids[left], ids[right], ids[left + right])
 
     try:  # a vocabulary has 100,000; what is wrong with one is left to `_check_merges` to say
