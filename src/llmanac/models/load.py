@@ -329,8 +329,12 @@ def _fill(
         source = sources[name]
         if keep and isinstance(weights, (QuantizedWeights, PackedWeights)) and weights.is_packed(source.name):
             layer = model.get_submodule(name.removesuffix(".weight"))
-            if source.alone and not source.transposed and isinstance(layer, (Product, Embedding)):
+            whole_rows = source.expert is None and isinstance(weights, PackedWeights)  # of fused ones any are a matrix
+            if (source.alone or whole_rows) and not source.transposed and isinstance(layer, (Product, Embedding)):
                 packed: Any = weights.packed(source.name, dtype).moved(device)
+                if not source.alone:
+                    own = {"": source.take(packed.parts[""])}
+                    packed = Quantized(packed.form, own, tuple(layer.weight.shape), dtype)
                 layer.weight = nn.Parameter(packed, requires_grad=False)
                 continue
             dense += [] if source.name in held else [source.name]

@@ -246,7 +246,9 @@ class Tuning:
     def load(self) -> Any:
         """The model as it is in its file, once."""
         if self.model is None:
-            dtype = None if self.asked.adapter else "float32"  # what is trained itself is dense
+            adapter = self.asked.adapter
+            frozen = adapter is not None and not getattr(adapter, "copies", ())
+            dtype = None if frozen else "float32"  # what is trained itself is dense
             self.model = load_model(self.model_place, dtype=dtype, device=self.device, rope=self.asked.rope)
         return self.model
 
