@@ -71,9 +71,10 @@ def made(tmp_path_factory):
                 tensors[name] = Packable(kind, tensor.shape, lambda data=data: data)
             else:
                 tensors[name] = Packable("F32", tensor.shape, lambda data=tensor.data: data)
-        with open(place / f"{kind}.gguf", "wb") as handle:
+        path = place / f"{len(list(place.iterdir()))}-{kind}.gguf"
+        with open(path, "wb") as handle:
             write(handle, metadata, tensors)
-        return place / f"{kind}.gguf"
+        return path
 
     return file
 
@@ -110,7 +111,7 @@ def test_the_file_is_computed_with_as_it_is(kind, made):
     exact, found = wanted[0].log_softmax(-1), native_logits(NativeModel(model, threads=1), ids[0]).log_softmax(-1)
     kl = float((exact.exp() * (exact - found)).sum(-1).mean())
     print(f"{kind}: KL of 8-bit activations {kl:.1e}")
-    assert abs(kl) < (1e-6 if KINDS[kind].size == 1 else 1e-3)
+    assert abs(kl) < (1e-6 if KINDS[kind].size == 1 else 5e-3)
 
 
 @pytest.mark.parametrize("kind", ["Q6_K", "Q5_0", "IQ4_XS", "F16"])

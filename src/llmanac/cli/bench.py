@@ -22,10 +22,12 @@ def bench_command(
         rows (from 1): Rows that decode together; repeatable [1, 8].
         context (from 1): Tokens of each row's prompt [512, or what fits the model].
     """
-    from llmanac.generate.bench import rates
+    from llmanac.core.device import resolve_device
+    from llmanac.generate.bench import machine_limits, rates
     from llmanac.generate.load import load_engine
 
-    found = rates(load_engine(path, runner=runner), rows=rows or (1, 8), context=context)
+    limits = machine_limits(resolve_device("auto"))  # before the model takes memory
+    found = rates(load_engine(path, runner=runner), rows=rows or (1, 8), context=context, limits=limits)
     if as_json:
         print(json.dumps(found, indent=1))
         return

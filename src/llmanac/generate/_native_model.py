@@ -271,9 +271,7 @@ class NativeModel:
         if coded:
             from llmanac.kernels.infer.blocks import repacked
 
-            kept = repacked(kind, kept, self._store)
-            if form is not None:
-                form.release()
+            kept = repacked(kind, kept, self._store, *([] if form is None else [form.release]))
         place = kept.data_ptr() if isinstance(kept, Tensor) else kept.ctypes.data
         made = [product(kind, self.form), place, rows, columns, int(coded)]
         self._held.append((weight, kept))

@@ -115,8 +115,6 @@ def load_model(
     model.generation = read_generation(place, data)
     model.origin, model.family = str(path), None if kind == "llmanac" else str(kind)
     _fill(model, sources, weights, target, where, keep=dtype is None or packed is None)
-    if packed is not None:
-        packed.file.mapped.release()
     return model.eval()
 
 

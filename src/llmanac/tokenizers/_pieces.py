@@ -25,7 +25,7 @@ TRAINER: dict[int, tuple[str, Any]] = {
 DEFAULTS: dict[str, Any] = dict(TRAINER.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One entry of the vocabulary; its id is its place."""
 

@@ -14,6 +14,7 @@ filled up to a multiple of 16 with zeros.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,14 @@ class Store:
         return found
 
 
-def repacked(kind: str, data: np.ndarray[Any, Any], store: Store | None = None) -> np.ndarray[Any, Any]:
-    """The rows (N, bytes of a row) of a tensor of a packed kind -> the bytes of the module, aligned to 64."""
+def repacked(
+    kind: str, data: np.ndarray[Any, Any], store: Store | None = None, read: Callable[[], None] = lambda: None
+) -> np.ndarray[Any, Any]:
+    """The rows (N, bytes of a row) of a tensor of a packed kind -> the bytes of the module, aligned to 64.
+
+    Args:
+        read: called whenever some megabytes of rows were read, that their memory may be given back.
+    """
     of = PACKED[kind]
     code, scale, head = layout(of)
     tiles, blocks = -(-len(data) // ROWS), data.shape[1] // of.bytes
@@ -59,7 +66,11 @@ def repacked(kind: str, data: np.ndarray[Any, Any], store: Store | None = None) 
     made = out[:first].view(np.uint32).reshape(tiles, groups, of.bits, ROWS)
     scales = out[first:second].view(np.int8).reshape(tiles, -1, 1 + of.minimum, ROWS)
     heads = out[second:].view(np.uint16).reshape(tiles, blocks, -1, ROWS)
-    _repacking(kind)(np.ascontiguousarray(data), made, scales, heads)
+    walk, step = _repacking(kind), max(1, PIECE // 4 // (ROWS * data.shape[1]))
+    for at in range(0, tiles, step):
+        own = slice(at, at + step)
+        walk(np.ascontiguousarray(data[at * ROWS : (at + step) * ROWS]), made[own], scales[own], heads[own])
+        read()
     return out
 
 

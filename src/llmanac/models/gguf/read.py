@@ -79,6 +79,7 @@ class PackedWeights(Weights):
         found = self.tensor(name)
         if not KINDS[found.kind].finite(found.data):
             check_finite(whole := torch.from_numpy(found.float32()), whole, self.entries[name], name)
+        self.file.mapped.release()  # what was looked at
         return Quantized(Blocks(found.kind, self.file.mapped), {"": torch.from_numpy(found.data)}, found.shape, dtype)
 
     def tensor(self, name: str) -> PackedTensor:
