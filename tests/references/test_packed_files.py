@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import resource
 import subprocess
 import sys
 
@@ -179,6 +178,9 @@ def test_a_file_that_is_written_to_is_refused_where_its_memory_is_used(made):
 
 
 # ----------------------------------------------------------------------------------------------- files that people have
+BESIDE = {"qwen": 450, "gemma": 600}  # MB; Gemma has 262,144 pieces
+
+
 def published(name):
     path = joined(name)
     if path is None:
@@ -191,27 +193,30 @@ def published(name):
 def test_a_published_file_is_near_its_dequantized_numbers(name):
     path = published(name)
     engine = load_engine(path, runner="native")
-    ids = torch.tensor(
-        engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. def main(argv):\n    ") * 3
-    )
+    text = engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. def main(argv):\n    ") * 3
+    begin = [engine.tokenizer.bos_id] if engine.tokenizer.adds_bos else []  # without it Gemma's texts are unlikely ones
+    ids = torch.tensor([*begin, *text])
     exact = logits(engine.model, ids[None])[0].log_softmax(-1)
     found = native_logits(engine.native, ids).log_softmax(-1)
     kl = float((exact.exp() * (exact - found)).sum(-1).mean())
     print(f"{name}: KL {kl:.4f}")
-    assert kl < 0.02
+    assert kl < 0.01
 
 
 @pytest.mark.pretrained
 @pytest.mark.parametrize("name", IN_PARTS)
 def test_a_published_file_takes_its_own_size(name):
-    """A process that loads it and answers: torch and other libraries (350 MB at most), the file, keys and values."""
+    """A process that loads it and answers: libraries and the vocabulary beside the file, keys and values."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads the most memory from /proc")
     path = published(name)
     code = (
         "import sys; from llmanac.generate.load import load_engine; e = load_engine(sys.argv[1], runner='native');"
-        "print(e.generate('def fib(n):', max_new_tokens=8)[0].text)"
+        "e.generate('def fib(n):', max_new_tokens=8);"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=500, capture_output=True)
-    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert most > before * 1024  # else it was another process
-    assert most < path.stat().st_size + 450e6
+    for _ in range(2):  # the first may compile
+        ran = subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=500, capture_output=True)
+    most = int(ran.stdout) * 1024
+    print(f"{name}: {most / 1e6:.0f} MB for {path.stat().st_size / 1e6:.0f} MB")
+    assert most < path.stat().st_size + BESIDE[name] * 1e6
