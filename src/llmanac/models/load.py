@@ -331,8 +331,8 @@ def _fill(
             if (source.alone or whole_rows) and not source.transposed and isinstance(layer, (Product, Embedding)):
                 packed: Any = weights.packed(source.name, dtype).moved(device)
                 if not source.alone:
-                    own = {"": source.take(packed.parts[""])}
-                    packed = Quantized(packed.form, own, tuple(layer.weight.shape), dtype)
+                    rows = {"": source.take(packed.parts[""])}
+                    packed = Quantized(packed.form, rows, tuple(layer.weight.shape), dtype)
                 layer.weight = nn.Parameter(packed, requires_grad=False)
                 continue
             dense += [] if source.name in held else [source.name]
