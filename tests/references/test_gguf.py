@@ -464,7 +464,7 @@ TIE = 1e-4
 
 @pytest.mark.pretrained
 def test_smollm2_greedy_tokens_equal_transformers(smollm2):
-    engine = load_engine(smollm2, device="cpu")
+    engine = load_engine(smollm2, dtype="float32", device="cpu")
     peer = AutoModelForCausalLM.from_pretrained(smollm2.parent, gguf_file=smollm2.name, dtype=torch.float32).eval()
     ties = 0
     for prompt in PROMPTS:

@@ -55,6 +55,7 @@ FLOATS = {"float32": F32, "float16": F16, "bfloat16": BF16}
 GROUP, ROWS = 32, 16  # numbers that share a scale of x; rows of W that are multiplied at once
 PLANES = {8: (8,), 6: (4, 2), 5: (4, 1), 4: (4,), 3: (2, 1), 2: (2,)}  # bits of a code -> widths of the planes
 PACKED = {kind.name.lower(): kind for kind in KINDS.values() if kind.bits and kind.name != "MXFP4"}
+AHEAD = 4096  # bytes of codes
 L2 = 1 << 18  # bytes of activations that are read again for each piece of the matrix
 
 # weights, N, first row, last row, K, x, codes, scales, minus 128 sums, scaled sums, B, y, numbers in a row of y; of
@@ -114,6 +115,8 @@ class _Codes:
         for width in PLANES[self.kind.bits]:
             at, shift = first + j * width // 8, j * width % 8 - low  # to the right, that the bits come to their place
             if at not in self.loaded:
+                if len(PLANES[self.kind.bits]) > 1:  # takes so long that the processor does not look far enough ahead
+                    bring(builder, ahead(builder, self.place, 64 * at + AHEAD))
                 self.loaded[at] = load(builder, vector(I32), ahead(builder, self.place, 64 * at), 64)
             v = self.loaded[at]
             if shift:
