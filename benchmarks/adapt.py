@@ -148,7 +148,7 @@ def smol(dtype: str, quantizer: str | None = None) -> Any:
     from llmanac.models.freeze import freeze
     from llmanac.models.load import load_model
 
-    model: Any = load_model(os.environ["LLMANAC_SMOLLM2"])
+    model: Any = load_model(os.environ["LLMANAC_SMOLLM2"], dtype="float32")
     model.packed = None
     model.compute_dtype = getattr(torch, dtype)
     if quantizer:

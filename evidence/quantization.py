@@ -97,7 +97,7 @@ def pretrained(texts: Sequence[str]) -> dict[str, Any]:
     place = smollm2()
     if place is None:
         raise DataError(f"quantization: {WHERE}")
-    model, tokenizer = load_model(place, device="cpu"), load_tokenizer(place)
+    model, tokenizer = load_model(place, dtype="float32", device="cpu"), load_tokenizer(place)
     middle = len(texts) // 2
     calibration = windows(texts[:middle], tokenizer, LENGTH, 8)
     text = windows(texts[middle:], tokenizer, LENGTH, ROWS_READ)

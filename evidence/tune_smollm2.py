@@ -169,7 +169,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         merge(tuned, place / "merged")
         exported = place / "merged"
         if size == "full":
-            engine: Any = load_engine(exported, device="cpu")
+            engine: Any = load_engine(exported, dtype="float32", device="cpu")
             exported = export_gguf(engine.model, engine.tokenizer, place / "tuned.gguf", "q8_0")
             del engine
         after = _done(_begun(pool if size == "full" else None, exported, held_out))

@@ -71,7 +71,8 @@ class Artefact:
     def load(cls, path: str | Path, device: str = "auto") -> Artefact:
         """Read a run, a model's folder, a .gguf file or a hub model. Raises CheckpointError as `load_model`."""
         place, tokens = fetched(path)
-        return cls(str(path), load_model(place, device=device), load_tokenizer(tokens), hash_model(place))
+        model = load_model(place, dtype="float32", device=device)  # arms may pack it
+        return cls(str(path), model, load_tokenizer(tokens), hash_model(place))
 
 
 def hash_model(path: str | Path) -> str:
