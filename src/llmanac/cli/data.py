@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from llmanac.cli.options import AsJson, Seed, Show, group, stopping
+from llmanac.cli.pictures import emoji_command
 from llmanac.core.errors import DataError
 
 OFF_TARGET = 0.01  # of the output: a domain that is further from its target gets the reason
@@ -178,3 +179,9 @@ def print_fate(folder: Path, name: str) -> None:
         print(f"{name}: passed every stage and was not drawn by the mixture{detail}")
     else:
         print(f"{name}: dropped by {found['stage']}: {found['reason']}{detail}")
+<<<<<<< HEAD
+=======
+
+
+app.command("emoji")(emoji_command)
+>>>>>>> parent of d0ed1ec3 (Emoji archives are no source of pictures of their own: any folder of captioned pictures is)

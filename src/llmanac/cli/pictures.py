@@ -93,3 +93,17 @@ def _print(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     for row in rows:
         print(f"{row['image']}: {row['text']}" if len(rows) > 1 else row["text"])
+
+
+def emoji_command(archive: Path, output: Path = Path("emoji")) -> None:
+    """Make a folder of captioned pictures from an archive of emoji that you have; nothing is downloaded.
+
+    Args:
+        archive: The .tgz that `npm pack emoji-datasource-google` downloads.
+        output (-o): The folder to write.
+    """
+    from llmanac.data.pictures.emoji import write_emoji
+
+    made = write_emoji(archive, output)
+    print(f"{output}: {made['pictures']:,} pictures of the set {made['set']}, {made['license']} ({output}/SOURCE.md)")
+    print(f"Next: llmanac run clip -s data.paths='[\"{output}\"]' --folder runs/emoji")
