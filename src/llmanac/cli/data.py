@@ -179,9 +179,6 @@ def print_fate(folder: Path, name: str) -> None:
         print(f"{name}: passed every stage and was not drawn by the mixture{detail}")
     else:
         print(f"{name}: dropped by {found['stage']}: {found['reason']}{detail}")
-<<<<<<< HEAD
-=======
 
 
 app.command("emoji")(emoji_command)
->>>>>>> parent of d0ed1ec3 (Emoji archives are no source of pictures of their own: any folder of captioned pictures is)
