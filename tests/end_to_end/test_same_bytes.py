@@ -9,7 +9,7 @@ import torch
 from _runs import recipe
 
 import llmanac
-from llmanac.core import device, files
+from llmanac.core import device, files, threads
 from llmanac.core.spec import make_method
 from llmanac.recipes import plan
 from llmanac.recipes.spec import load_recipe
@@ -104,6 +104,24 @@ def test_a_damaged_calibration_is_made_again(tmp_path, monkeypatch, damage):
     assert device.calibrated("other", lambda: 8.0) == 8.0
 
 
+@pytest.mark.parametrize("kept", ['"fast"', "null", "[1]", "0", "-5", "NaN", "Infinity", "true"])
+def test_a_value_of_another_kind_is_measured_again(tmp_path, monkeypatch, kept):
+    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
+    assert device.calibrated("speed", lambda: 7.0) == 7.0
+    place = device.calibration()
+    place.write_text(place.read_text().replace("7.0", kept))
+    assert device.calibrated("other", lambda: 3.0) == 3.0
+    assert device.calibrated("speed", lambda: 8.0) == 8.0
+
+
+@pytest.mark.parametrize(("quota", "most"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 4), ("", 4)])
+def test_processors_are_counted_by_a_containers_quota_too(tmp_path, monkeypatch, quota, most):
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda which: range(4), raising=False)
+    assert threads.cores() == most
+
+
 def test_where_nothing_can_be_kept_it_is_measured(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path / "file"))
@@ -140,5 +158,12 @@ def test_the_speed_of_training_is_that_of_its_own_steps(text):
     state = torch.get_rng_state()
     rate = plan.training_rate(spec, plan.SHAPES[0], 256, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), state)
-    peak = device.measure_gemm(torch.float32, seconds=0.1, clock=device.time.process_time)
-    assert 0 < rate < 4 * torch.get_num_threads() * peak
+    few = load_recipe(recipe(text, train={"length": 64, "batch_tokens": 64}), {}).spec
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        alone = plan.training_rate(few, plan.SHAPES[0], 256, torch.device("cpu"))  # one row: no thread more has work
+        assert torch.get_num_threads() == 16
+    finally:
+        torch.set_num_threads(before)
+    assert 0 < rate and 0 < alone < 4 * rate

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import platform
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +24,7 @@ from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.threads import cores
 
 OWN_SHARE = 0.8  # of the threads' time that a measurement uses itself where it has the processor for itself
+Value = TypeVar("Value", bool, float)
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -105,10 +107,11 @@ def calibration() -> Path:
     return files.cache_folder() / "calibration.json"
 
 
-def calibrated(what: str, measure: Callable[[], Any]) -> Any:
+def calibrated(what: str, measure: Callable[[], Value]) -> Value:
     """What was measured before on this machine, with this torch and as many threads; else measured now, and kept.
 
-    Where the file cannot be written or is damaged, it is measured as if there were none.
+    A value is a truth or a finite number above 0. Where the file cannot be written or is damaged, or the value is of
+    another kind, it is measured as if there were none.
     """
     known = machine()
     name = ", ".join(f"{known[key]}" for key in ("cpu", "gpu", "threads", "torch")) + f": {what}"
@@ -119,13 +122,20 @@ def calibrated(what: str, measure: Callable[[], Any]) -> Any:
             return files.read_table(path)
         return {}
 
-    if name not in (kept := read()):
-        value = measure()
-        kept = {name: value} | read()  # of two processes that measure at once the first decides
-        with contextlib.suppress(LlmanacError, OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(path, kept)
-    return kept[name]
+    found = read().get(name)
+    if _sound(found):
+        return found  # type: ignore[return-value]
+    value = measure()
+    kept = {key: one for key, one in read().items() if _sound(one)}
+    found = kept.setdefault(name, value)  # of two processes that measure at once the first decides
+    with contextlib.suppress(LlmanacError, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, kept)
+    return found if type(found) is type(value) else value
+
+
+def _sound(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, int | float) and 0 < value < math.inf)
 
 
 def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
@@ -135,8 +145,7 @@ def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 @functools.cache
 def _kept_rate(dtype: torch.dtype, device: torch.device, threads: int) -> float:
-    rate: float = calibrated(f"FLOP/s of {dtype} on {device}", lambda: _gemm_rate(dtype, device))
-    return rate
+    return calibrated(f"FLOP/s of products of {dtype} on {device}", lambda: _gemm_rate(dtype, device))
 
 
 def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
@@ -148,7 +157,7 @@ def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
         return rate
     torch.set_num_threads(1)
     try:
-        return max(rate, threads * measure_gemm(dtype, device, clock=time.process_time))
+        return max(rate, min(threads, cores()) * measure_gemm(dtype, device, clock=time.process_time))
     finally:
         torch.set_num_threads(threads)
 
@@ -156,8 +165,7 @@ def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
 @functools.cache
 def bfloat16_is_faster(device: str = "cpu") -> bool:
     """Whether a bfloat16 matrix product is at least 1.2 times the float32 one, measured once for this machine."""
-    found: bool = calibrated(f"bfloat16 is faster on {device}", lambda: _bfloat16_is_faster(device))
-    return found
+    return calibrated(f"bfloat16 is faster on {device}", lambda: _bfloat16_is_faster(device))
 
 
 def _bfloat16_is_faster(device: str) -> bool:

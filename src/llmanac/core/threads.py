@@ -9,7 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Generic, TypeVar
 
 VARIABLE = "OMP_NUM_THREADS"  # the variable that numerical libraries read
@@ -18,9 +19,16 @@ Result = TypeVar("Result")
 Thing = TypeVar("Thing")
 
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of all processors in a period; `max` where there is no limit
+
+
 def cores() -> int:
-    """The processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The processors this process may use: by affinity, and by a container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        most, period = map(int, QUOTA.read_text().split())
+        count = max(1, min(count, -(-most // period)))
+    return count
 
 
 def threads() -> int:

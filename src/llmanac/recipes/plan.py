@@ -11,18 +11,21 @@ import dataclasses
 import math
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from llmanac.core.device import DTYPES, calibrated, resolve_dtype
+from llmanac.core.device import DTYPES, calibrated
 from llmanac.core.registry import build
+from llmanac.core.spec import dump
 from llmanac.data.pack import ListStream
 from llmanac.train._random import preserve_random_state
 from llmanac.train._step import Stepper
-from llmanac.train.plan import plan, set_attention
+from llmanac.train._threads import divides
+from llmanac.train.plan import MICRO_TOKENS, set_attention, settled_numerics
 
 TOKENS_PER_PARAMETER = 1.5
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size
@@ -36,10 +39,9 @@ TRIED_SECONDS = 1.5
 
 def plan_size(recipe: Any, vocab_size: int, seconds: float, device: torch.device) -> tuple[Any, dict[str, float]]:
     """A transformer Spec of the size that suits `seconds` of training, and what the choice was made from."""
-    train = recipe.train
-    rate: float = calibrated(
-        f"FLOP/s of training by {train.optimizer.name} on {device}, {train.batch_tokens} tokens a step, "
-        f"rows of {train.length}, {resolve_dtype(train.dtype, device)}",
+    tried = [dump(shaped(recipe.model, TRIED)), dump(recipe.train), vocab_size]
+    rate = calibrated(
+        f"FLOP/s of training {sha256(repr(tried).encode()).hexdigest()[:16]} on {device}",
         lambda: training_rate(recipe, TRIED, vocab_size, device),
     )
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
@@ -51,31 +53,34 @@ def plan_size(recipe: Any, vocab_size: int, seconds: float, device: torch.device
 def training_rate(recipe: Any, shape: tuple[int, int, int, int], vocab_size: int, device: torch.device) -> float:
     """FLOP/s of the recipe's training in a shape of `SHAPES`, on drawn tokens, over all threads.
 
-    On the CPU one thread's own time is taken, times the threads: what others use of the processor does not count.
+    Where threads compute rows of their own (`train._threads`) one thread's own time is taken, times the threads that
+    have rows: what others use of the processor does not count.
     """
     threads, train, taken = torch.get_num_threads(), recipe.train, list[float]()
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    rows = min(train.rows, max(1, MICRO_TOKENS // train.length))
+    drawn = np.random.default_rng(0).integers(0, vocab_size, (rows, train.length + 1))
+    source, objective = ListStream(list(drawn), rows=rows), build("objective", "autoregressive")
+    asked = settled_numerics(train, device)  # with all threads, as the training will
     spec = dataclasses.replace(shaped(recipe.model, shape), max_length=train.length)
-    drawn = np.random.default_rng(0).integers(0, vocab_size, (train.rows, train.length + 1))
-    source, objective = ListStream(list(drawn), rows=train.rows), build("objective", "autoregressive")
-    torch.set_num_threads(1 if device.type == "cpu" else threads)
-    try:
-        with preserve_random_state(), tempfile.TemporaryDirectory() as folder:
-            model = spec.build(vocab_size=vocab_size).to(device).train()
-            asked = plan(model, source, objective, dataclasses.replace(train, steps=1, compile="never")).spec
-            set_attention(model, asked.attention)
+    with preserve_random_state(), tempfile.TemporaryDirectory() as folder:
+        model = spec.build(vocab_size=vocab_size).to(device).train()
+        set_attention(model, asked.attention)
+        alone = divides(model, objective)
+        clock = time.process_time if alone else time.perf_counter
+        torch.set_num_threads(1 if alone else threads)
+        try:
             step = Stepper(
-                model, objective, asked.optimizer.build(model=model), micro_batch=asked.micro_batch or 1,
-                clip=asked.clip, dtype=DTYPES[asked.dtype], folder=Path(folder),
+                model, objective, asked.optimizer.build(model=model), micro_batch=rows, clip=asked.clip,
+                dtype=DTYPES[asked.dtype], folder=Path(folder),
             )  # fmt: skip
-            while len(taken) < 2 or sum(taken) < TRIED_SECONDS:  # the first one allocates and compiles
+            while len(taken) < 2 or sum(taken[1:]) < TRIED_SECONDS:  # the first one allocates and compiles
                 begin = clock()
                 step(next(source), 0.0, 0)
                 taken.append(clock() - begin)
-    finally:
-        torch.set_num_threads(threads)
-    rate = train.rows * train.length * float(model.flops_per_token(train.length)) / min(taken[1:])
-    return rate * threads if device.type == "cpu" else rate
+        finally:
+            torch.set_num_threads(threads)
+    work = rows * train.length * float(model.flops_per_token(train.length))
+    return (min(threads, rows) if alone else 1) * work * (len(taken) - 1) / sum(taken[1:])
 
 
 def parameter_count(spec: Any, vocab_size: int) -> int:

@@ -81,14 +81,16 @@ class Threads:
     def __call__(self, batches: Sequence[Any], threads: int) -> list[LossSum]:
         """Add the gradients of all batches to the model's, by so many threads; what each gave, in their order."""
         self._follow(threads)
-        parts = [batches[i::threads] for i in range(threads)]
-        models = zip(self.others, parts[1:], strict=False)
-        running = [self.pool.submit(self._alone, model, part) for model, part in models]
+        parts, running = [batches[i::threads] for i in range(threads)], []
         try:
+            for model, part in zip(self.others, parts[1:], strict=False):
+                running.append(self.pool.submit(self._alone, model, part))
             first = self._alone(self.model, parts[0])
         finally:
-            wait(running)  # also where this thread failed: nobody is still at work on the weights afterwards
-            torch.set_num_threads(self.count)
+            try:
+                wait(running)  # also where this thread failed: nobody is still at work on the weights afterwards
+            finally:
+                torch.set_num_threads(self.count)
         found = [first, *(one.result() for one in running)]
         self._add(threads)
         return [found[i % threads][i // threads] for i in range(len(batches))]
@@ -108,6 +110,7 @@ class Threads:
                 other.train(self.model.training)
         for own, *copies in self.trained:
             for theirs in copies:
+                theirs.grad = None  # of a step that failed
                 if own.data_ptr() != theirs.data_ptr():
                     theirs.data = own.data
 

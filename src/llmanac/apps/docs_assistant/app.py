@@ -28,11 +28,10 @@ TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__)
 LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about the same passages
 ROWS_A_SECOND = 20  # examples written for each second of the budget: more than two cores train on in it
 FEWEST_ROWS, MOST_ROWS = 500, 40_000
-WAYS = 4  # of asking a held-out question: `evaluate_assistant`
+WAYS = 5  # of asking a question: four of `evaluate_assistant`, and calibrating
 PAIRS_SHARE = 0.1  # of the budget, for writing the rows; where that takes longer, there are fewer
 QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
 FEWEST_QUESTIONS = 35
-CALIBRATION = 200  # questions that the assistant's caution is calibrated on, at most
 
 
 class Documentation(Pairs):
@@ -68,24 +67,20 @@ class Documentation(Pairs):
     def measure(self, run: Any) -> dict[str, Any]:
         """Ask about held-out modules; writes the assistant's files into the run's folder."""
         engine = Engine(run.model, run.tokenizer)
-        most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
         assistant = Assistant(engine, self.material.index, run.tokenizer)
-        assistant.caution = self._caution(Assistant(engine, self.material.practice, run.tokenizer), most)
-        with files.atomic_folder(run.folder / ASSISTANT) as folder:
-            assistant.save(folder)
+        most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
         tried = [pair.question for pair in self.material.maker(held_out=True, salt=3).answerable(16)]
         asked = min(run.spec.evaluate.questions, most)
         questions = questions_asked(
             run, lambda count: assistant.answers(tried[:count]), asked, ways=WAYS, what="questions of each sort"
         )
+        practised = Assistant(engine, self.material.practice, run.tokenizer)
+        practised.calibrate(self.material.maker(held_out=False, salt=4).examination(questions))
+        assistant.caution = practised.caution
+        with files.atomic_folder(run.folder / ASSISTANT) as folder:
+            assistant.save(folder)
         alone = Engine(run.base, run.tokenizer)
         return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
-
-    def _caution(self, assistant: Assistant, most: int) -> float:
-        """What is calibrated on questions about training modules, `CALIBRATION` or `most` of them."""
-        maker = self.material.maker(held_out=False, salt=4)
-        assistant.calibrate(maker.examination(min(CALIBRATION, most)))
-        return assistant.caution
 
 
 def counted(

@@ -23,6 +23,7 @@ from llmanac.apps.docs_assistant.index import DocumentationIndex
 from llmanac.apps.docs_assistant.names import Known
 from llmanac.apps.docs_assistant.passages import Passage
 from llmanac.apps.docs_assistant.prompt import (
+    MARKS,
     NOT_SHOWN,
     Asked,
     Block,
@@ -44,9 +45,8 @@ CANDIDATES = 3  # entries that are quoted where a question names none
 NEAREST = 3  # entries shown with an answer that is not certain, or with a refusal
 PROMPT_TOKENS = 416
 ANSWER_TOKENS = 6  # the kind of question, its parameter, a mark, and some spare
-ALTERNATIVES = 20  # whose log-probability is asked for with each token that the model says
 CAUTIONS = tuple(step / 4 for step in range(17))
-COST = 0.02  # of the questions about training modules that caution may leave without their answer
+COST = 0.02  # of the right answers about training modules, that caution may take away
 LONGEST_QUESTION = 4000  # characters
 APP = "docs-assistant"
 
@@ -161,7 +161,7 @@ class Assistant:
     def calibrate(self, answerable: Sequence[Pair]) -> None:
         """Set `caution` by questions about training modules: a small model answers too readily what nothing answers.
 
-        The highest that costs at most `COST` of the questions that are answered rightly without it.
+        The highest that costs at most `COST` of the answers that are right without it.
         """
         if not answerable:
             return
@@ -170,7 +170,7 @@ class Assistant:
         for self.caution in CAUTIONS:
             given = (self._answer(*one) for one in looked_up)
             right[self.caution] = sum(a.line == p.answer for a, p in zip(given, answerable, strict=True))
-        least = right[0.0] - COST * len(answerable)
+        least = (1 - COST) * right[0.0]
         self.caution = max(caution for caution, count in right.items() if count >= least)
 
     def _looked_up(
@@ -306,7 +306,7 @@ class Assistant:
             return []
         prompts = [ids for ids, _ in made]
         said = self.engine.generate(
-            prompts, max_new_tokens=ANSWER_TOKENS, allowed_ids=self._words, stop_ids=self._marks, logprobs=ALTERNATIVES
+            prompts, max_new_tokens=ANSWER_TOKENS, allowed_ids=self._words, stop_ids=self._marks, logprobs=len(MARKS)
         )
         return [self._reading(one.token_logprobs, sheet) for one, (_, sheet) in zip(said, made, strict=True)]
 
