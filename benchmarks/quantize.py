@@ -34,16 +34,16 @@ def divergence(logits: np.ndarray, wanted: Any) -> float:
     return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
 
-def measured(name: str, kind: str) -> Result:
+def measured(name: str, kind: str, size: str = "smollm2") -> Result:
     import torch
 
     from llmanac.core.types import Batch
     from llmanac.generate.native import NativeRunner
 
-    made = native("smollm2", kind)
+    made = native(size, kind)
     if made is None:
-        return absent(name, "nats")
-    path = file("smollm2", kind)
+        return absent(name, "nats", size)
+    path = file(size, kind)
     ids = text(path)
     with torch.no_grad():
         wanted = made.model(Batch(ids=torch.tensor([ids]))).logits[0].double().log_softmax(-1)[:-1]
@@ -72,6 +72,18 @@ def q8() -> Result:
 def q4() -> Result:
     """Q4_0, with an 8-bit head."""
     return measured("kl-q4", "q4_0")
+
+
+@bench.measure("kl-qwen")
+def qwen() -> Result:
+    """Q5_0, Q8_0, Q6_K and Q4_K, as a published file mixes them."""
+    return measured("kl-qwen", "own", "qwen")
+
+
+@bench.measure("kl-gemma")
+def gemma() -> Result:
+    """The same kinds, with a tied head of Q8_0."""
+    return measured("kl-gemma", "own", "gemma")
 
 
 if __name__ == "__main__":

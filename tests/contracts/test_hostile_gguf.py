@@ -55,7 +55,7 @@ FILES = {
     "axes": (head(tensors=1) + text(b"t") + struct.pack("<I", 1 << 31), "tensor 't': has 2,147,483,648 axes"),
     "no numbers": (head(tensors=1) + tensor(shape=(32, 0)), r"tensor 't': its shape \(0, 32\) has no numbers"),
     "kind": (head(tensors=1) + tensor(kind=99), "tensor 't': is of an unknown kind .number 99"),
-    "unread kind": (head(tensors=1) + tensor(kind=10), "tensor 't': is Q2_K .number 10., which is not read"),
+    "unread kind": (head(tensors=1) + tensor(kind=16), "tensor 't': is IQ2_XXS .number 16., which is not read"),
     "rows": (head(tensors=1) + tensor(shape=(33,), kind=8), "tensor 't': rows of 33 are no multiple of Q8_0's blocks"),
     "offset": (head(tensors=1) + tensor(offset=8), "tensor 't': its offset 8 is no multiple of the alignment, 32"),
     "beyond": (head(tensors=1) + tensor(shape=(BIG, BIG, BIG)), "tensor 't': ends at byte .*was it cut off"),

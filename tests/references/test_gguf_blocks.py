@@ -7,6 +7,9 @@ from llmanac.kernels.gguf.blocks import KINDS
 
 PACKED = [name for name, kind in KINDS.items() if kind.size > 1]
 f32 = np.float32
+IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+SCALES = {"Q6_K": (208,), "Q3_K": (108,), "Q2_K": (80, 82), "MXFP4": ()}  # where a block has halves; else at 0 and 2
 
 
 def half(block, at):
@@ -28,6 +31,32 @@ def unpacked(kind, block):
     """One block of bytes as ggml's `dequantize_row_*` reads it."""
     b = [int(byte) for byte in block]
     d = half(block, 0)
+    if kind == "MXFP4":
+        d = f32(2.0 ** (b[0] - 128))
+    if kind in ("IQ4_NL", "MXFP4"):
+        table, qs = IQ4 if kind == "IQ4_NL" else FP4, b[-16:]
+        return [d * f32(table[q & 15]) for q in qs] + [d * f32(table[q >> 4]) for q in qs]
+    if kind == "IQ4_XS":
+        out, high = [], b[2] | b[3] << 8
+        for i in range(8):
+            scale = d * f32(((b[4 + i // 2] >> 4 * (i % 2) & 15) | (high >> 2 * i & 3) << 4) - 32)
+            qs = b[8 + 16 * i : 24 + 16 * i]
+            out += [scale * f32(IQ4[q & 15]) for q in qs] + [scale * f32(IQ4[q >> 4]) for q in qs]
+        return out
+    if kind in ("Q2_K", "Q3_K"):
+        qs, hmask = (b[16:80], None) if kind == "Q2_K" else (b[32:96], b[:32])
+        d, low = half(block, 80 if kind == "Q2_K" else 108), half(block, 82) if kind == "Q2_K" else f32(0)
+        out = []
+        for i in range(256):
+            n, shift, j, part = i // 128, i % 128 // 32, i % 32, i // 16
+            q = qs[32 * n + j] >> 2 * shift & 3
+            if hmask is None:
+                out.append(d * f32(b[part] & 15) * f32(q) - low * f32(b[part] >> 4))
+            else:
+                four = b[96 + part % 8] >> (4 if part >= 8 else 0) & 15
+                scale = (four | (b[104 + part % 4] >> 2 * (part // 4) & 3) << 4) - 32
+                out.append(d * f32(scale) * f32(q - (0 if hmask[j] >> (4 * n + shift) & 1 else 4)))
+        return out
     if kind == "Q8_0":
         return [f32(signed(q)) * d for q in b[2:]]
     if kind in ("Q4_0", "Q4_1", "Q5_0", "Q5_1"):
@@ -65,7 +94,7 @@ def unpacked(kind, block):
 def some_blocks(kind, rows=3, blocks=4):
     rng = np.random.default_rng(KINDS[kind].number)
     data = rng.integers(0, 256, (rows, blocks, KINDS[kind].bytes), np.uint8)
-    for at in {"Q6_K": (208,)}.get(kind, (0, 2)):  # scales that are no NaN
+    for at in SCALES.get(kind, (0, 2)):  # scales that are no NaN
         data[..., at + 1] = rng.integers(0, 0x70, (rows, blocks))
     return data
 

@@ -164,7 +164,7 @@ class ProductTransform(Transform):
             kept: Tensor = exact.to(old.dtype)
             if isinstance(old, Quantized):
                 packed.append(name)
-                kept = _pack(old, kept) if repack else kept
+                kept = _pack(old, kept) if repack and old.form.quantizer else kept
             sharing = sum(m._parameters.get("weight") is old for m in model.modules())
             alone = sharing == 1 or (followed and isinstance(layer, Embedding))
             if alone and not isinstance(old, Quantized):

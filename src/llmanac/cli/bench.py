@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from llmanac.cli.options import AsJson, SomeModel, SomeRunner
+from llmanac.cli.options import AsJson, SomeModel, SomeRunner, Threads
 
 
 def _shown(rate: float) -> str:
@@ -14,7 +14,7 @@ def _shown(rate: float) -> str:
 
 def bench_command(
     path: SomeModel, rows: list[int] | None = None, context: int | None = None, runner: SomeRunner = "auto",
-    as_json: AsJson = False,
+    threads: Threads = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Measure tokens a second of prefill and decoding, next to this machine's memory and matrix-product limits.
 
@@ -22,16 +22,18 @@ def bench_command(
         rows (from 1): Rows that decode together; repeatable [1, 8].
         context (from 1): Tokens of each row's prompt [512, or what fits the model].
     """
-    from llmanac.generate.bench import rates
+    from llmanac.core.device import resolve_device
+    from llmanac.generate.bench import machine_limits, rates
     from llmanac.generate.load import load_engine
 
-    found = rates(load_engine(path, runner=runner), rows=rows or (1, 8), context=context)
+    limits = machine_limits(resolve_device("auto"))  # before the model takes memory
+    found = rates(load_engine(path, runner=runner), rows=rows or (1, 8), context=context, limits=limits)
     if as_json:
         print(json.dumps(found, indent=1))
         return
     megabytes = found["weights_bytes"] / 1e6
-    threads = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
-    print(f"runner      {found['runner']}, {threads}, {megabytes:,.0f} MB of weights, read once a token")
+    several = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
+    print(f"runner      {found['runner']}, {several}, {megabytes:,.0f} MB of weights, read once a token")
     limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {_shown(found['read_limit'])}"
     print(f"prefill     {_shown(found['read'])} tokens/s of a prompt of {found['context']} ({limit})")
     for count, rate in found["decode"].items():

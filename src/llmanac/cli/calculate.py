@@ -54,12 +54,13 @@ def memory_command(
         f"Bytes, {rows} x {length:,} tokens, {dtype}",
         ("", "formula", "bytes"),
         [
-            ("weights", f"{b} N", _size(used.weights)),
-            *([("weights, packed", f"the file: {', '.join(packed.kinds)}", _size(used.packed))] if packed else []),
+            ("weights, packed", f"the file: {', '.join(packed.kinds)}", _size(used.packed))
+            if packed
+            else ("weights", f"{b} N", _size(used.weights)),
             ("decoding state", "rows x state (see kv-cache)", _size(used.state)),
             ("logits of a step", "4 rows V", _size(used.logits)),
             ("in use", "", _size(used.inference)),
-            *([("with loading and libraries", "+ 8 x largest tensor + 240 MB", _size(used.peak))] if packed else []),
+            *([("with libraries", "+ 240 MB", _size(used.peak))] if packed else []),
             ("weights, float32", "4 N", _size(used.trained)),
             ("gradients", "4 N", _size(used.gradients)),
             (f"optimizer, {optimizer}", f"{n} N", _size(used.optimizer)),

@@ -15,7 +15,7 @@ import typer
 
 from llmanac.cli.documents import Budget, Encoder, Method, Mode, Place, Threshold, assistant_of, updated
 from llmanac.cli.generate import divided, say_drafts, write
-from llmanac.cli.options import Draft, DraftTokens, Include, Pipeline, Rope, SomeModel, SomeRunner, Tensor
+from llmanac.cli.options import Draft, DraftTokens, Include, Pipeline, Rope, SomeModel, SomeRunner, Tensor, Threads
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError, for_terminal
 
@@ -40,6 +40,7 @@ def chat_command(
     path: SomeModel, draft: Draft = None, draft_tokens: DraftTokens = None, runner: SomeRunner = "auto",
     temperature: float | None = None, top_p: float | None = None, max_new_tokens: int = 512, seed: int = 0,
     system: str | None = None, memory: Path | None = None, encoder: str | None = None, rope: Rope = None,
+    threads: Threads = None,
 ) -> None:  # fmt: skip
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source.
 
@@ -216,7 +217,8 @@ def _show_answer(answer: Answer) -> None:
 def serve_command(
     path: SomeModel, host: str = "127.0.0.1", port: int = 8000, allow_host: list[str] | None = None,
     max_queue: int = 64, prefix_cache: int = 256, draft: Draft = None, draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto", most_tokens: int | None = None, embedding_model: str | None = None,
+    runner: SomeRunner = "auto", threads: Threads = None, most_tokens: int | None = None,
+    embedding_model: str | None = None,
     documents: Path | None = None, mode: Mode = None, method: Method = None, passages: Count = None,
     threshold: Threshold = None, budget: Budget = None, place: Place = None, encoder: Encoder = None,
     include: Include = None, api_key: list[str] | None = None, tensor: Tensor = 1, pipeline: Pipeline = 1,

@@ -21,6 +21,7 @@ from llmanac.cli.options import (
     SomeModel,
     SomeRunner,
     Tensor,
+    Threads,
     stopping,
 )
 from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
@@ -36,7 +37,8 @@ def generate_command(
     path: SomeModel, text: str | None = None, prompt: str | None = None, prompts: str | None = None,
     output: Path | None = None, column: Column = "prompt", force: Force = False, max_new_tokens: int = 64, n: int = 1,
     temperature: float = 0.0, seed: int = 0, draft: Draft = None, draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto", rope: Rope = None, sinks: Sinks = None, ignore: IgnoreConfig = None,
+    runner: SomeRunner = "auto", threads: Threads = None, rope: Rope = None, sinks: Sinks = None,
+    ignore: IgnoreConfig = None,
     tensor: Tensor = 1, pipeline: Pipeline = 1, *, changes: dict[str, Any],
 ) -> None:  # fmt: skip
     """Continue a text, or every text of a file.

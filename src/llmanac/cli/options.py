@@ -13,6 +13,15 @@ from typer.core import TyperCommand
 from llmanac.cli.documented import Group
 from llmanac.core.errors import SpecError
 
+
+def _use_threads(count: int | None) -> int | None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)  # whatever runs the model asks torch for its number
+    return count
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 LineAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")]
 Column = Annotated[str, typer.Option(help="Column of a table that holds the text.")]
@@ -45,6 +54,9 @@ Draft = Annotated[
 DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at once, 1 to 64.")]
 SomeRunner = Annotated[
     str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, callback=_use_threads, help="Threads that compute [as many as processors].")
 ]
 Tensor = Annotated[int, typer.Option(min=1, help="Divide each layer over so many processes (torch runner, CPU).")]
 Pipeline = Annotated[int, typer.Option(min=1, help="Divide the layers over so many processes; goes with --tensor.")]

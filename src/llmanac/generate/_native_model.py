@@ -1,7 +1,8 @@
 """A Transformer as the compiled forward pass reads it: which models fit, their matrices by address, their vectors.
 
-float32 and bfloat16 matrices are read where torch keeps them; quantized ones are packed once. Norms, biases and tables
-of positions are small and copied. `sync` does both again after the weights have changed.
+float32, bfloat16 and float16 matrices are read where torch or a GGUF file keeps them; the blocks of a file are put in
+another order, and their memory in the file is given back. Norms, biases and tables of positions are small and copied.
+`sync` does all of it again after the weights have changed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from llmanac.core.errors import RequestError
 from llmanac.generate.prefix_cache import weights_stamp
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.models._layers import Linear, Product
-from llmanac.models._quantized import Quantized
+from llmanac.models._quantized import Quantized, dense
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
 from llmanac.models.ffn.gated import GatedMLP
+from llmanac.models.gguf.blocks import Blocks
 from llmanac.models.heads.linear import LinearHead
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.mixers.softmax import SoftmaxAttention
@@ -36,6 +38,7 @@ from llmanac.models.state.kv import kv_cache
 
 BLOCK = 128  # tokens of a block of keys and values: shorter ones cost more misses, longer ones share fewer prefixes
 PART = 16  # rows of a matrix that a kernel takes at once
+GROUP = 32  # inputs that share a scale
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
 QUANTIZED = ("q8_0", "q4_0", "q4_1")
 POSITIONS = 1024  # that the tables are first made for
@@ -71,9 +74,9 @@ def refusal(model: Any) -> str | None:
         return "the model has adapters; merge them first"
     if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
-    packed = {p.form.name for p in model.parameters() if isinstance(p, Quantized)}
+    packed = {p.form.name for p in model.parameters() if isinstance(p, Quantized) and _kind(p) is None}
     if packed:
-        return f"it reads dense weights, and the model has packed ones ({', '.join(sorted(packed))})"
+        return f"it reads dense weights, and of GGUF files; the model has packed ones ({', '.join(sorted(packed))})"
     layers = model.model.layers
     parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
     for layer in layers:
@@ -113,9 +116,8 @@ class NativeModel:
 
     Args:
         model: one that `refusal` has nothing against.
-        weights: "own" reads the model's own numbers: those of torch, or the blocks of a GGUF file it was loaded from
-            (other kinds than q8_0, q4_0 and q4_1 run as the float32 that they were loaded as); q8_0, q4_0 or q4_1
-            quantizes its matrices (the head included, the embedding not) where their inputs come in groups of 32.
+        weights: "own" reads the model's own numbers, dense or the blocks of a GGUF file; q8_0, q4_0 or q4_1 quantizes
+            its matrices (the head included, the embedding not) where their inputs come in groups of 32.
         threads: as many as torch uses by default.
         form: of the vector code: vnni, avx2 or plain; by default the best one here.
         block_tokens: of the blocks that rows are kept in and prefixes are found by: 16 times a power of two.
@@ -144,8 +146,7 @@ class NativeModel:
         self.model, self.weights, self.block_tokens = model, weights, block_tokens
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
-        kinds = {entry.dtype.lower() for entry in getattr(getattr(model, "packed", None), "entries", {}).values()}
-        coded = weights != "own" or bool(kinds & {"q8_0", "q4_0", "q4_1"})
+        coded = weights != "own" or any(_coded(p) for p in model.parameters())
         self.keys_dtype = torch.float16 if coded and self.form != "plain" else torch.float32
         attention = model.model.layers[0].self_attn
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
@@ -183,8 +184,8 @@ class NativeModel:
         self._store = Store()
         self._held: list[Any] = []  # what the addresses below point into
         self._known: dict[int, list[int]] = {}  # a tied matrix is packed once
-        self._names = {id(p): name for name, p in self.model.named_parameters()}
         model, layers = self.model, self.model.model.layers
+        head = self._matrix(model.lm_head.weight)  # first: the largest is in memory twice while it is put in order
         first = layers[0]
         sandwich = isinstance(first, Sandwich)
         matrices, norms, qk_norms = [], [], []
@@ -235,7 +236,7 @@ class NativeModel:
             layers=np.array([[x.self_attn.window or 0, t] for x, t in zip(layers, table, strict=True)], np.int64),
             factors=np.array([[s.scale, s.softcap or 0.0] for s in scores], np.float32),
             matrices=np.array(matrices, np.int64),
-            head=np.array([*self._matrix(model.lm_head.weight), 0], np.int64),
+            head=np.array([*head, 0], np.int64),
             norms=np.array(norms, np.float32),
             norm=_scale(model.model.norm),
             post=sandwich,
@@ -258,32 +259,24 @@ class NativeModel:
         if id(weight) in self._known:
             return self._known[id(weight)]
         rows, columns = weight.shape
-        kind, data = self._blocks(weight)
-        kept: Any
-        if data is None:
-            kept = weight.detach().contiguous()
-            made = [product(str(kept.dtype).removeprefix("torch."), self.form), kept.data_ptr(), rows, columns, 0]
+        kept: Any = weight.detach()
+        form: Any = getattr(kept, "form", None)
+        if self.weights != "own" and columns % GROUP == 0:
+            kept = KINDS[self.weights.upper()].packed(dense(kept).float().numpy())
+            kind, coded = self.weights, True
+        elif isinstance(kept, Quantized):
+            kind, coded, kept = str(_kind(kept)), _coded(kept), form.data(kept.parts).numpy()
         else:
+            kind, coded, kept = str(kept.dtype).removeprefix("torch."), False, kept.contiguous()
+        if coded:
             from llmanac.kernels.infer.blocks import repacked
 
-            kept = repacked(kind, data, self._store)
-            made = [product(kind, self.form), kept.ctypes.data, rows, columns, 1]
+            kept = repacked(kind, kept, self._store, *([] if form is None else [form.release]))
+        place = kept.data_ptr() if isinstance(kept, Tensor) else kept.ctypes.data
+        made = [product(kind, self.form), place, rows, columns, int(coded)]
         self._held.append((weight, kept))
         self._known[id(weight)] = made
         return made
-
-    def _blocks(self, weight: Tensor) -> tuple[str, Any]:
-        """The quantized rows of a matrix as a GGUF file has them: those it was read from, or made here; or None."""
-        name = self._names[id(weight)]
-        if self.weights == "own":
-            source = getattr(self.model, "packed", None)
-            if source is None or name not in source.entries or source.entries[name].dtype.lower() not in QUANTIZED:
-                return "", None
-            found = source.unchanged(name, weight)
-            return ("", None) if found is None else (found.kind.lower(), found.data)
-        if weight.shape[1] % 32:
-            return "", None
-        return self.weights, KINDS[self.weights.upper()].packed(weight.detach().float().numpy())
 
     def _make_room(self, dim: int, inner: int, widths: list[int]) -> None:
         from llmanac.kernels.infer.forward import QUERIES, Room
@@ -299,7 +292,7 @@ class NativeModel:
         self._room = Room(
             h=lines(dim), read=lines(reads), qkv=lines(widths[0]), gates=lines(widths[2]), inner=lines(inner),
             y=lines(_filled(dim)), codes=np.zeros(LINES * widest, np.int8), s=np.zeros(groups, np.float32),
-            t=np.zeros(groups, np.int32), f=np.zeros(groups, np.float32),
+            t=np.zeros(3 * groups, np.int32), f=np.zeros(3 * groups, np.float32),
             asked=np.zeros((self.threads, 2, most, self.padded), np.float32),
             where=np.zeros((self.threads, most), np.int64),
             scores=np.zeros((self.threads, most, 0), np.float32), counter=np.zeros(1, np.int64),
@@ -341,6 +334,21 @@ class NativeModel:
         forward(self._plan, self._room, step, 0, self.threads)
         for other in others:
             other.result()
+
+
+def _kind(weight: Quantized) -> str | None:
+    """The format of a packed matrix; None where the native runner has no product for it."""
+    from llmanac.kernels.infer.products import FLOATS, PACKED
+
+    if not isinstance(weight.form, Blocks):
+        return None
+    kind = {"F16": "float16", "BF16": "bfloat16"}.get(weight.form.kind, weight.form.kind.lower())
+    return kind if kind in PACKED or kind in FLOATS else None
+
+
+def _coded(weight: Tensor) -> bool:
+    """Whether a matrix is multiplied with numbers of 8 bits."""
+    return isinstance(weight, Quantized) and isinstance(weight.form, Blocks) and KINDS[weight.form.kind].size > 1
 
 
 def _check(model: Any) -> None:

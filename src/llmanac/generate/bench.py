@@ -19,12 +19,18 @@ from llmanac.models._quantized import stored_bytes
 STEPS, ROUNDS = 8, 5
 
 
+def machine_limits(where: torch.device) -> tuple[float, float]:
+    """Bytes a second that are read from memory, and FLOP/s of float32 matrix products."""
+    return device.measure_bandwidth(where), device.measure_gemm(torch.float32, where)
+
+
 def rates(
     engine: Engine,
     *,
     rows: Sequence[int] = (1, 8),
     context: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    limits: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """Tokens a second of a prompt of `context` tokens, and of decoding with that many tokens before.
 
@@ -32,6 +38,9 @@ def rates(
 
     Greedy, with different random prompts. The limits are measured: of decoding one row, the bandwidth over the bytes of
     the weights; of reading, the rate of float32 matrix products over a token's (8-bit weights may exceed it).
+
+    Args:
+        limits: of the machine, as `machine_limits` gives them; measured here by default, in memory beside the model's.
 
     Raises:
         RequestError: a context that the model does not have room for.
@@ -71,7 +80,7 @@ def rates(
             found["decode"][count] = statistics.median(speeds[1:])
             scheduler.reset()
     weights = engine.native.nbytes if engine.native else stored_bytes(model)
-    bandwidth, products = device.measure_bandwidth(model.device), device.measure_gemm(torch.float32, model.device)
+    bandwidth, products = limits or machine_limits(model.device)
     flops = 2 * sum(p.numel() for p in model.parameters())
     return found | {
         "runner": "torch" if engine.native is None else f"native, {engine.native.form}",

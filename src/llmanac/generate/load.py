@@ -74,19 +74,13 @@ def load_engine(
         helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
     own: Any = {"rope": rope, "sinks": sinks, "ignore": ignore}
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, **own))
+    del held  # the texts of its vocabulary are not needed any more
     if adapter is not None:
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, ProductTransform):
             change.merge()  # what is served alone needs no product of its own
-            setattr(loaded, "packed", None)  # noqa: B010 - the file's blocks are no longer the model's weights
     choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
-    packed = getattr(loaded, "packed", None)
-    if held is None or packed is None:
-        return Engine(loaded, words, rows=rows, **choices)
-    packed.fresh = True
-    made = Engine(loaded, words, rows=rows, **choices)
-    packed.fresh = False
-    return made
+    return Engine(loaded, words, rows=rows, **choices)
 
 
 def _base(adapter: Path) -> tuple[str, str]:

@@ -8,7 +8,6 @@ norms, softmax and sampling come on top, so `measure` times the same steps here.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections import Counter
@@ -38,10 +37,9 @@ STEPS = 8
 
 @dataclass(frozen=True)
 class PackedFile:
-    """A .gguf file: its bytes, the numbers of its largest tensor, how its tensors are stored."""
+    """A .gguf file: its bytes, and how its tensors are stored."""
 
     bytes: int
-    largest: int
     kinds: tuple[str, ...]
 
 
@@ -80,8 +78,8 @@ def read(path: str | Path) -> Described:
 
         weights = PackedWeights(file)
         data, own = weights.config, weights.file
-        shapes, kinds = [own.shape(name) for name in own.names], Counter(map(own.kind, own.names))
-        packed = PackedFile(file.stat().st_size, max(map(math.prod, shapes)), tuple(k for k, _ in kinds.most_common()))
+        kinds = Counter(map(own.kind, own.names))
+        packed = PackedFile(file.stat().st_size, tuple(kind for kind, _ in kinds.most_common()))
     else:
         data = read_table(file)
     kind = data.get("model_type")
@@ -109,8 +107,7 @@ class Bytes:
 
     Attributes:
         weights, state, logits: in use: the weights in the dtype, the state of all rows, logits of a step in float32.
-        packed, loading: of a .gguf file that is used as it is: the file, which stays mapped beside the float32 weights,
-            and the largest tensor while it is unpacked.
+        packed: of a .gguf file that is used as it is, in place of weights: its bytes, mapped or in another order.
         trained, gradients, optimizer: float32 weights, gradients, the optimizer's state.
         activations: of a training step with every block computed again, and its workspace; None where no formula is.
     """
@@ -123,7 +120,6 @@ class Bytes:
     optimizer: int
     activations: int | None
     packed: int = 0
-    loading: int = 0
 
     @property
     def inference(self) -> int:
@@ -132,7 +128,7 @@ class Bytes:
     @property
     def peak(self) -> int:
         """Of a process that loads and uses the model, libraries included."""
-        return self.inference + self.loading + LIBRARIES
+        return self.inference + LIBRARIES
 
     @property
     def training(self) -> int:
@@ -165,7 +161,7 @@ def bytes_of(
     numbers = found.parameters
     state = rows * found.state_bytes(length, size)
     return Bytes(
-        weights=numbers * size,
+        weights=0 if packed else numbers * size,
         state=state,
         logits=0 if model.spec.head is None else 4 * rows * model.vocab_size,
         trained=4 * numbers,
@@ -173,7 +169,6 @@ def bytes_of(
         optimizer=OPTIMIZER_BYTES[optimizer] * numbers,
         activations=_activations(model, found, length, rows, dtype),
         packed=packed.bytes if packed else 0,
-        loading=8 * packed.largest if packed else 0,
     )
 
 

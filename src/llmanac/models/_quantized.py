@@ -24,7 +24,7 @@ class Form:
 
     @property
     def quantizer(self) -> dict[str, Any]:
-        """The quantizer whose matrices have this form: its name and fields."""
+        """The quantizer whose matrices have this form: its name and fields; empty where no folder holds the form."""
         raise NotImplementedError
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -92,6 +92,8 @@ class Quantized(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.Tensor.detach:  # as a Parameter is made; the dispatcher would import what it dispatches to
+            return args[0].moved()
         if func is torch.Tensor.to and isinstance(args[0], Quantized):
             first = args[1] if len(args) > 1 else kwargs.get("device", kwargs.get("dtype"))
             if isinstance(first, torch.dtype):

@@ -79,6 +79,7 @@ def load_model(
     Args:
         path: a folder in Hugging Face's layout, a .gguf file, or the id of a model on the hub (`owner/name`).
         dtype: of the weights: float32 by default, bfloat16, float16, float64, or "auto" (bfloat16 where it is faster).
+            The matrices of a .gguf file stay packed, in float32 to whoever looks, unless a dtype is given.
         device: auto, cpu, cuda, mps.
         rope: scale rotary positions for a longer context, as "yarn:4".
         sinks: read only so many first tokens and a window of the last ones, as "4+1020".
@@ -113,9 +114,7 @@ def load_model(
     _check_fit(model, sources, claim, weights)
     model.generation = read_generation(place, data)
     model.origin, model.family = str(path), None if kind == "llmanac" else str(kind)
-    _fill(model, sources, weights, target, where)
-    if packed is not None:  # who can compute with blocks may
-        model.packed = packed.belongs_to(model)
+    _fill(model, sources, weights, target, where, keep=dtype is None or packed is None)
     return model.eval()
 
 
@@ -312,19 +311,28 @@ def _follows(claim: Claim, name: str, source: Source, found: tuple[int, ...], as
 
 
 def _fill(
-    model: Transformer, sources: Mapping[str, Source], weights: Weights, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Give every parameter of a model on the meta device its values. Raises CheckpointError where one is not finite."""
+    model: Transformer, sources: Mapping[str, Source], weights: Weights, dtype: torch.dtype, device: torch.device,
+    keep: bool,
+) -> None:  # fmt: skip
+    """Give every parameter of a model on the meta device its values. Raises CheckpointError where one is not finite.
+
+    Args:
+        keep: whether matrices that are packed stay so.
+    """
     state: dict[str, Tensor] = {}
     shared = Counter(sources[name].name for name, _ in model.named_parameters())
     held: dict[str, Tensor] = {}  # tensors of which several parameters are parts, while some are still to come
     dense: list[str] = []  # packed matrices of theirs that have no packed form here
     for name in _with_progress(model, dtype):
         source = sources[name]
-        if isinstance(weights, QuantizedWeights) and weights.is_packed(source.name):
+        if keep and isinstance(weights, (QuantizedWeights, PackedWeights)) and weights.is_packed(source.name):
             layer = model.get_submodule(name.removesuffix(".weight"))
-            if source.alone and not source.transposed and isinstance(layer, (Product, Embedding)):
+            whole_rows = source.expert is None and isinstance(weights, PackedWeights)  # of fused ones any are a matrix
+            if (source.alone or whole_rows) and not source.transposed and isinstance(layer, (Product, Embedding)):
                 packed: Any = weights.packed(source.name, dtype).moved(device)
+                if not source.alone:
+                    rows = {"": source.take(packed.parts[""])}
+                    packed = Quantized(packed.form, rows, tuple(layer.weight.shape), dtype)
                 layer.weight = nn.Parameter(packed, requires_grad=False)
                 continue
             dense += [] if source.name in held else [source.name]

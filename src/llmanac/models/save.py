@@ -86,6 +86,9 @@ def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
             )
     state = {name: p.detach() for name, p in model.named_parameters()}
     for name, tensor in state.items():
+        if isinstance(tensor, Quantized) and not tensor.form.quantizer:
+            state[name] = tensor.dense()
+    for name, tensor in state.items():
         if tensor.device.type == "meta":
             raise CheckpointError(f"{name}: has no values (it is on the meta device); load the model before saving it")
     return state

@@ -26,6 +26,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._layers import lookup, unfuse, upcast
 from llmanac.models._pass import read_head, run_layers
+from llmanac.models._quantized import Quantized
 from llmanac.models.heads import pick
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state import DecodingState
@@ -41,7 +42,7 @@ def check(model: Any, tensor_ranks: int, stages: int) -> None:
     if type(model) is not Transformer:
         raise SpecError(f"{flags}: {type(model).__name__} is not a decoder of blocks; leave {flags} out")
     changed = [n for n, m in model.named_modules() if getattr(m, "change", None) or getattr(m, "through", None)]
-    if changed or model.lead is not None or getattr(model, "packed", None) is not None:
+    if changed or model.lead is not None or any(isinstance(p, Quantized) for p in model.parameters()):
         raise SpecError(f"{flags}: quantized weights and adapters are served by one process; leave {flags} out")
     if len(model.model.layers) < stages:
         raise SpecError(f"--pipeline: {len(model.model.layers)} layers are fewer than {stages} stages; use fewer")

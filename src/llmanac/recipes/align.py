@@ -279,7 +279,11 @@ class Sampled(Aligning):
         if spec.advantage != "gae":
             return {}
         path = getattr(self.asked.reward, "path", None)
-        start = load_scalar(path) if path else ScalarModel(load_model(self.model_place, device=self.device))
+        start = (
+            load_scalar(path)
+            if path
+            else ScalarModel(load_model(self.model_place, dtype="float32", device=self.device))
+        )
         return {"value": start}
 
     def source(self, rows: Material, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:

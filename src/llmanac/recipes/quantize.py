@@ -86,7 +86,7 @@ def quantize(
     fields = {"targets": list(targets)} if targets else {}
     quantizer = None if method in BLOCKS else make_method("quantizer", {"name": method, **fields}).build()
     place, tokens = fetched(source)
-    original: Any = load_model(place, device="cpu")
+    original: Any = load_model(place, dtype="float32", device="cpu")
     tokenizer = load_tokenizer(tokens)
     if not any(p.ndim == 2 for p in original.parameters()):
         raise SpecError(f"{source}: an n-gram model has no matrices to quantize")

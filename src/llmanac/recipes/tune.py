@@ -245,8 +245,10 @@ class Tuning:
     def load(self) -> Any:
         """The model as it is in its file, once."""
         if self.model is None:
-            self.model = load_model(self.model_place, device=self.device, rope=self.asked.rope)
-            self.model.packed = None  # the blocks of a .gguf file would stay in memory
+            adapter = self.asked.adapter
+            frozen = adapter is not None and not getattr(adapter, "copies", ())
+            dtype = None if frozen else "float32"  # what is trained itself is dense
+            self.model = load_model(self.model_place, dtype=dtype, device=self.device, rope=self.asked.rope)
         return self.model
 
     def objective(self) -> Any:

@@ -19,7 +19,7 @@ from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
-from llmanac.tokenizers._byte_level import read, written
+from llmanac.tokenizers._byte_level import ALPHABET, written
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.hf.document import from_document
 from llmanac.tokenizers.patterns.splitter import DIGIT, GPT2, GPT4, LLAMA3, NAMED, O200K, QWEN3
@@ -92,10 +92,11 @@ def _made(metadata: Mapping[str, Any]) -> Tokenizer:
         digits if one == DIGIT else {**split, "pattern": {"Regex": one}} for one in patterns[: len(patterns) - last]
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": last}
+    strange = set("".join(tokens)).difference(ALPHABET)  # characters that no byte is written as
     added = [
         AddedToken(id=id, text=tokens[id], special=kind != spm.USER_DEFINED).as_json()
         for id, kind in enumerate(types)
-        if kind in (spm.CONTROL, spm.USER_DEFINED) or read(tokens[id]) is None
+        if kind in (spm.CONTROL, spm.USER_DEFINED) or (strange and not strange.isdisjoint(tokens[id]))
     ]
     document = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None,

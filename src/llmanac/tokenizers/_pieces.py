@@ -25,7 +25,7 @@ TRAINER: dict[int, tuple[str, Any]] = {
 DEFAULTS: dict[str, Any] = dict(TRAINER.values())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One entry of the vocabulary; its id is its place."""
 
@@ -97,19 +97,19 @@ def validate(model: Model) -> None:
     unknown = -1
     for id, piece in enumerate(model.pieces):
         text = piece.text
-        require(text != "", f"piece {id}", "is empty")
+        if text == "":
+            raise TokenizerError(f"piece {id}: is empty")
         if text == "\0" and piece.type == UNUSED:  # how the library fills up a vocabulary
             continue
-        require("\0" not in text, f"piece {id}", f"{text[:40]!r} holds a NUL character")
-        require(
-            len(text) < LONGEST_PIECE and len(text.encode()) < LONGEST_PIECE, f"piece {id}", "is 8000 bytes or more"
-        )
+        if "\0" in text:
+            raise TokenizerError(f"piece {id}: {text[:40]!r} holds a NUL character")
+        if 4 * len(text) >= LONGEST_PIECE and len(text.encode()) >= LONGEST_PIECE:
+            raise TokenizerError(f"piece {id}: is 8000 bytes or more")
         if text in seen:
             raise TokenizerError(f"pieces {seen[text]} and {id}: both are {text[:40]!r}")
         seen[text] = id
-        require(
-            math.isfinite(piece.score), f"piece {id} ({text[:40]!r})", f"its score is {piece.score}, no finite number"
-        )
+        if not math.isfinite(piece.score):
+            raise TokenizerError(f"piece {id} ({text[:40]!r}): its score is {piece.score}, no finite number")
         if piece.type == UNKNOWN:
             require(unknown < 0, f"pieces {unknown} and {id}", "both stand for what is unknown; there must be one")
             unknown = id

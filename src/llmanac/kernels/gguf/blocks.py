@@ -2,10 +2,11 @@
 
 A block has a scale d (and a minimum m) for its numbers, of which small whole numbers q are kept. Blocks of 32:
 
-    Q4_0, Q5_0, Q8_0:   x = d (q - offset)          Q4_1, Q5_1:   x = d q + m
+    Q4_0, Q5_0, Q8_0:   x = d (q - offset)     Q4_1, Q5_1:   x = d q + m     IQ4_NL, MXFP4:   x = d v(q), v a table
 
-A K block has 256 numbers in sub-blocks, whose scales are whole numbers themselves: with s and t of 6 bits in sub-blocks
-of 32, `Q4_K, Q5_K: x = (d s) q - (m t)`; with s of 8 bits in sub-blocks of 16, `Q6_K: x = (d s) (q - 32)`.
+A K block has 256 numbers in parts, whose scales are whole numbers themselves. With parts of 32 `Q4_K, Q5_K:
+x = (d s) q - (m t)` and `IQ4_XS: x = (d s) v(q)`, with parts of 16 `Q2_K: x = (d s) q - (m t)` and `Q3_K, Q6_K:
+x = (d s) (q - offset)`. `codes.py` has the bits.
 
 All arithmetic is in float32 and in the order of ggml's reference, so the numbers are equal to the last bit.
 """
@@ -20,69 +21,6 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 PIECE = 1 << 16  # numbers that are unpacked or packed at a time: they stay in the cache
-
-
-def _nibbles(packed: Array) -> Array:
-    """(n, b) bytes -> (n, 2b): the lower halves of all, then the upper ones."""
-    return np.concatenate([packed & 15, packed >> 4], axis=-1)
-
-
-def _five(blocks: Array) -> Array:
-    """The numbers of 5 bits: four in `qs`, the fifth in `qh`."""
-    fifth = (blocks["qh"][:, None] >> np.arange(32, dtype=np.uint32)) & 1
-    return _nibbles(blocks["qs"]) | (fifth << 4).astype(np.uint8)
-
-
-def _single(name: str, blocks: Array) -> Array:
-    return blocks[name].astype(np.float32)[:, None]
-
-
-def _symmetric(numbers: Callable[[Array], Array], offset: int) -> Callable[[Array], Array]:
-    return lambda blocks: _single("d", blocks) * (numbers(blocks).astype(np.float32) - np.float32(offset))
-
-
-def _affine(numbers: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return lambda blocks: _single("d", blocks) * numbers(blocks).astype(np.float32) + _single("m", blocks)
-
-
-def _four(blocks: Array) -> Array:
-    return _nibbles(blocks["qs"])
-
-
-def _k_nibbles(blocks: Array) -> Array:
-    """(n, 8, 32): sub-blocks in pairs, one in the lower halves of 32 bytes, the other in the upper ones."""
-    qs = blocks["qs"].reshape(-1, 4, 1, 32) >> np.array([0, 4], np.uint8)[:, None]
-    return (qs & 15).reshape(-1, 8, 32)
-
-
-def _k_five(blocks: Array) -> Array:
-    fifth = (blocks["qh"][:, None, :] >> np.arange(8, dtype=np.uint8)[:, None]) & 1
-    return _k_nibbles(blocks) | (fifth << 4)
-
-
-def _k_affine(numbers: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    def unpack(blocks: Array) -> Array:
-        # 12 bytes hold 8 scales and 8 minima of 6 bits: the first four of each whole, of the others 4 bits in the last
-        # four bytes and 2 bits on top of the first ones
-        low, mid, high = (blocks["scales"].reshape(-1, 3, 4)[:, i] for i in range(3))
-        scales = np.concatenate([low & 63, (high & 15) | ((low >> 2) & 48)], axis=-1).astype(np.float32)
-        minima = np.concatenate([mid & 63, (high >> 4) | ((mid >> 2) & 48)], axis=-1).astype(np.float32)
-        d, m = (_single("d", blocks) * scales)[..., None], (_single("m", blocks) * minima)[..., None]
-        return d * numbers(blocks).astype(np.float32) - m
-
-    return unpack
-
-
-def _q6_k(blocks: Array) -> Array:
-    low = blocks["ql"].reshape(-1, 2, 1, 64) >> np.array([0, 4], np.uint8)[:, None]
-    high = blocks["qh"].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]
-    numbers = (low & 15).reshape(-1, 8, 32) | ((high & 3).reshape(-1, 8, 32) << 4)
-    scales = (_single("d", blocks) * blocks["scales"].astype(np.float32))[..., None]
-    return scales * (numbers.reshape(-1, 16, 16).astype(np.float32) - np.float32(32))
-
-
-def _bf16(blocks: Array) -> Array:
-    return (blocks.astype(np.uint32) << 16).view(np.float32)
 
 
 def _inverse(d: Array) -> Array:
@@ -121,7 +59,8 @@ class Kind:
 
     Attributes:
         number: ggml's number of the type; size: of a block in numbers; layout: of a block in bytes.
-        unpack: an array of blocks -> their numbers in float32, `size` for each block, in any shape.
+        bits: of a code; offset: of what stands for 0; table: whole numbers that codes stand for, in place of an offset.
+        part: how many numbers of a block share a scale.
         pack: `(numbers (n, size) float32, n blocks to fill)`; None where a kind is only read.
     """
 
@@ -129,7 +68,10 @@ class Kind:
     number: int
     size: int
     layout: np.dtype[Any]
-    unpack: Callable[[Array], Array]
+    bits: int = 0
+    offset: int = 0
+    part: int = 32
+    table: tuple[int, ...] = ()
     pack: Callable[[Array, Array], None] | None = None
 
     @property
@@ -137,16 +79,47 @@ class Kind:
         """Of a block."""
         return self.layout.itemsize
 
+    @property
+    def minimum(self) -> bool:
+        """Whether a block has a minimum beside its scale."""
+        return "m" in (self.layout.names or ())
+
+    def blocks(self, data: Array) -> Array:
+        """Bytes (..., row bytes) -> blocks (n,), with the fields of the layout."""
+        return np.ascontiguousarray(data).reshape(-1).view(self.layout)
+
+    def scales(self, blocks: Array) -> tuple[Array, Array]:
+        """d and m of blocks, of which `codes.py` says what they are, in float32; 0 for no minimum."""
+        if self.name == "MXFP4":  # half of 2^(e - 127): the bits of its table are twice the numbers
+            e = blocks["e"].astype(np.uint32)
+            d = np.where(e < 2, 0x200000 << e, (e - 1) << 23).astype(np.uint32).view(np.float32)
+            return d, np.zeros(len(blocks), np.float32)
+        d = blocks["d"].astype(np.float32)
+        m = blocks["m"].astype(np.float32) if self.minimum else np.zeros(len(blocks), np.float32)
+        return d, m if self.size > 32 else -m
+
     def float32(self, data: Array) -> Array:
         """Bytes (..., row bytes) -> numbers (..., row) in float32."""
-        blocks = np.ascontiguousarray(data).reshape(-1).view(self.layout)
-        out = np.empty((len(blocks), self.size), np.float32)
-        step = max(1, PIECE // self.size)
-        with np.errstate(all="ignore"):  # a damaged file's scales may be NaN; who reads the weights refuses them
-            for at in range(0, len(blocks), step):
-                piece = blocks[at : at + step]
-                out[at : at + step] = self.unpack(piece).reshape(len(piece), self.size)
+        blocks = self.blocks(data)
+        if self.name == "BF16":
+            out = (blocks.astype(np.uint32) << 16).view(np.float32)
+        elif self.size == 1:
+            out = blocks.astype(np.float32)
+        else:
+            from llmanac.kernels.gguf.codes import numbers
+
+            out, (d, m) = np.empty((len(blocks), self.size), np.float32), self.scales(blocks)
+            values = np.array(self.table or range(-self.offset, 256 - self.offset), np.float32)
+            numbers(self.number, blocks.view(np.uint8).reshape(len(blocks), -1), d, m, self.part, values, out)
         return out.reshape(*data.shape[:-1], -1)
+
+    def finite(self, data: Array) -> bool:
+        """Whether all numbers of these bytes are finite: the scales tell."""
+        blocks = self.blocks(data)
+        if self.layout.names is None:
+            return bool(np.isfinite(self.float32(data)).all())
+        found = [blocks[name].view("<u2") for name in ("d", "m") if name in self.layout.names]
+        return not any(((of & 0x7C00) == 0x7C00).any() for of in found)
 
     def packed(self, numbers: Array) -> Array:
         """Numbers (..., row) -> bytes (..., row bytes) as ggml's reference packs them; the inverse of `float32`."""
@@ -168,24 +141,30 @@ def _block(**fields: tuple[str, int] | str) -> np.dtype[Any]:
     return np.dtype([(name, *((of,) if isinstance(of, str) else of)) for name, of in fields.items()])
 
 
-_AS_FLOAT32: Callable[[Array], Array] = lambda blocks: blocks.astype(np.float32)  # noqa: E731
-_SCALES = ("u1", 12)
+_F16, _TWELVE = "<f2", ("u1", 12)
+_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+_Q4_K, _Q5_K = (_block(d=_F16, m=_F16, scales=_TWELVE, qs=("u1", n)) for n in (128, 160))
+_SIXTEEN = ("u1", 16)
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("F32", 0, 1, np.dtype("<f4"), _AS_FLOAT32, _plain),
-        Kind("F16", 1, 1, np.dtype("<f2"), _AS_FLOAT32, _plain),
-        Kind("Q4_0", 2, 32, _block(d="<f2", qs=("u1", 16)), _symmetric(_four, 8), _pack_q4_0),
-        Kind("Q4_1", 3, 32, _block(d="<f2", m="<f2", qs=("u1", 16)), _affine(_four), _pack_q4_1),
-        Kind("Q5_0", 6, 32, _block(d="<f2", qh="<u4", qs=("u1", 16)), _symmetric(_five, 16)),
-        Kind("Q5_1", 7, 32, _block(d="<f2", m="<f2", qh="<u4", qs=("u1", 16)), _affine(_five)),
-        Kind("Q8_0", 8, 32, _block(d="<f2", qs=("i1", 32)), _symmetric(lambda blocks: blocks["qs"], 0), _pack_q8_0),
-        Kind("Q4_K", 12, 256, _block(d="<f2", m="<f2", scales=_SCALES, qs=("u1", 128)), _k_affine(_k_nibbles)),
-        Kind(
-            "Q5_K", 13, 256, _block(d="<f2", m="<f2", scales=_SCALES, qh=("u1", 32), qs=("u1", 128)), _k_affine(_k_five)
-        ),
-        Kind("Q6_K", 14, 256, _block(ql=("u1", 128), qh=("u1", 64), scales=("i1", 16), d="<f2"), _q6_k),
-        Kind("BF16", 30, 1, np.dtype("<u2"), _bf16),
+        Kind("F32", 0, 1, np.dtype("<f4"), pack=_plain),
+        Kind("F16", 1, 1, np.dtype(_F16), pack=_plain),
+        Kind("Q4_0", 2, 32, _block(d=_F16, qs=_SIXTEEN), 4, 8, pack=_pack_q4_0),
+        Kind("Q4_1", 3, 32, _block(d=_F16, m=_F16, qs=_SIXTEEN), 4, pack=_pack_q4_1),
+        Kind("Q5_0", 6, 32, _block(d=_F16, qs=("u1", 20)), 5, 16),
+        Kind("Q5_1", 7, 32, _block(d=_F16, m=_F16, qs=("u1", 20)), 5),
+        Kind("Q8_0", 8, 32, _block(d=_F16, qs=("i1", 32)), 8, 128, pack=_pack_q8_0),
+        Kind("Q2_K", 10, 256, _block(scales=_SIXTEEN, qs=("u1", 64), d=_F16, m=_F16), 2, part=16),
+        Kind("Q3_K", 11, 256, _block(high=("u1", 32), qs=("u1", 64), scales=_TWELVE, d=_F16), 3, 4, part=16),
+        Kind("Q4_K", 12, 256, _Q4_K, 4),
+        Kind("Q5_K", 13, 256, _Q5_K, 5),
+        Kind("Q6_K", 14, 256, _block(ql=("u1", 128), qh=("u1", 64), scales=_SIXTEEN, d=_F16), 6, 32, part=16),
+        Kind("IQ4_NL", 20, 32, _block(d=_F16, qs=_SIXTEEN), 4, table=_IQ4),
+        Kind("IQ4_XS", 23, 256, _block(d=_F16, scales=("u1", 6), qs=("u1", 128)), 4, table=_IQ4),
+        Kind("BF16", 30, 1, np.dtype("<u2")),
+        Kind("MXFP4", 39, 32, _block(e="u1", qs=_SIXTEEN), 4, table=_FP4),
     )
 }
 BY_NUMBER = {kind.number: kind for kind in KINDS.values()}

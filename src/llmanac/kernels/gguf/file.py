@@ -36,9 +36,9 @@ NUMBERS: dict[int, np.dtype[Any]] = {
 }  # fmt: skip
 BOOL, TEXT, ARRAY = 7, 8, 9
 UNREAD = {
-    9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
-    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
-    29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    21: "IQ3_S", 22: "IQ2_S", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
+    29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class PackedTensor:
     """A tensor as the file stores it.
 
     Attributes:
-        kind: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K.
+        kind: one of `blocks.KINDS`.
         shape: in torch's order, rows first.
         data: (*shape[:-1], bytes of a row) in uint8, a view of the mapped file; blocks of a row follow one another.
     """
@@ -69,16 +69,49 @@ class _Place:
     size: int
 
 
+class Mapped:
+    """A file's bytes in memory, which the system reads where they are looked at.
+
+    A file that is written to or cut off meanwhile is refused by `check`; nothing guards a view that is read at that
+    very moment, which ends the process where the file has become shorter. A file that is replaced (renamed over) stays
+    as it was for whoever has opened it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with files.open_regular(path, CheckpointError) as handle:
+            try:
+                # a copy on write, so that torch takes views of it; nobody writes
+                self.bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+            except (ValueError, OSError) as error:  # ValueError: empty
+                raise CheckpointError(f"{path}: cannot be read as a GGUF file ({error})") from None
+            self._open = os.dup(handle.fileno())
+            weakref.finalize(self, os.close, self._open)
+            self._state = self._now()
+
+    def _now(self) -> tuple[int, int]:
+        """Size and time of the last write."""
+        found = os.fstat(self._open)
+        return found.st_size, found.st_mtime_ns
+
+    def check(self) -> None:
+        """Raises CheckpointError where the file was written to or cut off since it was opened."""
+        if self._now() != self._state:
+            raise CheckpointError(f"{self.path}: was written to since it was opened; load the model again")
+
+    def release(self) -> None:
+        """Give back the memory of what was read; the system reads it again where it is needed."""
+        if hasattr(self.bytes, "madvise"):
+            self.bytes.madvise(mmap.MADV_DONTNEED)
+
+
 class GGUF:
     """A GGUF file that is open to read.
 
     Attributes:
         metadata: the keys with their values: bool, int, float, str, a list of str, or an array of numbers.
         names: of the tensors, in the file's order.
-
-    Tensors are views of the mapped file. One that is written to or cut off while it is open is refused when the next
-    tensor is asked for; nothing guards a view that is read at that very moment, which ends the process where the file
-    has become shorter. A file that is replaced (renamed over) stays as it was for whoever has opened it.
+        mapped: its bytes, of which tensors are views.
 
     Raises:
         CheckpointError: not a GGUF file of version 2 or 3, a damaged one, or a tensor of a kind that is not read.
@@ -86,23 +119,11 @@ class GGUF:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with files.open_regular(self.path, CheckpointError) as handle:
-            try:
-                self._bytes = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-            except (ValueError, OSError) as error:  # ValueError: empty
-                raise CheckpointError(f"{path}: cannot be read as a GGUF file ({error})") from None
-            self._open = os.dup(handle.fileno())
-            weakref.finalize(self, os.close, self._open)
-            self._state = self._now()
-        read = _Reader(self.path, self._bytes)
+        self.mapped = Mapped(self.path)
+        read = _Reader(self.path, self.mapped.bytes)
         self.metadata = read.metadata()
         self._places = read.tensors(self.metadata)
         self.names = tuple(self._places)
-
-    def _now(self) -> tuple[int, int]:
-        """Size and time of the last write."""
-        found = os.fstat(self._open)
-        return found.st_size, found.st_mtime_ns
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -117,10 +138,9 @@ class GGUF:
 
     def tensor(self, name: str) -> PackedTensor:
         """The tensor of this name; nothing is copied. Raises CheckpointError where the file is not what it was."""
-        if self._now() != self._state:
-            raise CheckpointError(f"{self.path}: was written to since it was opened; load the model again")
+        self.mapped.check()
         place = self._places[name]
-        data = np.frombuffer(self._bytes, np.uint8, place.size, place.start)
+        data = np.frombuffer(self.mapped.bytes, np.uint8, place.size, place.start)
         return PackedTensor(place.kind, place.shape, data.reshape(*place.shape[:-1], -1))
 
 
@@ -142,6 +162,8 @@ def opened(path: str | Path) -> GGUF:
 
 class _Reader:
     """Reads one field after the other; `where` names the one at hand."""
+
+    _size = struct.Struct("<Q")
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path, self.data, self.size, self.at = path, data, len(data), 0
@@ -193,18 +215,19 @@ class _Reader:
     def texts(self, count: int, where: str) -> list[str]:
         """The next texts, of which a file may have 100,000; what is wrong with one is left to `text` to say."""
         found: list[str] = []
+        read, add, end, start, data = self._size.unpack_from, found.append, self.end, self.at, memoryview(self.data)
+        try:
+            while len(found) < count:
+                stop = start + 8 + read(data, start)[0]
+                if stop > end:
+                    break
+                add(str(data[start + 8 : stop], "utf-8"))
+                start = stop
+        except (struct.error, UnicodeDecodeError):
+            pass
+        self.at = start
         while len(found) < count:
-            start = self.at + 8
-            end = start + int.from_bytes(self.data[self.at : start], "little")
-            try:
-                text = self.data[start:end].decode("utf-8") if end <= self.end else None
-            except UnicodeDecodeError:
-                text = None
-            if text is None or start > self.end:
-                found.append(self.text(f"{where}[{len(found)}]"))
-            else:
-                found.append(text)
-                self.at = end
+            add(self.text(f"{where}[{len(found)}]"))
         return found
 
     def metadata(self) -> dict[str, Any]:

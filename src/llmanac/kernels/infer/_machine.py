@@ -169,14 +169,15 @@ def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def widened(builder: Any, form: int, halves: Any) -> Any:
-    """(16,) halves, given as 16-bit integers, in float32: exact, and where there is no instruction too."""
+    """Halves, given as 16-bit integers, in float32: exact, and where there is no instruction too."""
+    count = halves.type.count
     if form != PLAIN:
-        return builder.fpext(builder.bitcast(halves, vector(HALF)), vector(FLOAT))
-    bits = builder.zext(halves, vector(I32))
-    size = builder.shl(builder.and_(bits, constant(I32, 0x7FFF)), constant(I32, 13))
-    value = builder.fmul(builder.bitcast(size, vector(FLOAT)), constant(FLOAT, float(2**112)))
-    sign = builder.shl(builder.and_(bits, constant(I32, 0x8000)), constant(I32, 16))
-    return builder.bitcast(builder.or_(builder.bitcast(value, vector(I32)), sign), vector(FLOAT))
+        return builder.fpext(builder.bitcast(halves, vector(HALF, count)), vector(FLOAT, count))
+    bits = builder.zext(halves, vector(I32, count))
+    size = builder.shl(builder.and_(bits, constant(I32, 0x7FFF, count)), constant(I32, 13, count))
+    value = builder.fmul(builder.bitcast(size, vector(FLOAT, count)), constant(FLOAT, float(2**112), count))
+    sign = builder.shl(builder.and_(bits, constant(I32, 0x8000, count)), constant(I32, 16, count))
+    return builder.bitcast(builder.or_(builder.bitcast(value, vector(I32, count)), sign), vector(FLOAT, count))
 
 
 def summed(builder: Any, value: Any) -> Any:

@@ -92,7 +92,7 @@ class Room(NamedTuple):
     inner: Any  # (m, F)
     y: Any  # (m, D filled up)
     codes: Any  # (m widest,) int8
-    s: Any  # (m widest / 32,) and so are t and f
+    s: Any  # (m widest / 32,); t and f have three for each
     t: Any
     f: Any
     asked: Any  # (threads, 2, queries, d filled up): queries, and what they read
@@ -146,10 +146,13 @@ def _put(typing_context, place, value):
 
 @intrinsic
 def _code_group(typing_context, x, codes, s, t, f):
-    """32 numbers in 8-bit integers: their codes, scale, minus 128 times the sum of codes, and scale times the sum."""
+    """32 numbers in 8-bit integers: their codes, scale, and sums: minus 128 times those of codes, scaled ones.
+
+    Sums are three: of all codes, of the first 16 and of the last 16.
+    """
 
     def generate(context, builder, signature, places):
-        x, codes, *others = places
+        x, codes, s, t, f = places
         parts = [load(builder, vector(FLOAT), ahead(builder, x, 64 * i)) for i in range(2)]
         sizes = [apply(builder, "llvm.fabs.v16f32", part.type, part) for part in parts]
         most = builder.select(builder.fcmp_ordered(">", sizes[0], sizes[1]), *sizes)
@@ -159,19 +162,19 @@ def _code_group(typing_context, x, codes, s, t, f):
         most = builder.extract_element(most, ir.Constant(I32, 0))
         zero, limit = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
         factor = builder.select(builder.fcmp_ordered(">", most, zero), builder.fdiv(limit, most), zero)
-        total = None
+        scale = builder.fmul(most, ir.Constant(FLOAT, 1 / 127))
+        store(builder, scale, s)
+        totals = []
         for i, part in enumerate(parts):
             rounded = apply(builder, "llvm.rint.v16f32", part.type, builder.fmul(part, splat(builder, factor)))
             whole = builder.fptosi(rounded, vector(I32))
             store(builder, builder.trunc(whole, vector(I8)), ahead(builder, codes, 16 * i), 1)
-            total = whole if total is None else builder.add(total, whole)
-        for half in (8, 4, 2, 1):
-            total = builder.add(*(pick(builder, total, list(range(n, n + half))) for n in (0, half)))
-        total = builder.extract_element(total, ir.Constant(I32, 0))
-        scale = builder.fmul(most, ir.Constant(FLOAT, 1 / 127))
-        store(builder, scale, others[0])
-        store(builder, builder.mul(total, ir.Constant(I32, -128)), others[1])
-        store(builder, builder.fmul(scale, builder.sitofp(total, FLOAT)), others[2])
+            for half in (8, 4, 2, 1):
+                whole = builder.add(*(pick(builder, whole, list(range(n, n + half))) for n in (0, half)))
+            totals.append(builder.extract_element(whole, ir.Constant(I32, 0)))
+        for i, total in enumerate((builder.add(*totals), *totals)):
+            store(builder, builder.mul(total, ir.Constant(I32, -128)), ahead(builder, t, 4 * i))
+            store(builder, builder.fmul(scale, builder.sitofp(total, FLOAT)), ahead(builder, f, 4 * i))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 5), generate
@@ -201,9 +204,9 @@ def _code(x, line, room):
     groups = len(x) // GROUP
     first = line * groups
     x_at, codes, s = _at(x), _at(room.codes) + line * len(x), _at(room.s) + first * 4
-    t, f = _at(room.t) + first * 4, _at(room.f) + first * 4
+    t, f = _at(room.t) + first * 12, _at(room.f) + first * 12
     for g in range(groups):
-        _code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 4, f + g * 4)
+        _code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 12, f + g * 12)
 
 
 @njit(**FAST)

@@ -1,10 +1,9 @@
 """Products y = x W^T of a few rows x (B, K) with a matrix W (N, K) in one of its formats.
 
-    float32, bfloat16     as torch keeps them; sums of 16 lanes over K
-    q8_0, q4_0, q4_1      packed blocks (`blocks.py`); x in 8-bit integers with a scale every 32 numbers
+    float32, bfloat16, float16     as torch or the file keeps them; sums of 16 lanes over K
+    q8_0, q4_k, ...                packed blocks (`blocks.py`); x in 8-bit integers with a scale every 32 numbers
 
-    q8_0, q4_0:  y = sum_g d_g s_g sum_k (w_k - z) x_k         z = 128 and 8
-    q4_1:        y = sum_g s_g (d_g sum_k w_k x_k + m_g sum_k x_k)
+    y = sum_g s_g (d_g sum_k v(w_k) x_k + m_g sum_k x_k)        v(w) = w - z, or a table; d_g, m_g of a part of 32 or 16
 
 The integer sums are exact, and each number of y is made by the same operations in the same order whatever B, the number
 of threads and the form (AVX-512 VNNI, AVX2, plain) are: a row's result does not depend on what it is computed with.
@@ -22,6 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from llmanac.kernels.gguf.blocks import BY_NUMBER, KINDS, Kind
 from llmanac.kernels.infer._machine import (
     AVX2,
     FLOAT,
@@ -50,14 +50,15 @@ from llmanac.kernels.infer._machine import (
 )  # fmt: skip
 from llmanac.kernels.text import cached
 
-F32, BF16, Q8_0, Q4_0, Q4_1 = range(5)
-FORMATS = {"float32": F32, "bfloat16": BF16, "q8_0": Q8_0, "q4_0": Q4_0, "q4_1": Q4_1}
-GROUP = 32  # numbers that share a scale
-CODE_BYTES = {Q8_0: 512, Q4_0: 256, Q4_1: 256}  # of a group of 16 rows
-SCALE_BYTES = {Q8_0: 32, Q4_0: 32, Q4_1: 64}
+F32, F16, BF16 = 0, 1, 30  # ggml's numbers, as those of `KINDS`
+FLOATS = {"float32": F32, "float16": F16, "bfloat16": BF16}
+GROUP, ROWS = 32, 16  # numbers that share a scale of x; rows of W that are multiplied at once
+PLANES = {8: (8,), 6: (4, 2), 5: (4, 1), 4: (4,), 3: (2, 1), 2: (2,)}  # bits of a code -> widths of the planes
+PACKED = {kind.name.lower(): kind for kind in KINDS.values() if kind.bits and kind.name != "MXFP4"}
 L2 = 1 << 18  # bytes of activations that are read again for each piece of the matrix
 
-# weights, N, first row, last row, K, x, codes, scales, minus 128 sums, scaled sums, B, y, numbers in a row of y
+# weights, N, first row, last row, K, x, codes, scales, minus 128 sums, scaled sums, B, y, numbers in a row of y; of
+# sums there are three a group of 32 numbers: of all, of the first 16 and of the last 16
 SIGNATURE = types.int64(*[types.int64] * 13)
 NUMBER = types.int64
 
@@ -95,77 +96,130 @@ def _sums(builder: Any, form: int, total: Any) -> Any:
     return pick(builder, halves[0], list(range(16)), halves[1])
 
 
+def layout(kind: Kind) -> tuple[int, int, int]:
+    """Bytes of 16 rows: codes of a group, scales of a group's parts, scale and minimum of a block."""
+    each = 1 + kind.minimum
+    return 64 * kind.bits, (GROUP // kind.part * each * ROWS if kind.size > GROUP else 0), 2 * ROWS * each
+
+
+class _Codes:
+    """The codes of a group, four numbers of each of 16 rows at a time: 8 steps, put together from planes of bits."""
+
+    def __init__(self, builder: Any, form: int, kind: Kind, place: Any) -> None:
+        self.builder, self.form, self.kind, self.place = builder, form, kind, place
+        self.loaded: dict[int, Any] = {}
+
+    def step(self, j: int) -> Any:
+        builder, first, low, made = self.builder, 0, 0, None
+        for width in PLANES[self.kind.bits]:
+            at, shift = first + j * width // 8, j * width % 8 - low  # to the right, that the bits come to their place
+            if at not in self.loaded:
+                self.loaded[at] = load(builder, vector(I32), ahead(builder, self.place, 64 * at), 64)
+            v = self.loaded[at]
+            if shift:
+                v = (builder.lshr if shift > 0 else builder.shl)(v, constant(I32, abs(shift)))
+            if width < 8:
+                v = builder.and_(v, constant(I32, ((1 << width) - 1 << low) * 0x01010101))
+            made = v if made is None else builder.or_(made, v)
+            first, low = first + width, low + width
+        if not self.kind.table:
+            return made if self.form == VNNI else builder.bitcast(made, vector(I8, 64))
+        made = _looked_up(builder, self.form, builder.bitcast(made, vector(I8, 64)), [v + 128 for v in self.kind.table])
+        return builder.bitcast(made, vector(I32)) if self.form == VNNI else made
+
+
+def _looked_up(builder: Any, form: int, codes: Any, table: list[int]) -> Any:
+    """The entries (of 16 bytes) that 64 codes name."""
+    if form == PLAIN:
+        made = constant(I8, table[0], 64)
+        for code, value in enumerate(table[1:], start=1):
+            same = builder.icmp_unsigned("==", codes, constant(I8, code, 64))
+            made = builder.select(same, constant(I8, value, 64), made)
+        return made
+    count, name = (64, "llvm.x86.avx512.pshuf.b.512") if form == VNNI else (32, "llvm.x86.avx2.pshuf.b")
+    entries = ir.Constant(vector(I8, count), table * (count // 16))
+    parts = [pick(builder, codes, list(range(n, n + count))) for n in range(0, 64, count)]
+    found = [apply(builder, name, entries.type, entries, part) for part in parts]
+    return found[0] if len(found) == 1 else pick(builder, found[0], list(range(64)), found[1])
+
+
 @intrinsic(prefer_literal=True)
-def _tile(typing_context, form, kind, count, weights, scales, groups, codes, s, t, f, out, width):
+def _tile(typing_context, form, kind, count, weights, scales, heads, groups, codes, s, t, f, out, width):
     """16 rows of a packed matrix with `count` rows of activations."""
-    form_, kind_, count_ = literal(form), literal(kind), literal(count)
+    form_, kind_, count_ = literal(form), BY_NUMBER[literal(kind)], literal(count)
+    code_bytes, scale_bytes, head_bytes = layout(kind_)
+    parts = GROUP // kind_.part
+    offset = 128 if kind_.table else kind_.offset
 
     def generate(context, builder, signature, arguments):
-        weights, scales, groups, codes, s, t, f, out, width = arguments[3:]
-        bytes_a_row = builder.mul(groups, ir.Constant(I64, GROUP))
-        four = builder.mul(groups, ir.Constant(I64, 4))
+        weights, scales, heads, groups, codes, s, t, f, out, width = arguments[3:]
 
         def rows(base, step):
             return [builder.add(base, builder.mul(step, ir.Constant(I64, i))) for i in range(count_)]
 
-        x_rows, s_rows, t_rows, f_rows = rows(codes, bytes_a_row), rows(s, four), rows(t, four), rows(f, four)
+        def times(value, number):
+            return builder.mul(value, ir.Constant(I64, number))
+
+        def scale(place, part):  # of 16 rows: whole numbers of 8 bits
+            whole = load(builder, vector(I8), ahead(builder, place, ROWS * part), 16)
+            return builder.sitofp(builder.sext(whole, vector(I32)), vector(FLOAT))
+
+        x_rows, s_rows = rows(codes, times(groups, GROUP)), rows(s, times(groups, 4))
+        t_rows, f_rows = rows(t, times(groups, 12)), rows(f, times(groups, 12))
         sums = [cgutils.alloca_once_value(builder, constant(FLOAT, 0.0)) for _ in range(count_)]
         for place in sums:
             builder.store(constant(FLOAT, 0.0), place)
         with cgutils.for_range(builder, groups, intp=I64) as loop:
             g = loop.index
-            own = ahead(builder, weights, builder.mul(g, ir.Constant(I64, CODE_BYTES[kind_])))
-            scale_at = ahead(builder, scales, builder.mul(g, ir.Constant(I64, SCALE_BYTES[kind_])))
-            at = builder.mul(g, ir.Constant(I64, 4))
-            d = widened(builder, form_, load(builder, vector(I16), scale_at, 32))
-            totals = []
-            for i in range(count_):
-                if kind_ == Q4_1:
-                    start = constant(I32, 0)
-                else:
-                    start = splat(builder, load(builder, I32, builder.add(t_rows[i], at)))
-                    if kind_ == Q4_0:
-                        start = builder.ashr(start, constant(I32, 4))
-                # a second chain where there are few rows, so that one product need not wait for the one before it
-                zero = constant(I32, 0)
-                chains = [[start]] if form_ != AVX2 else [_spread(builder, start)]
-                if count_ <= 2 and form_ == VNNI:
-                    chains.append([zero])
-                totals.append(chains)
-            steps = []
-            for j in range(CODE_BYTES[kind_] // 64):
-                v = load(builder, vector(I32), ahead(builder, own, 64 * j), 64)
-                if kind_ == Q8_0:
-                    steps.append((j, v))
-                else:
-                    mask = constant(I32, 0x0F0F0F0F)
-                    steps.append((2 * j, builder.and_(v, mask)))
-                    steps.append((2 * j + 1, builder.and_(builder.lshr(v, constant(I32, 4)), mask)))
-            x_at = builder.mul(g, ir.Constant(I64, GROUP))
+            taken = _Codes(builder, form_, kind_, builder.add(weights, times(g, code_bytes)))
+            block = builder.lshr(g, ir.Constant(I64, (kind_.size // GROUP).bit_length() - 1))
+            head = builder.add(heads, times(block, head_bytes))
+            scale_at, at, sum_at = builder.add(scales, times(g, scale_bytes)), times(g, 4), times(g, 12)
+            x_at = times(g, GROUP)
             bases = [builder.add(row, x_at) for row in x_rows]
-            for j, v in steps:
-                v = v if form_ == VNNI else builder.bitcast(v, vector(I8, 64))
+            for part in range(parts):
+                own_sum = ahead(builder, sum_at, 0 if parts == 1 else 4 + 4 * part)
+                d, m = widened(builder, form_, load(builder, vector(I16), head, 32)), None
+                if kind_.minimum:
+                    m = widened(builder, form_, load(builder, vector(I16), ahead(builder, head, 32), 32))
+                if scale_bytes:
+                    each = 1 + kind_.minimum
+                    d = builder.fmul(d, scale(scale_at, each * part))
+                    m = builder.fmul(m, scale(scale_at, each * part + 1)) if m is not None else None
+                totals = []
                 for i in range(count_):
-                    chain = j % len(totals[i])
-                    x = load(builder, I32, ahead(builder, bases[i], 4 * j))
-                    totals[i][chain] = _dot4(builder, form_, totals[i][chain], v, x)
-            if kind_ == Q4_1:
-                m = widened(builder, form_, load(builder, vector(I16), ahead(builder, scale_at, 32), 32))
-            for i in range(count_):
-                total = _sums(builder, form_, totals[i][0])
-                for further in totals[i][1:]:
-                    total = builder.add(total, further[0])
-                value = builder.sitofp(total, vector(FLOAT))
-                scale = splat(builder, load(builder, FLOAT, builder.add(s_rows[i], at)))
-                made = fma(builder, value, builder.fmul(d, scale), builder.load(sums[i]))
-                if kind_ == Q4_1:
-                    made = fma(builder, m, splat(builder, load(builder, FLOAT, builder.add(f_rows[i], at))), made)
-                builder.store(made, sums[i])
-        for place, row in zip(sums, rows(out, builder.mul(width, ir.Constant(I64, 4))), strict=True):
+                    start = constant(I32, 0)
+                    if offset:
+                        start = splat(builder, load(builder, I32, builder.add(t_rows[i], own_sum)))
+                        if offset != 128:
+                            start = builder.ashr(start, constant(I32, 8 - offset.bit_length()))
+                    # a second chain where there are few rows, so that one product need not wait for the one before it
+                    chains = [[start]] if form_ != AVX2 else [_spread(builder, start)]
+                    if count_ <= 2 and form_ == VNNI:
+                        chains.append([constant(I32, 0)])
+                    totals.append(chains)
+                for j in range(8 // parts * part, 8 // parts * (part + 1)):
+                    v = taken.step(j)
+                    for i in range(count_):
+                        chain = j % len(totals[i])
+                        x = load(builder, I32, ahead(builder, bases[i], 4 * j))
+                        totals[i][chain] = _dot4(builder, form_, totals[i][chain], v, x)
+                for i in range(count_):
+                    total = _sums(builder, form_, totals[i][0])
+                    for further in totals[i][1:]:
+                        total = builder.add(total, further[0])
+                    value = builder.sitofp(total, vector(FLOAT))
+                    own = splat(builder, load(builder, FLOAT, builder.add(s_rows[i], at)))
+                    made = fma(builder, value, builder.fmul(d, own), builder.load(sums[i]))
+                    if m is not None:
+                        scaled = splat(builder, load(builder, FLOAT, builder.add(f_rows[i], own_sum)))
+                        made = fma(builder, m, scaled, made)
+                    builder.store(made, sums[i])
+        for place, row in zip(sums, rows(out, times(width, 4)), strict=True):
             store(builder, builder.load(place), row)
         return context.get_dummy_value()
 
-    return types.void(form, kind, count, *[NUMBER] * 9), generate
+    return types.void(form, kind, count, *[NUMBER] * 10), generate
 
 
 def _spread(builder: Any, start: Any) -> list[Any]:
@@ -177,34 +231,36 @@ def _spread(builder: Any, start: Any) -> list[Any]:
 
 
 def _packed(form, kind, most):
-    codes_a_group, scales_a_group = CODE_BYTES[kind], SCALE_BYTES[kind]
+    codes_a_group, scales_a_group, heads_a_block = layout(BY_NUMBER[kind])
+    size = BY_NUMBER[kind].size
 
     def products(weights, n, first, last, k, x, codes, s, t, f, batch, out, width):
-        groups = k // GROUP
-        scales = weights + (n + 15) // 16 * groups * codes_a_group
+        groups, tiles = k // GROUP, (n + 15) // 16
+        scales = weights + tiles * groups * codes_a_group
+        heads = scales + tiles * groups * scales_a_group
         block = max(most, L2 // k // most * most)
         for begin in range(0, batch, block):
             end = min(begin + block, batch)
             for tile in range(first // 16, (last + 15) // 16):
-                own = weights + tile * groups * codes_a_group
-                own_scales = scales + tile * groups * scales_a_group
+                own, own_scales = weights + tile * groups * codes_a_group, scales + tile * groups * scales_a_group
+                own_heads = heads + tile * (k // size) * heads_a_block
                 b = begin
                 while b + most <= end:
                     _tile(
-                        form, kind, most, own, own_scales, groups, codes + b * k, s + b * groups * 4,
-                        t + b * groups * 4, f + b * groups * 4, out + (b * width + tile * 16) * 4, width,
+                        form, kind, most, own, own_scales, own_heads, groups, codes + b * k, s + b * groups * 4,
+                        t + b * groups * 12, f + b * groups * 12, out + (b * width + tile * 16) * 4, width,
                     )  # fmt: skip
                     b += most
                 while b + 2 <= end:
                     _tile(
-                        form, kind, 2, own, own_scales, groups, codes + b * k, s + b * groups * 4,
-                        t + b * groups * 4, f + b * groups * 4, out + (b * width + tile * 16) * 4, width,
+                        form, kind, 2, own, own_scales, own_heads, groups, codes + b * k, s + b * groups * 4,
+                        t + b * groups * 12, f + b * groups * 12, out + (b * width + tile * 16) * 4, width,
                     )  # fmt: skip
                     b += 2
                 while b < end:
                     _tile(
-                        form, kind, 1, own, own_scales, groups, codes + b * k, s + b * groups * 4,
-                        t + b * groups * 4, f + b * groups * 4, out + (b * width + tile * 16) * 4, width,
+                        form, kind, 1, own, own_scales, own_heads, groups, codes + b * k, s + b * groups * 4,
+                        t + b * groups * 12, f + b * groups * 12, out + (b * width + tile * 16) * 4, width,
                     )  # fmt: skip
                     b += 1
         return 0
@@ -214,13 +270,13 @@ def _packed(form, kind, most):
 
 # ---------------------------------------------------------------- floating point
 @intrinsic(prefer_literal=True)
-def _dots(typing_context, kind, rows, count, weights, x, k, out, width):
+def _dots(typing_context, form, kind, rows, count, weights, x, k, out, width):
     """`rows` rows of W, K numbers each, with `count` rows of activations."""
-    kind_, rows_, count_ = literal(kind), literal(rows), literal(count)
+    form_, kind_, rows_, count_ = literal(form), literal(kind), literal(rows), literal(count)
     size = 4 if kind_ == F32 else 2
 
     def generate(context, builder, signature, arguments):
-        weights, x, k, out, width = arguments[3:]
+        weights, x, k, out, width = arguments[4:]
 
         def starts(base, step, count):
             return [builder.add(base, builder.mul(step, ir.Constant(I64, i))) for i in range(count)]
@@ -235,12 +291,13 @@ def _dots(typing_context, kind, rows, count, weights, x, k, out, width):
 
         def read(row, at, lanes):
             kind = FLOAT if kind_ == F32 else I16
-            v = load(builder, vector(kind, lanes) if lanes > 1 else kind, row(at), size)
-            if kind_ == F32:
-                return v
-            wide = vector(I32, lanes) if lanes > 1 else I32
-            shift = constant(I32, 16, lanes) if lanes > 1 else ir.Constant(I32, 16)
-            return builder.bitcast(builder.shl(builder.zext(v, wide), shift), vector(FLOAT) if lanes > 1 else FLOAT)
+            v = load(builder, vector(kind, lanes), row(at), size)
+            if kind_ == F16:
+                v = widened(builder, form_ if lanes > 1 else PLAIN, v)
+            elif kind_ == BF16:
+                wide = builder.shl(builder.zext(v, vector(I32, lanes)), constant(I32, 16, lanes))
+                v = builder.bitcast(wide, vector(FLOAT, lanes))
+            return v if lanes > 1 else builder.extract_element(v, ir.Constant(I32, 0))
 
         def weight(r):
             return lambda at: builder.add(w_rows[r], builder.mul(at, ir.Constant(I64, size)))
@@ -272,10 +329,10 @@ def _dots(typing_context, kind, rows, count, weights, x, k, out, width):
             store(builder, builder.load(ends[r, i]), ahead(builder, outs[i], 4 * r))
         return context.get_dummy_value()
 
-    return types.void(kind, rows, count, *[NUMBER] * 5), generate
+    return types.void(form, kind, rows, count, *[NUMBER] * 5), generate
 
 
-def _floating(kind, most):
+def _floating(form, kind, most):
     size = 4 if kind == F32 else 2
 
     def products(weights, n, first, last, k, x, codes, s, t, f, batch, out, width):
@@ -284,17 +341,18 @@ def _floating(kind, most):
             end = min(begin + block, batch)
             row = first
             while row + 4 <= last:
-                b = begin
+                own, b = weights + row * k * size, begin
                 while b + most <= end:
-                    _dots(kind, 4, most, weights + row * k * size, x + b * k * 4, k, out + (b * width + row) * 4, width)
+                    _dots(form, kind, 4, most, own, x + b * k * 4, k, out + (b * width + row) * 4, width)
                     b += most
                 while b < end:
-                    _dots(kind, 4, 1, weights + row * k * size, x + b * k * 4, k, out + (b * width + row) * 4, width)
+                    _dots(form, kind, 4, 1, own, x + b * k * 4, k, out + (b * width + row) * 4, width)
                     b += 1
                 row += 4
             while row < last:
                 for b in range(begin, end):
-                    _dots(kind, 1, 1, weights + row * k * size, x + b * k * 4, k, out + (b * width + row) * 4, width)
+                    own = weights + row * k * size
+                    _dots(form, kind, 1, 1, own, x + b * k * 4, k, out + (b * width + row) * 4, width)
                 row += 1
         return 0
 
@@ -309,9 +367,8 @@ def product(kind: str, form: str | None = None) -> int:
     multiplied, and rows past N of the last piece of 16 are written too where the matrix is packed.
     """
     number = FORMS.index(form or forms()[0])
-    wide = number == VNNI
-    if FORMATS[kind] in CODE_BYTES:
-        made = _packed(number, FORMATS[kind], {VNNI: 8, AVX2: 2, PLAIN: 4}[number])
+    if kind in PACKED:
+        made = _packed(number, PACKED[kind].number, {VNNI: 8, AVX2: 2, PLAIN: 4}[number])
     else:
-        made = _floating(FORMATS[kind], 6 if wide else 2)
+        made = _floating(number, FLOATS[kind], 6 if number == VNNI else 2)
     return address(cached(made, nogil=True, error_model="numpy"), SIGNATURE)

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.kernels.gguf import PackedTensor, opened
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.models._folder import MOST, TOKENS
-from llmanac.models._weights import Entry, Weights
+from llmanac.models._quantized import Quantized
+from llmanac.models._weights import Entry, Weights, check_finite
 from llmanac.models.families._rope import TRAINED
 from llmanac.models.gguf.architectures import (
     FACTORS,
@@ -28,6 +29,7 @@ from llmanac.models.gguf.architectures import (
     architecture,
     halved,
 )  # fmt: skip
+from llmanac.models.gguf.blocks import Blocks
 from llmanac.models.positions._scaling import Scaling
 
 THETA = 10_000.0  # where the file does not say
@@ -40,14 +42,11 @@ class PackedWeights(Weights):
 
     Attributes:
         config: what the family's config.json would say.
-        fresh: whether nobody has had the model since it was read, so that its numbers need not be compared.
         fields: keys of config.json -> those of the file.
 
     Raises:
         CheckpointError: an architecture that is not known, or a key that is missing, wrong or not supported.
     """
-
-    fresh = False
 
     def __init__(self, path: Path) -> None:
         self.folder, self.prefix = path, ""
@@ -66,12 +65,24 @@ class PackedWeights(Weights):
         self.unused = set(self.entries)
 
     def take(self, name: str) -> Tensor:
-        numbers = self.packed(name).float32()
+        numbers = self.tensor(name).float32()
         if name.endswith("norm.weight"):
             numbers -= np.float32(self.table.shift)
         return torch.from_numpy(numbers)
 
-    def packed(self, name: str) -> PackedTensor:
+    def is_packed(self, name: str) -> bool:
+        """Whether the tensor of this name is a matrix that stays as the file has it."""
+        return len(self.entries[name].shape) == 2 and self.entries[name].dtype != "F32"
+
+    def packed(self, name: str, dtype: torch.dtype) -> Quantized:
+        """The matrix of this name in its packed form. Raises CheckpointError where a scale is not finite."""
+        found = self.tensor(name)
+        if not KINDS[found.kind].finite(found.data):
+            check_finite(whole := torch.from_numpy(found.float32()), whole, self.entries[name], name)
+        self.file.mapped.release()  # what was looked at
+        return Quantized(Blocks(found.kind, self.file.mapped), {"": torch.from_numpy(found.data)}, found.shape, dtype)
+
+    def tensor(self, name: str) -> PackedTensor:
         """The tensor of a family's name, its blocks as they are, its rows in the family's order.
 
         The weights of norms are as the file has them: with 1 added in `gemma` files.
@@ -85,22 +96,6 @@ class PackedWeights(Weights):
             raise self._error(self._own[name], f"is one row of {tensor.kind}, whose heads cannot be reordered")
         rows = halved(tensor.data.reshape(tensor.shape[0], -1), heads)  # of a bias, a number each
         return PackedTensor(tensor.kind, tensor.shape, rows.reshape(tensor.data.shape))
-
-    def belongs_to(self, model: nn.Module) -> PackedWeights:
-        """Note that a model's parameters hold these tensors now; returns itself."""
-        self._loaded = {name: _identity(parameter) for name, parameter in model.named_parameters()}
-        return self
-
-    def unchanged(self, name: str, parameter: Tensor) -> PackedTensor | None:
-        """The blocks of a model's parameter; None where the file has none of it, or its numbers are others now."""
-        if name not in self._own or parameter.is_inference() or self._loaded.get(name) != _identity(parameter):
-            return None
-        # writes through `parameter.data` leave no trace but the numbers
-        same = self.fresh or torch.equal(self.take(name).to(parameter), parameter.detach())
-        return self.packed(name) if same else None
-
-    def __deepcopy__(self, memo: Any) -> PackedWeights:
-        return self  # nothing of it changes
 
     def _error(self, key: str, problem: str) -> CheckpointError:
         return CheckpointError(f"{self.folder}: {key} {problem}")
@@ -256,11 +251,6 @@ class PackedWeights(Weights):
         if type(id) is not int or not 0 <= id < size:
             raise self._error(key, f"is {shown(id)}, expected the id of a token below {size:,}")
         return id
-
-
-def _identity(parameter: Tensor) -> tuple[Any, ...]:
-    """What differs once a parameter was replaced, moved or written to."""
-    return id(parameter), parameter.data_ptr(), parameter.dtype, parameter._version
 
 
 SCALED_WINDOWS = ("gemma2", "gemma3_text")  # whose windows llama.cpp scales whatever the type says

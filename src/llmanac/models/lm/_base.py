@@ -29,7 +29,6 @@ class TrainedModel(nn.Module):
         compute_dtype: what activations are computed in, None for the weights' own dtype; settable. Weights keep their
             dtype; norms, softmax and losses are computed in float32 at least.
         generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
-        packed: the quantized blocks of the file that the weights were read from, where it has some; else None.
         family, origin: the family of the files that it was read from, and where they are; None where it was not.
     """
 
@@ -43,7 +42,6 @@ class TrainedModel(nn.Module):
         self.spec, self.vocab_size = spec, vocab_size
         self.compute_dtype: torch.dtype | None = None
         self.generation: dict[str, Any] = {}
-        self.packed: Any = None
 
     @property
     def embedding(self) -> Embedding:

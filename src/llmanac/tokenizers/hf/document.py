@@ -9,7 +9,7 @@ with a BOS token.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def _made(
         from llmanac.tokenizers.hf import character_bpe
 
         entries, _ = fields.vocabulary_entries(model, added, lambda text: text.encode("utf-8", "replace"))
-        found, unknown = _merges(model, entries, None), _unknown(model, entries, added)
+        found, unknown = _merges(model, entries), _unknown(model, entries, added)
         return character_bpe.from_model(document, entries, found, unknown, added, **roles)
     if fields.switch_of(model, "byte_fallback", "model"):
         raise TokenizerError("model.byte_fallback: is not supported beside a ByteLevel step, whose letters are bytes")
@@ -96,7 +96,8 @@ def _made(
     check_decoder(document.get("decoder"))
     if fields.switch_of(model, "fuse_unk", "model") and model.get("unk_token"):
         raise TokenizerError("model.fuse_unk: is not supported beside a ByteLevel step; set it to false")
-    merges, whole_pieces = _merges(model, ids), fields.switch_of(model, "ignore_merges", "model")
+    odd = {text for text, id in ids.items() if (tokens[id] if id < len(tokens) else read(text)) is None}
+    merges, whole_pieces = _merges(model, ids, odd), fields.switch_of(model, "ignore_merges", "model")
     return (UTF8 if _is_bytes_only(tokens, merges, whole_pieces) else BPE)(
         tokens=tokens,
         merges=merges,
@@ -180,14 +181,27 @@ def _unknown(model: Mapping[str, Any], ids: Mapping[str, int], added: list[Added
     return known[text]
 
 
-def _merges(
-    model: Mapping[str, Any], ids: Mapping[str, int], spelled: Callable[[str], bytes | None] | None = read
-) -> np.ndarray:
+def _merges(model: Mapping[str, Any], ids: Mapping[str, int], odd: Collection[str] = ()) -> np.ndarray:
+    """(3, merges): ids of left, right and merged; `odd` are entries that are not written in the byte-level alphabet."""
     merges = model.get("merges")
     if not isinstance(merges, list):
         raise TokenizerError("model.merges: expected a list")
-    odd = () if spelled is None else {text for text in ids if spelled(text) is None}
-    out: list[tuple[int, int, int]] = []
+
+    def numbers() -> Iterator[int]:
+        for merge in merges:
+            left, right = merge.split(" ") if isinstance(merge, str) else list.copy(merge)
+            yield from (ids[left], ids[right], ids[left + right])
+
+    try:  # a vocabulary has 100,000; what is wrong with one is left to `_check_merges` to say
+        out = np.fromiter(numbers(), np.int32)
+    except (TypeError, ValueError, KeyError):
+        out = np.empty(0, np.int32)
+    if len(out) < 3 * len(merges) or odd:
+        _check_merges(merges, ids, odd)
+    return out.reshape(-1, 3).T.copy()
+
+
+def _check_merges(merges: Sequence[Any], ids: Mapping[str, int], odd: Collection[str]) -> None:
     for rank, merge in enumerate(merges):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
@@ -198,8 +212,6 @@ def _merges(
                 raise TokenizerError(f"model.merges[{rank}]: {left!r} + {right!r}: {part!r} is not in the vocabulary")
             if part in odd:
                 raise TokenizerError(f"model.merges[{rank}]: {part!r} is not written in the byte-level alphabet")
-        out.append((ids[left], ids[right], ids[left + right]))
-    return np.array(out, np.int32).reshape(-1, 3).T.copy()
 
 
 def added_tokens(document: Mapping[str, Any], config: Mapping[str, Any]) -> list[AddedToken]:
