@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+
 @dataclass(frozen=True)
 class Kind:
     """How numbers are stored.

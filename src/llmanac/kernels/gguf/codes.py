@@ -149,7 +149,7 @@ def _to_pairs(q, b, at, width):
 
 @njit
 def _to_fifths(q, b, at, width):
-    """The fifth bit of each number: bit i of byte j is that of number `width i + j`, or for a width of 1 of `8 j + i`."""
+    """The fifth bits: bit i of byte j is that of number `width i + j`, and for a width of 1 of `8 j + i`."""
     for j in range(len(q) // 8):
         b[at + j] = 0
         for i in range(8):
