@@ -1,4 +1,4 @@
-"""Written GGUF files against llama.cpp: the error of blocks, which kind a matrix has, and what is generated from them."""
+"""Written GGUF files against llama.cpp: errors of blocks, which kind a matrix has, and what is generated from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 import torch
-from _small_models import block, tokens, transformer
+from _small_models import block, randomise, tokens, transformer
 from test_gguf import llama_cpp
 
 from llmanac.core.errors import CheckpointError
@@ -16,7 +16,6 @@ from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
 from llmanac.models.gguf.write import TYPES, export_gguf, mixture
-from llmanac.models.load import load_model
 from llmanac.quant.gptq import importance
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -90,7 +89,12 @@ def llama(layers, heads=8, kv_heads=2):
 
 
 # kinds that llama.cpp's llama-quantize gives, by name
-MORE = {2: [0, 1], 8: [0, 3, 6, 7], 12: [0, 3, 6, 9, 10, 11], 32: [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, *range(28, 32)]}
+MORE = {
+    2: [1],
+    8: [0, 3, 6, 7],
+    12: [0, 3, 6, 9, 10, 11],
+    32: [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, *range(28, 32)],
+}
 PARTS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "attn_qkv"]
 
 
@@ -119,7 +123,12 @@ def test_the_mixture_of_70b_and_of_q4_0_with_importance():
 
 @pytest.mark.parametrize("columns", [640, 896, 576, 48])
 def test_rows_that_256_does_not_divide(columns):
-    wanted = {"q4_k_m": ("Q5_0", "Q8_0"), "q5_k_m": ("Q5_1", "Q8_0"), "q6_k": ("Q8_0", "Q8_0"), "q4_0": ("Q4_0", "Q8_0")}
+    wanted = {
+        "q4_k_m": ("Q5_0", "Q8_0"),
+        "q5_k_m": ("Q5_1", "Q8_0"),
+        "q6_k": ("Q8_0", "Q8_0"),
+        "q4_0": ("Q4_0", "Q8_0"),
+    }
     for kind, (most, head) in wanted.items():
         if columns % 32:
             most = head = "F16"
@@ -138,36 +147,34 @@ def tokenizer():
 def model(dim, tokenizer, **choices):
     blocks = block({"name": "multi-head", "heads": 8, "kv_heads": 2}, {"name": "swiglu", "width": 2 * dim})
     fields = {"layers": 3, "tied": False, **choices}
-    return transformer(dtype=torch.float32, dim=dim, blocks=blocks, vocab_size=tokenizer.vocab_size, **fields)
+    made = transformer(dtype=torch.float32, dim=dim, blocks=blocks, vocab_size=tokenizer.vocab_size, **fields)
+    return randomise(made, std=1 / dim**0.5)  # at 0.2 a wide model multiplies its rounding in every layer
 
 
-CLOSE = 0.05  # of two logits that 8-bit activations may order otherwise
+CLOSE = 0.2  # of two logits over the deviation of all, which 8-bit activations may order otherwise
 
 
 @pytest.mark.parametrize(("dim", "kind"), [(512, kind) for kind in TYPES] + [(640, "q4_k_m"), (896, "q5_k_m")])
 def test_llama_cpp_generates_the_same(dim, kind, tokenizer, tmp_path):
     path = export_gguf(model(dim, tokenizer), tokenizer, tmp_path / "m.gguf", kind)
-    ask, engine, ties = llama_cpp(path), load_engine(path, device="cpu", runner="auto"), 0
-    dense = load_model(path, dtype="float32", device="cpu")
+    ask, engine = llama_cpp(path), load_engine(path, device="cpu", runner="native")
+    ties, count = 0, 0
     for prompt in ("the cat", "on the", "sat the mat", "a"):
         wanted = ask("/completion", prompt=prompt, n_predict=24, temperature=0, return_tokens=True)["tokens"]
-        found = engine.generate(prompt, max_new_tokens=24)[0].ids
-        if found != wanted:
-            at = next(i for i, pair in enumerate(zip(found, wanted, strict=False)) if pair[0] != pair[1])
-            ids = engine.tokenizer.encode(prompt) + found[:at]
-            with torch.no_grad():
-                logits = dense(torch.tensor([ids])).logits[0, -1]
-            assert abs(float(logits[found[at]] - logits[wanted[at]])) < CLOSE * float(logits.std())
-            ties += 1
-    print(f"{kind}, width {dim}: {ties} of 4 prompts end in a near-tie")
-    assert ties <= 2
+        before = engine.tokenizer.encode(prompt)
+        runner = engine.scheduler().runner
+        runner.extend([before + wanted], 64)
+        logits = runner.read(0, [before + wanted], every=True)[0][len(before) - 1 : -1]
+        gaps = (logits.amax(-1) - logits[torch.arange(len(wanted)), wanted]) / logits.std(-1)
+        assert gaps.max() < CLOSE
+        ties, count = ties + int((gaps > 0).sum()), count + len(wanted)
+    print(f"{kind}, width {dim}: {ties} of {count} tokens are near-ties that llama.cpp decides otherwise")
+    assert ties <= count // 8 and count > 20
 
 
 def test_importance_is_what_columns_are_multiplied_with(tokenizer, tmp_path):
     given, ids = model(256, tokenizer, layers=2), tokens(3, 40, below=tokenizer.vocab_size)
     seen, wanted = [Batch(ids=ids[:2]), Batch(ids=ids[2:])], {}
-    hidden = [b for b in given.model.layers[1].mlp.named_modules()]
-    assert hidden
 
     def keep(module, inputs):
         wanted[""] = wanted.get("", 0) + inputs[0].double().square().sum((0, 1))
@@ -180,16 +187,17 @@ def test_importance_is_what_columns_are_multiplied_with(tokenizer, tmp_path):
     found = importance(given, seen)
     assert len(found) == 14 and {len(of) for of in found.values()} == {256, 512}
     np.testing.assert_allclose(found["model.layers.1.mlp.down_proj.weight"], wanted[""], rtol=1e-4)
-    paths = [
-        export_gguf(given, tokenizer, tmp_path / f"{bool(of)}.gguf", "q4_k_m", of) for of in (None, {}, found) if of != {}
-    ]
-    plain, weighted = (GGUF(path) for path in paths)
+    plain, weighted = (
+        GGUF(export_gguf(given, tokenizer, tmp_path / f"{bool(of)}.gguf", "q4_k_m", of)) for of in (None, found)
+    )
     for name in plain.names:
         same = np.array_equal(plain.tensor(name).data, weighted.tensor(name).data)
         assert same == (name in ("token_embd.weight", "output.weight") or "norm" in name), name
 
 
-@pytest.mark.parametrize(("kind", "meant"), [("q4_km", "q4_k_m"), ("q5_k", "q5_k_m"), ("q6k", "q6_k"), ("fb16", "bf16")])
+@pytest.mark.parametrize(
+    ("kind", "meant"), [("q4_km", "q4_k_m"), ("q5_k", "q5_k_m"), ("q6k", "q6_k"), ("q8-0", "q8_0")]
+)
 def test_an_unknown_type_names_the_nearest(kind, meant, tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match=f"{kind!r} is not written; did you mean {meant!r}"):
         export_gguf(model(64, tokenizer), tokenizer, tmp_path / "m.gguf", kind)

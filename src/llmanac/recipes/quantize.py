@@ -57,8 +57,8 @@ def check_target(source: str, target: Path, method: str) -> None:
         if method in others:
             what = f"a folder; a {GGUF} file has {', '.join(TYPES)}" if known is TYPES else f"a file, NAME{GGUF}"
             raise SpecError(f"--output: {method} is written as {what}")
-        known = (*known, *others)
-        raise SpecError(f"--method: {method!r} is not known{nearest(method, known)} ({', '.join(known)})")
+        either = (*known, *others)
+        raise SpecError(f"--method: {method!r} is not known{nearest(method, either)} ({', '.join(either)})")
     check_new(target, "--output")
     if Path(source).exists() and Path(source).resolve() in target.resolve().parents:
         raise SpecError(f"--output: {target} is inside of {source}; write it elsewhere")
@@ -109,7 +109,8 @@ def quantize(
     except RequestError as error:
         raise SpecError(f"{source}: is no causal model, and losses cannot be compared ({error})") from error
     if quantizer is None:
-        export_gguf(original, tokenizer, target, method, calibration and importance(original, train.batches()))
+        seen = None if calibration is None else importance(original, train.batches())
+        export_gguf(original, tokenizer, target, method, seen)
         bits, part = 8 * _bytes(target) / original.parameter_count(), 1.0
         changed: Any = load_model(target, device="cpu")
         quality = divergence(original, changed, held_out)
