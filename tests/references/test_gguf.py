@@ -420,8 +420,8 @@ def test_missing_pattern_is_llama_cpps_default(tokenizer, tmp_path):
 
 def test_what_has_no_form_is_refused_by_name(tokenizer, models, tmp_path):
     _, ours = models("llama")
-    with pytest.raises(CheckpointError, match="type: 'Q6_K' is not written"):
-        export_gguf(ours, tokenizer, tmp_path / "m.gguf", "q6_k")
+    with pytest.raises(CheckpointError, match="type: 'q3_k_m' is not written"):
+        export_gguf(ours, tokenizer, tmp_path / "m.gguf", "Q3_K_M")
     with pytest.raises(TokenizerError, match=r"no phi3 model whose tokenizer lacks <s> and <.endoftext.>"):
         export_gguf(models("phi3")[1], train_tokenizer("utf8", []), tmp_path / "m.gguf")
     unigram = train_tokenizer("unigram", VARIED * 3, vocab_size=400)

@@ -19,7 +19,7 @@ from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.generate.native import NativeModel, NativeRunner, refusal
 from llmanac.kernels.gguf import GGUF
-from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
 from llmanac.kernels.gguf.file import Packable, write
 from llmanac.kernels.infer._machine import forms
 from llmanac.models._quantized import Quantized
@@ -37,13 +37,11 @@ SHAPE = {
 def blocks_of(kind, rows, columns, draws):
     """Any codes, with scales that make numbers of about the size of weights."""
     of = KINDS[kind]
-    if of.pack is not None:
+    if kind in WRITTEN:
         return of.packed(draws.standard_normal((rows, columns)).astype(np.float32) / 16)
     data = draws.integers(0, 256, (rows, columns // of.size * of.bytes), np.uint8)
     found = data.reshape(-1).view(of.layout)
-    if kind == "BF16":
-        found[:] = (draws.standard_normal(len(found)).astype(np.float32) / 16).view(np.uint32) >> 16
-    elif kind == "MXFP4":
+    if kind == "MXFP4":
         found["e"] = draws.integers(118, 122, len(found))
     else:
         scale = (1 if of.size == 32 else 1 / 32) / (128 if of.table else 2 ** (of.bits - 1)) / 10

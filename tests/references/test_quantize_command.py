@@ -107,13 +107,43 @@ def test_a_folder_is_written_that_loads_packed(method, dense, tmp_path):
         assert again.kl == pytest.approx(found.quality.kl, rel=1e-4)
 
 
-@pytest.mark.parametrize("method, bits", [("q8_0", 8.5), ("q4_0", 4.5)])
-def test_a_gguf_file(method, bits, dense, tmp_path):
+@pytest.mark.parametrize("method", ["q8_0", "q4_0", "q4_k_m", "bf16"])
+def test_a_gguf_file(method, dense, tmp_path):
     found = quantize(str(dense), tmp_path / "out.gguf", method, texts=[TEXT * 120])
     assert (tmp_path / "out.gguf").stat().st_size == found.after and found.quality.kl > 0
     again = quantize(str(tmp_path / "out.gguf"), tmp_path / "again", "int8", texts=[TEXT * 120])
     assert again.quality.before == pytest.approx(found.quality.after, rel=1e-6)
     assert again.before == found.after  # the file's, not those of its numbers in float32
+
+
+def test_calibration_weighs_the_errors_of_a_gguf_file(dense, tmp_path):
+    (tmp_path / "seen.txt").write_text(TEXT * 40)
+    (tmp_path / "text.txt").write_text(TEXT[::-1] * 200)
+    seen = ("--calibration", "seen.txt")
+    for name, words in {
+        "converted": ("convert", str(dense), "converted.gguf", "--type", "q4_k_m", *seen),
+        "quantized": ("quantize", str(dense), "-m", "q4_k_m", "-o", "quantized.gguf", "--text", "text.txt", *seen),
+        "plain": ("convert", str(dense), "plain.gguf", "--type", "q4_k_m"),
+    }.items():
+        done = command(*words, cwd=tmp_path)
+        assert done.returncode == 0, (name, done.stderr)
+    plain, converted, quantized = (load_model(tmp_path / f"{name}.gguf", dtype="float32", device="cpu")
+                                   for name in ("plain", "converted", "quantized"))  # fmt: skip
+    for (name, p), q, r in zip(converted.named_parameters(), quantized.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(p, q) and torch.equal(p, r) == (p.ndim == 1 or "layers" not in name), name
+    done = command("convert", str(dense), "folder", *seen, cwd=tmp_path)
+    assert done.returncode == 2 and "--calibration: is for a .gguf file" in done.stderr
+
+
+def test_gptq_is_calibrated_on_the_text_that_is_given(dense, tmp_path):
+    """And all of the other text is compared on."""
+    found = [
+        quantize(str(dense), tmp_path / name, "gptq", texts=[TEXT * 60, TEXT * 60], calibration=seen)
+        for name, seen in (("own", [TEXT * 60]), ("half", None))
+    ]
+    same, other = (load_model(tmp_path / name, device="cpu") for name in ("own", "half"))
+    assert all(torch.equal(p, q) for p, q in zip(same.parameters(), other.parameters(), strict=True))
+    assert found[0].quality.tokens > found[1].quality.tokens
 
 
 def test_the_command_prints_what_it_cost(dense, tmp_path):
@@ -135,6 +165,7 @@ def test_the_command_prints_what_it_cost(dense, tmp_path):
     [
         ("int9", "a", "int8"), ("q8_0", "a", "a.gguf file|.gguf"), ("int8", "a.gguf", "a folder"),
         ("int8", "taken", "already"), ("int8", "model/inside", "inside"), ("int8", "model", "already"),
+        ("q4_km", "a.gguf", "q4_k_m"),
     ],
 )  # fmt: skip
 def test_targets_that_are_refused(method, output, message, tmp_path):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import numpy as np
 import pytest
 import torch
 from _small_models import block, tokens, transformer
@@ -15,8 +12,7 @@ from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
-from llmanac.kernels.gguf.blocks import KINDS
-from llmanac.models.gguf import write
+from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
 from llmanac.models.save import save_model
 from llmanac.tokenizers.load import train_tokenizer
@@ -34,22 +30,12 @@ def served(engine, ids):
     return runner.read(0, [ids.tolist()], every=True)[0].log_softmax(-1)
 
 
-def some_k_blocks(x, out):
-    """Blocks of Q4_K with any codes and scales, for numbers around 0 of the size of weights: no packer is needed."""
-    draws = np.random.default_rng(len(x))
-    out["d"], out["m"] = 3e-4, 7.5 * 3e-4
-    out["scales"], out["qs"] = (draws.integers(0, 256, out[name].shape) for name in ("scales", "qs"))
-
-
 @pytest.mark.parametrize("kind", ["Q4_1", "Q8_0", "Q4_K"])
-def test_gguf_files_equal_the_dequantized_model_of_transformers(kind, tmp_path, monkeypatch):
+def test_gguf_files_equal_the_dequantized_model_of_transformers(kind, tmp_path):
     pytest.importorskip("gguf", reason="transformers reads GGUF files with the gguf package")
     tokenizer = train_tokenizer("bpe", ["the cat sat on the mat"] * 3, vocab_size=270, special_tokens=("</s>",))
-    if kind == "Q4_K":  # is read, not written
-        monkeypatch.setitem(write.TYPES, kind, 15)
-        monkeypatch.setitem(KINDS, kind, dataclasses.replace(KINDS[kind], pack=some_k_blocks))
     given = model(256 if kind == "Q4_K" else 64, tokenizer)
-    path = write.export_gguf(given, tokenizer, tmp_path / "m.gguf", kind)
+    path = export_gguf(given, tokenizer, tmp_path / "m.gguf", "q4_k_m" if kind == "Q4_K" else kind)
     assert GGUF(path).kind("blk.1.ffn_up.weight") == kind
     peer = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf", attn_implementation="eager").eval()
     engine, ids = load_engine(path, device="cpu", runner="native"), tokens(1, 40, below=tokenizer.vocab_size)
@@ -59,7 +45,7 @@ def test_gguf_files_equal_the_dequantized_model_of_transformers(kind, tmp_path, 
     kl = float((wanted.exp() * (wanted - found)).sum(-1).mean())
     lost = float((dense.exp() * (dense - wanted)).sum(-1).mean())
     print(f"{kind}: KL {kl:.2e} to the dequantized model, which is {lost:.2e} from the original")
-    assert kl < (1e-7 if kind == "Q4_K" else 5e-3)  # K blocks run as the float32 numbers that they are
+    assert kl < (5e-2 if kind == "Q4_K" else 5e-3)  # of 8-bit activations; the K blocks are of a wider model
     assert lost > (1e-4 if kind == "Q8_0" else 1e-2)
     prompt = ids[0, :9].tolist()
     answer = engine.generate(prompt, max_new_tokens=1, stop_ids=[])[0].ids

@@ -86,7 +86,8 @@ def show_command(name: str) -> None:
 
 
 def convert_command(
-    source: SomeModel, target: Path, family: str | None = None, kind: str | None = None, ignore: IgnoreConfig = None,
+    source: SomeModel, target: Path, family: str | None = None, kind: str | None = None,
+    calibration: str | None = None, ignore: IgnoreConfig = None,
 ) -> None:  # fmt: skip
     """Write a model and its tokenizer in the layout of a Hugging Face family, or as a GGUF file.
 
@@ -94,14 +95,18 @@ def convert_command(
         target: Output folder, or a .gguf file; it must not exist.
         family (--to, --family): gguf, or a Hugging Face family such as gpt2; `llmanac list family` names them
             [llama].
-        kind (--type): Weights of a .gguf file: f32, f16, q8_0, q4_0 or q4_1 [f16].
+        kind (--type): Weights of a .gguf file: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1 or q4_0 [f16].
+        calibration: A file of text for a .gguf file; errors weigh by what is computed on it.
     """
+    from llmanac.cli.score import texts_of
     from llmanac.recipes.convert import convert
 
     family = family or ("gguf" if target.suffix == ".gguf" else "llama")
-    if kind is not None and family != "gguf":
-        raise SpecError("--type: is for a .gguf file")
-    model = convert(source, target, family, kind or "f16", ignore or ())
+    for flag, value in (("--type", kind), ("--calibration", calibration)):
+        if value is not None and family != "gguf":
+            raise SpecError(f"{flag}: is for a .gguf file")
+    texts = None if calibration is None else list(texts_of((), calibration, "text"))
+    model = convert(source, target, family, kind or "f16", ignore or (), texts)
     reader = "llama.cpp" if family == "gguf" else "transformers.AutoModelForCausalLM.from_pretrained"
     print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
     print(f"Next: llmanac generate {target} --prompt 'Once'   (or {reader})")

@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 
 def quantize_command(
     path: SomeModel, method: str, output: Path, targets: list[str] | None = None, text: str | None = None,
+    calibration: str | None = None,
     column: Column = "text", include: Include = None,
 ) -> None:  # fmt: skip
     """Write a model with fewer bits a weight; print its size, its loss on text and its speed before and after.
 
     Args:
-        method (-m): bf16, fp16, int8, int8-dynamic, nf4, gptq, int4, ternary, binary; q8_0, q4_0, q4_1 for a .gguf
-            file.
+        method (-m): bf16, fp16, int8, int8-dynamic, nf4, gptq, int4, ternary, binary; for a .gguf file f32, f16,
+            bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1 or q4_0.
         output (-o): A new folder, or a .gguf file.
         targets: Names of matrices, e.g. lm_head; repeatable [all-linear].
-        text: Text for calibration and comparison [Python's documentation].
+        text: Text for comparison [Python's documentation].
+        calibration: Text for gptq and .gguf files, which weigh errors by what is computed on it [for gptq the first
+            half of --text, for a .gguf file none].
     """
     from llmanac.cli.score import texts_of
     from llmanac.cli.tables import print_table
@@ -33,7 +36,8 @@ def quantize_command(
 
     check_target(path, output, method)
     texts = None if text is None else list(texts_of((), text, column, include or ()))
-    found = quantize(path, output, method, targets=targets or (), texts=texts)
+    seen = None if calibration is None else list(texts_of((), calibration, column, include or ()))
+    found = quantize(path, output, method, targets=targets or (), texts=texts, calibration=seen)
     quality = found.quality
     rows = [
         ("bytes", f"{found.before:,}", f"{found.after:,}"),
@@ -45,7 +49,7 @@ def quantize_command(
     ]
     print_table(f"{method}, {found.bits:.3f} bits a weight", ("", "before", "after"), rows)
     print(_compared(quality))
-    print(f"{output}: {100 * found.after / found.before:.1f}% of the bytes{_rest(method, found.part)}.")
+    print(f"{output}: {100 * found.after / found.before:.1f}% of the bytes{_rest(output, found.part)}.")
     print(f"Next: llmanac chat {shlex.quote(str(output))}")
 
 
@@ -66,10 +70,8 @@ def _compared(quality: Divergence) -> str:
     )
 
 
-def _rest(method: str, part: float) -> str:
-    from llmanac.recipes.quantize import BLOCKS
-
-    if method in BLOCKS:
+def _rest(output: Path, part: float) -> str:
+    if output.suffix == ".gguf":
         return "; bits a weight are of the file, with its vocabulary"
     return f"; {100 * part:.0f}% of the weights were quantized, the others are as before" if part < 0.995 else ""
 

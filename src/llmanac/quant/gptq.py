@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.models._layers import unfuse
 from llmanac.models._quantized import Quantized
@@ -112,8 +113,11 @@ class Walk:
         self.hidden: list[Tensor] = []
         self.real: Tensor | None = None  # (B, T): which tokens of the batch in hand are no padding
 
-    def products(self, block: str, layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-        """X^T X of what each layer reads, by name; layers whose matrix is used in another way are left out."""
+    def products(
+        self, block: str, layers: Mapping[str, nn.Module], of: Callable[[Tensor], Tensor] = lambda x: x.T @ x
+    ) -> dict[str, Tensor]:
+        """X^T X of what each layer reads by name, or another sum over its rows; layers whose matrix is used in another
+        way are left out."""
         found: dict[str, Tensor] = {}
 
         def add(name: str) -> Callable[..., None]:
@@ -123,7 +127,7 @@ class Walk:
                     x = (
                         x.flatten(0, -2) if self.real is None or x.shape[:2] != self.real.shape else x[self.real]
                     ).float()
-                    found[name] = found.get(name, 0.0) + x.T @ x
+                    found[name] = found.get(name, 0.0) + of(x)
 
             return hook
 
@@ -160,6 +164,16 @@ class Walk:
                 with suppress(_Stop):
                     self.model(batch)
         return out
+
+
+def importance(model: Any, batches: Iterable[Any]) -> dict[str, Any]:
+    """Sums of squares of what each column of a linear map is multiplied with, (K,) float32 by the weight's name."""
+    unfuse(model)  # hooks see the inputs of single layers
+    with torch.no_grad():
+        found = Walk(model, list(batches)).products(
+            "", find_targets(model, ("all-linear",)), lambda x: x.square().sum(0)
+        )
+    return {f"{name}.weight": squares.cpu().numpy() for name, squares in found.items()}
 
 
 class _Stop(Exception):

@@ -18,13 +18,13 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, LanguageModel
 from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
 from llmanac.generate.engine import Engine, evaluating
-from llmanac.models.gguf.write import export_gguf
+from llmanac.models.gguf.write import TYPES, export_gguf
 from llmanac.models.load import load_model
 from llmanac.models.locate import GGUF, fetched
 from llmanac.models.save import save_model
+from llmanac.quant.gptq import importance
 from llmanac.tokenizers.load import load_tokenizer
 
-BLOCKS = ("q8_0", "q4_0", "q4_1")  # of .gguf files
 LENGTH, CALIBRATION, EVALUATION = 512, 16, 8  # tokens of a window; windows, of short ones as many as hold that text
 PROMPT, DECODED = 32, 48  # tokens
 ROUNDS, FEWEST, SECONDS = 5, 3, 10.0  # of timing: no further round after so long
@@ -52,12 +52,13 @@ class Quantized:
 
 def check_target(source: str, target: Path, method: str) -> None:
     """Raises SpecError for a method that is not known, or a target that is taken or of the wrong kind."""
-    known = (*BLOCKS, *_names())
+    known, others = (TYPES, _names()) if target.suffix == GGUF else (_names(), TYPES)
     if method not in known:
-        raise SpecError(f"--method: {method!r} is not known{nearest(method, known)} ({', '.join(known)})")
-    if (method in BLOCKS) != (target.suffix == GGUF):
-        what = f"a {GGUF} file (name it NAME{GGUF})" if method in BLOCKS else f"a folder; a {GGUF} file has "
-        raise SpecError(f"--output: {method} is written as {what}{'' if method in BLOCKS else ', '.join(BLOCKS)}")
+        if method in others:
+            what = f"a folder; a {GGUF} file has {', '.join(TYPES)}" if known is TYPES else f"a file, NAME{GGUF}"
+            raise SpecError(f"--output: {method} is written as {what}")
+        either = (*known, *others)
+        raise SpecError(f"--method: {method!r} is not known{nearest(method, either)} ({', '.join(either)})")
     check_new(target, "--output")
     if Path(source).exists() and Path(source).resolve() in target.resolve().parents:
         raise SpecError(f"--output: {target} is inside of {source}; write it elsewhere")
@@ -68,23 +69,32 @@ def _names() -> list[str]:
 
 
 def quantize(
-    source: str, target: Path, method: str, *, targets: Sequence[str] = (), texts: Sequence[str] | None = None
+    source: str,
+    target: Path,
+    method: str,
+    *,
+    targets: Sequence[str] = (),
+    texts: Sequence[str] | None = None,
+    calibration: Sequence[str] | None = None,
 ) -> Quantized:
     """Load `source`, write `target`.
 
     Args:
-        method: a quantizer's name, or the blocks of a .gguf file.
+        method: a quantizer's name, or the type of a .gguf file.
         targets: patterns of the matrices, by default the quantizer's.
-        texts: for calibration (the first half) and comparison (the second); by default Python's own documentation.
+        texts: for comparison, by default Python's own documentation.
+        calibration: for methods that look at activations, by default the first half of `texts`, which is then not
+            compared on. A .gguf file is written without where it is not given.
 
     Raises:
         SpecError, DataError, CheckpointError: what cannot be done; nothing is written then.
     """
     check_target(source, target, method)
-    if targets and method in BLOCKS:
+    file = target.suffix == GGUF
+    if targets and file:
         raise SpecError(f"--targets: {method} is of all matrices of the file")
     fields = {"targets": list(targets)} if targets else {}
-    quantizer = None if method in BLOCKS else make_method("quantizer", {"name": method, **fields}).build()
+    quantizer = None if file else make_method("quantizer", {"name": method, **fields}).build()
     place, tokens = fetched(source)
     original: Any = load_model(place, dtype="float32", device="cpu")
     tokenizer = load_tokenizer(tokens)
@@ -93,13 +103,14 @@ def quantize(
     length = min(LENGTH, original.max_length or LENGTH)
     if length < SHORTEST:
         raise SpecError(f"{source}: reads {length} tokens at most; losses are compared over at least {SHORTEST}")
-    train, held_out = _split(texts, tokenizer, length)
+    train, held_out = _split(texts, calibration, tokenizer, length)
     try:
         original(Batch(ids=held_out.ids[:1, :2]))
     except RequestError as error:
         raise SpecError(f"{source}: is no causal model, and losses cannot be compared ({error})") from error
     if quantizer is None:
-        export_gguf(original, tokenizer, target, method)
+        seen = None if calibration is None else importance(original, train.batches())
+        export_gguf(original, tokenizer, target, method, seen)
         bits, part = 8 * _bytes(target) / original.parameter_count(), 1.0
         changed: Any = load_model(target, device="cpu")
         quality = divergence(original, changed, held_out)
@@ -122,19 +133,24 @@ def _bytes(place: Path) -> int:
     return sum(path.stat().st_size for path in ([place] if place.is_file() else place.glob("*.safetensors")))
 
 
-def _split(texts: Sequence[str] | None, tokenizer: Any, length: int) -> tuple[Windows, Windows]:
+def _split(
+    texts: Sequence[str] | None, calibration: Sequence[str] | None, tokenizer: Any, length: int
+) -> tuple[Windows, Windows]:
     """Windows for calibration, and others for the comparison."""
     if texts is None:
         topics = make_method("source", {"name": "python-docs", "parts": ["topics"]})
         texts = [document.text for document in topics.documents()]
-    if len(texts) == 1:  # one text: its halves
+    if calibration is None and len(texts) == 1:  # one text: its halves
         middle = len(texts[0]) // 2
         texts = [texts[0][:middle], texts[0][middle:]]
     if not texts:
         raise DataError("--text: holds no text")
+    rows = EVALUATION * LENGTH // length
+    if calibration is not None:
+        train = windows(calibration, tokenizer, length, CALIBRATION, "--calibration")
+        return train, windows(texts, tokenizer, length, rows, "--text")
     middle = len(texts) // 2
     train = windows(texts[:middle], tokenizer, length, CALIBRATION, "--text: its first half")
-    rows = EVALUATION * LENGTH // length
     return train, windows(texts[middle:], tokenizer, length, rows, "--text: its second half")
 
 

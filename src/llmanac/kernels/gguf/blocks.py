@@ -13,44 +13,12 @@ All arithmetic is in float32 and in the order of ggml's reference, so the number
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-PIECE = 1 << 16  # numbers that are unpacked or packed at a time: they stay in the cache
-
-
-def _inverse(d: Array) -> Array:
-    return np.divide(np.float32(1), d, out=np.zeros_like(d), where=d != 0)
-
-
-def _pack_q8_0(x: Array, out: Array) -> None:
-    d = np.abs(x).max(1, keepdims=True) / np.float32(127)
-    scaled = x * _inverse(d)
-    whole = np.trunc(scaled)
-    out["qs"] = whole + np.trunc(2 * (scaled - whole))  # halves away from zero, as C's roundf
-    out["d"] = d[:, 0]
-
-
-def _pack_q4_0(x: Array, out: Array) -> None:
-    d = np.take_along_axis(x, np.abs(x).argmax(1, keepdims=True), 1) / np.float32(-8)
-    _pack_nibbles(x * _inverse(d) + np.float32(8.5), out)
-    out["d"] = d[:, 0]
-
-
-def _pack_q4_1(x: Array, out: Array) -> None:
-    low = x.min(1, keepdims=True)
-    d = (x.max(1, keepdims=True) - low) / np.float32(15)
-    _pack_nibbles((x - low) * _inverse(d) + np.float32(0.5), out)
-    out["d"], out["m"] = d[:, 0], low[:, 0]
-
-
-def _pack_nibbles(numbers: Array, out: Array) -> None:
-    whole = np.minimum(numbers, 15).astype(np.uint8)
-    out["qs"] = whole[:, :16] | (whole[:, 16:] << 4)
 
 
 @dataclass(frozen=True)
@@ -61,7 +29,6 @@ class Kind:
         number: ggml's number of the type; size: of a block in numbers; layout: of a block in bytes.
         bits: of a code; offset: of what stands for 0; table: whole numbers that codes stand for, in place of an offset.
         part: how many numbers of a block share a scale.
-        pack: `(numbers (n, size) float32, n blocks to fill)`; None where a kind is only read.
     """
 
     name: str
@@ -72,7 +39,6 @@ class Kind:
     offset: int = 0
     part: int = 32
     table: tuple[int, ...] = ()
-    pack: Callable[[Array, Array], None] | None = None
 
     @property
     def bytes(self) -> int:
@@ -121,20 +87,34 @@ class Kind:
         found = [blocks[name].view("<u2") for name in ("d", "m") if name in self.layout.names]
         return not any(((of & 0x7C00) == 0x7C00).any() for of in found)
 
-    def packed(self, numbers: Array) -> Array:
-        """Numbers (..., row) -> bytes (..., row bytes) as ggml's reference packs them; the inverse of `float32`."""
-        assert self.pack is not None
+    def packed(self, numbers: Array, importance: Array | None = None) -> Array:
+        """Numbers (..., row) -> bytes (..., row bytes), by the search of `pack.py`; for the kinds in `WRITTEN`.
+
+        Args:
+            importance: (row,), of what is multiplied with each column; by default the same for all.
+        """
         x = np.ascontiguousarray(numbers, np.float32).reshape(-1, self.size)
-        blocks = np.empty(len(x), self.layout)
-        step = max(1, PIECE // self.size)
-        with np.errstate(all="ignore"):
-            for at in range(0, len(x), step):
-                self.pack(x[at : at + step], blocks[at : at + step])
+        blocks = np.zeros(len(x), self.layout)
+        if self.name == "BF16":
+            bits = x[:, 0].view(np.uint32)
+            blocks[:] = bits + (0x7FFF + (bits >> 16 & 1)) >> 16  # to the nearest, halves to even
+        elif self.size == 1:
+            blocks[:] = x[:, 0]
+        else:
+            from llmanac.kernels.gguf import pack
+
+            weights = np.ones((1, self.size)) if importance is None else importance.reshape(-1, self.size)
+            weights = (weights / (weights.mean() or 1)).astype(np.float32)
+            minimum = pack.NONE if not self.minimum else pack.FREE if self.size == self.part else pack.POSITIVE
+            limits = np.array((0, 63) if self.minimum else (-128, 127), np.float32)
+            least, most = np.float32(-self.offset), np.float32((1 << self.bits) - 1 - self.offset)
+            d, m = np.empty((2, len(x)), np.float32)
+            out = blocks.view(np.uint8).reshape(len(x), -1)
+            pack.pack(self.number, x, weights, self.part, least, most, minimum, limits, out, d, m)
+            blocks["d"] = d
+            if self.minimum:
+                blocks["m"] = m if self.size > self.part else -m
         return blocks.view(np.uint8).reshape(*numbers.shape[:-1], -1)
-
-
-def _plain(x: Array, out: Array) -> None:
-    out[:] = x[:, 0]
 
 
 def _block(**fields: tuple[str, int] | str) -> np.dtype[Any]:
@@ -149,13 +129,13 @@ _SIXTEEN = ("u1", 16)
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("F32", 0, 1, np.dtype("<f4"), pack=_plain),
-        Kind("F16", 1, 1, np.dtype(_F16), pack=_plain),
-        Kind("Q4_0", 2, 32, _block(d=_F16, qs=_SIXTEEN), 4, 8, pack=_pack_q4_0),
-        Kind("Q4_1", 3, 32, _block(d=_F16, m=_F16, qs=_SIXTEEN), 4, pack=_pack_q4_1),
+        Kind("F32", 0, 1, np.dtype("<f4")),
+        Kind("F16", 1, 1, np.dtype(_F16)),
+        Kind("Q4_0", 2, 32, _block(d=_F16, qs=_SIXTEEN), 4, 8),
+        Kind("Q4_1", 3, 32, _block(d=_F16, m=_F16, qs=_SIXTEEN), 4),
         Kind("Q5_0", 6, 32, _block(d=_F16, qs=("u1", 20)), 5, 16),
         Kind("Q5_1", 7, 32, _block(d=_F16, m=_F16, qs=("u1", 20)), 5),
-        Kind("Q8_0", 8, 32, _block(d=_F16, qs=("i1", 32)), 8, 128, pack=_pack_q8_0),
+        Kind("Q8_0", 8, 32, _block(d=_F16, qs=("i1", 32)), 8, 128),
         Kind("Q2_K", 10, 256, _block(scales=_SIXTEEN, qs=("u1", 64), d=_F16, m=_F16), 2, part=16),
         Kind("Q3_K", 11, 256, _block(high=("u1", 32), qs=("u1", 64), scales=_TWELVE, d=_F16), 3, 4, part=16),
         Kind("Q4_K", 12, 256, _Q4_K, 4),
@@ -167,4 +147,5 @@ KINDS = {
         Kind("MXFP4", 39, 32, _block(e="u1", qs=_SIXTEEN), 4, table=_FP4),
     )
 }
+WRITTEN = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
 BY_NUMBER = {kind.number: kind for kind in KINDS.values()}

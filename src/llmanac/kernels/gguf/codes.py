@@ -139,6 +139,55 @@ def codes(kind, b, q, wide, s, t):
         _iq4_xs(b, q, s)
 
 
+@njit
+def _to_pairs(q, b, at, width):
+    """The inverse of `_pairs`, and with a width of 16 that of `_nibbles`."""
+    for p in range(len(q) // (2 * width)):
+        for j in range(width):
+            b[at + width * p + j] = (q[2 * width * p + j] & 15) | (q[2 * width * p + width + j] & 15) << 4
+
+
+@njit
+def _to_fifths(q, b, at, width):
+    """The fifth bits: bit i of byte j is that of number `width i + j`, and for a width of 1 of `8 j + i`."""
+    for j in range(len(q) // 8):
+        b[at + j] = 0
+        for i in range(8):
+            b[at + j] |= (q[width * i + j if width > 1 else 8 * j + i] >> 4) << i
+
+
+@njit
+def fill(kind, q, s, t, b):
+    """The inverse of `codes` for the kinds that are written; bytes of d and m are left as they are."""
+    if kind == Q8_0:
+        for j in range(32):
+            b[2 + j] = q[j] ^ 128
+    elif kind in (Q4_0, Q4_1):
+        _to_pairs(q, b, 2 if kind == Q4_0 else 4, 16)
+    elif kind in (Q5_0, Q5_1):
+        at = 2 if kind == Q5_0 else 4
+        _to_fifths(q, b, at, 1)
+        _to_pairs(q, b, at + 4, 16)
+    elif kind in (Q4_K, Q5_K):
+        for i in range(4):
+            b[4 + i], b[8 + i] = s[i] | s[4 + i] >> 4 << 6, t[i] | t[4 + i] >> 4 << 6
+            b[12 + i] = (s[4 + i] & 15) | (t[4 + i] & 15) << 4
+        if kind == Q5_K:
+            _to_fifths(q, b, 16, 32)
+        _to_pairs(q, b, 16 if kind == Q4_K else 48, 32)
+    else:  # Q6_K
+        for n in range(2):
+            for j in range(32):
+                at, high = 128 * n + j, 0
+                for i in range(4):
+                    high |= q[at + 32 * i] >> 4 << 2 * i
+                b[128 + 32 * n + j] = high
+                for i in range(2):
+                    b[64 * n + 32 * i + j] = (q[at + 32 * i] & 15) | (q[at + 64 + 32 * i] & 15) << 4
+        for i in range(16):
+            b[192 + i] = s[i]
+
+
 def _numbers(kind, data, d, m, part, values, out):
     q, s, t = np.empty(256, np.uint8), np.ones(16, np.int8), np.ones(16, np.int8)
     wide = q.view(np.uint64)

@@ -60,7 +60,7 @@ class Blocks(Spec):
 
     kind: ClassVar[str] = "quantizer"
     name = BLOCKS
-    type: Literal["f32", "f16", "q8_0", "q4_0", "q4_1"] = "q8_0"
+    type: Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_1", "q4_0"] = "q8_0"
 
 
 def spec_of(text: ArmText) -> Spec:

@@ -1,12 +1,14 @@
-"""A model and its tokenizer as a GGUF file that llama.cpp loads, in F32, F16, Q8_0, Q4_0 or Q4_1.
+"""A model and its tokenizer as a GGUF file that llama.cpp loads, of one of `TYPES`.
 
-Norms and biases stay in F32. With 4 bits the embedding and the head have 8; a matrix whose rows are no multiple of 32
-has 16. The file is read again before it gets its name, so what it cannot say of a model is refused.
+Norms and biases stay in F32. `mixture` says which kind each matrix has, by llama.cpp's rules (`llama-quant.cpp`). The
+file is read again before it gets its name, so what it cannot say of a model is refused.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError, TokenizerError
+from llmanac.core.errors import CheckpointError, TokenizerError, nearest
 from llmanac.core.spec import diff
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Packable, write
@@ -39,20 +41,30 @@ from llmanac.models.save import canonical_state
 from llmanac.tokenizers import _gguf
 from llmanac.tokenizers._base import Tokenizer
 
-TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "Q4_0": 2, "Q4_1": 3}  # general.file_type
-LARGEST_HALF = 65504.0
+TYPES = {  # of a file -> general.file_type, and the kind of most matrices
+    "f32": (0, "F32"), "f16": (1, "F16"), "bf16": (32, "BF16"), "q8_0": (7, "Q8_0"), "q6_k": (18, "Q6_K"),
+    "q5_k_m": (17, "Q5_K"), "q4_k_m": (15, "Q4_K"), "q4_1": (3, "Q4_1"), "q4_0": (2, "Q4_0"),
+}  # fmt: skip
+NARROW = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}  # where blocks of 256 do not divide a row
+HEAD, LARGEST_HALF = "lm_head.weight", 65504.0
 
 
-def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16") -> Path:
+def export_gguf(
+    model: Any, tokenizer: Tokenizer, path: Path, kind: str = "f16", importance: Mapping[str, Array] | None = None
+) -> Path:
     """Write the file; returns its path.
+
+    Args:
+        kind: one of `TYPES`.
+        importance: of the columns of a matrix, by the parameter's name; errors in a column weigh as much.
 
     Raises:
         CheckpointError: a kind that is not written, or a model that no architecture holds; the message says why.
         TokenizerError: a tokenizer for which the format has no form.
     """
-    kind = kind.upper()
+    kind = kind.lower()
     if kind not in TYPES:
-        raise CheckpointError(f"type: {kind!r} is not written (known: {', '.join(TYPES).lower()})")
+        raise CheckpointError(f"type: {kind!r} is not written{nearest(kind, TYPES)} (known: {', '.join(TYPES)})")
     name, table, chosen, config = fitting(model)
     scaling = _scaling(model.spec)
     state = canonical_state(model)
@@ -60,7 +72,7 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     metadata = {
         "general.architecture": name,
         "general.name": path.stem,
-        "general.file_type": np.uint32(TYPES[kind]),
+        "general.file_type": np.uint32(TYPES[kind][0]),
         "general.quantization_version": np.uint32(2),
         **{f"{name}.{key}": value for key, value in _keys(table, config, scaling, model).items()},
     }
@@ -71,13 +83,15 @@ def export_gguf(model: Any, tokenizer: Tokenizer, path: Path, kind: str = "F16")
     lost = [token for token in table.tokens if token not in metadata["tokenizer.ggml.tokens"]]
     if lost:
         raise TokenizerError(f"{path}: llama.cpp reads no {name} model whose tokenizer lacks {' and '.join(lost)}")
+    weights = {sources[key].name: columns for key, columns in (importance or {}).items() if key in sources}
+    tied = all(source.name != HEAD for source in sources.values())
     tensors = {}
     for own, numbers in _lists(scaling, config).items():
         tensors[own] = Packable("F32", numbers.shape, partial(np.asarray, numbers))
     for theirs, tensor in arrange(state, sources).items():
-        own = table.ours(theirs)
-        chosen_kind = _kind(own, tensor, kind)
-        tensors[own] = Packable(chosen_kind, tuple(tensor.shape), _packing(table, config, theirs, tensor, chosen_kind))
+        own, of = table.ours(theirs), weights.get(theirs)
+        form = "F32" if tensor.ndim < 2 else mixture(own, tensor.shape[-1], kind, config, tied, of is not None)
+        tensors[own] = Packable(form, tuple(tensor.shape), _packing(table, config, theirs, tensor, form, of))
     with files.atomic_file(path) as handle:
         write(handle, metadata, tensors)
         handle.flush()
@@ -144,15 +158,35 @@ def _lists(scaling: Scaling | None, config: Config) -> dict[str, Array]:
     return {own: np.array(getattr(scaling, LISTS[theirs]), np.float32) for theirs, own in FACTORS.items()}
 
 
-def _kind(name: str, tensor: Tensor, kind: str) -> str:
-    if tensor.ndim < 2:
-        return "F32"
-    if KINDS[kind].size > 1 and tensor.shape[-1] % KINDS[kind].size:
-        return "F16"
-    return "Q8_0" if kind in ("Q4_0", "Q4_1") and name in ("token_embd.weight", "output.weight") else kind
+def mixture(name: str, columns: int, kind: str, config: Config, tied: bool, important: bool) -> str:
+    """The kind of a matrix in a file: more bits for the head, and for values and the last map of some layers.
+
+    Args:
+        name: of the file's tensor; columns: of a row; kind: one of `TYPES`.
+        config: of the family; tied: whether the embedding is the head; important: whether that of columns is known.
+    """
+    _, found = TYPES[kind]
+    if KINDS[found].size == 1:
+        return found
+    at, part = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.weight", name).groups("0")  # type: ignore[union-attr]
+    layer, layers, values = int(at), config["num_hidden_layers"], part in ("attn_v", "attn_qkv")
+    first, last = layer < layers // 8, layer >= 7 * layers // 8
+    grouped = config["num_key_value_heads"] < config["num_attention_heads"]
+    if part == "output" or (part == "token_embd" and tied):
+        found = "Q8_0" if found == "Q8_0" or columns % KINDS[found].size else "Q6_K"
+    elif kind in ("q4_k_m", "q5_k_m") and (values or part == "ffn_down"):
+        if first or last or (layer - layers // 8) % 3 == 2:
+            found = "Q6_K"
+        elif kind == "q4_k_m" and values and layers == 80 and grouped:
+            found = "Q5_K"  # of 70B, whose values are few
+    elif kind == "q4_0" and part == "ffn_down" and first and important:
+        found = "Q4_1"
+    while columns % KINDS[found].size:
+        found = NARROW.get(found, "F16")
+    return found
 
 
-def _packing(table: Architecture, config: Config, theirs: str, tensor: Tensor, kind: str) -> Any:
+def _packing(table: Architecture, config: Config, theirs: str, tensor: Tensor, kind: str, of: Array | None) -> Any:
     def packed() -> Array:
         numbers: Array = tensor.detach().cpu().float().numpy()
         if theirs.endswith("norm.weight"):
@@ -160,9 +194,9 @@ def _packing(table: Architecture, config: Config, theirs: str, tensor: Tensor, k
         if (heads := table.heads(theirs, config)) is not None:
             numbers = interleaved(numbers, heads)
         largest = float(np.abs(numbers).max(initial=0.0))
-        if not largest <= (math.inf if kind == "F32" else LARGEST_HALF):
+        if not largest <= (math.inf if kind in ("F32", "BF16") else LARGEST_HALF):
             raise CheckpointError(f"{theirs}: holds {largest:g}, which {kind} cannot; use --type f32")
-        return KINDS[kind].packed(numbers)
+        return KINDS[kind].packed(numbers, of)
 
     return packed
 
