@@ -70,7 +70,7 @@ def refusal(model: Any) -> str | None:
         return f"it computes in float32, and the model has {', '.join(sorted(map(str, wrong)))}"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "the model has forward hooks"
-    if any(isinstance(m, Product) and m.change is not None for m in model.modules()):
+    if any(not getattr(m.change, "served", False) for m in model.modules() if isinstance(m, Product) and m.change):
         return "the model has adapters; merge them first"
     if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
@@ -314,7 +314,7 @@ class NativeModel:
 
     def run(
         self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, blocks: np.ndarray,
-        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: np.ndarray,
+        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: np.ndarray, terms: np.ndarray, chosen: np.ndarray,
     ) -> None:  # fmt: skip
         """One pass over at most LINES tokens, by the holder of `lock`; see `kernels/infer/forward.py`."""
         from llmanac.kernels.infer.forward import Step, forward
@@ -325,7 +325,7 @@ class NativeModel:
         step = Step(
             x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits,
             keys=keys.data_ptr(), values=values.data_ptr(), block_bytes=keys.nbytes // len(keys),
-            shift=(keys.shape[1] // PART).bit_length() - 1,
+            shift=(keys.shape[1] // PART).bit_length() - 1, terms=terms, chosen=chosen,
         )  # fmt: skip
         others: list[Future[Any]] = []
         if self._pool is not None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from llmanac.kernels.infer._machine import (
@@ -37,7 +37,7 @@ from llmanac.kernels.infer._machine import (
     store,
     vector,
 )  # fmt: skip
-from llmanac.kernels.infer.attend import PAGE, QUERIES
+from llmanac.kernels.infer.attend import PAGE, QUERIES, floats_at
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
 from llmanac.kernels.text import cached
 
@@ -110,6 +110,8 @@ class Step(NamedTuple):
         blocks: (rows, most blocks) int64.
         wanted: (w,) lines whose logits are asked for; logits: (w, V filled up).
         keys, values: addresses of the stores; block_bytes: of a block in each; shift: it has 2^shift pages.
+        terms: (adapters, L, 7, 3) int64 rank, address of A (r, inputs) and of s B^T (r, outputs); chosen: (n,) which
+            adapter a line has, -1 for none.
     """
 
     x: Any
@@ -123,6 +125,8 @@ class Step(NamedTuple):
     values: Any
     block_bytes: Any
     shift: Any
+    terms: Any
+    chosen: Any
 
 
 @intrinsic
@@ -257,9 +261,26 @@ def _add(x, y):
 
 
 @njit(**FAST)
-def _added(plan, room, step, b, biases, layer, post):
+def _changed(plan, step, layer, which, b, x, line):
+    """Add the term s (x A^T) B^T of the adapter that a line has to its output of a product."""
+    if step.chosen[b] < 0:
+        return
+    term, matrix = step.terms[step.chosen[b], layer, which], plan.matrices[layer, which]
+    rank, y = term[0], line[matrix[OFFSET] : matrix[OFFSET] + matrix[ROWS]]
+    down, up = carray(floats_at(term[1]), (rank, len(x))), carray(floats_at(term[2]), (rank, len(y)))
+    for r in range(rank):
+        total = ZERO
+        for i in range(len(x)):
+            total += down[r, i] * x[i]
+        for i in range(len(y)):
+            y[i] += total * up[r, i]
+
+
+@njit(**FAST)
+def _added(plan, room, step, b, which, inputs, biases, layer, post):
     """Add a part's output to the residual stream."""
     x, y = step.x[b], room.y[b, : step.x.shape[1]]
+    _changed(plan, step, layer, which, b, inputs[b], room.y[b])
     if len(biases):
         _add(y, biases[layer])
     if plan.post:
@@ -273,6 +294,8 @@ def _keep(plan, room, step, layer, b):
     heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
     k_at, v_at = plan.matrices[layer, K, OFFSET], plan.matrices[layer, V, OFFSET]
     line, place, table = room.qkv[b], step.places[b], plan.layers[layer, TABLE]
+    for which in range(Q, V + 1):
+        _changed(plan, step, layer, which, b, room.h[b], line)
     if len(plan.biases[0]):
         _add(line, plan.biases[0][layer])
     for head in range(heads + kv_heads):
@@ -364,7 +387,7 @@ def _forward(plan, room, step, thread, threads):
         meet(counter, threads)
         coded = own[GATE, CODED] + own[UP, CODED]
         for b in range(first, last):
-            _added(plan, room, step, b, plan.biases[1], layer, 1)
+            _added(plan, room, step, b, OUT, room.read, plan.biases[1], layer, 1)
             _norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
             if coded:
                 _code(room.h[b], b, room)
@@ -374,6 +397,8 @@ def _forward(plan, room, step, thread, threads):
         meet(counter, threads)
         up = own[UP, OFFSET]
         for b in range(first, last):
+            for which in range(GATE, UP + 1):
+                _changed(plan, step, layer, which, b, room.h[b], room.gates[b])
             if len(plan.biases[2]):
                 _add(room.gates[b], plan.biases[2][layer])
             _gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
@@ -383,7 +408,7 @@ def _forward(plan, room, step, thread, threads):
         _multiply(own[DOWN], room.inner, room, n, room.y, thread, threads)
         meet(counter, threads)
         for b in range(first, last):
-            _added(plan, room, step, b, plan.biases[3], layer, 3)
+            _added(plan, room, step, b, DOWN, room.inner, plan.biases[3], layer, 3)
     meet(counter, threads)
     w = len(step.wanted)
     for i in range(w * thread // threads, w * (thread + 1) // threads):
