@@ -71,6 +71,7 @@ class Engine:
         runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
             `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
             seconds of compiling), or a `NativeModel` with choices of its own (quantized weights, threads).
+            `native:float16` and `native:float32` say what keys and values are kept in.
 
         adapters: by name, folders in PEFT's layout, or Transforms on another model of this shape; a request names one
             (`adapter`), and requests with different ones run in one batch. The native runner computes LoRA of a
@@ -296,8 +297,9 @@ class Engine:
 
 def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeModel | None:
     """What the native runner runs where it is chosen."""
-    if isinstance(runner, str) and runner not in RUNNERS:
-        raise RequestError(f"runner: {runner!r} is not one of {', '.join(RUNNERS)}{nearest(runner, RUNNERS)}")
+    name, _, keys = runner.partition(":") if isinstance(runner, str) else ("native", "", "")
+    if name not in RUNNERS or (keys and name != "native"):
+        raise RequestError(f"runner: {runner!r} is not one of {', '.join(RUNNERS)}{nearest(name, RUNNERS)}")
     if runner == "torch":
         return None
     from llmanac.generate import _native_terms
@@ -308,7 +310,7 @@ def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeM
         return None
     if unread:
         raise RequestError(f"runner: native cannot compute these adapters ({unread}); use torch, or merge() one")
-    return NativeModel(model) if isinstance(runner, str) else runner
+    return NativeModel(model, keys=keys or None) if isinstance(runner, str) else runner
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

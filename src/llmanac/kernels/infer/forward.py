@@ -17,26 +17,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
-from llmanac.kernels.infer._machine import (
-    FLOAT,
-    HALF,
-    I8,
-    I32,
-    ahead,
-    apply,
-    call,
-    forms,
-    load,
-    meet,
-    pick,
-    splat,
-    store,
-    vector,
-)  # fmt: skip
+from llmanac.kernels.infer._machine import call, meet
+from llmanac.kernels.infer._numbers import code_group, put, put_half
 from llmanac.kernels.infer.attend import PAGE, QUERIES, floats_at
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
 from llmanac.kernels.text import cached
@@ -129,61 +113,6 @@ class Step(NamedTuple):
     chosen: Any
 
 
-@intrinsic
-def _put_half(typing_context, place, value):
-    def generate(context, builder, signature, values):
-        if forms() != ("plain",):  # whose keys are float32, and which may have no instruction for it
-            store(builder, builder.fptrunc(values[1], HALF), values[0], 2)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float32), generate
-
-
-@intrinsic
-def _put(typing_context, place, value):
-    def generate(context, builder, signature, values):
-        store(builder, values[1], values[0])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float32), generate
-
-
-@intrinsic
-def _code_group(typing_context, x, codes, s, t, f):
-    """32 numbers in 8-bit integers: their codes, scale, and sums: minus 128 times those of codes, scaled ones.
-
-    Sums are three: of all codes, of the first 16 and of the last 16.
-    """
-
-    def generate(context, builder, signature, places):
-        x, codes, s, t, f = places
-        parts = [load(builder, vector(FLOAT), ahead(builder, x, 64 * i)) for i in range(2)]
-        sizes = [apply(builder, "llvm.fabs.v16f32", part.type, part) for part in parts]
-        most = builder.select(builder.fcmp_ordered(">", sizes[0], sizes[1]), *sizes)
-        for half in (8, 4, 2, 1):
-            pair = [pick(builder, most, list(range(n, n + half))) for n in (0, half)]
-            most = builder.select(builder.fcmp_ordered(">", *pair), *pair)
-        most = builder.extract_element(most, ir.Constant(I32, 0))
-        zero, limit = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
-        factor = builder.select(builder.fcmp_ordered(">", most, zero), builder.fdiv(limit, most), zero)
-        scale = builder.fmul(most, ir.Constant(FLOAT, 1 / 127))
-        store(builder, scale, s)
-        totals = []
-        for i, part in enumerate(parts):
-            rounded = apply(builder, "llvm.rint.v16f32", part.type, builder.fmul(part, splat(builder, factor)))
-            whole = builder.fptosi(rounded, vector(I32))
-            store(builder, builder.trunc(whole, vector(I8)), ahead(builder, codes, 16 * i), 1)
-            for half in (8, 4, 2, 1):
-                whole = builder.add(*(pick(builder, whole, list(range(n, n + half))) for n in (0, half)))
-            totals.append(builder.extract_element(whole, ir.Constant(I32, 0)))
-        for i, total in enumerate((builder.add(*totals), *totals)):
-            store(builder, builder.mul(total, ir.Constant(I32, -128)), ahead(builder, t, 4 * i))
-            store(builder, builder.fmul(scale, builder.sitofp(total, FLOAT)), ahead(builder, f, 4 * i))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 5), generate
-
-
 FAST: Any = {"fastmath": RELAXED, "error_model": "numpy"}
 
 
@@ -210,7 +139,7 @@ def _code(x, line, room):
     x_at, codes, s = _at(x), _at(room.codes) + line * len(x), _at(room.s) + first * 4
     t, f = _at(room.t) + first * 12, _at(room.f) + first * 12
     for g in range(groups):
-        _code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 12, f + g * 12)
+        code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 12, f + g * 12)
 
 
 @njit(**FAST)
@@ -313,11 +242,11 @@ def _keep(plan, room, step, layer, b):
         for i in range(size):
             k, v = step.keys + begin + (i * PAGE + slot) * number, step.values + begin + (slot * padded + i) * number
             if number == 2:
-                _put_half(k, line[k_at + g * size + i])
-                _put_half(v, line[v_at + g * size + i])
+                put_half(k, line[k_at + g * size + i])
+                put_half(v, line[v_at + g * size + i])
             else:
-                _put(k, line[k_at + g * size + i])
-                _put(v, line[v_at + g * size + i])
+                put(k, line[k_at + g * size + i])
+                put(v, line[v_at + g * size + i])
 
 
 @njit(**FAST)
