@@ -17,6 +17,7 @@ from llmanac.core.errors import TokenizerError
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
 from llmanac.tokenizers import _pieces as spm
+from llmanac.tokenizers._byte_level import read, read_all
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
@@ -136,3 +137,9 @@ def test_gemma_3s_ids_equal_llama_cpp(tmp_path):
     assert differences(path, mixed(1000)) == []
     tokenizer = load_tokenizer(path)
     assert tokenizer.decode(tokenizer.encode(LANGUAGES[-2])) == LANGUAGES[-2]
+
+
+def test_many_entries_are_read_as_each_of_them():
+    texts = [*map(chr, range(1, 0x200)), "Ġthe", "Ġ😀", "a b", "\ud800", "", "ĠĊ", "日本", "x" * 300]
+    assert read_all(texts) == [read(text) for text in texts]
+    assert read_all([]) == [] and sum(data is None for data in read_all(texts)) > 100

@@ -111,15 +111,27 @@ def test_forms_and_threads_give_the_same_bits(weights):
     for form in forms()[1:]:
         made = NativeModel(model, weights=weights, threads=1, form=form)
         if made.keys_dtype == torch.float32 and weights != "own":  # the plain form keeps keys in float32
-            half = read(_with_float32_keys(NativeModel(model, weights=weights, threads=1)), *ids)
+            half = read(NativeModel(model, weights=weights, threads=1, keys="float32"), *ids)
         found = read(made, *ids)
         assert all(torch.equal(a, b) for a, b in zip(found, half, strict=True))
 
 
-def _with_float32_keys(made):
-    made.keys_dtype = torch.float32
-    made.sync()
-    return made
+@pytest.mark.skipif(forms()[0] == "plain", reason="the plain form keeps keys in float32")
+@pytest.mark.parametrize("name", MODELS)
+def test_keys_in_half_the_memory_are_near_those_in_float32(name):
+    model, ids = small(name), tokens(2, 40)
+    engines = [Engine(model, runner=f"native:{kind}", prefix_cache_bytes=1 << 22) for kind in ("float32", "float16")]
+    assert [engine.native.keys_dtype for engine in engines] == [torch.float32, torch.float16]
+    exact, half = (torch.cat(read(engine.native, *ids)).log_softmax(-1) for engine in engines)
+    assert 0 < (exact - half).abs().max() < 0.01
+
+
+def test_kinds_of_keys_that_are_not_kept_are_refused():
+    for runner, kinds in (("native:float64", "float32"), ("torch:float16", "auto, native, torch")):
+        with pytest.raises(RequestError, match=f"runner: .*{kinds}"):
+            Engine(small(), runner=runner)
+    with pytest.raises(RequestError, match=r"only float32$"):
+        NativeModel(small(), form="plain", keys="float16")
 
 
 def dequantized(weight, kind):
@@ -352,7 +364,7 @@ def test_blocks_of_a_file_are_not_run_once_the_parameters_are_others(tmp_path):
     tokenizer = train_tokenizer("utf8", [])
     model = transformer(dtype=torch.float32, dim=64, tied=False, vocab_size=tokenizer.vocab_size)
     loaded = load_model(export_gguf(model, tokenizer, tmp_path / "model.gguf", "Q8_0"))
-    engine = Engine(loaded, runner="native")
+    engine = Engine(loaded, runner="native:float32")
     assert engine.native._plan.matrices[..., 4].all()
     for part in loaded.modules():
         if isinstance(part, Product):
@@ -360,7 +372,7 @@ def test_blocks_of_a_file_are_not_run_once_the_parameters_are_others(tmp_path):
     engine.sync()
     assert not engine.native._plan.matrices[..., 4].any() and not engine.native._plan.head[4]
     ids = tokens(1, 40, below=tokenizer.vocab_size)
-    found = read(_with_float32_keys(engine.native), ids[0])[0].log_softmax(-1)
+    found = read(engine.native, ids[0])[0].log_softmax(-1)
     with torch.no_grad():
         wanted = loaded(ids).logits[0].log_softmax(-1)
     torch.testing.assert_close(found, wanted, atol=5e-5, rtol=0)

@@ -14,6 +14,8 @@ from llmanac.adapters.load import save_adapter
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
+from llmanac.generate.native import NativeModel, NativeRunner
+from llmanac.generate.runner import TorchRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ADAPTERS = {
@@ -182,8 +184,6 @@ def test_refusals(tmp_path):
         engine.request([1], adapter="smal")
     with pytest.raises(RequestError, match="this engine has none"):
         Engine(model).request([1], adapter="small")
-    with pytest.raises(RequestError, match="native runner computes no adapters"):
-        Engine(model.float(), adapters=given, runner="native")
     assert Engine(model, adapters=given, runner="auto").native is None
     limit = model.max_length
     assert engine.request([1] * (limit - 5), adapter="prompt").context == limit - 5
@@ -194,3 +194,64 @@ def test_refusals(tmp_path):
     other = transformer(vocab_size=VOCABULARY, dim=16)
     with pytest.raises(SpecError, match="which this model has not"):
         Engine(other, adapters={"wide": given["wide"]})
+
+
+LOW_RANK = {"q": ["q_proj"], "v": ["v_proj"], "all": ["all-linear"]} | {
+    name: [f"{name}_proj"] for name in ("k", "o", "gate", "up", "down")
+}
+
+
+@pytest.fixture(scope="module")
+def low_rank(tmp_path_factory):
+    """A model in float32 with an adapter for each product of a layer, and one for all."""
+    folder, model = tmp_path_factory.mktemp("low-rank"), transformer(vocab_size=VOCABULARY, dtype=torch.float32)
+    given = {}
+    for seed, (name, targets) in enumerate(LOW_RANK.items()):
+        _, transform = trained(model, {"name": "lora", "rank": 2 + seed % 3, "targets": targets}, seed)
+        given[name] = save_adapter(transform, folder / name) if seed % 2 == 0 else transform
+    return model, given
+
+
+@pytest.mark.parametrize(
+    "options, engine_options",
+    [(SAMPLED, {}), ({}, CACHE), (SAMPLED, {**CACHE, "most_tokens": 90}), ({}, {"drafter": "prompt-lookup"})],
+    ids=["sampled", "cached", "preempted", "drafted"],
+)
+def test_the_native_runner_computes_low_rank_terms(low_rank, options, engine_options):
+    model, given = low_rank
+    torch_engine = Engine(model, ByteTokenizer(), adapters=given, rows=8)
+    own = NativeModel(model, threads=1, block_tokens=16)
+    native = Engine(model, ByteTokenizer(), adapters=given, rows=8, runner=own, **engine_options)
+    for adapters in ([None, "q", "k", "v", "o", "all"], ["gate", "up", None, "down", "gate", "all"]):
+        wanted, exact = submit(torch_engine, adapters, logprobs=1, **options)
+        found, made = submit(native, adapters, logprobs=1, **options)
+        assert found == wanted and len(set(map(tuple, found))) > 3
+        for one, other in zip(made, exact, strict=True):
+            for mine, theirs in zip(one.sequences, other.sequences, strict=True):
+                scores = [[x.logprob for x in of.token_logprobs] for of in (mine, theirs)]
+                assert scores[0] == pytest.approx(scores[1], abs=2e-5)
+    if native.prefix_cache is not None and "most_tokens" not in engine_options:
+        assert native.prefix_cache.reused_tokens > 0
+
+
+@pytest.mark.parametrize("weights, bound", [("own", 1e-5), ("q8_0", 0.25)])
+def test_terms_are_added_to_packed_products(low_rank, weights, bound):
+    model, given = low_rank
+    engine, names = Engine(model, ByteTokenizer(), adapters=given), [*given, None]
+    native = NativeRunner(NativeModel(model, weights=weights, threads=1), bank=engine.bank)
+    found = []
+    for runner in (native, TorchRunner(model, bank=engine.bank)):
+        runner.extend([PROMPTS[0]] * len(names), 64, adapters=names)
+        with torch.no_grad():
+            found.append(runner.read(0, [PROMPTS[0]] * len(names), every=True).log_softmax(-1))
+    errors = (found[0] - found[1]).abs().mean((1, 2))
+    changes = (found[1][:-1] - found[1][-1]).abs().mean((1, 2))
+    assert errors.max() < bound and changes.min() > 4 * bound, (errors, changes)
+
+
+def test_what_the_native_runner_does_not_compute_is_refused(tmp_path):
+    model, given, _ = setting(tmp_path, ("wide", "small", "lengths", "prompt", "prefix"), dtype=torch.float32)
+    for name in ("small", "lengths", "prompt", "prefix"):
+        with pytest.raises(RequestError, match=f"native cannot compute these adapters \\({name}"):
+            Engine(model, adapters={"wide": given["wide"], name: given[name]}, runner="native")
+    assert Engine(model, adapters={"wide": given["wide"]}, runner="native").native is not None

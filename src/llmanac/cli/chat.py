@@ -244,7 +244,8 @@ def serve_command(
         raise RequestError(f"{flags[0]}: is of answers from documents; name their folder with --documents FOLDER")
 
     text_only = {"--draft": draft, "--documents": documents, "--embedding-model": embedding_model,
-                 "--tensor": tensor > 1, "--pipeline": pipeline > 1, "--runner native": runner == "native"}  # fmt: skip
+                 "--tensor": tensor > 1, "--pipeline": pipeline > 1,
+                 "--runner native": runner.startswith("native")}  # fmt: skip
 
     def load() -> tuple[Engine, Assistant | None, Embedder | None]:
         from llmanac.evaluate.embed import Embedder

@@ -105,7 +105,7 @@ def divided(
     ranks: contextlib.ExitStack, path: str, tensor: int, pipeline: int, draft: str | None, runner: str, **choices: Any
 ) -> Engine:
     """The engine of `--tensor` and `--pipeline`, whose processes end with `ranks`. Raises SpecError."""
-    if draft is not None or runner == "native":
+    if draft is not None or runner.startswith("native"):
         flag = "--runner native" if draft is None else "--draft"
         raise SpecError(f"--tensor, --pipeline: do not go with {flag}; leave one of them out")
     from llmanac.parallel.serving import sharded_engine

@@ -53,7 +53,10 @@ Draft = Annotated[
 ]
 DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at once, 1 to 64.")]
 SomeRunner = Annotated[
-    str, typer.Option("--runner", help="auto, native (compiled, Llama-shaped models on a CPU) or torch.")
+    str,
+    typer.Option(
+        "--runner", help="auto, native[:float16|float32] (compiled, Llama-shaped; of keys and values) or torch."
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, callback=_use_threads, help="Threads that compute [as many as processors].")

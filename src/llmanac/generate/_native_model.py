@@ -40,6 +40,7 @@ BLOCK = 128  # tokens of a block of keys and values: shorter ones cost more miss
 PART = 16  # rows of a matrix that a kernel takes at once
 GROUP = 32  # inputs that share a scale
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
+KEYS = ("float32", "float16")
 QUANTIZED = ("q8_0", "q4_0", "q4_1")
 POSITIONS = 1024  # that the tables are first made for
 
@@ -70,7 +71,7 @@ def refusal(model: Any) -> str | None:
         return f"it computes in float32, and the model has {', '.join(sorted(map(str, wrong)))}"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "the model has forward hooks"
-    if any(isinstance(m, Product) and m.change is not None for m in model.modules()):
+    if any(not getattr(m.change, "served", False) for m in model.modules() if isinstance(m, Product) and m.change):
         return "the model has adapters; merge them first"
     if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
@@ -121,9 +122,11 @@ class NativeModel:
         threads: as many as torch uses by default.
         form: of the vector code: vnni, avx2 or plain; by default the best one here.
         block_tokens: of the blocks that rows are kept in and prefixes are found by: 16 times a power of two.
+        keys: float32 or float16 (not in the plain form), what keys and values are kept in; by default float16 where
+            weights are packed and the form has it.
 
     Raises:
-        RequestError: a model that it cannot run, or weights that are not one of these.
+        RequestError: a model that it cannot run, or a choice that is not one of these.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class NativeModel:
         threads: int | None = None,
         form: str | None = None,
         block_tokens: int = BLOCK,
+        keys: str | None = None,
     ) -> None:
         from llmanac.kernels.infer._machine import forms
 
@@ -147,7 +151,10 @@ class NativeModel:
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
         coded = weights != "own" or any(_coded(p) for p in model.parameters())
-        self.keys_dtype = torch.float16 if coded and self.form != "plain" else torch.float32
+        kinds = KEYS if self.form != "plain" else KEYS[:1]
+        if keys is not None and keys not in kinds:
+            raise RequestError(f"runner: keys in {keys!r} are not kept by this machine's code, only {', '.join(kinds)}")
+        self.keys_dtype = getattr(torch, keys or kinds[-1 if coded else 0])
         attention = model.model.layers[0].self_attn
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.padded = _filled(self.head_dim)
@@ -314,7 +321,7 @@ class NativeModel:
 
     def run(
         self, ids: list[int], places: np.ndarray, rows: np.ndarray, ends: np.ndarray, blocks: np.ndarray,
-        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: np.ndarray,
+        wanted: np.ndarray, stores: tuple[Tensor, Tensor], logits: np.ndarray, terms: np.ndarray, chosen: np.ndarray,
     ) -> None:  # fmt: skip
         """One pass over at most LINES tokens, by the holder of `lock`; see `kernels/infer/forward.py`."""
         from llmanac.kernels.infer.forward import Step, forward
@@ -325,7 +332,7 @@ class NativeModel:
         step = Step(
             x=x, places=places, rows=rows, ends=ends, blocks=blocks, wanted=wanted, logits=logits,
             keys=keys.data_ptr(), values=values.data_ptr(), block_bytes=keys.nbytes // len(keys),
-            shift=(keys.shape[1] // PART).bit_length() - 1,
+            shift=(keys.shape[1] // PART).bit_length() - 1, terms=terms, chosen=chosen,
         )  # fmt: skip
         others: list[Future[Any]] = []
         if self._pool is not None:

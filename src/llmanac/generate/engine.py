@@ -71,9 +71,11 @@ class Engine:
         runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
             `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
             seconds of compiling), or a `NativeModel` with choices of its own (quantized weights, threads).
+            `native:float16` and `native:float32` say what keys and values are kept in.
 
         adapters: by name, folders in PEFT's layout, or Transforms on another model of this shape; a request names one
-            (`adapter`), and requests with different ones run in one batch. Torch runs them.
+            (`adapter`), and requests with different ones run in one batch. The native runner computes LoRA of a
+            layer's products, torch all of them.
 
     Attributes:
         prefix_cache: those states and their counters, or None.
@@ -106,12 +108,6 @@ class Engine:
             raise RequestError("most_tokens: an encoder-decoder's answers cannot be put back; leave it out")
         self.most_tokens = most_tokens
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
-        if adapters and runner not in ("auto", "torch"):
-            raise RequestError(
-                "runner: the native runner computes no adapters; use torch, or merge() one into the model"
-            )
-        runner = "torch" if adapters else runner
-        self.native = _native(model, runner)
         self.make_runner: Callable[[], Any] | None = None  # in place of the torch runner (parallel/serving.py)
         self.lost: Callable[[], str | None] = lambda: None  # why it cannot go on: a rank has stopped
         self.bank: Bank | None = None
@@ -120,6 +116,7 @@ class Engine:
                 raise RequestError("adapters: this model is counted, not trained, and has none")
             self.bank = Bank(model, adapters)
             weakref.finalize(self, self.bank.detach)
+        self.native = _native(model, runner, self.bank)
         self.prefix_cache: PrefixCache | None = None
         if prefix_cache_bytes is not None:
             self.keep_prefixes(prefix_cache_bytes)
@@ -175,7 +172,7 @@ class Engine:
         if self.native is not None:
             from llmanac.generate.native import NativeRunner
 
-            runner = NativeRunner(self.native, self.prefix_cache)
+            runner = NativeRunner(self.native, self.prefix_cache, self.bank)
         drafter = None if self.drafter is None else self.drafter.build(model=self.draft_model)
         return Scheduler(
             self.model,
@@ -298,19 +295,22 @@ class Engine:
         return ids
 
 
-def _native(model: Any, runner: str | NativeModel) -> NativeModel | None:
+def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeModel | None:
     """What the native runner runs where it is chosen."""
-    if not isinstance(runner, str):
-        return runner
-    if runner not in RUNNERS:
-        raise RequestError(f"runner: {runner!r} is not one of {', '.join(RUNNERS)}{nearest(runner, RUNNERS)}")
+    name, _, keys = runner.partition(":") if isinstance(runner, str) else ("native", "", "")
+    if name not in RUNNERS or (keys and name != "native"):
+        raise RequestError(f"runner: {runner!r} is not one of {', '.join(RUNNERS)}{nearest(name, RUNNERS)}")
     if runner == "torch":
         return None
+    from llmanac.generate import _native_terms
     from llmanac.generate.native import NativeModel, refusal
 
-    if runner == "auto" and (refusal(model) is not None or model.parameter_count() < SMALL):
+    unread = None if bank is None or refusal(model) is not None else _native_terms.refusal(bank)
+    if runner == "auto" and (unread or refusal(model) is not None or model.parameter_count() < SMALL):
         return None
-    return NativeModel(model)
+    if unread:
+        raise RequestError(f"runner: native cannot compute these adapters ({unread}); use torch, or merge() one")
+    return NativeModel(model, keys=keys or None) if isinstance(runner, str) else runner
 
 
 def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

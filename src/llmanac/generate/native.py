@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError
 from llmanac.generate._native_model import LINES, PART, NativeModel, refusal
+from llmanac.generate._native_terms import Terms
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.runner import StateRunner
 from llmanac.models.state.paged import PagedState
@@ -32,13 +34,16 @@ class NativeRunner(StateRunner):
 
     Args:
         prefix_cache: one whose blocks are those of the native model (`like=native.start`), or None.
+        bank: the adapters that rows may have; read when a request begins.
 
     Raises:
         RequestError: a prefix cache whose blocks are another runner's.
     """
 
-    def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None) -> None:
-        self.native, self.prefix_cache = native, prefix_cache
+    def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None, bank: Bank | None = None) -> None:
+        super().__init__()
+        self.native, self.prefix_cache, self.bank = native, prefix_cache, bank
+        self._terms: dict[str, Terms] = {}
         one = native.start().layers[0].tensors[0]
         wanted = (native.block_tokens, one.shape[1::2], one.dtype)
         held = [] if prefix_cache is None else [x.stores[0] for x in prefix_cache.pool.layers if x is not None]
@@ -58,8 +63,11 @@ class NativeRunner(StateRunner):
         with self.native.lock:
             if self.native.changed():
                 self.native.sync()
+        names = list(adapters) or [None] * len(prompts)
+        if self.bank is not None:
+            self._terms |= {name: Terms(self.bank, name) for name in set(names) if name is not None}
         if self.prefix_cache is not None:
-            found, held = self.prefix_cache.start(prompts)
+            found, held = self.prefix_cache.start(prompts, [(name or "").encode() for name in names])
         else:
             assert self._pool is not None
             found, held = PagedState.start(self._pool, len(prompts)), [0] * len(prompts)
@@ -69,6 +77,7 @@ class NativeRunner(StateRunner):
             self._state = found
         else:
             self._state.take(found)
+        self._names += names
         return held
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
@@ -87,12 +96,17 @@ class NativeRunner(StateRunner):
         length = max(counts) if every else 1
         width = -(-vocabulary // PART) * PART
         logits = self._room(len(tokens) * length, width)
-        store = (pool.stores[0], pool.stores[1])
+        store, names = (pool.stores[0], pool.stores[1]), self._names[start : start + len(tokens)]
+        used = sorted({name for name in names if name is not None})
+        shape = (len(used), len(self.native.model.model.layers), 7, 3)
+        terms = np.array([self._terms[name].table for name in used], np.int64).reshape(shape)
+        chosen = np.array([-1 if name is None else used.index(name) for name in names])
         if len(tokens) <= LINES and max(counts) == 1:  # a step of decoding: a line a row, each of them wanted
             lines = np.arange(len(tokens))
-            self.native.run([given[0] for given in tokens], before, lines, lines + 1, blocks, lines, store, logits)
+            ids = [given[0] for given in tokens]
+            self.native.run(ids, before, lines, lines + 1, blocks, lines, store, logits, terms, chosen)
         else:
-            self._pieces(tokens, before, blocks, store, logits, every)
+            self._pieces(tokens, before, blocks, store, logits, every, terms, chosen)
         for row, count in zip(state.rows, counts, strict=True):
             row.count += count
         return torch.from_numpy(logits).view(len(tokens), length, width)[..., :vocabulary]
@@ -105,7 +119,8 @@ class NativeRunner(StateRunner):
 
     def _pieces(
         self, tokens: Sequence[Sequence[int]], before: np.ndarray[Any, Any], blocks: np.ndarray[Any, Any],
-        store: tuple[Tensor, Tensor], logits: np.ndarray[Any, Any], every: bool,
+        store: tuple[Tensor, Tensor], logits: np.ndarray[Any, Any], every: bool, terms: np.ndarray[Any, Any],
+        chosen: np.ndarray[Any, Any],
     ) -> None:  # fmt: skip
         """Lines of several tokens a row, as many a pass as there is room for."""
         counts = [len(given) for given in tokens]
@@ -128,7 +143,7 @@ class NativeRunner(StateRunner):
             )
             self.native.run(
                 ids[begin:end], places[begin:end], rows[begin:end], np.minimum(ends[begin:end], end) - begin, blocks,
-                wanted[own] - begin, store, out,
+                wanted[own] - begin, store, out, terms, chosen[rows[begin:end]],
             )  # fmt: skip
             if not direct and len(own):
                 logits[target[own]] = out

@@ -131,7 +131,8 @@ class PrefixCache:
 def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
     """What changes when the weights do: each parameter's address and how often it was written to; what layers add.
 
-    Writes through `parameter.data` are not counted.
+    What layers add for some requests only (an engine's adapters) is not among it. Writes through `parameter.data` are
+    not counted.
     """
     if not isinstance(model, torch.nn.Module):
         return []
@@ -140,6 +141,6 @@ def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
         for p in model.parameters()
     ]
     products = [m for m in model.modules() if isinstance(m, Product)]
-    changes: list[Any] = [c for m in products for c in (m.change, m.through) if c is not None]
+    changes: list[Any] = [c for m in products for c in (m.change, m.through) if c and not getattr(c, "served", False)]
     changes += [m.lead for m in model.modules() if getattr(m, "lead", None) is not None]
     return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]

@@ -82,7 +82,11 @@ class StateRunner:
     """
 
     prefix_cache: PrefixCache | None
+    bank: Bank | None = None
     _state: Any = None
+
+    def __init__(self) -> None:
+        self._names: list[str | None] = []  # the adapter of each row
 
     def mark(self, start: int, stop: int) -> Any:
         return self._state.view(start, stop).mark()
@@ -107,6 +111,7 @@ class StateRunner:
         return int(own.planned - own.lead)
 
     def arrange(self, order: Sequence[int]) -> None:
+        self._names = [self._names[i] for i in order]
         if order:
             self._state.arrange(order)
         else:
@@ -114,9 +119,10 @@ class StateRunner:
 
     def keep(self, row: int, tokens: Sequence[int]) -> None:
         if self.prefix_cache is not None:
-            self.prefix_cache.keep(self._state, row, tokens)
+            self.prefix_cache.keep(self._state, row, tokens, (self._names[row] or "").encode())
 
     def reset(self) -> None:
+        self._names = []
         if self._state is not None:
             self._state.close()
         self._state = None
@@ -131,8 +137,8 @@ class TorchRunner(StateRunner):
     """
 
     def __init__(self, model: LanguageModel, prefix_cache: PrefixCache | None = None, bank: Bank | None = None) -> None:
+        super().__init__()
         self.model, self.prefix_cache, self.bank = model, prefix_cache, bank
-        self._names: list[str | None] = []  # the adapter of each row, where there is a bank
         self.device = device_of(model)
         self.reads_source = bool(getattr(model, "reads_source", False))
         self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
@@ -200,18 +206,10 @@ class TorchRunner(StateRunner):
         lead = getattr(self.model, "lead", None)
         return lead if lead is not None and lead.enabled else None
 
-    def arrange(self, order: Sequence[int]) -> None:
-        self._names = [self._names[i] for i in order]
-        super().arrange(order)
-
-    def reset(self) -> None:
-        self._names = []
-        super().reset()
-
     def keep(self, row: int, tokens: Sequence[int]) -> None:
         if self.prefix_cache is not None and self._state.rows[row].images is None:  # tokens do not say which image
             lead = self._state.rows[row].lead
-            self.prefix_cache.keep(self._state, row, [FRONT] * lead + list(tokens), (self._names[row] or "").encode())
+            super().keep(row, [FRONT] * lead + list(tokens))
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
         state, stop = self._state, start + len(tokens)

@@ -17,27 +17,11 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
-from llmanac.kernels.infer._machine import (
-    FLOAT,
-    HALF,
-    I8,
-    I32,
-    ahead,
-    apply,
-    call,
-    forms,
-    load,
-    meet,
-    pick,
-    splat,
-    store,
-    vector,
-)  # fmt: skip
-from llmanac.kernels.infer.attend import PAGE, QUERIES
+from llmanac.kernels.infer._machine import call, meet
+from llmanac.kernels.infer._numbers import code_group, put, put_half
+from llmanac.kernels.infer.attend import PAGE, QUERIES, floats_at
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
 from llmanac.kernels.text import cached
 
@@ -110,6 +94,8 @@ class Step(NamedTuple):
         blocks: (rows, most blocks) int64.
         wanted: (w,) lines whose logits are asked for; logits: (w, V filled up).
         keys, values: addresses of the stores; block_bytes: of a block in each; shift: it has 2^shift pages.
+        terms: (adapters, L, 7, 3) int64 rank, address of A (r, inputs) and of s B^T (r, outputs); chosen: (n,) which
+            adapter a line has, -1 for none.
     """
 
     x: Any
@@ -123,61 +109,8 @@ class Step(NamedTuple):
     values: Any
     block_bytes: Any
     shift: Any
-
-
-@intrinsic
-def _put_half(typing_context, place, value):
-    def generate(context, builder, signature, values):
-        if forms() != ("plain",):  # whose keys are float32, and which may have no instruction for it
-            store(builder, builder.fptrunc(values[1], HALF), values[0], 2)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float32), generate
-
-
-@intrinsic
-def _put(typing_context, place, value):
-    def generate(context, builder, signature, values):
-        store(builder, values[1], values[0])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.float32), generate
-
-
-@intrinsic
-def _code_group(typing_context, x, codes, s, t, f):
-    """32 numbers in 8-bit integers: their codes, scale, and sums: minus 128 times those of codes, scaled ones.
-
-    Sums are three: of all codes, of the first 16 and of the last 16.
-    """
-
-    def generate(context, builder, signature, places):
-        x, codes, s, t, f = places
-        parts = [load(builder, vector(FLOAT), ahead(builder, x, 64 * i)) for i in range(2)]
-        sizes = [apply(builder, "llvm.fabs.v16f32", part.type, part) for part in parts]
-        most = builder.select(builder.fcmp_ordered(">", sizes[0], sizes[1]), *sizes)
-        for half in (8, 4, 2, 1):
-            pair = [pick(builder, most, list(range(n, n + half))) for n in (0, half)]
-            most = builder.select(builder.fcmp_ordered(">", *pair), *pair)
-        most = builder.extract_element(most, ir.Constant(I32, 0))
-        zero, limit = ir.Constant(FLOAT, 0.0), ir.Constant(FLOAT, 127.0)
-        factor = builder.select(builder.fcmp_ordered(">", most, zero), builder.fdiv(limit, most), zero)
-        scale = builder.fmul(most, ir.Constant(FLOAT, 1 / 127))
-        store(builder, scale, s)
-        totals = []
-        for i, part in enumerate(parts):
-            rounded = apply(builder, "llvm.rint.v16f32", part.type, builder.fmul(part, splat(builder, factor)))
-            whole = builder.fptosi(rounded, vector(I32))
-            store(builder, builder.trunc(whole, vector(I8)), ahead(builder, codes, 16 * i), 1)
-            for half in (8, 4, 2, 1):
-                whole = builder.add(*(pick(builder, whole, list(range(n, n + half))) for n in (0, half)))
-            totals.append(builder.extract_element(whole, ir.Constant(I32, 0)))
-        for i, total in enumerate((builder.add(*totals), *totals)):
-            store(builder, builder.mul(total, ir.Constant(I32, -128)), ahead(builder, t, 4 * i))
-            store(builder, builder.fmul(scale, builder.sitofp(total, FLOAT)), ahead(builder, f, 4 * i))
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 5), generate
+    terms: Any
+    chosen: Any
 
 
 FAST: Any = {"fastmath": RELAXED, "error_model": "numpy"}
@@ -206,7 +139,7 @@ def _code(x, line, room):
     x_at, codes, s = _at(x), _at(room.codes) + line * len(x), _at(room.s) + first * 4
     t, f = _at(room.t) + first * 12, _at(room.f) + first * 12
     for g in range(groups):
-        _code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 12, f + g * 12)
+        code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 12, f + g * 12)
 
 
 @njit(**FAST)
@@ -257,9 +190,26 @@ def _add(x, y):
 
 
 @njit(**FAST)
-def _added(plan, room, step, b, biases, layer, post):
+def _changed(plan, step, layer, which, b, x, line):
+    """Add the term s (x A^T) B^T of the adapter that a line has to its output of a product."""
+    if step.chosen[b] < 0:
+        return
+    term, matrix = step.terms[step.chosen[b], layer, which], plan.matrices[layer, which]
+    rank, y = term[0], line[matrix[OFFSET] : matrix[OFFSET] + matrix[ROWS]]
+    down, up = carray(floats_at(term[1]), (rank, len(x))), carray(floats_at(term[2]), (rank, len(y)))
+    for r in range(rank):
+        total = ZERO
+        for i in range(len(x)):
+            total += down[r, i] * x[i]
+        for i in range(len(y)):
+            y[i] += total * up[r, i]
+
+
+@njit(**FAST)
+def _added(plan, room, step, b, which, inputs, biases, layer, post):
     """Add a part's output to the residual stream."""
     x, y = step.x[b], room.y[b, : step.x.shape[1]]
+    _changed(plan, step, layer, which, b, inputs[b], room.y[b])
     if len(biases):
         _add(y, biases[layer])
     if plan.post:
@@ -273,6 +223,8 @@ def _keep(plan, room, step, layer, b):
     heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
     k_at, v_at = plan.matrices[layer, K, OFFSET], plan.matrices[layer, V, OFFSET]
     line, place, table = room.qkv[b], step.places[b], plan.layers[layer, TABLE]
+    for which in range(Q, V + 1):
+        _changed(plan, step, layer, which, b, room.h[b], line)
     if len(plan.biases[0]):
         _add(line, plan.biases[0][layer])
     for head in range(heads + kv_heads):
@@ -290,11 +242,11 @@ def _keep(plan, room, step, layer, b):
         for i in range(size):
             k, v = step.keys + begin + (i * PAGE + slot) * number, step.values + begin + (slot * padded + i) * number
             if number == 2:
-                _put_half(k, line[k_at + g * size + i])
-                _put_half(v, line[v_at + g * size + i])
+                put_half(k, line[k_at + g * size + i])
+                put_half(v, line[v_at + g * size + i])
             else:
-                _put(k, line[k_at + g * size + i])
-                _put(v, line[v_at + g * size + i])
+                put(k, line[k_at + g * size + i])
+                put(v, line[v_at + g * size + i])
 
 
 @njit(**FAST)
@@ -364,7 +316,7 @@ def _forward(plan, room, step, thread, threads):
         meet(counter, threads)
         coded = own[GATE, CODED] + own[UP, CODED]
         for b in range(first, last):
-            _added(plan, room, step, b, plan.biases[1], layer, 1)
+            _added(plan, room, step, b, OUT, room.read, plan.biases[1], layer, 1)
             _norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
             if coded:
                 _code(room.h[b], b, room)
@@ -374,6 +326,8 @@ def _forward(plan, room, step, thread, threads):
         meet(counter, threads)
         up = own[UP, OFFSET]
         for b in range(first, last):
+            for which in range(GATE, UP + 1):
+                _changed(plan, step, layer, which, b, room.h[b], room.gates[b])
             if len(plan.biases[2]):
                 _add(room.gates[b], plan.biases[2][layer])
             _gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
@@ -383,7 +337,7 @@ def _forward(plan, room, step, thread, threads):
         _multiply(own[DOWN], room.inner, room, n, room.y, thread, threads)
         meet(counter, threads)
         for b in range(first, last):
-            _added(plan, room, step, b, plan.biases[3], layer, 3)
+            _added(plan, room, step, b, DOWN, room.inner, plan.biases[3], layer, 3)
     meet(counter, threads)
     w = len(step.wanted)
     for i in range(w * thread // threads, w * (thread + 1) // threads):

@@ -9,7 +9,8 @@ with a BOS token.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from llmanac.core.files import MOST_SETTINGS, read_text
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._base import ROLES, Tokenizer
 from llmanac.tokenizers._bpe import BPE
-from llmanac.tokenizers._byte_level import read
+from llmanac.tokenizers._byte_level import read, read_all
 from llmanac.tokenizers.hf import fields
 from llmanac.tokenizers.hf.byte_level import check_decoder, is_byte_level, split_steps, wants_nfc
 from llmanac.tokenizers.patterns.splitter import Splitter
@@ -160,11 +161,11 @@ def _vocabulary(model: Mapping[str, Any], added: Sequence[AddedToken]) -> tuple[
     if missing is not None:
         raise TokenizerError(f"model.vocab: no entry has the id {missing}, but there are ids up to {size - 1}")
     tokens: list[bytes | None] = [None] * size
-    for id, text in entries.items():
+    for (id, text), data in zip(entries.items(), read_all(entries.values()), strict=True):
         if id >= size:
             continue
-        tokens[id] = read(text)
-        if tokens[id] is None and given.get(id) != text:
+        tokens[id] = data
+        if data is None and given.get(id) != text:
             raise TokenizerError(f"model.vocab: {text!r} (id {id}) is not written in the byte-level alphabet")
     return tokens, vocab
 
@@ -187,18 +188,19 @@ def _merges(model: Mapping[str, Any], ids: Mapping[str, int], odd: Collection[st
     if not isinstance(merges, list):
         raise TokenizerError("model.merges: expected a list")
 
-    def numbers() -> Iterator[int]:
+    lefts, rights = [], []
+    try:  # a vocabulary has 100,000; what is wrong with one is left to `_check_merges` to say
         for merge in merges:
             left, right = merge.split(" ") if isinstance(merge, str) else list.copy(merge)
-            yield from (ids[left], ids[right], ids[left + right])
-
-    try:  # a vocabulary has 100,000; what is wrong with one is left to `_check_merges` to say
-        out = np.fromiter(numbers(), np.int32)
+            lefts.append(left)
+            rights.append(right)
+        parts = (lefts, rights, map(operator.add, lefts, rights))
+        out = np.array([np.fromiter(map(ids.__getitem__, of), np.int32, len(merges)) for of in parts])
     except (TypeError, ValueError, KeyError):
-        out = np.empty(0, np.int32)
-    if len(out) < 3 * len(merges) or odd:
+        out = np.empty((3, 0), np.int32)
+    if out.shape[1] < len(merges) or odd:
         _check_merges(merges, ids, odd)
-    return out.reshape(-1, 3).T.copy()
+    return out
 
 
 def _check_merges(merges: Sequence[Any], ids: Mapping[str, int], odd: Collection[str]) -> None:
