@@ -107,18 +107,11 @@ def test_pages_are_written_over_no_files_of_others(tmp_path: Path, capsys: pytes
     data = tmp_path / "table.json"
     data.write_text("[" + ",".join(LABELLED.splitlines()) + "]")
     before = data.read_bytes()
-    words = ["classify", "table", data, "--test", data, "--methods", "rules", "--seeds", 1, "--folder"]
-    assert "is read by this command" in refused(capsys, *words, tmp_path)
+    words = ["classify", "table", data, "--test", data, "--methods", "rules,bow", "--seeds", 1, "--folder"]
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "table.html").write_text("mine")
-    assert "table.html is there already and not of this command" in refused(capsys, *words, tmp_path / "mine")
-    assert (tmp_path / "mine" / "table.html").read_text() == "mine" and data.read_bytes() == before
-    text = tmp_path / "compare.json"
-    text.write_text('{"text": "a b"}\n')
-    assert "is read by this command" in refused(
-        capsys, "tokenizer", "compare", "bpe", "--on", f"en={text}", "--folder", tmp_path
-    )
-    assert text.read_text() == '{"text": "a b"}\n'
+    (tmp_path / "mine" / "study.html").write_text("mine")
+    assert "study.html" in refused(capsys, *words, tmp_path / "mine")
+    assert (tmp_path / "mine" / "study.html").read_text() == "mine" and data.read_bytes() == before
 
 
 def test_a_study_and_weights_take_no_other_files_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

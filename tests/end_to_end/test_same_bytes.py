@@ -99,19 +99,19 @@ def test_a_tuning_gives_the_same_bytes_twice(text, tmp_path, measured, adapter, 
 def test_a_damaged_calibration_is_made_again(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
     device.calibration().write_bytes(damage)
-    assert device.calibrated("speed", lambda: 7.0) == 7.0
-    assert device.calibrated("speed", lambda: 8.0) == 7.0
-    assert device.calibrated("other", lambda: 8.0) == 8.0
+    assert device.calibrated("speed", lambda: 7.0, float) == 7.0
+    assert device.calibrated("speed", lambda: 8.0, float) == 7.0
+    assert device.calibrated("other", lambda: 8.0, float) == 8.0
 
 
 @pytest.mark.parametrize("kept", ['"fast"', "null", "[1]", "0", "-5", "NaN", "Infinity", "true"])
 def test_a_value_of_another_kind_is_measured_again(tmp_path, monkeypatch, kept):
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
-    assert device.calibrated("speed", lambda: 7.0) == 7.0
+    assert device.calibrated("speed", lambda: 7.0, float) == 7.0
     place = device.calibration()
     place.write_text(place.read_text().replace("7.0", kept))
-    assert device.calibrated("other", lambda: 3.0) == 3.0
-    assert device.calibrated("speed", lambda: 8.0) == 8.0
+    assert device.calibrated("other", lambda: 3.0, float) == 3.0
+    assert device.calibrated("speed", lambda: 8.0, float) == 8.0
 
 
 @pytest.mark.parametrize(("quota", "most"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 4), ("", 4)])
@@ -125,7 +125,9 @@ def test_processors_are_counted_by_a_containers_quota_too(tmp_path, monkeypatch,
 def test_where_nothing_can_be_kept_it_is_measured(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path / "file"))
-    assert device.calibrated("speed", lambda: 7.0) == 7.0 and device.calibrated("speed", lambda: 8.0) == 8.0
+    assert (
+        device.calibrated("speed", lambda: 7.0, float) == 7.0 and device.calibrated("speed", lambda: 8.0, float) == 8.0
+    )
 
 
 @pytest.mark.parametrize(("own", "found"), [(0.95, 1e9), (0.5, 4e9)])
@@ -149,7 +151,7 @@ def test_a_product_rate_does_not_fall_while_others_compute(tmp_path, monkeypatch
 
 def test_of_two_that_measure_at_once_the_first_decides(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
-    assert device.calibrated("speed", lambda: device.calibrated("speed", lambda: 1.0) + 1) == 1.0
+    assert device.calibrated("speed", lambda: device.calibrated("speed", lambda: 1.0, float) + 1, float) == 1.0
 
 
 def test_the_speed_of_training_is_that_of_its_own_steps(text):
@@ -166,4 +168,4 @@ def test_the_speed_of_training_is_that_of_its_own_steps(text):
         assert torch.get_num_threads() == 16
     finally:
         torch.set_num_threads(before)
-    assert 0 < rate and 0 < alone < 4 * rate
+    assert rate > 0 and 0 < alone < 4 * rate

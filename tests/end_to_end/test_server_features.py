@@ -251,7 +251,7 @@ def test_a_server_that_loads_says_so_and_then_answers():
         patch.setattr(serving, "Server", Kept)
         patch.setattr(serving, "NOTED_SECONDS", 0)
         compile_, compiled = serving.compile_kernels, threading.Event()
-        patch.setattr(serving, "compile_kernels", lambda engine: (compiled.wait(30), compile_(engine)))
+        patch.setattr(serving, "compile_kernels", lambda *given: (compiled.wait(30), compile_(*given)))
         done = pool.submit(serving.serve, load, port=port, model_name="tiny", api_keys=["k"], report=lines.append)
         wait_until(lambda: server is not None and server.started)
         url, key = f"http://127.0.0.1:{port}", {"authorization": "Bearer k"}

@@ -259,7 +259,10 @@ def free(request):
     """A model that writes anything, so that only the constraint makes its text a call."""
     tokenizer = tokenizer_with(request.param)
     with running(Engine(HistoryModel(max_length=4096, vocab_size=tokenizer.vocab_size), tokenizer)) as found:
-        compile_kernels(found.service.engine)  # it may compile for longer than a request may take
+        engine = found.service.engine  # compiling may take longer than a request may
+        compile_kernels(
+            engine.tokenizer, engine.eos_ids, engine.model.vocab_size
+        )  # it may compile for longer than a request may take
         yield found
 
 

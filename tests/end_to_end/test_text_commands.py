@@ -181,8 +181,8 @@ def tokenizer_extend(capsys: Any, made: Path, given: Path, out: Path) -> object:
 
 def tokenizer_compare(capsys: Any, made: Path, given: Path, out: Path) -> object:
     said = llmanac(capsys, "tokenizer", "compare", made / "tok", "--on", f"x={given}", "-o", out / "page", "--json")
-    row = json.loads(said)["tokenizers"][0]["groups"]["x"]
-    return {key: row[key] for key in ("bytes", "words", "tokens")}
+    found = json.loads(said)
+    return [found["values"], {arm: {k: v for k, v in c.items() if " of x" in k} for arm, c in found["costs"].items()}]
 
 
 def ngram_tokens(capsys: Any, made: Path, given: Path, out: Path) -> object:

@@ -107,11 +107,11 @@ def calibration() -> Path:
     return files.cache_folder() / "calibration.json"
 
 
-def calibrated(what: str, measure: Callable[[], Value]) -> Value:
+def calibrated(what: str, measure: Callable[[], Value], kind: type[Value]) -> Value:
     """What was measured before on this machine, with this torch and as many threads; else measured now, and kept.
 
-    A value is a truth or a finite number above 0. Where the file cannot be written or is damaged, or the value is of
-    another kind, it is measured as if there were none.
+    A value is of a `kind`: bool, or float, above 0. Where the file cannot be written or is damaged, or the value is
+    of another kind, it is measured as if there were none.
     """
     known = machine()
     name = ", ".join(f"{known[key]}" for key in ("cpu", "gpu", "threads", "torch")) + f": {what}"
@@ -122,20 +122,19 @@ def calibrated(what: str, measure: Callable[[], Value]) -> Value:
             return files.read_table(path)
         return {}
 
-    found = read().get(name)
-    if _sound(found):
-        return found  # type: ignore[return-value]
+    def sound(value: object) -> bool:
+        return isinstance(value, bool) or (isinstance(value, float) and 0 < value < math.inf)
+
+    if isinstance(found := read().get(name), kind) and sound(found):
+        return found
     value = measure()
-    kept = {key: one for key, one in read().items() if _sound(one)}
-    found = kept.setdefault(name, value)  # of two processes that measure at once the first decides
+    kept = {key: one for key, one in read().items() if sound(one)}
+    if not isinstance(found := kept.get(name), kind):  # of two processes that measure at once the first decides
+        found = kept[name] = value
     with contextlib.suppress(LlmanacError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, kept)
-    return found if type(found) is type(value) else value
-
-
-def _sound(value: object) -> bool:
-    return isinstance(value, bool) or (isinstance(value, int | float) and 0 < value < math.inf)
+    return found
 
 
 def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
@@ -145,7 +144,7 @@ def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 @functools.cache
 def _kept_rate(dtype: torch.dtype, device: torch.device, threads: int) -> float:
-    return calibrated(f"FLOP/s of products of {dtype} on {device}", lambda: _gemm_rate(dtype, device))
+    return calibrated(f"FLOP/s of products of {dtype} on {device}", lambda: _gemm_rate(dtype, device), float)
 
 
 def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
@@ -165,7 +164,7 @@ def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
 @functools.cache
 def bfloat16_is_faster(device: str = "cpu") -> bool:
     """Whether a bfloat16 matrix product is at least 1.2 times the float32 one, measured once for this machine."""
-    return calibrated(f"bfloat16 is faster on {device}", lambda: _bfloat16_is_faster(device))
+    return calibrated(f"bfloat16 is faster on {device}", lambda: _bfloat16_is_faster(device), bool)
 
 
 def _bfloat16_is_faster(device: str) -> bool:

@@ -43,6 +43,7 @@ def plan_size(recipe: Any, vocab_size: int, seconds: float, device: torch.device
     rate = calibrated(
         f"FLOP/s of training {sha256(repr(tried).encode()).hexdigest()[:16]} on {device}",
         lambda: training_rate(recipe, TRIED, vocab_size, device),
+        float,
     )
     wanted = math.sqrt(rate * seconds / (6 * TOKENS_PER_PARAMETER))
     shapes = [shaped(recipe.model, shape) for shape in SHAPES]
