@@ -5,16 +5,16 @@ holds, every other form was made of that and written, loaded by the engine from 
 
 - Speed: tokens a CPU second of decoding with {context} tokens before, one row and eight rows with different prompts.
 - Memory: the file, and the bytes that the runner's matrices take (norms and biases are not counted for the native
-  runner; the embedding is, where it is the head too). The native runner repacks a file's blocks; torch's own float32
-  copy of the model ({copy:,.0f} MB), of which a token reads one row of the embedding, is kept with them.
+  runner; the embedding is, where it is the head too). The native runner repacks a file's blocks and keeps
+  nothing else of it.
 - Quality: over the first {tokens:,} tokens of the documentation of Python ([quantization](../quantization/page.md)
   reads as many from its second half, on which the same model has a higher perplexity), from the logits that the runner
   itself computes: with 8-bit activations for the forms of GGUF files, as for every user. KL(float32 || form) is in nats
   a token.
 
-The native runner reads the blocks of Q8_0, Q4_0 and Q4_1 as they are; of other GGUF kinds it runs the float32 numbers.
-Rows of Q4_K have a multiple of 256 numbers, those of this model 576; a test serves a file of another model. INT8 and
-NF4 are safetensors folders and run in torch, which unpacks a matrix for each product: they save memory, not time.
+The native runner reads the blocks as they are. Rows of Q4_K have a multiple of 256 numbers, those of this model 576; a
+test serves a file of another model. INT8 and NF4 are safetensors folders and run in torch, which unpacks a matrix for
+each product: they save memory, not time.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             place = smollm2()
             if place is None:
                 raise DataError(f"quantized_serving: {WHERE}")
-            engine, source = load_engine(place, device="cpu", runner="native"), str(place)
+            engine, source = load_engine(place, device="cpu", dtype="float32", runner="native"), str(place)
         else:
             tokenizer = train_tokenizer("utf8", [])
             model: Any = make_method("lm", MODEL).build(vocab_size=tokenizer.vocab_size)
@@ -93,7 +93,6 @@ def forms(original: Engine, folder: Path, source: str | None, full: bool) -> dic
     topics = make_method("source", {"name": "python-docs", "parts": ["topics"]}).documents()
     text = windows([d.text for d in topics], original.tokenizer, LENGTH if full else 96, READ if full else 2)
     rows = text.ids.tolist()
-    model.packed = None  # its float32 numbers from here on
     wanted = [logits(Engine(model), row) for row in rows]
     found = {}
     for name, (kind, dtype) in FORMS.items():
@@ -174,4 +173,4 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     (result,) = seeds
     known = {key: result[key] for key in ("parameters", "form", "tokens")}
-    return {**known, "context": CONTEXT, "copy": 4e-6 * result["parameters"]}
+    return {**known, "context": CONTEXT}

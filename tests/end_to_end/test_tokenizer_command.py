@@ -153,8 +153,9 @@ def test_compare(place, tmp_path, monkeypatch):
         "compare", f"{place}/bpe", f"{place}/word", "utf8", "bpe{vocab_size=290}", "--on", f"en={place}/en.txt",
         "--on", f"code={place}/code", "--train", f"{place}/en.txt", "-o", str(page), "--sentence", "The cat <x>",
     )  # fmt: skip
-    assert "bytes per token" in out and "The ␣cat" in out and "which they are measured on" in out
+    assert "bytes per token" in out
     found = json.loads((page / "study.json").read_text("utf-8"))
+    assert any("which they are measured on" in note for note in found["notes"])
     assert [arm["label"] for arm in found["arms"]] == [f"{place}/bpe", f"{place}/word", "utf8", "bpe{vocab_size=290}"]
     tokenizer, costs = load_tokenizer(place / "bpe"), found["costs"]
     from llmanac.recipes.vocabulary.texts import Reading

@@ -9,9 +9,8 @@
 same order, head, schedule and steps. The replicate is the seed, and the first metric is macro F1, which the most
 frequent label alone does not raise.
 
-    pretrained   the checkpoint
-    scratch      the initial weights that its training began with, or those of another seed
-    shuffled     the checkpoint with the numbers of every tensor in random order: its scales, nothing that it learned
+`pretrained` is the checkpoint; `scratch` has the initial weights that its training began with, or those of another
+seed; `shuffled` has the numbers of every tensor of the checkpoint in random order: its scales, nothing that it learned.
 
 The smaller samples of a seed are a part of the larger ones. Costs are of the training on most rows, with the accuracy
 on the plain and the changed sentences of each failure slice (`lab/slices.py`).
