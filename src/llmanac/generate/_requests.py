@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,6 @@ from llmanac.generate._text import TextStream
 from llmanac.generate.constrain import parser_of
 from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import beam
-
-if TYPE_CHECKING:
-    pass
 
 FinishReason = Literal["stop", "length"]
 MOST_SAMPLES = 4096  # of one prompt

@@ -201,7 +201,10 @@ def compare(
     store = Cache(cache if cache is not None else place.parent / "cache")
     found = RUNNERS[axis.trial](question, place, store, report)
     if command is None:
-        command = lambda pins, more: asked_again(kind, arms, changes | pins, _decisive(asked) | more)  # noqa: E731
+
+        def command(pins: dict[str, Any], more: dict[str, Any]) -> str:
+            return asked_again(kind, arms, changes | pins, _decisive(asked) | more)
+
     pins = _settled(question, found)
     decides = bool(looks) or "train.steps" not in pins  # else the budget limits and decides nothing
     room = {} if decides else {"budget": round_up(2 * question.budget)}

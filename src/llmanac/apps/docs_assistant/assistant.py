@@ -32,7 +32,7 @@ from llmanac.apps.docs_assistant.prompt import (
     said_ids,
     split_completion,
     stated_defaults,
-)  # fmt: skip
+)
 from llmanac.apps.docs_assistant.questions import REFUSAL, Pair
 from llmanac.apps.docs_assistant.ranking import Found, Served
 from llmanac.apps.docs_assistant.understanding import Understood, understand
