@@ -6,7 +6,7 @@ CLONE is a git clone of FastAPI, whose documentation is written in all three. Of
 each second one is taken in German, the others in Japanese; English pages by the hash of their names fill up the 200.
 FOLDER gets the pages and the answers, `answers.jsonl`; the further options are those of `llmanac ask`.
 
-The questions (`docs_assistant/three_languages.jsonl`) were written from the pages before any answer was seen: 20 ask for
+The questions (`docs_assistant/three_languages.jsonl`) were written before any answer was seen: 20 ask for
 a fact, 10 are answered with yes or no, 10 are not answered by any page. An answer is right where it holds a string of
 `gold`; a question of kind `none` where it is refused.
 """
