@@ -19,7 +19,10 @@ except ImportError:  # the extra `guide`
     convert = None
 
 RELATION = re.compile(r"(?:^|\s)(?:=|<-|~|<=|>=|->|\+=|iff|in)(?:\s|$)")
-CODE = re.compile(r"""["]|\s#\s|\w\(\w+=|\(\)|^\s*\{|^\w+ = \w+\.\w+\(|'\w+'|\w=\w(?![^{}]*\})|^(?:with|for|import) .*:$|^def """)
+CODE = re.compile(
+    r"""["]|\s#\s|\w\(\w+=|\(\)|^\s*\{|^\w+ = \w+\.\w+\(|'\w+'|\w=\w(?![^{}]*\})|"""
+    r"^(?:with|for|import) .*:$|^def "
+)
 NOTE = re.compile(r"\(?(?:[A-Za-z][\w'-]+,? ){2,}|\(?[A-Za-z]{4,}(?:[ ,.)]|$)|[a-z]+:")
 _GREEK_WORDS = "alpha beta gamma delta theta lambda mu pi rho sigma tau phi psi omega eta kappa"
 _SHORT_WORDS = "of or if in to is as at by on it be no an so is"  # of two letters
