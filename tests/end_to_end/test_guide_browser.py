@@ -24,8 +24,8 @@ from llmanac.guide.progress import Progress
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: apt-get install chromium)")
-PAGES = [*(f"chapter/{name}.html" for name in texts()), "index.html", "row/position/rope.html", "exercise/elo.html", "plan.html",
-         "placement.html", "questions.html", "search.html", "evidence/quantization/page.html"]  # fmt: skip
+PAGES = [*(f"chapter/{name}.html" for name in texts()), "index.html", "row/position/rope.html", "exercise/elo.html",
+         "plan.html", "placement.html", "questions.html", "search.html", "evidence/quantization/page.html"]  # fmt: skip
 SECONDS = 60
 
 

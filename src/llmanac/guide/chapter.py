@@ -65,9 +65,9 @@ def drawn_for() -> dict[str, str]:
 
 
 def aim(name: str) -> str:
-    """What a chapter teaches, in a sentence; empty where it has no text."""
-    path = texts().get(name)
-    return str(values(path.read_text("utf-8").split("---\n", 2)[1], path.name)["aim"]) if path else ""
+    """What a chapter teaches, in a sentence: the line `aim = "..."` of its head; empty where it has no text."""
+    found = re.search(r'^aim = "(.*)"$', texts()[name].read_text("utf-8"), re.MULTILINE) if name in texts() else None
+    return found[1] if found else ""
 
 
 def drawing(name: str) -> str:
