@@ -70,6 +70,13 @@ def aim(name: str) -> str:
     return found[1] if found else ""
 
 
+def sections(name: str) -> list[tuple[str, str]]:
+    """The headings of a chapter's text and what stands below each, without its numbers."""
+    text = PLACE.sub("", texts()[name].read_text("utf-8")) if name in texts() else ""
+    parts = re.split(r"^#+ +(.+)$", text, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
 def drawing(name: str) -> str:
     """A drawing as SVG. Raises SpecError for an unknown name."""
     if name not in figures():
