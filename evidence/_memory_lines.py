@@ -25,12 +25,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from evidence._paraphrases import KINDS, NOT, _fast, says
 from evidence.run import ROOT
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError
+from llmanac.generate.load import load_engine
+from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.retrieve.memory import Memory
+from llmanac.retrieve.memory.extract import Extractor
 
 FILE = ROOT / "evidence" / "memory_lines.jsonl"
 RECORDS = ROOT / "docs" / "evidence" / "chat_memory" / "lines"
@@ -107,11 +112,22 @@ def table_of(kept: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
     return ["reader", "precision", "recall", "F1", *(f"{kind}, no fault" for kind in KINDS)], rows
 
 
-def main(name: str) -> None:
+def main(name: str, model: str = "") -> None:
     out = RECORDS / f"{name}.json"
     if out.exists():
         raise LlmanacError(f"{out}: this reader was scored, and each is scored once")
-    found = score(lambda memory, text: memory.read(text))
+    reader = None
+    if model:
+        torch.set_num_threads(1)
+        engine = load_engine(model, device="cpu", runner="native")
+        engine.keep_prefixes(DEFAULT_BYTES)
+        reader = Extractor(engine)
+
+    def read(memory: Memory, text: str) -> None:
+        memory.reader = reader
+        memory.read(text)
+
+    found = score(read)
     files.write_text(out, json.dumps({"lines": found}) + "\n")
     print(json.dumps(summary(found), indent=1))
 
