@@ -105,9 +105,7 @@ def table_of(kept: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[lis
     rows = []
     for name, one in kept.items():
         found = summary(one["lines"])
-        shares = (
-            "{:.2f} ({:.2f} to {:.2f})".format(*wilson_interval(*found["without fault"][kind])) for kind in KINDS
-        )
+        shares = ("{:.2f} ({:.2f} to {:.2f})".format(*wilson_interval(*found["without fault"][kind])) for kind in KINDS)
         rows.append([name, *(f"{found[key]:.2f}" for key in ("precision", "recall", "f1")), *shares])
     return ["reader", "precision", "recall", "F1", *(f"{kind}, no fault" for kind in KINDS)], rows
 

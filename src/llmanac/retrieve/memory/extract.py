@@ -46,7 +46,7 @@ SHOWN: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (  # mixed: a small
     (("my uncle Anton builds violins, isn't that great",), ("fact",)),
     (("Thanks, great!", "The canoe trip is in April."), ("neither", "fact")),
     (("Dinner ideas?", "We're five people and I can't eat eggs."), ("neither", "fact")),
-    (("Translate: \"I am a pilot.\"",), ("neither",)),
+    (('Translate: "I am a pilot."',), ("neither",)),
 )
 DECIDE = (
     "For each new sentence of the user say what to do with the stored facts. add: it states something else. "
@@ -100,7 +100,9 @@ class Extractor:
     def take(self, message: str) -> list[str]:
         """The sentences of a message that state something of the user, or say that something has ended."""
         said = [message[a:b] for a, b in spans(message)][:MOST]
-        labels = self._labels(TAKE, [(_numbered(texts), labels) for texts, labels in SHOWN], _numbered(said), LABELS, said)
+        labels = self._labels(
+            TAKE, [(_numbered(texts), labels) for texts, labels in SHOWN], _numbered(said), LABELS, said
+        )
         chosen = [text for text, label in zip(said, labels, strict=False) if label != "neither"]
         return [text for text in chosen if len(text) <= LONGEST and not ORDERS.search(text)]
 

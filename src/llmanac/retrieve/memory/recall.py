@@ -1,8 +1,10 @@
-"""Which facts a question means: BM25 and cosines, above a threshold that the facts themselves give.
+"""Which facts a question means, by words (BM25) or by vectors, above a threshold that the facts themselves give.
 
-A fact with its rarest word left out ("My dog is called") is a question that no other fact answers. The best of the
-others is what an unrelated fact gets by chance. Both scores are measured in standard deviations from the mean of these,
-and added; a fact is recalled where its sum is above all but `CHANCE` of them. No number is set by hand or shipped.
+A fact without its rarest word ("My dog is called"), or the key of one, is a question that no other fact answers. What
+the other facts get for such questions is chance. From a fact's score its mean of the `HUB` best of these is taken, so
+that a fact which is near to everything is no nearer (as CSLS, Conneau et al. 2018, arXiv:1710.04087); of what is left,
+each question's best is kept, and a fact is recalled where it exceeds all but `CHANCE` of them (a conformal threshold).
+Where there is an encoder its cosines decide alone: with the words' scores added, more facts of other things were found.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.bm25 import BM25
 
 CHANCE = 0.05  # of questions whose fact is not there, that recall another: the error that is asked for
-MOST = 256  # facts that are left out in turn
+HUB = 5  # as few as there are near neighbours
+MOST = 256  # facts that are asked for in turn
 
 
 @dataclass(frozen=True)
@@ -50,46 +53,53 @@ class Recall:
     """An index of facts.
 
     Args:
-        vectors: of the facts, (N, D) of length 1, where there is an encoder.
+        vectors: of the facts, (N, D) of length 1, where there is an encoder; of a single fact they tell nothing.
     """
 
     def __init__(self, facts: Sequence[Fact], vectors: np.ndarray | None = None) -> None:
-        self.facts, self.vectors = facts, vectors
+        self.facts, self.vectors = facts, vectors if len(facts) > 1 else None
         words = [content(fact.text) for fact in facts]
         self.index = BM25(words)
-        self.scale = [(0.0, 1.0)] * 2
-        chosen = np.unique(np.linspace(0, max(0, len(facts) - 1), MOST).astype(int))
-        asked = [content(facts[i].key) or self._without_rarest(words[i]) for i in chosen] if len(facts) > 1 else []
-        cosines = None if vectors is None or not asked else vectors[chosen] @ vectors.T
-        parts = [np.array([self._shares(one) for one in asked]), cosines]
-        chance = []
-        for at, part in enumerate(parts):
-            if part is not None and len(part):
-                part[np.arange(len(chosen)), chosen] = -np.inf
-                best = part.max(1)
-                self.scale[at] = (float(best.mean()), float(best.std()) or 1.0)
-                chance.append((part - self.scale[at][0]) / self.scale[at][1])
-        found = np.sort(np.sum(chance, 0).max(1)) if chance else np.zeros(1)
-        place = math.ceil((1 - CHANCE) * (len(found) + 1))  # of a new question among them
-        self.least = float(found[min(place, len(found)) - 1])
+        self.hubs, self.least = np.zeros(len(facts)), 0.0
+        if len(facts) > 1:
+            chosen = np.unique(np.linspace(0, len(facts) - 1, MOST).astype(int))
+            asked = [content(facts[i].key) or self._without_rarest(words[i]) for i in chosen]
+            near = np.stack(
+                [
+                    self._scores(one, None if vectors is None else vectors[i])
+                    for i, one in zip(chosen, asked, strict=True)
+                ]
+            )
+            near[np.arange(len(chosen)), chosen] = -np.inf
+            best = np.sort(near, 0)[::-1][:HUB]
+            self.hubs = np.ma.masked_invalid(best).mean(0).filled(0.0)
+            found = np.sort((near - self.hubs).max(1))
+            place = math.ceil((1 - CHANCE) * (len(found) + 1))  # of a new question among them
+            self.least = float(found[min(place, len(found)) - 1])
 
     def _without_rarest(self, words: Sequence[str]) -> list[str]:
         rarest = max(words, key=self.index.weight, default="")
         return [word for word in words if word != rarest]
 
-    def _shares(self, words: Sequence[str]) -> np.ndarray:
-        """(N,) BM25 of the words over what they would give together; 0 where there are none."""
+    def _scores(self, words: Sequence[str], vector: np.ndarray | None) -> np.ndarray:
+        """(N,) cosines, or BM25 of the words over what they would give together."""
+        if self.vectors is not None and vector is not None:
+            return np.asarray(self.vectors @ vector, np.float64)
         most = sum(map(self.index.weight, words)) / (1 + self.index.spec.k1)
         return self.index.scores(words) / most if most else np.zeros(len(self.facts))
 
-    def scores(self, question: str, vector: np.ndarray | None = None) -> np.ndarray:
-        """(N,) how far each fact is above chance for a question."""
-        parts = [self._shares(content(question)), *([] if vector is None else [self.vectors @ vector])]
-        total = sum((part - mean) / width for part, (mean, width) in zip(parts, self.scale, strict=False))
-        return np.asarray(total) - self.least
-
     def top(self, question: str, k: int, least: float = 0.0, vector: np.ndarray | None = None) -> list[Fact]:
-        """The k best facts above `least`, of equal ones the newest first."""
-        found = self.scores(question, vector).round(6)
+        """The k best facts that are more than `least` above chance, of equal ones the newest first.
+
+        A fact whose key the question names is first, unless a longer key there holds its key.
+        """
+        found = (self._scores(content(question), vector) - self.hubs - self.least).round(6)
+        said = f" {' '.join(plain_words(question))} "
+        named = sorted((f.key for f in self.facts if f.key and f" {f.key} " in said), key=len, reverse=True)
+        for i, fact in enumerate(self.facts):
+            if fact.key in named:
+                found[i] = (
+                    math.inf if not any(f" {fact.key} " in f" {key} " for key in named if key != fact.key) else least
+                )
         order = sorted(range(len(found)), key=lambda i: (-found[i], -i))
         return [self.facts[i] for i in order[:k] if found[i] > least]

@@ -38,8 +38,8 @@ LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 USE = "Use these facts in the answer."  # without it a small model says that it knows nothing of the user
 _SCHEMA = "create table facts (id integer primary key autoincrement, text text not null, stated real not null)"
 _RENEW = (  # from the version in which a fact had a subject and a value beside its text
-    "alter table facts rename to old", _SCHEMA,
-    "insert into facts (id, text, stated) select id, text, stated from old order by number, id", "drop table old",
+    "alter table facts rename to old", _SCHEMA, "drop table if exists vectors",
+    "insert into facts (text, stated) select text, stated from old order by number, id", "drop table old",
 )  # fmt: skip
 _UNSAID = frozenset("my our the that about".split())  # of a wish to forget: these need not be in the fact
 _WISHES = ("remember", "forget")
