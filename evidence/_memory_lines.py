@@ -19,6 +19,7 @@ True facts that the line's writer did not list count as wrong, for every reader 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 
-from evidence._paraphrases import KINDS, NOT, _fast, says
+from evidence._paraphrases import says
 from evidence.run import ROOT
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError
@@ -39,6 +40,8 @@ from llmanac.retrieve.memory.extract import Extractor
 
 FILE = ROOT / "evidence" / "memory_lines.jsonl"
 RECORDS = ROOT / "docs" / "evidence" / "chat_memory" / "lines"
+KINDS = ("told", "replaced", "taken back", "not a fact")
+NOT = re.compile(r"(?i)\b(?:no|not|never|former|formerly|died|stopped|left|quit|gave up|sold|retired)\b|n['’]t\b")
 Read = Callable[[Memory, str], object]
 
 
@@ -74,6 +77,10 @@ def score_line(row: Mapping[str, Any], read: Read) -> tuple[int, int, int]:
     return right, wrong, wanted - right
 
 
+def _fast() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # each change is synced to the disk
+
+
 def _denies(text: str, ended: Sequence[str]) -> bool:
     return NOT.search(text) is not None and any(says(text, value) for value in ended)
 
@@ -100,11 +107,10 @@ def records() -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RECORDS.glob("*.json"))}
 
 
-def table_of(kept: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows, with Wilson's intervals of the lines without a fault."""
+def table_of(read: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of summaries, with Wilson's intervals of the lines without a fault."""
     rows = []
-    for name, one in kept.items():
-        found = summary(one["lines"])
+    for name, found in read.items():
         shares = ("{:.2f} ({:.2f} to {:.2f})".format(*wilson_interval(*found["without fault"][kind])) for kind in KINDS)
         rows.append([name, *(f"{found[key]:.2f}" for key in ("precision", "recall", "f1")), *shares])
     return ["reader", "precision", "recall", "F1", *(f"{kind}, no fault" for kind in KINDS)], rows

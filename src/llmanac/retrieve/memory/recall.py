@@ -1,10 +1,11 @@
 """Which facts a question means, by words (BM25) or by vectors, above a threshold that the facts themselves give.
 
-A fact without its rarest word ("My dog is called"), or the key of one, is a question that no other fact answers. What
-the other facts get for such questions is chance. From a fact's score its mean of the `HUB` best of these is taken, so
-that a fact which is near to everything is no nearer (as CSLS, Conneau et al. 2018, arXiv:1710.04087); of what is left,
-each question's best is kept, and a fact is recalled where it exceeds all but `CHANCE` of them (a conformal threshold).
-Where there is an encoder its cosines decide alone: with the words' scores added, more facts of other things were found.
+What the other facts get for a question of one fact is chance: with an encoder for its text, else for as many of its
+most frequent words as the question has ("favorite", "name"), since short questions fit by chance more often. From a
+fact's score the mean of the `HUB` best of these is taken, so that a fact which is near to everything is no nearer (as
+CSLS, Conneau et al. 2018, arXiv:1710.04087); of what is left, the best of each is kept, and a fact is recalled where it
+exceeds all but `CHANCE` of them (a conformal threshold). Where there is an encoder its cosines decide alone: with the
+words' scores added, more was recalled that means something else.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def key_of(text: str) -> str:
 
 def content(text: str) -> list[str]:
     """Stems of the words by which facts are found."""
-    return [stem(word) for word in plain_words(text) if word not in FUNCTION and len(word) > 1 or word.isdigit()]
+    return [stem(word) for word in plain_words(text) if (word not in FUNCTION and len(word) > 1) or word.isdigit()]
 
 
 class Recall:
@@ -60,26 +61,27 @@ class Recall:
         self.facts, self.vectors = facts, vectors if len(facts) > 1 else None
         words = [content(fact.text) for fact in facts]
         self.index = BM25(words)
-        self.hubs, self.least = np.zeros(len(facts)), 0.0
-        if len(facts) > 1:
-            chosen = np.unique(np.linspace(0, len(facts) - 1, MOST).astype(int))
-            asked = [content(facts[i].key) or self._without_rarest(words[i]) for i in chosen]
+        asked = (dict.fromkeys(content(fact.key) or own) for fact, own in zip(facts, words, strict=True))
+        self._asked = [sorted(own, key=self.index.weight) for own in asked]  # the most frequent first
+        self._known: dict[int, tuple[np.ndarray, float]] = {}
+
+    def _chance(self, count: int) -> tuple[np.ndarray, float]:
+        """(N,) what each fact gets for questions of others with so many words, and the threshold of what is more."""
+        size = len(self.facts)
+        if size < 2:
+            return np.zeros(size), 0.0
+        if count not in self._known:
+            chosen = np.unique(np.linspace(0, size - 1, MOST).astype(int))
+            vectors = self.vectors
             near = np.stack(
-                [
-                    self._scores(one, None if vectors is None else vectors[i])
-                    for i, one in zip(chosen, asked, strict=True)
-                ]
+                [self._scores(self._asked[i][:count], None if vectors is None else vectors[i]) for i in chosen]
             )
             near[np.arange(len(chosen)), chosen] = -np.inf
-            best = np.sort(near, 0)[::-1][:HUB]
-            self.hubs = np.ma.masked_invalid(best).mean(0).filled(0.0)
-            found = np.sort((near - self.hubs).max(1))
+            hubs = np.ma.masked_invalid(np.sort(near, 0)[::-1][:HUB]).mean(0).filled(0.0)
+            found = np.sort((near - hubs).max(1))
             place = math.ceil((1 - CHANCE) * (len(found) + 1))  # of a new question among them
-            self.least = float(found[min(place, len(found)) - 1])
-
-    def _without_rarest(self, words: Sequence[str]) -> list[str]:
-        rarest = max(words, key=self.index.weight, default="")
-        return [word for word in words if word != rarest]
+            self._known[count] = hubs, float(found[min(place, len(found)) - 1])
+        return self._known[count]
 
     def _scores(self, words: Sequence[str], vector: np.ndarray | None) -> np.ndarray:
         """(N,) cosines, or BM25 of the words over what they would give together."""
@@ -93,7 +95,9 @@ class Recall:
 
         A fact whose key the question names is first, unless a longer key there holds its key.
         """
-        found = (self._scores(content(question), vector) - self.hubs - self.least).round(6)
+        words = list(dict.fromkeys(content(question)))
+        hubs, threshold = self._chance(0 if self.vectors is not None else len(words))
+        found = (self._scores(words, vector) - hubs - threshold).round(6)
         said = f" {' '.join(plain_words(question))} "
         named = sorted((f.key for f in self.facts if f.key and f" {f.key} " in said), key=len, reverse=True)
         for i, fact in enumerate(self.facts):

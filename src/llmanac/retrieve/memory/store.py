@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
 from llmanac.retrieve._words import plain_words
@@ -41,7 +41,7 @@ _RENEW = (  # from the version in which a fact had a subject and a value beside 
     "alter table facts rename to old", _SCHEMA, "drop table if exists vectors",
     "insert into facts (text, stated) select text, stated from old order by number, id", "drop table old",
 )  # fmt: skip
-_UNSAID = frozenset("my our the that about".split())  # of a wish to forget: these need not be in the fact
+_UNSAID = frozenset(["my", "our", "the", "that", "about"])  # of a wish to forget: these need not be in the fact
 _WISHES = ("remember", "forget")
 _ROWS = {(int, str, stated) for stated in (int, float)}  # types of a fact's columns
 _NO_TEXT = re.compile(r"[\udc80-\udcff]")  # bytes that are no UTF-8, as Python reads them from a pipe
@@ -253,7 +253,7 @@ class Memory:
         with self._named():
             self._base.execute("commit")
 
-    def _run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+    def _run(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._named():
             return self._base.execute(statement, values).fetchall()
 
