@@ -1,4 +1,4 @@
-"""Memory across chats: facts written, replaced and deleted by explicit wishes, recalled 200 chats later, in one file."""
+"""Memory across chats: facts written, replaced and deleted by explicit wishes, recalled 200 chats later."""
 
 from __future__ import annotations
 

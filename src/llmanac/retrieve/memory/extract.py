@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
 
 MOST = 12  # sentences of a message that are read
+SPARE = 512  # tokens of a prompt besides its examples
 NEAREST = 3  # stored facts that are shown for each
+Shots = Sequence[tuple[str, Sequence[str]]]
 LABELS = ("fact", "ended", "neither")
 TAKE = (
     "Label each sentence of the user's message. fact: it states something lasting about the user or the user's people, "
@@ -72,7 +74,7 @@ class Extractor:
     """Reads messages with an engine's chat model; a `reader` of a `Memory`.
 
     Raises:
-        RequestError: the model has no chat template.
+        RequestError: the model has no chat template, or its context no room for the prompts.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -80,59 +82,60 @@ class Extractor:
         if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
             raise RequestError("memory: the model has no chat template, so it reads no facts from messages")
         self.engine, self.tokenizer = engine, tokenizer
+        self.take_shots = [(_numbered(texts), labels) for texts, labels in SHOWN]
+        self.decide_shots = [(_notes(stored, new), choices) for stored, new, choices in DECIDED]
+        room, needed = engine.model.max_length, len(self._prompt(TAKE, self.take_shots, "")) + SPARE
+        if room is not None and room < needed:
+            raise RequestError(f"memory: the model's context of {room} tokens is too short to read facts ({needed})")
 
     def __call__(self, memory: Memory, message: str) -> Done:
         said = self.take(message)
         if not said:
             return Done([], [])
         near = list(dict.fromkeys(fact for text in said for fact in memory.nearest(text, NEAREST)))
+        choices = self.decide(near, said)
         kept, forgot = list[Fact](), list[Fact]()
         with memory.at_once():
-            for text, choice in zip(said, self.decide(near, said), strict=False):
+            for text, choice in zip(said, choices, strict=False):
                 verb, _, number = choice.partition(" ")
                 old = near[int(number) - 1] if number else None
-                if old in forgot or verb == "nothing":
-                    continue
-                done = Done([], memory.delete([old])) if verb == "delete" and old else memory.remember(text, old)
+                if verb == "delete":
+                    done = Done([], memory.delete([fact for fact in near if fact == old and fact not in forgot]))
+                else:
+                    done = memory.remember(text, old) if verb != "nothing" else Done([], [])
                 kept, forgot = kept + done.kept, forgot + done.forgot
         return Done(kept, forgot)
 
     def take(self, message: str) -> list[str]:
         """The sentences of a message that state something of the user, or say that something has ended."""
-        said = [message[a:b] for a, b in spans(message)][:MOST]
-        labels = self._labels(
-            TAKE, [(_numbered(texts), labels) for texts, labels in SHOWN], _numbered(said), LABELS, said
-        )
+        said = [message[a:b] for a, b in spans(message) if b - a <= LONGEST][:MOST]
+        labels = self._labels(TAKE, self.take_shots, _numbered(said), LABELS, len(said)) if said else []
         chosen = [text for text, label in zip(said, labels, strict=False) if label != "neither"]
-        return [text for text in chosen if len(text) <= LONGEST and not ORDERS.search(text)]
+        return [text for text in chosen if not ORDERS.search(text)]
 
     def decide(self, near: Sequence[Fact], said: Sequence[str]) -> list[str]:
         """Of each sentence: add, update N, delete N or nothing, with N of the facts that are near, from 1."""
-        numbered = [f"{verb} {n}" for verb in ("update", "delete") for n in range(1, len(near) + 1)]
-        shots = [(_notes(stored, new), choices) for stored, new, choices in DECIDED]
-        asked = _notes([fact.text for fact in near], said)
-        return self._labels(DECIDE, shots, asked, ("add", *numbered, "nothing"), said)
+        ways = ["add", *(f"{verb} {n}" for verb in ("update", "delete") for n in range(1, len(near) + 1)), "nothing"]
+        return self._labels(DECIDE, self.decide_shots, _notes([f.text for f in near], said), ways, len(said))
 
-    def _labels(
-        self, rules: str, shots: Sequence[tuple[str, Sequence[str]]], asked: str, ways: Sequence[str],
-        said: Sequence[str],
-    ) -> list[str]:  # fmt: skip
-        """One of `ways` for each sentence, by the model."""
+    def _prompt(self, rules: str, shots: Shots, asked: str) -> list[int]:
         turns = [{"role": "system", "content": rules}]
-        for text, answer in shots:
-            turns += [{"role": "user", "content": text}, {"role": "assistant", "content": _answer(answer)}]
+        for text, labels in shots:
+            answer = json.dumps({"labels": labels})
+            turns += [{"role": "user", "content": text}, {"role": "assistant", "content": answer}]
         turns.append({"role": "user", "content": asked})
-        ids = list(self.tokenizer.encode_chat(turns, add_generation_prompt=True)[0])
-        count = {"minItems": len(said), "maxItems": len(said)}
-        fields = {"labels": {"type": "array", "items": {"enum": list(ways)}, **count}}
-        schema = {"type": "object", "properties": fields, "required": ["labels"], "additionalProperties": False}
-        [made] = self.engine.generate([ids], schema=schema, max_new_tokens=16 + 12 * len(said))
+        return list(self.tokenizer.encode_chat(turns, add_generation_prompt=True)[0])
+
+    def _labels(self, rules: str, shots: Shots, asked: str, ways: Sequence[str], count: int) -> list[str]:
+        """One of `ways` for each of `count` sentences, by the model."""
+        items = {"type": "array", "items": {"enum": list(ways)}, "minItems": count, "maxItems": count}
+        schema = {"type": "object", "properties": {"labels": items}, "required": ["labels"]}
+        schema["additionalProperties"] = False
+        [made] = self.engine.generate(
+            [self._prompt(rules, shots, asked)], schema=schema, max_new_tokens=16 + 12 * count
+        )
         parsed: Any = made.parsed
         return list(parsed["labels"]) if isinstance(parsed, dict) else []
-
-
-def _answer(labels: Sequence[str]) -> str:
-    return json.dumps({"labels": labels})
 
 
 def _numbered(texts: Sequence[str]) -> str:
