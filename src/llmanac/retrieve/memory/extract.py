@@ -129,11 +129,11 @@ class Extractor:
     def _labels(self, rules: str, shots: Shots, asked: str, ways: Sequence[str], count: int) -> list[str]:
         """One of `ways` for each of `count` sentences, by the model."""
         items = {"type": "array", "items": {"enum": list(ways)}, "minItems": count, "maxItems": count}
-        schema = {"type": "object", "properties": {"labels": items}, "required": ["labels"]}
-        schema["additionalProperties"] = False
-        [made] = self.engine.generate(
-            [self._prompt(rules, shots, asked)], schema=schema, max_new_tokens=16 + 12 * count
-        )
+        schema = {
+            "type": "object", "properties": {"labels": items}, "required": ["labels"], "additionalProperties": False,
+        }  # fmt: skip
+        ids = self._prompt(rules, shots, asked)
+        [made] = self.engine.generate([ids], schema=schema, max_new_tokens=16 + 12 * count)
         parsed: Any = made.parsed
         return list(parsed["labels"]) if isinstance(parsed, dict) else []
 
