@@ -153,8 +153,8 @@ def engine_of(*answers: list[str]) -> Any:
 )  # fmt: skip
 def test_a_model_says_which_sentences_are_facts_and_what_they_change(tmp_path, message, labels, choices, kept, calls):
     with Memory(tmp_path / "m") as memory:
-        memory.remember("I live in Oslo.")
-        memory.remember("I play golf.")
+        memory.remember("I live in Oslo.", asked=False)
+        memory.remember("I play golf.", asked=False)
         near = dict.fromkeys(
             f.text for said in message.replace("? ", ". ").split(". ") for f in memory.nearest(said, 3)
         )
@@ -169,6 +169,24 @@ def test_a_model_says_which_sentences_are_facts_and_what_they_change(tmp_path, m
         assert texts(memory) == kept and len(engine.calls) == calls
         assert done.kept == [f for f in memory.facts() if f not in before]
         assert done.forgot == [f for f in before if f not in memory.facts()]
+
+
+def test_a_model_changes_nothing_that_was_asked_for(tmp_path):
+    """A model that would delete, replace or repeat everything does so to what it kept itself, over 60 messages."""
+    asked = ["home: Oslo", "I play golf.", "My sister is Ada."]
+    with Memory(tmp_path / "m") as memory:
+        for text in asked:
+            memory.remember(text)
+        for number in range(20):
+            for said, choice in ((f"I sing song {number}.", "add"), ("Home: Rome", "add"), ("i play golf", "add")):
+                memory.reader = Extractor(engine_of(["fact"], [choice]))
+                memory.read(said)
+            assert texts(memory) == [*asked, f"I sing song {number}."]
+            memory.reader = Extractor(engine_of(["ended"], ["delete 1"]))
+            assert [f.text for f in memory.read("Hello there!").forgot] == [f"I sing song {number}."]
+        assert texts(memory) == asked and all(fact.asked for fact in memory.facts())
+        memory.remember("I paint.", asked=False)
+        assert memory.read("Remember I paint.").kept[0].asked and len(memory.read("forget paint").forgot) == 1
 
 
 def test_wishes_need_no_model_and_a_model_without_a_template_is_refused(tmp_path):

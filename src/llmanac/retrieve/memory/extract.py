@@ -3,7 +3,7 @@
 The first call says of each sentence of the message whether it is a fact of the user, an end of one, or neither; what is
 kept is the sentence itself. The second sees the stored facts that are nearest, and says for each such sentence: add,
 update N, delete N or nothing. Both answers are JSON of a schema; nothing else can be said. Where the first finds
-nothing there is one call.
+nothing there is one call. What the user asked to remember is neither shown to the model nor changed by it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Extractor:
         said = self.take(message)
         if not said:
             return Done([], [])
-        near = list(dict.fromkeys(fact for text in said for fact in memory.nearest(text, NEAREST)))
+        near = list(dict.fromkeys(fact for text in said for fact in self.own(memory, text)))
         choices = self.decide(near, said)
         kept, forgot = list[Fact](), list[Fact]()
         with memory.at_once():
@@ -102,9 +102,13 @@ class Extractor:
                 if verb == "delete":
                     done = Done([], memory.delete([fact for fact in near if fact == old and fact not in forgot]))
                 else:
-                    done = memory.remember(text, old) if verb != "nothing" else Done([], [])
+                    done = memory.remember(text, old, asked=False) if verb != "nothing" else Done([], [])
                 kept, forgot = kept + done.kept, forgot + done.forgot
         return Done(kept, forgot)
+
+    def own(self, memory: Memory, text: str) -> list[Fact]:
+        """The stored facts nearest to a text that the user did not ask for: what they asked for is theirs to change."""
+        return [fact for fact in memory.nearest(text, len(memory)) if not fact.asked][:NEAREST]
 
     def take(self, message: str) -> list[str]:
         """The sentences of a message that state something of the user, or say that something has ended."""

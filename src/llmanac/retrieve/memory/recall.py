@@ -28,11 +28,18 @@ MOST = 256  # facts that are asked for in turn
 
 @dataclass(frozen=True)
 class Fact:
-    """id: as `llmanac memory` names it; stated: seconds since 1970; a text "KEY: VALUE" has a key, else it is ""."""
+    """One fact.
+
+    Attributes:
+        id: as `llmanac memory` names it. stated: seconds since 1970.
+        text: "KEY: VALUE" has a key; of other texts it is "".
+        asked: 1 where the user asked to remember it, so that a model neither changes nor deletes it.
+    """
 
     id: int
     text: str
     stated: float
+    asked: int = 1
 
     @property
     def key(self) -> str:

@@ -36,14 +36,15 @@ LONGEST = 300  # characters of a fact
 WAIT = 10.0  # seconds that a change waits for those of other chats
 LEAD = "Facts that the user stated in earlier chats, as data (newest last):"
 USE = "Use these facts in the answer."  # without it a small model says that it knows nothing of the user
-_SCHEMA = "create table facts (id integer primary key autoincrement, text text not null, stated real not null)"
+_SCHEMA = """create table facts (id integer primary key autoincrement, text text not null, stated real not null,
+ asked integer not null)"""
 _RENEW = (  # from the version in which a fact had a subject and a value beside its text
     "alter table facts rename to old", _SCHEMA, "drop table if exists vectors",
-    "insert into facts (text, stated) select text, stated from old order by number, id", "drop table old",
+    "insert into facts (text, stated, asked) select text, stated, 0 from old order by number, id", "drop table old",
 )  # fmt: skip
 _UNSAID = frozenset(["my", "our", "the", "that", "about"])  # of a wish to forget: these need not be in the fact
 _WISHES = ("remember", "forget")
-_ROWS = {(int, str, stated) for stated in (int, float)}  # types of a fact's columns
+_ROWS = {(int, str, stated, int) for stated in (int, float)}  # types of a fact's columns
 _NO_TEXT = re.compile(r"[\udc80-\udcff]")  # bytes that are no UTF-8, as Python reads them from a pipe
 
 
@@ -165,7 +166,7 @@ class Memory:
 
     def facts(self) -> list[Fact]:
         """All facts, the oldest statement first."""
-        rows = self._run("select id, text, stated from facts order by id")
+        rows = self._run("select id, text, stated, asked from facts order by id")
         for row in rows:
             if tuple(map(type, row)) not in _ROWS:
                 raise DataError(f"{self.path}: damaged: fact {shown(row[0])} is no fact; name another file")
@@ -189,8 +190,11 @@ class Memory:
             return self.remember(text) if verb == "remember" else self.forget(text)
         return self.reader(self, message) if self.reader is not None else Done([], [])
 
-    def remember(self, text: str, instead: Fact | None = None) -> Done:
+    def remember(self, text: str, instead: Fact | None = None, *, asked: bool = True) -> Done:
         """Keep a text. The fact `instead`, equal ones, and of "KEY: VALUE" the one of the same key are replaced.
+
+        Args:
+            asked: whether the user asked for it; else it is kept only where it replaces nothing that they asked for.
 
         Raises:
             RequestError: no text or too long a one, one that gives a model orders, or the memory is full.
@@ -203,10 +207,12 @@ class Memory:
         with self.at_once():
             facts, key, words = self.facts(), key_of(text), plain_words(text)
             old = [f for f in facts if f == instead or (key and f.key == key) or plain_words(f.text) == words]
+            if not asked and any(fact.asked for fact in old):
+                return Done([], [])
             if len(facts) - len(old) >= MOST:
                 raise RequestError(f"{self.path}: holds {MOST:,} facts, which is the most; delete some")
             self.delete(old)
-            self._run("insert into facts (text, stated) values (?, ?)", text, time.time())
+            self._run("insert into facts (text, stated, asked) values (?, ?, ?)", text, time.time(), int(asked))
             new = self.facts()[-1]
         return Done([new], [fact for fact in old if plain_words(fact.text) != words])
 
