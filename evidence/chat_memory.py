@@ -15,9 +15,11 @@ People's own words are harder to recall: a question has other words than its fac
 messages that tell something are the store. Its threshold comes from the facts themselves, and asks for one question in
 twenty that recalls something though nothing of it was told.
 
-- Of the lines that nothing was made on (even), {found_words} of the questions have their fact among the five of the
-  prompt by words alone and {found} by MiniLM; where the fact was never told, {false_words} and {false} recall another,
-  some of which are related. The odd lines were looked at when the threshold's rule was chosen.
+- Of the lines that no rule was chosen on (even), {found_words} of the questions have their fact among the five of the
+  prompt by words alone and {found} by MiniLM; where the fact was never told, {false_words} and {false} recall
+  another, some of which are related. The odd lines were looked at when the threshold's rule was chosen; counts of the
+  even ones were seen twice on the way, after which the rule for words was made stricter, and then changed for the
+  study `growing_text`.
 
 What is said without "remember" is read by a chat model. 330 messages were written and committed before anything was
 run on them (`evidence/memory_lines.jsonl`). Each reader was scored once on them: the rules of speech that the memory

@@ -1,11 +1,11 @@
 """Which facts a question means, by words (BM25) or by vectors, above a threshold that the facts themselves give.
 
-What the other facts get for a question of one fact is chance: with an encoder for its text, else for as many of its
-most frequent words as the question has ("favorite", "name"), since short questions fit by chance more often. From a
-fact's score the mean of the `HUB` best of these is taken, so that a fact which is near to everything is no nearer (as
-CSLS, Conneau et al. 2018, arXiv:1710.04087); of what is left, the best of each is kept, and a fact is recalled where it
-exceeds all but `CHANCE` of them (a conformal threshold). Where there is an encoder its cosines decide alone: with the
-words' scores added, more was recalled that means something else.
+What the other facts get for a question of one fact is chance: with an encoder for its text, else for its first words,
+as many as the question has, since what a fact is of comes before its value, and short questions fit by chance more
+often. From a fact's score the mean of the `HUB` best of these is taken, so that a fact which is near to everything is
+no nearer (as CSLS, Conneau et al. 2018, arXiv:1710.04087); of what is left, the best of each is kept, and a fact is
+recalled where it exceeds all but `CHANCE` of them (a conformal threshold). Where there is an encoder its cosines decide
+alone: with the words' scores added, more was recalled that means something else.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ class Recall:
         words = [content(fact.text) for fact in facts]
         self.index = BM25(words)
         asked = (dict.fromkeys(content(fact.key) or own) for fact, own in zip(facts, words, strict=True))
-        self._asked = [sorted(own, key=self.index.weight) for own in asked]  # the most frequent first
+        self._asked = [list(own) for own in asked]
         self._known: dict[int, tuple[np.ndarray, float]] = {}
 
     def _chance(self, count: int) -> tuple[np.ndarray, float]:
-        """(N,) what each fact gets for questions of others with so many words, and the threshold of what is more."""
+        """(N,) what each fact gets for others' questions of so many words, and the threshold of what is more."""
         size = len(self.facts)
         if size < 2:
             return np.zeros(size), 0.0
