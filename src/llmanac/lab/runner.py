@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,9 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
-from llmanac.core.spec import dump
+from llmanac.core.spec import diff, dump
 from llmanac.lab.arms import ArmText
-from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.axis import Arm, Axis, methods_of
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
@@ -75,6 +76,13 @@ class Question:
                 return make_plan(self.budget, spent, seeds, speed, ratios, tuning_runs=len(self.factors), **options)
         least = self.looks[0] if self.looks else self.seeds
         return make_plan(self.budget, spent, least, speed, ratios, tuning_runs=len(self.factors), **options)
+
+    def arms(self, spec_of: Callable[[ArmText], Any] | None = None) -> tuple[Arm, ...]:
+        """The arms of an axis that is applied to something finished, each with its difference from the baseline."""
+        named = spec_of or functools.partial(methods_of, self.axis.kind)
+        specs = {text.label: named(text) for text in self.texts}
+        base = specs[self.baseline]
+        return tuple(Arm(label, spec, diff(base, spec), {}) for label, spec in specs.items())
 
     def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
         """The study of these arms under every seed."""
