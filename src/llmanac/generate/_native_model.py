@@ -1,8 +1,8 @@
 """A Transformer as the compiled forward pass reads it: which models fit, their matrices by address, their vectors.
 
-float32, bfloat16 and float16 matrices are read where torch or a GGUF file keeps them; the blocks of a file are put in
-another order, and their memory in the file is given back. Norms, biases and tables of positions are small and copied.
-`sync` does all of it again after the weights have changed.
+float32, bfloat16 and float16 matrices are read where torch or a GGUF file keeps them; packed ones are put in another
+order (`kernels/infer/kinds.py`), and memory of a GGUF file is given back. Norms, biases and tables of positions are
+small and copied. `sync` does all of it again after the weights have changed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 from llmanac.generate.prefix_cache import weights_stamp
 from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.kernels.infer.kinds import PACKED
 from llmanac.models._layers import Linear, Product
 from llmanac.models._quantized import Quantized, dense
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
 from llmanac.models.ffn.gated import GatedMLP
-from llmanac.models.gguf.blocks import Blocks
 from llmanac.models.heads.linear import LinearHead
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.mixers.softmax import SoftmaxAttention
@@ -41,6 +41,7 @@ PART = 16  # rows of a matrix that a kernel takes at once
 GROUP = 32  # inputs that share a scale
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
 KEYS = ("float32", "float16")
+HALVES = ("F16", "BF16")  # of files, whose inputs stay as they are
 QUANTIZED = ("q8_0", "q4_0", "q4_1")
 POSITIONS = 1024  # that the tables are first made for
 
@@ -75,9 +76,6 @@ def refusal(model: Any) -> str | None:
         return "the model has adapters; merge them first"
     if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
-    packed = {p.form.name for p in model.parameters() if isinstance(p, Quantized) and _kind(p) is None}
-    if packed:
-        return f"it reads dense weights, and of GGUF files; the model has packed ones ({', '.join(sorted(packed))})"
     layers = model.model.layers
     parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
     for layer in layers:
@@ -150,7 +148,9 @@ class NativeModel:
         self.model, self.weights, self.block_tokens = model, weights, block_tokens
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
-        coded = weights != "own" or any(_coded(p) for p in model.parameters())
+        coded = weights != "own" or any(
+            isinstance(p, Quantized) and p.form.name not in HALVES for p in model.parameters()
+        )
         kinds = KEYS if self.form != "plain" else KEYS[:1]
         if keys is not None and keys not in kinds:
             raise RequestError(f"runner: keys in {keys!r} are not kept by this machine's code, only {', '.join(kinds)}")
@@ -270,12 +270,12 @@ class NativeModel:
         form: Any = getattr(kept, "form", None)
         if self.weights != "own" and columns % GROUP == 0:
             kept = KINDS[self.weights.upper()].packed(dense(kept).float().numpy())
-            kind, coded = self.weights, True
+            kind = self.weights
         elif isinstance(kept, Quantized):
-            kind, coded, kept = str(_kind(kept)), _coded(kept), form.data(kept.parts).numpy()
+            kind, kept = kept.blocks()
         else:
-            kind, coded, kept = str(kept.dtype).removeprefix("torch."), False, kept.contiguous()
-        if coded:
+            kind, kept = str(kept.dtype).removeprefix("torch."), kept.contiguous()
+        if coded := kind in PACKED:
             from llmanac.kernels.infer.blocks import repacked
 
             kept = repacked(kind, kept, self._store, *([] if form is None else [form.release]))
@@ -341,21 +341,6 @@ class NativeModel:
         forward(self._plan, self._room, step, 0, self.threads)
         for other in others:
             other.result()
-
-
-def _kind(weight: Quantized) -> str | None:
-    """The format of a packed matrix; None where the native runner has no product for it."""
-    from llmanac.kernels.infer.products import FLOATS, PACKED
-
-    if not isinstance(weight.form, Blocks):
-        return None
-    kind = {"F16": "float16", "BF16": "bfloat16"}.get(weight.form.kind, weight.form.kind.lower())
-    return kind if kind in PACKED or kind in FLOATS else None
-
-
-def _coded(weight: Tensor) -> bool:
-    """Whether a matrix is multiplied with numbers of 8 bits."""
-    return isinstance(weight, Quantized) and isinstance(weight.form, Blocks) and KINDS[weight.form.kind].size > 1
 
 
 def _check(model: Any) -> None:

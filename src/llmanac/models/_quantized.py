@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
+
 aten = torch.ops.aten
 
 
@@ -34,6 +37,18 @@ class Form:
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
         """Rows (..., columns) of the matrix, float32; by default of all of it."""
         return self.dense(parts, shape)[ids]
+
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        """What compiled products read: the name of a kind of `kernels/infer/kinds.py` and its blocks, or of a dtype.
+
+        By default 8-bit integers with a scale for 32 numbers, which round what the form says; float32 where a row is
+        not made of 32s.
+        """
+        numbers = self.dense(parts, shape).numpy()
+        return kinds.rounded(numbers) if shape[1] % kinds.LEAST == 0 else ("float32", numbers)
+
+    def release(self) -> None:
+        """Give back the memory of a file, of which a copy was made."""
 
     def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
         """x (..., inputs) W^T, in the dtype of x."""
@@ -70,6 +85,10 @@ class Quantized(torch.Tensor):
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The matrix as an ordinary tensor."""
         return self.form.dense(self.parts, tuple(self.shape)).to(dtype or self.dtype)
+
+    def blocks(self) -> tuple[str, Array]:
+        """See `Form.blocks`."""
+        return self.form.blocks(self.parts, tuple(self.shape))
 
     @property
     def stored(self) -> int:

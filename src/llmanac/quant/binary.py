@@ -13,11 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
 from llmanac.models._quantized import Form, Quantized
 from llmanac.quant import Quantizer, QuantizerSpec
 
@@ -83,6 +86,13 @@ class Signs(Form):
 
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
         return self._values(parts[""][ids], parts["scale"][ids], shape[1])
+
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        if not (size := kinds.reach(shape[1], self.group)):
+            return super().blocks(parts, shape)
+        of = torch.arange(0, shape[1], size) // self.group
+        bits = np.unpackbits(parts[""].numpy(), axis=1, bitorder="little")
+        return kinds.blocks("ternary", 2 * bits, parts["scale"].float()[:, of].numpy())
 
     def _values(self, codes: Tensor, scale: Tensor, columns: int) -> Tensor:
         bits = codes[..., None] >> torch.arange(8, device=codes.device, dtype=torch.uint8) & 1

@@ -22,11 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
 from llmanac.models._folder import MOST
 from llmanac.models._packed_files import Layout, Needs, Small, expect
 from llmanac.models._quantized import Form, Quantized
 from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
+from llmanac.quant._gptq_files import nibbles
+from llmanac.quant.int8 import BitsAndBytes8
 
 CARD = {
     "title": "4-bit NormalFloat",
@@ -141,6 +145,14 @@ class NormalFloat(Form):
         begin = start - blocks.start * size
         return values[begin : begin + stop - start].view(-1, shape[1])
 
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        if not (size := kinds.reach(shape[1], self.block)):  # blocks follow each other, whatever a row has
+            return super().blocks(parts, shape)
+        codes = nibbles(parts[""].view(-1), high=True).view(shape)
+        scale = self.scales(parts).repeat_interleave(self.block // size) if size < self.block else self.scales(parts)
+        scale = scale[: codes.numel() // size].view(shape[0], -1) / kinds.NF4[-1]
+        return kinds.blocks("nf4", codes.numpy(), scale.numpy())
+
     def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
         shape = tuple(weight.shape)
         if shape[0] * shape[1] <= TILE:
@@ -173,7 +185,9 @@ class BitsAndBytes(Layout):
     scales: str = "double"
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Self:
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
+        if config.get("load_in_8bit"):
+            return BitsAndBytes8.reading(config)
         expect(config, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "load_in_8bit": False})
         if config.get("bnb_4bit_quant_storage", "uint8") != "uint8":
             raise SpecError(f"bnb_4bit_quant_storage is {shown(config['bnb_4bit_quant_storage'])}; only uint8 is read")

@@ -17,6 +17,7 @@ from llmanac.kernels.text import cached
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = 2, 3, 6, 7, 8, 10, 11, 12, 13, 14
 IQ4_NL, IQ4_XS, MXFP4 = 20, 23, 39
+BYTES = 256  # and above: a code a byte, from the block's start (`kernels/infer/kinds.py`)
 ONES, BITS = np.uint64(0x0101010101010101), np.uint64(0x8040201008040201)  # of 8 bytes
 
 
@@ -106,6 +107,9 @@ def codes(kind, b, q, wide, s, t):
     if kind == Q8_0:
         for j in range(32):
             q[j] = b[2 + j] ^ 128
+    elif kind >= BYTES:
+        for j in range(min(256, len(b))):
+            q[j] = b[j]
     elif kind in (Q4_0, IQ4_NL):
         _nibbles(b, 2, q, 0)
     elif kind == Q4_1:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Mapped
 from llmanac.models._quantized import Form, Quantized
 
@@ -42,8 +42,13 @@ class Blocks(Form):
             self.file.check()
         return parts[""]
 
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        if self.kind == "MXFP4":  # scales beyond those of float16
+            return super().blocks(parts, shape)
+        kind = {"F16": "float16", "BF16": "bfloat16"}.get(self.kind, self.kind.lower())
+        return kind, self.data(parts).numpy()
+
     def release(self) -> None:
-        """Give back the file's memory, of which a copy was made."""
         if self.file is not None:
             self.file.release()
 
