@@ -259,7 +259,9 @@ def folder(method: str) -> Result:
         make_method("quantizer", method).build().apply(model, texts)
         llmanac.save_model(model, place)
     made = NativeModel(load_model(place, dtype="bfloat16"))
-    seconds = interleave({"ours": decoding(made, 1), "theirs": decoding(NativeModel(plain), 1)}, ROUNDS, clock=CLOCK)
+    seconds = interleave(
+        {"ours": decoding(made, 1), "theirs": decoding(NativeModel(plain), 1)}, rounds=ROUNDS, clock=CLOCK
+    )
     return Result.rate(name, STEPS[1], seconds, unit="tokens/s", peer="bfloat16, the native runner", **more(made))
 
 

@@ -54,6 +54,8 @@ class Blocks(Form):
 
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         data = self.data(parts)[ids]
+        if isinstance(ids, Tensor):  # rows here and there, for each of which the system maps its neighbourhood
+            self.release()
         return torch.from_numpy(KINDS[self.kind].float32(data.cpu().numpy())).to(data.device)
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:

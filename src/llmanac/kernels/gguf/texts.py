@@ -1,0 +1,32 @@
+"""Many short texts of a header at once: those of a vocabulary of 150,000 tokens are an eighth of a model's loading."""
+
+# mypy: disable-error-code="no-untyped-def"
+# (numba types these functions itself)
+from __future__ import annotations
+
+import numpy as np
+
+from llmanac.kernels.text import cached
+
+
+def _gather(data, start, end, count, out):
+    used = 0
+    for i in range(count):
+        if start + 8 > end:
+            return i, start, used
+        size = np.uint64(0)
+        for b in range(8):
+            size |= np.uint64(data[start + b]) << np.uint64(8 * b)
+        if size > np.uint64(end - start - 8):
+            return i, start, used
+        length = np.int64(size)
+        out[used : used + length] = data[start + 8 : start + 8 + length]
+        out[used + length] = 0
+        used += length + 1
+        start += 8 + length
+    return count, start, used
+
+
+# data and out (n,) uint8, the place of the first length, the end, how many -> texts read, the place behind, bytes of
+# out: the texts, a zero byte behind each
+gather = cached(_gather, nogil=True)
