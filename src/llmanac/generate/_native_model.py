@@ -178,6 +178,7 @@ class NativeModel:
         attention = model.model.layers[0].self_attn
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.padded = _filled(self.head_dim, GROUP if self.keys == "q8_0" else PART)
+        self.width = self.padded + self.padded // 16 * (self.keys == "q8_0")  # a scale of 2 bytes for 32 codes
         self._pool = ThreadPoolExecutor(self.threads - 1, "llmanac-native") if self.threads > 1 else None
         self._longest = 0
         self.lock = threading.RLock()
@@ -186,8 +187,7 @@ class NativeModel:
     def start(self) -> DecodingState:
         """What a token's keys and values take, all layers in one store, for a pool of blocks."""
         heads = len(self.model.model.layers) * self.kv_heads
-        width = self.padded + self.padded // 16 * (self.keys == "q8_0")  # a scale of 2 bytes for 32 codes
-        return DecodingState([kv_cache(1, heads, width, dtype=KEYS[self.keys], device=torch.device("cpu"))], 1)
+        return DecodingState([kv_cache(1, heads, self.width, dtype=KEYS[self.keys], device=torch.device("cpu"))], 1)
 
     @property
     def nbytes(self) -> int:
@@ -256,10 +256,11 @@ class NativeModel:
         self._positions = positions
         eps, own = first.input_layernorm.eps, first.self_attn
         scores = [layer.self_attn.score for layer in layers]
+        number = KEYS[self.keys].itemsize
         shape = [
             self.heads, self.kv_heads, self.head_dim, self.padded, ACTIVATIONS[_mlps(first)[0].activation],
-            attention(self.keys, self.form), KEYS[self.keys].itemsize,
-            *((first.mlp.top_k, first.mlp.gates == "share") if mixed else (0, 0)),
+            attention(self.keys, self.form), number,
+            *((first.mlp.top_k, first.mlp.gates == "share") if mixed else (0, 0)), self.width * number,
         ]  # fmt: skip
         dim, inner = model.spec.dim, _mlps(first)[0].up_proj.out_features
         widths = [(matrices[0][2][5] + _filled(matrices[0][2][2])), dim, 2 * _filled(inner), dim]
@@ -300,7 +301,7 @@ class NativeModel:
             kept = KINDS[self.weights.upper()].packed(dense(kept).float().numpy())
             kind = self.weights
         elif isinstance(kept, Quantized):
-            kind, kept = kept.blocks()
+            kind, kept = form.blocks(kept.parts, tuple(kept.shape))
         else:
             kind, kept = str(kept.dtype).removeprefix("torch."), kept.contiguous()
         if coded := kind in PACKED:

@@ -145,6 +145,14 @@ def _ending(part: str) -> str:
     return f"weight.{part}" if part else "weight"
 
 
+def matrix(parts: Mapping[str, Entry]) -> tuple[int, ...]:
+    """The shape of the tensor `weight`. Raises ValueError for what is no matrix."""
+    shape = parts["weight"].shape
+    if len(shape) != 2:
+        raise ValueError(f"weight has {len(shape)} axes")
+    return shape
+
+
 def numbers(entry: Entry) -> int:
     """How many a tensor has."""
     return math.prod(entry.shape)

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
-from llmanac.models._packed_files import Layout, Needs, Small, expect
+from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
 from llmanac.models._quantized import Form, Quantized
 from llmanac.models._weights import Entry
 
 NUMBERS = {"num_bits": 8, "type": "float", "symmetric": True}
-STRATEGIES = ("tensor", "channel")
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ class FP8Files(Layout):
     @classmethod
     def reading(cls, config: Mapping[str, Any]) -> Layout:
         size = config.get("weight_block_size")
-        whole = isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)
-        if not whole:
+        if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
             raise SpecError(f"weight_block_size is {shown(size)}, expected two sizes")
         expect(config, {"activation_scheme": "dynamic"})
         return cls("weight_scale_inv", (size[0], size[1]))
@@ -61,16 +59,14 @@ class FP8Files(Layout):
     def of_group(cls, group: Mapping[str, Any]) -> Layout:
         """From the group of a compressed-tensors config."""
         strategy = expect(group.get("weights"), NUMBERS, "weights: ").get("strategy")
-        if strategy not in STRATEGIES:
-            raise SpecError(f"weights: strategy is {shown(strategy)}; only {' and '.join(STRATEGIES)} are read")
+        if strategy not in ("tensor", "channel"):
+            raise SpecError(f"weights: strategy is {shown(strategy)}; only tensor and channel are read")
         if group.get("input_activations") is not None:
             expect(group["input_activations"], {**NUMBERS, "dynamic": True}, "input_activations: ")
         return cls("weight_scale", (1 if strategy == "channel" else 0, 0))
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
-        shape = parts["weight"].shape
-        if len(shape) != 2:
-            raise ValueError(f"weight has {len(shape)} axes")
+        shape = matrix(parts)
         scales = tuple(-(-whole // (size or whole or 1)) for whole, size in zip(shape, self.tile, strict=True))
         if self.tile == (0, 0) and self.ending in parts and parts[self.ending].shape in ((), (1,)):
             scales = parts[self.ending].shape
@@ -78,7 +74,5 @@ class FP8Files(Layout):
 
     def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
         scale = tensors[self.ending].float()
-        return Quantized(
-            Float8(self.tile), {"": tensors["weight"], "scale": scale if scale.ndim == 2 else scale.view(1, 1)}, shape,
-            dtype,
-        )  # fmt: skip
+        parts = {"": tensors["weight"], "scale": scale if scale.ndim == 2 else scale.view(1, 1)}
+        return Quantized(Float8(self.tile), parts, shape, dtype)

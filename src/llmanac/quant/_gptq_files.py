@@ -13,7 +13,7 @@ from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
 from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import Form, Quantized
+from llmanac.models._quantized import ByRows, Quantized
 from llmanac.models._weights import Entry
 
 
@@ -24,7 +24,7 @@ def nibbles(codes: Tensor, high: bool = False) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Grouped(Form):
+class Grouped(ByRows):
     """Codes two to a byte, the first in the low half. `group`: numbers a scale.
 
     Files may have further parts: `zero` (N, groups), the code of 0 where that is not 8, and `order` (K,), the group of
@@ -38,12 +38,6 @@ class Grouped(Form):
     def quantizer(self) -> dict[str, Any]:
         return {"name": "gptq", "group": self.group}
 
-    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        return self._values(parts, slice(None), shape[1])
-
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
-        return self._values(parts, ids, shape[1])
-
     def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
         size = kinds.reach(shape[1], self.group)
         if "order" in parts or not size:
@@ -54,15 +48,15 @@ class Grouped(Form):
             return kinds.blocks("int4", codes, scale.numpy())
         return kinds.blocks("int4-zero", codes, scale.numpy(), (-scale * parts["zero"][:, of]).numpy())
 
-    def _values(self, parts: Mapping[str, Tensor], rows: Any, columns: int) -> Tensor:
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         def spread(groups: Tensor) -> Tensor:
             if "order" in parts:
                 return groups[..., parts["order"].long()]
-            return groups.repeat_interleave(self.group, -1)[..., :columns]
+            return groups.repeat_interleave(self.group, -1)[..., : shape[1]]
 
-        values = nibbles(parts[""][rows]).float()
-        values -= spread(parts["zero"][rows].float()) if "zero" in parts else 8
-        return values * spread(parts["scale"][rows].float())
+        values = nibbles(parts[""][ids]).float()
+        values -= spread(parts["zero"][ids].float()) if "zero" in parts else 8
+        return values * spread(parts["scale"][ids].float())
 
 
 def group_size(config: Mapping[str, Any], default: int = -1, where: str = "") -> int | None:

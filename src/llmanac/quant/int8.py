@@ -23,8 +23,8 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import Form, Quantized
+from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
+from llmanac.models._quantized import ByRows, Form, Quantized
 from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant._fp8 import FP8Files
@@ -58,7 +58,7 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scale
 
 
-class Exact(Form):
+class Exact(ByRows):
     """Weights alone."""
 
     name = "int8"
@@ -67,10 +67,7 @@ class Exact(Form):
     def quantizer(self) -> dict[str, Any]:
         return {"name": "int8", "activations": "dynamic" if isinstance(self, Dynamic) else "exact"}
 
-    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        return parts[""] * parts["scale"]
-
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         return parts[""][ids] * parts["scale"][ids]
 
     def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
@@ -139,9 +136,7 @@ class CompressedTensors(Layout):
         }  # fmt: skip
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
-        shape = parts["weight"].shape
-        if len(shape) != 2:
-            raise ValueError(f"weight has {len(shape)} axes")
+        shape = matrix(parts)
         return shape, {"weight": (("I8",), shape), "weight_scale": (("F32", "F16", "BF16"), (shape[0], 1))}
 
     def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
@@ -163,9 +158,7 @@ class BitsAndBytes8(Layout):
         return cls()
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
-        shape = parts["weight"].shape
-        if len(shape) != 2:
-            raise ValueError(f"weight has {len(shape)} axes")
+        shape = matrix(parts)
         return shape, {"weight": (("I8",), shape), "SCB": (("F32",), shape[:1]), "weight_format": (("U8",), ())}
 
     def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:

@@ -21,7 +21,7 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect
+from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
 from llmanac.models._quantized import Form, Quantized
 from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
@@ -122,9 +122,7 @@ class BitNet(Layout):
         }  # fmt: skip
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
-        codes = parts["weight"].shape
-        if len(codes) != 2:
-            raise ValueError(f"weight has {len(codes)} axes")
+        codes = matrix(parts)
         scale = parts["weight_scale"].shape if "weight_scale" in parts else (1,)
         return (4 * codes[0], codes[1]), {
             "weight": (("U8",), codes),

@@ -23,7 +23,7 @@ LOWER = ONES * np.uint64(15)
 
 
 @njit
-def _word(b, at):
+def word(b, at):
     """8 bytes as one number: a single read, as it is written."""
     made = np.uint64(0)
     for i in range(8):
@@ -35,8 +35,8 @@ def _word(b, at):
 def _nibbles(b, at, wide, to):
     """32 numbers of 16 bytes: the lower halves of all, then the upper ones."""
     for j in range(2):
-        word = _word(b, at + 8 * j)
-        wide[to + j], wide[to + 2 + j] = word & LOWER, word >> np.uint64(4) & LOWER
+        both = word(b, at + 8 * j)
+        wide[to + j], wide[to + 2 + j] = both & LOWER, both >> np.uint64(4) & LOWER
 
 
 @njit
@@ -116,7 +116,7 @@ def codes(kind, b, q, wide, s, t):
     """
     if kind == Q8_0:
         for j in range(4):
-            wide[j] = _word(b, 2 + 8 * j) ^ ONES << np.uint64(7)
+            wide[j] = word(b, 2 + 8 * j) ^ ONES << np.uint64(7)
     elif kind >= BYTES:
         for j in range(min(256, len(b))):
             q[j] = b[j]

@@ -217,7 +217,7 @@ class _Reader:
         out = np.empty(self.end - self.at, np.uint8)
         read, stop, used = gather(np.frombuffer(self.data, np.uint8), self.at, self.end, count, out)
         try:
-            found = str(out[: used - 1], "utf-8").split("\0") if read else []  # type: ignore[call-overload]
+            found = str(out[: used - 1], "utf-8").split("\0") if read == count > 0 else []  # type: ignore[call-overload]
         except UnicodeDecodeError:
             found = []
         if len(found) != count:  # there are fewer, or one has a zero byte

@@ -6,24 +6,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from llmanac.kernels.gguf.codes import word
 from llmanac.kernels.text import cached
 
 
 def _gather(data, start, end, count, out):
-    used = 0
+    used = np.int64(0)
     for i in range(count):
-        if start + 8 > end:
+        length = np.int64(word(data, start)) if start + 8 <= end else np.int64(-1)
+        if not 0 <= length <= end - start - 8:
             return i, start, used
-        size = np.uint64(0)
-        for b in range(8):
-            size |= np.uint64(data[start + b]) << np.uint64(8 * b)
-        if size > np.uint64(end - start - 8):
-            return i, start, used
-        length = np.int64(size)
         out[used : used + length] = data[start + 8 : start + 8 + length]
         out[used + length] = 0
         used += length + 1
-        start += 8 + length
+        start = start + 8 + length
     return count, start, used
 
 

@@ -100,17 +100,10 @@ def add(x, y):
 @njit(**FAST)
 def _route(row, k, share, scale):
     """Scores of experts to gates: of the k largest, in the order of experts."""
-    top, total, kept = row[0], ZERO, ZERO
-    for e in range(len(row)):
-        top = max(top, row[e])
-    for e in range(len(row)):
-        row[e] = np.exp(row[e] - top)
-        total += row[e]
+    row[:] = np.exp(row - row.max())
+    total, kept = row.sum(), ZERO
     for _ in range(k):
-        best = 0
-        for e in range(len(row)):
-            if row[e] > row[best]:
-                best = e
+        best = row.argmax()
         kept += row[best]
         row[best] = -row[best]  # is chosen, and no more the largest
     factor = scale / (kept if share else total)

@@ -99,22 +99,20 @@ def _scores(typing_context, form, kind, count, queries, d, keys, following, out,
                         builder.store(fma(builder, q, k, builder.load(pair[n])), pair[n])
             return [builder.fadd(builder.load(pair[0]), builder.load(pair[1])) for pair in sums]
 
-        if kind_ != CODED:
-            found = add(ir.Constant(I64, 0), d)
-        else:
-            for place in ends:
-                builder.store(constant(FLOAT, 0.0), place)
-            with cgutils.for_range(builder, builder.lshr(d, ir.Constant(I64, 5)), intp=I64) as groups:
-                made = add(builder.shl(groups.index, ir.Constant(I64, 5)), ir.Constant(I64, GROUP))
-                behind = builder.add(
-                    builder.mul(d, ir.Constant(I64, PAGE)), builder.shl(groups.index, ir.Constant(I64, 5))
-                )
+        for place in ends:
+            builder.store(constant(FLOAT, 0.0), place)
+        group = d if kind_ != CODED else ir.Constant(I64, GROUP)
+        with cgutils.for_range(builder, builder.udiv(d, group), intp=I64) as groups:
+            made = add(builder.mul(groups.index, group), group)
+            if kind_ == CODED:
+                behind = builder.add(builder.mul(d, ir.Constant(I64, PAGE)), builder.mul(groups.index, group))
                 scale = widened(builder, form_, load(builder, vector(I16), builder.add(keys, behind), 2))
-                for one, place in zip(made, ends, strict=True):
-                    builder.store(fma(builder, scale, one, builder.load(place)), place)
-            found = [builder.load(place) for place in ends]
-        for i, value in enumerate(found):
-            store(builder, value, builder.add(out, builder.mul(builder.mul(width, ir.Constant(I64, i)), four)))
+                made = [builder.fmul(scale, one) for one in made]
+            for one, place in zip(made, ends, strict=True):
+                builder.store(builder.fadd(one, builder.load(place)), place)
+        for i, end in enumerate(ends):
+            place = builder.add(out, builder.mul(builder.mul(width, ir.Constant(I64, i)), four))
+            store(builder, builder.load(end), place)
         return context.get_dummy_value()
 
     return types.void(form, kind, count, *[NUMBER] * 6), generate

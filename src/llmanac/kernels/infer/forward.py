@@ -18,29 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray, njit
 
-from llmanac.kernels.infer._lines import (
-    CODED,
-    DOWN,
-    FAST,
-    GATE,
-    GROUP,
-    OFFSET,
-    OUT,
-    ROWS,
-    UP,
-    ZERO,
-    K,
-    Q,
-    V,
-    add,
-    at,
-    code,
-    gated,
-    mix,
-    multiply,
-    norm,
-    turn,
-)  # fmt: skip
+from llmanac.kernels.infer import _lines as lines
+from llmanac.kernels.infer._lines import FAST, GROUP, OFFSET, ZERO
 from llmanac.kernels.infer._machine import call, meet
 from llmanac.kernels.infer._numbers import put, put_code, put_half
 from llmanac.kernels.infer.attend import PAGE, QUERIES, floats_at
@@ -56,7 +35,7 @@ class Plan(NamedTuple):
     Attributes:
         shape: heads, key-value heads, numbers a head, the same filled up to a multiple of 16, the activation, the
             address of the attention kernel, bytes of a number in the pages (1 for q8_0), experts of a token, whether
-            their gates are shares.
+            their gates are shares, bytes of a token's keys of one head.
         eps: of the norms, and of those of queries and keys; what gates are multiplied with.
         layers: (L, 2); factors: (L, 2) float32, scale and cap of the scores.
         matrices: (L, 7, 6) as `KERNEL` to `OFFSET` say; head: (1, 6).
@@ -141,7 +120,7 @@ def _changed(plan, step, layer, which, b, x, line):
     if step.chosen[b] < 0:
         return
     term, matrix = step.terms[step.chosen[b], layer, which], plan.matrices[layer, which]
-    rank, y = term[0], line[matrix[OFFSET] : matrix[OFFSET] + matrix[ROWS]]
+    rank, y = term[0], line[matrix[OFFSET] : matrix[OFFSET] + matrix[lines.ROWS]]
     down, up = carray(floats_at(term[1]), (rank, len(x))), carray(floats_at(term[2]), (rank, len(y)))
     for r in range(rank):
         total = ZERO
@@ -157,16 +136,10 @@ def _added(plan, room, step, b, which, inputs, biases, layer, post):
     x, y = step.x[b], room.y[b, : step.x.shape[1]]
     _changed(plan, step, layer, which, b, inputs[b], room.y[b])
     if len(biases):
-        add(y, biases[layer])
+        lines.add(y, biases[layer])
     if plan.post:
-        norm(y, plan.norms[layer, post], plan.eps[0], y)
-    add(x, y)
-
-
-@njit
-def _each(padded, number):
-    """Bytes of a token's keys of one head; 8-bit codes have a scale of 2 bytes for 32."""
-    return padded * number + (padded // 16 if number == 1 else 0)
+        lines.norm(y, plan.norms[layer, post], plan.eps[0], y)
+    lines.add(x, y)
 
 
 @njit(**FAST)
@@ -186,20 +159,20 @@ def _put_codes(x, codes, step, scales, stride):
 def _keep(plan, room, step, layer, b):
     """Norm and turn a line's queries and keys, and write its keys and values to its page."""
     heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
-    k_at, v_at = plan.matrices[layer, K, OFFSET], plan.matrices[layer, V, OFFSET]
+    k_at, v_at = plan.matrices[layer, lines.K, OFFSET], plan.matrices[layer, lines.V, OFFSET]
     line, place, table = room.qkv[b], step.places[b], plan.layers[layer, TABLE]
-    for which in range(Q, V + 1):
+    for which in range(lines.Q, lines.V + 1):
         _changed(plan, step, layer, which, b, room.h[b], line)
     if len(plan.biases[0]):
-        add(line, plan.biases[0][layer])
+        lines.add(line, plan.biases[0][layer])
     for head in range(heads + kv_heads):
         begin = head * size if head < heads else k_at + (head - heads) * size
         x = line[begin : begin + size]
         if len(plan.qk_norms):
-            norm(x, plan.qk_norms[layer, 0 if head < heads else 1], plan.eps[1], x)
+            lines.norm(x, plan.qk_norms[layer, 0 if head < heads else 1], plan.eps[1], x)
         if table >= 0:
-            turn(x, plan.cos[table, place], plan.sin[table, place])
-    tokens, slot, each = PAGE << step.shift, place % PAGE, _each(padded, number)
+            lines.turn(x, plan.cos[table, place], plan.sin[table, place])
+    tokens, slot, each = PAGE << step.shift, place % PAGE, plan.shape[9]
     page = step.blocks[step.rows[b], place // tokens] * step.block_bytes
     page += place % tokens // PAGE * PAGE * each
     for g in range(kv_heads):
@@ -223,7 +196,7 @@ def _keep(plan, room, step, layer, b):
 @njit(**FAST)
 def _attend(plan, room, step, layer, b, stop, g, thread):
     """What the lines b to stop of one run read with the heads of group g."""
-    heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
+    heads, kv_heads, size, padded = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3]
     group = heads // kv_heads
     queries, out, where, scores = room.asked[thread, 0], room.asked[thread, 1], room.where[thread], room.scores[thread]
     m, scale = 0, plan.factors[layer, 0]
@@ -237,10 +210,10 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
     call(
         plan.shape[5],
         (
-            at(queries), at(where), np.int64(m), padded, at(step.blocks[step.rows[b]]),
-            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * _each(padded, number), step.block_bytes,
-            step.keys, step.values, plan.layers[layer, WINDOW], at(plan.factors[layer, 1:]), at(scores),
-            np.int64(scores.shape[1]), at(out),
+            lines.at(queries), lines.at(where), np.int64(m), padded, lines.at(step.blocks[step.rows[b]]),
+            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * plan.shape[9], step.block_bytes,
+            step.keys, step.values, plan.layers[layer, WINDOW], lines.at(plan.factors[layer, 1:]), lines.at(scores),
+            np.int64(scores.shape[1]), lines.at(out),
         ),
     )  # fmt: skip
     m = 0
@@ -253,19 +226,19 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
 def _forward(plan, room, step, thread, threads):
     """One thread's part of a pass."""
     heads, kv_heads = plan.shape[0], plan.shape[1]
-    n, counter, width = len(step.x), at(room.counter), room.inner.shape[1]
+    n, counter, width = len(step.x), lines.at(room.counter), room.inner.shape[1]
     first, last = n * thread // threads, n * (thread + 1) // threads
     together = max(1, QUERIES // (heads // kv_heads))
     for layer in range(len(plan.layers)):
         own = plan.matrices[layer]
-        coded = own[Q, CODED] + own[K, CODED] + own[V, CODED]
+        coded = own[lines.Q, lines.CODED] + own[lines.K, lines.CODED] + own[lines.V, lines.CODED]
         for b in range(first, last):
-            norm(step.x[b], plan.norms[layer, 0], plan.eps[0], room.h[b])
+            lines.norm(step.x[b], plan.norms[layer, 0], plan.eps[0], room.h[b])
             if coded:
-                code(room.h[b], b, room)
+                lines.code(room.h[b], b, room)
         meet(counter, threads)
         for j in range(3):
-            multiply(own[j], room.h, room, n, room.qkv, thread, threads)
+            lines.multiply(own[j], room.h, room, n, room.qkv, thread, threads)
         meet(counter, threads)
         for b in range(first, last):
             _keep(plan, room, step, layer, b)
@@ -279,49 +252,49 @@ def _forward(plan, room, step, thread, threads):
                 turn += 1
             b = stop
         meet(counter, threads)
-        if own[OUT, CODED]:
+        if own[lines.OUT, lines.CODED]:
             for b in range(first, last):
-                code(room.read[b], b, room)
+                lines.code(room.read[b], b, room)
             meet(counter, threads)
-        multiply(own[OUT], room.read, room, n, room.y, thread, threads)
+        lines.multiply(own[lines.OUT], room.read, room, n, room.y, thread, threads)
         meet(counter, threads)
         mixed = len(plan.routers) > 0
-        coded = plan.routers[layer, CODED] if mixed else own[GATE, CODED] + own[UP, CODED]
+        coded = plan.routers[layer, lines.CODED] if mixed else own[lines.GATE, lines.CODED] + own[lines.UP, lines.CODED]
         for b in range(first, last):
-            _added(plan, room, step, b, OUT, room.read, plan.biases[1], layer, 1)
-            norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
+            _added(plan, room, step, b, lines.OUT, room.read, plan.biases[1], layer, 1)
+            lines.norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
             if coded:
-                code(room.h[b], b, room)
+                lines.code(room.h[b], b, room)
         meet(counter, threads)
         if mixed:
-            mix(plan, room, layer, n, thread, threads)
+            lines.mix(plan, room, layer, n, thread, threads)
         else:
-            multiply(own[GATE], room.h, room, n, room.gates, thread, threads)
-            multiply(own[UP], room.h, room, n, room.gates, thread, threads)
+            lines.multiply(own[lines.GATE], room.h, room, n, room.gates, thread, threads)
+            lines.multiply(own[lines.UP], room.h, room, n, room.gates, thread, threads)
             meet(counter, threads)
-            up = own[UP, OFFSET]
+            up = own[lines.UP, OFFSET]
             for b in range(first, last):
-                for which in range(GATE, UP + 1):
+                for which in range(lines.GATE, lines.UP + 1):
                     _changed(plan, step, layer, which, b, room.h[b], room.gates[b])
                 if len(plan.biases[2]):
-                    add(room.gates[b], plan.biases[2][layer])
-                gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
-                if own[DOWN, CODED]:
-                    code(room.inner[b], b, room)
+                    lines.add(room.gates[b], plan.biases[2][layer])
+                lines.gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
+                if own[lines.DOWN, lines.CODED]:
+                    lines.code(room.inner[b], b, room)
             meet(counter, threads)
-            multiply(own[DOWN], room.inner, room, n, room.y, thread, threads)
+            lines.multiply(own[lines.DOWN], room.inner, room, n, room.y, thread, threads)
             meet(counter, threads)
         for b in range(first, last):
-            _added(plan, room, step, b, DOWN, room.inner, plan.biases[3], layer, 3)
+            _added(plan, room, step, b, lines.DOWN, room.inner, plan.biases[3], layer, 3)
     meet(counter, threads)
     w = len(step.wanted)
     for i in range(w * thread // threads, w * (thread + 1) // threads):
-        norm(step.x[step.wanted[i]], plan.norm, plan.eps[0], room.h[i])
-        if plan.head[CODED]:
-            code(room.h[i], i, room)
+        lines.norm(step.x[step.wanted[i]], plan.norm, plan.eps[0], room.h[i])
+        if plan.head[lines.CODED]:
+            lines.code(room.h[i], i, room)
     meet(counter, threads)
     if w:
-        multiply(plan.head, room.h, room, w, step.logits, thread, threads)
+        lines.multiply(plan.head, room.h, room, w, step.logits, thread, threads)
     meet(counter, threads)
     return 0
 
