@@ -6,14 +6,16 @@ import copy
 
 import pytest
 import torch
+from _families import ours_of, theirs
 from _small_models import block, tokens, transformer
 from test_native import read
 
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.generate.native import NativeModel
+from llmanac.generate.native import NativeModel, refusal
 from llmanac.kernels.infer.kinds import NF4, PACKED
 from llmanac.models._quantized import Quantized
+from llmanac.models.load import load_model
 from llmanac.quant._gptq_files import Grouped
 from llmanac.quant.nf4 import levels
 
@@ -124,3 +126,23 @@ def test_weights_that_are_packed_later_are_read_again(form):
 def test_groups_that_are_no_blocks_are_rounded_to_8_bits():
     packed = zeros_and_order(quantizer("int4, 32").pack(torch.randn(16, 128)), True)
     assert isinstance(packed.form, Grouped) and blocks(packed)[0] == "int8-32"
+
+
+@pytest.mark.parametrize("case", [
+    "mixtral", "mixtral, window, one expert a token", "qwen3_moe", "qwen3_moe, gates as they are",
+])  # fmt: skip
+def test_models_of_experts_give_the_logits_of_transformers(case, tmp_path):
+    model, ids = theirs(case), tokens(2, 40)
+    ours_of(model, tmp_path)
+    native = NativeModel(load_model(tmp_path, dtype="float32", device="cpu"), threads=1)
+    assert native._plan.routers.shape == (len(native.model.model.layers), 6)
+    with torch.no_grad():
+        wanted = model(ids).logits.log_softmax(-1)
+    found = torch.stack(read(native, *ids)).log_softmax(-1).double()
+    near = (found - wanted).abs().amax(-1) < 1e-4
+    assert near.double().mean() > 0.97  # of two experts that are equally near, rounding may choose the other
+
+
+def test_dense_layers_among_experts_are_refused_by_name(tmp_path):
+    ours_of(theirs("qwen3_moe, dense layers"), tmp_path)
+    assert refusal(load_model(tmp_path, dtype="float32", device="cpu")) == "its layers have different shapes"
