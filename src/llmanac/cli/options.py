@@ -55,7 +55,7 @@ DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at o
 SomeRunner = Annotated[
     str,
     typer.Option(
-        "--runner", help="auto, native[:float16|float32] (compiled, Llama-shaped; of keys and values) or torch."
+        "--runner", help="auto, native[:float16|float32|q8_0] (compiled, Llama-shaped; of keys and values) or torch."
     ),
 ]
 Threads = Annotated[
