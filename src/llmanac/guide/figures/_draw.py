@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from html import escape
@@ -93,7 +94,6 @@ class Drawing:
         """Curves (name, function, kind) over a range, with axes, marks on the lower one, and names at their ends."""
 
         def place(a: float, b: float) -> tuple[float, float]:
-            b = min(max(b, up[0]), up[1])
             return (
                 x + width * (a - across[0]) / (across[1] - across[0]),
                 y + height - height * (b - up[0]) / (up[1] - up[0]),
@@ -106,15 +106,16 @@ class Drawing:
             self.text(x - 5, place(across[0], end)[1] + 4, f"{end:g}", "end", "small")
         self.text(x + width / 2, y + height + 32, label, kind="small")
         self.text(x, y - 8, side, "start", "small")
-        names: list[float] = []
-        for name, function, kind in curves:
+        ends = []
+        for name, function, kind in curves:  # what lies outside of the axes is not drawn
             steps = [across[0] + (across[1] - across[0]) * i / points for i in range(points + 1)]
-            self.line(*(place(a, function(a)) for a in steps), kind=f"curve {kind}")
-            end_x, end_y = place(across[1], function(across[1]))
-            while any(abs(end_y - taken) < 12 for taken in names):
-                end_y -= 12
-            names.append(end_y)
-            self.text(end_x + 6, end_y + 4, name, "start", "small")
+            seen = [place(a, b) for a in steps if up[0] <= (b := float(function(a))) <= up[1]]
+            self.line(*seen, kind=f"curve {kind}")
+            ends.append((seen[-1][1], seen[-1][0], name))
+        lowest = -math.inf
+        for end_y, end_x, name in sorted(ends):  # names from top to bottom, one below the other
+            lowest = max(end_y, lowest + 12)
+            self.text(end_x + 6, lowest + 4, name, "start", "small")
 
     def svg(self) -> str:
         """The drawing."""

@@ -9,8 +9,13 @@ from llmanac.guide.figures._draw import Drawing
 TEXTS = ("a red circle", "a blue square", "a green star", "two dots")
 _draws = np.random.default_rng(3)
 SIMILARITY = np.clip(0.25 + 0.12 * _draws.normal(size=(4, 4)) + 0.55 * np.eye(4), 0, 1)
-_exp = np.exp(SIMILARITY / 0.1)
-EXAMPLE = {"pairs": len(TEXTS), "share": float((_exp / _exp.sum(1, keepdims=True)).diagonal().mean())}
+TEMPERATURE = 0.1
+_exp = np.exp(SIMILARITY / TEMPERATURE)
+EXAMPLE = {
+    "temperature": TEMPERATURE,
+    "pairs": len(TEXTS),
+    "share": float((_exp / _exp.sum(1, keepdims=True)).diagonal().mean()),
+}
 
 
 def draw() -> str:

@@ -12,8 +12,8 @@ def draw() -> str:
     """Boxes in a row; below each what it takes away."""
     made = Drawing(
         760, 110, "Stages of a data pipeline",
-        "Text is taken out of pages, unwanted text is filtered, copies are removed, sources are mixed; each "
-        "stage after the first loses text.",
+        "Text is taken out of pages, unwanted text is filtered, copies are removed, sources are mixed; the "
+        "first three stages lose text.",
     )  # fmt: skip
     for number, (stage, lost) in enumerate(zip(STAGES, LOST, strict=True)):
         x = 10 + 126 * number

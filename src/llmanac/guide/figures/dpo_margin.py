@@ -26,6 +26,6 @@ def draw() -> str:
     )  # fmt: skip
     curves = [(f"beta {b:g}", lambda m, b=b: loss(m, b), kind) for b, kind in zip(BETAS, "abc", strict=True)]
     made.plot(
-        50, 24, 450, 180, curves, (-10.0, 20.0), (0.0, 2.0), label="margin, nats", side="loss", marks=(-10, 0, 10, 20)
+        50, 24, 450, 180, curves, (-10.0, 20.0), (0.0, 5.2), label="margin, nats", side="loss", marks=(-10, 0, 10, 20)
     )
     return made.svg()

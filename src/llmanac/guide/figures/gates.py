@@ -28,6 +28,7 @@ def draw() -> str:
         made.arrow((x + width / 2, 120), to)
     made.box(470, 120, 100, 34, "output gate", "a")
     made.box(500, 70, 40, 28, "x", "b")
+    made.text(532, 60, "tanh", "start", "small")
     made.arrow((520, 40), (520, 70))
     made.arrow((520, 120), (520, 98))
     made.arrow((540, 84), (610, 84))

@@ -22,7 +22,7 @@ def draw() -> str:
     for row, at in enumerate((0, 3, 6)):
         for place in range(7):
             made.box(20 + 42 * place, 24 + 46 * row, 36, 30, "", "b" if place == at else "soft")
-    scale = 900.0
+    scale = 480.0
     made.line((560, 14), (560, 170), kind="thin")
     for row, (name, part) in enumerate(zip(("from first", "from last"), PARTS[:2], strict=True)):
         if "interval" not in part:

@@ -13,8 +13,8 @@ def draw() -> str:
     """A curve for each number of right samples."""
     made = Drawing(
         620, 260, f"pass@k from {SAMPLES} samples",
-        "Each curve is a problem of which so many samples are right. A problem that is seldom solved gains most "
-        "from more tries.",
+        "Each curve is a problem of which so many samples are right. More tries help most "
+        "where some samples are right and most are not.",
     )  # fmt: skip
     curves = [
         (f"{c} right", lambda k, c=c: float(estimates(SAMPLES, [c], round(k))[0]), kind)

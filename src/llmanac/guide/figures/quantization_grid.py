@@ -8,6 +8,7 @@ from llmanac.guide.figures._draw import Drawing
 from llmanac.quant.nf4 import levels
 
 LEVELS = tuple(levels().tolist())
+DEVIATION = 0.35  # of the weights, over the largest
 EVEN = tuple(-1 + i / 7.5 for i in range(16))
 
 
@@ -22,7 +23,7 @@ def _error(levels: tuple[float, ...]) -> float:
     return total / weight
 
 
-EXAMPLE = {"even": _error(EVEN), "nf4": _error(LEVELS), "levels": len(LEVELS)}
+EXAMPLE = {"deviation": DEVIATION, "even": _error(EVEN), "nf4": _error(LEVELS), "levels": len(LEVELS)}
 
 
 def draw() -> str:
