@@ -95,7 +95,7 @@ HELD = ("My name is Bob.", "I live in Oslo.", "My cat is called Mia.", "My dog i
     ("wish", "gone"),
     [
         ("Forget my name.", 0), ("Forget that I live in Oslo.", 1), ("Forget about the cat.", 2), ("forget rex", 3),
-        ("Forget the gate code", 4), ("forget 2", 1), ("forget 4417", 4), ("Forget that my name is Bob.", 0),
+        ("Forget the gate code", 4), ("forget 2", 1), ("Forget that my name is Bob.", 0),
     ],
 )  # fmt: skip
 def test_one_fact_is_forgotten_by_its_number_key_or_words(tmp_path, wish, gone):
@@ -248,7 +248,6 @@ def test_the_chat_says_what_it_did_not_delete(tmp_path, monkeypatch, capsys):
         chat.chat(None, lines=io.StringIO(lines), memory=memory)  # type: ignore[arg-type]
     assert capsys.readouterr().err.splitlines() == [
         "note: nothing was deleted; no fact has these words", "note: kept 1 my cat is Mo", "note: kept 2 my dog is Al",
-        "note: still kept: 1 my cat is Mo", "note: still kept: 2 my dog is Al",
-        "note: nothing was deleted; several facts have these words: forget NUMBER", "note: forgot 2 my dog is Al",
+        "note: nothing was deleted; no fact has these words", "note: forgot 2 my dog is Al",
         "note: nothing of this message is kept: message: byte 0xff at character 2 is not UTF-8; type it again",
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmanac.core.errors import RequestError
 from llmanac.retrieve.folder.quotes import ORDERS, spans
-from llmanac.retrieve.memory.recall import Fact
+from llmanac.retrieve.memory.recall import Fact, content
 from llmanac.retrieve.memory.store import LONGEST, Done, Memory
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ class Extractor:
             for text, choice in zip(said, choices, strict=False):
                 verb, _, number = choice.partition(" ")
                 old = near[int(number) - 1] if number else None
-                if verb == "delete":
+                if verb == "delete" and old and not {*content(text)} & {*content(old.text)}:
+                    done = Done([], [])  # nothing in the sentence is of that fact
+                elif verb == "delete":
                     done = Done([], memory.delete([fact for fact in near if fact == old and fact not in forgot]))
                 else:
                     done = memory.remember(text, old, asked=False) if verb != "nothing" else Done([], [])

@@ -11,6 +11,7 @@ alone: with the words' scores added, more was recalled that means something else
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from llmanac.retrieve.bm25 import BM25
 CHANCE = 0.05  # of questions whose fact is not there, that recall another: the error that is asked for
 HUB = 5  # as few as there are near neighbours
 MOST = 256  # facts that are asked for in turn
+UNSAID = frozenset(["my", "our", "the", "that", "about"])  # need not be said of a fact to name it
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,13 @@ class Fact:
 def key_of(text: str) -> str:
     """What stands before the first colon, without case; a later fact of the same key replaces the earlier one."""
     key, colon, value = text.partition(": ")
-    return " ".join(plain_words(key)) if colon and value else ""
+    return " ".join(key_words(key)) if colon and value else ""
+
+
+def key_words(text: str) -> list[str]:
+    """The words of a key, or of what asks for one: in one case and form, without what is said of whose it is."""
+    words = [word.strip("?!.,;:\"'()") for word in unicodedata.normalize("NFKC", text).casefold().split()]
+    return [word for word in words if word and word not in UNSAID] or words
 
 
 def content(text: str) -> list[str]:
@@ -105,7 +113,7 @@ class Recall:
         words = list(dict.fromkeys(content(question)))
         hubs, threshold = self._chance(0 if self.vectors is not None else len(words))
         found = (self._scores(words, vector) - hubs - threshold).round(6)
-        said = f" {' '.join(plain_words(question))} "
+        said = f" {' '.join(key_words(question))} "
         named = sorted((f.key for f in self.facts if f.key and f" {f.key} " in said), key=len, reverse=True)
         for i, fact in enumerate(self.facts):
             if fact.key in named:

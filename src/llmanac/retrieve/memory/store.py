@@ -27,7 +27,7 @@ from llmanac.core.errors import UNSAFE, DataError, RequestError, shown
 from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.dense import Encode
 from llmanac.retrieve.folder.quotes import ORDERS
-from llmanac.retrieve.memory.recall import Fact, Recall, key_of
+from llmanac.retrieve.memory.recall import Fact, Recall, content, key_of, key_words
 from llmanac.retrieve.memory.vectors import Vectors
 
 APPLICATION, VERSION = 0x6C6C6D65, 2  # marks the file as ours
@@ -42,7 +42,6 @@ _RENEW = (  # from the version in which a fact had a subject and a value beside 
     "alter table facts rename to old", _SCHEMA, "drop table if exists vectors",
     "insert into facts (text, stated, asked) select text, stated, 0 from old order by number, id", "drop table old",
 )  # fmt: skip
-_UNSAID = frozenset(["my", "our", "the", "that", "about"])  # of a wish to forget: these need not be in the fact
 _WISHES = ("remember", "forget")
 _ROWS = {(int, str, stated, int) for stated in (int, float)}  # types of a fact's columns
 _NO_TEXT = re.compile(r"[\udc80-\udcff]")  # bytes that are no UTF-8, as Python reads them from a pipe
@@ -199,14 +198,10 @@ class Memory:
         Raises:
             RequestError: no text or too long a one, one that gives a model orders, or the memory is full.
         """
-        text = _clean(text)
-        if not text or len(text) > LONGEST:
-            raise RequestError(f"remember: give a text of 1 to {LONGEST} characters")
-        if ORDERS.search(text):  # it would be told to the model in every later chat
-            raise RequestError("remember: the text gives a model orders; say it as a fact")
+        text = self._checked(text)
         with self.at_once():
-            facts, key, words = self.facts(), key_of(text), plain_words(text)
-            old = [f for f in facts if f == instead or (key and f.key == key) or plain_words(f.text) == words]
+            facts, key, words = self.facts(), key_of(text), key_words(text)
+            old = [f for f in facts if f == instead or (key and f.key == key) or key_words(f.text) == words]
             if not asked and any(fact.asked for fact in old):
                 return Done([], [])
             if len(facts) - len(old) >= MOST:
@@ -214,23 +209,23 @@ class Memory:
             self.delete(old)
             self._run("insert into facts (text, stated, asked) values (?, ?, ?)", text, time.time(), int(asked))
             new = self.facts()[-1]
-        return Done([new], [fact for fact in old if plain_words(fact.text) != words])
+        return Done([new], [fact for fact in old if key_words(fact.text) != words])
 
     def forget(self, text: str) -> Done:
         """Delete the fact that a text names: its number, its key, or words that it alone has; "everything" all.
 
         Where several or none have the words, nothing is deleted and `unmet` has them.
         """
-        words = plain_words(_clean(text))
+        words = key_words(_clean(text))
         with self.at_once():
             facts = self.facts()
             if words in (["everything"], ["all"]):
                 found = facts
             else:
-                named = [word for word in words if word not in _UNSAID]
-                key, bare = " ".join(words), " ".join(named)
-                found = [f for f in facts if str(f.id) == bare or (f.key and f.key in (key, bare))]
-                like = [f for f in facts if named and {*named} <= {*plain_words(f.text)}]
+                key = " ".join(words)
+                named = set() if key.isdigit() else {*content(key)} and {*plain_words(key)}
+                found = [f for f in facts if str(f.id) == key] or [f for f in facts if f.key and f.key == key]
+                like = [f for f in facts if named and named <= {*plain_words(f.text)}]
                 if not found and len(like) != 1:
                     return Done([], [], like)
                 found = found[:1] or like
@@ -271,14 +266,24 @@ class Memory:
         return found
 
     def edit(self, id: int, text: str) -> Fact:
-        """Give a fact another text. Raises RequestError where there is none of this number, or no text."""
-        text = _clean(text)
-        if not text or len(text) > LONGEST:
-            raise RequestError(f"text: must have 1 to {LONGEST} characters")
+        """Give a fact another text; another one of its key is replaced. It is the user's from then on.
+
+        Raises RequestError where there is none of this number, and as `remember`.
+        """
+        text = self._checked(text)
         with self.at_once():
             self.fact(id)
-            self._run("update facts set text = ?, stated = ? where id = ?", text, time.time(), id)
+            self.delete([f for f in self.facts() if f.id != id and f.key and f.key == key_of(text)])
+            self._run("update facts set text = ?, stated = ?, asked = 1 where id = ?", text, time.time(), id)
             return self.fact(id)
+
+    def _checked(self, text: str) -> str:
+        text = _clean(text)
+        if not text or len(text) > LONGEST:
+            raise RequestError(f"remember: give a text of 1 to {LONGEST} characters")
+        if ORDERS.search(text):  # it would be told to the model in every later chat
+            raise RequestError("remember: the text gives a model orders; say it as a fact")
+        return text
 
     def recall(self, question: str, k: int = 5) -> list[Fact]:
         """The facts that a question means, best first; none where all are as near as chance."""
