@@ -59,7 +59,8 @@ SomeRunner = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, callback=_use_threads, help="Threads that compute [as many as processors].")
+    int | None,
+    typer.Option(min=1, max=512, callback=_use_threads, help="Threads that compute [as many as processors]."),
 ]
 Tensor = Annotated[int, typer.Option(min=1, help="Divide each layer over so many processes (torch runner, CPU).")]
 Pipeline = Annotated[int, typer.Option(min=1, help="Divide the layers over so many processes; goes with --tensor.")]

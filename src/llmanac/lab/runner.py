@@ -22,7 +22,7 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
-from llmanac.core.spec import diff, dump
+from llmanac.core.spec import diff
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, methods_of
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
@@ -157,7 +157,8 @@ def run_applied(make: Callable[..., Any], question: Question, folder: Path, cach
     started = time.monotonic()
     trial = make(question, say)
     announce(trial.arms, question.baseline, say)
-    definition = digest([trial.definition, [dump(arm.spec) for arm in trial.arms], question.budget, question.seeds])
+    decided = [trial.parts(arm, 0) for arm in trial.arms]  # texts or questions among them
+    definition = digest([trial.definition, decided, question.budget, question.seeds])
     path = folder / PLAN
     stored = read_json(path) if path.is_file() else {}
     count = stored["items"] if stored.get("definition") == definition else None
