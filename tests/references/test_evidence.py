@@ -330,7 +330,7 @@ def test_the_package_knows_nothing_of_studies() -> None:
     assert not [
         p for p in source.rglob("*.py") if re.search(r"^\s*(from|import) evidence\b", p.read_text("utf-8"), re.M)
     ]
-    assert files.read_json(catalogue.EVIDENCE).keys() == {"verdicts", "measured"}
+    assert files.read_json(catalogue.EVIDENCE).keys() == {"verdicts", "measured", "transfer"}
 
 
 def ladder_of(agreement):
