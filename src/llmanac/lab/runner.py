@@ -130,13 +130,12 @@ class Applied:
     """Base of trials that are applied to something finished; the budget has time for some of their items.
 
     Attributes:
-        arms, definition, about: as of `Stepping`.
+        arms, about: as of `Stepping`.
         items: what is measured on: documents, passages, questions; words: of the plan, `{}` for how many there are.
         seeds: of each arm, None for those of the question; tests: of the differences.
     """
 
     arms: Sequence[Arm]
-    definition: Any = None
     about: Mapping[str, Any]
     items: Sequence[Any]
     words: str
@@ -158,7 +157,7 @@ def run_applied(make: Callable[..., Any], question: Question, folder: Path, cach
     trial = make(question, say)
     announce(trial.arms, question.baseline, say)
     decided = [trial.parts(arm, 0) for arm in trial.arms]  # texts or questions among them
-    definition = digest([trial.definition, decided, question.budget, question.seeds])
+    definition = digest([decided, question.budget, question.seeds])
     path = folder / PLAN
     stored = read_json(path) if path.is_file() else {}
     count = stored["items"] if stored.get("definition") == definition else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 SURE, STEPS = 0.9, 10
-EXAMPLE = {"sure": SURE, "steps": STEPS, "all": SURE**STEPS}
 
 
 def draw() -> str:

@@ -7,7 +7,6 @@ from llmanac.guide.figures._draw import Drawing
 CHOICES = (("a cup", -6.0, 2), ("a very large wooden table", -9.0, 5), ("the moon", -11.0, 2))
 SUMS = [total for _, total, _ in CHOICES]
 MEANS = [total / length for _, total, length in CHOICES]
-EXAMPLE = {"by sum": CHOICES[SUMS.index(max(SUMS))][0], "by mean": CHOICES[MEANS.index(max(MEANS))][0]}
 
 
 def draw() -> str:

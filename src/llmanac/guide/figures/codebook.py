@@ -9,7 +9,6 @@ from llmanac.guide.figures._draw import Drawing
 ENTRIES = np.array([[0.2, 0.8], [0.8, 0.7], [0.7, 0.2], [0.2, 0.2]])
 POINTS = np.random.default_rng(6).uniform(0.05, 0.95, size=(9, 2))
 CODES = np.linalg.norm(POINTS[:, None] - ENTRIES, axis=2).argmin(1)
-EXAMPLE = {"entries": len(ENTRIES), "codes": CODES.tolist()}
 
 
 def draw() -> str:

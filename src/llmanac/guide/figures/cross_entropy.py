@@ -6,8 +6,6 @@ import math
 
 from llmanac.guide.figures._draw import Drawing
 
-EXAMPLE = {"half": -math.log(0.5), "tenth": -math.log(0.1)}
-
 
 def draw() -> str:
     """-log p for a label of one, and for a label of zero."""

@@ -12,7 +12,6 @@ from llmanac.guide.figures.patches import PICTURE
 KEPT = (1.0, 0.8, 0.5, 0.2, 0.0)  # the share of the signal's variance
 _noise = np.random.default_rng(5).normal(size=PICTURE.shape)
 STEPS = [math.sqrt(a) * (2 * PICTURE - 1) + math.sqrt(1 - a) * _noise for a in KEPT]
-EXAMPLE = {"steps": len(KEPT)}
 
 
 def draw() -> str:

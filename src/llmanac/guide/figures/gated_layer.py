@@ -12,9 +12,6 @@ def silu(x: float) -> float:
     return x / (1 + math.exp(-x))
 
 
-EXAMPLE = {"lowest": min(silu(-i / 100) for i in range(400))}
-
-
 def draw() -> str:
     """Both layers as boxes, and the two functions."""
     made = Drawing(

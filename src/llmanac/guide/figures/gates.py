@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 KEPT, STEPS = 0.98, 60
-EXAMPLE = {"kept": KEPT, "steps": STEPS, "left": KEPT**STEPS, "plain": 0.8**STEPS}
 
 
 def draw() -> str:

@@ -14,9 +14,6 @@ def right(skill: float, difficulty: float) -> float:
     return 1 / (1 + math.exp(-2 * (skill - difficulty)))
 
 
-EXAMPLE = {"spread": {d: right(1.5, d) - right(-1.0, d) for d in (-4.0, 0.0, 4.0)}}
-
-
 def draw() -> str:
     """Three curves over difficulty."""
     made = Drawing(

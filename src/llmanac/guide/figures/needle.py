@@ -8,7 +8,6 @@ from llmanac.core import catalogue
 from llmanac.guide.figures._draw import Drawing
 
 PARTS = catalogue.evidence()["verdicts"]["context/lost-in-the-middle"]["parts"]
-EXAMPLE = {"first": PARTS[0].get("effect"), "last": PARTS[1].get("effect")}
 
 
 def draw() -> str:

@@ -18,7 +18,6 @@ def _rounded(bits: int) -> np.ndarray:
 
 
 ROUNDED = {bits: _rounded(bits) for bits in (8, 4, 1)}
-EXAMPLE = {"errors": {bits: float(np.sqrt(np.mean((x - ROW) ** 2))) for bits, x in ROUNDED.items()}}
 
 
 def draw() -> str:

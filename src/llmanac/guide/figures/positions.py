@@ -7,7 +7,6 @@ import math
 from llmanac.guide.figures._draw import Drawing
 
 PLACES, TRAINED = 10, 6
-EXAMPLE = {"places": PLACES, "trained": TRAINED}
 
 
 def draw() -> str:

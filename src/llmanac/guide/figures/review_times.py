@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 REVIEWS = ((0, 3.0), (3, 8.0), (11, 22.0))  # day, and the days until nine of ten are left
-EXAMPLE = {"days": [day for day, _ in REVIEWS]}
 
 
 def left(day: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 DEVICES = 2
-EXAMPLE = {"devices": DEVICES}
 
 
 def draw() -> str:

@@ -15,9 +15,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(exp / exp.sum())
 
 
-EXAMPLE = {"top": {t: float(softmax(LOGITS / t)[0]) for t in TEMPERATURES}}
-
-
 def draw() -> str:
     """Three rows of bars."""
     made = Drawing(

@@ -158,7 +158,6 @@ class DecodingTrial(Applied):
         documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
         trial = cls(artefact, passages(artefact, documents, MOST_PASSAGES))
         trial.arms = arms
-        trial.definition = [artefact.sha256, corpus.manifest["held_out"]["sha256"]]
         trial.about = {
             "data": {"source": dump(question.base.data.source)},
             "artefact": f"{artefact.path}, sha256 {artefact.sha256}",

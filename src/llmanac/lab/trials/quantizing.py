@@ -136,7 +136,6 @@ class QuantizingTrial(Applied):
         held_out = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
         train = list(corpus.train.texts())
         self.calibration, self.items = texts_of(self.subject, train, held_out, MOST_DOCUMENTS)
-        self.definition = [self.subject.sha256, corpus.manifest["held_out"]["sha256"]]
         self.words = f"{{}} held-out documents of up to {self.items[0].ids.shape[1]} tokens."
         self.about = {
             "data": {"source": dump(question.base.data.source)},
