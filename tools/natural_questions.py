@@ -252,9 +252,9 @@ class Folder:
         return Citation(passage.heading, passage.text, name, lines[0] if lines else "")
 
 
-def way(assistant: Any, by: str, run: Path) -> Any:
-    """The assistant, or a part of it that answers by itself."""
-    if by == "folder":
+def way(assistant: Any, by: str, run: Path | None = None) -> Any:
+    """The assistant, or a part of it that answers by itself; `run` is asked for its folder of pages."""
+    if by == "folder" and run is not None:
         return Folder(run / ASSISTANT / FOLDER)
     if by in ("name", "bm25"):
         return Search(assistant.index, by)
