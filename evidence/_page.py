@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import Any
 
 from evidence import _cells
 from llmanac.core import catalogue
+from llmanac.core.describe import measured
 from llmanac.core.pages import markdown_table
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.words import plural
@@ -96,14 +96,7 @@ def said_effect(part: Mapping[str, Any], root: str) -> str:
     if part["verdict"] == "exact":
         path, _, name = note.partition("::")
         return f"[{name.removeprefix('test_').replace('_', ' ')}]({root}{path})"
-    if part.get("effect") is None:
-        return note
-    unit = part.get("unit", "")
-    scale, mark = (100, "%") if not unit else (1, f" {unit}")
-    low, high = (f"{scale * end:+.3g}" for end in part.get("interval") or (math.nan, math.nan))
-    known = f"{low} to {high}" if part.get("interval") else "no interval"
-    out = f"{scale * part['effect']:+.3g}{mark} ({known}; margin {scale * part['margin']:.3g}{mark[:1].strip()})"
-    return f"{out}; {note}" if note else out
+    return "; ".join(filter(None, [measured(part, margin=True), note]))
 
 
 def index(found: Mapping[str, dict[str, Any]]) -> str:

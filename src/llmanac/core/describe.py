@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -175,11 +175,18 @@ def _verdict(entry: catalogue.Entry) -> list[str]:
         return []
     lines = [f"verdict    {found['verdict']}" + (f" ({found['note']})" if found["note"] and not found["parts"] else "")]
     for part in found["parts"]:
-        low, high = part.get("interval", (None, None))
-        scale, unit = (1, f" {part['unit']}") if part.get("unit") else (100, "%")
-        spread = (
-            "" if low is None else f": {scale * part['effect']:+.3g} ({scale * low:+.3g} to {scale * high:+.3g}){unit}"
-        )
+        effect = measured(part)
         of = f", n = {part['n']}" if part["n"] else ""
-        lines.append(f"  {part['verdict']:<12} {part['says']}{spread}{of}")
+        lines.append(f"  {part['verdict']:<12} {part['says']}{': ' if effect else ''}{effect}{of}")
     return lines
+
+
+def measured(part: Mapping[str, Any], *, margin: bool = False) -> str:
+    """Effect of a part of a claim, its 95% interval and with `margin` the margin; empty where there is no effect."""
+    if part.get("effect") is None:
+        return ""
+    scale, mark = (1, f" {part['unit']}") if part.get("unit") else (100, "%")
+    low, high = part.get("interval") or (None, None)
+    known = "no interval" if low is None else f"{scale * low:+.3g} to {scale * high:+.3g}"
+    bar = f"; margin {scale * part['margin']:.3g}{mark[:1].strip()}" if margin else ""
+    return f"{scale * part['effect']:+.3g}{mark} ({known}{bar})"

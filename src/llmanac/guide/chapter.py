@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core import catalogue, files
+from llmanac.core.describe import measured
 from llmanac.core.errors import SpecError, nearest
 from llmanac.guide import markdown
 from llmanac.guide.check import BUILTINS
@@ -107,14 +108,10 @@ def parts(row: str) -> list[tuple[str, str]]:
 
 
 def _told(part: Mapping[str, Any]) -> str:
-    word = WORDS[part["verdict"]]
-    if "interval" not in part or part.get("effect") is None:
-        return word if part["verdict"] == "exact" else f"{word}: {part.get('note', 'not measured')}"
-    scale, unit = (1, f" {part['unit']}") if part.get("unit") else (100, "%")
-    low, high = (f"{scale * end:.3g}{unit if unit == '%' else ''}" for end in part["interval"])
-    note = f", {part['note']}" if part.get("note") else ""
-    told = f"{low} to {high}; n = {part['n']}; {part['scale']}; {word}{note}"
-    return f"{scale * part['effect']:+.3g}{unit} ({told})"
+    word, note = WORDS[part["verdict"]], part.get("note", "")
+    if "interval" not in part or not (effect := measured(part)):
+        return word if part["verdict"] == "exact" else f"{word}: {note or 'not measured'}"
+    return ", ".join(filter(None, [f"{effect}, n = {part['n']}, {part['scale']}: {word}", note]))
 
 
 def values(head: str, where: str) -> dict[str, Any]:

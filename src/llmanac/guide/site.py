@@ -117,14 +117,12 @@ class Site:
     def _list(self, name: str, path: str, **more: Any) -> str | None:
         if name == "index":
             kinds = Counter(page.kind for page in pages().values())
-            done = Counter(p.kind for p in pages().values() if p.entry.status == "done")
-            status = Counter(page.entry.status for page in pages().values())
+            verdicts = Counter(one["verdict"] for one in catalogue.evidence()["verdicts"].values())
             counts = {"questions": len(questions()), "exercises": len(exercises()), "demos": len(demos())}
             values = {
                 "counts": counts,
                 "kinds": kinds,
-                "done": done,
-                "status": status,
+                "verdicts": dict(verdicts.most_common()),
                 "chapters": self._map(),
                 "today": self._today(),
             }
