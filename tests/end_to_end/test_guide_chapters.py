@@ -125,3 +125,10 @@ def section(text, heading):
     start = re.search(rf"^(#+) +{re.escape(heading)}$", text, flags=re.MULTILINE)
     end = re.search(rf"^#{{1,{len(start[1])}}} ", text[start.end() :], flags=re.MULTILINE)
     return text[start.end() :][: end.start() if end else None]
+
+
+def test_a_row_with_a_plain_form_shows_it_before_the_fast_one(site):
+    for row, name in (("tokenizer/bpe", "plain_bpe.py"), ("serve/kv-cache", "plain.py"), ("decode/beam", "plain.py")):
+        text = site.page(f"row/{row}.html")
+        assert 0 < text.index(f"{name}</code>: the same results") < text.index("<h2>Source</h2>")
+    assert "In its shortest form" not in site.page("row/optim/adam.html")

@@ -67,6 +67,11 @@ def _class_of(tree: ast.Module, path: Path, name: str) -> tuple[Path | None, str
     return (path if here else None), own
 
 
+def file_of(path: Path, name: str) -> Path | None:
+    """The file that defines a class which a file refers to as `name` or `module.name`; None where it is elsewhere."""
+    return _class_of(parsed(path), path, name)[0]
+
+
 def _docstring(path: Path) -> str:
     return ast.get_docstring(parsed(path)) or ""
 
@@ -186,7 +191,7 @@ def measured(part: Mapping[str, Any], *, margin: bool = False) -> str:
     if part.get("effect") is None:
         return ""
     scale, mark = (1, f" {part['unit']}") if part.get("unit") else (100, "%")
-    low, high = part.get("interval") or (None, None)
-    known = "no interval" if low is None else f"{scale * low:+.3g} to {scale * high:+.3g}"
+    ends = part.get("interval")
+    known = f"{scale * ends[0]:+.3g} to {scale * ends[1]:+.3g}" if ends else "no interval"
     bar = f"; margin {scale * part['margin']:.3g}{mark[:1].strip()}" if margin else ""
     return f"{scale * part['effect']:+.3g}{mark} ({known}{bar})"

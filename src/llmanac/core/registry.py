@@ -2,7 +2,7 @@
 
 Nothing is imported to list: the `CARD` literal is cut out of each file as text and read with `ast.literal_eval`, so
 `llmanac list` starts without torch. `_` in a file name is `-` in the method's name (`pre_norm.py` is `pre-norm`);
-files that start with `_`, and `load.py`, are not methods.
+files that start with `_` or `plain_`, and `load.py`, are not methods.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def folder(kind: str) -> Path:
 def method_files(kind: str) -> Iterator[Path]:
     """The method files of a kind, by name."""
     for path in sorted(folder(kind).glob("*.py")):
-        if not path.name.startswith("_") and path.name != "load.py":
+        if not path.name.startswith(("_", "plain_")) and path.name != "load.py":
             yield path
 
 

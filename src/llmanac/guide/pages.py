@@ -27,6 +27,7 @@ class Page:
         entry: of the catalogue; kind: the first part of its id.
         explanation: the docstring of its file; card: its CARD; fields: (name, type, default) of its Spec.
         source: the file's text, path its place below the package's folder.
+        plain: text and place of the method's shortest form, where there is one beside a fast one.
         evidence: the folder below docs/evidence, empty where there is none.
         questions, exercises: those that name its row.
     """
@@ -37,6 +38,7 @@ class Page:
     fields: list[tuple[str, str, str]]
     source: str
     path: str
+    plain: tuple[str, str] | None
     evidence: str
     questions: tuple[Question, ...]
     exercises: tuple[Exercise, ...]
@@ -105,6 +107,7 @@ def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exer
         fields=fields,
         source=text,
         path=path.relative_to(registry.PACKAGE.parent).as_posix() if text and path is not None else "",
+        plain=_plain().get(entry.id),
         evidence=folder if folder and (RESULTS / folder / "page.md").is_file() else "",
         questions=asked,
         exercises=tried,
@@ -118,6 +121,19 @@ def _part(entry: catalogue.Entry) -> Path | None:
     mixers = [block.get("mixer") for block in found.defaults.get("blocks", ())] if found else []
     part = registry.methods("mixer").get(mixers[0]) if mixers and isinstance(mixers[0], str) else None
     return part.path if part else None
+
+
+@functools.cache
+def _plain() -> dict[str, tuple[str, str]]:
+    """Text and place of the shortest form, by row: the files `plain*.py` name in `ROWS` whose pages show them."""
+    found: dict[str, tuple[str, str]] = {}
+    for path in registry.PACKAGE.glob("*/plain*.py"):
+        rows = next(
+            n.value for n in parsed(path).body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "ROWS"
+        )
+        shown = path.read_text("utf-8"), path.relative_to(registry.PACKAGE.parent).as_posix()
+        found |= dict.fromkeys(ast.literal_eval(rows), shown)
+    return found
 
 
 @functools.cache
