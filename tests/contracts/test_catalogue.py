@@ -139,5 +139,5 @@ def test_a_verdict_is_listed_and_shown_part_by_part(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(catalogue.evidence()["verdicts"], "norm/rmsnorm", {**found, "note": "", "parts": [part]})
     entry = catalogue.find("norm/rmsnorm")
     assert found.items() <= entry.as_json().items()
-    assert "verdict    shown\n  shown        it is better: +5 (+3 to +7)%, n = 5" in describe(entry.id)
+    assert "verdict    shown\n  shown        it is better: +5% (+3 to +7), n = 5" in describe(entry.id)
     assert catalogue.find("stage/lines").as_json()["verdict"] is None  # no row of the contract, and so no claim

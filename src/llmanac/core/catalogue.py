@@ -67,7 +67,7 @@ class Entry:
     def source(self) -> str:
         """Path of the implementing file below the package's parent folder, or nothing while it is planned."""
         if self.file is not None:
-            return f"llmanac/{self.file.relative_to(registry.PACKAGE).as_posix()}"
+            return self.file.relative_to(registry.package_of(self.file)[1].parent).as_posix()
         return f"llmanac/{self.where}" if self.where and self.status != "planned" else ""
 
     def as_json(self) -> dict[str, Any]:

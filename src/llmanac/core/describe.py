@@ -109,7 +109,7 @@ def describe(name: str, compared: Collection[str] = ()) -> str:
         lines += ["Not built yet; it is listed so that the list stays honest.", ""]
     lines += [f"status     {entry.status}", *_checks(entry, method)]
     if entry.source:
-        lines.append(f"source     {registry.PACKAGE.parent / entry.source}")
+        lines.append(f"source     {entry.file or registry.PACKAGE.parent / entry.source}")
     return "\n".join([*lines, "", f"Next: {_next(entry, method, compared)}"])
 
 

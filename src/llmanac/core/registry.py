@@ -3,6 +3,9 @@
 Nothing is imported to list: the `CARD` literal is cut out of each file as text and read with `ast.literal_eval`, so
 `llmanac list` starts without torch. `_` in a file name is `-` in the method's name (`pre_norm.py` is `pre-norm`);
 files that start with `_` or `plain_`, and `load.py`, are not methods.
+
+Other distributions add methods by an entry point of the group `llmanac.methods` whose value is a package: it has a
+folder for each kind that it adds to, named as the kind is (`my_package/decoding/mirostat.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +13,10 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import importlib.metadata
+import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +26,7 @@ from typing import Any
 from llmanac.core.errors import SpecError, nearest, shown
 
 PACKAGE = Path(__file__).resolve().parent.parent
+GROUP = "llmanac.methods"
 
 # kind -> folder below the package. A new kind is one line here; a new method is one file and nothing here.
 KINDS: dict[str, str] = {
@@ -71,15 +78,47 @@ class Method:
 
     @property
     def module_name(self) -> str:
-        return ".".join(["llmanac", *self.path.relative_to(PACKAGE).with_suffix("").parts])
+        name, root = package_of(self.path)
+        return ".".join([name, *self.path.relative_to(root).with_suffix("").parts])
 
     @property
     def id(self) -> str:
         return f"{self.kind}/{self.name}"
 
     def module(self) -> ModuleType:
-        """Import the file that implements the method (this may import torch)."""
-        return importlib.import_module(self.module_name)
+        """Import the file that implements the method (this may import torch).
+
+        Raises:
+            SpecError: it is of another distribution and cannot be imported.
+        """
+        try:
+            return importlib.import_module(self.module_name)
+        except Exception as error:
+            if package_of(self.path)[1] == PACKAGE:
+                raise
+            raise SpecError(f"{self.id}: {self.path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@functools.cache
+def packages() -> dict[str, Path]:
+    """The packages of other distributions that add methods, and their folders; one that is not there is named."""
+    found = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        try:
+            spec = importlib.util.find_spec(point.value)
+        except Exception as error:  # a parent package that cannot be imported
+            warnings.warn(f"{GROUP}: {point.name}: {point.value} cannot be imported ({error})", stacklevel=2)
+            continue
+        if spec is None or not spec.submodule_search_locations:
+            warnings.warn(f"{GROUP}: {point.name}: there is no package {point.value}", stacklevel=2)
+        else:
+            found[point.value] = Path(spec.submodule_search_locations[0]).resolve()
+    return found
+
+
+def package_of(path: Path) -> tuple[str, Path]:
+    """Name and folder of the package that a method's file is in."""
+    return next(((name, root) for name, root in packages().items() if path.is_relative_to(root)), ("llmanac", PACKAGE))
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -109,9 +148,15 @@ def folder(kind: str) -> Path:
     return PACKAGE / KINDS[kind]
 
 
+def folders(kind: str) -> list[Path]:
+    """The folders of a kind: the package's own, then those of other distributions."""
+    own = folder(kind)
+    return [own, *(path for root in packages().values() if (path := root / kind.replace("-", "_")).is_dir())]
+
+
 def method_files(kind: str) -> Iterator[Path]:
-    """The method files of a kind, by name."""
-    for path in sorted(folder(kind).glob("*.py")):
+    """The method files of a kind, by name; those of other distributions last."""
+    for path in (path for place in folders(kind) for path in sorted(place.glob("*.py"))):
         if not path.name.startswith(("_", "plain_")) and path.name != "load.py":
             yield path
 
@@ -120,20 +165,28 @@ def method_files(kind: str) -> Iterator[Path]:
 def _methods(kind: str, _stamp: tuple[tuple[str, int], ...]) -> dict[str, Method]:
     found: dict[str, Method] = {}
     for path in method_files(kind):
-        card = read_card(path)
-        own = path.stem.replace("_", "-")
-        for name, defaults in {own: {}, **card.get("aliases", {})}.items():
-            if name in found:
-                raise SpecError(f"{path}: {kind} {name!r} is already the name of {found[name].path}")
-            found[name] = Method(kind, name, path, card, dict(defaults))
+        try:
+            card = read_card(path)
+            named = {path.stem.replace("_", "-"): {}, **card.get("aliases", {})}
+            for name in named:
+                if name in found:
+                    raise SpecError(f"{path}: {kind} {name!r} is already the name of {found[name].path}")
+        except SpecError as error:
+            if package_of(path)[1] == PACKAGE:
+                raise
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+            continue
+        found |= {name: Method(kind, name, path, card, dict(defaults)) for name, defaults in named.items()}
     return found
 
 
 def methods(kind: str) -> dict[str, Method]:
     """Every method of a kind by name, aliases included. Reads the folder each time it has changed."""
-    with os.scandir(folder(kind)) as inside:
-        stamp = tuple(sorted((e.name, e.stat().st_mtime_ns) for e in inside if e.name.endswith(".py")))
-    return _methods(kind, stamp)
+    stamp: list[tuple[str, int]] = []
+    for place in folders(kind):
+        with os.scandir(place) as inside:
+            stamp += sorted((e.path, e.stat().st_mtime_ns) for e in inside if e.name.endswith(".py"))
+    return _methods(kind, tuple(stamp))
 
 
 def find(kind: str, name: str) -> Method:

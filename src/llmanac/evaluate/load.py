@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest, shown
 from llmanac.core.files import read_toml
 from llmanac.evaluate.benchmark import Benchmark
@@ -12,9 +13,15 @@ from llmanac.evaluate.lm_eval_task import read_task
 FOLDER = Path(__file__).parent / "benchmarks"
 
 
+def files_of() -> dict[str, Path]:
+    """The file of each benchmark that comes with llmanac, or with another distribution (see `core/registry.py`)."""
+    places = [*(root / "benchmark" for root in registry.packages().values()), FOLDER]
+    return {path.stem: path for place in places for path in sorted(place.glob("*.toml"))}
+
+
 def names() -> list[str]:
-    """The benchmarks that come with llmanac."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    """The benchmarks that are known by name."""
+    return sorted(files_of())
 
 
 def load_benchmark(name: str | Path) -> tuple[str, Benchmark]:
@@ -33,7 +40,7 @@ def load_benchmark(name: str | Path) -> tuple[str, Benchmark]:
                 f"benchmark: {shown(str(name))} is not known{nearest(str(name), names())} (known: "
                 f"{', '.join(names())}; a path to a .toml file names your own)"
             )
-        path = FOLDER / f"{name}.toml"
+        path = files_of()[str(name)]
     try:
         return path.stem, Benchmark.from_data(read_toml(path))
     except SpecError as error:

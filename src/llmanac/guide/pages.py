@@ -93,7 +93,7 @@ def pages() -> dict[str, Page]:
 
 def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exercise, ...]) -> Page:
     source = entry.source
-    path = registry.PACKAGE.parent / source if source else None
+    path = entry.file or (registry.PACKAGE.parent / source if source else None)
     if path is not None and path.is_dir():
         path = path / "__init__.py"
     if (part := _part(entry)) is not None:
@@ -106,7 +106,7 @@ def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exer
         card=card,
         fields=fields,
         source=text,
-        path=path.relative_to(registry.PACKAGE.parent).as_posix() if text and path is not None else "",
+        path=path.relative_to(registry.package_of(path)[1].parent).as_posix() if text and path is not None else "",
         plain=_plain().get(entry.id),
         evidence=folder if folder and (RESULTS / folder / "page.md").is_file() else "",
         questions=asked,
