@@ -154,15 +154,16 @@ def pairing_record(
             )
         unlike = {name for _, name in tensors}.union(*scaled.values())
         record["checked"] = True
+        read = min(len(found["rows"]) for found in by_arm.values())  # one that was resumed has hashed more
         record["seeds"][str(seed)] = {
             "reference": first,
             "shared_tensors": len(shared - unlike),
             "scaled": {arm: factors for arm, factors in scaled.items() if factors},
             "tensors_that_differ": len(tensors),
-            "rows": min(len(found["rows"]) for found in by_arm.values()),
+            "rows": read,
             "rows_equal": not rows,
             "tensor_hash": digest({name: by_arm[first]["parameters"][name] for name in sorted(shared)})[:16],
-            "row_hash": digest(list(by_arm[first]["rows"]))[:16],
+            "row_hash": digest(list(by_arm[first]["rows"][:read]))[:16],
         }
     return record
 
