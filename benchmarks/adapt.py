@@ -55,7 +55,7 @@ def stepper(model: Any, rows: list[list[int]], dtype: str) -> Step:
     """Our step on these rows, as `llmanac tune` makes it."""
     import numpy as np
 
-    from llmanac.core.device import DTYPES
+    from llmanac.core.device import resolve_dtype
     from llmanac.core.spec import make_method
     from llmanac.train._memory import keep_freed_memory
     from llmanac.train._step import Stepper
@@ -64,8 +64,8 @@ def stepper(model: Any, rows: list[list[int]], dtype: str) -> Step:
     objective = make_method("objective", "autoregressive").build()
     optimizer = make_method("optimizer", {"name": "adamw", "lr": 1e-3, "weight_decay": 0.0})
     made = Stepper(
-        model.train(), objective, optimizer.build(model=model), micro_batch=len(rows), clip=1.0, dtype=DTYPES[dtype],
-        folder=Path(tempfile.gettempdir()),
+        model.train(), objective, optimizer.build(model=model), micro_batch=len(rows), clip=1.0,
+        dtype=resolve_dtype(dtype), folder=Path(tempfile.gettempdir()),
     )  # fmt: skip
     data = [np.asarray(row) for row in rows]
     return lambda: made(data, 1.0, 0)

@@ -42,7 +42,7 @@ def ours(compiled: bool, vocab: int, dtype: str) -> tuple[Callable[[], Any], dic
     import numpy as np
 
     from llmanac.core import registry, spec
-    from llmanac.core.device import DTYPES
+    from llmanac.core.device import resolve_dtype
     from llmanac.data.pack import ListStream
     from llmanac.train import TrainSpec
     from llmanac.train._memory import keep_freed_memory
@@ -66,7 +66,7 @@ def ours(compiled: bool, vocab: int, dtype: str) -> tuple[Callable[[], Any], dic
             compile_model(model)
         stepper = Stepper(
             model, objective, made.optimizer.build(model=model), micro_batch=made.micro_batch or ROWS, clip=made.clip,
-            dtype=DTYPES[made.dtype], folder=Path(folder), threads=1 if compiled else THREADS,
+            dtype=resolve_dtype(made.dtype), folder=Path(folder), threads=1 if compiled else THREADS,
         )  # fmt: skip
     about = {"dtype": made.dtype, "attention": made.attention, "flops": model.flops_per_token(LENGTH) * TOKENS}
     return lambda: stepper(next(source), 1.0, 0), about
@@ -121,12 +121,12 @@ def worker(name: str, vocab: int) -> None:
     step, about = ours(compiled, vocab, dtype) if owner == "ours" else theirs(words[0], compiled, vocab)
 
     def more(what: str) -> dict[str, Any]:
-        from llmanac.core.device import DTYPES, measure_gemm
+        from llmanac.core.device import measure_gemm, resolve_dtype
 
         clock = time.process_time if THREADS == 1 else time.perf_counter
         if what == "shapes":
-            return {"rate": shape_rate(DTYPES[about["dtype"]], vocab, clock)}
-        return {"rate": measure_gemm(DTYPES[about["dtype"]], clock=clock)} if what == "gemm" else {}
+            return {"rate": shape_rate(resolve_dtype(about["dtype"]), vocab, clock)}
+        return {"rate": measure_gemm(resolve_dtype(about["dtype"]), clock=clock)} if what == "gemm" else {}
 
     answer(step, about, before, more)
 

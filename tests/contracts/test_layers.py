@@ -7,11 +7,16 @@ import functools
 import re
 from pathlib import Path
 
-LAYERS = [
-    "core", "kernels", "metrics", "sandbox", "tokenizers", "data", "models", "adapters", "quant", "generate",
-    "objectives", "rewards", "parallel", "train", "evaluate", "reason", "act", "retrieve", "multimodal", "recipes",
-    "lab", "web", "guide", "apps", "cli",
-]  # fmt: skip
+FLOORS = {
+    "foundation": ["core", "kernels", "metrics", "sandbox"],
+    "text": ["tokenizers", "data"],
+    "models": ["models", "adapters", "quant"],
+    "computing": ["generate", "objectives", "rewards", "parallel", "train"],
+    "uses": ["evaluate", "reason", "act", "retrieve", "multimodal", "recipes", "lab"],
+    "doors": ["web", "guide", "apps", "cli"],
+}
+LAYERS = [package for floor in FLOORS.values() for package in floor]
+PRIVATE = 453  # imports of another package's names or modules with an underscore; the number may only fall
 PEERS = {
     "transformers", "tokenizers", "tiktoken", "sentencepiece", "peft", "trl", "sacrebleu", "rouge_score", "bert_score",
     "datasketch", "rensa", "datatrove", "spacy", "bitsandbytes", "diffusers", "rank_bm25", "bm25s", "kenlm", "nltk",
@@ -50,6 +55,26 @@ def test_layers_and_peers() -> None:
             if layer in LAYERS and parts[0] == "llmanac" and len(parts) > 1 and parts[1] in LAYERS:
                 later = LAYERS.index(parts[1]) > LAYERS.index(layer)
                 assert not later, f"{relative} imports {name}, which comes later"
+
+
+def test_the_floors_are_those_of_the_documentation(root: Path) -> None:
+    text = (root / "docs" / "architecture.md").read_text("utf-8")
+    for floor, packages in FLOORS.items():
+        assert re.search(rf"{floor} +{re.escape(', '.join(packages))}\n", text), floor
+    assert sorted(LAYERS) == sorted(p.name for p in SOURCE.iterdir() if p.is_dir() and any(p.glob("*.py")))
+
+
+def test_fewer_private_names_of_other_packages() -> None:
+    found = [
+        (path, alias.name)
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("llmanac.")
+        for alias in node.names
+        if node.module.split(".")[1] not in (path.relative_to(SOURCE).parts[0], path.stem)
+        and any(part.startswith("_") for part in (*node.module.split("."), alias.name))
+    ]
+    assert len(found) <= PRIVATE
 
 
 def circles(edges: dict[str, set[str]]) -> list[str]:

@@ -15,22 +15,25 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.lock import locked
 from llmanac.core.threads import cores
 
+if TYPE_CHECKING:
+    import torch
+
 OWN_SHARE = 0.8  # of the threads' time that a measurement uses itself where it has the processor for itself
 Value = TypeVar("Value", bool, float)
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 def resolve_device(name: str = "auto") -> torch.device:
     """`auto` takes cuda, then mps, then cpu. Raises SpecError where the named device is not there."""
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -45,6 +48,8 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 def resolve_dtype(name: str | torch.dtype | None, device: torch.device | None = None) -> torch.dtype:
     """`auto` takes bfloat16 where it was measured to be at least 1.2 times float32 here, else float32."""
+    import torch
+
     if isinstance(name, torch.dtype):
         return name
     if name in (None, "float32"):
@@ -53,10 +58,13 @@ def resolve_dtype(name: str | torch.dtype | None, device: torch.device | None = 
         return torch.bfloat16 if bfloat16_is_faster(str(device or torch.device("cpu"))) else torch.float32
     if name not in DTYPES:
         raise SpecError(f"dtype: {name!r} is not one of auto, {', '.join(DTYPES)}")
-    return DTYPES[str(name)]
+    found: torch.dtype = getattr(torch, str(name))
+    return found
 
 
 def _synchronize(device: torch.device) -> None:
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -75,6 +83,8 @@ def measure_gemm(
 
     With one thread, `clock=time.process_time` leaves out what other processes take away.
     """
+    import torch
+
     device = device or torch.device("cpu")
     own = torch.Generator(device="cpu").manual_seed(0)  # measuring must not move the run's random numbers
     a, b = (torch.randn(size, size, generator=own).to(device, dtype) for _ in range(2))
@@ -91,6 +101,8 @@ def measure_gemm(
 
 def measure_bandwidth(device: torch.device | None = None, *, megabytes: int = 256) -> float:
     """The best read rate seen, in bytes/s, over a buffer that no cache holds."""
+    import torch
+
     device = device or torch.device("cpu")
     x = torch.ones(megabytes * 250_000, device=device)
     best = 0.0
@@ -140,6 +152,8 @@ def calibrated(what: str, measure: Callable[[], Value], kind: type[Value]) -> Va
 
 def gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
     """`measure_gemm`, once for this machine and number of threads: plans are made from it."""
+    import torch
+
     return _kept_rate(dtype, device, torch.get_num_threads())
 
 
@@ -150,6 +164,8 @@ def _kept_rate(dtype: torch.dtype, device: torch.device, threads: int) -> float:
 
 def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
     """Of all threads; where others use the processor, that of one thread in its own time, times the threads."""
+    import torch
+
     began, used, threads = time.perf_counter(), time.process_time(), torch.get_num_threads()
     rate = measure_gemm(dtype, device)
     share = (time.process_time() - used) / (threads * max(time.perf_counter() - began, 1e-9))
@@ -164,6 +180,8 @@ def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 def bfloat16_is_faster(device: str = "cpu") -> bool:
     """Whether a bfloat16 product is at least 1.2 times the float32 one; once for this machine and number of threads."""
+    import torch
+
     return _kept_choice(device, torch.get_num_threads())
 
 
@@ -173,6 +191,8 @@ def _kept_choice(device: str, threads: int) -> bool:
 
 
 def _bfloat16_is_faster(device: str) -> bool:
+    import torch
+
     target, best = torch.device(device), {torch.bfloat16: 0.0, torch.float32: 0.0}
     for _ in range(6):  # in turns: on a busy machine one long measurement each would compare two moments
         for dtype in best:
@@ -206,6 +226,8 @@ def cpu_name() -> str:
 
 def machine() -> dict[str, Any]:
     """What benchmarks and reports say of the machine."""
+    import torch
+
     return {
         "cpu": cpu_name(),
         "cores": cores(),

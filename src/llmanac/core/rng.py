@@ -7,9 +7,12 @@ never on which other parameters the model has or in what order they were made.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def seed_of(seed: int, *names: object) -> int:
@@ -20,6 +23,8 @@ def seed_of(seed: int, *names: object) -> int:
 
 def torch_generator(seed: int, *names: object, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator for the stream `names`."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(seed_of(seed, *names))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IGNORE = -100  # a target that carries no loss; the value that every peer uses
 
@@ -57,6 +59,8 @@ class Batch:
 
         `lengths` is set only where they differ.
         """
+        import torch
+
         counts = [len(row) for row in rows]
         shape = (len(rows), max(counts))
         if min(counts) == shape[1] and targets is None and isinstance(rows[0], list):
@@ -100,6 +104,8 @@ class Batch:
 
     def check(self) -> None:
         """Raises RequestError that names the field whose shape, type or value does not fit."""
+        import torch
+
         rows, length = self.shape
         if self.ids is not None and self.ids.dtype not in (torch.int64, torch.int32):
             raise RequestError(f"ids: expected integers (int64), got {self.ids.dtype}")
@@ -137,6 +143,8 @@ class Batch:
     @property
     def last(self) -> Tensor:
         """(B,) the index of each row's last real token (0 where it has none)."""
+        import torch
+
         rows, length = self.shape
         if self.lengths is None:
             return torch.full((rows,), length - 1, device=self.device)
@@ -281,7 +289,7 @@ class LanguageModel(Protocol):
 
 # (sum of losses, how many units it sums over, sums of metrics over the same units). Units and metrics may be tensors
 # (), which stay on the device until the end of the step.
-LossSum = tuple[Tensor, Tensor | int, Mapping[str, Tensor | float]]
+LossSum: TypeAlias = "tuple[Tensor, Tensor | int, Mapping[str, Tensor | float]]"
 
 
 @runtime_checkable
@@ -293,7 +301,7 @@ class Objective(Protocol):
         """`(sum of losses, how many units it sums over, sums of metrics)`; see `LossSum`."""
 
 
-SourceState = tuple[dict[str, Any], dict[str, Tensor]]
+SourceState: TypeAlias = "tuple[dict[str, Any], dict[str, Tensor]]"
 
 
 @runtime_checkable

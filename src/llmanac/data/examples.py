@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import numpy as np
-import torch
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
@@ -110,6 +109,8 @@ def batch_of(examples: Examples, form: Form) -> Batch | Bags:
 
     As a `bag` they are `Bags`; `padded` a `Batch` with ids (B, T), zeros after each list's end, and lengths (B,).
     """
+    import torch
+
     classes, lengths = torch.from_numpy(examples.classes), torch.from_numpy(examples.lengths)
     if form == "bag":
         return Bags(ids=torch.from_numpy(examples.ids), lengths=lengths, targets=classes)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from llmanac.core.device import DTYPES, measure_bandwidth, measure_gemm
+from llmanac.core.device import DTYPES, measure_bandwidth, measure_gemm, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.types import Batch, Want
 from llmanac.guide.formulas import Costs, costs
@@ -139,7 +139,7 @@ def size_of(dtype: str) -> int:
     """Bytes of a number. Raises SpecError for a dtype that is not known."""
     if dtype not in DTYPES:
         raise SpecError(f"--dtype: {dtype!r} is not one of {', '.join(DTYPES)}")
-    return DTYPES[dtype].itemsize
+    return resolve_dtype(dtype).itemsize
 
 
 def bytes_of(
@@ -182,7 +182,7 @@ def _activations(model: Described, found: Costs, length: int, rows: int, dtype: 
     if not plain or getattr(model.spec, "layers", 0) > MOST_BUILT:
         return None
     try:
-        made = memory(model.spec, model.vocab_size, dtype=DTYPES[dtype], rows=rows, length=length)
+        made = memory(model.spec, model.vocab_size, dtype=resolve_dtype(dtype), rows=rows, length=length)
     except SpecError:
         return None
     return made.activations + made.workspace
@@ -200,7 +200,7 @@ class Machine:
 def this_machine(dtype: str) -> Machine:
     """What this machine reaches now, measured in about a second."""
     size_of(dtype)
-    return Machine(measure_gemm(DTYPES[dtype]), measure_bandwidth(megabytes=64), "measured here")
+    return Machine(measure_gemm(resolve_dtype(dtype)), measure_bandwidth(megabytes=64), "measured here")
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def measure(
         raise SpecError(f"--measure: {model.path} is no decoder; leave it out")
     if found.parameters * 4 > 2e9:
         raise SpecError(f"--measure: {model.path} takes {found.parameters * 4 / 1e9:.1f} GB; 2 GB are built at most")
-    built = model.spec.build(vocab_size=model.vocab_size).to(DTYPES[dtype]).eval()
+    built = model.spec.build(vocab_size=model.vocab_size).to(resolve_dtype(dtype)).eval()
     ids = torch.randint(model.vocab_size, (rows, prompt), generator=torch.Generator().manual_seed(0))
     want, times = Want(logits="last"), []
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from llmanac.core.device import DTYPES
+from llmanac.core.device import resolve_dtype
 from llmanac.core.types import LAST, LanguageModel
 from llmanac.generate.scheduler import device_of
 from llmanac.lab.stats import Metric
@@ -92,7 +92,7 @@ def peak_memory(model: Any, objective: Any, spec: Any, rows: Any, folder: Path) 
     optimizer = spec.optimizer.build(model=model)
     stepper = Stepper(
         model, objective, optimizer, micro_batch=spec.micro_batch or len(rows), clip=spec.clip,
-        dtype=DTYPES[spec.dtype], folder=folder,
+        dtype=resolve_dtype(spec.dtype), folder=folder,
     )  # fmt: skip
     model.train()
     stepper(rows, 1.0, 0)  # the optimizer makes its state in the first step

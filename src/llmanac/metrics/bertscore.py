@@ -17,16 +17,17 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._corpus import Measured, mean_of, reference_lists
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CARD = {
     "title": "BERTScore",
@@ -147,7 +148,7 @@ def _mean(best: Tensor, weights: list[float], special: frozenset[int], row: Sequ
     total = math.fsum(weights)
     if not total or special.issuperset(row):
         return 0.0
-    return float(best.double() @ torch.tensor(weights, dtype=torch.float64, device=best.device)) / total
+    return float(best.double() @ best.double().new_tensor(weights)) / total
 
 
 def _scores(sides: list[float]) -> list[float]:

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.metrics import MetricSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CARD = {
     "title": "Min-K%++",
@@ -43,22 +45,24 @@ class Spec(MetricSpec):
             raise SpecError(f"k: {self.k} is not above 0 and at most 1")
 
     def build(self, **dims: Any) -> Callable[[Any, Any], float]:
+        import torch
+
         def metric(logprobs: Any, ids: Any) -> float:
             return lowest(token_scores(torch.as_tensor(logprobs), torch.as_tensor(ids), self.norm).numpy(), self.k)
 
         return metric
 
 
-def token_scores(logprobs: torch.Tensor, ids: torch.Tensor, norm: str = "vocabulary") -> torch.Tensor:
+def token_scores(logprobs: Tensor, ids: Tensor, norm: str = "vocabulary") -> Tensor:
     """(..., T, V) logarithms of probabilities and (..., T) ids -> (..., T); 0 where all tokens are equally probable."""
     own = logprobs.gather(-1, ids[..., None].long())[..., 0]
     if norm == "none":
         return own
     p = logprobs.exp()
-    finite = torch.where(p > 0, logprobs, 0)
+    finite = logprobs.where(p > 0, 0)
     mu = (p * finite).sum(-1)
     variance = (p * (finite - mu[..., None]) ** 2).sum(-1)
-    return torch.where(variance > 1e-12, (own - mu) / variance.clamp_min(1e-12).sqrt(), 0)
+    return ((own - mu) / variance.clamp_min(1e-12).sqrt()).where(variance > 1e-12, 0)
 
 
 def lowest(scores: Any, k: float = 0.2) -> float:

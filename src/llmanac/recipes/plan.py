@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmanac.core.device import DTYPES, calibrated
+from llmanac.core.device import calibrated, resolve_dtype
 from llmanac.core.registry import build
 from llmanac.core.spec import dump
 from llmanac.data.pack import ListStream
@@ -72,7 +72,7 @@ def training_rate(recipe: Any, shape: tuple[int, int, int, int], vocab_size: int
         try:
             step = Stepper(
                 model, objective, asked.optimizer.build(model=model), micro_batch=rows, clip=asked.clip,
-                dtype=DTYPES[asked.dtype], folder=Path(folder),
+                dtype=resolve_dtype(asked.dtype), folder=Path(folder),
             )  # fmt: skip
             while len(taken) < 2 or sum(taken[1:]) < TRIED_SECONDS:  # the first one allocates and compiles
                 begin = clock()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.device import DTYPES, resolve_dtype
+from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
 from llmanac.models._quantized import Quantized
@@ -55,7 +55,7 @@ def plan_memory(
     set_recompute(model, spec.recompute)
     with preserve_all(model, objective, None), trial_rows(stream) as draw:
         if hasattr(model, "compute_dtype"):
-            model.compute_dtype = DTYPES[spec.dtype] if spec.dtype != "auto" else resolve_dtype("auto", device)
+            model.compute_dtype = resolve_dtype(spec.dtype, device)
         one = WORK * saved_bytes(model, objective, draw()[:1])
     left = room - STATE_BYTES * trained
     fit = int(left // max(one, 1))

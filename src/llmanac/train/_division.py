@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from llmanac.adapters import applied
-from llmanac.core.device import DTYPES
+from llmanac.core.device import resolve_dtype
 from llmanac.core.spec import dump, make_method
 from llmanac.core.types import LossSum
 from llmanac.models.ffn.experts import Experts
@@ -46,7 +46,7 @@ def build(job: Mapping[str, Any]) -> Any:
             make_method("adapter", adapter).build().apply(model)
     for name, parameter in model.named_parameters():
         dtype, trained = job["parameters"][name]
-        parameter.data = parameter.data.to(DTYPES[dtype])
+        parameter.data = parameter.data.to(resolve_dtype(dtype))
         parameter.requires_grad_(trained)
     return model
 
@@ -78,7 +78,7 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
     for number in numbers:
         first, last = number == 0, number == spec.stages - 1
         own = model if number == numbers[0] else build(job)
-        own.compute_dtype, own.attention_form = DTYPES[train.dtype], train.attention
+        own.compute_dtype, own.attention_form = resolve_dtype(train.dtype), train.attention
         own.recompute = job["recompute"]
         if spec.pipeline > 1:
             pipeline.prune(own, parts[number], first=first, last=last)

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from llmanac.core.device import DTYPES
+from llmanac.core.device import resolve_dtype
 from llmanac.core.rng import seed_of
 from llmanac.core.spec import make
 from llmanac.core.types import LossSum
@@ -44,7 +44,7 @@ class Worker:
         self._kept: list[list[str]] = []
         self._written = 0
         self.train = make(TrainSpec, job["train"], "train")
-        self.dtype = DTYPES[self.train.dtype]
+        self.dtype = resolve_dtype(self.train.dtype)
         model = _division.build(job)
         width = model.spec.dim if self.spec.pipeline > 1 else 0
         named = list(model.named_parameters())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmanac.core.device import DTYPES, has_compiler
+from llmanac.core.device import has_compiler, resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
@@ -170,7 +170,7 @@ class _Run:
         schedule = pace.revised(planned, made.first_steps, made.revisions)
         stepper: Any = Stepper(
             self.model, self.objective, self.optimizer, micro_batch=spec.micro_batch or spec.rows, clip=spec.clip,
-            dtype=DTYPES[spec.dtype], folder=self.folder,
+            dtype=resolve_dtype(spec.dtype), folder=self.folder,
             threads=1 if spec.compile == "always" else torch.get_num_threads(),
         )  # fmt: skip
         if self.team is not None:

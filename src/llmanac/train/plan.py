@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmanac.core.device import DTYPES, calibration, gemm_rate, has_compiler, resolve_dtype
+from llmanac.core.device import calibration, gemm_rate, has_compiler, resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
@@ -145,7 +145,7 @@ def plan(
         couples = getattr(objective, "couples_batch", False)
         alone = default_micro_batch(rows, spec.length, micro_tokens(model, spec, device))
         spec = dataclasses.replace(spec, micro_batch=rows if couples else alone)
-    gemm = gemm_rate(DTYPES[spec.dtype], device)
+    gemm = gemm_rate(resolve_dtype(spec.dtype), device)
     a_step = spec.batch_tokens * flops_per_token(model, spec.length) / (USED * gemm)
     measured: dict[str, Any] = {"calibration": str(calibration())}
     if budget is not None:
