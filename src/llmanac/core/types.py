@@ -86,7 +86,9 @@ class Batch:
         for name, value in vars(self).items():
             if isinstance(value, Batch):
                 moved[name] = value.to(device)
-            elif isinstance(value, Tensor):  # a copy to CUDA that waits would stop the host once a micro-batch
+            elif value is not None and not isinstance(
+                value, str
+            ):  # a copy to CUDA that waits would stop the host once a micro-batch
                 moved[name] = value.to(device, non_blocking=device.type == "cuda")
         return replace(self, **moved)
 
