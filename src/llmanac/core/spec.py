@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest, shown
+from llmanac.core.ranges import Range
 
 MOST = (1 << 63) - 1  # the largest absolute value of an integer
 S = TypeVar("S", bound="Spec")
@@ -29,11 +30,24 @@ class Spec:
     """Plain, hashable data that describes one component; subclasses add at most 12 fields and a `build(**dims)`.
 
     `kind` is set by the base Spec of a kind; a concrete Spec's name is the name of its file. `renamed` maps the
-    fields' former names to those of today: files and patches that use them are still read.
+    fields' former names to those of today: files and patches that use them are still read. `ranges` says which
+    numbers a field may hold, and each item of a tuple; None is in every range. A subclass has its base's ranges too.
     """
 
     kind: ClassVar[str] = ""
     renamed: ClassVar[Mapping[str, str]] = {}
+    ranges: ClassVar[Mapping[str, Range]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls.ranges = {**cls.__base__.ranges, **cls.ranges}  # type: ignore[union-attr]
+
+    def __post_init__(self) -> None:
+        """Raises SpecError for a number that is not in its range. A subclass that checks more calls this first."""
+        for name, range in self.ranges.items():
+            value = getattr(self, name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None and one not in range:
+                    raise SpecError(f"{name}: {one} must be {range}")
 
     @property
     def name(self) -> str:

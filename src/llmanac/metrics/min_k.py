@@ -19,7 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import SOME, within
 from llmanac.metrics import MetricSpec
 
 CARD = {
@@ -38,9 +39,7 @@ class Spec(MetricSpec):
     k: float = 0.2
     norm: Literal["vocabulary", "none"] = "vocabulary"
 
-    def __post_init__(self) -> None:
-        if not 0 < self.k <= 1:
-            raise SpecError(f"k: {self.k} is not above 0 and at most 1")
+    ranges = within(SOME, "k")
 
     def build(self, **dims: Any) -> Callable[[Any, Any], float]:
         def metric(logprobs: Any, ids: Any) -> float:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.types import HIDDEN, Batch, LossSum, Want
 from llmanac.data.pictures import Pictures
 from llmanac.models._context import Context, Memory
@@ -81,13 +82,12 @@ class Spec(MultimodalSpec):
     links: Literal["none", "bridge"] = "none"
     answers: int = 2
 
+    ranges = within(COUNT, "dim layers answers")
+
     def __post_init__(self) -> None:
-        for name in ("dim", "layers", "answers"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if not self.blocks or not all("source" in block.needs for block in self.blocks):
             raise SpecError("blocks: each needs cross-attention (`cross`) to the other stream")
-
         text: Any = self.text
         if self.links == "bridge" and not self.layers <= text.layers <= self.vision.layers:
             raise SpecError(f"links: bridge needs at least {self.layers} blocks of text, and as many of the image")

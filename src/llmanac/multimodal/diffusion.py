@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, PART, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.data.pictures import Pictures
 from llmanac.models._context import Context
@@ -72,18 +73,14 @@ class Spec(MultimodalSpec):
     weight: float = 1.0
     position: Literal["waves", "learned"] = "waves"
 
+    ranges = within(COUNT, "image patch channels layers heads weight") | within(PART, "drop")
+
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "channels", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.image % self.patch:
             raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
         if self.dim < 4 or self.dim % 4 or self.dim % self.heads:
             raise SpecError(f"dim: {self.dim} must be a multiple of 4 and of heads, {self.heads}")
-        if not 0 <= self.drop < 1:
-            raise SpecError(f"drop: {self.drop} must be from 0 to below 1")
-        if not 1 <= self.weight < math.inf:
-            raise SpecError(f"weight: {self.weight} must be at least 1, and finite")
 
     def build(self, *, vocab_size: int = 0, **dims: Any) -> Diffusion:
         """vocab_size: of labels; 0 for a model without a condition."""

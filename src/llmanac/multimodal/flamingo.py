@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.types import ALL, IGNORE, Batch, LossSum, Output, Want
 from llmanac.data.pictures import Pictures
 from llmanac.models._context import Context, Memory
@@ -61,12 +62,10 @@ class Spec(MultimodalSpec):
     encoder: Literal["frozen", "trained"] = "frozen"
     language: Literal["frozen", "trained"] = "frozen"
 
+    ranges = within(COUNT, "every latents heads head_dim") | within(NOT_NEGATIVE, "depth")
+
     def __post_init__(self) -> None:
-        for name in ("every", "latents", "heads", "head_dim"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.depth < 0:
-            raise SpecError(f"depth: {self.depth} must be at least 0")
+        super().__post_init__()
         if not isinstance(self.text, Decoder):
             raise SpecError(f"text: must be a transformer, not {self.text.name}")
 

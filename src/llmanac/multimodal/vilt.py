@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.types import LossSum
 from llmanac.data.pictures import Pictures
 from llmanac.models._layers import Embedding, Linear
@@ -55,14 +56,14 @@ class Spec(MultimodalSpec):
     max_length: int = 40
     answers: int = 0
 
+    ranges = within(COUNT, "image patch channels dim layers max_length") | within(NOT_NEGATIVE, "answers")
+
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "channels", "dim", "layers", "max_length"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.image % self.patch:
             raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
-        if self.answers < 0 or not self.blocks:
-            raise SpecError("answers: must be at least 0, and blocks needs at least one block")
+        if not self.blocks:
+            raise SpecError("blocks: needs at least one block")
 
     @property
     def tokens(self) -> int:

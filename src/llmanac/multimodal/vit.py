@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
 from llmanac.models.blocks import BlockSpec
@@ -78,10 +79,10 @@ class Spec(MultimodalSpec):
     embedding_norm: Literal["none", "model"] = "none"
     final_norm: Literal["all", "pooled"] = "all"
 
+    ranges = within(COUNT, "image patch channels dim layers")
+
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "channels", "dim", "layers"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.image % self.patch:
             raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
         if not self.blocks:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import ALL, IGNORE, Batch, LossSum, Output, Want
 from llmanac.data.pictures import Pictures
 from llmanac.models._layers import Linear
@@ -58,9 +59,10 @@ class Spec(MultimodalSpec):
     mask: Literal["causal", "prefix"] = "causal"
     encoder: Literal["frozen", "trained"] = "frozen"
 
+    ranges = within(NOT_NEGATIVE, "image_id")
+
     def __post_init__(self) -> None:
-        if self.image_id < 0:
-            raise SpecError(f"image_id: {self.image_id} is not a token id")
+        super().__post_init__()
         if (self.projector == "q-former") != (self.q_former is not None):
             raise SpecError(f"q_former: is set with projector = q-former alone, which is {self.projector}")
 

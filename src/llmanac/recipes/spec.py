@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
+from llmanac.core.ranges import FRACTION, PART, within
 from llmanac.core.run_folder import Recipe, RunSpec
 from llmanac.core.spec import Spec, make_method
 from llmanac.data.collect import RELATED, Corpus, collect, collect_built
@@ -55,9 +56,7 @@ class DataSpec(Spec):
     related: float = RELATED
     vocabulary: MixtureSpec | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.related <= 1:
-            raise SpecError(f"related: {self.related} is not a fraction from 0 to 1")
+    ranges = within(FRACTION, "related")
 
     def collect(self, seed: int, folder: Path | None = None) -> Corpus:
         """The corpus; with a folder, that is where it is built (`data/pipeline`).
@@ -102,10 +101,7 @@ class FinetuneSpec(Spec):
     language_share: float = 0.05
     practice_share: float = 0.3
 
-    def __post_init__(self) -> None:
-        for name in ("time_share", "language_share", "practice_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} is not at least 0 and below 1")
+    ranges = within(PART, "time_share language_share practice_share")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import numpy as np
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.files import write_text
 from llmanac.core.progress import progress
+from llmanac.core.ranges import COUNT, PART, POSITIVE, within
 from llmanac.core.spec import Spec
 from llmanac.data.command_problems import FLAG, CommandProblems
 from llmanac.data.quarantine import OnError
@@ -52,13 +53,7 @@ class RowsSpec(Spec):
     epochs: float = 1.0
     on_error: OnError = "fatal"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise SpecError(f"held_out: {self.held_out} is not at least 0 and below 1")
-        if not self.epochs > 0:
-            raise SpecError(f"epochs: {self.epochs} must be above 0")
-        if self.length is not None and self.length < 1:
-            raise SpecError(f"length: {self.length} is not at least 1 token")
+    ranges = within(PART, "held_out") | within(POSITIVE, "epochs") | within(COUNT, "length")
 
 
 @dataclass

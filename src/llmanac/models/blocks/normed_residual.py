@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
 from llmanac.models.ffn import FFNSpec
@@ -48,10 +48,7 @@ class Spec(BlockSpec):
     ffn_residual: float = 1.0
     ffn_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("mixer_residual", "mixer_scale", "ffn_residual", "ffn_scale"):
-            if not getattr(self, name) > 0:
-                raise SpecError(f"{name}: {getattr(self, name)} must be above 0")
+    ranges = within(POSITIVE, "mixer_residual mixer_scale ffn_residual ffn_scale")
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> NormedResidual:
         return NormedResidual(self, dim, norm, max_length)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.recurrence import Cell, walk
 from llmanac.kernels.nn.scan import takes
 from llmanac.models._context import Context
@@ -29,9 +29,7 @@ class RecurrenceSpec(MixerSpec):
 
     hidden: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.hidden is not None and self.hidden < 1:
-            raise SpecError(f"hidden: {self.hidden} must be at least 1")
+    ranges = within(COUNT, "hidden")
 
 
 class Recurrence(Mixer):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
 from llmanac.models._masks import AttentionMask
@@ -45,11 +46,10 @@ class Spec(MixerSpec):
     score: ScoreSpec = field(default_factory=ScaledDot)
     biases: Literal["none", "qkv", "all"] = "none"
 
+    ranges = within(COUNT, "heads head_dim kv_heads")
+
     def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "kv_heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
+        super().__post_init__()
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise SpecError(f"kv_heads: {self.kv_heads} must divide heads, {self.heads}")
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
 from llmanac.models.mixers import Mixer, MixerSpec
@@ -56,13 +57,7 @@ class Spec(MixerSpec):
     norm: NormSpec = field(default_factory=RMSNorm)
     scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "rotary_dim", "value_dim", "latent", "query_latent"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
-        if not self.scale > 0:
-            raise SpecError(f"scale: {self.scale} must be above 0")
+    ranges = within(COUNT, "heads head_dim rotary_dim value_dim latent query_latent") | within(POSITIVE, "scale")
 
     def head_shape(self, dim: int) -> tuple[int, int]:
         """The part of a head that positions rotate."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.linear_attention import linear_attention
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
@@ -50,13 +51,7 @@ class Spec(MixerSpec):
     norm: NormSpec = field(default_factory=RMSNorm)
     chunk: int = 64
 
-    def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
-        if not self.slope >= 0:
-            raise SpecError(f"slope: {self.slope} must be at least 0")
+    ranges = within(COUNT, "heads head_dim chunk") | within(NOT_NEGATIVE, "slope")
 
     def resolved(self, dim: int) -> Spec:
         if self.head_dim is None and dim % self.heads:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.linear_attention import linear_attention
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all, upcast
@@ -55,13 +56,7 @@ class Spec(MixerSpec):
     seed: int = 0
     chunk: int = 64
 
-    def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "count", "chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
-        if self.seed < 0:
-            raise SpecError(f"seed: {self.seed} must be at least 0")
+    ranges = within(COUNT, "heads head_dim count chunk") | within(NOT_NEGATIVE, "seed")
 
     def head_shape(self, dim: int) -> tuple[int, int]:
         if self.head_dim is None and dim % self.heads:

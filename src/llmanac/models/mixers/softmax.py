@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import AttentionForm, Context
@@ -76,11 +77,10 @@ class Spec(MixerSpec):
     qk_norm_over: Literal["head", "each-head", "all-heads"] = "head"
     biases: Literal["none", "qkv", "all"] = "none"
 
+    ranges = within(COUNT, "heads head_dim kv_heads window")
+
     def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "kv_heads", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
+        super().__post_init__()
         if self.qk_norm_over == "each-head" and getattr(self.qk_norm, "name", "layernorm") != "layernorm":
             raise SpecError("qk_norm_over: each-head has weights a head, which layernorm alone takes; use head")
         if self.sinks < 0 or (self.sinks and self.window is None):

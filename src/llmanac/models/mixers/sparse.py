@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import Context
 from llmanac.models._masks import AttentionMask, by_document
@@ -64,13 +64,10 @@ class Spec(MixerSpec):
     block: int = 64
     seed: int = 0
 
+    ranges = within(COUNT, "window block") | within(NOT_NEGATIVE, "global_tokens random_blocks seed")
+
     def __post_init__(self) -> None:
-        for name in ("window", "block"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        for name in ("global_tokens", "random_blocks", "seed"):
-            if getattr(self, name) < 0:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 0")
+        super().__post_init__()
         self.attention()
 
     def attention(self) -> softmax.Spec:
