@@ -84,7 +84,7 @@ class FinetuneSpec(Spec):
 
     Attributes:
         pairs: the name of an application (`recipes/application.py`; "docstrings" is the documentation assistant), else
-            a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
+            a file of rows as `llmanac tune` reads them.
         objective: instruction, chat, ...
         steps: planned from the budget where it is not set.
         time_share: the fraction of the training time for fine-tuning.

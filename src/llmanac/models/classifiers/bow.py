@@ -14,8 +14,9 @@ Papers: Cox 1958; McCallum & Nigam 1998 for words as events.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ class Spec(ClassifierSpec):
         inverse_regularization: the inverse of the penalty, scikit-learn's C; 0 for no penalty.
         epochs, batch, lr: of training. A batch of None is all examples, up to 8192.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"strength": "inverse_regularization"}
 
     ngrams: int = 1
     min_count: int = 1

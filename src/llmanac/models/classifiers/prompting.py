@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,10 @@ class Spec(ClassifierSpec):
             without the context ("unconditional").
         shots: examples shown first. separator: the text between them.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "words": "verbalizer", "compare": "normalization", "between": "separator",
+    }  # fmt: skip
 
     path: str | None = None
     template: str = "{text}\nLabel:"

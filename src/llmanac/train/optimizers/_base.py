@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -123,8 +123,8 @@ class Optimizer:
 
     layout = Layout()
 
-    def __init__(self, groups: Iterable[Group]) -> None:
-        self.groups = [g for g in groups if g.parameters]
+    def __init__(self, spec: Any, groups: Iterable[Group]) -> None:
+        self.spec, self.groups = spec, [g for g in groups if g.parameters]
         self.state: dict[str, Tensor] = {}
         self.steps: dict[str, int] = {}
 

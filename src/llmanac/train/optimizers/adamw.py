@@ -110,10 +110,6 @@ def by_inputs(made: list[Group], base_dim: int | None) -> list[Group]:
 class AdamW(Optimizer):
     """The optimizer; see the module's formula."""
 
-    def __init__(self, spec: Any, groups: list[Group]) -> None:
-        super().__init__(groups)
-        self.spec = spec
-
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One AdamW step for these parameters, together for those that have done as many steps."""
         for step in sorted({self.steps[n] for n in names}):

@@ -111,10 +111,6 @@ def dequantize(found: Tensor, scales: Tensor, *, signed: bool) -> Tensor:
 class AdamW8bit(Optimizer):
     """The optimizer; see the module's formula. One parameter after the other, so one float32 copy at a time."""
 
-    def __init__(self, spec: Spec, groups: list[Group]) -> None:
-        super().__init__(groups)
-        self.spec = spec
-
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One step for these parameters."""
         spec = self.spec

@@ -77,10 +77,6 @@ class Spec(OptimizerSpec):
 class SGD(Optimizer):
     """The optimizer; see the module's formula."""
 
-    def __init__(self, spec: Spec, groups: list[Group]) -> None:
-        super().__init__(groups)
-        self.spec = spec
-
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One step for these parameters."""
         spec = self.spec
