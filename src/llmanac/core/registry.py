@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import inspect
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -156,11 +157,10 @@ def build(kind: str, name: str, /, **choices: Any) -> Any:
     dims = {k: v for k, v in choices.items() if k not in own}
     made = spec.from_data({**method.defaults, **chosen}, f"{kind}/{name}")
     try:
-        return made.build(**dims)
+        inspect.signature(made.build).bind(**dims)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
         raise SpecError(f"{kind}/{name}: {error} (choices: {', '.join(sorted(own)) or 'none'})") from error
+    return made.build(**dims)
 
 
 @functools.cache

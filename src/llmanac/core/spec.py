@@ -121,11 +121,10 @@ def _check_field(key: str, hints: Mapping[str, Any], path: str) -> None:
         raise SpecError(f"{_join(path, key[:60])}: no such field{nearest(key, hints)} (has: {has})")
 
 
-def _below(error: SpecError, fields: typing.Iterable[str], path: str) -> SpecError:
+def _below(error: SpecError, fields: typing.Collection[str], path: str) -> SpecError:
     """The error of a Spec's own check, with the path of the Spec before the field that it names."""
-    own = str(error)
-    named = any(own.startswith((f"{field}: ", f"{field}.")) for field in fields)
-    return SpecError(_join(path, own) if named else f"{path}: {own}" if path else own)
+    named = error.field is not None and error.field.partition(".")[0] in fields
+    return SpecError(_join(path, error) if named else f"{path}: {error}" if path else error)
 
 
 def _join(path: str, key: object) -> str:
@@ -237,9 +236,8 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
     try:
         return dataclasses.replace(node, **{step: new})
     except SpecError as error:
-        own = str(error)
-        names_field = own.startswith((f"{step}: ", f"{step}."))
-        raise SpecError(_join(path, own) if names_field else f"{here}: {own}") from None
+        names_field = error.field is not None and error.field.partition(".")[0] == step
+        raise SpecError(_join(path, error) if names_field else f"{here}: {error}") from None
 
 
 def _default_of(hint: Any, path: str, given: Mapping[str, Any]) -> Any:

@@ -137,7 +137,8 @@ def check_plain_or_table(path: Path) -> None:
     """Raise Unreadable for a page or a container, where only lines and rows can be read."""
     if not is_plain(path) and format_of(path) not in TABLES:
         raise Unreadable(
-            f"{path}: {format_of(path)} is neither lines of text nor a table; take its text out first, with "
+            path,
+            f"{format_of(path)} is neither lines of text nor a table; take its text out first, with "
             "`llmanac data build` and the stage extraction",
             code="unknown-format",
         )
@@ -164,7 +165,7 @@ def _plain(path: Path, name: str, problems: Problems) -> Iterator[bytes]:
     last, begun, at = b"\n", False, 0
     for block in blocks(path, problems):
         if not block.startswith(tuple(BOMS)) and (why := why_binary(block, at)):
-            raise Unreadable(f"{name}: {why}", code="not-text")
+            raise Unreadable(name, why, code="not-text")
         at += len(block)
         if not begun:
             if block.startswith(tuple(BOMS)):

@@ -182,7 +182,7 @@ def _further(config: Any, chosen: Any, spec: Any) -> tuple[str, ...]:
 
 def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:
     """What a Spec refuses, with the file's own name of the field."""
-    field = fields.get(str(error).partition(":")[0].rpartition(".")[2])
+    field = fields.get((error.field or "").rpartition(".")[2])
     return CheckpointError(f"{path}: {field}: {error}" if field else f"{path}: {error}")
 
 
