@@ -150,6 +150,8 @@ def _row_groups(path: Path, columns: Sequence[str] | None, problems: Problems, s
                         number += 1
                         cells = zip(batch.schema.names, batch.columns, strict=True)
                         yield Row({name: column[at].as_py() for name, column in cells}, number)
+    except FileNotFoundError:
+        raise Unreadable(path, "no such file") from None
     except (pyarrow.ArrowException, OSError) as error:
         raise Unreadable(path, f"not a readable Parquet file ({str(error).splitlines()[0]})", "damaged") from None
 

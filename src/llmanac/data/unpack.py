@@ -78,6 +78,8 @@ def open_binary(path: Path) -> BinaryIO:
             new = bz2.BZ2Decompressor if suffix == ".bz2" else lzma.LZMADecompressor
             return cast(BinaryIO, io.BufferedReader(_Streams(open(path, "rb"), new, padded=suffix == ".xz")))
         return cast(BinaryIO, gzip.open(path)) if suffix == ".gz" else open(path, "rb")
+    except FileNotFoundError:
+        raise Unreadable(path, "no such file") from None
     except OSError as error:
         raise Unreadable(path, f"cannot read it ({error.strerror or error})") from None
 

@@ -127,7 +127,7 @@ def _own(folder: Path, layout: Layout | None) -> tuple[Claim, Weights]:
     weights = _weights(folder, layout)
     spec, vocab_size = read_record(folder, len(weights))
     path = folder / RECORD
-    if getattr(spec, "estimated", False):
+    if spec.estimated:
         raise CheckpointError(f"{path}: spec.name is {spec.name!r}, but config.json says that it has trained weights")
     sizes = {f"spec.{key}": value for key, value in flatten(dump(spec)).items() if type(value) is int}
     return Claim(path, spec, vocab_size, (Names(),), OWN_FIELDS, {**sizes, "vocab_size": vocab_size}), weights

@@ -84,8 +84,6 @@ def read_rows(path: str | Path, problems: CommandProblems | None = None) -> Iter
     """
     path, problems = Path(path), problems or CommandProblems(advice="fix or drop it")
     seen: dict[bool, int] = {}  # whether a column is `text` -> its first line
-    if not path.exists():
-        raise DataError(f"{path}: no such file; give a .jsonl, .csv or .parquet file with {_FORMS}")
     for row in table_rows(path, problems, columns=(*COLUMNS, *OTHER_FORMS)):
         try:
             given = _given(row.values)
