@@ -14,6 +14,7 @@ Papineni et al. 2002; Post 2018, arXiv:1804.08771 (the signature); Chen & Cherry
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -70,10 +71,7 @@ class Spec(MetricSpec):
     ranges = within(Range(1, 16), "order") | within(POSITIVE, "smooth_value")
 
     def build(self, **dims: Any) -> Callable[..., Bleu]:
-        def metric(hypotheses: Sequence[str], references: Sequence[str | Sequence[str]]) -> Bleu:
-            return bleu(hypotheses, references, self)
-
-        return metric
+        return functools.partial(bleu, spec=self)
 
     def signature(self, counts: Sequence[int]) -> str:
         """As sacrebleu writes it."""

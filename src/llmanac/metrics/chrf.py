@@ -12,6 +12,7 @@ Popović 2015, chrF; Popović 2017, chrF++.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,10 +51,7 @@ class Spec(MetricSpec):
     ranges = within(Range(1, 16), "char_order beta") | within(Range(0, 16), "word_order")
 
     def build(self, **dims: Any) -> Callable[..., Measured]:
-        def metric(hypotheses: Sequence[str], references: Sequence[str | Sequence[str]]) -> Measured:
-            return chrf(hypotheses, references, self)
-
-        return metric
+        return functools.partial(chrf, spec=self)
 
     def signature(self, counts: Sequence[int]) -> str:
         """As sacrebleu writes it."""

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
-from llmanac.core.types import ALL, IGNORE, Batch, LossSum, Output, Want
-from llmanac.data.pictures import Pictures
+from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import Context, Memory
 from llmanac.models._pass import read_head
 from llmanac.models.ffn.mlp import Spec as MLP
@@ -34,7 +33,7 @@ from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.models.mixers.cross import Spec as Cross
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Vector, everything, reading
+from llmanac.multimodal._model import Vector, Writing, everything, reading
 from llmanac.multimodal.vit import Spec as ViTSpec
 
 CARD = {
@@ -132,7 +131,7 @@ class GatedLayer(nn.Module):
         return y
 
 
-class Flamingo(MultimodalModel):
+class Flamingo(Writing):
     """See the module."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -203,14 +202,6 @@ class Flamingo(MultimodalModel):
         if state is not None:
             state.advance(ids.shape[1], lengths)
         return found
-
-    def loss(self, batch: Pictures) -> LossSum:
-        """Nats of the answers' tokens, and how many they are."""
-        if batch.ids is None or batch.targets is None:
-            raise RequestError("flamingo: training needs ids and targets")
-        found = self(batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum"))
-        assert found.nll is not None
-        return found.nll, (batch.targets != IGNORE).sum(), {}
 
     def start(self, rows: int) -> Any:
         """An empty state for `rows` rows."""

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
-from llmanac.core.types import LossSum
-from llmanac.data.pictures import Pictures
 from llmanac.models._layers import Embedding, Linear
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.lm.transformer import build_blocks
@@ -28,7 +26,7 @@ from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, run_stack, spread
+from llmanac.multimodal._model import Choosing, Patches, Vector, check_pixels, run_stack, spread
 from llmanac.multimodal.vit import vision_blocks
 
 CARD = {
@@ -93,7 +91,7 @@ class Body(nn.Module):
         self.pooler = Linear(dim, dim, bias=True)
 
 
-class ViLT(MultimodalModel):
+class ViLT(Choosing):
     """See the module."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -131,14 +129,6 @@ class ViLT(MultimodalModel):
         """Scores of the answers (B, K), or what is pooled (B, D)."""
         pooled = torch.tanh(self.model.pooler(self.encode(ids, pixels, lengths)[:, 0]))
         return pooled if self.head is None else self.head(pooled)
-
-    def loss(self, batch: Pictures) -> LossSum:
-        """Cross-entropy of the answers (`labels`), how many there are, and how many are right."""
-        if batch.ids is None or batch.labels is None:
-            raise RequestError("vilt: training needs ids and labels")
-        scores = self(batch.ids, batch.pixels, batch.lengths)
-        right = (scores.argmax(1) == batch.labels).sum()
-        return F.cross_entropy(scores, batch.labels, reduction="sum"), len(batch), {"accuracy": right}
 
 
 class Answers(nn.Module):

@@ -20,14 +20,13 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
-from llmanac.core.types import ALL, IGNORE, Batch, LossSum, Output, Want
-from llmanac.data.pictures import Pictures
+from llmanac.core.types import ALL, IGNORE, Batch, Output, Want
 from llmanac.models._layers import Linear
 from llmanac.models.ffn.mlp import MLP
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel
+from llmanac.multimodal._model import Writing
 from llmanac.multimodal._q_former import QFormer, QFormerSpec
 from llmanac.multimodal.vit import Spec as ViTSpec
 
@@ -78,7 +77,7 @@ class Spec(MultimodalSpec):
         return VLM(self, vocab_size)
 
 
-class VLM(MultimodalModel):
+class VLM(Writing):
     """See the module."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -154,14 +153,6 @@ class VLM(MultimodalModel):
             batch = replace(batch, mask="prefix", prefix=prefix)
         found: Output = self.text(batch, state, want)
         return found
-
-    def loss(self, batch: Pictures) -> LossSum:
-        """Nats of the answers' tokens, how many they are, and how many come first by their probability."""
-        if batch.ids is None or batch.targets is None:
-            raise RequestError("vlm: training needs ids and targets")
-        found = self(batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum"))
-        assert found.nll is not None
-        return found.nll, (batch.targets != IGNORE).sum(), {}
 
     def start(self, rows: int) -> Any:
         """An empty state for `rows` rows."""
