@@ -33,7 +33,7 @@ from llmanac.models._masks import of_batch
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.positions import Position
-from llmanac.multimodal import MultimodalSpec
+from llmanac.multimodal import PatchesSpec
 from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, join
 from llmanac.multimodal.samplers import TRAINED, Predicts, SamplerSpec, Schedule, signal
 from llmanac.multimodal.samplers.ddim import Spec as DDIM
@@ -51,7 +51,7 @@ WAVES = 256  # of a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MultimodalSpec):
+class Spec(PatchesSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; heads: of attention; width: of the feed-forward layer.
 
     predicts: what the model finds; schedule: of the noise in training; drop: share of the rows that train without
@@ -60,11 +60,7 @@ class Spec(MultimodalSpec):
     position: what tells patches apart, fixed waves or learned vectors (few patches have nearly the same waves).
     """
 
-    image: int = 32
     patch: int = 4
-    channels: int = 3
-    dim: int = 128
-    layers: int = 4
     heads: int = 4
     width: int | None = None
     predicts: Predicts = "velocity"
@@ -73,12 +69,10 @@ class Spec(MultimodalSpec):
     weight: float = 1.0
     position: Literal["waves", "learned"] = "waves"
 
-    ranges = within(COUNT, "image patch channels layers heads weight") | within(PART, "drop")
+    ranges = within(COUNT, "heads weight") | within(PART, "drop")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image % self.patch:
-            raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
         if self.dim < 4 or self.dim % 4 or self.dim % self.heads:
             raise SpecError(f"dim: {self.dim} must be a multiple of 4 and of heads, {self.heads}")
 

@@ -25,7 +25,7 @@ from llmanac.models.lm.transformer import build_blocks
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
-from llmanac.multimodal import MultimodalSpec
+from llmanac.multimodal import PatchesSpec
 from llmanac.multimodal._model import Choosing, Patches, Vector, check_pixels, run_stack, spread
 from llmanac.multimodal.vit import vision_blocks
 
@@ -38,35 +38,28 @@ PARTS = 2  # modalities, and texts of a pair
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MultimodalSpec):
+class Spec(PatchesSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; blocks: the pattern that repeats to L.
 
     max_length: of a text; answers: K, 0 for a model that gives `pooled` alone.
     """
 
-    image: int = 32
-    patch: int = 8
-    channels: int = 3
-    dim: int = 128
-    layers: int = 4
     blocks: tuple[BlockSpec, ...] = field(default_factory=vision_blocks)
     norm: NormSpec = field(default_factory=LayerNorm)
     max_length: int = 40
     answers: int = 0
 
-    ranges = within(COUNT, "image patch channels dim layers max_length") | within(NOT_NEGATIVE, "answers")
+    ranges = within(COUNT, "max_length") | within(NOT_NEGATIVE, "answers")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image % self.patch:
-            raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
 
     @property
     def tokens(self) -> int:
         """Patches and the class token."""
-        return (self.image // self.patch) ** 2 + 1
+        return self.patches + 1
 
     def build(self, *, vocab_size: int, **dims: Any) -> ViLT:
         """vocab_size: of the text."""

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.core.ranges import COUNT, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
 from llmanac.models.blocks import BlockSpec
@@ -33,7 +32,7 @@ from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import PositionSpec
 from llmanac.models.positions.learned import Spec as Learned
-from llmanac.multimodal import MultimodalSpec
+from llmanac.multimodal import PatchesSpec
 from llmanac.multimodal._model import (
     MultimodalModel,
     Patches,
@@ -58,19 +57,14 @@ def vision_blocks(activation: Any = "gelu", heads: int = 4) -> tuple[BlockSpec, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MultimodalSpec):
-    """image: pixels a side; patch: p; channels: C; dim: D; layers: L; blocks: the pattern that repeats to L.
+class Spec(PatchesSpec):
+    """blocks: the pattern that repeats to L; image, patch, ...: see the base.
 
     pool: class, mean, attention, or none for patches alone (a class token is there for `class` only);
     patch_bias: of the patches' product; embedding_norm: before the first block; final_norm: `pooled` norms the class
     token alone (CLIP), `all` everything, before it is pooled.
     """
 
-    image: int = 32
-    patch: int = 8
-    channels: int = 3
-    dim: int = 128
-    layers: int = 4
     blocks: tuple[BlockSpec, ...] = field(default_factory=vision_blocks)
     position: PositionSpec = field(default_factory=Learned)
     norm: NormSpec = field(default_factory=LayerNorm)
@@ -79,21 +73,12 @@ class Spec(MultimodalSpec):
     embedding_norm: Literal["none", "model"] = "none"
     final_norm: Literal["all", "pooled"] = "all"
 
-    ranges = within(COUNT, "image patch channels dim layers")
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.image % self.patch:
-            raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
         if self.final_norm == "pooled" and self.pool != "class":
             raise SpecError(f"final_norm: pooled is of a class token, and pool is {self.pool}")
-
-    @property
-    def patches(self) -> int:
-        """N."""
-        return (self.image // self.patch) ** 2
 
     @property
     def tokens(self) -> int:

@@ -23,6 +23,7 @@ from llmanac.data.documents import Document
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.mixers._heads import HeadsSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
@@ -163,7 +164,7 @@ class RecipeSpec(RunSpec):
         model: Any = self.model
         paths = []
         if plans_size(recipe):
-            heads = [number for number, block in enumerate(model.blocks) if hasattr(block.mixer, "heads")]
+            heads = [number for number, block in enumerate(model.blocks) if isinstance(block.mixer, HeadsSpec)]
             paths = ["model.dim", "model.layers", *(f"model.blocks.{number}.mixer.heads" for number in heads)]
         if getattr(model, "max_length", None) is not None:
             paths.append("model.max_length")

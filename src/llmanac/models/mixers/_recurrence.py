@@ -8,8 +8,8 @@ float64 the walk is a compiled kernel (`kernels/nn/recurrence.py`); `cell` is th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class RecurrenceSpec(MixerSpec):
     hidden: int | None = None
 
     ranges = within(COUNT, "hidden")
+
+    def resolved(self, dim: int) -> Self:
+        return replace(self, hidden=self.hidden or dim)
 
 
 class Recurrence(Mixer):
