@@ -80,6 +80,8 @@ def open_binary(path: Path) -> BinaryIO:
         return cast(BinaryIO, gzip.open(path)) if suffix == ".gz" else open(path, "rb")
     except FileNotFoundError:
         raise Unreadable(path, "no such file") from None
+    except IsADirectoryError:
+        raise Unreadable(path, "is a folder; give a file") from None
     except OSError as error:
         raise Unreadable(path, f"cannot read it ({error.strerror or error})") from None
 
