@@ -28,7 +28,7 @@ class ArmText:
         return {"name": self.name, **dict(self.fields)} if self.fields else self.name
 
 
-def split_outside(text: str, separator: str = ",") -> list[str]:
+def split_outside(text: str) -> list[str]:
     """Split at commas outside quotes, braces and brackets.
 
     Raises:
@@ -45,7 +45,7 @@ def split_outside(text: str, separator: str = ",") -> list[str]:
             closers.append(pairs[letter])
         elif closers and letter == closers[-1]:
             closers.pop()
-        elif letter == separator and not closers:
+        elif letter == "," and not closers:
             pieces.append(current)
             current = ""
             continue

@@ -250,12 +250,12 @@ def held_out(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list
     return found if not all(found) else [False] * len(found)
 
 
-def few(count: int, flag: str = "--held-out") -> str | None:
+def few(count: int) -> str | None:
     """A warning where what is measured is measured on too few rows to mean much."""
     if count == 1:
-        return f"note: measured on 1 held-out row, which gives no interval; hold out more with {flag}"
+        return "note: measured on 1 held-out row, which gives no interval; hold out more with --held-out"
     if 0 < count < 20:
-        return f"note: measured on {count} held-out rows only, which says little; hold out more with {flag}"
+        return f"note: measured on {count} held-out rows only, which says little; hold out more with --held-out"
     return None
 
 
