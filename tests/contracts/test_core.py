@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from llmanac.core import catalogue, files, registry, spec
 from llmanac.core.describe import describe
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.core.ranges import Range, within
 
 METHODS = [(kind, name) for kind in registry.KINDS for name in registry.methods(kind)]
 
@@ -50,6 +52,33 @@ def test_a_wrong_field_names_its_path_and_the_nearest(kind: str, name: str) -> N
     with pytest.raises(SpecError, match=f"here.{wrong}: no such field") as error:
         spec.make_method(kind, {"name": name, wrong: 1}, "here")
     assert not own or repr(own[0]) in str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS)
+def test_a_number_outside_its_range_names_its_field(kind: str, name: str) -> None:
+    made = spec.make_method(kind, name)
+    assert made.ranges.keys() <= {f.name for f in fields(made)}
+    for field, allowed in made.ranges.items():
+        inside = allowed.low + 1 if allowed.high == math.inf else (allowed.low + allowed.high) / 2
+        assert inside in allowed and (allowed.low in allowed) != allowed.above
+        for bad in (allowed.low - 1, allowed.high + 1, math.nan, math.inf, *([allowed.low] if allowed.above else [])):
+            value = (inside, bad) if isinstance(getattr(made, field), tuple) else bad
+            with pytest.raises(SpecError, match=f"^{field}: {re.escape(str(bad))} must be {allowed}$"):
+                replace(made, **{field: value})
+
+
+def test_ranges_are_those_of_the_base_and_ones_own() -> None:
+    class Base(spec.Spec):
+        ranges = within(Range(1), "a")
+
+    class Own(Base):
+        ranges = within(Range(0, 1, above=True), "b")
+
+    assert {name: str(allowed) for name, allowed in Own.ranges.items()} == {
+        "a": "at least 1", "b": "above 0 and at most 1",
+    }  # fmt: skip
+    found = [made for kind, name in METHODS if (made := spec.make_method(kind, name)).ranges]
+    assert len(found) > 100 and sum(len(made.ranges) for made in found) > 250
 
 
 def test_an_unknown_method_names_the_nearest() -> None:

@@ -137,7 +137,7 @@ def test_refuses_what_is_not_positive(name, field):
     made = spec.make_method("optimizer", {"name": name})
     if not hasattr(made, field):
         pytest.skip(f"{name} has no {field}")
-    with pytest.raises(SpecError, match=f"{field}: 0.0 is not above 0"):
+    with pytest.raises(SpecError, match=f"{field}: 0.0 must be above 0"):
         spec.make_method("optimizer", {"name": name, field: 0.0})
 
 

@@ -27,6 +27,7 @@ from llmanac.core.spec import make_method
 from llmanac.data import readers
 from llmanac.data.quarantine import Problems
 from llmanac.data.sources.hub import choose_files
+from llmanac.data.unpack import TABLES
 
 TEXTS = ["First text.\nSecond line.", "Zweiter Text mit Größe", 'third, with "quotes" and a\ttab']
 
@@ -95,6 +96,15 @@ def test_folder_is_read_recursively_in_order_and_can_be_narrowed(tmp_path: Path)
     assert texts(files(tmp_path / "a.txt", tmp_path)) == ["one", "code", "two"], "a file named twice is read once"
     with pytest.raises(DataError, match=r"no file in this folder .*\.bin.*include"):
         files(tmp_path, include=["*.rs"]).documents().__next__()
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", TABLES)
+def test_a_table_that_is_not_there_is_said_so(kind: str, packed: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows{kind}{packed}"
+    with pytest.raises(DataError) as error:
+        list(readers.table_rows(path, Problems()))
+    assert str(error.value) == f"{path}: no such file" and error.value.place == path
 
 
 def test_columns_groups_and_licence(tmp_path: Path) -> None:

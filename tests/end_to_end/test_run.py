@@ -162,8 +162,8 @@ def test_fine_tuning_on_pairs_from_a_file(text: Path, tmp_path: Path) -> None:
     assert base.read_bytes() != model.read_bytes()
     assert not any("chat" in line for line in done.results["next"])  # pairs of plain text teach no chat template
     assert llmanac.load_tokenizer(done.folder / "model").chat_template is None
-    pairs.write_text('{"question": "a", "answer": "b"}\n' * 3, "utf-8")
-    with pytest.raises(DataError, match=r"pairs\.jsonl:1: needs `messages`, or `prompt` and `completion`"):
+    pairs.write_text('{"asked": "a", "answer": "b"}\n' * 3, "utf-8")
+    with pytest.raises(DataError, match=r"pairs\.jsonl:1: needs `messages`, `prompt` and `completion`, or `text`"):
         llmanac.run(tuned, folder=tmp_path / "wrong")
 
 

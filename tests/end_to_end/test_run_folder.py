@@ -220,22 +220,15 @@ def test_a_folder_of_another_form_says_so(kind: str, other: str, tmp_path: Path)
         RunFolder(place).held(recipe(other), resume=True).__enter__()
 
 
-@pytest.mark.parametrize("kind", ["TuneSpec", "AlignSpec", "RlhfSpec", "MultimodalRecipe"])
-def test_folders_of_earlier_versions_resume(kind: str, tmp_path: Path) -> None:
-    """A tuning had recipe.toml alone, a run in stages its patches in changes.json."""
-    path = CHANGES[kind]
-    place = begin(tmp_path / "run", kind, **{path: 512}).place
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recipe_without_its_state_is_no_run_and_stays(kind: str, tmp_path: Path) -> None:
+    place = begin(tmp_path / "run", kind).place
     (place / "run.json").unlink()
-    if kind in ("RlhfSpec", "MultimodalRecipe"):
-        files.write_json(place / "changes.json", {path: 512})
-        form, _ = asked_for(DATA[kind], {})
-        again = RunFolder(place).patched(lambda before: recipe(kind, **before), form.kind)
-    else:
-        again = recipe(kind, **{path: 512})
-    with RunFolder(place).held(again, resume=True) as found:
-        assert found.spec == again.spec
-    with pytest.raises(SpecError, match=rf"{path} \(was 512(\.0)?, now 600(\.0)?\)"):
-        RunFolder(place).held(recipe(kind, **{path: 600}), resume=True).__enter__()
+    with pytest.raises(LlmanacError, match="there is no run to resume"):
+        RunFolder(place).held(recipe(kind), resume=True).__enter__()
+    with pytest.raises(LlmanacError, match="is there already and is no run"):
+        RunFolder(place).held(recipe(kind), resume=False).__enter__()
+    assert (place / "recipe.toml").is_file()
 
 
 def test_a_pretraining_run_may_change_what_nothing_depends_on_until_it_is_planned(tmp_path: Path) -> None:

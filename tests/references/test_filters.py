@@ -110,7 +110,7 @@ def test_no_limit_is_zero_and_less_is_refused() -> None:
     assert ours(build("stage", "gopher-quality", min_words=0, min_stop_words=0), "only four real words") == (
         True, "only four real words",
     )  # fmt: skip
-    with pytest.raises(SpecError, match=r"max_lines: -1\.0 is negative"):
+    with pytest.raises(SpecError, match=r"max_lines: -1\.0 must be at least 0"):
         build("stage", "gopher-repetition", max_lines=-1.0)
     with pytest.raises(SpecError, match="min_words"):
         build("stage", "gopher-quality", min_words=-1)

@@ -79,5 +79,5 @@ def test_the_two_differ_and_both_differ_from_nothing():
 def test_eps_must_be_positive():
     with pytest.raises(SpecError, match=r"norm/rmsnorm\.eps: 0\.0 must be above 0"):
         build("norm", "rmsnorm", dim=DIM, eps=0.0)
-    with pytest.raises(SpecError, match=r"norm/layernorm\.eps: 5\.0 must be below 1"):
+    with pytest.raises(SpecError, match=r"norm/layernorm\.eps: 5\.0 must be above 0 and below 1"):
         build("norm", "layernorm", dim=DIM, eps=5.0)

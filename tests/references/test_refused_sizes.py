@@ -45,8 +45,8 @@ def test_other_kinds():
     for kind, data, message in (
         ("stage", {"name": "gopher-repetition", "top_n_grams": [0.1] * 100}, "top_n_grams: 100 sizes"),
         ("lm", {"name": "ngram", "order": 1000}, "order: 1000 is not between 1 and 20"),
-        ("smoothing", {"name": "good-turing", "largest": 10**9}, "largest: 1000000000 is not between 2 and 50"),
-        ("stage", {"name": "minhash", "permutations": 10**9}, "permutations: 1000000000 is not from 2 to 4096"),
+        ("smoothing", {"name": "good-turing", "largest": 10**9}, "largest: 1000000000 must be from 2 to 50"),
+        ("stage", {"name": "minhash", "permutations": 10**9}, "permutations: 1000000000 must be from 2 to 4096"),
     ):
         with pytest.raises(SpecError, match=message):
             make_method(kind, data)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from llmanac.adapters import AdapterSpec, Transform
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import Range, within
 from llmanac.models._layers import Linear, init_normal
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state import DecodingState
@@ -28,9 +29,7 @@ class LeadSpec(AdapterSpec):
     tokens: int = 20
     start: Literal["text", "normal"] = "text"
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.tokens <= MOST:
-            raise SpecError(f"tokens: {self.tokens} is not from 1 to {MOST:,}")
+    ranges = within(Range(1, MOST), "tokens")
 
 
 class Encoder(nn.Module):

@@ -29,6 +29,7 @@ class ProductSpec(AdapterSpec):
     targets: tuple[str, ...] = ("all-linear",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.targets:
             raise SpecError("targets: needs at least one pattern, for example all-linear")
 

@@ -155,8 +155,11 @@ def _read_lead(model: Any, adapter: Adapter, name: str) -> Transform:
             )
         rows = weights.take(EMBEDDINGS).to(own)
         rows = rows[:, transform.columns()] if isinstance(transform, Prefix) else rows
-        transform.load_state({f"{NAME}.weight": rows})
-    except CheckpointError as error:
+        try:
+            transform.load_state({f"{NAME}.weight": rows})
+        except CheckpointError as error:
+            raise CheckpointError(error, place=entry.path) from error
+    except CheckpointError:
         transform.remove()
-        raise error if str(error).startswith(str(entry.path)) else CheckpointError(f"{entry.path}: {error}") from error
+        raise
     return cast(Transform, transform)

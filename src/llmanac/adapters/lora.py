@@ -35,6 +35,7 @@ from llmanac.adapters._names import together
 from llmanac.adapters._products import EMBEDDING, Merged, Part, ProductSpec, ProductTransform
 from llmanac.adapters._tokens import TokenPart, TokenRows
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, PART, POSITIVE, within
 from llmanac.models._layers import Changeable, Embedding, upcast
 from llmanac.models._quantized import dense, product
 
@@ -66,14 +67,10 @@ class Spec(ProductSpec):
     tokens: tuple[int, ...] = ()
     copies: tuple[str, ...] = ()
 
+    ranges = within(COUNT, "rank") | within(POSITIVE, "alpha") | within(PART, "dropout")
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rank < 1:
-            raise SpecError(f"rank: {self.rank} must be at least 1")
-        if not self.alpha > 0:
-            raise SpecError(f"alpha: {self.alpha} must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise SpecError(f"dropout: {self.dropout} is not in [0, 1)")
         if len(set(self.tokens)) < len(self.tokens) or any(id < 0 for id in self.tokens):
             raise SpecError("tokens: expected ids from 0 on, each once")
 

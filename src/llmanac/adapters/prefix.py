@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llmanac.adapters._lead import Encoder, LeadSpec, LeadTransform, Projected, state_without
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state.kv import KVCache
 from llmanac.models.state.ring import RingCache
@@ -41,10 +42,7 @@ class Spec(LeadSpec):
 
     projection: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.projection is not None and self.projection < 1:
-            raise SpecError(f"projection: {self.projection} must be at least 1")
+    ranges = within(COUNT, "projection")
 
     def build(self, *, seed: int = 0, **dims: Any) -> Prefix:
         return Prefix(self, seed)

@@ -153,11 +153,10 @@ def _domains(manifest: Mapping[str, Any]) -> Iterator[str]:
     for name, drawn in mixed["drawn"].items():
         shares = [f"{by[name] / totals[of]:.1%} of the {of}" for of, by in counts.items() if name in by]
         line = ", ".join(reversed(shares) if unit == "bytes" else shares)
-        if "targets" in mixed:  # a build of an earlier version does not have them
-            target = mixed["targets"][name]
-            line = f"target {target:.1%}, written {line}"
-            if unit == "bytes" and abs(counts["bytes"][name] / totals["bytes"] - target) > OFF_TARGET:
-                line += f" (a document is drawn whole, and its longest has {_size(mixed['longest'][name])})"
+        target = mixed["targets"][name]
+        line = f"target {target:.1%}, written {line}"
+        if unit == "bytes" and abs(counts["bytes"][name] / totals["bytes"] - target) > OFF_TARGET:
+            line += f" (a document is drawn whole, and its longest has {_size(mixed['longest'][name])})"
         line += f"; {drawn:,} drawn, {mixed['epochs'][name]:.2f} times"
         if left := mixed["not_drawn"][name]:
             line += f"; {left:,} not drawn"

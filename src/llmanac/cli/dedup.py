@@ -38,7 +38,7 @@ def dedup_command(
             on_error=on_error, max_bytes=read_size(max_bytes, "--max-bytes"), include=include or (),
         )  # fmt: skip
     except DataError as error:  # a stage has a field `memory`; here it is a flag
-        raise (DataError(f"--{error}") if str(error).startswith("memory: ") else error) from None
+        raise (DataError(f"--{error}") if error.field == "memory" else error) from None
     if as_json:
         print(json.dumps(done.report))
         return

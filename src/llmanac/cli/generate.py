@@ -142,11 +142,11 @@ def _method(text: str) -> Any:
     from llmanac.core.spec import make_method
     from llmanac.lab.arms import parse_arm
 
+    arm = parse_arm(text, "--decoding")
     try:
-        arm = parse_arm(text)
         return make_method("decoding", {"name": arm.name, **dict(arm.fields)})
     except SpecError as error:
-        raise SpecError(f"--decoding: {str(error).removeprefix('--arms ')}") from None
+        raise SpecError(f"--decoding: {error}") from None
 
 
 def _file(

@@ -7,10 +7,42 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+# how a message begins that names a field, an option or an argument by its dotted path
+_FIELD = re.compile(r"([A-Za-z_][\w.\[\]]*): ")
 
 
 class LlmanacError(Exception):
-    """An error that the user can fix: the message names the file, line, field or flag, and says what to do."""
+    """An error that the user can fix: the message names the file, line, field or flag, and says what to do.
+
+    Programs read these attributes, never the message.
+
+    Args:
+        message: begins with the field's dotted path and a colon where there is one.
+
+    Attributes:
+        place: the file that the message begins with, and its line where it is known; None where none was given.
+        field: the field that the message names; reason: what it says of it.
+        code: the reason in one word, where it has one.
+    """
+
+    def __init__(self, message: object = "", *, place: object = None, code: str | None = None) -> None:
+        text = str(message)
+        named = _FIELD.match(text)
+        self.place, self.code = place, code
+        self.field = None if named is None else named[1]
+        self.reason = text if named is None else text[named.end() :]
+        super().__init__(text if place is None else f"{place}: {text}")
+
+    def __reduce__(self) -> tuple[Any, ...]:  # whatever a subclass is made from: it crosses processes as it is
+        return _as_it_was, (type(self), self.args, self.__dict__)
+
+
+def _as_it_was(kind: type[LlmanacError], args: tuple[Any, ...], state: dict[str, Any]) -> LlmanacError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class SpecError(LlmanacError, ValueError):
@@ -35,6 +67,12 @@ class TrainingError(LlmanacError, RuntimeError):
 
 class RequestError(LlmanacError, ValueError):
     """A request to the engine or the server that cannot be served (a prompt longer than the context, ...)."""
+
+
+def too_long(field: str, tokens: int, context: int) -> RequestError:
+    """The error for a request of more tokens than the model reads."""
+    message = f"{field}: {tokens} tokens do not fit the model's context of {context}; shorten it"
+    return RequestError(message, code="context_length_exceeded")
 
 
 _SHORT = reprlib.Repr()

@@ -15,6 +15,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import warnings
 from collections.abc import Iterator
@@ -209,11 +210,10 @@ def build(kind: str, name: str, /, **choices: Any) -> Any:
     dims = {k: v for k, v in choices.items() if k not in own}
     made = spec.from_data({**method.defaults, **chosen}, f"{kind}/{name}")
     try:
-        return made.build(**dims)
+        inspect.signature(made.build).bind(**dims)
     except TypeError as error:
-        if "argument" not in str(error):
-            raise
         raise SpecError(f"{kind}/{name}: {error} (choices: {', '.join(sorted(own)) or 'none'})") from error
+    return made.build(**dims)
 
 
 @functools.cache

@@ -43,7 +43,6 @@ from llmanac.core.progress import time_without_once
 from llmanac.core.spec import Spec
 
 STATE, RECIPE, RESOLVED, RESULTS, LOCK = "run.json", "recipe.toml", "resolved.toml", "results.json", ".lock"
-CHANGES = "changes.json"  # of earlier versions: what `patches` of run.json is
 FORMAT_VERSION = 2
 RUNS = Path("runs")
 
@@ -161,9 +160,6 @@ class RunFolder:
         if state is None:
             return None
         data = state["recipe"] if "recipe" in state else files.read_toml(self.place / RECIPE)  # earlier versions' run
-        patches = state.get("patches")
-        if patches is None:
-            patches = files.read_table(self.place / CHANGES) if (self.place / CHANGES).is_file() else {}
         try:
             made = spec.make(kind, data)
         except SpecError as error:
@@ -171,13 +167,13 @@ class RunFolder:
                 f"{self.place}: holds a run of another kind of recipe ({error}); resume it with its own, or give "
                 f"another {self.flag}"
             ) from None
-        return Recipe(made, frozenset(state.get("stated", spec.flatten(data))), patches)
+        return Recipe(made, frozenset(state["stated"]), state.get("patches", {}))
 
     def read(self) -> dict[str, Any] | None:
-        """run.json, empty where an earlier version wrote none; None where the folder holds no run."""
+        """run.json; None where the folder holds no run."""
         file, has_recipe = self.place / STATE, (self.place / RECIPE).is_file()
         if not file.is_file():
-            return {} if has_recipe else None
+            return None
         state = files.read_table(file)
         kinds = {"stated": list, "patches": dict, "recipe": dict}
         if "stated" not in state or not all(isinstance(state.get(key, kind()), kind) for key, kind in kinds.items()):

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, nearest, shown
+from llmanac.core.ranges import Range
 
 MOST = (1 << 63) - 1  # the largest absolute value of an integer
 S = TypeVar("S", bound="Spec")
@@ -29,11 +30,24 @@ class Spec:
     """Plain, hashable data that describes one component; subclasses add at most 12 fields and a `build(**dims)`.
 
     `kind` is set by the base Spec of a kind; a concrete Spec's name is the name of its file. `renamed` maps the
-    fields' former names to those of today: files and patches that use them are still read.
+    fields' former names to those of today: files and patches that use them are still read. `ranges` says which
+    numbers a field may hold, and each item of a tuple; None is in every range. A subclass has its base's ranges too.
     """
 
     kind: ClassVar[str] = ""
     renamed: ClassVar[Mapping[str, str]] = {}
+    ranges: ClassVar[Mapping[str, Range]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls.ranges = {**cls.__base__.ranges, **cls.ranges}  # type: ignore[union-attr]
+
+    def __post_init__(self) -> None:
+        """Raises SpecError for a number that is not in its range. A subclass that checks more calls this first."""
+        for name, range in self.ranges.items():
+            value = getattr(self, name)
+            for one in value if isinstance(value, tuple) else (value,):
+                if one is not None and one not in range:
+                    raise SpecError(f"{name}: {one} must be {range}")
 
     @property
     def name(self) -> str:
@@ -107,11 +121,10 @@ def _check_field(key: str, hints: Mapping[str, Any], path: str) -> None:
         raise SpecError(f"{_join(path, key[:60])}: no such field{nearest(key, hints)} (has: {has})")
 
 
-def _below(error: SpecError, fields: typing.Iterable[str], path: str) -> SpecError:
+def _below(error: SpecError, fields: typing.Collection[str], path: str) -> SpecError:
     """The error of a Spec's own check, with the path of the Spec before the field that it names."""
-    own = str(error)
-    named = any(own.startswith((f"{field}: ", f"{field}.")) for field in fields)
-    return SpecError(_join(path, own) if named else f"{path}: {own}" if path else own)
+    named = error.field is not None and error.field.partition(".")[0] in fields
+    return SpecError(_join(path, error) if named else f"{path}: {error}" if path else error)
 
 
 def _join(path: str, key: object) -> str:
@@ -223,9 +236,8 @@ def _patch_one(node: Any, steps: list[str], value: Any, path: str) -> Any:
     try:
         return dataclasses.replace(node, **{step: new})
     except SpecError as error:
-        own = str(error)
-        names_field = own.startswith((f"{step}: ", f"{step}."))
-        raise SpecError(_join(path, own) if names_field else f"{here}: {own}") from None
+        names_field = error.field is not None and error.field.partition(".")[0] == step
+        raise SpecError(_join(path, error) if names_field else f"{here}: {error}") from None
 
 
 def _default_of(hint: Any, path: str, given: Mapping[str, Any]) -> Any:

@@ -44,7 +44,7 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
         ):
             for number, member in enumerate(archive.infolist()):
                 if number == MEMBERS:
-                    raise Unreadable(f"{path}: more than {MEMBERS:,} files; what follows is left out", code="bomb")
+                    raise Unreadable(path, f"more than {MEMBERS:,} files; what follows is left out", code="bomb")
                 if member.filename.endswith("/"):  # a name may be empty, which `is_dir` cannot read
                     continue
                 clean = clean_name(member.filename)
@@ -79,8 +79,8 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
                 try:
                     yield from read(file, f"{shown}/{name}", inside)
                 except Unreadable as error:  # the archive's other files are good
-                    inside.report(path, None, str(error).removeprefix(f"{file}: "), code=error.code)
+                    inside.report(path, None, error.reason, code=error.code)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise Unreadable(f"{path}: not a readable zip archive ({error})", code="damaged") from None
+        raise Unreadable(path, f"not a readable zip archive ({error})", code="damaged") from None

@@ -42,7 +42,7 @@ def check_columns(path: Path, names: Sequence[str], wanted: Sequence[str] | None
     for name in names:
         if name in seen and (wanted is None or name in wanted):
             raise Unreadable(
-                f"{path}: the column {name[:SHOWN_NAME]!r} is there twice; rename one of the two", "two-columns"
+                path, f"the column {name[:SHOWN_NAME]!r} is there twice; rename one of the two", "two-columns"
             )
         seen.add(name)
 

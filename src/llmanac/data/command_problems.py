@@ -128,7 +128,7 @@ def up_to_damage(rows: Iterable[T], path: Path, problems: Problems) -> Iterator[
     except Unreadable as error:
         if problems.on_error == "fatal":
             raise
-        problems.report(path, None, str(error).removeprefix(f"{path}: "), code=error.code)
+        problems.report(path, None, error.reason, code=error.code)
 
 
 def save_and_tell(problems: Problems) -> dict[str, int | str] | None:

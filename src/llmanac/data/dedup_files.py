@@ -232,8 +232,9 @@ def _made(method: str, patches: Sequence[str]) -> tuple[StageSpec, CorpusStage]:
     try:
         return spec, build_corpus_stage(spec)
     except SpecError as error:
-        hint = f"; use one of {', '.join(METHODS)}" if str(error).startswith("stage: ") else ""
-        raise SpecError(f"--method: {str(error).removeprefix('stage: ')}{hint}") from None
+        if error.field != "stage":
+            raise SpecError(f"--method: {error}") from None
+        raise SpecError(f"--method: {error.reason}; use one of {', '.join(METHODS)}") from None
 
 
 def _grouped(inputs: Sequence[Input]) -> list[Sequence[Input]]:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from llmanac.core.errors import DataError
 from llmanac.data.columns import Row, column_places, no_column
-from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
+from llmanac.data.command_problems import CommandProblems, up_to_damage
 from llmanac.data.lines import lines
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import csv_rows, table_rows
-from llmanac.data.texts import check_plain_or_table
-from llmanac.data.unpack import TABLES, format_of
+from llmanac.data.texts import is_table
+from llmanac.data.unpack import format_of
 
 
 class Item(NamedTuple):
@@ -74,13 +74,10 @@ def read_items(
 def _rows(
     path: Path, columns: Sequence[str], unseen: set[str], problems: Problems
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
-    check_plain_or_table(path)
-    check_packed(path, problems)
-    kind = format_of(path)
-    if kind not in TABLES:
+    if not is_table(path, problems):
         yield from ((line, (text,)) for line, text in lines(path, problems) if text.strip())
         return
-    places = column_places(columns) if kind in (".csv", ".tsv") else None
+    places = column_places(columns) if format_of(path) in (".csv", ".tsv") else None
     if places is not None:
         yield from _headless(path, places, problems)
         return

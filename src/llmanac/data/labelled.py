@@ -22,11 +22,11 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.data.columns import check_columns, column_places, no_column
-from llmanac.data.command_problems import CommandProblems, check_packed, up_to_damage
+from llmanac.data.command_problems import CommandProblems, up_to_damage
 from llmanac.data.lines import lines as numbered_lines
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
-from llmanac.data.texts import check_plain_or_table
+from llmanac.data.texts import is_table
 from llmanac.data.unpack import TABLES, format_of
 
 SHOWN = 60  # characters of a value that a message shows
@@ -95,8 +95,7 @@ def read_rows(path: Path, *, text: str, problems: Problems) -> list[tuple[str, d
     Raises:
         DataError: a file that cannot be read, a row without the column, a column that is there twice, or no row.
     """
-    _exists(path)
-    check_packed(path, problems)
+    is_table(path, problems)
     out = []
     for line, row in _rows(path, [text], problems, every=True):
         try:
@@ -111,8 +110,7 @@ def read_rows(path: Path, *, text: str, problems: Problems) -> list[tuple[str, d
 def read_lines(path: Path, problems: Problems | None = None) -> list[tuple[int, str]]:
     """The lines of a file that is no table, with their numbers. Raises DataError where there is none."""
     problems = CommandProblems() if problems is None else problems
-    _exists(path)
-    check_packed(path, problems)
+    is_table(path, problems)
     found = list(numbered_lines(path, problems))
     if not found:
         raise _nothing(path, "text", problems)
@@ -153,18 +151,10 @@ def _nothing(path: Path, what: str, problems: Problems) -> DataError:
 
 def _pairs(path: Path, text: str, label: str, problems: Problems) -> Iterator[tuple[int, Any, Any]]:
     """(line, text, label) as they are in the file."""
-    _exists(path)
-    check_packed(path, problems)
-    if format_of(path) in TABLES:
+    if is_table(path, problems):
         yield from ((line, row[text], row[label]) for line, row in _rows(path, [text, label], problems))
     else:
         yield from _label_first(numbered_lines(path, problems), path, problems)
-
-
-def _exists(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder; give a file' if path.is_dir() else 'no such file'}")
-    check_plain_or_table(path)
 
 
 def _rows(

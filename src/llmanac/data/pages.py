@@ -86,7 +86,7 @@ def _need(module: str, what: str, path: Path) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise MissingLibrary(f"{path}: {module} is not installed, which reads {what}; run `{INSTALL}`") from None
+        raise MissingLibrary(path, f"{module} is not installed, which reads {what}; run `{INSTALL}`") from None
 
 
 def _held(path: Path, problems: Problems) -> bytes | None:
@@ -179,7 +179,7 @@ def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
     except DataError:
         raise
     except OSError as error:
-        raise Unreadable(f"{path}: cannot read it ({error.strerror or error})") from None
+        raise Unreadable(path, f"cannot read it ({error.strerror or error})") from None
     except Exception as error:  # warcio's errors, zlib's, and what a damaged record leads to
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         problems.report(path, number + 1, f"not a readable WARC record ({reason})", code="damaged")

@@ -46,18 +46,20 @@ class Bounds:
 
 
 class Unreadable(DataError):
-    """A file that cannot be used from some place on; `code` is the reason in one word, as the counts name it."""
+    """A file (`place`) that cannot be used from some place on; its `code` is as the counts name the reason."""
 
-    def __init__(self, message: str, code: str = "unreadable") -> None:
-        super().__init__(message)
-        self.code = code
+    code: str
+
+    def __init__(self, place: object, reason: str, code: str = "unreadable") -> None:
+        super().__init__(reason, place=place, code=code)
+        self.reason = reason
 
 
 class MissingLibrary(Unreadable):
     """A file of a format whose library is not installed."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "not-installed")
+    def __init__(self, place: object, reason: str) -> None:
+        super().__init__(place, reason, "not-installed")
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _parquet(path: Path, columns: Sequence[str] | None, problems: Problems, span
         try:
             yield from _row_groups(plain, columns, problems, span)
         except Unreadable as error:
-            raise Unreadable(str(error).replace(str(plain), str(path)), error.code) from None
+            raise Unreadable(path, error.reason, error.code) from None
 
 
 def _row_groups(path: Path, columns: Sequence[str] | None, problems: Problems, span: Span | None) -> Iterator[Row]:
@@ -150,8 +150,10 @@ def _row_groups(path: Path, columns: Sequence[str] | None, problems: Problems, s
                         number += 1
                         cells = zip(batch.schema.names, batch.columns, strict=True)
                         yield Row({name: column[at].as_py() for name, column in cells}, number)
+    except FileNotFoundError:
+        raise Unreadable(path, "no such file") from None
     except (pyarrow.ArrowException, OSError) as error:
-        raise Unreadable(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})", "damaged") from None
+        raise Unreadable(path, f"not a readable Parquet file ({str(error).splitlines()[0]})", "damaged") from None
 
 
 def _row_count(path: Path, group: Any, problems: Problems) -> int:
@@ -161,7 +163,8 @@ def _row_count(path: Path, group: Any, problems: Problems) -> int:
     size = sum(c.total_uncompressed_size for c in columns)
     if size > problems.bounds.free and size > problems.bounds.ratio * packed:
         raise Unreadable(
-            f"{path}: a row group of {packed:,} bytes becomes {size:,}, more than {problems.bounds.ratio:g} times as "
+            path,
+            f"a row group of {packed:,} bytes becomes {size:,}, more than {problems.bounds.ratio:g} times as "
             f"many; {problems.bounds.ratio_advice}",
             code="bomb",
         )

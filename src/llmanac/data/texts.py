@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from llmanac.core.errors import DataError
 from llmanac.core.progress import say_once
 from llmanac.core.spec import make_method
+from llmanac.data.command_problems import check_packed
 from llmanac.data.documents import Document
 from llmanac.data.lines import BOMS, text_pieces, why_binary
 from llmanac.data.lines import lines as numbered_lines
@@ -133,14 +134,22 @@ def is_plain(path: Path) -> bool:
     return path == STDIN or format_of(path) not in (*TABLES, *PAGES, *CONTAINERS)
 
 
-def check_plain_or_table(path: Path) -> None:
-    """Raise Unreadable for a page or a container, where only lines and rows can be read."""
-    if not is_plain(path) and format_of(path) not in TABLES:
+def is_table(path: Path, problems: Problems) -> bool:
+    """Whether a file is rows; else it is lines of text.
+
+    Raises:
+        Unreadable: a page or a container; a file that decompresses to more than the bounds allow.
+    """
+    table = format_of(path) in TABLES
+    if not table and not is_plain(path):
         raise Unreadable(
-            f"{path}: {format_of(path)} is neither lines of text nor a table; take its text out first, with "
+            path,
+            f"{format_of(path)} is neither lines of text nor a table; take its text out first, with "
             "`llmanac data build` and the stage extraction",
             code="unknown-format",
         )
+    check_packed(path, problems)
+    return table
 
 
 def _called(path: Path, name: str, problems: Problems) -> Problems:
@@ -164,7 +173,7 @@ def _plain(path: Path, name: str, problems: Problems) -> Iterator[bytes]:
     last, begun, at = b"\n", False, 0
     for block in blocks(path, problems):
         if not block.startswith(tuple(BOMS)) and (why := why_binary(block, at)):
-            raise Unreadable(f"{name}: {why}", code="not-text")
+            raise Unreadable(name, why, code="not-text")
         at += len(block)
         if not begun:
             if block.startswith(tuple(BOMS)):

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -207,7 +207,6 @@ class TokenDataset:
         tokenizer: Any,
         *,
         shard_tokens: int = SHARD_TOKENS,
-        advance: Callable[[int], object] | None = None,
     ) -> TokenDataset:
         """Encode documents (texts, or anything with `.text`) as `bos text eos`, with the marks the tokenizer has.
 
@@ -216,7 +215,6 @@ class TokenDataset:
 
         Args:
             folder: where to write; replaced at once, or left as it was when anything fails.
-            advance: called with the number of documents of each piece of work, for a progress bar.
 
         Raises:
             DataError: there is no text at all.
@@ -232,8 +230,6 @@ class TokenDataset:
                 for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True):
                     counts["bytes"] += len(text.encode("utf-8"))
                     yield np.concatenate([before, ids, after]).astype(np.int64) if len(ids) else ids, None
-                if advance:
-                    advance(len(batch))
 
         extra = {"tokenizer": tokenizer.fingerprint(), "bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id}
         return cls._write(folder, encoded(), tokenizer.vocab_size, shard_tokens, extra, counts)

@@ -78,8 +78,12 @@ def open_binary(path: Path) -> BinaryIO:
             new = bz2.BZ2Decompressor if suffix == ".bz2" else lzma.LZMADecompressor
             return cast(BinaryIO, io.BufferedReader(_Streams(open(path, "rb"), new, padded=suffix == ".xz")))
         return cast(BinaryIO, gzip.open(path)) if suffix == ".gz" else open(path, "rb")
+    except FileNotFoundError:
+        raise Unreadable(path, "no such file") from None
+    except IsADirectoryError:
+        raise Unreadable(path, "is a folder; give a file") from None
     except OSError as error:
-        raise Unreadable(f"{path}: cannot read it ({error.strerror or error})") from None
+        raise Unreadable(path, f"cannot read it ({error.strerror or error})") from None
 
 
 class _Streams(io.RawIOBase):
@@ -144,13 +148,11 @@ def blocks(path: Path, problems: Problems, span: Span | None = None) -> Iterator
         except DataError:
             raise
         except EOFError as error:
-            raise Unreadable(
-                f"{path}: cannot read it to its end ({error}); is it truncated?", code="truncated"
-            ) from None
+            raise Unreadable(path, f"cannot read it to its end ({error}); is it truncated?", code="truncated") from None
         except (OSError, zlib.error, ValueError) as error:
-            raise Unreadable(f"{path}: cannot read it to its end ({error}); is it truncated?", code="damaged") from None
+            raise Unreadable(path, f"cannot read it to its end ({error}); is it truncated?", code="damaged") from None
         except Exception as error:  # lzma.LZMAError and pyarrow's errors have no common base
-            raise Unreadable(f"{path}: cannot decompress it ({error})", code="damaged") from None
+            raise Unreadable(path, f"cannot decompress it ({error})", code="damaged") from None
 
 
 def check_expansion(path: Path, out: int, size: int, problems: Problems) -> None:
@@ -158,13 +160,14 @@ def check_expansion(path: Path, out: int, size: int, problems: Problems) -> None
     bounds = problems.bounds
     if out > bounds.free and out > bounds.ratio * size:
         raise Unreadable(
-            f"{path}: its {size:,} bytes have become {out:,}, more than {bounds.ratio:g} times as many; "
-            f"{bounds.ratio_advice}",
+            path,
+            f"its {size:,} bytes have become {out:,}, more than {bounds.ratio:g} times as many; {bounds.ratio_advice}",
             code="bomb",
         )
     if out > bounds.expanded:
         raise Unreadable(
-            f"{path}: more than {bounds.expanded:,.0f} bytes came out of it; {bounds.expanded_advice}",
+            path,
+            f"more than {bounds.expanded:,.0f} bytes came out of it; {bounds.expanded_advice}",
             code="bomb",
         )
 
@@ -176,7 +179,7 @@ def check_text(path: Path, begin: bytes) -> None:
         found = "bzip2 data"
     if found:
         what = "unpack it first" if path == STDIN else "give it the ending of its format"
-        raise Unreadable(f"{shown_name(path)}: holds {found}, not text; {what}", code="not-text")
+        raise Unreadable(shown_name(path), f"holds {found}, not text; {what}", code="not-text")
 
 
 def shown_name(path: Path) -> str:

@@ -25,6 +25,7 @@ from typing import Any, Literal
 import regex
 
 from llmanac.core.errors import SpecError, shown
+from llmanac.core.ranges import Range, within
 from llmanac.core.spec import Spec
 from llmanac.evaluate._jinja import Expression, Template
 from llmanac.metrics.answers import CONVENTIONS, INVALID, convention
@@ -75,9 +76,10 @@ class Shots(Spec):
     delimiter: str = " "
     shuffle: int | None = None
 
+    ranges = within(Range(0, 1000), "count")
+
     def __post_init__(self) -> None:
-        if not 0 <= self.count <= 1000:
-            raise SpecError(f"count: {self.count} is not between 0 and 1000")
+        super().__post_init__()
         if not isinstance(self.samples, (list, tuple)) or not all(isinstance(one, dict) for one in self.samples):
             raise SpecError("samples: expected a list of tables, each an example's fields")
         if self.samples and self.data:
@@ -130,9 +132,10 @@ class Generation(Spec):
     extractions: tuple[Extraction, ...] = ()
     strip: Literal["no", "both", "first-line"] = "no"
 
+    ranges = within(Range(1, MOST_LENGTH), "length")
+
     def __post_init__(self) -> None:
-        if not 1 <= self.length <= MOST_LENGTH:
-            raise SpecError(f"length: {self.length} is not between 1 and {MOST_LENGTH:,}")
+        super().__post_init__()
         if "" in self.stop:
             raise SpecError("stop: an empty text ends every answer at once")
         for name in self.metrics:

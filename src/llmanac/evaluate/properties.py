@@ -202,9 +202,9 @@ def usefulness(answers: Sequence[Answers], other: Sequence[Answers]) -> Table:
     return out
 
 
-def diversity(questions: Sequence[Sequence[str]], embedder: Any = None, spec: _diversity.Spec | None = None) -> Table:
+def diversity(questions: Sequence[Sequence[str]], embedder: Any = None) -> Table:
     """Of the questions' texts; `embedder`: for the spread of meaning."""
-    spec = spec or _diversity.Spec()
+    spec = _diversity.Spec()
     texts = [" ".join(one) for one in questions]
     if len(texts) < 2:
         return {"not_measured": "needs at least 2 questions"}

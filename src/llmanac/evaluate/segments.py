@@ -9,11 +9,10 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.data.columns import no_column
-from llmanac.data.command_problems import CommandProblems, check_packed
+from llmanac.data.command_problems import CommandProblems
 from llmanac.data.lines import lines
 from llmanac.data.readers import table_rows
-from llmanac.data.texts import check_plain_or_table
-from llmanac.data.unpack import TABLES, format_of
+from llmanac.data.texts import is_table
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,7 @@ def read_rows(path: Path, column: str, flag: str) -> Rows:
         DataError: a file that cannot be read, or a row without the column; it names file, line and `flag`.
     """
     problems = CommandProblems(column=flag)
-    check_plain_or_table(path)
-    check_packed(path, problems)
-    if format_of(path) not in TABLES:
+    if not is_table(path, problems):
         numbered = list(lines(path, problems))
         return Rows(path, [text for _, text in numbered], [line for line, _ in numbered])
     values, places = [], []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import RequestError, too_long
 from llmanac.generate.engine import Engine
 
 
@@ -24,7 +24,7 @@ def fitting(engine: Engine, messages: list[dict[str, str]]) -> tuple[list[dict[s
             break
         turns = turns[2:] if len(turns) > 2 else turns[-1:]  # a question goes with its answer
     if context is not None and len(ids) >= context:
-        raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
+        raise too_long("prompt", len(ids), context)
     return kept, ids
 
 

@@ -29,7 +29,7 @@ import torch
 
 from llmanac.adapters import Transform
 from llmanac.adapters._bank import Bank
-from llmanac.core.errors import RequestError, nearest, shown
+from llmanac.core.errors import RequestError, nearest, shown, too_long
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
@@ -243,7 +243,7 @@ class Engine:
         if adapter is not None and self.bank is not None and adapter in self.bank.leads and context is not None:
             context -= self.bank.leads[adapter].tokens
         if context is not None and len(ids) > context:
-            raise RequestError(f"prompt: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
+            raise too_long("prompt", len(ids), context)
         if options.get("images") is not None and not getattr(self.model, "sees", False):
             raise RequestError("images: this model reads text alone; leave them out")
         chosen = options.get("stop_ids")

@@ -115,7 +115,7 @@ def _check_tokens(model: Any, draft: Any, path: str | Path, other: str | Path) -
 def load_assistant(path: str | Path, engine: Engine) -> Assistant | None:
     """The assistant that a run left in its folder; None where it has none.
 
-    `assistant/assistant.json` names its application; in runs of earlier versions the recipe does.
+    `assistant/assistant.json` names its application.
 
     Args:
         engine: the run's own, which continues text; its device serves the assistant too.
@@ -128,11 +128,7 @@ def load_assistant(path: str | Path, engine: Engine) -> Assistant | None:
     if not place.parent.is_dir():
         return None
     try:
-        name = files.read_table(place).get("app")
-        if name is None:
-            recipe = files.read_table(folder / "run.json").get("recipe") or files.read_toml(folder / "recipe.toml")
-            name = recipe["finetune"]["pairs"]
-        application = registry.application(name)
+        application = registry.application(files.read_table(place)["app"])
     except (DataError, SpecError, KeyError, TypeError) as error:
         raise CheckpointError(f"{place}: cannot be read ({error}); this run has no assistant") from None
     return cast(Assistant, application.assistant(folder, engine))

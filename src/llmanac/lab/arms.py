@@ -28,7 +28,7 @@ class ArmText:
         return {"name": self.name, **dict(self.fields)} if self.fields else self.name
 
 
-def split_outside(text: str, separator: str = ",") -> list[str]:
+def split_outside(text: str) -> list[str]:
     """Split at commas outside quotes, braces and brackets.
 
     Raises:
@@ -45,7 +45,7 @@ def split_outside(text: str, separator: str = ",") -> list[str]:
             closers.append(pairs[letter])
         elif closers and letter == closers[-1]:
             closers.pop()
-        elif letter == separator and not closers:
+        elif letter == "," and not closers:
             pieces.append(current)
             current = ""
             continue
@@ -63,8 +63,8 @@ def read_value(text: str) -> Any:
         return text.strip()
 
 
-def parse_arm(text: str) -> ArmText:
-    """`mlp{activation="relu",width=512}` -> its name and fields.
+def parse_arm(text: str, flag: str = "--arms") -> ArmText:
+    """`mlp{activation="relu",width=512}` -> its name and fields; `flag` is what a message names.
 
     Raises:
         SpecError: no name before the brace, or a field that is not `field=value`.
@@ -74,19 +74,19 @@ def parse_arm(text: str) -> ArmText:
     name = name.strip()
     if not name:
         raise SpecError(
-            f"--arms {text!r}: an arm starts with a method's name, for example rope or bpe{{vocab_size=1024}}"
+            f"{flag} {text!r}: an arm starts with a method's name, for example rope or bpe{{vocab_size=1024}}"
         )
     if not brace:
         return ArmText(name, name)
     if not rest.endswith("}"):
-        raise SpecError(f"--arms {text!r}: expected }} at the end")
+        raise SpecError(f"{flag} {text!r}: expected }} at the end")
     fields = []
     for item in split_outside(rest[:-1]):
         if not item:
             continue
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            raise SpecError(f"--arms {text!r}: {item!r} is not field=value")
+            raise SpecError(f"{flag} {text!r}: {item!r} is not field=value")
         fields.append((key.strip(), read_value(value)))
     label = name + "{" + ",".join(f"{k}={v}" for k, v in fields) + "}" if fields else name
     return ArmText(label, name, tuple(fields))

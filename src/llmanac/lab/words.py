@@ -32,9 +32,9 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{text} {unit}".strip()
 
 
-def percent(fraction: float | None, digits: int = 2) -> str:
+def percent(fraction: float | None) -> str:
     """A signed relative difference."""
-    return "-" if fraction is None else f"{100 * fraction:+.{digits}f}%"
+    return "-" if fraction is None else f"{100 * fraction:+.2f}%"
 
 
 def p_value(p: float | None) -> str:

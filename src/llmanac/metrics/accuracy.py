@@ -91,11 +91,6 @@ class Report:
         return sum(self.of(label)["f1"] for label in seen) / len(seen)
 
     @property
-    def micro_f1(self) -> float:
-        """F1 of the pooled counts; the accuracy, as each text has one label and is given one."""
-        return self.accuracy
-
-    @property
     def majority(self) -> float:
         """The accuracy of always giving the most frequent label."""
         return max(map(sum, self.confusion)) / self.rows

@@ -13,6 +13,7 @@ Zhang et al. 2020, arXiv:1904.09675.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -68,12 +69,7 @@ class Spec(MetricSpec):
             raise SpecError("baseline: give three numbers below 1, for precision, recall and F")
 
     def build(self, **dims: Any) -> Callable[..., BertScore]:
-        def metric(
-            hypotheses: Sequence[str], references: Sequence[str | Sequence[str]], encoder: TokenEncoder
-        ) -> BertScore:
-            return bertscore(hypotheses, references, encoder, self)
-
-        return metric
+        return functools.partial(bertscore, spec=self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ Papineni et al. 2002; Post 2018, arXiv:1804.08771 (the signature); Chen & Cherry
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 import regex
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, Range, within
 from llmanac.kernels.metrics.counts import matched_ngrams
 from llmanac.kernels.metrics.tokens import BETWEEN_SPACES
 from llmanac.kernels.text import pack
@@ -67,17 +68,10 @@ class Spec(MetricSpec):
     order: int = 4
     order_rule: Literal["fixed", "effective"] = "fixed"
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.order <= 16:
-            raise SpecError(f"order: {self.order} is not between 1 and 16")
-        if self.smooth_value is not None and not self.smooth_value > 0:
-            raise SpecError(f"smooth_value: must be above 0, got {self.smooth_value}")
+    ranges = within(Range(1, 16), "order") | within(POSITIVE, "smooth_value")
 
     def build(self, **dims: Any) -> Callable[..., Bleu]:
-        def metric(hypotheses: Sequence[str], references: Sequence[str | Sequence[str]]) -> Bleu:
-            return bleu(hypotheses, references, self)
-
-        return metric
+        return functools.partial(bleu, spec=self)
 
     def signature(self, counts: Sequence[int]) -> str:
         """As sacrebleu writes it."""

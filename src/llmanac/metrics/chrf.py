@@ -12,13 +12,14 @@ Popović 2015, chrF; Popović 2017, chrF++.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import Range, within
 from llmanac.kernels.metrics.counts import matched_ngrams
 from llmanac.kernels.metrics.tokens import BETWEEN_SPACES
 from llmanac.kernels.text import pack
@@ -47,16 +48,10 @@ class Spec(MetricSpec):
     case: Literal["mixed", "lower"] = "mixed"
     space: Literal["dropped", "kept"] = "dropped"
 
-    def __post_init__(self) -> None:
-        for name, least in (("char_order", 1), ("word_order", 0), ("beta", 1)):
-            if not least <= getattr(self, name) <= 16:
-                raise SpecError(f"{name}: {getattr(self, name)} is not between {least} and 16")
+    ranges = within(Range(1, 16), "char_order beta") | within(Range(0, 16), "word_order")
 
     def build(self, **dims: Any) -> Callable[..., Measured]:
-        def metric(hypotheses: Sequence[str], references: Sequence[str | Sequence[str]]) -> Measured:
-            return chrf(hypotheses, references, self)
-
-        return metric
+        return functools.partial(chrf, spec=self)
 
     def signature(self, counts: Sequence[int]) -> str:
         """As sacrebleu writes it."""

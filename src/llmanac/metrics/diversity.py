@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import Range, within
 from llmanac.kernels.metrics.counts import matched_ngrams
 from llmanac.metrics import MetricSpec, bleu
 
@@ -39,9 +40,7 @@ class Spec(MetricSpec):
     most: int = 500
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.orders <= 16 or not 2 <= self.most <= 10_000:
-            raise SpecError("orders, most: must be between 1 and 16, and between 2 and 10,000 (self-BLEU is quadratic)")
+    ranges = within(Range(1, 16), "orders") | within(Range(2, 10000), "most")
 
     def build(self, **dims: Any) -> Callable[..., Diversity]:
         def metric(texts: Sequence[str], vectors: Any = None) -> Diversity:

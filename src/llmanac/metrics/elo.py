@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.text import cached
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._battles import Battle, Battles, Ratings
@@ -39,9 +39,7 @@ class Spec(MetricSpec):
     samples: int = 200
     seed: int = SEED
 
-    def __post_init__(self) -> None:
-        if not self.k > 0 or not self.scale > 0:
-            raise SpecError("k, scale: must be above 0")
+    ranges = within(POSITIVE, "k scale")
 
     def build(self, **dims: Any) -> Callable[[Sequence[Battle]], Ratings]:
         return lambda rows: elo(Battles.read(rows), self)

@@ -11,6 +11,7 @@ Shapes: `logprobs` (T,) -> a number; a ragged list of N such arrays -> (N,).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,10 +38,7 @@ class Spec(MetricSpec):
     per: Per = "text"
 
     def build(self, **dims: Any) -> Callable[..., np.ndarray]:
-        def metric(logprobs: Sequence[np.ndarray], texts: Sequence[str] | None = None) -> np.ndarray:
-            return log_likelihoods(logprobs, per=self.per, texts=texts)
-
-        return metric
+        return functools.partial(log_likelihoods, per=self.per)
 
 
 def log_likelihood(logprobs: Any) -> float:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import SOME, within
 from llmanac.metrics import MetricSpec
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ class Spec(MetricSpec):
     k: float = 0.2
     norm: Literal["vocabulary", "none"] = "vocabulary"
 
-    def __post_init__(self) -> None:
-        if not 0 < self.k <= 1:
-            raise SpecError(f"k: {self.k} is not above 0 and at most 1")
+    ranges = within(SOME, "k")
 
     def build(self, **dims: Any) -> Callable[[Any, Any], float]:
         import torch

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import COUNT, within
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._corpus import Measured, mean_of
 
@@ -36,9 +37,7 @@ class Spec(MetricSpec):
 
     k: int = 1
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise SpecError(f"k: must be at least 1, got {self.k}")
+    ranges = within(COUNT, "k")
 
     def build(self, **dims: Any) -> Callable[..., Measured]:
         return lambda totals, passed: pass_at_k(totals, passed, self.k)

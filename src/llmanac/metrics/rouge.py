@@ -16,6 +16,7 @@ Lin 2004, ROUGE: a package for automatic evaluation of summaries.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,10 +59,7 @@ class Spec(MetricSpec):
                 raise SpecError(f"types: {name!r} is not rouge1 to rouge9, rougeL or rougeLsum")
 
     def build(self, **dims: Any) -> Callable[..., Rouge]:
-        def metric(hypotheses: Sequence[str], references: Sequence[str | Sequence[str]]) -> Rouge:
-            return rouge(hypotheses, references, types=self.types, stemmer=self.stemmer)
-
-        return metric
+        return functools.partial(rouge, types=self.types, stemmer=self.stemmer)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.metrics.trials import add_chosen
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._corpus import SEED, Measured, percentiles, resampled_together
@@ -40,9 +41,7 @@ class Spec(MetricSpec):
     trials: int = 10_000
     seed: int = SEED
 
-    def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise SpecError(f"trials: must be at least 1, got {self.trials}")
+    ranges = within(COUNT, "trials")
 
     def build(self, **dims: Any) -> Callable[[Measured, Measured], Significance]:
         return lambda baseline, system: significance(baseline, system, self)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmanac import __version__
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError, shown
-from llmanac.core.spec import make_method
+from llmanac.core.spec import dump, make_method
 
 FORMAT_VERSION = 1
 CONFIG, RECORD, GENERATION = "config.json", "llmanac.json", "generation_config.json"
@@ -23,11 +24,18 @@ def read_table(path: Path) -> dict[str, Any]:
     return files.read_table(path, most=files.MOST_SETTINGS, error=CheckpointError)
 
 
-def read_record(folder: Path, most_blocks: int | None = None) -> tuple[Any, int]:
+def record_of(model: Any, sums: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What llmanac.json says of a model; `sums`: the checksums of its files."""
+    record = {"format_version": FORMAT_VERSION, "llmanac_version": __version__, "vocab_size": model.vocab_size}
+    return {**record, "spec": dump(model.spec), **({} if sums is None else {SUMS: dict(sums)})}
+
+
+def read_record(folder: Path, most_blocks: int | None = None, *, kind: str = "lm") -> tuple[Any, int]:
     """`(Spec, vocabulary size)` of llmanac.json.
 
     Args:
         most_blocks: how many blocks it may list; each of them has a tensor in the file.
+        kind: of the model. One of images may have no vocabulary.
 
     Raises:
         CheckpointError: it is missing or damaged, or of another version; the message names the field.
@@ -43,15 +51,16 @@ def read_record(folder: Path, most_blocks: int | None = None) -> tuple[Any, int]
     spec, size = record["spec"], record["vocab_size"]
     if not isinstance(spec, (dict, str)):
         raise CheckpointError(f"{path}: spec is {shown(spec)}, expected a table")
-    if type(size) is not int or not 1 <= size <= MOST:
-        raise CheckpointError(f"{path}: vocab_size is {shown(size)}, expected a whole number from 1 to {MOST:,}")
+    least = 1 if kind == "lm" else 0
+    if type(size) is not int or not least <= size <= MOST:
+        raise CheckpointError(f"{path}: vocab_size is {shown(size)}, expected a whole number from {least} to {MOST:,}")
     blocks = spec.get("blocks") if isinstance(spec, dict) else None
     if most_blocks is not None and isinstance(blocks, list) and len(blocks) > most_blocks:
         raise CheckpointError(
             f"{path}: spec.blocks lists {len(blocks):,} blocks, the files hold {most_blocks:,} tensors"
         )
     try:
-        return make_method("lm", spec, "spec"), size
+        return make_method(kind, spec, "spec"), size
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from error
 

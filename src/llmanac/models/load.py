@@ -127,7 +127,7 @@ def _own(folder: Path, layout: Layout | None) -> tuple[Claim, Weights]:
     weights = _weights(folder, layout)
     spec, vocab_size = read_record(folder, len(weights))
     path = folder / RECORD
-    if getattr(spec, "estimated", False):
+    if spec.estimated:
         raise CheckpointError(f"{path}: spec.name is {spec.name!r}, but config.json says that it has trained weights")
     sizes = {f"spec.{key}": value for key, value in flatten(dump(spec)).items() if type(value) is int}
     return Claim(path, spec, vocab_size, (Names(),), OWN_FIELDS, {**sizes, "vocab_size": vocab_size}), weights
@@ -182,7 +182,7 @@ def _further(config: Any, chosen: Any, spec: Any) -> tuple[str, ...]:
 
 def _named(error: SpecError, path: Path, fields: Mapping[str, str]) -> CheckpointError:
     """What a Spec refuses, with the file's own name of the field."""
-    field = fields.get(str(error).partition(":")[0].rpartition(".")[2])
+    field = fields.get((error.field or "").rpartition(".")[2])
     return CheckpointError(f"{path}: {field}: {error}" if field else f"{path}: {error}")
 
 

@@ -17,11 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
-from llmanac.core.spec import dump
-from llmanac.models._folder import FORMAT_VERSION, RECORD, SUMS, TOKENS, sums_of
+from llmanac.models._folder import RECORD, TOKENS, record_of, sums_of
 from llmanac.models._layers import Product
 from llmanac.models._packed_files import KEY, pack_state
 from llmanac.models._quantized import Quantized
@@ -131,14 +129,7 @@ def write_model(
         (folder / STAGED).rmdir()
     except OSError as error:
         raise LlmanacError(f"{folder}: cannot write ({error.strerror or error})") from error
-    record = {
-        "format_version": FORMAT_VERSION,
-        "llmanac_version": llmanac.__version__,
-        "vocab_size": model.vocab_size,
-        "spec": dump(model.spec),
-        SUMS: sums,
-    }
-    files.write_json(folder / RECORD, record)
+    files.write_json(folder / RECORD, record_of(model, sums))
     files.write_json(folder / "generation_config.json", model.generation)
     files.write_json(folder / "config.json", config)
     return folder

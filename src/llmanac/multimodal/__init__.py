@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec
 
 
@@ -21,3 +23,26 @@ class MultimodalSpec(Spec):
     def build(self, *args: Any, **dims: Any) -> Any:
         """vocab_size: tokens of the text, or classes of the head; 0 where there is neither."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchesSpec(MultimodalSpec):
+    """image: pixels a side; patch: p; channels: C; dim: D; layers: L."""
+
+    image: int = 32
+    patch: int = 8
+    channels: int = 3
+    dim: int = 128
+    layers: int = 4
+
+    ranges = within(COUNT, "image patch channels dim layers")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.image % self.patch:
+            raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
+
+    @property
+    def patches(self) -> int:
+        """N."""
+        return (self.image // self.patch) ** 2

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import Batch, MaskKind
+from llmanac.core.types import IGNORE, Batch, LossSum, MaskKind, Want
+from llmanac.data.pictures import Pictures
 from llmanac.models._context import AttentionForm, Context, Memory
 from llmanac.models._layers import Linear, init_normal
 from llmanac.models._masks import AttentionMask, of_batch
@@ -59,6 +60,29 @@ class MultimodalModel(nn.Module):
         from llmanac.multimodal.load import save_multimodal
 
         return save_multimodal(self, folder, family)
+
+
+class Writing(MultimodalModel):
+    """Base of models that write answers to images."""
+
+    def loss(self, batch: Pictures) -> LossSum:
+        """Nats of the answers' tokens, and how many they are."""
+        if batch.ids is None or batch.targets is None:
+            raise RequestError(f"{self.spec.name}: training needs ids and targets")
+        found = self(batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum"))
+        return found.nll, (batch.targets != IGNORE).sum(), {}
+
+
+class Choosing(MultimodalModel):
+    """Base of models that choose among answers: their scores (B, K)."""
+
+    def loss(self, batch: Pictures) -> LossSum:
+        """Cross-entropy of the answers (`labels`), how many there are, and how many are right."""
+        if batch.ids is None or batch.labels is None:
+            raise RequestError(f"{self.spec.name}: training needs ids and labels")
+        scores = self(batch.ids, batch.pixels, batch.lengths)
+        right = (scores.argmax(1) == batch.labels).sum()
+        return F.cross_entropy(scores, batch.labels, reduction="sum"), len(batch), {"accuracy": right}
 
 
 class Vector(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec as PlainSpec
 from llmanac.models._context import Context
 from llmanac.models._layers import Embedding
@@ -45,10 +46,10 @@ class QFormerSpec(PlainSpec):
     max_length: int = 64
     eps: float = 1e-12
 
+    ranges = within(COUNT, "queries dim layers heads width every max_length")
+
     def __post_init__(self) -> None:
-        for name in ("queries", "dim", "layers", "heads", "width", "every", "max_length"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if self.dim % self.heads:
             raise SpecError(f"heads: {self.heads} must divide dim, {self.dim}")
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import CheckpointError, RequestError, SpecError
+from llmanac.core.errors import CheckpointError, RequestError, SpecError, too_long
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.data.pictures.preprocess import Preprocess, load_preprocess
 from llmanac.models._folder import CONFIG, RECORD, read_table
@@ -152,7 +152,7 @@ class Seeing(nn.Module):
         count = self.model.spec.image_tokens
         ids = [i for given in ids for i in [given] * (count if given == self.image_id else 1)]
         if len(ids) > self.max_length:
-            raise RequestError(f"messages: {len(ids)} tokens do not fit the model's context of {self.max_length}")
+            raise too_long("messages", len(ids), self.max_length)
         places = torch.tensor([at for at, i in enumerate(ids) if i == self.image_id], device=self.model.device)
         return ids, Seen(self.look(images).flatten(0, 1), places)
 

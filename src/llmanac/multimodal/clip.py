@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.types import HIDDEN, Batch, LossSum
 from llmanac.data.pictures import Pictures
 from llmanac.models._layers import Linear
@@ -74,9 +75,10 @@ class Spec(MultimodalSpec):
     scale: Literal["exponent", "temperature"] = "exponent"
     loss: Literal["softmax", "sigmoid"] = "softmax"
 
+    ranges = within(COUNT, "dim")
+
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise SpecError(f"dim: {self.dim} must be at least 1")
+        super().__post_init__()
         for name, kind, part in (
             ("image_projection", self.image_projection, self.vision),
             ("text_projection", self.text_projection, self.text),

@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.types import HIDDEN, Batch, LossSum, Want
-from llmanac.data.pictures import Pictures
+from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
+from llmanac.core.types import HIDDEN, Batch, Want
 from llmanac.models._context import Context, Memory
 from llmanac.models._layers import Embedding, Linear
 from llmanac.models._masks import AttentionMask
@@ -39,7 +38,7 @@ from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel
+from llmanac.multimodal._model import Choosing
 from llmanac.multimodal.vit import Spec as ViTSpec
 
 CARD = {
@@ -81,13 +80,12 @@ class Spec(MultimodalSpec):
     links: Literal["none", "bridge"] = "none"
     answers: int = 2
 
+    ranges = within(COUNT, "dim layers answers")
+
     def __post_init__(self) -> None:
-        for name in ("dim", "layers", "answers"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
+        super().__post_init__()
         if not self.blocks or not all("source" in block.needs for block in self.blocks):
             raise SpecError("blocks: each needs cross-attention (`cross`) to the other stream")
-
         text: Any = self.text
         if self.links == "bridge" and not self.layers <= text.layers <= self.vision.layers:
             raise SpecError(f"links: bridge needs at least {self.layers} blocks of text, and as many of the image")
@@ -121,7 +119,7 @@ class Stream(nn.Module):
         return self.norms[number](x) if len(self.norms) else x
 
 
-class CoAttention(MultimodalModel):
+class CoAttention(Choosing):
     """See the module."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -172,11 +170,3 @@ class CoAttention(MultimodalModel):
         pooled = [torch.tanh(part.pooler(x[:, 0])) for part, x in ((self.texts, t), (self.images, v))]
         scores: Tensor = self.classifier(torch.cat(pooled, 1))
         return scores
-
-    def loss(self, batch: Pictures) -> LossSum:
-        """Cross-entropy of the answers (`labels`), how many there are, and how many are right."""
-        if batch.ids is None or batch.labels is None:
-            raise RequestError("co-attention: training needs ids and labels")
-        scores = self(batch.ids, batch.pixels, batch.lengths)
-        right = (scores.argmax(1) == batch.labels).sum()
-        return F.cross_entropy(scores, batch.labels, reduction="sum"), len(batch), {"accuracy": right}

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import PART, POSITIVE, within
 from llmanac.core.types import ALL, IGNORE, LAST, Batch, LossSum, Output, Want
 from llmanac.data.pictures import Pictures
 from llmanac.models.lm import LanguageModelSpec
@@ -50,12 +51,13 @@ class Spec(MultimodalSpec):
     drop: float = 0.1
     empty_id: int = 0
 
+    ranges = within(PART, "drop") | within(POSITIVE, "image_weight")
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         codes = self.tokenizer.codebook.codes
         if self.image_ids and (len(self.image_ids) != codes or len(set(self.image_ids)) != codes):
             raise SpecError(f"image_ids: {len(self.image_ids)} tokens for {codes} codes; each needs one of its own")
-        if not 0 <= self.drop < 1 or not self.image_weight > 0:
-            raise SpecError(f"drop: {self.drop} must be from 0 to below 1, and image_weight above 0")
 
     @property
     def image_tokens(self) -> int:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, PART, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.data.pictures import Pictures
 from llmanac.models._context import Context
@@ -32,7 +33,7 @@ from llmanac.models._masks import of_batch
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.positions import Position
-from llmanac.multimodal import MultimodalSpec
+from llmanac.multimodal import PatchesSpec
 from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, join
 from llmanac.multimodal.samplers import TRAINED, Predicts, SamplerSpec, Schedule, signal
 from llmanac.multimodal.samplers.ddim import Spec as DDIM
@@ -50,7 +51,7 @@ WAVES = 256  # of a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MultimodalSpec):
+class Spec(PatchesSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; heads: of attention; width: of the feed-forward layer.
 
     predicts: what the model finds; schedule: of the noise in training; drop: share of the rows that train without
@@ -59,11 +60,7 @@ class Spec(MultimodalSpec):
     position: what tells patches apart, fixed waves or learned vectors (few patches have nearly the same waves).
     """
 
-    image: int = 32
     patch: int = 4
-    channels: int = 3
-    dim: int = 128
-    layers: int = 4
     heads: int = 4
     width: int | None = None
     predicts: Predicts = "velocity"
@@ -72,18 +69,12 @@ class Spec(MultimodalSpec):
     weight: float = 1.0
     position: Literal["waves", "learned"] = "waves"
 
+    ranges = within(COUNT, "heads weight") | within(PART, "drop")
+
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "channels", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.image % self.patch:
-            raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
+        super().__post_init__()
         if self.dim < 4 or self.dim % 4 or self.dim % self.heads:
             raise SpecError(f"dim: {self.dim} must be a multiple of 4 and of heads, {self.heads}")
-        if not 0 <= self.drop < 1:
-            raise SpecError(f"drop: {self.drop} must be from 0 to below 1")
-        if not 1 <= self.weight < math.inf:
-            raise SpecError(f"weight: {self.weight} must be at least 1, and finite")
 
     def build(self, *, vocab_size: int = 0, **dims: Any) -> Diffusion:
         """vocab_size: of labels; 0 for a model without a condition."""

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, POSITIVE, Range, within
 from llmanac.multimodal import MultimodalSpec
 from llmanac.multimodal._conv import Conv
 from llmanac.multimodal._model import MultimodalModel, check_pixels
@@ -47,11 +47,11 @@ class Spec(MultimodalSpec):
     divisor: int = 8
     eps: float = 1e-3
 
-    def __post_init__(self) -> None:
-        if self.image < 1 or self.channels < 1 or self.divisor < 1:
-            raise SpecError(f"image: {self.image}, channels and divisor must be at least 1")
-        if not (0 < self.width <= 16 and 0 < self.depth <= 16 and self.eps > 0):
-            raise SpecError(f"width: {self.width} and depth must be above 0, up to 16, and eps above 0")
+    ranges = (
+        within(COUNT, "image channels divisor")
+        | within(Range(0, 16, above=True), "width depth")
+        | within(POSITIVE, "eps")
+    )
 
     def channels_of(self, count: int) -> int:
         """A stage's width: the nearest multiple of `divisor`, not more than a tenth below."""

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.types import ALL, IGNORE, Batch, LossSum, Output, Want
-from llmanac.data.pictures import Pictures
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
+from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import Context, Memory
 from llmanac.models._pass import read_head
 from llmanac.models.ffn.mlp import Spec as MLP
@@ -33,7 +33,7 @@ from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.models.mixers.cross import Spec as Cross
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Vector, everything, reading
+from llmanac.multimodal._model import Vector, Writing, everything, reading
 from llmanac.multimodal.vit import Spec as ViTSpec
 
 CARD = {
@@ -61,12 +61,10 @@ class Spec(MultimodalSpec):
     encoder: Literal["frozen", "trained"] = "frozen"
     language: Literal["frozen", "trained"] = "frozen"
 
+    ranges = within(COUNT, "every latents heads head_dim") | within(NOT_NEGATIVE, "depth")
+
     def __post_init__(self) -> None:
-        for name in ("every", "latents", "heads", "head_dim"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.depth < 0:
-            raise SpecError(f"depth: {self.depth} must be at least 0")
+        super().__post_init__()
         if not isinstance(self.text, Decoder):
             raise SpecError(f"text: must be a transformer, not {self.text.name}")
 
@@ -133,7 +131,7 @@ class GatedLayer(nn.Module):
         return y
 
 
-class Flamingo(MultimodalModel):
+class Flamingo(Writing):
     """See the module."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -204,14 +202,6 @@ class Flamingo(MultimodalModel):
         if state is not None:
             state.advance(ids.shape[1], lengths)
         return found
-
-    def loss(self, batch: Pictures) -> LossSum:
-        """Nats of the answers' tokens, and how many they are."""
-        if batch.ids is None or batch.targets is None:
-            raise RequestError("flamingo: training needs ids and targets")
-        found = self(batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum"))
-        assert found.nll is not None
-        return found.nll, (batch.targets != IGNORE).sum(), {}
 
     def start(self, rows: int) -> Any:
         """An empty state for `rows` rows."""

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import llmanac
 from llmanac.core import files
 from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
-from llmanac.core.spec import dump, flatten, make_method
-from llmanac.models._folder import CONFIG, FORMAT_VERSION, RECORD, SUMS, read_table, sums_of
+from llmanac.core.spec import dump, flatten
+from llmanac.models._folder import CONFIG, RECORD, read_record, read_table, record_of, sums_of
 from llmanac.models._weights import INDEX, Weights, check_finite, some, to
 from llmanac.models.families._config import Misfit
 from llmanac.models.families._names import Source, arrange
@@ -50,7 +49,7 @@ def load_multimodal(
     kind, chosen = table.get("model_type"), None
     parts: tuple[Part, ...] = ()
     if kind == OWN:
-        spec, vocab_size = _record(folder)
+        spec, vocab_size = read_record(folder, kind="multimodal")
         weights = Weights(folder)
     else:
         chosen = family(kind, f"{folder / CONFIG}: model_type")
@@ -119,22 +118,6 @@ def _with_axes(name: str, tensor: Tensor, axes: Mapping[str, int]) -> Tensor:
     return tensor.reshape((1,) * count + tuple(tensor.shape))
 
 
-def _record(folder: Path) -> tuple[Any, int]:
-    path = folder / RECORD
-    record = read_table(path)
-    if record.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format_version is {shown(record.get('format_version'))}, expected {FORMAT_VERSION}"
-        )
-    size = record.get("vocab_size")
-    if type(size) is not int or not 0 <= size < 1 << 31:
-        raise CheckpointError(f"{path}: vocab_size is {shown(size)}, expected a whole number")
-    try:
-        return make_method("multimodal", record.get("spec", {}), "spec"), size
-    except SpecError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
 def _read(
     shapes: Mapping[str, tuple[int, ...]],
     sources: Mapping[str, Source],
@@ -196,13 +179,9 @@ def save_multimodal(model: Any, folder: str | Path, kind: str | None = None) -> 
         break
     dtype = next(iter(state.values())).dtype
     config = {**config, "dtype": DTYPE_NAMES[dtype], "torch_dtype": DTYPE_NAMES[dtype]}
-    record = {
-        "format_version": FORMAT_VERSION, "llmanac_version": llmanac.__version__, "vocab_size": model.vocab_size,
-        "spec": dump(model.spec),
-    }  # fmt: skip
     with files.atomic_folder(folder) as temporary:
         names = write_weights(temporary, state, SHARD_BYTES)
-        record[SUMS] = sums_of(temporary, [name for name in names if name != INDEX])
-        files.write_json(temporary / RECORD, record)
+        sums = sums_of(temporary, [name for name in names if name != INDEX])
+        files.write_json(temporary / RECORD, record_of(model, sums))
         files.write_json(temporary / CONFIG, config)
     return folder

@@ -18,16 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.types import LossSum
-from llmanac.data.pictures import Pictures
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.models._layers import Embedding, Linear
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.lm.transformer import build_blocks
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
-from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel, Patches, Vector, check_pixels, run_stack, spread
+from llmanac.multimodal import PatchesSpec
+from llmanac.multimodal._model import Choosing, Patches, Vector, check_pixels, run_stack, spread
 from llmanac.multimodal.vit import vision_blocks
 
 CARD = {
@@ -39,35 +38,28 @@ PARTS = 2  # modalities, and texts of a pair
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MultimodalSpec):
+class Spec(PatchesSpec):
     """image, patch, channels: H, p and C; dim: D; layers: L; blocks: the pattern that repeats to L.
 
     max_length: of a text; answers: K, 0 for a model that gives `pooled` alone.
     """
 
-    image: int = 32
-    patch: int = 8
-    channels: int = 3
-    dim: int = 128
-    layers: int = 4
     blocks: tuple[BlockSpec, ...] = field(default_factory=vision_blocks)
     norm: NormSpec = field(default_factory=LayerNorm)
     max_length: int = 40
     answers: int = 0
 
+    ranges = within(COUNT, "max_length") | within(NOT_NEGATIVE, "answers")
+
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "channels", "dim", "layers", "max_length"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.image % self.patch:
-            raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
-        if self.answers < 0 or not self.blocks:
-            raise SpecError("answers: must be at least 0, and blocks needs at least one block")
+        super().__post_init__()
+        if not self.blocks:
+            raise SpecError("blocks: needs at least one block")
 
     @property
     def tokens(self) -> int:
         """Patches and the class token."""
-        return (self.image // self.patch) ** 2 + 1
+        return self.patches + 1
 
     def build(self, *, vocab_size: int, **dims: Any) -> ViLT:
         """vocab_size: of the text."""
@@ -92,7 +84,7 @@ class Body(nn.Module):
         self.pooler = Linear(dim, dim, bias=True)
 
 
-class ViLT(MultimodalModel):
+class ViLT(Choosing):
     """See the module."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -130,14 +122,6 @@ class ViLT(MultimodalModel):
         """Scores of the answers (B, K), or what is pooled (B, D)."""
         pooled = torch.tanh(self.model.pooler(self.encode(ids, pixels, lengths)[:, 0]))
         return pooled if self.head is None else self.head(pooled)
-
-    def loss(self, batch: Pictures) -> LossSum:
-        """Cross-entropy of the answers (`labels`), how many there are, and how many are right."""
-        if batch.ids is None or batch.labels is None:
-            raise RequestError("vilt: training needs ids and labels")
-        scores = self(batch.ids, batch.pixels, batch.lengths)
-        right = (scores.argmax(1) == batch.labels).sum()
-        return F.cross_entropy(scores, batch.labels, reduction="sum"), len(batch), {"accuracy": right}
 
 
 class Answers(nn.Module):

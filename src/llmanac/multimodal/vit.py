@@ -32,7 +32,7 @@ from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import PositionSpec
 from llmanac.models.positions.learned import Spec as Learned
-from llmanac.multimodal import MultimodalSpec
+from llmanac.multimodal import PatchesSpec
 from llmanac.multimodal._model import (
     MultimodalModel,
     Patches,
@@ -57,19 +57,14 @@ def vision_blocks(activation: Any = "gelu", heads: int = 4) -> tuple[BlockSpec, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MultimodalSpec):
-    """image: pixels a side; patch: p; channels: C; dim: D; layers: L; blocks: the pattern that repeats to L.
+class Spec(PatchesSpec):
+    """blocks: the pattern that repeats to L; image, patch, ...: see the base.
 
     pool: class, mean, attention, or none for patches alone (a class token is there for `class` only);
     patch_bias: of the patches' product; embedding_norm: before the first block; final_norm: `pooled` norms the class
     token alone (CLIP), `all` everything, before it is pooled.
     """
 
-    image: int = 32
-    patch: int = 8
-    channels: int = 3
-    dim: int = 128
-    layers: int = 4
     blocks: tuple[BlockSpec, ...] = field(default_factory=vision_blocks)
     position: PositionSpec = field(default_factory=Learned)
     norm: NormSpec = field(default_factory=LayerNorm)
@@ -79,20 +74,11 @@ class Spec(MultimodalSpec):
     final_norm: Literal["all", "pooled"] = "all"
 
     def __post_init__(self) -> None:
-        for name in ("image", "patch", "channels", "dim", "layers"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.image % self.patch:
-            raise SpecError(f"patch: {self.patch} must divide image, {self.image}")
+        super().__post_init__()
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
         if self.final_norm == "pooled" and self.pool != "class":
             raise SpecError(f"final_norm: pooled is of a class token, and pool is {self.pool}")
-
-    @property
-    def patches(self) -> int:
-        """N."""
-        return (self.image // self.patch) ** 2
 
     @property
     def tokens(self) -> int:

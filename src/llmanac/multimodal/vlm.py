@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.types import ALL, IGNORE, Batch, LossSum, Output, Want
-from llmanac.data.pictures import Pictures
+from llmanac.core.ranges import NOT_NEGATIVE, within
+from llmanac.core.types import ALL, IGNORE, Batch, Output, Want
 from llmanac.models._layers import Linear
 from llmanac.models.ffn.mlp import MLP
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import MultimodalModel
+from llmanac.multimodal._model import Writing
 from llmanac.multimodal._q_former import QFormer, QFormerSpec
 from llmanac.multimodal.vit import Spec as ViTSpec
 
@@ -58,9 +58,10 @@ class Spec(MultimodalSpec):
     mask: Literal["causal", "prefix"] = "causal"
     encoder: Literal["frozen", "trained"] = "frozen"
 
+    ranges = within(NOT_NEGATIVE, "image_id")
+
     def __post_init__(self) -> None:
-        if self.image_id < 0:
-            raise SpecError(f"image_id: {self.image_id} is not a token id")
+        super().__post_init__()
         if (self.projector == "q-former") != (self.q_former is not None):
             raise SpecError(f"q_former: is set with projector = q-former alone, which is {self.projector}")
 
@@ -76,7 +77,7 @@ class Spec(MultimodalSpec):
         return VLM(self, vocab_size)
 
 
-class VLM(MultimodalModel):
+class VLM(Writing):
     """See the module."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -152,14 +153,6 @@ class VLM(MultimodalModel):
             batch = replace(batch, mask="prefix", prefix=prefix)
         found: Output = self.text(batch, state, want)
         return found
-
-    def loss(self, batch: Pictures) -> LossSum:
-        """Nats of the answers' tokens, how many they are, and how many come first by their probability."""
-        if batch.ids is None or batch.targets is None:
-            raise RequestError("vlm: training needs ids and targets")
-        found = self(batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum"))
-        assert found.nll is not None
-        return found.nll, (batch.targets != IGNORE).sum(), {}
 
     def start(self, rows: int) -> Any:
         """An empty state for `rows` rows."""

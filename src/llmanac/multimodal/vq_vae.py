@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, PART, Range, within
 from llmanac.core.spec import Spec as PlainSpec
 from llmanac.core.types import LossSum
 from llmanac.data.pictures import Pictures
@@ -52,11 +53,7 @@ class CodebookSpec(PlainSpec):
     revive: float = 1.0
     start: Literal["k-means", "normal"] = "k-means"
 
-    def __post_init__(self) -> None:
-        if self.codes < 2 or self.dim < 1:
-            raise SpecError(f"codes: {self.codes} must be at least 2, and dim, {self.dim}, at least 1")
-        if not 0 <= self.decay < 1 or not self.revive >= 0:
-            raise SpecError(f"decay: {self.decay} must be from 0 to below 1, and revive, {self.revive}, at least 0")
+    ranges = within(Range(2), "codes") | within(COUNT, "dim") | within(PART, "decay") | within(NOT_NEGATIVE, "revive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +75,11 @@ class Spec(MultimodalSpec):
     commitment: float = 0.25
     codebook: CodebookSpec = field(default_factory=CodebookSpec)
 
+    ranges = within(COUNT, "image channels base blocks latent groups multipliers")
+
     def __post_init__(self) -> None:
-        for name in ("image", "channels", "base", "blocks", "latent", "groups"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        if not 1 <= len(self.multipliers) <= MOST_LEVELS or min(self.multipliers) < 1:
+        super().__post_init__()
+        if not 1 <= len(self.multipliers) <= MOST_LEVELS:
             raise SpecError(f"multipliers: from 1 to {MOST_LEVELS} numbers from 1 on, not {self.multipliers}")
         if self.base % self.groups:
             raise SpecError(f"groups: {self.groups} must divide base, {self.base}")

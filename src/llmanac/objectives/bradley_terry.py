@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.objectives._preference import Preference, PreferenceSpec
 from llmanac.objectives._rows import AnswerRows
@@ -45,9 +46,7 @@ class Spec(PreferenceSpec):
     centre: float = 0.01
     margin: str | None = None
 
-    def __post_init__(self) -> None:
-        if self.centre < 0:
-            raise SpecError(f"centre: {self.centre} is below 0")
+    ranges = within(NOT_NEGATIVE, "centre")
 
     def reader(self, tokenizer: Any) -> PairRows:
         return PairRows(tokenizer, self.columns, self.margin)

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import Bags, Batch, LossSum
 from llmanac.data.examples import Examples, Form, batch_of
 from llmanac.generate.engine import evaluating
@@ -53,9 +54,7 @@ class Spec(ObjectiveSpec):
     l2: float = 0.0
     form: Form = "bag"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.l2 < float("inf"):
-            raise SpecError(f"l2: {self.l2} is not a number from 0 on")
+    ranges = within(NOT_NEGATIVE, "l2")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Classification:
         """The objective; rows come encoded, so it needs no tokenizer."""

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, Range, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
@@ -45,11 +46,10 @@ class Spec(PreferenceSpec):
     beta: float = 0.1
     label_smoothing: float = 0.0
 
+    ranges = within(POSITIVE, "beta") | within(Range(0, 0.5, below=True), "label_smoothing")
+
     def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise SpecError(f"beta: {self.beta} must be above 0")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise SpecError(f"label_smoothing: {self.label_smoothing} is not at least 0 and below 0.5")
+        super().__post_init__()
         if self.label_smoothing and self.loss != "sigmoid":
             raise SpecError("label_smoothing: only of the sigmoid loss")
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import SOME, within
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import IGNORE, Batch, LossSum, Want
 from llmanac.models._layers import Linear
@@ -53,9 +54,10 @@ class Spec(ObjectiveSpec):
     share: float = 0.5
     on: Literal["completion", "assistant", "all"] = "completion"
 
+    ranges = within(SOME, "share")
+
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise SpecError(f"share: {self.share} must be above 0 and at most 1")
+        super().__post_init__()
         for name in self.layers:
             parts = name.split(":")
             if name not in ("last", "even") and not (len(parts) == 2 and all(part.isdecimal() for part in parts)):

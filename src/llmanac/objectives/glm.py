@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, SOME, within
 from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._drawn import poisson_spans, special_id
@@ -52,11 +52,7 @@ class Spec(ObjectiveSpec):
     rate: float = 0.15
     mean: float = 3.0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise SpecError(f"rate: {self.rate} is not above 0 and at most 1")
-        if self.mean < 1:
-            raise SpecError(f"mean: {self.mean} is not at least 1 token")
+    ranges = within(SOME, "rate") | within(COUNT, "mean")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> GLM:
         """The objective. Raises SpecError where the tokenizer lacks a special token."""

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.objectives._base import collate_ragged
 from llmanac.objectives._preference import Preference, PreferenceSpec
@@ -43,10 +44,7 @@ class Spec(PreferenceSpec):
     good: float = 1.0
     bad: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("beta", "good", "bad"):
-            if not getattr(self, name) > 0:
-                raise SpecError(f"{name}: {getattr(self, name)} must be above 0")
+    ranges = within(POSITIVE, "beta good bad")
 
     def reader(self, tokenizer: Any) -> LabelledRows:
         return LabelledRows(tokenizer, self.columns)

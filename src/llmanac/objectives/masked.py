@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.ranges import FRACTION, SOME, within
 from llmanac.core.types import IGNORE, Batch, LossSum, Want
 from llmanac.data.pack import PADDING
 from llmanac.metrics._items import Metric
@@ -62,13 +63,12 @@ class Spec(ObjectiveSpec):
     random: float = 0.1
     units: Literal["tokens", "words", "spans"] = "tokens"
 
+    ranges = within(SOME, "rate") | within(FRACTION, "masked random")
+
     def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise SpecError(f"rate: {self.rate} is not above 0 and at most 1")
-        if min(self.masked, self.random) < 0 or self.masked + self.random > 1 + 1e-9:
-            raise SpecError(
-                f"masked, random: {self.masked} and {self.random} must be at least 0 and at most 1 together"
-            )
+        super().__post_init__()
+        if self.masked + self.random > 1 + 1e-9:
+            raise SpecError(f"masked, random: {self.masked} and {self.random} must be at most 1 together")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Masked:
         """The objective. Raises SpecError where the tokenizer has no mask token."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
@@ -39,9 +39,7 @@ class Spec(PreferenceSpec):
 
     beta: float = 0.1
 
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise SpecError(f"beta: {self.beta} must be above 0")
+    ranges = within(POSITIVE, "beta")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> ORPO:
         return ORPO(self, tokenizer, models, dims.get("reader"))

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, within
 from llmanac.core.types import HIDDEN, IGNORE, LossSum
 from llmanac.kernels.nn.log_probabilities import chunked_log_probabilities
 from llmanac.models._shared import hidden_at_targets, sharing
@@ -86,21 +87,19 @@ class Spec(ObjectiveSpec):
     decay: float = 0.95
     value_weight: float = 0.5
 
+    ranges = (
+        within(POSITIVE, "clip_low clip_high temperature")
+        | within(FRACTION, "gamma decay")
+        | within(NOT_NEGATIVE, "kl_weight value_weight")
+        | within(COUNT, "constant")
+    )
+
     def __post_init__(self) -> None:
-        for name in ("clip_low", "clip_high", "temperature"):
-            if not getattr(self, name) > 0:
-                raise SpecError(f"{name}: {getattr(self, name)} must be above 0")
-        for name in ("gamma", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"{name}: {getattr(self, name)} is not a fraction from 0 to 1")
-        if self.kl_weight < 0 or self.value_weight < 0:
-            raise SpecError("kl_weight, value_weight: must be at least 0")
+        super().__post_init__()
         if self.kl == "off" and self.kl_weight:
             raise SpecError(
                 f"kl_weight: {self.kl_weight} has no effect with kl = off; choose k1-reward, k2 or k3-ratio"
             )
-        if self.constant is not None and self.constant < 1:
-            raise SpecError(f"constant: {self.constant} is not at least 1 token")
 
     @property
     def grouped(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
@@ -38,9 +38,7 @@ class Spec(PreferenceSpec):
     beta: float = 2.0
     gamma: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not self.beta > 0:
-            raise SpecError(f"beta: {self.beta} must be above 0")
+    ranges = within(POSITIVE, "beta")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> SimPO:
         return SimPO(self, tokenizer, models, dims.get("reader"))

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, INSIDE, within
 from llmanac.core.types import Batch
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._drawn import special_id
@@ -47,11 +47,7 @@ class Spec(ObjectiveSpec):
     rate: float = 0.15
     mean: float = 3.0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise SpecError(f"rate: {self.rate} is not between 0 and 1")
-        if self.mean < 1:
-            raise SpecError(f"mean: {self.mean} is not at least 1 token")
+    ranges = within(INSIDE, "rate") | within(COUNT, "mean")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> SpanCorruption:
         """The objective. Raises SpecError where the tokenizer has no sentinels."""

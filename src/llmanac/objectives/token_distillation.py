@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, FRACTION, POSITIVE, SOME, within
 from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.kernels.nn.divergence import Divergence, chunked_divergence
 from llmanac.objectives import ObjectiveSpec
@@ -58,25 +59,23 @@ class Spec(ObjectiveSpec):
     on_policy: float = 0.0
     tokens: int = 128
 
+    ranges = (
+        within(POSITIVE, "temperature")
+        | within(SOME, "share")
+        | within(FRACTION, "on_policy")
+        | within(COUNT, "tokens top")
+    )
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.beta < 1:
             raise SpecError(
                 f"beta: {self.beta} must be between 0 and 1; use divergence = forward or reverse at the ends"
-            )
-        if not self.temperature > 0:
-            raise SpecError(f"temperature: {self.temperature} must be above 0")
-        if not 0 < self.share <= 1:
-            raise SpecError(f"share: {self.share} must be above 0 and at most 1")
-        if not 0 <= self.on_policy <= 1 or self.tokens < 1:
-            raise SpecError(
-                f"on_policy, tokens: {self.on_policy} and {self.tokens} must be from 0 to 1, and at least 1"
             )
         if self.on_policy and (self.share < 1 or self.on == "all"):
             raise SpecError(
                 "on_policy: a student is not trained to repeat its own answers; share = 1 and on = completion"
             )
-        if self.top is not None and self.top < 1:
-            raise SpecError(f"top: {self.top} must be at least 1")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> TokenDistillation:
         """models: {"teacher": a language model of the same vocabulary}."""

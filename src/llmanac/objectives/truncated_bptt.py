@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.data.pack import PADDING, Row
 from llmanac.objectives import ObjectiveSpec
@@ -47,9 +47,7 @@ class Spec(ObjectiveSpec):
 
     steps: int = 64
 
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise SpecError(f"steps: {self.steps}: at least 1")
+    ranges = within(COUNT, "steps")
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> TruncatedBPTT:
         """The objective; it needs no tokenizer."""

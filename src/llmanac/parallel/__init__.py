@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec
 
 Schedule = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
@@ -48,10 +49,10 @@ class ParallelSpec(Spec):
     checkpoints: Literal["collected", "parts"] = "collected"
     timeout: int = 120
 
+    ranges = within(COUNT, "data context tensor pipeline timeout")
+
     def __post_init__(self) -> None:
-        for name in ("data", "context", "tensor", "pipeline", "timeout"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} is not at least 1")
+        super().__post_init__()
         if self.weights == "replicated" and self.tensor * self.pipeline > 1:
             raise SpecError("weights: replicated goes with data and context; use sharded with tensor or pipeline")
         if self.context * self.pipeline > max(self.context, self.pipeline):

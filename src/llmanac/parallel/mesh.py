@@ -79,6 +79,7 @@ class Mesh:
         launch.joined.set()
         self.commands = 0
         self.doing = "starting"
+        self.lost = ""  # which rank stopped, and in what
         self._ended = threading.Event()
         self._beating = threading.Thread(target=self._live, daemon=True)
         self._beating.start()
@@ -172,9 +173,10 @@ class Mesh:
             if isinstance(error, NotImplementedError) or not _is_of_ranks(error):
                 raise
             seconds, where = time.monotonic() - begin, f"{doing}{_collective(error)}"
+            self.lost = f"{self._missing()} in {where}, after {seconds:.0f} s"
             raise TrainingError(
-                f"parallel: {self._missing()} in {where}, after {seconds:.0f} s (parallel.timeout is "
-                f"{self.spec.timeout} s). Steps up to the last checkpoint are saved: run it again with --resume"
+                f"parallel: {self.lost} (parallel.timeout is {self.spec.timeout} s). Steps up to the last checkpoint "
+                "are saved: run it again with --resume"
             ) from error
 
     def _missing(self) -> str:

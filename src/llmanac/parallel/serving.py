@@ -149,8 +149,8 @@ class ShardedRunner(TorchRunner):
                 with self.calls.mesh.working("a forward pass"):
                     found = super().read(start, tokens, every=every)
             except TrainingError as error:
-                said = str(error).partition(". Steps up to")[0]
-                self.calls.lost = f"{said.replace('parallel.timeout', 'the timeout')}; start the server again"
+                lost, seconds = self.calls.mesh.lost, self.calls.mesh.spec.timeout
+                self.calls.lost = f"parallel: {lost} (the timeout is {seconds} s); start the server again"
                 raise TrainingError(self.calls.lost) from error
             self.calls.forget()
             return found

@@ -110,13 +110,6 @@ def tensor_numbers(spec: ParallelSpec, layers: int, tokens: int, dim: int, micro
     return micro_batches * each + 2 * (n - 1) / n * norms
 
 
-def muon_numbers(spec: ParallelSpec, matrices: int) -> float:
-    """Numbers that a rank sends so that each has all of the momentum of `matrices` parameters; for one axis."""
-    n = spec.replicas if spec.weights == "sharded" else 1
-    n = max(n, spec.tensor)
-    return (n - 1) / n * matrices
-
-
 def pipeline_numbers(spec: ParallelSpec, rank: int, tokens: int, dim: int, micro_batches: int) -> float:
     """Numbers that a rank sends to its neighbours: activations forward, their gradients backward."""
     from llmanac.parallel.pipeline import stages_of

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec
 from llmanac.generate.engine import Engine
 from llmanac.metrics.answers import convention
@@ -124,10 +125,10 @@ class ReasonSpec(Spec):
     stop: tuple[str, ...] = ()
     convention: str = "gsm8k-flexible"
 
+    ranges = within(COUNT, "n tokens")
+
     def __post_init__(self) -> None:
-        for name in ("n", "tokens"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} is not at least 1")
+        super().__post_init__()
         if not self.temperature > 0 and self.n > 1:
             raise SpecError(f"temperature: {self.temperature} makes {self.n} equal samples; it must be above 0")
         convention(self.convention)

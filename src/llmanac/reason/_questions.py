@@ -45,8 +45,6 @@ def read_questions(engine: Engine, path: Path, *, column: str, template: str, ch
     Raises:
         DataError: no such file, a row without the column, or a prompt that the engine refuses; it names file and line.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give a .jsonl or .parquet file with a column {column!r}")
     out = []
     for row in table_rows(path, CommandProblems()):
         text = row.values.get(column)

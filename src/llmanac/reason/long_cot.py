@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.generate.engine import Completion, Engine
 from llmanac.metrics.answers import convention, extract
 from llmanac.reason import Candidate, Cost, Found, Method, Question, ReasonSpec
@@ -46,12 +47,14 @@ class Spec(ReasonSpec):
     ending: str = "\n#### "
     answer_tokens: int = 16
 
+    ranges = within(COUNT, "answer_tokens")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.least <= self.tokens:
             raise SpecError(f"least: {self.least} is not between 0 and tokens = {self.tokens}")
-        if not self.wait.strip() or not self.ending.strip() or self.answer_tokens < 1:
-            raise SpecError("wait, ending, answer_tokens: must be texts, and at least 1")
+        if not self.wait.strip() or not self.ending.strip():
+            raise SpecError("wait, ending: must be texts")
 
     def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> Method:
         if engine.tokenizer is None:

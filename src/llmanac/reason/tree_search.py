@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.generate.engine import Completion, Engine
 from llmanac.metrics.answers import extract
 from llmanac.reason import Candidate, Cost, Found, Method, Question, ReasonSpec, as_sample, scored
@@ -54,10 +55,12 @@ class Spec(ReasonSpec):
     value: Literal["verifier", "rollout"] = "rollout"
     explore: float = 1.0
 
+    ranges = within(COUNT, "width depth") | within(NOT_NEGATIVE, "explore")
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.width < 1 or self.depth < 1 or not self.step or not self.explore >= 0:
-            raise SpecError("width, depth, step, explore: must be at least 1, at least 1, a text, and at least 0")
+        if not self.step:
+            raise SpecError("step: is empty; give the text that ends a step")
         if self.algorithm == "beam" and self.width > self.n:
             raise SpecError(f"width: {self.width} steps of a beam of n = {self.n}; give at most n")
 

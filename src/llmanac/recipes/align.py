@@ -365,9 +365,6 @@ class Sampled(Aligning):
 
 
 def _rows(path: str) -> Any:
-    """`(line, row)` of a table, with all its columns. Raises DataError where there is no such file."""
-    place = Path(path)
-    if not place.exists():
-        raise DataError(f"{path}: no such file; give a .jsonl or .parquet file")
-    for row in table_rows(place, CommandProblems()):
+    """`(line, row)` of a table, with all its columns."""
+    for row in table_rows(Path(path), CommandProblems()):
         yield row.line, {name: value for name, value in row.values.items() if value is not None}

@@ -20,6 +20,7 @@ from typing import Any
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import append, atomic_file, file_sha256, read_text, write_text
 from llmanac.core.progress import Report, progress
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.spec import Spec, dump
 from llmanac.metrics.answers import convention, correct, extract
 from llmanac.recipes.tune_rows import read_rows
@@ -46,9 +47,10 @@ class TeacherSpec(Spec):
     max_tokens: int = 256
     verify: str | None = None
 
+    ranges = within(COUNT, "samples max_tokens") | within(NOT_NEGATIVE, "temperature")
+
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.max_tokens < 1 or not self.temperature >= 0:
-            raise SpecError("samples, max_tokens: must be at least 1, and temperature at least 0")
+        super().__post_init__()
         if self.samples > 1 and not self.temperature:
             raise SpecError(
                 f"samples: {self.samples} answers are all the same at temperature 0; set --temperature, e.g. 0.8"

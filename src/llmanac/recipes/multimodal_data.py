@@ -23,6 +23,7 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.ranges import INSIDE, Range, within
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec, patch
 from llmanac.core.types import IGNORE
@@ -50,11 +51,7 @@ class PictureData(Spec):
     held_out: float = 0.2
     length: int = 64
 
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise SpecError(f"held_out: {self.held_out} must be between 0 and 1")
-        if not 4 <= self.length <= 1024:
-            raise SpecError(f"length: {self.length} must be from 4 to 1024")
+    ranges = within(INSIDE, "held_out") | within(Range(4, 1024), "length")
 
 
 @dataclass(frozen=True)

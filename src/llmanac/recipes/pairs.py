@@ -1,4 +1,4 @@
-"""Fine-tuning on the user's own pairs: a table of `messages` or `prompt`/`completion`, part of it held out."""
+"""Fine-tuning on the user's own pairs: rows as `llmanac tune` reads them (`tune_rows.py`), part of them held out."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from llmanac.core import registry
 from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import Mixture, PackedStream
-from llmanac.data.quarantine import Problems
-from llmanac.data.readers import table_rows
-from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
 from llmanac.objectives._base import collate_ragged
 from llmanac.recipes.application import Pairs, find_application
 from llmanac.recipes.spec import RecipeSpec
 from llmanac.recipes.timetable import questions_asked
+from llmanac.recipes.tune_rows import held_out, read_rows
 from llmanac.train import TrainSpec
 
-COLUMNS = ("messages", "prompt", "completion")
 HELD_OUT = 0.05
 
 
@@ -91,19 +88,12 @@ class FilePairs(Pairs):
             raise DataError(f"finetune.pairs: {path}: no such file; give a .jsonl or .parquet file, or one of {apps}")
         self.run, self.length = run, run.spec.train.length
         self.reader = run.spec.finetune.objective.reader(run.tokenizer)
-        problems = Problems("fatal")
-        rows = []
-        for row in table_rows(path, problems, columns=COLUMNS):
-            if not ("messages" in row.values or {"prompt", "completion"} <= row.values.keys()):
-                has = ", ".join(sorted(row.values)) or "none"
-                raise DataError(f"{path}:{row.line}: needs `messages`, or `prompt` and `completion` (has: {has})")
-            rows.append({k: row.values[k] for k in COLUMNS if row.values.get(k) is not None})
-        self.chats = any("messages" in row or not isinstance(row["prompt"], str) for row in rows)
-        held = [fraction(str(row), run.spec.seed) < HELD_OUT for row in rows]
+        rows = [row for _, row in read_rows(path)]
         if len(rows) < 2:
             raise DataError(f"{path}: {len(rows)} rows are too few to train on and to hold out; give at least 2")
-        if not any(held) or all(held):
-            held = [i == 0 for i in range(len(rows))]
+        self.chats = any("messages" in row or isinstance(row.get("prompt"), list) for row in rows)
+        held = held_out(rows, HELD_OUT, run.spec.seed)
+        held[0] |= not any(held)  # all rows are equal
         self.train = [row for row, h in zip(rows, held, strict=True) if not h]
         self.held_out = [row for row, h in zip(rows, held, strict=True) if h]
 

@@ -22,6 +22,7 @@ from llmanac.core.device import calibrated, resolve_dtype
 from llmanac.core.registry import build
 from llmanac.core.spec import dump
 from llmanac.data.pack import ListStream
+from llmanac.models.mixers._heads import HeadsSpec, SharedHeadsSpec
 from llmanac.train._random import preserve_random_state
 from llmanac.train._step import Stepper
 from llmanac.train._threads import divides
@@ -103,8 +104,8 @@ def shaped(model: Any, shape: tuple[int, int, int, int]) -> Any:
 def _with_heads(mixer: Any, heads: int, kv_heads: int) -> Any:
     """The mixer with as many heads as suit the width; grouped keys stay grouped, full ones stay full."""
     changes: dict[str, Any] = {}
-    if hasattr(mixer, "heads"):
+    if isinstance(mixer, HeadsSpec):
         changes["heads"] = heads
-    if getattr(mixer, "kv_heads", None) is not None:
+    if isinstance(mixer, SharedHeadsSpec) and mixer.kv_heads is not None:
         changes["kv_heads"] = 1 if mixer.kv_heads == 1 else kv_heads
     return dataclasses.replace(mixer, **changes)

@@ -147,7 +147,7 @@ def loss_charts(stages: Iterable[tuple[str, Mapping[str, Any]]], y_label: str) -
         points = [(point["step"], point["loss"]) for point in stage["curve"]]
         if not points:
             continue
-        held_out = [(p["step"], p["held_out"]) for p in stage["curve"] if "held_out" in p]
+        held_out = [(p["step"], p["held_out"]) for p in stage["curve"] if p.get("held_out") is not None]
         caption = f"Training loss of {name}, smoothed"
         caption += "; dots are held-out loss where it was measured." if held_out else "."
         line = Line(name, list(zip([x for x, _ in points], _smooth([y for _, y in points]), strict=True)))

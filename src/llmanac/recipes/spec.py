@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
+from llmanac.core.ranges import FRACTION, PART, within
 from llmanac.core.run_folder import Recipe, RunSpec
 from llmanac.core.spec import Spec, make_method
 from llmanac.data.collect import RELATED, Corpus, collect, collect_built
@@ -22,6 +23,7 @@ from llmanac.data.documents import Document
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.mixers._heads import HeadsSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
@@ -55,9 +57,7 @@ class DataSpec(Spec):
     related: float = RELATED
     vocabulary: MixtureSpec | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.related <= 1:
-            raise SpecError(f"related: {self.related} is not a fraction from 0 to 1")
+    ranges = within(FRACTION, "related")
 
     def collect(self, seed: int, folder: Path | None = None) -> Corpus:
         """The corpus; with a folder, that is where it is built (`data/pipeline`).
@@ -85,7 +85,7 @@ class FinetuneSpec(Spec):
 
     Attributes:
         pairs: the name of an application (`recipes/application.py`; "docstrings" is the documentation assistant), else
-            a .jsonl(.gz) or .parquet file with `messages` or `prompt`/`completion` columns.
+            a file of rows as `llmanac tune` reads them.
         objective: instruction, chat, ...
         steps: planned from the budget where it is not set.
         time_share: the fraction of the training time for fine-tuning.
@@ -102,10 +102,7 @@ class FinetuneSpec(Spec):
     language_share: float = 0.05
     practice_share: float = 0.3
 
-    def __post_init__(self) -> None:
-        for name in ("time_share", "language_share", "practice_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} is not at least 0 and below 1")
+    ranges = within(PART, "time_share language_share practice_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +164,7 @@ class RecipeSpec(RunSpec):
         model: Any = self.model
         paths = []
         if plans_size(recipe):
-            heads = [number for number, block in enumerate(model.blocks) if hasattr(block.mixer, "heads")]
+            heads = [number for number, block in enumerate(model.blocks) if isinstance(block.mixer, HeadsSpec)]
             paths = ["model.dim", "model.layers", *(f"model.blocks.{number}.mixer.heads" for number in heads)]
         if getattr(model, "max_length", None) is not None:
             paths.append("model.max_length")

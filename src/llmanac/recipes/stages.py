@@ -47,7 +47,7 @@ def work(held: RunFolder, report: Report, began: float | None = None) -> dict[st
     """
     asked: Recipe[RecipeSpec] = held.asked
     model: Any = asked.spec.model
-    if getattr(model, "estimated", False):
+    if model.estimated:
         raise SpecError(
             f"model: {model.name} is estimated by counting, and a recipe trains in steps; use llmanac ngram train "
             "--tokenizer, or llmanac compare lm"

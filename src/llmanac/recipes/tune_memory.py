@@ -41,7 +41,7 @@ def plan_memory(
     made = Plan.read(folder)
     if made is not None:
         return dataclasses.replace(spec, micro_batch=made.spec.micro_batch)
-    if spec.micro_batch is not None or getattr(objective, "couples_batch", False):
+    if spec.micro_batch is not None or objective.couples_batch:
         return spec
     device = next(model.parameters()).device
     now, total = memory_bytes(device)

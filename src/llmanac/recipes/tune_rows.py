@@ -16,6 +16,7 @@ import numpy as np
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.files import write_text
 from llmanac.core.progress import progress
+from llmanac.core.ranges import COUNT, PART, POSITIVE, within
 from llmanac.core.spec import Spec
 from llmanac.data.command_problems import FLAG, CommandProblems
 from llmanac.data.quarantine import OnError
@@ -52,13 +53,7 @@ class RowsSpec(Spec):
     epochs: float = 1.0
     on_error: OnError = "fatal"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.held_out < 1:
-            raise SpecError(f"held_out: {self.held_out} is not at least 0 and below 1")
-        if not self.epochs > 0:
-            raise SpecError(f"epochs: {self.epochs} must be above 0")
-        if self.length is not None and self.length < 1:
-            raise SpecError(f"length: {self.length} is not at least 1 token")
+    ranges = within(PART, "held_out") | within(POSITIVE, "epochs") | within(COUNT, "length")
 
 
 @dataclass
@@ -89,8 +84,6 @@ def read_rows(path: str | Path, problems: CommandProblems | None = None) -> Iter
     """
     path, problems = Path(path), problems or CommandProblems(advice="fix or drop it")
     seen: dict[bool, int] = {}  # whether a column is `text` -> its first line
-    if not path.exists():
-        raise DataError(f"{path}: no such file; give a .jsonl, .csv or .parquet file with {_FORMS}")
     for row in table_rows(path, problems, columns=(*COLUMNS, *OTHER_FORMS)):
         try:
             given = _given(row.values)
@@ -257,12 +250,12 @@ def held_out(rows: Sequence[Mapping[str, Any]], share: float, seed: int) -> list
     return found if not all(found) else [False] * len(found)
 
 
-def few(count: int, flag: str = "--held-out") -> str | None:
+def few(count: int) -> str | None:
     """A warning where what is measured is measured on too few rows to mean much."""
     if count == 1:
-        return f"note: measured on 1 held-out row, which gives no interval; hold out more with {flag}"
+        return "note: measured on 1 held-out row, which gives no interval; hold out more with --held-out"
     if 0 < count < 20:
-        return f"note: measured on {count} held-out rows only, which says little; hold out more with {flag}"
+        return f"note: measured on {count} held-out rows only, which says little; hold out more with --held-out"
     return None
 
 

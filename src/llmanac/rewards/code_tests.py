@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.core.errors import DataError, SpecError
+from llmanac.core.errors import DataError
+from llmanac.core.ranges import COUNT, POSITIVE, Range, within
 from llmanac.rewards import Reward, RewardSpec, Sample, Score
 from llmanac.sandbox.pool import Sandbox
 
@@ -37,9 +38,7 @@ class Spec(RewardSpec):
     memory: int = 512
     workers: int = 2
 
-    def __post_init__(self) -> None:
-        if not self.seconds > 0 or self.workers < 1 or self.memory < 64:
-            raise SpecError("seconds, memory, workers: must be above 0, at least 64 MB, and at least 1")
+    ranges = within(POSITIVE, "seconds") | within(COUNT, "workers") | within(Range(64), "memory")
 
     def build(self, **context: Any) -> Reward:
         """Raises SandboxError where this machine cannot confine programs, once the first answer is scored."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.rewards import Reward, RewardSpec, each
 
 CARD = {
@@ -30,9 +30,7 @@ class Spec(RewardSpec):
     target: int = 256
     window: int = 64
 
-    def __post_init__(self) -> None:
-        if self.target < 0 or self.window < 1:
-            raise SpecError(f"target, window: {self.target} and {self.window} must be at least 0 and 1")
+    ranges = within(NOT_NEGATIVE, "target") | within(COUNT, "window")
 
     def build(self, **context: Any) -> Reward:
         return each(lambda sample: -min(1.0, max(0, sample.tokens - self.target) / self.window))

@@ -341,7 +341,7 @@ def describe() -> str:
         with Sandbox(1) as sandbox:
             has = sandbox.protection
     except SandboxError as error:
-        return str(error).removeprefix("sandbox: ")
+        return error.reason
     parts = ["user namespace"] * has.user_namespace + ["namespaces"] * (has.namespaces and not has.user_namespace)
     parts += [f"landlock {has.landlock}"] * (has.landlock > 0) + ["seccomp"] + ["own user"] * (has.user is not None)
     return ", ".join(parts) + "".join(f"; missing: {line}" for line in has.missing)

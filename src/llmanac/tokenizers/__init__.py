@@ -23,10 +23,27 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSpec(Spec):
-    """Describes how to learn a tokenizer from text."""
+    """Describes how to learn a tokenizer from text.
+
+    Attributes:
+        special_tokens: control tokens.
+        bos, eos, pad: which special token begins a text, ends it, fills a batch; unset, the one with a usual name for
+            it (`<s>`, `<|begin_of_text|>`; `</s>`, `<|endoftext|>`, `<|end|>`, `<|im_end|>`; `<pad>`, `<|pad|>`).
+    """
 
     kind: ClassVar[str] = "tokenizer"
     learns: ClassVar[bool] = True  # whether the texts decide the ids
+
+    special_tokens: tuple[str, ...] = ("<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for role, named in (("bos", self.bos), ("eos", self.eos), ("pad", self.pad)):
+            if named is not None and named not in self.special_tokens:
+                raise SpecError(f"{role}: {named!r} is not among special_tokens")
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """Learn the tokenizer. Memory follows the distinct words, so `texts` may be a stream of any length."""

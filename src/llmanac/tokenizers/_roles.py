@@ -30,14 +30,6 @@ def check_special_tokens(special: Sequence[str]) -> None:
         seen.add(text)
 
 
-def check_roles(spec: Any) -> None:
-    """Raises SpecError for a `bos`, `eos` or `pad` that is not among the special tokens."""
-    for role in ("bos", "eos", "pad"):
-        named = getattr(spec, role)
-        if named is not None and named not in spec.special_tokens:
-            raise SpecError(f"{role}: {named!r} is not among special_tokens")
-
-
 def roles_of(spec: Any, special: Sequence[str], *no_roles: str) -> dict[str, Any]:
     """`bos`, `eos`, `pad` and `chat_template` of a Spec, those left open by the usual names among the special tokens.
 

@@ -27,7 +27,7 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._byte_level import ALPHABET, BYTES, read
 from llmanac.tokenizers._counting import count_pieces
-from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
+from llmanac.tokenizers._roles import check_special_tokens, roles_of
 from llmanac.tokenizers.patterns.splitter import Splitter, pattern_of
 
 CARD = {
@@ -47,21 +47,16 @@ class Spec(TokenizerSpec):
         pattern: how text is cut: gpt2, gpt4 (cl100k), llama3, o200k, qwen3, or a regex.
         special_tokens: control tokens, which take the ids from 0 on in this order.
         min_frequency: a pair that occurs less often is not merged.
-        bos, eos, pad: which special token begins a text, ends it, fills a batch; unset, the one with a usual name for
-            it (`<s>`, `<|begin_of_text|>`; `</s>`, `<|endoftext|>`, `<|end|>`, `<|im_end|>`; `<pad>`, `<|pad|>`).
         chat_template: Jinja source; unset, one made for `<|user|>` and `<|assistant|>` or `<|im_start|>`, if there.
     """
 
     vocab_size: int = 8192
     pattern: str = "gpt4"
-    special_tokens: tuple[str, ...] = ("<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
     min_frequency: int = 0
-    bos: str | None = None
-    eos: str | None = None
-    pad: str | None = None
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         special = self.special_tokens
         check_special_tokens(special)
         for i, text in enumerate(special):
@@ -72,7 +67,6 @@ class Spec(TokenizerSpec):
             raise SpecError(f"vocab_size: {self.vocab_size} is less than 256 bytes + special tokens = {least}")
         if self.vocab_size >= 1 << 30:
             raise SpecError(f"vocab_size: {self.vocab_size} is more than ids can number ({1 << 30})")
-        check_roles(self)
         try:
             Splitter([pattern_of(self.pattern)])
         except SpecError as error:

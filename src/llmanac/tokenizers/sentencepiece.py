@@ -32,7 +32,7 @@ from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._counting import bounded_chunks
 from llmanac.tokenizers._normal import SURROGATE
-from llmanac.tokenizers._roles import BEGINS, ENDS, PADS, check_roles, usual
+from llmanac.tokenizers._roles import BEGINS, ENDS, PADS, usual
 from llmanac.tokenizers._spm_normalizer import Normalizer, compile_charsmap
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.chat.template import default_template
@@ -61,7 +61,6 @@ class Spec(TokenizerSpec):
         character_coverage: fraction of the text whose characters get a piece each; rarer ones are left to the bytes.
         special_tokens: control tokens, which text never becomes by itself.
         user_defined_symbols: strings that are always one token where a text contains them.
-        bos, eos, pad: which special token begins a text, ends it, fills a batch; unset, the one with a usual name.
     """
 
     vocab_size: int = 8192
@@ -71,13 +70,10 @@ class Spec(TokenizerSpec):
     add_dummy_prefix: bool = False
     remove_extra_whitespaces: bool = False
     character_coverage: float = 0.9995
-    special_tokens: tuple[str, ...] = ("<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
     user_defined_symbols: tuple[str, ...] = ()
-    bos: str | None = None
-    eos: str | None = None
-    pad: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         seen = {UNKNOWN: "the unknown token"}
         if self.byte_fallback:
             seen |= {f"<0x{byte:02X}>": "a byte's piece" for byte in range(256)}
@@ -95,7 +91,6 @@ class Spec(TokenizerSpec):
             raise SpecError(f"vocab_size: {self.vocab_size} leaves no piece after what is reserved; at least {least}")
         if self.vocab_size >= 1 << 30:
             raise SpecError(f"vocab_size: {self.vocab_size} is more than ids can number ({1 << 30})")
-        check_roles(self)
 
     @property
     def _reserved(self) -> int:

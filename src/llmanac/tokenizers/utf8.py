@@ -23,7 +23,7 @@ from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._bpe import BPE, NO_MERGES
 from llmanac.tokenizers._byte_level import BYTES
-from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
+from llmanac.tokenizers._roles import check_special_tokens, roles_of
 from llmanac.tokenizers.patterns.splitter import Splitter
 
 CARD = {
@@ -52,7 +52,6 @@ class Spec(TokenizerSpec):
         special_tokens: control tokens, which take the ids from 0 on; the bytes follow.
         extra_ids: how many sentinels `<extra_id_0>`, `<extra_id_1>`, ... come after the bytes (ByT5 and T5 mark
             masked spans with them).
-        bos, eos, pad: which special token begins a text, ends it, fills a batch; unset, the one with a usual name.
         chat_template: Jinja source; unset, one made for `<|user|>` and `<|assistant|>` or `<|im_start|>`, if there.
     """
 
@@ -60,14 +59,11 @@ class Spec(TokenizerSpec):
 
     special_tokens: tuple[str, ...] = BYT5
     extra_ids: int = 0
-    bos: str | None = None
-    eos: str | None = None
-    pad: str | None = None
     chat_template: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_special_tokens(self.special_tokens)
-        check_roles(self)
         for i, text in enumerate(self.special_tokens):
             if text in BYTES:
                 raise SpecError(f"special_tokens.{i}: {text!r} is how a vocabulary writes a byte; use a longer text")

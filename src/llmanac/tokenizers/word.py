@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from llmanac.core.errors import SpecError
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.tokenizers._counting import count_pieces
-from llmanac.tokenizers._roles import check_roles, check_special_tokens, roles_of
+from llmanac.tokenizers._roles import check_special_tokens, roles_of
 from llmanac.tokenizers._word import WordLevel, ranked_words, special_first
 from llmanac.tokenizers.patterns.words import WordSplitter
 
@@ -42,7 +42,6 @@ class Spec(TokenizerSpec):
         special_tokens: control tokens, which take the ids from 0 on in this order.
         unknown: the token for all other words; it comes after `special_tokens` where it is not among them.
         min_frequency: a word that occurs less often is left out.
-        bos, eos, pad: which special token begins a text, ends it, fills a batch; unset, the one with a usual name.
         chat_template: Jinja source; unset, one made for `<|user|>` and `<|assistant|>` or `<|im_start|>`, if there.
     """
 
@@ -51,9 +50,6 @@ class Spec(TokenizerSpec):
     special_tokens: tuple[str, ...] = ("[UNK]", "[PAD]", "[BOS]", "[EOS]")
     unknown: str = "[UNK]"
     min_frequency: int = 0
-    bos: str | None = None
-    eos: str | None = None
-    pad: str | None = None
     chat_template: str | None = None
 
     @property
@@ -62,11 +58,11 @@ class Spec(TokenizerSpec):
         return self.special_tokens if self.unknown in self.special_tokens else (*self.special_tokens, self.unknown)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_special_tokens(self.special_tokens)
         if not self.unknown:
             raise SpecError("unknown: is empty; name the token that stands for unknown words")
         check_special_tokens(self.special)
-        check_roles(self)
         if not len(self.special) < self.vocab_size < 1 << 30:
             least = len(self.special) + 1
             raise SpecError(f"vocab_size: {self.vocab_size} is not between {least} and {(1 << 30) - 1}")

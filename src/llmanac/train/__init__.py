@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.spec import Spec, make_method
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.schedules import ScheduleSpec
@@ -48,15 +49,12 @@ class TrainSpec(Spec):
     keep: int = 2
     recompute: Literal["none", "blocks"] = "none"
 
+    ranges = within(COUNT, "steps batch_tokens length micro_batch checkpoint_every keep") | within(NOT_NEGATIVE, "clip")
+
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_tokens", "length", "micro_batch", "checkpoint_every", "keep"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} is not at least 1")
+        super().__post_init__()
         if self.batch_tokens < self.length:
             raise SpecError(f"batch_tokens: {self.batch_tokens} is less than one row of length {self.length}")
-        if not self.clip >= 0:
-            raise SpecError(f"clip: {self.clip} is below 0; 0 is no clipping")
 
     @property
     def rows(self) -> int:

@@ -40,16 +40,15 @@ def of_step(
         add_up: replaces counts by their sums over ranks.
     """
     experts = [layer for layer in model.modules() if isinstance(layer, Experts) and layer.balance]
-    in_parts = getattr(type(objective), "losses", BaseObjective.losses) is not BaseObjective.losses
-    if not experts or not getattr(objective, "adds_aux", False) or not (several or in_parts):
+    in_parts = type(objective).losses is not BaseObjective.losses
+    if not experts or not objective.adds_aux or not (several or in_parts):
         yield batches
         return
     batches = list(batches)
     for layer in experts:
         layer.seen = torch.zeros(layer.count + 1, dtype=torch.long, device=layer.router.weight.device)
     try:
-        named = getattr(objective, "generators", None)
-        with preserve_random_state(named), preserve_objective(objective), torch.no_grad():
+        with preserve_random_state(objective.generators), preserve_objective(objective), torch.no_grad():
             units = sum(read(batch) for batch in batches)
         seen = [layer.seen for layer in experts if layer.seen is not None]
         totals = torch.cat([*seen, torch.as_tensor(units).reshape(1).to(seen[0])])

@@ -41,19 +41,19 @@ def preserve_models(modules: list[nn.Module]) -> Iterator[None]:
 @contextlib.contextmanager
 def preserve_objective(objective: Any) -> Iterator[None]:
     """The objective's `state_dict` is after it what it was."""
-    state = {name: value.detach().clone() for name, value in getattr(objective, "state_dict", dict)().items()}
+    state = {name: value.detach().clone() for name, value in objective.state_dict().items()}
     try:
         yield
     finally:
-        if state or getattr(objective, "state_dict", dict)():
+        if state or objective.state_dict():
             objective.load_state_dict(state)
 
 
 @contextlib.contextmanager
 def preserve_all(model: nn.Module, objective: Any, generators: Mapping[str, Generator] | None) -> Iterator[None]:
     """What runs inside moves no model, no state of the objective, and no random generator, global or named."""
-    named = {**(generators or {}), **getattr(objective, "generators", {})}
-    models = [model, *getattr(objective, "models", {}).values()]
+    named = {**(generators or {}), **objective.generators}
+    models = [model, *objective.models.values()]
     settings = {name: getattr(model, name) for name in ("attention_form", "compute_dtype") if hasattr(model, name)}
     with preserve_random_state(named), preserve_objective(objective), preserve_models(models):
         try:

@@ -81,7 +81,7 @@ class Stepper:
 
     def gradients(self, rows: Sequence[Any]) -> Sums:
         """Add the gradients of the summed loss, micro-batch by micro-batch. The host waits for none of them."""
-        if getattr(self.objective, "couples_batch", False) and self.micro_batch < len(rows):
+        if self.objective.couples_batch and self.micro_batch < len(rows):
             raise SpecError(
                 f"micro_batch: {self.micro_batch} cuts {len(rows)} rows whose losses depend on each other; "
                 f"leave it unset or set it to {len(rows)}"
@@ -116,7 +116,7 @@ class Stepper:
     def _parts(self, model: nn.Module, batch: Any) -> Iterator[LossSum]:
         """The objective's losses of one micro-batch, each computed when it is asked for."""
         batch = batch if self.device.type == "cpu" else batch.to(self.device)
-        parts = getattr(self.objective, "losses", lambda *given: iter([self.objective.loss(*given)]))(model, batch)
+        parts = self.objective.losses(model, batch)
         while True:
             with self.precision():
                 found = next(parts, None)

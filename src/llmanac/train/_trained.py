@@ -25,8 +25,8 @@ class Trained:
     def __init__(self, model: nn.Module, objective: Any) -> None:
         self.model, self.objective = model, objective
         self.modules = trained_modules(model, objective)
-        others = getattr(objective, "models", {})
-        self.frozen = {name: fingerprint(other) for name, other in others.items() if name not in self.modules}
+        others = objective.models.items()
+        self.frozen = {name: fingerprint(other) for name, other in others if name not in self.modules}
         self._left_out = {name: frozenset(frozen_tensors(module)) for name, module in self.modules.items()}
         self.base = self._fingerprints()
 
@@ -45,7 +45,7 @@ class Trained:
 
     def parts(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The tensors of a checkpoint's model.safetensors, and those of its objective.safetensors."""
-        own: Mapping[str, Tensor] = getattr(self.objective, "state_dict", dict)()
+        own: Mapping[str, Tensor] = self.objective.state_dict()
         others = {
             f"models.{name}.{key}": value
             for name in self.modules
@@ -81,14 +81,12 @@ class Trained:
             copy_tensors(model_tensors(module) if base is None else self._tensors(name), *tensors[name])
         if base is None:
             self.base = self._fingerprints()
-        if hasattr(self.objective, "load_state_dict"):
-            self.objective.load_state_dict(under("state.", objective))
+        self.objective.load_state_dict(under("state.", objective))
 
 
 def trained_modules(model: nn.Module, objective: Any) -> nn.ModuleDict:
     """The model as "model", with the objective's further models that are trained."""
-    names = getattr(objective, "trainable", ())
-    others = {name: other for name, other in getattr(objective, "models", {}).items() if name in names}
+    others = {name: other for name, other in objective.models.items() if name in objective.trainable}
     return nn.ModuleDict({MODEL: model, **others})
 
 

@@ -131,7 +131,7 @@ class _Run:
         self.model, self.source, self.objective, self.folder = model, source, objective, folder
         self.seed, self.watch = seed, watch
         self.report = report or (lambda text: print(text, file=sys.stderr))
-        self.generators = {**(generators or {}), **getattr(objective, "generators", {})}
+        self.generators = {**(generators or {}), **objective.generators}
         missing = [name for name in ("state", "restore") if not hasattr(source, name)]
         if missing:
             raise SpecError(

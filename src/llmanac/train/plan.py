@@ -142,9 +142,8 @@ def plan(
     if spec.micro_batch is None:
         with preserve_all(model, objective, generators), trial_rows(source) as draw:
             rows = len(draw())
-        couples = getattr(objective, "couples_batch", False)
         alone = default_micro_batch(rows, spec.length, micro_tokens(model, spec, device))
-        spec = dataclasses.replace(spec, micro_batch=rows if couples else alone)
+        spec = dataclasses.replace(spec, micro_batch=rows if objective.couples_batch else alone)
     gemm = gemm_rate(resolve_dtype(spec.dtype), device)
     a_step = spec.batch_tokens * flops_per_token(model, spec.length) / (USED * gemm)
     measured: dict[str, Any] = {"calibration": str(calibration())}

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError, SpecError, TrainingError
 from llmanac.core.files import write_text
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState
@@ -66,10 +67,10 @@ class Sampling(Spec):
     tokens: int = 64
     unfinished: float | None = None
 
+    ranges = within(COUNT, "prompts samples epochs minibatches tokens")
+
     def __post_init__(self) -> None:
-        for name in ("prompts", "samples", "epochs", "minibatches", "tokens"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} is not at least 1")
+        super().__post_init__()
         if self.prompts * self.samples % self.minibatches:
             raise SpecError(f"minibatches: {self.minibatches} does not divide {self.prompts * self.samples} answers")
 

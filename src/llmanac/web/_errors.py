@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -46,9 +45,7 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
     elif isinstance(error, Busy):
         status, code = 429, "server_busy"
     elif isinstance(error, (RequestError, DataError)):
-        named = re.match(r"([A-Za-z_][\w.]*):", message)
-        status, param = 400, named[1] if named else None
-        code = "context_length_exceeded" if "do not fit the model's context" in message else None
+        status, param, code = 400, error.field, error.code
     elif isinstance(error, ValidationError):
         status = 400
         param, message = _first_problem(error)

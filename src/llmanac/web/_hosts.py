@@ -7,6 +7,7 @@ are refused. An address written in numbers cannot be rebound.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
@@ -94,6 +95,6 @@ def claim_port(host: str, port: int) -> socket.socket:
         claimed.close()
         if isinstance(error, PermissionError):
             raise LlmanacError(f"--port {port}: this user may not listen on it; use one above 1023") from error
-        reason = "something else listens there" if "in use" in str(error).lower() else str(error.strerror).lower()
+        reason = "something else listens there" if error.errno == errno.EADDRINUSE else str(error.strerror).lower()
         raise LlmanacError(f"--port {port}: cannot listen on {host} ({reason}); choose another --port") from error
     return claimed

@@ -46,8 +46,7 @@ def open_images(urls: list[tuple[str, str]]) -> list[Any]:
         try:
             image = open_image(data, where, formats=(TYPES[kind],), pixels=left)
         except DataError as error:
-            said = str(error).removeprefix(f"{where}: ")
-            raise _refused(where, f"{said} (as {kind})", "invalid_image") from error
+            raise _refused(where, f"{error.reason} (as {kind})", "invalid_image") from error
         left -= image.width * image.height
         images.append(image)
     return images

@@ -46,11 +46,11 @@ def blaming(name: str) -> Iterator[None]:
     except (ApiError, Busy):
         raise
     except (LlmanacError, TimeoutError, RecursionError) as error:
-        message = str(error) or "it takes too long to tokenize; send shorter text"
-        own, _, rest = message.partition(": ")
-        if own in (*Body.model_fields, "prompt", name):
-            name, message = name if own == "prompt" else own, rest
-        code = "context_length_exceeded" if "do not fit the model's context" in message else None
+        message, code = str(error) or "it takes too long to tokenize; send shorter text", None
+        if isinstance(error, LlmanacError):
+            code = error.code
+            if error.field in (*Body.model_fields, "prompt", name):
+                name, message = name if error.field == "prompt" else str(error.field), error.reason
         raise ApiError(400, f"{name}: {message}", param=name, code=code) from error
 
 

@@ -94,8 +94,7 @@ def constrain(service: Service, options: Options, asked: tuple[str, dict[str, An
             known.pop(next(iter(known)))
         make = constraint_of(option, engine.tokenizer, ends, size, known)
     except (LlmanacError, RecursionError) as error:
-        own, _, rest = str(error).partition(": ")
-        message = rest if own in OPTIONS else str(error)
+        message = error.reason if isinstance(error, LlmanacError) and error.field in OPTIONS else str(error)
         raise ApiError(400, f"{field}: {message}", param=field) from error
     finally:
         service.compiling.release()
@@ -138,7 +137,7 @@ class Shielded:
         try:
             return work()
         except LlmanacError as error:
-            self.error = RequestError(f"{self._field}: {str(error).removeprefix('constraint: ')}")
+            self.error = RequestError(f"{self._field}: {error.reason if error.field == 'constraint' else error}")
             return None
 
 

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -22,7 +22,6 @@ from llmanac.core.progress import Report
 from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
-from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web._asgi import Guard
 from llmanac.web._errors import ApiError, json_error
 from llmanac.web._hosts import Hosts, claim_port
@@ -51,12 +50,10 @@ def serve(
     port: int = 8000,
     model_name: str = "llmanac",
     assistant: Assistant | None = None,
-    embedding_name: str = "embedding",
-    max_queue: int = 64,
-    prefix_cache_bytes: int | None = DEFAULT_BYTES,
     allow_hosts: Iterable[str] = (),
     api_keys: Iterable[str] = (),
     report: Report = SAY,
+    **options: Any,
 ) -> None:
     """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is reported at once; while it
     loads, and while the kernels of constraints compile, requests are answered with 503.
@@ -64,7 +61,7 @@ def serve(
     Args:
         engine: an engine, or a function that loads one, its assistant and an embedder (None where there is none).
         host: where to listen; the loopback address by default, so that nobody else reaches it.
-        embedding_name, prefix_cache_bytes, api_keys: see `create_app`.
+        model_name, api_keys, options: see `create_app`.
         allow_hosts: names besides `host` and the loopback's that requests may give this server.
         report: what lines for the user are given to: where the server is, once it can answer; before that,
             that it compiles, where this takes seconds.
@@ -81,17 +78,8 @@ def serve(
 
         def load() -> FastAPI:
             found, answers, embedder = (engine, assistant, None) if isinstance(engine, Engine) else engine()
-            app = create_app(
-                found,
-                model_name=model_name,
-                assistant=answers,
-                max_queue=max_queue,
-                prefix_cache_bytes=prefix_cache_bytes,
-                hosts=hosts,
-                embedder=embedder,
-                embedding_name=embedding_name,
-                api_keys=keys,
-            )
+            given = {"hosts": hosts, "embedder": embedder, "api_keys": keys, **options}
+            app = create_app(found, model_name=model_name, assistant=answers, **given)
             loading.state = "compiling"
             slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model_name}: compiling its kernels, once ..."])
             slow.daemon = True

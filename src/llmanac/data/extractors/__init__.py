@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from llmanac.core.errors import DataError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec
-from llmanac.data.ranges import POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class ExtractorSpec(Spec):
 
     max_bytes: int = 20_000_000
 
-    def __post_init__(self) -> None:
-        check_ranges(self, max_bytes=POSITIVE)
+    ranges = within(COUNT, "max_bytes")
 
     def build(self, **dims: Any) -> Extractor:
         """An extractor has no dimensions. Raises DataError where a library it needs is not installed."""

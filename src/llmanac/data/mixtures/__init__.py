@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.spec import Spec
-from llmanac.data.ranges import POSITIVE, check_ranges
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,7 @@ class MixtureSpec(Spec):
     documents: int | None = None
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if not self.epochs > 0:
-            raise SpecError(f"epochs: {self.epochs} is not positive")
-        check_ranges(self, documents=POSITIVE)
+    ranges = within(POSITIVE, "epochs") | within(COUNT, "documents")
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         """Each domain's fraction of `unit`: positive, summing to 1.

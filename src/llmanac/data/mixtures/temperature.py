@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llmanac.core.ranges import Range, within
 from llmanac.data.mixtures import Domain, MixtureSpec, normalised
-from llmanac.data.ranges import check_ranges
 
 CARD = {
     "title": "Domains by size to the power T",
@@ -32,9 +32,7 @@ class Spec(MixtureSpec):
 
     power: float = 0.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ranges(self, power=(0, 100))
+    ranges = within(Range(0, 100), "power")
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         # divided by the largest first: sizes to the power 100 overflow

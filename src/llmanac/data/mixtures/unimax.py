@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llmanac.core.ranges import COUNT, within
 from llmanac.data.mixtures import Domain, MixtureSpec, normalised
-from llmanac.data.ranges import POSITIVE, check_ranges
 
 CARD = {
     "title": "UniMax: even, with a cap on repetition",
@@ -32,9 +32,7 @@ class Spec(MixtureSpec):
     epochs: float = 4.0
     budget: int | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ranges(self, budget=POSITIVE)
+    ranges = within(COUNT, "budget")
 
     def shares(self, domains: Mapping[str, Domain]) -> dict[str, float]:
         sizes = {name: self.size(domain) for name, domain in domains.items()}

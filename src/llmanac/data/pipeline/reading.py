@@ -118,9 +118,7 @@ class Reader:
             except DataError as error:
                 if not part["path"] or self.recipe.on_error == "fatal":  # a source that fails is for the user to fix
                     raise
-                self.leave_out(
-                    shown, getattr(error, "code", "unreadable"), str(error).removeprefix(f"{part['path']}: ")
-                )
+                self.leave_out(shown, error.code or "unreadable", error.reason if error.place else str(error))
                 break
             except (MemoryError, RecursionError, ValueError, OSError) as error:
                 if self.recipe.on_error == "fatal":

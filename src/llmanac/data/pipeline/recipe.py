@@ -14,10 +14,10 @@ from typing import Any, Literal, get_type_hints
 from llmanac import __version__
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.spec import Spec
 from llmanac.data.mixtures import MixtureSpec
 from llmanac.data.quarantine import Bounds, OnError
-from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 
@@ -38,9 +38,7 @@ class InputSpec(Spec):
     domain: str = ""
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise SpecError(f"weight: {self.weight} is not positive; leave the input out to give it nothing")
+    ranges = within(POSITIVE, "weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +55,7 @@ class OutputSpec(Spec):
     shard_bytes: int = 256 << 20
     dropped: Literal["reasons", "texts"] = "reasons"
 
-    def __post_init__(self) -> None:
-        check_ranges(self, shard_bytes=POSITIVE)
+    ranges = within(COUNT, "shard_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +77,7 @@ class LimitSpec(Spec):
     expanded: int = int(Bounds.expanded)
     memory: int = 512 << 20
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            if not getattr(self, field.name) > 0:
-                raise SpecError(f"{field.name}: {getattr(self, field.name)} is not positive")
+    ranges = within(COUNT, "max_bytes expanded memory") | within(POSITIVE, "timeout ratio")
 
     def bounds(self) -> Bounds:
         """What the readers hold input to."""
@@ -112,10 +106,12 @@ class BuildSpec(Spec):
     on_error: OnError = "skip"
     shard_bytes: int = 32 << 20
 
+    ranges = within(COUNT, "shard_bytes")
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.inputs:
             raise SpecError("inputs: nothing to read; name files or folders, or give an [[inputs]] table with a source")
-        check_ranges(self, shard_bytes=POSITIVE)
         domains: dict[str, float] = {}
         for number, item in enumerate(self.inputs):
             if domains.setdefault(item.domain, item.weight) != item.weight:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import glob
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError, nearest
 from llmanac.core.files import readable
+from llmanac.core.ranges import Range, within
 from llmanac.data import pages, unpack
 from llmanac.data.archives import zip_documents
 from llmanac.data.columns import Row, no_column
@@ -28,7 +28,6 @@ from llmanac.data.documents import Document, Names
 from llmanac.data.lines import text_pieces
 from llmanac.data.pages import INSTALL, missing_library
 from llmanac.data.quarantine import OnError, Problems
-from llmanac.data.ranges import check_ranges
 from llmanac.data.readers import table_rows
 from llmanac.data.sources import SourceSpec
 from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
@@ -72,8 +71,7 @@ class Spec(SourceSpec):
     piece: int = 1_000_000
     license: str = ""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, piece=(1000, math.inf))
+    ranges = within(Range(1000), "piece")
 
     def problems(self) -> Problems:
         return Problems(self.on_error, self.quarantine)

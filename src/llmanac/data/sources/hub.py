@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, nearest
+from llmanac.core.ranges import COUNT, within
 from llmanac.data.documents import Document
 from llmanac.data.quarantine import OnError, Problems
-from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.sources import SourceSpec
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.sources.files import documents_of
@@ -55,8 +55,7 @@ class Spec(SourceSpec):
     quarantine: str = "quarantine.jsonl"
     piece: int = 1_000_000
 
-    def __post_init__(self) -> None:
-        check_ranges(self, limit=POSITIVE)
+    ranges = within(COUNT, "limit")
 
     def problems(self) -> Problems:
         return Problems(self.on_error, self.quarantine)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from llmanac.core.errors import SpecError
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped, Stage
 
@@ -20,10 +19,3 @@ class Filter(Stage):
         for document in documents:
             found = self.reason(document.text)
             yield document if found is None else Dropped(document, *found)
-
-
-def check_positive(**fields: float) -> None:
-    """Raise SpecError for a field below zero."""
-    for name, value in fields.items():
-        if not value >= 0:
-            raise SpecError(f"{name}: {value} is negative; use 0 for no limit")

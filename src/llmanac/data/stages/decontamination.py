@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +27,10 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import atomic_file
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import read_items
 from llmanac.data.overlap import ItemIndex, original_ranges
-from llmanac.data.ranges import POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
 from llmanac.data.stages._positions import decision_line, matched
@@ -77,11 +76,12 @@ class Spec(StageSpec):
     max_pieces: int = 10
     max_documents: int | None = None
 
+    ranges = within(NOT_NEGATIVE, "context min_piece max_pieces") | within(COUNT, "max_documents")
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.shortest <= self.n <= 1000:
             raise SpecError(f"shortest: {self.shortest} and n: {self.n} are not 1 <= shortest <= n <= 1000")
-        least = (0, math.inf)
-        check_ranges(self, context=least, min_piece=least, max_pieces=least, max_documents=POSITIVE)
 
     def build(self, **dims: Any) -> Decontamination:
         return Decontamination(self)

@@ -7,16 +7,15 @@ reason.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.data.documents import Document
 from llmanac.data.extractors import Extractor, ExtractorSpec, Unusable
 from llmanac.data.extractors.structured import Spec as Structured
 from llmanac.data.floods import text_flood
-from llmanac.data.ranges import check_ranges
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
@@ -40,8 +39,7 @@ class Spec(StageSpec):
     extractor: ExtractorSpec = field(default_factory=Structured)
     min_characters: int = 1
 
-    def __post_init__(self) -> None:
-        check_ranges(self, min_characters=(0, math.inf))
+    ranges = within(NOT_NEGATIVE, "min_characters")
 
     def build(self, **dims: Any) -> Stage:
         return Extraction(self)

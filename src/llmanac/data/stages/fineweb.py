@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.data.stages import Stage, StageSpec
-from llmanac.data.stages._filter import Filter, check_positive
+from llmanac.data.stages._filter import Filter
 from llmanac.data.stages._words import code_points, words_of
 from llmanac.kernels.documents.filters import line_counts
 from llmanac.kernels.english.words import tables
@@ -42,8 +43,7 @@ class Spec(StageSpec):
     max_repeated: float = 0.01
     max_newlines: float = 0.3
 
-    def __post_init__(self) -> None:
-        check_positive(**vars(self))
+    ranges = within(NOT_NEGATIVE, "min_closed_lines max_short_lines short_line max_repeated max_newlines")
 
     def build(self, **dims: Any) -> Stage:
         return FineWeb(self)

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.data.stages import Stage, StageSpec
-from llmanac.data.stages._filter import Filter, check_positive
+from llmanac.data.stages._filter import Filter
 from llmanac.data.stages._words import words_of
 from llmanac.kernels.documents.filters import quality_counts
 from llmanac.kernels.english.affixes import hash_of
@@ -45,8 +46,11 @@ class Spec(StageSpec):
     min_stop_words: int = 2
     stop_words: tuple[str, ...] = ("the", "be", "to", "of", "and", "that", "have", "with")
 
-    def __post_init__(self) -> None:
-        check_positive(**{name: value for name, value in vars(self).items() if name != "stop_words"})
+    ranges = within(
+        NOT_NEGATIVE,
+        "min_words max_words min_word_length max_word_length max_symbols max_bullet_lines max_ellipsis_lines "
+        "min_letter_words min_stop_words",
+    )
 
     def build(self, **dims: Any) -> Stage:
         return GopherQuality(self)

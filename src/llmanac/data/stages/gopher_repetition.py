@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.data.stages import Stage, StageSpec
-from llmanac.data.stages._filter import Filter, check_positive
+from llmanac.data.stages._filter import Filter
 from llmanac.data.stages._words import code_points, words_of
 from llmanac.kernels.documents.filters import repeated_lines, repeated_n_grams
 from llmanac.kernels.english.words import tables
@@ -50,13 +51,16 @@ class Spec(StageSpec):
     top_n_grams: tuple[float, ...] = (0.2, 0.18, 0.16)
     repeated_n_grams: tuple[float, ...] = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
 
+    ranges = within(
+        NOT_NEGATIVE,
+        "max_lines max_paragraphs max_line_characters max_paragraph_characters top_n_grams repeated_n_grams",
+    )
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("top_n_grams", "repeated_n_grams"):
             if len(getattr(self, name)) > MOST_SIZES:
                 raise SpecError(f"{name}: {len(getattr(self, name))} sizes are more than {MOST_SIZES}; give fewer")
-        for name, value in vars(self).items():
-            for one in value if isinstance(value, tuple) else (value,):
-                check_positive(**{name: one})
 
     def build(self, **dims: Any) -> Stage:
         return GopherRepetition(self)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmanac.core.errors import DataError, SpecError
+from llmanac.core.ranges import COUNT, FRACTION, within
 from llmanac.data.documents import Document
-from llmanac.data.ranges import FRACTION, POSITIVE, check_ranges
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
@@ -46,8 +46,10 @@ class Spec(StageSpec):
     model: Literal["fasttext", "langid"] = "fasttext"
     characters: int = 10_000
 
+    ranges = within(FRACTION, "min_score") | within(COUNT, "characters")
+
     def __post_init__(self) -> None:
-        check_ranges(self, min_score=FRACTION, characters=POSITIVE)
+        super().__post_init__()
         for code in self.languages:
             if not re.fullmatch(r"[a-z]{2,3}", code):
                 raise SpecError(f"languages: {code!r} is no language code; use two letters, for example en")

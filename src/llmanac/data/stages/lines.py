@@ -22,9 +22,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from llmanac.core.ranges import COUNT, FRACTION, within
 from llmanac.data.dedup import text_key
 from llmanac.data.documents import Document
-from llmanac.data.ranges import FRACTION, POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._cuts import Cuts, write_cuts
@@ -58,8 +58,7 @@ class Spec(StageSpec):
     min_length: int = 30
     max_removed: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_ranges(self, min_length=POSITIVE, max_removed=FRACTION)
+    ranges = within(COUNT, "min_length") | within(FRACTION, "max_removed")
 
     def build(self, **dims: Any) -> Lines:
         return Lines(self)

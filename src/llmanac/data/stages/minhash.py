@@ -35,8 +35,8 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, SOME, Range, within
 from llmanac.data.documents import Document
-from llmanac.data.ranges import FRACTION, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._clusters import find_clusters, representatives
@@ -89,11 +89,16 @@ class Spec(StageSpec):
     keep: Literal["first", "longest", "stable"] = "first"
     seed: int = 1
 
+    ranges = (
+        within(SOME, "threshold")
+        | within(Range(2, 4096), "permutations")
+        | within(FRACTION, "false_positive_weight")
+        | within(Range(1, 1000), "width")
+        | within(Range(0, (1 << 32) - 1), "seed")
+    )
+
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise SpecError(f"threshold: {self.threshold} is not above 0 and at most 1")
-        check_ranges(self, permutations=(2, 4096), false_positive_weight=FRACTION, width=(1, 1000))
-        check_ranges(self, seed=(0, (1 << 32) - 1))
+        super().__post_init__()
         if (self.bands is None) != (self.rows is None):
             raise SpecError("bands: set bands and rows together, or neither")
         bands, rows = self.bands or 0, self.rows or 0

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, within
 from llmanac.data.documents import Document
 from llmanac.data.quality_model import load_quality
-from llmanac.data.ranges import FRACTION, check_ranges
 from llmanac.data.stages import Dropped, Stage, StageSpec
 
 CARD = {
@@ -40,8 +40,7 @@ class Spec(StageSpec):
     model: str = ""
     min_score: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_ranges(self, min_score=FRACTION)
+    ranges = within(FRACTION, "min_score")
 
     def build(self, **dims: Any) -> Stage:
         if not self.model:

@@ -23,8 +23,8 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
+from llmanac.core.ranges import COUNT, FRACTION, within
 from llmanac.data.documents import Document
-from llmanac.data.ranges import FRACTION, POSITIVE, check_ranges
 from llmanac.data.stages import CorpusStage, Dropped, StageSpec
 from llmanac.data.stages._blocks import BlockReader, BlockWriter, opened
 from llmanac.data.stages._cuts import Cuts, write_cuts
@@ -58,8 +58,7 @@ class Spec(StageSpec):
     overlaps: Literal["cut", "keep"] = "cut"
     max_removed: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_ranges(self, min_length=POSITIVE, max_removed=FRACTION)
+    ranges = within(COUNT, "min_length") | within(FRACTION, "max_removed")
 
     def build(self, **dims: Any) -> Substring:
         return Substring(self)

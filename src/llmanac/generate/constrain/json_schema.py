@@ -31,7 +31,6 @@ from llmanac.generate.constrain._json_text import Writer
 from llmanac.generate.constrain.expressions import Grammar
 
 Whitespace = Literal["spaced", "compact", "any"]
-ANY_OBJECT: dict[str, Any] = {"type": "object"}  # the schema of the "json_object" mode
 
 
 def schema_of(schema: object) -> dict[str, Any] | bool:

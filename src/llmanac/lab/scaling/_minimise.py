@@ -13,23 +13,22 @@ import numpy as np
 Evaluate = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 FALL, CURVE = 1e-4, 0.9  # of the Wolfe conditions
 HALVINGS = 30
+ITERATIONS = 300
+TOLERANCE = 1e-7  # a descent ends where its gradient's largest number is below, or no step is found
 
 
-def minimise(
-    evaluate: Evaluate, starts: np.ndarray, iterations: int = 300, tolerance: float = 1e-7
-) -> tuple[np.ndarray, np.ndarray]:
+def minimise(evaluate: Evaluate, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The end points (S, P) and values (S,) of a descent from each of `starts` (S, P).
 
     Args:
         evaluate: of points (s, P) and the numbers (s,) of their problems, the values (s,) and gradients (s, P).
-        tolerance: a descent ends where its gradient's largest number is below, or no step is found.
     """
     x = starts.astype(np.float64).copy()
     every, size = np.arange(len(x)), x.shape[1]
     value, slope = evaluate(x, every)
     inverse = np.broadcast_to(np.eye(size), (len(x), size, size)).copy()
-    active = every[np.abs(slope).max(1) > tolerance]
-    for turn in range(iterations):
+    active = every[np.abs(slope).max(1) > TOLERANCE]
+    for turn in range(ITERATIONS):
         if not len(active):
             break
         direction = -np.einsum("sij,sj->si", inverse[active], slope[active])
@@ -54,7 +53,7 @@ def minimise(
             inverse[at] = left @ inverse[at] @ left.transpose(0, 2, 1) + rho[:, None, None] * s[:, :, None] * s[:, None]
         gain = value[active] - found
         x[active], value[active], slope[active] = moved, found, steep
-        live = ok & (np.abs(steep).max(1) > tolerance) & (gain > 1e-14 * np.abs(found))
+        live = ok & (np.abs(steep).max(1) > TOLERANCE) & (gain > 1e-14 * np.abs(found))
         active = active[live]
     return x, value
 

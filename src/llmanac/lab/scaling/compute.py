@@ -65,7 +65,7 @@ class Compute:
 
 def architectures() -> list[str]:
     """Every trained language model of the catalogue, and every mixer that a Transformer can have, and experts."""
-    lms = [n for n, m in registry.methods("lm").items() if not getattr(make_method("lm", n), "estimated", False)]
+    lms = [n for n, m in registry.methods("lm").items() if not make_method("lm", n).estimated]
     return list(dict.fromkeys([*lms, *(name for name in mixers() if "@" not in name), "experts"]))
 
 
@@ -84,7 +84,7 @@ def measure(text: str, *, dim: int = 64, length: int = 128, vocabulary: int = 51
         SpecError: a name that is neither, or a model that is not trained.
     """
     arm = parse_arm(text)
-    if arm.name in registry.methods("lm") and getattr(make_method("lm", arm.name), "estimated", False):
+    if arm.name in registry.methods("lm") and make_method("lm", arm.name).estimated:
         raise SpecError(f"{arm.name}: is counted, not trained, so 6 N D says nothing about it")
     value = arm.value if isinstance(arm.value, dict) else {"name": arm.value}
     if arm.name in registry.methods("lm"):

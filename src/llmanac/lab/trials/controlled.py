@@ -147,7 +147,7 @@ def _with_tokens(base: Any, arms: Sequence[Arm]) -> Any:
 def _base_words(base: Any, prepared: Prepared) -> str:
     """The base in a line: its name and sizes."""
     size = prepared.tokenizer.vocab_size
-    model = "" if getattr(base.model, "estimated", False) else f"{parameters_of(base.model, size):,} parameters, "
+    model = "" if base.model.estimated else f"{parameters_of(base.model, size):,} parameters, "
     return (
         f"base: {base.name}: {model}{base.train.batch_tokens:,} tokens a step, "
         f"{len(prepared.dataset):,} tokens of text, vocabulary of {size:,}"

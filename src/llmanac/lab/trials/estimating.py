@@ -28,7 +28,7 @@ CODE = (TokenDataset.__module__,)
 
 def is_estimated(arm: Arm) -> bool:
     """Whether an arm's model is estimated from the text at once."""
-    return bool(getattr(arm.spec.model, "estimated", False))
+    return bool(arm.spec.model.estimated)
 
 
 def trained(arms: Sequence[Arm]) -> list[Arm]:

@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmanac.core import files
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import numpy_generator
 from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
@@ -99,9 +100,7 @@ class PictureBase(Spec):
     questions: int = 192
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
-    def __post_init__(self) -> None:
-        if self.questions < 1:
-            raise SpecError(f"questions: {self.questions} must be at least 1")
+    ranges = within(COUNT, "questions")
 
 
 def picture_base(base: Any, changes: Mapping[str, Any]) -> PictureBase:

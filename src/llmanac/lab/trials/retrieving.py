@@ -78,8 +78,6 @@ def read_questions(path: str, documents: Sequence[str]) -> list[Asked]:
     Raises:
         DataError: by file and line, a row without a question or relevant documents, or a document that is not there.
     """
-    if not Path(path).exists():
-        raise DataError(f"{path}: no such file; give a .jsonl, .csv or .parquet file with question and relevant")
     known, found = set(documents), []
     for row in table_rows(Path(path), CommandProblems()):
         text, given = row.values.get("question"), row.values.get("relevant")

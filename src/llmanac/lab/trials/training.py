@@ -238,9 +238,7 @@ def _curve(lines: list[dict[str, Any]], metric: str) -> list[dict[str, float]]:
     return points
 
 
-def calibrate(
-    trial: TrainingTrial, arms: list[Arm], work: Path, *, steps: int = 20, turns: int = 2
-) -> dict[str, Speed]:
+def calibrate(trial: TrainingTrial, arms: list[Arm], work: Path, *, steps: int) -> dict[str, Speed]:
     """Each arm's step time, measured in interleaved rounds, and what a run costs outside its steps.
 
     The fixed part is a complete short trial, measured once for each arm: it evaluates as often as a long one. An
@@ -250,7 +248,7 @@ def calibrate(
 
     taken: dict[str, list[float]] = {arm.label: [] for arm in arms}
     stepping = estimating.trained(arms)
-    for turn in range(turns):
+    for turn in range(2):
         for arm in stepping if turn % 2 == 0 else stepping[::-1]:
             taken[arm.label] += trial.rehearse(arm, max(2, steps), work / "calibrate")
     speed: dict[str, Speed] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ from llmanac.core.errors import SpecError, shown
 from llmanac.core.spec import Spec, make_method
 from llmanac.models._context import Context
 from llmanac.models.ffn import FFNSpec
+from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.mixers import MixerSpec
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.positions import PositionSpec
 from llmanac.models.state import LayerState
 from llmanac.models.state.composite import CompositeState
 
@@ -22,9 +25,17 @@ MOST = 1024  # blocks of a pattern
 
 @dataclass(frozen=True, kw_only=True)
 class BlockSpec(Spec):
-    """`build(dim=, norm=, max_length=) -> Block`; its fields are `mixer`, `ffn`, `position` and, in some, `cross`."""
+    """`build(dim=, norm=, max_length=) -> Block`.
+
+    mixer: between tokens; ffn: within a token; position: a position method of this block's own, in place of the model's
+    rotation and bias. Some also have `cross`: attention to a source sequence, after the mixer, or None.
+    """
 
     kind = "block"
+
+    mixer: MixerSpec = field(default_factory=Softmax)
+    ffn: FFNSpec = field(default_factory=Gated)
+    position: PositionSpec | None = None
 
     @classmethod
     def from_text(cls, text: str, path: str) -> list[BlockSpec]:
@@ -50,8 +61,7 @@ class BlockSpec(Spec):
     @property
     def mixers(self) -> tuple[MixerSpec, ...]:
         """The mixers that read the tokens themselves, in order."""
-        own: Any = self
-        return (own.mixer,)
+        return (self.mixer,)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -61,12 +71,12 @@ class BlockSpec(Spec):
     @property
     def shares_position(self) -> bool:
         """Whether its blocks use the model's position module."""
-        return getattr(self, "position", None) is None
+        return self.position is None
 
     def resolved(self, dim: int) -> BlockSpec:
         """The same block with every size that was left open filled in, for a model of width `dim`."""
         parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        sized = {k: p.resolved(dim) for k, p in parts.items() if isinstance(p, (MixerSpec, FFNSpec))}
+        sized: dict[str, Any] = {k: p.resolved(dim) for k, p in parts.items() if isinstance(p, (MixerSpec, FFNSpec))}
         return replace(self, **sized)
 
     def build(self, *args: Any, **dims: Any) -> Any:

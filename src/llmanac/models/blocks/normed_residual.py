@@ -10,20 +10,15 @@ arXiv:2203.00555). MiniMax-01 (2025, section 2.2.4) has both kinds of weights, B
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
-from llmanac.models.ffn import FFNSpec
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.mixers import MixerSpec
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
-from llmanac.models.positions import PositionSpec
 
 CARD = {
     "title": "Normed residual block",
@@ -35,23 +30,14 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(BlockSpec):
-    """mixer: between tokens; ffn: within a token; position: a position method of this block's own.
+    """mixer_residual, mixer_scale: a and b; ffn_residual, ffn_scale: c and d."""
 
-    mixer_residual, mixer_scale: a and b; ffn_residual, ffn_scale: c and d.
-    """
-
-    mixer: MixerSpec = field(default_factory=Softmax)
-    ffn: FFNSpec = field(default_factory=Gated)
-    position: PositionSpec | None = None
     mixer_residual: float = 1.0
     mixer_scale: float = 1.0
     ffn_residual: float = 1.0
     ffn_scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("mixer_residual", "mixer_scale", "ffn_residual", "ffn_scale"):
-            if not getattr(self, name) > 0:
-                raise SpecError(f"{name}: {getattr(self, name)} must be above 0")
+    ranges = within(POSITIVE, "mixer_residual mixer_scale ffn_residual ffn_scale")
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> NormedResidual:
         return NormedResidual(self, dim, norm, max_length)

@@ -9,19 +9,14 @@ at the same time, at a small cost in quality that shrinks with size. Wang & Koma
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
-from llmanac.models.ffn import FFNSpec
-from llmanac.models.ffn.gated import Spec as Gated
-from llmanac.models.mixers import MixerSpec
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
-from llmanac.models.positions import PositionSpec
 
 CARD = {
     "title": "Parallel block",
@@ -33,15 +28,9 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(BlockSpec):
-    """mixer: between tokens; ffn: within a token; norms: one that both parts read, or two.
+    """norms: one that both parts read, or two."""
 
-    position: a position method of this block's own, in place of the model's rotation and bias.
-    """
-
-    mixer: MixerSpec = field(default_factory=Softmax)
-    ffn: FFNSpec = field(default_factory=Gated)
     norms: Literal["one", "two"] = "one"
-    position: PositionSpec | None = None
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> Parallel:
         return Parallel(self, dim, norm, max_length)

@@ -19,9 +19,7 @@ from llmanac.models.blocks import Block, BlockSpec
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.mixers import MixerSpec
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
-from llmanac.models.positions import PositionSpec
 
 CARD = {
     "title": "Post-norm block",
@@ -33,15 +31,10 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(BlockSpec):
-    """mixer: between tokens; ffn: within a token; cross: attention to a source sequence, after the mixer, or None.
+    """See the base; cross: attention to a source sequence, after the mixer, or None."""
 
-    position: a position method of this block's own, in place of the model's rotation and bias.
-    """
-
-    mixer: MixerSpec = field(default_factory=Softmax)
     ffn: FFNSpec = field(default_factory=MLP)
     cross: MixerSpec | None = None
-    position: PositionSpec | None = None
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> PostNorm:
         return PostNorm(self, dim, norm, max_length)

@@ -8,19 +8,15 @@ the post-norm block of the original Transformer puts a norm on it. Xiong et al. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
-from llmanac.models.ffn import FFNSpec
-from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.mixers import MixerSpec
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
-from llmanac.models.positions import PositionSpec
 
 CARD = {
     "title": "Pre-norm block",
@@ -31,16 +27,9 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(BlockSpec):
-    """mixer: between tokens; ffn: within a token; cross: attention to a source sequence, after the mixer, or None.
+    """first_norm: whether `norm_1` is there; the first block of a model that norms its embeddings may do without."""
 
-    position: a position method of this block's own, in place of the model's rotation and bias. first_norm: whether
-    `norm_1` is there; the first block of a model that norms its embeddings may do without.
-    """
-
-    mixer: MixerSpec = field(default_factory=Softmax)
-    ffn: FFNSpec = field(default_factory=Gated)
     cross: MixerSpec | None = None
-    position: PositionSpec | None = None
     first_norm: Literal["model", "none"] = "model"
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> PreNorm:

@@ -10,7 +10,7 @@ the residual stream itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -18,12 +18,8 @@ from torch import Tensor, nn
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
 from llmanac.models.blocks import Block, BlockSpec
-from llmanac.models.ffn import FFNSpec
-from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.mixers import MixerSpec
-from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
-from llmanac.models.positions import PositionSpec
 
 CARD = {
     "title": "Sandwich block (norms before and after)",
@@ -36,17 +32,10 @@ CARD = {
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(BlockSpec):
-    """mixer: between tokens; ffn: within a token; cross: attention to a source sequence, after the mixer, or None.
+    """norms: before and after each part, or after it alone."""
 
-    norms: before and after each part, or after it alone.
-    position: a position method of this block's own, in place of the model's rotation and bias.
-    """
-
-    mixer: MixerSpec = field(default_factory=Softmax)
-    ffn: FFNSpec = field(default_factory=Gated)
     cross: MixerSpec | None = None
     norms: Literal["both", "after"] = "both"
-    position: PositionSpec | None = None
 
     def build(self, *, dim: int, norm: NormSpec, max_length: int, **dims: Any) -> Sandwich:
         return Sandwich(self, dim, norm, max_length)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmanac.core import files
-from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.errors import CheckpointError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import Bags
 from llmanac.data.examples import Examples, batch_of
@@ -30,14 +30,6 @@ VOCABULARY = "vocabulary.json"
 
 Loss = Literal["auto", "bce", "cross-entropy"]
 Pool = Literal["sum", "mean"]
-
-
-def check_choices(spec: Any, *names: str) -> None:
-    """Raise SpecError for the first of these fields that is set and below 1."""
-    for name in names:
-        value = getattr(spec, name)
-        if value is not None and value < 1:
-            raise SpecError(f"{name}: {value} is not at least 1")
 
 
 class BagNetwork(nn.Module):

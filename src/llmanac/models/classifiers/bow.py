@@ -14,18 +14,19 @@ Papers: Cox 1958; McCallum & Nigam 1998 for words as events.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.types import Bags
 from llmanac.kernels.nn.embedding import bag
 from llmanac.models._layers import init_normal
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import BagClassifier, Loss, check_choices
+from llmanac.models.classifiers._bags import BagClassifier, Loss
 from llmanac.models.classifiers._base import Training
 from llmanac.models.classifiers._explain import Explanation
 
@@ -48,6 +49,8 @@ class Spec(ClassifierSpec):
         epochs, batch, lr: of training. A batch of None is all examples, up to 8192.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"strength": "inverse_regularization"}
+
     ngrams: int = 1
     min_count: int = 1
     max_words: int | None = None
@@ -57,10 +60,7 @@ class Spec(ClassifierSpec):
     batch: int | None = None
     lr: float = 0.1
 
-    def __post_init__(self) -> None:
-        check_choices(self, "ngrams", "min_count", "max_words", "epochs", "batch")
-        if not 0 <= self.inverse_regularization < float("inf"):
-            raise SpecError(f"inverse_regularization: {self.inverse_regularization} is not a number from 0 on")
+    ranges = within(COUNT, "ngrams min_count max_words epochs batch") | within(NOT_NEGATIVE, "inverse_regularization")
 
     def build(self, *args: Any, **dims: Any) -> BagOfWords:
         """A classifier that has seen no example yet."""

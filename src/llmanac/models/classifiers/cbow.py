@@ -17,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, PART, within
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import BagClassifier, BagNetwork, Loss, Pool, check_choices
+from llmanac.models.classifiers._bags import BagClassifier, BagNetwork, Loss, Pool
 from llmanac.models.classifiers._base import Training
 from llmanac.models.classifiers._explain import Explanation
 
@@ -52,10 +52,7 @@ class Spec(ClassifierSpec):
     lr: float = 3e-3
     weight_decay: float = 0.1
 
-    def __post_init__(self) -> None:
-        check_choices(self, "dim", "min_count", "max_words", "epochs", "batch")
-        if not 0 <= self.dropout < 1:
-            raise SpecError(f"dropout: {self.dropout} is not in [0, 1)")
+    ranges = within(COUNT, "dim min_count max_words epochs batch") | within(PART, "dropout")
 
     def build(self, *args: Any, **dims: Any) -> ContinuousBagOfWords:
         """A classifier that has seen no example yet."""

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.models.classifiers import cbow
 from llmanac.models.classifiers._bags import BagNetwork
 from llmanac.models.classifiers._explain import Explanation, explain_by_leaving_out
@@ -41,12 +42,12 @@ class Spec(cbow.Spec):
     hidden: tuple[int, ...] = (64,)
     activation: Literal["relu", "tanh", "none"] = "relu"
 
+    ranges = within(COUNT, "hidden")
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.hidden or min(self.hidden) < 1:
-            raise SpecError(
-                f"hidden: {list(self.hidden)} must be one or more widths of at least 1; without any it is cbow"
-            )
+        if not self.hidden:
+            raise SpecError("hidden: must be one or more widths; without any it is cbow")
 
     def build(self, *args: Any, **dims: Any) -> DeepBagOfWords:
         """A classifier that has seen no example yet."""

@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import HIDDEN, Batch
 from llmanac.data.examples import Examples, batch_of
 from llmanac.models._layers import Linear
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._bags import check_choices
 from llmanac.models.classifiers._base import Classifier, Training, check_texts
 from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
 from llmanac.models.classifiers.load import WEIGHTS, read_tensors
@@ -63,8 +63,7 @@ class Spec(ClassifierSpec):
     lr: float = 3e-4
     weight_decay: float = 0.01
 
-    def __post_init__(self) -> None:
-        check_choices(self, "length", "epochs", "batch")
+    ranges = within(COUNT, "length epochs batch")
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> FineTuning:
         """A classifier on this language model, which is trained in place."""

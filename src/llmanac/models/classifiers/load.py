@@ -14,12 +14,6 @@ from llmanac.models._weights import Weights, check_finite
 
 FORMAT_VERSION = 1
 FILE, WEIGHTS = "classifier.json", "model.safetensors"
-# Spec fields by the names that folders of earlier versions have for them.
-RENAMED = {
-    "bow": {"strength": "inverse_regularization"},
-    "prompting": {"words": "verbalizer", "compare": "normalization", "between": "separator"},
-    "rules": {"find": "extractor"},
-}
 
 
 def load_classifier(folder: str | Path) -> Any:
@@ -41,7 +35,7 @@ def load_classifier(folder: str | Path) -> Any:
     if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(name, str) for name in labels):
         raise CheckpointError(f"{path}: labels is not a list of two or more names")
     try:
-        classifier = make_method("classifier", _current(record["spec"]), "spec").build()
+        classifier = make_method("classifier", record["spec"], "spec").build()
         classifier.labels = tuple(labels)
         classifier.read(folder, record)
     except KeyError as error:
@@ -53,12 +47,6 @@ def load_classifier(folder: str | Path) -> Any:
     except LlmanacError as error:
         raise CheckpointError(str(error)) from error
     return classifier
-
-
-def _current(spec: Any) -> Any:
-    """A saved Spec with today's names of its fields."""
-    names = RENAMED.get(str(spec.get("name")), {}) if isinstance(spec, dict) else {}
-    return {names.get(key, key): value for key, value in spec.items()} if names else spec
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

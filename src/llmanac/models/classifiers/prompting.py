@@ -18,13 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from llmanac.core.errors import CheckpointError, DataError, SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import IGNORE, Batch
 from llmanac.models._pairs import encode_pair
 from llmanac.models.classifiers import ClassifierSpec
@@ -55,6 +56,10 @@ class Spec(ClassifierSpec):
         shots: examples shown first. separator: the text between them.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "words": "verbalizer", "compare": "normalization", "between": "separator",
+    }  # fmt: skip
+
     path: str | None = None
     template: str = "{text}\nLabel:"
     verbalizer: tuple[tuple[str, ...], ...] = ()
@@ -62,7 +67,10 @@ class Spec(ClassifierSpec):
     shots: int = 0
     separator: str = "\n\n"
 
+    ranges = within(NOT_NEGATIVE, "shots")
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.template.count(TEXT) != 1:
             raise SpecError(f"template: {self.template!r} must have {TEXT} in one place, where the text goes")
         for pair in self.verbalizer:
@@ -70,8 +78,6 @@ class Spec(ClassifierSpec):
                 raise SpecError(f"verbalizer: {list(pair)} is not a label and its words")
         if len({label for label, *_ in self.verbalizer}) != len(self.verbalizer):
             raise SpecError("verbalizer: a label appears twice")
-        if self.shots < 0:
-            raise SpecError(f"shots: {self.shots} is below 0")
 
     def build(self, *args: Any, model: Any = None, tokenizer: Any = None, **dims: Any) -> Prompting:
         """A classifier on this language model; with a `verbalizer` it can predict without `fit`."""

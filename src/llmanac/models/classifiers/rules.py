@@ -28,7 +28,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -59,6 +59,8 @@ class Spec(ClassifierSpec):
         extractor: "lexicon" finds the rulebook's words with what negates and strengthens them; "words" counts words.
         pattern: the regular expression of a word for extractor = "words"; None for this package's words.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"find": "extractor"}
 
     rules: str = "english-sentiment"
     extractor: Literal["lexicon", "words"] = "lexicon"

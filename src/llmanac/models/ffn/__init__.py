@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 from llmanac.models._context import Context
 
@@ -46,12 +45,6 @@ class FFNSpec(Spec):
     def build(self, *args: Any, **dims: Any) -> Any:
         """dim: width of the model."""
         raise NotImplementedError
-
-
-def check_width(width: int | None) -> None:
-    """Raises SpecError where a width is given and is not at least 1."""
-    if width is not None and width < 1:
-        raise SpecError(f"width: {width} must be at least 1")
 
 
 def activate(name: str, x: Tensor) -> Tensor:

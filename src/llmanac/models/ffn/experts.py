@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, POSITIVE, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
 from llmanac.models.ffn import FFNSpec
@@ -59,22 +60,19 @@ class Spec(FFNSpec):
     top_groups: int = 1
     scale: float = 1.0
 
+    ranges = within(COUNT, "experts top_k top_groups") | within(POSITIVE, "scale") | within(NOT_NEGATIVE, "balance")
+
     def __post_init__(self) -> None:
-        if self.experts < 1:
-            raise SpecError(f"experts: {self.experts} must be at least 1")
-        if not 1 <= self.top_k <= self.experts:
+        super().__post_init__()
+        if self.top_k > self.experts:
             raise SpecError(f"top_k: {self.top_k} is not between 1 and experts, {self.experts}")
-        if not 1 <= self.top_groups <= self.groups:
+        if self.top_groups > self.groups:
             raise SpecError(f"top_groups: {self.top_groups} is not between 1 and groups, {self.groups}")
         size = self.experts // self.groups
         if self.groups > 1 and (self.experts % self.groups or size < 2):
             raise SpecError(f"groups: {self.experts} experts are not {self.groups} groups of one size, of at least 2")
         if self.top_k > self.top_groups * size:
             raise SpecError(f"top_k: {self.top_k} experts, but {self.top_groups} groups have {self.top_groups * size}")
-        if not self.scale > 0:
-            raise SpecError(f"scale: {self.scale} must be above 0")
-        if self.balance < 0:
-            raise SpecError(f"balance: {self.balance} must be at least 0")
         for name in ("expert", "shared"):
             part = getattr(self, name)
             if part is not None and part.name in ("experts", "none"):

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.kernels.nn._takes import fused, operation
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all
-from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
+from llmanac.models.ffn import Activation, FFNSpec, activate
 
 CARD = {
     "title": "Gated feed-forward layer",
@@ -55,10 +55,7 @@ class Spec(FFNSpec):
     limit: float | None = None
     shift: float | None = None
 
-    def __post_init__(self) -> None:
-        check_width(self.width)
-        if self.limit is not None and not self.limit > 0:
-            raise SpecError(f"limit: {self.limit} must be above 0")
+    ranges = within(COUNT, "width") | within(POSITIVE, "limit")
 
     def _width(self, dim: int) -> int:
         return self.width or max(32, round(8 * dim / 3 / 32) * 32)

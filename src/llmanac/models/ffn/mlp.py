@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from llmanac.core.ranges import COUNT, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
-from llmanac.models.ffn import Activation, FFNSpec, activate, check_width
+from llmanac.models.ffn import Activation, FFNSpec, activate
 
 CARD = {
     "title": "Feed-forward layer",
@@ -39,8 +40,7 @@ class Spec(FFNSpec):
     width: int | None = None
     biases: Literal["none", "all"] = "none"
 
-    def __post_init__(self) -> None:
-        check_width(self.width)
+    ranges = within(COUNT, "width")
 
     def _width(self, dim: int) -> int:
         return self.width or 4 * dim

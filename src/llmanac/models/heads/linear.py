@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models._context import Context
@@ -42,11 +42,7 @@ class Spec(HeadSpec):
     scale: float | None = None
     base_dim: int | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("softcap", "scale", "base_dim"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SpecError(f"{name}: {value} must be above 0")
+    ranges = within(POSITIVE, "softcap scale base_dim")
 
     def build(self, *, dim: int, vocab_size: int, **dims: Any) -> LinearHead:
         scale = self.scale if self.base_dim is None else (self.scale or 1.0) * self.base_dim / dim

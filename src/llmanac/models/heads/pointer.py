@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import RequestError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, init_normal, upcast
@@ -44,9 +45,7 @@ class Spec(HeadSpec):
     width: int = 64
     gate: float = -2.0
 
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise SpecError(f"width: {self.width} must be at least 1")
+    ranges = within(COUNT, "width")
 
     def build(self, *, dim: int, vocab_size: int, **dims: Any) -> PointerHead:
         return PointerHead(dim, vocab_size, self.width, self.gate)

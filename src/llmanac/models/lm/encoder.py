@@ -16,6 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.models._context import Context
 from llmanac.models._layers import Embedding
@@ -66,9 +67,10 @@ class Spec(LanguageModelSpec):
     embedding_norm: Literal["none", "model"] = "model"
     final_norm: Literal["none", "model"] = "none"
 
+    ranges = within(NOT_NEGATIVE, "token_types")
+
     def __post_init__(self) -> None:
-        if self.token_types < 0:
-            raise SpecError(f"token_types: {self.token_types} must be at least 0")
+        super().__post_init__()
         if self.head is None and self.tied:
             raise SpecError("tied: there is no head to tie to the embedding; set it to false")
         self.stack()  # its own checks

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import RequestError
+from llmanac.core.ranges import COUNT, Range, within
 from llmanac.core.types import ALL, LAST, Batch, Output, Want
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
@@ -53,10 +54,7 @@ class Spec(LanguageModelSpec):
     hidden: int = 256
     direct: bool = False
 
-    def __post_init__(self) -> None:
-        for name, least in (("order", 2), ("dim", 1), ("hidden", 1)):
-            if getattr(self, name) < least:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least {least}")
+    ranges = within(Range(2), "order") | within(COUNT, "dim hidden")
 
     def build(self, *, vocab_size: int, **dims: Any) -> FeedForward:
         """A model with the initial weights of seed 0 (none on the meta device)."""

@@ -22,12 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import llmanac
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
-from llmanac.core.spec import dump
 from llmanac.core.types import ALL, IGNORE, Batch, Output, Want
-from llmanac.models._folder import FORMAT_VERSION, RECORD, read_generation, read_record
+from llmanac.models._folder import RECORD, read_generation, read_record, record_of
 from llmanac.models._pass import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
@@ -239,13 +237,7 @@ class Ngram(nn.Module):
         folder = Path(folder)
         (folder / "config.json").unlink(missing_ok=True)  # without its config a folder is no checkpoint
         write_binary(self.trie, folder / WEIGHTS)
-        record = {
-            "format_version": FORMAT_VERSION,
-            "llmanac_version": llmanac.__version__,
-            "vocab_size": self.vocab_size,
-            "spec": dump(self.spec),
-        }
-        files.write_json(folder / "llmanac.json", record)
+        files.write_json(folder / RECORD, record_of(self))
         files.write_json(folder / "generation_config.json", self.generation)
         config = {"architectures": ["Ngram"], "model_type": MODEL_TYPE, "vocab_size": self.vocab_size}
         files.write_json(folder / "config.json", config)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError, nearest
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.types import ALL, Batch, Output, Want
 from llmanac.kernels.nn._takes import OPERATIONS
 from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
@@ -75,12 +76,10 @@ class Spec(LanguageModelSpec):
     embedding_scale: float | None = None
     embedding_norm: NormSpec | None = None
 
+    ranges = within(COUNT, "dim layers max_length") | within(POSITIVE, "embedding_scale")
+
     def __post_init__(self) -> None:
-        for name in ("dim", "layers", "max_length"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        if self.embedding_scale is not None and self.embedding_scale <= 0:
-            raise SpecError(f"embedding_scale: {self.embedding_scale} must be above 0")
+        super().__post_init__()
         if not self.blocks:
             raise SpecError("blocks: needs at least one block")
         if self.layers < len(self.blocks):

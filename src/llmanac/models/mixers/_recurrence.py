@@ -8,13 +8,13 @@ float64 the walk is a compiled kernel (`kernels/nn/recurrence.py`); `cell` is th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.recurrence import Cell, walk
 from llmanac.kernels.nn.scan import takes
 from llmanac.models._context import Context
@@ -29,9 +29,10 @@ class RecurrenceSpec(MixerSpec):
 
     hidden: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.hidden is not None and self.hidden < 1:
-            raise SpecError(f"hidden: {self.hidden} must be at least 1")
+    ranges = within(COUNT, "hidden")
+
+    def resolved(self, dim: int) -> Self:
+        return replace(self, hidden=self.hidden or dim)
 
 
 class Recurrence(Mixer):

@@ -8,17 +8,18 @@ so the state keeps them. Vaswani et al. 2017, section 3.2.3 (encoder-decoder att
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import RequestError
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
 from llmanac.models._masks import AttentionMask
-from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.mixers import Mixer
+from llmanac.models.mixers._heads import SharedHeadsSpec
 from llmanac.models.scores import ScoreSpec
 from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 from llmanac.models.state.cross import CrossState
@@ -33,34 +34,14 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MixerSpec):
+class Spec(SharedHeadsSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; score compares queries with keys.
 
     biases says which of the products add one: none, those of q, k and v, or all four.
     """
 
-    heads: int = 4
-    head_dim: int | None = None
-    kv_heads: int | None = None
     score: ScoreSpec = field(default_factory=ScaledDot)
     biases: Literal["none", "qkv", "all"] = "none"
-
-    def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "kv_heads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
-        if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise SpecError(f"kv_heads: {self.kv_heads} must divide heads, {self.heads}")
-
-    def head_shape(self, dim: int) -> tuple[int, int]:
-        if self.head_dim is None and dim % self.heads:
-            raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
-        return self.heads, self.head_dim or dim // self.heads
-
-    def resolved(self, dim: int) -> Spec:
-        heads, head_dim = self.head_shape(dim)
-        return replace(self, head_dim=head_dim, kv_heads=self.kv_heads or heads)
 
     def build(self, *, dim: int, source: int | None = None, **dims: Any) -> CrossAttention:
         """source: width of what is read, where it is not the model's."""

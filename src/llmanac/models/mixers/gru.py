@@ -9,7 +9,7 @@ Where z is 1 the state passes unchanged, and so does its gradient. Three matrice
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -29,9 +29,6 @@ CARD = {
 @dataclass(frozen=True, kw_only=True)
 class Spec(RecurrenceSpec):
     """hidden: H, by default D."""
-
-    def resolved(self, dim: int) -> Spec:
-        return replace(self, hidden=self.hidden or dim)
 
     def build(self, *, dim: int, **dims: Any) -> GRU:
         return GRU(dim, self.hidden or dim)

@@ -20,10 +20,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear
-from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.mixers import Mixer
+from llmanac.models.mixers._heads import HeadsSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.scores.scaled_dot import ScaledDot
@@ -38,7 +39,7 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MixerSpec):
+class Spec(HeadsSpec):
     """heads: H; head_dim: d, by default D / H; rotary_dim: r, by default d / 2; value_dim: e, by default d.
 
     latent: n, by default 4 d; query_latent: width of a like bottleneck of the queries, None for none; norm: of both.
@@ -47,8 +48,6 @@ class Spec(MixerSpec):
 
     scores: ClassVar[bool] = False
 
-    heads: int = 4
-    head_dim: int | None = None
     rotary_dim: int | None = None
     value_dim: int | None = None
     latent: int | None = None
@@ -56,13 +55,7 @@ class Spec(MixerSpec):
     norm: NormSpec = field(default_factory=RMSNorm)
     scale: float = 1.0
 
-    def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "rotary_dim", "value_dim", "latent", "query_latent"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
-        if not self.scale > 0:
-            raise SpecError(f"scale: {self.scale} must be above 0")
+    ranges = within(COUNT, "rotary_dim value_dim latent query_latent") | within(POSITIVE, "scale")
 
     def head_shape(self, dim: int) -> tuple[int, int]:
         """The part of a head that positions rotate."""
@@ -71,9 +64,7 @@ class Spec(MixerSpec):
         return self.heads, full.rotary_dim
 
     def resolved(self, dim: int) -> Spec:
-        if self.head_dim is None and dim % self.heads:
-            raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
-        d = self.head_dim or dim // self.heads
+        d = self.head_width(dim)
         return replace(
             self,
             head_dim=d,

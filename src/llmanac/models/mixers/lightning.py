@@ -10,18 +10,19 @@ chunks, as there); the layer is that of MiniMax-01, arXiv:2501.08313.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.linear_attention import linear_attention
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
-from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.mixers import Mixer
+from llmanac.models.mixers._heads import HeadsSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.state.recurrent import RecurrentState
@@ -35,7 +36,7 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MixerSpec):
+class Spec(HeadsSpec):
     """heads: H; head_dim: d, by default D / H; slope: scale of all rates.
 
     norm: of what all heads read; chunk: tokens that are compared pair by pair. MiniMax has a slope that falls from 1 in
@@ -44,24 +45,14 @@ class Spec(MixerSpec):
 
     scores: ClassVar[bool] = False
 
-    heads: int = 4
-    head_dim: int | None = None
     slope: float = 1.0
     norm: NormSpec = field(default_factory=RMSNorm)
     chunk: int = 64
 
-    def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
-        if not self.slope >= 0:
-            raise SpecError(f"slope: {self.slope} must be at least 0")
+    ranges = within(COUNT, "chunk") | within(NOT_NEGATIVE, "slope")
 
-    def resolved(self, dim: int) -> Spec:
-        if self.head_dim is None and dim % self.heads:
-            raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
-        return replace(self, head_dim=self.head_dim or dim // self.heads)
+    def head_shape(self, dim: int) -> None:
+        return None  # nothing compares queries with keys
 
     def build(self, *, dim: int, **dims: Any) -> Lightning:
         return Lightning(self.resolved(dim), dim)

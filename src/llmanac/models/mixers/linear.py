@@ -15,7 +15,7 @@ Tokens that may see later ones (bidirectional, prefix) read the same sums from t
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.linear_attention import linear_attention
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, linear_all, upcast
-from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.mixers import Mixer
+from llmanac.models.mixers._heads import HeadsSpec
 from llmanac.models.state.recurrent import RecurrentState
 
 CARD = {
@@ -40,7 +41,7 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MixerSpec):
+class Spec(HeadsSpec):
     """heads: H; head_dim: d, by default D / H; features: elu, or random ones: `count` (m) of them, drawn from `seed`.
 
     chunk: tokens that are compared pair by pair; beyond them only S is read.
@@ -48,28 +49,12 @@ class Spec(MixerSpec):
 
     scores: ClassVar[bool] = False
 
-    heads: int = 4
-    head_dim: int | None = None
     features: Literal["elu", "random"] = "elu"
     count: int = 64
     seed: int = 0
     chunk: int = 64
 
-    def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "count", "chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
-        if self.seed < 0:
-            raise SpecError(f"seed: {self.seed} must be at least 0")
-
-    def head_shape(self, dim: int) -> tuple[int, int]:
-        if self.head_dim is None and dim % self.heads:
-            raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
-        return self.heads, self.head_dim or dim // self.heads
-
-    def resolved(self, dim: int) -> Spec:
-        return replace(self, head_dim=self.head_shape(dim)[1])
+    ranges = within(COUNT, "count chunk") | within(NOT_NEGATIVE, "seed")
 
     def build(self, *, dim: int, **dims: Any) -> LinearAttention:
         return LinearAttention(self, dim)

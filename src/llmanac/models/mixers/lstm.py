@@ -11,7 +11,7 @@ the forget gate of Gers et al. 2000; Jozefowicz et al. 2015 for its initial bias
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -32,9 +32,6 @@ CARD = {
 @dataclass(frozen=True, kw_only=True)
 class Spec(RecurrenceSpec):
     """hidden: H, by default D."""
-
-    def resolved(self, dim: int) -> Spec:
-        return replace(self, hidden=self.hidden or dim)
 
     def build(self, *, dim: int, **dims: Any) -> LSTM:
         return LSTM(dim, self.hidden or dim)

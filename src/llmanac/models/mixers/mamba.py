@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.scan import selective_scan
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
@@ -46,11 +46,7 @@ class Spec(MixerSpec):
     kernel: int = 4
     rank: int | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("states", "expand", "kernel", "rank"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
+    ranges = within(COUNT, "states expand kernel rank")
 
     def resolved(self, dim: int) -> Spec:
         return replace(self, rank=self.rank or math.ceil(dim / 16))

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.models._context import Context
 from llmanac.models._layers import Linear, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
@@ -52,11 +53,7 @@ class Spec(MixerSpec):
     kernel: int = 4
     eps: float = 1e-5
 
-    def __post_init__(self) -> None:
-        for name in ("states", "expand", "head_dim", "groups", "kernel"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
+    ranges = within(COUNT, "states expand head_dim groups kernel")
 
     def resolved(self, dim: int) -> Spec:
         return replace(self, head_dim=self.head_dim or math.gcd(64, self.expand * dim))

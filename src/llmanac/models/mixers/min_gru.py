@@ -12,7 +12,7 @@ Feng et al. 2024, Were RNNs all we needed?, section 3.1, without biases.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -35,9 +35,6 @@ CARD = {
 @dataclass(frozen=True, kw_only=True)
 class Spec(RecurrenceSpec):
     """hidden: H, by default D."""
-
-    def resolved(self, dim: int) -> Spec:
-        return replace(self, hidden=self.hidden or dim)
 
     def build(self, *, dim: int, **dims: Any) -> MinGRU:
         return MinGRU(dim, self.hidden or dim)

@@ -9,7 +9,7 @@ language models.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,9 +31,6 @@ class Spec(RecurrenceSpec):
     """hidden: H, by default D; activation: f."""
 
     activation: Literal["tanh", "relu"] = "tanh"
-
-    def resolved(self, dim: int) -> Spec:
-        return replace(self, hidden=self.hidden or dim)
 
     def build(self, *, dim: int, **dims: Any) -> RNN:
         return RNN(dim, self.hidden or dim, self.activation)

@@ -15,20 +15,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import AttentionForm, Context
 from llmanac.models._layers import Linear, linear_all
 from llmanac.models._masks import AttentionMask, by_document
 from llmanac.models._tiles import Tile, tiles_of
-from llmanac.models.mixers import Mixer, MixerSpec
+from llmanac.models.mixers import Mixer
+from llmanac.models.mixers._heads import SharedHeadsSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.scores import ScoreSpec, scaled_dot
 from llmanac.models.state import LayerState
@@ -57,7 +59,7 @@ RING = 1 << 13  # tokens of the longest window that is kept in a ring, which tak
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MixerSpec):
+class Spec(SharedHeadsSpec):
     """heads: H; head_dim: d, by default D / H; kv_heads: H_kv, by default H; window: tokens seen, None for all.
 
     sinks: first tokens of a row that are seen besides the window.
@@ -66,9 +68,6 @@ class Spec(MixerSpec):
     products add one: none, those of q, k and v, or all four.
     """
 
-    heads: int = 4
-    head_dim: int | None = None
-    kv_heads: int | None = None
     window: int | None = None
     sinks: int = 0
     score: ScoreSpec = field(default_factory=scaled_dot.Spec)
@@ -76,28 +75,14 @@ class Spec(MixerSpec):
     qk_norm_over: Literal["head", "each-head", "all-heads"] = "head"
     biases: Literal["none", "qkv", "all"] = "none"
 
+    ranges = within(COUNT, "window")
+
     def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "kv_heads", "window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SpecError(f"{name}: {value} must be at least 1")
+        super().__post_init__()
         if self.qk_norm_over == "each-head" and getattr(self.qk_norm, "name", "layernorm") != "layernorm":
             raise SpecError("qk_norm_over: each-head has weights a head, which layernorm alone takes; use head")
         if self.sinks < 0 or (self.sinks and self.window is None):
             raise SpecError(f"sinks: {self.sinks} must be 0 or more, and are seen besides a window; set window too")
-        if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise SpecError(f"kv_heads: {self.kv_heads} must divide heads, {self.heads}")
-
-    def head_shape(self, dim: int) -> tuple[int, int]:
-        if self.head_dim is not None:
-            return self.heads, self.head_dim
-        if dim % self.heads:
-            raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
-        return self.heads, dim // self.heads
-
-    def resolved(self, dim: int) -> Spec:
-        heads, head_dim = self.head_shape(dim)
-        return replace(self, head_dim=head_dim, kv_heads=self.kv_heads or heads)
 
     def build(self, *, dim: int, **dims: Any) -> SoftmaxAttention:
         return SoftmaxAttention(self, dim)

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import Context
 from llmanac.models._masks import AttentionMask, by_document
 from llmanac.models._tiles import tiles_of
-from llmanac.models.mixers import MixerSpec, softmax
+from llmanac.models.mixers import softmax
+from llmanac.models.mixers._heads import SharedHeadsSpec
 from llmanac.models.mixers.softmax import SoftmaxAttention
 from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import LayerState
@@ -48,41 +49,24 @@ TILE = 128  # queries a tile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(MixerSpec):
+class Spec(SharedHeadsSpec):
     """heads, head_dim, kv_heads: as in softmax; window: tokens seen on a side, the own included.
 
     global_tokens: g, first tokens of a document that see all and are seen by all; random_blocks: blocks that a block
     draws; block: tokens of one; seed: of the draws.
     """
 
-    heads: int = 4
-    head_dim: int | None = None
-    kv_heads: int | None = None
     window: int = 128
     global_tokens: int = 16
     random_blocks: int = 2
     block: int = 64
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        for name in ("window", "block"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 1")
-        for name in ("global_tokens", "random_blocks", "seed"):
-            if getattr(self, name) < 0:
-                raise SpecError(f"{name}: {getattr(self, name)} must be at least 0")
-        self.attention()
+    ranges = within(COUNT, "window block") | within(NOT_NEGATIVE, "global_tokens random_blocks seed")
 
     def attention(self) -> softmax.Spec:
-        """The softmax attention that it is without a pattern. Raises SpecError for heads that do not fit."""
+        """The softmax attention that it is without a pattern."""
         return softmax.Spec(heads=self.heads, head_dim=self.head_dim, kv_heads=self.kv_heads)
-
-    def head_shape(self, dim: int) -> tuple[int, int]:
-        return self.attention().head_shape(dim)
-
-    def resolved(self, dim: int) -> Spec:
-        inner = self.attention().resolved(dim)
-        return replace(self, head_dim=inner.head_dim, kv_heads=inner.kv_heads)
 
     def build(self, *, dim: int, **dims: Any) -> SparseAttention:
         return SparseAttention(self, dim)

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmanac.core.ranges import INSIDE, within
 from llmanac.models._layers import upcast
-from llmanac.models.norms import NormSpec, check_eps
+from llmanac.models.norms import NormSpec
 
 CARD = {
     "title": "LayerNorm",
@@ -31,8 +32,7 @@ class Spec(NormSpec):
     eps: float = 1e-5
     bias: Literal["learned", "none"] = "learned"
 
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
+    ranges = within(INSIDE, "eps")
 
     def build(self, *, dim: int | tuple[int, ...], **dims: Any) -> LayerNorm:
         return LayerNorm(dim, self.eps, self.bias == "learned")

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.core.ranges import INSIDE, within
 from llmanac.kernels.nn._takes import fused, operation
 from llmanac.models._layers import upcast
-from llmanac.models.norms import NormSpec, check_eps
+from llmanac.models.norms import NormSpec
 
 CARD = {
     "title": "RMSNorm",
@@ -33,8 +34,7 @@ class Spec(NormSpec):
     eps: float = 1e-6
     offset: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_eps(self.eps)
+    ranges = within(INSIDE, "eps")
 
     def build(self, *, dim: int, **dims: Any) -> RMSNorm:
         return RMSNorm(dim, self.eps, self.offset)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, Range, within
 from llmanac.core.spec import Spec
 from llmanac.models._folder import MOST
 
@@ -55,24 +56,24 @@ class Scaling(Spec):
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
 
+    ranges = (
+        within(Range(1), "factor")
+        | within(Range(2), "original_length")
+        | within(POSITIVE, "low_frequency_factor short_factors long_factors attention_factor")
+    )
+
     def __post_init__(self) -> None:
-        if self.factor < 1:
-            raise SpecError(f"factor: {self.factor} must be at least 1")
-        if self.original_length < 2:
-            raise SpecError(f"original_length: {self.original_length} must be at least 2")
+        super().__post_init__()
         if self.high_frequency_factor is None and self.type in ROTATIONS:
             object.__setattr__(self, "high_frequency_factor", ROTATIONS[self.type])
         high = self.high_frequency_factor
-        if self.low_frequency_factor <= 0 or (high is not None and high <= self.low_frequency_factor):
+        if high is not None and high <= self.low_frequency_factor:
             raise SpecError("low_frequency_factor: must be above 0 and below high_frequency_factor")
-        if self.attention_factor is not None and (self.type not in ("yarn", "longrope") or self.attention_factor <= 0):
+        if self.attention_factor is not None and self.type not in ("yarn", "longrope"):
             raise SpecError("attention_factor: must be above 0, and only yarn and longrope have one")
         for name in ("short_factors", "long_factors"):
-            given = getattr(self, name)
-            if bool(given) != (self.type == "longrope"):
+            if bool(getattr(self, name)) != (self.type == "longrope"):
                 raise SpecError(f"{name}: longrope needs them, and no other type has them")
-            if any(f <= 0 for f in given):
-                raise SpecError(f"{name}: {min(given)} must be above 0")
 
     @property
     def by_length(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.models.positions import Position, PositionSpec
 
 CARD = {
@@ -36,9 +36,7 @@ class Spec(PositionSpec):
 
     max_exponent: float = 8.0
 
-    def __post_init__(self) -> None:
-        if self.max_exponent <= 0:
-            raise SpecError(f"max_exponent: {self.max_exponent} must be above 0")
+    ranges = within(POSITIVE, "max_exponent")
 
     def build(self, *, heads: int, **dims: Any) -> LinearBias:
         return LinearBias(heads, self.max_exponent)

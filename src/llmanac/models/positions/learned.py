@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.models._layers import Embedding
 from llmanac.models.positions import Position, PositionSpec
 
@@ -31,9 +32,10 @@ class Spec(PositionSpec):
     rows: int | None = None
     offset: int = 0
 
+    ranges = within(COUNT, "rows")
+
     def __post_init__(self) -> None:
-        if self.rows is not None and self.rows < 1:
-            raise SpecError(f"rows: {self.rows} must be at least 1")
+        super().__post_init__()
         if not 0 <= self.offset < (self.rows or self.offset + 1):
             raise SpecError(f"offset: {self.offset} must be at least 0 and below rows, {self.rows}")
 

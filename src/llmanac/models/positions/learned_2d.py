@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.models._layers import Embedding
 from llmanac.models.positions import Position, PositionSpec
 
@@ -33,9 +33,7 @@ class Spec(PositionSpec):
 
     rows: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.rows is not None and self.rows < 1:
-            raise SpecError(f"rows: {self.rows} must be at least 1")
+    ranges = within(COUNT, "rows")
 
     def resolved(self, max_length: int) -> Spec:
         return replace(self, rows=self.rows or max_length)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.models._layers import Linear, init_normal
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions.sinusoidal import sinusoids
@@ -43,11 +43,7 @@ class Spec(PositionSpec):
     theta: float = 10_000.0
     clamp: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.theta <= 0:
-            raise SpecError(f"theta: {self.theta} must be above 0")
-        if self.clamp is not None and self.clamp < 1:
-            raise SpecError(f"clamp: {self.clamp} must be at least 1")
+    ranges = within(POSITIVE, "theta") | within(COUNT, "clamp")
 
     def build(self, *, dim: int, heads: int, head_dim: int, **dims: Any) -> Relative:
         return Relative(self, dim, heads, head_dim)

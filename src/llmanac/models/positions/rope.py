@@ -31,6 +31,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, SOME, within
 from llmanac.kernels.nn._takes import fused, operation
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions._scaling import Scaling
@@ -58,13 +59,12 @@ class Spec(PositionSpec):
     scaling: Scaling | None = None
     layout: Literal["halves", "pairs"] = "halves"
 
+    ranges = within(POSITIVE, "theta") | within(SOME, "rotary_fraction")
+
     def __post_init__(self) -> None:
-        if self.theta <= 0:
-            raise SpecError(f"theta: {self.theta} must be above 0")
+        super().__post_init__()
         if self.scaling is not None and self.scaling.type == "yarn" and self.theta <= 1:
             raise SpecError(f"theta: {self.theta} must be above 1 for yarn")
-        if not 0 < self.rotary_fraction <= 1:
-            raise SpecError(f"rotary_fraction: {self.rotary_fraction} must be above 0 and at most 1")
 
     def build(self, *, head_dim: int, **dims: Any) -> Rotary:
         turned = int(head_dim * self.rotary_fraction)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.models._layers import upcast
 from llmanac.models.positions import Position, PositionSpec
 
@@ -33,9 +33,7 @@ class Spec(PositionSpec):
 
     theta: float = 10_000.0
 
-    def __post_init__(self) -> None:
-        if self.theta <= 0:
-            raise SpecError(f"theta: {self.theta} must be above 0")
+    ranges = within(POSITIVE, "theta")
 
     def build(self, *, dim: int, **dims: Any) -> Sinusoidal:
         return Sinusoidal(dim, self.theta)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.additive import additive_scores
 from llmanac.models._context import AttentionForm
 from llmanac.models._layers import init_normal
@@ -38,9 +38,7 @@ class Spec(ScoreSpec):
 
     hidden: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.hidden is not None and self.hidden < 1:
-            raise SpecError(f"hidden: {self.hidden} must be at least 1")
+    ranges = within(COUNT, "hidden")
 
     def build(self, *, heads: int, head_dim: int, **dims: Any) -> Additive:
         return Additive(heads, head_dim, self.hidden or head_dim)

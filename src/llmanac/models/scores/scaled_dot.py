@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.nn._takes import fused, operation
 from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._context import AttentionForm
@@ -58,11 +58,7 @@ class Spec(ScoreSpec):
     softcap: float | None = None
     sinks: Literal["none", "learned"] = "none"
 
-    def __post_init__(self) -> None:
-        for name in ("scale", "softcap"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SpecError(f"{name}: {value} must be above 0")
+    ranges = within(POSITIVE, "scale softcap")
 
     def build(self, *, heads: int, head_dim: int, **dims: Any) -> ScaledDot:
         return ScaledDot(heads, head_dim, scale=self.scale, softcap=self.softcap, sinks=self.sinks)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import Range, within
 from llmanac.models.ngrams.counts import Counts
 from llmanac.models.smoothing import Smoothing, SmoothingSpec, totals
 from llmanac.models.smoothing._interpolated import counts_of_counts
@@ -41,9 +41,7 @@ class Spec(SmoothingSpec):
 
     largest: int = 5
 
-    def __post_init__(self) -> None:
-        if not 2 <= self.largest <= 50:
-            raise SpecError(f"largest: {self.largest} is not between 2 and 50")
+    ranges = within(Range(2, 50), "largest")
 
     def build(self, **dims: Any) -> GoodTuring:
         return GoodTuring(self.largest)

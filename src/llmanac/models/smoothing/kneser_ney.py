@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, within
 from llmanac.models.smoothing import SmoothingSpec
 from llmanac.models.smoothing._interpolated import Interpolated, counts_of_counts
 
@@ -34,9 +34,7 @@ class Spec(SmoothingSpec):
 
     discount: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.discount is not None and not 0 <= self.discount <= 1:
-            raise SpecError(f"discount: {self.discount} is not between 0 and 1")
+    ranges = within(FRACTION, "discount")
 
     def build(self, **dims: Any) -> KneserNey:
         return KneserNey(self.discount)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, Range, within
 from llmanac.core.spec import Spec
 
 Predicts = Literal["noise", "image", "velocity", "flow"]
@@ -33,11 +34,7 @@ class SamplerSpec(Spec):
     steps: int = 50
     clip: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.steps <= TRAINED:
-            raise SpecError(f"steps: {self.steps} must be from 1 to {TRAINED}")
-        if not self.clip >= 0:
-            raise SpecError(f"clip: {self.clip} must be at least 0; 0 is no bound")
+    ranges = within(Range(1, TRAINED), "steps") | within(NOT_NEGATIVE, "clip")
 
     def build(self, *, predicts: Predicts = "noise", schedule: Schedule = "cosine", **dims: Any) -> Any:
         raise NotImplementedError

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, within
 from llmanac.multimodal.samplers import Predicts, Sampler, SamplerSpec, Schedule
 
 CARD = {
@@ -29,10 +29,7 @@ class Spec(SamplerSpec):
 
     eta: float = 0.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise SpecError(f"eta: {self.eta} must be from 0 to 1")
+    ranges = within(FRACTION, "eta")
 
     def build(self, *, predicts: Predicts = "noise", schedule: Schedule = "cosine", **dims: Any) -> DDIM:
         return DDIM(self, predicts, schedule)

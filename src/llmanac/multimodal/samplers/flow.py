@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.multimodal.samplers import TRAINED, Predicts, Sampler, SamplerSpec, Schedule
 
 CARD = {
@@ -30,10 +31,7 @@ class Spec(SamplerSpec):
 
     shift: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.shift > 0:
-            raise SpecError(f"shift: {self.shift} must be above 0")
+    ranges = within(POSITIVE, "shift")
 
     def build(self, *, predicts: Predicts = "flow", schedule: Schedule = "cosine", **dims: Any) -> Flow:
         if predicts != "flow":

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import POSITIVE, within
 from llmanac.objectives.losses import Loss, LossSpec, Reduction
 
 CARD = {
@@ -37,9 +38,7 @@ class Spec(LossSpec):
     reduction: Reduction = "mean"
     positive_weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.positive_weight < float("inf"):
-            raise SpecError(f"positive_weight: {self.positive_weight} is not a number above 0")
+    ranges = within(POSITIVE, "positive_weight")
 
     def build(self, *args: Any, **dims: Any) -> BinaryCrossEntropy:
         """The loss."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, FRACTION, within
 from llmanac.core.types import IGNORE
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.objectives.losses import Loss, LossSpec, Reduction
@@ -44,11 +45,7 @@ class Spec(LossSpec):
     ignore_index: int = IGNORE
     chunk: int | None = None
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing <= 1:
-            raise SpecError(f"label_smoothing: {self.label_smoothing} is not in [0, 1]")
-        if self.chunk is not None and self.chunk < 1:
-            raise SpecError(f"chunk: {self.chunk} is not at least 1")
+    ranges = within(FRACTION, "label_smoothing") | within(COUNT, "chunk")
 
     def build(self, *args: Any, **dims: Any) -> CrossEntropy:
         """The loss."""

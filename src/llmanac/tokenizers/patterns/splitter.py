@@ -41,6 +41,7 @@ O200K = "|".join(
         r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n/]*", r"\s*[\r\n]+", r"\s+(?!\S)", r"\s+",
     ]
 )  # fmt: skip
+UNKNOWN = "unknown-pattern"  # the code of an error
 NAMED = {"gpt2": GPT2, "gpt4": GPT4, "llama3": LLAMA3, "o200k": O200K, "qwen3": QWEN3}
 # Places where every pattern of NAMED ends a piece in any context, so that cutting there changes no piece: before white
 # space that no pattern joins to what is before it, between two lines of which neither is blank there, and, for scripts
@@ -161,7 +162,8 @@ def pattern_of(name: str) -> str:
     if name in _OF_TIKTOKEN:
         return _OF_TIKTOKEN[name]
     if name.replace("-", "").replace("_", "").isalnum():
-        raise SpecError(f"no split pattern named {name!r}{nearest(name, NAMED)} (known: {', '.join(NAMED)})")
+        known = ", ".join(NAMED)
+        raise SpecError(f"no split pattern named {name!r}{nearest(name, NAMED)} (known: {known})", code=UNKNOWN)
     return name
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from llmanac.core.errors import SpecError, nearest
 from llmanac.kernels.split import word_level, words
 from llmanac.kernels.text import pack
-from llmanac.tokenizers.patterns.splitter import NAMED, Splitter, pattern_of
+from llmanac.tokenizers.patterns.splitter import NAMED, UNKNOWN, Splitter, pattern_of
 
 WHITESPACE, WHITESPACE_SPLIT = "whitespace", "whitespace-split"
 DROPPING = (WHITESPACE, WHITESPACE_SPLIT)
@@ -44,7 +44,7 @@ class WordSplitter:
         try:
             return cls([pattern_of(pattern)])
         except SpecError as error:
-            if "no split pattern named" not in str(error):
+            if error.code != UNKNOWN:
                 raise
             known = (*DROPPING, *NAMED)
             near = nearest(pattern, known)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -123,8 +123,8 @@ class Optimizer:
 
     layout = Layout()
 
-    def __init__(self, groups: Iterable[Group]) -> None:
-        self.groups = [g for g in groups if g.parameters]
+    def __init__(self, spec: Any, groups: Iterable[Group]) -> None:
+        self.spec, self.groups = spec, [g for g in groups if g.parameters]
         self.state: dict[str, Tensor] = {}
         self.steps: dict[str, int] = {}
 
@@ -189,17 +189,3 @@ class Optimizer:
                 )
         self.state = {k: v.to(parameters[k.partition(".")[2]].device).clone() for k, v in tensors.items()}
         self.steps = {k: int(v) for k, v in steps.items()}
-
-
-def check_positive(**values: float) -> None:
-    """Raise SpecError for the first value that is not above zero."""
-    for name, value in values.items():
-        if not value > 0:
-            raise SpecError(f"{name}: {value} is not above 0")
-
-
-def check_fraction(**values: float) -> None:
-    """Raise SpecError for the first value outside [0, 1)."""
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise SpecError(f"{name}: {value} is not in [0, 1)")

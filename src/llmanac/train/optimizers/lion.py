@@ -19,14 +19,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.optimizers._base import (
     Group,
     Optimizer,
     Parameters,
-    check_fraction,
-    check_positive,
     parameters_of,
 )
 from llmanac.train.optimizers.adamw import by_inputs, groups
@@ -59,11 +57,7 @@ class Spec(OptimizerSpec):
     decay: Literal["matrices", "all"] = "matrices"
     base_dim: int | None = None
 
-    def __post_init__(self) -> None:
-        check_positive(lr=self.lr, **({} if self.base_dim is None else {"base_dim": self.base_dim}))
-        check_fraction(beta1=self.beta1, beta2=self.beta2)
-        if self.weight_decay < 0:
-            raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
+    ranges = within(POSITIVE, "lr base_dim") | within(PART, "beta1 beta2") | within(NOT_NEGATIVE, "weight_decay")
 
     def build(self, *, model: nn.Module | None = None, parameters: Parameters | None = None, **dims: Any) -> Lion:
         """Lion over a model's trainable parameters, or over those given as (name, tensor, role)."""
@@ -74,10 +68,6 @@ class Spec(OptimizerSpec):
 
 class Lion(Optimizer):
     """The optimizer; see the module's formula."""
-
-    def __init__(self, spec: Spec, groups: list[Group]) -> None:
-        super().__init__(groups)
-        self.spec = spec
 
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One step for these parameters."""

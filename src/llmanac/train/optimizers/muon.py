@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.device import bfloat16_is_faster
-from llmanac.core.errors import SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import Group, Parameters, check_fraction, check_positive, parameters_of
+from llmanac.train.optimizers._base import Group, Parameters, parameters_of
 from llmanac.train.optimizers.adamw import AdamW, Form, groups
 
 CARD = {
@@ -69,11 +69,11 @@ class Spec(OptimizerSpec):
     eps: float = 1e-8
     form: Form = "auto"
 
-    def __post_init__(self) -> None:
-        check_positive(lr=self.lr, embedding_lr=self.embedding_lr, eps=self.eps, iterations=self.iterations)
-        check_fraction(momentum=self.momentum, beta1=self.beta1, beta2=self.beta2)
-        if self.weight_decay < 0:
-            raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
+    ranges = (
+        within(POSITIVE, "lr embedding_lr eps iterations")
+        | within(PART, "momentum beta1 beta2")
+        | within(NOT_NEGATIVE, "weight_decay")
+    )
 
     def settle(self, device: torch.device) -> Spec:
         """Measure which precision is faster here."""

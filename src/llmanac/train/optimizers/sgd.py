@@ -23,13 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
+from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.optimizers._base import (
     Group,
     Optimizer,
     Parameters,
-    check_fraction,
-    check_positive,
     parameters_of,
 )
 from llmanac.train.optimizers.adamw import groups
@@ -62,11 +61,10 @@ class Spec(OptimizerSpec):
     weight_decay: float = 0.0
     decay: Literal["matrices", "all"] = "matrices"
 
+    ranges = within(POSITIVE, "lr") | within(PART, "momentum dampening") | within(NOT_NEGATIVE, "weight_decay")
+
     def __post_init__(self) -> None:
-        check_positive(lr=self.lr)
-        check_fraction(momentum=self.momentum, dampening=self.dampening)
-        if self.weight_decay < 0:
-            raise SpecError(f"weight_decay: {self.weight_decay} is below 0")
+        super().__post_init__()
         if self.form == "nesterov" and (self.momentum == 0 or self.dampening):
             raise SpecError("form: nesterov needs momentum above 0 and dampening 0")
 
@@ -78,10 +76,6 @@ class Spec(OptimizerSpec):
 
 class SGD(Optimizer):
     """The optimizer; see the module's formula."""
-
-    def __init__(self, spec: Spec, groups: list[Group]) -> None:
-        super().__init__(groups)
-        self.spec = spec
 
     def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
         """One step for these parameters."""

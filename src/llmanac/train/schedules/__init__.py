@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
 
 # Step (from 0) -> factor on the base rate. A training whose number of steps is revised asks between two steps as well.
@@ -27,12 +26,3 @@ class ScheduleSpec(Spec):
 def warm(step: float, steps: int) -> float:
     """Linear warm-up over `steps`: 1 / steps at step 0, so that no step is wasted at rate 0; 1 from then on."""
     return min(1.0, (step + 1) / steps) if steps else 1.0
-
-
-def check_fractions(**values: float) -> None:
-    """Raise SpecError unless every value is in [0, 1] and they sum to at most 1."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise SpecError(f"{name}: {value} is not a fraction of the run, between 0 and 1")
-    if sum(values.values()) > 1 + 1e-9:
-        raise SpecError(f"{' and '.join(values)}: together more than the whole run")

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.train.schedules import Schedule, ScheduleSpec, check_fractions, warm
+from llmanac.core.ranges import FRACTION, within
+from llmanac.train.schedules import Schedule, ScheduleSpec, warm
 
 CARD = {
     "title": "Constant",
@@ -28,8 +29,7 @@ class Spec(ScheduleSpec):
 
     warmup: float = 0.0
 
-    def __post_init__(self) -> None:
-        check_fractions(warmup=self.warmup)
+    ranges = within(FRACTION, "warmup")
 
     def build(self, *, steps: int, **dims: Any) -> Schedule:
         """The schedule of a run of `steps` steps."""

@@ -14,7 +14,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.train.schedules import Schedule, ScheduleSpec, check_fractions, warm
+from llmanac.core.ranges import FRACTION, within
+from llmanac.train.schedules import Schedule, ScheduleSpec, warm
 
 CARD = {
     "title": "Cosine decay",
@@ -31,9 +32,7 @@ class Spec(ScheduleSpec):
     warmup: float = 0.03
     floor: float = 0.1
 
-    def __post_init__(self) -> None:
-        check_fractions(warmup=self.warmup)
-        check_fractions(floor=self.floor)
+    ranges = within(FRACTION, "warmup floor")
 
     def build(self, *, steps: int, **dims: Any) -> Schedule:
         """The schedule of a run of `steps` steps."""

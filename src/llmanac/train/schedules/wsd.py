@@ -16,7 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmanac.train.schedules import Schedule, ScheduleSpec, check_fractions, warm
+from llmanac.core.errors import SpecError
+from llmanac.core.ranges import FRACTION, within
+from llmanac.train.schedules import Schedule, ScheduleSpec, warm
 
 CARD = {
     "title": "Warm-up, stable, decay",
@@ -34,9 +36,12 @@ class Spec(ScheduleSpec):
     decay: float = 0.4
     floor: float = 0.0
 
+    ranges = within(FRACTION, "warmup decay floor")
+
     def __post_init__(self) -> None:
-        check_fractions(warmup=self.warmup, decay=self.decay)
-        check_fractions(floor=self.floor)
+        super().__post_init__()
+        if self.warmup + self.decay > 1 + 1e-9:
+            raise SpecError("warmup and decay: together more than the whole run")
 
     def build(self, *, steps: int, **dims: Any) -> Schedule:
         """The schedule of a run of `steps` steps."""
