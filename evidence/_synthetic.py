@@ -18,6 +18,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.lab.stats import mean
 from llmanac.models._layers import init_normal
+from llmanac.objectives._base import BaseObjective
 from llmanac.train._step import Stepper
 from llmanac.train._trained import optimized, trained_modules
 
@@ -25,7 +26,7 @@ WORK = Path(__file__).resolve().parent.parent / "studies" / "evidence"  # what `
 Rows = tuple[np.ndarray, np.ndarray]  # ids (B, T) or (B, n T), targets (B, T)
 
 
-class Answers:
+class Answers(BaseObjective):
     """The objective of rows (ids, targets) of one length: the loss at the places that have a target."""
 
     def collate(self, rows: Sequence[Any]) -> Batch:

@@ -34,7 +34,7 @@ from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Engine
 from llmanac.lab.stats import mean
-from llmanac.objectives._base import collate_ragged
+from llmanac.objectives._base import BaseObjective, collate_ragged
 from llmanac.objectives._rollouts import Rollout
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.rewards import each
@@ -87,7 +87,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         torch.set_num_threads(threads)
 
 
-class Texts:
+class Texts(BaseObjective):
     """The objective of (ids, mask): the loss of every token with a mask."""
 
     def collate(self, rows: Sequence[Any]) -> Any:

@@ -37,6 +37,7 @@ from llmanac.generate.engine import Engine
 from llmanac.lab.stats import interval, mean
 from llmanac.models.scalar import ScalarModel
 from llmanac.objectives._advantages import optimal_constant
+from llmanac.objectives._base import BaseObjective
 from llmanac.rewards.model import ModelReward
 from llmanac.train.rollouts import Rollouts, Sampling, batched
 
@@ -184,7 +185,7 @@ def gradients(made: Task, model: Any, reward: Any) -> dict[str, Any]:
 def _learn_values(value: Any, objective: Any, source: Any, draws: Sequence[Any]) -> None:
     """Fit the value model to the returns of the policy, with the policy as it is."""
 
-    class Regression:
+    class Regression(BaseObjective):
         def collate(self, rows: Any) -> Any:
             return objective.collate(rows)
 
