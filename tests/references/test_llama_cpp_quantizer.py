@@ -19,7 +19,7 @@ from llmanac.models.gguf.write import TYPES, export_gguf
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import load_tokenizer
 
-WINDOWS, LENGTH = 12, 256
+WINDOWS, LENGTH = 10, 256
 PROMPTS, TOKENS = 20, 24
 CLOSE = 0.2  # of two logits over the deviation of all, which 8-bit activations may order otherwise
 TOPICS = ("the sea", "a small village", "prime numbers", "the history of glass", "cooking rice", "a lost key", "winter",
