@@ -117,7 +117,7 @@ def random_blocks(source: Path, kind: str, path: Path) -> Path:
 
 
 @functools.cache
-def native(size: str, kind: str) -> Any:
+def native(size: str, kind: str, threads: int = THREADS) -> Any:
     """An engine's native model of a file."""
     import torch
 
@@ -126,7 +126,7 @@ def native(size: str, kind: str) -> Any:
 
     torch.set_num_threads(THREADS)
     path = file(size, kind)
-    return None if path is None else NativeModel(load_model(path))
+    return None if path is None else NativeModel(load_model(path), threads=threads)
 
 
 def decoding(made: Any, rows: int, **choices: Any) -> Callable[[], Any]:
@@ -145,7 +145,7 @@ def decoding(made: Any, rows: int, **choices: Any) -> Callable[[], Any]:
 class Peer:
     """A GGUF file in llama.cpp, all of whose sequences are decoded together."""
 
-    def __init__(self, path: Path, rows: int) -> None:
+    def __init__(self, path: Path, rows: int, threads: int = THREADS) -> None:
         import llama_cpp
 
         self.api, self.rows = llama_cpp, rows
@@ -154,7 +154,7 @@ class Peer:
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         chosen = llama_cpp.llama_context_default_params()
         chosen.n_ctx, chosen.n_seq_max, chosen.n_batch = rows * (CONTEXT + 256), rows, CONTEXT
-        chosen.n_threads = chosen.n_threads_batch = THREADS
+        chosen.n_threads = chosen.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, chosen)
         self.batch = llama_cpp.llama_batch_init(CONTEXT, 0, 1)
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
@@ -235,6 +235,25 @@ for _kind in ("q4_k", "q5_k", "q6_k"):
 _add("qwen-b1", "qwen", "own", 1)
 _add("qwen-b8", "qwen", "own", 8)
 _add("gemma-b1", "gemma", "own", 1)
+
+
+@bench.measure("qwen-2t")
+def two_threads() -> Result:
+    """Two threads on each side, and what each gains from the second one, all by the clock on the wall."""
+    models = {threads: native("qwen", "own", threads) for threads in (1, 2)}
+    if models[2] is None:
+        return absent("qwen-2t", size="qwen")
+    module, peer_name = peer()
+    runs: dict[str, Callable[[], Any]] = {f"ours {n}": decoding(made, 1) for n, made in models.items()}
+    for threads in models if module else ():
+        theirs = Peer(joined("qwen") or Path(), 1, threads)
+        theirs.read(prompts(1)[0])
+        runs[f"theirs {threads}"] = theirs.decode
+    found = interleave(runs, rounds=ROUNDS)
+    sides = ["ours", "theirs"] if module else ["ours"]
+    gains = {f"gain_{side}": found[f"{side} 1"] / found[f"{side} 2"] for side in sides}
+    seconds = {side: found[f"{side} 2"] for side in sides}
+    return Result.rate("qwen-2t", STEPS[1], seconds, unit="tokens/s", peer=peer_name, **more(models[2]), **gains)
 
 
 def folder(method: str) -> Result:

@@ -13,6 +13,8 @@ import llmanac
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.file import MOST_HEADER, Packable, write
+from llmanac.models.families import family
+from llmanac.models.gguf.architectures import ARCHITECTURES, BOUNDS, OTHERS, REAL, WHOLE
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
@@ -120,8 +122,14 @@ LIES = {
     "llama.attention.layer_norm_rms_epsilon": (np.float32("nan"), "rms_epsilon is nan, expected a number"),
     "llama.rope.freq_base": ("x", "llama.rope.freq_base is 'x', expected a"),
     "llama.rope.dimension_count": (np.uint32(8), "llama.rope.dimension_count is 8, but a head has 16"),
-    "llama.rope.scaling.type": ("yarn", "llama.rope.scaling.factor is None, expected a number"),
+    "llama.rope.scaling.type": ("yarn", "llama.rope.scaling.factor is missing; yarn needs it"),
     "llama.expert_count": (np.uint32(8), "llama.expert_count is 8, which is not supported"),
+    "llama.expert_used_count": (np.uint32(2), "llama.expert_used_count is 2, which is not supported"),
+    "llama.vocab_size": (np.uint32(265), "llama.vocab_size is 265, but token_embd.weight has 264 rows"),
+    "llama.attention.key_length": (np.uint32(17), "a head has 17 numbers .attention.key_length"),
+    "llama.attention.value_length": (np.uint32(8), "llama.attention.value_length is 8, but a head has 16 numbers"),
+    "tokenizer.ggml.tokens": (["a", "b"], "tokenizer.ggml.tokens has 2, expected 264 texts"),
+    "tokenizer.ggml.fim_pre_token_id": (np.uint32(264), "fim_pre_token_id is 264, expected the id of a token below"),
     "llama.attention.causal": (False, "llama.attention.causal is False, which is not supported"),
     "tokenizer.ggml.eos_token_id": (np.uint32(264), "eos_token_id is 264, expected the id of a token below 264"),
 }
@@ -137,6 +145,64 @@ def test_keys_that_lie(key, good, tmp_path):
         write(handle, {k: v for k, v in metadata.items() if v is not None}, tensors)
     with pytest.raises(CheckpointError, match=rf"m\.gguf: .*({message})"):
         load_model(path, device="cpu")
+
+
+MORE = {
+    "qwen3": {"head_dim": 16}, "gemma": {"head_dim": 16},
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 7},
+    "gemma3": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 7, "rope_local_base_freq": 1e4},
+    "phi3": {"partial_rotary_factor": 0.5, "sliding_window": 7},
+}  # fmt: skip
+WRONG = {
+    "0": np.int32(0), "-1": np.int32(-1), "0.0": np.float32(0), "-1.0": np.float32(-1), "nan": np.float32("nan"),
+    "inf": np.float32("inf"), "huge": np.uint64(BIG), "huge real": np.float64(1e300), "text": "x", "texts": ["x"],
+    "flag": True, "list": np.array([2, 2, 2, 2], np.int32), "empty": np.array([], np.int32), "no texts": [],
+}  # fmt: skip
+POSSIBLE = {  # what may be, of all of these
+    "phi3": {("attention.sliding_window", "0")},
+    "gemma2": {("attention.sliding_window_pattern", "0")},
+    "gemma3": {("attention.sliding_window_pattern", "0")},
+}
+CAPS = {("attn_logit_softcapping", "0.0"), ("final_logit_softcapping", "0.0")}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_key_with_every_value(name, tmp_path):
+    """What a key cannot be is refused by the file, the key as it stands there, and the value."""
+    chosen = family(ARCHITECTURES[name].family)
+    sizes = {
+        "vocab_size": 264, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "rms_norm_eps": 1e-5,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, **MORE.get(name, {}),
+    }  # fmt: skip
+    spec, _ = chosen.to_spec(chosen.config(sizes, name))
+    special = ("<s>", "</s>", "<unk>", "<|endoftext|>")
+    tokenizer = train_tokenizer("bpe", ["the cat sat"], vocab_size=264, pattern="gpt2", special_tokens=special)
+    path = export_gguf(randomise(spec.build(vocab_size=264)), tokenizer, tmp_path / "good.gguf", "f32")
+    read = GGUF(path)
+    tensors = {
+        own: Packable(read.kind(own), read.shape(own), lambda own=own: read.tensor(own).data) for own in read.names
+    }
+    kinds = {int: np.uint32, float: np.float32}
+    metadata = {key: kinds.get(type(value), lambda same: same)(value) for key, value in read.metadata.items()}
+    keys = [key for key in BOUNDS if key in (*WHOLE, *REAL, *OTHERS, *ARCHITECTURES[name].keys)]
+    assert len(keys) >= 17
+    accepted, wrong, path = set(), [], tmp_path / "m.gguf"
+    for key in [*keys, "bos_token_id", "unknown_token_id", "seperator_token_id", "tokens"]:
+        full = f"{name}.{key}" if key in BOUNDS else f"tokenizer.ggml.{key}"
+        for label, value in WRONG.items():
+            with open(path, "wb") as handle:
+                write(handle, {**metadata, full: value}, tensors)
+            try:
+                load_model(path, device="cpu")
+            except CheckpointError as error:
+                said = str(error)
+                wrong += [] if said.startswith(f"{path}: ") and full in said else [(full, label, said)]
+            else:
+                accepted.add((key, label))
+    first = {(f"{role}_token_id", "0") for role in ("bos", "unknown", "seperator")}
+    always = {("rope.scaling.finetuned", "flag"), *first}
+    caps = {cap for cap in CAPS if cap[0] in keys}
+    assert not wrong and accepted == always | caps | POSSIBLE.get(name, set())
 
 
 def test_tensors_that_do_not_fit(good, tmp_path):

@@ -277,12 +277,13 @@ def test_sentencepiece_ids_equal_the_library(prefix, tmp_path):
         ("tokenizer.ggml.model", np.zeros(2, np.int32), "tokenizer.ggml.model: "),
         ("tokenizer.chat_template", [], r"tokenizer.chat_template: is \[\], expected text"),
         ("tokenizer.ggml.model", "bert", "tokenizer.ggml.model: 'bert' is not supported"),
+        ("tokenizer.ggml.tokens", "a", "tokenizer.ggml.tokens: is 'a', expected a list of texts"),
         ("tokenizer.ggml.tokens", ["a", "a"], "tokenizer.ggml.tokens: 'a' is listed twice"),
-        ("tokenizer.ggml.token_type", np.zeros(3, np.int32), "tokenizer.ggml.token_type: expected 300 numbers"),
+        ("tokenizer.ggml.token_type", np.zeros(3, np.int32), "tokenizer.ggml.token_type: has 3, expected 300 numbers"),
         ("tokenizer.ggml.eos_token_id", np.uint32(999), "tokenizer.ggml.eos_token_id: 999 is no id below 300"),
         ("tokenizer.ggml.add_bos_token", "yes", "tokenizer.ggml.add_bos_token: is 'yes', expected true or false"),
         ("tokenizer.chat_template", 3.5, "tokenizer.chat_template: is 3.5, expected text"),
-        ("tokenizer.ggml.merges", ["a"], r"model.merges\[0\]: expected two tokens"),
+        ("tokenizer.ggml.merges", ["a"], r"tokenizer.ggml.merges\[0\]: expected two tokens"),
     ],
 )
 def test_tokenizers_that_are_refused(key, value, message, tokenizer, tmp_path):

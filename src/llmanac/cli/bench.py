@@ -34,8 +34,10 @@ def bench_command(
     megabytes = found["weights_bytes"] / 1e6
     several = "1 thread" if found["threads"] == 1 else f"{found['threads']} threads"
     print(f"runner      {found['runner']}, {several}, {megabytes:,.0f} MB of weights, read once a token")
-    limit = f"{found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {_shown(found['read_limit'])}"
-    print(f"prefill     {_shown(found['read'])} tokens/s of a prompt of {found['context']} ({limit})")
+    limit = ""
+    if found["read_limit"] is not None:
+        limit = f" ({found['gemm_flops'] / 1e9:,.0f} GFLOP/s in float32 allow {_shown(found['read_limit'])})"
+    print(f"prefill     {_shown(found['read'])} tokens/s of a prompt of {found['context']}{limit}")
     for count, rate in found["decode"].items():
         limit = f"{found['read_bytes_per_second'] / 1e9:,.1f} GB/s allow {_shown(found['decode_limit'] * count)}"
         print(f"decode {count:4} {_shown(rate)} tokens/s ({limit})")

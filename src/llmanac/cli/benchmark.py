@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from llmanac.cli.options import AsJson, SomeRunner, group
+from llmanac.cli.options import AsJson, group
 from llmanac.core.errors import SpecError
 
 KEY = "properties"
@@ -24,7 +24,7 @@ def inspect_command(
     name: str, data: Path | None = None, models: str = "", results: str = "", against: str | None = None,
     limit: int | None = None, shots: int | None = None, metric: str | None = None, train: list[str] | None = None,
     column: str = "text", embedder: str | None = None, seeds: int = 3, out: Path = Path("inspected"),
-    dtype: str | None = None, runner: SomeRunner = "torch", as_json: AsJson = False,
+    dtype: str | None = None, runner: str | None = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Measure a benchmark: difficulty, diversity, usefulness, reproducibility, artefacts, contamination.
 
@@ -43,6 +43,7 @@ def inspect_command(
         seeds (0 to 100): Draws of examples and of their order.
         out (-o, --output): Folder of the results.
         dtype: float32, float64 or bfloat16 [float32].
+        runner: Of generated answers: auto, native or torch [auto for a .gguf file, torch for a folder].
     """
     from llmanac.core.files import write_json, write_text
     from llmanac.core.outputs import check_pages

@@ -60,7 +60,7 @@ def memory_command(
             ("decoding state", "rows x state (see kv-cache)", _size(used.state)),
             ("logits of a step", "4 rows V", _size(used.logits)),
             ("in use", "", _size(used.inference)),
-            *([("with libraries", "+ 240 MB", _size(used.peak))] if packed else []),
+            *([("with libraries", f"+ {_size(calculate.LIBRARIES)}", _size(used.peak))] if packed else []),
             ("weights, float32", "4 N", _size(used.trained)),
             ("gradients", "4 N", _size(used.gradients)),
             (f"optimizer, {optimizer}", f"{n} N", _size(used.optimizer)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmanac.cli.options import AsJson, SomeRunner
+from llmanac.cli.options import AsJson
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Model = Annotated[
 def evaluate_command(
     model: Model, other: str | None = None, benchmarks: str = "", data: Path | None = None, limit: int | None = None,
     shots: int | None = None, chat: bool = False, out: Path = Path( "results" ), dtype: str | None = None,
-    runner: SomeRunner = "torch", as_json: AsJson = False,
+    runner: str | None = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on.
 
@@ -37,6 +37,7 @@ def evaluate_command(
         chat: Send prompts through the model's chat template.
         out (-o, --output): Folder of results, items and kept answers.
         dtype: float32, float64 or bfloat16 [float32].
+        runner: Of generated answers: auto, native or torch [auto for a .gguf file, torch for a folder].
     """
     from llmanac.evaluate._answering import chat_note, load_answerer
     from llmanac.evaluate._benchmark_rows import items_of
@@ -75,7 +76,7 @@ def evaluate_command(
         print(json.dumps(page, ensure_ascii=False))
         return
     _show(page, out)
-    given = {"--data": data, "--dtype": dtype, "--runner": None if runner == "torch" else runner,
+    given = {"--data": data, "--dtype": dtype, "--runner": runner,
              "--shots": shots if limit else None, "--output": out}  # fmt: skip
     more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", ",".join(wanted)]
     more += [part for flag, value in given.items() if value is not None for part in (flag, str(value))]

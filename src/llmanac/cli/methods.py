@@ -98,6 +98,7 @@ def convert_command(
         kind (--type): Weights of a .gguf file: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1 or q4_0 [f16].
         calibration: A file of text for a .gguf file; errors weigh by what is computed on it.
     """
+    from llmanac.cli.quantize import stored
     from llmanac.cli.score import texts_of
     from llmanac.recipes.convert import convert
 
@@ -108,7 +109,8 @@ def convert_command(
     texts = None if calibration is None else list(texts_of((), calibration, "text"))
     model = convert(source, target, family, kind or "f16", ignore or (), texts)
     reader = "llama.cpp" if family == "gguf" else "transformers.AutoModelForCausalLM.from_pretrained"
-    print(f"{target}: {family} layout, {model.parameter_count():,} parameters")
+    form = f"{family} layout" if family != "gguf" else stored(target, kind or "f16")
+    print(f"{target}: {form}, {model.parameter_count():,} parameters")
     print(f"Next: llmanac generate {target} --prompt 'Once'   (or {reader})")
 
 

@@ -49,7 +49,7 @@ def quantize_command(
     ]
     print_table(f"{method}, {found.bits:.3f} bits a weight", ("", "before", "after"), rows)
     print(_compared(quality))
-    print(f"{output}: {100 * found.after / found.before:.1f}% of the bytes{_rest(output, found.part)}.")
+    print(f"{output}: {100 * found.after / found.before:.1f}% of the bytes{_rest(output, found.part, method)}.")
     print(f"Next: llmanac chat {shlex.quote(str(output))}")
 
 
@@ -70,9 +70,16 @@ def _compared(quality: Divergence) -> str:
     )
 
 
-def _rest(output: Path, part: float) -> str:
+def stored(path: Path, kind: str) -> str:
+    """The type of a .gguf file that was written, and how many tensors are stored in which way."""
+    from llmanac.kernels.gguf import GGUF
+
+    return f"{kind.lower()} ({', '.join(f'{count} {name}' for name, count in GGUF(path).kinds().most_common())})"
+
+
+def _rest(output: Path, part: float, method: str) -> str:
     if output.suffix == ".gguf":
-        return "; bits a weight are of the file, with its vocabulary"
+        return f"; {stored(output, method)}; bits a weight are of the file, with its vocabulary"
     return f"; {100 * part:.0f}% of the weights were quantized, the others are as before" if part < 0.995 else ""
 
 

@@ -60,16 +60,16 @@ class Local:
         return [one.text for one in done]
 
 
-def load_local(path: str, *, dtype: str | None = None, device: str = "auto", runner: str = "torch") -> Local:
-    """A model by its path. Raises what `load_engine` raises."""
+def load_local(path: str, *, dtype: str | None = None, device: str = "auto", runner: str | None = None) -> Local:
+    """A model by its path; arguments and errors are those of `load_engine`."""
     from llmanac.generate.load import load_engine
 
     engine = load_engine(path, dtype=dtype, device=device, runner=runner)
     kind = str(getattr(engine.model, "compute_dtype", None) or dtype)
-    return Local(engine, path, f"{_content(path)} {kind} {runner if engine.native else 'torch'}")
+    return Local(engine, path, f"{_content(path)} {kind} {(runner or 'auto') if engine.native else 'torch'}")
 
 
-def load_answerer(path: str, *, dtype: str | None = None, runner: str = "torch") -> Answerer:
+def load_answerer(path: str, *, dtype: str | None = None, runner: str | None = None) -> Answerer:
     """A model by its path, or a server by its address (http://...)."""
     if path.startswith(("http://", "https://")):
         from llmanac.evaluate._server import Server

@@ -168,13 +168,13 @@ class NativeModel:
         self.model, self.weights, self.block_tokens = model, weights, block_tokens
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
-        coded = weights != "own" or any(
+        self.coded = weights != "own" or any(
             isinstance(p, Quantized) and p.form.name not in HALVES for p in model.parameters()
         )
         kinds = list(KEYS)[: None if self.form != "plain" else 1]
         if keys is not None and keys not in kinds:
             raise RequestError(f"runner: keys in {keys!r} are not kept by this machine's code, only {', '.join(kinds)}")
-        self.keys = keys or kinds[min(int(coded), len(kinds) - 1)]
+        self.keys = keys or kinds[min(int(self.coded), len(kinds) - 1)]
         attention = model.model.layers[0].self_attn
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
         self.padded = _filled(self.head_dim, GROUP if self.keys == "q8_0" else PART)

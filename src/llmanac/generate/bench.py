@@ -37,7 +37,7 @@ def rates(
     Without `context` it is 512, or fewer where the model's is shorter.
 
     Greedy, with different random prompts. The limits are measured: of decoding one row, the bandwidth over the bytes of
-    the weights; of reading, the rate of float32 matrix products over a token's (8-bit weights may exceed it).
+    the weights; of reading, the rate of float32 matrix products over a token's, None where the runner multiplies codes.
 
     Args:
         limits: of the machine, as `machine_limits` gives them; measured here by default, in memory beside the model's.
@@ -90,5 +90,5 @@ def rates(
         "read_bytes_per_second": bandwidth,
         "gemm_flops": products,
         "decode_limit": bandwidth / weights,
-        "read_limit": products / flops,
+        "read_limit": None if engine.native and engine.native.coded else products / flops,
     }

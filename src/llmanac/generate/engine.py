@@ -297,9 +297,12 @@ class Engine:
 
 def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeModel | None:
     """What the native runner runs where it is chosen."""
-    name, _, keys = runner.partition(":") if isinstance(runner, str) else ("native", "", "")
-    if name not in RUNNERS or (keys and name != "native"):
-        raise RequestError(f"runner: {runner!r} is not one of {', '.join(RUNNERS)}{nearest(name, RUNNERS)}")
+    name, colon, keys = runner.partition(":") if isinstance(runner, str) else ("native", "", "")
+    if name not in RUNNERS or (colon and (name != "native" or not keys)):
+        from llmanac.generate._native_model import KEYS
+
+        known = (*RUNNERS, *(f"native:{kind}" for kind in KEYS))
+        raise RequestError(f"runner: {runner!r} is not one of {', '.join(known)}{nearest(name, RUNNERS)}")
     if runner == "torch":
         return None
     from llmanac.generate import _native_terms

@@ -56,7 +56,10 @@ def load(path: Path) -> Tokenizer:
     try:
         return _made(metadata)
     except (TokenizerError, SpecError) as error:
-        raise TokenizerError(f"{path}: {error}") from None
+        said = (
+            str(error).replace("model.merges", f"{KEY}merges").replace("model.vocab", f"{KEY}tokens")
+        )  # as it has them
+        raise TokenizerError(f"{path}: {said}") from None
 
 
 def _made(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -156,7 +159,7 @@ def _spelled(text: str, kind: int) -> str:
 def _list(metadata: Mapping[str, Any], name: str, default: Any = None) -> list[str]:
     value = metadata.get(KEY + name, default)
     if not isinstance(value, list) or (default is None and not value):
-        raise TokenizerError(f"{KEY}{name}: expected a list of texts, got {'nothing' if value is None else 'another'}")
+        raise TokenizerError(f"{KEY}{name}: is {shown(value)}, expected a list of texts")
     return value
 
 
@@ -166,7 +169,8 @@ def _numbers(metadata: Mapping[str, Any], name: str, count: int, default: float)
         return np.full(count, default)
     kind = "f" if isinstance(default, float) else "iu"
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kind or len(value) != count:
-        raise TokenizerError(f"{KEY}{name}: expected {count:,} numbers, one for each token")
+        found = f"has {len(value):,}" if isinstance(value, np.ndarray) else f"is {shown(value)}"
+        raise TokenizerError(f"{KEY}{name}: {found}, expected {count:,} numbers, one for each token")
     return value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -100,18 +100,21 @@ class Tables:
             for id in np.flatnonzero(types == spm.BYTE).tolist():
                 byte_ids[spm.byte_of(pieces[id].text)] = id
         pairs, halves = NO_PAIRS, NO_HALVES
-        joins = joins_of(keys)
+        joins, whole, values = joins_of(keys), keys, ids
         if is_bpe:
-            keys, ids, pairs = _merges(keys, ids, scores, len(pieces))
+            whole, values = _with_characters(keys, ids, len(pieces))
             if (types == spm.UNUSED).any():
-                halves = np.full((max(ids, default=0) + 1, 2), unigram_merge.NOT_UNUSED, np.int32)
+                halves = np.full((max(values, default=0) + 1, 2), unigram_merge.NOT_UNUSED, np.int32)
                 halves[np.flatnonzero(types == spm.UNUSED), 0] = unigram_merge.NOT_JOINED
                 joins[:] = True  # how such a piece comes apart depends on the whole text
                 joins.reshape(256, 256)[:, 0xFF] = joins.reshape(256, 256)[0xFF] = False
+        nodes = unigram_trie.walkable(unigram_trie.trie_of(whole or [b"\xfe"], values or [0]))
+        if is_bpe and keys:
+            pairs = _pairs(keys, ids, scores[ids], nodes)
         return cls(
             kind=unigram_cut.BPE if is_bpe else unigram_cut.UNIGRAM,
             joins=joins,
-            nodes=unigram_trie.walkable(unigram_trie.trie_of(keys or [b"\xfe"], ids or [0])),
+            nodes=nodes,
             scores=exact,
             node_scores=node_scores,
             unknown=int(np.flatnonzero(types == spm.UNKNOWN)[0]),
@@ -142,38 +145,18 @@ def joins_of(keys: Iterable[bytes]) -> np.ndarray:
     return joins
 
 
-def _merges(
-    keys: list[bytes], ids: list[int], scores: np.ndarray, vocabulary: int
-) -> tuple[list[bytes], list[int], np.ndarray]:
-    """`(keys with every character of theirs, their ids, table of pairs)`; characters that are no piece get new ids."""
-    known = dict(zip(keys, ids, strict=True))
-    texts = [key.decode("utf-8") for key in keys]
-    for character in sorted({c for text in texts for c in text}):
-        key = character.encode("utf-8")
-        if key not in known:
-            known[key] = vocabulary
-            vocabulary += 1
-    order = {id: _order(scores[id]) for id in ids}
-    ranks = {place: rank for rank, place in enumerate(sorted(set(order.values()), reverse=True))}
-    rows: list[tuple[int, int, int, int]] = []
-    for text, id in zip(texts, ids, strict=True):
-        for left, right in _splits(text, known):
-            rows.append((left, right, id, ranks[order[id]]))
-    table = np.array(rows, np.int64).reshape(-1, 4)
-    pairs = unigram_merge.ranked_pairs(*np.ascontiguousarray(table.T))
-    return list(known), list(known.values()), pairs
+def _with_characters(keys: list[bytes], ids: list[int], vocabulary: int) -> tuple[list[bytes], list[int]]:
+    """The keys and every character of theirs, with their ids; characters that are no piece get new ones."""
+    missing = {c.encode("utf-8") for c in {c for key in keys for c in key.decode("utf-8")}}.difference(keys)
+    return [*keys, *sorted(missing)], [*ids, *range(vocabulary, vocabulary + len(missing))]
 
 
-def _order(score: np.float32) -> tuple[float, bool]:
-    """Scores in the library's order, where 0.0 is above -0.0."""
-    return float(score), not np.signbit(score)
-
-
-def _splits(text: str, known: dict[bytes, int]) -> Sequence[tuple[int, int]]:
-    """The ways to make a piece of two symbols."""
-    data, places, at = text.encode("utf-8"), [], 0
-    for character in text[:-1]:
-        at += len(character.encode("utf-8"))
-        places.append(at)
-    found = [(known.get(data[:place]), known.get(data[place:])) for place in places]
-    return [(left, right) for left, right in found if left is not None and right is not None]
+def _pairs(keys: list[bytes], ids: list[int], scores: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """The table of what is merged, of pieces with these scores."""
+    # floats in the order of their bits, where 0.0 is above -0.0 as in the library; the best is first
+    bits = scores.view(np.int32).astype(np.int64)
+    ranks = np.unique(-np.where(bits < 0, -(bits & 0x7FFFFFFF) - 1, bits), return_inverse=True)[1]
+    offsets = np.cumsum([0, *map(len, keys)])
+    letters = np.frombuffer(b"".join(keys), np.uint8)
+    found: np.ndarray = unigram_merge.halves_of(letters, offsets, np.array(ids, np.int64), ranks, nodes)
+    return found

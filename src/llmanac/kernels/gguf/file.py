@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -135,6 +136,10 @@ class GGUF:
     def kind(self, name: str) -> str:
         """How a tensor is stored."""
         return self._places[name].kind
+
+    def kinds(self) -> Counter[str]:
+        """How many tensors are stored in which way."""
+        return Counter(map(self.kind, self.names))
 
     def tensor(self, name: str) -> PackedTensor:
         """The tensor of this name; nothing is copied. Raises CheckpointError where the file is not what it was."""

@@ -41,6 +41,29 @@ def _symbol(buffer, start, stop, nodes):
     return nodes[node, 1]
 
 
+@cached
+def halves_of(letters, offsets, ids, ranks, nodes):
+    """The `ranked_pairs` of all ways to make a piece of two pieces or characters.
+
+    The keys' bytes (letters, and keys + 1 offsets), their ids, their ranks, and the trie of all symbols.
+    """
+    pairs, count = np.empty((0, 2), np.uint64), 0
+    for fill in range(2):
+        if fill:
+            pairs = np.full((slots_for(count), 2), ALL_ONES, np.uint64)
+        for key in range(ids.shape[0]):
+            value = (np.uint64(ranks[key]) << HALF) | np.uint64(ids[key])
+            for place in range(offsets[key] + 1, offsets[key + 1]):
+                if letters[place] & 0xC0 != 0x80:  # where a character begins
+                    left = _symbol(letters, offsets[key], place, nodes)
+                    right = _symbol(letters, place, offsets[key + 1], nodes)
+                    if left >= 0 and right >= 0:
+                        count += 1
+                        if fill:
+                            _insert_pair(pairs, np.int64(left), np.int64(right), value)
+    return pairs
+
+
 @njit(forceinline=True)
 def _joint(symbols, frozen, left, right, pairs, halves):
     """`rank << 32 | merged id` of two neighbours, or all ones; notes how an unused piece comes apart."""

@@ -17,10 +17,12 @@ import numpy as np
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.kernels.gguf.blocks import Array
+from llmanac.models._folder import MOST
+from llmanac.models.families._config import LARGEST, LEAST
 
 Config = dict[str, Any]
 
-WHOLE = {  # key -> that of config.json, a whole number above 0
+WHOLE = {  # key -> that of config.json
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",
@@ -31,12 +33,22 @@ WHOLE = {  # key -> that of config.json, a whole number above 0
 }
 REAL = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}
 NEEDED = (*list(WHOLE)[:5], "attention.layer_norm_rms_epsilon")
-SCALARS: dict[str, tuple[type, ...]] = {  # read with others: of which type the one value is
-    "attention.value_length": (int,), "rope.dimension_count": (int,), "rope.scaling.type": (str,),
-    "rope.scaling.factor": (float, int), "rope.scale_linear": (float, int), "rope.scaling.attn_factor": (float, int),
-    "rope.scaling.original_context_length": (int,),
+SIZE, REAL_NUMBER = (int, 1, MOST), (float, LEAST, LARGEST)
+BOUNDS: dict[str, tuple[Any, Any, Any]] = {  # key -> the type of its value, the least and the most that it may be
+    **dict.fromkeys(WHOLE, SIZE), **dict.fromkeys(REAL, REAL_NUMBER),
+    "attention.layer_norm_rms_epsilon": (float, LEAST, 1.0), "attention.value_length": SIZE,
+    "attention.sliding_window": SIZE, "attention.sliding_window_pattern": SIZE,
+    "attn_logit_softcapping": REAL_NUMBER, "final_logit_softcapping": REAL_NUMBER,
+    "rope.freq_base_swa": REAL_NUMBER, "rope.dimension_count": SIZE, "rope.scaling.type": (str, "", "\U0010ffff"),
+    "rope.scaling.factor": REAL_NUMBER, "rope.scale_linear": REAL_NUMBER, "rope.scaling.attn_factor": REAL_NUMBER,
+    "rope.scaling.original_context_length": SIZE, "rope.scaling.finetuned": (bool, False, True), "vocab_size": SIZE,
 }  # fmt: skip
-OTHERS = (*SCALARS, "vocab_size", "rope.scaling.finetuned")  # those, and keys of no effect on what a model computes
+LISTED = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")  # that may be a value a layer
+# read with others, or of no effect on what a model computes
+OTHERS = (
+    "attention.value_length", "vocab_size", "rope.dimension_count", "rope.scale_linear",
+    *(key for key in BOUNDS if key.startswith("rope.scaling.")),
+)  # fmt: skip
 FREQUENCIES = "rope_freqs.weight"  # what the frequencies of rotation are divided by
 FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}  # of longrope
 
@@ -63,7 +75,8 @@ class Architecture:
 
     Attributes:
         family: the model_type of config.json.
-        names: of the tensors in a layer; keys: further ones -> config.json, numbers above 0 or 0 for none.
+        names: of the tensors in a layer; keys: further ones -> config.json.
+        none: those of them that may be 0, for none.
         permuted: whether rows of queries and keys are in the order of interleaved rotation.
         shift: what is added to the weights of norms.
         partial: whether a part of each head may rotate.
@@ -75,6 +88,7 @@ class Architecture:
     family: str
     names: Mapping[str, str] = field(default_factory=lambda: PRE_NORM)
     keys: Mapping[str, str] = field(default_factory=dict)
+    none: tuple[str, ...] = ()
     permuted: bool = False
     shift: float = 0.0
     partial: bool = False
@@ -139,19 +153,27 @@ WINDOW = {"attention.sliding_window": "sliding_window"}
 WINDOWS = {**WINDOW, "attention.sliding_window_pattern": "sliding_window_pattern"}
 FINAL_CAP = {"final_logit_softcapping": "final_logit_softcapping"}
 CAPS = {"attn_logit_softcapping": "attn_logit_softcapping", **FINAL_CAP}
+UNLIMITED = ("attention.sliding_window_pattern", *CAPS)
 ARCHITECTURES = {
     "llama": Architecture("llama", permuted=True, scalings=("linear", "yarn", "llama3", "longrope")),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
     "phi3": Architecture(
-        "phi3", FUSED, WINDOW, partial=True, scalings=("longrope",), tokens=("<s>", "</s>", "<unk>", "<|endoftext|>")
+        "phi3",
+        FUSED,
+        WINDOW,
+        none=("attention.sliding_window",),
+        partial=True,
+        scalings=("longrope",),
+        tokens=("<s>", "</s>", "<unk>", "<|endoftext|>"),
     ),
     "gemma": Architecture("gemma", shift=1.0, more=lambda config: {"hidden_act": "gelu_pytorch_tanh"}),
-    "gemma2": Architecture("gemma2", SANDWICH, {**WINDOWS, **CAPS}, shift=1.0, more=_windows(2)),
+    "gemma2": Architecture("gemma2", SANDWICH, {**WINDOWS, **CAPS}, UNLIMITED, shift=1.0, more=_windows(2)),
     "gemma3": Architecture(
         "gemma3_text",
         SANDWICH,
         {**WINDOWS, **FINAL_CAP, "rope.freq_base_swa": "rope_local_base_freq"},
+        UNLIMITED,
         shift=1.0,
         more=_windows(6),
     ),

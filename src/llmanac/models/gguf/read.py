@@ -13,17 +13,18 @@ from torch import Tensor
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.kernels.gguf import PackedTensor, opened
 from llmanac.kernels.gguf.blocks import KINDS, Array
-from llmanac.models._folder import MOST, TOKENS
+from llmanac.models._folder import TOKENS
 from llmanac.models._quantized import Quantized
 from llmanac.models._weights import Entry, Weights, check_finite
 from llmanac.models.families._rope import TRAINED
 from llmanac.models.gguf.architectures import (
+    BOUNDS,
     FACTORS,
     FREQUENCIES,
+    LISTED,
     NEEDED,
     OTHERS,
     REAL,
-    SCALARS,
     WHOLE,
     Config,
     architecture,
@@ -32,6 +33,7 @@ from llmanac.models.gguf.architectures import (
 from llmanac.models.gguf.blocks import Blocks
 from llmanac.models.positions._scaling import Scaling
 
+EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 THETA = 10_000.0  # where the file does not say
 # tokens that end a turn, by the name that llama.cpp goes by where the file does not say which one does
 ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
@@ -42,7 +44,8 @@ class PackedWeights(Weights):
 
     Attributes:
         config: what the family's config.json would say.
-        fields: keys of config.json -> those of the file.
+        keys: of the file, without the architecture's name -> those of config.json; fields: the inverse, names in full.
+        values: of the architecture's keys that are read, without its name.
 
     Raises:
         CheckpointError: an architecture that is not known, or a key that is missing, wrong or not supported.
@@ -52,9 +55,10 @@ class PackedWeights(Weights):
         self.folder, self.prefix = path, ""
         self.file = opened(path)
         name, self.table = architecture(self.file.metadata, path)
-        keys = {**WHOLE, **REAL, **self.table.keys}
-        self.fields = {theirs: f"{name}.{key}" for key, theirs in keys.items()}
-        self.config = self._config(name, keys)
+        self.keys = {**WHOLE, **REAL, **self.table.keys}
+        self.fields = {theirs: f"{name}.{key}" for key, theirs in self.keys.items()}
+        self.values = self._values(name)
+        self.config = self._config(name)
         self._own: dict[str, str] = {}
         for own in self.file.names:
             if own not in (FREQUENCIES, *FACTORS.values()):
@@ -100,70 +104,75 @@ class PackedWeights(Weights):
     def _error(self, key: str, problem: str) -> CheckpointError:
         return CheckpointError(f"{self.folder}: {key} {problem}")
 
-    def _number(self, key: str, whole: bool) -> Any:
-        value = self.file.metadata.get(key)
-        if isinstance(value, np.ndarray) and len(value) and (value == value[0]).all():
-            value = value[0].item()  # one for each layer
-        if type(value) is not (int if whole else float) or not 0 <= value <= MOST:
-            kind = "a whole number" if whole else "a number"
-            raise self._error(key, f"is {shown(value)}, expected {kind} from 0 to {MOST:,}, the same for all layers")
-        # the file has float32: 1e-6 rather than 9.999999974752427e-07
-        return value if whole else float(str(np.float32(value)))
+    def _values(self, name: str) -> dict[str, Any]:
+        """The architecture's keys that are read, without its name. Raises CheckpointError for one out of `BOUNDS`."""
+        found: dict[str, Any] = {}
+        for full, value in self.file.metadata.items():
+            key = full.removeprefix(f"{name}.")
+            if key == full or not (key in self.keys or key in OTHERS):
+                continue
+            kind, least, most = BOUNDS[key]
+            least = 0 if key in self.table.none else least
+            one: Any = value
+            if isinstance(value, np.ndarray) and key in LISTED:
+                same = len(value) == self.file.metadata.get(f"{name}.block_count") and (value == value[:1]).all()
+                one = value[0].item() if same else None
+            if type(one) is not kind or not least <= one <= most:
+                expected = EXPECTED[kind] + (f" from {least:,} to {most:,}" if kind in (int, float) else "")
+                layers = ", the same for all layers" if isinstance(value, np.ndarray) else ""
+                raise self._error(full, f"is {shown(value)}, expected {expected}{layers}")
+            # the file has float32: 1e-6 rather than 9.999999974752427e-07
+            found[key] = float(str(np.float32(one))) if kind is float else one
+        return found
 
-    def _config(self, name: str, keys: dict[str, str]) -> Config:
-        metadata, table = self.file.metadata, self.table
-        self._check(name)
+    def _value(self, key: str, default: Any) -> Any:
+        return self.values.get(key, default)
+
+    def _config(self, name: str) -> Config:
+        metadata, table, values = self.file.metadata, self.table, self.values
         for key in NEEDED:
-            if f"{name}.{key}" not in metadata:
+            if key not in values:
                 raise self._error(f"{name}.{key}", "is missing")
-        config: Config = {"model_type": table.family}
         for full, value in metadata.items():
             key = full.removeprefix(f"{name}.")
-            if key == full or key in OTHERS:
+            if key == full or key in values or (key == "attention.causal" and value is True):
                 continue
-            if key in keys:
-                config[keys[key]] = self._number(full, key in WHOLE or type(value) is int) or None
-            elif key == "attention.causal" and value is True:
-                continue
-            elif key in NEVER or isinstance(value, (np.ndarray, list)) or not _neutral(value):
+            if key in NEVER or isinstance(value, (np.ndarray, list)) or not _neutral(value):
                 raise self._error(full, f"is {shown(value)}, which is not supported; it may change what is computed")
-        if (config["num_hidden_layers"] or 0) > len(self.file.names):
-            raise self._error(f"{name}.block_count", f"is more than the file has tensors, {len(self.file.names):,}")
+        config: Config = {theirs: values[key] or None for key, theirs in self.keys.items() if key in values}
+        config["model_type"] = table.family
+        if config["num_hidden_layers"] > len(self.file.names):
+            count = f"{config['num_hidden_layers']:,}, but the file has {len(self.file.names):,} tensors"
+            raise self._error(f"{name}.block_count", f"is {count}; each layer has some")
         if "token_embd.weight" not in self.file:
             raise self._error("token_embd.weight", "is missing")
-        config["vocab_size"] = self.file.shape("token_embd.weight")[0]
+        size = config["vocab_size"] = self.file.shape("token_embd.weight")[0]
+        if self._value("vocab_size", size) != size:
+            found = f"is {values['vocab_size']:,}, but token_embd.weight has {size:,} rows"
+            raise self._error(f"{name}.vocab_size", found)
         config["tie_word_embeddings"] = "output.weight" not in self.file
         if table.family in ("llama", "qwen3"):
             config["attention_bias"] = "blk.0.attn_q.bias" in self.file
         if table.family == "llama":
             config["mlp_bias"] = "blk.0.ffn_up.bias" in self.file
-        heads = config["num_attention_heads"] or 1
-        config["num_key_value_heads"] = config.get("num_key_value_heads") or heads
-        config["head_dim"] = config.get("head_dim") or (config["hidden_size"] or 0) // heads
-        config["rope_theta"] = config.get("rope_theta") or THETA
+        heads = config["num_attention_heads"]
+        config.setdefault("num_key_value_heads", heads)
+        config.setdefault("head_dim", config["hidden_size"] // heads)
+        config.setdefault("rope_theta", THETA)
         config |= table.more(config)
         self._positions(name, config)
-        return config | self._tokens(config["vocab_size"])
-
-    def _check(self, name: str) -> None:
-        """The keys that are read with others hold one value of their kind."""
-        for key, kind in {**SCALARS, "block_count": (int,)}.items():
-            value = self.file.metadata.get(f"{name}.{key}", kind[0]())
-            if type(value) not in kind:
-                expected = "text" if kind == (str,) else "one number"
-                raise self._error(f"{name}.{key}", f"is {shown(value)}, expected {expected}")
-        if not self.file.metadata.get(f"{name}.block_count", 1) > 0:
-            raise self._error(f"{name}.block_count", "is 0, expected at least one layer")
+        return config | self._tokens(size)
 
     def _positions(self, name: str, config: Config) -> None:
-        metadata, size = self.file.metadata, config["head_dim"]
-        turned = metadata.get(f"{name}.rope.dimension_count", size)
-        if turned != size:
-            if not self.table.partial or type(turned) is not int or not 0 < turned < size:
-                raise self._error(f"{name}.rope.dimension_count", f"is {shown(turned)}, but a head has {size}")
+        size = config["head_dim"]
+        sized = f"a head has {size:,} numbers (attention.key_length, or the width over the heads)"
+        turned = self._value("rope.dimension_count", size)
+        if turned > size or (turned < size and not self.table.partial):
+            raise self._error(f"{name}.rope.dimension_count", f"is {turned:,}, but {sized}")
+        if turned < size:
             config["partial_rotary_factor"] = turned / size
-        if metadata.get(f"{name}.attention.value_length", size) != size:
-            raise self._error(f"{name}.attention.value_length", f"is not {size}, the size of keys; not supported")
+        if (found := self._value("attention.value_length", size)) != size:
+            raise self._error(f"{name}.attention.value_length", f"is {found:,}, but {sized}; not supported")
         if (scaling := self._scaling(name, turned, config)) is None:
             return
         if scaling["rope_type"] not in self.table.scalings:
@@ -175,14 +184,15 @@ class PackedWeights(Weights):
 
     def _scaling(self, name: str, turned: int, config: Config) -> Config | None:
         """What the file does to the frequencies of rotation, as llama.cpp reads it; None for nothing."""
-        metadata, longest, rope = self.file.metadata, config["max_position_embeddings"], f"{name}.rope."
-        kind = metadata.get(f"{rope}scaling.type", "linear")
-        keys = (f"{rope}scaling.factor", f"{rope}scale_linear")  # the second is of older files
-        key = next((key for key in keys if key in metadata), keys[0])
-        factor = self._number(key, False) or 1.0 if key in metadata or kind == "yarn" else 1.0
-        key = f"{rope}scaling.attn_factor"
-        attention = self._number(key, False) if key in metadata else 1.0
-        trained = metadata.get(f"{rope}scaling.original_context_length") or longest or 1
+        longest, rope = config["max_position_embeddings"], f"{name}.rope."
+        kind = self._value("rope.scaling.type", "linear")
+        older = self._value("rope.scale_linear", None)
+        factor = self._value("rope.scaling.factor", older)
+        if factor is None and kind == "yarn":
+            raise self._error(f"{rope}scaling.factor", "is missing; yarn needs it")
+        factor = factor or 1.0
+        attention = self._value("rope.scaling.attn_factor", 1.0)
+        trained = self._value("rope.scaling.original_context_length", longest)
         own = {theirs: name for theirs, name in FACTORS.items() if kind == "longrope" or name in self.file}
         if (own or FREQUENCIES in self.file) and (factor != 1 or kind == "yarn"):
             raise self._error(f"{rope}scaling", "asks for a further scaling beside the file's factors; not supported")
@@ -191,13 +201,14 @@ class PackedWeights(Weights):
             table = self._llama3(turned, config["rope_theta"])
         elif own:
             table = {theirs: self._factors(name, turned // 2) for theirs, name in own.items()}
-            table |= {"rope_type": "longrope", "factor": max(1.0, (longest or 1) / trained)}
+            table |= {"rope_type": "longrope", "factor": max(1.0, longest / trained)}
         elif kind == "none" and factor != 1 and self.table.family in SCALED_WINDOWS:
             raise self._error(f"{rope}scaling.factor", "is not 1 beside the type none; llama.cpp applies it to windows")
         elif kind == "none" or (kind == "linear" and factor == 1):
             table = {}
         scaled = table.get("rope_type") in ("yarn", "longrope")
         if attention != 1 and (not scaled or "rope.freq_base_swa" in self.table.keys):
+            key = f"{rope}scaling.attn_factor"
             raise self._error(key, f"is {attention:g}; without yarn or longrope, or with two rotations, only 1 is read")
         if not scaled:
             return table or None
@@ -234,23 +245,23 @@ class PackedWeights(Weights):
 
     def _tokens(self, size: int) -> Config:
         """The ids that a generation_config.json would hold."""
-        metadata, config = self.file.metadata, {}
-        for token, role in zip(TOKENS, ("bos", "eos", "padding"), strict=True):
-            id = metadata.get(f"tokenizer.ggml.{role}_token_id")
-            if id is not None:
-                config[token] = self._id(f"tokenizer.ggml.{role}_token_id", id, size)
-        tokens = metadata.get("tokenizer.ggml.tokens")
-        ends = [config["eos_token_id"]] if "eos_token_id" in config else []
-        keys = [f"tokenizer.ggml.{role}_token_id" for role in ("eot", "eom")]
-        ends += [self._id(key, metadata[key], size) for key in keys if key in metadata]
-        ends += [tokens.index(text) for text in ENDS if text in tokens] if isinstance(tokens, list) else []
-        ends = list(dict.fromkeys(ends))
+        tokens: Any = self.file.metadata.get("tokenizer.ggml.tokens")
+        if tokens is not None and (not isinstance(tokens, list) or len(tokens) != size):
+            found = f"has {len(tokens):,}" if isinstance(tokens, list) else f"is {shown(tokens)}"
+            raise self._error(
+                "tokenizer.ggml.tokens", f"{found}, expected {size:,} texts, as many as token_embd.weight has"
+            )
+        ids = {}
+        for key, id in self.file.metadata.items():
+            if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
+                if type(id) is not int or not 0 <= id < size:
+                    raise self._error(key, f"is {shown(id)}, expected the id of a token below {size:,}")
+                ids[key.removeprefix("tokenizer.ggml.").removesuffix("_token_id")] = id
+        roles = zip(TOKENS, ("bos", "eos", "padding"), strict=True)
+        config: Config = {token: ids[role] for token, role in roles if role in ids}
+        ends = [ids[role] for role in ("eos", "eot", "eom") if role in ids]
+        ends = list(dict.fromkeys(ends + [tokens.index(text) for text in ENDS if tokens and text in tokens]))
         return config | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})
-
-    def _id(self, key: str, id: Any, size: int) -> int:
-        if type(id) is not int or not 0 <= id < size:
-            raise self._error(key, f"is {shown(id)}, expected the id of a token below {size:,}")
-        return id
 
 
 SCALED_WINDOWS = ("gemma2", "gemma3_text")  # whose windows llama.cpp scales whatever the type says
