@@ -7,6 +7,8 @@ Prints one row for each kind of question, and the same as one line of JSON; no q
 
 - assistant: all that the run has. plain: without its vectors, where it has some.
 - name: the entry whose name is written in the question, else in the turns before it; its first lines are shown.
+- folder: the sentences that `llmanac ask` quotes from the run's documents, without a model; with vectors where their
+  index has some.
 - bm25: the three best entries by BM25, of each the line that shares most with the question. It never refuses.
 
 A file of questions is JSON Lines: `id`, `kind`, `history` (earlier user turns, oldest first), `question`, `entries`
@@ -35,15 +37,20 @@ from typing import Any
 
 from llmanac.apps.docs_assistant.assistant import CANDIDATES, Answer, Citation
 from llmanac.apps.docs_assistant.choice import MOST_LINES
+from llmanac.apps.docs_assistant.documents import FOLDER
 from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.sources.python_docs import Spec
 from llmanac.generate.load import load_assistant, load_engine
 from llmanac.metrics._intervals import wilson_interval as proportion
 from llmanac.metrics.answers import f1
+from llmanac.models.locate import ASSISTANT
 from llmanac.retrieve._words import code_words
+from llmanac.retrieve.folder import FolderIndex
+from llmanac.retrieve.folder.answers import FolderAssistant
+from llmanac.retrieve.folder.index import WHERE
 
-WAYS = ("assistant", "plain", "name", "bm25")
+WAYS = ("assistant", "plain", "folder", "name", "bm25")
 KINDS = ("named", "unnamed", "typo", "followup", "unanswerable")
 NAMING = ("named", "typo", "followup")
 ANSWERABLE = ("named", "unnamed", "typo", "followup")
@@ -225,8 +232,30 @@ class Search:
         return Citation(first.title, "", first.name, first.lines[0] if first.lines else "")
 
 
-def way(assistant: Any, by: str) -> Any:
+class Folder:
+    """Answers from the documents of a run, as `llmanac ask` gives them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.assistant = FolderAssistant(FolderIndex.open(folder / WHERE))
+
+    def answers(self, questions: Sequence[str], histories: Sequence[Sequence[str]]) -> list[Answer]:
+        return [self._answer(*pair) for pair in zip(questions, histories, strict=True)]
+
+    def _answer(self, question: str, history: Sequence[str]) -> Answer:
+        given = self.assistant.answer(question, history)
+        cited = tuple(self._cited(one.passage) for one in given.citations)
+        return Answer("\n".join(one.quote for one in given.citations) or given.text, cited, given.refused)
+
+    def _cited(self, passage: Any) -> Citation:
+        lines = [line for line in passage.text.split("\n") if line.strip() and not line.startswith("# ")]
+        name = passage.heading.removeprefix("topic ").partition("(")[0]
+        return Citation(passage.heading, passage.text, name, lines[0] if lines else "")
+
+
+def way(assistant: Any, by: str, run: Path) -> Any:
     """The assistant, or a part of it that answers by itself."""
+    if by == "folder":
+        return Folder(run / ASSISTANT / FOLDER)
     if by in ("name", "bm25"):
         return Search(assistant.index, by)
     out = copy.copy(assistant)
@@ -253,7 +282,7 @@ def main() -> None:
     spec = Spec()
     for path, questions in parts.items():
         for by in choices.by:
-            found = table(questions, run_scores(way(assistant, by), spec, questions))
+            found = table(questions, run_scores(way(assistant, by, choices.run), spec, questions))
             print(f"{by:14}{'questions':>10}" + "".join(f"{name:>10}" for name in COLUMNS))
             for kind, row in found.items():
                 print(f"{kind:14}{row['questions']:>10}" + "".join(f"{row[name]:>10}" for name in COLUMNS))
