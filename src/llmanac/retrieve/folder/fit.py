@@ -197,7 +197,7 @@ def _rows(some: Sequence[_Asked]) -> Rated:
 def _sentences(ranker: Ranker, some: Sequence[_Asked]) -> Rated:
     """Of the passages that answer, the sentences: the gold one, and the others."""
     x, y = [], []
-    for one in some:
+    for one in (one for one in some if one.question.sort in ("heading", "cloze")):
         for passage in [p for p, yes in zip(one.passages, one.here, strict=True) if yes][:1]:
             for a, b, values in ranker.sentence_features(one.asked, passage):
                 x.append(values)

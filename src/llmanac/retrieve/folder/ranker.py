@@ -14,8 +14,9 @@ passage has; `rest`: the share, of words that the headings lack, in the text; `s
 shares of the question; `words`, `length`: logarithms of their numbers; `first`: whether a section begins with it;
 `lead`: the share in its first sentence then; `cosine`: of vectors.
 Features of a sentence, to which words of the one before belong where it begins with a pronoun: `own`: the share that it
-has; `rest`: that of words that the headings lack; `first`, `place`, `length`; `new`: its share of words that the
-question lacks; `wanted`: it has the number or the name that a question word asks for.
+has; `rest`: that of words that the headings lack; `first`: a section begins with it, and the question has no such word;
+`place`, `length`; `new`: its share of words that the question lacks; `wanted`: it has the number or the name that a
+question word asks for.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ class Ranker:
             held = words | subject
             yield a, b, [
                 asked.share(held), sum(idf for word, idf in outside.items() if word in held) / whole,
-                float(place == 0 and passage.part <= 1), math.log1p(place), math.log1p(len(words)),
+                float(place == 0 and passage.part <= 1 and not outside), math.log1p(place), math.log1p(len(words)),
                 len(words - asked.words.keys()) / len(words), float(wanted is not None and bool(wanted.search(text))),
             ]  # fmt: skip
 
