@@ -175,7 +175,7 @@ def assistant_of(place: Path, encoder: str | None, model: str | None, mode: str 
     if (place / "model").is_dir():
         return load_assistant(place, load_engine(place))
     spec = None if encoder is None else Encoder(model=str(Path(encoder).resolve()))
-    engine = None if model is None else load_engine(model)
+    engine = None if model is None else load_engine(model, device="cpu", runner="native")
     method = None if encoder else "bm25"
     return FolderAssistant(FolderIndex.update(place, encoder=spec), engine, mode=mode, method=method, quotes=QUOTES)
 

@@ -38,7 +38,7 @@ PAGES = dict.fromkeys(unpack.PAGES, pages.html_documents) | {
     ".warc": pages.warc_documents, **dict.fromkeys(unpack.BOOKS, pages.book_documents),
 }  # fmt: skip
 CARD = {
-    "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, office, .zip, or folders of them",
+    "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, office, .zip, or folders",
     "aliases": {
         "html": {"include": ["*.html", "*.htm", "*.xhtml", "*.html.gz"]},
         "warc": {"include": ["*.warc", "*.warc.gz"]},

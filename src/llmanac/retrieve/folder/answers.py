@@ -128,7 +128,9 @@ class FolderAssistant:
         meant = [f"{turn[-LONGEST:]} {question}" for turn in history[-TURNS:]]
         if history and self.model is not None and self.mode != "extract":
             meant = [self.model.rewritten(question, history[-TURNS:])]
-        every = [self.found(one) for one in (question, *meant)]
+        own = self.ranker.asked(question)
+        alone = [question] if len(own.words) > 1 or not meant else []  # "and its keeper?" says too little alone
+        every = [self.found(one) for one in (*alone, *meant)]
         asked, found = max(every, key=lambda one: one[1][0][1] if one[1] else -60.0)
         best = sigmoid(found[0][1]) if found else 0.0
         shown = [passage for passage, _ in found]
@@ -136,7 +138,7 @@ class FolderAssistant:
             return self._refusal(best, shown)
         if self.mode == "free":
             return self._free(asked, best, shown)
-        own = self.ranker.asked(question)  # earlier questions have led to the passages; which sentence, this one says
+        # earlier questions have led to the passages; which sentence answers, this one says
         ranked, margin = self.ranker.quotes(own if own.words else asked, found), np.inf
         if ranked and self.mode == "quote":
             ranked, margin = self._weighed(asked.text, ranked[:CHOICES], best)
