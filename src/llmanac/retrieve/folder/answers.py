@@ -1,9 +1,8 @@
 """Answers from a folder's passages, each with its source, or a refusal.
 
 1. Passages are ranked by the probability that they answer (`ranker.py`); below the threshold the answer is a refusal.
-   Where there are earlier questions, the question is also asked with what went before, and the more probable one of
-   the two counts: a model rewrites it in one line; without a model the words of each of the last questions are put
-   before it.
+   Where there are earlier questions, the question is also asked with the words of each of the last ones before it,
+   and as a model rewrites it in one line, where there is one; the most probable of these counts.
 2. `extract`: the most probable sentences. `quote`: a reader weighs these sentences and that none of them answers, and
    its probabilities are multiplied with the ranker's. `free`: a model writes; each sentence must name a passage that
    was shown, or is given the best one, which must support it (`checks.py`); others are dropped, and where none is
@@ -127,7 +126,7 @@ class FolderAssistant:
             raise RequestError(f"messages: a question of {len(question):,} characters; ask in at most {LONGEST:,}")
         meant = [f"{turn[-LONGEST:]} {question}" for turn in history[-TURNS:]]
         if history and self.model is not None and self.mode != "extract":
-            meant = [self.model.rewritten(question, history[-TURNS:])]
+            meant.append(self.model.rewritten(question, history[-TURNS:]))
         own = self.ranker.asked(question)
         alone = [question] if len(own.words) > 1 or not meant else []  # "and its keeper?" says too little alone
         every = [self.found(one) for one in (*alone, *meant)]

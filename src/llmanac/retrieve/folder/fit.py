@@ -2,8 +2,8 @@
 
     python -m llmanac.retrieve.folder.fit FOLDER -o FILE.json [--encoder MODEL] [--questions N] [--seed N]
 
-Questions are drawn from passages. `heading`: the name in a heading; its section answers. `summary`: the first sentence
-of a section. `removed`: the same, taken out of the text first; what is left answers. `cloze`: a sentence, some with the
+Questions are drawn from passages. `heading`: the name in a document's first heading; its section answers. `summary`: the
+first sentence of a document. `removed`: the same, taken out of the text first; what is left answers. `cloze`: a sentence, some with the
 name of its heading or with words around it. Words are left out, some are replaced by words of other passages, and
 letters of names are swapped, as in the questions of people; some are asked where no passage has a heading. Each is
 asked twice: as the folder is, and with the file that answers removed, and the words that no other one has; then nothing

@@ -11,10 +11,10 @@ ends with, where the question has it; `bare`: whether there is no heading. The o
 whose headings have a word of the question, and one, `unsaid`, for those that have none: `covered`: the share that the
 passage has; `rest`: the share, of words that the headings lack, in the text; `sentence`: the same in its best sentence;
 `bm25`: BM25 of the text over its highest value; `missing`: the rarest word that is missing; `unknown`, `corrected`:
-shares of the question; `words`, `length`: logarithms of their numbers; `first`: whether a section begins with it;
+shares of the question; `words`, `length`: logarithms of their numbers; `first`: whether the document begins with it;
 `lead`: the share in its first sentence then; `cosine`: of vectors.
 Features of a sentence, to which words of the one before belong where it begins with a pronoun: `own`: the share that it
-has; `rest`: that of words that the headings lack; `first`: a section begins with it, and the question has no such word;
+has; `rest`: that of words that the headings lack; `first`: the document begins with it, and the question has no such word;
 `place`, `length`; `new`: its share of words that the question lacks; `wanted`: it has the number or the name that a
 question word asks for.
 """
