@@ -2,12 +2,12 @@
 
     python -m llmanac.retrieve.folder.fit FOLDER -o FILE.json [--encoder MODEL] [--questions N] [--seed N]
 
-Questions are drawn from passages. `heading`: the name in a document's first heading; its section answers. `summary`: the
-first sentence of a document. `removed`: the same, taken out of the text first; what is left answers. `cloze`: a sentence, some with the
-name of its heading or with words around it. Words are left out, some are replaced by words of other passages, and
-letters of names are swapped, as in the questions of people; some are asked where no passage has a heading. Each is
-asked twice: as the folder is, and with the file that answers removed, and the words that no other one has; then nothing
-answers.
+Questions are drawn from passages. `heading`: the name in a document's first heading; its section answers. `summary`: a
+document's first sentence. `removed`: the same, taken out of the text first; what is left answers. `cloze`: a sentence,
+some with the name of its heading or with words around it. Words are left out, some are replaced by words of other
+passages, and letters of names are swapped, as in the questions of people; some are asked where no passage has a
+heading. Each is asked twice: as the folder is, and with the file that answers removed, and the words that no other one
+has; then nothing answers.
 
 The regressions are logistic, by Newton's method with a ridge of 1 on standardized features. The threshold refuses
 `REFUSED` of the questions without an answer. It and all that is printed come from five parts of the files, each rated
