@@ -15,8 +15,8 @@ shares of the question; `words`, `length`: logarithms of their numbers; `first`:
 `lead`: the share in its first sentence then; `cosine`: of vectors.
 Features of a sentence, to which words of the one before belong where it begins with a pronoun: `own`: the share that it
 has; `rest`: that of words that the headings lack; `first`: the document begins with it, and the question has no such
-word; `place`, `length`; `new`: its share of words that the question lacks; `wanted`: it has the number or the name that a
-question word asks for.
+word; `place`, `length`; `new`: its share of words that the question lacks; `wanted`: it has the number or the name
+that a question word asks for.
 """
 
 from __future__ import annotations
