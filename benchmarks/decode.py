@@ -237,6 +237,44 @@ _add("qwen-b8", "qwen", "own", 8)
 _add("gemma-b1", "gemma", "own", 1)
 
 
+def folder(method: str) -> Result:
+    """A folder that `llmanac quantize` writes against the same model in bfloat16, both here; the head is bfloat16."""
+    import torch
+
+    import llmanac
+    from llmanac.core.spec import make_method
+    from llmanac.core.types import Batch
+    from llmanac.generate.native import NativeModel
+    from llmanac.models.load import load_model
+
+    name = f"{method}-b1"
+    source = smollm2()
+    if source is None:
+        return absent(name)
+    torch.set_num_threads(THREADS)
+    place, plain = Path(SCRATCH.name) / method, load_model(source, dtype="bfloat16")
+    if not place.exists():
+        model = load_model(source, dtype="bfloat16")
+        texts = [Batch(ids=torch.tensor([prompt])) for prompt in prompts(1)]
+        make_method("quantizer", method).build().apply(model, texts)
+        llmanac.save_model(model, place)
+    made = NativeModel(load_model(place, dtype="bfloat16"))
+    seconds = interleave(
+        {"ours": decoding(made, 1), "theirs": decoding(NativeModel(plain), 1)}, rounds=ROUNDS, clock=CLOCK
+    )
+    return Result.rate(name, STEPS[1], seconds, unit="tokens/s", peer="bfloat16, the native runner", **more(made))
+
+
+def _add_folder(method: str) -> None:
+    @bench.measure(f"{method}-b1")
+    def run() -> Result:
+        return folder(method)
+
+
+for _method in ("int8", "nf4", "gptq"):
+    _add_folder(_method)
+
+
 def prefill(name: str, size: str, kind: str) -> Result:
     """512 tokens to the first one of the answer."""
     from llmanac.generate.engine import Engine

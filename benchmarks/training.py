@@ -217,11 +217,11 @@ def compiled_equal() -> Result:
     return equal("train-compiled-equal", "ours-compiled", "theirs-bf16-compiled")
 
 
-def memory(name: str, vocab: int) -> Result:
+def memory(name: str, vocab: int, own: str = "ours") -> Result:
     """Peak resident memory above what the imports left, against the bfloat16 loop; the median of processes, since how
     full the allocator's heap gets differs by some 3% from one to the next."""
     module, version = find_peer("transformers")
-    found: dict[str, list[float]] = {"ours": [], **({"theirs-bf16": []} if module else {})}
+    found: dict[str, list[float]] = {own: [], **({"theirs-bf16": []} if module else {})}
     for _ in range(PROCESSES):
         for loop_name, megabytes in found.items():
             with loops(__file__, [loop_name], vocab) as (running, _):
@@ -229,8 +229,8 @@ def memory(name: str, vocab: int) -> Result:
                     running[loop_name].ask("step")
                 megabytes.append(running[loop_name].ask("memory")["megabytes"])
     middle = {loop_name: statistics.median(megabytes) for loop_name, megabytes in found.items()}
-    more = {"vocabulary": vocab, "processes": PROCESSES, "ours_from": min(found["ours"]), "ours_to": max(found["ours"])}
-    return Result(name, "MB", middle["ours"], f"{version} bf16 loop", middle.get("theirs-bf16"), "lower", more)
+    more = {"vocabulary": vocab, "processes": PROCESSES, "ours_from": min(found[own]), "ours_to": max(found[own])}
+    return Result(name, "MB", middle[own], f"{version} bf16 loop", middle.get("theirs-bf16"), "lower", more)
 
 
 @bench.measure("train-memory-4k")
@@ -241,6 +241,17 @@ def memory_4k() -> Result:
 @bench.measure("train-memory-49k")
 def memory_49k() -> Result:
     return memory("train-memory-49k", 49152)
+
+
+@bench.measure("train-memory-4k-fp32")
+def memory_4k_float32() -> Result:
+    """As on a machine that is no faster in bfloat16, where float32 is chosen."""
+    return memory("train-memory-4k-fp32", 4096, "ours-float32")
+
+
+@bench.measure("train-memory-49k-fp32")
+def memory_49k_float32() -> Result:
+    return memory("train-memory-49k-fp32", 49152, "ours-float32")
 
 
 @bench.measure("train-gemm")

@@ -10,6 +10,7 @@ has what a study stated before the first cell of each version.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import re
@@ -72,6 +73,8 @@ def unpacked(value: Any) -> Any:
 def wanted(study: ModuleType, seeds: int | None = None) -> list[str]:
     """The names of all cells of a study, replicate by replicate."""
     count = seeds or study.SEEDS
+    if hasattr(study, "OF"):
+        return []
     if hasattr(study, "cells"):
         return list(study.cells(count))
     pieces = getattr(study, "PIECES", None)
@@ -95,6 +98,10 @@ def pooled(study: ModuleType, folder: Path) -> tuple[list[dict[str, Any]], int]:
     Raises:
         DataError: a cell's file is broken: it is named, and is never averaged.
     """
+    if hasattr(study, "OF"):
+        every = [(name, pooled(importlib.import_module(f"evidence.{name}"), folder.parent / name)) for name in study.OF]
+        cells = [cell | {"cell": f"{name}/{cell['cell']}"} for name, (own, _) in every for cell in own]
+        return cells, sum(left for _, (_, left) in every)
     found, broken = read(folder)
     if broken:
         raise DataError(f"{broken[0]}; delete the file and run `make evidence STUDY={folder.name}`")
@@ -105,6 +112,13 @@ def pooled(study: ModuleType, folder: Path) -> tuple[list[dict[str, Any]], int]:
     seeds = 1 + max((int(c["cell"].rpartition(".")[2]) for c in own), default=0)
     order = {name: at for at, name in enumerate(wanted(study, seeds))}
     return sorted(own, key=lambda c: order.get(c["cell"], len(order))), len(found) - len(own)
+
+
+def begun(study: ModuleType, folder: Path) -> bool:
+    """Whether there is a cell to make the page of."""
+    return any(
+        any(place.glob("cells/*.json")) for place in (folder, *(folder.parent / n for n in getattr(study, "OF", ())))
+    )
 
 
 def replicates(study: ModuleType, cells: Sequence[dict[str, Any]]) -> list[Any]:

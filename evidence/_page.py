@@ -57,10 +57,11 @@ def made_by(study: ModuleType, cells: Sequence[dict[str, Any]], seeds: Sequence[
     span = " to ".join(dict.fromkeys(dates[:1] + dates[-1:]))
     commits = sorted({c["commit"] for c in cells})
     packages = [f"{n} {importlib.metadata.version(n)}" for n in getattr(study, "PACKAGES", ())]
+    cells_at = f"../{study.OF[0]}/cells/" if hasattr(study, "OF") else "cells/"
     own, version = study.__name__.rpartition(".")[2], _cells.version(study)
     out = (
         f"Made by `make evidence STUDY={own}`: {plural(len(seeds), getattr(study, 'REPLICATE', 'seed'))} in "
-        f"{plural(len(cells), 'cell')} ([cells](cells/)), {'; '.join(machines)}, {span}, "
+        f"{plural(len(cells), 'cell')} ([cells]({cells_at})), {'; '.join(machines)}, {span}, "
         f"{plural(len(commits), 'commit')}."
     )
     if packages:

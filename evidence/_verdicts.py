@@ -270,7 +270,9 @@ def generated(load: Callable[[str], ModuleType], pages: Path = _cells.PAGES) -> 
     from llmanac.guide.demos import scaling
 
     quoted = {place for q in questions().values() for place in q.measured.values()} | set(scaling.PLACES)
+    ladder, place = load("transfer_of_verdicts"), pages / "transfer_of_verdicts"
     return {
         "verdicts": verdicts(load, pages),
         "measured": {where: _cells.packed(number(pages, load, where)) for where in sorted(quoted)},
+        "transfer": _cells.packed(ladder.summary(_cells.replicates(ladder, _cells.pooled(ladder, place)[0]))),
     }

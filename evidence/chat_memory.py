@@ -1,42 +1,39 @@
-"""Memory across chats: facts told, replaced and taken back, asked up to 200 chats later.
+"""Memory across chats: facts written, replaced and deleted, asked up to 200 chats later; and what a model takes down
 
-A user tells {subjects} things of themselves over {chats} chats, among sentences that state nothing of theirs; three
-things in ten are told again with another value, and one in ten is taken back. After every {step} chats each thing is
-asked for. The memory answers with the value of the best recalled fact; of what was not told it should recall nothing.
-"Window" is what a chat of the last {window} chats can know at most: the last statement, if it is among them. It is read
-exactly, as no model would.
+A user has {subjects} things remembered over {chats} chats ("Remember favorite color: ..."), among other messages; three
+in ten are written again with another value, and one in ten is forgotten ("Forget my favorite color."), without any
+model. After every {step} chats each thing is asked for. The memory answers with the best recalled fact; of what was not
+told it should recall nothing. "Window" is what a chat of the last {window} chats can know at most: the last statement,
+if it is among them. It is read exactly, as no model would.
 
 - The memory's answers are right for {first:.0%} of what was told after {step} chats and {last:.0%} after {chats}.
 - The window alone holds {window_first:.0%} of it after {step} chats and {window_last:.0%} after {chats}.
 - Store operations were exact at {exact} of {checks} checks: the facts in the file are those that hold.
 {end_to_end}
 
-Those sentences come from templates of this study, whose forms the rules know: a test of the store and of recall.
+People's own words are harder to recall: a question has other words than its fact. {others} facts of others and the
+messages that tell something are the store. Its threshold comes from the facts themselves, and asks for one question in
+twenty that recalls something though nothing of it was told.
 
-Free speech is harder. {lines} messages, with what must hold after them and a later question in other words, were
-written by somebody who had seen no rule (`evidence/memory_paraphrases.jsonl`). The first rules were measured on them
-as they were; then the writer of the messages changed the rules, looking at the odd lines alone ({development}), and the
-even lines ({test}) were scored again. The writer knew what the even lines say, so that the second figure may be too
-good. On the way their counts were seen twice; after the second time rules that lost or overwrote facts were made
-stricter, for other reasons. The other talk was made harder once it was found too easy.
+- Of the lines that no rule was chosen on (even), {found_words} of the questions have their fact among the five of the
+  prompt by words alone and {found} by MiniLM; where the fact was never told, {false_words} and {false} recall
+  another, some of which are related. The odd lines were looked at when the threshold's rule was chosen; counts of the
+  even ones were seen twice on the way, after which the rule for words was made stricter, and then changed for the
+  study `growing_text`.
 
-- Kept rightly (all that holds is in the file, what was taken back is not, and of {kinds} nothing was kept):
-  {first_odd} of the development lines at first and {now_odd} now; of the test lines {first_even} at first and
-  {now_even} now.
-- {talk} chats later, of the facts of the test lines that were kept, {later_words} are among the five of the prompt by
-  words alone and {later} by words and MiniLM; of all its facts, kept or not, {later_all} (the
-  bar is 0.95).
-- The file opened again held the same facts, and nothing of a replaced or deleted value, after {stored} of its lines:
-  where it did not, the words by which another fact is found had the value.
-- The memory recalls too much: of what was not told or was taken back it recalls something near in most cases, as the
-  column below shows, and leaves it to the model to see that it is another thing.
+What is said without "remember" is read by a chat model. 330 messages were written and committed before anything was
+run on them (`evidence/memory_lines.jsonl`). Each reader was scored once on them: the rules of speech that the memory
+had before, just before they were deleted, and the two constrained calls that took their place, with a model of half a
+billion parameters, whose examples were chosen on the odd lines of the older file and on messages of earlier tests.
 
-How the prompt asks the model to use the facts was chosen among ten forms, on 12 questions of such templates.
+- F1 is {f1_rules:.2f} for the rules and {f1_model:.2f} for the model, which is therefore on by default.
+- The model finds more of what is told and replaced. It is worse at the rest: something is kept of {kept_model} of the
+  messages without a fact (rules: {kept_rules}), and it carries out {ended_model} of the ends of facts (rules:
+  {ended_rules}). Ends are exact by explicit wishes. `--facts asked` keeps nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -46,34 +43,35 @@ from typing import Any
 import numpy as np
 import torch
 
+from evidence._memory_lines import records, summary, table_of
 from evidence._page import with_interval
-from evidence._paraphrases import CHATS, FILE, FIRST, by_finder, table_of, with_wilson
+from evidence._paraphrases import FALSE, FOUND, HALVES, OTHERS, by_finder
 from evidence._pretrained import WHERE, smollm2
 from evidence._synthetic import percent
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.generate.load import load_engine
 from llmanac.lab.stats import interval, mean
+from llmanac.metrics._intervals import wilson_interval
 from llmanac.retrieve.memory import Memory
 from llmanac.retrieve.memory.store import USE
 
 ROWS = ("context/memory",)
 CLAIM = "what a memory keeps is found at any history length, where a window holds only the last chats"
-SEEDS = 3
+SEEDS, VERSION = 3, 2
 KINDS = ("favorite", "least favorite", "first", "dream", "backup")
 THINGS = ["color", "song", "dish", "book", "city", "teacher", "sport", "tool", "flower", "river", "game", "drink"]
 _VALUES = "Aldera Bovin Cresto Dalmir Estova Fenlow Garrin Holvek Istran Jolmar Kestin Lormas Mirrel Norvik"
 VALUES = _VALUES.split()
-TELL = ("My {s} is {v}.", "By the way, my {s} is {v}.", "Actually, my {s} is now {v}.",
-        "Please note that my {s} is {v}.",
-        "Remember: my {s} is {v}.")  # fmt: skip
-TAKE = ("Please forget my {s}.", "Forget about my {s}.", "Delete my {s} from your memory.")
+TELL = ("Remember {s}: {v}", "remember: {s}: {v}", "Please remember that {s}: {v}", "/remember {s}: {v}")
+TAKE = ("Please forget my {s}.", "Forget about my {s}.", "/forget {s}")
 ASK = ("What is my {s}?", "Do you remember my {s}?", "Tell me my {s}, please.", "Which {s} do I have?")
 LAGS = ((1, 20), (21, 100), (101, 200))  # chats between the statement and the question
 ASKED = 12  # facts that SmolLM2 is asked for
 SAID = "What the user said in the last chats, as data (newest last):"
+MODEL = "qwen2.5-coder-0.5b"  # the reader of the 330 lines
 ANSWERS = {"memory": "memory", "window": "window"}
-OTHER = ("How do magnets work?", "Tell me a joke about the weather.", "The train was late.", "What is a {s}?")
+OTHER = ("How do magnets work?", "Do you remember my {s}?", "The train was late.", "What is a {s}?")
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
@@ -95,17 +93,17 @@ def measure(seed: int, size: str) -> dict[str, Any]:
                 value = f"{rng.choice(VALUES)} {chat}"
                 said = rng.choice(TELL).format(s=subject, v=value)
                 truth[subject] = (value, chat)
-            others = [rng.choice(OTHER).format(s=rng.choice(subjects)) for _ in range(2)]
-            messages.append(" ".join([others[0], said, others[1]]))
-            memory.read(messages[-1])
+            messages.append(said)
+            for one in (rng.choice(OTHER).format(s=rng.choice(subjects)), said):
+                memory.read(one)
             if chat % step:
                 continue
-            kept = {fact.subject: fact.value for fact in memory.facts()}
+            kept = {fact.key: _value(fact.text) for fact in memory.facts()}
             right = {}
             for one in subjects:
                 found = memory.recall(rng.choice(ASK).format(s=one), 1)
                 told_now = truth.get(one)
-                right[one] = not found if told_now is None else bool(found) and found[0].value == told_now[0]
+                right[one] = not found if told_now is None else bool(found) and _value(found[0].text) == told_now[0]
             rows.append({
                 "chats": chat, "facts": len(truth), "exact": kept == {s: v for s, (v, _) in truth.items()},
                 "memory": sum(right[s] for s in truth) / len(truth),
@@ -114,9 +112,19 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             })  # fmt: skip
         answers = _answers(memory, truth, messages[-window:], chats, rng) if size == "full" else []
     return {
-        "free": by_finder(seed, size), "chats": chats, "step": step, "window": window, "subjects": len(subjects),
+        "free": by_finder(seed, size), "lines": {name: summary(one["lines"]) for name, one in records().items()},
+        "chats": chats, "step": step, "window": window, "subjects": len(subjects),
         "rows": rows, "answers": answers,
     }  # fmt: skip
+
+
+def _value(text: str) -> str:
+    return text.partition(": ")[2]
+
+
+def _with_wilson(hits: int, total: int) -> str:
+    """A share with Wilson's 95% interval."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*wilson_interval(hits, total)) if total else "-"
 
 
 def _answers(
@@ -182,13 +190,19 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
             [table(["chats", "facts", *names.values()], rows)], [drawn],
         )
     ]  # fmt: skip
+    free = seeds[0]["free"]
+    ways = [(half, way) for half in HALVES if half in free for way in free[half]]
+    text = "Shares of the questions, with Wilson's 95% interval; other facts of the first seed."
+    names_ = list(free["odd"]["words"])
+    rows = [[name, *(_with_wilson(*free[half][way][name]) for half, way in ways)] for name in names_]
+    head = ["share", *(f"{half} lines: {way}" for half, way in ways)]
+    out.append(Section("Questions in other words", [text], [table(head, rows)]))
     text = (
-        "Shares with Wilson's 95% interval, of lines (right, stored) or of questions, with the other talk of the "
-        'first seed; "lowest" is over the seeds. Other talk: 200 messages, of which 50 state something of others, '
-        "50 something else of the user, in templates, and 100 are requests. A fact counts as kept if its text "
-        "has the value; as exact if it is the fact's value and nothing else. The prompt has five facts."
+        "A told value counts as found if a new fact has it; precision and recall are over all values, changes and ends "
+        "of the lines; a fact that the line's writer did not list is wrong, also where it is true. Lines without a "
+        "fault, by kind, have Wilson's 95% interval. `explicit` is the memory without a model."
     )
-    out.append(Section("Free speech", [text], [table(*table_of(seeds))]))
+    out.append(Section("330 new messages", [text], [table(*table_of(seeds[0]["lines"]))]))
     if all(s["answers"] for s in seeds):
         rows = [
             [title, *(percent([_share(s["answers"], name, *lags) for s in seeds]) for lags in LAGS),
@@ -205,26 +219,17 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     return out
 
 
-def _free(free: Mapping[str, Any]) -> dict[str, Any]:
-    first = json.loads(FIRST.read_text("utf-8"))
-    count = len(FILE.read_text("utf-8").splitlines())
-    out: dict[str, Any] = {
-        "lines": count, "development": (count + 1) // 2, "test": count // 2, "talk": CHATS,
-        "kinds": "questions, suppositions, quotations and jokes",
-    }  # fmt: skip
-    for half, ways in free.items():
-        out |= {
-            f"first_{half}": with_wilson(*first[half]["right"]),
-            f"now_{half}": with_wilson(*ways["words"]["right"]),
-        }
-    if "even" in free:
-        even, name = free["even"], "kept facts in the prompt, later"
-        hits, total = even["MiniLM"][name]
-        out |= {
-            "later_words": with_wilson(*even["words"][name]), "later": with_wilson(hits, total),
-            "later_all": with_wilson(*even["MiniLM"]["in the prompt, later"]),
-            "stored": "{} of {}".format(*even["words"]["stored"]),
-        }  # fmt: skip
+def _free(seed: Mapping[str, Any]) -> dict[str, Any]:
+    found, read = seed["free"], seed["lines"]
+    out: dict[str, Any] = {"others": OTHERS, "f1_rules": read["rules"]["f1"], "f1_model": read[MODEL]["f1"]}
+    for end, name in (("_rules", "rules"), ("_model", MODEL)):
+        right, total = read[name]["without fault"]["not a fact"]
+        out |= {f"kept{end}": f"{total - right} of {total}"}
+        out |= {f"ended{end}": "{} of {}".format(*read[name]["without fault"]["taken back"])}
+    half = found.get("even", found["odd"])
+    for end, way in (("_words", "words"), ("", "MiniLM")):
+        counts = half.get(way, half["words"])
+        out |= {f"found{end}": _with_wilson(*counts[FOUND]), f"false{end}": _with_wilson(*counts[FALSE])}
     return out
 
 
@@ -245,7 +250,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
             f"{100 * mean(slopes['window']):+.1f} ({ends['window']}) with the window."
         )
     return {
-        "end_to_end": said, **_free(seeds[0]["free"]),
+        "end_to_end": said, **_free(seeds[0]),
         **{key: seeds[0][key] for key in keys}, "first": memory[0], "last": memory[-1], "window_first": window[0],
         "window_last": window[-1], "exact": sum(checks), "checks": len(checks),
     }  # fmt: skip

@@ -12,6 +12,7 @@ A study is a file of this folder. Its docstring is the text of the page: the tit
 
 and may have
 
+    OF                   studies of whose cells its page is made, in place of cells of its own
     PIECES               names of the parts of a replicate that are cells of their own: measure(seed, size, piece); a
                          replicate is then a table of its pieces. PARTIAL: `show` takes replicates that lack some
     cells(seeds)         the names of all its cells, in order, where pieces differ in their replicates
@@ -71,7 +72,7 @@ def run(name: str, seeds: int | None = None, pages: Path = PAGES) -> Path:
         print(f"{name}: {line}; it is made again", flush=True)
         (folder / "cells" / line.partition(":")[0]).unlink()
     _cells.check_plan(study, folder)
-    of = _cells.key_of(study, folder)
+    of = ("", "", "") if hasattr(study, "OF") else _cells.key_of(study, folder)
     for cell in _cells.wanted(study, seeds):
         if not _cells.place(folder, cell, of[2]).exists():
             print(f"{name}: cell {cell}", flush=True)
@@ -123,10 +124,10 @@ def changed(name: str, pages: Path = PAGES) -> list[str]:
     Nothing differs from a page that waits for its first cell.
     """
     study, folder = load(name), pages / name
-    if not any(folder.glob("cells/*.json")):
+    if not _cells.begun(study, folder):
         return []
     _cells.check_plan(study, folder)
-    out = _cells.fingerprint(study, folder, keep=False)[1]
+    out = [] if hasattr(study, "OF") else _cells.fingerprint(study, folder, keep=False)[1]
     for file, text in rendered(name, pages).items():
         if not (folder / file).is_file() or _shows(folder / file) != _shows(folder / file, text):
             out.append(file)
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, _ in chosen:
             if not given.render:
                 print(run(name, given.seeds))
-            elif any((PAGES / name).glob("cells/*.json")):
+            elif _cells.begun(load(name), PAGES / name):
                 print(write(name))
         for path, text in generated_files().items():
             files.write_text(path, text)

@@ -178,3 +178,29 @@ def test_changed_bytes_give_no_other_error(good, tmp_path):
             assert "m.gguf" in str(error)
             refused += 1
     assert refused > 60
+
+
+@pytest.mark.parametrize("texts", [
+    [], [""], ["", ""], ["a\0b", "c"], ["\0"], ["é" * 1000, "\0\0", "x"], [str(i) for i in range(3000)],
+    ["\U0001f600", ""],
+])  # fmt: skip
+def test_texts_are_read_as_they_were_written_and_cut_off_ones_are_refused(texts, tmp_path):
+    path = tmp_path / "t.gguf"
+    with open(path, "wb") as handle:
+        write(handle, {"texts": texts, "after": np.uint32(7)}, {})
+    assert GGUF(path).metadata == {"texts": texts, "after": 7}
+    data = path.read_bytes()
+    end = len(data.rstrip(b"\0")) + 3  # of the number 7 in four bytes
+    for size in {*range(40, min(end, 90)), *range(max(40, end - 40), end)}:
+        path.write_bytes(data[:size])
+        with pytest.raises(CheckpointError, match=r"texts|after|the file ends there"):
+            GGUF(path)
+
+
+def test_a_text_that_is_no_utf_8_is_named(tmp_path):
+    path = tmp_path / "t.gguf"
+    with open(path, "wb") as handle:
+        write(handle, {"texts": ["ab", "cd", "ef"]}, {})
+    path.write_bytes(path.read_bytes().replace(b"cd", b"\xc3d"))
+    with pytest.raises(CheckpointError, match=r"texts'?\[1\] is not UTF-8"):
+        GGUF(path)

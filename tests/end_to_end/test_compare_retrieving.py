@@ -78,6 +78,15 @@ def test_rankings_are_compared_question_by_question(place: Path, tmp_path: Path)
     assert all(run["cached"] for run in again.data["runs"])
 
 
+def test_other_questions_are_another_plan(place: Path, tmp_path: Path) -> None:
+    rows = (place / "questions.jsonl").read_text().splitlines()
+    for count in (3, 8):
+        asked = tmp_path / f"{count}.jsonl"
+        asked.write_text("\n".join(rows[:count]))
+        found = ask(place, "bm25,bm25{k1=0.1}", tmp_path, on=asked)
+        assert found.data["data"]["items"] == count
+
+
 def test_vectors_and_both_joined(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an encoder that counts topics, dense retrieval finds what BM25 finds, and a worse one is worse."""
     from llmanac.retrieve import dense

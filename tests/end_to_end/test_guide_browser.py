@@ -18,13 +18,14 @@ from pathlib import Path
 import pytest
 
 from llmanac.guide.app import create_app
+from llmanac.guide.chapter import texts
 from llmanac.guide.demos import Models, demos
 from llmanac.guide.progress import Progress
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: apt-get install chromium)")
-PAGES = ["index.html", "chapter/pretraining.html", "row/position/rope.html", "exercise/elo.html", "plan.html",
-         "placement.html", "questions.html", "search.html", "evidence/quantization/page.html"]  # fmt: skip
+PAGES = [*(f"chapter/{name}.html" for name in texts()), "index.html", "row/position/rope.html", "exercise/elo.html",
+         "plan.html", "placement.html", "questions.html", "search.html", "evidence/quantization/page.html"]  # fmt: skip
 SECONDS = 60
 
 

@@ -1,9 +1,10 @@
-"""Killed with -9 at random moments, a run, a tuning and an alignment end as if they had not been.
+"""Killed with -9 at random moments, runs, tunings, alignments, comparisons and the queue of cells end as if not killed.
 
 The trials are in a process of their own (`python test_kill_runs.py KIND KILLS SEED FOLDER`), which imports everything
 once and forks an attempt at a time. An attempt does what a user does who gives the same command again: with --resume
 where the folder holds a run, else without. It is killed at a random moment of the time that one takes which is not
-killed, so that every state of a run's folder is met: free, begun, planned, training, measured.
+killed, so that every state of a folder is met: free, begun, planned, training, measured. What a comparison or the queue
+has finished (the result of a replicate, a cell) is neither made again nor written again.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 LIVES = 4  # kills of a folder before the attempt that may end
-KINDS = ("run", "tune", "align")
+KINDS = ("run", "tune", "align", "compare", "queue")
+FINISHED = {"compare": "cache/**/result.json", "queue": "*/cells/*.json"}
 WORDS = [
     "the",
     "cat",
@@ -96,6 +98,9 @@ def asked(kind: str, folder: Path) -> Any:
     from _runs import recipe
 
     train = {"steps": 8, "checkpoint_every": 2, "dtype": "float32", "attention": "plain", "compile": "never"}
+    if kind == "compare":
+        made = recipe(folder / "text")
+        return {**made, "train": {**made["train"], **train, "batch_tokens": 128}, "evaluate": {"held_out_bytes": 2000}}  # type: ignore[dict-item]
     if kind == "run":
         made = recipe(folder / "text")
         finetune = {"pairs": str(folder / "rows.jsonl"), "steps": 4}
@@ -116,6 +121,10 @@ def work(kind: str, folder: Path, target: Path) -> None:
     from llmanac.train.metrics import read_metrics
 
     torch.set_num_threads(1)
+    if kind in FINISHED:
+        result = compared(asked(kind, folder), target) if kind == "compare" else queued(folder, target)
+        (folder / f"{target.name}.json").write_text(json.dumps(result), "utf-8")
+        return
     given = asked("tune" if kind == "control" else kind, folder)
     if kind == "control":
         given["seed"] = os.getpid()
@@ -139,10 +148,66 @@ def work(kind: str, folder: Path, target: Path) -> None:
     (folder / f"{target.name}.json").write_text(json.dumps([weights, losses]), "utf-8")
 
 
-def state(target: Path) -> str:
+def compared(base: Any, target: Path) -> Any:
+    """What `llmanac compare` finds: every replicate's value, exactly."""
+    from llmanac.lab.compare import compare
+
+    asked: dict[str, Any] = {"base": base, "budget": 600, "min_steps": 2, "report": lambda line: None}
+    found = compare("position", "rope,learned", folder=target, cache=target / "cache", **asked)
+    return {label: [value.hex() for value in values] for label, values in found.values().items()}
+
+
+class Study:
+    """A study of six cells that draws numbers for a moment."""
+
+    ROWS, CLAIM, SEEDS = ("context/memory",), "numbers are drawn", 6
+
+    def measure(self, seed: int, size: str) -> dict[str, float]:
+        if size == "full":
+            with open(self.log, "a") as log:
+                log.write(f"{seed}\n")
+        rng, end, found = random.Random(seed), time.monotonic() + (0.15 if size == "full" else 0.0), 0.0
+        for _ in range(1000):
+            found += rng.random()
+        time.sleep(max(0.0, end - time.monotonic()))
+        return {"found": found}
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+
+def queued(folder: Path, target: Path) -> Any:
+    """What `make evidence-queue` makes: every cell's values, the plan and the fingerprint."""
+    from evidence import _cells, _queue
+
+    _queue.FILE = folder / "queue.toml"
+    _queue.FILE.write_text('[[study]]\nname = "killed"\n')
+    target.mkdir(exist_ok=True)
+    study: Any = Study(target / "measured.txt")
+    _queue.work(lambda name: study, pages=target)
+    made, broken = _cells.read(target / "killed")
+    values = {cell["cell"]: cell["values"] for cell in made}
+    return [values, broken, _cells.fingerprints(target / "killed"), (target / "killed" / "plan.json").read_text()]
+
+
+def finished(kind: str, target: Path) -> dict[str, str]:
+    """The files that a later life must leave as they are, with their content."""
+    return (
+        {str(p): p.read_text() + str(p.stat().st_mtime_ns) for p in target.glob(FINISHED.get(kind, ""))}
+        if kind in FINISHED
+        else {}
+    )
+
+
+def state(kind: str, target: Path) -> str:
     """How far a folder is."""
     from llmanac.core.run_folder import RunFolder
 
+    if kind in FINISHED:
+        done = len(finished(kind, target))
+        if (target / "study.json").is_file():
+            return "measured"
+        return f"{done} done" if done else "planned" if any(target.rglob("plan.json")) else "free"
     folder = RunFolder(target)
     if not target.exists() or folder.read() is None:
         return "free"
@@ -182,6 +247,7 @@ def main(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
     import torch.utils.tensorboard  # noqa: F401 - imported before the forks, as is all that follows
     from _small_models import transformer
 
+    import llmanac.lab.compare
     import llmanac.recipes.run
     import llmanac.train.optimizers._adamw_kernel  # noqa: F401
     from llmanac.tokenizers.load import train_tokenizer
@@ -200,17 +266,25 @@ def main(kind: str, kills: int, seed: int, folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"kills": 0, "folders": 0, "wrong": [], "seconds": round(takes, 2)}
     states: Counter[str] = Counter()
     while found["kills"] < kills:
-        target, outcome = folder / f"trial-{found['folders']}", "killed"
+        target, outcome, kept, before = folder / f"trial-{found['folders']}", "killed", dict[str, str](), found["kills"]
         found["folders"] += 1
         for life in range(LIVES + 1):
             outcome = attempt(kind, folder, target, None if life == LIVES else random.random() * takes)
             if outcome != "killed":
                 break
             found["kills"] += 1
-            states[state(target)] += 1
+            states[state(kind, target)] += 1
+            kept |= finished(kind, target)
         done = folder / f"{target.name}.json"
         if outcome == "failed" or done.read_text("utf-8") != expected:
             found["wrong"].append([target.name, outcome])
+        if kept.items() - finished(kind, target).items():
+            found["wrong"].append([target.name, "a finished file was written again"])
+        if (
+            kind == "queue"
+            and len((target / "measured.txt").read_text().split()) > Study.SEEDS + found["kills"] - before
+        ):
+            found["wrong"].append([target.name, "a kill lost more than the cell that was being made"])
     return {**found, "states": dict(states)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import pytest
 from safetensors.torch import load_file
@@ -123,6 +124,7 @@ def test_a_users_model_prompts_pairs_and_truth(whole, tmp_path):
     )
     done = CliRunner().invoke(app, ["run", str(recipe), "--folder", str(tmp_path / "out")], catch_exceptions=False)
     assert done.exit_code == 0 and "true reward" in done.output and "llmanac chat" in done.output
+    assert all(re.search(rf"(?m)^{name}: \d+ s$", done.output) for name in ("sft", "reward-model", "rl"))
     assert (tmp_path / "out" / "rl" / "model" / "adapter_config.json").is_file()
     assert list(json.loads((tmp_path / "out" / "results.json").read_text())["stages"]) == ["sft", "reward-model", "rl"]
 

@@ -143,15 +143,16 @@ def test_what_was_begun_is_kept(kind: str, tmp_path: Path) -> None:
 def test_stages_run_in_their_order_and_are_timed_over_all_sessions(kind: str, tmp_path: Path, monkeypatch) -> None:
     clock = itertools.count(0.0, 2.0)
     monkeypatch.setattr(run_folder, "time_without_once", lambda: next(clock))
-    folder, done, begun = RunFolder(tmp_path / "run"), list[str](), list[int]()
+    folder, done, begun, said = RunFolder(tmp_path / "run"), list[str](), list[int](), list[str]()
     stages = {"one": lambda: done.append("one"), "two": lambda: done.append("two")}
     with pytest.raises(ZeroDivisionError), folder.held(recipe(kind), resume=False):
         folder.carry_out({**stages, "two": lambda: 1 / 0}, dict)
     state = files.read_table(folder.place / "run.json")
     assert state["seconds"] == {"one": 2.0} and not folder.finished and not (folder.place / "results.json").exists()
     with folder.held(recipe(kind), resume=True):
-        folder.carry_out(stages, lambda: {"seconds": dict(folder.state["seconds"])}, lambda: begun.append(len(done)))
-    assert done == ["one", "one", "two"] and begun == [1, 2]
+        found, begins = lambda: {"seconds": dict(folder.state["seconds"])}, lambda: begun.append(len(done))
+        folder.carry_out(stages, found, begins, said.append)
+    assert done == ["one", "one", "two"] and begun == [1, 2] and said == ["one: 4 s", "two: 2 s"]
     assert files.read_table(folder.place / "results.json") == {"seconds": {"one": 4.0, "two": 2.0}} and folder.finished
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,15 +37,15 @@ def measured(monkeypatch, tmp_path):
     def again():
         """As in a new process, at another moment."""
         turn["now"] += 1
-        device.bfloat16_is_faster.cache_clear()
+        device._kept_choice.cache_clear()
         device._kept_rate.cache_clear()
         return rate(torch.bfloat16), rate(torch.float32)
 
-    device.bfloat16_is_faster.cache_clear()
+    device._kept_choice.cache_clear()
     device._kept_rate.cache_clear()
     yield again
     torch.set_num_threads(before)
-    device.bfloat16_is_faster.cache_clear()
+    device._kept_choice.cache_clear()
     device._kept_rate.cache_clear()
 
 
@@ -152,6 +153,14 @@ def test_a_product_rate_does_not_fall_while_others_compute(tmp_path, monkeypatch
 def test_of_two_that_measure_at_once_the_first_decides(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
     assert device.calibrated("speed", lambda: device.calibrated("speed", lambda: 1.0, float) + 1, float) == 1.0
+
+
+def test_of_many_that_measure_at_once_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda i: device.calibrated(f"speed {i}", lambda: 1.0 + i, float), range(60)))
+    kept = files.read_table(device.calibration())
+    assert sorted(kept.values()) == [1.0 + i for i in range(60)]
 
 
 def test_the_speed_of_training_is_that_of_its_own_steps(text):

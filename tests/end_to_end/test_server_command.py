@@ -21,7 +21,8 @@ from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
 from llmanac.generate.conversation import fitting
 from llmanac.generate.engine import Engine
 from llmanac.models.locate import locate
-from llmanac.web.serve import claim_port, serve
+from llmanac.web._hosts import claim_port
+from llmanac.web.serve import serve
 
 
 def test_a_taken_port_is_told_before_anything_is_loaded():

@@ -28,6 +28,7 @@ from llmanac.objectives.token_distillation import TokenDistillation
 from llmanac.recipes import tune_memory
 from llmanac.recipes.distill import teacher_file
 from llmanac.recipes.merge import merge
+from llmanac.recipes.quantize import quantize
 from llmanac.recipes.tune import TUNING, TuneSpec, trained_before, tune
 from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.recipes.tune_rows import read_rows
@@ -553,3 +554,19 @@ def test_a_refused_tuning_leaves_a_folder_to_the_next(place, tmp_path, wrong, wo
         tune(spec, tmp_path / "out", report=lambda line: None)
     assert (tmp_path / "out").is_dir() is empty
     tune(asked(place), tmp_path / "out", report=lambda line: None)
+
+
+@pytest.mark.parametrize("form", ["q8_0", "nf4"])
+def test_an_adapter_is_trained_on_a_model_that_stays_packed(place, tmp_path, form):
+    """The rows that fit are counted on a model whose matrices have no storage of their own."""
+    tokenizer = load_tokenizer(place / "student")
+    shape = {"name": "transformer", "dim": 64, "layers": 1, "max_length": 96}
+    model = make_method("lm", shape).build(vocab_size=tokenizer.vocab_size)
+    model.save_pretrained(tmp_path / "dense")
+    tokenizer.save(tmp_path / "dense")
+    packed = tmp_path / ("packed.gguf" if form == "q8_0" else "packed")
+    quantize(str(tmp_path / "dense"), packed, form, texts=["Some text to compare the losses on. " * 60] * 2)
+    train = {"steps": 20, "batch_tokens": 512}
+    spec = asked(place, model=str(packed), adapter={"name": "lora", "rank": 4}, train=train)
+    done = tune(spec, tmp_path / "tuned", report=lambda line: None)
+    assert done.after.mean < done.before.mean

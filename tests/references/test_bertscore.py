@@ -7,6 +7,7 @@ import zipfile
 import bert_score
 import numpy as np
 import pytest
+from _published import published
 from test_embed import LONG, SENTENCES, folder  # noqa: F401 (a fixture)
 
 from llmanac.core.errors import SpecError
@@ -76,9 +77,7 @@ def test_empty_texts_baselines_and_wrong_layers(folder):  # noqa: F811
 
 @pytest.mark.pretrained
 def test_minilm_equals_bert_score(tmp_path, shared_data):
-    from _vocabularies import file_of
-
-    with zipfile.ZipFile(file_of("all_minilm_l6_v2", "model.zip")) as archive:
+    with zipfile.ZipFile(published("minilm")) as archive:
         archive.extractall(tmp_path)
     sides = ((shared_data / "bertscore" / name).read_text("utf-8").splitlines() for name in ("hyps.txt", "refs.txt"))
     found = bertscore(*sides, Embedder.load(tmp_path, device="cpu"), layer=6)

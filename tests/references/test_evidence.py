@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from evidence import _cells, _page, _queue, _verdicts
 from evidence import run as evidence
 from llmanac.core import catalogue, files
 from llmanac.core.errors import DataError
+from llmanac.lab import words
 from llmanac.lab.report import Section
 from tools import records
 
@@ -327,4 +330,41 @@ def test_the_package_knows_nothing_of_studies() -> None:
     assert not [
         p for p in source.rglob("*.py") if re.search(r"^\s*(from|import) evidence\b", p.read_text("utf-8"), re.M)
     ]
-    assert files.read_json(catalogue.EVIDENCE).keys() == {"verdicts", "measured"}
+    assert files.read_json(catalogue.EVIDENCE).keys() == {"verdicts", "measured", "transfer"}
+
+
+def ladder_of(agreement):
+    """Replicates of two scales whose planted effects agree by so much."""
+    draws, study = np.random.default_rng(3), evidence.load("transfer_of_verdicts")
+    small = {arm: draws.normal(0, 0.03) for arm in study.ARMS}
+    large = {arm: agreement * e + math.sqrt(1 - agreement**2) * draws.normal(0, 0.03) for arm, e in small.items()}
+    return study, [
+        {
+            f"{scale}/{arm}": {study.METRIC: math.exp(1 + effects[arm] + draws.normal(0, 0.002))}
+            for scale, effects in (("ladder_xs", small), ("ladder_s", large))
+            for arm in study.ARMS
+        }
+        for _ in range(5)
+    ]
+
+
+def test_planted_verdicts_transfer_as_planted():
+    study, same = ladder_of(1.0)
+    found = study.values(same)
+    value, low, high = study.share(found, "ladder_xs", "ladder_s", "sign")
+    assert value > 0.9 and low > 0.7 and study.seeds_needed(found, "ladder_xs", "ladder_s") == 1
+    assert len(study.survival(found, "ladder_xs", "ladder_s")) >= 24
+    pairs, kept, *_ = study.summary(same)[""]
+    assert kept == round(value * pairs) and study.summary(same)["position"][0] == 6
+    study, other = ladder_of(0.0)
+    value, low, high = study.share(study.values(other), "ladder_xs", "ladder_s", "sign")
+    assert low < 0.5 < high and value < 0.8
+    assert study.summary([{}]) == {}
+    assert "No pair" in study.show([{}])[0].paragraphs[0]
+
+
+def test_a_comparison_says_what_its_verdicts_are_worth(monkeypatch):
+    assert words.transfer("retriever") == []
+    monkeypatch.setattr(catalogue, "evidence", lambda: {"transfer": {"": [39, 30, 0.6, 0.9], "ffn": [3, 2]}})
+    assert "Of 3 verdicts like this, 2 kept their sign" in words.transfer("ffn")[0]
+    assert "30 of 39 (60% to 90%" in words.transfer("ffn")[0]

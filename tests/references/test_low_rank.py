@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from llmanac.core.spec import make_method
+from llmanac.models import _quantized
 from llmanac.models._layers import Linear
-from llmanac.quant import nf4
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,22 +140,20 @@ def test_keeps_its_input_and_nothing_else(dropout, dtype):
     assert found == (40 * 64 if dropout else 0) < usual
 
 
-def test_a_packed_matrix_is_dequantized_by_tiles(monkeypatch):
+@pytest.mark.parametrize("form", [{"name": "nf4", "block": 32}, "int8", {"name": "int4", "group": 32}, "binary"])
+def test_a_packed_matrix_is_dequantized_by_tiles(form, monkeypatch):
     """Forward and backward equal those of the dense matrix, with tiles that cut blocks of scales, and none is kept."""
     _, layer, _ = layer_of(40, 30, dtype=torch.float32)
     x = input_of(6, 40)
-    whole = make_method("quantizer", {"name": "nf4", "targets": ["linear"], "block": 32}).build()
-    packed = whole.pack(layer.weight.detach())
+    packed = make_method("quantizer", form).build().pack(layer.weight.detach())
     dense = packed.dense()
     layer.weight = nn.Parameter(dense, requires_grad=False)
     expected = gradients(layer, x, layer)
     layer.weight = nn.Parameter(packed, requires_grad=False)
-    monkeypatch.setattr(nf4, "TILE", 7 * 40)
-    sizes = []
-    tile = nf4.NormalFloat.tile
-    monkeypatch.setattr(
-        nf4.NormalFloat, "tile", lambda self, *a: sizes.append(tile(self, *a).numel()) or tile(self, *a)
-    )
+    monkeypatch.setattr(_quantized, "PIECE", 7 * 40)
+    sizes, kind = [], type(packed.form)
+    rows = kind.rows
+    monkeypatch.setattr(kind, "rows", lambda self, *a: sizes.append(rows(self, *a).numel()) or rows(self, *a))
     found = gradients(layer, x, layer)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-4)

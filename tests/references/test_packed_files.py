@@ -9,19 +9,21 @@ import sys
 import numpy as np
 import pytest
 import torch
+from _published import published
 from _small_models import block, tokens, transformer
 
-from evidence._pretrained import IN_PARTS, joined
-from llmanac.core.errors import CheckpointError, RequestError
+from evidence._pretrained import IN_PARTS
+from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
-from llmanac.generate.native import NativeModel, NativeRunner, refusal
+from llmanac.generate.native import NativeModel, NativeRunner
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
 from llmanac.kernels.gguf.file import Packable, write
 from llmanac.kernels.infer._machine import forms
+from llmanac.kernels.text import COMPILES
 from llmanac.models._quantized import Quantized
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
@@ -100,11 +102,6 @@ def test_the_file_is_computed_with_as_it_is(kind, made):
     wanted = logits(dense, ids)
     torch.testing.assert_close(logits(model, ids), wanted, atol=1e-5, rtol=1e-5)
     assert float(wanted.std()) > 0.1
-    if kind == "MXFP4":
-        assert "MXFP4" in refusal(model)
-        with pytest.raises(RequestError, match="MXFP4"):
-            NativeModel(model)
-        return
     exact, found = wanted[0].log_softmax(-1), native_logits(NativeModel(model, threads=1), ids[0]).log_softmax(-1)
     kl = float((exact.exp() * (exact - found)).sum(-1).mean())
     print(f"{kind}: KL of 8-bit activations {kl:.1e}")
@@ -176,14 +173,7 @@ def test_a_file_that_is_written_to_is_refused_where_its_memory_is_used(made):
 
 
 # ----------------------------------------------------------------------------------------------- files that people have
-BESIDE = {"qwen": 450, "gemma": 800}  # MB; Gemma has 262,144 pieces
-
-
-def published(name):
-    path = joined(name)
-    if path is None:
-        pytest.skip(f"needs the packages {IN_PARTS[name].packages}")
-    return path
+BESIDE = {"qwen": 260, "gemma": 420}  # MB: keys and values of 8 rows (63 and 94), the vocabulary
 
 
 @pytest.mark.pretrained
@@ -204,17 +194,25 @@ def test_a_published_file_is_near_its_dequantized_numbers(name):
 @pytest.mark.pretrained
 @pytest.mark.parametrize("name", IN_PARTS)
 def test_a_published_file_takes_its_own_size(name):
-    """A process that loads it and answers: libraries and the vocabulary beside the file, keys and values."""
+    """A process that loads it and reads any tokens in 8 rows: the vocabulary, keys and values beside the file.
+
+    Libraries are not counted: what importing them takes, and the pages of files that are mapped at the end.
+    """
     if not sys.platform.startswith("linux"):
         pytest.skip("reads the most memory from /proc")
     path = published(name)
     code = (
-        "import sys; from llmanac.generate.load import load_engine; e = load_engine(sys.argv[1], runner='native');"
-        "e.generate('def fib(n):', max_new_tokens=8);"
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        "import sys, numpy, torch, numba; from llmanac.generate.load import load_engine\n"
+        "def kb(key): return next((int(line.split()[1]) for line in open('/proc/self/status') if key in line), 0)\n"
+        "before = kb('RssAnon'); e = load_engine(sys.argv[1])\n"
+        "ids = numpy.random.default_rng(0).integers(0, e.model.vocab_size, (8, 512)).tolist()\n"
+        "e.generate(ids, max_new_tokens=8, stop_ids=[]); assert e.native\n"
+        "print(kb('VmHWM') - kb('RssFile') - before)"
     )
-    for _ in range(2):  # the first may compile
+    for _ in range(3):  # the first may compile, which takes memory too
         ran = subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=500, capture_output=True)
+        if COMPILES.encode() not in ran.stderr:
+            break
     most = int(ran.stdout) * 1024
     print(f"{name}: {most / 1e6:.0f} MB for {path.stat().st_size / 1e6:.0f} MB")
-    assert most < path.stat().st_size + BESIDE[name] * 1e6
+    assert most < path.stat().st_size + BESIDE[name] * 1e6, ran.stderr.decode()

@@ -16,6 +16,7 @@ import llmanac
 from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
+from llmanac.generate.native import NativeModel, NativeRunner
 from llmanac.models._quantized import Quantized, stored_bytes
 from llmanac.models.load import export_model, load_model
 
@@ -365,13 +366,15 @@ def test_tensors_that_do_not_fit_are_refused(name, edit, message, tmp_path):
 
 
 CONFIGS = [
-    ("int8", {"quant_method": "awq"}, "quant_method: bitsandbytes, bitnet"),
+    ("int8", {"quant_method": "hqq"}, "quant_method: awq, bitsandbytes, bitnet"),
     ("int8", {"quant_method": ["gptq"]}, "quant_method"),
-    ("int8", {"format": "pack-quantized"}, "format is 'pack-quantized'"),
+    ("int8", {"format": "marlin-24"}, "format is 'marlin-24'"),
+    ("int8", {"format": "pack-quantized"}, "weights: num_bits is 8"),
     ("int8", {"config_groups": {}}, "config_groups"),
     ("int8", {"config_groups": {"a": {"weights": {"num_bits": 4}}}}, "weights: num_bits is 4"),
     ("nf4", {"bnb_4bit_quant_type": "fp4"}, "bnb_4bit_quant_type is 'fp4'"),
-    ("nf4", {"load_in_4bit": False, "load_in_8bit": True}, "load_in_4bit is False"),
+    ("nf4", {"load_in_4bit": False}, "load_in_4bit is False"),
+    ("nf4", {"load_in_8bit": True}, "load_in_4bit is True"),
     ("int4", {"bits": 3}, "bits is 3"),
     ("int4", {"group_size": 0}, "group_size is 0"),
     ("int4", {"group_size": 10**30}, "group_size is"),
@@ -391,3 +394,151 @@ def test_configs_that_are_not_read_are_refused(name, fields, message, tmp_path):
     with pytest.raises(CheckpointError, match=message) as error:
         load_model(tmp_path, device="cpu")
     assert re.search("config.json|model.safetensors", str(error.value))
+
+
+# ---------------------------------------------------------------- layouts that are read only
+
+
+def nibbles(codes):
+    """(..., n) whole numbers below 16 -> int32 (..., n / 8), the first in the lowest bits."""
+    shifted = codes.long().unflatten(-1, (-1, 8)) << torch.arange(0, 32, 4)
+    whole = shifted.sum(-1)
+    return torch.where(whole >= 1 << 31, whole - (1 << 32), whole).to(torch.int32)
+
+
+def numbers(shape, below, seed):
+    return torch.randint(0, below, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def awq(weight, group=32):
+    """The formula of AWQ's files, with any codes: s (q - z), columns of eight in the order of its kernels."""
+    rows, columns = weight.shape
+    q, z = numbers((columns, rows), 16, 1), numbers((columns // group, rows), 16, 2)
+    s = (0.01 + 0.01 * torch.rand(columns // group, rows)).half()
+    order = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])
+    found = {"qweight": q, "qzeros": z}
+    tensors = {name: nibbles(x.unflatten(1, (-1, 8))[..., order].flatten(1)) for name, x in found.items()}
+    exact = s.float().repeat_interleave(group, 0) * (q - z.repeat_interleave(group, 0))
+    return {**tensors, "scales": s}, exact.T
+
+
+def pack_quantized(weight, group=32, symmetric=True):
+    rows, columns = weight.shape
+    q, s = numbers((rows, columns), 16, 3), (0.01 + 0.01 * torch.rand(rows, columns // group)).bfloat16()
+    z = torch.full(s.shape, 8) if symmetric else numbers(s.shape, 16, 4)
+    tensors = {"weight_packed": nibbles(q), "weight_scale": s, "weight_shape": torch.tensor([rows, columns])}
+    if not symmetric:
+        tensors["weight_zero_point"] = nibbles(z.T).T.contiguous()
+    return tensors, s.float().repeat_interleave(group, 1) * (q - z.repeat_interleave(group, 1))
+
+
+def bnb_int8(weight):
+    codes, scale = numbers(weight.shape, 255, 5) - 127, 0.5 + torch.rand(len(weight))
+    return {"weight": codes.to(torch.int8), "SCB": scale, "weight_format": torch.tensor(0, dtype=torch.uint8)}, (
+        codes * scale[:, None] / 127
+    )
+
+
+def fp8(weight, ending="weight_scale", tile=(1, 0)):
+    rows, columns = weight.shape
+    height, width = (size or whole for size, whole in zip(tile, weight.shape, strict=True))
+    scale = 0.5 + torch.rand(-(-rows // height), -(-columns // width))
+    codes = weight.to(torch.float8_e4m3fn)
+    spread = scale.repeat_interleave(height, 0)[:rows].repeat_interleave(width, 1)[:, :columns]
+    return {"weight": codes, ending: scale}, codes.float() * spread
+
+
+def group_of(**weights):
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+
+
+INTEGER = {"num_bits": 4, "type": "int"}
+FLOAT = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
+READ_ONLY = {
+    "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}),
+    "pack-quantized": (pack_quantized, {
+        "format": "pack-quantized", **group_of(**INTEGER, symmetric=True, strategy="group", group_size=32)}),
+    "pack-quantized, zeros": (lambda w: pack_quantized(w, 32, False), {
+        "format": "pack-quantized", **group_of(**INTEGER, symmetric=False, strategy="group", group_size=32)}),
+    "pack-quantized, rows": (lambda w: pack_quantized(w, w.shape[1]), {
+        "format": "pack-quantized", **group_of(**INTEGER, symmetric=True, strategy="channel")}),
+    "bitsandbytes int8": (bnb_int8, {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False}),
+    "fp8, tiles": (lambda w: fp8(w, "weight_scale_inv", (48, 40)), {
+        "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [48, 40]}),
+    "fp8, rows": (fp8, {"format": "float-quantized", **group_of(**FLOAT, strategy="channel")}),
+    "fp8, one": (lambda w: fp8(w, tile=(0, 0)), {"format": "float-quantized", **group_of(**FLOAT, strategy="tensor")}),
+}  # fmt: skip
+
+
+def read_only(name, folder, edit=lambda tensors: None, **config):
+    """A folder of this layout, and the dense model of its numbers."""
+    make, quantization = READ_ONLY[name]
+    made = model()
+    llmanac.save_model(made, folder)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    for key in [key for key in tensors if key.endswith("_proj.weight")]:
+        base = key.removesuffix("weight")
+        parts, exact = make(tensors.pop(key))
+        tensors |= {base + ending: part for ending, part in parts.items()}
+        made.get_parameter(key).data.copy_(exact)
+    edit(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+    replaced(folder)
+    table = json.loads((folder / "config.json").read_text())
+    table["quantization_config"] = {**quantization, **config}
+    (folder / "config.json").write_text(json.dumps(table))
+    return made
+
+
+@pytest.mark.parametrize("name", READ_ONLY)
+def test_layouts_that_are_read_hold_the_numbers_of_their_formula(name, tmp_path):
+    dense = read_only(name, tmp_path / "a")
+    loaded = load_model(tmp_path / "a", device="cpu")
+    packed = [p for p in loaded.parameters() if isinstance(p, Quantized)]
+    assert len(packed) == 14
+    for key, p in loaded.named_parameters():
+        if isinstance(p, Quantized):
+            torch.testing.assert_close(p.dense(), dense.get_parameter(key).detach(), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(logits(loaded), logits(dense), rtol=1e-5, atol=1e-5)
+    llmanac.save_model(loaded, tmp_path / "b")
+    torch.testing.assert_close(logits(load_model(tmp_path / "b", device="cpu")), logits(dense), rtol=1e-5, atol=1e-5)
+    native = NativeModel(loaded, threads=1)
+    assert native._plan.matrices[..., 4].all()
+    runner = NativeRunner(native)
+    runner.extend([IDS[0].tolist()], 64)
+    found = runner.read(0, [IDS[0].tolist()], every=True)[0].log_softmax(-1)
+    exact = logits(dense)[0].log_softmax(-1)
+    assert 0 <= float((exact.exp() * (exact - found)).sum(-1).mean()) < 5e-3
+
+
+@pytest.mark.parametrize("name, edit, config, message", [
+    ("awq", put("qzeros", lambda t: t[:, :-1].contiguous()), {}, "qzeros is I32"),
+    ("awq", put("scales", None), {}, "scales is missing"),
+    ("awq", None, {"bits": 8}, "bits is 8"),
+    ("awq", None, {"version": "gemv"}, "version is 'gemv'"),
+    ("awq", None, {"group_size": 0}, "group_size is 0"),
+    ("pack-quantized", put("weight_shape", torch.tensor([128, 72])), {}, "weight_packed has the shape"),
+    ("pack-quantized", put("weight_shape", None), {}, "weight_shape is missing"),
+    ("pack-quantized", None, group_of(**INTEGER, strategy="tensor"), "strategy is 'tensor'"),
+    ("pack-quantized", None, group_of(num_bits=8, type="int"), "num_bits is 8"),
+    ("pack-quantized", None, group_of(**INTEGER, strategy="group", actorder="group"), "actorder is 'group'"),
+    ("pack-quantized, zeros", put("weight_zero_point", None), {}, "weight_zero_point is missing"),
+    ("bitsandbytes int8", put("SCB", lambda t: t * float("inf")), {}, "SCB holds NaN or infinity"),
+    ("bitsandbytes int8", put("SCB", lambda t: t[:-1].contiguous()), {}, "SCB is F32"),
+    ("bitsandbytes int8", put("weight_format", torch.tensor(1, dtype=torch.uint8)), {}, "weight_format"),
+    ("fp8, tiles", None, {"weight_block_size": [48]}, r"weight_block_size is \[48\]"),
+    ("fp8, tiles", None, {"activation_scheme": "static"}, "activation_scheme is 'static'"),
+    ("fp8, tiles", put("weight_scale_inv", None), {}, "weight_scale_inv is missing"),
+    ("fp8, rows", put("weight", lambda t: t.view(torch.int8)), {}, "weight is I8"),
+    ("fp8, rows", put("weight", lambda t: (t.view(torch.int8) | 127).view(t.dtype)), {}, "weight holds NaN"),
+    ("fp8, rows", None, group_of(**FLOAT, strategy="block"), "strategy is 'block'"),
+])  # fmt: skip
+def test_layouts_that_are_read_refuse_what_does_not_fit(name, edit, config, message, tmp_path):
+    read_only(name, tmp_path, edit or (lambda tensors: None), **config)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(tmp_path, device="cpu")
+    assert str(tmp_path) in str(error.value)

@@ -71,11 +71,27 @@ def test_packed_folders_equal_the_dequantized_matrices(name, tmp_path):
                 changed += 1
         wanted = plain(ids).logits[0].log_softmax(-1)
     assert changed == 14
+    native = served(load_engine(tmp_path / name, device="cpu", runner="native"), ids[0])
+    assert 0 <= float((wanted.exp() * (wanted - native)).sum(-1).mean()) < 5e-3  # of 8-bit activations
     engine = load_engine(tmp_path / name, device="cpu", runner="auto")
     found = served(engine, ids[0])
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
     assert float((dense - wanted).abs().max()) > 0.01
     assert engine.generate(ids[0, :9].tolist(), max_new_tokens=1, stop_ids=[])[0].ids == [int(wanted[8].argmax())]
+
+
+@pytest.mark.parametrize("kind", ["f32", "f16", "q8_0", "q4_k_m"])
+def test_a_file_is_run_natively_by_default_where_that_is_worth_it(kind, tmp_path, monkeypatch):
+    tokenizer = train_tokenizer("utf8", [])
+    given = model(64, tokenizer)
+    path = export_gguf(given, tokenizer, tmp_path / "m.gguf", kind)
+    assert load_engine(path, device="cpu").native is None  # too small for the seconds of compiling
+    monkeypatch.setattr("llmanac.generate.engine.SMALL", 0)
+    assert load_engine(path, device="cpu").native is not None
+    assert load_engine(path, device="cpu", runner="torch").native is None
+    save_model(given, tmp_path / "folder")
+    tokenizer.save(tmp_path / "folder")
+    assert load_engine(tmp_path / "folder", device="cpu").native is None
 
 
 def _dequantized(name, key, state, shape):

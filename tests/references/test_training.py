@@ -252,3 +252,17 @@ def test_compiled_training_loses_what_eager_training_loses(dataset, tmp_path):
     run(dataset, tmp_path / "compiled", steps=6, compile="always", report=said.append)
     assert not said
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "work", "rows"),  # FLOPs of a token; rows of 256 tokens
+    [("float32", 4e7, 4), ("float32", 3e5, 32), ("float32", 1e10, 4), ("bfloat16", 4e7, 32)],
+)
+def test_float32_computes_no_more_rows_at_a_time_than_its_products_need(dtype, work, rows):
+    class Model:
+        def flops_per_token(self, length):
+            return work
+
+    spec = TrainSpec(steps=1, batch_tokens=1 << 14, length=256, dtype=dtype)
+    tokens = planning.micro_tokens(Model(), spec, torch.device("cpu"))
+    assert planning.default_micro_batch(64, 256, tokens) == rows

@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO, Unpack
 
 import typer
 
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine, Options
     from llmanac.retrieve.memory import Memory
 
+Facts = Literal["model", "asked"]
 Count = Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Passages to find [6].")]
 HELP = "/exit quits, /new starts a new conversation; anything else is sent."
+MEMORY_HELP = '"remember ..." and "forget ..." change the memory; with a / before it, the message is not sent.'
 NO_CHAT = (
     "{path}: this model was not tuned to chat: it has no assistant, and its tokenizer no chat template. "
     "`llmanac generate {quoted} --prompt TEXT` continues text; a recipe makes a run that chats by a [finetune] section "
     '(pairs = "docstrings" for the documentation assistant, or a file of rows with `messages`)'
 )
+WISHES = ("/remember ", "/forget ")
 SHOWN = 5  # facts of a message that are named
 PASSAGE = 600  # characters of a source that are shown
 
@@ -39,7 +42,8 @@ PASSAGE = 600  # characters of a source that are shown
 def chat_command(
     path: SomeModel, draft: Draft = None, draft_tokens: DraftTokens = None, runner: SomeRunner = "auto",
     temperature: float | None = None, top_p: float | None = None, max_new_tokens: int = 512, seed: int = 0,
-    system: str | None = None, memory: Path | None = None, encoder: str | None = None, rope: Rope = None,
+    system: str | None = None, memory: Path | None = None, facts: Facts | None = None, encoder: str | None = None,
+    rope: Rope = None,
     threads: Threads = None,
 ) -> None:  # fmt: skip
     """Chat with a model by its template, or with a run's assistant, which answers and shows its source.
@@ -50,7 +54,8 @@ def chat_command(
         max_new_tokens (from 1): Longest answer, in tokens.
         seed:
         system: System message before the conversation.
-        memory (FILE): Keep what you say of yourself.
+        memory (FILE): Keep across chats what you ask to remember.
+        facts (asked|model): Keep what you ask for alone, or also what the model takes from your messages [model].
         encoder (MODEL): Find facts by meaning too, as all-MiniLM-L6-v2's folder.
     """
     from llmanac.generate.load import load_assistant, load_engine
@@ -71,13 +76,24 @@ def chat_command(
     if memory is None:
         chat(engine, assistant, system=system, **options)
     else:
+        from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
         from llmanac.retrieve.dense import Spec
         from llmanac.retrieve.memory import Memory
+        from llmanac.retrieve.memory.extract import Extractor
 
         if assistant is not None:
             raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
         encode = None if encoder is None else Spec(model=encoder).encoder()
-        with Memory(memory, encode, encoder or "") as kept:
+        reader = None
+        try:
+            reader = None if facts == "asked" else Extractor(engine)
+        except RequestError as error:
+            if facts is not None:
+                raise
+            print(f"note: {error}; kept is what you ask for", file=sys.stderr, flush=True)
+        if reader is not None and engine.prefix_cache is None and PrefixCache.fits(engine.model):
+            engine.keep_prefixes(DEFAULT_BYTES)  # its two prompts begin alike for every message
+        with Memory(memory, encode, encoder or "", reader) as kept:
             chat(engine, system=system, memory=kept, **options)
         print(f"Next: llmanac memory list {shlex.quote(str(memory))}")
     say_drafts(engine)
@@ -107,8 +123,8 @@ def chat(
 
     An assistant answers one question at a time and may read the earlier ones. Without an assistant the prompt is the
     conversation so far, after the `system` message and without its oldest turns once it no longer fits the context;
-    `options` are those of the answers. With a `memory` each message is read for facts, and the facts that it means are
-    told in the system message.
+    `options` are those of the answers. With a `memory` each message may change it, and the facts that it means are told
+    in the system message.
     """
     from llmanac.generate.answers import ask
 
@@ -124,7 +140,9 @@ def chat(
         if text == "/new":
             messages, asked = [*first], []
         elif text == "/help":
-            write(f"{HELP}\n")
+            write(f"{HELP}\n{MEMORY_HELP if memory is not None else ''}\n")
+        elif memory is not None and text.startswith(WISHES):
+            _change(memory, text)
         else:
             try:
                 if assistant is not None:
@@ -144,23 +162,25 @@ def chat(
                 messages = messages[:-1] if messages and messages[-1]["role"] == "user" else messages
 
 
-def _remembered(memory: Memory, text: str) -> str:
-    """What is known that a message means, once it is read; a memory that is full or in use does not end the chat."""
+def _change(memory: Memory, text: str) -> None:
+    """Carry out a message; a memory that is full or in use does not end the chat."""
     try:
         done = memory.read(text)
-        if memory.unmet is not None:
-            how = f"llmanac memory delete {shlex.quote(str(memory.path))} ID"
-            what = f"to delete a fact: {how}" if memory.unmet else "nothing is kept"
-            print(f"note: nothing was deleted; {what}", file=sys.stderr, flush=True)
-        for verb, facts in (("forgot", done.forgot), ("kept", done.kept), ("still kept:", (memory.unmet or [])[::-1])):
+        for verb, facts in (("forgot", done.forgot), ("kept", done.kept), ("still kept:", done.unmet or [])):
             for fact in facts[:SHOWN]:
-                number = f"{fact.id} " if verb == "still kept:" else ""
-                shown = for_terminal(f"{number}{fact.subject} = {fact.value}")
-                print(f"note: {verb} {shown}", file=sys.stderr, flush=True)
+                print(for_terminal(f"note: {verb} {fact.id} {fact.text}"), file=sys.stderr, flush=True)
             if len(facts) > SHOWN:
                 print(f"note: {verb} {len(facts) - SHOWN} more", file=sys.stderr, flush=True)
+        if done.unmet is not None:
+            why = "several facts have these words: forget NUMBER" if done.unmet else "no fact has these words"
+            print(f"note: nothing was deleted; {why}", file=sys.stderr, flush=True)
     except LlmanacError as error:
         print(f"note: nothing of this message is kept: {error}", file=sys.stderr, flush=True)
+
+
+def _remembered(memory: Memory, text: str) -> str:
+    """What is known that a message means, once it is carried out."""
+    _change(memory, text)
     try:
         return memory.prompt(text)
     except LlmanacError as error:

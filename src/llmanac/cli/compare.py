@@ -74,4 +74,6 @@ def print_study(done: Any, console: Console | None = None) -> None:
     for note in filter(None, [*words.warnings(result), words.worse_than_uniform(result), words.adjusted(result)]):
         console.print(f"note: {note}", markup=False)
     console.print(words.summary(result), markup=False)
+    for line in words.transfer(result["kind"]):
+        console.print(line, markup=False)
     console.print(f"page: {done.page}", markup=False)

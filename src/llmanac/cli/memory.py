@@ -30,25 +30,39 @@ def list_command(file: File, as_json: AsJson = False) -> None:
     with Memory(_there(file)) as memory:
         facts = memory.facts()
     if as_json:
-        print(json.dumps([{"id": f.id, "subject": f.subject, "value": f.value, "text": f.text} for f in facts]))
+        print(json.dumps([{"id": fact.id, "text": fact.text} for fact in facts]))
         return
-    print_table("", ("id", "subject", "value"), [(str(f.id), f.subject, f.value) for f in facts], left=(1, 2))
+    print_table("", ("id", "fact"), [(str(fact.id), fact.text) for fact in facts], left=(1,))
     print(f"Next: llmanac memory delete {file} ID")
 
 
+@app.command("add")
+def add_command(file: File, text: str) -> None:
+    """Keep a fact; one of the form "KEY: VALUE" replaces that of the same key.
+
+    Args:
+        text: In your words.
+    """
+    from llmanac.retrieve.memory import Memory
+
+    with Memory(file) as memory:
+        [fact] = memory.remember(text).kept
+    print(f"{for_terminal(f'{fact.id} {fact.text}')}\nNext: llmanac memory list {file}")
+
+
 @app.command("edit")
-def edit_command(file: File, id: int, value: str) -> None:
-    """Give a fact another value.
+def edit_command(file: File, id: int, text: str) -> None:
+    """Give a fact another text.
 
     Args:
         id: Of `llmanac memory list`.
-        value: The new value.
+        text: The new text.
     """
     from llmanac.retrieve.memory import Memory
 
     with Memory(_there(file)) as memory:
-        fact = memory.edit(id, value)
-    print(f"{for_terminal(f'{fact.subject}: {fact.value}')}\nNext: llmanac memory list {file}")
+        fact = memory.edit(id, text)
+    print(f"{for_terminal(fact.text)}\nNext: llmanac memory list {file}")
 
 
 @app.command("delete")
@@ -59,13 +73,11 @@ def delete_command(file: File, ids: list[int] | None = None, everything: bool = 
         ids (argument, ID...): Of `llmanac memory list`.
         everything (--all): Delete every fact.
     """
-    from llmanac.retrieve.memory import Change, Memory
+    from llmanac.retrieve.memory import Memory
 
     if bool(ids) == everything:
         raise SpecError("ID: name the facts to delete, or give --all")
     with Memory(_there(file)) as memory:
-        gone = memory.facts() if everything else [memory.delete(id) for id in ids or ()]
-        if everything:
-            memory.apply(Change("clear"))
-    names = for_terminal(", ".join(fact.subject for fact in gone)) or "nothing"
+        gone = memory.delete(memory.facts() if everything else [memory.fact(id) for id in ids or ()])
+    names = for_terminal(", ".join(fact.text for fact in gone)) or "nothing"
     print(f"deleted: {names}\nNext: llmanac memory list {file}")

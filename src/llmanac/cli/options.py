@@ -55,11 +55,12 @@ DraftTokens = Annotated[int | None, typer.Option(help="Most tokens to draft at o
 SomeRunner = Annotated[
     str,
     typer.Option(
-        "--runner", help="auto, native[:float16|float32] (compiled, Llama-shaped; of keys and values) or torch."
+        "--runner", help="auto, native[:float16|float32|q8_0] (compiled, Llama-shaped; of keys and values) or torch."
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option(min=1, callback=_use_threads, help="Threads that compute [as many as processors].")
+    int | None,
+    typer.Option(min=1, max=512, callback=_use_threads, help="Threads that compute [as many as processors]."),
 ]
 Tensor = Annotated[int, typer.Option(min=1, help="Divide each layer over so many processes (torch runner, CPU).")]
 Pipeline = Annotated[int, typer.Option(min=1, help="Divide the layers over so many processes; goes with --tensor.")]

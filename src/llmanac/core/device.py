@@ -21,6 +21,7 @@ import torch
 
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.lock import locked
 from llmanac.core.threads import cores
 
 OWN_SHARE = 0.8  # of the threads' time that a measurement uses itself where it has the processor for itself
@@ -127,13 +128,13 @@ def calibrated(what: str, measure: Callable[[], Value], kind: type[Value]) -> Va
 
     if isinstance(found := read().get(name), kind) and sound(found):
         return found
-    value = measure()
-    kept = {key: one for key, one in read().items() if sound(one)}
-    if not isinstance(found := kept.get(name), kind):  # of two processes that measure at once the first decides
-        found = kept[name] = value
-    with contextlib.suppress(LlmanacError, OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, kept)
+    found = measure()
+    with contextlib.suppress(LlmanacError, OSError), locked(path.with_suffix(".lock")):
+        kept = {key: one for key, one in read().items() if sound(one)}
+        if isinstance(first := kept.get(name), kind):  # of two processes that measure at once the first decides
+            found = first
+        else:
+            files.write_json(path, kept | {name: found})
     return found
 
 
@@ -161,9 +162,13 @@ def _gemm_rate(dtype: torch.dtype, device: torch.device) -> float:
         torch.set_num_threads(threads)
 
 
-@functools.cache
 def bfloat16_is_faster(device: str = "cpu") -> bool:
-    """Whether a bfloat16 matrix product is at least 1.2 times the float32 one, measured once for this machine."""
+    """Whether a bfloat16 product is at least 1.2 times the float32 one; once for this machine and number of threads."""
+    return _kept_choice(device, torch.get_num_threads())
+
+
+@functools.cache
+def _kept_choice(device: str, threads: int) -> bool:
     return calibrated(f"bfloat16 is faster on {device}", lambda: _bfloat16_is_faster(device), bool)
 
 

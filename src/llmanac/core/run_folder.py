@@ -274,7 +274,7 @@ class RunFolder:
 
     def carry_out(
         self, stages: Mapping[str, Callable[[], object]], results: Callable[[], dict[str, Any]],
-        begins: Callable[[], None] = lambda: None,
+        begins: Callable[[], None] = lambda: None, report: Callable[[str], object] = lambda line: None,
     ) -> dict[str, Any]:  # fmt: skip
         """Run the stages in their order, then write results.json; run.json has the seconds of each, in all sessions.
 
@@ -282,7 +282,7 @@ class RunFolder:
 
         Args:
             results: what results.json holds, from what the stages left.
-            begins: called before each stage.
+            begins: called before each stage. report: gets a line with the seconds of each.
         """
         seconds: dict[str, float] = self.state.setdefault("seconds", {})
         for name, stage in stages.items():
@@ -290,6 +290,7 @@ class RunFolder:
             began = time_without_once()
             stage()
             seconds[name] = round(seconds.get(name, 0.0) + time_without_once() - began, 2)
+            report(f"{name}: {seconds[name]:.0f} s")
             self.save(finished=False)
         found = results()
         files.write_json(self.place / RESULTS, found)

@@ -1,8 +1,8 @@
 """A Transformer as the compiled forward pass reads it: which models fit, their matrices by address, their vectors.
 
-float32, bfloat16 and float16 matrices are read where torch or a GGUF file keeps them; the blocks of a file are put in
-another order, and their memory in the file is given back. Norms, biases and tables of positions are small and copied.
-`sync` does all of it again after the weights have changed.
+float32, bfloat16 and float16 matrices are read where torch or a GGUF file keeps them; packed ones are put in another
+order (`kernels/infer/kinds.py`), and memory of a GGUF file is given back. Norms, biases and tables of positions are
+small and copied. `sync` does all of it again after the weights have changed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 from llmanac.generate.prefix_cache import weights_stamp
 from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.kernels.infer.kinds import PACKED
 from llmanac.models._layers import Linear, Product
 from llmanac.models._quantized import Quantized, dense
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
+from llmanac.models.ffn.experts import Experts
 from llmanac.models.ffn.gated import GatedMLP
-from llmanac.models.gguf.blocks import Blocks
 from llmanac.models.heads.linear import LinearHead
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.mixers.softmax import SoftmaxAttention
@@ -40,7 +41,8 @@ BLOCK = 128  # tokens of a block of keys and values: shorter ones cost more miss
 PART = 16  # rows of a matrix that a kernel takes at once
 GROUP = 32  # inputs that share a scale
 LINES = 256  # tokens of one pass: enough to use each weight often, few enough for the caches
-KEYS = ("float32", "float16")
+KEYS = {"float32": torch.float32, "float16": torch.float16, "q8_0": torch.int8}
+HALVES = ("F16", "BF16")  # of files, whose inputs stay as they are
 QUANTIZED = ("q8_0", "q4_0", "q4_1")
 POSITIONS = 1024  # that the tables are first made for
 
@@ -48,13 +50,29 @@ POSITIONS = 1024  # that the tables are first made for
 KNOWN = {  # fields of Specs that it knows the meaning of
     "dim", "layers", "blocks", "position", "norm", "head", "max_length", "tied", "embedding_scale", "mixer", "ffn",
     "heads", "head_dim", "kv_heads", "window", "score", "qk_norm", "biases", "activation", "width", "eps", "offset",
-    "softcap", "theta", "rotary_fraction", "scaling",
+    "softcap", "theta", "rotary_fraction", "scaling", "experts", "top_k", "expert", "balance", "gates",
 }  # fmt: skip
+
+
+SCALED = ("scaled-dot", "experts")  # whose `scale` it knows, unlike that of a head
 
 
 def _parts(block: Any) -> list[Any]:
     found = [block.mixer, block.ffn, getattr(block.mixer, "score", None), getattr(block.mixer, "qk_norm", None)]
+    found.append(getattr(block.ffn, "expert", None))
     return [part for part in (*found, block.position) if part is not None]
+
+
+def _mlps(layer: Any) -> list[Any]:
+    """The gated layers of a block: its experts, or the only one."""
+    return list(layer.mlp.experts) if type(layer.mlp) is Experts else [layer.mlp]
+
+
+def _outline(layer: Any) -> tuple[Any, ...]:
+    """What all layers must share."""
+    own, mlps = layer.self_attn, _mlps(layer)
+    ffn = {(mlp.activation, mlp.up_proj.out_features) for mlp in mlps}
+    return own.heads, own.kv_heads, own.head_dim, own.q_norm is None, type(layer.mlp), len(mlps), frozenset(ffn)
 
 
 def refusal(model: Any) -> str | None:
@@ -75,18 +93,19 @@ def refusal(model: Any) -> str | None:
         return "the model has adapters; merge them first"
     if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
-    packed = {p.form.name for p in model.parameters() if isinstance(p, Quantized) and _kind(p) is None}
-    if packed:
-        return f"it reads dense weights, and of GGUF files; the model has packed ones ({', '.join(sorted(packed))})"
     layers = model.model.layers
     parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]
     for layer in layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        parts += [(type(layer), (PreNorm, Sandwich)), (type(attention), SoftmaxAttention), (type(mlp), GatedMLP)]
+        attention, mlps = layer.self_attn, _mlps(layer)
+        parts += [(type(layer), (PreNorm, Sandwich)), (type(attention), SoftmaxAttention)]
+        parts += [(type(mlp), GatedMLP) for mlp in mlps]
         if layer.encoder_attn is not None:
             return "the model reads a source sequence"
-        if type(attention) is SoftmaxAttention and type(mlp) is GatedMLP:
-            products = [getattr(attention, f"{n}_proj") for n in "qkvo"] + [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        if type(attention) is SoftmaxAttention and all(type(mlp) is GatedMLP for mlp in mlps):
+            inner = [p for mlp in mlps for p in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
+            if type(layer.mlp) is Experts and any(product.bias is not None for product in inner):
+                return "its experts have biases"
+            products = [getattr(attention, f"{n}_proj") for n in "qkvo"] + inner
             parts += [(type(product), Linear) for product in products] + [(type(attention.score), ScaledDot)]
             parts += [(type(norm), RMSNorm) for norm in (attention.q_norm, attention.k_norm) if norm is not None]
         position = layer.position or model.model.position
@@ -99,13 +118,12 @@ def refusal(model: Any) -> str | None:
     spec = model.spec
     for part in (spec, spec.head, spec.position, spec.norm, *spec.blocks, *(p for b in spec.blocks for p in _parts(b))):
         for field in fields(part):
-            known = field.name in KNOWN or (field.name == "scale" and part.name == "scaled-dot")  # not that of a head
+            known = field.name in KNOWN or (field.name == "scale" and part.name in SCALED)
             if not known and getattr(part, field.name) != field.default:
                 return f"{field.name} is set"
     if len({type(layer) for layer in layers}) > 1:
         return "its blocks place their norms in different ways"
-    shapes = {(a.heads, a.kv_heads, a.head_dim, a.q_norm is None) for a in (layer.self_attn for layer in layers)}
-    if len(shapes) > 1 or len({(x.mlp.activation, x.mlp.up_proj.out_features) for x in layers}) > 1:
+    if len(set(map(_outline, layers))) > 1:
         return "its layers have different shapes"
     return None
 
@@ -122,8 +140,8 @@ class NativeModel:
         threads: as many as torch uses by default.
         form: of the vector code: vnni, avx2 or plain; by default the best one here.
         block_tokens: of the blocks that rows are kept in and prefixes are found by: 16 times a power of two.
-        keys: float32 or float16 (not in the plain form), what keys and values are kept in; by default float16 where
-            weights are packed and the form has it.
+        keys: float32, float16 or q8_0 (in the plain form float32 alone), what keys and values are kept in; by default
+            float16 where weights are packed and the form has it.
 
     Raises:
         RequestError: a model that it cannot run, or a choice that is not one of these.
@@ -150,14 +168,17 @@ class NativeModel:
         self.model, self.weights, self.block_tokens = model, weights, block_tokens
         self.threads = threads or torch.get_num_threads()
         self.form = form or forms()[0]
-        coded = weights != "own" or any(_coded(p) for p in model.parameters())
-        kinds = KEYS if self.form != "plain" else KEYS[:1]
+        coded = weights != "own" or any(
+            isinstance(p, Quantized) and p.form.name not in HALVES for p in model.parameters()
+        )
+        kinds = list(KEYS)[: None if self.form != "plain" else 1]
         if keys is not None and keys not in kinds:
             raise RequestError(f"runner: keys in {keys!r} are not kept by this machine's code, only {', '.join(kinds)}")
-        self.keys_dtype = getattr(torch, keys or kinds[-1 if coded else 0])
+        self.keys = keys or kinds[min(int(coded), len(kinds) - 1)]
         attention = model.model.layers[0].self_attn
         self.heads, self.kv_heads, self.head_dim = attention.heads, attention.kv_heads, attention.head_dim
-        self.padded = _filled(self.head_dim)
+        self.padded = _filled(self.head_dim, GROUP if self.keys == "q8_0" else PART)
+        self.width = self.padded + self.padded // 16 * (self.keys == "q8_0")  # a scale of 2 bytes for 32 codes
         self._pool = ThreadPoolExecutor(self.threads - 1, "llmanac-native") if self.threads > 1 else None
         self._longest = 0
         self.lock = threading.RLock()
@@ -166,7 +187,7 @@ class NativeModel:
     def start(self) -> DecodingState:
         """What a token's keys and values take, all layers in one store, for a pool of blocks."""
         heads = len(self.model.model.layers) * self.kv_heads
-        return DecodingState([kv_cache(1, heads, self.padded, dtype=self.keys_dtype, device=torch.device("cpu"))], 1)
+        return DecodingState([kv_cache(1, heads, self.width, dtype=KEYS[self.keys], device=torch.device("cpu"))], 1)
 
     @property
     def nbytes(self) -> int:
@@ -184,9 +205,10 @@ class NativeModel:
             self._sync()
 
     def _sync(self) -> None:
+        from llmanac.kernels.infer._lines import ACTIVATIONS
         from llmanac.kernels.infer.attend import attention
         from llmanac.kernels.infer.blocks import Store
-        from llmanac.kernels.infer.forward import ACTIVATIONS, Plan
+        from llmanac.kernels.infer.forward import Plan
 
         self._store = Store()
         self._held: list[Any] = []  # what the addresses below point into
@@ -195,10 +217,15 @@ class NativeModel:
         head = self._matrix(model.lm_head.weight)  # first: the largest is in memory twice while it is put in order
         first = layers[0]
         sandwich = isinstance(first, Sandwich)
+        mixed = type(first.mlp) is Experts
         matrices, norms, qk_norms = [], [], []
+        routers, experts = [], []
         biases: list[list[Any]] = [[], [], [], []]
         for layer in layers:
-            own, mlp = layer.self_attn, layer.mlp
+            own, mlp = layer.self_attn, _mlps(layer)[0]
+            if mixed:
+                routers.append([*self._matrix(layer.mlp.router.weight), 0])
+                experts.append([self._lines(each) for each in layer.mlp.experts])
             groups = [[own.q_proj, own.k_proj, own.v_proj], [own.o_proj], [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]]
             lines = []
             for products, kept in zip(groups, biases, strict=True):
@@ -229,21 +256,23 @@ class NativeModel:
         self._positions = positions
         eps, own = first.input_layernorm.eps, first.self_attn
         scores = [layer.self_attn.score for layer in layers]
-        number = 4 if self.keys_dtype == torch.float32 else 2
-        kind = "float32" if number == 4 else "float16"
+        number = KEYS[self.keys].itemsize
         shape = [
-            self.heads, self.kv_heads, self.head_dim, self.padded, ACTIVATIONS[first.mlp.activation],
-            attention(kind, self.form), number,
+            self.heads, self.kv_heads, self.head_dim, self.padded, ACTIVATIONS[_mlps(first)[0].activation],
+            attention(self.keys, self.form), number,
+            *((first.mlp.top_k, first.mlp.gates == "share") if mixed else (0, 0)), self.width * number,
         ]  # fmt: skip
-        dim, inner = model.spec.dim, first.mlp.up_proj.out_features
+        dim, inner = model.spec.dim, _mlps(first)[0].up_proj.out_features
         widths = [(matrices[0][2][5] + _filled(matrices[0][2][2])), dim, 2 * _filled(inner), dim]
         self._plan = Plan(
             shape=np.array(shape, np.int64),
-            eps=np.array([eps, own.q_norm.eps if own.q_norm else eps], np.float32),
+            eps=np.array([eps, own.q_norm.eps if own.q_norm else eps, first.mlp.scale if mixed else 1], np.float32),
             layers=np.array([[x.self_attn.window or 0, t] for x, t in zip(layers, table, strict=True)], np.int64),
             factors=np.array([[s.scale, s.softcap or 0.0] for s in scores], np.float32),
             matrices=np.array(matrices, np.int64),
             head=np.array([*head, 0], np.int64),
+            routers=np.array(routers, np.int64).reshape(-1, 6),
+            experts=np.array(experts, np.int64).reshape(len(experts), -1 if experts else 0, 3, 6),
             norms=np.array(norms, np.float32),
             norm=_scale(model.model.norm),
             post=sandwich,
@@ -270,12 +299,12 @@ class NativeModel:
         form: Any = getattr(kept, "form", None)
         if self.weights != "own" and columns % GROUP == 0:
             kept = KINDS[self.weights.upper()].packed(dense(kept).float().numpy())
-            kind, coded = self.weights, True
+            kind = self.weights
         elif isinstance(kept, Quantized):
-            kind, coded, kept = str(_kind(kept)), _coded(kept), form.data(kept.parts).numpy()
+            kind, kept = form.blocks(kept.parts, tuple(kept.shape))
         else:
-            kind, coded, kept = str(kept.dtype).removeprefix("torch."), False, kept.contiguous()
-        if coded:
+            kind, kept = str(kept.dtype).removeprefix("torch."), kept.contiguous()
+        if coded := kind in PACKED:
             from llmanac.kernels.infer.blocks import repacked
 
             kept = repacked(kind, kept, self._store, *([] if form is None else [form.release]))
@@ -284,6 +313,12 @@ class NativeModel:
         self._held.append((weight, kept))
         self._known[id(weight)] = made
         return made
+
+    def _lines(self, mlp: Any) -> list[list[int]]:
+        """Gate, up and down of a gated layer."""
+        offset = _filled(len(mlp.gate_proj.weight))
+        products = zip((mlp.gate_proj, mlp.up_proj, mlp.down_proj), (0, offset, 0), strict=True)
+        return [[*self._matrix(product.weight), own] for product, own in products]
 
     def _make_room(self, dim: int, inner: int, widths: list[int]) -> None:
         from llmanac.kernels.infer.forward import QUERIES, Room
@@ -298,7 +333,9 @@ class NativeModel:
         groups = LINES * widest // 32
         self._room = Room(
             h=lines(dim), read=lines(reads), qkv=lines(widths[0]), gates=lines(widths[2]), inner=lines(inner),
-            y=lines(_filled(dim)), codes=np.zeros(LINES * widest, np.int8), s=np.zeros(groups, np.float32),
+            y=lines(_filled(dim)), routes=lines(_filled(self._plan.experts.shape[1])),
+            picked=lines(dim if len(self._plan.routers) else 0), mixed=lines(dim if len(self._plan.routers) else 0),
+            codes=np.zeros(LINES * widest, np.int8), s=np.zeros(groups, np.float32),
             t=np.zeros(3 * groups, np.int32), f=np.zeros(3 * groups, np.float32),
             asked=np.zeros((self.threads, 2, most, self.padded), np.float32),
             where=np.zeros((self.threads, most), np.int64),
@@ -343,29 +380,14 @@ class NativeModel:
             other.result()
 
 
-def _kind(weight: Quantized) -> str | None:
-    """The format of a packed matrix; None where the native runner has no product for it."""
-    from llmanac.kernels.infer.products import FLOATS, PACKED
-
-    if not isinstance(weight.form, Blocks):
-        return None
-    kind = {"F16": "float16", "BF16": "bfloat16"}.get(weight.form.kind, weight.form.kind.lower())
-    return kind if kind in PACKED or kind in FLOATS else None
-
-
-def _coded(weight: Tensor) -> bool:
-    """Whether a matrix is multiplied with numbers of 8 bits."""
-    return isinstance(weight, Quantized) and isinstance(weight.form, Blocks) and KINDS[weight.form.kind].size > 1
-
-
 def _check(model: Any) -> None:
     if (reason := refusal(model)) is not None:
         raise RequestError(f"runner: native cannot run this model ({reason}); use torch, or auto to choose by itself")
 
 
-def _filled(size: int) -> int:
+def _filled(size: int, part: int = PART) -> int:
     """The next multiple of 16."""
-    return -(-size // PART) * PART
+    return -(-size // part) * part
 
 
 def _vector(given: Tensor, size: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError
 
-# in the order of the matrices in `kernels/infer/forward.py`
+# in the order of the matrices in `kernels/infer/_lines.py`
 PRODUCTS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 

@@ -71,7 +71,7 @@ class Engine:
         runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
             `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
             seconds of compiling), or a `NativeModel` with choices of its own (quantized weights, threads).
-            `native:float16` and `native:float32` say what keys and values are kept in.
+            `native:float32`, `native:float16` and `native:q8_0` say what keys and values are kept in.
 
         adapters: by name, folders in PEFT's layout, or Transforms on another model of this shape; a request names one
             (`adapter`), and requests with different ones run in one batch. The native runner computes LoRA of a

@@ -29,7 +29,7 @@ def load_engine(
     rows: int = 32,
     draft: str | Path | None = None,
     draft_tokens: int | None = None,
-    runner: str = "torch",
+    runner: str | None = None,
     most_tokens: int | None = None,
     rope: str | None = None,
     sinks: str | None = None,
@@ -39,7 +39,8 @@ def load_engine(
 
     Args:
         draft: speculative decoding: the name of a drafter that needs no model, or where a draft model is.
-        runner: see `Engine`; RequestError where it cannot run the model.
+        runner: see `Engine`; RequestError where it cannot run the model. By default `auto` for a .gguf file, whose
+            blocks compiled code reads as they are, and `torch` for a folder.
         draft_tokens: the most tokens that it drafts at once; the drafter's own default where it is left out.
         most_tokens: that all rows may hold together; see `Engine`.
         rope: scaling of rotary positions for a longer context, as "yarn:4".
@@ -79,6 +80,7 @@ def load_engine(
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, ProductTransform):
             change.merge()  # what is served alone needs no product of its own
+    runner = runner or ("auto" if Path(model).is_file() else "torch")
     choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
     return Engine(loaded, words, rows=rows, **choices)
 

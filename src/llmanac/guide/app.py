@@ -37,9 +37,8 @@ from llmanac.guide.question import RESULTS, questions
 from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
 from llmanac.sandbox.pool import Sandbox, SandboxError
 from llmanac.web._asgi import Guard
-from llmanac.web._hosts import Hosts
+from llmanac.web._hosts import Hosts, claim_port
 from llmanac.web._http import config
-from llmanac.web.serve import claim_port
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "

@@ -15,6 +15,7 @@ from llmanac.guide import mathml
 Link = Callable[[str], str | None]  # where a link or a picture leads to; None: only its text is kept
 _INLINE = re.compile(
     r"(`+)(.+?)\1|(!?)\[([^\]]*)\]\(([^)\s]+)\)|\*\*(.+?)\*\*|\$(\w|(?=[^$]*[\\_^=])[^$\s](?:[^$]*[^$\s])?)\$"
+    r"|(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])"
 )
 _ITEM = re.compile(r"(?:[-*]|\d+\.) +(.*)")
 
@@ -29,6 +30,8 @@ def inline(text: str, link: Link) -> str:
             out.append(f"<code>{escape(found[2].strip())}</code>")
         elif found[7] is not None:
             out.append(mathml.mathml(found[7]) or f"<code>{escape(found[7])}</code>")
+        elif found[8] is not None:
+            out.append(f"<em>{inline(found[8], link)}</em>")
         elif found[6] is not None:
             out.append(f"<strong>{inline(found[6], link)}</strong>")
         else:

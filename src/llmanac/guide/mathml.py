@@ -19,7 +19,10 @@ except ImportError:  # the extra `guide`
     convert = None
 
 RELATION = re.compile(r"(?:^|\s)(?:=|<-|~|<=|>=|->|\+=|iff|in)(?:\s|$)")
-CODE = re.compile(r"""["]|\s#\s|\w\(\w+=|\(\)|^\s*\{|^\w+ = \w+\.\w+\(|'\w+'|\w=\w|^(?:with|for|import) .*:$|^def """)
+CODE = re.compile(
+    r"""["]|\s#\s|\w\(\w+=|\(\)|^\s*\{|^\w+ = \w+\.\w+\(|'\w+'|\w=\w(?![^{}]*\})|"""
+    r"^(?:with|for|import) .*:$|^def "
+)
 NOTE = re.compile(r"\(?(?:[A-Za-z][\w'-]+,? ){2,}|\(?[A-Za-z]{4,}(?:[ ,.)]|$)|[a-z]+:")
 _GREEK_WORDS = "alpha beta gamma delta theta lambda mu pi rho sigma tau phi psi omega eta kappa"
 _SHORT_WORDS = "of or if in to is as at by on it be no an so is"  # of two letters
@@ -36,6 +39,8 @@ SIGNS = {
     "//": r"\text{ // }",
     "$": r"\$", "\\": "", "<": r"\lt ", ">": r"\gt ", "_": r"\_", "^": r"\wedge ", "*": r"\cdot ", "@": r"\text{@}",
 }  # fmt: skip
+WORD = re.compile(r'<mrow>(?:<mi mathvariant="normal">[A-Za-z0-9]</mi>|<mn>\d+</mn>){2,}</mrow>')
+LETTER = re.compile(r"<[^>]+>")
 INDEX = re.compile(r"(?:<=|>=|<|>|[-+])?(?:[A-Za-z]+|\d+(?:\.\d+)?)'*|\.|\*")
 
 
@@ -75,6 +80,8 @@ def mathml(formula: str) -> str | None:
         made = convert(formula)
     except Exception:  # it raises errors of many kinds for what it cannot read
         return None
+    made = WORD.sub(lambda found: f"<mi>{LETTER.sub('', found[0])}</mi>", made)  # a name is one identifier
+    made = made.replace("<mi>&#x02032;</mi>", "<mo>&#x02032;</mo>")
     return made if "\\" not in made else None
 
 

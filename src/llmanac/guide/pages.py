@@ -94,6 +94,8 @@ def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exer
     path = registry.PACKAGE.parent / source if source else None
     if path is not None and path.is_dir():
         path = path / "__init__.py"
+    if (part := _part(entry)) is not None:
+        path = part
     text, explanation, card, fields = _read(path) if path is not None and path.is_file() else ("", "", {}, [])
     folder = Path(entry.claim).parent.name if entry.claim else ""
     return Page(
@@ -107,6 +109,15 @@ def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exer
         questions=asked,
         exercises=tried,
     )
+
+
+def _part(entry: catalogue.Entry) -> Path | None:
+    """The file of the mixer that makes a method what it is, where it is a Transformer with another one (`lm/gru`)."""
+    kind, _, name = (entry.method or entry.id).partition("/")
+    found = registry.methods("lm").get(name) if kind == "lm" else None
+    mixers = [block.get("mixer") for block in found.defaults.get("blocks", ())] if found else []
+    part = registry.methods("mixer").get(mixers[0]) if mixers and isinstance(mixers[0], str) else None
+    return part.path if part else None
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmanac.guide import paths
+from llmanac.guide import chapter, paths
 from llmanac.guide.demos import demos
 from llmanac.guide.exercise import exercises
 from llmanac.guide.pages import pages
@@ -27,6 +27,7 @@ from llmanac.metrics._porter import stem
 
 MOST = 50  # pages found
 LONGEST = 40  # words of a query
+SHOWN = 100  # characters of how a page begins
 TITLE = 4  # what a word of a title counts
 PART = 0.3  # of the best score: what a page needs
 ENTRY = 1.05  # what an entry's score is multiplied with: it explains, where an exercise or a chapter only names
@@ -61,10 +62,12 @@ SHORT = {  # abbreviations of the field: a text with the short form has the word
 
 @dataclass(frozen=True)
 class Hit:
-    """A page of the guide: its address, its title, how often each stem is in it (weighted), and how long it is."""
+    """A page of the guide, or a part of a chapter: its address, its title, how it begins, how often each stem is in it
+    (weighted), and how long it is."""
 
     path: str
     title: str
+    begins: str
     counts: Counter[str]
     length: float
 
@@ -77,7 +80,7 @@ def words(text: str) -> list[str]:
 
 
 def _hits() -> Iterator[tuple[str, str, str, str]]:
-    """(address, title, words of the head, words of the text); a question and its rows have each other's titles."""
+    """(address, title, words of the head, text); a question and its rows have each other's titles."""
     known = pages()
     for id, page in known.items():
         aliases = " ".join(page.card.get("aliases", ()))
@@ -92,7 +95,10 @@ def _hits() -> Iterator[tuple[str, str, str, str]]:
         yield f"exercise/{name}", e.title, f"{name} {e.title}", f"{e.task} {' '.join(e.rows)}"
     for name, held in chapters().items():
         said = [f"{table.name} {row.name}" for table in held for row in table.rows]
-        yield f"chapter/{name}", held[0].chapter, held[0].chapter, " ".join(said)
+        yield f"chapter/{name}", held[0].chapter, held[0].chapter, f"{chapter.aim(name)} {' '.join(said)}"
+        for heading, text in chapter.sections(name):
+            title = f"{held[0].chapter}: {heading}"
+            yield f"chapter/{name}#{chapter.place(heading)}", title, title, text
     for path in paths.load():
         yield f"path/{path.name}", path.title, path.title, path.text
     for name, demo in demos().items():
@@ -107,8 +113,15 @@ def index() -> tuple[Hit, ...]:
         counts = Counter(words(body))
         for word in words(head):
             counts[word] += TITLE
-        found.append(Hit(f"{path}.html", title, counts, counts.total()))
+        page, mark, place = path.partition("#")
+        found.append(Hit(f"{page}.html{mark}{place}", title, _begins(body), counts, counts.total()))
     return tuple(found)
+
+
+def _begins(text: str) -> str:
+    """The first words of a text, without its marks."""
+    plain = " ".join(re.sub(r"[`*$]|\]\([^)]*\)|\[", "", text).split())
+    return plain if len(plain) <= SHOWN else f"{plain[:SHOWN].rpartition(' ')[0]} …"
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from llmanac.core import catalogue, files
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
-from llmanac.guide import markdown, mock, paths
+from llmanac.guide import chapter, markdown, mock, paths
 from llmanac.guide import plan as planning
 from llmanac.guide.check import FORMS
 from llmanac.guide.demos import Demo, Models, demos
@@ -106,7 +106,8 @@ class Site:
             return self._render("path.html", path, steps[0], text=steps[1], steps=steps[2])
         if part == "chapter" and rest in chapters():
             found_tables = chapters()[rest]
-            return self._render("chapter.html", path, found_tables[0].chapter, tables=found_tables)
+            body = chapter.render(rest, lambda to: to if to.startswith("https://") else f"{_root(path)}{to}.html")
+            return self._render("chapter.html", path, found_tables[0].chapter, tables=found_tables, body=body)
         if part == "demo" and rest in demos():
             return self._demo(demos()[rest], path, **more)
         if part == "kind" and (found := [p for p in pages().values() if p.kind == rest]):
@@ -124,7 +125,7 @@ class Site:
                 "kinds": kinds,
                 "done": done,
                 "status": status,
-                "chapters": chapters(),
+                "chapters": self._map(),
                 "today": self._today(),
             }
             return self._render("index.html", path, "llmanac: the guide", **values)
@@ -152,6 +153,18 @@ class Site:
             found_questions = list(questions().values())
             return self._render("questions.html", path, "Questions", asked=found_questions)
         return None
+
+    def _map(self) -> list[dict[str, Any]]:
+        """The chapters: what each teaches, and how many of its questions were answered."""
+        done = set() if self.progress is None else {review.item for review in self.progress.reviews()}
+        found = []
+        for name, tables in chapters().items():
+            rows = {row.entry.id for table in tables for row in table.rows}
+            asked = [q.name for q in questions().values() if rows & set(q.rows)]
+            known = sum(f"question/{q}" in done for q in asked)
+            found.append({"name": name, "title": tables[0].chapter, "aim": chapter.aim(name), "rows": len(rows),
+                          "asked": len(asked), "known": known})  # fmt: skip
+        return found
 
     def _steps(self, part: str, name: str) -> tuple[str, str, list[tuple[Page, str]]] | None:
         """Title, text and the pages of a learning path, each with why it comes there, or of an area."""
@@ -208,8 +221,15 @@ class Site:
         parts = [part for part in PARTS if part not in page.lacks]
         ids = (page.entry.id, page.entry.method)
         found = [(demo, demo.preset(*ids) if self.token else "") for demo in demos().values() if demo.shows(*ids)]
-        return self._render("row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found,
-                            told=about(page.entry.id))  # fmt: skip
+        told, order = about(page.entry.id), list(pages())
+        at, name = order.index(page.entry.id), chapter.drawn_for().get(page.entry.id)
+        near = [pages()[order[n]].entry for n in (at - 1, at + 1) if 0 <= n < len(order)]
+        of = next((key for key, tables in chapters().items() for t in tables for row in t.rows if row in told), "")
+        return self._render(
+            "row.html", path, page.entry.title, page=page, body=body, parts=parts, demos=found, told=told, near=near,
+            figure=chapter.drawing(name) if name else "", chapter=of and chapters()[of][0].chapter, chapter_name=of,
+            choose=chapter.choices().get(page.entry.id, ""), found=chapter.parts(page.entry.id),
+        )  # fmt: skip
 
     def _link(self, to: str, base: str, path: str) -> str | None:
         """A link of a page of docs as one of this site's; None for what is not on it."""

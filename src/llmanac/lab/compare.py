@@ -19,6 +19,7 @@ from llmanac.core.device import machine
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.files import read_json, read_toml
 from llmanac.core.outputs import check_pages
+from llmanac.core.run_folder import resolved_file
 from llmanac.core.spec import parse_patches
 from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
@@ -28,7 +29,7 @@ from llmanac.lab.cache import Cache, digest, versions
 from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
-from llmanac.lab.posthoc import base_of
+from llmanac.lab.prepare import run_of
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.runner import Question, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
@@ -43,6 +44,7 @@ from llmanac.lab.trials.tokenizers import TokenizerTrial, files_of
 from llmanac.lab.trials.tuning import TuningTrial, tuning_of
 from llmanac.lab.tune import parse_tune
 from llmanac.recipes.spec import load_recipe, seconds
+from llmanac.recipes.tune import TuneSpec, is_tuning
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
@@ -247,8 +249,34 @@ def base_of_study(
     if on is not None:
         return trial, files_of(on, changes)
     if kind in POST_HOC:
-        return trial, base_of(kind, base, artefact, changes, BASE)
+        return trial, _applied_base(kind, base, artefact, changes)
     return trial, found or load_recipe(BASE if base is None else base, changes).spec
+
+
+def _applied_base(kind: str, base: Any, artefact: str | Path | None, changes: Mapping[str, Any]) -> Any:
+    """The recipe that names the text of a post-hoc study: `base`, else that of the run that is the artefact.
+
+    Raises:
+        SpecError: a change of something that such a study does not use, or a tuning, which has rows and no text.
+    """
+    used = ("data", "seed") if kind == "tokenizer" else ("data", "seed", "device")
+    for path in changes:
+        if path.split(".")[0] not in used:
+            raise SpecError(
+                f"-s {path}: has no effect, because nothing is trained when {kind} is compared; "
+                f"only {', '.join(used)} are used"
+            )
+    run = run_of(artefact)
+    chosen = base if base is not None else BASE if run is None else resolved_file(run)
+    named = resolved_file(Path(chosen)) if isinstance(chosen, (str, Path)) and Path(chosen).is_dir() else chosen
+    data = read_toml(Path(named)) if isinstance(named, (str, Path)) and Path(named).is_file() else named
+    if isinstance(data, TuneSpec) or is_tuning(data):
+        flag = "--artefact" if base is None else "--base"
+        raise SpecError(
+            f"{flag} {artefact if base is None else base}: is a tuning, which has rows and no text to hold out; "
+            "name a recipe with text with --base"
+        )
+    return load_recipe(chosen, changes).spec
 
 
 def _settled(question: Question, found: Mapping[str, Any]) -> dict[str, Any]:

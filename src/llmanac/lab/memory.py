@@ -23,6 +23,7 @@ from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.kernels.nn.cross_entropy import chunk_rows
 from llmanac.models._layers import Embedding, Linear, Product
+from llmanac.models._quantized import PIECE
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -134,7 +135,7 @@ def _activations(
     moments = [(before + turns + gated, 0)]
     if quantizer is not None:
         matrices = find_targets(model, quantizer.targets, (Product, Embedding)).values()
-        largest = max(min(layer.weight.numel(), max(nf4.TILE, layer.weight.shape[1])) for layer in matrices)
+        largest = max(min(layer.weight.numel(), max(PIECE, layer.weight.shape[1])) for layer in matrices)
         # indices, then values in float32
         moments.append((before + turns + block + tokens * size * (4 * width + dim), 6 * largest))
     logits = min(chunk_rows(vocab_size), tokens) * vocab_size * (4 + (size if size < 4 else 0))

@@ -8,21 +8,31 @@ result, so that a sweep never sees what the verdict is read off.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmanac.core.errors import DataError
-from llmanac.core.files import atomic_folder, read_table, write_json
+from llmanac.core.files import atomic_folder, read_json, read_table, read_toml, write_json
 from llmanac.core.lock import locked
+from llmanac.core.run_folder import RECIPE, resolved_file
 from llmanac.core.spec import dump
+from llmanac.data.collect import Corpus
 from llmanac.data.split import fraction
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.cache import digest
+from llmanac.lab.command import toml_value
 from llmanac.lab.sources import fingerprint
+from llmanac.lab.words import plural
 from llmanac.recipes.parts import make_tokenizer, make_tokens, tokenizer_of
+from llmanac.recipes.spec import load_recipe
+from llmanac.recipes.tune import is_tuning
 from llmanac.tokenizers.load import load_tokenizer
 
+if TYPE_CHECKING:
+    from llmanac.lab.runner import Question, Say
+
+MANIFEST = "manifest.json"
 CERTAIN = 200  # characters from which on two documents that begin alike are the same one
 TUNING_PART = 4  # one held-out document in so many is for tuning
 
@@ -161,3 +171,51 @@ def _limit(texts: list[str], most_bytes: int) -> list[str]:
         out.append(text)
         left -= size
     return out
+
+
+def run_of(artefact: str | Path | None) -> Path | None:
+    """The folder of the run that an artefact is, or is the model of; None for another model."""
+    if artefact is None:
+        return None
+    place = Path(artefact)
+    if place.name in ("model", "base") and (place.parent / MANIFEST).is_file():
+        place = place.parent
+    return place if (place / RECIPE).is_file() else None
+
+
+def text_of(question: Question, say: Say) -> tuple[Corpus, list[str]]:
+    """The text that something finished is applied to, and notes on it: not text that the artefact was trained on.
+
+    Raises:
+        DataError: held-out documents that the run was trained on, or a run whose own text or split has changed.
+    """
+    base = question.base
+    corpus, run = base.data.collect(base.seed), run_of(question.artefact)
+    source, count = base.data.source, sum(1 for _ in corpus.held_out)
+    stated = {f.name: getattr(source, f.name) for f in fields(source) if getattr(source, f.name) != f.default}
+    said = ", ".join(f"{name} = {toml_value(value)}" for name, value in stated.items() if name != "name" and value)
+    say(f"text: {plural(count, 'held-out document')} of {source.name}{f' ({said})' if said else ''}")
+    if question.axis.kind != "decoding":
+        return corpus, []
+    if run is None or is_tuning(read_toml(run / RECIPE)):
+        return corpus, [f"It is not known which text {question.artefact} was trained on; it may have this text."]
+    before = load_recipe(resolved_file(run)).spec
+    own = (before.data, before.seed) == (base.data, base.seed)
+    trained = corpus if own else before.data.collect(before.seed)
+    then = read_json(run / MANIFEST) if (run / MANIFEST).is_file() else trained.manifest
+    sides = ("train", "held_out") if own and not question.text_of_base else ("train",)
+    changed = any(then[side]["sha256"] != trained.manifest[side]["sha256"] for side in sides)
+    if changed and not question.text_of_base:
+        raise DataError(
+            f"{run}: its text or its split is not what the model was trained on, so that documents held out now "
+            "may be in its training text; restore the text, or name another with --base"
+        )
+    held_out = {document.text for document in corpus.held_out}
+    if seen := seen_in(trained.train, held_out):
+        raise DataError(
+            f"data: {run} was trained on {len(seen)} of the {len(held_out)} documents that are held out here "
+            f"({seen[0]} first), so that their scores say nothing; leave --base and -s out to use what the run held "
+            "out, or name other text"
+        )
+    note = f"The text of {run} has changed since its training; it may have been trained on this text."
+    return corpus, [note] if changed else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,9 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
-from llmanac.core.spec import dump
+from llmanac.core.spec import diff
 from llmanac.lab.arms import ArmText
-from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.axis import Arm, Axis, methods_of
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
 from llmanac.lab.cache import Cache, digest
 from llmanac.lab.deadline import Deadline
@@ -76,6 +77,13 @@ class Question:
         least = self.looks[0] if self.looks else self.seeds
         return make_plan(self.budget, spent, least, speed, ratios, tuning_runs=len(self.factors), **options)
 
+    def arms(self, spec_of: Callable[[ArmText], Any] | None = None) -> tuple[Arm, ...]:
+        """The arms of an axis that is applied to something finished, each with its difference from the baseline."""
+        named = spec_of or functools.partial(methods_of, self.axis.kind)
+        specs = {text.label: named(text) for text in self.texts}
+        base = specs[self.baseline]
+        return tuple(Arm(label, spec, diff(base, spec), {}) for label, spec in specs.items())
+
     def study(self, arms: Sequence[Arm], trial: Trial, about: Mapping[str, Any], **more: Any) -> Study:
         """The study of these arms under every seed."""
         seeds = more.pop("seeds", self.seeds)
@@ -122,13 +130,12 @@ class Applied:
     """Base of trials that are applied to something finished; the budget has time for some of their items.
 
     Attributes:
-        arms, definition, about: as of `Stepping`.
+        arms, about: as of `Stepping`.
         items: what is measured on: documents, passages, questions; words: of the plan, `{}` for how many there are.
         seeds: of each arm, None for those of the question; tests: of the differences.
     """
 
     arms: Sequence[Arm]
-    definition: Any = None
     about: Mapping[str, Any]
     items: Sequence[Any]
     words: str
@@ -149,7 +156,8 @@ def run_applied(make: Callable[..., Any], question: Question, folder: Path, cach
     started = time.monotonic()
     trial = make(question, say)
     announce(trial.arms, question.baseline, say)
-    definition = digest([trial.definition, [dump(arm.spec) for arm in trial.arms], question.budget, question.seeds])
+    decided = [trial.parts(arm, 0) for arm in trial.arms]  # texts or questions among them
+    definition = digest([decided, question.budget, question.seeds])
     path = folder / PLAN
     stored = read_json(path) if path.is_file() else {}
     count = stored["items"] if stored.get("definition") == definition else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llmanac.core import catalogue
 from llmanac.core.pages import nice_number
 from llmanac.lab.budget import format_duration
 
@@ -134,7 +135,19 @@ def sentences(result: Result) -> list[str]:
         out.append(f"Nothing can be compared: {result['baseline']}, the baseline, failed.")
     for arm, messages in result["failed"].items():
         out.append(f"{arm}: failed in {plural(len(messages), 'run')}, so it has no verdict ({messages[0]}).")
-    return out
+    return out + transfer(result["kind"])
+
+
+def transfer(kind: str) -> list[str]:
+    """What verdicts of an axis are worth at a larger scale, where the study of it has cells: one sentence or none."""
+    known = catalogue.evidence().get("transfer", {})
+    if kind not in known:
+        return []
+    (pairs, kept), (every, held, low, high) = known[kind], known[""]
+    return [
+        f"Of {pairs} verdicts like this, {kept} kept their sign at four times the size; of all kinds {held} of {every} "
+        f"({low:.0%} to {high:.0%}; docs/evidence/transfer_of_verdicts)."
+    ]
 
 
 def _untuned(result: Result) -> bool:

@@ -22,12 +22,15 @@ from llmanac.models._quantized import Quantized
 from llmanac.models._weights import FLOATS, Entry, Weights
 
 KEY, OWN = "quantization_config", "llmanac"
-METHODS = {"bitsandbytes": "nf4", "bitnet": "ternary", "compressed-tensors": "int8", "gptq": "gptq"}
+METHODS = {
+    "awq": "gptq", "bitsandbytes": "nf4", "bitnet": "ternary", "compressed-tensors": "int8", "fp8": "int8",
+    "gptq": "gptq",
+}  # fmt: skip
 TYPES = {
     torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8", torch.int8: "I8",
     torch.int32: "I32", torch.int64: "I64",
 }  # fmt: skip
-INTEGERS = ("U8", "I8", "I32", "I64")
+INTEGERS, FLOAT8 = ("U8", "I8", "I32", "I64"), "F8_E4M3"
 SMALL = 4096  # numbers of a tensor that is read to learn a shape
 LONGEST = 1 << 22  # rows or columns of a matrix of our own layout
 Needs = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
@@ -46,8 +49,11 @@ class Layout:
     optional: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Self:
-        """From a quantization_config. Raises SpecError for what is not read; the message begins with the key."""
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
+        """From a quantization_config, whose own layout it may be. Raises SpecError for what is not read.
+
+        The message begins with the key.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -86,7 +92,7 @@ class OwnLayout(Layout):
     quantizer: Any
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Self:
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
         table = config.get("quantizer")
         if not isinstance(table, (dict, str)):
             raise SpecError(f"quantizer is {shown(table)}, expected a table")
@@ -139,18 +145,27 @@ def _ending(part: str) -> str:
     return f"weight.{part}" if part else "weight"
 
 
+def matrix(parts: Mapping[str, Entry]) -> tuple[int, ...]:
+    """The shape of the tensor `weight`. Raises ValueError for what is no matrix."""
+    shape = parts["weight"].shape
+    if len(shape) != 2:
+        raise ValueError(f"weight has {len(shape)} axes")
+    return shape
+
+
 def numbers(entry: Entry) -> int:
     """How many a tensor has."""
     return math.prod(entry.shape)
 
 
-def expect(table: Any, wanted: Mapping[str, Any], where: str = "") -> None:
+def expect(table: Any, wanted: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     """Refuse a table in which one of these keys has another value; a key that is absent is false or null."""
     if not isinstance(table, dict):
         raise SpecError(f"{where or 'config: '}is {shown(table)}, expected a table")
     for key, value in wanted.items():
         if table.get(key) != value and not (value is False and table.get(key) is None):
             raise SpecError(f"{where}{key} is {shown(table.get(key))}; only {value!r} is read")
+    return table
 
 
 def layout_of(path: Path, config: Any) -> Layout:
@@ -216,7 +231,7 @@ class QuantizedWeights(Weights):
         bases: dict[str, dict[str, str]] = {
             name.removesuffix(layout.codes): {}
             for name, entry in self.entries.items()
-            if name.endswith(f".{layout.codes}") and entry.dtype in INTEGERS
+            if name.endswith(f".{layout.codes}") and entry.dtype in (*INTEGERS, FLOAT8)
         }
         for name in self.entries:
             for at, character in enumerate(name):
@@ -284,7 +299,7 @@ class QuantizedWeights(Weights):
         tensors = {ending: self._tensor(theirs).clone() for ending, theirs in own.items()}
         base = self.name(name).removesuffix("weight")
         for ending, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
                 raise self._wrong(base, ValueError(f"{ending} holds NaN or infinity; weights must be finite"))
         try:
             return self.layout.read(tensors, self.entries[self.name(name)].shape, dtype)

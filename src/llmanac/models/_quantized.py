@@ -6,7 +6,7 @@ backward pass is the packed form too. Every other operation works on the dense m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
+
 aten = torch.ops.aten
+PIECE = 1 << 20  # numbers that are made dense at a time
 
 
 class Form:
@@ -31,17 +35,49 @@ class Form:
         """The matrix, float32."""
         raise NotImplementedError
 
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
-        """Rows (..., columns) of the matrix, float32; by default of all of it."""
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
+        """Rows (..., columns) of the matrix, float32; by default of all of it. `ids`: a tensor or a slice."""
         return self.dense(parts, shape)[ids]
+
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        """What compiled products read: the name of a kind of `kernels/infer/kinds.py` and its blocks, or of a dtype.
+
+        By default 8-bit integers with a scale for 32 numbers, which round what the form says; float32 where a row is
+        not made of 32s.
+        """
+        numbers = self.dense(parts, shape).numpy()
+        return kinds.rounded(numbers) if shape[1] % kinds.LEAST == 0 else ("float32", numbers)
+
+    def release(self) -> None:
+        """Give back the memory of a file, of which a copy was made."""
+
+    def pieces(self, weight: Quantized, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Rows that are made dense together, and which they are; by default all."""
+        yield slice(None), weight.dense(dtype)
 
     def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
         """x (..., inputs) W^T, in the dtype of x."""
-        return F.linear(x, weight.dense(x.dtype))
+        return torch.cat([F.linear(x, rows) for _, rows in self.pieces(weight, x.dtype)], -1)
 
     def multiply_back(self, above: Tensor, weight: Quantized) -> Tensor:
         """above (N, outputs) W, in its dtype: what the gradient of x is."""
-        return above @ weight.dense(above.dtype)
+        found = above.new_zeros(len(above), weight.shape[1])
+        for piece, rows in self.pieces(weight, above.dtype):
+            found.addmm_(above[:, piece], rows)
+        return found
+
+
+class ByRows(Form):
+    """A form whose `rows` reads no others."""
+
+    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
+        return self.rows(parts, shape, slice(0, shape[0]))
+
+    def pieces(self, weight: Quantized, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        step = max(1, PIECE // weight.shape[1])
+        for at in range(0, len(weight), step):
+            piece = slice(at, min(at + step, len(weight)))
+            yield piece, self.rows(weight.parts, tuple(weight.shape), piece).to(dtype)
 
 
 class Quantized(torch.Tensor):

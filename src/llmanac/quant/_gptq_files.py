@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
 from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import Form, Quantized
+from llmanac.models._quantized import ByRows, Quantized
 from llmanac.models._weights import Entry
 
 
-def nibbles(codes: Tensor) -> Tensor:
-    """(..., bytes) -> (..., 2 x bytes), the low half of each byte first."""
-    return torch.stack([codes & 15, codes >> 4], -1).flatten(-2)
+def nibbles(codes: Tensor, high: bool = False) -> Tensor:
+    """(..., bytes) -> (..., 2 x bytes), the low half of each byte first, or the high one."""
+    halves = [codes & 15, codes >> 4]
+    return torch.stack(halves[::-1] if high else halves, -1).flatten(-2)
 
 
 @dataclass(frozen=True)
-class Grouped(Form):
+class Grouped(ByRows):
     """Codes two to a byte, the first in the low half. `group`: numbers a scale.
 
     Files may have further parts: `zero` (N, groups), the code of 0 where that is not 8, and `order` (K,), the group of
@@ -35,21 +38,33 @@ class Grouped(Form):
     def quantizer(self) -> dict[str, Any]:
         return {"name": "gptq", "group": self.group}
 
-    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        return self._values(parts, slice(None), shape[1])
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        size = kinds.reach(shape[1], self.group)
+        if "order" in parts or not size:
+            return super().blocks(parts, shape)
+        of = torch.arange(0, shape[1], size) // self.group
+        codes, scale = nibbles(parts[""]).numpy(), parts["scale"].float()[:, of]
+        if "zero" not in parts:
+            return kinds.blocks("int4", codes, scale.numpy())
+        return kinds.blocks("int4-zero", codes, scale.numpy(), (-scale * parts["zero"][:, of]).numpy())
 
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
-        return self._values(parts, ids, shape[1])
-
-    def _values(self, parts: Mapping[str, Tensor], rows: Any, columns: int) -> Tensor:
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         def spread(groups: Tensor) -> Tensor:
             if "order" in parts:
                 return groups[..., parts["order"].long()]
-            return groups.repeat_interleave(self.group, -1)[..., :columns]
+            return groups.repeat_interleave(self.group, -1)[..., : shape[1]]
 
-        values = nibbles(parts[""][rows]).float()
-        values -= spread(parts["zero"][rows].float()) if "zero" in parts else 8
-        return values * spread(parts["scale"][rows].float())
+        values = nibbles(parts[""][ids]).float()
+        values -= spread(parts["zero"][ids].float()) if "zero" in parts else 8
+        return values * spread(parts["scale"][ids].float())
+
+
+def group_size(config: Mapping[str, Any], default: int = -1, where: str = "") -> int | None:
+    """Numbers a scale; None for a scale a row. Raises SpecError."""
+    group = config.get("group_size", default)
+    if type(group) is not int or not (group == -1 or 1 <= group < 1 << 31):
+        raise SpecError(f"{where}group_size is {shown(group)}, expected -1 or a size")
+    return None if group == -1 else group
 
 
 @dataclass(frozen=True)
@@ -69,17 +84,17 @@ class GPTQFiles(Layout):
     shift: int = 1
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Self:
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
+        if config.get("quant_method") == "awq":
+            return AWQFiles.reading(config)
         expect(config, {"bits": 4})
-        group = config.get("group_size", 128)
-        if type(group) is not int or not (group == -1 or 1 <= group < 1 << 31):
-            raise SpecError(f"group_size is {shown(group)}, expected -1 or a size")
+        group = group_size(config, 128)
         if config.get("dynamic"):
             raise SpecError(f"dynamic is {shown(config['dynamic'])}; only one setting for all modules is read")
         version = config.get("checkpoint_format", "gptq")
         if version not in ("gptq", "gptq_v2"):
             raise SpecError(f"checkpoint_format is {shown(version)}; only gptq and gptq_v2 are read")
-        return cls(None if group == -1 else group, shift=1 if version == "gptq" else 0)
+        return cls(group, shift=1 if version == "gptq" else 0)
 
     @classmethod
     def holding(cls, weights: Sequence[Quantized]) -> Self | None:
@@ -142,3 +157,84 @@ class GPTQFiles(Layout):
             "scales": parts["scale"].t(),
             "g_idx": parts.get("order", torch.arange(columns, dtype=torch.int32) // group),
         }
+
+
+@dataclass(frozen=True)
+class AWQFiles(Layout):
+    """qweight int32 (K, N/8), qzeros (groups, N/8), scales (groups, N); eight codes a number, the even ones first.
+
+    What is read is saved as `GPTQFiles`, as is that of `PackQuantized`.
+    """
+
+    codes = "qweight"
+    group: int | None
+
+    @classmethod
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
+        given = {"zero_point": True, **config, "version": str(config.get("version", "gemm")).lower()}
+        expect(given, {"bits": 4, "zero_point": True, "version": "gemm"})
+        return cls(group_size(config, 128))
+
+    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+        codes = parts["qweight"].shape
+        if len(codes) != 2 or codes[0] % 2:
+            raise ValueError(f"qweight has the shape {list(codes)}, expected an even number of inputs and outputs / 8")
+        groups = -(-codes[0] // (self.group or codes[0] or 1))
+        return (8 * codes[1], codes[0]), {
+            "qweight": (("I32",), codes),
+            "qzeros": (("I32",), (groups, codes[1])),
+            "scales": (("F16", "BF16", "F32"), (groups, 8 * codes[1])),
+        }
+
+    def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
+        codes, zero = (
+            nibbles(tensors[name].view(torch.uint8)).unflatten(1, (-1, 2, 4)).transpose(2, 3).flatten(1).t()
+            for name in ("qweight", "qzeros")
+        )
+        parts = {
+            "": (codes[:, 0::2] | codes[:, 1::2] << 4).contiguous(), "scale": tensors["scales"].t().contiguous(),
+            "zero": zero.contiguous(),
+        }  # fmt: skip
+        return Quantized(Grouped(self.group or shape[1]), parts, shape, dtype)
+
+
+@dataclass(frozen=True)
+class PackQuantized(Layout):
+    """compressed-tensors' `pack-quantized` of 4 bits: weight_packed int32 (N, K/8), weight_scale (N, groups), and where
+    it is not symmetric weight_zero_point int32 (N/8, groups)."""
+
+    codes = "weight_packed"
+    group: int | None
+    symmetric: bool
+
+    @classmethod
+    def of_group(cls, group: Mapping[str, Any]) -> Layout:
+        """From the group of a compressed-tensors config."""
+        weights = expect(group.get("weights"), {"num_bits": 4, "type": "int", "actorder": None}, "weights: ")
+        expect(group, {"input_activations": None})
+        if weights.get("strategy") not in ("group", "channel"):
+            raise SpecError(f"weights: strategy is {shown(weights.get('strategy'))}; only group and channel are read")
+        size = group_size(weights, where="weights: ") if weights["strategy"] == "group" else None
+        return cls(size, weights.get("symmetric", True) is not False)
+
+    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+        codes = parts["weight_packed"].shape
+        shape = tuple(small("weight_shape").tolist())
+        if len(codes) != 2 or shape != (codes[0], 8 * codes[1]) or codes[0] % 8:
+            raise ValueError(f"weight_packed has the shape {list(codes)}, which is not 1/8 of {list(shape)}")
+        groups = -(-shape[1] // (self.group or shape[1] or 1))
+        found: Needs = {
+            "weight_packed": (("I32",), codes),
+            "weight_scale": (("F16", "BF16", "F32"), (shape[0], groups)),
+            "weight_shape": (("I64", "I32"), (2,)),
+        }
+        if not self.symmetric:
+            found["weight_zero_point"] = ("I32",), (shape[0] // 8, groups)
+        return shape, found
+
+    def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
+        parts = {"": tensors["weight_packed"].view(torch.uint8).view(shape[0], -1), "scale": tensors["weight_scale"]}
+        if not self.symmetric:
+            zero = tensors["weight_zero_point"].t().contiguous().view(torch.uint8)
+            parts["zero"] = nibbles(zero).t().contiguous()
+        return Quantized(Grouped(self.group or shape[1]), parts, shape, dtype)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.models._quantized import Form, Quantized
+from llmanac.models._quantized import ByRows, Quantized
 from llmanac.quant import Quantizer, QuantizerSpec
 
 CARD = {
@@ -68,7 +68,7 @@ class Binary(Quantizer):
 
 
 @dataclass(frozen=True)
-class Signs(Form):
+class Signs(ByRows):
     """Eight signs to a byte, the first in the lowest bit."""
 
     group: int
@@ -78,13 +78,8 @@ class Signs(Form):
     def quantizer(self) -> dict[str, Any]:
         return {"name": "binary", "group": self.group}
 
-    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        return self._values(parts[""], parts["scale"], shape[1])
-
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
-        return self._values(parts[""][ids], parts["scale"][ids], shape[1])
-
-    def _values(self, codes: Tensor, scale: Tensor, columns: int) -> Tensor:
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
+        codes, scale = parts[""][ids], parts["scale"][ids]
         bits = codes[..., None] >> torch.arange(8, device=codes.device, dtype=torch.uint8) & 1
         signs = bits.flatten(-2).float() * 2 - 1
-        return signs * scale.float().repeat_interleave(self.group, -1)[..., :columns]
+        return signs * scale.float().repeat_interleave(self.group, -1)[..., : shape[1]]

@@ -16,14 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
-from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import Form, Quantized
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
+from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
+from llmanac.models._quantized import ByRows, Form, Quantized
 from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
+from llmanac.quant._fp8 import FP8Files
+from llmanac.quant._gptq_files import PackQuantized
 
 CARD = {
     "title": "8-bit integers",
@@ -53,7 +58,7 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scale
 
 
-class Exact(Form):
+class Exact(ByRows):
     """Weights alone."""
 
     name = "int8"
@@ -62,11 +67,14 @@ class Exact(Form):
     def quantizer(self) -> dict[str, Any]:
         return {"name": "int8", "activations": "dynamic" if isinstance(self, Dynamic) else "exact"}
 
-    def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        return parts[""] * parts["scale"]
-
-    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Tensor) -> Tensor:
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         return parts[""][ids] * parts["scale"][ids]
+
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        if not (size := kinds.reach(shape[1], shape[1])):
+            return super().blocks(parts, shape)
+        scale = parts["scale"].expand(-1, shape[1] // size)
+        return kinds.blocks("int8", parts[""].numpy().view(np.uint8) ^ 128, scale.numpy())
 
 
 class Dynamic(Exact):
@@ -84,6 +92,7 @@ FORMS: dict[str, Form] = {"exact": Exact(), "dynamic": Dynamic()}
 NUMBERS = {"num_bits": 8, "type": "int", "symmetric": True}
 WEIGHTS = {**NUMBERS, "strategy": "channel", "dynamic": False}
 ACTIVATIONS = {**NUMBERS, "strategy": "token", "dynamic": True}
+OTHERS = {"float-quantized": FP8Files.of_group, "pack-quantized": PackQuantized.of_group}
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,17 @@ class CompressedTensors(Layout):
     form: Form
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Self:
-        expect(config, {"format": "int-quantized", "kv_cache_scheme": None})
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
+        if config.get("quant_method") == "fp8":
+            return FP8Files.reading(config)
+        expect(config, {"kv_cache_scheme": None})
         groups = config.get("config_groups")
         if not isinstance(groups, dict) or len(groups) != 1 or not isinstance(one := next(iter(groups.values())), dict):
             raise SpecError(f"config_groups is {shown(groups)}, expected one group")
         expect(one, {"output_activations": None})
+        if config.get("format") in OTHERS:
+            return OTHERS[config["format"]](one)
+        expect(config, {"format": "int-quantized"})
         expect(one.get("weights"), WEIGHTS, "weights: ")
         if one.get("input_activations") is not None:
             expect(one["input_activations"], ACTIVATIONS, "input_activations: ")
@@ -122,9 +136,7 @@ class CompressedTensors(Layout):
         }  # fmt: skip
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
-        shape = parts["weight"].shape
-        if len(shape) != 2:
-            raise ValueError(f"weight has {len(shape)} axes")
+        shape = matrix(parts)
         return shape, {"weight": (("I8",), shape), "weight_scale": (("F32", "F16", "BF16"), (shape[0], 1))}
 
     def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
@@ -133,6 +145,26 @@ class CompressedTensors(Layout):
 
     def write(self, weight: Quantized) -> dict[str, Tensor]:
         return {"weight": weight.parts[""], "weight_scale": weight.parts["scale"]}
+
+
+class BitsAndBytes8(Layout):
+    """weight int8 (N, K), SCB (N,): 127 times the scale. What is read is saved as `CompressedTensors`."""
+
+    optional = ("weight_format",)
+
+    @classmethod
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
+        expect(config, {"load_in_4bit": False})
+        return cls()
+
+    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+        shape = matrix(parts)
+        return shape, {"weight": (("I8",), shape), "SCB": (("F32",), shape[:1]), "weight_format": (("U8",), ())}
+
+    def read(self, tensors: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Quantized:
+        if int(tensors.get("weight_format", torch.tensor(0))):
+            raise ValueError("weight_format is no order by rows; only that is read")
+        return Quantized(FORMS["exact"], {"": tensors["weight"], "scale": tensors["SCB"][:, None] / MOST}, shape, dtype)
 
 
 class Int8(Quantizer):

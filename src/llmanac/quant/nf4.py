@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -22,11 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
 from llmanac.models._folder import MOST
 from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import Form, Quantized
+from llmanac.models._quantized import ByRows, Quantized
 from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
+from llmanac.quant._gptq_files import nibbles
+from llmanac.quant.int8 import BitsAndBytes8
 
 CARD = {
     "title": "4-bit NormalFloat",
@@ -37,7 +41,6 @@ CARD = {
 }
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED = 256  # scales that share one
-TILE = 1 << 20  # numbers of a matrix that are made dense at a time
 STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
@@ -94,7 +97,7 @@ def nearest(x: Tensor, table: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NormalFloat(Form):
+class NormalFloat(ByRows):
     """Codes two to a byte, the first in the high half. `block`: numbers a scale; `nested`: how scales are kept."""
 
     block: int
@@ -117,21 +120,15 @@ class NormalFloat(Form):
         return table[scale.long()] * outer + parts["nested_offset"]
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        if shape[0] * shape[1] <= TILE:
-            return self.tile(parts, shape, 0, shape[0])
         found = torch.empty(shape, device=parts[""].device)
-        for first, last in self.tiles(shape):
-            found[first:last] = self.tile(parts, shape, first, last)
+        for piece, rows in self.pieces(Quantized(self, parts, shape), found.dtype):
+            found[piece] = rows
         return found
 
-    def tiles(self, shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-        """Ranges of rows that are made dense together."""
-        rows = max(1, TILE // shape[1])
-        return ((first, min(first + rows, shape[0])) for first in range(0, shape[0], rows))
-
-    def tile(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], first: int, last: int) -> Tensor:
-        """Rows `first` to `last` of the matrix, float32, from their own codes alone."""
-        size, start, stop = self.block, first * shape[1], last * shape[1]
+    def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
+        if not isinstance(ids, slice):  # blocks follow each other, whatever a row has
+            return super().rows(parts, shape, ids)
+        size, start, stop = self.block, ids.start * shape[1], ids.stop * shape[1]
         blocks = slice(start // size, -(-stop // size))
         codes = parts[""].flatten()[blocks.start * size // 2 : blocks.stop * size // 2]
         values = F.embedding(codes.int(), _pairs().to(codes.device)).flatten()  # int32 indices take half the memory
@@ -141,21 +138,13 @@ class NormalFloat(Form):
         begin = start - blocks.start * size
         return values[begin : begin + stop - start].view(-1, shape[1])
 
-    def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
-        shape = tuple(weight.shape)
-        if shape[0] * shape[1] <= TILE:
-            return F.linear(x, self.tile(weight.parts, shape, 0, shape[0]).to(x.dtype))
-        y = x.new_empty(*x.shape[:-1], shape[0])
-        for first, last in self.tiles(shape):
-            y[..., first:last] = F.linear(x, self.tile(weight.parts, shape, first, last).to(x.dtype))
-        return y
-
-    def multiply_back(self, above: Tensor, weight: Quantized) -> Tensor:
-        shape = tuple(weight.shape)
-        found = above.new_zeros(len(above), shape[1])
-        for first, last in self.tiles(shape):
-            found.addmm_(above[:, first:last], self.tile(weight.parts, shape, first, last).to(above.dtype))
-        return found
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        if not (size := kinds.reach(shape[1], self.block)):
+            return super().blocks(parts, shape)
+        codes = nibbles(parts[""].view(-1), high=True).view(shape)
+        scale = self.scales(parts).repeat_interleave(self.block // size) if size < self.block else self.scales(parts)
+        scale = scale[: codes.numel() // size].view(shape[0], -1) / kinds.NF4[-1]
+        return kinds.blocks("nf4", codes.numpy(), scale.numpy())
 
 
 @functools.cache
@@ -173,7 +162,9 @@ class BitsAndBytes(Layout):
     scales: str = "double"
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Self:
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
+        if config.get("load_in_8bit"):
+            return BitsAndBytes8.reading(config)
         expect(config, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "load_in_8bit": False})
         if config.get("bnb_4bit_quant_storage", "uint8") != "uint8":
             raise SpecError(f"bnb_4bit_quant_storage is {shown(config['bnb_4bit_quant_storage'])}; only uint8 is read")

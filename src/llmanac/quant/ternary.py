@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
-from llmanac.models._packed_files import Layout, Needs, Small, expect
+from llmanac.kernels.gguf.blocks import Array
+from llmanac.kernels.infer import kinds
+from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
 from llmanac.models._quantized import Form, Quantized
 from llmanac.models._weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
@@ -68,6 +70,12 @@ class Exact(Form):
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return self.codes(parts) * parts["scale"].float()
 
+    def blocks(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> tuple[str, Array]:
+        if not (size := kinds.reach(shape[1], shape[1])):
+            return super().blocks(parts, shape)
+        scale = parts["scale"].float().expand(shape[0], shape[1] // size)
+        return kinds.blocks("ternary", (self.codes(parts) + 1).numpy(), scale.numpy())
+
 
 class Dynamic(Exact):
     """The same with 8-bit activations."""
@@ -94,7 +102,7 @@ class BitNet(Layout):
     inverse: bool = True
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Self:
+    def reading(cls, config: Mapping[str, Any]) -> Layout:
         kind = config.get("linear_class", "bitlinear")
         if kind not in ("bitlinear", "autobitlinear"):
             raise SpecError(f"linear_class is {shown(kind)}; only bitlinear and autobitlinear are read")
@@ -114,9 +122,7 @@ class BitNet(Layout):
         }  # fmt: skip
 
     def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
-        codes = parts["weight"].shape
-        if len(codes) != 2:
-            raise ValueError(f"weight has {len(codes)} axes")
+        codes = matrix(parts)
         scale = parts["weight_scale"].shape if "weight_scale" in parts else (1,)
         return (4 * codes[0], codes[1]), {
             "weight": (("U8",), codes),

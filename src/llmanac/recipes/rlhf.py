@@ -143,7 +143,8 @@ class _Stages:
             "rl": self.reinforce,
             "without-kl": self.set_free if asked.without_kl and objective.reads_reference else None,  # type: ignore[attr-defined]
         }
-        return self.held.carry_out({name: stage for name, stage in stages.items() if stage}, self.results)
+        chosen = {name: stage for name, stage in stages.items() if stage}
+        return self.held.carry_out(chosen, self.results, report=self.report)
 
     def finetune(self) -> None:
         asked, self.arms["start"] = self.asked, self.start

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from llmanac.core.device import DTYPES, resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
+from llmanac.models._quantized import Quantized
 from llmanac.train import TrainSpec
 from llmanac.train._calibration import preserve_all, trial_rows
 from llmanac.train.plan import MICRO_TOKENS, Plan, set_recompute
@@ -74,10 +75,12 @@ def plan_memory(
 
 def saved_bytes(model: nn.Module, objective: Any, rows: Sequence[Any]) -> int:
     """Bytes that a forward pass keeps for the backward pass, parameters and inputs left out; each storage once."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters() if not isinstance(p, Quantized)}
     seen: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
+        if isinstance(tensor, Quantized):  # a parameter: it is unpacked for each product
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()

@@ -2,6 +2,7 @@
 
 A training step frees and asks for the same large buffers thousands of times. By default glibc maps each one afresh, and
 the kernel fills every page with zeros again. Measured on two cores at 1 to 4 million parameters: 10 to 20% of the step.
+The largest blocks still go back: the holes that they leave in a heap cost more memory than their pages cost time.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import platform
 import sys
 
 # Numbers of <malloc.h>; glibc never changes them.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT = 1 << 30  # free bytes at the top of the heap before any go back
 STEP = 64 << 20  # how much more than asked for the heap grows at a time
+LARGE = 32 << 20  # bytes from which a block is mapped by itself; the most that glibc takes
 
 
 def keep_freed_memory() -> bool:
@@ -21,6 +23,5 @@ def keep_freed_memory() -> bool:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
-    return all(
-        [library.mallopt(M_MMAP_MAX, 0), library.mallopt(M_TRIM_THRESHOLD, KEPT), library.mallopt(M_TOP_PAD, STEP)]
-    )
+    asked = {M_MMAP_THRESHOLD: LARGE, M_TRIM_THRESHOLD: KEPT, M_TOP_PAD: STEP}
+    return all(library.mallopt(what, size) for what, size in asked.items())

@@ -31,6 +31,7 @@ from llmanac.train.pace import Revision, as_json
 
 FILE = "plan.json"
 MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
+FEWEST_TOKENS, MICRO_WORK = 1024, 4e10  # in float32 on a CPU: tokens and FLOPs beyond which only memory grows
 USED = 0.27  # fraction of the measured matrix-product rate that an uncompiled training step reaches
 FEWEST = 20  # steps that a budget is first taken to fit: fewer would have no warm-up if they turn out to be more
 COMPILE_SECONDS = 600.0  # a run must be longer for torch.compile to pay for itself
@@ -142,7 +143,8 @@ def plan(
         with preserve_all(model, objective, generators), trial_rows(source) as draw:
             rows = len(draw())
         couples = getattr(objective, "couples_batch", False)
-        spec = dataclasses.replace(spec, micro_batch=rows if couples else default_micro_batch(rows, spec.length))
+        alone = default_micro_batch(rows, spec.length, micro_tokens(model, spec, device))
+        spec = dataclasses.replace(spec, micro_batch=rows if couples else alone)
     gemm = gemm_rate(DTYPES[spec.dtype], device)
     a_step = spec.batch_tokens * flops_per_token(model, spec.length) / (USED * gemm)
     measured: dict[str, Any] = {"calibration": str(calibration())}
@@ -183,9 +185,17 @@ def flops_per_token(model: Any, length: int) -> float:
     return float(count(length)) if count else 6.0 * sum(p.numel() for p in model.parameters())
 
 
-def default_micro_batch(rows: int, length: int) -> int:
+def micro_tokens(model: Any, spec: TrainSpec, device: torch.device) -> int:
+    """Tokens of a micro-batch where nothing else is asked for. A float32 step is no faster with more of them at a time
+    than its products need, and what it keeps for its gradients is twice a bfloat16 one's."""
+    if device.type != "cpu" or spec.dtype != "float32":
+        return MICRO_TOKENS
+    return min(MICRO_TOKENS, max(FEWEST_TOKENS, int(MICRO_WORK / flops_per_token(model, spec.length))))
+
+
+def default_micro_batch(rows: int, length: int, tokens: int = MICRO_TOKENS) -> int:
     """Rows that are computed at a time where nothing else is asked for, of a step of `rows` of `length` tokens."""
-    return max(1, min(rows, MICRO_TOKENS // length))
+    return max(1, min(rows, tokens // length))
 
 
 def set_attention(model: nn.Module, form: str) -> None:

@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llmanac.core.errors import DataError, LlmanacError, RequestError
-from llmanac.web.worker import Busy, ShuttingDown
 
 RETRY_SECONDS = 1
 
@@ -20,6 +19,14 @@ _PHRASES = {
     404: "no such page: {method} {path}; the API is below /v1, the chat page is /",
     405: "{path} does not take {method}",
 }
+
+
+class Busy(LlmanacError):
+    """The queue is full; try again later."""
+
+
+class ShuttingDown(LlmanacError):
+    """The server is being stopped."""
 
 
 class ApiError(Exception):

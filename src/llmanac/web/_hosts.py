@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import sys
 from collections.abc import Iterable
 
 from llmanac.core.errors import LlmanacError
@@ -70,3 +71,29 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return ipaddress.ip_address(name)
     except ValueError:
         return None
+
+
+def claim_port(host: str, port: int) -> socket.socket:
+    """A bound socket; port 0 takes any free one.
+
+    Raises:
+        LlmanacError: the port is taken, is not allowed, or the host is not an address of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise LlmanacError(f"--host {host}: not an address of this machine; use 127.0.0.1 or 0.0.0.0") from error
+    family, kind, protocol, _, address = found[0]
+    claimed = socket.socket(family, kind, protocol)
+    if sys.platform != "win32":  # there it would let two servers share a port
+        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        claimed.bind(address)
+        claimed.listen(128)
+    except OSError as error:
+        claimed.close()
+        if isinstance(error, PermissionError):
+            raise LlmanacError(f"--port {port}: this user may not listen on it; use one above 1023") from error
+        reason = "something else listens there" if "in use" in str(error).lower() else str(error.strerror).lower()
+        raise LlmanacError(f"--port {port}: cannot listen on {host} ({reason}); choose another --port") from error
+    return claimed

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from llmanac.web._errors import ApiError
-from llmanac.web.worker import Busy
+from llmanac.web._errors import ApiError, Busy
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine
-from llmanac.web._errors import ApiError
+from llmanac.web._errors import ApiError, Busy
 from llmanac.web._images import open_images
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply
@@ -26,7 +26,6 @@ from llmanac.web._tools import Calls, form_of
 from llmanac.web._wire import Body, CompletionBody, DetokenizeBody, TokenizeBody, check_length
 from llmanac.web._wire_chat import ROLES, TOOL_ROLES, ChatBody
 from llmanac.web.assistant import prompt_of, questions_of
-from llmanac.web.worker import Busy
 
 NO_CHAT = (
     "this model has no chat template, so it was not tuned to chat; use /v1/completions, which continues text (a recipe "

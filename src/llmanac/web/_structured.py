@@ -14,11 +14,10 @@ from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.constrain import constraint_of
 from llmanac.generate.constrain.tools import calls_grammar
 from llmanac.generate.engine import Options
-from llmanac.web._errors import ApiError
+from llmanac.web._errors import ApiError, Busy
 from llmanac.web._service import Service
 from llmanac.web._wire import MAX_STRUCTURE, Body
 from llmanac.web._wire_chat import ChatBody, ChosenTool
-from llmanac.web.worker import Busy
 
 MOST_KEPT = 8  # structures that stay compiled
 PATIENCE = 15.0  # seconds to wait for another request's structure

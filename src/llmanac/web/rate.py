@@ -27,9 +27,9 @@ from llmanac.core import interrupts
 from llmanac.evaluate.ratings import Store
 from llmanac.web._asgi import Guard
 from llmanac.web._errors import ApiError
-from llmanac.web._hosts import Hosts
+from llmanac.web._hosts import Hosts, claim_port
 from llmanac.web._http import config
-from llmanac.web.serve import SAY, claim_port
+from llmanac.web.serve import SAY
 from llmanac.web.server import PAGE_POLICY
 
 PAGE = Path(__file__).with_name("rate.html")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,7 +25,7 @@ from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web._asgi import Guard
 from llmanac.web._errors import ApiError, json_error
-from llmanac.web._hosts import Hosts
+from llmanac.web._hosts import Hosts, claim_port
 from llmanac.web._http import config
 from llmanac.web.server import BODY_SECONDS, MAX_BODY, create_app
 
@@ -43,32 +42,6 @@ if TYPE_CHECKING:
     from llmanac.web._service import Service
 
 Load = Callable[[], tuple[Engine, Assistant | None, "Embedder | None"]]
-
-
-def claim_port(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes any free one.
-
-    Raises:
-        LlmanacError: the port is taken, is not allowed, or the host is not an address of this machine.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise LlmanacError(f"--host {host}: not an address of this machine; use 127.0.0.1 or 0.0.0.0") from error
-    family, kind, protocol, _, address = found[0]
-    claimed = socket.socket(family, kind, protocol)
-    if sys.platform != "win32":  # there it would let two servers share a port
-        claimed.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        claimed.bind(address)
-        claimed.listen(128)
-    except OSError as error:
-        claimed.close()
-        if isinstance(error, PermissionError):
-            raise LlmanacError(f"--port {port}: this user may not listen on it; use one above 1023") from error
-        reason = "something else listens there" if "in use" in str(error).lower() else str(error.strerror).lower()
-        raise LlmanacError(f"--port {port}: cannot listen on {host} ({reason}); choose another --port") from error
-    return claimed
 
 
 def serve(

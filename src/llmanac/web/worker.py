@@ -18,6 +18,7 @@ from typing import Any
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
+from llmanac.web._errors import Busy, ShuttingDown
 from llmanac.web._metrics import Metrics, Times, render
 
 log = logging.getLogger(__package__)
@@ -25,14 +26,6 @@ log = logging.getLogger(__package__)
 RESERVED = 1 / 8  # of the rows: not for the further prompts of a job that has some already
 SLOWER = 3.0  # times as long as else a streaming client's next token may take while another's prompt is read
 Pieces = Iterator[tuple[int, Piece]]
-
-
-class Busy(LlmanacError):
-    """The queue is full; try again later."""
-
-
-class ShuttingDown(LlmanacError):
-    """The server is being stopped."""
 
 
 Event = tuple[int, Piece] | Exception | None

@@ -25,10 +25,8 @@ def run(values: dict[str, Any], models: Any, until: float) -> list[Markup]:
     held = models.held
     size, words = held.engine.model.vocab_size, held.tokenizer
     helper = _model.counted(words, size, 3) if values["method"] == "model" else None
-    if helper is not None:
-        engine = Engine(held.engine.model, words, drafter=helper)
-    else:
-        engine = Engine(held.engine.model, words, drafter=values["method"])
+    drafter, runner = helper or values["method"], held.engine.native or "torch"
+    engine = Engine(held.engine.model, words, drafter=drafter, runner=runner)
     engine.speculation.always = True
     options: Any = {"max_new_tokens": values["tokens"]}
     request = engine.request(values["prompt"], **options)

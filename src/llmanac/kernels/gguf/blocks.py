@@ -62,7 +62,7 @@ class Kind:
             return d, np.zeros(len(blocks), np.float32)
         d = blocks["d"].astype(np.float32)
         m = blocks["m"].astype(np.float32) if self.minimum else np.zeros(len(blocks), np.float32)
-        return d, m if self.size > 32 else -m
+        return d, m if self.part < self.size else -m
 
     def float32(self, data: Array) -> Array:
         """Bytes (..., row bytes) -> numbers (..., row) in float32."""

@@ -17,15 +17,26 @@ from llmanac.kernels.text import cached
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = 2, 3, 6, 7, 8, 10, 11, 12, 13, 14
 IQ4_NL, IQ4_XS, MXFP4 = 20, 23, 39
+BYTES = 256  # and above: a code a byte, from the block's start (`kernels/infer/kinds.py`)
 ONES, BITS = np.uint64(0x0101010101010101), np.uint64(0x8040201008040201)  # of 8 bytes
+LOWER = ONES * np.uint64(15)
 
 
 @njit
-def _nibbles(b, at, q, to):
+def word(b, at):
+    """8 bytes as one number: a single read, as it is written."""
+    made = np.uint64(0)
+    for i in range(8):
+        made |= np.uint64(b[at + i]) << np.uint64(8 * i)
+    return made
+
+
+@njit
+def _nibbles(b, at, wide, to):
     """32 numbers of 16 bytes: the lower halves of all, then the upper ones."""
-    for j in range(16):
-        q[to + j] = b[at + j] & 15
-        q[to + 16 + j] = b[at + j] >> 4
+    for j in range(2):
+        both = word(b, at + 8 * j)
+        wide[to + j], wide[to + 2 + j] = both & LOWER, both >> np.uint64(4) & LOWER
 
 
 @njit
@@ -88,11 +99,11 @@ def _q3_k(b, q, s):
 
 
 @njit
-def _iq4_xs(b, q, s):
+def _iq4_xs(b, wide, s):
     for i in range(8):
         low, high = b[4 + i // 2] >> (i % 2 * 4) & 15, b[2 + i // 4] >> (i % 4 * 2) & 3
         s[i] = (low | high << 4) - 32
-        _nibbles(b, 8 + 16 * i, q, 32 * i)
+        _nibbles(b, 8 + 16 * i, wide, 4 * i)
 
 
 @njit
@@ -104,19 +115,22 @@ def codes(kind, b, q, wide, s, t):
         s, t: (16,) int8.
     """
     if kind == Q8_0:
-        for j in range(32):
-            q[j] = b[2 + j] ^ 128
+        for j in range(4):
+            wide[j] = word(b, 2 + 8 * j) ^ ONES << np.uint64(7)
+    elif kind >= BYTES:
+        for j in range(min(256, len(b))):
+            q[j] = b[j]
     elif kind in (Q4_0, IQ4_NL):
-        _nibbles(b, 2, q, 0)
+        _nibbles(b, 2, wide, 0)
     elif kind == Q4_1:
-        _nibbles(b, 4, q, 0)
+        _nibbles(b, 4, wide, 0)
     elif kind == MXFP4:
-        _nibbles(b, 1, q, 0)
+        _nibbles(b, 1, wide, 0)
     elif kind == Q5_0:
-        _nibbles(b, 6, q, 0)
+        _nibbles(b, 6, wide, 0)
         _fifths(b, 2, wide)
     elif kind == Q5_1:
-        _nibbles(b, 8, q, 0)
+        _nibbles(b, 8, wide, 0)
         _fifths(b, 4, wide)
     elif kind == Q4_K:
         _pairs(b, 16, q)
@@ -136,7 +150,7 @@ def codes(kind, b, q, wide, s, t):
         for i in range(16):
             s[i], t[i] = b[i] & 15, b[i] >> 4
     else:
-        _iq4_xs(b, q, s)
+        _iq4_xs(b, wide, s)
 
 
 @njit

@@ -163,8 +163,6 @@ def opened(path: str | Path) -> GGUF:
 class _Reader:
     """Reads one field after the other; `where` names the one at hand."""
 
-    _size = struct.Struct("<Q")
-
     def __init__(self, path: Path, data: mmap.mmap) -> None:
         self.path, self.data, self.size, self.at = path, data, len(data), 0
         self.end = min(self.size, MOST_HEADER)
@@ -213,21 +211,18 @@ class _Reader:
             raise self.error(f"{where} is not UTF-8") from None
 
     def texts(self, count: int, where: str) -> list[str]:
-        """The next texts, of which a file may have 100,000; what is wrong with one is left to `text` to say."""
-        found: list[str] = []
-        read, add, end, start, data = self._size.unpack_from, found.append, self.end, self.at, memoryview(self.data)
+        """The next texts; what is wrong with one is left to `text` to say."""
+        from llmanac.kernels.gguf.texts import gather
+
+        out = np.empty(self.end - self.at, np.uint8)
+        read, stop, used = gather(np.frombuffer(self.data, np.uint8), self.at, self.end, count, out)
         try:
-            while len(found) < count:
-                stop = start + 8 + read(data, start)[0]
-                if stop > end:
-                    break
-                add(str(data[start + 8 : stop], "utf-8"))
-                start = stop
-        except (struct.error, UnicodeDecodeError):
-            pass
-        self.at = start
-        while len(found) < count:
-            add(self.text(f"{where}[{len(found)}]"))
+            found = str(out[: used - 1], "utf-8").split("\0") if read == count > 0 else []  # type: ignore[call-overload]
+        except UnicodeDecodeError:
+            found = []
+        if len(found) != count:  # there are fewer, or one has a zero byte
+            return [self.text(f"{where}[{i}]") for i in range(count)]
+        self.at = stop
         return found
 
     def metadata(self) -> dict[str, Any]:

@@ -35,6 +35,18 @@ def put_half(typing_context, place, value):
 
 
 @intrinsic
+def put_code(typing_context, place, value):
+    """A number as the nearest whole one of 8 bits."""
+
+    def generate(context, builder, signature, values):
+        whole = builder.fptosi(apply(builder, "llvm.rint.f32", FLOAT, values[1]), I32)
+        store(builder, builder.trunc(whole, I8), values[0], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32), generate
+
+
+@intrinsic
 def put(typing_context, place, value):
     def generate(context, builder, signature, values):
         store(builder, values[1], values[0])

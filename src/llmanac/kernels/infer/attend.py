@@ -2,10 +2,11 @@
 
     s_t = c(q . k_t)      p = softmax(s)      o = sum_t p_t v_t        for the last `window` t up to the query's place
 
-A block has pages of 16 tokens: of each layer and head keys (pages, d, 16) and values (pages, 16, d), in float32 or
-float16, d filled up to a multiple of 16. Queries of one key-value head (of a group's heads, and of several tokens while
-a prompt is read) share each page that is read. Every query's numbers are made in the same order whatever it shares its
-pages with.
+A block has pages of 16 tokens: of each layer and head keys (pages, d, 16) and values (pages, 16, d), in float32,
+float16 or q8_0, d filled up to a multiple of 16. Of q8_0 a page has codes of 8 bits, d filled up to a multiple of 32,
+and behind them scales, a float16 for 32 numbers of a token: (d / 32, 16) of keys and (16, d / 32) of values. Queries of
+one key-value head (of a group's heads, and of several tokens while a prompt is read) share each page that is read.
+Every query's numbers are made in the same order whatever it shares its pages with.
 """
 
 # mypy: disable-error-code="no-untyped-def, call-arg, var-annotated"
@@ -24,6 +25,7 @@ from numba.extending import intrinsic
 from llmanac.kernels.infer._machine import (
     FLOAT,
     FORMS,
+    I8,
     I16,
     I32,
     I64,
@@ -48,7 +50,8 @@ PAGE = 16
 LINE = 64  # bytes of a cache line
 AHEAD = 6  # pages: their memory takes longer than one page's work
 QUERIES = 8  # that walk over the pages together
-KINDS = {"float32": 0, "float16": 1}
+KINDS, SIZES = {"float32": 0, "float16": 1, "q8_0": 2}, (4, 2, 1)  # bytes of a number
+CODED, GROUP = 2, 32
 NUMBER = types.int64
 LOG2E32 = np.float32(1.4426950408889634)
 LOWEST = np.float32(-3.0e38)
@@ -62,6 +65,8 @@ def _narrow(builder: Any, kind: int, form: int, place: Any) -> Any:
     """16 numbers at an address in float32."""
     if kind == KINDS["float32"]:
         return load(builder, vector(FLOAT), place)
+    if kind == CODED:
+        return builder.sitofp(builder.sext(load(builder, vector(I8), place, 1), vector(I32)), vector(FLOAT))
     return widened(builder, form, load(builder, vector(I16), place, 2))
 
 
@@ -69,41 +74,70 @@ def _narrow(builder: Any, kind: int, form: int, place: Any) -> Any:
 def _scores(typing_context, form, kind, count, queries, d, keys, following, out, width):
     """q . k of `count` queries and the 16 tokens of a page; the `following` page is brought near meanwhile."""
     form_, kind_, count_ = literal(form), literal(kind), literal(count)
-    size = 16 * (4 if kind_ == 0 else 2)
+    size = 16 * SIZES[kind_]
 
     def generate(context, builder, signature, arguments):
         queries, d, keys, following, out, width = arguments[3:]
         four = ir.Constant(I64, 4)
         rows = [builder.add(queries, builder.mul(builder.mul(d, ir.Constant(I64, i)), four)) for i in range(count_)]
         sums = [[cgutils.alloca_once_value(builder, constant(FLOAT, 0.0)) for _ in range(2)] for _ in rows]
-        for place in (place for pair in sums for place in pair):
+        ends = [cgutils.alloca_once_value(builder, constant(FLOAT, 0.0)) for _ in rows]
+
+        def add(begin, count):  # products of the numbers begin to begin + count of queries and keys
+            for place in (place for pair in sums for place in pair):
+                builder.store(constant(FLOAT, 0.0), place)
+            with cgutils.for_range(builder, builder.lshr(count, ir.Constant(I64, 1)), intp=I64) as loop:
+                first = builder.add(begin, builder.shl(loop.index, ir.Constant(I64, 1)))
+                for n in range(0, 2 * size, LINE):
+                    own = builder.add(following, builder.mul(first, ir.Constant(I64, size)))
+                    bring(builder, ahead(builder, own, n))
+                for n in range(2):
+                    at = builder.add(first, ir.Constant(I64, n))
+                    k = _narrow(builder, kind_, form_, builder.add(keys, builder.mul(at, ir.Constant(I64, size))))
+                    for row, pair in zip(rows, sums, strict=True):
+                        q = splat(builder, load(builder, FLOAT, builder.add(row, builder.mul(at, four))))
+                        builder.store(fma(builder, q, k, builder.load(pair[n])), pair[n])
+            return [builder.fadd(builder.load(pair[0]), builder.load(pair[1])) for pair in sums]
+
+        for place in ends:
             builder.store(constant(FLOAT, 0.0), place)
-        with cgutils.for_range(builder, builder.lshr(d, ir.Constant(I64, 1)), intp=I64) as loop:
-            first = builder.shl(loop.index, ir.Constant(I64, 1))
-            for n in range(0, 2 * size, LINE):
-                bring(builder, ahead(builder, builder.add(following, builder.mul(first, ir.Constant(I64, size))), n))
-            for n in range(2):
-                at = builder.add(first, ir.Constant(I64, n))
-                k = _narrow(builder, kind_, form_, builder.add(keys, builder.mul(at, ir.Constant(I64, size))))
-                for row, pair in zip(rows, sums, strict=True):
-                    q = splat(builder, load(builder, FLOAT, builder.add(row, builder.mul(at, four))))
-                    builder.store(fma(builder, q, k, builder.load(pair[n])), pair[n])
-        for i, pair in enumerate(sums):
+        group = d if kind_ != CODED else ir.Constant(I64, GROUP)
+        with cgutils.for_range(builder, builder.udiv(d, group), intp=I64) as groups:
+            made = add(builder.mul(groups.index, group), group)
+            if kind_ == CODED:
+                behind = builder.add(builder.mul(d, ir.Constant(I64, PAGE)), builder.mul(groups.index, group))
+                scale = widened(builder, form_, load(builder, vector(I16), builder.add(keys, behind), 2))
+                made = [builder.fmul(scale, one) for one in made]
+            for one, place in zip(made, ends, strict=True):
+                builder.store(builder.fadd(one, builder.load(place)), place)
+        for i, end in enumerate(ends):
             place = builder.add(out, builder.mul(builder.mul(width, ir.Constant(I64, i)), four))
-            store(builder, builder.fadd(builder.load(pair[0]), builder.load(pair[1])), place)
+            store(builder, builder.load(end), place)
         return context.get_dummy_value()
 
     return types.void(form, kind, count, *[NUMBER] * 6), generate
 
 
 @intrinsic(prefer_literal=True)
-def _read(typing_context, form, kind, count, wide, weights, width, values, following, d, out):
+def _read(typing_context, form, kind, count, wide, weights, width, values, scales, following, d, out):
     """Add the values of a page, 16 `wide` numbers of them, by the weights of `count` queries."""
     form_, kind_, count_, wide_ = literal(form), literal(kind), literal(count), literal(wide)
-    size = 4 if kind_ == 0 else 2
+    size = SIZES[kind_]
 
     def generate(context, builder, signature, arguments):
-        weights, width, values, following, d, out = arguments[4:]
+        weights, width, values, scales, following, d, out = arguments[4:]
+
+        def scaled(values, t):  # of one token
+            own = builder.add(scales, builder.mul(builder.lshr(d, ir.Constant(I64, 5)), ir.Constant(I64, 2 * t)))
+            factors = [
+                widened(builder, form_, load(builder, vector(I16, 1), ahead(builder, own, 2 * g), 2))
+                for g in range((len(values) + 1) // 2)
+            ]
+            return [
+                builder.fmul(v, splat(builder, builder.extract_element(factors[w // 2], ir.Constant(I32, 0))))
+                for w, v in enumerate(values)
+            ]
+
         four = ir.Constant(I64, 4)
         places = [
             [ahead(builder, builder.add(out, builder.mul(builder.mul(d, ir.Constant(I64, i)), four)), 64 * w)
@@ -117,6 +151,7 @@ def _read(typing_context, form, kind, count, wide, weights, width, values, follo
             for n in range(0, 16 * size * wide_, LINE):
                 bring(builder, ahead(builder, builder.add(following, step), n))
             vs = [_narrow(builder, kind_, form_, ahead(builder, row, 16 * size * w)) for w in range(wide_)]
+            vs = scaled(vs, t) if kind_ == CODED else vs
             for i in range(count_):
                 p = splat(builder, load(builder, FLOAT, ahead(builder, rows[i], 4 * t)))
                 sums[i] = [fma(builder, p, v, old) for v, old in zip(vs, sums[i], strict=True)]
@@ -125,7 +160,7 @@ def _read(typing_context, form, kind, count, wide, weights, width, values, follo
                 store(builder, value, place)
         return context.get_dummy_value()
 
-    return types.void(form, kind, count, wide, *[NUMBER] * 6), generate
+    return types.void(form, kind, count, wide, *[NUMBER] * 7), generate
 
 
 def _view(kind: Any) -> Any:
@@ -205,7 +240,7 @@ def _at(table, page, shift, block_bytes, part_bytes):
 def _attention(form, kind):
     # accumulators for each of 8 and of 3 queries that fit the registers
     wide, most = (2, 4) if form == FORMS.index("vnni") else (1, 1)
-    size = 4 if kind == 0 else 2
+    size, behind = SIZES[kind], 1 if kind == CODED else 0
 
     def attend(
         queries, places, n, d, blocks, shift, begins, block_bytes, keys, values, window, cap, scores, width, out
@@ -213,7 +248,7 @@ def _attention(form, kind):
         where, table = carray(numbers_at(places), (n,)), carray(numbers_at(blocks), (1 << 31,))
         low = max(0, where[0] - window + 1) // PAGE if window > 0 else 0
         stop = where[n - 1] // PAGE + 1
-        limit, part_bytes = carray(floats_at(cap), (1,))[0], PAGE * d * size
+        limit, part_bytes = carray(floats_at(cap), (1,))[0], (PAGE * size + behind) * d
         for page in range(low, stop):
             own = keys + _at(table, page, shift, block_bytes, part_bytes) + begins
             later = page + AHEAD  # past the last keys come the first values
@@ -250,7 +285,8 @@ def _attention(form, kind):
                 count, parts = 1, 1
             step = 16 * parts
             for page in range(low, stop):
-                own = values + _at(table, page, shift, block_bytes, part_bytes) + begins + part * size
+                own = values + _at(table, page, shift, block_bytes, part_bytes) + begins
+                scales, own = own + PAGE * d + part // GROUP * 2, own + part * size
                 later = page + AHEAD  # past the last values: the first ones of the next part, or the next head's keys
                 wrapped = min(low + later - stop, stop - 1)
                 if later < stop:
@@ -264,21 +300,25 @@ def _attention(form, kind):
                 weights, into, line = scores + (page - low) * PAGE * 4, out + part * 4, width * 4
                 i = 0
                 while count == 8 and i + 8 <= n:
-                    _read(form, kind, 8, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    _read(form, kind, 8, wide, weights + i * line, width, own, scales, following, d, into + i * d * 4)
                     i += 8
                 while count == 8 and i + 3 <= n:
-                    _read(form, kind, 3, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                    _read(form, kind, 3, wide, weights + i * line, width, own, scales, following, d, into + i * d * 4)
                     i += 3
                 while count == 3 and i + 3 <= n:
-                    _read(form, kind, 3, most, weights + i * line, width, own, following, d, into + i * d * 4)
+                    _read(form, kind, 3, most, weights + i * line, width, own, scales, following, d, into + i * d * 4)
                     i += 3
                 while i < n:
                     if parts == 1:
-                        _read(form, kind, 1, 1, weights + i * line, width, own, following, d, into + i * d * 4)
+                        _read(form, kind, 1, 1, weights + i * line, width, own, scales, following, d, into + i * d * 4)
                     elif parts == wide:
-                        _read(form, kind, 1, wide, weights + i * line, width, own, following, d, into + i * d * 4)
+                        _read(
+                            form, kind, 1, wide, weights + i * line, width, own, scales, following, d, into + i * d * 4
+                        )
                     else:
-                        _read(form, kind, 1, most, weights + i * line, width, own, following, d, into + i * d * 4)
+                        _read(
+                            form, kind, 1, most, weights + i * line, width, own, scales, following, d, into + i * d * 4
+                        )
                     i += 1
             part += step
         return 0

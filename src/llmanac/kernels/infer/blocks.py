@@ -1,9 +1,9 @@
-"""From the blocks of a GGUF file to the order in which the kernels read them: 16 rows side by side, 4 numbers of each.
+"""From the blocks of a file to the order in which the kernels read them: 16 rows side by side, 4 numbers of each.
 
     file    [N][K / size] a block, as `kernels/gguf/codes.py` reads it
     codes   [N / 16][K / 32][planes of w bits: w vectors of 64 bytes, of 16 rows by 4 numbers; 8 / w steps share one]
     scales  [N / 16][K / part][16 rows]                        of K blocks: 8-bit s, then t where there are minima
-    heads   [N / 16][K / size][16 rows]                        float16 d, then m, which is added
+    heads   [N / 16][K / size][16 rows]                        d, then m, which is added: float16, float32 of a folder
 
 The numbers are the same, and take as many bytes as in the file but for scales of 6 and 4 bits, which have 8. N is
 filled up to a multiple of 16 with zeros.
@@ -18,12 +18,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from llmanac.kernels.gguf.codes import codes
 from llmanac.kernels.infer._machine import I32, ahead, constant, literal, load, store, vector
-from llmanac.kernels.infer.products import GROUP, PACKED, PLANES, ROWS, layout
+from llmanac.kernels.infer.kinds import PACKED
+from llmanac.kernels.infer.products import GROUP, PLANES, ROWS, layout
 from llmanac.kernels.text import cached
 
 PIECE = 1 << 26  # bytes of memory that matrices share
@@ -65,7 +66,7 @@ def repacked(
     first, second = tiles * groups * code, tiles * groups * (code + scale)
     made = out[:first].view(np.uint32).reshape(tiles, groups, of.bits, ROWS)
     scales = out[first:second].view(np.int8).reshape(tiles, -1, 1 + of.minimum, ROWS)
-    heads = out[second:].view(np.uint16).reshape(tiles, blocks, -1, ROWS)
+    heads = out[second:].view(f"u{of.layout['d'].itemsize}").reshape(tiles, blocks, -1, ROWS)
     walk, step = _repacking(kind), max(1, PIECE // 4 // (ROWS * data.shape[1]))
     for at in range(0, tiles, step):
         own = slice(at, at + step)
@@ -96,13 +97,23 @@ def _planes(typing_context, bits, steps, out):
     return types.void(bits, types.int64, types.int64), generate
 
 
+@njit
+def _number(data, at, width):
+    """`width` bytes as one whole number."""
+    made = np.int64(0)
+    for i in range(width):
+        made |= np.int64(data[at + i]) << (8 * i)
+    return made
+
+
 @functools.cache
 def _repacking(kind):
     of = PACKED[kind]
     fields: Any = of.layout.fields
     number, bits, size, nbytes, parts = of.number, of.bits, of.size, of.bytes, of.size // of.part
     d_at, m_at = fields["d"][1], fields["m"][1] if of.minimum else -1
-    scaled, negative = of.size > GROUP, 0x8000 if of.size > GROUP else 0  # the minima of K blocks are subtracted
+    width, scaled = of.layout["d"].itemsize, of.part < of.size
+    negative = 0x8000 if scaled else 0  # the minima of K blocks are subtracted
 
     def walk(data, made, scales, heads):
         blocks = heads.shape[1]
@@ -115,9 +126,9 @@ def _repacking(kind):
                     codes(number, own, q, wide, s, t)
                     for step in range(size // 4):
                         turned[step, r] = words[step]
-                    heads[tile, block, 0, r] = own[d_at] | own[d_at + 1] << 8
+                    heads[tile, block, 0, r] = _number(own, d_at, width)
                     if m_at >= 0:
-                        heads[tile, block, 1, r] = (own[m_at] | own[m_at + 1] << 8) ^ negative
+                        heads[tile, block, 1, r] = _number(own, m_at, width) ^ negative
                     if scaled:
                         for p in range(parts):
                             scales[tile, block * parts + p, 0, r] = s[p]

@@ -1,7 +1,7 @@
 """The forward pass of a Llama-shaped model over tokens of several rows, from embeddings to logits.
 
     x = x + post_1(W_o attend(rope(W_q h), rope(W_k h), W_v h))    h = norm_1(x)
-    x = x + post_2(W_d (f(W_g h) * W_u h))                         h = norm_2(x)
+    x = x + post_2(W_d (f(W_g h) * W_u h))                         h = norm_2(x), or that of k experts, by their gates
     logits = W_v norm(x)
 
 Tokens are lines (n, D); those of one row that follow each other are a run, whose keys are written before its queries
@@ -13,25 +13,19 @@ and meet between them.
 # (numba types these functions itself)
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import carray, njit
 
+from llmanac.kernels.infer import _lines as lines
+from llmanac.kernels.infer._lines import FAST, GROUP, OFFSET, ZERO
 from llmanac.kernels.infer._machine import call, meet
-from llmanac.kernels.infer._numbers import code_group, put, put_half
+from llmanac.kernels.infer._numbers import put, put_code, put_half
 from llmanac.kernels.infer.attend import PAGE, QUERIES, floats_at
-from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
+from llmanac.kernels.nn._exponential import RELAXED
 from llmanac.kernels.text import cached
 
-ONE, HALF32, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
-GROUP = 32
-ROOT_HALF, ROOT_2_PI, CUBE = np.float32(math.sqrt(0.5)), np.float32(math.sqrt(2 / math.pi)), np.float32(0.044715)
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu-tanh": 2, "relu": 3}
-Q, K, V, OUT, GATE, UP, DOWN = range(7)
-# of a matrix: its kernel, its memory, rows, columns, whether its input is in 8 bits, its first column of the output
-KERNEL, PLACE, ROWS, COLUMNS, CODED, OFFSET = range(6)
 WINDOW, TABLE = range(2)  # of a layer: 0 for none; which table of positions, -1 for none
 
 
@@ -40,10 +34,12 @@ class Plan(NamedTuple):
 
     Attributes:
         shape: heads, key-value heads, numbers a head, the same filled up to a multiple of 16, the activation, the
-            address of the attention kernel, bytes of a number in the pages.
-        eps: of the norms, and of those of queries and keys.
+            address of the attention kernel, bytes of a number in the pages (1 for q8_0), experts of a token, whether
+            their gates are shares, bytes of a token's keys of one head.
+        eps: of the norms, and of those of queries and keys; what gates are multiplied with.
         layers: (L, 2); factors: (L, 2) float32, scale and cap of the scores.
         matrices: (L, 7, 6) as `KERNEL` to `OFFSET` say; head: (1, 6).
+        routers: (L, 6) and experts: (L, experts, 3, 6), gate, up and down of each; or (0, 6) and (0, 0, 3, 6).
         norms: (L, 4, D) before and after each part; norm: (D,), the last one.
         post: whether the norms after the parts are used.
         qk_norms: (L, 2, d) or (0, 2, d).
@@ -57,6 +53,8 @@ class Plan(NamedTuple):
     factors: Any
     matrices: Any
     head: Any
+    routers: Any
+    experts: Any
     norms: Any
     norm: Any
     post: Any
@@ -75,6 +73,9 @@ class Room(NamedTuple):
     gates: Any
     inner: Any  # (m, F)
     y: Any  # (m, D filled up)
+    routes: Any  # (m, experts filled up): the gates of a line, 0 for experts that it does not have
+    picked: Any  # (m, D) the lines of an expert
+    mixed: Any  # (m, D)
     codes: Any  # (m widest,) int8
     s: Any  # (m widest / 32,); t and f have three for each
     t: Any
@@ -113,89 +114,13 @@ class Step(NamedTuple):
     chosen: Any
 
 
-FAST: Any = {"fastmath": RELAXED, "error_model": "numpy"}
-
-
-@njit
-def _at(array):
-    return np.int64(array.ctypes.data)
-
-
-@njit(**FAST)
-def _norm(x, weight, eps, out):
-    total = ZERO
-    for i in range(len(x)):
-        total += x[i] * x[i]
-    scale = ONE / np.sqrt(total / np.float32(len(x)) + eps)
-    for i in range(len(x)):
-        out[i] = x[i] * scale * weight[i]
-
-
-@njit(**FAST)
-def _code(x, line, room):
-    """A line in 8-bit integers: codes, scales, minus 128 times the sums, scaled sums."""
-    groups = len(x) // GROUP
-    first = line * groups
-    x_at, codes, s = _at(x), _at(room.codes) + line * len(x), _at(room.s) + first * 4
-    t, f = _at(room.t) + first * 12, _at(room.f) + first * 12
-    for g in range(groups):
-        code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 12, f + g * 12)
-
-
-@njit(**FAST)
-def _gated(kind, gate, up, out):
-    if kind == 0:
-        for i in range(len(out)):
-            out[i] = gate[i] * sigmoid(gate[i]) * up[i]
-    elif kind == 1:
-        for i in range(len(out)):
-            out[i] = gate[i] * HALF32 * np.float32(ONE + math.erf(gate[i] * ROOT_HALF)) * up[i]
-    elif kind == 2:
-        for i in range(len(out)):
-            inner = ROOT_2_PI * (gate[i] + CUBE * gate[i] * gate[i] * gate[i])
-            out[i] = gate[i] * HALF32 * (ONE + tanh(inner)) * up[i]
-    else:
-        for i in range(len(out)):
-            out[i] = max(gate[i], ZERO) * up[i]
-
-
-@njit(**FAST)
-def _turn(x, cos, sin):
-    half = len(cos)
-    for i in range(half):
-        a, b = x[i], x[half + i]
-        x[i] = a * cos[i] - b * sin[i]
-        x[half + i] = b * cos[i] + a * sin[i]
-
-
-@njit
-def _multiply(matrix, x, room, n, out, thread, threads):
-    """This thread's rows of a product with n lines."""
-    pieces = (matrix[ROWS] + 15) // 16
-    first, last = pieces * thread // threads * 16, min(pieces * (thread + 1) // threads * 16, matrix[ROWS])
-    if first < last:
-        call(
-            matrix[KERNEL],
-            (
-                matrix[PLACE], matrix[ROWS], first, last, matrix[COLUMNS], _at(x), _at(room.codes), _at(room.s),
-                _at(room.t), _at(room.f), np.int64(n), _at(out) + matrix[OFFSET] * 4, np.int64(out.shape[1]),
-            ),
-        )  # fmt: skip
-
-
-@njit(**FAST)
-def _add(x, y):
-    for i in range(len(x)):
-        x[i] += y[i]
-
-
 @njit(**FAST)
 def _changed(plan, step, layer, which, b, x, line):
     """Add the term s (x A^T) B^T of the adapter that a line has to its output of a product."""
     if step.chosen[b] < 0:
         return
     term, matrix = step.terms[step.chosen[b], layer, which], plan.matrices[layer, which]
-    rank, y = term[0], line[matrix[OFFSET] : matrix[OFFSET] + matrix[ROWS]]
+    rank, y = term[0], line[matrix[OFFSET] : matrix[OFFSET] + matrix[lines.ROWS]]
     down, up = carray(floats_at(term[1]), (rank, len(x))), carray(floats_at(term[2]), (rank, len(y)))
     for r in range(rank):
         total = ZERO
@@ -211,34 +136,53 @@ def _added(plan, room, step, b, which, inputs, biases, layer, post):
     x, y = step.x[b], room.y[b, : step.x.shape[1]]
     _changed(plan, step, layer, which, b, inputs[b], room.y[b])
     if len(biases):
-        _add(y, biases[layer])
+        lines.add(y, biases[layer])
     if plan.post:
-        _norm(y, plan.norms[layer, post], plan.eps[0], y)
-    _add(x, y)
+        lines.norm(y, plan.norms[layer, post], plan.eps[0], y)
+    lines.add(x, y)
+
+
+@njit(**FAST)
+def _put_codes(x, codes, step, scales, stride):
+    """A token's keys or values in q8_0, each number `step` bytes and each scale `stride` bytes after the last."""
+    for g in range(0, len(x), GROUP):
+        most = ZERO
+        for i in range(g, min(g + GROUP, len(x))):
+            most = max(most, abs(x[i]))
+        factor = np.float32(127) / most if most > ZERO else ZERO
+        put_half(scales + g // GROUP * stride, most * np.float32(1 / 127))
+        for i in range(g, min(g + GROUP, len(x))):
+            put_code(codes + i * step, x[i] * factor)
 
 
 @njit(**FAST)
 def _keep(plan, room, step, layer, b):
     """Norm and turn a line's queries and keys, and write its keys and values to its page."""
     heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
-    k_at, v_at = plan.matrices[layer, K, OFFSET], plan.matrices[layer, V, OFFSET]
+    k_at, v_at = plan.matrices[layer, lines.K, OFFSET], plan.matrices[layer, lines.V, OFFSET]
     line, place, table = room.qkv[b], step.places[b], plan.layers[layer, TABLE]
-    for which in range(Q, V + 1):
+    for which in range(lines.Q, lines.V + 1):
         _changed(plan, step, layer, which, b, room.h[b], line)
     if len(plan.biases[0]):
-        _add(line, plan.biases[0][layer])
+        lines.add(line, plan.biases[0][layer])
     for head in range(heads + kv_heads):
-        at = head * size if head < heads else k_at + (head - heads) * size
-        x = line[at : at + size]
+        begin = head * size if head < heads else k_at + (head - heads) * size
+        x = line[begin : begin + size]
         if len(plan.qk_norms):
-            _norm(x, plan.qk_norms[layer, 0 if head < heads else 1], plan.eps[1], x)
+            lines.norm(x, plan.qk_norms[layer, 0 if head < heads else 1], plan.eps[1], x)
         if table >= 0:
-            _turn(x, plan.cos[table, place], plan.sin[table, place])
-    tokens, slot = PAGE << step.shift, place % PAGE
+            lines.turn(x, plan.cos[table, place], plan.sin[table, place])
+    tokens, slot, each = PAGE << step.shift, place % PAGE, plan.shape[9]
     page = step.blocks[step.rows[b], place // tokens] * step.block_bytes
-    page += place % tokens // PAGE * PAGE * padded * number
+    page += place % tokens // PAGE * PAGE * each
     for g in range(kv_heads):
-        begin = page + (layer * kv_heads + g) * tokens * padded * number
+        begin = page + (layer * kv_heads + g) * tokens * each
+        if number == 1:
+            key, value = line[k_at + g * size : k_at + (g + 1) * size], line[v_at + g * size : v_at + (g + 1) * size]
+            k, v, behind = step.keys + begin, step.values + begin, PAGE * padded
+            _put_codes(key, k + slot, PAGE, k + behind + slot * 2, PAGE * 2)
+            _put_codes(value, v + slot * padded, 1, v + behind + slot * (padded // GROUP) * 2, 2)
+            continue
         for i in range(size):
             k, v = step.keys + begin + (i * PAGE + slot) * number, step.values + begin + (slot * padded + i) * number
             if number == 2:
@@ -252,7 +196,7 @@ def _keep(plan, room, step, layer, b):
 @njit(**FAST)
 def _attend(plan, room, step, layer, b, stop, g, thread):
     """What the lines b to stop of one run read with the heads of group g."""
-    heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
+    heads, kv_heads, size, padded = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3]
     group = heads // kv_heads
     queries, out, where, scores = room.asked[thread, 0], room.asked[thread, 1], room.where[thread], room.scores[thread]
     m, scale = 0, plan.factors[layer, 0]
@@ -266,10 +210,10 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
     call(
         plan.shape[5],
         (
-            _at(queries), _at(where), np.int64(m), padded, _at(step.blocks[step.rows[b]]),
-            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * padded * number, step.block_bytes, step.keys,
-            step.values, plan.layers[layer, WINDOW], _at(plan.factors[layer, 1:]), _at(scores),
-            np.int64(scores.shape[1]), _at(out),
+            lines.at(queries), lines.at(where), np.int64(m), padded, lines.at(step.blocks[step.rows[b]]),
+            step.shift, (layer * kv_heads + g) * (PAGE << step.shift) * plan.shape[9], step.block_bytes,
+            step.keys, step.values, plan.layers[layer, WINDOW], lines.at(plan.factors[layer, 1:]), lines.at(scores),
+            np.int64(scores.shape[1]), lines.at(out),
         ),
     )  # fmt: skip
     m = 0
@@ -282,19 +226,19 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
 def _forward(plan, room, step, thread, threads):
     """One thread's part of a pass."""
     heads, kv_heads = plan.shape[0], plan.shape[1]
-    n, counter, width = len(step.x), _at(room.counter), room.inner.shape[1]
+    n, counter, width = len(step.x), lines.at(room.counter), room.inner.shape[1]
     first, last = n * thread // threads, n * (thread + 1) // threads
     together = max(1, QUERIES // (heads // kv_heads))
     for layer in range(len(plan.layers)):
         own = plan.matrices[layer]
-        coded = own[Q, CODED] + own[K, CODED] + own[V, CODED]
+        coded = own[lines.Q, lines.CODED] + own[lines.K, lines.CODED] + own[lines.V, lines.CODED]
         for b in range(first, last):
-            _norm(step.x[b], plan.norms[layer, 0], plan.eps[0], room.h[b])
+            lines.norm(step.x[b], plan.norms[layer, 0], plan.eps[0], room.h[b])
             if coded:
-                _code(room.h[b], b, room)
+                lines.code(room.h[b], b, room)
         meet(counter, threads)
         for j in range(3):
-            _multiply(own[j], room.h, room, n, room.qkv, thread, threads)
+            lines.multiply(own[j], room.h, room, n, room.qkv, thread, threads)
         meet(counter, threads)
         for b in range(first, last):
             _keep(plan, room, step, layer, b)
@@ -308,45 +252,49 @@ def _forward(plan, room, step, thread, threads):
                 turn += 1
             b = stop
         meet(counter, threads)
-        if own[OUT, CODED]:
+        if own[lines.OUT, lines.CODED]:
             for b in range(first, last):
-                _code(room.read[b], b, room)
+                lines.code(room.read[b], b, room)
             meet(counter, threads)
-        _multiply(own[OUT], room.read, room, n, room.y, thread, threads)
+        lines.multiply(own[lines.OUT], room.read, room, n, room.y, thread, threads)
         meet(counter, threads)
-        coded = own[GATE, CODED] + own[UP, CODED]
+        mixed = len(plan.routers) > 0
+        coded = plan.routers[layer, lines.CODED] if mixed else own[lines.GATE, lines.CODED] + own[lines.UP, lines.CODED]
         for b in range(first, last):
-            _added(plan, room, step, b, OUT, room.read, plan.biases[1], layer, 1)
-            _norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
+            _added(plan, room, step, b, lines.OUT, room.read, plan.biases[1], layer, 1)
+            lines.norm(step.x[b], plan.norms[layer, 2], plan.eps[0], room.h[b])
             if coded:
-                _code(room.h[b], b, room)
+                lines.code(room.h[b], b, room)
         meet(counter, threads)
-        _multiply(own[GATE], room.h, room, n, room.gates, thread, threads)
-        _multiply(own[UP], room.h, room, n, room.gates, thread, threads)
-        meet(counter, threads)
-        up = own[UP, OFFSET]
+        if mixed:
+            lines.mix(plan, room, layer, n, thread, threads)
+        else:
+            lines.multiply(own[lines.GATE], room.h, room, n, room.gates, thread, threads)
+            lines.multiply(own[lines.UP], room.h, room, n, room.gates, thread, threads)
+            meet(counter, threads)
+            up = own[lines.UP, OFFSET]
+            for b in range(first, last):
+                for which in range(lines.GATE, lines.UP + 1):
+                    _changed(plan, step, layer, which, b, room.h[b], room.gates[b])
+                if len(plan.biases[2]):
+                    lines.add(room.gates[b], plan.biases[2][layer])
+                lines.gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
+                if own[lines.DOWN, lines.CODED]:
+                    lines.code(room.inner[b], b, room)
+            meet(counter, threads)
+            lines.multiply(own[lines.DOWN], room.inner, room, n, room.y, thread, threads)
+            meet(counter, threads)
         for b in range(first, last):
-            for which in range(GATE, UP + 1):
-                _changed(plan, step, layer, which, b, room.h[b], room.gates[b])
-            if len(plan.biases[2]):
-                _add(room.gates[b], plan.biases[2][layer])
-            _gated(plan.shape[4], room.gates[b, :width], room.gates[b, up : up + width], room.inner[b])
-            if own[DOWN, CODED]:
-                _code(room.inner[b], b, room)
-        meet(counter, threads)
-        _multiply(own[DOWN], room.inner, room, n, room.y, thread, threads)
-        meet(counter, threads)
-        for b in range(first, last):
-            _added(plan, room, step, b, DOWN, room.inner, plan.biases[3], layer, 3)
+            _added(plan, room, step, b, lines.DOWN, room.inner, plan.biases[3], layer, 3)
     meet(counter, threads)
     w = len(step.wanted)
     for i in range(w * thread // threads, w * (thread + 1) // threads):
-        _norm(step.x[step.wanted[i]], plan.norm, plan.eps[0], room.h[i])
-        if plan.head[CODED]:
-            _code(room.h[i], i, room)
+        lines.norm(step.x[step.wanted[i]], plan.norm, plan.eps[0], room.h[i])
+        if plan.head[lines.CODED]:
+            lines.code(room.h[i], i, room)
     meet(counter, threads)
     if w:
-        _multiply(plan.head, room.h, room, w, step.logits, thread, threads)
+        lines.multiply(plan.head, room.h, room, w, step.logits, thread, threads)
     meet(counter, threads)
     return 0
 

@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from llmanac.kernels.gguf.blocks import BY_NUMBER, KINDS, Kind
+from llmanac.kernels.gguf.blocks import Kind
 from llmanac.kernels.infer._machine import (
     AVX2,
     FLOAT,
@@ -48,13 +48,13 @@ from llmanac.kernels.infer._machine import (
     vector,
     widened,
 )  # fmt: skip
+from llmanac.kernels.infer.kinds import BY_NUMBER, PACKED
 from llmanac.kernels.text import cached
 
 F32, F16, BF16 = 0, 1, 30  # ggml's numbers, as those of `KINDS`
 FLOATS = {"float32": F32, "float16": F16, "bfloat16": BF16}
 GROUP, ROWS = 32, 16  # numbers that share a scale of x; rows of W that are multiplied at once
 PLANES = {8: (8,), 6: (4, 2), 5: (4, 1), 4: (4,), 3: (2, 1), 2: (2,)}  # bits of a code -> widths of the planes
-PACKED = {kind.name.lower(): kind for kind in KINDS.values() if kind.bits and kind.name != "MXFP4"}
 AHEAD = 4096  # bytes of codes
 L2 = 1 << 18  # bytes of activations that are read again for each piece of the matrix
 
@@ -99,8 +99,8 @@ def _sums(builder: Any, form: int, total: Any) -> Any:
 
 def layout(kind: Kind) -> tuple[int, int, int]:
     """Bytes of 16 rows: codes of a group, scales of a group's parts, scale and minimum of a block."""
-    each = 1 + kind.minimum
-    return 64 * kind.bits, (GROUP // kind.part * each * ROWS if kind.size > GROUP else 0), 2 * ROWS * each
+    each, width = 1 + kind.minimum, kind.layout["d"].itemsize
+    return 64 * kind.bits, (GROUP // kind.part * each * ROWS if kind.part < kind.size else 0), width * ROWS * each
 
 
 class _Codes:
@@ -151,7 +151,7 @@ def _tile(typing_context, form, kind, count, weights, scales, heads, groups, cod
     """16 rows of a packed matrix with `count` rows of activations."""
     form_, kind_, count_ = literal(form), BY_NUMBER[literal(kind)], literal(count)
     code_bytes, scale_bytes, head_bytes = layout(kind_)
-    parts = GROUP // kind_.part
+    parts, width_ = max(1, GROUP // kind_.part), kind_.layout["d"].itemsize
     offset = 128 if kind_.table else kind_.offset
 
     def generate(context, builder, signature, arguments):
@@ -166,6 +166,11 @@ def _tile(typing_context, form, kind, count, weights, scales, heads, groups, cod
         def scale(place, part):  # of 16 rows: whole numbers of 8 bits
             whole = load(builder, vector(I8), ahead(builder, place, ROWS * part), 16)
             return builder.sitofp(builder.sext(whole, vector(I32)), vector(FLOAT))
+
+        def headed(place):  # of a block
+            if width_ == 4:
+                return load(builder, vector(FLOAT), place, 64)
+            return widened(builder, form_, load(builder, vector(I16), place, 32))
 
         x_rows, s_rows = rows(codes, times(groups, GROUP)), rows(s, times(groups, 4))
         t_rows, f_rows = rows(t, times(groups, 12)), rows(f, times(groups, 12))
@@ -182,9 +187,9 @@ def _tile(typing_context, form, kind, count, weights, scales, heads, groups, cod
             bases = [builder.add(row, x_at) for row in x_rows]
             for part in range(parts):
                 own_sum = ahead(builder, sum_at, 0 if parts == 1 else 4 + 4 * part)
-                d, m = widened(builder, form_, load(builder, vector(I16), head, 32)), None
+                d, m = headed(head), None
                 if kind_.minimum:
-                    m = widened(builder, form_, load(builder, vector(I16), ahead(builder, head, 32), 32))
+                    m = headed(ahead(builder, head, ROWS * width_))
                 if scale_bytes:
                     each = 1 + kind_.minimum
                     d = builder.fmul(d, scale(scale_at, each * part))

@@ -39,7 +39,6 @@ from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
 from llmanac.lab.pairing import hash_row
-from llmanac.lab.posthoc import arms_of
 from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.slices import PARTS, Slice, read_slices, sentiment_slices, tone_names
 from llmanac.lab.sources import run_key
@@ -185,7 +184,7 @@ class ClassifyingTrial(Applied):
         )
         check_known(set(train.labels), test, Path(base.test))
         starts = question.axis.kind == "start"
-        arms = arms_of(question, lambda text: _start(text) if starts else _method(text, base, train))
+        arms = question.arms(lambda text: _start(text) if starts else _method(text, base, train))
         needing = [arm.label for arm in arms if starts or needs_model(arm.spec)]
         if needing and base.model is None:
             raise SpecError(f"arm {needing[0]!r}: needs a language model; give its folder as --artefact, or `train`")

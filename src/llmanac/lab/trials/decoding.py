@@ -31,7 +31,7 @@ from llmanac.generate.engine import Engine
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import digest
-from llmanac.lab.posthoc import arms_of, text_of, words_of
+from llmanac.lab.prepare import text_of
 from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
@@ -153,13 +153,11 @@ class DecodingTrial(Applied):
             raise SpecError(
                 "--artefact: decoding methods need a finished model; give the folder of a run or of a model"
             )
-        arms, artefact = arms_of(question), Artefact.load(question.artefact, question.base.device)
-        corpus, notes = text_of(question)
-        say(words_of(corpus, question.base.data.source))
+        arms, artefact = question.arms(), Artefact.load(question.artefact, question.base.device)
+        corpus, notes = text_of(question, say)
         documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
         trial = cls(artefact, passages(artefact, documents, MOST_PASSAGES))
         trial.arms = arms
-        trial.definition = [artefact.sha256, corpus.manifest["held_out"]["sha256"]]
         trial.about = {
             "data": {"source": dump(question.base.data.source)},
             "artefact": f"{artefact.path}, sha256 {artefact.sha256}",

@@ -30,7 +30,7 @@ from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import RESERVE
 from llmanac.lab.cache import digest
-from llmanac.lab.posthoc import arms_of, text_of, words_of
+from llmanac.lab.prepare import text_of
 from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
@@ -129,15 +129,13 @@ class QuantizingTrial(Applied):
             raise SpecError(
                 "--artefact: a comparison of quantizers needs a finished model; give a run, a model or a .gguf"
             )
-        self.arms = arms_of(question, spec_of)
+        self.arms = question.arms(spec_of)
         self.subject = Artefact.load(question.artefact, "cpu")
         check_arms(self.arms, self.subject)
-        corpus, _ = text_of(question)
-        say(words_of(corpus, question.base.data.source))
+        corpus, _ = text_of(question, say)
         held_out = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
         train = list(corpus.train.texts())
         self.calibration, self.items = texts_of(self.subject, train, held_out, MOST_DOCUMENTS)
-        self.definition = [self.subject.sha256, corpus.manifest["held_out"]["sha256"]]
         self.words = f"{{}} held-out documents of up to {self.items[0].ids.shape[1]} tokens."
         self.about = {
             "data": {"source": dump(question.base.data.source)},

@@ -29,7 +29,6 @@ from llmanac.data.readers import table_rows
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
-from llmanac.lab.posthoc import arms_of
 from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import BOOTSTRAP, Metric
@@ -125,7 +124,7 @@ class RetrievingTrial(Applied):
 
     def __init__(self, question: Question, say: Say) -> None:
         """Raises SpecError: an arm that needs vectors, where the index has none. DataError: see `read_questions`."""
-        base, self.arms = question.base, arms_of(question, spec_of)
+        base, self.arms = question.base, question.arms(spec_of)
         encoder = None if base.encoder is None else make(dense.Spec, {"name": "dense", "model": base.encoder})
         self.index = FolderIndex.update(base.folder, base.index, encoder=encoder, problems=CommandProblems("skip"))
         self.items = read_questions(base.questions, self.index.documents)

@@ -36,7 +36,7 @@ from llmanac.core.spec import Spec, dump, make, patch
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
-from llmanac.lab.posthoc import arms_of, text_of, words_of
+from llmanac.lab.prepare import text_of
 from llmanac.lab.runner import Applied, Question, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
@@ -195,14 +195,13 @@ class TokenizerTrial(Applied):
     @classmethod
     def of(cls, question: Question, say: Say) -> TokenizerTrial:
         """The trial of a question."""
-        arms, base = arms_of(question, spec_of), question.base
+        arms, base = question.arms(spec_of), question.base
         if isinstance(base, TextFiles):
             texts, notes = Texts.on_files(base, arms)
             about: dict[str, Any] = {"data": {"on": ", ".join(base.on)}, "notes": list(filter(None, notes))}
             about["held"] = "the same text"
         else:
-            corpus, _ = text_of(question)
-            say(words_of(corpus, base.data.source))
+            corpus, _ = text_of(question, say)
             texts = Texts.of(corpus, base.data)
             about = {"data": {"source": dump(base.data.source), "train_bytes": corpus.manifest["train"]["bytes"]}}
         trial = cls(texts)

@@ -1,9 +1,8 @@
-"""What a user said of themselves in earlier chats: facts found by rules, kept in one SQLite file."""
+"""What a user wants remembered across chats, in one SQLite file: what is said explicitly, and what a model extracts."""
 
 from __future__ import annotations
 
 from llmanac.retrieve.memory.recall import Fact
-from llmanac.retrieve.memory.rules import Change, changes_in
-from llmanac.retrieve.memory.store import Memory
+from llmanac.retrieve.memory.store import Done, Memory
 
-__all__ = ["Change", "Fact", "Memory", "changes_in"]
+__all__ = ["Done", "Fact", "Memory"]

@@ -1,189 +1,124 @@
-"""Which facts a question means, and which ones a later statement replaces or ends.
+"""Which facts a question means, by words (BM25) or by vectors, above a threshold that the facts themselves give.
 
-A question's fact is found by the weighted share of the question's content words that it holds (its sentence and the
-words that ask for it); among equal ones the newest is first.
+What the other facts get for a question of one fact is chance: with an encoder for its text, else for its first words,
+as many as the question has, since what a fact is of comes before its value, and short questions fit by chance more
+often. From a fact's score the mean of the `HUB` best of these is taken, so that a fact which is near to everything is
+no nearer (as CSLS, Conneau et al. 2018, arXiv:1710.04087); of what is left, the best of each is kept, and a fact is
+recalled where it exceeds all but `CHANCE` of them (a conformal threshold). Where there is an encoder its cosines decide
+alone: with the words' scores added, more was recalled that means something else.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-import re
-from collections import Counter
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from llmanac.evaluate._english import FUNCTION
 from llmanac.metrics._porter import stem
 from llmanac.retrieve._words import plain_words
-from llmanac.retrieve.memory import forms, plain
-from llmanac.retrieve.memory.rules import Change, subject_of
+from llmanac.retrieve.bm25 import BM25
 
-LEAST = 0.34  # of a question's words: below, no fact is meant
-NEAR = 0.2  # cosine with the question from which a fact is meant
-WORDS = 0.25  # weight of the words' share where there are cosines
-PERSON = frozenset(forms.PERSON.split())
-OTHERS = 0.2  # what a fact of somebody else loses where the question does not name them
-NAMED = 0.5  # of a fact's subject or value, that a clause must name to end it
-_ASKING = "what which who whom whose when where why how am is are was do does did user please tell said"
-ASKING = frozenset(_ASKING.split())
-
-
-_KIN = """mother mum mom mummy mama; father dad daddy papa; grandmother grandma gran granny nan; brother bro;
-sister sis; grandfather grandpa grandad granddad; son boy; daughter girl; children kids child kid"""
-KIN = {word: group.split()[0] for group in _KIN.split(";") for word in group.split()}
+CHANCE = 0.05  # of questions whose fact is not there, that recall another: the error that is asked for
+HUB = 5  # as few as there are near neighbours
+MOST = 256  # facts that are asked for in turn
+UNSAID = frozenset(["my", "our", "the", "that", "about"])  # need not be said of a fact to name it
 
 
 @dataclass(frozen=True)
 class Fact:
-    """id: as `llmanac memory` names it; stated: seconds since 1970; number: of the statement, from 1."""
+    """One fact.
+
+    Attributes:
+        id: as `llmanac memory` names it. stated: seconds since 1970.
+        text: "KEY: VALUE" has a key; of other texts it is "".
+        asked: 1 where the user asked to remember it, so that a model neither changes nor deletes it.
+    """
 
     id: int
-    subject: str
-    value: str
     text: str
-    cues: str
     stated: float
-    number: int
+    asked: int = 1
+
+    @property
+    def key(self) -> str:
+        return key_of(self.text)
 
 
-_SHORT = re.compile(r"['’](?:m|ve|re|d|ll|s|t)\b")
+def key_of(text: str) -> str:
+    """What stands before the first colon, without case; a later fact of the same key replaces the earlier one."""
+    key, colon, value = text.partition(": ")
+    return " ".join(key_words(key)) if colon and value else ""
 
 
-@functools.lru_cache(maxsize=65536)
-def content(text: str) -> frozenset[str]:
-    """Stems of the words of a text by which facts are found."""
-    words = [KIN.get(word, word) for word in plain_words(_SHORT.sub("", text))]
-    return frozenset(stem(word) for word in words if word not in FUNCTION and word not in ASKING)
+def key_words(text: str) -> list[str]:
+    """The words of a key, or of what asks for one: in one case and form, without what is said of whose it is."""
+    words = [word.strip("?!.,;:\"'()") for word in unicodedata.normalize("NFKC", text).casefold().split()]
+    return [word for word in words if word and word not in UNSAID] or words
 
 
-def owner(fact: Fact) -> frozenset[str]:
-    """Whose a fact is, besides the user's own: of "sister's job" the stem of "sister"."""
-    whose = re.split(r"['’]s |: ", fact.subject, maxsplit=1)
-    if len(whose) < 2 or not re.search(rf"(?i)\b(?:my|our|user's) {re.escape(whose[0])}\b", fact.text):
-        return frozenset()
-    return content(whose[0])
+def content(text: str) -> list[str]:
+    """Stems of the words by which facts are found."""
+    return [stem(word) for word in plain_words(text) if (word not in FUNCTION and len(word) > 1) or word.isdigit()]
 
 
-def ranked(
-    question: str, facts: Sequence[Fact], k: int, least: float = LEAST, nearness: Sequence[float] | None = None
-) -> list[Fact]:
-    """The k facts that a question means, best first; none where fewer than `least` of its words, by weight, match.
+class Recall:
+    """An index of facts.
 
     Args:
-        nearness: of each fact, its cosine with the question; a fact of at least `NEAR` may lack the question's words.
+        vectors: of the facts, (N, D) of length 1, where there is an encoder; of a single fact they tell nothing.
     """
-    held = [content(f"{fact.subject} {fact.text} {fact.cues}") for fact in facts]
-    counts = Counter(word for words in held for word in words)
-    asked = content(question) or frozenset(question.lower().split())
-    weights = {word: math.log(1 + (len(facts) + 1) / (counts[word] + 0.5)) for word in asked}
-    total = sum(weights.values())
-    rated = []
-    for i, (fact, words) in enumerate(zip(facts, held, strict=True)):
-        share = sum(weights[word] for word in asked & words) / total if total else 0.0
-        near = float(nearness[i]) if nearness is not None else 0.0
-        if share >= least or near >= NEAR:
-            subject = content(fact.subject)  # "name" is nearer to "called" than "dog's name" is
-            own = 0.2 * len(asked & subject) / (1 + len(subject - asked)) - 0.02 * len(subject - asked)
-            score = share + own if nearness is None else WORDS * (share + own) + near
-            if (whose := owner(fact)) and not whose & asked:
-                score -= OTHERS
-            rated.append((round(score, 9), fact.number, fact))
-    return [fact for _, _, fact in sorted(rated, key=lambda one: (-one[0], -one[1]))[:k]]
 
+    def __init__(self, facts: Sequence[Fact], vectors: np.ndarray | None = None) -> None:
+        self.facts, self.vectors = facts, vectors if len(facts) > 1 else None
+        words = [content(fact.text) for fact in facts]
+        self.index = BM25(words)
+        asked = (dict.fromkeys(content(fact.key) or own) for fact, own in zip(facts, words, strict=True))
+        self._asked = [list(own) for own in asked]
+        self._known: dict[int, tuple[np.ndarray, float]] = {}
 
-def ended(clause: str, facts: Sequence[Fact], own: bool = True) -> list[Fact]:
-    """The fact that a clause about an end names: enough of its subject or of its value is among the clause's words."""
-    said = content(clause)
+    def _chance(self, count: int) -> tuple[np.ndarray, float]:
+        """(N,) what each fact gets for others' questions of so many words, and the threshold of what is more."""
+        size = len(self.facts)
+        if size < 2:
+            return np.zeros(size), 0.0
+        if count not in self._known:
+            chosen = np.unique(np.linspace(0, size - 1, MOST).astype(int))
+            vectors = self.vectors
+            near = np.stack(
+                [self._scores(self._asked[i][:count], None if vectors is None else vectors[i]) for i in chosen]
+            )
+            near[np.arange(len(chosen)), chosen] = -np.inf
+            hubs = np.ma.masked_invalid(np.sort(near, 0)[::-1][:HUB]).mean(0).filled(0.0)
+            found = np.sort((near - hubs).max(1))
+            place = math.ceil((1 - CHANCE) * (len(found) + 1))  # of a new question among them
+            self._known[count] = hubs, float(found[min(place, len(found)) - 1])
+        return self._known[count]
 
-    def share(text: str) -> float:
-        words = content(text)
-        part = len(words & said) / len(words) if words else 0.0
-        noun = stem(plain_words(text)[-1]) if words else ""  # of "training for a marathon" the last word says more
-        return part if part != 0.5 or noun in said else 0.0
+    def _scores(self, words: Sequence[str], vector: np.ndarray | None) -> np.ndarray:
+        """(N,) cosines, or BM25 of the words over what they would give together."""
+        if self.vectors is not None and vector is not None:
+            return np.asarray(self.vectors @ vector, np.float64)
+        most = sum(map(self.index.weight, words)) / (1 + self.index.spec.k1)
+        return self.index.scores(words) / most if most else np.zeros(len(self.facts))
 
-    def named(fact: Fact) -> float:
-        head, _, thing = fact.subject.partition(":")
-        alone = not thing or said <= content(head)  # "I stopped smoking" ends "smoke: a pack a day"
-        return max(share(fact.value), share(head) if alone else 0.0)
+    def top(self, question: str, k: int, least: float = 0.0, vector: np.ndarray | None = None) -> list[Fact]:
+        """The k best facts that are more than `least` above chance, of equal ones the newest first.
 
-    facts = [fact for fact in facts if own or fact.subject not in PERSON]
-    rated = [(named(fact), len(content(fact.text) & said), fact.number, fact) for fact in facts]
-    best = max(rated, key=lambda one: one[:3], default=None)
-    return [best[3]] if best is not None and best[0] >= NAMED else []
-
-
-def meant(text: str, facts: Sequence[Fact]) -> list[Fact]:
-    """The facts of a subject that is named: it, those of the thing that it names ("the cat"), or the best that fits."""
-    said = content(text)
-    exact = [fact for fact in facts if fact.subject == subject_of(text)]
-    within = [fact for fact in facts if said and content(fact.subject) and content(fact.subject) <= said]
-    things = [fact for fact in facts if re.match(rf"{re.escape(subject_of(text))}(?:['’]s|:) ", fact.subject)]
-    return exact or within or things or ranked(text, facts, 1, least=0.5)
-
-
-def unwanted(change: Change, facts: Sequence[Fact]) -> list[Fact]:
-    """The facts that a wish to forget means: of "my name is Bob" and "is not Bob" only a name that is Bob."""
-    if change.subject:  # what is denied is of this subject exactly
-        found = [fact for fact in facts if fact.subject == subject_of(change.subject)]
-    else:
-        found = meant(change.text, facts)
-    words = set(plain_words(change.value)) - {"a", "an", "the"}
-    if not change.value:
-        return found
-    return [fact for fact in found if words and words <= {*plain_words(fact.value)}]
-
-
-def replaced(change: Change, facts: Sequence[Fact]) -> tuple[list[Fact], str]:
-    """The facts that a statement replaces besides that of its own subject, and the subject that it is kept by.
-
-    The subject is empty where nothing is to be kept: an "update" of no known fact, or of several; and words of no
-    quantity that are said, not as news, of what has a quantity or date ("my budget is tight").
-    """
-    if change.only:
-        same = [fact for fact in facts if fact.value.lower() == change.value.lower() and fact.subject != change.subject]
-        return same, change.subject
-    known = next((fact for fact in facts if fact.subject == change.subject), None)
-    if known is not None:
-        vague = plain.slot(known.value)[0] and not plain.slot(change.value)[0] and not change.renewed
-        return [], "" if vague else change.subject
-    if change.kind == "update":
-        named = [
-            f
-            for f in facts
-            if (_fits(change.subject, f) if change.subject else change.renewed and _same_unit(change, f))
-        ]
-        return [], named[0].subject if len(named) == 1 else ""
-    like = [fact for fact in facts if change.renewed and _renews(change, fact)]
-    return (like if len(like) == 1 else []), change.subject
-
-
-def _fits(subject: str, fact: Fact) -> bool:
-    """Whether a known fact is of this subject in other words ("thesis deadline": "deadline for the thesis")."""
-    mine, its = content(subject), content(fact.subject)
-    return bool(mine and its) and (mine <= its or its <= mine)
-
-
-def _renews(change: Change, fact: Fact) -> bool:
-    """Whether news replace an earlier fact: of the same verb another version, of the same frame another slot."""
-    verb, _, thing = fact.subject.partition(":")
-    if thing:
-        return (
-            change.subject.startswith(f"{verb}:")
-            and re.search(r"\d", change.value) is not None
-            and (_unit(change.value) == _unit(fact.value))
-        )
-    kind, old = plain.slot(change.value)[0], plain.slot(fact.value)[0]
-    its = content(fact.subject)
-    mine = content(f"{change.subject} {change.text}")
-    names = {stem(name.lower()) for name in re.findall(r"\b[A-Z]\w+", change.text)}
-    return kind == old != "" and bool(its) and (its <= mine or bool(its & mine & names)) and "'s " not in fact.subject
-
-
-def _same_unit(change: Change, fact: Fact) -> bool:
-    (kind, value), (old, before) = plain.slot(change.value), plain.slot(fact.value)
-    return kind == old and kind in ("money", "measure") and _unit(value) == _unit(before)
-
-
-def _unit(text: str) -> str:
-    return re.sub(r"[\d.,\s]+", "", text).lower()
+        A fact whose key the question names is first, unless a longer key there holds its key.
+        """
+        words = list(dict.fromkeys(content(question)))
+        hubs, threshold = self._chance(0 if self.vectors is not None else len(words))
+        found = (self._scores(words, vector) - hubs - threshold).round(6)
+        said = f" {' '.join(key_words(question))} "
+        named = sorted((f.key for f in self.facts if f.key and f" {f.key} " in said), key=len, reverse=True)
+        for i, fact in enumerate(self.facts):
+            if fact.key in named:
+                found[i] = (
+                    math.inf if not any(f" {fact.key} " in f" {key} " for key in named if key != fact.key) else least
+                )
+        order = sorted(range(len(found)), key=lambda i: (-found[i], -i))
+        return [self.facts[i] for i in order[:k] if found[i] > least]

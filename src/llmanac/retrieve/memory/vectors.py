@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import sqlite3
 from collections.abc import Sequence
 
@@ -16,8 +15,6 @@ _SCHEMA = """
 create table if not exists vectors (id integer primary key, made text not null, vector blob not null);
 create trigger if not exists vectors_of_deleted after delete on facts begin delete from vectors where id = old.id; end;
 """
-_SAID = re.compile(r"^The user said: ")
-_FIRST_PERSON = ((r"\bThe user's\b", "My"), (r"\bThe user is\b", "I am"), (r"\bThe user\b", "I"))
 
 
 class Vectors:
@@ -29,18 +26,12 @@ class Vectors:
     """
 
     def __init__(self, base: sqlite3.Connection, encode: Encode, name: str) -> None:
-        self._base, self._encode, self._name = base, encode, name
+        self._base, self.encode, self._name = base, encode, name
         base.executescript(f"begin immediate; {_SCHEMA} commit;")
 
-    def nearness(self, question: str, facts: Sequence[Fact]) -> np.ndarray:
-        """Cosines of a question with facts, (N,)."""
-        if not facts:
-            return np.zeros(0, np.float32)
-        query = self._encode([question])[0]
-        return np.asarray(self._of(facts, len(query)) @ query, np.float32)
-
-    def _of(self, facts: Sequence[Fact], width: int) -> np.ndarray:
-        made = [hashlib.sha256(f"{self._name}\0{spoken(fact)}".encode()).hexdigest() for fact in facts]
+    def of(self, facts: Sequence[Fact], width: int) -> np.ndarray:
+        """(N, width), those that the file lacks encoded and kept."""
+        made = [hashlib.sha256(f"{self._name}\0{fact.text}".encode()).hexdigest() for fact in facts]
         kept = {id: (key, data) for id, key, data in self._base.execute("select id, made, vector from vectors")}
         out = np.zeros((len(facts), width), np.float32)
         new = []
@@ -51,7 +42,7 @@ class Vectors:
             else:
                 new.append(i)
         if new:
-            out[new] = self._encode([spoken(facts[i]) for i in new])
+            out[new] = self.encode([facts[i].text for i in new])
             rows = [(facts[i].id, made[i], out[i].tobytes(), facts[i].id) for i in new]
             self._base.execute("begin immediate")
             self._base.executemany(
@@ -59,11 +50,3 @@ class Vectors:
             )
             self._base.execute("commit")
         return np.nan_to_num(out)
-
-
-def spoken(fact: Fact) -> str:
-    """A fact as the user would say it, as questions are asked."""
-    said = _SAID.sub("", fact.text)
-    for pattern, word in _FIRST_PERSON:
-        said = re.sub(pattern, word, said)
-    return said

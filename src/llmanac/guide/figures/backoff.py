@@ -1,0 +1,26 @@
+"""How an n-gram model falls back from a long context that it has not seen to shorter ones."""
+
+from __future__ import annotations
+
+from llmanac.guide.figures._draw import Drawing
+
+LEVELS = (("the black cat", 0, 3), ("black cat", 1, 8), ("cat", 14, 60), ("", 120, 10_000))
+EXAMPLE = {"levels": LEVELS}
+
+
+def draw() -> str:
+    """A row for each length of context, with counts."""
+    made = Drawing(
+        640, 220, "Back-off to shorter contexts",
+        "The word sat after a context: the longest context was seen but never with this word, so part of its "
+        "probability is given to the next shorter one, and so on down to no context.",
+    )  # fmt: skip
+    for row, (context, hits, total) in enumerate(LEVELS):
+        y = 16 + 50 * row
+        made.box(40, y, 170, 32, context or "no context", "soft")
+        made.box(250, y, 170, 32, f"{hits} of {total:,} times sat", "a" if hits else "b")
+        made.text(440, y + 20, f"{hits / total:.3f}", "start", "small")
+        if row + 1 < len(LEVELS):
+            made.arrow((125, y + 32), (125, y + 50), kind="curve b")
+            made.text(135, y + 46, "what is left over", "start", "small")
+    return made.svg()

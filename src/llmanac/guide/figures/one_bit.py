@@ -1,0 +1,32 @@
+"""A row of weights in eight bits, in four, in one: what is stored and what comes back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmanac.guide.figures._draw import Drawing
+
+ROW = np.array([0.31, -0.12, 0.05, -0.44, 0.22, -0.03, 0.18, -0.27])
+
+
+def _rounded(bits: int) -> np.ndarray:
+    if bits == 1:
+        return np.sign(ROW) * np.abs(ROW).mean()
+    most = 2 ** (bits - 1) - 1
+    scale = np.abs(ROW).max() / most
+    return np.asarray(np.round(ROW / scale) * scale)
+
+
+ROUNDED = {bits: _rounded(bits) for bits in (8, 4, 1)}
+
+
+def draw() -> str:
+    """Four rows of numbers."""
+    made = Drawing(
+        620, 200, "One row of weights in fewer bits",
+        "With eight bits hardly anything changes; with four small weights become zero; with one bit only the "
+        "signs are left, and one scale for all.",
+    )  # fmt: skip
+    rows = [ROW, *ROUNDED.values()]
+    made.grid(140, 24, [row.tolist() for row in rows], rows=("as it was", "8 bits", "4 bits", "1 bit"), size=42)
+    return made.svg()

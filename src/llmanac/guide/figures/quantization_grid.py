@@ -1,0 +1,42 @@
+"""The levels that four bits have: evenly spaced and NF4's, over a normal distribution of weights."""
+
+from __future__ import annotations
+
+import math
+
+from llmanac.guide.figures._draw import Drawing
+from llmanac.quant.nf4 import levels
+
+LEVELS = tuple(levels().tolist())
+DEVIATION = 0.35  # of the weights, over the largest
+EVEN = tuple(-1 + i / 7.5 for i in range(16))
+
+
+def _error(levels: tuple[float, ...]) -> float:
+    """Mean squared error of rounding a normal variable of deviation 0.35 that is cut at 1, by summing a fine grid."""
+    total = weight = 0.0
+    for i in range(-2000, 2001):
+        x = i / 2000
+        density = math.exp(-0.5 * (x / 0.35) ** 2)
+        total += density * min((x - level) ** 2 for level in levels)
+        weight += density
+    return total / weight
+
+
+EXAMPLE = {"deviation": DEVIATION, "even": _error(EVEN), "nf4": _error(LEVELS), "levels": len(LEVELS)}
+
+
+def draw() -> str:
+    """The density and two rows of ticks."""
+    made = Drawing(
+        620, 250, "Sixteen levels for four bits",
+        "Weights are roughly normal. Even levels spend as many on the tails as on the middle; NF4's levels are "
+        "quantiles, close together where the weights are.",
+    )  # fmt: skip
+    made.plot(60, 20, 480, 120, [("weights", lambda x: math.exp(-0.5 * (x / 0.35) ** 2), "c")], (-1.0, 1.0), (0.0, 1.0))
+    for row, (name, ticks, kind) in enumerate((("even", EVEN, "b"), ("NF4", LEVELS, "a"))):
+        y = 175 + 38 * row
+        made.text(50, y + 14, name, "end", "small")
+        for level in ticks:
+            made.line((300 + 240 * level, y), (300 + 240 * level, y + 22), kind=f"curve {kind}")
+    return made.svg()

@@ -1,0 +1,28 @@
+"""Three ways to make a language model see."""
+
+from __future__ import annotations
+
+from llmanac.guide.figures._draw import Drawing
+
+
+def draw() -> str:
+    """Three columns; what is trained is blue."""
+    made = Drawing(
+        720, 220, "Three ways to make a language model see",
+        "Blue is trained. A frozen encoder with a trained map into the language model; an encoder that is "
+        "trained along; one model that reads patches and words in one stream.",
+    )  # fmt: skip
+    columns = (
+        ("frozen encoder", (("language model", "a"), ("map", "a"), ("encoder", "soft"))),
+        ("end to end", (("language model", "a"), ("map", "a"), ("encoder", "a"))),
+        ("one stream", (("one model", "a"), ("patches and words", "a"), ("", ""))),
+    )
+    for number, (name, parts) in enumerate(columns):
+        x = 20 + 240 * number
+        made.text(x + 95, 20, name, kind="strong")
+        for row, (words, kind) in enumerate(parts):
+            if words:
+                made.box(x, 34 + 56 * row, 190, 36, words, kind)
+                if row:
+                    made.arrow((x + 95, 34 + 56 * row), (x + 95, 14 + 56 * row))
+    return made.svg()
