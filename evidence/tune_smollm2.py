@@ -1,7 +1,7 @@
 """LoRA on a pretrained model: SmolLM2-135M-Instruct learns to answer with a line of the documentation.
 
 A row is a passage of the documentation of Python and a question, and the answer is the sentence of the passage that
-answers, word for word: the questions that the documentation yields by itself (`llmanac.retrieve.folder.fit`). Modules
+answers, word for word: questions that the documentation yields by itself (`llmanac.retrieve.folder.questions`). Modules
 are divided, so that no held-out question is about a module that was trained on.
 The system message asks for a line of the text, word for word, before and after alike.
 
@@ -42,7 +42,7 @@ from llmanac.models.gguf.write import export_gguf
 from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.retrieve.folder import FolderIndex
-from llmanac.retrieve.folder.fit import questions_of
+from llmanac.retrieve.folder.questions import questions_of
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("finetune/lora",)

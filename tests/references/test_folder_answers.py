@@ -21,6 +21,7 @@ from llmanac.retrieve.folder.answers import REFUSAL, FolderAssistant
 from llmanac.retrieve.folder.checks import AGREES, agreement
 from llmanac.retrieve.folder.quotes import spans, without_orders
 from llmanac.retrieve.folder.ranker import sigmoid
+from llmanac.retrieve.folder.reader import CHOOSE, LINE
 from llmanac.tokenizers.load import train_tokenizer
 
 FACTS = {
@@ -247,6 +248,22 @@ def test_quotes_of_a_model_are_sentences_of_the_passages(index, engine):
     assert answer.text.startswith('"') and "HACKED" not in answer.text
 
 
+def test_a_choice_among_long_sentences_has_a_bounded_prompt(tmp_path, engine):
+    long = " ".join(f"The zebra number {i} eats {'hay ' * 200}." for i in range(12))
+    (tmp_path / "a.md").write_text(f"# Zebras\n\n{long}\n")
+    seen = []
+
+    def generate(prompts, **given):
+        seen.append(len(prompts[0]))
+        return engine.generate(prompts, **given)
+
+    spy = types.SimpleNamespace(model=engine.model, tokenizer=engine.tokenizer, generate=generate)
+    FolderAssistant(FolderIndex.update(tmp_path), spy, mode="quote", threshold=0.0).answer("What does zebra 3 eat?")
+    [size] = seen
+    around = len(engine.tokenizer.encode(f"{CHOOSE}{REFUSAL}")) + 100  # bytes: the tokenizer has no others
+    assert 9 * LINE < size <= 9 * (LINE + 3) + around
+
+
 def test_packing_keeps_to_the_budget(index, engine):
     found = [one.passage for one in index.retrieve("zebra ferry keeper number", 6)]
     sizes = [len(FolderAssistant(index, engine, budget=budget).model.pack(found)) for budget in (1000, 300, 150, 40)]
@@ -316,13 +333,13 @@ def test_xquad_is_answered_cited_and_refused(tmp_path, shared_data):
             here.append(answer.support)
             if not answer.refused:
                 holds.append(row["answers"][0]["text"].lower() in answer.citations[0].text.lower())
-            rated = assistant.ranker.passages(assistant.ranker.asked(row["question"]))
-            gone.append(max((sigmoid(odds) for p, odds in rated if p.document != f"all.jsonl:{number}"), default=0.0))
+            asked = assistant.ranker.asked(row["question"])
+            gone.append(sigmoid(assistant.ranker.passages(asked, {f"all.jsonl:{number}"})[1]))
     curve = area(here, gone)
     print(
         f"answered {len(holds) / len(here):.3f}, citations hold {sum(holds) / len(holds):.3f}, refusal AUC {curve:.3f}"
     )
-    assert len(holds) / len(here) > 0.74 and sum(holds) / len(holds) > 0.91 and curve > 0.88
+    assert len(holds) / len(here) > 0.78 and sum(holds) / len(holds) > 0.93 and curve > 0.88
     assert sum(value >= assistant.threshold for value in gone) / len(gone) < 0.2
 
 

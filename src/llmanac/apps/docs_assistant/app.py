@@ -1,6 +1,6 @@
 """The application as a run, the report and the server see it (`recipes/application.py`).
 
-The documentation is a folder, and its questions are those that the folder itself yields (`retrieve/folder/fit.py`). A
+The documentation is a folder, and its questions are those that it yields itself (`retrieve/folder/questions.py`). A
 training question is looked up among the documents of training modules, as a user's would be; the model learns to point
 at the sentence that answers, or at none. Held-out questions are about modules that it never saw; without an answer are
 those that are asked where their module's documents are missing.
@@ -46,8 +46,8 @@ from llmanac.recipes.pairs import mixture, pairs_stream, write_examples
 from llmanac.recipes.timetable import questions_asked
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import FolderAnswer, FolderAssistant
-from llmanac.retrieve.folder.fit import Question, asked_of, questions_of
 from llmanac.retrieve.folder.index import WHERE
+from llmanac.retrieve.folder.questions import Question, asked_of, questions_of
 from llmanac.retrieve.folder.reader import CHOICES
 
 TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__).with_name("report.toml")).items()}
@@ -113,7 +113,7 @@ class Documentation(Pairs):
         tokenizer = self.run.tokenizer
         special = tokenizer.special_tokens
         for question in questions:
-            asked, found = assistant.found(question.text)
+            asked, found, _ = assistant.found(question.text)
             quotes = assistant.ranker.quotes(asked, found)[:CHOICES]
             if rng.random() < REMOVED:
                 quotes = [quote for quote in quotes if quote.text != question.gold]
@@ -217,7 +217,7 @@ def measured(
     closed = [next((line for line in one.text.split("\n") if line.strip()), "") for one in guesses]
     texts, pairs = [line_of(answer) for answer in given], list(zip(questions, given, strict=True))
     missed = [(q, a) for q, a in pairs if not a.refused and f1(line_of(a), q.gold) < MISSED]
-    vain = [(replace(q, gold=a.text), a) for q, a in zip(questions, declined, strict=True) if a.refused]
+    vain = [(replace(q, golds=(a.text,)), a) for q, a in zip(questions, declined, strict=True) if a.refused]
     return {
         "scores": {
             "retrieved, read by the model": _score(questions, texts),

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.folder.checks import AGREES, agreement
 from llmanac.retrieve.folder.index import FolderIndex, Passage
 from llmanac.retrieve.folder.quotes import Quote, spans
-from llmanac.retrieve.folder.ranker import Asked, Ranker, Weights, sigmoid
+from llmanac.retrieve.folder.ranker import THRESHOLD, Asked, Ranker, Weights, sigmoid
 from llmanac.retrieve.folder.reader import CHOICES, REFUSAL, RULES, PassageReader, Reader
 
 if TYPE_CHECKING:
@@ -92,12 +92,12 @@ class FolderAssistant:
         mode: str | None = None,
         method: str | None = None,
         k: int = 6,
-        threshold: float | None = None,
+        threshold: float = THRESHOLD,
         quotes: int = 1,
         budget: int = 1024,
         longest: int = 128,
         reader: Reader | None = None,
-        weights: Weights | None = None,
+        weights: Mapping[str, Weights] | None = None,
     ) -> None:
         self.index, self.engine = index, engine
         self.mode = mode or ("quote" if reader else "extract" if engine is None else "free")
@@ -105,12 +105,12 @@ class FolderAssistant:
             raise RequestError(f"--mode: {self.mode!r} is not one of {', '.join(MODES)}")
         if self.mode != "extract" and engine is None and reader is None:
             raise RequestError(f"--mode {self.mode}: a model writes the answer; name one with --model")
-        if threshold is not None and not 0 <= threshold <= 1:
+        if not 0 <= threshold <= 1:
             raise RequestError(f"--threshold: {threshold} is not between 0 and 1")
         self.method = method or ("bm25" if index.encoder is None else "hybrid")
         self.ranker = Ranker(index, self.method, weights)
         self.k, self.quotes, self.longest = k, quotes, longest
-        self.threshold = self.ranker.weights.threshold if threshold is None else threshold
+        self.threshold = threshold
         self.model = None if engine is None else PassageReader(engine, RULES, budget=budget, longest=longest)
         self.reader = reader or self.model
 
@@ -130,25 +130,26 @@ class FolderAssistant:
         own = self.ranker.asked(question)
         alone = [question] if len(own.words) > 1 or not meant else []  # "and its keeper?" says too little alone
         every = [self.found(one) for one in (*alone, *meant)]
-        asked, found = max(every, key=lambda one: one[1][0][1] if one[1] else -60.0)
-        best = sigmoid(found[0][1]) if found else 0.0
+        asked, found, odds = max(every, key=lambda one: one[2])
+        best = sigmoid(odds) if found else 0.0
         shown = [passage for passage, _ in found]
         if not found or best < self.threshold:
             return self._refusal(best, shown)
         if self.mode == "free":
             return self._free(asked, best, shown)
         # earlier questions have led to the passages; which sentence answers, this one says
-        ranked, margin = self.ranker.quotes(own if own.words else asked, found), np.inf
+        ranked, margin = self.ranker.quotes(own if own.words else asked, found, odds), np.inf
         if ranked and self.mode == "quote":
             ranked, margin = self._weighed(asked.text, ranked[:CHOICES], best)
         if not ranked or margin < 0:
             return self._refusal(best, shown)
         return self._quoted(ranked[: self.quotes], best, shown, margin)
 
-    def found(self, question: str) -> tuple[Asked, list[tuple[Passage, float]]]:
-        """A question's words, and the `k` best passages with their log-odds."""
+    def found(self, question: str) -> tuple[Asked, list[tuple[Passage, float]], float]:
+        """A question, the `k` best passages with their log-probabilities, and the log-odds that the folder answers."""
         asked = self.ranker.asked(question)
-        return asked, self.ranker.passages(asked)[: self.k]
+        found, odds = self.ranker.passages(asked)
+        return asked, found[: self.k], odds
 
     def _weighed(self, question: str, ranked: Sequence[Quote], best: float) -> tuple[list[Quote], float]:
         """The sentences in the order of both probabilities, and the margin of the first."""

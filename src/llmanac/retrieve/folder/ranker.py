@@ -1,22 +1,29 @@
-"""How probable it is that a passage, or a sentence of it, answers a question: a logistic regression over features.
+"""How probable it is that a passage, or a sentence of it, answers a question: regressions over features.
 
-    p(passage) = sigmoid(b + sum of w_i f_i)        p(sentence) = p(passage) softmax over its sentences (sum of v_i g_i)
+    p(passage) = softmax over the candidates of (w . f)      p(sentence) = p(passage) softmax over its sentences (v . g)
+    p(the folder answers) = sigmoid(b + u . h)
 
-Weights and the threshold of a refusal are read from a file that `fit.py` writes; `ranker.json` is the shipped one. A
-share is of the summed idf of the question's words; words that the index does not have are corrected by one edit.
+Weights are read from a file that `fit.py` writes; `ranker.json` is the shipped one. There are three sets: for questions
+that say a name (`named`), for others (`plain`), and for text without headings (`bare`). The bias b makes the
+probability less than 0.5 where a question is to be refused. A share is of the summed idf of the question's words; words
+that the index does not have are corrected by one edit. A `related` share is that of words whose text has another
+one that means about the same, times how near they are (`related.npz`, which `fit.py` wrote too).
 
-Features of a passage: `heading`: the share that its headings have; `said`: how much of the last heading's name the
+Features of a passage (f): `heading`: the share that its headings have; `said`: how much of the last heading's name the
 question says; `dotted`: whether a dotted name of the question is in the headings; `named`: the idf of what that name
-ends with, where the question has it; `bare`: whether there is no heading. The others have two weights, one for passages
-whose headings have a word of the question, and one, `unsaid`, for those that have none: `covered`: the share that the
-passage has; `rest`: the share, of words that the headings lack, in the text; `sentence`: the same in its best sentence;
-`bm25`: BM25 of the text over its highest value; `missing`: the rarest word that is missing; `unknown`, `corrected`:
-shares of the question; `words`, `length`: logarithms of their numbers; `first`: whether the document begins with it;
-`lead`: the share in its first sentence then; `cosine`: of vectors.
-Features of a sentence, to which words of the one before belong where it begins with a pronoun: `own`: the share that it
-has; `rest`: that of words that the headings lack; `first`: the document begins with it, and the question has no such
-word; `place`, `length`; `new`: its share of words that the question lacks; `wanted`: it has the number or the name
-that a question word asks for.
+ends with, where the question has it; `name`: the logarithm of the number of the name's words; `mentions`: how frequent
+its last word is; `covered`: the share that the passage has; `sentence`: the share, with related words, of its best
+sentence, of the words that the headings lack; `bm25`: BM25 of the text over its highest value; `missing`: the rarest
+word that is missing; `length`: the logarithm of its number of words; `first`: whether it is the first below its
+heading; `lead`: the share, with related words, of the headings and its first sentence then; `lead said`: how much of
+this sentence the question says; `cosine`: of vectors.
+Of the question and its best passage (h): the same of the passage; `margin`: its log-probability; `unknown`,
+`corrected`: shares of the question; `words`: the logarithm of their number; `strange`: whether a name with dots,
+underscores or capitals inside is unknown.
+Features of a sentence (g), to which words of the one before belong where it begins with a pronoun: `own`: the share
+that it has; `rest`: the share, with related words, of words that the headings lack; `first`: of the section; `lead`:
+that where the question has no other word than the headings; `place`, `length`; `new`: its share of words that the
+question lacks; `wanted`: it has the number or the name that a question word asks for.
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +46,22 @@ from llmanac.retrieve._words import STOP, code_words, content
 from llmanac.retrieve.folder.index import FolderIndex, Passage
 from llmanac.retrieve.folder.quotes import ORDERS, Quote, spans
 
-_OF_BOTH = (
-    "covered", "rest", "sentence", "bm25", "missing", "unknown", "corrected", "words", "length", "first", "lead",
-    "cosine",
+PASSAGE = (
+    "heading", "heading related", "said", "said related", "dotted", "named", "name", "mentions", "covered", "related",
+    "sentence", "bm25", "bm25 related", "missing", "length", "first", "lead", "lead said", "cosine",
 )  # fmt: skip
-PASSAGE = ("heading", "said", "dotted", "named", "bare", *_OF_BOTH, *(f"unsaid {name}" for name in _OF_BOTH))
-SENTENCE = ("own", "rest", "first", "place", "length", "new", "wanted")
-CANDIDATES = 30  # passages of each retriever whose features are computed
+ANSWER = (*PASSAGE, "margin", "unknown", "corrected", "words", "strange")
+SENTENCE = ("own", "related", "rest", "first", "lead", "place", "length", "new", "wanted")
+PARTS = {"passage": PASSAGE, "answer": ANSWER, "sentence": SENTENCE}
+SETS = ("named", "plain", "bare")
+THRESHOLD = 0.5  # the probability that the folder answers, below which it does not
+CANDIDATES = 60  # passages of each retriever whose features are computed
+Related = Mapping[str, Mapping[str, float]]
 SHIPPED = Path(__file__).with_name("ranker.json")
+RELATED = Path(__file__).with_name("related.npz")
 _LETTERS = string.ascii_lowercase + string.digits + "."
+REPEAT, MOST = 2, 8  # times that a word is in a query with related ones; those
+_NAME = re.compile(r"\w*[^\W\d]\w*(?:[._]\w+)+|\b[A-Za-z]*[a-z][A-Z]\w*")
 _SHORT = 4  # letters of a word that is not corrected: too many others are near
 _K1, _B, _USUAL = 1.5, 0.75, 60.0  # BM25's own, and words of a text of usual length
 PRONOUN = re.compile(r"(?:It|Its|He|His|She|Her|They|Their|This|These|That|Those)\b")
@@ -62,51 +76,99 @@ WANTED = (
 
 @dataclass(frozen=True)
 class Asked:
-    """A question: its text, the idf of its words, their sum, and shares of unknown and of corrected words."""
+    """A question.
+
+    Attributes:
+        words: their idf; whole: its sum. near: by word, those of the index that mean about the same, with how near.
+        every: words and near ones; back: how near each is to a word. unknown, corrected: shares; strange: see above.
+        naming: whether it says a name: a word of the index that is no English one, or is written as in programs.
+    """
 
     text: str
     words: Mapping[str, float]
     whole: float
+    near: Mapping[str, Mapping[str, float]]
+    every: frozenset[str]
+    back: Mapping[str, float]
     unknown: float
     corrected: float
+    strange: float
+    naming: bool
 
-    def share(self, held: Any) -> float:
-        """The share of the words that are held."""
-        return sum(idf for word, idf in self.words.items() if word in held) / self.whole if self.whole else 0.0
+    def share(self, held: Any, related: bool = False, besides: Collection[str] = ()) -> float:
+        """The share of the words that are held; of those that are not `besides`, 1 where there are none."""
+        there = self.every & held if isinstance(held, Set) else {word for word in self.every if word in held}
+        got = whole = 0.0
+        for word, idf in self.words.items():
+            if word in besides:
+                continue
+            whole += idf
+            if word in there:
+                got += idf
+            elif related and there:
+                got += idf * max((near for other, near in self.near[word].items() if other in there), default=0.0)
+        return got / whole if whole else float(bool(besides))
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What `fit.py` writes: of features by name, with `bias`; and the probability below which an answer is refused."""
+    """What `fit.py` writes for a set: of features in the order of `PARTS`, with a bias at the end of each."""
 
-    passage: Mapping[str, float]
-    sentence: Mapping[str, float]
-    threshold: float
+    passage: np.ndarray
+    answer: np.ndarray
+    sentence: np.ndarray
 
     @classmethod
-    def read(cls, method: str, path: str | Path = SHIPPED) -> Weights:
-        """The weights for a method of retrieval. Raises CheckpointError where the file does not have them."""
+    def read(cls, method: str, path: str | Path = SHIPPED) -> dict[str, Weights]:
+        """By set, the weights for a method of retrieval. Raises CheckpointError where the file does not have them."""
         try:
             data = files.read_table(path)["weights"]["bm25" if method == "bm25" else "hybrid"]
-            vectors = [[float(data[part][name]) for name in (*names, "bias")]
-                       for part, names in (("passage", PASSAGE), ("sentence", SENTENCE))]  # fmt: skip
-            out = cls(data["passage"], data["sentence"], float(data["threshold"]))
+            out = {
+                name: [
+                    np.array([float(data[name][part][f]) for f in (*names, "bias")]) for part, names in PARTS.items()
+                ]
+                for name in SETS
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: no weights for {method} ({error}); write it again with `fit`") from None
-        if not np.isfinite(sum(vectors, [out.threshold])).all():
+        if not all(np.isfinite(values).all() for parts in out.values() for values in parts):
             raise CheckpointError(f"{path}: weights are not finite; write it again with `fit`")
-        return out
+        return {name: cls(*parts) for name, parts in out.items()}
+
+
+@functools.cache
+def related_words(path: Path = RELATED) -> dict[str, dict[str, float]]:
+    """By word (a stem), others that mean about the same, with how near they are (0 to 1)."""
+    with np.load(path, allow_pickle=False) as data:
+        words, near, like = bytes(data["words"]).decode().split("\n"), data["near"], data["like"]
+    return {
+        word: {words[i]: n / 255 for i, n in zip(row.tolist(), likes.tolist(), strict=True) if n}
+        for word, row, likes in zip(words, near, like, strict=True)
+    }
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(heading: str, text: str) -> tuple[frozenset[str], frozenset[str], str, Counter[str], list[Any]]:
-    """Words of the headings, of the last one's name, its end; words of the text, and the sentences with theirs."""
-    name = heading.rpartition(" > ")[2].partition("(")[0]
+def _read(
+    heading: str, text: str, part: int
+) -> tuple[frozenset[str], frozenset[str], str, Counter[str], list[tuple[int, int, frozenset[str]]], bool]:
+    """Words of the headings, of the last one's name, its end; words of the text; the sentences with theirs; whether the
+    passage is the first below its heading."""
+    title = heading.rpartition(" > ")[2]
+    name = title.partition("(")[0]
     last = code_words(re.split(r"[\s.]", name.strip())[-1])[:1] or [""]
     places = [(a, b) for a, b in spans(text) if not ORDERS.search(text[a:b])]
     sentences = [(a, b, content(text[a:b])) for a, b in places if not text[a:b].startswith(("#", "```", "|", "=="))]
     words = Counter(word for a, b, _ in sentences for word in code_words(text[a:b]) if word not in STOP)
-    return content(heading), content(name), last[0], words, sentences
+    return content(heading), content(name), last[0], words, sentences, _begins(title, text, part)
+
+
+def begins(passage: Passage) -> bool:
+    """Whether a passage is the first below its heading; without headings, of its document."""
+    return _begins(passage.heading.rpartition(" > ")[2], passage.text, passage.part)
+
+
+def _begins(title: str, text: str, part: int) -> bool:
+    return title in text.lstrip().partition("\n")[0] if title else part <= 1
 
 
 def edits(word: str) -> Iterator[str]:
@@ -130,12 +192,18 @@ class Ranker:
     """Ranks passages and sentences of an index.
 
     Args:
-        method: of the retrieval that gives candidates; weights: by default the shipped ones of this method.
+        method: of the retrieval that gives candidates. weights, related: by default the shipped ones.
     """
 
-    def __init__(self, index: FolderIndex, method: str = "bm25", weights: Weights | None = None) -> None:
+    def __init__(
+        self,
+        index: FolderIndex,
+        method: str = "bm25",
+        weights: Mapping[str, Weights] | None = None,
+        related: Related | None = None,
+    ) -> None:
         self.index, self.method, self.weights = index, method, weights or Weights.read(method)
-        self.lexical = index.retriever("bm25")
+        self.lexical, self.related = index.retriever("bm25"), related_words() if related is None else related
         self.unseen = self.lexical.weight("\0")
         self.vector: tuple[str, np.ndarray] = ("", np.empty(0))  # of the last question
 
@@ -153,15 +221,28 @@ class Ranker:
             unknown += idf * (not there)
             corrected += idf * (found != word)
             words[found] = idf
-        whole = sum(words.values())
-        return Asked(question, words, whole, unknown / whole if whole else 0.0, corrected / whole if whole else 0.0)
+        whole = sum(words.values()) or 1.0
+        names = _NAME.findall(question)
+        strange = not all(self._has(code_words(name)[0], gone) for name in names)
+        table = self.related
+        naming = bool(names) or any(len(w) >= _SHORT and w not in table and self._has(w, gone) for w in words)
+        near = {word: {w: n for w, n in table.get(word, {}).items() if self._has(w, gone)} for word in words}
+        every = frozenset(words).union(*near.values())
+        back = dict[str, float]()
+        for word in words:
+            for other, likeness in near[word].items():
+                back[other] = max(likeness, back.get(other, 0.0))
+        back |= dict.fromkeys(words, 1.0)
+        return Asked(
+            question, words, whole, near, every, back, unknown / whole, corrected / whole, float(strange), naming
+        )
 
     def _has(self, word: str, gone: Collection[str]) -> bool:
         return word in self.lexical.vocabulary and word not in gone
 
     def _near(self, word: str, gone: Collection[str]) -> str:
         """The most frequent word of the index that is one edit away; else the word itself."""
-        if len(word) <= _SHORT or not word.isascii():
+        if len(word) <= _SHORT or not word.isascii() or word in self.related:
             return word
         found = {other for other in edits(word) if self._has(other, gone)}
         return min(found, key=lambda other: (self.lexical.weight(other), other), default=word)
@@ -169,7 +250,9 @@ class Ranker:
     def candidates(self, asked: Asked, k: int = CANDIDATES) -> list[tuple[Passage, float]]:
         """Passages that may answer, the `k` best of each retriever, each with its cosine, 0 without vectors; equal
         texts once."""
-        places = {hit.position: 0.0 for hit in self.lexical.top(list(asked.words), k)}
+        further = [w for word in asked.words for w in (*[word] * REPEAT, *list(asked.near[word])[:MOST])]
+        hits = (*self.lexical.top(list(asked.words), k), *self.lexical.top(further, k))
+        places = {hit.position: 0.0 for hit in hits}
         if self.method != "bm25":
             dense = self.index.retriever("dense")
             if self.vector[0] != asked.text:
@@ -185,45 +268,56 @@ class Ranker:
 
     def features(self, asked: Asked, passage: Passage, cosine: float) -> list[float]:
         """The features of a passage, in the order of `PASSAGE`."""
-        above, name, last, body, sentences = _read(passage.heading, passage.text)
-        rest = {word: idf for word, idf in asked.words.items() if word not in above}
-        whole = sum(rest.values())
-
-        def outside(held: Any) -> float:
-            return sum(idf for word, idf in rest.items() if word in held) / whole if whole else 1.0
-
-        length = body.total()
+        above, name, last, body, sentences, first = _read(passage.heading, passage.text, passage.part)
+        length, weight = body.total(), self.lexical.weight
         slow = _K1 * (1 - _B + _B * length / _USUAL)
-        heading, weight = asked.share(above), self.lexical.weight
-        both = [
-            asked.share(above | body.keys()), outside(body),
-            max((outside(words) for _, _, words in sentences), default=0.0),
-            sum(idf * body[w] / (body[w] + slow) for w, idf in asked.words.items()) / max(1e-9, asked.whole),
-            max((idf for w, idf in rest.items() if w not in body), default=0.0) / self.unseen,
-            asked.unknown, asked.corrected, math.log1p(len(asked.words)), math.log1p(length), float(passage.part <= 1),
-            asked.share(sentences[0][2]) if sentences and passage.part <= 1 else 0.0, cosine,
-        ]  # fmt: skip
+        heading, covered = asked.share(above), asked.share(above | body.keys())
+        held = {w: body[w] / (body[w] + slow) for w in asked.every & body.keys()}
+        lead = sentences[0][2] if sentences and first else frozenset()
+        said = sum(weight(w) for w in name if w in asked.words) / max(1e-9, sum(map(weight, name)))
         return [
-            heading, sum(weight(w) for w in name if w in asked.words) / max(1e-9, sum(map(weight, name))),
+            heading, asked.share(above, True) - heading, said, self._said(name, asked) - said,
             float(any("." in word and word in above for word in asked.words)),
-            asked.words.get(last, 0.0) / self.unseen, float(not above), *(value * bool(heading) for value in both),
-            *(value * (not heading) for value in both),
+            asked.words.get(last, 0.0) / self.unseen, math.log1p(len(name)), self.unseen - weight(last),
+            covered, asked.share(above | body.keys(), True) - covered,
+            max((asked.share(own, True, above) for _, _, own in sentences), default=0.0),
+            sum(idf * held.get(w, 0.0) for w, idf in asked.words.items()) / asked.whole,
+            sum(idf * max((held[v] * n for v, n in asked.near[w].items() if v in held), default=0.0)
+                for w, idf in asked.words.items() if w not in held) / asked.whole,
+            max((idf for w, idf in asked.words.items() if w not in above and w not in body), default=0.0) / self.unseen,
+            math.log1p(length), float(first), asked.share(above | lead, True) if lead else 0.0, self._said(lead, asked),
+            cosine,
         ]  # fmt: skip
 
-    def passages(self, asked: Asked) -> list[tuple[Passage, float]]:
-        """Candidates with the log-odds that they answer, best first."""
-        if not asked.words:
-            return []
-        rated = [
-            (p, _odds(self.weights.passage, PASSAGE, self.features(asked, p, c))) for p, c in self.candidates(asked)
-        ]
-        return sorted(rated, key=lambda one: -one[1])
+    def _said(self, words: Collection[str], asked: Asked) -> float:
+        """The related share of a text's words that the question says."""
+        weight = self.lexical.weight
+        return sum(weight(w) * asked.back.get(w, 0.0) for w in words) / max(1e-9, sum(map(weight, words)))
+
+    def passages(self, asked: Asked, without: Collection[str] = ()) -> tuple[list[tuple[Passage, float]], float]:
+        """Candidates with their log-probabilities, best first, and the log-odds that the folder answers.
+
+        Args:
+            without: documents that count as removed.
+        """
+        found = [one for one in self.candidates(asked) if one[0].document not in without] if asked.words else []
+        if not found:
+            return [], -60.0
+        weights, x = self.weights[set_of(asked, found)], np.array([self.features(asked, *one) for one in found])
+        logs = log_softmax(x @ weights.passage[:-1])
+        order = np.argsort(-logs, kind="stable")
+        best = [*x[order[0]], *self.answer_features(asked, logs), 1.0]
+        return [(found[i][0], float(logs[i])) for i in order], float(weights.answer @ best)
+
+    @staticmethod
+    def answer_features(asked: Asked, logs: np.ndarray) -> list[float]:
+        """What `ANSWER` has besides the best passage's own features."""
+        return [float(logs.max()), asked.unknown, asked.corrected, math.log1p(len(asked.words)), asked.strange]
 
     def sentence_features(self, asked: Asked, passage: Passage) -> Iterator[tuple[int, int, list[float]]]:
         """Begin, end and features (in the order of `SENTENCE`) of each sentence that could answer."""
-        above, _, _, _, sentences = _read(passage.heading, passage.text)
-        outside = {word: idf for word, idf in asked.words.items() if word not in above}
-        whole = sum(outside.values()) or 1.0
+        above, _, _, _, sentences, first = _read(passage.heading, passage.text, passage.part)
+        bare = not asked.words.keys() - above
         wanted = next((needed for question, needed in WANTED if question.search(asked.text)), None)
         subject: frozenset[str] = frozenset()  # of the last sentence that names what it is about
         for place, (a, b, words) in enumerate(sentences):
@@ -232,22 +326,30 @@ class Ranker:
             if not words or text.endswith("?"):
                 continue
             held = words | subject
+            own, leads = asked.share(held), float(place == 0 and first)
             yield a, b, [
-                asked.share(held), sum(idf for word, idf in outside.items() if word in held) / whole,
-                float(place == 0 and passage.part <= 1 and not outside), math.log1p(place), math.log1p(len(words)),
-                len(words - asked.words.keys()) / len(words), float(wanted is not None and bool(wanted.search(text))),
+                own, asked.share(held, True) - own, asked.share(held, True, above), leads, leads * bare,
+                math.log1p(place), math.log1p(len(words)), len(words - asked.words.keys()) / len(words),
+                float(wanted is not None and bool(wanted.search(text))),
             ]  # fmt: skip
 
-    def quotes(self, asked: Asked, passages: Sequence[tuple[Passage, float]]) -> list[Quote]:
+    def quotes(self, asked: Asked, passages: Sequence[tuple[Passage, float]], odds: float = 60.0) -> list[Quote]:
         """The sentences of rated passages with their log-probabilities, best first."""
-        out: list[Quote] = []
-        for passage, odds in passages:
-            rated = list(self.sentence_features(asked, passage))
-            scores = np.array([_odds(self.weights.sentence, SENTENCE, values) for _, _, values in rated])
-            logs = scores - np.logaddexp.reduce(scores) + math.log(sigmoid(odds)) if rated else scores
-            out += [Quote(passage, a, b, float(log)) for (a, b, _), log in zip(rated, logs, strict=True)]
+        out, answers = list[Quote](), math.log(sigmoid(odds))
+        for passage, log in passages:
+            if rated := list(self.sentence_features(asked, passage)):
+                weights = self.weights[set_of(asked, passages)].sentence[:-1]
+                logs = log_softmax(np.array([values for _, _, values in rated]) @ weights)
+                out += [
+                    Quote(passage, a, b, answers + log + float(own)) for (a, b, _), own in zip(rated, logs, strict=True)
+                ]
         return sorted(out, key=lambda quote: -quote.score)
 
 
-def _odds(weights: Mapping[str, float], names: Sequence[str], values: Sequence[float]) -> float:
-    return weights["bias"] + sum(weights[name] * value for name, value in zip(names, values, strict=True))
+def set_of(asked: Asked, found: Sequence[tuple[Passage, float]]) -> str:
+    """The set of weights for a question with its candidates or passages."""
+    return "bare" if found and not found[0][0].heading else "named" if asked.naming else "plain"
+
+
+def log_softmax(scores: np.ndarray) -> np.ndarray:
+    return scores - np.logaddexp.reduce(scores)

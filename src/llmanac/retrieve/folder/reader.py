@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
 
 CHOICES = 9  # sentences that a reader chooses among: their numbers have one digit
+LINE = 48  # tokens of a sentence that is chosen among: reading them takes nearly all of a small model's time
 SPARE = 160  # tokens of a prompt besides its passages
 REFUSAL = "The documents do not say."
 RULES = (
@@ -112,7 +113,7 @@ class PassageReader:
         tokenizer, limit = self.engine.tokenizer, self.engine.model.max_length
         assert tokenizer is not None
         rows = [f"{_TAG.sub(' ', f'{q.passage.heading}: {q.text}')}" for q in quotes]
-        cut = min(self.budget, self.budget if limit is None else limit - SPARE) // max(1, len(rows))
+        cut = LINE if limit is None else min(LINE, (limit - SPARE) // max(1, len(rows)))
         rows = [tokenizer.decode(tokenizer.encode(row)[:cut]) for row in rows]
         body = "".join(f"{number}. {row}\n" for number, row in enumerate(rows, 1))
         digits = [int(tokenizer.encode(str(i))[-1]) for i in (*range(1, len(rows) + 1), 0)]
