@@ -16,7 +16,7 @@ from llmanac.retrieve.folder.answers import FolderAssistant
 from llmanac.retrieve.folder.fit import fit, logistic, main, related_table, softmax_regression
 from llmanac.retrieve.folder.questions import questions_of, read_questions, without
 from llmanac.retrieve.folder.quotes import spans
-from llmanac.retrieve.folder.ranker import PARTS, SETS, SHIPPED, Ranker, Weights, edits, related_words
+from llmanac.retrieve.folder.ranker import PARTS, SETS, SHIPPED, Ranker, Weights, edits, related_words, set_of
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +147,21 @@ def test_questions_are_of_the_folder_and_answered_by_it(folder, tmp_path):
     (tmp_path / "a.md").write_text("# A\n\nToo short.\n")
     with pytest.raises(DataError, match="--questions"):
         questions_of(FolderIndex.update(tmp_path), 5)
+
+
+def test_questions_have_the_weights_of_their_kind(tmp_path):
+    (tmp_path / "a.md").write_text("# Wombat\n\nThe wombat lives in Tasmania.\n")
+    (tmp_path / "b.txt").write_text("The ferry sails from Tasmania to Melbourne, seven times a week, also at night.\n")
+    ranker = Ranker(FolderIndex.update(tmp_path))
+    a, b = sorted(ranker.index.passages(), key=lambda passage: passage.document)
+    for question, passage, name in (
+        ("where does the wombat live?", a, "named"),
+        ("what does wombat.live say?", a, "named"),
+        ("which animal lives on an island?", a, "plain"),
+        ("where does the wombat live?", b, "bare"),
+    ):
+        assert set_of(ranker.asked(question), [(passage, 0.0)]) == name, question
+    assert set_of(ranker.asked("where?"), []) == "plain"
 
 
 def test_words_are_corrected_by_one_edit(folder):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmanac.core.errors import RequestError
-from llmanac.retrieve._words import plain_words
+from llmanac.retrieve._words import content, plain_words
 from llmanac.retrieve.folder.checks import AGREES, agreement
 from llmanac.retrieve.folder.index import FolderIndex, Passage
 from llmanac.retrieve.folder.quotes import Quote, spans
@@ -130,7 +130,7 @@ class FolderAssistant:
         own = self.ranker.asked(question)
         alone = [question] if len(own.words) > 1 or not meant else []  # "and its keeper?" says too little alone
         every = [self.found(one) for one in (*alone, *meant)]
-        asked, found, odds = max(every, key=lambda one: one[2])
+        asked, found, odds = max(every, key=lambda one: self._meant(own, *one[1:]))
         best = sigmoid(odds) if found else 0.0
         shown = [passage for passage, _ in found]
         if not found or best < self.threshold:
@@ -150,6 +150,11 @@ class FolderAssistant:
         asked = self.ranker.asked(question)
         found, odds = self.ranker.passages(asked)
         return asked, found[: self.k], odds
+
+    def _meant(self, own: Asked, found: Sequence[tuple[Passage, float]], odds: float) -> tuple[float, float]:
+        """How well a reading fits a question: the share of its own words that the best passage has counts too."""
+        held = own.share(content(f"{found[0][0].heading} {found[0][0].text}")) if found else 0.0
+        return sigmoid(odds) * held, odds
 
     def _weighed(self, question: str, ranked: Sequence[Quote], best: float) -> tuple[list[Quote], float]:
         """The sentences in the order of both probabilities, and the margin of the first."""

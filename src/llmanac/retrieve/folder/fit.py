@@ -187,8 +187,8 @@ def _best(asked: Asked, x: np.ndarray, weights: np.ndarray) -> tuple[int, list[f
     return best, [*x[best], *Ranker.answer_features(asked, logs)]
 
 
-def _weights(some: Sequence[_Asked], every: Sequence[_Asked]) -> Weights:
-    """Of a set's questions; the weights of sentences are of every one."""
+def _weights(some: Sequence[_Asked], more: Sequence[_Asked]) -> Weights:
+    """Of a set's questions; the weights of sentences are of more."""
     passage = softmax_regression([(one.x, one.here) for one in some])
     x, y = [], []
     for one in some:
@@ -198,7 +198,7 @@ def _weights(some: Sequence[_Asked], every: Sequence[_Asked]) -> Weights:
                 x.append(_best(asked, rows, passage)[1])
                 y.append(answers)
     return Weights(
-        passage, logistic(np.array(x), np.array(y, float)), softmax_regression([one.sentences for one in every])
+        passage, logistic(np.array(x), np.array(y, float)), softmax_regression([one.sentences for one in more])
     )
 
 
@@ -221,11 +221,12 @@ def fitted(every: Sequence[_Asked], name: str) -> dict[str, Any]:
     """Weights of a set, and what cross-validation by file measured; all questions count where the set has few."""
     own = [one for one in every if one.set == name]
     own = own if len(own) >= ENOUGH else list(every)
+    more = own
     people = [one for one in own if one.question.sort == "asked"]
     own = people if len(people) >= ENOUGH else own
     first, lines, kept, refused = [], [], [], []
     for part in range(FOLDS):
-        weights = _weights(*([one for one in some if one.part != part] for some in (own, every)))
+        weights = _weights(*([one for one in some if one.part != part] for some in (own, more)))
         for one in (one for one in own if one.part == part):
             for asked, rows, here in ((one.asked, one.x, one.here), (one.less, one.gone, None)):
                 best, values = _best(asked, rows, weights.passage) if len(rows) else (0, None)
@@ -237,7 +238,7 @@ def fitted(every: Sequence[_Asked], name: str) -> dict[str, Any]:
                     first.append(bool(len(here) and here[best]))
             if one.sentences[1].any():
                 lines.append(bool(one.sentences[1][(one.sentences[0] @ weights.sentence[:-1]).argmax()]))
-    weights, threshold = _weights(own, every), float(np.quantile(refused, REFUSED))
+    weights, threshold = _weights(own, more), float(np.quantile(refused, REFUSED))
     weights.answer[-1] -= threshold
     return {
         **{part: _named(names, getattr(weights, part)) for part, names in PARTS.items()},

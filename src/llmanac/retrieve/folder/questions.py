@@ -79,7 +79,7 @@ def read_questions(path: str | Path, index: FolderIndex) -> list[Question]:
         there = [passage for name in names for passage in known.get(name, [])]
         holds = [p for p in there if any(gold in " ".join(p.text.split()) for gold in golds)]
         if there or not names:  # else the folder does not have it
-            out.append(Question(text, (holds or there or [None])[0], "asked", golds, names))
+            out.append(Question(text, next(iter(holds or there), None), "asked", golds, names))
     return out
 
 

@@ -81,7 +81,7 @@ class Asked:
     Attributes:
         words: their idf; whole: its sum. near: by word, those of the index that mean about the same, with how near.
         every: words and near ones; back: how near each is to a word. unknown, corrected: shares; strange: see above.
-        naming: whether it says a name: a word of the index that is no English one, or is written as in programs.
+        programs: whether a name is written as in programs; odd: words of the index that are no English ones.
     """
 
     text: str
@@ -93,7 +93,8 @@ class Asked:
     unknown: float
     corrected: float
     strange: float
-    naming: bool
+    programs: bool
+    odd: frozenset[str]
 
     def share(self, held: Any, related: bool = False, besides: Collection[str] = ()) -> float:
         """The share of the words that are held; of those that are not `besides`, 1 where there are none."""
@@ -225,7 +226,7 @@ class Ranker:
         names = _NAME.findall(question)
         strange = not all(self._has(code_words(name)[0], gone) for name in names)
         table = self.related
-        naming = bool(names) or any(len(w) >= _SHORT and w not in table and self._has(w, gone) for w in words)
+        odd = frozenset(w for w in words if len(w) >= _SHORT and w not in table and self._has(w, gone))
         near = {word: {w: n for w, n in table.get(word, {}).items() if self._has(w, gone)} for word in words}
         every = frozenset(words).union(*near.values())
         back = dict[str, float]()
@@ -234,7 +235,17 @@ class Ranker:
                 back[other] = max(likeness, back.get(other, 0.0))
         back |= dict.fromkeys(words, 1.0)
         return Asked(
-            question, words, whole, near, every, back, unknown / whole, corrected / whole, float(strange), naming
+            question,
+            words,
+            whole,
+            near,
+            every,
+            back,
+            unknown / whole,
+            corrected / whole,
+            float(strange),
+            bool(names),
+            odd,
         )
 
     def _has(self, word: str, gone: Collection[str]) -> bool:
@@ -348,7 +359,10 @@ class Ranker:
 
 def set_of(asked: Asked, found: Sequence[tuple[Passage, float]]) -> str:
     """The set of weights for a question with its candidates or passages."""
-    return "bare" if found and not found[0][0].heading else "named" if asked.naming else "plain"
+    if found and not found[0][0].heading:
+        return "bare"
+    named = asked.programs or any(asked.odd & content(passage.heading) for passage, _ in found)
+    return "named" if named else "plain"
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
