@@ -2,7 +2,7 @@
 
 1. Passages are ranked by the probability that they answer (`ranker.py`); below the threshold the answer is a refusal.
    Where there are earlier questions, the question is also asked with the words of each of the last ones before it,
-   and as a model rewrites it in one line, where there is one; the most probable of these counts.
+   and as a model rewrites it in one line, where there is one; the one that the folder most probably answers counts.
 2. `extract`: the most probable sentences. `quote`: a reader weighs these sentences and that none of them answers, and
    its probabilities are multiplied with the ranker's. `free`: a model writes; each sentence must name a passage that
    was shown, or is given the best one, which must support it (`checks.py`); others are dropped, and where none is
@@ -52,7 +52,7 @@ class FolderAnswer:
     """An answer.
 
     Attributes:
-        refused: whether nothing supports an answer. support: the probability that the best passage answers.
+        refused: whether nothing supports an answer. support: the probability that the folder answers.
         shown: the passages, in the order of their numbers. dropped: sentences that no passage supported.
         margin: by how much a reader's best sentence is more probable than that none answers, in log-odds.
     """
@@ -151,10 +151,10 @@ class FolderAssistant:
         found, odds = self.ranker.passages(asked)
         return asked, found[: self.k], odds
 
-    def _meant(self, own: Asked, found: Sequence[tuple[Passage, float]], odds: float) -> tuple[float, float]:
-        """How well a reading fits a question: the share of its own words that the best passage has counts too."""
-        held = own.share(content(f"{found[0][0].heading} {found[0][0].text}")) if found else 0.0
-        return sigmoid(odds) * held, odds
+    def _meant(self, own: Asked, found: Sequence[tuple[Passage, float]], odds: float) -> tuple[bool, float]:
+        """How well a reading fits a question, some word of which, or a related one, the best passage must have."""
+        held = own.share(content(f"{found[0][0].heading} {found[0][0].text}"), True) if found else 0.0
+        return held > 0, odds
 
     def _weighed(self, question: str, ranked: Sequence[Quote], best: float) -> tuple[list[Quote], float]:
         """The sentences in the order of both probabilities, and the margin of the first."""

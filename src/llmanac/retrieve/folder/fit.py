@@ -188,7 +188,7 @@ def _best(asked: Asked, x: np.ndarray, weights: np.ndarray) -> tuple[int, list[f
 
 
 def _weights(some: Sequence[_Asked], more: Sequence[_Asked]) -> Weights:
-    """Of a set's questions; the weights of sentences are of more."""
+    """Of a set's questions; the weights of sentences are of more: first ones answer most questions of people."""
     passage = softmax_regression([(one.x, one.here) for one in some])
     x, y = [], []
     for one in some:
@@ -221,7 +221,10 @@ def fitted(every: Sequence[_Asked], name: str) -> dict[str, Any]:
     """Weights of a set, and what cross-validation by file measured; all questions count where the set has few."""
     own = [one for one in every if one.set == name]
     own = own if len(own) >= ENOUGH else list(every)
-    more = own
+    bare = name == "bare"
+    more = own + [
+        one for one in every if one.set != name and one.question.sort != "asked" and (one.set == "bare") == bare
+    ]
     people = [one for one in own if one.question.sort == "asked"]
     own = people if len(people) >= ENOUGH else own
     first, lines, kept, refused = [], [], [], []
