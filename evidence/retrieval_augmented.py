@@ -54,7 +54,8 @@ from llmanac.retrieve import Hit, bm25, hybrid
 from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.dense import Dense, Spec
 from llmanac.retrieve.folder import FolderIndex
-from llmanac.retrieve.folder.answers import THRESHOLD, FolderAnswer, FolderAssistant
+from llmanac.retrieve.folder.answers import FolderAnswer, FolderAssistant
+from llmanac.retrieve.folder.ranker import THRESHOLD, sigmoid
 
 ROWS = ("context/rag",)
 CLAIM = "answers from documents depend on what is retrieved, which gets worse slowly as the corpus grows"
@@ -64,7 +65,7 @@ HARD = 0.6  # of the words of a question, repeats counted: a hard one shares les
 PLAIN = bm25.Spec(analyzer="plain", k1=1.2)
 ARTICLE = 5  # paragraphs of an article of XQuAD: a fold is every second article
 CHOICES = [("ranks", 1.0), *(("scores", weight) for weight in (0.25, 0.5, 0.75, 1.0, 1.5, 2.0))]  # weight of MiniLM
-THRESHOLDS = [t / 20 for t in range(6, 19)]  # 0.3 to 0.9
+THRESHOLDS = [t / 20 for t in range(1, 20)]  # 0.05 to 0.95
 READ, BUDGET = 120, 384  # questions that SmolLM2 answers, and the tokens of passages that it is shown
 MODES = {"extract": "quote, no model", "quote": "quote, SmolLM2 chooses", "free": "SmolLM2 writes"}
 
@@ -123,8 +124,7 @@ def _answers(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dic
             answer = assistant.answer(question)
             here.append(answer.support)
             held.append(None if answer.refused else gold.lower() in answer.citations[0].text.lower())
-            others = [one.passage for one in found if one.passage.document != name][: assistant.k]
-            gone.append(max((assistant.support(question, passage) for passage in others), default=0.0))
+            gone.append(sigmoid(assistant.ranker.passages(assistant.ranker.asked(question), {name})[1]))
     right = {
         flag: [h for h, f in zip(held, first, strict=True) if f is flag and h is not None] for flag in (True, False)
     }
@@ -135,7 +135,7 @@ def _answers(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dic
         "if_not": _mean(right[False]), "wrongly": _mean([value >= THRESHOLD for value in gone]), "k": assistant.k,
         "folds": _folds(np.array(here), np.array(gone), np.array([number for _, _, number in asked])),
         "sampled": _mean([value >= THRESHOLD for value in _sample(gone)]),
-        "curve": [[t, _mean([v >= t for v in here]), _mean([v >= t for v in gone])] for t in (0.4, 0.5, 0.6, 0.7, 0.8)],
+        "curve": [[t, _mean([v >= t for v in here]), _mean([v >= t for v in gone])] for t in (0.3, 0.4, 0.5, 0.6, 0.7)],
     }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """LoRA on a pretrained model: SmolLM2-135M-Instruct learns to answer with a line of the documentation.
 
-A row is a passage of the documentation of Python and a question, and the answer is the line of the passage that
-answers, word for word: the questions and facts of the documentation assistant (`llmanac.apps.docs_assistant`). Modules
-are divided, so that no held-out question is about a module that was trained on; held-out questions have other forms.
+A row is a passage of the documentation of Python and a question, and the answer is the sentence of the passage that
+answers, word for word: questions that the documentation yields by itself (`llmanac.retrieve.folder.questions`). Modules
+are divided, so that no held-out question is about a module that was trained on.
 The system message asks for a line of the text, word for word, before and after alike.
 
 `llmanac.recipes.tune` trains rank {rank} on all linear maps of the Q4_1 file, once over {trained:,} rows ({tokens:,}
@@ -30,8 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence._pretrained import WHERE, smollm2
-from llmanac.apps.docs_assistant.passages import passages_of
-from llmanac.apps.docs_assistant.questions import QuestionMaker
+from llmanac.apps.docs_assistant.collect import collect
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
@@ -42,6 +41,8 @@ from llmanac.metrics.answers import exact_match, f1
 from llmanac.models.gguf.write import export_gguf
 from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TuneSpec, tune
+from llmanac.retrieve.folder import FolderIndex
+from llmanac.retrieve.folder.questions import questions_of
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("finetune/lora",)
@@ -63,24 +64,20 @@ Row = dict[str, Any]
 
 
 def documentation(train: int, held_out: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """Rows of training modules, and of other modules in other forms of questions."""
-    entries: Any = tuple(make_method("source", "python-docs").entries())
-    sides: tuple[list[int], list[int]] = ([], [])
-    for number, entry in enumerate(entries):
-        sides[fraction(entry.module, seed=seed) < 0.25].append(number)
+    """Rows of training modules, and of other modules."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = FolderIndex.update(collect(make_method("source", "python-docs"), folder))
+        sides: tuple[list[int], list[int]] = ([], [])
+        for passage in index.passages():
+            if len(passage.text) <= CHARACTERS:
+                sides[fraction(passage.document, seed=seed) < 0.25].append(passage.number)
 
-    def some(side: int, count: int) -> list[Row]:
-        maker = QuestionMaker(entries, sides[side], "held_out" if side else "training", seed=seed)
-        out: dict[str, Row] = {}
-        for pair in maker.endless(dict.fromkeys(maker.kinds, 1.0)):
-            text = next((p.text for p in passages_of(entries[pair.entry], pair.entry) if pair.answer in p.text), "")
-            if text and len(text) <= CHARACTERS and text.count("\n") and len(pair.answer) <= LONGEST:
-                out.setdefault(pair.question, row(text, pair.question, pair.answer))
-            if len(out) == count:
-                break
-        return list(out.values())
+        def some(side: int, count: int) -> list[Row]:
+            asked = questions_of(index, 20 * count, seed, sides[side])
+            good = [one for one in asked if one.sort != "removed" and len(one.gold) <= LONGEST]
+            return [row(one.passage.text, one.text, one.gold) for one in good[:count]]
 
-    return some(0, train), some(1, held_out)
+        return some(0, train), some(1, held_out)
 
 
 def row(text: str, question: str, answer: str) -> Row:

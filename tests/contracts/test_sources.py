@@ -472,15 +472,19 @@ def test_folders_of_any_depth_are_read(tmp_path):
     assert [document.text for document in found] == ["some text"]
 
 
-def test_a_file_of_a_folder_whose_library_is_missing_is_passed_over(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("library", "name"),
+    [("pypdf", "pdf"), ("docx", "docx"), ("pptx", "pptx"), ("openpyxl", "xlsx"), ("ebooklib", "epub")],
+)
+def test_a_file_of_a_folder_whose_library_is_missing_is_passed_over(tmp_path, monkeypatch, library, name):
     """One that is named is refused by name; the others of the folder are read."""
-    monkeypatch.setitem(sys.modules, "pypdf", None)
+    monkeypatch.setitem(sys.modules, library, None)
     (tmp_path / "a.txt").write_text("some text")
-    (tmp_path / "manual.pdf").write_bytes(b"%PDF-1.4\n")
+    (tmp_path / f"manual.{name}").write_bytes(b"%PDF-1.4\n")
     folder = make_method("source", {"name": "files", "paths": [str(tmp_path)]})
     assert [path.name for path, _ in folder.files(Problems())] == ["a.txt"]
-    named = make_method("source", {"name": "files", "paths": [str(tmp_path / "manual.pdf")]})
-    with pytest.raises(DataError, match=r"manual\.pdf: pypdf is not installed"):
+    named = make_method("source", {"name": "files", "paths": [str(tmp_path / f"manual.{name}")]})
+    with pytest.raises(DataError, match=rf"manual\.{name}: {library} is not installed"):
         list(named.documents())
 
 

@@ -216,18 +216,23 @@ def test_built_by_name_with_choices() -> None:
 
 
 def test_code_words_give_names_and_their_parts() -> None:
-    assert code_words("shutil.copyTree") == ["shutil.copytree", "shutil", "copytree", "copy", "tree"]
+    assert code_words("shutil.copyTree") == ["shutil.copytree", "shutil", "copytre", "copi", "tree"]
+    assert code_words("os.path.is_dir") == ["os.path.isdir", "path.isdir", "os", "path", "isdir", "is", "dir"]
     assert code_words("HTTPServer raises ValueErrors") == [
         "httpserver",
         "http",
         "server",
-        "raise",
-        "valueerrors",
-        "value",
+        "rais",
+        "valueerror",
+        "valu",
         "error",
     ]
-    assert code_words("a_b x2 this class has") == ["a_b", "a", "b", "x2", "x", "2", "this", "class", "has"]
+    assert code_words("a_b x2 this class has") == ["ab", "a", "b", "x2", "x", "2", "thi", "class", "ha"]
     assert code_words("naïve Größe") == code_words("nai\u0308ve größe") == ["naïve", "grösse"]
+    assert code_words("STRASSE") == code_words("straße") == ["strass"]
+    assert code_words("Move_To_End")[0] == code_words("movetoend")[0] == code_words("MoveToEnd")[0]
+    assert code_words("東京タワーは高い。") == ["東京", "京タ", "タワ", "ワー", "ーは", "は高", "高い"]
+    assert code_words("ไทย ok 駅") == ["ไท", "ทย", "ok", "駅"]
     assert plain_words("a_b.C d") == ["a_b", "c", "d"]
 
 

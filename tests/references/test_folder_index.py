@@ -367,7 +367,7 @@ def test_an_index_of_the_version_before_is_read_and_made_anew_with_its_encoder(f
     _edited(place, lambda data: data.update(format_version=2))
     assert len(FolderIndex.open(place)) > 4
     newer = FolderIndex.update(folder, encode=encode)
-    assert len(newer.changed) == 4 and newer.encoder == spec and newer.data["format_version"] == 4
+    assert len(newer.changed) == 4 and newer.encoder == spec and newer.data["format_version"] == 5
     _edited(place, lambda data: data.update(format_version=1))
     with pytest.raises(CheckpointError, match="another version"):
         FolderIndex.open(place)

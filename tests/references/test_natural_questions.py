@@ -1,64 +1,33 @@
-"""Natural questions: the files that are kept, how answers are scored, and what the assistant does with each sort."""
+"""Natural questions: their files, how answers are scored, and the names that a Python's documentation has."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from _documented import COPY, entry, library
-from test_assistant import Letters, Reader, oracle
 
-from llmanac.apps.docs_assistant.assistant import Answer, Assistant, Citation, Near
-from llmanac.apps.docs_assistant.choice import MOST_CHARACTERS, MOST_LINES, choose
-from llmanac.apps.docs_assistant.choice import Asked as Wanted
-from llmanac.apps.docs_assistant.index import DocumentationIndex
-from llmanac.apps.docs_assistant.names import Known, KnownNames, likeness
-from llmanac.apps.docs_assistant.prompt import NOT_SHOWN
-from llmanac.apps.docs_assistant.questions import entry_calls, entry_passages, known_names
-from llmanac.apps.docs_assistant.understanding import understand
-from llmanac.apps.docs_assistant.words import content, stem
 from llmanac.core.errors import DataError
 from llmanac.data.sources import _public
 from llmanac.data.sources._public import Name, package_names
 from llmanac.data.sources.python_docs import Spec
+from llmanac.retrieve.folder.answers import Citation, FolderAnswer
+from llmanac.retrieve.folder.index import Passage
 from tools.natural_questions import KINDS, Question, read_questions, score_answer, table
 
 FILES = Path(__file__).resolve().parents[2] / "evidence" / "docs_assistant"
-WAIT = entry(
-    "aio.tasks.wait_until",
-    "(task, limit=None)",
-    "Wait for a task to finish.\n\nWhen the limit is over, the task is cancelled.\n\n"
-    "An existing reply file may be overwritten.\n\nMust be called at most once per task.",
-)
-BASE = entry("conf.Reader.load_file", "(path)", "Load options from a file.\n\nReturns: The options.")
-HIDDEN = entry("_thr.make_lock", "()", "Create a new lock object.")
-NAMES = [
-    Name("aio.wait_until", "aio.tasks.wait_until"),
-    Name("conf.Quick.load_file", "conf.Reader.load_file"),
-    Name("thr.Lock", "_thr.make_lock"),
-    Name("conf.Silent", "", "(path, strict=True)", "conf.Reader.load_file"),
-]
-ENTRIES = [*library(), WAIT, BASE, HIDDEN]
-
-
-def helper(rule=oracle) -> Assistant:
-    public = {name.entry: name.name for name in NAMES if name.entry}
-    index = DocumentationIndex(entry_passages(ENTRIES, public), names=known_names(ENTRIES, NAMES))
-    index.threshold = 0.4
-    return Assistant(Reader(rule), index, Letters(), prompt_tokens=4000)
 
 
 @pytest.mark.parametrize(
-    ("part", "each"), [("work", 12), ("measure", 12), ("kept", 12), ("dev2", 10), ("measure2", 20)]
+    ("part", "each"), [("work", 12), ("measure", 12), ("kept", 12), ("dev2", 10), ("measure2", 20), ("new", None)]
 )
-def test_question_files_are_well_formed_and_name_entries(part: str, each: int) -> None:
+def test_question_files_are_well_formed_and_name_entries(part: str, each: int | None) -> None:
     questions = read_questions(FILES / f"{part}.jsonl")
-    assert Counter(q.kind for q in questions) == dict.fromkeys(KINDS, each)
-    assert len({q.id for q in questions}) == 5 * each
+    new = {"named": 10, "unnamed": 20, "typo": 7, "followup": 8, "unanswerable": 15}
+    assert Counter(q.kind for q in questions) == (dict.fromkeys(KINDS, each) if each else new)
+    assert len({q.id for q in questions}) == len(questions)
     assert all(q.history for q in questions if q.kind == "followup")
     assert all(q.entries and q.answers for q in questions if q.kind != "unanswerable")
     if "3.11.7" not in Spec().version():
@@ -89,154 +58,36 @@ def test_a_question_that_cannot_be_read_is_named(tmp_path: Path, row: dict[str, 
         read_questions(path)
 
 
-def cited(text: str, name: str = "a.b", **more: str) -> Answer:
-    return Answer(text, (Citation(f"{name}(x=1)", text, name, more.get("summary", "")),), False)
+def cited(quotes: list[str], text: str, name: str = "a.b", *, refused: bool = False) -> FolderAnswer:
+    passage = Passage(0, "a.md", 0, 1, 1, 1, f"{name}(x=1)", f"# {name}(x=1)\n\n{text}")
+    rows = [Citation(1, "a.md:1", passage.text, passage, quote) for quote in quotes]
+    return FolderAnswer("", rows, refused, shown=[passage])
 
 
 def test_scores_follow_their_rule() -> None:
-    question = Question("1", "named", "?", entries=("a.b",), answers=("It is\n  kept once per task.", "x=1"))
+    question = Question("1", "named", "?", entries=("a.b",), answers=("It is\n  kept once per task.", "x=2"))
     text = {
         "a.b": "a.b(x=1) First. It is kept once per task. Nothing else is said.",
-        "a.c": "It is kept once per task.",
+        "a.c": "a.c(x=1) First. It is kept once per task.",
     }
-    line = "It is kept once per task. Nothing else"
-    assert score_answer(question, cited(line), text).line
-    assert score_answer(question, cited("is kept once per task."), text).line, "most of an accepted piece"
-    assert not score_answer(question, cited("task."), text).line
-    assert not score_answer(question, cited("It is kept once per task.", "a.c"), text).line, "of another entry"
-    second = score_answer(question, cited("Nothing else is said.\nIt is kept once per task."), text)
+
+    def scored(*quotes: str, name: str = "a.b", refused: bool = False):
+        return score_answer(question, cited(list(quotes), "First. More.", name, refused=refused), text)
+
+    assert scored("It is kept once per task. Nothing else").line
+    assert scored("is kept once per task.").line, "most of an accepted piece"
+    assert not scored("task.").line
+    assert not scored("It is kept once per task.", name="a.c").right, "of another entry"
+    second = scored("Nothing else is said.", "It is kept once per task.")
     assert (second.right, second.line, second.invented) == (True, False, False)
-    assert score_answer(question, cited("Nothing else is said.\nIt is made up."), text).invented
-    first = score_answer(question, cited("First."), text)
-    assert (first.entry, first.line, first.right, first.invented) == (True, False, True, False)
-    assert score_answer(question, cited("It is kept for ever."), text).invented
-    assert score_answer(question, cited("First.", "pub.b"), text | {"pub.b": text["a.b"]}, {"pub.b": "a.b"}).entry
-    refusal = score_answer(question, Answer("No.", (), True, (Near("a.b", "a.b(x=1)", ""),)), text)
+    assert scored("Nothing else is said.", "It is made up.").invented
+    first = score_answer(question, cited(["Nothing else is said."], "It is kept once per task. More."), text)
+    assert (first.entry, first.line, first.right) == (True, False, True), "the first sentence is shown with it"
+    refusal = scored(refused=True)
     assert (refusal.entry, refusal.line, refusal.refused, refusal.invented) == (True, False, True, False)
-    assert not score_answer(question, Answer("No.", (), True, (Near("a.c", "a.c()", ""),)), text).entry
+    assert not scored(name="a.c", refused=True).entry
     rows = table([question, question], [first, refusal])
     assert (rows["named"]["questions"], rows["naming"]["entry"], rows["answerable"]["refused"]) == (2, 2, 1)
-
-
-def test_public_names_lead_to_entries() -> None:
-    ask = helper()
-    for question, name in [
-        ("what does aio.wait_until do", "aio.tasks.wait_until"),
-        ("conf.Quick.load_file?", "conf.Reader.load_file"),
-        ("What does thr.Lock do?", "thr.Lock"),
-    ]:
-        assert [c.name for c in ask.answer(question).citations] == [name]
-    silent = ask.answer("What does conf.Silent do?")
-    assert silent.refused
-    assert silent.text.startswith("conf.Silent has no docstring.")
-    assert [near.name for near in silent.nearest[:2]] == ["conf.Silent", "conf.Reader.load_file"]
-    assert silent.nearest[0].signature == "conf.Silent(path, strict=True)"
-
-
-def test_misspelt_names_are_found_and_others_shown() -> None:
-    ask = helper()
-    for spelling in ("aio.waituntil", "aio.wait_untill", "aio.taks.wait_until", "aio.waitUntil()", "Reader.wait_until"):
-        about = understand(ask.index, f"what does {spelling} do")
-        assert about.known is not None, spelling
-        assert ENTRIES[about.known.entry].name == WAIT.name, spelling
-    answer = ask.answer("what does shutil.copy_tree do")
-    assert answer.text == "Recursively copy a directory tree and return the destination directory."
-    for name in ("shutil.copyfile_later", "numpy.linspace", "str.frobnicate"):
-        missing = ask.answer(f"what does {name} do")
-        assert missing.refused
-        assert missing.text.startswith(f"There is no entry named {name}.")
-        assert len(missing.nearest) <= 3
-    assert "shutil.copytree" in [near.name for near in ask.answer("what does shutil.copyer do").nearest]
-
-
-def test_likeness_counts_slips() -> None:
-    assert likeness("move_to_end", "movetoend") > 0.95
-    assert likeness("cmp2key", "cmp_to_key") > 0.95
-    assert likeness("jason", "json") > 0.75 > likeness("jason", "copy")
-    names = KnownNames([Known("a.open", 0), Known("b.Box.open", 1), Known("b.Box.close_all", 2)])
-    assert names.find("closeall")[0][1].entry == 2
-    assert names.find("Box.open")[0][1].entry == 1
-    assert names.find("a.close_all")[0][1].entry == 2, "in the wrong module"
-    assert names.find("zzz.qqq") == []
-
-
-def test_a_name_is_carried_into_the_next_question() -> None:
-    ask = helper()
-    turns = ["What does shutil.copytree do?", "thanks"]
-    about = understand(ask.index, "and which errors does it raise?", turns)
-    assert (about.how, about.asked.name) == ("carried", "shutil.copytree")
-    assert ask.answer("and which errors does it raise?", turns).text == "Raises Error when a file cannot be copied."
-    assert ask.answer("and which errors does it raise?").refused, "nothing was named before"
-    moved = understand(ask.index, "and what does aio.wait_until return?", turns)
-    assert (moved.how, moved.asked.name) == ("named", WAIT.name)
-    messages = [{"role": "user", "content": text} for text in (turns[0], "what does it raise?")]
-    assert "copytree" not in messages[-1]["content"]
-    assert ask.prompt(messages) != ask.prompt(messages[1:])
-
-
-def test_what_is_quoted_is_short_and_of_what_is_asked() -> None:
-    lines = ["Open a file.", *(f"The mode is a text, case {i}, {'long ' * 20}" for i in range(9)), "Other things."]
-    ranking = helper().index.ranking
-    quoted = choose(ranking, Wanted("?", ("mod", "text"), frozenset()), ["f(mode)"], lines)
-    assert 1 < len(quoted) <= MOST_LINES
-    assert sum(map(len, quoted)) <= MOST_CHARACTERS
-    assert set(quoted) <= set(lines[1:-1])
-    assert choose(ranking, Wanted("?", ("zebra",), frozenset()), ["f(mode)"], lines) == ()
-    assert choose(ranking, Wanted("?", ("mod", "exception"), frozenset()), ["f(mode)"], lines) == (), "none is named"
-    assert choose(ranking, Wanted("which mode is faster?", ("mod",), frozenset()), ["f(mode)"], lines) == ()
-    pointed = Wanted("?", ("mod",), frozenset({"mod"}), "what", lines[-1])
-    assert choose(ranking, pointed, ["f(mode)"], lines)[0] == lines[-1], "the model has read what is asked"
-    assert choose(ranking, replace(pointed, pointed=None, denied=True), ["f()"], lines[:1]) == ()
-
-
-def test_a_conversation_keeps_its_parameters_and_a_class_its_members() -> None:
-    ask = helper()
-    about = understand(ask.index, "and what is symlinks for?", ["What does shutil.copytree do?"])
-    assert (about.how, about.asked.name) == ("carried", "shutil.copytree")
-    assert understand(ask.index, "Reader load_file meaning").known.name == BASE.name
-    names = KnownNames(
-        [Known("a.copyfile", 0), Known("b.Box.copyfile", 1), Known("c.validate", 2), Known("c.validate.x", 3)]
-    )
-    assert names.find("os.copyfile") == [], "os is no module of these"
-    names = KnownNames([Known("a.copyfile", 0), Known("b.Box.copyfile", 1), Known("os.walk", 2)])
-    assert names.find("os.copyfile")[0][1].entry == 0
-
-
-def test_numbers_of_an_example_are_not_what_is_asked() -> None:
-    assert content("comb(-1, 20) fails") == ["comb", "negativ", "fail"]
-
-
-def test_words_choose_a_line_and_their_absence_refuses() -> None:
-    ask = helper(lambda question, shown: NOT_SHOWN)
-    assert ask.answer("aio.wait_until - does it clobber my reply?").text == "An existing reply file may be overwritten."
-    assert ask.answer("can I call aio.wait_until twice").text == "Must be called at most once per task."
-    refused = ask.answer("Is aio.wait_until available on Android phones?")
-    assert refused.refused
-    assert refused.nearest[0].name == WAIT.name
-    assert refused.nearest[0].summary == "Wait for a task to finish."
-
-
-def test_what_names_nothing_shows_the_nearest_entries() -> None:
-    ask = helper(lambda question, shown: NOT_SHOWN)
-    near = ask.answer("how do I duplicate a whole folder, files and all?").nearest
-    assert COPY.name in [entry.name for entry in near]
-    assert all(entry.signature.startswith(entry.name) for entry in near)
-    assert content("Hte folder's files, in Python 3.11?", {"folder", "fil"}) == ["folder", "fil"]
-    assert {stem(w) for w in ("raises", "raised", "raising", "raise")} == {"rais"}
-    calls = entry_calls(
-        ENTRIES, [Name("sh.copy", COPY.name)], {"shutil.copytree": 8, ".copytree": 2, "sh.copy": 1, "zebra": 5}
-    )
-    assert calls == {ENTRIES.index(COPY): 11.0}
-    many = [replace(COPY, name=f"m{number}.copytree") for number in range(4)]
-    assert entry_calls(many, [], {".copytree": 9, "m1.copytree": 1}) == {1: 1.0}, "whose method it is, is not known"
-
-
-def test_an_index_keeps_its_names(tmp_path: Path) -> None:
-    index = helper().index
-    index.calls = {0: 2.5}
-    index.save(tmp_path)
-    back = DocumentationIndex.load(tmp_path)
-    assert (back.names, back.calls) == (index.names, index.calls)
 
 
 @pytest.fixture(scope="module")
@@ -286,21 +137,3 @@ def test_a_library_that_cannot_list_its_names_says_so(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_public.subprocess, "run", lambda *args, **kwargs: broken)
     with pytest.raises(DataError, match="no such thing"):
         list(_public.library_names(("made_up_module",), []))
-
-
-@pytest.mark.parametrize(
-    ("history", "question", "carried"),
-    [
-        (["What does shutil.copytree return?"], "and what does it raise?", True),
-        (["What does shutil.copytree return?"], "what about the symlinks argument?", True),
-        (["What does shutil.copytree return?"], "thanks!", False),
-        (["What does shutil.copytree return?"], "how do I sort numbers?", False),
-        (["What does shutil.copytree return?", "how do I sort numbers?"], "what does it return?", False),
-        (["What does shutil.copytree return?", "and what does it raise?"], "what about its default?", True),
-    ],
-)
-def test_a_name_is_carried_only_as_long_as_the_conversation_is_about_it(
-    history: list[str], question: str, carried: bool
-) -> None:
-    found = understand(helper().index, question, history)
-    assert (found.how == "carried") == carried

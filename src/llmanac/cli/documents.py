@@ -34,7 +34,7 @@ Mode = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Refuse below this share of the question's words in a passage [0.6]."),
+    typer.Option(min=0.0, max=1.0, help="Refuse where the best passage answers less probably [as calibrated]."),
 ]
 Budget = Annotated[int | None, typer.Option(min=16, help="Tokens of passages in the prompt [1024].")]
 Passages = Annotated[int, typer.Option("-k", min=1, max=1000, help="Passages to find.")]
@@ -168,7 +168,7 @@ def ask_command(
         print(for_terminal(f"  [{citation.number}] {citation.title}  {_start(citation.passage)}"))
     if answer.refused:
         least = f"{assistant.threshold:.2f}"
-        print(f"(support {answer.support:.2f}; an answer needs {least} and a sentence that a passage supports)")
+        print(f"(support {answer.support:.2f}; an answer needs {least}, and a sentence that answers)")
         if index.unread:
             from llmanac.lab.words import plural
 

@@ -1,7 +1,8 @@
-"""Web pages and print: HTML files, WARC archives (also `.warc.gz`) and PDF, each as documents.
+"""Web pages and print: HTML files, WARC archives (also `.warc.gz`), PDF, office files and books, each as documents.
 
 A page's text is its raw HTML, with `meta["format"] == "html"` and, where it is known, `meta["url"]`: taking the text
-out of it is the stage `extraction`'s work. WARC is read with `warcio`, PDF with `pypdf` (`pip install llmanac[data]`).
+out of it is the stage `extraction`'s work. WARC is read with `warcio`, PDF with `pypdf`, Word, PowerPoint, Excel and
+EPUB with python-docx, python-pptx, openpyxl and EbookLib (`pip install llmanac[data]`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import importlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
 from llmanac.data.floods import page_flood
 from llmanac.data.quarantine import Bounds, MissingLibrary, Problems, Unreadable
-from llmanac.data.unpack import blocks, unpacked
+from llmanac.data.unpack import blocks, format_of, unpacked
 
 # What a page may say of its encoding (WHATWG's list), as Python calls it. A label that is not here is not followed:
 # Python also "decodes" archives and domain names, some of them in quadratic time.
@@ -41,7 +43,9 @@ iso-8859-13 iso-8859-14 iso-8859-15 iso-8859-16"""
 ENCODINGS = {label: name for name, labels in _LABELS.items() for label in labels.split()}
 ENCODINGS |= {name: name for name in _SAME.split()}
 INSTALL = "pip install 'llmanac[data]'"
-LIBRARIES = {".pdf": "pypdf", ".warc": "warcio"}  # format -> what reads it
+LIBRARIES = {  # format -> what reads it
+    ".pdf": "pypdf", ".warc": "warcio", ".docx": "docx", ".pptx": "pptx", ".xlsx": "openpyxl", ".epub": "ebooklib",
+}  # fmt: skip
 _META = re.compile(rb"""<meta[^>]{0,500}?charset\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE)
 _XML = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([\w.:-]{1,40})""", re.IGNORECASE)
 _CHARSET = re.compile(r"""charset\s*=\s*["']?([\w.:-]{2,40})""", re.IGNORECASE)
@@ -116,36 +120,107 @@ def html_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Pr
         problems.blank(path, None)
 
 
-def pdf_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Problems) -> Iterator[Document]:
-    """One PDF file, one document: the text of its pages, a blank line between two."""
-    pypdf = _need("pypdf", "PDF", path)
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every oddity of every file
+def book_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Problems) -> Iterator[Document]:
+    """One PDF, Word, PowerPoint, Excel or EPUB file, one document: the text of its parts, a blank line between two."""
+    kind = format_of(path)
+    library, parts_of = BOOKS[kind]
+    module, name = _need(library, kind[1:].upper(), path), kind[1:].upper()
     parts: list[str] = []
-    size = 0
+    size = count = 0
     try:
-        with unpacked(path, problems) as plain, pypdf.PdfReader(plain) as reader:
-            if reader.is_encrypted and not reader.decrypt(""):
-                problems.report(path, None, "the PDF asks for a password", code="encrypted")
-                return
-            for page in reader.pages:
-                parts.append(page.extract_text().encode("utf-8", "replace").decode("utf-8"))
-                size += len(parts[-1])
+        with unpacked(path, problems) as plain:
+            if kind != ".pdf":
+                with zipfile.ZipFile(plain) as held:
+                    size = sum(one.file_size for one in held.infolist() if one.filename.endswith(XML))
+            for part in parts_of(module, plain) if size <= problems.bounds.document else ():
+                parts.append(part.encode("utf-8", "replace").decode("utf-8"))
+                size, count = size + len(parts[-1]) * (kind == ".pdf"), count + 1
                 if size > problems.bounds.document:
-                    limit = f"more than {problems.bounds.document:,} bytes of text ({problems.bounds.longer})"
-                    problems.report(path, None, limit, code="too-large")
-                    return
-            count = len(reader.pages)
-    except Unreadable:
-        raise
-    except Exception as error:  # whatever a broken file leads pypdf to
+                    break
+    except (Unreadable, _Encrypted) as error:
+        if isinstance(error, Unreadable):
+            raise
+        problems.report(path, None, f"the {name} asks for a password", code="encrypted")
+        return
+    except Exception as error:  # whatever a broken file leads a library to
         reason = (str(error).splitlines() or [""])[0][:200]
-        problems.report(path, None, f"not a readable PDF ({type(error).__name__}: {reason})", code="damaged")
+        problems.report(path, None, f"not a readable {name} ({type(error).__name__}: {reason})", code="damaged")
+        return
+    if size > problems.bounds.document:
+        limit = f"more than {problems.bounds.document:,} bytes of text ({problems.bounds.longer})"
+        problems.report(path, None, limit, code="too-large")
         return
     text = "\n\n".join(part.strip() for part in parts if part.strip())
     if text:
-        yield Document(shown, text, shown, {**meta, "format": "pdf", "pages": count})
+        pages = {"pages": count} if kind == ".pdf" else {}
+        yield Document(shown, text, shown, {**meta, "format": kind[1:], **pages})
     else:
         problems.blank(path, None)  # scanned pages have no text
+
+
+class _Encrypted(Exception):
+    pass
+
+
+def _pdf(pypdf: Any, path: Path) -> Iterator[str]:
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of every oddity of every file
+    with pypdf.PdfReader(path) as reader:
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise _Encrypted
+        for page in reader.pages:
+            yield page.extract_text()
+
+
+def _docx(docx: Any, path: Path) -> Iterator[str]:
+    """Headings as Markdown's, paragraphs, and rows of tables."""
+    for block in docx.Document(str(path)).iter_inner_content():
+        if hasattr(block, "rows"):
+            yield "\n".join(" | ".join(cell.text for cell in row.cells) for row in block.rows)
+        else:
+            level = (block.style.name if block.style is not None else "").removeprefix("Heading ")
+            yield f"{'#' * int(level)} {block.text}" if level in "123456" and level else block.text
+
+
+def _pptx(pptx: Any, path: Path) -> Iterator[str]:
+    """A slide under its title."""
+    for number, slide in enumerate(pptx.Presentation(str(path)).slides, 1):
+        title = slide.shapes.title
+        rows = [shape.text_frame.text for shape in slide.shapes if shape.has_text_frame and shape != title]
+        name = title.text_frame.text if title is not None and title.text_frame.text.strip() else f"Slide {number}"
+        yield "\n\n".join([f"# {' '.join(name.split())}", *rows])
+
+
+def _xlsx(openpyxl: Any, path: Path) -> Iterator[str]:
+    """A sheet under its name, a row a line."""
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    for sheet in book.worksheets:
+        rows = (
+            " | ".join("" if cell is None else str(cell) for cell in row) for row in sheet.iter_rows(values_only=True)
+        )
+        yield "\n".join([f"# {sheet.title}", "", *(row for row in rows if row.strip(" |"))])
+    book.close()
+
+
+def _epub(ebooklib: Any, path: Path) -> Iterator[str]:
+    """Headings as Markdown's, and paragraphs, in the order of the book."""
+    import lxml.html
+    from ebooklib import epub
+
+    book = epub.read_epub(str(path), {"ignore_ncx": True})
+    for name, _ in book.spine:
+        item = book.get_item_with_id(name)
+        if item is not None and item.get_type() == ebooklib.ITEM_DOCUMENT:
+            for block in lxml.html.document_fromstring(item.get_content()).iter(*HEADINGS, "p", "li"):
+                text = " ".join(block.text_content().split())
+                yield f"{'#' * int(block.tag[1])} {text}" if block.tag in HEADINGS else text
+
+
+HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+XML = (".xml", ".xhtml", ".html", ".htm", ".rels", ".opf", ".ncx")  # what these formats hold besides pictures
+BOOKS: dict[str, tuple[str, Callable[[Any, Path], Iterator[str]]]] = {
+    ".pdf": ("pypdf", _pdf), ".docx": ("docx", _docx), ".pptx": ("pptx", _pptx), ".xlsx": ("openpyxl", _xlsx),
+    ".epub": ("ebooklib", _epub),
+}  # fmt: skip
 
 
 def warc_documents(path: Path, shown: str, meta: Mapping[str, Any], problems: Problems) -> Iterator[Document]:

@@ -23,7 +23,8 @@ from llmanac.data.quarantine import Problems, Unreadable
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 PAGES = (".html", ".htm", ".xhtml")
-CONTAINERS = (".warc", ".pdf", ".zip")
+BOOKS = (".pdf", ".docx", ".pptx", ".xlsx", ".epub")
+CONTAINERS = (".warc", ".zip", *BOOKS)
 _TEXTS = """.txt .text .md .markdown .rst .tex .log .py .pyi .ipynb .js .ts .jsx .tsx .java .c .h .cc .cpp .hpp .cs .go
 .rs .rb .php .swift .kt .scala .sh .sql .r .jl .lua .pl .hs .ml .toml .yaml .yml .ini .cfg .css .xml"""
 TEXTS = tuple(_TEXTS.split())

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
+from llmanac.evaluate._english import FUNCTION
+from llmanac.metrics._porter import stem
+
 Analyzer = Literal["code", "plain"]
-_CHUNK = re.compile(r"\w+(?:\.\w+)*")
+# scripts that are written without spaces: Thai to Burmese, Khmer, kana, Han
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_CHUNK = re.compile(rf"[{_UNSPACED}]+|(?:(?![{_UNSPACED}])\w)+(?:\.(?:(?![{_UNSPACED}])\w)+)*")
 _PIECE = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\dA-Za-z_]+")
 _WORD = re.compile(r"\w+")
+_ASKING = """what which who whom whose when where why how many much long often far old does did do is are was were can
+could tell explain describe name call called please anyone say aren isn wasn weren don doesn didn couldn shouldn t"""
 
 
 def _composed(text: str) -> str:
@@ -21,36 +29,45 @@ def _composed(text: str) -> str:
 
 
 def code_words(text: str) -> list[str]:
-    """Words without case (ß as ss); a dotted, underscored or camel-cased name yields itself and its parts.
+    """Words without case (ß as ss), as Porter's stems; a dotted, underscored or camel-cased name yields itself without
+    underscores, what follows each of its dots, and its parts; a text without spaces (Chinese, Japanese, Thai) the pairs
+    of its letters.
 
-    `shutil.copyTree` -> `shutil.copytree, shutil, copytree, copy, tree`. A plural or third-person -s is removed, so
-    that `raises` meets `raise`.
+    `os.path.is_dir` -> `os.path.isdir, path.isdir, os, path, isdir, is, dir`.
     """
     out: list[str] = []
     for chunk in _CHUNK.findall(_composed(text)):
-        if chunk.isalpha() and (chunk.islower() or chunk[1:].islower()):
-            out.append(_stem(chunk.casefold()))
+        if chunk.isascii() and chunk.isalpha() and (chunk.islower() or chunk[1:].islower()):
+            out.append(_stem(chunk.lower()))
             continue
-        if "." in chunk:
-            out.append(chunk.casefold())
-        for part in chunk.split("."):
-            pieces = [_stem(piece.casefold()) for piece in _PIECE.findall(part)]
-            if pieces != [part.casefold()]:
-                out.append(part.casefold())
-            if len(pieces) > 1 or pieces == [part.casefold()]:
-                out += pieces
+        if chunk[0] > "\u0dff" and re.match(f"[{_UNSPACED}]", chunk):
+            out += [chunk[i : i + 2] for i in range(max(1, len(chunk) - 1))]
+            continue
+        names = [part.casefold().replace("_", "") for part in chunk.split(".")]
+        out += [".".join(names[i:]) for i in range(len(names) - 1)]
+        for part, name in zip(chunk.split("."), names, strict=True):
+            pieces = [_stem(piece.casefold()) for piece in _PIECE.findall(part)] if part.isascii() else [_stem(name)]
+            out += pieces if len(pieces) == 1 else [_stem(name), *pieces]
     return out
 
 
+@functools.lru_cache(maxsize=1 << 18)
 def _stem(word: str) -> str:
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
+    return stem(word) if word.isascii() and word.isalpha() else word
 
 
 def plain_words(text: str) -> list[str]:
     """Runs of letters, digits and underscores, without case (ß as ss)."""
     return _WORD.findall(_composed(text).casefold())
+
+
+STOP = frozenset(code_words(" ".join([*FUNCTION, _ASKING])))
+
+
+@functools.lru_cache(maxsize=4096)
+def content(text: str) -> frozenset[str]:
+    """The words of a text, as `code_words` has them, that are not function words."""
+    return frozenset(code_words(text)) - STOP
 
 
 WORDS: dict[Analyzer, Callable[[str], list[str]]] = {"code": code_words, "plain": plain_words}

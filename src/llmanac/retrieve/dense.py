@@ -125,9 +125,12 @@ class Dense:
         """The `k` texts nearest to a query, best first; of equal ones the first."""
         if min(k, len(self)) < 1:
             return []
-        vector = _finite(self._encoded([self.spec.query_prefix + query]))
-        places, scores = self.search(vector, k)
+        places, scores = self.search(self.queries([query]), k)
         return [Hit(i, s) for i, s in zip(places[0].tolist(), scores[0].tolist(), strict=True)]
+
+    def queries(self, texts: Sequence[str]) -> np.ndarray:
+        """(B, D) float32 vectors of queries."""
+        return _finite(self._encoded([self.spec.query_prefix + text for text in texts]))
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions int64 and scores float32, both (B, min(k, N)), of queries (B, D).

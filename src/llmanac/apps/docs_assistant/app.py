@@ -1,44 +1,76 @@
-"""The application as a run, the report and the server see it (`recipes/application.py`)."""
+"""The application as a run, the report and the server see it (`recipes/application.py`).
+
+The documentation is a folder, and its questions are those that it yields itself (`retrieve/folder/questions.py`). A
+training question is looked up among the documents of training modules, as a user's would be; the model learns to point
+at the sentence that answers, or at none. Held-out questions are about modules that it never saw; without an answer are
+those that are asked where their module's documents are missing.
+"""
 
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmanac.apps.docs_assistant.assistant import Assistant
-from llmanac.apps.docs_assistant.evaluation import evaluate_assistant
-from llmanac.apps.docs_assistant.material import Material, Row
-from llmanac.apps.docs_assistant.prompt import SPECIAL
+import numpy as np
+
+from llmanac.apps.docs_assistant.collect import collect
+from llmanac.apps.docs_assistant.pointer import (
+    END,
+    NONE,
+    NUMBERS,
+    SPECIAL,
+    PointerReader,
+    check_marks,
+    letters_of,
+    question_ids,
+    row_of,
+    sheet_ids,
+)
 from llmanac.core import files
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.files import read_toml
 from llmanac.core.pages import Section, markdown_table, table
 from llmanac.core.progress import progress
+from llmanac.core.rng import seed_of
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
+from llmanac.metrics.answers import exact_match, f1
 from llmanac.models.locate import ASSISTANT
 from llmanac.recipes.application import Application, Pairs, ReportPart
 from llmanac.recipes.pairs import mixture, pairs_stream, write_examples
 from llmanac.recipes.timetable import questions_asked
+from llmanac.retrieve.folder import FolderIndex
+from llmanac.retrieve.folder.answers import FolderAnswer, FolderAssistant
+from llmanac.retrieve.folder.index import WHERE
+from llmanac.retrieve.folder.questions import Question, asked_of, questions_of
+from llmanac.retrieve.folder.reader import CHOICES
 
 TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__).with_name("report.toml")).items()}
-LENGTH = 512  # of a row: the longest prompt, its answer, and further questions about the same passages
-ROWS_A_SECOND = 20  # examples written for each second of the budget: more than two cores train on in it
+APP, DOCUMENTS = "docs-assistant", "documents"
+QUOTES = 3  # sentences of an answer
+LENGTH = 512  # of a row: a sheet, its question, and further ones about the same sentences
+ROWS_A_SECOND = 20  # rows written for each second of the budget: more than two cores train on in it
 FEWEST_ROWS, MOST_ROWS = 500, 40_000
-WAYS = 5  # of asking a question: four of `evaluate_assistant`, and calibrating
 PAIRS_SHARE = 0.1  # of the budget, for writing the rows; where that takes longer, there are fewer
-QUESTIONS_A_SECOND = 0.5  # of the budget, so that a short run is not mostly evaluation
-FEWEST_QUESTIONS = 35
+REMOVED = 0.15  # of the rows lack the sentence that answers
+FURTHER = 6  # further questions about the sentences of a row
+QUESTIONS_A_SECOND, FEWEST_QUESTIONS = 0.5, 35  # of the budget, so that a short run is not mostly evaluation
+WAYS = 6  # of asking a question: five in `measured`, and calibrating
+COST = 0.02  # of the right answers about training modules, that caution may take away
+EXAMPLES, MISSED, GUESS_TOKENS = 10, 0.5, 32
+Row = tuple[np.ndarray, np.ndarray]
 
 
 class Documentation(Pairs):
-    """Questions about documented names, answered from retrieved passages; see `material`."""
+    """Questions about documented names, answered from the sentences that are found."""
 
     length = LENGTH
-    chats = False  # rows are sheets of lines, without the chat template
+    chats = False  # rows are sheets of sentences, without the chat template
 
     def __init__(self, run: Any) -> None:
         if run.spec.finetune.practice_share and run.spec.train.length < LENGTH:
@@ -46,18 +78,65 @@ class Documentation(Pairs):
                 f"train.length: {run.spec.train.length} is shorter than a question with its passages; give at least "
                 f"{LENGTH}, or finetune.practice_share=0"
             )
-        self.run = run
-        self.material = Material.collect(run.spec.data.source, run.corpus, seed=run.spec.seed)
+        if not hasattr(run.spec.data.source, "entries"):
+            raise DataError("finetune.pairs: docstrings needs the source python-docs; give a file of pairs instead")
+        self.run, self.seed = run, run.spec.seed
+        held = {document.group for document in run.corpus.held_out}
+        names = {entry.module in held for entry in run.spec.data.source.entries()}
+        if names != {True, False}:
+            raise DataError("the documentation has too few modules to hold one out")
+        self.whole = FolderIndex.update(collect(run.spec.data.source, run.folder / "data" / "documents"))
+        self.practice = FolderIndex.update(
+            collect(run.spec.data.source, run.folder / "data" / "practice", without=held)
+        )
+
+    def questions(self, count: int, *, held_out: bool, salt: int = 0) -> list[Question]:
+        """Questions about training modules, or held-out ones."""
+        if not held_out:
+            return questions_of(self.practice, count, seed_of(self.seed, "training", salt))
+        known = set(self.practice.documents)
+        use = [passage.number for passage in self.whole.passages() if passage.document not in known]
+        return questions_of(self.whole, count, seed_of(self.seed, "held out", salt), use)
 
     def write(self) -> None:
-        """Encode questions with their passages; only the answers carry loss, in fine-tuning and in practice."""
+        """Encode questions with their sentences; only the answers carry loss, in fine-tuning and in practice."""
+        check_marks(self.run.tokenizer)
         count = max(FEWEST_ROWS, min(MOST_ROWS, int(ROWS_A_SECOND * self.run.spec.budget_seconds)))
-        rows = self.material.rows(self.run.tokenizer, count, length=LENGTH)
         most = PAIRS_SHARE * self.run.spec.budget_seconds
-        write_examples(self.run, "pairs", counted("write questions", rows, count, fewest=FEWEST_ROWS, seconds=most))
+        asked = self.questions(count, held_out=False)
+        rows = counted("write questions", self.rows(asked), count, fewest=FEWEST_ROWS, seconds=most)
+        write_examples(self.run, "pairs", rows)
+
+    def rows(self, questions: Sequence[Question]) -> Iterator[Row]:
+        """Rows `(ids, loss mask)`: a sheet, its question, and further ones about the same sentences."""
+        assistant, rng = FolderAssistant(self.practice), random.Random(seed_of(self.seed, "rows"))
+        tokenizer = self.run.tokenizer
+        special = tokenizer.special_tokens
+        for question in questions:
+            asked, found, _ = assistant.found(question.text)
+            quotes = assistant.ranker.quotes(asked, found)[:CHOICES]
+            if rng.random() < REMOVED:
+                quotes = [quote for quote in quotes if quote.text != question.gold]
+            rows, gold = [row_of(quote) for quote in quotes], [quote.text for quote in quotes]
+            turns = [(question.text, question.gold)]
+            for quote in rng.sample(quotes, min(FURTHER, len(quotes))):
+                if quote.text != question.gold:
+                    turns.append((asked_of(quote.passage, quote.text, self.practice, rng), quote.text))
+            letters = letters_of(" ".join(text for text, _ in turns), rows)
+            ids, mask = sheet_ids(tokenizer, rows, letters), []
+            mask = [False] * len(ids)
+            for text, answer in turns:
+                shown = question_ids(tokenizer, text, letters)
+                said = [special[NUMBERS[gold.index(answer)] if answer in gold else NONE], special[END]]
+                if len(ids) + len(shown) + len(said) > LENGTH:
+                    break
+                ids += shown + said
+                mask += [False] * len(shown) + [True] * len(said)
+            if any(mask):
+                yield np.array(ids, np.int64), np.array(mask)
 
     def mixed_in(self, stream: Any) -> Any:
-        """Pretraining rows mixed with questions and their passages: a small model must see copying early."""
+        """Pretraining rows mixed with questions and their sentences: a small model must see copying early."""
         share = self.run.spec.finetune.practice_share
         if not share:
             return stream
@@ -66,21 +145,36 @@ class Documentation(Pairs):
 
     def measure(self, run: Any) -> dict[str, Any]:
         """Ask about held-out modules; writes the assistant's files into the run's folder."""
-        engine = Engine(run.model, run.tokenizer)
-        assistant = Assistant(engine, self.material.index, run.tokenizer)
+        reader = PointerReader(Engine(run.model, run.tokenizer))
+        assistant, practised = (FolderAssistant(index, reader=reader) for index in (self.whole, self.practice))
         most = max(FEWEST_QUESTIONS, int(QUESTIONS_A_SECOND * run.spec.budget_seconds))
-        tried = [pair.question for pair in self.material.maker(held_out=True, salt=3).answerable(16)]
         asked = min(run.spec.evaluate.questions, most)
-        questions = questions_asked(
-            run, lambda count: assistant.answers(tried[:count]), asked, ways=WAYS, what="questions of each sort"
+        tried = self.questions(16, held_out=True, salt=3)
+        count = questions_asked(
+            run, lambda count: [assistant.answer(one.text) for one in tried[:count]], asked, ways=WAYS, what="questions"
         )
-        practised = Assistant(engine, self.material.practice, run.tokenizer)
-        practised.calibrate(self.material.maker(held_out=False, salt=4).examination(questions))
-        assistant.caution = practised.caution
+        calibrate(practised, reader, self.questions(count, held_out=False, salt=4))
         with files.atomic_folder(run.folder / ASSISTANT) as folder:
-            assistant.save(folder)
+            FolderIndex.update(collect(run.spec.data.source, folder / DOCUMENTS))
+            files.write_json(folder / "assistant.json", {"format_version": 2, "app": APP, "caution": reader.caution})
         alone = Engine(run.base, run.tokenizer)
-        return {"answers": evaluate_assistant(assistant, self.material, alone=alone, questions=questions)}
+        return {"answers": measured(assistant, practised, self.questions(count, held_out=True), alone)}
+
+
+def calibrate(assistant: FolderAssistant, reader: PointerReader, answerable: Sequence[Question]) -> None:
+    """Set the reader's caution by questions about training modules: a small model answers too readily.
+
+    The highest that costs at most `COST` of the answers that are right without it.
+    """
+    reader.caution = 0.0
+    given = [(assistant.answer(one.text), one.gold) for one in answerable]
+    margins = [answer.margin for answer, gold in given if line_of(answer) == gold]
+    reader.caution = max(0.0, float(np.quantile(margins, COST, method="lower"))) if margins else 0.0
+
+
+def line_of(answer: FolderAnswer) -> str:
+    """The first sentence that an answer quotes; a refusal's words."""
+    return answer.citations[0].quote if answer.citations else answer.text
 
 
 def counted(
@@ -97,6 +191,64 @@ def counted(
             bar.advance()
 
 
+def measured(
+    assistant: FolderAssistant, practised: FolderAssistant, questions: Sequence[Question], alone: Any
+) -> dict[str, Any]:
+    """How good the answers are, on modules that training never shows.
+
+    Args:
+        practised: the same where the documents of held-out modules are missing, so that nothing answers.
+        alone: the engine of the language model that answers without retrieval.
+
+    Returns:
+        scores: by way of answering: f1 and exact of the first quoted sentence, questions.
+        kinds: by sort of question. refused_unanswerable, refused_answerable: fractions.
+        examples, misses, refusals: question, answer, expected, citations.
+    """
+    ranked = FolderAssistant(assistant.index, weights=assistant.ranker.weights)
+    with progress("ask", len(questions), "questions") as bar:
+        given, declined, extracted = [], [], []
+        for one in questions:
+            given.append(assistant.answer(one.text))
+            declined.append(practised.answer(one.text))
+            extracted.append(ranked.answer(one.text))
+            bar.advance()
+    guesses = alone.generate([f"{one.text}\n" for one in questions], max_new_tokens=GUESS_TOKENS, stop="\n\n")
+    closed = [next((line for line in one.text.split("\n") if line.strip()), "") for one in guesses]
+    texts, pairs = [line_of(answer) for answer in given], list(zip(questions, given, strict=True))
+    missed = [(q, a) for q, a in pairs if not a.refused and f1(line_of(a), q.gold) < MISSED]
+    vain = [(replace(q, golds=(a.text,)), a) for q, a in zip(questions, declined, strict=True) if a.refused]
+    return {
+        "scores": {
+            "retrieved, read by the model": _score(questions, texts),
+            "retrieved, without the model": _score(questions, [line_of(answer) for answer in extracted]),
+            "without retrieval": _score(questions, closed),
+        },
+        "kinds": {sort: _score(questions, texts, sort) for sort in sorted({one.sort for one in questions})},
+        "refused_unanswerable": sum(answer.refused for answer in declined) / max(1, len(declined)),
+        "refused_answerable": sum(answer.refused for answer in given) / max(1, len(given)),
+        "examples": [_example(*one) for one in pairs[:EXAMPLES]],
+        "misses": [_example(*one) for one in missed[:2]],
+        "refusals": [_example(*one) for one in (*vain[:1], *[p for p in pairs if p[1].refused][:1])],
+    }
+
+
+def _score(questions: Sequence[Question], texts: Sequence[str], sort: str = "") -> dict[str, float | int]:
+    """Mean scores, of the questions of one sort where it is given."""
+    chosen = [(text, one.gold) for one, text in zip(questions, texts, strict=True) if sort in ("", one.sort)]
+    count = max(1, len(chosen))
+    return {
+        "f1": sum(f1(*one) for one in chosen) / count,
+        "exact": sum(exact_match(*one) for one in chosen) / count,
+        "questions": len(chosen),
+    }
+
+
+def _example(question: Question, answer: FolderAnswer) -> dict[str, Any]:
+    cited = [{"title": c.title, "text": c.text} for c in answer.citations[:1]]
+    return {"question": question.text, "answer": line_of(answer), "expected": question.gold, "citations": cited}
+
+
 def report_of(results: Mapping[str, Any]) -> ReportPart:
     """Scores next to those of simpler ways of answering, examples, and failures."""
     found = results["answers"]
@@ -107,27 +259,26 @@ def report_of(results: Mapping[str, Any]) -> ReportPart:
         kept_weights=TEXTS["kept_weights"],
         scores={name: score["f1"] for name, score in found["scores"].items()},
         scores_title="answers about held-out modules, F1 (higher is better)",
-        scores_caption="F1 of the assistant's answers beside what the same model, or the same retrieval, gives alone.",
+        scores_caption="F1 of the assistant's answers beside what the same retrieval, or the same model, gives alone.",
         sections=tuple(section for section in (_answers(found), _examples(found), _wrong(found)) if section),
         card=f"\n## Answers on held-out modules\n\n{lines}\n",
     )
 
 
 def _answers(found: Mapping[str, Any]) -> Section:
-    head = ["held-out modules, question forms never seen in training", "F1", "exact", "questions"]
     rows = [[name, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for name, s in found["scores"].items()]
-    by_sort = ", ".join(f"{sort} {share:.0%}" for sort, share in found["refused"].items())
     kinds = [[k, f"{s['f1']:.3f}", f"{s['exact']:.3f}", s["questions"]] for k, s in found["kinds"].items()]
     return Section(
         "Answers",
         [
             TEXTS["answers"],
-            f"Questions the documentation cannot answer are refused {found['refused_unanswerable']:.0%} of the time; "
-            f"answerable ones are refused {found['refused_answerable']:.0%}. By sort: {by_sort}.",
-            TEXTS["which"],
-            TEXTS["near_misses"],
+            f"Questions that nothing answers are refused {found['refused_unanswerable']:.0%} of the time; "
+            f"answerable ones are refused {found['refused_answerable']:.0%}.",
         ],
-        [table(head, rows, 0), table(["by kind, with retrieval", "F1", "exact", "questions"], kinds)],
+        [
+            table(["held-out modules", "F1", "exact", "questions"], rows, 0),
+            table(["by sort, with retrieval", "F1", "exact", "questions"], kinds),
+        ],
     )
 
 
@@ -151,8 +302,21 @@ def _shown(example: Mapping[str, Any]) -> dict[str, Any]:
     return {**example, "note": f"In the documentation: {expected}" if expected else ""}
 
 
+class DocumentationAssistant(FolderAssistant):
+    """Answers from the documentation, with questions to begin with."""
+
+    def examples(self) -> list[str]:
+        """What three functions of modules do, those that other entries mention most."""
+        lexical, names = self.ranker.lexical, dict[str, int]()
+        for passage in self.index.passages():
+            name = passage.heading.partition("(")[0]
+            if name.count(".") == 1 and name.islower() and (number := lexical.vocabulary.get(name.replace("_", ""))):
+                names[name] = int(lexical.starts[number + 1] - lexical.starts[number])
+        return [f"What does {name} do?" for name in sorted(names, key=lambda name: (-names[name], name))[:3]]
+
+
 class DocsAssistant(Application):
-    """Rows from docstrings, an evaluation on held-out modules, and an assistant that quotes."""
+    """Rows from a folder of documentation, an evaluation on held-out modules, and an assistant that quotes."""
 
     special_tokens = SPECIAL
 
@@ -162,9 +326,18 @@ class DocsAssistant(Application):
     def report(self, results: Mapping[str, Any]) -> ReportPart | None:
         return report_of(results) if "answers" in results else None
 
-    def assistant(self, folder: Path, engine: Engine) -> Assistant:
-        reader = load_engine(folder / "model", device=str(getattr(engine.model, "device", "auto")))
-        return Assistant.load(folder / ASSISTANT, reader, reader.tokenizer)
+    def assistant(self, folder: Path, engine: Engine) -> FolderAssistant:
+        path = folder / ASSISTANT / "assistant.json"
+        try:
+            data = files.read_table(path)
+            if data["format_version"] != 2:
+                raise DataError(f"{path}: written by an earlier version")
+            caution = float(data["caution"])
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error}); run the recipe again") from None
+        model = load_engine(folder / "model", device=str(getattr(engine.model, "device", "auto")))
+        index = FolderIndex.open(folder / ASSISTANT / DOCUMENTS / WHERE)
+        return DocumentationAssistant(index, reader=PointerReader(model, caution), quotes=QUOTES)
 
 
 APPLICATION = DocsAssistant()

@@ -34,10 +34,10 @@ from llmanac.data.unpack import KNOWN, TABLES, Span, format_of
 
 # how files that are neither plain text nor tables are read
 PAGES = dict.fromkeys(unpack.PAGES, pages.html_documents) | {
-    ".warc": pages.warc_documents, ".pdf": pages.pdf_documents,
+    ".warc": pages.warc_documents, **dict.fromkeys(unpack.BOOKS, pages.book_documents),
 }  # fmt: skip
 CARD = {
-    "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, .zip, or folders of them",
+    "title": "Files: text, source code, .jsonl(.gz), .csv, .parquet, .html, .warc(.gz), .pdf, office, .zip, or folders",
     "aliases": {
         "html": {"include": ["*.html", "*.htm", "*.xhtml", "*.html.gz"]},
         "warc": {"include": ["*.warc", "*.warc.gz"]},

@@ -1,34 +1,38 @@
-"""Answers from a folder of documents, with citations that are checked; the rules:
+"""Answers from a folder's passages, each with its source, or a refusal.
 
-1. Where no passage holds `threshold` of the question's content words (by weight, see `quotes.py`), the answer is a
-   refusal. The number is stated with every answer as `support`.
-2. Passages are packed, best first, into a budget of tokens, as data (`reader.py`).
-3. `free`: the model writes. Each sentence must name a passage that was shown, or is given the best one, which must
-   support both the sentence (`checks.py`) and the question; other sentences are dropped, and where none is left,
-   the answer is a refusal. `quote`: the model chooses one of the sentences, and can write nothing else. `extract`: the
-   best sentence, without a model.
+1. Passages are ranked by the probability that they answer (`ranker.py`); below the threshold the answer is a refusal.
+   Where there are earlier questions, the question is also asked with the words of each of the last ones before it,
+   and as a model rewrites it in one line, where there is one; the one that the folder most probably answers counts.
+2. `extract`: the most probable sentences. `quote`: a reader weighs these sentences and that none of them answers, and
+   its probabilities are multiplied with the ranker's. `free`: a model writes; each sentence must name a passage that
+   was shown, or is given the best one, which must support it (`checks.py`); others are dropped, and where none is
+   left, the answer is a refusal.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llmanac.core.errors import RequestError
-from llmanac.metrics._porter import stem
-from llmanac.retrieve._words import plain_words
+from llmanac.retrieve._words import content, plain_words
 from llmanac.retrieve.folder.checks import AGREES, agreement
-from llmanac.retrieve.folder.index import FolderIndex, Found, Passage
-from llmanac.retrieve.folder.quotes import Quote, content, quotes, spans, support, without_orders
-from llmanac.retrieve.folder.reader import REFUSAL, RULES, PassageReader
+from llmanac.retrieve.folder.index import FolderIndex, Passage
+from llmanac.retrieve.folder.quotes import Quote, spans
+from llmanac.retrieve.folder.ranker import THRESHOLD, Asked, Ranker, Weights, sigmoid
+from llmanac.retrieve.folder.reader import CHOICES, REFUSAL, RULES, PassageReader, Reader
 
 if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
 
 MODES = ("free", "quote", "extract")
-THRESHOLD = 0.6
+NEAREST = 3  # passages shown with a refusal
+TURNS = 3  # earlier questions that a question may go on from
+LONGEST = 4000  # characters of a question
 _MARK = re.compile(r"\s*\[(\d+(?:\s*,\s*\d+)*)\]")
 
 
@@ -48,8 +52,9 @@ class FolderAnswer:
     """An answer.
 
     Attributes:
-        refused: whether nothing supports an answer. support: of the question by the best passage, 0 to 1.
+        refused: whether nothing supports an answer. support: the probability that the folder answers.
         shown: the passages, in the order of their numbers. dropped: sentences that no passage supported.
+        margin: by how much a reader's best sentence is more probable than that none answers, in log-odds.
     """
 
     text: str
@@ -58,15 +63,22 @@ class FolderAnswer:
     support: float = 0.0
     shown: list[Passage] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    margin: float = np.inf
+
+    @property
+    def nearest(self) -> list[dict[str, str]]:
+        """Of a refusal, the passages to look at instead."""
+        rows = ({"name": p.heading, "signature": p.source, "summary": " ".join(p.text.split())} for p in self.shown)
+        return list(rows)[:NEAREST] if self.refused else []
 
 
 class FolderAssistant:
     """Answers from an index; an `Assistant`, so that `serve` and `chat` take it.
 
     Args:
-        engine: of the model; without one the mode is `extract`.
-        method, k: of retrieval; threshold: of a refusal; budget: tokens of passages in a prompt.
-        longest: tokens of an answer.
+        engine: of the model; without one the mode is `extract`. reader: of the mode `quote`; by default the model.
+        method, k: of retrieval; threshold: of a refusal, by default that of the weights; quotes: sentences at most.
+        budget: tokens of passages in a prompt; longest: tokens of an answer. weights: of the ranker.
 
     Raises:
         RequestError: a mode that there is not, or that needs a model.
@@ -81,82 +93,103 @@ class FolderAssistant:
         method: str | None = None,
         k: int = 6,
         threshold: float = THRESHOLD,
+        quotes: int = 1,
         budget: int = 1024,
         longest: int = 128,
+        reader: Reader | None = None,
+        weights: Mapping[str, Weights] | None = None,
     ) -> None:
         self.index, self.engine = index, engine
-        self.mode = mode or ("extract" if engine is None else "free")
+        self.mode = mode or ("quote" if reader else "extract" if engine is None else "free")
         if self.mode not in MODES:
             raise RequestError(f"--mode: {self.mode!r} is not one of {', '.join(MODES)}")
-        if self.mode != "extract" and engine is None:
+        if self.mode != "extract" and engine is None and reader is None:
             raise RequestError(f"--mode {self.mode}: a model writes the answer; name one with --model")
         if not 0 <= threshold <= 1:
             raise RequestError(f"--threshold: {threshold} is not between 0 and 1")
         self.method = method or ("bm25" if index.encoder is None else "hybrid")
-        self.k, self.threshold, self.longest = k, threshold, longest
-        self.reader = None
-        if engine is not None and self.mode != "extract":
-            self.reader = PassageReader(engine, RULES, budget=budget, longest=longest)
-        self._lexical = index.retriever("bm25")
-        self._weights: dict[str, float] = {}
-
-    def weight(self, word: str) -> float:
-        """The idf of a stem: that of the most frequent word with this stem in the index."""
-        if not self._weights:
-            for known in self._lexical.vocabulary:
-                value = self._lexical.weight(known)
-                key = stem(known) if known.isalpha() else known
-                self._weights[key] = min(value, self._weights.get(key, value))
-        return self._weights.get(word) or self._lexical.weight("\0")
-
-    def support(self, text: str, passage: Passage) -> float:
-        """How much of a text's content words a passage holds, 0 to 1."""
-        return support(text, content(f"{passage.heading} {without_orders(passage.text)}"), self.weight)
+        self.ranker = Ranker(index, self.method, weights)
+        self.k, self.quotes, self.longest = k, quotes, longest
+        self.threshold = threshold
+        self.model = None if engine is None else PassageReader(engine, RULES, budget=budget, longest=longest)
+        self.reader = reader or self.model
 
     def answer(self, question: str, history: Sequence[str] = ()) -> FolderAnswer:
-        """The answer to a question; of earlier ones the last is read where this one has hardly a word of its own.
+        """The answer to a question, with the earlier ones of the conversation.
 
         Raises:
-            RequestError: a question without a word, or a prompt that does not fit the model.
+            RequestError: a question without a word, or too long; or a prompt that does not fit the model.
         """
         if not plain_words(question):
             raise RequestError("the question is empty")
-        if history and len(content(question)) < 2:
-            question = f"{history[-1]} {question}"
-        found = self.index.retrieve(question, self.k, self.method)
-        best = max((self.support(question, one.passage) for one in found), default=0.0)
-        if best < self.threshold or not content(question):
-            return self._refusal(best, found)
+        if len(question) > LONGEST:
+            raise RequestError(f"messages: a question of {len(question):,} characters; ask in at most {LONGEST:,}")
+        meant = [f"{turn[-LONGEST:]} {question}" for turn in history[-TURNS:]]
+        if history and self.model is not None and self.mode != "extract":
+            meant.append(self.model.rewritten(question, history[-TURNS:]))
+        own = self.ranker.asked(question)
+        alone = [question] if len(own.words) > 1 or not meant else []  # "and its keeper?" says too little alone
+        every = [self.found(one) for one in (*alone, *meant)]
+        asked, found, odds = max(every, key=lambda one: self._meant(own, *one[1:]))
+        best = sigmoid(odds) if found else 0.0
+        shown = [passage for passage, _ in found]
+        if not found or best < self.threshold:
+            return self._refusal(best, shown)
         if self.mode == "free":
-            return self._free(question, best, found)
-        ranked = quotes(question, found, self.weight)
-        if not ranked:
-            return self._refusal(best, found)
-        quote = ranked[0] if self.reader is None else self.reader.choose(question, found, ranked)
-        return self._quoted(quote, best, found)
+            return self._free(asked, best, shown)
+        # earlier questions have led to the passages; which sentence answers, this one says
+        ranked, margin = self.ranker.quotes(own if own.words else asked, found, odds), np.inf
+        if ranked and self.mode == "quote":
+            ranked, margin = self._weighed(asked.text, ranked[:CHOICES], best)
+        if not ranked or margin < 0:
+            return self._refusal(best, shown)
+        return self._quoted(ranked[: self.quotes], best, shown, margin)
 
-    def _refusal(self, best: float, found: Sequence[Found], dropped: Sequence[str] = ()) -> FolderAnswer:
-        return FolderAnswer(REFUSAL, [], True, best, [one.passage for one in found], list(dropped))
+    def found(self, question: str) -> tuple[Asked, list[tuple[Passage, float]], float]:
+        """A question, the `k` best passages with their log-probabilities, and the log-odds that the folder answers."""
+        asked = self.ranker.asked(question)
+        found, odds = self.ranker.passages(asked)
+        return asked, found[: self.k], odds
 
-    def _quoted(self, quote: Quote, best: float, found: Sequence[Found]) -> FolderAnswer:
-        shown = [one.passage for one in found]
-        number = shown.index(quote.passage) + 1
-        cited = Citation(number, quote.passage.source, quote.passage.text, quote.passage, quote.text)
-        return FolderAnswer(f'"{quote.text}" [{number}]', [cited], False, best, shown)
+    def _meant(self, own: Asked, found: Sequence[tuple[Passage, float]], odds: float) -> tuple[bool, float]:
+        """How well a reading fits a question, some word of which, or a related one, the best passage must have."""
+        held = own.share(content(f"{found[0][0].heading} {found[0][0].text}"), True) if found else 0.0
+        return held > 0, odds
 
-    # with a model
-
-    def _free(self, question: str, best: float, found: Sequence[Found]) -> FolderAnswer:
-        assert self.engine is not None
+    def _weighed(self, question: str, ranked: Sequence[Quote], best: float) -> tuple[list[Quote], float]:
+        """The sentences in the order of both probabilities, and the margin of the first."""
         assert self.reader is not None
-        packed = self.reader.pack(found)
-        ids = self.reader.prompt_ids(question, packed)
+        *said, none = self.reader.weigh(question, ranked)
+        logs = np.array(said) + [quote.score for quote in ranked]
+        order = np.argsort(-logs, kind="stable")
+        return [ranked[i] for i in order], float(logs.max() - none - np.log1p(-min(best, 1 - 1e-9)))
+
+    def _refusal(self, best: float, shown: Sequence[Passage], dropped: Sequence[str] = ()) -> FolderAnswer:
+        return FolderAnswer(REFUSAL, [], True, best, list(shown), list(dropped))
+
+    def _quoted(self, quotes: Sequence[Quote], best: float, shown: list[Passage], margin: float) -> FolderAnswer:
+        cited = [
+            Citation(
+                shown.index(quote.passage) + 1, quote.passage.source, quote.passage.text, quote.passage, quote.text
+            )
+            for quote in quotes
+        ]
+        return FolderAnswer(
+            "\n".join(f'"{c.quote}" [{c.number}]' for c in cited), cited, False, best, shown, margin=margin
+        )
+
+    # with a model that writes
+
+    def _free(self, asked: Asked, best: float, shown: Sequence[Passage]) -> FolderAnswer:
+        assert self.engine is not None
+        assert self.model is not None
+        packed = self.model.pack(shown)
+        ids = self.model.prompt_ids(asked.text, packed)
         [made] = self.engine.generate([ids], max_new_tokens=self.longest, stop=["\nQuestion:", "<passage"])
-        return self.checked(question, made.text, [passage for passage, _ in packed], best)
+        return self.checked(asked.text, made.text, [passage for passage, _ in packed], best)
 
     def checked(self, question: str, text: str, shown: Sequence[Passage], best: float = 1.0) -> FolderAnswer:
         """A model's text with only the sentences that a passage supports, each with the number of one that does."""
-        able = {i for i, passage in enumerate(shown, 1) if self.support(question, passage) >= self.threshold}
         kept: list[str] = []
         dropped: list[str] = []
         cited: dict[int, Citation] = {}
@@ -165,20 +198,21 @@ class FolderAssistant:
             row = marked[start:stop]
             named = {int(n) for group in _MARK.findall(row) for n in group.split(",")}
             bare = " ".join(_MARK.sub("", row).split())
-            rated = [(self._agrees(bare, question, shown[i - 1]), i) for i in sorted(named & able or able)]
-            value, number = max(rated, key=lambda pair: (pair[0], -pair[1]), default=(0.0, 0))
-            if value < AGREES and named & able:  # another passage may support what was cited wrongly
-                rated = [(self._agrees(bare, question, shown[i - 1]), i) for i in sorted(able)]
-                value, number = max(rated, key=lambda pair: (pair[0], -pair[1]))
-            if value < AGREES or bare.rstrip(".") == REFUSAL.rstrip("."):
+            rated = [
+                (self._agrees(bare, question, passage), number in named, -number)
+                for number, passage in enumerate(shown, 1)
+            ]
+            able = [one for one in rated if one[0] >= AGREES]
+            if not able or bare.rstrip(".") == REFUSAL.rstrip("."):
                 dropped.append(bare)
                 continue
+            number = -max(able, key=lambda one: (one[1], one[0], one[2]))[2]  # what it named, if that supports it
             passage = shown[number - 1]
             kept.append(f"{bare} [{number}]")
             cited[number] = Citation(number, passage.source, passage.text, passage)
         if not kept:
-            return FolderAnswer(REFUSAL, [], True, best, list(shown), dropped)
+            return self._refusal(best, shown, dropped)
         return FolderAnswer(" ".join(kept), [cited[n] for n in sorted(cited)], False, best, list(shown), dropped)
 
     def _agrees(self, sentence: str, question: str, passage: Passage) -> float:
-        return agreement(sentence, question, passage.heading, passage.text, self.weight)
+        return agreement(sentence, question, passage.heading, passage.text, self.ranker.lexical.weight)

@@ -17,11 +17,12 @@ That is stricter than the support of a question by a complete passage (`quotes.p
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmanac.evaluate._english import FUNCTION
 from llmanac.metrics._porter import stem
-from llmanac.retrieve.folder.quotes import ASKING, ORDERS, Weight, content, spans
+from llmanac.retrieve._words import STOP, content
+from llmanac.retrieve.folder.quotes import ORDERS, spans
 
 AGREES = 0.5
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -34,6 +35,7 @@ _PRONOUNS, _NOT = frozenset(_FORMS.split()), frozenset(_DENIALS.split())
 _FRAME = frozenset(map(stem, _FRAMES.split()))  # how an answer begins, or says where it is from
 COUNTS = {word: str(number) for number, word in enumerate(_COUNTS.split(), 2)}
 _NAME = re.compile(r"[A-Z][^\W\d_]+(?: [A-Z][^\W\d_]+){1,3}")  # of several words
+Weight = Callable[[str], float]
 _WHERE = re.compile(r"(?i)\bpassages? \d+")
 
 
@@ -75,7 +77,7 @@ def _stem(token: str) -> str:
 def _empty(token: str) -> bool:
     """Whether it is no content word."""
     word = token.lower()
-    return word in FUNCTION or word in ASKING or word in _NOT or word in _PRONOUNS or "n't" in word.replace("’", "'")
+    return stem(word) in STOP or word in _NOT or word in _PRONOUNS or "n't" in word.replace("’", "'")
 
 
 def said(text: str, known: frozenset[str]) -> Said:

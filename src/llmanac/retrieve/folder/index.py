@@ -37,9 +37,10 @@ from llmanac.retrieve.folder.chunks import SIZE
 from llmanac.retrieve.hybrid import Hybrid
 from llmanac.retrieve.hybrid import Spec as HybridSpec
 
-FORMAT, VERSION = "llmanac-folder-index", 4
-# lines of version 2 began at blank ones, and those of pages were of their text; words of 3 were not in NFKC
-READABLE = (2, 3, VERSION)
+FORMAT, VERSION = "llmanac-folder-index", 5
+# lines of version 2 began at blank ones, and those of pages were of their text; words of 3 were not in NFKC, those of 4
+# no stems
+READABLE = (2, 3, 4, VERSION)
 WHERE = Path(".llmanac") / "index"  # below the folder; readers of folders pass over hidden ones
 CHECKED = 64 << 20
 AGAIN = "build it again with `llmanac index`"
