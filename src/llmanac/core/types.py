@@ -82,13 +82,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch with every tensor on `device`."""
+        import torch
+
         moved: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, Batch):
                 moved[name] = value.to(device)
-            elif value is not None and not isinstance(
-                value, str
-            ):  # a copy to CUDA that waits would stop the host once a micro-batch
+            elif isinstance(value, torch.Tensor):
+                # a copy to CUDA that waits would stop the host once a micro-batch
                 moved[name] = value.to(device, non_blocking=device.type == "cuda")
         return replace(self, **moved)
 
