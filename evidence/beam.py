@@ -309,7 +309,10 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         return [[n, *(format(over(seeds, part, n, k), form) for k, form in keys.items())] for n in names]
 
     cuts = ["entropy", *(f"top-k {k} removed" for k in TOP_K), "top-p removed", "top-p size"]
-    quarter = [[format(over(seeds, "text", "cuts", at, key), ".3f") for key in cuts] for at in range(4)]
+    quarter = [
+        [name, *(format(over(seeds, "text", "cuts", at, key), ".3f") for key in cuts)]
+        for at, name in enumerate(("lowest", "second", "third", "highest"))
+    ]
     better = [[n, f"{over(seeds, 'searches', n, 'better'):.0%}",
                *(f"{seed['searches'][n]['tokens']:.1f}, {seed['searches'][n]['logprob']:.2f}" for seed in seeds)]
               for n in SEARCHES]  # fmt: skip
@@ -329,5 +332,5 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         Section("Four texts a prompt", tables=[
             table(["", "word F1 between them", "distinct-2 of all", "best word F1", "log p a token"],
                   rows("four", {"self": ".3f", "distinct": ".3f", "best": ".3f", "per": ".3f"}))]),
-        Section("What the cuts remove, by quarters of entropy", tables=[table(cuts, quarter)]),
+        Section("What the cuts remove, by quarters of entropy", tables=[table(["quarter", *cuts], quarter)]),
     ]  # fmt: skip

@@ -67,9 +67,14 @@ def _class_of(tree: ast.Module, path: Path, name: str) -> tuple[Path | None, str
     return (path if here else None), own
 
 
-def file_of(path: Path, name: str) -> Path | None:
-    """The file that defines a class which a file refers to as `name` or `module.name`; None where it is elsewhere."""
-    return _class_of(parsed(path), path, name)[0]
+def file_of(path: Path, name: str, within: str = "Spec") -> Path | None:
+    """The file of a class that a Spec's file, or the file of one of its bases, refers to as `name` or `module.name`."""
+    tree = parsed(path)
+    if (found := _class_of(tree, path, name)[0]) is not None:
+        return found
+    own = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == within), None)
+    bases = [_class_of(tree, path, ast.unparse(base)) for base in own.bases] if own else []
+    return next((found for where, base in bases if where and (found := file_of(where, name, base))), None)
 
 
 def _docstring(path: Path) -> str:
