@@ -142,3 +142,14 @@ def test_a_checked_part_and_a_mock_interview(client, tmp_path):
         assert client.post("/mock", **form(**wrong)).status_code == 400
     assert "paths.html" in client.get("/").text and client.get("/path/transformer.html").text.count("<li>") > 10
     assert client.get("/mock.html?role=%3Cscript%3E").status_code == 200
+
+
+def test_a_file_that_is_no_progress_is_refused_before_the_guide_opens(tmp_path, capsys):
+    from llmanac.cli import main
+
+    (tmp_path / "bad").write_bytes(b"no database" * 30)
+    for path, said in ((tmp_path / "bad", "is not a file of reviews"), (tmp_path, "cannot be opened")):
+        for command in (["guide"], ["question", "rate", "kv-cache-size", "good"]):
+            with pytest.raises(SystemExit):
+                main([*command, "--progress", str(path)])
+            assert f"{path}: {said}" in capsys.readouterr().err

@@ -116,6 +116,8 @@ gold = "label|int"
 ''',
     "decoding/greedy.py": '"""A name that is taken."""\nCARD = {"title": "Taken"}\n',
     "decoding/no_card.py": '"""No card."""\n',
+    "decoding/no_python.py": 'CARD = {"title": "No Python"}\ndef (:\n',
+    "decoding/listed.py": 'CARD = {"title": "Listed", "aliases": ["a"]}\n',
     "decoding/broken.py": '"""It cannot be imported."""\nimport no_such_module\nCARD = {"title": "Broken"}\n',
 }  # fmt: skip
 
@@ -130,6 +132,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(text.lstrip("\n"), "utf-8")
         (path.parent / "__init__.py").touch()
     (root / "more_methods" / "__init__.py").touch()
+    (root / "more_methods" / "decoding" / "latin.py").write_bytes(b'CARD = {"title": "\xe9"}\n')
     info = root / "more_methods-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more-methods\nVersion: 1.0\n")
@@ -163,6 +166,7 @@ def command(site: Path, *arguments: str, code: int = 0) -> str:
 def test_what_cannot_be_added_is_named_and_left_out(added: str) -> None:
     assert "gone: there is no package not_there" in added
     assert "no_card.py: a method file needs a literal" in added and "it is left out" in added
+    assert all(f"{name}.py: c" in added.lower() for name in ("no_python", "listed", "latin"))
     assert "decoding 'greedy' is already the name of" in added
     assert registry.methods("decoding")["greedy"].path.is_relative_to(registry.PACKAGE)
     with pytest.raises(SpecError, match=r"decoding/broken: .*broken\.py cannot be imported: ModuleNotFoundError"):
@@ -174,7 +178,7 @@ def test_methods_are_listed_described_and_built_as_our_own(added: str) -> None:
     for name in FILES:
         kind, _, file = name.partition("/")
         own = f"{kind}/{file.removesuffix('.py').replace('_', '-')}"
-        if file.endswith(".py") and file not in ("greedy.py", "no_card.py", "broken.py"):
+        if file.endswith(".py") and file not in ("greedy.py", "no_card.py", "broken.py", "no_python.py", "listed.py"):
             assert listed[own].source == f"more_methods/{name}"
             assert make_method(kind, own.partition("/")[2]).name == own.partition("/")[2]
     assert make_method("optimizer", "slower-sgd").lr == 1e-4

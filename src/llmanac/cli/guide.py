@@ -37,7 +37,9 @@ def guide_command(export: Path | None = None, port: int = 8090, model: str = "",
         return
     from llmanac.guide.app import serve
 
-    serve(Progress(progress), port=port, model=model, report=print)
+    kept = Progress(progress)
+    kept.reviews()  # a file that is none is refused here, not on a page
+    serve(kept, port=port, model=model, report=print)
 
 
 @question_app.command("list")

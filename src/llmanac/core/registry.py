@@ -169,16 +169,27 @@ def _methods(kind: str, _stamp: tuple[tuple[str, int], ...]) -> dict[str, Method
         try:
             card = read_card(path)
             named = {path.stem.replace("_", "-"): {}, **card.get("aliases", {})}
+            if package_of(path)[1] != PACKAGE:
+                _check_foreign(path, card)
             for name in named:
                 if name in found:
                     raise SpecError(f"{path}: {kind} {name!r} is already the name of {found[name].path}")
-        except SpecError as error:
+        except (SpecError, SyntaxError, UnicodeDecodeError, TypeError) as error:
             if package_of(path)[1] == PACKAGE:
                 raise
-            warnings.warn(f"{error}; it is left out", stacklevel=2)
+            said = str(error) if isinstance(error, SpecError) else f"{path}: cannot be read ({error})"
+            warnings.warn(f"{said}; it is left out", stacklevel=2)
             continue
         found |= {name: Method(kind, name, path, card, dict(defaults)) for name, defaults in named.items()}
     return found
+
+
+def _check_foreign(path: Path, card: dict[str, Any]) -> None:
+    """Raises SpecError or SyntaxError for a file of another distribution that later readers could not use."""
+    ast.parse(path.read_text("utf-8"))
+    aliases = card.get("aliases", {})
+    if not isinstance(card["title"], str) or not all(isinstance(a, dict) for a in (aliases, *aliases.values())):
+        raise SpecError(f"{path}: CARD: title must be a text, aliases a table of fields by name")
 
 
 def methods(kind: str) -> dict[str, Method]:

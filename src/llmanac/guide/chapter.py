@@ -159,7 +159,7 @@ def render(name: str, link: markdown.Link) -> str:
     text = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", path.read_text("utf-8"))
     pieces = re.split(r"^\{\{ figure (\w+) \}\}$", filled(text, path.name), flags=re.MULTILINE)
     made = [
-        f"<figure>{drawing(piece)}</figure>" if number % 2 else markdown.render(piece, link)
+        f'<figure tabindex="0">{drawing(piece)}</figure>' if number % 2 else markdown.render(piece, link)
         for number, piece in enumerate(pieces)
     ]
     return re.sub(

@@ -64,7 +64,9 @@ def block(lines: list[str]) -> str | None:
 
 
 def _segment(text: str) -> str | None:
-    """One formula of a line; None for words about it."""
+    """One formula of a line; None for words about it, such as a source in brackets."""
+    if re.fullmatch(r"\([^()]*\b(?:19|20)\d\d\b[^()]*\)", text):
+        return None
     symbols = RELATION.search(text) or re.search(r"[_^]", text) or (text.split()[0] in GREEK and " " in text)
     if NOTE.match(text) and not symbols:
         return None
