@@ -247,7 +247,9 @@ def _read(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dict[s
                 for mode in MODES:
                     assistant = FolderAssistant(index, engine, mode=mode, budget=BUDGET, longest=48)
                     made = partial(_all_judged, assistant, chosen)
-                    out["modes"].setdefault(mode, {})[part] = once("retrieval_augmented", f"{mode}-{part}", made)
+                    rows = once("retrieval_augmented", f"{mode}-{part}", made)
+                    short = [row | {"score": round(row["score"], 4)} for row in rows]  # a cell has 20,000 bytes
+                    out["modes"].setdefault(mode, {})[part] = short
     finally:
         torch.set_num_threads(threads)
     return out

@@ -13,9 +13,9 @@ means nothing.
 
 One model, one seed, one kind of question, short passages (at most {characters} characters). The passage with the answer
 is given, so retrieval is not measured. Most of the gain is the form of the answer: without the adapter the model
-answers in words of its own. The results of this page are those of the study's stages, run as separate processes and
-put together; the one command was not run to its end. Training rows (240, 160, then {trained}) and the length of
-answers were cut for time before a full result was seen.
+answers in words of its own. Training rows (240, 160, then {trained}) and the length of answers were cut for time before
+a full result of version 1 was seen. Questions are made from the text that answers them, with letters swapped and words
+left out, so they are easier than those that people ask.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from llmanac.guide import markdown, mathml
+from llmanac.guide.mathml import block
 from llmanac.guide.pages import pages
 
 pytest.importorskip("latex2mathml")
@@ -98,3 +99,8 @@ def test_without_the_package_formulas_are_plain(monkeypatch):
     assert markdown.render("    y = W x\n") == '<pre tabindex="0"><code>y = W x</code></pre>'
     assert markdown.inline("$x_1$", lambda _: None) == "<code>x_1</code>"
     mathml.mathml.cache_clear()
+
+
+def test_a_source_in_brackets_is_words():
+    made = block(["lp(n) = ((5 + n) / 6)^a            (`gnmt`, Wu et al. 2016, equation 14)"])
+    assert "<span>(`gnmt`, Wu et al. 2016, equation 14)</span>" in made and "<math" in made
