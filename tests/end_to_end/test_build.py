@@ -213,9 +213,9 @@ def test_recipes_say_what_is_wrong_with_them(tmp_path: Path) -> None:
             r"stages\.0\.wrods: no such field; did you mean 'words'",
         ),
         ({"inputs": ["x"], "output": {"format": "csv"}}, r"output\.format: 'csv' is not one of"),
-        ({"inputs": ["x"], "limits": {"timeout": 0.0}}, r"limits\.timeout: 0\.0 is not positive"),
+        ({"inputs": ["x"], "limits": {"timeout": 0.0}}, r"limits\.timeout: 0\.0 must be above 0"),
         ({"inputs": "x"}, r"inputs: expected a list, got str"),
-        ({"inputs": [{"name": "files", "paths": ["x"], "weight": -1.0}]}, r"inputs\.0\.weight: -1\.0 is not positive"),
+        ({"inputs": [{"name": "files", "paths": ["x"], "weight": -1.0}]}, r"inputs\.0\.weight: -1\.0 must be above 0"),
         ({"inputs": ["x"], "mixture": "temprature"}, r"no mixture named 'temprature'; did you mean 'temperature'"),
     ]:
         with pytest.raises(SpecError, match=message):

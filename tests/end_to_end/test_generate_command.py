@@ -198,7 +198,7 @@ def test_parts_of_another_model_or_engine_are_refused_by_name(engine, tmp_path, 
         (["--prompts", "long.txt", "-o", "x.txt"], "must end in .jsonl"),
         (["--prompts", "long.txt", "-o", "long.txt"], "must end in .jsonl"),
         (["a", "--decoding", "top-k{k=0}"], "--decoding: .*k: 0 is not at least 1"),
-        (["a", "--decoding", "{k=0}"], "--decoding: "),
+        (["a", "--decoding", "{k=0}"], "--decoding '{k=0}': an arm starts with a method's name"),
         (["a", "--early-stopping", "soon", "--beams", "2"], "early_stopping: .*soon"),
     ],
 )
