@@ -134,7 +134,7 @@ def test_where_nothing_can_be_kept_it_is_measured(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("own", "found"), [(0.95, 1e9), (0.5, 4e9)])
 def test_a_product_rate_does_not_fall_while_others_compute(tmp_path, monkeypatch, own, found):
     monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path))
-    monkeypatch.setattr(device.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     now = {"clock": 0.0}
 
     def rate(dtype, where, clock=None):
