@@ -29,7 +29,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -82,9 +82,7 @@ class Spec(RetrieverSpec):
         if self.delta < 0:
             raise SpecError(f"delta: {self.delta} must be 0 or more")
 
-    def build(self, *, texts: Sequence[str] = (), **dims: Any) -> BM25:
-        if dims:
-            raise TypeError(f"unexpected argument {next(iter(dims))!r}")
+    def build(self, *, texts: Sequence[str] = ()) -> BM25:
         return BM25(texts, self)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -53,9 +53,7 @@ class Spec(RetrieverSpec):
     text_prefix: str = ""
     dtype: Literal["float32", "float16"] = "float32"
 
-    def build(self, *, texts: Sequence[str] = (), encode: Encode | None = None, **dims: Any) -> Dense:
-        if dims:
-            raise TypeError(f"unexpected argument {next(iter(dims))!r}")
+    def build(self, *, texts: Sequence[str] = (), encode: Encode | None = None) -> Dense:
         return Dense(texts, self, encode=encode)
 
     def encoder(self) -> Encode:
