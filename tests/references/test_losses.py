@@ -175,5 +175,5 @@ def test_what_does_not_fit_is_one_sentence():
         cross(torch.zeros(2, 4), torch.tensor([1, 2]), weight=torch.ones(3))
     with pytest.raises(LlmanacError, match="is not a token id below 4"):
         cross.fused(torch.zeros(2, 3), torch.zeros(4, 3), torch.tensor([1, 7]))
-    with pytest.raises(SpecError, match=r"label_smoothing: 1.5 is not in \[0, 1\]"):
+    with pytest.raises(SpecError, match=r"label_smoothing: 1.5 must be from 0 to 1"):
         registry.build("loss", "cross-entropy", label_smoothing=1.5)
