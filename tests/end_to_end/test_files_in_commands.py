@@ -113,3 +113,21 @@ def test_a_file_is_evaluated_natively_as_it_is_generated_from(places, monkeypatc
         main(["evaluate", str(places / "model.gguf"), "--benchmarks", str(places / "own.toml"),
               "--data", str(places), "-o", str(places / "out")])  # fmt: skip
     assert seen == [{"dtype": None, "device": "auto", "runner": None}]
+
+
+def test_a_calibration_that_nothing_uses_is_refused(places, tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("some words")
+    with pytest.raises(SystemExit):
+        main(["convert", str(places / "model"), str(tmp_path / "m.gguf"), "--calibration", str(tmp_path / "text.txt")])
+    assert "--calibration: f16 rounds each number by itself" in capsys.readouterr().err
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_table_shows_text_as_it_is(tmp_path, capsys):
+    """Nothing of it is taken for the name of a picture."""
+    with pytest.raises(SystemExit):
+        main(["memory", "add", str(tmp_path / "m.sqlite"), "door [bold] 12:b:34 :warning:"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["memory", "list", str(tmp_path / "m.sqlite")])
+    assert "12:b:34 :warning:" in capsys.readouterr().out

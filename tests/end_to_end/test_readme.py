@@ -101,8 +101,8 @@ def test_every_slow_block_runs(page: str, root: Path, session: Session) -> None:
 # questions and the first lines of their answers, as the README shows them; and those of its snippets, which print them
 ECHO = re.compile(r'^\$ echo "([^"]+)" \| llmanac chat [\w/]+\n([^$\n`][^\n]*)$', re.MULTILINE)
 ASKED = {
-    "What does itertools.pairwise do?": "Return an iterator of overlapping pairs taken from the input iterator.",
-    "What does heapq.heappush do?": "Push item onto heap, maintaining the heap invariant.",
+    "What does itertools.pairwise do?": '"Return an iterator of overlapping pairs taken from the input iterator." [1]',
+    "What does heapq.heappush do?": '"Push item onto heap, maintaining the heap invariant." [1]',
 }
 
 

@@ -55,7 +55,7 @@ def chat_command(
         seed:
         system: System message before the conversation.
         memory (FILE): Keep across chats what you ask to remember.
-        facts (asked|model): Keep what you ask for alone, or also what the model takes from your messages [model].
+        facts (asked|model): Keep what you ask for alone, or also what the model takes from your messages [asked].
         encoder (MODEL): Find facts by meaning too, as all-MiniLM-L6-v2's folder.
     """
     from llmanac.generate.load import load_assistant, load_engine
@@ -84,13 +84,7 @@ def chat_command(
         if assistant is not None:
             raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
         encode = None if encoder is None else Spec(model=encoder).encoder()
-        reader = None
-        try:
-            reader = None if facts == "asked" else Extractor(engine)
-        except RequestError as error:
-            if facts is not None:
-                raise
-            print(f"note: {error}; kept is what you ask for", file=sys.stderr, flush=True)
+        reader = Extractor(engine) if facts == "model" else None
         if reader is not None and engine.prefix_cache is None and PrefixCache.fits(engine.model):
             engine.keep_prefixes(DEFAULT_BYTES)  # its two prompts begin alike for every message
         with Memory(memory, encode, encoder or "", reader) as kept:

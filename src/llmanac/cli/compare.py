@@ -60,7 +60,7 @@ def print_study(done: Any, console: Console | None = None) -> None:
     from llmanac.cli import tables
     from llmanac.lab import report, words
 
-    console = console or tables.Console()
+    console = console or tables.console()
     result = done.data
     metric = words.primary(result)
     title = f"{words.label(metric)} ({metric['better']} is better), {words.held_words(result)}"

@@ -106,6 +106,10 @@ def convert_command(
     for flag, value in (("--type", kind), ("--calibration", calibration)):
         if value is not None and family != "gguf":
             raise SpecError(f"{flag}: is for a .gguf file")
+    if calibration is not None and (kind or "f16") in ("f16", "bf16", "f32"):
+        raise SpecError(
+            f"--calibration: {kind or 'f16'} rounds each number by itself; leave it out, or give --type q4_k_m"
+        )
     texts = None if calibration is None else list(texts_of((), calibration, "text"))
     model = convert(source, target, family, kind or "f16", ignore or (), texts)
     reader = "llama.cpp" if family == "gguf" else "transformers.AutoModelForCausalLM.from_pretrained"

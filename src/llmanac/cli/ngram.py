@@ -208,7 +208,7 @@ def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
 
 
 def _print_score(found: Score, title: str, without_backoff: bool) -> None:
-    from llmanac.cli.tables import Console, make_table
+    from llmanac.cli.tables import console, make_table
 
     rows = [
         ("Perplexity including OOVs", f"{found.perplexity:.10g}"),
@@ -221,7 +221,7 @@ def _print_score(found: Score, title: str, without_backoff: bool) -> None:
     print(title)
     table = make_table("", ["", ""], rows)
     table.show_header = False
-    Console().print(table)
+    console().print(table)
 
 
 def _describe(trie: Any, title: str) -> None:

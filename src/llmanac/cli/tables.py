@@ -48,7 +48,7 @@ def print_table(
 
 def print_page_table(table: Mapping[str, Any], title: str = "", to: Console | None = None) -> None:
     """Draw a page's table (`core/pages.py`): one that is too wide as several, all with the first column."""
-    to, shown = to or Console(), [0]
+    to, shown = to or console(), [0]
     for column in range(1, len(table["head"])):
         if (
             len(shown) > 1
@@ -80,5 +80,5 @@ def _drawn(table: Mapping[str, Any], columns: Sequence[int], title: str = "") ->
 
 def console(least: int = 0) -> Console:
     """Standard output, at least `least` columns wide where it is no terminal."""
-    found = Console()
-    return found if found.is_terminal else Console(width=max(least, found.width))
+    found = Console(emoji=False)  # `:b:` in a user's text is no picture
+    return found if found.is_terminal else Console(width=max(least, found.width), emoji=False)

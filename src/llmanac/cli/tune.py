@@ -109,7 +109,7 @@ def print_preview(asked: Any, count: int) -> None:
 
     place, tokens = locate(asked.model)
     tokenizer = can_chat(load_tokenizer(tokens), asked.rows.file)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     objective = asked.objective.reader(tokenizer)
     skipping = CommandProblems(asked.rows.on_error, advice=FLAG)
     for line, _, (ids, mask) in islice(encode_rows(objective, asked.rows.file, skipping), count):

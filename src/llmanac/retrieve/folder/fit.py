@@ -227,6 +227,10 @@ def fitted(every: Sequence[_Asked], name: str) -> dict[str, Any]:
     ]
     people = [one for one in own if one.question.sort == "asked"]
     own = people if len(people) >= ENOUGH else own
+    if len({one.part for one in own}) < FOLDS:
+        raise LlmanacError(
+            f"the folders: their files make questions in fewer than {FOLDS} parts; give folders with more files"
+        )
     first, lines, kept, refused = [], [], [], []
     for part in range(FOLDS):
         weights = _weights(*([one for one in some if one.part != part] for some in (own, more)))
