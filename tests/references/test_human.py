@@ -84,7 +84,7 @@ def test_what_cannot_be_rated_is_named():
         rate([])
     with pytest.raises(DataError, match="nobody around 'b' has both won and lost against those around 'a'"):
         rate([("a", "b", "left"), ("a", "b", "left")])
-    with pytest.raises(SpecError, match="elo.k: 0.0 must be above 0"):
+    with pytest.raises(SpecError, match=r"elo\.k: 0\.0 must be above 0"):
         build("metric", "elo", k=0)
     with pytest.raises(DataError, match="item 2: has 1 ratings"):
         fleiss([["x", "y"], ["x"]])
