@@ -368,3 +368,15 @@ def test_right_sentences_of_xquad_pass_and_changed_ones_do_not(tmp_path, shared_
     rates = {kind: sum(found) / len(found) for kind, found in kept.items()}
     print({kind: f"{rate:.3f} of {len(kept[kind])}" for kind, rate in rates.items()})
     assert rates["right"] > 0.98 and rates["number"] < 0.05 and rates["not"] < 0.05 and rates["name"] < 0.25
+
+
+def test_a_follow_up_that_nothing_answers_does_not_repeat_the_last_answer(tmp_path):
+    (tmp_path / "bakery.md").write_text("# Bakery\n\nInes Quadros has been the head baker since 2017.\n")
+    for number, text in enumerate(
+        ("The river Osse is 41 km long.", "The pool opens in May.", "The tram runs all night.")
+    ):
+        (tmp_path / f"{number}.md").write_text(f"# Page {number}\n\n{text}\n")
+    assistant, asked = FolderAssistant(FolderIndex.update(tmp_path)), ["Who is the head baker?"]
+    assert not assistant.answer("since when?", asked).refused
+    for question in ("and is she married?", "where does he live?", "what about the weather?", "who invented it?"):
+        assert assistant.answer(question, asked).refused, question

@@ -133,7 +133,9 @@ class FolderAssistant:
         asked, found, odds = max(every, key=lambda one: self._meant(own, *one[1:]))
         best = sigmoid(odds) if found else 0.0
         shown = [passage for passage, _ in found]
-        if not found or best < self.threshold:
+        # a reading with earlier questions, which alone lead to the passage: it has no word of this one
+        strange = asked.text != question and own.words and not self._meant(own, found, odds)[0]
+        if not found or best < self.threshold or strange:
             return self._refusal(best, shown)
         if self.mode == "free":
             return self._free(asked, best, shown)
