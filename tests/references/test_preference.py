@@ -20,6 +20,7 @@ from llmanac.objectives._base import collate_ragged
 from llmanac.tokenizers.load import train_tokenizer
 
 V = 60
+pytestmark = pytest.mark.usefixtures("one_thread")  # gradients are sums, and their order is that of the threads
 
 
 @pytest.fixture(scope="module")
