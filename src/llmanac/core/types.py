@@ -297,7 +297,10 @@ LossSum: TypeAlias = "tuple[Tensor, Tensor | int, Mapping[str, Tensor | float]]"
 
 @runtime_checkable
 class Objective(Protocol):
-    """A loss. Only the trainer divides by the units, over micro-batches and ranks."""
+    """A loss. Only the trainer divides by the units, over micro-batches and ranks.
+
+    The trainer also asks for models, generators and metrics: derive from `objectives/_base.py`, which has them all.
+    """
 
     def collate(self, rows: Sequence[Any]) -> Batch: ...
     def loss(self, model: Any, batch: Batch) -> LossSum:
