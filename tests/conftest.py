@@ -86,6 +86,22 @@ SLOW = (
     "test_classifiers_on_models.py::test_the_loss_curve_is_that_of_a_plain_pytorch_loop[mean-all]",
     "test_prefix_cache.py::test_same_tokens_and_log_probabilities[samples-100000000]",  # scores are there for each size
     "test_prefix_cache.py::test_same_tokens_and_log_probabilities[samples-1]",
+    "test_packed_files.py::test_a_published_file_takes_its_own_size[qwen]",
+    "test_packed_files.py::test_a_published_file_is_near_its_dequantized_numbers[qwen]",
+    "test_classify.py::test_one_command_makes_the_table[None]",
+    "test_files_in_commands.py::test_memory_that_is_calculated_is_what_a_process_takes[torch]",
+    "test_sandbox.py::test_every_attack_is_contained[as a user, no user namespaces]",
+    "test_sentencepiece_training.py::test_rules_equal_the_library_but_for_younger_characters[nfkc_cf]",
+    "test_complexity.py::test_slopes_are_those_of_theory[multi-head@flash]",
+    "test_minhash_clusters.py::test_deciding_keeps_to_its_memory[signature]",
+    "test_flash.py::test_a_window_has_linear_memory_and_work[bidirectional",
+    "test_sparse.py::test_memory_and_products_grow_with_the_length[bidirectional]",
+    "test_gguf.py::test_each_key_of_the_specification_is_used_or_refused[gemma]",
+    "test_gguf.py::test_each_key_of_the_specification_is_used_or_refused[gemma2]",
+    "test_gguf.py::test_each_key_of_the_specification_is_used_or_refused[phi3]",
+    "test_gguf.py::test_each_key_of_the_specification_is_used_or_refused[qwen2]",
+    "test_pace.py::test_killed_after_a_revision_it_does_what_was_written[61",
+    "test_pace.py::test_killed_after_a_revision_it_does_what_was_written[70",
 )
 # of the families, these are looked at in every run, the others in the slow one
 LOOKED_AT = ("llama", "mamba2", "bert", "t5")

@@ -37,6 +37,7 @@ def trials(mode: str, count: int, seed: int, folder: Path) -> dict[str, int]:
     return dict(json.loads(output.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 def test_killed_inside_its_tasks_it_ends_the_same(tmp_path: Path) -> None:
     found = trials("inline", 4, 1, tmp_path)
     assert found["wrong"] == 0, found

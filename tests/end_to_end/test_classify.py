@@ -149,6 +149,7 @@ def test_slices_of_ones_own_and_other_labels(data, capsys, monkeypatch):
     assert status == 0, err
 
 
+@pytest.mark.slow
 def test_every_method_is_an_arm(data, capsys, monkeypatch):
     """Every classifier of `llmanac list`, by `compare`; those on a language model with one of the training texts."""
     from llmanac.core import registry

@@ -151,6 +151,7 @@ def test_a_study_is_reproducible_bit_for_bit(positions: StudyResult, recipe: dic
     assert fresh.values()["learned"][0] == positions.values()["learned"][0]
 
 
+@pytest.mark.slow
 def test_changed_code_runs_again(
     positions: StudyResult, recipe: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +165,7 @@ def test_changed_code_runs_again(
     assert cached == {("rope", True), ("learned", False)}  # an arm that does not use the file is not run again
 
 
+@pytest.mark.slow
 def test_a_study_of_other_numbers_keeps_the_page_that_was_there(
     recipe: dict[str, Any], store: Path, tmp_path: Path
 ) -> None:
@@ -406,6 +408,7 @@ def test_values_are_finite(positions: StudyResult) -> None:
     assert all(math.isfinite(v) for found in positions.values().values() for v in found)
 
 
+@pytest.mark.slow
 def test_a_base_that_is_far_too_large_is_refused_before_any_step_with_flags_that_fit(
     recipe: dict[str, Any], tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

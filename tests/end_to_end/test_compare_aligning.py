@@ -88,6 +88,7 @@ def test_all_weights_are_compared_with_the_model_read_again(place: Path, tmp_pat
     assert all(0 < values[0] < 20 for values in found.values("kl").values())
 
 
+@pytest.mark.slow
 def test_policy_gradients_are_compared_by_their_reward(place: Path, tmp_path: Path) -> None:
     found = rewarded(place, REWARDS, tmp_path / "study")
     assert found.data["metrics"][0]["title"] == "reward of sampled answers to held-out prompts"

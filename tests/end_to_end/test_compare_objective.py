@@ -114,6 +114,7 @@ def test_two_arms_of_it_get_a_verdict_on_its_own_metric(base: dict[str, Any], tm
         ask("objective", "autoregressive,second-half", base, tmp_path / "other", tmp_path / "cache", seeds=1)
 
 
+@pytest.mark.slow
 def test_a_part_of_it_is_an_axis_by_its_kind(base: dict[str, Any], tmp_path: Path) -> None:
     spec = load_recipe(base).spec
     axis = find_axis("loss", spec)

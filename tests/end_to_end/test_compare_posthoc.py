@@ -37,6 +37,7 @@ def test_tokenizers_over_the_same_documents(recipe: dict[str, Any], store: Path,
     assert "Untuned" not in found.page.read_text()
 
 
+@pytest.mark.slow
 def test_every_tokenizer_by_name(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     folders = {"one": "the cat sat on the mat, thinking of fish ", "two": "def f(x):\n    return x[0] + 1\n"}
     for name, text in folders.items():
@@ -117,6 +118,7 @@ def test_decoding_methods_on_one_artefact(artefact: Path, recipe: dict[str, Any]
     assert "not independent" in found.page.read_text()
 
 
+@pytest.mark.slow
 def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -136,6 +138,7 @@ def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any],
     assert not any(run["cached"] for run in found.data["runs"])
 
 
+@pytest.mark.slow
 def test_the_text_of_a_run_is_the_one_it_was_trained_on(recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     import llmanac
     from llmanac.core.errors import DataError

@@ -118,6 +118,7 @@ def test_refusals_are_one_sentence_and_change_nothing(tmp_path: Path, capsys: py
     assert len(read(good)) == 5
 
 
+@pytest.mark.slow
 def test_killed_and_run_again_the_files_are_the_same(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", rows(4000))
     command = [sys.executable, "-m", "llmanac.cli", "dedup", str(source), "--text", "body", "--method", "minhash"]

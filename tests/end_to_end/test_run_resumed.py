@@ -209,6 +209,7 @@ def stopped_before_its_plan(asked: dict[str, object], place: Path, monkeypatch: 
             llmanac.run(asked, folder=place)
 
 
+@pytest.mark.slow
 def test_a_run_whose_plan_never_began_may_be_mended(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,6 +145,7 @@ def said(content, turns=0):
     return {"messages": [*earlier, {"role": "user", "content": content}], "max_tokens": 2}
 
 
+@pytest.mark.slow
 def test_templates_that_never_end_hold_up_chats_only(monkeypatch):
     monkeypatch.setattr(_sandbox, "SECONDS", 600.0)  # what ends them is the deadline that the pool hands down
     monkeypatch.setattr(_sandbox, "MOST_SECONDS", 600.0)

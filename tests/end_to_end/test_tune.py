@@ -242,6 +242,7 @@ def test_a_student_learns_from_a_teacher(place, tmp_path, objective):
     assert before == pytest.approx(math.log(300), rel=0.1) and after != before
 
 
+@pytest.mark.slow
 def test_adapters_are_compared_from_question_to_page(place, tmp_path):
     base = asked(place, rows={"held_out": 0.3}, train={"steps": None, "checkpoint_every": None, "optimizer": TUNING})
     options = {"folder": tmp_path / "a", "cache": tmp_path / "cache", "budget": 600, "seeds": 2}

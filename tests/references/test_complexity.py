@@ -197,6 +197,7 @@ def test_a_mixer_that_cannot_be_measured_is_refused_by_name(name, message):
         )
 
 
+@pytest.mark.slow
 def test_the_command(capsys, tmp_path):
     picture = tmp_path / "times.svg"
     arguments = ["complexity", "gru", "mamba{states=4}", "multi-head@plain", "--longest", "128", "--dim", "8"]

@@ -77,6 +77,7 @@ def cost(length, window, kind="causal", form="flash", segments=None):
 LENGTHS = [2048, 4096, 8192]
 
 
+@pytest.mark.slow
 def test_full_attention_has_linear_memory_and_quadratic_work():
     memory, products = zip(*(cost(n, None) for n in LENGTHS), strict=True)
     assert slope(LENGTHS, memory) < 1.1

@@ -116,6 +116,7 @@ def test_files_that_stay_refused(source, tmp_path):
             load_tokenizer(changed)
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_gemma_3s_ids_equal_llama_cpp():
     """But for texts with a literal U+2581: llama.cpp takes runs of spaces before it writes them so."""

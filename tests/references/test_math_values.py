@@ -66,6 +66,7 @@ def test_made_pairs_are_accepted_in_both_orders() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_math_verify_accepts_the_made_pairs_too() -> None:
     rows = list(pairs(6 * len(KINDS), 2))
     assert sum(verified(one, two) for _, one, two in rows) >= 0.97 * len(rows)  # else the pairs would be wrong

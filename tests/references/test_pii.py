@@ -72,6 +72,7 @@ def test_ordinary_numbers_are_left_alone(text: str) -> None:
         assert redact(around.format(text)) == (around.format(text), {})
 
 
+@pytest.mark.slow
 def test_numbers_drawn_at_random_are_no_telephone_numbers() -> None:
     """Dates, versions, prices, ISBNs, years, times and counts, thousands of each."""
     rng = random.Random(6)

@@ -116,6 +116,7 @@ def test_a_gguf_file(method, dense, tmp_path):
     assert again.before == found.after  # the file's, not those of its numbers in float32
 
 
+@pytest.mark.slow
 def test_calibration_weighs_the_errors_of_a_gguf_file(dense, tmp_path):
     (tmp_path / "seen.txt").write_text(TEXT * 40)
     (tmp_path / "text.txt").write_text(TEXT[::-1] * 200)

@@ -150,6 +150,7 @@ def test_one_best_size_says_no_slope():
     assert found.exponent is None and "two different best ones" in found.why
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_numbers_of_other_planted_laws(root):
     """A few laws of tools/scaling_coverage.py at each number of runs; of 20 the binomial says 15 or more."""
     tool = runpy.run_path(str(root / "tools" / "scaling_coverage.py"))

@@ -45,6 +45,7 @@ def test_ids_and_text_equal_the_library(choices, tmp_path):
         assert ours.normalizer.text(text).replace(" ", "\u2581") == theirs.normalize(text).replace(" ", "\u2581")
 
 
+@pytest.mark.slow
 def test_real_texts(shared_data, tmp_path):
     for choices in ({"byte_fallback": True}, {"model_type": "bpe"}, {**PLAIN, "byte_fallback": True}):
         ours, theirs = both(tmp_path, **choices)

@@ -217,6 +217,7 @@ def test_seeds_are_what_repeats():
     assert made[" ban"] == 4 * 2 and made["a"] == 9 and "nan" not in made  # always within "nana"
 
 
+@pytest.mark.slow
 def test_every_text_comes_back_with_the_defaults():
     for model in ("unigram", "bpe"):
         made = train_tokenizer("sentencepiece", PHRASES * 5, vocab_size=600, model=model)

@@ -101,6 +101,7 @@ def trial_of(model: Any, tokenizer: Any, sizes: tuple[int, ...]) -> ClassifyingT
     return ClassifyingTrial(arms, *texts, sizes, language_model=(model, tokenizer), method=method)
 
 
+@pytest.mark.slow
 def test_the_command_compares_the_starts_over_seeds(
     tokenizer: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

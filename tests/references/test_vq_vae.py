@@ -77,6 +77,7 @@ def test_under_autocast_codes_are_chosen_and_moved_in_float32():
     assert torch.equal(numbers, right) and torch.equal(found, expected) and torch.equal(book.weight, plain.weight)
 
 
+@pytest.mark.slow
 def test_encode_decode_and_a_short_training():
     torch.manual_seed(0)
     fields = {

@@ -102,6 +102,7 @@ def test_every_text_is_cut_as_theirs(text):
         assert found == [word for word, _ in peer.pre_tokenize_str(text)]
 
 
+@pytest.mark.slow
 def test_word_characters_of_all_of_unicode():
     by_code_point = word_level.run_classes(True)[1]
     peer = tokenizers.pre_tokenizers.Whitespace()

@@ -55,7 +55,7 @@ F32, F16, BF16 = 0, 1, 30  # ggml's numbers, as those of `KINDS`
 FLOATS = {"float32": F32, "float16": F16, "bfloat16": BF16}
 GROUP, ROWS = 32, 16  # numbers that share a scale of x; rows of W that are multiplied at once
 PLANES = {8: (8,), 6: (4, 2), 5: (4, 1), 4: (4,), 3: (2, 1), 2: (2,)}  # bits of a code -> widths of the planes
-AHEAD = 4096  # bytes of codes
+AHEAD = 8192  # bytes of codes
 L2 = 1 << 18  # bytes of activations that are read again for each piece of the matrix
 
 # weights, N, first row, last row, K, x, codes, scales, minus 128 sums, scaled sums, B, y, numbers in a row of y; of
@@ -165,7 +165,7 @@ def _tile(typing_context, form, kind, count, weights, scales, heads, groups, cod
 
         def scale(place, part):  # of 16 rows: whole numbers of 8 bits
             whole = load(builder, vector(I8), ahead(builder, place, ROWS * part), 16)
-            return builder.sitofp(builder.sext(whole, vector(I32)), vector(FLOAT))
+            return builder.sext(whole, vector(I32))
 
         def headed(place):  # of a block
             if width_ == 4:
@@ -185,15 +185,13 @@ def _tile(typing_context, form, kind, count, weights, scales, heads, groups, cod
             scale_at, at, sum_at = builder.add(scales, times(g, scale_bytes)), times(g, 4), times(g, 12)
             x_at = times(g, GROUP)
             bases = [builder.add(row, x_at) for row in x_rows]
+            each, whole, made = 1 + kind_.minimum, [None] * count_, [builder.load(place) for place in sums]
             for part in range(parts):
                 own_sum = ahead(builder, sum_at, 0 if parts == 1 else 4 + 4 * part)
-                d, m = headed(head), None
                 if kind_.minimum:
                     m = headed(ahead(builder, head, ROWS * width_))
-                if scale_bytes:
-                    each = 1 + kind_.minimum
-                    d = builder.fmul(d, scale(scale_at, each * part))
-                    m = builder.fmul(m, scale(scale_at, each * part + 1)) if m is not None else None
+                    if scale_bytes:
+                        m = builder.fmul(m, builder.sitofp(scale(scale_at, each * part + 1), vector(FLOAT)))
                 totals = []
                 for i in range(count_):
                     start = constant(I32, 0)
@@ -216,13 +214,17 @@ def _tile(typing_context, form, kind, count, weights, scales, heads, groups, cod
                     total = _sums(builder, form_, totals[i][0])
                     for further in totals[i][1:]:
                         total = builder.add(total, further[0])
-                    value = builder.sitofp(total, vector(FLOAT))
-                    own = splat(builder, load(builder, FLOAT, builder.add(s_rows[i], at)))
-                    made = fma(builder, value, builder.fmul(d, own), builder.load(sums[i]))
-                    if m is not None:
+                    if scale_bytes:  # exact: at most 32 x 127 x 63 x 127 in a group
+                        total = builder.mul(total, scale(scale_at, each * part))
+                    whole[i] = total if whole[i] is None else builder.add(whole[i], total)
+                    if kind_.minimum:
                         scaled = splat(builder, load(builder, FLOAT, builder.add(f_rows[i], own_sum)))
-                        made = fma(builder, m, scaled, made)
-                    builder.store(made, sums[i])
+                        made[i] = fma(builder, m, scaled, made[i])
+            d = headed(head)
+            for i, place in enumerate(sums):
+                own = splat(builder, load(builder, FLOAT, builder.add(s_rows[i], at)))
+                value = builder.sitofp(whole[i], vector(FLOAT))
+                builder.store(fma(builder, value, builder.fmul(d, own), made[i]), place)
         for place, row in zip(sums, rows(out, times(width, 4)), strict=True):
             store(builder, builder.load(place), row)
         return context.get_dummy_value()
