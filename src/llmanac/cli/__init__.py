@@ -84,7 +84,6 @@ def _made(names: Iterable[str], *, described: bool = False) -> typer.Typer:
         name="llmanac",
         help="The almanac of language-model methods that runs: list them, run them, compare them.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # rich is imported only by the commands that draw tables
     )
@@ -114,6 +113,13 @@ def _fail(error: LlmanacError) -> NoReturn:
     raise SystemExit(2)
 
 
+def _being_completed() -> str | None:
+    """The command of the line that a shell asks to complete; typer reads the rest."""
+    line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    words = line.split()
+    return words[1] if "_LLMANAC_COMPLETE" in os.environ and len(words) + line.endswith((" ", "\n")) > 2 else None
+
+
 @functools.cache
 def _command(first: str | None) -> Any:
     """The tree of commands, which takes a tenth of a second to make; of the command that is called, much less."""
@@ -130,7 +136,7 @@ def main(arguments: list[str] | None = None) -> Any:
             given = sys.argv[1:] if arguments is None else arguments
             if given and given[0][:1] != "-" and given[0] not in {**COMMANDS, **GROUPS}:
                 _fail(LlmanacError(f"no command {given[0]!r}; {_instead(given[0])}"))
-            return _command(given[0] if given else None)(args=arguments)
+            return _command(given[0] if given else _being_completed())(args=arguments)
         except LlmanacError as error:
             _fail(error)
         except BrokenPipeError:  # `llmanac list | head`

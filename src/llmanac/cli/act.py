@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 from llmanac.cli.options import Seed, SomeModel, SomeRunner
 from llmanac.core.errors import SpecError
@@ -13,7 +14,7 @@ from llmanac.core.errors import SpecError
 def act_command(
     model: SomeModel, environment: str, episodes: int = 20, temperature: float = 1.0, free: bool = False,
     output: Path | None = None, replay_: Path | None = None, seed: Seed = 0, runner: SomeRunner = "auto",
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Play episodes of an environment by tool calls; the return of each is that of its replay.
 
     Args:
@@ -33,8 +34,7 @@ def act_command(
 
     world = load_environment(environment)
     if replay_ is not None:
-        _replay(world, replay_, environment)
-        return
+        return _replay(world, replay_, environment)
     if output is not None and output.suffix != ".jsonl":
         raise SpecError(f"--output: {output} must end in .jsonl")
     if output is not None:
@@ -50,19 +50,21 @@ def act_command(
         rows.append(("random calls", play(world, RandomPolicy(world.tools), range(seed, seed + 500), seed=seed)))
     except SpecError as error:
         print(f"note: no random policy ({error})")
-    table = []
+    table, data = [], {}
     for name, played in rows:
         success = Success.of(played)
         low, high = success.interval
         mean = sum(episode.value for episode in played) / len(played)
         calls = sum(len(episode.rewards) for episode in played) / len(played)
         share = f"{success.share:.1%}"
+        data[name] = {"episodes": success.total, "success": success.share, "interval": success.interval,
+                      "return": mean, "calls": calls}  # fmt: skip
         table.append((name, f"{success.total}", share, f"{low:.1%} to {high:.1%}", f"{mean:.3f}", f"{calls:.1f}"))
     print_table(environment, ("policy", "episodes", "success", "95% interval", "mean return", "calls"), table)
     print(f"{len(found)} episodes replayed: every return is the same.")
     if output is None:
         print(f"Next: llmanac act {shlex.join([model, '--environment', environment])} -o episodes.jsonl")
-        return
+        return data
     from llmanac.core import files
 
     with files.atomic_file(output) as handle:
@@ -70,9 +72,10 @@ def act_command(
             handle.write((json.dumps(episode.as_json(), ensure_ascii=False) + "\n").encode())
     again = shlex.join([model, "--environment", environment, "--replay", str(output)])
     print(f"Next: llmanac act {again}")
+    return data
 
 
-def _replay(world: object, path: Path, environment: str) -> None:
+def _replay(world: object, path: Path, environment: str) -> dict[str, float]:
     """Replay the episodes of a file and say their returns."""
     from llmanac.act.episodes import Episode, replay
     from llmanac.core.errors import DataError
@@ -92,3 +95,4 @@ def _replay(world: object, path: Path, environment: str) -> None:
         count += 1
     print(f"{count} episodes of {environment} replayed: every return is the same, {total:g} in all.")
     print(f"Next: llmanac list environment   (replayed: {path})")
+    return {"episodes": count, "return": total}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 
-def merge_command(adapter: Path, output: Path, base: str | None = None, dtype: str | None = None) -> None:
+def merge_command(adapter: Path, output: Path, base: str | None = None, dtype: str | None = None) -> Any:
     """Write a model with an adapter's change in its weights; print how much of the change rounding took.
 
     Args:
@@ -29,3 +30,4 @@ def merge_command(adapter: Path, output: Path, base: str | None = None, dtype: s
     if found.error > 0.01:
         print("The weights' dtype rounds away a part of the change; --dtype float32 keeps it.")
     print(f"Next: llmanac chat {shlex.quote(str(output))}")
+    return found

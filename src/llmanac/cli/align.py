@@ -16,7 +16,7 @@ def align_command(
     model: SomeModel, data: str, method: str = "grpo", output: Path = Path("aligned"), reward: list[str] | None = None,
     adapter: str = "lora", kl: float | None = None, set_: Patches = None, resume: bool = False, *,
     changes: dict[str, Any],
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Align a model: to preferences, to a reward of its own answers, or train a reward model.
 
     Args:
@@ -41,7 +41,7 @@ def align_command(
         off = {"objective.kl": "k3-ratio"} if getattr(objective, "kl", "") == "off" and kl > 0 else {}
         changes = {**off, "objective.kl_weight": kl, **changes}
     fields = {"model": model, "adapter": adapter, "objective": objective, "reward": read_rewards(reward)}
-    tuned(asked_by(AlignSpec, fields, data, changes, set_), output, resume)
+    return tuned(asked_by(AlignSpec, fields, data, changes, set_), output, resume)
 
 
 def read_rewards(names: list[str] | None) -> Any:

@@ -33,7 +33,7 @@ def train_command(
     data: Rows, method: str = "bow", folder: Path | None = None, test: Path | None = None, model: str | None = None,
     seed: Seed = 0, set_: Fields = None, text: TextColumn = "text", label: LabelColumn = "label",
     resume: bool = False, on_error: OnError = "fatal",
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Train a classifier on labelled texts and save it.
 
     Args:
@@ -58,9 +58,12 @@ def train_command(
         print(left_out(done.left_out))
     count, labels = len(done.examples), len(done.classifier.labels)
     print(f"{method}: {count:,} examples, {labels} labels, {done.seconds:.1f} s; saved in {done.folder}")
+    report = None
     if done.held is not None and test is not None:
-        print_report(evaluate_on(done.classifier, done.held, test))
+        report = evaluate_on(done.classifier, done.held, test)
+        print_report(report)
     _print_next(done.folder, (done.held or done.examples).texts[0])
+    return {"folder": done.folder, "examples": count, "seconds": done.seconds, "test": report and report.as_json()}
 
 
 def _say(line: str) -> None:
@@ -158,7 +161,7 @@ def table_command(
     data: Rows, test: Path, methods: str | None = None, seeds: int = 3, sizes: str | None = None,
     model: str | None = None, rules: Path | None = None, slices: Path | None = None,
     folder: Path = Path("studies/classify"), text: TextColumn = "text", label: LabelColumn = "label",
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Compare all methods on one data set: accuracy, rows needed, seconds, an explanation, failure slices.
 
     Args:
@@ -173,9 +176,11 @@ def table_command(
     """
     arms = methods or ",".join(DEFAULT + ON_A_MODEL if model else DEFAULT)
     changes = {"rules": rules, "slices": slices, "text": text, "label": label}
-    right = _study("classifier", arms, data, test, seeds, model, sizes, changes, folder).values()
+    done = _study("classifier", arms, data, test, seeds, model, sizes, changes, folder)
+    right = done.values()
     best = max(right, key=lambda arm: sum(right[arm]))
     print(f"Next: llmanac classify train {shlex.quote(str(data))} --method {best}")
+    return {**done.data, "page": done.page}
 
 
 def _study(
@@ -200,7 +205,7 @@ def _study(
 def transfer_command(
     data: Rows, test: Path, model: str, sizes: str = "10,100,1000,10000", seeds: int = 5, set_: Fields = None,
     folder: Path = Path("studies/transfer"), text: TextColumn = "text", label: LabelColumn = "label",
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Fine-tune a pretrained model, the same from scratch and one with shuffled weights on more and more labels.
 
     Args:
@@ -214,6 +219,7 @@ def transfer_command(
 
     changes = {f"method.{path}": value for path, value in parse_patches(set_ or ()).items()}
     changes |= {"text": text, "label": label}
-    _study("start", "pretrained,scratch,shuffled", data, test, seeds, model, sizes, changes, folder)
+    done = _study("start", "pretrained,scratch,shuffled", data, test, seeds, model, sizes, changes, folder)
     again = f"llmanac classify train {shlex.quote(str(data))} --method fine-tuning --model {shlex.quote(model)}"
     print(f"Next: {again}")
+    return {**done.data, "page": done.page}

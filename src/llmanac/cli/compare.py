@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from llmanac.cli.align import read_rewards
+from llmanac.cli.documented import Failed
 from llmanac.cli.options import Patches, stopping
 from llmanac.core.errors import SpecError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 def compare_command(
     kind: str, arms: str | None = None, reward: list[str] | None = None, set_: Patches = None, *,
     changes: dict[str, Any],
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Compare methods at equal budget over paired seeds, with intervals and verdicts.
 
     Args:
@@ -51,8 +52,10 @@ def compare_command(
         else:
             done = compare(kind, arms, patches=patches, **changes)
     print_study(done)
+    found = {**done.data, "page": done.page}
     if done.data.get("baseline") in done.data.get("failed", ()):
-        raise SystemExit(1)  # the summary says that nothing can be compared
+        raise Failed(found)  # the summary says that nothing can be compared
+    return found
 
 
 def print_study(done: Any, console: Console | None = None) -> None:

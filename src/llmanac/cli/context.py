@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from llmanac.cli.options import Force, Rope, Sinks, SomeModel, SomeRunner
 from llmanac.core.errors import SpecError
@@ -14,7 +15,7 @@ def context_command(
     path: SomeModel, task: list[str] | None = None, lengths: str = "512,1024,2048", depths: str = "0,0.25,0.5,0.75,1",
     samples: int = 2, seed: int = 0, plain: bool = False, rope: Rope = None, sinks: Sinks = None,
     output: Path | None = None, runner: SomeRunner = "auto", force: Force = False,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Where in a long text a model finds a fact: recall and exact match by depth and length.
 
     Args:
@@ -51,12 +52,10 @@ def context_command(
             for depth in places
         ]
         print_table(f"{name}: recall / exact match", ("depth", *(f"{n:,} tokens" for n in sizes)), rows)
+    result = {"model": path, "rope": rope, "sinks": sinks, "cells": [asdict(c) for c in cells]}
     if output is not None:
         with files.atomic_folder(output) as folder:
-            files.write_json(
-                folder / "results.json",
-                {"model": path, "rope": rope, "sinks": sinks, "cells": [asdict(c) for c in cells]},
-            )
+            files.write_json(folder / "results.json", result)
             for name in tasks:
                 values = [[by[name, n, depth].recall for n in sizes] for depth in places]
                 across, down = [f"{n:,}" for n in sizes], [f"{d:.0%}" for d in places]
@@ -65,6 +64,7 @@ def context_command(
         print(f"heat maps in {output}")
     more = "" if output is not None else " -o grid"
     print(f"Next: llmanac context {shlex.quote(path)} --task multi-key{more}")
+    return result
 
 
 def _numbers(flag: str, text: str) -> list[float]:

@@ -23,7 +23,7 @@ Built = Annotated[Path, typer.Argument(help="The folder of a build.")]
 def build_command(
     recipe: Path, set_: list[str] | None = None, folder: Path | None = None, workers: int | None = None,
     engine: str = "local", resume: bool = True, show: Show = False,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Build a corpus: read, clean, filter, deduplicate, mix, write.
 
     Args:
@@ -41,7 +41,7 @@ def build_command(
     made = patch(read_recipe(recipe), parse_patches(set_ or ()))
     if show:
         print(to_toml(as_data(made)), end="")
-        return
+        return as_data(made)
     if engine not in ("local", "ray"):
         raise DataError(f"--engine: {engine!r} is not one of local, ray")
     target = Path("corpora") / recipe.stem if folder is None else folder
@@ -49,6 +49,7 @@ def build_command(
         manifest = build(made, target, workers=workers, engine=engine, resume=resume)  # type: ignore[arg-type]
     print_build(target, manifest)
     print(f"Next: llmanac data why {target} ID, with an id from {target}/dropped or {target}/data")
+    return manifest
 
 
 @app.command("inspect")
@@ -78,7 +79,7 @@ def why_command(folder: Built, id: str) -> None:
 
 
 @app.command("weights")
-def weights_command(folder: Path, out: Path | None = None, steps: int = 300, seed: Seed = 0) -> None:
+def weights_command(folder: Path, out: Path | None = None, steps: int = 300, seed: Seed = 0) -> Any:
     """Learn the weights of the domains of a build from a proxy model's loss (DoReMi).
 
     Args:
@@ -95,6 +96,7 @@ def weights_command(folder: Path, out: Path | None = None, steps: int = 300, see
         print(f"{name or 'no domain':20} {learned['natural'][name]:9.1%} {weight:9.1%}")
     table = to_toml({"mixture": {"name": "doremi", "file": str(file), "unit": learned["unit"]}})
     print(f"Next: build again with this mixture at the end of the recipe, in place of any other:\n\n{table.strip()}")
+    return learned
 
 
 def _size(value: float) -> str:

@@ -84,7 +84,7 @@ def assistant_of(index: FolderIndex, engine: Engine | None, **given: Any) -> Fol
 def index_command(
     folder: Folder, place: Place = None, encoder: Encoder = None, pooling: Pooling = None, dtype: str | None = None,
     include: Include = None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Index a folder of documents, or renew its index: only files that changed are read.
 
     Args:
@@ -101,6 +101,10 @@ def index_command(
     )  # fmt: skip
     print_table(str(index.place), ("files", "passages", "read", "gone", "on disk", "vectors"), [row], left=())
     print(f'Next: llmanac retrieve {shlex.quote(str(folder))} "a question"')
+    return {
+        "index": index.place, "files": len(index.data["records"]), "passages": len(index), "read": index.changed,
+        "gone": index.removed, "bytes": size, "unread": index.unread,
+    }  # fmt: skip
 
 
 def retrieve_command(

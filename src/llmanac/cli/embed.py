@@ -6,7 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from llmanac.cli.options import Column, Force, Include, SomeModel
 from llmanac.cli.score import Texts, _short, texts_of
@@ -20,7 +20,7 @@ def embed_command(
     path: SomeModel, file: Texts = None, text: list[str] | None = None, output: str | None = None,
     pooling: str | None = None, normalize: bool | None = None, on_long: str = "cut", column: Column = "text",
     include: Include = None, dtype: str | None = None, force: Force = False,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """A vector for each text, for search and comparison.
 
     Args:
@@ -68,3 +68,5 @@ def embed_command(
     print(f"{rows} vectors of {width} numbers ({model.pooling}){'' if output is None else f' in {output}'}")
     if output is None:
         print(f"Next: llmanac embed {path} ... -o vectors.npy")
+    own = {"vectors": found.vectors} if output is None else {"output": output}
+    return {"count": rows, "width": width, "pooling": model.pooling, "nearest": nearest(found.vectors, PAIRS), **own}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -117,7 +117,7 @@ def check_command(name: Name, file: Path, progress: Kept = None) -> None:
 @app.command("progress")
 def progress_command(
     write: Path | None = None, read: Path | None = None, progress: Kept = None, force: Force = False,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """What was practiced; export it, or import what another machine exported.
 
     Args:
@@ -140,3 +140,4 @@ def progress_command(
     rows = [(item, str(counts[item]), _when(at, now)) for item, at in sorted(due.items(), key=lambda i: i[1])]
     print_table(f"{kept.path}", ("item", "reviews", "due"), rows)
     print("Next: llmanac exercise list")
+    return [{"item": item, "reviews": counts[item], "due": at.isoformat()} for item, at in due.items()]

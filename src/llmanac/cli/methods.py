@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from llmanac.cli.options import AsJson, IgnoreConfig, SomeModel
 from llmanac.core.errors import SpecError
@@ -66,7 +67,7 @@ def list_command(kind: str | None = None, as_json: AsJson = False, status: str |
         print(f"Next: llmanac show {example}")
 
 
-def show_command(name: str) -> None:
+def show_command(name: str) -> Any:
     """Show one method: what it is, its fields, its reference test and its measured effect.
 
     Args:
@@ -79,16 +80,17 @@ def show_command(name: str) -> None:
     found = catalogue.named(name)
     if len(found) == 1:
         print(describe(found[0].id, AS_THEY_ARE))
-        return
+        return found[0].as_json()
     width = max(len(e.id) for e in found)
     print("\n".join(f"{e.id:<{width}}  {e.title}" for e in found))
     print(f"Next: llmanac show {found[0].id}")
+    return [one.as_json() for one in found]
 
 
 def convert_command(
     source: SomeModel, target: Path, family: str | None = None, kind: str | None = None,
     calibration: str | None = None, ignore: IgnoreConfig = None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Write a model and its tokenizer in the layout of a Hugging Face family, or as a GGUF file.
 
     Args:
@@ -116,6 +118,7 @@ def convert_command(
     form = f"{family} layout" if family != "gguf" else stored(target, kind or "f16")
     print(f"{target}: {form}, {model.parameter_count():,} parameters")
     print(f"Next: llmanac generate {target} --prompt 'Once'   (or {reader})")
+    return {"path": target, "form": form, "parameters": model.parameter_count()}
 
 
 def doctor_command(as_json: AsJson = False) -> None:
@@ -133,19 +136,24 @@ def doctor_command(as_json: AsJson = False) -> None:
         "packages": ", ".join(f"{k} {v}" for k, v in found["versions"].items() if v and k != "llmanac"),
         "processor": f"{machine['cpu']}, {plural(machine['cores'], 'core')}, "
         f"{plural(machine['threads'], 'thread')}, {machine['isa']}",
-        "gpu": machine["gpu"] or "none",
-        "will use": f"{found['device']}, {found['dtype']}",
-        "matrix products": ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in found["gemm_flops"].items()),
-        "memory reads": f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s",
         "text": f"{plural(found['text']['threads'], 'thread')}, {found['text']['vector_bits']}-bit vectors, "
         f"compiled code in {found['text']['compiled_code']}",
         "compiler": found["cxx_compiler"] or "none",
         "sandbox": found["sandbox"],
         "disk free": f"{found['disk_free_bytes'] / 1e9:.1f} GB",
     }
+    if "device" in found:
+        lines |= {
+            "gpu": machine["gpu"] or "none",
+            "will use": f"{found['device']}, {found['dtype']}",
+            "matrix products": ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in found["gemm_flops"].items()),
+            "memory reads": f"{found['read_bytes_per_second'] / 1e9:.1f} GB/s",
+        }
     width = max(map(len, lines))
     for name, value in lines.items():
         print(f"{name:<{width}}  {value}")
+    for one in found["missing"]:
+        print(f"missing for {one['use']}: {', '.join(one['packages'])}   ({one['install']})")
     for note in found["notes"]:
         print(f"note: {note}")
     print("Next: llmanac run quickstart --budget 60s")

@@ -41,7 +41,7 @@ def train_command(
     text: Text, output: Path, order: int = 5, smoothing: str = "modified-kneser-ney", set_: list[str] | None = None,
     tokenizer: str | None = None, skip_symbols: bool = False, memory: str | None = None, column: Column = "text",
     include: Include = None, force: Force = False,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Count text and estimate a model.
 
     Args:
@@ -73,7 +73,7 @@ def train_command(
         where = shlex.quote(str(output))
         print(f"wrote {output}")
         print(f"Next: llmanac generate {where} --prompt 'The' --temperature 1, or llmanac score {where}")
-        return
+        return {"model": output, "order": order, "ngrams": counted.trie.counts}
     from llmanac.models.ngrams import words
     from llmanac.models.ngrams.load import save
 
@@ -82,6 +82,7 @@ def train_command(
     _describe(model.trie, f"{order}-gram of words, {smoothing}")
     print(f"wrote {output} ({output.stat().st_size / 1e6:,.1f} MB)")
     print(f"Next: llmanac ngram score {shlex.quote(str(output))} OTHER.txt   (text that it was not trained on)")
+    return {"model": output, "order": order, "ngrams": model.trie.counts}
 
 
 @app.command("score")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from llmanac.cli.documented import AsJson as AsJson
 from llmanac.cli.documented import Group
 from llmanac.core.errors import SpecError
 
@@ -22,7 +23,6 @@ def _use_threads(count: int | None) -> int | None:
     return count
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 LineAsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")]
 Column = Annotated[str, typer.Option(help="Column of a table that holds the text.")]
 Include = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from llmanac.cli.options import group
 from llmanac.core.errors import SpecError
@@ -22,7 +23,7 @@ def _group() -> None:
 def plan_command(
     model: Path, devices: int = 8, memory: str = "80GB", bandwidth: str = "50GB", rate: str = "400T", rows: int = 256,
     length: int = 2048, micro_batch: int | None = None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Memory, bytes sent, waiting and time of a step for each mesh, by formulas; the fastest first.
 
     Args:
@@ -69,6 +70,7 @@ def plan_command(
     nodes = f"--nnodes {devices // each} --rdzv-backend c10d --rdzv-endpoint HOST:29500 " if each < devices else ""
     where = ", on each machine" if nodes else ""
     print(f"Next{where}:\n  torchrun {nodes}--nproc-per-node {each} -m llmanac run RECIPE {mesh}")
+    return found
 
 
 def number(text: str, flag: str) -> float:

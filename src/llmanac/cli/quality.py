@@ -7,7 +7,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmanac.cli.options import Column, Include, LineAsJson, Seed, group
 
@@ -22,7 +22,7 @@ SHOWN = (0.1, 0.3, 0.5, 0.7, 0.9)  # thresholds in the printed table
 def train_command(
     positive: list[str], negative: list[str], folder: Path = Path("quality"), text: Column = "text", bits: int = 18,
     longest: int = 4, epochs: int = 5, held_out: float = 0.2, seed: Seed = 0, include: Include = None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Train a classifier and measure precision and recall on held-out texts.
 
     Args:
@@ -44,6 +44,7 @@ def train_command(
     print(f"\nWritten: {done.picture}")
     given = shlex.join([str(folder), *negative])
     print(f'Next: llmanac quality score {given}, or in a recipe: name = "quality", model = "{folder}"')
+    return {"folder": folder, "auc": done.auc, "texts": done.count, "points": done.points}
 
 
 def report(points: Sequence[Point], best: Point, area: float, count: int) -> None:

@@ -6,7 +6,7 @@ import math
 import shlex
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmanac.cli.options import Column, Include, SomeModel
 
@@ -18,7 +18,7 @@ def quantize_command(
     path: SomeModel, method: str, output: Path, targets: list[str] | None = None, text: str | None = None,
     calibration: str | None = None,
     column: Column = "text", include: Include = None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Write a model with fewer bits a weight; print its size, its loss on text and its speed before and after.
 
     Args:
@@ -51,6 +51,7 @@ def quantize_command(
     print(_compared(quality))
     print(f"{output}: {100 * found.after / found.before:.1f}% of the bytes{_rest(output, found.part, method)}.")
     print(f"Next: llmanac chat {shlex.quote(str(output))}")
+    return found
 
 
 def _compared(quality: Divergence) -> str:

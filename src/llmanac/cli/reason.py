@@ -40,7 +40,7 @@ def reason_command(
     column: str = "question", answer: str = "answer", template: str = "{question}", plain: bool = False,
     output: Path | None = None, curve: Path | None = None, set_: Fields = None, seed: Seed = 0,
     runner: SomeRunner = "auto",
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Answer questions with more compute: best-of-n, voting, mbr, tree-search, mcts, long-cot.
 
     Args:
@@ -114,6 +114,7 @@ def reason_command(
     more = [part for flag, value in kept.items() if value is not None for part in (flag, str(value))]
     command = shlex.join([model, question, "--method", other, *more, *(["--plain"] if plain else [])])
     print(f"Next: llmanac reason {command}   (the same questions, another way)")
+    return {"convention": spec.convention, "questions": [one.as_json() for one in found], "curve": points}
 
 
 def _utility(name: str, verifier: str | None) -> dict[str, Any]:

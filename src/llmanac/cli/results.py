@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmanac.recipes.spec import Run
 
 
-def print_run(done: Run) -> None:
-    """Print the results as tables, and the next commands."""
+def print_run(done: Run) -> dict[str, Any]:
+    """Print the results as tables, and the next commands; the results."""
     forms = {"RecipeSpec": print_pretraining, "RlhfSpec": print_stages, "MultimodalRecipe": print_pictures}
     forms.get(type(done.recipe).__name__, print_tuned)(done)
     if (done.folder / "report.html").is_file():
         print(f"report: {done.folder / 'report.html'}")
     commands = done.results["next"]
     print(f"Next: {commands[0]}" if len(commands) == 1 else "\n  ".join(["Next:", *commands]))
+    return {"folder": done.folder, **done.results}
 
 
 def print_pretraining(done: Run) -> None:

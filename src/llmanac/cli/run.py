@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 from llmanac.cli.options import Patches, Processes, Show, followed, on_processes, stopping
 from llmanac.core.progress import time_without_once
@@ -12,7 +14,7 @@ from llmanac.core.progress import time_without_once
 def run_command(
     recipe: str, set_: Patches = None, budget: str | None = None, folder: Path | None = None, seed: int | None = None,
     resume: bool = False, processes: Processes = None, show: Show = False,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Run a recipe: text to a tokenizer, a model, an evaluation and a report; or a tuning, RL, images.
 
     Args:
@@ -30,15 +32,16 @@ def run_command(
     from llmanac.recipes.spec import read_recipe
 
     if followed():
-        return
+        return None
     changes = on_processes(spec.parse_patches(set_ or ()), processes, read_recipe(recipe))
     changes |= {name: value for name, value in (("budget", budget), ("seed", seed)) if value is not None}
     if show:
-        print(asked_for(recipe, changes)[1].text(), end="")
-        return
+        text = asked_for(recipe, changes)[1].text()
+        print(text, end="")
+        return tomllib.loads(text)
     chosen = folder or (Path("runs") / str(changes["name"]) if "name" in changes else None)
     where = f" --folder {quote(str(chosen))}" if chosen else ""
     where += f" --processes {processes}" if processes else ""
     with stopping(f"llmanac run {quote(recipe)}{where} --resume"), launch.processes(processes or 1):
         done = run(recipe, changes, folder=folder, resume=resume or launch.restarted(folder), began=began)
-    print_run(done)
+    return print_run(done)

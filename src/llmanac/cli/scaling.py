@@ -117,7 +117,7 @@ def compute_command(
 @app.command("run")
 def run_command(
     recipe: str | None = None, budget: str = "40m", folder: Path = Path( "scaling/ladder" ), set_: Patches = None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Train a ladder of small models, fit the law, and test its prediction on a larger run.
 
     Args:
@@ -140,6 +140,7 @@ def run_command(
     print_table("", ("width x layers - steps", "N", "tokens", "epochs", "loss"), rows)
     print(f"runs: {folder / RUNS}")
     print(f"Next: llmanac scaling fit {folder / RUNS}, or llmanac scaling plan --budget 2h --fit {folder / FIT}")
+    return result
 
 
 @app.command("plan")

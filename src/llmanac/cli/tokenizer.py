@@ -47,7 +47,7 @@ def _free(folder: Path) -> Path:
 def train_command(
     name: str, text: Paths, folder: Folder, set_: Fields = None, alpha: float | None = None,
     weight: list[str] | None = None, unit: str = "bytes", column: Column = "text", include: Include = None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Train a tokenizer on files: llmanac tokenizer train bpe en=en.txt de=de.txt --alpha 0.3 -o tok.
 
     Args:
@@ -71,6 +71,7 @@ def train_command(
     if done.tokenizer.unknown_id is not None:
         print(f"out of vocabulary: {done.unknown_rate():.2%} of the training text's words")
     print(f"Next: llmanac tokenizer inspect {shlex.quote(str(folder))}")
+    return {"folder": folder, "vocabulary": size, "bytes": done.bytes, "seconds": done.seconds}
 
 
 def _print_groups(mixture: Mixture) -> None:

@@ -43,28 +43,27 @@ def _on_rows() -> None:
 def tune_command(
     model: SomeModel, data: str, output: Path = Path("tuned"), adapter: str = "lora", set_: Patches = None,
     preview: int = 0, resume: bool = False, processes: Processes = None, *, changes: dict[str, Any],
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after.
 
     Args:
         quantize (text sets quantizer): Store the frozen weights so while tuning, e.g. nf4 (QLoRA).
     """
-    _tune({"model": model, "adapter": adapter}, data, output, changes, set_, preview, resume, processes)
+    return _tune({"model": model, "adapter": adapter}, data, output, changes, set_, preview, resume, processes)
 
 
 def _tune(
     fields: dict[str, Any], data: str, output: Path, changes: dict[str, Any], set_: list[str] | None, preview: int,
     resume: bool, processes: int | None,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     from llmanac.recipes.tune import TuneSpec
 
     if followed():
-        return
+        return None
     asked = asked_by(TuneSpec, fields, data, changes, set_, processes)
     if preview:
-        print_preview(asked, preview)
-        return
-    tuned(asked, output, resume, processes)
+        return print_preview(asked, preview)
+    return tuned(asked, output, resume, processes)
 
 
 def asked_by(
@@ -80,7 +79,7 @@ def asked_by(
     return spec.patch(asked, on_processes(spec.parse_patches(set_ or ()), processes))
 
 
-def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) -> None:
+def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) -> Any:
     """Carry out a tuning or an alignment, and print what it gave."""
     from llmanac.cli.results import print_run
     from llmanac.parallel import launch
@@ -88,10 +87,10 @@ def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) 
 
     with stopping("the same command and --resume"), launch.processes(processes or 1):
         done = run(asked, folder=output, resume=resume or launch.restarted(output), flag="--output")
-    print_run(done)
+    return print_run(done)
 
 
-def print_preview(asked: Any, count: int) -> None:
+def print_preview(asked: Any, count: int) -> dict[str, str]:
     """Rows as the model reads them: tokens with loss marked, special tokens visible; then what becomes of all rows."""
     import tempfile
     from itertools import islice
@@ -121,7 +120,9 @@ def print_preview(asked: Any, count: int) -> None:
             asked.rows, objective, tokenizer, Path(folder), seed=asked.seed,
             longest=lambda: load_model(place).max_length,
         )  # fmt: skip
-    print_table("", ("", ""), [*found.lines(), ("tokens of a packed row", f"{found.length:,}")])
+    rows = {**dict(found.lines()), "tokens of a packed row": f"{found.length:,}"}
+    print_table("", ("", ""), rows.items())
+    return rows
 
 
 def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
@@ -151,7 +152,7 @@ def distill_command(
     adapter: str = "full", samples: int = 1, temperature: float = 0.0, max_tokens: int = 256, verify: str = "squad",
     set_: Patches = None, preview: int = 0, resume: bool = False, processes: Processes = None, *,
     changes: dict[str, Any],
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
     """Train a student on what a teacher says: its distributions, its features, its texts, or its right answers.
 
     Args:
@@ -174,4 +175,4 @@ def distill_command(
         fields["answers"] = {"model": teacher, **how, **({"verify": verify} if level == "response" else {})}
     else:
         fields["teacher"] = teacher
-    _tune(fields, data, output, changes, set_, preview, resume, processes)
+    return _tune(fields, data, output, changes, set_, preview, resume, processes)

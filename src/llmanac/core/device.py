@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.core.threads import cores
+from llmanac.core.threads import cores, threads
 
 if TYPE_CHECKING:
     import torch
@@ -225,16 +225,15 @@ def cpu_name() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What benchmarks and reports say of the machine."""
-    import torch
-
-    return {
-        "cpu": cpu_name(),
-        "cores": cores(),
+    """What benchmarks and reports say of the machine; of torch only where it is installed."""
+    found = {"cpu": cpu_name(), "cores": cores(), "python": platform.python_version(), "system": platform.system()}
+    try:
+        import torch
+    except ImportError:
+        return found | {"threads": threads(), "isa": platform.machine(), "torch": None, "gpu": None}
+    return found | {
         "threads": torch.get_num_threads(),
         "isa": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__.partition("+")[0],
-        "python": platform.python_version(),
-        "system": platform.system(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
     }
