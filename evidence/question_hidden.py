@@ -39,12 +39,12 @@ ARMS = ("the prompt as it is", "the question, goal, context or passage left out"
 METRIC = "accuracy (normalised for HellaSwag and PIQA), F1 for SQuAD and DROP; paired difference over items"
 MARGIN = "0.01 of the metric; the 95% interval of the difference lies beyond it"
 SEEDS, REPLICATE = 1, "model: its items are the replicates"
-SETS = {"hellaswag": 1000, "piqa": 1000, "mmlu": 570, "squad": 500, "drop": 500}  # items for the smaller model
+SETS = {"hellaswag": 400, "piqa": 400, "mmlu": 285, "squad": 200, "drop": 200}  # items for the smaller model
 TOGETHER = {"mmlu": 5}  # neighbors, which share their examples
 HALF = {"smollm2": 1, "qwen": 2}  # the larger model reads at a third of the rate: a part of the items
 CHAT = ("drop",)
 CHANCE = {"hellaswag": 0.25, "piqa": 0.5, "mmlu": 0.25}
-PIECES = tuple(f"{model} {name}" for model in HALF for name in SETS)
+PIECES = tuple(f"{model}_{name}" for model in HALF for name in SETS)
 PARTIAL = True
 
 
@@ -54,7 +54,7 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         blind = [replace(item, prompt="") for item in items]
         own = load_benchmark("hellaswag")[1]
         return {PIECES[0]: both(*(evaluate(Made(), "hellaswag", some, own) for some in (items, blind)))}
-    (model, name), data = piece.split(), data_folder()
+    (model, name), data = piece.split("_"), data_folder()
     place = pretrained(model)
     if data is None or place is None:
         raise DataError(f"question_hidden: needs LLMANAC_SHARED_DATA and {PACKAGES[model]} (make models)")
@@ -62,11 +62,17 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
     answerer = load_local(str(place), device="cpu", runner="native")
     own = load_benchmark(name)[1]
     hidden = replace(own, prompt=str(PROMPTS[name][1]))
-    listed, found = {way: items_of(way, data) for way in (own, hidden)}, []
-    for way, items in listed.items():
+    found = []
+    for way in (own, hidden):
+        items = items_of(way, data)
         places = spread(len(items), SETS[name] // HALF[model], TOGETHER.get(name, 1))
         found.append(evaluate(answerer, name, [items[i] for i in places], way, chat=name in CHAT))
     return both(*found)
+
+
+def of(piece: str) -> str:
+    """The benchmark of a piece."""
+    return piece.partition("_")[2]
 
 
 def both(shown: Evaluation, hidden: Evaluation) -> dict[str, Any]:
@@ -85,7 +91,7 @@ def both(shown: Evaluation, hidden: Evaluation) -> dict[str, Any]:
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     rows = [
         [piece, f"{row['items']:,}", row["metric"], *(f"{row[way][0]:.3f} ({row[way][1]:.3f} to {row[way][2]:.3f})"
-         for way in ("shown", "hidden")), f"{CHANCE[piece.split()[1]]:.2f}" if piece.split()[1] in CHANCE else "",
+         for way in ("shown", "hidden")), f"{CHANCE[of(piece)]:.2f}" if of(piece) in CHANCE else "",
          "{:+.3f} ({:+.3f} to {:+.3f})".format(*row["gain"])]
         for piece, row in seeds[0].items()
     ]  # fmt: skip
@@ -95,8 +101,8 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 def against_chance(found: dict[str, Any], way: str) -> str:
     return ", ".join(
-        f"{piece} {row[way][0]:.2f} ({row[way][1]:.2f} to {row[way][2]:.2f}; chance {CHANCE[piece.split()[1]]:.2f})"
-        for piece, row in found.items() if piece.split()[1] in CHANCE
+        f"{piece} {row[way][0]:.2f} ({row[way][1]:.2f} to {row[way][2]:.2f}; chance {CHANCE[of(piece)]:.2f})"
+        for piece, row in found.items() if of(piece) in CHANCE
     )  # fmt: skip
 
 
