@@ -29,9 +29,12 @@ _PUBLIC = {
     "classify": "llmanac.evaluate.classify",
     "Corrector": "llmanac.evaluate.correct",
     "embed": "llmanac.evaluate.embed",
+    **dict.fromkeys(("align", "ask", "distill", "index", "merge", "quantize", "tune"), "llmanac.api"),
 }
+_CALLED = ("evaluate", "generate")  # packages that are called like the functions of these names in `api`
 
 if TYPE_CHECKING:
+    from llmanac.api import align, ask, distill, evaluate, generate, index, merge, quantize, tune
     from llmanac.core.registry import build
     from llmanac.evaluate.classify import classify
     from llmanac.evaluate.correct import Corrector
@@ -46,16 +49,19 @@ if TYPE_CHECKING:
     from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 __all__ = [
-    "Corrector", "Engine", "build", "classify", "compare", "embed", "load_model", "load_tokenizer", "run", "save_model",
-    "score", "train_classifier", "train_tokenizer",
+    "Corrector", "Engine", "align", "ask", "build", "classify", "compare", "distill", "embed", "evaluate", "generate",
+    "index", "load_model", "load_tokenizer", "merge", "quantize", "run", "save_model", "score", "train_classifier",
+    "train_tokenizer", "tune",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _CALLED:
+        return importlib.import_module(f"llmanac.{name}")
     raise AttributeError(f"module 'llmanac' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted([*globals(), *_PUBLIC, *_CALLED])

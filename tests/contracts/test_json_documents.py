@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
+from _commands import commands
 
 from llmanac import cli
 from llmanac.cli import documented
@@ -21,20 +20,6 @@ WITHOUT = {
     "tokenizer extend", "tokenizer encode", "ngram query", "ngram convert", "memory add", "memory edit",
     "memory delete",
 }  # fmt: skip
-
-
-def commands() -> Iterator[tuple[str, Any]]:
-    def inside(app: typer.Typer, name: str) -> Iterator[tuple[str, Any]]:
-        for one in app.registered_commands:
-            yield f"{name} {one.name}", one.callback
-        for group in app.registered_groups:
-            assert group.typer_instance is not None
-            yield from inside(group.typer_instance, f"{name} {group.name}")
-
-    for name, place in cli.COMMANDS.items():
-        yield name, documented.documented(cli._found(place))
-    for name, place in cli.GROUPS.items():
-        yield from inside(cli._found(place), name)
 
 
 def test_every_command_has_it_or_says_why_not() -> None:

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 import llmanac
 from llmanac.cli import app
-from llmanac.cli.align import read_rewards
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make, make_method, patch
 from llmanac.evaluate.ratings import Questions, Store
@@ -19,6 +18,7 @@ from llmanac.generate.load import load_engine
 from llmanac.models.scalar import load_scalar
 from llmanac.recipes.align import AlignSpec
 from llmanac.recipes.tune import TuneSpec, tune
+from llmanac.rewards import read_rewards
 from llmanac.tokenizers.load import train_tokenizer
 
 TRAIN = {"dtype": "float32", "compile": "never", "attention": "sdpa", "batch_tokens": 512}

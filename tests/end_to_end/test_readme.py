@@ -17,7 +17,8 @@ from llmanac.generate.answers import Answer
 
 # the pages whose blocks are run here, and those with blocks that are marked slow
 PAGES = [
-    "README.md", "docs/align.md", "docs/ask.md", "docs/assistant.md", "docs/classify.md", "docs/commands.md", "docs/compare.md",
+    "README.md", "docs/align.md", "docs/ask.md", "docs/assistant.md", "docs/classify.md", "docs/commands.md",
+    "docs/compare.md",
     "docs/evaluate.md", "docs/finetune.md", "docs/generate.md", "docs/models.md",
     "docs/multimodal.md", "docs/ngrams.md",
     "docs/reason.md", "docs/retrieve.md", "docs/sandbox.md", "docs/scaling.md", "docs/serve.md", "docs/tokenizers.md",

@@ -31,6 +31,7 @@ def align_command(
     """
     from llmanac.core.spec import make_method
     from llmanac.recipes.align import AlignSpec
+    from llmanac.rewards import read_rewards
 
     objective = make_method("objective", method)
     if kl is not None:
@@ -42,41 +43,3 @@ def align_command(
         changes = {**off, "objective.kl_weight": kl, **changes}
     fields = {"model": model, "adapter": adapter, "objective": objective, "reward": read_rewards(reward)}
     return tuned(asked_by(AlignSpec, fields, data, changes, set_), output, resume)
-
-
-def read_rewards(names: list[str] | None) -> Any:
-    """`--reward` as a reward's fields: one, or a sum of several with their weights.
-
-    Raises:
-        SpecError: a name that is no reward, no function and no folder, or a weight that is no number.
-    """
-    if not names:
-        return None
-    found, weights = [], []
-    for name in names:
-        text, _, weight = name.rpartition("=") if "=" in name and "==" not in name else (name, "", "")
-        try:
-            weights.append(float(weight) if text and weight else 1.0)
-        except ValueError:
-            raise SpecError(f"--reward {name}: {weight!r} is no weight; write NAME=0.5") from None
-        found.append(_reward(text or name))
-    if len(found) == 1 and weights == [1.0]:
-        return found[0]
-    return {"name": "mix", "parts": found, "weights": weights}
-
-
-def _reward(name: str) -> Any:
-    from llmanac.core import registry
-    from llmanac.core.errors import nearest
-
-    if ".py:" in name:
-        return {"name": "function", "file": name}
-    if Path(name).is_dir():
-        return {"name": "model", "path": name}
-    known = registry.methods("reward")
-    if name not in known:
-        hint = nearest(name, known)
-        raise SpecError(
-            f"--reward: {name!r} is not known{hint}; give FILE.py:function, a folder, or {', '.join(known)}"
-        )
-    return name

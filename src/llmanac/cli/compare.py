@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llmanac.cli.align import read_rewards
 from llmanac.cli.documented import Failed
 from llmanac.cli.options import Patches, stopping
 from llmanac.core.errors import SpecError
+from llmanac.rewards import read_rewards
 
 if TYPE_CHECKING:
     from rich.console import Console

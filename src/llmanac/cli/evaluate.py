@@ -14,7 +14,7 @@ from llmanac.cli.options import AsJson
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.evaluation import Evaluation
+    pass
 
 Model = Annotated[
     str, typer.Argument(help="A run's or model's folder, a .gguf file, a hub name, or a server's http://.")
@@ -39,39 +39,20 @@ def evaluate_command(
         dtype: float32, float64 or bfloat16 [float32].
         runner: Of generated answers: auto, native or torch [auto for a .gguf file, torch for a folder].
     """
-    from llmanac.evaluate._answering import chat_note, load_answerer
-    from llmanac.evaluate._benchmark_rows import items_of
-    from llmanac.evaluate.evaluation import compare, evaluate
-    from llmanac.evaluate.evaluation_report import check_folder, write_results
+    from llmanac.evaluate.benchmarking import run_benchmarks
     from llmanac.evaluate.load import load_benchmark, names
 
     wanted = [part.strip() for part in benchmarks.split(",") if part.strip()]
     if not wanted:
         raise SpecError(f"--benchmarks: give at least one of {', '.join(names())}, or the path of a .toml file")
-    check_folder(out)
-    chosen = []
-    for part in dict.fromkeys(wanted):
-        name, own = load_benchmark(part)
-        folder = data or (Path(part).parent if Path(part).suffix else None)
-        if folder is None:
-            raise SpecError(f"--data: name the folder that holds {' or '.join(own.data.files)}")
-        chosen.append((name, own, items_of(own, folder, limit=limit, shots=shots)))
-    found: list[list[Evaluation]] = []
     try:
-        for path in dict.fromkeys([model, *([other] if other else [])]):
-            answerer = load_answerer(path, dtype=dtype, runner=runner)
-            note = chat_note(answerer, chat) if all(own.generation is not None for _, own, _ in chosen) else None
-            if note is not None:
-                print(note, file=sys.stderr)
-            found.append(
-                [evaluate(answerer, n, items, own, cache=out / "cache", chat=chat) for n, own, items in chosen]
-            )
+        page = run_benchmarks(
+            model, other, benchmarks=wanted, data=data, limit=limit, shots=shots, chat=chat, output=out, dtype=dtype,
+            runner=runner, note=lambda text: print(text, file=sys.stderr),
+        ).data  # fmt: skip
     except KeyboardInterrupt:
         print(f"\nInterrupted. Answers so far are kept in {out}; the same command goes on.", file=sys.stderr)
         raise
-    differences = [d for pair in zip(*found, strict=True) for d in compare(*pair)] if len(found) == 2 else []
-    options = {"limit": limit, "shots": shots, "chat": chat}
-    page = write_results(out, {name: own for name, own, _ in chosen}, found, differences, options)
     if as_json:
         print(json.dumps(page, ensure_ascii=False))
         return
@@ -81,7 +62,7 @@ def evaluate_command(
     more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", ",".join(wanted)]
     more += [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
     more += ["--chat"] if chat else []
-    examples = any((own.shots.count if shots is None else shots) for _, own, _ in chosen)
+    examples = any(load_benchmark(name)[1].shots.count if shots is None else shots for name in wanted)
     if limit or examples:
         more += ["--limit", str(2 * limit)] if limit else ["--shots", "0"]
         print(f"Next: {shlex.join(more)}   (answers that are there are used again)")

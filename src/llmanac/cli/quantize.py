@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,24 +29,15 @@ def quantize_command(
             half of --text, for a .gguf file none].
     """
     from llmanac.cli.score import texts_of
-    from llmanac.cli.tables import print_table
+    from llmanac.cli.tables import print_page_table
     from llmanac.recipes.quantize import check_target, quantize
 
     check_target(path, output, method)
     texts = None if text is None else list(texts_of((), text, column, include or ()))
     seen = None if calibration is None else list(texts_of((), calibration, column, include or ()))
     found = quantize(path, output, method, targets=targets or (), texts=texts, calibration=seen)
-    quality = found.quality
-    rows = [
-        ("bytes", f"{found.before:,}", f"{found.after:,}"),
-        ("perplexity", f"{_perplexity(quality.before):.4g}", f"{_perplexity(quality.after):.4g}"),
-        ("bits a byte", *(f"{quality.bits_per_byte(loss):.4f}" for loss in (quality.before, quality.after))),
-        ("KL, nats a token", "0", f"{quality.kl:.3g}"),
-        ("tokens a second, median", *(f"{statistics.median(speeds):.1f}" for speeds in found.speeds)),
-        ("lowest to highest", *(f"{min(speeds):.1f} to {max(speeds):.1f}" for speeds in found.speeds)),
-    ]
-    print_table(f"{method}, {found.bits:.3f} bits a weight", ("", "before", "after"), rows)
-    print(_compared(quality))
+    print_page_table(found.tables()[0], found.title())
+    print(_compared(found.quality))
     print(f"{output}: {100 * found.after / found.before:.1f}% of the bytes{_rest(output, found.part, method)}.")
     print(f"Next: llmanac chat {shlex.quote(str(output))}")
     return found
@@ -82,7 +71,3 @@ def _rest(output: Path, part: float, method: str) -> str:
     if output.suffix == ".gguf":
         return f"; {stored(output, method)}; bits a weight are of the file, with its vocabulary"
     return f"; {100 * part:.0f}% of the weights were quantized, the others are as before" if part < 0.995 else ""
-
-
-def _perplexity(loss: float) -> float:
-    return math.exp(min(loss, 700.0))

@@ -56,12 +56,12 @@ def reason_command(
         output (-o): A .jsonl file: a row a question.
         curve: An .svg file: accuracy over the number of samples.
     """
-    from llmanac.cli.align import read_rewards
     from llmanac.core.outputs import check_output
     from llmanac.core.spec import make_method, parse_patches, patch
     from llmanac.generate.load import load_engine
     from llmanac.reason import Question
     from llmanac.reason._questions import answered, convention_of, read_questions
+    from llmanac.rewards import read_rewards
 
     fields: dict[str, Any] = {"name": method, "n": n, "tokens": tokens, "temperature": temperature}
     spec: Any = make_method("reason", {k: v for k, v in {**fields, "convention": convention}.items() if v is not None})

@@ -72,11 +72,9 @@ def asked_by(
 ) -> Any:  # fmt: skip
     """The recipe of a command line: the method's fields, then single options, then -s."""
     from llmanac.core import spec
+    from llmanac.recipes.asked import asked_with
 
-    adapter = None if fields["adapter"] == "full" else fields["adapter"]
-    asked = spec.make(kind, {**fields, "adapter": adapter, "rows": {"file": data}})
-    asked = spec.patch(asked, changes)
-    return spec.patch(asked, on_processes(spec.parse_patches(set_ or ()), processes))
+    return asked_with(kind, fields, data, changes, on_processes(spec.parse_patches(set_ or ()), processes))
 
 
 def tuned(asked: Any, output: Path, resume: bool, processes: int | None = None) -> Any:
@@ -143,9 +141,6 @@ def shown(tokenizer: Any, ids: list[int], mask: list[bool], text: Any) -> Any:
     return out
 
 
-LEVELS = {"token": "token-distillation", "feature": "feature-distillation", "sequence": "chat", "response": "chat"}
-
-
 @sharing(_on_rows)
 def distill_command(
     teacher: str, student: str, data: str, level: str = "token", output: Path = Path("distilled"),
@@ -165,14 +160,10 @@ def distill_command(
         on_policy (float sets objective.on_policy): Token: share of the rows that the student answers.
         verify: Response: how answers are compared, e.g. squad, gsm8k, math.
     """
-    if level not in LEVELS:
-        raise SpecError(f"--level: {level!r} is not one of {', '.join(LEVELS)}")
+    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens}
+    from llmanac.recipes.asked import distilling
+
     if "objective.on_policy" in changes and level != "token":
         raise SpecError(f"--on-policy: is for --level token, where the teacher scores the student's texts, not {level}")
-    fields: dict[str, Any] = {"model": student, "adapter": adapter, "objective": LEVELS[level]}
-    if level in ("sequence", "response"):
-        how = {"samples": samples, "temperature": temperature, "max_tokens": max_tokens}
-        fields["answers"] = {"model": teacher, **how, **({"verify": verify} if level == "response" else {})}
-    else:
-        fields["teacher"] = teacher
+    fields = distilling(teacher, student, level, adapter, {**how, "verify": verify})
     return _tune(fields, data, output, changes, set_, preview, resume, processes)

@@ -278,12 +278,15 @@ class LanguageModel(Protocol):
     """All that decoding, evaluation and serving use; an n-gram model is one too."""
 
     vocab_size: int
-    max_length: int | None  # the context it was built for; None where there is no limit
+
+    @property
+    def max_length(self) -> int | None:
+        """The context that it was built for; None where there is no limit."""
 
     def start(self, batch: int) -> State:
         """An empty state for `batch` rows."""
 
-    def forward(self, batch: Batch | Tensor, state: State | None = None, want: Want = ALL) -> Output:
+    def forward(self, batch: Batch | Tensor, state: Any = None, want: Want = ALL) -> Output:
         """What `want` asks for; with a state, for the tokens that follow what the state holds."""
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:

@@ -20,8 +20,9 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.files import read_json, read_toml
 from llmanac.core.outputs import check_pages
 from llmanac.core.run_folder import resolved_file
+from llmanac.core.shown import Shown
 from llmanac.core.spec import parse_patches
-from llmanac.lab import words
+from llmanac.lab import report, words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
@@ -72,8 +73,8 @@ KEYS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class StudyResult:
+@dataclass(frozen=True, repr=False)
+class StudyResult(Shown):
     """A finished study.
 
     Attributes:
@@ -83,6 +84,14 @@ class StudyResult:
 
     folder: Path
     data: dict[str, Any]
+
+    def title(self) -> str:
+        return words.summary(self.data)
+
+    def tables(self) -> list[dict[str, Any]]:
+        metric = words.primary(self.data)
+        found = [report.verdict_table(self.data, metric), report.further_table(self.data), report.cost_table(self.data)]
+        return [one for one in found if one]
 
     @property
     def page(self) -> Path:

@@ -33,12 +33,13 @@ from llmanac.multimodal._model import load_part
 from llmanac.multimodal.load import load_multimodal
 from llmanac.multimodal.samplers import SamplerSpec
 from llmanac.recipes import multimodal_data as data
+from llmanac.recipes.finished import Run
 from llmanac.recipes.measures import loss_curve
 from llmanac.recipes.multimodal_judge import JUDGE, load_judge
 from llmanac.recipes.multimodal_measures import Found, Measure
 from llmanac.recipes.multimodal_report import keep_samples, write_report
 from llmanac.recipes.report import heading
-from llmanac.recipes.spec import Run, builtin, read_recipe
+from llmanac.recipes.spec import builtin, read_recipe
 from llmanac.tokenizers import TokenizerSpec
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train

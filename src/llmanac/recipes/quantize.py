@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from llmanac.core import registry
 from llmanac.core.errors import DataError, RequestError, SpecError, nearest
 from llmanac.core.files import atomic_folder
 from llmanac.core.outputs import check_new
+from llmanac.core.pages import table
 from llmanac.core.progress import progress
+from llmanac.core.shown import Shown
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, LanguageModel
 from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
@@ -30,11 +34,12 @@ PROMPT, DECODED = 32, 48  # tokens
 ROUNDS, FEWEST, SECONDS = 5, 3, 10.0  # of timing: no further round after so long
 
 
-@dataclass(frozen=True)
-class Quantized:
+@dataclass(frozen=True, repr=False)
+class Quantized(Shown):
     """What a quantization cost.
 
     Attributes:
+        method: the quantizer, or the type of the file.
         before, after: bytes of the files of weights.
         bits: of a number of what was quantized, scales included; of a .gguf file, its bits over the parameters.
         part: the quantized numbers over the parameters.
@@ -42,12 +47,29 @@ class Quantized:
         speeds: tokens a second of one request, before and after, in each round of timing.
     """
 
+    method: str
     before: int
     after: int
     bits: float
     part: float
     quality: Divergence
     speeds: tuple[list[float], list[float]]
+
+    def title(self) -> str:
+        return f"{self.method}, {self.bits:.3f} bits a weight"
+
+    def tables(self) -> list[dict[str, Any]]:
+        own = self.quality
+        losses = (own.before, own.after)
+        rows = [
+            ("bytes", f"{self.before:,}", f"{self.after:,}"),
+            ("perplexity", *(f"{math.exp(min(loss, 700.0)):.4g}" for loss in losses)),
+            ("bits a byte", *(f"{own.bits_per_byte(loss):.4f}" for loss in losses)),
+            ("KL, nats a token", "0", f"{own.kl:.3g}"),
+            ("tokens a second, median", *(f"{statistics.median(speeds):.1f}" for speeds in self.speeds)),
+            ("lowest to highest", *(f"{min(speeds):.1f} to {max(speeds):.1f}" for speeds in self.speeds)),
+        ]
+        return [table(["", "before", "after"], rows)]
 
 
 def check_target(source: str, target: Path, method: str) -> None:
@@ -125,7 +147,7 @@ def quantize(
             tokenizer.save(folder)
     prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
     speeds = alternating_rates([original, changed], prompt)
-    return Quantized(_bytes(Path(place)), _bytes(target), bits, part, quality, speeds)
+    return Quantized(method, _bytes(Path(place)), _bytes(target), bits, part, quality, speeds)
 
 
 def _bytes(place: Path) -> int:

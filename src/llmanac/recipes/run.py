@@ -18,9 +18,10 @@ from llmanac.core.progress import Report, time_without_once
 from llmanac.core.run_folder import NothingKept, Recipe, RunFolder, RunSpec, latest_place, new_place
 from llmanac.recipes import stages
 from llmanac.recipes.align import AlignSpec, is_aligning
+from llmanac.recipes.finished import Run
 from llmanac.recipes.multimodal import Multimodal, MultimodalRecipe, is_multimodal, run_pictures
 from llmanac.recipes.rlhf import RlhfSpec, is_rlhf, run_stages
-from llmanac.recipes.spec import RecipeSpec, Run, read_recipe
+from llmanac.recipes.spec import RecipeSpec, read_recipe
 from llmanac.recipes.tune import TuneSpec, is_tuning, tune_held
 
 __all__ = ["NothingKept", "Run", "asked_for", "run"]

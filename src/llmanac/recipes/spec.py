@@ -177,33 +177,6 @@ class RecipeSpec(RunSpec):
         return seconds(self.budget, "budget")
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        folder: everything it wrote (docs/architecture.md lists the files).
-        recipe: the resolved recipe; it states everything.
-        results: what `results.json` holds.
-    """
-
-    folder: Path
-    recipe: Any
-    results: dict[str, Any]
-
-    def load_model(self, which: str = "model") -> Any:
-        """The final model, or with `which="base"` the pretrained one."""
-        from llmanac.models.load import load_model
-
-        return load_model(self.folder / which)
-
-    def load_tokenizer(self) -> Any:
-        """The run's tokenizer."""
-        from llmanac.tokenizers.load import load_tokenizer
-
-        return load_tokenizer(self.folder / "tokenizer")
-
-
 def seconds(text: str, field: str = "budget") -> float:
     """`"90s"`, `"5m"`, `"2h"`, `"300"` -> seconds. Raises SpecError that names the field."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text))
