@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,6 +108,38 @@ SLOW = (
 # of the families, these are looked at in every run, the others in the slow one
 LOOKED_AT = ("llama", "mamba2", "bert", "t5")
 EVERY_FAMILY = "test_family_configs.py::test_any_value_of_any_key_is_honoured_or_refused["
+
+
+ALLOWED = re.compile(
+    "|".join(
+        f"(?:Skipped: )?{pattern}"
+        for group in tomllib.loads((ROOT / "tests" / "allowed_skips.toml").read_text("utf-8"))["skip"]
+        for pattern in group["reasons"]
+    )
+)
+
+
+def _only_allowed(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """A skip for a reason that is not in allowed_skips.toml shows nothing: it is a failure."""
+    if report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if not ALLOWED.match(reason):
+            report.outcome = "failed"
+            report.longrepr = f"{report.nodeid}: {reason}: no reason of tests/allowed_skips.toml"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    _only_allowed(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    _only_allowed(report)
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
