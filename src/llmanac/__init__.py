@@ -29,6 +29,7 @@ _PUBLIC = {
     "classify": "llmanac.evaluate.classify",
     "Corrector": "llmanac.evaluate.correct",
     "embed": "llmanac.evaluate.embed",
+    "verdict": "llmanac.evaluate.verdict.judged",
 }
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from llmanac.evaluate.correct import Corrector
     from llmanac.evaluate.embed import embed
     from llmanac.evaluate.score import score
+    from llmanac.evaluate.verdict.judged import verdict
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
     from llmanac.models.load import load_model
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Corrector", "Engine", "build", "classify", "compare", "embed", "load_model", "load_tokenizer", "run", "save_model",
-    "score", "train_classifier", "train_tokenizer",
+    "score", "train_classifier", "train_tokenizer", "verdict",
 ]  # fmt: skip
 
 

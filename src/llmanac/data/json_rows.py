@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +178,50 @@ def _one_object(path: Path, problems: Problems) -> Iterator[Row]:
             yield Row(value, 1)
         else:
             _not_an_object(path, 1, value, problems)
+
+
+def members(
+    path: Path, problems: Problems, inside: Collection[str] = ()
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """The members of one object, each with its key; of those named `inside` what they hold, element by element.
+
+    Memory is bounded by an element: `{"a": 1, "b": [5, 6]}` with b inside gives ("a",) 1, ("b", 1) 5, ("b", 2) 6.
+    """
+    text = _Text(path, problems)
+    try:
+        if text.peek() != "{":
+            raise ValueError("expected an object")
+        yield from _members(text, problems.bounds.line, inside, ())
+    except _TooLong:
+        reason = f"an element longer than {problems.bounds.line:,} bytes ({problems.bounds.longer})"
+        problems.report(path, text.line, reason, text.shown(), code="too-large")
+    except (ValueError, RecursionError) as error:
+        problems.report(path, text.line, f"not JSON ({_reason(error)})", code="not-json")
+
+
+def _members(
+    text: _Text, limit: int, inside: Collection[str], before: tuple[str | int, ...]
+) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    opening, number = text.peek(), 0
+    closing = "}" if opening == "{" else "]"
+    text.at += 1
+    while (mark := text.peek()) != closing:
+        if number:
+            if mark != ",":
+                what = f"expecting ',' or '{closing}', found {mark!r}" if mark else f"it ends without its '{closing}'"
+                raise ValueError(what)
+            text.at += 1
+            text.peek()
+        number += 1
+        key: str | int = number
+        if opening == "{":
+            key = str(text.value(limit))
+            if text.peek() != ":":
+                raise ValueError(f"no ':' after the key {shown(key)}")
+            text.at += 1
+        if not before and key in inside and text.peek() and text.peek() in "{[":
+            yield from _members(text, limit, inside, (key,))
+        else:
+            text.peek()
+            yield (*before, key), text.value(limit)
+    text.at += 1

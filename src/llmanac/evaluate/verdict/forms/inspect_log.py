@@ -1,0 +1,147 @@
+"""Inspect's logs: `.eval` (a zip with a member a sample, its members packed by deflate or zstd) and `.json`.
+
+A sample has id, epoch, input, target, the messages, and scores by scorer. C, I, P and N are 1, 0, 1/2 and 0.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmanac.data.json_rows import members
+from llmanac.data.quarantine import Problems, Unreadable
+from llmanac.evaluate.verdict.items import Row, Task, message_text
+
+TITLE = "Inspect"
+LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
+MOST = 1 << 28  # bytes of a sample
+ZSTD = 93  # the number of this method in zip files; Python's own reader knows it from 3.14 on
+
+
+def recognises(path: Path, keys: Collection[Any], first: Mapping[str, Any]) -> bool:
+    return path.suffix == ".eval" or {"version", "status", "eval"} <= set(keys)
+
+
+def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+    if path.suffix == ".eval":
+        return _zipped(path, problems)
+    head: dict[str, Any] = {}
+    for keys, value in members(path, problems, ("samples",)):
+        if keys[0] == "samples":
+            if len(keys) > 1:
+                break  # samples follow what is said of all of them, but for statistics of tokens
+        else:
+            head[str(keys[0])] = value
+    return _task(path, head), _elements(path, problems)
+
+
+def _elements(path: Path, problems: Problems) -> Iterator[Row]:
+    for keys, value in members(path, problems, ("samples",)):
+        if keys[0] == "samples" and len(keys) == 2:
+            yield _row(int(keys[1]), value)
+
+
+def _task(path: Path, head: Mapping[str, Any], names: Collection[str] = ()) -> Task:
+    own, plan = head.get("eval") or {}, head.get("plan") or {}
+    config = own.get("config") or {}
+    status = head.get("status", "started")
+    settings = {
+        "version": str(own.get("task_version")), "task arguments": json.dumps(own.get("task_args"), sort_keys=True),
+        "solvers": json.dumps(plan.get("steps"), sort_keys=True), "epochs": str(config.get("epochs")),
+        "generation": json.dumps([own.get("model_generate_config"), plan.get("config")], sort_keys=True),
+    }  # fmt: skip
+    unfinished = "" if status == "success" else f"its status is {status!r}, not 'success'"
+    name = str(own.get("task", "")).rpartition("/")[2]
+    return Task(name, path, TITLE, settings, {}, tuple(names), str(own.get("model", "")), unfinished)
+
+
+def _zipped(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+    with _opened(path) as file:
+        names = file.namelist()
+        samples = [name for name in names if name.startswith("samples/") and name.endswith(".json")]
+        head: dict[str, Any] = {"status": "started"}
+        for name in ("header.json", "_journal/start.json", "start.json"):
+            if name in names:
+                head |= _member(path, file, name)
+                break
+        if "results.json" in names:  # logs of 2024
+            head |= _member(path, file, "results.json")
+    task = _task(path, head, samples)
+    return task, (_row(number, value) for number, value in _samples(path, samples))
+
+
+def _samples(path: Path, names: Collection[str]) -> Iterator[tuple[int, Any]]:
+    with _opened(path) as file:
+        for number, name in enumerate(names, 1):
+            yield number, _member(path, file, name)
+
+
+def _opened(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise Unreadable(path, f"not a zip that can be read ({error}); was its run stopped?", "damaged") from None
+
+
+def _member(path: Path, file: zipfile.ZipFile, name: str) -> Any:
+    info = file.getinfo(name)
+    if info.file_size > MOST:
+        raise Unreadable(f"{path}:{name}", f"{info.file_size:,} bytes, more than {MOST:,} for a sample", "too-large")
+    try:
+        return json.loads(_unpacked(path, file, info))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise Unreadable(f"{path}:{name}", f"cannot be read ({error}); run that evaluation again", "damaged") from None
+    except Exception as error:  # zlib.error and pyarrow's errors have no common base
+        raise Unreadable(f"{path}:{name}", f"cannot be unpacked ({error})", "damaged") from None
+
+
+def _unpacked(path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.compress_type != ZSTD:
+        return file.read(info)
+    import pyarrow
+
+    with open(path, "rb") as raw:
+        raw.seek(info.header_offset + 26)
+        sizes = [int.from_bytes(raw.read(2), "little") for _ in range(2)]
+        raw.seek(info.header_offset + 30 + sum(sizes))
+        packed = raw.read(info.compress_size)
+    with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd") as stream:
+        found: bytes = stream.read(MOST)
+    return found
+
+
+def _row(place: int, sample: Mapping[str, Any]) -> Row:
+    kept = sample.get("attachments") or {}
+
+    def said(message: Mapping[str, Any]) -> dict[str, str]:
+        return {"role": str(message.get("role")), "content": _resolved(message_text(message.get("content", "")), kept)}
+
+    given = sample.get("input", "")
+    asked = _resolved(given, kept) if isinstance(given, str) else [said(one) for one in given]
+    before: list[dict[str, str]] = []
+    for message in sample.get("messages") or ():
+        if message.get("role") == "assistant":
+            break
+        before.append(said(message))
+    answer = ((sample.get("output") or {}).get("choices") or [{}])[0].get("message") or {}
+    scores: dict[str, Any] = {}
+    for scorer, found in (sample.get("scores") or {}).items():
+        value = found.get("value") if isinstance(found, Mapping) else found
+        named = {f"{scorer}/{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {scorer: value}
+        scores |= {key: LETTERS.get(v, v) if isinstance(v, str) else v for key, v in named.items()}
+    error = (sample.get("error") or {}).get("message", "")
+    failed = f"ended with an error ({str(error)[:80]})" if error else "" if scores else "has no score"
+    fields = {"id": sample.get("id"), "metadata": sample.get("metadata") or {}, **(sample.get("metadata") or {})}
+    return Row(
+        place, str(sample.get("id")), {"input": asked, "choices": sample.get("choices")}, scores,
+        target=sample.get("target"), sample=int(sample.get("epoch") or 1), prompts=(before or asked,),
+        answer=_resolved(message_text(answer.get("content", "")), kept), fields=fields, failed=failed,
+    )  # fmt: skip
+
+
+def _resolved(text: str, kept: Mapping[str, str]) -> str:
+    """Long texts are kept apart, once."""
+    return kept.get(text.removeprefix("attachment://"), text) if text.startswith("attachment://") else text

@@ -1,0 +1,259 @@
+"""The items of two logs of one task in pairs, and what is different about them: what a paired difference may not hide.
+
+An item is a document; one that is in the log twice under two names is two items. Its rows are repeated answers. What
+differs is a `Finding`: a kind, a sentence, and whether the pairs may be used all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmanac.evaluate.verdict.aggregates import AGGREGATES, lower_is_better
+from llmanac.evaluate.verdict.items import Items, Log
+
+ALLOWED = {"prompts": ("version", "shots", "prompt", "target", "settings"), "missing": ("missing", "task")}
+REFUSED = {"version": "version", "shots": "shots", "system prompt": "prompt", "instructions": "prompt",
+           "task arguments": "settings", "solvers": "settings"}  # fmt: skip
+SHOWN = 3  # places that a sentence lists
+ROOM = 8.0  # between the ranges of two logs of one metric, from which on they have another scale
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One difference of two logs, or one thing wrong with a log.
+
+    kind: in one word; said: the sentence; stops: whether there is no verdict with it.
+    """
+
+    kind: str
+    said: str
+    stops: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Items that both logs have: for each log the first row of each item, which item each row is of, and how many rows.
+
+    first: (items,) row numbers; item: (rows,) numbers of items, -1 for rows that are in no pair; counts: (items,).
+    """
+
+    first: tuple[np.ndarray, np.ndarray]
+    item: tuple[np.ndarray, np.ndarray]
+    counts: tuple[np.ndarray, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.first[0])
+
+
+def _mixed(*columns: np.ndarray) -> np.ndarray:
+    """One hash of several, row by row."""
+    out = np.zeros(len(columns[0]), np.uint64)
+    for column in columns:
+        out = (out ^ column.astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
+        out ^= out >> np.uint64(29)
+    return out
+
+
+def _items_of(log: Items) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`(keys, first, item)`: of each item its hash and first row; of each row its item."""
+    document, name = log.hashed("document"), log.hashed("name")
+    _, first, item = np.unique(_mixed(document, name), return_index=True, return_inverse=True)
+    order = np.lexsort((first, document[first]))  # the items of one document follow each other
+    sorted_documents = document[first][order]
+    starts = np.r_[True, sorted_documents[1:] != sorted_documents[:-1]]
+    number = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = number
+    return _mixed(document[first], rank), first, item
+
+
+def _places(log: Items, rows: Iterable[int]) -> str:
+    found = [log.task.where(log.places[row]) for row, _ in zip(rows, range(SHOWN), strict=False)]
+    return ", ".join(found)
+
+
+def own_findings(log: Items, metric: str) -> list[Finding]:
+    """What is wrong with one log by itself: rows logged twice, scores that are no numbers, answers that failed."""
+    out = []
+    keys = _mixed(log.hashed("name"), np.frombuffer(log.samples, np.int64))
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    twice = np.flatnonzero(first[inverse] != np.arange(len(keys)))
+    if len(twice):
+        earlier = log.task.where(log.places[first[inverse[twice[0]]]])
+        said = f"{len(twice):,} rows are in the log twice ({_places(log, twice)}; the first is {earlier} again); "
+        out.append(Finding("duplicated", said + "take them out, or number repeated answers in a column `sample`"))
+    bad = np.flatnonzero(~np.isfinite(log.values(metric)).all(1)) if metric in log.columns else np.arange(0)
+    if len(bad):
+        place, value = log.bad.get(metric, (0, ""))
+        what = f"is {value}" if place else "is missing"
+        where = log.task.where(place) if place else _places(log, bad[:1])
+        out.append(Finding("not a number", f"{where}: {log.label(metric)} {what}, as in {len(bad):,} rows; score them"))
+    if log.failed:
+        place, name, why = log.failed[0]
+        said = f"{log.task.where(place)}: item {name} {why}, as do {len(log.failed):,} in all; they are in no pair"
+        out.append(Finding("missing", said))
+    return out
+
+
+def paired(one: Items, two: Items) -> tuple[Pairs, list[Finding]]:
+    """The pairs of two logs of one task, and what differs but for the scores."""
+    keys, first, item = zip(_items_of(one), _items_of(two), strict=True)
+    _, *at = np.intersect1d(*keys, return_indices=True)
+    rows = [own[places] for own, places in zip(first, at, strict=True)]
+    order = np.argsort(rows[0])  # in the first log's order
+    rows, at = [own[order] for own in rows], [own[order] for own in at]
+    items, counts = [], []
+    for log, own, places, key in zip((one, two), item, at, keys, strict=True):
+        number = np.full(len(key), -1)
+        number[places] = np.arange(len(places))
+        items.append(number[own])
+        counts.append(np.bincount(items[-1][items[-1] >= 0], minlength=len(places)))
+        assert len(own) == len(log)
+    pairs = Pairs((rows[0], rows[1]), (items[0], items[1]), (counts[0], counts[1]))
+    findings = [*_missing(one, two, pairs), *_settings(one, two)]
+    if len(pairs):
+        findings += _contents(one, two, pairs)
+    return pairs, findings
+
+
+def _missing(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
+    out = []
+    names = [np.unique(log.hashed("name")) for log in (one, two)]
+    for log, other, number in ((one, two, 0), (two, one, 1)):
+        rows = np.flatnonzero(pairs.item[number] < 0)
+        if not len(rows):
+            continue
+        changed = np.isin(log.hashed("name")[rows], names[1 - number])
+        if changed.any() and len(pairs) and not number:
+            at = _places(log, rows[changed])
+            said = f"{int(changed.sum()):,} items have another document under the same name ({at}): the set was changed"
+            out.append(Finding("document", said + "; evaluate both systems on one version of it"))
+        rows = rows[~changed] if len(pairs) else rows
+        if len(rows):
+            said = f"{len(rows):,} of {len(log):,} rows are not in {other.task.path} ({_places(log, rows)})"
+            said += "; evaluate both on the same items, or compare the rest with --allow missing"
+            out.append(
+                Finding("missing", said if len(pairs) else f"{log.task.path} and {other.task.path} share no item")
+            )
+            if not len(pairs):
+                return [Finding("no pairs", out[-1].said + "; give logs of the same set, in one form")]
+    return out
+
+
+def _settings(one: Items, two: Items) -> list[Finding]:
+    out = []
+    for name, value in one.task.settings.items():
+        other = two.task.settings.get(name)
+        if other is None or other == value:
+            continue
+        kind = REFUSED.get(name, "template" if name == "template" else "note")
+        shown = f"{value} and {other}" if len(value) + len(other) < 80 else "see the logs"
+        said = f"{one.name or 'items'}: other {name} ({shown})"
+        more = "; evaluate both alike, or --allow prompts" if name in REFUSED else ""
+        out.append(Finding(kind, said + more, stops=name in REFUSED))
+    return out
+
+
+def _contents(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
+    out = []
+    rows, name = pairs.first, one.name or "items"
+
+    def differ(column: str) -> np.ndarray:
+        a, b = one.hashed(column)[rows[0]], two.hashed(column)[rows[1]]
+        return np.flatnonzero((a != b) & (a != 0) & (b != 0))
+
+    def said(what: str, found: np.ndarray, end: str) -> str:
+        at = ", ".join(log.task.where(log.places[own[found[0]]]) for log, own in zip((one, two), rows, strict=True))
+        return f"{name}: {what} in {len(found):,} of {len(pairs):,} pairs ({at}){end}"
+
+    if len(found := differ("target")):
+        out.append(Finding("target", said("other right answers", found, "; score both alike, or --allow prompts")))
+    if len(found := differ("prompt")):
+        system = len(one.systems) < 2 and len(two.systems) < 2
+        alone = not len(differ("plain")) or (system and not len(differ("turns")))
+        if alone:
+            end = ": the chat template alone, the text in it is the same"
+            out.append(Finding("template", said("other prompts", found, end), stops=False))
+        else:
+            worse = np.intersect1d(differ("plain"), differ("turns"))
+            end = "; give both the same prompts, or --allow prompts"
+            out.append(Finding("prompt", said("other prompts", worse if len(worse) else found, end)))
+    if (np.diff(rows[1]) < 0).any():
+        out.append(
+            Finding("order", f"{name}: the rows are in another order; they are paired by their documents", False)
+        )
+    if not (pairs.counts[0] == pairs.counts[1]).all():
+        shown = " and ".join(f"{count.mean():.3g}" for count in pairs.counts)
+        out.append(Finding("samples", f"{name}: {shown} answers an item; each item's mean is compared", False))
+    return out
+
+
+def metric_of(one: Items, two: Items, wanted: str | None) -> tuple[str | None, Finding | None]:
+    """The metric that is compared: the one that is asked for, or the first that both logs have."""
+    both = [name for name in one.columns if name in two.columns]
+    chosen = [name for name in both if wanted in (None, name, one.label(name))]
+    if not chosen:
+        lists = " and ".join(", ".join(map(log.label, log.columns)) or "none" for log in (one, two))
+        what = "no metric in common" if wanted is None else f"{wanted} is not in both logs"
+        return None, Finding("metric", f"{one.name or 'items'}: {what} (they have {lists}); name one with --metric")
+    return chosen[0], None
+
+
+def score_findings(one: Items, two: Items, metric: str, pairs: Pairs) -> list[Finding]:
+    """Scores of one metric that cannot be compared: another direction, or another scale."""
+    name, out = f"{one.name or 'items'}: {one.label(metric)}", []
+    sides = [log.task.higher.get(metric) for log in (one, two)]
+    if None not in sides and sides[0] != sides[1]:
+        out.append(Finding("direction", f"{name} is better higher in one log and lower in the other; score both alike"))
+    if one.widths[metric] != two.widths[metric]:
+        out.append(Finding("scale", f"{name} is a number in one log and a pair in the other; score both alike"))
+    elif metric not in AGGREGATES and not lower_is_better(metric):
+        values = [np.abs(log.values(metric)[own >= 0]) for log, own in zip((one, two), pairs.item, strict=True)]
+        least, most = sorted(float(v.max(initial=0.0)) for v in values)
+        negative = any((log.values(metric) < 0).any() for log in (one, two))
+        if not negative and 0 < least <= 10 and most >= 5 and most >= ROOM * least:
+            out.append(Finding("scale", f"{name} goes up to {least:g} in one log and to {most:g} in the other: another "
+                                        "scale; score both alike"))  # fmt: skip
+    return out
+
+
+def higher_is_better(log: Items, metric: str) -> bool:
+    """As the log says, else by the metric's name."""
+    return log.task.higher.get(metric, not lower_is_better(metric))
+
+
+def by_item(values: np.ndarray, item: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(items, K) means over the rows of each item."""
+    kept = item >= 0
+    sums = [np.bincount(item[kept], column[kept], len(counts)) for column in values.T]
+    return np.stack(sums, 1) / counts[:, None]
+
+
+def tasks_in_both(one: Log, two: Log) -> tuple[list[tuple[Items, Items]], list[Finding]]:
+    """Pairs of items by task and filter; a log of one task without a name goes with any."""
+    mine, theirs = one.tasks, two.tasks
+    only = mine[0] or theirs[0] if len(mine) == len(theirs) == 1 and "" in (mine[0], theirs[0]) else None
+
+    def rename(name: str) -> str:
+        return name if only is None else only
+
+    other = {(rename(name), kind): items for (name, kind), items in two.items.items()}
+    out: list[tuple[Items, Items]] = []
+    findings: list[Finding] = []
+    for (name, kind), items in one.items.items():
+        if (rename(name), kind) in other:
+            out.append((items, other[rename(name), kind]))
+    for names, log, rest in ((mine, one, theirs), (theirs, two, mine)):
+        alone = [name or "items" for name in names if rename(name) not in map(rename, rest)]
+        if alone:
+            said = f"{', '.join(alone)}: only in {log.label}; evaluate it on both, or --allow missing"
+            findings.append(Finding("task", said))
+    for name in dict.fromkeys(map(rename, mine)):
+        kinds = [{kind for own, kind in log.items if rename(own) == name} for log in (one, two)]
+        if kinds[1] and not kinds[0] & kinds[1]:
+            lists = " and ".join(", ".join(sorted(kind or "none" for kind in own)) for own in kinds)
+            findings.append(Finding("filter", f"{name or 'items'}: other filters of the answers ({lists}); use one"))
+    return out, findings
