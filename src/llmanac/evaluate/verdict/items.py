@@ -107,16 +107,14 @@ def without_template(prompt: Any) -> tuple[str, str, str]:
 
     `turns` is the text without that of the system's turn, which is `system`: templates write one of their own there.
     """
-    if not isinstance(prompt, str):
-        every = [(m.get("role", ""), message_text(m.get("content", ""))) for m in prompt]
-        text, rest = ("".join(t for r, t in every if keep or r != "system") for keep in (True, False))
-        system = "".join(t for r, t in every if r == "system")
+    system = ""
+    if not isinstance(prompt, str):  # messages: no template wrote a turn of its own
+        text = rest = "".join(message_text(turn.get("content", "")) for turn in prompt)
     elif "<" in prompt or "[INST]" in prompt:
         text, rest = MARK.sub("", prompt), MARK.sub("", SYSTEM.sub("", prompt))
         system = "".join(SYSTEM.findall(prompt))
     else:
         text = rest = prompt
-        system = ""
     return "".join(text.split()), "".join(rest.split()), "".join(system.split())
 
 
