@@ -29,7 +29,7 @@ def lm_eval_rows(count: int, skill: float, seed: int, **change: Any) -> list[dic
         rows.append({
             "doc_id": i, "doc": doc, "target": str(i + i % 7),
             "arguments": {f"gen_args_{n}": {"arg_0": prompt, "arg_1": f" {n}"} for n in range(2)},
-            "resps": [[["-1.0", "False"]], [["-2.0", "False"]]], "filtered_resps": [["-1.0", "False"], ["-2.0", "False"]],
+            "resps": [[["-1.0", "False"]], [["-2.0", "False"]]], "filtered_resps": [["-1.0", "False"]],
             "filter": kind, "metrics": ["acc", "acc_norm"], "doc_hash": "d", "prompt_hash": "p", "target_hash": "t",
             "acc": right, "acc_norm": float(i % 2),
         })  # fmt: skip

@@ -106,7 +106,9 @@ def test_holm_over_benchmarks_equals_statsmodels():
     every = [decide.compare(*map(column, right_or_wrong(200, seed, 0.04)[::-1]), "acc") for seed in range(7)]
     theirs = multi.multipletests([one.p for one in every], method="holm")[1]
     assert [one.p for one in decide.adjusted(every)] == pytest.approx(list(theirs))
-    assert sum(one.verdict == "better" for one in every) > sum(one.verdict == "better" for one in decide.adjusted(every))
+    assert sum(one.verdict == "better" for one in every) > sum(
+        one.verdict == "better" for one in decide.adjusted(every)
+    )
     lost = [one for one in decide.adjusted(every) if one.verdict == "inconclusive"]
     assert lost and all(one.more is None or one.more > 0 for one in lost)
 
@@ -119,7 +121,10 @@ def test_aggregates_equal_scikit_learn_and_lm_eval():
     predicted = np.where(draw.random(200) < 0.7, gold, 1 - gold)
     pairs = [(int(a), int(b)) for a, b in zip(gold, predicted, strict=True)]
     likelihoods = [(-float(a), int(b)) for a, b in zip(draw.gamma(9.0, size=50), draw.integers(3, 30, 50), strict=True)]
-    texts = [("the cat sat on the red mat today", f"the cat sat on the {w} mat") for w in "red blue big red odd".split()]
+    texts = [
+        ("the cat sat on the red mat today", f"the cat sat on the {w} mat")
+        for w in ["red", "blue", "big", "red", "odd"]
+    ]
     cases = {
         "mcc": (pairs, learn.matthews_corrcoef(gold, predicted)), "f1": (pairs, learn.f1_score(gold, predicted)),
         "word_perplexity": (likelihoods, theirs.weighted_perplexity(likelihoods)),
@@ -143,7 +148,9 @@ def test_an_aggregate_is_compared_as_a_whole():
     draw = np.random.default_rng(8)
     gold = draw.integers(0, 2, 150)
     systems = [np.where(draw.random(150) < skill, gold, 1 - gold) for skill in (0.7, 0.72, 0.95)]
-    rows = [np.array([statistics_of("mcc", (int(a), int(b))) for a, b in zip(gold, own, strict=True)]) for own in systems]
+    rows = [
+        np.array([statistics_of("mcc", (int(a), int(b))) for a, b in zip(gold, own, strict=True)]) for own in systems
+    ]
     close, apart = (decide.compare(rows[number], rows[0], "mcc", margin=0.05) for number in (1, 2))
     assert close.test == "random swaps" and close.verdict == "inconclusive" and apart.verdict == "better"
 
@@ -153,7 +160,9 @@ def test_an_aggregate_is_compared_as_a_whole():
     theirs = scipy.stats.bootstrap((np.arange(150),), difference, n_resamples=2000, method="percentile", rng=1,
                                    vectorized=False).confidence_interval  # fmt: skip
     assert (apart.low, apart.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
-    wide = decide.compare(np.repeat(rows[2], 2, 0), np.repeat(rows[0], 2, 0), "mcc", groups=np.repeat(np.arange(150), 2))
+    wide = decide.compare(
+        np.repeat(rows[2], 2, 0), np.repeat(rows[0], 2, 0), "mcc", groups=np.repeat(np.arange(150), 2)
+    )
     assert wide.standard_error == pytest.approx(apart.standard_error, rel=0.1)  # each item twice adds nothing
     worse = decide.compare(rows[0], rows[2], "mcc")
     assert worse.verdict == "worse" and worse.improved == apart.worsened
@@ -233,7 +242,11 @@ def test_an_overall_difference_equals_a_stratified_bootstrap():
     made = [(decide.compare(column(d), column(0 * d), "score"), d, None) for d in parts]
     found = decide.overall(made, margin=None)
     theirs = scipy.stats.bootstrap(
-        parts, lambda *own, axis=-1: sum(one.mean(axis) for one in own) / 3, n_resamples=4000, method="percentile", rng=2
+        parts,
+        lambda *own, axis=-1: sum(one.mean(axis) for one in own) / 3,
+        n_resamples=4000,
+        method="percentile",
+        rng=2,
     )
     assert found.difference == pytest.approx(np.mean([d.mean() for d in parts]))
     assert found.standard_error == pytest.approx(theirs.standard_error, rel=0.08)

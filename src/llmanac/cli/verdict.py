@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from llmanac.cli.options import AsJson, Force
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import SpecError, for_terminal
 
 
 def verdict_command(
@@ -38,8 +38,8 @@ def verdict_command(
         raise SpecError(f"--fail-if: {fail_if!r} is not worse")
     if report is not None:
         check_output(report, "--report", logs, force=force)
-    words = [word.strip() for word in allow.split(",") if word.strip()]
-    found = verdict(*logs, metric=metric, margin=margin, allow=words, slices=slices, group=group, baseline=baseline)
+    found = verdict(*logs, metric=metric, margin=margin, allow=[word.strip() for word in allow.split(",") if word],
+                    slices=slices, group=group, baseline=baseline)  # fmt: skip
     if report is not None:
         from llmanac.core.files import write_text
         from llmanac.evaluate.verdict.page import render
@@ -48,25 +48,14 @@ def verdict_command(
     if as_json:
         print(json.dumps(found.as_json(), ensure_ascii=False))
     else:
-        _show(found, report, logs)
+        from llmanac.cli.tables import print_page_table
+
+        for letter, name in found.systems.items():
+            print(for_terminal(f"{letter}: {name}" + (" (baseline)" if letter == found.baseline else "")))
+        for made, title in zip(found.tables(), ("Against the baseline, item by item", "By slice"), strict=False):
+            print_page_table(made, title)
+        print(for_terminal("\n".join(found.said())))
+        more = shlex.join(["llmanac", "verdict", *map(str, logs), "--report", "verdict.html"])
+        print(f"Page: {report}" if report else f"Next: {more}   (the items that changed, with their prompts)")
     if fail_if and found.worse():
         raise SystemExit(1)
-
-
-def _show(found: object, report: Path | None, logs: list[Path]) -> None:
-    from llmanac.cli.tables import print_page_table
-    from llmanac.core.errors import for_terminal
-    from llmanac.evaluate.verdict.judged import Judgement
-
-    assert isinstance(found, Judgement)
-    for letter, name in found.systems.items():
-        print(for_terminal(f"{letter}: {name}" + (" (baseline)" if letter == found.baseline else "")))
-    for made, title in zip(found.tables(), ("Against the baseline, item by item", "By slice"), strict=False):
-        print_page_table(made, title)
-    for said in found.said():
-        print(for_terminal(said))
-    if report is not None:
-        print(f"Page: {report}")
-    else:
-        more = shlex.join(["llmanac", "verdict", *map(str, logs), "--report", "verdict.html"])
-        print(f"Next: {more}   (the items that changed, with their prompts)")

@@ -29,8 +29,7 @@ import numpy as np
 
 from llmanac.core.errors import SpecError
 from llmanac.metrics._items import Metric as Metric
-from llmanac.metrics._statistics import holm as holm
-from llmanac.metrics._statistics import sign_flip_p as sign_flip_p
+from llmanac.metrics._statistics import holm, sign_flip_p
 from llmanac.metrics._student import student_quantile, student_sf
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "too few", "none", "loses text"]

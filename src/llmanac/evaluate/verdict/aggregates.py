@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from llmanac.core.spec import make_method
 from llmanac.metrics._corpus import Formula, Measured, mean_of
 
 LOWER = {"perplexity", "bits", "nll", "loss", "brier", "ter", "wer", "cer", "latency"}
@@ -43,11 +44,8 @@ def _texts(metric: str, pair: Sequence[Any]) -> tuple[float, ...] | None:
 
 
 @functools.cache
-def _corpus_metric(metric: str) -> Callable[..., Measured]:
-    from llmanac.core.spec import make_method
-
-    made: Callable[..., Measured] = make_method("metric", metric).build()
-    return made
+def _corpus_metric(metric: str) -> Any:
+    return make_method("metric", metric).build()
 
 
 def _mcc(sums: np.ndarray) -> np.ndarray:
@@ -66,7 +64,8 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
 
 
 def _bits(sums: np.ndarray) -> np.ndarray:
-    return -sums[..., 0] / sums[..., 1] / np.log(2)
+    bits: np.ndarray = np.log2(_perplexity(sums))
+    return bits
 
 
 AGGREGATES: dict[str, tuple[Callable[[Sequence[Any]], tuple[float, ...] | None], Formula | None]] = {
@@ -96,7 +95,7 @@ def measured(metric: str, values: np.ndarray) -> Measured:
 
 def alone(metric: str, values: np.ndarray) -> np.ndarray:
     """(items,) the score of each item by itself; of counts whether it is right."""
-    if metric in AGGREGATES and AGGREGATES[metric][0] is _counts and values.shape[1] > 1:
-        right: np.ndarray = values[:, 0] + values[:, 2]
-        return right
-    return values[:, 0] if values.shape[1] == 1 else measured(metric, values).segments
+    if values.shape[1] == 1:
+        return values[:, 0]
+    counts = AGGREGATES[metric][0] is _counts
+    return values[:, 0] + values[:, 2] if counts else measured(metric, values).segments

@@ -20,7 +20,7 @@ import numpy as np
 
 from llmanac.evaluate.verdict.aggregates import alone, measured
 from llmanac.metrics import _statistics as statistics
-from llmanac.metrics._corpus import Measured, percentiles, resampled, resampled_together
+from llmanac.metrics._corpus import Measured, mean_of, percentiles, resampled, resampled_together
 from llmanac.metrics._student import student_quantile, student_sf
 from llmanac.metrics.significance import significance
 
@@ -44,7 +44,6 @@ class Comparison:
         detectable: the smallest true difference that so many items show four times in five.
         more: about how many more items would settle a true difference of this size; None where it is settled, or there
             is no difference.
-        spread_of_answers: the part of the differences' variance that repeated answers of an item make; None without.
     """
 
     benchmark: str
@@ -68,46 +67,32 @@ class Comparison:
     detectable: float
     more: int | None
     verdict: Verdict
-    spread_of_answers: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def compare(
-    values: np.ndarray,
-    baseline: np.ndarray,
-    metric: str,
-    *,
-    groups: np.ndarray | None = None,
-    margin: float | None = None,
-    higher: bool = True,
-    repeated: bool = False,
-) -> Comparison:
+    values: np.ndarray, baseline: np.ndarray, metric: str, *, groups: np.ndarray | None = None,
+    margin: float | None = None, higher: bool = True, repeated: bool = False, named: Sequence[str] = ("", "B", "A"),
+) -> Comparison:  # fmt: skip
     """Compare (items, K) scores with the baseline's, item by item; the verdict is that of this comparison alone.
 
     Args:
         groups: (items,) numbers of what items share; margin: of equivalence, in the metric's unit.
         higher: whether more is better; repeated: whether scores are means over several answers.
+        named: the benchmark, the system and the baseline.
     """
     systems = [measured(metric, one) for one in (baseline, values)]
     own = None if groups is None else np.unique(groups, return_inverse=True)[1]
-    if own is not None and own.max(initial=0) + 1 == len(own):
-        own = None
     units = len(values) if own is None else int(own.max()) + 1
-    sign = 1 if higher else -1
+    own = own if units < len(values) else None
     ones = [alone(metric, one) for one in (baseline, values)]
-    gain = sign * (ones[1] - ones[0])
-    improved, worsened = int((gain > 0).sum()), int((gain < 0).sum())
-    if values.shape[1] > 1:
-        found = _whole(systems, own, margin)
-    else:
-        found = _mean(ones[1], ones[0], own, units, margin, repeated, improved, worsened)
+    gain = (ones[1] - ones[0]) * (1 if higher else -1)
+    changes: dict[str, Any] = {"improved": int((gain > 0).sum()), "worsened": int((gain < 0).sum())}
+    whole = values.shape[1] > 1
+    found = _whole(systems, own, margin) if whole else _mean(ones[1], ones[0], own, units, margin, repeated)
     comparison = Comparison(
-        benchmark="", metric=metric, system="", baseline="", items=len(values), groups=units, improved=improved,
-        worsened=worsened, higher_is_better=higher, value=systems[1].value, baseline_value=systems[0].value,
-        detectable=statistics.detectable_effect(found["standard_error"]), more=None, verdict="too few",
-        **found,
+        benchmark=named[0], metric=metric, system=named[1], baseline=named[2], items=len(values), groups=units,
+        higher_is_better=higher, value=systems[1].value, baseline_value=systems[0].value, more=None, verdict="too few",
+        detectable=statistics.detectable_effect(found["standard_error"]), **changes, **found,
     )  # fmt: skip
     return judged(comparison, comparison.p, comparison.p_equivalence)
 
@@ -131,7 +116,6 @@ def judged(one: Comparison, p: float, p_equivalence: float | None) -> Comparison
 
 def _mean(
     values: np.ndarray, baseline: np.ndarray, own: np.ndarray | None, units: int, margin: float | None, repeated: bool,
-    improved: int, worsened: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Of scores that are averaged."""
     differences = values - baseline
@@ -141,7 +125,8 @@ def _mean(
     result = _interval(found.mean, found.standard_error, units - 1, margin)
     right = np.isin(values, (0.0, 1.0)).all() and np.isin(baseline, (0.0, 1.0)).all()
     if right and own is None and not repeated:
-        return result | {"p": statistics.mcnemar_p(improved, worsened), "test": "McNemar, exact"}
+        p = statistics.mcnemar_p(int((differences > 0).sum()), int((differences < 0).sum()))
+        return result | {"p": p, "test": "McNemar, exact"}
     sums = differences if own is None else np.bincount(own, differences)
     if units <= FEW:
         ps = [statistics.sign_flip_p(list(signed)) for signed in (sums, -sums)]
@@ -154,17 +139,13 @@ def _mean(
 def _interval(difference: float, error: float, df: int, margin: float | None) -> dict[str, Any]:
     """The t interval of a difference, and the p of its equivalence."""
     half = student_quantile(0.975, max(1, df)) * error if error else 0.0
-    p = None
-    if margin is not None:
-        p = max(_tail(margin - difference, error, df), _tail(margin + difference, error, df))
+    p = None if margin is None else max(_tail(margin + side, error, df) for side in (difference, -difference))
     return {"difference": difference, "standard_error": error, "low": difference - half, "high": difference + half,
             "p_equivalence": p}  # fmt: skip
 
 
 def _tail(distance: float, error: float, df: int) -> float:
-    if not error:
-        return 0.0 if distance > 0 else 1.0
-    return student_sf(distance / error, max(1, df))
+    return student_sf(distance / error, max(1, df)) if error else float(distance <= 0)
 
 
 def _whole(systems: Sequence[Measured], own: np.ndarray | None, margin: float | None) -> dict[str, Any]:
@@ -196,32 +177,24 @@ def overall(parts: Sequence[tuple[Comparison, np.ndarray, np.ndarray | None]], m
     for _, differences, groups in parts:
         own = np.arange(len(differences)) if groups is None else np.unique(groups, return_inverse=True)[1]
         sums = np.stack([np.bincount(own, differences), np.bincount(own)], 1)
-        draws += resampled(Measured("difference", sums, _ratio), DRAWS, generator) / len(parts)
-    every = [one for one, _, _ in parts]
-    difference, error = (float(np.mean([one.difference for one in every])), float(draws.std(ddof=1)))
-    low, high = percentiles(draws)
+        formula = mean_of(differences, "difference").formula
+        draws += resampled(Measured("difference", sums, formula), DRAWS, generator) / len(parts)
+    every = [vars(one) for one, _, _ in parts]
+    sums_of = {name: sum(one[name] for one in every) for name in ("items", "groups", "improved", "worsened")}
+    means = {name: sum(one[name] for one in every) / len(every) for name in ("value", "baseline_value", "difference")}
+    (low, high), error = percentiles(draws), float(draws.std(ddof=1))
     beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
-    items = sum(one.items for one in every)
     made = replace(
-        every[0], benchmark="all", items=items, groups=sum(one.groups for one in every), difference=difference,
-        standard_error=error, low=low, high=high, test="stratified bootstrap",
-        p=min(1.0, 2 * (beyond + 1) / (DRAWS + 1)),
-        p_equivalence=_drawn_beyond(draws, margin), detectable=statistics.detectable_effect(error),
-        improved=sum(one.improved for one in every), worsened=sum(one.worsened for one in every),
-        value=float(np.mean([one.value for one in every])),
-        baseline_value=float(np.mean([one.baseline_value for one in every])), spread_of_answers=None,
+        parts[0][0], benchmark="all", standard_error=error, low=low, high=high, test="stratified bootstrap",
+        p=min(1.0, 2 * (beyond + 1) / (DRAWS + 1)), p_equivalence=_drawn_beyond(draws, margin),
+        detectable=statistics.detectable_effect(error), **sums_of, **means,
     )  # fmt: skip
     return judged(made, made.p, made.p_equivalence)
 
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / sums[..., 1]
-
-
 def adjusted(every: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons as one family of tests: p values and verdicts by Holm."""
-    ps = statistics.holm([one.p for one in every])
-    if any(one.p_equivalence is None for one in every):
-        return [judged(one, p, None) for one, p in zip(every, ps, strict=True)]
-    same = statistics.holm([one.p_equivalence or 0.0 for one in every])
-    return [judged(one, p, q) for one, p, q in zip(every, ps, same, strict=True)]
+    ps, same = (statistics.holm([p or 0.0 for p in own]) for own in
+                ([one.p for one in every], [one.p_equivalence for one in every]))  # fmt: skip
+    return [judged(one, p, q if one.p_equivalence is not None else None)
+            for one, p, q in zip(every, ps, same, strict=True)]  # fmt: skip

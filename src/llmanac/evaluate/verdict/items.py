@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
@@ -226,11 +225,6 @@ class Log:
     label: str
     items: dict[tuple[str, str], Items] = field(default_factory=dict)
     readers: dict[Path, Callable[[], Any]] = field(default_factory=dict)
-
-    @functools.cached_property
-    def model(self) -> str:
-        """What its files call the model; empty where none does."""
-        return ", ".join(dict.fromkeys(one.task.model for one in self.items.values() if one.task.model))
 
     @property
     def tasks(self) -> list[str]:

@@ -1,13 +1,12 @@
 """`llmanac.verdict`: the logs of two or more systems, paired item by item, and whether one of them is better.
 
 found = llmanac.verdict("results/base", "results/tuned", margin=0.01)
-found.verdict, found.comparisons[0].difference
+found.verdicts, found.comparisons[0].difference
 """
 
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -20,6 +19,7 @@ from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.files import file_sha256
 from llmanac.core.pages import markdown_table, table
 from llmanac.evaluate.verdict import decide, pairing
+from llmanac.evaluate.verdict.aggregates import lower_is_better
 from llmanac.evaluate.verdict.decide import Comparison
 from llmanac.evaluate.verdict.items import Items, Log
 from llmanac.evaluate.verdict.load import read_log
@@ -34,16 +34,30 @@ HEADS = ("benchmark", "system", "verdict", "difference", "95% interval", "p", "m
 class Compared:
     """The pairs behind a comparison: for the report, which reads the prompts of changed items from their places.
 
-    change: (items,) how much better each is than the baseline's, 0 where nothing changed.
+    values: (items, K) of both; groups: (items,) or None; repeated: whether values are means over several answers.
     """
 
     comparison: Comparison
     metric: str
     logs: tuple[Items, Items]
     pairs: Pairs
-    change: np.ndarray
-    differences: np.ndarray
+    values: tuple[np.ndarray, np.ndarray]
     groups: np.ndarray | None
+    repeated: bool
+
+    @property
+    def differences(self) -> np.ndarray:
+        """(items,) of each item by itself, the system's score less the baseline's."""
+        return decide.alone(self.metric, self.values[1]) - decide.alone(self.metric, self.values[0])
+
+    def among(self, chosen: np.ndarray, margin: float | None) -> Comparison:
+        """The comparison of the items (items,) that are chosen."""
+        one, groups = self.comparison, None if self.groups is None else self.groups[chosen]
+        found = decide.compare(
+            self.values[1][chosen], self.values[0][chosen], self.metric, groups=groups, margin=margin,
+            higher=one.higher_is_better, repeated=self.repeated, named=(one.benchmark, one.system, one.baseline),
+        )  # fmt: skip
+        return decide.replace(found, metric=one.metric)
 
 
 @dataclass(frozen=True)
@@ -71,11 +85,6 @@ class Judgement:
         """The verdict on each system but the baseline: over all benchmarks, or on the only one."""
         return {one.system: one.verdict for one in self.overall or self.comparisons}
 
-    @property
-    def verdict(self) -> str:
-        """The verdict on the first system that is not the baseline."""
-        return next(iter(self.verdicts.values()))
-
     def worse(self) -> list[Comparison]:
         """Every comparison, also of a single benchmark, in which a system is worse."""
         return [one for one in (*self.comparisons, *self.overall) if one.verdict == "worse"]
@@ -95,9 +104,8 @@ class Judgement:
     def as_json(self) -> dict[str, Any]:
         return {
             "systems": dict(self.systems), "baseline": self.baseline, "verdicts": self.verdicts,
-            "comparisons": [one.as_json() for one in self.comparisons],
-            "overall": [one.as_json() for one in self.overall],
-            "slices": {value: [one.as_json() for one in ones] for value, ones in self.slices.items()},
+            "comparisons": [*map(vars, self.comparisons)], "overall": [*map(vars, self.overall)],
+            "slices": {value: [*map(vars, ones)] for value, ones in self.slices.items()},
             "findings": [{"kind": one.kind, "said": one.said} for one in self.findings],
         }  # fmt: skip
 
@@ -106,14 +114,12 @@ class Judgement:
         return "\n".join([*self.said(), "", *lines]).rstrip()
 
     def _repr_html_(self) -> str:
-        def row(cells: Sequence[str], kind: str) -> str:
-            return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells) + "</tr>"
-
-        out = "".join(f"<p>{html.escape(said)}</p>" for said in self.said())
+        out = [f"<p>{html.escape(said)}</p>" for said in self.said()]
         for made in self.tables():
-            body = (row([cell["text"] for cell in one["cells"]], "td") for one in made["rows"])
-            out += f"<table>{row(made['head'], 'th')}{''.join(body)}</table>"
-        return out
+            rows = [made["head"], *([cell["text"] for cell in row["cells"]] for row in made["rows"])]
+            cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+            out.append(f"<table><tr>{'</tr><tr>'.join(cells)}</tr></table>")
+        return "".join(out)
 
 
 def _cells(one: Comparison) -> list[Any]:
@@ -134,9 +140,8 @@ def _p(value: float) -> str:
 def sentence(one: Comparison) -> str:
     """A verdict in a sentence or two."""
     what = f"{one.metric} of {one.benchmark}" if one.benchmark else one.metric
-    numbers = (
-        f"{one.difference:+.4f}, 95% interval {one.low:+.4f} to {one.high:+.4f}, p {_p(one.p)}, {one.items:,} items"
-    )
+    interval = f"{one.low:+.4f} to {one.high:+.4f}"
+    numbers = f"{one.difference:+.4f}, 95% interval {interval}, p {_p(one.p)}, {one.items:,} items"
     ends = {
         "better": f"is better than {one.baseline}", "worse": f"is worse than {one.baseline}",
         "equivalent": f"is equivalent to {one.baseline} within the margin",
@@ -151,16 +156,9 @@ def sentence(one: Comparison) -> str:
 
 
 def verdict(
-    one: str | Path,
-    two: str | Path,
-    *more: str | Path,
-    metric: str | None = None,
-    margin: float | None = None,
-    allow: Collection[str] = (),
-    slices: str | None = None,
-    group: str | None = None,
-    baseline: str = "A",
-) -> Judgement:
+    one: str | Path, two: str | Path, *more: str | Path, metric: str | None = None, margin: float | None = None,
+    allow: Collection[str] = (), slices: str | None = None, group: str | None = None, baseline: str = "A",
+) -> Judgement:  # fmt: skip
     """Whether systems differ, by the logs of their answers to the same items.
 
     Args:
@@ -177,8 +175,6 @@ def verdict(
             file and line, and every difference that was found.
     """
     paths = {chr(ord("A") + number): Path(path) for number, path in enumerate((one, two, *more))}
-    if len(paths) > 26:
-        raise SpecError("logs: more than 26; compare them in parts")
     if baseline not in paths:
         raise SpecError(f"baseline: {baseline!r} is not one of the letters {', '.join(paths)}")
     if margin is not None and not 0 < margin < float("inf"):
@@ -200,11 +196,11 @@ def verdict(
         raise DataError("\n".join(dict.fromkeys(found.said for found in stopping)) or "no benchmark is in both logs")
     comparisons = decide.adjusted([own.comparison for own in compared])
     several = [[own for own in compared if own.comparison.system == letter] for letter in paths if letter != baseline]
-    every = [_overall(own, margin) for own in several if len(own) > 1]
-    models = {letter: str(path) + (f" ({logs[letter].model})" if logs[letter].model else "")
-              for letter, path in paths.items()}  # fmt: skip
+    every = [found for own in several if len(own) > 1 and (found := _overall(own, margin))]
+    models = {letter: {one.task.model for one in log.items.values()} - {""} for letter, log in logs.items()}
+    systems = {letter: " ".join([str(path), *sorted(models[letter])]) for letter, path in paths.items()}
     return Judgement(
-        models, baseline, comparisons, decide.adjusted([one for one in every if one]) if all(every) and every else (),
+        systems, baseline, comparisons, decide.adjusted(every) if len(every) == len(several) else (),
         {} if slices is None else _slices(compared, slices, margin),
         list({found.said: found for found in findings}.values()), compared, logs,
     )  # fmt: skip
@@ -213,9 +209,7 @@ def verdict(
 def _check_apart(paths: Mapping[str, Path]) -> None:
     for (a, one), (b, two) in combinations(paths.items(), 2):
         same = one.exists() and two.exists() and one.samefile(two)
-        if not same and one.is_file() and two.is_file() and one.stat().st_size == two.stat().st_size:
-            same = file_sha256(one) == file_sha256(two)
-        if same:
+        if same or (one.is_file() and two.is_file() and file_sha256(one) == file_sha256(two)):
             raise DataError(f"{two}: {b} is the same log as {a}; give the logs of two systems")
 
 
@@ -245,51 +239,30 @@ def _compared(
         findings += different
         if any(one.kind in ("scale", "direction") for one in different):
             continue
-        values = [pairing.by_item(one.values(chosen), item, count)
-                  for one, item, count in zip((mine, own), pairs.item, pairs.counts, strict=True)]  # fmt: skip
+        a, b = (pairing.by_item(one.values(chosen), item, count)
+                for one, item, count in zip((mine, own), pairs.item, pairs.counts, strict=True))  # fmt: skip
         groups = None if group is None else mine.named(group)[0][pairs.first[0]]
-        higher = pairing.higher_is_better(mine, chosen)
+        higher = mine.task.higher.get(chosen, not lower_is_better(chosen))  # as the log says, else by its name
         repeated = bool((np.concatenate(pairs.counts) > 1).any())
         result = decide.compare(
-            values[1], values[0], chosen, groups=groups, margin=margin, higher=higher, repeated=repeated
-        )
-        spread = _spread(mine, own, chosen, pairs, values) if repeated and values[0].shape[1] == 1 else None
-        result = decide.replace(
-            result, benchmark=name, metric=mine.label(chosen), system=log.label, baseline=base.label,
-            spread_of_answers=spread,
+            b, a, chosen, groups=groups, margin=margin, higher=higher, repeated=repeated,
+            named=(name, log.label, base.label),
         )  # fmt: skip
-        differences = decide.alone(chosen, values[1]) - decide.alone(chosen, values[0])
-        change = differences if higher else -differences
-        out.append(Compared(result, chosen, (mine, own), pairs, change, differences, groups))
+        result = decide.replace(result, metric=mine.label(chosen))
+        out.append(Compared(result, chosen, (mine, own), pairs, (a, b), groups, repeated))
     findings += [one for name, one in missed.items() if name not in judged]
     return out
-
-
-def _spread(one: Items, two: Items, metric: str, pairs: Pairs, means: Sequence[np.ndarray]) -> float | None:
-    """The part of the variance of items' differences that comes from answers to one item differing."""
-    total, noise = float((means[1] - means[0]).var(ddof=1)) if len(pairs) > 1 else 0.0, 0.0
-    for log, item, counts, mean in zip((one, two), pairs.item, pairs.counts, means, strict=True):
-        kept = item >= 0
-        off = (log.values(metric)[kept, 0] - mean[item[kept], 0]) ** 2
-        square = np.bincount(item[kept], off, len(counts))
-        several = counts > 1
-        if not several.any():
-            return None  # one answer an item does not show its spread
-        noise += float(np.mean(square[several] / (counts[several] - 1) / counts[several]))
-    return noise / total if total else None
 
 
 def _overall(parts: Sequence[Compared], margin: float | None) -> Comparison | None:
     """Over all benchmarks; None where their scores are no means, or of other scales or directions."""
     one = [part.comparison for part in parts]
-    scale = {max(abs(own.value), abs(own.baseline_value)) > 1.5 for own in one}
-    if len(scale) > 1 or len({own.higher_is_better for own in one}) > 1:
+    alike = {(max(abs(own.value), abs(own.baseline_value)) > 1.5, own.higher_is_better) for own in one}
+    if len(alike) > 1 or any(part.values[0].shape[1] > 1 for part in parts):
         return None
-    if any(part.logs[0].widths[part.metric] > 1 for part in parts):
-        return None
-    names = list(dict.fromkeys(own.metric for own in one))
+    names = {own.metric for own in one}
     found = decide.overall([(part.comparison, part.differences, part.groups) for part in parts], margin)
-    return decide.replace(found, metric=names[0] if len(names) == 1 else "scores")
+    return decide.replace(found, metric=names.pop() if len(names) == 1 else "scores")
 
 
 def _slices(compared: Sequence[Compared], path: str, margin: float | None) -> dict[str, list[Comparison]]:
@@ -297,27 +270,11 @@ def _slices(compared: Sequence[Compared], path: str, margin: float | None) -> di
     rows: list[tuple[str, Comparison]] = []
     for own in compared:
         codes, values = own.logs[0].named(path)
-        codes = codes[own.pairs.first[0]]
         if len(values) > MOST_SLICES:
             raise SpecError(f"slices: {path!r} has {len(values):,} values, more than {MOST_SLICES}; name another field")
-        scores = [pairing.by_item(log.values(own.metric), item, count)
-                  for log, item, count in zip(own.logs, own.pairs.item, own.pairs.counts, strict=True)]  # fmt: skip
-        for code, value in enumerate(values):
-            chosen = codes == code
-            if not chosen.any():
-                continue
-            groups = None if own.groups is None else own.groups[chosen]
-            found = decide.compare(
-                scores[1][chosen], scores[0][chosen], own.metric, groups=groups, margin=margin,
-                higher=own.comparison.higher_is_better, repeated=bool((np.concatenate(own.pairs.counts) > 1).any()),
-            )  # fmt: skip
-            one = own.comparison
-            found = decide.replace(
-                found, benchmark=one.benchmark, metric=one.metric, system=one.system, baseline=one.baseline
-            )
-            rows.append((value if value[:1] != '"' else json.loads(value), found))
-    family = decide.adjusted([one for _, one in rows])
+        codes = codes[own.pairs.first[0]]
+        rows += [(values[code], own.among(codes == code, margin)) for code in np.unique(codes)]
     out: dict[str, list[Comparison]] = {}
-    for (value, _), one in zip(rows, family, strict=True):
+    for (value, _), one in zip(rows, decide.adjusted([one for _, one in rows]), strict=True):
         out.setdefault(value, []).append(one)
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,6 @@ from typing import Any
 from llmanac.core.errors import DataError
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.json_rows import members
-from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.data.unpack import TABLES, blocks, format_of
 from llmanac.evaluate.verdict.forms import evalplus, helm, inspect_log, lighteval, lm_eval, own, scores
@@ -19,31 +19,20 @@ from llmanac.evaluate.verdict.items import Items, Log, Row
 
 FORMS: tuple[ModuleType, ...] = (lm_eval, inspect_log, lighteval, evalplus, helm, own, scores)
 SUFFIXES = (*TABLES, ".eval")
-FIRST_KEYS = 4  # of an object, by which its form is known
-ADVICE = "the log is cut off or damaged: repeat that evaluation, or take the row out of both logs"
-
-
-def problems_of() -> Problems:
-    return CommandProblems(advice=ADVICE)
+FIRST = 50  # elements of an object, by whose keys its form is known
+PROBLEMS = CommandProblems(advice="the log is cut off or damaged; repeat that evaluation")
 
 
 def form_of(path: Path) -> ModuleType | None:
     """The form of a file; None for one that is no log. Raises DataError for one whose beginning cannot be read."""
+    if format_of(path) == ".eval":
+        return inspect_log
     keys: set[Any] = set()
-    first: dict[str, Any] = {}
-    if format_of(path) == ".json" and _begin(path) == b"{":
-        for place, _ in members(path, problems_of(), ("samples", "eval")):
-            keys.add(place[0])
-            if len(keys) >= FIRST_KEYS:
-                break
-    elif format_of(path) != ".eval":
-        first = next((dict(row.values) for row in table_rows(path, problems_of())), {})
-        keys = set(first)
-    return next((form for form in FORMS if form.recognises(path, keys, first)), None)
-
-
-def _begin(path: Path) -> bytes:
-    return next(blocks(path, problems_of()), b"").removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if format_of(path) == ".json" and next(blocks(path, PROBLEMS), b"").lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
+        keys |= {place[0] for place, _ in itertools.islice(members(path, PROBLEMS, None), FIRST)}
+    else:
+        keys |= next((row.values.keys() for row in table_rows(path, PROBLEMS)), set())
+    return next((form for form in FORMS if any(own <= keys for own in form.KEYS)), None)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -70,18 +59,16 @@ def read_log(path: str | Path, label: str, fields: Sequence[str] = ()) -> Log:
         form = form_of(file)
         if form is None:
             continue
-        task, rows = form.read(file, problems_of())
+        task, rows = form.read(file, PROBLEMS)
         if task.unfinished:
             raise DataError(f"{file}: the run did not end ({task.unfinished}); finish it, or give another log")
-        log.readers[file] = functools.partial(form.read, file, problems_of())
+        log.readers[file] = functools.partial(form.read, file, PROBLEMS)
         before = set(log.items)
         for row in rows:
             key = (row.task or task.name, row.filter)
             if key in before:
-                other = log.items[key].task.path
-                raise DataError(
-                    f"{file}: holds {key[0] or 'items'}, as {other} does; give the file of one run, or another folder"
-                )
+                said = f"holds {key[0] or 'items'}, as {log.items[key].task.path} does"
+                raise DataError(f"{file}: {said}; give the file of one run, or another folder")
             items = log.items.get(key)
             if items is None:
                 items = log.items[key] = Items(task, *key, fields)
@@ -94,11 +81,6 @@ def read_log(path: str | Path, label: str, fields: Sequence[str] = ()) -> Log:
 
 def rows_at(log: Log, path: Path, places: Iterable[int]) -> dict[int, Row]:
     """Rows of one file, read again, by place."""
-    wanted, found = set(places), dict[int, Row]()
-    if wanted:
-        for row in log.readers[path]()[1]:
-            if row.place in wanted:
-                found[row.place] = row
-                if len(found) == len(wanted):
-                    break
-    return found
+    wanted = set(places)
+    rows = (row for row in log.readers[path]()[1] if row.place in wanted)
+    return {row.place: row for row in itertools.islice(rows, len(wanted))}

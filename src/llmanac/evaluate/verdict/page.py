@@ -6,7 +6,6 @@ A prompt is read from its place in the log now, so that logs larger than memory 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,29 +26,24 @@ def render(found: Judgement, changed: int = 100) -> str:
     subtitle = "; ".join([f"llmanac {__version__}", *(f"{letter}: {name}" for letter, name in found.systems.items())])
     tables = found.tables()
     lead = found.said()[: len(found.overall or found.comparisons)]
-    sections: list[Section] = [Section("Against the baseline, item by item", tables=tables[:1], charts=_charts(found))]
+    rows = [ChartRow(f"{one.benchmark} {one.metric} ({one.system})", [], one.difference, (one.low, one.high))
+            for one in (*found.comparisons, *found.overall) if np.isfinite(one.standard_error)]  # fmt: skip
+    caption = "Differences from the baseline with their 95% intervals; the dashed line is no difference."
+    charts = [interval_chart(rows, "difference", caption, margin=0.0)] if rows else []
+    sections = [Section("Against the baseline, item by item", tables=tables[:1], charts=charts)]
     if found.slices:
         sections.append(Section("By slice", tables=tables[1:]))
     sections += [_items(found, own, changed) for own in found.compared if changed]
-    warnings = [one.said for one in found.findings]
-    return render_page("Verdict", subtitle, lead, sections, warnings=warnings)
-
-
-def _charts(found: Judgement) -> list[Any]:
-    """Of comparisons in one unit: those whose scores are of another scale would leave no room to the others."""
-    every = [*found.comparisons, *found.overall]
-    rows = [ChartRow(f"{one.benchmark} {one.metric} ({one.system})", [], one.difference, (one.low, one.high))
-            for one in every if np.isfinite([one.low, one.high]).all()]  # fmt: skip
-    caption = "Differences from the baseline with their 95% intervals; the dashed line is no difference."
-    return [interval_chart(rows, "difference", caption, margin=0.0)] if rows else []
+    return render_page("Verdict", subtitle, lead, sections, warnings=[one.said for one in found.findings])
 
 
 def _items(found: Judgement, own: Compared, most: int) -> Section:
     """The items whose score changed, the largest changes first."""
     one = own.comparison
-    order = np.argsort(-np.abs(own.change), kind="stable")
-    chosen = [int(item) for item in order[:most] if own.change[item]]
-    total = int(np.count_nonzero(own.change))
+    change = own.differences if one.higher_is_better else -own.differences
+    order = np.argsort(-np.abs(change), kind="stable")
+    chosen = [int(item) for item in order[:most] if change[item]]
+    total = int(np.count_nonzero(change))
     sources = (found.sources[one.baseline], found.sources[one.system])
     texts = []
     for number, (log, items) in enumerate(zip(sources, own.logs, strict=True)):
@@ -60,41 +54,27 @@ def _items(found: Judgement, own: Compared, most: int) -> Section:
         rows = [own.pairs.first[number][item] for number in (0, 1)]
         at = [items.places[row] for items, row in zip(own.logs, rows, strict=True)]
         pair = [texts[number][at[number]] for number in (0, 1)]
-        scores = [_score(row, own.metric) for row in pair]
+        said = [("right answer", pair[0].target), (one.baseline, pair[0].answer), (one.system, pair[1].answer)]
         answers.append({
-            "question": f"{pair[0].name}: {one.system} {'better' if own.change[item] > 0 else 'worse'}",
-            "verdict": f"{one.metric}: {one.baseline} {scores[0]}, {one.system} {scores[1]}",
-            "answer": _prompt(pair[1]) or _cut(json.dumps(pair[1].document, ensure_ascii=False, default=str)),
+            "question": f"{pair[0].name}: {one.system} {'better' if change[item] > 0 else 'worse'}",
+            "verdict": f"{one.metric}: " + ", ".join(f"{name} {_text(row.scores.get(own.metric))}" for name, row in
+                                                      zip((one.baseline, one.system), pair, strict=True)),
+            "answer": _prompt(pair[1]),
             "note": own.logs[0].task.where(at[0]) + ", " + own.logs[1].task.where(at[1]),
-            "citations": [{"title": t, "text": _cut(text)} for t, text in _said(pair, one.baseline, one.system)],
+            "citations": [{"title": title, "text": _text(text)} for title, text in said if text],
         })  # fmt: skip
-    name = one.benchmark or "items"
     cut = f"; the {len(chosen):,} largest changes are here" if len(chosen) < total else ""
-    said = f"{one.improved:,} items are better and {one.worsened:,} worse than {one.baseline}'s{cut}."
-    return Section(f"What changed: {name}, {one.system}", [said], answers=answers)
-
-
-def _said(pair: Sequence[Row], baseline: str, system: str) -> list[tuple[str, str]]:
-    said = [("right answer", pair[0].target), (baseline, pair[0].answer), (system, pair[1].answer)]
-    return [(title, text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, default=str))
-            for title, text in said if text]  # fmt: skip
-
-
-def _score(row: Row, metric: str) -> str:
-    value = row.scores.get(metric)
-    return f"{value:.4g}" if isinstance(value, (int, float)) else str(value)
+    lead = f"{one.improved:,} items are better and {one.worsened:,} worse than {one.baseline}'s{cut}."
+    return Section(f"What changed: {one.benchmark or 'items'}, {one.system}", [lead], answers=answers)
 
 
 def _prompt(row: Row) -> str:
     """The prompt as the model got it; of several, such as one a choice, each once."""
-    texts = []
-    for one in row.prompts:
-        turns = (
-            [] if isinstance(one, str) else [f"{turn.get('role')}: {message_text(turn.get('content'))}" for turn in one]
-        )
-        texts.append(one if isinstance(one, str) else "\n".join(turns))
-    return _cut("\n---\n".join(dict.fromkeys(texts)))
+    texts = [one if isinstance(one, str) else "\n".join(f"{t['role']}: {message_text(t['content'])}" for t in one)
+             for one in row.prompts]  # fmt: skip
+    return _text("\n---\n".join(dict.fromkeys(texts)) or row.document or row.name)
 
 
-def _cut(text: str) -> str:
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= MOST_TEXT else "... " + text[-MOST_TEXT:]

@@ -6,7 +6,6 @@ differs is a `Finding`: a kind, a sentence, and whether the pairs may be used al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,17 +61,14 @@ def _items_of(log: Items) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     document, name = log.hashed("document"), log.hashed("name")
     _, first, item = np.unique(_mixed(document, name), return_index=True, return_inverse=True)
     order = np.lexsort((first, document[first]))  # the items of one document follow each other
-    sorted_documents = document[first][order]
-    starts = np.r_[True, sorted_documents[1:] != sorted_documents[:-1]]
-    number = np.arange(len(order)) - np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))
+    _, start, count = np.unique(document[first][order], return_index=True, return_counts=True)
     rank = np.empty(len(order), np.int64)
-    rank[order] = number
+    rank[order] = np.arange(len(order)) - np.repeat(start, count)
     return _mixed(document[first], rank), first, item
 
 
-def _places(log: Items, rows: Iterable[int]) -> str:
-    found = [log.task.where(log.places[row]) for row, _ in zip(rows, range(SHOWN), strict=False)]
-    return ", ".join(found)
+def _places(log: Items, rows: np.ndarray) -> str:
+    return ", ".join(log.task.where(log.places[row]) for row in rows[:SHOWN])
 
 
 def own_findings(log: Items, metric: str) -> list[Finding]:
@@ -80,17 +76,14 @@ def own_findings(log: Items, metric: str) -> list[Finding]:
     out = []
     keys = _mixed(log.hashed("name"), np.frombuffer(log.samples, np.int64))
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    twice = np.flatnonzero(first[inverse] != np.arange(len(keys)))
-    if len(twice):
-        earlier = log.task.where(log.places[first[inverse[twice[0]]]])
-        said = f"{len(twice):,} rows are in the log twice ({_places(log, twice)}; the first is {earlier} again); "
-        out.append(Finding("duplicated", said + "take them out, or number repeated answers in a column `sample`"))
-    bad = np.flatnonzero(~np.isfinite(log.values(metric)).all(1)) if metric in log.columns else np.arange(0)
-    if len(bad):
-        place, value = log.bad.get(metric, (0, ""))
-        what = f"is {value}" if place else "is missing"
-        where = log.task.where(place) if place else _places(log, bad[:1])
-        out.append(Finding("not a number", f"{where}: {log.label(metric)} {what}, as in {len(bad):,} rows; score them"))
+    if len(twice := np.flatnonzero(first[inverse] != np.arange(len(keys)))):
+        said = f"{len(twice):,} rows are in the log twice ({_places(log, twice)}; the first is that of "
+        said += f"{_places(log, first[inverse[twice[:1]]])}); take them out, or give repeated answers a column `sample`"
+        out.append(Finding("duplicated", said))
+    if len(bad := np.flatnonzero(~np.isfinite(log.values(metric)).all(1))):
+        place, value = log.bad.get(metric, (log.places[bad[0]], "missing"))
+        said = f"{log.task.where(place)}: {log.label(metric)} is {value}, as in {len(bad):,} rows; score them"
+        out.append(Finding("not a number", said))
     if log.failed:
         place, name, why = log.failed[0]
         said = f"{log.task.where(place)}: item {name} {why}, as do {len(log.failed):,} in all; they are in no pair"
@@ -106,40 +99,30 @@ def paired(one: Items, two: Items) -> tuple[Pairs, list[Finding]]:
     order = np.argsort(rows[0])  # in the first log's order
     rows, at = [own[order] for own in rows], [own[order] for own in at]
     items, counts = [], []
-    for log, own, places, key in zip((one, two), item, at, keys, strict=True):
+    for own, places, key in zip(item, at, keys, strict=True):
         number = np.full(len(key), -1)
         number[places] = np.arange(len(places))
         items.append(number[own])
         counts.append(np.bincount(items[-1][items[-1] >= 0], minlength=len(places)))
-        assert len(own) == len(log)
     pairs = Pairs((rows[0], rows[1]), (items[0], items[1]), (counts[0], counts[1]))
-    findings = [*_missing(one, two, pairs), *_settings(one, two)]
-    if len(pairs):
-        findings += _contents(one, two, pairs)
-    return pairs, findings
+    if not len(pairs):
+        said = f"{one.task.path} and {two.task.path} share no item; give logs of the same set, in one form"
+        return pairs, [Finding("no pairs", said)]
+    return pairs, [*_missing(one, two, pairs), *_settings(one, two), *_contents(one, two, pairs)]
 
 
 def _missing(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
     out = []
-    names = [np.unique(log.hashed("name")) for log in (one, two)]
-    for log, other, number in ((one, two, 0), (two, one, 1)):
-        rows = np.flatnonzero(pairs.item[number] < 0)
-        if not len(rows):
-            continue
-        changed = np.isin(log.hashed("name")[rows], names[1 - number])
-        if changed.any() and len(pairs) and not number:
-            at = _places(log, rows[changed])
-            said = f"{int(changed.sum()):,} items have another document under the same name ({at}): the set was changed"
-            out.append(Finding("document", said + "; evaluate both systems on one version of it"))
-        rows = rows[~changed] if len(pairs) else rows
-        if len(rows):
-            said = f"{len(rows):,} of {len(log):,} rows are not in {other.task.path} ({_places(log, rows)})"
+    for log, other, item in ((one, two, pairs.item[0]), (two, one, pairs.item[1])):
+        rows = np.flatnonzero(item < 0)
+        changed = np.isin(log.hashed("name")[rows], other.hashed("name"))
+        if len(found := rows[changed]):
+            said = f"{len(found):,} items have another document under the same name ({_places(log, found)})"
+            out.append(Finding("document", said + ": the set was changed; evaluate both on one version of it"))
+        if len(found := rows[~changed]):
+            said = f"{len(found):,} of {len(log):,} rows are not in {other.task.path} ({_places(log, found)})"
             said += "; evaluate both on the same items, or compare the rest with --allow missing"
-            out.append(
-                Finding("missing", said if len(pairs) else f"{log.task.path} and {other.task.path} share no item")
-            )
-            if not len(pairs):
-                return [Finding("no pairs", out[-1].said + "; give logs of the same set, in one form")]
+            out.append(Finding("missing", said))
     return out
 
 
@@ -172,19 +155,15 @@ def _contents(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
     if len(found := differ("target")):
         out.append(Finding("target", said("other right answers", found, "; score both alike, or --allow prompts")))
     if len(found := differ("prompt")):
-        system = len(one.systems) < 2 and len(two.systems) < 2
-        alone = not len(differ("plain")) or (system and not len(differ("turns")))
-        if alone:
+        constant = len(one.systems) < 2 and len(two.systems) < 2  # what a template writes into the system's turn
+        if not len(differ("plain")) or (constant and not len(differ("turns"))):
             end = ": the chat template alone, the text in it is the same"
             out.append(Finding("template", said("other prompts", found, end), stops=False))
         else:
-            worse = np.intersect1d(differ("plain"), differ("turns"))
             end = "; give both the same prompts, or --allow prompts"
-            out.append(Finding("prompt", said("other prompts", worse if len(worse) else found, end)))
+            out.append(Finding("prompt", said("other prompts", differ("plain"), end)))
     if (np.diff(rows[1]) < 0).any():
-        out.append(
-            Finding("order", f"{name}: the rows are in another order; they are paired by their documents", False)
-        )
+        out.append(Finding("order", f"{name}: the rows are in another order; documents pair them", stops=False))
     if not (pairs.counts[0] == pairs.counts[1]).all():
         shown = " and ".join(f"{count.mean():.3g}" for count in pairs.counts)
         out.append(Finding("samples", f"{name}: {shown} answers an item; each item's mean is compared", False))
@@ -211,18 +190,12 @@ def score_findings(one: Items, two: Items, metric: str, pairs: Pairs) -> list[Fi
     if one.widths[metric] != two.widths[metric]:
         out.append(Finding("scale", f"{name} is a number in one log and a pair in the other; score both alike"))
     elif metric not in AGGREGATES and not lower_is_better(metric):
-        values = [np.abs(log.values(metric)[own >= 0]) for log, own in zip((one, two), pairs.item, strict=True)]
+        values = [log.values(metric)[own >= 0] for log, own in zip((one, two), pairs.item, strict=True)]
         least, most = sorted(float(v.max(initial=0.0)) for v in values)
-        negative = any((log.values(metric) < 0).any() for log in (one, two))
-        if not negative and 0 < least <= 10 and most >= 5 and most >= ROOM * least:
-            out.append(Finding("scale", f"{name} goes up to {least:g} in one log and to {most:g} in the other: another "
-                                        "scale; score both alike"))  # fmt: skip
+        if min(v.min() for v in values) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least):
+            said = f"{name} goes up to {least:g} in one log and to {most:g} in the other: another scale"
+            out.append(Finding("scale", said + "; score both alike"))
     return out
-
-
-def higher_is_better(log: Items, metric: str) -> bool:
-    """As the log says, else by the metric's name."""
-    return log.task.higher.get(metric, not lower_is_better(metric))
 
 
 def by_item(values: np.ndarray, item: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -241,11 +214,8 @@ def tasks_in_both(one: Log, two: Log) -> tuple[list[tuple[Items, Items]], list[F
         return name if only is None else only
 
     other = {(rename(name), kind): items for (name, kind), items in two.items.items()}
-    out: list[tuple[Items, Items]] = []
+    pairs = [(items, other.get((rename(name), kind))) for (name, kind), items in one.items.items()]
     findings: list[Finding] = []
-    for (name, kind), items in one.items.items():
-        if (rename(name), kind) in other:
-            out.append((items, other[rename(name), kind]))
     for names, log, rest in ((mine, one, theirs), (theirs, two, mine)):
         alone = [name or "items" for name in names if rename(name) not in map(rename, rest)]
         if alone:
@@ -256,4 +226,4 @@ def tasks_in_both(one: Log, two: Log) -> tuple[list[tuple[Items, Items]], list[F
         if kinds[1] and not kinds[0] & kinds[1]:
             lists = " and ".join(", ".join(sorted(kind or "none" for kind in own)) for own in kinds)
             findings.append(Finding("filter", f"{name or 'items'}: other filters of the answers ({lists}); use one"))
-    return out, findings
+    return [(mine, own) for mine, own in pairs if own is not None], findings

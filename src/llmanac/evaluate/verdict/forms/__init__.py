@@ -1,6 +1,4 @@
-"""The forms of logs: each module has TITLE, `recognises` (by what a file begins with) and `read` (its task and rows).
+"""The forms of logs: each module has TITLE, KEYS and `read`, which gives a file's Task and its Rows, lazily.
 
-`recognises(path, keys, first)`: keys of the first row of a table, of the first element of an array, or the first keys
-of an object. `read(path, problems)` gives the Task and an iterator of Rows, lazily; `COLUMNS`, where a form has it, are
-the only columns of a Parquet file that are read.
+KEYS are sets of keys by which a form is known: those of the first row of a table or array, or the first of an object.
 """

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llmanac.data.json_rows import members
 from llmanac.data.quarantine import Problems
 from llmanac.evaluate.verdict.items import Row, Task
 
 TITLE = "evalplus"
-
-
-def recognises(path: Path, keys: Collection[Any], first: Mapping[str, Any]) -> bool:
-    return "eval" in keys and "hash" in keys and "status" not in keys
+KEYS = ({"hash", "eval"},)
 
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
@@ -33,10 +29,6 @@ def _rows(path: Path, problems: Problems) -> Iterator[Row]:
     for keys, programs in members(path, problems, ("eval",)):
         if keys[0] != "eval" or len(keys) < 2:
             continue
-        if isinstance(programs, Mapping):  # the form of 2023
-            extra = programs.get("plus") or [None] * len(programs["base"])
-            programs = [{"base_status": base[0], "plus_status": more and more[0]}
-                        for base, more in zip(programs["base"], extra, strict=True)]  # fmt: skip
         for sample, one in enumerate(programs, 1):
             place += 1
             base, plus = one.get("base_status") == "pass", one.get("plus_status")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,7 @@ from llmanac.data.quarantine import Problems
 from llmanac.evaluate.verdict.items import Row, Task
 
 TITLE = "HELM"
-
-
-def recognises(path: Path, keys: Collection[Any], first: Mapping[str, Any]) -> bool:
-    return {"instance_id", "train_trial_index", "stats"} <= set(keys)
+KEYS = ({"instance_id", "train_trial_index", "stats"},)
 
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:

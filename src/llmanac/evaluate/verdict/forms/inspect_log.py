@@ -5,6 +5,7 @@ A sample has id, epoch, input, target, the messages, and scores by scorer. C, I,
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
@@ -16,13 +17,10 @@ from llmanac.data.quarantine import Problems, Unreadable
 from llmanac.evaluate.verdict.items import Row, Task, message_text
 
 TITLE = "Inspect"
+KEYS = ({"version", "status", "eval"},)
 LETTERS = {"C": 1.0, "I": 0.0, "P": 0.5, "N": 0.0}
 MOST = 1 << 28  # bytes of a sample
 ZSTD = 93  # the number of this method in zip files; Python's own reader knows it from 3.14 on
-
-
-def recognises(path: Path, keys: Collection[Any], first: Mapping[str, Any]) -> bool:
-    return path.suffix == ".eval" or {"version", "status", "eval"} <= set(keys)
 
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
@@ -30,27 +28,19 @@ def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
         return _zipped(path, problems)
     head: dict[str, Any] = {}
     for keys, value in members(path, problems, ("samples",)):
-        if keys[0] == "samples":
-            if len(keys) > 1:
-                break  # samples follow what is said of all of them, but for statistics of tokens
-        else:
-            head[str(keys[0])] = value
-    return _task(path, head), _elements(path, problems)
-
-
-def _elements(path: Path, problems: Problems) -> Iterator[Row]:
-    for keys, value in members(path, problems, ("samples",)):
-        if keys[0] == "samples" and len(keys) == 2:
-            yield _row(int(keys[1]), value)
+        if len(keys) > 1:
+            break  # samples follow what is said of all of them
+        head[str(keys[0])] = value
+    every = members(path, problems, ("samples",))
+    return _task(path, head), (_row(int(keys[1]), value) for keys, value in every if len(keys) > 1)
 
 
 def _task(path: Path, head: Mapping[str, Any], names: Collection[str] = ()) -> Task:
     own, plan = head.get("eval") or {}, head.get("plan") or {}
-    config = own.get("config") or {}
     status = head.get("status", "started")
     settings = {
         "version": str(own.get("task_version")), "task arguments": json.dumps(own.get("task_args"), sort_keys=True),
-        "solvers": json.dumps(plan.get("steps"), sort_keys=True), "epochs": str(config.get("epochs")),
+        "solvers": json.dumps(plan.get("steps"), sort_keys=True),
         "generation": json.dumps([own.get("model_generate_config"), plan.get("config")], sort_keys=True),
     }  # fmt: skip
     unfinished = "" if status == "success" else f"its status is {status!r}, not 'success'"
@@ -62,13 +52,7 @@ def _zipped(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
     with _opened(path) as file:
         names = file.namelist()
         samples = [name for name in names if name.startswith("samples/") and name.endswith(".json")]
-        head: dict[str, Any] = {"status": "started"}
-        for name in ("header.json", "_journal/start.json", "start.json"):
-            if name in names:
-                head |= _member(path, file, name)
-                break
-        if "results.json" in names:  # logs of 2024
-            head |= _member(path, file, "results.json")
+        head = _member(path, file, "header.json" if "header.json" in names else "_journal/start.json")
     task = _task(path, head, samples)
     return task, (_row(number, value) for number, value in _samples(path, samples))
 
@@ -92,10 +76,8 @@ def _member(path: Path, file: zipfile.ZipFile, name: str) -> Any:
         raise Unreadable(f"{path}:{name}", f"{info.file_size:,} bytes, more than {MOST:,} for a sample", "too-large")
     try:
         return json.loads(_unpacked(path, file, info))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+    except Exception as error:  # those of json, zipfile, zlib and pyarrow have no common base
         raise Unreadable(f"{path}:{name}", f"cannot be read ({error}); run that evaluation again", "damaged") from None
-    except Exception as error:  # zlib.error and pyarrow's errors have no common base
-        raise Unreadable(f"{path}:{name}", f"cannot be unpacked ({error})", "damaged") from None
 
 
 def _unpacked(path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -121,11 +103,8 @@ def _row(place: int, sample: Mapping[str, Any]) -> Row:
 
     given = sample.get("input", "")
     asked = _resolved(given, kept) if isinstance(given, str) else [said(one) for one in given]
-    before: list[dict[str, str]] = []
-    for message in sample.get("messages") or ():
-        if message.get("role") == "assistant":
-            break
-        before.append(said(message))
+    turns = itertools.takewhile(lambda turn: turn.get("role") != "assistant", sample.get("messages") or ())
+    before = [said(turn) for turn in turns]
     answer = ((sample.get("output") or {}).get("choices") or [{}])[0].get("message") or {}
     scores: dict[str, Any] = {}
     for scorer, found in (sample.get("scores") or {}).items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +17,33 @@ from llmanac.data.readers import table_rows
 from llmanac.evaluate.verdict.items import Row, Task
 
 TITLE = "lm-eval"
+KEYS = ({"doc_id", "resps"},)
 NAME = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d[.\d]*)\.jsonl")
-FIXED = {
-    "doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash", "prompt_hash",
-    "target_hash",
-}  # fmt: skip
-
-
-def recognises(path: Path, keys: Collection[Any], first: Mapping[str, Any]) -> bool:
-    return {"doc_id", "resps"} <= set(keys)
 
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
     named = NAME.fullmatch(path.name)
     name, date = named.groups() if named else ("", "")
     beside = path.with_name(f"results_{date}.json")
-    settings: dict[str, str] = {}
-    higher: dict[str, bool] = {}
-    model = ""
-    if named and beside.is_file():
-        found = read_table(beside, most=1 << 28)
-        for label, table in (("version", "versions"), ("shots", "n-shot")):
-            settings[label] = str((found.get(table) or {}).get(name))
-        settings["system prompt"] = str(found.get("system_instruction"))
-        settings["template"] = str(found.get("chat_template_sha"))
-        config = (found.get("configs") or {}).get(name) or {}
-        settings["generation"] = json.dumps(
-            [config.get("generation_kwargs"), (found.get("config") or {}).get("gen_kwargs")]
-        )
-        higher = {k: v for k, v in ((found.get("higher_is_better") or {}).get(name) or {}).items() if v is not None}
-        model = str(found.get("model_name") or "")
-    return Task(name, path, TITLE, settings, higher, model=model), _rows(path, problems)
+    found = read_table(beside, most=1 << 28) if named and beside.is_file() else {}
+
+    def of_task(table: str) -> Any:
+        return (found.get(table) or {}).get(name)
+
+    how = [(of_task("configs") or {}).get("generation_kwargs"), (found.get("config") or {}).get("gen_kwargs")]
+    settings = {
+        "version": str(of_task("versions")), "shots": str(of_task("n-shot")), "generation": json.dumps(how),
+        "system prompt": str(found.get("system_instruction")), "template": str(found.get("chat_template_sha")),
+    }  # fmt: skip
+    higher = {metric: more for metric, more in (of_task("higher_is_better") or {}).items() if more is not None}
+    model = str(found.get("model_name") or "")
+    return Task(name, path, TITLE, settings if found else {}, higher, model=model), _rows(path, problems)
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[Row]:
     for row in table_rows(path, problems):
         values = row.values
-        names = values.get("metrics") or [key for key in values if key not in FIXED]
+        names = values.get("metrics") or [key for key, one in values.items() if isinstance(one, float)]
         requests = values.get("arguments") or {}
         requests = requests.values() if isinstance(requests, Mapping) else requests
         pairs = [list(one.values()) if isinstance(one, Mapping) else list(one) for one in requests]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.evaluate.verdict.items import Row, Task
 
 TITLE = "llmanac evaluate"
-
-
-def recognises(path: Path, keys: Collection[Any], first: Mapping[str, Any]) -> bool:
-    return {"benchmark", "item", "prompt", "scores"} <= set(keys)
+KEYS = ({"benchmark", "item", "prompt", "scores"},)
 
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:

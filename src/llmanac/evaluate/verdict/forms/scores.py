@@ -6,7 +6,7 @@ a metric, and each column may be named by `--group` and `--slices`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,8 @@ from llmanac.data.readers import table_rows
 from llmanac.evaluate.verdict.items import Row, Task, number
 
 TITLE = "a table of scores"
+KEYS = ({"id", "score"},)
 KNOWN = ("id", "task", "sample", "prompt", "target", "answer")
-
-
-def recognises(path: Path, keys: Collection[Any], first: Mapping[str, Any]) -> bool:
-    return "id" in keys and bool(_metrics(first))
 
 
 def _metrics(row: Mapping[str, Any]) -> list[str]:
