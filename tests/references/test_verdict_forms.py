@@ -11,7 +11,7 @@ import json
 import numpy as np
 import pytest
 import scipy.stats
-from _harness_envs import run_in
+from _harness_envs import logged as logged_by
 from _lm_eval import files, lm_eval, pretrained, task_of, words, write
 from _logs import write_lines
 
@@ -152,39 +152,47 @@ def test_stock_lm_evals_chat_template_is_the_template_alone(logged):
             assert said in str(error.value), (name, error.value)
 
 
-HELM = {
-    "run_spec.json": {"name": "boolq:model=x_y,split=a", "adapter_spec": {"model": "x/y", "max_train_instances": 5}},
-    "instances.json": [
-        {"id": f"id{i}", "input": {"text": f"Is {i} odd?"}, "split": "test",
-         "references": [{"output": {"text": "yes"}, "tags": ["correct"]}, {"output": {"text": "no"}, "tags": []}]}
-        for i in range(8)
-    ],
-}  # fmt: skip
-
-
-def helm_run(folder, right, shots=5):
+def helm_run(folder, right, shots=5, shown=""):
+    """A run's folder: two trials of eight instances."""
     folder.mkdir()
     stats = [
         {"instance_id": f"id{i}", "train_trial_index": trial,
          "stats": [{"name": {"name": name, "split": "test"}, "count": 1, "sum": value, "mean": value}
-                   for name, value in (("exact_match", float(i in right)), ("num_output_tokens", 3.0))]}
+                   for name, value in (("num_output_tokens", 3.0), ("exact_match", float(i in right)))]}
+        for trial in range(2) for i in range(8)
+    ]  # fmt: skip
+    states = [
+        {"instance": {"id": f"id{i}", "input": {"text": f"Is {i} odd?"}, "split": "test",
+                      "references": [{"output": {"text": "yes"}, "tags": ["correct"]}, {"output": {"text": "no"}}]},
+         "train_trial_index": trial, "request": {"prompt": f"{shown}Is {i} odd?"},
+         "result": {"completions": [{"text": "yes"}]}}
         for trial in range(2) for i in range(8)
     ]  # fmt: skip
     adapter = {"model": folder.name, "max_train_instances": shots}
-    spec = {"name": f"boolq:split=a,model={folder.name}", "adapter_spec": adapter}
-    for name, value in {**HELM, "run_spec.json": spec, "per_instance_stats.json": stats}.items():
-        (folder / name).write_text(json.dumps(value, indent=2), "utf-8")
+    spec = {"name": f"boolq:split=a,model={folder.name}", "adapter_spec": adapter,
+            "metric_specs": [{"args": {"names": ["exact_match"]}}]}  # fmt: skip
+    state = {"adapter_spec": adapter, "request_states": states}
+    for name, value in (("run_spec", spec), ("scenario_state", state), ("per_instance_stats", stats)):
+        (folder / f"{name}.json").write_text(json.dumps(value, indent=2), "utf-8")
     return folder
 
 
 def test_helms_form(tmp_path):
     a, b = helm_run(tmp_path / "a", {1, 2}), helm_run(tmp_path / "b", {1, 2, 3, 4, 5, 6, 7})
-    found = llmanac.verdict(a, b, metric="exact_match")
+    found = llmanac.verdict(a, b)
     one = found.comparisons[0]
+    assert one.metric == "exact_match"  # what the run is about, not its first statistic
     assert (one.items, one.value, one.baseline_value, one.benchmark) == (8, 7 / 8, 2 / 8, "boolq:split=a")
     assert found.systems["B"].endswith(" b") and one.test == "all signs, exact"
-    with pytest.raises(DataError, match=r"other shots \(5 and 0\)"):
-        llmanac.verdict(a, helm_run(tmp_path / "c", {1}, shots=0))
+    for name, said, change in (
+        ("c", r"other shots \(5 and 0\)", {"shots": 0}),
+        ("d", "other prompts", {"shown": "Hm. "}),
+    ):
+        with pytest.raises(DataError, match=said):
+            llmanac.verdict(a, helm_run(tmp_path / name, {1}, **change))
+    (a / "scenario_state.json").unlink()
+    (b / "scenario_state.json").unlink()
+    assert llmanac.verdict(a, b).comparisons == found.comparisons  # by the names of instances alone
 
 
 def evalplus_log(path, right, samples=2, prefix="HumanEval"):
@@ -263,46 +271,32 @@ def test_each_form_is_known_by_what_it_holds(tmp_path):
     assert titles == {"h": {"HELM"}, "e.json": {"evalplus"}, "l": {"lighteval"}}
 
 
-INSPECT = """
-import sys
-from inspect_ai import Task, eval
-from inspect_ai.dataset import Sample
-from inspect_ai.model import ModelOutput, ModelUsage, get_model
-from inspect_ai.scorer import includes, match
-from inspect_ai.solver import generate, system_message
-folder, form, seed, epochs, system = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
-rows = [Sample(input=f"What is {i} + {i % 7}? " + "Think. " * 30, target=str(i + i % 7), metadata={"level": i % 3})
-        for i in range(40)]
-def answer(messages, *rest):
-    i = int(messages[-1].text.split()[2])
-    global calls
-    calls += 1
-    right = (7 * i + seed + (calls % 3 if epochs > 1 else 0)) % 5 < 2 + seed
-    out = ModelOutput.from_content("mockllm/model", str(i + i % 7) if right else "no")
-    out.usage = ModelUsage(input_tokens=1, output_tokens=1, total_tokens=2)
-    return out
-calls = 0
-model = get_model("mockllm/model", custom_outputs=answer)
-solvers = [*([system_message("Be brief.")] if system else []), generate()]
-log = eval(Task(dataset=rows, solver=solvers, scorer=[match(), includes()], name="sums", epochs=epochs), model=model,
-           log_dir=folder, log_format=form, display="none")[0]
-print("accuracy", log.results.scores[0].metrics["accuracy"].value)
-"""
-
-
 @pytest.mark.slow
 def test_stock_inspect_logs(tmp_path):
-    def written(name, form, seed, epochs=1, system=0):
-        said = run_in("inspect", INSPECT, tmp_path / name, form, seed, epochs, system)
-        return tmp_path / name, float(said.split("accuracy ")[1])
-
-    (a, mine), (b, theirs) = written("a", "eval", 0), written("b", "eval", 1)
+    (a, mine), (b, theirs) = (logged_by("inspect", tmp_path / str(seed), seed, "eval", 1, 0) for seed in (0, 1))
     one = llmanac.verdict(a, b).comparisons[0]
     assert (one.items, one.baseline_value, one.value) == (40, pytest.approx(mine), pytest.approx(theirs))
     assert one.p == pytest.approx(scipy.stats.binomtest(one.improved, one.improved + one.worsened).pvalue)
-    assert llmanac.verdict(a, written("j", "json", 1)[0]).comparisons[0] == one  # the two forms hold the same
-    several, mean = written("e", "eval", 1, epochs=4)
+    as_json, _ = logged_by("inspect", tmp_path / "j", 1, "json", 1, 0)
+    assert llmanac.verdict(a, as_json).comparisons[0] == one  # the two forms hold the same
+    several, mean = logged_by("inspect", tmp_path / "e", 1, "eval", 4, 0)
     found = llmanac.verdict(b, several)
     assert found.comparisons[0].value == pytest.approx(mean) and found.findings[0].kind == "samples"
     with pytest.raises(DataError, match="other solvers"):
-        llmanac.verdict(a, written("s", "eval", 1, system=1)[0])
+        llmanac.verdict(a, logged_by("inspect", tmp_path / "s", 1, "eval", 1, 1)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "items", "metric"),
+    [("evalplus", (), 164, "plus"), ("lighteval", (2,), 60, "acc"), ("helm", (), 30, "exact_match")],
+)
+def test_stock_logs_of_other_harnesses(name, options, items, metric, tmp_path):
+    (a, mine), (b, theirs) = (logged_by(name, tmp_path / str(seed), seed, *options) for seed in (0, 1))
+    one = llmanac.verdict(a, b, metric=metric).comparisons[0]
+    assert one.items == items
+    assert (one.baseline_value, one.value) == pytest.approx((mine, theirs), abs=6e-4 if name == "evalplus" else 1e-9)
+    assert one.p == pytest.approx(scipy.stats.binomtest(one.improved, one.improved + one.worsened).pvalue)
+    if name == "lighteval":
+        with pytest.raises(DataError, match=r"other shots \(2 and 0\)"):
+            llmanac.verdict(a, logged_by(name, tmp_path / "none", 1, 0)[0])

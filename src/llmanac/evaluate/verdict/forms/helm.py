@@ -1,19 +1,19 @@
-"""HELM's `per_instance_stats.json`, with the `instances.json` and `run_spec.json` next to it.
+"""HELM's `per_instance_stats.json`, with the `scenario_state.json` and `run_spec.json` of its run next to it.
 
-An instance may have entries a trial and a perturbation; trials are repeated samples. The value of a statistic is its
-mean. Instances are held as far as a row needs them: hashes of theirs, and one file's statistics.
+An instance may have entries for each trial, which are its repeated answers, and each perturbation. The value of a
+statistic is its mean. The statistics are held while the prompts are read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmanac.core.files import read_table
-from llmanac.data.json_rows import array_rows
+from llmanac.data.json_rows import array_rows, members
 from llmanac.data.quarantine import Problems
 from llmanac.evaluate.verdict.items import Row, Task
 
@@ -31,32 +31,45 @@ def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
         "shots": str(adapter.get("max_train_instances")), "instructions": str(adapter.get("instructions")),
         "generation": json.dumps([adapter.get(key) for key in ("temperature", "max_tokens", "num_outputs")]),
     } if adapter else {}  # fmt: skip
-    return Task(name, path, TITLE, settings, model=str(adapter.get("model") or "")), _rows(path, problems)
+    main = [name for one in spec.get("metric_specs") or () for name in (one.get("args") or {}).get("names") or ()]
+    task = Task(name, path, TITLE, settings, model=str(adapter.get("model") or ""))
+    return task, _rows(path, problems, main)
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[Row]:
-    beside = path.with_name("instances.json")
-    asked: dict[str, Mapping[str, Any]] = {}
-    if beside.is_file():
-        for row in array_rows(beside, problems):
-            asked[_named(row.values, "id")] = row.values
+def _rows(path: Path, problems: Problems, main: Sequence[str]) -> Iterator[Row]:
     merged: dict[tuple[str, int], tuple[int, dict[str, float]]] = {}
     for row in array_rows(path, problems):
-        key = (_named(row.values, "instance_id"), int(row.values.get("train_trial_index") or 0))
+        key = _named(row.values, row.values, row.values["instance_id"])
         scores = merged.setdefault(key, (row.line, {}))[1]
-        for one in row.values.get("stats") or ():
-            if one.get("count") and one["name"].get("split", "test") == "test":
-                scores[str(one["name"]["name"])] = one.get("sum", one.get("mean", 0) * one["count"]) / one["count"]
-    for (name, trial), (line, scores) in merged.items():
-        found = asked.get(name, {})
-        text = (found.get("input") or {}).get("text")
-        right = [(one.get("output") or {}).get("text") for one in found.get("references", ()) if one.get("tags")]
-        document = None if text is None else {"input": text, "name": name if "/" in name else ""}
-        yield Row(line, name, document, scores, target=right or None, sample=trial + 1, prompts=(text,) if text else (),
-                  fields={"id": name, "split": found.get("split"), **(found.get("extra_data") or {})})  # fmt: skip
+        for one in row.values["stats"]:
+            if one.get("count"):
+                scores[str(one["name"]["name"])] = one["sum"] / one["count"]
+    beside = path.with_name("scenario_state.json")
+    asked = members(beside, problems, ("request_states",)) if beside.is_file() else ()
+    for keys, state in asked:
+        found = state["instance"] if len(keys) > 1 else {}
+        key = _named(found, state, str(found.get("id")))
+        if key in merged:  # the first request of an instance: others are of its other references
+            document = {"input": found["input"].get("text"), "perturbation": found.get("perturbation")}
+            yield _row(
+                key, merged.pop(key), main, document=document,
+                target=[one["output"]["text"] for one in found.get("references", ()) if one.get("tags")] or None,
+                answer=((state.get("result") or {}).get("completions") or [{}])[0].get("text", ""),
+                prompts=(state["request"].get("prompt") or state["request"].get("messages") or (),),
+                fields={"split": found.get("split"), **(found.get("extra_data") or {})},
+            )  # fmt: skip
+    yield from (_row(key, found, main, document=None) for key, found in merged.items())
 
 
-def _named(values: Mapping[str, Any], key: str) -> str:
-    """The instance, with its perturbation where it has one."""
-    changed = values.get("perturbation")
-    return f"{values.get(key)}" + (f"/{json.dumps(changed, sort_keys=True)}" if changed else "")
+def _row(key: tuple[str, int], found: tuple[int, dict[str, float]], main: Sequence[str], **more: Any) -> Row:
+    """A row whose first scores are those that the run is about, not counts of tokens."""
+    line, scores = found
+    ordered = {name: scores[name] for name in main if name in scores} | scores
+    return Row(line, key[0], scores=ordered, sample=key[1] + 1, **more)
+
+
+def _named(instance: Mapping[str, Any], trial: Mapping[str, Any], name: str) -> tuple[str, int]:
+    """The instance with its perturbation, where it has one, and the number of its trial."""
+    changed = instance.get("perturbation")
+    full = f"{name}/{json.dumps(changed, sort_keys=True)}" if changed else name
+    return full, int(trial.get("train_trial_index") or 0)
