@@ -182,7 +182,16 @@ def test_a_hostile_or_cut_off_log_is_named_by_file_and_line(base, tmp_path):
     packed = write_inspect(tmp_path / "x.eval", inspect_log(N, 0.5, 1))
     broken = tmp_path / "broken.eval"
     broken.write_bytes(packed.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"broken.eval: not a zip"):
+    with pytest.raises(DataError, match=r"broken.eval: not as Inspect writes it, after row 0 \(BadZipFile"):
+        llmanac.verdict(packed, broken)
+    odd = lm_eval_folder(tmp_path / "odd", changed(B, {30}, arguments=7))
+    with pytest.raises(DataError, match=r"samples_sums.*: not as lm-eval writes it, after row 30 \(TypeError"):
+        llmanac.verdict(base, odd)
+    half = packed.read_bytes()
+    with zipfile.ZipFile(packed) as file:
+        at = file.getinfo("samples/9_epoch_1.json").header_offset + 60
+    broken.write_bytes(half[:at] + bytes(40) + half[at + 40 :])
+    with pytest.raises(DataError, match=r"broken.eval: not as Inspect writes it, after row 8"):
         llmanac.verdict(packed, broken)
     (tmp_path / "none").mkdir()
     for nothing, said in ((tmp_path / "none", "no log with a row"), (tmp_path / "absent", "no such file")):
@@ -279,7 +288,7 @@ def test_several_systems_and_benchmarks(tmp_path):
     assert found.overall[0].difference == pytest.approx(
         (found.comparisons[0].difference + found.comparisons[1].difference) / 2
     )
-    assert len(found.worse()) == 3
+    assert [one.verdict for one in found.comparisons].count("worse") == 2
 
 
 def test_lists_of_a_set_that_differ_in_length_and_names_in_another_order(tmp_path):

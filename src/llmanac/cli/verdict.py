@@ -57,5 +57,5 @@ def verdict_command(
         print(for_terminal("\n".join(found.said())))
         more = shlex.join(["llmanac", "verdict", *map(str, logs), "--report", "verdict.html"])
         print(f"Page: {report}" if report else f"Next: {more}   (the items that changed, with their prompts)")
-    if fail_if and found.worse():
+    if fail_if and any(one.verdict == "worse" for one in (*found.comparisons, *found.overall)):
         raise SystemExit(1)

@@ -64,8 +64,7 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
 
 
 def _bits(sums: np.ndarray) -> np.ndarray:
-    bits: np.ndarray = np.log2(_perplexity(sums))
-    return bits
+    return np.asarray(np.log2(_perplexity(sums)))
 
 
 AGGREGATES: dict[str, tuple[Callable[[Sequence[Any]], tuple[float, ...] | None], Formula | None]] = {

@@ -106,9 +106,8 @@ def judged(one: Comparison, p: float, p_equivalence: float | None) -> Comparison
         verdict = "equivalent"
     elif p <= ALPHA:
         verdict = "better" if (one.difference > 0) == one.higher_is_better else "worse"
-    settled = verdict in ("better", "worse", "equivalent")
     more = None
-    if not settled and one.difference and math.isfinite(one.standard_error):
+    if verdict in ("inconclusive", "too few") and one.difference and math.isfinite(one.standard_error):
         needed = statistics.items_needed(one.difference, one.standard_error, one.items)
         more = max(0, needed - one.items) or None
     return replace(one, p=p, p_equivalence=p_equivalence, verdict=verdict, more=more)

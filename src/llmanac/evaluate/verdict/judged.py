@@ -7,6 +7,7 @@ found.verdicts, found.comparisons[0].difference
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -32,17 +33,19 @@ HEADS = ("benchmark", "system", "verdict", "difference", "95% interval", "p", "m
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """The pairs behind a comparison: for the report, which reads the prompts of changed items from their places.
+    """The pairs behind a comparison: the report reads the prompts of changed items from their places.
 
-    values: (items, K) of both; groups: (items,) or None; repeated: whether values are means over several answers.
+    named: the benchmark, the system and the baseline; values: (items, K) of the baseline and of the system; groups:
+    (items,) or None; repeated: whether values are means over several answers.
     """
 
-    comparison: Comparison
+    named: tuple[str, str, str]
     metric: str
     logs: tuple[Items, Items]
     pairs: Pairs
     values: tuple[np.ndarray, np.ndarray]
     groups: np.ndarray | None
+    higher: bool
     repeated: bool
 
     @property
@@ -50,14 +53,13 @@ class Compared:
         """(items,) of each item by itself, the system's score less the baseline's."""
         return decide.alone(self.metric, self.values[1]) - decide.alone(self.metric, self.values[0])
 
-    def among(self, chosen: np.ndarray, margin: float | None) -> Comparison:
-        """The comparison of the items (items,) that are chosen."""
-        one, groups = self.comparison, None if self.groups is None else self.groups[chosen]
+    def compare(self, margin: float | None, chosen: Any = slice(None)) -> Comparison:
+        """The comparison of all items, or of those that are chosen."""
         found = decide.compare(
-            self.values[1][chosen], self.values[0][chosen], self.metric, groups=groups, margin=margin,
-            higher=one.higher_is_better, repeated=self.repeated, named=(one.benchmark, one.system, one.baseline),
+            self.values[1][chosen], self.values[0][chosen], self.metric, margin=margin, higher=self.higher,
+            groups=None if self.groups is None else self.groups[chosen], repeated=self.repeated, named=self.named,
         )  # fmt: skip
-        return decide.replace(found, metric=one.metric)
+        return decide.replace(found, metric=self.logs[0].label(self.metric))
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,6 @@ class Judgement:
         """The verdict on each system but the baseline: over all benchmarks, or on the only one."""
         return {one.system: one.verdict for one in self.overall or self.comparisons}
 
-    def worse(self) -> list[Comparison]:
-        """Every comparison, also of a single benchmark, in which a system is worse."""
-        return [one for one in (*self.comparisons, *self.overall) if one.verdict == "worse"]
-
     def tables(self) -> list[dict[str, Any]]:
         """As of a page: the comparisons, and those of the slices."""
         made = [table(HEADS, map(_cells, [*self.comparisons, *self.overall]))]
@@ -102,12 +100,15 @@ class Judgement:
         return [*map(sentence, self.overall or self.comparisons), *(one.said for one in self.findings)]
 
     def as_json(self) -> dict[str, Any]:
-        return {
+        """JSON data; what is no finite number, such as the standard error of a single item, is null."""
+        found = {
             "systems": dict(self.systems), "baseline": self.baseline, "verdicts": self.verdicts,
             "comparisons": [*map(vars, self.comparisons)], "overall": [*map(vars, self.overall)],
             "slices": {value: [*map(vars, ones)] for value, ones in self.slices.items()},
             "findings": [{"kind": one.kind, "said": one.said} for one in self.findings],
         }  # fmt: skip
+        made: dict[str, Any] = json.loads(json.dumps(found), parse_constant=lambda _: None)
+        return made
 
     def __repr__(self) -> str:
         lines = [line for made in self.tables() for line in [*markdown_table(made), ""]]
@@ -123,8 +124,7 @@ class Judgement:
 
 
 def _cells(one: Comparison) -> list[Any]:
-    settled = one.verdict in ("better", "worse", "equivalent")
-    more = "" if settled else "none would" if one.more is None else f"about {one.more:,}"
+    more = f"about {one.more:,}" if one.more else "none would" if one.verdict in ("inconclusive", "too few") else ""
     items = f"{one.items:,}" + (f" in {one.groups:,} groups" if one.groups != one.items else "")
     return [
         one.benchmark or "items", one.system, (one.verdict, one.verdict), f"{one.difference:+.4f}",
@@ -194,8 +194,9 @@ def verdict(
     stopping = [found for found in findings if found.stops and found.kind not in passed]
     if stopping or not compared:
         raise DataError("\n".join(dict.fromkeys(found.said for found in stopping)) or "no benchmark is in both logs")
-    comparisons = decide.adjusted([own.comparison for own in compared])
-    several = [[own for own in compared if own.comparison.system == letter] for letter in paths if letter != baseline]
+    comparisons = decide.adjusted([own.compare(margin) for own in compared])
+    several = [[pair for pair in zip(comparisons, compared, strict=True) if pair[0].system == letter]
+               for letter in paths if letter != baseline]  # fmt: skip
     every = [found for own in several if len(own) > 1 and (found := _overall(own, margin))]
     models = {letter: {one.task.model for one in log.items.values()} - {""} for letter, log in logs.items()}
     systems = {letter: " ".join([str(path), *sorted(models[letter])]) for letter, path in paths.items()}
@@ -244,24 +245,19 @@ def _compared(
         groups = None if group is None else mine.named(group)[0][pairs.first[0]]
         higher = mine.task.higher.get(chosen, not lower_is_better(chosen))  # as the log says, else by its name
         repeated = bool((np.concatenate(pairs.counts) > 1).any())
-        result = decide.compare(
-            b, a, chosen, groups=groups, margin=margin, higher=higher, repeated=repeated,
-            named=(name, log.label, base.label),
-        )  # fmt: skip
-        result = decide.replace(result, metric=mine.label(chosen))
-        out.append(Compared(result, chosen, (mine, own), pairs, (a, b), groups, repeated))
+        named = (name, log.label, base.label)
+        out.append(Compared(named, chosen, (mine, own), pairs, (a, b), groups, higher, repeated))
     findings += [one for name, one in missed.items() if name not in judged]
     return out
 
 
-def _overall(parts: Sequence[Compared], margin: float | None) -> Comparison | None:
+def _overall(parts: Sequence[tuple[Comparison, Compared]], margin: float | None) -> Comparison | None:
     """Over all benchmarks; None where their scores are no means, or of other scales or directions."""
-    one = [part.comparison for part in parts]
-    alike = {(max(abs(own.value), abs(own.baseline_value)) > 1.5, own.higher_is_better) for own in one}
-    if len(alike) > 1 or any(part.values[0].shape[1] > 1 for part in parts):
+    alike = {(max(abs(one.value), abs(one.baseline_value)) > 1.5, one.higher_is_better) for one, _ in parts}
+    if len(alike) > 1 or any(own.values[0].shape[1] > 1 for _, own in parts):
         return None
-    names = {own.metric for own in one}
-    found = decide.overall([(part.comparison, part.differences, part.groups) for part in parts], margin)
+    names = {one.metric for one, _ in parts}
+    found = decide.overall([(one, own.differences, own.groups) for one, own in parts], margin)
     return decide.replace(found, metric=names.pop() if len(names) == 1 else "scores")
 
 
@@ -273,7 +269,7 @@ def _slices(compared: Sequence[Compared], path: str, margin: float | None) -> di
         if len(values) > MOST_SLICES:
             raise SpecError(f"slices: {path!r} has {len(values):,} values, more than {MOST_SLICES}; name another field")
         codes = codes[own.pairs.first[0]]
-        rows += [(values[code], own.among(codes == code, margin)) for code in np.unique(codes)]
+        rows += [(values[code], own.compare(margin, codes == code)) for code in np.unique(codes)]
     out: dict[str, list[Comparison]] = {}
     for (value, _), one in zip(rows, decide.adjusted([one for _, one in rows]), strict=True):
         out.setdefault(value, []).append(one)

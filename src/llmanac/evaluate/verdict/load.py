@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, LlmanacError, described
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.json_rows import members
 from llmanac.data.readers import table_rows
@@ -56,27 +56,39 @@ def read_log(path: str | Path, label: str, fields: Sequence[str] = ()) -> Log:
     """
     log, where = Log(label), Path(path)
     for file in files_of(where):
-        form = form_of(file)
-        if form is None:
+        if (form := form_of(file)) is None:
             continue
-        task, rows = form.read(file, PROBLEMS)
-        if task.unfinished:
-            raise DataError(f"{file}: the run did not end ({task.unfinished}); finish it, or give another log")
-        log.readers[file] = functools.partial(form.read, file, PROBLEMS)
-        before = set(log.items)
-        for row in rows:
-            key = (row.task or task.name, row.filter)
-            if key in before:
-                said = f"holds {key[0] or 'items'}, as {log.items[key].task.path} does"
-                raise DataError(f"{file}: {said}; give the file of one run, or another folder")
-            items = log.items.get(key)
-            if items is None:
-                items = log.items[key] = Items(task, *key, fields)
-            items.add(row)
+        place = 0
+        try:
+            for place in _held(log, file, form, fields):  # noqa: B007
+                pass
+        except LlmanacError:
+            raise
+        except Exception as error:  # those of json, zipfile, zlib, pyarrow and of missing fields have no common base
+            said = f"not as {form.TITLE} writes it, after row {place} ({described(error)}); repeat that evaluation"
+            raise DataError(f"{file}: {said}") from error
     if not log.items:
         forms = ", ".join(form.TITLE for form in FORMS)
         raise DataError(f"{where}: holds no log with a row (known: {forms}); docs/evaluate.md has the forms")
     return log
+
+
+def _held(log: Log, file: Path, form: ModuleType, fields: Sequence[str]) -> Iterator[int]:
+    """Hold the rows of a file in the log; gives the place of each when it is held."""
+    task, rows = form.read(file, PROBLEMS)
+    if task.unfinished:
+        raise DataError(f"{file}: the run did not end ({task.unfinished}); finish it, or give another log")
+    log.readers[file] = functools.partial(form.read, file, PROBLEMS)
+    before = set(log.items)
+    for row in rows:
+        key = (row.task or task.name, row.filter)
+        if key in before:
+            said = f"holds {key[0] or 'items'}, as {log.items[key].task.path} does"
+            raise DataError(f"{file}: {said}; give the file of one run, or another folder")
+        if key not in log.items:
+            log.items[key] = Items(task, *key, fields)
+        log.items[key].add(row)
+        yield row.place
 
 
 def rows_at(log: Log, path: Path, places: Iterable[int]) -> dict[int, Row]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from llmanac.core.pages import Row as ChartRow
 from llmanac.core.pages import Section, interval_chart, render_page
+from llmanac.evaluate.verdict.decide import Comparison
 from llmanac.evaluate.verdict.items import Row, message_text
 from llmanac.evaluate.verdict.judged import Compared, Judgement
 from llmanac.evaluate.verdict.load import rows_at
@@ -26,41 +27,37 @@ def render(found: Judgement, changed: int = 100) -> str:
     subtitle = "; ".join([f"llmanac {__version__}", *(f"{letter}: {name}" for letter, name in found.systems.items())])
     tables = found.tables()
     lead = found.said()[: len(found.overall or found.comparisons)]
-    rows = [ChartRow(f"{one.benchmark} {one.metric} ({one.system})", [], one.difference, (one.low, one.high))
-            for one in (*found.comparisons, *found.overall) if np.isfinite(one.standard_error)]  # fmt: skip
+    drawn = [ChartRow(f"{one.benchmark} {one.metric} ({one.system})", [], one.difference, (one.low, one.high))
+             for one in (*found.comparisons, *found.overall) if np.isfinite(one.standard_error)]  # fmt: skip
     caption = "Differences from the baseline with their 95% intervals; the dashed line is no difference."
-    charts = [interval_chart(rows, "difference", caption, margin=0.0)] if rows else []
+    charts = [interval_chart(drawn, "difference", caption, margin=0.0)] if drawn else []
     sections = [Section("Against the baseline, item by item", tables=tables[:1], charts=charts)]
     if found.slices:
         sections.append(Section("By slice", tables=tables[1:]))
-    sections += [_items(found, own, changed) for own in found.compared if changed]
+    for one, own in zip(found.comparisons, found.compared if changed else (), strict=False):
+        sections.append(_items(found, one, own, changed))
     return render_page("Verdict", subtitle, lead, sections, warnings=[one.said for one in found.findings])
 
 
-def _items(found: Judgement, own: Compared, most: int) -> Section:
+def _items(found: Judgement, one: Comparison, own: Compared, most: int) -> Section:
     """The items whose score changed, the largest changes first."""
-    one = own.comparison
-    change = own.differences if one.higher_is_better else -own.differences
+    change = own.differences if own.higher else -own.differences
     order = np.argsort(-np.abs(change), kind="stable")
     chosen = [int(item) for item in order[:most] if change[item]]
     total = int(np.count_nonzero(change))
-    sources = (found.sources[one.baseline], found.sources[one.system])
-    texts = []
-    for number, (log, items) in enumerate(zip(sources, own.logs, strict=True)):
-        places = (items.places[row] for row in own.pairs.first[number][chosen])
-        texts.append(rows_at(log, items.task.path, places))
+    sides = []
+    for letter, items, first in zip((one.baseline, one.system), own.logs, own.pairs.first, strict=True):
+        places = [items.places[row] for row in first[chosen]]
+        rows = rows_at(found.sources[letter], items.task.path, places)
+        sides.append([(items.task.where(place), rows[place]) for place in places])
     answers = []
-    for item in chosen:
-        rows = [own.pairs.first[number][item] for number in (0, 1)]
-        at = [items.places[row] for items, row in zip(own.logs, rows, strict=True)]
-        pair = [texts[number][at[number]] for number in (0, 1)]
-        said = [("right answer", pair[0].target), (one.baseline, pair[0].answer), (one.system, pair[1].answer)]
+    for item, (here, mine), (there, theirs) in zip(chosen, *sides, strict=True):
+        scores = [_text(row.scores.get(own.metric)) for row in (mine, theirs)]
+        said = [("right answer", mine.target), (one.baseline, mine.answer), (one.system, theirs.answer)]
         answers.append({
-            "question": f"{pair[0].name}: {one.system} {'better' if change[item] > 0 else 'worse'}",
-            "verdict": f"{one.metric}: " + ", ".join(f"{name} {_text(row.scores.get(own.metric))}" for name, row in
-                                                      zip((one.baseline, one.system), pair, strict=True)),
-            "answer": _prompt(pair[1]),
-            "note": own.logs[0].task.where(at[0]) + ", " + own.logs[1].task.where(at[1]),
+            "question": f"{mine.name}: {one.system} {'better' if change[item] > 0 else 'worse'}",
+            "verdict": f"{one.metric}: {one.baseline} {scores[0]}, {one.system} {scores[1]}",
+            "answer": _prompt(theirs), "note": f"{here}, {there}",
             "citations": [{"title": title, "text": _text(text)} for title, text in said if text],
         })  # fmt: skip
     cut = f"; the {len(chosen):,} largest changes are here" if len(chosen) < total else ""

@@ -172,8 +172,7 @@ def _contents(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
 
 def metric_of(one: Items, two: Items, wanted: str | None) -> tuple[str | None, Finding | None]:
     """The metric that is compared: the one that is asked for, or the first that both logs have."""
-    both = [name for name in one.columns if name in two.columns]
-    chosen = [name for name in both if wanted in (None, name, one.label(name))]
+    chosen = [name for name in one.columns if name in two.columns and wanted in (None, name, one.label(name))]
     if not chosen:
         lists = " and ".join(", ".join(map(log.label, log.columns)) or "none" for log in (one, two))
         what = "no metric in common" if wanted is None else f"{wanted} is not in both logs"

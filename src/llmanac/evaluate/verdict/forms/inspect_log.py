@@ -25,7 +25,7 @@ ZSTD = 93  # the number of this method in zip files; Python's own reader knows i
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
     if path.suffix == ".eval":
-        return _zipped(path, problems)
+        return _zipped(path)
     head: dict[str, Any] = {}
     for keys, value in members(path, problems, ("samples",)):
         if len(keys) > 1:
@@ -48,36 +48,20 @@ def _task(path: Path, head: Mapping[str, Any], names: Collection[str] = ()) -> T
     return Task(name, path, TITLE, settings, {}, tuple(names), str(own.get("model", "")), unfinished)
 
 
-def _zipped(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
-    with _opened(path) as file:
-        names = file.namelist()
-        samples = [name for name in names if name.startswith("samples/") and name.endswith(".json")]
-        head = _member(path, file, "header.json" if "header.json" in names else "_journal/start.json")
-    task = _task(path, head, samples)
-    return task, (_row(number, value) for number, value in _samples(path, samples))
-
-
-def _samples(path: Path, names: Collection[str]) -> Iterator[tuple[int, Any]]:
-    with _opened(path) as file:
-        for number, name in enumerate(names, 1):
-            yield number, _member(path, file, name)
-
-
-def _opened(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise Unreadable(path, f"not a zip that can be read ({error}); was its run stopped?", "damaged") from None
+def _zipped(path: Path) -> tuple[Task, Iterator[Row]]:
+    file = zipfile.ZipFile(path)
+    names = file.namelist()
+    samples = [name for name in names if name.startswith("samples/") and name.endswith(".json")]
+    head = _member(path, file, "header.json" if "header.json" in names else "_journal/start.json")
+    rows = (_row(place, _member(path, file, name)) for place, name in enumerate(samples, 1))
+    return _task(path, head, samples), rows
 
 
 def _member(path: Path, file: zipfile.ZipFile, name: str) -> Any:
     info = file.getinfo(name)
     if info.file_size > MOST:
         raise Unreadable(f"{path}:{name}", f"{info.file_size:,} bytes, more than {MOST:,} for a sample", "too-large")
-    try:
-        return json.loads(_unpacked(path, file, info))
-    except Exception as error:  # those of json, zipfile, zlib and pyarrow have no common base
-        raise Unreadable(f"{path}:{name}", f"cannot be read ({error}); run that evaluation again", "damaged") from None
+    return json.loads(_unpacked(path, file, info))
 
 
 def _unpacked(path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

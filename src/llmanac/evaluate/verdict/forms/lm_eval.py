@@ -36,8 +36,8 @@ def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
         "system prompt": str(found.get("system_instruction")), "template": str(found.get("chat_template_sha")),
     }  # fmt: skip
     higher = {metric: more for metric, more in (of_task("higher_is_better") or {}).items() if more is not None}
-    model = str(found.get("model_name") or "")
-    return Task(name, path, TITLE, settings if found else {}, higher, model=model), _rows(path, problems)
+    task = Task(name, path, TITLE, settings if found else {}, higher, model=str(found.get("model_name") or ""))
+    return task, _rows(path, problems)
 
 
 def _rows(path: Path, problems: Problems) -> Iterator[Row]:
