@@ -56,6 +56,10 @@ def data(tmp_path_factory):
         {"premise": f" {words(i, 5)}. ", "choice1": f"The {words(i, 3)}.", "choice2": f"Tom {words(i + 9, 5)}.",
          "question": ["cause", "effect"][i % 2], "label": i % 3 % 2} for i in range(20)
     ])  # fmt: skip
+    write(folder / "winogrande" / "dev.jsonl", [
+        {"sentence": f"{words(i, 3)} _ {words(i + 9, 2 + i % 4)}.", "option1": words(i + 50, 1), "option2": words(i, 2),
+         "answer": "12"[i % 2]} for i in range(20)
+    ])  # fmt: skip
     write(folder / "lambada" / "test.jsonl", [{"text": words(i, 9) + " end"} for i in range(6)])
     return folder
 
@@ -154,6 +158,33 @@ RELEASED = {  # the rows of the sets' own releases, where they differ from the h
 def _nested(row, stem):
     rows = [dict(zip(row["choices"], values, strict=True)) for values in zip(*row["choices"].values(), strict=True)]
     return {"stem": row[stem], "choices": rows}
+
+
+@pytest.mark.parametrize("shots", [0, 3])
+def test_a_prompt_a_choice_equals_lm_eval(shots, pretrained, ours, data, tmp_path):
+    """WinoGrande: each choice is put into the sentence, and what follows is scored; also in examples."""
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pretrained[0])
+    harness = huggingface.HFLM(pretrained=pretrained[1], tokenizer=tokenizer, batch_size=4, device="cpu")
+    rows = data / "winogrande" / "dev.jsonl"
+    changes = f"num_fewshot: {shots}\nfewshot_split: train\nfewshot_config: {{sampler: first_n}}\n"
+    text = f"include: {STOCK}/winogrande/default.yaml\n{changes}"
+    manager = task_of(tmp_path / "wg", "wg", text + files(tmp_path / "cache", train=rows, validation=rows))
+    theirs = lm_eval.simple_evaluate(harness, tasks=["wg"], task_manager=manager, bootstrap_iters=1)
+    samples = sorted(theirs["samples"]["wg"], key=lambda s: s["doc_id"])
+    _, own = load_benchmark("winogrande")
+    own = replace(own, shots=replace(own.shots, leave_out=False))
+    items = items_of(own, data, shots=shots)
+    found = evaluate(Local(ours, "m", "m"), "winogrande", items, own)
+    assert len(samples) == 20
+    for item, one, sample in zip(items, found.verdicts, samples, strict=True):
+        asked = [(item.prompt + text, " " + item.ending) for text in item.choices]
+        assert asked == [tuple(given) for given in sample["arguments"]]
+        assert one.values == pytest.approx([float(response[0][0]) for response in sample["resps"]], abs=1e-9)
+        assert one.scores["acc"] == sample["acc"] and one.scores["acc_bytes"] == one.scores["acc"]
+    assert found.scores[0].value == pytest.approx(theirs["results"]["wg"]["acc,none"])
+    assert {verdict.right for verdict in found.verdicts} == {True, False}
 
 
 @pytest.mark.parametrize("name", RELEASED)

@@ -105,7 +105,11 @@ def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
 
 def _pairs(items: Sequence[Item], own: Benchmark) -> list[list[tuple[str, str]]]:
     delimiter = own.shots.delimiter
-    return [[(item.prompt, delimiter + text) for text in (item.choices or map(str, item.references))] for item in items]
+    return [
+        [(item.prompt + text, delimiter + item.ending) for text in item.choices] if item.ending else
+        [(item.prompt, delimiter + text) for text in (item.choices or map(str, item.references))]
+        for item in items
+    ]  # fmt: skip
 
 
 def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:
