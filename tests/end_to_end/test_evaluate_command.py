@@ -25,7 +25,7 @@ from llmanac.evaluate._judging import judge_generated, quac, summarise
 from llmanac.evaluate._server import Server
 from llmanac.evaluate.benchmark import Benchmark, Generation
 from llmanac.evaluate.evaluation import compare, evaluate
-from llmanac.evaluate.load import load_benchmark, names
+from llmanac.evaluate.load import load_benchmark
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
 
