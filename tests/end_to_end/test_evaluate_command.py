@@ -274,11 +274,35 @@ def _positive(body, prompt, choice):
     choice["logprobs"]["token_logprobs"][3] = 2.0
 
 
+def _generated_only(body, prompt, choice):
+    """llama.cpp's: the text with the prompt, numbers of the new tokens alone."""
+    if body.get("echo"):
+        table = choice["logprobs"]
+        choice["logprobs"] = {key: values[len(prompt) :] for key, values in table.items()}
+
+
+def _content(body, prompt, choice):
+    """llama.cpp's other form, that of chats."""
+    table = choice["logprobs"]
+    rows = zip(table["tokens"], table["token_logprobs"], strict=True)
+    choice["logprobs"] = {"content": [{"token": token, "logprob": value} for token, value in rows]}
+
+
+def _cut(body, prompt, choice, most=64):
+    """Of a longer prompt only the end is read, and the text comes back complete."""
+    if body.get("echo"):
+        table, gone = choice["logprobs"], max(0, len(prompt) - most)
+        table["text_offset"] = list(range(gone, len(choice["text"])))
+        table["tokens"], table["token_logprobs"] = table["tokens"][gone:], [None, *table["token_logprobs"][gone + 1 :]]
+
+
 def _fine(body, prompt, choice):
     pass
 
 
-@pytest.mark.parametrize("wrong", [_no_echo, _no_logprobs, _nulls, _constant, _shifted, _by_length, _positive, _fine])
+@pytest.mark.parametrize("wrong", [
+    _no_echo, _no_logprobs, _nulls, _constant, _shifted, _by_length, _positive, _generated_only, _content, _fine
+])  # fmt: skip
 def test_a_server_with_wrong_log_probabilities_is_refused(wrong):
     server, url = fake_server(wrong)
     try:
@@ -289,6 +313,18 @@ def test_a_server_with_wrong_log_probabilities_is_refused(wrong):
         else:
             with pytest.raises(RequestError, match="log-probabilit"):
                 model.likelihoods([("a", "b")])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_server_that_reads_the_end_of_long_prompts_is_refused():
+    server, url = fake_server(_cut)
+    try:
+        model = Server(url)
+        assert len(model.likelihoods([("A short prompt", " of it")])) == 1
+        with pytest.raises(RequestError, match="begin after 22 characters; is the prompt too long"):
+            model.likelihoods([("x" * 80, " of it")])
     finally:
         server.shutdown()
         server.server_close()

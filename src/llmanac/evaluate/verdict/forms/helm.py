@@ -25,7 +25,7 @@ def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
     beside = path.with_name("run_spec.json")
     spec = read_table(beside, most=1 << 26) if beside.is_file() else {}
     adapter = spec.get("adapter_spec") or {}
-    name = str(spec.get("name") or path.parent.name)
+    name = str(spec.get("name") or "")
     name = re.sub(r",?model=[^,]*|,?model_deployment=[^,]*", "", name).rstrip(":")
     settings = {
         "shots": str(adapter.get("max_train_instances")), "instructions": str(adapter.get("instructions")),
@@ -43,7 +43,10 @@ def _rows(path: Path, problems: Problems, main: Sequence[str]) -> Iterator[Row]:
         scores = merged.setdefault(key, (row.line, {}))[1]
         for one in row.values["stats"]:
             if one.get("count"):
-                scores[str(one["name"]["name"])] = one["sum"] / one["count"]
+                value, name = one["sum"] / one["count"], str(one["name"]["name"])
+                if name in scores and scores[name] != value:
+                    problems.report(path, row.line, f"{name} of {key[0]} has another value in an earlier row")
+                scores[name] = value
     beside = path.with_name("scenario_state.json")
     asked = members(beside, problems, ("request_states",)) if beside.is_file() else ()
     for keys, state in asked:
