@@ -87,8 +87,8 @@ def compare(
     ones = [alone(metric, one) for one in (baseline, values)]
     gain = (ones[1] - ones[0]) * (1 if higher else -1)
     changes: dict[str, Any] = {"improved": int((gain > 0).sum()), "worsened": int((gain < 0).sum())}
-    whole = values.shape[1] > 1
-    found = _whole(systems, own, margin) if whole else _mean(ones[1], ones[0], own, units, margin, repeated)
+    several = values.shape[1] > 1
+    found = _whole(systems, own, margin) if several else _mean(ones[1], ones[0], own, units, margin, repeated)
     comparison = Comparison(
         benchmark=named[0], metric=metric, system=named[1], baseline=named[2], items=len(values), groups=units,
         higher_is_better=higher, value=systems[1].value, baseline_value=systems[0].value, more=None, verdict="too few",
@@ -130,9 +130,8 @@ def _mean(
     if units <= FEW:
         ps = [statistics.sign_flip_p(list(signed)) for signed in (sums, -sums)]
         return result | {"p": min(1.0, 2 * min(ps)), "test": "all signs, exact"}
-    error = found.standard_error
-    t = found.mean / error if error else math.copysign(math.inf, found.mean) if found.mean else 0.0
-    return result | {"p": min(1.0, 2 * student_sf(abs(t), units - 1)), "test": "t" if own is None else "t over groups"}
+    p = min(1.0, 2 * _tail(abs(found.mean), found.standard_error, units - 1))
+    return result | {"p": p, "test": "t" if own is None else "t over groups"}
 
 
 def _interval(difference: float, error: float, df: int, margin: float | None) -> dict[str, Any]:

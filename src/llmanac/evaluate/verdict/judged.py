@@ -183,7 +183,7 @@ def verdict(
         if word not in pairing.ALLOWED:
             raise SpecError(f"allow: {word!r} is not {' or '.join(pairing.ALLOWED)}{nearest(word, pairing.ALLOWED)}")
     _check_apart(paths)
-    fields = list(dict.fromkeys(name for name in (group, slices) if name is not None))
+    fields = [name for name in (group, slices) if name is not None]
     logs = {letter: read_log(path, letter, fields) for letter, path in paths.items()}
     findings: list[Finding] = []
     compared = []
@@ -226,19 +226,15 @@ def _compared(
     for mine, own in tasks:
         name = mine.name or own.name
         chosen, missing = pairing.metric_of(mine, own, metric)
-        if missing is not None:
-            missed[name] = missing
+        missed |= {name: missing} if missing else {}
         if chosen is None or name in judged:  # the first filter of a benchmark counts, or the one that was asked for
             continue
         judged.add(name)
-        wrong = [*pairing.own_findings(mine, chosen), *pairing.own_findings(own, chosen)]
-        pairs, different = pairing.paired(mine, own)
-        findings += [*wrong, *different]
-        if any(one.kind in ("not a number", "duplicated", "no pairs") for one in (*wrong, *different)):
-            continue
-        different = pairing.score_findings(mine, own, chosen, pairs)
-        findings += different
-        if any(one.kind in ("scale", "direction") for one in different):
+        pairs, wrong = pairing.paired(mine, own)
+        wrong += [*pairing.own_findings(mine, chosen), *pairing.own_findings(own, chosen)]
+        wrong += pairing.score_findings(mine, own, chosen, pairs) if len(pairs) else []
+        findings += wrong
+        if any(one.kind in pairing.UNUSABLE for one in wrong):
             continue
         a, b = (pairing.by_item(one.values(chosen), item, count)
                 for one, item, count in zip((mine, own), pairs.item, pairs.counts, strict=True))  # fmt: skip

@@ -16,6 +16,7 @@ from llmanac.evaluate.verdict.items import Items, Log
 ALLOWED = {"prompts": ("version", "shots", "prompt", "target", "settings"), "missing": ("missing", "task")}
 REFUSED = {"version": "version", "shots": "shots", "system prompt": "prompt", "instructions": "prompt",
            "task arguments": "settings", "solvers": "settings"}  # fmt: skip
+UNUSABLE = ("no pairs", "duplicated", "not a number", "scale", "direction")  # findings with which nothing is compared
 SHOWN = 3  # places that a sentence lists
 ROOM = 8.0  # between the ranges of two logs of one metric, from which on they have another scale
 
