@@ -26,6 +26,7 @@ from llmanac.evaluate._server import Server
 from llmanac.evaluate.benchmark import Benchmark, Generation
 from llmanac.evaluate.evaluation import compare, evaluate
 from llmanac.evaluate.load import load_benchmark
+from llmanac.evaluate.verdict.judged import verdict
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -171,6 +172,8 @@ def test_two_models_are_paired(folder, capsys):
     found = results["differences"][0]
     assert found["metric"] == "acc" and found["difference"] == pytest.approx(sum(gap) / 12)
     assert found["low"] < found["difference"] < found["high"] or not any(gap)
+    again = verdict(*(folder / f"out/items/own.{m}.jsonl" for m in "AB"), group="cluster").comparisons[0]
+    assert (again.p, again.low, again.high) == (found["p"], found["low"], found["high"])  # one way to compare
     run("a", "b", "--benchmarks", "own.toml", "-o", "out")
     assert "B less A" in capsys.readouterr().out
 
@@ -185,6 +188,8 @@ def test_verdicts_of_a_pair():
     assert found.verdict == "better" and found.more is None
     [found] = compare(made([0, 1] * 10), made([1, 0] * 9 + [1, 1]))
     assert found.verdict == "not settled" and found.more > 100
+    [found] = compare(made([0] * 20), made([1] * 5 + [0] * 15))
+    assert found.low > 0 and found.p == pytest.approx(1 / 16) and found.verdict == "not settled"  # five fair coins
     [found] = compare(made([0, 1]), made([0, 1]))
     assert found.verdict == "not settled" and found.more is None
     with pytest.raises(DataError, match="other items"):
@@ -401,7 +406,7 @@ def test_flags_that_are_wrong(folder, capsys):
     run("a", "--benchmarks", "own.toml", "--chat", expect=2)
     assert "--chat: own scores likelihoods" in capsys.readouterr().err
     run("a", expect=2)
-    assert "--benchmarks: give at least one of drop, gsm8k" in capsys.readouterr().err
+    assert "--benchmarks: give at least one of arc_challenge, arc_easy" in capsys.readouterr().err
     run("a", "--benchmarks", "helaswag", expect=2)
     assert "did you mean 'hellaswag'" in capsys.readouterr().err
     run("a", "--benchmarks", "piqa", expect=2)
