@@ -8,7 +8,7 @@ WORKERS ?= 3
 # the tests start hundreds of processes, which read the package's compiled files
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo install dev test models test-slow sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
+.PHONY: demo install dev test models test-slow logs-env sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
@@ -44,6 +44,10 @@ models: $(BIN)/.models
 
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+# harnesses whose logs `llmanac verdict` reads, an environment each in the cache folder: four slow tests run them
+logs-env: $(BIN)/.dev
+	PYTHONPATH=tests $(BIN)/python tests/_harness_envs.py
 
 # attacks on the sandbox for untrusted code, as this machine can show them: a table; docs/sandbox.md explains it
 sandbox-attacks: $(BIN)/.installed

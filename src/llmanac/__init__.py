@@ -29,6 +29,7 @@ _PUBLIC = {
     "classify": "llmanac.evaluate.classify",
     "Corrector": "llmanac.evaluate.correct",
     "embed": "llmanac.evaluate.embed",
+    "verdict": "llmanac.evaluate.verdict.judged",
     **dict.fromkeys(("align", "ask", "distill", "index", "merge", "quantize", "tune"), "llmanac.api"),
 }
 _CALLED = ("evaluate", "generate")  # packages that are called like the functions of these names in `api`
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from llmanac.evaluate.correct import Corrector
     from llmanac.evaluate.embed import embed
     from llmanac.evaluate.score import score
+    from llmanac.evaluate.verdict.judged import verdict
     from llmanac.generate.engine import Engine
     from llmanac.lab.compare import compare
     from llmanac.models.load import load_model
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Corrector", "Engine", "align", "ask", "build", "classify", "compare", "distill", "embed", "evaluate", "generate",
     "index", "load_model", "load_tokenizer", "merge", "quantize", "run", "save_model", "score", "train_classifier",
-    "train_tokenizer", "tune",
+    "train_tokenizer", "tune", "verdict",
 ]  # fmt: skip
 
 

@@ -46,7 +46,10 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("package", ["core", "kernels", "metrics", "sandbox", "tokenizers", "data", "retrieve"])
+PACKAGES = ["core", "kernels", "metrics", "sandbox", "tokenizers", "data", "retrieve", "evaluate.verdict"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_every_module_is_imported(package: str) -> None:
     assert int(run(BLOCKED + IMPORTS, package, *NEEDS)) > 3
 

@@ -37,6 +37,29 @@ def data(tmp_path_factory):
                 {"question": f" {words(len(subject) + i + count, 4)}? ", "choices": [words(i + k, 2) for k in range(4)],
                  "answer": (i * 3 + len(part)) % 4} for i in range(count)])  # fmt: skip
     write(folder / "strategyqa" / "dev.jsonl", [{"question": words(i, 5), "answer": i % 3 == 0} for i in range(9)])
+    tables = [{"text": [words(7 * i + k, 1 + k) for k in range(5)], "label": list("ABCDE")} for i in range(20)]
+    four = [{name: column[:4] for name, column in table.items()} for table in tables]
+    for name in ("ARC-Easy", "ARC-Challenge"):
+        write(folder / name / "test.jsonl", [
+            {"id": str(i), "question": words(i, 6), "answerKey": ("ABCD" if i % 5 else "1234")[i % 4],
+             "choices": four[i] if i % 5 else {**four[i], "label": list("1234")}} for i in range(20)])  # fmt: skip
+    write(folder / "openbookqa" / "test.jsonl", [
+        {"question_stem": words(i, 5), "choices": four[i], "answerKey": " ABCD"[i % 4 + 1]} for i in range(20)
+    ])  # fmt: skip
+    write(folder / "commonsenseqa" / "dev.jsonl", [
+        {"question": f" {words(i, 5)}? ", "choices": tables[i], "answerKey": "ABCDE"[i % 5]} for i in range(20)
+    ])  # fmt: skip
+    write(folder / "boolq" / "val.jsonl", [
+        {"question": words(i, 5), "passage": words(i + 40, 20), "idx": i, "label": int(i % 3 > 0)} for i in range(20)
+    ])  # fmt: skip
+    write(folder / "copa" / "val.jsonl", [
+        {"premise": f" {words(i, 5)}. ", "choice1": f"The {words(i, 3)}.", "choice2": f"Tom {words(i + 9, 5)}.",
+         "question": ["cause", "effect"][i % 2], "label": i % 3 % 2} for i in range(20)
+    ])  # fmt: skip
+    write(folder / "winogrande" / "dev.jsonl", [
+        {"sentence": f"{words(i, 3)} _ {words(i + 9, 2 + i % 4)}.", "option1": words(i + 50, 1), "option2": words(i, 2),
+         "answer": "12"[i % 2]} for i in range(20)
+    ])  # fmt: skip
     write(folder / "lambada" / "test.jsonl", [{"text": words(i, 9) + " end"} for i in range(6)])
     return folder
 
@@ -68,6 +91,14 @@ def choice_tasks(data, tmp):
         "sq",
         f"output_type: multiple_choice\nvalidation_split: validation\n{text}{METRICS}" + files(tmp, validation=rows),
     )
+    for name, folder, stock in (
+        ("arc_easy", "ARC-Easy", "arc/arc_easy"), ("arc_challenge", "ARC-Challenge", "arc/arc_challenge"),
+        ("openbookqa", "openbookqa", "openbookqa/openbookqa"), ("boolq", "boolq", "super_glue/boolq/default"),
+        ("commonsenseqa", "commonsenseqa", "commonsense_qa/default"), ("copa", "copa", "super_glue/copa/default"),
+    ):  # fmt: skip
+        rows = next((data / folder).iterdir())
+        splits = dict.fromkeys(("train", "validation", "test"), rows)
+        yield name, None, f"own_{name}", f"include: {STOCK}/{stock}.yaml\n{METRICS}" + files(tmp, **splits)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +118,10 @@ def theirs(pretrained, data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("block, batch_tokens", [(1, 64), (5, 4096), (32, 300)])
-@pytest.mark.parametrize("name", ["hellaswag", "piqa", "mmlu", "strategyqa"])
+@pytest.mark.parametrize("name", [
+    "hellaswag", "piqa", "mmlu", "strategyqa", "arc_easy", "arc_challenge", "openbookqa", "commonsenseqa", "boolq",
+    "copa",
+])  # fmt: skip
 def test_choices_equal_lm_eval(name, block, batch_tokens, ours, data, theirs):
     """Prompts, log-likelihoods, acc, acc_norm, acc_bytes and their standard errors, whatever the batch."""
     _, own = load_benchmark(name)
@@ -111,6 +145,58 @@ def test_choices_equal_lm_eval(name, block, batch_tokens, ours, data, theirs):
             assert score.standard_error == pytest.approx(results[f"{score.metric}_stderr,none"], abs=1e-12)
     if name == "hellaswag":
         assert len({score.value for score in found.scores}) > 1  # the three ways to compare choices differ
+
+
+RELEASED = {  # the rows of the sets' own releases, where they differ from the hub's copies
+    "arc_easy": lambda i, row: {"id": row["id"], "answerKey": row["answerKey"], "question": _nested(row, "question")},
+    "openbookqa": lambda i, row: {"answerKey": row["answerKey"], "question": _nested(row, "question_stem")},
+    "commonsenseqa": lambda i, row: {"answerKey": row["answerKey"], "question": _nested(row, "question")},
+    "boolq": lambda i, row: {**{key: row[key] for key in ("question", "passage")}, "answer": bool(row["label"])},
+}  # fmt: skip
+
+
+def _nested(row, stem):
+    rows = [dict(zip(row["choices"], values, strict=True)) for values in zip(*row["choices"].values(), strict=True)]
+    return {"stem": row[stem], "choices": rows}
+
+
+@pytest.mark.parametrize("shots", [0, 3])
+def test_a_prompt_a_choice_equals_lm_eval(shots, pretrained, ours, data, tmp_path):
+    """WinoGrande: each choice is put into the sentence, and what follows is scored; also in examples."""
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pretrained[0])
+    harness = huggingface.HFLM(pretrained=pretrained[1], tokenizer=tokenizer, batch_size=4, device="cpu")
+    rows = data / "winogrande" / "dev.jsonl"
+    changes = f"num_fewshot: {shots}\nfewshot_split: train\nfewshot_config: {{sampler: first_n}}\n"
+    text = f"include: {STOCK}/winogrande/default.yaml\n{changes}"
+    manager = task_of(tmp_path / "wg", "wg", text + files(tmp_path / "cache", train=rows, validation=rows))
+    theirs = lm_eval.simple_evaluate(harness, tasks=["wg"], task_manager=manager, bootstrap_iters=1)
+    samples = sorted(theirs["samples"]["wg"], key=lambda s: s["doc_id"])
+    _, own = load_benchmark("winogrande")
+    own = replace(own, shots=replace(own.shots, leave_out=False))
+    items = items_of(own, data, shots=shots)
+    found = evaluate(Local(ours, "m", "m"), "winogrande", items, own)
+    assert len(samples) == 20
+    for item, one, sample in zip(items, found.verdicts, samples, strict=True):
+        asked = [(item.prompt + text, " " + item.ending) for text in item.choices]
+        assert asked == [tuple(given) for given in sample["arguments"]]
+        assert one.values == pytest.approx([float(response[0][0]) for response in sample["resps"]], abs=1e-9)
+        assert one.scores["acc"] == sample["acc"] and one.scores["acc_bytes"] == one.scores["acc"]
+    assert found.scores[0].value == pytest.approx(theirs["results"]["wg"]["acc,none"])
+    assert {verdict.right for verdict in found.verdicts} == {True, False}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_files_ask_what_the_hubs_copies_do(name, data, tmp_path):
+    _, own = load_benchmark(name)
+    place = next((data / {"arc_easy": "ARC-Easy"}.get(name, name)).iterdir())
+    rows = [json.loads(line) for line in place.read_text("utf-8").splitlines()]
+    write(tmp_path / place.parent.name / place.name, [RELEASED[name](i, row) for i, row in enumerate(rows)])
+    asked, released = (items_of(own, folder) for folder in (data, tmp_path))
+    assert len(asked) == 20
+    for one, other in zip(asked, released, strict=True):
+        assert (one.prompt, one.choices, one.golds) == (other.prompt, other.choices, other.golds)
 
 
 def test_last_words_equal_lm_eval(pretrained, ours, data, tmp_path):

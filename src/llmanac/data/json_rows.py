@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,13 @@ class _Text:
             if not self._grow():
                 return ""
 
+    def expect(self, mark: str) -> None:
+        """Pass over a mark and the space behind it. Raises ValueError where something else follows."""
+        if (found := self.peek()) != mark:
+            raise ValueError(f"expecting {mark!r}, found {found!r}" if found else f"it ends without a {mark!r}")
+        self.at += 1
+        self.peek()
+
     def value(self, limit: int) -> Any:
         """The value that begins at `at`. Raises `_TooLong`, or what `json` raises for text that is no JSON."""
         while True:
@@ -178,3 +185,39 @@ def _one_object(path: Path, problems: Problems) -> Iterator[Row]:
             yield Row(value, 1)
         else:
             _not_an_object(path, 1, value, problems)
+
+
+Key = tuple[str | int, ...]
+
+
+def members(path: Path, problems: Problems, inside: Collection[str] | None) -> Iterator[tuple[Key, Any]]:
+    """The members of one object, each with its key; of those named `inside` (None: of all) what they hold, one by one.
+
+    Memory is bounded by an element: `{"a": 1, "b": [5, 6]}` with b inside gives ("a",) 1, ("b", 1) 5, ("b", 2) 6.
+    """
+    text = _Text(path, problems)
+    try:
+        if text.peek() != "{":
+            raise ValueError("expected an object")
+        yield from _members(text, problems.bounds.line, inside, ())
+    except (_TooLong, ValueError, RecursionError) as error:
+        reason = _reason(error) or f"an element longer than {problems.bounds.line:,} bytes"
+        problems.report(path, text.line, f"not JSON that is read ({reason})", code="not-json")
+
+
+def _members(text: _Text, limit: int, inside: Collection[str] | None, before: Key) -> Iterator[tuple[Key, Any]]:
+    closing, number = "}" if text.peek() == "{" else "]", 0
+    text.at += 1
+    while text.peek() != closing:
+        if number:
+            text.expect(",")
+        number += 1
+        key: str | int = number
+        if closing == "}":
+            key = str(text.value(limit))
+            text.expect(":")
+        if not before and (inside is None or key in inside) and text.peek() in ("{", "["):
+            yield from _members(text, limit, inside, (key,))
+        else:
+            yield (*before, key), text.value(limit)
+    text.at += 1

@@ -35,6 +35,7 @@ class Item:
         references: the right answers of a generation; the scored text where there are neither.
         cluster: what it shares with others, such as its passage.
         row: its fields, for a program that is run.
+        ending: what follows each choice and is scored, where the choices themselves are not.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Item:
     references: tuple[Any, ...] = ()
     cluster: str | None = None
     row: Mapping[str, Any] | None = None
+    ending: str = ""
 
 
 def files_of(source: Source, folder: Path) -> list[Path]:
@@ -203,6 +205,8 @@ class _Examples:
             if own.shots.order == "first" and len({content for content, _ in pool}) > count:
                 continue
             text, answer = made.prompt.text(row), answer_text(own, made, row)
+            if made.ending is not None:
+                text, answer = text + answer, made.ending.text(row)
             if answer != "" or _listed(made, row):  # as lm-eval: nothing is written of an answer that is empty
                 text += own.shots.delimiter + answer + own.shots.separator
             pool.append((_content(row), text))
@@ -296,7 +300,8 @@ def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Ite
     elif not (own.generation and "code" in own.generation.metrics):
         references = (answer_text(own, made, row),)
     kept = row if own.generation and "code" in own.generation.metrics else None
-    return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept)
+    ending = "" if made.ending is None else made.ending.text(row)
+    return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept, ending)
 
 
 def questions_of(own: Benchmark, folder: Path, *, limit: int | None = None) -> list[tuple[str, ...]]:

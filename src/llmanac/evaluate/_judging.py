@@ -50,7 +50,8 @@ class Verdict:
 
 def judge_choices(item: Item, sums: Sequence[float]) -> Verdict:
     """Of log-likelihoods of the choices, in nats."""
-    picks = {name: int(chosen([sums], [item.choices], per)[0]) for name, per in PER.items()}
+    scored = [item.ending] * len(item.choices) if item.ending else item.choices
+    picks = {name: int(chosen([sums], [scored], per)[0]) for name, per in PER.items()}
     scores = {name: float(pick in item.golds) for name, pick in picks.items()}
     return Verdict(item.choices[picks["acc"]], item.choices[picks["acc"]], scores["acc"] == 1.0, scores, tuple(sums))
 

@@ -98,6 +98,8 @@ class Server:
             starts = [sum(map(len, tokens[:i])) for i in range(len(tokens))]
         if not tokens or len({len(tokens), len(values), len(starts)}) != 1:
             raise RequestError(f"{missing}: it gives {len(tokens)} tokens and {len(values)} log-probabilities")
+        if starts[0]:
+            raise RequestError(f"{missing}: they begin after {starts[0]:,} characters; is the prompt too long for it?")
         out: list[tuple[int, float | None, bool]] = []
         for place, (begin, value) in enumerate(zip(starts, values, strict=True)):
             end = starts[place + 1] if place + 1 < len(starts) else len(str(choice["text"]))

@@ -88,10 +88,12 @@ class Shots(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Choices(Spec):
-    """texts: an expression, the choices of a row; gold: an expression, the number (from 0) or text of the right one."""
+    """texts: an expression, the choices of a row; gold: an expression, the number (from 0) or text of the right one;
+    ending: a template, a text that follows each choice and is scored in its place (a prompt a choice)."""
 
     texts: str
     gold: str
+    ending: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +199,8 @@ class Templates:
         self.target = Template(own.target, "target") if own.target is not None else None
         self.texts = Expression(own.choices.texts, "choices.texts") if own.choices else None
         self.gold = Expression(own.choices.gold, "choices.gold") if own.choices else None
+        ending = own.choices.ending if own.choices else None
+        self.ending = None if ending is None else Template(ending, "choices.ending")
         made = own.generation
         self.references = Expression(made.references, "generation.references") if made and made.references else None
         self.cluster = Expression(own.cluster, "cluster") if own.cluster else None

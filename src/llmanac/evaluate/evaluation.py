@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.progress import progress
@@ -31,7 +33,7 @@ from llmanac.evaluate._judging import (
     summarise,
 )  # fmt: skip
 from llmanac.evaluate.benchmark import Benchmark
-from llmanac.metrics._statistics import items_needed, paired
+from llmanac.evaluate.verdict import decide
 
 BLOCK = 32  # items that are answered, and kept, together
 FORM = 1  # of what is kept; another number leaves older files alone
@@ -105,7 +107,11 @@ def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
 
 def _pairs(items: Sequence[Item], own: Benchmark) -> list[list[tuple[str, str]]]:
     delimiter = own.shots.delimiter
-    return [[(item.prompt, delimiter + text) for text in (item.choices or map(str, item.references))] for item in items]
+    return [
+        [(item.prompt + text, delimiter + item.ending) for text in item.choices] if item.ending else
+        [(item.prompt, delimiter + text) for text in (item.choices or map(str, item.references))]
+        for item in items
+    ]  # fmt: skip
 
 
 def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:
@@ -147,10 +153,10 @@ def _judged(items: Sequence[Item], raw: Sequence[Any], own: Benchmark) -> list[V
 
 @dataclass(frozen=True)
 class Difference:
-    """Model B less model A on the same items.
+    """Model B less model A on the same items, by the tests of `llmanac verdict` (`verdict/decide.py`).
 
     Attributes:
-        verdict: better, worse, or not settled.
+        p: of no difference; verdict: better, worse, or not settled.
         more: items like these beyond those at hand that would settle a true difference of this size; None where it is
             settled or there is no difference.
     """
@@ -161,6 +167,7 @@ class Difference:
     standard_error: float
     low: float
     high: float
+    p: float
     verdict: str
     more: int | None
 
@@ -185,17 +192,10 @@ def compare(one: Evaluation, two: Evaluation) -> list[Difference]:
         ]
         if len(both) < 2:
             continue
-        clusters = [cluster for _, _, cluster in both]
-        shared = clusters if None not in clusters and len(set(clusters)) < len(clusters) else None
-        found = paired([b for _, b, _ in both], [a for a, _, _ in both], shared)
-        settled = found.low > 0 or found.high < 0
-        more = None
-        if not settled and found.mean:
-            more = max(0, items_needed(found.mean, found.standard_error, found.items) - found.items)
-        verdict = "not settled" if not settled else "better" if found.mean > 0 else "worse"
-        out.append(
-            Difference(
-                one.benchmark, name, found.mean, found.standard_error, found.low, found.high, verdict, more or None
-            )
-        )
+        scores, clusters = np.array([row[:2] for row in both], np.float64), [row[2] for row in both]
+        groups = None if None in clusters else np.unique(np.array(clusters), return_inverse=True)[1]
+        found = decide.compare(scores[:, 1:], scores[:, :1], name, groups=groups)
+        verdict = found.verdict if found.verdict in ("better", "worse") else "not settled"
+        numbers = (found.difference, found.standard_error, found.low, found.high, found.p)
+        out.append(Difference(one.benchmark, name, *numbers, verdict, found.more))
     return out

@@ -29,6 +29,7 @@ import numpy as np
 
 from llmanac.core.errors import SpecError
 from llmanac.metrics._items import Metric as Metric
+from llmanac.metrics._statistics import holm, sign_flip_p
 from llmanac.metrics._student import student_quantile, student_sf
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "too few", "none", "loses text"]
@@ -107,39 +108,11 @@ def equivalence_p(differences: Sequence[float], margins: Sequence[float], statis
     return max(student_sf(above, df), student_sf(-below, df))
 
 
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """The exact one-sided p of a sum above zero under the 2^n equally likely signs (Fisher 1935, section 21).
-
-    Sizes are rounded to a thousandth of the largest, so that the 2^n sums are counted on a grid; 0 and 1 are exact.
-    """
-    largest = max((abs(d) for d in differences), default=0.0)
-    if not largest:
-        return 1.0
-    steps = [round(1000 * d / largest) for d in differences]
-    chances = np.ones(1)
-    for step in filter(None, map(abs, steps)):
-        wider = np.zeros(len(chances) + 2 * step)
-        wider[: len(chances)] += chances / 2
-        wider[2 * step :] += chances / 2
-        chances = wider
-    return float(chances[len(chances) // 2 + sum(steps) :].sum())
-
-
 def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """The t interval of a mean; needs at least two values."""
     half = student_quantile(0.5 + confidence / 2, len(values) - 1) * deviation(values) / math.sqrt(len(values))
     centre = mean(values)
     return centre - half, centre + half
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: reject where the adjusted p is at most alpha (family-wise error at most alpha)."""
-    order = sorted(range(len(ps)), key=ps.__getitem__)
-    adjusted, running = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, (len(ps) - rank) * ps[index]))
-        adjusted[index] = running
-    return adjusted
 
 
 def _enough(distance: float, spread: float, n: int, tail: float) -> bool:

@@ -11,6 +11,7 @@ Miller 2024, Adding error bars to evals, arXiv:2411.00640, sections 2.2, 4 and 5
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.metrics._intervals import Z
+from llmanac.metrics._student import incomplete_beta
 
 LEVEL, POWER = 0.05, 0.8
 
@@ -84,3 +86,40 @@ def items_needed(effect: float, error: float, items: int, *, level: float = LEVE
     if not effect:
         raise DataError("effect: must not be 0; no number of items shows it")
     return math.ceil(items * (detectable_effect(error, level=level, power=power) / abs(effect)) ** 2)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """The exact one-sided p of a sum above zero under the 2^n equally likely signs (Fisher 1935, section 21).
+
+    Sizes are rounded to a thousandth of the largest, so that the 2^n sums are counted on a grid; 0 and 1 are exact.
+    """
+    largest = max((abs(d) for d in differences), default=0.0)
+    if not largest:
+        return 1.0
+    steps = [round(1000 * d / largest) for d in differences]
+    chances = np.ones(1)
+    for step in filter(None, map(abs, steps)):
+        wider = np.zeros(len(chances) + 2 * step)
+        wider[: len(chances)] += chances / 2
+        wider[2 * step :] += chances / 2
+        chances = wider
+    return float(chances[len(chances) // 2 + sum(steps) :].sum())
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: reject where the adjusted p is at most alpha (family-wise error at most alpha)."""
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    adjusted, running = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def mcnemar_p(improved: int, worsened: int) -> float:
+    """The exact two-sided p of McNemar's test: which system is right where one alone is, is a fair coin's throw.
+
+    Equal to the exact sign test of as many differences above and below zero (McNemar 1947).
+    """
+    most, total = max(improved, worsened), improved + worsened
+    return min(1.0, 2 * incomplete_beta(most, total - most + 1, 0.5, 0.5)) if total else 1.0

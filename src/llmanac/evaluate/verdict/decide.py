@@ -1,0 +1,198 @@
+"""Whether paired scores differ: the test that fits them, an interval, equivalence, and what so many items could show.
+
+    right or wrong, one answer an item, no groups   McNemar's exact test
+    up to FEW items or groups                       all signs of their differences (exact)
+    more of them                                    t = difference / SE with groups - 1 degrees of freedom
+    a score that is no mean (BLEU, F1, perplexity)  random swaps of items or groups; the interval by the bootstrap
+
+SE is over groups where there are any (Miller 2024). The mean over an item's repeated answers is its score, so their
+spread counts as part of that between items. An equivalence is two one-sided tests at the margin (Schuirmann 1987).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from llmanac.evaluate.verdict.aggregates import alone, measured
+from llmanac.metrics import _statistics as statistics
+from llmanac.metrics._corpus import Measured, mean_of, percentiles, resampled, resampled_together
+from llmanac.metrics._student import student_quantile, student_sf
+from llmanac.metrics.significance import significance
+
+FEW = 30
+FEWEST = 5  # items or groups of which there may be a verdict
+ALPHA = 0.05
+DRAWS = 2000
+SEED = 0
+Verdict = Literal["better", "worse", "equivalent", "inconclusive", "too few"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One system against the baseline on one benchmark, or on all of them.
+
+    Attributes:
+        value, baseline_value: the scores; difference: value less baseline_value, with its standard error and interval.
+        test: how p was found; p, p_equivalence: of no difference, and of one beyond the margin; adjusted over all
+            benchmarks and systems (Holm). p_equivalence is None without a margin.
+        improved, worsened: items with a better and with a worse score.
+        detectable: the smallest true difference that so many items show four times in five.
+        more: about how many more items would settle a true difference of this size; None where it is settled, or there
+            is no difference.
+    """
+
+    benchmark: str
+    metric: str
+    system: str
+    baseline: str
+    items: int
+    groups: int
+    value: float
+    baseline_value: float
+    difference: float
+    standard_error: float
+    low: float
+    high: float
+    test: str
+    p: float
+    p_equivalence: float | None
+    improved: int
+    worsened: int
+    higher_is_better: bool
+    detectable: float
+    more: int | None
+    verdict: Verdict
+
+
+def compare(
+    values: np.ndarray, baseline: np.ndarray, metric: str, *, groups: np.ndarray | None = None,
+    margin: float | None = None, higher: bool = True, repeated: bool = False, named: Sequence[str] = ("", "B", "A"),
+) -> Comparison:  # fmt: skip
+    """Compare (items, K) scores with the baseline's, item by item; the verdict is that of this comparison alone.
+
+    Args:
+        groups: (items,) numbers of what items share; margin: of equivalence, in the metric's unit.
+        higher: whether more is better; repeated: whether scores are means over several answers.
+        named: the benchmark, the system and the baseline.
+    """
+    systems = [measured(metric, one) for one in (baseline, values)]
+    own = None if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = len(values) if own is None else int(own.max()) + 1
+    own = own if units < len(values) else None
+    ones = [alone(metric, one) for one in (baseline, values)]
+    gain = (ones[1] - ones[0]) * (1 if higher else -1)
+    changes: dict[str, Any] = {"improved": int((gain > 0).sum()), "worsened": int((gain < 0).sum())}
+    several = values.shape[1] > 1
+    found = _whole(systems, own, margin) if several else _mean(ones[1], ones[0], own, units, margin, repeated)
+    comparison = Comparison(
+        benchmark=named[0], metric=metric, system=named[1], baseline=named[2], items=len(values), groups=units,
+        higher_is_better=higher, value=systems[1].value, baseline_value=systems[0].value, more=None, verdict="too few",
+        detectable=statistics.detectable_effect(found["standard_error"]), **changes, **found,
+    )  # fmt: skip
+    return judged(comparison, comparison.p, comparison.p_equivalence)
+
+
+def judged(one: Comparison, p: float, p_equivalence: float | None) -> Comparison:
+    """A comparison with adjusted p values, and the verdict that they give."""
+    verdict: Verdict = "inconclusive"
+    if one.groups < FEWEST:
+        verdict = "too few"
+    elif p_equivalence is not None and p_equivalence <= ALPHA:
+        verdict = "equivalent"
+    elif p <= ALPHA:
+        verdict = "better" if (one.difference > 0) == one.higher_is_better else "worse"
+    more = None
+    if verdict in ("inconclusive", "too few") and one.difference and math.isfinite(one.standard_error):
+        needed = statistics.items_needed(one.difference, one.standard_error, one.items)
+        more = max(0, needed - one.items) or None
+    return replace(one, p=p, p_equivalence=p_equivalence, verdict=verdict, more=more)
+
+
+def _mean(
+    values: np.ndarray, baseline: np.ndarray, own: np.ndarray | None, units: int, margin: float | None, repeated: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Of scores that are averaged."""
+    differences = values - baseline
+    if len(differences) < 2:
+        return _interval(float(differences.mean()), math.inf, 1, margin) | {"p": 1.0, "test": "none: a single item"}
+    found = statistics.paired(values, baseline, own)
+    result = _interval(found.mean, found.standard_error, units - 1, margin)
+    right = np.isin(values, (0.0, 1.0)).all() and np.isin(baseline, (0.0, 1.0)).all()
+    if right and own is None and not repeated:
+        p = statistics.mcnemar_p(int((differences > 0).sum()), int((differences < 0).sum()))
+        return result | {"p": p, "test": "McNemar, exact"}
+    sums = differences if own is None else np.bincount(own, differences)
+    if units <= FEW:
+        ps = [statistics.sign_flip_p(list(signed)) for signed in (sums, -sums)]
+        return result | {"p": min(1.0, 2 * min(ps)), "test": "all signs, exact"}
+    p = min(1.0, 2 * _tail(abs(found.mean), found.standard_error, units - 1))
+    return result | {"p": p, "test": "t" if own is None else "t over groups"}
+
+
+def _interval(difference: float, error: float, df: int, margin: float | None) -> dict[str, Any]:
+    """The t interval of a difference, and the p of its equivalence."""
+    half = student_quantile(0.975, max(1, df)) * error if error else 0.0
+    p = None if margin is None else max(_tail(margin + side, error, df) for side in (difference, -difference))
+    return {"difference": difference, "standard_error": error, "low": difference - half, "high": difference + half,
+            "p_equivalence": p}  # fmt: skip
+
+
+def _tail(distance: float, error: float, df: int) -> float:
+    return student_sf(distance / error, max(1, df)) if error else float(distance <= 0)
+
+
+def _whole(systems: Sequence[Measured], own: np.ndarray | None, margin: float | None) -> dict[str, Any]:
+    """Of a score that is a formula of sums over all items; groups are swapped and drawn as one."""
+    if own is not None:
+        systems = [replace(one, statistics=np.stack([np.bincount(own, column) for column in one.statistics.T], 1))
+                   for one in systems]  # fmt: skip
+    test = significance(systems[0], systems[1])
+    old, new = resampled_together(systems, DRAWS, np.random.default_rng(SEED))
+    low, high = percentiles(new - old)
+    return {
+        "difference": test.difference, "standard_error": float((new - old).std(ddof=1)), "low": low, "high": high,
+        "p": test.p, "test": "random swaps", "p_equivalence": _drawn_beyond(new - old, margin),
+    }  # fmt: skip
+
+
+def _drawn_beyond(draws: np.ndarray, margin: float | None) -> float | None:
+    if margin is None:
+        return None
+    return (max(int((draws >= margin).sum()), int((draws <= -margin).sum())) + 1) / (len(draws) + 1)
+
+
+def overall(parts: Sequence[tuple[Comparison, np.ndarray, np.ndarray | None]], margin: float | None) -> Comparison:
+    """The mean difference over benchmarks, each counted once, by a bootstrap within each of them (stratified).
+
+    parts: of each benchmark its comparison, (items,) differences, and (items,) groups or None.
+    """
+    generator, draws = np.random.default_rng(SEED), np.zeros(DRAWS)
+    for _, differences, groups in parts:
+        own = np.arange(len(differences)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        sums = np.stack([np.bincount(own, differences), np.bincount(own)], 1)
+        formula = mean_of(differences, "difference").formula
+        draws += resampled(Measured("difference", sums, formula), DRAWS, generator) / len(parts)
+    every = [vars(one) for one, _, _ in parts]
+    sums_of = {name: sum(one[name] for one in every) for name in ("items", "groups", "improved", "worsened")}
+    means = {name: sum(one[name] for one in every) / len(every) for name in ("value", "baseline_value", "difference")}
+    (low, high), error = percentiles(draws), float(draws.std(ddof=1))
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    made = replace(
+        parts[0][0], benchmark="all", standard_error=error, low=low, high=high, test="stratified bootstrap",
+        p=min(1.0, 2 * (beyond + 1) / (DRAWS + 1)), p_equivalence=_drawn_beyond(draws, margin),
+        detectable=statistics.detectable_effect(error), **sums_of, **means,
+    )  # fmt: skip
+    return judged(made, made.p, made.p_equivalence)
+
+
+def adjusted(every: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons as one family of tests: p values and verdicts by Holm."""
+    ps, same = (statistics.holm([p or 0.0 for p in own]) for own in
+                ([one.p for one in every], [one.p_equivalence for one in every]))  # fmt: skip
+    return [judged(one, p, q if one.p_equivalence is not None else None)
+            for one, p, q in zip(every, ps, same, strict=True)]  # fmt: skip

@@ -1,0 +1,42 @@
+"""A table with an `id` and scores: CSV, JSON Lines, JSON or Parquet. Columns: id, score, and as many more as it has.
+
+`task`, `sample` (of repeated answers), `prompt`, `target`, `answer` are read as such; every other column of numbers is
+a metric, and each column may be named by `--group` and `--slices`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llmanac.data.quarantine import Problems
+from llmanac.data.readers import table_rows
+from llmanac.evaluate.verdict.items import Row, Task, number
+
+TITLE = "a table of scores"
+KEYS = ({"id", "score"},)
+KNOWN = ("id", "task", "sample", "prompt", "target", "answer")
+
+
+def _metrics(row: Mapping[str, Any]) -> list[str]:
+    """`score` and every column of numbers; of the first row, which says what all have."""
+    return [key for key, value in row.items() if key == "score" or (key not in KNOWN and number(value) is not None)]
+
+
+def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+    return Task("", path, TITLE), _rows(path, problems)
+
+
+def _rows(path: Path, problems: Problems) -> Iterator[Row]:
+    metrics: list[str] = []
+    for row in table_rows(path, problems):
+        values = row.values
+        metrics = metrics or _metrics(values)
+        prompt = values.get("prompt")
+        yield Row(
+            row.line, str(values.get("id")), None, {name: values.get(name) for name in metrics},
+            target=values.get("target"), sample=int(number(values.get("sample")) or 1),
+            prompts=() if prompt is None else (prompt if isinstance(prompt, list) else str(prompt),),
+            answer=str(values.get("answer", "")), fields=values, task=values.get("task"),
+        )  # fmt: skip
