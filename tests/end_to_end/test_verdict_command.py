@@ -267,7 +267,7 @@ def test_the_command(base, tmp_path, capsys):
 def test_the_table_in_a_notebook(base, tmp_path):
     found = llmanac.verdict(base, lm_eval_folder(tmp_path / "<b>", B), margin=0.5)
     assert found.verdicts == {"B": "equivalent"}
-    assert "| benchmark | system | verdict |" in repr(found)
+    assert "benchmark  system" in repr(found) and "equivalent" in repr(found)
     assert found._repr_html_().count("<tr>") == 2 and "<b>" not in found._repr_html_()
     with pytest.raises(AttributeError):
         found.baseline = "B"
