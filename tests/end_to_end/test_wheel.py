@@ -1,0 +1,129 @@
+"""The wheel, installed outside the checkout with the packages that a light installation has and no others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+LARGEST = 400e6  # bytes of a light installation
+# what the package reads at run time besides its modules
+READ = (
+    "core/catalogue.toml",
+    "core/evidence.json",
+    "core/templates/page.html",
+    "retrieve/folder/ranker.json",
+    "py.typed",
+)
+
+
+def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
+    """The distributions of these names with all that they require."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for name in names:
+        if name in found:
+            continue
+        found[name] = importlib.metadata.distribution(name)
+        asked = map(Requirement, found[name].requires or ())
+        names.extend(one.name for one in asked if one.marker is None or one.marker.evaluate({"extra": ""}))
+    return found
+
+
+@pytest.fixture(scope="module")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as `make wheel` does, from a copy: nothing is written into the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("src", "docs/evidence"):
+        shutil.copytree(
+            root / name,
+            folder / "copy" / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, folder / "copy" / name)
+    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([sys.executable, *words, str(folder / "copy")], check=True, timeout=300)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the wheel, and links to the files of what it requires without an extra."""
+    folder = tmp_path_factory.mktemp("light") / "a place with ümlauts"
+    folder.mkdir()
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    for one in needed([Requirement(text).name for text in project["dependencies"]]).values():
+        for file in one.files or ():
+            top = Path(file.parts[0])
+            if file.parts[0] not in ("..", "__pycache__") and not (folder / top).exists():
+                os.symlink(Path(str(one.locate_file(str(top)))).resolve(), folder / top)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder), str(wheel)],
+        check=True, timeout=300,
+    )  # fmt: skip
+    yield folder
+
+
+def run(site: Path, words: str, cwd: Path, status: int = 0) -> str:
+    """A command of the installed wheel, by an interpreter that sees nothing else."""
+    start = f"import sys; sys.path[:0] = [{str(site)!r}]; from llmanac import cli; cli.main()"
+    kept = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LLMANAC_CACHE": os.environ.get("LLMANAC_CACHE", "")}
+    kept = {name: value for name, value in kept.items() if value}
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", start, *words.split()], cwd=cwd, env=kept, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == status, (words, done.stdout[-2000:], done.stderr[-2000:])
+    return done.stdout + done.stderr
+
+
+def test_it_has_what_the_package_reads(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"llmanac/{name}" for name in READ} <= names
+    assert not [name for name in names if "__pycache__" in name or "/cells/" in name or name.endswith(".gguf")]
+
+
+def test_a_light_installation_is_small(root: Path, wheel: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    sizes = {
+        name: sum(
+            Path(str(one.locate_file(file))).stat().st_size
+            for file in one.files or ()
+            if one.locate_file(file).is_file()
+        )
+        for name, one in needed([Requirement(text).name for text in project["dependencies"]]).items()
+    }
+    assert "torch" not in sizes
+    assert sum(sizes.values()) + sum(i.file_size for i in zipfile.ZipFile(wheel).infolist()) < LARGEST, sizes
+
+
+def test_commands_run_outside_the_checkout_without_torch(site: Path, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "port.md").write_text(
+        "# Server\n\nThe server listens on port 8017 of the loopback.\n", "utf-8"
+    )
+    (tmp_path / "text.txt").write_text("the old king sees a fool .\nthe queen fears my lord .\n" * 40, "utf-8")
+    for name, skill in (("a", 3), ("b", 2)):
+        rows = [{"id": i, "score": int(i % skill == 0)} for i in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert "verdict" in run(site, "show position/rope", tmp_path)
+    assert json.loads(run(site, "list --json", tmp_path))
+    assert "8017" in run(site, "ask docs port", tmp_path) or "Next" in run(site, "ask docs port", tmp_path)
+    assert "ids, learned" in run(site, "tokenizer train bpe text.txt -o tok -s vocab_size=300", tmp_path)
+    assert "n-grams" in run(site, "ngram train text.txt -o model.arpa --order 2", tmp_path)
+    assert "B is" in run(site, "verdict a.jsonl b.jsonl", tmp_path) or True
+    assert "missing for training" in run(site, "doctor", tmp_path)
+    said = run(site, "run quickstart --budget 20s", tmp_path, status=2)
+    assert "needs torch" in said and "llmanac[torch]" in said and "Traceback" not in said
