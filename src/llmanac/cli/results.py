@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 def print_run(done: Run) -> None:
     """Print the results as tables, and the next commands."""
-    forms = {"RecipeSpec": print_pretraining, "RlhfSpec": print_stages, "MultimodalRecipe": print_pictures}
+    forms = {"RecipeSpec": print_pretraining, "RlhfSpec": print_stages, "MultimodalRecipe": print_pictures,
+             "SpecializeSpec": print_specialist}  # fmt: skip
     forms.get(type(done.recipe).__name__, print_tuned)(done)
     if (done.folder / "report.html").is_file():
         print(f"report: {done.folder / 'report.html'}")
@@ -78,3 +79,13 @@ def print_pictures(done: Run) -> None:
     from llmanac.recipes.multimodal_report import scores
 
     print_section(scores(done.results), done.results["name"])
+
+
+def print_specialist(done: Run) -> None:
+    """Scores before and after, and whether each export is the tuned model."""
+    from llmanac.cli.tables import print_section
+    from llmanac.recipes.specialist import sections
+
+    for section in sections(done.results)[:2]:
+        if section is not None:
+            print_section(section)

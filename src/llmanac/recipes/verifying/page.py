@@ -1,0 +1,24 @@
+"""A row of a table for each export that was verified, for the terminal and for pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HEAD = ("export", "runner", "is the tuned model", "identical", "score", "KL, nats a token", "perplexity")
+
+
+def cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    """The cells of an export, from its `Verified.as_json`."""
+    causes = ", ".join(found["cause"] for found in one["findings"]) or "beyond its bounds"
+    head = one["name"], one["runner"], "yes" if one["faithful"] else f"no: {causes}"
+    if (said := one["answers"]) is None:
+        return *head, "", "", "", ""
+    kl, scores, both = said["kl"], said["scores"], said["perplexity"]
+    return (
+        *head,
+        f"{said['identical']['mean']:.2f} of {said['prompts']}",
+        "" if scores is None else f"{scores[1]:.2f} (tuned {scores[0]:.2f})",
+        "" if kl is None else f"{kl['mean']:.3g} ({max(kl['low'], 0):.3g} to {kl['high']:.3g})",
+        "" if both is None else f"{both[1]:.4g} (tuned {both[0]:.4g})",
+    )
