@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from llmanac.recipes.verifying.files import Finding, Probes
 from llmanac.recipes.verifying.sides import Local, Prompt, Said
 
 LENGTH, FEWEST = 256, 8  # tokens of a window of text; windows, of short texts shorter ones
+TIE = 0.2  # nats between the two best tokens of the tuned model
 OPENING = 12  # words of a text that a model is asked to go on with
 TEXTS = (
     "It's 1234567 metres, or 3.14159 \N{MULTIPLICATION SIGN} 10^5 of them; I'LL don't WE'VE she'd.",
@@ -72,7 +74,8 @@ class Answers:
     """What was measured; None where a side cannot say it.
 
     Attributes:
-        prompts: how many were asked; identical: share of equal greedy answers.
+        prompts: how many were asked; identical: share of equal greedy answers; near_ties: how many of the others part
+            where the tuned model's two best tokens are within TIE, which any rounding may decide.
         scores: share of right answers of the tuned model and the export, where rows have one; score: the change.
         kl: KL(tuned || exported), nats a token, its interval over windows; perplexity: of both.
         example: the first prompt whose answers differ, with both.
@@ -80,6 +83,7 @@ class Answers:
 
     prompts: int
     identical: Interval
+    near_ties: int
     scores: tuple[float, float] | None
     score: Interval | None
     kl: Interval | None
@@ -89,8 +93,9 @@ class Answers:
     def beyond(self, *, identical: float | None, kl: float, score: float) -> list[str]:
         """The bounds that are exceeded, by the intervals."""
         out = []
-        if identical is not None and self.identical.high < identical:
-            out.append(f"{self.identical.mean:.2f} of the answers are identical, below the bound of {identical:g}")
+        alike = round(self.identical.mean * self.prompts) + self.near_ties
+        if identical is not None and wilson_interval(alike, self.prompts)[2] < identical:
+            out.append(f"{self.identical.mean:.2f} of the answers are identical and {self.near_ties} part at near-ties, below the bound of {identical:g}")
         if self.kl is not None and not self.kl.low <= kl:
             out.append(f"KL is {self.kl.mean:.3g} nats a token, above the bound of {kl:g}")
         if self.score is not None and self.score.high < -score:
@@ -160,25 +165,38 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     if held.said is None:
         held.said = tuned.answers(held.prompts, length)
     theirs, causes = side.answers(held.prompts, length), list[Finding]()
-    pairs = [(a.strip(), b.strip()) for (a, _), (b, _) in zip(held.said, theirs, strict=True)]
+    both = list(zip(held.said, theirs, strict=True))
+    pairs = [(a.text.strip(), b.text.strip()) for a, b in both]
     same = [a == b for a, b in pairs]
-    counts = [(a, b) for (_, a), (_, b) in zip(held.said, theirs, strict=True) if a and b and a != b]
+    counts = [(a.prompt, b.prompt) for a, b in both if a.prompt and b.prompt and a.prompt != b.prompt]
+    ties = [_near_tie(tuned.tokenizer, a, b.text) for (a, b), equal in zip(both, same, strict=True) if not equal]
     if counts:
         causes.append(_read_otherwise(tuned, counts))
     right = [(a == gold.strip(), b == gold.strip()) for (a, b), gold in zip(pairs, held.golds, strict=True) if gold]
-    both = side.runner != "server" and _vocabulary(side) == tuned.model.vocab_size
-    found = divergence(tuned.model, side.model, held.text) if both else None
+    comparable = side.runner != "server" and _vocabulary(side) == tuned.model.vocab_size
+    found = divergence(tuned.model, side.model, held.text) if comparable else None
     first = next((i for i, equal in enumerate(same) if not equal), None)
     example = None if first is None else (str(held.prompts[first])[-200:], *pairs[first])
     return Answers(
         len(same),
         Interval(*wilson_interval(sum(same), len(same))),
+        sum(ties),
         tuple(statistics.mean(column) for column in zip(*right, strict=True)) if right else None,  # type: ignore[arg-type]
         interval_of([float(b) - float(a) for a, b in right]) if right else None,
         None if found is None else interval_of([kl for _, kl in found.blocks]),
         None if found is None else (math.exp(min(found.before, 700)), math.exp(min(found.after, 700))),
         example,
     ), causes
+
+
+def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
+    """Whether an answer parts from the tuned model's at a token that won by little."""
+    shared = len(commonprefix([mine.text, theirs]))
+    ids = [id for id, _ in mine.tokens]
+    for at, (_, margin) in enumerate(mine.tokens):
+        if len(tokenizer.decode(ids[: at + 1], skip_special=True)) > shared:
+            return margin < TIE
+    return bool(mine.tokens) and mine.tokens[-1][1] < TIE
 
 
 def _vocabulary(side: Any) -> int:

@@ -294,8 +294,8 @@ def _other(*anything: Any) -> bool:
 
 # in this order: what the first says of a matrix, the next are not asked
 DIAGNOSES: tuple[tuple[str, Callable[..., bool]], ...] = (
-    ("adapter-not-merged", _is_base), ("dtype", _too_large), ("row-order", _reordered), ("norm-shift", _shifted),
-    ("tied-head", _tied), ("quantization", _coarse), ("weights", _other),
+    ("adapter-not-merged", _is_base), ("dtype", _too_large), ("quantization", _coarse), ("row-order", _reordered),
+    ("norm-shift", _shifted), ("tied-head", _tied), ("weights", _other),
 )  # fmt: skip
 ADVICE = {
     "adapter-not-merged": "{count} matrices are those of the model before tuning ({name}); merge the adapter "

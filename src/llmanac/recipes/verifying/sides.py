@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmanac.adapters.load import base_of, find_adapter
-from llmanac.core.errors import CheckpointError, RequestError
+from llmanac.core.errors import CheckpointError, RequestError, TokenizerError
 from llmanac.evaluate._server import Server
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
@@ -24,8 +25,22 @@ from llmanac.models.locate import GGUF as SUFFIX
 from llmanac.models.locate import locate
 
 Prompt = str | Sequence[Mapping[str, Any]]  # a text to go on with, or messages
-Said = tuple[str, int | None]  # an answer, and of how many tokens its prompt was
+
 CONTEXT = 1024  # tokens that llama.cpp keeps scores of
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer.
+
+    Attributes:
+        prompt: tokens of the prompt, where they are known.
+        tokens: ids of its tokens, and by how many nats each won over the next one.
+    """
+
+    text: str
+    prompt: int | None
+    tokens: Sequence[tuple[int, float]] = ()
 
 
 class Local:
@@ -63,9 +78,12 @@ class Local:
         return min((bits_of(kind) for kind in kinds), default=32.0)
 
     def ids(self, prompt: Prompt) -> list[int]:
-        """Tokens of a prompt, as this package would ask it."""
+        """Tokens of a prompt, as this package would ask it; of a chat without a template the last message alone."""
         if not isinstance(prompt, str):
-            return list(self.tokenizer.encode_chat(prompt, add_generation_prompt=True)[0])
+            try:
+                return list(self.tokenizer.chat_ids(prompt, add_generation_prompt=True))
+            except TokenizerError:
+                return self.ids(str(prompt[-1].get("content")))
         before = [self.tokenizer.bos_id] if self.tokenizer.adds_bos else []
         return [*before, *self.tokenizer.encode(prompt)]
 
@@ -73,7 +91,10 @@ class Local:
         """The greedy answer to each prompt."""
         ids = [self.ids(prompt) for prompt in prompts]
         done = self.engine.generate(ids, max_new_tokens=length, temperature=0)
-        return [(one.text, len(own)) for one, own in zip(done, ids, strict=True)]
+        return [
+            Said(one.text, len(own), [(token.id, token.margin) for token in one.token_logprobs])
+            for one, own in zip(done, ids, strict=True)
+        ]
 
 
 class LlamaCpp:
@@ -135,7 +156,7 @@ def _said(answer: Any) -> Said:
     choice = answer["choices"][0]
     text = choice["message"]["content"] if "message" in choice else choice["text"]
     tokens = (answer.get("usage") or {}).get("prompt_tokens")
-    return str(text or ""), tokens if isinstance(tokens, int) else None
+    return Said(str(text or ""), tokens if isinstance(tokens, int) else None)
 
 
 def is_server(place: str) -> bool:
