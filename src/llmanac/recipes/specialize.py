@@ -154,8 +154,8 @@ class Specializing:
             self.report(f"lint: {one['name']}: {one['said']}")
         if not all(path.is_file() for path in self.rows.values()):
             rows = [row for _, row in read_rows(source)]
+            out = held_out(rows, self.asked.test, self.asked.seed + 1)  # other rows than the tuning holds out
             for side, path in self.rows.items():
-                out = held_out(rows, self.asked.test, self.asked.seed)
                 kept = [row for row, asked in zip(rows, out, strict=True) if asked == (side == "test")]
                 files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
 
@@ -240,10 +240,9 @@ class Specializing:
         can_chat(side.tokenizer, self.rows["test"])
         held = held_rows(side, self.rows["test"], specialist.ASKED)
         said = side.answers(held.prompts, bounds.length)
-        triples = zip(held.prompts, held.golds, said, strict=True)
         return [
-            {"prompt": prompt, "gold": gold, "answer": text, "right": None if gold is None else gold.strip() == text.strip()}
-            for prompt, gold, (text, _) in triples
+            {"prompt": prompt, "gold": gold, "answer": one.text, "right": one.right(gold)}
+            for prompt, gold, one in zip(held.prompts, held.golds, said, strict=True)
         ]
 
     def verify(self) -> None:

@@ -172,7 +172,8 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     ties = [_near_tie(tuned.tokenizer, a, b.text) for (a, b), equal in zip(both, same, strict=True) if not equal]
     if counts:
         causes.append(_read_otherwise(tuned, counts))
-    right = [(a == gold.strip(), b == gold.strip()) for (a, b), gold in zip(pairs, held.golds, strict=True) if gold]
+    graded = ((a.right(gold), b.right(gold)) for (a, b), gold in zip(both, held.golds, strict=True))
+    right = [(bool(a), bool(b)) for a, b in graded if a is not None]
     comparable = side.runner != "server" and _vocabulary(side) == tuned.model.vocab_size
     found = divergence(tuned.model, side.model, held.text) if comparable else None
     first = next((i for i, equal in enumerate(same) if not equal), None)

@@ -42,6 +42,10 @@ class Said:
     prompt: int | None
     tokens: Sequence[tuple[int, float]] = ()
 
+    def right(self, gold: str | None) -> bool | None:
+        """Whether it is the right answer's text; None where there is none."""
+        return None if gold is None else self.text.strip() == gold.strip()
+
 
 class Local:
     """A folder, an adapter on its model, or a .gguf file, in the engine of this package.
