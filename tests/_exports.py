@@ -22,13 +22,16 @@ TEXT = "the cat sat on the mat, and the dog didn't: it's 12 or 345 of them. What
 MARKS = ("<s>", "</s>", "<|user|>", "<|assistant|>")
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}<|assistant|>{% generation %}{{ message['content'] }}</s>{% endgeneration %}"
+    "{% if message['role'] == 'assistant' %}<|assistant|>{% generation %}"
+    "{{ message['content'] }}</s>{% endgeneration %}"
     "{% else %}<|user|>{{ message['role'] }}: {{ message['content'] }}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
-def words(*, adds_bos: bool = True, pattern: str = "gpt2", vocab_size: int = 384, template: str | None = TEMPLATE) -> Any:
+def words(
+    *, adds_bos: bool = True, pattern: str = "gpt2", vocab_size: int = 384, template: str | None = TEMPLATE
+) -> Any:
     """A byte-level BPE tokenizer with a chat template."""
     made = train_tokenizer("bpe", [TEXT], vocab_size=vocab_size, pattern=pattern, special_tokens=MARKS)
     marks = made.special_tokens

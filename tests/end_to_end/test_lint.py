@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,8 +19,14 @@ from llmanac.core.spec import make_method
 from llmanac.models.load import load_model
 from llmanac.recipes.linting import RULES, lint
 
-ASKED = [("What is it?", "It is a cat."), ("Who sat?", "The cat."), ("Where?", "On the mat."), ("How many?", "12 of them."),
-         ("Which day?", "The first."), ("Did it?", "It did, at 345.")]  # fmt: skip
+ASKED = [
+    ("What is it?", "It is a cat."),
+    ("Who sat?", "The cat."),
+    ("Where?", "On the mat."),
+    ("How many?", "12 of them."),
+    ("Which day?", "The first."),
+    ("Did it?", "It did, at 345."),
+]
 EOS, BOS = 2, 1
 
 
@@ -73,20 +80,33 @@ TOKENS = [tokenized(*pair) for pair in ASKED]
 
 def padded(row, masked, mask=True):
     extra = 40 - len(row["input_ids"])
-    out = {"input_ids": row["input_ids"] + [EOS] * extra,
-           "labels": [-100 if masked and label == EOS else label for label in row["labels"]] + [-100] * extra}  # fmt: skip
+    out = {
+        "input_ids": row["input_ids"] + [EOS] * extra,
+        "labels": [-100 if masked and label == EOS else label for label in row["labels"]] + [-100] * extra,
+    }
     return {**out, **({"attention_mask": row["attention_mask"] + [0] * extra} if mask else {})}
 
 
 ROWS = {
     "no-loss": [{**row, "labels": [-100] * len(row["labels"])} for row in TOKENS],
     "end-untrained": [padded(row, masked=True) for row in TOKENS],
-    "bos-twice": [{**row, "input_ids": [BOS, *row["input_ids"]], "labels": [-100, *row["labels"]],
-                   "attention_mask": [1, *row["attention_mask"]]} for row in TOKENS],
-    "answers-cut": [*TOKENS[:4],
-                    *({key: value[:40] for key, value in tokenized(q, a * 9).items()} for q, a in ASKED[:2])],
+    "bos-twice": [
+        {
+            **row,
+            "input_ids": [BOS, *row["input_ids"]],
+            "labels": [-100, *row["labels"]],
+            "attention_mask": [1, *row["attention_mask"]],
+        }
+        for row in TOKENS
+    ],
+    "answers-cut": [
+        *TOKENS[:4],
+        *({key: value[:40] for key, value in tokenized(q, a * 9).items()} for q, a in ASKED[:2]),
+    ],
     "labels-shifted": [{**row, "labels": [*row["labels"][1:], -100]} for row in TOKENS],
-    "padding-trained": [{**padded(row, masked=False), "labels": padded(row, masked=False)["input_ids"]} for row in TOKENS],
+    "padding-trained": [
+        {**padded(row, masked=False), "labels": padded(row, masked=False)["input_ids"]} for row in TOKENS
+    ],
     "no-answer": [*(chat(*pair) for pair in ASKED), {"messages": [{"role": "user", "content": "Alone"}]}],
     "unknown-role": [{"messages": [{"role": "human", "content": q}, {"role": "gpt", "content": a}]} for q, a in ASKED],
     "boundary": [{"prompt": f"{q} ", "completion": a} for q, a in ASKED],
@@ -95,22 +115,32 @@ ROWS = {
     "template-twice": [chat(f"<|im_start|>user\n{q}<|im_end|>", a) for q, a in ASKED],
     "bos-in-text": [{"text": f"<s>{q} {a}</s>"} for q, a in ASKED],
     "other-prompts": [{"chosen": chat(q, a)["messages"], "rejected": chat("Other?", a)["messages"]} for q, a in ASKED],
-}  # fmt: skip
+}
 NEIGHBOURS = {  # the same fault in another form
-    "no-answer": [[{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": " "}]}],
-                  [{"prompt": "Q", "completion": ""}],
-                  [{"conversations": [{"from": "human", "value": "Q"}]}]],
-    "unknown-role": [[{"conversations": [{"from": "hummany", "value": "Q"}, {"from": "gpt", "value": "A"}]}],
-                     [{"messages": [{"role": "user", "content": "Q"}, {"role": "bot", "content": "A"}]}]],
+    "no-answer": [
+        [{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": " "}]}],
+        [{"prompt": "Q", "completion": ""}],
+        [{"conversations": [{"from": "human", "value": "Q"}]}],
+    ],
+    "unknown-role": [
+        [{"conversations": [{"from": "hummany", "value": "Q"}, {"from": "gpt", "value": "A"}]}],
+        [{"messages": [{"role": "user", "content": "Q"}, {"role": "bot", "content": "A"}]}],
+    ],
     "no-loss": [[TOKENS[0], {**TOKENS[1], "labels": [-100] * len(TOKENS[1]["labels"])}]],
-    "end-untrained": [[padded(row, masked=True, mask=False) for row in TOKENS],
-                      [{**row, "labels": [*row["labels"][:-1], -100]} for row in TOKENS]],
-    "padding-trained": [[{key: value for key, value in row.items() if key != "attention_mask"}
-                         for row in ROWS["padding-trained"]]],
+    "end-untrained": [
+        [padded(row, masked=True, mask=False) for row in TOKENS],
+        [{**row, "labels": [*row["labels"][:-1], -100]} for row in TOKENS],
+    ],
+    "padding-trained": [
+        [{key: value for key, value in row.items() if key != "attention_mask"} for row in ROWS["padding-trained"]]
+    ],
     "bos-in-text": [[{"text": "<bos>Hi"}], [{"prompt": "<|begin_of_text|>Hi", "completion": "Yes"}]],
     "template-twice": [[chat("[INST] Hi [/INST]", "Yes")], [chat("Hi", "Yes<|eot_id|>")]],
-    "mixed-forms": [[{"prompt": "Q", "completion": "A"}, {"text": "T"}], [chat("Q", "A"), {"prompt": "Q", "completion": "A"}]],
-}  # fmt: skip
+    "mixed-forms": [
+        [{"prompt": "Q", "completion": "A"}, {"text": "T"}],
+        [chat("Q", "A"), {"prompt": "Q", "completion": "A"}],
+    ],
+}
 
 
 @pytest.mark.parametrize("fault", ROWS)
@@ -124,8 +154,9 @@ def test_faults_of_rows_that_need_a_model_or_other_rows(made, tmp_path):
     base, _ = made
     rows = written(tmp_path / "rows.jsonl", [chat(*pair, system="Be brief and kind.") for pair in ASKED])
     assert named(rows, model=str(base)) == []
-    assert named(rows, held_out=str(written(tmp_path / "held.jsonl", [chat("who  SAT?", "The cat.", "Be brief and kind.")]))) == [
-        "held-out-in-training"]  # fmt: skip
+    assert named(
+        rows, held_out=str(written(tmp_path / "held.jsonl", [chat("who  SAT?", "The cat.", "Be brief and kind.")]))
+    ) == ["held-out-in-training"]
     assert named(rows, model=str(base), length=5) == ["answers-cut"]
     for name, template, fault in (
         ("dropped", TEMPLATE.replace("{% else %}", "{% elif message['role'] != 'system' %}"), "template-drops-turn"),
@@ -138,7 +169,9 @@ def test_faults_of_rows_that_need_a_model_or_other_rows(made, tmp_path):
             for path in other.glob("chat_template*"):
                 path.unlink()
         assert named(rows, model=str(other)) == [fault]
-    beyond = written(tmp_path / "tokens.jsonl", [{**row, "input_ids": [*row["input_ids"][:-1], 100_000]} for row in TOKENS])
+    beyond = written(
+        tmp_path / "tokens.jsonl", [{**row, "input_ids": [*row["input_ids"][:-1], 100_000]} for row in TOKENS]
+    )
     assert "ids-out-of-vocabulary" in named(beyond, model=str(base))
 
 
@@ -185,18 +218,26 @@ def fewer(tensors):
 
 MODELS = {
     "end-token-differs": [lambda place: edited(place / "generation_config.json", eos_token_id=7)],
-    "no-end-mark": [lambda place: words(template=TEMPLATE.replace("{{ message['content'] }}</s>{% endgen",
-                                                                  "{{ message['content'] }}{% endgen")).save(place)],
-    "tied-head-apart": [lambda place: edited(place / "config.json", tie_word_embeddings=True),
-                        lambda place: weights(place, without_head)],
+    "no-end-mark": [
+        lambda place: words(
+            template=TEMPLATE.replace("{{ message['content'] }}</s>{% endgen", "{{ message['content'] }}{% endgen")
+        ).save(place)
+    ],
+    "tied-head-apart": [
+        lambda place: edited(place / "config.json", tie_word_embeddings=True),
+        lambda place: weights(place, without_head),
+    ],
     "more-tokens-than-rows": [lambda place: weights(place, fewer)],
     "untrained-token": [lambda place: weights(place, new_token), lambda place: weights(place, mean_token)],
     "not-finite": [lambda place: weights(place, nan)],
     "leftover-names": [lambda place: weights(place, renamed), lambda place: weights(place, wrapped)],
     "beyond-its-config": [lambda place: edited(place / "config.json", vocab_size=999)],
-    "index-names-missing": [lambda place: (place / "model.safetensors.index.json").write_text(
-        json.dumps({"weight_map": {"model.layers.9.mlp.up_proj.weight": "model-00002-of-00002.safetensors"}}))],
-}  # fmt: skip
+    "index-names-missing": [
+        lambda place: (place / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": {"model.layers.9.mlp.up_proj.weight": "model-00002-of-00002.safetensors"}})
+        )
+    ],
+}
 
 
 @pytest.mark.parametrize("fault", MODELS)
@@ -217,16 +258,27 @@ def tensors_of(place, change):
 
 
 ADAPTERS = {
-    "adapter-empty": [lambda place: tensors_of(place, lambda name, x: x[:0]), lambda place: tensors_of(place, lambda name, x: None)],
+    "adapter-empty": [
+        lambda place: tensors_of(place, lambda name, x: x[:0]),
+        lambda place: tensors_of(place, lambda name, x: None),
+    ],
     "adapter-untrained": [lambda place: tensors_of(place, lambda name, x: x * 0 if "lora_B" in name else x)],
-    "adapter-does-not-fit": [lambda place: tensors_of(place, lambda name, x: torch.cat([x, x], 1) if "lora_A" in name else x)],
+    "adapter-does-not-fit": [
+        lambda place: tensors_of(place, lambda name, x: torch.cat([x, x], 1) if "lora_A" in name else x)
+    ],
     "adapter-rank": [lambda place: edited(place / "adapter_config.json", r=8)],
-    "adapter-halves": [lambda place: tensors_of(place, lambda name, x: None if "layers.1" in name and "lora_B" in name else x)],
+    "adapter-halves": [
+        lambda place: tensors_of(place, lambda name, x: None if "layers.1" in name and "lora_B" in name else x)
+    ],
     "adapter-targets": [lambda place: tensors_of(place, lambda name, x: None if "q_proj" in name else x)],
-    "adapter-not-finite": [lambda place: tensors_of(place, lambda name, x: x * math.inf if "q_proj.lora_A" in name else x)],
+    "adapter-not-finite": [
+        lambda place: tensors_of(place, lambda name, x: x * math.inf if "q_proj.lora_A" in name else x)
+    ],
     "added-tokens-untrained": [lambda place: added(place)],
-    "base-in-4-bits": [lambda place: edited(place / "adapter_config.json", base_model_name_or_path="unsloth/some-bnb-4bit")],
-}  # fmt: skip
+    "base-in-4-bits": [
+        lambda place: edited(place / "adapter_config.json", base_model_name_or_path="unsloth/some-bnb-4bit")
+    ],
+}
 
 
 def added(place):
@@ -278,27 +330,45 @@ def test_faults_of_checkpoints(made, tmp_path):
 CLEAN = {
     "chats": [chat(*pair) for pair in ASKED],
     "chats with a system turn": [chat(*pair, system="Be kind.") for pair in ASKED],
-    "longer chats": [{"messages": chat(*a)["messages"] + chat(*b)["messages"]} for a, b in zip(ASKED, ASKED[1:], strict=False)],
+    "longer chats": [{"messages": chat(*a)["messages"] + chat(*b)["messages"]} for a, b in pairwise(ASKED)],
     "sharegpt": [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in ASKED],
     "alpaca": [{"instruction": q, "input": "", "output": a} for q, a in ASKED],
     "questions": [{"question": q, "answer": a} for q, a in ASKED],
     "prompts": [{"prompt": q, "completion": f" {a}"} for q, a in ASKED],
     "prompts that end a line": [{"prompt": f"{q}\n", "completion": a} for q, a in ASKED],
-    "prompts of messages": [{"prompt": chat(q, a)["messages"][:1], "completion": chat(q, a)["messages"][1:]} for q, a in ASKED],
+    "prompts of messages": [
+        {"prompt": chat(q, a)["messages"][:1], "completion": chat(q, a)["messages"][1:]} for q, a in ASKED
+    ],
     "texts": [{"text": f"{q} {a}"} for q, a in ASKED],
     "preferences": [{"prompt": q, "chosen": a, "rejected": "No."} for q, a in ASKED],
-    "preferences of messages": [{"chosen": chat(q, a)["messages"], "rejected": chat(q, "No.")["messages"]} for q, a in ASKED],
-    "calls of tools": [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": "", "tool_calls": [
-        {"type": "function", "function": {"name": "look", "arguments": {}}}]}, {"role": "tool", "content": a},
-        {"role": "assistant", "content": a}]} for q, a in ASKED],
-    "parts": [{"messages": [{"role": "user", "content": [{"type": "text", "text": q}]}, {"role": "assistant", "content": a}]}
-              for q, a in ASKED],
+    "preferences of messages": [
+        {"chosen": chat(q, a)["messages"], "rejected": chat(q, "No.")["messages"]} for q, a in ASKED
+    ],
+    "calls of tools": [
+        {
+            "messages": [
+                {"role": "user", "content": q},
+                {
+                    "role": "assistant",
+                    "content": "",
+                    "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {}}}],
+                },
+                {"role": "tool", "content": a},
+                {"role": "assistant", "content": a},
+            ]
+        }
+        for q, a in ASKED
+    ],
+    "parts": [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": q}]}, {"role": "assistant", "content": a}]}
+        for q, a in ASKED
+    ],
     "tokenized": TOKENS,
     "tokenized and padded": [padded(row, masked=False) for row in TOKENS],
     "tokenized and padded, no mask": [padded(row, masked=False, mask=False) for row in TOKENS],
     "tokenized, all with loss": [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in TOKENS],
     "packed": [{"input_ids": ids_of("a cat, " * 20)[:64], "labels": ids_of("a cat, " * 20)[:64]} for _ in range(4)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", CLEAN)
@@ -310,9 +380,12 @@ def test_clean_rows(form, made, tmp_path):
 
 
 CHOICES = {
-    "untied": {}, "tied": {"tied": True}, "base of rotation": {"position": {"name": "rope", "theta": 5e5}},
-    "wider": {"dim": 128}, "one layer": {"layers": 1},
-}  # fmt: skip
+    "untied": {},
+    "tied": {"tied": True},
+    "base of rotation": {"position": {"name": "rope", "theta": 5e5}},
+    "wider": {"dim": 128},
+    "one layer": {"layers": 1},
+}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -336,14 +409,20 @@ def test_clean_files_of_transformers_and_peft(made, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     words().save(tmp_path / "theirs")
     assert lint(str(tmp_path / "theirs")) == []
-    for number, targets in enumerate((["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"])):
-        made_of = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=4, target_modules=targets))
+    for number, targets in enumerate(
+        (["q_proj", "v_proj"], ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"])
+    ):
+        made_of = peft.get_peft_model(
+            AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=4, target_modules=targets)
+        )
         for name, parameter in made_of.named_parameters():
             if "lora_B" in name:
                 parameter.data.normal_(0, 0.1)
         made_of.save_pretrained(tmp_path / f"peft{number}")
         assert lint(str(tmp_path / f"peft{number}")) == []
-    fresh = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    fresh = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base), peft.LoraConfig(r=4, target_modules=["q_proj"])
+    )
     fresh.save_pretrained(tmp_path / "fresh")
     assert named(tmp_path / "fresh") == ["adapter-untrained"]
 
@@ -360,8 +439,12 @@ def test_every_published_fault_of_the_page_is_a_rule(root):
 
 def test_the_command(made, tmp_path):
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "llmanac.cli", "lint", *map(str, arguments)],
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        return subprocess.run(
+            [sys.executable, "-m", "llmanac.cli", "lint", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     good = run(written(tmp_path / "good.jsonl", CLEAN["chats"]))
     assert good.returncode == 0 and "nothing found" in good.stdout, good.stderr

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
+# ruff: noqa: E402
 from _exports import model, words
 
 from llmanac.adapters.load import find_adapter
@@ -79,7 +80,9 @@ def test_rows_become_verified_exports(done):
     assert "q8_0" in (out / "MODEL_CARD.md").read_text() and results["next"][0].startswith("llmanac serve ")
     lines = (out / "Modelfile").read_text()
     assert lines.startswith("FROM ./model-q4_k_m.gguf\n") and 'PARAMETER stop "</s>"' in lines
-    assert "{{ .System }}" in lines and "<|user|>user: {{ end }}{{ .Prompt }}</s><|assistant|>{{ .Response }}</s>" in lines
+    assert (
+        "{{ .System }}" in lines and "<|user|>user: {{ end }}{{ .Prompt }}</s><|assistant|>{{ .Response }}</s>" in lines
+    )
 
 
 def test_a_sweep_says_why(done):
@@ -194,8 +197,7 @@ def test_an_export_of_another_vocabulary_is_named(done, tmp_path):
     assert one.findings[0].cause == "vocabulary" and not one.faithful
 
 
-def test_the_command_says_how_it_went(done, tmp_path, capsys):
-    root, _ = done
+def test_the_command_says_how_it_went(tmp_path, capsys):
     small, rows = inputs(tmp_path)
     command = ["specialize", small, rows, "-o", str(tmp_path / "out"), "--epochs", "1", "--export", "q8_0"]
     with pytest.raises(SystemExit) as ended:
@@ -296,4 +298,10 @@ def main_of_trials(root: Path, points: int, kinds: list[signal.Signals]) -> dict
 
 
 if __name__ == "__main__":
-    print(json.dumps(main_of_trials(Path(sys.argv[1]), int(sys.argv[2]), [signal.Signals[name] for name in sys.argv[3].split(",")])))
+    print(
+        json.dumps(
+            main_of_trials(
+                Path(sys.argv[1]), int(sys.argv[2]), [signal.Signals[name] for name in sys.argv[3].split(",")]
+            )
+        )
+    )

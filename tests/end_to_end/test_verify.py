@@ -200,7 +200,9 @@ def test_a_server_is_asked(made):
         [one] = verify(str(tuned), [server.url], bounds=FEW)
         assert one.faithful and one.runner == "server" and one.answers.kl is None and one.answers.identical.mean == 1
     engine = load_engine(str(tuned))
-    engine.tokenizer.chat_template = TEMPLATE.replace("user: ", "u ").replace("<|user|>{{ message['role'] }}: ", "<|user|>")
+    engine.tokenizer.chat_template = TEMPLATE.replace("user: ", "u ").replace(
+        "<|user|>{{ message['role'] }}: ", "<|user|>"
+    )
     with running(engine) as server:
         [one] = verify(str(tuned), [server.url], bounds=FEW)
         assert [found.cause for found in one.findings] == ["template"]

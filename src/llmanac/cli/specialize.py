@@ -63,7 +63,7 @@ def lint_command(
     place: str, model: str | None = None, held_out: str | None = None, length: int | None = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Look for silent faults in rows, a model, an adapter or a trainer's checkpoint. Exit status 1 where there are some.
+    """Look for silent faults in rows, a model, an adapter or a trainer's checkpoint. Exit status 1 for any.
 
     Args:
         place: A file of rows (also of input_ids and labels), a model, an adapter, or a checkpoint's folder.

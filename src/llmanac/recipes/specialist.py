@@ -21,7 +21,7 @@ CARD = Path(__file__).with_name("templates") / "SPECIALIST.md"
 SHOWN = 8  # answers on the page
 SYSTEM, USER, ANSWER = "\N{SNOWMAN}s", "\N{SNOWMAN}u", "\N{SNOWMAN}a"  # found again in what a template makes of them
 LEAD = (
-    "A model tuned on rows, exported, and compared with its exports. The rows that are asked below were not trained on; "
+    "A model tuned on rows, exported, and compared with its exports. The rows that are asked were not trained on; "
     "an answer is right where its text is the row's."
 )
 
@@ -55,7 +55,9 @@ def write_pages(place: Path, results: Mapping[str, Any], exports: Sequence[Path]
     """`report.html`, `MODEL_CARD.md` and `Modelfile`."""
     files.write_text(place / "Modelfile", modelfile(load_tokenizer(place / "merged"), exports[0].name))
     files.write_text(place / "MODEL_CARD.md", render_template(CARD, **results) + "\n")
-    subtitle = f"Seed {results['seed']}, {results['recipe']['model']} on {results['recipe']['data']}; {made_on(dict(results))}"
+    subtitle = (
+        f"Seed {results['seed']}, {results['recipe']['model']} on {results['recipe']['data']}; {made_on(dict(results))}"
+    )
     files.write_text(place / "report.html", run_page(results, subtitle, LEAD, sections(results)))
 
 
@@ -72,10 +74,18 @@ def sections(results: Mapping[str, Any]) -> list[Section | None]:
         change = held["change"]
         said = "" if change is None else f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
         numbers.append([held["measures"], f"{held['before']:.4f}", f"{held['after']:.4f}", said])
-    arms = [[f"{arm['rate']:g}", arm["rank"], f"{arm['loss']:.4f}", _change(arm["change"])] for arm in (sweep or {"arms": ()})["arms"]]
+    arms = [
+        [f"{arm['rate']:g}", arm["rank"], f"{arm['loss']:.4f}", _change(arm["change"])]
+        for arm in (sweep or {"arms": ()})["arms"]
+    ]
     examples = [f"{_shown(one['prompt'])}\n  row:    {one['gold']}\n  before: {one['before']}\n  after:  {one['after']}"
                 for one in asked["examples"]]  # fmt: skip
-    ended = " Ended early: the loss of held-out rows had stopped falling; the best is kept." if results["stopped_early"] else ""
+    times = [[stage, f"{spent:.1f}"] for stage, spent in results["seconds"].items()]
+    ended = (
+        " Ended early: the loss of held-out rows had stopped falling; the best is kept."
+        if results["stopped_early"]
+        else ""
+    )
     return [
         Section("Before and after", [f"{asked['rows']} rows were asked; tuned for {tuned['steps']} steps.{ended}"],
                 [table(["", "before", "after", "change, 95%"], numbers)]),
@@ -85,7 +95,7 @@ def sections(results: Mapping[str, Any]) -> list[Section | None]:
         Section("The rows", [f"{one['name']}: {one['said']}" for one in results["lint"]], [
             table(["", ""], [[name, count] for name, count in tuned["rows"].items()])]),
         Section("Answers", blocks=examples),
-        Section("Where the time went", tables=[table(["stage", "seconds"], [[k, f"{v:.1f}"] for k, v in results["seconds"].items()])]),
+        Section("Where the time went", tables=[table(["stage", "seconds"], times)]),
     ]  # fmt: skip
 
 

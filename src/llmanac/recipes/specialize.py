@@ -201,7 +201,10 @@ class Specializing:
             loss = math.nan if one.after is None else one.after.mean
             rows.append({"rate": rate, "rank": rank, "loss": loss, "change": change})
             if change is not None and change[2] < 0 and (best == default or loss < found[best].after.mean):  # type: ignore[union-attr]
-                best, why = (rate, rank), f"loss {change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f}) on the same rows"
+                best, why = (
+                    (rate, rank),
+                    f"loss {change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f}) on the same rows",
+                )
         return {"arms": rows, "taken": {"rate": best[0], "rank": best[1], "why": why}}
 
     def _tuning(self, adapter: AdapterSpec, train: TrainSpec, epochs: float, patience: int | None) -> TuneSpec:

@@ -61,7 +61,10 @@ class Adapter:
     @property
     def trained(self) -> list[str]:
         """Names that are said to be trained whole, or as tokens."""
-        return [*(self.config.get("modules_to_save") or ()), *map(str, self.config.get("trainable_token_indices") or ())]
+        return [
+            *(self.config.get("modules_to_save") or ()),
+            *map(str, self.config.get("trainable_token_indices") or ()),
+        ]
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _empty(adapter: Adapter) -> Iterator[str]:
 def _untrained(adapter: Adapter) -> Iterator[str]:
     second = [name for name in adapter.places if name.endswith(B)]
     if second and all(not bool(adapter.take(name).any()) for name in second):
-        yield f"{adapter.path / WEIGHTS}: all lora_B are zero: the adapter changes nothing; was it saved before training"
+        yield f"{adapter.path / WEIGHTS}: all lora_B are zero: it changes nothing; was it saved before training"
 
 
 @rule("adapter-not-finite", "ggml-org/llama.cpp#13722")
@@ -107,7 +110,7 @@ def _rank(adapter: Adapter) -> Iterator[str]:
     rank, patterns = adapter.config.get("r"), adapter.config.get("rank_pattern")
     ranks = {len(adapter.take(name)) for name in adapter.places if name.endswith(A)} - {0}
     if isinstance(rank, int) and ranks and not patterns and ranks != {rank}:
-        yield f"{adapter.path / CONFIG}: r is {rank}, and the tensors have rank {sorted(ranks)[0]}; they are of two runs"
+        yield f"{adapter.path / CONFIG}: r is {rank}, and the tensors have rank {min(ranks)}; they are of two runs"
 
 
 @rule("adapter-halves", "huggingface/peft#2699")

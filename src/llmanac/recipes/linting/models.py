@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,14 @@ def opened(where: str, words: str) -> Model:
     return Model(path, config, generation, places, take, tokenizer, missing)
 
 
-def tensors_in(folder: Path, index: Mapping[str, str], pattern: str = "*.safetensors") -> tuple[dict[str, Path], list[str]]:
+def tensors_in(
+    folder: Path, index: Mapping[str, str], pattern: str = "*.safetensors"
+) -> tuple[dict[str, Path], list[str]]:
     """`(file of each tensor, what an index names in vain)`."""
     places: dict[str, Path] = {}
     for file in sorted(folder.glob(pattern)):
         with safe_open(file, framework="pt") as found:
-            places |= {name: file for name in found.keys()}  # noqa: SIM118
+            places |= dict.fromkeys(found.keys(), file)
     return places, [name for name in index if name not in places]
 
 
@@ -142,8 +145,8 @@ def _tied(model: Model) -> Iterator[str]:
 def _rows(model: Model) -> Iterator[str]:
     if model.tokenizer is not None and model.size is not None and model.tokenizer.vocab_size > model.size:
         yield (
-            f"{model.path}: the tokenizer has {model.tokenizer.vocab_size:,} tokens, the embedding {model.size:,} rows; "
-            "resize the embedding, or remove the added tokens"
+            f"{model.path}: the tokenizer has {model.tokenizer.vocab_size:,} tokens, the embedding {model.size:,} rows;"
+            " resize the embedding, or remove the added tokens"
         )
 
 
@@ -159,7 +162,7 @@ def _untrained(model: Model) -> Iterator[str]:
     ids = sorted(id for id in used if id < len(table))
     mean = table.mean(0)
     zero = [id for id in ids if float(table[id].abs().max()) == 0 or bool((table[id] - mean).abs().max() < 1e-7)]
-    same = [b for a, b in zip(ids, ids[1:], strict=False) if bool((table[a] == table[b]).all())]
+    same = [b for a, b in pairwise(ids) if bool((table[a] == table[b]).all())]
     if found := sorted({*zero, *same}):
         yield (
             f"{model.path}: the chat template writes token {found[0]} ({model.tokenizer.decode([found[0]])}), whose "
@@ -180,8 +183,8 @@ def _leftover(model: Model) -> Iterator[str]:
     left = [name for name in model.places if any(part in f".{name}" for part in LEFTOVER) and "router" not in name]
     if left:
         yield (
-            f"{model.path}: {len(left)} tensors have names of a wrapper or an adapter ({left[0]}), which readers skip and "
-            "draw at random; unwrap or merge the model before it is saved"
+            f"{model.path}: {len(left)} tensors have names of a wrapper or an adapter ({left[0]}), which readers skip "
+            "and draw at random; unwrap or merge the model before it is saved"
         )
 
 
@@ -197,8 +200,6 @@ def _vocabulary_size(model: Model) -> Iterator[str]:
     said = model.config.get("vocab_size")
     if isinstance(said, int) and model.size is not None and said != model.size:
         yield (
-            f"{model.path}: config.json says vocab_size {said:,}, the embedding has {model.size:,} rows; write the number "
-            "of rows into config.json"
+            f"{model.path}: config.json says vocab_size {said:,}, the embedding has {model.size:,} rows; write the "
+            "number of rows into config.json"
         )
-
-

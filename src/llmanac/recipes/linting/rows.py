@@ -155,9 +155,8 @@ def _rendered_before(rows: Rows) -> Iterator[str]:
 
 @rule("bos-in-text", "huggingface/trl#1114")
 def _begins(rows: Rows) -> Iterator[str]:
-    names = ("text", "prompt")
-    twice = [line for line, values in rows.rows
-             if any(isinstance(values.get(name), str) and values[name].startswith(BEGINS) for name in names)]  # fmt: skip
+    given = ((line, str(values.get(name) or "")) for line, values in rows.rows for name in ("text", "prompt"))
+    twice = [line for line, text in given if text.startswith(BEGINS)]
     yield from rows.at(twice, "the text begins with a begin-of-text token, which tokenizers add once more; remove it")
 
 

@@ -64,7 +64,7 @@ def _unpadded(ids: list[int]) -> int:
 @rule("no-loss", "huggingface/trl#4201")
 def _no_loss(rows: Tokens) -> Iterator[str]:
     none = [line for line, _, labels, _ in rows.read if all(label == IGNORED for label in labels)]
-    yield from rows.at(none, "all labels are -100, so that nothing is learned; where the mask comes from a chat template, "
+    yield from rows.at(none, "all labels are -100, so that nothing is learned; where the mask is of a chat template, "
                              "it needs {% generation %}")  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def _end_untrained(rows: Tokens) -> Iterator[str]:
     trained = any(label == end for _, _, labels, _ in rows.read for label in labels)
     some = any(label != IGNORED for _, _, labels, _ in rows.read for label in labels)
     if given and some and not trained:
-        yield from rows.at(given, f"the token that ends a text ({end}) never carries loss, so that the model does not learn "
+        yield from rows.at(given, f"the token that ends a text ({end}) never carries loss, so that nobody learns "
                                   "to stop; is it the padding token too")  # fmt: skip
 
 
@@ -94,7 +94,7 @@ def _cut(rows: Tokens) -> Iterator[str]:
     longest = max(len(ids) for _, ids, _, _ in rows.read)
     cut = [line for line, ids, _, size in rows.read if size == len(ids) == longest and ids[-1] != rows.end]
     if rows.end is not None and len(cut) > 1:
-        yield from rows.at(cut, f"is cut at {longest:,} tokens, without the token that ends a text ({rows.end}); raise the "
+        yield from rows.at(cut, f"is cut at {longest:,} tokens, without the end of a text ({rows.end}); raise the "
                                 "length or drop such rows")  # fmt: skip
 
 
@@ -102,7 +102,9 @@ def _cut(rows: Tokens) -> Iterator[str]:
 def _shifted(rows: Tokens) -> Iterator[str]:
     shifted = []
     for line, ids, labels, _ in rows.read:
-        pairs = [(label, here, after) for label, here, after in zip(labels, ids, ids[1:], strict=False) if label != IGNORED]
+        pairs = [
+            (label, here, after) for label, here, after in zip(labels, ids, ids[1:], strict=False) if label != IGNORED
+        ]
         if len(pairs) > 2 and all(label == after for label, _, after in pairs) and any(a != b for a, b, _ in pairs):
             shifted.append(line)
     yield from rows.at(shifted, "labels are the next tokens already, and models shift them once more; give input_ids")

@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ OPENING = 12  # words of a text that a model is asked to go on with
 TEXTS = (
     "It's 1234567 metres, or 3.14159 \N{MULTIPLICATION SIGN} 10^5 of them; I'LL don't WE'VE she'd.",
     "def f(x):\n    return {'a': x ** 2}  # naïve café, 東京, Ünïcode 🙂\n\n\n\tdone",
-    "    indented   twice\n\n  and  again; e.g. U.S.A. -- \"quoted\" (bracketed) [1, 22, 333, 4444]",
+    '    indented   twice\n\n  and  again; e.g. U.S.A. -- "quoted" (bracketed) [1, 22, 333, 4444]',
 )
 PASSAGE = (
     "A lighthouse stands where the river meets the sea. Its keeper writes down the weather each morning: wind, rain, "
@@ -36,8 +35,9 @@ PASSAGE = (
     "but people still climb the 212 steps to look at the water and at the town with its white houses."
 )
 QUESTIONS = (
-    "What is the capital of France?", "Write a sentence about the sea.", "How many days has a week?", "Name two colors.",
-    "What is 12 + 30?", "Translate 'good morning' into German.", "Say hello.", "Which animal barks?",
+    "What is the capital of France?", "Write a sentence about the sea.", "How many days has a week?",
+    "Name two colors.", "What is 12 + 30?", "Translate 'good morning' into German.", "Say hello.",
+    "Which animal barks?",
 )  # fmt: skip
 ANSWER = {"role": "assistant", "content": "Two of them, I think."}
 FURTHER = {"role": "user", "content": "Why <not>?"}
@@ -95,7 +95,10 @@ class Answers:
         out = []
         alike = round(self.identical.mean * self.prompts) + self.near_ties
         if identical is not None and wilson_interval(alike, self.prompts)[2] < identical:
-            out.append(f"{self.identical.mean:.2f} of the answers are identical and {self.near_ties} part at near-ties, below the bound of {identical:g}")
+            out.append(
+                f"{self.identical.mean:.2f} of the answers are identical and {self.near_ties} part at near-ties, "
+                f"below the bound of {identical:g}"
+            )
         if self.kl is not None and not self.kl.low <= kl:
             out.append(f"KL is {self.kl.mean:.3g} nats a token, above the bound of {kl:g}")
         if self.score is not None and self.score.high < -score:
@@ -182,7 +185,7 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
         len(same),
         Interval(*wilson_interval(sum(same), len(same))),
         sum(ties),
-        tuple(statistics.mean(column) for column in zip(*right, strict=True)) if right else None,  # type: ignore[arg-type]
+        (sum(a for a, _ in right) / len(right), sum(b for _, b in right) / len(right)) if right else None,
         interval_of([float(b) - float(a) for a, b in right]) if right else None,
         None if found is None else interval_of([kl for _, kl in found.blocks]),
         None if found is None else (math.exp(min(found.before, 700)), math.exp(min(found.after, 700))),
@@ -192,7 +195,8 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
 
 def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
     """Whether an answer parts from the tuned model's at a token that won by little."""
-    shared = len(commonprefix([mine.text, theirs]))
+    pairs = enumerate(zip(mine.text, theirs, strict=False))
+    shared = next((at for at, (a, b) in pairs if a != b), min(len(mine.text), len(theirs)))
     ids = [id for id, _ in mine.tokens]
     for at, (_, margin) in enumerate(mine.tokens):
         if len(tokenizer.decode(ids[: at + 1], skip_special=True)) > shared:
@@ -209,8 +213,12 @@ def _read_otherwise(tuned: Local, counts: Sequence[tuple[int, int]]) -> Finding:
     """Why prompts are of other numbers of tokens there."""
     mine, theirs = counts[0]
     if tuned.tokenizer.bos_id is not None and all(b - a == 1 for a, b in counts):
-        return Finding("bos-twice", f"prompts are read with one token more ({theirs} for {mine}): the begin of a text twice")
-    return Finding("template", f"a prompt is read as {theirs} tokens, by the tuned model as {mine}: another chat template")
+        return Finding(
+            "bos-twice", f"prompts are read with one token more ({theirs} for {mine}): the begin of a text twice"
+        )
+    return Finding(
+        "template", f"a prompt is read as {theirs} tokens, by the tuned model as {mine}: another chat template"
+    )
 
 
 def interval_of(values: Sequence[float]) -> Interval:

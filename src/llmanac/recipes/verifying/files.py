@@ -88,13 +88,17 @@ def _vocabulary(tuned: Local, other: Local, probes: Probes, known: Any) -> Found
     if differ:
         first = differ[0]
         there = shown(theirs[first]) if first < len(theirs) else "missing"
-        yield "vocabulary", (
-            f"{len(differ):,} tokens differ: token {first} is {there}, in the tuned model {shown(mine[first])}; export "
-            "with the tuned model's own tokenizer"
+        yield (
+            "vocabulary",
+            (
+                f"{len(differ):,} tokens differ: token {first} is {there}, in the tuned model {shown(mine[first])}; "
+                "export with the tuned model's own tokenizer"
+            ),
         )
     elif tuned.model.vocab_size != other.model.vocab_size:
-        yield "vocabulary", (
-            f"the embedding has {other.model.vocab_size:,} rows, that of the tuned model {tuned.model.vocab_size:,}"
+        yield (
+            "vocabulary",
+            (f"the embedding has {other.model.vocab_size:,} rows, that of the tuned model {tuned.model.vocab_size:,}"),
         )
 
 
@@ -118,13 +122,19 @@ def _begins(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
         yield "bos-twice", f"the chat template begins with {bos} twice; keep one"
     elif theirs.adds_bos and not mine.adds_bos:
         if after.startswith(bos):
-            yield "bos-twice", f"the file adds {bos} (add_bos_token), and its chat template writes it too; set it to false"
+            yield (
+                "bos-twice",
+                f"the file adds {bos} (add_bos_token), and its chat template writes it too; set it to false",
+            )
         else:
             yield "bos-added", f"the file adds {bos} (add_bos_token), which the tuned model never read; set it to false"
     elif mine.adds_bos and (not theirs.adds_bos or theirs.bos_id != mine.bos_id):
-        yield "bos-missing", (
-            f"texts of the tuned model begin with token {mine.bos_id}, and the file does not add it; set add_bos_token "
-            "and bos_token_id"
+        yield (
+            "bos-missing",
+            (
+                f"texts of the tuned model begin with token {mine.bos_id}, and the file does not add it; set "
+                "add_bos_token and bos_token_id"
+            ),
         )
 
 
@@ -141,9 +151,12 @@ def _ends(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
     end = tuned.tokenizer.eos_id if end not in mine else end
     if end in mine and end not in theirs:
         stops = ", ".join(map(str, sorted(theirs))) or "no token"
-        yield "end-token", (
-            f"answers of the tuned model end with token {end} ({tuned.tokenizer.decode([end])}), and the export stops "
-            f"at {stops}; set eos_token_id to {end}"
+        yield (
+            "end-token",
+            (
+                f"answers of the tuned model end with token {end} ({tuned.tokenizer.decode([end])}), and the export "
+                f"stops at {stops}; set eos_token_id to {end}"
+            ),
         )
 
 
@@ -163,9 +176,12 @@ def _pieces(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
     for text in probes.texts:
         mine, theirs = tuned.tokenizer.encode(text), other.tokenizer.encode(text)
         if list(mine) != list(theirs):
-            yield "split-pattern", (
-                f"{text[:40]!r} is {len(theirs)} tokens, in the tuned model {len(mine)} others: the vocabulary is the "
-                "same and text is cut in another way (tokenizer.ggml.pre, or the pre_tokenizer of tokenizer.json)"
+            yield (
+                "split-pattern",
+                (
+                    f"{text[:40]!r} is {len(theirs)} tokens, in the tuned model {len(mine)} others: the vocabulary is "
+                    "the same, and text is cut in another way (tokenizer.ggml.pre, or pre_tokenizer of tokenizer.json)"
+                ),
             )
             return
 
@@ -183,9 +199,12 @@ def _template(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
         before, after = (_ids(tokenizer, messages, prompt) for tokenizer in (mine, theirs))
         if before != after:
             roles = ", ".join(str(message.get("role")) for message in messages)
-            yield "template", (
-                f"a conversation ({roles}) is rendered as {_count(after)}, by the tuned model's template as "
-                f"{_count(before)}; write the tuned model's template into the export"
+            yield (
+                "template",
+                (
+                    f"a conversation ({roles}) is rendered as {_count(after)}, by the tuned model's template as "
+                    f"{_count(before)}; write the tuned model's template into the export"
+                ),
             )
             return
 
@@ -210,13 +229,17 @@ def _config(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
     except CheckpointError:  # what no GGUF file could hold
         pairs = diff(tuned.model.spec, other.model.spec)
     for key, (before, after) in pairs.items():
-        close = isinstance(before, (int, float)) and isinstance(after, (int, float))
-        if before == after or (close and math.isclose(before, after, rel_tol=1e-5)):
+        if before == after or (
+            isinstance(before, float) and after is not None and math.isclose(before, after, rel_tol=1e-5)
+        ):
             continue
         if key.startswith("tie_word") or key.endswith(("vocab_size", "tied", "attention_factor")):
             continue  # the weights and tokens say it
         cause = "rope" if any(part in key for part in ("rope", "rotary", "original_max", "position.")) else "config"
-        yield cause, f"{key} is {shown(after)}, in the tuned model {shown(before)}; convert with the tuned model's config"
+        yield (
+            cause,
+            f"{key} is {shown(after)}, in the tuned model {shown(before)}; convert with the tuned model's config",
+        )
 
 
 def _weights(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
@@ -226,7 +249,10 @@ def _weights(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
         if head and name in (HEAD, EMBEDDING):
             continue
         if theirs is None or theirs.shape != mine.shape:
-            yield "weights", f"{name} is {'missing' if theirs is None else 'of another shape'}; the models differ in size"
+            yield (
+                "weights",
+                f"{name} is {'missing' if theirs is None else 'of another shape'}; the models differ in size",
+            )
             return
         a, b = _rows(mine), _rows(theirs)
         error = float((b - a).norm() / a.norm().clamp_min(1e-30))
@@ -236,7 +262,10 @@ def _weights(tuned: Local, other: Local, probes: Probes, known: Any) -> Found:
         names = [name for name, found in wrong.items() if said(name, *found, tuned)]
         if names and (cause != "adapter-not-merged" or len(names) == len(wrong.keys() - {HEAD, EMBEDDING}) or not head):
             worst = max(names, key=lambda name: wrong[name][2])
-            yield cause, ADVICE[cause].format(count=len(names), of=len(tuned.weights), name=worst, error=wrong[worst][2])
+            yield (
+                cause,
+                ADVICE[cause].format(count=len(names), of=len(tuned.weights), name=worst, error=wrong[worst][2]),
+            )
             for name in names:
                 del wrong[name]
 
@@ -303,8 +332,8 @@ ADVICE = {
     "dtype": "{name} has numbers above 65,504, which float16 cannot hold; export as bf16, f32 or q8_0",
     "row-order": "{count} matrices of queries and keys have their rows in another order ({name}); convert again with a "
                  "converter of this architecture",
-    "norm-shift": "{count} norms are off by 1 ({name}): the family stores them less 1, and the converter did not add it",
-    "tied-head": "the head differs from the tuned one ({name}, relative error {error:.2g}): it was tied to the embedding, "
+    "norm-shift": "{count} norms are off by 1 ({name}), which the family's files store less 1; convert again",
+    "tied-head": "the head differs from the tuned one ({name}, relative error {error:.2g}): it was tied, "
                  "or the tuned copy was left out; export it as a tensor of its own",
     "quantization": "{count} matrices are rounded further than their kind needs ({name}, relative error {error:.2g}); "
                     "quantize again from the merged weights",
