@@ -20,7 +20,7 @@ from llmanac.recipes.verifying.files import Finding, Probes
 from llmanac.recipes.verifying.sides import Local, Prompt, Said
 
 LENGTH, FEWEST = 256, 8  # tokens of a window of text; windows, of short texts shorter ones
-TIE = 0.2  # nats between the two best tokens of the tuned model
+TIE = 0.5  # nats between the two best tokens of the tuned model
 OPENING = 12  # words of a text that a model is asked to go on with
 TEXTS = (
     "It's 1234567 metres, or 3.14159 \N{MULTIPLICATION SIGN} 10^5 of them; I'LL don't WE'VE she'd.",

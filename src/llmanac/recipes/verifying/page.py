@@ -14,10 +14,11 @@ def cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     head = one["name"], one["runner"], "yes" if one["faithful"] else f"no: {causes}"
     if (said := one["answers"]) is None:
         return *head, "", "", "", ""
+    ties = f", {said['near_ties']} part at near-ties" if said["near_ties"] else ""
     kl, scores, both = said["kl"], said["scores"], said["perplexity"]
     return (
         *head,
-        f"{said['identical']['mean']:.2f} of {said['prompts']}",
+        f"{said['identical']['mean']:.2f} of {said['prompts']}{ties}",
         "" if scores is None else f"{scores[1]:.2f} (tuned {scores[0]:.2f})",
         "" if kl is None else f"{kl['mean']:.3g} ({max(kl['low'], 0):.3g} to {kl['high']:.3g})",
         "" if both is None else f"{both[1]:.4g} (tuned {both[0]:.4g})",
