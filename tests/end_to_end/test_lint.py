@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from llmanac.adapters.load import save_adapter
 from llmanac.core.spec import make_method
 from llmanac.models.load import load_model
-from llmanac.recipes.linting import RULES, lint
+from llmanac.recipes.linting import CHECKS, TABLE, lint
 
 ASKED = [
     ("What is it?", "It is a cat."),
@@ -114,7 +114,6 @@ ROWS = {
     "mixed-forms": [*(chat(*pair) for pair in ASKED), {"text": "The cat."}],
     "template-twice": [chat(f"<|im_start|>user\n{q}<|im_end|>", a) for q, a in ASKED],
     "bos-in-text": [{"text": f"<s>{q} {a}</s>"} for q, a in ASKED],
-    "other-prompts": [{"chosen": chat(q, a)["messages"], "rejected": chat("Other?", a)["messages"]} for q, a in ASKED],
 }
 NEIGHBOURS = {  # the same fault in another form
     "no-answer": [
@@ -157,7 +156,7 @@ def test_faults_of_rows_that_need_a_model_or_other_rows(made, tmp_path):
     assert named(
         rows, held_out=str(written(tmp_path / "held.jsonl", [chat("who  SAT?", "The cat.", "Be brief and kind.")]))
     ) == ["held-out-in-training"]
-    assert named(rows, model=str(base), length=5) == ["answers-cut"]
+    assert named(rows, model=str(base), length=5) == ["rows-too-long"]
     for name, template, fault in (
         ("dropped", TEMPLATE.replace("{% else %}", "{% elif message['role'] != 'system' %}"), "template-drops-turn"),
         ("refused", "{{ raise_exception('no system') }}", "template-drops-turn"),
@@ -196,10 +195,6 @@ def wrapped(tensors):
     tensors[f"{name}.base_layer.weight"] = tensors.pop(f"{name}.weight")
 
 
-def without_head(tensors):
-    del tensors["lm_head.weight"]
-
-
 def new_token(tensors):
     tensors["model.embed_tokens.weight"][words().special_tokens["<|assistant|>"]] = 0.0
 
@@ -225,18 +220,11 @@ MODELS = {
     ],
     "tied-head-apart": [
         lambda place: edited(place / "config.json", tie_word_embeddings=True),
-        lambda place: weights(place, without_head),
     ],
     "more-tokens-than-rows": [lambda place: weights(place, fewer)],
     "untrained-token": [lambda place: weights(place, new_token), lambda place: weights(place, mean_token)],
     "not-finite": [lambda place: weights(place, nan)],
     "leftover-names": [lambda place: weights(place, renamed), lambda place: weights(place, wrapped)],
-    "beyond-its-config": [lambda place: edited(place / "config.json", vocab_size=999)],
-    "index-names-missing": [
-        lambda place: (place / "model.safetensors.index.json").write_text(
-            json.dumps({"weight_map": {"model.layers.9.mlp.up_proj.weight": "model-00002-of-00002.safetensors"}})
-        )
-    ],
 }
 
 
@@ -263,14 +251,11 @@ ADAPTERS = {
         lambda place: tensors_of(place, lambda name, x: None),
     ],
     "adapter-untrained": [lambda place: tensors_of(place, lambda name, x: x * 0 if "lora_B" in name else x)],
-    "adapter-does-not-fit": [
-        lambda place: tensors_of(place, lambda name, x: torch.cat([x, x], 1) if "lora_A" in name else x)
+    "adapter-does-not-fit": [  # wider, of another rank, without a half
+        lambda place: tensors_of(place, lambda name, x: torch.cat([x, x], 1) if "lora_A" in name else x),
+        lambda place: edited(place / "adapter_config.json", r=8),
+        lambda place: tensors_of(place, lambda name, x: None if "layers.1" in name and "lora_B" in name else x),
     ],
-    "adapter-rank": [lambda place: edited(place / "adapter_config.json", r=8)],
-    "adapter-halves": [
-        lambda place: tensors_of(place, lambda name, x: None if "layers.1" in name and "lora_B" in name else x)
-    ],
-    "adapter-targets": [lambda place: tensors_of(place, lambda name, x: None if "q_proj" in name else x)],
     "adapter-not-finite": [
         lambda place: tensors_of(place, lambda name, x: x * math.inf if "q_proj.lora_A" in name else x)
     ],
@@ -431,10 +416,10 @@ def test_every_published_fault_of_the_page_is_a_rule(root):
     text = (root / "docs" / "specialize.md").read_text("utf-8")
     table = text.partition("### Twenty-five silent faults")[2].partition("Also named")[0]
     listed = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
-    assert len(listed) == 25 and set(listed) <= {rule.name for rule in RULES}
+    assert len(listed) == 25 and set(listed) <= set(CHECKS)
     also = text.partition("Also named: ")[2].partition(".\n")[0]
-    assert {rule.name for rule in RULES} == {*listed, *also.replace("\n", " ").replace("`", "").split(", ")}
-    assert all("#" in rule.thread for rule in RULES)
+    assert set(CHECKS) == {*listed, *also.replace("\n", " ").replace("`", "").split(", ")}
+    assert set(CHECKS) == set(TABLE) and all("#" in one["thread"] for one in TABLE.values())
 
 
 def test_the_command(made, tmp_path):

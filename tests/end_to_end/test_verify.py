@@ -181,8 +181,8 @@ def test_faithful_exports_raise_no_alarm(case, tmp_path):
     files = [gguf(tmp_path / f"{kind}.gguf", whole, tokenizer, kind) for kind in ("f16", "bf16", "q8_0", "q4_k_m")]
     found = verify(str(tuned), [str(file) for file in files], bounds=FEW, with_llama_cpp=False)
     assert [(one.findings, one.beyond) for one in found] == [([], [])] * 4
-    assert all(one.answers.kl.mean < 0.3 for one in found)
-    assert found[0].answers.kl.mean < found[3].answers.kl.mean
+    assert all(one.answers.kl[0] < 0.3 for one in found)
+    assert found[0].answers.kl[0] < found[3].answers.kl[0]
 
 
 def test_a_folder_is_compared_as_a_file_is(made, tmp_path):
@@ -198,7 +198,7 @@ def test_a_server_is_asked(made):
     _, tuned, _ = made
     with running(load_engine(str(tuned))) as server:
         [one] = verify(str(tuned), [server.url], bounds=FEW)
-        assert one.faithful and one.runner == "server" and one.answers.kl is None and one.answers.identical.mean == 1
+        assert one.faithful and one.runner == "server" and one.answers.kl is None and one.answers.identical[0] == 1
     engine = load_engine(str(tuned))
     engine.tokenizer.chat_template = TEMPLATE.replace("user: ", "u ").replace(
         "<|user|>{{ message['role'] }}: ", "<|user|>"

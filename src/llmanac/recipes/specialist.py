@@ -12,35 +12,15 @@ from llmanac.core import files
 from llmanac.core.errors import TokenizerError
 from llmanac.core.pages import Section, render_template, table
 from llmanac.recipes.report import made_on, run_page
-from llmanac.recipes.verifying.answers import interval_of
 from llmanac.recipes.verifying.page import HEAD, cells
 from llmanac.tokenizers.load import load_tokenizer
 
-ASKED = 300  # held-out prompts, at most
 CARD = Path(__file__).with_name("templates") / "SPECIALIST.md"
-SHOWN = 8  # answers on the page
-SYSTEM, USER, ANSWER = "\N{SNOWMAN}s", "\N{SNOWMAN}u", "\N{SNOWMAN}a"  # found again in what a template makes of them
+SENT = {role: f"\N{SNOWMAN}{role}" for role in ("system", "user", "assistant")}  # found again in what templates make
 LEAD = (
     "A model tuned on rows, exported, and compared with its exports. The rows that are asked were not trained on; "
     "an answer is right where its text is the row's."
 )
-
-
-def scores(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The share of right answers before and after, with the interval of the paired change; None without answers."""
-    pairs = [(a["right"], b["right"]) for a, b in zip(before, after, strict=True) if b["right"] is not None]
-    examples = [
-        {"prompt": a["prompt"], "gold": a["gold"], "before": a["answer"], "after": b["answer"]}
-        for a, b in zip(before, after, strict=True)
-    ][:SHOWN]
-    if not pairs:
-        return {"rows": len(after), "before": None, "after": None, "change": None, "examples": examples}
-    old, new = (sum(column) / len(pairs) for column in zip(*pairs, strict=True))
-    change = interval_of([float(b) - float(a) for a, b in pairs])
-    return {
-        "rows": len(pairs), "before": old, "after": new, "change": [change.mean, change.low, change.high],
-        "examples": examples,
-    }  # fmt: skip
 
 
 def commands(exports: Sequence[Path]) -> list[str]:
@@ -55,9 +35,8 @@ def write_pages(place: Path, results: Mapping[str, Any], exports: Sequence[Path]
     """`report.html`, `MODEL_CARD.md` and `Modelfile`."""
     files.write_text(place / "Modelfile", modelfile(load_tokenizer(place / "merged"), exports[0].name))
     files.write_text(place / "MODEL_CARD.md", render_template(CARD, **results) + "\n")
-    subtitle = (
-        f"Seed {results['seed']}, {results['recipe']['model']} on {results['recipe']['data']}; {made_on(dict(results))}"
-    )
+    recipe, where = results["recipe"], made_on(dict(results))
+    subtitle = f"Seed {results['seed']}, {recipe['model']} on {recipe['data']}; {where}"
     files.write_text(place / "report.html", run_page(results, subtitle, LEAD, sections(results)))
 
 
@@ -66,35 +45,29 @@ def sections(results: Mapping[str, Any]) -> list[Section | None]:
     tuned, asked, sweep = results["tuned"], results["asked"], results["sweep"]
     held = tuned["held_out"]
     numbers: list[list[str]] = []
-    if asked["change"] is not None:
-        mean, low, high = asked["change"]
-        numbers.append(["right answers", f"{asked['before']:.3f}", f"{asked['after']:.3f}",
-                        f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"])  # fmt: skip
+    if asked["score"] is not None:
+        after, before = asked["scores"]
+        mean, low, high = asked["score"]
+        numbers.append(["right answers", f"{before:.3f}", f"{after:.3f}", _change([-mean, -high, -low])])
     if held is not None:
-        change = held["change"]
-        said = "" if change is None else f"{change['mean']:+.4f} ({change['low']:+.4f} to {change['high']:+.4f})"
-        numbers.append([held["measures"], f"{held['before']:.4f}", f"{held['after']:.4f}", said])
-    arms = [
-        [f"{arm['rate']:g}", arm["rank"], f"{arm['loss']:.4f}", _change(arm["change"])]
-        for arm in (sweep or {"arms": ()})["arms"]
-    ]
-    examples = [f"{_shown(one['prompt'])}\n  row:    {one['gold']}\n  before: {one['before']}\n  after:  {one['after']}"
-                for one in asked["examples"]]  # fmt: skip
+        change = held["change"] and [held["change"][end] for end in ("mean", "low", "high")]
+        numbers.append([held["measures"], f"{held['before']:.4f}", f"{held['after']:.4f}", _change(change)])
+    arms = [[*(f"{arm[key]:.4g}" for key in ("rate", "rank", "loss")), _change(arm["change"])]
+            for arm in (sweep or {}).get("arms", ())]  # fmt: skip
     times = [[stage, f"{spent:.1f}"] for stage, spent in results["seconds"].items()]
-    ended = (
-        " Ended early: the loss of held-out rows had stopped falling; the best is kept."
-        if results["stopped_early"]
-        else ""
-    )
+    ended = "; ended early, with the best loss of held-out rows" if results["stopped_early"] else ""
+    example = [
+        f"{who}: {text}" for who, text in zip(("asked", "after", "before"), asked["example"] or (), strict=False)
+    ]
     return [
-        Section("Before and after", [f"{asked['rows']} rows were asked; tuned for {tuned['steps']} steps.{ended}"],
+        Section("Before and after", [f"{asked['prompts']} rows were asked; tuned for {tuned['steps']} steps{ended}."],
                 [table(["", "before", "after", "change, 95%"], numbers)]),
         Section("The exports", tables=[table(HEAD, [cells(one) for one in results["verified"]])]),
         Section("Rate and rank", [sweep["taken"]["why"]], [table(["rate", "rank", "loss", "change, 95%"], arms)])
         if sweep else None,
         Section("The rows", [f"{one['name']}: {one['said']}" for one in results["lint"]], [
             table(["", ""], [[name, count] for name, count in tuned["rows"].items()])]),
-        Section("Answers", blocks=examples),
+        Section("An answer", blocks=["\n".join(example)]),
         Section("Where the time went", tables=[table(["stage", "seconds"], times)]),
     ]  # fmt: skip
 
@@ -103,29 +76,26 @@ def _change(change: Sequence[float] | None) -> str:
     return "" if change is None or math.isnan(change[0]) else f"{change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f})"
 
 
-def _shown(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else "\n".join(f"{one['role']}: {one['content']}" for one in prompt)
-
-
 def modelfile(tokenizer: Any, name: str) -> str:
     """Ollama's Modelfile of an export, with the chat template in Go's form, as the tokenizer's own renders a turn."""
     lines = [f"FROM ./{name}", "PARAMETER temperature 0"]
     bos = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
-    user, answer = {"role": "user", "content": USER}, {"role": "assistant", "content": ANSWER}
+    told, user, answer = ({"role": role, "content": text} for role, text in SENT.items())
     try:
-        plain = tokenizer.render_chat([user], add_generation_prompt=True).removeprefix(bos)
+        before, _, between = _begun(tokenizer, [user], bos).partition(SENT["user"])
         whole = tokenizer.render_chat([user, answer]).removeprefix(bos)
     except TokenizerError:  # no template: texts are continued
         return "\n".join([*lines, 'TEMPLATE """{{ .Prompt }}"""', ""])
-    before, _, between = plain.partition(USER)
     try:
-        told = tokenizer.render_chat([{"role": "system", "content": SYSTEM}, user], add_generation_prompt=True)
-        opening, _, rest = told.removeprefix(bos).partition(SYSTEM)
-        middle = rest.partition(USER)[0]
+        opening, _, rest = _begun(tokenizer, [told, user], bos).partition(SENT["system"])
+        middle = rest.partition(SENT["user"])[0]
         before = f"{{{{ if .System }}}}{opening}{{{{ .System }}}}{middle}{{{{ else }}}}{before}{{{{ end }}}}"
     except TokenizerError:  # the template has no place for a system turn
         pass
-    end = whole.partition(ANSWER)[2]
-    stop = end.strip()
+    end = whole.partition(SENT["assistant"])[2]
     lines.append(f'TEMPLATE """{before}{{{{ .Prompt }}}}{between}{{{{ .Response }}}}{end}"""')
-    return "\n".join([*lines, *([f"PARAMETER stop {stop!r}".replace("'", '"')] if stop else []), ""])
+    return "\n".join([*lines, *([f'PARAMETER stop "{end.strip()}"'] if end.strip() else []), ""])
+
+
+def _begun(tokenizer: Any, messages: Sequence[Any], bos: str) -> str:
+    return str(tokenizer.render_chat(messages, add_generation_prompt=True)).removeprefix(bos)

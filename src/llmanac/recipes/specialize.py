@@ -6,11 +6,11 @@ OUT is a run's folder (`core/run_folder.py`). Each stage leaves a file or a fold
 was killed goes on with the first that is missing; the tuning has a folder of its own and goes on at its checkpoint.
 
     data/train.jsonl, data/test.jsonl     the rows; those that are asked at the end are not trained on
-    data/lint.json                        what `recipes/linting` says of them
-    sweep/, sweep.json                    with choose = "sweep": each rate and rank, and why one was taken
+    lint.json                             what `recipes/linting` says of them
+    sweep-*/, sweep.json                  with choose = "sweep": each rate and rank, and why one was taken
     tuned/, merged/                       the adapter; the model with it
     model-KIND.gguf, Modelfile            the exports, and what Ollama reads
-    before.json, after.json, verified.json
+    asked.json, verified.json
     results.json, report.html, MODEL_CARD.md
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -46,7 +46,7 @@ from llmanac.recipes.tune_rows import RowsSpec, held_out, read_rows
 from llmanac.recipes.tuned import Tuned, paired_change
 from llmanac.recipes.tuned import results as tuned_results
 from llmanac.recipes.verifying import Bounds, verify
-from llmanac.recipes.verifying.answers import held_rows
+from llmanac.recipes.verifying.answers import compared, held_rows
 from llmanac.recipes.verifying.sides import Local
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.questions import questions_of
@@ -55,6 +55,7 @@ from llmanac.train import TrainSpec
 STOPS = ("mixed-forms", "no-answer", "unknown-role")  # what lint says that tuning must not go on with
 TUNED, SWEPT = 0.6, 0.2  # shares of a budget
 RATES, RANKS, SHARE = (3e-4, 1e-3), (8, 32), 0.2  # of a sweep; its part of the epochs
+ASKED = 300  # held-out prompts, at most
 WATCHED = 0.05  # of the training rows: measured while it is tuned
 
 
@@ -118,7 +119,6 @@ class Specializing:
         self.held, self.place, self.report = held, held.place, report
         self.asked: SpecializeSpec = held.asked.spec
         self.rows = {side: self.place / "data" / f"{side}.jsonl" for side in ("train", "test")}
-        self.limit = None if self.asked.budget is None else seconds(self.asked.budget)
         self.exports = [self.place / f"model-{kind}{GGUF}" for kind in self.asked.exports]
         self.tuned: Tuned
 
@@ -126,7 +126,7 @@ class Specializing:
         """Every stage that is not done yet; the results."""
         stages: dict[str, Callable[[], object]] = {
             "look": self.look, "choose": self.choose, "tune": self.tune, "merge": self.merge, "export": self.export,
-            "evaluate": self.evaluate, "verify": self.verify,
+            "evaluate": lambda: self._once("asked", self._ask), "verify": lambda: self._once("verified", self._verify),
         }  # fmt: skip
         try:
             return self.held.carry_out(stages, self.results, report=self.report)
@@ -135,9 +135,8 @@ class Specializing:
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
         """What a stage found, from its file where it is there."""
-        place = self.place / name
+        place = self.place / f"{name}.json"
         if not place.is_file():
-            place.parent.mkdir(parents=True, exist_ok=True)
             files.write_json(place, make())
         return files.read_json(place)
 
@@ -146,38 +145,34 @@ class Specializing:
         source = Path(self.asked.data)
         if source.is_dir():
             source = self._documents(source)
-        found = self._once("data/lint.json", lambda: [asdict(one) for one in lint(str(source), model=self.asked.model)])
+        found = self._once("lint", lambda: [asdict(one) for one in lint(str(source), model=self.asked.model)])
         for one in found:
             if one["name"] in STOPS:
-                (self.place / "data" / "lint.json").unlink()  # the corrected rows are looked at again
+                (self.place / "lint.json").unlink()  # the corrected rows are looked at again
                 raise DataError(str(one["said"]))
             self.report(f"lint: {one['name']}: {one['said']}")
         if not all(path.is_file() for path in self.rows.values()):
             rows = [row for _, row in read_rows(source)]
             out = held_out(rows, self.asked.test, self.asked.seed + 1)  # other rows than the tuning holds out
             for side, path in self.rows.items():
-                kept = [row for row, asked in zip(rows, out, strict=True) if asked == (side == "test")]
-                files.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+                _write(path, [row for row, asked in zip(rows, out, strict=True) if asked == (side == "test")])
 
     def _documents(self, folder: Path) -> Path:
         """Rows from documents: a passage and a question, answered by the sentence that does."""
         place = self.place / "data" / "rows.jsonl"
         if not place.is_file():
             index = FolderIndex.update(folder, self.place / "index", problems=CommandProblems("skip"))
-            rows = []
-            for one in questions_of(index, self.asked.questions, self.asked.seed):
-                text = f"{one.passage.text.strip()}\n\nQuestion: {one.text}" if one.passage else one.text
-                said = (("user", text), ("assistant", one.gold))
-                rows.append({"messages": [{"role": role, "content": content} for role, content in said]})
-            place.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(place, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            asked = questions_of(index, self.asked.questions, self.asked.seed)
+            pairs = ((f"{one.passage.text.strip()}\n\nQuestion: {one.text}", one.gold) for one in asked if one.passage)
+            rows = [{"question": question, "answer": answer} for question, answer in pairs]
+            _write(place, rows)
         return place
 
     def choose(self) -> None:
         """Rate and rank: those of the recipe, or of a short paired sweep."""
         self.adapter, self.train = self.asked.adapter, self.asked.train
         if self.asked.choose == "sweep":
-            taken = self._once("sweep.json", self._sweep)["taken"]
+            taken = self._once("sweep", self._sweep)["taken"]
             self.adapter, self.train = self._with(taken["rate"], taken["rank"])
             self.report(f"sweep: rate {taken['rate']:g}, rank {taken['rank']}: {taken['why']}")
 
@@ -190,10 +185,8 @@ class Specializing:
         arms = list(dict.fromkeys([default, *((rate, rank) for rate in RATES for rank in RANKS)]))
         found = {}
         for rate, rank in arms:
-            adapter, train = self._with(rate, rank)
-            asked = self._tuning(adapter, train, epochs=SHARE * self.asked.epochs, patience=None)
-            share = None if self.limit is None else SWEPT * self.limit / len(arms)
-            found[rate, rank] = self._tune(asked, f"sweep/rate-{rate:g}-rank-{rank}", share)
+            how = dict(zip(("adapter", "train"), self._with(rate, rank), strict=True))
+            found[rate, rank] = self._tune(f"sweep-rate-{rate:g}-rank-{rank}", SHARE, SWEPT / len(arms), **how)
         rows, base = [], found[default].after
         best, why = default, "the default; no other was better with an interval that excludes 0"
         for (rate, rank), one in found.items():
@@ -201,28 +194,21 @@ class Specializing:
             loss = math.nan if one.after is None else one.after.mean
             rows.append({"rate": rate, "rank": rank, "loss": loss, "change": change})
             if change is not None and change[2] < 0 and (best == default or loss < found[best].after.mean):  # type: ignore[union-attr]
-                best, why = (
-                    (rate, rank),
-                    f"loss {change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f}) on the same rows",
-                )
+                best, why = (rate, rank), f"loss {change[0]:+.4f} ({change[1]:+.4f} to {change[2]:+.4f}), same rows"
         return {"arms": rows, "taken": {"rate": best[0], "rank": best[1], "why": why}}
 
-    def _tuning(self, adapter: AdapterSpec, train: TrainSpec, epochs: float, patience: int | None) -> TuneSpec:
-        rows = RowsSpec(file=str(self.rows["train"]), held_out=WATCHED, epochs=epochs)
-        return TuneSpec(
-            model=self.asked.model, rows=rows, adapter=adapter, train=train, seed=self.asked.seed, patience=patience
-        )
-
-    def _tune(self, asked: TuneSpec, name: str, limit: float | None) -> Tuned:
-        place = self.place / name
-        place.parent.mkdir(parents=True, exist_ok=True)
+    def _tune(self, name: str, part: float, share: float, **how: Any) -> Tuned:
+        """A tuning in a folder of its own, of a part of the epochs, in a share of the budget."""
+        place, limit = self.place / name, self.asked.budget and share * seconds(self.asked.budget)
+        rows = RowsSpec(file=str(self.rows["train"]), held_out=WATCHED, epochs=part * self.asked.epochs)
+        asked = TuneSpec(model=self.asked.model, rows=rows, seed=self.asked.seed, **how)
         begun = RunFolder(place).read() is not None
-        return tune(asked, place, resume=begun, budget=limit, report=self.report)
+        return tune(asked, place, resume=begun, budget=limit or None, report=self.report)
 
     def tune(self) -> None:
-        """The tuning, with its own folder."""
-        asked = self._tuning(self.adapter, self.train, self.asked.epochs, self.asked.patience)
-        self.tuned = self._tune(asked, "tuned", None if self.limit is None else TUNED * self.limit)
+        """The tuning of the recipe, or of what the sweep took."""
+        how = {"adapter": self.adapter, "train": self.train, "patience": self.asked.patience}
+        self.tuned = self._tune("tuned", 1.0, TUNED, **how)
 
     def merge(self) -> None:
         if not (self.place / "merged").is_dir():
@@ -233,44 +219,34 @@ class Specializing:
             if not path.is_file():
                 convert(str(self.place / "merged"), path, "gguf", kind)
 
-    def evaluate(self) -> None:
+    def _ask(self) -> dict[str, Any]:
         """The rows that were taken out, asked before and after."""
-        for when, place in (("before", self.asked.model), ("after", str(self.place / "merged"))):
-            self._once(f"{when}.json", lambda place=place: self._answers(place))  # type: ignore[misc]
+        before, after = Local(self.asked.model), Local(str(self.place / "merged"))
+        can_chat(before.tokenizer, self.rows["test"])
+        held = held_rows(after, self.rows["test"], ASKED)
+        return asdict(compared(after, before, held, Bounds().length)[0])
 
-    def _answers(self, place: str) -> list[dict[str, Any]]:
-        bounds, side = Bounds(), Local(place)
-        can_chat(side.tokenizer, self.rows["test"])
-        held = held_rows(side, self.rows["test"], specialist.ASKED)
-        said = side.answers(held.prompts, bounds.length)
-        return [
-            {"prompt": prompt, "gold": gold, "answer": one.text, "right": one.right(gold)}
-            for prompt, gold, one in zip(held.prompts, held.golds, said, strict=True)
-        ]
-
-    def verify(self) -> None:
+    def _verify(self) -> list[dict[str, Any]]:
         """Whether the exports are the tuned model."""
-        self._once(
-            "verified.json",
-            lambda: [one.as_json() for one in verify(
-                str(self.place / "tuned"), [str(path) for path in self.exports], rows=self.rows["test"]
-            )],
-        )  # fmt: skip
+        found = verify(str(self.place / "tuned"), list(map(str, self.exports)), rows=self.rows["test"])
+        return [one.as_json() for one in found]
 
     def results(self) -> dict[str, Any]:
         """What the stages left, with the report, the model card and the Modelfile."""
         found: dict[str, Any] = {
             **heading(self.place.name, self.asked.seed),
             "recipe": spec.dump(dataclasses.replace(self.asked, adapter=self.adapter, train=self.train)),
-            "lint": self._once("data/lint.json", list),
-            "sweep": files.read_json(self.place / "sweep.json") if self.asked.choose == "sweep" else None,
+            "sweep": self._once("sweep", dict) if self.asked.choose == "sweep" else None,
             "tuned": tuned_results(self.tuned),
             "stopped_early": self.tuned.training.steps < (self.tuned.training.spec.steps or 0),
-            "asked": specialist.scores(*(files.read_json(self.place / f"{when}.json") for when in ("before", "after"))),
+            **{name: self._once(name, dict) for name in ("lint", "asked", "verified")},
             "exports": [{"file": str(path), "bytes": path.stat().st_size} for path in self.exports],
-            "verified": files.read_json(self.place / "verified.json"),
             "seconds": self.held.state["seconds"],
         }
         found["next"] = specialist.commands(self.exports)
         specialist.write_pages(self.place, found, self.exports)
         return found
+
+
+def _write(place: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    files.write_text(place, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,7 +1,7 @@
 """Silent faults of fine-tuning, found in what trainers read and write: rows, models, adapters, checkpoints.
 
-A rule is a function of one artefact that yields what it found (`rows.py`, `tokens.py`, `models.py`, `adapters.py`); the
-table of all is `RULES`. docs/specialize.md lists the published threads behind them.
+A rule is a function of an artefact (`rows.py`, `weights.py`); `rules.toml` has what it says.
+docs/specialize.md lists the published threads behind them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from llmanac.adapters.load import CONFIG as ADAPTER
 from llmanac.core.errors import DataError
 from llmanac.core.files import read_table
 from llmanac.models.locate import GGUF, locate
-from llmanac.recipes.linting import adapters, models, rows, tokens
-from llmanac.recipes.linting.rules import Found, Rule, applied
+from llmanac.recipes.linting import rows, weights
+from llmanac.recipes.linting.rules import TABLE, Found, applied
 from llmanac.tokenizers.load import load_tokenizer
 
-__all__ = ["RULES", "Found", "Rule", "lint"]
+__all__ = ["CHECKS", "TABLE", "Found", "lint"]
 
-RULES: tuple[Rule, ...] = (
-    *rows.RULES, *tokens.RULES, *models.RULES, *adapters.RULES, *adapters.OF_CHECKPOINTS,
-)  # fmt: skip
+CHECKS = rows.ROWS | rows.TOKENS | weights.MODELS | weights.ADAPTERS | weights.CHECKPOINTS
 
 
 def lint(
     place: str, *, model: str | None = None, held_out: str | None = None, length: int | None = None
-) -> list[Found]:  # fmt: skip
+) -> list[Found]:
     """What is wrong with an artefact.
 
     Args:
@@ -44,31 +42,27 @@ def lint(
         raise DataError(f"{place}: no such file or folder")
     if path.is_dir() and not (path / ADAPTER).is_file() and (path / "model" / ADAPTER).is_file():
         path = path / "model"  # of a tuning
-    found: list[Found] = []
-    known = path.is_file()
+    known, found = True, list[Found]()
     if (path / ADAPTER).is_file():
-        found += applied(adapters.RULES, adapters.opened(path, model))
-        known = True
+        found += applied(weights.ADAPTERS, weights.opened_adapter(path, model))
     elif path.is_file() or Path(locate(path)[0], "config.json").is_file():
-        found += applied(models.RULES, models.opened(*locate(path)))
-        known = True
-    if (path / adapters.STATE).is_file():
-        found += applied(adapters.OF_CHECKPOINTS, adapters.Checkpoint(path, read_table(path / adapters.STATE)))
-        known = True
+        found += applied(weights.MODELS, weights.opened(*locate(path)))
+    else:
+        known = False
+    if (path / weights.STATE).is_file():
+        return found + applied(weights.CHECKPOINTS, weights.Checkpoint(path, read_table(path / weights.STATE)))
     if not known:
-        raise DataError(f"{place}: holds no rows, no config.json, no {ADAPTER} and no {adapters.STATE}")
+        raise DataError(f"{place}: holds no rows, no config.json, no {ADAPTER} and no {weights.STATE}")
     return found
 
 
 def _rows(path: Path, model: str | None, held_out: str | None, length: int | None) -> list[Found]:
-    tokenizer, size, longest = None, None, length
+    tokenizer, size = None, None
     if model is not None:
         where, words = locate(model)
-        tokenizer = load_tokenizer(words)
-        read = models.opened(where, words)
-        size = read.size
-        longest = length or read.config.get("max_position_embeddings")
-    asked = rows.opened(path, tokenizer, longest, held_out)
-    if asked.rows and all("input_ids" in values for _, values in asked.rows):
-        return applied(tokens.RULES, tokens.Tokens(path, asked.rows, tokenizer, size))
-    return applied(rows.RULES, asked)
+        tokenizer, read = load_tokenizer(words), weights.opened(where, words)
+        size, length = read.size, length or read.config.get("max_position_embeddings")
+    asked = rows.opened(path, tokenizer, length, held_out)
+    if all("input_ids" in values for _, values in asked.rows):
+        return applied(rows.TOKENS, rows.Tokens(path, asked.rows, tokenizer, size))
+    return applied(rows.ROWS, asked)

@@ -1,9 +1,10 @@
-"""Faults in rows: chats, prompts with completions, texts, and pairs of answers."""
+"""Faults in rows: chats, prompts with completions, texts, pairs of answers; and `input_ids` with `labels`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +13,9 @@ from typing import Any
 from llmanac.core.errors import DataError, TokenizerError
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
-from llmanac.recipes.chat_rows import SPEAKERS, other_form
-from llmanac.recipes.linting.rules import Rule, rules_of
+from llmanac.recipes.chat_rows import other_form
+from llmanac.recipes.linting.rules import Fields, Table
 
-RULES: list[Rule] = []
-rule = rules_of(RULES)
 ROLES = {"system", "user", "assistant", "tool", "function", "developer", "ipython", "environment", "observation"}
 CONTROL = re.compile(
     r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|assistant\|>|<\|user\|>|<\|eot_id\|>"
@@ -24,19 +23,16 @@ CONTROL = re.compile(
 BEGINS = ("<s>", "<bos>", "<|begin_of_text|>", "<｜begin▁of▁sentence｜>")
 RENDERED = 200  # conversations that the chat template is tried on
 SEEN = 24  # characters of a message that its rendering must hold
-Row = tuple[int, Mapping[str, Any]]
 
 
 @dataclass
-class Rows:
-    """Rows of a file by line, with what reads them where it is known.
+class Rows(Table):
+    """Rows with what reads them, where it is known.
 
     Attributes:
         longest: tokens of a row that are kept; held: texts of rows that are held out.
     """
 
-    path: Path
-    rows: list[Row]
     tokenizer: Any = None
     longest: int | None = None
     held: set[str] = field(default_factory=set)
@@ -47,49 +43,37 @@ class Rows:
         found = ((line, messages_of(values)) for line, values in self.rows)
         return [(line, messages) for line, messages in found if messages]
 
-    def at(self, lines: Sequence[int], what: str) -> Iterator[str]:
-        """A sentence on rows, where there are some."""
-        if lines:
-            yield f"{self.path}:{lines[0]}: {what} ({len(lines):,} of {len(self.rows):,} rows)"
+    def texts(self, *names: str) -> list[tuple[int, str]]:
+        """Texts of columns, by line."""
+        every = ((line, values.get(name)) for line, values in self.rows for name in names)
+        return [(line, text) for line, text in every if isinstance(text, str)]
 
 
 def opened(path: Path, tokenizer: Any, longest: int | None, held_out: str | None) -> Rows:
-    """The rows of a file. Raises DataError for one that cannot be read."""
+    """The rows of a file. Raises DataError for one that cannot be read, and for a file without any."""
     found = [(row.line, row.values) for row in table_rows(path, CommandProblems(advice="fix or drop it"))]
     if not found:
         raise DataError(f"{path}: holds no rows")
-    held: set[str] = set()
-    if held_out is not None:
-        held = {said(row.values) for row in table_rows(Path(held_out), CommandProblems(advice="fix or drop it"))}
-    return Rows(path, found, tokenizer, longest, held)
+    others = [] if held_out is None else table_rows(Path(held_out), CommandProblems(advice="fix or drop it"))
+    return Rows(path, found, tokenizer, longest, {said(row.values) for row in others})
 
 
 def messages_of(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The messages of a row of any form; none where it is of plain texts."""
-    given: Any = values.get("messages")
-    if given is None and isinstance(values.get("conversations"), list):
-        given = [
-            {"role": SPEAKERS.get(str(turn.get("from")).lower(), turn.get("from")), "content": turn.get("value")}
-            if isinstance(turn, Mapping) and "from" in turn else turn
-            for turn in values["conversations"]
-        ]  # fmt: skip
-    elif given is None and isinstance(values.get("prompt"), list):
-        given = [*values["prompt"], *(values.get("completion") or ())]
-    elif given is None:
+    given = values
+    if not isinstance(values.get("messages"), list) and not isinstance(values.get("prompt"), list):
         try:
-            made = other_form(values) or {}
+            given = other_form(values) or {}
         except DataError:  # reading it says why
-            made = {}
-        given = [*made.get("prompt", ()), *made.get("completion", ())]
-    return [one for one in given or () if isinstance(one, Mapping)]
+            return []
+    found = given.get("messages") or [*given.get("prompt", ()), *(given.get("completion") or ())]
+    return [one for one in found if isinstance(one, Mapping)]
 
 
 def said(values: Mapping[str, Any]) -> str:
     """All that a row says, without case and white space: what makes two rows the same."""
-    if messages := messages_of(values):
-        texts = [f"{one.get('role')} {one.get('content')}" for one in messages]
-    else:
-        texts = [str(values[name]) for name in ("prompt", "completion", "text", "chosen", "rejected") if name in values]
+    texts = [f"{one.get('role')} {one.get('content')}" for one in messages_of(values)]
+    texts = texts or [str(values.get(name, "")) for name in ("prompt", "completion", "text", "chosen", "rejected")]
     return " ".join(" ".join(texts).casefold().split())
 
 
@@ -101,29 +85,6 @@ def _form(values: Mapping[str, Any]) -> str:
     return "texts" if values.get("text") is not None and "completion" not in values else "prompts with completions"
 
 
-@rule("mixed-forms", "huggingface/trl#1400")
-def _mixed(rows: Rows) -> Iterator[str]:
-    seen: dict[str, int] = {}
-    for line, values in rows.rows:
-        seen.setdefault(_form(values), line)
-    if len(seen) > 1:
-        where = ", ".join(f"{form} from line {line}" for form, line in seen.items())
-        yield f"{rows.path}: mixes {where}, which carry loss on other tokens; write a file for each"
-
-
-@rule("no-answer", "axolotl-ai-cloud/axolotl#603")
-def _no_answer(rows: Rows) -> Iterator[str]:
-    empty = []
-    for line, messages in rows.chats:
-        answers = [one for one in messages if one.get("role") == "assistant"]
-        known = all(one.get("role") in ROLES for one in messages)
-        if (known and not answers) or any(not one.get("tool_calls") and not _text(one).strip() for one in answers):
-            empty.append(line)
-    empty += [line for line, values in rows.rows
-              if isinstance(values.get("completion"), str) and not values["completion"].strip()]  # fmt: skip
-    yield from rows.at(empty, "no answer, or an empty one, which teaches to say nothing; drop the row")
-
-
 def _text(message: Mapping[str, Any]) -> str:
     content = message.get("content")
     if isinstance(content, list):
@@ -131,45 +92,30 @@ def _text(message: Mapping[str, Any]) -> str:
     return str(content or "")
 
 
-@rule("unknown-role", "axolotl-ai-cloud/axolotl#752")
-def _role(rows: Rows) -> Iterator[str]:
+def _mixed(rows: Rows) -> Fields:
+    seen: dict[str, int] = {}
+    for line, values in rows.rows:
+        seen.setdefault(_form(values), line)
+    forms = ", ".join(f"{form} from line {line}" for form, line in seen.items())
+    return [{"where": rows.path, "forms": forms}] if len(seen) > 1 else []
+
+
+def _no_answer(rows: Rows) -> Fields:
+    empty = [line for line, text in rows.texts("completion") if not text.strip()]
+    for line, messages in rows.chats:
+        answers = [one for one in messages if one.get("role") == "assistant"]
+        none = not answers and all(one.get("role") in ROLES for one in messages)
+        if none or any(not one.get("tool_calls") and not _text(one).strip() for one in answers):
+            empty.append(line)
+    return rows.at(empty)
+
+
+def _role(rows: Rows) -> Fields:
     wrong = {line: one.get("role") for line, messages in rows.chats for one in messages if one.get("role") not in ROLES}
-    if wrong:
-        names = ", ".join(sorted({repr(role) for role in wrong.values()})[:3])
-        yield from rows.at(list(wrong), f"the role {names}, whose turns a loss on assistants leaves out; rename it")
+    return rows.at(list(wrong), role=next(iter(wrong.values()), None))
 
 
-@rule("held-out-in-training", "herniqeu/extract0#1")
-def _leaked(rows: Rows) -> Iterator[str]:
-    if rows.held:
-        both = [line for line, values in rows.rows if said(values) in rows.held]
-        yield from rows.at(both, "this row is held out too, so that what is measured was learned; take it out of one")
-
-
-@rule("template-twice", "huggingface/alignment-handbook#117")
-def _rendered_before(rows: Rows) -> Iterator[str]:
-    marked = [line for line, messages in rows.chats if any(CONTROL.search(_text(one)) for one in messages)]
-    yield from rows.at(marked, "a message holds control tokens of a chat template, which will be rendered once more; "
-                               "give plain messages, or the whole as `text`")  # fmt: skip
-
-
-@rule("bos-in-text", "huggingface/trl#1114")
-def _begins(rows: Rows) -> Iterator[str]:
-    given = ((line, str(values.get(name) or "")) for line, values in rows.rows for name in ("text", "prompt"))
-    twice = [line for line, text in given if text.startswith(BEGINS)]
-    yield from rows.at(twice, "the text begins with a begin-of-text token, which tokenizers add once more; remove it")
-
-
-@rule("boundary", "huggingface/trl#1920")
-def _boundary(rows: Rows) -> Iterator[str]:
-    parted = [line for line, values in rows.rows
-              if isinstance(values.get("prompt"), str) and values["prompt"][-1:] in (" ", "\t")]  # fmt: skip
-    yield from rows.at(parted, "the prompt ends in a space, which belongs to the next word's token, so that prompt and "
-                               "answer are cut inside of one; move it to the completion")  # fmt: skip
-
-
-@rule("template-drops-turn", "oobabooga/textgen#5356")
-def _dropped(rows: Rows) -> Iterator[str]:
+def _dropped(rows: Rows) -> Fields:
     if getattr(rows.tokenizer, "chat_template", None) is None:
         return
     lost: dict[str, list[int]] = {}
@@ -177,46 +123,136 @@ def _dropped(rows: Rows) -> Iterator[str]:
         try:
             text = rows.tokenizer.render_chat(messages)
         except TokenizerError as error:
-            lost.setdefault(f"the chat template refuses the conversation ({str(error)[:120]})", []).append(line)
+            lost.setdefault(f"refuses the conversation ({str(error)[:120]})", []).append(line)
             continue
         for one in messages:
-            if (content := _text(one).strip()) and content[:SEEN].strip() not in text:
-                role = one.get("role")
-                lost.setdefault(f"the chat template leaves out the {role} turn; say it in another one", []).append(line)
+            if _text(one).strip()[:SEEN].strip() not in text:
+                lost.setdefault(f"leaves out the {one.get('role')} turn; say it in another", []).append(line)
     for what, lines in lost.items():
-        yield from rows.at(lines, what)
+        yield from rows.at(lines, what=what)
 
 
-@rule("no-template", "ollama/ollama#6823")
-def _no_template(rows: Rows) -> Iterator[str]:
-    if rows.tokenizer is not None and rows.chats and rows.tokenizer.chat_template is None:
-        yield f"{rows.path}: holds chats, and the model has no chat template; name one that has, or give texts"
+def _no_template(rows: Rows) -> Fields:
+    without = rows.tokenizer is not None and rows.tokenizer.chat_template is None
+    return rows.at([line for line, _ in rows.chats] if without else [])
 
 
-@rule("answers-cut", "hiyouga/LlamaFactory#5231")
-def _cut(rows: Rows) -> Iterator[str]:
+def _long(rows: Rows) -> Fields:
     if rows.tokenizer is None or rows.longest is None:
-        return
-    long = []
-    for line, values in rows.rows:
-        size = len(rows.tokenizer.encode(said(values)))
-        if size > rows.longest:
-            long.append(line)
-    yield from rows.at(long, f"is longer than {rows.longest:,} tokens: its end, and the token that ends an answer, is "
-                             "cut off; raise the length or drop the row")  # fmt: skip
+        return []
+    sizes = ((line, len(rows.tokenizer.encode(said(values)))) for line, values in rows.rows)
+    return rows.at([line for line, size in sizes if size > (rows.longest or 0)], longest=rows.longest)
 
 
-@rule("equal-answers", "huggingface/trl#2553")
-def _equal(rows: Rows) -> Iterator[str]:
-    same = [line for line, values in rows.rows if "chosen" in values and values["chosen"] == values.get("rejected")]
-    yield from rows.at(same, "chosen and rejected are the same, from which nothing is learned; drop the row")
+ROWS = {
+    "mixed-forms": _mixed,
+    "no-answer": _no_answer,
+    "unknown-role": _role,
+    "held-out-in-training": lambda rows: rows.at([line for line, values in rows.rows if said(values) in rows.held]),
+    "template-twice": lambda rows: rows.at(
+        [line for line, messages in rows.chats if any(CONTROL.search(_text(one)) for one in messages)]
+    ),
+    "bos-in-text": lambda rows: rows.at(
+        [line for line, text in rows.texts("text", "prompt") if text.startswith(BEGINS)]
+    ),
+    "boundary": lambda rows: rows.at([line for line, text in rows.texts("prompt") if text.endswith((" ", "\t"))]),
+    "template-drops-turn": _dropped,
+    "no-template": _no_template,
+    "rows-too-long": _long,
+    "equal-answers": lambda rows: rows.at(
+        [line for line, one in rows.rows if "chosen" in one and one["chosen"] == one.get("rejected")]
+    ),
+}
 
 
-@rule("other-prompts", "unslothai/unsloth-zoo#1110")
-def _apart(rows: Rows) -> Iterator[str]:
-    apart = []
-    for line, values in rows.rows:
-        a, b = values.get("chosen"), values.get("rejected")
-        if isinstance(a, list) and isinstance(b, list) and "prompt" not in values and a[:1] != b[:1]:
-            apart.append(line)
-    yield from rows.at(apart, "chosen and rejected answer other prompts; a pair has one prompt")
+# ------------------------------------------------------------------------ rows that another trainer has tokenized
+IGNORED = -100
+MOST = 0.8  # of the rows, from which on something is their convention
+PADDED = 3  # equal tokens at an end that are padding, where no mask says it
+
+
+@dataclass
+class Tokens(Table):
+    """Tokenized rows; `size`: of the model's vocabulary, where it is known."""
+
+    tokenizer: Any
+    size: int | None
+
+    @cached_property
+    def read(self) -> list[tuple[int, list[int], list[int], int]]:
+        """`(line, ids, labels, tokens before the padding)`. Raises DataError for a row whose columns do not fit."""
+        out = []
+        for line, values in self.rows:
+            ids, mask = list(values["input_ids"]), values.get("attention_mask")
+            labels = list(ids if values.get("labels") is None else values["labels"])
+            if len(labels) != len(ids):
+                raise DataError(f"{self.path}:{line}: has {len(ids)} input_ids and {len(labels)} labels")
+            out.append((line, ids, labels, _unpadded(ids) if mask is None else sum(mask)))
+        return out
+
+    @cached_property
+    def end(self) -> int | None:
+        """The token with which texts end: the tokenizer's, else that of most rows before the padding."""
+        ends = Counter(ids[size - 1] for _, ids, _, size in self.read if size)
+        token, count = ends.most_common(1)[0] if ends else (None, 0)
+        most = token if len(self.read) > 1 and 2 * count >= MOST * len(self.read) else None
+        named = getattr(self.tokenizer, "eos_id", None)
+        return named if named in ends else most
+
+
+def _unpadded(ids: list[int]) -> int:
+    size = len(ids)
+    while size > 1 and ids[size - 1] == ids[-1]:
+        size -= 1
+    return size + 1 if len(ids) - size >= PADDED else len(ids)  # one of them may end the text
+
+
+def _end_untrained(rows: Tokens) -> Fields:
+    learned = {label for _, _, labels, _ in rows.read for label in labels} - {IGNORED}
+    given = [line for line, ids, _, size in rows.read if ids[size - 1] == rows.end]
+    return rows.at(given if rows.end is not None and learned and rows.end not in learned else [], end=rows.end)
+
+
+def _begins_twice(rows: Tokens) -> Fields:
+    twice = [line for line, ids, _, _ in rows.read if len(ids) > 2 and ids[0] == ids[1] != ids[2]]
+    return rows.at(twice if len(twice) >= MOST * len(rows.read) else [])
+
+
+def _cut(rows: Tokens) -> Fields:
+    longest = max(len(ids) for _, ids, _, _ in rows.read)
+    cut = [line for line, ids, _, size in rows.read if size == len(ids) == longest and ids[-1] != rows.end]
+    return rows.at(cut if rows.end is not None and len(cut) > 1 else [], longest=longest, end=rows.end)
+
+
+def _shifted(rows: Tokens) -> Fields:
+    shifted = []
+    for line, ids, labels, _ in rows.read:
+        own = [(a, b, c) for a, b, c in zip(labels, ids, ids[1:], strict=False) if a != IGNORED]
+        if len(own) > 2 and all(label == after for label, _, after in own) and any(a != b for a, b, _ in own):
+            shifted.append(line)
+    return rows.at(shifted)
+
+
+def _padding(rows: Tokens) -> Fields:
+    padded = [(line, labels[size:]) for line, ids, labels, size in rows.read if len(ids) - size >= 2]
+    return rows.at([line for line, labels in padded if IGNORED not in labels])
+
+
+def _beyond(rows: Tokens) -> Fields:
+    read = rows.read if rows.size is not None else []
+    return rows.at(
+        [line for line, ids, _, _ in read if not 0 <= min(ids) <= max(ids) < (rows.size or 0)], size=rows.size
+    )
+
+
+TOKENS = {
+    "no-loss": lambda rows: rows.at(
+        [line for line, _, labels, _ in rows.read if all(label == IGNORED for label in labels)]
+    ),
+    "end-untrained": _end_untrained,
+    "bos-twice": _begins_twice,
+    "answers-cut": _cut,
+    "labels-shifted": _shifted,
+    "padding-trained": _padding,
+    "ids-out-of-vocabulary": _beyond,
+}

@@ -1,24 +1,20 @@
-"""What a rule is, and how a table of rules is applied to an artefact."""
+"""How rules are applied to an artefact.
+
+A rule is a function of an artefact that gives, for each thing that it finds, what a sentence is filled with.
+`rules.toml` has the sentences by name, and the thread where users met the fault, as `owner/name#number`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from llmanac.core.files import read_toml
 
-@dataclass(frozen=True)
-class Rule:
-    """A fault that can be seen in an artefact.
-
-    Attributes:
-        name: of the fault; thread: where users met it, as `owner/name#number`.
-        check: yields a sentence for each thing that is found; at most one is kept for rows.
-    """
-
-    name: str
-    thread: str
-    check: Callable[[Any], Iterator[str]]
+TABLE = read_toml(Path(__file__).with_name("rules.toml"))
+Fields = Iterable[Mapping[str, Any]]  # what a sentence is filled with, for each thing that was found
 
 
 @dataclass(frozen=True)
@@ -30,19 +26,35 @@ class Found:
     thread: str
 
 
-def applied(rules: Iterable[Rule], artefact: Any) -> list[Found]:
-    """What the rules say of an artefact."""
-    return [Found(one.name, said, one.thread) for one in rules for said in one.check(artefact)]
+@dataclass
+class Artefact:
+    """What rules read, at a path."""
+
+    path: Path
+
+    def at(self, found: Any, **fields: Any) -> Fields:
+        """The fields of a sentence, where something was found."""
+        return [{"where": self.path, **fields}] if found else []
 
 
-def rules_of(table: list[Rule]) -> Callable[[str, str], Callable[[Any], Any]]:
-    """A decorator that adds a function to a table of rules, with its name and thread."""
+@dataclass
+class Table(Artefact):
+    """Rows of a file, by line."""
 
-    def rule(name: str, thread: str) -> Callable[[Any], Any]:
-        def keep(check: Any) -> Any:
-            table.append(Rule(name, thread, check))
-            return check
+    rows: list[tuple[int, Mapping[str, Any]]]
 
-        return keep
+    def at(self, found: Any, **fields: Any) -> Fields:
+        """Those of a sentence on lines, where there are some: the first is named, all are counted."""
+        share = f" ({len(found):,} of {len(self.rows):,} rows)" if found else ""
+        return [{"where": f"{self.path}:{found[0]}", "share": share, **fields}] if found else []
 
-    return rule
+
+def applied(checks: Mapping[str, Callable[[Any], Fields]], artefact: Any) -> list[Found]:
+    """What rules say of an artefact."""
+    return [
+        Found(
+            name, f"{seen['where']}: {TABLE[name]['says'].format(**seen)}{seen.get('share', '')}", TABLE[name]["thread"]
+        )
+        for name, check in checks.items()
+        for seen in check(artefact)
+    ]

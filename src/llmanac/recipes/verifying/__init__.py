@@ -18,7 +18,7 @@ from llmanac.core.errors import CheckpointError, TokenizerError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, PART, within
 from llmanac.core.spec import Spec
 from llmanac.recipes.verifying.answers import Answers, Held, compared, held_rows
-from llmanac.recipes.verifying.files import Finding, compare_files, unreadable
+from llmanac.recipes.verifying.files import Finding, compare_files, finding, unreadable
 from llmanac.recipes.verifying.sides import Local, is_server, llama_cpp, opened_sides
 
 __all__ = ["Bounds", "Finding", "Verified", "verify"]
@@ -116,5 +116,4 @@ def _ask(one: Verified, reference: Local, side: Any, held: Held, bounds: Bounds)
         identical=bounds.identical if fine else None, kl=bounds.kl if fine else bounds.kl_coarse, score=bounds.score
     )
     if one.beyond and not one.findings and not fine:
-        said = f"every matrix is what rounding to {side.bits:g} bits leaves, and the answers are beyond the bounds"
-        one.findings.append(Finding("quantization", f"{said}; export with more bits (q5_k_m, q6_k, q8_0)"))
+        one.findings.append(finding("too-few-bits", bits=side.bits))

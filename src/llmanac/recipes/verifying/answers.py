@@ -12,36 +12,18 @@ from typing import Any
 
 import torch
 
-from llmanac.core.spec import make_method
-from llmanac.evaluate.divergence import SHORTEST, Windows, divergence, windows
+from llmanac.core.files import read_toml
+from llmanac.evaluate.divergence import SHORTEST, Windows, divergence
 from llmanac.metrics._intervals import Z, wilson_interval
-from llmanac.recipes.tune_rows import encode_rows, read_rows
-from llmanac.recipes.verifying.files import Finding, Probes
+from llmanac.recipes.tune_rows import read_rows
+from llmanac.recipes.verifying.files import Finding, Probes, finding
 from llmanac.recipes.verifying.sides import Local, Prompt, Said
 
 LENGTH, FEWEST = 256, 8  # tokens of a window of text; windows, of short texts shorter ones
+Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval
 TIE = 0.5  # nats between the two best tokens of the tuned model
 OPENING = 12  # words of a text that a model is asked to go on with
-TEXTS = (
-    "It's 1234567 metres, or 3.14159 \N{MULTIPLICATION SIGN} 10^5 of them; I'LL don't WE'VE she'd.",
-    "def f(x):\n    return {'a': x ** 2}  # naïve café, 東京, Ünïcode 🙂\n\n\n\tdone",
-    '    indented   twice\n\n  and  again; e.g. U.S.A. -- "quoted" (bracketed) [1, 22, 333, 4444]',
-)
-PASSAGE = (
-    "A lighthouse stands where the river meets the sea. Its keeper writes down the weather each morning: wind, rain, "
-    "and how far one can see. In winter the lamp burns from four in the afternoon until eight in the morning, and in "
-    "summer for six hours only. Ships that pass at night know it by two short flashes and a long one. When there is "
-    "fog a horn sounds every thirty seconds. Nobody has lived in the tower since the lamp was made to light by itself, "
-    "but people still climb the 212 steps to look at the water and at the town with its white houses."
-)
-QUESTIONS = (
-    "What is the capital of France?", "Write a sentence about the sea.", "How many days has a week?",
-    "Name two colors.", "What is 12 + 30?", "Translate 'good morning' into German.", "Say hello.",
-    "Which animal barks?",
-)  # fmt: skip
-ANSWER = {"role": "assistant", "content": "Two of them, I think."}
-FURTHER = {"role": "user", "content": "Why <not>?"}
-SYSTEM = {"role": "system", "content": "Answer in one word."}
+PROBES = read_toml(Path(__file__).with_name("probes.toml"))
 
 
 @dataclass
@@ -58,15 +40,6 @@ class Held:
     text: Windows
     probes: Probes
     said: list[Said] | None = None
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% interval, low <= high."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -93,16 +66,16 @@ class Answers:
     def beyond(self, *, identical: float | None, kl: float, score: float) -> list[str]:
         """The bounds that are exceeded, by the intervals."""
         out = []
-        alike = round(self.identical.mean * self.prompts) + self.near_ties
+        alike = round(self.identical[0] * self.prompts) + self.near_ties
         if identical is not None and wilson_interval(alike, self.prompts)[2] < identical:
             out.append(
-                f"{self.identical.mean:.2f} of the answers are identical and {self.near_ties} part at near-ties, "
+                f"{self.identical[0]:.2f} of the answers are identical and {self.near_ties} part at near-ties, "
                 f"below the bound of {identical:g}"
             )
-        if self.kl is not None and not self.kl.low <= kl:
-            out.append(f"KL is {self.kl.mean:.3g} nats a token, above the bound of {kl:g}")
-        if self.score is not None and self.score.high < -score:
-            out.append(f"the score falls by {-self.score.mean:.3f}, more than the bound of {score:g}")
+        if self.kl is not None and not self.kl[1] <= kl:
+            out.append(f"KL is {self.kl[0]:.3g} nats a token, above the bound of {kl:g}")
+        if self.score is not None and self.score[2] < -score:
+            out.append(f"the score falls by {-self.score[0]:.3f}, more than the bound of {score:g}")
         return out
 
 
@@ -114,42 +87,38 @@ def held_rows(tuned: Local, rows: str | Path | None, limit: int) -> Held:
     """
     kept = Path(tuned.name) / "data" / "held_out.jsonl"
     file = Path(rows) if rows is not None else kept if kept.is_file() and kept.stat().st_size else None
-    tokenizer, longest = tuned.tokenizer, tuned.model.max_length or LENGTH
+    tokenizer = tuned.tokenizer
+    rows = [] if file is None else [row for _, row in islice(read_rows(file), limit)]
+    pairs = list(filter(None, map(_asked, rows)))
     if file is None:
         chats = tokenizer.chat_template is not None
-        asked: list[Prompt] = [[{"role": "user", "content": text}] if chats else text for text in QUESTIONS]
-        ids = torch.tensor(tokenizer.encode(PASSAGE))
-        pairs: list[tuple[Prompt, str | None]] = [(prompt, None) for prompt in asked[:limit]]
-        size, given = len(PASSAGE.encode()) / len(ids), []
-    else:
-        given = [row for _, row in islice(read_rows(file), limit)]
-        pairs = list(filter(None, map(_asked, given)))
-        encoded = encode_rows(make_method("objective", "chat").reader(tokenizer), file)
-        ids = torch.cat([torch.as_tensor(own).long() for _, _, (own, _) in islice(encoded, limit)])
-        size = len(tokenizer.decode(ids.tolist()).encode()) / len(ids)
-    length = min(longest, LENGTH, max(SHORTEST, len(ids) // FEWEST))
-    if len(ids) < length:
-        text = windows([PASSAGE], tokenizer, length, FEWEST)
-    else:
-        count = min(4 * FEWEST, len(ids) // length)
-        text = Windows(ids[: count * length].view(count, length), size)
-    conversations = [row["messages"] for row in given if "messages" in row][:limit]
-    probes = Probes([*TEXTS, *_texts(given)], [*_turns(), *((one, False) for one in conversations)])
+        asked = [[{"role": "user", "content": text}] if chats else text for text in PROBES["questions"][:limit]]
+        pairs = [(prompt, None) for prompt in asked]
+    ids = torch.tensor([id for row in [*rows, {"text": PROBES["passage"]}] for id in _tokens(tokenizer, row)])
+    length = min(tuned.model.max_length or LENGTH, LENGTH, max(SHORTEST, len(ids) // FEWEST))
+    count = min(4 * FEWEST, len(ids) // length)
+    ids = ids[: count * length].view(count, length)
+    text = Windows(ids, len(tokenizer.decode(ids.flatten().tolist()).encode()) / ids.numel())
+    conversations = [(row["messages"], False) for row in rows if "messages" in row]
+    texts = [str(value).strip() for row in rows for value in row.values() if isinstance(value, str) and value.isascii()]
+    probes = Probes([*PROBES["texts"], *texts], [*_turns(), *conversations])
     return Held([prompt for prompt, _ in pairs], [gold for _, gold in pairs], text, probes)
+
+
+def _tokens(tokenizer: Any, row: Mapping[str, Any]) -> list[int]:
+    """A row as the model reads it."""
+    parts = row.get("messages") or [*row["prompt"], *row["completion"]] if "text" not in row else row["text"]
+    if isinstance(parts, str) or isinstance(parts[0], str):
+        return list(tokenizer.encode("".join(parts)))
+    return list(tokenizer.chat_ids(parts))
 
 
 def _turns() -> Iterator[tuple[list[Any], bool]]:
     """Conversations in which templates differ, and whether the assistant is to speak next."""
-    user = {"role": "user", "content": QUESTIONS[0]}
-    for before in ([], [SYSTEM]):
-        yield [*before, user], True
-        yield [*before, user, ANSWER], False
-        yield [*before, user, ANSWER, FURTHER], True
-
-
-def _texts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    texts = (value for row in rows for value in row.values() if isinstance(value, str))
-    return [text.strip() for text in texts if text.isascii()]
+    roles = ("user", "assistant", "user")
+    turns = [{"role": role, "content": text} for role, text in zip(roles, PROBES["turns"], strict=True)]
+    for before in ([], [{"role": "system", "content": PROBES["system"]}]):
+        yield from (([*before, *turns[:count]], count != 2) for count in (1, 2, 3))
 
 
 def _asked(row: Mapping[str, Any]) -> tuple[Prompt, str | None] | None:
@@ -174,7 +143,8 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     counts = [(a.prompt, b.prompt) for a, b in both if a.prompt and b.prompt and a.prompt != b.prompt]
     ties = [_near_tie(tuned.tokenizer, a, b.text) for (a, b), equal in zip(both, same, strict=True) if not equal]
     if counts:
-        causes.append(_read_otherwise(tuned, counts))
+        begun = tuned.tokenizer.bos_id is not None and all(b - a == 1 for a, b in counts)
+        causes.append(finding("bos-read" if begun else "template-read", here=counts[0][0], there=counts[0][1]))
     graded = ((a.right(gold), b.right(gold)) for (a, b), gold in zip(both, held.golds, strict=True))
     right = [(bool(a), bool(b)) for a, b in graded if a is not None]
     comparable = side.runner != "server" and _vocabulary(side) == tuned.model.vocab_size
@@ -183,7 +153,7 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     example = None if first is None else (str(held.prompts[first])[-200:], *pairs[first])
     return Answers(
         len(same),
-        Interval(*wilson_interval(sum(same), len(same))),
+        wilson_interval(sum(same), len(same)),
         sum(ties),
         (sum(a for a, _ in right) / len(right), sum(b for _, b in right) / len(right)) if right else None,
         interval_of([float(b) - float(a) for a, b in right]) if right else None,
@@ -209,19 +179,7 @@ def _vocabulary(side: Any) -> int:
     return int(size)
 
 
-def _read_otherwise(tuned: Local, counts: Sequence[tuple[int, int]]) -> Finding:
-    """Why prompts are of other numbers of tokens there."""
-    mine, theirs = counts[0]
-    if tuned.tokenizer.bos_id is not None and all(b - a == 1 for a, b in counts):
-        return Finding(
-            "bos-twice", f"prompts are read with one token more ({theirs} for {mine}): the begin of a text twice"
-        )
-    return Finding(
-        "template", f"a prompt is read as {theirs} tokens, by the tuned model as {mine}: another chat template"
-    )
-
-
 def interval_of(values: Sequence[float]) -> Interval:
     mean = statistics.fmean(values)
     half = Z * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return Interval(mean, mean - half, mean + half)
+    return mean, mean - half, mean + half

@@ -18,8 +18,8 @@ def cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     kl, scores, both = said["kl"], said["scores"], said["perplexity"]
     return (
         *head,
-        f"{said['identical']['mean']:.2f} of {said['prompts']}{ties}",
+        f"{said['identical'][0]:.2f} of {said['prompts']}{ties}",
         "" if scores is None else f"{scores[1]:.2f} (tuned {scores[0]:.2f})",
-        "" if kl is None else f"{kl['mean']:.3g} ({max(kl['low'], 0):.3g} to {kl['high']:.3g})",
+        "" if kl is None else f"{kl[0]:.3g} ({max(kl[1], 0):.3g} to {kl[2]:.3g})",
         "" if both is None else f"{both[1]:.4g} (tuned {both[0]:.4g})",
     )

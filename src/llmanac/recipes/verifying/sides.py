@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmanac.adapters.load import base_of, find_adapter
-from llmanac.core.errors import CheckpointError, RequestError, TokenizerError
+from llmanac.core.errors import CheckpointError, TokenizerError
 from llmanac.evaluate._server import Server
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
@@ -124,14 +124,8 @@ class LlamaCpp:
 
     def answers(self, prompts: Sequence[Prompt], length: int) -> list[Said]:
         """The greedy answer to each prompt; llama.cpp renders and tokenizes it by the file alone."""
-        how: dict[str, Any] = {"max_tokens": length, "temperature": 0.0}
-        out = []
-        for prompt in prompts:
-            if isinstance(prompt, str):
-                out.append(_said(self.llm.create_completion(prompt, **how)))
-            else:
-                out.append(_said(self.llm.create_chat_completion(list(prompt), **how)))
-        return out
+        ask = {True: self.llm.create_completion, False: self.llm.create_chat_completion}
+        return [_said(ask[isinstance(one, str)](one, max_tokens=length, temperature=0.0)) for one in prompts]
 
 
 class Remote(Server):
@@ -140,27 +134,20 @@ class Remote(Server):
     runner, bits = "server", 32.0
 
     def answers(self, prompts: Sequence[Prompt], length: int) -> list[Said]:
-        """The greedy answer to each prompt. Raises RequestError where the server gives none."""
+        """The greedy answer to each prompt. Raises RequestError where the server refuses."""
         out = []
         for prompt in prompts:
-            path, given = ("completions", {"prompt": prompt}) if isinstance(prompt, str) else (
-                "chat/completions", {"messages": list(prompt)}
-            )  # fmt: skip
-            body = {"model": self.model, "max_tokens": length, "temperature": 0, **given}
-            found = self._send(path, body)
-            try:
-                out.append(_said(found))
-            except (KeyError, IndexError, TypeError):
-                raise RequestError(f"{self.url}/{path}: answers without a text; is it OpenAI-compatible?") from None
+            path, field = ("completions", "prompt") if isinstance(prompt, str) else ("chat/completions", "messages")
+            body = {"model": self.model, "max_tokens": length, "temperature": 0, field: prompt}
+            out.append(_said(self._send(path, body)))
         return out
 
 
 def _said(answer: Any) -> Said:
     """The text of an answer in OpenAI's form, and the tokens of its prompt where it says them."""
-    choice = answer["choices"][0]
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
-    tokens = (answer.get("usage") or {}).get("prompt_tokens")
-    return Said(str(text or ""), tokens if isinstance(tokens, int) else None)
+    choice = (answer.get("choices") or [{}])[0]
+    text = (choice.get("message") or {"content": choice.get("text")}).get("content")
+    return Said(str(text or ""), (answer.get("usage") or {}).get("prompt_tokens"))
 
 
 def is_server(place: str) -> bool:
