@@ -71,12 +71,12 @@ def test_rows_become_verified_exports(done):
     root, results = done
     out = root / "out"
     held = results["tuned"]["held_out"]
-    assert held["after"] < held["before"] and results["asked"]["rows"] >= 3
+    assert held["after"] < held["before"] and results["asked"]["prompts"] >= 3
     assert [one["faithful"] for one in results["verified"] if one["runner"] == "llmanac"] == [True, True]
     rows = {side: (out / "data" / f"{side}.jsonl").read_text().splitlines() for side in ("train", "test")}
     assert len(rows["train"]) + len(rows["test"]) == 60 and not set(rows["train"]) & set(rows["test"])
     page = (out / "report.html").read_text()
-    assert all(title in page for title in ("Before and after", "The exports", "Rate and rank", "Answers"))
+    assert all(title in page for title in ("Before and after", "The exports", "Rate and rank", "An answer"))
     assert "q8_0" in (out / "MODEL_CARD.md").read_text() and results["next"][0].startswith("llmanac serve ")
     lines = (out / "Modelfile").read_text()
     assert lines.startswith("FROM ./model-q4_k_m.gguf\n") and 'PARAMETER stop "</s>"' in lines
@@ -109,7 +109,7 @@ def test_documents_become_rows(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "data" / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 40 and found.results["verified"][0]["faithful"]
     for row in rows:
-        question, answer = (one["content"] for one in row["messages"])
+        question, answer = row["question"], row["answer"]
         assert answer in " ".join(question.split()) and "Question: " in question
 
 

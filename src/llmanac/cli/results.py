@@ -86,6 +86,5 @@ def print_specialist(done: Run) -> None:
     from llmanac.cli.tables import print_section
     from llmanac.recipes.specialist import sections
 
-    for section in sections(done.results)[:2]:
-        if section is not None:
-            print_section(section)
+    for section in filter(None, sections(done.results)[:2]):
+        print_section(section)

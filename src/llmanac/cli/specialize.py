@@ -33,8 +33,8 @@ def verify_command(
 
     if runner not in ("all", "llmanac"):
         raise SpecError(f"--runner: {runner!r} is not one of all, llmanac")
-    bounds = make(Bounds, changes)
-    found = verify(tuned, exported, rows=rows, base=base, bounds=bounds, with_llama_cpp=runner == "all")
+    with_peer, bounds = runner == "all", make(Bounds, changes)
+    found = verify(tuned, exported, rows=rows, base=base, bounds=bounds, with_llama_cpp=with_peer)
     if as_json:
         print(json.dumps({"tuned": tuned, "exports": [one.as_json() for one in found]}, ensure_ascii=False))
     else:
@@ -49,13 +49,8 @@ def _print_verified(tuned: str, found: list[Any]) -> None:
     print_table(f"compared with {tuned}", HEAD, [cells(one.as_json()) for one in found])
     for one in found:
         where = f"{one.name} ({one.runner})"
-        for finding in one.findings:
-            print(f"{where}: {finding.cause}: {finding.said}.")
-        for said in one.beyond:
+        for said in [*(f"{found.cause}: {found.said}" for found in one.findings), *one.beyond]:
             print(f"{where}: {said}.")
-        if one.answers is not None and one.answers.example and not one.faithful:
-            prompt, mine, theirs = one.answers.example
-            print(f"{where}: e.g. {prompt!r} is answered with {theirs[:80]!r}, by the tuned model with {mine[:80]!r}.")
     print("All are the tuned model." if all(one.faithful for one in found) else "Not all are the tuned model.")
 
 

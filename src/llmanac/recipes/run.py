@@ -21,7 +21,7 @@ from llmanac.recipes.align import AlignSpec, is_aligning
 from llmanac.recipes.multimodal import Multimodal, MultimodalRecipe, is_multimodal, run_pictures
 from llmanac.recipes.rlhf import RlhfSpec, is_rlhf, run_stages
 from llmanac.recipes.spec import RecipeSpec, Run, read_recipe
-from llmanac.recipes.specialize import SpecializeSpec, is_specializing, specialize_held
+from llmanac.recipes.specialize import SpecializeSpec, Specializing, is_specializing
 from llmanac.recipes.tune import TuneSpec, is_tuning, tune_held
 
 __all__ = ["NothingKept", "Run", "asked_for", "run"]
@@ -51,7 +51,8 @@ FORMS = (
          "stages states its steps; set rl.train.steps, sft.epochs, reward_model.epochs"}),
     Form(MultimodalRecipe, is_multimodal, run_pictures, Multimodal, {"parallel": f"parallel: {ALONE}",
          "budget": "--budget: a recipe of pictures states its steps; set -s train.steps=..."}),
-    Form(SpecializeSpec, is_specializing, specialize_held, without={"parallel": f"parallel: {ALONE}"}),
+    Form(SpecializeSpec, is_specializing, lambda held, report, began: Specializing(held, report).run(),
+         without={"parallel": f"parallel: {ALONE}"}),
     Form(AlignSpec, is_aligning, tune_held),
     Form(TuneSpec, is_tuning, tune_held),
     Form(RecipeSpec, lambda data: True, stages.work),

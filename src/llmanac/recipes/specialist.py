@@ -9,34 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.core.errors import TokenizerError
 from llmanac.core.pages import Section, render_template, table
 from llmanac.recipes.report import made_on, run_page
 from llmanac.recipes.verifying.page import HEAD, cells
+from llmanac.recipes.verifying.sides import tried
 from llmanac.tokenizers.load import load_tokenizer
 
 CARD = Path(__file__).with_name("templates") / "SPECIALIST.md"
 SENT = {role: f"\N{SNOWMAN}{role}" for role in ("system", "user", "assistant")}  # found again in what templates make
-LEAD = (
-    "A model tuned on rows, exported, and compared with its exports. The rows that are asked were not trained on; "
-    "an answer is right where its text is the row's."
-)
+LEAD = "A model that was tuned, and its exports. An answer is right where its text is that of a row, none trained on."
 
 
 def commands(exports: Sequence[Path]) -> list[str]:
     """What to do with the exports."""
-    first = exports[0]
-    where = shlex.quote(str(first))
-    create = shlex.join(["ollama", "create", "specialist", "-f", str(first.with_name("Modelfile"))])
-    return [f"llmanac serve {where}", f"llmanac chat {where}", create]
+    where, modelfile = (shlex.quote(str(path)) for path in (exports[0], exports[0].with_name("Modelfile")))
+    return [f"llmanac serve {where}", f"llmanac chat {where}", f"ollama create specialist -f {modelfile}"]
 
 
 def write_pages(place: Path, results: Mapping[str, Any], exports: Sequence[Path]) -> None:
     """`report.html`, `MODEL_CARD.md` and `Modelfile`."""
     files.write_text(place / "Modelfile", modelfile(load_tokenizer(place / "merged"), exports[0].name))
     files.write_text(place / "MODEL_CARD.md", render_template(CARD, **results) + "\n")
-    recipe, where = results["recipe"], made_on(dict(results))
-    subtitle = f"Seed {results['seed']}, {recipe['model']} on {recipe['data']}; {where}"
+    subtitle = f"{results['recipe']['model']} on {results['recipe']['data']}; {made_on(dict(results))}"
     files.write_text(place / "report.html", run_page(results, subtitle, LEAD, sections(results)))
 
 
@@ -80,22 +74,16 @@ def modelfile(tokenizer: Any, name: str) -> str:
     """Ollama's Modelfile of an export, with the chat template in Go's form, as the tokenizer's own renders a turn."""
     lines = [f"FROM ./{name}", "PARAMETER temperature 0"]
     bos = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
+    render = tokenizer.render_chat
     told, user, answer = ({"role": role, "content": text} for role, text in SENT.items())
-    try:
-        before, _, between = _begun(tokenizer, [user], bos).partition(SENT["user"])
-        whole = tokenizer.render_chat([user, answer]).removeprefix(bos)
-    except TokenizerError:  # no template: texts are continued
+    plain, with_system = (tried(render, turns, add_generation_prompt=True) for turns in ([user], [told, user]))
+    if plain is None:  # no template: texts are continued
         return "\n".join([*lines, 'TEMPLATE """{{ .Prompt }}"""', ""])
-    try:
-        opening, _, rest = _begun(tokenizer, [told, user], bos).partition(SENT["system"])
+    before, _, between = plain.removeprefix(bos).partition(SENT["user"])
+    if with_system is not None:
+        opening, _, rest = with_system.removeprefix(bos).partition(SENT["system"])
         middle = rest.partition(SENT["user"])[0]
         before = f"{{{{ if .System }}}}{opening}{{{{ .System }}}}{middle}{{{{ else }}}}{before}{{{{ end }}}}"
-    except TokenizerError:  # the template has no place for a system turn
-        pass
-    end = whole.partition(SENT["assistant"])[2]
+    end = render([user, answer]).partition(SENT["assistant"])[2]
     lines.append(f'TEMPLATE """{before}{{{{ .Prompt }}}}{between}{{{{ .Response }}}}{end}"""')
     return "\n".join([*lines, *([f'PARAMETER stop "{end.strip()}"'] if end.strip() else []), ""])
-
-
-def _begun(tokenizer: Any, messages: Sequence[Any], bos: str) -> str:
-    return str(tokenizer.render_chat(messages, add_generation_prompt=True)).removeprefix(bos)

@@ -96,6 +96,8 @@ class SpecializeSpec(RunSpec):
             seconds(self.budget, "budget")
         if unknown := [kind for kind in self.exports if kind not in TYPES]:
             raise SpecError(f"exports: {unknown[0]!r} is none of {', '.join(TYPES)}")
+        if self.choose == "sweep" and not hasattr(self.adapter, "rank"):
+            raise SpecError(f"choose: a sweep is of rates and ranks, and {self.adapter.name} has no rank")
 
 
 def is_specializing(data: Any) -> bool:
@@ -103,27 +105,21 @@ def is_specializing(data: Any) -> bool:
     return isinstance(data, Mapping) and isinstance(data.get("model"), str) and isinstance(data.get("data"), str)
 
 
-def specialize_held(held: RunFolder, report: Report, began: float | None = None) -> dict[str, Any]:
-    """Carry out the recipe of a folder that is held; what `results.json` holds.
-
-    Raises:
-        DataError, SpecError, CheckpointError: what cannot be used, by file, line or field.
-    """
-    return Specializing(held, report).run()
-
-
 class Specializing:
-    """A run in its folder, and its stages in their order."""
+    """A run in its folder, which is held, and its stages in their order."""
 
     def __init__(self, held: RunFolder, report: Report) -> None:
         self.held, self.place, self.report = held, held.place, report
         self.asked: SpecializeSpec = held.asked.spec
         self.rows = {side: self.place / "data" / f"{side}.jsonl" for side in ("train", "test")}
         self.exports = [self.place / f"model-{kind}{GGUF}" for kind in self.asked.exports]
-        self.tuned: Tuned
 
     def run(self) -> dict[str, Any]:
-        """Every stage that is not done yet; the results."""
+        """Every stage that is not done yet; what `results.json` holds.
+
+        Raises:
+            DataError, SpecError, CheckpointError: what cannot be used, by file, line or field.
+        """
         stages: dict[str, Callable[[], object]] = {
             "look": self.look, "choose": self.choose, "tune": self.tune, "merge": self.merge, "export": self.export,
             "evaluate": lambda: self._once("asked", self._ask), "verify": lambda: self._once("verified", self._verify),
@@ -177,11 +173,13 @@ class Specializing:
             self.report(f"sweep: rate {taken['rate']:g}, rank {taken['rank']}: {taken['why']}")
 
     def _with(self, rate: float, rank: int) -> tuple[AdapterSpec, TrainSpec]:
-        train: TrainSpec = spec.patch(self.asked.train, {"optimizer.lr": rate})
-        return spec.patch(self.asked.adapter, {"rank": rank, "alpha": 2.0 * rank}), train
+        """The recipe's own with another rate and rank; its scale, alpha over rank, stays."""
+        adapter: Any = self.asked.adapter
+        patched = spec.patch(adapter, {"rank": rank, "alpha": adapter.alpha * rank / adapter.rank})
+        return patched, spec.patch(self.asked.train, {"optimizer.lr": rate})
 
     def _sweep(self) -> dict[str, Any]:
-        default = (float(self.asked.train.optimizer.lr), int(getattr(self.asked.adapter, "rank", 0)))  # type: ignore[attr-defined]
+        default = (self.asked.train.optimizer.lr, self.asked.adapter.rank)  # type: ignore[attr-defined]
         arms = list(dict.fromkeys([default, *((rate, rank) for rate in RATES for rank in RANKS)]))
         found = {}
         for rate, rank in arms:

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from llmanac.adapters.load import CONFIG as ADAPTER
 from llmanac.core.errors import DataError
-from llmanac.core.files import read_table
 from llmanac.models.locate import GGUF, locate
 from llmanac.recipes.linting import rows, weights
-from llmanac.recipes.linting.rules import TABLE, Found, applied
+from llmanac.recipes.linting.rules import TABLE, Artefact, Found, applied
 from llmanac.tokenizers.load import load_tokenizer
 
 __all__ = ["CHECKS", "TABLE", "Found", "lint"]
@@ -42,18 +41,14 @@ def lint(
         raise DataError(f"{place}: no such file or folder")
     if path.is_dir() and not (path / ADAPTER).is_file() and (path / "model" / ADAPTER).is_file():
         path = path / "model"  # of a tuning
-    known, found = True, list[Found]()
+    found, trained = list[Found](), (path / weights.STATE).is_file()
     if (path / ADAPTER).is_file():
         found += applied(weights.ADAPTERS, weights.opened_adapter(path, model))
     elif path.is_file() or Path(locate(path)[0], "config.json").is_file():
         found += applied(weights.MODELS, weights.opened(*locate(path)))
-    else:
-        known = False
-    if (path / weights.STATE).is_file():
-        return found + applied(weights.CHECKPOINTS, weights.Checkpoint(path, read_table(path / weights.STATE)))
-    if not known:
+    elif not trained:
         raise DataError(f"{place}: holds no rows, no config.json, no {ADAPTER} and no {weights.STATE}")
-    return found
+    return found + applied(weights.CHECKPOINTS, Artefact(path)) if trained else found
 
 
 def _rows(path: Path, model: str | None, held_out: str | None, length: int | None) -> list[Found]:

@@ -145,24 +145,14 @@ def _long(rows: Rows) -> Fields:
 
 
 ROWS = {
-    "mixed-forms": _mixed,
-    "no-answer": _no_answer,
-    "unknown-role": _role,
-    "held-out-in-training": lambda rows: rows.at([line for line, values in rows.rows if said(values) in rows.held]),
-    "template-twice": lambda rows: rows.at(
-        [line for line, messages in rows.chats if any(CONTROL.search(_text(one)) for one in messages)]
-    ),
-    "bos-in-text": lambda rows: rows.at(
-        [line for line, text in rows.texts("text", "prompt") if text.startswith(BEGINS)]
-    ),
-    "boundary": lambda rows: rows.at([line for line, text in rows.texts("prompt") if text.endswith((" ", "\t"))]),
-    "template-drops-turn": _dropped,
-    "no-template": _no_template,
-    "rows-too-long": _long,
-    "equal-answers": lambda rows: rows.at(
-        [line for line, one in rows.rows if "chosen" in one and one["chosen"] == one.get("rejected")]
-    ),
-}
+    "mixed-forms": _mixed, "no-answer": _no_answer, "unknown-role": _role,
+    "held-out-in-training": lambda rows: rows.where(lambda one: said(one) in rows.held),
+    "template-twice": lambda rows: rows.where(lambda one: any(CONTROL.search(_text(m)) for m in messages_of(one))),
+    "bos-in-text": lambda rows: rows.at([at for at, text in rows.texts("text", "prompt") if text.startswith(BEGINS)]),
+    "boundary": lambda rows: rows.at([at for at, text in rows.texts("prompt") if text.endswith((" ", "\t"))]),
+    "template-drops-turn": _dropped, "no-template": _no_template, "rows-too-long": _long,
+    "equal-answers": lambda rows: rows.where(lambda one: "chosen" in one and one["chosen"] == one.get("rejected")),
+}  # fmt: skip
 
 
 # ------------------------------------------------------------------------ rows that another trainer has tokenized
@@ -246,13 +236,7 @@ def _beyond(rows: Tokens) -> Fields:
 
 
 TOKENS = {
-    "no-loss": lambda rows: rows.at(
-        [line for line, _, labels, _ in rows.read if all(label == IGNORED for label in labels)]
-    ),
-    "end-untrained": _end_untrained,
-    "bos-twice": _begins_twice,
-    "answers-cut": _cut,
-    "labels-shifted": _shifted,
-    "padding-trained": _padding,
-    "ids-out-of-vocabulary": _beyond,
-}
+    "no-loss": lambda rows: rows.where(lambda one: set(one.get("labels") or ()) == {IGNORED}),
+    "end-untrained": _end_untrained, "bos-twice": _begins_twice, "answers-cut": _cut, "labels-shifted": _shifted,
+    "padding-trained": _padding, "ids-out-of-vocabulary": _beyond,
+}  # fmt: skip

@@ -48,6 +48,10 @@ class Table(Artefact):
         share = f" ({len(found):,} of {len(self.rows):,} rows)" if found else ""
         return [{"where": f"{self.path}:{found[0]}", "share": share, **fields}] if found else []
 
+    def where(self, wrong: Callable[[Mapping[str, Any]], bool]) -> Fields:
+        """Those of the rows of which something is so."""
+        return self.at([line for line, values in self.rows if wrong(values)])
+
 
 def applied(checks: Mapping[str, Callable[[Any], Fields]], artefact: Any) -> list[Found]:
     """What rules say of an artefact."""

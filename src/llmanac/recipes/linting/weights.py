@@ -14,13 +14,14 @@ from safetensors import safe_open
 from torch import Tensor
 
 from llmanac.adapters.load import CONFIG, WEIGHTS, load_adapter
-from llmanac.core.errors import LlmanacError, TokenizerError
+from llmanac.core.errors import LlmanacError
 from llmanac.core.files import read_table
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.recipes.linting.rules import Artefact, Fields
 from llmanac.recipes.verifying.files import HEAD, end_of_turn
+from llmanac.recipes.verifying.sides import tried
 from llmanac.tokenizers.load import load_tokenizer
 
 EMBEDDING = ("embed_tokens.weight", "wte.weight")
@@ -60,17 +61,9 @@ class Model(Artefact):
         return end_of_turn(self.tokenizer) if getattr(self.tokenizer, "chat_template", None) else None
 
 
-def tokenizer_of(place: str | Path) -> Any:
-    """A tokenizer; None where there is none that can be read."""
-    try:
-        return load_tokenizer(place)
-    except TokenizerError:
-        return None
-
-
 def opened(where: str, words: str) -> Model:
     """What is stored in a folder or .gguf file; weights are read one at a time, when a rule asks."""
-    path, tokenizer = Path(where), tokenizer_of(words)
+    path, tokenizer = Path(where), tried(load_tokenizer, words)
     if path.is_file():
         packed = PackedWeights(path)
         return Model(path, packed.config, packed.config, packed.entries, packed.take, tokenizer)
@@ -129,9 +122,9 @@ def _untrained(model: Model) -> Fields:
     return model.at(fresh, id=min(fresh, default=0), text=model.tokenizer.decode(fresh[:1]))
 
 
-def _finite(model: Model) -> Fields:
-    wrong = next((name for name in model.places if not bool(model.take(name).isfinite().all())), None)
-    return model.at(wrong, name=wrong)
+def _finite(one: Model | Adapter) -> Fields:
+    wrong = next((name for name in one.places if not bool(one.take(name).isfinite().all())), None)
+    return one.at(wrong, name=wrong)
 
 
 def _leftover(model: Model) -> Fields:
@@ -140,14 +133,9 @@ def _leftover(model: Model) -> Fields:
 
 
 MODELS = {
-    "end-token-differs": _end_differs,
-    "no-end-mark": _no_end,
-    "tied-head-apart": _tied,
-    "more-tokens-than-rows": _rows,
-    "untrained-token": _untrained,
-    "not-finite": _finite,
-    "leftover-names": _leftover,
-}
+    "end-token-differs": _end_differs, "no-end-mark": _no_end, "tied-head-apart": _tied, "more-tokens-than-rows": _rows,
+    "untrained-token": _untrained, "not-finite": _finite, "leftover-names": _leftover,
+}  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------- adapters and checkpoints
@@ -176,18 +164,8 @@ class Adapter(Artefact):
     @property
     def whole(self) -> list[str]:
         """Embeddings and heads that are trained whole, or of which tokens are."""
-        named = [
-            *(self.config.get("modules_to_save") or ()),
-            *map(str, self.config.get("trainable_token_indices") or ()),
-        ]
-        return [end for end in named if end in EMBEDDINGS]
-
-
-@dataclass
-class Checkpoint(Artefact):
-    """A folder that a trainer wrote, with the state in it."""
-
-    state: Mapping[str, Any]
+        named = [self.config.get(key) or () for key in ("modules_to_save", "trainable_token_indices")]
+        return [end for ends in named for end in ends if end in EMBEDDINGS]
 
 
 def opened_adapter(path: Path, base: str | None) -> Adapter:
@@ -208,11 +186,6 @@ def _unchanged(adapter: Adapter) -> Fields:
     return adapter.at(second and all(not bool(adapter.take(name).any()) for name in second))
 
 
-def _adapter_finite(adapter: Adapter) -> Fields:
-    wrong = next((name for name in adapter.places if not bool(adapter.take(name).isfinite().all())), None)
-    return adapter.at(wrong, name=wrong)
-
-
 def _fits(adapter: Adapter) -> Fields:
     if adapter.base is not None and adapter.places:
         try:
@@ -223,7 +196,7 @@ def _fits(adapter: Adapter) -> Fields:
 
 
 def _added(adapter: Adapter) -> Fields:
-    size, tokenizer = adapter.of_base.get("vocab_size"), tokenizer_of(adapter.path)
+    size, tokenizer = adapter.of_base.get("vocab_size"), tried(load_tokenizer, adapter.path)
     stored = adapter.whole or any(end in name for name in adapter.places for end in EMBEDDINGS)
     tokens = 0 if tokenizer is None else tokenizer.vocab_size
     return adapter.at(isinstance(size, int) and tokens > size and not stored, tokens=tokens, size=size)
@@ -239,27 +212,23 @@ def _packed(adapter: Adapter) -> Fields:
     return adapter.at(adapter.of_base.get("quantization_config") or name.lower().endswith("4bit"), name=name)
 
 
-def _zero(checkpoint: Checkpoint) -> Fields:
-    logged = [line for line in checkpoint.state.get("log_history", ()) if "loss" in line]
+def _zero(checkpoint: Artefact) -> Fields:
+    logged = [line for line in read_table(checkpoint.path / STATE).get("log_history", ()) if "loss" in line]
     losses = [float(line["loss"]) for line in logged]
     numbers = [*losses, *(float(line["grad_norm"]) for line in logged if line.get("grad_norm") is not None)]
     zero = losses and all(loss == 0 for loss in losses[-LAST:])
     return checkpoint.at(zero or not all(map(math.isfinite, numbers)))
 
 
-def _no_template(checkpoint: Checkpoint) -> Fields:
-    tokenizer = tokenizer_of(checkpoint.path)
+def _no_template(checkpoint: Artefact) -> Fields:
+    tokenizer = tried(load_tokenizer, checkpoint.path)
     without = tokenizer is not None and tokenizer.chat_template is None
     return checkpoint.at(without and any(text in tokenizer.special_tokens for text in MARKS))
 
 
 ADAPTERS = {
-    "adapter-empty": _empty,
-    "adapter-untrained": _unchanged,
-    "adapter-not-finite": _adapter_finite,
-    "adapter-does-not-fit": _fits,
-    "added-tokens-untrained": _added,
-    "tied-head-trained": _half_tied,
+    "adapter-empty": _empty, "adapter-untrained": _unchanged, "adapter-not-finite": _finite,
+    "adapter-does-not-fit": _fits, "added-tokens-untrained": _added, "tied-head-trained": _half_tied,
     "base-in-4-bits": _packed,
-}
+}  # fmt: skip
 CHECKPOINTS = {"loss-zero": _zero, "checkpoint-without-template": _no_template}

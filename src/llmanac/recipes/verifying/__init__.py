@@ -17,9 +17,9 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, TokenizerError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, PART, within
 from llmanac.core.spec import Spec
-from llmanac.recipes.verifying.answers import Answers, Held, compared, held_rows
+from llmanac.recipes.verifying.answers import Answers, compared, held_rows
 from llmanac.recipes.verifying.files import Finding, compare_files, finding, unreadable
-from llmanac.recipes.verifying.sides import Local, is_server, llama_cpp, opened_sides
+from llmanac.recipes.verifying.sides import Local, opened_sides
 
 __all__ = ["Bounds", "Finding", "Verified", "verify"]
 
@@ -56,7 +56,7 @@ class Verified:
 
     name: str
     runner: str
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Finding]
     answers: Answers | None = None
     beyond: list[str] = field(default_factory=list)
 
@@ -92,28 +92,17 @@ def verify(
     found = []
     for place in exported:
         try:
-            sides = opened_sides(place, llama_cpp() if with_llama_cpp else None)
+            sides = opened_sides(place, with_llama_cpp)
         except (CheckpointError, TokenizerError) as error:
-            if is_server(place):
-                raise
             found.append(Verified(place, "file", [unreadable(place, error)]))
             continue
         for side in sides:
-            one = Verified(side.name, side.runner)
-            if isinstance(side, Local):
-                one.findings = compare_files(reference, side, held.probes)
-            _ask(one, reference, side, held, bounds)
-            found.append(one)
+            first = compare_files(reference, side, held.probes) if isinstance(side, Local) else []
+            answers, causes = compared(reference, side, held, bounds.length)
+            findings = first + [one for one in causes if one.cause not in {known.cause for known in first}]
+            identical, kl = (bounds.identical, bounds.kl) if side.bits >= 8 else (0.0, bounds.kl_coarse)
+            beyond = answers.beyond(identical, kl, bounds.score)
+            if beyond and not findings and side.bits < 8:
+                findings = [finding("too-few-bits", bits=side.bits)]
+            found.append(Verified(side.name, side.runner, findings, answers, beyond))
     return found
-
-
-def _ask(one: Verified, reference: Local, side: Any, held: Held, bounds: Bounds) -> None:
-    """Add what the side answers, which bounds that exceeds, and causes that only show there."""
-    one.answers, causes = compared(reference, side, held, bounds.length)
-    one.findings += [cause for cause in causes if cause.cause not in {known.cause for known in one.findings}]
-    fine = side.bits >= 8
-    one.beyond = one.answers.beyond(
-        identical=bounds.identical if fine else None, kl=bounds.kl if fine else bounds.kl_coarse, score=bounds.score
-    )
-    if one.beyond and not one.findings and not fine:
-        one.findings.append(finding("too-few-bits", bits=side.bits))

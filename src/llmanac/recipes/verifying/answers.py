@@ -63,11 +63,11 @@ class Answers:
     perplexity: tuple[float, float] | None
     example: tuple[str, str, str] | None
 
-    def beyond(self, *, identical: float | None, kl: float, score: float) -> list[str]:
+    def beyond(self, identical: float, kl: float, score: float) -> list[str]:
         """The bounds that are exceeded, by the intervals."""
         out = []
         alike = round(self.identical[0] * self.prompts) + self.near_ties
-        if identical is not None and wilson_interval(alike, self.prompts)[2] < identical:
+        if wilson_interval(alike, self.prompts)[2] < identical:
             out.append(
                 f"{self.identical[0]:.2f} of the answers are identical and {self.near_ties} part at near-ties, "
                 f"below the bound of {identical:g}"
@@ -87,21 +87,22 @@ def held_rows(tuned: Local, rows: str | Path | None, limit: int) -> Held:
     """
     kept = Path(tuned.name) / "data" / "held_out.jsonl"
     file = Path(rows) if rows is not None else kept if kept.is_file() and kept.stat().st_size else None
-    tokenizer = tuned.tokenizer
-    rows = [] if file is None else [row for _, row in islice(read_rows(file), limit)]
-    pairs = list(filter(None, map(_asked, rows)))
+    tokenizer, chats = tuned.tokenizer, tuned.tokenizer.chat_template is not None
+    given = [] if file is None else [row for _, row in islice(read_rows(file), limit)]
+    pairs = list(filter(None, map(_asked, given)))
     if file is None:
-        chats = tokenizer.chat_template is not None
-        asked = [[{"role": "user", "content": text}] if chats else text for text in PROBES["questions"][:limit]]
-        pairs = [(prompt, None) for prompt in asked]
-    ids = torch.tensor([id for row in [*rows, {"text": PROBES["passage"]}] for id in _tokens(tokenizer, row)])
+        asked = PROBES["questions"][:limit]
+        pairs = [([{"role": "user", "content": text}] if chats else text, None) for text in asked]
+    ids = torch.tensor([id for row in [*given, {"text": PROBES["passage"]}] for id in _tokens(tokenizer, row)])
     length = min(tuned.model.max_length or LENGTH, LENGTH, max(SHORTEST, len(ids) // FEWEST))
     count = min(4 * FEWEST, len(ids) // length)
     ids = ids[: count * length].view(count, length)
     text = Windows(ids, len(tokenizer.decode(ids.flatten().tolist()).encode()) / ids.numel())
-    conversations = [(row["messages"], False) for row in rows if "messages" in row]
-    texts = [str(value).strip() for row in rows for value in row.values() if isinstance(value, str) and value.isascii()]
-    probes = Probes([*PROBES["texts"], *texts], [*_turns(), *conversations])
+    conversations = [(row["messages"], False) for row in given if "messages" in row]
+    texts = [
+        str(value).strip() for row in given for value in row.values() if isinstance(value, str) and value.isascii()
+    ]
+    probes = [*PROBES["texts"], *texts], [*_turns(), *conversations]
     return Held([prompt for prompt, _ in pairs], [gold for _, gold in pairs], text, probes)
 
 
@@ -145,22 +146,18 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     if counts:
         begun = tuned.tokenizer.bos_id is not None and all(b - a == 1 for a, b in counts)
         causes.append(finding("bos-read" if begun else "template-read", here=counts[0][0], there=counts[0][1]))
-    graded = ((a.right(gold), b.right(gold)) for (a, b), gold in zip(both, held.golds, strict=True))
-    right = [(bool(a), bool(b)) for a, b in graded if a is not None]
-    comparable = side.runner != "server" and _vocabulary(side) == tuned.model.vocab_size
-    found = divergence(tuned.model, side.model, held.text) if comparable else None
+    golds = ((a, b, gold.strip()) for (a, b), gold in zip(pairs, held.golds, strict=True) if gold is not None)
+    right = [(a == gold, b == gold) for a, b, gold in golds]
+    found = divergence(tuned.model, side.model, held.text) if side.size == tuned.size else None
     first = next((i for i, equal in enumerate(same) if not equal), None)
-    example = None if first is None else (str(held.prompts[first])[-200:], *pairs[first])
     return Answers(
-        len(same),
-        wilson_interval(sum(same), len(same)),
-        sum(ties),
+        len(same), wilson_interval(sum(same), len(same)), sum(ties),
         (sum(a for a, _ in right) / len(right), sum(b for _, b in right) / len(right)) if right else None,
         interval_of([float(b) - float(a) for a, b in right]) if right else None,
         None if found is None else interval_of([kl for _, kl in found.blocks]),
         None if found is None else (math.exp(min(found.before, 700)), math.exp(min(found.after, 700))),
-        example,
-    ), causes
+        None if first is None else (str(held.prompts[first])[-200:], *pairs[first]),
+    ), causes  # fmt: skip
 
 
 def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
@@ -172,11 +169,6 @@ def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
         if len(tokenizer.decode(ids[: at + 1], skip_special=True)) > shared:
             return margin < TIE
     return bool(mine.tokens) and mine.tokens[-1][1] < TIE
-
-
-def _vocabulary(side: Any) -> int:
-    size = side.llm.n_vocab() if hasattr(side, "llm") else side.model.vocab_size
-    return int(size)
 
 
 def interval_of(values: Sequence[float]) -> Interval:

@@ -16,17 +16,16 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from llmanac.core.errors import CheckpointError, LlmanacError, TokenizerError, shown
+from llmanac.core.errors import CheckpointError, LlmanacError, shown
 from llmanac.core.files import read_toml
 from llmanac.core.spec import diff, flatten
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.models.gguf.write import LARGEST_HALF, fitting
-from llmanac.recipes.verifying.sides import Local, kind_of
+from llmanac.recipes.verifying.sides import Local, kind_of, tried
 
 CAUSES = read_toml(Path(__file__).with_name("causes.toml"))
 ROUNDED = {"float64": 1e-6, "float32": 1e-6, "F32": 1e-6, "float16": 1e-3, "F16": 1e-3, "bfloat16": 6e-3, "BF16": 6e-3}
@@ -39,6 +38,8 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 ROTATION = ("rope", "rotary", "original_max", "position.")  # parts of keys
 SAID = ("tie_word_embeddings", "vocab_size", "tied", "attention_factor")  # keys that weights and tokens speak for
 Found = Iterator[tuple[str, dict[str, Any]]]
+# texts, and conversations with whether the assistant speaks next, that both sides must read alike
+Probes = tuple[Sequence[str], Sequence[tuple[Sequence[Any], bool]]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,6 @@ class Finding:
 
     cause: str
     said: str
-
-
-@dataclass(frozen=True)
-class Probes:
-    """Texts, and conversations with whether the assistant speaks next, that both sides must read alike."""
-
-    texts: Sequence[str]
-    chats: Sequence[tuple[Sequence[Any], bool]]
 
 
 def finding(entry: str, **fields: Any) -> Finding:
@@ -75,22 +68,20 @@ def compare_files(tuned: Local, other: Local, probes: Probes) -> list[Finding]:
 def unreadable(place: str, error: LlmanacError) -> Finding:
     """Why a file cannot be opened."""
     try:
-        if Path(place).is_file():
-            file = GGUF(place)
-            tensors = ((name, torch.from_numpy(file.tensor(name).float32())) for name in file.names)
-        else:
-            with safe_open(Path(place) / "model.safetensors", framework="pt") as opened:
-                tensors = ((name, opened.get_tensor(name)) for name in [*opened.keys()])
-        lost = next((name for name, tensor in tensors if not tensor.isfinite().all()), None)
-    except Exception:  # whatever is wrong with the file, its own reader says it
-        lost = None
+        file = GGUF(place)
+        sums = {name: float(file.tensor(name).float32().sum()) for name in file.names}
+    except (OSError, LlmanacError):  # no such file: its own reader says why
+        sums = {}
+    lost = next((name for name, total in sums.items() if not math.isfinite(total)), None)
     return finding("unreadable", error=error) if lost is None else finding("dtype", name=lost)
 
 
 def _vocabulary(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
-    mine, theirs = (_texts(side.tokenizer) for side in (tuned, other))
+    mine, theirs = (
+        [tried(side.tokenizer.token_bytes, id) for id in range(side.tokenizer.vocab_size)] for side in (tuned, other)
+    )
     differ = [id for id, (a, b) in enumerate(zip_longest(mine, theirs)) if a is not None and a != b]
-    sizes = {"here": tuned.model.vocab_size, "there": other.model.vocab_size}
+    sizes = {"here": tuned.size, "there": other.size}
     if differ:
         there = shown(theirs[differ[0]]) if differ[0] < len(theirs) else "missing"
         yield "vocabulary", {"count": len(differ), "id": differ[0], "there": there, "here": shown(mine[differ[0]])}
@@ -98,35 +89,19 @@ def _vocabulary(tuned: Local, other: Local, probes: Probes, known: set[str]) -> 
         yield "vocabulary-size", sizes
 
 
-def _texts(tokenizer: Any) -> list[bytes | None]:
-    out: list[bytes | None] = []
-    for id in range(tokenizer.vocab_size):
-        try:
-            out.append(tokenizer.token_bytes(id))
-        except TokenizerError:  # no token has this id
-            out.append(None)
-    return out
-
-
 def _begins(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
     mine, theirs = tuned.tokenizer, other.tokenizer
     id = mine.bos_id if theirs.bos_id is None else theirs.bos_id
     if id is None:
         return
-    bos, before, after = theirs.decode([id]), _rendered(mine), _rendered(theirs)
+    bos = theirs.decode([id])
+    before, after = (tried(one.render_chat, ASKED, add_generation_prompt=True) or "" for one in (mine, theirs))
     if after.startswith(2 * bos) and not before.startswith(2 * bos):
         yield "bos-in-template", {"bos": bos}
     elif theirs.adds_bos and not mine.adds_bos:
         yield "bos-twice" if after.startswith(bos) else "bos-added", {"bos": bos}
     elif mine.adds_bos and (not theirs.adds_bos or theirs.bos_id != mine.bos_id):
         yield "bos-missing", {"id": mine.bos_id}
-
-
-def _rendered(tokenizer: Any) -> str:
-    try:
-        return str(tokenizer.render_chat(ASKED, add_generation_prompt=True))
-    except TokenizerError:
-        return ""
 
 
 def _ends(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
@@ -139,16 +114,13 @@ def _ends(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
 
 def end_of_turn(tokenizer: Any) -> int | None:
     """The special token that the template puts after an answer; None without one."""
-    try:
-        ids, mask = tokenizer.encode_chat([*ASKED, {"role": "assistant", "content": "It is."}])
-    except TokenizerError:
-        return None
+    ids, mask = tried(tokenizer.encode_chat, [*ASKED, {"role": "assistant", "content": "It is."}]) or ((), ())
     special = set(tokenizer.special_tokens.values())
     return next((id for id, own in zip(ids[::-1], mask[::-1], strict=True) if own and id in special), None)
 
 
 def _pieces(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
-    for text in () if "vocabulary" in known else probes.texts:
+    for text in () if "vocabulary" in known else probes[0]:
         here, there = tuned.tokenizer.encode(text), other.tokenizer.encode(text)
         if list(here) != list(there):
             yield "split-pattern", {"text": text[:40], "here": len(here), "there": len(there)}
@@ -159,7 +131,7 @@ def _template(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Fo
         return
     if other.tokenizer.chat_template is None:
         yield "template-missing", {}
-    for messages, prompt in () if "split-pattern" in known else probes.chats:
+    for messages, prompt in () if "split-pattern" in known else probes[1]:
         here, there = (_ids(side.tokenizer, messages, prompt) for side in (tuned, other))
         if here != there:
             counts = ("refused" if ids is None else f"{len(ids)} tokens" for ids in (here, there))
@@ -167,13 +139,10 @@ def _template(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Fo
             yield "template", {"roles": roles, **dict(zip(("here", "there"), counts, strict=True))}
 
 
-def _ids(tokenizer: Any, messages: Any, prompt: bool) -> list[int] | None:
+def _ids(tokenizer: Any, messages: Any, prompt: bool) -> Any:
     """Tokens of a conversation without what begins a text; None where the template refuses it."""
-    try:
-        ids = list(tokenizer.chat_ids(messages, add_generation_prompt=prompt))
-    except TokenizerError:
-        return None
-    return ids[1:] if ids[:1] == [tokenizer.bos_id] else ids
+    ids = tried(tokenizer.chat_ids, messages, add_generation_prompt=prompt)
+    return ids[1:] if ids and ids[0] == tokenizer.bos_id else ids
 
 
 def _config(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
@@ -224,15 +193,6 @@ class Pair:
         return relative(self.there, self.here)
 
     @property
-    def alike(self) -> float:
-        return float(torch.nn.functional.cosine_similarity(self.here.flatten(), self.there.flatten(), dim=0))
-
-    @property
-    def lengths(self) -> list[Tensor]:
-        """Of the rows of both, in order of their size."""
-        return [one.reshape(len(one), -1).norm(dim=1).sort().values for one in (self.here, self.there)]
-
-    @property
     def is_base(self) -> bool:
         base = self.tuned.base.get(self.name)
         return base is not None and base.shape == self.here.shape and relative(self.there, rows_of(base)) <= self.limit
@@ -241,6 +201,11 @@ class Pair:
 def relative(there: Tensor, here: Tensor) -> float:
     """The error of a tensor over the size of the other."""
     return float((there - here).norm() / here.norm().clamp_min(1e-30))
+
+
+def lengths(matrix: Tensor) -> Tensor:
+    """Of the rows, in order of their size."""
+    return matrix.reshape(len(matrix), -1).norm(dim=1).sort().values
 
 
 def rounding(kind: str) -> float:
@@ -260,9 +225,13 @@ def rows_of(weight: Any) -> Tensor:
 DIAGNOSES: dict[str, Callable[[Pair], bool]] = {
     "adapter-not-merged": lambda pair: pair.is_base,
     "dtype": lambda pair: bool((pair.here.abs() > LARGEST_HALF).any()),
-    "quantization": lambda pair: pair.limit > max(ROUNDED.values()) and pair.alike > ALIKE,
+    "quantization": lambda pair: (
+        pair.limit > max(ROUNDED.values())
+        and bool(cosine_similarity(pair.here.flatten(), pair.there.flatten(), 0) > ALIKE)
+    ),
     "row-order": lambda pair: (
-        any(part in pair.name for part in ("q_proj", "k_proj")) and relative(*pair.lengths) <= max(pair.limit, 1e-3)
+        any(part in pair.name for part in ("q_proj", "k_proj"))
+        and relative(lengths(pair.there), lengths(pair.here)) <= max(pair.limit, 1e-3)
     ),
     "norm-shift": lambda pair: "norm" in pair.name and bool(((pair.there - pair.here).abs() - 1).abs().max() < 1e-2),
     "tied-head": lambda pair: pair.name == HEAD,

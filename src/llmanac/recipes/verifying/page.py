@@ -10,8 +10,8 @@ HEAD = ("export", "runner", "is the tuned model", "identical", "score", "KL, nat
 
 def cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     """The cells of an export, from its `Verified.as_json`."""
-    causes = ", ".join(found["cause"] for found in one["findings"]) or "beyond its bounds"
-    head = one["name"], one["runner"], "yes" if one["faithful"] else f"no: {causes}"
+    no = f"no: {', '.join(found['cause'] for found in one['findings']) or 'beyond its bounds'}"
+    head = one["name"], one["runner"], "yes" if one["faithful"] else no
     if (said := one["answers"]) is None:
         return *head, "", "", "", ""
     ties = f", {said['near_ties']} part at near-ties" if said["near_ties"] else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
@@ -42,16 +42,12 @@ class Said:
     prompt: int | None
     tokens: Sequence[tuple[int, float]] = ()
 
-    def right(self, gold: str | None) -> bool | None:
-        """Whether it is the right answer's text; None where there is none."""
-        return None if gold is None else self.text.strip() == gold.strip()
-
 
 class Local:
     """A folder, an adapter on its model, or a .gguf file, in the engine of this package.
 
     Attributes:
-        bits: of a weight, the fewest of a matrix but the embedding's.
+        bits: of a weight, the fewest of a matrix but the embedding's; size: of the vocabulary, 0 where it is not known.
     """
 
     runner = "llmanac"
@@ -60,14 +56,14 @@ class Local:
         self.name, self.engine = path, load_engine(path)
         self.model: Any = self.engine.model
         self.tokenizer: Any = self.engine.tokenizer
+        self.size = int(self.model.vocab_size)
         adapter = find_adapter(path)
         self._base = base or (None if adapter is None else base_of(adapter))
 
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """The parameters by name; the head is there too where it is the embedding."""
-        found: dict[str, Tensor] = dict(self.model.named_parameters(remove_duplicate=False))
-        return found
+        return dict(self.model.named_parameters(remove_duplicate=False))
 
     @cached_property
     def base(self) -> dict[str, Tensor]:
@@ -84,10 +80,8 @@ class Local:
     def ids(self, prompt: Prompt) -> list[int]:
         """Tokens of a prompt, as this package would ask it; of a chat without a template the last message alone."""
         if not isinstance(prompt, str):
-            try:
-                return list(self.tokenizer.chat_ids(prompt, add_generation_prompt=True))
-            except TokenizerError:
-                return self.ids(str(prompt[-1].get("content")))
+            ids = tried(self.tokenizer.chat_ids, prompt, add_generation_prompt=True)
+            return self.ids(str(prompt[-1].get("content"))) if ids is None else list(ids)
         before = [self.tokenizer.bos_id] if self.tokenizer.adds_bos else []
         return [*before, *self.tokenizer.encode(prompt)]
 
@@ -114,6 +108,7 @@ class LlamaCpp:
             self.llm = peer.Llama(path, n_ctx=CONTEXT, n_threads=1, logits_all=True, verbose=False, seed=0)
         except Exception as error:
             raise CheckpointError(f"{path}: llama.cpp does not load it ({str(error)[:200]})") from error
+        self.size = int(self.llm.n_vocab())
 
     def model(self, batch: Any) -> Any:
         """Logits (1, T, V) of a row of tokens."""
@@ -131,7 +126,7 @@ class LlamaCpp:
 class Remote(Server):
     """A server by its address."""
 
-    runner, bits = "server", 32.0
+    runner, bits, size = "server", 32.0, 0
 
     def answers(self, prompts: Sequence[Prompt], length: int) -> list[Said]:
         """The greedy answer to each prompt. Raises RequestError where the server refuses."""
@@ -150,32 +145,28 @@ def _said(answer: Any) -> Said:
     return Said(str(text or ""), (answer.get("usage") or {}).get("prompt_tokens"))
 
 
-def is_server(place: str) -> bool:
-    """Whether a place is an address."""
-    return place.startswith(("http://", "https://"))
+def tried(call: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """What a call gives; None where a tokenizer or its chat template refuses."""
+    try:
+        return call(*given, **options)
+    except TokenizerError:
+        return None
 
 
-def llama_cpp() -> Any | None:
-    """The module of llama.cpp where it is installed; nothing here needs it."""
-    return importlib.import_module("llama_cpp") if importlib.util.find_spec("llama_cpp") else None
-
-
-def opened_sides(place: str, peer: Any | None) -> list[Any]:
-    """What is to be compared of a place: a file in each runner that reads it, or a server."""
-    if is_server(place):
+def opened_sides(place: str, with_llama_cpp: bool) -> list[Any]:
+    """What is to be compared of a place: a file in each runner that is installed and reads it, or a server."""
+    if place.startswith(("http://", "https://")):
         return [Remote(place)]
     sides: list[Any] = [Local(place)]
-    if peer is not None and place.endswith(SUFFIX):
-        sides.append(LlamaCpp(peer, place))
+    if with_llama_cpp and place.endswith(SUFFIX) and importlib.util.find_spec("llama_cpp"):
+        sides.append(LlamaCpp(importlib.import_module("llama_cpp"), place))
     return sides
 
 
 def kind_of(weight: Any) -> str:
     """How a matrix is stored: a kind of GGUF files, a quantizer's name, or a dtype."""
     form = getattr(weight, "form", None)
-    if form is None:
-        return str(weight.dtype).removeprefix("torch.")
-    return str(getattr(form, "kind", None) or form.name)
+    return str(weight.dtype).removeprefix("torch.") if form is None else str(getattr(form, "kind", None) or form.name)
 
 
 def bits_of(kind: str) -> float:
