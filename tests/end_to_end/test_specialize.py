@@ -212,6 +212,23 @@ def test_the_command_says_how_it_went(tmp_path, capsys):
     assert ended.value.code == 0
 
 
+@pytest.mark.slow
+@pytest.mark.pretrained
+@pytest.mark.timeout(1800)
+def test_smollm2_learns_a_task_and_its_exports_are_the_model(tmp_path):
+    """The form of an answer is learned in minutes; whether it is right is not asked for here."""
+    from _published import published
+
+    days = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+    rows = [{"question": f"Code {n:03}?", "answer": f"{days[n % 7]}, week {n % 10}"} for n in range(210)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = SpecializeSpec(model=str(published("smollm2")), data=str(tmp_path / "rows.jsonl"), budget="4m")
+    found, _ = carried_out(spec, tmp_path / "out")
+    held = found.results["tuned"]["held_out"]
+    assert held["after"] < 0.5 * held["before"]
+    assert all(one["faithful"] for one in found.results["verified"] if one["name"].endswith("q8_0.gguf"))
+
+
 # ----------------------------------------------------------------------------------------------------------- killed
 def trials(folder: Path, points: int, kinds: str) -> dict:
     ended = subprocess.run([sys.executable, __file__, str(folder), str(points), kinds], capture_output=True, text=True,
