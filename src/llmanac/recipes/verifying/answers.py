@@ -17,7 +17,7 @@ from llmanac.evaluate.divergence import SHORTEST, Windows, divergence
 from llmanac.metrics._intervals import Z, wilson_interval
 from llmanac.recipes.tune_rows import read_rows
 from llmanac.recipes.verifying.files import Finding, Probes, finding
-from llmanac.recipes.verifying.sides import Local, Prompt, Said
+from llmanac.recipes.verifying.sides import Local, Prompt, Said, tried
 
 LENGTH, FEWEST = 256, 8  # tokens of a window of text; windows, of short texts shorter ones
 Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval
@@ -166,7 +166,7 @@ def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
     shared = next((at for at, (a, b) in pairs if a != b), min(len(mine.text), len(theirs)))
     ids = [id for id, _ in mine.tokens]
     for at, (_, margin) in enumerate(mine.tokens):
-        if len(tokenizer.decode(ids[: at + 1], skip_special=True)) > shared:
+        if len(tried(tokenizer.decode, ids[: at + 1], skip_special=True) or "") > shared:
             return margin < TIE
     return bool(mine.tokens) and mine.tokens[-1][1] < TIE
 
