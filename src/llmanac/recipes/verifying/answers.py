@@ -140,7 +140,7 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     theirs, causes = side.answers(held.prompts, length), list[Finding]()
     both = list(zip(held.said, theirs, strict=True))
     pairs = [(a.text.strip(), b.text.strip()) for a, b in both]
-    same = [a == b for a, b in pairs]
+    same = [a.text.strip() == b.text.strip() or (bool(a.ids) and a.ids == b.ids) for a, b in both]
     counts = [(a.prompt, b.prompt) for a, b in both if a.prompt and b.prompt and a.prompt != b.prompt]
     ties = [_near_tie(tuned.tokenizer, a, b.text) for (a, b), equal in zip(both, same, strict=True) if not equal]
     if counts:
@@ -164,11 +164,10 @@ def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
     """Whether an answer parts from the tuned model's at a token that won by little."""
     pairs = enumerate(zip(mine.text, theirs, strict=False))
     shared = next((at for at, (a, b) in pairs if a != b), min(len(mine.text), len(theirs)))
-    ids = [id for id, _ in mine.tokens]
-    for at, (_, margin) in enumerate(mine.tokens):
-        if len(tried(tokenizer.decode, ids[: at + 1], skip_special=True) or "") > shared:
+    for at, margin in enumerate(mine.margins):
+        if len(tried(tokenizer.decode, mine.ids[: at + 1], skip_special=True) or "") > shared:
             return margin < TIE
-    return bool(mine.tokens) and mine.tokens[-1][1] < TIE
+    return bool(mine.margins) and mine.margins[-1] < TIE
 
 
 def interval_of(values: Sequence[float]) -> Interval:

@@ -35,12 +35,13 @@ class Said:
 
     Attributes:
         prompt: tokens of the prompt, where they are known.
-        tokens: ids of its tokens, and by how many nats each won over the next one.
+        ids: of its tokens; margins: by how many nats each won over the next one.
     """
 
     text: str
     prompt: int | None
-    tokens: Sequence[tuple[int, float]] = ()
+    ids: Sequence[int] = ()
+    margins: Sequence[float] = ()
 
 
 class Local:
@@ -90,7 +91,7 @@ class Local:
         ids = [self.ids(prompt) for prompt in prompts]
         done = self.engine.generate(ids, max_new_tokens=length, temperature=0)
         return [
-            Said(one.text, len(own), [(token.id, token.margin) for token in one.token_logprobs])
+            Said(one.text, len(own), *zip(*((token.id, token.margin) for token in one.token_logprobs), strict=True))
             for one, own in zip(done, ids, strict=True)
         ]
 
