@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
@@ -15,6 +13,7 @@ from _exports import TEMPLATE, edited, folder, gguf, model, words
 from safetensors.torch import load_file, save_file
 
 from llmanac.adapters.load import save_adapter
+from llmanac.cli import main
 from llmanac.core.spec import make_method
 from llmanac.models.load import load_model
 from llmanac.recipes.linting import CHECKS, TABLE, lint
@@ -422,18 +421,14 @@ def test_every_published_fault_of_the_page_is_a_rule(root):
     assert set(CHECKS) == set(TABLE) and all("#" in one["thread"] for one in TABLE.values())
 
 
-def test_the_command(made, tmp_path):
+def test_the_command(made, tmp_path, capsys):
     def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "llmanac.cli", "lint", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with pytest.raises(SystemExit) as ended:
+            main(["lint", *map(str, arguments)])
+        return ended.value.code, capsys.readouterr().out
 
-    good = run(written(tmp_path / "good.jsonl", CLEAN["chats"]))
-    assert good.returncode == 0 and "nothing found" in good.stdout, good.stderr
-    bad = run(written(tmp_path / "bad.jsonl", ROWS["no-loss"]), "--json")
-    assert bad.returncode == 1 and json.loads(bad.stdout)["found"][0]["name"] == "no-loss"
-    for nothing in (tmp_path / "none", tmp_path):
-        assert run(nothing).returncode == 2
+    status, said = run(written(tmp_path / "good.jsonl", CLEAN["chats"]))
+    assert status == 0 and "nothing found" in said
+    status, said = run(written(tmp_path / "bad.jsonl", ROWS["no-loss"]), "--json")
+    assert status == 1 and json.loads(said)["found"][0]["name"] == "no-loss"
+    assert run(tmp_path / "none")[0] == run(tmp_path)[0] == 2

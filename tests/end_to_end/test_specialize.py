@@ -177,7 +177,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 def test_tuning_ends_early_and_keeps_the_best(tmp_path):
     """At a rate that soon makes it worse: what is kept is the checkpoint with the lowest loss."""
-    spec = asked(tmp_path, epochs=40.0, patience=2)
+    spec = asked(tmp_path, epochs=16.0, patience=2)
     from llmanac.core.spec import patch
 
     found, _ = carried_out(patch(spec, {"train.optimizer.lr": 0.3}), tmp_path / "out")
@@ -238,8 +238,8 @@ def trials(folder: Path, points: int, kinds: str) -> dict:
 
 
 def test_killed_in_a_few_states_it_ends_the_same(tmp_path):
-    found = trials(tmp_path, 3, "SIGKILL,SIGINT")
-    assert found["wrong"] == [] and found["kills"] == 3, found
+    found = trials(tmp_path, 2, "SIGKILL,SIGINT")
+    assert found["wrong"] == [] and found["kills"] == 2, found
 
 
 @pytest.mark.slow

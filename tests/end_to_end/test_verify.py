@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from _exports import TEMPLATE, changed, edited, folder, gguf, model, words
 from _servers import running
 
 from llmanac.adapters.load import save_adapter
+from llmanac.cli import main
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.models.load import load_model
@@ -208,19 +207,19 @@ def test_a_server_is_asked(made):
         assert [found.cause for found in one.findings] == ["template"]
 
 
-def test_the_command(made, tmp_path):
+def test_the_command(made, tmp_path, capsys):
     root, tuned, faithful = made
 
     def run(*arguments):
-        return subprocess.run([sys.executable, "-m", "llmanac.cli", "verify", *map(str, arguments)],
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", *map(str, arguments)])
+        return ended.value.code, capsys.readouterr().out
 
     few = ("--limit", "4", "--length", "6", "--runner", "llmanac")
-    good = run(tuned, faithful, "--json", *few)
-    assert good.returncode == 0, good.stderr
-    assert json.loads(good.stdout)["exports"][0]["faithful"] is True
-    bad = run(tuned, faithful, changed(faithful, root / "bad.gguf", {"tokenizer.chat_template": None}), *few)
-    assert bad.returncode == 1 and "bad.gguf (llmanac): template: " in bad.stdout
-    missing = run(tuned, tmp_path / "missing.gguf", *few)
-    assert missing.returncode == 1 and "no such file" in missing.stdout
-    assert run(tmp_path / "missing", faithful).returncode == 2
+    status, said = run(tuned, faithful, "--json", *few)
+    assert status == 0 and json.loads(said)["exports"][0]["faithful"] is True
+    status, said = run(tuned, faithful, changed(faithful, root / "bad.gguf", {"tokenizer.chat_template": None}), *few)
+    assert status == 1 and "bad.gguf (llmanac): template: " in said
+    status, said = run(tuned, tmp_path / "missing.gguf", *few)
+    assert status == 1 and "no such file" in said
+    assert run(tmp_path / "missing", faithful)[0] == run(tuned, faithful, "--runner", "other")[0] == 2

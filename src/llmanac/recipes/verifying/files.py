@@ -16,6 +16,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -69,10 +70,9 @@ def unreadable(place: str, error: LlmanacError) -> Finding:
     """Why a file cannot be opened."""
     try:
         file = GGUF(place)
-        sums = {name: float(file.tensor(name).float32().sum()) for name in file.names}
+        lost = next((name for name in file.names if not np.isfinite(file.tensor(name).float32()).all()), None)
     except (OSError, LlmanacError):  # no such file: its own reader says why
-        sums = {}
-    lost = next((name for name, total in sums.items() if not math.isfinite(total)), None)
+        lost = None
     return finding("unreadable", error=error) if lost is None else finding("dtype", name=lost)
 
 
