@@ -75,7 +75,8 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         merge(place / "tuned", place / "merged")
         files = [place / f"{kind}.gguf" for kind in KINDS]
         for kind, file in zip(KINDS, files, strict=True):
-            convert(str(place / "merged"), file, "gguf", kind)
+            texts = ["\n".join(pair) for pair in rows] if kind == "q4_k_m" else None
+            convert(str(place / "merged"), file, "gguf", kind, calibration=texts)
         found = verify(
             str(place / "tuned"), [str(file) for file in files], rows=place / "test.jsonl",
             bounds=Bounds(limit=ITEMS, length=LENGTH), with_llama_cpp=False,

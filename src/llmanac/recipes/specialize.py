@@ -38,6 +38,7 @@ from llmanac.recipes import specialist
 from llmanac.recipes.chat_rows import can_chat
 from llmanac.recipes.convert import convert
 from llmanac.recipes.linting import lint
+from llmanac.recipes.linting.rows import messages_of
 from llmanac.recipes.merge import merge
 from llmanac.recipes.report import heading
 from llmanac.recipes.spec import seconds
@@ -55,8 +56,8 @@ from llmanac.train import TrainSpec
 STOPS = ("mixed-forms", "no-answer", "unknown-role")  # what lint says that tuning must not go on with
 TUNED, SWEPT = 0.6, 0.2  # shares of a budget
 RATES, RANKS, SHARE = (3e-4, 1e-3), (8, 32), 0.2  # of a sweep; its part of the epochs
-ASKED = 300  # held-out prompts, at most
-WATCHED = 0.05  # of the training rows: measured while it is tuned
+FINE = ("f32", "f16", "bf16", "q8_0")  # exports that rounding hardly changes
+ASKED, WATCHED = 300, 0.05  # held-out prompts, at most; share of the training rows that is measured while it is tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +214,11 @@ class Specializing:
             merge(self.place / "tuned", self.place / "merged")
 
     def export(self) -> None:
+        texts = ["\n".join(str(one["content"]) for one in messages_of(row)) or "".join(row.values())
+                 for _, row in read_rows(self.rows["train"])]  # fmt: skip
         for kind, path in zip(self.asked.exports, self.exports, strict=True):
-            if not path.is_file():
-                convert(str(self.place / "merged"), path, "gguf", kind)
+            if not path.is_file():  # below 8 bits errors weigh as much as what they are multiplied with on the rows
+                convert(str(self.place / "merged"), path, "gguf", kind, calibration=None if kind in FINE else texts)
 
     def _ask(self) -> dict[str, Any]:
         """The rows that were taken out, asked before and after."""

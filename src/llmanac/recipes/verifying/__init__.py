@@ -86,8 +86,7 @@ def verify(
     Raises:
         LlmanacError: the tuned model or the rows cannot be read, or a server does not answer.
     """
-    bounds = bounds or Bounds()
-    reference = Local(tuned, base)
+    bounds, reference = bounds or Bounds(), Local(tuned, base)
     held = held_rows(reference, rows, bounds.limit)
     found = []
     for place in exported:
