@@ -30,12 +30,12 @@ _PUBLIC = {
     "Corrector": "llmanac.evaluate.correct",
     "embed": "llmanac.evaluate.embed",
     "verdict": "llmanac.evaluate.verdict.judged",
-    **dict.fromkeys(("align", "ask", "distill", "index", "merge", "quantize", "tune"), "llmanac.api"),
+    **dict.fromkeys(("align", "ask", "distill", "index", "merge", "quantize", "specialize", "tune"), "llmanac.api"),
 }
 _CALLED = ("evaluate", "generate")  # packages that are called like the functions of these names in `api`
 
 if TYPE_CHECKING:
-    from llmanac.api import align, ask, distill, evaluate, generate, index, merge, quantize, tune
+    from llmanac.api import align, ask, distill, evaluate, generate, index, merge, quantize, specialize, tune
     from llmanac.core.registry import build
     from llmanac.evaluate.classify import classify
     from llmanac.evaluate.correct import Corrector
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Corrector", "Engine", "align", "ask", "build", "classify", "compare", "distill", "embed", "evaluate", "generate",
-    "index", "load_model", "load_tokenizer", "merge", "quantize", "run", "save_model", "score", "train_classifier",
-    "train_tokenizer", "tune", "verdict",
+    "index", "load_model", "load_tokenizer", "merge", "quantize", "run", "save_model", "score", "specialize",
+    "train_classifier", "train_tokenizer", "tune", "verdict",
 ]  # fmt: skip
 
 

@@ -61,6 +61,24 @@ def align(
     return _run(AlignSpec, fields, data, output, resume, changes)
 
 
+def specialize(
+    model: Place, data: Place, *, output: Place = "specialist", auto: bool = False, resume: bool = False,
+    changes: Changes | None = None,
+) -> Run:  # fmt: skip
+    """Tune on rows or on a folder of documents, export to .gguf files, and verify that they are the model.
+
+    Args:
+        auto: choose rate and rank by a short paired sweep.
+    """
+    from llmanac.core import spec
+    from llmanac.recipes.run import run
+    from llmanac.recipes.specialize import SpecializeSpec
+
+    fields = {"model": str(model), "data": str(data), "choose": "sweep" if auto else "stated"}
+    asked = spec.patch(spec.make(SpecializeSpec, fields), changes or {})
+    return run(asked, folder=Path(output), resume=resume, flag="output")
+
+
 def distill(
     teacher: Place, student: Place, data: Place, *, level: str = "token", adapter: str = "full", samples: int = 1,
     temperature: float = 0.0, max_tokens: int = 256, verify: str = "squad", output: Place = "distilled",

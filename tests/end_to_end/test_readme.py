@@ -21,7 +21,8 @@ PAGES = [
     "docs/compare.md",
     "docs/evaluate.md", "docs/finetune.md", "docs/generate.md", "docs/models.md",
     "docs/multimodal.md", "docs/ngrams.md",
-    "docs/reason.md", "docs/retrieve.md", "docs/sandbox.md", "docs/scaling.md", "docs/serve.md", "docs/tokenizers.md",
+    "docs/reason.md", "docs/retrieve.md", "docs/sandbox.md", "docs/scaling.md", "docs/serve.md", "docs/specialize.md",
+    "docs/tokenizers.md",
 ]  # fmt: skip
 SLOW = ["docs/assistant.md", "docs/compare.md", "docs/multimodal.md", "docs/tokenizers.md"]
 # a minute or more each
@@ -42,6 +43,7 @@ LONG = [
         "retrieve",
         "scaling",
         "serve",
+        "specialize",
         "tokenizers",
     )
 ]

@@ -23,6 +23,7 @@ DATA: dict[str, dict[str, Any]] = {
     "RecipeSpec": {"name": "small", "data": {"source": {"name": "files", "paths": ["text"]}}},
     "TuneSpec": {**ROWS, "adapter": "lora"},
     "AlignSpec": {**ROWS, "objective": "dpo"},
+    "SpecializeSpec": {"model": "m", "data": "rows.jsonl"},
     "RlhfSpec": read_recipe("rlhf"),
     "MultimodalRecipe": read_recipe("clip"),
 }
@@ -177,7 +178,7 @@ def test_one_process_at_a_time_and_it_is_looked_at_again_with_the_lock(kind: str
 
 CHANGES = {
     "RecipeSpec": "tokenizer.vocab_size", "TuneSpec": "seed", "AlignSpec": "objective.beta", "RlhfSpec": "rl.epochs",
-    "MultimodalRecipe": "rows",
+    "MultimodalRecipe": "rows", "SpecializeSpec": "questions",
 }  # fmt: skip
 
 

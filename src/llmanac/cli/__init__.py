@@ -38,7 +38,8 @@ COMMANDS = {
     "context": "context.context_command", "caption": "pictures.caption_command",
     "classify-image": "pictures.classify_image_command", "generate-image": "pictures.generate_image_command",
     "index": "documents.index_command", "ask": "documents.ask_command", "retrieve": "documents.retrieve_command",
-    "doctor": "methods.doctor_command",
+    "doctor": "methods.doctor_command", "specialize": "specialize.specialize_command",
+    "verify": "specialize.verify_command", "lint": "specialize.lint_command",
 }  # fmt: skip
 GROUPS = {
     "calculate": "calculate.app", "exercise": "exercise.app", "question": "guide.question_app",

@@ -10,6 +10,7 @@ from typing import Any
 from llmanac.core.pages import Section, table
 from llmanac.core.shown import Shown
 from llmanac.models.load import load_model
+from llmanac.recipes import specialist
 from llmanac.recipes.multimodal_report import scores
 from llmanac.recipes.report import measured
 from llmanac.recipes.rlhf_results import policies
@@ -48,7 +49,9 @@ class Run(Shown):
 
 def sections(done: Run) -> list[Section]:
     """The tables of a finished run of any form, as a terminal or a notebook shows them."""
-    forms = {"RecipeSpec": _pretrained, "RlhfSpec": _in_stages, "MultimodalRecipe": _of_pictures}
+    forms = {
+        "RecipeSpec": _pretrained, "RlhfSpec": _in_stages, "MultimodalRecipe": _of_pictures, "SpecializeSpec": _specialist
+    }  # fmt: skip
     return forms.get(type(done.recipe).__name__, _tuned)(done)
 
 
@@ -93,3 +96,8 @@ def _in_stages(done: Run) -> list[Section]:
 def _of_pictures(done: Run) -> list[Section]:
     """The scores of a run of images by side."""
     return [replace(scores(done.results), title=done.results["name"])]
+
+
+def _specialist(done: Run) -> list[Section]:
+    """Scores before and after, and whether each export is the tuned model."""
+    return [section for section in specialist.sections(done.results)[:2] if section is not None]

@@ -22,6 +22,7 @@ from llmanac.recipes.finished import Run
 from llmanac.recipes.multimodal import Multimodal, MultimodalRecipe, is_multimodal, run_pictures
 from llmanac.recipes.rlhf import RlhfSpec, is_rlhf, run_stages
 from llmanac.recipes.spec import RecipeSpec, read_recipe
+from llmanac.recipes.specialize import SpecializeSpec, Specializing, is_specializing
 from llmanac.recipes.tune import TuneSpec, is_tuning, tune_held
 
 __all__ = ["NothingKept", "Run", "asked_for", "run"]
@@ -45,12 +46,14 @@ class Form:
     without: Mapping[str, str] = field(default_factory=dict)
 
 
-ALONE = "RL and recipes of pictures train on one process; leave --processes out"
+ALONE = "RL, recipes of pictures and specialists train on one process; leave --processes out"
 FORMS = (
     Form(RlhfSpec, is_rlhf, run_stages, without={"parallel": f"parallel: {ALONE}", "budget": "--budget: a recipe in "
          "stages states its steps; set rl.train.steps, sft.epochs, reward_model.epochs"}),
     Form(MultimodalRecipe, is_multimodal, run_pictures, Multimodal, {"parallel": f"parallel: {ALONE}",
          "budget": "--budget: a recipe of pictures states its steps; set -s train.steps=..."}),
+    Form(SpecializeSpec, is_specializing, lambda held, report, began: Specializing(held, report).run(),
+         without={"parallel": f"parallel: {ALONE}"}),
     Form(AlignSpec, is_aligning, tune_held),
     Form(TuneSpec, is_tuning, tune_held),
     Form(RecipeSpec, lambda data: True, stages.work),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +74,7 @@ class TuneSpec(RunSpec):
         train: steps left open are those of `rows.epochs`; its length is `rows.length`. A rate left at its default is
             that for adapters, or a tenth of it for the model's own weights.
         budget: time for all of it, such as 10m; it decides the steps that are left open.
+        patience: evaluations of held-out rows without a better loss after which it ends; the best is kept.
         parallel: the mesh of processes that compute the steps; a resumed tuning may have another.
     """
 
@@ -92,6 +93,7 @@ class TuneSpec(RunSpec):
     seed: int = 0
     rope: str | None = None
     budget: str | None = None
+    patience: int | None = None
     parallel: ParallelSpec = field(default_factory=ParallelSpec)
 
     def __post_init__(self) -> None:
@@ -187,6 +189,7 @@ class Tuning:
         done = train(
             self.model, stream, objective, settled, self.place / "training", seed=self.asked.seed, budget=budget,
             label=self.label, report=self.report, team=self.team, saved=None if self.team else self._keep_stopped,
+            patience=self.asked.patience, evaluate=self._watch(objective, rows) if self.asked.patience else None,
         )  # fmt: skip
         after = self._measure(objective, rows, "after")
         losses = (answers[0].mean, self._measure(plain, rows, "after", "answers.json").mean) if answers else None
@@ -332,6 +335,11 @@ class Tuning:
                 units.append(float(count))
                 bar.advance(1)
         return Items(sums, units)
+
+    def _watch(self, objective: Any, rows: Any) -> Callable[[Any], dict[str, float]] | None:
+        """The loss of held-out rows, while it trains; None where there are none."""
+        some = rows.held_out[:EVALUATED]
+        return (lambda model: {"loss": self.values(objective, some, "measure").mean}) if some else None
 
     def _keep_stopped(self, step: int, steps: int) -> None:
         """Write what a training has reached, with a note that says so: it is used if the training is stopped here."""

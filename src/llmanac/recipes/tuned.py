@@ -37,15 +37,20 @@ class Tuned:
 
     def change(self) -> tuple[float, float, float] | None:
         """after - before, with its 95% interval over rows (normal, of a ratio of sums)."""
-        if self.before is None or self.after is None or len(self.before) < 2:
-            return None
-        units = self.before.units
-        total, count = math.fsum(units), len(units)
-        parts = [b - a for a, b in zip(self.before.sums, self.after.sums, strict=True)]
-        mean = math.fsum(parts) / total
-        spread = math.fsum((d - mean * u) ** 2 for d, u in zip(parts, units, strict=True))
-        half = 1.959963984540054 * math.sqrt(spread * count / (count - 1)) / total
-        return mean, mean - half, mean + half
+        return None if self.before is None or self.after is None else paired_change(self.before, self.after)
+
+
+def paired_change(before: Items, after: Items) -> tuple[float, float, float] | None:
+    """after - before on the same rows, with its 95% interval (normal, of a ratio of sums); None for a single row."""
+    if len(before) < 2:
+        return None
+    units = before.units
+    total, count = math.fsum(units), len(units)
+    parts = [b - a for a, b in zip(before.sums, after.sums, strict=True)]
+    mean = math.fsum(parts) / total
+    spread = math.fsum((d - mean * u) ** 2 for d, u in zip(parts, units, strict=True))
+    half = 1.959963984540054 * math.sqrt(spread * count / (count - 1)) / total
+    return mean, mean - half, mean + half
 
 
 def results(result: Tuned) -> dict[str, Any]:

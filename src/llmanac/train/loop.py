@@ -63,24 +63,12 @@ class TrainResult:
 
 
 def train(
-    model: nn.Module,
-    source: Any,
-    objective: Any,
-    spec: TrainSpec,
-    folder: str | Path,
-    *,
-    seed: int,
-    resume: bool = True,
-    evaluate: Evaluate | None = None,
-    evaluate_every: int | None = None,
-    watch: str = "loss",
-    budget: float | None = None,
-    generators: Mapping[str, Generator] | None = None,
-    label: str = "train",
-    report: Callable[[str], object] | None = None,
-    team: Any = None,
-    saved: Callable[[int, int], object] | None = None,
-) -> TrainResult:
+    model: nn.Module, source: Any, objective: Any, spec: TrainSpec, folder: str | Path, *, seed: int,
+    resume: bool = True, evaluate: Evaluate | None = None, evaluate_every: int | None = None, watch: str = "loss",
+    budget: float | None = None, generators: Mapping[str, Generator] | None = None, label: str = "train",
+    report: Callable[[str], object] | None = None, team: Any = None,
+    saved: Callable[[int, int], object] | None = None, patience: int | None = None,
+) -> TrainResult:  # fmt: skip
     """Train a model in place; the folder gets plan.json, metrics.jsonl, tensorboard/ and checkpoints/.
 
     Args:
@@ -97,6 +85,7 @@ def train(
         report: what a message for the user is given to; standard error by default.
         team: the ranks that compute the steps (`train.team.Team`); by default this process alone.
         saved: called after each checkpoint with its step and the number of steps.
+        patience: evaluations without a better one after which it ends; the model then is that of the best.
 
     Raises:
         SpecError: settings that cannot be met, or a folder that holds another run.
@@ -107,7 +96,7 @@ def train(
     """
     keep_freed_memory()
     run = _Run(model, source, objective, Path(folder), seed, generators, watch, report, team)
-    run.saved = saved or run.saved
+    run.saved, run.patience = saved or run.saved, patience
     with preserve_random_state():
         return run.train(spec, resume, evaluate, evaluate_every, budget, label)
 
@@ -145,6 +134,7 @@ class _Run:
         self.best: dict[str, Any] | None = None
         self.evaluated: dict[str, float] = {}
         self.saved: Callable[[int, int], object] = lambda step, steps: None
+        self.patience: int | None = None
 
     def train(
         self,
@@ -190,7 +180,7 @@ class _Run:
         try:
             with interruptible() as interrupted, progress(label, steps, "steps") as bar:
                 bar.done = self.step
-                while self.step < steps and not interrupted.is_set():
+                while self.step < steps and not interrupted.is_set() and not self._waited(evaluate_every or every):
                     begin = pace.now()
                     lr_scale = schedule(self.step)
                     result = stepper(next(self.source), lr_scale, self.step)
@@ -226,6 +216,8 @@ class _Run:
                     self.optimizer.collect()
         finally:
             metrics.close()
+        if self.patience and self.best and self.best["step"] != self.step:
+            self.trained.load(checkpoints.load(self.best["step"]))
         if not made.ended:
             made = dataclasses.replace(made, ended=True)
             made.save(self.folder)
@@ -324,6 +316,10 @@ class _Run:
             self.best = {"step": self.step, "value": value}
             return True
         return False
+
+    def _waited(self, every: int) -> bool:
+        """Whether so many evaluations were no better than the best that more are not worth it."""
+        return bool(self.patience and self.best and self.step - self.best["step"] >= self.patience * every)
 
     def _save(self, checkpoints: Checkpoints, spec: TrainSpec) -> None:
         in_parts = self.team is not None and self.optimizer.parts
