@@ -11,7 +11,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.models.load import load_model
-from llmanac.models.positions._scaling import windowed
+from llmanac.models._scaling import windowed
 
 
 @pytest.fixture(scope="module")

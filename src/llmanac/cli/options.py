@@ -16,9 +16,7 @@ from llmanac.core.errors import SpecError
 
 def _use_threads(count: int | None) -> int | None:
     if count is not None:
-        import torch
-
-        torch.set_num_threads(count)  # whatever runs the model asks torch for its number
+        use_threads(count)
     return count
 
 

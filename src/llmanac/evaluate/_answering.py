@@ -11,7 +11,6 @@ from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.files import file_sha256
 from llmanac.evaluate.likelihood import BATCH_TOKENS, loglikelihood
 from llmanac.generate.engine import Engine
-from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.models._pairs import encode
 
 PREFIX_BYTES = 256 << 20  # of examples that prompts share
@@ -35,7 +34,7 @@ class Local:
 
     def __init__(self, engine: Engine, name: str, identity: str, *, batch_tokens: int = BATCH_TOKENS) -> None:
         self.engine, self.name, self.identity, self.batch_tokens = engine, name, identity, batch_tokens
-        if engine.prefix_cache is None and PrefixCache.fits(engine.model):
+        if engine.prefix_cache is None and engine.keeps_prefixes:
             engine.keep_prefixes(PREFIX_BYTES)
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
@@ -87,7 +86,7 @@ def chat_note(model: Answerer, chat: bool) -> str | None:
 
 def _content(path: str) -> str:
     """A hash of the files that a model, its adapter and its tokenizer are read from."""
-    from llmanac.adapters.load import base_of, find_adapter
+    from llmanac.models.locate import base_of, find_adapter
     from llmanac.models.locate import locate, model_folder
 
     total, adapter = hashlib.sha256(), find_adapter(path)

@@ -31,7 +31,7 @@ from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
-from llmanac.models.positions._scaling import stretched, windowed
+from llmanac.models._scaling import stretched, windowed
 from llmanac.models.save import export_model
 
 __all__ = ["export_model", "load_model"]

@@ -35,8 +35,9 @@ from llmanac.models.gguf.architectures import (
     Config,
     interleaved,
 )  # fmt: skip
-from llmanac.models.gguf.read import PackedWeights, divisors
-from llmanac.models.positions._scaling import Scaling
+from llmanac.models.gguf.file import divisors
+from llmanac.models.gguf.read import PackedWeights
+from llmanac.models._scaling import Scaling
 from llmanac.models.save import canonical_state
 from llmanac.tokenizers import _gguf
 from llmanac.tokenizers._base import Tokenizer
