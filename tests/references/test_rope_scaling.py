@@ -17,8 +17,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.generate.engine import Engine
-from llmanac.generate.runner import prefix_cache
-from llmanac.generate.runner import TorchRunner
+from llmanac.generate.runner import TorchRunner, on_host, prefix_cache
 from llmanac.models.families import Config, family
 from llmanac.models.load import load_model
 
@@ -247,7 +246,7 @@ class FromTheStart(TorchRunner):
             held += new
             ends = range(len(held) - len(new) + 1, len(held) + 1) if every else [len(held)]
             rows.append(torch.cat([self._last(held[:end]) for end in ends]))
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return on_host(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
 
     def _last(self, held):
         state = self.model.start(1)

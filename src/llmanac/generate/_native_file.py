@@ -47,6 +47,7 @@ class FileModel:
         self.generation = {key: config[key] for key in TOKENS if key in config}
         self._shapes = self.file.shapes()
         self._check_tensors()
+        self._finite("model.embed_tokens")
         # without the texts of its vocabulary, which its tokenizer has
         self.file.file = copy.copy(self.file.file)
         self.file.file.metadata = {}
@@ -147,11 +148,16 @@ class FileModel:
         first = sum(counts[part] for part in parts[: parts.index(own)])
         return PackedTensor(found.kind, (counts[own], s.dim), found.data[first : first + counts[own]])
 
-    def matrix(self, name: str) -> Matrix:
-        found, mapped = self._tensor(name), self.file.file.mapped
+    def _finite(self, name: str) -> PackedTensor:
+        """The tensor of a product. Raises CheckpointError where a number is not finite."""
+        found = self._tensor(name)
         if not KINDS[found.kind].finite(found.data):
             raise CheckpointError(f"{self.origin}: {name}.weight holds NaN or infinity")
-        mapped.release()  # what was looked at
+        self.file.file.mapped.release()  # what was looked at
+        return found
+
+    def matrix(self, name: str) -> Matrix:
+        found, mapped = self._finite(name), self.file.file.mapped
         if found.kind == "MXFP4":  # scales beyond those of float16
             return Matrix(*kinds.rounded(found.float32()), found.shape)
         kind = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(found.kind, found.kind.lower())

@@ -99,12 +99,12 @@ def _constrained(logits: Array, sequences: Items[Sequence]) -> Array:
     masked = logits.copy()
     for row, constraint in held:
         try:
-            allowed = constraint.mask()
+            allowed = np.asarray(constraint.mask())
         except RequestError as error:  # this text has no continuation: it ends, and the others go on
             sequences[row].error = error
             continue
-        if not isinstance(allowed, np.ndarray) or allowed.dtype != np.bool_ or allowed.shape != logits.shape[1:]:
-            what = f"{allowed.shape} {allowed.dtype}" if isinstance(allowed, np.ndarray) else type(allowed).__name__
+        if allowed.dtype != np.bool_ or allowed.shape != logits.shape[1:]:
+            what = f"{allowed.shape} {allowed.dtype}"
             raise RequestError(f"constraint: its mask is {what}; it must be a bool array of {logits.shape[1]} tokens")
         masked[row, ~allowed] = -np.inf
     return masked
@@ -142,7 +142,8 @@ def _best_two(scores: Array) -> tuple[Array, Array]:
     """The first maximum of each row (B, 1), and its lead over the runner-up (B,)."""
     best, rest = scores.argmax(-1)[:, None], scores.copy()
     np.put_along_axis(rest, best, -np.inf, -1)
-    return best, gather(scores, best)[:, 0] - rest.max(-1)
+    with np.errstate(invalid="ignore"):  # of a row that has no token left
+        return best, gather(scores, best)[:, 0] - rest.max(-1)
 
 
 def _tops(logprobs: Array, counts: Items[int]) -> list[dict[int, float]]:
