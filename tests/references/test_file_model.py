@@ -103,4 +103,4 @@ def test_tensors_that_do_not_fit_are_refused_as_torch_refuses_them(case, models,
             by_torch, by_itself = refused(load_model, place), refused(read_whole, place)
             assert by_torch == by_itself, (name, wrong.keys())
             count += by_itself
-    assert count > 40
+    assert count > 30
