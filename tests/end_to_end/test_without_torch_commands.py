@@ -58,14 +58,20 @@ def generating(file: str, tokens: int) -> list:
         ["--frequency-penalty", 0.7, *drawn], ["--no-repeat-ngram", 2], ["--beams", 3, "-n", 2],
         ["--beams", 4, "--beam-groups", 2, "--length-penalty", 0.5], ["--regex", "[a-d ]+x"],
         ["--schema", json.dumps(SCHEMA), *drawn], ["--schema", json.dumps(SCHEMA)], ["--stop", "a", *drawn],
-        ["--draft", "prompt-lookup", *drawn], ["--decoding", "top-k{k=5}", "--decoding", "temperature{temperature=2.0}"],
+        ["--draft", "prompt-lookup", *drawn],
+        ["--decoding", "top-k{k=5}", "--decoding", "temperature{temperature=2.0}"],
     ]  # fmt: skip
     return [[*base, *way] for way in ways]
 
 
 def asking(file: str) -> list:
     """Requests to a server: greedy, drawn, stopped, constrained, streamed, scored, and again from its cache."""
-    text = {"model": "tiny", "temperature": 0, "prompt": "the cat sat on the mat and the dog ran " * 16, "max_tokens": 8}
+    text = {
+        "model": "tiny",
+        "temperature": 0,
+        "prompt": "the cat sat on the mat and the dog ran " * 16,
+        "max_tokens": 8,
+    }
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "the cat"}], "max_tokens": 24}
     schema = {"type": "json_schema", "json_schema": {"name": "one", "schema": SCHEMA, "strict": True}}
     requests = [
@@ -129,14 +135,14 @@ def test_texts_of_a_published_file_are_those_where_torch_is_installed(tmp_path) 
 def test_a_published_file_is_as_near_to_its_numbers_as_the_model_that_torch_loads() -> None:
     """Activations in 8 bits make every rounding of a cosine visible, so tokens may differ where two are near."""
     file, texts = published("smollm2"), ["The capital of France is Paris, and that of Italy is Rome.", *TEXTS]
-    exact, packed, own = (
-        np.concatenate([[t.logprob for t in e.generate(x, max_new_tokens=1, prompt_logprobs=0)[0].prompt_token_logprobs[1:]]
-        for x in texts])
-        for e in (
-            load.load_engine(file, runner="torch", device="cpu"), load.load_engine(file, runner="native", device="cpu"),
-            load.load_writer(file, runner="native"),
-        )
+    engines = (
+        load.load_engine(file, runner="torch", device="cpu"), load.load_engine(file, runner="native", device="cpu"),
+        load.load_writer(file, runner="native"),
     )  # fmt: skip
+    exact, packed, own = (
+        np.array([t.logprob for one in found for t in one.prompt_token_logprobs if t.logprob is not None])
+        for found in (e.generate(texts, max_new_tokens=1, prompt_logprobs=0) for e in engines)
+    )
     errors = [float(np.abs(found - exact).mean()) for found in (packed, own)]
     print(f"mean error of a log-probability: {errors[0]:.4f} loaded by torch, {errors[1]:.4f} read as a file")
     assert 0 < errors[1] < 1.3 * errors[0]
@@ -144,7 +150,10 @@ def test_a_published_file_is_as_near_to_its_numbers_as_the_model_that_torch_load
 
 def test_torch_is_not_imported_where_it_is_installed(tiny, tmp_path) -> None:
     assert torch_is_there()
-    commands = [["generate", tiny, "the", "--runner", "native"], ["bench", tiny, "--runner", "native", "--rows", 1, "--context", 8]]
+    commands = [
+        ["generate", tiny, "the", "--runner", "native"],
+        ["bench", tiny, "--runner", "native", "--rows", 1, "--context", 8],
+    ]
     found = without_torch(commands, tmp_path, "installed")
     assert [status for status, *_ in found] == [0, 0] and "native" in found[1][1]
 

@@ -149,9 +149,7 @@ def test_no_repeat_ngram_equals_transformers(n):
     assert torch.equal(ours, NoRepeatNGramLogitsProcessor(n)(ids, logits.clone()))
     assert n > 3 or bool((ours == -torch.inf).any())
     every = [Text((0, 1, 2), [])]
-    assert torch.equal(
-        built(no_repeat_ngram.Spec(n=1))(logits[:1, :3], every), logits[:1, :3]
-    )  # nothing would be left
+    assert torch.equal(built(no_repeat_ngram.Spec(n=1))(logits[:1, :3], every), logits[:1, :3])  # nothing would be left
 
 
 def test_count_penalties_equal_the_formula():

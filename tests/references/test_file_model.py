@@ -61,7 +61,9 @@ def test_a_file_is_read_as_torch_reads_it(case, kind, models, tokenizer, tmp_pat
     for one, other in pairs:
         for ours, wanted in zip(one, other, strict=True):
             np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-5)  # angles up to 100 in float32
-    same = [Engine(model, tokenizer, runner="native").generate("the cat", max_new_tokens=12) for model in (mine, loaded)]
+    same = [
+        Engine(model, tokenizer, runner="native").generate("the cat", max_new_tokens=12) for model in (mine, loaded)
+    ]
     assert same[0][0].ids == same[1][0].ids
     np.testing.assert_allclose(same[0][0].logprobs, same[1][0].logprobs, atol=0.05 if mine.coded else 1e-3)
 

@@ -140,7 +140,14 @@ def test_keys_in_less_memory_are_near_those_in_float32(name):
     assert kl.median() < 3e-4 and kl.mean() < 1e-2  # where two experts are nearly equal, another one may be chosen
     one, two = (engine.prefix_cache.pool.block_bytes for engine in engines[1:])
     padded = [engine.native.padded for engine in engines[1:]]
-    assert one == 4 * engines[1].native.block_tokens * len(model.model.layers) * engines[1].native.source.shape.kv_heads * padded[0]
+    assert (
+        one
+        == 4
+        * engines[1].native.block_tokens
+        * len(model.model.layers)
+        * engines[1].native.source.shape.kv_heads
+        * padded[0]
+    )
     assert two * padded[0] * 32 == one * padded[1] * 17  # 8 bits, and 16 for 32 numbers
 
 

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from llmanac.cli.documented import Group
 from llmanac.core.errors import SpecError
+from llmanac.core.threads import use_threads
 
 
 def _use_threads(count: int | None) -> int | None:

@@ -44,9 +44,8 @@ def torch_is_there() -> bool:
 
 def needs_torch(what: str) -> LlmanacError:
     """What to say where `what` needs torch and it is not installed."""
-    return LlmanacError(
-        f"`{what}` needs torch: `uv pip install --torch-backend cpu 'llmanac[torch]'`, or see PyTorch's installation page"
-    )
+    line = "`uv pip install --torch-backend cpu 'llmanac[torch]'`"
+    return LlmanacError(f"`{what}` needs torch: {line}, or see PyTorch's installation page")
 
 
 def may_have_gpu() -> bool:

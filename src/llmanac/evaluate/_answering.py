@@ -31,17 +31,16 @@ class Answerer(Protocol):
 class Local:
     """A model in this process. What does not fit its context loses tokens on the left, as in lm-eval."""
 
-    def __init__(self, engine: Engine, name: str, identity: str, *, batch_tokens: int | None = None) -> None:
+    def __init__(self, engine: Engine, name: str, identity: str, *, batch_tokens: int = 4096) -> None:
         self.engine, self.name, self.identity, self.batch_tokens = engine, name, identity, batch_tokens
         if engine.prefix_cache is None and engine.keeps_prefixes:
             engine.keep_prefixes(PREFIX_BYTES)
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
-        from llmanac.evaluate.likelihood import BATCH_TOKENS, loglikelihood  # a server's answers need no torch
+        from llmanac.evaluate.likelihood import loglikelihood  # a server's answers need no torch
 
         model, tokenizer = self.engine.model, self.engine.tokenizer
-        size = self.batch_tokens or BATCH_TOKENS
-        found = loglikelihood(model, tokenizer, pairs, batch_tokens=size, label=None)
+        found = loglikelihood(model, tokenizer, pairs, batch_tokens=self.batch_tokens, label=None)
         return [(one.total, one.greedy) for one in found]
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:

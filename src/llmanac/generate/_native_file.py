@@ -77,8 +77,8 @@ class FileModel:
         window = c.get("sliding_window") or 4096 * (c["model_type"] in SANDWICH)
         types = c.get("layer_types", ["sliding_attention"] * layers)
         windows = tuple(window if kind == "sliding_attention" else 0 for kind in types)
-        scalar, caps = c.get("query_pre_attn_scalar", size), (50.0, 30.0) if c["model_type"] == "gemma2" else (None, None)
-        scale = float(scalar) ** -0.5
+        caps = (50.0, 30.0) if c["model_type"] == "gemma2" else (None, None)
+        scale: float = c.get("query_pre_attn_scalar", size) ** -0.5
         local = [bool(w) for w in windows] if c["model_type"] == "gemma3_text" else [False] * layers
         return Shape(
             vocab_size=self.vocab_size, dim=c["hidden_size"], inner=c["intermediate_size"],

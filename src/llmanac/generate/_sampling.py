@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import LlmanacError, RequestError
-from llmanac.generate._logits import Array, cut, gather, largest, logsumexp, log_softmax
+from llmanac.generate._logits import Array, gather, largest, log_softmax, logsumexp
 from llmanac.generate._requests import Sequence, TokenLogprob
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, compose
 

@@ -32,10 +32,10 @@ from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._completion import Completion, completions
+from llmanac.generate._native_file import FileModel
 from llmanac.generate._requests import Options, Piece, Request, TokenLogprob
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
-from llmanac.generate._native_file import FileModel
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Choose, Scheduler
 from llmanac.generate.speculative import Speculation
@@ -329,8 +329,8 @@ def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeM
     if runner == "torch":
         return None
     from llmanac.generate import _native_terms
-    from llmanac.generate.native_torch import refusal
     from llmanac.generate.native import NativeModel
+    from llmanac.generate.native_torch import refusal
 
     unread = None if bank is None or refusal(model) is not None else _native_terms.refusal(bank)
     if runner == "auto" and (unread or refusal(model) is not None or model.parameter_count() < SMALL):

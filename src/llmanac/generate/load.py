@@ -90,7 +90,7 @@ def load_writer(
 
     A GGUF file that the native runner computes is then read without torch.
     """
-    more = {"draft": draft, "draft_tokens": draft_tokens, "most_tokens": most_tokens}
+    more: dict[str, Any] = {"draft": draft, "draft_tokens": draft_tokens, "most_tokens": most_tokens}
     if any(choices.values()) or runner.partition(":")[0] not in ("auto", "native") or find_adapter(path) is not None:
         return load_engine(path, runner=runner, **more, **choices)
     model, tokenizer = fetched(path)

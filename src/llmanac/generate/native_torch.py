@@ -6,7 +6,6 @@ import os
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 
 from llmanac.core.errors import RequestError
@@ -183,9 +182,7 @@ class TorchSource:
     def tables(self, tokens: int) -> list[tuple[Array, Array]]:
         made = [p.prepare(torch.arange(tokens)[None], torch.float32) for p in self._positions]
         pairs = [cos.shape[-1] // 2 for cos, _ in made]
-        return [
-            (cos[0, :, 0, :n].numpy(), sin[0, :, 0, n:].numpy()) for (cos, sin), n in zip(made, pairs, strict=True)
-        ]
+        return [(cos[0, :, 0, :n].numpy(), sin[0, :, 0, n:].numpy()) for (cos, sin), n in zip(made, pairs, strict=True)]
 
     @torch.no_grad()
     def embed(self, ids: list[int]) -> Array:

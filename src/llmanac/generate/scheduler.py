@@ -22,8 +22,8 @@ from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate._logits import Array
 from llmanac.generate._requests import Request, Sequence, TokenLogprob
-from llmanac.generate._sampling import choose, continuations, score_given, score_prompt
 from llmanac.generate._rows import ROOM, Runner
+from llmanac.generate._sampling import choose, continuations, score_given, score_prompt
 from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.schedule import GROWTH, Call, Pieces, Row, admit, compact, exchanged, schedule

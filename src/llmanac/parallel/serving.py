@@ -20,8 +20,8 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.generate.engine import Engine
@@ -141,7 +141,7 @@ class ShardedRunner(TorchRunner):
             self.calls.send("extend", self.number, shown, reserve, list(planned))
             return super().extend(prompts, reserve, planned)
 
-    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Array:
+    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> np.ndarray:
         with self.calls.lock:
             self.calls.send("read", self.number, start, [list(map(int, row)) for row in tokens], every)
             try:

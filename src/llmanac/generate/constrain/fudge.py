@@ -88,7 +88,9 @@ class Fudge(DecodingSpec):
             states = self._states(sequences, known)
             values, ids = largest(logits, self.k)
             odds = self._step(states.repeat_interleave(ids.shape[1], 0), torch.from_numpy(ids.flatten()))[1]
-            values = values + self.weight * F.logsigmoid(odds.to("cpu", torch.from_numpy(values).dtype)).numpy().reshape(values.shape)
+            values = values + self.weight * F.logsigmoid(
+                odds.to("cpu", torch.from_numpy(values).dtype)
+            ).numpy().reshape(values.shape)
             steered = nothing(logits)
             np.put_along_axis(steered, ids, values, -1)
             return steered

@@ -1,8 +1,8 @@
 """Decoding methods: each reshapes the logits of the next token; the engine then draws one token from what is left.
 
-A method is a closure `(logits (B, V), sequences) -> (B, V)` over NumPy arrays of float logits; `sequences` are the rows' texts so far.
-It is built once and composed once (`compose`), never rebuilt in the loop. A token that a method rules out gets `-inf`;
-every row keeps at least one finite logit.
+A method is a closure `(logits (B, V), sequences) -> (B, V)` over NumPy arrays of float logits; `sequences` are the
+rows' texts so far. It is built once and composed once (`compose`), never rebuilt in the loop. A token that a method
+rules out gets `-inf`; every row keeps at least one finite logit.
 
 Order. Methods apply from left to right, and the order matters: temperature before top-k or top-p means that the cut is
 made on the tempered distribution. The engine's own order for its options is the one of transformers: logit bias,

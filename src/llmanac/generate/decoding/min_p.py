@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-
 from llmanac.core.errors import SpecError
 from llmanac.generate._logits import Array, cut
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
