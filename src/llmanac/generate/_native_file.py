@@ -78,7 +78,7 @@ class FileModel:
         types = c.get("layer_types", ["sliding_attention"] * layers)
         windows = tuple(window if kind == "sliding_attention" else 0 for kind in types)
         caps = (50.0, 30.0) if c["model_type"] == "gemma2" else (None, None)
-        scale: float = c.get("query_pre_attn_scalar", size) ** -0.5
+        scalar = c.get("query_pre_attn_scalar") or size
         local = [bool(w) for w in windows] if c["model_type"] == "gemma3_text" else [False] * layers
         return Shape(
             vocab_size=self.vocab_size, dim=c["hidden_size"], inner=c["intermediate_size"],
@@ -86,7 +86,7 @@ class FileModel:
             activation="gelu-tanh" if gemma else "silu", post=c["model_type"] in SANDWICH, eps=c["rms_norm_eps"],
             qk_eps=c["rms_norm_eps"] if c["model_type"] in NORMED else None, windows=windows,
             rotations=tuple(sorted(set(local), key=local.index).index(own) for own in local),
-            scales=((scale, c.get("attn_logit_softcapping", caps[0]) or 0.0),) * layers,
+            scales=((scalar**-0.5, c.get("attn_logit_softcapping", caps[0]) or 0.0),) * layers,
             softcap=c.get("final_logit_softcapping", caps[1]),
         )  # fmt: skip
 

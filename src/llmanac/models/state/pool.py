@@ -24,8 +24,6 @@ from llmanac.models.state import DecodingState, SlotMapping
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmanac.models.state.kv import KVCache
-
 BLOCK_TOKENS = 16
 SMALLEST = 8  # blocks of a first allocation
 ZEROS = 0  # a block of zeros that pads the tables; it is never written to
@@ -49,7 +47,7 @@ class PagedSlots(SlotMapping):
 
     places: Tensor
     table: Tensor
-    gathered: dict[int, KVCache] | None = None
+    gathered: dict[int, Any] | None = None
 
 
 class HostKeys:
