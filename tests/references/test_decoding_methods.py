@@ -22,6 +22,9 @@ from transformers.generation.logits_process import (
 )
 
 from llmanac.core.errors import RequestError
+from llmanac.core.rng import torch_generator
+from llmanac.generate._logits import largest
+from llmanac.generate._noise import Noise
 from llmanac.generate._requests import Options, Request, decoding_of
 from llmanac.generate._sampling import choose
 from llmanac.generate.decoding import (
@@ -291,3 +294,30 @@ def test_bad_choices_are_refused():
     for bad in (lambda: top_k.Spec(k=0), lambda: top_p.Spec(p=1.1), lambda: temperature.Spec(temperature=0.0)):
         with pytest.raises(SpecError, match=r"is not"):
             bad()
+
+
+def test_the_largest_numbers_are_those_of_a_stable_sort():
+    """Rows with ties and rows of which most was ruled out, of vocabularies below, at and above the size of a piece."""
+    draws = np.random.default_rng(0)
+    for size in (5, 63, 64, 65, 500, 5000):
+        plain = draws.standard_normal((3, size)).astype(np.float32)
+        few = np.where(draws.random(size) < 0.97, np.float32(-np.inf), plain)
+        for rows in (plain, np.round(plain), few, np.full_like(plain, -np.inf)):
+            for count in (1, 2, 20, 512, 9999):
+                values, places = largest(rows, count)
+                wanted = np.argsort(-rows, -1, kind="stable")[:, :count]
+                np.testing.assert_array_equal(places, wanted)
+                np.testing.assert_array_equal(values, np.take_along_axis(rows, wanted, -1))
+
+
+def test_noise_is_that_of_torch():
+    """To the last bit of a logarithm, whatever the vocabulary, also ahead of its turn."""
+    for seed in (0, 7, 2**40):
+        for size in (1, 5, 1000, 50_000):
+            generator, noise = torch_generator(seed, "sample", "key", 1), Noise(seed, "sample", "key", 1)
+            wanted = [
+                torch.empty(size, dtype=torch.float64).exponential_(generator=generator).log_().neg_() for _ in range(3)
+            ]
+            np.testing.assert_allclose(noise.ahead(size, 2), wanted[2], rtol=0, atol=2e-15)
+            for one in wanted:
+                np.testing.assert_allclose(noise.take(size), one, rtol=0, atol=2e-15)

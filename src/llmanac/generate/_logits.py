@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+PIECE = 64
 
 
 def logsumexp(logits: Array) -> Array:
@@ -30,14 +31,23 @@ def gather(values: Array, ids: Array) -> Array:
 
 def largest(values: Array, count: int) -> tuple[Array, Array]:
     """The `count` largest numbers of each row (B, K), largest first, and their places; of equals the first first."""
-    size = values.shape[-1]
-    if count < size:
-        ids = np.sort(np.argpartition(values, size - count, -1)[..., size - count :], -1)
-    else:
-        ids = np.broadcast_to(np.arange(size), values.shape)
-    order = np.argsort(-gather(values, ids), -1, kind="stable")
-    ids = gather(ids, order)
+    count = min(count, values.shape[-1])
+    ids = np.array([_largest(row, count) for row in values], np.int64).reshape(len(values), count)
     return gather(values, ids), ids
+
+
+def _largest(row: Array, count: int) -> Array:
+    """Places (K,) in one row (V,): among what is at least as large as the K-th largest maximum of pieces of it."""
+    pieces, tops = len(row) // PIECE, row
+    if pieces > count:
+        tops = row[: pieces * PIECE].reshape(pieces, PIECE).max(-1)
+    least = np.partition(tops, -count)[-count]
+    if least > -np.inf:
+        at = np.flatnonzero(row >= least)
+    else:  # most of the row was ruled out
+        at = np.concatenate([np.flatnonzero(row > least), np.flatnonzero(row == least)[:count]])
+    found: Array = at[np.argsort(-row[at], kind="stable")[:count]]
+    return found
 
 
 def cut(logits: Array, dropped: Array) -> Array:

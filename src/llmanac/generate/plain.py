@@ -97,7 +97,8 @@ def beams(model: LanguageModel, prompt: Sequence[int], width: int, limit: int, s
     for _ in range(limit):
         logprobs = log_softmax(_next(model, read, state))
         total = logprobs + np.array([[score] for score, _ in kept], logprobs.dtype)
-        scores, places = largest(total.flatten(), 2 * width)  # twice as many: at most `width` of them end
+        # twice as many: at most `width` of them end
+        scores, places = (found[0] for found in largest(total.reshape(1, -1), 2 * width))
         going: list[tuple[float, list[int], int]] = []
         for rank, (score, place) in enumerate(zip(scores.tolist(), places.tolist(), strict=True)):
             row, token = divmod(place, logprobs.shape[1])
