@@ -49,7 +49,7 @@ def measured(name: str, kind: str, size: str = "smollm2") -> Result:
         wanted = made.model(Batch(ids=torch.tensor([ids]))).logits[0].double().log_softmax(-1)[:-1]
     runner = NativeRunner(made)
     runner.extend([ids], CONTEXT)
-    ours = divergence(runner.read(0, [ids], every=True)[0].numpy(), wanted)
+    ours = divergence(runner.read(0, [ids], every=True)[0], wanted)
     module, peer_name = peer()
     theirs = None
     if module and path is not None:

@@ -137,7 +137,7 @@ def logits(engine: Engine, ids: list[int]) -> Tensor:
     """Log-probabilities (T - 1, V) of what follows each token, by the engine's own runner."""
     runner = engine.scheduler().runner
     runner.extend([ids], len(ids))
-    return runner.read(0, [ids[:-1]], every=True)[0].float().log_softmax(-1)
+    return torch.from_numpy(runner.read(0, [ids[:-1]], every=True)[0]).log_softmax(-1)
 
 
 def quality(engine: Engine, rows: Sequence[list[int]], wanted: Sequence[Tensor]) -> dict[str, float]:

@@ -54,6 +54,15 @@ def test_every_module_is_imported(package: str) -> None:
     assert int(run(BLOCKED + IMPORTS, package, *NEEDS)) > 3
 
 
+def test_the_engine_and_the_server_are_imported() -> None:
+    names = (
+        "generate.engine generate.native generate.load generate.bench generate.prompts web.server evaluate.evaluation"
+    )
+    run(BLOCKED + "".join(f"import llmanac.{name}\n" for name in names.split()))
+    for package in ("generate.decoding", "generate.constrain", "reason", "act"):
+        run(BLOCKED + IMPORTS, package, "generate.constrain.fudge", "act.training")
+
+
 def test_methods_below_the_models_work() -> None:
     run(BLOCKED + WORK)
 

@@ -52,8 +52,8 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
     command = [sys.executable, "-c", code, "generate", path, "--prompt", "the", "--max-new-tokens", "4"]
     for _ in range(2):  # the first may compile
         done = subprocess.run([*command, "--runner", runner], check=True, capture_output=True, text=True)
-    # libraries take 450 MB here and up to 140 MB more on other processors
-    assert 0.6 < int(done.stderr.split()[-1]) * 1024 / told < 1.6
+    # libraries take 450 MB here and up to 140 MB more on other processors; without torch about 230 MB
+    assert (0.6 if runner == "torch" else 0.3) < int(done.stderr.split()[-1]) * 1024 / told < 1.6
 
 
 def test_a_limit_of_float32_is_of_float32_products_alone(places, capsys):

@@ -24,7 +24,7 @@ FLAGS = ["--beams", "3", "-n", "2", "--no-repeat-ngram", "2", "--max-new-tokens"
 @pytest.fixture
 def engine(monkeypatch) -> Engine:
     found = Engine(HistoryModel(), ByteTokenizer())
-    monkeypatch.setattr(load, "load_engine", lambda *args, **options: found)
+    monkeypatch.setattr(load, "load_writer", lambda *args, **options: found)
     return found
 
 

@@ -27,7 +27,7 @@ FILES = {
     "decoding/only_even.py": '''
 """Even tokens alone: the others get -inf."""
 from dataclasses import dataclass
-import torch
+import numpy as np
 from llmanac.generate.decoding import DecodingSpec
 CARD = {"title": "Even tokens"}
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Spec(DecodingSpec):
     step: int = 2
     def build(self, **dims):
         def keep(logits, sequences=()):
-            odd = torch.arange(logits.shape[-1]) % self.step != 0
-            return logits.masked_fill(odd, -torch.inf)
+            odd = np.arange(logits.shape[-1]) % self.step != 0
+            return np.where(odd, np.float32(-np.inf), logits)
         return keep
 ''',
     "mixer/near.py": '''

@@ -9,7 +9,6 @@ from _small_models import VOCABULARY, randomise, tokens
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST, Batch
 from llmanac.generate.engine import Engine
-from llmanac.generate.scheduler import Scheduler
 from llmanac.models.families._table import canonical
 from llmanac.models.lm.transformer import Spec as Transformer
 from llmanac.models.load import load_model
@@ -60,7 +59,7 @@ def test_the_engine_decodes_ragged_batches_whose_rows_join_and_leave(name):
     expected = [by_hand(model, p, n) for p, n in zip(prompts, counts, strict=True)]
     for rows in (1, 3, 8):
         engine = Engine(model, rows=rows)
-        scheduler = Scheduler(model, rows=rows)
+        scheduler = Engine(model, rows=rows).scheduler()
         requests = []
         for prompt, count in zip(prompts, counts, strict=True):
             requests.append(engine.request(prompt, max_new_tokens=count, stop_ids=()))

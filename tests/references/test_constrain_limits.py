@@ -37,7 +37,7 @@ def agreed(tokenizer, grammar, rng, steps=6):
     size = tokenizer.vocab_size
     ours = Follower(Matcher(grammar, tokenizer), [tokenizer.eos_id], size)
     for _ in range(steps):
-        mask, taken = ours.mask().numpy(), np.zeros(size, bool)
+        mask, taken = ours.mask(), np.zeros(size, bool)
         for token in range(size):
             try:
                 ours.copy().advance(token)

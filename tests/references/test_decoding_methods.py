@@ -22,6 +22,9 @@ from transformers.generation.logits_process import (
 )
 
 from llmanac.core.errors import RequestError
+from llmanac.core.rng import torch_generator
+from llmanac.generate._logits import largest
+from llmanac.generate._noise import Noise
 from llmanac.generate._requests import Options, Request, decoding_of
 from llmanac.generate._sampling import choose
 from llmanac.generate.decoding import (
@@ -45,6 +48,15 @@ def logits_of(seed: int, rows: int = 7, size: int = 501, scale: float = 2.0) -> 
     return torch.randn(rows, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
 
 
+def composed(specs):
+    """The methods one after the other, over tensors."""
+    return lambda logits, *texts: torch.from_numpy(compose(tuple(specs))(logits.numpy(), *texts))
+
+
+def built(spec):
+    return composed([spec])
+
+
 def same_distribution(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert torch.equal(ours == -torch.inf, theirs == -torch.inf)
     torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=1e-12, atol=1e-15)
@@ -54,21 +66,21 @@ def same_distribution(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 @pytest.mark.parametrize("k", [1, 2, 50, 500, 501, 9999])
 def test_top_k_equals_transformers(k, scale):
     logits = logits_of(k, scale=scale)
-    same_distribution(top_k.Spec(k=k).build()(logits), TopKLogitsWarper(k)(None, logits))
+    same_distribution(built(top_k.Spec(k=k))(logits), TopKLogitsWarper(k)(None, logits))
     if k < 501:
-        assert int((top_k.Spec(k=k).build()(logits) > -torch.inf).sum(-1).max()) == k  # it does cut
+        assert int((built(top_k.Spec(k=k))(logits) > -torch.inf).sum(-1).max()) == k  # it does cut
 
 
 def test_top_k_keeps_every_tie_as_transformers_does():
     logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0], [0.0] * 6])
-    same_distribution(top_k.Spec(k=2).build()(logits), TopKLogitsWarper(2)(None, logits))
+    same_distribution(built(top_k.Spec(k=2))(logits), TopKLogitsWarper(2)(None, logits))
 
 
 @pytest.mark.parametrize("scale", [0.05, 2.0, 20.0])
 @pytest.mark.parametrize("p", [0.0, 0.01, 0.3, 0.9, 0.99, 0.9999])
 def test_top_p_equals_transformers(p, scale):
     logits = logits_of(round(p * 100), scale=scale)
-    ours = top_p.Spec(p=p).build()(logits)
+    ours = built(top_p.Spec(p=p))(logits)
     same_distribution(ours, TopPLogitsWarper(p)(None, logits))
     kept = (logits.softmax(-1) * (ours > -torch.inf)).sum(-1)
     smallest = logits.softmax(-1).masked_fill(ours == -torch.inf, 2).amin(-1)
@@ -81,11 +93,11 @@ def test_top_p_equals_transformers(p, scale):
 def test_top_p_of_a_large_vocabulary_equals_transformers(p):
     """Peaked rows, whose nucleus is in the head that is sorted first, beside flat rows, whose nucleus is not."""
     logits = torch.cat([logits_of(1, rows=4, size=5000, scale=s) for s in (0.05, 1.0, 3.0, 30.0)])
-    ours = top_p.Spec(p=p).build()(logits)
+    ours = built(top_p.Spec(p=p))(logits)
     same_distribution(ours, TopPLogitsWarper(p)(None, logits))
     sizes = (ours > -torch.inf).sum(-1)
     assert p != 0.9 or (int(sizes.min()) < 20 and int(sizes.max()) > top_p.HEAD)
-    alone = torch.cat([top_p.Spec(p=p).build()(row[None]) for row in logits])
+    alone = torch.cat([built(top_p.Spec(p=p))(row[None]) for row in logits])
     assert torch.equal(alone, ours)
 
 
@@ -93,7 +105,7 @@ def test_top_p_of_a_large_vocabulary_equals_transformers(p):
 @pytest.mark.parametrize("m", [0.0, 0.01, 0.3, 1.0])
 def test_min_p_equals_transformers(m, scale):
     logits = logits_of(round(m * 100), scale=scale)
-    same_distribution(min_p.Spec(m=m).build()(logits), MinPLogitsWarper(m)(None, logits))
+    same_distribution(built(min_p.Spec(m=m))(logits), MinPLogitsWarper(m)(None, logits))
 
 
 @pytest.mark.parametrize("scale", [0.05, 2.0, 20.0])
@@ -102,13 +114,13 @@ def test_typical_equals_transformers(p, scale):
     logits = logits_of(round(p * 1000), scale=scale)
     cut = logits.masked_fill(logits_of(2) > 3, -torch.inf)  # what another method cut
     for given in (logits, cut):
-        same_distribution(typical.Spec(p=p).build()(given), TypicalLogitsWarper(p)(None, given))
+        same_distribution(built(typical.Spec(p=p))(given), TypicalLogitsWarper(p)(None, given))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_typical_keeps_every_tie_as_transformers_does(p):
     logits = torch.stack([torch.zeros(6), torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0, 0.0])]).double()
-    ours = typical.Spec(p=p).build()(logits)
+    ours = built(typical.Spec(p=p))(logits)
     same_distribution(ours, TypicalLogitsWarper(p)(None, logits))
     assert bool((ours[0] == 0).all())
 
@@ -128,7 +140,7 @@ def texts(rows=7, size=501, alphabet=6, length=40):
 def test_repetition_penalty_equals_transformers(penalty):
     rows, ids = texts()
     logits = logits_of(5)
-    ours = repetition_penalty.Spec(penalty=penalty).build()(logits, rows)
+    ours = built(repetition_penalty.Spec(penalty=penalty))(logits, rows)
     torch.testing.assert_close(ours, RepetitionPenaltyLogitsProcessor(penalty)(ids, logits))
 
 
@@ -136,19 +148,17 @@ def test_repetition_penalty_equals_transformers(penalty):
 def test_no_repeat_ngram_equals_transformers(n):
     rows, ids = texts()
     logits = logits_of(6)
-    ours = no_repeat_ngram.Spec(n=n).build()(logits, rows)
+    ours = built(no_repeat_ngram.Spec(n=n))(logits, rows)
     assert torch.equal(ours, NoRepeatNGramLogitsProcessor(n)(ids, logits.clone()))
     assert n > 3 or bool((ours == -torch.inf).any())
     every = [Text((0, 1, 2), [])]
-    assert torch.equal(
-        no_repeat_ngram.Spec(n=1).build()(logits[:1, :3], every), logits[:1, :3]
-    )  # nothing would be left
+    assert torch.equal(built(no_repeat_ngram.Spec(n=1))(logits[:1, :3], every), logits[:1, :3])  # nothing would be left
 
 
 def test_count_penalties_equal_the_formula():
     rows, _ = texts()
     logits = logits_of(7)
-    ours = count_penalty.Spec(presence=0.7, frequency=-0.2).build()(logits, rows)
+    ours = built(count_penalty.Spec(presence=0.7, frequency=-0.2))(logits, rows)
     counts = np.stack([np.bincount(row.ids, minlength=501) for row in rows])
     expected = logits.numpy() - 0.7 * (counts > 0) + 0.2 * counts
     torch.testing.assert_close(ours.numpy(), expected)
@@ -157,7 +167,7 @@ def test_count_penalties_equal_the_formula():
 def test_logit_bias_equals_transformers():
     rows, ids = texts()
     logits = logits_of(8)
-    ours = logit_bias.Spec(ids=(3, 77), biases=(-100.0, 2.3)).build()(logits, rows)
+    ours = built(logit_bias.Spec(ids=(3, 77), biases=(-100.0, 2.3)))(logits, rows)
     torch.testing.assert_close(ours, SequenceBiasLogitsProcessor([[[3], -100.0], [[77], 2.3]])(ids, logits))
     assert ours[0, 77] == logits[0, 77] + 2.3  # in float64 as the logits are
 
@@ -186,7 +196,7 @@ def test_options_make_methods_in_the_order_of_transformers():
 @pytest.mark.parametrize("heat", [0.1, 0.7, 1.0, 1.5, 10.0])
 def test_temperature_equals_transformers_and_scales_log_odds(heat):
     logits = logits_of(3)
-    ours = temperature.Spec(temperature=heat).build()(logits)
+    ours = built(temperature.Spec(temperature=heat))(logits)
     same_distribution(ours, TemperatureLogitsWarper(heat)(None, logits))
     before, after = logits.log_softmax(-1), ours.log_softmax(-1)
     odds = (before[:, :, None] - before[:, None, :]) / heat
@@ -195,12 +205,12 @@ def test_temperature_equals_transformers_and_scales_log_odds(heat):
 
 def test_temperature_near_zero_is_greedy_and_does_not_overflow():
     logits = logits_of(4).float() * 1e3
-    cold = temperature.Spec(temperature=1e-30).build()(logits).softmax(-1)
-    torch.testing.assert_close(cold, greedy.Spec().build()(logits).softmax(-1))
+    cold = built(temperature.Spec(temperature=1e-30))(logits).softmax(-1)
+    torch.testing.assert_close(cold, built(greedy.Spec())(logits).softmax(-1))
 
 
 def test_greedy_keeps_the_first_of_equal_maxima():
-    kept = greedy.Spec().build()(torch.tensor([[0.0, 5.0, 5.0, 1.0]]))
+    kept = built(greedy.Spec())(torch.tensor([[0.0, 5.0, 5.0, 1.0]]))
     assert kept.softmax(-1).tolist() == [[0.0, 1.0, 0.0, 0.0]]
 
 
@@ -209,13 +219,13 @@ def test_the_engines_order_is_that_of_transformers(options):
     heat, k, p = options
     logits = logits_of(11)
     theirs = LogitsProcessorList([TemperatureLogitsWarper(heat), TopKLogitsWarper(k), TopPLogitsWarper(p)])
-    ours = compose(decoding_of(Options(temperature=heat, top_k=k, top_p=p)))(logits)
+    ours = composed(decoding_of(Options(temperature=heat, top_k=k, top_p=p)))(logits)
     same_distribution(ours, theirs(None, logits))
 
 
 def test_the_order_of_methods_matters():
     logits, hot, nucleus = logits_of(11), temperature.Spec(temperature=1.3), top_p.Spec(p=0.5)
-    cut = [compose(order)(logits) == -torch.inf for order in ((hot, nucleus), (nucleus, hot))]
+    cut = [composed(order)(logits) == -torch.inf for order in ((hot, nucleus), (nucleus, hot))]
     assert not torch.equal(*cut)
 
 
@@ -235,19 +245,19 @@ def one_request(prompt: list[int], **options) -> Request:
 def draws_of(logits: torch.Tensor, count: int, seed: int, **options) -> np.ndarray:
     request = one_request([1, 2, 3], seed=seed, n=8, **options)
     rows = logits.expand(8, -1)
-    return np.array([score.id for _ in range(count // 8) for score in choose(rows, request.sequences)])
+    return np.array([score.id for _ in range(count // 8) for score in choose(rows.numpy(), request.sequences)])
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_draws_follow_the_exact_distribution(options):
     logits, count = logits_of(21, rows=1, size=24, scale=1.2), 16_000
-    exact = compose(decoding_of(Options(**options)))(logits).softmax(-1)[0].numpy()
+    exact = composed(decoding_of(Options(**options)))(logits).softmax(-1)[0].numpy()
     seen = np.bincount(draws_of(logits, count, seed=1, **options), minlength=24)
     assert seen[exact == 0].sum() == 0
     inside = exact > 0
     assert scipy.stats.chisquare(seen[inside], exact[inside] * count).pvalue > 1e-3
     # the test has power: a temperature that is wrong by a third does not pass it
-    wrong = compose(decoding_of(Options(**{**options, "temperature": options["temperature"] * 1.33})))(logits)
+    wrong = composed(decoding_of(Options(**{**options, "temperature": options["temperature"] * 1.33})))(logits)
     wrong = wrong.masked_fill(torch.from_numpy(~inside)[None], -torch.inf).softmax(-1)[0].numpy()
     off = inside & (wrong > 0)
     assert scipy.stats.chisquare(seen[off], wrong[off] / wrong[off].sum() * seen[off].sum()).pvalue < 1e-3
@@ -268,9 +278,9 @@ def test_rounding_changes_a_draw_only_at_a_near_tie():
     requests, again = ([one_request([i], temperature=1.0, seed=2) for i in range(64)] for _ in range(2))
     generator, changed = torch.Generator().manual_seed(0), 0
     for _ in range(40):
-        a = choose(logits, [r.sequences[0] for r in requests])
+        a = choose(logits.numpy(), [r.sequences[0] for r in requests])
         off = (torch.rand(logits.shape, generator=generator, dtype=torch.float64) * 2 - 1) * noise
-        b = choose(logits + off, [r.sequences[0] for r in again])
+        b = choose((logits + off).numpy(), [r.sequences[0] for r in again])
         for x, y in zip(a, b, strict=True):
             if x.id != y.id:
                 changed += 1
@@ -284,3 +294,30 @@ def test_bad_choices_are_refused():
     for bad in (lambda: top_k.Spec(k=0), lambda: top_p.Spec(p=1.1), lambda: temperature.Spec(temperature=0.0)):
         with pytest.raises(SpecError, match=r"is not"):
             bad()
+
+
+def test_the_largest_numbers_are_those_of_a_stable_sort():
+    """Rows with ties and rows of which most was ruled out, of vocabularies below, at and above the size of a piece."""
+    draws = np.random.default_rng(0)
+    for size in (5, 63, 64, 65, 500, 5000):
+        plain = draws.standard_normal((3, size)).astype(np.float32)
+        few = np.where(draws.random(size) < 0.97, np.float32(-np.inf), plain)
+        for rows in (plain, np.round(plain), few, np.full_like(plain, -np.inf)):
+            for count in (1, 2, 20, 512, 9999):
+                values, places = largest(rows, count)
+                wanted = np.argsort(-rows, -1, kind="stable")[:, :count]
+                np.testing.assert_array_equal(places, wanted)
+                np.testing.assert_array_equal(values, np.take_along_axis(rows, wanted, -1))
+
+
+def test_noise_is_that_of_torch():
+    """To the last bit of a logarithm, whatever the vocabulary, also ahead of its turn."""
+    for seed in (0, 7, 2**40):
+        for size in (1, 5, 1000, 50_000):
+            generator, noise = torch_generator(seed, "sample", "key", 1), Noise(seed, "sample", "key", 1)
+            wanted = [
+                torch.empty(size, dtype=torch.float64).exponential_(generator=generator).log_().neg_() for _ in range(3)
+            ]
+            np.testing.assert_allclose(noise.ahead(size, 2), wanted[2], rtol=0, atol=2e-15)
+            for one in wanted:
+                np.testing.assert_allclose(noise.take(size), one, rtol=0, atol=2e-15)

@@ -7,7 +7,7 @@ from _small_models import VOCABULARY, randomise, transformer
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.spec import make_method
-from llmanac.generate._draws import PlainDraws, _compiled, _in_torch
+from llmanac.generate._draws import PlainDraws, _compiled, _exact
 from llmanac.generate.engine import Engine
 from llmanac.models._shared import sharing
 from llmanac.objectives import policy_gradient
@@ -18,17 +18,17 @@ from llmanac.objectives._rollouts import Rollout
 def test_draws_divide_the_unit_interval_as_the_softmax_does(temperature):
     logits = torch.randn(1, 2500, generator=torch.Generator().manual_seed(0)) * 3
     count = 4000
-    rows, uniform = logits.expand(count, -1).contiguous(), (np.arange(count) + 0.5) / count
+    rows, uniform = logits.expand(count, -1).contiguous().numpy(), (np.arange(count) + 0.5) / count
     p = (logits[0].double() / temperature).softmax(-1)
-    for ids, numbers in (_compiled(rows, temperature, uniform), _in_torch(rows, temperature, uniform)):
+    for ids, numbers in (_compiled(rows, temperature, uniform), _exact(rows, temperature, uniform)):
         ids, numbers = torch.as_tensor(ids), torch.as_tensor(numbers)
         assert ((torch.bincount(ids, minlength=2500) - p * count).abs() < 1.02).all()
         own = torch.stack([logits[0].double().log_softmax(-1)[ids], p.log()[ids]], 1)
         torch.testing.assert_close(numbers, own, atol=2e-5, rtol=0)
     logits[0, 7] = float("nan")
-    for draw in (_compiled, _in_torch):
+    for draw in (_compiled, _exact):
         with pytest.raises(LlmanacError, match="not finite"):
-            draw(logits, temperature, uniform[:1])
+            draw(logits.numpy(), temperature, uniform[:1])
 
 
 def test_what_is_drawn_depends_on_seed_request_and_sample_alone():

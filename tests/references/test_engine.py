@@ -10,7 +10,6 @@ from _ties import agreement, near_ties
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.decoding import greedy, temperature, top_k
 from llmanac.generate.engine import Engine
-from llmanac.generate.scheduler import Scheduler
 
 PROMPTS = ["The first prompt", "second", "x", "A rather longer prompt than the others, with more bytes in it", "five5"]
 
@@ -72,7 +71,7 @@ def test_seeded_samples_do_not_depend_on_the_batch_or_on_n():
 
 def test_requests_of_different_kinds_share_a_batch():
     model = HistoryModel()
-    engine, scheduler = Engine(model, ByteTokenizer()), Scheduler(model, rows=8)
+    engine, scheduler = Engine(model, ByteTokenizer()), Engine(model, rows=8).scheduler()
     kinds = [
         {},
         {"temperature": 1.0},
@@ -92,7 +91,7 @@ def test_requests_of_different_kinds_share_a_batch():
 
 def test_cancel_frees_the_rows_and_leaves_the_others_alone():
     model = HistoryModel()
-    engine, scheduler = Engine(model, ByteTokenizer()), Scheduler(model, rows=2)
+    engine, scheduler = Engine(model, ByteTokenizer()), Engine(model, rows=2).scheduler()
     requests = [engine.request(p, max_new_tokens=10, stop_ids=()) for p in PROMPTS[:4]]
     for request in requests:
         scheduler.submit(request)

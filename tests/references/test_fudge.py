@@ -81,7 +81,7 @@ def steered(exact, fudge, ids):
     row, steer, total = Row([]), fudge.build(), 0.0
     for token in ids:
         logits = exact.model.logits_of([*PROMPT, *row.ids])[None]
-        total += steer(logits, [row]).log_softmax(-1)[0, token].item()
+        total += torch.from_numpy(steer(logits.numpy(), [row])).log_softmax(-1)[0, token].item()
         row.ids.append(token)
     return total
 
@@ -129,11 +129,11 @@ def test_the_classifier_may_read_the_prompt_too():
     network = randomise(GRUClassifier(9, dim=6, hidden=5)).double()
     logits, row = torch.randn(1, 9, dtype=torch.float64), Row([4], prompt=[3, 7])
     for reads, text in (("answer", [4]), ("text", [3, 7, 4])):
-        found = Fudge(classifier=network, k=9, reads=reads).build()(logits, [row])
+        found = Fudge(classifier=network, k=9, reads=reads).build()(logits.numpy(), [row])
         odds = torch.stack([network(batch([[*text, i]]))[0, -1] for i in range(9)])
-        torch.testing.assert_close(found[0], logits[0] + odds.sigmoid().log())
+        torch.testing.assert_close(torch.from_numpy(found[0]), logits[0] + odds.sigmoid().log())
     with pytest.raises(RequestError, match="texts so far"):
-        Fudge(classifier=network).build()(logits)
+        Fudge(classifier=network).build()(logits.numpy())
     for wrong in ({"k": 0}, {"weight": -1.0}):
         with pytest.raises(SpecError, match=next(iter(wrong))):
             Fudge(classifier=network, **wrong)

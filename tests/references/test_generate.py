@@ -13,7 +13,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from llmanac.core.errors import RequestError
 from llmanac.core.types import ALL, Batch
 from llmanac.generate.engine import Engine
-from llmanac.generate.scheduler import Scheduler
 from llmanac.models.load import load_model
 
 VOCABULARY, CONTEXT = 211, 96
@@ -183,16 +182,16 @@ def test_cached_equals_uncached_for_every_chunking(pair):
 def logits_by_place(model, prompts, rows, seed):
     """Every request's logits at each generated place, with arrivals spread over time; and the completions."""
     engine, seen = Engine(model), {}
-    scheduler = Scheduler(model, rows=rows)
+    scheduler = Engine(model, rows=rows).scheduler()
     requests = [engine.request(p, max_new_tokens=12, stop_ids=()) for p in prompts]
     import llmanac.generate.scheduler as module
 
     real = module.choose
 
-    def watching(logits, sequences):
+    def watching(logits, sequences, best):
         for row, sequence in zip(logits, sequences, strict=True):
-            seen[requests.index(sequence.request), len(sequence.token_logprobs)] = row.clone()
-        return real(logits, sequences)
+            seen[requests.index(sequence.request), len(sequence.token_logprobs)] = torch.from_numpy(row.copy())
+        return real(logits, sequences, best)
 
     module.choose = watching
     try:

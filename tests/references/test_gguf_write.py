@@ -164,7 +164,7 @@ def test_llama_cpp_generates_the_same(dim, kind, tokenizer, tmp_path):
         before = engine.tokenizer.encode(prompt)
         runner = engine.scheduler().runner
         runner.extend([before + wanted], 64)
-        logits = runner.read(0, [before + wanted], every=True)[0][len(before) - 1 : -1]
+        logits = torch.from_numpy(runner.read(0, [before + wanted], every=True)[0][len(before) - 1 : -1])
         gaps = (logits.amax(-1) - logits[torch.arange(len(wanted)), wanted]) / logits.std(-1)
         assert gaps.max() < CLOSE
         ties, count = ties + int((gaps > 0).sum()), count + len(wanted)

@@ -94,7 +94,7 @@ def test_greedy_tokens_are_llama_cpps_but_for_counted_near_ties(peer, files):
                 break
         runner = engine.scheduler().runner
         runner.extend([before + wanted], 256)
-        logits = runner.read(0, [before + wanted], every=True)[0][len(before) - 1 : -1]
+        logits = torch.from_numpy(runner.read(0, [before + wanted], every=True)[0][len(before) - 1 : -1])
         gaps = (logits.amax(-1) - logits[torch.arange(len(wanted)), wanted]) / logits.std(-1)
         assert gaps.max() < CLOSE
         ties, count = ties + int((gaps > 0).sum()), count + len(wanted)

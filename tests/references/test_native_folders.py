@@ -12,7 +12,8 @@ from test_native import read
 
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.generate.native import NativeModel, refusal
+from llmanac.generate.native import NativeModel
+from llmanac.generate.native_torch import refusal
 from llmanac.kernels.infer.kinds import NF4, PACKED
 from llmanac.models._quantized import Quantized
 from llmanac.models.load import load_model

@@ -19,8 +19,8 @@ def test_wide_heads_have_the_same_bits_in_pieces(heads):
     (ids,) = tokens(1, 35).tolist()
     runner = NativeRunner(made)
     runner.extend([ids, ids], 64)
-    wanted = runner.read(1, [ids], every=True)[0]
-    found = torch.cat([runner.read(0, [[i]], every=False)[0] for i in ids])
+    wanted = torch.from_numpy(runner.read(1, [ids], every=True)[0])
+    found = torch.cat([torch.from_numpy(runner.read(0, [[i]], every=False)[0]) for i in ids])
     assert torch.equal(found, wanted)
 
 
@@ -28,14 +28,14 @@ def test_the_best_tokens_equal_torch():
     logits = 3 * torch.randn(3, 5003, generator=torch.Generator().manual_seed(1))
     logits[1, 7] = logits[1, 4000] = 20.0  # a tie
     runner = NativeRunner(NativeModel(transformer(dtype=torch.float32), threads=1))
-    ids, own, _, lead = zip(*runner.best(logits), strict=True)
+    ids, own, _, lead = zip(*runner.best(logits.numpy()), strict=True)
     two = logits.topk(2).values
     assert list(ids) == [logits[0].argmax(), 7, logits[2].argmax()]
     torch.testing.assert_close(torch.tensor(own), logits.double().log_softmax(-1).amax(-1).float(), atol=1e-6, rtol=0)
     torch.testing.assert_close(torch.tensor(lead), two[:, 0] - two[:, 1], atol=0, rtol=0)
     for odd in (torch.nan, torch.inf, -torch.inf):
         logits[2, 5000] = odd
-        assert runner.best(logits) is None
+        assert runner.best(logits.numpy()) is None
 
 
 def test_a_greedy_token_is_the_same_with_alternatives_and_without():

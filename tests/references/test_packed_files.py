@@ -86,7 +86,7 @@ def logits(model, ids):
 def native_logits(native, ids):
     runner = NativeRunner(native)
     runner.extend([ids.tolist()], 64)
-    return runner.read(0, [ids.tolist()], every=True)[0]
+    return torch.from_numpy(runner.read(0, [ids.tolist()], every=True)[0])
 
 
 @pytest.mark.parametrize("kind", READ)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from _engine_models import ByteTokenizer
@@ -39,10 +41,9 @@ def test_greedy_tokens_are_those_of_the_engine(engine: Engine, form) -> None:
 @pytest.mark.parametrize("form", [plain.cached, plain.uncached])
 def test_drawn_tokens_are_those_of_the_engine(engine: Engine, form) -> None:
     request = engine.request(PROMPTS[0], temperature=1.3, top_p=0.8, seed=5, max_new_tokens=24, stop_ids=[])
-    generator = torch.Generator()
-    generator.set_state(request.sequences[0].generator.get_state())
+    noise = copy.deepcopy(request.sequences[0].noise)
     engine.run([request])
-    draw = plain.sampler([temperature.Spec(temperature=1.3), top_p.Spec(p=0.8)], generator)
+    draw = plain.sampler([temperature.Spec(temperature=1.3), top_p.Spec(p=0.8)], noise)
     found = plain.generate(form(engine.model, PROMPTS[0], draw), 24)
     assert found == request.sequences[0].ids != plain.generate(plain.cached(engine.model, PROMPTS[0]), 24)
 

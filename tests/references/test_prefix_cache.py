@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from llmanac.core.errors import RequestError
 from llmanac.generate.engine import Engine
-from llmanac.generate.prefix_cache import PrefixCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BYTES = 10**8
@@ -224,7 +223,7 @@ def test_a_model_without_pages_is_refused_or_served_without():
         Engine(HistoryModel(), prefix_cache_bytes=BYTES)
     with pytest.raises(RequestError, match="prefix_cache_bytes: 0"):
         Engine(transformer(), prefix_cache_bytes=0)
-    assert not PrefixCache.fits(HistoryModel())
+    assert not Engine(HistoryModel()).keeps_prefixes
     with running(Engine(HistoryModel(), ByteTokenizer())) as server:
         assert "prefix_cache" not in httpx.get(f"{server.url}/health").json()
         reply = server.client.completions.create(model="tiny", prompt="abc", max_tokens=2)

@@ -510,7 +510,7 @@ def test_layouts_that_are_read_hold_the_numbers_of_their_formula(name, tmp_path)
     assert native._plan.matrices[..., 4].all()
     runner = NativeRunner(native)
     runner.extend([IDS[0].tolist()], 64)
-    found = runner.read(0, [IDS[0].tolist()], every=True)[0].log_softmax(-1)
+    found = torch.from_numpy(runner.read(0, [IDS[0].tolist()], every=True)[0]).log_softmax(-1)
     exact = logits(dense)[0].log_softmax(-1)
     assert 0 <= float((exact.exp() * (exact - found)).sum(-1).mean()) < 5e-3
 

@@ -27,7 +27,7 @@ def served(engine, ids):
     """The log-probabilities that the engine's runner gives a row."""
     runner = engine.scheduler().runner
     runner.extend([ids.tolist()], 64)
-    return runner.read(0, [ids.tolist()], every=True)[0].log_softmax(-1)
+    return torch.from_numpy(runner.read(0, [ids.tolist()], every=True)[0]).log_softmax(-1)
 
 
 @pytest.mark.parametrize("kind", ["Q4_1", "Q8_0", "Q4_K"])

@@ -17,8 +17,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.generate.engine import Engine
-from llmanac.generate.prefix_cache import PrefixCache
-from llmanac.generate.runner import TorchRunner
+from llmanac.generate.runner import TorchRunner, on_host, prefix_cache
 from llmanac.models.families import Config, family
 from llmanac.models.load import load_model
 
@@ -247,7 +246,7 @@ class FromTheStart(TorchRunner):
             held += new
             ends = range(len(held) - len(new) + 1, len(held) + 1) if every else [len(held)]
             rows.append(torch.cat([self._last(held[:end]) for end in ends]))
-        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        return on_host(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
 
     def _last(self, held):
         state = self.model.start(1)
@@ -354,9 +353,9 @@ class Unread(TorchRunner):
 
 def test_keys_that_depend_on_the_length_are_kept_for_no_other_row():
     model = model_of("longrope")
-    assert not PrefixCache.fits(model) and PrefixCache.fits(transformer())
+    assert not Engine(model).keeps_prefixes and Engine(transformer()).keeps_prefixes
     with pytest.raises(RequestError, match=r"prefix_cache_bytes: .*keys that depend on a row's length"):
-        PrefixCache(model, 2**20)
+        prefix_cache(model, 2**20)
 
 
 def test_greedy_tokens_equal_transformers_past_the_trained_length(tmp_path):

@@ -243,7 +243,7 @@ def test_terms_are_added_to_packed_products(low_rank, weights, bound):
     for runner in (native, TorchRunner(model, bank=engine.bank)):
         runner.extend([PROMPTS[0]] * len(names), 64, adapters=names)
         with torch.no_grad():
-            found.append(runner.read(0, [PROMPTS[0]] * len(names), every=True).log_softmax(-1))
+            found.append(torch.from_numpy(runner.read(0, [PROMPTS[0]] * len(names), every=True)).log_softmax(-1))
     errors = (found[0] - found[1]).abs().mean((1, 2))
     changes = (found[1][:-1] - found[1][-1]).abs().mean((1, 2))
     assert errors.max() < bound and changes.min() > 4 * bound, (errors, changes)

@@ -23,7 +23,7 @@ from llmanac.adapters._copies import Copies
 from llmanac.adapters._lead import LeadTransform
 from llmanac.adapters._products import Part
 from llmanac.adapters.lora import LoRA
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import RequestError, SpecError
 from llmanac.models._layers import Changeable
 
 _now = threading.local()  # .rows: (bank, the adapter of each row) of the forward pass that this thread runs
@@ -46,7 +46,9 @@ class Bank:
         SpecError, CheckpointError: an adapter that does not fit the model.
     """
 
-    def __init__(self, model: nn.Module, adapters: Mapping[str, str | Path | Transform]) -> None:
+    def __init__(self, model: Any, adapters: Mapping[str, str | Path | Transform]) -> None:
+        if not isinstance(model, nn.Module):
+            raise RequestError("adapters: this model is counted, not trained, and has none")
         if applied(model):
             raise SpecError("adapters: the model has one applied already; remove() or merge() it first")
         self.model = model

@@ -27,9 +27,10 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import make_method
 from llmanac.models._folder import RECORD, SUMS, read_sums, read_table, sums_of
 from llmanac.models._weights import Weights, some
+from llmanac.models.locate import ADAPTER as CONFIG
 from llmanac.models.locate import say_stopped
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 LEADS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 EMBEDDINGS = "prompt_embeddings"
 LEAD_FIELDS = {
@@ -73,21 +74,6 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
     files.write_json(path / RECORD, {**record, SUMS: {**read_sums(path), **sums_of(path, [WEIGHTS])}})
     files.write_json(path / CONFIG, config)
     return path
-
-
-def find_adapter(path: str | Path) -> Path | None:
-    """The folder with an adapter's files: `path` itself, or `path/model` of a tuning; None where there is none."""
-    folder = Path(path)
-    for place in (folder, folder / "model"):
-        if (place / CONFIG).is_file() and not (place / "config.json").is_file():
-            return place
-    return None
-
-
-def base_of(folder: str | Path) -> str | None:
-    """The model that an adapter's files name. Raises CheckpointError where they are missing or damaged."""
-    found = read_table(Path(folder) / CONFIG).get("base_model_name_or_path")
-    return found if isinstance(found, str) and found else None
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Transform:

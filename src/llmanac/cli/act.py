@@ -30,7 +30,7 @@ def act_command(
     from llmanac.act.policy import ModelPolicy
     from llmanac.cli.tables import print_table
     from llmanac.core.outputs import check_output
-    from llmanac.generate.load import load_engine
+    from llmanac.generate.load import load_writer
 
     world = load_environment(environment)
     if replay_ is not None:
@@ -40,7 +40,7 @@ def act_command(
     if output is not None:
         check_output(output, "--output", [], force=True)
     policies = {"model": ModelPolicy(
-        load_engine(model, runner=runner), world.tools, temperature=temperature, constrained=not free
+        load_writer(model, runner=runner), world.tools, temperature=temperature, constrained=not free
     )}  # fmt: skip
     found = play(world, policies["model"], range(seed, seed + episodes), seed=seed)
     for episode in found:

@@ -22,12 +22,11 @@ def bench_command(
         rows (from 1): Rows that decode together; repeatable [1, 8].
         context (from 1): Tokens of each row's prompt [512, or what fits the model].
     """
-    from llmanac.core.device import resolve_device
     from llmanac.generate.bench import machine_limits, rates
-    from llmanac.generate.load import load_engine
+    from llmanac.generate.load import load_writer
 
-    limits = machine_limits(resolve_device("auto"))  # before the model takes memory
-    found = rates(load_engine(path, runner=runner), rows=rows or (1, 8), context=context, limits=limits)
+    limits = machine_limits()  # before the model takes memory
+    found = rates(load_writer(path, runner=runner), rows=rows or (1, 8), context=context, limits=limits)
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -58,11 +58,11 @@ def chat_command(
         facts (asked|model): Keep what you ask for alone, or also what the model takes from your messages [asked].
         encoder (MODEL): Find facts by meaning too, as all-MiniLM-L6-v2's folder.
     """
-    from llmanac.generate.load import load_assistant, load_engine
+    from llmanac.generate.load import load_assistant, load_writer
 
     if encoder is not None and memory is None:
         raise RequestError("--encoder: finds facts of a memory; name its file with --memory FILE")
-    engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
+    engine = load_writer(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
     assistant = load_assistant(path, engine)
     if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
@@ -76,7 +76,7 @@ def chat_command(
     if memory is None:
         chat(engine, assistant, system=system, **options)
     else:
-        from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
+        from llmanac.generate.prefix_cache import DEFAULT_BYTES
         from llmanac.retrieve.dense import Spec
         from llmanac.retrieve.memory import Memory
         from llmanac.retrieve.memory.extract import Extractor
@@ -85,7 +85,7 @@ def chat_command(
             raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
         encode = None if encoder is None else Spec(model=encoder).encoder()
         reader = Extractor(engine) if facts == "model" else None
-        if reader is not None and engine.prefix_cache is None and PrefixCache.fits(engine.model):
+        if reader is not None and engine.prefix_cache is None and engine.keeps_prefixes:
             engine.keep_prefixes(DEFAULT_BYTES)  # its two prompts begin alike for every message
         with Memory(memory, encode, encoder or "", reader) as kept:
             chat(engine, system=system, memory=kept, **options)
@@ -263,7 +263,7 @@ def serve_command(
 
     def load() -> tuple[Engine, Assistant | None, Embedder | None]:
         from llmanac.evaluate.embed import Embedder
-        from llmanac.generate.load import load_assistant, load_engine
+        from llmanac.generate.load import load_assistant, load_writer
         from llmanac.multimodal._seeing import load_seeing, sees
 
         if sees(path):
@@ -276,7 +276,7 @@ def serve_command(
         if tensor * pipeline > 1:
             engine = divided(ranks, path, tensor, pipeline, draft, runner, most_tokens=most_tokens)
         else:
-            engine = load_engine(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
+            engine = load_writer(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         print(engine.runs_on, file=sys.stderr, flush=True)
         embedder = None if embedding_model is None else Embedder.load(embedding_model)
         if documents is None:

@@ -32,7 +32,7 @@ def context_command(
     from llmanac.core.outputs import check_own_folder
     from llmanac.core.pages import heat_map
     from llmanac.evaluate.needles import TASKS, grid
-    from llmanac.generate.load import load_engine
+    from llmanac.generate.load import load_writer
 
     if output is not None and output.exists() and not force:
         raise SpecError(f"--output: {output} exists; give another name, or --force")
@@ -40,7 +40,7 @@ def context_command(
         names = ("results.json", *(f"{name}.svg" for name in TASKS))
         check_own_folder(output, "--output", names, [path], what="heat maps")
     sizes, places = [int(n) for n in _numbers("--lengths", lengths)], _numbers("--depths", depths)
-    engine = load_engine(path, runner=runner, rope=rope, sinks=sinks)
+    engine = load_writer(path, runner=runner, rope=rope, sinks=sinks)
     tasks = task or ["single"]
     cells = grid(
         engine, tasks=tasks, lengths=sizes, depths=places, samples=samples, seed=seed, chat=False if plain else None

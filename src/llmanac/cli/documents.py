@@ -154,9 +154,9 @@ def ask_command(
     index = updated(folder, place, encoder, include)
     engine = None
     if model is not None and mode != "extract":
-        from llmanac.generate.load import load_engine
+        from llmanac.generate.load import load_writer
 
-        engine = load_engine(model, runner=runner)
+        engine = load_writer(model, runner=runner)
     assistant = assistant_of(index, engine, mode=mode, method=method, k=k, threshold=threshold, budget=budget)
     answer = assistant.answer(question)
     if as_json:

@@ -114,14 +114,16 @@ def divided(
 
 
 def _load(path: str, **choices: Any) -> Engine:
-    from llmanac.generate.load import load_engine
-    from llmanac.models.lm.encoder import Encoder
+    from llmanac.generate.load import load_writer
 
-    engine = load_engine(path, **choices)
-    if isinstance(engine.model, Encoder):
-        raise RequestError(
-            f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"
-        )
+    engine = load_writer(path, **choices)
+    if engine.native is None:
+        from llmanac.models.lm.encoder import Encoder
+
+        if isinstance(engine.model, Encoder):
+            raise RequestError(
+                f"{path}: is an encoder, which does not write; `llmanac embed {path}` gives vectors of texts"
+            )
     return engine
 
 

@@ -13,13 +13,12 @@ from typer.core import TyperCommand
 from llmanac.cli.documented import AsJson as AsJson
 from llmanac.cli.documented import Group
 from llmanac.core.errors import SpecError
+from llmanac.core.threads import use_threads
 
 
 def _use_threads(count: int | None) -> int | None:
     if count is not None:
-        import torch
-
-        torch.set_num_threads(count)  # whatever runs the model asks torch for its number
+        use_threads(count)
     return count
 
 

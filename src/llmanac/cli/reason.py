@@ -58,7 +58,7 @@ def reason_command(
     """
     from llmanac.core.outputs import check_output
     from llmanac.core.spec import make_method, parse_patches, patch
-    from llmanac.generate.load import load_engine
+    from llmanac.generate.load import load_writer
     from llmanac.reason import Question
     from llmanac.reason._questions import answered, convention_of, read_questions
     from llmanac.rewards import read_rewards
@@ -79,7 +79,7 @@ def reason_command(
     verifies: Any = None
     if verifier is not None and spec.name != "mbr":
         verifies = make_method("reward", read_rewards([verifier]))
-    engine = load_engine(model, runner=runner)
+    engine = load_writer(model, runner=runner)
     chat = not plain and getattr(engine.tokenizer, "chat_template", None) is not None
     file = Path(question).suffix in (".jsonl", ".parquet", ".json", ".csv")
     if file:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import math
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from llmanac.core import files
 from llmanac.core.errors import LlmanacError, SpecError
@@ -28,6 +33,24 @@ if TYPE_CHECKING:
 OWN_SHARE = 0.8  # of the threads' time that a measurement uses itself where it has the processor for itself
 Value = TypeVar("Value", bool, float)
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+def torch_is_there() -> bool:
+    """Whether torch can be imported; it is not."""
+    if "torch" in sys.modules:
+        return sys.modules["torch"] is not None
+    return importlib.util.find_spec("torch") is not None
+
+
+def needs_torch(what: str) -> LlmanacError:
+    """What to say where `what` needs torch and it is not installed."""
+    line = "`uv pip install --torch-backend cpu 'llmanac[torch]'`"
+    return LlmanacError(f"`{what}` needs torch: {line}, or see PyTorch's installation page")
+
+
+def may_have_gpu() -> bool:
+    """Whether `auto` may be another device than the CPU: torch has to be asked."""
+    return sys.platform == "darwin" or Path("/dev/nvidiactl").exists()
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -113,6 +136,24 @@ def measure_bandwidth(device: torch.device | None = None, *, megabytes: int = 25
         _synchronize(device)
         best = max(best, x.numel() * 4 / (time.perf_counter() - start))
     return best
+
+
+def measure_host(*, megabytes: int = 256, rounds: int = 5) -> tuple[float, float]:
+    """The best rates seen on the CPU without torch: bytes/s read by all threads together, and float32 FLOP/s."""
+    parts = np.array_split(np.ones(megabytes * 250_000, np.float32), threads())
+    a = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
+
+    def best(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+    with ThreadPoolExecutor(len(parts)) as pool:
+        reading = best(lambda: list(pool.map(np.sum, parts)))
+    return megabytes * 1e6 / reading, 2 * 1024**3 / best(lambda: a @ a)
 
 
 def calibration() -> Path:

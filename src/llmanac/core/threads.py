@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,13 @@ def cores() -> int:
         most, period = map(int, QUOTA.read_text().split())
         count = max(1, min(count, -(-most // period)))
     return count
+
+
+def use_threads(count: int) -> None:
+    """Compute with so many threads from now on, in torch too: it reads the variable when it is imported."""
+    os.environ[VARIABLE] = str(count)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(count)
 
 
 def threads() -> int:

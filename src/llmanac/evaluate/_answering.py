@@ -9,9 +9,7 @@ from typing import Protocol
 
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.files import file_sha256
-from llmanac.evaluate.likelihood import BATCH_TOKENS, loglikelihood
 from llmanac.generate.engine import Engine
-from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.models._pairs import encode
 
 PREFIX_BYTES = 256 << 20  # of examples that prompts share
@@ -33,12 +31,14 @@ class Answerer(Protocol):
 class Local:
     """A model in this process. What does not fit its context loses tokens on the left, as in lm-eval."""
 
-    def __init__(self, engine: Engine, name: str, identity: str, *, batch_tokens: int = BATCH_TOKENS) -> None:
+    def __init__(self, engine: Engine, name: str, identity: str, *, batch_tokens: int = 4096) -> None:
         self.engine, self.name, self.identity, self.batch_tokens = engine, name, identity, batch_tokens
-        if engine.prefix_cache is None and PrefixCache.fits(engine.model):
+        if engine.prefix_cache is None and engine.keeps_prefixes:
             engine.keep_prefixes(PREFIX_BYTES)
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
+        from llmanac.evaluate.likelihood import loglikelihood  # a server's answers need no torch
+
         model, tokenizer = self.engine.model, self.engine.tokenizer
         found = loglikelihood(model, tokenizer, pairs, batch_tokens=self.batch_tokens, label=None)
         return [(one.total, one.greedy) for one in found]
@@ -87,8 +87,7 @@ def chat_note(model: Answerer, chat: bool) -> str | None:
 
 def _content(path: str) -> str:
     """A hash of the files that a model, its adapter and its tokenizer are read from."""
-    from llmanac.adapters.load import base_of, find_adapter
-    from llmanac.models.locate import locate, model_folder
+    from llmanac.models.locate import base_of, find_adapter, locate, model_folder
 
     total, adapter = hashlib.sha256(), find_adapter(path)
     base = path if adapter is None else str(base_of(adapter))

@@ -25,7 +25,7 @@ from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
 from llmanac.core.types import ALL, IGNORE, LAST, Batch, State, Want
 from llmanac.generate.engine import evaluating
-from llmanac.generate.scheduler import device_of
+from llmanac.generate.runner import device_of
 from llmanac.generate.windows import WINDOW, batches, windows
 from llmanac.metrics.log_likelihood import log_likelihood
 from llmanac.models._pairs import encode, encode_pair, start_token

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from llmanac.generate._logits import Array, nothing
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 
@@ -18,10 +18,11 @@ class Allowed(DecodingSpec):
     ids: tuple[int, ...]
 
     def build(self, **dims: Any) -> LogitsProcessor:
-        index = torch.tensor(self.ids)
+        index = np.array(self.ids, np.int64)
 
-        def keep(logits: Tensor, sequences: Sequences = ()) -> Tensor:
-            at = index.to(logits.device)
-            return torch.full_like(logits, -torch.inf).index_copy(-1, at, logits.index_select(-1, at))
+        def keep(logits: Array, sequences: Sequences = ()) -> Array:
+            kept = nothing(logits)
+            kept[:, index] = logits[:, index]
+            return kept
 
         return keep

@@ -9,14 +9,12 @@ nothing else that runs.
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.rng import seed_of
+from llmanac.generate._logits import Array, gather, log_softmax
 from llmanac.generate._requests import Sequence, TokenLogprob
 
 STEP, MIX_A, MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -33,15 +31,11 @@ class PlainDraws:
         self.seed, self.temperature = seed, temperature
         self._keys: dict[tuple[int, int], int] = {}
 
-    def __call__(self, logits: Tensor, sequences: Items[Sequence]) -> list[TokenLogprob]:
+    def __call__(self, logits: Array, sequences: Items[Sequence]) -> list[TokenLogprob]:
         """One token a row of logits (B, V). Raises LlmanacError where they are not finite numbers."""
         uniform = self._uniform(sequences)
-        ids: Any
-        numbers: Any
-        if logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.stride(-1) == 1:
-            ids, numbers = _compiled(logits, self.temperature, uniform)
-        else:
-            ids, numbers = _in_torch(logits, self.temperature, uniform)
+        draw = _compiled if logits.dtype == np.float32 else _exact
+        ids, numbers = draw(logits, self.temperature, uniform)
         rows = zip(ids.tolist(), numbers.tolist(), strict=True)
         return [TokenLogprob(i, own, {}, 0.0, sampled) for i, (own, sampled) in rows]
 
@@ -61,21 +55,21 @@ class PlainDraws:
         return self._keys[place]
 
 
-def _compiled(logits: Tensor, temperature: float, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compiled(logits: Array, temperature: float, uniform: Array) -> tuple[Array, Array]:
     from llmanac.kernels.infer.draw import draw
 
     ids, numbers = np.empty(len(logits), np.int64), np.empty((len(logits), 2))
-    if not draw(logits.numpy(), logits.shape[1], 1 / temperature, uniform, ids, numbers):
+    if not draw(logits, logits.shape[1], 1 / temperature, uniform, ids, numbers):
         raise LlmanacError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
     return ids, numbers
 
 
-def _in_torch(logits: Tensor, temperature: float, uniform: np.ndarray) -> tuple[Tensor, Tensor]:
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    own, sampled = logits.log_softmax(-1), (logits / temperature).log_softmax(-1)
-    if not bool(torch.isfinite(own).all()):
+def _exact(logits: Array, temperature: float, uniform: Array) -> tuple[Array, Array]:
+    """The same in float64."""
+    logits = logits.astype(np.float64)
+    own, sampled = log_softmax(logits), log_softmax(logits / temperature)
+    if not np.isfinite(own).all():
         raise LlmanacError("the model gave logits that are not finite numbers; its weights are damaged or overflowed")
-    sums = sampled.double().exp().cumsum(-1)
-    wanted = torch.from_numpy(uniform).to(sums.device)[:, None] * sums[:, -1:]
-    ids = torch.searchsorted(sums, wanted, right=True).clamp_(max=logits.shape[1] - 1)
-    return ids[:, 0], torch.cat([own.gather(-1, ids), sampled.gather(-1, ids)], 1).double()
+    sums = np.exp(sampled).cumsum(-1)
+    ids = np.minimum((sums <= uniform[:, None] * sums[:, -1:]).sum(-1, keepdims=True), logits.shape[1] - 1)
+    return ids[:, 0], np.concatenate([gather(own, ids), gather(sampled, ids)], 1)

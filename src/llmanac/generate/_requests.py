@@ -6,18 +6,15 @@ import copy
 import hashlib
 import itertools
 import math
-from collections import deque
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import RequestError, nearest
-from llmanac.core.rng import torch_generator
+from llmanac.generate._noise import Noise
 from llmanac.generate._options import Options, decoding_of, optional, whole
 from llmanac.generate._text import TextStream
 from llmanac.generate.constrain import parser_of
@@ -175,13 +172,12 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.error: RequestError | None = None  # why its constraint allows nothing more; no other row is affected
         seed, key, number = stream
-        self.generator = torch_generator(seed, "sample", key, number) if request.stochastic else None
+        self.noise = Noise(seed, "sample", key, number) if request.stochastic else None
         self.constraint = request.constraint() if request.constraint is not None else None
         self.due: int | None = None  # the next token, where its constraint leaves no choice and it is to be scored
         self.score: float | None = None  # of a beam search
         self.drafted = self.accepted = 0  # tokens of a drafter
         self.draft_length, self.drafted_at = FIRST_DRAFT, 0
-        self._noise: deque[Tensor] = deque()
         self._taken = 0
 
     @property
@@ -196,18 +192,6 @@ class Sequence:
     def forced(self) -> int | None:
         """The token that a constraint leaves no choice about, or None."""
         return None if self.constraint is None else self.constraint.forced()
-
-    def noise(self, vocabulary: int, ahead: int = 0) -> Tensor:
-        """Gumbel noise (V,) float64 of the token `ahead` places after the next one; drawn once, in order."""
-        while len(self._noise) <= ahead:
-            new = torch.empty(vocabulary, dtype=torch.float64).exponential_(generator=self.generator)
-            self._noise.append(new.log_().neg_())
-        return self._noise[ahead]
-
-    def take_noise(self, vocabulary: int) -> Tensor:
-        """The noise of the next token, which is then used up."""
-        self.noise(vocabulary)
-        return self._noise.popleft()
 
     def continued(self, token: int, logprob: float, top: dict[int, float]) -> Sequence:
         """A new sequence: this one and a token."""

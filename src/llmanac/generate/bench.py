@@ -8,19 +8,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from llmanac.core import device
 from llmanac.core.errors import RequestError
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.generate.schedule import READ_TOKENS
-from llmanac.models._quantized import stored_bytes
 
 STEPS, ROUNDS = 8, 5
 
 
-def machine_limits(where: torch.device) -> tuple[float, float]:
-    """Bytes a second that are read from memory, and FLOP/s of float32 matrix products."""
+def machine_limits() -> tuple[float, float]:
+    """Bytes a second that are read from memory, and FLOP/s of float32 matrix products, where `auto` computes."""
+    if not device.may_have_gpu() or not device.torch_is_there():
+        return device.measure_host()
+    import torch
+
+    where = device.resolve_device("auto")
     return device.measure_bandwidth(where), device.measure_gemm(torch.float32, where)
 
 
@@ -46,7 +49,7 @@ def rates(
         RequestError: a context that the model does not have room for.
     """
     model: Any = engine.model
-    if not list(model.parameters()) or not hasattr(model, "device"):
+    if engine.native is None and (not list(model.parameters()) or not hasattr(model, "device")):
         raise RequestError("model: has no weights to read, so there is nothing to measure it against")
     limit = model.max_length
     # rows that are read first decode while others are read, a piece a step
@@ -79,12 +82,17 @@ def rates(
                 speeds.append(tokens / (clock() - start))
             found["decode"][count] = statistics.median(speeds[1:])
             scheduler.reset()
-    weights = engine.native.nbytes if engine.native else stored_bytes(model)
-    bandwidth, products = limits or machine_limits(model.device)
-    flops = 2 * sum(p.numel() for p in model.parameters())
+    if engine.native is None:
+        from llmanac.models._quantized import stored_bytes
+
+        weights = stored_bytes(model)
+    else:
+        weights = engine.native.nbytes
+    bandwidth, products = limits or machine_limits()
+    flops = 2 * model.parameter_count()
     return found | {
         "runner": "torch" if engine.native is None else f"native, {engine.native.form}",
-        "threads": torch.get_num_threads() if engine.native is None else engine.native.threads,
+        "threads": engine.threads,
         "context": context,
         "weights_bytes": weights,
         "read_bytes_per_second": bandwidth,

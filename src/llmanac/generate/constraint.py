@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor
+from llmanac.generate._logits import Array
 
 
 class Constraint(Protocol):
@@ -14,7 +14,7 @@ class Constraint(Protocol):
     its text again.
     """
 
-    def mask(self) -> Tensor:
+    def mask(self) -> Array:
         """(V,) bool: tokens that may come next; at least one. End-of-text is allowed where the text may end."""
 
     def forced(self) -> int | None:

@@ -25,24 +25,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
-import torch
 
-from llmanac.adapters import Transform
-from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError, nearest, shown, too_long
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
 from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
 from llmanac.generate._completion import Completion, completions
+from llmanac.generate._native_file import FileModel
 from llmanac.generate._requests import Options, Piece, Request, TokenLogprob
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.scheduler import Choose, Scheduler
 from llmanac.generate.speculative import Speculation
+from llmanac.models.state.pool import pageable
 
 if TYPE_CHECKING:
+    from llmanac.adapters import Transform
+    from llmanac.adapters._bank import Bank
     from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 
@@ -112,8 +113,8 @@ class Engine:
         self.lost: Callable[[], str | None] = lambda: None  # why it cannot go on: a rank has stopped
         self.bank: Bank | None = None
         if adapters:
-            if not isinstance(model, torch.nn.Module):
-                raise RequestError("adapters: this model is counted, not trained, and has none")
+            from llmanac.adapters._bank import Bank
+
             self.bank = Bank(model, adapters)
             weakref.finalize(self, self.bank.detach)
         self.native = _native(model, runner, self.bank)
@@ -140,18 +141,31 @@ class Engine:
     @property
     def runs_on(self) -> str:
         """The runner and its threads, for people."""
-        threads = torch.get_num_threads() if self.native is None else self.native.threads
         runner = "torch" if self.native is None else f"native ({self.native.form})"
-        return f"{runner} runner, {threads} {'thread' if threads == 1 else 'threads'}"
+        return f"{runner} runner, {self.threads} {'thread' if self.threads == 1 else 'threads'}"
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute the model."""
+        if self.native is not None:
+            return self.native.threads
+        import torch
+
+        return torch.get_num_threads()
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether the states of its rows can be kept in blocks, as a prefix cache does."""
+        return self.native is not None or pageable(self.model.start(1))
 
     def keep_prefixes(self, size: int) -> None:
         """Keep the states of prompts and answers in `size` bytes from now on."""
-        if self.native is None:
-            self.prefix_cache = PrefixCache(self.model, size)
-        else:
-            self.prefix_cache = PrefixCache(
-                self.model, size, block_tokens=self.native.block_tokens, like=self.native.start
-            )
+        if self.native is not None:
+            self.prefix_cache = PrefixCache(self.native.pool, self.native.source.stamp, size)
+            return
+        from llmanac.generate.runner import prefix_cache
+
+        self.prefix_cache = prefix_cache(self.model, size)
 
     def sync(self) -> float:
         """Read the model's weights again after they have changed, and forget kept states; returns the seconds it took.
@@ -168,11 +182,17 @@ class Engine:
 
     def scheduler(self, slower: float | None = None) -> Scheduler:
         """A scheduler of this engine's model, runner, rows and prefix cache; `slower` as `Scheduler` takes it."""
-        runner = None if self.make_runner is None else self.make_runner()
+        runner: Any
         if self.native is not None:
             from llmanac.generate.native import NativeRunner
 
             runner = NativeRunner(self.native, self.prefix_cache, self.bank)
+        elif self.make_runner is not None:
+            runner = self.make_runner()
+        else:
+            from llmanac.generate.runner import TorchRunner
+
+            runner = TorchRunner(self.model, self.prefix_cache, self.bank)
         drafter = None if self.drafter is None else self.drafter.build(model=self.draft_model)
         return Scheduler(
             self.model,
@@ -183,7 +203,6 @@ class Engine:
             speculation=self.speculation,
             most_tokens=self.most_tokens,
             slower=slower,
-            bank=self.bank,
         )
 
     def generate(self, prompts: Prompt | Sequence[Prompt], **options: Unpack[Options]) -> list[Completion]:
@@ -303,10 +322,15 @@ def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeM
 
         known = (*RUNNERS, *(f"native:{kind}" for kind in KEYS))
         raise RequestError(f"runner: {runner!r} is not one of {', '.join(known)}{nearest(name, RUNNERS)}")
+    if isinstance(model, FileModel):
+        from llmanac.generate.native import NativeModel
+
+        return NativeModel(model, keys=keys or None) if isinstance(runner, str) else runner
     if runner == "torch":
         return None
     from llmanac.generate import _native_terms
-    from llmanac.generate.native import NativeModel, refusal
+    from llmanac.generate.native import NativeModel
+    from llmanac.generate.native_torch import refusal
 
     unread = None if bank is None or refusal(model) is not None else _native_terms.refusal(bank)
     if runner == "auto" and (unread or refusal(model) is not None or model.parameter_count() < SMALL):
@@ -326,7 +350,7 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 @contextlib.contextmanager
 def evaluating(*models: Any) -> Iterator[None]:
     """Dropout off while generating, and back as it was afterwards."""
-    training = [model for model in models if isinstance(model, torch.nn.Module) and model.training]
+    training = [model for model in models if getattr(model, "training", False)]  # an n-gram model is never trained
     for model in training:
         model.eval()
     try:

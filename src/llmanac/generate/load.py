@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-
-from llmanac.adapters._products import ProductTransform
-from llmanac.adapters.load import base_of, find_adapter, load_adapter
 from llmanac.core import files, registry
+from llmanac.core.device import may_have_gpu, torch_is_there
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
+from llmanac.generate._native_file import FileModel
 from llmanac.generate.answers import Assistant
 from llmanac.generate.drafters import DrafterSpec
-from llmanac.generate.engine import Engine
+from llmanac.generate.engine import SMALL, Engine
 from llmanac.kernels.gguf import opened
-from llmanac.models.locate import ASSISTANT, fetched
+from llmanac.models.locate import ASSISTANT, base_of, fetched, find_adapter
+
+if TYPE_CHECKING:
+    import torch
 
 
 def load_engine(
@@ -57,32 +58,70 @@ def load_engine(
     adapter = find_adapter(path)
     model, tokenizer = _base(adapter) if adapter else fetched(path)
     held = opened(model) if Path(model).is_file() else None  # read once for both
-    if draft is None and draft_tokens is not None:
-        raise RequestError("--draft-tokens: there is no drafter; give --draft too")
-    named = draft is not None and str(draft) in registry.methods("drafter")
-    fields = {"name": str(draft) if named else "model", **({} if draft_tokens is None else {"tokens": draft_tokens})}
-    spec = None if draft is None else cast(DrafterSpec, make_method("drafter", fields))
-    if named and str(draft) == "model":
-        raise RequestError("--draft model: give the draft model itself, its folder or .gguf file")
+    spec, named = _drafter(draft, draft_tokens)
     words = load_tokenizer(tokenizer)
-    helper = None
+    own: Any = {"rope": rope, "sinks": sinks, "ignore": ignore}
+    runner = runner or ("auto" if Path(model).is_file() else "torch")
+    choices: dict[str, Any] = {"drafter": spec, "most_tokens": most_tokens, "runner": runner}
     if draft is not None and not named:
         try:
             where, draft_words = fetched(draft)
         except CheckpointError as error:
             raise CheckpointError(f"--draft {error}; drafters without a model: {', '.join(_free_drafters())}") from None
         _check_tokens(words, load_tokenizer(draft_words), path, draft)
-        helper = cast(LanguageModel, load_model(where, dtype=dtype, device=device))
-    own: Any = {"rope": rope, "sinks": sinks, "ignore": ignore}
+        choices["draft_model"] = load_model(where, dtype=dtype, device=device)
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, **own))
     del held  # the texts of its vocabulary are not needed any more
     if adapter is not None:
+        from llmanac.adapters._products import ProductTransform
+        from llmanac.adapters.load import load_adapter
+
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, ProductTransform):
             change.merge()  # what is served alone needs no product of its own
-    runner = runner or ("auto" if Path(model).is_file() else "torch")
-    choices: dict[str, Any] = {"drafter": spec, "draft_model": helper, "most_tokens": most_tokens, "runner": runner}
     return Engine(loaded, words, rows=rows, **choices)
+
+
+def load_writer(
+    path: str | Path, *, runner: str = "auto", draft: str | Path | None = None, draft_tokens: int | None = None,
+    most_tokens: int | None = None, **choices: Any,
+) -> Engine:  # fmt: skip
+    """As `load_engine`, where nothing but text is asked of the model.
+
+    A GGUF file that the native runner computes is then read without torch.
+    """
+    more: dict[str, Any] = {"draft": draft, "draft_tokens": draft_tokens, "most_tokens": most_tokens}
+    if any(choices.values()) or runner.partition(":")[0] not in ("auto", "native") or find_adapter(path) is not None:
+        return load_engine(path, runner=runner, **more, **choices)
+    model, tokenizer = fetched(path)
+    spec, named = _drafter(draft, draft_tokens)
+    if (draft is not None and not named) or not Path(model).is_file() or not _runs_natively(Path(model), runner):
+        return load_engine(path, runner=runner, **more)
+    from llmanac.tokenizers.load import load_tokenizer
+
+    held = opened(model)  # read once for both
+    words, made = load_tokenizer(tokenizer), cast(LanguageModel, FileModel(held.path))
+    return Engine(made, words, drafter=spec, most_tokens=most_tokens, runner=runner)
+
+
+def _runs_natively(path: Path, runner: str) -> bool:
+    """Whether a GGUF file is for the native runner, as `Engine` chooses."""
+    if FileModel.refusal(path) is not None:
+        return False
+    if runner != "auto" or not torch_is_there():
+        return True
+    return not may_have_gpu() and FileModel(path).parameter_count() >= SMALL
+
+
+def _drafter(draft: str | Path | None, tokens: int | None) -> tuple[DrafterSpec | None, bool]:
+    """The drafter that was asked for, and whether it is one without a model. Raises RequestError."""
+    if draft is None and tokens is not None:
+        raise RequestError("--draft-tokens: there is no drafter; give --draft too")
+    named = draft is not None and str(draft) in registry.methods("drafter")
+    fields = {"name": str(draft) if named else "model", **({} if tokens is None else {"tokens": tokens})}
+    if named and str(draft) == "model":
+        raise RequestError("--draft model: give the draft model itself, its folder or .gguf file")
+    return None if draft is None else cast(DrafterSpec, make_method("drafter", fields)), named
 
 
 def _base(adapter: Path) -> tuple[str, str]:

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError
-from llmanac.generate._native_model import LINES, PART, NativeModel, refusal
-from llmanac.generate._native_terms import Terms
+from llmanac.generate._logits import Array
+from llmanac.generate._native_model import LINES, PART, NativeModel
+from llmanac.generate._rows import StateRunner
 from llmanac.generate.prefix_cache import PrefixCache
-from llmanac.generate.runner import StateRunner
 from llmanac.models.state.paged import PagedState
-from llmanac.models.state.pool import BlockPool
 
-__all__ = ["NativeModel", "NativeRunner", "refusal"]
+if TYPE_CHECKING:
+    from llmanac.adapters._bank import Bank
+
+__all__ = ["NativeModel", "NativeRunner"]
 
 
 class NativeRunner(StateRunner):
@@ -43,14 +42,13 @@ class NativeRunner(StateRunner):
     def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None, bank: Bank | None = None) -> None:
         super().__init__()
         self.native, self.prefix_cache, self.bank = native, prefix_cache, bank
-        self._terms: dict[str, Terms] = {}
-        one = native.start().layers[0].tensors[0]
-        wanted = (native.block_tokens, one.shape[1::2], one.dtype)
-        held = [] if prefix_cache is None else [x.stores[0] for x in prefix_cache.pool.layers if x is not None]
-        if prefix_cache is not None and [(x.shape[1], x.shape[2:], x.dtype) for x in held] != [wanted]:
+        self._terms: dict[str, Any] = {}
+        pool = native.pool() if prefix_cache is None else prefix_cache.pool
+        own, held = ([(x.shape[1:], x.dtype) for x in one.stores()] for one in (native.pool(), pool))
+        if own != held:
             raise RequestError("prefix_cache: its blocks are another runner's; use Engine.keep_prefixes")
         self._logits = np.zeros((0, 0), np.float32)
-        self._pool = None if prefix_cache is not None else BlockPool(native.start(), block_tokens=native.block_tokens)
+        self._pool = pool
 
     def extend(
         self,
@@ -65,11 +63,12 @@ class NativeRunner(StateRunner):
                 self.native.sync()
         names = list(adapters) or [None] * len(prompts)
         if self.bank is not None:
+            from llmanac.generate._native_terms import Terms
+
             self._terms |= {name: Terms(self.bank, name) for name in set(names) if name is not None}
         if self.prefix_cache is not None:
             found, held = self.prefix_cache.start(prompts, [(name or "").encode() for name in names])
         else:
-            assert self._pool is not None
             found, held = PagedState.start(self._pool, len(prompts)), [0] * len(prompts)
         limit = self.native.model.max_length
         found.reserve(reserve if limit is None else min(reserve, limit))
@@ -80,25 +79,24 @@ class NativeRunner(StateRunner):
         self._names += names
         return held
 
-    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
+    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Array:
         with self.native.lock:  # schedulers of other threads may use the same native model
             return self._read(start, tokens, every)
 
-    def _read(self, start: int, tokens: Sequence[Sequence[int]], every: bool) -> Tensor:
+    def _read(self, start: int, tokens: Sequence[Sequence[int]], every: bool) -> Array:
         state = self._state
         vocabulary, pool = self.native.model.vocab_size, state.pool.layers[0]
-        assert pool is not None
         counts = [len(given) for given in tokens]
         if (start, start + len(tokens)) != (0, state.batch):
             state = state.view(start, start + len(tokens))
         before = np.array(state.counts)
-        blocks = state.claim(counts).numpy()
+        blocks = state.claim(counts)
         length = max(counts) if every else 1
         width = -(-vocabulary // PART) * PART
         logits = self._room(len(tokens) * length, width)
         store, names = (pool.stores[0], pool.stores[1]), self._names[start : start + len(tokens)]
         used = sorted({name for name in names if name is not None})
-        shape = (len(used), len(self.native.model.model.layers), 7, 3)
+        shape = (len(used), len(self.native.source.shape.windows), 7, 3)
         terms = np.array([self._terms[name].table for name in used], np.int64).reshape(shape)
         chosen = np.array([-1 if name is None else used.index(name) for name in names])
         if len(tokens) <= LINES and max(counts) == 1:  # a step of decoding: a line a row, each of them wanted
@@ -109,7 +107,9 @@ class NativeRunner(StateRunner):
             self._pieces(tokens, before, blocks, store, logits, every, terms, chosen)
         for row, count in zip(state.rows, counts, strict=True):
             row.count += count
-        return torch.from_numpy(logits).view(len(tokens), length, width)[..., :vocabulary]
+        found = logits.reshape(len(tokens), length, width)[..., :vocabulary]
+        cap = self.native.source.shape.softcap
+        return found if cap is None else np.tanh(found / np.float32(cap)) * np.float32(cap)
 
     def _room(self, lines: int, width: int) -> np.ndarray[Any, Any]:
         """Memory for logits: that of the last ones, if nobody has them any more, since new memory costs page faults."""
@@ -119,7 +119,7 @@ class NativeRunner(StateRunner):
 
     def _pieces(
         self, tokens: Sequence[Sequence[int]], before: np.ndarray[Any, Any], blocks: np.ndarray[Any, Any],
-        store: tuple[Tensor, Tensor], logits: np.ndarray[Any, Any], every: bool, terms: np.ndarray[Any, Any],
+        store: tuple[Array, Array], logits: np.ndarray[Any, Any], every: bool, terms: np.ndarray[Any, Any],
         chosen: np.ndarray[Any, Any],
     ) -> None:  # fmt: skip
         """Lines of several tokens a row, as many a pass as there is room for."""
@@ -148,11 +148,11 @@ class NativeRunner(StateRunner):
             if not direct and len(own):
                 logits[target[own]] = out
 
-    def best(self, logits: Tensor) -> list[tuple[Any, ...]] | None:
+    def best(self, logits: Array) -> list[tuple[Any, ...]] | None:
         """See `_sampling.choose`; None where a logit is not a finite number."""
         from llmanac.kernels.infer.best import best
 
         ids, numbers = np.empty(len(logits), np.int64), np.empty((len(logits), 2), np.float32)
-        if not best(logits.numpy(), logits.shape[1], ids, numbers):
+        if not best(logits, logits.shape[1], ids, numbers):
             return None
         return [(i, own, {}, lead) for i, (own, lead) in zip(ids.tolist(), numbers.tolist(), strict=True)]

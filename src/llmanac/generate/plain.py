@@ -14,15 +14,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from llmanac.core.types import LanguageModel, State
+from llmanac.generate._logits import Array, largest, log_softmax
+from llmanac.generate._noise import Noise
 from llmanac.generate.decoding import DecodingSpec, compose
+from llmanac.generate.runner import on_host
 
 ROWS = ("serve/kv-cache", "decode/greedy", "decode/beam")  # whose pages show this file
 Scored = tuple[float, list[int]]  # a text's log-probability and its tokens
-Choose = Callable[[Tensor, "Text"], int]  # logits (V,) and the text so far -> a token
+Choose = Callable[[Array, "Text"], int]  # logits (V,) and the text so far -> a token
 
 
 @dataclass
@@ -33,28 +36,26 @@ class Text:
     ids: list[int]
 
 
-def best(logits: Tensor, text: Text) -> int:
+def best(logits: Array, text: Text) -> int:
     """Greedy decoding: the most probable token, the first of equals."""
     return int(logits.argmax())
 
 
-def sampler(methods: Sequence[DecodingSpec], generator: torch.Generator) -> Choose:
-    """Draw from what the methods leave, by the Gumbel-max trick: argmax_v (z_v - log E_v), with E_v exponential."""
+def sampler(methods: Sequence[DecodingSpec], noise: Noise) -> Choose:
+    """Draw from what the methods leave, by the Gumbel-max trick: argmax_v (z_v + g_v), with Gumbel noise g."""
     reshape = compose(tuple(methods))
 
-    def draw(logits: Tensor, text: Text) -> int:
-        kept = reshape(logits[None].float(), [text])[0]
-        noise = torch.empty(len(kept), dtype=torch.float64).exponential_(generator=generator)
-        return int((kept + noise.log_().neg_()).argmax())
+    def draw(logits: Array, text: Text) -> int:
+        return int((reshape(logits[None], [text])[0] + noise.take(len(logits))).argmax())
 
     return draw
 
 
-def _next(model: LanguageModel, rows: list[list[int]], state: State | None = None) -> Tensor:
+def _next(model: LanguageModel, rows: list[list[int]], state: State | None = None) -> Array:
     """The logits (B, V) of the token after each row."""
     logits = model.forward(torch.tensor(rows), state).logits
     assert logits is not None
-    return logits[:, -1]
+    return on_host(logits[:, -1])
 
 
 @torch.inference_mode()
@@ -94,9 +95,10 @@ def beams(model: LanguageModel, prompt: Sequence[int], width: int, limit: int, s
     kept: list[Scored] = [(0.0, [])]
     finished: list[Scored] = []
     for _ in range(limit):
-        logprobs = _next(model, read, state).float().log_softmax(-1)
-        total = logprobs + torch.tensor([score for score, _ in kept])[:, None]
-        scores, places = total.flatten().topk(2 * width)  # twice as many: at most `width` of them end
+        logprobs = log_softmax(_next(model, read, state))
+        total = logprobs + np.array([[score] for score, _ in kept], logprobs.dtype)
+        # twice as many: at most `width` of them end
+        scores, places = (found[0] for found in largest(total.reshape(1, -1), 2 * width))
         going: list[tuple[float, list[int], int]] = []
         for rank, (score, place) in enumerate(zip(scores.tolist(), places.tolist(), strict=True)):
             row, token = divmod(place, logprobs.shape[1])

@@ -11,13 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from llmanac.core.errors import RequestError
-from llmanac.models._layers import Product
-from llmanac.models.state import DecodingState
 from llmanac.models.state.paged import PagedState
-from llmanac.models.state.pool import BLOCK_TOKENS, BlockPool, pageable
+from llmanac.models.state.pool import BlockPool
 
 DEFAULT_BYTES = 256 * 2**20  # what a server keeps where nothing else is said
 
@@ -26,8 +22,9 @@ class PrefixCache:
     """The pool of one model, for one or more schedulers; a step with it holds `lock`.
 
     Args:
+        new_pool: makes an empty pool of the model's blocks of so many bytes.
+        stamp: what changes when the model's weights do.
         budget: bytes that blocks may take before idle ones are given up.
-        like: makes an empty state whose layers say what a block holds; the model's own by default.
 
     Attributes:
         prompt_tokens, reused_tokens: how many tokens the prompts had, and how many of them were not computed.
@@ -38,25 +35,18 @@ class PrefixCache:
 
     def __init__(
         self,
-        model: Any,
+        new_pool: Callable[[int], BlockPool],
+        stamp: Callable[[], Sequence[tuple[Any, ...]]],
         budget: int,
-        *,
-        block_tokens: int = BLOCK_TOKENS,
-        like: Callable[[], DecodingState] | None = None,
     ) -> None:
         if budget < 1:
             raise RequestError(f"prefix_cache_bytes: {budget} is not at least 1; leave it out to keep nothing")
-        self.model, self.budget, self.block_tokens = model, int(budget), block_tokens
+        self.budget, self._make, self._stamp = int(budget), new_pool, stamp
         self.prompt_tokens = self.reused_tokens = 0
-        self._like = like or (lambda: self.model.start(1))
         self.pool = self._new_pool()
-        self._weights = weights_stamp(self.model)
+        self.block_tokens = self.pool.block_tokens
+        self._weights = stamp()
         self._epoch = 0  # counts changes of the weights
-
-    @classmethod
-    def fits(cls, model: Any) -> bool:
-        """Whether a model's state can be kept in blocks."""
-        return pageable(model.start(1))
 
     @property
     def lock(self) -> Any:
@@ -64,7 +54,7 @@ class PrefixCache:
 
     def _new_pool(self) -> BlockPool:
         try:
-            return BlockPool(self._like(), block_tokens=self.block_tokens, budget=self.budget)
+            return self._make(self.budget)
         except RequestError as error:
             raise RequestError(f"prefix_cache_bytes: {error}") from error
 
@@ -103,7 +93,7 @@ class PrefixCache:
             self.pool.forget()
 
     def _check_weights(self) -> None:
-        stamp = weights_stamp(self.model)
+        stamp = self._stamp()
         if stamp == self._weights:
             return
         self._epoch += 1
@@ -126,21 +116,3 @@ class PrefixCache:
             "prompt_tokens": self.prompt_tokens,
             "reused_tokens": self.reused_tokens,
         }
-
-
-def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
-    """What changes when the weights do: each parameter's address and how often it was written to; what layers add.
-
-    What layers add for some requests only (an engine's adapters) is not among it. Writes through `parameter.data` are
-    not counted.
-    """
-    if not isinstance(model, torch.nn.Module):
-        return []
-    weights = [
-        (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(model, "compute_dtype", None))
-        for p in model.parameters()
-    ]
-    products = [m for m in model.modules() if isinstance(m, Product)]
-    changes: list[Any] = [c for m in products for c in (m.change, m.through) if c and not getattr(c, "served", False)]
-    changes += [m.lead for m in model.modules() if getattr(m, "lead", None) is not None]
-    return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.adapters.load import base_of, find_adapter
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError, RequestError, SpecError
 from llmanac.core.lock import locked
@@ -20,7 +19,7 @@ from llmanac.core.outputs import check_output
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump
 from llmanac.generate.engine import Engine, Options
-from llmanac.models.locate import locate
+from llmanac.models.locate import base_of, find_adapter, locate
 
 BLOCK = 64  # prompts that are kept together
 ASKED = "asked.json"

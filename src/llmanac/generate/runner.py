@@ -1,131 +1,28 @@
-"""Runners: who computes what the schedule decided. `TorchRunner` runs any `LanguageModel` on its device."""
+"""The torch runner: runs any `LanguageModel` on its device. The rest of the engine works on arrays of the host."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.adapters._bank import Bank
-from llmanac.core.errors import RequestError
 from llmanac.core.types import ALL, LAST, Batch, LanguageModel, Want
+from llmanac.generate._logits import Array
+from llmanac.generate._rows import StateRunner
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.schedule import READ_TOKENS
+from llmanac.models._layers import Product
 from llmanac.models._lead import prime
+from llmanac.models.state.pool import BlockPool
 
 FRONT = -1  # in the place of a token where an adapter's places are
-ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
-
-
-class Runner(Protocol):
-    """Holds the state of all rows and computes logits; `schedule.py` says which rows and how many tokens."""
-
-    def extend(
-        self,
-        prompts: Sequence[Sequence[int] | None],
-        reserve: int,
-        planned: Sequence[int] = (),
-        adapters: Sequence[str | None] = (),
-        images: Sequence[Any] = (),
-    ) -> list[int]:
-        """Add a row for each prompt; returns how many of its tokens the row holds already (a prefix cache's).
-
-        A prompt of None is one of which nothing may be taken from a cache; `reserve` is the tokens a row will read;
-        `planned` the tokens that each row reads before it goes on; `adapters` the adapter of each row and `images`
-        those of its prompt, by default none.
-        """
-
-    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
-        """Append tokens to the rows from `start` on.
-
-        Returns:
-            logits of what follows each row's last token (B, 1, V), or of `every` token (B, T, V).
-        """
-
-    def mark(self, start: int, stop: int) -> Any:
-        """This moment of rows `start` to `stop`, for `rewind`."""
-
-    def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
-        """Forget the tokens of the rows from `start` on past `lengths`; returns the lengths that they have now.
-
-        A row whose state cannot return to its length (a recurrent one) returns to the one it had at the mark,
-        `marked`.
-        """
-
-    def lasts(self, row: int) -> float:
-        """How many tokens a row may have until it has to be read again (its positions depend on its length)."""
-
-    def read_again(self, row: int, tokens: Sequence[int], length: int) -> None:
-        """Read the tokens that a row holds anew, as those of a row that grows to `length`."""
-
-    def arrange(self, order: Sequence[int]) -> None:
-        """Row i becomes what row `order[i]` was; repeats fork, rows not named end."""
-
-    def keep(self, row: int, tokens: Sequence[int]) -> None:
-        """Let later prompts that begin with the row's tokens find them."""
-
-    def reset(self) -> None:
-        """Forget all rows."""
-
-
-class StateRunner:
-    """What runners of a `State` share: rows that move, end, are kept for later prompts, and go back.
-
-    Attributes:
-        prefix_cache: where beginnings are kept, or None.
-    """
-
-    prefix_cache: PrefixCache | None
-    bank: Bank | None = None
-    _state: Any = None
-
-    def __init__(self) -> None:
-        self._names: list[str | None] = []  # the adapter of each row
-
-    def mark(self, start: int, stop: int) -> Any:
-        return self._state.view(start, stop).mark()
-
-    def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
-        state = self._state.view(start, start + len(lengths))
-        leads = [getattr(row, "lead", 0) for row in state.rows]  # places that the scheduler does not count
-        places = [n + lead for n, lead in zip(lengths, leads, strict=True)]
-        try:
-            state.rewind(mark, places)
-            return list(lengths)
-        except RequestError:
-            before = [m + lead for m, lead in zip(marked, leads, strict=True)]
-            back = [n if n == c else m for n, c, m in zip(places, state.counts, before, strict=True)]
-            state.rewind(mark, back)
-            return [n - lead for n, lead in zip(back, leads, strict=True)]
-
-    def lasts(self, row: int) -> float:
-        if getattr(self._state, "by_length", None) is None:
-            return math.inf
-        own = self._state.rows[row]
-        return int(own.planned - own.lead)
-
-    def arrange(self, order: Sequence[int]) -> None:
-        self._names = [self._names[i] for i in order]
-        if order:
-            self._state.arrange(order)
-        else:
-            self.reset()
-
-    def keep(self, row: int, tokens: Sequence[int]) -> None:
-        if self.prefix_cache is not None:
-            self.prefix_cache.keep(self._state, row, tokens, (self._names[row] or "").encode())
-
-    def reset(self) -> None:
-        self._names = []
-        if self._state is not None:
-            self._state.close()
-        self._state = None
 
 
 class TorchRunner(StateRunner):
@@ -143,6 +40,7 @@ class TorchRunner(StateRunner):
         self.reads_source = bool(getattr(model, "reads_source", False))
         self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
 
+    @torch.inference_mode()
     def extend(
         self,
         prompts: Sequence[Sequence[int] | None],
@@ -187,6 +85,11 @@ class TorchRunner(StateRunner):
             if self._names[index] is not None:  # that of the model itself is read by the model
                 prime(self.model, lead, row)
 
+    arrange = torch.inference_mode()(StateRunner.arrange)
+    rewind = torch.inference_mode()(StateRunner.rewind)
+    mark = torch.inference_mode()(StateRunner.mark)
+
+    @torch.inference_mode()
     def read_again(self, row: int, tokens: Sequence[int], length: int) -> None:
         self.replan(row, length)
         for at in range(0, len(tokens), READ_TOKENS):
@@ -211,14 +114,19 @@ class TorchRunner(StateRunner):
             lead = self._state.rows[row].lead
             super().keep(row, [FRONT] * lead + list(tokens))
 
-    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
+    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Array:
+        return on_host(self.logits(start, tokens, every, source))
+
+    @torch.inference_mode()
+    def logits(self, start: int, tokens: Sequence[Sequence[int]], every: bool, source: Any = None) -> Tensor:
+        """As `read`, on the model's device."""
         state, stop = self._state, start + len(tokens)
         if self.bank is not None:
             names = self._names[start:stop]
             ends = [i for i in range(1, len(names)) if names[i] != names[i - 1]] if self.bank.one_by_one else []
             if ends:  # neighbours with the same adapter together
                 parts = [
-                    self.read(start + a, tokens[a:b], every=every, source=None if source is None else source[a:b])
+                    self.logits(start + a, tokens[a:b], every, None if source is None else source[a:b])
                     for a, b in itertools.pairwise([0, *ends, len(names)])
                 ]
                 longest = max(part.shape[1] for part in parts)
@@ -245,3 +153,32 @@ def device_of(model: Any) -> torch.device:
         for parameter in model.parameters():
             return parameter.device
     return torch.device("cpu")
+
+
+def on_host(logits: Tensor) -> Array:
+    """Logits as an array of the host, float64 or float32."""
+    found: Array = (logits if logits.dtype == torch.float64 else logits.float()).numpy(force=True)
+    return found
+
+
+def prefix_cache(model: Any, size: int) -> PrefixCache:
+    """A prefix cache of the torch runner's blocks. Raises RequestError as `PrefixCache` does."""
+    return PrefixCache(lambda budget: BlockPool(model.start(1), budget=budget), partial(weights_stamp, model), size)
+
+
+def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
+    """What changes when the weights do: each parameter's address and how often it was written to; what layers add.
+
+    What layers add for some requests only (an engine's adapters) is not among it. Writes through `parameter.data` are
+    not counted.
+    """
+    if not isinstance(model, torch.nn.Module):
+        return []
+    weights = [
+        (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(model, "compute_dtype", None))
+        for p in model.parameters()
+    ]
+    products = [m for m in model.modules() if isinstance(m, Product)]
+    changes: list[Any] = [c for m in products for c in (m.change, m.through) if c and not getattr(c, "served", False)]
+    changes += [m.lead for m in model.modules() if getattr(m, "lead", None) is not None]
+    return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]

@@ -16,23 +16,20 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from llmanac.adapters._bank import Bank
 from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
+from llmanac.generate._logits import Array
 from llmanac.generate._requests import Request, Sequence, TokenLogprob
+from llmanac.generate._rows import ROOM, Runner
 from llmanac.generate._sampling import choose, continuations, score_given, score_prompt
 from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
-from llmanac.generate.runner import ROOM, Runner, TorchRunner, device_of
 from llmanac.generate.schedule import GROWTH, Call, Pieces, Row, admit, compact, exchanged, schedule
 from llmanac.generate.speculative import Speculation
 
-__all__ = ["Scheduler", "device_of"]
-
-Choose = Callable[[Tensor, list[Sequence]], list[TokenLogprob]]  # a token for each row of logits (B, V)
+Choose = Callable[[Array, list[Sequence]], list[TokenLogprob]]  # a token for each row of logits (B, V)
 FORCED = 1024  # tokens that a constraint may force in one step
 
 
@@ -40,15 +37,14 @@ class Scheduler:
     """Runs requests on a model, a step at a time.
 
     Args:
+        runner: computes the model.
         rows: how many sequences run at once; a single request with more samples than that runs alone.
         prefix_cache: where the states of prompts and answers are kept for later ones; None keeps nothing.
-        runner: computes the model; torch by default.
         drafter: guesses tokens ahead; `speculation` counts them and may be shared by schedulers of one engine.
         most_tokens: that all rows may hold together; beyond it the youngest request waits and is read again. The
             oldest always goes on. None sets no bound.
         slower: how many times as long a step may take where it reads a part of a prompt too; None does not look at
             the time, so that what a call computes does not depend on it.
-        bank: adapters that requests may name.
 
     Attributes:
         preemptions: how often a request was put back.
@@ -62,24 +58,23 @@ class Scheduler:
         self,
         model: LanguageModel,
         *,
+        runner: Runner,
         rows: int = 32,
         prefix_cache: PrefixCache | None = None,
-        runner: Runner | None = None,
         drafter: Drafter | None = None,
         speculation: Speculation | None = None,
         most_tokens: int | None = None,
         slower: float | None = None,
-        bank: Bank | None = None,
     ) -> None:
         self.model, self.rows, self.prefix_cache = model, rows, prefix_cache
-        self.runner: Runner = runner or TorchRunner(model, prefix_cache, bank)
+        self.runner = runner
         self.drafter, self.speculation = drafter, speculation or Speculation()
         self.most_tokens, self.pieces, self.preemptions = most_tokens, Pieces(slower), 0
         self.choose: Choose | None = None
         self._arrivals = itertools.count()
         self.waiting: deque[Request] = deque()
         self.table: list[Row] = []
-        self._open: list[tuple[Row, Tensor]] = []  # beams, and the logits (V,) of what follows
+        self._open: list[tuple[Row, Array]] = []  # beams, and the logits (V,) of what follows
         self._start_id: int | None = getattr(model, "start_id", None) if getattr(model, "reads_source", False) else None
 
     @property
@@ -96,7 +91,6 @@ class Scheduler:
         request.arrival = next(self._arrivals)
         self.waiting.append(request)
 
-    @torch.inference_mode()
     def cancel(self, request: Request) -> None:
         """Forget a request, waiting or running; its rows leave the batch now."""
         if request in self.waiting:
@@ -111,12 +105,11 @@ class Scheduler:
         self.runner.reset()
         self._forget_drafts()
 
-    @torch.inference_mode()
     def step(self) -> list[Sequence]:
         """Advance every running sequence by a token and read what fits of the prompts; returns what moved."""
         with self._lock():
             moved: list[Sequence] = []
-            finished: list[tuple[Row, Tensor]] = []
+            finished: list[tuple[Row, Array]] = []
             self._make_room()
             self._admit()
             times = [self.clock()]
@@ -212,7 +205,7 @@ class Scheduler:
             return [Row(request, list(request.prompt))]
         return [Row(request, [self._start_id], source=len(request.prompt))]
 
-    def _run(self, call: Call, rows: list[Row]) -> tuple[Tensor, list[list[int]]]:
+    def _run(self, call: Call, rows: list[Row]) -> tuple[Array, list[list[int]]]:
         """The logits of a call, and the tokens that each row read."""
         tokens = [row.pending[: call.tokens] for row in rows]
         # an encoder-decoder reads the prompts as sources, with the first token of its answers
@@ -247,8 +240,7 @@ class Scheduler:
             if logits.shape[1] == 1 and len(ready) == len(rows):
                 last = logits[:, 0]
             else:
-                index = torch.tensor(ready, device=logits.device)
-                last = logits[index, torch.tensor([place[i] for i in ready], device=logits.device)]
+                last = logits[ready, [place[i] for i in ready]]
             going = []
             for i, chosen in zip(ready, self._choose(last, [sequences[i] for i in ready]), strict=True):
                 rows[i].pending = self._push(sequences[i], chosen)
@@ -267,11 +259,10 @@ class Scheduler:
                     self.speculation.count(row, max(0, len(given) - n), at + 1 - min(n, len(given)))
         return [sequence for sequence in sequences if sequence.request.search is None]
 
-    def _choose(self, logits: Tensor, sequences: list[Sequence]) -> list[TokenLogprob]:
+    def _choose(self, logits: Array, sequences: list[Sequence]) -> list[TokenLogprob]:
         if self.choose is not None:
             return self.choose(logits, sequences)
-        best = getattr(self.runner, "best", None)
-        return choose(logits, sequences) if best is None else choose(logits, sequences, best)
+        return choose(logits, sequences, self.runner.best)
 
     def _settle(
         self, call: Call, rows: list[Row], tokens: list[list[int]], mark: Any, before: list[int], place: list[int]
@@ -307,7 +298,7 @@ class Scheduler:
         sequence.finish_reason = "length"
         return []
 
-    def _read(self, call: Call, rows: list[Row]) -> list[tuple[Row, Tensor]]:
+    def _read(self, call: Call, rows: list[Row]) -> list[tuple[Row, Array]]:
         """Read a piece of some prompts; the rows whose prompts end with it, and the logits (V,) of what follows."""
         before = [row.read for row in rows]
         logits, tokens = self._run(call, rows)
@@ -321,7 +312,7 @@ class Scheduler:
         last = [len(given) - 1 if call.scored else 0 for given in tokens]
         return [(row, logits[i, last[i]]) for i, row in enumerate(rows) if not row.pending]
 
-    def _begin(self, finished: list[tuple[Row, Tensor]]) -> list[Sequence]:
+    def _begin(self, finished: list[tuple[Row, Array]]) -> list[Sequence]:
         """Fork a row for each sample of the prompts that were read, and choose their first tokens; beams fork too."""
         if not finished and not self._open:
             return []
@@ -353,7 +344,7 @@ class Scheduler:
         going = [(row, logits) for row, logits in starting if row.request.max_new_tokens]
         if going:
             sequences = [row.sequence for row, _ in going if row.sequence is not None]
-            chosen = self._choose(torch.stack([logits for _, logits in going]), sequences)
+            chosen = self._choose(np.stack([logits for _, logits in going]), sequences)
             for (row, _), token in zip(going, chosen, strict=True):
                 row.pending = self._push(row.sequence, token)
         for row, _ in starting:
@@ -363,14 +354,14 @@ class Scheduler:
             self._forget_drafts()
         return moved + [row.sequence for row, _ in starting if row.sequence is not None]
 
-    def _search(self, finished: list[tuple[Row, Tensor]]) -> tuple[dict[int, list[Sequence]], list[Sequence]]:
+    def _search(self, finished: list[tuple[Row, Array]]) -> tuple[dict[int, list[Sequence]], list[Sequence]]:
         """Go one step on with every beam search: the new texts of each row (by its id), and what ended."""
         begun = [(row, at) for row, at in finished if row.request.search is not None and row.request.max_new_tokens]
         opened, self._open = [*self._open, *begun], []
         if not opened:
             return {}, []
         texts = [row.sequence or row.request.start_search().leaves[0] for row, _ in opened]
-        logprobs, scores, tops = continuations(torch.stack([logits for _, logits in opened]), texts)
+        logprobs, scores, tops = continuations(np.stack([logits for _, logits in opened]), texts)
         place = {id(text): at for at, text in enumerate(texts)}
         grown: dict[int, list[Sequence]] = {id(row): [] for row, _ in opened}
         ended: list[Sequence] = []
@@ -378,8 +369,7 @@ class Scheduler:
             search = request.searching
             assert search is not None
             own = [place[id(leaf)] for leaf in search.leaves]
-            index = torch.tensor(own, device=logprobs.device)
-            for parent, text in search.step(logprobs[index], scores[index], [tops[i] for i in own]):
+            for parent, text in search.step(logprobs[own], scores[own], [tops[i] for i in own]):
                 grown[id(opened[place[id(parent)]][0])].append(text)
             if not search.leaves:
                 request.sequences[:] = search.best(len(request.sequences))

@@ -13,7 +13,6 @@ import numpy as np
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
-from llmanac.generate.scheduler import device_of
 from llmanac.models._pairs import start_token
 
 WINDOW = 1024  # for a model without a limit
@@ -59,6 +58,8 @@ def batches(model: Any, pieces: Sequence[Piece], batch_tokens: int = BATCH_TOKEN
 
     Every piece comes once; a batch has about `batch_tokens` positions, and at least one piece.
     """
+    from llmanac.generate.runner import device_of
+
     device = device_of(model)
     order, at = sorted(range(len(pieces)), key=lambda i: -len(pieces[i][0])), 0
     while at < len(order):

@@ -16,7 +16,7 @@ import torch
 
 from llmanac.core.device import resolve_dtype
 from llmanac.core.types import LAST, LanguageModel
-from llmanac.generate.scheduler import device_of
+from llmanac.generate.runner import device_of
 from llmanac.lab.stats import Metric
 from llmanac.train._step import Stepper
 

@@ -17,6 +17,8 @@ CONFIG, RECORD, GENERATION = "config.json", "llmanac.json", "generation_config.j
 SUMS = "sha256"  # the field of llmanac.json with the checksum of each file of weights
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 MOST = (1 << 31) - 1  # of a size or an id: no tensor that a file could hold has more rows
+LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
+TRAINED = "original_max_position_embeddings"  # of a scaling of rotary positions
 
 
 def read_table(path: Path) -> dict[str, Any]:

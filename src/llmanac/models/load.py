@@ -25,13 +25,13 @@ from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record,
 from llmanac.models._layers import Embedding, Product
 from llmanac.models._packed_files import KEY, Layout, QuantizedWeights, layout_of
 from llmanac.models._quantized import Quantized
+from llmanac.models._scaling import stretched, windowed
 from llmanac.models._weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
 from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
-from llmanac.models.positions._scaling import stretched, windowed
 from llmanac.models.save import export_model
 
 __all__ = ["export_model", "load_model"]

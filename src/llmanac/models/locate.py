@@ -8,9 +8,10 @@ from pathlib import Path
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError
 from llmanac.core.progress import say_once
-from llmanac.models._folder import CONFIG
+from llmanac.models._folder import CONFIG, read_table
 
 GGUF = ".gguf"
+ADAPTER = "adapter_config.json"
 ASSISTANT = "assistant"  # the folder in a run that holds its assistant
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -93,3 +94,18 @@ def model_folder(path: str | Path) -> Path:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: no such folder, and the hub did not give it ({reason})") from error
+
+
+def find_adapter(path: str | Path) -> Path | None:
+    """The folder with an adapter's files: `path` itself, or `path/model` of a tuning; None where there is none."""
+    folder = Path(path)
+    for place in (folder, folder / "model"):
+        if (place / ADAPTER).is_file() and not (place / CONFIG).is_file():
+            return place
+    return None
+
+
+def base_of(folder: str | Path) -> str | None:
+    """The model that an adapter's files name. Raises CheckpointError where they are missing or damaged."""
+    found = read_table(Path(folder) / ADAPTER).get("base_model_name_or_path")
+    return found if isinstance(found, str) and found else None

@@ -20,16 +20,15 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from llmanac.adapters.load import find_adapter
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.generate.runner import TorchRunner
 from llmanac.models.load import load_model
-from llmanac.models.locate import fetched
+from llmanac.models.locate import fetched, find_adapter
 from llmanac.parallel import ParallelSpec
 from llmanac.parallel._served import check, divide, held
 from llmanac.parallel.launch import processes
@@ -142,7 +141,7 @@ class ShardedRunner(TorchRunner):
             self.calls.send("extend", self.number, shown, reserve, list(planned))
             return super().extend(prompts, reserve, planned)
 
-    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Tensor:
+    def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> np.ndarray:
         with self.calls.lock:
             self.calls.send("read", self.number, start, [list(map(int, row)) for row in tokens], every)
             try:
@@ -207,7 +206,7 @@ class Follower:
         runner = self.runners.setdefault(number, TorchRunner(self.model))
         match command["do"]:
             case "read":
-                runner.read(given[0], given[1], every=given[2])
+                runner.logits(*given)
             case "mark":
                 self.marks[number] = runner.mark(*given)
             case "rewind":

@@ -11,7 +11,7 @@ import numpy as np
 
 from llmanac.core.progress import progress
 from llmanac.generate.engine import Completion, Engine, completions, evaluating
-from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
+from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.metrics.answers import extract
 from llmanac.reason import Candidate, Cost, Found, Question, ReasonSpec
 
@@ -34,7 +34,7 @@ def sample(engine: Engine, asked: Sequence[Asked], **options: Any) -> list[tuple
 
 def keep_prefixes(engine: Engine) -> None:
     """A prefix cache for methods that read a text again with a little more behind it, where the model can have one."""
-    if engine.prefix_cache is None and PrefixCache.fits(engine.model):
+    if engine.prefix_cache is None and engine.keeps_prefixes:
         engine.keep_prefixes(DEFAULT_BYTES)
 
 

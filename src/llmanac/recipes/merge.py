@@ -7,14 +7,14 @@ from typing import Any
 
 from llmanac.adapters._products import Merged, ProductTransform
 from llmanac.adapters.load import CONFIG as SETTINGS
-from llmanac.adapters.load import base_of, find_adapter, load_adapter
+from llmanac.adapters.load import load_adapter
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError, shown
 from llmanac.core.files import atomic_folder
 from llmanac.core.outputs import check_new
 from llmanac.models._folder import CONFIG, read_table
 from llmanac.models.families import Misfit
 from llmanac.models.load import load_model
-from llmanac.models.locate import GGUF, locate
+from llmanac.models.locate import GGUF, base_of, find_adapter, locate
 from llmanac.models.save import DTYPE_NAMES, export_model, save_model
 from llmanac.tokenizers.load import load_tokenizer
 

@@ -17,7 +17,6 @@ from llmanac.core.errors import LlmanacError
 from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine
 from llmanac.web._errors import ApiError, Busy
-from llmanac.web._images import open_images
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply
 from llmanac.web._service import Prepared, Service
@@ -111,6 +110,8 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
             ids = prompt_of(assistant, engine, messages)
         else:
             if getattr(engine.model, "sees", False):
+                from llmanac.web._images import open_images  # pixels need torch
+
                 ids, options["images"] = cast(Any, engine.model).chat(messages, open_images(urls), until, **given)
             else:
                 ids = _chat_ids(engine.tokenizer, messages, until, **given)

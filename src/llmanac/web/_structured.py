@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.constrain import constraint_of
@@ -117,10 +116,10 @@ class Shielded:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def mask(self) -> Tensor:
+    def mask(self) -> np.ndarray:
         found = self._try(self._inner.mask)
         if found is None:
-            found = torch.zeros(self._size, dtype=torch.bool)
+            found = np.zeros(self._size, np.bool_)
             found[self._end] = True
         return found
 

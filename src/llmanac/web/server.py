@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from llmanac import __version__
 from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
-from llmanac.generate.prefix_cache import DEFAULT_BYTES, PrefixCache
+from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web import _errors, _openapi, _prepare
 from llmanac.web._asgi import Guard
 from llmanac.web._embeddings import vectors
@@ -71,7 +71,7 @@ def create_app(
         embedder: answers /v1/embeddings, under the name `embedding_name`.
         api_keys: of which requests must have one, all but those of the chat page's text and of /health.
     """
-    if engine.prefix_cache is None and prefix_cache_bytes and PrefixCache.fits(engine.model):
+    if engine.prefix_cache is None and prefix_cache_bytes and engine.keeps_prefixes:
         engine.keep_prefixes(prefix_cache_bytes)
     service = Service(engine, model_name, assistant, max_queue, embedder, embedding_name)
 

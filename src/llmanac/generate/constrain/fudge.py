@@ -18,12 +18,14 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import Batch
+from llmanac.generate._logits import Array, largest, nothing
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences, Tokens
 from llmanac.models._layers import Embedding, Linear
 from llmanac.models.classifiers._bags import initialise
@@ -80,14 +82,18 @@ class Fudge(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         known: weakref.WeakKeyDictionary[Tokens, tuple[int, Tensor]] = weakref.WeakKeyDictionary()
 
-        def steer(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+        def steer(logits: Array, sequences: Sequences = ()) -> Array:
             if len(sequences) != len(logits):
                 raise RequestError("fudge: needs the texts so far; give one for each row of logits")
             states = self._states(sequences, known)
-            values, ids = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
-            odds = self._step(states.repeat_interleave(ids.shape[1], 0), ids.flatten())[1]
-            values = values + self.weight * F.logsigmoid(odds.to(values)).view_as(values)
-            return torch.full_like(logits, -torch.inf).scatter(-1, ids, values)
+            values, ids = largest(logits, self.k)
+            odds = self._step(states.repeat_interleave(ids.shape[1], 0), torch.from_numpy(ids.flatten()))[1]
+            values = values + self.weight * F.logsigmoid(
+                odds.to("cpu", torch.from_numpy(values).dtype)
+            ).numpy().reshape(values.shape)
+            steered = nothing(logits)
+            np.put_along_axis(steered, ids, values, -1)
+            return steered
 
         return steer
 

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import RequestError
+from llmanac.generate._logits import Array
 from llmanac.generate.constrain.vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class Follower:
     def __init__(self, matcher: Any, ends: frozenset[int], size: int) -> None:
         self.matcher, self.ends, self.size = matcher, ends, size
 
-    def mask(self) -> Tensor:
+    def mask(self) -> Array:
         """(V,) bool: tokens that may come next. Raises RequestError where the library has given up."""
         bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
         self._check()
@@ -38,7 +37,7 @@ class Follower:
         found = np.unpackbits(bits, bitorder="little")[: self.size]
         allowed[: len(found)] = found
         allowed[list(self.ends)] = self.accepting()
-        return torch.from_numpy(allowed)
+        return allowed
 
     def forced(self) -> int | None:
         """The one token that may come next, else None."""

@@ -12,8 +12,6 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.generate.constrain.automaton import compile_grammar
@@ -202,7 +200,7 @@ class Follower:
             self._full()
         raise RequestError("the constraint needs more memory for one token than it may have; simplify it")
 
-    def mask(self) -> Tensor:
+    def mask(self) -> np.ndarray:
         """(V,) bool: tokens that may come next; at least one. End-of-text is allowed where the text may end.
 
         Raises:
@@ -217,7 +215,7 @@ class Follower:
         if not allowed.any():
             why = "its text is complete, and there is no end-of-text token" if self.accepting() else ""
             raise RequestError(f"constraint: no token may follow {self.text[-40:]!r}" + (f": {why}" if why else ""))
-        return torch.from_numpy(allowed)
+        return allowed
 
     def forced(self) -> int | None:
         """The one token that may come next, where there is no choice and none has to be drawn; else None.

@@ -24,8 +24,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError, shown
 from llmanac.generate.constrain import expressions as ex
@@ -274,12 +272,12 @@ class TemplateFollower:
         self._done = (0, 0)  # parts that are complete for certain, and where the last of them ends
         self._current = Follower(self._matchers(0, ""), self._ends, self.size)
 
-    def mask(self) -> Tensor:
+    def mask(self) -> np.ndarray:
         """(V,) bool; where a token is forced, only that one."""
         forced = self.forced()
         if forced is None:
             return self._current.mask()
-        only = torch.zeros(self.size, dtype=torch.bool)
+        only = np.zeros(self.size, np.bool_)
         only[forced] = True
         return only
 

@@ -1,8 +1,8 @@
 """Decoding methods: each reshapes the logits of the next token; the engine then draws one token from what is left.
 
-A method is a closure `(logits (B, V), sequences) -> (B, V)` over float logits; `sequences` are the rows' texts so far.
-It is built once and composed once (`compose`), never rebuilt in the loop. A token that a method rules out gets `-inf`;
-every row keeps at least one finite logit.
+A method is a closure `(logits (B, V), sequences) -> (B, V)` over NumPy arrays of float logits; `sequences` are the
+rows' texts so far. It is built once and composed once (`compose`), never rebuilt in the loop. A token that a method
+rules out gets `-inf`; every row keeps at least one finite logit.
 
 Order. Methods apply from left to right, and the order matters: temperature before top-k or top-p means that the cut is
 made on the tempered distribution. The engine's own order for its options is the one of transformers: logit bias,
@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
-
 from llmanac.core.spec import Spec
+from llmanac.generate._logits import Array
 
 
 class Tokens(Protocol):
@@ -33,7 +32,7 @@ class Tokens(Protocol):
 
 
 Sequences = Sequence[Tokens]
-LogitsProcessor = Callable[..., Tensor]  # (logits (B, V), sequences) -> (B, V)
+LogitsProcessor = Callable[..., Array]  # (logits (B, V), sequences) -> (B, V)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ def compose(specs: tuple[DecodingSpec, ...]) -> LogitsProcessor:
     """One closure that applies the methods from left to right; without methods, the identity."""
     processors = [spec.build() for spec in specs]
 
-    def apply(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+    def apply(logits: Array, sequences: Sequences = ()) -> Array:
         for processor in processors:
             logits = processor(logits, sequences)
         return logits

@@ -26,10 +26,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.generate._logits import Array, gather, largest
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
 
 Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/_requests.py`
@@ -117,7 +117,7 @@ class Search:
         self.leaves: list[Generated] = [root]
 
     def step(
-        self, logprobs: Tensor, scores: Tensor, tops: Sequence[dict[int, float]]
+        self, logprobs: Array, scores: Array, tops: Sequence[dict[int, float]]
     ) -> list[tuple[Generated, Generated]]:
         """Extend every kept text by a token.
 
@@ -152,16 +152,14 @@ class Search:
         return [(old[parents[id(text)]], text) for text in self.leaves]
 
     def _extend(
-        self, group: Group, index: list[int], logprobs: Tensor, scores: Tensor, tops: Any, taken: Counter[int]
+        self, group: Group, index: list[int], logprobs: Array, scores: Array, tops: Any, taken: Counter[int]
     ) -> list[tuple[int, float, Generated]]:
         """Finish those of the group's best candidates that end; the others as (number of the parent, s, text)."""
-        at = torch.tensor(index, device=scores.device)
-        own = scores[at]
+        own = scores[index]
         if taken:
-            tokens = torch.tensor(list(taken), device=own.device)
-            own[:, tokens] -= self.spec.diversity * torch.tensor(list(taken.values()), device=own.device).to(own)
-        values, ids = own.topk(min(self.candidates, own.shape[-1]), dim=-1)
-        columns = zip(values.tolist(), ids.tolist(), logprobs[at].gather(-1, ids).tolist(), strict=True)
+            own[:, list(taken)] -= self.spec.diversity * np.array(list(taken.values()), own.dtype)
+        values, ids = largest(own, self.candidates)
+        columns = zip(values.tolist(), ids.tolist(), gather(logprobs[index], ids).tolist(), strict=True)
         found = [
             (group.kept[parent][0] + value, parent, token, logprob)
             for parent, row in enumerate(columns)

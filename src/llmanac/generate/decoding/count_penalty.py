@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -42,13 +42,13 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         presence, frequency = self.presence, self.frequency
 
-        def subtract(logits: Tensor, sequences: Sequences = ()) -> Tensor:
-            out = logits.clone()
+        def subtract(logits: Array, sequences: Sequences = ()) -> Array:
+            out = logits.copy()
             for row, sequence in zip(out, sequences, strict=False):
                 counts = Counter(sequence.ids)
                 if counts:
                     amounts = [presence + frequency * count for count in counts.values()]
-                    row[list(counts)] -= torch.tensor(amounts, dtype=row.dtype, device=row.device)
+                    row[list(counts)] -= np.array(amounts, row.dtype)
             return out
 
         return subtract

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from llmanac.generate._logits import Array, gather, nothing
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -34,7 +34,8 @@ class Spec(DecodingSpec):
         return keep_best
 
 
-def keep_best(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+def keep_best(logits: Array, sequences: Sequences = ()) -> Array:
     """Logits (B, V) with everything but each row's first maximum at `-inf`."""
-    best = logits.argmax(dim=-1, keepdim=True)
-    return torch.full_like(logits, -torch.inf).scatter(-1, best, logits.gather(-1, best))
+    best, kept = logits.argmax(-1)[..., None], nothing(logits)
+    np.put_along_axis(kept, best, gather(logits, best), -1)
+    return kept

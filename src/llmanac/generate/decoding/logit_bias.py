@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -40,11 +40,13 @@ class Spec(DecodingSpec):
             raise SpecError("ids: a token id is not negative")
 
     def build(self, **dims: Any) -> LogitsProcessor:
-        ids, biases = torch.tensor(self.ids), torch.tensor(self.biases, dtype=torch.float64)
+        ids, biases = np.array(self.ids, np.int64), np.array(self.biases, np.float64)
 
-        def add(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+        def add(logits: Array, sequences: Sequences = ()) -> Array:
             if int(ids.max()) >= logits.shape[-1]:
                 raise SpecError(f"ids: {int(ids.max())} is not in the vocabulary of {logits.shape[-1]} tokens")
-            return logits.index_add(-1, ids.to(logits.device), biases.to(logits).expand(len(logits), -1))
+            out = logits.copy()
+            out[:, ids] += biases.astype(logits.dtype)
+            return out
 
         return add

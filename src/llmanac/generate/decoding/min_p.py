@@ -12,10 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array, cut
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -41,7 +39,7 @@ class Spec(DecodingSpec):
             return lambda logits, sequences=(): logits
         least = math.log(self.m)
 
-        def cut(logits: Tensor, sequences: Sequences = ()) -> Tensor:
-            return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + least, -torch.inf)
+        def keep(logits: Array, sequences: Sequences = ()) -> Array:
+            return cut(logits, logits < logits.max(-1, keepdims=True) + least)
 
-        return cut
+        return keep

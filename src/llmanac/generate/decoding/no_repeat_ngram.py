@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -39,14 +39,14 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         n = self.n
 
-        def block(logits: Tensor, sequences: Sequences = ()) -> Tensor:
-            out = logits.clone()
+        def block(logits: Array, sequences: Sequences = ()) -> Array:
+            out = logits.copy()
             for row, sequence in zip(out, sequences, strict=False):
                 again = sorted(followers([*sequence.prompt_ids, *sequence.ids], n))
                 if again:
                     was = row[again]
-                    row[again] = -torch.inf
-                    if not bool((row > -torch.inf).any()):
+                    row[again] = -np.inf
+                    if not (row > -np.inf).any():
                         row[again] = was
             return out
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -39,12 +39,12 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         penalty = self.penalty
 
-        def divide(logits: Tensor, sequences: Sequences = ()) -> Tensor:
-            out = logits.clone()
+        def divide(logits: Array, sequences: Sequences = ()) -> Array:
+            out = logits.copy()
             for row, sequence in zip(out, sequences, strict=False):
-                seen = torch.tensor(list({*sequence.prompt_ids, *sequence.ids}), device=row.device)
+                seen = list({*sequence.prompt_ids, *sequence.ids})
                 values = row[seen]
-                row[seen] = torch.where(values > 0, values / penalty, values * penalty)
+                row[seen] = np.where(values > 0, values / penalty, values * penalty)
             return out
 
         return divide

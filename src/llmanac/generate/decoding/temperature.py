@@ -13,9 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -38,7 +37,7 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         temperature = self.temperature
 
-        def scale(logits: Tensor, sequences: Sequences = ()) -> Tensor:
-            return (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+        def scale(logits: Array, sequences: Sequences = ()) -> Array:
+            return (logits - logits.max(-1, keepdims=True)) / temperature
 
         return scale

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array, cut
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -38,10 +38,11 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         k = self.k
 
-        def cut(logits: Tensor, sequences: Sequences = ()) -> Tensor:
-            if k >= logits.shape[-1]:
+        def keep(logits: Array, sequences: Sequences = ()) -> Array:
+            place = logits.shape[-1] - k
+            if place <= 0:
                 return logits
-            smallest_kept = logits.topk(k, dim=-1).values[..., -1:]
-            return logits.masked_fill(logits < smallest_kept, -torch.inf)
+            smallest_kept = np.partition(logits, place, -1)[..., place, None]
+            return cut(logits, logits < smallest_kept)
 
-        return cut
+        return keep

@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array, cut, gather, largest, log_softmax, logsumexp, nothing
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -42,27 +42,28 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         p = self.p
 
-        def cut(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+        def keep(logits: Array, sequences: Sequences = ()) -> Array:
             if p == 1:
                 return logits
             if logits.shape[-1] <= 2 * HEAD:
                 return _sorted_whole(logits, p)
-            best, order = logits.topk(HEAD, dim=-1)
-            before = (best - logits.logsumexp(dim=-1, keepdim=True)).exp().cumsum(dim=-1).roll(1, dims=-1)
+            best, order = largest(logits, HEAD)
+            before = np.roll(np.exp(best - logsumexp(logits)).cumsum(-1), 1, -1)
             reached = before[..., 0] >= p  # rolled: the first place holds the mass of all of them
             before[..., 0] = -1  # the first token always stays
-            out = torch.full_like(logits, -torch.inf)
-            out.scatter_(-1, order, best.masked_fill(before >= p, -torch.inf))
-            rest = (~reached).nonzero()[..., 0]  # a row's own affair: its batch does not decide how it is cut
-            if len(rest):
-                out[rest] = _sorted_whole(logits[rest], p)
+            out = nothing(logits)
+            np.put_along_axis(out, order, cut(best, before >= p), -1)
+            if not reached.all():  # a row's own affair: its batch does not decide how it is cut
+                out[~reached] = _sorted_whole(logits[~reached], p)
             return out
 
-        return cut
+        return keep
 
 
-def _sorted_whole(logits: Tensor, p: float) -> Tensor:
-    ascending, order = logits.sort(dim=-1)
-    drop = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+def _sorted_whole(logits: Array, p: float) -> Array:
+    order = np.argsort(logits, -1, kind="stable")
+    drop = np.exp(log_softmax(gather(logits, order))).cumsum(-1) <= 1 - p
     drop[..., -1] = False
-    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
+    dropped = np.zeros_like(drop)
+    np.put_along_axis(dropped, order, drop, -1)
+    return cut(logits, dropped)

@@ -12,10 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
+from llmanac.generate._logits import Array, cut, gather, log_softmax
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
@@ -39,16 +39,16 @@ class Spec(DecodingSpec):
     def build(self, **dims: Any) -> LogitsProcessor:
         p = self.p
 
-        def cut(logits: Tensor, sequences: Sequences = ()) -> Tensor:
+        def keep(logits: Array, sequences: Sequences = ()) -> Array:
             if p == 1:
                 return logits
-            logs = logits.log_softmax(-1)
-            mass = logs.exp()
-            entropy = -torch.where(mass > 0, mass * logs, 0.0).sum(-1, keepdim=True)
-            distance = (-logs - entropy).abs()
-            nearest, order = distance.sort(dim=-1, stable=True)
-            last = (mass.gather(-1, order).cumsum(-1) < p).sum(-1, keepdim=True)
-            furthest = nearest.gather(-1, last.clamp(max=nearest.shape[-1] - 1))
-            return logits.masked_fill(distance > furthest, -torch.inf)
+            logs = log_softmax(logits)
+            mass = np.exp(logs)
+            entropy = -(mass * np.where(mass > 0, logs, 0)).sum(-1, keepdims=True)
+            distance = np.abs(-logs - entropy)
+            order = np.argsort(distance, -1, kind="stable")
+            last = (gather(mass, order).cumsum(-1) < p).sum(-1, keepdims=True)
+            furthest = gather(distance, gather(order, np.minimum(last, logits.shape[-1] - 1)))
+            return cut(logits, distance > furthest)
 
-        return cut
+        return keep

@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import LAST, Batch, LanguageModel
 from llmanac.generate._requests import Sequence as Generated
 from llmanac.generate._sampling import draft_choice
 from llmanac.generate.drafters import DrafterSpec
+from llmanac.generate.runner import on_host
 
 CARD = {
     "title": "Draft model",
@@ -56,6 +58,7 @@ class DraftModel:
         self._state: Any = None
         self._mark: Any = None
 
+    @torch.inference_mode()
     def propose(self, sequences: Sequence[Generated], most: Sequence[int]) -> list[list[int]]:
         limit = self.model.max_length
         room = [
@@ -78,7 +81,7 @@ class DraftModel:
                 logits = self._read([[token] for token in tokens])
         return found
 
-    def _follow(self, sequences: list[Generated]) -> Tensor:
+    def _follow(self, sequences: list[Generated]) -> np.ndarray:
         """Make the state's rows those of `sequences`, read what each is missing; logits (B, V) of what comes next."""
         places = {id(sequence): i for i, sequence in enumerate(self._sequences)}
         known = [s for s in sequences if id(s) in places]
@@ -95,17 +98,17 @@ class DraftModel:
         missing = [_tokens(sequence, count) for sequence, count in zip(sequences, self._state.counts, strict=True)]
         longest = max(map(len, missing))
         piece = max(1, READ // len(sequences))
-        logits: Tensor | None = None
+        logits: np.ndarray | None = None
         for at in range(0, longest, piece):  # rows that are short wait for the last piece, so that all end together
             cut = [row[max(0, len(row) - longest + at) : max(0, len(row) - longest + at + piece)] for row in missing]
             logits = self._read(cut)
         assert logits is not None  # a sequence's last token was not read yet
         return logits
 
-    def _read(self, tokens: list[list[int]]) -> Tensor:
+    def _read(self, tokens: list[list[int]]) -> np.ndarray:
         output = self.model.forward(Batch.padded(tokens, device=self._device), self._state, LAST)
         assert output.logits is not None
-        return output.logits[:, -1]
+        return on_host(output.logits[:, -1])
 
     @property
     def _device(self) -> Any:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models._folder import MOST
+from llmanac.models._folder import LARGEST, LEAST, MOST
 
-LEAST, LARGEST = 1.2e-38, 3.4e38  # what float32 holds in full
 TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
 NEUTRAL = frozenset(TABLES["neutral"].split())
 PEER = tomllib.loads(Path(__file__).with_name("peer.toml").read_text("utf-8"))

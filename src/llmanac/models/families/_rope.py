@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models._folder import MOST
-from llmanac.models.families._config import LARGEST, LEAST, Config
+from llmanac.models._folder import LARGEST, LEAST, MOST, TRAINED
+from llmanac.models.families._config import Config
 from llmanac.models.families._table import Data, Entry
 
-TRAINED = "original_max_position_embeddings"
 NUMBERS: dict[str, dict[str, tuple[str, float | None]]] = {  # of each scaling: theirs -> ours, and its default
     "linear": {"factor": ("factor", None)},
     "dynamic": {"factor": ("factor", None)},

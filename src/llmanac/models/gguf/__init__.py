@@ -1,10 +1,9 @@
-"""GGUF files as models and back: `read` opens one for `load_model`, `write` makes one of a model and its tokenizer.
+"""GGUF files as models and back: `file` opens one, `read` gives it to `load_model`, `write` makes one of a model.
 
 An architecture is a table (`architectures.py`): which of its keys is which of a family's config.json, and which tensor
 is which of the family's. So `models/families` decides what a model computes, for these files too.
 """
 
 from llmanac.kernels.gguf import GGUF, PackedTensor
-from llmanac.models.gguf.read import PackedWeights
 
-__all__ = ["GGUF", "PackedTensor", "PackedWeights"]
+__all__ = ["GGUF", "PackedTensor"]

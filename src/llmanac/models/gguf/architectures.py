@@ -17,8 +17,7 @@ import numpy as np
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.kernels.gguf.blocks import Array
-from llmanac.models._folder import MOST
-from llmanac.models.families._config import LARGEST, LEAST
+from llmanac.models._folder import LARGEST, LEAST, MOST
 
 Config = dict[str, Any]
 

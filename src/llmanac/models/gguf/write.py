@@ -22,6 +22,7 @@ from llmanac.core.errors import CheckpointError, TokenizerError, nearest
 from llmanac.core.spec import diff
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Packable, write
+from llmanac.models._scaling import Scaling
 from llmanac.models.families import FAMILIES, Family, Misfit, arrange, family
 from llmanac.models.families._rope import LISTS
 from llmanac.models.families._table import canonical
@@ -35,8 +36,8 @@ from llmanac.models.gguf.architectures import (
     Config,
     interleaved,
 )  # fmt: skip
-from llmanac.models.gguf.read import PackedWeights, divisors
-from llmanac.models.positions._scaling import Scaling
+from llmanac.models.gguf.file import divisors
+from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.save import canonical_state
 from llmanac.tokenizers import _gguf
 from llmanac.tokenizers._base import Tokenizer

@@ -33,8 +33,8 @@ from torch.autograd.function import once_differentiable
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import POSITIVE, SOME, within
 from llmanac.kernels.nn._takes import fused, operation
+from llmanac.models._scaling import Scaling
 from llmanac.models.positions import Position, PositionSpec
-from llmanac.models.positions._scaling import Scaling
 
 CARD = {
     "use": """-s 'model.position={name="rope",scaling={type="yarn",factor=4,original_length=2048}}'""",
@@ -96,7 +96,7 @@ class Rotary(Position):
         frequencies = 1.0 / self.theta**exponents
         if self.scaling is None or self.by_length:
             return frequencies
-        return self.scaling.apply(frequencies, self.theta)
+        return torch.from_numpy(self.scaling.apply(frequencies.numpy(), self.theta))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
         super()._apply(fn, recurse)

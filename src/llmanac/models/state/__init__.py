@@ -13,12 +13,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llmanac.core.errors import RequestError
+
+if TYPE_CHECKING:  # a state of the native runner needs no torch
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class SlotMapping:
     @property
     def key_positions(self) -> Tensor:
         """(1, S): positions of the keys of a cache that holds a row's tokens in order; made where a layer has one."""
+        import torch
+
         if "keys" not in self.known:
             self.known["keys"] = torch.arange(self.keys, device=self.offsets.device)[None]
         made: Tensor = self.known["keys"]
@@ -53,10 +56,14 @@ class SlotMapping:
 
     def positions(self) -> Tensor:
         """(B, T): positions of the new tokens."""
+        import torch
+
         return self.offsets[:, None] + torch.arange(self.tokens, device=self.offsets.device)
 
     def real(self) -> Tensor:
         """(B, T) bool: which of the new tokens are real."""
+        import torch
+
         steps = torch.arange(self.tokens, device=self.offsets.device)
         if self.lengths is None:
             return steps.new_ones((len(self.offsets), self.tokens), dtype=torch.bool)
@@ -183,7 +190,7 @@ class DecodingState:
     def __init__(self, layers: Sequence[Any], rows: int | Sequence[Row], device: torch.device | str = "cpu") -> None:
         self.layers = list(layers)
         self.rows = [Row() for _ in range(rows)] if isinstance(rows, int) else list(rows)
-        self.device = torch.device(device)
+        self.device = device
 
     @property
     def counts(self) -> list[int]:
@@ -193,6 +200,8 @@ class DecodingState:
     @property
     def lengths(self) -> Tensor:
         """(B,) int64: the same on the device."""
+        import torch
+
         return torch.tensor(self.counts, dtype=torch.long, device=self.device)
 
     @property
@@ -212,6 +221,8 @@ class DecodingState:
 
     def slots(self, tokens: int, lengths: Tensor | None = None) -> SlotMapping:
         """Where the next `tokens` tokens of every row go, `lengths` (B,) of them real."""
+        import torch
+
         counts = self.counts
         longest = max(counts, default=0)
         keys = longest + tokens

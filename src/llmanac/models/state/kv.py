@@ -7,16 +7,20 @@ copies O(n) in all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llmanac.models.state import SlotMapping
 from llmanac.models.state._store import StoredState, grown
+from llmanac.models.state.pool import PagedSlots
 
 SMALLEST = 16  # tokens of a first allocation
+ROOM = 64  # tokens by which gathered rows can grow before they are copied
 
 
 class KVCache(StoredState):
@@ -63,6 +67,10 @@ class KVCache(StoredState):
         """What a pool of blocks is made for."""
         return self
 
+    def paged(self, block_tokens: int) -> PagedLayer:
+        """An empty store of blocks."""
+        return PagedLayer(self, block_tokens)
+
 
 def write(tensor: Tensor, new: Tensor, slots: SlotMapping, dim: int) -> None:
     """Write `new` into `tensor` along its token axis `dim` (1 or 2), each row from its own offset on."""
@@ -81,3 +89,59 @@ def write(tensor: Tensor, new: Tensor, slots: SlotMapping, dim: int) -> None:
 def kv_cache(batch: int, heads: int, head_dim: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
     """An empty cache of keys and values, each (B, H_kv, capacity, head_dim)."""
     return KVCache([torch.zeros(batch, heads, 0, head_dim, dtype=dtype, device=device) for _ in range(2)], dim=2)
+
+
+class PagedLayer:
+    """What one layer remembers, for all rows of all states of a pool; see `LayerState`."""
+
+    def __init__(self, like: KVCache, block_tokens: int) -> None:
+        self.dim = like.dim
+        self.stores: list[Tensor] = []
+        for tensor in like.tensors:
+            shape = list(tensor.shape)
+            del shape[self.dim], shape[0]
+            with torch.inference_mode(False):  # so that the stores can be written in any mode
+                self.stores.append(tensor.new_zeros((1, block_tokens, *shape)))
+
+    def append(self, slots: PagedSlots, *new: Tensor) -> tuple[Tensor, ...]:
+        """Write the new tokens and return each tensor, gathered, up to the longest row's end, and the key positions."""
+        held = None if slots.gathered is None else slots.gathered.get(id(self))
+        out: list[Tensor] = []
+        for store, value in zip(self.stores, new, strict=True):
+            by_token = value.detach() if self.dim == 1 else value.detach().transpose(1, 2)
+            flat = store.view(-1, *store.shape[2:])
+            flat.index_copy_(0, slots.places, by_token.reshape(-1, *store.shape[2:]).to(store.dtype))
+            if held is not None:
+                continue
+            rows, blocks = slots.table.shape
+            read = store.index_select(0, slots.table.flatten()).view(rows, blocks * store.shape[1], *store.shape[2:])
+            read = read[:, : slots.keys]
+            out.append(read if self.dim == 1 else read.transpose(1, 2))
+        if held is not None:
+            return held.append(slots, *new)
+        if slots.gathered is not None:
+            slots.gathered[id(self)] = KVCache([grown(x, slots.keys + ROOM, self.dim) for x in out], self.dim)
+        return (*out, slots.key_positions)
+
+    def resize(self, capacity: int) -> None:
+        """Make room for so many blocks; what is new is zero."""
+        with torch.inference_mode(False):
+            for i, store in enumerate(self.stores):
+                self.stores[i] = _zeros((capacity, *store.shape[1:]), store)
+                self.stores[i][: len(store)].copy_(store[:capacity])
+
+    def check_rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """Any length."""
+
+    def rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
+        """The lengths say it all."""
+
+    def mark(self, counts: Sequence[int]) -> None:
+        """The lengths say it all."""
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros; on the CPU from numpy, which asks for large memory pages: a row's blocks are far apart."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)

@@ -15,15 +15,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import RequestError
 from llmanac.models.state import DecodingState, Mark, Row
-from llmanac.models.state.kv import KVCache
 from llmanac.models.state.pool import ZEROS, BlockPool, PagedSlots
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmanac.models.state.kv import KVCache
 
 
 @dataclass
@@ -52,7 +55,7 @@ class PagedState(DecodingState):
         rows = [Row(count, own) for count, own in zip(counts, blocks, strict=True)]
         super().__init__(pool.layers, rows, pool.device)
         self.pool = pool
-        self._table: Tensor | None = None
+        self._table: np.ndarray | None = None
         self._versions: list[tuple[int, int]] = []  # of the rows that the table is of
         self._gathered: list[Gathered] = []  # of disjoint rows; views have the same list
         self._owner = True
@@ -79,7 +82,7 @@ class PagedState(DecodingState):
     def _blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.pool.block_tokens)
 
-    def claim(self, tokens: Sequence[int]) -> Tensor:
+    def claim(self, tokens: Sequence[int]) -> np.ndarray:
         """(B, blocks): the blocks of each row with its next `tokens` ones, `ZEROS` past its end.
 
         Takes the blocks for them, and copies those to be written to that others hold too.
@@ -101,12 +104,15 @@ class PagedState(DecodingState):
             self._versions = versions
             longest = max((len(row.blocks) for row in self.rows), default=0)
             padded = [[*row.blocks, *[ZEROS] * (longest - len(row.blocks))] for row in self.rows]
-            self._table = torch.tensor(padded, dtype=torch.long, device=pool.device).view(len(padded), longest)
+            self._table = np.array(padded, np.int64).reshape(len(padded), longest)
         return self._table
 
     def slots(self, tokens: int, lengths: Tensor | None = None) -> PagedSlots:
         """Where the next tokens go; takes the blocks for them."""
-        found, size = self.claim([tokens] * len(self.rows)), self.pool.block_tokens
+        import torch
+
+        size = self.pool.block_tokens
+        found = torch.as_tensor(self.claim([tokens] * len(self.rows)), device=self.pool.device)
         plain = super().slots(tokens, lengths)
         where = plain.positions()
         places = found.gather(1, where // size) * size + where % size
@@ -196,14 +202,17 @@ class PagedState(DecodingState):
 
     def select(self, rows: Tensor) -> PagedState:
         """A state of these rows (repeats allowed), which shares their blocks until one of them is written to."""
+        return self._selected(rows.tolist())
+
+    def _selected(self, rows: Sequence[int]) -> PagedState:
         self._drop_past_end()
         chosen = PagedState(self.pool, [], [])
-        chosen.rows = self._rows(rows.tolist())
+        chosen.rows = self._rows(rows)
         return chosen
 
     def fork(self) -> PagedState:
         """Another state of the same rows, which shares all blocks."""
-        return self.select(torch.arange(len(self.rows)))
+        return self._selected(range(len(self.rows)))
 
     def join(self, other: DecodingState) -> PagedState:
         """The rows of both, these first; all blocks are shared.

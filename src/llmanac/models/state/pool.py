@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.models.state import DecodingState, SlotMapping
-from llmanac.models.state._store import grown
-from llmanac.models.state.kv import KVCache
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK_TOKENS = 16
-ROOM = 64  # tokens by which gathered rows can grow before they are copied
 SMALLEST = 8  # blocks of a first allocation
 ZEROS = 0  # a block of zeros that pads the tables; it is never written to
 
@@ -50,39 +47,34 @@ class PagedSlots(SlotMapping):
 
     places: Tensor
     table: Tensor
-    gathered: dict[int, KVCache] | None = None
+    gathered: dict[int, Any] | None = None
 
 
-class PagedLayer:
-    """What one layer remembers, for all rows of all states of a pool; see `LayerState`."""
+class HostKeys:
+    """What a layer of the native runner remembers: keys and values, each (heads, width) a token, of a NumPy dtype."""
 
-    def __init__(self, like: KVCache, block_tokens: int) -> None:
-        self.dim = like.dim
-        self.stores: list[Tensor] = []
-        for tensor in like.tensors:
-            shape = list(tensor.shape)
-            del shape[self.dim], shape[0]
-            self.stores.append(tensor.new_zeros((1, block_tokens, *shape)))
+    def __init__(self, heads: int, width: int, dtype: str) -> None:
+        self.heads, self.width, self.dtype = heads, width, np.dtype(dtype)
 
-    def append(self, slots: PagedSlots, *new: Tensor) -> tuple[Tensor, ...]:
-        """Write the new tokens and return each tensor, gathered, up to the longest row's end, and the key positions."""
-        held = None if slots.gathered is None else slots.gathered.get(id(self))
-        out: list[Tensor] = []
-        for store, value in zip(self.stores, new, strict=True):
-            by_token = value.detach() if self.dim == 1 else value.detach().transpose(1, 2)
-            flat = store.view(-1, *store.shape[2:])
-            flat.index_copy_(0, slots.places, by_token.reshape(-1, *store.shape[2:]).to(store.dtype))
-            if held is not None:
-                continue
-            rows, blocks = slots.table.shape
-            read = store.index_select(0, slots.table.flatten()).view(rows, blocks * store.shape[1], *store.shape[2:])
-            read = read[:, : slots.keys]
-            out.append(read if self.dim == 1 else read.transpose(1, 2))
-        if held is not None:
-            return held.append(slots, *new)
-        if slots.gathered is not None:
-            slots.gathered[id(self)] = KVCache([grown(x, slots.keys + ROOM, self.dim) for x in out], self.dim)
-        return (*out, slots.key_positions)
+    def growing(self) -> HostKeys:
+        return self
+
+    def paged(self, block_tokens: int) -> HostLayer:
+        """An empty store of blocks."""
+        return HostLayer([np.zeros((1, block_tokens, self.heads, self.width), self.dtype) for _ in range(2)])
+
+
+class HostLayer:
+    """The stores of one layer as arrays, which the native runner reads by address."""
+
+    def __init__(self, stores: list[np.ndarray[Any, Any]]) -> None:
+        self.stores = stores
+
+    def resize(self, capacity: int) -> None:
+        """Make room for so many blocks; what is new is zero."""
+        for i, store in enumerate(self.stores):
+            self.stores[i] = np.zeros((capacity, *store.shape[1:]), store.dtype)
+            self.stores[i][: len(store)] = store[:capacity]
 
     def check_rewind(self, mark: Any, lengths: Sequence[int], counts: Sequence[int]) -> None:
         """Any length."""
@@ -92,13 +84,6 @@ class PagedLayer:
 
     def mark(self, counts: Sequence[int]) -> None:
         """The lengths say it all."""
-
-
-def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros; on the CPU from numpy, which asks for large memory pages: a row's blocks are far apart."""
-    if like.device.type != "cpu":
-        return like.new_zeros(shape)
-    return torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), np.uint8)).view(like.dtype).view(shape)
 
 
 class BlockPool:
@@ -124,9 +109,8 @@ class BlockPool:
         if block_tokens < 1:
             raise RequestError(f"block_tokens: {block_tokens} is not at least 1")
         self.block_tokens, self.device = block_tokens, like.device
-        with torch.inference_mode(False):  # so that the stores can be written in any mode
-            self.layers = [None if x is None else PagedLayer(x.growing(), block_tokens) for x in like.layers]
-        self.block_bytes = sum(store.nbytes for store in self._stores())
+        self.layers = [None if x is None else x.growing().paged(block_tokens) for x in like.layers]
+        self.block_bytes = sum(store.nbytes for store in self.stores())
         self.most = None if budget is None else budget // max(1, self.block_bytes)  # blocks that the budget allows
         self.evictions = 0
         self.lock = threading.RLock()  # held while a model is stepped with this pool, and while a state is closed
@@ -136,7 +120,8 @@ class BlockPool:
         self._found: dict[bytes, int] = {}  # digest -> block
         self._digests: dict[int, bytes] = {}  # block -> digest
 
-    def _stores(self) -> Iterator[Tensor]:
+    def stores(self) -> Iterator[Any]:
+        """Those of all layers, blocks first."""
         return (store for layer in self.layers if layer is not None for store in layer.stores)
 
     # ---------------------------------------------------------------- sizes
@@ -170,12 +155,9 @@ class BlockPool:
 
     def _resize(self, capacity: int) -> None:
         old = self.capacity
-        with torch.inference_mode(False):
-            for layer in self.layers:
-                for i, store in enumerate(layer.stores if layer is not None else ()):
-                    grown = _zeros((capacity, *store.shape[1:]), store)
-                    grown[: min(old, capacity)].copy_(store[:capacity])
-                    layer.stores[i] = grown  # type: ignore[union-attr]
+        for layer in self.layers:
+            if layer is not None:
+                layer.resize(capacity)
         if capacity > old:
             self._holders += [0] * (capacity - old)
             self._free += range(old, capacity)
@@ -205,8 +187,8 @@ class BlockPool:
 
     def _move(self, block: int, to: int) -> None:
         """An idle block's tokens and name go to a free one; its turn in the order of use stays."""
-        for store in self._stores():
-            store[to].copy_(store[block])
+        for store in self.stores():
+            store[to] = store[block]
         digest = self._digests.pop(block)
         self._digests[to] = digest
         self._found[digest] = to
@@ -232,9 +214,8 @@ class BlockPool:
             taken.append(block)
         self._within_budget()
         if taken:
-            index = torch.tensor(taken, device=self.device)
-            for store in self._stores():
-                store.index_fill_(0, index, 0)  # old contents are cleared: a NaN would spoil even a masked product
+            for store in self.stores():
+                store[taken] = 0  # old contents are cleared: a NaN would spoil even a masked product
         return taken
 
     def hold(self, blocks: Sequence[int]) -> None:
@@ -276,8 +257,8 @@ class BlockPool:
     def copy(self, block: int) -> int:
         """A block with the same tokens that is held once."""
         new = self.take(1)[0]
-        for store in self._stores():
-            store[new].copy_(store[block])
+        for store in self.stores():
+            store[new] = store[block]
         return new
 
     # ---------------------------------------------------------------- blocks by their tokens

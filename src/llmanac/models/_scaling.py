@@ -20,15 +20,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import POSITIVE, Range, within
 from llmanac.core.spec import Spec
 from llmanac.models._folder import MOST
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Array = np.ndarray[Any, np.dtype[np.floating]]
 
 ROTATIONS = {"llama3": 4.0, "yarn": 32.0}  # in the trained length, from which on frequencies are left as they are
 
@@ -99,13 +103,13 @@ class Scaling(Spec):
         if self.type == "dynamic" and pairs < 2:
             raise SpecError("scaling.type: dynamic needs at least two pairs a head that rotate")
 
-    def apply(self, frequencies: Tensor, theta: float) -> Tensor:
+    def apply(self, frequencies: Array, theta: float) -> Array:
         """Frequencies (d/2,) of the base `theta` -> (d/2,), where not `by_length`."""
         low, high = self.low_frequency_factor, self.high_frequency_factor or ROTATIONS["llama3"]
         if self.type == "linear":
             return frequencies / self.factor
         if self.type == "llama3":
-            kept = ((self.original_length * frequencies / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+            kept = ((self.original_length * frequencies / (2 * math.pi) - low) / (high - low)).clip(0, 1)
             return (1 - kept) * frequencies / self.factor + kept * frequencies
         if self.type == "yarn":
             pairs = len(frequencies)
@@ -113,8 +117,8 @@ class Scaling(Spec):
             if self.ramp == "whole":
                 first, last = math.floor(first), math.ceil(last)
             first, last = max(first, 0), min(last, 2 * pairs - 1)
-            steps = torch.arange(pairs, dtype=torch.float32, device=frequencies.device)
-            divided = ((steps - first) / ((last - first) or 0.001)).clamp(0, 1)
+            steps = np.arange(pairs, dtype=np.float32)
+            divided = ((steps - first) / ((last - first) or 0.001)).clip(0, 1)
             return frequencies / self.factor * divided + frequencies * (1 - divided)
         raise AssertionError(f"{self.type} depends on the row")
 
@@ -126,6 +130,8 @@ class Scaling(Spec):
 
     def for_lengths(self, frequencies: Tensor, theta: float, lengths: Tensor) -> Tensor:
         """Unscaled frequencies (d/2,) and lengths of rows (...) -> (..., d/2), where `by_length`."""
+        import torch
+
         longer = lengths[..., None] > self.original_length
         size = 2 * len(frequencies)
         exponents = torch.arange(0, size, 2, dtype=torch.float32, device=frequencies.device) / size

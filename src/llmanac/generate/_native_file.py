@@ -1,0 +1,214 @@
+"""A GGUF file as the native runner reads it, without torch: its shape, and its numbers by the names of Llama's.
+
+`models/families` decides what these files compute where torch loads them; a test holds the two readings equal for every
+architecture, number by number.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmanac.core.errors import CheckpointError
+from llmanac.core.threads import threads
+from llmanac.generate._logits import Array
+from llmanac.generate._native_shape import HALVES, Matrix, Shape
+from llmanac.kernels.gguf import PackedTensor
+from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.kernels.infer import kinds
+from llmanac.models._folder import TOKENS, TRAINED
+from llmanac.models._scaling import Scaling
+from llmanac.models.gguf.file import PackedFile
+
+LOCAL = 10_000.0  # theta of layers with a window, where a file has another for the others
+SANDWICH, NORMED = ("gemma2", "gemma3_text"), ("qwen3", "gemma3_text")  # families with four norms, with normed queries
+FUSED = {"self_attn.qkv_proj": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")}
+
+
+class FileModel:
+    """A model for the native runner alone; see `_native_shape.Source`.
+
+    Attributes:
+        vocab_size, max_length, generation: as a language model has them.
+
+    Raises:
+        CheckpointError: a file that is damaged or not supported, or tensors that do not fit what its keys say.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file, self.origin = PackedFile(path), str(path)
+        self.config = config = self.file.config
+        self.vocab_size, self.max_length = config["vocab_size"], config["max_position_embeddings"]
+        self.generation = {key: config[key] for key in TOKENS if key in config}
+        self._shapes = self.file.shapes()
+        self._check_tensors()
+        self._finite("model.embed_tokens")
+        # without the texts of its vocabulary, which its tokenizer has
+        self.file.file = copy.copy(self.file.file)
+        self.file.file.metadata = {}
+        self.coded = any(self.file.file.kind(name) not in ("F32", *HALVES) for name in self.file.file.names)
+
+    threads = property(lambda self: threads())
+
+    @staticmethod
+    def refusal(path: Path) -> str | None:
+        """Why the native runner cannot run a file, or None where it can. Raises CheckpointError as the class does."""
+        if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+            return "numba's compiler is switched off (NUMBA_DISABLE_JIT)"
+        scaling = PackedFile(path).config.get("rope_scaling", {})
+        if scaling.get("rope_type") == "longrope":
+            return "positions that depend on more than a token's place"
+        return None
+
+    def parameter_count(self) -> int:
+        """Numbers in the file."""
+        return sum(int(np.prod(shape)) for shape in self._shapes.values())
+
+    @cached_property
+    def shape(self) -> Shape:
+        c = self.config
+        size, layers = c["head_dim"], c["num_hidden_layers"]
+        gemma = c["model_type"].startswith("gemma")
+        window = c.get("sliding_window") or 4096 * (c["model_type"] in SANDWICH)
+        types = c.get("layer_types", ["sliding_attention"] * layers)
+        windows = tuple(window if kind == "sliding_attention" else 0 for kind in types)
+        caps = (50.0, 30.0) if c["model_type"] == "gemma2" else (None, None)
+        scalar = c.get("query_pre_attn_scalar") or size
+        local = [bool(w) for w in windows] if c["model_type"] == "gemma3_text" else [False] * layers
+        return Shape(
+            vocab_size=self.vocab_size, dim=c["hidden_size"], inner=c["intermediate_size"],
+            heads=c["num_attention_heads"], kv_heads=c["num_key_value_heads"], head_dim=size,
+            activation="gelu-tanh" if gemma else "silu", post=c["model_type"] in SANDWICH, eps=c["rms_norm_eps"],
+            qk_eps=c["rms_norm_eps"] if c["model_type"] in NORMED else None, windows=windows,
+            rotations=tuple(sorted(set(local), key=local.index).index(own) for own in local),
+            scales=((scalar**-0.5, c.get("attn_logit_softcapping", caps[0]) or 0.0),) * layers,
+            softcap=c.get("final_logit_softcapping", caps[1]),
+        )  # fmt: skip
+
+    def _check_tensors(self) -> None:
+        """Compare every tensor with what the keys ask for: names, shapes, and nothing left over."""
+        c, s = self.config, self.shape
+        q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
+        sizes = {
+            "self_attn.q_proj": (q, s.dim), "self_attn.k_proj": (kv, s.dim), "self_attn.v_proj": (kv, s.dim),
+            "self_attn.o_proj": (s.dim, q), "mlp.gate_proj": (s.inner, s.dim), "mlp.up_proj": (s.inner, s.dim),
+            "mlp.down_proj": (s.dim, s.inner),
+        }  # fmt: skip
+        if c["model_type"] == "phi3":
+            for whole, parts in FUSED.items():
+                rows = sum(sizes.pop(f"{whole.split('.')[0]}.{part}_proj")[0] for part in parts)
+                sizes[whole] = (rows, s.dim)
+        biased = [name for name in sizes if c.get("attention_bias" if "attn" in name else "mlp_bias")]
+        if c["model_type"] == "qwen2":
+            biased = [f"self_attn.{name}_proj" for name in "qkv"]
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"] if s.post else []
+        wanted: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (s.vocab_size, s.dim)}
+        wanted["model.norm.weight"] = (s.dim,)
+        wanted |= {} if c["tie_word_embeddings"] else {"lm_head.weight": (s.vocab_size, s.dim)}
+        for layer in (f"model.layers.{i}" for i in range(len(s.windows))):
+            wanted |= {f"{layer}.{name}.weight": shape for name, shape in sizes.items()}
+            wanted |= {f"{layer}.{name}.bias": sizes[name][:1] for name in biased}
+            wanted |= {f"{layer}.{name}.weight": (s.dim,) for name in norms}
+            wanted |= {f"{layer}.self_attn.{n}_norm.weight": (s.head_dim,) for n in "qk" if s.qk_eps is not None}
+        found = self._shapes
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                what = f"gives {found.get(name, 'no numbers')} for {name}, its keys ask for {wanted.get(name, 'none')}"
+                raise CheckpointError(f"{self.origin}: {what}")
+
+    def check(self) -> None:
+        """Raises CheckpointError where the file was written to since it was opened."""
+        self.file.file.mapped.check()
+
+    def stamp(self) -> list[tuple[Any, ...]]:
+        """Nothing: the numbers stay."""
+        return []
+
+    def key(self, name: str) -> str:
+        return "model.embed_tokens" if name == "lm_head" and self.config["tie_word_embeddings"] else name
+
+    def _tensor(self, name: str) -> PackedTensor:
+        """The tensor of a product; of a fused one its rows."""
+        name, s = self.key(name), self.shape
+        layer, _, own = name.rpartition(".")
+        whole = next((w for w, parts in FUSED.items() if own.removesuffix("_proj") in parts), "")
+        place = f"{layer.rpartition('.')[0]}.{whole}"
+        if self.config["model_type"] != "phi3" or not whole:
+            return self.file.tensor(f"{name}.weight")
+        counts = {"q": s.heads * s.head_dim, "k": s.kv_heads * s.head_dim, "v": s.kv_heads * s.head_dim}
+        counts |= {"gate": s.inner, "up": s.inner}
+        parts, found = FUSED[whole], self.file.tensor(f"{place}.weight")
+        own = own.removesuffix("_proj")
+        first = sum(counts[part] for part in parts[: parts.index(own)])
+        return PackedTensor(found.kind, (counts[own], s.dim), found.data[first : first + counts[own]])
+
+    def _finite(self, name: str) -> PackedTensor:
+        """The tensor of a product. Raises CheckpointError where a number is not finite."""
+        found = self._tensor(name)
+        if not KINDS[found.kind].finite(found.data):
+            raise CheckpointError(f"{self.origin}: {name}.weight holds NaN or infinity")
+        self.file.file.mapped.release()  # what was looked at
+        return found
+
+    def matrix(self, name: str) -> Matrix:
+        found, mapped = self._finite(name), self.file.file.mapped
+        if found.kind == "MXFP4":  # scales beyond those of float16
+            return Matrix(*kinds.rounded(found.float32()), found.shape)
+        kind = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(found.kind, found.kind.lower())
+        data = found.data.view(np.float32) if found.kind == "F32" else found.data
+        return Matrix(kind, data, found.shape, mapped.release)
+
+    def dense(self, name: str) -> Array:
+        return self._tensor(name).float32()
+
+    def bias(self, name: str) -> Array | None:
+        return self._vector(f"{name}.bias") if f"{name}.bias" in self._shapes else None
+
+    def scale(self, name: str) -> Array:
+        return self._vector(f"{name}.weight") + np.float32(self.file.table.shift)
+
+    def _vector(self, name: str) -> Array:
+        found = self.file.vector(name)
+        if not np.isfinite(found).all():
+            raise CheckpointError(f"{self.origin}: {name} holds NaN or infinity")
+        return found
+
+    def tables(self, tokens: int) -> list[tuple[Array, Array]]:
+        """See `models/positions/rope.py`, of whose cosines and signed sines the first and second halves are these."""
+        c, local = self.config, self.config["model_type"] == "gemma3_text"
+        turned = int(c["head_dim"] * c.get("partial_rotary_factor", 1.0))
+        scaling, found = _scaling(c.get("rope_scaling", {})), {}
+        for place, window in zip(self.shape.rotations, self.shape.windows, strict=True):
+            own = None if local and window else scaling
+            theta = c.get("rope_local_base_freq", LOCAL) if local and window else c["rope_theta"]
+            frequencies = (1.0 / theta ** (np.arange(0, turned, 2) / turned)).astype(np.float32)
+            frequencies = frequencies if own is None else own.apply(frequencies, theta)
+            amplitude = np.float32(1.0 if own is None else own.amplitude)
+            if place not in found:
+                angles = np.arange(tokens, dtype=np.float32)[:, None] * frequencies
+                found[place] = (np.cos(angles) * amplitude, np.sin(angles) * amplitude)
+        return [found[place] for place in sorted(found)]
+
+    def embed(self, ids: list[int]) -> Array:
+        found = self.file.tensor("model.embed_tokens.weight")
+        x = KINDS[found.kind].float32(found.data[ids])
+        self.file.file.mapped.release()  # for each row the system maps its neighbourhood
+        gemma = self.config["model_type"].startswith("gemma")
+        return x * np.float32(self.config["hidden_size"] ** 0.5) if gemma else x
+
+
+def _scaling(table: dict[str, Any]) -> Scaling | None:
+    """What `PackedFile` says of a scaling, of the kinds that do not depend on a row's length."""
+    kind = table.get("rope_type")
+    if kind is None:
+        return None
+    more: dict[str, Any] = {"original_length": table[TRAINED]} if TRAINED in table else {}
+    if kind == "llama3":
+        more |= {f"{n}_frequency_factor": table[f"{n}_freq_factor"] for n in ("low", "high")}
+    return Scaling(type=kind, factor=table["factor"], attention_factor=table.get("attention_factor"), **more)
