@@ -118,9 +118,9 @@ def evaluate(model: Place, other: Place | None = None, **options: Any) -> Evalua
 
 def generate(model: Place, prompt: str, *, runner: str = "auto", **options: Any) -> list[Completion]:
     """Continue a text; the options are those of `Engine.generate`. To ask more than once, keep an `Engine`."""
-    from llmanac.generate.load import load_engine
+    from llmanac.generate.load import load_writer
 
-    return load_engine(str(model), runner=runner).generate(prompt, **options)
+    return load_writer(str(model), runner=runner).generate(prompt, **options)
 
 
 def index(
@@ -138,9 +138,9 @@ def ask(
     encoder: str | None = None, include: Sequence[str] = (), **options: Any,
 ) -> FolderAnswer:  # fmt: skip
     """Answer a question from a folder of documents, or refuse; the options are those of `FolderAssistant`."""
-    from llmanac.generate.load import load_engine
+    from llmanac.generate.load import load_writer
     from llmanac.retrieve.folder.answers import FolderAssistant
 
-    engine = None if model is None else load_engine(str(model), runner=runner)
+    engine = None if model is None else load_writer(str(model), runner=runner)
     found = index(folder, place=place, encoder=encoder, include=include)
     return FolderAssistant(found, engine, **options).answer(question)

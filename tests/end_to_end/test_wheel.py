@@ -69,10 +69,8 @@ def site(root: Path, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> I
             top = Path(file.parts[0])
             if file.parts[0] not in ("..", "__pycache__") and not (folder / top).exists():
                 os.symlink(Path(str(one.locate_file(str(top)))).resolve(), folder / top)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder), str(wheel)],
-        check=True, timeout=300,
-    )  # fmt: skip
+    words = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder), str(wheel)]
+    subprocess.run([sys.executable, *words], check=True, timeout=300)
     yield folder
 
 

@@ -50,7 +50,8 @@ class Run(Shown):
 def sections(done: Run) -> list[Section]:
     """The tables of a finished run of any form, as a terminal or a notebook shows them."""
     forms = {
-        "RecipeSpec": _pretrained, "RlhfSpec": _in_stages, "MultimodalRecipe": _of_pictures, "SpecializeSpec": _specialist
+        "RecipeSpec": _pretrained, "RlhfSpec": _in_stages, "MultimodalRecipe": _of_pictures,
+        "SpecializeSpec": _specialist,
     }  # fmt: skip
     return forms.get(type(done.recipe).__name__, _tuned)(done)
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.adapters.load import base_of, find_adapter
 from llmanac.core.errors import CheckpointError, TokenizerError
 from llmanac.evaluate._server import Server
 from llmanac.generate.load import load_engine
@@ -22,7 +21,7 @@ from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.models.load import load_model
 from llmanac.models.locate import GGUF as SUFFIX
-from llmanac.models.locate import locate
+from llmanac.models.locate import base_of, find_adapter, locate
 
 Prompt = str | Sequence[Mapping[str, Any]]  # a text to go on with, or messages
 
