@@ -8,13 +8,13 @@ WORKERS ?= 3
 # the tests start hundreds of processes, which read the package's compiled files
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo install dev test models test-slow logs-env sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
+.PHONY: demo install dev test models wheel test-slow logs-env sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[all]'
 	# compile the kernels of a run once, so that the first one does not spend its budget on it
 	$(BIN)/python tools/compile_kernels.py training
 	touch $@
@@ -41,6 +41,10 @@ $(BIN)/.models: tests/models.txt $(BIN)/.dev
 	touch $@
 
 models: $(BIN)/.models
+
+# a wheel, in dist/
+wheel: $(BIN)/.installed
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -141,12 +141,15 @@ def main(arguments: list[str] | None = None) -> Any:
             return _command(given[0] if given else _being_completed())(args=arguments)
         except LlmanacError as error:
             _fail(error)
-        except ImportError:
-            from llmanac.core.device import needs_torch, torch_is_there
+        except ImportError as error:
+            from llmanac.core.device import EXTRAS, needs, torch_is_there
 
-            if torch_is_there():
-                raise
-            _fail(needs_torch(f"llmanac {given[0]}"))
+            module = (error.name or "").partition(".")[0]
+            if module not in EXTRAS:
+                if torch_is_there():
+                    raise
+                module = "torch"
+            _fail(needs(f"llmanac {given[0]}", module))
         except BrokenPipeError:  # `llmanac list | head`
             if arguments is None:  # what is still in the buffer goes nowhere when the process ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,10 +42,15 @@ def torch_is_there() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def needs_torch(what: str) -> LlmanacError:
-    """What to say where `what` needs torch and it is not installed."""
-    line = "`uv pip install --torch-backend cpu 'llmanac[torch]'`"
-    return LlmanacError(f"`{what}` needs torch: {line}, or see PyTorch's installation page")
+EXTRAS = {"torch": "torch", "matplotlib": "plots", "PIL": "images", "pyarrow": "data"}  # modules that a light one lacks
+
+
+def needs(what: str, module: str) -> LlmanacError:
+    """What to say where `what` needs a module of EXTRAS and it is not installed."""
+    if module == "torch":
+        line = "`uv pip install --torch-backend cpu 'llmanac[torch]'`"
+        return LlmanacError(f"`{what}` needs torch: {line}, or see PyTorch's installation page")
+    return LlmanacError(f"`{what}` needs {module}: pip install 'llmanac[{EXTRAS[module]}]'")
 
 
 def may_have_gpu() -> bool:

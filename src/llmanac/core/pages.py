@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import functools
 import html
+import importlib.util
+import inspect
 import io
 import math
 import textwrap
 import warnings as _warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a200")
@@ -47,6 +49,22 @@ def nice_number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}"
 
 
+UNDRAWN = "Not drawn, for want of matplotlib: pip install 'llmanac[plots]'"
+Given = ParamSpec("Given")
+
+
+def _drawn(draw: Callable[Given, Chart]) -> Callable[Given, Chart]:
+    """A chart that is drawn where matplotlib is installed, and says so where it is not."""
+
+    @functools.wraps(draw)
+    def made(*given: Given.args, **named: Given.kwargs) -> Chart:
+        if importlib.util.find_spec("matplotlib") is not None:
+            return draw(*given, **named)
+        return Chart(None, inspect.signature(draw).bind(*given, **named).arguments["caption"])
+
+    return made
+
+
 @dataclass(frozen=True, eq=False)
 class Chart:
     """A drawn chart: its figure, and the text below it, which is also what a screen reader says."""
@@ -57,6 +75,9 @@ class Chart:
     @functools.cached_property
     def svg(self) -> str:
         """A file of its own, which can be put into a page as it is."""
+        if self.figure is None:
+            said = f'<text y="15" font-size="12">{html.escape(UNDRAWN)}</text>'
+            return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="420" height="20">{said}</svg>'
         out = io.StringIO()
         with _style():
             self.figure.savefig(out, format="svg", bbox_inches="tight", pad_inches=0.06, metadata=METADATA)
@@ -180,6 +201,7 @@ def axis_range(values: Iterable[float]) -> tuple[float, float]:
     return low, high
 
 
+@_drawn
 def line_chart(
     lines: Sequence[Line], x_label: str, y_label: str, caption: str, *, log: Literal["", "x", "xy"] = ""
 ) -> Chart:
@@ -207,6 +229,7 @@ def line_chart(
         return _finished(axes, caption)
 
 
+@_drawn
 def interval_chart(rows: Sequence[Row], x_label: str, caption: str, *, margin: float | None = None) -> Chart:
     """A line a row: every replicate a dot, the centre a square, its interval; with `margin` a line at 0 and the margin
     around it."""
@@ -227,6 +250,7 @@ def interval_chart(rows: Sequence[Row], x_label: str, caption: str, *, margin: f
         return _finished(axes, caption)
 
 
+@_drawn
 def bar_chart(
     panels: Mapping[str, Mapping[str, Mapping[str, float]]], caption: str, *, ours: Collection[str] = ()
 ) -> Chart:
@@ -256,6 +280,7 @@ def bar_chart(
         return _finished(every[0], caption)
 
 
+@_drawn
 def heat_map(
     columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float]], x_label: str, y_label: str,
     caption: str,
@@ -277,6 +302,7 @@ def heat_map(
         return _finished(axes, caption)
 
 
+@_drawn
 def picture_grid(pictures: Iterable[Any], texts: Sequence[str], caption: str, columns: int = 4) -> Chart:
     """Pictures (H, W, 3) of bytes side by side, each with its text below."""
     with _style():
