@@ -19,7 +19,7 @@ from llmanac.core.errors import DataError, SpecError, shown, users_code
 from llmanac.core.progress import progress
 from llmanac.core.rng import numpy_generator
 from llmanac.generate.constrain.tools import Call
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics import wilson_interval
 from llmanac.rewards import LARGEST
 
 INVALID = "That is no call of a tool."

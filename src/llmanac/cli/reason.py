@@ -129,7 +129,7 @@ def _utility(name: str, verifier: str | None) -> dict[str, Any]:
 
 def _print(found: list[Answered], file: bool, convention: str) -> None:
     from llmanac.cli.tables import print_table
-    from llmanac.metrics._intervals import wilson_interval
+    from llmanac.metrics import wilson_interval
 
     if not file:
         print(found[0].found.text.strip())

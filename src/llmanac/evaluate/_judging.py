@@ -14,7 +14,7 @@ import regex
 from llmanac.evaluate._benchmark_rows import Item
 from llmanac.evaluate._jinja import SECONDS
 from llmanac.evaluate.benchmark import Extraction, Generation
-from llmanac.metrics._intervals import Z, wilson_interval
+from llmanac.metrics import Z, wilson_interval
 from llmanac.metrics._statistics import estimate
 from llmanac.metrics.answers import convention, drop, f1
 from llmanac.metrics.multiple_choice import chosen

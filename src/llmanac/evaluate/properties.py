@@ -35,8 +35,8 @@ from llmanac.evaluate.contamination import Contamination, contamination
 from llmanac.evaluate.evaluation import Evaluation
 from llmanac.evaluate.evaluation_report import KEY, RESULTS
 from llmanac.metrics import diversity as _diversity
+from llmanac.metrics import wilson_interval
 from llmanac.metrics._auc import auc
-from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics._statistics import estimate, paired
 from llmanac.metrics.item_rest import item_rest
 from llmanac.metrics.rank_correlation import rank_correlation

@@ -39,8 +39,8 @@ from llmanac.evaluate._preferences import (
     write_preferences,
 )
 from llmanac.evaluate.segments import read_rows, texts_of
+from llmanac.metrics import wilson_interval
 from llmanac.metrics._battles import OUTCOMES, Battles
-from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics._statistics import estimate, items_needed
 from llmanac.metrics.agreement import cohen, fleiss
 from llmanac.metrics.bradley_terry import bradley_terry

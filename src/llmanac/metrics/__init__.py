@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llmanac.core.spec import Spec
+from llmanac.metrics._intervals import Z as Z
+from llmanac.metrics._intervals import wilson_interval as wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics import wilson_interval
 from llmanac.metrics._statistics import estimate
 from llmanac.reason import Found
 

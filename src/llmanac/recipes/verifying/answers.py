@@ -14,7 +14,7 @@ import torch
 
 from llmanac.core.files import read_toml
 from llmanac.evaluate.divergence import SHORTEST, Windows, divergence
-from llmanac.metrics._intervals import Z, wilson_interval
+from llmanac.metrics import Z, wilson_interval
 from llmanac.recipes.tune_rows import read_rows
 from llmanac.recipes.verifying.files import Finding, Probes, finding
 from llmanac.recipes.verifying.sides import Local, Prompt, Said, tried
