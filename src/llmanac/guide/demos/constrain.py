@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+import torch
 from markupsafe import Markup
 
 from llmanac.core.errors import SpecError
@@ -51,7 +52,7 @@ def run(values: dict[str, Any], models: Any, until: float) -> list[Markup]:
             return [Markup("<p>No document of the schema begins like this: {} may not come there.</p>").format(text),
                     table]  # fmt: skip
         follower.advance(id)
-    mask = follower.mask()
+    mask = torch.from_numpy(follower.mask())
     logs = held.next(ids or [0])
     kept = logs.masked_fill(~mask, float("-inf")).log_softmax(-1)
     order = [int(i) for i in logs.topk(8).indices] + [int(i) for i in kept.topk(min(8, int(mask.sum()))).indices]
