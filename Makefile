@@ -43,8 +43,8 @@ $(BIN)/.models: tests/models.txt $(BIN)/.dev
 models: $(BIN)/.models
 
 # a wheel, in dist/
-wheel: $(BIN)/.installed
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+wheel:
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 test-slow: $(BIN)/.dev
 	$(BIN)/python -m pytest -m slow --timeout 3600

@@ -36,6 +36,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from evidence._compared import made_up
@@ -211,6 +212,11 @@ def four(engine: Engine, passages: Sequence[tuple[list[int], list[int]]], new: i
     return out
 
 
+def on_arrays(method: Any, logits: torch.Tensor, *more: Any) -> torch.Tensor:
+    """What a decoding method makes of logits: it works on arrays."""
+    return torch.from_numpy(np.asarray(method(logits.numpy(), *more)))
+
+
 @torch.no_grad()
 def of_the_text(engine: Engine, passages: Sequence[tuple[list[int], list[int]]]) -> dict[str, Any]:
     """What each method does to the distributions at the places of the text itself, passage by passage."""
@@ -226,7 +232,7 @@ def of_the_text(engine: Engine, passages: Sequence[tuple[list[int], list[int]]])
         logits = model(Batch(ids=torch.tensor([row[:-1]]))).logits[0, len(prompt) - 1 :].double()
         texts = [Text(row[: len(prompt) + t]) for t in range(len(rest))]
         logs, own = logits.log_softmax(-1), torch.tensor(rest)[:, None]
-        change = penalty(logits, texts).log_softmax(-1).gather(-1, own) - logs.gather(-1, own)
+        change = on_arrays(penalty, logits, texts).log_softmax(-1).gather(-1, own) - logs.gather(-1, own)
         found["change"] += change[:, 0].tolist()
         found["seen"] += [float(i in text.prompt_ids) for i, text in zip(rest, texts, strict=True)]
         for n, own_blocked in blocked.items():
@@ -234,12 +240,13 @@ def of_the_text(engine: Engine, passages: Sequence[tuple[list[int], list[int]]])
         mass = logs.exp()
         found["entropy"] += (-(mass * logs).sum(-1)).tolist()
         for name, cut in cuts.items():
-            kept = cut(logits) > -torch.inf
+            kept = on_arrays(cut, logits) > -torch.inf
             found.setdefault(f"{name} removed", []).extend((mass * ~kept).sum(-1).tolist())
             found.setdefault(f"{name} size", []).extend(kept.sum(-1).double().tolist())
         left, right = torch.randint(logits.shape[-1], (2, 2000), generator=torch.Generator().manual_seed(0))
         for heat in HEATS:
-            warm = make_method("decoding", {"name": "temperature", "temperature": heat}).build()(logits).log_softmax(-1)
+            warm = on_arrays(make_method("decoding", {"name": "temperature", "temperature": heat}).build(), logits)
+            warm = warm.log_softmax(-1)
             off = (warm[:, left] - warm[:, right]) * heat - (logs[:, left] - logs[:, right])
             odds[str(heat)] = max(odds[str(heat)], off.abs().max().item())
     order = sorted(range(len(found["entropy"])), key=lambda at: found["entropy"][at])

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks._corpora import data_folder
-from evidence._pretrained import PACKAGES, pretrained
+from evidence import _pretrained
 from evidence.evaluation import SETS as PROMPTS
 from evidence.evaluation import Made, main_metric, spread
 from llmanac.core.errors import DataError
@@ -55,9 +55,9 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         own = load_benchmark("hellaswag")[1]
         return {PIECES[0]: both(*(evaluate(Made(), "hellaswag", some, own) for some in (items, blind)))}
     (model, name), data = piece.split("_"), data_folder()
-    place = pretrained(model)
+    place = _pretrained.pretrained(model)
     if data is None or place is None:
-        raise DataError(f"question_hidden: needs LLMANAC_SHARED_DATA and {PACKAGES[model]} (make models)")
+        raise DataError(f"question_hidden: needs LLMANAC_SHARED_DATA and {_pretrained.PACKAGES[model]} (make models)")
     torch.set_num_threads(1)
     answerer = load_local(str(place), device="cpu", runner="native")
     own = load_benchmark(name)[1]

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks._corpora import data_folder
-from evidence._pretrained import PACKAGES, pretrained
+from evidence import _pretrained
 from evidence.evaluation import spread
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Line, Section, line_chart, table
@@ -65,9 +65,9 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         return {PIECES[0]: {"rows": made}}
     from llmanac.generate.load import load_engine
 
-    data, place = data_folder(), pretrained("qwen")
+    data, place = data_folder(), _pretrained.pretrained("qwen")
     if data is None or place is None:
-        raise DataError(f"reasoning_qwen: needs LLMANAC_SHARED_DATA and {PACKAGES['qwen']} (make models)")
+        raise DataError(f"reasoning_qwen: needs LLMANAC_SHARED_DATA and {_pretrained.PACKAGES['qwen']} (make models)")
     torch.set_num_threads(1)
     engine = load_engine(str(place), device="cpu", runner="native")
     every = [json.loads(line) for line in (data / "gsm8k" / "test.jsonl").read_text("utf-8").splitlines()]

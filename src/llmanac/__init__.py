@@ -59,7 +59,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+        from llmanac.core.device import naming
+
+        with naming(f"llmanac.{name}"):
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
     if name in _CALLED:
         return importlib.import_module(f"llmanac.{name}")
     raise AttributeError(f"module 'llmanac' has no attribute {name!r}")

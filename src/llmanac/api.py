@@ -9,10 +9,12 @@ names the option as the command writes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from llmanac.core.device import naming
 from llmanac.core.spec import make_method
 
 if TYPE_CHECKING:
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
     from llmanac.retrieve.folder.answers import FolderAnswer
 
 Place = str | Path
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+def _named(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """A function that says what to install where it needs a package of an extra."""
+
+    @functools.wraps(function)
+    def called(*given: Given.args, **named: Given.kwargs) -> Made:
+        with naming(f"llmanac.{function.__name__}"):
+            return function(*given, **named)
+
+    return called
+
+
 Changes = Mapping[str, Any]
 
 
@@ -36,6 +53,7 @@ def _run(kind: Any, fields: dict[str, Any], data: Place, output: Place, resume: 
     return run(asked, folder=Path(output), resume=resume, flag="output")
 
 
+@_named
 def tune(
     model: Place, data: Place, *, adapter: str = "lora", output: Place = "tuned", resume: bool = False,
     changes: Changes | None = None,
@@ -46,6 +64,7 @@ def tune(
     return _run(TuneSpec, {"model": str(model), "adapter": adapter}, data, output, resume, changes)
 
 
+@_named
 def align(
     model: Place, data: Place, *, method: str = "grpo", reward: str | Sequence[str] | None = None,
     adapter: str = "lora", output: Place = "aligned", resume: bool = False, changes: Changes | None = None,
@@ -61,6 +80,7 @@ def align(
     return _run(AlignSpec, fields, data, output, resume, changes)
 
 
+@_named
 def specialize(
     model: Place, data: Place, *, output: Place = "specialist", auto: bool = False, resume: bool = False,
     changes: Changes | None = None,
@@ -79,6 +99,7 @@ def specialize(
     return run(asked, folder=Path(output), resume=resume, flag="output")
 
 
+@_named
 def distill(
     teacher: Place, student: Place, data: Place, *, level: str = "token", adapter: str = "full", samples: int = 1,
     temperature: float = 0.0, max_tokens: int = 256, verify: str = "squad", output: Place = "distilled",
@@ -92,6 +113,7 @@ def distill(
     return _run(TuneSpec, distilling(str(teacher), str(student), level, adapter, how), data, output, resume, changes)
 
 
+@_named
 def merge(adapter: Place, output: Place, *, base: str | None = None, dtype: str | None = None) -> Merged:
     """Write a model with an adapter's change in its weights."""
     from llmanac.recipes.merge import merge as merged
@@ -99,6 +121,7 @@ def merge(adapter: Place, output: Place, *, base: str | None = None, dtype: str 
     return merged(adapter, Path(output), base=base, dtype=dtype)
 
 
+@_named
 def quantize(
     model: Place, output: Place, method: str, *, targets: Sequence[str] = (), texts: Sequence[str] | None = None,
     calibration: Sequence[str] | None = None,
@@ -109,6 +132,7 @@ def quantize(
     return quantized(str(model), Path(output), method, targets=targets, texts=texts, calibration=calibration)
 
 
+@_named
 def evaluate(model: Place, other: Place | None = None, **options: Any) -> Evaluated:
     """Run benchmarks on one model or two; the options are those of `evaluate.benchmarking.run_benchmarks`."""
     from llmanac.evaluate.benchmarking import run_benchmarks
@@ -116,6 +140,7 @@ def evaluate(model: Place, other: Place | None = None, **options: Any) -> Evalua
     return run_benchmarks(model, other, **options)
 
 
+@_named
 def generate(model: Place, prompt: str, *, runner: str = "auto", **options: Any) -> list[Completion]:
     """Continue a text; the options are those of `Engine.generate`. To ask more than once, keep an `Engine`."""
     from llmanac.generate.load import load_writer
@@ -123,6 +148,7 @@ def generate(model: Place, prompt: str, *, runner: str = "auto", **options: Any)
     return load_writer(str(model), runner=runner).generate(prompt, **options)
 
 
+@_named
 def index(
     folder: Place, *, place: Place | None = None, encoder: str | None = None, include: Sequence[str] = ()
 ) -> FolderIndex:  # fmt: skip
@@ -133,6 +159,7 @@ def index(
     return FolderIndex.update(Path(folder), None if place is None else Path(place), encoder=spec, include=include)
 
 
+@_named
 def ask(
     folder: Place, question: str, *, model: Place | None = None, runner: str = "auto", place: Place | None = None,
     encoder: str | None = None, include: Sequence[str] = (), **options: Any,

@@ -261,12 +261,17 @@ def serve_command(
                  "--tensor": tensor > 1, "--pipeline": pipeline > 1,
                  "--runner native": runner.startswith("native")}  # fmt: skip
 
-    def load() -> tuple[Engine, Assistant | None, Embedder | None]:
-        from llmanac.evaluate.embed import Embedder
-        from llmanac.generate.load import load_assistant, load_writer
-        from llmanac.multimodal._seeing import load_seeing, sees
+    def sees(path: str) -> bool:
+        from llmanac.multimodal._seeing import sees
 
-        if sees(path):
+        return sees(path)
+
+    def load() -> tuple[Engine, Assistant | None, Embedder | None]:
+        from llmanac.generate.load import load_assistant, load_writer
+
+        if not path.endswith(".gguf") and sees(path):
+            from llmanac.multimodal._seeing import load_seeing
+
             if refused := [flag for flag, value in text_only.items() if value]:
                 raise RequestError(f"{refused[0]}: is for models of text alone; {path} holds a model of images")
             from llmanac.generate.engine import Engine
@@ -278,7 +283,11 @@ def serve_command(
         else:
             engine = load_writer(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
         print(engine.runs_on, file=sys.stderr, flush=True)
-        embedder = None if embedding_model is None else Embedder.load(embedding_model)
+        embedder = None
+        if embedding_model is not None:
+            from llmanac.evaluate.embed import Embedder
+
+            embedder = Embedder.load(embedding_model)
         if documents is None:
             return engine, load_assistant(path, engine), embedder
         fields = {"mode": mode, "method": method, "k": passages, "threshold": threshold, "budget": budget}

@@ -25,7 +25,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmanac.core import interrupts
-from llmanac.core.errors import DataError, LlmanacError, SpecError
+from llmanac.core.device import naming
+from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.progress import Report
 from llmanac.guide import plan
 from llmanac.guide.demos import Models, demos
@@ -106,8 +107,9 @@ class Guide:
             return self._figure(path)
         params = dict(request.query_params)
         try:
-            text = await asyncio.to_thread(self.site.page, path, query=params.get("query", ""), params=params)
-        except DataError as error:
+            with naming("this page"):
+                text = await asyncio.to_thread(self.site.page, path, query=params.get("query", ""), params=params)
+        except LlmanacError as error:
             return self._message(500, str(error))
         return HTMLResponse(text) if text is not None else self._message(404, f"there is no page {path[:100]!r}")
 

@@ -126,6 +126,8 @@ def values(head: str, where: str) -> dict[str, Any]:
 def _computed(expression: str, known: Mapping[str, Any], where: str) -> Any:
     try:
         return eval(expression, {"__builtins__": BUILTINS, "math": math, "np": np, "drawn": drawn, **known})
+    except ImportError:
+        raise
     except Exception as error:
         raise SpecError(f"{where}: {expression}: {error}") from error
 

@@ -218,7 +218,11 @@ class Site:
         body = markdown.render(page.explanation, lambda to: None, level=2)
         parts = [part for part in PARTS if part not in page.lacks]
         ids = (page.entry.id, page.entry.method)
-        found = [(demo, demo.preset(*ids) if self.token else "") for demo in demos().values() if demo.shows(*ids)]
+        found = [
+            (demo, demo.preset(*ids) if self.token else "")
+            for demo in demos().values()
+            if demo.shows(*ids) and demo.there
+        ]
         told, order = about(page.entry.id), list(pages())
         at, name = order.index(page.entry.id), chapter.drawn_for().get(page.entry.id)
         near = [pages()[order[n]].entry for n in (at - 1, at + 1) if 0 <= n < len(order)]

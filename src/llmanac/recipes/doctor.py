@@ -94,7 +94,8 @@ def missing() -> list[dict[str, Any]]:
         if has is None or not needed.specifier.contains(has, prereleases=True):
             found.setdefault(extra, []).append(f"{needed.name}{needed.specifier}" + (f" (is {has})" if has else ""))
     return [
-        {"use": USES[extra], "packages": names, "install": f"pip install 'llmanac[{extra}]'" if extra else
+        {"use": USES[extra], "packages": names, "install": device.TORCH if extra == "torch" else
+         f"pip install 'llmanac[{extra}]'" if extra else
          f"pip install {' '.join(repr(name.partition(' ')[0]) for name in names)}"}
         for extra, names in found.items()
     ]  # fmt: skip

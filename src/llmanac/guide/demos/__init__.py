@@ -133,6 +133,14 @@ class Demo:
         return importlib.import_module(f"{__name__}.{self.name}")
 
     @property
+    def there(self) -> bool:
+        """Whether the packages that it needs are installed."""
+        try:
+            return self.module is not None
+        except ImportError:
+            return False
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         found: tuple[Field, ...] = self.module.FIELDS
         return found
