@@ -75,7 +75,7 @@ def _places(log: Items, rows: np.ndarray) -> str:
 def own_findings(log: Items, metric: str) -> list[Finding]:
     """What is wrong with one log by itself: rows logged twice, scores that are no numbers, answers that failed."""
     out = []
-    keys = _mixed(log.hashed("name"), np.frombuffer(log.samples, np.int64))
+    keys = _mixed(log.hashed("name"), np.frombuffer(log.samples, np.uint64))
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     if len(twice := np.flatnonzero(first[inverse] != np.arange(len(keys)))):
         said = f"{len(twice):,} rows are in the log twice ({_places(log, twice)}; the first is that of "
@@ -156,13 +156,16 @@ def _contents(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
     if len(found := differ("target")):
         out.append(Finding("target", said("other right answers", found, "; score both alike, or --allow prompts")))
     if len(found := differ("prompt")):
-        constant = len(one.systems) < 2 and len(two.systems) < 2  # what a template writes into the system's turn
-        if not len(differ("plain")) or (constant and not len(differ("turns"))):
-            end = ": the chat template alone, the text in it is the same"
+        # a system turn is the template's own where both runs say that they were given none, or the same
+        given = [log.task.settings.get("system prompt") for log in (one, two)]
+        own = given[0] is not None and given[0] == given[1] and len(one.systems) < 2 and len(two.systems) < 2
+        marked = one.marked or two.marked
+        if marked and not (len(differ("plain")) and (not own or len(differ("turns")))):
+            end = ": the chat template alone, the words in it are the same"
             out.append(Finding("template", said("other prompts", found, end), stops=False))
         else:
             end = "; give both the same prompts, or --allow prompts"
-            out.append(Finding("prompt", said("other prompts", differ("plain"), end)))
+            out.append(Finding("prompt", said("other prompts", differ("plain" if marked else "prompt"), end)))
     if (np.diff(rows[1]) < 0).any():
         out.append(Finding("order", f"{name}: the rows are in another order; documents pair them", stops=False))
     if not (pairs.counts[0] == pairs.counts[1]).all():
@@ -192,7 +195,13 @@ def score_findings(one: Items, two: Items, metric: str, pairs: Pairs) -> list[Fi
     elif metric not in AGGREGATES and not lower_is_better(metric):
         values = [log.values(metric)[own >= 0] for log, own in zip((one, two), pairs.item, strict=True)]
         least, most = sorted(float(v.max(initial=0.0)) for v in values)
-        if min(v.min() for v in values) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least):
+        ranges = [(float(v.min()), float(v.max())) for v in values]
+        right = [bool(np.isin(v, (0.0, 1.0)).all()) for v in values]
+        outside = [low < 0 or high > 1 for low, high in ranges]
+        if any(right) and any(outside):
+            said = f"{name} is 0 or 1 in one log and not from 0 to 1 in the other: another scale"
+            out.append(Finding("scale", said + "; score both alike"))
+        elif min(v.min() for v in values) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least):
             said = f"{name} goes up to {least:g} in one log and to {most:g} in the other: another scale"
             out.append(Finding("scale", said + "; score both alike"))
     return out
