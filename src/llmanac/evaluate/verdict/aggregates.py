@@ -16,8 +16,9 @@ import numpy as np
 from llmanac.core.spec import make_method
 from llmanac.metrics._corpus import Formula, Measured, mean_of
 
-LOWER = {"perplexity", "ppl", "bits", "bpb", "bpc", "nll", "loss", "brier", "ece", "ter", "wer", "cer", "error", "errors",
-         "err", "mae", "mse", "rmse", "mape", "distance", "latency", "runtime", "time", "cost", "toxicity"}  # fmt: skip
+LOWER = {"perplexity", "ppl", "bits", "bpb", "bpc", "nll", "loss", "brier", "ece", "ter", "wer", "cer", "error",
+         "errors", "err", "mae", "mse", "rmse", "mape", "distance", "latency", "runtime", "time", "cost",
+         "toxicity"}  # fmt: skip
 
 
 def lower_is_better(metric: str) -> bool:

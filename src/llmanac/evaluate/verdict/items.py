@@ -149,9 +149,10 @@ class Items:
 
     Attributes:
         hashes: by name of HASHES a number a row; 0 where the log has no such thing.
-        places, samples: one a row, of samples a hash; marked: whether a prompt is messages, or has a template's marks. scores: by metric (rows, K) numbers, NaN where a row has none.
+        places, samples: one a row, of samples a hash. scores: by metric (rows, K) numbers, NaN where a row has none.
         labels: `--group` and `--slices`: a number a row, and the texts they number.
-        systems: hashes of the system turns that templates wrote, up to two.
+        systems: hashes of the system turns in prompts, up to two.
+        marked: whether a prompt is messages, or has a template's marks.
         failed: rows without a score, and why; bad: the first score of each metric that is no finite number.
     """
 

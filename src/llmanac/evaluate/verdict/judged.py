@@ -212,8 +212,10 @@ def _check_apart(paths: Mapping[str, Path]) -> None:
     for (a, one), (b, two) in combinations(paths.items(), 2):
         pairs = [*zip(files_of(one), files_of(two), strict=False)]
         alike = len(files_of(one)) == len(pairs) == len(files_of(two))
-        if alike and all(x.stat().st_size == y.stat().st_size for x, y in pairs) and all(
-            x.samefile(y) or file_sha256(x) == file_sha256(y) for x, y in pairs
+        if (
+            alike
+            and all(x.stat().st_size == y.stat().st_size for x, y in pairs)
+            and all(x.samefile(y) or file_sha256(x) == file_sha256(y) for x, y in pairs)
         ):
             raise DataError(f"{two}: {b} is the same log as {a}; give the logs of two systems")
 

@@ -29,12 +29,10 @@ def form_of(path: Path) -> ModuleType | None:
     if format_of(path) == ".eval":
         return inspect_log
     keys: set[Any] = set()
-    start = next(blocks(path, PROBLEMS), b"").lstrip(SPACE) if format_of(path) == ".json" else b""
-    if start[:1] == b"[" and start[1:].lstrip(SPACE)[:1] not in (b"{", b""):
-        return None  # a list of other things than rows, such as kept answers
+    start = next(blocks(path, PROBLEMS), b"").lstrip(SPACE) if format_of(path) == ".json" else b"[{"
     if start[:1] == b"{":
         keys |= {place[0] for place, _ in itertools.islice(members(path, PROBLEMS, None), FIRST)}
-    else:
+    elif start[:1] == b"[" and start[1:].lstrip(SPACE)[:1] in (b"{", b""):  # other lists hold no rows
         keys |= next((row.values.keys() for row in table_rows(path, PROBLEMS)), set())
     return next((form for form in FORMS if any(own <= keys for own in form.KEYS)), None)
 

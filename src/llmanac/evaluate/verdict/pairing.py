@@ -17,6 +17,7 @@ ALLOWED = {"prompts": ("version", "shots", "prompt", "target", "settings"), "mis
 REFUSED = {"version": "version", "shots": "shots", "system prompt": "prompt", "instructions": "prompt",
            "task arguments": "settings", "solvers": "settings"}  # fmt: skip
 UNUSABLE = ("no pairs", "duplicated", "not a number", "scale", "direction")  # findings with which nothing is compared
+LM_EVAL = "lm-eval"  # whose results_DATE.json says what its samples were asked with
 SHOWN = 3  # places that a sentence lists
 ROOM = 8.0  # between the ranges of two logs of one metric, from which on they have another scale
 
@@ -83,7 +84,7 @@ def own_findings(log: Items, metric: str) -> list[Finding]:
         out.append(Finding("duplicated", said))
     if len(bad := np.flatnonzero(~np.isfinite(log.values(metric)).all(1))):
         place, value = log.bad.get(metric, (log.places[bad[0]], "missing"))
-        said = f"{log.task.where(place)}: {log.label(metric)} is {value}, as in {len(bad):,} rows; score them"
+        said = f"{log.task.where(place)}: {log.label(metric)} is {value} ({len(bad):,} such in all); score them"
         out.append(Finding("not a number", said))
     if log.failed:
         place, name, why = log.failed[0]
@@ -129,6 +130,10 @@ def _missing(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
 
 def _settings(one: Items, two: Items) -> list[Finding]:
     out = []
+    silent = [str(log.task.path) for log in (one, two) if not log.task.settings]
+    if len(silent) == 1 or (silent and one.task.form == LM_EVAL):
+        said = f"{one.name or 'items'}: {' and '.join(silent)} states no version, shots and system prompt: not compared"
+        out.append(Finding("note", said, stops=False))
     for name, value in one.task.settings.items():
         other = two.task.settings.get(name)
         if other is None or other == value:
@@ -180,7 +185,8 @@ def metric_of(one: Items, two: Items, wanted: str | None) -> tuple[str | None, F
     if not chosen:
         lists = " and ".join(", ".join(map(log.label, log.columns)) or "none" for log in (one, two))
         what = "no metric in common" if wanted is None else f"{wanted} is not in both logs"
-        return None, Finding("metric", f"{one.name or 'items'}: {what} (they have {lists}); name one with --metric")
+        advice = "score both alike" if wanted is None else "name one that both have with --metric"
+        return None, Finding("metric", f"{one.name or 'items'}: {what} (they have {lists}); {advice}")
     return chosen[0], None
 
 
@@ -194,16 +200,15 @@ def score_findings(one: Items, two: Items, metric: str, pairs: Pairs) -> list[Fi
         out.append(Finding("scale", f"{name} is a number in one log and a pair in the other; score both alike"))
     elif metric not in AGGREGATES and not lower_is_better(metric):
         values = [log.values(metric)[own >= 0] for log, own in zip((one, two), pairs.item, strict=True)]
-        least, most = sorted(float(v.max(initial=0.0)) for v in values)
-        ranges = [(float(v.min()), float(v.max())) for v in values]
-        right = [bool(np.isin(v, (0.0, 1.0)).all()) for v in values]
-        outside = [low < 0 or high > 1 for low, high in ranges]
-        if any(right) and any(outside):
-            said = f"{name} is 0 or 1 in one log and not from 0 to 1 in the other: another scale"
-            out.append(Finding("scale", said + "; score both alike"))
-        elif min(v.min() for v in values) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least):
-            said = f"{name} goes up to {least:g} in one log and to {most:g} in the other: another scale"
-            out.append(Finding("scale", said + "; score both alike"))
+        (low, high), (other, top) = ((float(v.min()), float(v.max())) for v in values)
+        least, most = sorted((high, top))
+        beyond = min(low, other) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least)
+        right = any(np.isin(v, (0.0, 1.0)).all() for v in values)  # or wrong
+        if beyond or (right and (min(low, other) < 0 or most > 1)):
+            said = (
+                f"{name} goes from {low:g} to {high:g} in one log and from {other:g} to {top:g} in the other: another"
+            )
+            out.append(Finding("scale", said + " scale; score both alike"))
     return out
 
 

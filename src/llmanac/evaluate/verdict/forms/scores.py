@@ -14,7 +14,7 @@ from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.evaluate.verdict.items import Row, Task, number
 
-TITLE = "a table of scores"
+TITLE = "a table with columns id and score"
 KEYS = ({"id", "score"},)
 KNOWN = ("id", "task", "sample", "prompt", "target", "answer")
 
