@@ -172,20 +172,16 @@ def _whole(systems: Sequence[Measured], own: np.ndarray | None, margin: float | 
         systems = [replace(one, statistics=np.stack([np.bincount(own, column) for column in one.statistics.T], 1))
                    for one in systems]  # fmt: skip
     test = significance(systems[0], systems[1])
-    changed = int((systems[0].statistics != systems[1].statistics).any(1).sum())
     old, new = resampled_together(systems, DRAWS, np.random.default_rng(SEED))
-    low, high = percentiles(new - old)
+    draws = new - old
+    low, high = percentiles(draws)
+    beyond = DRAWS if margin is None else max(int((draws >= margin).sum()), int((draws <= -margin).sum()))
+    if (systems[0].statistics != systems[1].statistics).any(1).sum() < FEW:
+        beyond = DRAWS  # the bootstrap knows no variance where few units differ
     return {
-        "difference": test.difference, "standard_error": float((new - old).std(ddof=1)), "low": low, "high": high,
-        "p": test.p, "test": "random swaps", "p_equivalence": _drawn_beyond(new - old, margin, changed),
+        "difference": test.difference, "standard_error": float(draws.std(ddof=1)), "low": low, "high": high,
+        "p": test.p, "test": "random swaps", "p_equivalence": None if margin is None else (beyond + 1) / (DRAWS + 1),
     }  # fmt: skip
-
-
-def _drawn_beyond(draws: np.ndarray, margin: float | None, changed: int) -> float | None:
-    """The p of an equivalence by the bootstrap, which knows no variance where few units differ."""
-    if margin is None or changed < FEW:
-        return None if margin is None else 1.0
-    return (max(int((draws >= margin).sum()), int((draws <= -margin).sum())) + 1) / (len(draws) + 1)
 
 
 def overall(parts: Sequence[tuple[Comparison, np.ndarray, np.ndarray | None]], margin: float | None) -> Comparison:

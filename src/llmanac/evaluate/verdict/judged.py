@@ -7,7 +7,6 @@ found.verdicts, found.comparisons[0].difference
 from __future__ import annotations
 
 import json
-import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -27,8 +26,7 @@ from llmanac.evaluate.verdict.items import Items, Log
 from llmanac.evaluate.verdict.load import files_of, read_log
 from llmanac.evaluate.verdict.pairing import Finding, Pairs
 
-MOST_SLICES = 200
-LETTERS = string.ascii_uppercase
+MOST, MOST_SLICES = 26, 200  # systems have a letter each
 HEADS = ("benchmark", "system", "verdict", "difference", "95% interval", "p", "metric", "better is", "value",
          "baseline", "items", "shows from", "more items")  # fmt: skip
 WORST = ("worse", "inconclusive", "too few", "equivalent", "better")  # first
@@ -88,9 +86,8 @@ class Judgement(Shown):
     @property
     def verdicts(self) -> dict[str, str]:
         """The verdict on each system but the baseline: over all benchmarks, else the worst of its comparisons."""
-        best_first = sorted(self.overall or self.comparisons, key=lambda one: -WORST.index(one.verdict))
-        found = {one.system: one.verdict for one in best_first}
-        return {letter: found[letter] for letter in self.systems if letter in found}
+        worst_last = sorted(self.overall or self.comparisons, key=lambda one: (one.system, -WORST.index(one.verdict)))
+        return {one.system: one.verdict for one in worst_last}
 
     def tables(self) -> list[dict[str, Any]]:
         """As of a page: the comparisons, and those of the slices."""
@@ -120,7 +117,8 @@ class Judgement(Shown):
 
 
 def _cells(one: Comparison) -> list[Any]:
-    more = f"about {one.more:,}" if one.more else "" if one.difference else "none would"
+    none = one.verdict in ("inconclusive", "too few") and not one.difference
+    more = f"about {one.more:,}" if one.more else "none would" if none else ""
     items = f"{one.items:,}" + (f" in {one.groups:,} groups" if one.groups != one.items else "")
     return [
         one.benchmark or "items", one.system, (one.verdict, one.verdict), f"{one.difference:+.4f}",
@@ -172,9 +170,9 @@ def verdict(
         SpecError: an option that does not fit. DataError: a log that cannot be read, or logs that do not pair; it names
             file and line, and every difference that was found.
     """
-    if len(more) > len(LETTERS) - 2:
-        raise SpecError(f"logs: {len(more) + 2} are more than {len(LETTERS)}; compare them in several calls")
-    paths = dict(zip(LETTERS, map(Path, (one, two, *more)), strict=False))
+    paths = {chr(ord("A") + number): Path(path) for number, path in enumerate((one, two, *more))}
+    if len(paths) > MOST:
+        raise SpecError(f"logs: {len(paths)} are more than {MOST}; compare them in several calls")
     allow = allow.split(",") if isinstance(allow, str) else allow
     if baseline not in paths:
         raise SpecError(f"baseline: {baseline!r} is not one of the letters {', '.join(paths)}")
@@ -210,13 +208,9 @@ def verdict(
 
 def _check_apart(paths: Mapping[str, Path]) -> None:
     for (a, one), (b, two) in combinations(paths.items(), 2):
-        pairs = [*zip(files_of(one), files_of(two), strict=False)]
-        alike = len(files_of(one)) == len(pairs) == len(files_of(two))
-        if (
-            alike
-            and all(x.stat().st_size == y.stat().st_size for x, y in pairs)
-            and all(x.samefile(y) or file_sha256(x) == file_sha256(y) for x, y in pairs)
-        ):
+        files = files_of(one), files_of(two)
+        sizes, other = ([file.stat().st_size for file in own] for own in files)
+        if sizes == other and all(file_sha256(mine) == file_sha256(its) for mine, its in zip(*files, strict=True)):
             raise DataError(f"{two}: {b} is the same log as {a}; give the logs of two systems")
 
 

@@ -17,7 +17,6 @@ ALLOWED = {"prompts": ("version", "shots", "prompt", "target", "settings"), "mis
 REFUSED = {"version": "version", "shots": "shots", "system prompt": "prompt", "instructions": "prompt",
            "task arguments": "settings", "solvers": "settings"}  # fmt: skip
 UNUSABLE = ("no pairs", "duplicated", "not a number", "scale", "direction")  # findings with which nothing is compared
-LM_EVAL = "lm-eval"  # whose results_DATE.json says what its samples were asked with
 SHOWN = 3  # places that a sentence lists
 ROOM = 8.0  # between the ranges of two logs of one metric, from which on they have another scale
 
@@ -131,8 +130,10 @@ def _missing(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
 def _settings(one: Items, two: Items) -> list[Finding]:
     out = []
     silent = [str(log.task.path) for log in (one, two) if not log.task.settings]
-    if len(silent) == 1 or (silent and one.task.form == LM_EVAL):
-        said = f"{one.name or 'items'}: {' and '.join(silent)} states no version, shots and system prompt: not compared"
+    if len(silent) == 1 or (silent and one.task.form == "lm-eval"):
+        said = (
+            f"{one.name or 'items'}: version, shots and system prompt are not in {' and '.join(silent)}: not compared"
+        )
         out.append(Finding("note", said, stops=False))
     for name, value in one.task.settings.items():
         other = two.task.settings.get(name)
@@ -185,8 +186,7 @@ def metric_of(one: Items, two: Items, wanted: str | None) -> tuple[str | None, F
     if not chosen:
         lists = " and ".join(", ".join(map(log.label, log.columns)) or "none" for log in (one, two))
         what = "no metric in common" if wanted is None else f"{wanted} is not in both logs"
-        advice = "score both alike" if wanted is None else "name one that both have with --metric"
-        return None, Finding("metric", f"{one.name or 'items'}: {what} (they have {lists}); {advice}")
+        return None, Finding("metric", f"{one.name or 'items'}: {what} (they have {lists}); score both alike")
     return chosen[0], None
 
 
@@ -205,10 +205,8 @@ def score_findings(one: Items, two: Items, metric: str, pairs: Pairs) -> list[Fi
         beyond = min(low, other) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least)
         right = any(np.isin(v, (0.0, 1.0)).all() for v in values)  # or wrong
         if beyond or (right and (min(low, other) < 0 or most > 1)):
-            said = (
-                f"{name} goes from {low:g} to {high:g} in one log and from {other:g} to {top:g} in the other: another"
-            )
-            out.append(Finding("scale", said + " scale; score both alike"))
+            said = f"{low:g} to {high:g} in one log and from {other:g} to {top:g} in the other: another scale"
+            out.append(Finding("scale", f"{name} goes from {said}; score both alike"))
     return out
 
 

@@ -68,12 +68,9 @@ def _rows(path: Path, problems: Problems, main: Sequence[str]) -> Iterator[Row]:
 def _row(key: tuple[str, int], found: tuple[int, dict[str, float]], main: Sequence[str], **more: Any) -> Row:
     """A row whose first scores are those that the run is about, and whose last are counts of tokens and times."""
     line, scores = found
-    ordered = {name: scores[name] for name in (*main, *sorted(scores, key=_is_count)) if name in scores}
+    names = (*main, *sorted(scores, key=lambda name: COUNTS.match(name) is not None))
+    ordered = {name: scores[name] for name in names if name in scores}
     return Row(line, key[0], scores=ordered, sample=key[1] + 1, **more)
-
-
-def _is_count(name: str) -> bool:
-    return COUNTS.match(name) is not None
 
 
 def _named(instance: Mapping[str, Any], trial: Mapping[str, Any], name: str) -> tuple[str, int]:
