@@ -156,8 +156,8 @@ def test_system_turns_are_read_once():
     """Work grows with the length: of turns that never end, a search for each end would go through all the rest."""
     for mark in ("<<SYS>>", "<|im_start|>system ", "<|system|>", "<|im_start|>" + " " * 50, "<think>" + " " * 50):
         without_template(mark * (1_000_000 // len(mark)))
-    assert without_template("<<SYS>> a <<SYS>> b <</SYS>> c")[1:] == ("c", "a b")
-    assert without_template("<</SYS>> a <<SYS>> b") == ("a b", "a b", "")
+    assert without_template("<<SYS>> a <<SYS>> b <</SYS>> c") == ("a b c", "c")
+    assert without_template("<</SYS>> a <<SYS>> b") == ("a b", "a b")
 
 
 def test_a_folder_with_other_json_is_read(tmp_path):

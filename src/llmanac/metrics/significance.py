@@ -81,8 +81,8 @@ def significance(baseline: Measured, system: Measured, spec: Spec | None = None,
 
 
 def _p(found: np.ndarray, difference: float) -> float:
-    least = abs(difference) * (1 - 1e-9)  # a tie is no evidence, whatever its rounding
-    return (int((found >= least).sum()) + 1) / (len(found) + 1)
+    # a tie is no evidence, whatever its rounding
+    return (int((found >= abs(difference) * (1 - 1e-9)).sum()) + 1) / (len(found) + 1)
 
 
 def _swapped(baseline: Measured, system: Measured, trials: int, generator: np.random.Generator) -> np.ndarray:

@@ -102,26 +102,25 @@ def message_text(content: Any) -> str:
     return "".join(text if isinstance(text, str) else json.dumps(text, sort_keys=True, default=str) for text in texts)
 
 
-def without_template(prompt: Any) -> tuple[str, str, str]:
-    """`(text, turns, system)` of a prompt without what a chat template puts around messages.
+def without_template(prompt: Any) -> tuple[str, str]:
+    """`(text, turns)` of a prompt without what a chat template puts around messages.
 
     A template also adds and takes away white space: each run of it is a space. `turns` is the text without that of the
-    system's turn, which is `system`.
+    system's turn.
     """
     if not isinstance(prompt, str):  # messages: no template wrote a turn of its own
         text = " ".join("\n".join(message_text(turn.get("content", "")) for turn in prompt).split())
-        return text, text, ""
-    system, rest, end, opened = [], [], 0, None
+        return text, text
+    rest, end, opened = [], 0, None
     for mark in SYSTEM.finditer(prompt) if "<" in prompt else ():
         if mark["open"]:
             opened = opened or mark
         elif opened:
-            system.append(prompt[opened.end() : mark.start()])
             rest.append(prompt[end : opened.start()])
             end, opened = mark.end(), None
     rest.append(prompt[end:])
-    text, turns, own = (" ".join(MARK.sub(" ", part).split()) for part in (prompt, " ".join(rest), " ".join(system)))
-    return text, turns, own
+    text, turns = (" ".join(MARK.sub(" ", part).split()) for part in (prompt, " ".join(rest)))
+    return text, turns
 
 
 def number(value: Any) -> float | None:
@@ -151,7 +150,6 @@ class Items:
         hashes: by name of HASHES a number a row; 0 where the log has no such thing.
         places, samples: one a row, of samples a hash. scores: by metric (rows, K) numbers, NaN where a row has none.
         labels: `--group` and `--slices`: a number a row, and the texts they number.
-        systems: hashes of the system turns in prompts, up to two.
         marked: whether a prompt is messages, or has a template's marks.
         failed: rows without a score, and why; bad: the first score of each metric that is no finite number.
     """
@@ -163,7 +161,6 @@ class Items:
         self.columns: dict[str, array[float]] = {}
         self.widths: dict[str, int] = {}
         self.labels: dict[str, tuple[array[int], dict[str, int]]] = {each: (array("q"), {}) for each in fields}
-        self.systems: set[int] = set()
         self.marked = False
         self.failed: list[tuple[int, str, str]] = []
         self.bad: dict[str, tuple[int, str]] = {}
@@ -179,10 +176,8 @@ class Items:
         self.places.append(row.place)
         self.samples.append(digest(row.sample))
         texts = [without_template(prompt) for prompt in row.prompts]
-        joined = ["\n".join(parts) if texts else None for parts in zip(*texts, strict=True)] or [None] * 3
-        if texts and len(self.systems) < 2:
-            self.systems.add(digest(joined[2]))
-            self.marked |= any(not isinstance(one, str) or MARK.search(one) is not None for one in row.prompts)
+        joined = ["\n".join(parts) if texts else None for parts in zip(*texts, strict=True)] or [None] * 2
+        self.marked |= any(not isinstance(one, str) or MARK.search(one) is not None for one in row.prompts)
         document = row.name if row.document is None else row.document
         prompts = list(row.prompts) or None
         values = (row.name, document, row.target, prompts, joined[0], joined[1])

@@ -117,8 +117,7 @@ class Judgement(Shown):
 
 
 def _cells(one: Comparison) -> list[Any]:
-    none = one.verdict in ("inconclusive", "too few") and not one.difference
-    more = f"about {one.more:,}" if one.more else "none would" if none else ""
+    more = f"about {one.more:,}" if one.more else "none would" if not one.difference else ""
     items = f"{one.items:,}" + (f" in {one.groups:,} groups" if one.groups != one.items else "")
     return [
         one.benchmark or "items", one.system, (one.verdict, one.verdict), f"{one.difference:+.4f}",

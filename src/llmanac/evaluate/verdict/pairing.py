@@ -163,8 +163,7 @@ def _contents(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
         out.append(Finding("target", said("other right answers", found, "; score both alike, or --allow prompts")))
     if len(found := differ("prompt")):
         # a system turn is the template's own where both runs say that they were given none, or the same
-        given = [log.task.settings.get("system prompt") for log in (one, two)]
-        own = given[0] is not None and given[0] == given[1] and len(one.systems) < 2 and len(two.systems) < 2
+        own = one.task.settings.get("system prompt", "none said") == two.task.settings.get("system prompt")
         marked = one.marked or two.marked
         if marked and not (len(differ("plain")) and (not own or len(differ("turns")))):
             end = ": the chat template alone, the words in it are the same"
