@@ -127,6 +127,20 @@ def test_benchmarks_that_are_too_far_are_rarely_called_equivalent_overall(severa
     assert found / (NULLS // 4) <= 0.06
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_equivalence_takes_differences_of_every_size(grouped):
+    for several, count in ((1, 8), (3, 1), (3, 4), (20, 2), (2, 300)):
+        for size in (0, 0.1, 1, 7, 100):
+            for margin in (0.01, 0.5, 1000):
+                one = np.zeros((several, count))
+                one[0, 0] = size
+                groups = np.arange(count) // 2 if grouped else None
+                parts = [(decide.compare(column(d), column(0 * d), "score", groups=groups, margin=margin), d, groups)
+                         for d in one]  # fmt: skip
+                for found in (decide.overall(parts, margin), *(part[0] for part in parts)):
+                    assert 0 <= found.p_equivalence <= 1, (several, count, size, margin)
+
+
 def test_equal_items_are_equivalent_where_they_are_enough():
     for count, same in ((50, False), (250, True)):
         for scale in (1, 100):

@@ -175,12 +175,11 @@ def _whole(systems: Sequence[Measured], own: np.ndarray | None, margin: float | 
     old, new = resampled_together(systems, DRAWS, np.random.default_rng(SEED))
     draws = new - old
     low, high = percentiles(draws)
-    beyond = DRAWS if margin is None else max(int((draws >= margin).sum()), int((draws <= -margin).sum()))
-    if (systems[0].statistics != systems[1].statistics).any(1).sum() < FEW:
-        beyond = DRAWS  # the bootstrap knows no variance where few units differ
+    few = (systems[0].statistics != systems[1].statistics).any(1).sum() < FEW  # of which draws know no variance
+    beyond = None if margin is None else max((draws >= margin).sum(), (draws <= -margin).sum()) + 1
     return {
         "difference": test.difference, "standard_error": float(draws.std(ddof=1)), "low": low, "high": high,
-        "p": test.p, "test": "random swaps", "p_equivalence": None if margin is None else (beyond + 1) / (DRAWS + 1),
+        "p": test.p, "test": "random swaps", "p_equivalence": beyond and float(few or beyond / (DRAWS + 1)),
     }  # fmt: skip
 
 
@@ -206,7 +205,7 @@ def overall(parts: Sequence[tuple[Comparison, np.ndarray, np.ndarray | None]], m
     free = np.maximum(1, units - 1)
     variance = np.bincount(at, (share - centre[at] * size) ** 2, len(parts) + 1) * units / free
     error, spread = math.sqrt(variance.sum()), float((variance**2 / free).sum())
-    largest = max(1.0, *(abs(one[name]) for one in every for name in ("value", "baseline_value", "difference")))
+    largest = max(1.0, *(max(abs(one.value), abs(one.baseline_value), np.abs(own).max()) for one, own, _ in parts))
     found = _interval(means["difference"], error, variance.sum() ** 2 / spread if spread else 1, margin,
                       _rare(share, largest * size.max(), margin))  # fmt: skip
     moved = share[share != 0, None]

@@ -27,7 +27,6 @@ SYSTEM = re.compile(
     r"(?P<open><\|im_start\|>\s*system\b|<\|start_header_id\|>\s*system\s*<\|end_header_id\|>|<\|system\|>|<<SYS>>)"
     r"|<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<</SYS>>|</s>|<\|user\|>"
 )
-LARGEST = 1e100  # of a score: the square of one is still a number
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ def without_template(prompt: Any) -> tuple[str, str]:
             rest.append(prompt[end : opened.start()])
             end, opened = mark.end(), None
     rest.append(prompt[end:])
-    text, turns = (" ".join(MARK.sub(" ", part).split()) for part in (prompt, " ".join(rest)))
-    return text, turns
+    return " ".join(MARK.sub(" ", prompt).split()), " ".join(MARK.sub(" ", " ".join(rest)).split())
 
 
 def number(value: Any) -> float | None:
@@ -198,7 +196,7 @@ class Items:
         if found is None:
             one = number(value)
             found = (math.nan if one is None else one,)
-            if not abs(found[0]) < LARGEST:
+            if not abs(found[0]) < 1e100:  # whose square is still a number
                 found = (math.nan,)
                 self.bad.setdefault(name, (place, shown(value)))
         width = self.widths.setdefault(name, len(found))

@@ -26,7 +26,7 @@ from llmanac.evaluate.verdict.items import Items, Log
 from llmanac.evaluate.verdict.load import files_of, read_log
 from llmanac.evaluate.verdict.pairing import Finding, Pairs
 
-MOST, MOST_SLICES = 26, 200  # systems have a letter each
+MOST_SLICES = 200
 HEADS = ("benchmark", "system", "verdict", "difference", "95% interval", "p", "metric", "better is", "value",
          "baseline", "items", "shows from", "more items")  # fmt: skip
 WORST = ("worse", "inconclusive", "too few", "equivalent", "better")  # first
@@ -170,8 +170,6 @@ def verdict(
             file and line, and every difference that was found.
     """
     paths = {chr(ord("A") + number): Path(path) for number, path in enumerate((one, two, *more))}
-    if len(paths) > MOST:
-        raise SpecError(f"logs: {len(paths)} are more than {MOST}; compare them in several calls")
     allow = allow.split(",") if isinstance(allow, str) else allow
     if baseline not in paths:
         raise SpecError(f"baseline: {baseline!r} is not one of the letters {', '.join(paths)}")
