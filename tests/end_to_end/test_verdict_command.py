@@ -64,7 +64,7 @@ LM_EVAL_FAULTS = {
     "another document": (lambda f: lm_eval_folder(f, changed(B, {5}, doc={**B[5]["doc"], "question": "What is 0?"})),
                          ["1 items have another document under the same name", ":6"]),
     "rescaled scores": (lambda f: lm_eval_folder(f, [{**row, "acc": 100 * row["acc"]} for row in B]),
-                        ["acc goes up to 1 in one log and to 100", "another scale"]),
+                        ["acc goes from 0 to 1 in one log and from 0 to 100", "another scale"]),
     "NaN": (lambda f: lm_eval_folder(f, changed(B, {10}, acc=math.nan)), [".jsonl:11: acc is nan"]),
     "no score": (lambda f: lm_eval_folder(f, changed(B, {10}, acc=None)), [".jsonl:11: acc is None"]),
     "another metric": (lambda f: lm_eval_folder(f, [

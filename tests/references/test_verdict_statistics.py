@@ -9,9 +9,11 @@ import pytest
 import scipy.stats
 
 from llmanac.evaluate.verdict import decide
-from llmanac.evaluate.verdict.aggregates import lower_is_better, measured, statistics_of
+from llmanac.evaluate.verdict.aggregates import AGGREGATES, lower_is_better, measured, statistics_of
 from llmanac.metrics import _statistics as statistics
+from llmanac.metrics.significance import significance
 
+NULLS = 2000  # pairs of systems without a difference, or with one beyond the margin
 SPLITS = 500  # of each of the four kinds of scores
 
 
@@ -98,7 +100,114 @@ def test_equivalence_equals_statsmodels():
         two = one + draw.normal(shift, 0.3, 200)
         found = decide.compare(column(two), column(one), "score", margin=margin)
         assert found.p_equivalence == pytest.approx(weights.ttost_paired(two, one, -margin, margin)[0], rel=1e-9)
-    assert decide.compare(column(one), column(one), "score", margin=0.01).verdict == "equivalent"
+    assert decide.compare(column(one), column(one), "score", margin=0.1).verdict == "equivalent"
+
+
+# n items, A always right, B worse than the margin allows: what would be seen is often no difference at all
+TOO_FAR = [(5, 0.1, 0.05), (10, 0.05, 0.02), (20, 0.05, 0.04), (50, 0.03, 0.02), (8, 0.41, 0.4), (30, 0.13, 0.1),
+           (100, 0.06, 0.05), (400, 0.022, 0.02)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "rate", "margin"), TOO_FAR)
+def test_what_is_too_far_is_rarely_called_equivalent(count, rate, margin):
+    draw, found = np.random.default_rng(12), 0
+    for _ in range(NULLS):
+        lost = (draw.random(count) < rate).astype(float)
+        found += decide.compare(column(1 - lost), column(0 * lost + 1), "acc", margin=margin).verdict == "equivalent"
+    assert found / NULLS <= 0.06
+
+
+@pytest.mark.parametrize(("several", "count", "rate", "margin"), [(6, 1, 0.1, 0.05), (3, 50, 0.03, 0.02)])
+def test_benchmarks_that_are_too_far_are_rarely_called_equivalent_overall(several, count, rate, margin):
+    draw, found = np.random.default_rng(12), 0
+    for _ in range(NULLS // 4):
+        lost = (draw.random((several, count)) < rate).astype(float)
+        parts = [(decide.compare(column(1 - one), column(0 * one + 1), "acc"), -one, None) for one in lost]
+        found += decide.overall(parts, margin).verdict == "equivalent"
+    assert found / (NULLS // 4) <= 0.06
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_equivalence_takes_differences_of_every_size(grouped):
+    for several, count in ((1, 8), (3, 1), (3, 4), (20, 2), (2, 300)):
+        for size in (0, 0.1, 1, 7, 100):
+            for margin in (0.01, 0.5, 1000):
+                one = np.zeros((several, count))
+                one[0, 0] = size
+                groups = np.arange(count) // 2 if grouped else None
+                parts = [(decide.compare(column(d), column(0 * d), "score", groups=groups, margin=margin), d, groups)
+                         for d in one]  # fmt: skip
+                for found in (decide.overall(parts, margin), *(part[0] for part in parts)):
+                    assert 0 <= found.p_equivalence <= 1, (several, count, size, margin)
+
+
+def test_equal_items_are_equivalent_where_they_are_enough():
+    for count, same in ((50, False), (250, True)):
+        for scale in (1, 100):
+            one = scale * (np.arange(count) % 3 > 0)
+            found = decide.compare(column(one), column(one), "acc", margin=0.02 * scale)
+            assert (found.verdict == "equivalent") == same
+    rows = np.array([statistics_of("f1", (int(n % 3 > 0), 1)) for n in range(250)])
+    assert decide.compare(rows, rows, "f1", margin=0.02).verdict == "inconclusive"  # the bootstrap has no variance
+
+
+@pytest.mark.parametrize("metric", ["f1", "mcc"])
+@pytest.mark.parametrize(("count", "positive"), [(15, 0.5), (30, 0.5), (60, 0.1), (15, 0.1)])
+def test_false_verdicts_on_null_aggregates(metric, count, positive, monkeypatch):
+    monkeypatch.setattr(decide, "DRAWS", 100)  # of the interval, which decides nothing here
+    monkeypatch.setattr(decide, "significance", lambda *pair: significance(*pair, trials=500))
+    counts = np.array([[statistics_of(metric, (gold, said)) for said in (0, 1)] for gold in (0, 1)])
+    draw, found = np.random.default_rng(13), 0
+    for _ in range(NULLS):
+        gold = (draw.random(count) < positive).astype(int)
+        pair = [counts[gold, np.where(draw.random(count) < 0.8, gold, 1 - gold)] for _ in range(2)]
+        found += decide.compare(*pair, metric).verdict in ("better", "worse")
+    assert found / NULLS <= 0.06
+
+
+def test_equal_scores_of_every_aggregate_are_no_difference():
+    values = {"mcc": (1, 1), "f1": (1, 0), "bleu": ("a b c d e", "a b c d f"), "chrf": ("a b", "a c"),
+              "perplexity": -2.0, "word_perplexity": (-9.0, 5), "byte_perplexity": (-9.0, 5),
+              "bits_per_byte": (-9.0, 5)}  # fmt: skip
+    assert set(values) == set(AGGREGATES)
+    for metric, value in values.items():
+        rows = np.array([statistics_of(metric, value)] * 40)
+        found = decide.compare(rows, rows, metric, higher=not lower_is_better(metric))
+        assert (found.difference, found.p, found.verdict) == (0, 1, "inconclusive"), metric
+
+
+@pytest.mark.parametrize(("several", "count"), [(6, 1), (20, 1), (20, 2), (20, 3), (20, 5), (57, 2), (2, 5)])
+def test_false_overall_verdicts_of_small_benchmarks(several, count, monkeypatch):
+    monkeypatch.setattr(decide, "significance", lambda *pair: significance(*pair, trials=500))
+    draw, found = np.random.default_rng(14), 0
+    tie = decide.compare(column(np.zeros(count)), column(np.zeros(count)), "acc")
+    for _ in range(NULLS):
+        one, two = (draw.random((2, several, count)) < 0.5).astype(float)
+        parts = [(decide.replace(tie, difference=float(d.mean())), d, None) for d in two - one]
+        found += decide.overall(parts, None).verdict in ("better", "worse")
+    assert found / NULLS <= 0.06
+
+
+def test_an_overall_of_single_items_is_their_sign_test():
+    one = column([1.0])
+    for right in range(7):
+        signs = [1] * right + [-1] * (6 - right)
+        parts = [(decide.compare(d * one, 0 * one, "acc"), d * one[:, 0], None) for d in signs]
+        found = decide.overall(parts, None)
+        assert found.p == pytest.approx(scipy.stats.binomtest(right, 6).pvalue, abs=0.02)
+        assert right in (0, 6) or found.low < found.difference < found.high
+
+
+def test_how_many_more_items_takes_the_family_and_the_least_p_of_all_signs():
+    five = decide.compare(column(np.ones(5)), column(np.zeros(5)), "acc")
+    assert (five.verdict, five.more) == ("too few", 1)
+    six = decide.compare(column(np.ones(6)), column(np.zeros(6)), "acc")
+    assert six.verdict == "better"
+    lost = decide.adjusted([six, *[decide.compare(column([0, 1] * 3), column([1, 0] * 3), "acc")] * 3])[0]
+    assert lost.verdict == "inconclusive" and lost.p == pytest.approx(0.125)
+    enough = 6 + lost.more
+    again = decide.compare(column(np.ones(enough)), column(np.zeros(enough)), "acc")
+    assert decide.adjusted([again, *[lost] * 3])[0].verdict == "better"
 
 
 def test_holm_over_benchmarks_equals_statsmodels():

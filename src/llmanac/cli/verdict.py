@@ -31,13 +31,14 @@ def verdict_command(
     """
     from llmanac.core.outputs import check_output
     from llmanac.evaluate.verdict.judged import verdict
+    from llmanac.evaluate.verdict.load import files_of
 
     if len(logs) < 2:
         raise SpecError("logs: give at least two, those of A and of B")
     if fail_if not in (None, "worse"):
         raise SpecError(f"--fail-if: {fail_if!r} is not worse")
     if report is not None:
-        check_output(report, "--report", logs, force=force)
+        check_output(report, "--report", [file for log in logs for file in files_of(log)], force=force)
     found = verdict(*logs, metric=metric, margin=margin, allow=[word.strip() for word in allow.split(",") if word],
                     slices=slices, group=group, baseline=baseline)  # fmt: skip
     if report is not None:

@@ -11,32 +11,21 @@ the frame, and the axis says which.
 
 from __future__ import annotations
 
-import functools
-import html
-import importlib.util
-import inspect
-import io
 import math
 import textwrap
-import warnings as _warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal
+
+from llmanac.core.charts import Chart as Chart
+from llmanac.core.charts import drawn, styled
 
 TEMPLATES = Path(__file__).with_name("templates")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#b8a200")
 OURS, OTHERS = "#0b6e6e", "#b9c4c9"  # bars of one series: the row that the page is about, and the others
 WIDTH, LINE = 5.2, 0.19  # inches: of a chart, of a line of its text
 FLAT = 15  # values are cut where the others span less than one part in so many of the axis
-STYLE: Any = {
-    "svg.hashsalt": "llmanac", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.5,
-    "axes.grid": True, "grid.color": "#e3e6e9", "axes.axisbelow": True, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.edgecolor": "#888", "lines.linewidth": 1.6, "legend.frameon": False,
-    "figure.constrained_layout.use": True, "text.parse_math": False,
-}  # fmt: skip
-METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # versions and dates would change the bytes
 
 
 def nice_number(value: float, digits: int = 4) -> str:
@@ -47,50 +36,6 @@ def nice_number(value: float, digits: int = 4) -> str:
             divisor = 1e3 if unit == "k" else limit
             return f"{value / divisor:.{digits - 1}g}{unit}"
     return f"{value:.{digits}g}"
-
-
-UNDRAWN = "Not drawn, for want of matplotlib: pip install 'llmanac[plots]'"
-Given = ParamSpec("Given")
-
-
-def _drawn(draw: Callable[Given, Chart]) -> Callable[Given, Chart]:
-    """A chart that is drawn where matplotlib is installed, and says so where it is not."""
-
-    @functools.wraps(draw)
-    def made(*given: Given.args, **named: Given.kwargs) -> Chart:
-        if importlib.util.find_spec("matplotlib") is not None:
-            return draw(*given, **named)
-        return Chart(None, inspect.signature(draw).bind(*given, **named).arguments["caption"])
-
-    return made
-
-
-@dataclass(frozen=True, eq=False)
-class Chart:
-    """A drawn chart: its figure, and the text below it, which is also what a screen reader says."""
-
-    figure: Any
-    caption: str
-
-    @functools.cached_property
-    def svg(self) -> str:
-        """A file of its own, which can be put into a page as it is."""
-        if self.figure is None:
-            said = f'<text y="15" font-size="12">{html.escape(UNDRAWN)}</text>'
-            return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="420" height="20">{said}</svg>'
-        out = io.StringIO()
-        with _style():
-            self.figure.savefig(out, format="svg", bbox_inches="tight", pad_inches=0.06, metadata=METADATA)
-        text = " ".join(out.getvalue().split()).replace("> <", "><")
-        named = f'<svg role="img" aria-label="{html.escape(self.caption)}" '
-        return text[text.index("<svg") :].replace("<svg ", named, 1)
-
-    def png(self) -> bytes:
-        """A picture at 120 dots an inch."""
-        out = io.BytesIO()
-        with _style():
-            self.figure.savefig(out, format="png", bbox_inches="tight", dpi=120)
-        return out.getvalue()
 
 
 @dataclass
@@ -201,12 +146,12 @@ def axis_range(values: Iterable[float]) -> tuple[float, float]:
     return low, high
 
 
-@_drawn
+@drawn
 def line_chart(
     lines: Sequence[Line], x_label: str, y_label: str, caption: str, *, log: Literal["", "x", "xy"] = ""
 ) -> Chart:
     """Curves over x, with bands where there are intervals; bands may be cut by the frame. `log`: logarithmic axes."""
-    with _style():
+    with styled():
         axes = _axes(2.7, [line.label for line in lines])
         values = {line.label: [y for _, y in (*line.points, *line.dots)] for line in lines}
         for number, line in enumerate(lines):
@@ -229,11 +174,11 @@ def line_chart(
         return _finished(axes, caption)
 
 
-@_drawn
+@drawn
 def interval_chart(rows: Sequence[Row], x_label: str, caption: str, *, margin: float | None = None) -> Chart:
     """A line a row: every replicate a dot, the centre a square, its interval; with `margin` a line at 0 and the margin
     around it."""
-    with _style():
+    with styled():
         axes = _axes(0.5 + 0.38 * len(rows), (), rows=[row.label for row in rows])
         values = {r.label: [*r.dots, r.centre, *(r.interval or ())] for r in rows}
         for place, row in enumerate(rows):
@@ -250,7 +195,7 @@ def interval_chart(rows: Sequence[Row], x_label: str, caption: str, *, margin: f
         return _finished(axes, caption)
 
 
-@_drawn
+@drawn
 def bar_chart(
     panels: Mapping[str, Mapping[str, Mapping[str, float]]], caption: str, *, ours: Collection[str] = ()
 ) -> Chart:
@@ -260,7 +205,7 @@ def bar_chart(
         panels: rows by what the axis of the panel is called; panels are drawn one below the other.
         ours: rows that are highlighted; all have the colours of their parts where there is none.
     """
-    with _style():
+    with styled():
         parts = list(dict.fromkeys(part for rows in panels.values() for row in rows.values() for part in row))
         every = _panels([0.5 + 0.27 * len(rows) for rows in panels.values()], parts, list(map(list, panels.values())))
         for axes, (label, rows) in zip(every, panels.items(), strict=True):
@@ -280,13 +225,13 @@ def bar_chart(
         return _finished(every[0], caption)
 
 
-@_drawn
+@drawn
 def heat_map(
     columns: Sequence[str], rows: Sequence[str], values: Sequence[Sequence[float]], x_label: str, y_label: str,
     caption: str,
 ) -> Chart:  # fmt: skip
     """Numbers as a grid of squares, `values` a row a list; few enough columns have their numbers in the squares."""
-    with _style():
+    with styled():
         axes = _axes(0.6 + max(0.24, min(0.36, 4 / len(columns))) * len(rows), ())
         few = len(columns) <= 12
         axes.imshow(values, cmap="Blues", aspect="auto", vmin=min(0.0, *map(min, values)), vmax=1.0)
@@ -302,10 +247,10 @@ def heat_map(
         return _finished(axes, caption)
 
 
-@_drawn
+@drawn
 def picture_grid(pictures: Iterable[Any], texts: Sequence[str], caption: str, columns: int = 4) -> Chart:
     """Pictures (H, W, 3) of bytes side by side, each with its text below."""
-    with _style():
+    with styled():
         from matplotlib.figure import Figure
 
         pictures, wide = list(pictures), 54 // columns + 4
@@ -323,15 +268,6 @@ def picture_grid(pictures: Iterable[Any], texts: Sequence[str], caption: str, co
         for axes in figure.axes:
             axes.set_axis_off()
         return Chart(figure, caption)
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE), _warnings.catch_warnings():
-        _warnings.simplefilter("ignore", UserWarning)  # of glyphs that the font lacks; the reader's has them
-        yield
 
 
 def _folded(text: str, width: int = 64) -> str:

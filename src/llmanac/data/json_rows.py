@@ -46,7 +46,7 @@ def line_rows(path: Path, problems: Problems, span: Span | None = None) -> Itera
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return error.msg + f" at column {error.colno}"
+        return f"{error.msg.removesuffix(' at')} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 

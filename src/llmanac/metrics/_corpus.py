@@ -49,7 +49,7 @@ class Measured:
 
     def interval(self, *, samples: int = SAMPLES, seed: int = SEED, confidence: float = 0.95) -> tuple[float, float]:
         """The bootstrap interval of the value over segments (percentiles; the same resamples as sacrebleu's)."""
-        return percentiles(resampled(self, samples, np.random.default_rng(seed)), confidence)
+        return percentiles(resampled_together((self,), samples, np.random.default_rng(seed))[0], confidence)
 
 
 class Proportion(Measured):
@@ -79,15 +79,10 @@ def percentiles(scores: np.ndarray, confidence: float = 0.95) -> tuple[float, fl
     return float(ordered[out]), float(ordered[len(ordered) - out - 1])
 
 
-def resampled(measured: Measured, samples: int, generator: np.random.Generator) -> np.ndarray:
-    """(samples,) scores of corpora of as many segments, drawn with replacement."""
-    return resampled_together((measured,), samples, generator)[0]
-
-
 def resampled_together(
     several: Sequence[Measured], samples: int, generator: np.random.Generator
 ) -> tuple[np.ndarray, ...]:
-    """The same resamples of several systems' scores on the same segments."""
+    """(samples,) of each system: scores of corpora of as many segments, the same draws with replacement for all."""
     segments = len(several[0].statistics)
     statistics = np.concatenate([one.statistics for one in several], 1)
     sums = np.empty((samples, statistics.shape[1]))

@@ -1,7 +1,7 @@
 """Whether one system's corpus score differs from another's on the same segments: paired randomisation and bootstrap.
 
-    randomization  swap the two outputs of random segments:  p = (#{|d*| > |d|} + 1) / (trials + 1)
-    bootstrap      draw segments with replacement:           p = (#{|d*| - mean |d*| > |d|} + 1) / (trials + 1)
+    randomization  swap the two outputs of random segments:  p = (#{|d*| >= |d|} + 1) / (trials + 1)
+    bootstrap      draw segments with replacement:           p = (#{|d*| - mean |d*| >= |d|} + 1) / (trials + 1)
 
 d is the difference of the two scores, d* that of a trial. The first tests whether the labels matter, without an
 assumption on the scores (Riezler & Maxwell 2005); the second also gives intervals (Koehn 2004). Both work on any metric
@@ -26,7 +26,7 @@ from llmanac.metrics._corpus import SEED, Measured, percentiles, resampled_toget
 CARD = {
     "title": "Significance of a difference (paired)",
     "paper": "Riezler & Maxwell 2005; Koehn 2004",
-    "reference": "sacrebleu's PairedTest, randomisation and bootstrap, under its seed",
+    "reference": "sacrebleu's PairedTest, randomisation and bootstrap, under its seed; here ties are no evidence",
     "test": "tests/references/test_bleu.py::test_significance_equals_sacrebleu",
     "aliases": {"paired-bootstrap": {"test": "bootstrap", "trials": 1000}},
 }
@@ -81,7 +81,8 @@ def significance(baseline: Measured, system: Measured, spec: Spec | None = None,
 
 
 def _p(found: np.ndarray, difference: float) -> float:
-    return (int((found > abs(difference)).sum()) + 1) / (len(found) + 1)
+    # a tie is no evidence, whatever its rounding
+    return (int((found >= abs(difference) * (1 - 1e-9)).sum()) + 1) / (len(found) + 1)
 
 
 def _swapped(baseline: Measured, system: Measured, trials: int, generator: np.random.Generator) -> np.ndarray:

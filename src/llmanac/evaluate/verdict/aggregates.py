@@ -16,12 +16,14 @@ import numpy as np
 from llmanac.core.spec import make_method
 from llmanac.metrics._corpus import Formula, Measured, mean_of
 
-LOWER = {"perplexity", "bits", "nll", "loss", "brier", "ter", "wer", "cer", "latency"}
+LOWER = {"perplexity", "ppl", "bits", "bpb", "bpc", "nll", "loss", "brier", "ece", "ter", "wer", "cer", "error",
+         "errors", "err", "mae", "mse", "rmse", "mape", "distance", "latency", "runtime", "time", "cost",
+         "toxicity"}  # fmt: skip
 
 
 def lower_is_better(metric: str) -> bool:
     """By a word of its name, where the log does not say it."""
-    return not LOWER.isdisjoint(re.split(r"[^a-z]+", metric.lower()))
+    return not LOWER.isdisjoint(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", metric).lower()))
 
 
 def _counts(pair: Sequence[Any]) -> tuple[float, ...] | None:

@@ -4,9 +4,11 @@
     up to FEW items or groups                       all signs of their differences (exact)
     more of them                                    t = difference / SE with groups - 1 degrees of freedom
     a score that is no mean (BLEU, F1, perplexity)  random swaps of items or groups; the interval by the bootstrap
+    the mean over several benchmarks                random signs of the differences of items or groups
 
 SE is over groups where there are any (Miller 2024). The mean over an item's repeated answers is its score, so their
-spread counts as part of that between items. An equivalence is two one-sided tests at the margin (Schuirmann 1987).
+spread counts as part of that between items. An equivalence is two one-sided tests at the margin (Schuirmann 1987);
+where most items are equal, it also takes so many items that a rare large difference would have been seen.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import numpy as np
 
 from llmanac.evaluate.verdict.aggregates import alone, measured
 from llmanac.metrics import _statistics as statistics
-from llmanac.metrics._corpus import Measured, mean_of, percentiles, resampled, resampled_together
-from llmanac.metrics._student import student_quantile, student_sf
+from llmanac.metrics._corpus import Measured, percentiles, resampled_together
+from llmanac.metrics._student import incomplete_beta, student_quantile, student_sf
 from llmanac.metrics.significance import significance
 
 FEW = 30
-FEWEST = 5  # items or groups of which there may be a verdict
+FEWEST = 6  # items or groups of which there may be a verdict: the least p of all signs is 2 / 2^6 = 0.03
 ALPHA = 0.05
 DRAWS = 2000
 SEED = 0
@@ -108,8 +110,10 @@ def judged(one: Comparison, p: float, p_equivalence: float | None) -> Comparison
         verdict = "better" if (one.difference > 0) == one.higher_is_better else "worse"
     more = None
     if verdict in ("inconclusive", "too few") and one.difference and math.isfinite(one.standard_error):
-        needed = statistics.items_needed(one.difference, one.standard_error, one.items)
-        more = max(0, needed - one.items) or None
+        level = ALPHA * one.p / p  # of this comparison by itself, of as many as there are
+        needed = statistics.items_needed(one.difference, one.standard_error, one.items, level=level)
+        fewest = math.ceil(one.items / one.groups * (1 - math.log2(level)))  # whose least p of all signs is the level
+        more = max(1, needed - one.items, fewest - one.items)
     return replace(one, p=p, p_equivalence=p_equivalence, verdict=verdict, more=more)
 
 
@@ -121,12 +125,15 @@ def _mean(
     if len(differences) < 2:
         return _interval(float(differences.mean()), math.inf, 1, margin) | {"p": 1.0, "test": "none: a single item"}
     found = statistics.paired(values, baseline, own)
-    result = _interval(found.mean, found.standard_error, units - 1, margin)
+    sums = differences if own is None else np.bincount(own, differences)
+    both = np.concatenate([values, baseline])
+    largest = max(1.0, np.ptp(both), np.abs(both).max()) * (1 if own is None else np.bincount(own).max())
+    rare = _rare(sums / len(values), largest / len(values), margin)
+    result = _interval(found.mean, found.standard_error, units - 1, margin, rare)
     right = np.isin(values, (0.0, 1.0)).all() and np.isin(baseline, (0.0, 1.0)).all()
     if right and own is None and not repeated:
         p = statistics.mcnemar_p(int((differences > 0).sum()), int((differences < 0).sum()))
         return result | {"p": p, "test": "McNemar, exact"}
-    sums = differences if own is None else np.bincount(own, differences)
     if units <= FEW:
         ps = [statistics.sign_flip_p(list(signed)) for signed in (sums, -sums)]
         return result | {"p": min(1.0, 2 * min(ps)), "test": "all signs, exact"}
@@ -134,15 +141,28 @@ def _mean(
     return result | {"p": p, "test": "t" if own is None else "t over groups"}
 
 
-def _interval(difference: float, error: float, df: int, margin: float | None) -> dict[str, Any]:
-    """The t interval of a difference, and the p of its equivalence."""
+def _interval(difference: float, error: float, df: float, margin: float | None, rare: float = 0.0) -> dict[str, Any]:
+    """The t interval of a difference, and the p of its equivalence, which is at least `rare`."""
     half = student_quantile(0.975, max(1, df)) * error if error else 0.0
-    p = None if margin is None else max(_tail(margin + side, error, df) for side in (difference, -difference))
+    p = None if margin is None else max(rare, *(_tail(margin + side, error, df) for side in (difference, -difference)))
     return {"difference": difference, "standard_error": error, "low": difference - half, "high": difference + half,
             "p_equivalence": p}  # fmt: skip
 
 
-def _tail(distance: float, error: float, df: int) -> float:
+def _rare(shares: np.ndarray, largest: float, margin: float | None) -> float:
+    """The p of an equivalence where most units are equal, whose few differences say little of their variance.
+
+    shares: (units,) what each adds to the difference; largest: what it could add. A difference of `margin` is then made
+    by margin / largest units at least, a binomial number of them.
+    """
+    units, chance = len(shares), 0.0 if margin is None else margin / largest / len(shares)
+    seen = int(abs(shares.sum()) / largest + 1e-9)
+    if margin is None or chance >= 1 or 2 * np.count_nonzero(shares) > units:
+        return 0.0
+    return incomplete_beta(units - seen, seen + 1, 1 - chance, chance)
+
+
+def _tail(distance: float, error: float, df: float) -> float:
     return student_sf(distance / error, max(1, df)) if error else float(distance <= 0)
 
 
@@ -153,39 +173,46 @@ def _whole(systems: Sequence[Measured], own: np.ndarray | None, margin: float | 
                    for one in systems]  # fmt: skip
     test = significance(systems[0], systems[1])
     old, new = resampled_together(systems, DRAWS, np.random.default_rng(SEED))
-    low, high = percentiles(new - old)
+    draws = new - old
+    low, high = percentiles(draws)
+    few = (systems[0].statistics != systems[1].statistics).any(1).sum() < FEW  # of which draws know no variance
+    beyond = None if margin is None else max((draws >= margin).sum(), (draws <= -margin).sum()) + 1
     return {
-        "difference": test.difference, "standard_error": float((new - old).std(ddof=1)), "low": low, "high": high,
-        "p": test.p, "test": "random swaps", "p_equivalence": _drawn_beyond(new - old, margin),
+        "difference": test.difference, "standard_error": float(draws.std(ddof=1)), "low": low, "high": high,
+        "p": test.p, "test": "random swaps", "p_equivalence": beyond and float(few or beyond / (DRAWS + 1)),
     }  # fmt: skip
 
 
-def _drawn_beyond(draws: np.ndarray, margin: float | None) -> float | None:
-    if margin is None:
-        return None
-    return (max(int((draws >= margin).sum()), int((draws <= -margin).sum())) + 1) / (len(draws) + 1)
-
-
 def overall(parts: Sequence[tuple[Comparison, np.ndarray, np.ndarray | None]], margin: float | None) -> Comparison:
-    """The mean difference over benchmarks, each counted once, by a bootstrap within each of them (stratified).
+    """The mean difference over benchmarks, each counted once; the test is over the items or groups of all of them.
+
+    The variance is that within benchmarks; those of fewer than FEWEST items or groups are one, around the mean of all.
 
     parts: of each benchmark its comparison, (items,) differences, and (items,) groups or None.
     """
-    generator, draws = np.random.default_rng(SEED), np.zeros(DRAWS)
-    for _, differences, groups in parts:
-        own = np.arange(len(differences)) if groups is None else np.unique(groups, return_inverse=True)[1]
-        sums = np.stack([np.bincount(own, differences), np.bincount(own)], 1)
-        formula = mean_of(differences, "difference").formula
-        draws += resampled(Measured("difference", sums, formula), DRAWS, generator) / len(parts)
     every = [vars(one) for one, _, _ in parts]
     sums_of = {name: sum(one[name] for one in every) for name in ("items", "groups", "improved", "worsened")}
     means = {name: sum(one[name] for one in every) / len(every) for name in ("value", "baseline_value", "difference")}
-    (low, high), error = percentiles(draws), float(draws.std(ddof=1))
-    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    shares, sizes, stratum = [], [], []
+    for number, (_, differences, groups) in enumerate(parts):
+        own = np.arange(len(differences)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        shares.append(np.bincount(own, differences) / len(own) / len(parts))  # that add up to the mean difference
+        sizes.append(np.bincount(own) / len(own) / len(parts))
+        stratum.append(np.full(len(sizes[-1]), number if len(sizes[-1]) >= FEWEST else len(parts)))
+    share, size, at = map(np.concatenate, (shares, sizes, stratum))
+    centre = np.append(np.bincount(at, share, len(parts) + 1)[:-1] * len(parts), means["difference"])
+    units = np.bincount(at, minlength=len(parts) + 1)
+    free = np.maximum(1, units - 1)
+    variance = np.bincount(at, (share - centre[at] * size) ** 2, len(parts) + 1) * units / free
+    error, spread = math.sqrt(variance.sum()), float((variance**2 / free).sum())
+    largest = max(1.0, *(max(abs(one.value), abs(one.baseline_value), np.abs(own).max()) for one, own, _ in parts))
+    found = _interval(means["difference"], error, variance.sum() ** 2 / spread if spread else 1, margin,
+                      _rare(share, largest * size.max(), margin))  # fmt: skip
+    moved = share[share != 0, None]
+    none, some = (Measured("difference", values, lambda sums: sums[..., 0]) for values in (0 * moved, moved))
     made = replace(
-        parts[0][0], benchmark="all", standard_error=error, low=low, high=high, test="stratified bootstrap",
-        p=min(1.0, 2 * (beyond + 1) / (DRAWS + 1)), p_equivalence=_drawn_beyond(draws, margin),
-        detectable=statistics.detectable_effect(error), **sums_of, **means,
+        parts[0][0], benchmark="all", test="random signs", p=significance(none, some).p if len(moved) else 1.0,
+        detectable=statistics.detectable_effect(error), **sums_of, **means | found,
     )  # fmt: skip
     return judged(made, made.p, made.p_equivalence)
 

@@ -24,8 +24,8 @@ MARK = re.compile(
     r"|<(?:start|end)_of_turn>(?:user|model|system)?|\[/?INST\]|<</?SYS>>|</?s>|<(?:bos|eos)>|<think>\s*</think>"
 )
 SYSTEM = re.compile(
-    r"(?s)(?:<\|im_start\|>\s*system\b|<\|start_header_id\|>\s*system\s*<\|end_header_id\|>|<\|system\|>|<<SYS>>)(.*?)"
-    r"(?:<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<</SYS>>|</s>|(?=<\|user\|>))"
+    r"(?P<open><\|im_start\|>\s*system\b|<\|start_header_id\|>\s*system\s*<\|end_header_id\|>|<\|system\|>|<<SYS>>)"
+    r"|<\|im_end\|>|<\|eot_id\|>|<\|end\|>|<</SYS>>|</s>|<\|user\|>"
 )
 
 
@@ -38,7 +38,7 @@ class Row:
         name: what the log calls the item.
         document: what was asked, before any template; None where the log has only the name.
         scores: by metric a number, or the pair that an aggregate is of; None where it is missing.
-        target: the right answer; sample: the number of a repeated answer.
+        target: the right answer; sample: what tells a repeated answer from the others.
         prompts: as the model got them, texts or lists of messages.
         answer: the model's.
         fields: what `--group` and `--slices` may name.
@@ -50,7 +50,7 @@ class Row:
     document: Any
     scores: Mapping[str, Any]
     target: Any = None
-    sample: int = 1
+    sample: Any = 1
     prompts: Sequence[Any] = ()
     answer: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -101,24 +101,30 @@ def message_text(content: Any) -> str:
     return "".join(text if isinstance(text, str) else json.dumps(text, sort_keys=True, default=str) for text in texts)
 
 
-def without_template(prompt: Any) -> tuple[str, str, str]:
-    """`(text, turns, system)` of a prompt without white space and without what a chat template puts around messages.
+def without_template(prompt: Any) -> tuple[str, str]:
+    """`(text, turns)` of a prompt without what a chat template puts around messages.
 
-    `turns` is the text without that of the system's turn, which is `system`: templates write one of their own there.
+    A template also adds and takes away white space: each run of it is a space. `turns` is the text without that of the
+    system's turn.
     """
-    system = ""
     if not isinstance(prompt, str):  # messages: no template wrote a turn of its own
-        text = rest = "".join(message_text(turn.get("content", "")) for turn in prompt)
-    elif "<" in prompt or "[INST]" in prompt:
-        text, rest = MARK.sub("", prompt), MARK.sub("", SYSTEM.sub("", prompt))
-        system = "".join(SYSTEM.findall(prompt))
-    else:
-        text = rest = prompt
-    return "".join(text.split()), "".join(rest.split()), "".join(system.split())
+        text = " ".join("\n".join(message_text(turn.get("content", "")) for turn in prompt).split())
+        return text, text
+    rest, end, opened = [], 0, None
+    for mark in SYSTEM.finditer(prompt) if "<" in prompt else ():
+        if mark["open"]:
+            opened = opened or mark
+        elif opened:
+            rest.append(prompt[end : opened.start()])
+            end, opened = mark.end(), None
+    rest.append(prompt[end:])
+    return " ".join(MARK.sub(" ", prompt).split()), " ".join(MARK.sub(" ", " ".join(rest)).split())
 
 
 def number(value: Any) -> float | None:
-    """A score as a number; None for anything else."""
+    """A score as a number, which true and false are; None for anything else."""
+    if isinstance(value, str):
+        value = {"true": 1, "false": 0}.get(value.lower(), value)
     try:
         return float(value) if isinstance(value, (int, float, str)) else None
     except ValueError:
@@ -140,20 +146,20 @@ class Items:
 
     Attributes:
         hashes: by name of HASHES a number a row; 0 where the log has no such thing.
-        places, samples: one a row. scores: by metric (rows, K) numbers, NaN where a row has none.
+        places, samples: one a row, of samples a hash. scores: by metric (rows, K) numbers, NaN where a row has none.
         labels: `--group` and `--slices`: a number a row, and the texts they number.
-        systems: hashes of the system turns that templates wrote, up to two.
+        marked: whether a prompt is messages, or has a template's marks.
         failed: rows without a score, and why; bad: the first score of each metric that is no finite number.
     """
 
     def __init__(self, task: Task, name: str, filter: str, fields: Sequence[str]) -> None:
         self.task, self.name, self.filter = task, name, filter
         self.hashes = {each: array("Q") for each in HASHES}
-        self.places, self.samples = array("q"), array("q")
+        self.places, self.samples = array("q"), array("Q")
         self.columns: dict[str, array[float]] = {}
         self.widths: dict[str, int] = {}
         self.labels: dict[str, tuple[array[int], dict[str, int]]] = {each: (array("q"), {}) for each in fields}
-        self.systems: set[int] = set()
+        self.marked = False
         self.failed: list[tuple[int, str, str]] = []
         self.bad: dict[str, tuple[int, str]] = {}
 
@@ -166,11 +172,10 @@ class Items:
             self.failed.append((row.place, row.name, row.failed))
             return
         self.places.append(row.place)
-        self.samples.append(row.sample)
+        self.samples.append(digest(row.sample))
         texts = [without_template(prompt) for prompt in row.prompts]
-        joined = ["\n".join(parts) if texts else None for parts in zip(*texts, strict=True)] or [None] * 3
-        if texts and len(self.systems) < 2:
-            self.systems.add(digest(joined[2]))
+        joined = ["\n".join(parts) if texts else None for parts in zip(*texts, strict=True)] or [None] * 2
+        self.marked |= any(not isinstance(one, str) or MARK.search(one) is not None for one in row.prompts)
         document = row.name if row.document is None else row.document
         prompts = list(row.prompts) or None
         values = (row.name, document, row.target, prompts, joined[0], joined[1])
@@ -191,7 +196,8 @@ class Items:
         if found is None:
             one = number(value)
             found = (math.nan if one is None else one,)
-            if not math.isfinite(found[0]):
+            if not abs(found[0]) < 1e100:  # whose square is still a number
+                found = (math.nan,)
                 self.bad.setdefault(name, (place, shown(value)))
         width = self.widths.setdefault(name, len(found))
         column = self.columns.setdefault(name, array("d"))

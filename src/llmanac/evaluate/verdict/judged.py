@@ -23,12 +23,13 @@ from llmanac.evaluate.verdict import decide, pairing
 from llmanac.evaluate.verdict.aggregates import lower_is_better
 from llmanac.evaluate.verdict.decide import Comparison
 from llmanac.evaluate.verdict.items import Items, Log
-from llmanac.evaluate.verdict.load import read_log
+from llmanac.evaluate.verdict.load import files_of, read_log
 from llmanac.evaluate.verdict.pairing import Finding, Pairs
 
 MOST_SLICES = 200
-HEADS = ("benchmark", "system", "verdict", "difference", "95% interval", "p", "metric", "value", "baseline", "items",
-         "shows from", "more items")  # fmt: skip
+HEADS = ("benchmark", "system", "verdict", "difference", "95% interval", "p", "metric", "better is", "value",
+         "baseline", "items", "shows from", "more items")  # fmt: skip
+WORST = ("worse", "inconclusive", "too few", "equivalent", "better")  # first
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +85,9 @@ class Judgement(Shown):
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """The verdict on each system but the baseline: over all benchmarks, or on the only one."""
-        return {one.system: one.verdict for one in self.overall or self.comparisons}
+        """The verdict on each system but the baseline: over all benchmarks, else the worst of its comparisons."""
+        worst_last = sorted(self.overall or self.comparisons, key=lambda one: (one.system, -WORST.index(one.verdict)))
+        return {one.system: one.verdict for one in worst_last}
 
     def tables(self) -> list[dict[str, Any]]:
         """As of a page: the comparisons, and those of the slices."""
@@ -115,12 +117,13 @@ class Judgement(Shown):
 
 
 def _cells(one: Comparison) -> list[Any]:
-    more = f"about {one.more:,}" if one.more else "none would" if one.verdict in ("inconclusive", "too few") else ""
+    more = f"about {one.more:,}" if one.more else "none would" if not one.difference else ""
     items = f"{one.items:,}" + (f" in {one.groups:,} groups" if one.groups != one.items else "")
     return [
         one.benchmark or "items", one.system, (one.verdict, one.verdict), f"{one.difference:+.4f}",
-        f"{one.low:+.4f} to {one.high:+.4f}", _p(one.p), one.metric, f"{one.value:.4f}", f"{one.baseline_value:.4f}",
-        items, f"{one.detectable:.4f}", more,
+        f"{one.low:+.4f} to {one.high:+.4f}", _p(one.p), one.metric,
+        "higher" if one.higher_is_better else "lower", f"{one.value:.4f}", f"{one.baseline_value:.4f}",
+        items, f"{one.detectable:.4f}" if one.detectable else "", more,
     ]  # fmt: skip
 
 
@@ -131,6 +134,7 @@ def _p(value: float) -> str:
 def sentence(one: Comparison) -> str:
     """A verdict in a sentence or two."""
     what = f"{one.metric} of {one.benchmark}" if one.benchmark else one.metric
+    what += "" if one.higher_is_better else ", where less is better"
     interval = f"{one.low:+.4f} to {one.high:+.4f}"
     numbers = f"{one.difference:+.4f}, 95% interval {interval}, p {_p(one.p)}, {one.items:,} items"
     ends = {
@@ -141,8 +145,8 @@ def sentence(one: Comparison) -> str:
     }  # fmt: skip
     said = f"{one.system} {ends[one.verdict]} ({what}: {numbers})."
     if one.verdict == "inconclusive":
-        said += f" So many items show a difference of {one.detectable:.4f} four times in five"
-        said += f"; about {one.more:,} more would settle one of this size." if one.more else "."
+        said += f" So many items show a difference of {one.detectable:.4f} four times in five." * (one.detectable > 0)
+        said += f" About {one.more:,} more would settle one of this size." if one.more else ""
     return said
 
 
@@ -166,10 +170,11 @@ def verdict(
             file and line, and every difference that was found.
     """
     paths = {chr(ord("A") + number): Path(path) for number, path in enumerate((one, two, *more))}
+    allow = allow.split(",") if isinstance(allow, str) else allow
     if baseline not in paths:
         raise SpecError(f"baseline: {baseline!r} is not one of the letters {', '.join(paths)}")
-    if margin is not None and not 0 < margin < float("inf"):
-        raise SpecError(f"margin: must be a number above 0, got {margin}; 0.01 is a point of an accuracy")
+    if margin is not None and (isinstance(margin, str) or not 0 < margin < float("inf")):
+        raise SpecError(f"margin: must be a number above 0, got {margin!r}; 0.01 is a point of an accuracy")
     for word in allow:
         if word not in pairing.ALLOWED:
             raise SpecError(f"allow: {word!r} is not {' or '.join(pairing.ALLOWED)}{nearest(word, pairing.ALLOWED)}")
@@ -200,8 +205,9 @@ def verdict(
 
 def _check_apart(paths: Mapping[str, Path]) -> None:
     for (a, one), (b, two) in combinations(paths.items(), 2):
-        same = one.exists() and two.exists() and one.samefile(two)
-        if same or (one.is_file() and two.is_file() and file_sha256(one) == file_sha256(two)):
+        files = files_of(one), files_of(two)
+        sizes, other = ([file.stat().st_size for file in own] for own in files)
+        if sizes == other and all(file_sha256(mine) == file_sha256(its) for mine, its in zip(*files, strict=True)):
             raise DataError(f"{two}: {b} is the same log as {a}; give the logs of two systems")
 
 

@@ -19,6 +19,7 @@ from llmanac.evaluate.verdict.items import Items, Log, Row
 
 FORMS: tuple[ModuleType, ...] = (lm_eval, inspect_log, lighteval, evalplus, helm, own, scores)
 SUFFIXES = (*TABLES, ".eval")
+SPACE = b"\xef\xbb\xbf \t\r\n"
 FIRST = 50  # elements of an object, by whose keys its form is known
 PROBLEMS = CommandProblems(advice="the log is cut off or damaged; repeat that evaluation")
 
@@ -28,9 +29,10 @@ def form_of(path: Path) -> ModuleType | None:
     if format_of(path) == ".eval":
         return inspect_log
     keys: set[Any] = set()
-    if format_of(path) == ".json" and next(blocks(path, PROBLEMS), b"").lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{":
+    start = next(blocks(path, PROBLEMS), b"").lstrip(SPACE) if format_of(path) == ".json" else b"[{"
+    if start[:1] == b"{":
         keys |= {place[0] for place, _ in itertools.islice(members(path, PROBLEMS, None), FIRST)}
-    else:
+    elif start[:1] == b"[" and start[1:].lstrip(SPACE)[:1] in (b"{", b""):  # other lists hold no rows
         keys |= next((row.values.keys() for row in table_rows(path, PROBLEMS)), set())
     return next((form for form in FORMS if any(own <= keys for own in form.KEYS)), None)
 

@@ -75,7 +75,7 @@ def _places(log: Items, rows: np.ndarray) -> str:
 def own_findings(log: Items, metric: str) -> list[Finding]:
     """What is wrong with one log by itself: rows logged twice, scores that are no numbers, answers that failed."""
     out = []
-    keys = _mixed(log.hashed("name"), np.frombuffer(log.samples, np.int64))
+    keys = _mixed(log.hashed("name"), np.frombuffer(log.samples, np.uint64))
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     if len(twice := np.flatnonzero(first[inverse] != np.arange(len(keys)))):
         said = f"{len(twice):,} rows are in the log twice ({_places(log, twice)}; the first is that of "
@@ -83,7 +83,7 @@ def own_findings(log: Items, metric: str) -> list[Finding]:
         out.append(Finding("duplicated", said))
     if len(bad := np.flatnonzero(~np.isfinite(log.values(metric)).all(1))):
         place, value = log.bad.get(metric, (log.places[bad[0]], "missing"))
-        said = f"{log.task.where(place)}: {log.label(metric)} is {value}, as in {len(bad):,} rows; score them"
+        said = f"{log.task.where(place)}: {log.label(metric)} is {value} ({len(bad):,} such in all); score them"
         out.append(Finding("not a number", said))
     if log.failed:
         place, name, why = log.failed[0]
@@ -129,6 +129,12 @@ def _missing(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
 
 def _settings(one: Items, two: Items) -> list[Finding]:
     out = []
+    silent = [str(log.task.path) for log in (one, two) if not log.task.settings]
+    if len(silent) == 1 or (silent and one.task.form == "lm-eval"):
+        said = (
+            f"{one.name or 'items'}: version, shots and system prompt are not in {' and '.join(silent)}: not compared"
+        )
+        out.append(Finding("note", said, stops=False))
     for name, value in one.task.settings.items():
         other = two.task.settings.get(name)
         if other is None or other == value:
@@ -156,13 +162,15 @@ def _contents(one: Items, two: Items, pairs: Pairs) -> list[Finding]:
     if len(found := differ("target")):
         out.append(Finding("target", said("other right answers", found, "; score both alike, or --allow prompts")))
     if len(found := differ("prompt")):
-        constant = len(one.systems) < 2 and len(two.systems) < 2  # what a template writes into the system's turn
-        if not len(differ("plain")) or (constant and not len(differ("turns"))):
-            end = ": the chat template alone, the text in it is the same"
+        # a system turn is the template's own where both runs say that they were given none, or the same
+        own = one.task.settings.get("system prompt", "none said") == two.task.settings.get("system prompt")
+        marked = one.marked or two.marked
+        if marked and not (len(differ("plain")) and (not own or len(differ("turns")))):
+            end = ": the chat template alone, the words in it are the same"
             out.append(Finding("template", said("other prompts", found, end), stops=False))
         else:
             end = "; give both the same prompts, or --allow prompts"
-            out.append(Finding("prompt", said("other prompts", differ("plain"), end)))
+            out.append(Finding("prompt", said("other prompts", differ("plain" if marked else "prompt"), end)))
     if (np.diff(rows[1]) < 0).any():
         out.append(Finding("order", f"{name}: the rows are in another order; documents pair them", stops=False))
     if not (pairs.counts[0] == pairs.counts[1]).all():
@@ -177,7 +185,7 @@ def metric_of(one: Items, two: Items, wanted: str | None) -> tuple[str | None, F
     if not chosen:
         lists = " and ".join(", ".join(map(log.label, log.columns)) or "none" for log in (one, two))
         what = "no metric in common" if wanted is None else f"{wanted} is not in both logs"
-        return None, Finding("metric", f"{one.name or 'items'}: {what} (they have {lists}); name one with --metric")
+        return None, Finding("metric", f"{one.name or 'items'}: {what} (they have {lists}); score both alike")
     return chosen[0], None
 
 
@@ -191,10 +199,13 @@ def score_findings(one: Items, two: Items, metric: str, pairs: Pairs) -> list[Fi
         out.append(Finding("scale", f"{name} is a number in one log and a pair in the other; score both alike"))
     elif metric not in AGGREGATES and not lower_is_better(metric):
         values = [log.values(metric)[own >= 0] for log, own in zip((one, two), pairs.item, strict=True)]
-        least, most = sorted(float(v.max(initial=0.0)) for v in values)
-        if min(v.min() for v in values) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least):
-            said = f"{name} goes up to {least:g} in one log and to {most:g} in the other: another scale"
-            out.append(Finding("scale", said + "; score both alike"))
+        (low, high), (other, top) = ((float(v.min()), float(v.max())) for v in values)
+        least, most = sorted((high, top))
+        beyond = min(low, other) >= 0 and 0 < least <= 10 and most >= max(5, ROOM * least)
+        right = any(np.isin(v, (0.0, 1.0)).all() for v in values)  # or wrong
+        if beyond or (right and (min(low, other) < 0 or most > 1)):
+            said = f"{low:g} to {high:g} in one log and from {other:g} to {top:g} in the other: another scale"
+            out.append(Finding("scale", f"{name} goes from {said}; score both alike"))
     return out
 
 

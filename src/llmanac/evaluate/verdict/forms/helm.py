@@ -19,6 +19,7 @@ from llmanac.evaluate.verdict.items import Row, Task
 
 TITLE = "HELM"
 KEYS = ({"instance_id", "train_trial_index", "stats"},)
+COUNTS = re.compile("num_|max_prob|logprob|predicted_index|finish_reason|inference_|training_|prompt_|batch_")
 
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
@@ -65,9 +66,10 @@ def _rows(path: Path, problems: Problems, main: Sequence[str]) -> Iterator[Row]:
 
 
 def _row(key: tuple[str, int], found: tuple[int, dict[str, float]], main: Sequence[str], **more: Any) -> Row:
-    """A row whose first scores are those that the run is about, not counts of tokens."""
+    """A row whose first scores are those that the run is about, and whose last are counts of tokens and times."""
     line, scores = found
-    ordered = {name: scores[name] for name in main if name in scores} | scores
+    names = (*main, *sorted(scores, key=lambda name: COUNTS.match(name) is not None))
+    ordered = {name: scores[name] for name in names if name in scores}
     return Row(line, key[0], scores=ordered, sample=key[1] + 1, **more)
 
 

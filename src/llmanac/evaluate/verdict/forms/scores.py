@@ -14,14 +14,15 @@ from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
 from llmanac.evaluate.verdict.items import Row, Task, number
 
-TITLE = "a table of scores"
+TITLE = "a table with columns id and score"
 KEYS = ({"id", "score"},)
 KNOWN = ("id", "task", "sample", "prompt", "target", "answer")
 
 
 def _metrics(row: Mapping[str, Any]) -> list[str]:
-    """`score` and every column of numbers; of the first row, which says what all have."""
-    return [key for key, value in row.items() if key == "score" or (key not in KNOWN and number(value) is not None)]
+    """`score`, and every column with a number or nothing in the first row, which says what all have."""
+    others = (key for key, value in row.items() if number(value) is not None or value in ("", None))
+    return ["score", *(key for key in others if key not in ("score", *KNOWN))]
 
 
 def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
@@ -36,7 +37,7 @@ def _rows(path: Path, problems: Problems) -> Iterator[Row]:
         prompt = values.get("prompt")
         yield Row(
             row.line, str(values.get("id")), None, {name: values.get(name) for name in metrics},
-            target=values.get("target"), sample=int(number(values.get("sample")) or 1),
+            target=values.get("target"), sample=values.get("sample"),
             prompts=() if prompt is None else (prompt if isinstance(prompt, list) else str(prompt),),
             answer=str(values.get("answer", "")), fields=values, task=values.get("task"),
         )  # fmt: skip
