@@ -138,23 +138,29 @@ def test_a_begin_of_text_that_the_model_never_read(tmp_path):
     assert found[:1] == ["bos-added"]
 
 
-def test_the_base_in_place_of_the_tuned_model(tmp_path):
+@pytest.mark.parametrize("size", [0.5, 0.05, 0.02])
+def test_the_base_in_place_of_the_tuned_model(size, tmp_path):
+    """The smaller changes are below what rounding to 8 and to 4 bits leaves."""
     tokenizer = words()
-    base = folder(tmp_path / "base", model(tokenizer), tokenizer)
+    base = folder(tmp_path / "base", model(tokenizer, dim=256), tokenizer)
     whole = load_model(base, device="cpu")
     change = make_method("adapter", {"name": "lora", "rank": 4}).build(seed=1).apply(whole)
     for name, parameter in whole.named_parameters():
         if "lora" in name:
-            parameter.data.normal_(0, 0.5)
+            parameter.data.normal_(0, size)
     save_adapter(change, tmp_path / "adapter", base=str(base))
     tokenizer.save(tmp_path / "adapter")
-    for kind in ("f16", "q8_0"):
+    kinds = ("f16", "q8_0", "q4_k_m", "q4_0")
+    for kind in kinds:
         exported = gguf(tmp_path / f"base-{kind}.gguf", load_model(base, device="cpu"), tokenizer, kind)
         found, one = causes(tmp_path / "adapter", exported)
-        assert found[:1] == ["adapter-not-merged"], one.findings
+        assert found == ["adapter-not-merged"], (kind, one.findings)
     merged = load_engine(str(tmp_path / "adapter"))
-    for kind in ("f16", "q8_0"):
-        assert causes(tmp_path / "adapter", gguf(tmp_path / f"{kind}.gguf", merged.model, tokenizer, kind))[0] == []
+    for kind in kinds:
+        exported = gguf(tmp_path / f"{kind}.gguf", merged.model, tokenizer, kind)
+        found, one = causes(tmp_path / "adapter", exported)
+        assert "adapter-not-merged" not in found, (kind, one.findings)
+        assert size == 0.5 or found == [], (kind, one.findings)
 
 
 CASES = {
