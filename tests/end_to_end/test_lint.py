@@ -166,7 +166,7 @@ def test_faults_of_rows(fault, tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        *(({"input_ids": ids}, "input_ids: a list of integers") for ids in (None, 5, [[1, 2], [3]], [1, "a", 3], "abc")),
+        *(({"input_ids": ids}, "input_ids: a list of integers") for ids in (None, 5, [[1], [3]], [1, "a", 3], "abc")),
         ({"input_ids": []}, "has 0 input_ids"),
         ({"input_ids": [1, 2], "labels": [[1], 2]}, "labels: a list of integers"),
         ({"input_ids": [1, 2], "labels": [1]}, "2 input_ids, 1 labels"),
@@ -178,9 +178,9 @@ def test_faults_of_rows(fault, tmp_path):
 )  # fmt: skip
 def test_tokenized_rows_that_do_not_fit_are_refused_by_line(row, said, made, tmp_path):
     rows = written(tmp_path / "rows.jsonl", [TOKENS[0], row])
-    for model in (None, str(made[0])):
+    for reader in (None, str(made[0])):
         with pytest.raises(DataError, match=rf"rows.jsonl:2: .*{said}"):
-            lint(str(rows), model=model)
+            lint(str(rows), model=reader)
 
 
 def test_places_that_hold_nothing_to_read(made, tmp_path):

@@ -11,10 +11,12 @@ from _servers import running
 
 from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
+from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.models.load import load_model
 from llmanac.recipes.verifying import Bounds, verify
+from llmanac.recipes.verifying.answers import paired
 
 THETA = 500_000.0
 FEW = Bounds(limit=6, length=12)
@@ -211,6 +213,38 @@ def test_a_server_is_asked(made):
     with running(engine) as server:
         [one] = verify(str(tuned), [server.url], bounds=FEW)
         assert [found.cause for found in one.findings] == ["template"]
+
+
+REPLIES = {
+    "a text as choice": {"choices": ["x"]},
+    "a text as message": {"choices": [{"message": "x"}]},
+    "no text": {"choices": [{"message": {"content": None}}]},
+    "usage of a word": {"choices": [{"message": {"content": "x"}, "text": "x"}], "usage": "many"},
+    "count of a word": {"choices": [{"message": {"content": "x"}, "text": "x"}], "usage": {"prompt_tokens": "many"}},
+    "a table of choices": {"choices": {"a": 1}},
+    "choices null": {"choices": None},
+    "choices missing": {"message": "x"},
+    "none": {"choices": []},
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
+    from llmanac.evaluate._server import Server
+
+    listed = {"data": [{"id": "m"}]}
+    monkeypatch.setattr(Server, "_send", lambda self, path, body: listed if body is None else REPLIES[reply])
+    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/v1/.* is no answer in OpenAI's form"):
+        verify(str(made[1]), ["http://127.0.0.1:9"], bounds=FEW)
+
+
+def test_a_paired_change_has_an_interval():
+    """18 of 18 unchanged has a width; where all change in both directions it is as wide as a paired t-interval."""
+    mean, low, high = paired([0] * 18)
+    assert mean == 0 and low == -high and 0.1 < high < 0.2
+    mean, low, high = paired([1, -1] * 50)
+    assert mean == 0 and low == pytest.approx(-0.196, abs=0.01)
+    assert paired([1] * 18)[2] == 1 and paired([-1] * 18)[1] == -1
 
 
 def test_the_command(made, tmp_path, capsys):
