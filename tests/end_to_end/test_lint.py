@@ -166,12 +166,11 @@ def test_faults_of_rows(fault, tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        *(({"input_ids": ids}, "input_ids: a list of integers") for ids in (None, 5, [[1], [3]], [1, "a", 3], "abc")),
-        ({"input_ids": []}, "has 0 input_ids"),
+        *(({"input_ids": ids}, "input_ids: a list of integers") for ids in (None, 5, [], [[1], [3]], [1, "a"], "abc")),
         ({"input_ids": [1, 2], "labels": [[1], 2]}, "labels: a list of integers"),
-        ({"input_ids": [1, 2], "labels": [1]}, "2 input_ids, 1 labels"),
+        ({"input_ids": [1, 2], "labels": [1]}, "2 input_ids and 1 labels"),
         ({"input_ids": [1, 2], "attention_mask": "x"}, "attention_mask: a list of integers"),
-        ({"input_ids": [1, 2], "attention_mask": [1]}, "1 of a mask"),
+        ({"input_ids": [1, 2], "attention_mask": [1]}, "2 input_ids and 1 attention_mask"),
         ({"input_ids": [1, 2], "attention_mask": [5, 9]}, "attention_mask: 1 "),
         ({"input_ids": [1, 2], "attention_mask": [0, 0]}, "attention_mask: 1 "),
     ],

@@ -120,7 +120,7 @@ def test_documents_become_rows(tmp_path):
         ([{"messages": [{"role": "user", "content": "a"}]}] * 9, "no answer"),
         ([{"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"}]}] * 9, "the role 'gpt'"),
         ([], "holds no rows"),
-        ([{"text": "It is a day. " * 200}] * 9, r"rows.jsonl:1: has [\d,]+ tokens, and the model reads 256"),
+        ([{"text": "It is a day. " * 200}] * 9, r"rows.jsonl:1: has [\d,]+ tokens, the model reads 256"),
         ([{"prompt": "a", "completion": "b"}], "of 1 rows none can be held out"),
         ([{"prompt": "a", "completion": "b"}] * 9, "of 9 rows none can be held out"),
         ([{"prompt": 1, "completion": 2}] * 9, "rows.jsonl:1: prompt: a text or a list"),

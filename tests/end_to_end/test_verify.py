@@ -234,7 +234,7 @@ def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
 
     listed = {"data": [{"id": "m"}]}
     monkeypatch.setattr(Server, "_send", lambda self, path, body: listed if body is None else REPLIES[reply])
-    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/v1/.* is no answer in OpenAI's form"):
+    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/v1/.* not in OpenAI's form"):
         verify(str(made[1]), ["http://127.0.0.1:9"], bounds=FEW)
 
 

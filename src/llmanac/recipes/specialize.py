@@ -164,7 +164,7 @@ class Specializing:
                 rows.append(row)
             elif source.parent != self.place / "data":  # of a document they are left out
                 raise DataError(
-                    f"{source}:{line}: has {len(ids):,} tokens, and the model reads {longest:,}; shorten it or drop it"
+                    f"{source}:{line}: has {len(ids):,} tokens, the model reads {longest:,}; shorten or drop it"
                 )
         out = held_out(rows, self.asked.test, self.asked.seed + 1)  # other rows than the tuning holds out
         if not any(out):

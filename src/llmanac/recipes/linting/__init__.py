@@ -44,7 +44,7 @@ def lint(
     found, trained = list[Found](), (path / weights.STATE).is_file()
     if (path / ADAPTER).is_file():
         found += applied(weights.ADAPTERS, weights.opened_adapter(path, model))
-    elif path.is_file() or ((not trained or (path / "config.json").is_file()) and _is_model(path)):
+    elif path.is_file() or Path(path if trained else locate(path)[0], "config.json").is_file():
         stored = weights.opened(*locate(path))
         if not stored.places and not trained:
             raise DataError(f"{place}: holds no weights in .safetensors (a .bin file is a pickle, which is not read)")
@@ -52,10 +52,6 @@ def lint(
     elif not trained:
         raise DataError(f"{place}: holds no rows, no config.json, no {ADAPTER} and no {weights.STATE}")
     return found + applied(weights.CHECKPOINTS, Artefact(path)) if trained else found
-
-
-def _is_model(path: Path) -> bool:
-    return Path(locate(path)[0], "config.json").is_file()
 
 
 def _rows(path: Path, model: str | None, held_out: str | None, length: int | None) -> list[Found]:

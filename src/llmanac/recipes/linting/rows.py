@@ -84,12 +84,8 @@ def said(values: Mapping[str, Any]) -> str:
 
 
 def _unreadable(rows: Rows) -> Fields:
-    wrong: dict[str, list[int]] = {}
-    for line, values in rows.rows:
-        if what := _amiss(values):
-            wrong.setdefault(what, []).append(line)
-    for what, lines in wrong.items():
-        yield from rows.at(lines, what=what)
+    wrong = {line: what for line, values in rows.rows if (what := _amiss(values))}
+    return rows.at(list(wrong), what=next(iter(wrong.values()), None))
 
 
 def _amiss(values: Mapping[str, Any]) -> str | None:
@@ -99,10 +95,8 @@ def _amiss(values: Mapping[str, Any]) -> str | None:
         return f"has none of the fields that are read, but {', '.join(sorted(map(str, values))) or 'none'}"
     for name, value in given.items():
         messages = isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value)
-        if name in LISTS and not messages:
-            return f"{name}: a list of messages is expected, not {shown(value)}"
-        if name in COLUMNS and not messages and not isinstance(value, str):
-            return f"{name}: a text or a list of messages is expected, not {shown(value)}"
+        if not messages and (name in LISTS or (name in COLUMNS and not isinstance(value, str))):
+            return f"{name}: a {'' if name in LISTS else 'text or a '}list of messages is expected, not {shown(value)}"
     return None
 
 
@@ -137,27 +131,20 @@ def _no_answer(rows: Rows) -> Fields:
         empty += prompts
     for line, messages in rows.chats:
         answers = [one for one in messages if one.get("role") == "assistant"]
-        none = not answers and line not in prompts and all(_known(one) for one in messages)
+        none = not answers and line not in prompts and all(str(one.get("role")) in ROLES for one in messages)
         if none or any(not one.get("tool_calls") and not _text(one).strip() for one in answers):
             empty.append(line)
-    return rows.at(sorted(empty))
+    return rows.at(sorted(set(empty)))
 
 
 def _alone(values: Mapping[str, Any]) -> bool:
     """Whether a row has a prompt and nothing that answers it."""
-    return (
-        "prompt" in values
-        and not any(values.get(name) for name in (*COLUMNS, "messages") if name != "prompt")
-        and (values.get("completion") is None)
-    )
-
-
-def _known(message: Mapping[str, Any]) -> bool:
-    return isinstance(message.get("role"), str) and message["role"] in ROLES
+    return {name for name in (*COLUMNS, *LISTS) if values.get(name)} == {"prompt"}
 
 
 def _role(rows: Rows) -> Fields:
-    wrong = {line: one.get("role") for line, messages in rows.chats for one in messages if not _known(one)}
+    wrong = {line: one.get("role") for line, messages in rows.chats for one in messages
+             if str(one.get("role")) not in ROLES}  # fmt: skip
     return rows.at(list(wrong), role=next(iter(wrong.values()), None))
 
 
@@ -233,18 +220,12 @@ class Tokens(Table):
         """
         out = []
         for line, values in self.rows:
-            where, ids = f"{self.path}:{line}", _numbers(self.path, line, values, "input_ids")
-            given = [ids if values.get(name) is None else _numbers(self.path, line, values, name)
-                     for name in ("labels", "attention_mask")]  # fmt: skip
-            if not ids or {len(ids)} != set(map(len, given)):
-                raise DataError(
-                    f"{where}: has {len(ids)} input_ids, {len(given[0])} labels and {len(given[1])} of a mask"
-                )
-            labels, mask = given
-            if values.get("attention_mask") is None:
-                out.append((line, ids, labels, _unpadded(ids)))
-                continue
-            if not {1} <= (seen := set(mask) - {0}) or seen != set(range(1, len(seen) + 1)):  # packed texts count up
+            where = f"{self.path}:{line}"
+            ids = _numbers(where, values, "input_ids")
+            labels = _numbers(where, values, "labels", ids)
+            size = _unpadded(ids)
+            mask = _numbers(where, values, "attention_mask", [1] * size + [0] * (len(ids) - size))
+            if not (seen := set(mask) - {0}) or seen != set(range(1, len(seen) + 1)):  # packed texts count up
                 raise DataError(f"{where}: attention_mask: 1 (of packed texts 1, 2, ...) and 0 are expected")
             order = sorted(range(len(ids)), key=lambda at: not mask[at])
             out.append((line, [ids[at] for at in order], [labels[at] for at in order], sum(map(bool, mask))))
@@ -260,11 +241,13 @@ class Tokens(Table):
         return named if named in ends else most
 
 
-def _numbers(path: Path, line: int, values: Mapping[str, Any], name: str) -> list[int]:
-    """A column of a row. Raises DataError for what is no list of integers."""
-    value = values.get(name)
-    if not isinstance(value, list) or not all(type(one) is int for one in value):
-        raise DataError(f"{path}:{line}: {name}: a list of integers is expected, not {shown(value)}")
+def _numbers(where: str, values: Mapping[str, Any], name: str, otherwise: list[int] | None = None) -> list[int]:
+    """A column of a row, as long as what it is without one. Raises DataError for what is no list of integers."""
+    value = otherwise if values.get(name) is None else values[name]
+    if not isinstance(value, list) or not value or not all(type(one) is int for one in value):
+        raise DataError(f"{where}: {name}: a list of integers is expected, not {shown(value)}")
+    if otherwise is not None and len(value) != len(otherwise):
+        raise DataError(f"{where}: has {len(otherwise)} input_ids and {len(value)} {name}")
     return value
 
 

@@ -179,10 +179,8 @@ def paired(changes: Sequence[int]) -> Interval:
 
     Unlike one from the standard deviation it has a width where nothing changed.
     """
-    total = len(changes)
-    (up, up_low, up_high), (down, down_low, down_high) = (
-        wilson_interval(changes.count(sign), total) for sign in (1, -1)
-    )
+    n = len(changes)
+    (up, up_low, up_high), (down, down_low, down_high) = (wilson_interval(changes.count(one), n) for one in (1, -1))
     shared = math.sqrt(up * down / ((1 - up) * (1 - down))) if up < 1 and down < 1 else 0.0
     low, high = (
         math.sqrt(a * a + b * b + 2 * shared * a * b)

@@ -152,9 +152,7 @@ def _said(answer: Any, place: str) -> Said:
     except (AttributeError, IndexError, KeyError, TypeError):
         text, count = None, None
     if not isinstance(text, str) or not isinstance(count, int | None):
-        raise CheckpointError(
-            f"{place}: answers {shown(answer)}, which is no answer in OpenAI's form; name another server"
-        )
+        raise CheckpointError(f"{place}: answers {shown(answer)}, not in OpenAI's form; name another server")
     return Said(text, count)
 
 
