@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from _servers import running
 
 from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
-from llmanac.core.errors import CheckpointError
+from llmanac.core.errors import CheckpointError, RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.models.load import load_model
 from llmanac.recipes.verifying import Bounds, verify
 from llmanac.recipes.verifying.answers import paired
+from llmanac.recipes.verifying.sides import Remote
 
 THETA = 500_000.0
 FEW = Bounds(limit=6, length=12)
@@ -236,6 +238,17 @@ def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
     monkeypatch.setattr(Server, "_send", lambda self, path, body: listed if body is None else REPLIES[reply])
     with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/v1/.* not in OpenAI's form"):
         verify(str(made[1]), ["http://127.0.0.1:9"], bounds=FEW)
+
+
+def test_a_server_that_is_silent_is_said_to_be(monkeypatch):
+    from llmanac.evaluate._server import Server
+
+    monkeypatch.setattr(Server, "__init__", lambda self, url, seconds: vars(self).update(url=url, seconds=seconds))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        side = Remote(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", seconds=0.1)
+        side.model = "m"
+        with pytest.raises(RequestError, match="/v1/completions: cannot be reached .timed out."):
+            side.answers(["Hello"], 4)
 
 
 def test_a_paired_change_has_an_interval():
