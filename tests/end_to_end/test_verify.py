@@ -247,7 +247,7 @@ def test_a_server_that_is_silent_is_said_to_be(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         side = Remote(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", seconds=0.1)
         side.model = "m"
-        with pytest.raises(RequestError, match="/v1/completions: cannot be reached .timed out."):
+        with pytest.raises(RequestError, match=r"/v1/completions: cannot be reached .timed out."):
             side.answers(["Hello"], 4)
 
 
