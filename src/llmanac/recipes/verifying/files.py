@@ -35,7 +35,7 @@ ROUNDED = {"float64": 1e-6, "float32": 1e-6, "F32": 1e-6, "float16": 1e-3, "F16"
 OTHERWISE = 0.5  # of a quantizer's folder, whose codes may correct each other
 MARGIN = 1.25  # for the rounding of the scales themselves
 ROWS = 2048  # of a matrix that are compared
-HALF = 0.5  # of the change of a tuning, below which an export is the base
+MERGED = 0.25  # of a change, below which a file is the base; where that was on a grid of 4 bits, rounding takes half
 ALIKE = 0.5  # cosine of a matrix and the same one, rounded too far
 ASKED = [{"role": "user", "content": "What is it?"}]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -178,7 +178,7 @@ def _weights(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Fou
             merged[name] = pair.merged
     if merged:  # a change below the rounding shows in the mean, and in no matrix by itself
         part = statistics.fmean(merged.values())
-        named = list(merged) if part < HALF else [name for name in merged if name in wrong]
+        named = list(merged) if part < MERGED else [name for name in merged if name in wrong]
         if named:
             yield "adapter-not-merged", {"count": len(named), "name": named[0], "part": max(part, 0.0)}
         wrong = {name: pair for name, pair in wrong.items() if name not in named}
