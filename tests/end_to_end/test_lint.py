@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
+from llmanac.core.errors import DataError
 from llmanac.core.spec import make_method
 from llmanac.models.load import load_model
 from llmanac.recipes.linting import CHECKS, TABLE, lint
@@ -113,9 +114,22 @@ ROWS = {
     "mixed-forms": [*(chat(*pair) for pair in ASKED), {"text": "The cat."}],
     "template-twice": [chat(f"<|im_start|>user\n{q}<|im_end|>", a) for q, a in ASKED],
     "bos-in-text": [{"text": f"<s>{q} {a}</s>"} for q, a in ASKED],
+    "unreadable-row": [{"foo": q, "bar": a} for q, a in ASKED],
 }
 NEIGHBOURS = {  # the same fault in another form
+    "unreadable-row": [
+        [{"messages": []}],
+        [{"messages": "hello"}],
+        [{"messages": [5]}],
+        [{"conversations": 5}],
+        [{"text": 5}],
+        [{}],
+        [{"prompt": 1, "completion": 2}],
+        [{"foo": "a"}, {"text": "a"}],
+    ],
     "no-answer": [
+        [{"prompt": "Q", "completion": None}],
+        [{"prompt": "Q", "completion": "A"}, {"prompt": "Q"}],
         [{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": " "}]}],
         [{"prompt": "Q", "completion": ""}],
         [{"conversations": [{"from": "human", "value": "Q"}]}],
@@ -123,6 +137,7 @@ NEIGHBOURS = {  # the same fault in another form
     "unknown-role": [
         [{"conversations": [{"from": "hummany", "value": "Q"}, {"from": "gpt", "value": "A"}]}],
         [{"messages": [{"role": "user", "content": "Q"}, {"role": "bot", "content": "A"}]}],
+        [{"messages": [{"role": ["user"], "content": "Q"}]}],
     ],
     "no-loss": [[TOKENS[0], {**TOKENS[1], "labels": [-100] * len(TOKENS[1]["labels"])}]],
     "end-untrained": [
@@ -146,6 +161,49 @@ def test_faults_of_rows(fault, tmp_path):
     assert named(written(tmp_path / "rows.jsonl", ROWS[fault])) == [fault]
     for rows in NEIGHBOURS.get(fault, ()):
         assert fault in named(written(tmp_path / "rows.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        *(({"input_ids": ids}, "input_ids: a list of integers") for ids in (None, 5, [], [[1], [3]], [1, "a"], "abc")),
+        ({"input_ids": [1, 2], "labels": [[1], 2]}, "labels: a list of integers"),
+        ({"input_ids": [1, 2], "labels": [1]}, "2 input_ids and 1 labels"),
+        ({"input_ids": [1, 2], "attention_mask": "x"}, "attention_mask: a list of integers"),
+        ({"input_ids": [1, 2], "attention_mask": [1]}, "2 input_ids and 1 attention_mask"),
+        ({"input_ids": [1, 2], "attention_mask": [5, 9]}, "attention_mask: 1 "),
+        ({"input_ids": [1, 2], "attention_mask": [0, 0]}, "attention_mask: 1 "),
+    ],
+)  # fmt: skip
+def test_tokenized_rows_that_do_not_fit_are_refused_by_line(row, said, made, tmp_path):
+    rows = written(tmp_path / "rows.jsonl", [TOKENS[0], row])
+    for reader in (None, str(made[0])):
+        with pytest.raises(DataError, match=rf"rows.jsonl:2: .*{said}"):
+            lint(str(rows), model=reader)
+
+
+def test_places_that_hold_nothing_to_read(made, tmp_path):
+    base, adapter = made
+    with pytest.raises(DataError, match=r"--model: /nonexistent: no such"):
+        lint(str(adapter), model="/nonexistent")
+    pickled = shutil.copytree(base, tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    with pytest.raises(DataError, match=r"no weights in \.safetensors"):
+        lint(str(pickled))
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "trainer_state.json").write_text(json.dumps({"log_history": [{"loss": 0.0}] * 3}))
+    assert named(state) == ["loss-zero"]
+    unknown = written(tmp_path / "unknown.jsonl", [{"foo": 1}])
+    assert named(unknown, held_out=str(unknown)) == ["unreadable-row"]
+
+
+def test_a_row_is_as_long_as_the_template_makes_it(made, tmp_path):
+    tokenizer, row = words(), chat("What Is It?", "It Is A Cat.")
+    size = len(tokenizer.chat_ids(row["messages"]))
+    rows = written(tmp_path / "rows.jsonl", [row])
+    assert named(rows, model=str(made[0]), length=size) == []
+    assert named(rows, model=str(made[0]), length=size - 1) == ["rows-too-long"]
 
 
 def test_faults_of_rows_that_need_a_model_or_other_rows(made, tmp_path):
@@ -327,6 +385,32 @@ CLEAN = {
     "preferences": [{"prompt": q, "chosen": a, "rejected": "No."} for q, a in ASKED],
     "preferences of messages": [
         {"chosen": chat(q, a)["messages"], "rejected": chat(q, "No.")["messages"]} for q, a in ASKED
+    ],
+    "prompts alone": [{"prompt": q} for q, _ in ASKED],
+    "prompts of messages alone": [{"prompt": chat(q, a)["messages"][:1]} for q, a in ASKED],
+    "preferences after messages": [
+        {
+            "prompt": chat(q, a)["messages"][:1],
+            "chosen": chat(q, a)["messages"][1:],
+            "rejected": chat(q, "No.")["messages"][1:],
+        }
+        for q, a in ASKED
+    ],
+    "tokenized, packed with a mask that counts": [
+        {
+            "input_ids": a["input_ids"] + b["input_ids"],
+            "labels": a["labels"] + b["labels"],
+            "attention_mask": [1] * len(a["input_ids"]) + [2] * len(b["input_ids"]),
+        }
+        for a, b in pairwise(TOKENS)
+    ],
+    "tokenized and padded on the left": [
+        {
+            "input_ids": [EOS] * (40 - len(row["input_ids"])) + row["input_ids"],
+            "labels": [-100] * (40 - len(row["input_ids"])) + row["labels"],
+            "attention_mask": [0] * (40 - len(row["input_ids"])) + row["attention_mask"],
+        }
+        for row in TOKENS
     ],
     "calls of tools": [
         {

@@ -24,12 +24,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 # ruff: noqa: E402
 from _exports import model, words
 
-from llmanac.adapters.load import find_adapter
 from llmanac.cli import main
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError, TokenizerError
 from llmanac.core.run_folder import NothingKept, RunFolder
 from llmanac.models.gguf.write import export_gguf
+from llmanac.models.locate import find_adapter
 from llmanac.recipes.run import run
 from llmanac.recipes.specialize import SpecializeSpec
 from llmanac.recipes.verifying import verify
@@ -120,10 +120,16 @@ def test_documents_become_rows(tmp_path):
         ([{"messages": [{"role": "user", "content": "a"}]}] * 9, "no answer"),
         ([{"messages": [{"role": "human", "content": "a"}, {"role": "gpt", "content": "b"}]}] * 9, "the role 'gpt'"),
         ([], "holds no rows"),
+        ([{"text": "It is a day. " * 200}] * 9, r"rows.jsonl:1: has [\d,]+ tokens, the model reads 256"),
+        ([{"prompt": "a", "completion": "b"}], "of 1 rows none can be held out"),
+        ([{"prompt": "a", "completion": "b"}] * 9, "of 9 rows none can be held out"),
+        ([{"prompt": 1, "completion": 2}] * 9, "rows.jsonl:1: prompt: a text or a list"),
+        ([{"messages": [{"role": ["user"], "content": "a"}]}] * 9, r"rows.jsonl:1: the role \['user'\]"),
+        ([{"prompt": "a", "completion": n} for n in "bc"], "rows.jsonl: what errors are weighed by: . tokens"),
     ],
 )
 def test_rows_that_cannot_be_used_leave_no_folder(rows, said, tmp_path):
-    spec = asked(tmp_path)
+    spec = asked(tmp_path, exports=("q4_k_m",))
     Path(spec.data).write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=said):
         carried_out(spec, tmp_path / "out")
@@ -150,6 +156,9 @@ def test_a_model_without_a_template_and_what_is_no_model(tmp_path):
         carried_out(SpecializeSpec(model=str(tmp_path / "missing"), data=spec.data), tmp_path / "out")
     with pytest.raises(SpecError, match="exports: 'q9' is none of"):
         asked(tmp_path, exports=("q9",))
+    for test in (0, 1):
+        with pytest.raises(SpecError, match="test"):
+            asked(tmp_path, test=test)
     with pytest.raises(SpecError, match="budget"):
         asked(tmp_path, budget="soon")
 
@@ -173,6 +182,36 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     found, _ = carried_out(spec, place, resume=True)
     assert found.results["verified"][0]["faithful"]
     assert (find_adapter(place / "tuned") / "adapter_model.safetensors").read_bytes() == weights
+
+
+def test_a_file_that_was_cut_short_is_written_again(tmp_path):
+    spec, place = asked(tmp_path), tmp_path / "out"
+    found, lines = carried_out(spec, place)
+    assert any("held-out rows only" in line for line in lines) and not any("--held-out" in line for line in lines)
+    export = place / "model-q8_0.gguf"
+    whole = export.read_bytes()
+    export.write_bytes(whole[: len(whole) // 2])
+    (place / "asked.json").write_text("{")
+    with pytest.raises(DataError, match=r"asked.json:1: not JSON .*; delete it"):
+        carried_out(spec, place, resume=True)
+    (place / "asked.json").unlink()
+    again, _ = carried_out(spec, place, resume=True)
+    assert export.read_bytes() == whole and again.results["verified"] == found.results["verified"]
+
+
+def test_answers_are_as_long_as_the_right_ones(tmp_path):
+    """And a score that does not change has an interval, and no minus zero."""
+    small, rows = inputs(tmp_path)
+    long = " ".join(f"{n}" for n in range(40))
+    row = [{"messages": [{"role": "user", "content": f"What is {n}?"}, {"role": "assistant", "content": f"{n} {long}"}]}
+           for n in range(20)]  # fmt: skip
+    Path(rows).write_text("".join(json.dumps(one) + "\n" for one in row))
+    found, _ = carried_out(SpecializeSpec(model=small, data=rows, epochs=0.5, exports=("f16",)), tmp_path / "out")
+    asked, tokenizer = found.results["asked"], words()
+    assert asked["length"] > len(tokenizer.encode(f"0 {long}")) > 48
+    assert asked["score"][0] == 0 and asked["score"][1] < 0 < asked["score"][2]
+    assert "-0.0000 (" not in (tmp_path / "out/report.html").read_text()
+    assert "change +0.000, 95% -" in (tmp_path / "out/MODEL_CARD.md").read_text()
 
 
 def test_tuning_ends_early_and_keeps_the_best(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -11,10 +12,13 @@ from _servers import running
 
 from llmanac.adapters.load import save_adapter
 from llmanac.cli import main
+from llmanac.core.errors import CheckpointError, RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.models.load import load_model
 from llmanac.recipes.verifying import Bounds, verify
+from llmanac.recipes.verifying.answers import paired
+from llmanac.recipes.verifying.sides import Remote
 
 THETA = 500_000.0
 FEW = Bounds(limit=6, length=12)
@@ -138,23 +142,29 @@ def test_a_begin_of_text_that_the_model_never_read(tmp_path):
     assert found[:1] == ["bos-added"]
 
 
-def test_the_base_in_place_of_the_tuned_model(tmp_path):
+@pytest.mark.parametrize("size", [0.5, 0.05, 0.02])
+def test_the_base_in_place_of_the_tuned_model(size, tmp_path):
+    """The smaller changes are below what rounding to 8 and to 4 bits leaves."""
     tokenizer = words()
-    base = folder(tmp_path / "base", model(tokenizer), tokenizer)
+    base = folder(tmp_path / "base", model(tokenizer, dim=256), tokenizer)
     whole = load_model(base, device="cpu")
     change = make_method("adapter", {"name": "lora", "rank": 4}).build(seed=1).apply(whole)
     for name, parameter in whole.named_parameters():
         if "lora" in name:
-            parameter.data.normal_(0, 0.5)
+            parameter.data.normal_(0, size)
     save_adapter(change, tmp_path / "adapter", base=str(base))
     tokenizer.save(tmp_path / "adapter")
-    for kind in ("f16", "q8_0"):
+    kinds = ("f16", "q8_0", "q4_k_m", "q4_0")
+    for kind in kinds:
         exported = gguf(tmp_path / f"base-{kind}.gguf", load_model(base, device="cpu"), tokenizer, kind)
         found, one = causes(tmp_path / "adapter", exported)
-        assert found[:1] == ["adapter-not-merged"], one.findings
+        assert found == ["adapter-not-merged"], (kind, one.findings)
     merged = load_engine(str(tmp_path / "adapter"))
-    for kind in ("f16", "q8_0"):
-        assert causes(tmp_path / "adapter", gguf(tmp_path / f"{kind}.gguf", merged.model, tokenizer, kind))[0] == []
+    for kind in kinds:
+        exported = gguf(tmp_path / f"{kind}.gguf", merged.model, tokenizer, kind)
+        found, one = causes(tmp_path / "adapter", exported)
+        assert "adapter-not-merged" not in found, (kind, one.findings)
+        assert size == 0.5 or found == [], (kind, one.findings)
 
 
 CASES = {
@@ -205,6 +215,49 @@ def test_a_server_is_asked(made):
     with running(engine) as server:
         [one] = verify(str(tuned), [server.url], bounds=FEW)
         assert [found.cause for found in one.findings] == ["template"]
+
+
+REPLIES = {
+    "a text as choice": {"choices": ["x"]},
+    "a text as message": {"choices": [{"message": "x"}]},
+    "no text": {"choices": [{"message": {"content": None}}]},
+    "usage of a word": {"choices": [{"message": {"content": "x"}, "text": "x"}], "usage": "many"},
+    "count of a word": {"choices": [{"message": {"content": "x"}, "text": "x"}], "usage": {"prompt_tokens": "many"}},
+    "a table of choices": {"choices": {"a": 1}},
+    "choices null": {"choices": None},
+    "choices missing": {"message": "x"},
+    "none": {"choices": []},
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
+    from llmanac.evaluate._server import Server
+
+    listed = {"data": [{"id": "m"}]}
+    monkeypatch.setattr(Server, "_send", lambda self, path, body: listed if body is None else REPLIES[reply])
+    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/v1/.* not in OpenAI's form"):
+        verify(str(made[1]), ["http://127.0.0.1:9"], bounds=FEW)
+
+
+def test_a_server_that_is_silent_is_said_to_be(monkeypatch):
+    from llmanac.evaluate._server import Server
+
+    monkeypatch.setattr(Server, "__init__", lambda self, url, seconds: vars(self).update(url=url, seconds=seconds))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        side = Remote(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", seconds=0.1)
+        side.model = "m"
+        with pytest.raises(RequestError, match=r"/v1/completions: cannot be reached .timed out."):
+            side.answers(["Hello"], 4)
+
+
+def test_a_paired_change_has_an_interval():
+    """18 of 18 unchanged has a width; where all change in both directions it is as wide as a paired t-interval."""
+    mean, low, high = paired([0] * 18)
+    assert mean == 0 and low == -high and 0.1 < high < 0.2
+    mean, low, high = paired([1, -1] * 50)
+    assert mean == 0 and low == pytest.approx(-0.196, abs=0.01)
+    assert paired([1] * 18)[2] == 1 and paired([-1] * 18)[1] == -1
 
 
 def test_the_command(made, tmp_path, capsys):

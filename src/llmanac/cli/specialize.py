@@ -22,7 +22,7 @@ def verify_command(
         base: The model before the tuning [the one that an adapter names].
         runner ([all|llmanac]): Where .gguf files are asked: here, and in llama.cpp where llama_cpp is installed.
         limit (int sets limit): Held-out prompts that are asked [50].
-        length (int sets length): Tokens of an answer [48].
+        length (int sets length): Tokens of an answer [48, or what the longest right one needs].
         identical (float sets identical): Bound: share of identical answers, of 8 bits and more [0.95].
         kl (float sets kl): Bound: KL, nats a token, of 8 bits and more [0.02].
         kl_coarse (float sets kl_coarse): The same, of fewer bits [0.3].

@@ -42,7 +42,7 @@ def sections(results: Mapping[str, Any]) -> list[Section | None]:
     if asked["score"] is not None:
         after, before = asked["scores"]
         mean, low, high = asked["score"]
-        numbers.append(["right answers", f"{before:.3f}", f"{after:.3f}", _change([-mean, -high, -low])])
+        numbers.append(["right answers", f"{before:.3f}", f"{after:.3f}", _change([0 - mean, 0 - high, 0 - low])])
     if held is not None:
         change = held["change"] and [held["change"][end] for end in ("mean", "low", "high")]
         numbers.append([held["measures"], f"{held['before']:.4f}", f"{held['after']:.4f}", _change(change)])
@@ -54,7 +54,8 @@ def sections(results: Mapping[str, Any]) -> list[Section | None]:
         f"{who}: {text}" for who, text in zip(("asked", "after", "before"), asked["example"] or (), strict=False)
     ]
     return [
-        Section("Before and after", [f"{asked['prompts']} rows were asked; tuned for {tuned['steps']} steps{ended}."],
+        Section("Before and after", [f"{asked['prompts']} rows were asked for {asked['length']} tokens at most.",
+                                     f"Tuned for {tuned['steps']} steps{ended}."],
                 [table(["", "before", "after", "change, 95%"], numbers)]),
         Section("The exports", tables=[table(HEAD, [cells(one) for one in results["verified"]])]),
         Section("Rate and rank", [sweep["taken"]["why"]], [table(["rate", "rank", "loss", "change, 95%"], arms)])

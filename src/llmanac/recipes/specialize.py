@@ -9,7 +9,7 @@ was killed goes on with the first that is missing; the tuning has a folder of it
     lint.json                             what `recipes/linting` says of them
     sweep-*/, sweep.json                  with choose = "sweep": each rate and rank, and why one was taken
     tuned/, merged/                       the adapter; the model with it
-    model-KIND.gguf, Modelfile            the exports, and what Ollama reads
+    model-KIND.gguf, Modelfile            the exports, and what Ollama reads; exports.json has their sizes
     asked.json, verified.json
     results.json, report.html, MODEL_CARD.md
 """
@@ -28,12 +28,14 @@ from llmanac.adapters import AdapterSpec
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import Report
-from llmanac.core.ranges import COUNT, PART, POSITIVE, within
+from llmanac.core.ranges import COUNT, INSIDE, POSITIVE, within
 from llmanac.core.run_folder import NothingKept, RunFolder, RunSpec
 from llmanac.core.spec import make_method
 from llmanac.data.command_problems import CommandProblems
+from llmanac.evaluate.divergence import SHORTEST, windows
 from llmanac.models.gguf.write import TYPES
-from llmanac.models.locate import GGUF
+from llmanac.models.load import load_model
+from llmanac.models.locate import GGUF, locate
 from llmanac.recipes import specialist
 from llmanac.recipes.chat_rows import can_chat
 from llmanac.recipes.convert import convert
@@ -43,17 +45,18 @@ from llmanac.recipes.merge import merge
 from llmanac.recipes.report import heading
 from llmanac.recipes.spec import seconds
 from llmanac.recipes.tune import TUNING, TuneSpec, tune
-from llmanac.recipes.tune_rows import RowsSpec, held_out, read_rows
+from llmanac.recipes.tune_rows import RowsSpec, encode_rows, held_out, read_rows
 from llmanac.recipes.tuned import Tuned, paired_change
 from llmanac.recipes.tuned import results as tuned_results
-from llmanac.recipes.verifying import Bounds, verify
+from llmanac.recipes.verifying import verify
 from llmanac.recipes.verifying.answers import compared, held_rows
 from llmanac.recipes.verifying.sides import Local
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.questions import questions_of
+from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 
-STOPS = ("mixed-forms", "no-answer", "unknown-role")  # what lint says that tuning must not go on with
+STOPS = ("mixed-forms", "no-answer", "unknown-role", "unreadable-row")  # what lint says that tuning must not go on with
 TUNED, SWEPT = 0.6, 0.2  # shares of a budget
 RATES, RANKS, SHARE = (3e-4, 1e-3), (8, 32), 0.2  # of a sweep; its part of the epochs
 FINE = ("f32", "f16", "bf16", "q8_0")  # exports that rounding hardly changes
@@ -89,7 +92,7 @@ class SpecializeSpec(RunSpec):
     budget: str | None = None
     seed: int = 0
 
-    ranges = within(PART, "test") | within(POSITIVE, "epochs") | within(COUNT, "questions patience")
+    ranges = within(INSIDE, "test") | within(POSITIVE, "epochs") | within(COUNT, "questions patience")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,24 +138,47 @@ class Specializing:
         place = self.place / f"{name}.json"
         if not place.is_file():
             files.write_json(place, make())
-        return files.read_json(place)
+        try:
+            return files.read_json(place)
+        except DataError as error:
+            raise DataError(f"{error}; delete it, and --resume makes it again") from None
 
     def look(self) -> None:
         """Make the rows of a folder of documents, look for faults, and take some out to be asked."""
         source = Path(self.asked.data)
         if source.is_dir():
             source = self._documents(source)
-        found = self._once("lint", lambda: [asdict(one) for one in lint(str(source), model=self.asked.model)])
-        for one in found:
-            if one["name"] in STOPS:
-                (self.place / "lint.json").unlink()  # the corrected rows are looked at again
-                raise DataError(str(one["said"]))
+        for one in self._once("lint", lambda: self._looked(source)):
             self.report(f"lint: {one['name']}: {one['said']}")
-        if not all(path.is_file() for path in self.rows.values()):
-            rows = [row for _, row in read_rows(source)]
-            out = held_out(rows, self.asked.test, self.asked.seed + 1)  # other rows than the tuning holds out
-            for side, path in self.rows.items():
-                _write(path, [row for row, asked in zip(rows, out, strict=True) if asked == (side == "test")])
+
+    def _looked(self, source: Path) -> list[dict[str, str]]:
+        """What `lint` says of the rows, which are divided. Raises DataError for what cannot be tuned on or asked."""
+        found = lint(str(source), model=self.asked.model)
+        if stops := [one.said for one in found if one.name in STOPS]:
+            raise DataError(stops[0])
+        place, words = locate(self.asked.model)
+        tokenizer, longest = can_chat(load_tokenizer(words), source), load_model(place, device="cpu").max_length
+        rows = []
+        for line, row, (ids, _) in encode_rows(make_method("objective", "chat").reader(tokenizer), source):
+            if longest is None or len(ids) <= longest:
+                rows.append(row)
+            elif source.parent != self.place / "data":  # of a document they are left out
+                raise DataError(
+                    f"{source}:{line}: has {len(ids):,} tokens, the model reads {longest:,}; shorten or drop it"
+                )
+        out = held_out(rows, self.asked.test, self.asked.seed + 1)  # other rows than the tuning holds out
+        if not any(out):
+            raise DataError(f"{source}: of {len(rows)} rows none can be held out to be asked; give more, or other ones")
+        for side, path in self.rows.items():
+            _write(path, [row for row, asked in zip(rows, out, strict=True) if asked == (side == "test")])
+        if not set(self.asked.exports) <= set(FINE):
+            windows(self._texts(), tokenizer, SHORTEST, 1, f"{source}: what errors are weighed by")
+        return [asdict(one) for one in found]
+
+    def _texts(self) -> list[str]:
+        """What is trained on, as texts."""
+        return ["\n".join(str(one["content"]) for one in messages_of(row)) or "".join(row.values())
+                for _, row in read_rows(self.rows["train"])]  # fmt: skip
 
     def _documents(self, folder: Path) -> Path:
         """Rows from documents: a passage and a question, answered by the sentence that does."""
@@ -202,7 +228,11 @@ class Specializing:
         rows = RowsSpec(file=str(self.rows["train"]), held_out=WATCHED, epochs=part * self.asked.epochs)
         asked = TuneSpec(model=self.asked.model, rows=rows, seed=self.asked.seed, **how)
         begun = RunFolder(place).read() is not None
-        return tune(asked, place, resume=begun, budget=limit or None, report=self.report)
+        return tune(asked, place, resume=begun, budget=limit or None, report=self._told)
+
+    def _told(self, line: str) -> None:
+        """What the tuning says, without the option of `tune` that it ends with."""
+        self.report(line.partition("; hold out more")[0])
 
     def tune(self) -> None:
         """The tuning of the recipe, or of what the sweep took."""
@@ -214,18 +244,22 @@ class Specializing:
             merge(self.place / "tuned", self.place / "merged")
 
     def export(self) -> None:
-        texts = ["\n".join(str(one["content"]) for one in messages_of(row)) or "".join(row.values())
-                 for _, row in read_rows(self.rows["train"])]  # fmt: skip
+        texts, sizes = self._texts(), self.place / "exports.json"
+        known = files.read_json(sizes) if sizes.is_file() else {}
         for kind, path in zip(self.asked.exports, self.exports, strict=True):
+            if path.is_file() and known.get(path.name) not in (None, path.stat().st_size):  # cut short since
+                path.unlink()
+                (self.place / "verified.json").unlink(missing_ok=True)
             if not path.is_file():  # below 8 bits errors weigh as much as what they are multiplied with on the rows
                 convert(str(self.place / "merged"), path, "gguf", kind, calibration=None if kind in FINE else texts)
+        files.write_json(sizes, {path.name: path.stat().st_size for path in self.exports})
 
     def _ask(self) -> dict[str, Any]:
         """The rows that were taken out, asked before and after."""
         before, after = Local(self.asked.model), Local(str(self.place / "merged"))
         can_chat(before.tokenizer, self.rows["test"])
         held = held_rows(after, self.rows["test"], ASKED)
-        return asdict(compared(after, before, held, Bounds().length)[0])
+        return asdict(compared(after, before, held, held.length)[0]) | {"length": held.length}
 
     def _verify(self) -> list[dict[str, Any]]:
         """Whether the exports are the tuned model."""

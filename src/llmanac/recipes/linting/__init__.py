@@ -44,8 +44,11 @@ def lint(
     found, trained = list[Found](), (path / weights.STATE).is_file()
     if (path / ADAPTER).is_file():
         found += applied(weights.ADAPTERS, weights.opened_adapter(path, model))
-    elif path.is_file() or Path(locate(path)[0], "config.json").is_file():
-        found += applied(weights.MODELS, weights.opened(*locate(path)))
+    elif path.is_file() or Path(path if trained else locate(path)[0], "config.json").is_file():
+        stored = weights.opened(*locate(path))
+        if not stored.places and not trained:
+            raise DataError(f"{place}: holds no weights in .safetensors (a .bin file is a pickle, which is not read)")
+        found += applied(weights.MODELS, stored)
     elif not trained:
         raise DataError(f"{place}: holds no rows, no config.json, no {ADAPTER} and no {weights.STATE}")
     return found + applied(weights.CHECKPOINTS, Artefact(path)) if trained else found

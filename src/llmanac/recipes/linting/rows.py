@@ -10,12 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmanac.core.errors import DataError, TokenizerError
+from llmanac.core.errors import DataError, TokenizerError, shown
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
-from llmanac.recipes.chat_rows import other_form
+from llmanac.recipes.chat_rows import OTHER_FORMS, other_form
 from llmanac.recipes.linting.rules import Fields, Table
+from llmanac.recipes.verifying.sides import tried
 
+COLUMNS = ("text", "prompt", "completion", "chosen", "rejected")
+LISTS = ("messages", "conversations")
 ROLES = {"system", "user", "assistant", "tool", "function", "developer", "ipython", "environment", "observation"}
 CONTROL = re.compile(
     r"<\|im_start\|>|<\|start_header_id\|>|<start_of_turn>|\[INST\]|<\|assistant\|>|<\|user\|>|<\|eot_id\|>"
@@ -55,26 +58,46 @@ def opened(path: Path, tokenizer: Any, longest: int | None, held_out: str | None
     if not found:
         raise DataError(f"{path}: holds no rows")
     others = [] if held_out is None else table_rows(Path(held_out), CommandProblems(advice="fix or drop it"))
-    return Rows(path, found, tokenizer, longest, {said(row.values) for row in others})
+    return Rows(path, found, tokenizer, longest, {said(row.values) for row in others} - {""})
 
 
 def messages_of(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The messages of a row of any form; none where it is of plain texts."""
+    """The messages of a row of any form, with the chosen answer; none where it is of plain texts."""
     given = values
-    if not isinstance(values.get("messages"), list) and not isinstance(values.get("prompt"), list):
+    if isinstance(values.get("chosen"), list):
+        before = values.get("prompt")
+        given = {"messages": [*(before if isinstance(before, list) else ()), *values["chosen"]]}
+    elif not isinstance(values.get("messages"), list) and not isinstance(values.get("prompt"), list):
         try:
             given = other_form(values) or {}
         except DataError:  # reading it says why
             return []
-    found = given.get("messages") or [*given.get("prompt", ()), *(given.get("completion") or ())]
-    return [one for one in found if isinstance(one, Mapping)]
+    parts = [given["messages"]] if given.get("messages") else [given.get("prompt"), given.get("completion")]
+    return [one for part in parts if isinstance(part, list) for one in part if isinstance(one, Mapping)]
 
 
 def said(values: Mapping[str, Any]) -> str:
     """All that a row says, without case and white space: what makes two rows the same."""
     texts = [f"{one.get('role')} {one.get('content')}" for one in messages_of(values)]
-    texts = texts or [str(values.get(name, "")) for name in ("prompt", "completion", "text", "chosen", "rejected")]
+    texts = texts or [str(values.get(name) or "") for name in COLUMNS]
     return " ".join(" ".join(texts).casefold().split())
+
+
+def _unreadable(rows: Rows) -> Fields:
+    wrong = {line: what for line, values in rows.rows if (what := _amiss(values))}
+    return rows.at(list(wrong), what=next(iter(wrong.values()), None))
+
+
+def _amiss(values: Mapping[str, Any]) -> str | None:
+    """Why no trainer reads a row; None where one may."""
+    given = {name: value for name in (*COLUMNS, *LISTS, *OTHER_FORMS) if (value := values.get(name)) is not None}
+    if not given:
+        return f"has none of the fields that are read, but {', '.join(sorted(map(str, values))) or 'none'}"
+    for name, value in given.items():
+        messages = isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value)
+        if not messages and (name in LISTS or (name in COLUMNS and not isinstance(value, str))):
+            return f"{name}: a {'' if name in LISTS else 'text or a '}list of messages is expected, not {shown(value)}"
+    return None
 
 
 def _form(values: Mapping[str, Any]) -> str:
@@ -95,23 +118,33 @@ def _text(message: Mapping[str, Any]) -> str:
 def _mixed(rows: Rows) -> Fields:
     seen: dict[str, int] = {}
     for line, values in rows.rows:
-        seen.setdefault(_form(values), line)
+        if not _amiss(values):
+            seen.setdefault(_form(values), line)
     forms = ", ".join(f"{form} from line {line}" for form, line in seen.items())
     return [{"where": rows.path, "forms": forms}] if len(seen) > 1 else []
 
 
 def _no_answer(rows: Rows) -> Fields:
     empty = [line for line, text in rows.texts("completion") if not text.strip()]
+    prompts = [line for line, values in rows.rows if _alone(values)]
+    if any("completion" in values for _, values in rows.rows):  # else all are prompts, to be answered
+        empty += prompts
     for line, messages in rows.chats:
         answers = [one for one in messages if one.get("role") == "assistant"]
-        none = not answers and all(one.get("role") in ROLES for one in messages)
+        none = not answers and line not in prompts and all(str(one.get("role")) in ROLES for one in messages)
         if none or any(not one.get("tool_calls") and not _text(one).strip() for one in answers):
             empty.append(line)
-    return rows.at(empty)
+    return rows.at(sorted(set(empty)))
+
+
+def _alone(values: Mapping[str, Any]) -> bool:
+    """Whether a row has a prompt and nothing that answers it."""
+    return {name for name in (*COLUMNS, *LISTS) if values.get(name)} == {"prompt"}
 
 
 def _role(rows: Rows) -> Fields:
-    wrong = {line: one.get("role") for line, messages in rows.chats for one in messages if one.get("role") not in ROLES}
+    wrong = {line: one.get("role") for line, messages in rows.chats for one in messages
+             if str(one.get("role")) not in ROLES}  # fmt: skip
     return rows.at(list(wrong), role=next(iter(wrong.values()), None))
 
 
@@ -140,12 +173,22 @@ def _no_template(rows: Rows) -> Fields:
 def _long(rows: Rows) -> Fields:
     if rows.tokenizer is None or rows.longest is None:
         return []
-    sizes = ((line, len(rows.tokenizer.encode(said(values)))) for line, values in rows.rows)
+    sizes = ((line, _size(rows.tokenizer, values)) for line, values in rows.rows)
     return rows.at([line for line, size in sizes if size > (rows.longest or 0)], longest=rows.longest)
 
 
+def _size(tokenizer: Any, values: Mapping[str, Any]) -> int:
+    """Tokens of a row as training reads it; 0 where the template refuses it, which another rule says."""
+    messages = messages_of(values)
+    if messages and tokenizer.chat_template is not None:
+        return len(tried(tokenizer.chat_ids, messages) or ())
+    texts = map(_text, messages) if messages else (values.get(name) for name in COLUMNS[:-1])
+    ids = tokenizer.encode("".join(text for text in texts if isinstance(text, str)))
+    return len(ids) + int(tokenizer.adds_bos) + (tokenizer.eos_id is not None)
+
+
 ROWS = {
-    "mixed-forms": _mixed, "no-answer": _no_answer, "unknown-role": _role,
+    "unreadable-row": _unreadable, "mixed-forms": _mixed, "no-answer": _no_answer, "unknown-role": _role,
     "held-out-in-training": lambda rows: rows.where(lambda one: said(one) in rows.held),
     "template-twice": lambda rows: rows.where(lambda one: any(CONTROL.search(_text(m)) for m in messages_of(one))),
     "bos-in-text": lambda rows: rows.at([at for at, text in rows.texts("text", "prompt") if text.startswith(BEGINS)]),
@@ -170,14 +213,22 @@ class Tokens(Table):
 
     @cached_property
     def read(self) -> list[tuple[int, list[int], list[int], int]]:
-        """`(line, ids, labels, tokens before the padding)`. Raises DataError for a row whose columns do not fit."""
+        """`(line, ids, labels, tokens before the padding)`, with padding of the left put to the right.
+
+        Raises:
+            DataError: a row whose columns do not fit.
+        """
         out = []
         for line, values in self.rows:
-            ids, mask = list(values["input_ids"]), values.get("attention_mask")
-            labels = list(ids if values.get("labels") is None else values["labels"])
-            if len(labels) != len(ids):
-                raise DataError(f"{self.path}:{line}: has {len(ids)} input_ids and {len(labels)} labels")
-            out.append((line, ids, labels, _unpadded(ids) if mask is None else sum(mask)))
+            where = f"{self.path}:{line}"
+            ids = _numbers(where, values, "input_ids")
+            labels = _numbers(where, values, "labels", ids)
+            size = _unpadded(ids)
+            mask = _numbers(where, values, "attention_mask", [1] * size + [0] * (len(ids) - size))
+            if not (seen := set(mask) - {0}) or seen != set(range(1, len(seen) + 1)):  # packed texts count up
+                raise DataError(f"{where}: attention_mask: 1 (of packed texts 1, 2, ...) and 0 are expected")
+            order = sorted(range(len(ids)), key=lambda at: not mask[at])
+            out.append((line, [ids[at] for at in order], [labels[at] for at in order], sum(map(bool, mask))))
         return out
 
     @cached_property
@@ -188,6 +239,16 @@ class Tokens(Table):
         most = token if len(self.read) > 1 and 2 * count >= MOST * len(self.read) else None
         named = getattr(self.tokenizer, "eos_id", None)
         return named if named in ends else most
+
+
+def _numbers(where: str, values: Mapping[str, Any], name: str, otherwise: list[int] | None = None) -> list[int]:
+    """A column of a row, as long as what it is without one. Raises DataError for what is no list of integers."""
+    value = otherwise if values.get(name) is None else values[name]
+    if not isinstance(value, list) or not value or not all(type(one) is int for one in value):
+        raise DataError(f"{where}: {name}: a list of integers is expected, not {shown(value)}")
+    if otherwise is not None and len(value) != len(otherwise):
+        raise DataError(f"{where}: has {len(otherwise)} input_ids and {len(value)} {name}")
+    return value
 
 
 def _unpadded(ids: list[int]) -> int:
@@ -236,7 +297,7 @@ def _beyond(rows: Tokens) -> Fields:
 
 
 TOKENS = {
-    "no-loss": lambda rows: rows.where(lambda one: set(one.get("labels") or ()) == {IGNORED}),
+    "no-loss": lambda rows: rows.at([line for line, _, labels, _ in rows.read if set(labels) == {IGNORED}]),
     "end-untrained": _end_untrained, "bos-twice": _begins_twice, "answers-cut": _cut, "labels-shifted": _shifted,
     "padding-trained": _padding, "ids-out-of-vocabulary": _beyond,
 }  # fmt: skip

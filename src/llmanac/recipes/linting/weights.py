@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from llmanac.adapters.load import CONFIG, WEIGHTS, load_adapter
-from llmanac.core.errors import LlmanacError
+from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.files import read_table
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.load import load_model
@@ -173,6 +173,8 @@ def opened_adapter(path: Path, base: str | None) -> Adapter:
     config = read_table(path / CONFIG)
     named = base or config.get("base_model_name_or_path")
     there = isinstance(named, str) and Path(named).exists()
+    if base and not there:
+        raise DataError(f"--model: {base}: no such file or folder")
     return Adapter(path, config, *tensors_in(path, WEIGHTS), named if there else None)
 
 

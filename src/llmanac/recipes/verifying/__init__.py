@@ -32,7 +32,7 @@ class Bounds(Spec):
         identical: share of greedy answers that must be the same text, of files with 8 bits a weight or more.
         kl: KL(tuned || exported) in nats a token, of these; kl_coarse: of files with fewer bits.
         score: by how much the share of right answers may fall.
-        limit: held-out prompts that are asked; length: tokens of an answer.
+        limit: held-out prompts that are asked; length: tokens of an answer, by default enough for the right ones.
     """
 
     identical: float = 0.95
@@ -40,7 +40,7 @@ class Bounds(Spec):
     kl_coarse: float = 0.3
     score: float = 0.02
     limit: int = 50
-    length: int = 48
+    length: int | None = None
 
     ranges = within(PART, "identical") | within(NOT_NEGATIVE, "kl kl_coarse score") | within(COUNT, "limit length")
 
@@ -97,7 +97,7 @@ def verify(
             continue
         for side in sides:
             first = compare_files(reference, side, held.probes) if isinstance(side, Local) else []
-            answers, causes = compared(reference, side, held, bounds.length)
+            answers, causes = compared(reference, side, held, bounds.length or held.length)
             findings = first + [one for one in causes if one.cause not in {known.cause for known in first}]
             identical, kl = (bounds.identical, bounds.kl) if side.bits >= 8 else (0.0, bounds.kl_coarse)
             beyond = answers.beyond(identical, kl, bounds.score)

@@ -21,6 +21,7 @@ from llmanac.recipes.verifying.sides import Local, Prompt, Said, tried
 
 LENGTH, FEWEST = 256, 8  # tokens of a window of text; windows, of short texts shorter ones
 Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval
+SHORT, MORE = 48, 8  # tokens of an answer at least, and more than of the longest right one, which may go on
 TIE = 0.5  # nats between the two best tokens of the tuned model
 OPENING = 12  # words of a text that a model is asked to go on with
 PROBES = read_toml(Path(__file__).with_name("probes.toml"))
@@ -32,13 +33,14 @@ class Held:
 
     Attributes:
         prompts: with the right answers in `golds`, None where there is none; said: the tuned model's answers.
-        text: tokens in windows.
+        text: tokens in windows; length: tokens of an answer, enough for the right ones.
     """
 
     prompts: list[Prompt]
     golds: list[str | None]
     text: Windows
     probes: Probes
+    length: int = SHORT
     said: list[Said] | None = None
 
 
@@ -103,7 +105,9 @@ def held_rows(tuned: Local, rows: str | Path | None, limit: int) -> Held:
         str(value).strip() for row in given for value in row.values() if isinstance(value, str) and value.isascii()
     ]
     probes = [*PROBES["texts"], *texts], [*_turns(), *conversations]
-    return Held([prompt for prompt, _ in pairs], [gold for _, gold in pairs], text, probes)
+    longest = max((len(tokenizer.encode(gold)) for _, gold in pairs if gold), default=0) + MORE
+    longest = min(max(SHORT, longest), tuned.model.max_length or longest)
+    return Held([prompt for prompt, _ in pairs], [gold for _, gold in pairs], text, probes, longest)
 
 
 def _tokens(tokenizer: Any, row: Mapping[str, Any]) -> list[int]:
@@ -153,7 +157,7 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     return Answers(
         len(same), wilson_interval(sum(same), len(same)), sum(ties),
         (sum(a for a, _ in right) / len(right), sum(b for _, b in right) / len(right)) if right else None,
-        interval_of([float(b) - float(a) for a, b in right]) if right else None,
+        paired([b - a for a, b in right]) if right else None,
         None if found is None else interval_of([kl for _, kl in found.blocks]),
         None if found is None else (math.exp(min(found.before, 700)), math.exp(min(found.after, 700))),
         None if first is None else (str(held.prompts[first])[-200:], *pairs[first]),
@@ -168,6 +172,21 @@ def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
         if len(tried(tokenizer.decode, mine.ids[: at + 1], skip_special=True) or "") > shared:
             return margin < TIE
     return bool(mine.margins) and mine.margins[-1] < TIE
+
+
+def paired(changes: Sequence[int]) -> Interval:
+    """The mean of changes of -1, 0 or 1, from Wilson's intervals of the shares of both signs (Tang et al. 2010).
+
+    Unlike one from the standard deviation it has a width where nothing changed.
+    """
+    n = len(changes)
+    (up, up_low, up_high), (down, down_low, down_high) = (wilson_interval(changes.count(one), n) for one in (1, -1))
+    shared = math.sqrt(up * down / ((1 - up) * (1 - down))) if up < 1 and down < 1 else 0.0
+    low, high = (
+        math.sqrt(a * a + b * b + 2 * shared * a * b)
+        for a, b in ((up - up_low, down_high - down), (up_high - up, down - down_low))
+    )
+    return up - down, up - down - low, up - down + high
 
 
 def interval_of(values: Sequence[float]) -> Interval:

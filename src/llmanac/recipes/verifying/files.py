@@ -10,8 +10,10 @@ the largest relative error,
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ ROUNDED = {"float64": 1e-6, "float32": 1e-6, "F32": 1e-6, "float16": 1e-3, "F16"
 OTHERWISE = 0.5  # of a quantizer's folder, whose codes may correct each other
 MARGIN = 1.25  # for the rounding of the scales themselves
 ROWS = 2048  # of a matrix that are compared
+MERGED = 0.25  # of a change, below which a file is the base; where that was on a grid of 4 bits, rounding takes half
 ALIKE = 0.5  # cosine of a matrix and the same one, rounded too far
 ASKED = [{"role": "user", "content": "What is it?"}]
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -160,6 +163,7 @@ def _config(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Foun
 
 def _weights(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
     wrong: dict[str, Pair] = {}
+    merged: dict[str, float] = {}
     for name, mine in tuned.weights.items():
         theirs = other.weights.get(name)
         if "vocabulary" in known and name in (HEAD, EMBEDDING):
@@ -170,12 +174,20 @@ def _weights(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Fou
         pair = Pair(name, rows_of(mine), rows_of(theirs), rounding(kind_of(theirs)), tuned)
         if not pair.error <= pair.limit:
             wrong[name] = pair
-    for entry, said in DIAGNOSES.items():
-        named = [pair for pair in wrong.values() if said(pair)]
+        if pair.is_base:
+            merged[name] = pair.merged
+    if merged:  # a change below the rounding shows in the mean, and in no matrix by itself
+        part = statistics.fmean(merged.values())
+        named = list(merged) if part < MERGED else [name for name in merged if name in wrong]
         if named:
-            worst = max(named, key=lambda pair: pair.error)
-            yield entry, {"count": len(named), "name": worst.name, "error": worst.error}
-        wrong = {name: pair for name, pair in wrong.items() if pair not in named}
+            yield "adapter-not-merged", {"count": len(named), "name": named[0], "part": max(part, 0.0)}
+        wrong = {name: pair for name, pair in wrong.items() if name not in named}
+    for entry, said in DIAGNOSES.items():
+        pairs = [pair for pair in wrong.values() if said(pair)]
+        if pairs:
+            worst = max(pairs, key=lambda pair: pair.error)
+            yield entry, {"count": len(pairs), "name": worst.name, "error": worst.error}
+        wrong = {name: pair for name, pair in wrong.items() if pair not in pairs}
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,10 +204,24 @@ class Pair:
     def error(self) -> float:
         return relative(self.there, self.here)
 
+    @cached_property
+    def base(self) -> Tensor | None:
+        """The rows before the tuning, where it changed them."""
+        base = self.tuned.base.get(self.name)
+        rows = None if base is None else rows_of(base)
+        return rows if rows is not None and rows.shape == self.here.shape and not rows.equal(self.here) else None
+
     @property
     def is_base(self) -> bool:
-        base = self.tuned.base.get(self.name)
-        return base is not None and base.shape == self.here.shape and relative(self.there, rows_of(base)) <= self.limit
+        """Whether it may be the base, by what rounding leaves; the tuned rows may be within it too."""
+        return self.base is not None and relative(self.there, self.base) <= self.limit
+
+    @property
+    def merged(self) -> float:
+        """The part of the change that is in the export, its projection on the change: 0 for the base, 1 if merged."""
+        assert self.base is not None
+        change = (self.here - self.base).double()
+        return float(((self.there - self.base) * change).sum() / change.square().sum())
 
 
 def relative(there: Tensor, here: Tensor) -> float:
@@ -223,7 +249,6 @@ def rows_of(weight: Any) -> Tensor:
 
 # in this order: of what the first names, the next are not asked
 DIAGNOSES: dict[str, Callable[[Pair], bool]] = {
-    "adapter-not-merged": lambda pair: pair.is_base,
     "dtype": lambda pair: bool((pair.here.abs() > LARGEST_HALF).any()),
     "quantization": lambda pair: (
         pair.limit > max(ROUNDED.values())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import CheckpointError, TokenizerError
+from llmanac.core.errors import CheckpointError, TokenizerError, shown
 from llmanac.evaluate._server import Server
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
@@ -120,7 +120,8 @@ class LlamaCpp:
     def answers(self, prompts: Sequence[Prompt], length: int) -> list[Said]:
         """The greedy answer to each prompt; llama.cpp renders and tokenizes it by the file alone."""
         ask = {True: self.llm.create_completion, False: self.llm.create_chat_completion}
-        return [_said(ask[isinstance(one, str)](one, max_tokens=length, temperature=0.0)) for one in prompts]
+        replies = (ask[isinstance(one, str)](one, max_tokens=length, temperature=0.0) for one in prompts)
+        return [_said(reply, self.name) for reply in replies]
 
 
 class Remote(Server):
@@ -134,15 +135,25 @@ class Remote(Server):
         for prompt in prompts:
             path, field = ("completions", "prompt") if isinstance(prompt, str) else ("chat/completions", "messages")
             body = {"model": self.model, "max_tokens": length, "temperature": 0, field: prompt}
-            out.append(_said(self._send(path, body)))
+            out.append(_said(self._send(path, body), f"{self.url}/{path}"))
         return out
 
 
-def _said(answer: Any) -> Said:
-    """The text of an answer in OpenAI's form, and the tokens of its prompt where it says them."""
-    choice = (answer.get("choices") or [{}])[0]
-    text = (choice.get("message") or {"content": choice.get("text")}).get("content")
-    return Said(str(text or ""), (answer.get("usage") or {}).get("prompt_tokens"))
+def _said(answer: Any, place: str) -> Said:
+    """The text of an answer in OpenAI's form, and the tokens of its prompt where it says them.
+
+    Raises:
+        CheckpointError: it is of another form; an answer that cannot be read is none that is empty.
+    """
+    try:
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        count = usage.get("prompt_tokens")
+    except (AttributeError, IndexError, KeyError, TypeError):
+        text, count = None, None
+    if not isinstance(text, str) or not isinstance(count, int | None):
+        raise CheckpointError(f"{place}: answers {shown(answer)}, not in OpenAI's form; name another server")
+    return Said(text, count)
 
 
 def tried(call: Callable[..., Any], *given: Any, **options: Any) -> Any:
