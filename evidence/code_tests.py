@@ -39,7 +39,7 @@ import numpy as np
 from benchmarks._corpora import data_folder
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
-from llmanac.metrics._corpus import Measured, percentiles, resampled
+from llmanac.metrics._corpus import Measured, percentiles, resampled_together
 from llmanac.metrics.pass_at_k import pass_at_k
 from llmanac.sandbox.pool import Sandbox
 
@@ -259,7 +259,7 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for name, one in found.items():
         rows = np.array(one["rows"], np.float64)
         share = Measured("share", rows[:, [3, 2]], lambda sums: sums[..., 0] / np.maximum(sums[..., 1], 1))
-        low, high = percentiles(resampled(share, 1000, np.random.default_rng(0)))
+        low, high = percentiles(resampled_together((share,), 1000, np.random.default_rng(0))[0])
         out[name] = {
             "passed": int(rows[:, 3].sum()), "wrong": int(rows[:, 2].sum()), "share": share.value, "low": low,
             "high": high, "problems": float((rows[:, 3] > 0).mean()),

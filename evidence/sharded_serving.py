@@ -148,7 +148,7 @@ def timed(sizes: dict[str, int], folder: str, shape: dict[str, int]) -> dict[str
             logits = runner.read(0, prompts, every=False)
             busy = []
             for _ in range(shape["new"]):
-                tokens = logits[:, -1].argmax(-1, keepdim=True).tolist()
+                tokens = logits[:, -1].argmax(-1)[:, None].tolist()
                 computed = time.process_time()
                 logits = runner.read(0, tokens, every=False)
                 busy.append(time.process_time() - computed)
