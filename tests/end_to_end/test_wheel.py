@@ -107,7 +107,26 @@ def test_a_light_installation_is_small(root: Path, wheel: Path) -> None:
     assert sum(sizes.values()) + sum(i.file_size for i in zipfile.ZipFile(wheel).infolist()) < LARGEST, sizes
 
 
-def test_commands_run_outside_the_checkout_without_torch(site: Path, tmp_path: Path) -> None:
+QUICK = (
+    ("show position/rope", "verdict"),
+    ("list --json", '"position/rope"'),
+    ("question list", "chapter"),
+    ("verdict a.jsonl b.jsonl", "B is better than A"),
+    ("doctor", "missing for training"),
+    ("--version", "llmanac"),
+)
+COMPILED = (  # their kernels are compiled anew for the place where the wheel is
+    ("ask docs 'What does the server listen on?'", "8017"),
+    ("tokenizer train bpe text.txt -o tok -s vocab_size=300", "ids, learned"),
+    ("ngram train text.txt -o model.arpa --order 2", "n-grams"),
+    ("metric bleu text.txt text.txt", "100"),
+)
+
+
+@pytest.mark.parametrize("commands", [QUICK, pytest.param(COMPILED, marks=pytest.mark.slow)], ids=["quick", "compiled"])
+def test_commands_run_outside_the_checkout_without_torch(
+    commands: tuple[tuple[str, str], ...], site: Path, tmp_path: Path
+) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "port.md").write_text(
         "# Server\n\nThe server listens on port 8017 of the loopback.\n", "utf-8"
@@ -116,23 +135,13 @@ def test_commands_run_outside_the_checkout_without_torch(site: Path, tmp_path: P
     for name, skill in (("a", 3), ("b", 2)):
         rows = [{"id": i, "score": int(i % skill == 0)} for i in range(600)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    for words, text in (
-        ("show position/rope", "verdict"),
-        ("list --json", '"position/rope"'),
-        ("question list", "chapter"),
-        ("ask docs 'What does the server listen on?'", "8017"),
-        ("tokenizer train bpe text.txt -o tok -s vocab_size=300", "ids, learned"),
-        ("ngram train text.txt -o model.arpa --order 2", "n-grams"),
-        ("metric bleu text.txt text.txt", "100"),
-        ("verdict a.jsonl b.jsonl", "B is better than A"),
-        ("doctor", "missing for training"),
-        ("--version", "llmanac"),
-    ):
+    for words, text in commands:
         assert text in (said := run(site, words, tmp_path)), (words, said)
     said = run(site, "run quickstart --budget 20s", tmp_path, status=2)
     assert "needs torch" in said and "llmanac[torch]" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.pretrained
 def test_a_gguf_file_is_answered_with_without_torch(site: Path, tmp_path: Path) -> None:
     place = pretrained("smollm2")
