@@ -137,6 +137,8 @@ def runs_of(found: Sequence[Record], name: str) -> dict[str, list[tuple[Record, 
 def figure(found: Sequence[Record], name: str) -> tuple[Record, Mapping[str, Any], int]:
     """The run that the tables show, its result, and how many runs it is the median of."""
     every = [run for runs in runs_of(found, name).values() for run in runs]
+    # a run without its peer is no complete run where there are others
+    every = [run for run in every if run[1]["peer"] == "none" or run[1]["theirs"] is not None] or every
     still = [run for run in every if quiet(run[0])] or every
     newest = max(still, key=lambda run: run[0]["made"])
     last = [run for run in still if machine_of(run[0]) == machine_of(newest[0])][-(3 if name in README else 1) :]
