@@ -1,11 +1,12 @@
 """What a benchmark's question is worth to two pretrained models: the same items with it and without it.
 
 SmolLM2-135M-Instruct (Q4_1) and Qwen2.5-Coder-0.5B-Instruct (Q4_K_M; its header says that it was made from AWQ weights)
-answered items at equal distances from each benchmark's file, greedily, with 8-bit activations. `LLMANAC_SHARED_DATA`
-names the folder of the files; DROP's are its contrast sets, which are asked through the chat template. Each item is
-asked twice: as it is, and with the context of HellaSwag's endings, PIQA's goal, MMLU's question (also of its five
-examples) or the passage of SQuAD and DROP left out. The difference is paired over items; its interval is clustered by
-subject or passage where items share one.
+answered items at equal distances from each benchmark's file. Choices are scored by the file's numbers in float32,
+answers are written greedily with activations in 8 bits. Of 10 pairs of a model and a benchmark {pairs} are made so far.
+`LLMANAC_SHARED_DATA` names the folder of the files; DROP's are its contrast sets, which are asked through the chat
+template. Each item is asked twice: as it is, and with the context of HellaSwag's endings, PIQA's goal, MMLU's question
+(also of its five examples) or the passage of SQuAD and DROP left out. The difference is paired over items; its interval
+is clustered by subject or passage where items share one.
 
 - The question raises the score beyond the interval in {settled} of {pairs} pairs of a model and a benchmark: {gains}.
 - Artefacts: from the choices alone, without the question, {blind}. What is above chance there is no knowledge of the

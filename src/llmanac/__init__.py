@@ -59,7 +59,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        from llmanac.core.device import naming
+        from llmanac.core.extras import naming
 
         with naming(f"llmanac.{name}"):
             return getattr(importlib.import_module(_PUBLIC[name]), name)

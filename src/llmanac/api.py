@@ -1,4 +1,4 @@
-"""The commands as functions of the same names; what they give back shows itself as a table (`core/shown.py`).
+"""The commands as functions of the same names; results of runs and measurements show themselves as tables.
 
     tuned = llmanac.tune("HuggingFaceTB/SmolLM2-135M-Instruct", "rows.jsonl", output="tuned")
     llmanac.evaluate("model", tuned.folder / "model", benchmarks="bench.toml")
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from llmanac.core.device import naming
+from llmanac.core.extras import naming
 from llmanac.core.spec import make_method
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmanac.retrieve.folder.answers import FolderAnswer
 
 Place = str | Path
+Changes = Mapping[str, Any]
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
 
@@ -40,9 +41,6 @@ def _named(function: Callable[Given, Made]) -> Callable[Given, Made]:
             return function(*given, **named)
 
     return called
-
-
-Changes = Mapping[str, Any]
 
 
 def _run(kind: Any, fields: dict[str, Any], data: Place, output: Place, resume: bool, changes: Changes | None) -> Run:

@@ -21,6 +21,7 @@ with interrupts.ending():
     import typer
 
     from llmanac.core.errors import LlmanacError, printable
+    from llmanac.core.extras import naming
     from llmanac.core.files import DISK, refused
 
 # Where each command and each group of commands is; a module is imported when its command is called or described.
@@ -138,18 +139,10 @@ def main(arguments: list[str] | None = None) -> Any:
             given = sys.argv[1:] if arguments is None else arguments
             if given and given[0][:1] != "-" and given[0] not in {**COMMANDS, **GROUPS}:
                 _fail(LlmanacError(f"no command {given[0]!r}; {_instead(given[0])}"))
-            return _command(given[0] if given else _being_completed())(args=arguments)
+            with naming(f"llmanac {given[0]}" if given else "llmanac"):
+                return _command(given[0] if given else _being_completed())(args=arguments)
         except LlmanacError as error:
             _fail(error)
-        except ImportError as error:
-            from llmanac.core.device import EXTRAS, needs, torch_is_there
-
-            module = (error.name or "").partition(".")[0]
-            if module not in EXTRAS:
-                if torch_is_there():
-                    raise
-                module = "torch"
-            _fail(needs(f"llmanac {given[0]}", module))
         except BrokenPipeError:  # `llmanac list | head`
             if arguments is None:  # what is still in the buffer goes nowhere when the process ends
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,29 +40,6 @@ def torch_is_there() -> bool:
     if "torch" in sys.modules:
         return sys.modules["torch"] is not None
     return importlib.util.find_spec("torch") is not None
-
-
-TORCH = "uv pip install --torch-backend cpu 'llmanac[torch]'"
-EXTRAS = {"torch": "torch", "matplotlib": "plots", "PIL": "images", "pyarrow": "data"}  # modules that a light one lacks
-
-
-def needs(what: str, module: str) -> LlmanacError:
-    """What to say where `what` needs a module of EXTRAS and it is not installed."""
-    if module == "torch":
-        return LlmanacError(f"`{what}` needs torch: `{TORCH}`, or see PyTorch's installation page")
-    return LlmanacError(f"`{what}` needs {module}: pip install 'llmanac[{EXTRAS[module]}]'")
-
-
-@contextlib.contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Inside, a module of EXTRAS that cannot be imported is an error that says what to install for `what`."""
-    try:
-        yield
-    except ImportError as error:
-        module = (error.name or "").partition(".")[0]
-        if module not in EXTRAS:
-            raise
-        raise needs(what, module) from None
 
 
 def may_have_gpu() -> bool:

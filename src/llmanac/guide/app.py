@@ -25,8 +25,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmanac.core import interrupts
-from llmanac.core.device import naming
 from llmanac.core.errors import LlmanacError, SpecError
+from llmanac.core.extras import naming
 from llmanac.core.progress import Report
 from llmanac.guide import plan
 from llmanac.guide.demos import Models, demos

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 
 from llmanac import __version__
 from llmanac.core import device
+from llmanac.core.extras import TORCH
 from llmanac.core.threads import threads
 
 # what each extra of the distribution is for; those that only tests and benchmarks need are left out
@@ -94,7 +95,7 @@ def missing() -> list[dict[str, Any]]:
         if has is None or not needed.specifier.contains(has, prereleases=True):
             found.setdefault(extra, []).append(f"{needed.name}{needed.specifier}" + (f" (is {has})" if has else ""))
     return [
-        {"use": USES[extra], "packages": names, "install": device.TORCH if extra == "torch" else
+        {"use": USES[extra], "packages": names, "install": TORCH if extra == "torch" else
          f"pip install 'llmanac[{extra}]'" if extra else
          f"pip install {' '.join(repr(name.partition(' ')[0]) for name in names)}"}
         for extra, names in found.items()

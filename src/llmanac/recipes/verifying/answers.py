@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,8 @@ import torch
 
 from llmanac.core.files import read_toml
 from llmanac.evaluate.divergence import SHORTEST, Windows, divergence
-from llmanac.metrics import Z, wilson_interval
+from llmanac.metrics import wilson_interval
+from llmanac.metrics._statistics import Estimate, estimate
 from llmanac.recipes.tune_rows import read_rows
 from llmanac.recipes.verifying.files import Finding, Probes, finding
 from llmanac.recipes.verifying.sides import Local, Prompt, Said, tried
@@ -158,7 +158,7 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
         len(same), wilson_interval(sum(same), len(same)), sum(ties),
         (sum(a for a, _ in right) / len(right), sum(b for _, b in right) / len(right)) if right else None,
         paired([b - a for a, b in right]) if right else None,
-        None if found is None else interval_of([kl for _, kl in found.blocks]),
+        None if found is None else _interval(estimate([kl for _, kl in found.blocks])),
         None if found is None else (math.exp(min(found.before, 700)), math.exp(min(found.after, 700))),
         None if first is None else (str(held.prompts[first])[-200:], *pairs[first]),
     ), causes  # fmt: skip
@@ -189,7 +189,5 @@ def paired(changes: Sequence[int]) -> Interval:
     return up - down, up - down - low, up - down + high
 
 
-def interval_of(values: Sequence[float]) -> Interval:
-    mean = statistics.fmean(values)
-    half = Z * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return mean, mean - half, mean + half
+def _interval(found: Estimate) -> Interval:
+    return found.mean, found.low, found.high
