@@ -178,8 +178,15 @@ def measured(part: dict[str, Any], study: ModuleType, replicates: Sequence[Any])
 def judge(part: dict[str, Any], study: ModuleType, cells: Sequence[dict[str, Any]]) -> Found:
     """A part's verdict from the pooled cells of its study. Raises DataError where its paths are not in the values."""
     name, margin = part["study"], float(part.get("margin", MARGIN))
+    waits = Found(part["says"], "inconclusive", name, note="its cells are not made yet")
+    if not cells:
+        return waits
     try:
         found = measured(part, study, _cells.replicates(study, cells))
+    except KeyError as error:
+        if getattr(study, "PARTIAL", False) and error.args[0] in study.PIECES:
+            return waits
+        raise DataError(f"claims.toml: {name}: {part['says']!r}: no {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"claims.toml: {name}: {part['says']!r}: {type(error).__name__}: {error}") from error
     verdict, note = decide(part, found, margin)
