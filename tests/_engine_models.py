@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from llmanac.core.types import ALL, LAST, Batch, Output
+from llmanac.core.types import ALL, LAST, Batch, ModelOutput
 
 EOS, USER, ASSISTANT, BOS = 256, 257, 258, 259
 VOCABULARY = 260
@@ -125,7 +125,7 @@ class HistoryModel:
                 logits[token] += 60
         return logits
 
-    def forward(self, batch: Batch | Tensor, state=None, want=ALL) -> Output:
+    def forward(self, batch: Batch | Tensor, state=None, want=ALL) -> ModelOutput:
         self.calls += 1
         time.sleep(self.seconds)
         batch = batch if isinstance(batch, Batch) else Batch(ids=batch)
@@ -141,7 +141,7 @@ class HistoryModel:
                     out[row, place] = self.logits_of(state.rows[row])
         if want == LAST:
             out = out[torch.arange(rows), torch.tensor(lengths) - 1][:, None]
-        return Output(logits=out)
+        return ModelOutput(logits=out)
 
 
 def script_of(text: str | list[int], prompt_length: int) -> dict[int, int]:

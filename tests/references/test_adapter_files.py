@@ -142,7 +142,7 @@ def test_hostile_files_are_refused_with_a_sentence(tmp_path, name, config, tenso
         load_adapter(model, folder)
     assert str(tmp_path) in str(found.value) and len(str(found.value)) < 700
     assert [k for k, p in model.named_parameters() if p.requires_grad] == trained
-    assert model.lead is None and not any(getattr(m, "change", None) for m in model.modules())
+    assert model.soft_prompt is None and not any(getattr(m, "change", None) for m in model.modules())
 
 
 def test_modules_that_the_config_leaves_out_need_no_tensors(tmp_path):

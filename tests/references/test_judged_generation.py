@@ -13,7 +13,7 @@ from _small_models import randomise
 
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.spec import make_method
-from llmanac.core.types import IGNORE, Batch, Output
+from llmanac.core.types import IGNORE, Batch, ModelOutput
 from llmanac.lab import generation as generations
 from llmanac.lab import probe as probes
 from llmanac.lab.generation import LEAST_DISTINCT, Generation, fill, make_generation, without_degenerate, write
@@ -72,10 +72,10 @@ class Recorder:
     def __init__(self, p: torch.Tensor) -> None:
         self.logits, self.given = p.log(), []
 
-    def __call__(self, batch: Batch, want: Any = None) -> Output:
+    def __call__(self, batch: Batch, want: Any = None) -> ModelOutput:
         assert batch.mask == "bidirectional"
         self.given.append(batch.ids.clone())
-        return Output(logits=self.logits.expand(*batch.shape, -1))
+        return ModelOutput(logits=self.logits.expand(*batch.shape, -1))
 
 
 def test_masks_are_filled_by_certainty_then_place_by_place(tokenizer: Any) -> None:

@@ -13,7 +13,7 @@ from _small_models import VOCABULARY, randomise
 
 from llmanac.core import registry
 from llmanac.core.errors import DataError, RequestError
-from llmanac.core.types import IGNORE, Bags, Batch
+from llmanac.core.types import IGNORE, BagOfWords, Batch
 from llmanac.data.examples import Examples
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.metrics._items import Items, Metric
@@ -86,7 +86,7 @@ def test_classification_is_measured_by_the_accuracy_of_each_example() -> None:
     class Scores(torch.nn.Module):
         """The class of a bag is its first id."""
 
-        def forward(self, batch: Bags) -> torch.Tensor:
+        def forward(self, batch: BagOfWords) -> torch.Tensor:
             starts = torch.cumsum(batch.lengths, 0) - batch.lengths
             return torch.nn.functional.one_hot(batch.ids[starts], 3).float()
 

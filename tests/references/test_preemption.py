@@ -57,7 +57,7 @@ def test_requests_that_are_put_back_have_the_tokens_that_they_have_alone(name, c
         for prompt in PROMPTS
         for done in Engine(model, ByteTokenizer()).generate(prompt, max_new_tokens=40, stop_ids=[], **options)
     ]
-    engine = Engine(model, ByteTokenizer(), prefix_cache_bytes=cache, drafter=draft, most_tokens=130)
+    engine = Engine(model, ByteTokenizer(), prefix_cache_bytes=cache, drafter=draft, max_num_batched_tokens=130)
     engine.speculation.always = True
     asked = [engine.request(prompt, max_new_tokens=40, stop_ids=[], **options) for prompt in PROMPTS]
     samples = options.get("n", 1)
@@ -98,7 +98,7 @@ def test_a_request_that_was_put_back_goes_on_with_its_forced_tokens_and_can_be_c
     model = HistoryModel()
     options = {"max_new_tokens": 31, "stop_ids": [], "constraint": Doubled, "logprobs": 1}
     alone = [Engine(model, ByteTokenizer()).generate(prompt, **options)[0] for prompt in PROMPTS[:3]]
-    engine = Engine(model, ByteTokenizer(), most_tokens=80)
+    engine = Engine(model, ByteTokenizer(), max_num_batched_tokens=80)
     done, scheduler = run(engine, [engine.request(prompt, **options) for prompt in PROMPTS[:3]])
     same(alone, done)
     assert scheduler.preemptions
@@ -116,11 +116,11 @@ def test_a_request_that_was_put_back_goes_on_with_its_forced_tokens_and_can_be_c
 
 
 def test_a_request_larger_than_the_bound_runs_alone_and_a_bad_bound_is_refused():
-    engine = Engine(HistoryModel(), ByteTokenizer(), most_tokens=10)
+    engine = Engine(HistoryModel(), ByteTokenizer(), max_num_batched_tokens=10)
     plain = Engine(HistoryModel(), ByteTokenizer())
     same(plain.generate(PROMPTS, max_new_tokens=9), engine.generate(PROMPTS, max_new_tokens=9))
-    with pytest.raises(RequestError, match="most_tokens: 0 is not at least 1"):
-        Engine(HistoryModel(), most_tokens=0)
+    with pytest.raises(RequestError, match="max_num_batched_tokens: 0 is not at least 1"):
+        Engine(HistoryModel(), max_num_batched_tokens=0)
 
 
 def test_pieces_follow_the_time_that_decoding_takes():

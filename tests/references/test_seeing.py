@@ -56,7 +56,7 @@ def test_a_prompt_in_pieces_and_put_back_gives_the_same(model, monkeypatch):
 
     expected = run()
     assert len(set(map(tuple, expected))) == 3
-    assert run(most_tokens=len(ids) + 9) == expected
+    assert run(max_num_batched_tokens=len(ids) + 9) == expected
     monkeypatch.setattr("llmanac.generate.schedule.READ_TOKENS", 3)
     assert run() == expected
 

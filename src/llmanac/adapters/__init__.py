@@ -163,7 +163,7 @@ def applied(model: nn.Module) -> list[Transform]:
     found: dict[int, Transform] = {}
     for module in model.modules():
         change = getattr(getattr(module, "change", None), "transform", None)
-        for transform in (getattr(module, "lead", None), change):
+        for transform in (getattr(module, "soft_prompt", None), change):
             if isinstance(transform, Transform):
                 found.setdefault(id(transform), transform)
     return list(found.values())

@@ -22,7 +22,7 @@ from llmanac.adapters._targets import ALL_LINEAR
 from llmanac.adapters._tokens import TokenPart
 from llmanac.adapters.lora import LoRA, LowRank, Spec
 from llmanac.core.errors import CheckpointError, SpecError, shown
-from llmanac.models._layers import Embedding, Product, upcast
+from llmanac.models._layers import Embedding, LinearMap, upcast
 from llmanac.models._quantized import dense
 from llmanac.models._weights import Weights, some
 from llmanac.models.families import FAMILIES, Source
@@ -248,7 +248,7 @@ def _family(
     linear = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, Product) or (isinstance(module, Embedding) and name.endswith(EMBEDDING))
+        if isinstance(module, LinearMap) or (isinstance(module, Embedding) and name.endswith(EMBEDDING))
     }
     lost: list[str] = []
     for kind in dict.fromkeys([family_of(model), None, *FAMILIES]):

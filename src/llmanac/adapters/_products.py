@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmanac.adapters import AdapterSpec, Transform, applied
 from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import Changeable, Embedding, Product, upcast
+from llmanac.models._layers import Changeable, Embedding, LinearMap, upcast
 from llmanac.models._quantized import Quantized, dense
 
 EMBEDDING = "embed_tokens"  # the only embedding that can be a target: others are added in ways of their own
@@ -118,8 +118,8 @@ class ProductTransform(Transform):
     def targets_of(self, model: nn.Module) -> dict[str, Changeable]:
         """The modules that the targets mean, by name. Raises SpecError."""
         named = any(pattern.endswith(EMBEDDING) for pattern in self.spec.targets)
-        found = find_targets(model, self.spec.targets, (Product, Embedding) if named else (Product,))
-        return {name: m for name, m in found.items() if isinstance(m, Product) or name.endswith(EMBEDDING)}
+        found = find_targets(model, self.spec.targets, (LinearMap, Embedding) if named else (LinearMap,))
+        return {name: m for name, m in found.items() if isinstance(m, LinearMap) or name.endswith(EMBEDDING)}
 
     def attach(self, model: nn.Module) -> dict[str, nn.Module]:
         layers = self.targets_of(model)

@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from llmanac.core.errors import SpecError, shown
-from llmanac.models._layers import Product
+from llmanac.models._layers import LinearMap
 from llmanac.models.heads import Head
 
 ALL_LINEAR = "all-linear"
 
 
-def find_targets(model: nn.Module, patterns: Sequence[str], kinds: tuple[type, ...] = (Product,)) -> dict[str, Any]:
+def find_targets(model: nn.Module, patterns: Sequence[str], kinds: tuple[type, ...] = (LinearMap,)) -> dict[str, Any]:
     """The linear maps that a pattern fits, by name, in the model's order.
 
     Args:
@@ -39,7 +39,7 @@ def find_targets(model: nn.Module, patterns: Sequence[str], kinds: tuple[type, .
 
 def _fits(pattern: str, name: str, module: nn.Module) -> bool:
     if pattern == ALL_LINEAR:
-        return isinstance(module, Product) and not isinstance(module, Head) and name.rpartition(".")[2] != "lm_head"
+        return isinstance(module, LinearMap) and not isinstance(module, Head) and name.rpartition(".")[2] != "lm_head"
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}")
 
 

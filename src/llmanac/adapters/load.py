@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from llmanac.adapters import Transform
 from llmanac.adapters._config import Adapter
-from llmanac.adapters._lead import MOST, NAME, LeadTransform
 from llmanac.adapters._peft import read_lora, write_lora
+from llmanac.adapters._soft_prompt import MOST, NAME, SoftPromptTransform
 from llmanac.adapters.lora import LoRA
 from llmanac.adapters.prefix import Prefix
 from llmanac.core import files
@@ -31,7 +31,7 @@ from llmanac.models.locate import ADAPTER as CONFIG
 from llmanac.models.locate import say_stopped
 
 WEIGHTS = "adapter_model.safetensors"
-LEADS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
+SOFT_PROMPTS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 EMBEDDINGS = "prompt_embeddings"
 LEAD_FIELDS = {
     "num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers", "num_transformer_submodules",
@@ -55,8 +55,8 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
         raise SpecError("adapter: is not applied to a model; save it before it is removed or merged")
     if isinstance(transform, LoRA):
         config, tensors = write_lora(transform, model)
-    elif isinstance(transform, LeadTransform):
-        config, tensors = _write_lead(transform, model)
+    elif isinstance(transform, SoftPromptTransform):
+        config, tensors = _write_soft_prompt(transform, model)
     else:
         raise SpecError(f"adapter: {transform.spec.name} has no form in PEFT's files")
     config = {
@@ -87,17 +87,17 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Transform:
     path = Path(folder)
     config = read_table(path / CONFIG)
     kind = config.get("peft_type")
-    if not isinstance(kind, str) or (kind != "LORA" and kind not in LEADS):
-        known = ", ".join(("LORA", *LEADS))
+    if not isinstance(kind, str) or (kind != "LORA" and kind not in SOFT_PROMPTS):
+        known = ", ".join(("LORA", *SOFT_PROMPTS))
         raise CheckpointError(f"{path / CONFIG}: peft_type is {shown(kind)}; this llmanac reads {known}")
     if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
         raise CheckpointError(f"{path}: holds a pickle, adapter_model.bin; convert it to {WEIGHTS}")
     adapter = Adapter(path / CONFIG, config, Weights(path, file=WEIGHTS))
     say_stopped(path)
-    return read_lora(model, adapter) if kind == "LORA" else _read_lead(model, adapter, LEADS[kind])
+    return read_lora(model, adapter) if kind == "LORA" else _read_soft_prompt(model, adapter, SOFT_PROMPTS[kind])
 
 
-def _write_lead(transform: LeadTransform, model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _write_soft_prompt(transform: SoftPromptTransform, model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with torch.no_grad():
         rows = transform.modules[NAME]()
     config: dict[str, Any] = {"num_virtual_tokens": transform.tokens, "num_transformer_submodules": 1}
@@ -119,7 +119,7 @@ def _write_lead(transform: LeadTransform, model: Any) -> tuple[dict[str, Any], d
     return config, {EMBEDDINGS: rows}
 
 
-def _read_lead(model: Any, adapter: Adapter, name: str) -> Transform:
+def _read_soft_prompt(model: Any, adapter: Adapter, name: str) -> Transform:
     adapter.check_fields(LEAD_FIELDS)
     tokens = adapter.number("num_virtual_tokens", most=MOST)
     if adapter.number("num_transformer_submodules", 1) != 1:

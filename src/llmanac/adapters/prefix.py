@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._lead import Encoder, LeadSpec, LeadTransform, Projected, state_without
+from llmanac.adapters._soft_prompt import Encoder, Projected, SoftPromptSpec, SoftPromptTransform, state_without
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.models.lm.transformer import Transformer
@@ -34,7 +34,7 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(LeadSpec):
+class Spec(SoftPromptSpec):
     """projection: width of the layer between narrow vectors and rows while they are trained; None for no such layer.
 
     With one, `start` has no meaning: the vectors and layers begin at random.
@@ -48,7 +48,7 @@ class Spec(LeadSpec):
         return Prefix(self, seed)
 
 
-class Prefix(LeadTransform):
+class Prefix(SoftPromptTransform):
     """See the module.
 
     Attributes:

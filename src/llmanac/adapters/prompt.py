@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llmanac.adapters._lead import Encoder, LeadSpec, LeadTransform
+from llmanac.adapters._soft_prompt import Encoder, SoftPromptSpec, SoftPromptTransform
 from llmanac.models.lm.transformer import Transformer
 
 CARD = {
@@ -25,14 +25,14 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(LeadSpec):
+class Spec(SoftPromptSpec):
     """See the base class."""
 
     def build(self, *, seed: int = 0, **dims: Any) -> Prompt:
         return Prompt(self, seed)
 
 
-class Prompt(LeadTransform):
+class Prompt(SoftPromptTransform):
     """See the module."""
 
     spec: Spec

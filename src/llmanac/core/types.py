@@ -155,7 +155,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bags:
+class BagOfWords:
     """Lists of ids without an order, as bag-of-words models read them.
 
     Attributes:
@@ -168,7 +168,7 @@ class Bags:
     lengths: Tensor
     targets: Tensor | None = None
 
-    def to(self, device: torch.device) -> Bags:
+    def to(self, device: torch.device) -> BagOfWords:
         """The same with every tensor on `device`."""
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
 
@@ -179,7 +179,7 @@ class Bags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Want:
+class OutputRequest:
     """What a forward pass is asked for; several things at once cost one pass.
 
     Attributes:
@@ -206,19 +206,19 @@ class Want:
             raise RequestError(f"layers: {self.layers!r} is not a tuple of numbers of blocks")
 
 
-ALL = Want(logits="all")
-LAST = Want(logits="last")
-HIDDEN = Want(hidden=True)
+ALL = OutputRequest(logits="all")
+LAST = OutputRequest(logits="last")
+HIDDEN = OutputRequest(hidden=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """What a model returns, as `Want` asked; the rest is None.
+class ModelOutput:
+    """What a model returns, as `OutputRequest` asked; the rest is None.
 
     Attributes:
         logits: (B, T, V) or (B, 1, V).
         hidden: (B, T, D), what the head reads.
-        layers: a (B, T, D) for each number of `Want.layers`.
+        layers: a (B, T, D) for each number of `OutputRequest.layers`.
         nll: nats; () the sum, or (B, T) with 0 where there is no target.
         entropy: (B, T), nats.
         aux: losses of parts by name (a load-balance loss), each () and already weighted; where gradients are computed.
@@ -286,7 +286,7 @@ class LanguageModel(Protocol):
     def start(self, batch: int) -> State:
         """An empty state for `batch` rows."""
 
-    def forward(self, batch: Batch | Tensor, state: Any = None, want: Want = ALL) -> Output:
+    def forward(self, batch: Batch | Tensor, state: Any = None, want: OutputRequest = ALL) -> ModelOutput:
         """What `want` asks for; with a state, for the tokens that follow what the state holds."""
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:

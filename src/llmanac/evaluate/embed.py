@@ -23,7 +23,7 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError, shown
-from llmanac.core.types import HIDDEN, Batch, Want
+from llmanac.core.types import HIDDEN, Batch, OutputRequest
 from llmanac.models._layers import upcast
 from llmanac.models.lm.encoder import Encoder
 
@@ -177,7 +177,7 @@ class Embedder:
         blocks = len(self.model.model.layers)
         if layer is not None and not 0 <= layer <= blocks:
             raise SpecError(f"layer: {layer} is not between 0 and the {blocks} blocks of the model")
-        want = Want(layers=(blocks if layer is None else layer,))
+        want = OutputRequest(layers=(blocks if layer is None else layer,))
         out: list[Tensor | None] = [None] * len(rows)
         for chosen in _batches([len(row) for row in rows], BATCH_HIDDEN):
             found = self.model(self._padded([list(rows[i]) for i in chosen]), want=want).layers[0]

@@ -23,7 +23,7 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
-from llmanac.core.types import ALL, IGNORE, LAST, Batch, State, Want
+from llmanac.core.types import ALL, IGNORE, LAST, Batch, OutputRequest, State
 from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
 from llmanac.generate.windows import WINDOW, batches, windows
@@ -206,7 +206,7 @@ def _by_length(model: Any) -> bool:
     return getattr(model.start(1), "by_length", None) is not None
 
 
-def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Want) -> torch.Tensor:
+def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: OutputRequest) -> torch.Tensor:
     """Logits (B, T, V) or (B, 1, V) of rows that follow what the state holds."""
     call = model if isinstance(model, torch.nn.Module) else model.forward
     logits: torch.Tensor = call(Batch.padded(rows, device=device_of(model)), state, want).logits

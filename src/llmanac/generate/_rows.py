@@ -11,7 +11,7 @@ from llmanac.generate._logits import Array
 from llmanac.generate.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
-    from llmanac.adapters._bank import Bank
+    from llmanac.adapters._registry import AdapterRegistry
 
 ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
 
@@ -78,7 +78,7 @@ class StateRunner:
     """
 
     prefix_cache: PrefixCache | None
-    bank: Bank | None = None
+    registry: AdapterRegistry | None = None
     _state: Any = None
 
     def __init__(self) -> None:
@@ -89,22 +89,23 @@ class StateRunner:
 
     def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
         state = self._state.view(start, start + len(lengths))
-        leads = [getattr(row, "lead", 0) for row in state.rows]  # places that the scheduler does not count
-        places = [n + lead for n, lead in zip(lengths, leads, strict=True)]
+        # places that the scheduler does not count
+        soft = [getattr(row, "soft_tokens", 0) for row in state.rows]
+        places = [n + own for n, own in zip(lengths, soft, strict=True)]
         try:
             state.rewind(mark, places)
             return list(lengths)
         except RequestError:
-            before = [m + lead for m, lead in zip(marked, leads, strict=True)]
+            before = [m + own for m, own in zip(marked, soft, strict=True)]
             back = [n if n == c else m for n, c, m in zip(places, state.counts, before, strict=True)]
             state.rewind(mark, back)
-            return [n - lead for n, lead in zip(back, leads, strict=True)]
+            return [n - own for n, own in zip(back, soft, strict=True)]
 
     def lasts(self, row: int) -> float:
         if getattr(self._state, "by_length", None) is None:
             return math.inf
         own = self._state.rows[row]
-        return int(own.planned - own.lead)
+        return int(own.planned - own.soft_tokens)
 
     def arrange(self, order: Sequence[int]) -> None:
         self._names = [self._names[i] for i in order]

@@ -43,7 +43,7 @@ from llmanac.models.state.pool import pageable
 
 if TYPE_CHECKING:
     from llmanac.adapters import Transform
-    from llmanac.adapters._bank import Bank
+    from llmanac.adapters._registry import AdapterRegistry
     from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 
@@ -67,8 +67,8 @@ class Engine:
         drafter: speculative decoding: the name of a drafter (`llmanac list drafter`), its Spec, or a draft model with
             the same vocabulary. The tokens are those without it.
         draft_model: the model that a drafter needs, where `drafter` is a name or a Spec.
-        most_tokens: that the sequences which run may hold together; where they need more, the youngest request waits
-            and is read again later. A request that alone needs more runs alone. None sets no bound.
+        max_num_batched_tokens: that the sequences which run may hold together; where they need more, the youngest
+            request waits and is read again later. A request that alone needs more runs alone. None sets no bound.
         runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
             `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
             seconds of compiling), or a `NativeModel` with choices of its own (quantized weights, threads).
@@ -97,27 +97,29 @@ class Engine:
         prefix_cache_bytes: int | None = None,
         drafter: str | DrafterSpec | LanguageModel | None = None,
         draft_model: LanguageModel | None = None,
-        most_tokens: int | None = None,
+        max_num_batched_tokens: int | None = None,
         runner: str | NativeModel = "torch",
         adapters: Mapping[str, str | Path | Transform] | None = None,
     ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
-        if most_tokens is not None and most_tokens < 1:
-            raise RequestError(f"most_tokens: {most_tokens} is not at least 1; leave it out to set no bound")
-        if most_tokens is not None and getattr(model, "reads_source", False):
-            raise RequestError("most_tokens: an encoder-decoder's answers cannot be put back; leave it out")
-        self.most_tokens = most_tokens
+        if max_num_batched_tokens is not None and max_num_batched_tokens < 1:
+            raise RequestError(
+                f"max_num_batched_tokens: {max_num_batched_tokens} is not at least 1; leave it out to set no bound"
+            )
+        if max_num_batched_tokens is not None and getattr(model, "reads_source", False):
+            raise RequestError("max_num_batched_tokens: an encoder-decoder's answers cannot be put back; leave it out")
+        self.max_num_batched_tokens = max_num_batched_tokens
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self.make_runner: Callable[[], Any] | None = None  # in place of the torch runner (parallel/serving.py)
         self.lost: Callable[[], str | None] = lambda: None  # why it cannot go on: a rank has stopped
-        self.bank: Bank | None = None
+        self.registry: AdapterRegistry | None = None
         if adapters:
-            from llmanac.adapters._bank import Bank
+            from llmanac.adapters._registry import AdapterRegistry
 
-            self.bank = Bank(model, adapters)
-            weakref.finalize(self, self.bank.detach)
-        self.native = _native(model, runner, self.bank)
+            self.registry = AdapterRegistry(model, adapters)
+            weakref.finalize(self, self.registry.detach)
+        self.native = _native(model, runner, self.registry)
         self.prefix_cache: PrefixCache | None = None
         if prefix_cache_bytes is not None:
             self.keep_prefixes(prefix_cache_bytes)
@@ -134,7 +136,7 @@ class Engine:
         if self.drafter is not None:
             if getattr(model, "reads_source", False) or getattr(draft_model, "reads_source", False):
                 raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
-            if getattr(draft_model, "lead", None) is not None:
+            if getattr(draft_model, "soft_prompt", None) is not None:
                 raise RequestError("drafter: the draft model has a prefix or a prompt before its tokens; remove() it")
             self.drafter.build(model=draft_model)
 
@@ -186,13 +188,13 @@ class Engine:
         if self.native is not None:
             from llmanac.generate.native import NativeRunner
 
-            runner = NativeRunner(self.native, self.prefix_cache, self.bank)
+            runner = NativeRunner(self.native, self.prefix_cache, self.registry)
         elif self.make_runner is not None:
             runner = self.make_runner()
         else:
             from llmanac.generate.runner import TorchRunner
 
-            runner = TorchRunner(self.model, self.prefix_cache, self.bank)
+            runner = TorchRunner(self.model, self.prefix_cache, self.registry)
         drafter = None if self.drafter is None else self.drafter.build(model=self.draft_model)
         return Scheduler(
             self.model,
@@ -201,7 +203,7 @@ class Engine:
             runner=runner,
             drafter=drafter,
             speculation=self.speculation,
-            most_tokens=self.most_tokens,
+            max_num_batched_tokens=self.max_num_batched_tokens,
             slower=slower,
         )
 
@@ -255,12 +257,17 @@ class Engine:
         _requests.check_names(cast(dict[str, Any], options))
         ids = self._prompt_ids(prompt)
         context, adapter = self.model.max_length, options.get("adapter")
-        names = () if self.bank is None else self.bank.names
+        names = () if self.registry is None else self.registry.names
         if adapter is not None and adapter not in names:
             known = f"known: {', '.join(names)}" if names else "this engine has none"
             raise RequestError(f"adapter: {shown(adapter)} is not known{nearest(str(adapter), names)} ({known})")
-        if adapter is not None and self.bank is not None and adapter in self.bank.leads and context is not None:
-            context -= self.bank.leads[adapter].tokens
+        if (
+            adapter is not None
+            and self.registry is not None
+            and adapter in self.registry.soft_prompts
+            and context is not None
+        ):
+            context -= self.registry.soft_prompts[adapter].tokens
         if context is not None and len(ids) > context:
             raise too_long("prompt", len(ids), context)
         if options.get("images") is not None and not getattr(self.model, "sees", False):
@@ -314,7 +321,7 @@ class Engine:
         return ids
 
 
-def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeModel | None:
+def _native(model: Any, runner: str | NativeModel, registry: AdapterRegistry | None) -> NativeModel | None:
     """What the native runner runs where it is chosen."""
     name, colon, keys = runner.partition(":") if isinstance(runner, str) else ("native", "", "")
     if name not in RUNNERS or (colon and (name != "native" or not keys)):
@@ -332,7 +339,7 @@ def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeM
     from llmanac.generate.native import NativeModel
     from llmanac.generate.native_torch import refusal
 
-    unread = None if bank is None or refusal(model) is not None else _native_terms.refusal(bank)
+    unread = None if registry is None or refusal(model) is not None else _native_terms.refusal(registry)
     if runner == "auto" and (unread or refusal(model) is not None or model.parameter_count() < SMALL):
         return None
     if unread:

@@ -12,7 +12,7 @@ from llmanac.core.errors import RequestError
 from llmanac.generate._logits import Array
 from llmanac.generate._native_shape import HALVES, Matrix, Shape
 from llmanac.generate.runner import weights_stamp
-from llmanac.models._layers import Linear, Product
+from llmanac.models._layers import Linear, LinearMap
 from llmanac.models._quantized import Quantized, dense
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
@@ -68,9 +68,9 @@ def refusal(model: Any) -> str | None:
         return f"it computes in float32, and the model has {', '.join(sorted(map(str, wrong)))}"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "the model has forward hooks"
-    if any(not getattr(m.change, "served", False) for m in model.modules() if isinstance(m, Product) and m.change):
+    if any(not getattr(m.change, "served", False) for m in model.modules() if isinstance(m, LinearMap) and m.change):
         return "the model has adapters; merge them first"
-    if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
+    if any(isinstance(m, LinearMap) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
     layers = model.model.layers
     parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]

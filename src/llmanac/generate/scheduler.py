@@ -41,8 +41,8 @@ class Scheduler:
         rows: how many sequences run at once; a single request with more samples than that runs alone.
         prefix_cache: where the states of prompts and answers are kept for later ones; None keeps nothing.
         drafter: guesses tokens ahead; `speculation` counts them and may be shared by schedulers of one engine.
-        most_tokens: that all rows may hold together; beyond it the youngest request waits and is read again. The
-            oldest always goes on. None sets no bound.
+        max_num_batched_tokens: that all rows may hold together; beyond it the youngest request waits and is read again.
+            The oldest always goes on. None sets no bound.
         slower: how many times as long a step may take where it reads a part of a prompt too; None does not look at
             the time, so that what a call computes does not depend on it.
 
@@ -63,13 +63,13 @@ class Scheduler:
         prefix_cache: PrefixCache | None = None,
         drafter: Drafter | None = None,
         speculation: Speculation | None = None,
-        most_tokens: int | None = None,
+        max_num_batched_tokens: int | None = None,
         slower: float | None = None,
     ) -> None:
         self.model, self.rows, self.prefix_cache = model, rows, prefix_cache
         self.runner = runner
         self.drafter, self.speculation = drafter, speculation or Speculation()
-        self.most_tokens, self.pieces, self.preemptions = most_tokens, Pieces(slower), 0
+        self.max_num_batched_tokens, self.pieces, self.preemptions = max_num_batched_tokens, Pieces(slower), 0
         self.choose: Choose | None = None
         self._arrivals = itertools.count()
         self.waiting: deque[Request] = deque()
@@ -161,7 +161,7 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Put the youngest requests back until the others' next tokens fit."""
-        while self.most_tokens is not None and self.held > self.most_tokens:
+        while self.max_num_batched_tokens is not None and self.held > self.max_num_batched_tokens:
             running = {row.request.arrival: row.request for row in self.table}
             if len(running) < 2:
                 return
@@ -176,7 +176,9 @@ class Scheduler:
     def _admit(self) -> None:
         """Give the requests that start now a row each, or one a sequence that was put back, behind all others."""
         used = sum(row.rows for row in self.table)
-        room = math.inf if self.most_tokens is None else self.most_tokens - self.held - GROWTH * used
+        room = (
+            math.inf if self.max_num_batched_tokens is None else self.max_num_batched_tokens - self.held - GROWTH * used
+        )
         taken = admit(self.waiting, self.rows, self.rows - used, room)
         if not taken:
             return

@@ -66,7 +66,7 @@ class Changeable(nn.Module):
         return torch.addcmul(bias, gain, y - bias + term)
 
 
-class Product(Changeable):
+class LinearMap(Changeable):
     """A module that multiplies its input with `weight` (outputs, inputs): a `Linear` or a head.
 
     Attributes:
@@ -95,7 +95,7 @@ class Product(Changeable):
         return self.weight.shape[1]
 
 
-class Linear(Product):
+class Linear(LinearMap):
     """`y = x W^T + b`, computed in the dtype of `x`.
 
     Args:

@@ -33,7 +33,7 @@ class Rule:
         strict: whether a query does not see its own place.
         segments: (B, T), where queries and keys are the same packed tokens.
         asking: (B, T) segments of the queries, where these are other tokens than the keys.
-        lead: keys before those of `segments`, which the tokens of every document see.
+        soft_tokens: keys before those of `segments`, which the tokens of every document see.
         pattern: positions (B or 1, T, 1) and (B or 1, 1, S) -> (B or 1, T, S) bool: a further condition, or None.
     """
 
@@ -44,7 +44,7 @@ class Rule:
     strict: bool = False
     segments: Tensor | None = None
     asking: Tensor | None = None
-    lead: int = 0
+    soft_tokens: int = 0
     pattern: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
@@ -64,11 +64,11 @@ class Rule:
             assert self.prefix is not None
             seen = seen | ((k >= 0) & (k < self.prefix[:, None, None]))
         if self.segments is not None:
-            of_keys = F.pad(self.segments, (self.lead, 0)) if self.lead else self.segments
+            of_keys = F.pad(self.segments, (self.soft_tokens, 0)) if self.soft_tokens else self.segments
             own = self.segments if self.asking is None else self.asking
             same = own[:, rows, None] == of_keys[:, None, columns]
-            if self.lead:
-                same = same | (torch.arange(of_keys.shape[1], device=same.device)[columns] < self.lead)
+            if self.soft_tokens:
+                same = same | (torch.arange(of_keys.shape[1], device=same.device)[columns] < self.soft_tokens)
             seen = seen & same
         if self.pattern is not None:
             seen = seen & self.pattern(q, k)
@@ -166,7 +166,7 @@ class AttentionMask:
         if window is None or window >= self.count:
             return self
         assert self.rule is not None
-        if self.rule.lead and self.rule.segments is not None:
+        if self.rule.soft_tokens and self.rule.segments is not None:
             raise RequestError(
                 "segments: a window that a prefix comes before cannot be packed; give every document its own row"
             )
@@ -221,12 +221,12 @@ def of_batch(batch: Batch) -> AttentionMask:
     return AttentionMask(rule, steps, steps, causal=causal, mask=not plain)
 
 
-def of_lead(batch: Batch, slots: SlotMapping) -> AttentionMask:
+def of_soft_prompt(batch: Batch, slots: SlotMapping) -> AttentionMask:
     """The mask of a batch whose rows have an adapter's keys before them, all the same number."""
     assert slots.start is not None
     queries = slots.start + torch.arange(slots.tokens, device=batch.device)[None]
     end = None if batch.mask == "causal" or batch.lengths is None else slots.start + batch.lengths
-    rule = Rule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments, lead=slots.start)
+    rule = Rule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments, soft_tokens=slots.start)
     return AttentionMask(rule, queries, slots, causal=False, mask=True)
 
 
@@ -274,7 +274,7 @@ def by_document(mask: AttentionMask) -> AttentionMask:
     rule = mask.rule
     if rule is None or rule.segments is None:
         return mask
-    if rule.lead:
+    if rule.soft_tokens:
         raise RequestError("segments: sparse attention after a prefix cannot be packed; give documents own rows")
     if "by document" in mask.plans:
         found: AttentionMask = mask.plans["by document"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import Batch, Output, Want
+from llmanac.core.types import Batch, ModelOutput, OutputRequest
 from llmanac.models import _masks
 from llmanac.models._call import CallLayer, CallState
 from llmanac.models._context import Context
@@ -21,7 +21,7 @@ from llmanac.models.state import DecodingState, SlotMapping
 Recompute = Literal["none", "blocks"]
 
 
-def check_targets(batch: Batch, want: Want) -> None:
+def check_targets(batch: Batch, want: OutputRequest) -> None:
     """Raises RequestError where nll is wanted and the batch has no targets of its shape."""
     if want.nll is None:
         return
@@ -37,7 +37,7 @@ def check_request(
     head: Any,
     batch: Batch,
     state: Any,
-    want: Want,
+    want: OutputRequest,
     *,
     reads_source: bool,
     typed: bool = False,
@@ -125,8 +125,10 @@ def run_layers(
     return x, tuple(kept[n] for n in wanted)
 
 
-def read_head(head: Any, hidden: Tensor, batch: Batch, context: Context, state: Any, want: Want) -> Output:
-    """What the head makes of the final hidden states (B, T, D); see `Want`."""
+def read_head(
+    head: Any, hidden: Tensor, batch: Batch, context: Context, state: Any, want: OutputRequest
+) -> ModelOutput:
+    """What the head makes of the final hidden states (B, T, D); see `OutputRequest`."""
     logits = nll = entropy = None
     if want.logits is not None:
         logits = head.logits(hidden, context, state, batch.last if want.logits == "last" else None)
@@ -137,4 +139,4 @@ def read_head(head: Any, hidden: Tensor, batch: Batch, context: Context, state: 
         nll = head.nll(hidden, batch.targets, context, want.nll)
     if want.entropy:
         entropy = head.entropy(hidden, context)
-    return Output(logits=logits, hidden=hidden if want.hidden else None, nll=nll, entropy=entropy)
+    return ModelOutput(logits=logits, hidden=hidden if want.hidden else None, nll=nll, entropy=entropy)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.types import HIDDEN, IGNORE, Batch
-from llmanac.models._lead import begin
+from llmanac.models._soft_prompt import begin
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state import DecodingState, LayerState, SlotMapping
 from llmanac.models.state.kv import KVCache
@@ -43,7 +43,7 @@ def spans(prompts: Sequence[Sequence[int]]) -> tuple[Span, ...]:
 def sharing(model: Any, found: Sequence[Span]) -> bool:
     """Whether computing prompts once saves anything, and the model's layers can be given their keys and values."""
     saved = sum((b - a - 1) * tokens for a, b, tokens in found)
-    if saved < WORTH * len(found) or type(model) is not Transformer or model.lead is not None:
+    if saved < WORTH * len(found) or type(model) is not Transformer or model.soft_prompt is not None:
         return False
     if any(module._forward_hooks or module._forward_pre_hooks for module in (model, *model.model.layers)):
         return False

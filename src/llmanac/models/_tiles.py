@@ -31,17 +31,17 @@ class Tiles:
         self._bands: dict[tuple[int, int, int], Tensor] = {}
         queries, keys = _bounds(mask.queries, rows), _bounds(mask.keys, columns)
         segments = None if mask.rule is None else mask.rule.segments
-        lead = 0 if mask.rule is None else mask.rule.lead
+        soft_tokens = 0 if mask.rule is None else mask.rule.soft_tokens
         documents: list[list[Bounds]] = []
         if segments is not None:
             asking = mask.rule.asking if mask.rule is not None and mask.rule.asking is not None else segments
-            documents = [_bounds(asking, rows), _bounds(F.pad(segments, (lead, 0)), columns)]
+            documents = [_bounds(asking, rows), _bounds(F.pad(segments, (soft_tokens, 0)), columns)]
         length, total = mask.queries.shape[1], mask.keys.shape[1]
         self.plan: list[tuple[slice, list[tuple[slice, int | None]]]] = []
         for i, q in enumerate(queries):
             tiles: list[tuple[slice, int | None]] = []
             for j, k in enumerate(keys):
-                if documents and j * columns >= lead and not _meet(documents[0][i], documents[1][j]):
+                if documents and j * columns >= soft_tokens and not _meet(documents[0][i], documents[1][j]):
                     continue
                 kind = "some" if mask.rule is None else _seen(mask.rule, q, k)
                 if kind != "none":

@@ -22,7 +22,7 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
 from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
-from llmanac.models._layers import Embedding, Product
+from llmanac.models._layers import Embedding, LinearMap
 from llmanac.models._packed_files import KEY, Layout, QuantizedWeights, layout_of
 from llmanac.models._quantized import Quantized
 from llmanac.models._scaling import stretched, windowed
@@ -328,7 +328,7 @@ def _fill(
         if keep and isinstance(weights, (QuantizedWeights, PackedWeights)) and weights.is_packed(source.name):
             layer = model.get_submodule(name.removesuffix(".weight"))
             whole_rows = source.expert is None and isinstance(weights, PackedWeights)  # of fused ones any are a matrix
-            if (source.alone or whole_rows) and not source.transposed and isinstance(layer, (Product, Embedding)):
+            if (source.alone or whole_rows) and not source.transposed and isinstance(layer, (LinearMap, Embedding)):
                 packed: Any = weights.packed(source.name, dtype).moved(device)
                 if not source.alone:
                     rows = {"": source.take(packed.parts[""])}

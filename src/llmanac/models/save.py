@@ -20,7 +20,7 @@ from torch import Tensor
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
 from llmanac.models._folder import RECORD, TOKENS, record_of, sums_of
-from llmanac.models._layers import Product
+from llmanac.models._layers import LinearMap
 from llmanac.models._packed_files import KEY, pack_state
 from llmanac.models._quantized import Quantized
 from llmanac.models._weights import INDEX, WEIGHTS
@@ -76,7 +76,7 @@ def export_model(
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
     """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
     for name, module in model.named_modules():
-        led = getattr(module, "lead", None) is not None
+        led = getattr(module, "soft_prompt", None) is not None
         if led or _has_adapter(module):
             raise CheckpointError(
                 f"{name or 'model'}: has an adapter, which a model's folder cannot hold; `merge()` it first, or save "
@@ -94,7 +94,7 @@ def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
 
 def _has_adapter(module: Any) -> bool:
     """Whether a module's product has an adapter that belongs to the model, not to requests of an engine."""
-    return isinstance(module, Product) and module.change is not None and not getattr(module.change, "served", False)
+    return isinstance(module, LinearMap) and module.change is not None and not getattr(module.change, "served", False)
 
 
 def write_model(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import IGNORE, Batch, LossSum, MaskKind, Want
+from llmanac.core.types import IGNORE, Batch, LossSum, MaskKind, OutputRequest
 from llmanac.data.pictures import Pictures
 from llmanac.models._context import AttentionForm, Context, Memory
 from llmanac.models._layers import Linear, init_normal
@@ -69,7 +69,9 @@ class Writing(MultimodalModel):
         """Nats of the answers' tokens, and how many they are."""
         if batch.ids is None or batch.targets is None:
             raise RequestError(f"{self.spec.name}: training needs ids and targets")
-        found = self(batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=Want(nll="sum"))
+        found = self(
+            batch.ids, batch.pixels, lengths=batch.lengths, targets=batch.targets, want=OutputRequest(nll="sum")
+        )
         return found.nll, (batch.targets != IGNORE).sum(), {}
 
 

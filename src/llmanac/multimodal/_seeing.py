@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, RequestError, SpecError, too_long
-from llmanac.core.types import ALL, Batch, Output, Want
+from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
 from llmanac.data.pictures.preprocess import Preprocess, load_preprocess
 from llmanac.models._folder import CONFIG, RECORD, read_table
 from llmanac.multimodal._describe import known_ids
@@ -74,7 +74,7 @@ class Seeing(nn.Module):
         """An empty state for `batch` rows."""
         return self.model.start(batch)
 
-    def forward(self, batch: Batch | Tensor, state: Any = None, want: Want = ALL) -> Output:
+    def forward(self, batch: Batch | Tensor, state: Any = None, want: OutputRequest = ALL) -> ModelOutput:
         """What `want` asks for, as of any language model; the images of a row are what its state has."""
         batch = batch if isinstance(batch, Batch) else Batch(ids=batch)
         rows = [None] * batch.shape[0] if state is None else state.rows
@@ -87,11 +87,11 @@ class Seeing(nn.Module):
 
     def nll(self, batch: Batch, reduction: Any = "sum") -> Tensor:
         """Nats of the targets of a text without images."""
-        value = self.forward(batch, want=Want(nll=reduction)).nll
+        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
         assert value is not None
         return value
 
-    def _through_prompt(self, batch: Batch, rows: Sequence[Any], state: Any, want: Want) -> Output:
+    def _through_prompt(self, batch: Batch, rows: Sequence[Any], state: Any, want: OutputRequest) -> ModelOutput:
         assert batch.ids is not None
         x, length = self.model.text.embed(batch.ids), batch.ids.shape[1]
         for index, row in enumerate(rows):
@@ -100,10 +100,10 @@ class Seeing(nn.Module):
                 at = seen.places - row.count
                 inside = (at >= 0) & (at < length)
                 x[index, at[inside]] = seen.vectors[inside].to(x.dtype)
-        found: Output = self.model.text(replace(batch, ids=None, embeddings=x), state, want)
+        found: ModelOutput = self.model.text(replace(batch, ids=None, embeddings=x), state, want)
         return found
 
-    def _through_layers(self, batch: Batch, rows: Sequence[Any], state: Any, want: Want) -> Output:
+    def _through_layers(self, batch: Batch, rows: Sequence[Any], state: Any, want: OutputRequest) -> ModelOutput:
         assert batch.ids is not None
         seen, spec = [getattr(row, "images", None) for row in rows], self.model.spec
         some = next((s.vectors for s in seen if s is not None), None)
@@ -111,7 +111,7 @@ class Seeing(nn.Module):
             some = torch.zeros(1, spec.vision.dim, device=self.model.device, dtype=self.model.dtype)
         latents = torch.stack([torch.zeros_like(some) if s is None else s.vectors for s in seen])[:, None]
         looks = torch.tensor([s is not None for s in seen], device=some.device)
-        found: Output = self.model(
+        found: ModelOutput = self.model(
             batch.ids, latents=latents, seen=looks[:, None, None].expand(*batch.ids.shape, 1), lengths=batch.lengths,
             targets=batch.targets, state=state, want=want,
         )  # fmt: skip

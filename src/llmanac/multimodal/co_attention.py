@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
-from llmanac.core.types import HIDDEN, Batch, Want
+from llmanac.core.types import HIDDEN, Batch, OutputRequest
 from llmanac.models._context import Context, Memory
 from llmanac.models._layers import Embedding, Linear
 from llmanac.models._masks import AttentionMask
@@ -163,7 +163,7 @@ class CoAttention(Choosing):
         if self.spec.links == "bridge":
             numbers = self.spec.bridged
             t, v = self.fuse(
-                self.text(batch, want=Want(layers=numbers)).layers, self.vision.layers(pixels, numbers), real
+                self.text(batch, want=OutputRequest(layers=numbers)).layers, self.vision.layers(pixels, numbers), real
             )
         else:
             t, v = self.fuse([self.text(batch, want=HIDDEN).hidden], [self.vision.encode(pixels)], real)

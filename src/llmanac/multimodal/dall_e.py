@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import PART, POSITIVE, within
-from llmanac.core.types import ALL, IGNORE, LAST, Batch, LossSum, Output, Want
+from llmanac.core.types import ALL, IGNORE, LAST, Batch, LossSum, ModelOutput, OutputRequest
 from llmanac.data.pictures import Pictures
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as Decoder
@@ -113,9 +113,9 @@ class DallE(MultimodalModel):
         made: Tensor = self.tokenizer.decode(codes)
         return made
 
-    def forward(self, ids: Tensor, *, state: Any = None, want: Want = ALL, **batch: Any) -> Output:
+    def forward(self, ids: Tensor, *, state: Any = None, want: OutputRequest = ALL, **batch: Any) -> ModelOutput:
         """Rows of text and image tokens (B, T) as of the language model; `batch`: further fields of `Batch`."""
-        found: Output = self.text(Batch(ids=ids, **batch), state, want)
+        found: ModelOutput = self.text(Batch(ids=ids, **batch), state, want)
         return found
 
     def loss(self, batch: Pictures) -> LossSum:
@@ -132,7 +132,7 @@ class DallE(MultimodalModel):
         row = torch.cat([ids, self.tokens(batch.pixels)], 1)
         targets = row[:, 1:].clone()
         targets[:, : ids.shape[1] - 1].masked_fill_(ids[:, 1:] == self.spec.empty_id, IGNORE)
-        nll = self(row[:, :-1], targets=targets, want=Want(nll="none")).nll
+        nll = self(row[:, :-1], targets=targets, want=OutputRequest(nll="none")).nll
         assert nll is not None
         image = nll[:, ids.shape[1] - 1 :].sum()
         text, count = nll[:, : ids.shape[1] - 1].sum(), (targets != IGNORE).sum()

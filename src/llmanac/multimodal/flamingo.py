@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
-from llmanac.core.types import ALL, Batch, Output, Want
+from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
 from llmanac.models._context import Context, Memory
 from llmanac.models._pass import read_head
 from llmanac.models.ffn.mlp import Spec as MLP
@@ -170,8 +170,8 @@ class Flamingo(Writing):
         lengths: Tensor | None = None,
         targets: Tensor | None = None,
         state: Any = None,
-        want: Want = ALL,
-    ) -> Output:
+        want: OutputRequest = ALL,
+    ) -> ModelOutput:
         """What `want` asks for, as of the language model; with a state, of tokens that follow what it holds.
 
         Args:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
-from llmanac.core.types import ALL, IGNORE, Batch, Output, Want
+from llmanac.core.types import ALL, IGNORE, Batch, ModelOutput, OutputRequest
 from llmanac.models._layers import Linear
 from llmanac.models.ffn.mlp import MLP
 from llmanac.models.lm import LanguageModelSpec
@@ -133,9 +133,9 @@ class VLM(Writing):
         prefix: Tensor | None = None,
         targets: Tensor | None = None,
         state: Any = None,
-        want: Want = ALL,
+        want: OutputRequest = ALL,
         seen: Tensor | None = None,
-    ) -> Output:
+    ) -> ModelOutput:
         """What `want` asks for, as of the language model; with a state, of tokens that follow what it holds.
 
         Args:
@@ -151,7 +151,7 @@ class VLM(Writing):
                 marked = torch.ones_like(ids, dtype=torch.bool) if targets is None else targets != IGNORE
                 prefix = torch.where(marked.any(1), marked.int().argmax(1) + 1, ids.shape[1])
             batch = replace(batch, mask="prefix", prefix=prefix)
-        found: Output = self.text(batch, state, want)
+        found: ModelOutput = self.text(batch, state, want)
         return found
 
     def start(self, rows: int) -> Any:

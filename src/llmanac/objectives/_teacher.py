@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.core.types import ALL, HIDDEN, Want
+from llmanac.core.types import ALL, HIDDEN, OutputRequest
 from llmanac.objectives.instruction import Instruction
 
 
@@ -33,7 +33,7 @@ class WithTeacher(Instruction):
         return self.models["teacher"]
 
 
-def reading(model: Any) -> tuple[Want, Callable[[Tensor], Tensor]]:
+def reading(model: Any) -> tuple[OutputRequest, Callable[[Tensor], Tensor]]:
     """What to ask of a model, and how its logits (n, V) follow from n places of that.
 
     The hidden states, where the head looks at one place alone; else the logits themselves.

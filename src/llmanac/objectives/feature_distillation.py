@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import SOME, within
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import IGNORE, Batch, LossSum, Want
+from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.models._layers import Linear
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._teacher import WithTeacher
@@ -130,9 +130,9 @@ class FeatureDistillation(WithTeacher):
         assert batch.targets is not None
         keep = batch.targets != IGNORE
         wanted, known = (tuple(dict.fromkeys(side)) for side in zip(*self.pairs, strict=True))
-        output = model(batch, want=Want(layers=wanted, nll="sum" if self.spec.share < 1 else None))
+        output = model(batch, want=OutputRequest(layers=wanted, nll="sum" if self.spec.share < 1 else None))
         with torch.no_grad():
-            seen = self.teacher(batch, want=Want(layers=known))
+            seen = self.teacher(batch, want=OutputRequest(layers=known))
         total = torch.zeros((), device=keep.device)
         for number, (i, j) in enumerate(self.pairs):
             own, other = output.layers[wanted.index(i)][keep], seen.layers[known.index(j)][keep]

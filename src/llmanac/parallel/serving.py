@@ -46,7 +46,7 @@ def sharded_engine(
 
     Args:
         timeout: seconds after which a rank that hangs ends a request with an error; one that died does so at once.
-        choices: rope, sinks and ignore, as `load_engine` takes them; rows and most_tokens.
+        choices: rope, sinks and ignore, as `load_engine` takes them; rows and max_num_batched_tokens.
 
     Raises:
         SpecError: a model that cannot be divided, by the name of its part.

@@ -25,7 +25,7 @@ from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput,
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.models._layers import Product, lookup, unfuse, upcast
+from llmanac.models._layers import LinearMap, lookup, unfuse, upcast
 from llmanac.models.heads.linear import LinearHead
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
@@ -118,7 +118,7 @@ def divide(model: Any, mesh: DeviceMesh, *, split: bool) -> None:
     """
     unfuse(model)
     for module in model.modules():
-        if isinstance(module, Product) and module.change is not None:
+        if isinstance(module, LinearMap) and module.change is not None:
             change: Any = module.change
             change.factors = lambda: None  # the fused form computes with plain tensors
     between: Placement = Shard(1) if split else Replicate()

@@ -22,7 +22,7 @@ from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import Spec
-from llmanac.models._layers import Embedding, Linear, Product, unfuse
+from llmanac.models._layers import Embedding, Linear, LinearMap, unfuse
 from llmanac.models._packed_files import Layout, OwnLayout
 from llmanac.models._quantized import Quantized, stored_bytes
 
@@ -98,7 +98,7 @@ class Quantizer:
         Raises:
             SpecError: a pattern that fits nothing, or a matrix that the method cannot pack; the model is as before.
         """
-        layers: dict[str, Any] = find_targets(model, self.spec.targets, (Product, Embedding))
+        layers: dict[str, Any] = find_targets(model, self.spec.targets, (LinearMap, Embedding))
         for name, layer in layers.items():
             if isinstance(layer.weight, Quantized):
                 raise SpecError(f"targets: {name} is quantized already ({layer.weight.form.name})")

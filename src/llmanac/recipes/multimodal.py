@@ -24,7 +24,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, announced
 from llmanac.core.run_folder import RECIPE, RESULTS, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
-from llmanac.core.types import IGNORE, Batch, LossSum, Want
+from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures.preprocess import Preprocess
 from llmanac.generate.engine import evaluating
@@ -309,7 +309,7 @@ class Texts(nn.Module):
         """Nats of the tokens that follow, and how many they are."""
         assert batch.ids is not None and batch.targets is not None
         ids, targets = batch.ids[:, self.skip :], batch.targets[:, self.skip :]
-        found = self.text(Batch(ids=ids, targets=targets), want=Want(nll="sum"))
+        found = self.text(Batch(ids=ids, targets=targets), want=OutputRequest(nll="sum"))
         count: Tensor = (targets != IGNORE).sum()
         return found.nll, count, {}
 

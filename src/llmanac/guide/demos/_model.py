@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate._completion import Completion, completions
 from llmanac.generate._requests import Request
 from llmanac.generate.engine import Engine, evaluating
@@ -49,7 +49,7 @@ class Held:
         """(V,) log-probabilities, float32, of what follows."""
         with torch.inference_mode(), evaluating(self.engine.model):
             model: Any = self.engine.model
-            out = model(Batch(ids=torch.tensor([list(ids)])), want=Want(logits="last"))
+            out = model(Batch(ids=torch.tensor([list(ids)])), want=OutputRequest(logits="last"))
         return torch.log_softmax(out.logits[0, -1].float(), -1)
 
 

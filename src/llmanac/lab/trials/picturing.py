@@ -34,7 +34,7 @@ from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import numpy_generator
 from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
-from llmanac.core.types import Want
+from llmanac.core.types import OutputRequest
 from llmanac.data.pictures import PictureStream, scenes
 from llmanac.generate.engine import evaluating
 from llmanac.lab.arms import ArmText
@@ -358,6 +358,6 @@ def _likely(model: Any, material: data.Material, pixels: Tensor, field: str, cho
     draw, found = data.Draw(material, model.spec), []
     for choice in choices:
         rows = draw.written(pixels, [(scenes.QUESTIONS[field], choice)] * len(pixels)).to(model.device)
-        out = model(rows.ids, rows.pixels, targets=rows.targets, want=Want(nll="none"))
+        out = model(rows.ids, rows.pixels, targets=rows.targets, want=OutputRequest(nll="none"))
         found.append(out.nll.sum(1).cpu())
     return torch.stack(found, 1).argmin(1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import Bags
+from llmanac.core.types import BagOfWords
 from llmanac.data.examples import Examples, batch_of
 from llmanac.kernels.nn.embedding import bag
 from llmanac.models._layers import Embedding, Linear
@@ -61,11 +61,11 @@ class BagNetwork(nn.Module):
         self.hidden = nn.ModuleList(Linear(a, b, bias=True) for a, b in pairwise(widths))
         self.head = Linear(widths[-1], outputs, bias=True)
 
-    def forward(self, batch: Bags) -> Tensor:
+    def forward(self, batch: BagOfWords) -> Tensor:
         """Scores (B, K)."""
         return self.scores(self.pooled(batch))
 
-    def pooled(self, batch: Bags) -> Tensor:
+    def pooled(self, batch: BagOfWords) -> Tensor:
         """(B, D): each text's words, pooled; 0 for a text without known words."""
         ids, lengths = batch.ids, batch.lengths
         if self.training and self.dropout:

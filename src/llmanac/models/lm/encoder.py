@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
-from llmanac.core.types import ALL, Batch, Output, Want
+from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
 from llmanac.models._context import Context
 from llmanac.models._layers import Embedding
 from llmanac.models.blocks import BlockSpec
@@ -93,7 +93,7 @@ class _NoHeadSpec(HeadSpec):
 class _NoHead(Head):
     def logits(self, *args: Any, **options: Any) -> Tensor:
         raise RequestError(
-            "logits: this model has no head over the vocabulary; ask for hidden states (Want(hidden=True))"
+            "logits: this model has no head over the vocabulary; ask for hidden states (OutputRequest(hidden=True))"
         )
 
     nll = entropy = logits
@@ -128,7 +128,9 @@ class Encoder(Transformer):
         """Raises RequestError: there is nothing to decode."""
         raise RequestError("state: an encoder reads whole texts and does not write; use a model that decodes")
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; see `core.types`. A tensor of ids is read as a bidirectional batch.
 
         Raises:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.types import ALL, Batch, Output, Want
+from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
 from llmanac.models._context import Context, Losses, Memory
 from llmanac.models._pass import check_request, check_supported, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
@@ -105,7 +105,9 @@ class EncoderDecoder(Transformer):
         self.spec = spec
         self.start_id = spec.start_id
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; see `core.types`. With a state, `batch.source` is given with the first tokens alone.
 
         Raises:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
-from llmanac.core.types import ALL, IGNORE, Batch, Output, Want
+from llmanac.core.types import ALL, IGNORE, Batch, ModelOutput, OutputRequest
 from llmanac.models._folder import RECORD, read_generation, read_record, record_of
 from llmanac.models._pass import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
@@ -117,7 +117,9 @@ class Ngram(nn.Module):
         ids = KVCache([torch.zeros(batch, 0, dtype=torch.long)], dim=1)
         return DecodingState([ids], batch)
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; logits are log-probabilities, `hidden` the trie's nodes (B, T, order - 1), int64.
 
         Args:
@@ -150,7 +152,7 @@ class Ngram(nn.Module):
             nodes, depth = nodes[rows, last][:, None], depth[rows, last][:, None]
         if want.logits is not None:
             found["logits"] = self._logits(nodes, depth).to(device)
-        return Output(**found)
+        return ModelOutput(**found)
 
     def _logits(self, nodes: np.ndarray, depth: np.ndarray) -> Tensor:
         flat = np.ascontiguousarray(nodes.reshape(depth.size, self.spec.order - 1))
@@ -163,7 +165,7 @@ class Ngram(nn.Module):
         Raises:
             RequestError: a batch without targets, or ids outside the vocabulary.
         """
-        value = self.forward(batch, want=Want(nll=reduction)).nll
+        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
         assert value is not None
         return value
 

@@ -141,7 +141,7 @@ class Row:
     blocks: list[int] = field(default_factory=list)  # of a paged state
     plan: int = 0  # tokens it is to be read as one of, where that was said
     planned: int = 0  # the same as its first tokens settled it
-    lead: int = 0  # of them, what an adapter put before its tokens; see `models/_lead.py`
+    soft_tokens: int = 0  # of them, what an adapter put before its tokens; see `models/_soft_prompt.py`
     source: bool = False  # whether it was given a source sequence
     images: Any = None  # what the images of its prompt are to the model; see `multimodal/_seeing.py`
     epoch: int = 0  # of the weights that its blocks were computed with
@@ -151,7 +151,12 @@ class Row:
     def copy(self) -> Row:
         """The same sequence in a contiguous state of its own."""
         return Row(
-            self.count, plan=self.plan, planned=self.planned, lead=self.lead, source=self.source, images=self.images
+            self.count,
+            plan=self.plan,
+            planned=self.planned,
+            soft_tokens=self.soft_tokens,
+            source=self.source,
+            images=self.images,
         )
 
     def cut(self, count: int) -> None:

@@ -1,6 +1,6 @@
 """Several adapters on one model at once, chosen row by row: what an engine serves different requests with.
 
-    with bank.rows(["french", None, "legal"]):
+    with registry.rows(["french", None, "legal"]):
         model(batch, state)      # row 0 with one adapter, row 1 without, row 2 with another
 
 The terms of the rows' adapters are one product: their columns side by side, and a row's columns of the others set to 0.
@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from llmanac.adapters import Transform, applied
 from llmanac.adapters._copies import Copies
-from llmanac.adapters._lead import LeadTransform
 from llmanac.adapters._products import Part
+from llmanac.adapters._soft_prompt import SoftPromptTransform
 from llmanac.adapters.lora import LoRA
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.models._layers import Changeable
 
-_now = threading.local()  # .rows: (bank, the adapter of each row) of the forward pass that this thread runs
+_now = threading.local()  # .rows: (registry, the adapter of each row) of the forward pass that this thread runs
 _swapping = threading.RLock()  # held by passes over a model of which adapters have copies of parameters
 
 
-class Bank:
+class AdapterRegistry:
     """The adapters of one model by name.
 
     Args:
@@ -40,7 +40,7 @@ class Bank:
     Attributes:
         one_by_one: whether rows with different adapters need passes of their own: some layer mixes rows, or an adapter
             has copies of parameters. They are in the model during such a pass: another thread may then use it through
-            banks with such adapters only.
+            registries with such adapters only.
 
     Raises:
         SpecError, CheckpointError: an adapter that does not fit the model.
@@ -52,7 +52,7 @@ class Bank:
         if applied(model):
             raise SpecError("adapters: the model has one applied already; remove() or merge() it first")
         self.model = model
-        self.leads: dict[str, LeadTransform] = {}
+        self.soft_prompts: dict[str, SoftPromptTransform] = {}
         self.parts: dict[str, dict[str, Part]] = {}  # by product and adapter
         self.copies: dict[str, Copies] = {}
         for name, given in adapters.items():
@@ -71,8 +71,8 @@ class Bank:
             layer.change.parts[id(self)] = parts
 
     def _add(self, name: str, transform: Transform) -> None:
-        if isinstance(transform, LeadTransform) and transform.modules:
-            self.leads[name] = transform
+        if isinstance(transform, SoftPromptTransform) and transform.modules:
+            self.soft_prompts[name] = transform
             return
         parts: dict[str, Any] = transform.parts if isinstance(transform, LoRA) else {}
         if not parts:
@@ -121,12 +121,12 @@ class Chosen:
     served = True  # the model's weights are its own
 
     def __init__(self) -> None:
-        self.parts: dict[int, dict[str, Part]] = {}  # by bank and adapter
+        self.parts: dict[int, dict[str, Part]] = {}  # by registry and adapter
 
     def _active(self) -> tuple[dict[str, Part], tuple[str | None, ...]]:
         """The parts that rows of this pass have, and the adapter of each row."""
-        bank, names = getattr(_now, "rows", None) or (0, ())
-        parts = self.parts.get(bank, {})
+        registry, names = getattr(_now, "rows", None) or (0, ())
+        parts = self.parts.get(registry, {})
         return {name: parts[name] for name in dict.fromkeys(names) if name in parts}, names
 
     def factors(self) -> None:

@@ -1,4 +1,4 @@
-"""Transforms that come before the tokens of every row; `models/_lead.py` has what a model does with them."""
+"""Transforms that come before the tokens of every row; `models/_soft_prompt.py` has what a model does with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST = 1 << 16  # places
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeadSpec(AdapterSpec):
+class SoftPromptSpec(AdapterSpec):
     """tokens: n, places before each row; start: what they hold at first.
 
     `text`: what the model makes of tokens that are drawn from its vocabulary; `normal`: numbers of deviation 0.02.
@@ -35,10 +35,10 @@ class LeadSpec(AdapterSpec):
 class Encoder(nn.Module):
     """What is trained: a table (n, width)."""
 
-    def __init__(self, lead: LeadTransform, rows: int, width: int, **options: Any) -> None:
+    def __init__(self, soft_prompt: SoftPromptTransform, rows: int, width: int, **options: Any) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width, **options))
-        self._lead = [lead]  # in a list, so that a copy of the model copies it, and it is no module
+        self._soft_prompt = [soft_prompt]  # in a list, so that a copy of the model copies it, and it is no module
 
     def forward(self) -> Tensor:
         """(n, width)."""
@@ -46,12 +46,12 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
-        lead = self._lead[0]
-        if lead.spec.start == "normal" or lead.model is None:
+        soft_prompt = self._soft_prompt[0]
+        if soft_prompt.spec.start == "normal" or soft_prompt.model is None:
             init_normal(parameter, 0.02, generator)
         else:
-            ids = torch.randint(lead.model.vocab_size, (1, parameter.shape[0]), generator=generator)
-            parameter.copy_(lead.of_text(lead.model, ids.to(parameter.device)))
+            ids = torch.randint(soft_prompt.model.vocab_size, (1, parameter.shape[0]), generator=generator)
+            parameter.copy_(soft_prompt.of_text(soft_prompt.model, ids.to(parameter.device)))
 
 
 class Projected(nn.Module):
@@ -73,10 +73,10 @@ class Projected(nn.Module):
         init_normal(parameter, 1.0, generator)
 
 
-class LeadTransform(Transform):
+class SoftPromptTransform(Transform):
     """See the module. A subclass says how wide its rows are and what the model makes of text."""
 
-    spec: LeadSpec
+    spec: SoftPromptSpec
     model: Any
 
     @property
@@ -101,7 +101,7 @@ class LeadTransform(Transform):
         name = self.spec.name
         if not isinstance(model, Transformer) or getattr(model, "reads_source", False) or hasattr(model, "token_types"):
             raise SpecError(f"{name}: comes before text that a decoder continues; a {type(model).__name__} is none")
-        if model.lead is not None:
+        if model.soft_prompt is not None:
             raise SpecError(f"{name}: the model has another one before its tokens; remove() that first")
         if model.lm_head.remembers:
             raise SpecError(f"{name}: a pointer head copies from tokens, and what is trained here is none")
@@ -112,23 +112,23 @@ class LeadTransform(Transform):
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         module = self.make(model, dtype=dtype, device=weight.device).train(model.training)
         model.add_module(NAME, module)
-        model.lead = self  # type: ignore[assignment]
+        model.soft_prompt = self  # type: ignore[assignment]
         return {NAME: module}
 
     def detach(self, model: nn.Module) -> None:
-        model.lead = None  # type: ignore[assignment]
+        model.soft_prompt = None  # type: ignore[assignment]
         delattr(model, NAME)
 
     def past(self, dtype: torch.dtype) -> list[tuple[Tensor, ...] | None] | None:
-        """See `models/_lead.py`."""
+        """See `models/_soft_prompt.py`."""
         return None
 
     def vectors(self, dtype: torch.dtype) -> Tensor:
-        """See `models/_lead.py`."""
+        """See `models/_soft_prompt.py`."""
         return self.rows(dtype)
 
 
-def state_without(transform: LeadTransform, model: Transformer, ids: Tensor) -> DecodingState:
+def state_without(transform: SoftPromptTransform, model: Transformer, ids: Tensor) -> DecodingState:
     """The state of a model that has read ids (1, n) without the Transform."""
     with transform.disabled(), torch.no_grad():
         state = model.start(1)

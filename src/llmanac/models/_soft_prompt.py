@@ -17,12 +17,12 @@ from torch import Tensor
 from llmanac.core.errors import RequestError
 from llmanac.core.types import HIDDEN, Batch
 from llmanac.models._call import CallLayer, CallState
-from llmanac.models._masks import AttentionMask, of_lead
+from llmanac.models._masks import AttentionMask, of_soft_prompt
 from llmanac.models.state import DecodingState, Row, SlotMapping
 
 
-class Lead(Protocol):
-    """What `Transformer.lead` may be.
+class SoftPrompt(Protocol):
+    """What `Transformer.soft_prompt` may be.
 
     Attributes:
         tokens: n; enabled: whether the model computes with it.
@@ -34,7 +34,7 @@ class Lead(Protocol):
     def past(self, dtype: torch.dtype) -> list[tuple[Tensor, ...] | None] | None:
         """The tensors (heads, n, width) that each layer's state takes for n tokens, None for a layer without keys.
 
-        None alone for a lead of vectors.
+        None alone for a prompt of vectors.
         """
 
     def vectors(self, dtype: torch.dtype) -> Tensor:
@@ -42,7 +42,7 @@ class Lead(Protocol):
 
 
 class Before(CallLayer):
-    """The keys and values of a lead, which come before those of any call; it remembers nothing."""
+    """The keys and values of a soft prompt, which come before those of any call; it remembers nothing."""
 
     kind: ClassVar[str] = "prefix"
 
@@ -55,21 +55,21 @@ class Before(CallLayer):
         return (*[torch.cat([own.expand(rows, -1, -1, -1), x], 2) for own, x in pairs], slots.key_positions)
 
 
-class LeadState(CallState):
-    """The state of rows that hold a lead and nothing else."""
+class SoftPromptState(CallState):
+    """The state of rows that hold a soft prompt and nothing else."""
 
     def mask(self, batch: Batch, slots: SlotMapping) -> AttentionMask:
-        return of_lead(batch, slots)
+        return of_soft_prompt(batch, slots)
 
 
-def begin(past: Sequence[tuple[Tensor, ...] | None], batch: Batch, tokens: int, *, by_length: bool) -> LeadState:
+def begin(past: Sequence[tuple[Tensor, ...] | None], batch: Batch, tokens: int, *, by_length: bool) -> SoftPromptState:
     """The state of a batch whose rows begin with keys and values."""
     rows, length = batch.shape
     counts = [length] * rows
     if by_length and batch.lengths is not None:
         counts = batch.lengths.tolist()
-    made = [Row(tokens, lead=tokens, planned=tokens + count) for count in counts]
-    return LeadState([*[None if part is None else Before(part) for part in past], None], made, batch.device)
+    made = [Row(tokens, soft_tokens=tokens, planned=tokens + count) for count in counts]
+    return SoftPromptState([*[None if part is None else Before(part) for part in past], None], made, batch.device)
 
 
 def after(batch: Batch, tokens: int) -> Batch:
@@ -148,20 +148,20 @@ def own(x: Tensor, first: int, places: Tensor | None) -> Tensor:
 
 
 @torch.no_grad()
-def prime(model: Any, lead: Lead, state: DecodingState, length: int = 0) -> None:
-    """Let rows that have read nothing take in a lead; rows that hold it, or its beginning, take in the rest.
+def prime(model: Any, soft_prompt: SoftPrompt, state: DecodingState, length: int = 0) -> None:
+    """Let rows that have read nothing take in a soft prompt; rows that hold it, or its beginning, take in the rest.
 
     Args:
         length: tokens that are read next, for positions that depend on a row's length.
     """
-    for start, stop, count in _runs(state, lead.tokens):
+    for start, stop, count in _runs(state, soft_prompt.tokens):
         part = state.view(start, stop)
         for row in part.rows:
-            row.lead = lead.tokens
-            row.plan = max(row.plan, lead.tokens + length) if row.count == 0 else row.plan
-        past, missing = lead.past(model.dtype), lead.tokens - count
+            row.soft_tokens = soft_prompt.tokens
+            row.plan = max(row.plan, soft_prompt.tokens + length) if row.count == 0 else row.plan
+        past, missing = soft_prompt.past(model.dtype), soft_prompt.tokens - count
         if past is None:
-            vectors = lead.vectors(model.dtype)[count:].expand(stop - start, -1, -1)
+            vectors = soft_prompt.vectors(model.dtype)[count:].expand(stop - start, -1, -1)
             model(Batch(embeddings=vectors), part, HIDDEN)
             continue
         slots = part.slots(missing)
@@ -172,7 +172,7 @@ def prime(model: Any, lead: Lead, state: DecodingState, length: int = 0) -> None
 
 
 def _runs(state: DecodingState, tokens: int) -> Iterator[tuple[int, int, int]]:
-    """Neighbouring rows that hold the same part of a lead, but not all of it: first, last + 1, how many tokens."""
+    """Neighbouring rows that hold the same part of a soft prompt, but not all: first, last + 1, how many tokens."""
     counts = [row.count if row.count < tokens else tokens for row in state.rows]
     start = 0
     for end in range(1, len(counts) + 1):

@@ -14,12 +14,12 @@ from llmanac.adapters import applied
 from llmanac.core import registry
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine
 from llmanac.models._context import ATTENTION_FORMS
 
-LEADS = ("prefix", "prompt")
-every = pytest.mark.parametrize("name", LEADS)
+SOFT_PROMPTS = ("prefix", "prompt")
+every = pytest.mark.parametrize("name", SOFT_PROMPTS)
 ATTENDING = ("multi-query", "grouped-query", "latent", "longformer", "big-bird")
 OTHERS = ("min-gru", "mamba", "linear")
 
@@ -55,7 +55,7 @@ def check(model, transform, plain):
     with transform.disabled():
         torch.testing.assert_close(model(ids).logits, plain, rtol=0, atol=1e-12)
     transform.remove()
-    assert not applied(model) and model.lead is None
+    assert not applied(model) and model.soft_prompt is None
     torch.testing.assert_close(model(ids).logits, plain, rtol=0, atol=1e-12)
 
 
@@ -67,7 +67,7 @@ def test_on_every_mixer(name, mixer):
     if name == "prefix" and mixer in OTHERS:
         with pytest.raises(SpecError, match="prefix: this model has no attention"):
             led(name, model)
-        assert model.lead is None
+        assert model.soft_prompt is None
         return
     check(model, led(name, model), plain)
 
@@ -99,11 +99,11 @@ def test_packed_documents_are_those_of_rows_of_their_own(name, form):
     segments = torch.tensor([[0] * 5 + [1] * 4 + [2] * 3, [0] * 7 + [1] * 3 + [-1] * 2])
     positions = torch.tensor([[*range(5), *range(4), *range(3)], [*range(7), *range(3), 0, 0]])
     batch = Batch(ids=ids, segments=segments, positions=positions, targets=other.masked_fill(segments < 0, -100))
-    packed = model(batch, want=Want(logits="all", nll="sum", layers=(1,)))
+    packed = model(batch, want=OutputRequest(logits="all", nll="sum", layers=(1,)))
     total = 0.0
     for row, start, end in ((0, 0, 5), (0, 5, 9), (0, 9, 12), (1, 0, 7), (1, 7, 10)):
         alone = Batch(ids=ids[row : row + 1, start:end], targets=other[row : row + 1, start:end])
-        own = model(alone, want=Want(logits="all", nll="sum", layers=(1,)))
+        own = model(alone, want=OutputRequest(logits="all", nll="sum", layers=(1,)))
         torch.testing.assert_close(packed.logits[row, start:end], own.logits[0], rtol=0, atol=1e-10)
         torch.testing.assert_close(packed.layers[0][row, start:end], own.layers[0][0], rtol=0, atol=1e-10)
         total = total + own.nll
