@@ -76,7 +76,7 @@ def stepper(model: Any, objective: Any, rows: int) -> Any:
 
     from llmanac.core.spec import make_method
     from llmanac.train._memory import keep_freed_memory
-    from llmanac.train._step import Stepper
+    from llmanac.train.step import Stepper
 
     keep_freed_memory()
     optimizer = make_method("optimizer", {"name": "adamw", "lr": 1e-4, "weight_decay": 0.0})

@@ -23,7 +23,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import make
-from llmanac.multimodal.load import load_multimodal
+from llmanac.models.images.load import load_multimodal
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal_measures import Measure, vectors

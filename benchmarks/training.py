@@ -46,8 +46,8 @@ def ours(compiled: bool, vocab: int, dtype: str) -> tuple[Callable[[], Any], dic
     from llmanac.data.pack import ListStream
     from llmanac.train import TrainSpec
     from llmanac.train._memory import keep_freed_memory
-    from llmanac.train._step import Stepper
-    from llmanac.train.compiling import compile_model
+    from llmanac.train.step import Stepper
+    from llmanac.models.compiling import compile_model
     from llmanac.train.plan import plan, set_attention
 
     keep_freed_memory()

@@ -25,11 +25,11 @@ from llmanac.generate.engine import Engine
 from llmanac.lab.stats import mean
 from llmanac.models.load import load_model
 from llmanac.models.scalar import ScalarModel
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes import rlhf_task
 from llmanac.rewards import Reward, Sample, each
 from llmanac.tokenizers.load import load_tokenizer
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 from llmanac.train._trained import optimized, trained_modules
 from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
 

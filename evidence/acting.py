@@ -31,7 +31,7 @@ from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
 from llmanac.generate.engine import Engine
 from llmanac.train import TrainSpec
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 from llmanac.train.loop import train
 from llmanac.train.rollouts import Sampling
 

@@ -34,8 +34,8 @@ from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Engine
 from llmanac.lab.stats import mean
-from llmanac.objectives._base import BaseObjective, collate_ragged
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives import BaseObjective, collate_ragged
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.rewards import each
 from llmanac.tokenizers.load import train_tokenizer

@@ -29,7 +29,7 @@ from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
-from llmanac.multimodal._model import load_part
+from llmanac.models.images.load import load_part
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes import multimodal_judge as j
 

@@ -27,8 +27,8 @@ from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, ma
 from llmanac.core.pages import Section, table
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
-from llmanac.multimodal._describe import describe
-from llmanac.multimodal._model import load_part
+from llmanac.generate.images import describe
+from llmanac.models.images.load import load_part
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal import Texts
 

@@ -31,7 +31,7 @@ from llmanac.core.pages import Section, table
 from llmanac.core.spec import dump, make_method
 from llmanac.lab.tune import TUNING_SEED
 from llmanac.recipes.parts import Parts
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 ROWS = ("optim/sgd", "optim/adam")
 CLAIM = "Adam is the standard in NLP: a lower loss than SGD's at equal steps"

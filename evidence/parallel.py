@@ -42,7 +42,7 @@ from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, traffic
 from llmanac.parallel.plan import Part, estimate, estimates
 from llmanac.train import TrainSpec
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 from llmanac.train.plan import default_micro_batch
 from llmanac.train.team import follow, micro_batches, team
 

@@ -37,7 +37,7 @@ from llmanac.reason import Found, Question
 from llmanac.reason._curve import curve
 from llmanac.reason._sampling import choice
 from llmanac.rewards.model import ModelReward
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 ROWS = ("reason/best-of-n", "reason/voting", "reason/tree-search", "reason/long-cot", "reason/mbr")
 CLAIM = "more tokens at the answer raise accuracy, by method, until the verifier, the utility or the model is the limit"

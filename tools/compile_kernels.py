@@ -27,7 +27,7 @@ from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine
 from llmanac.generate.native import NativeModel, NativeRunner
 from llmanac.kernels.infer._machine import forms
-from llmanac.models._context import ATTENTION_FORMS
+from llmanac.models.forward import ATTENTION_FORMS
 from llmanac.train.plan import set_attention
 
 TEXTS = ["the theatre there, these others 12 123", "naïve café, it's 中文 x = 1;\n\n  y", "aaaa bbbb abab baba"] * 9

@@ -18,7 +18,7 @@ from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.spec import dump, make_method, patch
 from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine
-from llmanac.models._layers import fuse, unfuse
+from llmanac.models.layers import fuse, unfuse
 from llmanac.models.load import load_model
 
 CHANGES = [name for name in registry.methods("adapter") if "targets" in dump(make_method("adapter", name))]

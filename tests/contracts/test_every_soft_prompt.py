@@ -16,7 +16,7 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine
-from llmanac.models._context import ATTENTION_FORMS
+from llmanac.models.forward import ATTENTION_FORMS
 
 SOFT_PROMPTS = ("prefix", "prompt")
 every = pytest.mark.parametrize("name", SOFT_PROMPTS)

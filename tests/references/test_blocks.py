@@ -90,7 +90,7 @@ def test_post_norm_equals_torch(name, lengths):
 
 
 def test_post_norm_with_cross_attention_equals_torch():
-    from llmanac.models._context import Memory
+    from llmanac.models.forward import Memory
 
     layer = nn.TransformerDecoderLayer(DIM, HEADS, WIDTH, dropout=0.0, batch_first=True, dtype=torch.float64)
     randomise(layer)

@@ -25,7 +25,7 @@ from llmanac.core.errors import RequestError
 from llmanac.core.rng import torch_generator
 from llmanac.generate._logits import largest
 from llmanac.generate._noise import Noise
-from llmanac.generate._requests import Options, Request, decoding_of
+from llmanac.generate.requests import Options, Request, decoding_of
 from llmanac.generate._sampling import choose
 from llmanac.generate.decoding import (
     compose,

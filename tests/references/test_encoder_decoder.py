@@ -8,8 +8,8 @@ from torch import nn
 
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.models._context import Context, Memory
-from llmanac.models._masks import of_batch
+from llmanac.models.forward import Context, Memory
+from llmanac.models.masks import of_batch
 from llmanac.models.positions import Position
 
 DIM = 24

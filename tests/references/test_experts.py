@@ -10,10 +10,10 @@ from test_recurrent import context_of
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, ModelOutput, OutputRequest
-from llmanac.objectives._base import NextToken
+from llmanac.objectives import NextToken
 from llmanac.objectives.autoregressive import Spec as Autoregressive
 from llmanac.train._balance import of_step
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 DIM = 16
 

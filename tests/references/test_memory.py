@@ -13,7 +13,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import OutputRequest
 from llmanac.lab.memory import memory
-from llmanac.models._quantized import Quantized
+from llmanac.models.quantized import Quantized
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NF4 = make_method("quantizer", "nf4")

@@ -17,8 +17,8 @@ from llmanac.core.types import IGNORE, BagOfWords, Batch
 from llmanac.data.examples import Examples
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.metrics._items import Items, Metric
-from llmanac.objectives._base import NextToken
-from llmanac.objectives._measured import Measured
+from llmanac.objectives import NextToken
+from llmanac.objectives import Measured
 
 DOCUMENTS = ["a first document of some length, longer than one window", "short", "the third one, " * 9]
 

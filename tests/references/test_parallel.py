@@ -25,7 +25,7 @@ from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec, _parts
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 from llmanac.train._worker import Worker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train

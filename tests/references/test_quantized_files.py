@@ -17,7 +17,7 @@ from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.native import NativeModel, NativeRunner
-from llmanac.models._quantized import Quantized, stored_bytes
+from llmanac.models.quantized import Quantized, stored_bytes
 from llmanac.models.load import export_model, load_model
 
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")

@@ -15,7 +15,7 @@ from llmanac.generate.engine import Engine
 from llmanac.models.scalar import ScalarModel
 from llmanac.rewards import Score
 from llmanac.train import TrainSpec
-from llmanac.train._alarms import Alarms, heard
+from llmanac.train.alarms import Alarms, heard
 from llmanac.train.loop import train
 from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
 
@@ -94,7 +94,7 @@ def test_a_training_goes_on_bit_for_bit_in_the_middle_of_a_draw(tmp_path):
 
 def stopped(folder, steps, sampling):
     """A training of seven steps that ends after some, without a word."""
-    from llmanac.train._step import Stepper
+    from llmanac.train.step import Stepper
 
     plain = Stepper.__call__
 

@@ -11,7 +11,7 @@ from _traces import peak_bytes, slope
 from llmanac.core.errors import SpecError
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
-from llmanac.models import _masks
+from llmanac.models import masks
 from llmanac.models.mixers import sparse
 
 SMALL = {"name": "sparse", "window": 5, "global_tokens": 3, "random_blocks": 2, "block": 4}
@@ -53,7 +53,7 @@ def test_equals_dense_attention_with_the_same_mask(form, kind, window, global_to
     q, k, v = qkv(length)
     spec = sparse.Spec(window=window, global_tokens=global_tokens, random_blocks=random_blocks, block=size)
     score = sparse.SparseScore(4, 8, sparse.Pattern(spec))
-    mask = _masks.of_batch(Batch(ids=tokens(2, length), **KINDS[kind]))
+    mask = masks.of_batch(Batch(ids=tokens(2, length), **KINDS[kind]))
     pattern = written_out(length, window, global_tokens, random_blocks, size)
     seen = mask.boolean() & pattern
     assert 0.2 < pattern.double().mean() < 0.95
@@ -146,7 +146,7 @@ def test_memory_and_products_grow_with_the_length(kind):
     memory, products = [], []
     for length in lengths:
         inputs = [torch.randn(1, 2, length, 16).requires_grad_() for _ in range(3)]
-        mask = _masks.of_batch(Batch(ids=torch.zeros(1, length, dtype=torch.long), mask=kind))
+        mask = masks.of_batch(Batch(ids=torch.zeros(1, length, dtype=torch.long), mask=kind))
 
         def both(inputs=inputs, mask=mask):
             return torch.autograd.grad(score.attend(*inputs, mask, form="sdpa").sum(), inputs)

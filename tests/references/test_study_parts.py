@@ -237,7 +237,7 @@ def test_a_run_hashes_the_files_it_uses_and_no_others() -> None:
     block = sources.fingerprint([make_method("block", "pre-norm")])
     assert {"models/blocks/pre_norm.py", "models/mixers/softmax.py", "models/ffn/gated.py"} <= block.keys()
     trained = sources.fingerprint([], ["llmanac.train.loop"])
-    assert {"train/loop.py", "train/_step.py", "train/checkpoint.py"} <= trained.keys()
+    assert {"train/loop.py", "train/step.py", "train/checkpoint.py"} <= trained.keys()
     assert not any(name.startswith("core/errors") for name in trained)
 
 

@@ -16,11 +16,11 @@ from llmanac.core import registry
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.types import IGNORE, Batch
 from llmanac.data.pack import ListStream
-from llmanac.objectives._base import BaseObjective
+from llmanac.objectives import BaseObjective
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import TrainSpec, loop
 from llmanac.train import plan as planning
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 from llmanac.train.loop import train
 from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import Plan, plan

@@ -9,7 +9,7 @@ import torch
 
 from llmanac.core import registry
 from llmanac.core.spec import make_method
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 STEPS, VOCAB, DIM = 5, 11, 8
 

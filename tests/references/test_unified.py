@@ -13,7 +13,7 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
-from llmanac.models._context import Memory
+from llmanac.models.forward import Memory
 
 
 def test_scores_and_gradients_equal_vilt(tmp_path):

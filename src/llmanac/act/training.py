@@ -21,8 +21,8 @@ from llmanac.act.episodes import Episode, Policy, Success, begun, play
 from llmanac.act.policy import ModelPolicy, as_text
 from llmanac.core.errors import SpecError, users_code
 from llmanac.core.rng import numpy_generator
-from llmanac.objectives._advantages import by_group
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import by_group
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.rewards import each
 from llmanac.train.rollouts import Prompt, Rollouts, Sampling
 

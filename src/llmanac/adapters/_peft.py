@@ -14,17 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.adapters import PREFIX
+from llmanac.adapters._transform import PREFIX
 from llmanac.adapters._config import Adapter
 from llmanac.adapters._names import family_of, places
-from llmanac.adapters._products import EMBEDDING
-from llmanac.adapters._targets import ALL_LINEAR
-from llmanac.adapters._tokens import TokenPart
+from llmanac.adapters._linear import EMBEDDING
+from llmanac.models.targets import ALL_LINEAR
+from llmanac.adapters._tokens import TokenTerm
 from llmanac.adapters.lora import LoRA, LowRank, Spec
 from llmanac.core.errors import CheckpointError, SpecError, shown
-from llmanac.models._layers import Embedding, LinearMap, upcast
-from llmanac.models._quantized import dense
-from llmanac.models._weights import Weights, some
+from llmanac.models.layers import Embedding, LinearMap, upcast
+from llmanac.models.quantized import dense
+from llmanac.models.weights import Weights, some
 from llmanac.models.families import FAMILIES, Source
 
 LORA_FIELDS = {
@@ -78,7 +78,7 @@ def write_lora(transform: LoRA, model: Any) -> tuple[dict[str, Any], dict[str, T
             tensors[f"{PREFIX}{theirs}.{LENGTHS}"] = rows[:, 0]
     tokens = {}
     for name, part in transform.parts.items():
-        if isinstance(part, TokenPart) and not part.follows:
+        if isinstance(part, TokenTerm) and not part.follows:
             theirs = found[f"{name}.weight"].name.removesuffix(".weight")
             tokens[theirs] = part.rows.ids.tolist()
             tensors[f"{PREFIX}{theirs}.{TOKENS}"] = part.rows.weight

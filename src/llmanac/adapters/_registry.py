@@ -18,13 +18,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters import Transform, applied
+from llmanac.adapters._transform import Transform, applied
 from llmanac.adapters._copies import Copies
-from llmanac.adapters._products import Part
+from llmanac.adapters._linear import LinearTerm
 from llmanac.adapters._soft_prompt import SoftPromptTransform
 from llmanac.adapters.lora import LoRA
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.models._layers import Changeable
+from llmanac.models.layers import Changeable
 
 _now = threading.local()  # .rows: (registry, the adapter of each row) of the forward pass that this thread runs
 _swapping = threading.RLock()  # held by passes over a model of which adapters have copies of parameters
@@ -53,7 +53,7 @@ class AdapterRegistry:
             raise SpecError("adapters: the model has one applied already; remove() or merge() it first")
         self.model = model
         self.soft_prompts: dict[str, SoftPromptTransform] = {}
-        self.parts: dict[str, dict[str, Part]] = {}  # by product and adapter
+        self.parts: dict[str, dict[str, LinearTerm]] = {}  # by product and adapter
         self.copies: dict[str, Copies] = {}
         for name, given in adapters.items():
             if not isinstance(name, str) or not name:
@@ -121,9 +121,9 @@ class Chosen:
     served = True  # the model's weights are its own
 
     def __init__(self) -> None:
-        self.parts: dict[int, dict[str, Part]] = {}  # by registry and adapter
+        self.parts: dict[int, dict[str, LinearTerm]] = {}  # by registry and adapter
 
-    def _active(self) -> tuple[dict[str, Part], tuple[str | None, ...]]:
+    def _active(self) -> tuple[dict[str, LinearTerm], tuple[str | None, ...]]:
         """The parts that rows of this pass have, and the adapter of each row."""
         registry, names = getattr(_now, "rows", None) or (0, ())
         parts = self.parts.get(registry, {})

@@ -1,4 +1,4 @@
-"""Transforms that come before the tokens of every row; `models/_soft_prompt.py` has what a model does with them."""
+"""Transforms that come before the tokens of every row; `models/soft_prompt.py` has what a model does with them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters import AdapterSpec, Transform
+from llmanac.adapters._transform import AdapterSpec, Transform
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import Range, within
-from llmanac.models._layers import Linear, init_normal
+from llmanac.models.layers import Linear, init_normal
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state import DecodingState
 
@@ -120,11 +120,11 @@ class SoftPromptTransform(Transform):
         delattr(model, NAME)
 
     def past(self, dtype: torch.dtype) -> list[tuple[Tensor, ...] | None] | None:
-        """See `models/_soft_prompt.py`."""
+        """See `models/soft_prompt.py`."""
         return None
 
     def vectors(self, dtype: torch.dtype) -> Tensor:
-        """See `models/_soft_prompt.py`."""
+        """See `models/soft_prompt.py`."""
         return self.rows(dtype)
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from llmanac.adapters import Transform
+from llmanac.adapters._transform import Transform
 from llmanac.adapters._config import Adapter
 from llmanac.adapters._peft import read_lora, write_lora
 from llmanac.adapters._soft_prompt import MOST, NAME, SoftPromptTransform
@@ -25,8 +25,8 @@ from llmanac.adapters.prefix import Prefix
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import make_method
-from llmanac.models._folder import RECORD, SUMS, read_sums, read_table, sums_of
-from llmanac.models._weights import Weights, some
+from llmanac.models.folder import RECORD, SUMS, read_sums, read_table, sums_of
+from llmanac.models.weights import Weights, some
 from llmanac.models.locate import ADAPTER as CONFIG
 from llmanac.models.locate import say_stopped
 

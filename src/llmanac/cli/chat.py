@@ -263,7 +263,7 @@ def serve_command(
                  "--runner native": runner.startswith("native")}  # fmt: skip
 
     def sees(path: str) -> bool:
-        from llmanac.multimodal._seeing import sees
+        from llmanac.generate.images import sees
 
         return sees(path)
 
@@ -271,7 +271,7 @@ def serve_command(
         from llmanac.generate.load import load_assistant, load_writer
 
         if not path.endswith(".gguf") and sees(path):
-            from llmanac.multimodal._seeing import load_seeing
+            from llmanac.generate.images import load_seeing
 
             if refused := [flag for flag, value in text_only.items() if value]:
                 raise RequestError(f"{refused[0]}: is for models of text alone; {path} holds a model of images")

@@ -24,7 +24,7 @@ from torch import Tensor
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError, shown
 from llmanac.core.types import HIDDEN, Batch, OutputRequest
-from llmanac.models._layers import upcast
+from llmanac.models.layers import upcast
 from llmanac.models.lm.encoder import Encoder
 
 Pooling = Literal["mean", "cls", "last"]

@@ -4,7 +4,7 @@
 
 The rules, so that figures can be compared with published ones:
 
-- Context and continuation become token ids by `models/_pairs.py`.
+- Context and continuation become token ids by `models/pairs.py`.
 - What is too long for the model loses tokens on the left. (A continuation too long by itself, which lm-eval refuses, is
   read in windows.)
 - Texts are read in windows: each token is predicted once, and every window after the first sees `context`
@@ -28,7 +28,7 @@ from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
 from llmanac.generate.windows import WINDOW, batches, windows
 from llmanac.metrics.log_likelihood import log_likelihood
-from llmanac.models._pairs import encode, encode_pair, start_token
+from llmanac.models.pairs import encode, encode_pair, start_token
 
 BATCH_TOKENS = 4096
 SHARED = 48  # tokens with which contexts begin alike, from which on these are read once

@@ -24,7 +24,7 @@ from llmanac.generate.engine import evaluating
 from llmanac.generate.windows import batches
 from llmanac.metrics._statistics import estimate
 from llmanac.metrics.min_k import lowest, token_scores
-from llmanac.models._pairs import encode, start_token
+from llmanac.models.pairs import encode, start_token
 
 EXAMPLES, ORDER, FORMAT, BATCH = "examples drawn", "order of examples", "format", "batch size"
 

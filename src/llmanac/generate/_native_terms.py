@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.adapters._registry import AdapterRegistry
+from llmanac.adapters import AdapterRegistry
 from llmanac.core.errors import RequestError
 
 # in the order of the matrices in `kernels/infer/_lines.py`

@@ -11,7 +11,7 @@ from llmanac.generate._logits import Array
 from llmanac.generate.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
-    from llmanac.adapters._registry import AdapterRegistry
+    from llmanac.adapters import AdapterRegistry
 
 ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
 

@@ -29,11 +29,10 @@ import numpy as np
 from llmanac.core.errors import RequestError, nearest, shown, too_long
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel
-from llmanac.generate import _requests
 from llmanac.generate._allowed import Allowed
-from llmanac.generate._completion import Completion, completions
+from llmanac.generate.requests import Completion, completions
 from llmanac.generate._native_file import FileModel
-from llmanac.generate._requests import Options, Piece, Request, TokenLogprob
+from llmanac.generate.requests import check_names, Options, Piece, Request, TokenLogprob
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
@@ -43,7 +42,7 @@ from llmanac.models.state.pool import pageable
 
 if TYPE_CHECKING:
     from llmanac.adapters import Transform
-    from llmanac.adapters._registry import AdapterRegistry
+    from llmanac.adapters import AdapterRegistry
     from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 
@@ -115,7 +114,7 @@ class Engine:
         self.lost: Callable[[], str | None] = lambda: None  # why it cannot go on: a rank has stopped
         self.registry: AdapterRegistry | None = None
         if adapters:
-            from llmanac.adapters._registry import AdapterRegistry
+            from llmanac.adapters import AdapterRegistry
 
             self.registry = AdapterRegistry(model, adapters)
             weakref.finalize(self, self.registry.detach)
@@ -222,7 +221,7 @@ class Engine:
         return self.run([self.request(prompt, **options) for prompt in as_prompts(prompts)])
 
     def run(self, requests: Sequence[Request], choose: Choose | None = None) -> list[Completion]:
-        """Answer checked requests; `choose` takes the place of their own decoding methods (see `_draws.py`)."""
+        """Answer checked requests; `choose` takes the place of their own decoding methods (see `draws.py`)."""
         scheduler = self.scheduler()
         scheduler.choose = choose
         for request in requests:
@@ -254,7 +253,7 @@ class Engine:
 
     def request(self, prompt: Prompt, **options: Unpack[Options]) -> Request:
         """A checked request, for a `Scheduler`. Raises RequestError as `generate` does."""
-        _requests.check_names(cast(dict[str, Any], options))
+        check_names(cast(dict[str, Any], options))
         ids = self._prompt_ids(prompt)
         context, adapter = self.model.max_length, options.get("adapter")
         names = () if self.registry is None else self.registry.names

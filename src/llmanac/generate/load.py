@@ -73,11 +73,11 @@ def load_engine(
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, **own))
     del held  # the texts of its vocabulary are not needed any more
     if adapter is not None:
-        from llmanac.adapters._products import ProductTransform
+        from llmanac.adapters import LinearTransform
         from llmanac.adapters.load import load_adapter
 
         change = load_adapter(cast(Any, loaded), adapter)
-        if isinstance(change, ProductTransform):
+        if isinstance(change, LinearTransform):
             change.merge()  # what is served alone needs no product of its own
     return Engine(loaded, words, rows=rows, **choices)
 

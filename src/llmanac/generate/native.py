@@ -23,7 +23,7 @@ from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.models.state.paged import PagedState
 
 if TYPE_CHECKING:
-    from llmanac.adapters._registry import AdapterRegistry
+    from llmanac.adapters import AdapterRegistry
 
 __all__ = ["NativeModel", "NativeRunner"]
 

@@ -12,8 +12,8 @@ from llmanac.core.errors import RequestError
 from llmanac.generate._logits import Array
 from llmanac.generate._native_shape import HALVES, Matrix, Shape
 from llmanac.generate.runner import weights_stamp
-from llmanac.models._layers import Linear, LinearMap
-from llmanac.models._quantized import Quantized, dense
+from llmanac.models.layers import Linear, LinearMap
+from llmanac.models.quantized import Quantized, dense
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
 from llmanac.models.ffn.experts import Experts

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.adapters._registry import AdapterRegistry
+from llmanac.adapters import AdapterRegistry
 from llmanac.core.types import ALL, LAST, Batch, LanguageModel, OutputRequest
 from llmanac.generate._logits import Array
 from llmanac.generate._rows import StateRunner
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.schedule import READ_TOKENS
-from llmanac.models._layers import LinearMap
-from llmanac.models._soft_prompt import prime
+from llmanac.models.layers import LinearMap
+from llmanac.models.soft_prompt import prime
 from llmanac.models.state.pool import BlockPool
 
 FRONT = -1  # in the place of a token where an adapter's places are

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmanac.generate._requests import Request
-    from llmanac.generate._requests import Sequence as Generated
+    from llmanac.generate.requests import Request
+    from llmanac.generate.requests import Sequence as Generated
 
 READ_TOKENS = 2048  # padded prompt tokens a call, and a step where others decode
 LEAST_PIECE, FIRST_PIECE = 8, 32  # tokens of a prompt in a step, where time decides; before anything was measured

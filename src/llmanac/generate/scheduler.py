@@ -21,7 +21,7 @@ import numpy as np
 from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel
 from llmanac.generate._logits import Array
-from llmanac.generate._requests import Request, Sequence, TokenLogprob
+from llmanac.generate.requests import Request, Sequence, TokenLogprob
 from llmanac.generate._rows import ROOM, Runner
 from llmanac.generate._sampling import choose, continuations, score_given, score_prompt
 from llmanac.generate.drafters import Drafter

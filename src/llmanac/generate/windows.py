@@ -13,7 +13,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 
 WINDOW = 1024  # for a model without a limit
 BATCH_TOKENS = 8192  # that go through the model at once

@@ -22,8 +22,8 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.types import Batch, OutputRequest
 from llmanac.guide.formulas import Costs, costs
 from llmanac.lab.memory import memory
-from llmanac.models._folder import CONFIG, RECORD, read_record, read_table
-from llmanac.models._packed_files import KEY
+from llmanac.models.folder import CONFIG, RECORD, read_record, read_table
+from llmanac.models.packed_files import KEY
 from llmanac.models.families import family
 from llmanac.models.locate import GGUF, model_folder
 from llmanac.recipes.spec import load_recipe

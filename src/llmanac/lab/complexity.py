@@ -31,7 +31,7 @@ from llmanac.core.types import Batch, OutputRequest
 from llmanac.kernels.nn import _operations
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.costs import allocated
-from llmanac.models._context import ATTENTION_FORMS
+from llmanac.models.forward import ATTENTION_FORMS
 from llmanac.models.ngrams.counts import free_memory
 
 Found = Mapping[str, Mapping[str, Sequence[float]]]  # mixer -> cost -> its values over the lengths

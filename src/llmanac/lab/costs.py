@@ -18,7 +18,7 @@ from llmanac.core.device import resolve_dtype
 from llmanac.core.types import LAST, LanguageModel
 from llmanac.generate.runner import device_of
 from llmanac.lab.stats import Metric
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 DECODED = 64  # tokens decoded to measure the speed
 ROUNDS = 3

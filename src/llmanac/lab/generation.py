@@ -40,8 +40,8 @@ from llmanac.lab.cache import digest
 from llmanac.lab.trials.decoding import Artefact
 from llmanac.metrics._items import Metric
 from llmanac.metrics.diversity import distinct_n
-from llmanac.models._pairs import start_token
-from llmanac.objectives._drawn import special_id
+from llmanac.models.pairs import start_token
+from llmanac.objectives import special_id
 
 PASSAGES = 64
 PROMPT, WRITTEN = 16, 32  # tokens; fewer where the models read shorter rows

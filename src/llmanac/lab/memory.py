@@ -19,11 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from llmanac.adapters._targets import find_targets
+from llmanac.models.targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.kernels.nn.cross_entropy import chunk_rows
-from llmanac.models._layers import Embedding, Linear, LinearMap
-from llmanac.models._quantized import PIECE
+from llmanac.models.layers import Embedding, Linear, LinearMap
+from llmanac.models.quantized import PIECE
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.mixers.softmax import Spec as Softmax

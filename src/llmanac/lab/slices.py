@@ -12,7 +12,7 @@ from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
-from llmanac.models.classifiers._rulebook import Rulebook
+from llmanac.models.classifiers.rules import Rulebook
 
 FILE = Path(__file__).with_name("slices.toml")
 PARTS = ("plain", "changed")

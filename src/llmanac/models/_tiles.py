@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.kernels.nn._uncompiled import uncompiled
-from llmanac.models._masks import AttentionMask, Rule
+from llmanac.models.masks import AttentionMask, Rule
 
 Bounds = tuple[int, int]
 Tile = tuple[slice, Tensor | None]

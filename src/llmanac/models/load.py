@@ -21,12 +21,12 @@ from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
-from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
-from llmanac.models._layers import Embedding, LinearMap
-from llmanac.models._packed_files import KEY, Layout, QuantizedWeights, layout_of
-from llmanac.models._quantized import Quantized
-from llmanac.models._scaling import stretched, windowed
-from llmanac.models._weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
+from llmanac.models.folder import CONFIG, RECORD, read_generation, read_record, read_table
+from llmanac.models.layers import Embedding, LinearMap
+from llmanac.models.packed_files import KEY, Layout, QuantizedWeights, layout_of
+from llmanac.models.quantized import Quantized
+from llmanac.models.scaling import stretched, windowed
+from llmanac.models.weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
 from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.lm import ngram

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
-from llmanac.models._folder import RECORD, TOKENS, record_of, sums_of
-from llmanac.models._layers import LinearMap
-from llmanac.models._packed_files import KEY, pack_state
-from llmanac.models._quantized import Quantized
-from llmanac.models._weights import INDEX, WEIGHTS
+from llmanac.models.folder import RECORD, TOKENS, record_of, sums_of
+from llmanac.models.layers import LinearMap
+from llmanac.models.packed_files import KEY, pack_state
+from llmanac.models.quantized import Quantized
+from llmanac.models.weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit, arrange
 from llmanac.models.families import family as find_family
 
 if TYPE_CHECKING:
-    from llmanac.models.lm._base import TrainedModel
+    from llmanac.models.lm import TrainedModel
 
 SHARD_BYTES = 5_000_000_000
 STAGED = f"{files.TEMPORARY}weights"

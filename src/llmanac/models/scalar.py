@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import CheckpointError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import HIDDEN, Batch
-from llmanac.models._layers import Linear
+from llmanac.models.layers import Linear
 
 
 class ScalarModel(nn.Module):

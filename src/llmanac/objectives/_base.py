@@ -12,9 +12,34 @@ from torch import Tensor, nn
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.core.types import IGNORE, BagOfWords, Batch, LossSum, ModelOutput, OutputRequest, State
 from llmanac.data.pack import PADDING, Row
+from llmanac.core.spec import Spec
+from dataclasses import dataclass
+from typing import ClassVar
+from llmanac.objectives._rows import InstructionRows
 from llmanac.objectives._measured import Measured, OfText
 
 SUM = OutputRequest(nll="sum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec(Spec):
+    """Describes an objective. `build(tokenizer=..., models=...)` gives one."""
+
+    kind = "objective"
+    special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
+
+    def reader(self, tokenizer: Any) -> Any:
+        """What makes tokens and loss masks of rows of tuning for it (`_rows.py`), before any model is there."""
+        return InstructionRows(tokenizer, getattr(self, "on", "assistant"))
+
+    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Any:
+        """The objective.
+
+        Args:
+            models: the further models that it needs, by name (reference, teacher, value).
+            dims: what only some need, such as the `reader` of its rows where that is built already.
+        """
+        raise NotImplementedError
 
 
 class BaseObjective(Measured):

@@ -24,7 +24,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.ranges import SOME, within
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
-from llmanac.models._layers import Linear
+from llmanac.models.layers import Linear
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._teacher import WithTeacher
 

@@ -24,9 +24,9 @@ from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
-from llmanac.models._layers import lookup, unfuse, upcast
-from llmanac.models._pass import read_head, run_layers
-from llmanac.models._quantized import Quantized
+from llmanac.models.layers import lookup, unfuse, upcast
+from llmanac.models.forward import read_head, run_layers
+from llmanac.models.quantized import Quantized
 from llmanac.models.heads import pick
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state import DecodingState

@@ -22,9 +22,9 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
-from llmanac.models._call import CallLayer, CallState
-from llmanac.models._masks import AttentionMask, Rule
-from llmanac.models._pass import documents
+from llmanac.models.masks import CallLayer, CallState
+from llmanac.models.masks import AttentionMask, Rule
+from llmanac.models.forward import documents
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.mixers import Mixer

@@ -28,7 +28,7 @@ from torch.distributed.pipelining import PipelineStage, schedules
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
-from llmanac.models._pass import run_layers
+from llmanac.models.forward import run_layers
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.lm.transformer import Transformer
 from llmanac.parallel import ParallelSpec

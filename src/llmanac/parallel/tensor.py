@@ -25,7 +25,7 @@ from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput,
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.models._layers import LinearMap, lookup, unfuse, upcast
+from llmanac.models.layers import LinearMap, lookup, unfuse, upcast
 from llmanac.models.heads.linear import LinearHead
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")

@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._targets import find_targets
+from llmanac.models.targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import Spec
-from llmanac.models._layers import Embedding, Linear, LinearMap, unfuse
-from llmanac.models._packed_files import Layout, OwnLayout
-from llmanac.models._quantized import Quantized, stored_bytes
+from llmanac.models.layers import Embedding, Linear, LinearMap, unfuse
+from llmanac.models.packed_files import Layout, OwnLayout
+from llmanac.models.quantized import Quantized, stored_bytes
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
-from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
-from llmanac.models._quantized import Form, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Layout, Needs, Small, expect, matrix
+from llmanac.models.quantized import Form, Quantized
+from llmanac.models.weights import Entry
 
 NUMBERS = {"num_bits": 8, "type": "float", "symmetric": True}
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import ByRows, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Layout, Needs, Small, expect
+from llmanac.models.quantized import ByRows, Quantized
+from llmanac.models.weights import Entry
 
 
 def nibbles(codes: Tensor, high: bool = False) -> Tensor:

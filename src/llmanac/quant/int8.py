@@ -23,9 +23,9 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
-from llmanac.models._quantized import ByRows, Form, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Layout, Needs, Small, expect, matrix
+from llmanac.models.quantized import ByRows, Form, Quantized
+from llmanac.models.weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant._fp8 import FP8Files
 from llmanac.quant._gptq_files import PackQuantized

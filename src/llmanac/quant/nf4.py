@@ -24,10 +24,10 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._folder import MOST
-from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import ByRows, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.folder import MOST
+from llmanac.models.packed_files import Layout, Needs, Small, expect
+from llmanac.models.quantized import ByRows, Quantized
+from llmanac.models.weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant._gptq_files import nibbles
 from llmanac.quant.int8 import BitsAndBytes8

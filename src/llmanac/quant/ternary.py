@@ -21,9 +21,9 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
-from llmanac.models._quantized import Form, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Layout, Needs, Small, expect, matrix
+from llmanac.models.quantized import Form, Quantized
+from llmanac.models.weights import Entry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant.int8 import rounded
 

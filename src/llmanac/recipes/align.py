@@ -34,7 +34,7 @@ from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.models.scalar import ScalarModel, load_scalar
 from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._preference import PreferenceSpec
+from llmanac.objectives import PreferenceSpec
 from llmanac.recipes.tune import EVALUATED, STEPS_AN_EPOCH, TuneSpec, Tuning, is_tuning
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import held_out

@@ -28,10 +28,10 @@ from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures.preprocess import Preprocess
 from llmanac.generate.engine import evaluating
-from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import load_part
-from llmanac.multimodal.load import load_multimodal
-from llmanac.multimodal.samplers import SamplerSpec
+from llmanac.models.images import MultimodalSpec
+from llmanac.models.images.load import load_part
+from llmanac.models.images.load import load_multimodal
+from llmanac.models.images.samplers import SamplerSpec
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.finished import Run
 from llmanac.recipes.measures import loss_curve

@@ -16,8 +16,8 @@ from torch import Tensor
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import scenes
-from llmanac.multimodal._describe import describe
-from llmanac.multimodal.samplers import SamplerSpec
+from llmanac.generate.images import describe
+from llmanac.models.images.samplers import SamplerSpec
 from llmanac.recipes.multimodal_data import ANSWERING, ANSWERS, DESCRIBES, Draw, Material, shown_by
 from llmanac.recipes.multimodal_judge import Judge, kernel_distance
 

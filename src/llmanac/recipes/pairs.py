@@ -14,7 +14,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
-from llmanac.objectives._base import collate_ragged
+from llmanac.objectives import collate_ragged
 from llmanac.recipes.application import Pairs, find_application
 from llmanac.recipes.spec import RecipeSpec
 from llmanac.recipes.timetable import questions_asked

@@ -21,7 +21,7 @@ from llmanac.core.spec import patch
 from llmanac.data.documents import Document
 from llmanac.data.tokens import TokenDataset
 from llmanac.metrics._items import Items, Metric
-from llmanac.objectives._measured import Text
+from llmanac.objectives import Text
 from llmanac.tokenizers.load import load_tokenizer
 
 

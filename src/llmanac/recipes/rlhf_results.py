@@ -16,7 +16,7 @@ from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.metrics._statistics import estimate
 from llmanac.models.load import load_model
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes.align import AlignSpec, Sampled
 from llmanac.recipes.report import heading, made_on, run_page
 from llmanac.rewards import Sample

@@ -23,7 +23,7 @@ from llmanac.data.documents import Document
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.mixers._heads import HeadsSpec
+from llmanac.models.mixers import HeadsSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec

@@ -31,7 +31,7 @@ from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
 from llmanac.metrics._items import Items
 from llmanac.models.freeze import freeze
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.lm import TrainedModel
 from llmanac.models.load import load_model
 from llmanac.models.locate import STOPPED, locate
 from llmanac.models.save import save_model

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
-from llmanac.models._quantized import Quantized
+from llmanac.models.quantized import Quantized
 from llmanac.train import TrainSpec
-from llmanac.train._calibration import preserve_all, trial_rows
+from llmanac.train.calibration import preserve_all, trial_rows
 from llmanac.train.plan import MICRO_TOKENS, Plan, set_recompute
 
 SHARE, MOST_FREE = 0.4, 0.9  # of the device's memory, and of what is free of it

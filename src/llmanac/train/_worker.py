@@ -25,7 +25,7 @@ from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec, _division, _parts
 from llmanac.train._balance import of_step
-from llmanac.train._sums import Sums
+from llmanac.train.step import Sums
 from llmanac.train.optimizers._base import Layout, parameter_roles
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")

@@ -19,12 +19,12 @@ from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
 from llmanac.train import TrainSpec, pace
 from llmanac.train._memory import keep_freed_memory
-from llmanac.train._random import Generator, capture, preserve_random_state, restore, seed_everything
+from llmanac.train.calibration import Generator, capture, preserve_random_state, restore, seed_everything
 from llmanac.train._signals import interruptible
-from llmanac.train._step import Stepper, StepResult
+from llmanac.train.step import Stepper, StepResult
 from llmanac.train._trained import Trained, under
 from llmanac.train.checkpoint import Checkpoint, Checkpoints
-from llmanac.train.compiling import NO_COMPILER, compile_model
+from llmanac.models.compiling import NO_COMPILER, compile_model
 from llmanac.train.metrics import Metrics
 from llmanac.train.plan import Plan, plan, set_attention, set_recompute
 

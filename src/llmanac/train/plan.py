@@ -24,9 +24,9 @@ from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
 from llmanac.train import TrainSpec
-from llmanac.train._calibration import preserve_all, trial_rows
-from llmanac.train._random import Generator
-from llmanac.train._threads import divides
+from llmanac.train.calibration import preserve_all, trial_rows
+from llmanac.train.calibration import Generator
+from llmanac.train.threads import divides
 from llmanac.train.pace import Revision, as_json
 
 FILE = "plan.json"

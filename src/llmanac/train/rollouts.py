@@ -28,12 +28,12 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState
 from llmanac.data.pack import ListStream
-from llmanac.generate._draws import PlainDraws
+from llmanac.generate.draws import PlainDraws
 from llmanac.generate.engine import Engine, Options, evaluating
-from llmanac.objectives._advantages import by_group, gae, group_spread, optimal_constant
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import by_group, gae, group_spread, optimal_constant
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.rewards import Reward, Sample, Score, checked
-from llmanac.train._alarms import Alarms
+from llmanac.train.alarms import Alarms
 
 FIELDS = ("logprobs", "advantages", "returns", "values", "reference")
 KEPT = 0.9  # of the moving average, a draw

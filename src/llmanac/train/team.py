@@ -29,14 +29,14 @@ from llmanac.core.errors import LlmanacError, SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
-from llmanac.models._quantized import Quantized
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.quantized import Quantized
+from llmanac.models.lm import TrainedModel
 from llmanac.models.lm.transformer import Transformer
-from llmanac.objectives._base import NextToken
+from llmanac.objectives import NextToken
 from llmanac.parallel import ParallelSpec, context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
 from llmanac.train import TrainSpec, _division
-from llmanac.train._step import StepResult
+from llmanac.train.step import StepResult
 from llmanac.train._worker import Worker
 from llmanac.train.checkpoint import model_tensors
 

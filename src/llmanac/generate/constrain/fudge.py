@@ -27,8 +27,8 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import Batch
 from llmanac.generate._logits import Array, largest, nothing
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences, Tokens
-from llmanac.models._layers import Embedding, Linear
-from llmanac.models.classifiers._bags import initialise
+from llmanac.models.layers import Embedding, Linear
+from llmanac.models.lm import draw_parameters
 from llmanac.models.mixers.gru import GRU
 
 
@@ -133,7 +133,7 @@ class GRUClassifier(nn.Module):
 
     def initialise(self, seed: int) -> GRUClassifier:
         """Draw the weights by seed, name and shape; returns itself."""
-        initialise(self, seed)
+        draw_parameters(self, seed)
         return self
 
     def start(self, rows: int) -> Tensor:

@@ -32,7 +32,7 @@ from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.generate._logits import Array, gather, largest
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
 
-Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/_requests.py`
+Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/requests.py`
 CARD = {
     "title": "Beam search",
     "paper": "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2",

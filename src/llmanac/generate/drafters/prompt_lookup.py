@@ -17,7 +17,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from llmanac.core.errors import SpecError
-from llmanac.generate._requests import Sequence as Generated
+from llmanac.generate.requests import Sequence as Generated
 from llmanac.generate.drafters import DrafterSpec
 
 CARD = {

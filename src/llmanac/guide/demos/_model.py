@@ -15,8 +15,8 @@ from torch import Tensor
 
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, OutputRequest
-from llmanac.generate._completion import Completion, completions
-from llmanac.generate._requests import Request
+from llmanac.generate.requests import Completion, completions
+from llmanac.generate.requests import Request
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.generate.load import load_engine
 from llmanac.guide.demos import in_time

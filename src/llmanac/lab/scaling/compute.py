@@ -71,7 +71,7 @@ def architectures() -> list[str]:
 
 def non_embedding(model: Any) -> int:
     """Parameters outside the tables of tokens and positions; a tied head is the table of tokens."""
-    from llmanac.models._layers import Embedding
+    from llmanac.models.layers import Embedding
 
     tables = {id(m.weight) for m in model.modules() if isinstance(m, (Embedding, torch.nn.Embedding))}
     return sum(p.numel() for p in model.parameters() if id(p) not in tables)

@@ -19,8 +19,8 @@ from llmanac.lab.costs import model_costs
 from llmanac.lab.prepare import Prepared
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
-from llmanac.models._pairs import start_token
-from llmanac.objectives._measured import Text
+from llmanac.models.pairs import start_token
+from llmanac.objectives import Text
 from llmanac.recipes.parts import Parts
 
 CODE = (TokenDataset.__module__,)

@@ -48,7 +48,7 @@ from llmanac.lab.study import Measurement
 from llmanac.lab.words import settings_words
 from llmanac.metrics._items import Metric
 from llmanac.models.lm import LanguageModelSpec
-from llmanac.multimodal.vit import Spec as ViTSpec
+from llmanac.models.images.vit import Spec as ViTSpec
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal import WORDS, MultimodalRecipe

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmanac.adapters._targets import find_targets
+from llmanac.models.targets import find_targets
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.spec import Spec, dump
 from llmanac.data.split import fraction
@@ -36,7 +36,7 @@ from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import Artefact
-from llmanac.models._quantized import stored_bytes
+from llmanac.models.quantized import stored_bytes
 from llmanac.models.gguf.write import export_gguf, fitting
 from llmanac.models.load import load_model
 from llmanac.recipes.quantize import CALIBRATION, LENGTH, alternating_rates

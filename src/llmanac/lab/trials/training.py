@@ -34,7 +34,7 @@ from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
 from llmanac.metrics._items import Items, Metric
-from llmanac.objectives._measured import Measured
+from llmanac.objectives import Measured
 from llmanac.recipes.parts import Parts
 from llmanac.train.loop import MAY_CHANGE, train
 from llmanac.train.metrics import read_metrics

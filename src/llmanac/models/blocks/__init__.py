@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError, shown
 from llmanac.core.spec import Spec, make_method
-from llmanac.models._context import Context
+from llmanac.models.forward import Context
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.mixers import MixerSpec

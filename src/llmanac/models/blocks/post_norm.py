@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from llmanac.models._context import Context
+from llmanac.models.forward import Context
 from llmanac.models.blocks import Block, BlockSpec
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.mlp import Spec as MLP

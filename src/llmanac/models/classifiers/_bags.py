@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError
-from llmanac.core.rng import parameter_generator
 from llmanac.core.types import BagOfWords
 from llmanac.data.examples import Examples, batch_of
 from llmanac.kernels.nn.embedding import bag
-from llmanac.models._layers import Embedding, Linear
+from llmanac.models.layers import Embedding, Linear
 from llmanac.models.classifiers._base import Classifier, check_texts
 from llmanac.models.classifiers._explain import Explanation, explain_linear
 from llmanac.models.classifiers._words import Vocabulary, with_ngrams, words_of
+from llmanac.models.lm import draw_parameters
 from llmanac.models.classifiers.load import WEIGHTS, read_tensors
 
 ROWS = 1024  # texts scored at a time
@@ -85,14 +85,6 @@ class BagNetwork(nn.Module):
         return out
 
 
-def initialise(network: nn.Module, seed: int) -> None:
-    """Draw every parameter from a stream named by (seed, its name, its shape)."""
-    for name, parameter in network.named_parameters():
-        owner, _, own = name.rpartition(".")
-        module: Any = network.get_submodule(owner)
-        module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
-
-
 class BagClassifier(Classifier):
     """A classifier over bags of words. A method says how its network is built, and how it is trained."""
 
@@ -118,7 +110,7 @@ class BagClassifier(Classifier):
             texts, ngrams=getattr(spec, "ngrams", 1), min_count=spec.min_count, most=spec.max_words
         )
         self.network = self.build_network(len(self.vocabulary), self.outputs())
-        initialise(self.network, seed)
+        draw_parameters(self.network, seed)
 
     def examples(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Examples:
         """Texts as the network reads them."""

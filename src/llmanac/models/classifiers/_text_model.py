@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, SpecError
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import load_tokenizer
 

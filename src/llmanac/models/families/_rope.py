@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models._folder import LARGEST, LEAST, MOST, TRAINED
+from llmanac.models.folder import LARGEST, LEAST, MOST, TRAINED
 from llmanac.models.families._config import Config
 from llmanac.models.families._table import Data, Entry
 

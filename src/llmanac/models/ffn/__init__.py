@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.spec import Spec
-from llmanac.models._context import Context
+from llmanac.models.forward import Context
 
 Activation = Literal["relu", "relu-squared", "gelu", "gelu-tanh", "quick-gelu", "silu", "identity"]
 ACTIVATIONS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Mapped
-from llmanac.models._quantized import ByRows
+from llmanac.models.quantized import ByRows
 
 
 @dataclass(frozen=True)

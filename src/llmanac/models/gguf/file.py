@@ -11,8 +11,8 @@ import numpy as np
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.kernels.gguf import PackedTensor, opened
 from llmanac.kernels.gguf.blocks import KINDS, Array
-from llmanac.models._folder import TOKENS, TRAINED
-from llmanac.models._scaling import Scaling
+from llmanac.models.folder import TOKENS, TRAINED
+from llmanac.models.scaling import Scaling
 from llmanac.models.gguf.architectures import (
     BOUNDS,
     FACTORS,

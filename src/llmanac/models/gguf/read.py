@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.gguf.blocks import KINDS
-from llmanac.models._quantized import Quantized
-from llmanac.models._weights import Entry, Weights, check_finite
+from llmanac.models.quantized import Quantized
+from llmanac.models.weights import Entry, Weights, check_finite
 from llmanac.models.gguf.blocks import Blocks
 from llmanac.models.gguf.file import PackedFile
 

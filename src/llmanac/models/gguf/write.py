@@ -22,7 +22,7 @@ from llmanac.core.errors import CheckpointError, TokenizerError, nearest
 from llmanac.core.spec import diff
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Packable, write
-from llmanac.models._scaling import Scaling
+from llmanac.models.scaling import Scaling
 from llmanac.models.families import FAMILIES, Family, Misfit, arrange, family
 from llmanac.models.families._rope import LISTS
 from llmanac.models.families._table import canonical

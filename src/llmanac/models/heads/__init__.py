@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llmanac.core.spec import Spec
-from llmanac.models._context import Context
-from llmanac.models._layers import LinearMap
+from llmanac.models.forward import Context
+from llmanac.models.layers import LinearMap
 from llmanac.models.state import LayerState
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
-from llmanac.models._context import Context
-from llmanac.models._layers import init_normal, upcast
-from llmanac.models._quantized import product
+from llmanac.models.forward import Context
+from llmanac.models.layers import init_normal, upcast
+from llmanac.models.quantized import product
 from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.models._layers import Linear
+from llmanac.models.layers import Linear
 from llmanac.models.ffn import Activation, activate
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import LinearHead

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear, init_normal, upcast
-from llmanac.models._masks import AttentionMask
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear, init_normal, upcast
+from llmanac.models.masks import AttentionMask
 from llmanac.models.heads import Head, HeadSpec, pick
 from llmanac.models.state.kv import KVCache
 

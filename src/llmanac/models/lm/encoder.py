@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
-from llmanac.models._context import Context
-from llmanac.models._layers import Embedding
+from llmanac.models.forward import Context
+from llmanac.models.layers import Embedding
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.post_norm import Spec as PostNorm
 from llmanac.models.ffn.mlp import Spec as MLP

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
-from llmanac.models._context import Context, Losses, Memory
-from llmanac.models._pass import check_request, check_supported, place, read_head, run_layers
+from llmanac.models.forward import Context, Losses, Memory
+from llmanac.models.forward import check_request, check_supported, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
 from llmanac.core.types import ALL, IGNORE, Batch, ModelOutput, OutputRequest
-from llmanac.models._folder import RECORD, read_generation, read_record, record_of
-from llmanac.models._pass import check_targets, place
+from llmanac.models.folder import RECORD, read_generation, read_record, record_of
+from llmanac.models.forward import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.counts import check_order, count

@@ -23,17 +23,17 @@ from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
 from llmanac.kernels.nn._takes import OPERATIONS
-from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
-from llmanac.models._layers import Embedding
-from llmanac.models._masks import AttentionMask
-from llmanac.models._pass import Recompute, check_request, documents, place, read_head, run_layers
-from llmanac.models._soft_prompt import SoftPrompt, after, begin, own, prime, with_vectors
+from llmanac.models.forward import ATTENTION_FORMS, AttentionForm, Context
+from llmanac.models.layers import Embedding
+from llmanac.models.masks import AttentionMask
+from llmanac.models.forward import Recompute, check_request, documents, place, read_head, run_layers
+from llmanac.models.soft_prompt import SoftPrompt, after, begin, own, prime, with_vectors
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.lm import TrainedModel
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions import Position, PositionSpec
@@ -149,7 +149,7 @@ class Transformer(TrainedModel):
         spec, vocab_size, max_length: what it was built from.
         attention_form: how attention is computed: sdpa, plain, blocks or flash. All give the same values; settable.
         recompute: `blocks` to train with less memory and a third more computing, see `run_layers`; settable.
-        soft_prompt: what an adapter puts before the tokens of every row, or None; see `models/_soft_prompt.py`.
+        soft_prompt: what an adapter puts before the tokens of every row, or None; see `models/soft_prompt.py`.
     """
 
     soft_prompt: SoftPrompt | None = None

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.flash import flash_attention
-from llmanac.models._context import Context
-from llmanac.models._masks import AttentionMask, by_document
+from llmanac.models.forward import Context
+from llmanac.models.masks import AttentionMask, by_document
 from llmanac.models._tiles import tiles_of
 from llmanac.models.mixers import softmax
-from llmanac.models.mixers._heads import SharedHeadsSpec
+from llmanac.models.mixers import SharedHeadsSpec
 from llmanac.models.mixers.softmax import SoftmaxAttention
 from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import LayerState

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from llmanac.core.spec import Spec
-from llmanac.models._context import AttentionForm
-from llmanac.models._masks import AttentionMask
+from llmanac.models.forward import AttentionForm
+from llmanac.models.masks import AttentionMask
 
 
 @dataclass(frozen=True, kw_only=True)

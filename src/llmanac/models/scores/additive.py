@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.additive import additive_scores
-from llmanac.models._context import AttentionForm
-from llmanac.models._layers import init_normal
-from llmanac.models._masks import AttentionMask
+from llmanac.models.forward import AttentionForm
+from llmanac.models.layers import init_normal
+from llmanac.models.masks import AttentionMask
 from llmanac.models.scores import Score, ScoreSpec
 from llmanac.models.scores._read import read_values
 

@@ -141,9 +141,9 @@ class Row:
     blocks: list[int] = field(default_factory=list)  # of a paged state
     plan: int = 0  # tokens it is to be read as one of, where that was said
     planned: int = 0  # the same as its first tokens settled it
-    soft_tokens: int = 0  # of them, what an adapter put before its tokens; see `models/_soft_prompt.py`
+    soft_tokens: int = 0  # of them, what an adapter put before its tokens; see `models/soft_prompt.py`
     source: bool = False  # whether it was given a source sequence
-    images: Any = None  # what the images of its prompt are to the model; see `multimodal/_seeing.py`
+    images: Any = None  # what the images of its prompt are to the model; see `generate/images.py`
     epoch: int = 0  # of the weights that its blocks were computed with
     version: int = 0  # counts changes of `blocks`
     marks: weakref.WeakSet[MarkedRow] = field(default_factory=weakref.WeakSet)  # moments it can still return to

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, SpecError
-from llmanac.models._layers import Embedding
+from llmanac.models.layers import Embedding
 
 Role = Literal["matrix", "embedding", "vector"]
 Parameters = Sequence[tuple[str, nn.Parameter, Role]]
