@@ -23,6 +23,7 @@ class ByteTokenizer:
     special_tokens = {"<|end|>": EOS, "<|user|>": USER, "<|assistant|>": ASSISTANT, "<|begin|>": BOS}  # noqa: RUF012
     bos_id, eos_id, pad_id = BOS, EOS, None
     chat_template: str | None = "built in"
+    adds_bos, separator, unknown_id = False, b"", None
 
     def encode(self, text, *, special="never"):
         if special == "all":
@@ -50,6 +51,8 @@ class ByteTokenizer:
 
 class HistoryState:
     """Remembers each row's ids."""
+
+    by_length = None
 
     def __init__(self, rows):
         self.rows = rows

@@ -39,7 +39,7 @@ class ModelPolicy:
         if engine.tokenizer is None:
             raise SpecError("act: this engine has no tokenizer")
         self.engine, self.tools, self.temperature, self.tokens = engine, tools, temperature, tokens
-        found = form_of(getattr(engine.tokenizer, "chat_template", None))
+        found = form_of(engine.chat_template)
         self.chat, self.form = found is not None, found or "hermes"
         self.grammar = calls_grammar(tools, self.form)  # type: ignore[arg-type]
         self.options: dict[str, Any] = {"grammar": self.grammar} if constrained else {}

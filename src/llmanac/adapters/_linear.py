@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.models.lm import TrainedModel
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class LinearTerm:
     """
 
     follows = False
+    served = False
 
     def __init__(self, transform: LinearTransform, modules: Mapping[str, nn.Module]) -> None:
         self.transform, self.modules = transform, dict(modules)
@@ -200,6 +202,5 @@ def _pack(old: Quantized, exact: Tensor) -> Tensor:
 def untie(model: nn.Module, layer: nn.Module) -> None:
     """Say in the Spec of the model that has this head that it is no longer tied."""
     for module in model.modules():
-        spec = getattr(module, "spec", None)
-        if getattr(spec, "tied", False) and any(child is layer for child in module.modules()):
-            module.spec = dataclasses.replace(spec, tied=False)  # type: ignore[type-var, assignment]
+        if isinstance(module, TrainedModel) and module.spec.tied and any(child is layer for child in module.modules()):
+            module.spec = dataclasses.replace(module.spec, tied=False)

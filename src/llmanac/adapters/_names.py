@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.models.lm import TrainedModel
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,14 +13,15 @@ from llmanac.models.families import FAMILIES, Misfit, Names, Source, family
 
 def family_of(model: Any) -> str | None:
     """The family that a model was read from, else the first that can hold it; None for no family."""
-    known = getattr(model, "family", None)
-    if known is not None:
-        return str(known)
+    if not isinstance(model, TrainedModel):
+        return None
+    if model.family is not None:
+        return model.family
     for name in FAMILIES:
         try:
             family(name).to_config(model.spec, model.vocab_size)
             return name
-        except (Misfit, AttributeError):
+        except Misfit:
             continue
     return None
 
@@ -27,10 +29,11 @@ def family_of(model: Any) -> str | None:
 def places(model: Any, kind: str | None) -> dict[str, Source]:
     """Where each parameter is in the files of family `kind`; under its own name for None."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if ".lora_" not in name}
-    if getattr(getattr(model, "spec", None), "tied", False):
+    spec = model.spec if isinstance(model, TrainedModel) else None
+    if spec is not None and spec.tied:
         shapes["lm_head.weight"] = tuple(model.embedding.weight.shape)
     names = Names() if kind is None else family(kind).names[0]
-    return names.place(shapes, getattr(model, "spec", None))
+    return names.place(shapes, spec)
 
 
 def together(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:

@@ -119,6 +119,7 @@ class Chosen:
 
     enabled = True
     served = True  # the model's weights are its own
+    transform = None
 
     def __init__(self) -> None:
         self.parts: dict[int, dict[str, LinearTerm]] = {}  # by registry and adapter
@@ -166,18 +167,19 @@ def _taken(model: nn.Module, folder: str | Path) -> Transform:
     from llmanac.adapters.load import load_adapter
 
     others = {
-        module: module.change for module in model.modules() if isinstance(getattr(module, "change", None), Chosen)
+        module: module.change for module in model.modules() if isinstance(module, Changeable) and isinstance(module.change, Chosen)
     }
     for module in others:  # of other engines
         module.change = None  # type: ignore[assignment]
     try:
         transform: Any = load_adapter(model, folder)
-        modules, parts, copies = (getattr(transform, name, None) for name in ("modules", "parts", "copies"))
+        modules = transform.modules
+        kept = (transform.parts, transform.copies) if isinstance(transform, LoRA) else None
         transform.remove()
     finally:
         for module, change in others.items():
             module.change = change
     transform.modules = modules
-    if parts is not None:
-        transform.parts, transform.copies = parts, copies
+    if kept is not None:
+        transform.parts, transform.copies = kept
     return cast(Transform, transform)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -99,7 +100,7 @@ class SoftPromptTransform(Transform):
 
     def attach(self, model: nn.Module) -> dict[str, nn.Module]:
         name = self.spec.name
-        if not isinstance(model, Transformer) or getattr(model, "reads_source", False) or hasattr(model, "token_types"):
+        if not isinstance(model, Transformer) or not capabilities(model).soft_prompts:
             raise SpecError(f"{name}: comes before text that a decoder continues; a {type(model).__name__} is none")
         if model.soft_prompt is not None:
             raise SpecError(f"{name}: the model has another one before its tokens; remove() that first")

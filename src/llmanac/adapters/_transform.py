@@ -11,6 +11,8 @@ transform.merge()             # fold it into the weights; or remove() it
 
 from __future__ import annotations
 
+from llmanac.models.lm import TrainedModel
+from llmanac.models.layers import Changeable
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,8 +164,11 @@ def applied(model: nn.Module) -> list[Transform]:
     """The Transforms on a model, in the order of its modules."""
     found: dict[int, Transform] = {}
     for module in model.modules():
-        change = getattr(getattr(module, "change", None), "transform", None)
-        for transform in (getattr(module, "soft_prompt", None), change):
-            if isinstance(transform, Transform):
-                found.setdefault(id(transform), transform)
+        transform = None
+        if isinstance(module, TrainedModel):
+            transform = module.soft_prompt
+        elif isinstance(module, Changeable) and module.change is not None:
+            transform = module.change.transform
+        if isinstance(transform, Transform):
+            found.setdefault(id(transform), transform)
     return list(found.values())

@@ -9,6 +9,8 @@ shapes are compared with the model before memory is taken. llmanac.json next to 
 
 from __future__ import annotations
 
+from llmanac.models.lm import TrainedModel
+from llmanac.core.types import capabilities
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,8 +62,8 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
     else:
         raise SpecError(f"adapter: {transform.spec.name} has no form in PEFT's files")
     config = {
-        "base_model_name_or_path": base or getattr(model, "origin", None), "inference_mode": True,
-        "task_type": "SEQ_2_SEQ_LM" if getattr(model, "reads_source", False) else "CAUSAL_LM", **config,
+        "base_model_name_or_path": base or (model.origin if isinstance(model, TrainedModel) else None), "inference_mode": True,
+        "task_type": "SEQ_2_SEQ_LM" if capabilities(model).reads_source else "CAUSAL_LM", **config,
     }  # fmt: skip
     path = Path(folder)
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})

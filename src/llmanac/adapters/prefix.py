@@ -85,7 +85,7 @@ class Prefix(SoftPromptTransform):
             position = self.model.model.position if layer.position is None else layer.position
             for number, (heads, width) in enumerate(shapes or ()):
                 order = torch.arange(width)
-                if number == 0 and getattr(position, "layout", "halves") == "pairs":
+                if number == 0 and position.layout == "pairs":
                     turned = position.turned
                     order = torch.cat([order[:turned:2], order[1:turned:2], order[turned:]])
                 found += [at + head * width + order for head in range(heads)]

@@ -64,7 +64,7 @@ def chat_command(
         raise RequestError("--encoder: finds facts of a memory; name its file with --memory FILE")
     engine = load_writer(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
     assistant = load_assistant(path, engine)
-    if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
+    if assistant is None and engine.chat_template is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     options: Options = {"temperature": 0.7} if (Path(path) / "base").is_dir() else sampling(engine)
     if temperature is not None:
@@ -95,7 +95,7 @@ def chat_command(
 
 def sampling(engine: Engine) -> Options:
     """Temperature and top_p that a pretrained model's generation_config.json asks for; greedy where it does not."""
-    own = getattr(engine.model, "generation", {})
+    own = engine.generation
     if own.get("do_sample") is not True:
         return {"temperature": 0.0}
     temperature, top_p = (

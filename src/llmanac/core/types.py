@@ -232,12 +232,46 @@ class ModelOutput:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a model can do that not every one can; `capabilities` reads it of any model.
+
+    Attributes:
+        reads_source: whether an encoder reads its prompts; start_id: what every answer then begins with.
+        sees: whether its prompts may have images.
+        counted: whether it is estimated from counts and has no parameters.
+        soft_prompts: whether an adapter may put trained vectors before its tokens.
+        places_within: whether its positions read `Batch.within` too.
+        counts_flops: whether it has `flops_per_token(length)`.
+        settings: which attributes that say how it is computed may be set: `compute_dtype`, `attention_form` and
+            `recompute`.
+    """
+
+    reads_source: bool = False
+    start_id: int | None = None
+    sees: bool = False
+    counted: bool = False
+    soft_prompts: bool = False
+    places_within: bool = False
+    counts_flops: bool = False
+    settings: frozenset[str] = frozenset()
+
+
+def capabilities(model: Any) -> Capabilities:
+    """What a model says that it can do; one that says nothing can do what every one can."""
+    found: Capabilities = getattr(model, "capabilities", Capabilities())
+    return found
+
+
 class State(Protocol):
     """What decoding remembers, one row a sequence; see `models/state`.
 
     Attributes:
         lengths: (B,) tokens seen by each row; counts: the same on the host.
+        by_length: see `DecodingState`; None where positions do not depend on a row's length.
     """
+
+    by_length: Any
 
     @property
     def lengths(self) -> Tensor: ...
@@ -275,7 +309,10 @@ class State(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """All that decoding, evaluation and serving use; an n-gram model is one too."""
+    """All that decoding, evaluation and serving use; an n-gram model is one too.
+
+    A model that can do more has `capabilities`, and one whose texts end with tokens of its own has `generation`.
+    """
 
     vocab_size: int
 

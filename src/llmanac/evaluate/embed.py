@@ -11,6 +11,7 @@ is taken. The dot product of two vectors of length 1 is their cosine. Reimers & 
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,7 +203,7 @@ class Embedder:
 
     def _batch(self, rows: list[list[int]]) -> Tensor:
         model, batch = self.model, self._padded(rows)
-        if getattr(model, "reads_source", False):
+        if capabilities(model).reads_source:
             hidden = model.encode(batch)[0].hidden
         else:
             hidden = model(batch, want=HIDDEN).hidden

@@ -203,7 +203,7 @@ def _after(
 
 def _by_length(model: Any) -> bool:
     """Whether positions depend on how long a row is: then what rows begin with cannot be shared."""
-    return getattr(model.start(1), "by_length", None) is not None
+    return model.start(1).by_length is not None
 
 
 def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: OutputRequest) -> torch.Tensor:

@@ -75,10 +75,12 @@ class StateRunner:
 
     Attributes:
         prefix_cache: where beginnings are kept, or None.
+        soft_prompts: whether rows may hold trained vectors before their tokens, which the scheduler does not count.
     """
 
     prefix_cache: PrefixCache | None
     registry: AdapterRegistry | None = None
+    soft_prompts = False
     _state: Any = None
 
     def __init__(self) -> None:
@@ -90,7 +92,7 @@ class StateRunner:
     def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
         state = self._state.view(start, start + len(lengths))
         # places that the scheduler does not count
-        soft = [getattr(row, "soft_tokens", 0) for row in state.rows]
+        soft = [row.soft_tokens if self.soft_prompts else 0 for row in state.rows]
         places = [n + own for n, own in zip(lengths, soft, strict=True)]
         try:
             state.rewind(mark, places)
@@ -102,7 +104,7 @@ class StateRunner:
             return [n - own for n, own in zip(back, soft, strict=True)]
 
     def lasts(self, row: int) -> float:
-        if getattr(self._state, "by_length", None) is None:
+        if self._state is None or self._state.by_length is None:
             return math.inf
         own = self._state.rows[row]
         return int(own.planned - own.soft_tokens)

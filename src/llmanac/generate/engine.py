@@ -17,6 +17,7 @@ The rules that hold everywhere (`llmanac serve` included):
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import contextlib
 import time
 import weakref
@@ -106,7 +107,7 @@ class Engine:
             raise RequestError(
                 f"max_num_batched_tokens: {max_num_batched_tokens} is not at least 1; leave it out to set no bound"
             )
-        if max_num_batched_tokens is not None and getattr(model, "reads_source", False):
+        if max_num_batched_tokens is not None and capabilities(model).reads_source:
             raise RequestError("max_num_batched_tokens: an encoder-decoder's answers cannot be put back; leave it out")
         self.max_num_batched_tokens = max_num_batched_tokens
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
@@ -133,11 +134,21 @@ class Engine:
             sizes = f"{draft_model.vocab_size} tokens, the model has {model.vocab_size}"
             raise RequestError(f"drafter: the draft model has a vocabulary of {sizes}; both must have the same tokens")
         if self.drafter is not None:
-            if getattr(model, "reads_source", False) or getattr(draft_model, "reads_source", False):
+            if capabilities(model).reads_source or capabilities(draft_model).reads_source:
                 raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
-            if getattr(draft_model, "soft_prompt", None) is not None:
+            if capabilities(draft_model).soft_prompts and cast(Any, draft_model).soft_prompt is not None:
                 raise RequestError("drafter: the draft model has a prefix or a prompt before its tokens; remove() it")
             self.drafter.build(model=draft_model)
+
+    @property
+    def chat_template(self) -> str | None:
+        """Its tokenizer's, None where it has none."""
+        return None if self.tokenizer is None else self.tokenizer.chat_template
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """What the generation_config.json of the model holds; empty for a model without files."""
+        return getattr(self.model, "generation", None) or {}
 
     @property
     def runs_on(self) -> str:
@@ -269,11 +280,11 @@ class Engine:
             context -= self.registry.soft_prompts[adapter].tokens
         if context is not None and len(ids) > context:
             raise too_long("prompt", len(ids), context)
-        if options.get("images") is not None and not getattr(self.model, "sees", False):
+        if options.get("images") is not None and not capabilities(self.model).sees:
             raise RequestError("images: this model reads text alone; leave them out")
         chosen = options.get("stop_ids")
         stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
-        source_length = 1 if getattr(self.model, "reads_source", False) else None  # answers have a row of their own
+        source_length = 1 if capabilities(self.model).reads_source else None  # answers have a row of their own
         if source_length is not None and options.get("prompt_logprobs") is not None:
             raise RequestError("prompt_logprobs: an encoder-decoder reads its prompt as a whole and gives it no score")
         size = self.model.vocab_size
@@ -283,17 +294,15 @@ class Engine:
             constraint=constraint,
         )  # fmt: skip
         for method in made.decoding:
-            named, size = getattr(method, "ids", ()), self.model.vocab_size
-            if named and max(named) >= size:
-                option = "allowed_ids" if isinstance(method, Allowed) else "logit_bias"
+            if method.ids and max(method.ids) >= size:
+                named, option = method.ids, "allowed_ids" if isinstance(method, Allowed) else "logit_bias"
                 raise RequestError(f"{option}: {max(named)} is not in the vocabulary of {size} tokens")
         return made
 
     @property
     def eos_ids(self) -> frozenset[int]:
         """The ids that end a text: the tokenizer's, and those of the model's generation_config.json."""
-        own = getattr(self.model, "generation", None) or {}
-        listed = own.get("eos_token_id")
+        listed = self.generation.get("eos_token_id")
         found = [self.tokenizer.eos_id if self.tokenizer else None, *(listed if isinstance(listed, list) else [listed])]
         return frozenset(int(i) for i in found if i is not None)
 
@@ -301,15 +310,15 @@ class Engine:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise RequestError("prompt: this engine has no tokenizer; give token ids instead of text")
-            framed = getattr(self.model, "reads_source", False)  # what an encoder reads ends as its tokenizer says
+            framed = capabilities(self.model).reads_source  # what an encoder reads ends as its tokenizer says
             ids = list(map(int, self.tokenizer.framed(prompt)[0] if framed else self.tokenizer.encode(prompt)))
             bos = self.tokenizer.bos_id
-            if ids and bos is not None and getattr(self.tokenizer, "adds_bos", False) and ids[0] != bos:
+            if ids and bos is not None and self.tokenizer.adds_bos and ids[0] != bos:
                 ids = [bos, *ids]
         else:
             ids = [int(i) for i in prompt]
         if not ids:
-            begin = [getattr(self.tokenizer, name, None) for name in ("bos_id", "eos_id")]
+            begin = [] if self.tokenizer is None else [self.tokenizer.bos_id, self.tokenizer.eos_id]
             ids = [i for i in begin if i is not None][:1]
             if not ids:
                 raise RequestError("prompt: it is empty, and the tokenizer has no begin-of-text token to start from")

@@ -12,6 +12,7 @@ and one question; a model with a chat template reads a conversation. `describe` 
 
 from __future__ import annotations
 
+from llmanac.core.types import Capabilities
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,13 +69,13 @@ class Seeing(nn.Module):
         SpecError: a model that writes no text, or one that has to read its prompt as one piece.
     """
 
-    sees = True
+    capabilities = Capabilities(sees=True)
 
     def __init__(self, model: Any, tokenizer: Any, preprocess: Preprocess, *, template: bool = False) -> None:
         super().__init__()
         if model.spec.name not in ("vlm", "flamingo"):
             raise SpecError(f"model: a {model.spec.name} writes no text; a vlm (llava) and a flamingo do")
-        if getattr(model.spec, "mask", "causal") != "causal":
+        if isinstance(model, VLM) and model.spec.mask != "causal":
             raise SpecError("model.mask: a prefix that sees both ways is read at once, which a server cannot promise")
         self.model, self.tokenizer, self.preprocess, self.template = model, tokenizer, preprocess, template
         self.vocab_size, self.max_length = model.vocab_size, model.max_length
@@ -107,7 +108,7 @@ class Seeing(nn.Module):
         assert batch.ids is not None
         x, length = self.model.text.embed(batch.ids), batch.ids.shape[1]
         for index, row in enumerate(rows):
-            seen = getattr(row, "images", None)
+            seen = None if row is None else row.images
             if seen is not None:
                 at = seen.places - row.count
                 inside = (at >= 0) & (at < length)
@@ -117,7 +118,7 @@ class Seeing(nn.Module):
 
     def _through_layers(self, batch: Batch, rows: Sequence[Any], state: Any, want: OutputRequest) -> ModelOutput:
         assert batch.ids is not None
-        seen, spec = [getattr(row, "images", None) for row in rows], self.model.spec
+        seen, spec = [None if row is None else row.images for row in rows], self.model.spec
         some = next((s.vectors for s in seen if s is not None), None)
         if some is None:
             some = torch.zeros(1, spec.vision.dim, device=self.model.device, dtype=self.model.dtype)

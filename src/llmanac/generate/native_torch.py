@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.core.spec import Spec
 import os
 from dataclasses import fields
 from typing import Any
@@ -37,9 +38,8 @@ SCALED = ("scaled-dot", "experts")  # whose `scale` it knows, unlike that of a h
 
 
 def _parts(block: Any) -> list[Any]:
-    found = [block.mixer, block.ffn, getattr(block.mixer, "score", None), getattr(block.mixer, "qk_norm", None)]
-    found.append(getattr(block.ffn, "expert", None))
-    return [part for part in (*found, block.position) if part is not None]
+    inside = [getattr(part, field.name) for part in (block.mixer, block.ffn) for field in fields(part)]
+    return [block.mixer, block.ffn, *(part for part in (*inside, block.position) if isinstance(part, Spec))]
 
 
 def _mlps(layer: Any) -> list[Any]:
@@ -68,7 +68,7 @@ def refusal(model: Any) -> str | None:
         return f"it computes in float32, and the model has {', '.join(sorted(map(str, wrong)))}"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "the model has forward hooks"
-    if any(not getattr(m.change, "served", False) for m in model.modules() if isinstance(m, LinearMap) and m.change):
+    if any(isinstance(m, LinearMap) and m.own_change is not None for m in model.modules()):
         return "the model has adapters; merge them first"
     if any(isinstance(m, LinearMap) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from llmanac.models.lm import TrainedModel
+from llmanac.core.types import capabilities
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +41,7 @@ class TorchRunner(StateRunner):
         super().__init__()
         self.model, self.prefix_cache, self.registry = model, prefix_cache, registry
         self.device = device_of(model)
-        self.reads_source = bool(getattr(model, "reads_source", False))
+        self.reads_source, self.soft_prompts = capabilities(model).reads_source, capabilities(model).soft_prompts
         self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
 
     @torch.inference_mode()
@@ -70,7 +72,7 @@ class TorchRunner(StateRunner):
         first = self._state.batch - len(prompts)
         new = self._state.view(first, self._state.batch)
         new.reserve(max(counts) + (reserve if limit is None else min(reserve, limit)))
-        if planned and getattr(new, "by_length", None) is not None:
+        if planned and new.by_length is not None:
             new.plan([new.by_length(n + own) for n, own in zip(planned, counts, strict=True)])
         for row, image in zip(new.rows, images, strict=False):
             row.images = image
@@ -108,7 +110,7 @@ class TorchRunner(StateRunner):
         """What comes before a row's tokens, or None."""
         if name is not None and self.registry is not None:
             return self.registry.soft_prompts.get(name)
-        soft_prompt = getattr(self.model, "soft_prompt", None)
+        soft_prompt = self.model.soft_prompt if self.soft_prompts else None
         return soft_prompt if soft_prompt is not None and soft_prompt.enabled else None
 
     def keep(self, row: int, tokens: Sequence[int]) -> None:
@@ -175,11 +177,10 @@ def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
     """
     if not isinstance(model, torch.nn.Module):
         return []
-    weights = [
-        (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(model, "compute_dtype", None))
-        for p in model.parameters()
-    ]
-    products = [m for m in model.modules() if isinstance(m, LinearMap)]
-    changes: list[Any] = [c for m in products for c in (m.change, m.through) if c and not getattr(c, "served", False)]
-    changes += [m.soft_prompt for m in model.modules() if getattr(m, "soft_prompt", None) is not None]
-    return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]
+    dtype = model.compute_dtype if "compute_dtype" in capabilities(model).settings else None
+    weights = [(p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, dtype) for p in model.parameters()]
+    maps = [m for m in model.modules() if isinstance(m, LinearMap)]
+    changes: list[Any] = [m.own_change for m in maps if m.own_change is not None]
+    changes += [m.soft_prompt for m in model.modules() if isinstance(m, TrainedModel) and m.soft_prompt is not None]
+    rounded = [(id(m.through), None, True, None) for m in maps if m.through is not None]
+    return [*weights, *((id(c), None, bool(c.enabled), None) for c in changes), *rounded]

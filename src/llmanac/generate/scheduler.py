@@ -8,6 +8,7 @@ is not read again (`prefix_cache.py`).
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import contextlib
 import itertools
 import math
@@ -75,7 +76,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.table: list[Row] = []
         self._open: list[tuple[Row, Array]] = []  # beams, and the logits (V,) of what follows
-        self._start_id: int | None = getattr(model, "start_id", None) if getattr(model, "reads_source", False) else None
+        self._start_id: int | None = capabilities(model).start_id
 
     @property
     def running(self) -> list[Sequence]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import contextlib
 import itertools
 import os
@@ -70,8 +71,9 @@ def state_costs(model: Any) -> dict[str, float | None]:
 
 def model_bytes(model: Any) -> float:
     """Bytes of what a model has learned: its parameters, a tied one once, or its trie."""
-    trie = getattr(model, "trie", None)
-    return float(sum(p.nbytes for p in model.parameters()) if trie is None else trie.nbytes)
+    if capabilities(model).counted:
+        return float(model.trie.nbytes)
+    return float(sum(p.nbytes for p in model.parameters()))
 
 
 def model_costs(model: Any, prompt: list[int], tokens: int, seconds: float) -> dict[str, float | None]:

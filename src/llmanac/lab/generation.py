@@ -21,6 +21,7 @@ Ghazvininejad et al. 2019 (https://arxiv.org/abs/1904.09324); Wang and Cho 2019 
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def write(
         mask, start = special_id(tokenizer, "glm", "<|mask|>"), special_id(tokenizer, "glm", "<|sop|>")
         read = torch.cat([prompts, prompts.new_tensor([[mask, start]]).expand(rows, 2)], 1)
     seen = read.shape[1] - (objective == "glm")
-    two = objective == "glm" and getattr(getattr(model.model, "position", None), "dimensions", 1) == 2
+    two = objective == "glm" and capabilities(model).places_within
     if two:  # a written token is at the blank's place in the text
         at = torch.arange(read.shape[1]).clamp(max=seen - 1).expand(rows, -1)
         where = {"positions": at, "within": (torch.arange(read.shape[1]) >= seen).long().expand(rows, -1)}

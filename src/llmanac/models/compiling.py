@@ -13,8 +13,8 @@ def compile_model(model: nn.Module) -> None:
     from llmanac.kernels.nn import compiled  # noqa: F401
     from llmanac.models.scores import _compiled  # noqa: F401
 
-    inner = getattr(model, "model", model)
-    layers = getattr(inner, "layers", None)
+    inside = dict(model.named_modules())
+    layers = inside.get("model.layers", inside.get("layers"))
     if isinstance(layers, nn.ModuleList):
         for layer in layers:
             layer.compile()

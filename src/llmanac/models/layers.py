@@ -35,7 +35,17 @@ from llmanac.models.quantized import Quantized, backward_product
 
 
 class Change(Protocol):
-    """What a Transform adds to a product x W^T; see `adapters`."""
+    """What a Transform adds to a product x W^T; see `adapters`.
+
+    Attributes:
+        transform: the Transform, None where each row of a batch may have another.
+        served: whether it belongs to requests of an engine, not to the model.
+        enabled: whether the model computes with it.
+    """
+
+    transform: Any
+    served: bool
+    enabled: bool
 
     def columns(self, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
         """c (..., r), U (outputs, r) and s of the further term s c U^T, in the dtype of `x`; None for no term."""
@@ -55,7 +65,13 @@ class Changeable(nn.Module):
     """
 
     weight: nn.Parameter
+    bias: nn.Parameter | None
     change: Change | None = None
+
+    @property
+    def own_change(self) -> Change | None:
+        """The change that belongs to the model."""
+        return None if self.change is None or self.change.served else self.change
 
     @property
     def matrix(self) -> Tensor:
@@ -75,7 +91,7 @@ class Changeable(nn.Module):
         gain = self.change.gain(self.matrix)  # type: ignore[union-attr]
         if gain is None:
             return y + term
-        bias, gain = getattr(self, "bias", None), gain.to(y.dtype)
+        bias, gain = self.bias, gain.to(y.dtype)
         if bias is None:
             return gain * (y + term)
         bias = bias.to(y.dtype)
@@ -153,7 +169,7 @@ class Embedding(Changeable):
     def __init__(self, rows: int, dim: int, *, std: float = 0.02) -> None:
         super().__init__()
         self.std = std
-        self.weight = nn.Parameter(torch.empty(rows, dim))
+        self.weight, self.bias = nn.Parameter(torch.empty(rows, dim)), None
 
     @property
     def matrix(self) -> Tensor:
@@ -183,7 +199,7 @@ def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     Layers that something has replaced (a quantized form) are called one by one.
     """
     first: Any = layers[0]
-    packed = getattr(first, "packed", False)
+    packed = isinstance(first, Linear) and first.packed
     if packed is False or torch.compiler.is_compiling():
         return tuple(layer(x) for layer in layers)
     if packed is True or packed.layers != tuple(layers):

@@ -59,7 +59,7 @@ class Claim:
         A tied head has a place too.
         """
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        if getattr(model.spec, "tied", False):
+        if model.spec.tied:
             shapes["lm_head.weight"] = tuple(model.embedding.weight.shape)
         found = [names.place(shapes, self.spec) for names in self.names]
         return max(found, key=lambda sources: sum(source.name in weights for source in sources.values()))
@@ -210,7 +210,7 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
     One repetition of the blocks with one expert each tells what it takes.
     """
     spec = claim.spec
-    stacks = [stack for stack in STACKS if hasattr(spec, stack[1])]
+    stacks = [stack for stack in STACKS if getattr(spec, stack[1])]
     if not stacks:
         return
     for layers, blocks, _ in stacks:  # each block has a tensor, and a pattern may be as long as the model
@@ -228,8 +228,8 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
         _enough(claim, weights, layers, count, sum(needed.values()))
         tensors, parameters = 0, 0
         for name, source in own.items():
-            ffn = getattr(getattr(spec, blocks)[place[name]], "ffn", None)
-            times = repeats[name] * (getattr(ffn, "experts", 1) if ".mlp.experts." in name else 1)
+            experts = getattr(spec, blocks)[place[name]].ffn.experts
+            times = repeats[name] * (experts or 1 if ".mlp.experts." in name else 1)
             parameters += times
             tensors += times if source.expert is None and source.rows is None else 0
         _enough(claim, weights, "experts", None, tensors)
@@ -242,10 +242,9 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
 
 def _one_expert(block: Any) -> Any:
     """The block with a single expert where it has some."""
-    ffn: Any = getattr(block, "ffn", None)
-    if getattr(ffn, "experts", None) is None:
+    if block.ffn.experts is None:
         return block
-    return replace(block, ffn=replace(ffn, experts=1, top_k=1, groups=1, top_groups=1))
+    return replace(block, ffn=replace(block.ffn, experts=1, top_k=1, groups=1, top_groups=1))
 
 
 def _enough(claim: Claim, weights: Weights, what: str, count: int | None, needed: int) -> None:
@@ -268,12 +267,12 @@ def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, 
                 f"{entry.path}: {source.name} gives {_numbers(entry.shape)} for {name}, {claim.path} asks for "
                 f"{_numbers(shape)}{_follows(claim, name, source, entry.shape, shape)}"
             )
-    if getattr(model.spec, "tied", False) and sources["lm_head.weight"].name in weights:
+    if model.spec.tied and sources["lm_head.weight"].name in weights:
         weights.entry(sources["lm_head.weight"].name)
     if isinstance(weights, QuantizedWeights):
         weights.drop_zero_biases()
     if weights.unused:
-        unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
+        unused, layers = sorted(weights.unused), claim.spec.layers if claim.spec.blocks else None
         reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"
         if heads := [name for name in unused if name in CLASSIFIERS]:
             reason = f"; {heads[0]} is a classification head, which a language model has no place for"
@@ -350,7 +349,7 @@ def _fill(
             f"with others or transposed: {some(dense)}",
             stacklevel=3,
         )
-    tied = getattr(model.spec, "tied", False)
+    tied = model.spec.tied
     if tied and (head := sources["lm_head.weight"].name) in weights:
         embedding = model.embedding.weight
         own = embedding if isinstance(embedding, Quantized) else state["model.embed_tokens.weight"]

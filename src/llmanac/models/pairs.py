@@ -20,7 +20,7 @@ def start_token(tokenizer: Any) -> int | None:
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Token ids of a text, begun with bos where the tokenizer's texts begin so."""
     ids = [int(i) for i in tokenizer.encode(text)]
-    return [tokenizer.bos_id, *ids] if getattr(tokenizer, "adds_bos", False) else ids
+    return [tokenizer.bos_id, *ids] if tokenizer.adds_bos else ids
 
 
 def encode_pair(tokenizer: Any, context: str, continuation: str) -> tuple[list[int], list[int]]:

@@ -8,6 +8,7 @@ spread of about 1. A folder of it is Hugging Face's layout for one label: the tr
 
 from __future__ import annotations
 
+from llmanac.core.types import Capabilities
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,6 +48,16 @@ class ScalarModel(nn.Module):
     def device(self) -> torch.device:
         device: torch.device = self.trunk.device
         return device
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(settings=frozenset({"compute_dtype"}))
+
+    @property
+    def max_length(self) -> int | None:
+        """The trunk's."""
+        found: int | None = self.trunk.max_length
+        return found
 
     @property
     def compute_dtype(self) -> Any:

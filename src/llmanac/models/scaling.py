@@ -154,8 +154,8 @@ def stretched(spec: Any, asked: str) -> Any:
         SpecError: no such scaling or factor, or a model without rotary positions or with a scaling of its own.
     """
     kind, _, factor = asked.partition(":")
-    own: Any = getattr(spec, "position", None)
-    if not hasattr(own, "scaling"):
+    own = spec.position
+    if own is None or not own.scales:
         raise SpecError("rope: this model has no rotary positions to scale")
     if own.scaling is not None:
         raise SpecError(f"rope: this model was made with a scaling of its own ({own.scaling.type}); leave it out")
@@ -183,9 +183,7 @@ def windowed(spec: Any, asked: str) -> Any:
         sinks, window = int(first), int(last)
     except ValueError:
         raise SpecError(f"sinks: {asked!r} is not FIRST+WINDOW, as 4+1020") from None
-    if not plus or not all(
-        hasattr(getattr(block, "mixer", None), "sinks") for block in getattr(spec, "blocks", [None])
-    ):
+    if not plus or not spec.blocks or any(block.mixer.sinks is None for block in spec.blocks):
         raise SpecError("sinks: only models whose layers are softmax attention can have them")
     return replace(
         spec,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.models.lm.transformer import Transformer
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ class WithTeacher(Instruction):
         teacher = models.get("teacher")
         if teacher is None:
             raise SpecError(f"objective: {spec.name} needs a teacher; give models={{'teacher': a language model}}")
-        own, other = getattr(tokenizer, "vocab_size", None), teacher.vocab_size
+        own, other = None if tokenizer is None else tokenizer.vocab_size, teacher.vocab_size
         if own is not None and own > other:
             raise SpecError(
                 f"teacher: its vocabulary has {other} tokens and the student's {own}; this level compares token by "
@@ -38,7 +39,6 @@ def reading(model: Any) -> tuple[OutputRequest, Callable[[Tensor], Tensor]]:
 
     The hidden states, where the head looks at one place alone; else the logits themselves.
     """
-    head = getattr(model, "lm_head", None)
-    if head is None or getattr(head, "remembers", True):
+    if not isinstance(model, Transformer) or model.lm_head.remembers:
         return ALL, lambda logits: logits
-    return HIDDEN, lambda hidden: head.logits(hidden[None], None)[0]
+    return HIDDEN, lambda hidden: model.lm_head.logits(hidden[None], None)[0]

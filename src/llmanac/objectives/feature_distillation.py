@@ -13,6 +13,7 @@ section 3 for the cosine.
 
 from __future__ import annotations
 
+from llmanac.models.lm import TrainedModel
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -159,7 +160,7 @@ def distance(kind: str, own: Tensor, other: Tensor) -> Tensor:
 
 def _shape(model: Any, name: str) -> tuple[int, int]:
     """Blocks and width of a model. Raises SpecError for one that has no blocks to ask for."""
-    spec: Any = getattr(model, "spec", None)
-    if not hasattr(spec, "layers") or not hasattr(spec, "dim"):
+    spec = model.spec if isinstance(model, TrainedModel) else None
+    if spec is None or not spec.blocks:
         raise SpecError(f"{name}: a {type(model).__name__} has no blocks whose outputs can be compared")
     return spec.layers, spec.dim

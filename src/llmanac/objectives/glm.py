@@ -20,6 +20,7 @@ Paper: Du et al. 2022 (https://arxiv.org/abs/2103.10360), sections 2.1 and 2.2.
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -111,7 +112,6 @@ class GLM(Sequential):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """The sum over what is written, the ends of spans included."""
-        position = getattr(getattr(model, "model", None), "position", None)
-        if getattr(position, "dimensions", 1) != 2:
+        if not capabilities(model).places_within:
             batch = replace(batch, positions=None, within=None)
         return super().loss(model, batch)

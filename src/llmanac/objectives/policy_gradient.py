@@ -203,8 +203,9 @@ class PolicyGradient(BaseObjective):
         """(B, T) each: of the targets at the objective's temperature, and the entropies; 0 where there is no target."""
         want, head = reading(model)
         keep = batch.targets != IGNORE
-        if want == HIDDEN and sharing(model, getattr(batch, "spans", ())):
-            places = hidden_at_targets(model, batch, batch.spans)
+        spans = batch.spans if isinstance(batch, RolloutBatch) else ()
+        if want == HIDDEN and sharing(model, spans):
+            places = hidden_at_targets(model, batch, spans)
         else:
             output = model(batch, want=want)
             places = (output.logits if output.hidden is None else output.hidden)[keep]

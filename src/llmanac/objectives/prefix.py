@@ -15,6 +15,7 @@ Papers: Raffel et al. 2020 (https://arxiv.org/abs/1910.10683), sections 3.2.1 an
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -57,7 +58,7 @@ class Sequential(Drawn):
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """The sum over the written tokens, and the layers' own losses once a unit."""
         if batch.source is not None:
-            start = getattr(model, "start_id", None)
+            start = capabilities(model).start_id
             if start is None:
                 raise RequestError(
                     "objective: its prefix is a source; the model needs an encoder (form = mask does not)"

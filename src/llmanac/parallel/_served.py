@@ -11,6 +11,7 @@ is computed by one stage after the other.
 
 from __future__ import annotations
 
+from llmanac.models.layers import LinearMap
 import types
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +42,7 @@ def check(model: Any, tensor_ranks: int, stages: int) -> None:
     flags = " and ".join(["--tensor"] * (tensor_ranks > 1) + ["--pipeline"] * (stages > 1))
     if type(model) is not Transformer:
         raise SpecError(f"{flags}: {type(model).__name__} is not a decoder of blocks; leave {flags} out")
-    changed = [n for n, m in model.named_modules() if getattr(m, "change", None) or getattr(m, "through", None)]
+    changed = [n for n, m in model.named_modules() if isinstance(m, LinearMap) and (m.change or m.through)]
     if changed or model.soft_prompt is not None or any(isinstance(p, Quantized) for p in model.parameters()):
         raise SpecError(f"{flags}: quantized weights and adapters are served by one process; leave {flags} out")
     if len(model.model.layers) < stages:
@@ -122,9 +123,6 @@ def held(model: Any, states: Sequence[Any]) -> dict[str, int]:
 
 class Stage(nn.Module):
     """Some of a Transformer's layers, as a `LanguageModel`: rank 0's gives logits, the others None."""
-
-    reads_source = False
-    soft_prompt = None
 
     def __init__(self, model: Any, mesh: Mesh) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ an upper estimate of the second term. `rate` is what a device reaches, not what 
 
 from __future__ import annotations
 
+from llmanac.models.layers import Linear
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def estimate(
     states, gathered, activations = max(found, key=sum)
     depth, largest = max(len(part.layers) for part in ranks), max(sum(sizes[i] for i in part.layers) for part in ranks)
     sent = bytes_ * (pipeline_numbers(spec, tokens, width, times) if spec.pipeline > 1 else 0.0)
-    if spec.pipeline > 1 and spec.schedule != "zero-bubble" and getattr(model.spec, "tied", False):
+    if spec.pipeline > 1 and spec.schedule != "zero-bubble" and model.spec.tied:
         sent += 4.0 * model.vocab_size * width / split  # the tied matrix's gradient, which both ends add up
     if split > 1:
         sent += bytes_ * traffic.tensor_numbers(spec, depth, tokens, width, times, 0)
@@ -254,7 +255,7 @@ def pipeline_numbers(spec: ParallelSpec, tokens: int, width: int, times: int) ->
 def _kept(model: Any, split: int) -> float:
     """Numbers that the backward pass of a layer reads, of each token: inputs of norms and of products."""
     layer, width = model.model.layers[0], float(model.spec.dim)
-    outputs = {n.rpartition(".")[2]: m.out_features for n, m in layer.named_modules() if hasattr(m, "out_features")}
+    outputs = {n.rpartition(".")[2]: m.out_features for n, m in layer.named_modules() if isinstance(m, Linear)}
     inner = sum(size for name, size in outputs.items() if name in ("q_proj", "k_proj", "v_proj"))
     wide = outputs.get("up_proj", outputs.get("gate_proj", 4 * width))
     gated = 4 if "gate_proj" in outputs else 2
@@ -265,5 +266,5 @@ def _kept(model: Any, split: int) -> float:
 def _outputs(model: Any, split: int) -> float:
     """Numbers that the products of a layer give, of each token."""
     sizes = {n.rpartition(".")[2]: m.out_features for n, m in model.model.layers[0].named_modules()
-             if hasattr(m, "out_features")}  # fmt: skip
+             if isinstance(m, Linear)}  # fmt: skip
     return sum(size / (split if name in tensor.COLUMNS else 1) for name, size in sizes.items())

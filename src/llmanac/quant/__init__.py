@@ -102,7 +102,7 @@ class Quantizer:
         for name, layer in layers.items():
             if isinstance(layer.weight, Quantized):
                 raise SpecError(f"targets: {name} is quantized already ({layer.weight.form.name})")
-            if getattr(layer, "change", None) is not None:
+            if layer.change is not None:
                 raise SpecError(f"targets: {name} has an adapter; merge() it first")
             if why := self.check(tuple(layer.weight.shape)):
                 raise SpecError(f"targets: {name} {why}; leave it out of the targets")

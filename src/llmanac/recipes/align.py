@@ -170,7 +170,7 @@ class Preferred(Aligning):
         asked = self.asked
         self.texts, self.made = rows.train[:EVALUATED], objective
         longest = max(max(self.reader.sizes(row)) for row in rows.train)
-        limit = getattr(getattr(self.model, "trunk", self.model), "max_length", None)
+        limit = self.model.max_length
         if limit is not None and longest - 1 > limit:
             raise DataError(
                 f"{self.rows.file}: a row has {longest} tokens and the model reads {limit} at most; set rows.length "
@@ -252,7 +252,7 @@ class Sampled(Aligning):
         where = f"{self.rows.file}:{line}"
         try:
             if isinstance(given, str):
-                template = getattr(self.tokenizer, "chat_template", None)
+                template = self.tokenizer.chat_template
                 if template is None:
                     return Prompt(ids=tuple(map(int, self.tokenizer.framed(given)[0])), text=given, row=row)
                 given = [{"role": "user", "content": given}]

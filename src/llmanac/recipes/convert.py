@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.models.lm.transformer import Transformer
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,7 @@ def convert(
             export_model(model, folder, family=family)
             tokenizer.save(folder)
     except CheckpointError as error:
-        head = getattr(model.spec, "head", None)
-        if head is None or head.name != "pointer":
+        if not isinstance(model, Transformer) or model.spec.head.name != "pointer":
             raise
         raise CheckpointError(
             f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"

@@ -52,7 +52,7 @@ def work(held: RunFolder, report: Report, began: float | None = None) -> dict[st
             f"model: {model.name} is estimated by counting, and a recipe trains in steps; use llmanac ngram train "
             "--tokenizer, or llmanac compare lm"
         )
-    context, length = getattr(model, "max_length", None), asked.spec.train.length
+    context, length = model.max_length, asked.spec.train.length
     if context is not None and asked.states("model.max_length") and context < length:
         raise SpecError(f"model.max_length: {context} is below train.length {length}; raise it, or lower train.length")
     with team(asked.spec.parallel, resolve_device(asked.spec.device)) as ranks:
@@ -211,7 +211,7 @@ class Pipeline:
             model, why = plan_size(self.spec, self.tokenizer.vocab_size, budget, self.device)
             self.planned |= why
             self.spec = dataclasses.replace(self.spec, model=model)
-        context = getattr(self.spec.model, "max_length", None)
+        context = self.spec.model.max_length
         if context is not None and not self.recipe.states("model.max_length"):
             longer = spec.patch(self.spec.model, {"max_length": max(context, 2 * self.spec.train.length)})
             self.spec = dataclasses.replace(self.spec, model=longer)

@@ -197,7 +197,7 @@ class Tuning:
         moved = sum(p.numel() for p in every if p.requires_grad)
         total = sum(p.numel() for p in every)
         named = self.measures if self.asked.teacher is None else f"{self.asked.objective.name}, a token"
-        chats = getattr(self.tokenizer, "chat_template", None) is not None
+        chats = self.tokenizer.chat_template is not None
         self.done = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats, losses)
         self._keep()
         return self.done

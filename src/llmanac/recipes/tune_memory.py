@@ -6,6 +6,7 @@ is free, what is free does, and it is said.
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def plan_memory(
     trained = sum(p.numel() for p in {id(p): p for p in model.parameters() if p.requires_grad}.values())
     set_recompute(model, spec.recompute)
     with preserve_all(model, objective, None), trial_rows(stream) as draw:
-        if hasattr(model, "compute_dtype"):
+        if "compute_dtype" in capabilities(model).settings:
             model.compute_dtype = resolve_dtype(spec.dtype, device)
         one = WORK * saved_bytes(model, objective, draw()[:1])
     left = room - STATE_BYTES * trained

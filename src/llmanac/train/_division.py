@@ -7,6 +7,8 @@ of their matrices is divided as the product that it changes.
 
 from __future__ import annotations
 
+from llmanac.models.lm.transformer import Transformer
+from llmanac.core.types import capabilities
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +34,7 @@ def describe(model: Any) -> dict[str, Any]:
     return {
         "model": dump(model.spec),
         "vocab_size": model.vocab_size,
-        "recompute": getattr(model, "recompute", "none"),
+        "recompute": model.recompute if "recompute" in capabilities(model).settings else "none",
         "adapters": [dump(transform.spec) for transform in applied(model)],
         "parameters": {name: (_name(p.dtype), p.requires_grad) for name, p in model.named_parameters()},
     }
@@ -98,11 +100,11 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
 def _shard(module: nn.Module, model: Any, mesh: Mesh) -> None:
     # a warning for callers that change what a module returns in place, which nothing here does
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    layers = getattr(getattr(model, "model", None), "layers", ())
+    layers = model.model.layers if isinstance(model, Transformer) else ()
     kept = mesh.spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
     for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
         # the backward pass of a loss that is no output of the layer may begin before FSDP2 gathers weights
-        anew = kept and not isinstance(getattr(layer, "mlp", None), Experts)
+        anew = kept and not isinstance(layer.mlp, Experts)
         fully_shard(layer, mesh=mesh.axis("data"), reshard_after_forward=anew)
     # the embedding and the head: kept from the forward to the backward pass, which begins with them
     fully_shard(module, mesh=mesh.axis("data"), reshard_after_forward=False)
@@ -126,7 +128,7 @@ def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module,
 
 def _tie_again(model: Any) -> None:
     """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
-    if not getattr(model.spec, "tied", False):
+    if not model.spec.tied:
         return
     embed, head = model.model.embed_tokens, model.lm_head
     if embed is not None and head is not None and head.weight is not embed.weight:

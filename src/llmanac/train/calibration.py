@@ -6,6 +6,7 @@ uninterrupted one.
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +70,7 @@ def preserve_all(model: nn.Module, objective: Any, generators: Mapping[str, Gene
     """What runs inside moves no model, no state of the objective, and no random generator, global or named."""
     named = {**(generators or {}), **objective.generators}
     models = [model, *objective.models.values()]
-    settings = {name: getattr(model, name) for name in ("attention_form", "compute_dtype") if hasattr(model, name)}
+    settings = {name: getattr(model, name) for name in capabilities(model).settings & {"attention_form", "compute_dtype"}}
     with preserve_random_state(named), preserve_objective(objective), preserve_models(models):
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import dataclasses
 import math
 import sys
@@ -390,5 +391,4 @@ class _Rate:
 
 
 def _flops_per_token(model: Any, length: int) -> float | None:
-    count = getattr(model, "flops_per_token", None)
-    return float(count(length)) if count else None
+    return float(model.flops_per_token(length)) if capabilities(model).counts_flops else None

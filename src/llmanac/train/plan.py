@@ -8,6 +8,7 @@ The steps of a budget are an estimate until the training's own first steps have 
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import dataclasses
 import math
 import time
@@ -180,8 +181,9 @@ def settled_numerics(spec: TrainSpec, device: torch.device) -> TrainSpec:
 
 def flops_per_token(model: Any, length: int) -> float:
     """What the model counts, or 6 a parameter."""
-    count = getattr(model, "flops_per_token", None)
-    return float(count(length)) if count else 6.0 * sum(p.numel() for p in model.parameters())
+    if capabilities(model).counts_flops:
+        return float(model.flops_per_token(length))
+    return 6.0 * sum(p.numel() for p in model.parameters())
 
 
 def micro_tokens(model: Any, spec: TrainSpec, device: torch.device) -> int:
@@ -199,13 +201,13 @@ def default_micro_batch(rows: int, length: int, tokens: int = MICRO_TOKENS) -> i
 
 def set_attention(model: nn.Module, form: str) -> None:
     """Tell a model that has the choice which attention form to use."""
-    if hasattr(model, "attention_form") and form != "auto":
+    if "attention_form" in capabilities(model).settings and form != "auto":
         setattr(model, "attention_form", form)  # noqa: B010 - a Module's attributes are typed as tensors
 
 
 def set_recompute(model: nn.Module, what: str) -> None:
     """Tell a model of blocks what its backward pass computes again. Raises SpecError for one without the choice."""
-    if hasattr(model, "recompute"):
+    if "recompute" in capabilities(model).settings:
         setattr(model, "recompute", what)  # noqa: B010 - a Module's attributes are typed as tensors
     elif what != "none":
         raise SpecError(f"train.recompute: {type(model).__name__} cannot compute its blocks again; leave it out")

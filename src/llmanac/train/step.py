@@ -5,6 +5,7 @@ What its micro-batches add up to (`Sums`) stays on the device until the step end
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
@@ -79,7 +80,7 @@ class Stepper:
         self.micro_batch, self.clip, self.dtype, self.folder = micro_batch, clip, dtype, folder
         self.device = next(model.parameters()).device
         self._parameters = [p for _, p in optimizer.named_parameters()]
-        self._casts = hasattr(model, "compute_dtype")
+        self._casts = "compute_dtype" in capabilities(model).settings
         if self._casts:
             setattr(model, "compute_dtype", dtype)  # noqa: B010 - a Module's attributes are typed as tensors
         alone = threads > 1 and divides(model, objective)

@@ -10,6 +10,7 @@ a checkpoint is the one of a single process and opens on any mesh.
 
 from __future__ import annotations
 
+from llmanac.models.layers import Embedding, LinearMap
 import contextlib
 import dataclasses
 import math
@@ -195,7 +196,7 @@ def check_objective(objective: Any) -> None:
 def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
     """Raises SpecError that names what cannot be trained on several ranks."""
     check_objective(objective)
-    if not isinstance(model, TrainedModel) or not hasattr(model, "spec"):
+    if not isinstance(model, TrainedModel):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
     _check_parts(model, parallel.tensor)
     whole = parallel.tensor * parallel.pipeline == 1 and parallel.weights == "replicated"
@@ -219,7 +220,9 @@ def _check_parts(model: Any, tensor_ranks: int) -> None:
     """Raises SpecError for adapters and weights that other ranks cannot build from their Specs."""
     alone = "are trained on one process only; leave --processes and parallel out"
     for name, module in model.named_modules():
-        if getattr(module, "through", None) or isinstance(getattr(module, "weight", None), Quantized):
+        if isinstance(module, (LinearMap, Embedding)) and (
+            isinstance(module.weight, Quantized) or (isinstance(module, LinearMap) and module.through is not None)
+        ):
             raise SpecError(f"parallel: quantized weights {alone} ({name})")
     for transform in applied(model):
         chosen: Any = transform.spec

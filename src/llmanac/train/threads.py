@@ -10,6 +10,9 @@ that no two threads add to one gradient. The order of all sums is fixed: equal r
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
+from llmanac.adapters.lora import LoRA
+from llmanac.models.layers import LinearMap
 import copy
 import itertools
 from collections.abc import Callable, Sequence
@@ -42,14 +45,14 @@ def divides(model: nn.Module, objective: Any) -> bool:
         and sum(p.numel() for p in parameters if p.requires_grad) <= LARGEST
         and set(model.state_dict(keep_vars=True))
         <= {name for name, _ in model.named_parameters(remove_duplicate=False)}
-        and getattr(model, "recompute", "none") == "none"
+        and not ("recompute" in capabilities(model).settings and cast(Any, model).recompute != "none")
         and not any(isinstance(m, Experts) or _drops(m) for m in model.modules())
     )
 
 
 def _drops(module: nn.Module) -> bool:
-    transform = getattr(getattr(module, "change", None), "transform", None)
-    return bool(getattr(module, "dropout", 0) or getattr(getattr(transform, "spec", None), "dropout", 0))
+    adapter = module.change.transform if isinstance(module, LinearMap) and module.change is not None else None
+    return (isinstance(adapter, LoRA) and adapter.spec.dropout > 0) or bool(getattr(module, "dropout", 0))
 
 
 class Threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -84,8 +85,8 @@ class Service:
 
     @property
     def can_chat(self) -> bool:
-        template = getattr(self.engine.tokenizer, "chat_template", None)
-        sees = getattr(self.engine.model, "sees", False)
+        template = self.engine.chat_template
+        sees = capabilities(self.engine.model).sees
         return self.assistant is not None or template is not None or sees
 
     def check_model(self, name: str | None) -> None:
@@ -103,7 +104,7 @@ class Service:
             "llmanac": {
                 "chat": self.can_chat,
                 "assistant": self.assistant is not None,
-                **({"images": True} if getattr(self.engine.model, "sees", False) else {}),
+                **({"images": True} if capabilities(self.engine.model).sees else {}),
                 **({"examples": self.examples} if self.examples else {}),
             },
         }

@@ -46,9 +46,9 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        if getattr(tokenizer, "separator", b""):
+        if tokenizer.separator:
             raise RequestError("constraint: this tokenizer puts text between its tokens; use one that is byte-level")
-        special = {*tokenizer.special_tokens.values(), getattr(tokenizer, "unknown_id", None)}
+        special = {*tokenizer.special_tokens.values(), tokenizer.unknown_id}
         self.size = tokenizer.vocab_size
         self.words = (self.size + 31) // 32
         self.token = [b"" if i in special else _bytes(tokenizer, i) for i in range(self.size)]

@@ -12,6 +12,7 @@ comes what chooses: a draw, `greedy` or `beam`. Before a beam search the methods
 
 from __future__ import annotations
 
+from typing import cast
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class DecodingSpec(Spec):
     stochastic: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     searches: ClassVar[bool] = False
+    ids = cast("tuple[int, ...]", ())  # tokens that it names, a field of some
 
     def build(self, **dims: Any) -> LogitsProcessor:
         """The closure `(logits (B, V), sequences) -> logits (B, V)`."""

@@ -12,6 +12,7 @@ does twice or for keys that a causal mask hides. Kaplan et al. 2020 (https://arx
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -103,7 +104,7 @@ def measure(text: str, *, dim: int = 64, length: int = 128, vocabulary: int = 51
     model: Any = make_method("lm", given).build(vocab_size=vocabulary)
     ids = torch.randint(vocabulary, (ROWS, length + 1), generator=torch.Generator().manual_seed(0))
     batch = Batch(ids=ids[:, :-1], targets=ids[:, 1:], mask="bidirectional" if arm.name == "encoder" else "causal")
-    if hasattr(model, "start_id"):
+    if capabilities(model).reads_source:
         batch = replace(batch, source=Batch(ids=ids[:, :-1]))
     with torch.no_grad():
         for parameter in model.parameters():  # the last product of a block starts at zero, and zeros have no gradient

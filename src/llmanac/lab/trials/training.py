@@ -8,6 +8,7 @@ objective's choice (`recipes/parts.py`).
 
 from __future__ import annotations
 
+from llmanac.core.types import capabilities
 import contextlib
 import dataclasses
 import math
@@ -151,7 +152,7 @@ class TrainingTrial:
         )  # fmt: skip
         model.eval()
         found = self._found(stages, model, seed)
-        flops = getattr(model, "flops_per_token", None)
+        flops = model.flops_per_token if capabilities(model).counts_flops else None
         costs = model_costs(model, self._prompt(arm), done.tokens, done.seconds) | {"steps": done.steps}
         costs["train_flops"] = flops and flops(spec.length) * done.tokens
         curve = _curve(read_metrics(work), primary.name)

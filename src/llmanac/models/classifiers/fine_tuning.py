@@ -140,7 +140,7 @@ class FineTuning(Classifier):
     def examples(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Examples:
         """The start token and the text's tokens, at most `length` in all."""
         spec = self.spec
-        most = min(spec.length, getattr(self.model, "max_length", None) or spec.length)
+        most = min(spec.length, self.model.max_length or spec.length)
         first = start_id(self.tokenizer)
         lists = []
         for text in texts:

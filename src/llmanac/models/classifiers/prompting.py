@@ -153,7 +153,7 @@ class Prompting(Classifier):
         """`(ids of both, how many of them are the continuation)`."""
         start, rest = encode_pair(self.tokenizer, context, continuation)
         ids, said = [*start, *rest], len(rest)
-        limit = getattr(self.model, "max_length", None)
+        limit = self.model.max_length
         if limit is not None:
             if said > limit:
                 raise SpecError(f"verbalizer: {continuation[:40]!r} has {said} tokens, the model reads at most {limit}")

@@ -330,5 +330,5 @@ def _said(value: Any) -> str:
 def canonical(spec: Any) -> Any:
     """The same model with all sizes filled in and the shortest pattern of blocks."""
     spec = resolved(spec)
-    stacks = {name: getattr(spec, name) for name in ("blocks", "encoder") if hasattr(spec, name)}
+    stacks = {name: getattr(spec, name) for name in ("blocks", "encoder") if getattr(spec, name)}
     return replace(spec, **{name: blocks[: period(blocks)] for name, blocks in stacks.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import cast
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -37,6 +38,7 @@ class FFNSpec(Spec):
     """`build(dim=) -> FFN`, or None for no layer."""
 
     kind = "ffn"
+    experts = cast("int | None", None)  # a field of mixtures of experts
 
     def resolved(self, dim: int) -> FFNSpec:
         """The same with every size that was left open filled in."""

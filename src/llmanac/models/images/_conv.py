@@ -117,15 +117,14 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         self.block = nn.ModuleList(Residual(inputs if i == 0 else outputs, outputs, groups) for i in range(blocks))
-        self.change = name
+        self.change = None if change is None else name
         if change is not None:
             self.add_module(name, change)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
             x = block(x)
-        change = getattr(self, self.change, None)
-        return x if change is None else change(x)
+        return x if self.change is None else self.get_submodule(self.change)(x)
 
 
 class Encoder(nn.Module):

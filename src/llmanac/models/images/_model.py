@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.core.types import Capabilities
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +32,10 @@ class MultimodalModel(nn.Module):
         super().__init__()
         self.spec, self.vocab_size = spec, vocab_size
         self.attention_form: AttentionForm = "sdpa"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(settings=frozenset({"attention_form"}))
 
     def begin(self) -> None:
         """Give the parameters the initial weights of seed 0 (none on the meta device)."""

@@ -6,6 +6,8 @@ files' headers, and tensors are read only if all of them fit.
 
 from __future__ import annotations
 
+from llmanac.models.images.vq_vae import Codebook
+from llmanac.models.lm.transformer import Transformer
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ def load_multimodal(
             model.get_submodule(owner)._buffers[own] = value
     model.load_state_dict(state, strict=False, assign=True)
     for part in model.modules():
-        if absent and hasattr(part, "settle"):
+        if absent and isinstance(part, Codebook):
             part.settle()
     _tie(model)
     return model.to(where).eval()  # what is no parameter: frequencies of positions
@@ -98,7 +100,7 @@ def tensors(model: Any, *, own: bool = True) -> dict[str, Tensor]:
 def _tie(model: Any) -> None:
     """Give a tied head of a language model inside the embedding's matrix, which replaced that of the meta device."""
     for part in model.modules():
-        if getattr(getattr(part, "spec", None), "tied", False) and hasattr(part, "lm_head"):
+        if isinstance(part, Transformer) and part.spec.tied:
             part.lm_head.weight = part.model.embed_tokens.weight
 
 

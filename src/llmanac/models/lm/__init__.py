@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+from llmanac.core.types import Capabilities
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +27,11 @@ class LanguageModelSpec(Spec):
 
     kind = "lm"
     estimated: ClassVar[bool] = False
+    # what only some have as fields; they are no fields of the others
+    tied = False
+    max_length = cast("int | None", None)
+    position = cast(Any, None)
+    blocks = encoder = cast("tuple[Any, ...]", ())
 
     def build(self, *args: Any, **dims: Any) -> Any:
         """vocab_size: tokens that the model knows."""
@@ -46,9 +53,11 @@ class TrainedModel(nn.Module):
         compute_dtype: what activations are computed in, None for the weights' own dtype; settable. Weights keep their
             dtype; norms, softmax and losses are computed in float32 at least.
         generation: what generation_config.json holds (bos_token_id, eos_token_id, ...).
+        soft_prompt: what an adapter puts before the tokens of every row (`models/soft_prompt.py`), or None.
         family, origin: the family of the files that it was read from, and where they are; None where it was not.
     """
 
+    soft_prompt: Any = None
     family: str | None = None
     origin: str | None = None
 
@@ -73,6 +82,10 @@ class TrainedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """What activations are computed in."""
         return self.compute_dtype or self.embedding.weight.dtype
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(counts_flops=True, settings=frozenset({"compute_dtype"}))
 
     def initialise(self, seed: int) -> Self:
         """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""

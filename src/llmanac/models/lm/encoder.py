@@ -10,6 +10,8 @@ Devlin et al. 2019; Liu et al. 2019 (RoBERTa); Warner et al. 2024 (ModernBERT).
 
 from __future__ import annotations
 
+from dataclasses import replace
+from llmanac.core.types import Capabilities
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -120,9 +122,13 @@ class Encoder(Transformer):
             "embed_norm": lambda: None if norm is None else norm.build(dim=spec.dim),
         }
         super().__init__(spec.stack(), vocab_size, stacks=parts)
-        self.spec = spec
+        self.spec, self.typed = spec, bool(types)
         if spec.final_norm == "none":
             self.model.norm = nn.Identity()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, soft_prompts=False)
 
     def start(self, batch: int) -> DecodingState:
         """Raises RequestError: there is nothing to decode."""

@@ -9,6 +9,7 @@ source, and the answer begins with `start_id`. Vaswani et al. 2017; Raffel et al
 
 from __future__ import annotations
 
+from llmanac.core.types import Capabilities
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -98,12 +99,14 @@ class EncoderDecoder(Transformer):
         start_id: what every answer begins with; the engine gives prompts to the encoder of a model that has one.
     """
 
-    reads_source: ClassVar[bool] = True
-
     def __init__(self, spec: Spec, vocab_size: int) -> None:
         super().__init__(spec.decoder(), vocab_size, stacks={"encoder": lambda: Encoder(spec)})
         self.spec = spec
         self.start_id = spec.start_id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, reads_source=True, start_id=self.start_id, soft_prompts=False)
 
     def forward(
         self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL

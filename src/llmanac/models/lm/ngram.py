@@ -12,6 +12,7 @@ tokenizer's start token, as training did. Shannon 1948; Jelinek 1976; Chen & Goo
 
 from __future__ import annotations
 
+from llmanac.core.types import Capabilities
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class Ngram(nn.Module):
         max_length: None; any length can be read.
         generation: what generation_config.json holds.
     """
+
+    capabilities = Capabilities(counted=True, counts_flops=True)
 
     def __init__(self, spec: Spec, vocab_size: int, trie: Trie | None = None) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.ranges import COUNT, POSITIVE, within
-from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
+from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.kernels.nn._takes import OPERATIONS
 from llmanac.models.forward import ATTENTION_FORMS, AttentionForm, Context
 from llmanac.models.layers import Embedding
@@ -94,8 +94,8 @@ def resolved(spec: Any) -> Any:
     """The same model, or encoder, with every open size filled in, and each kind of block once where all are equal."""
     stacks = {}
     for name in ("blocks", "encoder"):
-        if hasattr(spec, name):
-            blocks = tuple(block.resolved(spec.dim) for block in getattr(spec, name))
+        if own := getattr(spec, name):
+            blocks = tuple(block.resolved(spec.dim) for block in own)
             stacks[name] = blocks[:1] if len(set(blocks)) == 1 else blocks
     return replace(spec, **stacks, position=spec.position.resolved(spec.max_length))
 
@@ -148,12 +148,12 @@ class Transformer(TrainedModel):
     Attributes:
         spec, vocab_size, max_length: what it was built from.
         attention_form: how attention is computed: sdpa, plain, blocks or flash. All give the same values; settable.
+        typed: whether it tells the texts of a pair apart.
         recompute: `blocks` to train with less memory and a third more computing, see `run_layers`; settable.
-        soft_prompt: what an adapter puts before the tokens of every row, or None; see `models/soft_prompt.py`.
     """
 
-    soft_prompt: SoftPrompt | None = None
     recompute: Recompute = "none"
+    typed = False
 
     def __init__(
         self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None
@@ -188,6 +188,15 @@ class Transformer(TrainedModel):
             limit
             if self.soft_prompt is None or not self.soft_prompt.enabled or limit is None
             else limit - self.soft_prompt.tokens
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            soft_prompts=True,
+            places_within=self.model.position.dimensions == 2,
+            counts_flops=True,
+            settings=frozenset({"compute_dtype", "attention_form", "recompute"}),
         )
 
     @property
@@ -244,7 +253,6 @@ class Transformer(TrainedModel):
             RequestError: ids, positions or a kind of attention that the model cannot take, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
-        typed = getattr(self, "token_types", None) is not None
         check_request(
             self.model.layers,
             self.lm_head,
@@ -252,7 +260,7 @@ class Transformer(TrainedModel):
             state,
             want,
             reads_source=False,
-            typed=typed,
+            typed=self.typed,
             dimensions=self.model.position.dimensions,
         )
         if self.soft_prompt is not None and self.soft_prompt.enabled:

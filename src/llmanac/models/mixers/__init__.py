@@ -5,6 +5,7 @@ Those with several heads have in common how many heads there are, and how wide e
 
 from __future__ import annotations
 
+from typing import cast
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ class MixerSpec(Spec):
 
     kind = "mixer"
     scores: ClassVar[bool] = True  # whether a position method may add to its attention scores
+    sinks = cast("int | None", None)  # a field of softmax attention
     mixes_channels: ClassVar[bool] = False  # whether it needs no feed-forward layer after it
 
     def build(self, *args: Any, **dims: Any) -> Mixer:

@@ -79,7 +79,7 @@ class Spec(SharedHeadsSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.qk_norm_over == "each-head" and getattr(self.qk_norm, "name", "layernorm") != "layernorm":
+        if self.qk_norm_over == "each-head" and self.qk_norm is not None and self.qk_norm.name != "layernorm":
             raise SpecError("qk_norm_over: each-head has weights a head, which layernorm alone takes; use head")
         if self.sinks < 0 or (self.sinks and self.window is None):
             raise SpecError(f"sinks: {self.sinks} must be 0 or more, and are seen besides a window; set window too")

@@ -52,6 +52,7 @@ class Spec(PositionSpec):
     """
 
     any_head_dim: ClassVar[bool] = False
+    scales: ClassVar[bool] = True
     renamed: ClassVar[Mapping[str, str]] = {"share": "rotary_fraction"}
 
     theta: float = 10_000.0

@@ -75,9 +75,11 @@ class LayerState:
 
     Attributes:
         kind: what it is called in error messages.
+        grows: whether it has `growing`, so that it can be kept in blocks.
     """
 
     kind: ClassVar[str] = "layer"
+    grows: ClassVar[bool] = False
 
     @property
     def nbytes(self) -> int:

@@ -149,7 +149,7 @@ def _role(rows: Rows) -> Fields:
 
 
 def _dropped(rows: Rows) -> Fields:
-    if getattr(rows.tokenizer, "chat_template", None) is None:
+    if rows.tokenizer.chat_template is None:
         return
     lost: dict[str, list[int]] = {}
     for line, messages in rows.chats[:RENDERED]:
@@ -237,7 +237,7 @@ class Tokens(Table):
         ends = Counter(ids[size - 1] for _, ids, _, size in self.read if size)
         token, count = ends.most_common(1)[0] if ends else (None, 0)
         most = token if len(self.read) > 1 and 2 * count >= MOST * len(self.read) else None
-        named = getattr(self.tokenizer, "eos_id", None)
+        named = self.tokenizer.eos_id
         return named if named in ends else most
 
 

@@ -58,7 +58,7 @@ class Model(Artefact):
     @cached_property
     def end(self) -> int | None:
         """The special token with which the template ends an answer."""
-        return end_of_turn(self.tokenizer) if getattr(self.tokenizer, "chat_template", None) else None
+        return end_of_turn(self.tokenizer) if self.tokenizer.chat_template else None
 
 
 def opened(where: str, words: str) -> Model:
@@ -96,7 +96,7 @@ def _end_differs(model: Model) -> Fields:
 
 def _no_end(model: Model) -> Fields:
     tokenizer = model.tokenizer
-    return model.at(getattr(tokenizer, "chat_template", None) and tokenizer.special_tokens and model.end is None)
+    return model.at(tokenizer.chat_template and tokenizer.special_tokens and model.end is None)
 
 
 def _tied(model: Model) -> Fields:

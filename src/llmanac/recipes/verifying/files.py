@@ -9,6 +9,7 @@ the largest relative error,
 
 from __future__ import annotations
 
+from llmanac.models.quantized import dense
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -243,8 +244,8 @@ def rounding(kind: str) -> float:
 
 def rows_of(weight: Any) -> Tensor:
     """Rows of a matrix, evenly spaced, in float32."""
-    dense: Tensor = weight.dense() if hasattr(weight, "dense") else weight.detach()
-    return dense[:: -(-len(dense) // ROWS)].float()
+    values = dense(weight).detach()
+    return values[:: -(-len(values) // ROWS)].float()
 
 
 # in this order: of what the first names, the next are not asked
