@@ -52,7 +52,7 @@ class ByteTokenizer:
 class HistoryState:
     """Remembers each row's ids."""
 
-    by_length = None
+    by_length, device = None, "cpu"
 
     def __init__(self, rows):
         self.rows = rows

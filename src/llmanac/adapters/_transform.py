@@ -11,6 +11,7 @@ transform.merge()             # fold it into the weights; or remove() it
 
 from __future__ import annotations
 
+from typing import cast
 from llmanac.models.lm import TrainedModel
 from llmanac.models.layers import Changeable
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ class AdapterSpec(Spec):
     """`build(seed=) -> Transform`."""
 
     kind = "adapter"
+    rank = 0  # a field of low-rank adapters, as is the next
+    copies = cast("tuple[str, ...]", ())
 
     def build(self, *args: Any, **dims: Any) -> Transform:
         """seed: of the initial values, 0 by default."""

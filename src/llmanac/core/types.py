@@ -268,10 +268,12 @@ class State(Protocol):
 
     Attributes:
         lengths: (B,) tokens seen by each row; counts: the same on the host.
+        device: where its tensors are.
         by_length: see `DecodingState`; None where positions do not depend on a row's length.
     """
 
     by_length: Any
+    device: Any
 
     @property
     def lengths(self) -> Tensor: ...

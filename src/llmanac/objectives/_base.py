@@ -26,11 +26,12 @@ class ObjectiveSpec(Spec):
     """Describes an objective. `build(tokenizer=..., models=...)` gives one."""
 
     kind = "objective"
+    on, on_policy = "assistant", 0.0  # fields of some
     special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
 
     def reader(self, tokenizer: Any) -> Any:
         """What makes tokens and loss masks of rows of tuning for it (`_rows.py`), before any model is there."""
-        return InstructionRows(tokenizer, getattr(self, "on", "assistant"))
+        return InstructionRows(tokenizer, self.on)
 
     def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Any:
         """The objective.

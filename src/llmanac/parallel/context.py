@@ -45,7 +45,7 @@ def check(model: Any) -> None:
         raise SpecError(f"parallel.context: the head {type(model.lm_head).__name__} looks back; {fix}")
     for number, layer in enumerate(model.model.layers):
         for module in layer.modules():
-            attends = type(module) in (SoftmaxAttention, LatentAttention) and not getattr(module, "sinks", 0)
+            attends = type(module) is LatentAttention or (type(module) is SoftmaxAttention and not module.sinks)
             if isinstance(module, Experts) or (isinstance(module, Mixer) and not attends):
                 part = type(module).__name__
                 what = "has a loss of a row's tokens" if isinstance(module, Experts) else "needs the tokens in order"

@@ -125,7 +125,7 @@ def divide(model: Any, mesh: DeviceMesh, *, split: bool) -> None:
     for layer in model.model.layers.values() if isinstance(model.model.layers, nn.ModuleDict) else model.model.layers:
         plan: dict[str, ParallelStyle] = {}
         for part, inputs in (("self_attn", 3), ("mlp", 2)):
-            if getattr(layer, part, None) is not None:
+            if getattr(layer, part) is not None:
                 rest = (None,) * (inputs - 1)
                 plan[part] = PrepareModuleInput(
                     input_layouts=(between, *rest), desired_input_layouts=(Replicate(), *rest)

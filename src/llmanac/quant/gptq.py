@@ -147,7 +147,7 @@ class Walk:
         out: list[Tensor] = []
         last = self.model.get_submodule(block) if block else None
         for number, batch in enumerate(self.batches):
-            lengths = getattr(batch, "lengths", None)
+            lengths = batch.lengths
             self.real = None if lengths is None else torch.arange(batch.shape[1]) < lengths[:, None]
             with ExitStack() as stack:
                 for module in self.done:

@@ -278,7 +278,7 @@ class Sampled(Aligning):
         spec: Any = self.asked.objective
         if spec.advantage != "gae":
             return {}
-        path = getattr(self.asked.reward, "path", None)
+        path = None if self.asked.reward is None else self.asked.reward.path
         start = (
             load_scalar(path)
             if path

@@ -9,6 +9,7 @@ the user's (`data.paths`). A run that was stopped goes on from its last checkpoi
 
 from __future__ import annotations
 
+from llmanac.models.images.clip import Clip
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -294,7 +295,7 @@ class PictureRun:
 
 def part_of(before: Any) -> Any:
     """What goes into the next model: the image encoder of a pair, or all of an image tokenizer."""
-    return getattr(before, "vision", before)
+    return before.vision if isinstance(before, Clip) else before
 
 
 class Texts(nn.Module):
@@ -303,7 +304,7 @@ class Texts(nn.Module):
     def __init__(self, text: Any, spec: Any) -> None:
         super().__init__()
         self.text = text
-        self.skip = getattr(spec, "image_tokens", 0)
+        self.skip = spec.image_tokens
 
     def loss(self, batch: Pictures) -> LossSum:
         """Nats of the tokens that follow, and how many they are."""

@@ -100,7 +100,7 @@ class SpecializeSpec(RunSpec):
             seconds(self.budget, "budget")
         if unknown := [kind for kind in self.exports if kind not in TYPES]:
             raise SpecError(f"exports: {unknown[0]!r} is none of {', '.join(TYPES)}")
-        if self.choose == "sweep" and not hasattr(self.adapter, "rank"):
+        if self.choose == "sweep" and not self.adapter.rank:
             raise SpecError(f"choose: a sweep is of rates and ranks, and {self.adapter.name} has no rank")
 
 

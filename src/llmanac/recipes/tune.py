@@ -217,7 +217,7 @@ class Tuning:
     def source(self, rows: Any, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
         """The stream of rows to train on, and the training with nothing open that rows decide."""
         settled, seed = self._settled(rows, budget), self.asked.seed
-        share = getattr(self.asked.objective, "on_policy", 0.0)
+        share = self.asked.objective.on_policy
         if share:
             return self._on_policy(rows, objective, settled, share, timed=budget is not None)
         stream = PackedStream(rows.train, length=settled.length, rows=settled.rows, seed=seed, packing="whole")
@@ -249,7 +249,7 @@ class Tuning:
         """The model as it is in its file, once."""
         if self.model is None:
             adapter = self.asked.adapter
-            frozen = adapter is not None and not getattr(adapter, "copies", ())
+            frozen = adapter is not None and not adapter.copies
             dtype = None if frozen else "float32"  # what is trained itself is dense
             self.model = load_model(self.model_place, dtype=dtype, device=self.device, rope=self.asked.rope)
         return self.model

@@ -6,6 +6,7 @@ reward([Sample(row={"answer": "42"}, prompt="6 * 7 =", text=" 42", finished=True
 
 from __future__ import annotations
 
+from typing import cast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class RewardSpec(Spec):
     """`build() -> Reward`."""
 
     kind = "reward"
+    path = cast("str | None", None)  # a field of some
 
     def build(self, **context: Any) -> Reward:
         """Raises SpecError, DataError or CheckpointError for what it cannot read."""

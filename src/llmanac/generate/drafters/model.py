@@ -112,7 +112,7 @@ class DraftModel:
 
     @property
     def _device(self) -> Any:
-        return getattr(self._state, "device", "cpu")
+        return "cpu" if self._state is None else self._state.device
 
 
 def _length(sequence: Generated) -> int:

@@ -6,6 +6,7 @@ its tensors by name; every file says which.
 
 from __future__ import annotations
 
+from typing import cast
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,14 @@ class MultimodalSpec(Spec):
     """`build(vocab_size=) -> MultimodalModel`; `vocab_size` is of text tokens, or the number of classes."""
 
     kind = "multimodal"
+    # what only some have as fields; they are no fields of the others
+    text = vision = position = cast(Any, None)
+    blocks = cast("tuple[Any, ...]", ())
+
+    @property
+    def image_tokens(self) -> int:
+        """Places that an image takes in a text."""
+        return 0
 
     def build(self, *args: Any, **dims: Any) -> Any:
         """vocab_size: tokens of the text, or classes of the head; 0 where there is neither."""

@@ -133,7 +133,7 @@ def train(
     problems = asked(on_error, quarantine, inputs=inputs, bounds=BOUNDS)
     examples = read_labelled(data, text=text, label=label, problems=problems)
     held = read_labelled(test, text=text, label=label, problems=problems) if test else None
-    if held is not None and test is not None and not hasattr(classifier, "book"):
+    if held is not None and test is not None and classifier.book is None:
         check_known(set(examples.labels), held, test)
     replaced = target.is_dir() and any(target.iterdir())
     start = time.perf_counter()
@@ -144,7 +144,7 @@ def train(
 
 def evaluate_on(classifier: Any, held: Labelled, path: Path) -> classification.Report:
     """The report on a file's examples. Raises DataError that names the line of a label that was never seen."""
-    if hasattr(classifier, "book") and not set(classifier.labels) & set(held.labels):
+    if classifier.book is not None and not set(classifier.labels) & set(held.labels):
         _rename(classifier, held, path)
     check_known(set(classifier.labels), held, path)
     return classification.report(classifier.labels, held.labels, predict_all(classifier, held.texts))

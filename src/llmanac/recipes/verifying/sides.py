@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmanac.models.quantized import Quantized
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -176,8 +177,9 @@ def opened_sides(place: str, with_llama_cpp: bool) -> list[Any]:
 
 def kind_of(weight: Any) -> str:
     """How a matrix is stored: a kind of GGUF files, a quantizer's name, or a dtype."""
-    form = getattr(weight, "form", None)
-    return str(weight.dtype).removeprefix("torch.") if form is None else str(getattr(form, "kind", None) or form.name)
+    if not isinstance(weight, Quantized):
+        return str(weight.dtype).removeprefix("torch.")
+    return str(getattr(weight.form, "kind", None) or weight.form.name)
 
 
 def bits_of(kind: str) -> float:

@@ -205,15 +205,15 @@ def _whole(spec: Any) -> Any:
     """The same with the language model's open sizes filled in, and those of the image encoder."""
     changes: dict[str, Any] = {}
     for name in ("text", "vision"):
-        part = getattr(spec, name, None)
-        if part is not None and hasattr(part, "blocks"):
+        part = getattr(spec, name)
+        if part is not None and part.blocks:
             changes[name] = resolved(part) if name == "text" else _vision(part)
-    return replace(spec, **changes) if changes else _vision(spec) if hasattr(spec, "blocks") else spec
+    return replace(spec, **changes) if changes else _vision(spec) if spec.blocks else spec
 
 
 def _vision(spec: Any) -> Any:
     blocks = tuple(block.resolved(spec.dim) for block in spec.blocks)
     found: dict[str, Any] = {"blocks": blocks[:1] if len(set(blocks)) == 1 else blocks}
-    if hasattr(spec, "position"):
+    if spec.position is not None:
         found["position"] = spec.position.resolved(spec.tokens)
     return replace(spec, **found)
