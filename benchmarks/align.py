@@ -92,12 +92,12 @@ def our_grpo(folder: str) -> Step:
     from llmanac.models.load import load_model
     from llmanac.rewards import each
     from llmanac.tokenizers.load import load_tokenizer
-    from llmanac.train.rollouts import Prompt, Rollouts, Sampling
+    from llmanac.train.rollouts import RolloutPrompt, Rollouts, Sampling
 
     model: Any = load_model(folder)
     tokenizer = load_tokenizer(folder)
     objective = make_method("objective", "grpo").build()
-    prompts = [Prompt(ids=tuple(tokenizer.encode(t)), text=t, row={}) for t in texts(PROMPTS, PROMPT, 0)]
+    prompts = [RolloutPrompt(ids=tuple(tokenizer.encode(t)), text=t, row={}) for t in texts(PROMPTS, PROMPT, 0)]
     sampling = Sampling(prompts=PROMPTS, samples=SAMPLES, tokens=ANSWER)
     engine = Engine(model, tokenizer, rows=PROMPTS * SAMPLES, runner="native")
     reward = each(lambda sample: even(sample.text))

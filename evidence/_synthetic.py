@@ -19,8 +19,8 @@ from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.lab.stats import mean
 from llmanac.models.layers import init_normal
 from llmanac.objectives import BaseObjective
-from llmanac.train.step import Stepper
 from llmanac.train._trained import optimized, trained_modules
+from llmanac.train.step import Stepper
 
 WORK = Path(__file__).resolve().parent.parent / "studies" / "evidence"  # what `run.py` removes with a page's seeds
 Rows = tuple[np.ndarray, np.ndarray]  # ids (B, T) or (B, n T), targets (B, T)

@@ -64,11 +64,11 @@ class Half:
 
 
 @cache
-def halves() -> data.Material:
+def halves() -> data.PictureMaterial:
     """The material: large objects alone."""
     whole = material()
     seen, held = ([Half(x) for x in side if x.size == "large"] for side in (whole.seen, whole.held_out))
-    return data.Material([Kept(x) for x in seen], held, whole.tokenizer, SIDE, 10, True)
+    return data.PictureMaterial([Kept(x) for x in seen], held, whole.tokenizer, SIDE, 10, True)
 
 
 class SmallJudge(j.Judge):

@@ -143,9 +143,9 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     }  # fmt: skip
 
     def oracle(samples: Any) -> Any:
-        from llmanac.rewards import Score
+        from llmanac.rewards import RewardScore
 
-        return [Score(float(correct(s.text, s.row["answer"], "gsm8k"))) for s in samples]
+        return [RewardScore(float(correct(s.text, s.row["answer"], "gsm8k"))) for s in samples]
 
     drawn = answer(engine, "best-of-n", four, n=most)
     ways: dict[str, tuple[str, Any, dict[str, Any]]] = {

@@ -16,9 +16,9 @@ from llmanac.adapters.load import CONFIG, WEIGHTS, load_adapter, save_adapter
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.models.quantized import Quantized
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
+from llmanac.models.quantized import Quantized
 from llmanac.tokenizers.load import train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -89,7 +89,7 @@ def test_one_query_over_shared_keys_equals_torch(masked, kv_heads, bias):
     added = torch.randn(3, 4, 1, 37, dtype=torch.float64) if bias else None
     queries = torch.tensor([[36], [20], [3]]) if masked else torch.tensor([[36]])
     mask = masks.AttentionMask(
-        masks.Rule(kind="causal"), queries, torch.arange(37)[None], causal=False, mask=masked
+        masks.MaskRule(kind="causal"), queries, torch.arange(37)[None], causal=False, mask=masked
     )  # fmt: skip
     seen = torch.zeros(len(queries), 1, 1, 37, dtype=torch.float64)
     seen.masked_fill_((torch.arange(37) > queries)[:, None, None], float("-inf"))

@@ -9,8 +9,8 @@ from llmanac.core.errors import LlmanacError
 from llmanac.core.spec import make_method
 from llmanac.generate.draws import PlainDraws, _compiled, _exact
 from llmanac.generate.engine import Engine
-from llmanac.objectives._shared import sharing
 from llmanac.objectives import policy_gradient
+from llmanac.objectives._shared import sharing
 from llmanac.objectives.policy_gradient import Rollout
 
 

@@ -17,10 +17,10 @@ from llmanac.kernels.nn._cross_entropy_loops import values_and_slopes_
 from llmanac.kernels.nn._takes import SMALLEST, fused
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.models import masks
+from llmanac.models.compiling import compile_model
 from llmanac.models.norms.rmsnorm import rms_norm
 from llmanac.models.positions.rope import _Rotation
 from llmanac.models.scores._blocks import BlockAttention
-from llmanac.models.compiling import compile_model
 
 ULP = 2.0**-8  # the largest relative error of rounding to bfloat16
 
@@ -134,7 +134,7 @@ def test_attention_over_ranges_equals_torch(name: str, window: int | None, size:
 
 def test_masks_that_are_no_ranges_have_none() -> None:
     index = torch.arange(6)[None]
-    causal = masks.AttentionMask(masks.Rule(kind="causal"), index, index, causal=True, mask=True)
+    causal = masks.AttentionMask(masks.MaskRule(kind="causal"), index, index, causal=True, mask=True)
     assert causal.patterned(lambda q, k: (q - k) % 2 == 0).ranges() is None
     assert causal.strictly_before().ranges() is None  # the first query sees nothing
     first, last = causal.ranges() or ()

@@ -26,8 +26,8 @@ from llmanac.kernels.infer._machine import call, forms
 from llmanac.kernels.infer.blocks import repacked
 from llmanac.kernels.infer.kinds import PACKED
 from llmanac.kernels.infer.products import FLOATS, product
-from llmanac.models.layers import Linear, LinearMap
 from llmanac.models.gguf.write import export_gguf
+from llmanac.models.layers import Linear, LinearMap
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import train_tokenizer
 

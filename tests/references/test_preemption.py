@@ -10,7 +10,7 @@ from _small_models import transformer
 from llmanac.core.errors import RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine, completions
-from llmanac.generate.schedule import FIRST_PIECE, LEAST_PIECE, READ_TOKENS, Pieces
+from llmanac.generate.schedule import FIRST_PIECE, LEAST_PIECE, READ_TOKENS, PromptPieces
 
 PROMPTS = ["one two three four", "abcabcabc" * 4, "x", "the cat sat on the mat " * 2, "zz"]
 
@@ -124,8 +124,8 @@ def test_a_request_larger_than_the_bound_runs_alone_and_a_bad_bound_is_refused()
 
 
 def test_pieces_follow_the_time_that_decoding_takes():
-    pieces = Pieces(3.0)
-    assert Pieces().most is None and pieces.most == FIRST_PIECE
+    pieces = PromptPieces(3.0)
+    assert PromptPieces().most is None and pieces.most == FIRST_PIECE
     for _ in range(20):
         pieces.add(0.010, 0.001 * 50, 50)
     assert pieces.most == 12  # 0.6 * 2 * 10 ms at 1 ms a token
@@ -146,7 +146,7 @@ def test_pieces_of_any_size_give_the_same_tokens(name, monkeypatch):
     model, sizes = small(name), iter([16, 3, 1, 40, 7, 2, 100] * 20)
     engine = Engine(model, ByteTokenizer())
     alone = [engine.generate(p, max_new_tokens=20, stop_ids=[], prompt_logprobs=0)[0] for p in (*PROMPTS, "ab" * 60)]
-    monkeypatch.setattr(Pieces, "most", property(lambda self: next(sizes)))
+    monkeypatch.setattr(PromptPieces, "most", property(lambda self: next(sizes)))
     asked = [engine.request(p, max_new_tokens=20, stop_ids=[], prompt_logprobs=0) for p in (*PROMPTS[:2], "ab" * 60)]
     done, _ = run(engine, asked)
     same([*alone[:2], alone[-1]], done)

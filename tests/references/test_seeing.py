@@ -9,8 +9,7 @@ from _seeing_models import ASK, picture, seeing
 
 from llmanac.core.errors import CheckpointError, RequestError, SpecError
 from llmanac.generate.engine import Engine
-from llmanac.generate.images import describe
-from llmanac.generate.images import Seeing, load_seeing, sees
+from llmanac.generate.images import Seeing, describe, load_seeing, sees
 
 MOST = 6
 

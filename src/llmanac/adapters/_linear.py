@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.models.lm import TrainedModel
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.adapters._transform import AdapterSpec, Transform, applied
-from llmanac.models.targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.models.layers import Changeable, Embedding, LinearMap, upcast
+from llmanac.models.lm import TrainedModel
 from llmanac.models.quantized import Quantized, dense
+from llmanac.models.targets import find_targets
 
 EMBEDDING = "embed_tokens"  # the only embedding that can be a target: others are added in ways of their own
 

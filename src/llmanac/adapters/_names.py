@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from llmanac.models.lm import TrainedModel
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
-from llmanac.models.families import FAMILIES, Misfit, Names, Source, family
+from llmanac.models.families import FAMILIES, Misfit, Names, WeightSource, family
+from llmanac.models.lm import TrainedModel
 
 
 def family_of(model: Any) -> str | None:
@@ -26,7 +26,7 @@ def family_of(model: Any) -> str | None:
     return None
 
 
-def places(model: Any, kind: str | None) -> dict[str, Source]:
+def places(model: Any, kind: str | None) -> dict[str, WeightSource]:
     """Where each parameter is in the files of family `kind`; under its own name for None."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if ".lora_" not in name}
     spec = model.spec if isinstance(model, TrainedModel) else None

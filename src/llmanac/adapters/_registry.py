@@ -18,10 +18,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._transform import Transform, applied
 from llmanac.adapters._copies import Copies
 from llmanac.adapters._linear import LinearTerm
 from llmanac.adapters._soft_prompt import SoftPromptTransform
+from llmanac.adapters._transform import Transform, applied
 from llmanac.adapters.lora import LoRA
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.models.layers import Changeable
@@ -167,10 +167,12 @@ def _taken(model: nn.Module, folder: str | Path) -> Transform:
     from llmanac.adapters.load import load_adapter
 
     others = {
-        module: module.change for module in model.modules() if isinstance(module, Changeable) and isinstance(module.change, Chosen)
+        module: module.change
+        for module in model.modules()
+        if isinstance(module, Changeable) and isinstance(module.change, Chosen)
     }
     for module in others:  # of other engines
-        module.change = None  # type: ignore[assignment]
+        module.change = None
     try:
         transform: Any = load_adapter(model, folder)
         modules = transform.modules

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from llmanac.adapters._transform import AdapterSpec, Transform
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import Range, within
+from llmanac.core.types import capabilities
 from llmanac.models.layers import Linear, init_normal
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.state import DecodingState
@@ -33,7 +33,7 @@ class SoftPromptSpec(AdapterSpec):
     ranges = within(Range(1, MOST), "tokens")
 
 
-class Encoder(nn.Module):
+class SoftPromptEncoder(nn.Module):
     """What is trained: a table (n, width)."""
 
     def __init__(self, soft_prompt: SoftPromptTransform, rows: int, width: int, **options: Any) -> None:
@@ -113,7 +113,7 @@ class SoftPromptTransform(Transform):
         dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
         module = self.make(model, dtype=dtype, device=weight.device).train(model.training)
         model.add_module(NAME, module)
-        model.soft_prompt = self  # type: ignore[assignment]
+        model.soft_prompt = self
         return {NAME: module}
 
     def detach(self, model: nn.Module) -> None:

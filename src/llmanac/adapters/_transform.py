@@ -11,13 +11,10 @@ transform.merge()             # fold it into the weights; or remove() it
 
 from __future__ import annotations
 
-from typing import cast
-from llmanac.models.lm import TrainedModel
-from llmanac.models.layers import Changeable
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +22,8 @@ from torch import Tensor, nn
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.spec import Spec
+from llmanac.models.layers import Changeable
+from llmanac.models.lm import TrainedModel
 
 PREFIX = "base_model.model."  # what PEFT's files put before a module's name
 

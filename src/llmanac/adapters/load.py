@@ -9,8 +9,6 @@ shapes are compared with the model before memory is taken. llmanac.json next to 
 
 from __future__ import annotations
 
-from llmanac.models.lm import TrainedModel
-from llmanac.core.types import capabilities
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,19 +16,21 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from llmanac.adapters._transform import Transform
-from llmanac.adapters._config import Adapter
+from llmanac.adapters._config import AdapterFiles
 from llmanac.adapters._peft import read_lora, write_lora
 from llmanac.adapters._soft_prompt import MOST, NAME, SoftPromptTransform
+from llmanac.adapters._transform import Transform
 from llmanac.adapters.lora import LoRA
-from llmanac.adapters.prefix import Prefix
+from llmanac.adapters.prefix import PrefixTuning
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import make_method
+from llmanac.core.types import capabilities
 from llmanac.models.folder import RECORD, SUMS, read_sums, read_table, sums_of
-from llmanac.models.weights import Weights, some
+from llmanac.models.lm import TrainedModel
 from llmanac.models.locate import ADAPTER as CONFIG
 from llmanac.models.locate import say_stopped
+from llmanac.models.weights import Weights, some
 
 WEIGHTS = "adapter_model.safetensors"
 SOFT_PROMPTS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
@@ -61,8 +61,9 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
         config, tensors = _write_soft_prompt(transform, model)
     else:
         raise SpecError(f"adapter: {transform.spec.name} has no form in PEFT's files")
+    origin = model.origin if isinstance(model, TrainedModel) else None
     config = {
-        "base_model_name_or_path": base or (model.origin if isinstance(model, TrainedModel) else None), "inference_mode": True,
+        "base_model_name_or_path": base or origin, "inference_mode": True,
         "task_type": "SEQ_2_SEQ_LM" if capabilities(model).reads_source else "CAUSAL_LM", **config,
     }  # fmt: skip
     path = Path(folder)
@@ -94,7 +95,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Transform:
         raise CheckpointError(f"{path / CONFIG}: peft_type is {shown(kind)}; this llmanac reads {known}")
     if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
         raise CheckpointError(f"{path}: holds a pickle, adapter_model.bin; convert it to {WEIGHTS}")
-    adapter = Adapter(path / CONFIG, config, Weights(path, file=WEIGHTS))
+    adapter = AdapterFiles(path / CONFIG, config, Weights(path, file=WEIGHTS))
     say_stopped(path)
     return read_lora(model, adapter) if kind == "LORA" else _read_soft_prompt(model, adapter, SOFT_PROMPTS[kind])
 
@@ -103,7 +104,7 @@ def _write_soft_prompt(transform: SoftPromptTransform, model: Any) -> tuple[dict
     with torch.no_grad():
         rows = transform.modules[NAME]()
     config: dict[str, Any] = {"num_virtual_tokens": transform.tokens, "num_transformer_submodules": 1}
-    if isinstance(transform, Prefix):
+    if isinstance(transform, PrefixTuning):
         rows = rows[:, transform.columns().argsort()]
         held = [shapes for shapes in transform.shapes if shapes]
         heads = held[0][0][0]
@@ -121,7 +122,7 @@ def _write_soft_prompt(transform: SoftPromptTransform, model: Any) -> tuple[dict
     return config, {EMBEDDINGS: rows}
 
 
-def _read_soft_prompt(model: Any, adapter: Adapter, name: str) -> Transform:
+def _read_soft_prompt(model: Any, adapter: AdapterFiles, name: str) -> Transform:
     adapter.check_fields(LEAD_FIELDS)
     tokens = adapter.number("num_virtual_tokens", most=MOST)
     if adapter.number("num_transformer_submodules", 1) != 1:
@@ -142,7 +143,7 @@ def _read_soft_prompt(model: Any, adapter: Adapter, name: str) -> Transform:
                 f"{adapter.base}"
             )
         rows = weights.take(EMBEDDINGS).to(own)
-        rows = rows[:, transform.columns()] if isinstance(transform, Prefix) else rows
+        rows = rows[:, transform.columns()] if isinstance(transform, PrefixTuning) else rows
         try:
             transform.load_state({f"{NAME}.weight": rows})
         except CheckpointError as error:

@@ -31,9 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.adapters._copies import Copies, chosen_parameters
+from llmanac.adapters._linear import EMBEDDING, LinearTerm, LinearTransform, LinearTransformSpec, Merged
 from llmanac.adapters._names import together
-from llmanac.adapters._linear import EMBEDDING, Merged, LinearTerm, LinearTransformSpec, LinearTransform
-from llmanac.adapters._tokens import TokenTerm, TokenRows
+from llmanac.adapters._tokens import TokenRows, TokenTerm
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, PART, POSITIVE, within
 from llmanac.models.layers import Changeable, Embedding, upcast

@@ -19,7 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._soft_prompt import Encoder, Projected, SoftPromptSpec, SoftPromptTransform, state_without
+from llmanac.adapters._soft_prompt import (
+    Projected,
+    SoftPromptEncoder,
+    SoftPromptSpec,
+    SoftPromptTransform,
+    state_without,
+)
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.models.lm.transformer import Transformer
@@ -44,11 +50,11 @@ class Spec(SoftPromptSpec):
 
     ranges = within(COUNT, "projection")
 
-    def build(self, *, seed: int = 0, **dims: Any) -> Prefix:
-        return Prefix(self, seed)
+    def build(self, *, seed: int = 0, **dims: Any) -> PrefixTuning:
+        return PrefixTuning(self, seed)
 
 
-class Prefix(SoftPromptTransform):
+class PrefixTuning(SoftPromptTransform):
     """See the module.
 
     Attributes:
@@ -64,7 +70,7 @@ class Prefix(SoftPromptTransform):
         if not width:
             raise SpecError("prefix: this model has no attention, so no keys that a prefix could come before")
         if self.spec.projection is None:
-            return Encoder(self, self.tokens, width, **options)
+            return SoftPromptEncoder(self, self.tokens, width, **options)
         return Projected(self.tokens, model.spec.dim, self.spec.projection, width, **options)
 
     def past(self, dtype: torch.dtype) -> list[tuple[Tensor, ...] | None]:

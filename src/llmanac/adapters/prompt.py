@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llmanac.adapters._soft_prompt import Encoder, SoftPromptSpec, SoftPromptTransform
+from llmanac.adapters._soft_prompt import SoftPromptEncoder, SoftPromptSpec, SoftPromptTransform
 from llmanac.models.lm.transformer import Transformer
 
 CARD = {
@@ -28,17 +28,17 @@ CARD = {
 class Spec(SoftPromptSpec):
     """See the base class."""
 
-    def build(self, *, seed: int = 0, **dims: Any) -> Prompt:
-        return Prompt(self, seed)
+    def build(self, *, seed: int = 0, **dims: Any) -> PromptTuning:
+        return PromptTuning(self, seed)
 
 
-class Prompt(SoftPromptTransform):
+class PromptTuning(SoftPromptTransform):
     """See the module."""
 
     spec: Spec
 
     def make(self, model: Transformer, **options: Any) -> nn.Module:
-        return Encoder(self, self.tokens, model.spec.dim, **options)
+        return SoftPromptEncoder(self, self.tokens, model.spec.dim, **options)
 
     def of_text(self, model: Transformer, ids: Tensor) -> Tensor:
         return model.embed(ids)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import contextlib
 import json
 import shlex
@@ -27,6 +26,7 @@ from llmanac.cli.options import (
 )
 from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
+from llmanac.core.types import capabilities
 
 if TYPE_CHECKING:
     from llmanac.generate.engine import Engine, Options

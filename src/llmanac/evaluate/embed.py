@@ -11,7 +11,6 @@ is taken. The dot product of two vectors of length 1 is their cosine. Reimers & 
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError, shown
-from llmanac.core.types import HIDDEN, Batch, OutputRequest
+from llmanac.core.types import HIDDEN, Batch, OutputRequest, capabilities
 from llmanac.models.layers import upcast
 from llmanac.models.lm.encoder import Encoder
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
 
 
-class Runner(Protocol):
+class ModelRunner(Protocol):
     """Holds the state of all rows and computes logits; `schedule.py` says which rows and how many tokens."""
 
     def extend(

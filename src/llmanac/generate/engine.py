@@ -17,7 +17,6 @@ The rules that hold everywhere (`llmanac serve` included):
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import contextlib
 import time
 import weakref
@@ -29,21 +28,19 @@ import numpy as np
 
 from llmanac.core.errors import RequestError, nearest, shown, too_long
 from llmanac.core.spec import make_method
-from llmanac.core.types import LanguageModel
+from llmanac.core.types import LanguageModel, capabilities
 from llmanac.generate._allowed import Allowed
-from llmanac.generate.requests import Completion, completions
 from llmanac.generate._native_file import FileModel
-from llmanac.generate.requests import check_names, Options, Piece, Request, TokenLogprob
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.generate.requests import Completion, Options, Piece, Request, TokenLogprob, check_names, completions
 from llmanac.generate.scheduler import Choose, Scheduler
 from llmanac.generate.speculative import Speculation
 from llmanac.models.state.pool import pageable
 
 if TYPE_CHECKING:
-    from llmanac.adapters import Transform
-    from llmanac.adapters import AdapterRegistry
+    from llmanac.adapters import AdapterRegistry, Transform
     from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 

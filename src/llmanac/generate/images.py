@@ -12,7 +12,6 @@ and one question; a model with a chat template reads a conversation. `describe` 
 
 from __future__ import annotations
 
-from llmanac.core.types import Capabilities
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, RequestError, SpecError, too_long
-from llmanac.core.types import ALL, LAST, Batch, ModelOutput, OutputRequest
+from llmanac.core.types import ALL, LAST, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.data.pictures.preprocess import Preprocess, load_preprocess
 from llmanac.models.folder import CONFIG, RECORD, read_table
 from llmanac.models.images.families import FAMILIES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.core.spec import Spec
 import os
 from dataclasses import fields
 from typing import Any
@@ -10,21 +9,22 @@ from typing import Any
 import torch
 
 from llmanac.core.errors import RequestError
+from llmanac.core.spec import Spec
 from llmanac.generate._logits import Array
 from llmanac.generate._native_shape import HALVES, Matrix, Shape
 from llmanac.generate.runner import weights_stamp
-from llmanac.models.layers import Linear, LinearMap
-from llmanac.models.quantized import Quantized, dense
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.ffn.gated import GatedMLP
 from llmanac.models.heads.linear import LinearHead
+from llmanac.models.layers import Linear, LinearMap
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.mixers.softmax import SoftmaxAttention
 from llmanac.models.norms.rmsnorm import RMSNorm
 from llmanac.models.positions import Position
 from llmanac.models.positions.rope import Rotary
+from llmanac.models.quantized import Quantized, dense
 from llmanac.models.scores.scaled_dot import ScaledDot
 
 KNOWN = {  # fields of Specs that it knows the meaning of

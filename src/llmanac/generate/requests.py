@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -20,12 +20,6 @@ from llmanac.generate._text import TextStream
 from llmanac.generate.constrain import parser_of
 from llmanac.generate.constraint import Constraint
 from llmanac.generate.decoding import beam
-from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
-
-import numpy as np
-
-
 
 FinishReason = Literal["stop", "length"]
 MOST_SAMPLES = 4096  # of one prompt

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from llmanac.models.lm import TrainedModel
-from llmanac.core.types import capabilities
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.adapters import AdapterRegistry
-from llmanac.core.types import ALL, LAST, Batch, LanguageModel, OutputRequest
+from llmanac.core.types import ALL, LAST, Batch, LanguageModel, OutputRequest, capabilities
 from llmanac.generate._logits import Array
 from llmanac.generate._rows import StateRunner
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.schedule import READ_TOKENS
 from llmanac.models.layers import LinearMap
+from llmanac.models.lm import TrainedModel
 from llmanac.models.soft_prompt import prime
 from llmanac.models.state.pool import BlockPool
 
@@ -110,7 +109,7 @@ class TorchRunner(StateRunner):
         """What comes before a row's tokens, or None."""
         if name is not None and self.registry is not None:
             return self.registry.soft_prompts.get(name)
-        soft_prompt = self.model.soft_prompt if self.soft_prompts else None
+        soft_prompt = cast(Any, self.model).soft_prompt if self.soft_prompts else None
         return soft_prompt if soft_prompt is not None and soft_prompt.enabled else None
 
     def keep(self, row: int, tokens: Sequence[int]) -> None:

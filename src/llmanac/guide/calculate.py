@@ -22,10 +22,10 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.types import Batch, OutputRequest
 from llmanac.guide.formulas import Costs, costs
 from llmanac.lab.memory import memory
-from llmanac.models.folder import CONFIG, RECORD, read_record, read_table
-from llmanac.models.packed_files import KEY
 from llmanac.models.families import family
+from llmanac.models.folder import CONFIG, RECORD, read_record, read_table
 from llmanac.models.locate import GGUF, model_folder
+from llmanac.models.packed_files import KEY
 from llmanac.recipes.spec import load_recipe
 
 OPTIMIZER_BYTES = {"adamw": 8, "lion": 4, "none": 0}  # float32 state of a parameter; none: plain SGD

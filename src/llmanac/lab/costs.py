@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import contextlib
 import itertools
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from llmanac.core.device import resolve_dtype
-from llmanac.core.types import LAST, LanguageModel
+from llmanac.core.types import LAST, LanguageModel, capabilities
 from llmanac.generate.runner import device_of
 from llmanac.lab.stats import Metric
 from llmanac.train.step import Stepper

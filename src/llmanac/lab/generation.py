@@ -21,7 +21,6 @@ Ghazvininejad et al. 2019 (https://arxiv.org/abs/1904.09324); Wang and Cho 2019 
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,11 +33,11 @@ from torch import Tensor
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
-from llmanac.core.types import ALL, LAST, Batch
+from llmanac.core.types import ALL, LAST, Batch, capabilities
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.generate.engine import evaluating
 from llmanac.lab.cache import digest
-from llmanac.lab.trials.decoding import Artefact
+from llmanac.lab.trials.decoding import DecodedModel
 from llmanac.metrics._items import Metric
 from llmanac.metrics.diversity import distinct_n
 from llmanac.models.pairs import start_token
@@ -53,7 +52,7 @@ DISTINCT = Metric("distinct_2", "", "higher", "different bigrams of what it writ
 
 
 @dataclass(frozen=True)
-class Generation:
+class JudgedGeneration:
     """Passages and their judge.
 
     Attributes:
@@ -109,7 +108,7 @@ class Generation:
         return {"judge": self.named, **counts, "text": self.of(self.written)}
 
 
-def make_generation(prepared: Any, length: int, judge: str | None) -> Generation:
+def make_generation(prepared: Any, length: int, judge: str | None) -> JudgedGeneration:
     """Passages of the held-out text, at most half of it, and the judge: a model, or a 5-gram of the rest.
 
     Args:
@@ -133,7 +132,7 @@ def make_generation(prepared: Any, length: int, judge: str | None) -> Generation
     chosen = [places[n] for n in sorted(order.tolist())]
     rows = np.stack([documents[n][at : at + width] for n, at in chosen])
     if judge is not None:
-        found = Artefact.load(judge, "cpu")
+        found = DecodedModel.load(judge, "cpu")
         model, tokenizer, named = found.model.eval(), found.tokenizer, f"{judge} ({found.sha256[:8]})"
     else:
         rest = [
@@ -143,7 +142,7 @@ def make_generation(prepared: Any, length: int, judge: str | None) -> Generation
         tokenizer, named = prepared.tokenizer, f"a 5-gram of {sum(map(len, rest)):,} held-out tokens"
         model = make_method("lm", "ngram").build(vocab_size=tokenizer.vocab_size)
         model.estimate(rest, start=start_token(tokenizer))
-    return Generation(prepared.tokenizer, rows[:, :prompt], rows[:, prompt:], model, tokenizer, named)
+    return JudgedGeneration(prepared.tokenizer, rows[:, :prompt], rows[:, prompt:], model, tokenizer, named)
 
 
 def _without(ids: np.ndarray, starts: Sequence[int], width: int) -> list[np.ndarray]:
@@ -152,7 +151,7 @@ def _without(ids: np.ndarray, starts: Sequence[int], width: int) -> list[np.ndar
     return [piece for piece in np.split(ids, edges)[::2] if len(piece)]
 
 
-def without_degenerate(result: dict[str, Any], generation: Generation) -> None:
+def without_degenerate(result: dict[str, Any], generation: JudgedGeneration) -> None:
     """Put the judge into a study's result, and take verdicts back where an arm, or the baseline, repeats itself."""
     record = result["generation"] = generation.record()
     least = LEAST_DISTINCT * record["text"][DISTINCT.name]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.kernels.nn._uncompiled import uncompiled
-from llmanac.models.masks import AttentionMask, Rule
+from llmanac.models.masks import AttentionMask, MaskRule
 
 Bounds = tuple[int, int]
 Tile = tuple[slice, Tensor | None]
@@ -87,7 +87,7 @@ def _meet(a: Bounds, b: Bounds) -> bool:
     return a[0] <= b[1] and b[0] <= a[1]
 
 
-def _seen(rule: Rule, q: Bounds, k: Bounds) -> str:
+def _seen(rule: MaskRule, q: Bounds, k: Bounds) -> str:
     """Whether queries at positions within `q` see none, some or all of the keys within `k`."""
     (first, last), (start, stop) = q, k
     future = start > last

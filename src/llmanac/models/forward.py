@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
-
-import torch
-from torch import Tensor
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch, ModelOutput, OutputRequest
 from llmanac.models import masks
-from llmanac.models.masks import CallLayer, CallState
-from llmanac.models.masks import AttentionMask
+from llmanac.models.masks import AttentionMask, CallLayer, CallState
 from llmanac.models.state import DecodingState, SlotMapping
-
 
 if TYPE_CHECKING:
     from llmanac.models.masks import AttentionMask
@@ -33,7 +27,7 @@ ATTENTION_FORMS: tuple[AttentionForm, ...] = ("sdpa", "plain", "blocks", "flash"
 
 
 @dataclass(frozen=True)
-class Memory:
+class SourceMemory:
     """A source sequence as an encoder left it: `hidden` (B, S, D), and which of its places are `real` (B, S)."""
 
     hidden: Tensor
@@ -69,7 +63,7 @@ class Context:
     form: AttentionForm = "sdpa"
     slots: SlotMapping | None = None
     lengths: Tensor | None = None
-    memory: Memory | None = None
+    memory: SourceMemory | None = None
     losses: Losses = field(default_factory=lambda: Losses())
 
     def rotate(self, x: Tensor) -> Tensor:

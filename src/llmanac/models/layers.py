@@ -22,19 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmanac.models.quantized import Quantized, dense, lookup, product
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from llmanac.models.quantized import Quantized, backward_product
+from llmanac.models.quantized import Quantized, backward_product, dense, lookup, product
 
 
-
-class Change(Protocol):
+class LinearChange(Protocol):
     """What a Transform adds to a product x W^T; see `adapters`.
 
     Attributes:
@@ -65,11 +56,11 @@ class Changeable(nn.Module):
     """
 
     weight: nn.Parameter
-    bias: nn.Parameter | None
-    change: Change | None = None
+    bias: Tensor | None  # (outputs,), of those that have one
+    change: LinearChange | None = None
 
     @property
-    def own_change(self) -> Change | None:
+    def own_change(self) -> LinearChange | None:
         """The change that belongs to the model."""
         return None if self.change is None or self.change.served else self.change
 
@@ -91,10 +82,10 @@ class Changeable(nn.Module):
         gain = self.change.gain(self.matrix)  # type: ignore[union-attr]
         if gain is None:
             return y + term
-        bias, gain = self.bias, gain.to(y.dtype)
-        if bias is None:
+        gain = gain.to(y.dtype)
+        if self.bias is None:
             return gain * (y + term)
-        bias = bias.to(y.dtype)
+        bias = self.bias.to(y.dtype)
         return torch.addcmul(bias, gain, y - bias + term)
 
 

@@ -21,18 +21,18 @@ from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
+from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, WeightSource, family
 from llmanac.models.folder import CONFIG, RECORD, read_generation, read_record, read_table
-from llmanac.models.layers import Embedding, LinearMap
-from llmanac.models.packed_files import KEY, Layout, QuantizedWeights, layout_of
-from llmanac.models.quantized import Quantized
-from llmanac.models.scaling import stretched, windowed
-from llmanac.models.weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
-from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
 from llmanac.models.gguf.read import PackedWeights
+from llmanac.models.layers import Embedding, LinearMap
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
+from llmanac.models.packed_files import KEY, PackedLayout, QuantizedWeights, layout_of
+from llmanac.models.quantized import Quantized
 from llmanac.models.save import export_model
+from llmanac.models.scaling import stretched, windowed
+from llmanac.models.weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
 
 __all__ = ["export_model", "load_model"]
 
@@ -53,7 +53,7 @@ class Claim:
     fields: Mapping[str, str]
     sizes: Mapping[str, int]
 
-    def sources(self, model: Any, weights: Weights) -> dict[str, Source]:
+    def sources(self, model: Any, weights: Weights) -> dict[str, WeightSource]:
         """Where each parameter of the model is, in the layout with the most names that the files have.
 
         A tied head has a place too.
@@ -118,11 +118,11 @@ def load_model(
     return model.eval()
 
 
-def _weights(folder: Path, layout: Layout | None, *names: Any, **more: Any) -> Weights:
+def _weights(folder: Path, layout: PackedLayout | None, *names: Any, **more: Any) -> Weights:
     return Weights(folder, *names, **more) if layout is None else QuantizedWeights(folder, layout, *names, **more)
 
 
-def _own(folder: Path, layout: Layout | None) -> tuple[Claim, Weights]:
+def _own(folder: Path, layout: PackedLayout | None) -> tuple[Claim, Weights]:
     """A model that no family holds."""
     weights = _weights(folder, layout)
     spec, vocab_size = read_record(folder, len(weights))
@@ -134,7 +134,7 @@ def _own(folder: Path, layout: Layout | None) -> tuple[Claim, Weights]:
 
 
 def _theirs(
-    place: Path, data: dict[str, Any], packed: PackedWeights | None, layout: Layout | None
+    place: Path, data: dict[str, Any], packed: PackedWeights | None, layout: PackedLayout | None
 ) -> tuple[Claim, Weights]:
     """A checkpoint of a family, in a folder or packed in a file."""
     path, kind = place if packed else place / CONFIG, data.get("model_type")
@@ -256,7 +256,7 @@ def _enough(claim: Claim, weights: Weights, what: str, count: int | None, needed
         )
 
 
-def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, weights: Weights) -> None:
+def _check_fit(model: Transformer, sources: Mapping[str, WeightSource], claim: Claim, weights: Weights) -> None:
     """Compare every parameter with the files' headers: names, shapes, and nothing left over."""
     _check_names(model, sources, weights, claim)
     for name, _ in model.named_parameters():
@@ -281,7 +281,7 @@ def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, 
         )
 
 
-def _check_names(model: Transformer, sources: Mapping[str, Source], weights: Weights, claim: Claim) -> None:
+def _check_names(model: Transformer, sources: Mapping[str, WeightSource], weights: Weights, claim: Claim) -> None:
     """Every parameter is in the files."""
     wanted = {sources[name].name: name for name, _ in model.named_parameters()}
     missing = sorted(name for name in wanted if name not in weights)
@@ -298,7 +298,7 @@ def _numbers(shape: tuple[int, ...]) -> str:
     return str(shape) if len(shape) < 10 else f"{len(shape):,} axes"
 
 
-def _follows(claim: Claim, name: str, source: Source, found: tuple[int, ...], asked: tuple[int, ...]) -> str:
+def _follows(claim: Claim, name: str, source: WeightSource, found: tuple[int, ...], asked: tuple[int, ...]) -> str:
     """Which fields of the config the axes follow from that differ, where it is known."""
     axes = next((axes for ending, axes in AXES.items() if name.endswith(ending)), ())
     axes = axes[::-1] if source.transposed else axes
@@ -310,7 +310,7 @@ def _follows(claim: Claim, name: str, source: Source, found: tuple[int, ...], as
 
 
 def _fill(
-    model: Transformer, sources: Mapping[str, Source], weights: Weights, dtype: torch.dtype, device: torch.device,
+    model: Transformer, sources: Mapping[str, WeightSource], weights: Weights, dtype: torch.dtype, device: torch.device,
     keep: bool,
 ) -> None:  # fmt: skip
     """Give every parameter of a model on the meta device its values. Raises CheckpointError where one is not finite.

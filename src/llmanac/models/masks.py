@@ -19,16 +19,13 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import Batch, MaskKind
-from llmanac.models.state import SlotMapping
-from llmanac.core.types import Batch
 from llmanac.models.state import DecodingState, LayerState, SlotMapping
-
 
 ALL = slice(None)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class MaskRule:
     """What decides whether a query sees a key.
 
     Attributes:
@@ -96,7 +93,7 @@ class AttentionMask:
     """
 
     def __init__(
-        self, rule: Rule | None, queries: Tensor, keys: Tensor | SlotMapping, *, causal: bool, mask: bool
+        self, rule: MaskRule | None, queries: Tensor, keys: Tensor | SlotMapping, *, causal: bool, mask: bool
     ) -> None:
         self.rule, self.queries, self._keys = rule, queries, keys
         self.causal, self._masks = causal, mask
@@ -184,11 +181,11 @@ class AttentionMask:
         return self._derive("strict", replace(self.rule, strict=True))
 
     def patterned(self, pattern: Callable[[Tensor, Tensor], Tensor]) -> AttentionMask:
-        """The same, narrowed by a pattern of positions (`Rule.pattern`)."""
+        """The same, narrowed by a pattern of positions (`MaskRule.pattern`)."""
         assert self.rule is not None
         return self._derive(("pattern", pattern), replace(self.rule, pattern=pattern))
 
-    def _derive(self, key: object, rule: Rule) -> AttentionMask:
+    def _derive(self, key: object, rule: MaskRule) -> AttentionMask:
         if key not in self._derived:
             self._derived[key] = AttentionMask(rule, self.queries, self._keys, causal=self.causal, mask=True)
         return self._derived[key]
@@ -222,7 +219,7 @@ def of_batch(batch: Batch) -> AttentionMask:
     causal = batch.mask == "causal"
     # padding is on the right, where no real token looks
     end = None if causal else batch.lengths
-    rule = Rule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments)
+    rule = MaskRule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments)
     plain = batch.segments is None and end is None and batch.mask != "prefix"
     return AttentionMask(rule, steps, steps, causal=causal, mask=not plain)
 
@@ -232,7 +229,7 @@ def of_soft_prompt(batch: Batch, slots: SlotMapping) -> AttentionMask:
     assert slots.start is not None
     queries = slots.start + torch.arange(slots.tokens, device=batch.device)[None]
     end = None if batch.mask == "causal" or batch.lengths is None else slots.start + batch.lengths
-    rule = Rule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments, soft_tokens=slots.start)
+    rule = MaskRule(kind=batch.mask, prefix=_prefix(batch), end=end, segments=batch.segments, soft_tokens=slots.start)
     return AttentionMask(rule, queries, slots, causal=False, mask=True)
 
 
@@ -253,17 +250,17 @@ def of_continuation(batch: Batch, slots: SlotMapping) -> AttentionMask:
     if start == 0 and batch.mask != "prefix":
         causal = batch.mask == "causal"
         end = None if causal else batch.lengths
-        rule = Rule(kind=batch.mask, end=end)
+        rule = MaskRule(kind=batch.mask, end=end)
         return AttentionMask(rule, queries, keys, causal=causal, mask=end is not None)
     prefix = _prefix(batch)
     if prefix is None:
         # the newest token of rows of one length sees all
         everything = start is not None and length == 1
-        return AttentionMask(Rule(kind="causal"), queries, keys, causal=False, mask=not everything)
+        return AttentionMask(MaskRule(kind="causal"), queries, keys, causal=False, mask=not everything)
     new = batch.lengths if batch.lengths is not None else torch.full_like(slots.offsets, length)
     if bool(((slots.offsets < prefix) & ((slots.offsets > 0) | (slots.offsets + new < prefix))).any()):
         raise RequestError("prefix: its tokens see one another, so all of a row's prefix must come in one piece")
-    rule = Rule(kind="prefix", prefix=prefix, end=slots.offsets + new)
+    rule = MaskRule(kind="prefix", prefix=prefix, end=slots.offsets + new)
     return AttentionMask(rule, queries, keys, causal=False, mask=True)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, make_method
 from llmanac.models.quantized import Quantized
-from llmanac.models.weights import FLOATS, Entry, Weights
+from llmanac.models.weights import FLOATS, TensorEntry, Weights
 
 KEY, OWN = "quantization_config", "llmanac"
 METHODS = {
@@ -37,7 +37,7 @@ Needs = dict[str, tuple[tuple[str, ...], tuple[int, ...]]]
 Small = Callable[[str], Tensor]
 
 
-class Layout:
+class PackedLayout:
     """How a project's files hold packed matrices; endings are what follows a module's name.
 
     Attributes:
@@ -49,7 +49,7 @@ class Layout:
     optional: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         """From a quantization_config, whose own layout it may be. Raises SpecError for what is not read.
 
         The message begins with the key.
@@ -65,7 +65,7 @@ class Layout:
         """The quantization_config; `skipped` are modules that stay dense."""
         raise NotImplementedError
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         """The matrix's shape (N, K), and the types and shape that each ending's tensor must have.
 
         Args:
@@ -86,13 +86,13 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class OwnLayout(Layout):
+class OwnLayout(PackedLayout):
     """`quant_method: llmanac`: each part of a packed matrix under its own name, and the matrix's shape."""
 
     quantizer: Any
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         table = config.get("quantizer")
         if not isinstance(table, (dict, str)):
             raise SpecError(f"quantizer is {shown(table)}, expected a table")
@@ -121,7 +121,7 @@ class OwnLayout(Layout):
         made: Quantized = self.quantizer.pack(torch.empty(shape, device="meta"))
         return made
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         if "weight.shape" in parts and parts["weight.shape"].dtype != "I64":
             raise ValueError(f"weight.shape is {parts['weight.shape'].dtype}, expected I64")
         shape = tuple(small("weight.shape").tolist())
@@ -145,7 +145,7 @@ def _ending(part: str) -> str:
     return f"weight.{part}" if part else "weight"
 
 
-def matrix(parts: Mapping[str, Entry]) -> tuple[int, ...]:
+def matrix(parts: Mapping[str, TensorEntry]) -> tuple[int, ...]:
     """The shape of the tensor `weight`. Raises ValueError for what is no matrix."""
     shape = parts["weight"].shape
     if len(shape) != 2:
@@ -153,7 +153,7 @@ def matrix(parts: Mapping[str, Entry]) -> tuple[int, ...]:
     return shape
 
 
-def numbers(entry: Entry) -> int:
+def numbers(entry: TensorEntry) -> int:
     """How many a tensor has."""
     return math.prod(entry.shape)
 
@@ -168,11 +168,11 @@ def expect(table: Any, wanted: Mapping[str, Any], where: str = "") -> dict[str, 
     return table
 
 
-def layout_of(path: Path, config: Any) -> Layout:
+def layout_of(path: Path, config: Any) -> PackedLayout:
     """The layout that a quantization_config names. Raises CheckpointError that names the file and the key."""
     method = config.get("quant_method") if isinstance(config, dict) else None
     if method == OWN:
-        kind: type[Layout] = OwnLayout
+        kind: type[PackedLayout] = OwnLayout
     elif isinstance(method, str) and method in METHODS:
         kind = make_method("quantizer", METHODS[method]).build().layout
     else:
@@ -196,7 +196,7 @@ def pack_state(state: Mapping[str, Tensor], foreign: bool) -> tuple[dict[str, Te
     packed = {name: tensor for name, tensor in state.items() if isinstance(tensor, Quantized)}
     if not packed:
         return dict(state), None
-    kinds: list[type[Layout]] = [OwnLayout]
+    kinds: list[type[PackedLayout]] = [OwnLayout]
     if foreign and not any("embed" in name for name in packed):  # elsewhere only linear maps are packed
         kinds.insert(0, make_method("quantizer", next(iter(packed.values())).form.quantizer).build().layout)
     layout = next(filter(None, (kind.holding(list(packed.values())) for kind in kinds)), None)
@@ -224,7 +224,7 @@ class QuantizedWeights(Weights):
 
     types: tuple[str, ...] = (*FLOATS, *INTEGERS)
 
-    def __init__(self, folder: Path, layout: Layout, *names: Any, **more: Any) -> None:
+    def __init__(self, folder: Path, layout: PackedLayout, *names: Any, **more: Any) -> None:
         super().__init__(folder, *names, **more)
         self.layout, self.headers = layout, dict(self.entries)
         self.parts: dict[str, dict[str, str]] = {}  # of each packed matrix: ending -> the tensor's name
@@ -272,7 +272,7 @@ class QuantizedWeights(Weights):
         self.parts[f"{base}weight"] = {ending: own[ending] for ending in needs if ending in own}
         for name in self.parts[f"{base}weight"].values():
             del self.entries[name]
-        self.entries[f"{base}weight"] = Entry(codes.path, shape, codes.dtype)
+        self.entries[f"{base}weight"] = TensorEntry(codes.path, shape, codes.dtype)
 
     def _wrong(self, base: str, error: Exception) -> CheckpointError:
         path = self.headers[base + self.layout.codes].path

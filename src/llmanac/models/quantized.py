@@ -21,7 +21,7 @@ aten = torch.ops.aten
 PIECE = 1 << 20  # numbers that are made dense at a time
 
 
-class Form:
+class PackedForm:
     """How codes and scales are a matrix; `parts` are its tensors by name (`""` is the codes)."""
 
     name: ClassVar[str]
@@ -67,7 +67,7 @@ class Form:
         return found
 
 
-class ByRows(Form):
+class ByRows(PackedForm):
     """A form whose `rows` reads no others."""
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -87,12 +87,12 @@ class Quantized(torch.Tensor):
         form: what the parts mean; parts: tensors by name.
     """
 
-    form: Form
+    form: PackedForm
     parts: dict[str, Tensor]
 
     @staticmethod
     def __new__(
-        cls, form: Form, parts: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+        cls, form: PackedForm, parts: Mapping[str, Tensor], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
     ) -> Quantized:
         device = next(iter(parts.values())).device
         made: Quantized = torch.Tensor._make_wrapper_subclass(

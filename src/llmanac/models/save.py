@@ -7,7 +7,6 @@ Each file is renamed into place once it is complete, the config last.
 
 from __future__ import annotations
 
-from llmanac.models.lm import TrainedModel
 import json
 from functools import reduce
 from pathlib import Path
@@ -20,14 +19,14 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
+from llmanac.models.families import FAMILIES, Misfit, arrange
+from llmanac.models.families import family as find_family
 from llmanac.models.folder import RECORD, TOKENS, record_of, sums_of
 from llmanac.models.layers import LinearMap
+from llmanac.models.lm import TrainedModel
 from llmanac.models.packed_files import KEY, pack_state
 from llmanac.models.quantized import Quantized
 from llmanac.models.weights import INDEX, WEIGHTS
-from llmanac.models.families import FAMILIES, Misfit, arrange
-from llmanac.models.families import family as find_family
-
 
 SHARD_BYTES = 5_000_000_000
 STAGED = f"{files.TEMPORARY}weights"

@@ -8,7 +8,6 @@ spread of about 1. A folder of it is Hugging Face's layout for one label: the tr
 
 from __future__ import annotations
 
-from llmanac.core.types import Capabilities
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import HIDDEN, Batch
+from llmanac.core.types import HIDDEN, Batch, Capabilities
 from llmanac.models.layers import Linear
 
 

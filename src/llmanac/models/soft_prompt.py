@@ -16,9 +16,8 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import HIDDEN, Batch
-from llmanac.models.masks import CallLayer, CallState
-from llmanac.models.masks import AttentionMask, of_soft_prompt
-from llmanac.models.state import DecodingState, Row, SlotMapping
+from llmanac.models.masks import AttentionMask, CallLayer, CallState, of_soft_prompt
+from llmanac.models.state import DecodingState, SlotMapping, StateRow
 
 
 class SoftPrompt(Protocol):
@@ -68,7 +67,7 @@ def begin(past: Sequence[tuple[Tensor, ...] | None], batch: Batch, tokens: int, 
     counts = [length] * rows
     if by_length and batch.lengths is not None:
         counts = batch.lengths.tolist()
-    made = [Row(tokens, soft_tokens=tokens, planned=tokens + count) for count in counts]
+    made = [StateRow(tokens, soft_tokens=tokens, planned=tokens + count) for count in counts]
     return SoftPromptState([*[None if part is None else Before(part) for part in past], None], made, batch.device)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from llmanac.core.errors import SpecError, shown
-from llmanac.models.layers import LinearMap
 from llmanac.models.heads import Head
+from llmanac.models.layers import LinearMap
 
 ALL_LINEAR = "all-linear"
 

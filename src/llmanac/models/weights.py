@@ -28,7 +28,7 @@ PIECE = 1 << 20  # numbers that are looked at together
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """What a header says of a tensor."""
 
     path: Path
@@ -63,7 +63,7 @@ class Weights:
         skipped: tuple[str, ...] = (),
     ) -> None:
         self.folder, self.skipped = folder, skipped
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, TensorEntry] = {}
         self._handles: dict[Path, Any] = {}
         self._sums = read_sums(folder)
         table = self._index() if file == WEIGHTS else {}
@@ -112,11 +112,11 @@ class Weights:
             if name in self.entries:
                 raise CheckpointError(f"{path}: holds {shown(name)}, as {self.entries[name].path.name} does; keep one")
             about = handle.get_slice(name)
-            self.entries[name] = Entry(path, tuple(about.get_shape()), str(about.get_dtype()))
+            self.entries[name] = TensorEntry(path, tuple(about.get_shape()), str(about.get_dtype()))
             if self.entries[name].dtype not in self.types:
                 raise self.refusal(name, self.entries[name])
 
-    def refusal(self, name: str, entry: Entry) -> CheckpointError:
+    def refusal(self, name: str, entry: TensorEntry) -> CheckpointError:
         """The error for a tensor of a type that no weight has."""
         return CheckpointError(
             f"{entry.path}: {shown(name)} has the type {entry.dtype}; weights are floating-point numbers "
@@ -148,7 +148,7 @@ class Weights:
         """A family's name as this file spells it."""
         return name.removeprefix(self.prefix) if self.prefix else name
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """What is said of the tensor of this name, which then counts as used."""
         self.unused.discard(self.name(name))
         return self.entries[self.name(name)]
@@ -168,7 +168,7 @@ class Weights:
         return tensor
 
 
-def check_finite(tensor: Tensor, whole: Tensor, entry: Entry, name: str) -> None:
+def check_finite(tensor: Tensor, whole: Tensor, entry: TensorEntry, name: str) -> None:
     """Raises CheckpointError where a tensor holds NaN or infinity; it says which and how many.
 
     Args:

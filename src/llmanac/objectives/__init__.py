@@ -6,10 +6,10 @@ never changes its gradient.
 
 from llmanac.objectives._base import BaseObjective, NextToken, ObjectiveSpec, collate_packed, collate_ragged
 from llmanac.objectives._drawn import special_id
-from llmanac.objectives._measured import Measured, Text
+from llmanac.objectives._measured import MeasuredObjective, TextSource
 from llmanac.objectives._preference import Preference, PreferenceSpec, compared
 
 __all__ = [
-    "BaseObjective", "Measured", "NextToken", "ObjectiveSpec", "Preference", "PreferenceSpec", "Text", "collate_packed",
-    "collate_ragged", "compared", "special_id",
+    "BaseObjective", "MeasuredObjective", "NextToken", "ObjectiveSpec", "Preference", "PreferenceSpec", "TextSource",
+    "collate_packed", "collate_ragged", "compared", "special_id",
 ]  # fmt: skip

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, DataError
+from llmanac.core.spec import Spec
 from llmanac.core.types import IGNORE, BagOfWords, Batch, LossSum, ModelOutput, OutputRequest, State
 from llmanac.data.pack import PADDING, Row
-from llmanac.core.spec import Spec
-from dataclasses import dataclass
-from typing import ClassVar
+from llmanac.objectives._measured import MeasuredObjective, OfText
 from llmanac.objectives._rows import InstructionRows
-from llmanac.objectives._measured import Measured, OfText
 
 SUM = OutputRequest(nll="sum")
 
@@ -26,7 +25,7 @@ class ObjectiveSpec(Spec):
     """Describes an objective. `build(tokenizer=..., models=...)` gives one."""
 
     kind = "objective"
-    on, on_policy = "assistant", 0.0  # fields of some
+    on, on_policy = cast(Any, "assistant"), 0.0  # fields of some
     special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
 
     def reader(self, tokenizer: Any) -> Any:
@@ -43,7 +42,7 @@ class ObjectiveSpec(Spec):
         raise NotImplementedError
 
 
-class BaseObjective(Measured):
+class BaseObjective(MeasuredObjective):
     """Base of all objectives; `_measured.py` has what they read and measure.
 
     An objective takes all that it needs from one forward pass, by `OutputRequest`:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from llmanac.core.types import HIDDEN, IGNORE, Batch
-from llmanac.models.soft_prompt import begin
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.soft_prompt import begin
 from llmanac.models.state import DecodingState, LayerState, SlotMapping
 from llmanac.models.state.kv import KVCache
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from llmanac.models.lm.transformer import Transformer
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, HIDDEN, OutputRequest
+from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives.instruction import Instruction
 
 
@@ -41,4 +41,4 @@ def reading(model: Any) -> tuple[OutputRequest, Callable[[Tensor], Tensor]]:
     """
     if not isinstance(model, Transformer) or model.lm_head.remembers:
         return ALL, lambda logits: logits
-    return HIDDEN, lambda hidden: model.lm_head.logits(hidden[None], None)[0]
+    return HIDDEN, lambda hidden: model.lm_head.logits(hidden[None], cast(Any, None))[0]

@@ -13,7 +13,6 @@ section 3 for the cosine.
 
 from __future__ import annotations
 
-from llmanac.models.lm import TrainedModel
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from llmanac.core.ranges import SOME, within
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.models.layers import Linear
+from llmanac.models.lm import TrainedModel
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._teacher import WithTeacher
 

@@ -20,7 +20,6 @@ Paper: Du et al. 2022 (https://arxiv.org/abs/2103.10360), sections 2.1 and 2.2.
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 from llmanac.core.ranges import COUNT, SOME, within
-from llmanac.core.types import IGNORE, Batch, LossSum
+from llmanac.core.types import IGNORE, Batch, LossSum, capabilities
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._drawn import poisson_spans, special_id
 from llmanac.objectives.prefix import Sequential

@@ -42,37 +42,21 @@ Hao et al. 2025, arXiv:2505.23585 (optimal); Schulman et al. 2016, arXiv:1506.02
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, within
-from llmanac.core.types import HIDDEN, IGNORE, LossSum
+from llmanac.core.types import HIDDEN, IGNORE, Batch, LossSum
 from llmanac.kernels.nn.log_probabilities import chunked_log_probabilities
-from llmanac.objectives._shared import hidden_at_targets, sharing
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
+from llmanac.objectives._shared import Span, hidden_at_targets, sharing, spans
 from llmanac.objectives._teacher import reading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from llmanac.core.errors import DataError
-from llmanac.core.types import IGNORE, Batch
-from llmanac.objectives._shared import Span, spans
-from collections.abc import Sequence
-from typing import Literal
-
-import numpy as np
-
-
 
 CARD = {
     "title": "Policy gradient (REINFORCE, RLOO, PPO, GRPO, Dr. GRPO, CISPO, GSPO)",
@@ -328,8 +312,6 @@ def collate_rollouts(rows: Sequence[Any]) -> RolloutBatch:
 
     further: dict[str, Any] = {name: placed(name) for name in ("advantages", "returns", "values", "reference")}
     return RolloutBatch(**vars(batch), old=placed("logprobs"), spans=spans([row.prompt for row in rows]), **further)
-
-
 
 
 def by_group(kind: str, rewards: np.ndarray, groups: Sequence[int]) -> np.ndarray:

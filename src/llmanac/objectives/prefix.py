@@ -15,7 +15,6 @@ Papers: Raffel et al. 2020 (https://arxiv.org/abs/1910.10683), sections 3.2.1 an
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import IGNORE, Batch, LossSum
+from llmanac.core.types import IGNORE, Batch, LossSum, capabilities
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import NextToken
 from llmanac.objectives._drawn import Drawn
@@ -45,9 +44,9 @@ class Spec(ObjectiveSpec):
 
     form: Literal["mask", "source"] = "mask"
 
-    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Prefix:
+    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> PrefixObjective:
         """The objective; it needs no tokenizer."""
-        return Prefix(self)
+        return PrefixObjective(self)
 
 
 class Sequential(Drawn):
@@ -68,7 +67,7 @@ class Sequential(Drawn):
         return NextToken.sums(self, model, batch)  # type: ignore[arg-type]
 
 
-class Prefix(Sequential):
+class PrefixObjective(Sequential):
     """The objective; see the module's formula."""
 
     def __init__(self, spec: Spec) -> None:

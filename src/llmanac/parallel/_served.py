@@ -11,7 +11,6 @@ is computed by one stage after the other.
 
 from __future__ import annotations
 
-from llmanac.models.layers import LinearMap
 import types
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,11 +24,11 @@ from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
-from llmanac.models.layers import lookup, unfuse, upcast
 from llmanac.models.forward import read_head, run_layers
-from llmanac.models.quantized import Quantized
 from llmanac.models.heads import pick
+from llmanac.models.layers import LinearMap, lookup, unfuse, upcast
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.quantized import Quantized
 from llmanac.models.state import DecodingState
 from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh
@@ -62,7 +61,7 @@ def divide(model: Any, mesh: Mesh) -> Any:
         model.model.layers = nn.ModuleList(model.model.layers.values())
     if spec.tensor > 1:
         _divide_heads(model, mesh)
-    return Stage(model, mesh) if spec.pipeline > 1 else model
+    return ServedStage(model, mesh) if spec.pipeline > 1 else model
 
 
 def _divide_heads(model: Any, mesh: Mesh) -> None:
@@ -121,7 +120,7 @@ def held(model: Any, states: Sequence[Any]) -> dict[str, int]:
     }
 
 
-class Stage(nn.Module):
+class ServedStage(nn.Module):
     """Some of a Transformer's layers, as a `LanguageModel`: rank 0's gives logits, the others None."""
 
     def __init__(self, model: Any, mesh: Mesh) -> None:

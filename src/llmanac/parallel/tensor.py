@@ -25,8 +25,8 @@ from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput,
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.models.layers import LinearMap, lookup, unfuse, upcast
 from llmanac.models.heads.linear import LinearHead
+from llmanac.models.layers import LinearMap, lookup, unfuse, upcast
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 ROWS = ("o_proj", "down_proj")
@@ -75,7 +75,7 @@ def check(
                 raise SpecError(f"{flag}: {ranks} does not divide the {width} columns of {name}; {fix}")
 
 
-class _Product(ParallelStyle):
+class _DividedProduct(ParallelStyle):
     """A Linear by columns or by rows; torch's own styles take nn.Linear only."""
 
     def __init__(self, by: Literal["columns", "rows"], outputs: Placement) -> None:
@@ -133,9 +133,9 @@ def divide(model: Any, mesh: DeviceMesh, *, split: bool) -> None:
         for name, _ in layer.named_modules():
             last = name.rpartition(".")[2]
             if last in COLUMNS:
-                plan[name] = _Product("columns", Replicate())
+                plan[name] = _DividedProduct("columns", Replicate())
             elif last in ROWS:
-                plan[name] = _Product("rows", between)
+                plan[name] = _DividedProduct("rows", between)
         parallelize_module(layer, mesh, plan)
     if split and model.model.embed_tokens is not None:
         first = next(iter(model.model.layers.children()))

@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from llmanac.models.targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import Spec
 from llmanac.models.layers import Embedding, Linear, LinearMap, unfuse
-from llmanac.models.packed_files import Layout, OwnLayout
+from llmanac.models.packed_files import OwnLayout, PackedLayout
 from llmanac.models.quantized import Quantized, stored_bytes
+from llmanac.models.targets import find_targets
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class QuantizerSpec(Spec):
 class Quantizer:
     """Packs matrices; see the module. Subclasses define `pack`, or `pack_all` where layers depend on each other."""
 
-    layout: ClassVar[type[Layout] | None] = OwnLayout  # of its files; None where nothing is packed
+    layout: ClassVar[type[PackedLayout] | None] = OwnLayout  # of its files; None where nothing is packed
 
     def __init__(self, spec: QuantizerSpec) -> None:
         self.spec = spec

@@ -22,10 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.models.targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.models.layers import unfuse
 from llmanac.models.quantized import Quantized
+from llmanac.models.targets import find_targets
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant._gptq_files import GPTQFiles, Grouped
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.models.lm.transformer import Transformer
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from llmanac.core.files import atomic_folder
 from llmanac.core.outputs import check_new
 from llmanac.evaluate.divergence import windows
 from llmanac.models.gguf.write import export_gguf
+from llmanac.models.lm.transformer import Transformer
 from llmanac.models.load import export_model, load_model
 from llmanac.models.locate import GGUF, locate
 from llmanac.quant.gptq import importance

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmanac.adapters import Merged, LinearTransform
+from llmanac.adapters import LinearTransform, Merged
 from llmanac.adapters.load import CONFIG as SETTINGS
 from llmanac.adapters.load import load_adapter
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError, shown
 from llmanac.core.files import atomic_folder
 from llmanac.core.outputs import check_new
-from llmanac.models.folder import CONFIG, read_table
 from llmanac.models.families import Misfit
+from llmanac.models.folder import CONFIG, read_table
 from llmanac.models.load import load_model
 from llmanac.models.locate import GGUF, base_of, find_adapter, locate
 from llmanac.models.save import DTYPE_NAMES, export_model, save_model

@@ -9,7 +9,6 @@ the user's (`data.paths`). A run that was stopped goes on from its last checkpoi
 
 from __future__ import annotations
 
-from llmanac.models.images.clip import Clip
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -30,14 +29,14 @@ from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures.preprocess import Preprocess
 from llmanac.generate.engine import evaluating
 from llmanac.models.images import MultimodalSpec
-from llmanac.models.images.load import load_part
-from llmanac.models.images.load import load_multimodal
+from llmanac.models.images.clip import Clip
+from llmanac.models.images.load import load_multimodal, load_part
 from llmanac.models.images.samplers import SamplerSpec
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.finished import Run
 from llmanac.recipes.measures import loss_curve
 from llmanac.recipes.multimodal_judge import JUDGE, load_judge
-from llmanac.recipes.multimodal_measures import Found, Measure
+from llmanac.recipes.multimodal_measures import Measure, MeasuredPictures
 from llmanac.recipes.multimodal_report import keep_samples, write_report
 from llmanac.recipes.report import heading
 from llmanac.recipes.spec import builtin, read_recipe
@@ -184,7 +183,7 @@ class PictureRun:
     def look(self) -> None:
         """Measure the model, and keep it."""
         with evaluating(self.model), announced("measuring"):
-            self.found = Found() if self.measured_by is None else self.measured_by(self.model)
+            self.found = MeasuredPictures() if self.measured_by is None else self.measured_by(self.model)
         self.model.save_pretrained(self.place / MODEL)
         self.material.tokenizer.save(self.place / MODEL)
         Preprocess(size=self.material.size, filter="bicubic").save(self.place / MODEL)
@@ -233,7 +232,7 @@ class PictureRun:
             items = [draw.items[i] for i in generator.integers(0, len(draw.items), rows)]
             return draw.written(None, [draw.exchange(item, generator) for item in items])
 
-        self.trained("language", Texts(model.text, self.spec), texts, self.asked.language, "language", None)
+        self.trained("language", TextsAlone(model.text, self.spec), texts, self.asked.language, "language", None)
         for parameter in frozen:
             parameter.requires_grad_(False)
 
@@ -298,7 +297,7 @@ def part_of(before: Any) -> Any:
     return before.vision if isinstance(before, Clip) else before
 
 
-class Texts(nn.Module):
+class TextsAlone(nn.Module):
     """A language model that trains on the answers and the questions of `Draw.written`, without the image."""
 
     def __init__(self, text: Any, spec: Any) -> None:

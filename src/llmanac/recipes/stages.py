@@ -24,7 +24,7 @@ from llmanac.generate.load import load_assistant
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
-from llmanac.recipes.parts import Parts, Tokens, make_tokenizer, make_tokens
+from llmanac.recipes.parts import RecipeParts, TokenizedText, make_tokenizer, make_tokens
 from llmanac.recipes.plan import plan_size
 from llmanac.recipes.report import write_report
 from llmanac.recipes.results import counts, results_of
@@ -181,7 +181,7 @@ class Pipeline:
         budget = self.time.pretraining(self.before_training, later)
         if "model" not in self.planned:
             self._plan_model(budget)
-        parts = Parts(self.spec, Tokens(self.tokenizer, self.data["train"]), self.device)
+        parts = RecipeParts(self.spec, TokenizedText(self.tokenizer, self.data["train"]), self.device)
         self.base = parts.model(self.spec.seed)
         self._plan_threads()
         if (self.folder / "base" / "config.json").is_file():

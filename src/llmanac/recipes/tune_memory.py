@@ -6,7 +6,6 @@ is free, what is free does, and it is said.
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +17,11 @@ from torch import Tensor, nn
 from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
+from llmanac.core.types import capabilities
 from llmanac.models.quantized import Quantized
 from llmanac.train import TrainSpec
 from llmanac.train.calibration import preserve_all, trial_rows
-from llmanac.train.plan import MICRO_TOKENS, Plan, set_recompute
+from llmanac.train.plan import MICRO_TOKENS, TrainingPlan, set_recompute
 
 SHARE, MOST_FREE = 0.4, 0.9  # of the device's memory, and of what is free of it
 STATE_BYTES = 12  # a trained parameter's gradient and AdamW's two averages, float32
@@ -39,7 +39,7 @@ def plan_memory(
     Raises:
         SpecError: not even one row fits.
     """
-    made = Plan.read(folder)
+    made = TrainingPlan.read(folder)
     if made is not None:
         return dataclasses.replace(spec, micro_batch=made.spec.micro_batch)
     if spec.micro_batch is not None or objective.couples_batch:

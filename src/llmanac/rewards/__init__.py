@@ -6,12 +6,11 @@ reward([Sample(row={"answer": "42"}, prompt="6 * 7 =", text=" 42", finished=True
 
 from __future__ import annotations
 
-from typing import cast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.core.spec import Spec
@@ -44,7 +43,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Score:
+class RewardScore:
     """A reward, the parts that it is made of by name (for the log), and the tokens that a model read for it."""
 
     value: float
@@ -55,7 +54,7 @@ class Score:
 class Reward(Protocol):
     """Scores samples, in their order."""
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]: ...
+    def __call__(self, samples: Sequence[Sample]) -> list[RewardScore]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +81,8 @@ def checked(value: float, sample: Sample, name: str) -> float:
 def each(score: Any) -> Reward:
     """A Reward from a function of one sample."""
 
-    def reward(samples: Sequence[Sample]) -> list[Score]:
-        return [Score(float(score(sample))) for sample in samples]
+    def reward(samples: Sequence[Sample]) -> list[RewardScore]:
+        return [RewardScore(float(score(sample))) for sample in samples]
 
     return reward
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from llmanac.models.ffn.experts import Experts
 from llmanac.objectives import BaseObjective
-from llmanac.train.calibration import preserve_objective
-from llmanac.train.calibration import preserve_random_state
+from llmanac.train.calibration import preserve_objective, preserve_random_state
 
 
 @contextlib.contextmanager

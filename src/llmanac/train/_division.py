@@ -7,8 +7,6 @@ of their matrices is divided as the product that it changes.
 
 from __future__ import annotations
 
-from llmanac.models.lm.transformer import Transformer
-from llmanac.core.types import capabilities
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -21,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from llmanac.adapters import applied
 from llmanac.core.device import resolve_dtype
 from llmanac.core.spec import dump, make_method
-from llmanac.core.types import LossSum
+from llmanac.core.types import LossSum, capabilities
 from llmanac.models.ffn.experts import Experts
+from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh
@@ -88,7 +87,7 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
             tensor.divide(own, mesh.axis("tensor"), split=spec.activations == "split")
         module: nn.Module = Summed(own, Autoregressive())
         if spec.pipeline > 1:
-            module = pipeline.Stage(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
+            module = pipeline.StageModule(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
         if spec.replicas > 1 and spec.weights == "sharded":
             _shard(module, own, mesh)
         module.to_empty(device=mesh.device)
@@ -110,7 +109,7 @@ def _shard(module: nn.Module, model: Any, mesh: Mesh) -> None:
     fully_shard(module, mesh=mesh.axis("data"), reshard_after_forward=False)
 
 
-def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module, pipeline.Runner | None]:
+def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module, pipeline.PipelineRunner | None]:
     """What a step calls: the module, with DDP where weights are replicated; and what runs the stages of a pipeline.
 
     width: of the hidden states between stages.
@@ -123,7 +122,7 @@ def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module,
         return module, None
     numbers = pipeline.stages_of(spec.schedule, mesh.pipeline, spec.pipeline)
     group = mesh.axis("pipeline").get_group()
-    return module, pipeline.Runner(dict(zip(numbers, modules, strict=True)), spec, group, mesh.device, width)
+    return module, pipeline.PipelineRunner(dict(zip(numbers, modules, strict=True)), spec, group, mesh.device, width)
 
 
 def _tie_again(model: Any) -> None:

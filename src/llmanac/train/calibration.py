@@ -6,27 +6,20 @@ uninterrupted one.
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
-import contextlib
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
-
-import torch
-from torch import nn
-
 import base64
 import contextlib
+import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from llmanac.core.errors import CheckpointError
 from llmanac.core.rng import seed_of
-
+from llmanac.core.types import capabilities
 
 
 @contextlib.contextmanager
@@ -70,7 +63,9 @@ def preserve_all(model: nn.Module, objective: Any, generators: Mapping[str, Gene
     """What runs inside moves no model, no state of the objective, and no random generator, global or named."""
     named = {**(generators or {}), **objective.generators}
     models = [model, *objective.models.values()]
-    settings = {name: getattr(model, name) for name in capabilities(model).settings & {"attention_form", "compute_dtype"}}
+    settings = {
+        name: getattr(model, name) for name in capabilities(model).settings & {"attention_form", "compute_dtype"}
+    }
     with preserve_random_state(named), preserve_objective(objective), preserve_models(models):
         try:
             yield

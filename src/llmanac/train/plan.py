@@ -8,7 +8,6 @@ The steps of a budget are an estimate until the training's own first steps have 
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import dataclasses
 import math
 import time
@@ -24,11 +23,11 @@ from llmanac.core.device import calibration, gemm_rate, has_compiler, resolve_dt
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
+from llmanac.core.types import capabilities
 from llmanac.train import TrainSpec
-from llmanac.train.calibration import preserve_all, trial_rows
-from llmanac.train.calibration import Generator
-from llmanac.train.threads import divides
+from llmanac.train.calibration import Generator, preserve_all, trial_rows
 from llmanac.train.pace import Revision, as_json
+from llmanac.train.threads import divides
 
 FILE = "plan.json"
 MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
@@ -40,7 +39,7 @@ NAMES: dict[torch.dtype, Any] = {torch.float32: "float32", torch.bfloat16: "bflo
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A TrainSpec in which nothing is open, and what was measured for it.
 
     Attributes:
@@ -87,7 +86,7 @@ class Plan:
         """Whether the number of steps came from a budget, and may still be revised."""
         return "budget_seconds" in self.measured and not self.ended
 
-    def revise(self, revision: Revision) -> Plan:
+    def revise(self, revision: Revision) -> TrainingPlan:
         """The plan with one revision more."""
         spec = dataclasses.replace(self.spec, steps=revision.steps)
         seconds = self.step_seconds or revision.step_seconds
@@ -105,7 +104,7 @@ class Plan:
         return (folder / FILE).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Plan | None:
+    def read(cls, folder: Path) -> TrainingPlan | None:
         """The plan in a folder; None where there is none."""
         if not cls.made(folder):
             return None
@@ -124,7 +123,7 @@ def plan(
     *,
     budget: float | None = None,
     generators: Mapping[str, Generator] | None = None,
-) -> Plan:
+) -> TrainingPlan:
     """Settle a TrainSpec; the models, the objective, the source and all random states stay as they were.
 
     Args:
@@ -162,7 +161,7 @@ def plan(
             measured["wants_compiler"] = True  # compiling would have been worth it: `train` says so
     measured["threads"] = torch.get_num_threads()
     measured["planning_seconds"] = round(time.perf_counter() - start, 3)
-    return Plan(spec, None, gemm, measured)
+    return TrainingPlan(spec, None, gemm, measured)
 
 
 def settled_numerics(spec: TrainSpec, device: torch.device) -> TrainSpec:

@@ -5,11 +5,10 @@ What its micro-batches add up to (`Sums`) stays on the device until the step end
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,10 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.files import atomic_folder, write_json
-from llmanac.core.types import Batch, LossSum
+from llmanac.core.types import Batch, LossSum, capabilities
 from llmanac.train._balance import of_step
-from llmanac.train.threads import Threads, divides
 from llmanac.train.optimizers._base import Optimizer
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from torch import Tensor
-
-from llmanac.core.types import LossSum
-
+from llmanac.train.threads import Threads, divides
 
 
 @dataclass(frozen=True)

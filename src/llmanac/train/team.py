@@ -10,7 +10,6 @@ a checkpoint is the one of a single process and opens on any mesh.
 
 from __future__ import annotations
 
-from llmanac.models.layers import Embedding, LinearMap
 import contextlib
 import dataclasses
 import math
@@ -30,16 +29,17 @@ from llmanac.core.errors import LlmanacError, SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
-from llmanac.models.quantized import Quantized
+from llmanac.models.layers import Embedding, LinearMap
 from llmanac.models.lm import TrainedModel
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.quantized import Quantized
 from llmanac.objectives import NextToken
 from llmanac.parallel import ParallelSpec, context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
 from llmanac.train import TrainSpec, _division
-from llmanac.train.step import StepResult
-from llmanac.train._worker import Worker
+from llmanac.train._worker import TrainingWorker
 from llmanac.train.checkpoint import model_tensors
+from llmanac.train.step import StepResult
 
 DIVIDED = ("adamw", "sgd", "lion", "muon")  # a part of a tensor is updated as it would be within all of it
 
@@ -65,7 +65,7 @@ class TeamStepper:
         }  # fmt: skip
         _say(self.mesh, job)
         with self.mesh.working("dividing the model"):
-            self.worker = Worker(self.mesh, job)
+            self.worker = TrainingWorker(self.mesh, job)
         self._state: tuple[dict[str, Tensor], dict[str, int]] | None = None
         self._begun = False
 
@@ -282,19 +282,19 @@ def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
         made.mesh.close()
 
 
-class Follower:
+class TrainingRank:
     """A further rank: the worker of each training in turn."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.worker: Worker | None = None
+        self.worker: TrainingWorker | None = None
 
     def obey(self, command: dict[str, Any]) -> None:
         """Do what rank 0 does at the same time."""
         if command["do"] == "train":
             torch.set_num_threads(command["threads"])
             self.worker = None  # its memory first
-            self.worker = Worker(self.mesh, command)
+            self.worker = TrainingWorker(self.mesh, command)
         elif self.worker is not None:
             self.worker.obey(command)
 
@@ -302,7 +302,7 @@ class Follower:
 def follow() -> None:
     """Be a further rank until rank 0 ends. Raises TrainingError where another rank stopped."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 ends its step, saves, and says so
-    Mesh.joined().follow(lambda mesh: Follower(mesh).obey)
+    Mesh.joined().follow(lambda mesh: TrainingRank(mesh).obey)
 
 
 if __name__ == "__main__":

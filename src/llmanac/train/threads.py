@@ -10,21 +10,20 @@ that no two threads add to one gradient. The order of all sums is fixed: equal r
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
-from llmanac.adapters.lora import LoRA
-from llmanac.models.layers import LinearMap
 import copy
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from llmanac.core.types import LossSum
+from llmanac.adapters.lora import LoRA
+from llmanac.core.types import LossSum, capabilities
 from llmanac.data.pack import Row
 from llmanac.models.ffn.experts import Experts
+from llmanac.models.layers import LinearMap
 from llmanac.objectives import NextToken
 
 LARGEST = 1 << 24  # trained numbers: a thread more takes as much memory as their gradients

@@ -6,7 +6,6 @@ a pattern does wrong is an error of the request (400) that names its field.
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import contextlib
 import functools
 import json
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from llmanac.core.errors import LlmanacError
+from llmanac.core.types import capabilities
 from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine
 from llmanac.web._errors import ApiError, Busy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
+from llmanac.core.types import capabilities
 from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import Matchers
 from llmanac.generate.engine import Engine, Request

@@ -12,17 +12,16 @@ comes what chooses: a draw, `greedy` or `beam`. Before a beam search the methods
 
 from __future__ import annotations
 
-from typing import cast
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from llmanac.core.spec import Spec
 from llmanac.generate._logits import Array
 
 
-class Tokens(Protocol):
+class RowTokens(Protocol):
     """A row's text so far."""
 
     @property
@@ -32,7 +31,7 @@ class Tokens(Protocol):
         """The generated tokens."""
 
 
-Sequences = Sequence[Tokens]
+Sequences = Sequence[RowTokens]
 LogitsProcessor = Callable[..., Array]  # (logits (B, V), sequences) -> (B, V)
 
 

@@ -22,9 +22,9 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import LAST, Batch, LanguageModel
-from llmanac.generate.requests import Sequence as Generated
 from llmanac.generate._sampling import draft_choice
 from llmanac.generate.drafters import DrafterSpec
+from llmanac.generate.requests import Sequence as Generated
 from llmanac.generate.runner import on_host
 
 CARD = {

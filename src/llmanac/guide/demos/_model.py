@@ -15,10 +15,9 @@ from torch import Tensor
 
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, OutputRequest
-from llmanac.generate.requests import Completion, completions
-from llmanac.generate.requests import Request
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.generate.load import load_engine
+from llmanac.generate.requests import Completion, Request, completions
 from llmanac.guide.demos import in_time
 from llmanac.guide.pages import evidence
 from llmanac.tokenizers.load import train_tokenizer

@@ -12,7 +12,6 @@ does twice or for keys that a causal mask hides. Kaplan et al. 2020 (https://arx
 
 from __future__ import annotations
 
-from llmanac.core.types import capabilities
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from llmanac.core import registry
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch
+from llmanac.core.types import Batch, capabilities
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.complexity import Operations, mixers, one_thread
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError, shown
 from llmanac.core.spec import Spec, make_method
-from llmanac.models.forward import Context
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.forward import Context
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.positions import PositionSpec

@@ -18,12 +18,12 @@ from llmanac.core.errors import CheckpointError
 from llmanac.core.types import BagOfWords
 from llmanac.data.examples import Examples, batch_of
 from llmanac.kernels.nn.embedding import bag
-from llmanac.models.layers import Embedding, Linear
 from llmanac.models.classifiers._base import Classifier, check_texts
 from llmanac.models.classifiers._explain import Explanation, explain_linear
-from llmanac.models.classifiers._words import Vocabulary, with_ngrams, words_of
-from llmanac.models.lm import draw_parameters
+from llmanac.models.classifiers._words import WordVocabulary, with_ngrams, words_of
 from llmanac.models.classifiers.load import WEIGHTS, read_tensors
+from llmanac.models.layers import Embedding, Linear
+from llmanac.models.lm import draw_parameters
 
 ROWS = 1024  # texts scored at a time
 VOCABULARY = "vocabulary.json"
@@ -88,7 +88,7 @@ class BagNetwork(nn.Module):
 class BagClassifier(Classifier):
     """A classifier over bags of words. A method says how its network is built, and how it is trained."""
 
-    vocabulary: Vocabulary
+    vocabulary: WordVocabulary
 
     def build_network(self, vocabulary: int, outputs: int) -> nn.Module:
         """The network for so many words and scores."""
@@ -106,7 +106,7 @@ class BagClassifier(Classifier):
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
         super().prepare(texts, labels, seed)
         spec = self.spec
-        self.vocabulary = Vocabulary.learn(
+        self.vocabulary = WordVocabulary.learn(
             texts, ngrams=getattr(spec, "ngrams", 1), min_count=spec.min_count, most=spec.max_words
         )
         self.network = self.build_network(len(self.vocabulary), self.outputs())
@@ -175,7 +175,7 @@ class BagClassifier(Classifier):
             raise CheckpointError(
                 f"{folder / VOCABULARY}: does not have the {record['words']} words of {record['labels']}"
             )
-        self.vocabulary = Vocabulary([str(word) for word in words], int(record["ngrams"]))
+        self.vocabulary = WordVocabulary([str(word) for word in words], int(record["ngrams"]))
         path = folder / WEIGHTS
         tensors = read_tensors(path)
         with torch.device("meta"):  # no memory before the sizes are known to fit

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.types import BagOfWords
 from llmanac.kernels.nn.embedding import bag
-from llmanac.models.layers import init_normal
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._bags import BagClassifier, Loss
 from llmanac.models.classifiers._base import Training
 from llmanac.models.classifiers._explain import Explanation
+from llmanac.models.layers import init_normal
 
 CARD = {
     "title": "Bag-of-words classifier",

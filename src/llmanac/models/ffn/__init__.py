@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F

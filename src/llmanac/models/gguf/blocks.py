@@ -15,7 +15,7 @@ from llmanac.models.quantized import ByRows
 
 
 @dataclass(frozen=True)
-class Blocks(ByRows):
+class GGUFForm(ByRows):
     """Rows of blocks (N, bytes) of one kind.
 
     Attributes:

@@ -22,7 +22,6 @@ from llmanac.core.errors import CheckpointError, TokenizerError, nearest
 from llmanac.core.spec import diff
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Packable, write
-from llmanac.models.scaling import Scaling
 from llmanac.models.families import FAMILIES, Family, Misfit, arrange, family
 from llmanac.models.families._rope import LISTS
 from llmanac.models.families._table import canonical
@@ -39,6 +38,7 @@ from llmanac.models.gguf.architectures import (
 from llmanac.models.gguf.file import divisors
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.save import canonical_state
+from llmanac.models.scaling import Scaling
 from llmanac.tokenizers import _gguf
 from llmanac.tokenizers._base import Tokenizer
 

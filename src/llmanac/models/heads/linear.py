@@ -20,9 +20,9 @@ from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models.forward import Context
+from llmanac.models.heads import Head, HeadSpec, pick
 from llmanac.models.layers import init_normal, upcast
 from llmanac.models.quantized import product
-from llmanac.models.heads import Head, HeadSpec, pick
 
 CARD = {
     "title": "Linear head",
@@ -51,8 +51,6 @@ class Spec(HeadSpec):
 
 class LinearHead(Head):
     """See the module."""
-
-    bias: Tensor | None  # (V,), of heads that have one
 
     def __init__(self, dim: int, vocab_size: int, softcap: float | None = None, scale: float | None = None) -> None:
         super().__init__()

@@ -6,9 +6,8 @@ its tensors by name; every file says which.
 
 from __future__ import annotations
 
-from typing import cast
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
@@ -22,7 +21,7 @@ class MultimodalSpec(Spec):
     kind = "multimodal"
     # what only some have as fields; they are no fields of the others
     text = vision = position = cast(Any, None)
-    blocks = cast("tuple[Any, ...]", ())
+    blocks = cast(Any, ())
 
     @property
     def image_tokens(self) -> int:

@@ -41,7 +41,7 @@ class GroupNorm(nn.GroupNorm):
         parameter.fill_(1.0 if name == "weight" else 0.0)
 
 
-class Residual(nn.Module):
+class ResidualConv(nn.Module):
     """x + conv(silu(norm(conv(silu(norm(x)))))); the first path through one 1 x 1 product where channels change."""
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
@@ -56,7 +56,7 @@ class Residual(nn.Module):
         return short + y
 
 
-class Attention(nn.Module):
+class ConvAttention(nn.Module):
     """x + W_o attend(q, k, v) between all places of an image, in one head."""
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -77,8 +77,8 @@ class Middle(nn.Module):
 
     def __init__(self, channels: int, groups: int, attention: bool) -> None:
         super().__init__()
-        self.block_1, self.block_2 = Residual(channels, channels, groups), Residual(channels, channels, groups)
-        self.attn_1 = Attention(channels, groups) if attention else nn.Identity()
+        self.block_1, self.block_2 = ResidualConv(channels, channels, groups), ResidualConv(channels, channels, groups)
+        self.attn_1 = ConvAttention(channels, groups) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.block_2(self.attn_1(self.block_1(x)))
@@ -109,14 +109,14 @@ class Up(nn.Module):
         return y
 
 
-class Level(nn.Module):
+class ConvLevel(nn.Module):
     """The residual blocks of one resolution, and what leads to the next."""
 
     def __init__(
         self, inputs: int, outputs: int, blocks: int, groups: int, change: nn.Module | None, name: str
     ) -> None:
         super().__init__()
-        self.block = nn.ModuleList(Residual(inputs if i == 0 else outputs, outputs, groups) for i in range(blocks))
+        self.block = nn.ModuleList(ResidualConv(inputs if i == 0 else outputs, outputs, groups) for i in range(blocks))
         self.change = None if change is None else name
         if change is not None:
             self.add_module(name, change)
@@ -127,7 +127,7 @@ class Level(nn.Module):
         return x if self.change is None else self.get_submodule(self.change)(x)
 
 
-class Encoder(nn.Module):
+class ConvEncoder(nn.Module):
     """(B, C, H, H) -> (B, latent, h, h), h = H / 2^(levels - 1)."""
 
     def __init__(self, spec: Any) -> None:
@@ -136,7 +136,7 @@ class Encoder(nn.Module):
         before = [spec.base, *widths[:-1]]
         self.conv_in = Conv(spec.channels, spec.base)
         self.down = nn.ModuleList(
-            Level(a, b, spec.blocks, spec.groups, Down(b) if i + 1 < len(widths) else None, "downsample")
+            ConvLevel(a, b, spec.blocks, spec.groups, Down(b) if i + 1 < len(widths) else None, "downsample")
             for i, (a, b) in enumerate(zip(before, widths, strict=True))
         )
         self.mid = Middle(widths[-1], spec.groups, spec.attention == "middle")
@@ -151,7 +151,7 @@ class Encoder(nn.Module):
         return y
 
 
-class Decoder(nn.Module):
+class ConvDecoder(nn.Module):
     """(B, latent, h, h) -> (B, C, H, H): the encoder's levels in the other order."""
 
     def __init__(self, spec: Any) -> None:
@@ -161,7 +161,7 @@ class Decoder(nn.Module):
         self.conv_in = Conv(spec.latent, widths[0])
         self.mid = Middle(widths[0], spec.groups, spec.attention == "middle")
         self.up = nn.ModuleList(
-            Level(a, b, spec.blocks, spec.groups, Up(b) if i + 1 < len(widths) else None, "upsample")
+            ConvLevel(a, b, spec.blocks, spec.groups, Up(b) if i + 1 < len(widths) else None, "upsample")
             for i, (a, b) in enumerate(zip(before, widths, strict=True))
         )
         self.norm_out = GroupNorm(spec.groups, widths[-1])

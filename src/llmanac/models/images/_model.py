@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llmanac.core.types import Capabilities
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import IGNORE, Batch, LossSum, MaskKind, OutputRequest
+from llmanac.core.types import IGNORE, Batch, Capabilities, LossSum, MaskKind, OutputRequest
 from llmanac.data.pictures import Pictures
-from llmanac.models.forward import AttentionForm, Context, Memory
+from llmanac.models.forward import AttentionForm, Context, SourceMemory, run_layers
 from llmanac.models.layers import Linear, init_normal
-from llmanac.models.masks import AttentionMask, of_batch
-from llmanac.models.forward import run_layers
 from llmanac.models.lm import draw_parameters
+from llmanac.models.masks import AttentionMask, of_batch
 
 
 class MultimodalModel(nn.Module):
@@ -41,6 +39,9 @@ class MultimodalModel(nn.Module):
         """Give the parameters the initial weights of seed 0 (none on the meta device)."""
         if self.device.type != "meta":
             self.initialise(0)
+
+    def settle(self) -> None:
+        """Begin what is no parameter from those that were read from a file without it."""
 
     def initialise(self, seed: int) -> Self:
         """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
@@ -161,7 +162,7 @@ def run_stack(
     *,
     real: Tensor | None = None,
     mask: MaskKind = "bidirectional",
-    memory: Memory | None = None,
+    memory: SourceMemory | None = None,
     wanted: tuple[int, ...] = (),
     form: AttentionForm = "sdpa",
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -184,12 +185,12 @@ def full_precision(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def everything(hidden: Tensor) -> Memory:
+def everything(hidden: Tensor) -> SourceMemory:
     """A memory all of whose places are real."""
-    return Memory(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
+    return SourceMemory(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
 
 
-def reading(memory: Memory, position: Any, form: AttentionForm) -> Context:
+def reading(memory: SourceMemory, position: Any, form: AttentionForm) -> Context:
     """A context for queries without places that read a memory."""
     mask = AttentionMask.of_source(memory.real, 1)
     return Context(ids=None, positions=mask.queries, mask=mask, position=position, form=form, memory=memory)

@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec as PlainSpec
+from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.forward import Context
+from llmanac.models.images._model import Vector, everything
 from llmanac.models.layers import Embedding
 from llmanac.models.masks import AttentionMask
-from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.mixers.cross import Spec as Cross
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
-from llmanac.models.images._model import Vector, everything
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class QFormerSpec(PlainSpec):
             raise SpecError(f"heads: {self.heads} must divide dim, {self.dim}")
 
 
-class Layer(nn.Module):
+class QFormerLayer(nn.Module):
     """See the module."""
 
     def __init__(self, spec: QFormerSpec, source: int, reads: bool) -> None:
@@ -92,7 +92,7 @@ class QFormer(nn.Module):
         self.embed_tokens = Embedding(spec.words, spec.dim) if spec.words else None
         self.positions = Embedding(spec.max_length, spec.dim) if spec.words else None
         self.norm = LayerNorm(eps=spec.eps).build(dim=spec.dim)
-        self.layers: Any = nn.ModuleList(Layer(spec, source, i % spec.every == 0) for i in range(spec.layers))
+        self.layers: Any = nn.ModuleList(QFormerLayer(spec, source, i % spec.every == 0) for i in range(spec.layers))
         self.position = Position()
 
     def forward(self, image: Tensor, ids: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:

@@ -27,18 +27,18 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.core.types import HIDDEN, Batch, LossSum
 from llmanac.data.pictures import Pictures
-from llmanac.models.layers import Linear
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.images import MultimodalSpec
+from llmanac.models.images._model import MultimodalModel, Vector, full_precision, spread
+from llmanac.models.images.vit import Spec as ViTSpec
+from llmanac.models.layers import Linear
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.encoder import Encoder
 from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
-from llmanac.models.images import MultimodalSpec
-from llmanac.models.images._model import MultimodalModel, Vector, full_precision, spread
-from llmanac.models.images.vit import Spec as ViTSpec
 
 CARD = {
     "title": "Contrastive image-text model",

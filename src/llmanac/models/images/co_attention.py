@@ -23,23 +23,23 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.core.types import HIDDEN, Batch, OutputRequest
-from llmanac.models.forward import Context, Memory
-from llmanac.models.layers import Embedding, Linear
-from llmanac.models.masks import AttentionMask
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.post_norm import Spec as PostNorm
 from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.forward import Context, SourceMemory
+from llmanac.models.images import MultimodalSpec
+from llmanac.models.images._model import Choosing
+from llmanac.models.images.vit import Spec as ViTSpec
+from llmanac.models.layers import Embedding, Linear
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.encoder import Spec as EncoderSpec
 from llmanac.models.lm.transformer import build_blocks
+from llmanac.models.masks import AttentionMask
 from llmanac.models.mixers.cross import Spec as Cross
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
-from llmanac.models.images import MultimodalSpec
-from llmanac.models.images._model import Choosing
-from llmanac.models.images.vit import Spec as ViTSpec
 
 CARD = {
     "title": "Two streams with co-attention (METER)",
@@ -132,7 +132,7 @@ class CoAttention(Choosing):
         self.classifier = Linear(2 * spec.dim, spec.answers, bias=True, std=0.02)
         self.begin()
 
-    def _context(self, own: Tensor, other: Memory) -> Context:
+    def _context(self, own: Tensor, other: SourceMemory) -> Context:
         """What a layer of one stream sees: the real places (B, T) of its own, and the other stream."""
         mask = AttentionMask.of_source(own, own.shape[1])
         return Context(
@@ -149,8 +149,8 @@ class CoAttention(Choosing):
             assert t is not None and v is not None
             there = torch.ones(v.shape[:2], dtype=torch.bool, device=v.device) if there is None else there
             t, v = (
-                text_layer(t, self._context(real, Memory(v, there))),
-                image_layer(v, self._context(there, Memory(t, real))),
+                text_layer(t, self._context(real, SourceMemory(v, there))),
+                image_layer(v, self._context(there, SourceMemory(t, real))),
             )
         assert t is not None and v is not None
         return t, v

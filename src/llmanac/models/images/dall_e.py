@@ -23,11 +23,11 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import PART, POSITIVE, within
 from llmanac.core.types import ALL, IGNORE, LAST, Batch, LossSum, ModelOutput, OutputRequest
 from llmanac.data.pictures import Pictures
-from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.models.images import MultimodalSpec
 from llmanac.models.images._model import MultimodalModel
 from llmanac.models.images.vq_vae import Spec as VQSpec
+from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.lm.transformer import Spec as Decoder
 
 CARD = {
     "title": "Autoregressive image generation",
@@ -93,6 +93,9 @@ class DallE(MultimodalModel):
         self.register_buffer("code_of", inverse, persistent=False)
         self.begin()
         self.tokenizer.requires_grad_(False).eval()
+
+    def settle(self) -> None:
+        self.tokenizer.codebook.settle()
 
     def train(self, mode: bool = True) -> DallE:
         """The tokenizer stays as it is."""

@@ -27,17 +27,17 @@ from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, PART, within
 from llmanac.core.types import Batch, LossSum
 from llmanac.data.pictures import Pictures
-from llmanac.models.forward import Context
-from llmanac.models.layers import Embedding, Linear
-from llmanac.models.masks import of_batch
 from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.positions import Position
+from llmanac.models.forward import Context
 from llmanac.models.images import PatchesSpec
 from llmanac.models.images._model import MultimodalModel, Patches, Vector, check_pixels, join
 from llmanac.models.images.samplers import TRAINED, Predicts, SamplerSpec, Schedule, signal
 from llmanac.models.images.samplers.ddim import Spec as DDIM
 from llmanac.models.images.samplers.flow import Spec as Flow
+from llmanac.models.layers import Embedding, Linear
+from llmanac.models.masks import of_batch
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.positions import Position
 
 CARD = {
     "title": "Diffusion transformer",

@@ -129,7 +129,7 @@ class Depthwise(nn.Module):
         return F.silu(self.depthwise_norm(self.depthwise_conv(F.pad(x, self.pad))))
 
 
-class Gate(nn.Module):
+class SqueezeExcite(nn.Module):
     """Squeeze and excitation."""
 
     def __init__(self, channels: int, inner: int) -> None:
@@ -141,7 +141,7 @@ class Gate(nn.Module):
         return y
 
 
-class Projection(nn.Module):
+class ChannelProjection(nn.Module):
     """Fewer channels."""
 
     def __init__(self, inputs: int, outputs: int, eps: float) -> None:
@@ -153,7 +153,7 @@ class Projection(nn.Module):
         return y
 
 
-class Block(nn.Module):
+class InvertedResidual(nn.Module):
     """See the module."""
 
     def __init__(
@@ -163,8 +163,8 @@ class Block(nn.Module):
         wide = inputs * expansion
         self.expansion = Expansion(inputs, wide, eps) if expansion != 1 else None
         self.depthwise_conv = Depthwise(wide, kernel, stride, eps)
-        self.squeeze_excite = Gate(wide, max(1, int(inputs * SQUEEZE)))
-        self.projection = Projection(wide, outputs, eps)
+        self.squeeze_excite = SqueezeExcite(wide, max(1, int(inputs * SQUEEZE)))
+        self.projection = ChannelProjection(wide, outputs, eps)
         self.same = not first
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class EfficientNet(MultimodalModel):
             before, after = spec.channels_of(inputs), spec.channels_of(outputs)
             for i in range(math.ceil(spec.depth * repeats)):
                 kinds = (before, stride) if i == 0 else (after, 1)
-                blocks.append(Block(kinds[0], after, kernel, kinds[1], expansion, i == 0, spec.eps))
+                blocks.append(InvertedResidual(kinds[0], after, kernel, kinds[1], expansion, i == 0, spec.eps))
         self.encoder: Any = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
         self.begin()
 

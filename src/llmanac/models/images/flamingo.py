@@ -25,16 +25,15 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
-from llmanac.models.forward import Context, Memory
-from llmanac.models.forward import read_head
 from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.forward import Context, SourceMemory, read_head
+from llmanac.models.images import MultimodalSpec
+from llmanac.models.images._model import Vector, Writing, everything, reading
+from llmanac.models.images.vit import Spec as ViTSpec
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.models.mixers.cross import Spec as Cross
 from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.images import MultimodalSpec
-from llmanac.models.images._model import Vector, Writing, everything, reading
-from llmanac.models.images.vit import Spec as ViTSpec
 
 CARD = {
     "title": "Gated cross-attention (Flamingo)",
@@ -191,7 +190,7 @@ class Flamingo(Writing):
             raise RequestError(f"seen: expected the shape {expected} (rows, tokens, images), got {tuple(seen.shape)}")
         x, context = self.text._enter(batch, state)
         real = seen.repeat_interleave(latents.shape[2], 2)
-        context = replace(context, memory=Memory(latents.flatten(1, 2).to(x.dtype), real))
+        context = replace(context, memory=SourceMemory(latents.flatten(1, 2).to(x.dtype), real))
         sees, states = seen.any(2), None if state is None else state.layers
         for number, layer in enumerate(self.text.model.layers):
             if number % self.spec.every == 0:

@@ -6,8 +6,6 @@ files' headers, and tensors are read only if all of them fit.
 
 from __future__ import annotations
 
-from llmanac.models.images.vq_vae import Codebook
-from llmanac.models.lm.transformer import Transformer
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,15 @@ from llmanac.core import files
 from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten
-from llmanac.models.folder import CONFIG, RECORD, read_record, read_table, record_of, sums_of
-from llmanac.models.weights import INDEX, Weights, check_finite, some, to
 from llmanac.models.families._config import Misfit
-from llmanac.models.families._names import Source, arrange
+from llmanac.models.families._names import WeightSource, arrange
+from llmanac.models.folder import CONFIG, RECORD, read_record, read_table, record_of, sums_of
+from llmanac.models.images.families import WRITTEN, family
+from llmanac.models.images.families._family import PartNames
+from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
 from llmanac.models.save import DTYPE_NAMES, SHARD_BYTES, write_weights
-from llmanac.models.images.families import WRITTEN, family
-from llmanac.models.images.families._family import Part
+from llmanac.models.weights import INDEX, Weights, check_finite, some, to
 
 OWN = "llmanac-multimodal"
 
@@ -49,7 +48,7 @@ def load_multimodal(
     where = device if isinstance(device, torch.device) else resolve_device(device)
     table = read_table(folder / CONFIG)
     kind, chosen = table.get("model_type"), None
-    parts: tuple[Part, ...] = ()
+    parts: tuple[PartNames, ...] = ()
     if kind == OWN:
         spec, vocab_size = read_record(folder, kind="multimodal")
         weights = Weights(folder)
@@ -69,7 +68,9 @@ def load_multimodal(
     absent = chosen.absent if chosen else ()
     shapes = {name: tuple(p.shape) for name, p in tensors(model).items() if not any(part in name for part in absent)}
     sources = (
-        chosen.place(shapes, parts, weights.__contains__) if chosen else {n: Source(n, s) for n, s in shapes.items()}
+        chosen.place(shapes, parts, weights.__contains__)
+        if chosen
+        else {n: WeightSource(n, s) for n, s in shapes.items()}
     )
     state = _read(shapes, sources, dict(chosen.joined) if chosen else {}, weights, resolve_dtype(dtype, where), where)
     if weights.unused:
@@ -82,9 +83,8 @@ def load_multimodal(
             owner, _, own = name.rpartition(".")
             model.get_submodule(owner)._buffers[own] = value
     model.load_state_dict(state, strict=False, assign=True)
-    for part in model.modules():
-        if absent and isinstance(part, Codebook):
-            part.settle()
+    if absent:
+        model.settle()
     _tie(model)
     return model.to(where).eval()  # what is no parameter: frequencies of positions
 
@@ -122,7 +122,7 @@ def _with_axes(name: str, tensor: Tensor, axes: Mapping[str, int]) -> Tensor:
 
 def _read(
     shapes: Mapping[str, tuple[int, ...]],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, WeightSource],
     joined: Mapping[str, tuple[str, ...]],
     weights: Weights,
     dtype: torch.dtype,
@@ -144,7 +144,7 @@ def _read(
         if name in joined:
             there = [part for part in joined[name] if part in weights]
             whole = torch.cat([weights.take(part) for part in there]) if there else torch.empty(0)
-            source = Source(joined[name][0], tuple(whole.shape))
+            source = WeightSource(joined[name][0], tuple(whole.shape))
             if tuple(whole.shape) != shapes[name]:
                 raise CheckpointError(f"{weights.folder}: {' and '.join(joined[name])} do not give {shapes[name]}")
         else:

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
-from llmanac.models.layers import Embedding, Linear
 from llmanac.models.blocks import BlockSpec
+from llmanac.models.images import PatchesSpec
+from llmanac.models.images._model import Choosing, Patches, Vector, check_pixels, run_stack, spread
+from llmanac.models.images.vit import vision_blocks
+from llmanac.models.layers import Embedding, Linear
 from llmanac.models.lm.transformer import build_blocks
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions import Position
-from llmanac.models.images import PatchesSpec
-from llmanac.models.images._model import Choosing, Patches, Vector, check_pixels, run_stack, spread
-from llmanac.models.images.vit import vision_blocks
 
 CARD = {
     "title": "Single-stream transformer of text and patches (ViLT)",
@@ -66,7 +66,7 @@ class Spec(PatchesSpec):
         return ViLT(self, vocab_size)
 
 
-class Body(nn.Module):
+class ViLTBody(nn.Module):
     """All but the answers."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -89,9 +89,9 @@ class ViLT(Choosing):
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
         super().__init__(spec, vocab_size)
-        self.model = Body(spec, vocab_size)
+        self.model = ViLTBody(spec, vocab_size)
         spread(self.model.layers, spec.layers)
-        self.head = Answers(spec) if spec.answers else None
+        self.head = AnswerHead(spec) if spec.answers else None
         self.begin()
 
     def encode(self, ids: Tensor, pixels: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -124,7 +124,7 @@ class ViLT(Choosing):
         return pooled if self.head is None else self.head(pooled)
 
 
-class Answers(nn.Module):
+class AnswerHead(nn.Module):
     """(B, D) -> (B, K) by way of 2 D."""
 
     def __init__(self, spec: Spec) -> None:

@@ -20,18 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.models.forward import Context
-from llmanac.models.layers import Linear
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.ffn.mlp import Spec as MLP
-from llmanac.models.lm.transformer import build_blocks, build_position, stack_flops
-from llmanac.models.mixers.cross import Spec as Cross
-from llmanac.models.mixers.softmax import Spec as Softmax
-from llmanac.models.norms import NormSpec
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.positions import PositionSpec
-from llmanac.models.positions.learned import Spec as Learned
+from llmanac.models.forward import Context
 from llmanac.models.images import PatchesSpec
 from llmanac.models.images._model import (
     MultimodalModel,
@@ -43,6 +35,14 @@ from llmanac.models.images._model import (
     run_stack,
     spread,
 )
+from llmanac.models.layers import Linear
+from llmanac.models.lm.transformer import build_blocks, build_position, stack_flops
+from llmanac.models.mixers.cross import Spec as Cross
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms import NormSpec
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions import PositionSpec
+from llmanac.models.positions.learned import Spec as Learned
 
 CARD = {
     "title": "Vision transformer",
@@ -90,7 +90,7 @@ class Spec(PatchesSpec):
         return ViT(self, vocab_size)
 
 
-class Body(nn.Module):
+class ViTBody(nn.Module):
     """All but the classes; apart so that names of parameters are those of the language models."""
 
     def __init__(self, spec: Spec) -> None:
@@ -127,7 +127,7 @@ class ViT(MultimodalModel):
 
     def __init__(self, spec: Spec, classes: int = 0) -> None:
         super().__init__(spec, classes)
-        self.model = Body(spec)
+        self.model = ViTBody(spec)
         spread(self.model, spec.layers)
         self.classifier = Linear(spec.dim, classes, bias=True, std=0.02) if classes else None
         self.begin()

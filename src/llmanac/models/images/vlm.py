@@ -21,14 +21,14 @@ from torch import Tensor
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import ALL, IGNORE, Batch, ModelOutput, OutputRequest
-from llmanac.models.layers import Linear
 from llmanac.models.ffn.mlp import MLP
-from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.models.images import MultimodalSpec
 from llmanac.models.images._model import Writing
 from llmanac.models.images._q_former import QFormer, QFormerSpec
 from llmanac.models.images.vit import Spec as ViTSpec
+from llmanac.models.layers import Linear
+from llmanac.models.lm import LanguageModelSpec
+from llmanac.models.lm.transformer import Spec as Decoder
 
 CARD = {
     "title": "Vision-language model with a projector",

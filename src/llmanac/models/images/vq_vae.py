@@ -28,7 +28,7 @@ from llmanac.core.spec import Spec as PlainSpec
 from llmanac.core.types import LossSum
 from llmanac.data.pictures import Pictures
 from llmanac.models.images import MultimodalSpec
-from llmanac.models.images._conv import Conv, Decoder, Encoder
+from llmanac.models.images._conv import Conv, ConvDecoder, ConvEncoder
 from llmanac.models.images._model import MultimodalModel, check_pixels, full_precision
 
 CARD = {
@@ -186,7 +186,7 @@ class VQVAE(MultimodalModel):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
-        self.encoder, self.decoder = Encoder(spec), Decoder(spec)
+        self.encoder, self.decoder = ConvEncoder(spec), ConvDecoder(spec)
         self.quant_conv = Conv(spec.latent, spec.codebook.dim, 1)
         self.post_quant_conv = Conv(spec.codebook.dim, spec.latent, 1)
         self.codebook = Codebook(spec.codebook)

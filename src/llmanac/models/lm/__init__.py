@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import cast
-from llmanac.core.types import Capabilities
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from llmanac.core.spec import Spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +12,9 @@ from torch import Tensor, nn
 import llmanac
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import parameter_generator
+from llmanac.core.spec import Spec
+from llmanac.core.types import Capabilities
 from llmanac.models.layers import Embedding
-
 
 
 @dataclass(frozen=True, kw_only=True)

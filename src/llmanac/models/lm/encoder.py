@@ -10,22 +10,20 @@ Devlin et al. 2019; Liu et al. 2019 (RoBERTa); Warner et al. 2024 (ModernBERT).
 
 from __future__ import annotations
 
-from dataclasses import replace
-from llmanac.core.types import Capabilities
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
-from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
-from llmanac.models.forward import Context
-from llmanac.models.layers import Embedding
+from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.post_norm import Spec as PostNorm
 from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.forward import Context
 from llmanac.models.heads import Head, HeadSpec
+from llmanac.models.layers import Embedding
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as StackSpec
 from llmanac.models.lm.transformer import Transformer

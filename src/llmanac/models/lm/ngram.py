@@ -12,7 +12,6 @@ tokenizer's start token, as training did. Shannon 1948; Jelinek 1976; Chen & Goo
 
 from __future__ import annotations
 
-from llmanac.core.types import Capabilities
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
-from llmanac.core.types import ALL, IGNORE, Batch, ModelOutput, OutputRequest
+from llmanac.core.types import ALL, IGNORE, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.models.folder import RECORD, read_generation, read_record, record_of
 from llmanac.models.forward import check_targets, place
 from llmanac.models.lm import LanguageModelSpec

@@ -23,21 +23,29 @@ from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.kernels.nn._takes import OPERATIONS
-from llmanac.models.forward import ATTENTION_FORMS, AttentionForm, Context
-from llmanac.models.layers import Embedding
-from llmanac.models.masks import AttentionMask
-from llmanac.models.forward import Recompute, check_request, documents, place, read_head, run_layers
-from llmanac.models.soft_prompt import SoftPrompt, after, begin, own, prime, with_vectors
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.forward import (
+    ATTENTION_FORMS,
+    AttentionForm,
+    Context,
+    Recompute,
+    check_request,
+    documents,
+    place,
+    read_head,
+    run_layers,
+)
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
-from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.lm import TrainedModel
+from llmanac.models.layers import Embedding
+from llmanac.models.lm import LanguageModelSpec, TrainedModel
+from llmanac.models.masks import AttentionMask
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions.rope import Spec as RoPE
+from llmanac.models.soft_prompt import SoftPrompt, after, begin, own, prime, with_vectors
 from llmanac.models.state import DecodingState
 
 CARD = {
@@ -130,7 +138,7 @@ def stack_flops(layers: Iterable[Any], position: Position, keys: float) -> float
     return sum(float(layer.flops(keys, position)) for layer in layers)
 
 
-class Decoder(nn.Module):
+class DecoderStack(nn.Module):
     """All but the head; apart so that parameter names are Llama's."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -159,7 +167,7 @@ class Transformer(TrainedModel):
         self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None
     ) -> None:
         super().__init__(spec, vocab_size)
-        self.model = Decoder(spec, vocab_size)
+        self.model = DecoderStack(spec, vocab_size)
         for name, make in (stacks or {}).items():
             self.add_module(name, make())
         self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)

@@ -5,22 +5,17 @@ Those with several heads have in common how many heads there are, and how wide e
 
 from __future__ import annotations
 
-from typing import cast
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec
 from llmanac.models.forward import Context
 from llmanac.models.state import LayerState
-from dataclasses import dataclass, replace
-from typing import Any, Self
-
-from llmanac.core.errors import SpecError
-from llmanac.core.ranges import COUNT, within
-
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,7 @@ from torch import Tensor
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear
-from llmanac.models.mixers import Mixer
-from llmanac.models.mixers import HeadsSpec
+from llmanac.models.mixers import HeadsSpec, Mixer
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.scores.scaled_dot import ScaledDot

@@ -27,8 +27,7 @@ from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.linear_attention import linear_attention
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear, linear_all, upcast
-from llmanac.models.mixers import Mixer
-from llmanac.models.mixers import HeadsSpec
+from llmanac.models.mixers import HeadsSpec, Mixer
 from llmanac.models.state.recurrent import RecurrentState
 
 CARD = {

@@ -25,12 +25,11 @@ from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.nn.flash import flash_attention
+from llmanac.models._tiles import Tile, tiles_of
 from llmanac.models.forward import AttentionForm, Context
 from llmanac.models.layers import Linear, linear_all
 from llmanac.models.masks import AttentionMask, by_document
-from llmanac.models._tiles import Tile, tiles_of
-from llmanac.models.mixers import Mixer
-from llmanac.models.mixers import SharedHeadsSpec
+from llmanac.models.mixers import Mixer, SharedHeadsSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.scores import ScoreSpec, scaled_dot
 from llmanac.models.state import LayerState

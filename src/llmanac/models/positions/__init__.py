@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn

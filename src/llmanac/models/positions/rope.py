@@ -33,8 +33,8 @@ from torch.autograd.function import once_differentiable
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import POSITIVE, SOME, within
 from llmanac.kernels.nn._takes import fused, operation
-from llmanac.models.scaling import Scaling
 from llmanac.models.positions import Position, PositionSpec
+from llmanac.models.scaling import Scaling
 
 CARD = {
     "use": """-s 'model.position={name="rope",scaling={type="yarn",factor=4,original_length=2048}}'""",

@@ -18,12 +18,12 @@ class ScoreSpec(Spec):
 
     kind = "score"
 
-    def build(self, *args: Any, **dims: Any) -> Score:
+    def build(self, *args: Any, **dims: Any) -> AttentionScore:
         """heads: query heads; head_dim: size of each."""
         raise NotImplementedError
 
 
-class Score(nn.Module):
+class AttentionScore(nn.Module):
     """Reads values by how queries compare with keys."""
 
     def attend(

@@ -136,7 +136,7 @@ class MarkedRow:
 
 
 @dataclass(eq=False)
-class Row:
+class StateRow:
     """One sequence of a state. Views of a state hold the same objects."""
 
     count: int = 0  # tokens seen
@@ -150,9 +150,9 @@ class Row:
     version: int = 0  # counts changes of `blocks`
     marks: weakref.WeakSet[MarkedRow] = field(default_factory=weakref.WeakSet)  # moments it can still return to
 
-    def copy(self) -> Row:
+    def copy(self) -> StateRow:
         """The same sequence in a contiguous state of its own."""
-        return Row(
+        return StateRow(
             self.count,
             plan=self.plan,
             planned=self.planned,
@@ -194,9 +194,11 @@ class DecodingState:
 
     by_length: Callable[[int], int] | None = None
 
-    def __init__(self, layers: Sequence[Any], rows: int | Sequence[Row], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, layers: Sequence[Any], rows: int | Sequence[StateRow], device: torch.device | str = "cpu"
+    ) -> None:
         self.layers = list(layers)
-        self.rows = [Row() for _ in range(rows)] if isinstance(rows, int) else list(rows)
+        self.rows = [StateRow() for _ in range(rows)] if isinstance(rows, int) else list(rows)
         self.device = device
 
     @property
@@ -314,7 +316,7 @@ class DecodingState:
         for layer in self.layers:
             if layer is not None:
                 layer.extend(rows)
-        self.rows += [Row() for _ in range(rows)]
+        self.rows += [StateRow() for _ in range(rows)]
 
     def arrange(self, order: Sequence[int]) -> None:
         """Row i becomes what row `order[i]` was; repeats copy, rows not named are dropped."""
@@ -350,7 +352,7 @@ class DecodingState:
         layers = [None if a is None or b is None else a.join(b) for a, b in zip(self.layers, other.layers, strict=True)]
         return self._like(layers, [row.copy() for row in (*self.rows, *other.rows)])
 
-    def _like(self, layers: Sequence[Any], rows: Sequence[Row]) -> DecodingState:
+    def _like(self, layers: Sequence[Any], rows: Sequence[StateRow]) -> DecodingState:
         """A state of the same model."""
         state = DecodingState(layers, rows, self.device)
         state.by_length = self.by_length

@@ -87,7 +87,7 @@ def predict_all(classifier: Any, texts: Sequence[str], label: str = "classify") 
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """A classifier and what it was trained on.
 
     Attributes:
@@ -110,7 +110,7 @@ def train(
     data: Path, method: str, *, folder: Path | None = None, test: Path | None = None, model: str | None = None,
     seed: int = 0, patches: Sequence[str] = (), text: str = "text", label: str = "label", resume: bool = False,
     on_error: str = "fatal", report: Report = lambda line: None,
-) -> Trained:  # fmt: skip
+) -> TrainedClassifier:  # fmt: skip
     """Train a classifier on a file and save it.
 
     Args:
@@ -139,7 +139,7 @@ def train(
     start = time.perf_counter()
     training.fit(classifier, examples, target, seed=seed, resume=resume, report=report)
     seconds = time.perf_counter() - start
-    return Trained(classifier, target, replaced, examples, held, seconds, save_and_tell(problems))
+    return TrainedClassifier(classifier, target, replaced, examples, held, seconds, save_and_tell(problems))
 
 
 def evaluate_on(classifier: Any, held: Labelled, path: Path) -> classification.Report:

@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, nearest, shown
-from llmanac.models.images.families._family import Family
+from llmanac.models.images.families._family import ImageFamily
 
 __all__ = ["FAMILIES", "WRITTEN", "Family", "family"]
 
@@ -21,10 +21,10 @@ FAMILIES = (
 WRITTEN = ("vit", "clip", "siglip", "llava", "paligemma", "vilt")  # in the order in which a save tries them
 
 
-def family(name: Any, where: str = "model_type") -> Family:
+def family(name: Any, where: str = "model_type") -> ImageFamily:
     """The table of a family. Raises CheckpointError for one that is not known."""
     if name not in FAMILIES:
         near = nearest(name, FAMILIES) if isinstance(name, str) else ""
         raise CheckpointError(f"{where}: {shown(name)} is no family of images that can be read{near} ({FAMILIES})")
-    found: Family = importlib.import_module(f"{__name__}.{name}").FAMILY
+    found: ImageFamily = importlib.import_module(f"{__name__}.{name}").FAMILY
     return found

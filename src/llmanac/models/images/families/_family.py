@@ -1,8 +1,8 @@
 """A family of image models as a table: the entries of `models/families/_table.py`, for configs with tables in them.
 
-Names of parameters are given part by part (`Part`): each tower has the names of its own family below a prefix. A tensor
-of theirs may have further axes of size 1 ((1, 1, D) for a class token), and one of ours may be several of theirs, one
-below the other (`joined`).
+Names of parameters are given part by part (`PartNames`): each tower has the names of its own family below a prefix. A
+tensor of theirs may have further axes of size 1 ((1, 1, D) for a class token), and one of ours may be several of
+theirs, one below the other (`joined`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from llmanac.core.spec import diff, dump, make_method
 from llmanac.models.families import FAMILIES as LANGUAGE
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config, Misfit
-from llmanac.models.families._names import Names, Source
-from llmanac.models.families._table import Data, Entry, at, put
+from llmanac.models.families._names import Names, WeightSource
+from llmanac.models.families._table import ConfigEntry, Data, at, put
 from llmanac.models.lm.transformer import resolved
 
 GENERAL = frozenset(
@@ -30,7 +30,7 @@ TRAINED = ("encoder", "language")  # which parts are trained is no matter of a f
 
 
 @dataclass(frozen=True)
-class Part:
+class PartNames:
     """Parameters of ours below a prefix and their names: `theirs` are prefixes, the first one is written.
 
     `within`: what comes before our names where `names` knows them: "model.layers." for a list of modules.
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Inside(Entry):
+class Inside(ConfigEntry):
     """A table of the config that describes a part of the Spec.
 
     Attributes:
@@ -53,8 +53,8 @@ class Inside(Entry):
 
     name: str
     path: str
-    entries: tuple[Entry, ...]
-    above: tuple[Entry, ...] = ()
+    entries: tuple[ConfigEntry, ...]
+    above: tuple[ConfigEntry, ...] = ()
     writes: Mapping[str, Any] = field(default_factory=dict)
     neutral: frozenset[str] = frozenset()
 
@@ -77,7 +77,7 @@ class Inside(Entry):
 
 
 @dataclass(frozen=True)
-class Language(Entry):
+class LanguagePart(ConfigEntry):
     """A table of the config that is a language model of one of its own families.
 
     Attributes:
@@ -127,7 +127,7 @@ def _table(config: Config, key: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Family:
+class ImageFamily:
     """See the module.
 
     Attributes:
@@ -143,8 +143,8 @@ class Family:
     model_type: str
     architecture: str
     spec: Any
-    entries: tuple[Entry, ...]
-    parts: Callable[[str], tuple[Part, ...]]
+    entries: tuple[ConfigEntry, ...]
+    parts: Callable[[str], tuple[PartNames, ...]]
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     further: Callable[[Data], None] | None = None
@@ -153,7 +153,7 @@ class Family:
     ignored: tuple[str, ...] = (".position_ids", ".rotary_emb.inv_freq")
     absent: tuple[str, ...] = ()
 
-    def to_spec(self, table: Mapping[str, Any], path: object) -> tuple[Any, int, tuple[Part, ...]]:
+    def to_spec(self, table: Mapping[str, Any], path: object) -> tuple[Any, int, tuple[PartNames, ...]]:
         """Their config.json -> (Spec, vocabulary size or number of classes, names of the parts).
 
         Raises:
@@ -169,7 +169,7 @@ class Family:
         vocab_size, language = data.pop("vocab_size"), data.pop("language")
         return make_method("multimodal", data), vocab_size, self.parts(language)
 
-    def to_config(self, spec: Any, vocab_size: int) -> tuple[dict[str, Any], tuple[Part, ...]]:
+    def to_config(self, spec: Any, vocab_size: int) -> tuple[dict[str, Any], tuple[PartNames, ...]]:
         """Our Spec -> their config.json, which is read again, and the names of the parts. Raises Misfit."""
         if type(spec) is not type(self.spec):
             raise Misfit(f"the model is {spec.name}, {self.model_type}'s is {self.spec.name}")
@@ -188,9 +188,11 @@ class Family:
             raise Misfit(f"{path} is {shown(ours)}, {self.model_type}'s is {shown(theirs)}")
         return written, self.parts(data["language"])
 
-    def place(self, shapes: Mapping[str, tuple[int, ...]], parts: tuple[Part, ...], has: Any) -> dict[str, Source]:
+    def place(
+        self, shapes: Mapping[str, tuple[int, ...]], parts: tuple[PartNames, ...], has: Any
+    ) -> dict[str, WeightSource]:
         """Where each of our parameters is in files; `has(name)` tells which of several prefixes they use."""
-        found: dict[str, Source] = {}
+        found: dict[str, WeightSource] = {}
         for part in parts:
             own = {n.removeprefix(part.ours): shape for n, shape in shapes.items() if n.startswith(part.ours)}
             own = {part.within + name: shape for name, shape in own.items() if part.ours + name not in found}

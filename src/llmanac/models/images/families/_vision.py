@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmanac.models.families._names import Names, Table
-from llmanac.models.families._table import ACTIVATIONS, Entry, Key
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Key
 from llmanac.models.families.bert import LAYER as BERT_TEXT
 from llmanac.models.families.bert import embeddings
 
@@ -11,7 +11,7 @@ MIXER, FFN = "blocks.*.mixer", "blocks.*.ffn"
 QUICK = {**ACTIVATIONS, "quick_gelu": "quick-gelu"}
 
 
-def sizes(eps: float, activation: str, image: int = 224, patch: int = 16, dim: int = 768) -> tuple[Entry, ...]:
+def sizes(eps: float, activation: str, image: int = 224, patch: int = 16, dim: int = 768) -> tuple[ConfigEntry, ...]:
     """The keys of an image encoder with transformers' defaults of a family."""
     return (
         Key("hidden_size", "dim", default=dim),
@@ -84,7 +84,7 @@ VOCABULARY = Key("vocab_size", "vocab_size")
 TOKENS = frozenset({"bos_token_id", "eos_token_id", "pad_token_id"})
 
 
-def text_sizes(eps: float, activation: str, dim: int, length: int) -> tuple[Entry, ...]:
+def text_sizes(eps: float, activation: str, dim: int, length: int) -> tuple[ConfigEntry, ...]:
     """The keys of CLIP's and SigLIP's text encoders, with their defaults."""
     return (
         Key("hidden_size", "dim", default=dim),

@@ -6,17 +6,17 @@ from typing import Any
 
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import Data, Entry, Fixed, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Fixed, Key, Only
 from llmanac.models.images.clip import Spec
 from llmanac.models.images.efficientnet import STAGES
 from llmanac.models.images.efficientnet import Spec as EfficientNet
-from llmanac.models.images.families._family import Family, Inside, Language, Part
+from llmanac.models.images.families._family import ImageFamily, Inside, LanguagePart, PartNames
 from llmanac.models.images.families._vision import BERT
 
 LISTS = ("in_channels", "out_channels", "kernel_sizes", "strides", "expand_ratios", "num_block_repeats")
 
 
-class Hidden(Entry):
+class Hidden(ConfigEntry):
     """The width of the image encoder's output, which follows from its stages."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -26,7 +26,7 @@ class Hidden(Entry):
         return {"hidden_dim": EfficientNet(width=data["width"], divisor=data["divisor"]).dim}
 
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="align",
     architecture="AlignModel",
     spec=Spec(
@@ -48,15 +48,15 @@ FAMILY = Family(
             writes={"model_type": "align_vision_model"},
             neutral=frozenset({"num_hidden_layers", "batch_norm_momentum", "drop_connect_rate"}),
         ),
-        Language(kinds={"align_text_model": "bert"}, default="align_text_model"),
+        LanguagePart(kinds={"align_text_model": "bert"}, default="align_text_model"),
         Key("projection_dim", "dim", default=640),
         Fixed("end_id", lambda data: None),
     ),
     parts=lambda language: (
-        Part("vision.", ("vision_model.",)),
-        Part("text.", ("text_model.",), BERT),
-        Part("text_projection.", ("text_projection.",)),
-        Part("logit_scale.weight", ("temperature",)),
+        PartNames("vision.", ("vision_model.",)),
+        PartNames("text.", ("text_model.",), BERT),
+        PartNames("text_projection.", ("text_projection.",)),
+        PartNames("logit_scale.weight", ("temperature",)),
     ),
     neutral=frozenset({"temperature_init_value"}),
     ignored=(".num_batches_tracked", "pooler.dense.weight", "pooler.dense.bias"),

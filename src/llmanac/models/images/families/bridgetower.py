@@ -10,10 +10,10 @@ from typing import Any
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names, Table
-from llmanac.models.families._table import Data, Entry, Fixed, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Fixed, Key, Only
 from llmanac.models.families.bert import LAYER
 from llmanac.models.images.co_attention import Spec
-from llmanac.models.images.families._family import Family, Inside, Language, Part
+from llmanac.models.images.families._family import ImageFamily, Inside, LanguagePart, PartNames
 from llmanac.models.images.families._vision import BERT, FFN, MIXER
 from llmanac.models.images.vit import Spec as ViT
 from llmanac.models.images.vit import vision_blocks
@@ -46,7 +46,7 @@ CROSS: Table = {
 }
 
 
-class Layers(Entry):
+class BridgeLayers(ConfigEntry):
     """The layers of co-attention, which have the shape of the text's."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -64,18 +64,23 @@ class Layers(Entry):
         return {}
 
 
-def _stream(ours: str, theirs: str) -> tuple[Part, ...]:
+def _stream(ours: str, theirs: str) -> tuple[PartNames, ...]:
     links = {f"{number}": f"{number - 1}.LayerNorm" for number in range(1, 64)}
     return (
-        Part(f"{ours}.proj.", (f"bridgetower.cross_modal_{theirs}_transform.",)),
-        Part(f"{ours}.pooler.", (f"bridgetower.cross_modal_{theirs}_pooler.dense.",)),
-        Part(f"{ours}.norms.0.", (f"bridgetower.cross_modal_{theirs}_layernorm.",)),
-        *(Part(f"{ours}.norms.{a}.", (f"bridgetower.cross_modal_{theirs}_link_tower.{b}.",)) for a, b in links.items()),
-        Part(f"{ours}.layers.", ("bridgetower.",), Names(f"cross_modal_{theirs}_layers.*.", CROSS), "model.layers."),
+        PartNames(f"{ours}.proj.", (f"bridgetower.cross_modal_{theirs}_transform.",)),
+        PartNames(f"{ours}.pooler.", (f"bridgetower.cross_modal_{theirs}_pooler.dense.",)),
+        PartNames(f"{ours}.norms.0.", (f"bridgetower.cross_modal_{theirs}_layernorm.",)),
+        *(
+            PartNames(f"{ours}.norms.{a}.", (f"bridgetower.cross_modal_{theirs}_link_tower.{b}.",))
+            for a, b in links.items()
+        ),
+        PartNames(
+            f"{ours}.layers.", ("bridgetower.",), Names(f"cross_modal_{theirs}_layers.*.", CROSS), "model.layers."
+        ),
     )
 
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="bridgetower",
     architecture="BridgeTowerForImageAndTextRetrieval",
     spec=Spec(
@@ -98,19 +103,19 @@ FAMILY = Family(
             ),
             neutral=frozenset({"stop_gradient"}),
         ),
-        Language(kinds={"bridgetower_text_model": "roberta"}, default="bridgetower_text_model"),
+        LanguagePart(kinds={"bridgetower_text_model": "roberta"}, default="bridgetower_text_model"),
         Key("num_hidden_layers", "layers", default=6),
-        Layers(),
+        BridgeLayers(),
         Only("link_tower_type", ("add",)),
         Only("share_cross_modal_transformer_layers", (True,)),
         Only("share_link_tower_layers", (False,)),
         Only("architectures", (["BridgeTowerForImageAndTextRetrieval"],)),
     ),
     parts=lambda language: (
-        Part("vision.", ("bridgetower.vision_model.visual.",), VISION),
-        Part("text.", ("bridgetower.text_model.",), BERT),
-        Part("modality.", ("bridgetower.token_type_embeddings.",)),
-        Part("classifier.", ("itm_score.fc.",)),
+        PartNames("vision.", ("bridgetower.vision_model.visual.",), VISION),
+        PartNames("text.", ("bridgetower.text_model.",), BERT),
+        PartNames("modality.", ("bridgetower.token_type_embeddings.",)),
+        PartNames("classifier.", ("itm_score.fc.",)),
         *_stream("texts", "text"),
         *_stream("images", "image"),
     ),

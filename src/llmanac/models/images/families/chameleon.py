@@ -13,20 +13,20 @@ from llmanac.core.errors import CheckpointError
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import Data, Entry, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Key, Only
 from llmanac.models.families.llama import FAMILY as LLAMA
 from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.images.dall_e import Spec
+from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
+from llmanac.models.images.vq_vae import Spec as VQ
 from llmanac.models.lm.transformer import Spec as Decoder
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.images.dall_e import Spec
-from llmanac.models.images.families._family import Family, Inside, Part
-from llmanac.models.images.vq_vae import Spec as VQ
 
 PREFIX, DIGITS = "IMGIMG", "ABCDEFGHIJ"
 
 
-class ImageTokens(Entry):
+class ImageTokens(ConfigEntry):
     """The token of each code: `vocabulary_map` names it IMGIMG, the code's digits as letters from A, Z."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -45,7 +45,7 @@ class ImageTokens(Entry):
         return {}
 
 
-class Text(Entry):
+class ChameleonText(ConfigEntry):
     """The language model, whose keys are at the top: those of Llama."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -57,7 +57,7 @@ class Text(Entry):
         return {}
 
 
-class Multipliers(Entry):
+class Multipliers(ConfigEntry):
     """A list of numbers."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -85,20 +85,20 @@ VQ_ENTRIES = (
 )
 BLOCK = PreNorm(mixer=Softmax(qk_norm=LayerNorm(), qk_norm_over="each-head"), ffn=Gated())
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="chameleon",
     architecture="ChameleonForConditionalGeneration",
     spec=Spec(tokenizer=VQ(base=32, groups=32), text=Decoder(blocks=(BLOCK,)), drop=0.0),
     entries=(
         Inside("vq_config", "tokenizer", VQ_ENTRIES, neutral=frozenset({"dropout"})),
-        Text(),
+        ChameleonText(),
         ImageTokens(),
         Only("swin_norm", (False,)),
     ),
     parts=lambda language: (
-        Part("tokenizer.codebook.weight", ("model.vqmodel.quantize.embedding.weight",)),
-        Part("tokenizer.", ("model.vqmodel.",)),
-        Part("text.", ("",), Names()),
+        PartNames("tokenizer.codebook.weight", ("model.vqmodel.quantize.embedding.weight",)),
+        PartNames("tokenizer.", ("model.vqmodel.",)),
+        PartNames("text.", ("",), Names()),
     ),
     neutral=frozenset({"model_parallel_size", "image_token_id"}),
     absent=("codebook.counts", "codebook.sums", "codebook.started", "tokenizer.decoder."),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import Data, Entry, Key
+from llmanac.models.families._table import ConfigEntry, Data, Key
 from llmanac.models.images.clip import Spec, text_tower
-from llmanac.models.images.families._family import Family, Inside, Part
+from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
 from llmanac.models.images.families._vision import CLIP_TEXT, CLIP_VISION, TOKENS, sizes, text_sizes
 from llmanac.models.images.vit import Spec as ViT
 from llmanac.models.images.vit import vision_blocks
@@ -18,7 +18,7 @@ VISION = ViT(
 SIZES = sizes(1e-5, "quick_gelu", patch=32)
 
 
-class End(Entry):
+class End(ConfigEntry):
     """Which token stands for a text: 2 in old configs means the largest id."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -29,7 +29,7 @@ class End(Entry):
         return {"eos_token_id": 2 if data.get("end_id") is None else data["end_id"]}
 
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="clip",
     architecture="CLIPModel",
     spec=Spec(vision=VISION, text=text_tower(activation="quick-gelu")),
@@ -46,10 +46,10 @@ FAMILY = Family(
         Key("projection_dim", "dim", default=512),
     ),
     parts=lambda language: (
-        Part("vision.", ("vision_model.",), CLIP_VISION),
-        Part("text.", ("text_model.",), CLIP_TEXT),
-        Part("image_projection.", ("visual_projection.",)),
-        Part("text_projection.", ("text_projection.",)),
-        Part("logit_scale.weight", ("logit_scale",)),
+        PartNames("vision.", ("vision_model.",), CLIP_VISION),
+        PartNames("text.", ("text_model.",), CLIP_TEXT),
+        PartNames("image_projection.", ("visual_projection.",)),
+        PartNames("text_projection.", ("text_projection.",)),
+        PartNames("logit_scale.weight", ("logit_scale",)),
     ),
 )

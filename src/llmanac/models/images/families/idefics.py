@@ -10,8 +10,8 @@ from typing import Any
 from llmanac.models.families import family as language_family
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names, Table
-from llmanac.models.families._table import Data, Entry, Key, Only
-from llmanac.models.images.families._family import Family, Inside, Part
+from llmanac.models.families._table import ConfigEntry, Data, Key, Only
+from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
 from llmanac.models.images.families._vision import CLIP_VISION, sizes
 from llmanac.models.images.flamingo import Spec
 from llmanac.models.images.vit import Spec as ViT
@@ -39,7 +39,7 @@ GATED: Table = {
 }
 
 
-class Text(Entry):
+class IdeficsText(ConfigEntry):
     """The language model, whose keys are at the top: those of Llama."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -57,7 +57,7 @@ class Text(Entry):
         return {}
 
 
-class Depth(Entry):
+class Depth(ConfigEntry):
     """Whether there is a Perceiver."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -70,7 +70,7 @@ class Depth(Entry):
 
 SIZES = (*sizes(1e-5, "gelu", patch=14, dim=768)[1:], Key("embed_dim", "dim", default=768))
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="idefics",
     architecture="IdeficsForVisionText2Text",
     spec=Spec(vision=VISION, text=language_family("llama").spec, encoder="frozen", language="frozen"),
@@ -89,7 +89,7 @@ FAMILY = Family(
             ),
             neutral=frozenset({"use_resampler"}),
         ),
-        Text(),
+        IdeficsText(),
         Depth(),
         Key("cross_layer_interval", "every", default=1),
         Only("qk_layer_norms", (False,)),
@@ -97,12 +97,12 @@ FAMILY = Family(
         Only("alpha_type", ("float",)),
     ),
     parts=lambda language: (
-        Part("vision.", ("model.vision_model.",), CLIP_VISION),
-        Part("perceiver.latents.weight", ("model.perceiver_resampler.latents",)),
-        Part("perceiver.norm.", ("model.perceiver_resampler.layer_norm.",)),
-        Part("perceiver.blocks.", ("model.perceiver_resampler.",), Names("blocks.*.", PERCEIVER), "model.layers."),
-        Part("gated.", ("model.",), Names("gated_cross_attn_layers.*.", GATED), "model.layers."),
-        Part("text.", ("",)),
+        PartNames("vision.", ("model.vision_model.",), CLIP_VISION),
+        PartNames("perceiver.latents.weight", ("model.perceiver_resampler.latents",)),
+        PartNames("perceiver.norm.", ("model.perceiver_resampler.layer_norm.",)),
+        PartNames("perceiver.blocks.", ("model.perceiver_resampler.",), Names("blocks.*.", PERCEIVER), "model.layers."),
+        PartNames("gated.", ("model.",), Names("gated_cross_attn_layers.*.", GATED), "model.layers."),
+        PartNames("text.", ("",)),
     ),
     neutral=frozenset(
         """

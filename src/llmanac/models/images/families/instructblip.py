@@ -11,7 +11,7 @@ from llmanac.models.families import family as language_family
 from llmanac.models.families._names import Names, Table
 from llmanac.models.families._table import Fixed, Key, Only
 from llmanac.models.images._q_former import QFormerSpec
-from llmanac.models.images.families._family import Family, Inside, Language, Part
+from llmanac.models.images.families._family import ImageFamily, Inside, LanguagePart, PartNames
 from llmanac.models.images.families._vision import CLIP_VISION, sizes
 from llmanac.models.images.families.llava import language_parts
 from llmanac.models.images.vit import Spec as ViT
@@ -45,7 +45,7 @@ QFORMER: Table = {
 }
 SIZES = sizes(1e-6, "gelu", patch=14, dim=1408)
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="instructblip",
     architecture="InstructBlipForConditionalGeneration",
     spec=Spec(
@@ -66,19 +66,19 @@ FAMILY = Family(
             above=(Fixed("encoder", lambda data: "frozen"),),
             neutral=frozenset({"encoder_hidden_size"}),
         ),
-        Language(kinds={"opt": "opt"}, default="opt"),
+        LanguagePart(kinds={"opt": "opt"}, default="opt"),
         Key("num_query_tokens", "q_former.queries", default=32),
         Key("image_token_index", "image_id", aliases=("image_token_id",)),
         Only("use_decoder_only_language_model", (True,)),
     ),
     parts=lambda language: (
-        Part("vision.", ("vision_model.",), VISION),
-        Part("projector.query_tokens.weight", ("query_tokens",)),
-        Part("projector.embed_tokens.", ("qformer.embeddings.word_embeddings.",)),
-        Part("projector.positions.", ("qformer.embeddings.position_embeddings.",)),
-        Part("projector.norm.", ("qformer.embeddings.layernorm.",)),
-        Part("projector.layers.", ("qformer.",), Names("encoder.layer.*.", QFORMER), "model.layers."),
-        Part("to_text.", ("language_projection.",)),
+        PartNames("vision.", ("vision_model.",), VISION),
+        PartNames("projector.query_tokens.weight", ("query_tokens",)),
+        PartNames("projector.embed_tokens.", ("qformer.embeddings.word_embeddings.",)),
+        PartNames("projector.positions.", ("qformer.embeddings.position_embeddings.",)),
+        PartNames("projector.norm.", ("qformer.embeddings.layernorm.",)),
+        PartNames("projector.layers.", ("qformer.",), Names("encoder.layer.*.", QFORMER), "model.layers."),
+        PartNames("to_text.", ("language_projection.",)),
         *language_parts(language),
     ),
     axes={"query_tokens": 1, "class_embedding": 2, "embeddings.position_embedding": 1},

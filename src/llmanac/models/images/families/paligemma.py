@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import Data, Entry, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Key, Only
 from llmanac.models.families.gemma import FAMILY as GEMMA
-from llmanac.models.images.families._family import Family, Inside, Language, Part
+from llmanac.models.images.families._family import ImageFamily, Inside, LanguagePart, PartNames
 from llmanac.models.images.families._vision import CLIP_VISION
 from llmanac.models.images.families.llava import language_parts
 from llmanac.models.images.families.siglip import SIZES, VISION
 from llmanac.models.images.vlm import Spec
 
 
-class Widths(Entry):
+class Widths(ConfigEntry):
     """Widths that follow from the language model's."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -26,7 +26,7 @@ class Widths(Entry):
         return {"projection_dim": width, "hidden_size": width}
 
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="paligemma",
     architecture="PaliGemmaForConditionalGeneration",
     spec=Spec(vision=replace(VISION, pool="none"), text=GEMMA.spec, projector="linear", mask="prefix"),
@@ -38,7 +38,7 @@ FAMILY = Family(
             writes={"model_type": "siglip_vision_model"},
             neutral=frozenset({"num_image_tokens"}),
         ),
-        Language(
+        LanguagePart(
             kinds={"gemma": "gemma", "gemma2": "gemma2"},
             default="gemma",
             dropped=frozenset({"num_image_tokens", "use_bidirectional_attention"}),
@@ -47,8 +47,8 @@ FAMILY = Family(
         Widths(),
     ),
     parts=lambda language: (
-        Part("vision.", ("vision_tower.", "vision_tower.vision_model."), CLIP_VISION),
-        Part("projector.", ("multi_modal_projector.linear.",)),
+        PartNames("vision.", ("vision_tower.", "vision_tower.vision_model."), CLIP_VISION),
+        PartNames("projector.", ("multi_modal_projector.linear.",)),
         *language_parts(language),
     ),
     neutral=frozenset({"vocab_size", "hidden_size", "num_image_tokens"}),

@@ -8,15 +8,15 @@ from __future__ import annotations
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._table import Fixed, Key, Only
 from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.images.clip import Spec
+from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
+from llmanac.models.images.families._vision import CLIP_TEXT, CLIP_VISION, TOKENS, sizes, text_sizes
+from llmanac.models.images.vit import Spec as ViT
+from llmanac.models.images.vit import vision_blocks
 from llmanac.models.lm.encoder import Spec as Encoder
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 from llmanac.models.positions.learned import Spec as Learned
-from llmanac.models.images.clip import Spec
-from llmanac.models.images.families._family import Family, Inside, Part
-from llmanac.models.images.families._vision import CLIP_TEXT, CLIP_VISION, TOKENS, sizes, text_sizes
-from llmanac.models.images.vit import Spec as ViT
-from llmanac.models.images.vit import vision_blocks
 
 VISION = ViT(blocks=vision_blocks("gelu-tanh"), norm=LayerNorm(eps=1e-6), pool="attention")
 TEXT = Encoder(
@@ -29,7 +29,7 @@ TEXT = Encoder(
 )
 SIZES = sizes(1e-6, "gelu_pytorch_tanh")
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="siglip",
     architecture="SiglipModel",
     spec=Spec(
@@ -59,11 +59,11 @@ FAMILY = Family(
         Fixed("dim", lambda data: data.get("dim", data["text"]["dim"])),
     ),
     parts=lambda language: (
-        Part("vision.", ("vision_model.",), CLIP_VISION),
-        Part("text.", ("text_model.",), CLIP_TEXT),
-        Part("text_projection.", ("text_model.head.",)),
-        Part("logit_scale.weight", ("logit_scale",)),
-        Part("logit_bias.weight", ("logit_bias",)),
+        PartNames("vision.", ("vision_model.",), CLIP_VISION),
+        PartNames("text.", ("text_model.",), CLIP_TEXT),
+        PartNames("text_projection.", ("text_model.head.",)),
+        PartNames("logit_scale.weight", ("logit_scale",)),
+        PartNames("logit_bias.weight", ("logit_bias",)),
     ),
     axes={"probe": 2, "logit_scale": 1, "logit_bias": 1},
 )

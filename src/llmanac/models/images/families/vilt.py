@@ -7,14 +7,14 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import Data, Entry, Key, Only
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.images.families._family import Family, Part
+from llmanac.models.families._table import ConfigEntry, Data, Key, Only
+from llmanac.models.images.families._family import ImageFamily, PartNames
 from llmanac.models.images.families._vision import BERT_LAYER, sizes
 from llmanac.models.images.vilt import Spec
+from llmanac.models.norms.layernorm import Spec as LayerNorm
 
 
-class Answers(Entry):
+class ViltAnswers(ConfigEntry):
     """The number of answers, which their config lists."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -51,12 +51,12 @@ NAMES = Names(
         **BERT_LAYER,
     },
 )
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="vilt",
     architecture="ViltForQuestionAnswering",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(
-        Answers(),
+        ViltAnswers(),
         *sizes(1e-12, "gelu", image=384, patch=32),
         Key("vocab_size", "vocab_size", default=30522),
         Key("max_position_embeddings", "max_length", default=40),
@@ -65,10 +65,10 @@ FAMILY = Family(
         Only("modality_type_vocab_size", (2,)),
     ),
     parts=lambda language: (
-        Part("head.up_proj.", ("classifier.0.",)),
-        Part("head.norm.", ("classifier.1.",)),
-        Part("head.down_proj.", ("classifier.3.",)),
-        Part("", ("vilt.", ""), NAMES),
+        PartNames("head.up_proj.", ("classifier.0.",)),
+        PartNames("head.norm.", ("classifier.1.",)),
+        PartNames("head.down_proj.", ("classifier.3.",)),
+        PartNames("", ("vilt.", ""), NAMES),
     ),
     axes={"cls_token": 2, "embeddings.position_embeddings": 1},
     writes={"max_image_length": -1},

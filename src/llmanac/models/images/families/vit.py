@@ -10,14 +10,14 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import Data, Entry, Only
-from llmanac.models.norms.layernorm import Spec as LayerNorm
-from llmanac.models.images.families._family import Family, Part
+from llmanac.models.families._table import ConfigEntry, Data, Only
+from llmanac.models.images.families._family import ImageFamily, PartNames
 from llmanac.models.images.families._vision import BERT_LAYER, sizes
 from llmanac.models.images.vit import Spec
+from llmanac.models.norms.layernorm import Spec as LayerNorm
 
 
-class Classes(Entry):
+class Classes(ConfigEntry):
     """The number of labels, which their config lists; 0 for a model without a head (ViTModel)."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -47,12 +47,12 @@ NAMES = Names(
     },
 )
 
-FAMILY = Family(
+FAMILY = ImageFamily(
     model_type="vit",
     architecture="ViTForImageClassification",
     spec=Spec(norm=LayerNorm(eps=1e-12)),
     entries=(Classes(), *sizes(1e-12, "gelu"), Only("qkv_bias", (True,))),
-    parts=lambda language: (Part("classifier.", ("classifier.",)), Part("", ("vit.", ""), NAMES)),
+    parts=lambda language: (PartNames("classifier.", ("classifier.",)), PartNames("", ("vit.", ""), NAMES)),
     axes={"cls_token": 2, "position_embeddings": 1},
     neutral=frozenset({"pooler_act", "pooler_output_size"}),
     ignored=("pooler.dense.weight", "pooler.dense.bias"),
