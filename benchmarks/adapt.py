@@ -58,7 +58,7 @@ def stepper(model: Any, rows: list[list[int]], dtype: str) -> Step:
     from llmanac.core.device import resolve_dtype
     from llmanac.core.spec import make_method
     from llmanac.train._memory import keep_freed_memory
-    from llmanac.train._step import Stepper
+    from llmanac.train.step import Stepper
 
     keep_freed_memory()
     objective = make_method("objective", "autoregressive").build()

@@ -76,7 +76,7 @@ def stepper(model: Any, objective: Any, rows: int) -> Any:
 
     from llmanac.core.spec import make_method
     from llmanac.train._memory import keep_freed_memory
-    from llmanac.train._step import Stepper
+    from llmanac.train.step import Stepper
 
     keep_freed_memory()
     optimizer = make_method("optimizer", {"name": "adamw", "lr": 1e-4, "weight_decay": 0.0})
@@ -92,12 +92,12 @@ def our_grpo(folder: str) -> Step:
     from llmanac.models.load import load_model
     from llmanac.rewards import each
     from llmanac.tokenizers.load import load_tokenizer
-    from llmanac.train.rollouts import Prompt, Rollouts, Sampling
+    from llmanac.train.rollouts import RolloutPrompt, Rollouts, Sampling
 
     model: Any = load_model(folder)
     tokenizer = load_tokenizer(folder)
     objective = make_method("objective", "grpo").build()
-    prompts = [Prompt(ids=tuple(tokenizer.encode(t)), text=t, row={}) for t in texts(PROMPTS, PROMPT, 0)]
+    prompts = [RolloutPrompt(ids=tuple(tokenizer.encode(t)), text=t, row={}) for t in texts(PROMPTS, PROMPT, 0)]
     sampling = Sampling(prompts=PROMPTS, samples=SAMPLES, tokens=ANSWER)
     engine = Engine(model, tokenizer, rows=PROMPTS * SAMPLES, runner="native")
     reward = each(lambda sample: even(sample.text))

@@ -22,7 +22,7 @@ def window() -> Result:
 
     import llmanac
     from llmanac.core.types import Batch
-    from llmanac.models import _masks
+    from llmanac.models import masks
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -31,7 +31,7 @@ def window() -> Result:
     batch = Batch(ids=torch.zeros(1, LENGTH, dtype=torch.long))
 
     def ours() -> Any:
-        mask = _masks.of_batch(batch).within(WINDOW)  # built anew each time, as a forward pass does
+        mask = masks.of_batch(batch).within(WINDOW)  # built anew each time, as a forward pass does
         return torch.autograd.grad(score.attend(*inputs, mask, form="sdpa").sum(), inputs)
 
     def theirs() -> Any:

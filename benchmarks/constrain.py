@@ -105,14 +105,14 @@ def tokenizers() -> tuple[Any, Any]:
 def ours(schema: dict[str, Any], ids: list[int]) -> list[float]:
     """Seconds of compiling and the first mask, then of each further mask."""
     from llmanac.generate.constrain import _json_numbers, _utf8, automaton, json_schema
-    from llmanac.generate.constrain.matcher import Follower, Matcher
+    from llmanac.generate.constrain.matcher import MaskFollower, Matcher
 
     tokenizer, _ = tokenizers()
     for cached in (automaton.automaton_of, _utf8.byte_moves, _json_numbers.automaton):
         cached.cache_clear()
     automaton.compile_grammar(json_schema.grammar(OTHER))
     start = time.perf_counter()
-    follower = Follower(Matcher(json_schema.grammar(schema), tokenizer), [tokenizer.eos_id], tokenizer.vocab_size)
+    follower = MaskFollower(Matcher(json_schema.grammar(schema), tokenizer), [tokenizer.eos_id], tokenizer.vocab_size)
     follower.bits()
     taken = [time.perf_counter() - start]
     for token in ids:
@@ -210,7 +210,7 @@ def overhead() -> Result:
     import torch
 
     from llmanac.generate.constrain import json_schema
-    from llmanac.generate.constrain.matcher import Follower, Matcher
+    from llmanac.generate.constrain.matcher import MaskFollower, Matcher
     from llmanac.generate.engine import Engine
     from llmanac.models.load import load_model
 
@@ -221,7 +221,7 @@ def overhead() -> Result:
     matcher_of = functools.partial(json_schema.grammar, schema)
     prompt = "Three invoices as JSON records, with notes:\n"
 
-    class Unforced(Follower):
+    class Unforced(MaskFollower):
         """Every token is chosen by the model, so that both runs make as many calls."""
 
         def forced(self) -> None:

@@ -28,7 +28,7 @@ def clip_step(ours: bool, precision: str, compiled: bool) -> tuple[Callable[[], 
     if ours:
         from llmanac.core.spec import make_method
         from llmanac.data.pictures import Pictures
-        from llmanac.train._step import Stepper
+        from llmanac.train.step import Stepper
 
         spec = make_method("multimodal", {
             "name": "clip", "dim": 64, "vision": {"name": "vit", **VISION},
@@ -103,7 +103,7 @@ def vit_forward() -> Result:
     transformers, peer = find_peer("transformers")
     if transformers is None:
         return Result("vit-forward", "images/s", None, peer)
-    from llmanac.multimodal.load import load_multimodal
+    from llmanac.models.images.load import load_multimodal
 
     torch.manual_seed(0)
     config = transformers.ViTConfig(

@@ -23,7 +23,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import make
-from llmanac.multimodal.load import load_multimodal
+from llmanac.models.images.load import load_multimodal
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal_measures import Measure, vectors
@@ -36,7 +36,7 @@ LETTERS = (SIDE + GAP) // 6  # of a line below a picture
 Row = tuple[np.ndarray, str]
 
 
-def material_of(place: Path) -> tuple[Any, Any, data.Material]:
+def material_of(place: Path) -> tuple[Any, Any, data.PictureMaterial]:
     """The recipe of a run, its model and its pictures, as it read them."""
     if not (place / recipes.RESULTS).is_file():
         raise DataError(f"{place}: no finished run; llmanac run makes one")
@@ -46,7 +46,7 @@ def material_of(place: Path) -> tuple[Any, Any, data.Material]:
     return asked, model, data.load_material(asked.data, asked.tokenizer, size, asked.seed, place / "tokenizer")
 
 
-def chosen(material: data.Material) -> tuple[list[Any], torch.Tensor]:
+def chosen(material: data.PictureMaterial) -> tuple[list[Any], torch.Tensor]:
     """Held-out items at equal distances, and their pixels."""
     items = list(material.held_out)
     some = [items[i * len(items) // SHOWN] for i in range(min(SHOWN, len(items)))]

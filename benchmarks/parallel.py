@@ -131,10 +131,10 @@ def second() -> None:
     import torch.distributed as dist
 
     from llmanac.parallel.mesh import Mesh
-    from llmanac.train.team import Follower
+    from llmanac.train.team import TrainingRank
 
     def start(mesh: Mesh) -> Callable[[dict[str, Any]], None]:
-        follower, peers = Follower(mesh), {}
+        follower, peers = TrainingRank(mesh), {}
 
         def obey(command: dict[str, Any]) -> None:
             match command["do"]:

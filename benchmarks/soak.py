@@ -48,7 +48,7 @@ def serve(port: int) -> None:
     tokenizer = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>"])
     model = llmanac.build("lm", "transformer", dim=16, layers=1, max_length=CONTEXT, vocab_size=tokenizer.vocab_size)
     model.initialise(0)
-    engine = Engine(model.eval(), tokenizer, rows=ROWS, most_tokens=CONTEXT * 4)
+    engine = Engine(model.eval(), tokenizer, rows=ROWS, max_num_batched_tokens=CONTEXT * 4)
     run(engine, port=port, model_name="soak", max_queue=QUEUE, prefix_cache_bytes=CACHE)
 
 

@@ -44,11 +44,11 @@ def ours(compiled: bool, vocab: int, dtype: str) -> tuple[Callable[[], Any], dic
     from llmanac.core import registry, spec
     from llmanac.core.device import resolve_dtype
     from llmanac.data.pack import ListStream
+    from llmanac.models.compiling import compile_model
     from llmanac.train import TrainSpec
     from llmanac.train._memory import keep_freed_memory
-    from llmanac.train._step import Stepper
-    from llmanac.train.compiling import compile_model
     from llmanac.train.plan import plan, set_attention
+    from llmanac.train.step import Stepper
 
     keep_freed_memory()
     mixer, ffn = {"name": "multi-head", "heads": HEADS}, {"name": "swiglu", "width": WIDTH}

@@ -25,13 +25,13 @@ from llmanac.generate.engine import Engine
 from llmanac.lab.stats import mean
 from llmanac.models.load import load_model
 from llmanac.models.scalar import ScalarModel
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes import rlhf_task
 from llmanac.rewards import Reward, Sample, each
 from llmanac.tokenizers.load import load_tokenizer
-from llmanac.train._step import Stepper
 from llmanac.train._trained import optimized, trained_modules
-from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
+from llmanac.train.rollouts import RolloutPrompt, Rollouts, Sampling, batched
+from llmanac.train.step import Stepper
 
 DIM, TOKENS, UNFINISHED = 48, 12, 0.0
 SFT_STEPS, SFT_RATE, SFT_ROWS = 400, 5e-3, 16
@@ -50,10 +50,10 @@ class Task:
     start: Any
     tables: Mapping[str, list[dict[str, Any]]]
 
-    def prompts(self, name: str) -> list[Prompt]:
+    def prompts(self, name: str) -> list[RolloutPrompt]:
         """The prompts of a table, as the engine reads them."""
         return [
-            Prompt(ids=tuple(map(int, self.tokenizer.framed(row["prompt"])[0])), text=row["prompt"], row=row)
+            RolloutPrompt(ids=tuple(map(int, self.tokenizer.framed(row["prompt"])[0])), text=row["prompt"], row=row)
             for row in self.tables[name]
         ]
 
@@ -96,7 +96,7 @@ def fit(model: Any, objective: Any, take: Callable[[], Sequence[Any]], steps: in
     return found
 
 
-def reinforced(start: Any, tokenizer: Any, prompts: Sequence[Prompt], reward: Reward, *, seed: int, draws: int,
+def reinforced(start: Any, tokenizer: Any, prompts: Sequence[RolloutPrompt], reward: Reward, *, seed: int, draws: int,
                lr: float, sampling: Mapping[str, Any], truth: Reward | None = None, reference: Any = None,
                **fields: Any) -> dict[str, Any]:  # fmt: skip
     """A copy of `start` trained by a policy gradient.

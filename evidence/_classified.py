@@ -12,7 +12,7 @@ from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.labelled import Labelled
 from llmanac.lab.axis import Arm
-from llmanac.lab.slices import PARTS, Slice
+from llmanac.lab.slices import PARTS, SliceRule
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.classifying import ClassifyingTrial, prompt_choices
@@ -41,7 +41,7 @@ def spec_of(name: str, labels: Sequence[str], patches: Sequence[str] = ()) -> An
 
 def classified(
     train: Labelled, test: Labelled, methods: Sequence[str], *, seeds: int, sizes: Sequence[int],
-    slices: Sequence[Slice], language_model: Any, after: Look, patches: Mapping[str, Sequence[str]],
+    slices: Sequence[SliceRule], language_model: Any, after: Look, patches: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:  # fmt: skip
     """Every method trained over seeds and sizes."""
     arms = [Arm(name, spec_of(name, train.labels, patches.get(name, ())), {}, {}) for name in methods]

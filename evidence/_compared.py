@@ -22,7 +22,7 @@ from llmanac.lab.report import sections, subtitle
 from llmanac.lab.runner import with_steps
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import TrainingTrial
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 from llmanac.recipes.spec import load_recipe
 from llmanac.train.loop import train
 

@@ -26,10 +26,10 @@ from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab import words
 from llmanac.lab.cache import digest
 from llmanac.lab.compare import BASE
-from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.prepare import PreparedArms, prepare
 from llmanac.lab.stats import compare_arms
 from llmanac.models.load import load_model
-from llmanac.recipes.parts import Parts
+from llmanac.recipes.parts import RecipeParts
 from llmanac.recipes.spec import load_recipe
 from llmanac.train.loop import train
 
@@ -65,7 +65,7 @@ def recipe(size: str) -> Any:
 
 
 @cache
-def text(size: str) -> Prepared:
+def text(size: str) -> PreparedArms:
     """Tokenizer, training tokens and held-out documents."""
     return prepare(recipe(size), WORK / "cache" / "text" if size == "full" else Path(tempfile.mkdtemp()))
 
@@ -73,7 +73,7 @@ def text(size: str) -> Prepared:
 def trained(spec: Any, seed: int, size: str, changes: Mapping[str, Any] | None = None) -> Any:
     """The trained model of a Spec, by the recipe with these changes; one that is kept is loaded."""
     asked = patch(dataclasses.replace(recipe(size), model=spec), changes or {})
-    stages = Parts(asked, text(size), torch.device("cpu"))
+    stages = RecipeParts(asked, text(size), torch.device("cpu"))
     if size == "small":
         model = stages.model(seed)
         with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Arm, find_axis, resolve
 from llmanac.lab.compare import BASE
 from llmanac.lab.hold import hold_parameters
-from llmanac.lab.prepare import Prepared, prepare, seen_in
+from llmanac.lab.prepare import PreparedArms, prepare, seen_in
 from llmanac.lab.trials.training import TrainingTrial
 from llmanac.recipes.spec import load_recipe
 from llmanac.tokenizers._sampled import Sampled
@@ -96,7 +96,7 @@ def library() -> list[str]:
 
 
 @functools.cache
-def text(scale: Scale, deduplicated: bool = True) -> tuple[Any, Prepared]:
+def text(scale: Scale, deduplicated: bool = True) -> tuple[Any, PreparedArms]:
     """The base recipe of a scale and its text; the files are read once a process."""
     changes = scale.patches | ({} if deduplicated else {"data.stages": ["clean"]})
     recipe = load_recipe(str(BASE), changes).spec
@@ -120,7 +120,7 @@ def unseen(data: Any, held_out: set[str]) -> Any:
 
 
 @functools.cache
-def small(scale: Scale) -> tuple[Any, Prepared]:
+def small(scale: Scale) -> tuple[Any, PreparedArms]:
     """The same recipe on a few made-up documents."""
     folder = Path(tempfile.mkdtemp(prefix="llmanac-ladder-"))
     for number, one in enumerate(made_up()):
@@ -130,7 +130,7 @@ def small(scale: Scale) -> tuple[Any, Prepared]:
     return recipe, prepare(recipe, folder / "prepared")
 
 
-def arm_of(name: str, recipe: Any, prepared: Prepared, factor: float) -> Any:
+def arm_of(name: str, recipe: Any, prepared: PreparedArms, factor: float) -> Any:
     """An arm's recipe: the base with its one change, and its rate times a factor."""
     kind, what = ARMS[name]
     spec = recipe
@@ -143,7 +143,7 @@ def arm_of(name: str, recipe: Any, prepared: Prepared, factor: float) -> Any:
     return patch(spec, {"train.optimizer.lr": factor * spec.train.optimizer.lr})
 
 
-def trained(name: str, recipe: Any, prepared: Prepared, seed: int, factor: float, texts: Sequence[str]) -> Any:
+def trained(name: str, recipe: Any, prepared: PreparedArms, seed: int, factor: float, texts: Sequence[str]) -> Any:
     """The bits per byte of an arm after its training, on some texts; of positions also in longer rows."""
     spec, dataset = arm_of(name, recipe, prepared, factor), prepared.dataset
     with tempfile.TemporaryDirectory() as work:
@@ -168,7 +168,7 @@ def trained(name: str, recipe: Any, prepared: Prepared, seed: int, factor: float
             "rate": spec.train.optimizer.lr, "seconds": round(done.seconds, 1)}  # fmt: skip
 
 
-def sweep(name: str, scale: Scale, recipe: Any, prepared: Prepared) -> dict[str, Any]:
+def sweep(name: str, scale: Scale, recipe: Any, prepared: PreparedArms) -> dict[str, Any]:
     """Bits per byte by factor of the rate: three factors, and further ones while an edge is the best."""
     ratio, found = WIDE if name in OPTIMIZERS else RATIO, {}
     todo = [1 / ratio, 1.0, ratio]

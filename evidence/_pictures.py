@@ -50,17 +50,17 @@ class Kept:
 
 
 @cache
-def material() -> data.Material:
+def material() -> data.PictureMaterial:
     """The scenes, of which 10 of 48 pairs of color and shape are held out, and the words of them and of pairs."""
     texts = [scene.caption for scene in s.all_scenes()] + [*s.QUESTIONS.values(), *s.RELATIONS]
     seen, held = s.split()
     tokenizer = make_method("tokenizer", WORDS).train(texts)
-    return data.Material([Kept(scene) for scene in seen], held, tokenizer, s.SIDE, 13, True)
+    return data.PictureMaterial([Kept(scene) for scene in seen], held, tokenizer, s.SIDE, 13, True)
 
 
 def fit(
     name: str, fields: dict[str, Any], steps: int, seed: int, *, draw: Callable[..., Pictures] | None = None,
-    prepare: Callable[[Any], Any] | None = None, of: data.Material | None = None, lr: float = LR,
+    prepare: Callable[[Any], Any] | None = None, of: data.PictureMaterial | None = None, lr: float = LR,
 ) -> tuple[Any, float]:  # fmt: skip
     """A trained model, and the CPU seconds of its training.
 

@@ -17,10 +17,10 @@ from llmanac.core.rng import numpy_generator, parameter_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.lab.stats import mean
-from llmanac.models._layers import init_normal
-from llmanac.objectives._base import BaseObjective
-from llmanac.train._step import Stepper
+from llmanac.models.layers import init_normal
+from llmanac.objectives import BaseObjective
 from llmanac.train._trained import optimized, trained_modules
+from llmanac.train.step import Stepper
 
 WORK = Path(__file__).resolve().parent.parent / "studies" / "evidence"  # what `run.py` removes with a page's seeds
 Rows = tuple[np.ndarray, np.ndarray]  # ids (B, T) or (B, n T), targets (B, T)

@@ -95,7 +95,7 @@ def queue(model: Any, requests: int, rows: int) -> dict[str, Any]:
             scheduler.step()
         return [request.sequences[0].ids for request in asked], scheduler.preemptions
 
-    plain, tight = Engine(model, rows=rows), Engine(model, rows=rows, most_tokens=bound)
+    plain, tight = Engine(model, rows=rows), Engine(model, rows=rows, max_num_batched_tokens=bound)
     groups = [range(at, min(at + rows, requests)) for at in range(0, requests, rows)]
     taken: dict[str, float] = {}
     said: dict[str, list[list[int]]] = {}

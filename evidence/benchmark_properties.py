@@ -40,7 +40,7 @@ from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.properties import answers_of, baselines, difficulty, diversity, leaked, separates, usefulness
 from llmanac.evaluate.variants import hidden, min_k, reproducibility
 from llmanac.generate.engine import Engine
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("benchmark/difficulty", "benchmark/diversity", "benchmark/usefulness", "benchmark/reproducibility")

@@ -34,12 +34,12 @@ from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Engine
 from llmanac.lab.stats import mean
-from llmanac.objectives._base import BaseObjective, collate_ragged
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives import BaseObjective, collate_ragged
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.rewards import each
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.train.rollouts import Prompt
+from llmanac.train.rollouts import RolloutPrompt
 
 ROWS = ("constrain/rlhf",)
 CLAIM = (
@@ -136,8 +136,9 @@ def _measure(seed: int, full: bool) -> dict[str, Any]:
 
     def policy(reward: Any, **fields: Any) -> tuple[Any, dict[str, float]]:
         found = reinforced(
-            model, tokenizer, [Prompt(ids=(end,), text="", row={})], reward, seed=seed, draws=DRAWS if full else 2,
-            lr=RL_RATE, sampling={"prompts": 1, "samples": BATCH if full else 4, "tokens": LONGEST, "unfinished": 0.0},
+            model, tokenizer, [RolloutPrompt(ids=(end,), text="", row={})], reward, seed=seed,
+            draws=DRAWS if full else 2, lr=RL_RATE,
+            sampling={"prompts": 1, "samples": BATCH if full else 4, "tokens": LONGEST, "unfinished": 0.0},
             advantage="rloo", surrogate="reinforce", **fields,
         )  # fmt: skip
         return found["model"], {"setup_seconds": found["seconds"], "setup_tokens": found["tokens"]}

@@ -13,7 +13,7 @@ from evidence._compared import WORK, compared, made_up, measured, shown
 from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
 from llmanac.lab.axis import Arm
-from llmanac.lab.trials.decoding import Artefact, DecodingTrial, passages
+from llmanac.lab.trials.decoding import DecodedModel, DecodingTrial, passages
 from llmanac.recipes.classification import small_language_model
 
 ROWS = ("decode/greedy", "decode/temperature", "decode/top-k", "decode/top-p")
@@ -32,7 +32,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     model, tokenizer = small_language_model(
         texts, steps=4, dim=32, layers=1, vocab_size=300, length=32, batch_tokens=64
     )
-    artefact = Artefact("made up", model, tokenizer, "")
+    artefact = DecodedModel("made up", model, tokenizer, "")
     documents = [(str(i), "\n".join(texts[i::3])) for i in range(3)]
     trial = DecodingTrial(artefact, passages(artefact, documents, 3))
     arms = [Arm(str(number), make_method("decoding", method), {}, {}) for number, method in enumerate(FEW)]

@@ -60,7 +60,7 @@ from llmanac.evaluate.contamination import contamination
 from llmanac.evaluate.evaluation import Evaluation, evaluate
 from llmanac.evaluate.load import load_benchmark
 from llmanac.metrics._statistics import detectable_effect, paired
-from llmanac.models._pairs import encode
+from llmanac.models.pairs import encode
 
 ROWS = (
     "use/answer", "metric/accuracy", "metric/exact-match", "benchmark/squad", "benchmark/quac", "benchmark/hellaswag",

@@ -41,7 +41,7 @@ from llmanac.lab.stats import interval, mean
 from llmanac.recipes import rlhf_task
 from llmanac.rewards import Sample, each
 from llmanac.tokenizers.load import train_tokenizer
-from llmanac.train.rollouts import Prompt
+from llmanac.train.rollouts import RolloutPrompt
 
 ROWS = ("rl/mle-vs-rl",)
 CLAIM = (
@@ -177,7 +177,7 @@ def source_arms(seed: int, size: str) -> dict[str, Any]:
     model, began = copy.deepcopy(start), time.process_time()
     fit(model, Answers(), lambda: rows_of(source, source.sample(draw, count, LENGTH)), steps, RATE)
     out["likelihood"] = {**exposure(model, source, seed, full), "seconds": time.process_time() - began}
-    prompt = [Prompt(ids=(FIRST_ID + source.vocabulary,), text="", row={})]
+    prompt = [RolloutPrompt(ids=(FIRST_ID + source.vocabulary,), text="", row={})]
     for name, fields in (
         ("RL", {}),
         ("RL, entropy", {"kl": "k1-reward", "kl_weight": 1.0}),

@@ -29,7 +29,7 @@ from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
-from llmanac.multimodal._model import load_part
+from llmanac.models.images.load import load_part
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes import multimodal_judge as j
 
@@ -64,11 +64,11 @@ class Half:
 
 
 @cache
-def halves() -> data.Material:
+def halves() -> data.PictureMaterial:
     """The material: large objects alone."""
     whole = material()
     seen, held = ([Half(x) for x in side if x.size == "large"] for side in (whole.seen, whole.held_out))
-    return data.Material([Kept(x) for x in seen], held, whole.tokenizer, SIDE, 10, True)
+    return data.PictureMaterial([Kept(x) for x in seen], held, whole.tokenizer, SIDE, 10, True)
 
 
 class SmallJudge(j.Judge):

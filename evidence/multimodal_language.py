@@ -27,10 +27,10 @@ from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, ma
 from llmanac.core.pages import Section, table
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s
-from llmanac.multimodal._describe import describe
-from llmanac.multimodal._model import load_part
+from llmanac.generate.images import describe
+from llmanac.models.images.load import load_part
 from llmanac.recipes import multimodal_data as data
-from llmanac.recipes.multimodal import Texts
+from llmanac.recipes.multimodal import TextsAlone
 
 ROWS = ("multimodal/vlm", "multimodal/end-to-end")
 CLAIM = "a pretrained language model helps; a frozen encoder limits what is said; end to end is best and costs more"
@@ -80,7 +80,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             if pretrained:
                 trained = [p.requires_grad for p in model.text.parameters()]
                 model.text.requires_grad_(True)
-                run(Texts(model.text, model.spec), texts_of(model.spec), sizes["language"], seed)
+                run(TextsAlone(model.text, model.spec), texts_of(model.spec), sizes["language"], seed)
                 for parameter, was in zip(model.text.parameters(), trained, strict=True):
                     parameter.requires_grad_(was)
 

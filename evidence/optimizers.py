@@ -30,8 +30,8 @@ from llmanac.core.errors import TrainingError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import dump, make_method
 from llmanac.lab.tune import TUNING_SEED
-from llmanac.recipes.parts import Parts
-from llmanac.train._step import Stepper
+from llmanac.recipes.parts import RecipeParts
+from llmanac.train.step import Stepper
 
 ROWS = ("optim/sgd", "optim/adam")
 CLAIM = "Adam is the standard in NLP: a lower loss than SGD's at equal steps"
@@ -87,7 +87,7 @@ def swept(name: str, size: str) -> dict[str, Any]:
 def step_times(size: str) -> dict[str, float]:
     """CPU time of a training step against AdamW's, medians of rounds in which all take turns."""
     asked, runs = recipe(size), {}
-    stages = Parts(asked, text(size), torch.device("cpu"))
+    stages = RecipeParts(asked, text(size), torch.device("cpu"))
     for name in ("adamw", *(name for name in ARMS if name != "adamw")):
         model = model_spec(size).build(vocab_size=text(size).tokenizer.vocab_size).train()
         stepper = Stepper(

@@ -40,10 +40,10 @@ from llmanac.core.spec import make, make_method
 from llmanac.lab.costs import peak_bytes
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, pipeline, traffic
-from llmanac.parallel.plan import Part, estimate, estimates
+from llmanac.parallel.plan import RankMemory, estimate, estimates
 from llmanac.train import TrainSpec
-from llmanac.train._step import Stepper
 from llmanac.train.plan import default_micro_batch
+from llmanac.train.step import Stepper
 from llmanac.train.team import follow, micro_batches, team
 
 ROWS = ("parallel/data", "parallel/tensor", "parallel/pipeline", "parallel/3d")
@@ -173,7 +173,7 @@ def first(parallel: ParallelSpec, seed: int, size: str, micro: int) -> dict[str,
         weights = sum(p.nbytes for p in worker.parameters.values())
         moments = sum(value.nbytes for value in worker.optimizer.state.values())
     planned = estimate(model, parallel, 1.0, 1.0, COUNT, length, 4, micro)
-    part = Part(model, parallel, 0, pipeline.cut_model(model, parallel.stages, length))
+    part = RankMemory(model, parallel, 0, pipeline.cut_model(model, parallel.stages, length))
     times = COUNT // parallel.data // micro
     gathered = part.gathered(times) * (parallel.weights == "sharded")  # DDP's buckets are there before the step
     peak = part.states() - weights - moments + gathered + part.activations(times, micro * length, 4)

@@ -36,8 +36,8 @@ from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
 from llmanac.lab.stats import interval, mean
 from llmanac.models.scalar import ScalarModel
-from llmanac.objectives._advantages import optimal_constant
-from llmanac.objectives._base import BaseObjective
+from llmanac.objectives import BaseObjective
+from llmanac.objectives.policy_gradient import optimal_constant
 from llmanac.rewards.model import ModelReward
 from llmanac.train.rollouts import Rollouts, Sampling, batched
 

@@ -38,8 +38,8 @@ from llmanac.evaluate.divergence import windows
 from llmanac.generate.bench import rates
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
-from llmanac.models._quantized import stored_bytes
 from llmanac.models.gguf.write import export_gguf
+from llmanac.models.quantized import stored_bytes
 from llmanac.models.save import save_model
 from llmanac.tokenizers.load import train_tokenizer
 

@@ -37,7 +37,7 @@ from llmanac.reason import Found, Question
 from llmanac.reason._curve import curve
 from llmanac.reason._sampling import choice
 from llmanac.rewards.model import ModelReward
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 ROWS = ("reason/best-of-n", "reason/voting", "reason/tree-search", "reason/long-cot", "reason/mbr")
 CLAIM = "more tokens at the answer raise accuracy, by method, until the verifier, the utility or the model is the limit"
@@ -143,9 +143,9 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     }  # fmt: skip
 
     def oracle(samples: Any) -> Any:
-        from llmanac.rewards import Score
+        from llmanac.rewards import RewardScore
 
-        return [Score(float(correct(s.text, s.row["answer"], "gsm8k"))) for s in samples]
+        return [RewardScore(float(correct(s.text, s.row["answer"], "gsm8k"))) for s in samples]
 
     drawn = answer(engine, "best-of-n", four, n=most)
     ways: dict[str, tuple[str, Any, dict[str, Any]]] = {

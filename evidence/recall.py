@@ -23,7 +23,7 @@ from evidence._synthetic import Rows, fit, once, over, percent, right, writing
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
-from llmanac.core.types import IGNORE, Batch, Want
+from llmanac.core.types import IGNORE, Batch, OutputRequest
 from llmanac.lab.stats import mean
 
 ROWS = ("attention/sliding-window", "attention/sparse-patterns", "attention/linear", "lm/transformer")
@@ -114,7 +114,7 @@ def approximation(seed: int, counts: Sequence[int]) -> dict[str, dict[str, float
         attention = model.model.layers[0].self_attn
         attention.o_proj.weight.copy_(torch.eye(32))
         attention.q_proj.weight.mul_(spread)
-        found: torch.Tensor = model(Batch(embeddings=x), want=Want(layers=(1,))).layers[0] - x
+        found: torch.Tensor = model(Batch(embeddings=x), want=OutputRequest(layers=(1,))).layers[0] - x
         return found
 
     out = {}

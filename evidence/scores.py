@@ -43,7 +43,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.lab import words
 from llmanac.lab.stats import compare_arms, mean
-from llmanac.models import _masks
+from llmanac.models import masks
 
 ROWS = ("attention/nonlinear", "attention/bilinear", "attention/dot", "attention/scaled-dot")
 CLAIM = "dot products saturate the softmax at large widths and scaled ones do not; nonlinear scores are slower"
@@ -85,7 +85,7 @@ def start(name: str, width: int, seed: int) -> dict[str, float]:
     score = make_method("score", name).build(heads=1, head_dim=width)
     for parameter_name, parameter in score.named_parameters():
         score.init_parameter(parameter_name, parameter, generator)
-    mask = _masks.of_batch(Batch(ids=torch.zeros(HEADS, KEYS, dtype=torch.long)))
+    mask = masks.of_batch(Batch(ids=torch.zeros(HEADS, KEYS, dtype=torch.long)))
     q.requires_grad_()
     bias = torch.zeros(HEADS, 1, KEYS, KEYS, requires_grad=True)  # its gradient is that of the scores
     out = score.attend(q, k, torch.eye(KEYS).expand(HEADS, 1, -1, -1), mask, bias=bias)

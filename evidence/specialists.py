@@ -30,8 +30,8 @@ from llmanac.metrics.answers import exact_match
 from llmanac.recipes.convert import convert
 from llmanac.recipes.merge import merge
 from llmanac.recipes.tune import TuneSpec, tune
-from llmanac.recipes.verifying import Bounds, verify
-from llmanac.recipes.verifying.sides import Local
+from llmanac.recipes.verifying import CheckBounds, verify
+from llmanac.recipes.verifying.sides import LocalSide
 from llmanac.tokenizers.load import load_tokenizer
 
 ROWS = ()
@@ -79,7 +79,7 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
             convert(str(place / "merged"), file, "gguf", kind, calibration=texts)
         found = verify(
             str(place / "tuned"), [str(file) for file in files], rows=place / "test.jsonl",
-            bounds=Bounds(limit=ITEMS, length=LENGTH), with_llama_cpp=False,
+            bounds=CheckBounds(limit=ITEMS, length=LENGTH), with_llama_cpp=False,
         )  # fmt: skip
         said = [one.answers for one in found if one.answers is not None and one.answers.scores is not None]
         scores = {kind: one.scores[1] for kind, one in zip(KINDS, said, strict=True) if one.scores}
@@ -108,7 +108,7 @@ def _rows(task: str, seed: int, tokenizer: Any) -> list[tuple[str, str]]:
 
 
 def _shots(base: str, rows: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> float:
-    side = Local(base)
+    side = LocalSide(base)
     side.engine.keep_prefixes(PREFIXES)
     prompts = [as_messages([*rows, pair])[:-1] for pair in test]
     said = side.answers(prompts, LENGTH)

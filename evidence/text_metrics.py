@@ -41,7 +41,7 @@ from evidence._verdicts import Estimate
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.evaluate.embed import Embedder
 from llmanac.metrics._auc import auc
 from llmanac.metrics.bertscore import bertscore
@@ -111,7 +111,7 @@ class EveryLayer:
 
     @torch.inference_mode()
     def hidden(self, rows: Sequence[Sequence[int]], layer: int | None = None) -> list[torch.Tensor]:
-        model, want = self.embedder.model, Want(layers=tuple(range(LAYERS + 1)))
+        model, want = self.embedder.model, OutputRequest(layers=tuple(range(LAYERS + 1)))
         with progress("encode", len(rows), "texts") as bar:
             for row in map(tuple, rows):
                 if row not in self.kept:

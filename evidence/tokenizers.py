@@ -10,7 +10,7 @@ from evidence._compared import compared, made_up, measured, shown
 from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
 from llmanac.lab.axis import Arm
-from llmanac.lab.trials.tokenizers import Texts, TokenizerTrial
+from llmanac.lab.trials.tokenizers import HeldOutTexts, TokenizerTrial
 
 ROWS = ("tokenizer/utf8", "tokenizer/word", "tokenizer/bpe")
 CLAIM = "bytes lose nothing and are long, words are short and lose text, subwords are short and lose nothing"
@@ -25,7 +25,7 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         found = compared("tokenizers")["tokenizers"]
         return found["values"] if piece == "values" else {k: v for k, v in found.items() if k != "values"}
     texts = made_up()
-    trial = TokenizerTrial(Texts(lambda: texts[:8], [f"{text} Unseen: naïve." for text in texts[8:]], "made up"))
+    trial = TokenizerTrial(HeldOutTexts(lambda: texts[:8], [f"{text} Unseen: naïve." for text in texts[8:]], "made up"))
     out = {}
     for name in FEW:
         size_of = {} if name == "utf8" else {"vocab_size": 300}

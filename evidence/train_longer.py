@@ -27,7 +27,7 @@ from llmanac.core.pages import Section, table
 from llmanac.core.spec import patch
 from llmanac.lab import words
 from llmanac.lab.stats import compare_arms, mean
-from llmanac.recipes.parts import Parts
+from llmanac.recipes.parts import RecipeParts
 from llmanac.train.loop import train
 
 ROWS = ("context/train-longer",)
@@ -80,7 +80,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 def _trained(spec: Any, state: Any, asked: Any, seed: int, size: str) -> Any:
     """A model from these tensors, or its initial ones, after a training, if any."""
     whole = dataclasses.replace(recipe(size), model=spec, **({"train": asked} if asked else {}))
-    stages = Parts(whole, text(size), torch.device("cpu"))
+    stages = RecipeParts(whole, text(size), torch.device("cpu"))
     model = stages.model(seed)
     if state is not None:
         model.load_state_dict(state)

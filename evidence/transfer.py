@@ -35,7 +35,7 @@ from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.lab.axis import Arm
 from llmanac.lab.cache import digest
-from llmanac.lab.trials.classifying import TITLES, ClassifyingTrial, Start
+from llmanac.lab.trials.classifying import TITLES, ClassifierStart, ClassifyingTrial
 from llmanac.models.load import load_model
 from llmanac.recipes.classification import small_language_model
 from llmanac.tokenizers.load import load_tokenizer
@@ -115,7 +115,7 @@ def transferred(
 ) -> dict[str, Any]:
     """Scores of fine-tuning by start and number of labels, under a seed."""
     method = patch(make_method("classifier", "fine-tuning"), parse_patches(choices))
-    arms = [Arm(name, Start.from_data({"name": name}), {}, {}) for name in STARTS]
+    arms = [Arm(name, ClassifierStart.from_data({"name": name}), {}, {}) for name in STARTS]
     counts = sorted({min(size, len(train)) for size in sizes})
     trial = ClassifyingTrial(arms, train, test, counts, language_model=model, method=method)
     found = {arm.label: trial.measure(arm, seed, Path()).values for arm in arms}

@@ -53,7 +53,7 @@ from llmanac.generate.load import load_engine
 from llmanac.metrics._auc import auc
 from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 from llmanac.recipes.classification import small_language_model
 from llmanac.recipes.run import run
 

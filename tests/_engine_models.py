@@ -8,7 +8,7 @@ import time
 import torch
 from torch import Tensor
 
-from llmanac.core.types import ALL, LAST, Batch, Output
+from llmanac.core.types import ALL, LAST, Batch, ModelOutput
 
 EOS, USER, ASSISTANT, BOS = 256, 257, 258, 259
 VOCABULARY = 260
@@ -23,6 +23,7 @@ class ByteTokenizer:
     special_tokens = {"<|end|>": EOS, "<|user|>": USER, "<|assistant|>": ASSISTANT, "<|begin|>": BOS}  # noqa: RUF012
     bos_id, eos_id, pad_id = BOS, EOS, None
     chat_template: str | None = "built in"
+    adds_bos, separator, unknown_id = False, b"", None
 
     def encode(self, text, *, special="never"):
         if special == "all":
@@ -50,6 +51,8 @@ class ByteTokenizer:
 
 class HistoryState:
     """Remembers each row's ids."""
+
+    by_length, device = None, "cpu"
 
     def __init__(self, rows):
         self.rows = rows
@@ -125,7 +128,7 @@ class HistoryModel:
                 logits[token] += 60
         return logits
 
-    def forward(self, batch: Batch | Tensor, state=None, want=ALL) -> Output:
+    def forward(self, batch: Batch | Tensor, state=None, want=ALL) -> ModelOutput:
         self.calls += 1
         time.sleep(self.seconds)
         batch = batch if isinstance(batch, Batch) else Batch(ids=batch)
@@ -141,7 +144,7 @@ class HistoryModel:
                     out[row, place] = self.logits_of(state.rows[row])
         if want == LAST:
             out = out[torch.arange(rows), torch.tensor(lengths) - 1][:, None]
-        return Output(logits=out)
+        return ModelOutput(logits=out)
 
 
 def script_of(text: str | list[int], prompt_length: int) -> dict[int, int]:

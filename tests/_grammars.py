@@ -31,7 +31,7 @@ class Spans:
             case ex.Chars(ranges):
                 inside = i < len(self.text) and any(a <= ord(self.text[i]) <= b for a, b in ranges)
                 return frozenset([(i + 1, texts)]) if inside else frozenset()
-            case ex.Concat(items) | ex.Sequence(items):
+            case ex.Concat(items) | ex.Concatenation(items):
                 found = frozenset([(i, texts)])
                 for item in items:
                     found = frozenset().union(*(self.ends(item, *at) for at in found))
@@ -97,7 +97,7 @@ def random_node(rng, depth, rules, fresh=False):
         regex = random_regex(rng, 1, logic=False)
         return ex.Fresh(regex) if fresh and rng.random() < 0.7 else ex.Terminal(regex)
     if kind <= 5:
-        return ex.Sequence(tuple(part() for _ in range(rng.integers(1, 4))))
+        return ex.Concatenation(tuple(part() for _ in range(rng.integers(1, 4))))
     if kind == 6 and fresh:
         return ex.Scope(part())
     if kind <= 7:

@@ -137,7 +137,7 @@ def drawn(grammar: ex.Grammar, rng: random.Random, size: int = 400) -> str:
                 if not items:
                     raise Cut
                 return node(rng.choice(items))
-            case ex.Sequence(items):
+            case ex.Concatenation(items):
                 return "".join(map(node, items))
         more = rng.choice([0, 0, 1, 2, 3])
         count = item.least + (more if item.most is None else min(more, item.most - item.least))

@@ -12,7 +12,7 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import scenes
 from llmanac.data.pictures.preprocess import Preprocess
-from llmanac.multimodal._seeing import Seeing
+from llmanac.generate.images import Seeing
 from llmanac.recipes.multimodal import WORDS
 from llmanac.recipes.multimodal_data import PictureData, fitted, load_material, vocabulary
 

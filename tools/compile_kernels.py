@@ -23,11 +23,11 @@ import torch
 from llmanac import cli, train_tokenizer
 from llmanac.core.errors import TokenizerError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine
 from llmanac.generate.native import NativeModel, NativeRunner
 from llmanac.kernels.infer._machine import forms
-from llmanac.models._context import ATTENTION_FORMS
+from llmanac.models.forward import ATTENTION_FORMS
 from llmanac.train.plan import set_attention
 
 TEXTS = ["the theatre there, these others 12 123", "naïve café, it's 中文 x = 1;\n\n  y", "aaaa bbbb abab baba"] * 9
@@ -42,7 +42,7 @@ def training() -> None:
     ids = torch.arange(8 * 64).view(8, 64) % 300
     for form in ATTENTION_FORMS:
         set_attention(model, form)
-        model(Batch(ids=ids, targets=ids), want=Want(nll="sum")).nll.backward()
+        model(Batch(ids=ids, targets=ids), want=OutputRequest(nll="sum")).nll.backward()
 
 
 def tokenizers() -> None:

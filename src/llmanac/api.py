@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Completion
     from llmanac.recipes.finished import Run
     from llmanac.recipes.merge import Merged
-    from llmanac.recipes.quantize import Quantized
+    from llmanac.recipes.quantize import QuantizedFolder
     from llmanac.retrieve.folder import FolderIndex
     from llmanac.retrieve.folder.answers import FolderAnswer
 
@@ -123,7 +123,7 @@ def merge(adapter: Place, output: Place, *, base: str | None = None, dtype: str 
 def quantize(
     model: Place, output: Place, method: str, *, targets: Sequence[str] = (), texts: Sequence[str] | None = None,
     calibration: Sequence[str] | None = None,
-) -> Quantized:  # fmt: skip
+) -> QuantizedFolder:  # fmt: skip
     """Write a model with fewer bits a weight; size, loss and speed before and after."""
     from llmanac.recipes.quantize import quantize as quantized
 

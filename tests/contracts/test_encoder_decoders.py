@@ -8,7 +8,7 @@ from _small_models import VOCABULARY, gradients, randomise, tokens
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import dump, make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 
 CLOSE = {"rtol": 0, "atol": 1e-10}
 
@@ -82,7 +82,7 @@ def test_rows_come_and_go_with_their_sources():
 def test_every_parameter_gets_a_gradient_and_one_pass_gives_all():
     model, ids, source = model_of(), tokens(2, 10), sources([7, 5])
     batch = Batch(ids=ids[:, :-1], targets=ids[:, 1:], source=source)
-    once = model(batch, want=Want(logits="all", nll="sum", hidden=True))
+    once = model(batch, want=OutputRequest(logits="all", nll="sum", hidden=True))
     torch.testing.assert_close(model.nll(batch), once.nll)
     expected = torch.nn.functional.cross_entropy(once.logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
     torch.testing.assert_close(once.nll, expected, rtol=1e-9, atol=1e-9)

@@ -16,9 +16,9 @@ from llmanac.adapters import applied
 from llmanac.core import registry
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.spec import dump, make_method, patch
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine
-from llmanac.models._layers import fuse, unfuse
+from llmanac.models.layers import fuse, unfuse
 from llmanac.models.load import load_model
 
 CHANGES = [name for name in registry.methods("adapter") if "targets" in dump(make_method("adapter", name))]
@@ -64,7 +64,7 @@ def test_applied_disabled_merged(name, where):
         if where in ("plain", "tied head"):
             assert torch.equal(model(ids).logits, before(ids).logits)
             assert torch.equal(model.nll(batch), before.nll(batch))
-    want = Want(logits="all", nll="none", entropy=True)
+    want = OutputRequest(logits="all", nll="none", entropy=True)
     found, base = model(batch, want=want), before(batch, want=want)
     for kind in ("logits", "nll", "entropy"):
         assert (getattr(found, kind) - getattr(base, kind)).abs().max() > 1e-2, kind
@@ -102,7 +102,7 @@ def test_starts_as_the_model_and_trains_only_its_own(name, where):
     model.nll(batch).backward()
     assert gradients(model).keys() == own.keys()
     assert all(p.grad.abs().sum() > 0 for p in own.values())
-    rows = model.nll(batch, "none").sum() + 0.1 * model(batch, want=Want(entropy=True)).entropy.sum()
+    rows = model.nll(batch, "none").sum() + 0.1 * model(batch, want=OutputRequest(entropy=True)).entropy.sum()
     rows.backward()
     assert gradients(model).keys() == own.keys()
     transform.remove()
@@ -290,7 +290,7 @@ def test_a_model_with_two_products_onto_the_vocabulary(name, lm):
     model = model.double().eval()
     batch = shifted(tokens(2, 9))
     transform = perturbed(make_method("adapter", {"name": name, "targets": list(TARGETS["all"])}).build().apply(model))
-    want = Want(logits="all", nll="sum", entropy=True)
+    want = OutputRequest(logits="all", nll="sum", entropy=True)
     found = model(batch, want=want)
     rows = torch.nn.functional.cross_entropy(found.logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
     torch.testing.assert_close(found.nll, rows, rtol=1e-12, atol=0)

@@ -9,8 +9,8 @@ from llmanac.core import registry
 from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import dump, make_method
 from llmanac.data.pictures import Pictures
+from llmanac.models.images.load import load_multimodal, tensors
 from llmanac.models.lm.encoder import Spec as Encoder
-from llmanac.multimodal.load import load_multimodal, tensors
 
 SMALL = {"dim": 32, "layers": 1, "image": 16}
 VIT = {"name": "vit", **SMALL}

@@ -14,7 +14,7 @@ from llmanac.core.errors import CheckpointError
 from llmanac.core.types import Batch, Objective
 from llmanac.data.pack import Row
 from llmanac.data.tokens import TokenDataset
-from llmanac.recipes.parts import Tokens
+from llmanac.recipes.parts import TokenizedText
 from llmanac.tokenizers.load import train_tokenizer
 
 NAMES = list(registry.methods("objective"))
@@ -117,7 +117,7 @@ def test_a_comparison_can_train_and_measure_with_it(name, tokenizer, model, tmp_
     """Its rows come from prepared text, and its metrics have a value for each held-out item and for all together."""
     objective = made(name, tokenizer, model)
     documents = ["some text to learn from", "from text " * 30, "learn"]
-    text = Tokens(tokenizer, TokenDataset.write(tmp_path / "tokens", documents, tokenizer))
+    text = TokenizedText(tokenizer, TokenDataset.write(tmp_path / "tokens", documents, tokenizer))
     batch = objective.collate(next(objective.source(text, length=16, rows=2, seed=0)))
     assert objective.loss(model, batch)[1] > 0
     held_out = objective.held_out(text, documents, length=16)

@@ -12,7 +12,7 @@ FLOORS = {
     "text": ["tokenizers", "data"],
     "models": ["models", "adapters", "quant"],
     "computing": ["generate", "objectives", "rewards", "parallel", "train"],
-    "uses": ["evaluate", "reason", "act", "retrieve", "multimodal", "recipes", "lab"],
+    "uses": ["evaluate", "reason", "act", "retrieve", "recipes", "lab"],
     "doors": ["web", "guide", "apps", "cli"],
 }
 LAYERS = [package for floor in FLOORS.values() for package in floor]

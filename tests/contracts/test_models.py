@@ -16,7 +16,7 @@ from _small_models import VOCABULARY, gradients, randomise, shifted, tokens
 from llmanac.core import registry
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import dump, make_method, patch, to_toml
-from llmanac.core.types import ALL, HIDDEN, LAST, Batch, LanguageModel, Want
+from llmanac.core.types import ALL, HIDDEN, LAST, Batch, LanguageModel, OutputRequest
 
 KINDS = ("position", "norm", "score", "mixer", "ffn", "block", "head")
 SOURCE = {("mixer", "cross")}  # reads another sequence: see test_encoder_decoders.py
@@ -210,12 +210,12 @@ def test_one_pass_gives_what_several_give(kind, name):
     """Logits, hidden states, nll and entropy of one forward pass equal those of one pass each; so do gradients."""
     model = model_of(kind, name)
     batch = shifted(tokens(2, 15))
-    want = Want(logits="all", hidden=True, layers=(0, 1, 2), nll="none", entropy=True)
+    want = OutputRequest(logits="all", hidden=True, layers=(0, 1, 2), nll="none", entropy=True)
     once = model(batch, want=want)
     torch.testing.assert_close(once.logits, model(batch, want=ALL).logits, rtol=0, atol=1e-12)
     torch.testing.assert_close(once.hidden, model(batch, want=HIDDEN).hidden, rtol=0, atol=1e-12)
-    torch.testing.assert_close(once.nll, model(batch, want=Want(nll="none")).nll, rtol=0, atol=1e-12)
-    torch.testing.assert_close(once.nll.sum(), model(batch, want=Want(nll="sum")).nll, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(once.nll, model(batch, want=OutputRequest(nll="none")).nll, rtol=0, atol=1e-12)
+    torch.testing.assert_close(once.nll.sum(), model(batch, want=OutputRequest(nll="sum")).nll, rtol=1e-12, atol=1e-12)
     log_p = once.logits.log_softmax(-1)
     torch.testing.assert_close(once.entropy, -(log_p.exp() * log_p).sum(-1), rtol=0, atol=1e-10)
     assert [x.shape for x in once.layers] == [(2, 14, 32)] * 3
@@ -224,13 +224,13 @@ def test_one_pass_gives_what_several_give(kind, name):
     together = gradients(model)
     model.zero_grad()
     model.nll(batch).backward()
-    (0.1 * model(batch, want=Want(entropy=True)).entropy.sum()).backward()
+    (0.1 * model(batch, want=OutputRequest(entropy=True)).entropy.sum()).backward()
     for key, value in gradients(model).items():
         torch.testing.assert_close(value, together[key], rtol=1e-8, atol=1e-10)
-    refused = model(batch, want=Want(hidden=True))
+    refused = model(batch, want=OutputRequest(hidden=True))
     assert refused.logits is None and refused.nll is None and refused.entropy is None and refused.layers == ()
     with pytest.raises(RequestError, match="layers"):
-        model(batch, want=Want(layers=(3,)))
+        model(batch, want=OutputRequest(layers=(3,)))
 
 
 @every
@@ -315,7 +315,7 @@ def test_bfloat16_follows_float32(kind, name):
     low.backward()
     assert low.dtype == torch.float32 and model(batch).logits.dtype == torch.float32
     assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in model.parameters())
-    assert model(batch, want=Want(layers=(1,))).layers[0].dtype == torch.bfloat16
+    assert model(batch, want=OutputRequest(layers=(1,))).layers[0].dtype == torch.bfloat16
     assert 0 < abs(low.item() - exact.item()) < 0.05 * exact.item()
 
 

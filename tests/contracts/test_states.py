@@ -9,7 +9,7 @@ from _small_models import VOCABULARY, randomise, tokens, transformer
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine
 
 RING = {"name": "softmax", "window": 8}
@@ -33,12 +33,12 @@ def test_a_refused_call_leaves_the_state_as_it_was(mixers):
     model(ids[:, :5], state)
     part = ids[:, 5:8]
     refused = [
-        (Batch(ids=part), Want(layers=(9,)), "layers"),
-        (Batch(ids=part, targets=part), Want(nll="sum"), "nll"),
-        (Batch(ids=part), Want(entropy=True), "entropy"),
-        (Batch(embeddings=model.embed(part)), Want(logits="all"), "embeddings"),
-        (Batch(ids=part, source=Batch(ids=part)), Want(logits="all"), "source"),
-        (Batch(ids=part, prefix=torch.tensor([1, 1])), Want(logits="all"), "prefix"),
+        (Batch(ids=part), OutputRequest(layers=(9,)), "layers"),
+        (Batch(ids=part, targets=part), OutputRequest(nll="sum"), "nll"),
+        (Batch(ids=part), OutputRequest(entropy=True), "entropy"),
+        (Batch(embeddings=model.embed(part)), OutputRequest(logits="all"), "embeddings"),
+        (Batch(ids=part, source=Batch(ids=part)), OutputRequest(logits="all"), "source"),
+        (Batch(ids=part, prefix=torch.tensor([1, 1])), OutputRequest(logits="all"), "prefix"),
     ]
     for batch, want, field in refused:
         with pytest.raises(RequestError, match=field):
@@ -193,7 +193,7 @@ def test_a_batch_of_wrong_shapes_is_refused_before_anything_runs():
             model(ids, hybrid(mixer, mixer).start(2))
     for wrong in ({"logits": "first"}, {"nll": "mean"}, {"layers": (1.5,)}):
         with pytest.raises(RequestError, match=next(iter(wrong))):
-            Want(**wrong)
+            OutputRequest(**wrong)
 
 
 def test_a_constraint_that_misbehaves_is_named():

@@ -21,7 +21,7 @@ from llmanac.core.device import cores
 from llmanac.recipes import timetable
 from llmanac.train.metrics import read_metrics
 from llmanac.train.pace import revised
-from llmanac.train.plan import Plan
+from llmanac.train.plan import TrainingPlan
 
 BUDGET = 30
 OVER = "more than its budget"  # what a run prints that was longer
@@ -50,8 +50,8 @@ def wait_for(process: subprocess.Popen[str], what: Any) -> None:
         time.sleep(0.02)
 
 
-def plan_of(place: Path) -> Plan | None:
-    return Plan.read(place / "run" / "pretrain")
+def plan_of(place: Path) -> TrainingPlan | None:
+    return TrainingPlan.read(place / "run" / "pretrain")
 
 
 def rates(place: Path) -> list[float]:

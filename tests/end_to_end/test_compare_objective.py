@@ -28,7 +28,7 @@ import torch
 from llmanac.core.types import IGNORE
 from llmanac.metrics._items import Metric
 from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._base import NextToken
+from llmanac.objectives import NextToken
 from llmanac.objectives._measured import LOSS, Measured
 from llmanac.objectives.losses import LossSpec
 from llmanac.objectives.losses.cross_entropy import Spec as CrossEntropy

@@ -64,7 +64,7 @@ def test_every_tokenizer_by_name(recipe: dict[str, Any], store: Path, tmp_path: 
 @pytest.fixture(scope="module")
 def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained for a few dozen steps, saved as a run saves it."""
-    from llmanac.lab.cache import Cache
+    from llmanac.lab.cache import StudyCache
     from llmanac.lab.prepare import prepare
     from llmanac.lab.runner import with_steps
     from llmanac.lab.trials.training import TrainingTrial
@@ -72,7 +72,7 @@ def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 
     folder = tmp_path_factory.mktemp("artefact")
     spec = load_recipe(recipe, {"model.max_length": 128, "train.steps": 40}).spec
-    prepared = prepare(spec, Cache(folder).root / "data")
+    prepared = prepare(spec, StudyCache(folder).root / "data")
     (arm, _) = resolve(spec, find_axis("position"), parse_arms("rope,none"))
     trial = TrainingTrial(prepared, "cpu")
     model, source, objective = trial.build(with_steps(arm, 40), 0)
@@ -84,11 +84,11 @@ def artefact(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_decoding_methods_on_one_artefact(artefact: Path, recipe: dict[str, Any], store: Path, tmp_path: Path) -> None:
     from llmanac.generate.engine import Engine
-    from llmanac.lab.trials.decoding import Artefact, distinct
+    from llmanac.lab.trials.decoding import DecodedModel, distinct
 
     arms = "greedy,temperature{temperature=1.0}"
     found = ask("decoding", arms, recipe, tmp_path, store, artefact=artefact, seeds=2)
-    loaded = Artefact.load(artefact)
+    loaded = DecodedModel.load(artefact)
     assert loaded.sha256 in found.data["artefact"]
     rep = found.values("rep_4")
     assert np.mean(rep["greedy"]) > np.mean(rep["temperature{temperature=1.0}"]) + 0.2  # a barely trained model loops
@@ -125,7 +125,7 @@ def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any],
     from _small_models import replaced
     from safetensors.torch import load_file, save_file
 
-    from llmanac.lab.trials.decoding import Artefact
+    from llmanac.lab.trials.decoding import DecodedModel
 
     other = tmp_path / "model"
     shutil.copytree(artefact, other)
@@ -133,7 +133,7 @@ def test_another_artefact_is_another_run(artefact: Path, recipe: dict[str, Any],
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.5
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     replaced(other)
-    assert Artefact.load(other).sha256 != Artefact.load(artefact).sha256
+    assert DecodedModel.load(other).sha256 != DecodedModel.load(artefact).sha256
     found = ask("decoding", "greedy,top-k{k=5}", recipe, tmp_path / "s", store, artefact=other, seeds=1)
     assert not any(run["cached"] for run in found.data["runs"])
 
@@ -202,7 +202,7 @@ def test_quantizers_on_one_model_by_document(
 
     from llmanac.core.spec import make_method
     from llmanac.evaluate.divergence import divergence
-    from llmanac.lab.trials.decoding import Artefact
+    from llmanac.lab.trials.decoding import DecodedModel
     from llmanac.lab.trials.quantizing import texts_of
     from llmanac.models.load import load_model
 
@@ -218,7 +218,7 @@ def test_quantizers_on_one_model_by_document(
     assert costs["none"]["bits"] == 32 and costs["gguf{type=q4_0}"]["bits"] < costs["gguf{type=q8_0}"]["bits"] < 32
     assert all(costs[arm]["decode_ratio_8"] > 0 for arm in kl)
     corpus = load_recipe(recipe, {}).spec.data.collect(0)
-    subject = Artefact.load(artefact)
+    subject = DecodedModel.load(artefact)
     texts = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
     _, documents = texts_of(subject, list(corpus.train.texts()), texts, len(kl["int8"]))
     changed = copy.deepcopy(load_model(artefact, device="cpu"))

@@ -55,7 +55,7 @@ class Spec(softmax.Spec):
 """A hinge on the difference of mean log-probabilities."""
 from dataclasses import dataclass
 import torch.nn.functional as F
-from llmanac.objectives._preference import compared
+from llmanac.objectives import compared
 from llmanac.objectives import simpo
 CARD = {"title": "Hinge preference loss", "rows": "preferences"}
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Spec(sgd.Spec):
     "multimodal/small_vit.py": '''
 """A vision transformer of one layer."""
 from dataclasses import dataclass
-from llmanac.multimodal import vit
+from llmanac.models.images import vit
 CARD = {"title": "Small vision transformer"}
 @dataclass(frozen=True, kw_only=True)
 class Spec(vit.Spec):

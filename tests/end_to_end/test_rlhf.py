@@ -67,7 +67,7 @@ def test_three_stages_and_their_report(whole):
 
 
 def test_a_run_that_was_stopped_in_each_stage_ends_with_the_same_weights(whole, tmp_path):
-    from llmanac.train._step import Stepper
+    from llmanac.train.step import Stepper
 
     folder, plain, calls = tmp_path / "cut", Stepper.__call__, []
 

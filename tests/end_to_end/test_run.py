@@ -20,7 +20,7 @@ from llmanac.core.run_folder import latest_place
 from llmanac.recipes import stages
 from llmanac.recipes.measures import some_texts
 from llmanac.recipes.spec import load_recipe, plans_size, seconds
-from llmanac.train.plan import Plan
+from llmanac.train.plan import TrainingPlan
 
 STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}
 
@@ -197,7 +197,9 @@ def test_the_recipe_is_written_as_it_is_planned_and_ends_with_nothing_open(
     files.write_json(folder / "run.json", state)
     done = llmanac.run(asked, folder=folder, resume=True)
     assert done.results["finetune"]["steps"] == done.recipe.finetune.steps
-    assert Plan.read(folder / "finetune").first_steps == stopped[0]  # planned once; later it may have been revised
+    assert (
+        TrainingPlan.read(folder / "finetune").first_steps == stopped[0]
+    )  # planned once; later it may have been revised
     resolved = load_recipe(folder / "resolved.toml")
     assert resolved.spec == done.recipe and resolved.states("finetune.steps")
 

@@ -18,7 +18,7 @@ from _small_models import transformer
 
 from llmanac.evaluate.likelihood import loglikelihood, loglikelihood_rolling
 from llmanac.generate.engine import Engine
-from llmanac.models._pairs import encode_pair
+from llmanac.models.pairs import encode_pair
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 TEXT = (

@@ -17,7 +17,7 @@ from _servers import ASK, running
 
 from llmanac.core.errors import RequestError
 from llmanac.generate.constrain import compile_kernels
-from llmanac.generate.constrain.matcher import Follower
+from llmanac.generate.constrain.matcher import MaskFollower
 from llmanac.generate.engine import Engine
 
 
@@ -132,14 +132,14 @@ def test_what_cannot_be_followed_is_refused(server, fields, param):
 
 
 def test_a_constraint_that_fails_ends_its_own_request_only(server, monkeypatch, caplog):
-    advance = Follower.advance
+    advance = MaskFollower.advance
 
     def failing(follower, token):
         if follower.text.startswith(b"xx"):
             raise RequestError("the constraint is too ambiguous for a text of this length; simplify it")
         advance(follower, token)
 
-    monkeypatch.setattr(Follower, "advance", failing)
+    monkeypatch.setattr(MaskFollower, "advance", failing)
     url = f"{server.url}/v1/completions"
     body = {"prompt": "a", "max_tokens": 60, "ignore_eos": True}
     broken = {**body, "structured_outputs": {"regex": "x{50}|x{60}y"}}

@@ -12,7 +12,7 @@ from llmanac.generate.engine import Engine
 from llmanac.models.families._table import canonical
 from llmanac.models.lm.transformer import Spec as Transformer
 from llmanac.models.load import load_model
-from llmanac.objectives._base import BaseObjective
+from llmanac.objectives import BaseObjective
 from llmanac.objectives.autoregressive import Spec as Autoregressive
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train

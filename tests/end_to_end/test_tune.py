@@ -34,9 +34,9 @@ from llmanac.recipes.tune_memory import plan_memory, saved_bytes
 from llmanac.recipes.tune_rows import read_rows
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 from llmanac.train import pace
-from llmanac.train._step import Stepper
 from llmanac.train.metrics import read_metrics
 from llmanac.train.plan import set_recompute
+from llmanac.train.step import Stepper
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 

@@ -16,12 +16,12 @@ from llmanac.core.errors import CheckpointError, RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.models.load import load_model
-from llmanac.recipes.verifying import Bounds, verify
+from llmanac.recipes.verifying import CheckBounds, verify
 from llmanac.recipes.verifying.answers import paired
 from llmanac.recipes.verifying.sides import Remote
 
 THETA = 500_000.0
-FEW = Bounds(limit=6, length=12)
+FEW = CheckBounds(limit=6, length=12)
 
 
 def causes(tuned, exported, **choices):

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from _small_models import randomise, tokens
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from llmanac.core.types import ALL, Batch, Want
+from llmanac.core.types import ALL, Batch, OutputRequest
 from llmanac.models.load import load_model
 
 LLAMA = {
@@ -295,7 +295,7 @@ def ours_batch(case, ids, **fields):
 
 
 def ours_on(model, case, ids, **fields):
-    want = Want(hidden=True) if "bare" in case else ALL
+    want = OutputRequest(hidden=True) if "bare" in case else ALL
     return values(model(ours_batch(case, ids, **fields), want=want))
 
 

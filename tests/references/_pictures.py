@@ -9,7 +9,7 @@ import transformers
 from _small_models import randomise
 from torch import Tensor
 
-from llmanac.multimodal.load import load_multimodal
+from llmanac.models.images.load import load_multimodal
 
 VISION = {
     "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 56, "image_size": 24,

@@ -16,9 +16,9 @@ from llmanac.adapters.load import CONFIG, WEIGHTS, load_adapter, save_adapter
 from llmanac.cli import main
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.models._quantized import Quantized
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
+from llmanac.models.quantized import Quantized
 from llmanac.tokenizers.load import train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,7 +142,7 @@ def test_hostile_files_are_refused_with_a_sentence(tmp_path, name, config, tenso
         load_adapter(model, folder)
     assert str(tmp_path) in str(found.value) and len(str(found.value)) < 700
     assert [k for k, p in model.named_parameters() if p.requires_grad] == trained
-    assert model.lead is None and not any(getattr(m, "change", None) for m in model.modules())
+    assert model.soft_prompt is None and not any(getattr(m, "change", None) for m in model.modules())
 
 
 def test_modules_that_the_config_leaves_out_need_no_tensors(tmp_path):

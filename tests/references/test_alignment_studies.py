@@ -15,7 +15,7 @@ from _small_models import randomise, transformer
 from evidence.mle_vs_rl import FIRST_ID, Source, divergences, predicted
 from llmanac.core.spec import make, make_method
 from llmanac.models.scalar import load_scalar
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes.align import AlignSpec
 from llmanac.recipes.tune import tune
 from llmanac.rewards import Sample

@@ -10,7 +10,7 @@ from _small_models import block, randomise, tokens, transformer
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
-from llmanac.models import _masks
+from llmanac.models import masks
 from llmanac.models.scores import scaled_dot
 from llmanac.models.scores._blocks import BlockAttention
 
@@ -58,7 +58,7 @@ def test_every_form_equals_torch(form, kv_heads, window, kind, monkeypatch):
     repeated = [x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v)]
     expected = F.scaled_dot_product_attention(q, *repeated, attn_mask=mask[:, None])
     score = build("score", "scaled-dot", heads=4, head_dim=16)
-    actual = score.attend(q, k, v, _masks.of_batch(batch).within(window), form=form)
+    actual = score.attend(q, k, v, masks.of_batch(batch).within(window), form=form)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     above = torch.randn_like(expected)
     for a, b in zip(
@@ -76,7 +76,7 @@ def test_a_bias_is_added_to_the_scores(form):
     batch, mask = batches()["causal"]
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.masked_fill(~mask[:, None], -float("inf")))
     score = build("score", "scaled-dot", heads=4, head_dim=16)
-    actual = score.attend(q, k, v, _masks.of_batch(batch), bias=bias, form=form)
+    actual = score.attend(q, k, v, masks.of_batch(batch), bias=bias, form=form)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -88,8 +88,8 @@ def test_one_query_over_shared_keys_equals_torch(masked, kv_heads, bias):
     q, v = q[:, :, -1:], v[..., :12]  # values of another width, as latent attention has
     added = torch.randn(3, 4, 1, 37, dtype=torch.float64) if bias else None
     queries = torch.tensor([[36], [20], [3]]) if masked else torch.tensor([[36]])
-    mask = _masks.AttentionMask(
-        _masks.Rule(kind="causal"), queries, torch.arange(37)[None], causal=False, mask=masked
+    mask = masks.AttentionMask(
+        masks.MaskRule(kind="causal"), queries, torch.arange(37)[None], causal=False, mask=masked
     )  # fmt: skip
     seen = torch.zeros(len(queries), 1, 1, 37, dtype=torch.float64)
     seen.masked_fill_((torch.arange(37) > queries)[:, None, None], float("-inf"))
@@ -118,7 +118,7 @@ def test_bfloat16_is_near_float64(form):
     exact = F.scaled_dot_product_attention(q, *(x.repeat_interleave(2, 1) for x in (k, v)), attn_mask=mask[:, None])
     low = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
     score = build("score", "scaled-dot", heads=4, head_dim=16)
-    actual = score.attend(*low, _masks.of_batch(batch), form=form)
+    actual = score.attend(*low, masks.of_batch(batch), form=form)
     assert actual.dtype == torch.bfloat16
     assert (actual.double() - exact).norm() < 0.01 * exact.norm()
     above = torch.randn_like(exact)

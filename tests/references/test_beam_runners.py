@@ -41,7 +41,7 @@ def test_the_same_texts_on_every_runner_and_in_every_batch(name, monkeypatch):
         "pages": {"prefix_cache_bytes": 1 << 22},
         "native": {"runner": "native"},
         "few rows": {"rows": 6, "prefix_cache_bytes": 1 << 16},
-        "put back": {"most_tokens": 120},
+        "put back": {"max_num_batched_tokens": 120},
         "drafts": {"drafter": "prompt-lookup"},
     }
     if name == "pieces":

@@ -90,7 +90,7 @@ def test_post_norm_equals_torch(name, lengths):
 
 
 def test_post_norm_with_cross_attention_equals_torch():
-    from llmanac.models._context import Memory
+    from llmanac.models.forward import SourceMemory
 
     layer = nn.TransformerDecoderLayer(DIM, HEADS, WIDTH, dropout=0.0, batch_first=True, dtype=torch.float64)
     randomise(layer)
@@ -119,7 +119,7 @@ def test_post_norm_with_cross_attention_equals_torch():
         from dataclasses import replace
 
         _, context = model._enter(Batch(embeddings=x), None)
-        return block(x, replace(context, memory=Memory(source, real)))
+        return block(x, replace(context, memory=SourceMemory(source, real)))
 
     compare(run, lambda x: layer(x, source, tgt_mask=future, memory_key_padding_mask=~real), x)
 

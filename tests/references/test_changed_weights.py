@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from llmanac.adapters.load import load_adapter, save_adapter
 from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
+from llmanac.models.images.load import load_multimodal
 from llmanac.models.load import load_model
 from llmanac.models.save import save_model
-from llmanac.multimodal.load import load_multimodal
 
 CHANGED = r"{}: was changed after it was written, .*llmanac.json; restore .* remove {} from sha256 there"
 

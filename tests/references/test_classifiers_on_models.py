@@ -20,7 +20,7 @@ from transformers import (
 
 from llmanac.core import registry
 from llmanac.core.errors import CheckpointError, DataError, SpecError
-from llmanac.core.types import ALL, HIDDEN, Batch, Output
+from llmanac.core.types import ALL, HIDDEN, Batch, ModelOutput
 from llmanac.data.examples import ExampleStream, batch_of
 from llmanac.models.load import load_model
 from llmanac.recipes.classification import small_language_model
@@ -149,7 +149,7 @@ class Counts:
 
     def forward(self, batch, state=None, want=ALL):
         ids = batch.ids if isinstance(batch, Batch) else batch
-        return Output(logits=torch.zeros(*ids.shape, 300))
+        return ModelOutput(logits=torch.zeros(*ids.shape, 300))
 
     def nll(self, batch, reduction="sum"):
         kept = (batch.targets != -100).double() * np.log(300)

@@ -11,8 +11,8 @@ from _small_models import randomise, tokens
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make, make_method
 from llmanac.data.pictures import Pictures, PictureStream, scenes
-from llmanac.multimodal.clip import contrastive_loss
-from llmanac.multimodal.load import load_multimodal
+from llmanac.models.images.clip import contrastive_loss
+from llmanac.models.images.load import load_multimodal
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
 

@@ -10,7 +10,7 @@ from _grammars import Spans, letters, random_node, random_regex
 from llmanac.core.errors import RequestError
 from llmanac.generate.constrain import expressions as ex
 from llmanac.generate.constrain.lark import parse_lark
-from llmanac.generate.constrain.matcher import Follower, Matcher
+from llmanac.generate.constrain.matcher import MaskFollower, Matcher
 from llmanac.generate.constrain.regex import parse_regex
 
 TOKENIZER = ByteTokenizer()
@@ -90,9 +90,9 @@ def test_what_is_ignored_comes_between_terminals():
 
 def test_keys_of_an_object_differ_in_each_scope():
     key = ex.Fresh(ex.Concat((letters('"'), ex.Repeat(letters("ab"), 0, 2), letters('"'))))
-    pair = ex.Sequence((key, ex.Choice((ex.Terminal(letters("1")), ex.Ref("o")))))
-    many = ex.Sequence((pair, ex.Many(pair, 0)))
-    rules = {"o": ex.Scope(ex.Sequence((ex.Terminal(letters("{")), many, ex.Terminal(letters("}")))))}
+    pair = ex.Concatenation((key, ex.Choice((ex.Terminal(letters("1")), ex.Ref("o")))))
+    many = ex.Concatenation((pair, ex.Many(pair, 0)))
+    rules = {"o": ex.Scope(ex.Concatenation((ex.Terminal(letters("{")), many, ex.Terminal(letters("}")))))}
     read = reader(ex.Grammar(rules, "o"))
     good = ['{"a"1"b"1}', '{"a"{"a"1}"b"{"a"1"b"1}}', '{""1"ab"1"aa"1}']
     bad = ['{"a"1"a"1}', '{"a"{"b"1"b"1}}', '{"a"{"b"1}"a"1}', '{""1""1}']
@@ -104,7 +104,7 @@ def test_a_mask_knows_the_keys_so_far():
     """The byte that would end a repeated key is not in the mask; after taking tokens back it is."""
     key = ex.Fresh(ex.Concat((ex.Repeat(letters("ab"), 1), letters(":"))))
     grammar = ex.Grammar({"s": ex.Scope(ex.Many(key, 1))}, "s")
-    follower = Follower(Matcher(grammar, TOKENIZER), [256], 260)
+    follower = MaskFollower(Matcher(grammar, TOKENIZER), [256], 260)
     for byte in b"ab:ba:a":
         follower.advance(byte)
     assert follower.mask()[ord(":")]
@@ -120,7 +120,9 @@ def test_a_mask_knows_the_keys_so_far():
 def test_the_beginning_of_a_text_of_which_none_is_left_is_not_alive():
     assert parse_regex("(?i)\udcff") is not None  # a byte that is not UTF-8 on the command line has no other case
     item = ex.Fresh(parse_regex('"(aa|ab|b[ab]?)"|a[^b]*'))
-    read = reader(ex.Grammar({"s": ex.Scope(ex.Sequence((item, ex.Many(ex.Sequence((COMMA, item)), 0, 4))))}, "s"))
+    read = reader(
+        ex.Grammar({"s": ex.Scope(ex.Concatenation((item, ex.Many(ex.Concatenation((COMMA, item)), 0, 4))))}, "s")
+    )
     for text, alive in {'"aa","a': True, '"aa","ab","a': False, '"aa","ab","b': True, '"aa","ab",a': True}.items():
         assert read(text)[0] == alive, text
     assert read('"b","ba","bb","a')[0] and not read('"b","ba","bb","b')[0]
@@ -132,7 +134,7 @@ COMMA = ex.Terminal(letters(","))
 def test_sets_that_are_forgotten_are_made_anew():
     grammar = parse_lark('start: "[" (start ("," start)*)? "]" | /[0-9]+/')
     small, large = Matcher(grammar, TOKENIZER, sets=40), Matcher(grammar, TOKENIZER)
-    one, two = Follower(small, [256], 260), Follower(large, [256], 260)
+    one, two = MaskFollower(small, [256], 260), MaskFollower(large, [256], 260)
     for byte in b"[[1,[22,[3]]],[[[[4]]]],5,[[[1],12],123],[[[[[6]]]]]]":
         assert (one.mask() == two.mask()).all() and one.accepting() == two.accepting()
         one.advance(byte), two.advance(byte)

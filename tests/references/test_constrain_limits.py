@@ -16,7 +16,7 @@ from llmanac.generate.constrain._classes import cases
 from llmanac.generate.constrain.automaton import warm as compile_kernels
 from llmanac.generate.constrain.expressions import Grammar, Terminal
 from llmanac.generate.constrain.json_schema import grammar
-from llmanac.generate.constrain.matcher import Follower, Matcher
+from llmanac.generate.constrain.matcher import MaskFollower, Matcher
 from llmanac.generate.constrain.regex import parse_regex
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
@@ -35,7 +35,7 @@ def bpe():
 def agreed(tokenizer, grammar, rng, steps=6):
     """A walk on which the mask is the set of tokens that `advance` takes, and what is forced is of that set."""
     size = tokenizer.vocab_size
-    ours = Follower(Matcher(grammar, tokenizer), [tokenizer.eos_id], size)
+    ours = MaskFollower(Matcher(grammar, tokenizer), [tokenizer.eos_id], size)
     for _ in range(steps):
         mask, taken = ours.mask(), np.zeros(size, bool)
         for token in range(size):
@@ -141,7 +141,7 @@ def test_large_limits_take_little_time(schema, inside, outside):
     matcher = Matcher(grammar(schema), tokenizer)
     assert time.thread_time() - start < 3
     for text, accepted in ((inside, True), (outside, False)):
-        follower = Follower(matcher, [tokenizer.eos_id], tokenizer.vocab_size)
+        follower = MaskFollower(matcher, [tokenizer.eos_id], tokenizer.vocab_size)
         try:
             for token in tokenizer.encode(text):
                 follower.advance(token)

@@ -11,7 +11,7 @@ from _small_models import transformer
 
 from llmanac.core.errors import RequestError
 from llmanac.generate.constrain.expressions import Grammar, Terminal
-from llmanac.generate.constrain.matcher import Follower, Matcher
+from llmanac.generate.constrain.matcher import MaskFollower, Matcher
 from llmanac.generate.constrain.regex import parse_regex, search_regex
 from llmanac.generate.constrain.vocabulary import vocabulary_of
 from llmanac.generate.engine import Engine
@@ -97,7 +97,7 @@ REAL = [
 
 def follower(tokenizer, pattern, ends=None):
     made = Matcher(Grammar({"s": Terminal(parse_regex(pattern))}, "s"), tokenizer)
-    return Follower(made, [tokenizer.eos_id] if ends is None else ends, tokenizer.vocab_size)
+    return MaskFollower(made, [tokenizer.eos_id] if ends is None else ends, tokenizer.vocab_size)
 
 
 def compared(tokenizer, peer, pattern, rng, walks=2):

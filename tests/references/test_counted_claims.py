@@ -11,7 +11,7 @@ from torch import nn
 
 from llmanac.core.registry import build
 from llmanac.core.spec import make_method
-from llmanac.objectives._advantages import by_group
+from llmanac.objectives.policy_gradient import by_group
 
 
 def parameters(module: nn.Module) -> int:

@@ -13,8 +13,8 @@ from llmanac.core.errors import SpecError
 from llmanac.lab import deadline as deadlines
 from llmanac.lab import words
 from llmanac.lab.axis import Arm, Axis
-from llmanac.lab.budget import BudgetError, Plan, Speed, make_plan
-from llmanac.lab.cache import Cache
+from llmanac.lab.budget import BudgetError, Speed, StudyPlan, make_plan
+from llmanac.lab.cache import StudyCache
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import parameters_of
 from llmanac.lab.smaller import smaller_base
@@ -68,7 +68,7 @@ def study(trial: SlowTrial, cache: Path, budget: float, expected: float) -> tupl
         "s", Axis("position", "position", "model.position"), arms, "a", tuple(range(len(trial.seconds))), trial
     )
     limit = Deadline(budget, trial.clock.time, said.append, dict.fromkeys("ab", expected))
-    return made.run(Cache(cache), None, limit), said
+    return made.run(StudyCache(cache), None, limit), said
 
 
 def test_a_study_in_time_has_every_seed_and_no_warning(tmp_path: Path, clock: Clock) -> None:
@@ -97,7 +97,7 @@ def test_it_is_warned_of_while_there_is_time(tmp_path: Path, clock: Clock) -> No
     arms = tuple(Arm(label, None, {}, {}) for label in "ab")
     limit = Deadline(105, begin, lambda line: at.append((clock.time - begin, line)), dict.fromkeys("ab", 10.0))
     made = Study("s", Axis("position", "position", "model.position"), arms, "a", tuple(range(5)), trial)
-    made.run(Cache(tmp_path), None, limit)
+    made.run(StudyCache(tmp_path), None, limit)
     assert at[0][0] == 30.0 and "5m" in at[0][1] and "1m 45s" in at[0][1]  # after the first run
     assert len(at) == 1  # nothing new: not said again
 
@@ -116,7 +116,7 @@ def test_the_same_command_goes_on(tmp_path: Path, clock: Clock) -> None:
 
 
 def asked(budget: float, step: float, base: Any, axis: str = "model.position", **options: Any) -> str:
-    def fit(speed: Any) -> Plan:
+    def fit(speed: Any) -> StudyPlan:
         return make_plan(budget, 5.0, 5, speed, {"a": 1.0, "b": 1.0}, **options)
 
     speed = {"a": Speed(step, 2.0), "b": Speed(step, 2.0)}

@@ -25,7 +25,6 @@ from llmanac.core.errors import RequestError
 from llmanac.core.rng import torch_generator
 from llmanac.generate._logits import largest
 from llmanac.generate._noise import Noise
-from llmanac.generate._requests import Options, Request, decoding_of
 from llmanac.generate._sampling import choose
 from llmanac.generate.decoding import (
     compose,
@@ -40,6 +39,7 @@ from llmanac.generate.decoding import (
     top_p,
     typical,
 )
+from llmanac.generate.requests import Options, Request, decoding_of
 
 torch.set_num_threads(1)  # the tensors here are tiny: a second thread only waits
 

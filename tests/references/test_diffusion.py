@@ -10,8 +10,8 @@ from _small_models import randomise
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
-from llmanac.multimodal._model import cut
-from llmanac.multimodal.samplers import signal
+from llmanac.models.images._model import cut
+from llmanac.models.images.samplers import signal
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the [test] extra")
 BETAS = {"linear": {"beta_schedule": "linear"}, "cosine": {"beta_schedule": "squaredcos_cap_v2"}}

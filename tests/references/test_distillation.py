@@ -15,7 +15,7 @@ from _small_models import VOCABULARY, gradients, randomise, tokens, transformer
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError
-from llmanac.core.types import IGNORE, Batch, Want
+from llmanac.core.types import IGNORE, Batch, OutputRequest
 from llmanac.kernels.nn.divergence import chunked_divergence, divergence
 
 CASES = [
@@ -182,7 +182,10 @@ def test_features_equal_the_loss_written_out(distance):
     maps = objective.models["projections"].double().maps
     loss, units, _ = objective.loss(student, batch)
     keep = batch.targets != IGNORE
-    own, other = student(batch, want=Want(layers=(1, 2), logits="all")), teacher(batch, want=Want(layers=(2, 3)))
+    own, other = (
+        student(batch, want=OutputRequest(layers=(1, 2), logits="all")),
+        teacher(batch, want=OutputRequest(layers=(2, 3))),
+    )
     total = 0.0
     for map_, a, b in zip(maps, own.layers, other.layers, strict=True):
         a, b = F.linear(a[keep], map_.weight), b[keep]

@@ -37,7 +37,7 @@ from llmanac.core.errors import CheckpointError, DataError, SpecError, Tokenizer
 from llmanac.data.documents import Document
 from llmanac.data.sources._docstrings import Entry
 from llmanac.data.sources._public import Name
-from llmanac.generate._requests import TokenLogprob
+from llmanac.generate.requests import TokenLogprob
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import FolderAssistant
 from llmanac.retrieve.folder.reader import CHOICES

@@ -19,7 +19,7 @@ from llmanac.data.pack import Row
 from llmanac.data.tokens import TokenDataset
 from llmanac.models.load import load_model
 from llmanac.objectives._drawn import poisson_spans
-from llmanac.recipes.parts import Tokens, tokenizer_of
+from llmanac.recipes.parts import TokenizedText, tokenizer_of
 from llmanac.tokenizers.load import train_tokenizer
 
 VOCAB = 60
@@ -135,13 +135,13 @@ def test_an_epoch_draws_anew_and_a_resumed_stream_draws_the_same(tmp_path):
     dataset = TokenDataset.write(tmp_path / "d", ["a text of some length to hide tokens in " * 4], tokenizer)
     for name in ("masked", "prefix", "glm", "span-corruption"):
         objective = registry.build("objective", name, tokenizer=tokenizer)
-        stream = objective.source(Tokens(tokenizer, dataset), length=63, rows=1, seed=3)
+        stream = objective.source(TokenizedText(tokenizer, dataset), length=63, rows=1, seed=3)
         epoch = stream.plan(0)
         first = [objective.collate(stream.take(1)) for _ in range(epoch)]
         place = stream.state()
         second = [objective.collate(stream.take(1)) for _ in range(epoch)]
         other = registry.build("objective", name, tokenizer=tokenizer)
-        resumed = other.source(Tokens(tokenizer, dataset), length=63, rows=1, seed=3)
+        resumed = other.source(TokenizedText(tokenizer, dataset), length=63, rows=1, seed=3)
         resumed.restore(*place)
         again = [other.collate(resumed.take(1)) for _ in range(epoch)]
         drawn = {

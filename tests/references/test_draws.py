@@ -7,11 +7,11 @@ from _small_models import VOCABULARY, randomise, transformer
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.spec import make_method
-from llmanac.generate._draws import PlainDraws, _compiled, _exact
+from llmanac.generate.draws import PlainDraws, _compiled, _exact
 from llmanac.generate.engine import Engine
-from llmanac.models._shared import sharing
 from llmanac.objectives import policy_gradient
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives._shared import sharing
+from llmanac.objectives.policy_gradient import Rollout
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

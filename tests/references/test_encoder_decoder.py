@@ -8,8 +8,8 @@ from torch import nn
 
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.models._context import Context, Memory
-from llmanac.models._masks import of_batch
+from llmanac.models.forward import Context, SourceMemory
+from llmanac.models.masks import of_batch
 from llmanac.models.positions import Position
 
 DIM = 24
@@ -30,7 +30,12 @@ def test_cross_attention_equals_torch():
     mask = of_batch(Batch(embeddings=x))
     for form in ("sdpa", "plain", "blocks"):
         context = Context(
-            ids=None, positions=mask.queries, mask=mask, position=Position(), form=form, memory=Memory(source, real)
+            ids=None,
+            positions=mask.queries,
+            mask=mask,
+            position=Position(),
+            form=form,
+            memory=SourceMemory(source, real),
         )
         expected, _ = peer(x, source, source, key_padding_mask=~real)
         torch.testing.assert_close(ours(x, context), expected, rtol=0, atol=1e-12)

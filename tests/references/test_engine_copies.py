@@ -14,8 +14,8 @@ from _small_models import VOCABULARY, block, randomise
 from torch.overrides import TorchFunctionMode
 
 from llmanac.core.spec import make_method
-from llmanac.generate._requests import Request
 from llmanac.generate.engine import Engine
+from llmanac.generate.requests import Request
 from llmanac.generate.runner import TorchRunner
 from llmanac.generate.schedule import exchanged
 from llmanac.generate.scheduler import Scheduler

@@ -12,7 +12,7 @@ from llmanac.core.errors import RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate import schedule as decisions
 from llmanac.generate.engine import Engine
-from llmanac.generate.schedule import Call, Row, admit, compact, schedule
+from llmanac.generate.schedule import ReadCall, ScheduledRow, admit, compact, schedule
 
 
 class Words:
@@ -52,24 +52,24 @@ class Request:
 
 
 def rows_of(decoding, reading):
-    table = [Row(Request([1]), [7] * n, sequence=object()) for n in decoding]
-    return [*table, *(Row(Request(range(n)), list(range(n))) for n in reading)]
+    table = [ScheduledRow(Request([1]), [7] * n, sequence=object()) for n in decoding]
+    return [*table, *(ScheduledRow(Request(range(n)), list(range(n))) for n in reading)]
 
 
 def test_a_step_is_one_call_for_those_that_decode_and_a_budget_of_prompt_tokens(monkeypatch):
     monkeypatch.setattr(decisions, "READ_TOKENS", 100)
-    assert schedule(rows_of([1, 1, 1], []), 50) == [Call(0, 3, 1, False)]
-    assert schedule(rows_of([1, 4], []), 50) == [Call(0, 2, 4, True)]  # forced tokens are read and scored
+    assert schedule(rows_of([1, 1, 1], []), 50) == [ReadCall(0, 3, 1, False)]
+    assert schedule(rows_of([1, 4], []), 50) == [ReadCall(0, 2, 4, True)]  # forced tokens are read and scored
     assert schedule(rows_of([1], [20, 30, 40]), 50) == [
-        Call(0, 1, 1, False),
-        Call(1, 3, 30, False),
-        Call(3, 4, 40, False),
+        ReadCall(0, 1, 1, False),
+        ReadCall(1, 3, 30, False),
+        ReadCall(3, 4, 40, False),
     ]
     # a long prompt is read in pieces, and those behind it wait
-    assert schedule(rows_of([1, 1], [250, 5]), 50) == [Call(0, 2, 1, False), Call(2, 3, 100, False)]
-    assert schedule(rows_of([], [60, 60]), 50) == [Call(0, 1, 60, False), Call(1, 2, 40, False)]
-    scored = [Row(Request(range(9), scored=True), list(range(9))), *rows_of([], [9])]
-    assert schedule(scored, 50) == [Call(0, 1, 9, True), Call(1, 2, 9, False)]
+    assert schedule(rows_of([1, 1], [250, 5]), 50) == [ReadCall(0, 2, 1, False), ReadCall(2, 3, 100, False)]
+    assert schedule(rows_of([], [60, 60]), 50) == [ReadCall(0, 1, 60, False), ReadCall(1, 2, 40, False)]
+    scored = [ScheduledRow(Request(range(9), scored=True), list(range(9))), *rows_of([], [9])]
+    assert schedule(scored, 50) == [ReadCall(0, 1, 9, True), ReadCall(1, 2, 9, False)]
     assert schedule([], 50) == []
 
 

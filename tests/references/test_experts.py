@@ -9,11 +9,11 @@ from test_recurrent import context_of
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Output, Want
-from llmanac.objectives._base import NextToken
+from llmanac.core.types import Batch, ModelOutput, OutputRequest
+from llmanac.objectives import NextToken
 from llmanac.objectives.autoregressive import Spec as Autoregressive
 from llmanac.train._balance import of_step
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 DIM = 16
 
@@ -121,7 +121,7 @@ def test_balance_is_part_of_the_loss_and_leaves_padding_out():
     }  # fmt: skip
     model = randomise(make_method("lm", spec).build(vocab_size=VOCABULARY)).double()
     batch = shifted(tokens(3, 12))
-    output = model(batch, want=Want(nll="sum"))
+    output = model(batch, want=OutputRequest(nll="sum"))
     total, units, metrics = Autoregressive().build().loss(model, batch)
     assert units == 33
     torch.testing.assert_close(total, output.nll + 33 * output.aux["load-balance"])
@@ -131,7 +131,7 @@ def test_balance_is_part_of_the_loss_and_leaves_padding_out():
         ids=torch.cat([batch.ids, tokens(3, 5, seed=4)], 1), lengths=torch.full((3,), 11),
         targets=torch.cat([batch.targets, torch.full((3, 5), -100)], 1),
     )  # fmt: skip
-    again = model(padded, want=Want(nll="sum"))
+    again = model(padded, want=OutputRequest(nll="sum"))
     torch.testing.assert_close(again.nll, output.nll)
     torch.testing.assert_close(again.aux["load-balance"], output.aux["load-balance"])
 
@@ -170,7 +170,7 @@ def test_the_counting_pass_sees_what_the_gradients_see():
             x = torch.nn.functional.dropout(batch, 0.5)
             context = context_of(x)
             y = model[0](x, context)
-            total, metrics = self.with_aux(y.sum(), 3, Output(aux=context.aux()))
+            total, metrics = self.with_aux(y.sum(), 3, ModelOutput(aux=context.aux()))
             return total, 3, metrics
 
     x, counts = torch.randn(2, 1, 5, DIM, dtype=torch.float64), []

@@ -21,7 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from llmanac.cli import main
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.models.families import FAMILIES, Config, family
 from llmanac.models.families._config import PEER
 from llmanac.models.families._table import canonical
@@ -36,7 +36,7 @@ def test_an_encoder_refuses_what_it_cannot_do(tmp_path):
         (lambda: ours(Batch(ids=tokens(1, 5))), 'is no causal model; give mask="bidirectional"'),
         (lambda: ours.start(1), "does not write"),
         (lambda: ours(tokens(1, 5)), "logits: this model has no head"),
-        (lambda: ours(tokens(1, 65), want=Want(hidden=True)), "65 tokens, but only 64 positions"),
+        (lambda: ours(tokens(1, 65), want=OutputRequest(hidden=True)), "65 tokens, but only 64 positions"),
     ):
         with pytest.raises(RequestError, match=message):
             call()
@@ -45,7 +45,7 @@ def test_an_encoder_refuses_what_it_cannot_do(tmp_path):
         segments=torch.tensor([[0] * 9 + [1] * 5]), positions=torch.tensor([[*range(9), *range(5)]]),
     )  # fmt: skip
     alone = torch.cat([ours_on(ours, "bert, bare", ids) for ids in (tokens(1, 9), tokens(1, 5, seed=2))], 1)
-    torch.testing.assert_close(ours(packed, want=Want(hidden=True)).hidden, alone, rtol=0, atol=1e-10)
+    torch.testing.assert_close(ours(packed, want=OutputRequest(hidden=True)).hidden, alone, rtol=0, atol=1e-10)
 
 
 def test_older_spellings_of_rope(tmp_path):
@@ -258,7 +258,7 @@ def test_any_value_of_any_key_is_honoured_or_refused(kind, tmp_path):
             except CheckpointError as error:
                 assert str(tmp_path) in str(error) and len(str(error)) < 1500, (key, value)
             else:
-                model(ours_batch(kind, tokens(1, 3)), want=Want(hidden=True))
+                model(ours_batch(kind, tokens(1, 3)), want=OutputRequest(hidden=True))
                 loaded += 1
     assert 0 < loaded < len(config) * len(WRONG) / 2
 

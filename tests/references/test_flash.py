@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
 from llmanac.kernels.nn.flash import flash_attention
-from llmanac.models import _masks
+from llmanac.models import masks
 from llmanac.models._tiles import Tiles
 
 
@@ -22,7 +22,7 @@ from llmanac.models._tiles import Tiles
 def test_tiles_hold_the_mask(rows, columns, kind, window):
     """Put together, tiles are the mask; what is left out is hidden, what has no mask is seen."""
     batch, _ = batches()[kind]
-    mask = _masks.of_batch(batch).within(window)
+    mask = masks.of_batch(batch).within(window)
     found = torch.zeros(3, 1, 37, 37, dtype=torch.bool)
     for part, tiles in Tiles(mask, rows, columns):
         for keys, seen in tiles:
@@ -35,7 +35,7 @@ def test_tiles_hold_the_mask(rows, columns, kind, window):
 def test_gradcheck(softcap, sinks):
     q, k, v = qkv(heads=2, kv_heads=1, length=7, dim=3, batch=2)
     logits = torch.tensor([0.3, -0.5], dtype=torch.float64, requires_grad=True)
-    mask = _masks.of_batch(Batch(ids=tokens(2, 7))).within(4)
+    mask = masks.of_batch(Batch(ids=tokens(2, 7))).within(4)
 
     def run(q, k, v, logits):
         return flash_attention(
@@ -65,7 +65,7 @@ def cost(length, window, kind="causal", form="flash", segments=None):
     batch = Batch(ids=torch.zeros(1, length, dtype=torch.long), mask=kind, segments=segments)
 
     def both():
-        mask = _masks.of_batch(batch).within(window)
+        mask = masks.of_batch(batch).within(window)
         return torch.autograd.grad(score.attend(*inputs, mask, form=form).sum(), inputs)
 
     held = peak_bytes(both)
@@ -105,7 +105,7 @@ def test_a_source_is_read_by_tiles():
     q, _, _ = qkv(length=300)
     _, k, v = qkv(length=520)
     real = torch.arange(520) < torch.tensor([520, 7, 0])[:, None]
-    mask = _masks.AttentionMask.of_source(real, 300)
+    mask = masks.AttentionMask.of_source(real, 300)
     score = build("score", "scaled-dot", heads=4, head_dim=16)
     found, expected = (score.attend(q, k, v, mask, form=form) for form in ("flash", "plain"))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
@@ -113,7 +113,7 @@ def test_a_source_is_read_by_tiles():
 
 def test_bfloat16_is_near_float64_over_many_tiles():
     q, k, v = qkv(length=700)
-    mask = _masks.of_batch(Batch(ids=tokens(3, 700)))
+    mask = masks.of_batch(Batch(ids=tokens(3, 700)))
     score = build("score", "scaled-dot", heads=4, head_dim=16)
     low = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
     exact, found = score.attend(q, k, v, mask), score.attend(*low, mask, form="flash")

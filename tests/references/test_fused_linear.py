@@ -11,7 +11,7 @@ from _training import model_of, run
 from safetensors.torch import load_file
 
 from llmanac.core import registry
-from llmanac.models._layers import Linear, Packed, fuse, linear_all, unfuse
+from llmanac.models.layers import Linear, Packed, fuse, linear_all, unfuse
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GROUPED = {"mixer": {"name": "grouped-query", "heads": 4, "biases": "qkv"}, "name": "pre-norm"}

@@ -16,11 +16,11 @@ from llmanac.kernels.nn import _short, pointwise
 from llmanac.kernels.nn._cross_entropy_loops import values_and_slopes_
 from llmanac.kernels.nn._takes import SMALLEST, fused
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
-from llmanac.models import _masks
+from llmanac.models import masks
+from llmanac.models.compiling import compile_model
 from llmanac.models.norms.rmsnorm import rms_norm
 from llmanac.models.positions.rope import _Rotation
 from llmanac.models.scores._blocks import BlockAttention
-from llmanac.train.compiling import compile_model
 
 ULP = 2.0**-8  # the largest relative error of rounding to bfloat16
 
@@ -100,7 +100,7 @@ def test_numbers_are_rounded_as_torch_rounds() -> None:
     assert torch.equal(back[kept], x[kept])
 
 
-def masks() -> dict[str, Batch]:
+def mask_batches() -> dict[str, Batch]:
     length = 37
     segments = torch.tensor([[0] * 10 + [1] * 27, [0] * length, [0] * 5 + [1] * 5 + [2] * 27])
     return {
@@ -112,11 +112,11 @@ def masks() -> dict[str, Batch]:
     }
 
 
-@pytest.mark.parametrize("name", masks())
+@pytest.mark.parametrize("name", mask_batches())
 @pytest.mark.parametrize("window", [None, 1, 5])
 @pytest.mark.parametrize("size", [8, 64])
 def test_attention_over_ranges_equals_torch(name: str, window: int | None, size: int) -> None:
-    mask = _masks.of_batch(masks()[name]).within(window)
+    mask = masks.of_batch(mask_batches()[name]).within(window)
     q, k, v = (drawn(3, heads, 37, 16, seed=heads + at).requires_grad_() for at, heads in enumerate((4, 2, 2)))
     seen = torch.ones(1, 1, 37, 37, dtype=torch.bool) if mask.rule is None else mask.boolean()
     repeated = [x.repeat_interleave(2, dim=1) for x in (k, v)]
@@ -134,7 +134,7 @@ def test_attention_over_ranges_equals_torch(name: str, window: int | None, size:
 
 def test_masks_that_are_no_ranges_have_none() -> None:
     index = torch.arange(6)[None]
-    causal = _masks.AttentionMask(_masks.Rule(kind="causal"), index, index, causal=True, mask=True)
+    causal = masks.AttentionMask(masks.MaskRule(kind="causal"), index, index, causal=True, mask=True)
     assert causal.patterned(lambda q, k: (q - k) % 2 == 0).ranges() is None
     assert causal.strictly_before().ranges() is None  # the first query sees nothing
     first, last = causal.ranges() or ()

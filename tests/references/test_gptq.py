@@ -10,7 +10,7 @@ import torch
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.models._quantized import Quantized
+from llmanac.models.quantized import Quantized
 
 
 def data(rows, columns, samples, seed=0):

@@ -11,7 +11,7 @@ from _json_texts import Cut, Reader, drawn
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.generate.constrain.json_schema import grammar, parse
-from llmanac.generate.constrain.tools import FORMS, Call, calls_grammar, parse_calls
+from llmanac.generate.constrain.tools import FORMS, FunctionCall, calls_grammar, parse_calls
 
 
 class Address(pydantic.BaseModel):
@@ -107,8 +107,8 @@ def test_a_format_that_is_not_enforced():
 
 
 def test_a_text_inside_arguments_is_no_end():
-    assert parse_calls(TEXTS["hermes"], "hermes") == [Call("weather", {"city": "Rome; </tool_call>"})]
-    assert parse_calls(TEXTS["llama3"], "llama3") == [Call("weather", {"city": "Rome; {"})]
+    assert parse_calls(TEXTS["hermes"], "hermes") == [FunctionCall("weather", {"city": "Rome; </tool_call>"})]
+    assert parse_calls(TEXTS["llama3"], "llama3") == [FunctionCall("weather", {"city": "Rome; {"})]
 
 
 @pytest.mark.parametrize("text", ["", "hello", '{"name": "f"}', '{"name": "f", "parameters": []}', '{"name":', "[1]"])

@@ -13,10 +13,10 @@ from _small_models import randomise
 
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.core.spec import make_method
-from llmanac.core.types import IGNORE, Batch, Output
+from llmanac.core.types import IGNORE, Batch, ModelOutput
 from llmanac.lab import generation as generations
 from llmanac.lab import probe as probes
-from llmanac.lab.generation import LEAST_DISTINCT, Generation, fill, make_generation, without_degenerate, write
+from llmanac.lab.generation import LEAST_DISTINCT, JudgedGeneration, fill, make_generation, without_degenerate, write
 from llmanac.tokenizers.load import train_tokenizer
 
 SPECIAL = ["<|endoftext|>", "<|mask|>", "<|sop|>", "<|eop|>"]
@@ -72,10 +72,10 @@ class Recorder:
     def __init__(self, p: torch.Tensor) -> None:
         self.logits, self.given = p.log(), []
 
-    def __call__(self, batch: Batch, want: Any = None) -> Output:
+    def __call__(self, batch: Batch, want: Any = None) -> ModelOutput:
         assert batch.mask == "bidirectional"
         self.given.append(batch.ids.clone())
-        return Output(logits=self.logits.expand(*batch.shape, -1))
+        return ModelOutput(logits=self.logits.expand(*batch.shape, -1))
 
 
 def test_masks_are_filled_by_certainty_then_place_by_place(tokenizer: Any) -> None:
@@ -129,8 +129,8 @@ def test_the_judge_scores_what_follows_the_prompts(tokenizer: Any, tmp_path: Pat
 
 
 def test_an_arm_that_repeats_itself_gets_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Generation(None, np.zeros((8, 2)), np.zeros((8, 4)), None, None, "a judge")
-    monkeypatch.setattr(Generation, "of", lambda self, written: {"judged": 2.0, "distinct_2": 0.9})
+    made = JudgedGeneration(None, np.zeros((8, 2)), np.zeros((8, 4)), None, None, "a judge")
+    monkeypatch.setattr(JudgedGeneration, "of", lambda self, written: {"judged": 2.0, "distinct_2": 0.9})
 
     def judged(**distinct: float) -> dict[str, Any]:
         verdicts = [{"arm": arm, "verdict": "better"} for arm in distinct if arm != "a"]

@@ -23,8 +23,8 @@ from llmanac.evaluate.likelihood import loglikelihood, loglikelihood_rolling, te
 from llmanac.metrics.log_likelihood import log_likelihood, log_likelihoods
 from llmanac.metrics.log_likelihood import token_logprobs as logprobs_of_logits
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
-from llmanac.models._pairs import encode_pair
 from llmanac.models.load import load_model
+from llmanac.models.pairs import encode_pair
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
 TEXT = (

@@ -15,10 +15,10 @@ import scipy.stats
 from llmanac.core.errors import SpecError
 from llmanac.lab.axis import Arm, Axis
 from llmanac.lab.budget import BudgetError, Speed
-from llmanac.lab.cache import Cache
+from llmanac.lab.cache import StudyCache
 from llmanac.lab.compare import compare
 from llmanac.lab.looks import LOOKS, compare_in_looks, guarded, hall, levels, looks_within, power
-from llmanac.lab.runner import Question
+from llmanac.lab.runner import RunnerRequest
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
 from llmanac.metrics._student import student_quantile
@@ -166,7 +166,7 @@ def test_seeds_are_added_until_the_verdict_is_there(tmp_path: Path, shift: float
     arms = tuple(Arm(label, None, {}, {}) for label in "ab")
     trial = Trial(shift)
     study = Study("s", axis, arms, "a", tuple(range(MOST)), trial, 1e-6, looks=LOOKS)  # type: ignore[arg-type]
-    found = study.run(Cache(tmp_path))
+    found = study.run(StudyCache(tmp_path))
     (c,) = found["comparisons"]["loss"]
     assert len(found["seeds"]) <= seeds and len(trial.asked) == 2 * len(found["seeds"]) and len(found["seeds"]) in LOOKS
     assert c["verdict"] == (verdict or "inconclusive") and list(found["looks"]) == [str(n) for n in LOOKS]
@@ -175,7 +175,7 @@ def test_seeds_are_added_until_the_verdict_is_there(tmp_path: Path, shift: float
 
 def test_the_plan_has_as_many_seeds_as_fit_and_what_is_not_trained_takes_no_auto(tmp_path: Path) -> None:
     def seeds(budget: float) -> int:
-        question = Question(None, (), None, "a", budget, MOST, looks=LOOKS)  # type: ignore[arg-type]
+        question = RunnerRequest(None, (), None, "a", budget, MOST, looks=LOOKS)  # type: ignore[arg-type]
         return question.plan(0.0, {"a": Speed(0.01, 0.0)}, {"a": 1.0}, stated=300).seeds
 
     assert [seeds(budget) for budget in (16, 25, 33, 46, 100)] == [5, 7, 10, 14, 20]

@@ -15,7 +15,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.rng import parameter_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.models._layers import fuse
+from llmanac.models.layers import fuse
 from llmanac.models.load import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from llmanac.core.spec import make_method
-from llmanac.models import _quantized
-from llmanac.models._layers import Linear
+from llmanac.models import quantized
+from llmanac.models.layers import Linear
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -150,7 +150,7 @@ def test_a_packed_matrix_is_dequantized_by_tiles(form, monkeypatch):
     layer.weight = nn.Parameter(dense, requires_grad=False)
     expected = gradients(layer, x, layer)
     layer.weight = nn.Parameter(packed, requires_grad=False)
-    monkeypatch.setattr(_quantized, "PIECE", 7 * 40)
+    monkeypatch.setattr(quantized, "PIECE", 7 * 40)
     sizes, kind = [], type(packed.form)
     rows = kind.rows
     monkeypatch.setattr(kind, "rows", lambda self, *a: sizes.append(rows(self, *a).numel()) or rows(self, *a))

@@ -11,9 +11,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Want
+from llmanac.core.types import OutputRequest
 from llmanac.lab.memory import memory
-from llmanac.models._quantized import Quantized
+from llmanac.models.quantized import Quantized
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NF4 = make_method("quantizer", "nf4")
@@ -138,7 +138,7 @@ def test_checkpointed_blocks_give_the_same_gradients():
             model.recompute = kind
             model.zero_grad()
             torch.manual_seed(0)
-            output = model(batch, want=Want(nll="sum"))
+            output = model(batch, want=OutputRequest(nll="sum"))
             sum(output.aux.values(), output.nll).backward()
             found[kind] = [p.grad.clone() for p in model.parameters() if p.requires_grad]
         assert len(found["none"]) == len(found["blocks"]) > 0

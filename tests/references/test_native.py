@@ -26,8 +26,8 @@ from llmanac.kernels.infer._machine import call, forms
 from llmanac.kernels.infer.blocks import repacked
 from llmanac.kernels.infer.kinds import PACKED
 from llmanac.kernels.infer.products import FLOATS, product
-from llmanac.models._layers import Linear, Product
 from llmanac.models.gguf.write import export_gguf
+from llmanac.models.layers import Linear, LinearMap
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -390,7 +390,7 @@ def test_blocks_of_a_file_are_not_run_once_the_parameters_are_others(tmp_path):
     engine = Engine(loaded, runner="native:float32")
     assert engine.native._plan.matrices[..., 4].all()
     for part in loaded.modules():
-        if isinstance(part, Product):
+        if isinstance(part, LinearMap):
             part.weight = torch.nn.Parameter(part.weight.dense() * 0.5)
     engine.sync()
     assert not engine.native._plan.matrices[..., 4].any() and not engine.native._plan.head[4]

@@ -15,8 +15,8 @@ from llmanac.generate.engine import Engine
 from llmanac.generate.native import NativeModel
 from llmanac.generate.native_torch import refusal
 from llmanac.kernels.infer.kinds import NF4, PACKED
-from llmanac.models._quantized import Quantized
 from llmanac.models.load import load_model
+from llmanac.models.quantized import Quantized
 from llmanac.quant._gptq_files import Grouped
 from llmanac.quant.nf4 import levels
 

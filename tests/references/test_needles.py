@@ -17,8 +17,8 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import Batch
 from llmanac.evaluate.needles import TASKS, grid, make_prompt, score
 from llmanac.generate.engine import Engine
-from llmanac.models._scaling import stretched
 from llmanac.models.load import export_model, load_model
+from llmanac.models.scaling import stretched
 from llmanac.tokenizers.load import train_tokenizer
 
 TOKENIZER = train_tokenizer("utf8", [])

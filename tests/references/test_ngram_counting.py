@@ -22,7 +22,7 @@ from llmanac.models.ngrams import counts as counting
 from llmanac.models.ngrams import words
 from llmanac.models.ngrams.counts import count
 from llmanac.models.ngrams.trie import places, untrained
-from llmanac.models.ngrams.vocabulary import Vocabulary
+from llmanac.models.ngrams.vocabulary import NgramVocabulary
 
 rows_of_tokens = st.lists(st.lists(st.integers(1, 5), max_size=9), min_size=1, max_size=10)
 
@@ -153,11 +153,11 @@ def test_words_are_split_as_kenlm_does_however_the_text_is_cut(text: bytes, cut:
     pieces = [text[i : i + cut] for i in range(0, len(text), cut)]
     lines = split_lines(text)
     for learn in (True, False):
-        vocabulary = Vocabulary()
+        vocabulary = NgramVocabulary()
         if not learn:
             for word in {w for line in lines for w in line if len(w) % 2}:
                 vocabulary.add(word)
-        found = list(words._Reader(vocabulary, learn, words.TAKE).pieces(iter(pieces)))
+        found = list(words._WordReader(vocabulary, learn, words.TAKE).pieces(iter(pieces)))
         ids = np.concatenate([f[0] for f in found]) if found else np.zeros(0, np.int32)
         place = np.concatenate([f[1] for f in found]) if found else np.zeros(0, np.uint8)
         said = [vocabulary[i] for i in ids]

@@ -18,7 +18,7 @@ from llmanac.models.ngrams import checks
 from llmanac.models.ngrams.arpa import read_arpa, write_arpa
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.trie import Trie
-from llmanac.models.ngrams.vocabulary import Vocabulary
+from llmanac.models.ngrams.vocabulary import NgramVocabulary
 from llmanac.models.ngrams.words import WordModel
 
 # as SRILM writes: no weight where nothing continues, -99, a preamble, a shorter n-gram pruned away ("b c")
@@ -182,7 +182,7 @@ def test_a_file_with_any_damage_is_read_or_refused(data: st.DataObject) -> None:
 
 def word_model(order: int = 3) -> WordModel:
     trie = model_of(sentences(), 40, order, "modified-kneser-ney")
-    return WordModel(trie, Vocabulary([b"<s>", b"</s>", *(b"word%d" % i for i in range(38))]), 39, 0, 1)
+    return WordModel(trie, NgramVocabulary([b"<s>", b"</s>", *(b"word%d" % i for i in range(38))]), 39, 0, 1)
 
 
 def test_binary_files_open_without_being_read_and_stay_whole(tmp_path: Path) -> None:

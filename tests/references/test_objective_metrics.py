@@ -13,12 +13,11 @@ from _small_models import VOCABULARY, randomise
 
 from llmanac.core import registry
 from llmanac.core.errors import DataError, RequestError
-from llmanac.core.types import IGNORE, Bags, Batch
+from llmanac.core.types import IGNORE, BagOfWords, Batch
 from llmanac.data.examples import Examples
 from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.metrics._items import Items, Metric
-from llmanac.objectives._base import NextToken
-from llmanac.objectives._measured import Measured
+from llmanac.objectives import MeasuredObjective, NextToken
 
 DOCUMENTS = ["a first document of some length, longer than one window", "short", "the third one, " * 9]
 
@@ -58,8 +57,8 @@ def test_an_objective_without_a_measure_of_its_own_is_measured_by_its_loss(model
     class Right(NextToken):
         """Next tokens, and how often the most probable one is right."""
 
-        metrics = (Metric("right", "", "higher"), *Measured.metrics)
-        held_out, evaluate = Measured.held_out, Measured.evaluate
+        metrics = (Metric("right", "", "higher"), *MeasuredObjective.metrics)
+        held_out, evaluate = MeasuredObjective.held_out, MeasuredObjective.evaluate
 
         def loss(self, model: Any, batch: Batch) -> Any:
             total, units, more = super().loss(model, batch)
@@ -86,7 +85,7 @@ def test_classification_is_measured_by_the_accuracy_of_each_example() -> None:
     class Scores(torch.nn.Module):
         """The class of a bag is its first id."""
 
-        def forward(self, batch: Bags) -> torch.Tensor:
+        def forward(self, batch: BagOfWords) -> torch.Tensor:
             starts = torch.cumsum(batch.lengths, 0) - batch.lengths
             return torch.nn.functional.one_hot(batch.ids[starts], 3).float()
 

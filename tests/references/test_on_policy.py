@@ -12,7 +12,7 @@ from _small_models import transformer
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make, make_method
 from llmanac.generate.engine import Engine
-from llmanac.objectives._base import collate_ragged
+from llmanac.objectives import collate_ragged
 from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train.on_policy import OnPolicy

@@ -14,7 +14,7 @@ from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import loop, pace
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.metrics import read_metrics
-from llmanac.train.plan import Plan
+from llmanac.train.plan import TrainingPlan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BUDGET, A_STEP = 100.0, 0.5
@@ -138,7 +138,7 @@ def test_slow_evaluations_count(dataset, tmp_path, clock):
 def test_a_revision_is_written_before_it_counts(dataset, tmp_path, clock, monkeypatch):
     """When plan.json changes, no step that the change decides has been done."""
     written: list[tuple[int, int]] = []
-    save = Plan.save
+    save = TrainingPlan.save
 
     def note(self, folder):
         save(self, folder)
@@ -146,7 +146,7 @@ def test_a_revision_is_written_before_it_counts(dataset, tmp_path, clock, monkey
         if len(kept) > len(written):
             written.append((kept[-1]["step"], len(rates(folder))))
 
-    monkeypatch.setattr(loop.Plan, "save", note)
+    monkeypatch.setattr(loop.TrainingPlan, "save", note)
     result, *_ = train(dataset, tmp_path, clock, lambda step: A_STEP * (6 if step >= 50 else 1))
     assert written and [step for step, _ in written] == [r.step for r in result.plan.revisions]
     assert all(done == step for step, done in written)
@@ -158,7 +158,7 @@ def test_killed_after_a_revision_it_does_what_was_written(dataset, tmp_path, clo
     """Whatever the speed is later on, it equals a run that has the same revisions and was never stopped."""
     with pytest.raises(Killed):
         train(dataset, tmp_path / "cut", clock, lambda step: A_STEP * (5 if step >= 50 else 1), dies, evaluate=weights)
-    before = Plan.read(tmp_path / "cut")
+    before = TrainingPlan.read(tmp_path / "cut")
     speed = {"slow": lambda step: A_STEP * 4, "fast": lambda step: A_STEP}[after]
     cut, model, *_ = train(dataset, tmp_path / "cut", clock, speed, evaluate=weights)
     assert cut.plan.revisions[: len(before.revisions)] == before.revisions

@@ -24,9 +24,9 @@ from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
 from llmanac.kernels.gguf.file import Packable, write
 from llmanac.kernels.infer._machine import forms
 from llmanac.kernels.text import COMPILES
-from llmanac.models._quantized import Quantized
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
+from llmanac.models.quantized import Quantized
 from llmanac.tokenizers.load import train_tokenizer
 
 READ = [name for name in KINDS if name != "F32"]

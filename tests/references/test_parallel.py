@@ -25,10 +25,10 @@ from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
 from llmanac.train import TrainSpec, _parts
-from llmanac.train._step import Stepper
-from llmanac.train._worker import Worker
+from llmanac.train._worker import TrainingWorker
 from llmanac.train.checkpoint import Checkpoints
 from llmanac.train.loop import train
+from llmanac.train.step import Stepper
 from llmanac.train.team import check as refuse
 from llmanac.train.team import micro_batches, team
 
@@ -307,14 +307,14 @@ def test_a_checkpoint_opens_on_every_other_mesh(tmp_path, meshes):
 )
 def test_what_ranks_draw_in_a_step(tmp_path, monkeypatch, mesh, equal):
     """Tensor ranks the same numbers, the others different ones; those of a step whatever came before it."""
-    gradients = Worker.gradients
+    gradients = TrainingWorker.gradients
 
     def drawing(worker, *given):
         with open(tmp_path / f"{worker.mesh.rank}", "a") as file:
             file.write(f"{torch.rand(1, dtype=torch.float64).item()}\n")
         return gradients(worker, *given)
 
-    monkeypatch.setattr(Worker, "gradients", drawing)
+    monkeypatch.setattr(TrainingWorker, "gradients", drawing)
 
     def rank_0():
         with team(ParallelSpec(**mesh), CPU) as made:

@@ -73,7 +73,7 @@ def test_bytes_sent_equal_the_closed_form(mesh):
             ranks = max(parallel.replicas if parallel.weights == "sharded" else 1, parallel.tensor)
             expected += (ranks - 1) / ranks * sum(matrices)  # so that each has all of the momentum
         assert sent.total == 8 * expected
-        part = plan.Part(built(), parallel, 0, pipeline.cut_model(built(), parallel.stages, 12))
+        part = plan.RankMemory(built(), parallel, 0, pipeline.cut_model(built(), parallel.stages, 12))
         held = sum(p.numel() for p in stepper.worker.parameters.values())
         assert part.numbers(shared=parallel.weights == "sharded") == held
 
@@ -96,7 +96,7 @@ def test_passes_that_the_planner_counts_are_those_of_the_order(schedule):
     for ranks, count in ((2, 4), (4, 8)):
         parallel = ParallelSpec(pipeline=ranks, schedule=schedule)
         parts = pipeline.cut_model(model, parallel.stages, 12)
-        found = [plan.Part(model, parallel, rank, parts).passes(count) for rank in range(ranks)]
+        found = [plan.RankMemory(model, parallel, rank, parts).passes(count) for rank in range(ranks)]
         assert found == pipeline.most_kept(schedule, ranks, count)
 
 

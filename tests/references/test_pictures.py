@@ -217,7 +217,7 @@ def test_the_texts_of_one_picture_are_on_one_side(tmp_path):
     _, second = load(1, "second", held_out=0.25)
     with pytest.raises(SpecError, match=r"start: .*first was trained on \d of the 9 pictures"):
         data.check_start(second, asked, asked, tmp_path / "first")
-    drawn = data.Material([], [], None, 32, 12, made_here=True)
+    drawn = data.PictureMaterial([], [], None, 32, 12, made_here=True)
     with pytest.raises(SpecError, match=r"data.held_out=0.2"):
         data.check_start(drawn, data.PictureData(held_out=0.3), data.PictureData(), tmp_path)
     data.check_start(drawn, data.PictureData(held_out=0.2), data.PictureData(held_out=0.3), tmp_path)
@@ -238,7 +238,7 @@ def test_any_caption_of_a_picture_is_right_and_no_unknown_word_is_left_out(tmp_p
     seen = [Picture(text, images[number], "") for text, number in texts]
     tokenizer = make_method("tokenizer", {**WORDS, "vocab_size": 32}).train([p.caption for p in seen])
     held = [Picture(text, images[2], "") for text in ("A RED cat", "zebra stripes")]
-    material = data.Material(seen, held, tokenizer, 32, 8, made_here=False)
+    material = data.PictureMaterial(seen, held, tokenizer, 32, 8, made_here=False)
     batch = data.Draw(material, SimpleNamespace(name="vilt"))(numpy_generator(0), 200)
     assert batch.ids is not None and batch.labels is not None
     right = {0: {"a cat", "the pet"}, 1: {"a dog", "the pet"}}
@@ -250,7 +250,7 @@ def test_any_caption_of_a_picture_is_right_and_no_unknown_word_is_left_out(tmp_p
     def exact(*rows):
         """Of a model that writes these words of each picture of a side."""
         monkeypatch.setattr(measures, "describe", lambda *rest, **choices: [tokenizer.encode(row) for row in rows])
-        found = measures.Found()
+        found = measures.MeasuredPictures()
         measures.Measure(material, SimpleNamespace(name="flamingo"), 0).described(model, found)
         return found
 

@@ -16,8 +16,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.models.load import load_model
 from llmanac.models.scalar import ScalarModel
-from llmanac.objectives._advantages import EPSILON, by_group, gae, group_spread, optimal_constant
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import EPSILON, Rollout, by_group, gae, group_spread, optimal_constant
 
 V, LENGTH, PROMPT = 6, 2, (0, 3)
 TEXTS = list(itertools.product(range(V), repeat=LENGTH))

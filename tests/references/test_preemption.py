@@ -10,7 +10,7 @@ from _small_models import transformer
 from llmanac.core.errors import RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine, completions
-from llmanac.generate.schedule import FIRST_PIECE, LEAST_PIECE, READ_TOKENS, Pieces
+from llmanac.generate.schedule import FIRST_PIECE, LEAST_PIECE, READ_TOKENS, PromptPieces
 
 PROMPTS = ["one two three four", "abcabcabc" * 4, "x", "the cat sat on the mat " * 2, "zz"]
 
@@ -57,7 +57,7 @@ def test_requests_that_are_put_back_have_the_tokens_that_they_have_alone(name, c
         for prompt in PROMPTS
         for done in Engine(model, ByteTokenizer()).generate(prompt, max_new_tokens=40, stop_ids=[], **options)
     ]
-    engine = Engine(model, ByteTokenizer(), prefix_cache_bytes=cache, drafter=draft, most_tokens=130)
+    engine = Engine(model, ByteTokenizer(), prefix_cache_bytes=cache, drafter=draft, max_num_batched_tokens=130)
     engine.speculation.always = True
     asked = [engine.request(prompt, max_new_tokens=40, stop_ids=[], **options) for prompt in PROMPTS]
     samples = options.get("n", 1)
@@ -98,7 +98,7 @@ def test_a_request_that_was_put_back_goes_on_with_its_forced_tokens_and_can_be_c
     model = HistoryModel()
     options = {"max_new_tokens": 31, "stop_ids": [], "constraint": Doubled, "logprobs": 1}
     alone = [Engine(model, ByteTokenizer()).generate(prompt, **options)[0] for prompt in PROMPTS[:3]]
-    engine = Engine(model, ByteTokenizer(), most_tokens=80)
+    engine = Engine(model, ByteTokenizer(), max_num_batched_tokens=80)
     done, scheduler = run(engine, [engine.request(prompt, **options) for prompt in PROMPTS[:3]])
     same(alone, done)
     assert scheduler.preemptions
@@ -116,16 +116,16 @@ def test_a_request_that_was_put_back_goes_on_with_its_forced_tokens_and_can_be_c
 
 
 def test_a_request_larger_than_the_bound_runs_alone_and_a_bad_bound_is_refused():
-    engine = Engine(HistoryModel(), ByteTokenizer(), most_tokens=10)
+    engine = Engine(HistoryModel(), ByteTokenizer(), max_num_batched_tokens=10)
     plain = Engine(HistoryModel(), ByteTokenizer())
     same(plain.generate(PROMPTS, max_new_tokens=9), engine.generate(PROMPTS, max_new_tokens=9))
-    with pytest.raises(RequestError, match="most_tokens: 0 is not at least 1"):
-        Engine(HistoryModel(), most_tokens=0)
+    with pytest.raises(RequestError, match="max_num_batched_tokens: 0 is not at least 1"):
+        Engine(HistoryModel(), max_num_batched_tokens=0)
 
 
 def test_pieces_follow_the_time_that_decoding_takes():
-    pieces = Pieces(3.0)
-    assert Pieces().most is None and pieces.most == FIRST_PIECE
+    pieces = PromptPieces(3.0)
+    assert PromptPieces().most is None and pieces.most == FIRST_PIECE
     for _ in range(20):
         pieces.add(0.010, 0.001 * 50, 50)
     assert pieces.most == 12  # 0.6 * 2 * 10 ms at 1 ms a token
@@ -146,7 +146,7 @@ def test_pieces_of_any_size_give_the_same_tokens(name, monkeypatch):
     model, sizes = small(name), iter([16, 3, 1, 40, 7, 2, 100] * 20)
     engine = Engine(model, ByteTokenizer())
     alone = [engine.generate(p, max_new_tokens=20, stop_ids=[], prompt_logprobs=0)[0] for p in (*PROMPTS, "ab" * 60)]
-    monkeypatch.setattr(Pieces, "most", property(lambda self: next(sizes)))
+    monkeypatch.setattr(PromptPieces, "most", property(lambda self: next(sizes)))
     asked = [engine.request(p, max_new_tokens=20, stop_ids=[], prompt_logprobs=0) for p in (*PROMPTS[:2], "ab" * 60)]
     done, _ = run(engine, asked)
     same([*alone[:2], alone[-1]], done)

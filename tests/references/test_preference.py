@@ -16,7 +16,7 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.models.load import load_model
-from llmanac.objectives._base import collate_ragged
+from llmanac.objectives import collate_ragged
 from llmanac.tokenizers.load import train_tokenizer
 
 V = 60

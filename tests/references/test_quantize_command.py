@@ -14,8 +14,8 @@ from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.evaluate.divergence import Windows, divergence, windows
-from llmanac.models._quantized import Quantized
 from llmanac.models.load import load_model
+from llmanac.models.quantized import Quantized
 from llmanac.recipes import quantize as quantizing
 from llmanac.recipes.quantize import check_target, quantize
 from llmanac.recipes.run import run

@@ -17,8 +17,8 @@ from llmanac.core.errors import CheckpointError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.native import NativeModel, NativeRunner
-from llmanac.models._quantized import Quantized, stored_bytes
 from llmanac.models.load import export_model, load_model
+from llmanac.models.quantized import Quantized, stored_bytes
 
 bnb = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
 NAMES = ("int8", "int8-dynamic", "nf4", "nf4-single", "int4", "ternary", "binary")

@@ -13,7 +13,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
-from llmanac.models._quantized import Quantized, stored_bytes
+from llmanac.models.quantized import Quantized, stored_bytes
 from llmanac.quant.nf4 import eight_bit_levels, levels
 
 bnb = pytest.importorskip("bitsandbytes.functional", reason="bitsandbytes is not installed")

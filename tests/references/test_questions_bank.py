@@ -103,9 +103,9 @@ def test_values_that_are_known_otherwise():
 
 def test_values_that_the_package_computes():
     """Figures of answers are those of the code that they are about, or of a brute force."""
-    from llmanac.models._scaling import Scaling
     from llmanac.models.positions import alibi
-    from llmanac.objectives._advantages import by_group
+    from llmanac.models.scaling import Scaling
+    from llmanac.objectives.policy_gradient import by_group
     from llmanac.train.optimizers import muon
 
     found = {q.name: q.figures() for q in BANK}

@@ -20,7 +20,7 @@ from llmanac.reason import Question
 from llmanac.reason._curve import curve, subsets
 from llmanac.reason._sampling import equal_answers, sample
 from llmanac.reason.mbr import pairwise, utility_of
-from llmanac.rewards import Score
+from llmanac.rewards import RewardScore
 
 TOKENIZER = make_method("tokenizer", "utf8").train([""])
 DIGITS = [int(i) for i in TOKENIZER.encode("0123456789")]
@@ -50,7 +50,7 @@ def probabilities(model, text):
 
 
 def oracle(samples):
-    return [Score(float(s.text.strip() == s.row["answer"]), tokens=2) for s in samples]
+    return [RewardScore(float(s.text.strip() == s.row["answer"]), tokens=2) for s in samples]
 
 
 class Digits:
@@ -134,7 +134,7 @@ def test_voting_follows_its_closed_form(digits, model):
 
 def test_weighted_votes(digits):
     def last(samples):
-        return [Score(float(s.text.strip() == "9") * 100 + 1) for s in samples]
+        return [RewardScore(float(s.text.strip() == "9") * 100 + 1) for s in samples]
 
     plain = method(digits, "voting", n=16)(questions(digits), seed=1)
     weighted = method(digits, "weighted-voting", last, n=16)(questions(digits), seed=1)
@@ -147,7 +147,7 @@ def test_weighted_votes(digits):
             mass[x.answer] += math.exp(x.logprob / len(x.ids))
         assert mass[c.answer] == pytest.approx(max(mass.values()))
     with pytest.raises(DataError, match="at least 0"):
-        method(digits, "weighted-voting", lambda s: [Score(-1.0)] * len(s), n=2)(questions(digits))
+        method(digits, "weighted-voting", lambda s: [RewardScore(-1.0)] * len(s), n=2)(questions(digits))
     with pytest.raises(SpecError, match="needs a reward"):
         method(digits, "weighted-voting")
 
@@ -205,7 +205,10 @@ def test_an_answer_does_not_depend_on_the_other_questions(engine, name):
     trees = {"n": 4, "width": 2, "depth": 3, "step": "e"}
     fields = trees if name in ("tree-search", "mcts") else {"n": 3}
     ask = method(
-        engine, name, lambda s: [Score(len(set(x.text)) / (1 + len(x.text))) for x in s], **{"tokens": 12, **fields}
+        engine,
+        name,
+        lambda s: [RewardScore(len(set(x.text)) / (1 + len(x.text))) for x in s],
+        **{"tokens": 12, **fields},
     )
     together = ask(questions(engine), seed=5)
     for question, found in zip(questions(engine), together, strict=True):

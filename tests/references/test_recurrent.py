@@ -8,8 +8,8 @@ from _small_models import VOCABULARY, randomise, tokens
 
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
-from llmanac.models._context import Context
-from llmanac.models._masks import of_batch
+from llmanac.models.forward import Context
+from llmanac.models.masks import of_batch
 from llmanac.models.positions import Position
 
 DIM = 24

@@ -7,8 +7,8 @@ import torch
 from test_recurrent import DIM, context_of, mixer_of
 
 from llmanac.core.types import Batch
-from llmanac.models._context import Context
-from llmanac.models._masks import of_continuation
+from llmanac.models.forward import Context
+from llmanac.models.masks import of_continuation
 from llmanac.models.positions import Position
 from llmanac.models.state import DecodingState
 

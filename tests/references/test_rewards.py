@@ -237,7 +237,7 @@ def test_the_value_model_starts_from_the_reward_model_whose_scores_are_normalise
 
     from llmanac.core.spec import make
     from llmanac.models.scalar import ScalarModel, load_scalar
-    from llmanac.recipes.align import AlignSpec, Sampled
+    from llmanac.recipes.align import AlignSpec, SampledAlignment
     from llmanac.recipes.tune import tune
     from llmanac.tokenizers.load import train_tokenizer
 
@@ -261,5 +261,5 @@ def test_the_value_model_starts_from_the_reward_model_whose_scores_are_normalise
     scores = torch.tensor([score.value for score in make_method("reward", reward).build()(samples)])
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4) and float(scores.std()) == pytest.approx(1, abs=1e-4)
     asked = make(AlignSpec, {**shared, "objective": "ppo", "reward": reward})
-    value = Sampled(asked, tmp_path, "cpu", print).objective().models["value"]
+    value = SampledAlignment(asked, tmp_path, "cpu", print).objective().models["value"]
     torch.testing.assert_close(value.score.weight, load_scalar(reward["path"]).score.weight)

@@ -13,14 +13,14 @@ from llmanac.core.errors import DataError, SpecError, TrainingError
 from llmanac.core.spec import make, make_method
 from llmanac.generate.engine import Engine
 from llmanac.models.scalar import ScalarModel
-from llmanac.rewards import Score
+from llmanac.rewards import RewardScore
 from llmanac.train import TrainSpec
-from llmanac.train._alarms import Alarms, heard
+from llmanac.train.alarms import Alarms, heard
 from llmanac.train.loop import train
-from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
+from llmanac.train.rollouts import RolloutPrompt, Rollouts, Sampling, batched
 
 TOKENIZER = make_method("tokenizer", "utf8").train([""])
-PROMPTS = [Prompt(ids=tuple(TOKENIZER.encode(f"{i}{i}=")), text=f"{i}{i}=", row={"n": i}) for i in range(6)]
+PROMPTS = [RolloutPrompt(ids=tuple(TOKENIZER.encode(f"{i}{i}=")), text=f"{i}{i}=", row={"n": i}) for i in range(6)]
 
 
 def small(dtype=torch.float32):
@@ -29,7 +29,7 @@ def small(dtype=torch.float32):
 
 def even(samples):
     """The share of characters with an even code."""
-    return [Score(float(np.mean([ord(c) % 2 == 0 for c in s.text])) if s.text else 0.0) for s in samples]
+    return [RewardScore(float(np.mean([ord(c) % 2 == 0 for c in s.text])) if s.text else 0.0) for s in samples]
 
 
 def objective(models=None, **fields):
@@ -94,7 +94,7 @@ def test_a_training_goes_on_bit_for_bit_in_the_middle_of_a_draw(tmp_path):
 
 def stopped(folder, steps, sampling):
     """A training of seven steps that ends after some, without a word."""
-    from llmanac.train._step import Stepper
+    from llmanac.train.step import Stepper
 
     plain = Stepper.__call__
 
@@ -153,7 +153,7 @@ def test_a_reward_that_fails_ends_the_training_and_loses_nothing(tmp_path):
 
     def broken(samples):
         calls.append(1)
-        return even(samples) if len(calls) < 3 else [Score(float("nan"))] * len(samples)
+        return even(samples) if len(calls) < 3 else [RewardScore(float("nan"))] * len(samples)
 
     with pytest.raises(DataError, match="reward: gave nan"):
         trained(tmp_path, 6, reward=broken)
@@ -193,7 +193,7 @@ def test_the_truth_is_logged_and_never_trained_on(tmp_path):
 
     def truth(samples):
         seen.append(len(samples))
-        return [Score(float(len(sample.text))) for sample in samples]
+        return [RewardScore(float(len(sample.text))) for sample in samples]
 
     plain, without = trained(tmp_path / "plain", 2)
     shown, lines = trained(tmp_path / "shown", 2, truth=truth)

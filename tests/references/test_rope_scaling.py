@@ -280,7 +280,7 @@ WAYS = {
 MORE = {
     "alone": {"rows": 1},
     "together": {},
-    "put back": {"most_tokens": 80},
+    "put back": {"max_num_batched_tokens": 80},
     "drafts": {"drafter": "prompt-lookup"},
     "a draft model": {"drafter": "model", "draft_model": "itself"},
 }

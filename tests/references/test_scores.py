@@ -13,7 +13,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
 from llmanac.kernels.nn import additive
-from llmanac.models import _masks
+from llmanac.models import masks
 from llmanac.models.scores import scaled_dot
 
 NAMES = ("additive", "bilinear", "dot", "soft-capped", "with-sinks")
@@ -64,7 +64,7 @@ def test_every_form_equals_the_formula(name, form, kv_heads, kind, window, monke
         seen = seen & ((steps[:, None] - steps).abs() < window)
     wide = [x.repeat_interleave(4 // kv_heads, dim=1) for x in (k, v)]
     expected = read(score, scores_of(score, name, q, wide[0]), wide[1], seen[:, None])
-    actual = score.attend(q, k, v, _masks.of_batch(batch).within(window), form=form)
+    actual = score.attend(q, k, v, masks.of_batch(batch).within(window), form=form)
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
     above = torch.randn_like(expected)
     inputs = [q, k, v, *score.parameters()]
@@ -74,7 +74,7 @@ def test_every_form_equals_the_formula(name, form, kv_heads, kind, window, monke
         strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
-    usual = build("score", "scaled-dot", heads=4, head_dim=16).attend(q, k, v, _masks.of_batch(batch).within(window))
+    usual = build("score", "scaled-dot", heads=4, head_dim=16).attend(q, k, v, masks.of_batch(batch).within(window))
     assert (usual - actual).abs().max() > 0.01
 
 
@@ -85,7 +85,7 @@ def test_a_bias_is_added(name):
     bias = torch.randn(1, 4, 37, 37, dtype=torch.float64)
     expected = read(score, scores_of(score, name, q, k) + bias, v, seen[:, None])
     for form in FORMS:
-        actual = score.attend(q, k, v, _masks.of_batch(batch), bias=bias, form=form)
+        actual = score.attend(q, k, v, masks.of_batch(batch), bias=bias, form=form)
         torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -99,7 +99,7 @@ def test_bilinear_equals_torch_and_the_dot_product_for_the_identity():
     expected = torch.stack([theirs(*(x[:, h] for x in pairs))[..., h] for h in range(4)], dim=1)
     batch, seen = batches()["causal"]
     expected = F.softmax(expected.masked_fill(~seen[:, None], -float("inf")), -1) @ v
-    mask = _masks.of_batch(batch)
+    mask = masks.of_batch(batch)
     torch.testing.assert_close(score.attend(q, k, v, mask), expected, rtol=1e-10, atol=1e-10)
     with torch.no_grad():
         score.weight.copy_(torch.eye(16))
@@ -109,7 +109,7 @@ def test_bilinear_equals_torch_and_the_dot_product_for_the_identity():
 def test_dot_equals_sdpa_with_scale_one():
     q, k, v = qkv(kv_heads=4)
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0)
-    actual = made("dot").attend(q, k, v, _masks.of_batch(batches()["causal"][0]), form="flash")
+    actual = made("dot").attend(q, k, v, masks.of_batch(batches()["causal"][0]), form="flash")
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -167,7 +167,7 @@ def test_capped_attention_equals_gemma_2(form):
     module = torch.nn.Module().eval()
     module.num_key_value_groups = 2
     expected, _ = gemma.eager_attention_forward(module, q, k, v, additive_mask, scaling=0.25, softcap=1.5)
-    actual = made("soft-capped").attend(q, k, v, _masks.of_batch(batch), form=form)
+    actual = made("soft-capped").attend(q, k, v, masks.of_batch(batch), form=form)
     torch.testing.assert_close(actual.transpose(1, 2), expected, rtol=1e-6, atol=1e-6)  # their softmax is float32
 
 
@@ -181,7 +181,7 @@ def test_sinks_equal_gpt_oss(form):
     score, module = made("with-sinks"), torch.nn.Module().eval()
     module.num_key_value_groups, module.sinks = 2, score.sinks
     expected, _ = oss.eager_attention_forward(module, q, k, v, additive_mask, scaling=0.25)
-    actual = score.attend(q, k, v, _masks.of_batch(batch), form=form)
+    actual = score.attend(q, k, v, masks.of_batch(batch), form=form)
     torch.testing.assert_close(actual.transpose(1, 2), expected, rtol=1e-6, atol=1e-6)
 
 

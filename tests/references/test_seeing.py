@@ -9,8 +9,7 @@ from _seeing_models import ASK, picture, seeing
 
 from llmanac.core.errors import CheckpointError, RequestError, SpecError
 from llmanac.generate.engine import Engine
-from llmanac.multimodal._describe import describe
-from llmanac.multimodal._seeing import Seeing, load_seeing, sees
+from llmanac.generate.images import Seeing, describe, load_seeing, sees
 
 MOST = 6
 
@@ -56,7 +55,7 @@ def test_a_prompt_in_pieces_and_put_back_gives_the_same(model, monkeypatch):
 
     expected = run()
     assert len(set(map(tuple, expected))) == 3
-    assert run(most_tokens=len(ids) + 9) == expected
+    assert run(max_num_batched_tokens=len(ids) + 9) == expected
     monkeypatch.setattr("llmanac.generate.schedule.READ_TOKENS", 3)
     assert run() == expected
 

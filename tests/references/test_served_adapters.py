@@ -95,7 +95,7 @@ def usual(tmp_path_factory):
     [
         (SAMPLED, {}),
         ({}, CACHE),
-        (SAMPLED, {**CACHE, "most_tokens": 90}),
+        (SAMPLED, {**CACHE, "max_num_batched_tokens": 90}),
         ({}, {"drafter": "prompt-lookup"}),
     ],
     ids=["sampled", "cached", "preempted", "drafted"],
@@ -106,7 +106,7 @@ def test_tokens_are_those_of_a_request_alone(usual, options, engine_options):
     every = list(ADAPTERS)
     for adapters in ([None, *every], [every[3], every[4], every[3], None, every[4], every[1]]):
         assert submit(engine, adapters, **options)[0] == expected(alone, adapters, known, **options)
-    if engine.prefix_cache is not None and "most_tokens" not in engine_options:
+    if engine.prefix_cache is not None and "max_num_batched_tokens" not in engine_options:
         assert engine.prefix_cache.reused_tokens > 0
         # the same prompts under other adapters take nothing from each other
         submit(engine, ["small"] * 6, **options)
@@ -134,14 +134,14 @@ def test_embeddings_tokens_and_copies(tmp_path):
     names = tuple(BESIDE)
     model, given, alone = setting(tmp_path, names, tied=True, norm={"name": "layernorm"})
     engine = Engine(model, ByteTokenizer(), adapters=given)
-    assert engine.bank is not None and engine.bank.one_by_one
+    assert engine.registry is not None and engine.registry.one_by_one
     for adapters in ([*names, None, names[0]], [*names[:2], None, names[3], *names[1:3]]):
         assert submit(engine, adapters)[0] == expected(alone, adapters)
     first = [expected(alone, [name] * 6)[0] for name in (None, *names)]
     assert len(set(map(tuple, first))) == 5
     few = ("embedding", "tokens")  # without copies of parameters they share passes
     engine = Engine(model, ByteTokenizer(), adapters={name: given[name] for name in few})
-    assert not engine.bank.one_by_one
+    assert not engine.registry.one_by_one
     adapters = [*few, None, *few, None]
     assert submit(engine, adapters)[0] == expected(alone, adapters)
 
@@ -150,7 +150,7 @@ def test_experts_mix_rows_and_are_run_apart(tmp_path):
     model, given, alone = setting(tmp_path, ("wide", "prefix"), blocks=block("multi-head", "experts"))
     adapters = ["wide", "prefix", None, "wide", "wide", None]
     engine = Engine(model, ByteTokenizer(), adapters=given)
-    assert engine.bank is not None and engine.bank.one_by_one
+    assert engine.registry is not None and engine.registry.one_by_one
     assert submit(engine, adapters)[0] == expected(alone, adapters)
 
 
@@ -214,7 +214,12 @@ def low_rank(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "options, engine_options",
-    [(SAMPLED, {}), ({}, CACHE), (SAMPLED, {**CACHE, "most_tokens": 90}), ({}, {"drafter": "prompt-lookup"})],
+    [
+        (SAMPLED, {}),
+        ({}, CACHE),
+        (SAMPLED, {**CACHE, "max_num_batched_tokens": 90}),
+        ({}, {"drafter": "prompt-lookup"}),
+    ],
     ids=["sampled", "cached", "preempted", "drafted"],
 )
 def test_the_native_runner_computes_low_rank_terms(low_rank, options, engine_options):
@@ -230,7 +235,7 @@ def test_the_native_runner_computes_low_rank_terms(low_rank, options, engine_opt
             for mine, theirs in zip(one.sequences, other.sequences, strict=True):
                 scores = [[x.logprob for x in of.token_logprobs] for of in (mine, theirs)]
                 assert scores[0] == pytest.approx(scores[1], abs=2e-5)
-    if native.prefix_cache is not None and "most_tokens" not in engine_options:
+    if native.prefix_cache is not None and "max_num_batched_tokens" not in engine_options:
         assert native.prefix_cache.reused_tokens > 0
 
 
@@ -238,9 +243,9 @@ def test_the_native_runner_computes_low_rank_terms(low_rank, options, engine_opt
 def test_terms_are_added_to_packed_products(low_rank, weights, bound):
     model, given = low_rank
     engine, names = Engine(model, ByteTokenizer(), adapters=given), [*given, None]
-    native = NativeRunner(NativeModel(model, weights=weights, threads=1), bank=engine.bank)
+    native = NativeRunner(NativeModel(model, weights=weights, threads=1), registry=engine.registry)
     found = []
-    for runner in (native, TorchRunner(model, bank=engine.bank)):
+    for runner in (native, TorchRunner(model, registry=engine.registry)):
         runner.extend([PROMPTS[0]] * len(names), 64, adapters=names)
         with torch.no_grad():
             found.append(torch.from_numpy(runner.read(0, [PROMPTS[0]] * len(names), every=True)).log_softmax(-1))

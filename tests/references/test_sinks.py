@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
-from llmanac.models._scaling import windowed
 from llmanac.models.load import load_model
+from llmanac.models.scaling import windowed
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from _traces import peak_bytes, slope
 from llmanac.core.errors import SpecError
 from llmanac.core.registry import build
 from llmanac.core.types import Batch
-from llmanac.models import _masks
+from llmanac.models import masks
 from llmanac.models.mixers import sparse
 
 SMALL = {"name": "sparse", "window": 5, "global_tokens": 3, "random_blocks": 2, "block": 4}
@@ -19,7 +19,7 @@ SMALL = {"name": "sparse", "window": 5, "global_tokens": 3, "random_blocks": 2, 
 
 def written_out(length, window, global_tokens, random_blocks, block, seed=0):
     """(T, T) bool, place by place."""
-    drawn = sparse.Pattern(
+    drawn = sparse.SparsePattern(
         sparse.Spec(window=window, global_tokens=global_tokens, random_blocks=random_blocks, block=block, seed=seed)
     ).drawn(-(-length // block))
     seen = np.zeros((length, length), bool)
@@ -52,8 +52,8 @@ def test_equals_dense_attention_with_the_same_mask(form, kind, window, global_to
     length = 50
     q, k, v = qkv(length)
     spec = sparse.Spec(window=window, global_tokens=global_tokens, random_blocks=random_blocks, block=size)
-    score = sparse.SparseScore(4, 8, sparse.Pattern(spec))
-    mask = _masks.of_batch(Batch(ids=tokens(2, length), **KINDS[kind]))
+    score = sparse.SparseScore(4, 8, sparse.SparsePattern(spec))
+    mask = masks.of_batch(Batch(ids=tokens(2, length), **KINDS[kind]))
     pattern = written_out(length, window, global_tokens, random_blocks, size)
     seen = mask.boolean() & pattern
     assert 0.2 < pattern.double().mean() < 0.95
@@ -141,12 +141,12 @@ def test_memory_and_products_grow_with_the_length(kind):
     from torch.utils.flop_counter import FlopCounterMode
 
     spec = sparse.Spec(window=64, global_tokens=4, random_blocks=1, block=32)
-    score = sparse.SparseScore(2, 16, sparse.Pattern(spec))
+    score = sparse.SparseScore(2, 16, sparse.SparsePattern(spec))
     lengths = [2048, 4096, 8192]
     memory, products = [], []
     for length in lengths:
         inputs = [torch.randn(1, 2, length, 16).requires_grad_() for _ in range(3)]
-        mask = _masks.of_batch(Batch(ids=torch.zeros(1, length, dtype=torch.long), mask=kind))
+        mask = masks.of_batch(Batch(ids=torch.zeros(1, length, dtype=torch.long), mask=kind))
 
         def both(inputs=inputs, mask=mask):
             return torch.autograd.grad(score.attend(*inputs, mask, form="sdpa").sum(), inputs)
@@ -160,9 +160,9 @@ def test_memory_and_products_grow_with_the_length(kind):
 
 
 def test_draws_depend_on_the_seed_alone_and_are_spread():
-    first, other = (sparse.Pattern(sparse.Spec(random_blocks=2, seed=seed)) for seed in (0, 1))
+    first, other = (sparse.SparsePattern(sparse.Spec(random_blocks=2, seed=seed)) for seed in (0, 1))
     a = first.drawn(2000)
-    np.testing.assert_array_equal(a[:10], sparse.Pattern(sparse.Spec(random_blocks=2)).drawn(10))
+    np.testing.assert_array_equal(a[:10], sparse.SparsePattern(sparse.Spec(random_blocks=2)).drawn(10))
     assert (a != other.drawn(2000)).mean() > 0.9
     place = np.arange(2000)[:, None]
     assert ((a < place) | (place == 0)).all()

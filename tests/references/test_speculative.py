@@ -14,7 +14,7 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.engine import Engine
-from llmanac.generate.speculative import DRAFTED, PLAIN, Pace
+from llmanac.generate.speculative import DRAFTED, PLAIN, TokenPace
 
 PROMPTS = ["abcabcabcabc", "the cat the cat the", "x", "one two one two one two"]
 
@@ -157,7 +157,7 @@ def test_samples_are_distributed_as_the_model_says():
 
 
 def test_drafting_pauses_where_it_loses_and_is_tried_again():
-    pace = Pace()
+    pace = TokenPace()
     steps = []
     for _ in range(400):
         drafted = pace.drafts()
@@ -165,7 +165,7 @@ def test_drafting_pauses_where_it_loses_and_is_tried_again():
         pace.add(drafted, 2.0 if drafted else 1.0)
     assert steps[: PLAIN + DRAFTED] == [False] * PLAIN + [True] * DRAFTED
     assert sum(steps) < 30 and any(steps[PLAIN + DRAFTED :])
-    pace = Pace()
+    pace = TokenPace()
     steps = []
     for _ in range(400):
         drafted = pace.drafts()

@@ -96,7 +96,7 @@ def test_holm_equals_its_definition_and_a_known_table() -> None:
 
 def simulate(
     n: int, arms: int, shift: float, noise: float, seed: int, better: str = "lower"
-) -> list[list[stats.Comparison]]:
+) -> list[list[stats.ArmComparison]]:
     """Studies with a known truth: a shared seed effect (what pairing removes), and `shift` times the baseline."""
     rng = np.random.default_rng(seed)
     out = []

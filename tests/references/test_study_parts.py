@@ -21,8 +21,8 @@ from llmanac.core.spec import make_method
 from llmanac.lab import sources
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Axis, find_axis
-from llmanac.lab.budget import MIN_STEPS, Plan, Speed, format_duration, make_plan, round_up
-from llmanac.lab.cache import Cache, canonical, digest
+from llmanac.lab.budget import MIN_STEPS, Speed, StudyPlan, format_duration, make_plan, round_up
+from llmanac.lab.cache import StudyCache, canonical, digest
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
 from llmanac.lab.tune import parse_tune
@@ -102,7 +102,7 @@ def test_a_plan_spends_the_budget_and_no_more() -> None:
     assert plan.steps["a"] == plan.steps["b"]
     assert 0.9 * 180 < plan.expected_seconds <= 0.95 * 180 + 1e-9
     assert plan.expected_seconds == pytest.approx(20 + 3 * sum(map(plan.seconds_of, speed)))
-    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+    assert StudyPlan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
     held = make_plan(180, 20, 3, speed, {"a": 1.0, "b": 1 / 3}, tuning_runs=3)
     assert held.steps["a"] * 0.01 == pytest.approx(held.steps["b"] * 0.03, rel=0.01)
     assert held.expected_seconds <= 0.95 * 180 + 0.1
@@ -169,7 +169,7 @@ def test_equal_parts_have_one_key_and_any_difference_another() -> None:
 
 
 def test_a_result_is_kept_and_a_failure_is_not(tmp_path: Path) -> None:
-    cache, calls = Cache(tmp_path), []
+    cache, calls = StudyCache(tmp_path), []
 
     def compute(work: Path) -> dict[str, Any]:
         calls.append((work / "half").exists())
@@ -196,7 +196,7 @@ def _compute_slowly(root: str, log: str) -> None:
         time.sleep(0.3)
         return {"value": 1}
 
-    assert Cache(root).run({"a": 1}, compute)[0] == {"value": 1}
+    assert StudyCache(root).run({"a": 1}, compute)[0] == {"value": 1}
 
 
 def test_two_processes_that_want_one_run_compute_it_once(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_killed_process_leaves_no_lock_and_its_work(tmp_path: Path) -> None:
     assert process.stdout is not None and process.stdout.readline() == "in\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    result, cached = Cache(tmp_path).run({"a": 1}, lambda work: {"found": (work / "step").read_text()})
+    result, cached = StudyCache(tmp_path).run({"a": 1}, lambda work: {"found": (work / "step").read_text()})
     assert (result, cached) == ({"found": "7"}, False)
 
 
@@ -237,7 +237,7 @@ def test_a_run_hashes_the_files_it_uses_and_no_others() -> None:
     block = sources.fingerprint([make_method("block", "pre-norm")])
     assert {"models/blocks/pre_norm.py", "models/mixers/softmax.py", "models/ffn/gated.py"} <= block.keys()
     trained = sources.fingerprint([], ["llmanac.train.loop"])
-    assert {"train/loop.py", "train/_step.py", "train/checkpoint.py"} <= trained.keys()
+    assert {"train/loop.py", "train/step.py", "train/checkpoint.py"} <= trained.keys()
     assert not any(name.startswith("core/errors") for name in trained)
 
 
@@ -291,12 +291,12 @@ def study(trial: FakeTrial, seeds: int) -> Study:
 
 def test_seeds_go_outside_and_arms_inside_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     trial = FakeTrial({"a": [2.0, 2.1, 1.9, 2.0, 2.05], "b": [1.8, 1.9, 1.71, 1.8, 1.86]}, [])
-    first = study(trial, 3).run(Cache(tmp_path))
+    first = study(trial, 3).run(StudyCache(tmp_path))
     assert trial.asked == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2)]
     (few,) = first["comparisons"]["bits_per_byte"]
     assert (few["verdict"], few["further"]) == ("too few", 2)
     assert first["sources"] == {"models/x.py": "1"} and first["pairing"]["checked"]
-    longer = study(trial, 5).run(Cache(tmp_path))
+    longer = study(trial, 5).run(StudyCache(tmp_path))
     assert trial.asked[6:] == [("a", 3), ("b", 3), ("a", 4), ("b", 4)]
     assert [r["cached"] for r in longer["runs"]] == [True] * 6 + [False] * 4
     assert longer["comparisons"]["bits_per_byte"][0]["verdict"] == "better"
@@ -306,7 +306,7 @@ def test_seeds_go_outside_and_arms_inside_and_what_is_done_is_not_done_again(tmp
 def test_a_diverged_arm_has_no_verdict_and_the_others_do(tmp_path: Path) -> None:
     nan = float("nan")
     trial = FakeTrial({"a": [2.0, 2.1, 1.9], "b": [1.8, nan, 1.7], "c": [1.8, 1.9, 1.71]}, [])
-    found = study(trial, 3).run(Cache(tmp_path))
+    found = study(trial, 3).run(StudyCache(tmp_path))
     assert list(found["failed"]) == ["b"] and "the loss is nan" in found["failed"]["b"][0]
     assert [c["arm"] for c in found["comparisons"]["bits_per_byte"]] == ["c"]
     json.dumps(found, allow_nan=False)
@@ -315,5 +315,5 @@ def test_a_diverged_arm_has_no_verdict_and_the_others_do(tmp_path: Path) -> None
 def test_a_study_whose_arms_read_other_rows_stops_after_the_first_seed(tmp_path: Path) -> None:
     trial = FakeTrial({"a": [2.0, 2.1, 1.9], "b": [1.8, 1.9, 1.7]}, [], rows="own")
     with pytest.raises(LlmanacError, match="differ in training row 0 under seed 0"):
-        study(trial, 3).run(Cache(tmp_path))
+        study(trial, 3).run(StudyCache(tmp_path))
     assert trial.asked == [("a", 0), ("b", 0)]

@@ -12,15 +12,15 @@ from _training import VOCAB, model_of, run, same
 from llmanac.core import registry, spec
 from llmanac.core.errors import TrainingError
 from llmanac.objectives.autoregressive import Autoregressive
-from llmanac.train import _threads
-from llmanac.train._step import Stepper
-from llmanac.train._threads import divides
+from llmanac.train import threads as division
+from llmanac.train.step import Stepper
+from llmanac.train.threads import divides
 
 
 @pytest.fixture(params=[2, 3])
 def threads(request, monkeypatch):
     """Steps of any size are divided, among 2 and 3 threads."""
-    monkeypatch.setattr(_threads, "LEAST_WORK", 1)
+    monkeypatch.setattr(division, "LEAST_WORK", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -63,7 +63,7 @@ def test_gradients_and_sums_are_those_of_one_thread(norm, micro, threads, tmp_pa
         model = registry.build("lm", "transformer", **shape)
         model.initialise(3)
         own = stepper(model.double(), tmp_path, micro, count)
-        assert (own._threads is None) == (count == 1)
+        assert (own.threads is None) == (count == 1)
         sums = own.gradients(rows())
         found.append((sums.fetch(), [p.grad.clone() for p in model.parameters()]))
     (one, plain), (several, divided) = found
@@ -164,11 +164,11 @@ def test_only_what_no_thread_changes_is_divided(made, objective, divided):
 
 def test_a_step_has_as_many_threads_as_work(tmp_path, monkeypatch):
     """One for a small step; never more than rows."""
-    own = stepper(model_of(), tmp_path, 8, 8)._threads
+    own = stepper(model_of(), tmp_path, 8, 8).threads
     assert own.of(rows()) == 1 and len(own.divided(rows(), 8)) == 1
-    monkeypatch.setattr(_threads, "LEAST_WORK", own.work * sum(map(len, rows())) / 3)
+    monkeypatch.setattr(division, "LEAST_WORK", own.work * sum(map(len, rows())) / 3)
     assert own.of(rows()) == 3 and len(own.divided(rows(), 4)) == 6
-    monkeypatch.setattr(_threads, "LEAST_WORK", 1)
+    monkeypatch.setattr(division, "LEAST_WORK", 1)
     assert own.of(rows()) == 8 and own.of(rows()[:5]) == 5
     assert own.of(rows()[:4]) == 0  # of half of the threads and more there is nothing to do: the library divides
 
@@ -177,6 +177,6 @@ def test_frozen_weights_are_shared_and_not_copied(threads, tmp_path):
     model = with_lora(0.0)
     own = stepper(model, tmp_path, 8, threads)
     own(rows(), 1.0, 0)
-    for other in own._threads.others:
+    for other in own.threads.others:
         for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
             assert mine.data_ptr() == theirs.data_ptr() and (mine is theirs) == (not mine.requires_grad)

@@ -16,14 +16,14 @@ from llmanac.core import registry
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.types import IGNORE, Batch
 from llmanac.data.pack import ListStream
-from llmanac.objectives._base import BaseObjective
+from llmanac.objectives import BaseObjective
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import TrainSpec, loop
 from llmanac.train import plan as planning
-from llmanac.train._step import Stepper
 from llmanac.train.loop import train
 from llmanac.train.metrics import read_metrics
-from llmanac.train.plan import Plan, plan
+from llmanac.train.plan import TrainingPlan, plan
+from llmanac.train.step import Stepper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -183,7 +183,7 @@ def test_training_leaves_the_caller_s_random_numbers_alone(dataset, tmp_path):
 
 def test_a_budget_is_planned_into_steps_once(dataset, tmp_path):
     result, _ = run(dataset, tmp_path, steps=None, budget=3.0, dtype="auto", attention="auto", compile="auto")
-    made = Plan.read(tmp_path)
+    made = TrainingPlan.read(tmp_path)
     assert result.spec == made.spec and result.steps == made.spec.steps > 1
     assert made.spec.dtype in ("float32", "bfloat16") and made.spec.attention == "blocks"
     assert made.step_seconds > 0 and made.gemm > 1e9 and result.mfu > 0

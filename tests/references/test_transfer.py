@@ -16,7 +16,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method, parse_patches, patch
 from llmanac.data.labelled import Labelled
 from llmanac.lab.axis import Arm
-from llmanac.lab.trials.classifying import ClassifyingTrial, Start, begun
+from llmanac.lab.trials.classifying import ClassifierStart, ClassifyingTrial, begun
 from llmanac.models.classifiers.fine_tuning import FineTuning
 from llmanac.tokenizers.load import train_tokenizer
 
@@ -47,7 +47,9 @@ def labelled(pair: tuple[list[str], list[str]]) -> Labelled:
 def test_starts_are_the_checkpoint_its_initial_weights_and_its_numbers_in_another_order(tokenizer: Any) -> None:
     model = model_of(tokenizer)
     kept = {name: p.detach().clone() for name, p in model.named_parameters()}
-    made = {start: dict(begun(model, Start.from_data({"name": start}), 3).named_parameters()) for start in STARTS}
+    made = {
+        start: dict(begun(model, ClassifierStart.from_data({"name": start}), 3).named_parameters()) for start in STARTS
+    }
     fresh = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 32})
     fresh = fresh.build(vocab_size=tokenizer.vocab_size)
     fresh.initialise(3)
@@ -58,10 +60,10 @@ def test_starts_are_the_checkpoint_its_initial_weights_and_its_numbers_in_anothe
         assert torch.equal(mixed.flatten().sort()[0], kept[name].flatten().sort()[0])
         assert not torch.equal(mixed, kept[name])
     assert all(torch.equal(p, kept[name]) for name, p in model.named_parameters())  # the checkpoint is as it was
-    other = dict(begun(model, Start(name="shuffled"), 4).named_parameters())
+    other = dict(begun(model, ClassifierStart(name="shuffled"), 4).named_parameters())
     assert not torch.equal(other["model.embed_tokens.weight"], made["shuffled"]["model.embed_tokens.weight"])
     with pytest.raises(SpecError, match="warm"):
-        Start.from_data({"name": "warm"})
+        ClassifierStart.from_data({"name": "warm"})
 
 
 def test_only_the_initial_weights_differ(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +97,7 @@ def test_only_the_initial_weights_differ(tokenizer: Any, monkeypatch: pytest.Mon
 
 
 def trial_of(model: Any, tokenizer: Any, sizes: tuple[int, ...]) -> ClassifyingTrial:
-    arms = [Arm(name, Start.from_data({"name": name}), {}, {}) for name in STARTS]
+    arms = [Arm(name, ClassifierStart.from_data({"name": name}), {}, {}) for name in STARTS]
     method = patch(make_method("classifier", "fine-tuning"), parse_patches(PATCHES))
     texts = labelled(denied()), labelled(easy())
     return ClassifyingTrial(arms, *texts, sizes, language_model=(model, tokenizer), method=method)

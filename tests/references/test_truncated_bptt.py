@@ -9,7 +9,7 @@ import torch
 
 from llmanac.core import registry
 from llmanac.core.spec import make_method
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 STEPS, VOCAB, DIM = 5, 11, 8
 
@@ -61,13 +61,13 @@ class AsModel(torch.nn.Module):
         return self.State(torch.zeros(1, count, DIM, dtype=torch.float64))
 
     def forward(self, batch, state=None, want=None):
-        from llmanac.core.types import Output
+        from llmanac.core.types import ModelOutput
 
         out, state.h = self.plain.rnn(self.plain.embed(batch.ids), state.h)
         nll = torch.nn.functional.cross_entropy(
             self.plain.head(out).transpose(1, 2), batch.targets, ignore_index=-100, reduction="sum"
         )
-        return Output(nll=nll)
+        return ModelOutput(nll=nll)
 
 
 @pytest.mark.parametrize("length", [STEPS, 17, 26])

@@ -13,7 +13,7 @@ from transformers.models.bridgetower.modeling_bridgetower import BridgeTowerBert
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
-from llmanac.models._context import Memory
+from llmanac.models.forward import SourceMemory
 
 
 def test_scores_and_gradients_equal_vilt(tmp_path):
@@ -80,11 +80,11 @@ def test_co_attention_layer_equals_bridgetower():
     real = torch.arange(7) < torch.tensor([[7], [4]])
     hidden = torch.zeros(2, 1, 1, 7, dtype=torch.float64).masked_fill(~real[:, None, None], float("-inf"))
     expected = layer(t, v, attention_mask=hidden)[0]
-    actual = own(t, model._context(real, Memory(v, torch.ones(2, 10, dtype=torch.bool))))
+    actual = own(t, model._context(real, SourceMemory(v, torch.ones(2, 10, dtype=torch.bool))))
     close(actual[real], expected[real], 0.3, 1e-9)
     everything = torch.zeros(2, 1, 1, 10, dtype=torch.float64)
     back = layer(v, t, attention_mask=everything, encoder_attention_mask=hidden)[0]  # the image looks at the text
-    close(own(v, model._context(torch.ones(2, 10, dtype=torch.bool), Memory(t, real))), back, 0.3, 1e-9)
+    close(own(v, model._context(torch.ones(2, 10, dtype=torch.bool), SourceMemory(t, real))), back, 0.3, 1e-9)
 
 
 def test_scores_equal_bridgetower(tmp_path):

@@ -9,7 +9,7 @@ from _small_models import randomise
 
 from llmanac.core.errors import CheckpointError, RequestError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.multimodal.load import load_multimodal
+from llmanac.models.images.load import load_multimodal
 
 
 def test_logits_and_gradients_equal_transformers(tmp_path):

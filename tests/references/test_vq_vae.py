@@ -9,7 +9,7 @@ from _small_models import randomise
 from llmanac.core.errors import RequestError
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import Pictures
-from llmanac.multimodal.vq_vae import Codebook, CodebookSpec
+from llmanac.models.images.vq_vae import Codebook, CodebookSpec
 
 
 def drawn(*shape, seed=0):

@@ -13,7 +13,7 @@ from torch import Tensor
 from llmanac.core.errors import SpecError
 from llmanac.core.registry import build
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 
 BASE, VOCABULARY = 32, 32
 
@@ -51,7 +51,7 @@ def trained(dim: int, lr: float, transfer: bool, steps: int) -> tuple[float, flo
             parameter.grad = None
         losses.append(loss.item())
     with torch.no_grad():
-        logits = model(Batch(ids=next(rows(9))[:, :-1]), want=Want(logits="all")).logits
+        logits = model(Batch(ids=next(rows(9))[:, :-1]), want=OutputRequest(logits="all")).logits
     return sum(losses[-10:]) / len(losses[-10:]), float(logits.square().mean().sqrt())
 
 

@@ -18,7 +18,7 @@ from llmanac.act import Environment, Step
 from llmanac.core.errors import DataError, SpecError, shown, users_code
 from llmanac.core.progress import progress
 from llmanac.core.rng import numpy_generator
-from llmanac.generate.constrain.tools import Call
+from llmanac.generate.constrain.tools import FunctionCall
 from llmanac.metrics import wilson_interval
 from llmanac.rewards import LARGEST
 
@@ -65,7 +65,7 @@ class Episode:
 class Policy(Protocol):
     """Chooses the next call of each episode; None where what it wrote is no call, which ends the episode."""
 
-    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[Call | None]: ...
+    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[FunctionCall | None]: ...
 
 
 def play(environment: Environment, policy: Policy, seeds: Iterable[int], *, seed: int = 0) -> list[Episode]:
@@ -116,7 +116,7 @@ def _readable(text: str, what: str) -> str:
     return text
 
 
-def _move(world: Environment, episode: Episode, call: Call | None, number: int) -> None:
+def _move(world: Environment, episode: Episode, call: FunctionCall | None, number: int) -> None:
     if call is None:
         episode.done = True
         episode.messages.append({"role": "assistant", "content": INVALID})
@@ -179,13 +179,13 @@ class RandomPolicy:
     def __init__(self, tools: Sequence[Mapping[str, Any]]) -> None:
         self.tools = [tool["function"] for tool in tools]
 
-    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[Call | None]:
+    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[FunctionCall | None]:
         return [self._call(numpy_generator(seed, "random-policy", episode.seed, number)) for episode in episodes]
 
-    def _call(self, draw: np.random.Generator) -> Call:
+    def _call(self, draw: np.random.Generator) -> FunctionCall:
         chosen = self.tools[int(draw.integers(len(self.tools)))]
         properties = (chosen.get("parameters") or {}).get("properties", {})
-        return Call(chosen["name"], {name: _value(name, schema, draw) for name, schema in properties.items()})
+        return FunctionCall(chosen["name"], {name: _value(name, schema, draw) for name, schema in properties.items()})
 
 
 def _value(name: str, schema: Mapping[str, Any], draw: np.random.Generator) -> Any:

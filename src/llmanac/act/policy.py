@@ -15,7 +15,7 @@ import numpy as np
 from llmanac.act.episodes import Episode
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
-from llmanac.generate.constrain.tools import FORMS, Call, calls_grammar, form_of, parse_calls
+from llmanac.generate.constrain.tools import FORMS, FunctionCall, calls_grammar, form_of, parse_calls
 from llmanac.generate.engine import Engine
 from llmanac.reason._sampling import sample
 
@@ -39,14 +39,14 @@ class ModelPolicy:
         if engine.tokenizer is None:
             raise SpecError("act: this engine has no tokenizer")
         self.engine, self.tools, self.temperature, self.tokens = engine, tools, temperature, tokens
-        found = form_of(getattr(engine.tokenizer, "chat_template", None))
+        found = form_of(engine.chat_template)
         self.chat, self.form = found is not None, found or "hermes"
         self.grammar = calls_grammar(tools, self.form)  # type: ignore[arg-type]
         self.options: dict[str, Any] = {"grammar": self.grammar} if constrained else {}
         if not constrained and FORMS[self.form].closing:
             self.options = {"stop": (FORMS[self.form].closing.strip(),)}
 
-    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[Call | None]:
+    def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[FunctionCall | None]:
         requests = []
         for episode in episodes:
             own = int(numpy_generator(seed, "act", episode.seed, number).integers(1 << 62))
@@ -59,7 +59,7 @@ class ModelPolicy:
             calls.append(self._read(one.text))
         return calls
 
-    def _read(self, text: str) -> Call | None:
+    def _read(self, text: str) -> FunctionCall | None:
         """The call of a text; None where it is none that the tools allow."""
         closing = FORMS[self.form].closing.strip()
         try:

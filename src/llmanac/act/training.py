@@ -21,10 +21,9 @@ from llmanac.act.episodes import Episode, Policy, Success, begun, play
 from llmanac.act.policy import ModelPolicy, as_text
 from llmanac.core.errors import SpecError, users_code
 from llmanac.core.rng import numpy_generator
-from llmanac.objectives._advantages import by_group
-from llmanac.objectives._rollouts import Rollout
+from llmanac.objectives.policy_gradient import Rollout, by_group
 from llmanac.rewards import each
-from llmanac.train.rollouts import Prompt, Rollouts, Sampling
+from llmanac.train.rollouts import RolloutPrompt, Rollouts, Sampling
 
 
 class EpisodeRollouts(Rollouts):
@@ -47,7 +46,7 @@ class EpisodeRollouts(Rollouts):
             raise SpecError(
                 f"advantage: {objective.spec.advantage} does not compare episodes; take grpo, dr-grpo or rloo"
             )
-        prompts = [Prompt(ids=(0,), text="", row={"seed": task}) for task in tasks]
+        prompts = [RolloutPrompt(ids=(0,), text="", row={"seed": task}) for task in tasks]
         super().__init__(prompts, policy.engine, objective, each(lambda sample: 0.0), sampling, seed=seed, **more)
         self.environment, self.policy = environment, policy
         self.successes: list[float] = []
@@ -119,7 +118,7 @@ class Solution:
         self.known: dict[int, list[Any]] = {}
 
     def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[Any]:
-        from llmanac.generate.constrain.tools import Call
+        from llmanac.generate.constrain.tools import FunctionCall
 
         calls = []
         for episode in episodes:
@@ -128,5 +127,5 @@ class Solution:
                 with users_code(f"environment: solution() of seed {episode.seed}"):
                     self.known[episode.seed] = world.solution()
             own = self.known[episode.seed]
-            calls.append(Call(*own[number]) if number < len(own) else None)
+            calls.append(FunctionCall(*own[number]) if number < len(own) else None)
         return calls

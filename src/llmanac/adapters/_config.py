@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmanac.adapters._targets import ALL_LINEAR
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models._weights import Weights
+from llmanac.models.targets import ALL_LINEAR
+from llmanac.models.weights import Weights
 
 # fields that say nothing of what is computed, or that the tensors say
 IGNORED = {
@@ -22,7 +22,7 @@ MOST_RANK = 1 << 16
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterFiles:
     """An adapter's files: the config at `path`, and the tensors."""
 
     path: Path

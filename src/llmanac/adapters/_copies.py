@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._products import untie
+from llmanac.adapters._linear import untie
 from llmanac.core.errors import SpecError, shown
-from llmanac.models._layers import upcast
-from llmanac.models._quantized import Quantized
+from llmanac.models.layers import upcast
+from llmanac.models.quantized import Quantized
 
 
 class Copies:

@@ -7,30 +7,33 @@ from typing import Any
 
 from torch import nn
 
-from llmanac.models.families import FAMILIES, Misfit, Names, Source, family
+from llmanac.models.families import FAMILIES, Misfit, Names, WeightSource, family
+from llmanac.models.lm import TrainedModel
 
 
 def family_of(model: Any) -> str | None:
     """The family that a model was read from, else the first that can hold it; None for no family."""
-    known = getattr(model, "family", None)
-    if known is not None:
-        return str(known)
+    if not isinstance(model, TrainedModel):
+        return None
+    if model.family is not None:
+        return model.family
     for name in FAMILIES:
         try:
             family(name).to_config(model.spec, model.vocab_size)
             return name
-        except (Misfit, AttributeError):
+        except Misfit:
             continue
     return None
 
 
-def places(model: Any, kind: str | None) -> dict[str, Source]:
+def places(model: Any, kind: str | None) -> dict[str, WeightSource]:
     """Where each parameter is in the files of family `kind`; under its own name for None."""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if ".lora_" not in name}
-    if getattr(getattr(model, "spec", None), "tied", False):
+    spec = model.spec if isinstance(model, TrainedModel) else None
+    if spec is not None and spec.tied:
         shapes["lm_head.weight"] = tuple(model.embedding.weight.shape)
     names = Names() if kind is None else family(kind).names[0]
-    return names.place(shapes, getattr(model, "spec", None))
+    return names.place(shapes, spec)
 
 
 def together(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:

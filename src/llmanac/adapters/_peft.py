@@ -14,18 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.adapters import PREFIX
-from llmanac.adapters._config import Adapter
+from llmanac.adapters._config import AdapterFiles
+from llmanac.adapters._linear import EMBEDDING
 from llmanac.adapters._names import family_of, places
-from llmanac.adapters._products import EMBEDDING
-from llmanac.adapters._targets import ALL_LINEAR
-from llmanac.adapters._tokens import TokenPart
+from llmanac.adapters._tokens import TokenTerm
+from llmanac.adapters._transform import PREFIX
 from llmanac.adapters.lora import LoRA, LowRank, Spec
 from llmanac.core.errors import CheckpointError, SpecError, shown
-from llmanac.models._layers import Embedding, Product, upcast
-from llmanac.models._quantized import dense
-from llmanac.models._weights import Weights, some
-from llmanac.models.families import FAMILIES, Source
+from llmanac.models.families import FAMILIES, WeightSource
+from llmanac.models.layers import Embedding, LinearMap, upcast
+from llmanac.models.quantized import dense
+from llmanac.models.targets import ALL_LINEAR
+from llmanac.models.weights import Weights, some
 
 LORA_FIELDS = {
     "r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias",
@@ -78,7 +78,7 @@ def write_lora(transform: LoRA, model: Any) -> tuple[dict[str, Any], dict[str, T
             tensors[f"{PREFIX}{theirs}.{LENGTHS}"] = rows[:, 0]
     tokens = {}
     for name, part in transform.parts.items():
-        if isinstance(part, TokenPart) and not part.follows:
+        if isinstance(part, TokenTerm) and not part.follows:
             theirs = found[f"{name}.weight"].name.removesuffix(".weight")
             tokens[theirs] = part.rows.ids.tolist()
             tensors[f"{PREFIX}{theirs}.{TOKENS}"] = part.rows.weight
@@ -102,7 +102,7 @@ def write_lora(transform: LoRA, model: Any) -> tuple[dict[str, Any], dict[str, T
     return config, tensors
 
 
-def _write_copies(transform: LoRA, model: Any, found: Mapping[str, Source]) -> dict[str, Tensor]:
+def _write_copies(transform: LoRA, model: Any, found: Mapping[str, WeightSource]) -> dict[str, Tensor]:
     """Parameters that were trained whole, by their names; what is stored in one tensor with them comes along."""
     values = {} if transform.copies is None else transform.copies.values
     theirs: dict[str, Tensor] = {}
@@ -116,7 +116,9 @@ def _write_copies(transform: LoRA, model: Any, found: Mapping[str, Source]) -> d
     return theirs
 
 
-def _joined(parts: Mapping[str, LowRank], found: Mapping[str, Source], embedding: bool) -> tuple[Tensor, Tensor, float]:
+def _joined(
+    parts: Mapping[str, LowRank], found: Mapping[str, WeightSource], embedding: bool
+) -> tuple[Tensor, Tensor, float]:
     """A, B and s of the parts of one matrix of theirs."""
     distinct = {id(part.a): part for part in parts.values()}
     first = next(iter(parts.values()))
@@ -132,7 +134,7 @@ def _joined(parts: Mapping[str, LowRank], found: Mapping[str, Source], embedding
     return a, next(iter(rows.values())) if embedding else _rows(rows, found), first.scale
 
 
-def _rows(ours: Mapping[str, Tensor], found: Mapping[str, Source]) -> Tensor:
+def _rows(ours: Mapping[str, Tensor], found: Mapping[str, WeightSource]) -> Tensor:
     """Rows (outputs, n) of our products as those of their matrix; zero where a product is not among them."""
     first = next(iter(ours))
     whole = found[f"{first}.weight"]
@@ -143,7 +145,7 @@ def _rows(ours: Mapping[str, Tensor], found: Mapping[str, Source]) -> Tensor:
     return theirs
 
 
-def _short(names: Sequence[str], found: Mapping[str, Source]) -> list[str]:
+def _short(names: Sequence[str], found: Mapping[str, WeightSource]) -> list[str]:
     """Their modules by their last names where these mean no others, else by their full names."""
     every = {source.name.removesuffix(".weight") for source in found.values() if source.name.endswith(".weight")}
     last = {name.rpartition(".")[2] for name in names}
@@ -151,7 +153,7 @@ def _short(names: Sequence[str], found: Mapping[str, Source]) -> list[str]:
     return sorted(last if meant == set(names) else names)
 
 
-def read_lora(model: Any, adapter: Adapter) -> LoRA:
+def read_lora(model: Any, adapter: AdapterFiles) -> LoRA:
     """The low-rank adapter of a folder, applied to the model. Raises CheckpointError, SpecError."""
     adapter.check_fields(LORA_FIELDS)
     config, weights = adapter.config, adapter.weights
@@ -242,13 +244,13 @@ def _sorted(weights: Weights) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def _family(
-    model: Any, tensors: Mapping[str, Any], adapter: Adapter
-) -> tuple[dict[str, Source], dict[str, dict[str, Source]]]:
+    model: Any, tensors: Mapping[str, Any], adapter: AdapterFiles
+) -> tuple[dict[str, WeightSource], dict[str, dict[str, WeightSource]]]:
     """All places of the family whose names the file has, and the sources of our products by their module."""
     linear = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, Product) or (isinstance(module, Embedding) and name.endswith(EMBEDDING))
+        if isinstance(module, LinearMap) or (isinstance(module, Embedding) and name.endswith(EMBEDDING))
     }
     lost: list[str] = []
     for kind in dict.fromkeys([family_of(model), None, *FAMILIES]):
@@ -256,7 +258,7 @@ def _family(
             found = places(model, kind)
         except (AttributeError, KeyError, IndexError, ValueError):  # a family whose parts this model has not
             continue
-        products: dict[str, dict[str, Source]] = {}
+        products: dict[str, dict[str, WeightSource]] = {}
         for name, source in found.items():
             own = name.removesuffix(".weight")
             if name.endswith(".weight") and own in linear and source.expert is None:
@@ -299,14 +301,18 @@ def _values(
 
 
 def _copies(
-    model: Any, names: Sequence[str], found: Mapping[str, Source], adapter: Adapter, targets: Mapping[str, Any]
+    model: Any,
+    names: Sequence[str],
+    found: Mapping[str, WeightSource],
+    adapter: AdapterFiles,
+    targets: Mapping[str, Any],
 ) -> dict[str, Tensor]:
     """Our parameters that were trained whole, by name: `modules_to_save` and `bias`.
 
     PEFT also writes the embedding where that or the head has an adapter; this must be the model's own.
     """
     weights, saved, bias = adapter.weights, adapter.saved, BIASES[adapter.config.get("bias", "none")]
-    places: dict[str, dict[str, Source]] = {}
+    places: dict[str, dict[str, WeightSource]] = {}
     for own, source in found.items():
         places.setdefault(source.name, {})[own] = source
     copied: dict[str, Tensor] = {}
@@ -339,7 +345,7 @@ def _copies(
     return copied
 
 
-def _equal(model: Any, parts: Mapping[str, Source], tensor: Tensor) -> bool:
+def _equal(model: Any, parts: Mapping[str, WeightSource], tensor: Tensor) -> bool:
     """Whether a tensor of theirs is what the model has."""
     for name, source in parts.items():
         held = dense(model.get_parameter(name))

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmanac.adapters._products import Part, ProductTransform
-from llmanac.models._layers import Changeable, Embedding, upcast
-from llmanac.models._quantized import lookup
+from llmanac.adapters._linear import LinearTerm, LinearTransform
+from llmanac.models.layers import Changeable, Embedding, upcast
+from llmanac.models.quantized import lookup
 
 
 class TokenRows(nn.Module):
@@ -36,14 +36,14 @@ class TokenRows(nn.Module):
         parameter.copy_(self.own())
 
 
-class TokenPart(Part):
+class TokenTerm(LinearTerm):
     """What the rows do to the embedding, or to a head.
 
     Args:
-        follows: see `Part`.
+        follows: see `LinearTerm`.
     """
 
-    def __init__(self, transform: ProductTransform, rows: TokenRows, follows: bool = False) -> None:
+    def __init__(self, transform: LinearTransform, rows: TokenRows, follows: bool = False) -> None:
         super().__init__(transform, {} if follows else {"lora_tokens": rows})
         self.rows, self.follows = rows, follows
         layer: Any = rows._of[0]

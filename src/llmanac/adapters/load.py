@@ -16,22 +16,24 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from llmanac.adapters import Transform
-from llmanac.adapters._config import Adapter
-from llmanac.adapters._lead import MOST, NAME, LeadTransform
+from llmanac.adapters._config import AdapterFiles
 from llmanac.adapters._peft import read_lora, write_lora
+from llmanac.adapters._soft_prompt import MOST, NAME, SoftPromptTransform
+from llmanac.adapters._transform import Transform
 from llmanac.adapters.lora import LoRA
-from llmanac.adapters.prefix import Prefix
+from llmanac.adapters.prefix import PrefixTuning
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import make_method
-from llmanac.models._folder import RECORD, SUMS, read_sums, read_table, sums_of
-from llmanac.models._weights import Weights, some
+from llmanac.core.types import capabilities
+from llmanac.models.folder import RECORD, SUMS, read_sums, read_table, sums_of
+from llmanac.models.lm import TrainedModel
 from llmanac.models.locate import ADAPTER as CONFIG
 from llmanac.models.locate import say_stopped
+from llmanac.models.weights import Weights, some
 
 WEIGHTS = "adapter_model.safetensors"
-LEADS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
+SOFT_PROMPTS = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
 EMBEDDINGS = "prompt_embeddings"
 LEAD_FIELDS = {
     "num_virtual_tokens", "token_dim", "num_attention_heads", "num_layers", "num_transformer_submodules",
@@ -55,13 +57,14 @@ def save_adapter(transform: Transform, folder: str | Path, *, base: str | None =
         raise SpecError("adapter: is not applied to a model; save it before it is removed or merged")
     if isinstance(transform, LoRA):
         config, tensors = write_lora(transform, model)
-    elif isinstance(transform, LeadTransform):
-        config, tensors = _write_lead(transform, model)
+    elif isinstance(transform, SoftPromptTransform):
+        config, tensors = _write_soft_prompt(transform, model)
     else:
         raise SpecError(f"adapter: {transform.spec.name} has no form in PEFT's files")
+    origin = model.origin if isinstance(model, TrainedModel) else None
     config = {
-        "base_model_name_or_path": base or getattr(model, "origin", None), "inference_mode": True,
-        "task_type": "SEQ_2_SEQ_LM" if getattr(model, "reads_source", False) else "CAUSAL_LM", **config,
+        "base_model_name_or_path": base or origin, "inference_mode": True,
+        "task_type": "SEQ_2_SEQ_LM" if capabilities(model).reads_source else "CAUSAL_LM", **config,
     }  # fmt: skip
     path = Path(folder)
     data = to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
@@ -87,21 +90,21 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Transform:
     path = Path(folder)
     config = read_table(path / CONFIG)
     kind = config.get("peft_type")
-    if not isinstance(kind, str) or (kind != "LORA" and kind not in LEADS):
-        known = ", ".join(("LORA", *LEADS))
+    if not isinstance(kind, str) or (kind != "LORA" and kind not in SOFT_PROMPTS):
+        known = ", ".join(("LORA", *SOFT_PROMPTS))
         raise CheckpointError(f"{path / CONFIG}: peft_type is {shown(kind)}; this llmanac reads {known}")
     if not (path / WEIGHTS).exists() and (path / "adapter_model.bin").exists():
         raise CheckpointError(f"{path}: holds a pickle, adapter_model.bin; convert it to {WEIGHTS}")
-    adapter = Adapter(path / CONFIG, config, Weights(path, file=WEIGHTS))
+    adapter = AdapterFiles(path / CONFIG, config, Weights(path, file=WEIGHTS))
     say_stopped(path)
-    return read_lora(model, adapter) if kind == "LORA" else _read_lead(model, adapter, LEADS[kind])
+    return read_lora(model, adapter) if kind == "LORA" else _read_soft_prompt(model, adapter, SOFT_PROMPTS[kind])
 
 
-def _write_lead(transform: LeadTransform, model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _write_soft_prompt(transform: SoftPromptTransform, model: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with torch.no_grad():
         rows = transform.modules[NAME]()
     config: dict[str, Any] = {"num_virtual_tokens": transform.tokens, "num_transformer_submodules": 1}
-    if isinstance(transform, Prefix):
+    if isinstance(transform, PrefixTuning):
         rows = rows[:, transform.columns().argsort()]
         held = [shapes for shapes in transform.shapes if shapes]
         heads = held[0][0][0]
@@ -119,7 +122,7 @@ def _write_lead(transform: LeadTransform, model: Any) -> tuple[dict[str, Any], d
     return config, {EMBEDDINGS: rows}
 
 
-def _read_lead(model: Any, adapter: Adapter, name: str) -> Transform:
+def _read_soft_prompt(model: Any, adapter: AdapterFiles, name: str) -> Transform:
     adapter.check_fields(LEAD_FIELDS)
     tokens = adapter.number("num_virtual_tokens", most=MOST)
     if adapter.number("num_transformer_submodules", 1) != 1:
@@ -140,7 +143,7 @@ def _read_lead(model: Any, adapter: Adapter, name: str) -> Transform:
                 f"{adapter.base}"
             )
         rows = weights.take(EMBEDDINGS).to(own)
-        rows = rows[:, transform.columns()] if isinstance(transform, Prefix) else rows
+        rows = rows[:, transform.columns()] if isinstance(transform, PrefixTuning) else rows
         try:
             transform.load_state({f"{NAME}.weight": rows})
         except CheckpointError as error:

@@ -31,13 +31,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.adapters._copies import Copies, chosen_parameters
+from llmanac.adapters._linear import EMBEDDING, LinearTerm, LinearTransform, LinearTransformSpec, Merged
 from llmanac.adapters._names import together
-from llmanac.adapters._products import EMBEDDING, Merged, Part, ProductSpec, ProductTransform
-from llmanac.adapters._tokens import TokenPart, TokenRows
+from llmanac.adapters._tokens import TokenRows, TokenTerm
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, PART, POSITIVE, within
-from llmanac.models._layers import Changeable, Embedding, upcast
-from llmanac.models._quantized import dense, product
+from llmanac.models.layers import Changeable, Embedding, upcast
+from llmanac.models.quantized import dense, product
 
 CARD = {
     "title": "Low-rank adaptation (LoRA)",
@@ -49,7 +49,7 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(ProductSpec):
+class Spec(LinearTransformSpec):
     """rank: r; alpha: size of the change; dropout: share of A's inputs dropped in training; scaling: what s is.
 
     form: a sum, or its rows' lengths trained too. sharing: `files` gives products that the files of the model's family
@@ -83,7 +83,7 @@ class Spec(ProductSpec):
         return LoRA(self, seed)
 
 
-class LoRA(ProductTransform):
+class LoRA(LinearTransform):
     """See the module.
 
     Args:
@@ -152,10 +152,10 @@ class LoRA(ProductTransform):
             return found
         return Merged(found.errors | copies.keep(model), found.packed)
 
-    def make_parts(self, model: nn.Module, layers: Mapping[str, Changeable]) -> dict[str, Part]:
+    def make_parts(self, model: nn.Module, layers: Mapping[str, Changeable]) -> dict[str, LinearTerm]:
         first: dict[str, Factor] = {}
         shared = self.shared or (together(model, list(layers)) if self.spec.sharing == "files" else {})
-        parts: dict[str, Part] = {}
+        parts: dict[str, LinearTerm] = {}
         for name, layer in layers.items():
             weight = layer.matrix
             rank, alpha = self.sizes.get(name, (self.spec.rank, self.spec.alpha))
@@ -169,21 +169,21 @@ class LoRA(ProductTransform):
             parts[name] = LowRank(self, a, b, self.spec.scale(rank, alpha), lengths)
         return parts | self._token_parts(model, parts)
 
-    def _token_parts(self, model: Any, parts: Mapping[str, Part]) -> dict[str, Part]:
+    def _token_parts(self, model: Any, parts: Mapping[str, LinearTerm]) -> dict[str, LinearTerm]:
         given = self.rows
         if given is None:
             path = next((n for n, m in model.named_modules() if isinstance(m, Embedding) and n.endswith(EMBEDDING)), "")
             given = {path: self.spec.tokens} if self.spec.tokens else {}
-        found: dict[str, Part] = {}
+        found: dict[str, LinearTerm] = {}
         for name, ids in given.items():
             layer = model.get_submodule(name) if name else None
             if not isinstance(layer, Changeable) or max(ids) >= len(layer.weight):
                 raise SpecError(f"tokens: {max(ids)} is no token of this model")
             rows = TokenRows(layer, ids)
-            found[name] = TokenPart(self, rows)
+            found[name] = TokenTerm(self, rows)
             for other, module in model.named_modules():  # a head that is tied to the embedding
                 if module is not layer and module._parameters.get("weight") is layer.weight and other not in given:
-                    found[other] = TokenPart(self, rows, follows=True)
+                    found[other] = TokenTerm(self, rows, follows=True)
         taken = sorted(found.keys() & parts.keys())
         if taken:
             raise SpecError(f"tokens: {taken[0]} is among the targets too; leave one of the two out")
@@ -227,7 +227,7 @@ class Lengths(nn.Module):
         parameter.copy_(self.squares().sqrt())
 
 
-class LowRank(Part):
+class LowRank(LinearTerm):
     """A and B of one layer, and m."""
 
     def __init__(self, transform: LoRA, a: Factor, b: Factor, scale: float, lengths: Lengths | None) -> None:

@@ -19,7 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._lead import Encoder, LeadSpec, LeadTransform, Projected, state_without
+from llmanac.adapters._soft_prompt import (
+    Projected,
+    SoftPromptEncoder,
+    SoftPromptSpec,
+    SoftPromptTransform,
+    state_without,
+)
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.models.lm.transformer import Transformer
@@ -34,7 +40,7 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(LeadSpec):
+class Spec(SoftPromptSpec):
     """projection: width of the layer between narrow vectors and rows while they are trained; None for no such layer.
 
     With one, `start` has no meaning: the vectors and layers begin at random.
@@ -44,11 +50,11 @@ class Spec(LeadSpec):
 
     ranges = within(COUNT, "projection")
 
-    def build(self, *, seed: int = 0, **dims: Any) -> Prefix:
-        return Prefix(self, seed)
+    def build(self, *, seed: int = 0, **dims: Any) -> PrefixTuning:
+        return PrefixTuning(self, seed)
 
 
-class Prefix(LeadTransform):
+class PrefixTuning(SoftPromptTransform):
     """See the module.
 
     Attributes:
@@ -64,7 +70,7 @@ class Prefix(LeadTransform):
         if not width:
             raise SpecError("prefix: this model has no attention, so no keys that a prefix could come before")
         if self.spec.projection is None:
-            return Encoder(self, self.tokens, width, **options)
+            return SoftPromptEncoder(self, self.tokens, width, **options)
         return Projected(self.tokens, model.spec.dim, self.spec.projection, width, **options)
 
     def past(self, dtype: torch.dtype) -> list[tuple[Tensor, ...] | None]:
@@ -85,7 +91,7 @@ class Prefix(LeadTransform):
             position = self.model.model.position if layer.position is None else layer.position
             for number, (heads, width) in enumerate(shapes or ()):
                 order = torch.arange(width)
-                if number == 0 and getattr(position, "layout", "halves") == "pairs":
+                if number == 0 and position.layout == "pairs":
                     turned = position.turned
                     order = torch.cat([order[:turned:2], order[1:turned:2], order[turned:]])
                 found += [at + head * width + order for head in range(heads)]

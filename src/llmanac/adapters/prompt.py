@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from llmanac.adapters._lead import Encoder, LeadSpec, LeadTransform
+from llmanac.adapters._soft_prompt import SoftPromptEncoder, SoftPromptSpec, SoftPromptTransform
 from llmanac.models.lm.transformer import Transformer
 
 CARD = {
@@ -25,20 +25,20 @@ CARD = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(LeadSpec):
+class Spec(SoftPromptSpec):
     """See the base class."""
 
-    def build(self, *, seed: int = 0, **dims: Any) -> Prompt:
-        return Prompt(self, seed)
+    def build(self, *, seed: int = 0, **dims: Any) -> PromptTuning:
+        return PromptTuning(self, seed)
 
 
-class Prompt(LeadTransform):
+class PromptTuning(SoftPromptTransform):
     """See the module."""
 
     spec: Spec
 
     def make(self, model: Transformer, **options: Any) -> nn.Module:
-        return Encoder(self, self.tokens, model.spec.dim, **options)
+        return SoftPromptEncoder(self, self.tokens, model.spec.dim, **options)
 
     def of_text(self, model: Transformer, ids: Tensor) -> Tensor:
         return model.embed(ids)[0]

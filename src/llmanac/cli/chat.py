@@ -64,7 +64,7 @@ def chat_command(
         raise RequestError("--encoder: finds facts of a memory; name its file with --memory FILE")
     engine = load_writer(path, draft=draft, draft_tokens=draft_tokens, runner=runner, rope=rope)
     assistant = load_assistant(path, engine)
-    if assistant is None and getattr(engine.tokenizer, "chat_template", None) is None:
+    if assistant is None and engine.chat_template is None:
         raise RequestError(NO_CHAT.format(path=path, quoted=shlex.quote(str(path))))
     options: Options = {"temperature": 0.7} if (Path(path) / "base").is_dir() else sampling(engine)
     if temperature is not None:
@@ -95,7 +95,7 @@ def chat_command(
 
 def sampling(engine: Engine) -> Options:
     """Temperature and top_p that a pretrained model's generation_config.json asks for; greedy where it does not."""
-    own = getattr(engine.model, "generation", {})
+    own = engine.generation
     if own.get("do_sample") is not True:
         return {"temperature": 0.0}
     temperature, top_p = (
@@ -231,7 +231,7 @@ def _show_answer(answer: Answer) -> None:
 def serve_command(
     path: SomeModel, host: str = "127.0.0.1", port: int = 8000, allow_host: list[str] | None = None,
     max_queue: int = 64, prefix_cache: int = 256, draft: Draft = None, draft_tokens: DraftTokens = None,
-    runner: SomeRunner = "auto", threads: Threads = None, most_tokens: int | None = None,
+    runner: SomeRunner = "auto", threads: Threads = None, max_num_batched_tokens: int | None = None,
     embedding_model: str | None = None,
     documents: Path | None = None, mode: Mode = None, method: Method = None, passages: Count = None,
     threshold: Threshold = None, budget: Budget = None, place: Place = None, encoder: Encoder = None,
@@ -245,7 +245,8 @@ def serve_command(
         allow_host: Host name to accept; repeatable; * for any.
         max_queue (from 1): Requests that may wait; further ones get status 429.
         prefix_cache (from 0): MiB of KV cache for shared prefixes; 0 for none.
-        most_tokens (from 1): Tokens that requests in progress may hold together [no limit].
+        max_num_batched_tokens (--max-num-batched-tokens, --most-tokens, from 1): Tokens that requests in progress may
+            hold together [no limit].
         embedding_model: Model for /v1/embeddings.
         documents: Answer from this folder, with citations.
         api_key (env LLMANAC_API_KEY): Key that requests must have; repeatable.
@@ -262,7 +263,7 @@ def serve_command(
                  "--runner native": runner.startswith("native")}  # fmt: skip
 
     def sees(path: str) -> bool:
-        from llmanac.multimodal._seeing import sees
+        from llmanac.generate.images import sees
 
         return sees(path)
 
@@ -270,18 +271,26 @@ def serve_command(
         from llmanac.generate.load import load_assistant, load_writer
 
         if not path.endswith(".gguf") and sees(path):
-            from llmanac.multimodal._seeing import load_seeing
+            from llmanac.generate.images import load_seeing
 
             if refused := [flag for flag, value in text_only.items() if value]:
                 raise RequestError(f"{refused[0]}: is for models of text alone; {path} holds a model of images")
             from llmanac.generate.engine import Engine
 
             model = load_seeing(path)
-            return Engine(model, model.tokenizer, most_tokens=most_tokens), None, None
+            return Engine(model, model.tokenizer, max_num_batched_tokens=max_num_batched_tokens), None, None
         if tensor * pipeline > 1:
-            engine = divided(ranks, path, tensor, pipeline, draft, runner, most_tokens=most_tokens)
+            engine = divided(
+                ranks, path, tensor, pipeline, draft, runner, max_num_batched_tokens=max_num_batched_tokens
+            )
         else:
-            engine = load_writer(path, draft=draft, draft_tokens=draft_tokens, most_tokens=most_tokens, runner=runner)
+            engine = load_writer(
+                path,
+                draft=draft,
+                draft_tokens=draft_tokens,
+                max_num_batched_tokens=max_num_batched_tokens,
+                runner=runner,
+            )
         print(engine.runs_on, file=sys.stderr, flush=True)
         embedder = None
         if embedding_model is not None:

@@ -26,6 +26,7 @@ from llmanac.cli.options import (
 )
 from llmanac.core.errors import DataError, RequestError, SpecError, for_terminal
 from llmanac.core.files import read_json, read_text
+from llmanac.core.types import capabilities
 
 if TYPE_CHECKING:
     from llmanac.generate.engine import Engine, Options
@@ -181,7 +182,7 @@ def print_completions(engine: Engine, prompt: str, **options: Unpack[Options]) -
     Of an encoder-decoder, whose answer does not continue the prompt, the answer alone.
     """
     count = options.get("n", 1)
-    before = "" if getattr(engine.model, "reads_source", False) else prompt
+    before = "" if capabilities(engine.model).reads_source else prompt
     if count == 1:
         engine.request(prompt, **options)  # an invalid request fails before anything is printed
         write(before)

@@ -21,7 +21,7 @@ from llmanac.core.outputs import check_apart
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmanac.models.ngrams.words import Score
+    from llmanac.models.ngrams.words import NgramScore
 
 app = group("Train n-gram models, score text with them, convert ARPA files.")
 Text = Annotated[list[str], typer.Argument(help="Files, folders or patterns, a sentence per line or row; - for stdin.")]
@@ -179,7 +179,7 @@ def line_words(line: bytes) -> list[str]:
     return [w.decode("utf-8", "backslashreplace") for w in re.split(rb"[\0\t\n\v\f\r ]+", line) if w]
 
 
-def _as_json(found: Score) -> dict[str, Any]:
+def _as_json(found: NgramScore) -> dict[str, Any]:
     def finite(value: float) -> float | None:
         return value if value < float("inf") else None  # NaN: None too
 
@@ -195,7 +195,7 @@ def _as_json(found: Score) -> dict[str, Any]:
     }
 
 
-def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
+def found_rows(found: NgramScore, without_backoff: bool) -> list[tuple[str, str]]:
     """The fraction of tokens for each length of the n-gram that gave them their probability; they add up to 1.
 
     Without back-off a token that was not seen after its full context has length 0; shorter n-grams only begin
@@ -208,7 +208,7 @@ def found_rows(found: Score, without_backoff: bool) -> list[tuple[str, str]]:
     return [("not seen after its context", f"{found.matched[0] / tokens:.1%}"), *rows[1:]]
 
 
-def _print_score(found: Score, title: str, without_backoff: bool) -> None:
+def _print_score(found: NgramScore, title: str, without_backoff: bool) -> None:
     from llmanac.cli.tables import console, make_table
 
     rows = [

@@ -80,13 +80,13 @@ def reason_command(
     if verifier is not None and spec.name != "mbr":
         verifies = make_method("reward", read_rewards([verifier]))
     engine = load_writer(model, runner=runner)
-    chat = not plain and getattr(engine.tokenizer, "chat_template", None) is not None
+    chat = not plain and engine.chat_template is not None
     file = Path(question).suffix in (".jsonl", ".parquet", ".json", ".csv")
     if file:
         asked = read_questions(engine, Path(question), column=column, template=template, chat=chat)
     else:
         asked = [Question.of(engine, template.replace("{question}", question), chat=chat)]
-    longest, limit = max(len(one.ids) for one in asked), getattr(engine.model, "max_length", None)
+    longest, limit = max(len(one.ids) for one in asked), engine.model.max_length
     if tokens is not None and limit is not None and longest + tokens > limit:
         raise SpecError(
             f"--tokens: the longest question and {tokens:,} tokens make {longest + tokens:,}, and the model reads "

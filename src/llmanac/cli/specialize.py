@@ -30,11 +30,11 @@ def verify_command(
     """
     from llmanac.core.errors import SpecError
     from llmanac.core.spec import make
-    from llmanac.recipes.verifying import Bounds, verify
+    from llmanac.recipes.verifying import CheckBounds, verify
 
     if runner not in ("all", "llmanac"):
         raise SpecError(f"--runner: {runner!r} is not one of all, llmanac")
-    with_peer, bounds = runner == "all", make(Bounds, changes)
+    with_peer, bounds = runner == "all", make(CheckBounds, changes)
     found = verify(tuned, exported, rows=rows, base=base, bounds=bounds, with_llama_cpp=with_peer)
     if as_json:
         print(json.dumps({"tuned": tuned, "exports": [one.as_json() for one in found]}, ensure_ascii=False))

@@ -59,8 +59,8 @@ KINDS: dict[str, str] = {
     "optimizer": "train/optimizers",
     "schedule": "train/schedules",
     "retriever": "retrieve",
-    "multimodal": "multimodal",
-    "sampler": "multimodal/samplers",
+    "multimodal": "models/images",
+    "sampler": "models/images/samplers",
 }
 
 

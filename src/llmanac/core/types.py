@@ -155,7 +155,7 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bags:
+class BagOfWords:
     """Lists of ids without an order, as bag-of-words models read them.
 
     Attributes:
@@ -168,7 +168,7 @@ class Bags:
     lengths: Tensor
     targets: Tensor | None = None
 
-    def to(self, device: torch.device) -> Bags:
+    def to(self, device: torch.device) -> BagOfWords:
         """The same with every tensor on `device`."""
         return replace(self, **{k: v.to(device) for k, v in vars(self).items() if v is not None})
 
@@ -179,7 +179,7 @@ class Bags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Want:
+class OutputRequest:
     """What a forward pass is asked for; several things at once cost one pass.
 
     Attributes:
@@ -206,19 +206,19 @@ class Want:
             raise RequestError(f"layers: {self.layers!r} is not a tuple of numbers of blocks")
 
 
-ALL = Want(logits="all")
-LAST = Want(logits="last")
-HIDDEN = Want(hidden=True)
+ALL = OutputRequest(logits="all")
+LAST = OutputRequest(logits="last")
+HIDDEN = OutputRequest(hidden=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """What a model returns, as `Want` asked; the rest is None.
+class ModelOutput:
+    """What a model returns, as `OutputRequest` asked; the rest is None.
 
     Attributes:
         logits: (B, T, V) or (B, 1, V).
         hidden: (B, T, D), what the head reads.
-        layers: a (B, T, D) for each number of `Want.layers`.
+        layers: a (B, T, D) for each number of `OutputRequest.layers`.
         nll: nats; () the sum, or (B, T) with 0 where there is no target.
         entropy: (B, T), nats.
         aux: losses of parts by name (a load-balance loss), each () and already weighted; where gradients are computed.
@@ -232,12 +232,48 @@ class Output:
     aux: dict[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a model can do that not every one can; `capabilities` reads it of any model.
+
+    Attributes:
+        reads_source: whether an encoder reads its prompts; start_id: what every answer then begins with.
+        sees: whether its prompts may have images.
+        counted: whether it is estimated from counts and has no parameters.
+        soft_prompts: whether an adapter may put trained vectors before its tokens.
+        places_within: whether its positions read `Batch.within` too.
+        counts_flops: whether it has `flops_per_token(length)`.
+        settings: which attributes that say how it is computed may be set: `compute_dtype`, `attention_form` and
+            `recompute`.
+    """
+
+    reads_source: bool = False
+    start_id: int | None = None
+    sees: bool = False
+    counted: bool = False
+    soft_prompts: bool = False
+    places_within: bool = False
+    counts_flops: bool = False
+    settings: frozenset[str] = frozenset()
+
+
+def capabilities(model: Any) -> Capabilities:
+    """What a model says that it can do; one that says nothing can do what every one can."""
+    found: Capabilities = getattr(model, "capabilities", Capabilities())
+    return found
+
+
 class State(Protocol):
     """What decoding remembers, one row a sequence; see `models/state`.
 
     Attributes:
         lengths: (B,) tokens seen by each row; counts: the same on the host.
+        device: where its tensors are.
+        by_length: see `DecodingState`; None where positions do not depend on a row's length.
     """
+
+    by_length: Any
+    device: Any
 
     @property
     def lengths(self) -> Tensor: ...
@@ -275,7 +311,10 @@ class State(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """All that decoding, evaluation and serving use; an n-gram model is one too."""
+    """All that decoding, evaluation and serving use; an n-gram model is one too.
+
+    A model that can do more has `capabilities`, and one whose texts end with tokens of its own has `generation`.
+    """
 
     vocab_size: int
 
@@ -286,7 +325,7 @@ class LanguageModel(Protocol):
     def start(self, batch: int) -> State:
         """An empty state for `batch` rows."""
 
-    def forward(self, batch: Batch | Tensor, state: Any = None, want: Want = ALL) -> Output:
+    def forward(self, batch: Batch | Tensor, state: Any = None, want: OutputRequest = ALL) -> ModelOutput:
         """What `want` asks for; with a state, for the tokens that follow what the state holds."""
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:

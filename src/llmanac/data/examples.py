@@ -13,7 +13,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
-from llmanac.core.types import Bags, Batch
+from llmanac.core.types import BagOfWords, Batch
 from llmanac.data.pack import Shuffled
 
 Form = Literal["bag", "padded"]
@@ -104,16 +104,16 @@ class ExampleStream(Shuffled):
         return self.examples.pick(np.concatenate(numbers))
 
 
-def batch_of(examples: Examples, form: Form) -> Batch | Bags:
+def batch_of(examples: Examples, form: Form) -> Batch | BagOfWords:
     """Examples as a model reads them, targets the classes (B,).
 
-    As a `bag` they are `Bags`; `padded` a `Batch` with ids (B, T), zeros after each list's end, and lengths (B,).
+    As a `bag` they are `BagOfWords`; `padded` a `Batch` with ids (B, T), zeros after each list's end, and lengths (B,).
     """
     import torch
 
     classes, lengths = torch.from_numpy(examples.classes), torch.from_numpy(examples.lengths)
     if form == "bag":
-        return Bags(ids=torch.from_numpy(examples.ids), lengths=lengths, targets=classes)
+        return BagOfWords(ids=torch.from_numpy(examples.ids), lengths=lengths, targets=classes)
     longest = max(1, int(examples.lengths.max(initial=1)))
     ids = np.zeros((len(examples), longest), np.int64)
     ids[np.arange(longest)[None] < examples.lengths[:, None]] = examples.ids

@@ -10,7 +10,7 @@ from typing import Protocol
 from llmanac.core.errors import CheckpointError, SpecError
 from llmanac.core.files import file_sha256
 from llmanac.generate.engine import Engine
-from llmanac.models._pairs import encode
+from llmanac.models.pairs import encode
 
 PREFIX_BYTES = 256 << 20  # of examples that prompts share
 

@@ -28,7 +28,7 @@ from llmanac.evaluate._edits import KINDS, Edit, Kind, candidates
 from llmanac.evaluate._words import WORD, plain
 from llmanac.evaluate._words import Words as Words  # an argument of Corrector
 from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 
 MARGIN = 5.0  # nats: the edit makes the sentence 150 times as probable; about the best of docs/evidence/uses
 OPERATION_MARGINS = {"replace": 0.0, "insert": 0.0, "delete": 3.0}

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, SpecError, shown
-from llmanac.core.types import HIDDEN, Batch, Want
-from llmanac.models._layers import upcast
+from llmanac.core.types import HIDDEN, Batch, OutputRequest, capabilities
+from llmanac.models.layers import upcast
 from llmanac.models.lm.encoder import Encoder
 
 Pooling = Literal["mean", "cls", "last"]
@@ -177,7 +177,7 @@ class Embedder:
         blocks = len(self.model.model.layers)
         if layer is not None and not 0 <= layer <= blocks:
             raise SpecError(f"layer: {layer} is not between 0 and the {blocks} blocks of the model")
-        want = Want(layers=(blocks if layer is None else layer,))
+        want = OutputRequest(layers=(blocks if layer is None else layer,))
         out: list[Tensor | None] = [None] * len(rows)
         for chosen in _batches([len(row) for row in rows], BATCH_HIDDEN):
             found = self.model(self._padded([list(rows[i]) for i in chosen]), want=want).layers[0]
@@ -202,7 +202,7 @@ class Embedder:
 
     def _batch(self, rows: list[list[int]]) -> Tensor:
         model, batch = self.model, self._padded(rows)
-        if getattr(model, "reads_source", False):
+        if capabilities(model).reads_source:
             hidden = model.encode(batch)[0].hidden
         else:
             hidden = model(batch, want=HIDDEN).hidden

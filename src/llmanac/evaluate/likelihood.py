@@ -4,7 +4,7 @@
 
 The rules, so that figures can be compared with published ones:
 
-- Context and continuation become token ids by `models/_pairs.py`.
+- Context and continuation become token ids by `models/pairs.py`.
 - What is too long for the model loses tokens on the left. (A continuation too long by itself, which lm-eval refuses, is
   read in windows.)
 - Texts are read in windows: each token is predicted once, and every window after the first sees `context`
@@ -23,12 +23,12 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
-from llmanac.core.types import ALL, IGNORE, LAST, Batch, State, Want
+from llmanac.core.types import ALL, IGNORE, LAST, Batch, OutputRequest, State
 from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
 from llmanac.generate.windows import WINDOW, batches, windows
 from llmanac.metrics.log_likelihood import log_likelihood
-from llmanac.models._pairs import encode, encode_pair, start_token
+from llmanac.models.pairs import encode, encode_pair, start_token
 
 BATCH_TOKENS = 4096
 SHARED = 48  # tokens with which contexts begin alike, from which on these are read once
@@ -203,10 +203,10 @@ def _after(
 
 def _by_length(model: Any) -> bool:
     """Whether positions depend on how long a row is: then what rows begin with cannot be shared."""
-    return getattr(model.start(1), "by_length", None) is not None
+    return model.start(1).by_length is not None
 
 
-def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: Want) -> torch.Tensor:
+def _read(model: Any, rows: Sequence[Sequence[int]], state: State, want: OutputRequest) -> torch.Tensor:
     """Logits (B, T, V) or (B, 1, V) of rows that follow what the state holds."""
     call = model if isinstance(model, torch.nn.Module) else model.forward
     logits: torch.Tensor = call(Batch.padded(rows, device=device_of(model)), state, want).logits

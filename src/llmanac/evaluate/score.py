@@ -21,7 +21,7 @@ from llmanac.evaluate.likelihood import check_texts, text_logprobs
 from llmanac.metrics._texts import utf8_bytes, words
 from llmanac.metrics.log_likelihood import log_likelihood
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 
 
 @dataclass(frozen=True, eq=False)

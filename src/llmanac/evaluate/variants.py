@@ -24,7 +24,7 @@ from llmanac.generate.engine import evaluating
 from llmanac.generate.windows import batches
 from llmanac.metrics._statistics import estimate
 from llmanac.metrics.min_k import lowest, token_scores
-from llmanac.models._pairs import encode, start_token
+from llmanac.models.pairs import encode, start_token
 
 EXAMPLES, ORDER, FORMAT, BATCH = "examples drawn", "order of examples", "format", "batch size"
 
@@ -137,7 +137,7 @@ def hidden(
 def min_k(model: Local, texts: Sequence[str], k: float = 0.2, label: str | None = "Min-K%++") -> list[float]:
     """Min-K%++ of each text; what is longer than the model reads is cut. Raises DataError for a text of no token."""
     network, tokenizer = model.engine.model, model.engine.tokenizer
-    first, most = start_token(tokenizer), getattr(network, "max_length", None)
+    first, most = start_token(tokenizer), network.max_length
     pieces = []
     for text in texts:
         ids = encode(tokenizer, text)

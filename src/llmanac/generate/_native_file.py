@@ -21,9 +21,9 @@ from llmanac.generate._native_shape import HALVES, Matrix, Shape
 from llmanac.kernels.gguf import PackedTensor
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.kernels.infer import kinds
-from llmanac.models._folder import TOKENS, TRAINED
-from llmanac.models._scaling import Scaling
+from llmanac.models.folder import TOKENS, TRAINED
 from llmanac.models.gguf.file import PackedFile
+from llmanac.models.scaling import Scaling
 
 LOCAL = 10_000.0  # theta of layers with a window, where a file has another for the others
 SANDWICH, NORMED = ("gemma2", "gemma3_text"), ("qwen3", "gemma3_text")  # families with four norms, with normed queries

@@ -16,7 +16,7 @@ import numpy as np
 from llmanac.core.errors import RequestError
 from llmanac.generate._logits import Array
 from llmanac.generate._native_file import FileModel
-from llmanac.generate._native_shape import Source
+from llmanac.generate._native_shape import ModelNumbers
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.kernels.infer.kinds import PACKED
 from llmanac.models.state import DecodingState
@@ -71,7 +71,7 @@ class NativeModel:
         if block_tokens % PART or pages < 1 or pages & (pages - 1):
             raise RequestError(f"block_tokens: {block_tokens} is not 16 times a power of two")
         self.model, self.weights, self.block_tokens = model, weights, block_tokens
-        self.source: Source = model if isinstance(model, FileModel) else _of_torch(model)
+        self.source: ModelNumbers = model if isinstance(model, FileModel) else _of_torch(model)
         self.threads = threads or self.source.threads
         self.form = form or forms()[0]
         self.coded = weights != "own" or self.source.coded
@@ -258,7 +258,7 @@ class NativeModel:
             other.result()
 
 
-def _of_torch(model: Any) -> Source:
+def _of_torch(model: Any) -> ModelNumbers:
     from llmanac.generate.native_torch import TorchSource
 
     return TorchSource(model)

@@ -57,7 +57,7 @@ class Matrix(NamedTuple):
     release: Callable[[], None] = lambda: None
 
 
-class Source(Protocol):
+class ModelNumbers(Protocol):
     """The numbers of a model by the names of Llama's parameters (`model.layers.0.mlp.up_proj`).
 
     Attributes:

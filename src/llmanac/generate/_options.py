@@ -54,7 +54,7 @@ class Options(TypedDict, total=False):
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
     adapter: the name of one of the engine's adapters, or None for the model alone.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
-    images: the images of the prompt, as `Seeing.chat` gives them with its ids (`multimodal/_seeing.py`).
+    images: the images of the prompt, as `Seeing.chat` gives them with its ids (`generate/images.py`).
     """
 
     max_new_tokens: int

@@ -11,12 +11,12 @@ from llmanac.generate._logits import Array
 from llmanac.generate.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
-    from llmanac.adapters._bank import Bank
+    from llmanac.adapters import AdapterRegistry
 
 ROOM = 256  # tokens of room made ahead a row, so that appending rarely reallocates
 
 
-class Runner(Protocol):
+class ModelRunner(Protocol):
     """Holds the state of all rows and computes logits; `schedule.py` says which rows and how many tokens."""
 
     def extend(
@@ -75,10 +75,12 @@ class StateRunner:
 
     Attributes:
         prefix_cache: where beginnings are kept, or None.
+        soft_prompts: whether rows may hold trained vectors before their tokens, which the scheduler does not count.
     """
 
     prefix_cache: PrefixCache | None
-    bank: Bank | None = None
+    registry: AdapterRegistry | None = None
+    soft_prompts = False
     _state: Any = None
 
     def __init__(self) -> None:
@@ -89,22 +91,23 @@ class StateRunner:
 
     def rewind(self, start: int, mark: Any, lengths: Sequence[int], marked: Sequence[int]) -> list[int]:
         state = self._state.view(start, start + len(lengths))
-        leads = [getattr(row, "lead", 0) for row in state.rows]  # places that the scheduler does not count
-        places = [n + lead for n, lead in zip(lengths, leads, strict=True)]
+        # places that the scheduler does not count
+        soft = [row.soft_tokens if self.soft_prompts else 0 for row in state.rows]
+        places = [n + own for n, own in zip(lengths, soft, strict=True)]
         try:
             state.rewind(mark, places)
             return list(lengths)
         except RequestError:
-            before = [m + lead for m, lead in zip(marked, leads, strict=True)]
+            before = [m + own for m, own in zip(marked, soft, strict=True)]
             back = [n if n == c else m for n, c, m in zip(places, state.counts, before, strict=True)]
             state.rewind(mark, back)
-            return [n - lead for n, lead in zip(back, leads, strict=True)]
+            return [n - own for n, own in zip(back, soft, strict=True)]
 
     def lasts(self, row: int) -> float:
-        if getattr(self._state, "by_length", None) is None:
+        if self._state is None or self._state.by_length is None:
             return math.inf
         own = self._state.rows[row]
-        return int(own.planned - own.lead)
+        return int(own.planned - own.soft_tokens)
 
     def arrange(self, order: Sequence[int]) -> None:
         self._names = [self._names[i] for i in order]

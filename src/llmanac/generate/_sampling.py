@@ -17,8 +17,8 @@ import numpy as np
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate._logits import Array, gather, largest, log_softmax, logsumexp
-from llmanac.generate._requests import Sequence, TokenLogprob
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, compose
+from llmanac.generate.requests import Sequence, TokenLogprob
 
 Best = Callable[[Array], list[tuple[Any, ...]] | None]  # logits (B, V) -> the fields of each row's TokenLogprob
 

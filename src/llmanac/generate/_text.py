@@ -70,7 +70,7 @@ class TextStream:
         if self.stopped or self._tokenizer is None:
             return self.stopped
         if token not in self._special and token < self._tokenizer.vocab_size:  # a padded vocabulary has no text
-            between = getattr(self._tokenizer, "separator", b"") if self._begun else b""
+            between = self._tokenizer.separator if self._begun else b""
             self._begun = True
             self._add(self._decoder.decode(between + self._tokenizer.token_bytes(token)))
         return self.stopped

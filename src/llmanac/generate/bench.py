@@ -83,7 +83,7 @@ def rates(
             found["decode"][count] = statistics.median(speeds[1:])
             scheduler.reset()
     if engine.native is None:
-        from llmanac.models._quantized import stored_bytes
+        from llmanac.models.quantized import stored_bytes
 
         weights = stored_bytes(model)
     else:

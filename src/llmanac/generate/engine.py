@@ -28,22 +28,19 @@ import numpy as np
 
 from llmanac.core.errors import RequestError, nearest, shown, too_long
 from llmanac.core.spec import make_method
-from llmanac.core.types import LanguageModel
-from llmanac.generate import _requests
+from llmanac.core.types import LanguageModel, capabilities
 from llmanac.generate._allowed import Allowed
-from llmanac.generate._completion import Completion, completions
 from llmanac.generate._native_file import FileModel
-from llmanac.generate._requests import Options, Piece, Request, TokenLogprob
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache
+from llmanac.generate.requests import Completion, Options, Piece, Request, TokenLogprob, check_names, completions
 from llmanac.generate.scheduler import Choose, Scheduler
 from llmanac.generate.speculative import Speculation
 from llmanac.models.state.pool import pageable
 
 if TYPE_CHECKING:
-    from llmanac.adapters import Transform
-    from llmanac.adapters._bank import Bank
+    from llmanac.adapters import AdapterRegistry, Transform
     from llmanac.generate.native import NativeModel
     from llmanac.tokenizers._base import Tokenizer
 
@@ -67,8 +64,8 @@ class Engine:
         drafter: speculative decoding: the name of a drafter (`llmanac list drafter`), its Spec, or a draft model with
             the same vocabulary. The tokens are those without it.
         draft_model: the model that a drafter needs, where `drafter` is a name or a Spec.
-        most_tokens: that the sequences which run may hold together; where they need more, the youngest request waits
-            and is read again later. A request that alone needs more runs alone. None sets no bound.
+        max_num_batched_tokens: that the sequences which run may hold together; where they need more, the youngest
+            request waits and is read again later. A request that alone needs more runs alone. None sets no bound.
         runner: computes the model: `torch` (any model, any device), `native` (compiled; Llama-shaped models on a CPU),
             `auto` (native where it can run a model of at least 20 million parameters: smaller ones are not worth the
             seconds of compiling), or a `NativeModel` with choices of its own (quantized weights, threads).
@@ -97,27 +94,29 @@ class Engine:
         prefix_cache_bytes: int | None = None,
         drafter: str | DrafterSpec | LanguageModel | None = None,
         draft_model: LanguageModel | None = None,
-        most_tokens: int | None = None,
+        max_num_batched_tokens: int | None = None,
         runner: str | NativeModel = "torch",
         adapters: Mapping[str, str | Path | Transform] | None = None,
     ) -> None:
         if rows < 1:
             raise RequestError(f"rows: {rows} is not at least 1")
-        if most_tokens is not None and most_tokens < 1:
-            raise RequestError(f"most_tokens: {most_tokens} is not at least 1; leave it out to set no bound")
-        if most_tokens is not None and getattr(model, "reads_source", False):
-            raise RequestError("most_tokens: an encoder-decoder's answers cannot be put back; leave it out")
-        self.most_tokens = most_tokens
+        if max_num_batched_tokens is not None and max_num_batched_tokens < 1:
+            raise RequestError(
+                f"max_num_batched_tokens: {max_num_batched_tokens} is not at least 1; leave it out to set no bound"
+            )
+        if max_num_batched_tokens is not None and capabilities(model).reads_source:
+            raise RequestError("max_num_batched_tokens: an encoder-decoder's answers cannot be put back; leave it out")
+        self.max_num_batched_tokens = max_num_batched_tokens
         self.model, self.tokenizer, self.rows = model, tokenizer, rows
         self.make_runner: Callable[[], Any] | None = None  # in place of the torch runner (parallel/serving.py)
         self.lost: Callable[[], str | None] = lambda: None  # why it cannot go on: a rank has stopped
-        self.bank: Bank | None = None
+        self.registry: AdapterRegistry | None = None
         if adapters:
-            from llmanac.adapters._bank import Bank
+            from llmanac.adapters import AdapterRegistry
 
-            self.bank = Bank(model, adapters)
-            weakref.finalize(self, self.bank.detach)
-        self.native = _native(model, runner, self.bank)
+            self.registry = AdapterRegistry(model, adapters)
+            weakref.finalize(self, self.registry.detach)
+        self.native = _native(model, runner, self.registry)
         self.prefix_cache: PrefixCache | None = None
         if prefix_cache_bytes is not None:
             self.keep_prefixes(prefix_cache_bytes)
@@ -132,11 +131,21 @@ class Engine:
             sizes = f"{draft_model.vocab_size} tokens, the model has {model.vocab_size}"
             raise RequestError(f"drafter: the draft model has a vocabulary of {sizes}; both must have the same tokens")
         if self.drafter is not None:
-            if getattr(model, "reads_source", False) or getattr(draft_model, "reads_source", False):
+            if capabilities(model).reads_source or capabilities(draft_model).reads_source:
                 raise RequestError("drafter: an encoder-decoder cannot be drafted for, and drafts for no other model")
-            if getattr(draft_model, "lead", None) is not None:
+            if capabilities(draft_model).soft_prompts and cast(Any, draft_model).soft_prompt is not None:
                 raise RequestError("drafter: the draft model has a prefix or a prompt before its tokens; remove() it")
             self.drafter.build(model=draft_model)
+
+    @property
+    def chat_template(self) -> str | None:
+        """Its tokenizer's, None where it has none."""
+        return None if self.tokenizer is None else self.tokenizer.chat_template
+
+    @property
+    def generation(self) -> Mapping[str, Any]:
+        """What the generation_config.json of the model holds; empty for a model without files."""
+        return getattr(self.model, "generation", None) or {}
 
     @property
     def runs_on(self) -> str:
@@ -186,13 +195,13 @@ class Engine:
         if self.native is not None:
             from llmanac.generate.native import NativeRunner
 
-            runner = NativeRunner(self.native, self.prefix_cache, self.bank)
+            runner = NativeRunner(self.native, self.prefix_cache, self.registry)
         elif self.make_runner is not None:
             runner = self.make_runner()
         else:
             from llmanac.generate.runner import TorchRunner
 
-            runner = TorchRunner(self.model, self.prefix_cache, self.bank)
+            runner = TorchRunner(self.model, self.prefix_cache, self.registry)
         drafter = None if self.drafter is None else self.drafter.build(model=self.draft_model)
         return Scheduler(
             self.model,
@@ -201,7 +210,7 @@ class Engine:
             runner=runner,
             drafter=drafter,
             speculation=self.speculation,
-            most_tokens=self.most_tokens,
+            max_num_batched_tokens=self.max_num_batched_tokens,
             slower=slower,
         )
 
@@ -220,7 +229,7 @@ class Engine:
         return self.run([self.request(prompt, **options) for prompt in as_prompts(prompts)])
 
     def run(self, requests: Sequence[Request], choose: Choose | None = None) -> list[Completion]:
-        """Answer checked requests; `choose` takes the place of their own decoding methods (see `_draws.py`)."""
+        """Answer checked requests; `choose` takes the place of their own decoding methods (see `draws.py`)."""
         scheduler = self.scheduler()
         scheduler.choose = choose
         for request in requests:
@@ -252,22 +261,27 @@ class Engine:
 
     def request(self, prompt: Prompt, **options: Unpack[Options]) -> Request:
         """A checked request, for a `Scheduler`. Raises RequestError as `generate` does."""
-        _requests.check_names(cast(dict[str, Any], options))
+        check_names(cast(dict[str, Any], options))
         ids = self._prompt_ids(prompt)
         context, adapter = self.model.max_length, options.get("adapter")
-        names = () if self.bank is None else self.bank.names
+        names = () if self.registry is None else self.registry.names
         if adapter is not None and adapter not in names:
             known = f"known: {', '.join(names)}" if names else "this engine has none"
             raise RequestError(f"adapter: {shown(adapter)} is not known{nearest(str(adapter), names)} ({known})")
-        if adapter is not None and self.bank is not None and adapter in self.bank.leads and context is not None:
-            context -= self.bank.leads[adapter].tokens
+        if (
+            adapter is not None
+            and self.registry is not None
+            and adapter in self.registry.soft_prompts
+            and context is not None
+        ):
+            context -= self.registry.soft_prompts[adapter].tokens
         if context is not None and len(ids) > context:
             raise too_long("prompt", len(ids), context)
-        if options.get("images") is not None and not getattr(self.model, "sees", False):
+        if options.get("images") is not None and not capabilities(self.model).sees:
             raise RequestError("images: this model reads text alone; leave them out")
         chosen = options.get("stop_ids")
         stop_ids = self.eos_ids if chosen is None else frozenset(int(i) for i in chosen)
-        source_length = 1 if getattr(self.model, "reads_source", False) else None  # answers have a row of their own
+        source_length = 1 if capabilities(self.model).reads_source else None  # answers have a row of their own
         if source_length is not None and options.get("prompt_logprobs") is not None:
             raise RequestError("prompt_logprobs: an encoder-decoder reads its prompt as a whole and gives it no score")
         size = self.model.vocab_size
@@ -277,17 +291,15 @@ class Engine:
             constraint=constraint,
         )  # fmt: skip
         for method in made.decoding:
-            named, size = getattr(method, "ids", ()), self.model.vocab_size
-            if named and max(named) >= size:
-                option = "allowed_ids" if isinstance(method, Allowed) else "logit_bias"
+            if method.ids and max(method.ids) >= size:
+                named, option = method.ids, "allowed_ids" if isinstance(method, Allowed) else "logit_bias"
                 raise RequestError(f"{option}: {max(named)} is not in the vocabulary of {size} tokens")
         return made
 
     @property
     def eos_ids(self) -> frozenset[int]:
         """The ids that end a text: the tokenizer's, and those of the model's generation_config.json."""
-        own = getattr(self.model, "generation", None) or {}
-        listed = own.get("eos_token_id")
+        listed = self.generation.get("eos_token_id")
         found = [self.tokenizer.eos_id if self.tokenizer else None, *(listed if isinstance(listed, list) else [listed])]
         return frozenset(int(i) for i in found if i is not None)
 
@@ -295,15 +307,15 @@ class Engine:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise RequestError("prompt: this engine has no tokenizer; give token ids instead of text")
-            framed = getattr(self.model, "reads_source", False)  # what an encoder reads ends as its tokenizer says
+            framed = capabilities(self.model).reads_source  # what an encoder reads ends as its tokenizer says
             ids = list(map(int, self.tokenizer.framed(prompt)[0] if framed else self.tokenizer.encode(prompt)))
             bos = self.tokenizer.bos_id
-            if ids and bos is not None and getattr(self.tokenizer, "adds_bos", False) and ids[0] != bos:
+            if ids and bos is not None and self.tokenizer.adds_bos and ids[0] != bos:
                 ids = [bos, *ids]
         else:
             ids = [int(i) for i in prompt]
         if not ids:
-            begin = [getattr(self.tokenizer, name, None) for name in ("bos_id", "eos_id")]
+            begin = [] if self.tokenizer is None else [self.tokenizer.bos_id, self.tokenizer.eos_id]
             ids = [i for i in begin if i is not None][:1]
             if not ids:
                 raise RequestError("prompt: it is empty, and the tokenizer has no begin-of-text token to start from")
@@ -314,7 +326,7 @@ class Engine:
         return ids
 
 
-def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeModel | None:
+def _native(model: Any, runner: str | NativeModel, registry: AdapterRegistry | None) -> NativeModel | None:
     """What the native runner runs where it is chosen."""
     name, colon, keys = runner.partition(":") if isinstance(runner, str) else ("native", "", "")
     if name not in RUNNERS or (colon and (name != "native" or not keys)):
@@ -332,7 +344,7 @@ def _native(model: Any, runner: str | NativeModel, bank: Bank | None) -> NativeM
     from llmanac.generate.native import NativeModel
     from llmanac.generate.native_torch import refusal
 
-    unread = None if bank is None or refusal(model) is not None else _native_terms.refusal(bank)
+    unread = None if registry is None or refusal(model) is not None else _native_terms.refusal(registry)
     if runner == "auto" and (unread or refusal(model) is not None or model.parameter_count() < SMALL):
         return None
     if unread:

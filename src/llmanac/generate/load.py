@@ -31,7 +31,7 @@ def load_engine(
     draft: str | Path | None = None,
     draft_tokens: int | None = None,
     runner: str | None = None,
-    most_tokens: int | None = None,
+    max_num_batched_tokens: int | None = None,
     rope: str | None = None,
     sinks: str | None = None,
     ignore: Sequence[str] = (),
@@ -43,7 +43,7 @@ def load_engine(
         runner: see `Engine`; RequestError where it cannot run the model. By default `auto` for a .gguf file, whose
             blocks compiled code reads as they are, and `torch` for a folder.
         draft_tokens: the most tokens that it drafts at once; the drafter's own default where it is left out.
-        most_tokens: that all rows may hold together; see `Engine`.
+        max_num_batched_tokens: that all rows may hold together; see `Engine`.
         rope: scaling of rotary positions for a longer context, as "yarn:4".
         sinks: a window with first tokens, as "4+1020".
         ignore: keys of the model's config.json; see `load_model`.
@@ -62,7 +62,7 @@ def load_engine(
     words = load_tokenizer(tokenizer)
     own: Any = {"rope": rope, "sinks": sinks, "ignore": ignore}
     runner = runner or ("auto" if Path(model).is_file() else "torch")
-    choices: dict[str, Any] = {"drafter": spec, "most_tokens": most_tokens, "runner": runner}
+    choices: dict[str, Any] = {"drafter": spec, "max_num_batched_tokens": max_num_batched_tokens, "runner": runner}
     if draft is not None and not named:
         try:
             where, draft_words = fetched(draft)
@@ -73,24 +73,28 @@ def load_engine(
     loaded = cast(LanguageModel, load_model(model, dtype=dtype, device=device, **own))
     del held  # the texts of its vocabulary are not needed any more
     if adapter is not None:
-        from llmanac.adapters._products import ProductTransform
+        from llmanac.adapters import LinearTransform
         from llmanac.adapters.load import load_adapter
 
         change = load_adapter(cast(Any, loaded), adapter)
-        if isinstance(change, ProductTransform):
+        if isinstance(change, LinearTransform):
             change.merge()  # what is served alone needs no product of its own
     return Engine(loaded, words, rows=rows, **choices)
 
 
 def load_writer(
     path: str | Path, *, runner: str = "auto", draft: str | Path | None = None, draft_tokens: int | None = None,
-    most_tokens: int | None = None, **choices: Any,
+    max_num_batched_tokens: int | None = None, **choices: Any,
 ) -> Engine:  # fmt: skip
     """As `load_engine`, where nothing but text is asked of the model.
 
     A GGUF file that the native runner computes is then read without torch.
     """
-    more: dict[str, Any] = {"draft": draft, "draft_tokens": draft_tokens, "most_tokens": most_tokens}
+    more: dict[str, Any] = {
+        "draft": draft,
+        "draft_tokens": draft_tokens,
+        "max_num_batched_tokens": max_num_batched_tokens,
+    }
     if any(choices.values()) or runner.partition(":")[0] not in ("auto", "native") or find_adapter(path) is not None:
         return load_engine(path, runner=runner, **more, **choices)
     model, tokenizer = fetched(path)
@@ -101,7 +105,7 @@ def load_writer(
 
     held = opened(model)  # read once for both
     words, made = load_tokenizer(tokenizer), cast(LanguageModel, FileModel(held.path))
-    return Engine(made, words, drafter=spec, most_tokens=most_tokens, runner=runner)
+    return Engine(made, words, drafter=spec, max_num_batched_tokens=max_num_batched_tokens, runner=runner)
 
 
 def _runs_natively(path: Path, runner: str) -> bool:

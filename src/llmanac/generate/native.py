@@ -23,7 +23,7 @@ from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.models.state.paged import PagedState
 
 if TYPE_CHECKING:
-    from llmanac.adapters._bank import Bank
+    from llmanac.adapters import AdapterRegistry
 
 __all__ = ["NativeModel", "NativeRunner"]
 
@@ -33,15 +33,17 @@ class NativeRunner(StateRunner):
 
     Args:
         prefix_cache: one whose blocks are those of the native model (`like=native.start`), or None.
-        bank: the adapters that rows may have; read when a request begins.
+        registry: the adapters that rows may have; read when a request begins.
 
     Raises:
         RequestError: a prefix cache whose blocks are another runner's.
     """
 
-    def __init__(self, native: NativeModel, prefix_cache: PrefixCache | None = None, bank: Bank | None = None) -> None:
+    def __init__(
+        self, native: NativeModel, prefix_cache: PrefixCache | None = None, registry: AdapterRegistry | None = None
+    ) -> None:
         super().__init__()
-        self.native, self.prefix_cache, self.bank = native, prefix_cache, bank
+        self.native, self.prefix_cache, self.registry = native, prefix_cache, registry
         self._terms: dict[str, Any] = {}
         pool = native.pool() if prefix_cache is None else prefix_cache.pool
         own, held = ([(x.shape[1:], x.dtype) for x in one.stores()] for one in (native.pool(), pool))
@@ -62,10 +64,10 @@ class NativeRunner(StateRunner):
             if self.native.changed():
                 self.native.sync()
         names = list(adapters) or [None] * len(prompts)
-        if self.bank is not None:
+        if self.registry is not None:
             from llmanac.generate._native_terms import Terms
 
-            self._terms |= {name: Terms(self.bank, name) for name in set(names) if name is not None}
+            self._terms |= {name: Terms(self.registry, name) for name in set(names) if name is not None}
         if self.prefix_cache is not None:
             found, held = self.prefix_cache.start(prompts, [(name or "").encode() for name in names])
         else:

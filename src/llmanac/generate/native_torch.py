@@ -9,21 +9,22 @@ from typing import Any
 import torch
 
 from llmanac.core.errors import RequestError
+from llmanac.core.spec import Spec
 from llmanac.generate._logits import Array
 from llmanac.generate._native_shape import HALVES, Matrix, Shape
 from llmanac.generate.runner import weights_stamp
-from llmanac.models._layers import Linear, Product
-from llmanac.models._quantized import Quantized, dense
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.ffn.gated import GatedMLP
 from llmanac.models.heads.linear import LinearHead
+from llmanac.models.layers import Linear, LinearMap
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.mixers.softmax import SoftmaxAttention
 from llmanac.models.norms.rmsnorm import RMSNorm
 from llmanac.models.positions import Position
 from llmanac.models.positions.rope import Rotary
+from llmanac.models.quantized import Quantized, dense
 from llmanac.models.scores.scaled_dot import ScaledDot
 
 KNOWN = {  # fields of Specs that it knows the meaning of
@@ -37,9 +38,8 @@ SCALED = ("scaled-dot", "experts")  # whose `scale` it knows, unlike that of a h
 
 
 def _parts(block: Any) -> list[Any]:
-    found = [block.mixer, block.ffn, getattr(block.mixer, "score", None), getattr(block.mixer, "qk_norm", None)]
-    found.append(getattr(block.ffn, "expert", None))
-    return [part for part in (*found, block.position) if part is not None]
+    inside = [getattr(part, field.name) for part in (block.mixer, block.ffn) for field in fields(part)]
+    return [block.mixer, block.ffn, *(part for part in (*inside, block.position) if isinstance(part, Spec))]
 
 
 def _mlps(layer: Any) -> list[Any]:
@@ -68,9 +68,9 @@ def refusal(model: Any) -> str | None:
         return f"it computes in float32, and the model has {', '.join(sorted(map(str, wrong)))}"
     if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
         return "the model has forward hooks"
-    if any(not getattr(m.change, "served", False) for m in model.modules() if isinstance(m, Product) and m.change):
+    if any(isinstance(m, LinearMap) and m.own_change is not None for m in model.modules()):
         return "the model has adapters; merge them first"
-    if any(isinstance(m, Product) and m.through is not None for m in model.modules()):
+    if any(isinstance(m, LinearMap) and m.through is not None for m in model.modules()):
         return "the model is trained through a quantizer's rounding"
     layers = model.model.layers
     parts: list[Any] = [(type(model.lm_head), LinearHead), (type(model.model.norm), RMSNorm)]

@@ -25,18 +25,18 @@ from llmanac.generate.runner import on_host
 
 ROWS = ("serve/kv-cache", "decode/greedy", "decode/beam")  # whose pages show this file
 Scored = tuple[float, list[int]]  # a text's log-probability and its tokens
-Choose = Callable[[Array, "Text"], int]  # logits (V,) and the text so far -> a token
+Choose = Callable[[Array, "PlainText"], int]  # logits (V,) and the text so far -> a token
 
 
 @dataclass
-class Text:
+class PlainText:
     """A prompt and what was generated after it: what a decoding method may look at."""
 
     prompt_ids: list[int]
     ids: list[int]
 
 
-def best(logits: Array, text: Text) -> int:
+def best(logits: Array, text: PlainText) -> int:
     """Greedy decoding: the most probable token, the first of equals."""
     return int(logits.argmax())
 
@@ -45,7 +45,7 @@ def sampler(methods: Sequence[DecodingSpec], noise: Noise) -> Choose:
     """Draw from what the methods leave, by the Gumbel-max trick: argmax_v (z_v + g_v), with Gumbel noise g."""
     reshape = compose(tuple(methods))
 
-    def draw(logits: Array, text: Text) -> int:
+    def draw(logits: Array, text: PlainText) -> int:
         return int((reshape(logits[None], [text])[0] + noise.take(len(logits))).argmax())
 
     return draw
@@ -61,7 +61,7 @@ def _next(model: LanguageModel, rows: list[list[int]], state: State | None = Non
 @torch.inference_mode()
 def cached(model: LanguageModel, prompt: Sequence[int], choose: Choose = best) -> Iterator[int]:
     """Tokens without end; each step reads the token before it, and the state remembers the rest."""
-    text, state = Text(list(prompt), []), model.start(1)
+    text, state = PlainText(list(prompt), []), model.start(1)
     read = text.prompt_ids
     while True:
         logits = _next(model, [read], state)[0]
@@ -73,7 +73,7 @@ def cached(model: LanguageModel, prompt: Sequence[int], choose: Choose = best) -
 @torch.inference_mode()
 def uncached(model: LanguageModel, prompt: Sequence[int], choose: Choose = best) -> Iterator[int]:
     """The same tokens; each step reads everything again."""
-    text = Text(list(prompt), [])
+    text = PlainText(list(prompt), [])
     while True:
         logits = _next(model, [text.prompt_ids + text.ids])[0]
         text.ids.append(choose(logits, text))

@@ -6,20 +6,21 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.adapters._bank import Bank
-from llmanac.core.types import ALL, LAST, Batch, LanguageModel, Want
+from llmanac.adapters import AdapterRegistry
+from llmanac.core.types import ALL, LAST, Batch, LanguageModel, OutputRequest, capabilities
 from llmanac.generate._logits import Array
 from llmanac.generate._rows import StateRunner
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.schedule import READ_TOKENS
-from llmanac.models._layers import Product
-from llmanac.models._lead import prime
+from llmanac.models.layers import LinearMap
+from llmanac.models.lm import TrainedModel
+from llmanac.models.soft_prompt import prime
 from llmanac.models.state.pool import BlockPool
 
 FRONT = -1  # in the place of a token where an adapter's places are
@@ -30,14 +31,16 @@ class TorchRunner(StateRunner):
 
     Args:
         prefix_cache: where beginnings are kept; the state is then paged.
-        bank: the adapters that rows may have.
+        registry: the adapters that rows may have.
     """
 
-    def __init__(self, model: LanguageModel, prefix_cache: PrefixCache | None = None, bank: Bank | None = None) -> None:
+    def __init__(
+        self, model: LanguageModel, prefix_cache: PrefixCache | None = None, registry: AdapterRegistry | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.prefix_cache, self.bank = model, prefix_cache, bank
+        self.model, self.prefix_cache, self.registry = model, prefix_cache, registry
         self.device = device_of(model)
-        self.reads_source = bool(getattr(model, "reads_source", False))
+        self.reads_source, self.soft_prompts = capabilities(model).reads_source, capabilities(model).soft_prompts
         self._call: Any = model if isinstance(model, torch.nn.Module) else model.forward  # a call runs a module's hooks
 
     @torch.inference_mode()
@@ -50,8 +53,8 @@ class TorchRunner(StateRunner):
         images: Sequence[Any] = (),
     ) -> list[int]:
         held, names = [0] * len(prompts), list(adapters) or [None] * len(prompts)
-        leads = [self._lead(name) for name in names]
-        counts = [0 if lead is None else lead.tokens for lead in leads]
+        soft_prompts = [self._soft_prompt(name) for name in names]
+        counts = [0 if own is None else own.tokens for own in soft_prompts]
         if self.prefix_cache is not None:
             given = [None if p is None else [FRONT] * n + list(p) for p, n in zip(prompts, counts, strict=True)]
             found, places = self.prefix_cache.start(given, [(name or "").encode() for name in names])
@@ -68,22 +71,22 @@ class TorchRunner(StateRunner):
         first = self._state.batch - len(prompts)
         new = self._state.view(first, self._state.batch)
         new.reserve(max(counts) + (reserve if limit is None else min(reserve, limit)))
-        if planned and getattr(new, "by_length", None) is not None:
+        if planned and new.by_length is not None:
             new.plan([new.by_length(n + own) for n, own in zip(planned, counts, strict=True)])
         for row, image in zip(new.rows, images, strict=False):
             row.images = image
         self._names = [*self._names[:first], *names]
-        for index, lead in enumerate(leads, first):
-            self._prime(index, lead)
+        for index, soft_prompt in enumerate(soft_prompts, first):
+            self._prime(index, soft_prompt)
         return held
 
-    def _prime(self, index: int, lead: Any) -> None:
+    def _prime(self, index: int, soft_prompt: Any) -> None:
         """Note what comes before a row's tokens, and read what is not the model's own."""
-        if lead is not None:
+        if soft_prompt is not None:
             row = self._state.view(index, index + 1)
-            row.rows[0].lead = lead.tokens
+            row.rows[0].soft_tokens = soft_prompt.tokens
             if self._names[index] is not None:  # that of the model itself is read by the model
-                prime(self.model, lead, row)
+                prime(self.model, soft_prompt, row)
 
     arrange = torch.inference_mode()(StateRunner.arrange)
     rewind = torch.inference_mode()(StateRunner.rewind)
@@ -97,22 +100,21 @@ class TorchRunner(StateRunner):
 
     def replan(self, row: int, length: int) -> None:
         """Empty a row, and let it be read as one of `length` tokens."""
-        state, lead = self._state.view(row, row + 1), self._lead(self._names[row])
+        state, soft_prompt = self._state.view(row, row + 1), self._soft_prompt(self._names[row])
         state.rewind(None, [0])
-        state.plan([state.by_length(length + (0 if lead is None else lead.tokens))])
-        self._prime(row, lead)
+        state.plan([state.by_length(length + (0 if soft_prompt is None else soft_prompt.tokens))])
+        self._prime(row, soft_prompt)
 
-    def _lead(self, name: str | None) -> Any:
+    def _soft_prompt(self, name: str | None) -> Any:
         """What comes before a row's tokens, or None."""
-        if name is not None and self.bank is not None:
-            return self.bank.leads.get(name)
-        lead = getattr(self.model, "lead", None)
-        return lead if lead is not None and lead.enabled else None
+        if name is not None and self.registry is not None:
+            return self.registry.soft_prompts.get(name)
+        soft_prompt = cast(Any, self.model).soft_prompt if self.soft_prompts else None
+        return soft_prompt if soft_prompt is not None and soft_prompt.enabled else None
 
     def keep(self, row: int, tokens: Sequence[int]) -> None:
         if self.prefix_cache is not None and self._state.rows[row].images is None:  # tokens do not say which image
-            lead = self._state.rows[row].lead
-            super().keep(row, [FRONT] * lead + list(tokens))
+            super().keep(row, [FRONT] * self._state.rows[row].soft_tokens + list(tokens))
 
     def read(self, start: int, tokens: Sequence[Sequence[int]], *, every: bool, source: Any = None) -> Array:
         return on_host(self.logits(start, tokens, every, source))
@@ -121,9 +123,9 @@ class TorchRunner(StateRunner):
     def logits(self, start: int, tokens: Sequence[Sequence[int]], every: bool, source: Any = None) -> Tensor:
         """As `read`, on the model's device."""
         state, stop = self._state, start + len(tokens)
-        if self.bank is not None:
+        if self.registry is not None:
             names = self._names[start:stop]
-            ends = [i for i in range(1, len(names)) if names[i] != names[i - 1]] if self.bank.one_by_one else []
+            ends = [i for i in range(1, len(names)) if names[i] != names[i - 1]] if self.registry.one_by_one else []
             if ends:  # neighbours with the same adapter together
                 parts = [
                     self.logits(start + a, tokens[a:b], every, None if source is None else source[a:b])
@@ -131,7 +133,7 @@ class TorchRunner(StateRunner):
                 ]
                 longest = max(part.shape[1] for part in parts)
                 return torch.cat([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts])
-            with self.bank.rows(names):
+            with self.registry.rows(names):
                 return self._read(state, start, stop, tokens, every, source)
         return self._read(state, start, stop, tokens, every, source)
 
@@ -142,7 +144,7 @@ class TorchRunner(StateRunner):
             state = state.view(start, stop)
         given = None if source is None else Batch.padded(source, device=self.device)
         batch = replace(Batch.padded(tokens, device=self.device), source=given)
-        want: Want = ALL if every else LAST
+        want: OutputRequest = ALL if every else LAST
         logits: Tensor = self._call(batch, state, want).logits
         return logits
 
@@ -174,11 +176,10 @@ def weights_stamp(model: Any) -> list[tuple[Any, ...]]:
     """
     if not isinstance(model, torch.nn.Module):
         return []
-    weights = [
-        (p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, getattr(model, "compute_dtype", None))
-        for p in model.parameters()
-    ]
-    products = [m for m in model.modules() if isinstance(m, Product)]
-    changes: list[Any] = [c for m in products for c in (m.change, m.through) if c and not getattr(c, "served", False)]
-    changes += [m.lead for m in model.modules() if getattr(m, "lead", None) is not None]
-    return [*weights, *((id(c), None, bool(getattr(c, "enabled", True)), None) for c in changes)]
+    dtype = model.compute_dtype if "compute_dtype" in capabilities(model).settings else None
+    weights = [(p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version, dtype) for p in model.parameters()]
+    maps = [m for m in model.modules() if isinstance(m, LinearMap)]
+    changes: list[Any] = [m.own_change for m in maps if m.own_change is not None]
+    changes += [m.soft_prompt for m in model.modules() if isinstance(m, TrainedModel) and m.soft_prompt is not None]
+    rounded = [(id(m.through), None, True, None) for m in maps if m.through is not None]
+    return [*weights, *((id(c), None, bool(c.enabled), None) for c in changes), *rounded]

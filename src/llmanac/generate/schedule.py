@@ -3,8 +3,8 @@
 Every running sequence is one row of the runner's state: rows that decode come first, then rows whose prompts are being
 read, in the order of their arrival. A step has two kinds of calls: one for the rows that decode (each has one pending
 token, or several where tokens were forced), and, within a budget of padded tokens, calls that read the next piece of
-the prompts. So a long prompt delays those that decode by one piece, not by its whole length; `Pieces` chooses it by
-time. Where the rows may hold only so many tokens together, the youngest request goes back to the queue and is read
+the prompts. So a long prompt delays those that decode by one piece, not by its whole length; `PromptPieces` chooses it
+by time. Where the rows may hold only so many tokens together, the youngest request goes back to the queue and is read
 again later, with what it has generated.
 """
 
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmanac.generate._requests import Request
-    from llmanac.generate._requests import Sequence as Generated
+    from llmanac.generate.requests import Request
+    from llmanac.generate.requests import Sequence as Generated
 
 READ_TOKENS = 2048  # padded prompt tokens a call, and a step where others decode
 LEAST_PIECE, FIRST_PIECE = 8, 32  # tokens of a prompt in a step, where time decides; before anything was measured
@@ -28,7 +28,7 @@ SCORED_LOGITS = 2**25  # logits held at once while a prompt's own tokens are sco
 
 
 @dataclass
-class Row:
+class ScheduledRow:
     """One row of the runner's state.
 
     Attributes:
@@ -77,7 +77,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Call:
+class ReadCall:
     """Rows `start` to `stop` read `tokens` pending tokens each (those that have fewer read all they have)."""
 
     start: int
@@ -87,7 +87,7 @@ class Call:
 
 
 @dataclass
-class Pieces:
+class PromptPieces:
     """How much of the prompts a step reads while others decode.
 
     Attributes:
@@ -131,7 +131,7 @@ def admit(waiting: deque[Request], rows: int, free: int, room: float = math.inf)
     return sorted(taken, key=lambda r: (r.prompt_logprobs is not None, len(r.prompt)))
 
 
-def schedule(rows: Sequence[Row], vocabulary: int, piece: int | None = None) -> list[Call]:
+def schedule(rows: Sequence[ScheduledRow], vocabulary: int, piece: int | None = None) -> list[ReadCall]:
     """The calls of one step, in order; `piece`: tokens of prompts where others decode."""
     calls = []
     decoding = sum(row.sequence is not None for row in rows)
@@ -150,14 +150,14 @@ def schedule(rows: Sequence[Row], vocabulary: int, piece: int | None = None) -> 
     return calls
 
 
-def budget(row: Row, vocabulary: int) -> int:
+def budget(row: ScheduledRow, vocabulary: int) -> int:
     """Padded tokens of one call that reads a prompt."""
     if not row.scored:
         return READ_TOKENS
     return max(1, min(READ_TOKENS, SCORED_LOGITS // vocabulary))
 
 
-def _decode(rows: Sequence[Row], start: int, end: int, vocabulary: int) -> Call:
+def _decode(rows: Sequence[ScheduledRow], start: int, end: int, vocabulary: int) -> ReadCall:
     """Rows from `start` on whose pending tokens fill at least half of the padded call."""
     longest, real, stop = len(rows[start].pending), len(rows[start].pending), start + 1
     while stop < end:
@@ -166,10 +166,10 @@ def _decode(rows: Sequence[Row], start: int, end: int, vocabulary: int) -> Call:
             break
         longest, real, stop = longer, more, stop + 1
     most = max(1, SCORED_LOGITS // vocabulary // (stop - start))
-    return Call(start, stop, min(longest, most), longest > 1)
+    return ReadCall(start, stop, min(longest, most), longest > 1)
 
 
-def _read(rows: Sequence[Row], start: int, limit: int) -> Call:
+def _read(rows: Sequence[ScheduledRow], start: int, limit: int) -> ReadCall:
     """The rows from `start` on that fit one call; one row alone may read a part of its pending tokens."""
     scored = rows[start].scored
     cost, longest, stop = rows[start].cost, len(rows[start].pending), start + 1
@@ -178,7 +178,7 @@ def _read(rows: Sequence[Row], start: int, limit: int) -> Call:
         if (stop + 1 - start) * dearer > limit:
             break
         cost, longest, stop = dearer, max(longest, len(rows[stop].pending)), stop + 1
-    return Call(start, stop, min(longest, limit) if stop == start + 1 else longest, scored)
+    return ReadCall(start, stop, min(longest, limit) if stop == start + 1 else longest, scored)
 
 
 def compact(decoding: list[bool], keep: list[bool]) -> list[int]:

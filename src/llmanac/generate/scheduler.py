@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import LanguageModel
+from llmanac.core.types import LanguageModel, capabilities
 from llmanac.generate._logits import Array
-from llmanac.generate._requests import Request, Sequence, TokenLogprob
-from llmanac.generate._rows import ROOM, Runner
+from llmanac.generate._rows import ROOM, ModelRunner
 from llmanac.generate._sampling import choose, continuations, score_given, score_prompt
 from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
-from llmanac.generate.schedule import GROWTH, Call, Pieces, Row, admit, compact, exchanged, schedule
+from llmanac.generate.requests import Request, Sequence, TokenLogprob
+from llmanac.generate.schedule import GROWTH, PromptPieces, ReadCall, ScheduledRow, admit, compact, exchanged, schedule
 from llmanac.generate.speculative import Speculation
 
 Choose = Callable[[Array, list[Sequence]], list[TokenLogprob]]  # a token for each row of logits (B, V)
@@ -41,8 +41,8 @@ class Scheduler:
         rows: how many sequences run at once; a single request with more samples than that runs alone.
         prefix_cache: where the states of prompts and answers are kept for later ones; None keeps nothing.
         drafter: guesses tokens ahead; `speculation` counts them and may be shared by schedulers of one engine.
-        most_tokens: that all rows may hold together; beyond it the youngest request waits and is read again. The
-            oldest always goes on. None sets no bound.
+        max_num_batched_tokens: that all rows may hold together; beyond it the youngest request waits and is read again.
+            The oldest always goes on. None sets no bound.
         slower: how many times as long a step may take where it reads a part of a prompt too; None does not look at
             the time, so that what a call computes does not depend on it.
 
@@ -58,24 +58,24 @@ class Scheduler:
         self,
         model: LanguageModel,
         *,
-        runner: Runner,
+        runner: ModelRunner,
         rows: int = 32,
         prefix_cache: PrefixCache | None = None,
         drafter: Drafter | None = None,
         speculation: Speculation | None = None,
-        most_tokens: int | None = None,
+        max_num_batched_tokens: int | None = None,
         slower: float | None = None,
     ) -> None:
         self.model, self.rows, self.prefix_cache = model, rows, prefix_cache
         self.runner = runner
         self.drafter, self.speculation = drafter, speculation or Speculation()
-        self.most_tokens, self.pieces, self.preemptions = most_tokens, Pieces(slower), 0
+        self.max_num_batched_tokens, self.pieces, self.preemptions = max_num_batched_tokens, PromptPieces(slower), 0
         self.choose: Choose | None = None
         self._arrivals = itertools.count()
         self.waiting: deque[Request] = deque()
-        self.table: list[Row] = []
-        self._open: list[tuple[Row, Array]] = []  # beams, and the logits (V,) of what follows
-        self._start_id: int | None = getattr(model, "start_id", None) if getattr(model, "reads_source", False) else None
+        self.table: list[ScheduledRow] = []
+        self._open: list[tuple[ScheduledRow, Array]] = []  # beams, and the logits (V,) of what follows
+        self._start_id: int | None = capabilities(model).start_id
 
     @property
     def running(self) -> list[Sequence]:
@@ -109,7 +109,7 @@ class Scheduler:
         """Advance every running sequence by a token and read what fits of the prompts; returns what moved."""
         with self._lock():
             moved: list[Sequence] = []
-            finished: list[tuple[Row, Array]] = []
+            finished: list[tuple[ScheduledRow, Array]] = []
             self._make_room()
             self._admit()
             times = [self.clock()]
@@ -161,7 +161,7 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """Put the youngest requests back until the others' next tokens fit."""
-        while self.most_tokens is not None and self.held > self.most_tokens:
+        while self.max_num_batched_tokens is not None and self.held > self.max_num_batched_tokens:
             running = {row.request.arrival: row.request for row in self.table}
             if len(running) < 2:
                 return
@@ -176,7 +176,9 @@ class Scheduler:
     def _admit(self) -> None:
         """Give the requests that start now a row each, or one a sequence that was put back, behind all others."""
         used = sum(row.rows for row in self.table)
-        room = math.inf if self.most_tokens is None else self.most_tokens - self.held - GROWTH * used
+        room = (
+            math.inf if self.max_num_batched_tokens is None else self.max_num_batched_tokens - self.held - GROWTH * used
+        )
         taken = admit(self.waiting, self.rows, self.rows - used, room)
         if not taken:
             return
@@ -193,19 +195,19 @@ class Scheduler:
                 row.request.cached_tokens = count
         self.table += made
 
-    def _rows(self, request: Request) -> list[Row]:
+    def _rows(self, request: Request) -> list[ScheduledRow]:
         """The rows of a request that starts: with all that each has to read first."""
         if request.paused:
             paused, request.paused = request.paused, []
             texts = [[*request.prompt, *sequence.ids][: -len(pending)] for sequence, pending in paused]
-            return [Row(request, text, resumes=entry) for text, entry in zip(texts, paused, strict=True)]
+            return [ScheduledRow(request, text, resumes=entry) for text, entry in zip(texts, paused, strict=True)]
         scored = request.prompt_logprobs is not None
         request.prompt_token_logprobs = [TokenLogprob(request.prompt[0], None)] if scored else []
         if self._start_id is None:
-            return [Row(request, list(request.prompt))]
-        return [Row(request, [self._start_id], source=len(request.prompt))]
+            return [ScheduledRow(request, list(request.prompt))]
+        return [ScheduledRow(request, [self._start_id], source=len(request.prompt))]
 
-    def _run(self, call: Call, rows: list[Row]) -> tuple[Array, list[list[int]]]:
+    def _run(self, call: ReadCall, rows: list[ScheduledRow]) -> tuple[Array, list[list[int]]]:
         """The logits of a call, and the tokens that each row read."""
         tokens = [row.pending[: call.tokens] for row in rows]
         # an encoder-decoder reads the prompts as sources, with the first token of its answers
@@ -217,7 +219,7 @@ class Scheduler:
             row.read += len(given)
         return logits, tokens
 
-    def _decode(self, call: Call, rows: list[Row]) -> list[Sequence]:
+    def _decode(self, call: ReadCall, rows: list[ScheduledRow]) -> list[Sequence]:
         """Read the pending tokens of rows that decode, and choose what follows; drafts are accepted or forgotten."""
         for at, row in enumerate(rows, call.start):
             if row.length > self.runner.lasts(at):
@@ -265,7 +267,13 @@ class Scheduler:
         return choose(logits, sequences, self.runner.best)
 
     def _settle(
-        self, call: Call, rows: list[Row], tokens: list[list[int]], mark: Any, before: list[int], place: list[int]
+        self,
+        call: ReadCall,
+        rows: list[ScheduledRow],
+        tokens: list[list[int]],
+        mark: Any,
+        before: list[int],
+        place: list[int],
     ) -> None:
         """Take back what was read past the accepted tokens; where a state returns further, they are read again."""
         lengths = [n + at + 1 for n, at in zip(before, place, strict=True)]
@@ -298,7 +306,7 @@ class Scheduler:
         sequence.finish_reason = "length"
         return []
 
-    def _read(self, call: Call, rows: list[Row]) -> list[tuple[Row, Array]]:
+    def _read(self, call: ReadCall, rows: list[ScheduledRow]) -> list[tuple[ScheduledRow, Array]]:
         """Read a piece of some prompts; the rows whose prompts end with it, and the logits (V,) of what follows."""
         before = [row.read for row in rows]
         logits, tokens = self._run(call, rows)
@@ -312,7 +320,7 @@ class Scheduler:
         last = [len(given) - 1 if call.scored else 0 for given in tokens]
         return [(row, logits[i, last[i]]) for i, row in enumerate(rows) if not row.pending]
 
-    def _begin(self, finished: list[tuple[Row, Array]]) -> list[Sequence]:
+    def _begin(self, finished: list[tuple[ScheduledRow, Array]]) -> list[Sequence]:
         """Fork a row for each sample of the prompts that were read, and choose their first tokens; beams fork too."""
         if not finished and not self._open:
             return []
@@ -322,7 +330,7 @@ class Scheduler:
         for index, row in enumerate(self.table):
             if id(row) in grown:
                 order += [index] * len(grown[id(row)])
-                table += [Row(row.request, [text.ids[-1]], text, row.read) for text in grown[id(row)]]
+                table += [ScheduledRow(row.request, [text.ids[-1]], text, row.read) for text in grown[id(row)]]
                 if row.sequence is None:
                     self.runner.keep(index, row.request.prompt)
                 continue
@@ -333,11 +341,11 @@ class Scheduler:
             self.runner.keep(index, row.request.prompt)
             if row.resumes is not None:
                 order.append(index)
-                table.append(Row(row.request, row.resumes[1], row.resumes[0], row.read))
+                table.append(ScheduledRow(row.request, row.resumes[1], row.resumes[0], row.read))
                 continue
             for sequence in row.request.sequences:
                 order.append(index)
-                table.append(Row(row.request, [], sequence, row.read))
+                table.append(ScheduledRow(row.request, [], sequence, row.read))
                 starting.append((table[-1], done[id(row)]))
         self.runner.arrange(exchanged(order, [row.read == 0 for row in self.table]))
         self.table = table
@@ -354,7 +362,7 @@ class Scheduler:
             self._forget_drafts()
         return moved + [row.sequence for row, _ in starting if row.sequence is not None]
 
-    def _search(self, finished: list[tuple[Row, Array]]) -> tuple[dict[int, list[Sequence]], list[Sequence]]:
+    def _search(self, finished: list[tuple[ScheduledRow, Array]]) -> tuple[dict[int, list[Sequence]], list[Sequence]]:
         """Go one step on with every beam search: the new texts of each row (by its id), and what ended."""
         begun = [(row, at) for row, at in finished if row.request.search is not None and row.request.max_new_tokens]
         opened, self._open = [*self._open, *begun], []

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmanac.generate.drafters import Drafter
-from llmanac.generate.schedule import Row
+from llmanac.generate.schedule import ScheduledRow
 
 PLAIN, DRAFTED = 3, 6  # steps that are measured before they are compared
 PAUSE = 64  # plain steps after a loss, doubled by each further one
@@ -27,7 +27,7 @@ SMOOTH = 0.2
 
 
 @dataclass
-class Pace:
+class TokenPace:
     """Seconds a token for one number of rows.
 
     Attributes:
@@ -75,13 +75,13 @@ class Speculation:
     proposed: int = 0
     accepted: int = 0
     calls: int = 0
-    paces: dict[int, Pace] = field(default_factory=dict)
+    paces: dict[int, TokenPace] = field(default_factory=dict)
 
-    def pace(self, rows: int) -> Pace:
+    def pace(self, rows: int) -> TokenPace:
         """The times for about so many rows."""
-        return self.paces.setdefault(rows.bit_length(), Pace())
+        return self.paces.setdefault(rows.bit_length(), TokenPace())
 
-    def draft(self, drafter: Drafter, rows: Sequence[Row], most: Sequence[float]) -> bool:
+    def draft(self, drafter: Drafter, rows: Sequence[ScheduledRow], most: Sequence[float]) -> bool:
         """Add proposed tokens to the pending ones of `rows`, which decode and may have `most` tokens each.
 
         Returns whether there are any.
@@ -99,7 +99,7 @@ class Speculation:
             row.pending, row.drafted = [*row.pending, *tokens], len(tokens)
         return any(found)
 
-    def count(self, row: Row, proposed: int, accepted: int) -> None:
+    def count(self, row: ScheduledRow, proposed: int, accepted: int) -> None:
         """Note what became of a sequence's draft."""
         assert row.sequence is not None
         self.proposed, self.accepted, self.calls = self.proposed + proposed, self.accepted + accepted, self.calls + 1
@@ -120,14 +120,14 @@ class Speculation:
         }
 
 
-def _has_grown(row: Row) -> bool:
+def _has_grown(row: ScheduledRow) -> bool:
     """Whether a row has tokens that it was not drafted for yet; forced ones may take several calls to read."""
     assert row.sequence is not None
     before, row.sequence.drafted_at = row.sequence.drafted_at, len(row.sequence.token_logprobs)
     return row.sequence.drafted_at > before
 
 
-def _room(row: Row, most: float) -> int:
+def _room(row: ScheduledRow, most: float) -> int:
     """How many tokens may be drafted for a row: its last token is chosen by the model, and it may have `most`."""
     sequence = row.sequence
     if sequence is None or not sequence.request.speculative or not row.pending:

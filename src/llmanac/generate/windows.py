@@ -13,7 +13,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, Batch
-from llmanac.models._pairs import start_token
+from llmanac.models.pairs import start_token
 
 WINDOW = 1024  # for a model without a limit
 BATCH_TOKENS = 8192  # that go through the model at once
@@ -38,7 +38,7 @@ def windows(ids: np.ndarray, window: int, stride: int) -> Iterator[Piece]:
 
 def window_of(model: Any, window: int | None) -> int:
     """The window that was asked for, or the model's limit. Raises RequestError for one beyond the limit."""
-    limit = getattr(model, "max_length", None)
+    limit = model.max_length
     window = window or limit or WINDOW
     if limit is not None and window > limit:
         raise RequestError(f"window: {window} places, but the model reads at most {limit}")

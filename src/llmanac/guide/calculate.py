@@ -19,13 +19,13 @@ import torch
 
 from llmanac.core.device import DTYPES, measure_bandwidth, measure_gemm, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.guide.formulas import Costs, costs
 from llmanac.lab.memory import memory
-from llmanac.models._folder import CONFIG, RECORD, read_record, read_table
-from llmanac.models._packed_files import KEY
 from llmanac.models.families import family
+from llmanac.models.folder import CONFIG, RECORD, read_record, read_table
 from llmanac.models.locate import GGUF, model_folder
+from llmanac.models.packed_files import KEY
 from llmanac.recipes.spec import load_recipe
 
 OPTIMIZER_BYTES = {"adamw": 8, "lion": 4, "none": 0}  # float32 state of a parameter; none: plain SGD
@@ -264,7 +264,7 @@ def measure(
         raise SpecError(f"--measure: {model.path} takes {found.parameters * 4 / 1e9:.1f} GB; 2 GB are built at most")
     built = model.spec.build(vocab_size=model.vocab_size).to(resolve_dtype(dtype)).eval()
     ids = torch.randint(model.vocab_size, (rows, prompt), generator=torch.Generator().manual_seed(0))
-    want, times = Want(logits="last"), []
+    want, times = OutputRequest(logits="last"), []
     with torch.inference_mode():
         built(Batch(ids=ids[:, :1]), want=want)
         for _ in range(2):

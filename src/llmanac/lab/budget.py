@@ -48,7 +48,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What the study will do, printed and written before the first run."""
 
     budget_seconds: float
@@ -63,7 +63,7 @@ class Plan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+    def from_json(cls, data: Mapping[str, Any]) -> StudyPlan:
         return cls(**{**data, "speed": {arm: Speed(**speed) for arm, speed in data["speed"].items()}})
 
     def seconds_of(self, arm: str) -> float:
@@ -74,7 +74,7 @@ class Plan:
 def make_plan(
     budget: float, spent: float, seeds: int, speed: Mapping[str, Speed], ratios: Mapping[str, float], *,
     tuning_runs: int = 0, min_steps: int = MIN_STEPS, stated: int | None = None,
-) -> Plan:  # fmt: skip
+) -> StudyPlan:  # fmt: skip
     """The most steps that fit.
 
     Args:
@@ -95,7 +95,9 @@ def make_plan(
     a_step = runs * sum(s.step_seconds * ratios[arm] for arm, s in speed.items())
     usable = budget * (1 - RESERVE) - spent - fixed
     if not a_step:  # nothing is trained in steps
-        return Plan(budget, spent, spent + fixed, seeds, tuning_runs, dict.fromkeys(speed, stated or 1), dict(speed))
+        return StudyPlan(
+            budget, spent, spent + fixed, seeds, tuning_runs, dict.fromkeys(speed, stated or 1), dict(speed)
+        )
     most = usable / a_step
     if stated is not None and stated > most:
         needed = (spent + fixed + a_step * stated) / (1 - RESERVE)
@@ -120,7 +122,7 @@ def make_plan(
             "arms, or a smaller base"
         )
     expected = spent + fixed + runs * sum(steps[arm] * s.step_seconds for arm, s in speed.items())
-    return Plan(budget, spent, expected, seeds, tuning_runs, steps, dict(speed))
+    return StudyPlan(budget, spent, expected, seeds, tuning_runs, steps, dict(speed))
 
 
 def round_up(seconds: float) -> str:

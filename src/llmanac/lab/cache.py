@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-class Cache:
+class StudyCache:
     """Finished and unfinished runs below `root`."""
 
     def __init__(self, root: str | Path) -> None:

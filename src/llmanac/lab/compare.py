@@ -26,13 +26,13 @@ from llmanac.lab import report, words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
-from llmanac.lab.cache import Cache, digest, versions
+from llmanac.lab.cache import StudyCache, digest, versions
 from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
 from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
 from llmanac.lab.prepare import run_of
 from llmanac.lab.report import PAGE, RESULT, write_study
-from llmanac.lab.runner import Question, run_applied, run_steps
+from llmanac.lab.runner import RunnerRequest, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
 from llmanac.lab.trials.aligning import AligningTrial, aligning_of
 from llmanac.lab.trials.classifying import ClassifyingTrial, labelled_of
@@ -200,7 +200,7 @@ def compare(
         raise SpecError(f"--seeds: {seeds} is not at least 1; a verdict needs {MIN_REPLICATES}")
     if not margin > 0:
         raise SpecError(f"--margin: {margin} is not above 0; 0.01 is a percent of the baseline")
-    question = Question(
+    question = RunnerRequest(
         axis, tuple(texts), recipe, baseline,
         budget=float(budget) if isinstance(budget, (int, float)) else seconds(budget, "--budget"),
         seeds=seeds, looks=looks, hold=check_hold(hold), factors=parse_tune(tune), margin=margin, min_steps=min_steps,
@@ -209,7 +209,7 @@ def compare(
     )  # fmt: skip
     place = Path(folder) if folder is not None else Path("studies") / folder_name(kind, known)
     check_pages(place, "--folder", (RESULT, PAGE), "sources")
-    store = Cache(cache if cache is not None else place.parent / "cache")
+    store = StudyCache(cache if cache is not None else place.parent / "cache")
     found = RUNNERS[axis.trial](question, place, store, report)
     if command is None:
 
@@ -288,7 +288,7 @@ def _applied_base(kind: str, base: Any, artefact: str | Path | None, changes: Ma
     return load_recipe(chosen, changes).spec
 
 
-def _settled(question: Question, found: Mapping[str, Any]) -> dict[str, Any]:
+def _settled(question: RunnerRequest, found: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured or planned where the base left it open: with it the command gives the same numbers."""
     if "base" not in found:
         return {}

@@ -27,11 +27,11 @@ from llmanac.core.errors import SpecError, nearest
 from llmanac.core.pages import Chart, Line, line_chart
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.kernels.nn import _operations
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.costs import allocated
-from llmanac.models._context import ATTENTION_FORMS
+from llmanac.models.forward import ATTENTION_FORMS
 from llmanac.models.ngrams.counts import free_memory
 
 Found = Mapping[str, Mapping[str, Sequence[float]]]  # mixer -> cost -> its values over the lengths
@@ -186,7 +186,7 @@ class Subject:
         return torch.randn(1, length, self.dim, generator=torch.Generator().manual_seed(0))
 
     def __call__(self, x: torch.Tensor, state: Any = None) -> torch.Tensor:
-        out: torch.Tensor = self.model(Batch(embeddings=x), state, Want(hidden=True)).hidden
+        out: torch.Tensor = self.model(Batch(embeddings=x), state, OutputRequest(hidden=True)).hidden
         return out
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from llmanac.core.device import resolve_dtype
-from llmanac.core.types import LAST, LanguageModel
+from llmanac.core.types import LAST, LanguageModel, capabilities
 from llmanac.generate.runner import device_of
 from llmanac.lab.stats import Metric
-from llmanac.train._step import Stepper
+from llmanac.train.step import Stepper
 
 DECODED = 64  # tokens decoded to measure the speed
 ROUNDS = 3
@@ -70,8 +70,9 @@ def state_costs(model: Any) -> dict[str, float | None]:
 
 def model_bytes(model: Any) -> float:
     """Bytes of what a model has learned: its parameters, a tied one once, or its trie."""
-    trie = getattr(model, "trie", None)
-    return float(sum(p.nbytes for p in model.parameters()) if trie is None else trie.nbytes)
+    if capabilities(model).counted:
+        return float(model.trie.nbytes)
+    return float(sum(p.nbytes for p in model.parameters()))
 
 
 def model_costs(model: Any, prompt: list[int], tokens: int, seconds: float) -> dict[str, float | None]:

@@ -6,14 +6,14 @@ import gzip
 from typing import Any
 
 from llmanac.evaluate.baselines import join, ngram_bits
-from llmanac.lab.prepare import Prepared
+from llmanac.lab.prepare import PreparedArms
 
 METRIC = "bits_per_byte"
 MOST = 4_000_000  # tokens of the training text that are counted
 BEATEN = "at a level that a count beats; may change with training"
 
 
-def with_floors(result: dict[str, Any], prepared: Prepared) -> None:
+def with_floors(result: dict[str, Any], prepared: PreparedArms) -> None:
     """Put what gzip and a byte 5-gram need into a study's result, and mark the comparisons of arms that need more."""
     values = result["values"].get(METRIC)
     if not values:

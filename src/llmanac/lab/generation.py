@@ -33,15 +33,15 @@ from torch import Tensor
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
-from llmanac.core.types import ALL, LAST, Batch
+from llmanac.core.types import ALL, LAST, Batch, capabilities
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.generate.engine import evaluating
 from llmanac.lab.cache import digest
-from llmanac.lab.trials.decoding import Artefact
+from llmanac.lab.trials.decoding import DecodedModel
 from llmanac.metrics._items import Metric
 from llmanac.metrics.diversity import distinct_n
-from llmanac.models._pairs import start_token
-from llmanac.objectives._drawn import special_id
+from llmanac.models.pairs import start_token
+from llmanac.objectives import special_id
 
 PASSAGES = 64
 PROMPT, WRITTEN = 16, 32  # tokens; fewer where the models read shorter rows
@@ -52,7 +52,7 @@ DISTINCT = Metric("distinct_2", "", "higher", "different bigrams of what it writ
 
 
 @dataclass(frozen=True)
-class Generation:
+class JudgedGeneration:
     """Passages and their judge.
 
     Attributes:
@@ -108,7 +108,7 @@ class Generation:
         return {"judge": self.named, **counts, "text": self.of(self.written)}
 
 
-def make_generation(prepared: Any, length: int, judge: str | None) -> Generation:
+def make_generation(prepared: Any, length: int, judge: str | None) -> JudgedGeneration:
     """Passages of the held-out text, at most half of it, and the judge: a model, or a 5-gram of the rest.
 
     Args:
@@ -132,7 +132,7 @@ def make_generation(prepared: Any, length: int, judge: str | None) -> Generation
     chosen = [places[n] for n in sorted(order.tolist())]
     rows = np.stack([documents[n][at : at + width] for n, at in chosen])
     if judge is not None:
-        found = Artefact.load(judge, "cpu")
+        found = DecodedModel.load(judge, "cpu")
         model, tokenizer, named = found.model.eval(), found.tokenizer, f"{judge} ({found.sha256[:8]})"
     else:
         rest = [
@@ -142,7 +142,7 @@ def make_generation(prepared: Any, length: int, judge: str | None) -> Generation
         tokenizer, named = prepared.tokenizer, f"a 5-gram of {sum(map(len, rest)):,} held-out tokens"
         model = make_method("lm", "ngram").build(vocab_size=tokenizer.vocab_size)
         model.estimate(rest, start=start_token(tokenizer))
-    return Generation(prepared.tokenizer, rows[:, :prompt], rows[:, prompt:], model, tokenizer, named)
+    return JudgedGeneration(prepared.tokenizer, rows[:, :prompt], rows[:, prompt:], model, tokenizer, named)
 
 
 def _without(ids: np.ndarray, starts: Sequence[int], width: int) -> list[np.ndarray]:
@@ -151,7 +151,7 @@ def _without(ids: np.ndarray, starts: Sequence[int], width: int) -> list[np.ndar
     return [piece for piece in np.split(ids, edges)[::2] if len(piece)]
 
 
-def without_degenerate(result: dict[str, Any], generation: Generation) -> None:
+def without_degenerate(result: dict[str, Any], generation: JudgedGeneration) -> None:
     """Put the judge into a study's result, and take verdicts back where an arm, or the baseline, repeats itself."""
     record = result["generation"] = generation.record()
     least = LEAST_DISTINCT * record["text"][DISTINCT.name]
@@ -188,7 +188,7 @@ def write(
         mask, start = special_id(tokenizer, "glm", "<|mask|>"), special_id(tokenizer, "glm", "<|sop|>")
         read = torch.cat([prompts, prompts.new_tensor([[mask, start]]).expand(rows, 2)], 1)
     seen = read.shape[1] - (objective == "glm")
-    two = objective == "glm" and getattr(getattr(model.model, "position", None), "dimensions", 1) == 2
+    two = objective == "glm" and capabilities(model).places_within
     if two:  # a written token is at the blank's place in the text
         at = torch.arange(read.shape[1]).clamp(max=seen - 1).expand(rows, -1)
         where = {"positions": at, "within": (torch.arange(read.shape[1]) >= seen).long().expand(rows, -1)}

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.lab.stats import ALPHA, POWER, STUDENT, Comparison, compare_arms, equivalence_p, student, two_sided_p
+from llmanac.lab.stats import ALPHA, POWER, STUDENT, ArmComparison, compare_arms, equivalence_p, student, two_sided_p
 from llmanac.metrics._student import student_quantile
 
 LOOKS = (5, 7, 10, 14, 20)  # replicates after which the verdict is looked at
@@ -105,7 +105,7 @@ def _found_with(chance: float, most: int, arms: int) -> float:
 
 def compare_in_looks(
     values: Mapping[str, Sequence[float]], baseline: str, most: int, **options: Any
-) -> list[Comparison]:
+) -> list[ArmComparison]:
     """`compare_arms` of all replicates, with the verdicts of the first look that settled each arm.
 
     Args:

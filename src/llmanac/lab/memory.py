@@ -19,21 +19,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.kernels.nn.cross_entropy import chunk_rows
-from llmanac.models._layers import Embedding, Linear, Product
-from llmanac.models._quantized import PIECE
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.layers import Embedding, Linear, LinearMap
 from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.quantized import PIECE
+from llmanac.models.targets import find_targets
 from llmanac.quant import nf4
 
 RANDOM_STATE = 5056  # bytes of torch's generator, which a block that is computed again keeps
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryCost:
     """Bytes.
 
     Attributes:
@@ -65,7 +65,7 @@ class Memory:
 def memory(
     spec: Any, vocab_size: int, *, adapter: Any = None, quantizer: Any = None, dtype: torch.dtype = torch.float32,
     rows: int = 1, length: int = 512, recompute: Literal["none", "blocks"] = "blocks",
-) -> Memory:  # fmt: skip
+) -> MemoryCost:  # fmt: skip
     """What a step of fine-tuning takes.
 
     Args:
@@ -91,7 +91,7 @@ def memory(
     activations = workspace = 0
     if rows:
         activations, workspace = _activations(model, vocab_size, quantizer, dtype, rows, length, recompute)
-    return Memory(weights, added, trained, 2 * trained, activations, workspace, numbers)
+    return MemoryCost(weights, added, trained, 2 * trained, activations, workspace, numbers)
 
 
 def _weights(model: Any, quantizer: Any, dtype: torch.dtype) -> int:
@@ -100,7 +100,7 @@ def _weights(model: Any, quantizer: Any, dtype: torch.dtype) -> int:
     if quantizer is not None:
         if not isinstance(quantizer, nf4.Spec):
             raise SpecError(f"quantizer: there is no formula for {quantizer.name}; nf4 has one")
-        for layer in find_targets(model, quantizer.targets, (Product, Embedding)).values():
+        for layer in find_targets(model, quantizer.targets, (LinearMap, Embedding)).values():
             packed[id(layer.weight)] = nf4.packed_bytes(tuple(layer.weight.shape), quantizer)
     narrow = {id(p) for m in model.modules() if isinstance(m, (Linear, Embedding)) for p in m.parameters(recurse=False)}
     total = 0
@@ -134,7 +134,7 @@ def _activations(
     gated = block + tokens * size * (5 * width + dim)
     moments = [(before + turns + gated, 0)]
     if quantizer is not None:
-        matrices = find_targets(model, quantizer.targets, (Product, Embedding)).values()
+        matrices = find_targets(model, quantizer.targets, (LinearMap, Embedding)).values()
         largest = max(min(layer.weight.numel(), max(PIECE, layer.weight.shape[1])) for layer in matrices)
         # indices, then values in float32
         moments.append((before + turns + block + tokens * size * (4 * width + dim), 6 * largest))

@@ -30,7 +30,7 @@ from llmanac.recipes.tune import is_tuning
 from llmanac.tokenizers.load import load_tokenizer
 
 if TYPE_CHECKING:
-    from llmanac.lab.runner import Question, Say
+    from llmanac.lab.runner import RunnerRequest, Say
 
 MANIFEST = "manifest.json"
 CERTAIN = 200  # characters from which on two documents that begin alike are the same one
@@ -38,7 +38,7 @@ TUNING_PART = 4  # one held-out document in so many is for tuning
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedArms:
     """What every arm of a study reads.
 
     Attributes:
@@ -67,7 +67,7 @@ class Prepared:
         }  # fmt: skip
 
 
-def prepare(recipe: Any, root: Path, measured_on: Prepared | None = None) -> Prepared:
+def prepare(recipe: Any, root: Path, measured_on: PreparedArms | None = None) -> PreparedArms:
     """Collect, tokenize and pack a recipe's text below `root`, or take what is there already.
 
     The source is read every time, since files may have changed; training the tokenizer and encoding are not repeated.
@@ -116,7 +116,7 @@ def prepare(recipe: Any, root: Path, measured_on: Prepared | None = None) -> Pre
         }
     )
     manifest = read_table(folder / "manifest.json")
-    return Prepared(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest)
+    return PreparedArms(folder, identity, tokenizer, dataset, texts["report"], texts["tuning"], manifest)
 
 
 def seen_in(documents: Iterable[Any], held_out: set[str]) -> list[str]:
@@ -183,7 +183,7 @@ def run_of(artefact: str | Path | None) -> Path | None:
     return place if (place / RECIPE).is_file() else None
 
 
-def text_of(question: Question, say: Say) -> tuple[Corpus, list[str]]:
+def text_of(question: RunnerRequest, say: Say) -> tuple[Corpus, list[str]]:
     """The text that something finished is applied to, and notes on it: not text that the artefact was trained on.
 
     Raises:

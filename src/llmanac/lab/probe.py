@@ -28,7 +28,7 @@ from torch import Tensor
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
-from llmanac.core.types import Batch, MaskKind, Want
+from llmanac.core.types import Batch, MaskKind, OutputRequest
 from llmanac.data.labelled import read_labelled
 from llmanac.generate.engine import evaluating
 from llmanac.lab.cache import digest
@@ -218,7 +218,7 @@ def features(model: Any, rows: Sequence[np.ndarray], reads: MaskKind) -> Tensor:
             lengths = torch.tensor([len(rows[n]) for n in part])
             more: dict[str, Any] = {"mask": reads, "prefix": lengths if reads == "prefix" else None}
             batch = Batch(ids=batch.ids, lengths=batch.lengths, **more).to(model.device)
-            found = model(batch, want=Want(hidden=True, layers=layers))
+            found = model(batch, want=OutputRequest(hidden=True, layers=layers))
             real = (torch.arange(batch.shape[1]) < lengths[:, None]).to(model.device)[..., None]
             means = [(x.double() * real).sum(1) / real.sum(1) for x in (found.layers[0], found.hidden)]
             for n, row in zip(part, torch.cat(means, 1).cpu(), strict=True):

@@ -25,8 +25,8 @@ from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, methods_of
-from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed, format_duration, make_plan, round_up
-from llmanac.lab.cache import Cache, digest
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Speed, StudyPlan, format_duration, make_plan, round_up
+from llmanac.lab.cache import StudyCache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import Hold
 from llmanac.lab.looks import looks_within
@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Question:
+class RunnerRequest:
     """The request.
 
     Attributes:
@@ -69,7 +69,7 @@ class Question:
     judge: str | None = None
     looks: tuple[int, ...] = ()
 
-    def plan(self, spent: float, speed: Mapping[str, Speed], ratios: Mapping[str, float], **options: Any) -> Plan:
+    def plan(self, spent: float, speed: Mapping[str, Speed], ratios: Mapping[str, float], **options: Any) -> StudyPlan:
         """`make_plan` for these seeds; of several looks, for as many seeds as fit."""
         for seeds in sorted(self.looks[1:], reverse=True):
             with contextlib.suppress(BudgetError):
@@ -114,7 +114,7 @@ class Stepping:
         """Decide what is measured before the plan; plain data, which is `known` when the study is continued."""
         return None
 
-    def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
+    def plan(self, question: RunnerRequest, started: float, work: Path, say: Say) -> StudyPlan:
         """The steps of each arm that the budget has time for."""
         raise NotImplementedError
 
@@ -142,7 +142,7 @@ class Applied:
     seeds: int | None = 1
     tests: Tests = STUDENT
 
-    def fitting(self, question: Question, started: float, work: Path) -> int:
+    def fitting(self, question: RunnerRequest, started: float, work: Path) -> int:
         """How many items there is time for: all of them."""
         return len(self.items)
 
@@ -151,7 +151,9 @@ class Applied:
         self.items = self.items[:count]
 
 
-def run_applied(make: Callable[..., Any], question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+def run_applied(
+    make: Callable[..., Any], question: RunnerRequest, folder: Path, cache: StudyCache, say: Say
+) -> dict[str, Any]:
     """Run the study of the trial that `make(question, say)` gives; returns its result as plain data."""
     started = time.monotonic()
     trial = make(question, say)
@@ -174,7 +176,9 @@ def run_applied(make: Callable[..., Any], question: Question, folder: Path, cach
     return study.run(cache, progress(say), Deadline(question.budget, started, say))
 
 
-def run_steps(make: Callable[..., Any], question: Question, folder: Path, cache: Cache, say: Say) -> dict[str, Any]:
+def run_steps(
+    make: Callable[..., Any], question: RunnerRequest, folder: Path, cache: StudyCache, say: Say
+) -> dict[str, Any]:
     """Run the study of the trial that `make(question, cache, say)` gives; returns its result as plain data.
 
     Raises:
@@ -191,7 +195,7 @@ def run_steps(make: Callable[..., Any], question: Question, folder: Path, cache:
     stored = stored if stored.get("definition") == definition else {}
     settled = trial.settle(stored.get("settled"))
     announce(trial.arms, question.baseline, say)
-    plan = continued(Plan.from_json(stored["plan"]), question, path, say) if stored else None
+    plan = continued(StudyPlan.from_json(stored["plan"]), question, path, say) if stored else None
     if plan is None:
         work = cache.root / "calibration" / digest([time.time_ns(), definition])[:16]
         try:
@@ -217,7 +221,7 @@ def run_steps(make: Callable[..., Any], question: Question, folder: Path, cache:
     return result
 
 
-def continued(plan: Plan, question: Question, path: Path, say: Say) -> Plan | None:
+def continued(plan: StudyPlan, question: RunnerRequest, path: Path, say: Say) -> StudyPlan | None:
     """The earlier plan, if it still fits the question.
 
     A question with more seeds keeps the steps, and its budget is for the additional seeds: this continues an
@@ -257,7 +261,7 @@ def progress(say: Say) -> Advance:
     return advance
 
 
-def say_plan(plan: Plan, say: Say) -> None:
+def say_plan(plan: StudyPlan, say: Say) -> None:
     """Say how many steps each arm takes, and how long that is expected to be."""
     if plan.seeds < MIN_REPLICATES:
         say(f"note: {plan.seeds} seeds are too few for a verdict; set --seeds {MIN_REPLICATES} or more")

@@ -12,7 +12,7 @@ from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
-from llmanac.models.classifiers._rulebook import Rulebook
+from llmanac.models.classifiers.rules import Rulebook
 
 FILE = Path(__file__).with_name("slices.toml")
 PARTS = ("plain", "changed")
@@ -20,7 +20,7 @@ SUBJECT = "{x}"
 
 
 @dataclass(frozen=True)
-class Slice:
+class SliceRule:
     """One kind of change.
 
     Attributes:
@@ -50,7 +50,7 @@ def tone_names(labels: Sequence[str]) -> tuple[str, ...]:
     return Rulebook.read("english-sentiment").names_for(sorted(set(labels)))
 
 
-def sentiment_slices(labels: Sequence[str]) -> list[Slice]:
+def sentiment_slices(labels: Sequence[str]) -> list[SliceRule]:
     """Our own slices, with the labels as a data set calls positive and negative.
 
     Raises:
@@ -66,11 +66,11 @@ def sentiment_slices(labels: Sequence[str]) -> list[Slice]:
             for template in table[part][tone]:
                 for subject in subjects if SUBJECT in template else [""]:
                     items[part, template.replace(SUBJECT, subject), names[tone]] = None
-        out.append(Slice(name, table["about"], tuple(items)))
+        out.append(SliceRule(name, table["about"], tuple(items)))
     return out
 
 
-def read_slices(path: Path) -> list[Slice]:
+def read_slices(path: Path) -> list[SliceRule]:
     """Custom slices: JSON lines with `slice`, `part` ("plain" or "changed"), `text` and `label`.
 
     Raises:
@@ -88,4 +88,4 @@ def read_slices(path: Path) -> list[Slice]:
                 raise DataError(f"{path}: slice {name!r} has no {part} text to compare with")
     if not found:
         raise DataError(f"{path}: has no slice")
-    return [Slice(name, "", tuple(items)) for name, items in found.items()]
+    return [SliceRule(name, "", tuple(items)) for name, items in found.items()]

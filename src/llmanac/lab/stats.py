@@ -43,7 +43,7 @@ MOST_REPLICATES = 100_000  # a study that needs more than this is reported as ne
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """One arm against the baseline, on one metric.
 
     `difference` is arm minus baseline in the metric's unit with its 95% interval; `relative` is the same over the
@@ -193,7 +193,7 @@ def compare_arms(
     values: Mapping[str, Sequence[float]], baseline: str, *, better: Literal["lower", "higher"], margin: float = MARGIN,
     levels: tuple[float, float] = (ALPHA, ALPHA), fewest: int = MIN_REPLICATES, tests: Tests | None = None,
     refused: Mapping[str, str] | None = None,
-) -> list[Comparison]:  # fmt: skip
+) -> list[ArmComparison]:  # fmt: skip
     """Every arm against the baseline on one metric. `values[arm][i]` shares replicate i with every other arm.
 
     Args:
@@ -249,7 +249,7 @@ def compare_arms(
         if verdict == "too few":
             further = fewest - n
         out.append(
-            Comparison(
+            ArmComparison(
                 arm=arm, n=n, mean=mean(values[arm]), baseline_mean=mean(base), difference=centre, low=low, high=high,
                 relative=relative[0], relative_low=relative[1], relative_high=relative[2], sd=spread, p=p,
                 p_equivalence=p_equivalence, margin=mean(margins), detectable=detectable,

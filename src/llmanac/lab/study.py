@@ -18,11 +18,11 @@ from typing import Any, Protocol
 from llmanac.core.errors import TrainingError
 from llmanac.lab import deadline as deadlines
 from llmanac.lab.axis import Arm, Axis
-from llmanac.lab.cache import Cache, digest
+from llmanac.lab.cache import StudyCache, digest
 from llmanac.lab.deadline import Deadline
 from llmanac.lab.looks import compare_in_looks, levels
 from llmanac.lab.pairing import pairing_record
-from llmanac.lab.stats import ALPHA, MARGIN, STUDENT, Comparison, Metric, Tests, compare_arms
+from llmanac.lab.stats import ALPHA, MARGIN, STUDENT, ArmComparison, Metric, Tests, compare_arms
 
 Advance = Callable[[str, int, bool, str], None]
 FORMAT_VERSION = 1
@@ -103,7 +103,9 @@ class Study:
     looks: tuple[int, ...] = ()
     tests: Tests = STUDENT
 
-    def run(self, cache: Cache, advance: Advance | None = None, deadline: Deadline | None = None) -> dict[str, Any]:
+    def run(
+        self, cache: StudyCache, advance: Advance | None = None, deadline: Deadline | None = None
+    ) -> dict[str, Any]:
         """Try every arm under every seed and conclude; returns the study's result as plain data.
 
         Args:
@@ -208,7 +210,7 @@ class Study:
 
     def _compare(
         self, values: Mapping[str, Sequence[float]], metric: Metric, loses: Mapping[str, str]
-    ) -> list[Comparison]:
+    ) -> list[ArmComparison]:
         if self.baseline not in values or len(values) < 2:
             return []
         options: dict[str, Any] = {"better": metric.better, "margin": self.margin, "refused": loses}

@@ -14,7 +14,7 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import patch
 from llmanac.lab.axis import Arm
-from llmanac.lab.cache import Cache
+from llmanac.lab.cache import StudyCache
 from llmanac.lab.study import Advance, Trial, attempt
 
 TUNING_SEED = 1_000_000
@@ -58,7 +58,7 @@ def scaled(arm: Arm, factor: float) -> Arm:
 
 
 def tune(
-    trial: Trial, arms: Sequence[Arm], factors: Sequence[float], cache: Cache, advance: Advance | None = None,
+    trial: Trial, arms: Sequence[Arm], factors: Sequence[float], cache: StudyCache, advance: Advance | None = None,
 ) -> tuple[list[Arm], dict[str, Any]]:  # fmt: skip
     """Sweep every arm; returns the arms at their best factor, and the record of the sweep.
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.kernels.nn._uncompiled import uncompiled
-from llmanac.models._masks import AttentionMask, Rule
+from llmanac.models.masks import AttentionMask, MaskRule
 
 Bounds = tuple[int, int]
 Tile = tuple[slice, Tensor | None]
@@ -31,17 +31,17 @@ class Tiles:
         self._bands: dict[tuple[int, int, int], Tensor] = {}
         queries, keys = _bounds(mask.queries, rows), _bounds(mask.keys, columns)
         segments = None if mask.rule is None else mask.rule.segments
-        lead = 0 if mask.rule is None else mask.rule.lead
+        soft_tokens = 0 if mask.rule is None else mask.rule.soft_tokens
         documents: list[list[Bounds]] = []
         if segments is not None:
             asking = mask.rule.asking if mask.rule is not None and mask.rule.asking is not None else segments
-            documents = [_bounds(asking, rows), _bounds(F.pad(segments, (lead, 0)), columns)]
+            documents = [_bounds(asking, rows), _bounds(F.pad(segments, (soft_tokens, 0)), columns)]
         length, total = mask.queries.shape[1], mask.keys.shape[1]
         self.plan: list[tuple[slice, list[tuple[slice, int | None]]]] = []
         for i, q in enumerate(queries):
             tiles: list[tuple[slice, int | None]] = []
             for j, k in enumerate(keys):
-                if documents and j * columns >= lead and not _meet(documents[0][i], documents[1][j]):
+                if documents and j * columns >= soft_tokens and not _meet(documents[0][i], documents[1][j]):
                     continue
                 kind = "some" if mask.rule is None else _seen(mask.rule, q, k)
                 if kind != "none":
@@ -87,7 +87,7 @@ def _meet(a: Bounds, b: Bounds) -> bool:
     return a[0] <= b[1] and b[0] <= a[1]
 
 
-def _seen(rule: Rule, q: Bounds, k: Bounds) -> str:
+def _seen(rule: MaskRule, q: Bounds, k: Bounds) -> str:
     """Whether queries at positions within `q` see none, some or all of the keys within `k`."""
     (first, last), (start, stop) = q, k
     future = start > last

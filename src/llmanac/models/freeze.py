@@ -13,8 +13,8 @@ from typing import TypeVar
 import torch
 
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import Embedding, Linear
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.layers import Embedding, Linear
+from llmanac.models.lm import TrainedModel
 
 Model = TypeVar("Model", bound=TrainedModel)
 

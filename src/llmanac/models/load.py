@@ -21,18 +21,18 @@ from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
-from llmanac.models._folder import CONFIG, RECORD, read_generation, read_record, read_table
-from llmanac.models._layers import Embedding, Product
-from llmanac.models._packed_files import KEY, Layout, QuantizedWeights, layout_of
-from llmanac.models._quantized import Quantized
-from llmanac.models._scaling import stretched, windowed
-from llmanac.models._weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
-from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, Source, family
+from llmanac.models.families import AXES, OWN_FIELDS, PRESENT, Names, WeightSource, family
+from llmanac.models.folder import CONFIG, RECORD, read_generation, read_record, read_table
 from llmanac.models.gguf.read import PackedWeights
+from llmanac.models.layers import Embedding, LinearMap
 from llmanac.models.lm import ngram
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.locate import model_folder
+from llmanac.models.packed_files import KEY, PackedLayout, QuantizedWeights, layout_of
+from llmanac.models.quantized import Quantized
 from llmanac.models.save import export_model
+from llmanac.models.scaling import stretched, windowed
+from llmanac.models.weights import INDEX, MOST_TENSORS, WEIGHTS, Weights, check_finite, some, to
 
 __all__ = ["export_model", "load_model"]
 
@@ -53,13 +53,13 @@ class Claim:
     fields: Mapping[str, str]
     sizes: Mapping[str, int]
 
-    def sources(self, model: Any, weights: Weights) -> dict[str, Source]:
+    def sources(self, model: Any, weights: Weights) -> dict[str, WeightSource]:
         """Where each parameter of the model is, in the layout with the most names that the files have.
 
         A tied head has a place too.
         """
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        if getattr(model.spec, "tied", False):
+        if model.spec.tied:
             shapes["lm_head.weight"] = tuple(model.embedding.weight.shape)
         found = [names.place(shapes, self.spec) for names in self.names]
         return max(found, key=lambda sources: sum(source.name in weights for source in sources.values()))
@@ -118,11 +118,11 @@ def load_model(
     return model.eval()
 
 
-def _weights(folder: Path, layout: Layout | None, *names: Any, **more: Any) -> Weights:
+def _weights(folder: Path, layout: PackedLayout | None, *names: Any, **more: Any) -> Weights:
     return Weights(folder, *names, **more) if layout is None else QuantizedWeights(folder, layout, *names, **more)
 
 
-def _own(folder: Path, layout: Layout | None) -> tuple[Claim, Weights]:
+def _own(folder: Path, layout: PackedLayout | None) -> tuple[Claim, Weights]:
     """A model that no family holds."""
     weights = _weights(folder, layout)
     spec, vocab_size = read_record(folder, len(weights))
@@ -134,7 +134,7 @@ def _own(folder: Path, layout: Layout | None) -> tuple[Claim, Weights]:
 
 
 def _theirs(
-    place: Path, data: dict[str, Any], packed: PackedWeights | None, layout: Layout | None
+    place: Path, data: dict[str, Any], packed: PackedWeights | None, layout: PackedLayout | None
 ) -> tuple[Claim, Weights]:
     """A checkpoint of a family, in a folder or packed in a file."""
     path, kind = place if packed else place / CONFIG, data.get("model_type")
@@ -210,7 +210,7 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
     One repetition of the blocks with one expert each tells what it takes.
     """
     spec = claim.spec
-    stacks = [stack for stack in STACKS if hasattr(spec, stack[1])]
+    stacks = [stack for stack in STACKS if getattr(spec, stack[1])]
     if not stacks:
         return
     for layers, blocks, _ in stacks:  # each block has a tensor, and a pattern may be as long as the model
@@ -228,8 +228,8 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
         _enough(claim, weights, layers, count, sum(needed.values()))
         tensors, parameters = 0, 0
         for name, source in own.items():
-            ffn = getattr(getattr(spec, blocks)[place[name]], "ffn", None)
-            times = repeats[name] * (getattr(ffn, "experts", 1) if ".mlp.experts." in name else 1)
+            experts = getattr(spec, blocks)[place[name]].ffn.experts
+            times = repeats[name] * (experts or 1 if ".mlp.experts." in name else 1)
             parameters += times
             tensors += times if source.expert is None and source.rows is None else 0
         _enough(claim, weights, "experts", None, tensors)
@@ -242,10 +242,9 @@ def _check_counts(claim: Claim, weights: Weights) -> None:
 
 def _one_expert(block: Any) -> Any:
     """The block with a single expert where it has some."""
-    ffn: Any = getattr(block, "ffn", None)
-    if getattr(ffn, "experts", None) is None:
+    if block.ffn.experts is None:
         return block
-    return replace(block, ffn=replace(ffn, experts=1, top_k=1, groups=1, top_groups=1))
+    return replace(block, ffn=replace(block.ffn, experts=1, top_k=1, groups=1, top_groups=1))
 
 
 def _enough(claim: Claim, weights: Weights, what: str, count: int | None, needed: int) -> None:
@@ -257,7 +256,7 @@ def _enough(claim: Claim, weights: Weights, what: str, count: int | None, needed
         )
 
 
-def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, weights: Weights) -> None:
+def _check_fit(model: Transformer, sources: Mapping[str, WeightSource], claim: Claim, weights: Weights) -> None:
     """Compare every parameter with the files' headers: names, shapes, and nothing left over."""
     _check_names(model, sources, weights, claim)
     for name, _ in model.named_parameters():
@@ -268,12 +267,12 @@ def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, 
                 f"{entry.path}: {source.name} gives {_numbers(entry.shape)} for {name}, {claim.path} asks for "
                 f"{_numbers(shape)}{_follows(claim, name, source, entry.shape, shape)}"
             )
-    if getattr(model.spec, "tied", False) and sources["lm_head.weight"].name in weights:
+    if model.spec.tied and sources["lm_head.weight"].name in weights:
         weights.entry(sources["lm_head.weight"].name)
     if isinstance(weights, QuantizedWeights):
         weights.drop_zero_biases()
     if weights.unused:
-        unused, layers = sorted(weights.unused), getattr(claim.spec, "layers", None)
+        unused, layers = sorted(weights.unused), claim.spec.layers if claim.spec.blocks else None
         reason = "" if layers is None else f" ({claim.path}: {claim.fields['layers']} is {layers})"
         if heads := [name for name in unused if name in CLASSIFIERS]:
             reason = f"; {heads[0]} is a classification head, which a language model has no place for"
@@ -282,7 +281,7 @@ def _check_fit(model: Transformer, sources: Mapping[str, Source], claim: Claim, 
         )
 
 
-def _check_names(model: Transformer, sources: Mapping[str, Source], weights: Weights, claim: Claim) -> None:
+def _check_names(model: Transformer, sources: Mapping[str, WeightSource], weights: Weights, claim: Claim) -> None:
     """Every parameter is in the files."""
     wanted = {sources[name].name: name for name, _ in model.named_parameters()}
     missing = sorted(name for name in wanted if name not in weights)
@@ -299,7 +298,7 @@ def _numbers(shape: tuple[int, ...]) -> str:
     return str(shape) if len(shape) < 10 else f"{len(shape):,} axes"
 
 
-def _follows(claim: Claim, name: str, source: Source, found: tuple[int, ...], asked: tuple[int, ...]) -> str:
+def _follows(claim: Claim, name: str, source: WeightSource, found: tuple[int, ...], asked: tuple[int, ...]) -> str:
     """Which fields of the config the axes follow from that differ, where it is known."""
     axes = next((axes for ending, axes in AXES.items() if name.endswith(ending)), ())
     axes = axes[::-1] if source.transposed else axes
@@ -311,7 +310,7 @@ def _follows(claim: Claim, name: str, source: Source, found: tuple[int, ...], as
 
 
 def _fill(
-    model: Transformer, sources: Mapping[str, Source], weights: Weights, dtype: torch.dtype, device: torch.device,
+    model: Transformer, sources: Mapping[str, WeightSource], weights: Weights, dtype: torch.dtype, device: torch.device,
     keep: bool,
 ) -> None:  # fmt: skip
     """Give every parameter of a model on the meta device its values. Raises CheckpointError where one is not finite.
@@ -328,7 +327,7 @@ def _fill(
         if keep and isinstance(weights, (QuantizedWeights, PackedWeights)) and weights.is_packed(source.name):
             layer = model.get_submodule(name.removesuffix(".weight"))
             whole_rows = source.expert is None and isinstance(weights, PackedWeights)  # of fused ones any are a matrix
-            if (source.alone or whole_rows) and not source.transposed and isinstance(layer, (Product, Embedding)):
+            if (source.alone or whole_rows) and not source.transposed and isinstance(layer, (LinearMap, Embedding)):
                 packed: Any = weights.packed(source.name, dtype).moved(device)
                 if not source.alone:
                     rows = {"": source.take(packed.parts[""])}
@@ -350,7 +349,7 @@ def _fill(
             f"with others or transposed: {some(dense)}",
             stacklevel=3,
         )
-    tied = getattr(model.spec, "tied", False)
+    tied = model.spec.tied
     if tied and (head := sources["lm_head.weight"].name) in weights:
         embedding = model.embedding.weight
         own = embedding if isinstance(embedding, Quantized) else state["model.embed_tokens.weight"]

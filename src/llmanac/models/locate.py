@@ -8,7 +8,7 @@ from pathlib import Path
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError
 from llmanac.core.progress import say_once
-from llmanac.models._folder import CONFIG, read_table
+from llmanac.models.folder import CONFIG, read_table
 
 GGUF = ".gguf"
 ADAPTER = "adapter_config.json"

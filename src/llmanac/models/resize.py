@@ -41,7 +41,7 @@ def resize_embeddings(model: Any, vocab_size: int, *, parts: Sequence[Sequence[i
     head.weight = (
         embedding.weight if tied else nn.Parameter(_grown(head.weight, vocab_size, parts), head.weight.requires_grad)
     )
-    if getattr(head, "bias", None) is not None:
+    if head.bias is not None:
         head.bias = nn.Parameter(_grown(head.bias, vocab_size, parts), head.bias.requires_grad)
     model.vocab_size = vocab_size
     return model

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,16 +19,14 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError
-from llmanac.models._folder import RECORD, TOKENS, record_of, sums_of
-from llmanac.models._layers import Product
-from llmanac.models._packed_files import KEY, pack_state
-from llmanac.models._quantized import Quantized
-from llmanac.models._weights import INDEX, WEIGHTS
 from llmanac.models.families import FAMILIES, Misfit, arrange
 from llmanac.models.families import family as find_family
-
-if TYPE_CHECKING:
-    from llmanac.models.lm._base import TrainedModel
+from llmanac.models.folder import RECORD, TOKENS, record_of, sums_of
+from llmanac.models.layers import LinearMap
+from llmanac.models.lm import TrainedModel
+from llmanac.models.packed_files import KEY, pack_state
+from llmanac.models.quantized import Quantized
+from llmanac.models.weights import INDEX, WEIGHTS
 
 SHARD_BYTES = 5_000_000_000
 STAGED = f"{files.TEMPORARY}weights"
@@ -76,8 +74,8 @@ def export_model(
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
     """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
     for name, module in model.named_modules():
-        led = getattr(module, "lead", None) is not None
-        if led or _has_adapter(module):
+        led = isinstance(module, TrainedModel) and module.soft_prompt is not None
+        if led or (isinstance(module, LinearMap) and module.own_change is not None):
             raise CheckpointError(
                 f"{name or 'model'}: has an adapter, which a model's folder cannot hold; `merge()` it first, or save "
                 "it with `save_adapter` and `remove()` it"
@@ -90,11 +88,6 @@ def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
         if tensor.device.type == "meta":
             raise CheckpointError(f"{name}: has no values (it is on the meta device); load the model before saving it")
     return state
-
-
-def _has_adapter(module: Any) -> bool:
-    """Whether a module's product has an adapter that belongs to the model, not to requests of an engine."""
-    return isinstance(module, Product) and module.change is not None and not getattr(module.change, "served", False)
 
 
 def write_model(

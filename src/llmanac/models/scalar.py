@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import HIDDEN, Batch
-from llmanac.models._layers import Linear
+from llmanac.core.types import HIDDEN, Batch, Capabilities
+from llmanac.models.layers import Linear
 
 
 class ScalarModel(nn.Module):
@@ -47,6 +47,16 @@ class ScalarModel(nn.Module):
     def device(self) -> torch.device:
         device: torch.device = self.trunk.device
         return device
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(settings=frozenset({"compute_dtype"}))
+
+    @property
+    def max_length(self) -> int | None:
+        """The trunk's."""
+        found: int | None = self.trunk.max_length
+        return found
 
     @property
     def compute_dtype(self) -> Any:

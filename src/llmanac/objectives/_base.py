@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, DataError
-from llmanac.core.types import IGNORE, Bags, Batch, LossSum, Output, State, Want
+from llmanac.core.spec import Spec
+from llmanac.core.types import IGNORE, BagOfWords, Batch, LossSum, ModelOutput, OutputRequest, State
 from llmanac.data.pack import PADDING, Row
-from llmanac.objectives._measured import Measured, OfText
+from llmanac.objectives._measured import MeasuredObjective, OfText
+from llmanac.objectives._rows import InstructionRows
 
-SUM = Want(nll="sum")
+SUM = OutputRequest(nll="sum")
 
 
-class BaseObjective(Measured):
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSpec(Spec):
+    """Describes an objective. `build(tokenizer=..., models=...)` gives one."""
+
+    kind = "objective"
+    on, on_policy = cast(Any, "assistant"), 0.0  # fields of some
+    special_tokens: ClassVar[tuple[str, ...]] = ()  # that its rows are written with; a recipe's tokenizer gets them
+
+    def reader(self, tokenizer: Any) -> Any:
+        """What makes tokens and loss masks of rows of tuning for it (`_rows.py`), before any model is there."""
+        return InstructionRows(tokenizer, self.on)
+
+    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Any:
+        """The objective.
+
+        Args:
+            models: the further models that it needs, by name (reference, teacher, value).
+            dims: what only some need, such as the `reader` of its rows where that is built already.
+        """
+        raise NotImplementedError
+
+
+class BaseObjective(MeasuredObjective):
     """Base of all objectives; `_measured.py` has what they read and measure.
 
-    An objective takes all that it needs from one forward pass, by `Want`: `Want(nll="sum")` for a next-token loss,
-    `Want(hidden=True, nll="none")` for a value head on the same states, `Want(layers=(4, 8))` for a loss on features.
-    It adds `Output.aux`, the losses that layers have of their own.
+    An objective takes all that it needs from one forward pass, by `OutputRequest`:
+    `OutputRequest(nll="sum")` for a next-token loss, `OutputRequest(hidden=True, nll="none")` for a
+    value head on the same states, `OutputRequest(layers=(4, 8))` for a loss on features. It adds
+    `ModelOutput.aux`, the losses that layers have of their own.
 
     Further models go into `models` by name, in one of three roles:
 
@@ -37,7 +63,7 @@ class BaseObjective(Measured):
     must be possible where a new objective's `state_dict` is empty. Planning calls `loss`, then restores all of this.
 
     Attributes:
-        adds_aux: whether `loss` adds `Output.aux`, by `with_aux`.
+        adds_aux: whether `loss` adds `ModelOutput.aux`, by `with_aux`.
         step_units: units of all micro-batches and ranks, where layers' own losses are of all tokens of a step.
         couples_batch: whether a row's loss depends on the other rows (contrastive losses, group advantages). The
             trainer then refuses to cut a step into micro-batches.
@@ -57,7 +83,7 @@ class BaseObjective(Measured):
             if name not in self.trainable:
                 model.requires_grad_(False).eval()
 
-    def collate(self, rows: Sequence[Any]) -> Batch | Bags:
+    def collate(self, rows: Sequence[Any]) -> Batch | BagOfWords:
         """Rows of the source -> one batch."""
         raise NotImplementedError
 
@@ -73,7 +99,7 @@ class BaseObjective(Measured):
         """`loss` in parts, each of whose gradients the trainer computes before it asks for the next; here in one."""
         yield self.loss(model, batch)
 
-    def with_aux(self, total: Tensor, units: Tensor, output: Output) -> tuple[Tensor, dict[str, Tensor]]:
+    def with_aux(self, total: Tensor, units: Tensor, output: ModelOutput) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and the layers' own losses, once a unit; and the latter by name."""
         weight = units if self.step_units is None else self.step_units
         for value in output.aux.values():

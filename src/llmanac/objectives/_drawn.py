@@ -35,7 +35,7 @@ class KeyedStream(PackedStream):
 
 
 @dataclass(frozen=True)
-class Piece:
+class DocumentPiece:
     """The tokens of one document in a row.
 
     Attributes:
@@ -76,7 +76,7 @@ class Drawn(BaseObjective):
             row = Row(ids, np.zeros(len(ids), np.int32), np.arange(len(ids), dtype=np.int32), loss)
         return row, numpy_generator(self.seed, "drawn", zlib.crc32(row.ids[row.segments != PADDING].tobytes()))
 
-    def pieces(self, rows: Sequence[Any]) -> list[tuple[Piece, np.random.Generator]]:
+    def pieces(self, rows: Sequence[Any]) -> list[tuple[DocumentPiece, np.random.Generator]]:
         """Every document of every row that has at least two tokens and a token to predict after its first."""
         out = []
         for number, given in enumerate(rows):
@@ -84,7 +84,7 @@ class Drawn(BaseObjective):
             loss = np.ones(len(row.ids), np.bool_) if row.loss is None else np.asarray(row.loss, np.bool_)
             edges = np.flatnonzero(np.diff(row.segments)) + 1
             found = [
-                Piece(row.ids[part], loss[part])
+                DocumentPiece(row.ids[part], loss[part])
                 for part in np.split(np.arange(len(row.ids)), edges)
                 if row.segments[part[0]] != PADDING and len(part) > 1 and loss[part][1:].any()
             ]

@@ -30,7 +30,7 @@ BITS_PER_BYTE = Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held o
 COUPLED = 32  # rows of an item where a row's loss depends on the others
 
 
-class Text(Protocol):
+class TextSource(Protocol):
     """What is there once a recipe's text was prepared: its tokenizer, and the training text as tokens."""
 
     @property
@@ -39,7 +39,7 @@ class Text(Protocol):
     def dataset(self) -> TokenDataset: ...
 
 
-class Measured:
+class MeasuredObjective:
     """Base of all objectives in what they read and measure.
 
     Attributes:
@@ -48,11 +48,11 @@ class Measured:
 
     metrics: tuple[Metric, ...] = (LOSS,)
 
-    def source(self, text: Text, *, length: int, rows: int, seed: int) -> Any:
+    def source(self, text: TextSource, *, length: int, rows: int, seed: int) -> Any:
         """Rows to train on, `rows` a step, of `length` targets each."""
         return PackedStream(text.dataset, length=length, rows=rows, seed=seed)
 
-    def held_out(self, text: Text, documents: Sequence[str], *, length: int) -> Any:
+    def held_out(self, text: TextSource, documents: Sequence[str], *, length: int) -> Any:
         """What `evaluate` reads: here a packed row for every `length` tokens of a held-out document."""
         rows = []
         for document in documents:
@@ -81,7 +81,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Pieces:
+class HeldOutWindows:
     """Held-out documents in windows.
 
     Attributes:
@@ -96,12 +96,12 @@ class Pieces:
     window: int
 
 
-class OfText(Measured):
+class OfText(MeasuredObjective):
     """Bits per byte of held-out documents, an item each: nats of every token / (ln 2 * bytes)."""
 
     metrics: tuple[Metric, ...] = (BITS_PER_BYTE,)
 
-    def held_out(self, text: Text, documents: Sequence[str], *, length: int) -> Any:
+    def held_out(self, text: TextSource, documents: Sequence[str], *, length: int) -> Any:
         """Windows of `length` places, each half of which was seen by the one before.
 
         Raises:
@@ -116,7 +116,7 @@ class OfText(Measured):
         sizes = [len(document.encode("utf-8")) for document in documents]
         if not sum(sizes):
             raise DataError("bits per byte: the texts are empty")
-        return Pieces(pieces, owners, sizes, length)
+        return HeldOutWindows(pieces, owners, sizes, length)
 
     def evaluate(self, model: Any, rows: Any) -> dict[str, Items]:
         """Raises RequestError for windows that the model cannot read."""

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 
 from llmanac.adapters import applied
 from llmanac.core.errors import SpecError
-from llmanac.core.types import IGNORE, Batch, Want
+from llmanac.core.types import IGNORE, Batch, OutputRequest
 from llmanac.generate.engine import evaluating
-from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._base import BaseObjective, collate_ragged
+from llmanac.objectives._base import BaseObjective, ObjectiveSpec, collate_ragged
 from llmanac.objectives._rows import AnswerRows
 
-EACH = Want(nll="none")
+EACH = OutputRequest(nll="none")
 
 
 @dataclass(frozen=True, kw_only=True)

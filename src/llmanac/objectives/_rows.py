@@ -15,7 +15,7 @@ Encoded = tuple[np.ndarray, np.ndarray]  # ids (n,), and which of them carry los
 On = Literal["completion", "assistant", "all"]
 
 
-class Reader:
+class RowReader:
     """Base of readers."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -30,7 +30,7 @@ class Reader:
         raise NotImplementedError
 
 
-class InstructionRows(Reader):
+class InstructionRows(RowReader):
     """Rows in the four forms of `instruction.py`, as `(ids, loss mask)`; `on` says which tokens carry loss."""
 
     def __init__(self, tokenizer: Any, on: On) -> None:
@@ -110,7 +110,7 @@ class InstructionRows(Reader):
         return np.asarray(whole, np.int64), np.arange(len(whole)) >= start
 
 
-class AnswerRows(Reader):
+class AnswerRows(RowReader):
     """Rows of a prompt with answers, texts or lists of messages; an answer with its end carries loss.
 
     Args:

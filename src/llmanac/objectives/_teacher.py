@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.core.types import ALL, HIDDEN, Want
+from llmanac.core.types import ALL, HIDDEN, OutputRequest
+from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives.instruction import Instruction
 
 
@@ -19,7 +20,7 @@ class WithTeacher(Instruction):
         teacher = models.get("teacher")
         if teacher is None:
             raise SpecError(f"objective: {spec.name} needs a teacher; give models={{'teacher': a language model}}")
-        own, other = getattr(tokenizer, "vocab_size", None), teacher.vocab_size
+        own, other = None if tokenizer is None else tokenizer.vocab_size, teacher.vocab_size
         if own is not None and own > other:
             raise SpecError(
                 f"teacher: its vocabulary has {other} tokens and the student's {own}; this level compares token by "
@@ -33,12 +34,11 @@ class WithTeacher(Instruction):
         return self.models["teacher"]
 
 
-def reading(model: Any) -> tuple[Want, Callable[[Tensor], Tensor]]:
+def reading(model: Any) -> tuple[OutputRequest, Callable[[Tensor], Tensor]]:
     """What to ask of a model, and how its logits (n, V) follow from n places of that.
 
     The hidden states, where the head looks at one place alone; else the logits themselves.
     """
-    head = getattr(model, "lm_head", None)
-    if head is None or getattr(head, "remembers", True):
+    if not isinstance(model, Transformer) or model.lm_head.remembers:
         return ALL, lambda logits: logits
-    return HIDDEN, lambda hidden: head.logits(hidden[None], None)[0]
+    return HIDDEN, lambda hidden: model.lm_head.logits(hidden[None], cast(Any, None))[0]

@@ -70,7 +70,7 @@ class PairRows(AnswerRows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairs(Batch):
+class RewardPairs(Batch):
     """Chosen answers, then rejected ones; `margins` (n,)."""
 
     margins: Tensor | None = None
@@ -79,17 +79,17 @@ class Pairs(Batch):
 class BradleyTerry(Preference):
     """See the module. The batch holds complete texts: inputs reach their last token."""
 
-    def collate(self, rows: Sequence[Any]) -> Pairs:
+    def collate(self, rows: Sequence[Any]) -> RewardPairs:
         encoded = self.read(rows)
         ids = [answers[n][0] for n in range(2) for answers in encoded]
         targets = [np.where(answers[n][1], answers[n][0], IGNORE) for n in range(2) for answers in encoded]
         batch = Batch.padded(ids, targets)
         margins = None if self.spec.margin is None else torch.tensor([row[-1] for row in encoded])
-        return Pairs(**vars(batch), margins=margins)
+        return RewardPairs(**vars(batch), margins=margins)
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """Metrics: how often the chosen answer scores higher, both scores, their distance."""
-        assert isinstance(batch, Pairs)
+        assert isinstance(batch, RewardPairs)
         last = model.values(batch).gather(1, batch.last[:, None]).squeeze(1)
         better, worse = self.halves(last)
         apart = better - worse

@@ -7,7 +7,7 @@ else one against the rest). The penalty is that of the mean loss, l2 / 2 |w|^2, 
 the trainer's division leaves it unchanged; it covers what the model lists as `penalised` (by default its matrices, not
 its biases). With l2 = 1 / (c N) over N rows, a linear model has scikit-learn's LogisticRegression(C=c) as its optimum.
 
-Rows are `data.examples.Examples`. As a `bag` they go to the model as `Bags`, ids (N,) one list after the other
+Rows are `data.examples.Examples`. As a `bag` they go to the model as `BagOfWords`, ids (N,) one list after the other
 with lengths (B,); `padded` as ids (B, T) with lengths (B,). Targets are the classes (B,), the model's scores (B, K).
 
 Paper: Cox 1958 and Bridle 1990 for the losses; Radford et al. 2018, section 3.2, for the head on a language model.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError
 from llmanac.core.ranges import NOT_NEGATIVE, within
-from llmanac.core.types import Bags, Batch, LossSum
+from llmanac.core.types import BagOfWords, Batch, LossSum
 from llmanac.data.examples import Examples, Form, batch_of
 from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
@@ -70,7 +70,7 @@ class Classification(BaseObjective):
         super().__init__()
         self.spec, self.criterion = spec, spec.loss.build()
 
-    def collate(self, rows: Sequence[Any]) -> Batch | Bags:
+    def collate(self, rows: Sequence[Any]) -> Batch | BagOfWords:
         """`Examples` to one batch. Raises DataError for other rows, or rows without a class."""
         if not isinstance(rows, Examples):
             raise DataError(f"classification: rows are {type(rows).__name__}; give Examples (data/examples.py)")
@@ -78,7 +78,7 @@ class Classification(BaseObjective):
             raise DataError("classification: a row has no class, so there is nothing to learn from it")
         return batch_of(rows, self.spec.form)
 
-    def loss(self, model: Any, batch: Batch | Bags) -> LossSum:
+    def loss(self, model: Any, batch: Batch | BagOfWords) -> LossSum:
         """The summed loss, the rows, and how many of them have their highest score in the right place."""
         scores = model(batch)
         classes = batch.targets

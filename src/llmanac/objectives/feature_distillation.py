@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import SOME, within
 from llmanac.core.rng import parameter_generator
-from llmanac.core.types import IGNORE, Batch, LossSum, Want
-from llmanac.models._layers import Linear
+from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
+from llmanac.models.layers import Linear
+from llmanac.models.lm import TrainedModel
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._teacher import WithTeacher
 
@@ -130,9 +131,9 @@ class FeatureDistillation(WithTeacher):
         assert batch.targets is not None
         keep = batch.targets != IGNORE
         wanted, known = (tuple(dict.fromkeys(side)) for side in zip(*self.pairs, strict=True))
-        output = model(batch, want=Want(layers=wanted, nll="sum" if self.spec.share < 1 else None))
+        output = model(batch, want=OutputRequest(layers=wanted, nll="sum" if self.spec.share < 1 else None))
         with torch.no_grad():
-            seen = self.teacher(batch, want=Want(layers=known))
+            seen = self.teacher(batch, want=OutputRequest(layers=known))
         total = torch.zeros((), device=keep.device)
         for number, (i, j) in enumerate(self.pairs):
             own, other = output.layers[wanted.index(i)][keep], seen.layers[known.index(j)][keep]
@@ -159,7 +160,7 @@ def distance(kind: str, own: Tensor, other: Tensor) -> Tensor:
 
 def _shape(model: Any, name: str) -> tuple[int, int]:
     """Blocks and width of a model. Raises SpecError for one that has no blocks to ask for."""
-    spec: Any = getattr(model, "spec", None)
-    if not hasattr(spec, "layers") or not hasattr(spec, "dim"):
+    spec = model.spec if isinstance(model, TrainedModel) else None
+    if spec is None or not spec.blocks:
         raise SpecError(f"{name}: a {type(model).__name__} has no blocks whose outputs can be compared")
     return spec.layers, spec.dim

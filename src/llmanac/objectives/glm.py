@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from llmanac.core.ranges import COUNT, SOME, within
-from llmanac.core.types import IGNORE, Batch, LossSum
+from llmanac.core.types import IGNORE, Batch, LossSum, capabilities
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._drawn import poisson_spans, special_id
 from llmanac.objectives.prefix import Sequential
@@ -111,7 +111,6 @@ class GLM(Sequential):
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """The sum over what is written, the ends of spans included."""
-        position = getattr(getattr(model, "model", None), "position", None)
-        if getattr(position, "dimensions", 1) != 2:
+        if not capabilities(model).places_within:
             batch = replace(batch, positions=None, within=None)
         return super().loss(model, batch)

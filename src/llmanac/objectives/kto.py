@@ -65,7 +65,7 @@ class LabelledRows(AnswerRows):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled(Batch):
+class LabelledBatch(Batch):
     """Own answers, then prompts with other answers; `good` (B,) says which of the first B answers are good."""
 
     good: Tensor | None = None
@@ -76,7 +76,7 @@ class KTO(Preference):
 
     couples_batch = True
 
-    def collate(self, rows: Sequence[Any]) -> Labelled:
+    def collate(self, rows: Sequence[Any]) -> LabelledBatch:
         """Raises DataError for fewer than two rows: each needs another's answer."""
         if len(rows) < 2:
             raise DataError("KTO needs at least two rows a step: each is compared with another's answer")
@@ -84,10 +84,10 @@ class KTO(Preference):
         own = [pair for pair, _ in encoded]
         crossed = [_with_answer(pair, other) for pair, other in zip(own, [*own[1:], own[0]], strict=True)]
         batch = collate_ragged([*own, *crossed])
-        return Labelled(**vars(batch), good=torch.tensor([good for _, good in encoded]))
+        return LabelledBatch(**vars(batch), good=torch.tensor([good for _, good in encoded]))
 
     def loss(self, model: Any, batch: Batch) -> LossSum:
-        assert isinstance(batch, Labelled) and batch.good is not None
+        assert isinstance(batch, LabelledBatch) and batch.good is not None
         spec, good = self.spec, batch.good
         own, _ = self.log_probabilities(model, batch)
         rewards, crossed = self.halves(spec.beta * (own - self.reference(model, batch)))

@@ -27,7 +27,7 @@ from torch import nn
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.ranges import FRACTION, SOME, within
-from llmanac.core.types import IGNORE, Batch, LossSum, Want
+from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.data.pack import PADDING
 from llmanac.metrics._items import Metric
 from llmanac.objectives import ObjectiveSpec
@@ -42,7 +42,7 @@ CARD = {
     "test": "tests/references/test_drawn_objectives.py::test_masked_loss_and_gradient_equal_berts",
 }
 
-SUM = Want(nll="sum")
+SUM = OutputRequest(nll="sum")
 GEOMETRIC, LONGEST = 0.2, 10  # SpanBERT's: a mean of 3.8 tokens
 
 
@@ -179,7 +179,7 @@ class Masked(Drawn):
             output = run(batch, want=SUM)
             total, metrics = output.nll, {}
         else:
-            output = run(batch, want=Want(logits="all", nll="sum"))
+            output = run(batch, want=OutputRequest(logits="all", nll="sum"))
             total = output.nll
             metrics = {"accuracy": (output.logits.argmax(-1) == batch.targets).sum()}
         total, more = self.with_aux(total, units, output)

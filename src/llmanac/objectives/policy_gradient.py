@@ -14,35 +14,48 @@
                   micro-tokens  mean over the tokens of the batch, which must then not be cut
                   constant   sum over tokens / a constant length, mean over answers
 
-mu is what the answers were sampled from, at the same temperature. Advantages (`_advantages.py`) are computed by the
-source of rollouts. With `gae` a value model is trained along: its loss on the same tokens is value_weight / 2 *
+mu is what the answers were sampled from, at the same temperature. Advantages are computed by the source of
+rollouts, from rewards. With `gae` a value model is trained along: its loss on the same tokens is value_weight / 2 *
 max((V - R)^2, (clip(V) - R)^2), where clip keeps V near the value at sampling time.
+
+    none             A = r
+    moving-average   A = r - b,  b an average of earlier steps' rewards
+    rloo             A_i = r_i - mean of the other answers to the prompt
+    grpo             A_i = (r_i - mean of the group) / (standard deviation of the group + 1e-4)
+    dr-grpo          A_i = r_i - mean of the group
+    optimal          A = r - E[w r] / E[w],  w the squared norm of the sample's score: the constant of least variance
+    gae              A_t = sum_l (gamma lambda)^l (r_t+l + gamma V_t+l+1 - V_t+l), of rewards by token
+
+`none`, `moving-average`, `rloo`, and `optimal` with a constant from other samples leave the gradient unbiased. The mean
+of a group contains r_i: the expected gradient of `dr-grpo` is (1 - 1/n) times the true one. The standard deviation of
+`grpo` weighs prompts by their difficulty.
 
 Shapes: (B, T) of each token's log-probability, advantage and mask.
 
 Papers: Williams 1992; Schulman et al. 2017, arXiv:1707.06347 (PPO); MiniMax 2025, arXiv:2506.13585 (CISPO); Zheng et
 al. 2025, arXiv:2507.18071 (GSPO); Schulman 2020, "Approximating KL divergence"; Yu et al. 2025, arXiv:2503.14476
-(tokens).
+(tokens);
+Kool et al. 2019 (rloo); Shao et al. 2024, arXiv:2402.03300 (grpo); Liu et al. 2025, arXiv:2503.20783 (dr-grpo);
+Hao et al. 2025, arXiv:2505.23585 (optimal); Schulman et al. 2016, arXiv:1506.02438 (gae).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llmanac.core.errors import SpecError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.ranges import COUNT, FRACTION, NOT_NEGATIVE, POSITIVE, within
-from llmanac.core.types import HIDDEN, IGNORE, LossSum
+from llmanac.core.types import HIDDEN, IGNORE, Batch, LossSum
 from llmanac.kernels.nn.log_probabilities import chunked_log_probabilities
-from llmanac.models._shared import hidden_at_targets, sharing
 from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._advantages import GROUPED, Advantage
 from llmanac.objectives._base import BaseObjective
-from llmanac.objectives._rollouts import RolloutBatch, collate_rollouts
+from llmanac.objectives._shared import Span, hidden_at_targets, sharing, spans
 from llmanac.objectives._teacher import reading
 
 CARD = {
@@ -62,6 +75,9 @@ CARD = {
         "ppo": {"advantage": "gae", "kl": "k1-reward", "kl_weight": 0.05},
     },
 }
+Advantage = Literal["none", "moving-average", "rloo", "grpo", "dr-grpo", "optimal", "gae"]
+GROUPED = ("rloo", "grpo", "dr-grpo")
+EPSILON = 1e-4  # TRL's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +187,9 @@ class PolicyGradient(BaseObjective):
         """(B, T) each: of the targets at the objective's temperature, and the entropies; 0 where there is no target."""
         want, head = reading(model)
         keep = batch.targets != IGNORE
-        if want == HIDDEN and sharing(model, getattr(batch, "spans", ())):
-            places = hidden_at_targets(model, batch, batch.spans)
+        spans = batch.spans if isinstance(batch, RolloutBatch) else ()
+        if want == HIDDEN and sharing(model, spans):
+            places = hidden_at_targets(model, batch, spans)
         else:
             output = model(batch, want=want)
             places = (output.logits if output.hidden is None else output.hidden)[keep]
@@ -226,3 +243,117 @@ def kl_estimate(kind: str, logs: Tensor, reference: Tensor, ratio: Tensor) -> Te
         return 0.5 * gap.square()
     k3 = gap.exp() - gap - 1
     return k3 * ratio if kind == "k3-ratio" else k3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One sampled answer. Arrays are over its n tokens, the end token included where it was sampled.
+
+    Attributes:
+        prompt, completion: token ids, as the engine read and drew them.
+        logprobs: (n,) under the distribution that they were drawn from.
+        reward: of the complete answer; parts: of each reward by name.
+        group: answers to one prompt have one number. finished: whether it ended by itself.
+        advantages, returns, values: (n,), what the source computed from the rewards.
+        reference: (n,) log-probabilities of the reference, where the objective reads them.
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    logprobs: np.ndarray
+    reward: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    group: int = 0
+    finished: bool = True
+    advantages: np.ndarray | None = None
+    returns: np.ndarray | None = None
+    values: np.ndarray | None = None
+    reference: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutBatch(Batch):
+    """Rollouts padded on the right. Each further tensor is (B, T), 0 where no answer's token is predicted.
+
+    Attributes:
+        spans: neighbours that answer one prompt, and its tokens; see `objectives/_shared.py`.
+    """
+
+    spans: tuple[Span, ...] = ()
+    old: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+    values: Tensor | None = None
+    reference: Tensor | None = None
+
+
+def collate_rollouts(rows: Sequence[Any]) -> RolloutBatch:
+    """Rollouts to one batch. Raises DataError for an answer without a token, or without advantages."""
+    ids, targets = [], []
+    for number, row in enumerate(rows):
+        if not isinstance(row, Rollout) or not row.completion or not row.prompt:
+            raise DataError(f"row {number}: a Rollout with a prompt and a completion was expected")
+        if row.advantages is None:
+            raise DataError(f"row {number}: has no advantages; the source of rollouts computes them")
+        whole = [*row.prompt, *row.completion]
+        ids.append(whole[:-1])
+        targets.append([IGNORE] * (len(row.prompt) - 1) + list(row.completion))
+    batch = Batch.padded(ids, targets)
+    shape = batch.shape
+
+    def placed(name: str) -> Tensor | None:
+        if any(getattr(row, name) is None for row in rows):
+            return None
+        out = torch.zeros(shape, dtype=torch.float64)
+        for line, row in zip(out, rows, strict=True):
+            start = len(row.prompt) - 1
+            line[start : start + len(row.completion)] = torch.from_numpy(np.array(getattr(row, name), np.float64))
+        return out
+
+    further: dict[str, Any] = {name: placed(name) for name in ("advantages", "returns", "values", "reference")}
+    return RolloutBatch(**vars(batch), old=placed("logprobs"), spans=spans([row.prompt for row in rows]), **further)
+
+
+def by_group(kind: str, rewards: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+    """rloo, grpo and dr-grpo of answers (N,) to the prompts that `groups` (N,) names. One answer alone gets 0.
+
+    Shapes: (N,), (N,) -> (N,) float64.
+    """
+    rewards, names = np.asarray(rewards, np.float64), np.asarray(groups)
+    out = np.zeros_like(rewards)
+    for group in np.unique(names):
+        here = np.flatnonzero(names == group)
+        own, n = rewards[here], len(here)
+        if n < 2:
+            continue
+        out[here] = own - own.mean()
+        if kind == "rloo":
+            out[here] *= n / (n - 1)
+        elif kind == "grpo":
+            out[here] /= own.std(ddof=1) + EPSILON
+    return out
+
+
+def optimal_constant(rewards: np.ndarray, weights: np.ndarray) -> float:
+    """E[w r] / E[w] of samples (N,); weights: squared norms of their scores, or what is proportional to them."""
+    total = float(np.sum(weights))
+    return float(np.sum(weights * rewards) / total) if total > 0 else float(np.mean(rewards))
+
+
+def gae(rewards: np.ndarray, values: np.ndarray, gamma: float, decay: float) -> tuple[np.ndarray, np.ndarray]:
+    """Advantages and returns (n,) of an answer's tokens, of rewards (n,) and values (n,); after the end V is 0.
+
+    V_t is of the state before token t. decay 1 gives the return minus V, decay 0 the one-step error.
+    """
+    advantages, ahead, following = np.zeros(len(rewards)), 0.0, 0.0
+    for t in range(len(rewards) - 1, -1, -1):
+        ahead = rewards[t] + gamma * following - values[t] + gamma * decay * ahead
+        advantages[t], following = ahead, values[t]
+    return advantages, advantages + np.asarray(values, np.float64)
+
+
+def group_spread(rewards: np.ndarray, groups: Sequence[int]) -> float:
+    """The share of groups in which some answers earn more than others; groups without spread teach nothing."""
+    rewards, owners = np.asarray(rewards, np.float64), np.asarray(groups)
+    names = np.unique(owners)
+    return float(np.mean([np.ptp(rewards[owners == name]) > 0 for name in names])) if len(names) else 0.0

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from llmanac.core.errors import RequestError
-from llmanac.core.types import IGNORE, Batch, LossSum
+from llmanac.core.types import IGNORE, Batch, LossSum, capabilities
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import NextToken
 from llmanac.objectives._drawn import Drawn
@@ -44,9 +44,9 @@ class Spec(ObjectiveSpec):
 
     form: Literal["mask", "source"] = "mask"
 
-    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> Prefix:
+    def build(self, *, tokenizer: Any = None, models: dict[str, Any] | None = None, **dims: Any) -> PrefixObjective:
         """The objective; it needs no tokenizer."""
-        return Prefix(self)
+        return PrefixObjective(self)
 
 
 class Sequential(Drawn):
@@ -57,7 +57,7 @@ class Sequential(Drawn):
     def loss(self, model: Any, batch: Batch) -> LossSum:
         """The sum over the written tokens, and the layers' own losses once a unit."""
         if batch.source is not None:
-            start = getattr(model, "start_id", None)
+            start = capabilities(model).start_id
             if start is None:
                 raise RequestError(
                     "objective: its prefix is a source; the model needs an encoder (form = mask does not)"
@@ -67,7 +67,7 @@ class Sequential(Drawn):
         return NextToken.sums(self, model, batch)  # type: ignore[arg-type]
 
 
-class Prefix(Sequential):
+class PrefixObjective(Sequential):
     """The objective; see the module's formula."""
 
     def __init__(self, spec: Spec) -> None:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from llmanac.core.errors import DataError
-from llmanac.core.types import Bags, Batch, LossSum
+from llmanac.core.types import BagOfWords, Batch, LossSum
 from llmanac.data.examples import Examples, batch_of
 from llmanac.metrics._items import Metric
 from llmanac.objectives import ObjectiveSpec
@@ -51,7 +51,7 @@ class PrefixClassification(BaseObjective):
 
     metrics = (LOSS, Metric("accuracy", "", "higher", "accuracy over beginnings, held out"))
 
-    def collate(self, rows: Sequence[Any]) -> Batch | Bags:
+    def collate(self, rows: Sequence[Any]) -> Batch | BagOfWords:
         """`Examples` to one batch. Raises DataError for other rows, or for a class that is neither 0 nor 1."""
         if not isinstance(rows, Examples):
             raise DataError(f"prefix-classification: rows are {type(rows).__name__}; give Examples (data/examples.py)")

@@ -73,7 +73,7 @@ class TruncatedBPTT(NextToken):
         assert batch.ids is not None and batch.targets is not None
         count, length = batch.shape
         state = model.start(count)
-        if getattr(state, "by_length", False):  # positions that depend on a row's length see all of it
+        if state.by_length:  # positions that depend on a row's length see all of it
             state.plan([length] * count if batch.lengths is None else batch.lengths.tolist())
         for at in range(0, length, self.steps):
             if at:  # an independent state without history

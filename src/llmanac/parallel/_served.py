@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.core.errors import SpecError
-from llmanac.core.types import ALL, Batch, Output, Want
-from llmanac.models._layers import lookup, unfuse, upcast
-from llmanac.models._pass import read_head, run_layers
-from llmanac.models._quantized import Quantized
+from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
+from llmanac.models.forward import read_head, run_layers
 from llmanac.models.heads import pick
+from llmanac.models.layers import LinearMap, lookup, unfuse, upcast
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.quantized import Quantized
 from llmanac.models.state import DecodingState
 from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh
@@ -41,8 +41,8 @@ def check(model: Any, tensor_ranks: int, stages: int) -> None:
     flags = " and ".join(["--tensor"] * (tensor_ranks > 1) + ["--pipeline"] * (stages > 1))
     if type(model) is not Transformer:
         raise SpecError(f"{flags}: {type(model).__name__} is not a decoder of blocks; leave {flags} out")
-    changed = [n for n, m in model.named_modules() if getattr(m, "change", None) or getattr(m, "through", None)]
-    if changed or model.lead is not None or any(isinstance(p, Quantized) for p in model.parameters()):
+    changed = [n for n, m in model.named_modules() if isinstance(m, LinearMap) and (m.change or m.through)]
+    if changed or model.soft_prompt is not None or any(isinstance(p, Quantized) for p in model.parameters()):
         raise SpecError(f"{flags}: quantized weights and adapters are served by one process; leave {flags} out")
     if len(model.model.layers) < stages:
         raise SpecError(f"--pipeline: {len(model.model.layers)} layers are fewer than {stages} stages; use fewer")
@@ -61,7 +61,7 @@ def divide(model: Any, mesh: Mesh) -> Any:
         model.model.layers = nn.ModuleList(model.model.layers.values())
     if spec.tensor > 1:
         _divide_heads(model, mesh)
-    return Stage(model, mesh) if spec.pipeline > 1 else model
+    return ServedStage(model, mesh) if spec.pipeline > 1 else model
 
 
 def _divide_heads(model: Any, mesh: Mesh) -> None:
@@ -120,11 +120,8 @@ def held(model: Any, states: Sequence[Any]) -> dict[str, int]:
     }
 
 
-class Stage(nn.Module):
+class ServedStage(nn.Module):
     """Some of a Transformer's layers, as a `LanguageModel`: rank 0's gives logits, the others None."""
-
-    reads_source = False
-    lead = None
 
     def __init__(self, model: Any, mesh: Mesh) -> None:
         super().__init__()
@@ -146,7 +143,7 @@ class Stage(nn.Module):
         state.by_length = model._by_length
         return state
 
-    def forward(self, batch: Batch, state: DecodingState, want: Want = ALL) -> Output:
+    def forward(self, batch: Batch, state: DecodingState, want: OutputRequest = ALL) -> ModelOutput:
         """What `want` says of logits, on rank 0; the ranks of all stages call this with the same rows."""
         rows, length = batch.shape
         groups, size = [], -(-rows // min(self.count, rows))
@@ -163,9 +160,9 @@ class Stage(nn.Module):
         for _, work in works:
             if work is not None:
                 work.wait()
-        return Output(logits=logits)
+        return ModelOutput(logits=logits)
 
-    def _group(self, batch: Batch, state: Any, want: Want, begin: int, end: int) -> tuple[Tensor, Any]:
+    def _group(self, batch: Batch, state: Any, want: OutputRequest, begin: int, end: int) -> tuple[Tensor, Any]:
         """Compute some rows and begin to send what comes out of them: it, and the sending under way."""
         model, length = self.trained, batch.shape[1]
         assert batch.ids is not None

@@ -22,11 +22,10 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
-from llmanac.models._call import CallLayer, CallState
-from llmanac.models._masks import AttentionMask, Rule
-from llmanac.models._pass import documents
 from llmanac.models.ffn.experts import Experts
+from llmanac.models.forward import documents
 from llmanac.models.lm.transformer import Transformer
+from llmanac.models.masks import AttentionMask, CallLayer, CallState, MaskRule
 from llmanac.models.mixers import Mixer
 from llmanac.models.mixers.latent import LatentAttention
 from llmanac.models.mixers.softmax import SoftmaxAttention
@@ -45,7 +44,7 @@ def check(model: Any) -> None:
         raise SpecError(f"parallel.context: the head {type(model.lm_head).__name__} looks back; {fix}")
     for number, layer in enumerate(model.model.layers):
         for module in layer.modules():
-            attends = type(module) in (SoftmaxAttention, LatentAttention) and not getattr(module, "sinks", 0)
+            attends = type(module) is LatentAttention or (type(module) is SoftmaxAttention and not module.sinks)
             if isinstance(module, Experts) or (isinstance(module, Mixer) and not attends):
                 part = type(module).__name__
                 what = "has a loss of a row's tokens" if isinstance(module, Experts) else "needs the tokens in order"
@@ -58,7 +57,7 @@ def own_columns(length: int, rank: int, ranks: int) -> Tensor:
     return torch.cat([chunks[rank], chunks[2 * ranks - 1 - rank]])
 
 
-class Gathered(CallLayer):
+class GatheredRows(CallLayer):
     """The keys and values of all ranks, in the order of the row."""
 
     def __init__(self, axis: DeviceMesh, order: Tensor) -> None:
@@ -78,7 +77,7 @@ class ContextState(CallState):
     def __init__(self, batch: Batch, columns: Tensor, axis: DeviceMesh, depth: int) -> None:
         self.columns, self.length, self.segments = columns, batch.shape[1], batch.segments
         order = torch.cat([own_columns(self.length, rank, axis.size()) for rank in range(axis.size())])
-        layer = Gathered(axis, order.argsort().to(batch.device))  # one for all: it holds nothing
+        layer = GatheredRows(axis, order.argsort().to(batch.device))  # one for all: it holds nothing
         super().__init__([*[layer] * depth, None], batch.shape[0], batch.device)
 
     def slots(self, tokens: int, lengths: Tensor | None = None) -> SlotMapping:
@@ -89,7 +88,7 @@ class ContextState(CallState):
 
     def mask(self, batch: Batch, slots: SlotMapping) -> AttentionMask:
         asking = None if self.segments is None else self.segments[:, self.columns]
-        rule = Rule(kind="causal", segments=self.segments, asking=asking)
+        rule = MaskRule(kind="causal", segments=self.segments, asking=asking)
         return AttentionMask(rule, self.columns[None], slots, causal=False, mask=True)
 
 

@@ -28,8 +28,8 @@ from torch.distributed.pipelining import PipelineStage, schedules
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import Batch
-from llmanac.models._pass import run_layers
 from llmanac.models.ffn.experts import Experts
+from llmanac.models.forward import run_layers
 from llmanac.models.lm.transformer import Transformer
 from llmanac.parallel import ParallelSpec
 
@@ -127,7 +127,7 @@ def prune(model: Any, layers: range, *, first: bool, last: bool) -> None:
         model.model.norm = model.lm_head = None
 
 
-class Stage(nn.Module):
+class StageModule(nn.Module):
     """One stage: token ids or (B, T, D) -> (B, T, D), or on the last one the summed loss (1,)."""
 
     def __init__(self, model: Any, *, first: bool, last: bool, twice: bool) -> None:
@@ -152,7 +152,7 @@ class Stage(nn.Module):
         return nll.sum().reshape(1)
 
 
-class Runner:
+class PipelineRunner:
     """Computes steps through the stages of this rank."""
 
     def __init__(

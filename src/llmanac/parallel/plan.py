@@ -34,6 +34,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table
 from llmanac.kernels.nn.cross_entropy import chunk_rows
 from llmanac.models.families import family
+from llmanac.models.layers import Linear
 from llmanac.parallel import ParallelSpec, Schedule, pipeline, tensor, traffic
 
 STATES = 16.0  # bytes of a parameter: weight, gradient, two moments, float32
@@ -42,7 +43,7 @@ MOST = 65_536
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PlanEstimate:
     """One mesh: bytes of a device, bytes that it sends in a step, the share it waits, seconds, rows at a time."""
 
     spec: ParallelSpec
@@ -77,7 +78,7 @@ def read_model(path: Path) -> Any:
 def estimates(
     model: Any, devices: int, *, memory: float, bandwidth: float, rate: float, rows: int, length: int,
     micro_batch: int, bytes_: int = 2,
-) -> list[Estimate]:  # fmt: skip
+) -> list[PlanEstimate]:  # fmt: skip
     """Every mesh of `devices` that holds the model in `memory` bytes a device, the fastest first.
 
     Args:
@@ -127,7 +128,7 @@ def _meshes(model: Any, devices: int, rows: int) -> Iterator[ParallelSpec]:
 def estimate(
     model: Any, spec: ParallelSpec, bandwidth: float, rate: float, rows: int, length: int, bytes_: int,
     micro_batch: int,
-) -> Estimate:  # fmt: skip
+) -> PlanEstimate:  # fmt: skip
     """What one mesh costs, with the micro-batches of a training; context parallelism is not planned."""
     layers = [dict(layer.named_parameters()) for layer in model.model.layers]
     sizes = [float(sum(p.numel() for p in own.values())) for own in layers]
@@ -136,12 +137,12 @@ def estimate(
     times, tokens = math.ceil(rows // spec.data / micro), micro * length
     width, split = model.spec.dim, spec.tensor
     parts = pipeline.cut_model(model, spec.stages, length) if spec.pipeline > 1 else [range(len(layers))]
-    ranks = [Part(model, spec, rank, parts) for rank in range(spec.pipeline)]
+    ranks = [RankMemory(model, spec, rank, parts) for rank in range(spec.pipeline)]
     found = [(part.states(), part.gathered(times), part.activations(times, tokens, bytes_)) for part in ranks]
     states, gathered, activations = max(found, key=sum)
     depth, largest = max(len(part.layers) for part in ranks), max(sum(sizes[i] for i in part.layers) for part in ranks)
     sent = bytes_ * (pipeline_numbers(spec, tokens, width, times) if spec.pipeline > 1 else 0.0)
-    if spec.pipeline > 1 and spec.schedule != "zero-bubble" and getattr(model.spec, "tied", False):
+    if spec.pipeline > 1 and spec.schedule != "zero-bubble" and model.spec.tied:
         sent += 4.0 * model.vocab_size * width / split  # the tied matrix's gradient, which both ends add up
     if split > 1:
         sent += bytes_ * traffic.tensor_numbers(spec, depth, tokens, width, times, 0)
@@ -149,10 +150,10 @@ def estimate(
         sent += 4 * traffic.data_numbers(spec, largest / split, rest / split, times)
     bubble = pipeline.formula(spec.schedule, spec.pipeline, times) if spec.pipeline > 1 else 0.0
     seconds = model.flops_per_token(length) * rows * length / spec.ranks / rate / (1 - bubble) + sent / bandwidth
-    return Estimate(spec, states, gathered, activations, sent, bubble, seconds, micro)
+    return PlanEstimate(spec, states, gathered, activations, sent, bubble, seconds, micro)
 
 
-class Part:
+class RankMemory:
     """What the devices of one place in a pipeline hold.
 
     Attributes:
@@ -254,7 +255,7 @@ def pipeline_numbers(spec: ParallelSpec, tokens: int, width: int, times: int) ->
 def _kept(model: Any, split: int) -> float:
     """Numbers that the backward pass of a layer reads, of each token: inputs of norms and of products."""
     layer, width = model.model.layers[0], float(model.spec.dim)
-    outputs = {n.rpartition(".")[2]: m.out_features for n, m in layer.named_modules() if hasattr(m, "out_features")}
+    outputs = {n.rpartition(".")[2]: m.out_features for n, m in layer.named_modules() if isinstance(m, Linear)}
     inner = sum(size for name, size in outputs.items() if name in ("q_proj", "k_proj", "v_proj"))
     wide = outputs.get("up_proj", outputs.get("gate_proj", 4 * width))
     gated = 4 if "gate_proj" in outputs else 2
@@ -265,5 +266,5 @@ def _kept(model: Any, split: int) -> float:
 def _outputs(model: Any, split: int) -> float:
     """Numbers that the products of a layer give, of each token."""
     sizes = {n.rpartition(".")[2]: m.out_features for n, m in model.model.layers[0].named_modules()
-             if hasattr(m, "out_features")}  # fmt: skip
+             if isinstance(m, Linear)}  # fmt: skip
     return sum(size / (split if name in tensor.COLUMNS else 1) for name, size in sizes.items())

@@ -46,7 +46,7 @@ def sharded_engine(
 
     Args:
         timeout: seconds after which a rank that hangs ends a request with an error; one that died does so at once.
-        choices: rope, sinks and ignore, as `load_engine` takes them; rows and most_tokens.
+        choices: rope, sinks and ignore, as `load_engine` takes them; rows and max_num_batched_tokens.
 
     Raises:
         SpecError: a model that cannot be divided, by the name of its part.
@@ -67,11 +67,11 @@ def sharded_engine(
 @contextlib.contextmanager
 def serving(
     engine: Engine, path: str, *, tensor: int = 1, pipeline: int = 1, timeout: int = TIMEOUT, **own: Any
-) -> Iterator[Calls]:
+) -> Iterator[RankCalls]:
     """Divide the engine's model, which `load_model(path, **own)` gives, over ranks that have been started."""
     spec = ParallelSpec(tensor=tensor, pipeline=pipeline, activations="replicated", timeout=timeout)
     mesh = Mesh(spec, torch.device("cpu"))
-    calls = Calls(mesh)
+    calls = RankCalls(mesh)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(max(1, threads // spec.ranks))  # the ranks compute at the same time
@@ -87,7 +87,7 @@ def serving(
         mesh.close()
 
 
-class Calls:
+class RankCalls:
     """The order of the calls that all ranks do.
 
     Attributes:
@@ -126,7 +126,7 @@ class Calls:
 class ShardedRunner(TorchRunner):
     """Rank 0's runner: what it does, all ranks do. Raises TrainingError once a rank has stopped."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: RankCalls) -> None:
         super().__init__(calls.model)
         self.calls, self.number = calls, calls.runners
         calls.runners += 1
@@ -181,7 +181,7 @@ class ShardedRunner(TorchRunner):
             super().reset()
 
 
-class Follower:
+class ServingRank:
     """A further rank's part of the model, and of the states of each of rank 0's runners."""
 
     def __init__(self, mesh: Mesh) -> None:
@@ -221,7 +221,7 @@ class Follower:
 
 def follow() -> None:
     """Be a further rank until rank 0 ends. Raises TrainingError where another rank stopped."""
-    Mesh.joined().follow(lambda mesh: Follower(mesh).obey)
+    Mesh.joined().follow(lambda mesh: ServingRank(mesh).obey)
 
 
 if __name__ == "__main__":

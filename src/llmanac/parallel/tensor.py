@@ -25,8 +25,8 @@ from torch.distributed.tensor.parallel import ParallelStyle, PrepareModuleInput,
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE
-from llmanac.models._layers import Product, lookup, unfuse, upcast
 from llmanac.models.heads.linear import LinearHead
+from llmanac.models.layers import LinearMap, lookup, unfuse, upcast
 
 COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 ROWS = ("o_proj", "down_proj")
@@ -75,7 +75,7 @@ def check(
                 raise SpecError(f"{flag}: {ranks} does not divide the {width} columns of {name}; {fix}")
 
 
-class _Product(ParallelStyle):
+class _DividedProduct(ParallelStyle):
     """A Linear by columns or by rows; torch's own styles take nn.Linear only."""
 
     def __init__(self, by: Literal["columns", "rows"], outputs: Placement) -> None:
@@ -118,14 +118,14 @@ def divide(model: Any, mesh: DeviceMesh, *, split: bool) -> None:
     """
     unfuse(model)
     for module in model.modules():
-        if isinstance(module, Product) and module.change is not None:
+        if isinstance(module, LinearMap) and module.change is not None:
             change: Any = module.change
             change.factors = lambda: None  # the fused form computes with plain tensors
     between: Placement = Shard(1) if split else Replicate()
     for layer in model.model.layers.values() if isinstance(model.model.layers, nn.ModuleDict) else model.model.layers:
         plan: dict[str, ParallelStyle] = {}
         for part, inputs in (("self_attn", 3), ("mlp", 2)):
-            if getattr(layer, part, None) is not None:
+            if getattr(layer, part) is not None:
                 rest = (None,) * (inputs - 1)
                 plan[part] = PrepareModuleInput(
                     input_layouts=(between, *rest), desired_input_layouts=(Replicate(), *rest)
@@ -133,9 +133,9 @@ def divide(model: Any, mesh: DeviceMesh, *, split: bool) -> None:
         for name, _ in layer.named_modules():
             last = name.rpartition(".")[2]
             if last in COLUMNS:
-                plan[name] = _Product("columns", Replicate())
+                plan[name] = _DividedProduct("columns", Replicate())
             elif last in ROWS:
-                plan[name] = _Product("rows", between)
+                plan[name] = _DividedProduct("rows", between)
         parallelize_module(layer, mesh, plan)
     if split and model.model.embed_tokens is not None:
         first = next(iter(model.model.layers.children()))

@@ -18,13 +18,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import Spec
-from llmanac.models._layers import Embedding, Linear, Product, unfuse
-from llmanac.models._packed_files import Layout, OwnLayout
-from llmanac.models._quantized import Quantized, stored_bytes
+from llmanac.models.layers import Embedding, Linear, LinearMap, unfuse
+from llmanac.models.packed_files import OwnLayout, PackedLayout
+from llmanac.models.quantized import Quantized, stored_bytes
+from llmanac.models.targets import find_targets
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class QuantizerSpec(Spec):
 class Quantizer:
     """Packs matrices; see the module. Subclasses define `pack`, or `pack_all` where layers depend on each other."""
 
-    layout: ClassVar[type[Layout] | None] = OwnLayout  # of its files; None where nothing is packed
+    layout: ClassVar[type[PackedLayout] | None] = OwnLayout  # of its files; None where nothing is packed
 
     def __init__(self, spec: QuantizerSpec) -> None:
         self.spec = spec
@@ -98,11 +98,11 @@ class Quantizer:
         Raises:
             SpecError: a pattern that fits nothing, or a matrix that the method cannot pack; the model is as before.
         """
-        layers: dict[str, Any] = find_targets(model, self.spec.targets, (Product, Embedding))
+        layers: dict[str, Any] = find_targets(model, self.spec.targets, (LinearMap, Embedding))
         for name, layer in layers.items():
             if isinstance(layer.weight, Quantized):
                 raise SpecError(f"targets: {name} is quantized already ({layer.weight.form.name})")
-            if getattr(layer, "change", None) is not None:
+            if layer.change is not None:
                 raise SpecError(f"targets: {name} has an adapter; merge() it first")
             if why := self.check(tuple(layer.weight.shape)):
                 raise SpecError(f"targets: {name} {why}; leave it out of the targets")

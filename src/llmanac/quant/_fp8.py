@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError, shown
-from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
-from llmanac.models._quantized import Form, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Needs, PackedLayout, Small, expect, matrix
+from llmanac.models.quantized import PackedForm, Quantized
+from llmanac.models.weights import TensorEntry
 
 NUMBERS = {"num_bits": 8, "type": "float", "symmetric": True}
 
 
 @dataclass(frozen=True)
-class Float8(Form):
+class Float8(PackedForm):
     """Parts: the floats, and scales (rows / height, columns / width). `tile`: height and width; 0 for all there are."""
 
     tile: tuple[int, int]
@@ -41,14 +41,14 @@ class Float8(Form):
 
 
 @dataclass(frozen=True)
-class FP8Files(Layout):
+class FP8Files(PackedLayout):
     """weight float8 (N, K), and its scale. `ending`: of the scale's name."""
 
     ending: str
     tile: tuple[int, int]
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         size = config.get("weight_block_size")
         if not isinstance(size, list) or len(size) != 2 or not all(type(n) is int and n > 0 for n in size):
             raise SpecError(f"weight_block_size is {shown(size)}, expected two sizes")
@@ -56,7 +56,7 @@ class FP8Files(Layout):
         return cls("weight_scale_inv", (size[0], size[1]))
 
     @classmethod
-    def of_group(cls, group: Mapping[str, Any]) -> Layout:
+    def of_group(cls, group: Mapping[str, Any]) -> PackedLayout:
         """From the group of a compressed-tensors config."""
         strategy = expect(group.get("weights"), NUMBERS, "weights: ").get("strategy")
         if strategy not in ("tensor", "channel"):
@@ -65,7 +65,7 @@ class FP8Files(Layout):
             expect(group["input_activations"], {**NUMBERS, "dynamic": True}, "input_activations: ")
         return cls("weight_scale", (1 if strategy == "channel" else 0, 0))
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         shape = matrix(parts)
         scales = tuple(-(-whole // (size or whole or 1)) for whole, size in zip(shape, self.tile, strict=True))
         if self.tile == (0, 0) and self.ending in parts and parts[self.ending].shape in ((), (1,)):

@@ -12,9 +12,9 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import ByRows, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Needs, PackedLayout, Small, expect
+from llmanac.models.quantized import ByRows, Quantized
+from llmanac.models.weights import TensorEntry
 
 
 def nibbles(codes: Tensor, high: bool = False) -> Tensor:
@@ -68,7 +68,7 @@ def group_size(config: Mapping[str, Any], default: int = -1, where: str = "") ->
 
 
 @dataclass(frozen=True)
-class GPTQFiles(Layout):
+class GPTQFiles(PackedLayout):
     """qweight int32 (K/8, N) and qzeros (groups, N/8), eight codes a number; scales (groups, N); g_idx (K,).
 
     Attributes:
@@ -84,7 +84,7 @@ class GPTQFiles(Layout):
     shift: int = 1
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         if config.get("quant_method") == "awq":
             return AWQFiles.reading(config)
         expect(config, {"bits": 4})
@@ -115,7 +115,7 @@ class GPTQFiles(Layout):
             "checkpoint_format": "gptq",
         }  # fmt: skip
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         codes = parts["qweight"].shape
         if len(codes) != 2 or codes[1] % 8 or not codes[0]:
             raise ValueError(f"qweight has the shape {list(codes)}, expected inputs / 8 and a multiple of 8")
@@ -160,7 +160,7 @@ class GPTQFiles(Layout):
 
 
 @dataclass(frozen=True)
-class AWQFiles(Layout):
+class AWQFiles(PackedLayout):
     """qweight int32 (K, N/8), qzeros (groups, N/8), scales (groups, N); eight codes a number, the even ones first.
 
     What is read is saved as `GPTQFiles`, as is that of `PackQuantized`.
@@ -170,12 +170,12 @@ class AWQFiles(Layout):
     group: int | None
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         given = {"zero_point": True, **config, "version": str(config.get("version", "gemm")).lower()}
         expect(given, {"bits": 4, "zero_point": True, "version": "gemm"})
         return cls(group_size(config, 128))
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         codes = parts["qweight"].shape
         if len(codes) != 2 or codes[0] % 2:
             raise ValueError(f"qweight has the shape {list(codes)}, expected an even number of inputs and outputs / 8")
@@ -199,7 +199,7 @@ class AWQFiles(Layout):
 
 
 @dataclass(frozen=True)
-class PackQuantized(Layout):
+class PackQuantized(PackedLayout):
     """compressed-tensors' `pack-quantized` of 4 bits: weight_packed int32 (N, K/8), weight_scale (N, groups), and where
     it is not symmetric weight_zero_point int32 (N/8, groups)."""
 
@@ -208,7 +208,7 @@ class PackQuantized(Layout):
     symmetric: bool
 
     @classmethod
-    def of_group(cls, group: Mapping[str, Any]) -> Layout:
+    def of_group(cls, group: Mapping[str, Any]) -> PackedLayout:
         """From the group of a compressed-tensors config."""
         weights = expect(group.get("weights"), {"num_bits": 4, "type": "int", "actorder": None}, "weights: ")
         expect(group, {"input_activations": None})
@@ -217,7 +217,7 @@ class PackQuantized(Layout):
         size = group_size(weights, where="weights: ") if weights["strategy"] == "group" else None
         return cls(size, weights.get("symmetric", True) is not False)
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         codes = parts["weight_packed"].shape
         shape = tuple(small("weight_shape").tolist())
         if len(codes) != 2 or shape != (codes[0], 8 * codes[1]) or codes[0] % 8:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.models._quantized import stored_bytes
+from llmanac.models.quantized import stored_bytes
 from llmanac.quant import Quantization, Quantizer, QuantizerSpec
 
 CARD = {

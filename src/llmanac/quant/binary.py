@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.models._quantized import ByRows, Quantized
+from llmanac.models.quantized import ByRows, Quantized
 from llmanac.quant import Quantizer, QuantizerSpec
 
 CARD = {

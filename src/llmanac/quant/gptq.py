@@ -22,10 +22,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import unfuse
-from llmanac.models._quantized import Quantized
+from llmanac.models.layers import unfuse
+from llmanac.models.quantized import Quantized
+from llmanac.models.targets import find_targets
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant._gptq_files import GPTQFiles, Grouped
 
@@ -147,7 +147,7 @@ class Walk:
         out: list[Tensor] = []
         last = self.model.get_submodule(block) if block else None
         for number, batch in enumerate(self.batches):
-            lengths = getattr(batch, "lengths", None)
+            lengths = batch.lengths
             self.real = None if lengths is None else torch.arange(batch.shape[1]) < lengths[:, None]
             with ExitStack() as stack:
                 for module in self.done:

@@ -23,9 +23,9 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
-from llmanac.models._quantized import ByRows, Form, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Needs, PackedLayout, Small, expect, matrix
+from llmanac.models.quantized import ByRows, PackedForm, Quantized
+from llmanac.models.weights import TensorEntry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant._fp8 import FP8Files
 from llmanac.quant._gptq_files import PackQuantized
@@ -58,14 +58,14 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.int8), scale
 
 
-class Exact(ByRows):
+class Int8Form(ByRows):
     """Weights alone."""
 
     name = "int8"
 
     @property
     def quantizer(self) -> dict[str, Any]:
-        return {"name": "int8", "activations": "dynamic" if isinstance(self, Dynamic) else "exact"}
+        return {"name": "int8", "activations": "dynamic" if isinstance(self, DynamicInt8Form) else "exact"}
 
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         return parts[""][ids] * parts["scale"][ids]
@@ -77,7 +77,7 @@ class Exact(ByRows):
         return kinds.blocks("int8", parts[""].numpy().view(np.uint8) ^ 128, scale.numpy())
 
 
-class Dynamic(Exact):
+class DynamicInt8Form(Int8Form):
     """Weights and activations."""
 
     name = "int8-dynamic"
@@ -88,7 +88,7 @@ class Dynamic(Exact):
         return (sums * scale * weight.parts["scale"][:, 0]).to(x.dtype).view(*x.shape[:-1], -1)
 
 
-FORMS: dict[str, Form] = {"exact": Exact(), "dynamic": Dynamic()}
+FORMS: dict[str, PackedForm] = {"exact": Int8Form(), "dynamic": DynamicInt8Form()}
 NUMBERS = {"num_bits": 8, "type": "int", "symmetric": True}
 WEIGHTS = {**NUMBERS, "strategy": "channel", "dynamic": False}
 ACTIVATIONS = {**NUMBERS, "strategy": "token", "dynamic": True}
@@ -96,13 +96,13 @@ OTHERS = {"float-quantized": FP8Files.of_group, "pack-quantized": PackQuantized.
 
 
 @dataclass(frozen=True)
-class CompressedTensors(Layout):
+class CompressedTensors(PackedLayout):
     """`int-quantized`: weight int8 (N, K), weight_scale (N, 1)."""
 
-    form: Form
+    form: PackedForm
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         if config.get("quant_method") == "fp8":
             return FP8Files.reading(config)
         expect(config, {"kv_cache_scheme": None})
@@ -127,7 +127,7 @@ class CompressedTensors(Layout):
         group = {
             "targets": ["Linear"],
             "weights": WEIGHTS,
-            "input_activations": ACTIVATIONS if isinstance(self.form, Dynamic) else None,
+            "input_activations": ACTIVATIONS if isinstance(self.form, DynamicInt8Form) else None,
             "output_activations": None,
         }
         return {
@@ -135,7 +135,7 @@ class CompressedTensors(Layout):
             "config_groups": {"group_0": group}, "ignore": skipped, "kv_cache_scheme": None,
         }  # fmt: skip
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         shape = matrix(parts)
         return shape, {"weight": (("I8",), shape), "weight_scale": (("F32", "F16", "BF16"), (shape[0], 1))}
 
@@ -147,17 +147,17 @@ class CompressedTensors(Layout):
         return {"weight": weight.parts[""], "weight_scale": weight.parts["scale"]}
 
 
-class BitsAndBytes8(Layout):
+class BitsAndBytes8(PackedLayout):
     """weight int8 (N, K), SCB (N,): 127 times the scale. What is read is saved as `CompressedTensors`."""
 
     optional = ("weight_format",)
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         expect(config, {"load_in_4bit": False})
         return cls()
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         shape = matrix(parts)
         return shape, {"weight": (("I8",), shape), "SCB": (("F32",), shape[:1]), "weight_format": (("U8",), ())}
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._folder import MOST
-from llmanac.models._packed_files import Layout, Needs, Small, expect
-from llmanac.models._quantized import ByRows, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.folder import MOST
+from llmanac.models.packed_files import Needs, PackedLayout, Small, expect
+from llmanac.models.quantized import ByRows, Quantized
+from llmanac.models.weights import TensorEntry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant._gptq_files import nibbles
 from llmanac.quant.int8 import BitsAndBytes8
@@ -155,14 +155,14 @@ def _pairs() -> Tensor:
 
 
 @dataclass(frozen=True)
-class BitsAndBytes(Layout):
+class BitsAndBytes(PackedLayout):
     """Codes and scales as `parts` has them, the levels, and all that is no tensor as the bytes of a JSON object."""
 
     optional = ("weight.nested_absmax", "weight.nested_quant_map")
     scales: str = "double"
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         if config.get("load_in_8bit"):
             return BitsAndBytes8.reading(config)
         expect(config, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "load_in_8bit": False})
@@ -182,7 +182,7 @@ class BitsAndBytes(Layout):
             "bnb_4bit_quant_storage": "uint8", "llm_int8_skip_modules": skipped,
         }  # fmt: skip
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         shape, block, nested = _state(small(STATE))
         count = shape[0] * shape[1]
         blocks = -(-count // block)

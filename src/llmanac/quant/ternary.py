@@ -21,9 +21,9 @@ from torch import Tensor
 from llmanac.core.errors import SpecError, shown
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
-from llmanac.models._packed_files import Layout, Needs, Small, expect, matrix
-from llmanac.models._quantized import Form, Quantized
-from llmanac.models._weights import Entry
+from llmanac.models.packed_files import Needs, PackedLayout, Small, expect, matrix
+from llmanac.models.quantized import PackedForm, Quantized
+from llmanac.models.weights import TensorEntry
 from llmanac.quant import Quantizer, QuantizerSpec
 from llmanac.quant.int8 import rounded
 
@@ -53,14 +53,14 @@ def codes_and_scale(weight: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / scale).round().clamp(-1, 1), scale.reshape(1)
 
 
-class Exact(Form):
+class TernaryForm(PackedForm):
     """Two bits a number."""
 
     name = "ternary"
 
     @property
     def quantizer(self) -> dict[str, Any]:
-        return {"name": "ternary", "activations": "dynamic" if isinstance(self, Dynamic) else "exact"}
+        return {"name": "ternary", "activations": "dynamic" if isinstance(self, DynamicTernaryForm) else "exact"}
 
     def codes(self, parts: Mapping[str, Tensor]) -> Tensor:
         """q, int8."""
@@ -77,7 +77,7 @@ class Exact(Form):
         return kinds.blocks("ternary", (self.codes(parts) + 1).numpy(), scale.numpy())
 
 
-class Dynamic(Exact):
+class DynamicTernaryForm(TernaryForm):
     """The same with 8-bit activations."""
 
     name = "ternary-dynamic"
@@ -88,11 +88,11 @@ class Dynamic(Exact):
         return (sums * scale * weight.parts["scale"].float()).to(x.dtype).view(*x.shape[:-1], -1)
 
 
-FORMS: dict[str, Form] = {"exact": Exact(), "dynamic": Dynamic()}
+FORMS: dict[str, PackedForm] = {"exact": TernaryForm(), "dynamic": DynamicTernaryForm()}
 
 
 @dataclass(frozen=True)
-class BitNet(Layout):
+class BitNet(PackedLayout):
     """weight uint8 (N/4, K), weight_scale (1,), which is 1/s.
 
     Attributes:
@@ -102,7 +102,7 @@ class BitNet(Layout):
     inverse: bool = True
 
     @classmethod
-    def reading(cls, config: Mapping[str, Any]) -> Layout:
+    def reading(cls, config: Mapping[str, Any]) -> PackedLayout:
         kind = config.get("linear_class", "bitlinear")
         if kind not in ("bitlinear", "autobitlinear"):
             raise SpecError(f"linear_class is {shown(kind)}; only bitlinear and autobitlinear are read")
@@ -121,7 +121,7 @@ class BitNet(Layout):
             "use_rms_norm": False, "modules_to_not_convert": skipped,
         }  # fmt: skip
 
-    def needs(self, parts: Mapping[str, Entry], small: Small) -> tuple[tuple[int, ...], Needs]:
+    def needs(self, parts: Mapping[str, TensorEntry], small: Small) -> tuple[tuple[int, ...], Needs]:
         codes = matrix(parts)
         scale = parts["weight_scale"].shape if "weight_scale" in parts else (1,)
         return (4 * codes[0], codes[1]), {

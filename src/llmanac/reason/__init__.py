@@ -21,7 +21,7 @@ from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec
 from llmanac.generate.engine import Engine
 from llmanac.metrics.answers import convention
-from llmanac.rewards import Reward, Sample, Score
+from llmanac.rewards import Reward, RewardScore, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class ReasonSpec(Spec):
         raise NotImplementedError
 
 
-def scored(reward: Reward, samples: Sequence[Sample]) -> list[Score]:
+def scored(reward: Reward, samples: Sequence[Sample]) -> list[RewardScore]:
     """The scores of a verifier. Raises DataError where they are not as many as the samples, or not finite."""
     scores = reward(samples)
     if len(scores) != len(samples):

@@ -33,14 +33,13 @@ from llmanac.metrics._items import Items
 from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.models.scalar import ScalarModel, load_scalar
-from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._preference import PreferenceSpec
+from llmanac.objectives import ObjectiveSpec, PreferenceSpec
 from llmanac.recipes.tune import EVALUATED, STEPS_AN_EPOCH, TuneSpec, Tuning, is_tuning
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import held_out
 from llmanac.rewards import RewardSpec, Sample
 from llmanac.train import TrainSpec
-from llmanac.train.rollouts import Prompt, Rollouts, Sampling, batched
+from llmanac.train.rollouts import RolloutPrompt, Rollouts, Sampling, batched
 
 PAIRS = 8  # of a step, where batch_tokens leaves it open
 STEPS = 100  # of a policy gradient
@@ -76,7 +75,7 @@ class AlignSpec(TuneSpec):
     @property
     def tuning(self) -> type[Tuning]:
         """A policy gradient on the model's own answers, or a loss of answers that are there."""
-        return Sampled if self.objective.name == "policy-gradient" else Preferred
+        return SampledAlignment if self.objective.name == "policy-gradient" else Preferred
 
 
 def is_aligning(data: Any) -> bool:
@@ -91,7 +90,7 @@ def is_aligning(data: Any) -> bool:
 
 
 @dataclass
-class Material:
+class AlignmentRows:
     """Rows to train on and to measure on."""
 
     train: list[Any]
@@ -109,20 +108,20 @@ class Aligning(Tuning):
     label = "align"
     asked: AlignSpec
 
-    def _split(self, every: Sequence[tuple[Any, Any]], counts: Counter[str]) -> Material:
+    def _split(self, every: Sequence[tuple[Any, Any]], counts: Counter[str]) -> AlignmentRows:
         """Rows to train on and to measure on."""
         out = held_out([row for _, row in every], self.rows.held_out, self.asked.seed)
         sides: tuple[list[Any], list[Any]] = ([], [])
         for (item, _), held in zip(every, out, strict=True):
             sides[held].append(item)
         counts |= {"trained on": len(sides[0]), "held out": len(sides[1])}
-        return Material(*sides, counts)
+        return AlignmentRows(*sides, counts)
 
 
 class Preferred(Aligning):
     """Preferences or labelled answers, or pairs for a reward model."""
 
-    def read(self) -> Material:
+    def read(self) -> AlignmentRows:
         """Encoded rows; a part of them held out by a hash of the row."""
         self.measures = "chosen above rejected (equal: a half)" if "rejected" in self.reader.columns else "loss"
         counts, longest = Counter[str](), self.rows.length
@@ -165,12 +164,12 @@ class Preferred(Aligning):
             return
         super().attach()
 
-    def source(self, rows: Material, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
+    def source(self, rows: AlignmentRows, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
         """Rows in memory, in a new order each epoch; a step has `batch_tokens` tokens of the longest rows at most."""
         asked = self.asked
         self.texts, self.made = rows.train[:EVALUATED], objective
         longest = max(max(self.reader.sizes(row)) for row in rows.train)
-        limit = getattr(getattr(self.model, "trunk", self.model), "max_length", None)
+        limit = self.model.max_length
         if limit is not None and longest - 1 > limit:
             raise DataError(
                 f"{self.rows.file}: a row has {longest} tokens and the model reads {limit} at most; set rows.length "
@@ -234,12 +233,12 @@ class Preferred(Aligning):
         self.model.normalise(torch.cat(scores))
 
 
-class Sampled(Aligning):
+class SampledAlignment(Aligning):
     """A policy gradient on answers that the model gives itself."""
 
     measures = "reward of sampled answers"
 
-    def read(self) -> Material:
+    def read(self) -> AlignmentRows:
         """Prompts with the rows that they came from; a part of them held out."""
         every = [(self._prompt(row, line), row) for line, row in _rows(self.rows.file)]
         found = self._split(every, Counter({"rows": len(every)}))
@@ -247,14 +246,14 @@ class Sampled(Aligning):
             raise DataError(f"{self.rows.file}: no prompts to train on")
         return found
 
-    def _prompt(self, row: Mapping[str, Any], line: int) -> Prompt:
+    def _prompt(self, row: Mapping[str, Any], line: int) -> RolloutPrompt:
         given = row.get("prompt", row.get("messages", row.get("question")))
         where = f"{self.rows.file}:{line}"
         try:
             if isinstance(given, str):
-                template = getattr(self.tokenizer, "chat_template", None)
+                template = self.tokenizer.chat_template
                 if template is None:
-                    return Prompt(ids=tuple(map(int, self.tokenizer.framed(given)[0])), text=given, row=row)
+                    return RolloutPrompt(ids=tuple(map(int, self.tokenizer.framed(given)[0])), text=given, row=row)
                 given = [{"role": "user", "content": given}]
             if not isinstance(given, list) or not given:
                 raise DataError("has no prompt; give `prompt` (a text or messages) or `question`")
@@ -263,7 +262,7 @@ class Sampled(Aligning):
             ids, _ = self.tokenizer.encode_chat(given, add_generation_prompt=True)
         except LlmanacError as error:
             raise DataError(f"{where}: {error}") from None
-        return Prompt(ids=tuple(ids), text=self.tokenizer.decode(ids), row=row)
+        return RolloutPrompt(ids=tuple(ids), text=self.tokenizer.decode(ids), row=row)
 
     def objective(self) -> Any:
         spec: Any = self.asked.objective
@@ -278,7 +277,7 @@ class Sampled(Aligning):
         spec: Any = self.asked.objective
         if spec.advantage != "gae":
             return {}
-        path = getattr(self.asked.reward, "path", None)
+        path = None if self.asked.reward is None else self.asked.reward.path
         start = (
             load_scalar(path)
             if path
@@ -286,7 +285,7 @@ class Sampled(Aligning):
         )
         return {"value": start}
 
-    def source(self, rows: Material, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
+    def source(self, rows: AlignmentRows, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
         asked, sampling, spec = self.asked, self.asked.sampling, objective.spec
         assert asked.reward is not None
         longest = max(len(prompt.ids) for prompt in rows.train) + sampling.tokens

@@ -18,7 +18,7 @@ from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 
 
-class Pairs(ABC):
+class FineTuningPairs(ABC):
     """The material of one run's fine-tuning.
 
     Attributes:
@@ -52,7 +52,7 @@ class Application(ABC):
     special_tokens: tuple[str, ...] = ()
 
     @abstractmethod
-    def pairs(self, run: Any) -> Pairs:
+    def pairs(self, run: Any) -> FineTuningPairs:
         """The material of a run (`recipes/stages.Pipeline`, with its text and its split).
 
         Raises:

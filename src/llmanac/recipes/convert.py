@@ -11,6 +11,7 @@ from llmanac.core.files import atomic_folder
 from llmanac.core.outputs import check_new
 from llmanac.evaluate.divergence import windows
 from llmanac.models.gguf.write import export_gguf
+from llmanac.models.lm.transformer import Transformer
 from llmanac.models.load import export_model, load_model
 from llmanac.models.locate import GGUF, locate
 from llmanac.quant.gptq import importance
@@ -57,8 +58,7 @@ def convert(
             export_model(model, folder, family=family)
             tokenizer.save(folder)
     except CheckpointError as error:
-        head = getattr(model.spec, "head", None)
-        if head is None or head.name != "pointer":
+        if not isinstance(model, Transformer) or model.spec.head.name != "pointer":
             raise
         raise CheckpointError(
             f"{error}; only llmanac reads a pointer head: train with -s model.head=linear to export the model"

@@ -15,7 +15,7 @@ from llmanac.recipes.multimodal_report import scores
 from llmanac.recipes.report import measured
 from llmanac.recipes.rlhf_results import policies
 from llmanac.tokenizers.load import load_tokenizer
-from llmanac.train._alarms import heard
+from llmanac.train.alarms import heard
 
 
 @dataclass(frozen=True, repr=False)

@@ -66,7 +66,7 @@ def language(run: Any, held_out: list[str]) -> dict[str, Any]:
 
 def _continuations(run: Any, held_out: list[str]) -> list[dict[str, str]]:
     texts = [text[:80].rsplit(" ", 1)[0] for text in held_out[:CONTINUED]]
-    context = getattr(run.base, "max_length", None) or sys.maxsize
+    context = run.base.max_length or sys.maxsize
     new = min(48, max(1, context // 2))
     ids = [[int(i) for i in run.tokenizer.encode(text)][: max(1, context - new)] for text in texts]
     prompts = [run.tokenizer.decode(row) for row in ids]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmanac.adapters._products import Merged, ProductTransform
+from llmanac.adapters import LinearTransform, Merged
 from llmanac.adapters.load import CONFIG as SETTINGS
 from llmanac.adapters.load import load_adapter
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError, shown
 from llmanac.core.files import atomic_folder
 from llmanac.core.outputs import check_new
-from llmanac.models._folder import CONFIG, read_table
 from llmanac.models.families import Misfit
+from llmanac.models.folder import CONFIG, read_table
 from llmanac.models.load import load_model
 from llmanac.models.locate import GGUF, base_of, find_adapter, locate
 from llmanac.models.save import DTYPE_NAMES, export_model, save_model
@@ -51,9 +51,9 @@ def merge(adapter: str | Path, target: Path, *, base: str | None = None, dtype: 
         where = f"--base: {error}" if base else f"{error} (named in {adapter}; give --base MODEL)"
         raise type(error)(where) from error
     transform = load_adapter(model, adapter)
-    if not isinstance(transform, ProductTransform):
+    if not isinstance(transform, LinearTransform):
         transform.merge()  # says why not
-    assert isinstance(transform, ProductTransform)
+    assert isinstance(transform, LinearTransform)
     report = transform.merge()
     own = (Path(adapter) / "tokenizer.json").is_file()  # tuning may have given it a chat template
     tokenizer = load_tokenizer(str(adapter) if own else tokens)

@@ -30,7 +30,7 @@ from llmanac.data.pipeline.report import load_manifest
 from llmanac.data.split import split
 from llmanac.data.tokens import TokenDataset
 from llmanac.evaluate.bits_per_byte import score_texts
-from llmanac.objectives._base import NextToken, collate_packed
+from llmanac.objectives import NextToken, collate_packed
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train

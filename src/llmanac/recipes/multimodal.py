@@ -24,19 +24,19 @@ from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, announced
 from llmanac.core.run_folder import RECIPE, RESULTS, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
-from llmanac.core.types import IGNORE, Batch, LossSum, Want
+from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures.preprocess import Preprocess
 from llmanac.generate.engine import evaluating
-from llmanac.multimodal import MultimodalSpec
-from llmanac.multimodal._model import load_part
-from llmanac.multimodal.load import load_multimodal
-from llmanac.multimodal.samplers import SamplerSpec
+from llmanac.models.images import MultimodalSpec
+from llmanac.models.images.clip import Clip
+from llmanac.models.images.load import load_multimodal, load_part
+from llmanac.models.images.samplers import SamplerSpec
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.finished import Run
 from llmanac.recipes.measures import loss_curve
 from llmanac.recipes.multimodal_judge import JUDGE, load_judge
-from llmanac.recipes.multimodal_measures import Found, Measure
+from llmanac.recipes.multimodal_measures import Measure, MeasuredPictures
 from llmanac.recipes.multimodal_report import keep_samples, write_report
 from llmanac.recipes.report import heading
 from llmanac.recipes.spec import builtin, read_recipe
@@ -183,7 +183,7 @@ class PictureRun:
     def look(self) -> None:
         """Measure the model, and keep it."""
         with evaluating(self.model), announced("measuring"):
-            self.found = Found() if self.measured_by is None else self.measured_by(self.model)
+            self.found = MeasuredPictures() if self.measured_by is None else self.measured_by(self.model)
         self.model.save_pretrained(self.place / MODEL)
         self.material.tokenizer.save(self.place / MODEL)
         Preprocess(size=self.material.size, filter="bicubic").save(self.place / MODEL)
@@ -232,7 +232,7 @@ class PictureRun:
             items = [draw.items[i] for i in generator.integers(0, len(draw.items), rows)]
             return draw.written(None, [draw.exchange(item, generator) for item in items])
 
-        self.trained("language", Texts(model.text, self.spec), texts, self.asked.language, "language", None)
+        self.trained("language", TextsAlone(model.text, self.spec), texts, self.asked.language, "language", None)
         for parameter in frozen:
             parameter.requires_grad_(False)
 
@@ -294,22 +294,22 @@ class PictureRun:
 
 def part_of(before: Any) -> Any:
     """What goes into the next model: the image encoder of a pair, or all of an image tokenizer."""
-    return getattr(before, "vision", before)
+    return before.vision if isinstance(before, Clip) else before
 
 
-class Texts(nn.Module):
+class TextsAlone(nn.Module):
     """A language model that trains on the answers and the questions of `Draw.written`, without the image."""
 
     def __init__(self, text: Any, spec: Any) -> None:
         super().__init__()
         self.text = text
-        self.skip = getattr(spec, "image_tokens", 0)
+        self.skip = spec.image_tokens
 
     def loss(self, batch: Pictures) -> LossSum:
         """Nats of the tokens that follow, and how many they are."""
         assert batch.ids is not None and batch.targets is not None
         ids, targets = batch.ids[:, self.skip :], batch.targets[:, self.skip :]
-        found = self.text(Batch(ids=ids, targets=targets), want=Want(nll="sum"))
+        found = self.text(Batch(ids=ids, targets=targets), want=OutputRequest(nll="sum"))
         count: Tensor = (targets != IGNORE).sum()
         return found.nll, count, {}
 

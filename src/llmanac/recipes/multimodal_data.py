@@ -55,7 +55,7 @@ class PictureData(Spec):
 
 
 @dataclass(frozen=True)
-class Material:
+class PictureMaterial:
     """Pictures with captions on both sides of the split, and the tokenizer of their texts.
 
     Attributes:
@@ -111,7 +111,7 @@ class Material:
         return items * (max(1, count // len(items)) if self.made_here else 1)
 
 
-def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: int, place: Path) -> Material:
+def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: int, place: Path) -> PictureMaterial:
     """Read or make the pictures; the tokenizer is trained on their texts, or read from `place` where it is there.
 
     Raises:
@@ -149,7 +149,7 @@ def load_material(data: PictureData, tokenizer: TokenizerSpec, size: int, seed: 
     longest = max(len(made.encode(text)) for text in texts)
     if not data.paths:  # a question and its answer are one text
         longest += max(len(made.encode(answer)) for answer in ANSWERS)
-    return Material(seen, held, made, size, min(data.length, longest + 2), not data.paths)
+    return PictureMaterial(seen, held, made, size, min(data.length, longest + 2), not data.paths)
 
 
 def _same(found: Sequence[Any], seen: Sequence[Any], kept: Path) -> None:
@@ -184,7 +184,7 @@ def captions_by_picture(items: Iterable[Any]) -> dict[str, set[str]]:
     return dict(out)
 
 
-def check_start(material: Material, mine: PictureData, theirs: PictureData, place: Path) -> None:
+def check_start(material: PictureMaterial, mine: PictureData, theirs: PictureData, place: Path) -> None:
     """Refuse to begin from a run that was trained on what this one holds out. `place` is its folder.
 
     Raises:
@@ -216,7 +216,7 @@ def image_size(spec: Any) -> int:
     return int(spec.image)
 
 
-def fitted(spec: Any, material: Material) -> Any:
+def fitted(spec: Any, material: PictureMaterial) -> Any:
     """The model's Spec with what follows from the texts: ids of special tokens, lengths, classes."""
     token, length = material.tokenizer, material.length
     if spec.name == "clip":
@@ -234,7 +234,7 @@ def fitted(spec: Any, material: Material) -> Any:
     return spec
 
 
-def vocabulary(spec: Any, material: Material) -> int:
+def vocabulary(spec: Any, material: PictureMaterial) -> int:
     """Tokens that the model has."""
     text = int(material.tokenizer.vocab_size)
     return text + spec.tokenizer.codebook.codes if spec.name == "dall-e" else 0 if spec.name == "vq-vae" else text
@@ -243,7 +243,7 @@ def vocabulary(spec: Any, material: Material) -> int:
 class Draw:
     """Batches of a material for one kind of model; see the module."""
 
-    def __init__(self, material: Material, spec: Any, items: Sequence[Any] | None = None) -> None:
+    def __init__(self, material: PictureMaterial, spec: Any, items: Sequence[Any] | None = None) -> None:
         self.material, self.spec = material, spec
         self.items = material.seen if items is None else items
 

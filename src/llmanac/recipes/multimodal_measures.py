@@ -1,6 +1,6 @@
 """What a multimodal run measures of its model, on pictures it was trained on the like of and on held-out ones.
 
-`measure` gives tables of numbers (`scores`: side -> name -> value) and pictures for the report (`Shown`).
+`measure` gives tables of numbers (`scores`: side -> name -> value) and pictures for the report (`ShownPictures`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method
 from llmanac.data.pictures import scenes
-from llmanac.multimodal._describe import describe
-from llmanac.multimodal.samplers import SamplerSpec
-from llmanac.recipes.multimodal_data import ANSWERING, ANSWERS, DESCRIBES, Draw, Material, shown_by
+from llmanac.generate.images import describe
+from llmanac.models.images.samplers import SamplerSpec
+from llmanac.recipes.multimodal_data import ANSWERING, ANSWERS, DESCRIBES, Draw, PictureMaterial, shown_by
 from llmanac.recipes.multimodal_judge import Judge, kernel_distance
 
 SIDES = ("seen", "held out")
@@ -32,7 +32,7 @@ Scores = dict[str, dict[str, float]]
 
 
 @dataclass
-class Shown:
+class ShownPictures:
     """Pictures of the report with a line below each: a title, images (B, 3, H, H) from -1 to 1, and the lines."""
 
     title: str
@@ -42,11 +42,11 @@ class Shown:
 
 
 @dataclass
-class Found:
+class MeasuredPictures:
     """scores: side -> name -> value; shown: pictures; extra: what is of neither side."""
 
     scores: Scores = field(default_factory=dict)
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[ShownPictures] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,7 +59,7 @@ class Measure:
         guidance, sampler: how `dall-e` and `diffusion` draw.
     """
 
-    material: Material
+    material: PictureMaterial
     spec: Any
     seed: int
     judge: tuple[Judge, float] | None = None
@@ -67,10 +67,10 @@ class Measure:
     sampler: SamplerSpec | None = None
     count: int = MEASURED
 
-    def __call__(self, model: Any) -> Found:
-        kinds: dict[str, Callable[[Any, Found], None]] = {"clip": self.retrieval, "vq-vae": self.rebuilt}
+    def __call__(self, model: Any) -> MeasuredPictures:
+        kinds: dict[str, Callable[[Any, MeasuredPictures], None]] = {"clip": self.retrieval, "vq-vae": self.rebuilt}
         kinds |= dict.fromkeys(DESCRIBES, self.described) | dict.fromkeys(ANSWERING, self.answered)
-        found = Found()
+        found = MeasuredPictures()
         kinds.get(self.spec.name, self.drawn)(model, found)
         return found
 
@@ -87,7 +87,7 @@ class Measure:
         return self.material.seen if side == "seen" else self.material.held_out
 
     # ------------------------------------------------------------------ clip
-    def retrieval(self, model: Any, found: Found) -> None:
+    def retrieval(self, model: Any, found: MeasuredPictures) -> None:
         """Recall of the caption among all of them, and of the image among those of its side."""
         every = list(dict.fromkeys(item.caption for item in [*self.material.seen, *self.material.held_out]))
         texts = vectors(model.texts, self.material.captions(every))
@@ -117,14 +117,14 @@ class Measure:
                 found.scores[side] |= own_side(images @ texts.T, right, [item.caption for item in self.of(side)], every)
             some = spread(len(items), SHOWN)
             lines = [mark(every[best[i, 0]], items[i].caption, right=bool(hit[i, 0])) for i in some]
-            found.shown.append(Shown(f"Nearest caption, {side}", pixels[some], lines))
+            found.shown.append(ShownPictures(f"Nearest caption, {side}", pixels[some], lines))
             grid.append((pixels[some], [items[i].caption for i in some]))
         pixels, captions = torch.cat([p for p, _ in grid]), [c for _, cs in grid for c in cs]
         similar = vectors(model.images, pixels) @ vectors(model.texts, self.material.captions(captions)).T
         found.extra["grid"] = {"captions": captions, "cosine": [[round(v, 3) for v in row] for row in similar.tolist()]}
 
     # ------------------------------------------------------------------ vlm, flamingo
-    def described(self, model: Any, found: Found) -> None:
+    def described(self, model: Any, found: MeasuredPictures) -> None:
         """Captions and answers that are exactly right: a caption is any of the picture's, no word of it unknown."""
         draw, end = Draw(self.material, self.spec), {self.material.tokenizer.eos_id}
 
@@ -156,10 +156,10 @@ class Measure:
                 + "".join(f" | {name}: {a[i]}" for name, a in answers.items())
                 for i in some
             ]
-            found.shown.append(Shown(f"Captions and answers, {side}", pixels[some], lines))
+            found.shown.append(ShownPictures(f"Captions and answers, {side}", pixels[some], lines))
 
     # ------------------------------------------------------------------ vilt, co-attention
-    def answered(self, model: Any, found: Found) -> None:
+    def answered(self, model: Any, found: MeasuredPictures) -> None:
         """Questions whose answer gets the highest score."""
         for side in SIDES:
             items = self.material.some(self.count, side)
@@ -177,14 +177,14 @@ class Measure:
             pairs = zip(chosen.tolist(), batch.labels.tolist(), strict=True)
             said = [mark(names[a], names[b], right=a == b) for a, b in pairs]
             lines = [f"{text} | {line}" for text, line in zip(texts[:SHOWN], said, strict=False)]
-            found.shown.append(Shown(f"Answers, {side}", batch.pixels[:SHOWN], lines))
+            found.shown.append(ShownPictures(f"Answers, {side}", batch.pixels[:SHOWN], lines))
 
     @property
     def names(self) -> Sequence[str]:
         return ANSWERS if self.material.made_here else ("does not belong", "belongs")
 
     # ------------------------------------------------------------------ vq-vae
-    def rebuilt(self, model: Any, found: Found) -> None:
+    def rebuilt(self, model: Any, found: MeasuredPictures) -> None:
         """Squared error, codes in use, and what the judge reads in originals and reconstructions."""
         uses = torch.zeros(self.spec.codebook.codes, dtype=torch.long)
         for side, items, pixels in self.sides(REBUILT * self.count):
@@ -206,8 +206,8 @@ class Measure:
             found.scores[side] = scores
             some = spread(len(items), SHOWN)
             lines = [items[i].caption for i in some]
-            found.shown.append(Shown(f"Originals, {side}", pixels[some], lines))
-            found.shown.append(Shown(f"Reconstructions, {side}", again[some], [""] * len(some)))
+            found.shown.append(ShownPictures(f"Originals, {side}", pixels[some], lines))
+            found.shown.append(ShownPictures(f"Reconstructions, {side}", again[some], [""] * len(some)))
         part = uses[uses > 0].double() / uses.sum()
         found.extra |= {
             "codes_in_use": float((uses > 0).double().mean()),
@@ -231,7 +231,7 @@ class Measure:
             out.append(found.detach().cpu().clamp(-1, 1))
         return torch.cat(out)
 
-    def drawn(self, model: Any, found: Found) -> None:
+    def drawn(self, model: Any, found: MeasuredPictures) -> None:
         """Images of captions, judged; the distance of their features to those of real ones, with a floor and noise."""
         for side, items, pixels in self.sides(min(self.count, MADE)):
             made = self.draw_images(model, [item.caption for item in items])
@@ -246,7 +246,7 @@ class Measure:
             scores["pixels off their mean"] = float(made.std(dim=0).mean())
             found.scores[side] = scores
             some = spread(len(items), SHOWN)
-            found.shown.append(Shown(f"Drawn, {side}", made[some], [items[i].caption for i in some]))
+            found.shown.append(ShownPictures(f"Drawn, {side}", made[some], [items[i].caption for i in some]))
         if self.spec.name == "diffusion":
             self.by_steps(model, found)
 
@@ -256,7 +256,7 @@ class Measure:
             distance = kernel_distance(self.judge[0].vectors(pixels), self.judge[0].vectors(made))
         return {"color and shape right": share(self.judge[0].right(made, items)), "KID": distance}
 
-    def by_steps(self, model: Any, found: Found) -> None:
+    def by_steps(self, model: Any, found: MeasuredPictures) -> None:
         """The same with fewer steps of the sampler."""
         items = self.material.some(min(self.count, MADE) // 2)
         pixels = self.material.pixels(items, numpy_generator(self.seed, "measure", "steps"))
@@ -267,10 +267,10 @@ class Measure:
             if self.judge is not None:
                 rows[str(steps)] = self.judged(made, items, pixels)
             some = spread(len(items), SHOWN)
-            found.shown.append(Shown(f"{steps} steps", made[some], [items[i].caption for i in some]))
+            found.shown.append(ShownPictures(f"{steps} steps", made[some], [items[i].caption for i in some]))
         found.extra["steps"] = rows
 
-    def quick(self, model: Any, count: int = 64) -> tuple[dict[str, float], Shown | None]:
+    def quick(self, model: Any, count: int = 64) -> tuple[dict[str, float], ShownPictures | None]:
         """One number on the seen side, while the model trains: `loss`, lower is better; and pictures of generators."""
         small = replace(self, count=count)
         if self.spec.name in ("dall-e", "diffusion"):
@@ -278,7 +278,7 @@ class Measure:
             made = self.draw_images(model, [item.caption for item in items])
             some = spread(len(items), SHOWN)
             right = float("nan") if self.judge is None else share(self.judge[0].right(made, items))
-            shown = Shown("", made[some], [items[i].caption for i in some])
+            shown = ShownPictures("", made[some], [items[i].caption for i in some])
             return {"loss": 1 - right, "right": right}, shown
         found = small(model)
         name = next(iter(found.scores["seen"]))

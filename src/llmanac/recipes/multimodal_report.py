@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmanac.core import files
 from llmanac.core.pages import Line, Section, heat_map, line_chart, picture_grid, table
-from llmanac.recipes.multimodal_measures import Shown
+from llmanac.recipes.multimodal_measures import ShownPictures
 from llmanac.recipes.report import loss_charts, made_on, run_page
 
 WHAT = {
@@ -42,19 +42,19 @@ def png(image: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def keep_samples(folder: Path, step: int, shown: Shown) -> None:
+def keep_samples(folder: Path, step: int, shown: ShownPictures) -> None:
     """Write the images of one moment of a training, in a row, as `step-000100.png`."""
     files.write_bytes(folder / f"step-{step:06d}.png", png(np.concatenate(list(images_of(shown.pixels)), 1)))
 
 
-def write_report(place: Path, results: dict[str, Any], shown: Sequence[Shown]) -> Path:
+def write_report(place: Path, results: dict[str, Any], shown: Sequence[ShownPictures]) -> Path:
     """Write `report.html`."""
     subtitle = f"Seed {results['seed']}, {results['model']['parameters'] / 1e6:.2f} M parameters, on {made_on(results)}"
     page = run_page(results, subtitle, WHAT[results["model"]["name"]], _sections(place, results, shown))
     return files.write_text(place / "report.html", page)
 
 
-def _sections(place: Path, results: dict[str, Any], shown: Sequence[Shown]) -> Iterator[Section]:
+def _sections(place: Path, results: dict[str, Any], shown: Sequence[ShownPictures]) -> Iterator[Section]:
     stages = results["stages"]
     yield scores(results)
     pictures = [picture_grid(images_of(one.pixels), one.lines, one.title) for one in shown]

@@ -14,8 +14,8 @@ from llmanac.core import files
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.rng import torch_generator
 from llmanac.data.pictures.preprocess import load_preprocess, read_image
-from llmanac.multimodal._describe import describe, known_ids
-from llmanac.multimodal.load import load_multimodal
+from llmanac.generate.images import describe, known_ids
+from llmanac.models.images.load import load_multimodal
 from llmanac.recipes.multimodal_data import DESCRIBES, DRAWS, IMAGE, image_size
 from llmanac.recipes.multimodal_measures import default_sampler
 from llmanac.recipes.multimodal_report import images_of, png

@@ -14,8 +14,8 @@ from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import Mixture, PackedStream
 from llmanac.data.tokens import TokenDataset
-from llmanac.objectives._base import collate_ragged
-from llmanac.recipes.application import Pairs, find_application
+from llmanac.objectives import collate_ragged
+from llmanac.recipes.application import FineTuningPairs, find_application
 from llmanac.recipes.spec import RecipeSpec
 from llmanac.recipes.timetable import questions_asked
 from llmanac.recipes.tune_rows import held_out, read_rows
@@ -24,7 +24,7 @@ from llmanac.train import TrainSpec
 HELD_OUT = 0.05
 
 
-def load_pairs(run: Any) -> Pairs:
+def load_pairs(run: Any) -> FineTuningPairs:
     """The material that `finetune.pairs` names: an application's, or a file."""
     application = find_application(run.spec.finetune.pairs)
     return FilePairs(run) if application is None else application.pairs(run)
@@ -74,7 +74,7 @@ def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:
     )
 
 
-class FilePairs(Pairs):
+class FilePairs(FineTuningPairs):
     """Pairs from a file; every twentieth, chosen by a hash of its text, is held out and scored at the end.
 
     Raises:

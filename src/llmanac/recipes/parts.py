@@ -21,7 +21,7 @@ from llmanac.core.spec import patch
 from llmanac.data.documents import Document
 from llmanac.data.tokens import TokenDataset
 from llmanac.metrics._items import Items, Metric
-from llmanac.objectives._measured import Text
+from llmanac.objectives import TextSource
 from llmanac.tokenizers.load import load_tokenizer
 
 
@@ -49,14 +49,14 @@ def make_tokens(documents: Iterable[Document], tokenizer: Any, place: Path) -> T
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Prepared text: what `Text` asks for and no more."""
+class TokenizedText:
+    """Prepared text: what `TextSource` asks for and no more."""
 
     tokenizer: Any
     dataset: TokenDataset
 
 
-class Parts:
+class RecipeParts:
     """What a recipe builds on prepared text.
 
     Args:
@@ -64,7 +64,7 @@ class Parts:
         text: its tokenizer and its training text as tokens.
     """
 
-    def __init__(self, recipe: Any, text: Text, device: torch.device) -> None:
+    def __init__(self, recipe: Any, text: TextSource, device: torch.device) -> None:
         self.recipe, self.text, self.device = recipe, text, device
 
     @cached_property

@@ -22,11 +22,11 @@ from llmanac.core.device import calibrated, resolve_dtype
 from llmanac.core.registry import build
 from llmanac.core.spec import dump
 from llmanac.data.pack import ListStream
-from llmanac.models.mixers._heads import HeadsSpec, SharedHeadsSpec
-from llmanac.train._random import preserve_random_state
-from llmanac.train._step import Stepper
-from llmanac.train._threads import divides
+from llmanac.models.mixers import HeadsSpec, SharedHeadsSpec
+from llmanac.train.calibration import preserve_random_state
 from llmanac.train.plan import MICRO_TOKENS, set_attention, settled_numerics
+from llmanac.train.step import Stepper
+from llmanac.train.threads import divides
 
 TOKENS_PER_PARAMETER = 1.5
 SHAPES = (  # (dim, layers, heads, kv_heads), in order of size

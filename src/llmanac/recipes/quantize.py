@@ -35,7 +35,7 @@ ROUNDS, FEWEST, SECONDS = 5, 3, 10.0  # of timing: no further round after so lon
 
 
 @dataclass(frozen=True, repr=False)
-class Quantized(Shown):
+class QuantizedFolder(Shown):
     """What a quantization cost.
 
     Attributes:
@@ -98,7 +98,7 @@ def quantize(
     targets: Sequence[str] = (),
     texts: Sequence[str] | None = None,
     calibration: Sequence[str] | None = None,
-) -> Quantized:
+) -> QuantizedFolder:
     """Load `source`, write `target`.
 
     Args:
@@ -147,7 +147,7 @@ def quantize(
             tokenizer.save(folder)
     prompt = held_out.ids[0, : min(PROMPT, held_out.ids.shape[1] // 2)].tolist()
     speeds = alternating_rates([original, changed], prompt)
-    return Quantized(method, _bytes(Path(place)), _bytes(target), bits, part, quality, speeds)
+    return QuantizedFolder(method, _bytes(Path(place)), _bytes(target), bits, part, quality, speeds)
 
 
 def _bytes(place: Path) -> int:

@@ -39,7 +39,7 @@ TASK = Path(__file__).with_name("rlhf_task.py")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageSpec(Spec):
+class RlhfStageSpec(Spec):
     """How a stage trains.
 
     Attributes:
@@ -53,7 +53,7 @@ class StageSpec(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RlSpec(StageSpec):
+class RlSpec(RlhfStageSpec):
     """And how it samples: a policy gradient with its KL penalty, and what is drawn."""
 
     objective: ObjectiveSpec = field(default_factory=lambda: make_method("objective", "rloo"))
@@ -83,8 +83,8 @@ class RlhfSpec(RunSpec):
     reward: RewardSpec | None = None
     truth: RewardSpec | None = None
     without_kl: bool = False
-    sft: StageSpec = field(default_factory=StageSpec)
-    reward_model: StageSpec = field(default_factory=StageSpec)
+    sft: RlhfStageSpec = field(default_factory=RlhfStageSpec)
+    reward_model: RlhfStageSpec = field(default_factory=RlhfStageSpec)
     rl: RlSpec = field(default_factory=RlSpec)
 
     def __post_init__(self) -> None:
@@ -173,7 +173,7 @@ class _Stages:
         prompts = self.made if self.held_out is None else spec.patch(self.made, {"rows.file": self.held_out})
         return results_of(self.place, self.asked.name, self.asked.seed, prompts, self.arms, self.start)
 
-    def tuning(self, kind: type[TuneSpec], stage: StageSpec, model: str, file: str, **fields: Any) -> Any:
+    def tuning(self, kind: type[TuneSpec], stage: RlhfStageSpec, model: str, file: str, **fields: Any) -> Any:
         """A stage as the recipe of one `tune` or `align`."""
         share = 0.0 if self.held_out and "sampling" in fields else HELD_OUT
         rows = RowsSpec(file=file, epochs=stage.epochs, held_out=share)

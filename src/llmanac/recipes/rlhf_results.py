@@ -16,11 +16,11 @@ from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
 from llmanac.metrics._statistics import estimate
 from llmanac.models.load import load_model
-from llmanac.objectives._rollouts import Rollout
-from llmanac.recipes.align import AlignSpec, Sampled
+from llmanac.objectives.policy_gradient import Rollout
+from llmanac.recipes.align import AlignSpec, SampledAlignment
 from llmanac.recipes.report import heading, made_on, run_page
 from llmanac.rewards import Sample
-from llmanac.train.rollouts import Prompt, batched
+from llmanac.train.rollouts import RolloutPrompt, batched
 
 ANSWERS = 4  # to each held-out prompt
 PROMPTS = 128  # held-out prompts that are answered, at most
@@ -41,7 +41,7 @@ def results_of(
         asked: the RL stage; its rows are the prompts: those held out, or all where none are.
         start: the model that RL began from.
     """
-    found: Any = Sampled(asked, place, "cpu", print).read()
+    found: Any = SampledAlignment(asked, place, "cpu", print).read()
     prompts = (found.held_out or found.train)[:PROMPTS]
     measured = {arm: _measured(asked, folder, start, prompts, seed) for arm, folder in arms.items()}
     scores = {
@@ -81,7 +81,7 @@ def mean_interval(values: np.ndarray) -> dict[str, float]:
     return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
-def _measured(asked: AlignSpec, folder: str, start: str, prompts: Sequence[Prompt], seed: int) -> dict[str, Any]:
+def _measured(asked: AlignSpec, folder: str, start: str, prompts: Sequence[RolloutPrompt], seed: int) -> dict[str, Any]:
     """(prompts, ANSWERS) of each column for one policy, and the text of the first answer to each."""
     assert asked.reward is not None
     objective: Any = make_method("objective", "policy-gradient").build()

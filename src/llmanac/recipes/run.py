@@ -29,7 +29,7 @@ __all__ = ["NothingKept", "Run", "asked_for", "run"]
 
 
 @dataclass(frozen=True)
-class Form:
+class RecipeForm:
     """A form of recipe.
 
     Attributes:
@@ -48,20 +48,20 @@ class Form:
 
 ALONE = "RL, recipes of pictures and specialists train on one process; leave --processes out"
 FORMS = (
-    Form(RlhfSpec, is_rlhf, run_stages, without={"parallel": f"parallel: {ALONE}", "budget": "--budget: a recipe in "
-         "stages states its steps; set rl.train.steps, sft.epochs, reward_model.epochs"}),
-    Form(MultimodalRecipe, is_multimodal, run_pictures, Multimodal, {"parallel": f"parallel: {ALONE}",
+    RecipeForm(RlhfSpec, is_rlhf, run_stages, without={"parallel": f"parallel: {ALONE}", "budget": "--budget: a recipe "
+         "in stages states its steps; set rl.train.steps, sft.epochs, reward_model.epochs"}),
+    RecipeForm(MultimodalRecipe, is_multimodal, run_pictures, Multimodal, {"parallel": f"parallel: {ALONE}",
          "budget": "--budget: a recipe of pictures states its steps; set -s train.steps=..."}),
-    Form(SpecializeSpec, is_specializing, lambda held, report, began: Specializing(held, report).run(),
+    RecipeForm(SpecializeSpec, is_specializing, lambda held, report, began: Specializing(held, report).run(),
          without={"parallel": f"parallel: {ALONE}"}),
-    Form(AlignSpec, is_aligning, tune_held),
-    Form(TuneSpec, is_tuning, tune_held),
-    Form(RecipeSpec, lambda data: True, stages.work),
+    RecipeForm(AlignSpec, is_aligning, tune_held),
+    RecipeForm(TuneSpec, is_tuning, tune_held),
+    RecipeForm(RecipeSpec, lambda data: True, stages.work),
 )  # fmt: skip
 Given = str | Path | Mapping[str, Any] | RunSpec
 
 
-def asked_for(recipe: Given, changes: Mapping[str, Any]) -> tuple[Form, Recipe[Any]]:
+def asked_for(recipe: Given, changes: Mapping[str, Any]) -> tuple[RecipeForm, Recipe[Any]]:
     """A recipe's form, and the recipe with changes by path.
 
     Raises:

@@ -23,7 +23,7 @@ from llmanac.data.documents import Document
 from llmanac.data.sources import SourceSpec
 from llmanac.data.stages import StageSpec
 from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.mixers._heads import HeadsSpec
+from llmanac.models.mixers import HeadsSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
@@ -166,7 +166,7 @@ class RecipeSpec(RunSpec):
         if plans_size(recipe):
             heads = [number for number, block in enumerate(model.blocks) if isinstance(block.mixer, HeadsSpec)]
             paths = ["model.dim", "model.layers", *(f"model.blocks.{number}.mixer.heads" for number in heads)]
-        if getattr(model, "max_length", None) is not None:
+        if model.max_length is not None:
             paths.append("model.max_length")
         paths += ["train.steps"] if self.finetune is None else ["train.steps", "finetune.steps"]
         return [path for path in paths if not recipe.states(path, re.sub(r"\.\d+(?=\.)", ".*", path))]
@@ -213,7 +213,7 @@ def load_recipe(
 def plans_size(recipe: Recipe[RecipeSpec]) -> bool:
     """Whether the model's size is planned: the recipe does not state it, and the model is of a kind that can be."""
     model: Any = recipe.spec.model
-    can_be = model.name == "transformer" and all(hasattr(block, "mixer") for block in model.blocks)
+    can_be = model.name == "transformer"
     return can_be and not recipe.states("model.dim", "model.layers")
 
 

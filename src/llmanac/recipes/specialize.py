@@ -50,7 +50,7 @@ from llmanac.recipes.tuned import Tuned, paired_change
 from llmanac.recipes.tuned import results as tuned_results
 from llmanac.recipes.verifying import verify
 from llmanac.recipes.verifying.answers import compared, held_rows
-from llmanac.recipes.verifying.sides import Local
+from llmanac.recipes.verifying.sides import LocalSide
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.questions import questions_of
 from llmanac.tokenizers.load import load_tokenizer
@@ -100,7 +100,7 @@ class SpecializeSpec(RunSpec):
             seconds(self.budget, "budget")
         if unknown := [kind for kind in self.exports if kind not in TYPES]:
             raise SpecError(f"exports: {unknown[0]!r} is none of {', '.join(TYPES)}")
-        if self.choose == "sweep" and not hasattr(self.adapter, "rank"):
+        if self.choose == "sweep" and not self.adapter.rank:
             raise SpecError(f"choose: a sweep is of rates and ranks, and {self.adapter.name} has no rank")
 
 
@@ -256,7 +256,7 @@ class Specializing:
 
     def _ask(self) -> dict[str, Any]:
         """The rows that were taken out, asked before and after."""
-        before, after = Local(self.asked.model), Local(str(self.place / "merged"))
+        before, after = LocalSide(self.asked.model), LocalSide(str(self.place / "merged"))
         can_chat(before.tokenizer, self.rows["test"])
         held = held_rows(after, self.rows["test"], ASKED)
         return asdict(compared(after, before, held, held.length)[0]) | {"length": held.length}

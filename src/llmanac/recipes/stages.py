@@ -24,7 +24,7 @@ from llmanac.generate.load import load_assistant
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
-from llmanac.recipes.parts import Parts, Tokens, make_tokenizer, make_tokens
+from llmanac.recipes.parts import RecipeParts, TokenizedText, make_tokenizer, make_tokens
 from llmanac.recipes.plan import plan_size
 from llmanac.recipes.report import write_report
 from llmanac.recipes.results import counts, results_of
@@ -52,7 +52,7 @@ def work(held: RunFolder, report: Report, began: float | None = None) -> dict[st
             f"model: {model.name} is estimated by counting, and a recipe trains in steps; use llmanac ngram train "
             "--tokenizer, or llmanac compare lm"
         )
-    context, length = getattr(model, "max_length", None), asked.spec.train.length
+    context, length = model.max_length, asked.spec.train.length
     if context is not None and asked.states("model.max_length") and context < length:
         raise SpecError(f"model.max_length: {context} is below train.length {length}; raise it, or lower train.length")
     with team(asked.spec.parallel, resolve_device(asked.spec.device)) as ranks:
@@ -181,7 +181,7 @@ class Pipeline:
         budget = self.time.pretraining(self.before_training, later)
         if "model" not in self.planned:
             self._plan_model(budget)
-        parts = Parts(self.spec, Tokens(self.tokenizer, self.data["train"]), self.device)
+        parts = RecipeParts(self.spec, TokenizedText(self.tokenizer, self.data["train"]), self.device)
         self.base = parts.model(self.spec.seed)
         self._plan_threads()
         if (self.folder / "base" / "config.json").is_file():
@@ -211,7 +211,7 @@ class Pipeline:
             model, why = plan_size(self.spec, self.tokenizer.vocab_size, budget, self.device)
             self.planned |= why
             self.spec = dataclasses.replace(self.spec, model=model)
-        context = getattr(self.spec.model, "max_length", None)
+        context = self.spec.model.max_length
         if context is not None and not self.recipe.states("model.max_length"):
             longer = spec.patch(self.spec.model, {"max_length": max(context, 2 * self.spec.train.length)})
             self.spec = dataclasses.replace(self.spec, model=longer)

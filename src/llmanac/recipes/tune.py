@@ -31,7 +31,7 @@ from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
 from llmanac.metrics._items import Items
 from llmanac.models.freeze import freeze
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.lm import TrainedModel
 from llmanac.models.load import load_model
 from llmanac.models.locate import STOPPED, locate
 from llmanac.models.save import save_model
@@ -42,12 +42,12 @@ from llmanac.recipes.chat_rows import can_chat
 from llmanac.recipes.distill import AHEAD, TeacherSpec
 from llmanac.recipes.spec import seconds
 from llmanac.recipes.tune_memory import plan_memory
-from llmanac.recipes.tune_rows import Prepared, RowsSpec, few, prepare
+from llmanac.recipes.tune_rows import PreparedRows, RowsSpec, few, prepare
 from llmanac.recipes.tuned import Tuned, results
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.train import TrainSpec
 from llmanac.train.loop import train
-from llmanac.train.plan import Plan
+from llmanac.train.plan import TrainingPlan
 
 MODEL = "model"
 EVALUATED = 200  # held-out rows scored before and after
@@ -180,7 +180,7 @@ class Tuning:
         for warning in (few(len(rows.held_out)), trained_before(self.asked, self.asked.seed)):
             if warning:
                 self.report(warning)
-        taught = self.asked.teacher is not None and isinstance(rows, Prepared)
+        taught = self.asked.teacher is not None and isinstance(rows, PreparedRows)
         plain = self.plain() if taught and rows.held_out else None
         before = self._measure(objective, rows, "before")
         answers = [] if plain is None else [self._measure(plain, rows, "before", "answers.json")]
@@ -197,7 +197,7 @@ class Tuning:
         moved = sum(p.numel() for p in every if p.requires_grad)
         total = sum(p.numel() for p in every)
         named = self.measures if self.asked.teacher is None else f"{self.asked.objective.name}, a token"
-        chats = getattr(self.tokenizer, "chat_template", None) is not None
+        chats = self.tokenizer.chat_template is not None
         self.done = Tuned(self.place, rows.lines(), moved, total, done, before, after, named, chats, losses)
         self._keep()
         return self.done
@@ -217,14 +217,14 @@ class Tuning:
     def source(self, rows: Any, objective: Any, budget: float | None) -> tuple[Any, TrainSpec]:
         """The stream of rows to train on, and the training with nothing open that rows decide."""
         settled, seed = self._settled(rows, budget), self.asked.seed
-        share = getattr(self.asked.objective, "on_policy", 0.0)
+        share = self.asked.objective.on_policy
         if share:
             return self._on_policy(rows, objective, settled, share, timed=budget is not None)
         stream = PackedStream(rows.train, length=settled.length, rows=settled.rows, seed=seed, packing="whole")
         return stream, plan_memory(self.model, objective, stream, settled, self.place / "training", self.report)
 
     def _on_policy(
-        self, rows: Prepared, objective: Any, settled: TrainSpec, share: float, *, timed: bool
+        self, rows: PreparedRows, objective: Any, settled: TrainSpec, share: float, *, timed: bool
     ) -> tuple[Any, TrainSpec]:
         """Rows that the student answers itself, one text a row."""
         from llmanac.generate.engine import Engine
@@ -249,7 +249,7 @@ class Tuning:
         """The model as it is in its file, once."""
         if self.model is None:
             adapter = self.asked.adapter
-            frozen = adapter is not None and not getattr(adapter, "copies", ())
+            frozen = adapter is not None and not adapter.copies
             dtype = None if frozen else "float32"  # what is trained itself is dense
             self.model = load_model(self.model_place, dtype=dtype, device=self.device, rope=self.asked.rope)
         return self.model
@@ -280,7 +280,7 @@ class Tuning:
             asked.quantizer.build().apply(model)
         self.change = asked.adapter.build(seed=asked.seed).apply(model)
 
-    def _settled(self, rows: Prepared, budget: float | None) -> TrainSpec:
+    def _settled(self, rows: PreparedRows, budget: float | None) -> TrainSpec:
         """The training with its length, its steps and its rate."""
         train, length = self.asked.train, rows.length
         tokens = max(train.batch_tokens, length)
@@ -288,7 +288,7 @@ class Tuning:
             packed = PackedStream(rows.train, length=length, rows=1, seed=self.asked.seed, packing="whole").plan(0)
             count = max(1, min(tokens // length, packed // STEPS_AN_EPOCH))
             each = self.asked.parallel.data * self.asked.parallel.stages  # ranks have equally many rows
-            made = Plan.read(self.place / "training")  # a resumed tuning keeps its batch, also on another mesh
+            made = TrainingPlan.read(self.place / "training")  # a resumed tuning keeps its batch, also on another mesh
             tokens = made.spec.batch_tokens if made is not None else length * each * -(-count // each)
         chosen = dataclasses.replace(train, length=length, batch_tokens=tokens, optimizer=self.optimizer())
         if chosen.steps is None and budget is None:
@@ -299,7 +299,7 @@ class Tuning:
     def optimizer(self) -> Any:
         return own_rate(self.asked)
 
-    def _measure(self, objective: Any, rows: Prepared, when: str, kept: str = "before.json") -> Any:
+    def _measure(self, objective: Any, rows: PreparedRows, when: str, kept: str = "before.json") -> Any:
         """Loss by held-out row; that before the training is written down, since a resumed one has other weights."""
         if not rows.held_out:
             return None

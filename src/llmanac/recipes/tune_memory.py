@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
-from llmanac.models._quantized import Quantized
+from llmanac.core.types import capabilities
+from llmanac.models.quantized import Quantized
 from llmanac.train import TrainSpec
-from llmanac.train._calibration import preserve_all, trial_rows
-from llmanac.train.plan import MICRO_TOKENS, Plan, set_recompute
+from llmanac.train.calibration import preserve_all, trial_rows
+from llmanac.train.plan import MICRO_TOKENS, TrainingPlan, set_recompute
 
 SHARE, MOST_FREE = 0.4, 0.9  # of the device's memory, and of what is free of it
 STATE_BYTES = 12  # a trained parameter's gradient and AdamW's two averages, float32
@@ -38,7 +39,7 @@ def plan_memory(
     Raises:
         SpecError: not even one row fits.
     """
-    made = Plan.read(folder)
+    made = TrainingPlan.read(folder)
     if made is not None:
         return dataclasses.replace(spec, micro_batch=made.spec.micro_batch)
     if spec.micro_batch is not None or objective.couples_batch:
@@ -54,7 +55,7 @@ def plan_memory(
     trained = sum(p.numel() for p in {id(p): p for p in model.parameters() if p.requires_grad}.values())
     set_recompute(model, spec.recompute)
     with preserve_all(model, objective, None), trial_rows(stream) as draw:
-        if hasattr(model, "compute_dtype"):
+        if "compute_dtype" in capabilities(model).settings:
             model.compute_dtype = resolve_dtype(spec.dtype, device)
         one = WORK * saved_bytes(model, objective, draw()[:1])
     left = room - STATE_BYTES * trained

@@ -57,7 +57,7 @@ class RowsSpec(Spec):
 
 
 @dataclass
-class Prepared:
+class PreparedRows:
     """Encoded rows.
 
     Attributes:
@@ -174,7 +174,7 @@ def cut(pair: Encoded, length: int, side: Cut) -> Encoded | None:
 
 def prepare(
     asked: RowsSpec, objective: Any, tokenizer: Any, folder: Path, *, longest: Callable[[], int | None], seed: int
-) -> Prepared:
+) -> PreparedRows:
     """Encode a file's rows: `folder/train` gets token shards, `folder/held_out.jsonl` the rows held out.
 
     Args:
@@ -227,7 +227,7 @@ def prepare(
         folder / "train", kept, vocab_size=tokenizer.vocab_size, fingerprint=tokenizer.fingerprint()
     )
     write_text(folder / "held_out.jsonl", "".join(json.dumps(row, default=str) + "\n" for _, row in shown))
-    return Prepared(data, [pair for pair, _ in shown], [row for _, row in shown], length, counts)
+    return PreparedRows(data, [pair for pair, _ in shown], [row for _, row in shown], length, counts)
 
 
 def _out_of_order(messages: Any) -> bool:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.core.spec import Spec
@@ -43,7 +43,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Score:
+class RewardScore:
     """A reward, the parts that it is made of by name (for the log), and the tokens that a model read for it."""
 
     value: float
@@ -54,7 +54,7 @@ class Score:
 class Reward(Protocol):
     """Scores samples, in their order."""
 
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]: ...
+    def __call__(self, samples: Sequence[Sample]) -> list[RewardScore]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class RewardSpec(Spec):
     """`build() -> Reward`."""
 
     kind = "reward"
+    path = cast("str | None", None)  # a field of some
 
     def build(self, **context: Any) -> Reward:
         """Raises SpecError, DataError or CheckpointError for what it cannot read."""
@@ -80,8 +81,8 @@ def checked(value: float, sample: Sample, name: str) -> float:
 def each(score: Any) -> Reward:
     """A Reward from a function of one sample."""
 
-    def reward(samples: Sequence[Sample]) -> list[Score]:
-        return [Score(float(score(sample))) for sample in samples]
+    def reward(samples: Sequence[Sample]) -> list[RewardScore]:
+        return [RewardScore(float(score(sample))) for sample in samples]
 
     return reward
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.core.ranges import COUNT, POSITIVE, Range, within
-from llmanac.rewards import Reward, RewardSpec, Sample, Score
+from llmanac.rewards import Reward, RewardScore, RewardSpec, Sample
 from llmanac.sandbox.pool import Sandbox
 
 CARD = {
@@ -43,13 +43,13 @@ class Spec(RewardSpec):
     def build(self, **context: Any) -> Reward:
         """Raises SandboxError where this machine cannot confine programs, once the first answer is scored."""
 
-        def reward(samples: Sequence[Sample]) -> list[Score]:
+        def reward(samples: Sequence[Sample]) -> list[RewardScore]:
             programs = [program(sample) for sample in samples]
             once = list(dict.fromkeys(programs))
             with Sandbox(workers=self.workers) as sandbox:
                 found = sandbox.run_many(once, seconds=self.seconds, memory=self.memory << 20, label="test code")
             passed = {text: result.passed for text, result in zip(once, found, strict=True)}
-            return [Score(float(passed[text])) for text in programs]
+            return [RewardScore(float(passed[text])) for text in programs]
 
         return reward
 

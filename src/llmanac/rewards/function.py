@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, described, shown, users_code
-from llmanac.rewards import Reward, RewardSpec, Sample, Score, checked
+from llmanac.rewards import Reward, RewardScore, RewardSpec, Sample, checked
 
 CARD = {
     "title": "A function of one's own",
@@ -52,14 +52,16 @@ class Spec(RewardSpec):
         if lists and not any(p.kind is p.VAR_KEYWORD for p in known):
             function = _of_its_names(function, {p.name for p in known})
 
-        def reward(samples: Sequence[Sample]) -> list[Score]:
+        def reward(samples: Sequence[Sample]) -> list[RewardScore]:
             with users_code(f"{self.file}:"):
                 found = (
                     _lists(function, samples, self.file) if lists else [_one(function, s, self.file) for s in samples]
                 )
             if len(found) != len(samples):
                 raise DataError(f"{self.file}: gave {len(found)} rewards for {len(samples)} answers")
-            return [Score(_number(value, sample, self.file)) for value, sample in zip(found, samples, strict=True)]
+            return [
+                RewardScore(_number(value, sample, self.file)) for value, sample in zip(found, samples, strict=True)
+            ]
 
         return reward
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.rewards import Reward, RewardSpec, Sample, Score, checked
+from llmanac.rewards import Reward, RewardScore, RewardSpec, Sample, checked
 
 CARD = {
     "title": "Combined rewards",
@@ -49,7 +49,7 @@ class Spec(RewardSpec):
         names = [part.name for part in self.parts]
         labels = [n if names.count(n) == 1 else f"{n}-{i + 1}" for i, n in enumerate(names)]
 
-        def reward(samples: Sequence[Sample]) -> list[Score]:
+        def reward(samples: Sequence[Sample]) -> list[RewardScore]:
             found = [_combined(self.form, labels, weights, s) for s in zip(*(p(samples) for p in built), strict=True)]
             for score, sample in zip(found, samples, strict=True):
                 checked(score.value, sample, f"{self.form} of {', '.join(labels)}")
@@ -58,7 +58,7 @@ class Spec(RewardSpec):
         return reward
 
 
-def _combined(form: str, labels: Sequence[str], weights: Sequence[float], scores: Sequence[Score]) -> Score:
+def _combined(form: str, labels: Sequence[str], weights: Sequence[float], scores: Sequence[RewardScore]) -> RewardScore:
     value = 0.0 if form == "sum" else 1.0
     parts: dict[str, float] = {}
     for label, weight, score in zip(labels, weights, scores, strict=True):
@@ -68,4 +68,4 @@ def _combined(form: str, labels: Sequence[str], weights: Sequence[float], scores
             value = math.inf
         parts[label] = score.value
         parts |= {f"{label}.{name}": part for name, part in score.parts.items()}
-    return Score(value, parts, sum(score.tokens for score in scores))
+    return RewardScore(value, parts, sum(score.tokens for score in scores))

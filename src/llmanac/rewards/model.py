@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from llmanac.core.types import Batch
-from llmanac.rewards import Reward, RewardSpec, Sample, Score
+from llmanac.rewards import Reward, RewardScore, RewardSpec, Sample
 
 CARD = {
     "title": "Reward model",
@@ -47,14 +47,14 @@ class ModelReward:
         self.model, self.tokenizer = model, tokenizer
 
     @torch.no_grad()
-    def __call__(self, samples: Sequence[Sample]) -> list[Score]:
+    def __call__(self, samples: Sequence[Sample]) -> list[RewardScore]:
         limit = self.model.trunk.max_length
         rows = [self.ids(sample)[-limit if limit else None :] for sample in samples]
-        out: list[Score] = []
+        out: list[RewardScore] = []
         for at in range(0, len(rows), AT_ONCE):
             some = rows[at : at + AT_ONCE]
             values = self.model.scores(Batch.padded(some, device=self.model.device))
-            out += [Score(float(value), tokens=len(row)) for value, row in zip(values, some, strict=True)]
+            out += [RewardScore(float(value), tokens=len(row)) for value, row in zip(values, some, strict=True)]
         return out
 
     def ids(self, sample: Sample) -> list[int]:

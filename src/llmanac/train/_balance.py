@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.models.ffn.experts import Experts
-from llmanac.objectives._base import BaseObjective
-from llmanac.train._calibration import preserve_objective
-from llmanac.train._random import preserve_random_state
+from llmanac.objectives import BaseObjective
+from llmanac.train.calibration import preserve_objective, preserve_random_state
 
 
 @contextlib.contextmanager

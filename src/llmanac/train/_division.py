@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from llmanac.adapters import applied
 from llmanac.core.device import resolve_dtype
 from llmanac.core.spec import dump, make_method
-from llmanac.core.types import LossSum
+from llmanac.core.types import LossSum, capabilities
 from llmanac.models.ffn.experts import Experts
+from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import pipeline, tensor
 from llmanac.parallel.mesh import Mesh
@@ -32,7 +33,7 @@ def describe(model: Any) -> dict[str, Any]:
     return {
         "model": dump(model.spec),
         "vocab_size": model.vocab_size,
-        "recompute": getattr(model, "recompute", "none"),
+        "recompute": model.recompute if "recompute" in capabilities(model).settings else "none",
         "adapters": [dump(transform.spec) for transform in applied(model)],
         "parameters": {name: (_name(p.dtype), p.requires_grad) for name, p in model.named_parameters()},
     }
@@ -86,7 +87,7 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
             tensor.divide(own, mesh.axis("tensor"), split=spec.activations == "split")
         module: nn.Module = Summed(own, Autoregressive())
         if spec.pipeline > 1:
-            module = pipeline.Stage(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
+            module = pipeline.StageModule(own, first=first, last=last, twice=spec.schedule == "zero-bubble")
         if spec.replicas > 1 and spec.weights == "sharded":
             _shard(module, own, mesh)
         module.to_empty(device=mesh.device)
@@ -98,17 +99,17 @@ def divide(model: Any, mesh: Mesh, job: Mapping[str, Any], train: TrainSpec) -> 
 def _shard(module: nn.Module, model: Any, mesh: Mesh) -> None:
     # a warning for callers that change what a module returns in place, which nothing here does
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    layers = getattr(getattr(model, "model", None), "layers", ())
+    layers = model.model.layers if isinstance(model, Transformer) else ()
     kept = mesh.spec.pipeline == 1  # in a pipeline every micro-batch would gather the weights anew
     for layer in layers.values() if isinstance(layers, nn.ModuleDict) else layers:
         # the backward pass of a loss that is no output of the layer may begin before FSDP2 gathers weights
-        anew = kept and not isinstance(getattr(layer, "mlp", None), Experts)
+        anew = kept and not isinstance(layer.mlp, Experts)
         fully_shard(layer, mesh=mesh.axis("data"), reshard_after_forward=anew)
     # the embedding and the head: kept from the forward to the backward pass, which begins with them
     fully_shard(module, mesh=mesh.axis("data"), reshard_after_forward=False)
 
 
-def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module, pipeline.Runner | None]:
+def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module, pipeline.PipelineRunner | None]:
     """What a step calls: the module, with DDP where weights are replicated; and what runs the stages of a pipeline.
 
     width: of the hidden states between stages.
@@ -121,12 +122,12 @@ def called(modules: list[nn.Module], mesh: Mesh, width: int) -> tuple[nn.Module,
         return module, None
     numbers = pipeline.stages_of(spec.schedule, mesh.pipeline, spec.pipeline)
     group = mesh.axis("pipeline").get_group()
-    return module, pipeline.Runner(dict(zip(numbers, modules, strict=True)), spec, group, mesh.device, width)
+    return module, pipeline.PipelineRunner(dict(zip(numbers, modules, strict=True)), spec, group, mesh.device, width)
 
 
 def _tie_again(model: Any) -> None:
     """`to_empty` gives one matrix under two names two memories, except under FSDP2."""
-    if not getattr(model.spec, "tied", False):
+    if not model.spec.tied:
         return
     embed, head = model.model.embed_tokens, model.lm_head
     if embed is not None and head is not None and head.weight is not embed.weight:

@@ -13,7 +13,7 @@ from llmanac.train.checkpoint import Checkpoint, copy_tensors, fingerprint, froz
 MODEL = "model"
 
 
-class Trained:
+class FinishedTraining:
     """The models of a run; which of their parameters are trained is settled when it is made.
 
     Attributes:

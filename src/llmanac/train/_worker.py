@@ -25,13 +25,13 @@ from llmanac.parallel import context, tensor
 from llmanac.parallel.mesh import Mesh, size_of, unpack
 from llmanac.train import TrainSpec, _division, _parts
 from llmanac.train._balance import of_step
-from llmanac.train._sums import Sums
-from llmanac.train.optimizers._base import Layout, parameter_roles
+from llmanac.train.optimizers._base import ParameterLayout, parameter_roles
+from llmanac.train.step import Sums
 
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
 
 
-class Worker:
+class TrainingWorker:
     """One rank's part of a training.
 
     Attributes:
@@ -61,7 +61,7 @@ class Worker:
         self.parameters = {name: nn.Parameter(own) for name, p, own in self._held if p.requires_grad}
         rows = [(name, p, roles[self._full_name(name)]) for name, p in self.parameters.items()]
         self.optimizer = self.train.optimizer.build(parameters=rows)
-        self.optimizer.layout = Parts(dict(self.places))
+        self.optimizer.layout = DividedLayout(dict(self.places))
 
     def _tied(self) -> dict[str, Any]:
         """Where one matrix is both the first stage's embedding and the last one's head: the group of the two ranks."""
@@ -297,7 +297,7 @@ class Worker:
             torch.manual_seed(seed_of(self.seed, "step", step, *place))
             yield
 
-    def step(self, described: Sequence[dict[str, Any]], numbers: Tensor, lr_scale: float, step: int) -> Step:
+    def step(self, described: Sequence[dict[str, Any]], numbers: Tensor, lr_scale: float, step: int) -> TeamStep:
         """Compute and do a step, unless the loss or the gradient is not finite or nothing carries loss."""
         with self._random(step):
             loss, units, tokens, square, *metrics = self.gradients(described, numbers)
@@ -306,7 +306,7 @@ class Worker:
             clipped = 1.0 if not self.train.clip else min(1.0, self.train.clip / (norm + 1e-6))
             self.optimizer.step(lr_scale, clipped / units)
         self.optimizer.zero_grad()
-        return Step(loss, int(units), int(tokens), norm, dict(zip(self.metric_names, metrics, strict=True)))
+        return TeamStep(loss, int(units), int(tokens), norm, dict(zip(self.metric_names, metrics, strict=True)))
 
     def obey(self, command: Mapping[str, Any]) -> None:
         """Do what rank 0 does at the same time."""
@@ -327,7 +327,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Step:
+class TeamStep:
     """A step's sums over all ranks: loss in nats, units, tokens, metrics; and the norm of the mean loss's gradient."""
 
     loss: float
@@ -371,7 +371,7 @@ def _cut_over(p: Any) -> set[str]:
     return {name for name, place in zip(names, p.placements, strict=True) if not place.is_replicate()}
 
 
-class Parts(Layout):
+class DividedLayout(ParameterLayout):
     """Of the parameters that a rank has parts of, by name."""
 
     def __init__(self, places: Mapping[str, Any]) -> None:

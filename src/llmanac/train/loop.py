@@ -17,16 +17,17 @@ from llmanac.core.device import has_compiler, resolve_dtype
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import dump, flatten
+from llmanac.core.types import capabilities
+from llmanac.models.compiling import NO_COMPILER, compile_model
 from llmanac.train import TrainSpec, pace
 from llmanac.train._memory import keep_freed_memory
-from llmanac.train._random import Generator, capture, preserve_random_state, restore, seed_everything
 from llmanac.train._signals import interruptible
-from llmanac.train._step import Stepper, StepResult
-from llmanac.train._trained import Trained, under
+from llmanac.train._trained import FinishedTraining, under
+from llmanac.train.calibration import Generator, capture, preserve_random_state, restore, seed_everything
 from llmanac.train.checkpoint import Checkpoint, Checkpoints
-from llmanac.train.compiling import NO_COMPILER, compile_model
-from llmanac.train.metrics import Metrics
-from llmanac.train.plan import Plan, plan, set_attention, set_recompute
+from llmanac.train.metrics import MetricsLog
+from llmanac.train.plan import TrainingPlan, plan, set_attention, set_recompute
+from llmanac.train.step import Stepper, StepResult
 
 Evaluate = Callable[[Any], Mapping[str, float]]
 MAY_CHANGE = ("keep", "checkpoint_every", "recompute")  # fields that do not change what is computed
@@ -46,7 +47,7 @@ class TrainResult:
     """
 
     folder: Path
-    plan: Plan
+    plan: TrainingPlan
     steps: int
     loss: float | None
     best: dict[str, Any] | None
@@ -95,13 +96,13 @@ def train(
         KeyboardInterrupt: after Ctrl-C; a checkpoint of the last complete step was saved first.
     """
     keep_freed_memory()
-    run = _Run(model, source, objective, Path(folder), seed, generators, watch, report, team)
+    run = _TrainingRun(model, source, objective, Path(folder), seed, generators, watch, report, team)
     run.saved, run.patience = saved or run.saved, patience
     with preserve_random_state():
         return run.train(spec, resume, evaluate, evaluate_every, budget, label)
 
 
-class _Run:
+class _TrainingRun:
     """One call of `train`: its inputs and its progress."""
 
     def __init__(
@@ -127,7 +128,7 @@ class _Run:
                 f"source: {type(source).__name__} has no {missing[0]}(); a source has __next__, state and restore, so "
                 "that a training can be resumed (see core/types.py)"
             )
-        self.trained = Trained(model, objective)
+        self.trained = FinishedTraining(model, objective)
         self.step = self.tokens = self.saved_at = 0
         self.seconds = self.spent = 0.0
         self.began = pace.now()
@@ -176,7 +177,7 @@ class _Run:
         result, rate, steps = None, _Rate(), spec.steps or 0
         clock = pace.Pace(budget, self._elapsed(), settled=made.settled_at < math.inf) if budget and made.open else None
         every = made.checkpoint_every
-        metrics = Metrics(self.folder, step=self.step)
+        metrics = MetricsLog(self.folder, step=self.step)
         try:
             with interruptible() as interrupted, progress(label, steps, "steps") as bar:
                 bar.done = self.step
@@ -227,13 +228,13 @@ class _Run:
             rate.value() or None, used, checkpoints.path(self.saved_at), self.evaluated,
         )  # fmt: skip
 
-    def _plan(self, spec: TrainSpec, resume: bool, begun: int | None, budget: float | None) -> Plan:
+    def _plan(self, spec: TrainSpec, resume: bool, begun: int | None, budget: float | None) -> TrainingPlan:
         """The plan of the run that is resumed, or a new one, written before the first step.
 
         Args:
             begun: how many steps are done; None where there is no checkpoint.
         """
-        old = Plan.read(self.folder) if resume else None
+        old = TrainingPlan.read(self.folder) if resume else None
         if old is not None and old.revisions and spec.steps == old.first_steps:
             spec = dataclasses.replace(spec, steps=old.spec.steps)
         changed = {} if old is None else _changes(spec, old.spec)
@@ -266,7 +267,7 @@ class _Run:
         """Seconds that this training took, in all its sessions."""
         return self.spent + pace.now() - self.began
 
-    def _paced(self, clock: pace.Pace, made: Plan, every: int, label: str) -> Plan:
+    def _paced(self, clock: pace.Pace, made: TrainingPlan, every: int, label: str) -> TrainingPlan:
         """The plan, with a revision more where the speed asks for one: written before it counts."""
         if made.revisions and self.step < made.revisions[-1].step:
             return made  # a resumed training first does what is written
@@ -288,7 +289,7 @@ class _Run:
             return
         compile_model(self.model)
 
-    def _log(self, metrics: Metrics, result: StepResult, lr_scale: float, seconds: float, mfu: float | None) -> None:
+    def _log(self, metrics: MetricsLog, result: StepResult, lr_scale: float, seconds: float, mfu: float | None) -> None:
         values: dict[str, Any] = {
             "loss": result.loss,
             "units": result.units,
@@ -300,7 +301,7 @@ class _Run:
         }
         metrics.write(self.step, values | ({"mfu": round(mfu, 4)} if mfu else {}))
 
-    def _evaluate(self, evaluate: Evaluate, metrics: Metrics) -> bool:
+    def _evaluate(self, evaluate: Evaluate, metrics: MetricsLog) -> bool:
         """Evaluate without disturbing the training; returns whether the watched metric is the best so far."""
         if self.team is not None:
             self.optimizer.collect()
@@ -390,5 +391,4 @@ class _Rate:
 
 
 def _flops_per_token(model: Any, length: int) -> float | None:
-    count = getattr(model, "flops_per_token", None)
-    return float(count(length)) if count else None
+    return float(model.flops_per_token(length)) if capabilities(model).counts_flops else None

@@ -32,7 +32,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
         yield {RENAMED.get(key, key): value for key, value in values.items()}
 
 
-class Metrics:
+class MetricsLog:
     """Appends to both. On resume, lines past the checkpoint's step are dropped first: they will be computed again.
 
     Raises:

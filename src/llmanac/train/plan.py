@@ -23,11 +23,11 @@ from llmanac.core.device import calibration, gemm_rate, has_compiler, resolve_dt
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_table, write_json
 from llmanac.core.spec import dump, make
+from llmanac.core.types import capabilities
 from llmanac.train import TrainSpec
-from llmanac.train._calibration import preserve_all, trial_rows
-from llmanac.train._random import Generator
-from llmanac.train._threads import divides
+from llmanac.train.calibration import Generator, preserve_all, trial_rows
 from llmanac.train.pace import Revision, as_json
+from llmanac.train.threads import divides
 
 FILE = "plan.json"
 MICRO_TOKENS = 8192  # tokens of a micro-batch by default: beyond this a step gains no speed and costs memory
@@ -39,7 +39,7 @@ NAMES: dict[torch.dtype, Any] = {torch.float32: "float32", torch.bfloat16: "bflo
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """A TrainSpec in which nothing is open, and what was measured for it.
 
     Attributes:
@@ -86,7 +86,7 @@ class Plan:
         """Whether the number of steps came from a budget, and may still be revised."""
         return "budget_seconds" in self.measured and not self.ended
 
-    def revise(self, revision: Revision) -> Plan:
+    def revise(self, revision: Revision) -> TrainingPlan:
         """The plan with one revision more."""
         spec = dataclasses.replace(self.spec, steps=revision.steps)
         seconds = self.step_seconds or revision.step_seconds
@@ -104,7 +104,7 @@ class Plan:
         return (folder / FILE).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Plan | None:
+    def read(cls, folder: Path) -> TrainingPlan | None:
         """The plan in a folder; None where there is none."""
         if not cls.made(folder):
             return None
@@ -123,7 +123,7 @@ def plan(
     *,
     budget: float | None = None,
     generators: Mapping[str, Generator] | None = None,
-) -> Plan:
+) -> TrainingPlan:
     """Settle a TrainSpec; the models, the objective, the source and all random states stay as they were.
 
     Args:
@@ -161,7 +161,7 @@ def plan(
             measured["wants_compiler"] = True  # compiling would have been worth it: `train` says so
     measured["threads"] = torch.get_num_threads()
     measured["planning_seconds"] = round(time.perf_counter() - start, 3)
-    return Plan(spec, None, gemm, measured)
+    return TrainingPlan(spec, None, gemm, measured)
 
 
 def settled_numerics(spec: TrainSpec, device: torch.device) -> TrainSpec:
@@ -180,8 +180,9 @@ def settled_numerics(spec: TrainSpec, device: torch.device) -> TrainSpec:
 
 def flops_per_token(model: Any, length: int) -> float:
     """What the model counts, or 6 a parameter."""
-    count = getattr(model, "flops_per_token", None)
-    return float(count(length)) if count else 6.0 * sum(p.numel() for p in model.parameters())
+    if capabilities(model).counts_flops:
+        return float(model.flops_per_token(length))
+    return 6.0 * sum(p.numel() for p in model.parameters())
 
 
 def micro_tokens(model: Any, spec: TrainSpec, device: torch.device) -> int:
@@ -199,13 +200,13 @@ def default_micro_batch(rows: int, length: int, tokens: int = MICRO_TOKENS) -> i
 
 def set_attention(model: nn.Module, form: str) -> None:
     """Tell a model that has the choice which attention form to use."""
-    if hasattr(model, "attention_form") and form != "auto":
+    if "attention_form" in capabilities(model).settings and form != "auto":
         setattr(model, "attention_form", form)  # noqa: B010 - a Module's attributes are typed as tensors
 
 
 def set_recompute(model: nn.Module, what: str) -> None:
     """Tell a model of blocks what its backward pass computes again. Raises SpecError for one without the choice."""
-    if hasattr(model, "recompute"):
+    if "recompute" in capabilities(model).settings:
         setattr(model, "recompute", what)  # noqa: B010 - a Module's attributes are typed as tensors
     elif what != "none":
         raise SpecError(f"train.recompute: {type(model).__name__} cannot compute its blocks again; leave it out")

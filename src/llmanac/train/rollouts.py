@@ -28,12 +28,11 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
 from llmanac.core.types import SourceState
 from llmanac.data.pack import ListStream
-from llmanac.generate._draws import PlainDraws
+from llmanac.generate.draws import PlainDraws
 from llmanac.generate.engine import Engine, Options, evaluating
-from llmanac.objectives._advantages import by_group, gae, group_spread, optimal_constant
-from llmanac.objectives._rollouts import Rollout
-from llmanac.rewards import Reward, Sample, Score, checked
-from llmanac.train._alarms import Alarms
+from llmanac.objectives.policy_gradient import Rollout, by_group, gae, group_spread, optimal_constant
+from llmanac.rewards import Reward, RewardScore, Sample, checked
+from llmanac.train.alarms import Alarms
 
 FIELDS = ("logprobs", "advantages", "returns", "values", "reference")
 KEPT = 0.9  # of the moving average, a draw
@@ -43,7 +42,7 @@ LogProbabilities = Callable[[Sequence[Rollout]], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Prompt:
+class RolloutPrompt:
     """A prompt's token ids and the row that it came from."""
 
     ids: tuple[int, ...]
@@ -91,7 +90,7 @@ class Rollouts:
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], engine: Engine, objective: Any, reward: Reward, sampling: Sampling, *,
+        self, prompts: Sequence[RolloutPrompt], engine: Engine, objective: Any, reward: Reward, sampling: Sampling, *,
         seed: int, reference: LogProbabilities | None = None, behaviour: LogProbabilities | None = None,
         values: LogProbabilities | None = None, truth: Reward | None = None, log: Path | None = None,
         report: Callable[[str], object] | None = None,
@@ -187,7 +186,7 @@ class Rollouts:
             self.warned = True
             self.report(f"alarm: ratio: {said}; the estimate is biased by about as much")
 
-    def _scores(self, samples: Sequence[Sample]) -> list[Score]:
+    def _scores(self, samples: Sequence[Sample]) -> list[RewardScore]:
         scores = self.reward(samples)
         if len(scores) != len(samples):
             raise DataError(f"reward: gave {len(scores)} scores for {len(samples)} answers")
@@ -196,7 +195,7 @@ class Rollouts:
         if self.sampling.unfinished is None:
             return scores
         return [
-            score if sample.finished else Score(self.sampling.unfinished, score.parts)
+            score if sample.finished else RewardScore(self.sampling.unfinished, score.parts)
             for score, sample in zip(scores, samples, strict=True)
         ]
 

@@ -29,16 +29,17 @@ from llmanac.core.errors import LlmanacError, SpecError, TrainingError
 from llmanac.core.spec import dump
 from llmanac.core.types import IGNORE
 from llmanac.data.pack import PADDING
-from llmanac.models._quantized import Quantized
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.layers import Embedding, LinearMap
+from llmanac.models.lm import TrainedModel
 from llmanac.models.lm.transformer import Transformer
-from llmanac.objectives._base import NextToken
+from llmanac.models.quantized import Quantized
+from llmanac.objectives import NextToken
 from llmanac.parallel import ParallelSpec, context, pipeline, tensor
 from llmanac.parallel.mesh import Mesh, describe, further_rank, pack
 from llmanac.train import TrainSpec, _division
-from llmanac.train._step import StepResult
-from llmanac.train._worker import Worker
+from llmanac.train._worker import TrainingWorker
 from llmanac.train.checkpoint import model_tensors
+from llmanac.train.step import StepResult
 
 DIVIDED = ("adamw", "sgd", "lion", "muon")  # a part of a tensor is updated as it would be within all of it
 
@@ -64,7 +65,7 @@ class TeamStepper:
         }  # fmt: skip
         _say(self.mesh, job)
         with self.mesh.working("dividing the model"):
-            self.worker = Worker(self.mesh, job)
+            self.worker = TrainingWorker(self.mesh, job)
         self._state: tuple[dict[str, Tensor], dict[str, int]] | None = None
         self._begun = False
 
@@ -195,7 +196,7 @@ def check_objective(objective: Any) -> None:
 def check(model: Any, objective: Any, spec: TrainSpec, parallel: ParallelSpec) -> None:
     """Raises SpecError that names what cannot be trained on several ranks."""
     check_objective(objective)
-    if not isinstance(model, TrainedModel) or not hasattr(model, "spec"):
+    if not isinstance(model, TrainedModel):
         raise SpecError(f"parallel: {type(model).__name__} cannot be built from a Spec on every rank")
     _check_parts(model, parallel.tensor)
     whole = parallel.tensor * parallel.pipeline == 1 and parallel.weights == "replicated"
@@ -219,7 +220,9 @@ def _check_parts(model: Any, tensor_ranks: int) -> None:
     """Raises SpecError for adapters and weights that other ranks cannot build from their Specs."""
     alone = "are trained on one process only; leave --processes and parallel out"
     for name, module in model.named_modules():
-        if getattr(module, "through", None) or isinstance(getattr(module, "weight", None), Quantized):
+        if isinstance(module, (LinearMap, Embedding)) and (
+            isinstance(module.weight, Quantized) or (isinstance(module, LinearMap) and module.through is not None)
+        ):
             raise SpecError(f"parallel: quantized weights {alone} ({name})")
     for transform in applied(model):
         chosen: Any = transform.spec
@@ -279,19 +282,19 @@ def team(spec: ParallelSpec, device: torch.device) -> Iterator[Team | None]:
         made.mesh.close()
 
 
-class Follower:
+class TrainingRank:
     """A further rank: the worker of each training in turn."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
-        self.worker: Worker | None = None
+        self.worker: TrainingWorker | None = None
 
     def obey(self, command: dict[str, Any]) -> None:
         """Do what rank 0 does at the same time."""
         if command["do"] == "train":
             torch.set_num_threads(command["threads"])
             self.worker = None  # its memory first
-            self.worker = Worker(self.mesh, command)
+            self.worker = TrainingWorker(self.mesh, command)
         elif self.worker is not None:
             self.worker.obey(command)
 
@@ -299,7 +302,7 @@ class Follower:
 def follow() -> None:
     """Be a further rank until rank 0 ends. Raises TrainingError where another rank stopped."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 ends its step, saves, and says so
-    Mesh.joined().follow(lambda mesh: Follower(mesh).obey)
+    Mesh.joined().follow(lambda mesh: TrainingRank(mesh).obey)
 
 
 if __name__ == "__main__":

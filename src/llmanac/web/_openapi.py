@@ -162,7 +162,7 @@ def _bodies(service: Service) -> dict[str, Any]:
     most = chat["properties"]["messages"].pop("maxItems")
     chat["properties"]["messages"]["description"] = f"at most {most}"
     message = schemas["Message"]["properties"]
-    if form_of(getattr(service.engine.tokenizer, "chat_template", None)) is None or service.assistant is not None:
+    if form_of(service.engine.chat_template) is None or service.assistant is not None:
         message |= {name: {"enum": [None], "description": "not supported"} for name in ("tool_calls", "tool_call_id")}
     else:
         message["role"]["enum"] = list(TOOL_ROLES)

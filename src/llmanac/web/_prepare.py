@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from llmanac.core.errors import LlmanacError
+from llmanac.core.types import capabilities
 from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine
 from llmanac.web._errors import ApiError, Busy
@@ -81,11 +82,11 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
     body = ChatBody.model_validate_json(data)
     service.check_model(body.model)
     body.check()
-    template = None if assistant is not None else getattr(engine.tokenizer, "chat_template", None)
+    template = None if assistant is not None else engine.chat_template
     form = form_of(template)
     body.check_messages(TOOL_ROLES if form is not None else ROLES)
     messages, urls = body.conversation(), body.images()
-    if urls and (assistant is not None or not getattr(engine.model, "sees", False)):
+    if urls and (assistant is not None or not capabilities(engine.model).sees):
         raise ApiError(400, f"{urls[0][0]}: {NO_IMAGES}", param=urls[0][0], code="unsupported")
     options = body.options(engine.eos_ids)
     asked, given = structure_of(body), {}
@@ -109,7 +110,7 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
             limit = sys.maxsize if limit is None else limit  # the answer is as long as it is
             ids = prompt_of(assistant, engine, messages)
         else:
-            if getattr(engine.model, "sees", False):
+            if capabilities(engine.model).sees:
                 from llmanac.web._images import open_images  # pixels need torch
 
                 ids, options["images"] = cast(Any, engine.model).chat(messages, open_images(urls), until, **given)

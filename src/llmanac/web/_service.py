@@ -12,6 +12,7 @@ from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
+from llmanac.core.types import capabilities
 from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import Matchers
 from llmanac.generate.engine import Engine, Request
@@ -84,8 +85,8 @@ class Service:
 
     @property
     def can_chat(self) -> bool:
-        template = getattr(self.engine.tokenizer, "chat_template", None)
-        sees = getattr(self.engine.model, "sees", False)
+        template = self.engine.chat_template
+        sees = capabilities(self.engine.model).sees
         return self.assistant is not None or template is not None or sees
 
     def check_model(self, name: str | None) -> None:
@@ -103,7 +104,7 @@ class Service:
             "llmanac": {
                 "chat": self.can_chat,
                 "assistant": self.assistant is not None,
-                **({"images": True} if getattr(self.engine.model, "sees", False) else {}),
+                **({"images": True} if capabilities(self.engine.model).sees else {}),
                 **({"examples": self.examples} if self.examples else {}),
             },
         }

@@ -41,7 +41,7 @@ from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.metrics.answers import exact_match, f1
 from llmanac.models.locate import ASSISTANT
-from llmanac.recipes.application import Application, Pairs, ReportPart
+from llmanac.recipes.application import Application, FineTuningPairs, ReportPart
 from llmanac.recipes.pairs import mixture, pairs_stream, write_examples
 from llmanac.recipes.timetable import questions_asked
 from llmanac.retrieve.folder import FolderIndex
@@ -66,7 +66,7 @@ EXAMPLES, MISSED, GUESS_TOKENS = 10, 0.5, 32
 Row = tuple[np.ndarray, np.ndarray]
 
 
-class Documentation(Pairs):
+class Documentation(FineTuningPairs):
     """Questions about documented names, answered from the sentences that are found."""
 
     length = LENGTH

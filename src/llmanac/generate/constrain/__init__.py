@@ -80,7 +80,7 @@ def constraint_of(
         raise RequestError(f"{key[0]}: this engine has no tokenizer, which it needs")
     from llmanac.generate.constrain._patience import limited
     from llmanac.generate.constrain.automaton import warm
-    from llmanac.generate.constrain.matcher import Follower, Matcher
+    from llmanac.generate.constrain.matcher import MaskFollower, Matcher
     from llmanac.generate.constrain.vocabulary import vocabulary_of
 
     if key not in known:
@@ -95,7 +95,7 @@ def constraint_of(
             named = re.match(r"\w+[:#]", str(error))
             raise RequestError(str(error) if named else f"{key[0]}: {error}") from None
     matcher = known[key]
-    return lambda: Follower(matcher, ends, size)
+    return lambda: MaskFollower(matcher, ends, size)
 
 
 def compile_kernels(tokenizer: Tokenizer | None, ends: Collection[int], size: int) -> None:

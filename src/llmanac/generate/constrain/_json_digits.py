@@ -11,11 +11,11 @@ from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,
     Concat,
+    Concatenation,
     Node,
     Ref,
     Regex,
     Repeat,
-    Sequence,
     Terminal,
     Union,
 )
@@ -129,8 +129,8 @@ def rules_of(numbers: Numbers, name: str) -> dict[str, Node]:
     edges, accepting = automaton(numbers)
     rules: dict[str, Node] = {}
     for n, out in enumerate(edges):
-        steps: list[Node] = [Sequence((Terminal(c), Ref(f"{name}{t}"))) for t, c in _arrows(out).items()]
-        rules[f"{name}{n}"] = Choice((*steps, *([Sequence(())] if n in accepting else [])))
+        steps: list[Node] = [Concatenation((Terminal(c), Ref(f"{name}{t}"))) for t, c in _arrows(out).items()]
+        rules[f"{name}{n}"] = Choice((*steps, *([Concatenation(())] if n in accepting else [])))
     return rules
 
 

@@ -73,7 +73,7 @@ def _check_unicode(text: str, path: tuple[Any, ...]) -> None:
     raise refuse(pointer, f"{shown(text)} has half of a surrogate pair, which is no character; write both halves")
 
 
-class Document:
+class SchemaDocument:
     """The schemas of a document by JSON pointer.
 
     Args:

@@ -23,8 +23,8 @@ from llmanac.generate.constrain._json_values import (
     Array,
     Conjunction,
     Contains,
-    Group,
     Object,
+    PropertyGroup,
     Values,
 )
 
@@ -71,7 +71,7 @@ def constant(self: Schemas, pointer: str, value: object) -> Values:
         return replace(NOTHING, strings=Strings(frozenset({value})))
     if isinstance(value, Mapping):
         names = tuple((k, ((True, self.document.add({"enum": [v]})),)) for k, v in value.items())
-        group = Group(names, additional=NEVER, evaluates=False)
+        group = PropertyGroup(names, additional=NEVER, evaluates=False)
         return replace(NOTHING, objects=(Object((group,), tuple(value)),))
     if isinstance(value, list | tuple):
         prefix = tuple(((True, self.document.add({"enum": [v]})),) for v in value)
@@ -194,7 +194,7 @@ def _object(self: Schemas, pointer: str, schema: Mapping[str, Any], evaluated: b
         (self.pattern(f"{at}/{escaped(p)}", p), self.of(self.child(pointer, "patternProperties", p))) for p in matching
     )
     rest = self.of(self.child(pointer, "additionalProperties")) if "additionalProperties" in schema else None
-    groups = (Group(names, patterns, rest),) if names or patterns or rest is not None else ()
+    groups = (PropertyGroup(names, patterns, rest),) if names or patterns or rest is not None else ()
     required = schema.get("required", ())
     if isinstance(required, bool) and self.document.draft <= 7:  # as draft 3 had it
         raise refuse(f"{pointer}/required", "true and false are of draft 3; list the names in the object's schema")
@@ -213,7 +213,7 @@ def _dependent(self: Schemas, pointer: str, schema: Mapping[str, Any], evaluated
         if not self.document.has(keyword, schema):
             continue
         for name, needs in self.table(pointer, schema, keyword).items():
-            absent = replace(EVERYTHING, objects=(Object((Group(((name, NEVER),), evaluates=False),)),))
+            absent = replace(EVERYTHING, objects=(Object((PropertyGroup(((name, NEVER),), evaluates=False),)),))
             if keyword == "dependentRequired" or (keyword == "dependencies" and isinstance(needs, list | tuple)):
                 more = self.names(f"{pointer}/{keyword}/{escaped(name)}", needs)
                 present = replace(NOTHING, objects=(Object((), (name, *more)),))

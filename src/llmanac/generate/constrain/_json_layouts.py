@@ -11,7 +11,7 @@ _SPACE = Repeat(Chars(((9, 10), (13, 13), (32, 32))), 0)
 
 
 @dataclass(frozen=True)
-class Layout:
+class JSONLayout:
     """What is between the parts of arrays and objects."""
 
     comma: Regex
@@ -28,7 +28,7 @@ class Layout:
 
 
 LAYOUTS = {
-    "spaced": Layout(literal(", "), literal(": ")),
-    "compact": Layout(literal(","), literal(":")),
-    "any": Layout(Concat((_SPACE, literal(","), _SPACE)), Concat((_SPACE, literal(":"), _SPACE)), _SPACE),
+    "spaced": JSONLayout(literal(", "), literal(": ")),
+    "compact": JSONLayout(literal(","), literal(":")),
+    "any": JSONLayout(Concat((_SPACE, literal(","), _SPACE)), Concat((_SPACE, literal(":"), _SPACE)), _SPACE),
 }

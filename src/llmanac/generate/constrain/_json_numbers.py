@@ -210,7 +210,7 @@ class _Style:
         return state in ("whole", "digit")
 
 
-class _Table:
+class _DigitTable:
     """A set of which the automaton was made before, and what is left out of it and of its complement."""
 
     def __init__(self, values: Expression):
@@ -227,7 +227,7 @@ class _Table:
         return state in self.accepting
 
 
-Machine = Below | Multiple | Listed | _Digits | _Written | _Style | _Table
+Machine = Below | Multiple | Listed | _Digits | _Written | _Style | _DigitTable
 Expression = Machine | tuple[object, ...]  # a machine, or ("and" | "or" | "not", expressions...)
 
 
@@ -249,7 +249,7 @@ class Numbers:
         exponent = strong if strong in pair else weak if pair == (weak, weak) else "some"
         values: Expression = (connective, self.values, other.values)
         if _size(values) > MAX_EXPRESSION:
-            values = _Table(values)
+            values = _DigitTable(values)
         return Numbers(values, style, exponent)
 
     def __and__(self, other: Numbers) -> Numbers:
@@ -305,7 +305,7 @@ def _limits(item: Expression, inside: bool) -> dict[object, Expression]:
         for part in item[1:]:
             found |= _limits(part, inside != (item[0] == "not"))  # type: ignore[arg-type]
         return found
-    if isinstance(item, _Table):
+    if isinstance(item, _DigitTable):
         return item.limits[inside]
     if isinstance(item, Multiple | Listed) and not inside:
         return {"digits": APART}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from llmanac.core.errors import LlmanacError, SpecError, shown
 from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _patience
-from llmanac.generate.constrain._json_document import ANNOTATIONS, Document, escaped, refuse
+from llmanac.generate.constrain._json_document import ANNOTATIONS, SchemaDocument, escaped, refuse
 from llmanac.generate.constrain._json_strings import Strings
 from llmanac.generate.constrain._json_values import (
     EVERYTHING,
@@ -20,8 +20,8 @@ from llmanac.generate.constrain._json_values import (
     Algebra,
     Array,
     Conjunction,
-    Group,
     Object,
+    PropertyGroup,
     Values,
     both,
 )
@@ -59,7 +59,7 @@ class Schemas(Algebra):
         SpecError: a keyword that is not supported or not well-formed, by its pointer.
     """
 
-    def __init__(self, document: Document, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, document: SchemaDocument, handlers: Mapping[str, Handler]) -> None:
         self.document = document
         self.known: dict[tuple[str, bool], Values] = {}
         self.conjunctions: dict[Conjunction, Values] = {}
@@ -274,4 +274,4 @@ def _other_properties(piece: Object, schema: Conjunction) -> Object:
         return piece
     names = tuple((name, ()) for group in seen for name, _ in group.names)
     patterns = tuple((pattern, ()) for group in seen for pattern, _ in group.patterns)
-    return piece & Object((Group(names, patterns, schema),))
+    return piece & Object((PropertyGroup(names, patterns, schema),))

@@ -14,22 +14,22 @@ from llmanac.generate.constrain import _json_numbers as numbers
 from llmanac.generate.constrain import _json_strings as strings
 from llmanac.generate.constrain import _patience
 from llmanac.generate.constrain._json_document import refuse
-from llmanac.generate.constrain._json_layouts import Layout
+from llmanac.generate.constrain._json_layouts import JSONLayout
 from llmanac.generate.constrain._json_numbers import Numbers
 from llmanac.generate.constrain._json_schemas import Schemas
 from llmanac.generate.constrain._json_strings import Strings, literal
-from llmanac.generate.constrain._json_values import NEVER, Array, Conjunction, Group, Object, Values, both
+from llmanac.generate.constrain._json_values import NEVER, Array, Conjunction, Object, PropertyGroup, Values, both
 from llmanac.generate.constrain._json_values import NOTHING as NO_VALUES
 from llmanac.generate.constrain.expressions import (
     Choice,
     Concat,
+    Concatenation,
     Fresh,
     Many,
     Node,
     Ref,
     Regex,
     Scope,
-    Sequence,
     Terminal,
     Union,
 )
@@ -38,7 +38,7 @@ MAX_RULES = 20_000
 LONGEST = 8192  # items or properties where a greater number is allowed
 MAX_PATTERNS = 6  # of patternProperties that apply to one object
 MAX_EXISTS = 3  # properties of one object that have to exist under a name that is not given
-EMPTY, NOTHING = Sequence(()), Choice(())
+EMPTY, NOTHING = Concatenation(()), Choice(())
 Region = tuple[Strings, Conjunction]  # names, and what the values of such properties have to be
 
 
@@ -51,7 +51,7 @@ class Writer:
         name: starts the names of the rules.
     """
 
-    def __init__(self, schemas: Schemas, layout: Layout, name: str) -> None:
+    def __init__(self, schemas: Schemas, layout: JSONLayout, name: str) -> None:
         self.schemas, self.layout, self.name = schemas, layout, name
         self.rules: dict[str, Node] = {}
         self.names: dict[Conjunction, str] = {}
@@ -123,7 +123,7 @@ class Writer:
             if piece.most is not None and piece.most < piece.least:
                 return NOTHING
         body = self.counted(piece, item) if piece.contains else self.items(piece, item)
-        node = Sequence((self.layout.opening("["), body, self.layout.closing("]")))
+        node = Concatenation((self.layout.opening("["), body, self.layout.closing("]")))
         return node if piece.unique is None else Scope(node)
 
     def unique_item(self, pointer: str, schema: Conjunction) -> Node:
@@ -157,15 +157,15 @@ class Writer:
         node: Node = EMPTY
         if most is None or most > 0:
             one = item(piece.rest)
-            more, least = Sequence((comma, one)), max(piece.least - length, 0)
+            more, least = Concatenation((comma, one)), max(piece.least - length, 0)
             if length:
                 node = Many(more, least, most)
             else:
-                node = Sequence((one, Many(more, max(least - 1, 0), None if most is None else most - 1)))
+                node = Concatenation((one, Many(more, max(least - 1, 0), None if most is None else most - 1)))
                 node = node if least else Choice((EMPTY, node))
         for place in range(length - 1, -1, -1):
             head: tuple[Node, ...] = (item(piece.prefix[place]),)
-            node = Sequence(((comma, *head) if place else head) + (node,))
+            node = Concatenation(((comma, *head) if place else head) + (node,))
             if place >= piece.least:
                 node = Choice((EMPTY, node))
             if place % 16 == 15:  # trees stay shallow
@@ -215,7 +215,7 @@ class Writer:
             for schema, seen in dict.fromkeys(ways):
                 if (piece.most is None or place < piece.most) and not self.schemas.impossible(schema):
                     head = (comma, item(schema)) if place else (item(schema),)
-                    options.append(Sequence((*head, state(min(place + 1, last), seen))))
+                    options.append(Concatenation((*head, state(min(place + 1, last), seen))))
             self.rules[states[key]] = Choice(tuple(options))
         return start
 
@@ -238,7 +238,7 @@ class Writer:
             else:
                 others[schema] = others.get(schema, strings.NONE) | names
         body = _Properties(self, piece, entries, list(others.items())).node()
-        node = Sequence((self.layout.opening("{"), body, self.layout.closing("}")))
+        node = Concatenation((self.layout.opening("{"), body, self.layout.closing("}")))
         return Scope(node) if others else node
 
     def regions(self, piece: Object, declared: frozenset[str]) -> Iterator[Region]:
@@ -339,7 +339,7 @@ class _Properties:
             key = Concat((*([self.comma] if count else []), literal(json.dumps(name, ensure_ascii=False)), self.colon))
             for _, value, left in self.shown(missing, name, schema):
                 tail = self.state(place + 1, min(count + 1, self.cap), left)
-                options.append(Sequence((Terminal(key), self.writer.reference(value), tail)))
+                options.append(Concatenation((Terminal(key), self.writer.reference(value), tail)))
         if not needed:
             options.append(self.state(place + 1, count, missing))
         return options[0] if len(options) == 1 else Choice(tuple(options))
@@ -354,25 +354,25 @@ class _Properties:
             for schema, names in self.others if most is None or most > 0 else []:
                 for left, value, rest in self.shown(missing, names, schema):
                     tail = self.state(len(self.entries), min(count + 1, self.cap), rest)
-                    options.append(Sequence((*comma, self.pair(left, value), tail)))
+                    options.append(Concatenation((*comma, self.pair(left, value), tail)))
             return Choice(tuple(options))
         if not self.others or most == 0:
             return NOTHING if least else EMPTY
         pairs = [self.pair(names, schema) for schema, names in self.others]
         pair = pairs[0] if len(pairs) == 1 else Choice(tuple(pairs))
-        following = Sequence((Terminal(self.comma), pair))
+        following = Concatenation((Terminal(self.comma), pair))
         if count:
             return Many(following, least, most)
-        node = Sequence((pair, Many(following, max(least - 1, 0), None if most is None else most - 1)))
+        node = Concatenation((pair, Many(following, max(least - 1, 0), None if most is None else most - 1)))
         return node if least else Choice((EMPTY, node))
 
     def pair(self, names: Strings | str, schema: Conjunction) -> Node:
         """A property of a name that is not declared."""
         assert isinstance(names, Strings)
-        return Sequence((Fresh(names.text()), Terminal(self.colon), self.writer.reference(schema)))
+        return Concatenation((Fresh(names.text()), Terminal(self.colon), self.writer.reference(schema)))
 
 
-def _strict(piece: Object) -> tuple[Group, ...]:
+def _strict(piece: Object) -> tuple[PropertyGroup, ...]:
     """The groups of a piece that say something."""
     return tuple(g for g in piece.groups if g.additional or any(s for _, s in g.names) or any(s for _, s in g.patterns))
 

@@ -31,7 +31,7 @@ def both(one: Conjunction, two: Conjunction) -> Conjunction:
 
 
 @dataclass(frozen=True)
-class Group:
+class PropertyGroup:
     """`properties`, `patternProperties` and `additionalProperties` of one schema."""
 
     names: tuple[tuple[str, Conjunction], ...] = ()
@@ -60,7 +60,7 @@ class Group:
 class Object:
     """Objects that meet all of these."""
 
-    groups: tuple[Group, ...] = ()
+    groups: tuple[PropertyGroup, ...] = ()
     required: tuple[str, ...] = ()
     least: int = 0
     most: int | None = None
@@ -201,7 +201,7 @@ class Algebra:
     def without_object(self, piece: Object) -> Iterator[Object]:
         """The complement of a piece."""
         for name in piece.required:
-            yield Object((Group(((name, NEVER),), evaluates=False),))
+            yield Object((PropertyGroup(((name, NEVER),), evaluates=False),))
         if piece.least:
             yield Object(most=piece.least - 1)
         if piece.most is not None:
@@ -213,7 +213,7 @@ class Algebra:
             for name, schema in group.names:
                 others &= ~Strings(frozenset({name}))
                 if schema:
-                    yield Object((Group(((name, self.opposite(schema)),), evaluates=False),), (name,))
+                    yield Object((PropertyGroup(((name, self.opposite(schema)),), evaluates=False),), (name,))
             for pattern, schema in group.patterns:
                 others &= ~pattern
                 if schema:
@@ -221,7 +221,7 @@ class Algebra:
             if group.additional:
                 yield Object(exists=((others, self.opposite(group.additional)),))
         for names, schema in piece.exists:
-            yield Object((Group((), ((names, self.opposite(schema)),), evaluates=False),))
+            yield Object((PropertyGroup((), ((names, self.opposite(schema)),), evaluates=False),))
 
     def without_array(self, piece: Array) -> Iterator[Array]:
         """The complement of a piece."""

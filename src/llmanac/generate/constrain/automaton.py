@@ -113,7 +113,7 @@ def automaton_of(regex: ex.Regex) -> _Automaton:
 _ANY = ex.Repeat(ex.Chars(EVERY), 0)
 
 
-class _Builder:
+class _AutomatonBuilder:
     """Collects the states and moves of a network."""
 
     def __init__(self, grammar: ex.Grammar) -> None:
@@ -175,7 +175,7 @@ class _Builder:
         match node:
             case ex.Chars(ranges):
                 return self.characters(normal(ranges), at)
-            case ex.Concat(items) | ex.Sequence(items):
+            case ex.Concat(items) | ex.Concatenation(items):
                 for item in items:
                     at = self.node(item, at)
                 return at
@@ -298,7 +298,7 @@ def compile_grammar(grammar: ex.Grammar, *, nothing: bool = False) -> Network:
     Raises:
         RequestError: a rule that does not exist, a grammar that is too large or that matches no text.
     """
-    builder = _Builder(grammar)
+    builder = _AutomatonBuilder(grammar)
     builder.build()
     moves = np.array(builder.moves, np.int64).reshape(-1, 4)
     empties = np.array(builder.empties, np.int64).reshape(-1, 2)

@@ -88,7 +88,7 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Concatenation:
     """One after the other; no items: the empty text."""
 
     items: tuple[Node, ...]
@@ -110,7 +110,7 @@ class Many:
     most: int | None = None
 
 
-Node = Terminal | Fresh | Scope | Ref | Sequence | Choice | Many
+Node = Terminal | Fresh | Scope | Ref | Concatenation | Choice | Many
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import Batch
 from llmanac.generate._logits import Array, largest, nothing
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences, Tokens
-from llmanac.models._layers import Embedding, Linear
-from llmanac.models.classifiers._bags import initialise
+from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, RowTokens, Sequences
+from llmanac.models.layers import Embedding, Linear
+from llmanac.models.lm import draw_parameters
 from llmanac.models.mixers.gru import GRU
 
 
@@ -43,7 +43,7 @@ class PrefixClassifier(Protocol):
 
 
 @dataclass
-class Cost:
+class ClassifierCost:
     """What classifiers computed: calls, and tokens in all of them."""
 
     calls: int = 0
@@ -68,7 +68,7 @@ class Fudge(DecodingSpec):
     k: int = 200
     weight: float = 1.0
     reads: Literal["answer", "text"] = "answer"
-    cost: Cost = field(default_factory=Cost)
+    cost: ClassifierCost = field(default_factory=ClassifierCost)
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -80,7 +80,7 @@ class Fudge(DecodingSpec):
             raise SpecError(f"weight: {self.weight} is not a number from 0 on")
 
     def build(self, **dims: Any) -> LogitsProcessor:
-        known: weakref.WeakKeyDictionary[Tokens, tuple[int, Tensor]] = weakref.WeakKeyDictionary()
+        known: weakref.WeakKeyDictionary[RowTokens, tuple[int, Tensor]] = weakref.WeakKeyDictionary()
 
         def steer(logits: Array, sequences: Sequences = ()) -> Array:
             if len(sequences) != len(logits):
@@ -133,7 +133,7 @@ class GRUClassifier(nn.Module):
 
     def initialise(self, seed: int) -> GRUClassifier:
         """Draw the weights by seed, name and shape; returns itself."""
-        initialise(self, seed)
+        draw_parameters(self, seed)
         return self
 
     def start(self, rows: int) -> Tensor:

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from llmanac.core.errors import DataError, SpecError, shown
-from llmanac.generate.constrain._json_document import Document, refuse
+from llmanac.generate.constrain._json_document import SchemaDocument, refuse
 from llmanac.generate.constrain._json_keywords import HANDLERS
 from llmanac.generate.constrain._json_layouts import LAYOUTS
 from llmanac.generate.constrain._json_schemas import Schemas
@@ -63,7 +63,7 @@ def grammar(schema: object, *, whitespace: Whitespace = "spaced", name: str = "j
     """
     if whitespace not in LAYOUTS:
         raise SpecError(f"whitespace: {shown(whitespace)} is none of {', '.join(LAYOUTS)}")
-    schemas = Schemas(Document(schema_of(schema)), HANDLERS)
+    schemas = Schemas(SchemaDocument(schema_of(schema)), HANDLERS)
     start = schemas.of("")
     try:
         if schemas.impossible(start):

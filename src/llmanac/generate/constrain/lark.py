@@ -31,13 +31,13 @@ from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,
     Concat,
+    Concatenation,
     Grammar,
     Many,
     Node,
     Ref,
     Regex,
     Repeat,
-    Sequence,
     Terminal,
     Union,
 )  # fmt: skip
@@ -97,7 +97,7 @@ class _GrammarReader:
                 rules[name] = self.resolve(*self.rules[name], resolved, after)
         if after is None:
             return Grammar(rules, start)
-        first: dict[str, Node] = {IGNORED: ignored, "%start": Sequence((after, Ref(start)))}
+        first: dict[str, Node] = {IGNORED: ignored, "%start": Concatenation((after, Ref(start)))}
         return Grammar({**rules, **first}, "%start")
 
     def directive(self) -> None:
@@ -208,7 +208,7 @@ class _GrammarReader:
             items.append(self.repeated())
         if self.skip("->"):
             self.take()
-        return items[0] if len(items) == 1 else Sequence(tuple(items))
+        return items[0] if len(items) == 1 else Concatenation(tuple(items))
 
     def repeated(self) -> Node:
         node = self.atom()
@@ -266,13 +266,13 @@ class _GrammarReader:
                 return node
             case Ref(name):
                 node = Terminal(terminals.named(name, line, self.rules))
-            case Sequence(items):
-                return Sequence(tuple(self.resolve(item, line, terminals, after) for item in items))
+            case Concatenation(items):
+                return Concatenation(tuple(self.resolve(item, line, terminals, after) for item in items))
             case Choice(items):
                 return Choice(tuple(self.resolve(item, line, terminals, after) for item in items))
             case Many(inner, least, most):
                 return Many(self.resolve(inner, line, terminals, after), least, most)
-        return node if after is None else Sequence((node, after))
+        return node if after is None else Concatenation((node, after))
 
     def rule_of(self, name: str, given: tuple[Node, ...], line: int) -> str:
         """The rule of a template with what stands for its parameters."""
@@ -322,7 +322,7 @@ class _Terminals:
                 return regex
             case Ref(name):
                 return self.named(name, line)
-            case Sequence(items):
+            case Concatenation(items):
                 return Concat(tuple(self.regex(item, line) for item in items))
             case Choice(items):
                 return Union(tuple(self.regex(item, line) for item in items))
@@ -345,8 +345,8 @@ def _filled(node: Node, given: Mapping[str, Node]) -> Node:
             return Use(name, tuple(_filled(item, given) for item in inner))
         case Ref(name):
             return given.get(name, node)
-        case Sequence(items):
-            return Sequence(tuple(_filled(item, given) for item in items))
+        case Concatenation(items):
+            return Concatenation(tuple(_filled(item, given) for item in items))
         case Choice(items):
             return Choice(tuple(_filled(item, given) for item in items))
         case Many(item, least, most):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from llmanac.generate.engine import Engine
 
 
-class Follower:
+class GuidanceFollower:
     """One text; see `generate.constraint.Constraint`."""
 
     def __init__(self, matcher: Any, ends: frozenset[int], size: int) -> None:
@@ -53,9 +53,9 @@ class Follower:
         """Take back the last `count` tokens."""
         self.matcher.rollback(count)
 
-    def copy(self) -> Follower:
+    def copy(self) -> GuidanceFollower:
         """Another one at the same place."""
-        return Follower(self.matcher.deep_copy(), self.ends, self.size)
+        return GuidanceFollower(self.matcher.deep_copy(), self.ends, self.size)
 
     def accepting(self) -> bool:
         """Whether the text may end."""
@@ -68,7 +68,7 @@ class Follower:
 
 def constraint(
     engine: Engine, *, regex: str | None = None, grammar: str | None = None, schema: Mapping[str, Any] | None = None
-) -> Callable[[], Follower]:
+) -> Callable[[], GuidanceFollower]:
     """What the engine's `constraint` option takes, for one of the three.
 
     Raises:
@@ -102,4 +102,4 @@ def constraint(
     wrong = kind.validate_grammar(text, made)
     if wrong:
         raise RequestError(f"constraint: llguidance: {wrong}")
-    return lambda: Follower(kind(made, text, log_level=0), engine.eos_ids, engine.model.vocab_size)
+    return lambda: GuidanceFollower(kind(made, text, log_level=0), engine.eos_ids, engine.model.vocab_size)

@@ -1,6 +1,6 @@
 """Constraints that follow a grammar: the mask of the next token, forced tokens, going back, copies.
 
-A `Matcher` is made once for a grammar and a tokenizer; each sample has a `Follower` of its own, which is a
+A `Matcher` is made once for a grammar and a tokenizer; each sample has a `MaskFollower` of its own, which is a
 `generate.constraint.Constraint`. Sets of the recognizer and masks are kept for all of them, up to `MOST_BYTES`.
 """
 
@@ -146,7 +146,7 @@ class Matcher:
         return len(data)
 
 
-class Follower:
+class MaskFollower:
     """One text that follows a grammar; see `generate.constraint.Constraint`.
 
     Args:
@@ -267,9 +267,9 @@ class Follower:
             del self._states[-count:], self._lengths[-count:]
             self._length, self._ended, self._forced = self._lengths[-1], False, NO_TOKENS
 
-    def copy(self) -> Follower:
+    def copy(self) -> MaskFollower:
         """Another one at the same place."""
-        made = Follower.__new__(Follower)
+        made = MaskFollower.__new__(MaskFollower)
         made.__dict__ |= self.__dict__
         made._buffer, made._states, made._lengths = self._buffer.copy(), list(self._states), list(self._lengths)
         return made

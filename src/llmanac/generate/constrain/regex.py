@@ -46,7 +46,7 @@ Places = dict[tuple[bool, int], Regex]
 
 
 @dataclass(frozen=True)
-class Flags:
+class RegexFlags:
     ignore_case: bool = False
     dot_all: bool = False
     ecma: bool = False
@@ -55,12 +55,12 @@ class Flags:
 
 def parse_regex(text: str, *, ignore_case: bool = False) -> Regex:
     """The texts that match as a unit. Raises RequestError that names a construct that is not supported."""
-    return _joined([*RegexReader(text, Flags(ignore_case)).whole().values()])
+    return _joined([*RegexReader(text, RegexFlags(ignore_case)).whole().values()])
 
 
 def search_regex(text: str) -> Regex:
     """The texts that have a match somewhere. Raises RequestError as `parse_regex` does."""
-    found = RegexReader(text, Flags(ecma=True)).whole()
+    found = RegexReader(text, RegexFlags(ecma=True)).whole()
     return _joined(
         [
             Concat((*(() if begins else (ANYTHING,)), part, *(() if ends else (ANYTHING,))))
@@ -76,7 +76,7 @@ def _joined(items: list[Regex]) -> Regex:
 class RegexReader:
     """Reads an expression from left to right."""
 
-    def __init__(self, text: str, flags: Flags) -> None:
+    def __init__(self, text: str, flags: RegexFlags) -> None:
         self.text, self.at, self.flags, self.depth = text, 0, flags, 0
         if len(text) > LONGEST:
             raise RequestError(f"regex: {len(text):,} characters are more than {LONGEST:,}; make it shorter")

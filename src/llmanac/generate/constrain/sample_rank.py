@@ -117,14 +117,14 @@ def matches(**constraint: Any) -> Callable[[list[str]], list[float]]:
     Raises:
         RequestError: none or several of them, or one that is not well-formed.
     """
-    from llmanac.generate.constrain.template import Reader, template_of
+    from llmanac.generate.constrain.template import GrammarReader, template_of
 
     if wrong := [name for name in constraint if name not in WAYS[1:]]:
         raise RequestError(f"{wrong[0]}: is none of {', '.join(WAYS[1:])}")
     found = grammar_of(constraint)
     if found is None and constraint.get("template") is None:
         raise RequestError(f"matches: give one of {', '.join(WAYS[1:])}")
-    reader = Reader(template_of(constraint["template"]).grammar() if found is None else found[1]())
+    reader = GrammarReader(template_of(constraint["template"]).grammar() if found is None else found[1]())
 
     def score(texts: list[str]) -> list[float]:
         data = [text.encode("utf-8", "surrogatepass") for text in texts]

@@ -33,7 +33,7 @@ from llmanac.generate.constrain._utf8 import EVERY
 from llmanac.generate.constrain.automaton import compile_grammar
 from llmanac.generate.constrain.json_schema import grammar as json_grammar
 from llmanac.generate.constrain.json_schema import parse
-from llmanac.generate.constrain.matcher import Follower, Matcher
+from llmanac.generate.constrain.matcher import MaskFollower, Matcher
 from llmanac.generate.constrain.regex import ANYTHING, parse_regex
 from llmanac.kernels.constrain import recognize
 from llmanac.kernels.constrain.items import ACCEPTS, FULL, memory_for
@@ -97,7 +97,7 @@ class Template:
         ):
             raise RequestError(f"template: needs 1 to {MOST_PARTS} parts and at most {LONGEST:,} characters")
         self._made: weakref.WeakKeyDictionary[Tokenizer, Matchers] = weakref.WeakKeyDictionary()
-        self._between: dict[tuple[int, int], Reader] = {}
+        self._between: dict[tuple[int, int], GrammarReader] = {}
         self._pieces = [self._piece(at) for at in range(len(self.parts))]
 
     def _end(self, at: int) -> tuple[str | None, str]:
@@ -147,11 +147,11 @@ class Template:
                 rules |= piece.rules
                 only = ex.Ref(piece.start)
             nodes.append(only)
-        rules["template"] = ex.Sequence(tuple(nodes))
+        rules["template"] = ex.Concatenation(tuple(nodes))
         return ex.Grammar(rules, "template")
 
     def constraint(self, tokenizer: Tokenizer, ends: Collection[int], size: int) -> Callable[[], TemplateFollower]:
-        """What makes the constraint of a sample. Arguments as of `Follower`."""
+        """What makes the constraint of a sample. Arguments as of `MaskFollower`."""
         if tokenizer not in self._made:
             make = functools.lru_cache(maxsize=64)(lambda at, tail: Matcher(self.grammar(at, None, tail), tokenizer))
             make(0, "")  # what cannot be compiled is refused now
@@ -194,19 +194,19 @@ class Template:
         return values
 
     @functools.cached_property
-    def _reader(self) -> Reader:
-        return Reader(self.grammar())
+    def _reader(self) -> GrammarReader:
+        return GrammarReader(self.grammar())
 
     @functools.cached_property
-    def _readers(self) -> list[Reader]:
-        return [Reader(piece) for piece in self._pieces]
+    def _readers(self) -> list[GrammarReader]:
+        return [GrammarReader(piece) for piece in self._pieces]
 
     def begins(self, first: int, at: int, data: bytes, offset: int) -> int | None:
         """Where the part at a place begins in `data`, of which the parts from `first` on begin at `offset`."""
         if first == at:
             return offset
         if (first, at) not in self._between:
-            self._between[first, at] = Reader(self.grammar(first, at))
+            self._between[first, at] = GrammarReader(self.grammar(first, at))
         found = self._between[first, at].ends(data, offset)
         return found[-1] if found else None
 
@@ -224,7 +224,7 @@ def _one(regex: ex.Regex) -> ex.Grammar:
     return ex.Grammar({"only": ex.Terminal(regex)}, "only")
 
 
-class Reader:
+class GrammarReader:
     """Reads bytes by a grammar, without a tokenizer."""
 
     def __init__(self, grammar: ex.Grammar) -> None:
@@ -258,7 +258,8 @@ class Reader:
 class TemplateFollower:
     """One text that follows a template; see `generate.constraint.Constraint`.
 
-    A `Follower` of the template's grammar, which is exchanged for one of the rest where a slot has had all its tokens.
+    A `MaskFollower` of the template's grammar, which is exchanged for one of the rest where a slot has had all its
+    tokens.
     """
 
     def __init__(self, template: Template, matchers: Matchers, ends: Collection[int], size: int) -> None:
@@ -270,7 +271,7 @@ class TemplateFollower:
         self._text, self._stops = b"", list[int]()  # the text, and where each token ends in it
         self._limited = [at for at in range(len(self.template.parts)) if self.template.limit(at) is not None]
         self._done = (0, 0)  # parts that are complete for certain, and where the last of them ends
-        self._current = Follower(self._matchers(0, ""), self._ends, self.size)
+        self._current = MaskFollower(self._matchers(0, ""), self._ends, self.size)
 
     def mask(self) -> np.ndarray:
         """(V,) bool; where a token is forced, only that one."""
@@ -317,7 +318,7 @@ class TemplateFollower:
             return False
         tail = stop if at + 1 < len(self.template.parts) else b""
         tail = tail[next(n for n in range(len(tail), -1, -1) if own.endswith(tail[:n])) :]
-        self._current = Follower(self._matchers(at + 1, tail.decode()), self._ends, self.size)
+        self._current = MaskFollower(self._matchers(at + 1, tail.decode()), self._ends, self.size)
         self._done = (at + 1, len(self._text) + len(tail))
         return True
 

@@ -22,7 +22,7 @@ MAX_TOOLS = 128
 
 
 @dataclass(frozen=True)
-class Form:
+class ToolForm:
     """What is written before a call, behind it and between two, and the key of the arguments."""
 
     opening: str
@@ -32,13 +32,13 @@ class Form:
 
 
 FORMS = {
-    "hermes": Form("<tool_call>\n", "\n</tool_call>", "\n", "arguments"),
-    "llama3": Form("", "", "; ", "parameters"),
+    "hermes": ToolForm("<tool_call>\n", "\n</tool_call>", "\n", "arguments"),
+    "llama3": ToolForm("", "", "; ", "parameters"),
 }
 
 
 @dataclass(frozen=True)
-class Call:
+class FunctionCall:
     """A function's name and its arguments."""
 
     name: str
@@ -87,15 +87,15 @@ def calls_grammar(
             rules |= arguments.rules
             head = f'{chosen.opening}{{"name": "{known}", "{chosen.key}": '
             tail = ex.Terminal(literal("}" + chosen.closing))
-            calls.append(ex.Sequence((ex.Terminal(literal(head)), ex.Ref(arguments.start), tail)))
+            calls.append(ex.Concatenation((ex.Terminal(literal(head)), ex.Ref(arguments.start), tail)))
     rules["call"] = ex.Choice(tuple(calls))
-    following = ex.Sequence((ex.Terminal(literal(chosen.between)), ex.Ref("call")))
+    following = ex.Concatenation((ex.Terminal(literal(chosen.between)), ex.Ref("call")))
     more = ex.Many(following, 0, None if most is None else most - 1)
-    rules["calls"] = ex.Sequence((ex.Ref("call"), more))
+    rules["calls"] = ex.Concatenation((ex.Ref("call"), more))
     return ex.Grammar(rules, "calls")
 
 
-def form_named(name: str) -> Form:
+def form_named(name: str) -> ToolForm:
     """How calls are written. Raises SpecError: no such form."""
     if name not in FORMS:
         raise SpecError(f"form: {shown(name)} is none of {', '.join(FORMS)}{nearest(name, FORMS)}")
@@ -126,7 +126,7 @@ def _arguments(schema: object, field: str) -> dict[str, Any]:
     return {"type": "object", **schema}
 
 
-def parse_calls(text: str, form: Literal["hermes", "llama3"]) -> list[Call]:
+def parse_calls(text: str, form: Literal["hermes", "llama3"]) -> list[FunctionCall]:
     """The calls of a text that `calls_grammar` allows; white space around calls is allowed too.
 
     Raises:
@@ -144,7 +144,7 @@ def parse_calls(text: str, form: Literal["hermes", "llama3"]) -> list[Call]:
             raise DataError(f"no tool call: {shown(rest)} is not complete JSON ({error})") from None
         if not isinstance(value, dict) or set(value) != {"name", chosen.key} or not isinstance(value[chosen.key], dict):
             raise DataError(f"no tool call: {shown(rest)} is not an object of 'name' and {chosen.key!r}")
-        calls.append(Call(str(value["name"]), value[chosen.key]))
+        calls.append(FunctionCall(str(value["name"]), value[chosen.key]))
         rest = rest[end:].strip().removeprefix(chosen.closing.strip()).strip()
         rest = rest.removeprefix(chosen.between.strip()).strip()
     if not calls:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 RUNS = (LONGEST_RUN, 8)  # the lengths of plain tokens that are allowed at once
 PLAIN_BYTES = re.compile(rb'[^\x00-\x1f"\\\x7f]+').fullmatch
-_KNOWN: weakref.WeakKeyDictionary[Tokenizer, Vocabulary] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Tokenizer, MaskVocabulary] = weakref.WeakKeyDictionary()
 Trie = tuple[np.ndarray, ...]
 
 
-class Slice(NamedTuple):
+class TokenSlice(NamedTuple):
     """Plain tokens of at most `run` characters as a mask, and the trie of all other tokens."""
 
     run: int
@@ -36,7 +36,7 @@ class Slice(NamedTuple):
     rest: Trie
 
 
-class Vocabulary:
+class MaskVocabulary:
     """The tokens of a tokenizer as bytes; special tokens, the unknown one and ids without bytes are never allowed.
 
     Attributes:
@@ -46,9 +46,9 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        if getattr(tokenizer, "separator", b""):
+        if tokenizer.separator:
             raise RequestError("constraint: this tokenizer puts text between its tokens; use one that is byte-level")
-        special = {*tokenizer.special_tokens.values(), getattr(tokenizer, "unknown_id", None)}
+        special = {*tokenizer.special_tokens.values(), tokenizer.unknown_id}
         self.size = tokenizer.vocab_size
         self.words = (self.size + 31) // 32
         self.token = [b"" if i in special else _bytes(tokenizer, i) for i in range(self.size)]
@@ -61,7 +61,7 @@ class Vocabulary:
         self.sorted = [self.token[i] for i in ids]
         self.slices = [self._slice(order, lengths, run) for run in (*RUNS, 0)]
 
-    def _slice(self, ids: np.ndarray, lengths: np.ndarray, run: int) -> Slice:
+    def _slice(self, ids: np.ndarray, lengths: np.ndarray, run: int) -> TokenSlice:
         chosen = (lengths > 0) & (lengths <= run)
         bits = np.zeros(self.words * 32, np.uint8)
         bits[ids[chosen]] = 1
@@ -71,7 +71,7 @@ class Vocabulary:
         offsets = np.cumsum([0, *map(len, parts)])
         same = np.full(self.size, -1, np.int32)
         made = networks.trie(np.frombuffer(b"".join(parts) or b"\0", np.uint8), offsets, rest, same)
-        return Slice(run, plain, (*made, same))
+        return TokenSlice(run, plain, (*made, same))
 
     def longer(self, data: bytes) -> Iterator[int]:
         """The places from which on `data` is the beginning of a longer token, the first one first."""
@@ -99,9 +99,9 @@ def _plain_length(data: bytes) -> int:
         return 0
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+def vocabulary_of(tokenizer: Tokenizer) -> MaskVocabulary:
     """The tries of a tokenizer, made once."""
     found = _KNOWN.get(tokenizer)
     if found is None:
-        found = _KNOWN[tokenizer] = Vocabulary(tokenizer)
+        found = _KNOWN[tokenizer] = MaskVocabulary(tokenizer)
     return found

@@ -15,13 +15,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from llmanac.core.spec import Spec
 from llmanac.generate._logits import Array
 
 
-class Tokens(Protocol):
+class RowTokens(Protocol):
     """A row's text so far."""
 
     @property
@@ -31,7 +31,7 @@ class Tokens(Protocol):
         """The generated tokens."""
 
 
-Sequences = Sequence[Tokens]
+Sequences = Sequence[RowTokens]
 LogitsProcessor = Callable[..., Array]  # (logits (B, V), sequences) -> (B, V)
 
 
@@ -48,6 +48,7 @@ class DecodingSpec(Spec):
     stochastic: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
     searches: ClassVar[bool] = False
+    ids = cast("tuple[int, ...]", ())  # tokens that it names, a field of some
 
     def build(self, **dims: Any) -> LogitsProcessor:
         """The closure `(logits (B, V), sequences) -> logits (B, V)`."""

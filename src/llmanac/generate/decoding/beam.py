@@ -32,7 +32,7 @@ from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.generate._logits import Array, gather, largest
 from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
 
-Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/_requests.py`
+Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/requests.py`
 CARD = {
     "title": "Beam search",
     "paper": "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2",
@@ -90,7 +90,7 @@ class Spec(DecodingSpec):
 
 
 @dataclass
-class Group:
+class BeamGroup:
     """The beams of one group.
 
     Attributes:
@@ -113,7 +113,7 @@ class Search:
         self.spec, self.most, self.length = spec, most, 0
         self.size = spec.beams // spec.groups
         self.candidates = (1 + max(1, ends)) * self.size  # so that enough are left where the best all end
-        self.groups = [Group([(0.0, root)]) for _ in range(spec.groups)]
+        self.groups = [BeamGroup([(0.0, root)]) for _ in range(spec.groups)]
         self.leaves: list[Generated] = [root]
 
     def step(
@@ -152,7 +152,7 @@ class Search:
         return [(old[parents[id(text)]], text) for text in self.leaves]
 
     def _extend(
-        self, group: Group, index: list[int], logprobs: Array, scores: Array, tops: Any, taken: Counter[int]
+        self, group: BeamGroup, index: list[int], logprobs: Array, scores: Array, tops: Any, taken: Counter[int]
     ) -> list[tuple[int, float, Generated]]:
         """Finish those of the group's best candidates that end; the others as (number of the parent, s, text)."""
         own = scores[index]
@@ -179,7 +179,7 @@ class Search:
         group.finished = sorted(group.finished, key=lambda one: -one[0])[: self.size]
         return going
 
-    def _over(self, group: Group, going: list[tuple[int, float, Generated]]) -> bool:
+    def _over(self, group: BeamGroup, going: list[tuple[int, float, Generated]]) -> bool:
         """Whether the group's search ends."""
         if len(group.finished) < self.size or not going:
             return not going

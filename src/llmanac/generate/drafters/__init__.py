@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
-from llmanac.generate._requests import Sequence as Generated
+from llmanac.generate.requests import Sequence as Generated
 
 
 class Drafter(Protocol):

@@ -22,9 +22,9 @@ import torch
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import LAST, Batch, LanguageModel
-from llmanac.generate._requests import Sequence as Generated
 from llmanac.generate._sampling import draft_choice
 from llmanac.generate.drafters import DrafterSpec
+from llmanac.generate.requests import Sequence as Generated
 from llmanac.generate.runner import on_host
 
 CARD = {
@@ -112,7 +112,7 @@ class DraftModel:
 
     @property
     def _device(self) -> Any:
-        return getattr(self._state, "device", "cpu")
+        return "cpu" if self._state is None else self._state.device
 
 
 def _length(sequence: Generated) -> int:

@@ -17,8 +17,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from llmanac.core.errors import SpecError
-from llmanac.generate._requests import Sequence as Generated
 from llmanac.generate.drafters import DrafterSpec
+from llmanac.generate.requests import Sequence as Generated
 
 CARD = {
     "title": "Prompt lookup drafts",
@@ -55,14 +55,14 @@ class PromptLookup:
         self.reset()
 
     def reset(self) -> None:
-        self._tables: WeakKeyDictionary[Generated, _Table] = WeakKeyDictionary()  # one goes with its sequence
+        self._tables: WeakKeyDictionary[Generated, _NgramTable] = WeakKeyDictionary()  # one goes with its sequence
 
     def propose(self, sequences: Sequence[Generated], most: Sequence[int]) -> list[list[int]]:
         found = []
         for sequence, count in zip(sequences, most, strict=True):
             table = self._tables.get(sequence)
             if table is None:
-                table = self._tables[sequence] = _Table(self.spec)
+                table = self._tables[sequence] = _NgramTable(self.spec)
                 table.add(sequence.prompt_ids)
             known = len(table.tokens) - len(sequence.prompt_ids)
             table.add([token.id for token in sequence.token_logprobs[known:]])
@@ -70,7 +70,7 @@ class PromptLookup:
         return found
 
 
-class _Table:
+class _NgramTable:
     """A sequence's tokens, and where each n-gram of theirs was followed by something last."""
 
     def __init__(self, spec: Spec) -> None:

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
-from llmanac.generate._completion import Completion, completions
-from llmanac.generate._requests import Request
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.generate.load import load_engine
+from llmanac.generate.requests import Completion, Request, completions
 from llmanac.guide.demos import in_time
 from llmanac.guide.pages import evidence
 from llmanac.tokenizers.load import train_tokenizer
@@ -49,7 +48,7 @@ class Held:
         """(V,) log-probabilities, float32, of what follows."""
         with torch.inference_mode(), evaluating(self.engine.model):
             model: Any = self.engine.model
-            out = model(Batch(ids=torch.tensor([list(ids)])), want=Want(logits="last"))
+            out = model(Batch(ids=torch.tensor([list(ids)])), want=OutputRequest(logits="last"))
         return torch.log_softmax(out.logits[0, -1].float(), -1)
 
 

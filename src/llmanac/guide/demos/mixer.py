@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, Want
+from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import evaluating
 from llmanac.guide.demos import Field, _html, _model, in_time
 
@@ -52,7 +52,7 @@ def run(values: dict[str, Any], models: Any, until: float) -> list[Markup]:
                     p.copy_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
         vectors = model.embedding(torch.tensor([ids])).detach().requires_grad_()
         with torch.enable_grad():
-            hidden: Any = model(Batch(embeddings=vectors), want=Want(hidden=True)).hidden
+            hidden: Any = model(Batch(embeddings=vectors), want=OutputRequest(hidden=True)).hidden
             probe = torch.randn(DIM, generator=torch.Generator().manual_seed(1))
             rows = []
             for t in range(len(ids)):
@@ -86,7 +86,7 @@ def _bytes(model: Any, ids: list[int], until: float) -> list[int]:
     with torch.inference_mode():
         for id in ids:
             in_time(until)
-            model(Batch(ids=torch.tensor([[id]])), state, Want(logits="last"))
+            model(Batch(ids=torch.tensor([[id]])), state, OutputRequest(logits="last"))
             found.append(int(state.nbytes))
     return found
 
@@ -125,7 +125,7 @@ def weights(model: Any, mixer: Any, ids: list[int], head: int) -> list[list[floa
     mixer.score.attend = unit
     try:
         with torch.inference_mode(), evaluating(model):
-            model(Batch(ids=torch.tensor([ids])), want=Want(logits="last"))
+            model(Batch(ids=torch.tensor([ids])), want=OutputRequest(logits="last"))
     finally:
         del mixer.score.attend
     rows: list[list[float]] = found[0].tolist()

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.guide.demos import Field, _html, in_time
-from llmanac.objectives._advantages import by_group
+from llmanac.objectives.policy_gradient import by_group
 
 CARD = {
     "title": "The four normalizers of GRPO",

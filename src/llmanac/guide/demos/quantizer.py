@@ -13,7 +13,7 @@ from llmanac.core.errors import LlmanacError
 from llmanac.core.pages import Line, line_chart
 from llmanac.core.spec import make_method
 from llmanac.guide.demos import Field, _html, in_time
-from llmanac.models._quantized import Quantized
+from llmanac.models.quantized import Quantized
 
 CARD = {"title": "Quantization error of a block of weights", "kinds": ["quantizer", "quant"]}
 FIELDS = (

@@ -50,7 +50,9 @@ class Small(PictureModel):
         texts = [scene.caption for scene in scenes.all_scenes()]
         words = make_method("tokenizer", WORDS).train(texts)
         seen, held = scenes.split()
-        material = data.Material(seen, held, words, scenes.SIDE, 2 + max(len(words.encode(t)) for t in texts), True)
+        material = data.PictureMaterial(
+            seen, held, words, scenes.SIDE, 2 + max(len(words.encode(t)) for t in texts), True
+        )
         spec = make_method("multimodal", {"name": "clip", "dim": 32, "vision": vision, "text": text})
         self.spec = data.fitted(spec, material)
         self.model = self.spec.build(vocab_size=words.vocab_size).initialise(0)

@@ -21,7 +21,7 @@ import torch
 from llmanac.core import registry
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch
+from llmanac.core.types import Batch, capabilities
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.complexity import Operations, mixers, one_thread
 
@@ -71,7 +71,7 @@ def architectures() -> list[str]:
 
 def non_embedding(model: Any) -> int:
     """Parameters outside the tables of tokens and positions; a tied head is the table of tokens."""
-    from llmanac.models._layers import Embedding
+    from llmanac.models.layers import Embedding
 
     tables = {id(m.weight) for m in model.modules() if isinstance(m, (Embedding, torch.nn.Embedding))}
     return sum(p.numel() for p in model.parameters() if id(p) not in tables)
@@ -103,7 +103,7 @@ def measure(text: str, *, dim: int = 64, length: int = 128, vocabulary: int = 51
     model: Any = make_method("lm", given).build(vocab_size=vocabulary)
     ids = torch.randint(vocabulary, (ROWS, length + 1), generator=torch.Generator().manual_seed(0))
     batch = Batch(ids=ids[:, :-1], targets=ids[:, 1:], mask="bidirectional" if arm.name == "encoder" else "causal")
-    if hasattr(model, "start_id"):
+    if capabilities(model).reads_source:
         batch = replace(batch, source=Batch(ids=ids[:, :-1]))
     with torch.no_grad():
         for parameter in model.parameters():  # the last product of a block starts at zero, and zeros have no gradient

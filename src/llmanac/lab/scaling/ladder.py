@@ -31,10 +31,10 @@ from llmanac.core.lock import locked
 from llmanac.core.spec import dump, patch
 from llmanac.lab.budget import format_duration
 from llmanac.lab.cache import digest
-from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.prepare import PreparedArms, prepare
 from llmanac.lab.scaling.compute import non_embedding
 from llmanac.lab.scaling.law import fit_law
-from llmanac.recipes.parts import Parts
+from llmanac.recipes.parts import RecipeParts
 from llmanac.recipes.plan import SHAPES, shaped
 from llmanac.train.loop import train
 from llmanac.train.metrics import read_metrics
@@ -78,7 +78,7 @@ def run_ladder(
         SpecError: a model without sizes, a budget that is too small, or a folder with another ladder.
         DataError: no text.
     """
-    if recipe.model.name != "transformer" or not all(hasattr(block, "mixer") for block in recipe.model.blocks):
+    if recipe.model.name != "transformer":
         raise SpecError(f"model: a ladder needs a transformer with sizes, not {recipe.model.name}")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock", busy=f"{folder}: another process is running this ladder"):
@@ -99,7 +99,7 @@ class _Ladder:
     def __init__(self, recipe: Any, folder: Path, report: Callable[[str], object]) -> None:
         self.recipe, self.folder, self.report = recipe, folder, report
         self.device = resolve_device(recipe.device)
-        self.prepared: Prepared = prepare(recipe, folder / "text")
+        self.prepared: PreparedArms = prepare(recipe, folder / "text")
         texts = self.prepared.report
         self.tokens = sum(len(self.prepared.tokenizer.encode_array(text)) for text in texts)
         self.bytes = sum(len(text.encode("utf-8")) for text in texts)
@@ -107,8 +107,8 @@ class _Ladder:
     def of(self, shape: tuple[int, int, int, int]) -> Any:
         return dataclasses.replace(self.recipe, model=shaped(self.recipe.model, shape))
 
-    def parts(self, shape: tuple[int, int, int, int]) -> Parts:
-        return Parts(self.of(shape), self.prepared, self.device)
+    def parts(self, shape: tuple[int, int, int, int]) -> RecipeParts:
+        return RecipeParts(self.of(shape), self.prepared, self.device)
 
     def rungs(self, budget: float) -> list[Rung]:
         """Those of the plan that is there, or of a new one, the held-out run last."""

@@ -29,13 +29,13 @@ from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import known_method
-from llmanac.lab.cache import Cache
-from llmanac.lab.runner import Question, Say
+from llmanac.lab.cache import StudyCache
+from llmanac.lab.runner import RunnerRequest, Say
 from llmanac.lab.trials.decoding import file_hash, hash_model
 from llmanac.lab.trials.tuning import COSTS, Tried, TuningTrial
 from llmanac.metrics._items import Metric
 from llmanac.models.load import load_model
-from llmanac.recipes.align import AlignSpec, Material, Preferred, Sampled
+from llmanac.recipes.align import AlignmentRows, AlignSpec, Preferred, SampledAlignment
 from llmanac.recipes.tune import EVALUATED, Tuned
 
 HELD_OUT = 0.2  # of the rows
@@ -143,10 +143,10 @@ class Aligned(Tried):
         return total / tokens if tokens else 0.0
 
 
-class Compared(Aligned, Preferred):
+class ComparedAlignment(Aligned, Preferred):
     """By preferences."""
 
-    def read(self) -> Material:
+    def read(self) -> AlignmentRows:
         """The same pairs for every objective; labelled answers are the two sides of each."""
         pairs = make_method("objective", "dpo")
         own, self.reader = self.reader, pairs.reader(self.tokenizer)
@@ -178,7 +178,7 @@ class Compared(Aligned, Preferred):
         return [int(i) for i in ids[: int(mask.argmax())]] or [int(ids[0])]
 
 
-class Rewarded(Aligned, Sampled):
+class Rewarded(Aligned, SampledAlignment):
     """By a reward of sampled answers."""
 
     def step_units(self, settled: Any) -> float:
@@ -188,7 +188,7 @@ class Rewarded(Aligned, Sampled):
     def quality(self, held: Sequence[Any]) -> dict[str, float]:
         if self.asked.truth is not None:
             self.reward = self.asked.truth.build()
-        return {"reward": Sampled.values(self, self.made, held, "measure").mean}
+        return {"reward": SampledAlignment.values(self, self.made, held, "measure").mean}
 
     def prompt_of(self, row: Any) -> list[int]:
         return list(row.ids)
@@ -200,9 +200,9 @@ class AligningTrial(TuningTrial):
     costs = COSTS
     code = (*TuningTrial.code, Preferred.__module__, Engine.__module__, __name__)
 
-    def __init__(self, question: Question, cache: Cache, say: Say) -> None:
+    def __init__(self, question: RunnerRequest, cache: StudyCache, say: Say) -> None:
         base = question.base
-        self.tried = Compared if base.reward is None else Rewarded
+        self.tried = ComparedAlignment if base.reward is None else Rewarded
         self.metrics = (ACCURACY if base.reward is None else REWARD if base.truth is None else TRUTH, KL)
         super().__init__(question, cache, say)
         self.about["notes"] = [

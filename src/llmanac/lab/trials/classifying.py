@@ -39,12 +39,12 @@ from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
 from llmanac.lab.pairing import hash_row
-from llmanac.lab.runner import Applied, Question, Say
-from llmanac.lab.slices import PARTS, Slice, read_slices, sentiment_slices, tone_names
+from llmanac.lab.runner import Applied, RunnerRequest, Say
+from llmanac.lab.slices import PARTS, SliceRule, read_slices, sentiment_slices, tone_names
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
-from llmanac.lab.trials.decoding import Artefact
+from llmanac.lab.trials.decoding import DecodedModel
 from llmanac.metrics.accuracy import Report, report
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.recipes.classification import check_sizes, small_language_model, train_classifier
@@ -58,7 +58,7 @@ SCORES: dict[str, tuple[str, ...]] = {"text": ("accuracy",), "seed": ("macro_f1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start(Spec):
+class ClassifierStart(Spec):
     """The weights that a fine-tuning begins with."""
 
     kind: ClassVar[str] = "start"
@@ -117,7 +117,7 @@ def sample(labels: Sequence[str], size: int, seed: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def begun(model: Any, start: Start, seed: int) -> Any:
+def begun(model: Any, start: ClassifierStart, seed: int) -> Any:
     """A copy of a model with the weights that an arm starts from.
 
     Raises:
@@ -149,7 +149,7 @@ class ClassifyingTrial(Applied):
 
     def __init__(
         self, arms: Sequence[Arm], train: Labelled, test: Labelled, sizes: Sequence[int], *,
-        slices: Sequence[Slice] = (), language_model: tuple[Any, Any] | None = None, identity: str = "",
+        slices: Sequence[SliceRule] = (), language_model: tuple[Any, Any] | None = None, identity: str = "",
         method: ClassifierSpec | None = None,
     ) -> None:  # fmt: skip
         self.train, self.test, self.items, self.sizes = train, test, test.texts, list(sizes)
@@ -175,7 +175,7 @@ class ClassifyingTrial(Applied):
         )
 
     @classmethod
-    def of(cls, question: Question, say: Say) -> ClassifyingTrial:
+    def of(cls, question: RunnerRequest, say: Say) -> ClassifyingTrial:
         """The trial of a question. Raises DataError: a test label that is in no training row."""
         base = question.base
         problems = CommandProblems(bounds=BOUNDS)
@@ -188,7 +188,7 @@ class ClassifyingTrial(Applied):
         needing = [arm.label for arm in arms if starts or needs_model(arm.spec)]
         if needing and base.model is None:
             raise SpecError(f"arm {needing[0]!r}: needs a language model; give its folder as --artefact, or `train`")
-        subject = None if not needing or base.model == TRAINED else Artefact.load(base.model, "cpu")
+        subject = None if not needing or base.model == TRAINED else DecodedModel.load(base.model, "cpu")
         pair = None if subject is None else (subject.model, subject.tokenizer)
         if needing and subject is None:
             pair = small_language_model(train.texts)
@@ -266,8 +266,8 @@ class ClassifyingTrial(Applied):
         return {**size, **{f"{name} {part}": value for name, own in found.items() for part, value in own.items()}}
 
 
-def _start(text: ArmText) -> Start:
-    return Start.from_data({"name": text.name, **dict(text.fields)}, f"arm {text.label!r}")
+def _start(text: ArmText) -> ClassifierStart:
+    return ClassifierStart.from_data({"name": text.name, **dict(text.fields)}, f"arm {text.label!r}")
 
 
 def _method(text: ArmText, base: LabelledTexts, train: Labelled) -> Any:
@@ -281,7 +281,7 @@ def _method(text: ArmText, base: LabelledTexts, train: Labelled) -> Any:
     return patch(spec, {name: value for name, value in words.items() if name not in own})
 
 
-def _our_slices(labels: Sequence[str]) -> list[Slice]:
+def _our_slices(labels: Sequence[str]) -> list[SliceRule]:
     """The built-in slices if the labels are those of sentiment; else none."""
     try:
         return sentiment_slices(labels)

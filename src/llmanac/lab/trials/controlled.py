@@ -15,14 +15,14 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import diff, dump, make, patch
 from llmanac.lab.axis import Arm, resolve
-from llmanac.lab.budget import MIN_STEPS, BudgetError, Plan, Speed
-from llmanac.lab.cache import Cache
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Speed, StudyPlan
+from llmanac.lab.cache import StudyCache
 from llmanac.lab.floor import with_floors
 from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import hold_parameters, parameters_of, step_ratios
-from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.prepare import PreparedArms, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
-from llmanac.lab.runner import Question, Say, Stepping, with_steps, with_train
+from llmanac.lab.runner import RunnerRequest, Say, Stepping, with_steps, with_train
 from llmanac.lab.smaller import counted_speed, slower, smaller_base
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.trials import estimating
@@ -44,7 +44,7 @@ class ControlledTrial(TrainingTrial, Stepping):
         SpecError: arms that differ outside the axis, or a hold that cannot be met.
     """
 
-    def __init__(self, question: Question, cache: Cache, say: Say) -> None:
+    def __init__(self, question: RunnerRequest, cache: StudyCache, say: Say) -> None:
         # a request that cannot be met is refused before any work
         asked = resolve(question.base, question.axis, question.texts)
         estimating.refuse(asked, question.hold)
@@ -92,12 +92,12 @@ class ControlledTrial(TrainingTrial, Stepping):
         }  # fmt: skip
         return {"base": dump(self.base), "trains": {arm.label: dump(arm.spec.train) for arm in arms}}
 
-    def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
+    def plan(self, question: RunnerRequest, started: float, work: Path, say: Say) -> StudyPlan:
         """Calibrate, and plan. Raises SpecError: a budget that is too small, with flags for a base that fits."""
         arms = [with_steps(arm, 1) for arm in self.arms]
         places = {a.label: self.step_tokens(a) for a in arms} if question.hold == "flops" else None
 
-        def fit(speed: Mapping[str, Speed]) -> Plan:
+        def fit(speed: Mapping[str, Speed]) -> StudyPlan:
             seconds = {label: s.step_seconds for label, s in speed.items()}
             ratios = step_ratios(question.hold, self.arms, question.baseline, self.vocabulary, seconds, places)
             spent, stated = time.monotonic() - started, question.base.train.steps
@@ -144,7 +144,7 @@ def _with_tokens(base: Any, arms: Sequence[Arm]) -> Any:
     return patch(base, {"tokenizer.special_tokens": list(dict.fromkeys((*tokens, *needed)))})
 
 
-def _base_words(base: Any, prepared: Prepared) -> str:
+def _base_words(base: Any, prepared: PreparedArms) -> str:
     """The base in a line: its name and sizes."""
     size = prepared.tokenizer.vocab_size
     model = "" if base.model.estimated else f"{parameters_of(base.model, size):,} parameters, "
@@ -154,7 +154,7 @@ def _base_words(base: Any, prepared: Prepared) -> str:
     )
 
 
-def _settle_base(question: Question, base: Any, trial: TrainingTrial) -> Any:
+def _settle_base(question: RunnerRequest, base: Any, trial: TrainingTrial) -> Any:
     """The base with precision, attention form and micro-batch settled on one model, for every arm.
 
     It is the baseline's, or where that is not trained in steps, the largest that is.

@@ -32,7 +32,7 @@ from llmanac.lab.axis import Arm
 from llmanac.lab.budget import MIN_STEPS, RESERVE, format_duration, round_up
 from llmanac.lab.cache import digest
 from llmanac.lab.prepare import text_of
-from llmanac.lab.runner import Applied, Question, Say
+from llmanac.lab.runner import Applied, RunnerRequest, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
@@ -50,7 +50,7 @@ CODE = (Engine.__module__, f1.__module__)
 
 
 @dataclass(frozen=True)
-class Passage:
+class DecodingPassage:
     """A prompt, its true continuation, and the document it is from."""
 
     document: str
@@ -59,7 +59,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Artefact:
+class DecodedModel:
     """A finished model and its tokenizer, with the hash of the files they were read from."""
 
     path: str
@@ -68,7 +68,7 @@ class Artefact:
     sha256: str
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> Artefact:
+    def load(cls, path: str | Path, device: str = "auto") -> DecodedModel:
         """Read a run, a model's folder, a .gguf file or a hub model. Raises CheckpointError as `load_model`."""
         place, tokens = fetched(path)
         model = load_model(place, dtype="float32", device=device)  # arms may pack it
@@ -93,7 +93,7 @@ def hash_files(folder: Path) -> str:
     return digest([[path.name, file_hash(path)] for path in found])
 
 
-def passages(artefact: Artefact, documents: Sequence[tuple[str, str]], most: int) -> list[Passage]:
+def passages(artefact: DecodedModel, documents: Sequence[tuple[str, str]], most: int) -> list[DecodingPassage]:
     """At most `most` passages, one of each document in turn, so that every document has a part.
 
     Args:
@@ -105,18 +105,19 @@ def passages(artefact: Artefact, documents: Sequence[tuple[str, str]], most: int
     context = artefact.model.max_length or PROMPT_TOKENS + NEW_TOKENS
     new = min(NEW_TOKENS, max(1, context - PROMPT_TOKENS))
     length = PROMPT_TOKENS + new
-    by_document: list[list[Passage]] = []
+    by_document: list[list[DecodingPassage]] = []
     for name, text in documents:
         ids = [int(i) for i in artefact.tokenizer.encode_array(text)]
         starts = range(0, len(ids) - length + 1, length)
         found = [
-            Passage(name, tuple(ids[s : s + PROMPT_TOKENS]), tuple(ids[s + PROMPT_TOKENS : s + length])) for s in starts
+            DecodingPassage(name, tuple(ids[s : s + PROMPT_TOKENS]), tuple(ids[s + PROMPT_TOKENS : s + length]))
+            for s in starts
         ]
         if found:
             by_document.append(found)
     if not by_document:
         raise DataError(f"no held-out document has the {length} tokens of one prompt and its continuation; add text")
-    out: list[Passage] = []
+    out: list[DecodingPassage] = []
     for turn in range(max(map(len, by_document))):
         out += [found[turn] for found in by_document if turn < len(found)]
         if len(out) >= most:
@@ -141,19 +142,19 @@ class DecodingTrial(Applied):
 
     seeds = None
 
-    def __init__(self, artefact: Artefact, found: Sequence[Passage]) -> None:
+    def __init__(self, artefact: DecodedModel, found: Sequence[DecodingPassage]) -> None:
         self.artefact = artefact
         self.items = list(found)
         self.take(len(found))
 
     @classmethod
-    def of(cls, question: Question, say: Say) -> DecodingTrial:
+    def of(cls, question: RunnerRequest, say: Say) -> DecodingTrial:
         """The trial of a question. Raises SpecError where there is no artefact."""
         if question.artefact is None:
             raise SpecError(
                 "--artefact: decoding methods need a finished model; give the folder of a run or of a model"
             )
-        arms, artefact = question.arms(), Artefact.load(question.artefact, question.base.device)
+        arms, artefact = question.arms(), DecodedModel.load(question.artefact, question.base.device)
         corpus, notes = text_of(question, say)
         documents = sorted(((d.id, d.text) for d in corpus.held_out), key=lambda d: fraction(d[0], seed=1))
         trial = cls(artefact, passages(artefact, documents, MOST_PASSAGES))
@@ -165,7 +166,7 @@ class DecodingTrial(Applied):
         }  # fmt: skip
         return trial
 
-    def fitting(self, question: Question, started: float, work: Path) -> int:
+    def fitting(self, question: RunnerRequest, started: float, work: Path) -> int:
         """How many passages every arm can continue under every seed. Raises SpecError: too few for a verdict."""
         short, a_passage = DecodingTrial(self.artefact, self.items[:CALIBRATED]), 0.0
         for arm in self.arms:

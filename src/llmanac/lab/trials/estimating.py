@@ -16,12 +16,12 @@ from llmanac.core.spec import dump
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
 from llmanac.lab.costs import model_costs
-from llmanac.lab.prepare import Prepared
+from llmanac.lab.prepare import PreparedArms
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
-from llmanac.models._pairs import start_token
-from llmanac.objectives._measured import Text
-from llmanac.recipes.parts import Parts
+from llmanac.models.pairs import start_token
+from llmanac.objectives import TextSource
+from llmanac.recipes.parts import RecipeParts
 
 CODE = (TokenDataset.__module__,)
 
@@ -45,7 +45,7 @@ def refuse(arms: Sequence[Arm], hold: str) -> None:
         )
 
 
-def parts(prepared: Prepared, arm: Arm, measure: int, tuning: bool) -> dict[str, Any]:
+def parts(prepared: PreparedArms, arm: Arm, measure: int, tuning: bool) -> dict[str, Any]:
     """Everything that decides the numbers; no seed does."""
     return run_key(
         "estimating", [arm.spec.model, arm.spec.objective], CODE, measure=measure, model=dump(arm.spec.model),
@@ -53,7 +53,7 @@ def parts(prepared: Prepared, arm: Arm, measure: int, tuning: bool) -> dict[str,
     )  # fmt: skip
 
 
-def measure(stages: Parts, arm: Arm, held_out: Any, prompt: list[int]) -> Measurement:
+def measure(stages: RecipeParts, arm: Arm, held_out: Any, prompt: list[int]) -> Measurement:
     """Estimate and measure. Peak memory is measured in a second estimate, since counting slows it down."""
     start = time.perf_counter()
     model = _estimated(stages.text, arm)
@@ -69,6 +69,6 @@ def measure(stages: Parts, arm: Arm, held_out: Any, prompt: list[int]) -> Measur
     return Measurement({name: [items.mean] for name, items in found.items()}, costs)
 
 
-def _estimated(text: Text, arm: Arm) -> Any:
+def _estimated(text: TextSource, arm: Arm) -> Any:
     model = arm.spec.model.build(vocab_size=text.tokenizer.vocab_size)
     return model.estimate(text.dataset, start=start_token(text.tokenizer))

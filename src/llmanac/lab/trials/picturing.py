@@ -34,21 +34,21 @@ from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import numpy_generator
 from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
-from llmanac.core.types import Want
+from llmanac.core.types import OutputRequest
 from llmanac.data.pictures import PictureStream, scenes
 from llmanac.generate.engine import evaluating
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, known_method
-from llmanac.lab.budget import Plan, Speed
-from llmanac.lab.cache import Cache
+from llmanac.lab.budget import Speed, StudyPlan
+from llmanac.lab.cache import StudyCache
 from llmanac.lab.pairing import hash_parameters
-from llmanac.lab.runner import Question, Say, Stepping
+from llmanac.lab.runner import RunnerRequest, Say, Stepping
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.words import settings_words
 from llmanac.metrics._items import Metric
+from llmanac.models.images.vit import Spec as ViTSpec
 from llmanac.models.lm import LanguageModelSpec
-from llmanac.multimodal.vit import Spec as ViTSpec
 from llmanac.recipes import multimodal as recipes
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal import WORDS, MultimodalRecipe
@@ -170,7 +170,7 @@ class PictureTrial(Stepping):
     )  # fmt: skip
     replicate = "seed"
 
-    def __init__(self, question: Question, cache: Cache, say: Say) -> None:
+    def __init__(self, question: RunnerRequest, cache: StudyCache, say: Say) -> None:
         base = self.base = question.base
         if question.hold not in ("tokens", "flops"):
             raise SpecError(f"--hold {question.hold}: architectures of images are held at tokens (pictures) or flops")
@@ -186,7 +186,7 @@ class PictureTrial(Stepping):
         }  # fmt: skip
         say(f"base: {base.name}: {base.rows} pictures a step; every arm: {settings_words(dump(base))}")
 
-    def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
+    def plan(self, question: RunnerRequest, started: float, work: Path, say: Say) -> StudyPlan:
         """The steps of all stages, of which a few are timed."""
         a_step = {arm.label: flops_of(arm.spec) for arm in self.arms}
         held = question.hold == "flops"
@@ -292,31 +292,31 @@ def flops_of(recipe: MultimodalRecipe) -> float:
     return sum(counted[name] * share for name, share in shares.items())
 
 
-def _a_step(recipe: MultimodalRecipe, material: data.Material, *, alone: bool = False) -> float:
+def _a_step(recipe: MultimodalRecipe, material: data.PictureMaterial, *, alone: bool = False) -> float:
     spec = data.fitted(recipe.model, material)
     model = begin(spec, material, 0)
     batch = data.Draw(material, spec)(numpy_generator(0, "flops"), recipe.rows)
     if alone:
         model.text.requires_grad_(True)
-        model = recipes.Texts(model.text, spec)
+        model = recipes.TextsAlone(model.text, spec)
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         model.loss(batch)[0].backward()
     return float(counter.get_total_flops())
 
 
-def begin(spec: Any, material: data.Material, seed: int) -> Any:
+def begin(spec: Any, material: data.PictureMaterial, seed: int) -> Any:
     """A model with its initial weights."""
     return spec.build(vocab_size=data.vocabulary(spec, material)).initialise(seed)
 
 
 @functools.cache
-def scene_material() -> data.Material:
+def scene_material() -> data.PictureMaterial:
     """The scenes and their words, as a recipe makes them."""
     seen, held = scenes.split()
     texts = [scene.caption for scene in scenes.all_scenes()] + list(scenes.QUESTIONS.values())
     tokenizer = make_method("tokenizer", recipes.WORDS).train(texts)
     longest = max(len(tokenizer.encode(text)) for text in texts) + max(len(a.split()) for a in data.ANSWERS)
-    return data.Material(seen, held, tokenizer, scenes.SIDE, longest + 2, True)
+    return data.PictureMaterial(seen, held, tokenizer, scenes.SIDE, longest + 2, True)
 
 
 def stages_of(place: Path) -> list[dict[str, Any]]:
@@ -326,7 +326,7 @@ def stages_of(place: Path) -> list[dict[str, Any]]:
     return [stage for results in found for stage in results["stages"].values()]
 
 
-def answers(model: Any, material: data.Material, side: str, seed: int, count: int) -> dict[str, float]:
+def answers(model: Any, material: data.PictureMaterial, side: str, seed: int, count: int) -> dict[str, float]:
     """The share of right answers by question, about `count` scenes of a side."""
     items = material.some(count, side)
     pixels = material.pixels(items, numpy_generator(seed, "questions", side))
@@ -340,24 +340,24 @@ def answers(model: Any, material: data.Material, side: str, seed: int, count: in
     return out
 
 
-def _nearest(model: Any, material: data.Material, pixels: Tensor, field: str, choices: list[str]) -> Tensor:
+def _nearest(model: Any, material: data.PictureMaterial, pixels: Tensor, field: str, choices: list[str]) -> Tensor:
     every = scenes.all_scenes()
     texts = vectors(model.texts, material.captions([scene.caption for scene in every]))
     has = torch.tensor([choices.index(getattr(scene, field)) for scene in every])
     return has[(vectors(model.images, pixels) @ texts.T).argmax(1)]
 
 
-def _scored(model: Any, material: data.Material, pixels: Tensor, field: str, choices: list[str]) -> Tensor:
+def _scored(model: Any, material: data.PictureMaterial, pixels: Tensor, field: str, choices: list[str]) -> Tensor:
     ids = material.captions([scenes.QUESTIONS[field]] * len(pixels)).to(model.device)
     lengths = (ids != material.tokenizer.pad_id).sum(1)
     places = torch.tensor([data.ANSWERS.index(choice) for choice in choices])
     return torch.as_tensor(model(ids, pixels.to(model.device), lengths).cpu()[:, places].argmax(1))
 
 
-def _likely(model: Any, material: data.Material, pixels: Tensor, field: str, choices: list[str]) -> Tensor:
+def _likely(model: Any, material: data.PictureMaterial, pixels: Tensor, field: str, choices: list[str]) -> Tensor:
     draw, found = data.Draw(material, model.spec), []
     for choice in choices:
         rows = draw.written(pixels, [(scenes.QUESTIONS[field], choice)] * len(pixels)).to(model.device)
-        out = model(rows.ids, rows.pixels, targets=rows.targets, want=Want(nll="none"))
+        out = model(rows.ids, rows.pixels, targets=rows.targets, want=OutputRequest(nll="none"))
         found.append(out.nll.sum(1).cpu())
     return torch.stack(found, 1).argmin(1)

@@ -21,7 +21,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from llmanac.adapters._targets import find_targets
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.spec import Spec, dump
 from llmanac.data.split import fraction
@@ -31,14 +30,15 @@ from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.budget import RESERVE
 from llmanac.lab.cache import digest
 from llmanac.lab.prepare import text_of
-from llmanac.lab.runner import Applied, Question, Say
+from llmanac.lab.runner import Applied, RunnerRequest, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
-from llmanac.lab.trials.decoding import Artefact
-from llmanac.models._quantized import stored_bytes
+from llmanac.lab.trials.decoding import DecodedModel
 from llmanac.models.gguf.write import export_gguf, fitting
 from llmanac.models.load import load_model
+from llmanac.models.quantized import stored_bytes
+from llmanac.models.targets import find_targets
 from llmanac.recipes.quantize import CALIBRATION, LENGTH, alternating_rates
 
 MEASURE_VERSION, PROMPT = 1, 32
@@ -55,7 +55,7 @@ class AsItIs(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blocks(Spec):
+class GGUFBlocks(Spec):
     """type: of the matrices in a .gguf file."""
 
     kind: ClassVar[str] = "quantizer"
@@ -65,17 +65,17 @@ class Blocks(Spec):
 
 def spec_of(text: ArmText) -> Spec:
     """The Spec that an arm names. Raises SpecError for an unknown method or field."""
-    own: type[Spec] | None = {AS_IT_IS: AsItIs, BLOCKS: Blocks}.get(text.name)
+    own: type[Spec] | None = {AS_IT_IS: AsItIs, BLOCKS: GGUFBlocks}.get(text.name)
     if own is None:
         return methods_of("quantizer", text)
     return own.from_data(dict(text.fields), f"arm {text.label!r}")
 
 
-def check_arms(arms: Sequence[Arm], subject: Artefact) -> None:
+def check_arms(arms: Sequence[Arm], subject: DecodedModel) -> None:
     """Raises SpecError for an arm that cannot hold the model, before anything is measured."""
     for arm in arms:
         try:
-            if isinstance(arm.spec, Blocks):
+            if isinstance(arm.spec, GGUFBlocks):
                 fitting(subject.model)
             elif not isinstance(arm.spec, AsItIs):
                 find_targets(subject.model, arm.spec.targets)
@@ -84,7 +84,7 @@ def check_arms(arms: Sequence[Arm], subject: Artefact) -> None:
 
 
 def texts_of(
-    subject: Artefact, calibration: Sequence[str], documents: Sequence[str], most: int
+    subject: DecodedModel, calibration: Sequence[str], documents: Sequence[str], most: int
 ) -> tuple[Windows, list]:
     """Windows to calibrate on, and a window of each of at most `most` documents.
 
@@ -123,14 +123,14 @@ class QuantizingTrial(Applied):
     )
     replicate = "document"
 
-    def __init__(self, question: Question, say: Say) -> None:
+    def __init__(self, question: RunnerRequest, say: Say) -> None:
         """Raises SpecError: no artefact, or an arm that cannot hold it."""
         if question.artefact is None:
             raise SpecError(
                 "--artefact: a comparison of quantizers needs a finished model; give a run, a model or a .gguf"
             )
         self.arms = question.arms(spec_of)
-        self.subject = Artefact.load(question.artefact, "cpu")
+        self.subject = DecodedModel.load(question.artefact, "cpu")
         check_arms(self.arms, self.subject)
         corpus, _ = text_of(question, say)
         held_out = [d.text for d in sorted(corpus.held_out, key=lambda d: fraction(d.id, seed=1))]
@@ -142,7 +142,7 @@ class QuantizingTrial(Applied):
             "artefact": f"{self.subject.path}, sha256 {self.subject.sha256}",
         }
 
-    def fitting(self, question: Question, started: float, work: Path) -> int:
+    def fitting(self, question: RunnerRequest, started: float, work: Path) -> int:
         """How many documents every arm has time to read, 15 at least."""
         short = copy.copy(self)
         short.items = self.items[:1]
@@ -167,7 +167,7 @@ class QuantizingTrial(Applied):
         original = self.subject.model
         if isinstance(spec, AsItIs):
             return original, 8 * stored_bytes(original) / original.parameter_count()
-        if isinstance(spec, Blocks):
+        if isinstance(spec, GGUFBlocks):
             path = export_gguf(original, self.subject.tokenizer, work / "model.gguf", spec.type)
             return load_model(path, device="cpu"), 8 * path.stat().st_size / original.parameter_count()
         changed = copy.deepcopy(original)

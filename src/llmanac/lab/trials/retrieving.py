@@ -29,7 +29,7 @@ from llmanac.data.readers import table_rows
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
-from llmanac.lab.runner import Applied, Question, Say
+from llmanac.lab.runner import Applied, RunnerRequest, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import BOOTSTRAP, Metric
 from llmanac.lab.study import Measurement
@@ -65,14 +65,14 @@ def documents_of(folder: str | Path | None, questions: str | Path | None, change
 
 
 @dataclass(frozen=True)
-class Asked:
+class RetrievalQuestion:
     """A question, and the grades of the documents that are relevant to it."""
 
     text: str
     grades: Mapping[str, float]
 
 
-def read_questions(path: str, documents: Sequence[str]) -> list[Asked]:
+def read_questions(path: str, documents: Sequence[str]) -> list[RetrievalQuestion]:
     """The questions of a table.
 
     Raises:
@@ -95,7 +95,7 @@ def read_questions(path: str, documents: Sequence[str]) -> list[Asked]:
                 raise DataError(
                     f"{path}:{row.line}: the grade of {name!r} is {grade!r}; leave out what is not relevant"
                 )
-        found.append(Asked(text, names))
+        found.append(RetrievalQuestion(text, names))
     if not found:
         raise DataError(f"{path}: has no questions")
     return found
@@ -120,7 +120,7 @@ class RetrievingTrial(Applied):
 
     tests = BOOTSTRAP
 
-    def __init__(self, question: Question, say: Say) -> None:
+    def __init__(self, question: RunnerRequest, say: Say) -> None:
         """Raises SpecError: an arm that needs vectors, where the index has none. DataError: see `read_questions`."""
         base, self.arms = question.base, question.arms(spec_of)
         encoder = None if base.encoder is None else make(dense.Spec, {"name": "dense", "model": base.encoder})

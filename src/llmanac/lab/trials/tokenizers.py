@@ -37,7 +37,7 @@ from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
 from llmanac.lab.prepare import text_of
-from llmanac.lab.runner import Applied, Question, Say
+from llmanac.lab.runner import Applied, RunnerRequest, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
@@ -100,7 +100,7 @@ def files_of(on: str | Sequence[str], changes: Mapping[str, Any]) -> TextFiles:
 
 
 @dataclass(frozen=True)
-class Texts:
+class HeldOutTexts:
     """The artefact that tokenizers are applied to: text to train on, if any, and documents held out."""
 
     train: Callable[[], Iterable[str]] | None
@@ -110,7 +110,7 @@ class Texts:
     sentence: str = ""
 
     @classmethod
-    def of(cls, corpus: Any, data: Any = None) -> Texts:
+    def of(cls, corpus: Any, data: Any = None) -> HeldOutTexts:
         """A corpus, with held-out documents that have no word left out: nothing can be counted in them.
 
         `data` is the recipe's `DataSpec`, whose mixture is trained on, and whose labels are reported apart.
@@ -125,7 +125,7 @@ class Texts:
         return cls(corpus.train.texts, [d.text for d in kept], digest(parts), labels)
 
     @classmethod
-    def on_files(cls, base: TextFiles, arms: Sequence[Arm]) -> tuple[Texts, list[str]]:
+    def on_files(cls, base: TextFiles, arms: Sequence[Arm]) -> tuple[HeldOutTexts, list[str]]:
         """The stretches of files, and what is to be said of them.
 
         Raises:
@@ -181,7 +181,7 @@ class TokenizerTrial(Applied):
     replicate = "document"
     words = "Each arm is trained once and encodes {} held-out documents."
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: HeldOutTexts) -> None:
         self.texts, self.items = texts, texts.held_out
         self.metrics = TokenizerTrial.metrics if texts.train else TokenizerTrial.metrics[:2]
         found = sorted(set(texts.labels))
@@ -193,16 +193,16 @@ class TokenizerTrial(Applied):
         self.costs = (*TokenizerTrial.costs, *own)
 
     @classmethod
-    def of(cls, question: Question, say: Say) -> TokenizerTrial:
+    def of(cls, question: RunnerRequest, say: Say) -> TokenizerTrial:
         """The trial of a question."""
         arms, base = question.arms(spec_of), question.base
         if isinstance(base, TextFiles):
-            texts, notes = Texts.on_files(base, arms)
+            texts, notes = HeldOutTexts.on_files(base, arms)
             about: dict[str, Any] = {"data": {"on": ", ".join(base.on)}, "notes": list(filter(None, notes))}
             about["held"] = "the same text"
         else:
             corpus, _ = text_of(question, say)
-            texts = Texts.of(corpus, base.data)
+            texts = HeldOutTexts.of(corpus, base.data)
             about = {"data": {"source": dump(base.data.source), "train_bytes": corpus.manifest["train"]["bytes"]}}
         trial = cls(texts)
         trial.arms = arms
@@ -282,7 +282,7 @@ def _said(lost: float, changed: int, documents: int) -> str:
     return f"{part} of the bytes are not restored, in {changed} of {documents} documents"
 
 
-def _code_lengths(tokenizer: Any, texts: Texts, encoded: Sequence[np.ndarray]) -> list[float]:
+def _code_lengths(tokenizer: Any, texts: HeldOutTexts, encoded: Sequence[np.ndarray]) -> list[float]:
     """Bits of every held-out document; see the module."""
     counts = np.full(tokenizer.vocab_size, 0.5)
     for text in texts.train() if texts.train else ():

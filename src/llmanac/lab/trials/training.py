@@ -21,21 +21,22 @@ import torch
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import dump
+from llmanac.core.types import capabilities
 from llmanac.data.tokens import TokenDataset
 from llmanac.lab.axis import Arm
 from llmanac.lab.budget import Speed
 from llmanac.lab.costs import TRAINING_COSTS, model_costs, peak_memory
-from llmanac.lab.generation import Generation
+from llmanac.lab.generation import JudgedGeneration
 from llmanac.lab.pairing import RecordingStream, hash_parameters, initial_tensors
-from llmanac.lab.prepare import Prepared, prepare
+from llmanac.lab.prepare import PreparedArms, prepare
 from llmanac.lab.probe import Probe, kind_of, stem_of
 from llmanac.lab.runner import with_train
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
 from llmanac.metrics._items import Items, Metric
-from llmanac.objectives._measured import Measured
-from llmanac.recipes.parts import Parts
+from llmanac.objectives import MeasuredObjective
+from llmanac.recipes.parts import RecipeParts
 from llmanac.train.loop import MAY_CHANGE, train
 from llmanac.train.metrics import read_metrics
 
@@ -43,11 +44,11 @@ MEASURE_VERSION = 3  # raise it when what is measured below changes its meaning
 CHARACTERS = 2.0  # of a token, or more
 CURVE_POINTS = 8
 CURVE_BYTES = 12_000  # of held-out text that the learning curve is measured on
-CODE = (train.__module__, Measured.__module__, TokenDataset.__module__)
-PROBES = (Probe.__module__, Generation.__module__)
+CODE = (train.__module__, MeasuredObjective.__module__, TokenDataset.__module__)
+PROBES = (Probe.__module__, JudgedGeneration.__module__)
 
 
-def own_texts(arms: Sequence[Arm], prepared: Prepared, root: Path) -> dict[str, Prepared]:
+def own_texts(arms: Sequence[Arm], prepared: PreparedArms, root: Path) -> dict[str, PreparedArms]:
     """The text of every arm whose data or tokenizer is not the base's, measured on what the base holds out.
 
     Raises:
@@ -57,13 +58,15 @@ def own_texts(arms: Sequence[Arm], prepared: Prepared, root: Path) -> dict[str, 
     return {arm.label: prepare(arm.spec, root, prepared) for arm in own}
 
 
-def shared_metrics(arms: Sequence[Arm], text: Callable[[Arm], Prepared], device: torch.device) -> tuple[Metric, ...]:
+def shared_metrics(
+    arms: Sequence[Arm], text: Callable[[Arm], PreparedArms], device: torch.device
+) -> tuple[Metric, ...]:
     """What the objectives of all arms measure, in the order of the first one.
 
     Raises:
         SpecError: two objectives that measure nothing alike.
     """
-    by_arm = {arm.label: Parts(arm.spec, text(arm), device).metrics for arm in arms}
+    by_arm = {arm.label: RecipeParts(arm.spec, text(arm), device).metrics for arm in arms}
     first, *others = by_arm
     shared = tuple(metric for metric in by_arm[first] if all(metric in by_arm[other] for other in others))
     if not shared:
@@ -87,9 +90,9 @@ class TrainingTrial:
     replicate = "seed"
 
     def __init__(
-        self, prepared: Prepared, device: str = "auto", *, arms: Sequence[Arm] = (),
-        texts: Mapping[str, Prepared] | None = None, tuning: bool = False, probes: Sequence[Probe] = (),
-        generation: Generation | None = None,
+        self, prepared: PreparedArms, device: str = "auto", *, arms: Sequence[Arm] = (),
+        texts: Mapping[str, PreparedArms] | None = None, tuning: bool = False, probes: Sequence[Probe] = (),
+        generation: JudgedGeneration | None = None,
     ) -> None:  # fmt: skip
         self.prepared, self.device, self.tuning = prepared, resolve_device(device), tuning
         self.own = dict(texts or {})
@@ -104,7 +107,7 @@ class TrainingTrial:
         """What is measured on."""
         return self.prepared.tuning if self.tuning else self.prepared.report
 
-    def text(self, arm: Arm) -> Prepared:
+    def text(self, arm: Arm) -> PreparedArms:
         """What an arm reads: the base's text, or its own."""
         return self.own.get(arm.label, self.prepared)
 
@@ -127,9 +130,9 @@ class TrainingTrial:
         stages = self.stages(arm)
         return stages.model(seed), RecordingStream(stages.rows(seed), lambda: stages.rows(seed)), stages.objective
 
-    def stages(self, arm: Arm) -> Parts:
+    def stages(self, arm: Arm) -> RecipeParts:
         """The stages of an arm's recipe, on its text."""
-        return Parts(arm.spec, self.text(arm), self.device)
+        return RecipeParts(arm.spec, self.text(arm), self.device)
 
     def initial(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The tensors that an arm starts from, built again."""
@@ -151,7 +154,7 @@ class TrainingTrial:
         )  # fmt: skip
         model.eval()
         found = self._found(stages, model, seed)
-        flops = getattr(model, "flops_per_token", None)
+        flops = model.flops_per_token if capabilities(model).counts_flops else None
         costs = model_costs(model, self._prompt(arm), done.tokens, done.seconds) | {"steps": done.steps}
         costs["train_flops"] = flops and flops(spec.length) * done.tokens
         curve = _curve(read_metrics(work), primary.name)
@@ -159,7 +162,7 @@ class TrainingTrial:
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
         return Measurement({name: [items.mean] for name, items in found.items()}, costs, curve, pairing)
 
-    def _found(self, stages: Parts, model: Any, seed: int) -> dict[str, Items]:
+    def _found(self, stages: RecipeParts, model: Any, seed: int) -> dict[str, Items]:
         """The metrics of a trained model."""
         if not self.probes:
             return stages.measure(model, stages.held_out(self.texts))
@@ -200,7 +203,7 @@ class TrainingTrial:
         ids = self.text(arm).tokenizer.encode(self.texts[0])
         return [int(i) for i in ids[:16]] or [0]
 
-    def _curve_score(self, stages: Parts, metric: Metric) -> Callable[[Any], dict[str, float]]:
+    def _curve_score(self, stages: RecipeParts, metric: Metric) -> Callable[[Any], dict[str, float]]:
         """Measures a small part of the held-out text, for the curve only."""
         texts, left = [], CURVE_BYTES
         for text in self.texts:

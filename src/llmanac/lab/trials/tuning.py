@@ -26,11 +26,11 @@ from llmanac.core.run_folder import RECIPE, Recipe, RunFolder
 from llmanac.core.spec import diff, dump, make, patch
 from llmanac.data.pack import PackedStream
 from llmanac.lab.axis import Arm, resolve
-from llmanac.lab.budget import BudgetError, Plan, Speed
-from llmanac.lab.cache import Cache
+from llmanac.lab.budget import BudgetError, Speed, StudyPlan
+from llmanac.lab.cache import StudyCache
 from llmanac.lab.costs import peak_memory
 from llmanac.lab.pairing import RecordingStream, hash_parameters
-from llmanac.lab.runner import Question, Say, Stepping, with_train
+from llmanac.lab.runner import RunnerRequest, Say, Stepping, with_train
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import file_hash, hash_model
@@ -170,7 +170,7 @@ class TuningTrial(Stepping):
     tried: type[Tried] = Tried
     code: tuple[str, ...] = (Tuning.__module__, PackedStream.__module__)
 
-    def __init__(self, question: Question, cache: Cache, say: Say) -> None:
+    def __init__(self, question: RunnerRequest, cache: StudyCache, say: Say) -> None:
         base = question.base
         if question.hold != "tokens":
             raise SpecError(f"--hold {question.hold}: arms that tune one model read the same rows; leave --hold out")
@@ -217,7 +217,7 @@ class TuningTrial(Stepping):
         pairing = {"parameters": tried.parameters, "rows": getattr(tried.stream, "hashes", [])}
         return Measurement({name: [value] for name, value in tried.found.items()}, costs, [], pairing)
 
-    def plan(self, question: Question, started: float, work: Path, say: Say) -> Plan:
+    def plan(self, question: RunnerRequest, started: float, work: Path, say: Say) -> StudyPlan:
         """The steps of `rows.epochs`, or as many as the budget has time for: a short tuning of each arm is timed.
 
         Raises:
@@ -228,7 +228,7 @@ class TuningTrial(Stepping):
         ratios = {label: first.units / tried.units for label, tried in begun.items()}
         least = min(FEWEST, *(tried.wanted for tried in begun.values()))
 
-        def fit(speed: Mapping[str, Speed]) -> Plan:
+        def fit(speed: Mapping[str, Speed]) -> StudyPlan:
             spent, stated = time.monotonic() - started, self.base.train.steps
             return question.plan(spent, speed, ratios, min_steps=least, stated=stated)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError, shown
 from llmanac.core.spec import Spec, make_method
-from llmanac.models._context import Context
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.forward import Context
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.positions import PositionSpec
@@ -36,6 +36,7 @@ class BlockSpec(Spec):
     mixer: MixerSpec = field(default_factory=Softmax)
     ffn: FFNSpec = field(default_factory=Gated)
     position: PositionSpec | None = None
+    cross = cast("MixerSpec | None", None)  # a field of some
 
     @classmethod
     def from_text(cls, text: str, path: str) -> list[BlockSpec]:
@@ -66,7 +67,7 @@ class BlockSpec(Spec):
     @property
     def needs(self) -> frozenset[str]:
         """What its blocks need besides the tokens: `source` for cross-attention."""
-        return frozenset({"source"}) if getattr(self, "cross", None) is not None else frozenset()
+        return frozenset() if self.cross is None else frozenset({"source"})
 
     @property
     def shares_position(self) -> bool:
@@ -97,8 +98,7 @@ class Block(nn.Module):
     def __init__(self, spec: Any, dim: int, max_length: int) -> None:
         super().__init__()
         self.self_attn = spec.mixer.build(dim=dim)
-        cross = getattr(spec, "cross", None)
-        self.encoder_attn = None if cross is None else cross.build(dim=dim)
+        self.encoder_attn = None if spec.cross is None else spec.cross.build(dim=dim)
         self.mlp = spec.ffn.build(dim=dim)
         self.attends = spec.mixer.head_shape(dim) is not None and spec.mixer.scores
         self.position: Any = None
@@ -108,7 +108,7 @@ class Block(nn.Module):
             heads, head_dim = spec.mixer.head_shape(dim) or (1, dim)
             self.position = spec.position.build(dim=dim, heads=heads, head_dim=head_dim, max_length=max_length)
         self.supports: frozenset[str] = self.self_attn.supports
-        if cross:  # a packed row would need a packed source
+        if spec.cross is not None:  # a packed row would need a packed source
             self.supports = (self.supports - {"packed"}) | {"source"}
 
     def order(self, *names: str) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from llmanac.core.ranges import POSITIVE, within
-from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
+from llmanac.models.forward import Context
 from llmanac.models.norms import NormSpec
 
 CARD = {

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
+from llmanac.models.forward import Context
 from llmanac.models.norms import NormSpec
 
 CARD = {

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.forward import Context
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.norms import NormSpec
 

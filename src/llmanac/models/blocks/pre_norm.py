@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from llmanac.models._context import Context
 from llmanac.models.blocks import Block, BlockSpec
+from llmanac.models.forward import Context
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.norms import NormSpec
 

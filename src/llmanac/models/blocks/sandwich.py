@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear
 from llmanac.models.blocks import Block, BlockSpec
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear
 from llmanac.models.mixers import MixerSpec
 from llmanac.models.norms import NormSpec
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError
-from llmanac.core.rng import parameter_generator
-from llmanac.core.types import Bags
+from llmanac.core.types import BagOfWords
 from llmanac.data.examples import Examples, batch_of
 from llmanac.kernels.nn.embedding import bag
-from llmanac.models._layers import Embedding, Linear
 from llmanac.models.classifiers._base import Classifier, check_texts
 from llmanac.models.classifiers._explain import Explanation, explain_linear
-from llmanac.models.classifiers._words import Vocabulary, with_ngrams, words_of
+from llmanac.models.classifiers._words import WordVocabulary, with_ngrams, words_of
 from llmanac.models.classifiers.load import WEIGHTS, read_tensors
+from llmanac.models.layers import Embedding, Linear
+from llmanac.models.lm import draw_parameters
 
 ROWS = 1024  # texts scored at a time
 VOCABULARY = "vocabulary.json"
@@ -61,11 +61,11 @@ class BagNetwork(nn.Module):
         self.hidden = nn.ModuleList(Linear(a, b, bias=True) for a, b in pairwise(widths))
         self.head = Linear(widths[-1], outputs, bias=True)
 
-    def forward(self, batch: Bags) -> Tensor:
+    def forward(self, batch: BagOfWords) -> Tensor:
         """Scores (B, K)."""
         return self.scores(self.pooled(batch))
 
-    def pooled(self, batch: Bags) -> Tensor:
+    def pooled(self, batch: BagOfWords) -> Tensor:
         """(B, D): each text's words, pooled; 0 for a text without known words."""
         ids, lengths = batch.ids, batch.lengths
         if self.training and self.dropout:
@@ -85,18 +85,10 @@ class BagNetwork(nn.Module):
         return out
 
 
-def initialise(network: nn.Module, seed: int) -> None:
-    """Draw every parameter from a stream named by (seed, its name, its shape)."""
-    for name, parameter in network.named_parameters():
-        owner, _, own = name.rpartition(".")
-        module: Any = network.get_submodule(owner)
-        module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
-
-
 class BagClassifier(Classifier):
     """A classifier over bags of words. A method says how its network is built, and how it is trained."""
 
-    vocabulary: Vocabulary
+    vocabulary: WordVocabulary
 
     def build_network(self, vocabulary: int, outputs: int) -> nn.Module:
         """The network for so many words and scores."""
@@ -114,11 +106,11 @@ class BagClassifier(Classifier):
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
         super().prepare(texts, labels, seed)
         spec = self.spec
-        self.vocabulary = Vocabulary.learn(
+        self.vocabulary = WordVocabulary.learn(
             texts, ngrams=getattr(spec, "ngrams", 1), min_count=spec.min_count, most=spec.max_words
         )
         self.network = self.build_network(len(self.vocabulary), self.outputs())
-        initialise(self.network, seed)
+        draw_parameters(self.network, seed)
 
     def examples(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Examples:
         """Texts as the network reads them."""
@@ -183,7 +175,7 @@ class BagClassifier(Classifier):
             raise CheckpointError(
                 f"{folder / VOCABULARY}: does not have the {record['words']} words of {record['labels']}"
             )
-        self.vocabulary = Vocabulary([str(word) for word in words], int(record["ngrams"]))
+        self.vocabulary = WordVocabulary([str(word) for word in words], int(record["ngrams"]))
         path = folder / WEIGHTS
         tensors = read_tensors(path)
         with torch.device("meta"):  # no memory before the sizes are known to fit

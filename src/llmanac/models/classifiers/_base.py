@@ -54,9 +54,12 @@ class Classifier:
         labels: the labels in the order of the scores; empty until it was fitted or loaded.
         network: what is trained; None before `fit`, and for methods that learn nothing.
         learned: whether `fit` trains anything; else it only stores the labels' names.
+        book, model: the rules of a classifier of rules, and the language model of one that has one; else None.
     """
 
     learned: ClassVar[bool] = True
+    book: Any = None
+    model: Any = None
 
     def __init__(self, spec: ClassifierSpec) -> None:
         self.spec: Any = spec

@@ -15,7 +15,7 @@ MOST_LEFT_OUT = 200  # different words that it leaves out, one by one
 
 
 @dataclass(frozen=True)
-class Part:
+class FeatureEffect:
     """One feature of a decision: its `value`, its `weight`, and `effect`, their product, which it adds to the score."""
 
     feature: str
@@ -41,7 +41,7 @@ class Explanation:
     label: str
     against: str
     scores: Mapping[str, float]
-    parts: Sequence[Part]
+    parts: Sequence[FeatureEffect]
     exact: bool
     rest: float = 0.0
     notes: Sequence[str] = field(default_factory=tuple)
@@ -97,7 +97,7 @@ def explain_linear(
     for name, own in found.items():
         if own is not None:
             weight = float(own[best] - own[other])
-            parts.append(Part(name, values[name], weight, values[name] * weight))
+            parts.append(FeatureEffect(name, values[name], weight, values[name] * weight))
     unknown = len(found) - len(parts)
     notes = [f"{unknown} words were never seen in training and count nothing"] if unknown else []
     rest = float(biases[best] - biases[other])
@@ -123,14 +123,16 @@ def explain_by_leaving_out(classifier: Any, text: str, words: Sequence[str]) -> 
         found = classifier.scores([" ".join(words), *without])
         margins = found[:, best] - found[:, other]
         effects = margins[0] - margins[1:]
-        parts = [Part(w, counts[w], float(e) / counts[w], float(e)) for w, e in zip(distinct, effects, strict=True)]
+        parts = [
+            FeatureEffect(w, counts[w], float(e) / counts[w], float(e)) for w, e in zip(distinct, effects, strict=True)
+        ]
     if len(counts) > MOST_LEFT_OUT:
         notes.append(f"only the first {MOST_LEFT_OUT} different words were left out in turn")
     return _explanation(classifier, text, scores, (best, other), parts, exact=False, rest=0.0, notes=notes)
 
 
 def _explanation(
-    classifier: Any, text: str, scores: np.ndarray, pair: tuple[int, int], parts: list[Part], **more: Any
+    classifier: Any, text: str, scores: np.ndarray, pair: tuple[int, int], parts: list[FeatureEffect], **more: Any
 ) -> Explanation:
     names = classifier.labels
     named = dict(zip(names, map(float, scores), strict=True))

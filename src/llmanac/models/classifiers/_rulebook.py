@@ -142,7 +142,7 @@ class Rulebook:
             raise DataError(
                 f"{name}: no such rules{nearest(name, known)}; give a TOML file, or one of {', '.join(known)}"
             )
-        return _Reader(path, files.read_toml(path)).book()
+        return _RuleReader(path, files.read_toml(path)).book()
 
     def to_toml(self) -> str:
         """The rules as a file, every word on a line of its own."""
@@ -180,7 +180,7 @@ def _numbers(values: Sequence[float]) -> str:
     return repr(values[0]) if len(values) == 1 else "[" + ", ".join(map(repr, values)) + "]"
 
 
-class _Reader:
+class _RuleReader:
     """One rulebook's TOML, checked key by key."""
 
     def __init__(self, path: Path, data: Mapping[str, Any]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, SpecError
-from llmanac.models._pairs import start_token
 from llmanac.models.load import load_model
+from llmanac.models.pairs import start_token
 from llmanac.tokenizers.load import load_tokenizer
 
 MODEL = "model"  # the folder of a saved classifier that holds its language model and tokenizer

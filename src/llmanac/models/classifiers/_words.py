@@ -38,7 +38,7 @@ def with_ngrams(words: Sequence[str], longest: int) -> list[str]:
     return out
 
 
-class Vocabulary:
+class WordVocabulary:
     """The words (or runs of words) that are features, each with its number; unknown ones are dropped.
 
     Attributes:
@@ -53,7 +53,9 @@ class Vocabulary:
             raise SpecError("vocabulary: a word appears twice")
 
     @classmethod
-    def learn(cls, texts: Iterable[str], *, ngrams: int = 1, min_count: int = 1, most: int | None = None) -> Vocabulary:
+    def learn(
+        cls, texts: Iterable[str], *, ngrams: int = 1, min_count: int = 1, most: int | None = None
+    ) -> WordVocabulary:
         """The words of texts that occur at least `min_count` times; of these the `most` frequent.
 
         Raises:

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
-from llmanac.core.types import Bags
+from llmanac.core.types import BagOfWords
 from llmanac.kernels.nn.embedding import bag
-from llmanac.models._layers import init_normal
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._bags import BagClassifier, Loss
 from llmanac.models.classifiers._base import Training
 from llmanac.models.classifiers._explain import Explanation
+from llmanac.models.layers import init_normal
 
 CARD = {
     "title": "Bag-of-words classifier",
@@ -62,9 +62,9 @@ class Spec(ClassifierSpec):
 
     ranges = within(COUNT, "ngrams min_count max_words epochs batch") | within(NOT_NEGATIVE, "inverse_regularization")
 
-    def build(self, *args: Any, **dims: Any) -> BagOfWords:
+    def build(self, *args: Any, **dims: Any) -> BagOfWordsClassifier:
         """A classifier that has seen no example yet."""
-        return BagOfWords(self)
+        return BagOfWordsClassifier(self)
 
 
 class WordWeights(nn.Module):
@@ -81,7 +81,7 @@ class WordWeights(nn.Module):
         """The weights, not the bias."""
         return [self.weight]
 
-    def forward(self, batch: Bags) -> Tensor:
+    def forward(self, batch: BagOfWords) -> Tensor:
         """Scores (B, K)."""
         return bag(batch.ids, batch.lengths, self.weight) + self.bias
 
@@ -91,7 +91,7 @@ class WordWeights(nn.Module):
         init_normal(parameter, 0.0, generator)
 
 
-class BagOfWords(BagClassifier):
+class BagOfWordsClassifier(BagClassifier):
     """See the module."""
 
     def build_network(self, vocabulary: int, outputs: int) -> WordWeights:

@@ -27,11 +27,11 @@ from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import parameter_generator
 from llmanac.core.types import HIDDEN, Batch
 from llmanac.data.examples import Examples, batch_of
-from llmanac.models._layers import Linear
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._base import Classifier, Training, check_texts
 from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
 from llmanac.models.classifiers.load import WEIGHTS, read_tensors
+from llmanac.models.layers import Linear
 
 CARD = {
     "title": "Classification by fine-tuning",
@@ -140,7 +140,7 @@ class FineTuning(Classifier):
     def examples(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> Examples:
         """The start token and the text's tokens, at most `length` in all."""
         spec = self.spec
-        most = min(spec.length, getattr(self.model, "max_length", None) or spec.length)
+        most = min(spec.length, self.model.max_length or spec.length)
         first = start_id(self.tokenizer)
         lists = []
         for text in texts:

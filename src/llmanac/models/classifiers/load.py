@@ -10,7 +10,7 @@ from torch import Tensor
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.models._weights import Weights, check_finite
+from llmanac.models.weights import Weights, check_finite
 
 FORMAT_VERSION = 1
 FILE, WEIGHTS = "classifier.json", "model.safetensors"

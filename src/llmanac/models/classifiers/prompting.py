@@ -27,10 +27,10 @@ from torch import nn
 from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import IGNORE, Batch
-from llmanac.models._pairs import encode_pair
 from llmanac.models.classifiers import ClassifierSpec
 from llmanac.models.classifiers._base import Classifier, check_texts
 from llmanac.models.classifiers._text_model import need, open_model, read_model, write_model
+from llmanac.models.pairs import encode_pair
 
 CARD = {
     "title": "Classification by prompting",
@@ -131,7 +131,7 @@ class Prompting(Classifier):
     def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """(N,) log p(continuation | context) in nats of each (context, continuation), summed over its tokens.
 
-        See `models/_pairs.py` for the tokens; a context too long for the model loses its start.
+        See `models/pairs.py` for the tokens; a context too long for the model loses its start.
 
         Raises:
             SpecError: a continuation longer than the model can read.
@@ -153,7 +153,7 @@ class Prompting(Classifier):
         """`(ids of both, how many of them are the continuation)`."""
         start, rest = encode_pair(self.tokenizer, context, continuation)
         ids, said = [*start, *rest], len(rest)
-        limit = getattr(self.model, "max_length", None)
+        limit = self.model.max_length
         if limit is not None:
             if said > limit:
                 raise SpecError(f"verbalizer: {continuation[:40]!r} has {said} tokens, the model reads at most {limit}")

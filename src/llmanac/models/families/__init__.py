@@ -12,11 +12,12 @@ import re
 
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.models.families._config import PEER, TABLES, Config, Misfit
-from llmanac.models.families._names import Names, Source, arrange
+from llmanac.models.families._names import Names, WeightSource, arrange
 from llmanac.models.families._table import Family
 
 __all__ = [
-    "AXES", "FAMILIES", "OWN_FIELDS", "PRESENT", "Config", "Family", "Misfit", "Names", "Source", "arrange", "family",
+    "AXES", "FAMILIES", "OWN_FIELDS", "PRESENT", "Config", "Family", "Misfit", "Names", "WeightSource", "arrange",
+    "family",
 ]  # fmt: skip
 
 FAMILIES = (

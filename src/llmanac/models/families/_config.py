@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models._folder import LARGEST, LEAST, MOST
+from llmanac.models.folder import LARGEST, LEAST, MOST
 
 TABLES = tomllib.loads(Path(__file__).with_name("tables.toml").read_text("utf-8"))
 NEUTRAL = frozenset(TABLES["neutral"].split())

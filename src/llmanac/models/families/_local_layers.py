@@ -7,14 +7,14 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import Data, Entry
+from llmanac.models.families._table import ConfigEntry, Data
 from llmanac.models.families._windows import FULL, SLIDING
 
 MOST_LAYERS = 1000
 THETAS = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
 
 
-class Layers(Entry):
+class LocalLayers(ConfigEntry):
     """Which layers see a window, how wide it is, and what each kind rotates by."""
 
     def read(self, config: Config, data: Data) -> None:

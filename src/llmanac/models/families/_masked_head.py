@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import Data, Entry
+from llmanac.models.families._table import ConfigEntry, Data
 
 
 @dataclass(frozen=True)
-class MaskedHead(Entry):
+class MaskedHeadNames(ConfigEntry):
     """The head, where `architectures` names a model that has one; read after all that its fields follow from.
 
     Attributes:

@@ -22,7 +22,7 @@ Table = dict[str | tuple[str, ...], str]
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """The location of one of our parameters in a family's file.
 
     Attributes:
@@ -80,7 +80,7 @@ class Names:
     interleaved: frozenset[str] = frozenset()
     alternating: frozenset[str] = frozenset()
 
-    def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, Source]:
+    def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, WeightSource]:
         """Where each of our parameters is, given all their shapes; `spec` has the heads of interleaved ones."""
         rules = [self._rule(ours, theirs) for ours, theirs in self.table.items()]
         found = {name: _match(name, rules, self.layers) for name in shapes}
@@ -159,7 +159,7 @@ def _source(
     heads: int,
     shapes: Mapping[str, Shape],
     alternating: bool,
-) -> Source:
+) -> WeightSource:
     parts = group[expert]
     whole, rows = shapes[parts[part]], None
     if len(parts) > 1:
@@ -169,11 +169,11 @@ def _source(
         whole, rows = (sum(sizes.values()), *whole[1:]), (start, start + whole[0] // heads)
     whole = whole[::-1] if transposed else whole
     if expert < 0:
-        return Source(theirs, whole, transposed, None, rows, heads)
-    return Source(theirs, (len(group), *whole), transposed, expert, rows, heads)
+        return WeightSource(theirs, whole, transposed, None, rows, heads)
+    return WeightSource(theirs, (len(group), *whole), transposed, expert, rows, heads)
 
 
-def arrange(state: Mapping[str, Tensor], sources: Mapping[str, Source]) -> dict[str, Tensor]:
+def arrange(state: Mapping[str, Tensor], sources: Mapping[str, WeightSource]) -> dict[str, Tensor]:
     """Our parameters as the tensors of a family's file."""
     theirs: dict[str, Tensor] = {}
     for name, tensor in state.items():

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models._folder import LARGEST, LEAST, MOST, TRAINED
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import Data, Entry
+from llmanac.models.families._table import ConfigEntry, Data
+from llmanac.models.folder import LARGEST, LEAST, MOST, TRAINED
 
 NUMBERS: dict[str, dict[str, tuple[str, float | None]]] = {  # of each scaling: theirs -> ours, and its default
     "linear": {"factor": ("factor", None)},
@@ -31,7 +31,7 @@ OLDER = {"su": "longrope"}  # names of the first files
 
 
 @dataclass(frozen=True)
-class Rope(Entry):
+class Rope(ConfigEntry):
     """The model's position.
 
     Attributes:

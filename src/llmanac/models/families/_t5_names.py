@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmanac.models.families._names import Names, Shape, Source, Table
+from llmanac.models.families._names import Names, Shape, Table, WeightSource
 
 
 def _stack(theirs: str, inner: dict[str, str]) -> Table:
@@ -31,12 +31,12 @@ def _layout(**inner: str) -> Names:
     return Names(table={"model.embed_tokens": "shared", **_stack("encoder", inner), **_stack("decoder", inner)})
 
 
-class Layout(Names):
+class T5Names(Names):
     """Plain and gated layers, whose products are named differently."""
 
     plain = _layout(up_proj="wi", down_proj="wo")
     gated = _layout(gate_proj="wi_0", up_proj="wi_1", down_proj="wo")
 
-    def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, Source]:
+    def place(self, shapes: Mapping[str, Shape], spec: Any = None) -> dict[str, WeightSource]:
         gated = any(".gate_proj." in name for name in shapes)
         return (self.gated if gated else self.plain).place(shapes)

@@ -30,7 +30,7 @@ MOST_LAYERS = 10_000
 Data = dict[str, Any]
 
 
-class Entry:
+class ConfigEntry:
     """A line of a family's table: `read` puts values of a config into a Spec's data, `write` is its inverse."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -45,7 +45,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Key(Entry):
+class Key(ConfigEntry):
     """One key that is one field of the Spec, or the same value of several.
 
     Attributes:
@@ -101,7 +101,7 @@ class Key(Entry):
 
 
 @dataclass(frozen=True)
-class Fixed(Entry):
+class Fixed(ConfigEntry):
     """A field that no key of the config holds; `value` computes it from the Spec's data."""
 
     path: str
@@ -115,7 +115,7 @@ class Fixed(Entry):
 
 
 @dataclass(frozen=True)
-class Only(Entry):
+class Only(ConfigEntry):
     """A key that must have one of these values; the first is written, None being left out.
 
     `absent` is what a config without the key means, by default the first.
@@ -135,7 +135,7 @@ class Only(Entry):
 
 
 @dataclass(frozen=True)
-class Equal(Entry):
+class Equal(ConfigEntry):
     """A key that says again what the field at `path` holds, and must agree with it where it is there."""
 
     name: str
@@ -149,7 +149,7 @@ class Equal(Entry):
 
 
 @dataclass(frozen=True)
-class Layered(Entry):
+class Layered(ConfigEntry):
     """A list with a value a layer, which sets one field of each block.
 
     Attributes:
@@ -239,7 +239,7 @@ class Family:
     model_type: str
     architecture: str
     spec: Any
-    entries: tuple[Entry, ...]
+    entries: tuple[ConfigEntry, ...]
     names: tuple[Names, ...] = (Names(),)
     writes: Mapping[str, Any] = field(default_factory=dict)
     neutral: frozenset[str] = frozenset()
@@ -330,5 +330,5 @@ def _said(value: Any) -> str:
 def canonical(spec: Any) -> Any:
     """The same model with all sizes filled in and the shortest pattern of blocks."""
     spec = resolved(spec)
-    stacks = {name: getattr(spec, name) for name in ("blocks", "encoder") if hasattr(spec, name)}
+    stacks = {name: getattr(spec, name) for name in ("blocks", "encoder") if getattr(spec, name)}
     return replace(spec, **{name: blocks[: period(blocks)] for name, blocks in stacks.items()})

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from llmanac.models.families._masked_head import MaskedHead
+from llmanac.models.families._masked_head import MaskedHeadNames
 from llmanac.models.families._names import Names, Table
-from llmanac.models.families._table import ACTIVATIONS, Entry, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Family, Key, Only
 from llmanac.models.lm.encoder import Spec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 
@@ -22,7 +22,7 @@ pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
 """
 
 
-SIZES: tuple[Entry, ...] = (
+SIZES: tuple[ConfigEntry, ...] = (
     Key("vocab_size", "vocab_size", default=30522),
     Key("hidden_size", "dim", default=768),
     Key("num_hidden_layers", "layers", default=12),
@@ -79,7 +79,7 @@ FAMILY = Family(
     entries=(
         *SIZES,
         Key("max_position_embeddings", "position.rows", default=512, paths=("max_length",)),
-        MaskedHead(
+        MaskedHeadNames(
             "BertForMaskedLM",
             "BertModel",
             lambda config, data: {"activation": data["blocks"][0]["ffn"]["activation"], "norm": dict(data["norm"])},

@@ -25,7 +25,7 @@ attention_softmax_in_fp32 bias_dropout_fusion masked_softmax_fusion offset_alibi
 """
 
 
-class Residual(Key):
+class BloomResidual(Key):
     """Which of two blocks: they share the mixer and the layer after it."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -50,7 +50,7 @@ FAMILY = Family(
         Key("seq_length", "max_length", default=2048),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-5, paths=("embedding_norm.eps",)),
         Key("tie_word_embeddings", "tied", bool, default=True),
-        Residual("apply_residual_connection_post_layernorm", "blocks.*.name", BLOCKS, default=False),
+        BloomResidual("apply_residual_connection_post_layernorm", "blocks.*.name", BLOCKS, default=False),
         Only("slow_but_exact", (False,)),
     ),
     names=(

@@ -41,7 +41,7 @@ FIXED |= {"scoring_func": (None, "sigmoid"), "topk_method": (None, "noaux_tc")}
 NEUTRAL = "qk_head_dim output_router_logits ep_size aux_loss_alpha seq_aux"
 
 
-class Stretched(Rope):
+class DeepSeekScaling(Rope):
     """`mscale_all_dim` of a `yarn` scaling changes the scale of the scores too."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -110,7 +110,7 @@ FAMILY = Family(
         Key("rms_norm_eps", "norm.eps", float, default=1e-6),
         Key("rope_interleave", "position.layout", {True: "pairs", False: "halves"}, default=True),
         TIED,
-        Stretched(),
+        DeepSeekScaling(),
         Stack("first_k_dense_replace", "ffn", _read, _written),
         *(Only(name, values) for name, values in FIXED.items()),
     ),

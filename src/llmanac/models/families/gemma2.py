@@ -11,7 +11,7 @@ from typing import Any
 from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Data, Entry, Family, Fixed, Key, Only, at, put
+from llmanac.models.families._table import ConfigEntry, Data, Family, Fixed, Key, Only, at, put
 from llmanac.models.families._windows import alternating
 from llmanac.models.families.gemma import ACTIVATIONS
 from llmanac.models.families.llama import BIASES, EPS, FFN, MIXER, SIZES, UNDROPPED
@@ -22,7 +22,7 @@ from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions.rope import Spec as RoPE
 
 
-class Scale(Entry):
+class Scale(ConfigEntry):
     """`query_pre_attn_scalar`: scores are multiplied by its -1/2-th power; left open where it is the head's size."""
 
     path = f"{MIXER}.score.scale"
@@ -40,7 +40,7 @@ class Scale(Entry):
 
 
 # what Gemma 2 and 3 share
-COMMON: tuple[Entry, ...] = (
+COMMON: tuple[ConfigEntry, ...] = (
     *SIZES[:-2],
     Key("num_key_value_heads", f"{MIXER}.kv_heads", default=4),
     Key("head_dim", f"{MIXER}.head_dim", default=256),

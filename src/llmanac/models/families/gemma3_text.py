@@ -13,7 +13,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.sandwich import Spec as Sandwich
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Data, Entry, Family, Key, Only, at
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at
 from llmanac.models.families._windows import FULL, SLIDING, alternating
 from llmanac.models.families.gemma2 import CACHE, COMMON
 from llmanac.models.families.llama import MIXER, UNDROPPED
@@ -25,7 +25,7 @@ from llmanac.models.positions.rope import Spec as RoPE
 
 
 @dataclass(frozen=True)
-class Ropes(Entry):
+class Ropes(ConfigEntry):
     """A table for each kind of layer, or the keys before it: `rope_theta`, `rope_local_base_freq`, `rope_scaling`."""
 
     full: Rope

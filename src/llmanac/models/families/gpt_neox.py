@@ -12,7 +12,7 @@ from llmanac.models.blocks.parallel import Spec as Parallel
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Data, Entry, Family, Key
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key
 from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec
@@ -25,7 +25,7 @@ OLDER = (("rotary_emb_base", "rope_theta", 10_000.0), ("rotary_pct", "partial_ro
 
 
 @dataclass(frozen=True)
-class Rotary(Rope):
+class NeoXRotary(Rope):
     """Rope with the keys of the first files too, which it writes as well."""
 
     partial: bool = True
@@ -42,7 +42,7 @@ class Rotary(Rope):
         return {**written, **{old: written[new] for old, new, _ in OLDER}}
 
 
-class Residual(Entry):
+class NeoXResidual(ConfigEntry):
     """`use_parallel_residual`: a parallel block with two norms, or a pre-norm block."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -88,8 +88,8 @@ FAMILY = Family(
         LENGTH,
         Key("layer_norm_eps", "norm.eps", float, default=1e-5),
         TIED,
-        Rotary(),
-        Residual(),
+        NeoXRotary(),
+        NeoXResidual(),
     ),
     # of the hub, and of transformers' state in memory
     names=(LAYOUT, replace(LAYOUT, table={k: v for k, v in LAYOUT.table.items() if k != "lm_head"})),

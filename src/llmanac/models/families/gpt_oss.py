@@ -27,7 +27,7 @@ UNSAID = {"rope_type": "yarn", "factor": 32.0, "truncate": False, TRAINED: 4096}
 STACKED, BIAS = "mlp.experts.gate_up_proj", "mlp.experts.gate_up_proj_bias"
 
 
-class Stretched(Rope):
+class GptOssScaling(Rope):
     """As in transformers, a config without rotary settings means those of the released models."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -61,7 +61,7 @@ FAMILY = Family(
         Key("max_position_embeddings", "max_length", default=131072),
         Key("rms_norm_eps", "norm.eps", float, default=1e-5),
         TIED,
-        Stretched(theta=150_000.0),
+        GptOssScaling(theta=150_000.0),
         alternating(2, 128),
         Only("output_router_logits", (False, True)),
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import ACTIVATIONS, Entry, Family, Key
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Family, Key
 from llmanac.models.ffn.gated import Spec as Gated
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.softmax import Spec as Softmax
@@ -18,18 +18,18 @@ BIASES = {False: "none", True: "all"}
 MIXER, FFN = "blocks.*.mixer", "blocks.*.ffn"
 
 # what the families after Llama share with it
-HEADS: tuple[Entry, ...] = (
+HEADS: tuple[ConfigEntry, ...] = (
     Key("num_attention_heads", f"{MIXER}.heads"),
     Key("num_key_value_heads", f"{MIXER}.kv_heads", default=None),
     Key("head_dim", f"{MIXER}.head_dim", default=None),
 )
-SIZES: tuple[Entry, ...] = (
+SIZES: tuple[ConfigEntry, ...] = (
     Key("vocab_size", "vocab_size"),
     Key("hidden_size", "dim"),
     Key("num_hidden_layers", "layers"),
     *HEADS,
 )
-GATED: tuple[Entry, ...] = (
+GATED: tuple[ConfigEntry, ...] = (
     Key("hidden_act", f"{FFN}.activation", ACTIVATIONS, default="silu"),
     Key("intermediate_size", f"{FFN}.width"),
 )

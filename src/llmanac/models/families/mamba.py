@@ -10,7 +10,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import Data, Entry, Family, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
 from llmanac.models.ffn.none import Spec as NoFFN
 from llmanac.models.lm.transformer import Spec
 from llmanac.models.mixers.mamba import Spec as Mixer
@@ -26,7 +26,7 @@ pad_vocab_size_multiple residual_in_fp32
 """
 
 
-class Inner(Entry):
+class Inner(ConfigEntry):
     """`intermediate_size`, which must be `expand` times the width."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -42,7 +42,7 @@ class Inner(Entry):
 
 
 # what Mamba 2 shares with it
-SHARED: tuple[Entry, ...] = (
+SHARED: tuple[ConfigEntry, ...] = (
     Key("expand", f"{MIXER}.expand", default=2),
     Key("conv_kernel", f"{MIXER}.kernel", default=4),
     Key("max_position_embeddings", "max_length", default=2048),

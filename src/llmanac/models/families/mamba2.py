@@ -10,7 +10,7 @@ from typing import Any
 from llmanac.core.errors import CheckpointError
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
-from llmanac.models.families._table import Data, Entry, Family, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
 from llmanac.models.families.llama import TIED
 from llmanac.models.families.mamba import FAMILY as MAMBA
 from llmanac.models.families.mamba import MIXER, NEUTRAL, SHARED
@@ -23,7 +23,7 @@ from llmanac.models.positions.none import Spec as NoPosition
 ENDLESS = {"__float__": "Infinity"}  # as transformers 5 writes it
 
 
-class Heads(Entry):
+class Heads(ConfigEntry):
     """`num_heads`, which with the other sizes must give `expand` times the width."""
 
     def read(self, config: Config, data: Data) -> None:

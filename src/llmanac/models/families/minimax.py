@@ -14,7 +14,7 @@ from llmanac.core.spec import dump
 from llmanac.models.blocks.normed_residual import Spec as NormedResidual
 from llmanac.models.families._config import Config
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import MOST_LAYERS, Data, Entry, Family, Key, Only
+from llmanac.models.families._table import MOST_LAYERS, ConfigEntry, Data, Family, Key, Only
 from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.mixtral import EXPERTS, HUB, STACKED
 from llmanac.models.ffn.experts import Spec as Experts
@@ -30,7 +30,7 @@ WEIGHTS = {"mixer_residual": "alpha_factor", "mixer_scale": "beta_factor"}
 PREFIXES = {FULL: "full_attn", LINEAR: "linear_attn"}
 
 
-class Layers(Entry):
+class MiniMaxLayers(ConfigEntry):
     """`layer_types`, with what differs between the two kinds. It is read after all that is set in every block."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -91,7 +91,7 @@ FAMILY = Family(
         Key("mlp_beta_factor", "blocks.*.ffn_scale", float, default=1.0),
         TIED,
         Rope(theta=1e6),
-        Layers(),
+        MiniMaxLayers(),
         Only("hidden_act", ("silu", "swish")),  # of lightning attention too
         Only("output_router_logits", (False, True)),
     ),

@@ -10,8 +10,8 @@ from typing import Any
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
-from llmanac.models.families._local_layers import Layers
-from llmanac.models.families._masked_head import MaskedHead
+from llmanac.models.families._local_layers import LocalLayers
+from llmanac.models.families._masked_head import MaskedHeadNames
 from llmanac.models.families._names import Names
 from llmanac.models.families._table import ACTIVATIONS, Data, Family, Key, Only
 from llmanac.models.families.bert import FFN, MIXER
@@ -62,8 +62,8 @@ FAMILY = Family(
         Key("norm_eps", "norm.eps", float, default=1e-5),
         Key("norm_bias", "norm.bias", NORM_BIAS, default=False),
         Only("position_embedding_type", (None, "absolute")),
-        Layers(),
-        MaskedHead("ModernBertForMaskedLM", "ModernBertModel", _head, _written, untied=True),
+        LocalLayers(),
+        MaskedHeadNames("ModernBertForMaskedLM", "ModernBertModel", _head, _written, untied=True),
     ),
     names=(
         Names(

@@ -12,7 +12,7 @@ from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import Data, Entry, Family, Key, Only
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
 from llmanac.models.families.llama import MIXER
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec
@@ -37,7 +37,7 @@ ATTENTION = (
 )
 
 
-class Attention(Entry):
+class MPTAttention(ConfigEntry):
     """`attn_config`, a table."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -70,7 +70,7 @@ FAMILY = Family(
         Key("max_seq_len", "max_length", default=2048),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-5),
         Key("tie_word_embeddings", "tied", bool, default=True),
-        Attention(),
+        MPTAttention(),
         Only("expansion_ratio", (4,)),
         Only("logit_scale", (None,)),
         Only("no_bias", (True,)),

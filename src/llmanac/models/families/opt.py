@@ -11,7 +11,7 @@ from typing import Any
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import ACTIVATIONS, Data, Entry, Equal, Family, Key, Only
+from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Equal, Family, Key, Only
 from llmanac.models.families.llama import BIASES, FFN, MIXER, UNDROPPED
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec
@@ -22,7 +22,7 @@ from llmanac.models.positions.learned import Spec as Learned
 OFFSET = 2
 
 
-class Positions(Entry):
+class OPTPositions(ConfigEntry):
     """`max_position_embeddings`, without the rows that are no positions."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -53,7 +53,7 @@ FAMILY = Family(
         Key("activation_function", f"{FFN}.activation", ACTIVATIONS, default="relu"),
         Key("enable_bias", f"{MIXER}.biases", BIASES, default=True, paths=(f"{FFN}.biases",)),
         Key("tie_word_embeddings", "tied", bool, default=True),
-        Positions(),
+        OPTPositions(),
         Equal("word_embed_proj_dim", "dim"),
         Only("do_layer_norm_before", (True,)),
         Only("layer_norm_elementwise_affine", (True,)),

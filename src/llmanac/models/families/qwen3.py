@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._rope import Rope
-from llmanac.models.families._table import Entry, Family, Key
+from llmanac.models.families._table import ConfigEntry, Family, Key
 from llmanac.models.families._windows import WINDOWS
 from llmanac.models.families.llama import BIASES, GATED, MIXER, SIZES, TIED, UNDROPPED
 from llmanac.models.families.qwen2 import LENGTH
@@ -19,8 +19,8 @@ from llmanac.models.positions.rope import Spec as RoPE
 
 MIXED = Softmax(qk_norm=RMSNorm())
 # in config.json an absent head_dim is 128, whatever the width
-SIZED: tuple[Entry, ...] = (*SIZES[:-1], Key("head_dim", f"{MIXER}.head_dim", default=128, unset=None))
-NORMED: tuple[Entry, ...] = (
+SIZED: tuple[ConfigEntry, ...] = (*SIZES[:-1], Key("head_dim", f"{MIXER}.head_dim", default=128, unset=None))
+NORMED: tuple[ConfigEntry, ...] = (
     Key("attention_bias", f"{MIXER}.biases", BIASES, default=False),
     Key("rms_norm_eps", "norm.eps", float, default=1e-6, paths=(f"{MIXER}.qk_norm.eps",)),
 )

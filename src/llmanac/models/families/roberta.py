@@ -9,14 +9,14 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.families._config import Config
-from llmanac.models.families._masked_head import MaskedHead
+from llmanac.models.families._masked_head import MaskedHeadNames
 from llmanac.models.families._names import Names
-from llmanac.models.families._table import Data, Entry, Family
+from llmanac.models.families._table import ConfigEntry, Data, Family
 from llmanac.models.families.bert import FAMILY as BERT
 from llmanac.models.families.bert import LAYER, SIZES, embeddings
 
 
-class Positions(Entry):
+class RobertaPositions(ConfigEntry):
     """`max_position_embeddings` rows, of which the first `pad_token_id + 1` are no positions."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -40,8 +40,8 @@ FAMILY = Family(
     spec=BERT.spec,
     entries=(
         *SIZES,
-        Positions(),
-        MaskedHead(
+        RobertaPositions(),
+        MaskedHeadNames(
             "RobertaForMaskedLM", "RobertaModel", lambda config, data: {"norm": dict(data["norm"])}, untied=True
         ),
     ),

@@ -12,8 +12,8 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.families._config import Config
-from llmanac.models.families._t5_names import Layout
-from llmanac.models.families._table import Data, Entry, Family, Key, Only, at, put
+from llmanac.models.families._t5_names import T5Names
+from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only, at, put
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.encoder_decoder import Spec
 from llmanac.models.mixers.cross import Spec as Cross
@@ -35,7 +35,7 @@ PROJECTIONS = {  # ours by theirs
 }
 
 
-class Projection(Entry):
+class T5Projection(ConfigEntry):
     """`feed_forward_proj`: plain or gated layers, and their function; transformers obeys two keys that say it again."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -51,7 +51,7 @@ class Projection(Entry):
         return {"feed_forward_proj": next((theirs for theirs, ours in PROJECTIONS.items() if ours == own), None)}
 
 
-class Output(Entry):
+class T5Output(ConfigEntry):
     """Whether the head is the embedding, and whether what it reads is scaled, which goes together in T5's files."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -66,7 +66,7 @@ class Output(Entry):
         return {"tied": "tie_word_embeddings"}
 
 
-class Start(Entry):
+class T5Start(ConfigEntry):
     """`decoder_start_token_id`, by default the padding."""
 
     def read(self, config: Config, data: Data) -> None:
@@ -101,18 +101,18 @@ FAMILY = Family(
         DecoderLayers("num_decoder_layers", "layers"),
         Key("num_heads", f"{MIXER[0]}.heads", default=8, paths=tuple(f"{path}.heads" for path in MIXER[1:])),
         Key("d_kv", f"{MIXER[0]}.head_dim", default=64, paths=tuple(f"{path}.head_dim" for path in MIXER[1:])),
-        Projection(),
+        T5Projection(),
         Key("d_ff", f"{FFN[0]}.width", default=2048, paths=(f"{FFN[1]}.width",)),
         Key("relative_attention_num_buckets", "position.buckets", default=32),
         Key("relative_attention_max_distance", "position.max_distance", default=128),
         Key("layer_norm_epsilon", "norm.eps", float, default=1e-6),
         Key("n_positions", "max_length", default=512),
-        Output(),
-        Start(),
+        T5Output(),
+        T5Start(),
         Only("is_encoder_decoder", (True,)),
         Only("is_decoder", (False,)),
     ),
-    names=(Layout(),),
+    names=(T5Names(),),
     writes={"dropout_rate": 0.0},
     neutral=frozenset({"dropout_rate", "initializer_factor", "classifier_dropout"}),
     ignored=(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llmanac.core.spec import Spec
-from llmanac.models._context import Context
+from llmanac.models.forward import Context
 
 Activation = Literal["relu", "relu-squared", "gelu", "gelu-tanh", "quick-gelu", "silu", "identity"]
 ACTIVATIONS = {
@@ -37,6 +37,7 @@ class FFNSpec(Spec):
     """`build(dim=) -> FFN`, or None for no layer."""
 
     kind = "ffn"
+    experts = cast("int | None", None)  # a field of mixtures of experts
 
     def resolved(self, dim: int) -> FFNSpec:
         """The same with every size that was left open filled in."""

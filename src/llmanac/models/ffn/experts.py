@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, POSITIVE, within
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear, upcast
 from llmanac.models.ffn import FFNSpec
 from llmanac.models.ffn.gated import Spec as Gated
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear, upcast
 
 CARD = {
     "title": "Mixture of experts",

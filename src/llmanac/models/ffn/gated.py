@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.kernels.nn._takes import fused, operation
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear, linear_all
 from llmanac.models.ffn import Activation, FFNSpec, activate
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear, linear_all
 
 CARD = {
     "title": "Gated feed-forward layer",

@@ -15,9 +15,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, within
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear
 from llmanac.models.ffn import Activation, FFNSpec, activate
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear
 
 CARD = {
     "title": "Feed-forward layer",

@@ -17,7 +17,7 @@ import numpy as np
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.kernels.gguf.blocks import Array
-from llmanac.models._folder import LARGEST, LEAST, MOST
+from llmanac.models.folder import LARGEST, LEAST, MOST
 
 Config = dict[str, Any]
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Mapped
-from llmanac.models._quantized import ByRows
+from llmanac.models.quantized import ByRows
 
 
 @dataclass(frozen=True)
-class Blocks(ByRows):
+class GGUFForm(ByRows):
     """Rows of blocks (N, bytes) of one kind.
 
     Attributes:

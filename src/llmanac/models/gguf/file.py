@@ -11,8 +11,7 @@ import numpy as np
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.kernels.gguf import PackedTensor, opened
 from llmanac.kernels.gguf.blocks import KINDS, Array
-from llmanac.models._folder import TOKENS, TRAINED
-from llmanac.models._scaling import Scaling
+from llmanac.models.folder import TOKENS, TRAINED
 from llmanac.models.gguf.architectures import (
     BOUNDS,
     FACTORS,
@@ -26,6 +25,7 @@ from llmanac.models.gguf.architectures import (
     architecture,
     halved,
 )  # fmt: skip
+from llmanac.models.scaling import Scaling
 
 EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 THETA = 10_000.0  # where the file does not say

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.gguf.blocks import KINDS
-from llmanac.models._quantized import Quantized
-from llmanac.models._weights import Entry, Weights, check_finite
-from llmanac.models.gguf.blocks import Blocks
+from llmanac.models.gguf.blocks import GGUFForm
 from llmanac.models.gguf.file import PackedFile
+from llmanac.models.quantized import Quantized
+from llmanac.models.weights import TensorEntry, Weights, check_finite
 
 
 class PackedWeights(PackedFile, Weights):
@@ -20,7 +20,7 @@ class PackedWeights(PackedFile, Weights):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.prefix, kind = "", self.file.kind
-        self.entries = {name: Entry(path, self.file.shape(own), kind(own)) for name, own in self._own.items()}
+        self.entries = {name: TensorEntry(path, self.file.shape(own), kind(own)) for name, own in self._own.items()}
 
     def take(self, name: str) -> Tensor:
         return torch.from_numpy(self.vector(name))
@@ -35,4 +35,4 @@ class PackedWeights(PackedFile, Weights):
         if not KINDS[found.kind].finite(found.data):
             check_finite(whole := torch.from_numpy(found.float32()), whole, self.entries[name], name)
         self.file.mapped.release()  # what was looked at
-        return Quantized(Blocks(found.kind, self.file.mapped), {"": torch.from_numpy(found.data)}, found.shape, dtype)
+        return Quantized(GGUFForm(found.kind, self.file.mapped), {"": torch.from_numpy(found.data)}, found.shape, dtype)

@@ -22,7 +22,6 @@ from llmanac.core.errors import CheckpointError, TokenizerError, nearest
 from llmanac.core.spec import diff
 from llmanac.kernels.gguf.blocks import KINDS, Array
 from llmanac.kernels.gguf.file import Packable, write
-from llmanac.models._scaling import Scaling
 from llmanac.models.families import FAMILIES, Family, Misfit, arrange, family
 from llmanac.models.families._rope import LISTS
 from llmanac.models.families._table import canonical
@@ -39,6 +38,7 @@ from llmanac.models.gguf.architectures import (
 from llmanac.models.gguf.file import divisors
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.save import canonical_state
+from llmanac.models.scaling import Scaling
 from llmanac.tokenizers import _gguf
 from llmanac.tokenizers._base import Tokenizer
 
@@ -146,8 +146,8 @@ def _keys(table: Architecture, config: Config, scaling: Scaling | None, model: A
 
 def _scaling(spec: Any) -> Scaling | None:
     """That of the model's rotation, or of its layers without a window where these have one of their own."""
-    positions = [getattr(part, "position", None) for part in (*spec.blocks, spec)]
-    return next((found for p in positions if (found := getattr(p, "scaling", None)) is not None), None)
+    positions = [part.position for part in (*spec.blocks, spec)]
+    return next((p.scaling for p in positions if p is not None and p.scaling is not None), None)
 
 
 def _lists(scaling: Scaling | None, config: Config) -> dict[str, Array]:
@@ -204,7 +204,7 @@ def _packing(table: Architecture, config: Config, theirs: str, tensor: Tensor, k
 
 def _explicit(spec: Any) -> Any:
     """The same model with the factor of its rotation said, whether it is the formula's or not."""
-    scaling = getattr(spec.position, "scaling", None)
+    scaling = spec.position.scaling
     if scaling is not None and scaling.type in ("yarn", "longrope"):
         scaling = replace(scaling, attention_factor=scaling.amplitude)
         spec = replace(spec, position=replace(spec.position, scaling=scaling))

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llmanac.core.spec import Spec
-from llmanac.models._context import Context
-from llmanac.models._layers import Product
+from llmanac.models.forward import Context
+from llmanac.models.layers import LinearMap
 from llmanac.models.state import LayerState
 
 
@@ -25,7 +25,7 @@ class HeadSpec(Spec):
         raise NotImplementedError
 
 
-class Head(Product):
+class Head(LinearMap):
     """Has a `weight` (V, D), which a tied model replaces by its embedding's; a Transform changes the head alone."""
 
     remembers: ClassVar[bool] = False  # whether it looks at earlier tokens, and so has a state

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
-from llmanac.models._context import Context
-from llmanac.models._layers import init_normal, upcast
-from llmanac.models._quantized import product
+from llmanac.models.forward import Context
 from llmanac.models.heads import Head, HeadSpec, pick
+from llmanac.models.layers import init_normal, upcast
+from llmanac.models.quantized import product
 
 CARD = {
     "title": "Linear head",
@@ -51,8 +51,6 @@ class Spec(HeadSpec):
 
 class LinearHead(Head):
     """See the module."""
-
-    bias: Tensor | None  # (V,), of heads that have one
 
     def __init__(self, dim: int, vocab_size: int, softcap: float | None = None, scale: float | None = None) -> None:
         super().__init__()

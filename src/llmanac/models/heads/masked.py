@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.models._layers import Linear
 from llmanac.models.ffn import Activation, activate
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import LinearHead
+from llmanac.models.layers import Linear
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.layernorm import Spec as LayerNorm
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear, init_normal, upcast
-from llmanac.models._masks import AttentionMask
+from llmanac.models.forward import Context
 from llmanac.models.heads import Head, HeadSpec, pick
+from llmanac.models.layers import Linear, init_normal, upcast
+from llmanac.models.masks import AttentionMask
 from llmanac.models.state.kv import KVCache
 
 CARD = {
@@ -62,7 +62,7 @@ class PointerHead(Head):
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
         self.query = Linear(dim, width)
         self.key = Linear(dim, width)
-        self.gate = Gate(dim, gate)
+        self.gate = PointerGate(dim, gate)
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
         keys = torch.zeros(batch, 0, self.width, dtype=dtype, device=device)
@@ -128,7 +128,7 @@ class PointerHead(Head):
         init_normal(parameter, 0.02, generator)
 
 
-class Gate(nn.Module):
+class PointerGate(nn.Module):
     """w . h + b: (B, T, D) -> (B, T)."""
 
     def __init__(self, dim: int, start: float) -> None:

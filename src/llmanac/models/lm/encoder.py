@@ -10,20 +10,20 @@ Devlin et al. 2019; Liu et al. 2019 (RoBERTa); Warner et al. 2024 (ModernBERT).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
-from llmanac.core.types import ALL, Batch, Output, Want
-from llmanac.models._context import Context
-from llmanac.models._layers import Embedding
+from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.post_norm import Spec as PostNorm
 from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.forward import Context
 from llmanac.models.heads import Head, HeadSpec
+from llmanac.models.layers import Embedding
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.lm.transformer import Spec as StackSpec
 from llmanac.models.lm.transformer import Transformer
@@ -93,7 +93,7 @@ class _NoHeadSpec(HeadSpec):
 class _NoHead(Head):
     def logits(self, *args: Any, **options: Any) -> Tensor:
         raise RequestError(
-            "logits: this model has no head over the vocabulary; ask for hidden states (Want(hidden=True))"
+            "logits: this model has no head over the vocabulary; ask for hidden states (OutputRequest(hidden=True))"
         )
 
     nll = entropy = logits
@@ -120,15 +120,21 @@ class Encoder(Transformer):
             "embed_norm": lambda: None if norm is None else norm.build(dim=spec.dim),
         }
         super().__init__(spec.stack(), vocab_size, stacks=parts)
-        self.spec = spec
+        self.spec, self.typed = spec, bool(types)
         if spec.final_norm == "none":
             self.model.norm = nn.Identity()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, soft_prompts=False)
 
     def start(self, batch: int) -> DecodingState:
         """Raises RequestError: there is nothing to decode."""
         raise RequestError("state: an encoder reads whole texts and does not write; use a model that decodes")
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; see `core.types`. A tensor of ids is read as a bidirectional batch.
 
         Raises:

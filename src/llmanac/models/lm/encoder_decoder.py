@@ -10,17 +10,25 @@ source, and the answer begins with `start_id`. Vaswani et al. 2017; Raffel et al
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
-from llmanac.core.types import ALL, Batch, Output, Want
-from llmanac.models._context import Context, Losses, Memory
-from llmanac.models._pass import check_request, check_supported, place, read_head, run_layers
+from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.forward import (
+    Context,
+    Losses,
+    SourceMemory,
+    check_request,
+    check_supported,
+    place,
+    read_head,
+    run_layers,
+)
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
 from llmanac.models.lm import LanguageModelSpec
@@ -80,7 +88,7 @@ class Spec(LanguageModelSpec):
         return EncoderDecoder(self, vocab_size)
 
 
-class Encoder(nn.Module):
+class EncoderStack(nn.Module):
     """A stack of bidirectional blocks with its own positions; embeddings are the decoder's."""
 
     def __init__(self, spec: Spec) -> None:
@@ -98,14 +106,18 @@ class EncoderDecoder(Transformer):
         start_id: what every answer begins with; the engine gives prompts to the encoder of a model that has one.
     """
 
-    reads_source: ClassVar[bool] = True
-
     def __init__(self, spec: Spec, vocab_size: int) -> None:
-        super().__init__(spec.decoder(), vocab_size, stacks={"encoder": lambda: Encoder(spec)})
+        super().__init__(spec.decoder(), vocab_size, stacks={"encoder": lambda: EncoderStack(spec)})
         self.spec = spec
         self.start_id = spec.start_id
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, reads_source=True, start_id=self.start_id, soft_prompts=False)
+
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; see `core.types`. With a state, `batch.source` is given with the first tokens alone.
 
         Raises:
@@ -134,7 +146,7 @@ class EncoderDecoder(Transformer):
             state.advance(batch.shape[1], batch.lengths)
         return replace(output, layers=layers, aux=context.aux())
 
-    def encode(self, source: Batch) -> tuple[Memory, Losses]:
+    def encode(self, source: Batch) -> tuple[SourceMemory, Losses]:
         """The encoder's output of a source, and the losses of its layers.
 
         Raises:
@@ -166,7 +178,7 @@ class EncoderDecoder(Transformer):
         real = context.real()
         if real is None:
             real = torch.ones(source.shape, dtype=torch.bool, device=source.device)
-        return Memory(encoder.norm(x), real), context.losses
+        return SourceMemory(encoder.norm(x), real), context.losses
 
     def flops_per_token(self, length: int) -> float:
         """FLOPs of training on one target token of a row of `length` with a source as long; see `Transformer`."""

@@ -23,14 +23,13 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.core.ranges import COUNT, Range, within
-from llmanac.core.types import ALL, LAST, Batch, Output, Want
+from llmanac.core.types import ALL, LAST, Batch, ModelOutput, OutputRequest
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
-from llmanac.models._layers import Embedding, Linear, upcast
-from llmanac.models._pass import check_targets, documents, place
+from llmanac.models.forward import check_targets, documents, place
 from llmanac.models.heads import pick
-from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.layers import Embedding, Linear, upcast
+from llmanac.models.lm import LanguageModelSpec, TrainedModel
 from llmanac.models.state import DecodingState
 from llmanac.models.state.kv import KVCache
 
@@ -91,7 +90,9 @@ class FeedForward(TrainedModel):
         ids = KVCache([torch.zeros(batch, 0, dtype=torch.long, device=self.device)], dim=1)
         return DecodingState([ids], batch, self.device)
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; `hidden` is the hidden layer (B, T, hidden).
 
         Raises:
@@ -119,14 +120,14 @@ class FeedForward(TrainedModel):
         if want.entropy:
             entropy = chunked_entropy(*self._joined(x.flatten(0, 1), h.flatten(0, 1)), self.lm_head.bias)
         entropy = None if entropy is None else entropy.view(batch.shape)
-        return Output(logits=logits, hidden=h if want.hidden else None, nll=nll, entropy=entropy)
+        return ModelOutput(logits=logits, hidden=h if want.hidden else None, nll=nll, entropy=entropy)
 
     def nll(self, batch: Batch, reduction: Literal["sum", "none"] = "sum") -> Tensor:
         """Negative log-likelihood in nats of `batch.targets`: the sum, or (B, T) with 0 where there is no target.
 
         The logits are never held. Raises RequestError for a batch without targets.
         """
-        value = self.forward(batch, want=Want(nll=reduction)).nll
+        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
         assert value is not None
         return value
 

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from llmanac.core import files
 from llmanac.core.errors import CheckpointError, DataError, RequestError, SpecError
-from llmanac.core.types import ALL, IGNORE, Batch, Output, Want
-from llmanac.models._folder import RECORD, read_generation, read_record, record_of
-from llmanac.models._pass import check_targets, place
+from llmanac.core.types import ALL, IGNORE, Batch, Capabilities, ModelOutput, OutputRequest
+from llmanac.models.folder import RECORD, read_generation, read_record, record_of
+from llmanac.models.forward import check_targets, place
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.models.ngrams.binary import read_binary, write_binary
 from llmanac.models.ngrams.counts import check_order, count
@@ -73,6 +73,8 @@ class Ngram(nn.Module):
         generation: what generation_config.json holds.
     """
 
+    capabilities = Capabilities(counted=True, counts_flops=True)
+
     def __init__(self, spec: Spec, vocab_size: int, trie: Trie | None = None) -> None:
         super().__init__()
         if vocab_size < 1:
@@ -117,7 +119,9 @@ class Ngram(nn.Module):
         ids = KVCache([torch.zeros(batch, 0, dtype=torch.long)], dim=1)
         return DecodingState([ids], batch)
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; logits are log-probabilities, `hidden` the trie's nodes (B, T, order - 1), int64.
 
         Args:
@@ -150,7 +154,7 @@ class Ngram(nn.Module):
             nodes, depth = nodes[rows, last][:, None], depth[rows, last][:, None]
         if want.logits is not None:
             found["logits"] = self._logits(nodes, depth).to(device)
-        return Output(**found)
+        return ModelOutput(**found)
 
     def _logits(self, nodes: np.ndarray, depth: np.ndarray) -> Tensor:
         flat = np.ascontiguousarray(nodes.reshape(depth.size, self.spec.order - 1))
@@ -163,7 +167,7 @@ class Ngram(nn.Module):
         Raises:
             RequestError: a batch without targets, or ids outside the vocabulary.
         """
-        value = self.forward(batch, want=Want(nll=reduction)).nll
+        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
         assert value is not None
         return value
 

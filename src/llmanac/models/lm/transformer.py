@@ -21,23 +21,31 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.ranges import COUNT, POSITIVE, within
-from llmanac.core.types import ALL, Batch, Output, Want
+from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
 from llmanac.kernels.nn._takes import OPERATIONS
-from llmanac.models._context import ATTENTION_FORMS, AttentionForm, Context
-from llmanac.models._layers import Embedding
-from llmanac.models._lead import Lead, after, begin, own, prime, with_vectors
-from llmanac.models._masks import AttentionMask
-from llmanac.models._pass import Recompute, check_request, documents, place, read_head, run_layers
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.forward import (
+    ATTENTION_FORMS,
+    AttentionForm,
+    Context,
+    Recompute,
+    check_request,
+    documents,
+    place,
+    read_head,
+    run_layers,
+)
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import Spec as LinearHead
-from llmanac.models.lm import LanguageModelSpec
-from llmanac.models.lm._base import TrainedModel
+from llmanac.models.layers import Embedding
+from llmanac.models.lm import LanguageModelSpec, TrainedModel
+from llmanac.models.masks import AttentionMask
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions.rope import Spec as RoPE
+from llmanac.models.soft_prompt import SoftPrompt, after, begin, own, prime, with_vectors
 from llmanac.models.state import DecodingState
 
 CARD = {
@@ -94,8 +102,8 @@ def resolved(spec: Any) -> Any:
     """The same model, or encoder, with every open size filled in, and each kind of block once where all are equal."""
     stacks = {}
     for name in ("blocks", "encoder"):
-        if hasattr(spec, name):
-            blocks = tuple(block.resolved(spec.dim) for block in getattr(spec, name))
+        if own := getattr(spec, name):
+            blocks = tuple(block.resolved(spec.dim) for block in own)
             stacks[name] = blocks[:1] if len(set(blocks)) == 1 else blocks
     return replace(spec, **stacks, position=spec.position.resolved(spec.max_length))
 
@@ -130,7 +138,7 @@ def stack_flops(layers: Iterable[Any], position: Position, keys: float) -> float
     return sum(float(layer.flops(keys, position)) for layer in layers)
 
 
-class Decoder(nn.Module):
+class DecoderStack(nn.Module):
     """All but the head; apart so that parameter names are Llama's."""
 
     def __init__(self, spec: Spec, vocab_size: int) -> None:
@@ -148,18 +156,18 @@ class Transformer(TrainedModel):
     Attributes:
         spec, vocab_size, max_length: what it was built from.
         attention_form: how attention is computed: sdpa, plain, blocks or flash. All give the same values; settable.
+        typed: whether it tells the texts of a pair apart.
         recompute: `blocks` to train with less memory and a third more computing, see `run_layers`; settable.
-        lead: what an adapter puts before the tokens of every row, or None; see `models/_lead.py`.
     """
 
-    lead: Lead | None = None
     recompute: Recompute = "none"
+    typed = False
 
     def __init__(
         self, spec: Spec, vocab_size: int, stacks: Mapping[str, Callable[[], nn.Module | None]] | None = None
     ) -> None:
         super().__init__(spec, vocab_size)
-        self.model = Decoder(spec, vocab_size)
+        self.model = DecoderStack(spec, vocab_size)
         for name, make in (stacks or {}).items():
             self.add_module(name, make())
         self.lm_head = spec.head.build(dim=spec.dim, vocab_size=vocab_size)
@@ -184,7 +192,20 @@ class Transformer(TrainedModel):
     def max_length(self) -> int | None:
         """The context it was built for, less what an adapter puts before the tokens."""
         limit = self.spec.max_length
-        return limit if self.lead is None or not self.lead.enabled or limit is None else limit - self.lead.tokens
+        return (
+            limit
+            if self.soft_prompt is None or not self.soft_prompt.enabled or limit is None
+            else limit - self.soft_prompt.tokens
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            soft_prompts=True,
+            places_within=self.model.position.dimensions == 2,
+            counts_flops=True,
+            settings=frozenset({"compute_dtype", "attention_form", "recompute"}),
+        )
 
     @property
     def embedding(self) -> Embedding:
@@ -227,7 +248,9 @@ class Transformer(TrainedModel):
         # rounded to the dtype of x first, as in the models that have such a factor
         return x if self._scale is None else x * x.new_full((), self._scale)
 
-    def forward(self, batch: Batch | Tensor, state: DecodingState | None = None, want: Want = ALL) -> Output:
+    def forward(
+        self, batch: Batch | Tensor, state: DecodingState | None = None, want: OutputRequest = ALL
+    ) -> ModelOutput:
         """What `want` asks for; see `core.types`.
 
         Args:
@@ -238,7 +261,6 @@ class Transformer(TrainedModel):
             RequestError: ids, positions or a kind of attention that the model cannot take, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
-        typed = getattr(self, "token_types", None) is not None
         check_request(
             self.model.layers,
             self.lm_head,
@@ -246,42 +268,44 @@ class Transformer(TrainedModel):
             state,
             want,
             reads_source=False,
-            typed=typed,
+            typed=self.typed,
             dimensions=self.model.position.dimensions,
         )
-        if self.lead is not None and self.lead.enabled:
-            return self._led(self.lead, batch, state, want)
+        if self.soft_prompt is not None and self.soft_prompt.enabled:
+            return self._after_soft_prompt(self.soft_prompt, batch, state, want)
         return self._run(batch, batch, state, want)
 
-    def _led(self, lead: Lead, batch: Batch, state: DecodingState | None, want: Want) -> Output:
+    def _after_soft_prompt(
+        self, soft_prompt: SoftPrompt, batch: Batch, state: DecodingState | None, want: OutputRequest
+    ) -> ModelOutput:
         """The forward pass of tokens after what an adapter puts before them."""
         if state is not None:
-            lead.enabled = False  # while it is read itself
+            soft_prompt.enabled = False  # while it is read itself
             try:
-                prime(self, lead, state, batch.shape[1])
+                prime(self, soft_prompt, state, batch.shape[1])
             finally:
-                lead.enabled = True
-            return self._run(after(batch, lead.tokens), batch, state, want)
-        past = lead.past(self.dtype)
+                soft_prompt.enabled = True
+            return self._run(after(batch, soft_prompt.tokens), batch, state, want)
+        past = soft_prompt.past(self.dtype)
         if past is not None:
             if batch.segments is not None and self._compares:
                 raise RequestError("segments: biases by distance to a prefix cannot be packed; give documents own rows")
-            made = begin(past, batch, lead.tokens, by_length=bool(self._turned))
-            return self._run(after(batch, lead.tokens), batch, made, want)
-        vectors = lead.vectors(self.dtype)
+            made = begin(past, batch, soft_prompt.tokens, by_length=bool(self._turned))
+            return self._run(after(batch, soft_prompt.tokens), batch, made, want)
+        vectors = soft_prompt.vectors(self.dtype)
         read, places = with_vectors(batch, vectors, self._tokens(batch))
         return self._run(read, batch, None, want, places)
 
     def _run(
-        self, read: Batch, batch: Batch, state: DecodingState | None, want: Want, places: Tensor | None = None
-    ) -> Output:
+        self, read: Batch, batch: Batch, state: DecodingState | None, want: OutputRequest, places: Tensor | None = None
+    ) -> ModelOutput:
         """The forward pass over `read`, which has the tokens of `batch` at `places` (B, T), or as its last ones.
 
         What comes back is of those.
         """
         x, context = self._enter(read, state)
         blocks, states = self.model.layers, None if state is None else state.layers
-        if want == Want(layers=want.layers) and want.layers and state is None:
+        if want == OutputRequest(layers=want.layers) and want.layers and state is None:
             blocks = blocks[: max(want.layers)]  # nothing else is wanted
         x, layers = run_layers(blocks, x, context, states, want.layers, self.recompute)
         if first := read.shape[1] - batch.shape[1]:
@@ -300,7 +324,7 @@ class Transformer(TrainedModel):
         Raises:
             RequestError: a batch without targets.
         """
-        value = self.forward(batch, want=Want(nll=reduction)).nll
+        value = self.forward(batch, want=OutputRequest(nll=reduction)).nll
         assert value is not None
         return value
 

@@ -1,15 +1,20 @@
-"""Mixers: how a block moves information between tokens. (B, T, D) -> (B, T, D), with a state for decoding."""
+"""Mixers: how a block moves information between tokens. (B, T, D) -> (B, T, D), with a state for decoding.
+
+Those with several heads have in common how many heads there are, and how wide each is.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from llmanac.core.errors import SpecError
+from llmanac.core.ranges import COUNT, within
 from llmanac.core.spec import Spec
-from llmanac.models._context import Context
+from llmanac.models.forward import Context
 from llmanac.models.state import LayerState
 
 
@@ -19,6 +24,7 @@ class MixerSpec(Spec):
 
     kind = "mixer"
     scores: ClassVar[bool] = True  # whether a position method may add to its attention scores
+    sinks = cast("int | None", None)  # a field of softmax attention
     mixes_channels: ClassVar[bool] = False  # whether it needs no feed-forward layer after it
 
     def build(self, *args: Any, **dims: Any) -> Mixer:
@@ -56,3 +62,42 @@ class Mixer(nn.Module):
     def flops(self, keys: float) -> float:
         """Matrix-product FLOPs of one token, forward, where a query sees `keys` keys on average."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsSpec(MixerSpec):
+    """heads: H; head_dim: d, by default D / H."""
+
+    heads: int = 4
+    head_dim: int | None = None
+
+    ranges = within(COUNT, "heads head_dim")
+
+    def head_width(self, dim: int) -> int:
+        """Numbers of a head in a model of width `dim`. Raises SpecError where the heads do not divide it."""
+        if self.head_dim is None and dim % self.heads:
+            raise SpecError(f"heads: {self.heads} must divide dim, {dim}; or set head_dim")
+        return self.head_dim or dim // self.heads
+
+    def head_shape(self, dim: int) -> Any:
+        return self.heads, self.head_width(dim)
+
+    def resolved(self, dim: int) -> Self:
+        return replace(self, head_dim=self.head_width(dim))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedHeadsSpec(HeadsSpec):
+    """kv_heads: H_kv heads of keys and values, each read by H / H_kv heads of queries; by default H."""
+
+    kv_heads: int | None = None
+
+    ranges = within(COUNT, "kv_heads")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise SpecError(f"kv_heads: {self.kv_heads} must divide heads, {self.heads}")
+
+    def resolved(self, dim: int) -> Self:
+        return replace(super().resolved(dim), kv_heads=self.kv_heads or self.heads)

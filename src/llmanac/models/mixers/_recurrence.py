@@ -17,8 +17,8 @@ from torch import Tensor
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.recurrence import Cell, walk
 from llmanac.kernels.nn.scan import takes
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear
 from llmanac.models.mixers import Mixer, MixerSpec
 from llmanac.models.state.recurrent import RecurrentState
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear, init_normal, upcast
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear, init_normal, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
 from llmanac.models.state.recurrent import RecurrentState
 

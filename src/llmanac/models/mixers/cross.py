@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear
-from llmanac.models._masks import AttentionMask
-from llmanac.models.mixers import Mixer
-from llmanac.models.mixers._heads import SharedHeadsSpec
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear
+from llmanac.models.masks import AttentionMask
+from llmanac.models.mixers import Mixer, SharedHeadsSpec
 from llmanac.models.scores import ScoreSpec
 from llmanac.models.scores.scaled_dot import Spec as ScaledDot
 from llmanac.models.state.cross import CrossState

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from llmanac.core.ranges import COUNT, POSITIVE, within
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear
-from llmanac.models.mixers import Mixer
-from llmanac.models.mixers._heads import HeadsSpec
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear
+from llmanac.models.mixers import HeadsSpec, Mixer
 from llmanac.models.norms import NormSpec
 from llmanac.models.norms.rmsnorm import Spec as RMSNorm
 from llmanac.models.scores.scaled_dot import ScaledDot

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.nn.recurrence import Cell
-from llmanac.models._layers import Linear
+from llmanac.models.layers import Linear
 from llmanac.models.mixers._recurrence import Recurrence, RecurrenceSpec
 
 CARD = {

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear, upcast
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
 from llmanac.models.mixers._convolution import Convolution, init_step, last_inputs
 from llmanac.models.state.recurrent import RecurrentState

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from llmanac.models._context import Context
-from llmanac.models._layers import Linear, upcast
+from llmanac.models.forward import Context
+from llmanac.models.layers import Linear, upcast
 from llmanac.models.mixers import Mixer
 from llmanac.models.mixers._recurrence import RecurrenceSpec
 from llmanac.models.state.recurrent import RecurrentState

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from llmanac.models._layers import upcast
+from llmanac.models.layers import upcast
 from llmanac.models.mixers._state_space import StateSpace, StateSpaceSpec
 
 CARD = {

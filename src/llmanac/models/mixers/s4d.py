@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from llmanac.models._layers import upcast
+from llmanac.models.layers import upcast
 from llmanac.models.mixers._state_space import StateSpace, StateSpaceSpec
 
 CARD = {

@@ -25,12 +25,11 @@ from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.nn.flash import flash_attention
-from llmanac.models._context import AttentionForm, Context
-from llmanac.models._layers import Linear, linear_all
-from llmanac.models._masks import AttentionMask, by_document
 from llmanac.models._tiles import Tile, tiles_of
-from llmanac.models.mixers import Mixer
-from llmanac.models.mixers._heads import SharedHeadsSpec
+from llmanac.models.forward import AttentionForm, Context
+from llmanac.models.layers import Linear, linear_all
+from llmanac.models.masks import AttentionMask, by_document
+from llmanac.models.mixers import Mixer, SharedHeadsSpec
 from llmanac.models.norms import NormSpec
 from llmanac.models.scores import ScoreSpec, scaled_dot
 from llmanac.models.state import LayerState
@@ -79,7 +78,7 @@ class Spec(SharedHeadsSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.qk_norm_over == "each-head" and getattr(self.qk_norm, "name", "layernorm") != "layernorm":
+        if self.qk_norm_over == "each-head" and self.qk_norm is not None and self.qk_norm.name != "layernorm":
             raise SpecError("qk_norm_over: each-head has weights a head, which layernorm alone takes; use head")
         if self.sinks < 0 or (self.sinks and self.window is None):
             raise SpecError(f"sinks: {self.sinks} must be 0 or more, and are seen besides a window; set window too")

@@ -23,11 +23,10 @@ from torch import Tensor
 
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.kernels.nn.flash import flash_attention
-from llmanac.models._context import Context
-from llmanac.models._masks import AttentionMask, by_document
 from llmanac.models._tiles import tiles_of
-from llmanac.models.mixers import softmax
-from llmanac.models.mixers._heads import SharedHeadsSpec
+from llmanac.models.forward import Context
+from llmanac.models.masks import AttentionMask, by_document
+from llmanac.models.mixers import SharedHeadsSpec, softmax
 from llmanac.models.mixers.softmax import SoftmaxAttention
 from llmanac.models.scores.scaled_dot import ScaledDot
 from llmanac.models.state import LayerState
@@ -72,7 +71,7 @@ class Spec(SharedHeadsSpec):
         return SparseAttention(self, dim)
 
 
-class Pattern:
+class SparsePattern:
     """Which positions of a document see one another; symmetric. Equal for equal Specs."""
 
     def __init__(self, spec: Spec) -> None:
@@ -114,9 +113,9 @@ def _hash(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def pattern_of(spec: Spec) -> Pattern:
+def pattern_of(spec: Spec) -> SparsePattern:
     """One pattern for all layers of a Spec, so that they share masks."""
-    return Pattern(spec)
+    return SparsePattern(spec)
 
 
 class SparseTiles:
@@ -126,7 +125,7 @@ class SparseTiles:
     see everything, come in tiles of consecutive keys.
     """
 
-    def __init__(self, pattern: Pattern, mask: AttentionMask, size: int) -> None:
+    def __init__(self, pattern: SparsePattern, mask: AttentionMask, size: int) -> None:
         self.mask = mask
         spec, length, causal = pattern.spec, mask.keys.shape[1], mask.causal
         mutual: list[set[int]] = [set(row) for row in pattern.drawn(-(-length // spec.block)).tolist()]
@@ -178,7 +177,7 @@ class SparseAttention(SoftmaxAttention):
 class SparseScore(ScaledDot):
     """Scaled dot-product attention over what a pattern leaves of a mask."""
 
-    def __init__(self, heads: int, head_dim: int, pattern: Pattern) -> None:
+    def __init__(self, heads: int, head_dim: int, pattern: SparsePattern) -> None:
         super().__init__(heads, head_dim)
         self.pattern = pattern
 
@@ -198,7 +197,7 @@ class SparseScore(ScaledDot):
         return flash_attention(queries, keys, values, sparse_tiles(mask, self.pattern), scale=self.scale)
 
 
-def sparse_tiles(mask: AttentionMask, pattern: Pattern) -> Any:
+def sparse_tiles(mask: AttentionMask, pattern: SparsePattern) -> Any:
     """The tiles of a mask that `pattern` narrows, made once for all layers."""
     if "sparse" not in mask.plans:
         steps = torch.arange(mask.keys.shape[1], device=mask.keys.device)[None]

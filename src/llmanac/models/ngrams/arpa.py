@@ -34,7 +34,7 @@ from llmanac.kernels.ngrams.query import ZERO
 from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.checks import LARGEST_WEIGHT
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER, Trie
-from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
+from llmanac.models.ngrams.vocabulary import MARKS, NgramVocabulary
 from llmanac.models.ngrams.words import WordModel
 
 BLOCK = 1 << 22
@@ -47,7 +47,7 @@ LARGEST_SUM = (
 GZIP = b"\x1f\x8b"
 
 
-class _Lines:
+class _ArpaLines:
     """The bytes of a file in blocks, and the line at the front."""
 
     def __init__(self, path: Path) -> None:
@@ -103,11 +103,11 @@ def read_arpa(path: str | Path) -> WordModel:
         DataError: a file that is not ARPA or contradicts itself; the message names the line. Memory is bounded by the
             size of the file, not by the counts in its header.
     """
-    lines = _Lines(Path(path))
+    lines = _ArpaLines(Path(path))
     with lines.handle, progress(f"read {Path(path).name}", None, "n-grams") as bar:
         counts = _header(lines)
-        vocabulary = Vocabulary(())
-        built = _Builder(vocabulary)
+        vocabulary = NgramVocabulary(())
+        built = _TrieBuilder(vocabulary)
         for length, wanted in enumerate(counts, start=1):
             begins = lines.line
             if lines.take() != b"\\%d-grams:" % length:
@@ -126,12 +126,12 @@ def read_arpa(path: str | Path) -> WordModel:
     return _model(built, Path(path))
 
 
-def _skip_blank(lines: _Lines) -> None:
+def _skip_blank(lines: _ArpaLines) -> None:
     while lines.peek() == b"":
         lines.take()
 
 
-def _header(lines: _Lines) -> list[int]:
+def _header(lines: _ArpaLines) -> list[int]:
     while (line := lines.take()) != b"\\data\\":
         if line is None or lines.line > PREAMBLE:
             lines.fail("not an ARPA file: no line \\data\\", 1)
@@ -160,10 +160,10 @@ def _header(lines: _Lines) -> list[int]:
     return counts
 
 
-class _Builder:
+class _TrieBuilder:
     """The trie so far, level by level."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: NgramVocabulary) -> None:
         self.vocabulary = vocabulary
         self.starts = [0]
         self.words, self.first = np.zeros(0, np.int32), np.zeros(1, np.int32)
@@ -171,7 +171,7 @@ class _Builder:
         self.weights: list[np.ndarray] = []
         self.inner = 0
 
-    def add(self, columns: list[np.ndarray], lines: _Lines, first_line: int, length: int) -> None:
+    def add(self, columns: list[np.ndarray], lines: _ArpaLines, first_line: int, length: int) -> None:
         """Add a level from its columns (owner, word, logs, weights), in the order of the file."""
         owner, word, logs, weights = columns
         base, below = self.starts[-1], self.starts[-2] if length > 1 else 0
@@ -192,7 +192,9 @@ class _Builder:
         self.starts.append(base + len(word))
 
 
-def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: int) -> tuple[list[np.ndarray], int]:
+def _section(
+    lines: _ArpaLines, built: _TrieBuilder, length: int, last: bool, wanted: int
+) -> tuple[list[np.ndarray], int]:
     """The n-grams of a section as columns, and the line of the first."""
     vocabulary, first_line = built.vocabulary, lines.line
     room = min(wanted, 1 << 16)
@@ -222,7 +224,7 @@ def _section(lines: _Lines, built: _Builder, length: int, last: bool, wanted: in
     return [c[:filled] for c in columns], first_line
 
 
-def _check_sum(lines: _Lines, vocabulary: Vocabulary, logs: np.ndarray, begins: int) -> None:
+def _check_sum(lines: _ArpaLines, vocabulary: NgramVocabulary, logs: np.ndarray, begins: int) -> None:
     """The words' probabilities must add up to about 1; `<s>` is never predicted, and some files give it 1."""
     sums = float(np.power(10.0, logs, dtype=np.float64).sum())
     start = vocabulary.get(MARKS[1])
@@ -235,12 +237,12 @@ def _check_sum(lines: _Lines, vocabulary: Vocabulary, logs: np.ndarray, begins: 
         )
 
 
-def _second_field(lines: _Lines) -> int:
+def _second_field(lines: _ArpaLines) -> int:
     found = re.compile(rb"\s*\S+\s+").match(lines.data, lines.at)
     return found.end() if found else lines.at
 
 
-def _refuse(lines: _Lines, status: int, length: int, last: bool) -> None:
+def _refuse(lines: _ArpaLines, status: int, length: int, last: bool) -> None:
     line = lines.peek() or b""
     fields = line.split()
     wanted = f"{length + 1} fields" + ("" if last else f" or {length + 2}")
@@ -261,7 +263,7 @@ def _shown(line: bytes) -> str:
     return repr(line[:60].decode("utf-8", "backslashreplace"))
 
 
-def _model(built: _Builder, path: Path) -> WordModel:
+def _model(built: _TrieBuilder, path: Path) -> WordModel:
     """The model, with the special words that the file omits."""
     vocabulary = built.vocabulary
     known = [vocabulary.get(mark) for mark in MARKS]

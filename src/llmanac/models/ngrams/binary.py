@@ -21,7 +21,7 @@ from llmanac.core.errors import CheckpointError, DataError
 from llmanac.core.files import atomic_file, open_regular
 from llmanac.models.ngrams.checks import check_levels, check_values
 from llmanac.models.ngrams.trie import MAX_NODES, MAX_ORDER, Trie
-from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
+from llmanac.models.ngrams.vocabulary import MARKS, NgramVocabulary
 from llmanac.models.ngrams.words import WordModel
 
 FORMAT, VERSION = "llmanac-ngram", 1
@@ -102,7 +102,7 @@ def read_binary(path: str | Path, *, full: bool = False) -> Trie | WordModel:
         check_values(trie, full)
         if "marks" not in record:
             return trie
-        vocabulary = Vocabulary.of(np.array(arrays["blob"]), np.array(arrays["offsets"]))
+        vocabulary = NgramVocabulary.of(np.array(arrays["blob"]), np.array(arrays["offsets"]))
         marks = [_whole(n) for n in record["marks"]]
         if len(vocabulary) != trie.vocab_size or len(marks) != 3 or not all(0 <= m < len(vocabulary) for m in marks):
             raise ValueError("its words do not fit its n-grams")

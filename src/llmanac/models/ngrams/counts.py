@@ -24,7 +24,7 @@ DIRECT = 1 << 23  # entries of a table without hashing
 
 
 @dataclass(frozen=True)
-class Level:
+class OrderCounts:
     """The n-grams of one length, sorted by (the n-gram without its last token, that token).
 
     Attributes:
@@ -53,7 +53,7 @@ class Counts:
         tokens: events counted.
     """
 
-    levels: tuple[Level, ...]
+    levels: tuple[OrderCounts, ...]
     vocab_size: int
     start: int | None
     tokens: int
@@ -193,17 +193,17 @@ def _level(
             table = larger
 
 
-def _unigrams(words: np.ndarray, place: np.ndarray, vocab_size: int, start: int | None) -> Level:
+def _unigrams(words: np.ndarray, place: np.ndarray, vocab_size: int, start: int | None) -> OrderCounts:
     events = words if start is None else words[place > 0]
     counts = np.bincount(events, minlength=vocab_size).astype(np.int32)
     own, none = np.arange(vocab_size, dtype=np.int32), np.zeros(vocab_size, np.int32)
-    return Level(own, counts, none, np.array([0, vocab_size]), own == (-1 if start is None else start))
+    return OrderCounts(own, counts, none, np.array([0, vocab_size]), own == (-1 if start is None else start))
 
 
 def _sorted(
     words: np.ndarray, place: np.ndarray, below: np.ndarray, rank: np.ndarray, counts: np.ndarray, first: np.ndarray,
     length: int, owners: int, vocab_size: int, start: int | None,
-) -> tuple[Level, np.ndarray]:  # fmt: skip
+) -> tuple[OrderCounts, np.ndarray]:  # fmt: skip
     """The level in its order, and the new number of each n-gram. `rank`: that of the level below."""
     last = words[first]
     owner = rank[below[first - 1]]
@@ -214,7 +214,7 @@ def _sorted(
     initial = np.zeros(len(order), np.bool_)
     if start is not None:
         initial = (place[at] == length - 1) & (words[at - (length - 1)] == start)
-    return Level(last[order], counts[order], rank[below[at]], starts, initial), renamed
+    return OrderCounts(last[order], counts[order], rank[below[at]], starts, initial), renamed
 
 
 def _too_much(length: int, order: int, tokens: int, limit: int) -> str:

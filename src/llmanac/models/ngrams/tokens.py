@@ -10,8 +10,8 @@ from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.sources.files import Spec as Files
 from llmanac.data.texts import documents
-from llmanac.models._pairs import start_token
 from llmanac.models.lm.ngram import Spec
+from llmanac.models.pairs import start_token
 from llmanac.tokenizers.load import load_tokenizer
 
 

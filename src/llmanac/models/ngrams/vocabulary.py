@@ -15,7 +15,7 @@ SPACES = (b"\n", b" ", b"\t", b"\r", b"\0")
 MAX_WORDS = 2**31 - 1
 
 
-class Vocabulary:
+class NgramVocabulary:
     """Words 0, 1, ... in the order in which they were added.
 
     Attributes:
@@ -32,7 +32,7 @@ class Vocabulary:
             self.add(word)
 
     @classmethod
-    def of(cls, blob: np.ndarray, offsets: np.ndarray) -> Vocabulary:
+    def of(cls, blob: np.ndarray, offsets: np.ndarray) -> NgramVocabulary:
         """The vocabulary whose words are `blob[offsets[i]:offsets[i + 1]]`.
 
         Raises:

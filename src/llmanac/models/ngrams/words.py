@@ -25,7 +25,7 @@ from llmanac.kernels.text import PADDING
 from llmanac.models.ngrams.counts import count
 from llmanac.models.ngrams.estimate import estimate
 from llmanac.models.ngrams.trie import MAX_NODES, Trie
-from llmanac.models.ngrams.vocabulary import MARKS, Vocabulary
+from llmanac.models.ngrams.vocabulary import MARKS, NgramVocabulary
 
 UNK, BOS, EOS = range(3)
 LONGEST = 1 << 28  # bytes of a line that is scored, or of a word
@@ -34,7 +34,7 @@ REFUSE, SKIP, TAKE = range(3)  # how `ngram_text.read_words` treats a special wo
 
 
 @dataclass(frozen=True)
-class Score:
+class NgramScore:
     """Sums over scored sentences, in log10, as KenLM prints them.
 
     Attributes:
@@ -81,12 +81,12 @@ class WordModel:
     """
 
     trie: Trie
-    vocabulary: Vocabulary
+    vocabulary: NgramVocabulary
     unk: int = UNK
     bos: int = BOS
     eos: int = EOS
 
-    def score(self, text: bytes | Iterable[bytes], *, each: Callable[[np.ndarray], object] | None = None) -> Score:
+    def score(self, text: bytes | Iterable[bytes], *, each: Callable[[np.ndarray], object] | None = None) -> NgramScore:
         """The sums over all lines of a text (bytes, or pieces of them).
 
         Args:
@@ -102,7 +102,7 @@ class WordModel:
             sentences += len(ids) - sums[2]
             if each is not None:
                 each(_of_lines(place, scores))
-        return Score(total, known, int(tokens), int(unknown), int(sentences), tuple(int(n) for n in found))
+        return NgramScore(total, known, int(tokens), int(unknown), int(sentences), tuple(int(n) for n in found))
 
     def sentence_scores(self, text: bytes | Iterable[bytes]) -> np.ndarray:
         """(lines,) log10 p of every line with its `</s>`."""
@@ -113,7 +113,7 @@ class WordModel:
         """Complete lines in pieces: (word ids, positions, log10 p, length of the n-gram found), see `Trie`; each line
         begins with `bos` at position 0, whose score is not counted.
         """
-        for ids, place in _Reader(self.vocabulary, names=(self.unk, self.bos, self.eos)).pieces(text):
+        for ids, place in _WordReader(self.vocabulary, names=(self.unk, self.bos, self.eos)).pieces(text):
             yield (ids, place, *self.trie.score_stream(ids, place))
 
     def words_of(self, ids: np.ndarray) -> list[str]:
@@ -154,11 +154,11 @@ def train(
 
 def read_text(
     text: Text, *, skip_symbols: bool = False, memory: int | None = None, bar: Progress | None = None
-) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+) -> tuple[NgramVocabulary, np.ndarray, np.ndarray]:
     """The words of files: a vocabulary, (N,) int32 ids and (N,) uint8 positions in the sentence."""
-    vocabulary = Vocabulary()
+    vocabulary = NgramVocabulary()
     blocks = Located(text, bar)
-    reader = _Reader(vocabulary, learn=True, marks=SKIP if skip_symbols else REFUSE, source=blocks)
+    reader = _WordReader(vocabulary, learn=True, marks=SKIP if skip_symbols else REFUSE, source=blocks)
 
     def within_limit() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         tokens = 0
@@ -175,15 +175,15 @@ def read_text(
     return vocabulary, ids, place
 
 
-def read_text_bytes(text: bytes) -> tuple[Vocabulary, np.ndarray, np.ndarray]:
+def read_text_bytes(text: bytes) -> tuple[NgramVocabulary, np.ndarray, np.ndarray]:
     """The words of a text as `read_text` returns them."""
-    vocabulary = Vocabulary()
-    return vocabulary, *_joined(_Reader(vocabulary, learn=True, marks=SKIP).pieces(text))
+    vocabulary = NgramVocabulary()
+    return vocabulary, *_joined(_WordReader(vocabulary, learn=True, marks=SKIP).pieces(text))
 
 
-def known_ids(text: bytes, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+def known_ids(text: bytes, vocabulary: NgramVocabulary) -> tuple[np.ndarray, np.ndarray]:
     """(ids, positions) of a text; a word outside the vocabulary is `UNK`."""
-    return _joined(_Reader(vocabulary).pieces(text))
+    return _joined(_WordReader(vocabulary).pieces(text))
 
 
 def _joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +218,7 @@ class Located:
 
 
 @dataclass
-class _Reader:
+class _WordReader:
     """Reads text as word ids.
 
     Attributes:
@@ -228,7 +228,7 @@ class _Reader:
         source: the file that the text comes from, for errors.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: NgramVocabulary
     learn: bool = False
     marks: int = TAKE
     names: tuple[int, int, int] = (UNK, BOS, EOS)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.ranges import INSIDE, within
-from llmanac.models._layers import upcast
+from llmanac.models.layers import upcast
 from llmanac.models.norms import NormSpec
 
 CARD = {

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from llmanac.core.ranges import INSIDE, within
 from llmanac.kernels.nn._takes import fused, operation
-from llmanac.models._layers import upcast
+from llmanac.models.layers import upcast
 from llmanac.models.norms import NormSpec
 
 CARD = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ class PositionSpec(Spec):
     any_head_dim: ClassVar[bool] = True  # whether layers with heads of different sizes may share it
     any_heads: ClassVar[bool] = True  # whether layers with different numbers of heads may share it
     needs_heads: ClassVar[bool] = False  # whether its parameters are of use in attention alone
+    scales: ClassVar[bool] = False  # whether `scaling` is a field of it
+    scaling = cast(Any, None)
 
     def resolved(self, max_length: int) -> PositionSpec:
         """The same with every size that was left open filled in."""
@@ -35,6 +37,7 @@ class PositionSpec(Spec):
 class Position(nn.Module):
     """The places where position can enter: embeddings (`embed`), queries and keys (`rotate`), scores (the biases)."""
 
+    layout: str = "halves"  # of what turns together, see `rope`
     limit: int | None = None  # positions 0 .. limit - 1 exist; None for no limit
     embedding_std: float = 0.02  # of the token embeddings as they start; what is added to them must not drown them
     compares: bool = False  # whether a bias compares positions of queries with positions of keys

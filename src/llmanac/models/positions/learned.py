@@ -15,7 +15,7 @@ from torch import Tensor
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
-from llmanac.models._layers import Embedding
+from llmanac.models.layers import Embedding
 from llmanac.models.positions import Position, PositionSpec
 
 CARD = {

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from llmanac.core.ranges import COUNT, within
-from llmanac.models._layers import Embedding
+from llmanac.models.layers import Embedding
 from llmanac.models.positions import Position, PositionSpec
 
 CARD = {

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, POSITIVE, within
-from llmanac.models._layers import Linear, init_normal
+from llmanac.models.layers import Linear, init_normal
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.positions.sinusoidal import sinusoids
 

@@ -8,7 +8,7 @@ rotations compose, the score of a query at p and a key at s depends on p - s alo
 keys are (B, T, H, d). Angles are computed in float32 whatever the model computes in, as every released checkpoint was
 trained.
 
-`scaling` (`_scaling.py`) changes the frequencies by `factor` for rows longer than the trained ones, `original_length`:
+`scaling` (`scaling.py`) changes the frequencies by `factor` for rows longer than the trained ones, `original_length`:
 
     type        further fields
     linear
@@ -33,8 +33,8 @@ from torch.autograd.function import once_differentiable
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import POSITIVE, SOME, within
 from llmanac.kernels.nn._takes import fused, operation
-from llmanac.models._scaling import Scaling
 from llmanac.models.positions import Position, PositionSpec
+from llmanac.models.scaling import Scaling
 
 CARD = {
     "use": """-s 'model.position={name="rope",scaling={type="yarn",factor=4,original_length=2048}}'""",
@@ -52,6 +52,7 @@ class Spec(PositionSpec):
     """
 
     any_head_dim: ClassVar[bool] = False
+    scales: ClassVar[bool] = True
     renamed: ClassVar[Mapping[str, str]] = {"share": "rotary_fraction"}
 
     theta: float = 10_000.0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.ranges import POSITIVE, within
-from llmanac.models._layers import upcast
+from llmanac.models.layers import upcast
 from llmanac.models.positions import Position, PositionSpec
 
 CARD = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import SpecError
-from llmanac.models._layers import Embedding
+from llmanac.models.layers import Embedding
 from llmanac.models.positions import Position, PositionSpec
 
 CARD = {

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from llmanac.core.spec import Spec
-from llmanac.models._context import AttentionForm
-from llmanac.models._masks import AttentionMask
+from llmanac.models.forward import AttentionForm
+from llmanac.models.masks import AttentionMask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +18,12 @@ class ScoreSpec(Spec):
 
     kind = "score"
 
-    def build(self, *args: Any, **dims: Any) -> Score:
+    def build(self, *args: Any, **dims: Any) -> AttentionScore:
         """heads: query heads; head_dim: size of each."""
         raise NotImplementedError
 
 
-class Score(nn.Module):
+class AttentionScore(nn.Module):
     """Reads values by how queries compare with keys."""
 
     def attend(

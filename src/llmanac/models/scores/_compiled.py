@@ -1,6 +1,6 @@
 """Block attention as one operation of a compiled graph: torch.compile sees its shapes and calls its loops as they are.
 
-Importing this module registers it; `train/compiling.py` does so before a model is compiled.
+Importing this module registers it; `models/compiling.py` does so before a model is compiled.
 """
 
 from __future__ import annotations

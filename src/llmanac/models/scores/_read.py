@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmanac.models._masks import AttentionMask
+from llmanac.models.masks import AttentionMask
 
 
 def read_values(

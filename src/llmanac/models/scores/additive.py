@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.additive import additive_scores
-from llmanac.models._context import AttentionForm
-from llmanac.models._layers import init_normal
-from llmanac.models._masks import AttentionMask
-from llmanac.models.scores import Score, ScoreSpec
+from llmanac.models.forward import AttentionForm
+from llmanac.models.layers import init_normal
+from llmanac.models.masks import AttentionMask
+from llmanac.models.scores import AttentionScore, ScoreSpec
 from llmanac.models.scores._read import read_values
 
 CARD = {
@@ -44,7 +44,7 @@ class Spec(ScoreSpec):
         return Additive(heads, head_dim, self.hidden or head_dim)
 
 
-class Additive(Score):
+class Additive(AttentionScore):
     """See the module."""
 
     def __init__(self, heads: int, head_dim: int, hidden: int) -> None:

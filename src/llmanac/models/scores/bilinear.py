@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.models._context import AttentionForm
-from llmanac.models._layers import init_normal
-from llmanac.models._masks import AttentionMask
+from llmanac.models.forward import AttentionForm
+from llmanac.models.layers import init_normal
+from llmanac.models.masks import AttentionMask
 from llmanac.models.scores import ScoreSpec
 from llmanac.models.scores.scaled_dot import ScaledDot
 

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.nn._takes import fused, operation
 from llmanac.kernels.nn.flash import flash_attention
-from llmanac.models._context import AttentionForm
-from llmanac.models._masks import AttentionMask
 from llmanac.models._tiles import tiles_of
-from llmanac.models.scores import Score, ScoreSpec
+from llmanac.models.forward import AttentionForm
+from llmanac.models.masks import AttentionMask
+from llmanac.models.scores import AttentionScore, ScoreSpec
 from llmanac.models.scores._blocks import BlockAttention
 from llmanac.models.scores._read import read_values
 
@@ -64,7 +64,7 @@ class Spec(ScoreSpec):
         return ScaledDot(heads, head_dim, scale=self.scale, softcap=self.softcap, sinks=self.sinks)
 
 
-class ScaledDot(Score):
+class ScaledDot(AttentionScore):
     """See the module."""
 
     def __init__(

@@ -16,7 +16,7 @@ import numpy as np
 
 from llmanac.core.spec import Spec
 from llmanac.kernels.ngrams import count as ngram_count
-from llmanac.models.ngrams.counts import Counts, Level
+from llmanac.models.ngrams.counts import Counts, OrderCounts
 
 
 class Smoothing:
@@ -40,7 +40,7 @@ class Smoothing:
         raise NotImplementedError
 
 
-def totals(level: Level, values: np.ndarray) -> np.ndarray:
+def totals(level: OrderCounts, values: np.ndarray) -> np.ndarray:
     """(n_below,) float64: the sum of `values` (n,) over the n-grams of each context."""
     out = np.empty(len(level.starts) - 1)
     ngram_count.sums_by_owner(level.starts, values, out)

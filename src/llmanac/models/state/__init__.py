@@ -75,9 +75,11 @@ class LayerState:
 
     Attributes:
         kind: what it is called in error messages.
+        grows: whether it has `growing`, so that it can be kept in blocks.
     """
 
     kind: ClassVar[str] = "layer"
+    grows: ClassVar[bool] = False
 
     @property
     def nbytes(self) -> int:
@@ -134,24 +136,29 @@ class MarkedRow:
 
 
 @dataclass(eq=False)
-class Row:
+class StateRow:
     """One sequence of a state. Views of a state hold the same objects."""
 
     count: int = 0  # tokens seen
     blocks: list[int] = field(default_factory=list)  # of a paged state
     plan: int = 0  # tokens it is to be read as one of, where that was said
     planned: int = 0  # the same as its first tokens settled it
-    lead: int = 0  # of them, what an adapter put before its tokens; see `models/_lead.py`
+    soft_tokens: int = 0  # of them, what an adapter put before its tokens; see `models/soft_prompt.py`
     source: bool = False  # whether it was given a source sequence
-    images: Any = None  # what the images of its prompt are to the model; see `multimodal/_seeing.py`
+    images: Any = None  # what the images of its prompt are to the model; see `generate/images.py`
     epoch: int = 0  # of the weights that its blocks were computed with
     version: int = 0  # counts changes of `blocks`
     marks: weakref.WeakSet[MarkedRow] = field(default_factory=weakref.WeakSet)  # moments it can still return to
 
-    def copy(self) -> Row:
+    def copy(self) -> StateRow:
         """The same sequence in a contiguous state of its own."""
-        return Row(
-            self.count, plan=self.plan, planned=self.planned, lead=self.lead, source=self.source, images=self.images
+        return StateRow(
+            self.count,
+            plan=self.plan,
+            planned=self.planned,
+            soft_tokens=self.soft_tokens,
+            source=self.source,
+            images=self.images,
         )
 
     def cut(self, count: int) -> None:
@@ -187,9 +194,11 @@ class DecodingState:
 
     by_length: Callable[[int], int] | None = None
 
-    def __init__(self, layers: Sequence[Any], rows: int | Sequence[Row], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, layers: Sequence[Any], rows: int | Sequence[StateRow], device: torch.device | str = "cpu"
+    ) -> None:
         self.layers = list(layers)
-        self.rows = [Row() for _ in range(rows)] if isinstance(rows, int) else list(rows)
+        self.rows = [StateRow() for _ in range(rows)] if isinstance(rows, int) else list(rows)
         self.device = device
 
     @property
@@ -307,7 +316,7 @@ class DecodingState:
         for layer in self.layers:
             if layer is not None:
                 layer.extend(rows)
-        self.rows += [Row() for _ in range(rows)]
+        self.rows += [StateRow() for _ in range(rows)]
 
     def arrange(self, order: Sequence[int]) -> None:
         """Row i becomes what row `order[i]` was; repeats copy, rows not named are dropped."""
@@ -343,7 +352,7 @@ class DecodingState:
         layers = [None if a is None or b is None else a.join(b) for a, b in zip(self.layers, other.layers, strict=True)]
         return self._like(layers, [row.copy() for row in (*self.rows, *other.rows)])
 
-    def _like(self, layers: Sequence[Any], rows: Sequence[Row]) -> DecodingState:
+    def _like(self, layers: Sequence[Any], rows: Sequence[StateRow]) -> DecodingState:
         """A state of the same model."""
         state = DecodingState(layers, rows, self.device)
         state.by_length = self.by_length

@@ -13,7 +13,7 @@ from llmanac.models.state import LayerState
 S = TypeVar("S", bound="StoredState")
 
 
-class Store:
+class StateStore:
     """Tensors (rows, ...) that grow along their first axis by doubling: adding rows one by one copies O(n) in all."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -48,7 +48,7 @@ class StoredState(LayerState):
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.store = Store(tensors)
+        self.store = StateStore(tensors)
         self.start, self.stop = 0, self.store.capacity
 
     @property
@@ -67,7 +67,7 @@ class StoredState(LayerState):
         """Another state of this kind over other tensors."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.store = Store(tensors)
+        other.store = StateStore(tensors)
         other.start, other.stop = 0, other.store.capacity
         return other
 

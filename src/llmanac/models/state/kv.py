@@ -31,6 +31,7 @@ class KVCache(StoredState):
     """
 
     kind: ClassVar[str] = "key-value"
+    grows: ClassVar[bool] = True
 
     def __init__(self, tensors: Sequence[Tensor], dim: int) -> None:
         super().__init__(tensors)

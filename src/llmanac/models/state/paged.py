@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmanac.core.errors import RequestError
-from llmanac.models.state import DecodingState, Mark, Row
+from llmanac.models.state import DecodingState, Mark, StateRow
 from llmanac.models.state.pool import ZEROS, BlockPool, PagedSlots
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Gathered:
+class GatheredKeys:
     """What the layers gathered for some rows.
 
     Attributes:
@@ -38,7 +38,7 @@ class Gathered:
         layers: by the layer's id.
     """
 
-    rows: list[Row]
+    rows: list[StateRow]
     known: list[int]
     layers: dict[int, KVCache] = field(default_factory=dict)
 
@@ -52,12 +52,12 @@ class PagedState(DecodingState):
     """
 
     def __init__(self, pool: BlockPool, blocks: Sequence[list[int]], counts: Sequence[int]) -> None:
-        rows = [Row(count, own) for count, own in zip(counts, blocks, strict=True)]
+        rows = [StateRow(count, own) for count, own in zip(counts, blocks, strict=True)]
         super().__init__(pool.layers, rows, pool.device)
         self.pool = pool
         self._table: np.ndarray | None = None
         self._versions: list[tuple[int, int]] = []  # of the rows that the table is of
-        self._gathered: list[Gathered] = []  # of disjoint rows; views have the same list
+        self._gathered: list[GatheredKeys] = []  # of disjoint rows; views have the same list
         self._owner = True
 
     @classmethod
@@ -124,7 +124,7 @@ class PagedState(DecodingState):
     def _gather(self, tokens: int, keys: int) -> dict[int, KVCache] | None:
         """What was gathered for just these rows, with the next tokens counted; what others hold of them is dropped."""
         own = {id(row) for row in self.rows}
-        found: Gathered | None = None
+        found: GatheredKeys | None = None
         for held in list(self._gathered):
             same = len(held.rows) == len(self.rows) and all(a is b for a, b in zip(held.rows, self.rows, strict=True))
             if same and all(row.count <= n for row, n in zip(self.rows, held.known, strict=True)):
@@ -138,7 +138,7 @@ class PagedState(DecodingState):
             return None
         known = [row.count + tokens for row in self.rows]
         if found is None:  # rows that go on together are expected only once they have done so
-            self._gathered.append(Gathered(self.rows[:], known))
+            self._gathered.append(GatheredKeys(self.rows[:], known))
             return None
         found.known = known
         return found.layers
@@ -165,7 +165,7 @@ class PagedState(DecodingState):
 
     def extend(self, rows: int = 1) -> None:
         """Add empty rows at the end."""
-        self.rows += [Row() for _ in range(rows)]
+        self.rows += [StateRow() for _ in range(rows)]
         self._table = None
 
     def take(self, other: PagedState) -> None:
@@ -184,7 +184,7 @@ class PagedState(DecodingState):
         self._table = None
         self._gathered.clear()
 
-    def _rows(self, order: Sequence[int]) -> list[Row]:
+    def _rows(self, order: Sequence[int]) -> list[StateRow]:
         """New rows that hold the blocks of these rows too."""
         rows = []
         for old in (self.rows[i] for i in order):

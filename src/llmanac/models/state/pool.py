@@ -31,7 +31,7 @@ ZEROS = 0  # a block of zeros that pads the tables; it is never written to
 
 def pageable(state: Any) -> bool:
     """Whether a model's (contiguous) state can be kept in blocks: all it remembers grows token by token."""
-    growing = type(state) is DecodingState and all(x is None or hasattr(x, "growing") for x in state.layers)
+    growing = type(state) is DecodingState and all(x is None or x.grows for x in state.layers)
     return growing and not state.by_length  # keys turned for one length are of no use to a row of another
 
 
@@ -52,6 +52,8 @@ class PagedSlots(SlotMapping):
 
 class HostKeys:
     """What a layer of the native runner remembers: keys and values, each (heads, width) a token, of a NumPy dtype."""
+
+    grows = True
 
     def __init__(self, heads: int, width: int, dtype: str) -> None:
         self.heads, self.width, self.dtype = heads, width, np.dtype(dtype)

@@ -22,6 +22,7 @@ class RingCache(StoredState):
     """Keys and values (B, H_kv, S + W, d) of the first S and the last W positions, and the positions (B, S + W)."""
 
     kind: ClassVar[str] = "ring"
+    grows: ClassVar[bool] = True
 
     def __init__(
         self, batch: int, heads: int, head_dim: int, window: int, sinks: int = 0, *, dtype: torch.dtype,

@@ -59,7 +59,7 @@ def fit(
         return
     work = RunFolder(target.with_name(target.name + ENDING))
     text = json.dumps([examples.texts, examples.labels], separators=(",", ":"))
-    model = getattr(classifier, "model", None)
+    model = classifier.model
     asked = ClassifierRun(
         method=classifier.spec, seed=seed, examples=hashlib.sha256(text.encode()).hexdigest(),
         language_model=fingerprint(model) if isinstance(model, nn.Module) else None,

@@ -87,7 +87,7 @@ def predict_all(classifier: Any, texts: Sequence[str], label: str = "classify") 
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedClassifier:
     """A classifier and what it was trained on.
 
     Attributes:
@@ -110,7 +110,7 @@ def train(
     data: Path, method: str, *, folder: Path | None = None, test: Path | None = None, model: str | None = None,
     seed: int = 0, patches: Sequence[str] = (), text: str = "text", label: str = "label", resume: bool = False,
     on_error: str = "fatal", report: Report = lambda line: None,
-) -> Trained:  # fmt: skip
+) -> TrainedClassifier:  # fmt: skip
     """Train a classifier on a file and save it.
 
     Args:
@@ -133,18 +133,18 @@ def train(
     problems = asked(on_error, quarantine, inputs=inputs, bounds=BOUNDS)
     examples = read_labelled(data, text=text, label=label, problems=problems)
     held = read_labelled(test, text=text, label=label, problems=problems) if test else None
-    if held is not None and test is not None and not hasattr(classifier, "book"):
+    if held is not None and test is not None and classifier.book is None:
         check_known(set(examples.labels), held, test)
     replaced = target.is_dir() and any(target.iterdir())
     start = time.perf_counter()
     training.fit(classifier, examples, target, seed=seed, resume=resume, report=report)
     seconds = time.perf_counter() - start
-    return Trained(classifier, target, replaced, examples, held, seconds, save_and_tell(problems))
+    return TrainedClassifier(classifier, target, replaced, examples, held, seconds, save_and_tell(problems))
 
 
 def evaluate_on(classifier: Any, held: Labelled, path: Path) -> classification.Report:
     """The report on a file's examples. Raises DataError that names the line of a label that was never seen."""
-    if hasattr(classifier, "book") and not set(classifier.labels) & set(held.labels):
+    if classifier.book is not None and not set(classifier.labels) & set(held.labels):
         _rename(classifier, held, path)
     check_known(set(classifier.labels), held, path)
     return classification.report(classifier.labels, held.labels, predict_all(classifier, held.texts))

@@ -12,17 +12,17 @@ from llmanac.adapters.load import CONFIG as ADAPTER
 from llmanac.core.errors import DataError
 from llmanac.models.locate import GGUF, locate
 from llmanac.recipes.linting import rows, weights
-from llmanac.recipes.linting.rules import TABLE, Artefact, Found, applied
+from llmanac.recipes.linting.rules import TABLE, LintedArtefact, LintFinding, applied
 from llmanac.tokenizers.load import load_tokenizer
 
-__all__ = ["CHECKS", "TABLE", "Found", "lint"]
+__all__ = ["CHECKS", "TABLE", "LintFinding", "lint"]
 
 CHECKS = rows.ROWS | rows.TOKENS | weights.MODELS | weights.ADAPTERS | weights.CHECKPOINTS
 
 
 def lint(
     place: str, *, model: str | None = None, held_out: str | None = None, length: int | None = None
-) -> list[Found]:
+) -> list[LintFinding]:
     """What is wrong with an artefact.
 
     Args:
@@ -41,7 +41,7 @@ def lint(
         raise DataError(f"{place}: no such file or folder")
     if path.is_dir() and not (path / ADAPTER).is_file() and (path / "model" / ADAPTER).is_file():
         path = path / "model"  # of a tuning
-    found, trained = list[Found](), (path / weights.STATE).is_file()
+    found, trained = list[LintFinding](), (path / weights.STATE).is_file()
     if (path / ADAPTER).is_file():
         found += applied(weights.ADAPTERS, weights.opened_adapter(path, model))
     elif path.is_file() or Path(path if trained else locate(path)[0], "config.json").is_file():
@@ -51,10 +51,10 @@ def lint(
         found += applied(weights.MODELS, stored)
     elif not trained:
         raise DataError(f"{place}: holds no rows, no config.json, no {ADAPTER} and no {weights.STATE}")
-    return found + applied(weights.CHECKPOINTS, Artefact(path)) if trained else found
+    return found + applied(weights.CHECKPOINTS, LintedArtefact(path)) if trained else found
 
 
-def _rows(path: Path, model: str | None, held_out: str | None, length: int | None) -> list[Found]:
+def _rows(path: Path, model: str | None, held_out: str | None, length: int | None) -> list[LintFinding]:
     tokenizer, size = None, None
     if model is not None:
         where, words = locate(model)
@@ -62,5 +62,5 @@ def _rows(path: Path, model: str | None, held_out: str | None, length: int | Non
         size, length = read.size, length or read.config.get("max_position_embeddings")
     asked = rows.opened(path, tokenizer, length, held_out)
     if all("input_ids" in values for _, values in asked.rows):
-        return applied(rows.TOKENS, rows.Tokens(path, asked.rows, tokenizer, size))
+        return applied(rows.TOKENS, rows.TokenizedRows(path, asked.rows, tokenizer, size))
     return applied(rows.ROWS, asked)

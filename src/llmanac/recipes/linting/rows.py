@@ -14,7 +14,7 @@ from llmanac.core.errors import DataError, TokenizerError, shown
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.recipes.chat_rows import OTHER_FORMS, other_form
-from llmanac.recipes.linting.rules import Fields, Table
+from llmanac.recipes.linting.rules import Fields, LintTable
 from llmanac.recipes.verifying.sides import tried
 
 COLUMNS = ("text", "prompt", "completion", "chosen", "rejected")
@@ -29,7 +29,7 @@ SEEN = 24  # characters of a message that its rendering must hold
 
 
 @dataclass
-class Rows(Table):
+class TextRows(LintTable):
     """Rows with what reads them, where it is known.
 
     Attributes:
@@ -52,13 +52,13 @@ class Rows(Table):
         return [(line, text) for line, text in every if isinstance(text, str)]
 
 
-def opened(path: Path, tokenizer: Any, longest: int | None, held_out: str | None) -> Rows:
+def opened(path: Path, tokenizer: Any, longest: int | None, held_out: str | None) -> TextRows:
     """The rows of a file. Raises DataError for one that cannot be read, and for a file without any."""
     found = [(row.line, row.values) for row in table_rows(path, CommandProblems(advice="fix or drop it"))]
     if not found:
         raise DataError(f"{path}: holds no rows")
     others = [] if held_out is None else table_rows(Path(held_out), CommandProblems(advice="fix or drop it"))
-    return Rows(path, found, tokenizer, longest, {said(row.values) for row in others} - {""})
+    return TextRows(path, found, tokenizer, longest, {said(row.values) for row in others} - {""})
 
 
 def messages_of(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -83,7 +83,7 @@ def said(values: Mapping[str, Any]) -> str:
     return " ".join(" ".join(texts).casefold().split())
 
 
-def _unreadable(rows: Rows) -> Fields:
+def _unreadable(rows: TextRows) -> Fields:
     wrong = {line: what for line, values in rows.rows if (what := _amiss(values))}
     return rows.at(list(wrong), what=next(iter(wrong.values()), None))
 
@@ -115,7 +115,7 @@ def _text(message: Mapping[str, Any]) -> str:
     return str(content or "")
 
 
-def _mixed(rows: Rows) -> Fields:
+def _mixed(rows: TextRows) -> Fields:
     seen: dict[str, int] = {}
     for line, values in rows.rows:
         if not _amiss(values):
@@ -124,7 +124,7 @@ def _mixed(rows: Rows) -> Fields:
     return [{"where": rows.path, "forms": forms}] if len(seen) > 1 else []
 
 
-def _no_answer(rows: Rows) -> Fields:
+def _no_answer(rows: TextRows) -> Fields:
     empty = [line for line, text in rows.texts("completion") if not text.strip()]
     prompts = [line for line, values in rows.rows if _alone(values)]
     if any("completion" in values for _, values in rows.rows):  # else all are prompts, to be answered
@@ -142,14 +142,14 @@ def _alone(values: Mapping[str, Any]) -> bool:
     return {name for name in (*COLUMNS, *LISTS) if values.get(name)} == {"prompt"}
 
 
-def _role(rows: Rows) -> Fields:
+def _role(rows: TextRows) -> Fields:
     wrong = {line: one.get("role") for line, messages in rows.chats for one in messages
              if str(one.get("role")) not in ROLES}  # fmt: skip
     return rows.at(list(wrong), role=next(iter(wrong.values()), None))
 
 
-def _dropped(rows: Rows) -> Fields:
-    if getattr(rows.tokenizer, "chat_template", None) is None:
+def _dropped(rows: TextRows) -> Fields:
+    if rows.tokenizer.chat_template is None:
         return
     lost: dict[str, list[int]] = {}
     for line, messages in rows.chats[:RENDERED]:
@@ -165,12 +165,12 @@ def _dropped(rows: Rows) -> Fields:
         yield from rows.at(lines, what=what)
 
 
-def _no_template(rows: Rows) -> Fields:
+def _no_template(rows: TextRows) -> Fields:
     without = rows.tokenizer is not None and rows.tokenizer.chat_template is None
     return rows.at([line for line, _ in rows.chats] if without else [])
 
 
-def _long(rows: Rows) -> Fields:
+def _long(rows: TextRows) -> Fields:
     if rows.tokenizer is None or rows.longest is None:
         return []
     sizes = ((line, _size(rows.tokenizer, values)) for line, values in rows.rows)
@@ -205,7 +205,7 @@ PADDED = 3  # equal tokens at an end that are padding, where no mask says it
 
 
 @dataclass
-class Tokens(Table):
+class TokenizedRows(LintTable):
     """Tokenized rows; `size`: of the model's vocabulary, where it is known."""
 
     tokenizer: Any
@@ -237,7 +237,7 @@ class Tokens(Table):
         ends = Counter(ids[size - 1] for _, ids, _, size in self.read if size)
         token, count = ends.most_common(1)[0] if ends else (None, 0)
         most = token if len(self.read) > 1 and 2 * count >= MOST * len(self.read) else None
-        named = getattr(self.tokenizer, "eos_id", None)
+        named = self.tokenizer.eos_id
         return named if named in ends else most
 
 
@@ -258,24 +258,24 @@ def _unpadded(ids: list[int]) -> int:
     return size + 1 if len(ids) - size >= PADDED else len(ids)  # one of them may end the text
 
 
-def _end_untrained(rows: Tokens) -> Fields:
+def _end_untrained(rows: TokenizedRows) -> Fields:
     learned = {label for _, _, labels, _ in rows.read for label in labels} - {IGNORED}
     given = [line for line, ids, _, size in rows.read if ids[size - 1] == rows.end]
     return rows.at(given if rows.end is not None and learned and rows.end not in learned else [], end=rows.end)
 
 
-def _begins_twice(rows: Tokens) -> Fields:
+def _begins_twice(rows: TokenizedRows) -> Fields:
     twice = [line for line, ids, _, _ in rows.read if len(ids) > 2 and ids[0] == ids[1] != ids[2]]
     return rows.at(twice if len(twice) >= MOST * len(rows.read) else [])
 
 
-def _cut(rows: Tokens) -> Fields:
+def _cut(rows: TokenizedRows) -> Fields:
     longest = max(len(ids) for _, ids, _, _ in rows.read)
     cut = [line for line, ids, _, size in rows.read if size == len(ids) == longest and ids[-1] != rows.end]
     return rows.at(cut if rows.end is not None and len(cut) > 1 else [], longest=longest, end=rows.end)
 
 
-def _shifted(rows: Tokens) -> Fields:
+def _shifted(rows: TokenizedRows) -> Fields:
     shifted = []
     for line, ids, labels, _ in rows.read:
         own = [(a, b, c) for a, b, c in zip(labels, ids, ids[1:], strict=False) if a != IGNORED]
@@ -284,12 +284,12 @@ def _shifted(rows: Tokens) -> Fields:
     return rows.at(shifted)
 
 
-def _padding(rows: Tokens) -> Fields:
+def _padding(rows: TokenizedRows) -> Fields:
     padded = [(line, labels[size:]) for line, ids, labels, size in rows.read if len(ids) - size >= 2]
     return rows.at([line for line, labels in padded if IGNORED not in labels])
 
 
-def _beyond(rows: Tokens) -> Fields:
+def _beyond(rows: TokenizedRows) -> Fields:
     read = rows.read if rows.size is not None else []
     return rows.at(
         [line for line, ids, _, _ in read if not 0 <= min(ids) <= max(ids) < (rows.size or 0)], size=rows.size

@@ -18,7 +18,7 @@ Fields = Iterable[Mapping[str, Any]]  # what a sentence is filled with, for each
 
 
 @dataclass(frozen=True)
-class Found:
+class LintFinding:
     """A fault that was found: its rule's name and thread, and what was seen where."""
 
     name: str
@@ -27,7 +27,7 @@ class Found:
 
 
 @dataclass
-class Artefact:
+class LintedArtefact:
     """What rules read, at a path."""
 
     path: Path
@@ -38,7 +38,7 @@ class Artefact:
 
 
 @dataclass
-class Table(Artefact):
+class LintTable(LintedArtefact):
     """Rows of a file, by line."""
 
     rows: list[tuple[int, Mapping[str, Any]]]
@@ -53,10 +53,10 @@ class Table(Artefact):
         return self.at([line for line, values in self.rows if wrong(values)])
 
 
-def applied(checks: Mapping[str, Callable[[Any], Fields]], artefact: Any) -> list[Found]:
+def applied(checks: Mapping[str, Callable[[Any], Fields]], artefact: Any) -> list[LintFinding]:
     """What rules say of an artefact."""
     return [
-        Found(
+        LintFinding(
             name, f"{seen['where']}: {TABLE[name]['says'].format(**seen)}{seen.get('share', '')}", TABLE[name]["thread"]
         )
         for name, check in checks.items()

@@ -19,7 +19,7 @@ from llmanac.core.files import read_table
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.load import load_model
 from llmanac.models.locate import locate
-from llmanac.recipes.linting.rules import Artefact, Fields
+from llmanac.recipes.linting.rules import Fields, LintedArtefact
 from llmanac.recipes.verifying.files import HEAD, end_of_turn
 from llmanac.recipes.verifying.sides import tried
 from llmanac.tokenizers.load import load_tokenizer
@@ -31,7 +31,7 @@ SAME = 1e-7  # of a row and the mean of all, with which new rows are filled
 
 
 @dataclass
-class Model(Artefact):
+class LintedModel(LintedArtefact):
     """A model as it is stored.
 
     Attributes:
@@ -58,18 +58,18 @@ class Model(Artefact):
     @cached_property
     def end(self) -> int | None:
         """The special token with which the template ends an answer."""
-        return end_of_turn(self.tokenizer) if getattr(self.tokenizer, "chat_template", None) else None
+        return end_of_turn(self.tokenizer) if self.tokenizer.chat_template else None
 
 
-def opened(where: str, words: str) -> Model:
+def opened(where: str, words: str) -> LintedModel:
     """What is stored in a folder or .gguf file; weights are read one at a time, when a rule asks."""
     path, tokenizer = Path(where), tried(load_tokenizer, words)
     if path.is_file():
         packed = PackedWeights(path)
-        return Model(path, packed.config, packed.config, packed.entries, packed.take, tokenizer)
+        return LintedModel(path, packed.config, packed.config, packed.entries, packed.take, tokenizer)
     names = ("config.json", "generation_config.json")
     config, generation = (read_table(path / name) if (path / name).is_file() else {} for name in names)
-    return Model(path, config, generation, *tensors_in(path), tokenizer)
+    return LintedModel(path, config, generation, *tensors_in(path), tokenizer)
 
 
 def tensors_in(folder: Path, pattern: str = "*.safetensors") -> tuple[dict[str, Path], Callable[[str], Tensor]]:
@@ -87,31 +87,31 @@ def tensors_in(folder: Path, pattern: str = "*.safetensors") -> tuple[dict[str, 
     return places, take
 
 
-def _end_differs(model: Model) -> Fields:
+def _end_differs(model: LintedModel) -> Fields:
     given = model.generation.get("eos_token_id", model.config.get("eos_token_id"))
     stops = given if isinstance(given, list) else [] if given is None else [given]
     text = None if model.end is None else model.tokenizer.decode([model.end])
     return model.at(text and stops and model.end not in stops, end=model.end, text=text, stops=stops)
 
 
-def _no_end(model: Model) -> Fields:
+def _no_end(model: LintedModel) -> Fields:
     tokenizer = model.tokenizer
-    return model.at(getattr(tokenizer, "chat_template", None) and tokenizer.special_tokens and model.end is None)
+    return model.at(tokenizer.chat_template and tokenizer.special_tokens and model.end is None)
 
 
-def _tied(model: Model) -> Fields:
+def _tied(model: LintedModel) -> Fields:
     if model.embedding is None or HEAD not in model.places or not model.config.get("tie_word_embeddings"):
         return []
     head = model.take(HEAD)
     return model.at(head.shape != model.embedding.shape or not bool((head == model.embedding).all()))
 
 
-def _rows(model: Model) -> Fields:
+def _rows(model: LintedModel) -> Fields:
     tokens = 0 if model.tokenizer is None else model.tokenizer.vocab_size
     return model.at(model.size is not None and tokens > model.size, tokens=tokens, rows=model.size)
 
 
-def _untrained(model: Model) -> Fields:
+def _untrained(model: LintedModel) -> Fields:
     if model.embedding is None or model.end is None:
         return []
     used = set(model.tokenizer.encode_chat(CHAT)[0]) & set(model.tokenizer.special_tokens.values())
@@ -122,12 +122,12 @@ def _untrained(model: Model) -> Fields:
     return model.at(fresh, id=min(fresh, default=0), text=model.tokenizer.decode(fresh[:1]))
 
 
-def _finite(one: Model | Adapter) -> Fields:
+def _finite(one: LintedModel | LintedAdapter) -> Fields:
     wrong = next((name for name in one.places if not bool(one.take(name).isfinite().all())), None)
     return one.at(wrong, name=wrong)
 
 
-def _leftover(model: Model) -> Fields:
+def _leftover(model: LintedModel) -> Fields:
     left = [name for name in model.places if any(part in f".{name}" for part in LEFTOVER)]
     return model.at(left, count=len(left), name=next(iter(left), None))
 
@@ -147,7 +147,7 @@ LAST = 3  # logged losses that are 0
 
 
 @dataclass
-class Adapter(Artefact):
+class LintedAdapter(LintedArtefact):
     """An adapter as it is stored; base: the folder of its model, where it is on this machine."""
 
     config: Mapping[str, Any]
@@ -168,27 +168,27 @@ class Adapter(Artefact):
         return [end for ends in named for end in ends if end in EMBEDDINGS]
 
 
-def opened_adapter(path: Path, base: str | None) -> Adapter:
+def opened_adapter(path: Path, base: str | None) -> LintedAdapter:
     """The adapter of a folder, with its base where that is named and on this machine."""
     config = read_table(path / CONFIG)
     named = base or config.get("base_model_name_or_path")
     there = isinstance(named, str) and Path(named).exists()
     if base and not there:
         raise DataError(f"--model: {base}: no such file or folder")
-    return Adapter(path, config, *tensors_in(path, WEIGHTS), named if there else None)
+    return LintedAdapter(path, config, *tensors_in(path, WEIGHTS), named if there else None)
 
 
-def _empty(adapter: Adapter) -> Fields:
+def _empty(adapter: LintedAdapter) -> Fields:
     none = next((name for name in adapter.places if not adapter.take(name).numel()), None)
     return adapter.at(none or not adapter.places, what=f"{none} has no numbers" if none else "has no tensors")
 
 
-def _unchanged(adapter: Adapter) -> Fields:
+def _unchanged(adapter: LintedAdapter) -> Fields:
     second = [name for name in adapter.places if name.endswith(B)]
     return adapter.at(second and all(not bool(adapter.take(name).any()) for name in second))
 
 
-def _fits(adapter: Adapter) -> Fields:
+def _fits(adapter: LintedAdapter) -> Fields:
     if adapter.base is not None and adapter.places:
         try:
             load_adapter(load_model(locate(adapter.base)[0], device="cpu"), adapter.path)
@@ -197,24 +197,24 @@ def _fits(adapter: Adapter) -> Fields:
     return []
 
 
-def _added(adapter: Adapter) -> Fields:
+def _added(adapter: LintedAdapter) -> Fields:
     size, tokenizer = adapter.of_base.get("vocab_size"), tried(load_tokenizer, adapter.path)
     stored = adapter.whole or any(end in name for name in adapter.places for end in EMBEDDINGS)
     tokens = 0 if tokenizer is None else tokenizer.vocab_size
     return adapter.at(isinstance(size, int) and tokens > size and not stored, tokens=tokens, size=size)
 
 
-def _half_tied(adapter: Adapter) -> Fields:
+def _half_tied(adapter: LintedAdapter) -> Fields:
     tied = adapter.of_base.get("tie_word_embeddings") and not adapter.config.get("ensure_weight_tying")
     return adapter.at(tied and len(adapter.whole) == 1, name=next(iter(adapter.whole), None))
 
 
-def _packed(adapter: Adapter) -> Fields:
+def _packed(adapter: LintedAdapter) -> Fields:
     name = str(adapter.config.get("base_model_name_or_path") or "")
     return adapter.at(adapter.of_base.get("quantization_config") or name.lower().endswith("4bit"), name=name)
 
 
-def _zero(checkpoint: Artefact) -> Fields:
+def _zero(checkpoint: LintedArtefact) -> Fields:
     logged = [line for line in read_table(checkpoint.path / STATE).get("log_history", ()) if "loss" in line]
     losses = [float(line["loss"]) for line in logged]
     numbers = [*losses, *(float(line["grad_norm"]) for line in logged if line.get("grad_norm") is not None)]
@@ -222,7 +222,7 @@ def _zero(checkpoint: Artefact) -> Fields:
     return checkpoint.at(zero or not all(map(math.isfinite, numbers)))
 
 
-def _no_template(checkpoint: Artefact) -> Fields:
+def _no_template(checkpoint: LintedArtefact) -> Fields:
     tokenizer = tried(load_tokenizer, checkpoint.path)
     without = tokenizer is not None and tokenizer.chat_template is None
     return checkpoint.at(without and any(text in tokenizer.special_tokens for text in MARKS))

@@ -17,15 +17,15 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, TokenizerError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, PART, within
 from llmanac.core.spec import Spec
-from llmanac.recipes.verifying.answers import Answers, compared, held_rows
-from llmanac.recipes.verifying.files import Finding, compare_files, finding, unreadable
-from llmanac.recipes.verifying.sides import Local, opened_sides
+from llmanac.recipes.verifying.answers import ComparedAnswers, compared, held_rows
+from llmanac.recipes.verifying.files import CauseFound, compare_files, finding, unreadable
+from llmanac.recipes.verifying.sides import LocalSide, opened_sides
 
-__all__ = ["Bounds", "Finding", "Verified", "verify"]
+__all__ = ["CauseFound", "CheckBounds", "Verified", "verify"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds(Spec):
+class CheckBounds(Spec):
     """What an export may differ by. A bound is exceeded where the 95% interval is beyond it.
 
     Attributes:
@@ -56,8 +56,8 @@ class Verified:
 
     name: str
     runner: str
-    findings: list[Finding]
-    answers: Answers | None = None
+    findings: list[CauseFound]
+    answers: ComparedAnswers | None = None
     beyond: list[str] = field(default_factory=list)
 
     @property
@@ -72,7 +72,7 @@ class Verified:
 
 def verify(
     tuned: str, exported: Sequence[str], *, rows: str | Path | None = None, base: str | None = None,
-    bounds: Bounds | None = None, with_llama_cpp: bool = True,
+    bounds: CheckBounds | None = None, with_llama_cpp: bool = True,
 ) -> list[Verified]:  # fmt: skip
     """Compare each exported file or server with the tuned model.
 
@@ -86,7 +86,7 @@ def verify(
     Raises:
         LlmanacError: the tuned model or the rows cannot be read, or a server does not answer.
     """
-    bounds, reference = bounds or Bounds(), Local(tuned, base)
+    bounds, reference = bounds or CheckBounds(), LocalSide(tuned, base)
     held = held_rows(reference, rows, bounds.limit)
     found = []
     for place in exported:
@@ -96,7 +96,7 @@ def verify(
             found.append(Verified(place, "file", [unreadable(place, error)]))
             continue
         for side in sides:
-            first = compare_files(reference, side, held.probes) if isinstance(side, Local) else []
+            first = compare_files(reference, side, held.probes) if isinstance(side, LocalSide) else []
             answers, causes = compared(reference, side, held, bounds.length or held.length)
             findings = first + [one for one in causes if one.cause not in {known.cause for known in first}]
             identical, kl = (bounds.identical, bounds.kl) if side.bits >= 8 else (0.0, bounds.kl_coarse)

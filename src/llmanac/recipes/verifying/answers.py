@@ -16,8 +16,8 @@ from llmanac.evaluate.divergence import SHORTEST, Windows, divergence
 from llmanac.metrics import wilson_interval
 from llmanac.metrics._statistics import Estimate, estimate
 from llmanac.recipes.tune_rows import read_rows
-from llmanac.recipes.verifying.files import Finding, Probes, finding
-from llmanac.recipes.verifying.sides import Local, Prompt, Said, tried
+from llmanac.recipes.verifying.files import CauseFound, Probes, finding
+from llmanac.recipes.verifying.sides import LocalSide, Prompt, SideAnswer, tried
 
 LENGTH, FEWEST = 256, 8  # tokens of a window of text; windows, of short texts shorter ones
 Interval = tuple[float, float, float]  # a mean, and the ends of its 95% interval
@@ -28,7 +28,7 @@ PROBES = read_toml(Path(__file__).with_name("probes.toml"))
 
 
 @dataclass
-class Held:
+class AskedTexts:
     """What both sides are asked.
 
     Attributes:
@@ -41,11 +41,11 @@ class Held:
     text: Windows
     probes: Probes
     length: int = SHORT
-    said: list[Said] | None = None
+    said: list[SideAnswer] | None = None
 
 
 @dataclass(frozen=True)
-class Answers:
+class ComparedAnswers:
     """What was measured; None where a side cannot say it.
 
     Attributes:
@@ -81,7 +81,7 @@ class Answers:
         return out
 
 
-def held_rows(tuned: Local, rows: str | Path | None, limit: int) -> Held:
+def held_rows(tuned: LocalSide, rows: str | Path | None, limit: int) -> AskedTexts:
     """Prompts, answers and text: of the rows, those that a tuning held out, or built-in ones.
 
     Raises:
@@ -107,7 +107,7 @@ def held_rows(tuned: Local, rows: str | Path | None, limit: int) -> Held:
     probes = [*PROBES["texts"], *texts], [*_turns(), *conversations]
     longest = max((len(tokenizer.encode(gold)) for _, gold in pairs if gold), default=0) + MORE
     longest = min(max(SHORT, longest), tuned.model.max_length or longest)
-    return Held([prompt for prompt, _ in pairs], [gold for _, gold in pairs], text, probes, longest)
+    return AskedTexts([prompt for prompt, _ in pairs], [gold for _, gold in pairs], text, probes, longest)
 
 
 def _tokens(tokenizer: Any, row: Mapping[str, Any]) -> list[int]:
@@ -137,11 +137,11 @@ def _asked(row: Mapping[str, Any]) -> tuple[Prompt, str | None] | None:
     return " ".join(str(row["text"]).split()[:OPENING]), None
 
 
-def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers, list[Finding]]:
+def compared(tuned: LocalSide, side: Any, held: AskedTexts, length: int) -> tuple[ComparedAnswers, list[CauseFound]]:
     """What both say, and causes that only show there."""
     if held.said is None:
         held.said = tuned.answers(held.prompts, length)
-    theirs, causes = side.answers(held.prompts, length), list[Finding]()
+    theirs, causes = side.answers(held.prompts, length), list[CauseFound]()
     both = list(zip(held.said, theirs, strict=True))
     pairs = [(a.text.strip(), b.text.strip()) for a, b in both]
     same = [a.text.strip() == b.text.strip() or (bool(a.ids) and a.ids == b.ids) for a, b in both]
@@ -154,7 +154,7 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     right = [(a == gold, b == gold) for a, b, gold in golds]
     found = divergence(tuned.model, side.model, held.text) if side.size == tuned.size else None
     first = next((i for i, equal in enumerate(same) if not equal), None)
-    return Answers(
+    return ComparedAnswers(
         len(same), wilson_interval(sum(same), len(same)), sum(ties),
         (sum(a for a, _ in right) / len(right), sum(b for _, b in right) / len(right)) if right else None,
         paired([b - a for a, b in right]) if right else None,
@@ -164,7 +164,7 @@ def compared(tuned: Local, side: Any, held: Held, length: int) -> tuple[Answers,
     ), causes  # fmt: skip
 
 
-def _near_tie(tokenizer: Any, mine: Said, theirs: str) -> bool:
+def _near_tie(tokenizer: Any, mine: SideAnswer, theirs: str) -> bool:
     """Whether an answer parts from the tuned model's at a token that won by little."""
     pairs = enumerate(zip(mine.text, theirs, strict=False))
     shared = next((at for at, (a, b) in pairs if a != b), min(len(mine.text), len(theirs)))

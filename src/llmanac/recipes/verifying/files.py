@@ -28,7 +28,8 @@ from llmanac.core.spec import diff, flatten
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.models.gguf.write import LARGEST_HALF, fitting
-from llmanac.recipes.verifying.sides import Local, kind_of, tried
+from llmanac.models.quantized import dense
+from llmanac.recipes.verifying.sides import LocalSide, kind_of, tried
 
 CAUSES = read_toml(Path(__file__).with_name("causes.toml"))
 ROUNDED = {"float64": 1e-6, "float32": 1e-6, "F32": 1e-6, "float16": 1e-3, "F16": 1e-3, "bfloat16": 6e-3, "BF16": 6e-3}
@@ -47,21 +48,21 @@ Probes = tuple[Sequence[str], Sequence[tuple[Sequence[Any], bool]]]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CauseFound:
     """Why an export differs: the name of the cause (docs/specialize.md lists them), and what was seen."""
 
     cause: str
     said: str
 
 
-def finding(entry: str, **fields: Any) -> Finding:
+def finding(entry: str, **fields: Any) -> CauseFound:
     """A cause by its entry of `causes.toml`."""
-    return Finding(CAUSES[entry].get("cause", entry), CAUSES[entry]["says"].format(**fields))
+    return CauseFound(CAUSES[entry].get("cause", entry), CAUSES[entry]["says"].format(**fields))
 
 
-def compare_files(tuned: Local, other: Local, probes: Probes) -> list[Finding]:
+def compare_files(tuned: LocalSide, other: LocalSide, probes: Probes) -> list[CauseFound]:
     """All causes that the files show, in the order in which they are to be mended."""
-    found: dict[str, Finding] = {}
+    found: dict[str, CauseFound] = {}
     for check in CHECKS:
         for entry, fields in check(tuned, other, probes, set(found)):
             one = finding(entry, **fields)
@@ -69,7 +70,7 @@ def compare_files(tuned: Local, other: Local, probes: Probes) -> list[Finding]:
     return list(found.values())
 
 
-def unreadable(place: str, error: LlmanacError) -> Finding:
+def unreadable(place: str, error: LlmanacError) -> CauseFound:
     """Why a file cannot be opened."""
     try:
         file = GGUF(place)
@@ -79,7 +80,7 @@ def unreadable(place: str, error: LlmanacError) -> Finding:
     return finding("unreadable", error=error) if lost is None else finding("dtype", name=lost)
 
 
-def _vocabulary(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
+def _vocabulary(tuned: LocalSide, other: LocalSide, probes: Probes, known: set[str]) -> Found:
     mine, theirs = (
         [tried(side.tokenizer.token_bytes, id) for id in range(side.tokenizer.vocab_size)] for side in (tuned, other)
     )
@@ -92,7 +93,7 @@ def _vocabulary(tuned: Local, other: Local, probes: Probes, known: set[str]) -> 
         yield "vocabulary-size", sizes
 
 
-def _begins(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
+def _begins(tuned: LocalSide, other: LocalSide, probes: Probes, known: set[str]) -> Found:
     mine, theirs = tuned.tokenizer, other.tokenizer
     id = mine.bos_id if theirs.bos_id is None else theirs.bos_id
     if id is None:
@@ -107,7 +108,7 @@ def _begins(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Foun
         yield "bos-missing", {"id": mine.bos_id}
 
 
-def _ends(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
+def _ends(tuned: LocalSide, other: LocalSide, probes: Probes, known: set[str]) -> Found:
     mine, theirs = tuned.engine.eos_ids, other.engine.eos_ids
     end = end_of_turn(tuned.tokenizer)
     end = tuned.tokenizer.eos_id if end not in mine else end
@@ -122,14 +123,14 @@ def end_of_turn(tokenizer: Any) -> int | None:
     return next((id for id, own in zip(ids[::-1], mask[::-1], strict=True) if own and id in special), None)
 
 
-def _pieces(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
+def _pieces(tuned: LocalSide, other: LocalSide, probes: Probes, known: set[str]) -> Found:
     for text in () if "vocabulary" in known else probes[0]:
         here, there = tuned.tokenizer.encode(text), other.tokenizer.encode(text)
         if list(here) != list(there):
             yield "split-pattern", {"text": text[:40], "here": len(here), "there": len(there)}
 
 
-def _template(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
+def _template(tuned: LocalSide, other: LocalSide, probes: Probes, known: set[str]) -> Found:
     if tuned.tokenizer.chat_template is None or "vocabulary" in known:
         return
     if other.tokenizer.chat_template is None:
@@ -148,7 +149,7 @@ def _ids(tokenizer: Any, messages: Any, prompt: bool) -> Any:
     return ids[1:] if ids and ids[0] == tokenizer.bos_id else ids
 
 
-def _config(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
+def _config(tuned: LocalSide, other: LocalSide, probes: Probes, known: set[str]) -> Found:
     try:
         mine, theirs = (flatten(fitting(side.model)[3]) for side in (tuned, other))
         pairs = {key: (mine.get(key), theirs.get(key)) for key in sorted(mine.keys() | theirs.keys())}
@@ -161,7 +162,7 @@ def _config(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Foun
             yield entry, {"key": key, "here": shown(here), "there": shown(there)}
 
 
-def _weights(tuned: Local, other: Local, probes: Probes, known: set[str]) -> Found:
+def _weights(tuned: LocalSide, other: LocalSide, probes: Probes, known: set[str]) -> Found:
     wrong: dict[str, Pair] = {}
     merged: dict[str, float] = {}
     for name, mine in tuned.weights.items():
@@ -198,7 +199,7 @@ class Pair:
     here: Tensor
     there: Tensor
     limit: float
-    tuned: Local
+    tuned: LocalSide
 
     @property
     def error(self) -> float:
@@ -243,8 +244,8 @@ def rounding(kind: str) -> float:
 
 def rows_of(weight: Any) -> Tensor:
     """Rows of a matrix, evenly spaced, in float32."""
-    dense: Tensor = weight.dense() if hasattr(weight, "dense") else weight.detach()
-    return dense[:: -(-len(dense) // ROWS)].float()
+    values = dense(weight).detach()
+    return values[:: -(-len(values) // ROWS)].float()
 
 
 # in this order: of what the first names, the next are not asked

@@ -22,6 +22,7 @@ from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.models.load import load_model
 from llmanac.models.locate import GGUF as SUFFIX
 from llmanac.models.locate import base_of, find_adapter, locate
+from llmanac.models.quantized import Quantized
 
 Prompt = str | Sequence[Mapping[str, Any]]  # a text to go on with, or messages
 
@@ -29,7 +30,7 @@ CONTEXT = 1024  # tokens that llama.cpp keeps scores of
 
 
 @dataclass(frozen=True)
-class Said:
+class SideAnswer:
     """An answer.
 
     Attributes:
@@ -43,7 +44,7 @@ class Said:
     margins: Sequence[float] = ()
 
 
-class Local:
+class LocalSide:
     """A folder, an adapter on its model, or a .gguf file, in the engine of this package.
 
     Attributes:
@@ -85,12 +86,14 @@ class Local:
         before = [self.tokenizer.bos_id] if self.tokenizer.adds_bos else []
         return [*before, *self.tokenizer.encode(prompt)]
 
-    def answers(self, prompts: Sequence[Prompt], length: int) -> list[Said]:
+    def answers(self, prompts: Sequence[Prompt], length: int) -> list[SideAnswer]:
         """The greedy answer to each prompt."""
         ids = [self.ids(prompt) for prompt in prompts]
         done = self.engine.generate(ids, max_new_tokens=length, temperature=0)
         return [
-            Said(one.text, len(own), *zip(*((token.id, token.margin) for token in one.token_logprobs), strict=True))
+            SideAnswer(
+                one.text, len(own), *zip(*((token.id, token.margin) for token in one.token_logprobs), strict=True)
+            )
             for one, own in zip(done, ids, strict=True)
         ]
 
@@ -117,7 +120,7 @@ class LlamaCpp:
         self.llm.eval(ids)
         return SimpleNamespace(logits=torch.from_numpy(np.array(self.llm.scores[: len(ids)]))[None])
 
-    def answers(self, prompts: Sequence[Prompt], length: int) -> list[Said]:
+    def answers(self, prompts: Sequence[Prompt], length: int) -> list[SideAnswer]:
         """The greedy answer to each prompt; llama.cpp renders and tokenizes it by the file alone."""
         ask = {True: self.llm.create_completion, False: self.llm.create_chat_completion}
         replies = (ask[isinstance(one, str)](one, max_tokens=length, temperature=0.0) for one in prompts)
@@ -129,7 +132,7 @@ class Remote(Server):
 
     runner, bits, size = "server", 32.0, 0
 
-    def answers(self, prompts: Sequence[Prompt], length: int) -> list[Said]:
+    def answers(self, prompts: Sequence[Prompt], length: int) -> list[SideAnswer]:
         """The greedy answer to each prompt. Raises RequestError where the server refuses."""
         out = []
         for prompt in prompts:
@@ -139,7 +142,7 @@ class Remote(Server):
         return out
 
 
-def _said(answer: Any, place: str) -> Said:
+def _said(answer: Any, place: str) -> SideAnswer:
     """The text of an answer in OpenAI's form, and the tokens of its prompt where it says them.
 
     Raises:
@@ -153,7 +156,7 @@ def _said(answer: Any, place: str) -> Said:
         text, count = None, None
     if not isinstance(text, str) or not isinstance(count, int | None):
         raise CheckpointError(f"{place}: answers {shown(answer)}, not in OpenAI's form; name another server")
-    return Said(text, count)
+    return SideAnswer(text, count)
 
 
 def tried(call: Callable[..., Any], *given: Any, **options: Any) -> Any:
@@ -168,7 +171,7 @@ def opened_sides(place: str, with_llama_cpp: bool) -> list[Any]:
     """What is to be compared of a place: a file in each runner that is installed and reads it, or a server."""
     if place.startswith(("http://", "https://")):
         return [Remote(place)]
-    sides: list[Any] = [Local(place)]
+    sides: list[Any] = [LocalSide(place)]
     if with_llama_cpp and place.endswith(SUFFIX) and importlib.util.find_spec("llama_cpp"):
         sides.append(LlamaCpp(importlib.import_module("llama_cpp"), place))
     return sides
@@ -176,8 +179,9 @@ def opened_sides(place: str, with_llama_cpp: bool) -> list[Any]:
 
 def kind_of(weight: Any) -> str:
     """How a matrix is stored: a kind of GGUF files, a quantizer's name, or a dtype."""
-    form = getattr(weight, "form", None)
-    return str(weight.dtype).removeprefix("torch.") if form is None else str(getattr(form, "kind", None) or form.name)
+    if not isinstance(weight, Quantized):
+        return str(weight.dtype).removeprefix("torch.")
+    return str(getattr(weight.form, "kind", None) or weight.form.name)
 
 
 def bits_of(kind: str) -> float:

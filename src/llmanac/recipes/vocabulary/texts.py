@@ -56,7 +56,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Texts:
+class VocabularyTexts:
     """The texts of files, as often as wanted."""
 
     paths: Sequence[str]

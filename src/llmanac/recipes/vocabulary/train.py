@@ -17,7 +17,7 @@ from llmanac.tokenizers._mixture import Mixture, parse_weights
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedTokenizer:
     """A tokenizer and what it was trained on.
 
     Attributes:
@@ -42,7 +42,7 @@ def train(
     name: str, items: Sequence[str], folder: Path, patches: Sequence[str] = (), *, alpha: float | None = None,
     weights: Sequence[str] = (), unit: Any = "bytes", reading: texts.Reading,
     mixed: Callable[[Mixture], object] = lambda mixture: None,
-) -> Trained:  # fmt: skip
+) -> TrainedTokenizer:  # fmt: skip
     """Train a tokenizer and write it.
 
     Args:
@@ -60,7 +60,7 @@ def train(
     mixes = alpha is not None or given is not None
     if mixes and not texts.has_labels(items):
         raise SpecError("--alpha and --weight mix labelled text; write label=path for every file or folder")
-    stream: Iterable[str] = texts.Texts([path for found in groups.values() for path in found], reading)
+    stream: Iterable[str] = texts.VocabularyTexts([path for found in groups.values() for path in found], reading)
     if mixes:
         stream = Mixture(
             lambda: ((label, text) for label, paths in groups.items() for text in reading.cut(paths)),
@@ -81,7 +81,7 @@ def train(
         tokenizer.save(target)
         write_json(target / seen.TRAINING, about)
     asked = getattr(made, "vocab_size", 0)
-    return Trained(tokenizer, type(made).learns, asked, counted.bytes, seconds, stream)
+    return TrainedTokenizer(tokenizer, type(made).learns, asked, counted.bytes, seconds, stream)
 
 
 class _Counted:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.errors import CheckpointError, SpecError
-from llmanac.models._layers import Embedding
+from llmanac.models.layers import Embedding
 
 Role = Literal["matrix", "embedding", "vector"]
 Parameters = Sequence[tuple[str, nn.Parameter, Role]]
@@ -66,7 +66,7 @@ def parameters_of(model: nn.Module | None, parameters: Parameters | None) -> Par
 
 
 @dataclass
-class Group:
+class ParameterGroup:
     """Parameters that share a rule, a learning rate and a weight decay."""
 
     rule: str
@@ -95,7 +95,7 @@ class Coefficients(NamedTuple):
     scale: float
 
 
-class Layout:
+class ParameterLayout:
     """How an optimizer's tensors are parts of a model's parameters; here each is all of it (`train/_worker.py`)."""
 
     def shape(self, name: str, own: Tensor) -> torch.Size:
@@ -121,9 +121,9 @@ class Optimizer:
         steps: updates done, per parameter name.
     """
 
-    layout = Layout()
+    layout = ParameterLayout()
 
-    def __init__(self, spec: Any, groups: Iterable[Group]) -> None:
+    def __init__(self, spec: Any, groups: Iterable[ParameterGroup]) -> None:
         self.spec, self.groups = spec, [g for g in groups if g.parameters]
         self.state: dict[str, Tensor] = {}
         self.steps: dict[str, int] = {}
@@ -153,7 +153,9 @@ class Optimizer:
                     self.steps[name] = self.steps.get(name, 0) + 1
                 self.update(group, [n for n, _ in live], [p for _, p in live], group.lr * lr_scale, scale)
 
-    def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
+    def update(
+        self, group: ParameterGroup, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float
+    ) -> None:
         """One step of `group`'s rule for these parameters."""
         raise NotImplementedError
 

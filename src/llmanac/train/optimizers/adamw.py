@@ -30,8 +30,8 @@ from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.optimizers._base import (
     Coefficients,
-    Group,
     Optimizer,
+    ParameterGroup,
     Parameters,
     parameters_of,
 )
@@ -79,18 +79,18 @@ class Spec(OptimizerSpec):
 
 def groups(
     parameters: Parameters, lr: float, embedding_lr: float | None, weight_decay: float, decay: str, rule: str = "adamw"
-) -> list[Group]:
+) -> list[ParameterGroup]:
     """One group a role, with its learning rate and decay."""
     out = []
     for role in ("matrix", "embedding", "vector"):
         chosen = [(name, p) for name, p, r in parameters if r == role]
         own = lr if role == "matrix" or embedding_lr is None else embedding_lr
         decayed = weight_decay if role == "matrix" or decay == "all" else 0.0
-        out.append(Group(rule, [n for n, _ in chosen], [p for _, p in chosen], own, decayed))
+        out.append(ParameterGroup(rule, [n for n, _ in chosen], [p for _, p in chosen], own, decayed))
     return out
 
 
-def by_inputs(made: list[Group], base_dim: int | None) -> list[Group]:
+def by_inputs(made: list[ParameterGroup], base_dim: int | None) -> list[ParameterGroup]:
     """The group of matrices, which is the first, divided by their inputs n, each at base_dim / n of its rate.
 
     The groups as they are without a base_dim.
@@ -103,21 +103,29 @@ def by_inputs(made: list[Group], base_dim: int | None) -> list[Group]:
     for inputs in sorted({p.shape[-1] for _, p in rows}):
         chosen = [(n, p) for n, p in rows if p.shape[-1] == inputs]
         rate = first.lr * base_dim / inputs
-        out.append(Group(first.rule, [n for n, _ in chosen], [p for _, p in chosen], rate, first.weight_decay))
+        out.append(ParameterGroup(first.rule, [n for n, _ in chosen], [p for _, p in chosen], rate, first.weight_decay))
     return [*out, *others]
 
 
 class AdamW(Optimizer):
     """The optimizer; see the module's formula."""
 
-    def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
+    def update(
+        self, group: ParameterGroup, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float
+    ) -> None:
         """One AdamW step for these parameters, together for those that have done as many steps."""
         for step in sorted({self.steps[n] for n in names}):
             same = [(n, p) for n, p in zip(names, parameters, strict=True) if self.steps[n] == step]
             self._same_step(group, [n for n, _ in same], [p for _, p in same], lr, scale, step)
 
     def _same_step(
-        self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float, step: int
+        self,
+        group: ParameterGroup,
+        names: list[str],
+        parameters: list[nn.Parameter],
+        lr: float,
+        scale: float,
+        step: int,
     ) -> None:
         spec = self.spec
         gradients = [p.grad for p in parameters if p.grad is not None]

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.optimizers._base import (
-    Group,
     Optimizer,
+    ParameterGroup,
     Parameters,
     parameters_of,
 )
@@ -111,7 +111,9 @@ def dequantize(found: Tensor, scales: Tensor, *, signed: bool) -> Tensor:
 class AdamW8bit(Optimizer):
     """The optimizer; see the module's formula. One parameter after the other, so one float32 copy at a time."""
 
-    def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
+    def update(
+        self, group: ParameterGroup, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float
+    ) -> None:
         """One step for these parameters."""
         spec = self.spec
         for name, parameter in zip(names, parameters, strict=True):

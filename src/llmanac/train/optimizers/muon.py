@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from llmanac.core.device import bfloat16_is_faster
 from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import Group, Parameters, parameters_of
+from llmanac.train.optimizers._base import ParameterGroup, Parameters, parameters_of
 from llmanac.train.optimizers.adamw import AdamW, Form, groups
 
 CARD = {
@@ -87,7 +87,7 @@ class Spec(OptimizerSpec):
         muon = [(n, p) for n, p, role in parameters if role == "matrix" and p.ndim <= 3]
         names = {n for n, _ in muon}
         rest = groups([row for row in parameters if row[0] not in names], self.embedding_lr, None, 0.0, "matrices")
-        own = Group("muon", [n for n, _ in muon], [p for _, p in muon], self.lr, self.weight_decay)
+        own = ParameterGroup("muon", [n for n, _ in muon], [p for _, p in muon], self.lr, self.weight_decay)
         settled = self.settle(parameters[0][1].device)
         return Muon(settled, [own, *rest], torch.bfloat16 if settled.precision == "bfloat16" else torch.float32)
 
@@ -95,11 +95,13 @@ class Spec(OptimizerSpec):
 class Muon(AdamW):
     """The optimizer: Muon's rule for its group of matrices, AdamW's for the others."""
 
-    def __init__(self, spec: Spec, groups: list[Group], precision: torch.dtype) -> None:
+    def __init__(self, spec: Spec, groups: list[ParameterGroup], precision: torch.dtype) -> None:
         super().__init__(spec, groups)
         self.precision = precision
 
-    def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
+    def update(
+        self, group: ParameterGroup, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float
+    ) -> None:
         """One step for these parameters, matrices of one shape in one batch."""
         if group.rule != "muon":
             super().update(group, names, parameters, lr, scale)

@@ -26,8 +26,8 @@ from llmanac.core.errors import SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
 from llmanac.train.optimizers._base import (
-    Group,
     Optimizer,
+    ParameterGroup,
     Parameters,
     parameters_of,
 )
@@ -77,7 +77,9 @@ class Spec(OptimizerSpec):
 class SGD(Optimizer):
     """The optimizer; see the module's formula."""
 
-    def update(self, group: Group, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float) -> None:
+    def update(
+        self, group: ParameterGroup, names: list[str], parameters: list[nn.Parameter], lr: float, scale: float
+    ) -> None:
         """One step for these parameters."""
         spec = self.spec
         moves: list[Tensor] = [p.grad for p in parameters if p.grad is not None]

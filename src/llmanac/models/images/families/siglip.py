@@ -1,0 +1,69 @@
+"""SigLIP: no class token but a learned query that pools, a text encoder that sees both sides, a sigmoid loss.
+
+Zhai et al. 2023, arXiv:2303.15343.
+"""
+
+from __future__ import annotations
+
+from llmanac.models.blocks.pre_norm import Spec as PreNorm
+from llmanac.models.families._table import Fixed, Key, Only
+from llmanac.models.ffn.mlp import Spec as MLP
+from llmanac.models.images.clip import Spec
+from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
+from llmanac.models.images.families._vision import CLIP_TEXT, CLIP_VISION, TOKENS, sizes, text_sizes
+from llmanac.models.images.vit import Spec as ViT
+from llmanac.models.images.vit import vision_blocks
+from llmanac.models.lm.encoder import Spec as Encoder
+from llmanac.models.mixers.softmax import Spec as Softmax
+from llmanac.models.norms.layernorm import Spec as LayerNorm
+from llmanac.models.positions.learned import Spec as Learned
+
+VISION = ViT(blocks=vision_blocks("gelu-tanh"), norm=LayerNorm(eps=1e-6), pool="attention")
+TEXT = Encoder(
+    dim=128,
+    blocks=(PreNorm(mixer=Softmax(biases="all"), ffn=MLP(activation="gelu-tanh", biases="all")),),
+    position=Learned(),
+    norm=LayerNorm(eps=1e-6),
+    embedding_norm="none",
+    final_norm="model",
+)
+SIZES = sizes(1e-6, "gelu_pytorch_tanh")
+
+FAMILY = ImageFamily(
+    model_type="siglip",
+    architecture="SiglipModel",
+    spec=Spec(
+        vision=VISION,
+        text=TEXT,
+        dim=TEXT.dim,
+        image_projection="none",
+        text_projection="bias",
+        text_pool="last",
+        loss="sigmoid",
+    ),
+    entries=(
+        Inside(
+            "vision_config",
+            "vision",
+            (*SIZES, Only("vision_use_head", (True,))),
+            writes={"model_type": "siglip_vision_model"},
+        ),
+        Inside(
+            "text_config",
+            "text",
+            text_sizes(1e-6, "gelu_pytorch_tanh", 768, 64),
+            above=(Key("vocab_size", "vocab_size", default=32000), Key("projection_size", "dim", default=None)),
+            writes={"model_type": "siglip_text_model"},
+            neutral=TOKENS,
+        ),
+        Fixed("dim", lambda data: data.get("dim", data["text"]["dim"])),
+    ),
+    parts=lambda language: (
+        PartNames("vision.", ("vision_model.",), CLIP_VISION),
+        PartNames("text.", ("text_model.",), CLIP_TEXT),
+        PartNames("text_projection.", ("text_model.head.",)),
+        PartNames("logit_scale.weight", ("logit_scale",)),
+        PartNames("logit_bias.weight", ("logit_bias",)),
+    ),
+    axes={"probe": 2, "logit_scale": 1, "logit_bias": 1},
+)
