@@ -33,7 +33,7 @@ from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.constrain import json_schema
-from llmanac.generate.constrain.matcher import Follower, Matcher
+from llmanac.generate.constrain.matcher import MaskFollower, Matcher
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.models.gguf.write import export_gguf
@@ -216,7 +216,9 @@ def masks(engine: Engine) -> list[float]:
     json.loads(VALUE)
     taken = []
     for turn in range(ROUNDS + 1):
-        follower = Follower(Matcher(json_schema.grammar(SCHEMA), tokenizer), [tokenizer.eos_id], tokenizer.vocab_size)
+        follower = MaskFollower(
+            Matcher(json_schema.grammar(SCHEMA), tokenizer), [tokenizer.eos_id], tokenizer.vocab_size
+        )
         for token in tokenizer.encode(VALUE):
             start = time.process_time()
             follower.bits()
