@@ -16,12 +16,12 @@ $(BIN)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[all]'
 	# compile the kernels of a run once, so that the first one does not spend its budget on it
-	$(BIN)/python tools/compile_kernels.py training
+	OMP_NUM_THREADS=1 $(BIN)/llmanac warm-up training
 	touch $@
 
 $(BIN)/.dev: $(BIN)/.installed
 	# the kernels that the tests use are compiled while packages are fetched and unpacked
-	for kernels in models tokenizers counts; do nice $(BIN)/python tools/compile_kernels.py $$kernels >/dev/null 2>&1 & done; \
+	for use in models tokenizers "generate ngrams"; do OMP_NUM_THREADS=1 nice $(BIN)/llmanac warm-up $$use >/dev/null 2>&1 & done; \
 		$(BIN)/python -m pip install --quiet --editable '.[dev]' && wait
 	touch $@
 

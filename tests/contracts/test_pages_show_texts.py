@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,15 @@ def test_a_factory_is_shown_by_what_it_makes(tmp_path: Path) -> None:
         "    d: dict = dataclasses.field(default_factory=lambda: {'x': 1})\n    e: int = 4\n"
     )
     assert [default for _, _, default in choices(path)] == ["list()", "3", "required", "{'x': 1}", "4"]
+
+
+def test_no_file_holds_the_marks_of_a_merge(root: Path) -> None:
+    """A half-merged page reads as two."""
+    mark = re.compile(r"^(<<<<<<<|>>>>>>>) ", re.M)
+    places = [root / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml")]
+    places += [p for name in ("docs", "src", "tests", "evidence", "benchmarks") for p in (root / name).rglob("*.*")]
+    texts = {".md", ".py", ".toml", ".json", ".jsonl", ".html", ".svg", ".txt", ".css", ".js", ""}
+    found = [
+        str(p) for p in places if p.is_file() and p.suffix in texts and mark.search(p.read_text("utf-8", "ignore"))
+    ]
+    assert found == []

@@ -40,7 +40,7 @@ COMMANDS = {
     "classify-image": "pictures.classify_image_command", "generate-image": "pictures.generate_image_command",
     "index": "documents.index_command", "ask": "documents.ask_command", "retrieve": "documents.retrieve_command",
     "doctor": "methods.doctor_command", "specialize": "specialize.specialize_command",
-    "verify": "specialize.verify_command", "lint": "specialize.lint_command",
+    "verify": "specialize.verify_command", "lint": "specialize.lint_command", "warm-up": "methods.warm_up_command",
 }  # fmt: skip
 GROUPS = {
     "calculate": "calculate.app", "exercise": "exercise.app", "question": "guide.question_app",

@@ -1,4 +1,4 @@
-"""`llmanac list`, `show`, `convert` and `doctor`."""
+"""`llmanac list`, `show`, `convert`, `doctor` and `warm-up`."""
 
 from __future__ import annotations
 
@@ -157,3 +157,20 @@ def doctor_command(as_json: AsJson = False) -> None:
     for note in found["notes"]:
         print(f"note: {note}")
     print("Next: llmanac run quickstart --budget 60s")
+
+
+def warm_up_command(uses: list[str] | None = None) -> list[dict[str, Any]]:
+    """Compile ahead what the first use of a command compiles, once for this machine.
+
+    Args:
+        uses (argument, USE...): text, generate (also for chat, serve, ask), documents, ngrams, training [these, but
+            training only with torch]; tokenizers, files, models (all methods and kinds).
+    """
+    from llmanac.recipes.warm_up import warm_up
+
+    found = []
+    for one in warm_up(uses or ()):
+        found.append({"use": one.use, "kernels": list(one.kernels), "seconds": round(one.seconds, 1)})
+        print(f"{one.use:10} {one.seconds:5.1f} s  {', '.join(one.kernels) or 'all kept'}", flush=True)
+    print("Next: llmanac chat FILE.gguf")
+    return found

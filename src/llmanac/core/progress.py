@@ -132,16 +132,35 @@ def time_without_once() -> float:
 
 
 @contextlib.contextmanager
-def announced(text: str) -> Iterator[None]:
-    """Say one line on standard error, once a process, if what happens inside takes longer than two seconds and cannot
-    say so itself. Budgets do not count it: it is done once for a machine (compiling)."""
+def announced(text: str, done: int = 0, now: str = "") -> Iterator[None]:
+    """Say on standard error what is done once for a machine (compiling) and cannot say so itself, if it takes more than
+    two seconds: a line once a process, or in a terminal one that lives: seconds, how many are done, which is at work.
+    Budgets do not count it.
+    """
     global _once
-    begin = time.monotonic()
-    timer = threading.Timer(QUIET_SECONDS, say_once, [text])
-    timer.daemon = True
-    timer.start()
+    begin, ended = time.monotonic(), threading.Event()
+    live = sys.stderr.isatty()
+
+    def speak() -> None:
+        if not live:
+            if not ended.wait(QUIET_SECONDS):
+                say_once(text)
+            return
+        width = 0
+        while not ended.wait(0.2):
+            seconds = _once + time.monotonic() - begin
+            if seconds >= QUIET_SECONDS:
+                line = f"{text}: {seconds:.0f} s, {done} done, {now}"
+                width = max(width, len(line))
+                print(f"\r{line.ljust(width)}", end="", file=sys.stderr, flush=True)
+        if width:  # what comes next begins on a clean line
+            print(f"\r{' ' * width}\r", end="", file=sys.stderr, flush=True)
+
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
+        speaker.join()
         _once += time.monotonic() - begin

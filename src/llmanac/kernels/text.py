@@ -29,6 +29,7 @@ MIX_A, MIX_B, MIX_C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD6E8FEB86659FD9
 HIGH_BITS = np.uint64(0x8080808080808080)
 COMPILES = "compiling for this machine; it is done once and kept, and takes up to a minute"
 _COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts with it
+_COMPILED: list[str] = []
 
 
 def cached(function: Callable[..., Any], **options: Any) -> Any:
@@ -53,14 +54,21 @@ def _announcing(dispatcher: Any) -> Any:
         if _COMPILING:
             return compiled(*signature)
         _COMPILING.append(True)
+        name = dispatcher.py_func.__qualname__
         try:
-            with announced(COMPILES):
+            with announced(COMPILES, len(_COMPILED), name):
                 return compiled(*signature)
         finally:
             _COMPILING.clear()
+            _COMPILED.append(name)
 
     dispatcher._compiler.compile = compile
     return dispatcher
+
+
+def compiled() -> list[str]:
+    """The kernels that this process compiled so far, in order; what was read from the disk is not among them."""
+    return list(_COMPILED)
 
 
 def pack(texts: Sequence[bytes]) -> tuple[np.ndarray, int]:
