@@ -19,7 +19,7 @@ import numpy as np
 
 from llmanac.core.errors import SpecError, TokenizerError, nearest
 from llmanac.core.progress import progress
-from llmanac.kernels.gguf.blocks import KINDS
+from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
 from llmanac.kernels.gguf.file import Packable, write
 from llmanac.kernels.text import compiled
 from llmanac.tokenizers import _gguf
@@ -106,7 +106,10 @@ def tiny_file(path: Path, kinds: Sequence[str]) -> Path:
 
 
 def _packable(kind: str, numbers: np.ndarray) -> Packable:
-    return Packable(kind, numbers.shape, lambda: numbers if kind == "F32" else KINDS[kind].packed(numbers, None))
+    if kind in WRITTEN:
+        return Packable(kind, numbers.shape, lambda: KINDS[kind].packed(numbers))
+    zeros = np.zeros(numbers.size // KINDS[kind].size * KINDS[kind].bytes, np.uint8)  # of a kind that is only read
+    return Packable(kind, numbers.shape, lambda: zeros)
 
 
 def documents(folder: Path) -> None:
