@@ -36,8 +36,7 @@ ROWS = (
     "classify/fine-tuning", "embedding/lookup", "loss/bce", "loss/cross-entropy",
 )  # fmt: skip
 CLAIM = "rules need no training data and fail where the rulebook does; what is learned improves with more data"
-SEEDS, REPLICATE = 1, "measurement"  # of five seeds each: learning curves use all of them
-VERSION = 2  # three seeds before
+SEEDS, REPLICATE = 1, "measurement"  # of three seeds each: learning curves use all of them
 TIMED = (
     "seconds", "cpu_seconds", "texts_per_second", "started", "machine", "nearest", "explained", "torch",
 )  # fmt: skip
@@ -57,7 +56,7 @@ class Size:
         lm: the language model of fine-tuning and prompting.
     """
 
-    seeds: int = 5
+    seeds: int = 3
     sizes: tuple[int, ...] = (10, 30, 100, 300, 1000)
     rows: int = 1000
     methods: tuple[str, ...] = METHODS
