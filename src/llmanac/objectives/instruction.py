@@ -36,8 +36,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, HIDDEN, OutputRequest
 from llmanac.models.lm.transformer import Transformer
 from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._base import NextToken
-from llmanac.objectives._rows import InstructionRows, On
+from llmanac.objectives._base import InstructionRows, NextToken, On
 
 CARD = {
     "title": "Instruction tuning",
