@@ -133,7 +133,7 @@ class Costs:
 
 def costs(spec: Any, vocab_size: int) -> Costs:
     """The parts of a language model. Raises SpecError for a model that is counted from text (an n-gram model)."""
-    if not hasattr(spec, "blocks"):
+    if not spec.blocks:
         raise SpecError(f"model: {spec.name} has no blocks; there are formulas for models of `llmanac list lm` that do")
     kind: Any = {"encoder": "encoder", "encoder-decoder": "encoder-decoder"}.get(spec.name, "decoder")
     dim = spec.dim
