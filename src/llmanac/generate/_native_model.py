@@ -15,8 +15,7 @@ import numpy as np
 
 from llmanac.core.errors import RequestError
 from llmanac.generate._logits import Array
-from llmanac.generate._native_file import FileModel
-from llmanac.generate._native_shape import ModelNumbers
+from llmanac.generate._native_file import FileModel, ModelNumbers
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.kernels.infer.kinds import PACKED
 from llmanac.models.state import DecodingState
