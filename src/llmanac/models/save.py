@@ -91,11 +91,7 @@ def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
 
 
 def write_model(
-    model: TrainedModel,
-    folder: Path,
-    config: dict[str, Any],
-    state: dict[str, Tensor],
-    shard_bytes: int = SHARD_BYTES,
+    model: TrainedModel, folder: Path, config: dict[str, Any], state: dict[str, Tensor], shard_bytes: int = SHARD_BYTES
 ) -> Path:
     """Write the files of a model's folder; `config` becomes config.json. Raises LlmanacError where the disk refuses."""
     # null where there is none: transformers' own defaults may lie outside the vocabulary

@@ -37,10 +37,7 @@ CARD = {
     "title": "Beam search",
     "paper": "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2",
     "reference": "transformers generate(num_beams=...), sequences and scores",
-    "aliases": {
-        "length-penalty": {"length_form": "gnmt", "length_penalty": 0.6},
-        "diverse-beam": {"groups": 4},
-    },
+    "aliases": {"length-penalty": {"length_form": "gnmt", "length_penalty": 0.6}, "diverse-beam": {"groups": 4}},
     "titles": {
         "length-penalty": "Beam search with the length penalty of GNMT (Wu et al. 2016)",
         "diverse-beam": "Diverse beam search (Vijayakumar et al. 2018)",

@@ -242,12 +242,7 @@ class DecodingState:
                 row.planned = max(row.plan, count) if row.count == 0 else row.planned
         planned = torch.tensor([row.planned for row in self.rows], dtype=torch.long, device=self.device)
         return SlotMapping(
-            offsets=self.lengths,
-            start=start,
-            tokens=tokens,
-            keys=keys,
-            lengths=lengths,
-            planned=planned,
+            offsets=self.lengths, start=start, tokens=tokens, keys=keys, lengths=lengths, planned=planned
         )
 
     def plan(self, tokens: Sequence[int]) -> None:
