@@ -25,7 +25,7 @@ MOST = {  # project files whose functions run; the numbers may only fall (aims: 
     "a Llama from a folder to logits": 34,
     "a preference pair to its loss": 31,
     "a question to ask": 8,
-    "a request to its first token": 35,
+    "a request to its first token": 34,
 }
 LLAMA = {"name": "transformer", "dim": 16, "layers": 2, "max_length": 64}
 PAIR = {"prompt": "the cat", "chosen": " sat", "rejected": " ran away"}

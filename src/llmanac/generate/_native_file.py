@@ -20,7 +20,7 @@ import numpy as np
 
 from llmanac.core.errors import CheckpointError
 from llmanac.core.threads import threads
-from llmanac.generate._logits import Array
+from llmanac.generate.decoding import Array
 from llmanac.kernels.gguf import PackedTensor
 from llmanac.kernels.gguf.blocks import KINDS
 from llmanac.kernels.infer import kinds

@@ -15,10 +15,9 @@ import numpy as np
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.generate._logits import Array, nothing
 from llmanac.generate.constrain.expressions import Grammar
 from llmanac.generate.constraint import Constraint
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences, beam, greedy
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, beam, greedy, nothing
 
 if TYPE_CHECKING:
     from llmanac.generate.constrain.template import Template

@@ -29,8 +29,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from llmanac.core.errors import LlmanacError, SpecError
-from llmanac.generate._logits import Array, gather, largest
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, gather, greedy, largest
 
 Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/requests.py`
 CARD = {
