@@ -74,8 +74,8 @@ def export_model(
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
     """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
     for name, module in model.named_modules():
-        led = isinstance(module, TrainedModel) and module.soft_prompt is not None
-        if led or (isinstance(module, LinearMap) and module.own_change is not None):
+        before = isinstance(module, TrainedModel) and module.soft_prompt is not None
+        if before or (isinstance(module, LinearMap) and module.own_change is not None):
             raise CheckpointError(
                 f"{name or 'model'}: has an adapter, which a model's folder cannot hold; `merge()` it first, or save "
                 "it with `save_adapter` and `remove()` it"
