@@ -85,11 +85,9 @@ class AdapterRegistry:
         parts: dict[str, Any] = transform.parts if isinstance(transform, LoRA) else {}
         if not parts:
             raise SpecError(f"adapters: {name} is not applied to a model, or of a kind that cannot be served")
+        modules = dict(self.model.named_modules())
         for product, part in parts.items():
-            try:
-                layer = self.model.get_submodule(product)
-            except AttributeError:
-                layer = None
+            layer = modules.get(product)
             if not isinstance(layer, Changeable) or tuple(layer.matrix.shape) != part.shape:
                 raise SpecError(f"adapters: {name} changes {product} {part.shape}, which this model has not")
             self.parts.setdefault(product, {})[name] = part
