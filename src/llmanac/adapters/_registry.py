@@ -85,7 +85,7 @@ class AdapterRegistry:
         parts: dict[str, Any] = transform.parts if isinstance(transform, LoRA) else {}
         if not parts:
             raise SpecError(f"adapters: {name} is not applied to a model, or of a kind that cannot be served")
-        modules = dict(self.model.named_modules())
+        modules = dict(self.model.named_modules(remove_duplicate=False))
         for product, part in parts.items():
             layer = modules.get(product)
             if not isinstance(layer, Changeable) or tuple(layer.matrix.shape) != part.shape:
