@@ -183,8 +183,8 @@ def _stack(blocks: Sequence[Any], layers: int, spec: Any, position: Any, stack: 
         times[block] = times.get(block, 0) + layers // len(pattern) + (at < layers % len(pattern))
     found = []
     for block, count in times.items():
-        ffn = getattr(block, "ffn", None)
-        small = block if getattr(ffn, "experts", None) is None else replace(block, ffn=_one_expert(ffn))
+        ffn = block.ffn
+        small = block if ffn.experts is None else replace(block, ffn=_one_expert(ffn))
         built = _meta(partial(small.build, dim=spec.dim, norm=spec.norm, max_length=spec.max_length))
         own = mixer(block.mixer, spec.dim)
         acting = built.position or position
