@@ -64,7 +64,7 @@ def train_command(
     spec = make_method("smoothing", {"name": smoothing, **parse_patches(set_ or ())}, "--smoothing")
     limit = None if memory is None else read_size(memory, thousand=1024)
     if tokenizer is not None:
-        from llmanac.models.ngrams.load import train_tokens
+        from llmanac.models.ngrams.tokens import train_tokens
 
         counted, known = train_tokens(source, order, spec, tokenizer, memory=limit)
         counted.save_pretrained(output)
