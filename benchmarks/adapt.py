@@ -57,7 +57,7 @@ def stepper(model: Any, rows: list[list[int]], dtype: str) -> Step:
 
     from llmanac.core.device import resolve_dtype
     from llmanac.core.spec import make_method
-    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._signals import keep_freed_memory
     from llmanac.train.step import Stepper
 
     keep_freed_memory()
@@ -77,7 +77,7 @@ def plain(model: Any, rows: list[list[int]], dtype: str = "float32") -> Step:
 
     import torch
 
-    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._signals import keep_freed_memory
 
     keep_freed_memory()  # as ours: the allocator is not what is compared
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -104,7 +104,7 @@ def trl(vocab: int, rows: list[list[int]]) -> Step:
     from transformers import PreTrainedTokenizerFast
     from trl import SFTConfig, SFTTrainer
 
-    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._signals import keep_freed_memory
 
     keep_freed_memory()
     words = Tokenizer(models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}, unk_token="<unk>"))

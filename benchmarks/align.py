@@ -75,7 +75,7 @@ def stepper(model: Any, objective: Any, rows: int) -> Any:
     import torch
 
     from llmanac.core.spec import make_method
-    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._signals import keep_freed_memory
     from llmanac.train.step import Stepper
 
     keep_freed_memory()
@@ -146,7 +146,7 @@ def trl_grpo(folder: str) -> Step:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._signals import keep_freed_memory
 
     keep_freed_memory()
 
@@ -169,7 +169,7 @@ def trl_dpo(folder: str) -> Step:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._signals import keep_freed_memory
 
     keep_freed_memory()
     trainer = DPOTrainer(

@@ -1,7 +1,7 @@
 """Training against plain `transformers` loops of the same shape: speed, memory, and fraction of this machine's peak.
 
 Each loop lives in a process of its own and takes a step when its turn comes, so that all see the same machine, each has
-the memory allocator that its users would have (ours tunes it, see `train/_memory.py`; the figures with the same tuning
+the memory allocator that its users would have (ours tunes it, see `train/_signals.py`; the figures with the same tuning
 for the peer are in `more`), and memory can be measured for each. A Llama shape of 5.8M parameters, 2048 tokens a step,
 AdamW, clipping, one thread; a step's time is the CPU time of its process. Ours is what `llmanac run` would do here:
 precision (but in `train-fp32`, which is float32 on both sides) and attention form are chosen by the same measurement.
@@ -46,7 +46,7 @@ def ours(compiled: bool, vocab: int, dtype: str) -> tuple[Callable[[], Any], dic
     from llmanac.data.pack import ListStream
     from llmanac.models.compiling import compile_model
     from llmanac.train import TrainSpec
-    from llmanac.train._memory import keep_freed_memory
+    from llmanac.train._signals import keep_freed_memory
     from llmanac.train.plan import plan, set_attention
     from llmanac.train.step import Stepper
 
@@ -112,7 +112,7 @@ def worker(name: str, vocab: int) -> None:
     for module in needs:
         importlib.import_module(module)
     if "kept" in words:
-        from llmanac.train._memory import keep_freed_memory
+        from llmanac.train._signals import keep_freed_memory
 
         keep_freed_memory()
     before = begin_memory()

@@ -17,6 +17,7 @@ from llmanac.core.types import Capabilities, capabilities
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
 ALLOWED = tomllib.loads((Path(__file__).with_name("probes.toml")).read_text("utf-8"))
+MOST = 123  # of all; the number may only fall
 NAMES = list(registry.methods("lm"))
 
 
@@ -37,8 +38,7 @@ def test_probes_are_listed_with_a_reason() -> None:
     assert all(row["reason"].endswith(".") for row in ALLOWED.values())
     more = {name: count for name, count in found.items() if count > listed[name]}
     assert not more, f"declare it in `Capabilities` or in a base class instead: {more}"
-    stale = {name: count for name, count in listed.items() if count > found.get(name, 0)}
-    assert not stale, f"lower the count in probes.toml: {stale}"
+    assert sum(found.values()) <= MOST
 
 
 def test_probes_are_found_by_ast() -> None:

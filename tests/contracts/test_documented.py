@@ -78,3 +78,9 @@ def test_every_entry_of_every_command_is_a_parameter_or_sets_a_field() -> None:
                 assert (name in taken) != (" sets " in marks), f"{path.name}: {node.name}: {name}"
                 assert "changes" in taken or " sets " not in marks, f"{path.name}: {node.name} takes no changes"
     assert entries > 250
+
+
+@pytest.mark.parametrize("flag", ["--max-num-batched-tokens", "--most-tokens"])
+def test_a_renamed_option_is_read_under_both_names(flag: str) -> None:
+    found = CliRunner().invoke(llmanac.cli.app, ["serve", "nowhere", flag, "0"])
+    assert found.exit_code == 2 and "greater than or equal to 1" in found.output, found.output

@@ -165,7 +165,7 @@ def test_nothing_left_to_choose_is_said():
     engine = Engine(HistoryModel(), ByteTokenizer())
     with pytest.raises(RequestError, match="allowed_ids"):
         engine.generate([[1]], constraint=Two, allowed_ids=[3, 4])
-    from llmanac.generate._allowed import Allowed
+    from llmanac.generate._options import Allowed
 
     with pytest.raises(LlmanacError, match="no token is left"):
         engine.generate([[1]], constraint=Two, decoding=(Allowed(ids=(3, 4)),))

@@ -26,9 +26,9 @@ from llmanac.lab import words
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import find_axis, resolve
 from llmanac.lab.compare import StudyResult, load_study, run_study, studies
-from llmanac.lab.floor import BEATEN, with_floors
 from llmanac.lab.hold import flops_of, hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import prepare
+from llmanac.lab.smaller import BEATEN, with_floors
 from llmanac.lab.trials.training import TrainingTrial
 from llmanac.recipes.spec import load_recipe
 

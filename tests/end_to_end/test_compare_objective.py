@@ -29,7 +29,7 @@ from llmanac.core.types import IGNORE
 from llmanac.metrics._items import Metric
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives import NextToken
-from llmanac.objectives._measured import LOSS, Measured
+from llmanac.objectives._measured import LOSS, MeasuredObjective
 from llmanac.objectives.losses import LossSpec
 from llmanac.objectives.losses.cross_entropy import Spec as CrossEntropy
 
@@ -47,7 +47,7 @@ class Spec(ObjectiveSpec):
 
 class SecondHalf(NextToken):
     metrics = (Metric("hits", "", "higher", "tokens of the second half that are right"), LOSS)
-    held_out, evaluate = Measured.held_out, Measured.evaluate
+    held_out, evaluate = MeasuredObjective.held_out, MeasuredObjective.evaluate
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

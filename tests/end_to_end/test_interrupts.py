@@ -13,7 +13,7 @@ from llmanac.tokenizers.load import train_tokenizer
 
 LOST = """
 import signal, sys
-import llmanac.recipes.vocabulary.shown as shown
+import llmanac.recipes.vocabulary.stream as shown
 from llmanac.core import interrupts
 real = shown.facts
 def bare(*given):

@@ -18,7 +18,7 @@ from _engine_models import ByteTokenizer, HistoryModel, script_of
 from llmanac.cli import chat as console
 from llmanac.cli.generate import print_completions
 from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
-from llmanac.generate.conversation import fitting
+from llmanac.generate.answers import fitting
 from llmanac.generate.engine import Engine
 from llmanac.models.locate import locate
 from llmanac.web._hosts import claim_port

@@ -7,7 +7,7 @@ import torch
 from _small_models import VOCABULARY, randomise, tokens
 
 from llmanac.core.spec import make_method
-from llmanac.core.types import LAST, Batch
+from llmanac.core.types import LAST, Batch, capabilities
 from llmanac.generate.engine import Engine
 from llmanac.models.families._table import canonical
 from llmanac.models.lm.transformer import Spec as Transformer
@@ -42,7 +42,7 @@ def by_hand(model, prompt, count):
     with torch.inference_mode():
         state, ids = model.start(1), torch.tensor([prompt])
         batch = Batch(ids=ids)
-        if getattr(model, "reads_source", False):
+        if capabilities(model).reads_source:
             batch = Batch(ids=torch.tensor([[model.start_id]]), source=Batch(ids=ids))
         out = []
         for _ in range(count):

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, Min
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.core.spec import make_method
-from llmanac.generate._allowed import Allowed
+from llmanac.generate._options import Allowed
 from llmanac.generate.decoding import beam
 from llmanac.generate.engine import Engine
 from llmanac.models.load import load_model

@@ -12,7 +12,7 @@ from _engine_models import ByteTokenizer, HistoryModel
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.generate.constrain import _patience, constraint_of
-from llmanac.generate.constrain._classes import cases
+from llmanac.generate.constrain._utf8 import cases
 from llmanac.generate.constrain.automaton import warm as compile_kernels
 from llmanac.generate.constrain.expressions import Grammar, Terminal
 from llmanac.generate.constrain.json_schema import grammar

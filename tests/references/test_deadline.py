@@ -10,12 +10,11 @@ import pytest
 
 from llmanac.core import spec
 from llmanac.core.errors import SpecError
-from llmanac.lab import deadline as deadlines
+from llmanac.lab import budget as deadlines
 from llmanac.lab import words
 from llmanac.lab.axis import Arm, Axis
-from llmanac.lab.budget import BudgetError, Speed, StudyPlan, make_plan
+from llmanac.lab.budget import BudgetError, Deadline, Speed, StudyPlan, make_plan
 from llmanac.lab.cache import StudyCache
-from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import parameters_of
 from llmanac.lab.smaller import smaller_base
 from llmanac.lab.stats import Metric

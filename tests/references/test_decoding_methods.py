@@ -23,13 +23,13 @@ from transformers.generation.logits_process import (
 
 from llmanac.core.errors import RequestError
 from llmanac.core.rng import torch_generator
-from llmanac.generate._logits import largest
 from llmanac.generate._noise import Noise
 from llmanac.generate._sampling import choose
 from llmanac.generate.decoding import (
     compose,
     count_penalty,
     greedy,
+    largest,
     logit_bias,
     min_p,
     no_repeat_ngram,

@@ -180,7 +180,7 @@ import sys
 from collections import deque
 from types import SimpleNamespace
 sys.modules["torch"] = None
-from llmanac.generate.schedule import Row, admit, schedule
+from llmanac.generate.schedule import ScheduledRow as Row, admit, schedule
 def asked(length, scored=None):
     return SimpleNamespace(prompt=[1] * length, sequences=[0], prompt_logprobs=scored, rows=1, tokens=length)
 waiting = deque([asked(5), asked(3), asked(4000)])
@@ -196,6 +196,6 @@ def test_the_schedule_needs_no_torch() -> None:
     admitted, calls = done.stdout.splitlines()
     assert admitted == "[3, 5] 1"
     assert calls == (
-        "[Call(start=0, stop=1, tokens=1, scored=False), Call(start=1, stop=2, tokens=5, scored=False), "
-        "Call(start=2, stop=3, tokens=2043, scored=False)]"
+        "[ReadCall(start=0, stop=1, tokens=1, scored=False), ReadCall(start=1, stop=2, tokens=5, scored=False), "
+        "ReadCall(start=2, stop=3, tokens=2043, scored=False)]"
     )

@@ -339,6 +339,7 @@ class Letters:
     """A token a letter."""
 
     bos_id = eos_id = None
+    adds_bos = False
 
     def encode(self, text):
         return [ord(letter) - 97 for letter in text]

@@ -215,9 +215,9 @@ def test_two_processes_that_want_one_run_compute_it_once(tmp_path: Path) -> None
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is a POSIX signal")
 def test_a_killed_process_leaves_no_lock_and_its_work(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom llmanac.lab.cache import Cache\n"
+        "import sys, time\nfrom pathlib import Path\nfrom llmanac.lab.cache import StudyCache\n"
         "def compute(work):\n    (work / 'step').write_text('7')\n    print('in', flush=True)\n    time.sleep(60)\n"
-        f"Cache({str(tmp_path)!r}).run({{'a': 1}}, compute)\n"
+        f"StudyCache({str(tmp_path)!r}).run({{'a': 1}}, compute)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "in\n"

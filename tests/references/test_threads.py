@@ -63,7 +63,7 @@ def test_gradients_and_sums_are_those_of_one_thread(norm, micro, threads, tmp_pa
         model = registry.build("lm", "transformer", **shape)
         model.initialise(3)
         own = stepper(model.double(), tmp_path, micro, count)
-        assert (own.threads is None) == (count == 1)
+        assert (own._threads is None) == (count == 1)
         sums = own.gradients(rows())
         found.append((sums.fetch(), [p.grad.clone() for p in model.parameters()]))
     (one, plain), (several, divided) = found
@@ -164,7 +164,7 @@ def test_only_what_no_thread_changes_is_divided(made, objective, divided):
 
 def test_a_step_has_as_many_threads_as_work(tmp_path, monkeypatch):
     """One for a small step; never more than rows."""
-    own = stepper(model_of(), tmp_path, 8, 8).threads
+    own = stepper(model_of(), tmp_path, 8, 8)._threads
     assert own.of(rows()) == 1 and len(own.divided(rows(), 8)) == 1
     monkeypatch.setattr(division, "LEAST_WORK", own.work * sum(map(len, rows())) / 3)
     assert own.of(rows()) == 3 and len(own.divided(rows(), 4)) == 6
@@ -177,6 +177,6 @@ def test_frozen_weights_are_shared_and_not_copied(threads, tmp_path):
     model = with_lora(0.0)
     own = stepper(model, tmp_path, 8, threads)
     own(rows(), 1.0, 0)
-    for other in own.threads.others:
+    for other in own._threads.others:
         for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
             assert mine.data_ptr() == theirs.data_ptr() and (mine is theirs) == (not mine.requires_grad)

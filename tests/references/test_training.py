@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError, TrainingError
-from llmanac.core.types import IGNORE, Batch
+from llmanac.core.types import IGNORE, Batch, Capabilities
 from llmanac.data.pack import ListStream
 from llmanac.objectives import BaseObjective
 from llmanac.objectives.autoregressive import Autoregressive
@@ -260,6 +260,8 @@ def test_compiled_training_loses_what_eager_training_loses(dataset, tmp_path):
 )
 def test_float32_computes_no_more_rows_at_a_time_than_its_products_need(dtype, work, rows):
     class Model:
+        capabilities = Capabilities(counts_flops=True)
+
         def flops_per_token(self, length):
             return work
 

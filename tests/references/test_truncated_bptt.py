@@ -51,6 +51,8 @@ class AsModel(torch.nn.Module):
         self.plain = plain
 
     class State:
+        by_length = None
+
         def __init__(self, h):
             self.h = h
 

@@ -14,10 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.adapters._config import AdapterFiles
-from llmanac.adapters._linear import EMBEDDING
-from llmanac.adapters._names import family_of, places
-from llmanac.adapters._tokens import TokenTerm
+from llmanac.adapters._config import AdapterFiles, family_of, places
+from llmanac.adapters._linear import EMBEDDING, TokenTerm
 from llmanac.adapters._transform import PREFIX
 from llmanac.adapters.lora import LoRA, LowRank, Spec
 from llmanac.core.errors import CheckpointError, SpecError, shown

@@ -26,7 +26,15 @@ from llmanac.adapters.lora import LoRA
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.models.layers import Changeable
 
-_now = threading.local()  # .rows: (registry, the adapter of each row) of the forward pass that this thread runs
+
+class _Pass(threading.local):
+    """The forward pass that this thread runs: `(registry, the adapter of each row)`, and the axes of what enters."""
+
+    rows: tuple[int, tuple[str | None, ...]] = (0, ())
+    axes = 0
+
+
+_now = _Pass()
 _swapping = threading.RLock()  # held by passes over a model of which adapters have copies of parameters
 
 
@@ -77,11 +85,9 @@ class AdapterRegistry:
         parts: dict[str, Any] = transform.parts if isinstance(transform, LoRA) else {}
         if not parts:
             raise SpecError(f"adapters: {name} is not applied to a model, or of a kind that cannot be served")
+        modules = dict(self.model.named_modules(remove_duplicate=False))
         for product, part in parts.items():
-            try:
-                layer = self.model.get_submodule(product)
-            except AttributeError:
-                layer = None
+            layer = modules.get(product)
             if not isinstance(layer, Changeable) or tuple(layer.matrix.shape) != part.shape:
                 raise SpecError(f"adapters: {name} changes {product} {part.shape}, which this model has not")
             self.parts.setdefault(product, {})[name] = part
@@ -100,7 +106,7 @@ class AdapterRegistry:
     @contextmanager
     def rows(self, names: Sequence[str | None]) -> Iterator[None]:
         """Within it a forward pass of this thread computes row i with the adapter `names[i]`."""
-        before = getattr(_now, "rows", None)
+        before = _now.rows
         _now.rows = (id(self), tuple(names))
         swapped = self.copies.get(names[0] or "")  # one_by_one: all rows have this one
         with _swapping if self.copies else nullcontext():
@@ -126,7 +132,7 @@ class Chosen:
 
     def _active(self) -> tuple[dict[str, LinearTerm], tuple[str | None, ...]]:
         """The parts that rows of this pass have, and the adapter of each row."""
-        registry, names = getattr(_now, "rows", None) or (0, ())
+        registry, names = _now.rows
         parts = self.parts.get(registry, {})
         return {name: parts[name] for name in dict.fromkeys(names) if name in parts}, names
 

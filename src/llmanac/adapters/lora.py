@@ -30,10 +30,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llmanac.adapters._config import together
 from llmanac.adapters._copies import Copies, chosen_parameters
-from llmanac.adapters._linear import EMBEDDING, LinearTerm, LinearTransform, LinearTransformSpec, Merged
-from llmanac.adapters._names import together
-from llmanac.adapters._tokens import TokenRows, TokenTerm
+from llmanac.adapters._linear import (
+    EMBEDDING,
+    LinearTerm,
+    LinearTransform,
+    LinearTransformSpec,
+    Merged,
+    TokenRows,
+    TokenTerm,
+)
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, PART, POSITIVE, within
 from llmanac.models.layers import Changeable, Embedding, upcast

@@ -199,7 +199,7 @@ def _messages(lines: TextIO, interactive: bool) -> Iterator[str]:
 
 def _reply(engine: Engine, messages: Sequence[dict[str, str]], options: Options) -> list[dict[str, str]]:
     """Stream the model's answer; returns the conversation with it (Ctrl-C ends the answer, not the conversation)."""
-    from llmanac.generate.conversation import fitting, room
+    from llmanac.generate.answers import fitting, room
 
     kept, ids = fitting(engine, list(messages))
     answer = ""

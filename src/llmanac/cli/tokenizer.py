@@ -159,7 +159,7 @@ def inspect_command(tokenizer: SomeTokenizer, text: str = DEFAULT_SENTENCE, as_j
     Args:
         text: A sentence to tokenize.
     """
-    from llmanac.recipes.vocabulary.shown import described, facts
+    from llmanac.recipes.vocabulary.stream import described, facts
     from llmanac.tokenizers.load import load_tokenizer
 
     found = facts(load_tokenizer(tokenizer), text)

@@ -11,7 +11,7 @@ from collections import deque
 import numpy as np
 
 from llmanac.core.rng import seed_of
-from llmanac.generate._logits import Array
+from llmanac.generate.decoding import Array
 
 LEAST = np.finfo(np.float64).tiny  # an exponential number of 0 would be infinite noise, also for what was cut
 

@@ -1,20 +1,23 @@
-"""From a request's options to its decoding methods, in the order in which they apply."""
+"""From a request's options to its decoding methods, in the order in which they apply.
+
+Decoding from a part of the vocabulary: whatever is not allowed gets no probability.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.generate._allowed import Allowed
 from llmanac.generate.constrain.expressions import Grammar
 from llmanac.generate.constraint import Constraint
-from llmanac.generate.decoding import DecodingSpec, beam, greedy
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, beam, greedy, nothing
 
 if TYPE_CHECKING:
     from llmanac.generate.constrain.template import Template
@@ -235,3 +238,20 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
         bounds = f"between {least} and {most}" if math.isfinite(most) else f"at least {least}"
         raise RequestError(f"{name}: {value} is not {bounds}")
     return float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowed(DecodingSpec):
+    """Only these token ids may be generated; the rest of the logits become -inf."""
+
+    ids: tuple[int, ...]
+
+    def build(self, **dims: Any) -> LogitsProcessor:
+        index = np.array(self.ids, np.int64)
+
+        def keep(logits: Array, sequences: Sequences = ()) -> Array:
+            kept = nothing(logits)
+            kept[:, index] = logits[:, index]
+            return kept
+
+        return keep

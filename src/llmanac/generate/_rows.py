@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmanac.core.errors import RequestError
-from llmanac.generate._logits import Array
+from llmanac.generate.decoding import Array
 from llmanac.generate.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:

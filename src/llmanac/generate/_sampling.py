@@ -16,8 +16,16 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import LlmanacError, RequestError
-from llmanac.generate._logits import Array, gather, largest, log_softmax, logsumexp
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, compose
+from llmanac.generate.decoding import (
+    Array,
+    DecodingSpec,
+    LogitsProcessor,
+    compose,
+    gather,
+    largest,
+    log_softmax,
+    logsumexp,
+)
 from llmanac.generate.requests import Sequence, TokenLogprob
 
 Best = Callable[[Array], list[tuple[Any, ...]] | None]  # logits (B, V) -> the fields of each row's TokenLogprob

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from llmanac.generate._logits import Array
+from llmanac.generate.decoding import Array
 
 
 class Constraint(Protocol):

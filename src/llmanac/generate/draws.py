@@ -14,7 +14,7 @@ import numpy as np
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.rng import seed_of
-from llmanac.generate._logits import Array, gather, log_softmax
+from llmanac.generate.decoding import Array, gather, log_softmax
 from llmanac.generate.requests import Sequence, TokenLogprob
 
 STEP, MIX_A, MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

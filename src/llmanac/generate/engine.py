@@ -29,8 +29,8 @@ import numpy as np
 from llmanac.core.errors import RequestError, nearest, shown, too_long
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel, capabilities
-from llmanac.generate._allowed import Allowed
 from llmanac.generate._native_file import FileModel
+from llmanac.generate._options import Allowed
 from llmanac.generate.constrain import Matchers, constraint_of
 from llmanac.generate.drafters import DrafterSpec
 from llmanac.generate.prefix_cache import PrefixCache

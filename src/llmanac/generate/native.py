@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmanac.core.errors import RequestError
-from llmanac.generate._logits import Array
 from llmanac.generate._native_model import LINES, PART, NativeModel
 from llmanac.generate._rows import StateRunner
+from llmanac.generate.decoding import Array
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.models.state.paged import PagedState
 

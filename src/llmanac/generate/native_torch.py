@@ -10,8 +10,8 @@ import torch
 
 from llmanac.core.errors import RequestError
 from llmanac.core.spec import Spec
-from llmanac.generate._logits import Array
-from llmanac.generate._native_shape import HALVES, Matrix, Shape
+from llmanac.generate._native_file import HALVES, Matrix, Shape
+from llmanac.generate.decoding import Array
 from llmanac.generate.runner import weights_stamp
 from llmanac.models.blocks.pre_norm import PreNorm
 from llmanac.models.blocks.sandwich import Sandwich
@@ -108,7 +108,7 @@ def refusal(model: Any) -> str | None:
 
 
 class TorchSource:
-    """The numbers of a model; see `_native_shape.Source`.
+    """The numbers of a model; see `ModelNumbers`.
 
     Raises:
         RequestError: a model that `refusal` has something against.

@@ -34,10 +34,7 @@ class PrefixCache:
     """
 
     def __init__(
-        self,
-        new_pool: Callable[[int], BlockPool],
-        stamp: Callable[[], Sequence[tuple[Any, ...]]],
-        budget: int,
+        self, new_pool: Callable[[int], BlockPool], stamp: Callable[[], Sequence[tuple[Any, ...]]], budget: int
     ) -> None:
         if budget < 1:
             raise RequestError(f"prefix_cache_bytes: {budget} is not at least 1; leave it out to keep nothing")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llmanac.adapters import AdapterRegistry
 from llmanac.core.types import ALL, LAST, Batch, LanguageModel, OutputRequest, capabilities
-from llmanac.generate._logits import Array
 from llmanac.generate._rows import StateRunner
+from llmanac.generate.decoding import Array
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.schedule import READ_TOKENS
 from llmanac.models.layers import LinearMap

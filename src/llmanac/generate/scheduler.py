@@ -20,9 +20,9 @@ import numpy as np
 
 from llmanac.core.errors import RequestError
 from llmanac.core.types import LanguageModel, capabilities
-from llmanac.generate._logits import Array
 from llmanac.generate._rows import ROOM, ModelRunner
 from llmanac.generate._sampling import choose, continuations, score_given, score_prompt
+from llmanac.generate.decoding import Array
 from llmanac.generate.drafters import Drafter
 from llmanac.generate.prefix_cache import PrefixCache
 from llmanac.generate.requests import Request, Sequence, TokenLogprob

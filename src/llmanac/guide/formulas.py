@@ -133,7 +133,7 @@ class Costs:
 
 def costs(spec: Any, vocab_size: int) -> Costs:
     """The parts of a language model. Raises SpecError for a model that is counted from text (an n-gram model)."""
-    if not hasattr(spec, "blocks"):
+    if not spec.blocks:
         raise SpecError(f"model: {spec.name} has no blocks; there are formulas for models of `llmanac list lm` that do")
     kind: Any = {"encoder": "encoder", "encoder-decoder": "encoder-decoder"}.get(spec.name, "decoder")
     dim = spec.dim
@@ -183,8 +183,8 @@ def _stack(blocks: Sequence[Any], layers: int, spec: Any, position: Any, stack: 
         times[block] = times.get(block, 0) + layers // len(pattern) + (at < layers % len(pattern))
     found = []
     for block, count in times.items():
-        ffn = getattr(block, "ffn", None)
-        small = block if getattr(ffn, "experts", None) is None else replace(block, ffn=_one_expert(ffn))
+        ffn = block.ffn
+        small = block if ffn.experts is None else replace(block, ffn=_one_expert(ffn))
         built = _meta(partial(small.build, dim=spec.dim, norm=spec.norm, max_length=spec.max_length))
         own = mixer(block.mixer, spec.dim)
         acting = built.position or position

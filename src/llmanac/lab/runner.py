@@ -25,9 +25,8 @@ from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, Axis, methods_of
-from llmanac.lab.budget import MIN_STEPS, BudgetError, Speed, StudyPlan, format_duration, make_plan, round_up
+from llmanac.lab.budget import MIN_STEPS, BudgetError, Deadline, Speed, StudyPlan, format_duration, make_plan, round_up
 from llmanac.lab.cache import StudyCache, digest
-from llmanac.lab.deadline import Deadline
 from llmanac.lab.hold import Hold
 from llmanac.lab.looks import looks_within
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES, STUDENT, Tests

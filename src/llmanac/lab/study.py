@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmanac.core.errors import TrainingError
-from llmanac.lab import deadline as deadlines
+from llmanac.lab import budget as deadlines
 from llmanac.lab.axis import Arm, Axis
+from llmanac.lab.budget import Deadline
 from llmanac.lab.cache import StudyCache, digest
-from llmanac.lab.deadline import Deadline
 from llmanac.lab.looks import compare_in_looks, levels
 from llmanac.lab.pairing import pairing_record
 from llmanac.lab.stats import ALPHA, MARGIN, STUDENT, ArmComparison, Metric, Tests, compare_arms

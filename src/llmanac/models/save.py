@@ -74,8 +74,8 @@ def export_model(
 def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
     """The parameters under their own names, a tied head's matrix once. Raises CheckpointError for adapters."""
     for name, module in model.named_modules():
-        led = isinstance(module, TrainedModel) and module.soft_prompt is not None
-        if led or (isinstance(module, LinearMap) and module.own_change is not None):
+        before = isinstance(module, TrainedModel) and module.soft_prompt is not None
+        if before or (isinstance(module, LinearMap) and module.own_change is not None):
             raise CheckpointError(
                 f"{name or 'model'}: has an adapter, which a model's folder cannot hold; `merge()` it first, or save "
                 "it with `save_adapter` and `remove()` it"
@@ -91,11 +91,7 @@ def canonical_state(model: TrainedModel) -> dict[str, Tensor]:
 
 
 def write_model(
-    model: TrainedModel,
-    folder: Path,
-    config: dict[str, Any],
-    state: dict[str, Tensor],
-    shard_bytes: int = SHARD_BYTES,
+    model: TrainedModel, folder: Path, config: dict[str, Any], state: dict[str, Tensor], shard_bytes: int = SHARD_BYTES
 ) -> Path:
     """Write the files of a model's folder; `config` becomes config.json. Raises LlmanacError where the disk refuses."""
     # null where there is none: transformers' own defaults may lie outside the vocabulary

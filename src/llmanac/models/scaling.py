@@ -186,6 +186,5 @@ def windowed(spec: Any, asked: str) -> Any:
     if not plus or not spec.blocks or any(block.mixer.sinks is None for block in spec.blocks):
         raise SpecError("sinks: only models whose layers are softmax attention can have them")
     return replace(
-        spec,
-        blocks=tuple(replace(b, mixer=replace(b.mixer, window=window, sinks=sinks)) for b in spec.blocks),
+        spec, blocks=tuple(replace(b, mixer=replace(b.mixer, window=window, sinks=sinks)) for b in spec.blocks)
     )

@@ -14,8 +14,7 @@ from llmanac.adapters import applied
 from llmanac.core.errors import SpecError
 from llmanac.core.types import IGNORE, Batch, OutputRequest
 from llmanac.generate.engine import evaluating
-from llmanac.objectives._base import BaseObjective, ObjectiveSpec, collate_ragged
-from llmanac.objectives._rows import AnswerRows
+from llmanac.objectives._base import AnswerRows, BaseObjective, ObjectiveSpec, collate_ragged
 
 EACH = OutputRequest(nll="none")
 

@@ -25,8 +25,8 @@ from torch import Tensor
 from llmanac.core.errors import DataError
 from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import IGNORE, Batch, LossSum
+from llmanac.objectives._base import AnswerRows
 from llmanac.objectives._preference import Preference, PreferenceSpec
-from llmanac.objectives._rows import AnswerRows
 
 CARD = {
     "title": "Reward model (Bradley-Terry)",

@@ -27,7 +27,7 @@ from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.models.layers import Linear
 from llmanac.models.lm import TrainedModel
 from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._teacher import WithTeacher
+from llmanac.objectives.instruction import WithTeacher
 
 CARD = {
     "title": "Feature-level distillation",

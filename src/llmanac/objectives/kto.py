@@ -21,9 +21,8 @@ from torch import Tensor
 from llmanac.core.errors import DataError
 from llmanac.core.ranges import POSITIVE, within
 from llmanac.core.types import Batch, LossSum
-from llmanac.objectives._base import collate_ragged
+from llmanac.objectives._base import AnswerRows, Encoded, collate_ragged
 from llmanac.objectives._preference import Preference, PreferenceSpec
-from llmanac.objectives._rows import AnswerRows, Encoded
 
 CARD = {
     "title": "Kahneman-Tversky optimization (KTO)",

@@ -3,7 +3,7 @@
     loss = model.loss(batch)          batch a `data.pictures.Pictures`
 
 Models of images differ in their loss and in little else of training, so each has it beside its formula, in its file in
-`multimodal/`. A loss may depend on the rest of the batch (contrastive pairs, statistics of a codebook), so a step is
+`models/images`. A loss may depend on the rest of the batch (contrastive pairs, statistics of a codebook), so a step is
 never cut into micro-batches.
 """
 

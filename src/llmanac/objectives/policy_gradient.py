@@ -56,7 +56,7 @@ from llmanac.kernels.nn.log_probabilities import chunked_log_probabilities
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
 from llmanac.objectives._shared import Span, hidden_at_targets, sharing, spans
-from llmanac.objectives._teacher import reading
+from llmanac.objectives.instruction import reading
 
 CARD = {
     "title": "Policy gradient (REINFORCE, RLOO, PPO, GRPO, Dr. GRPO, CISPO, GSPO)",

@@ -25,7 +25,7 @@ from llmanac.core.ranges import COUNT, FRACTION, POSITIVE, SOME, within
 from llmanac.core.types import IGNORE, Batch, LossSum
 from llmanac.kernels.nn.divergence import Divergence, chunked_divergence
 from llmanac.objectives import ObjectiveSpec
-from llmanac.objectives._teacher import WithTeacher, reading
+from llmanac.objectives.instruction import WithTeacher, reading
 
 CARD = {
     "title": "Token-level distillation",

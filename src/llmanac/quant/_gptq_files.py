@@ -98,7 +98,7 @@ class GPTQFiles(PackedLayout):
 
     @classmethod
     def holding(cls, weights: Sequence[Quantized]) -> Self | None:
-        groups: set[int | None] = {getattr(weight.form, "group", 0) for weight in weights}
+        groups: set[int | None] = {weight.form.group for weight in weights if isinstance(weight.form, Grouped)}
         if any(not isinstance(w.form, Grouped) or w.shape[0] % 8 or w.shape[1] % 8 for w in weights):
             return None
         if len(groups) > 1:

@@ -210,10 +210,7 @@ def check_start(material: PictureMaterial, mine: PictureData, theirs: PictureDat
 
 def image_size(spec: Any) -> int:
     """Pixels a side that a model of this Spec reads."""
-    for name in ("vision", "tokenizer"):
-        if hasattr(spec, name):
-            return int(getattr(spec, name).image)
-    return int(spec.image)
+    return int((spec.vision or spec.tokenizer or spec).image)
 
 
 def fitted(spec: Any, material: PictureMaterial) -> Any:

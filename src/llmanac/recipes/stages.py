@@ -24,10 +24,10 @@ from llmanac.generate.load import load_assistant
 from llmanac.models.load import load_model
 from llmanac.recipes import measures, pairs, timetable
 from llmanac.recipes.application import find_application
+from llmanac.recipes.measures import counts, results_of
 from llmanac.recipes.parts import RecipeParts, TokenizedText, make_tokenizer, make_tokens
 from llmanac.recipes.plan import plan_size
 from llmanac.recipes.report import write_report
-from llmanac.recipes.results import counts, results_of
 from llmanac.recipes.spec import RecipeSpec, plans_size
 from llmanac.train import TrainSpec
 from llmanac.train.loop import TrainResult, train

@@ -20,8 +20,7 @@ from llmanac.core.spec import dump, flatten
 from llmanac.core.types import capabilities
 from llmanac.models.compiling import NO_COMPILER, compile_model
 from llmanac.train import TrainSpec, pace
-from llmanac.train._memory import keep_freed_memory
-from llmanac.train._signals import interruptible
+from llmanac.train._signals import interruptible, keep_freed_memory
 from llmanac.train._trained import FinishedTraining, under
 from llmanac.train.calibration import Generator, capture, preserve_random_state, restore, seed_everything
 from llmanac.train.checkpoint import Checkpoint, Checkpoints

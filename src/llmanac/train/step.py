@@ -189,7 +189,12 @@ class Stepper:
         top = sorted(set(largest) - set(broken), key=lambda name: -largest[name])[:10]
         with atomic_folder(folder) as target:
             save_file(tensors, target / "batch.safetensors")
-            report = {"step": step, "why": why, "mask": getattr(batch, "mask", None), "weights_not_finite": broken}
+            report = {
+                "step": step,
+                "why": why,
+                "mask": batch.mask if isinstance(batch, Batch) else None,
+                "weights_not_finite": broken,
+            }
             report |= {"micro_batch": number + 1, "micro_batches": len(batches)}
             write_json(target / "report.json", report | {"largest_weights": {name: largest[name] for name in top}})
         return TrainingError(

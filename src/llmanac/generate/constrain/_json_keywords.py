@@ -265,10 +265,7 @@ def _if(self: Schemas, pointer: str, schema: Mapping[str, Any], evaluated: bool)
         return EVERYTHING
     place = self.child(pointer, "if")
     sides = []
-    for keyword, condition in (
-        ("then", self.values(place, evaluated)),
-        ("else", self.complement(self.values(place))),
-    ):
+    for keyword, condition in (("then", self.values(place, evaluated)), ("else", self.complement(self.values(place)))):
         if keyword in schema:
             condition = self.meet(condition, self.values(self.child(pointer, keyword), evaluated))
         sides.append(condition)

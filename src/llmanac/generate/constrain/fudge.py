@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.types import Batch
-from llmanac.generate._logits import Array, largest, nothing
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, RowTokens, Sequences
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, RowTokens, Sequences, largest, nothing
 from llmanac.models.layers import Embedding, Linear
 from llmanac.models.lm import draw_parameters
 from llmanac.models.mixers.gru import GRU

@@ -25,8 +25,15 @@ from dataclasses import dataclass
 from functools import cache
 
 from llmanac.core.errors import RequestError, nearest, shown
-from llmanac.generate.constrain._lark_common import TERMINALS
-from llmanac.generate.constrain._lark_tokens import Token, literal_of, refused, regex_of, string_of, tokens_of
+from llmanac.generate.constrain._lark_common import (
+    TERMINALS,
+    Token,
+    literal_of,
+    refused,
+    regex_of,
+    string_of,
+    tokens_of,
+)
 from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmanac.core.errors import RequestError
-from llmanac.generate._logits import Array
 from llmanac.generate.constrain.vocabulary import vocabulary_of
+from llmanac.generate.decoding import Array
 
 if TYPE_CHECKING:
     from llmanac.generate.engine import Engine

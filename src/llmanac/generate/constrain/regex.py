@@ -17,17 +17,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from llmanac.core.errors import RequestError
-from llmanac.generate.constrain._classes import (
+from llmanac.generate.constrain._json_strings import matches
+from llmanac.generate.constrain._utf8 import (
     ASCII,
     CATEGORIES,
     ECMA,
+    EVERY,
     LONG_NAMES,
+    Ranges,
     cases,
     category_of,
+    normal,
+    others,
     unicode_classes,
 )
-from llmanac.generate.constrain._json_strings import matches
-from llmanac.generate.constrain._utf8 import EVERY, Ranges, normal, others
 from llmanac.generate.constrain.expressions import LAST_CHARACTER, Chars, Concat, Regex, Repeat, Union
 
 LONGEST, MOST_REPEATS, DEEPEST = 1 << 16, 100_000, 100

@@ -48,12 +48,7 @@ class Best:
 
 
 def sample_then_rank(
-    engine: Engine,
-    prompts: Prompt | Sequence[Prompt],
-    *,
-    n: int,
-    by: Scorer | Sequence[Scorer],
-    **options: Any,
+    engine: Engine, prompts: Prompt | Sequence[Prompt], *, n: int, by: Scorer | Sequence[Scorer], **options: Any
 ) -> list[Best]:
     """The best of `n` samples of each prompt.
 

@@ -29,18 +29,14 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 
 from llmanac.core.errors import LlmanacError, SpecError
-from llmanac.generate._logits import Array, gather, largest
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, greedy
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, gather, greedy, largest
 
 Generated: TypeAlias = Any  # a text of a search, the `Sequence` of `generate/requests.py`
 CARD = {
     "title": "Beam search",
     "paper": "Sutskever et al. 2014, Sequence to Sequence Learning with Neural Networks, section 3.2",
     "reference": "transformers generate(num_beams=...), sequences and scores",
-    "aliases": {
-        "length-penalty": {"length_form": "gnmt", "length_penalty": 0.6},
-        "diverse-beam": {"groups": 4},
-    },
+    "aliases": {"length-penalty": {"length_form": "gnmt", "length_penalty": 0.6}, "diverse-beam": {"groups": 4}},
     "titles": {
         "length-penalty": "Beam search with the length penalty of GNMT (Wu et al. 2016)",
         "diverse-beam": "Diverse beam search (Vijayakumar et al. 2018)",

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from llmanac.generate._logits import Array, gather, nothing
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, gather, nothing
 
 CARD = {
     "title": "Greedy decoding",

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.generate._logits import Array
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences
 
 CARD = {
     "title": "N-gram blocking",

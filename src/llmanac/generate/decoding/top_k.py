@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.generate._logits import Array, cut
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, cut
 
 CARD = {
     "title": "Top-k sampling",

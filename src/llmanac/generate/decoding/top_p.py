@@ -16,8 +16,18 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.generate._logits import Array, cut, gather, largest, log_softmax, logsumexp, nothing
-from llmanac.generate.decoding import DecodingSpec, LogitsProcessor, Sequences
+from llmanac.generate.decoding import (
+    Array,
+    DecodingSpec,
+    LogitsProcessor,
+    Sequences,
+    cut,
+    gather,
+    largest,
+    log_softmax,
+    logsumexp,
+    nothing,
+)
 
 CARD = {
     "title": "Top-p (nucleus) sampling",

@@ -16,6 +16,7 @@ from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, OutputRequest
 from llmanac.generate.engine import evaluating
 from llmanac.guide.demos import Field, _html, _model, in_time
+from llmanac.models.lm.transformer import Transformer
 
 CARD = {
     "title": "Attention maps and the cache",
@@ -94,9 +95,9 @@ def _bytes(model: Any, ids: list[int], until: float) -> list[int]:
 def _own(values: dict[str, Any], held: Any, until: float) -> list[Markup]:
     """The model's own attention weights and cache."""
     model = held.engine.model
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if layers is None or not hasattr(getattr(layers[0], "self_attn", None), "score"):
+    if not isinstance(model, Transformer) or not model.model.layers[0].attends:
         raise SpecError(f"What: {held.name} has no attention; choose a method, or start the guide with --model FOLDER")
+    layers = model.model.layers
     layer, head = values["layer"], values["head"]
     if layer >= len(layers):
         raise SpecError(f"Layer: the model has {len(layers)}, numbered from 0")

@@ -65,7 +65,7 @@ class Rung:
 def carried(recipe: Any) -> Any:
     """The recipe with its rate carried over widths from its own width, where optimizer and head have `base_dim`."""
     parts = {"train.optimizer.base_dim": recipe.train.optimizer, "model.head.base_dim": recipe.model.head}
-    changes = {path: recipe.model.dim for path, part in parts.items() if getattr(part, "base_dim", 0) is None}
+    changes = {path: recipe.model.dim for path, part in parts.items() if part.base_dim is None}
     return patch(recipe, changes) if len(changes) == 2 else recipe
 
 

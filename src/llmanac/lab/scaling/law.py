@@ -8,7 +8,7 @@ around the minimum is flat: loose tolerances stop far from it. N counts every pa
 the two give different laws, so a fit says which it used. With one variable (compute) and with or without the floor E
 the same code fits L = E + K / C^alpha.
 
-Intervals are those of laws drawn from the posterior (`_posterior.py`), which takes the noise of log losses to be normal
+Intervals are those of laws drawn from the posterior (`_minimise.py`), which takes the noise of log losses to be normal
 and equal; fewer than `FEWEST` runs give none. tools/scaling_coverage.py counts how often they hold the numbers of a
 planted law.
 
@@ -28,8 +28,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
-from llmanac.lab.scaling._minimise import minimise
-from llmanac.lab.scaling._posterior import draw
+from llmanac.lab.scaling._minimise import draw, minimise
 
 DELTA = 1e-3
 SCALE = 1e4  # of the objective, which is so small that a gradient of 1e-7 would be far from the minimum

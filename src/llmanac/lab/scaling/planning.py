@@ -117,7 +117,7 @@ def propose(
                 patches[f"model.blocks.{at}.mixer.{name}"] = getattr(block.mixer, name)
     patches |= {"train.batch_tokens": batch, "train.steps": steps, "train.optimizer.lr": recipe.train.optimizer.lr}
     for path, part in (("train.optimizer", recipe.train.optimizer), ("model.head", recipe.model.head)):
-        if getattr(part, "base_dim", None) is not None:
+        if part.base_dim:
             patches[f"{path}.base_dim"] = part.base_dim
     interval = None if fit is None else fit.interval(lambda law: law.best(budget)[0])
     loss = None if fit is None else fit.predict(own, steps * batch)

@@ -17,13 +17,12 @@ from llmanac.core.spec import diff, dump, make, patch
 from llmanac.lab.axis import Arm, resolve
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Speed, StudyPlan
 from llmanac.lab.cache import StudyCache
-from llmanac.lab.floor import with_floors
 from llmanac.lab.generation import make_generation, without_degenerate
 from llmanac.lab.hold import hold_parameters, parameters_of, step_ratios
 from llmanac.lab.prepare import PreparedArms, prepare
 from llmanac.lab.probe import kind_of, make_probes, needed, without_verdict
 from llmanac.lab.runner import RunnerRequest, Say, Stepping, with_steps, with_train
-from llmanac.lab.smaller import counted_speed, slower, smaller_base
+from llmanac.lab.smaller import counted_speed, slower, smaller_base, with_floors
 from llmanac.lab.sources import fingerprint
 from llmanac.lab.trials import estimating
 from llmanac.lab.trials.training import CODE, TrainingTrial, calibrate, known_seconds, own_texts

@@ -41,8 +41,8 @@ from llmanac.lab.runner import Applied, RunnerRequest, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement
-from llmanac.recipes.vocabulary import seen
-from llmanac.recipes.vocabulary.shown import pieces
+from llmanac.recipes.vocabulary import texts as seen
+from llmanac.recipes.vocabulary.stream import pieces
 from llmanac.recipes.vocabulary.texts import Reading, held_apart, labelled, left_to_train
 from llmanac.tokenizers.load import load_tokenizer
 

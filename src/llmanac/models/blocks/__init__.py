@@ -17,7 +17,7 @@ from llmanac.models.mixers import MixerSpec
 from llmanac.models.mixers.softmax import Spec as Softmax
 from llmanac.models.positions import PositionSpec
 from llmanac.models.state import LayerState
-from llmanac.models.state.composite import CompositeState
+from llmanac.models.state.cross import CompositeState
 
 SHORT = {"window": "sliding-window", "full": "multi-head", "attention": "multi-head"}  # in a pattern's text
 MOST = 1024  # blocks of a pattern

@@ -12,3 +12,4 @@ class ClassifierSpec(Spec):
     """`build() -> Classifier`; `build(model=, tokenizer=)` for methods that use a language model."""
 
     kind = "classifier"
+    ngrams = 1  # a field of some

@@ -106,9 +106,7 @@ class BagClassifier(Classifier):
     def prepare(self, texts: Sequence[str], labels: Sequence[str], seed: int) -> None:
         super().prepare(texts, labels, seed)
         spec = self.spec
-        self.vocabulary = WordVocabulary.learn(
-            texts, ngrams=getattr(spec, "ngrams", 1), min_count=spec.min_count, most=spec.max_words
-        )
+        self.vocabulary = WordVocabulary.learn(texts, ngrams=spec.ngrams, min_count=spec.min_count, most=spec.max_words)
         self.network = self.build_network(len(self.vocabulary), self.outputs())
         draw_parameters(self.network, seed)
 

@@ -28,8 +28,16 @@ from llmanac.core.rng import parameter_generator
 from llmanac.core.types import HIDDEN, Batch
 from llmanac.data.examples import Examples, batch_of
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._base import Classifier, Training, check_texts
-from llmanac.models.classifiers._text_model import need, open_model, read_model, start_id, write_model
+from llmanac.models.classifiers._base import (
+    Classifier,
+    Training,
+    check_texts,
+    need,
+    open_model,
+    read_model,
+    start_id,
+    write_model,
+)
 from llmanac.models.classifiers.load import WEIGHTS, read_tensors
 from llmanac.models.layers import Linear
 

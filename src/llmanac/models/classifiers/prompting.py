@@ -28,8 +28,7 @@ from llmanac.core.errors import CheckpointError, DataError, SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, within
 from llmanac.core.types import IGNORE, Batch
 from llmanac.models.classifiers import ClassifierSpec
-from llmanac.models.classifiers._base import Classifier, check_texts
-from llmanac.models.classifiers._text_model import need, open_model, read_model, write_model
+from llmanac.models.classifiers._base import Classifier, check_texts, need, open_model, read_model, write_model
 from llmanac.models.pairs import encode_pair
 
 CARD = {

@@ -11,8 +11,7 @@ import importlib
 import re
 
 from llmanac.core.errors import CheckpointError, nearest, shown
-from llmanac.models.families._config import PEER, TABLES, Config, Misfit
-from llmanac.models.families._names import Names, WeightSource, arrange
+from llmanac.models.families._config import PEER, TABLES, Config, Misfit, Names, WeightSource, arrange
 from llmanac.models.families._table import Family
 
 __all__ = [

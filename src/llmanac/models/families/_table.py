@@ -14,8 +14,7 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import diff, dump, make_method
-from llmanac.models.families._config import MISSING, Config, Misfit
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import MISSING, Config, Misfit, Names
 from llmanac.models.lm.transformer import resolved
 
 ACTIVATIONS = {

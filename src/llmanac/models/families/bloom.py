@@ -8,8 +8,7 @@ BigScience 2022, arXiv:2211.05100.
 from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import Data, Family, Key, Only
 from llmanac.models.families.llama import MIXER, UNDROPPED
 from llmanac.models.ffn.mlp import Spec as MLP

@@ -11,8 +11,7 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ACTIVATIONS, Data, Equal, Family, Key, Layered, Only, at, put
 from llmanac.models.families.llama import MIXER, SIZES, TIED, UNDROPPED

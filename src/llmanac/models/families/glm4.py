@@ -6,7 +6,7 @@ Gate and up are one matrix. GLM-4 Team 2024, arXiv:2406.12793; the 0414 models, 
 from __future__ import annotations
 
 from llmanac.models.blocks.sandwich import Spec as Sandwich
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key
 from llmanac.models.families.llama import GATED, MIXER, SIZES, TIED, UNDROPPED

@@ -7,7 +7,7 @@ hold each layer's causal mask; both are read. Radford et al. 2019.
 from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Names
 from llmanac.models.families._table import Family, Key, Only
 from llmanac.models.ffn.mlp import Spec as MLP
 from llmanac.models.lm.transformer import Spec

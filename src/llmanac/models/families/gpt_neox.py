@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmanac.models.blocks.parallel import Spec as Parallel
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Family, Key
 from llmanac.models.families.llama import BIASES, FFN, LENGTH, MIXER, SIZES, TIED, UNDROPPED

@@ -8,8 +8,7 @@ which is not read: `quantization_config` is refused, and files that transformers
 from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._rope import TRAINED, Rope
 from llmanac.models.families._table import Data, Family, Key, Only
 from llmanac.models.families._windows import alternating

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
 from llmanac.models.ffn.none import Spec as NoFFN
 from llmanac.models.lm.transformer import Spec

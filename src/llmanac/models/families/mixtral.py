@@ -6,7 +6,7 @@ Files of the hub have a matrix for each expert; in memory transformers stacks th
 from __future__ import annotations
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import ACTIVATIONS, Family, Key, Only
 from llmanac.models.families.llama import FFN, MIXER, SIZES, TIED, UNDROPPED

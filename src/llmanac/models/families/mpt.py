@@ -10,8 +10,7 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Family, Key, Only
 from llmanac.models.families.llama import MIXER
 from llmanac.models.ffn.mlp import Spec as MLP

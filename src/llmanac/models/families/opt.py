@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Data, Equal, Family, Key, Only
 from llmanac.models.families.llama import BIASES, FFN, MIXER, UNDROPPED
 from llmanac.models.ffn.mlp import Spec as MLP

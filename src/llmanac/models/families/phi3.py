@@ -6,7 +6,7 @@ arXiv:2404.14219.
 
 from __future__ import annotations
 
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Names
 from llmanac.models.families._rope import Rope
 from llmanac.models.families._table import Family, Key, Only
 from llmanac.models.families.llama import FAMILY as LLAMA

@@ -8,12 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.families._config import Config
-from llmanac.models.families._masked_head import MaskedHeadNames
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Family
 from llmanac.models.families.bert import FAMILY as BERT
-from llmanac.models.families.bert import LAYER, SIZES, embeddings
+from llmanac.models.families.bert import LAYER, SIZES, MaskedHeadNames, embeddings
 
 
 class RobertaPositions(ConfigEntry):

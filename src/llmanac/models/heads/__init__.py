@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class HeadSpec(Spec):
     """`build(dim=, vocab_size=) -> Head`."""
 
     kind = "head"
+    base_dim = cast("int | None", 0)  # a field of those that follow the width; 0 for the others
 
     def build(self, *args: Any, **dims: Any) -> Head:
         """dim: width of the model; vocab_size: V."""

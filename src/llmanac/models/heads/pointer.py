@@ -62,7 +62,7 @@ class PointerHead(Head):
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))
         self.query = Linear(dim, width)
         self.key = Linear(dim, width)
-        self.gate = PointerGate(dim, gate)
+        self.gate, self.bias = PointerGate(dim, gate), None
 
     def start(self, batch: int, *, dtype: torch.dtype, device: torch.device) -> KVCache:
         keys = torch.zeros(batch, 0, self.width, dtype=dtype, device=device)

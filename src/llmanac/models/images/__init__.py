@@ -20,7 +20,7 @@ class MultimodalSpec(Spec):
 
     kind = "multimodal"
     # what only some have as fields; they are no fields of the others
-    text = vision = position = cast(Any, None)
+    text = vision = tokenizer = position = cast(Any, None)
     blocks = cast(Any, ())
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,11 @@ from llmanac.core.types import IGNORE, Batch, Capabilities, LossSum, MaskKind, O
 from llmanac.data.pictures import Pictures
 from llmanac.models.forward import AttentionForm, Context, SourceMemory, run_layers
 from llmanac.models.layers import Linear, init_normal
-from llmanac.models.lm import draw_parameters
+from llmanac.models.lm import DrawnModel
 from llmanac.models.masks import AttentionMask, of_batch
 
 
-class MultimodalModel(nn.Module):
+class MultimodalModel(DrawnModel):
     """Base of the models: `initialise(seed)`, `parameter_count()` and `save_pretrained(folder)`, as language models.
 
     Attributes:
@@ -42,15 +42,6 @@ class MultimodalModel(nn.Module):
 
     def settle(self) -> None:
         """Begin what is no parameter from those that were read from a file without it."""
-
-    def initialise(self, seed: int) -> Self:
-        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
-        draw_parameters(self, seed)
-        return self
-
-    def parameter_count(self) -> int:
-        """Numbers that the model has."""
-        return sum(p.numel() for p in self.parameters())
 
     @property
     def device(self) -> torch.device:

@@ -17,8 +17,7 @@ from llmanac.core import files
 from llmanac.core.device import resolve_device, resolve_dtype
 from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import dump, flatten
-from llmanac.models.families._config import Misfit
-from llmanac.models.families._names import WeightSource, arrange
+from llmanac.models.families._config import Misfit, WeightSource, arrange
 from llmanac.models.folder import CONFIG, RECORD, read_record, read_table, record_of, sums_of
 from llmanac.models.images.families import WRITTEN, family
 from llmanac.models.images.families._family import PartNames

@@ -42,7 +42,20 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
         module.init_parameter(own, parameter, parameter_generator(seed, name, tuple(parameter.shape)))
 
 
-class TrainedModel(nn.Module):
+class DrawnModel(nn.Module):
+    """A model whose initial weights are drawn by name."""
+
+    def initialise(self, seed: int) -> Self:
+        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
+        draw_parameters(self, seed)
+        return self
+
+    def parameter_count(self) -> int:
+        """Numbers that are trained; a tied matrix counts once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+class TrainedModel(DrawnModel):
     """A model of `vocab_size` tokens.
 
     Attributes:
@@ -82,15 +95,6 @@ class TrainedModel(nn.Module):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(counts_flops=True, settings=frozenset({"compute_dtype"}))
-
-    def initialise(self, seed: int) -> Self:
-        """Draw every parameter from a stream named by (seed, its name, its shape); returns the model."""
-        draw_parameters(self, seed)
-        return self
-
-    def parameter_count(self) -> int:
-        """Numbers that are trained; a tied matrix counts once."""
-        return sum(p.numel() for p in self.parameters())
 
     def wrong_id(self, ids: Tensor) -> RequestError:
         """The error for ids outside the vocabulary."""

@@ -191,12 +191,8 @@ class Transformer(TrainedModel):
     @property
     def max_length(self) -> int | None:
         """The context it was built for, less what an adapter puts before the tokens."""
-        limit = self.spec.max_length
-        return (
-            limit
-            if self.soft_prompt is None or not self.soft_prompt.enabled or limit is None
-            else limit - self.soft_prompt.tokens
-        )
+        before, limit = self.soft_prompt, self.spec.max_length
+        return limit if limit is None or before is None or not before.enabled else limit - before.tokens
 
     @property
     def capabilities(self) -> Capabilities:
@@ -261,15 +257,9 @@ class Transformer(TrainedModel):
             RequestError: ids, positions or a kind of attention that the model cannot take, or nll without targets.
         """
         batch = Batch(ids=batch) if isinstance(batch, Tensor) else batch
+        dimensions, layers = self.model.position.dimensions, self.model.layers
         check_request(
-            self.model.layers,
-            self.lm_head,
-            batch,
-            state,
-            want,
-            reads_source=False,
-            typed=self.typed,
-            dimensions=self.model.position.dimensions,
+            layers, self.lm_head, batch, state, want, reads_source=False, typed=self.typed, dimensions=dimensions
         )
         if self.soft_prompt is not None and self.soft_prompt.enabled:
             return self._after_soft_prompt(self.soft_prompt, batch, state, want)

@@ -7,6 +7,8 @@ x (B, T, D), u (B, T, E) with E = expand D, h (B, E, N), A (E, N) negative; conv
 tokens. Time and memory are linear in T, and decoding keeps h and the last kernel - 1 inputs, whatever the length.
 
 The recurrence is `kernels/nn/scan.py`. Gu & Dao 2023, algorithm 2.
+
+The short causal convolution in front of a selective state space, and the first values of its step sizes.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from llmanac.kernels.nn.scan import selective_scan
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
-from llmanac.models.mixers._convolution import Convolution, init_step, last_inputs
 from llmanac.models.state.recurrent import RecurrentState
 
 CARD = {
@@ -125,3 +126,49 @@ class StepSize(Linear):
             super().init_parameter(name, parameter, generator)
             return
         init_step(parameter, generator)
+
+
+def last_inputs(stream: Tensor, lengths: Tensor | None, count: int) -> Tensor:
+    """The last `count` real inputs of (B, E, count + T), of which the first `count` came before."""
+    if lengths is None:
+        return stream[..., stream.shape[-1] - count :]
+    index = lengths[:, None] + torch.arange(count, device=stream.device)
+    return stream.gather(2, index[:, None].expand(-1, stream.shape[1], -1))
+
+
+class Convolution(nn.Module):
+    """A causal depthwise convolution of (B, E, kernel - 1 + T) -> (B, E, T) that does not cross documents."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, stream: Tensor, segments: Tensor | None) -> Tensor:
+        weight, bias = self.weight.to(stream.dtype), self.bias.to(stream.dtype)
+        if segments is None:
+            return F.conv1d(stream, weight, bias, groups=len(weight))
+        kernel, length = weight.shape[-1], segments.shape[1]
+        padded = F.pad(segments, (kernel - 1, 0), value=-1)
+        total = bias[:, None].expand(len(stream), -1, length)
+        for tap in range(kernel):
+            same = padded[:, tap : tap + length] == segments
+            total = total + stream[..., tap : tap + length] * same[:, None] * weight[:, 0, tap, None]
+        return total
+
+    @torch.no_grad()
+    def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
+        if name == "bias":
+            parameter.zero_()
+        else:
+            parameter.copy_(
+                torch.empty(parameter.shape).uniform_(-1, 1, generator=generator) * parameter.shape[-1] ** -0.5
+            )
+
+
+@torch.no_grad()
+def init_step(parameter: Tensor, generator: torch.Generator) -> None:
+    """A bias of which softplus gives 0.001 to 0.1, evenly in the log."""
+    drawn = torch.empty(parameter.shape, dtype=torch.float64).uniform_(generator=generator)
+    step = torch.exp(drawn * math.log(100) + math.log(0.001))
+    parameter.copy_(step + torch.log(-torch.expm1(-step)))

@@ -26,7 +26,7 @@ from llmanac.core.ranges import COUNT, within
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear, upcast
 from llmanac.models.mixers import Mixer, MixerSpec
-from llmanac.models.mixers._convolution import Convolution, init_step, last_inputs
+from llmanac.models.mixers.mamba import Convolution, init_step, last_inputs
 from llmanac.models.state.recurrent import RecurrentState
 
 CARD = {

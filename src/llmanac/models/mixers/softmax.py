@@ -38,10 +38,7 @@ from llmanac.models.state.ring import RingCache
 
 CARD = {
     "title": "Softmax attention",
-    "titles": {
-        "multi-query": "Multi-query attention",
-        "grouped-query": "Grouped-query attention",
-    },
+    "titles": {"multi-query": "Multi-query attention", "grouped-query": "Grouped-query attention"},
     "paper": "Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245",
     "reference": "GPT2Attention and LlamaAttention in transformers",
     "aliases": {

@@ -34,10 +34,7 @@ from llmanac.models.state.kv import kv_cache
 
 CARD = {
     "title": "Sparse attention patterns",
-    "titles": {
-        "longformer": "Longformer attention",
-        "big-bird": "BigBird attention",
-    },
+    "titles": {"longformer": "Longformer attention", "big-bird": "BigBird attention"},
     "paper": "Beltagy et al. 2020, arXiv:2004.05150; Zaheer et al. 2020, arXiv:2007.14062",
     "reference": "LongformerSelfAttention in transformers; dense attention with the same mask",
     "test": "tests/references/test_sparse.py::test_window_and_global_tokens_equal_longformer",

@@ -18,11 +18,7 @@ from llmanac.core.ranges import INSIDE, within
 from llmanac.models.layers import upcast
 from llmanac.models.norms import NormSpec
 
-CARD = {
-    "title": "LayerNorm",
-    "paper": "Ba, Kiros & Hinton 2016, arXiv:1607.06450",
-    "reference": "torch.nn.LayerNorm",
-}
+CARD = {"title": "LayerNorm", "paper": "Ba, Kiros & Hinton 2016, arXiv:1607.06450", "reference": "torch.nn.LayerNorm"}
 
 
 @dataclass(frozen=True, kw_only=True)

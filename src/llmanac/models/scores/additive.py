@@ -21,8 +21,7 @@ from llmanac.kernels.nn.additive import additive_scores
 from llmanac.models.forward import AttentionForm
 from llmanac.models.layers import init_normal
 from llmanac.models.masks import AttentionMask
-from llmanac.models.scores import AttentionScore, ScoreSpec
-from llmanac.models.scores._read import read_values
+from llmanac.models.scores import AttentionScore, ScoreSpec, read_values
 
 CARD = {
     "title": "Additive score",

@@ -20,11 +20,7 @@ from llmanac.models.masks import AttentionMask
 from llmanac.models.scores import ScoreSpec
 from llmanac.models.scores.scaled_dot import ScaledDot
 
-CARD = {
-    "title": "Bilinear score",
-    "paper": "Luong et al. 2015, arXiv:1508.04025",
-    "reference": "torch.nn.Bilinear",
-}
+CARD = {"title": "Bilinear score", "paper": "Luong et al. 2015, arXiv:1508.04025", "reference": "torch.nn.Bilinear"}
 
 
 @dataclass(frozen=True, kw_only=True)

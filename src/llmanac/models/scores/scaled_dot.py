@@ -31,9 +31,8 @@ from llmanac.kernels.nn.flash import flash_attention
 from llmanac.models._tiles import tiles_of
 from llmanac.models.forward import AttentionForm
 from llmanac.models.masks import AttentionMask
-from llmanac.models.scores import AttentionScore, ScoreSpec
+from llmanac.models.scores import AttentionScore, ScoreSpec, read_values
 from llmanac.models.scores._blocks import BlockAttention
-from llmanac.models.scores._read import read_values
 
 CARD = {
     "title": "Scaled dot product",

@@ -22,8 +22,7 @@ import numpy as np
 
 from llmanac.core.ranges import Range, within
 from llmanac.models.ngrams.counts import Counts
-from llmanac.models.smoothing import Smoothing, SmoothingSpec, totals
-from llmanac.models.smoothing._interpolated import counts_of_counts
+from llmanac.models.smoothing import Smoothing, SmoothingSpec, counts_of_counts, totals
 
 CARD = {
     "title": "Good-Turing with Katz back-off",

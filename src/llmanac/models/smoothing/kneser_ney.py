@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.ranges import FRACTION, within
-from llmanac.models.smoothing import SmoothingSpec
-from llmanac.models.smoothing._interpolated import Interpolated, counts_of_counts
+from llmanac.models.smoothing import Interpolated, SmoothingSpec, counts_of_counts
 
 CARD = {
     "title": "Kneser-Ney (interpolated, one discount)",

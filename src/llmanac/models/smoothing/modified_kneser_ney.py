@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.models.smoothing import SmoothingSpec
-from llmanac.models.smoothing._interpolated import Interpolated, counts_of_counts
+from llmanac.models.smoothing import Interpolated, SmoothingSpec, counts_of_counts
 
 CARD = {
     "title": "Modified Kneser-Ney (interpolated)",

@@ -2,7 +2,7 @@
 
 A layer's state is one of a few kinds: a growing or paged key-value cache (`kv.py`, `paged.py`), a ring of the last keys
 (`ring.py`), a recurrent state (`recurrent.py`), the keys of an encoder's output (`cross.py`), several of these
-(`composite.py`), or None. What a kind cannot do it refuses with a sentence; nothing is silently wrong.
+(`cross.py`), or None. What a kind cannot do it refuses with a sentence; nothing is silently wrong.
 
 Rows are added at the end (`extend`), reordered, copied or dropped (`arrange`), and a range of them is a state of its
 own over the same memory (`view`). So rows that join or leave a batch copy nothing but rows that change their place.
@@ -242,12 +242,7 @@ class DecodingState:
                 row.planned = max(row.plan, count) if row.count == 0 else row.planned
         planned = torch.tensor([row.planned for row in self.rows], dtype=torch.long, device=self.device)
         return SlotMapping(
-            offsets=self.lengths,
-            start=start,
-            tokens=tokens,
-            keys=keys,
-            lengths=lengths,
-            planned=planned,
+            offsets=self.lengths, start=start, tokens=tokens, keys=keys, lengths=lengths, planned=planned
         )
 
     def plan(self, tokens: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import RequestError
-from llmanac.models.state._store import StoredState
+from llmanac.models.state.kv import StoredState
 
 
 class RecurrentState(StoredState):

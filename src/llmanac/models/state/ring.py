@@ -14,8 +14,7 @@ from torch import Tensor
 
 from llmanac.core.errors import RequestError
 from llmanac.models.state import SlotMapping
-from llmanac.models.state._store import StoredState
-from llmanac.models.state.kv import KVCache
+from llmanac.models.state.kv import KVCache, StoredState
 
 
 class RingCache(StoredState):

@@ -149,7 +149,7 @@ def _role(rows: TextRows) -> Fields:
 
 
 def _dropped(rows: TextRows) -> Fields:
-    if rows.tokenizer.chat_template is None:
+    if rows.tokenizer is None or rows.tokenizer.chat_template is None:
         return
     lost: dict[str, list[int]] = {}
     for line, messages in rows.chats[:RENDERED]:
@@ -237,7 +237,7 @@ class TokenizedRows(LintTable):
         ends = Counter(ids[size - 1] for _, ids, _, size in self.read if size)
         token, count = ends.most_common(1)[0] if ends else (None, 0)
         most = token if len(self.read) > 1 and 2 * count >= MOST * len(self.read) else None
-        named = self.tokenizer.eos_id
+        named = None if self.tokenizer is None else self.tokenizer.eos_id
         return named if named in ends else most
 
 

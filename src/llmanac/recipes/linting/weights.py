@@ -55,10 +55,15 @@ class LintedModel(LintedArtefact):
         """Rows of the embedding."""
         return None if self.embedding is None else len(self.embedding)
 
+    @property
+    def template(self) -> str | None:
+        """The chat template."""
+        return None if self.tokenizer is None else self.tokenizer.chat_template
+
     @cached_property
     def end(self) -> int | None:
         """The special token with which the template ends an answer."""
-        return end_of_turn(self.tokenizer) if self.tokenizer.chat_template else None
+        return end_of_turn(self.tokenizer) if self.template else None
 
 
 def opened(where: str, words: str) -> LintedModel:
@@ -95,8 +100,7 @@ def _end_differs(model: LintedModel) -> Fields:
 
 
 def _no_end(model: LintedModel) -> Fields:
-    tokenizer = model.tokenizer
-    return model.at(tokenizer.chat_template and tokenizer.special_tokens and model.end is None)
+    return model.at(model.template and model.tokenizer.special_tokens and model.end is None)
 
 
 def _tied(model: LintedModel) -> Fields:

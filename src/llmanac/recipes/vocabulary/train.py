@@ -11,7 +11,7 @@ from typing import Any
 from llmanac.core import spec
 from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_folder, write_json
-from llmanac.recipes.vocabulary import seen, texts
+from llmanac.recipes.vocabulary import texts
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._mixture import Mixture, parse_weights
 
@@ -73,13 +73,13 @@ def train(
     seconds = time.perf_counter() - start
     about = {
         "tokenizer": spec.dump(made), "files": {label: list(paths) for label, paths in groups.items()},
-        "places": seen.places(path for paths in groups.values() for path in paths),
+        "places": texts.places(path for paths in groups.values() for path in paths),
         "mixture": stream.as_json() if isinstance(stream, Mixture) else None, "texts": counted.texts,
         "bytes": counted.bytes, "seconds": round(seconds, 3), "fingerprint": tokenizer.fingerprint(),
     }  # fmt: skip
     with atomic_folder(folder) as target:
         tokenizer.save(target)
-        write_json(target / seen.TRAINING, about)
+        write_json(target / texts.TRAINING, about)
     asked = getattr(made, "vocab_size", 0)
     return TrainedTokenizer(tokenizer, type(made).learns, asked, counted.bytes, seconds, stream)
 

@@ -28,13 +28,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import (
-    Coefficients,
-    Optimizer,
-    ParameterGroup,
-    Parameters,
-    parameters_of,
-)
+from llmanac.train.optimizers._base import Coefficients, Optimizer, ParameterGroup, Parameters, parameters_of
 
 CARD = {
     "title": "AdamW",

@@ -21,12 +21,7 @@ from torch import Tensor, nn
 
 from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import (
-    Optimizer,
-    ParameterGroup,
-    Parameters,
-    parameters_of,
-)
+from llmanac.train.optimizers._base import Optimizer, ParameterGroup, Parameters, parameters_of
 from llmanac.train.optimizers.adamw import by_inputs, groups
 
 CARD = {

@@ -25,12 +25,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import NOT_NEGATIVE, PART, POSITIVE, within
 from llmanac.train.optimizers import OptimizerSpec
-from llmanac.train.optimizers._base import (
-    Optimizer,
-    ParameterGroup,
-    Parameters,
-    parameters_of,
-)
+from llmanac.train.optimizers._base import Optimizer, ParameterGroup, Parameters, parameters_of
 from llmanac.train.optimizers.adamw import groups
 
 CARD = {

@@ -11,7 +11,7 @@ from typing import Any
 from llmanac.core.errors import CheckpointError, nearest, shown
 from llmanac.models.images.families._family import ImageFamily
 
-__all__ = ["FAMILIES", "WRITTEN", "Family", "family"]
+__all__ = ["FAMILIES", "WRITTEN", "ImageFamily", "family"]
 
 FAMILIES = (
     "vit", "clip", "siglip", "align", "llava", "paligemma", "instructblip", "idefics", "vilt", "bridgetower",

@@ -15,8 +15,7 @@ from llmanac.core.errors import CheckpointError, SpecError, shown
 from llmanac.core.spec import diff, dump, make_method
 from llmanac.models.families import FAMILIES as LANGUAGE
 from llmanac.models.families import family as language_family
-from llmanac.models.families._config import Config, Misfit
-from llmanac.models.families._names import Names, WeightSource
+from llmanac.models.families._config import Config, Misfit, Names, WeightSource
 from llmanac.models.families._table import ConfigEntry, Data, at, put
 from llmanac.models.lm.transformer import resolved
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmanac.models.families._names import Names, Table
+from llmanac.models.families._config import Names, Table
 from llmanac.models.families._table import ACTIVATIONS, ConfigEntry, Key
 from llmanac.models.families.bert import LAYER as BERT_TEXT
 from llmanac.models.families.bert import embeddings

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.families import family as language_family
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names, Table
+from llmanac.models.families._config import Config, Names, Table
 from llmanac.models.families._table import ConfigEntry, Data, Fixed, Key, Only
 from llmanac.models.families.bert import LAYER
 from llmanac.models.images.co_attention import Spec

@@ -11,8 +11,7 @@ from typing import Any
 
 from llmanac.core.errors import CheckpointError
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Key, Only
 from llmanac.models.families.llama import FAMILY as LLAMA
 from llmanac.models.ffn.gated import Spec as Gated

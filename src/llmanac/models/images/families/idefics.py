@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.models.families import family as language_family
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names, Table
+from llmanac.models.families._config import Config, Names, Table
 from llmanac.models.families._table import ConfigEntry, Data, Key, Only
 from llmanac.models.images.families._family import ImageFamily, Inside, PartNames
 from llmanac.models.images.families._vision import CLIP_VISION, sizes

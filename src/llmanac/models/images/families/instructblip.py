@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmanac.models.families import family as language_family
-from llmanac.models.families._names import Names, Table
+from llmanac.models.families._config import Names, Table
 from llmanac.models.families._table import Fixed, Key, Only
-from llmanac.models.images._q_former import QFormerSpec
 from llmanac.models.images.families._family import ImageFamily, Inside, LanguagePart, PartNames
 from llmanac.models.images.families._vision import CLIP_VISION, sizes
 from llmanac.models.images.families.llava import language_parts
 from llmanac.models.images.vit import Spec as ViT
-from llmanac.models.images.vlm import Spec
+from llmanac.models.images.vlm import QFormerSpec, Spec
 
 VISION = replace(
     CLIP_VISION,

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmanac.core.errors import CheckpointError, shown
-from llmanac.models.families._config import Config
-from llmanac.models.families._names import Names
+from llmanac.models.families._config import Config, Names
 from llmanac.models.families._table import ConfigEntry, Data, Only
 from llmanac.models.images.families._family import ImageFamily, PartNames
 from llmanac.models.images.families._vision import BERT_LAYER, sizes
