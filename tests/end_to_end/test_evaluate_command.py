@@ -403,8 +403,9 @@ def test_templates():
 
 
 def test_flags_that_are_wrong(folder, capsys):
-    run("a", "--benchmarks", "own.toml", "--chat", expect=2)
-    assert "--chat: own scores likelihoods" in capsys.readouterr().err
+    (folder / "text.toml").write_text(OWN.split("[choices]")[0].replace("[data]", 'target = "x"\n[data]'), "utf-8")
+    run("a", "--benchmarks", "text.toml", "--chat", expect=2)
+    assert "--chat: text scores the likelihood of a text" in capsys.readouterr().err
     run("a", expect=2)
     assert "--benchmarks: give at least one of arc_challenge, arc_easy" in capsys.readouterr().err
     run("a", "--benchmarks", "helaswag", expect=2)
