@@ -86,20 +86,28 @@ def _agreed(found: Sequence[str | None]) -> str:
     return {("A", "B"): "left", ("B", "A"): "right"}.get((str(found[0]), str(found[1])), "tie")
 
 
-def judged(folder: Path) -> list[dict[str, Any]]:
-    """Of each judge of a folder: how often both orders agree, the first is preferred, and nothing can be read."""
-    lines: dict[str, dict[tuple[Any, ...], list[Any]]] = defaultdict(dict)
+def read_judgements(folder: Path) -> list[dict[str, Any]]:
+    """What judges answered, the last answer of each to a question. Raises DataError that names file and line."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     path = folder / JUDGEMENTS
     for row in table_rows(path, CommandProblems()) if path.is_file() else ():
         rater, choices, models = (row.values.get(name) for name in ("rater", "choices", "models"))
         if not isinstance(rater, str) or not isinstance(choices, list) or not isinstance(models, list):
             raise DataError(f"{path}:{row.line}: needs a rater, models and the choices that it answered")
-        lines[rater][row.values.get("item"), *map(str, models)] = choices
+        found[rater, row.values.get("item"), *map(str, models)] = dict(row.values)
+    return list(found.values())
+
+
+def judged(folder: Path) -> list[dict[str, Any]]:
+    """Of each judge of a folder: how often both orders agree, the first is preferred, and nothing can be read."""
+    lines: dict[str, list[list[Any]]] = defaultdict(list)
+    for line in read_judgements(folder):
+        lines[line["rater"]].append(line["choices"])
     out = []
     for rater, found in lines.items():
-        given = [one for choices in found.values() for one in choices]
+        given = [one for choices in found for one in choices]
         said: dict[str, Any] = {"judge": rater, "asked": len(given), "unreadable": given.count(None)}
-        pairs = [choices for choices in found.values() if len(choices) == 2]
+        pairs = [choices for choices in found if len(choices) == 2]
         if pairs:
             same = sum(_agreed(pair) != "tie" or pair == ["tie", "tie"] for pair in pairs)
             said["orders_agree"] = _share(same, len(pairs))
