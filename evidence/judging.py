@@ -129,8 +129,9 @@ def totals(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     decided = [(name, MODELS[one]) for name, one in zip(rated, gold, strict=True) if name != "tie"]
     right = sum(name == one for name, one in decided)
     sums = {key: sum(part[key] for part in parts) for key in ("agree", "first", "named", "unreadable")}
+    first = wilson_interval(sums["first"], max(1, sums["named"]))
     return {"count": count, "decided": len(decided), "right": wilson_interval(right, len(decided)) if decided else None,
-            "agree": wilson_interval(sums["agree"], count), "first": wilson_interval(sums["first"], max(1, sums["named"])),
+            "agree": wilson_interval(sums["agree"], count), "first": first,
             "kappa": agreement([*said, *known], ["judge", "people"]), "length": length_bias(asked, said),
             "unreadable": sums["unreadable"]}  # fmt: skip
 
