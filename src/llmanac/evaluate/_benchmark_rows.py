@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from llmanac.evaluate._instructions import instructions_of
 from llmanac.evaluate.benchmark import Benchmark, Source, Templates
 
 MOST_ROWS = 1 << 20
+MOST_FIELD = 64  # characters of a field that an item keeps
 MOST_LINE = 1 << 20  # characters of a first line that is looked at
 
 Row = dict[str, Any]
@@ -41,6 +42,7 @@ class Item:
         cluster: what it shares with others, such as its passage.
         row: its fields, for a program that is run.
         ending: what follows each choice and is scored, where the choices themselves are not.
+        fields: the row's short values, by which a verdict may group and slice.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Item:
     cluster: str | None = None
     row: Mapping[str, Any] | None = None
     ending: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def files_of(source: Source, folder: Path) -> list[Path]:
@@ -327,6 +330,12 @@ def _texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, str) for one in value)
 
 
+def _short(row: Row) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name not in ("place", "number")}
+    return {name: value for name, value in kept.items() if isinstance(value, (bool, int, float))
+            or (isinstance(value, str) and len(value) <= MOST_FIELD)}  # fmt: skip
+
+
 def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Item:
     prompt = made.description.text(row) + examples.before(row) + made.prompt.text(row)
     cluster = None if made.cluster is None else str(made.cluster.value(row))
@@ -343,7 +352,7 @@ def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Ite
     if kept is not None and own.generation is not None:
         {"ifeval": instructions_of, "function-calls": checked}.get(own.generation.by_row or "", dict)(kept)
     ending = "" if made.ending is None else made.ending.text(row)
-    return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept, ending)
+    return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept, ending, _short(row))
 
 
 def questions_of(own: Benchmark, folder: Path, *, limit: int | None = None) -> list[tuple[str, ...]]:

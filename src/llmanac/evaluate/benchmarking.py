@@ -12,7 +12,7 @@ from llmanac.core.shown import Shown
 from llmanac.evaluate._answering import chat_note, load_answerer
 from llmanac.evaluate._benchmark_rows import items_of
 from llmanac.evaluate._requests import Requests
-from llmanac.evaluate.evaluation import Evaluation, compare, evaluate
+from llmanac.evaluate.evaluation import Evaluation, compare_all, evaluate
 from llmanac.evaluate.evaluation_report import check_folder, score_sections, write_results
 from llmanac.evaluate.load import load_benchmark
 
@@ -84,7 +84,7 @@ def run_benchmarks(
         found.append([evaluate(answerer, n, items, own, cache=folder / "cache", chat=chat) for n, own, items in chosen])
         if isinstance(requests := getattr(answerer, "requests", None), Requests):
             usage.append({"model": answerer.name, **requests.used(price)})
-    differences = [d for pair in zip(*found, strict=True) for d in compare(*pair)] if len(found) == 2 else []
+    differences = compare_all(list(zip(*found, strict=True))) if len(found) == 2 else []
     options = {"limit": limit, "shots": shots, "chat": chat}
     return Evaluated(
         folder, write_results(folder, {n: own for n, own, _ in chosen}, found, differences, options, usage)

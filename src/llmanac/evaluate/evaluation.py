@@ -37,6 +37,7 @@ from llmanac.evaluate._judging import (
 )  # fmt: skip
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.verdict import decide
+from llmanac.evaluate.verdict.aggregates import lower_is_better
 
 BLOCK = 32  # items that are answered, and kept, together
 FORM = 1  # of what is kept; another number leaves older files alone
@@ -64,6 +65,7 @@ class Evaluation:
                 "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
                 **({"log_likelihoods": list(one.values)} if one.values else {}),
                 **({"cluster": item.cluster} if item.cluster is not None else {}),
+                **({"fields": dict(item.fields)} if item.fields else {}),
             }  # fmt: skip
 
 
@@ -186,11 +188,32 @@ class Difference:
 
 
 def compare(one: Evaluation, two: Evaluation) -> list[Difference]:
-    """The paired differences of every metric that is a mean over items.
+    """The paired differences of every metric that is a mean over items. Raises what `compare_all` does."""
+    return compare_all([(one, two)])
+
+
+def compare_all(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> list[Difference]:
+    """The paired differences of two models on several benchmarks; p values are Holm's over the benchmarks.
+
+    The benchmarks' first metrics are one family of tests, their second ones another, and so on.
 
     Raises:
         DataError: other items or prompts.
     """
+    found = [_compared(one, two) for one, two in pairs]
+    for number in range(max(map(len, found), default=0)):
+        family = [own for own in found if len(own) > number]
+        for own, one in zip(family, decide.adjusted([own[number] for own in family]), strict=True):
+            own[number] = one
+    return [
+        Difference(
+            one.benchmark, one.metric, one.difference, one.standard_error, one.low, one.high, one.p,
+            one.verdict if one.verdict in ("better", "worse") else "not settled", one.more,
+        ) for own in found for one in own
+    ]  # fmt: skip
+
+
+def _compared(one: Evaluation, two: Evaluation) -> list[decide.Comparison]:
     if [(item.name, item.prompt) for item in one.items] != [(item.name, item.prompt) for item in two.items]:
         raise DataError(f"{one.benchmark}: the two models were asked other items; evaluate both with the same options")
     out = []
@@ -204,8 +227,6 @@ def compare(one: Evaluation, two: Evaluation) -> list[Difference]:
             continue
         scores, clusters = np.array([row[:2] for row in both], np.float64), [row[2] for row in both]
         groups = None if None in clusters else np.unique(np.array(clusters), return_inverse=True)[1]
-        found = decide.compare(scores[:, 1:], scores[:, :1], name, groups=groups)
-        verdict = found.verdict if found.verdict in ("better", "worse") else "not settled"
-        numbers = (found.difference, found.standard_error, found.low, found.high, found.p)
-        out.append(Difference(one.benchmark, name, *numbers, verdict, found.more))
+        named, higher = (one.benchmark, "B", "A"), not lower_is_better(name)
+        out.append(decide.compare(scores[:, 1:], scores[:, :1], name, groups=groups, higher=higher, named=named))
     return out

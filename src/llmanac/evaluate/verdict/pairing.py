@@ -75,7 +75,7 @@ def _places(log: Items, rows: np.ndarray) -> str:
 def own_findings(log: Items, metric: str) -> list[Finding]:
     """What is wrong with one log by itself: rows logged twice, scores that are no numbers, answers that failed."""
     out = []
-    keys = _mixed(log.hashed("name"), np.frombuffer(log.samples, np.uint64))
+    keys = _mixed(log.hashed("name"), log.hashed("sample"))
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     if len(twice := np.flatnonzero(first[inverse] != np.arange(len(keys)))):
         said = f"{len(twice):,} rows are in the log twice ({_places(log, twice)}; the first is that of "
