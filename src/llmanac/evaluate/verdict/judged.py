@@ -170,9 +170,10 @@ def verdict(
         SpecError: an option that does not fit. DataError: a log that cannot be read, or logs that do not pair; it names
             file and line, and every difference that was found.
     """
-    several = (one, two, *more)
     letters = ("".join(word) for size in (1, 2, 3) for word in product(ascii_uppercase, repeat=size))
-    paths = {letter: Path(path) for letter, path in zip(letters, several, strict=False)}  # A to Z, then AA, AB
+    paths = {
+        letter: Path(path) for letter, path in zip(letters, (one, two, *more), strict=False)
+    }  # A to Z, then AA, AB
     allow = allow.split(",") if isinstance(allow, str) else allow
     if baseline not in paths:
         raise SpecError(f"baseline: {baseline!r} is not one of the letters {', '.join(paths)}")
