@@ -18,7 +18,8 @@ import pytest
 from llmanac.core.files import cache_folder
 
 PACKAGES = {"inspect": "inspect-ai>=0.3.285", "evalplus": "evalplus>=0.3.1", "lighteval": "lighteval>=0.13",
-            "helm": "crfm-helm>=0.5.16"}  # fmt: skip
+            "helm": "crfm-helm>=0.5.16", "ifeval": "if-verifiable>=0.1.2", "bfcl": "bfcl-eval>=2026.3.23"}  # fmt: skip
+ALONE = ("bfcl",)  # installed without what it requires: clients of all servers
 
 INSPECT = """
 from inspect_ai import Task, eval
@@ -121,7 +122,62 @@ run.main()
 stats = json.loads(next((folder / "out").rglob("stats.json")).read_text())
 print("score", next(s["mean"] for s in stats if s["name"]["name"] == "exact_match" and "perturbation" not in s["name"]))
 """
-PROGRAMS = {"inspect": INSPECT, "evalplus": EVALPLUS, "lighteval": LIGHTEVAL, "helm": HELM}
+
+IFEVAL = """
+import nltk
+plain = nltk.tokenize.punkt.PunktSentenceTokenizer()  # its trained abbreviations are a download
+plain._params.abbrev_types |= {"mr", "dr", "e.g", "i.e", "u.s"}
+nltk.data.load = lambda *_: plain
+nltk.tokenize.sent_tokenize = lambda text, *_: plain.tokenize(text)
+nltk.tokenize.word_tokenize.__globals__["sent_tokenize"] = nltk.tokenize.sent_tokenize
+import langdetect
+langdetect.DetectorFactory.seed = 0
+from if_verifiable import IFEvalSample, evaluate_output_for_sample
+found = []
+for name, fields, text in json.loads(pathlib.Path(more[0]).read_text("utf-8")):
+    sample = IFEvalSample(key=0, prompt="", instruction_id_list=[name], kwargs=[fields])
+    results, _ = evaluate_output_for_sample("ifeval", sample, text)
+    found.append([results[0].strict_pass, results[0].loose_pass] if results else [False, False])
+(folder / "verdicts.json").write_text(json.dumps(found))
+print("score", sum(strict for strict, _ in found) / len(found))
+"""
+
+BFCL = """
+from unittest.mock import MagicMock
+for name in ("tree_sitter", "tree_sitter_java", "tree_sitter_javascript", "bfcl_eval.constants.model_config", "dotenv",
+             "tenacity", "tqdm"):
+    sys.modules[name] = MagicMock()  # of other languages and of servers
+from bfcl_eval.constants.enums import Language
+from bfcl_eval.constants.model_config import MODEL_CONFIG_MAPPING
+from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
+from bfcl_eval.model_handler.utils import default_decode_ast_prompting, system_prompt_pre_processing_chat_model
+from bfcl_eval.utils import add_language_specific_hint_to_function_doc, is_empty_output
+from bfcl_eval.utils import is_function_calling_format_output
+MODEL_CONFIG_MAPPING.__getitem__.return_value.underscore_to_dot = False
+found, prompts = [], []
+for row, truth, category, answers in json.loads(pathlib.Path(more[0]).read_text("utf-8")):
+    row = {**row, "id": category + "_0"}
+    own = []
+    for answer in answers:
+        try:
+            calls = default_decode_ast_prompting(answer)
+        except Exception:
+            calls = None
+        if category == "irrelevance":
+            own.append(calls is None or is_empty_output(calls))
+        elif calls is None or not is_function_calling_format_output(calls):
+            own.append(False)
+        else:
+            own.append(ast_checker(row["function"], calls, truth, Language.PYTHON, category, "m")["valid"])
+    found.append(own)
+    (hinted,) = add_language_specific_hint_to_function_doc([json.loads(json.dumps(row))]) or [None]
+    messages = system_prompt_pre_processing_chat_model(hinted["question"][0], hinted["function"], row["id"])
+    prompts.append("\\n\\n".join(one["content"] for one in messages))
+(folder / "verdicts.json").write_text(json.dumps([found, prompts]))
+print("score", 0)
+"""
+PROGRAMS = {"inspect": INSPECT, "evalplus": EVALPLUS, "lighteval": LIGHTEVAL, "helm": HELM, "ifeval": IFEVAL,
+            "bfcl": BFCL}  # fmt: skip
 BEGIN = """
 import json, os, pathlib, sys
 folder, seed, more = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
@@ -155,5 +211,6 @@ if __name__ == "__main__":
         library = next((place / "lib").glob("python*")) / "site-packages"
         if each != "inspect":  # torch and others are borrowed from this environment
             (library / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
-        subprocess.run([python_of(each), "-m", "pip", "install", "-q", package], check=True)
+        how = ["--no-deps"] if each in ALONE else []
+        subprocess.run([python_of(each), "-m", "pip", "install", "-q", *how, package], check=True)
         print(f"{each}: {place}", file=sys.stderr)

@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 DATE = "2026-03-01T10-00-00.123456"
+MEASURE = """
+import resource, sys
+from llmanac.evaluate.verdict.judged import verdict
+found = verdict(sys.argv[1], sys.argv[2])
+print(found.comparisons[0].items, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 IM = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -24,10 +24,11 @@ from llmanac.evaluate._jinja import Expression, Template
 from llmanac.evaluate._judging import judge_generated, quac, summarise
 from llmanac.evaluate._server import Server
 from llmanac.evaluate.benchmark import Benchmark, Generation
-from llmanac.evaluate.evaluation import compare, evaluate
+from llmanac.evaluate.evaluation import compare, compare_all, evaluate
 from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.verdict.judged import verdict
 from llmanac.generate.engine import Engine
+from llmanac.metrics._statistics import holm
 from llmanac.tokenizers.load import train_tokenizer
 
 OWN = """
@@ -178,12 +179,56 @@ def test_two_models_are_paired(folder, capsys):
     assert "B less A" in capsys.readouterr().out
 
 
-def test_verdicts_of_a_pair():
-    def made(values):
-        items = [Item(str(i), "p", ("x", "y"), (0,)) for i in range(len(values))]
-        verdicts = [evaluation.Verdict("x", "x", bool(v), {"acc": float(v)}) for v in values]
-        return evaluation.Evaluation("n", "m", items, verdicts, summarise(items, verdicts))
+def made(values, name="n", **others):
+    """An evaluation with these scores of one metric; others are of further metrics."""
+    items = [Item(str(i), "p", ("x", "y"), (0,)) for i in range(len(values))]
+    verdicts = [evaluation.Verdict("x", "x", bool(v), {"acc": float(v), **{m: float(o[i]) for m, o in others.items()}})
+                for i, v in enumerate(values)]  # fmt: skip
+    return evaluation.Evaluation(name, "m", items, verdicts, summarise(items, verdicts))
 
+
+def test_benchmarks_are_one_family_of_tests():
+    """Of p = 0.0313 on one benchmark nothing is left beside two others; each kind of metric is a family by itself."""
+    pairs = [(made([0] * 20, name), made([1] * count + [0] * (20 - count), name)) for name, count in (
+        ("a", 6), ("b", 6), ("c", 12))]  # fmt: skip
+    alone = [compare(*pair)[0] for pair in pairs]
+    assert [one.verdict for one in alone] == ["better"] * 3
+    found = compare_all(pairs)
+    assert [one.p for one in found] == pytest.approx(holm([one.p for one in alone]))
+    assert [(one.benchmark, one.verdict) for one in found] == [
+        ("a", "not settled"),
+        ("b", "not settled"),
+        ("c", "better"),
+    ]
+    two = [(made([0] * 20, n, **{"extraction error": [0] * 20}), made([0] * 20, n,
+    **{"extraction error": [1] * 8 + [0] * 12}))
+           for n in "ab"]  # fmt: skip
+    acc, error, *_ = compare_all(two)
+    assert acc.metric == "acc" and acc.p == 1 and error.p == pytest.approx(2 * 2 / 2**8) and error.verdict == "worse"
+
+
+def test_items_have_the_fields_of_their_rows(folder, capsys):
+    """`verdict` slices and groups the package's own items by them; long texts are left out."""
+    rows = [json.loads(line) for line in (folder / "colours.jsonl").read_text("utf-8").splitlines()]
+    rows = [{**row, "subject": ["law", "art"][i % 2], "level": i % 3, "long": "x" * 100} for i, row in enumerate(rows)]
+    (folder / "colours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    run("a", "b", "--benchmarks", "own.toml", "-o", "out")
+    logs = [folder / f"out/items/own.{m}.jsonl" for m in "AB"]
+    line = json.loads(logs[0].read_text("utf-8").splitlines()[0])
+    assert line["fields"] == {
+        "file": "colours",
+        "question": "colour 0",
+        "answer": 0,
+        "passage": 0,
+        "subject": "law",
+        "level": 0,
+    }
+    assert set(verdict(*logs, slices="subject").slices) == {"law", "art"}
+    assert verdict(*logs, group="level").comparisons[0].groups == 3
+    assert set(verdict(*logs, slices="fields.level").slices) == {"0", "1", "2"}
+
+
+def test_verdicts_of_a_pair():
     [found] = compare(made([0] * 20), made([1] * 15 + [0] * 5))
     assert found.verdict == "better" and found.more is None
     [found] = compare(made([0, 1] * 10), made([1, 0] * 9 + [1, 1]))
@@ -403,8 +448,9 @@ def test_templates():
 
 
 def test_flags_that_are_wrong(folder, capsys):
-    run("a", "--benchmarks", "own.toml", "--chat", expect=2)
-    assert "--chat: own scores likelihoods" in capsys.readouterr().err
+    (folder / "text.toml").write_text(OWN.split("[choices]")[0].replace("[data]", 'target = "x"\n[data]'), "utf-8")
+    run("a", "--benchmarks", "text.toml", "--chat", expect=2)
+    assert "--chat: text scores the likelihood of a text" in capsys.readouterr().err
     run("a", expect=2)
     assert "--benchmarks: give at least one of arc_challenge, arc_easy" in capsys.readouterr().err
     run("a", "--benchmarks", "helaswag", expect=2)

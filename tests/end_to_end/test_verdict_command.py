@@ -14,6 +14,7 @@ import pytest
 from _logs import (
     DATE,
     IM,
+    MEASURE,
     inspect_log,
     lm_eval_folder,
     lm_eval_rows,
@@ -299,14 +300,6 @@ def test_lists_of_a_set_that_differ_in_length_and_names_in_another_order(tmp_pat
         lm_eval_folder(tmp_path / "a", rows), lm_eval_folder(tmp_path / "b", moved), allow=["prompts"]
     )
     assert found.comparisons[0].items == N and found.comparisons[0].difference == 0
-
-
-MEASURE = """
-import resource, sys
-from llmanac.evaluate.verdict.judged import verdict
-found = verdict(sys.argv[1], sys.argv[2])
-print(found.comparisons[0].items, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
 
 
 def write_large(path, count, size, seed):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from string import ascii_uppercase
 
 import numpy as np
 import pytest
-from _logs import lm_eval_folder, lm_eval_rows, outcomes, write_lines, write_table
+from _logs import MEASURE, lm_eval_folder, lm_eval_rows, outcomes, score_rows, write_lines, write_table
 
 import llmanac
 from llmanac.cli import main
 from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate.verdict.aggregates import LOWER, lower_is_better
-from llmanac.evaluate.verdict.items import without_template
+from llmanac.evaluate.verdict.items import Items, Row, Task, digest, without_template
 from llmanac.evaluate.verdict.judged import WORST, Judgement
 from llmanac.evaluate.verdict.load import read_log
 
@@ -229,3 +233,64 @@ def test_scores_without_a_spread_say_no_size(tmp_path):
     assert found.verdicts == {"B": "too few"} and found.comparisons[0].more == 1
     assert "0.0000 four times" not in "".join(found.said())
     assert len(read_log(tmp_path / "a.csv", "A").items["", ""]) == 5
+
+
+@pytest.mark.parametrize("names, said", [
+    (("ID", "Score"), "; rename the column 'ID' to 'id'; rename the column 'Score' to 'score'"),
+    (("id", "SCORE"), "; rename the column 'SCORE' to 'score'"), ((" id", "score"), "rename the column ' id' to 'id'"),
+    (("Benchmark", "item", "Prompt", "scores"),
+    "rename the column 'Benchmark' to 'benchmark'; rename the column 'Prompt'"),
+    (("doc", "points"), "docs/evaluate.md has the forms"),
+])  # fmt: skip
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_columns_in_other_letters_are_named(names, said, suffix, tmp_path):
+    rows = [dict.fromkeys(names, "1") for _ in range(3)]
+    path = tmp_path / f"a.{suffix}"
+    (write_table if suffix == "csv" else write_lines)(path, rows)
+    with pytest.raises(DataError, match=r"holds no log with a row") as wrong:
+        read_log(path, "A")
+    assert said in str(wrong.value) and ("rename" in str(wrong.value)) == ("rename" in said)
+
+
+def test_systems_past_the_alphabet(tmp_path):
+    """The 27th system is AA, and may be the baseline."""
+    paths = [write_table(tmp_path / f"{s}.csv", score_rows(40, 0.5, s)) for s in range(30)]
+    found = llmanac.verdict(*paths)
+    assert list(found.systems) == [*ascii_uppercase, "AA", "AB", "AC", "AD"] and len(found.comparisons) == 29
+    other = llmanac.verdict(*paths, baseline="AB")
+    assert other.verdicts.keys() == found.systems.keys() - {"AB"}
+    with pytest.raises(SpecError, match="'AE' is not one of the letters A, B"):
+        llmanac.verdict(*paths, baseline="AE")
+
+
+def test_columns_that_say_nothing_take_no_memory(tmp_path):
+    """Names only, then documents, prompts and repeated answers from some row on: hashes are those of full columns."""
+    rows = [Row(i + 1, f"q{i}", None, {"score": 1.0}) for i in range(50)]
+    plain = Items(Task("", tmp_path, "x"), "", "", ())
+    for row in rows:
+        plain.add(row)
+    assert [name for name, column in plain.hashes.items() if column] == ["name"]
+    assert (plain.hashed("document") == plain.hashed("name")).all() and not plain.hashed("prompt").any()
+    assert set(plain.hashed("sample").tolist()) == {digest(1)}
+    later = [replace(rows[i], document=f"d{i}" if i > 20 else None, prompts=("p",) if i % 3 == 2 else (),
+    sample=1 + (i > 30),
+                     target="t" if i == 49 else None) for i in range(50)]  # fmt: skip
+    mixed = Items(Task("", tmp_path, "x"), "", "", ())
+    for row in later:
+        mixed.add(row)
+    for name, value in (("document", lambda r: r.name if r.document is None else r.document),
+                        ("prompt", lambda r: list(r.prompts) or None), ("sample", lambda r: r.sample),
+                        ("target", lambda r: r.target), ("name", lambda r: r.name)):  # fmt: skip
+        assert mixed.hashed(name).tolist() == [digest(value(row)) for row in later], name
+
+
+@pytest.mark.slow
+def test_two_million_tiny_rows_in_five_hundred_megabytes(tmp_path):
+    paths = []
+    for s in (1, 2):
+        paths.append(tmp_path / f"{s}.csv")
+        draw = np.random.default_rng(s).random(2_000_000) < 0.5
+        paths[-1].write_text("id,score\n" + "".join(f"{i},{int(one)}\n" for i, one in enumerate(draw)), "utf-8")
+    done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, paths)], capture_output=True, text=True, check=True)
+    items, kilobytes = map(int, done.stdout.split())
+    assert items == 2_000_000 and kilobytes * 1024 < 500e6

@@ -241,9 +241,14 @@ def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
 
 
 def test_a_server_that_is_silent_is_said_to_be(monkeypatch):
+    from llmanac.evaluate._chat_forms import OPENAI
+    from llmanac.evaluate._requests import Requests
     from llmanac.evaluate._server import Server
 
-    monkeypatch.setattr(Server, "__init__", lambda self, url, seconds: vars(self).update(url=url, seconds=seconds))
+    def init(self, url, seconds):
+        vars(self).update(url=url, form=OPENAI, requests=Requests(seconds=seconds))
+
+    monkeypatch.setattr(Server, "__init__", init)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         side = Remote(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", seconds=0.1)
         side.model = "m"

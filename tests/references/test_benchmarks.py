@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from _lm_eval import ENDINGS, STOCK, Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
 
+from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate._judging import Verdict, summarise
@@ -60,6 +61,12 @@ def data(tmp_path_factory):
         {"sentence": f"{words(i, 3)} _ {words(i + 9, 2 + i % 4)}.", "option1": words(i + 50, 1), "option2": words(i, 2),
          "answer": "12"[i % 2]} for i in range(20)
     ])  # fmt: skip
+    write(folder / "truthfulqa" / "validation.jsonl", [
+        {"question": words(i, 6) + "?", **{
+            f"mc{n}_targets": {"choices": [words(i * 7 + k, 2 + k) for k in range(2 + i % 4)],
+                               "labels": [int(k == 0 or (n == 2 and k % 3 == 1)) for k in range(2 + i % 4)]}
+            for n in (1, 2)}} for i in range(20)
+    ])  # fmt: skip
     write(folder / "lambada" / "test.jsonl", [{"text": words(i, 9) + " end"} for i in range(6)])
     return folder
 
@@ -95,6 +102,7 @@ def choice_tasks(data, tmp):
         ("arc_easy", "ARC-Easy", "arc/arc_easy"), ("arc_challenge", "ARC-Challenge", "arc/arc_challenge"),
         ("openbookqa", "openbookqa", "openbookqa/openbookqa"), ("boolq", "boolq", "super_glue/boolq/default"),
         ("commonsenseqa", "commonsenseqa", "commonsense_qa/default"), ("copa", "copa", "super_glue/copa/default"),
+        ("truthfulqa_mc1", "truthfulqa", "truthfulqa/truthfulqa_mc1"),
     ):  # fmt: skip
         rows = next((data / folder).iterdir())
         splits = dict.fromkeys(("train", "validation", "test"), rows)
@@ -120,7 +128,7 @@ def theirs(pretrained, data, tmp_path_factory):
 @pytest.mark.parametrize("block, batch_tokens", [(1, 64), (5, 4096), (32, 300)])
 @pytest.mark.parametrize("name", [
     "hellaswag", "piqa", "mmlu", "strategyqa", "arc_easy", "arc_challenge", "openbookqa", "commonsenseqa", "boolq",
-    "copa",
+    "copa", "truthfulqa_mc1",
 ])  # fmt: skip
 def test_choices_equal_lm_eval(name, block, batch_tokens, ours, data, theirs):
     """Prompts, log-likelihoods, acc, acc_norm, acc_bytes and their standard errors, whatever the batch."""
@@ -145,6 +153,105 @@ def test_choices_equal_lm_eval(name, block, batch_tokens, ours, data, theirs):
             assert score.standard_error == pytest.approx(results[f"{score.metric}_stderr,none"], abs=1e-12)
     if name == "hellaswag":
         assert len({score.value for score in found.scores}) > 1  # the three ways to compare choices differ
+
+
+def test_the_mass_of_right_choices_equals_lm_eval(pretrained, ours, data, tmp_path):
+    """TruthfulQA MC2: several choices are right; the scorer is lm-eval's own function, on its own log-likelihoods."""
+    huggingface = pytest.importorskip("lm_eval.models.huggingface")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(pretrained[0])
+    harness = huggingface.HFLM(pretrained=pretrained[1], tokenizer=tokenizer, batch_size=4, device="cpu")
+    rows = data / "truthfulqa" / "validation.jsonl"
+    text = f"include: {STOCK}/truthfulqa/truthfulqa_mc1.yaml\ndoc_to_choice: '{{{{mc2_targets.choices}}}}'\n"
+    manager = task_of(tmp_path / "tq", "tq", text + files(tmp_path / "cache", validation=rows))
+    theirs = lm_eval.simple_evaluate(harness, tasks=["tq"], task_manager=manager, bootstrap_iters=1)
+    samples = sorted(theirs["samples"]["tq"], key=lambda s: s["doc_id"])
+    tree = ast.parse((STOCK / "truthfulqa" / "utils.py").read_text("utf-8"))
+    made = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "process_results_mc2")
+    scope = {"np": np}  # its file imports packages that are no part of lm-eval
+    exec(compile(ast.Module([made], []), "truthfulqa", "exec"), scope)
+    _, own = load_benchmark("truthfulqa_mc2")
+    items = items_of(own, data)
+    found = evaluate(Local(ours, "m", "m"), "truthfulqa_mc2", items, own)
+    assert len(samples) == 20 and max(len(item.golds) for item in items) > 1
+    for item, one, sample in zip(items, found.verdicts, samples, strict=True):
+        assert [item.prompt] * len(item.choices) == [given[0] for given in sample["arguments"]]
+        assert [" " + text for text in item.choices] == [given[1] for given in sample["arguments"]]
+        results = [(float(response[0][0]), False) for response in sample["resps"]]
+        assert one.values == pytest.approx([total for total, _ in results], abs=1e-9)
+        expected = scope["process_results_mc2"](sample["doc"], results)["acc"]
+        assert one.scores == {"mass of right": pytest.approx(expected, abs=1e-9)}
+
+
+def test_the_releases_form_of_truthfulqa(data, tmp_path):
+    """A table of choices and labels in place of columns; the right one need not be the first."""
+    rows = [json.loads(line) for line in (data / "truthfulqa" / "validation.jsonl").read_text("utf-8").splitlines()]
+    for row in rows:
+        for key in ("mc1_targets", "mc2_targets"):
+            row[key] = dict(reversed(list(zip(row[key]["choices"], row[key]["labels"], strict=True))))
+    (tmp_path / "truthfulqa").mkdir()
+    (tmp_path / "truthfulqa" / "mc_task.json").write_text(json.dumps(rows), "utf-8")
+    for name in ("truthfulqa_mc1", "truthfulqa_mc2"):
+        _, own = load_benchmark(name)
+        for one, other in zip(items_of(own, data), items_of(own, tmp_path), strict=True):
+            assert one.prompt == other.prompt and one.choices == other.choices[::-1]
+            assert {one.choices[gold] for gold in one.golds} == {other.choices[gold] for gold in other.golds}
+
+
+BBH = sorted(path.stem for path in (STOCK / "bbh" / "cot_fewshot").glob("[a-z]*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory):
+    """Rows of our own in the layout of the release, with the worked examples that lm-eval has."""
+    yaml = pytest.importorskip("yaml")
+    folder = tmp_path_factory.mktemp("bbh")
+    (folder / "bbh").mkdir()
+    (folder / "cot-prompts").mkdir()
+    for number, name in enumerate(BBH):
+        stated = yaml.safe_load(
+            (STOCK / "bbh" / "cot_fewshot" / f"{name}.yaml").read_text("utf-8").replace("!function", "")
+        )
+        examples = [f"Q: {one['input']}\nA: Let's think step by step.\n{one['target']}"
+                    for one in stated["fewshot_config"]["samples"]]  # fmt: skip
+        text = "a line of the release\n-----\n" + "\n\n".join([stated["description"].strip(), *examples]) + "\n"
+        (folder / "cot-prompts" / f"{name}.txt").write_text(text, "utf-8")
+        rows = [
+            {"input": words(number * 20 + i, 6), "target": ["(A)", "yes", "True", "] ) >", "3"][i % 5]}
+            for i in range(20)
+        ]
+        (folder / "bbh" / f"{name}.json").write_text(json.dumps({"canary": "c", "examples": rows}), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", BBH)
+def test_chains_of_thought_equal_lm_eval(name, hard, tmp_path):
+    """BBH: prompts with the worked examples, and what is read from 20 answers."""
+    _, own = load_benchmark("bbh")
+    items = [item for item in items_of(own, hard) if f"{name}.json" in item.name]
+    shapes = ["So the answer is {}.", "the answer is {}", "The answer is {}.", "so the answer is {}. Q",
+    "the answer is {}.\nmore.",
+              "{}", "the answer is x. Or the answer is {}.", "the answer is  {} .", ""]  # fmt: skip
+    answers = [shapes[i % 9].format(item.references[0]) for i, item in enumerate(items)]
+    rows = json.loads((hard / "bbh" / f"{name}.json").read_text("utf-8"))["examples"]
+    path = write(tmp_path / "rows.jsonl", rows)
+    include = STOCK / "bbh" / "cot_fewshot" / f"{name}.yaml"
+    manager = task_of(tmp_path / "t", "bb", f"include: {include}\n" + files(tmp_path / "cache", test=path))
+    expected, prompts = theirs_of(answers, "bb", manager)
+    model = Canned(answers)
+    found = evaluate(model, "bbh", items, own)
+    assert len(items) == 20 and model.asked == prompts
+    assert found.scores[0].value == pytest.approx(expected["exact_match,get-answer"], abs=1e-12)
+    assert 0 < found.scores[0].value < 1
+
+
+def test_worked_examples_go_together(hard):
+    _, own = load_benchmark("bbh")
+    assert items_of(own, hard, shots=0)[0].prompt.startswith("Q: ") and len(items_of(own, hard)) == 20 * 27
+    with pytest.raises(SpecError, match="give 0 or 3"):
+        items_of(own, hard, shots=2)
+    with pytest.raises(DataError, match="cannot read the examples"):
+        items_of(replace(own, shots=replace(own.shots, text="none/{file}.txt")), hard)
 
 
 RELEASED = {  # the rows of the sets' own releases, where they differ from the hub's copies

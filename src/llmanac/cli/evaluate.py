@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ Model = Annotated[
 def evaluate_command(
     model: Model, other: str | None = None, benchmarks: str = "", data: Path | None = None, limit: int | None = None,
     shots: int | None = None, chat: bool = False, out: Path = Path( "results" ), dtype: str | None = None,
-    runner: str | None = None, as_json: AsJson = False,
+    runner: str | None = None, rpm: float | None = None, price: str | None = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Run benchmarks: a table with standard errors, every item in an HTML report; stopped runs go on.
 
@@ -34,10 +35,12 @@ def evaluate_command(
         data: The folder of the benchmarks' data.
         limit (from 1): Only the first items of each.
         shots (from 0): Examples before each question [the benchmark's].
-        chat: Send prompts through the model's chat template.
+        chat: Send prompts through the model's chat template; choices are asked for by letter.
         out (-o, --output): Folder of results, items and kept answers.
         dtype: float32, float64 or bfloat16 [float32].
         runner: Of generated answers: auto, native or torch [auto for a .gguf file, torch for a folder].
+        rpm (0.001 to 1e6): Requests a minute to a server, at most.
+        price (IN,OUT): Of a million tokens that a server reads and writes: prints what the run cost.
     """
     from llmanac.evaluate.benchmarking import run_benchmarks
     from llmanac.evaluate.load import load_benchmark, names
@@ -48,7 +51,7 @@ def evaluate_command(
     try:
         page = run_benchmarks(
             model, other, benchmarks=wanted, data=data, limit=limit, shots=shots, chat=chat, output=out, dtype=dtype,
-            runner=runner, note=lambda text: print(text, file=sys.stderr),
+            runner=runner, rpm=rpm, price=_price(price), note=lambda text: print(text, file=sys.stderr),
         ).data  # fmt: skip
     except KeyboardInterrupt:
         print(f"\nInterrupted. Answers so far are kept in {out}; the same command goes on.", file=sys.stderr)
@@ -57,7 +60,11 @@ def evaluate_command(
         print(json.dumps(page, ensure_ascii=False))
         return
     _show(page, out)
-    given = {"--data": data, "--dtype": dtype, "--runner": runner,
+    for one in page["usage"]:
+        cost = "" if one["cost"] is None else f", {one['cost']:,.4f} by --price"
+        said = f"{one['requests']:,} requests ({one['repeated']:,} of them repeated), {one['read']:,} tokens read"
+        print(f"{one['model']}: {said}, {one['written']:,} written{cost}, in this run")
+    given = {"--data": data, "--dtype": dtype, "--runner": runner, "--rpm": rpm, "--price": price,
              "--shots": shots if limit else None, "--output": out}  # fmt: skip
     more = ["llmanac", "evaluate", model, *([other] if other else []), "--benchmarks", ",".join(wanted)]
     more += [part for flag, value in given.items() if value is not None for part in (flag, str(value))]
@@ -72,6 +79,18 @@ def evaluate_command(
     else:
         more = ["llmanac", "benchmark", "inspect", wanted[0], *(["--data", str(data)] if data else [])]
         print(f"Next: {shlex.join([*more, '--results', str(out)])}   (what the benchmark is worth)")
+
+
+def _price(given: str | None) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    try:
+        read, written = map(float, given.split(","))
+        if min(read, written) >= 0 and max(read, written) < math.inf:
+            return read, written
+    except ValueError:
+        pass
+    raise SpecError(f"--price: {given!r} is not two numbers such as 0.15,0.60")
 
 
 def _show(results: dict[str, Any], out: Path) -> None:

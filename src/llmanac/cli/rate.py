@@ -13,13 +13,14 @@ from llmanac.cli.options import AsJson, Seed, SomeRunner
 from llmanac.core.errors import LlmanacError, SpecError
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.ratings import Questions, Rating
+    from llmanac.evaluate.ratings import Questions, Rating, Store
 
 
 def rate_command(
     prompts: Path | None = None, models: str = "", answers: str = "", mode: str = "compare",
     out: Path = Path( "ratings" ), column: str = "prompt", answer_column: str = "answer", max_tokens: int = 256,
-    chat: bool = False, port: int = 0, seed: Seed = 0, report: Path | None = None, dtype: str | None = None,
+    chat: bool = False, judge: str | None = None, rubric: Path | None = None, gold: str | None = None,
+    rpm: float | None = None, port: int = 0, seed: Seed = 0, report: Path | None = None, dtype: str | None = None,
     runner: SomeRunner = "auto", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Let people compare or score answers of models, blind; write preferences for `llmanac align`.
@@ -34,12 +35,17 @@ def rate_command(
         answer_column: Column of the answer in tables of --answers.
         max_tokens (from 1): Longest answer of a model.
         chat: Send prompts through the models' chat templates.
+        judge (MODEL): A chat model or server rates in place of people: comparisons in both orders.
+        rubric (FILE): What the judge is asked about the answers, in place of a general question.
+        gold: Column of the prompts' table with the better answer (name, number from 0 or tie), or the score.
+        rpm (0.001 to 1e6): Requests a minute to a server, at most.
         port (0 to 65535): Port on 127.0.0.1 [any free one].
         report: Only say what a file of ratings says.
         dtype: float32, float64 or bfloat16 [float32].
     """
     from llmanac.core.lock import locked
     from llmanac.evaluate._preferences import PREFERENCES, write_preferences
+    from llmanac.evaluate.judging import more, write_gold
     from llmanac.evaluate.ratings import RATINGS, Questions, Store, read_ratings
     from llmanac.evaluate.ratings import report as reported
 
@@ -51,7 +57,7 @@ def rate_command(
             asked = Questions.load(folder)
             with contextlib.suppress(LlmanacError), locked(folder / ".lock", busy="the page itself writes them"):
                 write_preferences(folder, asked, read_ratings(file))
-            counts = {"preferences": _preferences(folder, asked, ratings)}
+            counts = {"preferences": _preferences(folder, asked, ratings)} | more(folder, asked, ratings)
         _show(reported(ratings) | counts, as_json)
         place = folder / PREFERENCES
         if not as_json and place.is_file() and place.stat().st_size:
@@ -77,18 +83,42 @@ def rate_command(
             questions = kept  # goes on; nothing is generated again
         else:
             found = _answers(texts, names["--models"], names["--answers"], answer_column, max_tokens, chat,
-                             {"dtype": dtype, "runner": runner})  # fmt: skip
+                             {"dtype": dtype, "runner": runner, "rpm": rpm})  # fmt: skip
             questions = Questions(texts, found)
             questions.tasks(mode)  # type: ignore[arg-type]
             questions.save(out)
         store = Store(out, questions, mode, seed)  # type: ignore[arg-type]
-        from llmanac.web.rate import serve_ratings
+        if gold is not None:
+            write_gold(out, questions, read_rows(prompts, gold, "--gold").values)
+        if judge is None:
+            from llmanac.web.rate import serve_ratings
 
-        serve_ratings(store, port=port)
+            serve_ratings(store, port=port)
+        else:
+            _judge(store, judge, rubric, {"dtype": dtype, "runner": runner, "rpm": rpm})
         if store.ratings:
-            _show(reported(store.ratings) | {"preferences": _preferences(out, questions, store.ratings)}, as_json)
-    if not as_json:
+            said = {"preferences": _preferences(out, questions, store.ratings), **more(out, questions, store.ratings)}
+            _show(reported(store.ratings) | said, as_json)
+    if judge is not None and not as_json and len(questions.answers) > 1:
+        print(f"Next: llmanac verdict {' '.join(map(shlex.quote, _scores(store)))}   (item by item)")
+    elif not as_json:
         print(f"Next: llmanac rate --report {shlex.quote(str(out))}")
+
+
+def _judge(store: Store, judge: str, rubric: Path | None, how: dict[str, Any]) -> None:
+    from llmanac.core.files import read_text
+    from llmanac.evaluate import judging
+    from llmanac.evaluate._answering import load_answerer
+
+    model = load_answerer(judge, **how)
+    judging.judge(model, store, "" if rubric is None else read_text(rubric))
+    _scores(store)
+
+
+def _scores(store: Store) -> list[str]:
+    from llmanac.evaluate.judging import write_scores
+
+    return [str(path) for path in write_scores(store.folder, store.questions, store.ratings)]
 
 
 def _preferences(folder: Path, questions: Questions, ratings: list[Rating]) -> dict[str, int]:
@@ -152,6 +182,19 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     value = "undefined" if kappa is None else f"{kappa:.3f}"
     said = agreement.get("not_measured") or f"{agreement['name']} {value} on {agreement['tasks']:,} ratings"
     print(f"{raters}; agreement: {said}.")
+    for one in found.get("gold", ()):
+        value = "undefined" if one.get("kappa") is None else f"{one['kappa']:.3f} ({_between(one)})"
+        said = one.get("not_measured") or f"{one['name']} {value}, alike in {one['all_alike']:.0%} of {one['tasks']:,}"
+        print(f"{one['rater']} and the known labels: {said}.")
+    for one in found.get("judges", ()):
+        shares = {"both orders agree": one.get("orders_agree"), "the first is preferred": one.get("first_preferred")}
+        said = [f"{name} {share['value']:.0%} ({_between(share)})" for name, share in shares.items() if share]
+        said.append(f"{one['unreadable']:,} of {one['asked']:,} answers unreadable")
+        print(f"{one['judge']}: {', '.join(said)}.")
+    if length := found.get("length"):
+        share, bias = length["longer_preferred"], length["coefficient"]
+        more = f"; coefficient of log length {bias['value']:.2f} ({_between(bias)})" if bias else ""
+        print(f"The longer answer was preferred {share['value']:.0%} ({_between(share)}) of {length['pairs']:,}{more}.")
     if left := found.get("left"):
         print(f"The left answer was preferred {left['value']:.0%} of the time ({_between(left)}).")
     if kept := found.get("preferences"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +17,11 @@ PREFIX_BYTES = 256 << 20  # of examples that prompts share
 
 
 class Answerer(Protocol):
-    """identity: what its answers depend on, apart from the request."""
+    """identity: what its answers depend on, apart from the request; kept: answers in a chat that are kept together."""
 
     name: str
     identity: str
+    kept: int
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """(sum of log-probabilities in nats, whether greedy decoding writes it) of each continuation."""
@@ -27,9 +29,14 @@ class Answerer(Protocol):
     def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:
         """The greedy continuation of each prompt up to the first stop; `chat` sends a prompt as a user's message."""
 
+    def choose(self, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[str]:
+        """The answer to each prompt as a user's message, held to one of its choices where the model can be."""
+
 
 class Local:
     """A model in this process. What does not fit its context loses tokens on the left, as in lm-eval."""
+
+    kept = 32
 
     def __init__(self, engine: Engine, name: str, identity: str, *, batch_tokens: int = 4096) -> None:
         self.engine, self.name, self.identity, self.batch_tokens = engine, name, identity, batch_tokens
@@ -44,6 +51,19 @@ class Local:
         return [(one.total, one.greedy) for one in found]
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:
+        ids, length = self._ids(prompts, length, chat)
+        done = self.engine.generate(ids, max_new_tokens=length, stop=tuple(stop), temperature=0)
+        return [one.text for one in done]
+
+    def choose(self, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[str]:
+        ids, length = self._ids(prompts, max(len(one.encode()) for own in choices for one in own), True)
+        ways = ["|".join(map(re.escape, own)) for own in choices]
+        asked = [self.engine.request(own, regex=way, max_new_tokens=length, temperature=0)
+                 for own, way in zip(ids, ways, strict=True)]  # fmt: skip
+        return [one.text for one in self.engine.run(asked)]
+
+    def _ids(self, prompts: Sequence[str], length: int, chat: bool) -> tuple[list[list[int]], int]:
+        """Tokens of prompts that leave room for an answer, and its length."""
         tokenizer, context = self.engine.tokenizer, self.engine.model.max_length
         if tokenizer is None:
             raise SpecError("model: has no tokenizer to read prompts with")
@@ -56,8 +76,7 @@ class Local:
         if context is not None:
             length = max(1, min(length, context - 1))
             ids = [one[-max(1, context - length) :] for one in ids]
-        done = self.engine.generate(ids, max_new_tokens=length, stop=tuple(stop), temperature=0)
-        return [one.text for one in done]
+        return ids, length
 
 
 def load_local(path: str, *, dtype: str | None = None, device: str = "auto", runner: str | None = None) -> Local:
@@ -69,12 +88,15 @@ def load_local(path: str, *, dtype: str | None = None, device: str = "auto", run
     return Local(engine, path, f"{_content(path)} {kind} {(runner or 'auto') if engine.native else 'torch'}")
 
 
-def load_answerer(path: str, *, dtype: str | None = None, runner: str | None = None) -> Answerer:
-    """A model by its path, or a server by its address (http://...)."""
+def load_answerer(
+    path: str, *, dtype: str | None = None, runner: str | None = None, rpm: float | None = None
+) -> Answerer:
+    """A model by its path, or a server by its address (http://...), which gets `rpm` requests a minute at most."""
     if path.startswith(("http://", "https://")):
+        from llmanac.evaluate._requests import Requests
         from llmanac.evaluate._server import Server
 
-        return Server(path)
+        return Server(path, requests=Requests(rpm=rpm))
     return load_local(path, dtype=dtype, runner=runner)
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.core.files import read_json
 from llmanac.core.progress import say_once
+from llmanac.data import json_rows
 from llmanac.data.command_problems import CommandProblems, check_packed
 from llmanac.data.lines import lines
 from llmanac.data.readers import table_rows
 from llmanac.data.unpack import TABLES, format_of, unpacked
+from llmanac.evaluate._calls import checked
+from llmanac.evaluate._instructions import instructions_of
 from llmanac.evaluate.benchmark import Benchmark, Source, Templates
 
 MOST_ROWS = 1 << 20
+MOST_FIELD = 64  # characters of a field that an item keeps
+MOST_LINE = 1 << 20  # characters of a first line that is looked at
 
 Row = dict[str, Any]
 
@@ -36,6 +42,7 @@ class Item:
         cluster: what it shares with others, such as its passage.
         row: its fields, for a program that is run.
         ending: what follows each choice and is scored, where the choices themselves are not.
+        fields: the row's short values, by which a verdict may group and slice.
     """
 
     name: str
@@ -46,6 +53,7 @@ class Item:
     cluster: str | None = None
     row: Mapping[str, Any] | None = None
     ending: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 def files_of(source: Source, folder: Path) -> list[Path]:
@@ -70,17 +78,21 @@ def rows_of(source: Source, folder: Path) -> Iterator[Row]:
     """The rows of a source, each with `file` (a name without its ending) and `place` (for messages)."""
     number = 0
     for path in files_of(source, folder):
-        labels = None if source.labels is None else _labels(folder, source.labels)
+        labels = None if source.labels is None else _labels(folder, source.labels, path.name.split(".")[0])
         for line, row in _rows_of_file(source, path):
             nested = source.rows if format_of(path) == ".json" else None
             for place, found in _nested(row, nested, f"{path}:{line}"):
                 number += 1
                 if number > MOST_ROWS:
                     raise DataError(f"{path}: more than {MOST_ROWS:,} rows; make the pattern narrower")
+                if source.labels is not None and labels is None:
+                    found["label"] = None
                 if labels is not None:
                     found["label"] = next(labels, None)
                     if found["label"] is None:
                         raise DataError(f"{source.labels}: has fewer lines than {path} has rows")
+                    if isinstance(found["label"], dict) and found["label"].get("id", "") != found.get("id", ""):
+                        raise DataError(f"{source.labels}: has a line of {found['label']['id']} for {place}")
                 yield {"file": path.name.split(".")[0], "place": place, **found}
 
 
@@ -91,6 +103,8 @@ def _rows_of_file(source: Source, path: Path) -> Iterator[tuple[int, Row]]:
         with unpacked(path, problems) as plain:
             found = read_json(plain)
         yield from enumerate(found if isinstance(found, list) else [found], 1)
+    elif format_of(path) == ".json" and _in_lines(path):
+        yield from ((row.line, dict(row.values)) for row in json_rows.line_rows(path, problems))
     elif format_of(path) in TABLES:
         yield from ((row.line, dict(row.values)) for row in table_rows(path, problems))
     elif not source.lines:
@@ -109,10 +123,24 @@ def _rows_of_file(source: Source, path: Path) -> Iterator[tuple[int, Row]]:
             yield block[0][0], row
 
 
-def _labels(folder: Path, name: str) -> Iterator[str]:
-    found = sorted(_glob(folder, name))
+def _in_lines(path: Path) -> bool:
+    """Whether a .json file has an object on its first line, and so is one of JSON Lines."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        first = file.readline(MOST_LINE).strip()
+    try:
+        return first[:1] == "{" and isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _labels(folder: Path, name: str, file: str) -> Iterator[Any] | None:
+    found = sorted(_glob(folder, name.replace("{file}", file)))
     if not found:
+        if "{file}" in name:
+            return None
         raise DataError(f"{folder}: has no file {name} with the labels")
+    if format_of(found[0]) in (".json", ".jsonl"):
+        return (dict(row.values) for row in json_rows.line_rows(found[0], CommandProblems()))
     return (text for _, text in lines(found[0], CommandProblems()) if text.strip())
 
 
@@ -188,12 +216,15 @@ class _Examples:
     """What precedes each question."""
 
     def __init__(self, own: Benchmark, made: Templates, folder: Path, count: int) -> None:
-        self.own, self.made, self.count = own, made, count
+        self.own, self.made, self.count, self.folder = own, made, count, folder
+        self.texts: dict[str, str] = {}  # of worked examples, by file
         self.random = random.Random(own.shots.seed)
         self.pools: dict[Any, list[tuple[int, str]]] = {}  # of each example its content and its text
         apart = bool(own.shots.samples or own.shots.data)
         self.leaves_out = not apart if own.shots.leave_out is None else own.shots.leave_out
-        if not count:
+        if own.shots.text is not None and count not in (0, own.shots.count):
+            raise SpecError(f"--shots: the examples of {own.shots.text} go together; give 0 or {own.shots.count}")
+        if not count or own.shots.text is not None:
             return
         if not apart and not self.leaves_out:
             say_once(f"{own.title}: examples are drawn from the rows that are asked; a row's own answer may precede it")
@@ -214,6 +245,8 @@ class _Examples:
     def before(self, row: Row) -> str:
         if not self.count:
             return ""
+        if self.own.shots.text is not None:
+            return self._worked(self.own.shots.text.replace("{file}", str(row["file"])))
         pool = self.pools.get(None if self.made.same is None else shown(self.made.same.value(row)), [])
         random_order = self.own.shots.order == "random"
         more = int(self.leaves_out and random_order)
@@ -232,6 +265,16 @@ class _Examples:
         if self.own.shots.shuffle is not None:
             random.Random(self.own.shots.shuffle).shuffle(kept)
         return "".join(kept)
+
+    def _worked(self, name: str) -> str:
+        if name not in self.texts:
+            try:
+                text = (self.folder / name).read_text("utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{self.folder / name}: cannot read the examples ({error})") from None
+            head, dashes, rest = text.partition("\n-----\n")
+            self.texts[name] = (rest if dashes else head).strip() + self.own.shots.separator
+        return self.texts[name]
 
 
 def _content(row: Row) -> int:
@@ -287,6 +330,12 @@ def _texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(one, str) for one in value)
 
 
+def _short(row: Row) -> dict[str, Any]:
+    kept = {name: value for name, value in row.items() if name not in ("place", "number")}
+    return {name: value for name, value in kept.items() if isinstance(value, (bool, int, float))
+            or (isinstance(value, str) and len(value) <= MOST_FIELD)}  # fmt: skip
+
+
 def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Item:
     prompt = made.description.text(row) + examples.before(row) + made.prompt.text(row)
     cluster = None if made.cluster is None else str(made.cluster.value(row))
@@ -297,11 +346,13 @@ def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Ite
         texts, golds = _choices(made, row)
     elif own.generation and made.references is not None:
         references = _references(made, row)
-    elif not (own.generation and "code" in own.generation.metrics):
+    elif own.generation is None or own.generation.by_row is None:
         references = (answer_text(own, made, row),)
-    kept = row if own.generation and "code" in own.generation.metrics else None
+    kept = None if own.generation is None or own.generation.by_row is None else row
+    if kept is not None and own.generation is not None:
+        {"ifeval": instructions_of, "function-calls": checked}.get(own.generation.by_row or "", dict)(kept)
     ending = "" if made.ending is None else made.ending.text(row)
-    return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept, ending)
+    return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept, ending, _short(row))
 
 
 def questions_of(own: Benchmark, folder: Path, *, limit: int | None = None) -> list[tuple[str, ...]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,6 +83,17 @@ def _spans(answer: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _numbers(values: Any) -> list[int]:
+    """The numbers, from 0, of the values that are true."""
+    return [number for number, value in enumerate(values) if value]
+
+
+def _function_docs(functions: Any) -> str:
+    """BFCL's functions as its prompts have them."""
+    hint = " Note that the provided function is in Python 3 syntax."
+    return json.dumps([{**one, "description": one["description"] + hint} for one in functions], indent=4)
+
+
 def _lm_eval_target(value: Any, digits: bool = True) -> Any:
     """What lm-eval makes of a rendered `doc_to_target`: a number where there are choices, a list, else a text."""
     text = str(value)
@@ -117,7 +129,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, cache_size=0)
         self.filters = {name: self.filters[name] for name in _FILTERS}
-        self.filters |= {"replace": _replace, "regex_replace": _regex_replace, "rows": _table_rows, "spans": _spans}
+        self.filters |= {"replace": _replace, "regex_replace": _regex_replace, "rows": _table_rows, "spans": _spans,
+                         "numbers": _numbers, "function_docs": _function_docs}  # fmt: skip
         self.filters |= {"lm_eval_target": _lm_eval_target, "lm_eval_gold": _lm_eval_gold}
         self.filters["lm_eval_text"] = _lm_eval_text
         self.globals.clear()

@@ -12,6 +12,9 @@ import numpy as np
 import regex
 
 from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._calls import calls_in, right_calls
+from llmanac.evaluate._choosing import lettered, read_choice
+from llmanac.evaluate._instructions import followed
 from llmanac.evaluate._jinja import SECONDS
 from llmanac.evaluate.benchmark import Extraction, Generation
 from llmanac.metrics import Z, wilson_interval
@@ -38,6 +41,7 @@ class Verdict:
         scores: by metric; empty for an item that its benchmark leaves out.
         values: log-likelihoods in nats, of each choice or of the text.
         note: more about it, such as how a program ended.
+        several: of metrics that are a mean over parts of items, such as IFEval's instructions, the values of the parts.
     """
 
     answer: str
@@ -46,6 +50,7 @@ class Verdict:
     scores: dict[str, float] = field(default_factory=dict)
     values: tuple[float, ...] = ()
     note: str = ""
+    several: dict[str, list[float]] = field(default_factory=dict)
 
 
 def judge_choices(item: Item, sums: Sequence[float]) -> Verdict:
@@ -54,6 +59,22 @@ def judge_choices(item: Item, sums: Sequence[float]) -> Verdict:
     picks = {name: int(chosen([sums], [scored], per)[0]) for name, per in PER.items()}
     scores = {name: float(pick in item.golds) for name, pick in picks.items()}
     return Verdict(item.choices[picks["acc"]], item.choices[picks["acc"]], scores["acc"] == 1.0, scores, tuple(sums))
+
+
+def judge_mass(item: Item, sums: Sequence[float]) -> Verdict:
+    """Of log-likelihoods of the choices, in nats: the share of their probability that the right ones have."""
+    shares = np.exp(np.asarray(sums) - max(sums))
+    mass = float(shares[list(item.golds)].sum() / shares.sum())
+    best = int(shares.argmax())
+    return Verdict(item.choices[best], item.choices[best], best in item.golds, {"mass of right": mass}, tuple(sums))
+
+
+def judge_letter(item: Item, text: str) -> Verdict:
+    """Of an answer to `lettered`; one in which no letter can be read is wrong."""
+    labels = lettered(item)[1]
+    letter = read_choice(text, labels, item.choices)
+    right = letter is not None and labels.index(letter) in item.golds
+    return Verdict(text, letter, right, {"acc": float(right), "extraction error": float(letter is None)})
 
 
 def judge_likelihood(item: Item, total: float, greedy: bool) -> Verdict:
@@ -172,8 +193,11 @@ def summarise(items: Sequence[Item], verdicts: Sequence[Verdict]) -> list[Score]
     out = []
     for name in dict.fromkeys(metric for one in verdicts for metric in one.scores):
         kept = [(i, v) for i, v in zip(items, verdicts, strict=True) if name in v.scores]
-        values = [verdict.scores[name] for _, verdict in kept]
-        clusters = [item.cluster for item, _ in kept]
+        parts = [verdict.several.get(name, [verdict.scores[name]]) for _, verdict in kept]
+        values = [value for own in parts for value in own]
+        named: list[Any] = [item.cluster for item, _ in kept]
+        named = list(range(len(kept))) if None in named and len(values) > len(kept) else named  # parts share their item
+        clusters = [cluster for cluster, own in zip(named, parts, strict=True) for _ in own]
         shared = clusters if None not in clusters and len(set(clusters)) < len(clusters) else None
         score = _score(name, values, shared)
         out.append(_perplexity(score, values) if name == "log-likelihood" else score)
@@ -216,6 +240,33 @@ def _perplexity(score: Score, values: Sequence[float]) -> Score:
     return Score("perplexity", value, error, low, high, score.items, score.clusters, plain)
 
 
+def judge_instructions(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
+    """Of IFEval: whether all instructions are followed, and how many; strictly and loosely."""
+    out = []
+    for item, answer in zip(items, answers, strict=True):
+        scores: dict[str, float] = {}
+        several: dict[str, list[float]] = {}
+        ways = followed(item.row or {}, answer)
+        for way, own in zip(("strict", "loose"), ways, strict=True):
+            scores[f"prompt {way}"] = float(all(own))
+            several[f"instruction {way}"] = list(map(float, own))
+            scores[f"instruction {way}"] = sum(own) / len(own)
+        broken = [name for name, kept in zip((item.row or {})["instruction_id_list"], ways[0], strict=True) if not kept]
+        note = "not followed: " + ", ".join(broken) if broken else ""
+        out.append(Verdict(answer, None, not broken, scores, note=note, several=several))
+    return out
+
+
+def judge_calls(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
+    """Of function calls, against those of the row."""
+    out = []
+    for item, answer in zip(items, answers, strict=True):
+        calls = calls_in(answer)
+        right = right_calls(item.row or {}, calls)
+        out.append(Verdict(answer, None if calls is None else repr(calls), right, {"right calls": float(right)}))
+    return out
+
+
 def judge_programs(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
     """Run each answer with its row's tests in the sandbox. Raises SandboxError where programs cannot be confined."""
     from llmanac.evaluate import code
@@ -234,3 +285,8 @@ def _ending(result: Result) -> str:
     """How a program ended, with its exception."""
     lines = result.stderr.strip().splitlines()
     return result.status + (f": {lines[-1][:200]}" if lines and not result.passed else "")
+
+
+BY_ROW: dict[str, Callable[[Sequence[Item], Sequence[str]], list[Verdict]]] = {
+    "code": judge_programs, "ifeval": judge_instructions, "function-calls": judge_calls,
+}  # fmt: skip

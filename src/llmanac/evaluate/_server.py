@@ -1,48 +1,116 @@
-"""A model behind an OpenAI-compatible server: likelihoods by `echo` and `logprobs`, text by greedy completions.
+"""A model behind a server: likelihoods by `echo` and `logprobs`, greedy text, and choices that are asked for in chats.
 
 Some servers ignore `echo`, leave log-probabilities out, or give those of other tokens, and every choice looks equally
 good. So a server is tested before its likelihoods are used: the text must come back as it was sent, each token with a
 number, one text must have one likelihood however it is divided into context and continuation, and a token that the
 server itself generates must have, when it is sent back, the log-probability that the server named for it.
 
+Some ignore what holds an answer to choices, too. So a server is asked for something else first, held to two words that
+no sentence has; where neither comes back, answers are read from the text.
+
 A token belongs to the continuation if it ends after the context's last character that is no white space.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from llmanac.core.errors import RequestError, shown
+from llmanac.core.progress import say_once
+from llmanac.evaluate._chat_forms import OPENAI, at, form_of
+from llmanac.evaluate._choosing import held_answer
+from llmanac.evaluate._requests import SECONDS, Requests
 
-SECONDS = 600.0  # for one answer
-MOST = 256 << 20  # bytes of an answer
 TOGETHER = 16  # prompts of a request
 CLOSE = 0.05  # nats; batches and caches of servers round differently
 PROBE = "The capital of France is Paris, and the capital of Italy is"
 LEFT_OUT = -9000.0  # what servers write for a probability of zero
+CHAT_PROBE, WORDS = "Write a sentence about the sea.", ("Q7K", "Z4W")  # of which no sentence has one
+CHOICE_LENGTH, READ_LENGTH = 32, 512  # most tokens of an answer that is held to choices, and of one that is read
 
 
 class Server:
-    """Raises RequestError for an address that is none, or a server that does not answer; it names the address."""
+    """Raises RequestError for an address that is none, or a server that does not answer; it names the address.
 
-    def __init__(self, url: str, *, seconds: float = SECONDS) -> None:
+    Args:
+        url: `http://host:port/v1`, `.../api` (Ollama's form) or `.../v1/messages` (Anthropic's); the model is what
+            follows `#`, else the first one that the server lists.
+        requests: how it is asked.
+    """
+
+    kept = 1  # answers in a chat that are kept together: they are slow, and may be paid for
+
+    def __init__(self, url: str, *, seconds: float = SECONDS, requests: Requests | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise RequestError(f"{url}: is not an address such as http://127.0.0.1:8000/v1")
-        self.url = url.rstrip("/").removesuffix("/completions")
-        self.url += "" if urlsplit(self.url).path else "/v1"
-        self.seconds, self._tested = seconds, False
-        listed = self._send("models", None).get("data")
-        if not isinstance(listed, list) or not listed or not isinstance(listed[0], dict) or "id" not in listed[0]:
-            raise RequestError(f"{self.url}/models: lists no model")
-        self.model = str(listed[0]["id"])
+        self.form, path = form_of(parts.path.rstrip("/"))
+        self.url = f"{parts.scheme}://{parts.netloc}{path}"
+        self._tested = False
+        self.requests = requests or Requests(seconds=seconds)
+        self.held: str | None = None  # the way in which answers are held to choices; "" for none; None where not tested
+        self.fields: Mapping[str, str | None] | None = None  # of those that the form sends, what this server accepts
+        self.model = parts.fragment or self._first()
         self.name, self.identity = f"{self.model} at {self.url}", f"{self.url} {self.model}"
+
+    def _first(self) -> str:
+        path, listed, name = self.form.models
+        found = at(self._send(path, None), (listed, 0, name))
+        if not isinstance(found, str):
+            raise RequestError(f"{self.url}/{path}: lists no model; name one behind the address: {self.url}#MODEL")
+        return found
+
+    def choose(self, prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[str]:
+        """See `Answerer`."""
+        if self.held is None:
+            self.held = next((way for way in self.form.held if self._holds(way)), "")
+            how = f"holds answers to the choices ({self.held})" if self.held else "does not hold answers to choices"
+            say_once(f"{self.url}: {how}" + ("" if self.held else "; they are read from its text"))
+        length = CHOICE_LENGTH if self.held else READ_LENGTH
+        return [self._chat(prompt, (), length, own) for prompt, own in zip(prompts, choices, strict=True)]
+
+    def _holds(self, way: str) -> bool:
+        self.held = way
+        try:
+            return held_answer(self._chat(CHAT_PROBE, (), CHOICE_LENGTH, WORDS), WORDS) is not None
+        except RequestError as error:
+            if error.code not in ("400", "404", "422", "501"):
+                raise
+            return False
+
+    def _chat(self, prompt: str, stop: Sequence[str], length: int, choices: Sequence[str] = ()) -> str:
+        """The answer to a user's message, before the first stop; held to the choices in the way that is known."""
+        body = self.form.body(self.model, [{"role": "user", "content": prompt}], list(stop[:4]), length)
+        body |= self.form.held[self.held](choices) if choices and self.held else {}
+        return self._before(at(self._accepted(body), self.form.text), stop)
+
+    def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a request, with other fields where the server refuses these; what it accepts first is kept."""
+        ways = [self.fields] if self.fields is not None else [{}, *self.form.others]
+        refused = None
+        for fields in ways:
+            names = {name: fields.get(name, name) for name in body}
+            try:
+                answer = self._send(self.form.path, {new: body[old] for old, new in names.items() if new})
+            except RequestError as error:
+                if error.code != "400":
+                    raise
+                refused = refused or error
+                continue
+            self.fields = fields
+            if "temperature" in fields:
+                say_once(f"{self.url}: refuses a temperature of 0; its answers are drawn, and another run gives others")
+            return answer
+        assert refused is not None
+        raise refused
+
+    def _before(self, text: Any, stop: Sequence[str]) -> str:
+        if not isinstance(text, str):
+            raise RequestError(f"{self.url}: answers with {shown(text)} where text was expected")
+        return text[: min((end for s in stop if (end := text.find(s)) >= 0), default=len(text))]
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, bool]]:
         """See `Answerer`. Raises RequestError for a server whose log-probabilities are missing or wrong."""
@@ -63,20 +131,15 @@ class Server:
 
     def generate(self, prompts: Sequence[str], stop: Sequence[str], length: int, chat: bool) -> list[str]:
         """See `Answerer`."""
+        if chat:
+            return [self._chat(prompt, stop, length) for prompt in prompts]
         out: list[str] = []
         # servers take four stop texts at most; the rest is cut here
         body = {"max_tokens": length, "temperature": 0, **({"stop": list(stop[:4])} if stop else {})}
-        for start in range(0, len(prompts), 1 if chat else TOGETHER):
-            part = prompts[start : start + (1 if chat else TOGETHER)]
-            if chat:
-                found = self._ask("chat/completions", {**body, "messages": [{"role": "user", "content": part[0]}]}, 1)
-                texts = [choice.get("message", {}).get("content") for choice in found]
-            else:
-                texts = [one.get("text") for one in self._ask("completions", {**body, "prompt": list(part)}, len(part))]
-            for text in texts:
-                if not isinstance(text, str):
-                    raise RequestError(f"{self.url}: answers with {shown(text)} where text was expected")
-                out.append(text[: min((at for s in stop if (at := text.find(s)) >= 0), default=len(text))])
+        for start in range(0, len(prompts), TOGETHER):
+            part = prompts[start : start + TOGETHER]
+            found = self._ask("completions", {**body, "prompt": list(part)}, len(part))
+            out += [self._before(one.get("text"), stop) for one in found]
         return out
 
     def _echoed(self, texts: Sequence[str]) -> list[list[tuple[int, float | None, bool]]]:
@@ -90,7 +153,7 @@ class Server:
         table = choice.get("logprobs")
         if not isinstance(table, dict) or not str(choice.get("text", "")).startswith(text):
             raise RequestError(
-                f"{missing}; multiple choice needs them: start it so that it does, or use another server"
+                f"{missing}; multiple choice needs them: start it so that it does, or ask for letters with --chat"
             )
         tokens, values, tops = (table.get(key) or [] for key in ("tokens", "token_logprobs", "top_logprobs"))
         starts = table.get("text_offset")
@@ -138,27 +201,17 @@ class Server:
             raise RequestError(f"{wrong}: what it generates has others when it is sent back as a prompt")
 
     def _ask(self, path: str, body: dict[str, Any], count: int) -> list[dict[str, Any]]:
-        choices = self._send(path, {"model": self.model, **body}).get("choices")
+        if self.form is not OPENAI:
+            raise RequestError(f"{self.url}: only chats are asked in this form; add --chat")
+        answer = self._send(path, {"model": self.model, **body})
+        choices = answer.get("choices")
         if not isinstance(choices, list) or len(choices) != count or not all(isinstance(c, dict) for c in choices):
             raise RequestError(f"{self.url}/{path}: does not answer with {count} choices; is it OpenAI-compatible?")
         return sorted(choices, key=lambda choice: choice.get("index", 0))
 
     def _send(self, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-        place = f"{self.url}/{path}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(place, data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=self.seconds) as reply:
-                found = reply.read(MOST + 1)
-        except urllib.error.HTTPError as error:
-            detail = error.read(2000).decode("utf-8", "replace")
-            raise RequestError(f"{place}: refuses with status {error.code} ({shown(detail)})") from None
-        except (OSError, ValueError) as error:
-            raise RequestError(f"{place}: cannot be reached ({getattr(error, 'reason', error)})") from None
-        try:
-            answer = json.loads(found) if len(found) <= MOST else None
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise RequestError(f"{place}: does not answer with JSON of at most {MOST >> 20} MiB")
+        answer = self.requests.send(f"{self.url}/{path}", body, self.form.headers, self.form.key_header)
+        for name, place in zip(("read", "written"), self.form.tokens, strict=True):
+            count = at(answer, place)
+            self.requests.counts[name] += count if type(count) is int and count > 0 else 0
         return answer

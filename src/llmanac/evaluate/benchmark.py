@@ -30,15 +30,23 @@ from llmanac.core.spec import Spec
 from llmanac.evaluate._jinja import Expression, Template
 from llmanac.metrics.answers import CONVENTIONS, INVALID, convention
 
-OTHER_METRICS = ("quac", "code")  # scored by more than an answer's convention
+BY_ROW = ("code", "ifeval", "function-calls")  # scored by what the row says, without references
+OTHER_METRICS = ("quac", *BY_ROW)  # scored by more than an answer's convention
 MOST_LENGTH = 1 << 16
+
+
+def _check_inside(*patterns: str) -> None:
+    for pattern in patterns:
+        if not pattern or pattern.startswith("~") or ".." in Path(pattern).parts:
+            raise SpecError(f"files: {shown(pattern)} leaves the data folder; give a pattern inside it")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(Spec):
     """files: patterns in the data folder, of which the first that matches anything is read; rows: where the rows of a
     .json file are, `data[].paragraphs[].qas[]` (`*` is every value of a table); lines: the fields of consecutive lines
-    of a text file (a repeated field is a list); labels: a file with a line for each row, the field `label`; where: an
+    of a text file (a repeated field is a list); labels: a file with a line for each row, the field `label`, which is a
+    table where the file is of JSON (`{file}` is the name of the rows' file, and there may be none); where: an
     expression, rows for which it is false are left out."""
 
     files: tuple[str, ...]
@@ -48,9 +56,7 @@ class Source(Spec):
     where: str | None = None
 
     def __post_init__(self) -> None:
-        for pattern in (*self.files, *([self.labels] if self.labels else [])):
-            if not pattern or pattern.startswith("~") or ".." in Path(pattern).parts:
-                raise SpecError(f"files: {shown(pattern)} leaves the data folder; give a pattern inside it")
+        _check_inside(*self.files, *([self.labels] if self.labels else []))
         if not self.files:
             raise SpecError("files: is empty; give at least one pattern")
         if self.rows is not None and not re.fullmatch(r"[^.\[\]]+(\[\])?(\.[^.\[\]]+(\[\])?)*", self.rows):
@@ -60,14 +66,16 @@ class Source(Spec):
 @dataclass(frozen=True, kw_only=True)
 class Shots(Spec):
     """Examples before the question. count: how many; data: where they are (else the benchmark's own rows); samples:
-    given here instead; leave_out: whether rows equal to the one that is asked are left out, by default of the own
-    rows; order: the first ones, or drawn for each item as lm-eval draws them from `seed`; same: an expression, only
-    rows with the same value serve; separator: after each example; delimiter: between a prompt and its answer; shuffle:
-    a seed, puts the same examples in another order."""
+    given here instead; text: a file of worked examples instead, of which what follows its line of dashes is written
+    before the question as it is (`{file}` is the name of the row's file); leave_out: whether rows equal to the one that
+    is asked are left out, by default of the own rows; order: the first ones, or drawn for each item as lm-eval draws
+    them from `seed`; same: an expression, only rows with the same value serve; separator: after each example;
+    delimiter: between a prompt and its answer; shuffle: a seed, puts the same examples in another order."""
 
     count: int = 0
     data: Source | None = None
     samples: Any = ()
+    text: str | None = None
     leave_out: bool | None = None
     order: Literal["first", "random"] = "first"
     seed: int = 1234
@@ -82,17 +90,20 @@ class Shots(Spec):
         super().__post_init__()
         if not isinstance(self.samples, (list, tuple)) or not all(isinstance(one, dict) for one in self.samples):
             raise SpecError("samples: expected a list of tables, each an example's fields")
-        if self.samples and self.data:
-            raise SpecError("samples: give either samples or data, not both")
+        if sum(map(bool, (self.samples, self.data, self.text))) > 1:
+            raise SpecError("samples: give either samples or data or text, and no other")
+        _check_inside(*([self.text] if self.text else []))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices(Spec):
     """texts: an expression, the choices of a row; gold: an expression, the number (from 0) or text of the right one;
-    ending: a template, a text that follows each choice and is scored in its place (a prompt a choice)."""
+    ending: a template, a text that follows each choice and is scored in its place (a prompt a choice); score: whether
+    the choice that is picked is right, or the share of all choices' probability that the right ones have."""
 
     texts: str
     gold: str
+    score: Literal["pick", "mass"] = "pick"
     ending: str | None = None
 
 
@@ -124,7 +135,8 @@ class Extraction(Spec):
 @dataclass(frozen=True, kw_only=True)
 class Generation(Spec):
     """stop: texts that end an answer; length: most tokens; references: an expression, the right answers; metrics:
-    conventions of `metrics.answers`, or `quac`, or `code` (the row's own tests are run); strip: what is taken off a
+    conventions of `metrics.answers`, or `quac`, or one by the row's fields: `code` (its tests are run), `ifeval` (its
+    instructions), `function-calls` (its functions and right calls); strip: what is taken off a
     text before it is compared; extractions: answers found by patterns instead."""
 
     stop: tuple[str, ...] = ()
@@ -145,8 +157,13 @@ class Generation(Spec):
                 convention(name)
         if not self.metrics and not self.extractions:
             raise SpecError(f"metrics: is empty (known: {', '.join((*CONVENTIONS, *OTHER_METRICS))})")
-        if "code" in self.metrics and len(self.metrics) > 1:
-            raise SpecError("metrics: code goes with no other metric")
+        if self.by_row and len(self.metrics) > 1:
+            raise SpecError(f"metrics: {self.by_row} goes with no other metric")
+
+    @property
+    def by_row(self) -> str | None:
+        """The metric that is scored by what the row says."""
+        return next((name for name in self.metrics if name in BY_ROW), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +192,7 @@ class Benchmark(Spec):
             raise SpecError(
                 "target: must be set where there are no choices and no generation: its likelihood is scored"
             )
-        if self.generation and not (self.generation.references or self.target or "code" in self.generation.metrics):
+        if self.generation and not (self.generation.references or self.target or self.generation.by_row):
             raise SpecError("generation.references: must be set; without right answers nothing can be scored")
         if not (isinstance(self.fields, dict) or self.fields == ()):
             raise SpecError("fields: expected a table of names and expressions")

@@ -11,7 +11,8 @@ from llmanac.core.errors import SpecError
 from llmanac.core.shown import Shown
 from llmanac.evaluate._answering import chat_note, load_answerer
 from llmanac.evaluate._benchmark_rows import items_of
-from llmanac.evaluate.evaluation import Evaluation, compare, evaluate
+from llmanac.evaluate._requests import Requests
+from llmanac.evaluate.evaluation import Evaluation, compare_all, evaluate
 from llmanac.evaluate.evaluation_report import check_folder, score_sections, write_results
 from llmanac.evaluate.load import load_benchmark
 
@@ -47,6 +48,8 @@ def run_benchmarks(
     output: str | Path = "results",
     dtype: str | None = None,
     runner: str | None = None,
+    rpm: float | None = None,
+    price: tuple[float, float] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Evaluated:
     """Run benchmarks; every answer is kept as it is given, so that a stopped run goes on.
@@ -56,7 +59,8 @@ def run_benchmarks(
         benchmarks: names, or paths of .toml or lm-eval .yaml files.
         data: the folder of their data; for a path its own folder by default.
         limit: only the first items of each; shots: examples before each question, by default the benchmark's.
-        chat: send prompts through the chat template. runner: of generated answers.
+        chat: send prompts through the chat template, and ask for choices by letter. runner: of generated answers.
+        rpm: requests a minute to a server, at most. price: of a million tokens that it reads, and that it writes.
         note: called with what a user may want to know.
 
     Raises:
@@ -71,12 +75,17 @@ def run_benchmarks(
             raise SpecError(f"--data: name the folder that holds {' or '.join(own.data.files)}")
         chosen.append((name, own, items_of(own, Path(place), limit=limit, shots=shots)))
     found: list[list[Evaluation]] = []
+    usage = []
     for path in dict.fromkeys([str(model), *([] if other is None else [str(other)])]):
-        answerer = load_answerer(path, dtype=dtype, runner=runner)
+        answerer = load_answerer(path, dtype=dtype, runner=runner, rpm=rpm)
         said = chat_note(answerer, chat) if all(own.generation is not None for _, own, _ in chosen) else None
         if said is not None:
             note(said)
         found.append([evaluate(answerer, n, items, own, cache=folder / "cache", chat=chat) for n, own, items in chosen])
-    differences = [d for pair in zip(*found, strict=True) for d in compare(*pair)] if len(found) == 2 else []
+        if isinstance(requests := getattr(answerer, "requests", None), Requests):
+            usage.append({"model": answerer.name, **requests.used(price)})
+    differences = compare_all(list(zip(*found, strict=True))) if len(found) == 2 else []
     options = {"limit": limit, "shots": shots, "chat": chat}
-    return Evaluated(folder, write_results(folder, {n: own for n, own, _ in chosen}, found, differences, options))
+    return Evaluated(
+        folder, write_results(folder, {n: own for n, own, _ in chosen}, found, differences, options, usage)
+    )

@@ -23,17 +23,21 @@ from llmanac.core.files import read_json, write_json
 from llmanac.core.progress import progress
 from llmanac.evaluate._answering import Answerer
 from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._choosing import lettered
 from llmanac.evaluate._judging import (
+    BY_ROW,
     Score,
     Verdict,
     judge_choices,
     judge_generated,
+    judge_letter,
     judge_likelihood,
-    judge_programs,
+    judge_mass,
     summarise,
 )  # fmt: skip
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.verdict import decide
+from llmanac.evaluate.verdict.aggregates import lower_is_better
 
 BLOCK = 32  # items that are answered, and kept, together
 FORM = 1  # of what is kept; another number leaves older files alone
@@ -61,6 +65,7 @@ class Evaluation:
                 "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
                 **({"log_likelihoods": list(one.values)} if one.values else {}),
                 **({"cluster": item.cluster} if item.cluster is not None else {}),
+                **({"fields": dict(item.fields)} if item.fields else {}),
             }  # fmt: skip
 
 
@@ -72,29 +77,30 @@ def evaluate(
     *,
     cache: Path | None = None,
     chat: bool = False,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> Evaluation:
     """Answer and score items.
 
     Args:
         cache: the folder where answers are kept; None keeps none.
-        chat: prompts are sent as a user's messages; for generations only.
-        block: items that are answered together; changes no score.
+        chat: prompts are sent as a user's messages, choices are asked for by letter.
+        block: items that are answered and kept together; changes no score.
 
     Raises:
-        SpecError: `chat` for a benchmark of likelihoods.
+        SpecError: `chat` for a benchmark of a text's likelihood.
         LlmanacError: what the model or its server cannot do; a benchmark of code without a sandbox.
     """
-    if chat and own.generation is None:
-        raise SpecError(f"--chat: {name} scores likelihoods, whose prompts have no turns; leave --chat out")
+    if chat and own.task == "likelihood":
+        raise SpecError(f"--chat: {name} scores the likelihood of a text, which has no turns; leave --chat out")
     raw: list[Any] = []
+    block = block or (model.kept if chat else BLOCK)
     with progress(name, total=len(items), unit="items") as bar:
         for start in range(0, len(items), block):
             part = items[start : start + block]
             compute = functools.partial(_answers, model, part, own, chat)
             raw += _kept(cache, _request(model, part, own, chat), len(part), compute)
             bar.advance(len(part))
-    verdicts = _judged(items, raw, own)
+    verdicts = _judged(items, raw, own, chat)
     return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts))
 
 
@@ -102,7 +108,7 @@ def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
     made = own.generation
     if made is not None:
         return [FORM, model.identity, chat, list(made.stop), made.length, [item.prompt for item in items]]
-    return [FORM, model.identity, chat, _pairs(items, own)]
+    return [FORM, model.identity, chat, [lettered(item) for item in items] if chat else _pairs(items, own)]
 
 
 def _pairs(items: Sequence[Item], own: Benchmark) -> list[list[tuple[str, str]]]:
@@ -118,6 +124,9 @@ def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
     made = own.generation
     if made is not None:
         return list(model.generate([item.prompt for item in items], made.stop, made.length, chat))
+    if chat:
+        prompts, labels = zip(*map(lettered, items), strict=True)
+        return list(model.choose(prompts, labels))
     pairs = _pairs(items, own)
     found = iter(model.likelihoods([pair for row in pairs for pair in row]))
     return [[list(next(found)) for _ in row] for row in pairs]
@@ -140,14 +149,17 @@ def _kept(cache: Path | None, request: list[Any], count: int, compute: Callable[
     return found
 
 
-def _judged(items: Sequence[Item], raw: Sequence[Any], own: Benchmark) -> list[Verdict]:
+def _judged(items: Sequence[Item], raw: Sequence[Any], own: Benchmark, chat: bool) -> list[Verdict]:
     made = own.generation
     if made is None:
+        if chat:
+            return [judge_letter(item, text) for item, text in zip(items, raw, strict=True)]
         if own.choices:
-            return [judge_choices(item, [pair[0] for pair in row]) for item, row in zip(items, raw, strict=True)]
+            judge = {"pick": judge_choices, "mass": judge_mass}[own.choices.score]
+            return [judge(item, [pair[0] for pair in row]) for item, row in zip(items, raw, strict=True)]
         return [judge_likelihood(item, *row[0]) for item, row in zip(items, raw, strict=True)]
-    if "code" in made.metrics:
-        return judge_programs(items, raw)
+    if made.by_row is not None:
+        return BY_ROW[made.by_row](items, raw)
     return [judge_generated(made, item, text) for item, text in zip(items, raw, strict=True)]
 
 
@@ -176,11 +188,32 @@ class Difference:
 
 
 def compare(one: Evaluation, two: Evaluation) -> list[Difference]:
-    """The paired differences of every metric that is a mean over items.
+    """The paired differences of every metric that is a mean over items. Raises what `compare_all` does."""
+    return compare_all([(one, two)])
+
+
+def compare_all(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> list[Difference]:
+    """The paired differences of two models on several benchmarks; p values are Holm's over the benchmarks.
+
+    The benchmarks' first metrics are one family of tests, their second ones another, and so on.
 
     Raises:
         DataError: other items or prompts.
     """
+    found = [_compared(one, two) for one, two in pairs]
+    for number in range(max(map(len, found), default=0)):
+        family = [own for own in found if len(own) > number]
+        for own, one in zip(family, decide.adjusted([own[number] for own in family]), strict=True):
+            own[number] = one
+    return [
+        Difference(
+            one.benchmark, one.metric, one.difference, one.standard_error, one.low, one.high, one.p,
+            one.verdict if one.verdict in ("better", "worse") else "not settled", one.more,
+        ) for own in found for one in own
+    ]  # fmt: skip
+
+
+def _compared(one: Evaluation, two: Evaluation) -> list[decide.Comparison]:
     if [(item.name, item.prompt) for item in one.items] != [(item.name, item.prompt) for item in two.items]:
         raise DataError(f"{one.benchmark}: the two models were asked other items; evaluate both with the same options")
     out = []
@@ -194,8 +227,6 @@ def compare(one: Evaluation, two: Evaluation) -> list[Difference]:
             continue
         scores, clusters = np.array([row[:2] for row in both], np.float64), [row[2] for row in both]
         groups = None if None in clusters else np.unique(np.array(clusters), return_inverse=True)[1]
-        found = decide.compare(scores[:, 1:], scores[:, :1], name, groups=groups)
-        verdict = found.verdict if found.verdict in ("better", "worse") else "not settled"
-        numbers = (found.difference, found.standard_error, found.low, found.high, found.p)
-        out.append(Difference(one.benchmark, name, *numbers, verdict, found.more))
+        named, higher = (one.benchmark, "B", "A"), not lower_is_better(name)
+        out.append(decide.compare(scores[:, 1:], scores[:, :1], name, groups=groups, higher=higher, named=named))
     return out

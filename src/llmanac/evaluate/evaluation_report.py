@@ -15,7 +15,7 @@ from llmanac.evaluate.evaluation import Difference, Evaluation
 
 ITEMS = Path(__file__).with_name("items.html")
 RESULTS, PAGE, KEY = "results.json", "report.html", "evaluations"
-MOST_PROMPT = 6000  # characters of a prompt on the page, from its end; items/ has all of it
+MOST_TEXT = 6000  # characters of a prompt on the page, from its end, and of an answer; items/ has all of it
 MOST_ITEMS = 4000  # on the page, of each model and benchmark
 
 
@@ -30,6 +30,7 @@ def write_results(
     found: Sequence[Sequence[Evaluation]],
     differences: Sequence[Difference],
     options: Mapping[str, Any],
+    usage: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Write everything, each file atomically; returns what `results.json` holds."""
     from llmanac import __version__
@@ -41,7 +42,7 @@ def write_results(
              "items": len(one.items), "scores": [score.as_json() for score in one.scores]}
             for evaluations in found for one in evaluations
         ],
-        "differences": [one.as_json() for one in differences],
+        "differences": [one.as_json() for one in differences], "usage": list(usage),
     }  # fmt: skip
     shown = []
     for letter, evaluations in zip("AB", found, strict=False):
@@ -50,7 +51,8 @@ def write_results(
             with atomic_file(folder / "items" / f"{one.benchmark}.{letter}.jsonl") as file:
                 for line in lines:
                     file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-            shown += [{**line, "prompt": line["prompt"][-MOST_PROMPT:], "model": letter} for line in lines[:MOST_ITEMS]]
+            shown += [{**line, "prompt": line["prompt"][-MOST_TEXT:], "answer": line["answer"][:MOST_TEXT],
+                       "model": letter} for line in lines[:MOST_ITEMS]]  # fmt: skip
     write_json(folder / RESULTS, results)
     models = [(letter, evaluations[0].model) for letter, evaluations in zip("AB", found, strict=False)]
     given = {key: value for key, value in options.items() if value not in (None, False)}

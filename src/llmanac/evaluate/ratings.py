@@ -42,7 +42,7 @@ from llmanac.evaluate.segments import read_rows, texts_of
 from llmanac.metrics import wilson_interval
 from llmanac.metrics._battles import OUTCOMES, Battles
 from llmanac.metrics._statistics import estimate, items_needed
-from llmanac.metrics.agreement import cohen, fleiss
+from llmanac.metrics.agreement import cohen, cohen_interval, fleiss
 from llmanac.metrics.bradley_terry import bradley_terry
 
 MOST_RATERS = 1000
@@ -195,7 +195,7 @@ def report(ratings: Sequence[Rating]) -> dict[str, Any]:
         decided = [won for won in sides if won != 0.5]
         out["left"] = dict(zip(("value", "low", "high"), wilson_interval(int(sum(decided)), len(decided)), strict=True)
                            ) if decided else None  # fmt: skip
-    out["agreement"] = _agreement(kept, raters)
+    out["agreement"] = agreement(kept, raters)
     names = {name for pair in pairs for name in pair}
     if len(names) > 2:
         try:
@@ -231,8 +231,11 @@ def _win_rate(low: str, high: str, by_item: Mapping[int, Sequence[float]]) -> di
     return {**found, "settled": settled, "more": more}
 
 
-def _agreement(kept: Sequence[Rating], raters: Sequence[str]) -> dict[str, Any]:
-    """Kappa over the tasks that every rater rated; labels are the preferred model, so sides do not matter."""
+def agreement(kept: Sequence[Rating], raters: Sequence[str]) -> dict[str, Any]:
+    """Kappa over the tasks that every rater rated; labels are the preferred model, so sides do not matter.
+
+    Of two raters with a 95% interval.
+    """
     if len(raters) < 2:
         return {"not_measured": "needs at least two raters"}
     given: dict[tuple[Any, ...], dict[str, Any]] = defaultdict(dict)
@@ -245,9 +248,11 @@ def _agreement(kept: Sequence[Rating], raters: Sequence[str]) -> dict[str, Any]:
         return {"not_measured": "no question was rated by all raters"}
     scores = len(kept[0].models) == 1
     if len(raters) == 2:
-        kappa = cohen([a for a, _ in rows], [b for _, b in rows], "quadratic" if scores else "none")
+        pair, weights = ([a for a, _ in rows], [b for _, b in rows]), "quadratic" if scores else "none"
+        kappa, interval = cohen(*pair, weights), cohen_interval(*pair, weights)
         name = "Cohen's kappa" + (", quadratic weights" if scores else "")
     else:
-        kappa, name = fleiss(rows), "Fleiss' kappa"
+        kappa, name, interval = fleiss(rows), "Fleiss' kappa", (None, None)
     same = float(np.mean([len(set(row)) == 1 for row in rows]))
-    return {"name": name, "kappa": None if math.isnan(kappa) else kappa, "tasks": len(rows), "all_alike": same}
+    found = {"name": name, "kappa": None if math.isnan(kappa) else kappa, "tasks": len(rows), "all_alike": same}
+    return {**found, "low": interval[0], "high": interval[1]}

@@ -18,6 +18,9 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
+from llmanac.metrics._corpus import Measured, percentiles, resampled_together
+
+DRAWS = 2000  # of the bootstrap
 
 CARD = {
     "title": "Agreement of raters (kappa)",
@@ -47,16 +50,37 @@ def cohen(one: Sequence[Any], two: Sequence[Any], weights: str = "none") -> floa
     Raises:
         DataError: no items, or lists of different lengths.
     """
+    return float(_kappa(_table(one, two), weights))
+
+
+def cohen_interval(one: Sequence[Any], two: Sequence[Any], weights: str = "none") -> tuple[float | None, float | None]:
+    """The 95% interval of `cohen` by the bootstrap over items; `(None, None)` where draws have one label only."""
+    labels, own = np.unique(np.concatenate([one, two]), return_inverse=True)
+    cells = np.eye(len(labels) ** 2)[own[: len(one)] * len(labels) + own[len(one) :]]
+    tables = Measured("kappa", cells, lambda sums: _kappa(sums.reshape(-1, len(labels), len(labels)), weights))
+    (draws,) = resampled_together([tables], DRAWS, np.random.default_rng(0))
+    draws = draws[~np.isnan(draws)]
+    return percentiles(draws) if len(draws) > DRAWS / 2 else (None, None)
+
+
+def _table(one: Sequence[Any], two: Sequence[Any]) -> np.ndarray:
     if len(one) != len(two) or not len(one):
         raise DataError(f"ratings: {len(one)} and {len(two)} of them; both raters need the same items, at least one")
     labels, own = np.unique(np.concatenate([one, two]), return_inverse=True)
     table = np.zeros((len(labels), len(labels)))
     np.add.at(table, (own[: len(one)], own[len(one) :]), 1)
-    chance = np.outer(table.sum(1), table.sum(0)) / len(one)
-    off = np.abs(np.subtract.outer(np.arange(len(labels)), np.arange(len(labels))))
+    return table
+
+
+def _kappa(tables: np.ndarray, weights: str) -> np.ndarray:
+    """Of (..., K, K) counts; NaN where both raters always give the same one label."""
+    tables = tables.astype(np.float64)
+    number, at = tables.sum((-1, -2)), np.arange(tables.shape[-1])
+    chance = tables.sum(-1)[..., :, None] * tables.sum(-2)[..., None, :] / number[..., None, None]
+    off = np.abs(np.subtract.outer(at, at))
     cost = {"none": off > 0, "linear": off, "quadratic": off**2}[weights].astype(float)
-    expected = float((cost * chance).sum())
-    return 1 - float((cost * table).sum()) / expected if expected else float("nan")
+    expected, observed = ((cost * one).sum((-1, -2)) for one in (chance, tables))
+    return np.asarray(1 - np.divide(observed, expected, where=expected > 0, out=np.full_like(expected, np.nan)))
 
 
 def fleiss(ratings: Sequence[Sequence[Any]]) -> float:

@@ -89,6 +89,7 @@ def compare(
     ones = [alone(metric, one) for one in (baseline, values)]
     gain = (ones[1] - ones[0]) * (1 if higher else -1)
     changes: dict[str, Any] = {"improved": int((gain > 0).sum()), "worsened": int((gain < 0).sum())}
+    del gain  # of many items these arrays are much of the memory
     several = values.shape[1] > 1
     found = _whole(systems, own, margin) if several else _mean(ones[1], ones[0], own, units, margin, repeated)
     comparison = Comparison(
@@ -126,8 +127,8 @@ def _mean(
         return _interval(float(differences.mean()), math.inf, 1, margin) | {"p": 1.0, "test": "none: a single item"}
     found = statistics.paired(values, baseline, own)
     sums = differences if own is None else np.bincount(own, differences)
-    both = np.concatenate([values, baseline])
-    largest = max(1.0, np.ptp(both), np.abs(both).max()) * (1 if own is None else np.bincount(own).max())
+    low, high = min(values.min(), baseline.min()), max(values.max(), baseline.max())
+    largest = max(1.0, high - low, high, -low) * (1 if own is None else np.bincount(own).max())
     rare = _rare(sums / len(values), largest / len(values), margin)
     result = _interval(found.mean, found.standard_error, units - 1, margin, rare)
     right = np.isin(values, (0.0, 1.0)).all() and np.isin(baseline, (0.0, 1.0)).all()

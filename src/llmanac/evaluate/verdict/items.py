@@ -92,6 +92,9 @@ def digest(value: Any) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
+FIRST = digest(1)  # of what is answered once
+
+
 def message_text(content: Any) -> str:
     """The text of a message; other parts as JSON."""
     if isinstance(content, str):
@@ -145,8 +148,9 @@ class Items:
     """The rows of one task, and of one filter of answers, in columns.
 
     Attributes:
-        hashes: by name of HASHES a number a row; 0 where the log has no such thing.
-        places, samples: one a row, of samples a hash. scores: by metric (rows, K) numbers, NaN where a row has none.
+        hashes: by name of HASHES a number a row, 0 where the log has no such thing, and of `sample`; empty as long as
+            documents are the names, each is answered once, or there is no such thing. places: one a row. scores:
+            by metric (rows, K) numbers, NaN where a row has none.
         labels: `--group` and `--slices`: a number a row, and the texts they number.
         marked: whether a prompt is messages, or has a template's marks.
         failed: rows without a score, and why; bad: the first score of each metric that is no finite number.
@@ -154,8 +158,8 @@ class Items:
 
     def __init__(self, task: Task, name: str, filter: str, fields: Sequence[str]) -> None:
         self.task, self.name, self.filter = task, name, filter
-        self.hashes = {each: array("Q") for each in HASHES}
-        self.places, self.samples = array("q"), array("Q")
+        self.hashes = {each: array("Q") for each in (*HASHES, "sample")}
+        self.places = array("q")
         self.columns: dict[str, array[float]] = {}
         self.widths: dict[str, int] = {}
         self.labels: dict[str, tuple[array[int], dict[str, int]]] = {each: (array("q"), {}) for each in fields}
@@ -172,15 +176,14 @@ class Items:
             self.failed.append((row.place, row.name, row.failed))
             return
         self.places.append(row.place)
-        self.samples.append(digest(row.sample))
         texts = [without_template(prompt) for prompt in row.prompts]
         joined = ["\n".join(parts) if texts else None for parts in zip(*texts, strict=True)] or [None] * 2
         self.marked |= any(not isinstance(one, str) or MARK.search(one) is not None for one in row.prompts)
         document = row.name if row.document is None else row.document
         prompts = list(row.prompts) or None
-        values = (row.name, document, row.target, prompts, joined[0], joined[1])
-        for each, value in zip(HASHES, values, strict=True):
-            self.hashes[each].append(digest(value))
+        values = (row.name, document, row.target, prompts, joined[0], joined[1], row.sample)
+        for each, value in zip(self.hashes, values, strict=True):
+            self._hash(each, digest(value))
         for name, value in row.scores.items():
             self._score(name, value, row.place)
         for path, (codes, texts_of) in self.labels.items():
@@ -190,6 +193,14 @@ class Items:
                 where = self.task.where(row.place)
                 raise SpecError(f"{where}: has no field {path!r}{nearest(path, row.fields)} (has: {known})")
             codes.append(texts_of.setdefault(label, len(texts_of)))
+
+    def _hash(self, name: str, value: int) -> None:
+        column, before = self.hashes[name], len(self) - 1
+        usual = self.hashes["name"][-1] if name == "document" else FIRST if name == "sample" else 0
+        if name == "name" or column or value != usual:
+            if len(column) < before:  # the rows until now were as usual
+                column.frombytes(self.hashed(name)[:before].tobytes())
+            column.append(value)
 
     def _score(self, name: str, value: Any, place: int) -> None:
         found = statistics_of(name, value)
@@ -211,8 +222,12 @@ class Items:
         return np.concatenate([column, np.full(missing, np.nan)]).reshape(-1, width)
 
     def hashed(self, name: str) -> np.ndarray:
-        """(rows,) uint64 of one of HASHES."""
-        return np.frombuffer(self.hashes[name], np.uint64)
+        """(rows,) uint64 of one of `hashes`."""
+        if column := self.hashes[name]:
+            return np.frombuffer(column, np.uint64)
+        if name == "document":
+            return self.hashed("name")
+        return np.broadcast_to(np.uint64(FIRST if name == "sample" else 0), len(self))
 
     def named(self, path: str) -> tuple[np.ndarray, list[str]]:
         """(rows,) numbers of a field's values, and the values."""

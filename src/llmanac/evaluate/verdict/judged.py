@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,10 @@ def verdict(
         SpecError: an option that does not fit. DataError: a log that cannot be read, or logs that do not pair; it names
             file and line, and every difference that was found.
     """
-    paths = {chr(ord("A") + number): Path(path) for number, path in enumerate((one, two, *more))}
+    letters = ("".join(word) for size in (1, 2, 3) for word in product(ascii_uppercase, repeat=size))
+    paths = {
+        letter: Path(path) for letter, path in zip(letters, (one, two, *more), strict=False)
+    }  # A to Z, then AA, AB
     allow = allow.split(",") if isinstance(allow, str) else allow
     if baseline not in paths:
         raise SpecError(f"baseline: {baseline!r} is not one of the letters {', '.join(paths)}")

@@ -28,13 +28,19 @@ def form_of(path: Path) -> ModuleType | None:
     """The form of a file; None for one that is no log. Raises DataError for one whose beginning cannot be read."""
     if format_of(path) == ".eval":
         return inspect_log
+    keys = _keys(path)
+    return next((form for form in FORMS if any(own <= keys for own in form.KEYS)), None)
+
+
+def _keys(path: Path) -> set[Any]:
+    """The keys of the first row of a table or array, or the first of an object."""
     keys: set[Any] = set()
     start = next(blocks(path, PROBLEMS), b"").lstrip(SPACE) if format_of(path) == ".json" else b"[{"
     if start[:1] == b"{":
         keys |= {place[0] for place, _ in itertools.islice(members(path, PROBLEMS, None), FIRST)}
     elif start[:1] == b"[" and start[1:].lstrip(SPACE)[:1] in (b"{", b""):  # other lists hold no rows
         keys |= next((row.values.keys() for row in table_rows(path, PROBLEMS)), set())
-    return next((form for form in FORMS if any(own <= keys for own in form.KEYS)), None)
+    return keys
 
 
 def files_of(path: Path) -> list[Path]:
@@ -71,8 +77,20 @@ def read_log(path: str | Path, label: str, fields: Sequence[str] = ()) -> Log:
             raise DataError(f"{file}: {said}") from error
     if not log.items:
         forms = ", ".join(form.TITLE for form in FORMS)
-        raise DataError(f"{where}: holds no log with a row (known: {forms}); docs/evaluate.md has the forms")
+        raise DataError(
+            f"{where}: holds no log with a row (known: {forms}); docs/evaluate.md has the forms{_hint(where)}"
+        )
     return log
+
+
+def _hint(where: Path) -> str:
+    """What to rename in a table whose columns have a known form's names in other letters."""
+    for file in files_of(where):
+        keys = {str(key).strip().lower(): key for key in _keys(file)}
+        for wanted in (names for form in FORMS for names in form.KEYS if names <= keys.keys()):
+            other = [name for name in sorted(wanted) if keys[name] != name]
+            return "".join(f"; rename the column {keys[name]!r} to {name!r}" for name in other)
+    return ""
 
 
 def _held(log: Log, file: Path, form: ModuleType, fields: Sequence[str]) -> Iterator[int]:

@@ -24,5 +24,6 @@ def _rows(path: Path, problems: Problems) -> Iterator[Row]:
         document = {"item": name, "choices": values.get("choices"), "references": values.get("references")}
         failed = "" if values["scores"] else "is left out by its benchmark"
         yield Row(row.line, name, document, values["scores"], target=values.get("references"), failed=failed,
-                  prompts=(str(values["prompt"]),), answer=str(values.get("answer")), fields=values,
+                  prompts=(str(values["prompt"]),), answer=str(values.get("answer")),
+                  fields={**(values.get("fields") or {}), **values},
                   task=str(values["benchmark"]))  # fmt: skip
