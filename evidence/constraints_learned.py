@@ -77,12 +77,6 @@ def made_up(draw: np.random.Generator) -> str:
     return text if draw.random() < CLEAN else "".join(draw.permutation(list(text)))
 
 
-@one_thread()
-def measure(seed: int, size: str) -> dict[str, Any]:
-    """Every arm of one seed."""
-    return _measure(seed, size == "full")
-
-
 class Texts(BaseObjective):
     """The objective of (ids, mask): the loss of every token with a mask."""
 
@@ -93,7 +87,10 @@ class Texts(BaseObjective):
         return model.nll(batch), batch.units, {}
 
 
-def _measure(seed: int, full: bool) -> dict[str, Any]:
+@one_thread()
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """Every arm of one seed."""
+    full = size == "full"
     tokenizer, draw = train_tokenizer("utf8", []), numpy_generator(seed, "texts")
     end, count = tokenizer.eos_id, TEXTS if full else 4
     model = make_method("lm", {"name": "transformer", "dim": 32, "layers": 2 if full else 1, "max_length": 16}).build(

@@ -80,10 +80,6 @@ ARMS: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
 @one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The start, gradients at two fixed policies, and every arm."""
-    return _measure(seed, size)
-
-
-def _measure(seed: int, size: str) -> dict[str, Any]:
     made = task(seed, size)
     names = list(ARMS) if made.full else ["clip", "KL 0.3"]
     arms: dict[str, Any] = {}

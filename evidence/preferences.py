@@ -78,10 +78,6 @@ def raters(text: str, row: Any) -> float:
 @one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The arms of one seed; the real pairs with the first."""
-    return _measure(seed, size)
-
-
-def _measure(seed: int, size: str) -> dict[str, Any]:
     made = task(seed, size)
     keep = (lambda name, make: once("preferences", f"{seed}-{name}", make)) if made.full else (lambda _, make: make())
     judges = [judge(made, count) for count in (SIZES if made.full else (6,))]
