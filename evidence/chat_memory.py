@@ -47,10 +47,9 @@ import numpy as np
 from evidence._memory_lines import records, summary, table_of
 from evidence._page import with_interval
 from evidence._paraphrases import FALSE, FOUND, HALVES, OTHERS, by_finder
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._synthetic import percent
 from evidence._threads import one_thread
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.generate.load import load_engine
 from llmanac.lab.stats import interval, mean
@@ -134,10 +133,7 @@ def _answers(
     memory: Memory, truth: Mapping[str, tuple[str, int]], last: Sequence[str], chats: int, rng: random.Random
 ) -> list[dict[str, Any]]:
     """SmolLM2 is asked for `ASKED` facts that hold, evenly by age, in the chat after the last: is it right?"""
-    place = smollm2()
-    if place is None:
-        raise DataError(f"chat_memory: {WHERE}")
-    engine, out = load_engine(place, device="cpu", runner="native"), []
+    engine, out = load_engine(needed(), device="cpu", runner="native"), []
     asked = sorted(truth.items(), key=lambda one: one[1][1])
     for subject, (value, told) in [asked[i * len(asked) // ASKED] for i in range(min(ASKED, len(asked)))]:
         question = rng.choice(ASK).format(s=subject)

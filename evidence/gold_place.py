@@ -14,19 +14,17 @@ and punctuation aside; parts of words do not count.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evidence._pretrained import WHERE, smollm2
+from benchmarks._corpora import needed_data
+from evidence._pretrained import needed
 from evidence._synthetic import once
 from evidence._threads import one_thread
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
@@ -56,9 +54,7 @@ def passage(context: str, at: int) -> str:
 
 def corpus() -> list[dict[str, Any]]:
     """Questions with their gold passage and nine of other articles."""
-    path = Path(os.environ.get("LLMANAC_SHARED_DATA", "")) / "squad" / "xquad.en.json"
-    if not path.is_file():
-        raise DataError("gold_place: set LLMANAC_SHARED_DATA to the folder with squad/xquad.en.json")
+    path = needed_data("squad/xquad.en.json") / "squad/xquad.en.json"
     rng, rows = random.Random(0), []
     articles = json.loads(path.read_text("utf-8"))["data"]
     for number, article in enumerate(articles):
@@ -105,10 +101,7 @@ def asked(engine: Engine, row: dict[str, Any], place: int | None) -> dict[str, A
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Every question at every place."""
     if size == "full":
-        where = smollm2()
-        if where is None:
-            raise DataError(f"gold_place: {WHERE}")
-        engine, rows = load_engine(where, device="cpu", runner="native"), corpus()
+        engine, rows = load_engine(needed(), device="cpu", runner="native"), corpus()
         engine.keep_prefixes(KEPT)
         places = {str(p): p for p in range(1, PASSAGES + 1)} | {ALONE: None}
     else:

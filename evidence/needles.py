@@ -24,12 +24,11 @@ from typing import Any
 
 from evidence import growing_text
 from evidence._facts import draw
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._synthetic import once
 from evidence._threads import one_thread
 from evidence._verdicts import Estimate
 from evidence.growing_text import TRAINED, answers, read, trained
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, heat_map, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
@@ -54,10 +53,7 @@ OWN = {"full": {64: 24, 256: 24, 1024: 12, 4096: 4}, "small": {16: 2}}  # texts 
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The cells of the grids."""
     if size == "full":
-        place = smollm2()
-        if place is None:
-            raise DataError(f"needles: {WHERE}")
-        engine, samples = load_engine(place, device="cpu", runner="native"), SAMPLES
+        engine, samples = load_engine(needed(), device="cpu", runner="native"), SAMPLES
     else:
         tokenizer = train_tokenizer("utf8", [])
         spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 700})

@@ -25,9 +25,8 @@ from typing import Any
 
 import torch
 
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._threads import one_thread
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -91,9 +90,7 @@ def compared(model: Any, methods: Sequence[str], text: Windows, calibration: Win
 
 
 def pretrained(texts: Sequence[str]) -> dict[str, Any]:
-    place = smollm2()
-    if place is None:
-        raise DataError(f"quantization: {WHERE}")
+    place = needed()
     model, tokenizer = load_model(place, dtype="float32", device="cpu"), load_tokenizer(place)
     middle = len(texts) // 2
     calibration = windows(texts[:middle], tokenizer, LENGTH, 8)

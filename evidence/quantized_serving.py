@@ -30,9 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._threads import one_thread
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.evaluate.divergence import windows
@@ -70,9 +69,7 @@ MODEL = {"name": "transformer", "dim": 64, "layers": 2, "max_length": 128}
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Each form of SmolLM2; of a small random model only bytes and quality, in torch."""
     if size == "full":
-        place = smollm2()
-        if place is None:
-            raise DataError(f"quantized_serving: {WHERE}")
+        place = needed()
         engine, source = load_engine(place, device="cpu", dtype="float32", runner="native"), str(place)
     else:
         tokenizer = train_tokenizer("utf8", [])

@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._threads import one_thread
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -64,10 +63,7 @@ HEAT = 0.8
 
 def target() -> Engine:
     """SmolLM2."""
-    place = smollm2()
-    if place is None:
-        raise DataError(f"speculation: {WHERE}")
-    return load_engine(place, device="cpu")
+    return load_engine(needed(), device="cpu")
 
 
 def random_lm(vocab_size: int, dim: int, layers: int, seed: int) -> Any:
