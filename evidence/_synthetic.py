@@ -113,7 +113,7 @@ def verdict(holds: bool, words: str) -> str:
     return f"{'Holds' if holds else 'Does not hold'}: {words}"
 
 
-def over(seeds: Sequence[dict[str, Any]], *path: str) -> list[float]:
+def over(seeds: Sequence[dict[str, Any]], *path: Any) -> list[float]:
     """One number of each seed, by its path."""
     found = []
     for value in seeds:
@@ -123,6 +123,6 @@ def over(seeds: Sequence[dict[str, Any]], *path: str) -> list[float]:
     return found
 
 
-def average(seeds: Sequence[dict[str, Any]], *path: str) -> float:
+def average(seeds: Sequence[dict[str, Any]], *path: Any) -> float:
     """The mean of `over`."""
     return mean(over(seeds, *path))

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
@@ -38,27 +39,23 @@ VOCABULARY, PROMPT, NEW, LONG = 4096, 64, 48, 4096
 ROWS_AT_ONCE = (1, 2, 4, 8, 16, 32)
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Times of each part, and whether the tokens were those of a request alone."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        small = size == "small"
-        made = make_method("lm", {**MODEL, **({"dim": 32, "layers": 1} if small else {})})
-        model = made.build(vocab_size=VOCABULARY).eval()
-        with torch.no_grad():  # zeros, which some weights begin with, would make every token a tie
-            for parameter in model.parameters():
-                generator = torch.Generator().manual_seed(seed)
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        counts = (1, 3) if small else ROWS_AT_ONCE
-        return {
-            "parameters": model.parameter_count(),
-            "at once": {str(rows): at_once(model, rows, 8 if small else NEW) for rows in counts},
-            "queue": queue(model, 6 if small else 32, 2 if small else 8),
-            "beside": beside(model, 2 if small else 8, 40 if small else LONG),
-        }
-    finally:
-        torch.set_num_threads(threads)
+    small = size == "small"
+    made = make_method("lm", {**MODEL, **({"dim": 32, "layers": 1} if small else {})})
+    model = made.build(vocab_size=VOCABULARY).eval()
+    with torch.no_grad():  # zeros, which some weights begin with, would make every token a tie
+        for parameter in model.parameters():
+            generator = torch.Generator().manual_seed(seed)
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    counts = (1, 3) if small else ROWS_AT_ONCE
+    return {
+        "parameters": model.parameter_count(),
+        "at once": {str(rows): at_once(model, rows, 8 if small else NEW) for rows in counts},
+        "queue": queue(model, 6 if small else 32, 2 if small else 8),
+        "beside": beside(model, 2 if small else 8, 40 if small else LONG),
+    }
 
 
 def ids(count: int, seed: int) -> list[int]:

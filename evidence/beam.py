@@ -41,12 +41,14 @@ import torch
 
 from evidence._compared import made_up
 from evidence._pretrained import FILE
+from evidence._synthetic import average
 from evidence.speculation import target
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.decoding.no_repeat_ngram import followers
 from llmanac.generate.engine import Completion, Engine
+from llmanac.lab.stats import mean
 from llmanac.lab.trials.decoding import distinct
 from llmanac.metrics.answers import f1
 from llmanac.recipes.classification import small_language_model
@@ -138,10 +140,6 @@ def windows(
 
 def total(one: Completion) -> float:
     return math.fsum(p for p in one.logprobs if p is not None)
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def searches(engine: Engine, found: Sequence[tuple[str, str]], most: int) -> dict[str, Any]:
@@ -268,19 +266,9 @@ class Text:
         self.ids: list[int] = []
 
 
-def over(seeds: Sequence[dict[str, Any]], *path: Any) -> float:
-    """The mean over seeds of what is at a path."""
-    values = []
-    for value in seeds:
-        for step in path:
-            value = value[step]
-        values.append(float(value))  # type: ignore[arg-type]
-    return mean(values)
-
-
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def search(name: str) -> dict[str, float]:
-        return {key: over(seeds, "searches", name, key) for key in ("tokens", "logprob", "f1")}
+        return {key: average(seeds, "searches", name, key) for key in ("tokens", "logprob", "f1")}
 
     sizes = SIZES["full"]
     eight = "8 beams, penalty 0"
@@ -295,17 +283,17 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "h": "the documentation",
     }
     for key, name in opens.items():
-        found |= {f"{key}_{what}": over(seeds, "open", name, what) for what in ("rep", "loop")}
+        found |= {f"{key}_{what}": average(seeds, "open", name, what) for what in ("rep", "loop")}
     for key, name in {"b": "4 beams", "d": "diverse beams, 0.5", "s": "top-p 0.9"}.items():
-        found |= {f"{key}_{what}": over(seeds, "four", name, what) for what in ("self", "distinct")}
+        found |= {f"{key}_{what}": average(seeds, "four", name, what) for what in ("self", "distinct")}
     for key, name in {"k": "top-k 40 removed", "p": "top-p removed", "size": "top-p size"}.items():
-        found |= {f"{key}_{end}": over(seeds, "text", "cuts", at, name) for end, at in (("low", 0), ("high", 3))}
+        found |= {f"{key}_{end}": average(seeds, "text", "cuts", at, name) for end, at in (("low", 0), ("high", 3))}
     return found | {
         "model": FILE.removesuffix(".gguf"), "sentences": sizes["sentences"], "passages": sizes["passages"],
-        "longest": sizes["most"], "prompt": PROMPT, "new": NEW, "missed": over(seeds, "searches", eight, "better"),
+        "longest": sizes["most"], "prompt": PROMPT, "new": NEW, "missed": average(seeds, "searches", eight, "better"),
         "gain": f"{found['eight']['logprob'] - found['greedy']['logprob']:.2f}",
-        "forbids": over(seeds, "text", "blocked", "3"), "lost": -over(seeds, "text", "lost"),
-        "gained": over(seeds, "text", "gained"), "repeated": over(seeds, "text", "repeated"),
+        "forbids": average(seeds, "text", "blocked", "3"), "lost": -average(seeds, "text", "lost"),
+        "gained": average(seeds, "text", "gained"), "repeated": average(seeds, "text", "repeated"),
         "odds": max(off for seed in seeds for off in seed["text"]["odds"].values()),
     }  # fmt: skip
 
@@ -313,17 +301,17 @@ def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
     def rows(part: str, keys: dict[str, str]) -> list[list[str]]:
         names = seeds[0][part]
-        return [[n, *(format(over(seeds, part, n, k), form) for k, form in keys.items())] for n in names]
+        return [[n, *(format(average(seeds, part, n, k), form) for k, form in keys.items())] for n in names]
 
     cuts = ["entropy", *(f"top-k {k} removed" for k in TOP_K), "top-p removed", "top-p size"]
     quarter = [
-        [name, *(format(over(seeds, "text", "cuts", at, key), ".3f") for key in cuts)]
+        [name, *(format(average(seeds, "text", "cuts", at, key), ".3f") for key in cuts)]
         for at, name in enumerate(("lowest", "second", "third", "highest"))
     ]
-    better = [[n, f"{over(seeds, 'searches', n, 'better'):.0%}",
+    better = [[n, f"{average(seeds, 'searches', n, 'better'):.0%}",
                *(f"{seed['searches'][n]['tokens']:.1f}, {seed['searches'][n]['logprob']:.2f}" for seed in seeds)]
               for n in SEARCHES]  # fmt: skip
-    blocked = [[n, f"{over(seeds, 'text', 'blocked', n):.2%}"] for n in ("2", "3", "4")]
+    blocked = [[n, f"{average(seeds, 'text', 'blocked', n):.2%}"] for n in ("2", "3", "4")]
     heads = ["", "tokens", "log p", "log p a token", "word F1"]
     forms = {"tokens": ".1f", "logprob": ".2f", "per": ".3f", "f1": ".3f"}
     return [

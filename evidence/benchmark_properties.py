@@ -27,10 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._corpora import data_folder
+from benchmarks._corpora import needed_data
 from evidence._page import bullets
-from evidence._pretrained import WHERE, smollm2
-from llmanac.core.errors import DataError
+from evidence._pretrained import needed
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.evaluate._answering import Answerer, Local, load_local
@@ -76,12 +75,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             models = counted(sentences[:80], (1, 2), (1 / 4, 1.0), 300)
             own = cloze(sentences[80:], folder, rng, 24)
             return {"cloze": properties("cloze", own, folder, models, None, 24)}
-        data = data_folder()
-        path = smollm2()
-        if data is None or not (data / "piqa").is_dir():
-            raise DataError("LLMANAC_SHARED_DATA: must name the folder of the benchmark files (piqa, mmlu, …)")
-        if path is None:
-            raise DataError(WHERE)
+        data, path = needed_data("piqa", "mmlu", "text"), needed()
         train = sentences_of(data / "text/wikitext2_valid.txt")
         models = counted(train, ORDERS, AMOUNTS, VOCABULARY)
         own = cloze(sentences_of(data / "text/wikitext2_test.txt"), folder, rng, LIMIT)

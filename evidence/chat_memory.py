@@ -43,14 +43,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from evidence._memory_lines import records, summary, table_of
 from evidence._page import with_interval
 from evidence._paraphrases import FALSE, FOUND, HALVES, OTHERS, by_finder
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._synthetic import percent
-from llmanac.core.errors import DataError
+from evidence._threads import one_thread
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.generate.load import load_engine
 from llmanac.lab.stats import interval, mean
@@ -129,32 +128,25 @@ def _with_wilson(hits: int, total: int) -> str:
     return "{:.2f} ({:.2f} to {:.2f})".format(*wilson_interval(hits, total)) if total else "-"
 
 
+@one_thread()
 def _answers(
     memory: Memory, truth: Mapping[str, tuple[str, int]], last: Sequence[str], chats: int, rng: random.Random
 ) -> list[dict[str, Any]]:
     """SmolLM2 is asked for `ASKED` facts that hold, evenly by age, in the chat after the last: is it right?"""
-    place = smollm2()
-    if place is None:
-        raise DataError(f"chat_memory: {WHERE}")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        engine, out = load_engine(place, device="cpu", runner="native"), []
-        asked = sorted(truth.items(), key=lambda one: one[1][1])
-        for subject, (value, told) in [asked[i * len(asked) // ASKED] for i in range(min(ASKED, len(asked)))]:
-            question = rng.choice(ASK).format(s=subject)
-            row: dict[str, Any] = {"lag": chats + 1 - told}
-            known = {"memory": memory.prompt(question), "window": "\n".join([SAID, *(f"- {one}" for one in last), USE])}
-            for name in ANSWERS:
-                chat = [{"role": "system", "content": known[name]}] if known.get(name) else []
-                chat.append({"role": "user", "content": question})
-                ids = list(engine.tokenizer.encode_chat(chat, add_generation_prompt=True)[0])
-                [answer] = engine.generate([ids], max_new_tokens=24)
-                row[name] = float(value.lower() in answer.text.lower())
-            out.append(row)
-        return out
-    finally:
-        torch.set_num_threads(threads)
+    engine, out = load_engine(needed(), device="cpu", runner="native"), []
+    asked = sorted(truth.items(), key=lambda one: one[1][1])
+    for subject, (value, told) in [asked[i * len(asked) // ASKED] for i in range(min(ASKED, len(asked)))]:
+        question = rng.choice(ASK).format(s=subject)
+        row: dict[str, Any] = {"lag": chats + 1 - told}
+        known = {"memory": memory.prompt(question), "window": "\n".join([SAID, *(f"- {one}" for one in last), USE])}
+        for name in ANSWERS:
+            chat = [{"role": "system", "content": known[name]}] if known.get(name) else []
+            chat.append({"role": "user", "content": question})
+            ids = list(engine.tokenizer.encode_chat(chat, add_generation_prompt=True)[0])
+            [answer] = engine.generate([ids], max_new_tokens=24)
+            row[name] = float(value.lower() in answer.text.lower())
+        out.append(row)
+    return out
 
 
 def _share(rows: Sequence[Mapping[str, Any]], name: str, low: int = 1, high: int = 1 << 30) -> float:

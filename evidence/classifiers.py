@@ -16,11 +16,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmarks._corpora import data_folder
+from benchmarks._corpora import needed_data
 from evidence import _claim_pages, _classified
 from evidence import _claims as claims
 from evidence._verdicts import Estimate
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section
 from llmanac.core.spec import make_method
 from llmanac.data.labelled import Labelled, read_labelled
@@ -78,9 +77,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     """Everything that the claims need."""
     if size == "small":
         return _measured(made_up("the {} is {}"), made_up("a {} so {}"), SMALL)
-    folder = data_folder()
-    if folder is None or not (folder / "sst2").is_dir():
-        raise DataError("LLMANAC_SHARED_DATA: must name the folder that has sst2/")
+    folder = needed_data("sst2")
     train, test = (read_labelled(folder / "sst2" / f"stsa.binary.{part}") for part in ("train", "test"))
     return _measured(train, test, Size())
 

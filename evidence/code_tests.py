@@ -36,8 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._corpora import data_folder
-from llmanac.core.errors import DataError
+from benchmarks._corpora import needed_data
 from llmanac.core.pages import Section, table
 from llmanac.metrics._corpus import Measured, percentiles, resampled_together
 from llmanac.metrics.pass_at_k import pass_at_k
@@ -147,9 +146,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
                    "tests": "assert f(1, 2) == 3\n"}  # fmt: skip
         found = [ast.unparse(ast.parse(text)) for text in mutants(problem["code"], 3, seed)]
         return {"mutants": found, **measured([problem], 3, seed, 1)}
-    data = data_folder()
-    if data is None or not (data / "humaneval").is_dir():
-        raise DataError("code_tests: LLMANAC_SHARED_DATA must name the folder of humaneval and mbpp")
+    data = needed_data("humaneval", "mbpp")
     sets = {"humaneval": list(humaneval(data)), "mbpp": list(mbpp(data))}
     return {name: measured(problems, EACH, seed, 2) for name, problems in sets.items()}
 

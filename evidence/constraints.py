@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 
+from evidence._threads import one_thread
 from evidence._verdicts import Estimate
 from evidence.speculation import random_lm, target
 from llmanac.core.pages import Section, table
@@ -113,14 +114,10 @@ def valid(texts: Sequence[str]) -> list[float]:
     return [float(record_of(text) is not None) for text in texts]
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The arms on the task, and distances from the exact conditional."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return {"task": task(seed, size), "exact": distances(seed, 6 if size == "full" else 4)}
-    finally:
-        torch.set_num_threads(threads)
+    return {"task": task(seed, size), "exact": distances(seed, 6 if size == "full" else 4)}
 
 
 def task(seed: int, size: str) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from evidence._alignment import fit, reinforced, scorer
 from evidence._page import with_interval
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
@@ -77,16 +77,6 @@ def made_up(draw: np.random.Generator) -> str:
     return text if draw.random() < CLEAN else "".join(draw.permutation(list(text)))
 
 
-def measure(seed: int, size: str) -> dict[str, Any]:
-    """Every arm of one seed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _measure(seed, size == "full")
-    finally:
-        torch.set_num_threads(threads)
-
-
 class Texts(BaseObjective):
     """The objective of (ids, mask): the loss of every token with a mask."""
 
@@ -97,7 +87,10 @@ class Texts(BaseObjective):
         return model.nll(batch), batch.units, {}
 
 
-def _measure(seed: int, full: bool) -> dict[str, Any]:
+@one_thread()
+def measure(seed: int, size: str) -> dict[str, Any]:
+    """Every arm of one seed."""
+    full = size == "full"
     tokenizer, draw = train_tokenizer("utf8", []), numpy_generator(seed, "texts")
     end, count = tokenizer.eos_id, TEXTS if full else 4
     model = make_method("lm", {"name": "transformer", "dim": 32, "layers": 2 if full else 1, "max_length": 16}).build(

@@ -37,9 +37,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._corpora import data_folder, library
+from benchmarks._corpora import library, needed_data
 from evidence._messages import bytes_of
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.data.deduplicate import deduplicate
@@ -77,9 +76,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
         texts = [" ".join(rng.choices(pool, k=80)) for _ in range(30)]
         items = [Item(f"{i}", (" ".join(rng.choices(pool, k=3 + i)),)) for i in range(30)]
         return {"sets": [leaks(texts, "made up", items, 0)], "memory": memory_not_skill(items, texts)}
-    data = data_folder()
-    if data is None or not (data / "gsm8k").is_dir():
-        raise DataError("LLMANAC_SHARED_DATA: must name the folder of the benchmark files (gsm8k, mmlu, …)")
+    data = needed_data("gsm8k", "mmlu")
     texts = training(data)
     sets = {name: read_items(sorted(data.glob(pattern)), columns) for name, (pattern, columns) in SETS.items()}
     gsm8k, mmlu = [data / "gsm8k/train.jsonl"], sorted(data.glob("mmlu/dev/*.csv"))

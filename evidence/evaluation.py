@@ -44,10 +44,9 @@ from typing import Any
 
 import torch
 
-from benchmarks._corpora import data_folder
+from benchmarks._corpora import needed_data
 from evidence._answers import by_type, endings, first, imbalance, mean, strictness, verifiable
-from evidence._pretrained import WHERE, smollm2
-from llmanac.core.errors import DataError
+from evidence._pretrained import needed
 from llmanac.core.pages import Section, table
 from llmanac.core.types import Batch
 from llmanac.data.documents import Document
@@ -91,11 +90,9 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     """Scores of every benchmark with its baselines, and what their parts show."""
     if size == "small":
         return small()
-    data, place = data_folder(), smollm2()
-    if data is None or place is None:
-        raise DataError(f"evaluation: {WHERE if data else 'LLMANAC_SHARED_DATA: must name the folder of the data'}")
+    data = needed_data()
     torch.set_num_threads(1)
-    model = load_local(str(place), device="cpu", runner="native")
+    model = load_local(str(needed()), device="cpu", runner="native")
     out: dict[str, Any] = {"benchmarks": {}}
     found: dict[str, Evaluation] = {}
     everything: dict[str, list[Item]] = {}
@@ -120,7 +117,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     lines = (data / "sst2" / "stsa.binary.dev").read_text("utf-8").splitlines()
     out["imbalance"] = imbalance([line[2:] for line in lines], [line[0] for line in lines])
     wiki = (data / "text" / "wikitext2_valid.txt").read_text("utf-8").split("\n = ")
-    out["leak"] = leak(str(place), found["triviaqa"].items[:LEAKED], wiki, seed)
+    out["leak"] = leak(str(needed()), found["triviaqa"].items[:LEAKED], wiki, seed)
     return out
 
 

@@ -33,10 +33,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks._corpora import articles, pages, sources, visible
+from benchmarks._corpora import articles, needed_data, pages, sources, visible
 from evidence._messages import passages
 from evidence._page import bullets
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.registry import build
 from llmanac.data.curve import Point, at_threshold, auc, precision_recall
@@ -72,10 +71,8 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     """Curves, what is kept of each kind, why wanted texts are dropped, and accuracy of language identification."""
     if size == "small":
         return judged(made_up())
-    texts = labelled()
-    if not any(kind in GOOD for kind, *_ in texts):
-        raise DataError("LLMANAC_SHARED_DATA: must name the folder that has text/ and extraction/")
-    return {**judged(texts), "languages": languages()}
+    needed_data("text", "extraction")
+    return {**judged(labelled()), "languages": languages()}
 
 
 def made_up() -> Labelled:

@@ -14,19 +14,17 @@ and punctuation aside; parts of words do not count.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from evidence._pretrained import WHERE, smollm2
+from benchmarks._corpora import needed_data
+from evidence._pretrained import needed
 from evidence._synthetic import once
-from llmanac.core.errors import DataError
+from evidence._threads import one_thread
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
@@ -56,9 +54,7 @@ def passage(context: str, at: int) -> str:
 
 def corpus() -> list[dict[str, Any]]:
     """Questions with their gold passage and nine of other articles."""
-    path = Path(os.environ.get("LLMANAC_SHARED_DATA", "")) / "squad" / "xquad.en.json"
-    if not path.is_file():
-        raise DataError("gold_place: set LLMANAC_SHARED_DATA to the folder with squad/xquad.en.json")
+    path = needed_data("squad/xquad.en.json") / "squad/xquad.en.json"
     rng, rows = random.Random(0), []
     articles = json.loads(path.read_text("utf-8"))["data"]
     for number, article in enumerate(articles):
@@ -101,36 +97,29 @@ def asked(engine: Engine, row: dict[str, Any], place: int | None) -> dict[str, A
     return {"right": float(holds(answer.text, row["gold"])), "tokens": len(ids)}
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Every question at every place."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if size == "full":
-            where = smollm2()
-            if where is None:
-                raise DataError(f"gold_place: {WHERE}")
-            engine, rows = load_engine(where, device="cpu", runner="native"), corpus()
-            engine.keep_prefixes(KEPT)
-            places = {str(p): p for p in range(1, PASSAGES + 1)} | {ALONE: None}
-        else:
-            tokenizer = train_tokenizer("utf8", [])
-            spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 900})
-            engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
-            rows = [{"question": "What?", "gold": "x", "text": "It is x.", "others": ["It is y."] * (PASSAGES - 1)}]
-            places = {"1": 1, ALONE: None}
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in places}
-        for number, row in enumerate(rows):
+    if size == "full":
+        engine, rows = load_engine(needed(), device="cpu", runner="native"), corpus()
+        engine.keep_prefixes(KEPT)
+        places = {str(p): p for p in range(1, PASSAGES + 1)} | {ALONE: None}
+    else:
+        tokenizer = train_tokenizer("utf8", [])
+        spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 900})
+        engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
+        rows = [{"question": "What?", "gold": "x", "text": "It is x.", "others": ["It is y."] * (PASSAGES - 1)}]
+        places = {"1": 1, ALONE: None}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in places}
+    for number, row in enumerate(rows):
 
-            def part(row: dict[str, Any] = row) -> dict[str, Any]:
-                return {name: asked(engine, row, places[name]) for name in reversed(places)}  # beginnings are shared
+        def part(row: dict[str, Any] = row) -> dict[str, Any]:
+            return {name: asked(engine, row, places[name]) for name in reversed(places)}  # beginnings are shared
 
-            one = once("gold_place", f"question-{number}", part) if size == "full" else part()
-            for name in places:
-                found[name].append(one[name])
-        return {"found": found}
-    finally:
-        torch.set_num_threads(threads)
+        one = once("gold_place", f"question-{number}", part) if size == "full" else part()
+        for name in places:
+            found[name].append(one[name])
+    return {"found": found}
 
 
 def _right(seeds: Sequence[dict[str, Any]], name: str) -> np.ndarray:

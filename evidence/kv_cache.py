@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST
@@ -41,23 +42,19 @@ NEW = 32
 BUDGET = 256 * 2**20
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Times, bytes and reused tokens; all ways of remembering must say the same tokens."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        model = make_method("lm", {**MODEL, **({"dim": 32, "layers": 1} if size == "small" else {})})
-        model = model.build(vocab_size=VOCABULARY).eval()
-        with torch.no_grad():  # zeros, which some weights begin with, would make every token a tie
-            for parameter in model.parameters():
-                generator = torch.Generator().manual_seed(seed)
-                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-        found = {"parameters": model.parameter_count(), "by length": by_length(model, LENGTHS[size])}
-        if size == "small":
-            return {**found, "shared": shared(model, requests=3, beginning=40, own=4)}
-        return {**found, "shared": shared(model), "overhead": overhead(model)}
-    finally:
-        torch.set_num_threads(before)
+    model = make_method("lm", {**MODEL, **({"dim": 32, "layers": 1} if size == "small" else {})})
+    model = model.build(vocab_size=VOCABULARY).eval()
+    with torch.no_grad():  # zeros, which some weights begin with, would make every token a tie
+        for parameter in model.parameters():
+            generator = torch.Generator().manual_seed(seed)
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    found = {"parameters": model.parameter_count(), "by length": by_length(model, LENGTHS[size])}
+    if size == "small":
+        return {**found, "shared": shared(model, requests=3, beginning=40, own=4)}
+    return {**found, "shared": shared(model), "overhead": overhead(model)}
 
 
 def ids(count: int, seed: int) -> torch.Tensor:

@@ -32,6 +32,7 @@ from torch import Tensor
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, task
 from evidence._page import with_interval
 from evidence._synthetic import Answers, average, over
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
@@ -58,14 +59,10 @@ VOCABULARY, ORDER, LENGTH, PEAKED = 6, 3, 12, 0.4
 TEXTS, FIRST, FIRST_RATE, LATER, PREFIXES = 256, 200, 5e-3, 80, 512
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Both tasks."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return {"words": words(seed, size), "source": source_arms(seed, size)}
-    finally:
-        torch.set_num_threads(threads)
+    return {"words": words(seed, size), "source": source_arms(seed, size)}
 
 
 def words(seed: int, size: str) -> dict[str, Any]:

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import BATCH, DIM, TEXT, VISION, Kept, average, drawn, fit, material, over, right, share
+from evidence._pictures import BATCH, DIM, TEXT, VISION, Kept, drawn, fit, material, right, share
+from evidence._synthetic import average, over
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.data.pictures import Pictures

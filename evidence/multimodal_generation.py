@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import DIM, TEXT, Kept, average, material, over, run
+from evidence._pictures import DIM, TEXT, Kept, material, run
+from evidence._synthetic import average, over
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator, torch_generator
 from llmanac.core.spec import make_method

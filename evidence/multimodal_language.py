@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from evidence._page import with_interval
-from evidence._pictures import BATCH, DIM, TEXT, VISION, average, drawn, fit, material, over, run, share
+from evidence._pictures import BATCH, DIM, TEXT, VISION, drawn, fit, material, run, share
+from evidence._synthetic import average, over
 from llmanac.core.pages import Section, table
 from llmanac.data.pictures import Pictures
 from llmanac.data.pictures import scenes as s

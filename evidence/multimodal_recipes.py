@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence._page import with_interval
-from evidence._pictures import over
+from evidence._synthetic import over
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, patch
 from llmanac.lab.stats import mean

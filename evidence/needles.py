@@ -22,15 +22,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from evidence import growing_text
 from evidence._facts import draw
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._synthetic import once
+from evidence._threads import one_thread
 from evidence._verdicts import Estimate
 from evidence.growing_text import TRAINED, answers, read, trained
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, heat_map, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
@@ -51,33 +49,26 @@ ENDS = (0.0, 1.0)
 OWN = {"full": {64: 24, 256: 24, 1024: 12, 4096: 4}, "small": {16: 2}}  # texts a cell, by length
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The cells of the grids."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if size == "full":
-            place = smollm2()
-            if place is None:
-                raise DataError(f"needles: {WHERE}")
-            engine, samples = load_engine(place, device="cpu", runner="native"), SAMPLES
-        else:
-            tokenizer = train_tokenizer("utf8", [])
-            spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 700})
-            engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
-            samples = {"single": {600: 1}}
-        cells = []
-        for task, length, count in [(task, *pair) for task, counts in samples.items() for pair in counts.items()]:
-            chosen = {"tasks": [task], "lengths": [length], "depths": FEWER.get(length, DEPTHS), "samples": count}
-            made = functools.partial(_cells, engine, chosen, seed)
-            cells += once("needles", f"{task}-{length}", made) if size == "full" else made()
-        own = {}
-        for name in POSITIONS if size == "full" else POSITIONS[:1]:
-            part = functools.partial(by_position, name, seed, size)
-            own[name] = once("needles", f"own-{name}", part) if size == "full" else part()
-        return {"model": "SmolLM2-135M-Instruct (Q4_1)", "cells": cells, "own": own}
-    finally:
-        torch.set_num_threads(threads)
+    if size == "full":
+        engine, samples = load_engine(needed(), device="cpu", runner="native"), SAMPLES
+    else:
+        tokenizer = train_tokenizer("utf8", [])
+        spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 700})
+        engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
+        samples = {"single": {600: 1}}
+    cells = []
+    for task, length, count in [(task, *pair) for task, counts in samples.items() for pair in counts.items()]:
+        chosen = {"tasks": [task], "lengths": [length], "depths": FEWER.get(length, DEPTHS), "samples": count}
+        made = functools.partial(_cells, engine, chosen, seed)
+        cells += once("needles", f"{task}-{length}", made) if size == "full" else made()
+    own = {}
+    for name in POSITIONS if size == "full" else POSITIONS[:1]:
+        part = functools.partial(by_position, name, seed, size)
+        own[name] = once("needles", f"own-{name}", part) if size == "full" else part()
+    return {"model": "SmolLM2-135M-Instruct (Q4_1)", "cells": cells, "own": own}
 
 
 def by_position(position: str, seed: int, size: str) -> dict[str, Any]:

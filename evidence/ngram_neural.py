@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._corpora import data_folder
+from benchmarks._corpora import needed_data
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
@@ -317,10 +317,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
             path = Path(folder) / "made up"
             path.write_text(made_up(), "utf-8")
             return compared(path, 650, 800, 2, seed, 60)
-    folder_of_texts = data_folder()
-    if folder_of_texts is None:
-        raise DataError(f"LLMANAC_SHARED_DATA: must name the folder that has text/{TEXT}")
-    return compared(folder_of_texts / "text" / TEXT, TRAIN_LINES, LINES, EPOCHS, seed, POSITIONS)
+    return compared(needed_data("text") / "text" / TEXT, TRAIN_LINES, LINES, EPOCHS, seed, POSITIONS)
 
 
 def made_up(lines: int = 900) -> str:

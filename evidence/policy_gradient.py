@@ -30,6 +30,7 @@ from evidence import _alignment as shared
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, task
 from evidence._page import with_interval
 from evidence._synthetic import average, once, over
+from evidence._threads import one_thread
 from evidence.preferences import judge
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
@@ -76,17 +77,9 @@ ARMS: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
 }
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The start, gradients at two fixed policies, and every arm."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _measure(seed, size)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _measure(seed: int, size: str) -> dict[str, Any]:
     made = task(seed, size)
     names = list(ARMS) if made.full else ["clip", "KL 0.3"]
     arms: dict[str, Any] = {}

@@ -32,6 +32,7 @@ import torch
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, sampled, task
 from evidence._page import with_interval
 from evidence._synthetic import average, once, over
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream
@@ -74,17 +75,9 @@ def raters(text: str, row: Any) -> float:
     return rlhf_task.truth(text, row) + rlhf_task.LIKING * text.split().count(rlhf_task.LIKED)
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The arms of one seed; the real pairs with the first."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return _measure(seed, size)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _measure(seed: int, size: str) -> dict[str, Any]:
     made = task(seed, size)
     keep = (lambda name, make: once("preferences", f"{seed}-{name}", make)) if made.full else (lambda _, make: make())
     judges = [judge(made, count) for count in (SIZES if made.full else (6,))]

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from evidence._pretrained import WHERE, smollm2
-from llmanac.core.errors import DataError
+from evidence._pretrained import needed
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -56,19 +56,15 @@ class Bytes:
         return list(text.encode())
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """The small model of a seed, and with the first seed the pretrained one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        documents = make_method("source", {"name": "python-docs", "parts": ["topics"]}).documents()
-        texts = [document.text for document in documents]
-        found: dict[str, Any] = {"small": small(seed, size, texts)}
-        if seed == 0 and size == "full":
-            found["pretrained"] = pretrained(texts)
-        return found
-    finally:
-        torch.set_num_threads(before)
+    documents = make_method("source", {"name": "python-docs", "parts": ["topics"]}).documents()
+    texts = [document.text for document in documents]
+    found: dict[str, Any] = {"small": small(seed, size, texts)}
+    if seed == 0 and size == "full":
+        found["pretrained"] = pretrained(texts)
+    return found
 
 
 def compared(model: Any, methods: Sequence[str], text: Windows, calibration: Windows) -> dict[str, dict[str, float]]:
@@ -94,9 +90,7 @@ def compared(model: Any, methods: Sequence[str], text: Windows, calibration: Win
 
 
 def pretrained(texts: Sequence[str]) -> dict[str, Any]:
-    place = smollm2()
-    if place is None:
-        raise DataError(f"quantization: {WHERE}")
+    place = needed()
     model, tokenizer = load_model(place, dtype="float32", device="cpu"), load_tokenizer(place)
     middle = len(texts) // 2
     calibration = windows(texts[:middle], tokenizer, LENGTH, 8)

@@ -30,8 +30,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evidence._pretrained import WHERE, smollm2
-from llmanac.core.errors import DataError
+from evidence._pretrained import needed
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.evaluate.divergence import windows
@@ -65,27 +65,21 @@ CONTEXT, LENGTH, READ = 128, 512, 3
 MODEL = {"name": "transformer", "dim": 64, "layers": 2, "max_length": 128}
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Each form of SmolLM2; of a small random model only bytes and quality, in torch."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if size == "full":
-            place = smollm2()
-            if place is None:
-                raise DataError(f"quantized_serving: {WHERE}")
-            engine, source = load_engine(place, device="cpu", dtype="float32", runner="native"), str(place)
-        else:
-            tokenizer = train_tokenizer("utf8", [])
-            model: Any = make_method("lm", MODEL).build(vocab_size=tokenizer.vocab_size)
-            with torch.no_grad():
-                for parameter in model.initialise(seed).parameters():
-                    parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
-            engine, source = Engine(model.eval(), tokenizer), None
-        with tempfile.TemporaryDirectory(prefix="llmanac-serving-") as folder:
-            return forms(engine, Path(folder), source, size == "full")
-    finally:
-        torch.set_num_threads(before)
+    if size == "full":
+        place = needed()
+        engine, source = load_engine(place, device="cpu", dtype="float32", runner="native"), str(place)
+    else:
+        tokenizer = train_tokenizer("utf8", [])
+        model: Any = make_method("lm", MODEL).build(vocab_size=tokenizer.vocab_size)
+        with torch.no_grad():
+            for parameter in model.initialise(seed).parameters():
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+        engine, source = Engine(model.eval(), tokenizer), None
+    with tempfile.TemporaryDirectory(prefix="llmanac-serving-") as folder:
+        return forms(engine, Path(folder), source, size == "full")
 
 
 def forms(original: Engine, folder: Path, source: str | None, full: bool) -> dict[str, Any]:

@@ -22,11 +22,10 @@ from typing import Any
 
 import torch
 
-from benchmarks._corpora import data_folder
-from evidence import _pretrained
+from benchmarks._corpora import needed_data
+from evidence._pretrained import needed
 from evidence.evaluation import SETS as PROMPTS
 from evidence.evaluation import Made, main_metric, spread
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.evaluate._answering import load_local
 from llmanac.evaluate._benchmark_rows import Item, items_of
@@ -55,12 +54,9 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         blind = [replace(item, prompt="") for item in items]
         own = load_benchmark("hellaswag")[1]
         return {PIECES[0]: both(*(evaluate(Made(), "hellaswag", some, own) for some in (items, blind)))}
-    (model, name), data = piece.split("_"), data_folder()
-    place = _pretrained.pretrained(model)
-    if data is None or place is None:
-        raise DataError(f"question_hidden: needs LLMANAC_SHARED_DATA and {_pretrained.PACKAGES[model]} (make models)")
+    (model, name), data = piece.split("_"), needed_data()
     torch.set_num_threads(1)
-    answerer = load_local(str(place), device="cpu", runner="native")
+    answerer = load_local(str(needed(model)), device="cpu", runner="native")
     own = load_benchmark(name)[1]
     hidden = replace(own, prompt=str(PROMPTS[name][1]))
     found = []

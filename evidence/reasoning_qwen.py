@@ -26,10 +26,9 @@ from typing import Any
 
 import torch
 
-from benchmarks._corpora import data_folder
-from evidence import _pretrained
+from benchmarks._corpora import needed_data
+from evidence._pretrained import needed
 from evidence.evaluation import spread
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.metrics._intervals import wilson_interval
@@ -65,11 +64,9 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         return {PIECES[0]: {"rows": made}}
     from llmanac.generate.load import load_engine
 
-    data, place = data_folder(), _pretrained.pretrained("qwen")
-    if data is None or place is None:
-        raise DataError(f"reasoning_qwen: needs LLMANAC_SHARED_DATA and {_pretrained.PACKAGES['qwen']} (make models)")
+    data = needed_data("gsm8k")
     torch.set_num_threads(1)
-    engine = load_engine(str(place), device="cpu", runner="native")
+    engine = load_engine(str(needed("qwen")), device="cpu", runner="native")
     every = [json.loads(line) for line in (data / "gsm8k" / "test.jsonl").read_text("utf-8").splitlines()]
     chosen = [every[i] for i in spread(len(every), PROBLEMS)][int(piece) : int(piece) + EACH]
     asked = [Question.of(engine, one["question"], one, chat=True) for one in chosen]

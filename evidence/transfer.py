@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._corpora import data_folder
+from benchmarks._corpora import needed_data
 from evidence._compared import WORK
 from evidence._page import with_interval
 from evidence.classifiers import made_up
 from llmanac.core import files
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method, parse_patches, patch
@@ -58,20 +57,13 @@ TASKS = {
 }
 
 
-def folder() -> Path:
-    found = data_folder()
-    if found is None or not all((found / name).is_dir() for name in TASKS):
-        raise DataError("LLMANAC_SHARED_DATA: must name the folder that has sst2/, cola/, mmlu/ and text/")
-    return found
-
-
 def drawn(rows: Labelled, numbers: Any) -> Labelled:
     return Labelled(*([values[n] for n in numbers] for values in (rows.texts, rows.labels, rows.lines)))  # type: ignore[arg-type]
 
 
 def tasks() -> dict[str, tuple[Labelled, Labelled]]:
     """`(to train on, to test on)` of each; at most `TESTED` test texts, drawn once."""
-    place = folder()
+    place = needed_data(*TASKS)
     sst2 = [read_labelled(place / "sst2" / f"stsa.binary.{part}") for part in ("train", "test")]
     cola = [read_labelled(place / "cola" / f"in_domain_{part}.tsv", text="4", label="2") for part in ("train", "dev")]
     by_subject: dict[str, list[str]] = {}
@@ -94,7 +86,8 @@ def tasks() -> dict[str, tuple[Labelled, Labelled]]:
 
 def articles() -> list[str]:
     """WikiText-2's articles."""
-    text = "".join((folder() / "text" / f"wikitext2_{part}.txt").read_text("utf-8") for part in ("valid", "test"))
+    place = needed_data("text") / "text"
+    text = "".join((place / f"wikitext2_{part}.txt").read_text("utf-8") for part in ("valid", "test"))
     return [one for one in re.split(r"(?m)^(?= = [^=\n]+ = $)", text) if one.strip()]
 
 

@@ -29,9 +29,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
 from llmanac.apps.docs_assistant.collect import collect
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make, make_method
 from llmanac.data.split import fraction
@@ -141,9 +140,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         if size == "full":
-            model = smollm2()
-            if model is None:
-                raise DataError(f"tune_smollm2: {WHERE}")
+            model = needed()
             train, held_out = documentation(*SIZES["full"], seed)
         else:
             model = place / "model"

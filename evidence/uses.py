@@ -35,10 +35,9 @@ from typing import Any
 
 import torch
 
-from benchmarks._corpora import data_folder
+from benchmarks._corpora import needed_data
 from evidence import _uses_page
 from evidence._uses_corpus import PLAIN, labelled, with_labels, write
-from llmanac.core.errors import DataError
 from llmanac.core.files import read_json
 from llmanac.core.pages import Section
 from llmanac.core.registry import build
@@ -84,9 +83,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     """Every section of the page."""
     if size == "small":
         return small()
-    data = data_folder()
-    if data is None or not (data / "cola").is_dir():
-        raise DataError("LLMANAC_SHARED_DATA: must name the folder that has cola/ and sst2/")
+    data = needed_data("cola", "sst2")
     folders = {name: trained(name, data) for name in RUNS}
     engines = {name: load_engine(folder) for name, folder in folders.items()}
     parts = {n.replace("_", " "): cola(data / f"cola/{n}.tsv") for n in ("in_domain_dev", "out_of_domain_dev")}

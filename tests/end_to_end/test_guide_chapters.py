@@ -61,7 +61,7 @@ def test_its_links_lead_to_pages(name, site):
     assert "{{" not in text
 
 
-@pytest.mark.parametrize("name", chapter.figures())
+@pytest.mark.parametrize("name", chapter.drawings())
 def test_a_drawing_is_well_formed_named_and_used(name):
     made = chapter.drawing(name)
     picture = ElementTree.fromstring(made[: made.index("</svg>") + 6])
@@ -73,7 +73,7 @@ def test_a_drawing_is_well_formed_named_and_used(name):
 def test_every_row_has_a_drawing_and_says_when_to_choose_it(site):
     rows = set(catalogue.rows())
     assert rows == set(chapter.drawn_for()) == set(chapter.choices())
-    assert set(chapter.drawn_for().values()) <= set(chapter.figures())
+    assert set(chapter.drawn_for().values()) <= set(chapter.drawings())
     text = site.page("row/attention/grouped-query.html")
     assert "<svg" in text and "Choose it when" in text and "chapter/attention-and-transformers.html" in text
     assert "KV bytes" in text and "true by construction" in text

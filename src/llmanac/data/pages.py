@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,26 +23,8 @@ from llmanac.data.floods import page_flood
 from llmanac.data.quarantine import Bounds, MissingLibrary, Problems, Unreadable
 from llmanac.data.unpack import blocks, format_of, unpacked
 
-# What a page may say of its encoding (WHATWG's list), as Python calls it. A label that is not here is not followed:
-# Python also "decodes" archives and domain names, some of them in quadratic time.
-_LABELS = {
-    "utf-8": "utf-8 utf8 unicode-1-1-utf-8",
-    "cp1252": "windows-1252 cp1252 iso-8859-1 latin1 latin-1 iso8859-1 us-ascii ascii l1",
-    "utf-16-le": "utf-16 utf-16le unicode",
-    "utf-16-be": "utf-16be",
-    "cp932": "shift_jis shift-jis sjis x-sjis windows-31j cp932",
-    "gb18030": "gb18030 gbk gb2312 gb_2312-80 x-gbk chinese",
-    "cp949": "euc-kr ks_c_5601-1987 ksc5601 windows-949 korean",
-    "cp1254": "windows-1254 iso-8859-9 latin5",
-    "cp874": "windows-874 tis-620 iso-8859-11",
-    "mac_roman": "macintosh mac x-mac-roman",
-    "cp866": "ibm866 cp866",
-}
-_SAME = """big5 euc-jp iso-2022-jp koi8-r koi8-u windows-1250 windows-1251 windows-1253 windows-1255 windows-1256
-windows-1257 windows-1258 iso-8859-2 iso-8859-3 iso-8859-4 iso-8859-5 iso-8859-6 iso-8859-7 iso-8859-8 iso-8859-10
-iso-8859-13 iso-8859-14 iso-8859-15 iso-8859-16"""
-ENCODINGS = {label: name for name, labels in _LABELS.items() for label in labels.split()}
-ENCODINGS |= {name: name for name in _SAME.split()}
+_NAMES: dict[str, list[str]] = tomllib.loads(Path(__file__).with_name("encodings.toml").read_text("utf-8"))
+ENCODINGS = {label: name for name, labels in _NAMES.items() for label in labels}  # a label not here is not followed
 INSTALL = "pip install 'llmanac[data]'"
 LIBRARIES = {  # format -> what reads it
     ".pdf": "pypdf", ".warc": "warcio", ".docx": "docx", ".pptx": "pptx", ".xlsx": "openpyxl", ".epub": "ebooklib",

@@ -29,6 +29,7 @@ from llmanac.core.describe import measured
 from llmanac.core.errors import SpecError, nearest
 from llmanac.guide import markdown
 from llmanac.guide.check import BUILTINS
+from llmanac.guide.figures._draw import Drawing
 from llmanac.guide.tables import figure as cell
 
 FOLDER = Path(__file__).parent / "chapters"
@@ -48,9 +49,9 @@ def texts() -> dict[str, Path]:
 
 
 @functools.cache
-def figures() -> list[str]:
-    """The names of all drawings."""
-    return sorted(path.stem for path in FIGURES.glob("[a-z]*.py"))
+def drawings() -> dict[str, dict[str, Any]]:
+    """Every drawing by name: its size, title, text and rows."""
+    return files.read_toml(FIGURES / "drawings.toml")
 
 
 @functools.cache
@@ -62,7 +63,7 @@ def choices() -> dict[str, str]:
 @functools.cache
 def drawn_for() -> dict[str, str]:
     """The name of the drawing of each row."""
-    return {row: name for name, rows in files.read_toml(FIGURES / "rows.toml").items() for row in rows}
+    return {row: name for name, one in drawings().items() for row in one.get("rows", ())}
 
 
 def aim(name: str) -> str:
@@ -80,10 +81,12 @@ def sections(name: str) -> list[tuple[str, str]]:
 
 def drawing(name: str) -> str:
     """A drawing as SVG. Raises SpecError for an unknown name."""
-    if name not in figures():
-        raise SpecError(f"figure {name!r} is not known{nearest(name, figures())}")
-    made: str = importlib.import_module(f"llmanac.guide.figures.{name}").draw()
-    return made
+    if name not in drawings():
+        raise SpecError(f"figure {name!r} is not known{nearest(name, drawings())}")
+    one, module = drawings()[name], importlib.import_module(f"llmanac.guide.figures.{name}")
+    made = Drawing(*one["size"], *(one[key].format_map(vars(module)) for key in ("title", "text")))
+    module.draw(made)
+    return made.svg()
 
 
 def drawn(name: str) -> Any:

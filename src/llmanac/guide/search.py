@@ -16,7 +16,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from llmanac.core.files import read_toml
 from llmanac.guide import chapter, paths
 from llmanac.guide.demos import demos
 from llmanac.guide.exercise import exercises
@@ -32,32 +34,8 @@ TITLE = 4  # what a word of a title counts
 PART = 0.3  # of the best score: what a page needs
 ENTRY = 1.05  # what an entry's score is multiplied with: it explains, where an exercise or a chapter only names
 K1, B = 1.5, 0.3
-COMMON = frozenset(
-    re.findall(
-        r"\w+",
-        "a about an and any are as at be but by can could did do does each explain for from get give given had has "
-        "have how i if in into is it its just like make many may mean me much must my no not of on one or our out "
-        "should so some such than that the their them then there these they this to use used using want was way "
-        "we well were what when where which while who why will with without work works would you your",
-    )
-)
-
-SHORT = {  # abbreviations of the field: a text with the short form has the words of the long one too
-    "asr": "speech recognition", "bpe": "byte pair encoding", "ce": "cross entropy", "cot": "chain of thought",
-    "ddp": "data parallel", "dpo": "direct preference optimization", "em": "exact match", "ffn": "feed forward",
-    "fsdp": "sharded data parallel", "gqa": "grouped query attention", "icl": "in context learning",
-    "ift": "instruction tuning", "kl": "divergence", "kv": "key value", "llm": "language model",
-    "lm": "language model", "lr": "learning rate", "mcts": "tree search", "mha": "multi head attention",
-    "mla": "latent attention", "mlm": "masked language model", "mlp": "feed forward", "moe": "mixture experts",
-    "mqa": "multi query attention", "mtp": "multi token prediction", "ner": "named entities", "peft": "adapter",
-    "pii": "personal data", "ppl": "perplexity", "ppo": "proximal policy optimization", "prm": "process reward",
-    "ptq": "quantization", "qa": "question answering", "qat": "quantization training",
-    "rag": "retrieval augmented generation", "rl": "reinforcement learning",
-    "rlhf": "reinforcement learning preference reward", "rlvr": "rule reward",
-    "rm": "reward model", "rnn": "recurrent", "sft": "supervised fine tuning", "sgd": "gradient descent",
-    "ssm": "state space", "tp": "tensor parallel", "ttft": "first token", "vit": "vision transformer",
-    "vlm": "vision language model",
-}  # fmt: skip
+_TABLE = read_toml(Path(__file__).with_name("search.toml"))
+COMMON, SHORT = frozenset(_TABLE["common"].split()), _TABLE["short"]
 
 
 @dataclass(frozen=True)

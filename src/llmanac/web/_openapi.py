@@ -1,7 +1,8 @@
 """The OpenAPI document: what this server takes and says, exact enough to generate requests from.
 
 Bodies come from the classes that check them, with this server's own bounds (its model's name, its vocabulary); replies
-from `replies.toml`. All schemas are in `components`, so every reference resolves inside the document.
+from `replies.toml`, the rest from `openapi.toml`. All schemas are in `components`, so every reference resolves inside
+the document.
 """
 
 from __future__ import annotations
@@ -33,42 +34,8 @@ from llmanac.web._wire_chat import TOOL_ROLES, ChatBody, Message, Part
 REF = "#/components/schemas/"
 BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, EmbeddingBody)
 NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions)
-# Fields that hold a language of its own (JSON Schema, regular expressions, grammars, tools) have their plain values in
-# the document, so that whatever is made from it can be served; the description says what else they take.
-STRUCTURES: dict[str, dict[str, Any]] = {
-    "response_format": {
-        "enum": [None, {"type": "text"}, {"type": "json_object"}],
-        "description": 'also {"type": "json_schema", "json_schema": {"name": ..., "schema": ...}}: JSON by a schema',
-    },
-    "structured_outputs": {
-        "enum": [None],
-        "description": "an object with one of json (a schema), regex, grammar, and choice (a list of texts)",
-    },
-}
-TOOLS: dict[str, dict[str, Any]] = {
-    "tools": {
-        "enum": [None, []],
-        "description": 'functions: {"type": "function", "function": {"name", "description", "parameters"}}; taken '
-        "where the chat template writes tool calls as Hermes, Qwen or Llama 3 do",
-    },
-    "tool_choice": {
-        "enum": [None, "none", "auto"],
-        "description": 'with tools also "required" or {"type": "function", "function": {"name": ...}}',
-    },
-}
-ERRORS = {
-    401: "the API key is missing or wrong",
-    400: "the request cannot be served; `param` names its field",
-    403: "the Host header names another server",
-    404: "no such model or page",
-    405: "the page does not take this method",
-    408: "the request was not here in time",
-    413: "the body is too large",
-    415: "the body is not sent as application/json",
-    429: "the server is busy; try again after `retry-after` seconds",
-    500: "the server failed on this request",
-    503: "the server is shutting down",
-}
+SAID = tomllib.loads(Path(__file__).with_name("openapi.toml").read_text("utf-8"))
+REPLIES = tomllib.loads(Path(__file__).with_name("replies.toml").read_text("utf-8"))
 ALWAYS = (400, 401, 403, 405, 408, 413, 500)
 OF_A_BODY = (404, 415, 429, 503)
 
@@ -81,31 +48,10 @@ EVENT = {
 }
 
 
-REPLIES = tomllib.loads(Path(__file__).with_name("replies.toml").read_text("utf-8"))
-
-# (method, path): what it does, its body, its reply, and statuses of its own
-PAGES: dict[tuple[str, str], tuple[str, type[Sent] | None, str | None, tuple[int, ...]]] = {
-    ("post", "/v1/completions"): ("Continue text", CompletionBody, "Completion", ()),
-    ("post", "/v1/chat/completions"): ("Answer a conversation", ChatBody, "ChatCompletion", ()),
-    ("post", "/v1/embeddings"): ("Vectors of texts", EmbeddingBody, "Embeddings", ()),
-    ("get", "/v1/models"): ("The model that is served", None, "Models", ()),
-    ("get", "/v1/models/{name}"): ("One model", None, "Model", (404,)),
-    ("get", "/health"): ("Whether the server answers", None, "Health", ()),
-    ("get", "/metrics"): ("Counters, as Prometheus reads them", None, None, ()),
-    ("get", "/version"): ("The version of llmanac", None, "Version", ()),
-    ("get", "/"): ("The chat page", None, None, ()),
-    ("post", "/tokenize"): ("Token ids of a text", TokenizeBody, "Tokens", ()),
-    ("post", "/detokenize"): ("Text of token ids", DetokenizeBody, "Prompt", ()),
-    ("get", "/tokenizer_info"): ("The tokenizer's own tokens", None, "TokenizerInfo", (404,)),
-}
-
-
 def document(app: FastAPI, service: Service) -> dict[str, Any]:
     """The OpenAPI 3.1 document of this server."""
     schemas = {**REPLIES, **_bodies(service)}
-    paths: dict[str, Any] = {}
-    for (method, path), page in PAGES.items():
-        paths.setdefault(path, {})[method] = _operation(path, *page)
+    paths = {path: {page["method"]: _operation(path, page)} for path, page in SAID["pages"].items()}
     info = {"title": app.title, "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
 
@@ -114,14 +60,13 @@ def _json(schema: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": REF + schema}}}
 
 
-def _operation(
-    path: str, summary: str, body: type[Sent] | None, reply: str | None, own: tuple[int, ...]
-) -> dict[str, Any]:
+def _operation(path: str, page: dict[str, Any]) -> dict[str, Any]:
+    body = next((kind for kind in BODIES if kind.__name__ == page.get("body")), None)
     content: dict[str, Any] = {"text/plain" if path == "/metrics" else "text/html": {"schema": TEXT}}
-    if reply is not None:
-        content = _json(reply)
+    if "reply" in page:
+        content = _json(page["reply"])
     headers: dict[str, Any] = {"x-request-id": {"required": True, "schema": TEXT}}
-    out: dict[str, Any] = {"summary": summary}
+    out: dict[str, Any] = {"summary": page["summary"]}
     if "{name}" in path:
         out["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}]
     if body is not None:
@@ -129,12 +74,18 @@ def _operation(
         headers["x-llmanac-ignored"] = {"description": "fields that were not read", "schema": TEXT}
         if issubclass(body, Body):
             content["text/event-stream"] = {"schema": EVENT}
-    statuses = sorted({*ALWAYS, *own, *(OF_A_BODY if body else ())})
+    statuses = sorted({*ALWAYS, *page.get("statuses", ()), *(OF_A_BODY if body else ())})
     out["responses"] = {
         "200": {"description": "done", "headers": headers, "content": content},
-        **{str(status): {"description": ERRORS[status], "content": _json("Error")} for status in statuses},
+        **{str(s): {"description": SAID["errors"][str(s)], "content": _json("Error")} for s in statuses},
     }
     return out
+
+
+def _fields(part: str) -> dict[str, Any]:
+    """Schemas of fields whose plain values alone are in the document."""
+    told = SAID["fields"][part].items()
+    return {name: {"enum": [None, *one["values"]], "description": one["description"]} for name, one in told}
 
 
 def _bodies(service: Service) -> dict[str, Any]:
@@ -154,10 +105,10 @@ def _bodies(service: Service) -> dict[str, Any]:
             properties["logit_bias"]["anyOf"][0]["propertyNames"] = {"pattern": numbers_below(size)}
             values = properties["logit_bias"]["anyOf"][0].pop("patternProperties").values()
             properties["logit_bias"]["anyOf"][0]["additionalProperties"] = next(iter(values))
-            properties |= STRUCTURES
+            properties |= _fields("every")
     schemas["Part"]["required"] = ["type", "text"]
     chat = schemas["ChatBody"]
-    chat["properties"] |= TOOLS
+    chat["properties"] |= _fields("chat")
     # so many messages are a body that is too large as well, which is another error
     most = chat["properties"]["messages"].pop("maxItems")
     chat["properties"]["messages"]["description"] = f"at most {most}"

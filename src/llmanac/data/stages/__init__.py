@@ -30,9 +30,13 @@ class Dropped:
 class Stage:
     """Looks at documents one by one; what happens to one never depends on another."""
 
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        """For each document, in order: the document that is kept (perhaps with another text or meta), or `Dropped`."""
+    def one(self, document: Document) -> Document | Dropped:
+        """The document where it is kept (perhaps with another text or meta), or `Dropped`."""
         raise NotImplementedError
+
+    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
+        """`one` of each document, in order. A stage that works on many at once has its own."""
+        return map(self.one, documents)
 
 
 class CorpusStage:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from llmanac.data.documents import Document
 from llmanac.data.stages import Dropped, Stage
 
@@ -15,7 +13,6 @@ class Filter(Stage):
         """None for a text that stays, else `(reason, what was measured)`."""
         raise NotImplementedError
 
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        for document in documents:
-            found = self.reason(document.text)
-            yield document if found is None else Dropped(document, *found)
+    def one(self, document: Document) -> Document | Dropped:
+        found = self.reason(document.text)
+        return document if found is None else Dropped(document, *found)

@@ -8,7 +8,6 @@ fewer than five sentences (Raffel et al. 2020, section 2.2). Lines are asked in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,10 +49,6 @@ class C4(Stage):
 
     def __init__(self, spec: Spec) -> None:
         self.spec, self.tables = spec, tables()
-
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        for document in documents:
-            yield self.one(document)
 
     def one(self, document: Document) -> Document | Dropped:
         """One document with the lines that stay, or dropped."""

@@ -5,7 +5,6 @@ Nothing that is said changes; a document that has nothing left is dropped as `em
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +22,11 @@ CARD = {
 class Clean(Stage):
     """Drops `empty`."""
 
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        for document in documents:
-            text = clean(document.text)
-            if not text.strip():
-                yield Dropped(document, "empty", "nothing is left after cleaning")
-            else:
-                yield document if text == document.text else document.with_text(text)
+    def one(self, document: Document) -> Document | Dropped:
+        text = clean(document.text)
+        if not text.strip():
+            return Dropped(document, "empty", "nothing is left after cleaning")
+        return document if text == document.text else document.with_text(text)
 
 
 @dataclass(frozen=True, kw_only=True)

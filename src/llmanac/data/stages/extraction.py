@@ -7,7 +7,6 @@ reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,12 +51,10 @@ class Extraction(Stage):
         self.spec, self.extractor = spec, spec.extractor.build()
         assert isinstance(self.extractor, Extractor)
 
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        for document in documents:
-            yield self.one(document) if document.meta.get("format") == "html" else document
-
     def one(self, document: Document) -> Document | Dropped:
-        """The text of one page. Drops it as `no_text` (none, or a flood), or for what `Unusable` says of it."""
+        """The text of a page. Drops it as `no_text` (none, or a flood), or for what `Unusable` says of it."""
+        if document.meta.get("format") != "html":
+            return document
         try:
             found = self.extractor.extract(document.text)
         except Unusable as error:

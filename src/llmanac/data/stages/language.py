@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,10 +64,6 @@ class Language(Stage):
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.detect = identifier(spec.model)
-
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        for document in documents:
-            yield self.one(document)
 
     def one(self, document: Document) -> Document | Dropped:
         code, score = self.detect(document.text[: self.spec.characters])

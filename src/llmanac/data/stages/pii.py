@@ -9,7 +9,6 @@ How many of each were replaced is in `meta["pii"]`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -59,12 +58,9 @@ class PII(Stage):
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
 
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        for document in documents:
-            text, counts = self.redact(document.text)
-            if counts:
-                document = replace(document, text=text, meta={**document.meta, "pii": counts})
-            yield document
+    def one(self, document: Document) -> Document | Dropped:
+        text, counts = self.redact(document.text)
+        return replace(document, text=text, meta={**document.meta, "pii": counts}) if counts else document
 
     def redact(self, text: str) -> tuple[str, dict[str, int]]:
         """The text without personal data, and how many of each kind were found."""

@@ -9,7 +9,6 @@ fate depends on nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,8 +53,7 @@ class Quality(Stage):
     def __init__(self, spec: Spec) -> None:
         self.spec, self.model = spec, load_quality(spec.model)
 
-    def apply(self, documents: Iterable[Document]) -> Iterator[Document | Dropped]:
-        for document in documents:
-            score = self.model.score(document.text)
-            found = replace(document, meta={**document.meta, "quality": round(score, 4)})
-            yield Dropped(found, "low_quality", f"{score:.4f}") if score < self.spec.min_score else found
+    def one(self, document: Document) -> Document | Dropped:
+        score = self.model.score(document.text)
+        found = replace(document, meta={**document.meta, "quality": round(score, 4)})
+        return Dropped(found, "low_quality", f"{score:.4f}") if score < self.spec.min_score else found

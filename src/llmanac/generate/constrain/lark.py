@@ -23,17 +23,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from llmanac.core.errors import RequestError, nearest, shown
-from llmanac.generate.constrain._lark_common import (
-    TERMINALS,
-    Token,
-    literal_of,
-    refused,
-    regex_of,
-    string_of,
-    tokens_of,
-)
+from llmanac.generate.constrain._lark_tokens import Token, literal_of, refused, regex_of, string_of, tokens_of
 from llmanac.generate.constrain.expressions import (
     Chars,
     Choice,
@@ -50,6 +43,7 @@ from llmanac.generate.constrain.expressions import (
 )  # fmt: skip
 
 LONGEST, DEEPEST, MOST_REPEATS, MOST_USES = 200_000, 60, 100_000, 2_000
+COMMON = Path(__file__).with_name("common.lark")
 IGNORED = "%ignore"
 
 
@@ -340,7 +334,7 @@ class _Terminals:
 
 @cache
 def _common() -> _Terminals:
-    reader = _GrammarReader(TERMINALS)
+    reader = _GrammarReader(COMMON.read_text("utf-8"))
     reader.statements()
     return _Terminals(reader.terminals, set())
 

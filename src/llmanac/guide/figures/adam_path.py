@@ -42,13 +42,8 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The valley's ellipses and both paths."""
-    made = Drawing(
-        600, 250, "SGD and Adam in a valley that is steep in one direction",
-        f"After {STEPS} steps. SGD's rate is bound by the steep direction, so that it crawls along the flat one; "
-        "Adam's steps have the same size in both.",
-    )  # fmt: skip
 
     def place(x: float, y: float) -> tuple[float, float]:
         return 430 + 190 * x, 120 + 130 * y
@@ -62,4 +57,3 @@ def draw() -> str:
         made.line(*(place(*at) for at in path), kind=f"curve {kind}")
         x, y = place(*path[-1])
         made.text(x + 4, y - 10 if kind == "a" else y + 22, name, "start", "strong")
-    return made.svg()

@@ -7,13 +7,8 @@ from llmanac.guide.figures._draw import Drawing
 WRITTEN, GOLD = "So the answer is $1,200.00.", "1200"
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Four boxes in a row."""
-    made = Drawing(
-        740, 130, "From a written answer to right or wrong",
-        "What counts as the answer is cut out of the text, brought to one form and compared. Each of these is a "
-        "convention, and another one gives another score.",
-    )  # fmt: skip
     steps = ((WRITTEN, 220, "soft"), ("$1,200.00", 110, "a"), ("1200", 90, "a"), (f"equal to {GOLD}", 130, "c"))
     x = 10
     for number, (words, width, kind) in enumerate(steps):
@@ -22,4 +17,3 @@ def draw() -> str:
             made.arrow((x - 44, 50), (x, 50))
             made.text(x - 24, 94, ("extract", "normalize", "compare")[number - 1], kind="small")
         x += width + 48
-    return made.svg()

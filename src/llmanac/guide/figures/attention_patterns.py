@@ -14,15 +14,9 @@ READ = {name: len(seen) for name, seen in PATTERNS.items()}
 EXAMPLE = {"length": LENGTH, "window": WINDOW, "read": READ}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three grids."""
-    made = Drawing(
-        660, 230, "Patterns of causal attention",
-        f"Rows read columns. Of {LENGTH} tokens full attention computes {READ['full']} scores, a "
-        f"window of {WINDOW} {READ['window']}; a global token keeps a way to the beginning.",
-    )  # fmt: skip
     for number, (name, seen) in enumerate(PATTERNS.items()):
         x = 16 + 220 * number
         made.text(x + 90, 18, name, kind="strong")
         made.grid(x, 30, [[1.0 if (i, j) in seen else 0.0 for j in range(LENGTH)] for i in range(LENGTH)], "", size=18)
-    return made.svg()

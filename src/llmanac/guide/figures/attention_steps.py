@@ -18,13 +18,8 @@ OUT = WEIGHTS @ V
 EXAMPLE = {"q": Q, "k": K, "v": V, "dots": Q @ K.T, "scores": SCORES, "weights": WEIGHTS, "out": OUT}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Four grids with what leads from one to the next."""
-    made = Drawing(
-        720, 175, "Causal attention of three tokens",
-        "Scores are scaled products of queries and keys; what lies in the future is masked; a softmax makes each "
-        "row sum to one; the output is the weighted sum of the values.",
-    )  # fmt: skip
     scores = SCORES.tolist()
     masked = [[None if HIDDEN[i, j] else scores[i][j] for j in range(3)] for i in range(3)]
     steps = (
@@ -36,4 +31,3 @@ def draw() -> str:
         made.arrow((x + 112, 103), (x + 152, 103))
     made.text(632, 22, "times v: output", kind="strong")
     made.grid(600, 52, OUT.tolist(), kind="c")
-    return made.svg()

@@ -8,13 +8,8 @@ LEVELS = (("the black cat", 0, 3), ("black cat", 1, 8), ("cat", 14, 60), ("", 12
 EXAMPLE = {"levels": LEVELS}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A row for each length of context, with counts."""
-    made = Drawing(
-        640, 220, "Back-off to shorter contexts",
-        "The word sat after a context: the longest context was seen but never with this word, so part of its "
-        "probability is given to the next shorter one, and so on down to no context.",
-    )  # fmt: skip
     for row, (context, hits, total) in enumerate(LEVELS):
         y = 16 + 50 * row
         made.box(40, y, 170, 32, context or "no context", "soft")
@@ -23,4 +18,3 @@ def draw() -> str:
         if row + 1 < len(LEVELS):
             made.arrow((125, y + 32), (125, y + 50), kind="curve b")
             made.text(135, y + 46, "what is left over", "start", "small")
-    return made.svg()

@@ -24,17 +24,11 @@ def _places(joining: bool) -> tuple[list[tuple[int, int, int, int]], int]:
 EXAMPLE = {"joining": _places(True)[1], "waiting": _places(False)[1]}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two timelines of three rows."""
-    made = Drawing(
-        660, 210, "Batches that wait and batches that are joined",
-        f"Six requests of different lengths in three rows. Waiting for the slowest of each batch takes "
-        f"{EXAMPLE['waiting']} steps, joining as soon as a row is free {EXAMPLE['joining']}.",
-    )  # fmt: skip
     for part, (name, joining) in enumerate((("waiting", False), ("joining", True))):
         made.text(70, 62 + 100 * part, name, "end", "strong")
         for slot, start, length, request in _places(joining)[0]:
             made.box(
                 84 + 38 * start, 14 + 28 * slot + 100 * part, 38 * length - 3, 25, str(request + 1), "abcdab"[request]
             )
-    return made.svg()

@@ -13,13 +13,8 @@ GREEDY = FIRST[0] + max(TREE[FIRST[0]], key=lambda p: p[1])[0]
 EXAMPLE = {"greedy": ENDS[GREEDY], "beam": ENDS[BEAM]}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The tree; kept beginnings and the two results are coloured."""
-    made = Drawing(
-        600, 330, "Greedy and beam search",
-        f"Greedy takes a and ends with probability {ENDS[GREEDY]:.3f}; a beam of two also keeps b and finds a "
-        f"sequence of {ENDS[BEAM]:.2f}.",
-    )  # fmt: skip
     made.box(20, 140, 60, 30, "start")
     row = 0
     for word, p in TREE[""]:
@@ -35,4 +30,3 @@ def draw() -> str:
             if kind != "soft":
                 made.text(528, y + 17, "greedy" if kind == "b" else "beam", "start", "small")
             row += 1
-    return made.svg()

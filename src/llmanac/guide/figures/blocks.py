@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two columns of boxes beside their residual path."""
-    made = Drawing(
-        560, 330, "Post-norm and pre-norm blocks",
-        "Left: the sum of each part and its input is normalized, so that every block lies on the residual path. "
-        "Right: only the input of each part is normalized, and the path from input to output is a plain sum.",
-    )  # fmt: skip
     for x, name, order in (
         (60, "post-norm", ("attention", "+", "norm", "feed-forward", "+", "norm")),
         (340, "pre-norm", ("norm", "attention", "+", "norm", "feed-forward", "+")),
@@ -28,4 +23,3 @@ def draw() -> str:
                 made.box(x, y, 160, 30, what, "b" if what == "norm" else "a")
             made.arrow((x + 80, y), (x + 80, y - 12))
             y -= 42
-    return made.svg()

@@ -40,13 +40,8 @@ MERGES, PIECES = _trained(6)
 EXAMPLE = {"counts": COUNTS, "merges": MERGES, "pieces": PIECES, "word": WORD}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A row for each merge: its pair and count, and the pieces of the word after it."""
-    made = Drawing(
-        600, 270, f"Merges of byte-pair encoding, and the word {WORD}",
-        "The most frequent pair of neighbours becomes one piece, again and again. Each row shows the pair, how "
-        "often it occurs, and the word's pieces afterwards.",
-    )  # fmt: skip
     for row, pieces in enumerate(PIECES):
         y = 14 + 36 * row
         what = "characters" if not row else "{} + {}: {} times".format(*MERGES[row - 1])
@@ -55,4 +50,3 @@ def draw() -> str:
         for piece in pieces:
             made.box(x, y, 34 * len(piece) + 6 * (len(piece) - 1), 26, piece, "a" if len(piece) > 1 else "soft")
             x += 40 * len(piece)
-    return made.svg()

@@ -9,13 +9,8 @@ SUMS = [total for _, total, _ in CHOICES]
 MEANS = [total / length for _, total, length in CHOICES]
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Choices with their sums and means."""
-    made = Drawing(
-        620, 170, "Scoring choices by their log-likelihood",
-        "The sum over a choice's tokens prefers short choices, the mean long ones. The same model is right or "
-        "wrong by which of them is used.",
-    )  # fmt: skip
     for x, name in ((330, "sum"), (420, "tokens"), (510, "mean")):
         made.text(x, 24, name, kind="strong")
     for row, (words, total, length) in enumerate(CHOICES):
@@ -24,4 +19,3 @@ def draw() -> str:
         made.box(295, y, 70, 30, f"{total:g}", "a" if total == max(SUMS) else "soft")
         made.text(420, y + 20, str(length))
         made.box(475, y, 70, 30, f"{total / length:.1f}", "b" if total / length == max(MEANS) else "soft")
-    return made.svg()

@@ -18,15 +18,9 @@ EXAMPLE = {
 }
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A grid of similarities."""
-    made = Drawing(
-        460, 230, "Similarities in a batch",
-        "Rows are pictures, columns texts. The loss asks each row and each column to be largest on the diagonal, "
-        "so the rest of the batch are its wrong answers.",
-    )  # fmt: skip
     names = [f"picture {i + 1}" for i in range(4)]
     made.grid(120, 40, SIMILARITY.tolist(), rows=names, columns=[f"text {i + 1}" for i in range(4)], size=44, kind="a")
     for i in range(4):
         made.parts.append(f'<rect x="{120 + 44 * i}" y="{40 + 44 * i}" width="44" height="44" class="line curve b"/>')
-    return made.svg()

@@ -11,13 +11,8 @@ POINTS = np.random.default_rng(6).uniform(0.05, 0.95, size=(9, 2))
 CODES = np.linalg.norm(POINTS[:, None] - ENTRIES, axis=2).argmin(1)
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Vectors with their nearest entries, and the grid of numbers."""
-    made = Drawing(
-        620, 220, "From vectors to entries of a codebook",
-        "The encoder gives a vector for each place; its number is that of the nearest entry. The picture becomes "
-        "a grid of numbers, which a language model can write; the decoder reads the entries back.",
-    )  # fmt: skip
     for (x, y), code in zip(POINTS.tolist(), CODES.tolist(), strict=True):
         ex, ey = ENTRIES[code]
         made.line((20 + 260 * x, 200 - 190 * y), (20 + 260 * ex, 200 - 190 * ey), kind="thin")
@@ -26,4 +21,3 @@ def draw() -> str:
         made.box(8 + 260 * x, 188 - 190 * y, 24, 24, str(number), "a")
     made.arrow((310, 105), (370, 105))
     made.grid(400, 50, CODES.reshape(3, 3).tolist(), ".0f", size=36, kind="c")
-    return made.svg()

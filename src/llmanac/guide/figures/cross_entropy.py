@@ -7,17 +7,11 @@ import math
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """-log p for a label of one, and for a label of zero."""
-    made = Drawing(
-        620, 260, "Cross-entropy by predicted probability",
-        "For what came the loss is the negative logarithm of its probability: nothing where it was certain, "
-        "without bound where it was excluded. With two labels the other one's curve is the mirror image.",
-    )  # fmt: skip
     curves = [
         ("label 1", lambda p: -math.log(max(p, 1e-9)), "a"),
         ("label 0", lambda p: -math.log(max(1 - p, 1e-9)), "b"),
     ]
     made.plot(50, 24, 450, 180, curves, (0.0, 1.0), (0.0, 4.0), label="predicted probability of label 1", side="nats",
               marks=(0, 0.25, 0.5, 0.75, 1))  # fmt: skip
-    return made.svg()

@@ -8,13 +8,8 @@ STAGES = ("pages", "extraction", "filtering", "deduplication", "mixing", "tokens
 LOST = ("", "menus, advertising", "other languages, spam", "copies", "", "")
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Boxes in a row; below each what it takes away."""
-    made = Drawing(
-        760, 110, "Stages of a data pipeline",
-        "Text is taken out of pages, unwanted text is filtered, copies are removed, sources are mixed; the "
-        "first three stages lose text.",
-    )  # fmt: skip
     for number, (stage, lost) in enumerate(zip(STAGES, LOST, strict=True)):
         x = 10 + 126 * number
         made.box(x, 20, 108, 34, stage, "a" if 0 < number < 5 else "soft")
@@ -23,4 +18,3 @@ def draw() -> str:
         if lost:
             made.arrow((x + 54, 54), (x + 54, 78), kind="curve b")
             made.text(x + 54, 94, lost, kind="small")
-    return made.svg()

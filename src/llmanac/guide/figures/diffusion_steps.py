@@ -14,13 +14,8 @@ _noise = np.random.default_rng(5).normal(size=PICTURE.shape)
 STEPS = [math.sqrt(a) * (2 * PICTURE - 1) + math.sqrt(1 - a) * _noise for a in KEPT]
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Five pictures with arrows both ways."""
-    made = Drawing(
-        740, 200, "Noise in steps, and back",
-        "To the right noise is added until nothing is left of the picture. A model learns to say what noise is "
-        "in a picture; from pure noise it takes it away, step by step.",
-    )  # fmt: skip
     for number, picture in enumerate(STEPS):
         x = 12 + 146 * number
         made.grid(x, 30, np.clip((picture + 1.5) / 3, 0, 1).tolist(), "", size=10, most=1.0)
@@ -28,4 +23,3 @@ def draw() -> str:
         if number:
             made.arrow((x - 24, 75), (x - 4, 75), kind="curve b")
             made.arrow((x - 4, 105), (x - 24, 105), kind="curve a")
-    return made.svg()

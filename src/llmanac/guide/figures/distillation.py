@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two columns with three links."""
-    made = Drawing(
-        600, 240, "Three places to learn from a teacher",
-        "Feature-level distillation compares hidden states through a map, token-level distributions over the "
-        "vocabulary, sequence-level trains on what the teacher wrote.",
-    )  # fmt: skip
     parts = (
         ("text", "sequence-level"),
         ("distribution over tokens", "token-level"),
@@ -28,4 +23,3 @@ def draw() -> str:
             made.arrow((490, y), (490, y - 22))
     made.text(110, 222, "teacher", kind="strong")
     made.text(490, 222, "student", kind="strong")
-    return made.svg()

@@ -17,15 +17,9 @@ def loss(margin: float, beta: float) -> float:
 EXAMPLE = {"start": loss(0.0, 0.1), "slope": [b / 2 for b in BETAS]}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three falling curves through one point."""
-    made = Drawing(
-        620, 260, "DPO's loss by margin",
-        "The margin is how much further the chosen answer's log-probability moved from the reference than the "
-        "rejected one's. At zero every loss is log two; a larger beta reacts to smaller margins and stops sooner.",
-    )  # fmt: skip
     curves = [(f"beta {b:g}", lambda m, b=b: loss(m, b), kind) for b, kind in zip(BETAS, "abc", strict=True)]
     made.plot(
         50, 24, 450, 180, curves, (-10.0, 20.0), (0.0, 5.2), label="margin, nats", side="loss", marks=(-10, 0, 10, 20)
     )
-    return made.svg()

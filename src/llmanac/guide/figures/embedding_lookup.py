@@ -12,16 +12,10 @@ _unit = TABLE / np.linalg.norm(TABLE, axis=1, keepdims=True)
 EXAMPLE = {"cosines": _unit @ _unit.T, "width": TABLE.shape[1]}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """One-hot row, table, and the row that comes out."""
-    made = Drawing(
-        560, 200, "An embedding is a row of a matrix",
-        "The product with a one-hot row picks one row. Words that are used alike get rows that point the same "
-        "way, here cat and dog; between one-hot vectors every two words are equally far apart.",
-    )  # fmt: skip
     made.grid(50, 70, [[0, 1, 0, 0]], ".0f", columns=WORDS, kind="b")
     made.text(210, 92, "times")
     made.grid(290, 40, TABLE.tolist(), ".1f", rows=WORDS)
     made.arrow((400, 92), (430, 92))
     made.grid(440, 75, [TABLE[1].tolist()], ".1f", kind="c")
-    return made.svg()

@@ -7,14 +7,8 @@ from llmanac.guide.figures._draw import Drawing
 CASES = (("bad", 0, 0, False), ("good", 0, 1, True), ("not bad", 1, 0, True), ("not good", 1, 1, False))
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The four texts in a plane, and the hidden units that bend it."""
-    made = Drawing(
-        660, 240, "An exclusive or of two words",
-        "Left: with one axis for not and one for good, positive and negative texts lie across from each other, "
-        "and no line separates them. Right: one hidden unit for either word and one for both make a plane in "
-        "which one does.",
-    )  # fmt: skip
     for x, names, places in (
         (50, ("not", "good"), [(0, 0), (0, 1), (1, 0), (1, 1)]),
         (390, ("not or good", "not and good"), [(0, 0), (1, 0), (1, 0), (1, 1)]),
@@ -28,4 +22,3 @@ def draw() -> str:
             made.parts.append(f'<circle cx="{px}" cy="{py}" r="8" class="box {"a" if positive else "b"}"/>')
             made.text(px + 13, py + 4 + (14 if x == 390 and number == 2 else 0), word, "start", "small")
     made.line((455, 200), (610, 85), kind="curve c dashed")
-    return made.svg()

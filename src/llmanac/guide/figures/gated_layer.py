@@ -12,13 +12,8 @@ def silu(x: float) -> float:
     return x / (1 + math.exp(-x))
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Both layers as boxes, and the two functions."""
-    made = Drawing(
-        720, 230, "ReLU and a gated layer",
-        "Left the original, in the middle the gated form: one product decides how much of the other gets "
-        "through. Right their functions; the SiLU is smooth and lets a little through below zero.",
-    )  # fmt: skip
     made.box(30, 180, 120, 30, "x")
     made.box(30, 120, 120, 30, "W up, ReLU", "a")
     made.box(30, 60, 120, 30, "W down", "a")
@@ -35,4 +30,3 @@ def draw() -> str:
     made.arrow((305, 74), (305, 50))
     made.plot(480, 30, 170, 140, [("ReLU", lambda x: max(x, 0.0), "a"), ("SiLU", silu, "b")], (-4.0, 4.0), (-1.0, 4.0),
               marks=(-4, 0, 4))  # fmt: skip
-    return made.svg()

@@ -5,15 +5,11 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 KEPT, STEPS = 0.98, 60
+LEFT = KEPT**STEPS
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The path of the cell with what is multiplied and added."""
-    made = Drawing(
-        640, 220, "The cell of an LSTM",
-        f"The cell runs along the top: it is multiplied by the forget gate and added to. With a gate of {KEPT} a "
-        f"signal of {STEPS} steps back keeps {KEPT**STEPS:.0%}; with a factor of 0.8 a step nothing would be left.",
-    )  # fmt: skip
     made.text(20, 45, "c before", "start", "small")
     made.arrow((80, 40), (190, 40), kind="curve c")
     made.box(190, 24, 40, 32, "x", "b")
@@ -33,4 +29,3 @@ def draw() -> str:
     made.arrow((540, 84), (610, 84))
     made.text(622, 88, "h", kind="small")
     made.text(320, 190, "all gates are computed from the token and h before", kind="small")
-    return made.svg()

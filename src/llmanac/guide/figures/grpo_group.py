@@ -12,13 +12,8 @@ ADVANTAGES = [(r - MEAN) / DEVIATION for r in REWARDS]
 EXAMPLE = {"mean": MEAN, "deviation": DEVIATION, "high": max(ADVANTAGES), "low": min(ADVANTAGES), "count": len(REWARDS)}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Bars up and down from a middle line."""
-    made = Drawing(
-        600, 210, "Advantages within a group",
-        "Eight answers to one prompt with rewards of one or zero. The group's mean is the baseline; divided by "
-        "the deviation, the few right answers weigh more than each wrong one.",
-    )  # fmt: skip
     made.line((60, 120), (580, 120))
     for number, (reward, advantage) in enumerate(zip(REWARDS, ADVANTAGES, strict=True)):
         x, height = 72 + 64 * number, 55 * abs(advantage)
@@ -26,4 +21,3 @@ def draw() -> str:
         made.text(x + 20, 20, f"{reward:g}", kind="small")
         made.text(x + 20, 115 - height if advantage > 0 else 134 + height, f"{advantage:+.2f}", kind="small")
     made.text(52, 20, "reward", "end", "small")
-    return made.svg()

@@ -8,13 +8,8 @@ HEADS = 8
 EXAMPLE = {"heads": HEADS, "groups": 2}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Eight query heads above eight, two and one heads of keys and values."""
-    made = Drawing(
-        760, 150, "Query heads and the heads of keys and values",
-        "Each query head reads one head of keys and values. Eight have one each, two groups of four share two, "
-        "or all share one; the cache holds the lower row only.",
-    )  # fmt: skip
     kinds = (("multi-head", HEADS), ("grouped-query", EXAMPLE["groups"]), ("multi-query", 1))
     for number, (name, kept) in enumerate(kinds):
         x = 20 + 250 * number
@@ -27,4 +22,3 @@ def draw() -> str:
             made.box(middle - 11.5, 108, 23, 28, "kv", "b")
             for head in range(each * group, each * (group + 1)):
                 made.line((x + 27 * head + 11, 62), (middle, 108))
-    return made.svg()

@@ -14,14 +14,8 @@ def right(skill: float, difficulty: float) -> float:
     return 1 / (1 + math.exp(-2 * (skill - difficulty)))
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three curves over difficulty."""
-    made = Drawing(
-        620, 260, "Which items separate models",
-        "The chance of three models to be right, by the difficulty of an item. Items that all get right, or "
-        "none, say nothing about which is better; those in the middle do.",
-    )  # fmt: skip
     curves = [(name, lambda d, s=s: right(s, d), kind) for (name, s), kind in zip(MODELS.items(), "bac", strict=True)]
     made.plot(50, 24, 450, 180, curves, (-4.0, 4.0), (0.0, 1.0), label="difficulty of the item", side="right",
               marks=(-4, -2, 0, 2, 4))  # fmt: skip
-    return made.svg()

@@ -10,13 +10,8 @@ TOKENS = ("{", '"age"', ":", "1", "yes", "}")
 ALLOWED = {"start": {"{"}, "key": {'"age"'}, "colon": {":"}, "value": {"1"}, "end": {"1", "}"}}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The states in a row, and a grid of allowed tokens."""
-    made = Drawing(
-        640, 360, "A JSON schema as states with masks",
-        "For the schema of an object with one whole number: in each state only some tokens may come next, and "
-        "all others get probability zero before the draw.",
-    )  # fmt: skip
     for number, state in enumerate(STATES):
         x = 20 + 122 * number
         made.box(x, 30, 74, 30, state, "a")
@@ -25,4 +20,3 @@ def draw() -> str:
             made.text(x + 97, 36, MOVES[number], kind="small")
     grid = [[1.0 if token in ALLOWED[state] else 0.0 for state in STATES] for token in TOKENS]
     made.grid(120, 105, grid, "", rows=TOKENS, columns=STATES, size=40, kind="c")
-    return made.svg()

@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Five steps as rows: cached places, the new one, and what would be computed again without the cache."""
-    made = Drawing(
-        620, 215, "The cache of keys and values over time",
-        "At each step one key and value are computed and kept; those before are read. Without the cache all of "
-        "them would be computed again.",
-    )  # fmt: skip
     for step in range(5):
         y = 30 + 34 * step
         made.text(70, y + 18, f"step {step + 1}", "end", "small")
@@ -19,4 +14,3 @@ def draw() -> str:
             new = place == step + 2
             made.box(84 + 58 * place, y, 52, 26, "new" if new else "read", "b" if new else "a")
     made.text(84, 210, "keys and values, a box for each token", "start", "small")
-    return made.svg()

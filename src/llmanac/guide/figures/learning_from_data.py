@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three boxes along an arrow of labelled data."""
-    made = Drawing(
-        680, 150, "From rules to learning",
-        "To the left no labelled data and a person who writes rules; in the middle a language model that is told "
-        "the task; to the right labelled pairs that set the weights.",
-    )  # fmt: skip
     parts = (
         ("rules\na person's time", "b"),
         ("prompting\na language model", "c"),
@@ -21,4 +16,3 @@ def draw() -> str:
         made.box(30 + 220 * number, 24, 180, 56, words, kind)
     made.arrow((30, 110), (650, 110))
     made.text(340, 134, "labelled data", kind="small")
-    return made.svg()

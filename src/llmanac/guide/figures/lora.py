@@ -5,16 +5,11 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 WIDTH, RANK = 4096, 16
-EXAMPLE = {"width": WIDTH, "rank": RANK, "full": WIDTH * WIDTH, "thin": 2 * WIDTH * RANK}
+EXAMPLE = {"width": WIDTH, "rank": RANK, "full": WIDTH * WIDTH, "thin": 2 * WIDTH * RANK, "share": 2 * RANK / WIDTH}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Input, both paths, sum."""
-    made = Drawing(
-        560, 240, "A linear map with a low-rank change",
-        f"The input goes through the frozen matrix and through two thin ones, whose product is added. At a width of "
-        f"{WIDTH:,} and rank {RANK} they hold {2 * RANK / WIDTH:.1%} as many numbers.",
-    )  # fmt: skip
     made.box(230, 200, 100, 30, "x")
     made.box(60, 80, 160, 90, "W\nfrozen", "soft")
     made.box(380, 130, 120, 40, "A, rank by width", "a")
@@ -26,4 +21,3 @@ def draw() -> str:
     made.arrow((140, 80), (140, 36), (268, 36))
     made.arrow((440, 80), (440, 36), (292, 36), kind="curve a")
     made.text(280, 18, "W x + (alpha / r) B A x", kind="small")
-    return made.svg()

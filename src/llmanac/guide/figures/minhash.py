@@ -18,13 +18,8 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two rows of minima, with the places where they agree."""
-    made = Drawing(
-        560, 150, "Signatures of two near-duplicates",
-        f"Ten hash functions of all sequences of three words; of each text the least value. {EXAMPLE['agree']} of "
-        f"ten agree, and the sets share {EXAMPLE['both']} of {EXAMPLE['either']}.",
-    )  # fmt: skip
     for row, numbers in enumerate(SIGNATURES):
         made.text(80, 44 + 60 * row, f"text {row + 1}", "end", "small")
         for place, number in enumerate(numbers):
@@ -32,4 +27,3 @@ def draw() -> str:
             made.box(92 + 45 * place, 24 + 60 * row, 38, 30, str(number), "a" if same else "soft")
             if same and not row:
                 made.line((111 + 45 * place, 54), (111 + 45 * place, 84))
-    return made.svg()

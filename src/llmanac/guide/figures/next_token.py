@@ -14,17 +14,11 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Tokens, probabilities, bits."""
-    made = Drawing(
-        560, 150, "A product of conditional probabilities",
-        "Each token has a probability given those before it. Their product is the sequence's; the logarithms add "
-        "up, and their mean is the loss.",
-    )  # fmt: skip
     for number, ((token, p), bits) in enumerate(zip(STEPS, BITS, strict=True)):
         x = 20 + 106 * number
         made.box(x, 16, 90, 30, token, "a")
         made.text(x + 45, 70, f"p = {p:g}", kind="small")
         made.box(x + 30, 130 - 7 * bits, 30, 7 * bits, kind="b")
         made.text(x + 45, 146, f"{bits:.1f} bits", kind="small")
-    return made.svg()

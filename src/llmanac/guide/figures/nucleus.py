@@ -15,13 +15,8 @@ MASS = {name: float(q[:K].sum()) for name, q in PROBABILITIES.items()}
 EXAMPLE = {"k": K, "p": P, "kept": KEPT, "mass": MASS}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two rows of bars with both cuts."""
-    made = Drawing(
-        700, 190, f"Top-k with k = {K} and top-p with p = {P}",
-        "Bars are the probabilities of twelve tokens. Top-k cuts at the same number in both; top-p keeps few "
-        "where the model is sure and many where it is not.",
-    )  # fmt: skip
     for number, (name, values) in enumerate(PROBABILITIES.items()):
         x, top = 30 + 350 * number, float(values.max())
         made.text(x + 150, 18, f"a model that is {name}", kind="strong")
@@ -32,4 +27,3 @@ def draw() -> str:
         made.text(x + 25 * K + 2, 40, "top-k", "start", "small")
         told = f"top-p keeps {KEPT[name]}; the first {K} hold {MASS[name]:.2f}"
         made.text(x, 168, told, "start", "small")
-    return made.svg()

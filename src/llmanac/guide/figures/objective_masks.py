@@ -13,18 +13,11 @@ KINDS = {
 EXAMPLE = {"length": LENGTH, "lossy": {name: len(loss) for name, (_, loss) in KINDS.items()}}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A grid for each objective: rows look at columns; rows with loss have a mark."""
-    made = Drawing(
-        720, 230, "What each objective sees and predicts",
-        "A row is a token that looks, a column one that is looked at. A masked model sees both sides and "
-        "predicts the hidden tokens; an autoregressive one sees the past and predicts every token; a prefix "
-        "model sees its prefix in both directions. The marked rows carry loss.",
-    )  # fmt: skip
     for number, (name, (seen, loss)) in enumerate(KINDS.items()):
         x = 30 + 240 * number
         made.text(x + 84, 20, name, kind="strong")
         made.grid(x, 34, [[1.0 if (i, j) in seen else 0.0 for j in range(LENGTH)] for i in range(LENGTH)], "", size=28)
         for row in loss:
             made.box(x + 176, 38 + 28 * row, 20, 20, "", "b")
-    return made.svg()

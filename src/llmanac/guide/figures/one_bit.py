@@ -20,13 +20,7 @@ def _rounded(bits: int) -> np.ndarray:
 ROUNDED = {bits: _rounded(bits) for bits in (8, 4, 1)}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Four rows of numbers."""
-    made = Drawing(
-        620, 200, "One row of weights in fewer bits",
-        "With eight bits hardly anything changes; with four small weights become zero; with one bit only the "
-        "signs are left, and one scale for all.",
-    )  # fmt: skip
     rows = [ROW, *ROUNDED.values()]
     made.grid(140, 24, [row.tolist() for row in rows], rows=("as it was", "8 bits", "4 bits", "1 bit"), size=42)
-    return made.svg()

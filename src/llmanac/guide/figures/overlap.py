@@ -13,13 +13,8 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two rows of words; shared ones are filled and joined."""
-    made = Drawing(
-        620, 150, "Shared words of a candidate and a reference",
-        f"{len(_shared)} words are shared. Of the candidate's {len(CANDIDATE)} that is precision, which BLEU "
-        f"counts; of the reference's {len(REFERENCE)} it is recall, which ROUGE counts.",
-    )  # fmt: skip
     places: dict[str, float] = {}
     for row, (name, words) in enumerate((("reference", REFERENCE), ("candidate", CANDIDATE))):
         made.text(90, 40 + 70 * row, name, "end", "small")
@@ -30,4 +25,3 @@ def draw() -> str:
                 places.setdefault(word, x + 32)
             elif same:
                 made.line((places[word], 50), (x + 32, 92), kind="thin")
-    return made.svg()

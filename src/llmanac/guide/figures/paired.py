@@ -20,13 +20,8 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two intervals around one difference."""
-    made = Drawing(
-        620, 150, "One difference, two intervals",
-        "Two models that agree on most items. Taken as independent samples their difference has a wide interval "
-        "that holds zero; taken item by item it has a narrow one.",
-    )  # fmt: skip
     scale = 230 / 0.12
     zero = 290.0
     made.line((zero, 20), (zero, 120), kind="thin dashed")
@@ -36,4 +31,3 @@ def draw() -> str:
         made.text(110, y + 4, name, "end", "strong")
         made.line((middle - width, y), (middle + width, y), kind=f"curve {kind}")
         made.parts.append(f'<circle cx="{middle:.1f}" cy="{y}" r="5" class="box {kind}"/>')
-    return made.svg()

@@ -9,16 +9,10 @@ SAMPLES, RIGHT = 100, (50, 10, 2)
 EXAMPLE = {"samples": SAMPLES, "right": RIGHT, "ten": estimates(SAMPLES, RIGHT, 10).tolist()}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A curve for each number of right samples."""
-    made = Drawing(
-        620, 260, f"pass@k from {SAMPLES} samples",
-        "Each curve is a problem of which so many samples are right. More tries help most "
-        "where some samples are right and most are not.",
-    )  # fmt: skip
     curves = [
         (f"{c} right", lambda k, c=c: float(estimates(SAMPLES, [c], round(k))[0]), kind)
         for c, kind in zip(RIGHT, "abc", strict=True)
     ]  # fmt: skip
     made.plot(50, 24, 470, 180, curves, (1.0, 10.0), (0.0, 1.0), label="k", side="pass@k", marks=range(1, 11), points=9)
-    return made.svg()

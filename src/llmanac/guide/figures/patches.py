@@ -12,13 +12,8 @@ PICTURE = np.clip(1.2 - np.hypot(_x - 6.5, _y - 5.5) / 5, 0, 1)
 EXAMPLE = {"side": SIDE, "patch": PATCH, "tokens": (SIDE // PATCH) ** 2, "numbers": PATCH * PATCH}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The picture with its patches, and the patches in a row."""
-    made = Drawing(
-        720, 190, "A picture as a row of patches",
-        f"A picture of {SIDE} by {SIDE} points is cut into patches of {PATCH} by {PATCH}; each becomes one "
-        "vector, and the Transformer reads them like words, with a position for each.",
-    )  # fmt: skip
     made.grid(20, 20, PICTURE.tolist(), "", size=12)
     for cut in (1, 2):
         made.line((20 + 48 * cut, 16), (20 + 48 * cut, 168), kind="curve b")
@@ -29,4 +24,3 @@ def draw() -> str:
         part = PICTURE[PATCH * row : PATCH * row + PATCH, PATCH * column : PATCH * column + PATCH]
         made.grid(222 + 55 * number, 72, part.tolist(), "", size=11, most=1.0)
         made.text(244 + 55 * number, 134, str(number), kind="small")
-    return made.svg()

@@ -42,17 +42,11 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A row for each stage over time."""
-    made = Drawing(
-        720, 190, f"{STAGES} stages, {MICRO} micro-batches, one forward and one backward in turn",
-        "Blue is a forward pass, orange a backward pass of twice its time. Each stage waits at the beginning and "
-        f"the end: {EXAMPLE['idle']:.0%} of the time is idle.",
-    )  # fmt: skip
     unit = 620 / END
     for stage, row in enumerate(TIMES):
         made.text(80, 40 + 38 * stage, f"stage {stage + 1}", "end", "small")
         for start, what, micro in row:
             width = unit * (1 if what == "f" else 2)
             made.box(90 + unit * start, 20 + 38 * stage, width - 1, 30, str(micro + 1), "a" if what == "f" else "b")
-    return made.svg()

@@ -9,13 +9,8 @@ from llmanac.guide.figures._draw import Drawing
 PLACES, TRAINED = 10, 6
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A grid for each."""
-    made = Drawing(
-        720, 230, "Positions as waves, as a table, as distances",
-        f"Left: sines and cosines exist for every place. Middle: a learned table ends, here after {TRAINED} "
-        "places. Right: terms for distances are added to the scores and are the same along each diagonal.",
-    )  # fmt: skip
     waves = [[math.sin(t / 4**i) for i in range(4)] for t in range(PLACES)]
     made.text(90, 18, "sinusoidal", kind="strong")
     made.grid(50, 26, waves, "", size=18, rows=[str(t) for t in range(PLACES)])
@@ -25,4 +20,3 @@ def draw() -> str:
     bias = [[1 - (i - j) / PLACES if j <= i else None for j in range(PLACES)] for i in range(PLACES)]
     made.text(550, 18, "relative", kind="strong")
     made.grid(460, 26, bias, "", size=18, kind="c")
-    return made.svg()

@@ -13,14 +13,8 @@ def clipped(ratio: float, advantage: float) -> float:
     return min(ratio * advantage, min(max(ratio, 1 - EPS), 1 + EPS) * advantage)
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two curves with their flat ends."""
-    made = Drawing(
-        620, 260, "The clipped objective",
-        "With a positive advantage it stops growing above the interval; with a negative one it stops below. A "
-        "move in the wrong direction keeps its slope.",
-    )  # fmt: skip
     curves = [("A = 1", lambda r: clipped(r, 1.0), "a"), ("A = -1", lambda r: clipped(r, -1.0), "b")]
     made.plot(50, 24, 450, 180, curves, (0.4, 1.6), (-1.6, 1.6), label="ratio of new to old probability",
               side="objective", marks=(0.4, 0.8, 1.0, 1.2, 1.6))  # fmt: skip
-    return made.svg()

@@ -26,17 +26,11 @@ def _error(levels: tuple[float, ...]) -> float:
 EXAMPLE = {"deviation": DEVIATION, "even": _error(EVEN), "nf4": _error(LEVELS), "levels": len(LEVELS)}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The density and two rows of ticks."""
-    made = Drawing(
-        620, 250, "Sixteen levels for four bits",
-        "Weights are roughly normal. Even levels spend as many on the tails as on the middle; NF4's levels are "
-        "quantiles, close together where the weights are.",
-    )  # fmt: skip
     made.plot(60, 20, 480, 120, [("weights", lambda x: math.exp(-0.5 * (x / 0.35) ** 2), "c")], (-1.0, 1.0), (0.0, 1.0))
     for row, (name, ticks, kind) in enumerate((("even", EVEN, "b"), ("NF4", LEVELS, "a"))):
         y = 175 + 38 * row
         made.text(50, y + 14, name, "end", "small")
         for level in ticks:
             made.line((300 + 240 * level, y), (300 + 240 * level, y + 22), kind=f"curve {kind}")
-    return made.svg()

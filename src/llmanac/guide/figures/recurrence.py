@@ -8,13 +8,8 @@ STEPS = 8
 EXAMPLE = {"steps": STEPS, "rounds": STEPS.bit_length() - 1}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Left the chain of states, right the rounds of a scan."""
-    made = Drawing(
-        740, 215, "A recurrence and a scan",
-        "Left: each state waits for the one before it, eight steps for eight tokens. Right: a linear recurrence "
-        "can add what lies one, two and four places back, in three rounds that all places do at once.",
-    )  # fmt: skip
     made.text(170, 20, "state after state", kind="strong")
     for step in range(STEPS):
         x = 12 + 40 * step
@@ -35,4 +30,3 @@ def draw() -> str:
                 if step >= 1 << level:
                     made.line((x - 44 * (1 << level), 51 + 45 * level), (x, 84 + 45 * level), kind="curve c")
         made.text(x, 205, f"h{step}", kind="small")
-    return made.svg()

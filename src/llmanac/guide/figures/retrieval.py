@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Documents to passages to index; question to passages to answer."""
-    made = Drawing(
-        720, 180, "Answers from documents",
-        "Ahead of time documents are cut into passages and indexed. For a question the best passages are found, "
-        "and the model reads these alone: the context stays short however many documents there are.",
-    )  # fmt: skip
     row = (("documents", 20, "soft"), ("passages", 190, "a"), ("index", 360, "a"))
     for number, (name, x, kind) in enumerate(row):
         made.box(x, 20, 120, 34, name, kind)
@@ -25,4 +20,3 @@ def draw() -> str:
     made.arrow((480, 127), (560, 127))
     made.line((80, 144), (80, 168), (630, 168))
     made.arrow((630, 168), (630, 144))
-    return made.svg()

@@ -13,13 +13,7 @@ def left(day: float) -> float:
     return float((1 + 19 / 81 * (day - begin) / stability) ** -0.5)
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """One curve that falls between reviews."""
-    made = Drawing(
-        640, 250, "Reviews at growing distances",
-        "After each review what was learned fades more slowly, so the next one can come later. The guide plans "
-        "reviews so that nine of ten answers are still known.",
-    )  # fmt: skip
     made.plot(60, 24, 470, 170, [("known", left, "a")], (0.0, 30.0), (0.5, 1.0), label="days", side="share remembered",
               marks=[day for day, _ in REVIEWS], points=600)  # fmt: skip
-    return made.svg()

@@ -5,14 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Stages on the left, the loop on the right."""
-    made = Drawing(
-        720, 230, "The three stages of RLHF",
-        "Supervised fine-tuning gives the policy its start and the reference; pairs of answers give a reward "
-        "model; in the loop the policy answers, the reward model scores, and the update is held near the "
-        "reference.",
-    )  # fmt: skip
     made.box(20, 30, 170, 40, "1 fine-tune on answers", "a")
     made.box(20, 150, 170, 40, "2 reward from pairs", "b")
     made.box(300, 30, 120, 40, "policy", "a")
@@ -27,4 +21,3 @@ def draw() -> str:
     made.arrow((360, 150), (360, 70), kind="curve c")
     made.text(480, 160, "reward - beta KL", kind="small")
     made.text(370, 115, "3", "start", "strong")
-    return made.svg()

@@ -11,13 +11,8 @@ FREQUENCIES = [BASE ** (-2 * pair / DIM) for pair in range(DIM // 2)]
 EXAMPLE = {"frequencies": FREQUENCIES, "lengths": [2 * math.pi / f for f in FREQUENCIES]}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A dial for each pair and each of six positions."""
-    made = Drawing(
-        640, 250, "RoPE's rotations of a head of eight numbers",
-        "Each row is a pair of coordinates, each column a position. The first pair turns by one radian a token, "
-        "the last hardly moves: fast pairs tell near positions apart, slow ones far positions.",
-    )  # fmt: skip
     for position in range(7):
         made.text(150 + 70 * position, 22, f"position {position}" if not position else str(position), kind="small")
     for pair, frequency in enumerate(FREQUENCIES):
@@ -27,4 +22,3 @@ def draw() -> str:
             x, angle = 150 + 70 * position, position * frequency
             made.parts.append(f'<circle cx="{x}" cy="{y}" r="20" class="box soft"/>')
             made.arrow((x, y), (x + 18 * math.cos(angle), y - 18 * math.sin(angle)), kind="curve a")
-    return made.svg()

@@ -13,17 +13,11 @@ CHOSEN = np.argsort(-GATES, axis=1)[:, :TOP]
 EXAMPLE = {"experts": EXPERTS, "top": TOP, "load": np.bincount(CHOSEN.ravel(), minlength=EXPERTS).tolist()}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Tokens on the left, experts on the right, a line for each choice."""
-    made = Drawing(
-        520, 230, "Routing tokens to experts",
-        f"A router scores {EXPERTS} experts for each token and the {TOP} best compute it, weighted by their "
-        "scores. Others are not computed, so that parameters grow without the work of a token.",
-    )  # fmt: skip
     for number, token in enumerate(TOKENS):
         made.box(20, 14 + 54 * number, 80, 34, token, "a")
         for expert in CHOSEN[number]:
             made.arrow((100, 31 + 54 * number), (360, 31 + 54 * int(expert)))
     for expert in range(EXPERTS):
         made.box(360, 14 + 54 * expert, 130, 34, f"expert {expert + 1}: {EXAMPLE['load'][expert]}", "b")
-    return made.svg()

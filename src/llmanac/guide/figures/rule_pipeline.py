@@ -9,13 +9,8 @@ SCORE = sum(weight for _, weight in WORDS)
 EXAMPLE = {"words": WORDS, "score": SCORE}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Words with their weights, the sum, the label."""
-    made = Drawing(
-        640, 140, "Features, score and decision",
-        "Each word is a feature with a weight from a list; the score is their sum; a score below zero is called "
-        "negative.",
-    )  # fmt: skip
     for number, (word, weight) in enumerate(WORDS):
         made.box(12 + 82 * number, 20, 74, 30, word, "a" if weight > 0 else "b" if weight < -0.5 else "soft")
         made.text(49 + 82 * number, 74, f"{weight:+.1f}", kind="small")
@@ -25,4 +20,3 @@ def draw() -> str:
     made.box(444, 80, 74, 32, f"{SCORE:+.1f}", "c")
     made.arrow((518, 96), (548, 96))
     made.box(552, 80, 78, 32, "negative" if SCORE < 0 else "positive", "d")
-    return made.svg()

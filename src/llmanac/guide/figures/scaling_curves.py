@@ -28,13 +28,8 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three valleys that move to the right and down."""
-    made = Drawing(
-        660, 290, "Loss by model size at three budgets",
-        "By a published law. At each budget a small model has read enough and is too small, a large one has read "
-        "too little; the best size grows with the budget.",
-    )  # fmt: skip
     curves = [
         (f"{c:.0e} FLOPs", lambda n, c=c: loss(10**n, c), kind) for c, kind in zip(BUDGETS, "abc", strict=True)
     ]  # fmt: skip
@@ -44,4 +39,3 @@ def draw() -> str:
         x = 60 + 470 * (math.log10(best(c)) - 7.0) / 2.5
         y = 240 - 210 * (loss(best(c), c) - 2.2) / 2.0
         made.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" class="box d"/>')
-    return made.svg()

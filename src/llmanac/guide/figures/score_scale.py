@@ -26,13 +26,8 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two curves over the width."""
-    made = Drawing(
-        600, 250, "The largest attention weight over 64 random keys",
-        "Without the division by the root of d one key takes nearly all the weight at large widths; with it the "
-        "weights are alike at every width.",
-    )  # fmt: skip
     across = np.log2(WIDTHS)
     made.plot(
         60, 40, 420, 150,
@@ -41,4 +36,3 @@ def draw() -> str:
         (float(across[0]), float(across[-1])), (0.0, 1.0), label="log2 of the width d", side="largest weight",
         marks=across.tolist(),
     )  # fmt: skip
-    return made.svg()

@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three columns; what is trained is blue."""
-    made = Drawing(
-        720, 220, "Three ways to make a language model see",
-        "Blue is trained. A frozen encoder with a trained map into the language model; an encoder that is "
-        "trained along; one model that reads patches and words in one stream.",
-    )  # fmt: skip
     columns = (
         ("frozen encoder", (("language model", "a"), ("map", "a"), ("encoder", "soft"))),
         ("end to end", (("language model", "a"), ("map", "a"), ("encoder", "a"))),
@@ -25,4 +20,3 @@ def draw() -> str:
                 made.box(x, 34 + 56 * row, 190, 36, words, kind)
                 if row:
                     made.arrow((x + 95, 34 + 56 * row), (x + 95, 14 + 56 * row))
-    return made.svg()

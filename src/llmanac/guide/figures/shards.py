@@ -9,13 +9,8 @@ PARTS = (("weights", 4, "a"), ("gradients", 4, "b"), ("optimizer", 8, "c"))
 EXAMPLE = {"devices": DEVICES, "copies": sum(b for _, b, _ in PARTS), "shards": sum(b for _, b, _ in PARTS) / DEVICES}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """A stack of bytes a parameter for each device, in both forms."""
-    made = Drawing(
-        640, 230, "Bytes a parameter on each of four devices",
-        f"As copies every device holds weights, gradients and the optimizer's two averages, {EXAMPLE['copies']:g} "
-        "bytes a parameter; in shards each holds its part and gathers weights layer by layer when it needs them.",
-    )  # fmt: skip
     for number, (name, part) in enumerate((("copies", 1), ("shards", DEVICES))):
         x = 30 + 320 * number
         made.text(x + 120, 20, name, kind="strong")
@@ -25,4 +20,3 @@ def draw() -> str:
                 y -= 10 * size / part
                 made.box(x + 62 * device, y, 48, 10 * size / part, kind=kind)
             made.text(x + 62 * device + 24, 216, str(device + 1), kind="small")
-    return made.svg()

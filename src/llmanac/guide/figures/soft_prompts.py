@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two stacks of three layers."""
-    made = Drawing(
-        660, 220, "Prompt tuning and prefix tuning",
-        "Blue boxes are trained, everything else is frozen. A trained prompt stands before the embeddings only; "
-        "a prefix is keys and values before those of every layer.",
-    )  # fmt: skip
     for x, name, layers in ((20, "prompt tuning", {3}), (350, "prefix tuning", {0, 1, 2})):
         made.text(x + 140, 20, name, kind="strong")
         for row in range(4):
@@ -19,4 +14,3 @@ def draw() -> str:
             made.box(x + 100, y, 190, 32, "embeddings" if row == 3 else f"layer {3 - row}")
             if row in layers:
                 made.box(x, y, 92, 32, "trained", "a")
-    return made.svg()

@@ -25,15 +25,9 @@ def tree(kind: str, name: str) -> dict[str, Any]:
     return {"kind": kind, "name": name, "others": len(known), "parts": parts}
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """The tree from the model down, a box a part."""
-    made = Drawing(
-        726, 360, "A model is a tree of Specs",
-        "Each box is a part with its default; the number says how many methods can stand in its place. "
-        "Naming another one is the only change that a comparison makes.",
-    )  # fmt: skip
     _place(made, tree("lm", "transformer"), 20.0, 12.0)
-    return made.svg()
 
 
 def _leaves(node: dict[str, Any]) -> int:

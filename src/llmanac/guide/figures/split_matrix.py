@@ -7,13 +7,8 @@ from llmanac.guide.figures._draw import Drawing
 DEVICES = 2
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Two devices with their halves."""
-    made = Drawing(
-        680, 220, "A pair of matrices on two devices",
-        "Each device has half of the columns of the first matrix and half of the rows of the second. What lies "
-        "between is never exchanged; one sum of the results is enough.",
-    )  # fmt: skip
     made.box(20, 90, 60, 34, "x")
     for device in range(DEVICES):
         y, kind = 30 + 110 * device, "ab"[device]
@@ -26,4 +21,3 @@ def draw() -> str:
         made.arrow((360, y + 30), (410, y + 30))
         made.arrow((490, y + 30), (570, 107), kind="curve c")
     made.box(572, 90, 70, 34, "sum", "c")
-    return made.svg()

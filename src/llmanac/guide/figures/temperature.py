@@ -15,16 +15,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(exp / exp.sum())
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three rows of bars."""
-    made = Drawing(
-        640, 180, "Temperature",
-        "Logits are divided by the temperature before the softmax. A low one sharpens the distribution, a high one "
-        "flattens it; the order of tokens stays.",
-    )  # fmt: skip
     for number, t in enumerate(TEMPERATURES):
         x = 20 + 210 * number
         made.text(x + 85, 18, f"T = {t:g}", kind="strong")
         for token, p in enumerate(softmax(LOGITS / t).tolist()):
             made.box(x + 29 * token, 160 - 130 * p, 24, 130 * p, kind="a")
-    return made.svg()

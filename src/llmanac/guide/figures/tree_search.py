@@ -5,13 +5,8 @@ from __future__ import annotations
 from llmanac.guide.figures._draw import Drawing
 
 
-def draw() -> str:
+def draw(made: Drawing) -> None:
     """Three small diagrams."""
-    made = Drawing(
-        720, 210, "More computing for one answer",
-        "Voting takes the answer that most samples end with; best of n the one that a judge scores highest; a "
-        "tree search follows the best beginnings and drops the others.",
-    )  # fmt: skip
     for x, name, ends in ((20, "voting", ("7", "5", "7", "7")), (260, "best of n", ("0.2", "0.9", "0.4", "0.1"))):
         made.text(x + 95, 20, name, kind="strong")
         made.box(x, 90, 50, 30, "ask")
@@ -30,4 +25,3 @@ def draw() -> str:
             best = number == 2 and half == 0
             made.line((x + 114, y + 12), (x + 150, y + 2 + 24 * half - 4), kind="" if best else "thin")
             made.box(x + 150, y - 8 + 24 * half, 40, 18, "", "c" if best else "soft")
-    return made.svg()

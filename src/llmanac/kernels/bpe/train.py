@@ -22,35 +22,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.progress import progress
-from llmanac.kernels.bpe.parts import (
-    BOUNDARY,
-    COUNT_SHIFT,
-    KEY,
-    LIST_NEXT,
-    LIST_PAIR,
-    LIST_SIZE,
-    LIST_START,
-    LISTS,
-    LOW,
-    NUMBER,
-    ONE,
-    PAIR_COUNT,
-    PAIR_KEY,
-    ZERO,
-    ask,
-    count_of,
-    lose,
-    magnitude,
-    merge_places,
-    note_after,
-    note_before,
-    pair_slot,
-    place_lists,
-    rehashed_pairs,
-    rescan,
-    take_best,
-    win,
-)
+from llmanac.kernels.bpe import parts
 from llmanac.kernels.bpe.tokens import token_of, token_slot
 from llmanac.kernels.text import borrowed, cached, grown, grown_rows
 
@@ -60,8 +32,8 @@ def _index_tokens(letters, starts, lengths, index, first_free):
     for token in range(first_free):
         if lengths[token] > 0:
             slot, key = token_slot(letters, starts, lengths, index, token, token, np.int64(lengths[token]))
-            if index[slot, NUMBER] == 0:
-                index[slot, KEY], index[slot, NUMBER] = key, token + 1
+            if index[slot, parts.NUMBER] == 0:
+                index[slot, parts.KEY], index[slot, parts.NUMBER] = key, token + 1
 
 
 @partial(cached, nogil=True)
@@ -77,11 +49,11 @@ def _learn(
     word_counts = borrowed(word_counts)
     starts, lengths, token_index, status = borrowed(starts), borrowed(lengths), borrowed(token_index), borrowed(status)
     n_lists = lists.shape[0]
-    buckets, current = np.full(64, -1, np.int64), ZERO
-    heap, size = np.empty((1024, 3), np.int64), ZERO
+    buckets, current = np.full(64, -1, np.int64), parts.ZERO
+    heap, size = np.empty((1024, 3), np.int64), parts.ZERO
     for which in range(n_lists):
-        bucket = magnitude(count_of(pairs, lists[which, LIST_PAIR]))
-        lists[which, LIST_NEXT], buckets[bucket] = buckets[bucket], which
+        bucket = parts.magnitude(parts.count_of(pairs, lists[which, parts.LIST_PAIR]))
+        lists[which, parts.LIST_NEXT], buckets[bucket] = buckets[bucket], which
         current = max(current, bucket + 1)
     before, after = np.zeros((starts.shape[0], 4), np.int64), np.zeros((starts.shape[0], 4), np.int64)
     touched_0, touched_1 = np.empty(starts.shape[0], np.int64), np.empty(starts.shape[0], np.int64)
@@ -91,14 +63,14 @@ def _learn(
         np.empty((1024, 4), np.int64),
     )
     stamps = np.full(word_counts.shape[0], -1, np.int64)
-    made, merges, visited = np.empty((vocab_size, 4), np.int64), ZERO, ZERO
+    made, merges, visited = np.empty((vocab_size, 4), np.int64), parts.ZERO, parts.ZERO
     while tokens < vocab_size and status[1] == 0:
         status[0] = tokens
-        which, count, current, heap, size = take_best(current, pairs, lists, buckets, heap, size)
+        which, count, current, heap, size = parts.take_best(current, pairs, lists, buckets, heap, size)
         if which < 0 or count < max(1, min_count):
             break
-        pair, start, n = lists[which, LIST_PAIR], lists[which, LIST_START], lists[which, LIST_SIZE]
-        left, right = pair >> 32, pair & LOW
+        pair, start, n = lists[which, parts.LIST_PAIR], lists[which, parts.LIST_START], lists[which, parts.LIST_SIZE]
+        left, right = pair >> 32, pair & parts.LOW
         new, letters = token_of(letters, used, starts, lengths, token_index, left, right, tokens)
         if new == tokens:
             tokens += 1
@@ -107,37 +79,41 @@ def _learn(
             made = grown_rows(made, merges + 1)
         made[merges, 0], made[merges, 1], made[merges, 2], made[merges, 3] = left, right, new, count
         where = places
-        if pairs[pair_slot(pairs, left, right), PAIR_COUNT] & LISTS > 1:
-            where, n = rescan(places, start, n, symbols, word_of, word_start, lengths, left, right, stamps, merges)
+        if pairs[parts.pair_slot(pairs, left, right), parts.PAIR_COUNT] & parts.LISTS > 1:
+            where, n = parts.rescan(
+                places, start, n, symbols, word_of, word_start, lengths, left, right, stamps, merges
+            )
             start = 0
         merges += 1
         visited += n
         if 2 * n > done.shape[0]:
             done, arisen_0, arisen_1 = grown_rows(done, 2 * n), grown_rows(arisen_0, 2 * n), grown_rows(arisen_1, 2 * n)
-        n = merge_places(where, start, n, symbols, word_of, word_counts, lengths, left, right, new, done)
-        n_before, before_arisen = note_before(done, n, lengths, new, before, touched_0, arisen_0)
-        n_after, after_arisen = note_after(done, n, new, after, touched_1, arisen_1)
+        n = parts.merge_places(where, start, n, symbols, word_of, word_counts, lengths, left, right, new, done)
+        n_before, before_arisen = parts.note_before(done, n, lengths, new, before, touched_0, arisen_0)
+        n_after, after_arisen = parts.note_after(done, n, new, after, touched_1, arisen_1)
         n = n_before + n_after
         if 2 * (n_pairs + 2 * n) > pairs.shape[0]:
-            pairs = rehashed_pairs(pairs, 2 * (n_pairs + 2 * n))
-        ask(touched_0, n_before, ONE, left, new, pairs)
-        ask(touched_1, n_after, ZERO, right, new, pairs)
+            pairs = parts.rehashed_pairs(pairs, 2 * (n_pairs + 2 * n))
+        parts.ask(touched_0, n_before, parts.ONE, left, new, pairs)
+        parts.ask(touched_1, n_after, parts.ZERO, right, new, pairs)
         if n_lists + n > lists.shape[0]:
             lists = grown_rows(lists, n_lists + n)
         if size + n > heap.shape[0]:
             heap = grown_rows(heap, size + n)
-        n_pairs = lose(before, touched_0, n_before, ONE, left, pairs, n_pairs)
-        n_pairs = lose(after, touched_1, n_after, ZERO, right, pairs, n_pairs)
-        n_pairs, n_lists, placed, size = win(
-            before, touched_0, n_before, ONE, new, pairs, n_pairs, lists, n_lists, placed, current, buckets, heap, size
-        )
-        n_pairs, n_lists, placed, size = win(
-            after, touched_1, n_after, ZERO, new, pairs, n_pairs, lists, n_lists, placed, current, buckets, heap, size
-        )
+        n_pairs = parts.lose(before, touched_0, n_before, parts.ONE, left, pairs, n_pairs)
+        n_pairs = parts.lose(after, touched_1, n_after, parts.ZERO, right, pairs, n_pairs)
+        n_pairs, n_lists, placed, size = parts.win(
+            before, touched_0, n_before, parts.ONE, new, pairs, n_pairs, lists, n_lists, placed,
+            current, buckets, heap, size,
+        )  # fmt: skip
+        n_pairs, n_lists, placed, size = parts.win(
+            after, touched_1, n_after, parts.ZERO, new, pairs, n_pairs, lists, n_lists, placed,
+            current, buckets, heap, size,
+        )  # fmt: skip
         if placed > places.shape[0]:
             places = grown(places, placed)
-        place_lists(before, touched_0, n_before, arisen_0, before_arisen, places)
-        place_lists(after, touched_1, n_after, arisen_1, after_arisen, places)
+        parts.place_lists(before, touched_0, n_before, arisen_0, before_arisen, places)
+        parts.place_lists(after, touched_1, n_after, arisen_1, after_arisen, places)
     return made[:merges], visited
 
 
@@ -162,7 +138,7 @@ def train(
         first_free: the first id that a merge may take.
     """
     n_words, room = len(counts), vocab_size + 1
-    symbols = np.full(len(words) + n_words + 1, BOUNDARY, np.int32)
+    symbols = np.full(len(words) + n_words + 1, parts.BOUNDARY, np.int32)
     word_of, word_start = np.full(len(symbols), -1, np.int32), np.empty(n_words, np.int32)
     totals, lists, places = _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
 
@@ -171,7 +147,7 @@ def train(
     lengths[: len(reserved)] = [len(token) for token in reserved]
     starts[: len(reserved)] = 256 + np.cumsum(lengths[: len(reserved)]) - lengths[: len(reserved)]
     starts[byte_ids], lengths[byte_ids] = np.arange(256), 1
-    placed = int(lists[:, LIST_SIZE].sum())
+    placed = int(lists[:, parts.LIST_SIZE].sum())
     layout = symbols, word_of, word_start, counts
     return learn(layout, data, starts, lengths, totals, lists, places, placed, first_free, vocab_size, min_count)
 
@@ -219,9 +195,9 @@ def _watched(learn: Callable[[], Any], status: np.ndarray, first: int, last: int
 def _index_pairs(pairs, lists, totals):
     """Put the pairs of lists and their counts into a table."""
     for which in range(lists.shape[0]):
-        key = lists[which, LIST_PAIR]
-        slot = pair_slot(pairs, key >> 32, key & LOW)
-        pairs[slot, PAIR_KEY], pairs[slot, PAIR_COUNT] = key + 1, totals[which] << COUNT_SHIFT | 1
+        key = lists[which, parts.LIST_PAIR]
+        slot = parts.pair_slot(pairs, key >> 32, key & parts.LOW)
+        pairs[slot, parts.PAIR_KEY], pairs[slot, parts.PAIR_COUNT] = key + 1, totals[which] << parts.COUNT_SHIFT | 1
 
 
 @cached
@@ -251,8 +227,8 @@ def _first_pairs(words, offsets, counts, byte_ids, symbols, word_of, word_start)
     for code in range(65536):
         if size[code] > 0:
             totals[pair] = total[code]
-            lists[pair, LIST_PAIR] = np.int64(byte_ids[code >> 8]) << 32 | byte_ids[code & 255]
-            lists[pair, LIST_START], lists[pair, LIST_SIZE] = placed, size[code]
+            lists[pair, parts.LIST_PAIR] = np.int64(byte_ids[code >> 8]) << 32 | byte_ids[code & 255]
+            lists[pair, parts.LIST_START], lists[pair, parts.LIST_SIZE] = placed, size[code]
             placed += size[code]
             size[code] = placed - size[code]  # from here on: where its next place goes
             pair += 1

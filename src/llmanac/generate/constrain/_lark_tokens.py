@@ -1,9 +1,6 @@
-r"""The terminals that `%import common.NAME` names, in Lark's form: the languages of Lark's own, in other words.
+"""The tokens of a grammar in Lark's form, and the expressions of its strings and regular expressions."""
 
-Lark ends a string or comment at the first place where it can, so these say what may not be inside.
-
-The tokens of a grammar in Lark's form, and the expressions of its strings and regular expressions.
-"""
+from __future__ import annotations
 
 import ast
 import re
@@ -11,38 +8,7 @@ from typing import NamedTuple
 
 from llmanac.core.errors import RequestError, shown
 from llmanac.generate.constrain.expressions import Chars, Concat, Regex
-from llmanac.generate.constrain.regex import RegexFlags, RegexReader
-
-TERMINALS = r"""
-DIGIT: /[0-9]/
-HEXDIGIT: /[0-9A-Fa-f]/
-INT: /[0-9]+/
-SIGNED_INT: /[+-]?[0-9]+/
-DECIMAL: /[0-9]+\.[0-9]*|\.[0-9]+/
-_EXP: /[Ee][+-]?[0-9]+/
-FLOAT: INT _EXP | DECIMAL _EXP?
-SIGNED_FLOAT: /[+-]?/ FLOAT
-NUMBER: INT | FLOAT
-SIGNED_NUMBER: /[+-]?/ NUMBER
-_STRING_INNER: /.*/
-_STRING_ESC_INNER: /([^\\\n]|\\.)*/
-ESCAPED_STRING: /"([^"\\\n]|\\.)*"/
-LCASE_LETTER: /[a-z]/
-UCASE_LETTER: /[A-Z]/
-LETTER: /[A-Za-z]/
-WORD: /[A-Za-z]+/
-CNAME: /[A-Za-z_][A-Za-z0-9_]*/
-WS_INLINE: /[ \t]+/
-WS: /[ \t\f\r\n]+/
-CR: /\r/
-LF: /\n/
-NEWLINE: /(\r?\n)+/
-SH_COMMENT: /#[^\n]*/
-CPP_COMMENT: "//" /[^\n]*/
-C_COMMENT: "/*" /([^*]|\*+[^*\/])*\*+/ "/"
-SQL_COMMENT: /--[^\n]*/
-"""
-
+from llmanac.generate.constrain.regex import Flags, RegexReader
 
 TOKENS = re.compile(
     r"""(?P<space>(?:[ \t\r\f]|(?://|\#)[^\n]*|\\\n)+)|(?P<line>\n)|(?P<string>"(?:\\.|[^"\\\n])*"i?)"""
@@ -101,7 +67,7 @@ def string_of(token: Token) -> tuple[str, bool]:
 
 
 def literal_of(value: str, plain: bool) -> Regex:
-    reader = RegexReader("", RegexFlags(ignore_case=not plain))
+    reader = RegexReader("", Flags(ignore_case=not plain))
     return Concat(tuple(Chars(reader.cased(((ord(c), ord(c)),))) for c in value))
 
 
@@ -111,7 +77,7 @@ def regex_of(token: Token) -> Regex:
         if flag not in "isu":
             raise refused(f"the flag {flag!r} of {shown(token.text)} is not supported", token.line)
     try:
-        found = RegexReader(body.replace("\\/", "/"), RegexFlags("i" in flags, "s" in flags)).whole()
+        found = RegexReader(body.replace("\\/", "/"), Flags("i" in flags, "s" in flags)).whole()
     except RequestError as error:
         raise refused(str(error), token.line) from None
     if [*found] != [(False, False)]:
