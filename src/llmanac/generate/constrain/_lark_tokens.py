@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from llmanac.core.errors import RequestError, shown
 from llmanac.generate.constrain.expressions import Chars, Concat, Regex
-from llmanac.generate.constrain.regex import Flags, RegexReader
+from llmanac.generate.constrain.regex import RegexFlags, RegexReader
 
 TOKENS = re.compile(
     r"""(?P<space>(?:[ \t\r\f]|(?://|\#)[^\n]*|\\\n)+)|(?P<line>\n)|(?P<string>"(?:\\.|[^"\\\n])*"i?)"""
@@ -67,7 +67,7 @@ def string_of(token: Token) -> tuple[str, bool]:
 
 
 def literal_of(value: str, plain: bool) -> Regex:
-    reader = RegexReader("", Flags(ignore_case=not plain))
+    reader = RegexReader("", RegexFlags(ignore_case=not plain))
     return Concat(tuple(Chars(reader.cased(((ord(c), ord(c)),))) for c in value))
 
 
@@ -77,7 +77,7 @@ def regex_of(token: Token) -> Regex:
         if flag not in "isu":
             raise refused(f"the flag {flag!r} of {shown(token.text)} is not supported", token.line)
     try:
-        found = RegexReader(body.replace("\\/", "/"), Flags("i" in flags, "s" in flags)).whole()
+        found = RegexReader(body.replace("\\/", "/"), RegexFlags("i" in flags, "s" in flags)).whole()
     except RequestError as error:
         raise refused(str(error), token.line) from None
     if [*found] != [(False, False)]:
