@@ -325,7 +325,7 @@ OURS = """
 import json, sys, time, torch
 from llmanac.cli.bench import bench_command
 from llmanac.generate import load, native
-import llmanac.kernels.infer.forward, llmanac.kernels.infer.best, llmanac.models.load, llmanac.tokenizers._gguf
+import llmanac.kernels.infer.forward, llmanac.kernels.infer.best, llmanac.models.load, llmanac.tokenizers.gguf
 torch.set_num_threads(1)
 load.load_engine(sys.argv[1], runner="native").generate([[5]], max_new_tokens=1)  # kernels come from the disk
 start = time.process_time()

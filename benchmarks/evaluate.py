@@ -53,7 +53,7 @@ def summaries() -> tuple[list[str], list[str]]:
 @bench.measure("rouge")
 def rouge() -> Result:
     """ROUGE-1, -2, -L and -Lsum with the stemmer: texts a second."""
-    from llmanac.metrics._porter import stem
+    from llmanac.metrics import stem
     from llmanac.metrics.rouge import TYPES
     from llmanac.metrics.rouge import rouge as score
 
@@ -151,8 +151,8 @@ def multiple_choice(name: str, start: int, count: int) -> Result:
     import torch
     from adapt import folder_of_smollm2
 
-    from llmanac.evaluate._answering import Local
     from llmanac.evaluate._benchmark_rows import items_of
+    from llmanac.evaluate.answering import Local
     from llmanac.evaluate.load import load_benchmark
     from llmanac.generate.load import load_engine
     from llmanac.tokenizers.load import load_tokenizer

@@ -16,8 +16,8 @@ from llmanac.lab.slices import PARTS, SliceRule
 from llmanac.lab.stats import interval, mean
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.classifying import ClassifyingTrial, prompt_choices
-from llmanac.metrics._intervals import wilson_interval
-from llmanac.metrics._statistics import paired
+from llmanac.metrics.statistics.estimates import paired
+from llmanac.metrics.statistics.intervals import wilson_interval
 
 NEAR = 0.95  # a method "needs" the rows that bring it this fraction of the way from chance to its best
 Look = Callable[[str, int, Any], dict[str, Any]]

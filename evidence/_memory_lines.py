@@ -34,7 +34,7 @@ from llmanac.core import files
 from llmanac.core.errors import LlmanacError
 from llmanac.generate.load import load_engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.retrieve.memory import Memory
 from llmanac.retrieve.memory.extract import Extractor
 

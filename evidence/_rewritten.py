@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmanac.core.files import read_toml
-from llmanac.evaluate._english import article
+from llmanac.evaluate.english import article
 
 GIVEN = read_toml(Path(__file__).with_name("rewritten.toml"))
 CONTRACTIONS = GIVEN["contractions"]

@@ -25,7 +25,7 @@ from typing import Any
 from llmanac.core import files
 from llmanac.core.progress import progress
 from llmanac.generate.load import load_engine
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import FolderAssistant
 

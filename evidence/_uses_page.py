@@ -7,7 +7,7 @@ from typing import Any
 
 from llmanac.core.pages import Section, table
 from llmanac.evaluate._edits import KINDS
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 
 Found = Mapping[str, Any]
 

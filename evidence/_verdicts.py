@@ -35,7 +35,7 @@ from llmanac.core import catalogue, files
 from llmanac.core.errors import DataError, nearest
 from llmanac.guide.question import questions
 from llmanac.lab.stats import deviation, interval, mean, replicates_needed, sign_flip_p
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 
 CLAIMS = Path(__file__).with_name("claims.toml")
 FILE = catalogue.EVIDENCE

@@ -32,8 +32,8 @@ from evidence._page import bullets
 from evidence._pretrained import needed
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
-from llmanac.evaluate._answering import Answerer, Local, load_local
 from llmanac.evaluate._benchmark_rows import items_of, questions_of
+from llmanac.evaluate.answering import Answerer, Local, load_local
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.properties import answers_of, baselines, difficulty, diversity, leaked, separates, usefulness

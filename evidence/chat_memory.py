@@ -53,7 +53,7 @@ from evidence._threads import one_thread
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.generate.load import load_engine
 from llmanac.lab.stats import interval, mean
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.retrieve.memory import Memory
 from llmanac.retrieve.memory.store import USE
 

@@ -26,7 +26,7 @@ from llmanac.data.labelled import Labelled, read_labelled
 from llmanac.kernels.nn.embedding import one_hot
 from llmanac.lab.slices import sentiment_slices
 from llmanac.lab.trials.classifying import sample
-from llmanac.metrics._intervals import newcombe_interval
+from llmanac.metrics.statistics.intervals import newcombe_interval
 from llmanac.recipes.classification import small_language_model
 from llmanac.recipes.classifying.use import build_classifier, make_classifier
 

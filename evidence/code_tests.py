@@ -38,8 +38,8 @@ import numpy as np
 
 from benchmarks._corpora import needed_data
 from llmanac.core.pages import Section, table
-from llmanac.metrics._corpus import Measured, percentiles, resampled_together
 from llmanac.metrics.pass_at_k import pass_at_k
+from llmanac.metrics.statistics.corpus import Measured, percentiles, resampled_together
 from llmanac.sandbox.pool import Sandbox
 
 ROWS = ("metric/pass-at-k", "benchmark/humaneval", "benchmark/mbpp")

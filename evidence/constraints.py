@@ -45,7 +45,7 @@ from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.sample_rank import rank
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Completion, Engine
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.tokenizers.load import train_tokenizer
 

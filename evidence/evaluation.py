@@ -51,14 +51,14 @@ from llmanac.core.pages import Section, table
 from llmanac.core.types import Batch
 from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import Item as Searched
-from llmanac.evaluate._answering import Local, load_local
 from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate._judging import judge_generated
+from llmanac.evaluate.answering import Local, load_local
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.contamination import contamination
 from llmanac.evaluate.evaluation import Evaluation, evaluate
 from llmanac.evaluate.load import load_benchmark
-from llmanac.metrics._statistics import detectable_effect, paired
+from llmanac.metrics.statistics.estimates import detectable_effect, paired
 from llmanac.models.pairs import encode
 
 ROWS = (

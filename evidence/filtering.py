@@ -43,7 +43,7 @@ from llmanac.data.documents import Document
 from llmanac.data.quality_model import Features, train_quality
 from llmanac.data.split import fraction
 from llmanac.data.stages import Dropped
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 
 ROWS = ("data/filtering",)
 CLAIM = "filters by rules and by a classifier trade precision for recall"

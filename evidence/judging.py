@@ -32,9 +32,9 @@ from evidence import _pretrained
 from evidence.evaluation import spread
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
-from llmanac.evaluate._answering import load_local
-from llmanac.evaluate._preferences import Questions, Rating
+from llmanac.evaluate.answering import load_local
 from llmanac.evaluate.judging import judge, judged, length_bias, read_judgements
+from llmanac.evaluate.preferences import Questions, Rating
 from llmanac.evaluate.ratings import Store, agreement
 from llmanac.metrics import wilson_interval
 

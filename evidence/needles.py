@@ -35,7 +35,7 @@ from llmanac.core.spec import make_method
 from llmanac.evaluate.needles import DEPTHS, MANY, grid
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
-from llmanac.metrics._intervals import newcombe_interval
+from llmanac.metrics.statistics.intervals import newcombe_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("context/lost-in-the-middle",)

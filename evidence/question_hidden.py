@@ -27,11 +27,11 @@ from evidence._pretrained import needed
 from evidence.evaluation import SETS as PROMPTS
 from evidence.evaluation import Made, main_metric, spread
 from llmanac.core.pages import Section, table
-from llmanac.evaluate._answering import load_local
 from llmanac.evaluate._benchmark_rows import Item, items_of
+from llmanac.evaluate.answering import load_local
 from llmanac.evaluate.evaluation import Evaluation, evaluate
 from llmanac.evaluate.load import load_benchmark
-from llmanac.metrics._statistics import paired
+from llmanac.metrics.statistics.estimates import paired
 
 ROWS = ("benchmark/hellaswag", "benchmark/piqa", "benchmark/mmlu", "benchmark/squad", "benchmark/drop", "use/answer")
 CLAIM = "with its question a benchmark is answered better than without it, and some of the score is there without it"

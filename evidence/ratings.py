@@ -29,9 +29,9 @@ import numpy as np
 
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
-from llmanac.evaluate._preferences import PREFERENCES, write_preferences
+from llmanac.evaluate.preferences import PREFERENCES, write_preferences
 from llmanac.evaluate.ratings import Questions, Rating, report
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 
 ROWS = ("metric/human", "reward/human")
 CLAIM = "ratings by people are of high quality and expensive: how many are needed, and what raters' errors do"

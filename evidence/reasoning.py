@@ -30,8 +30,8 @@ from evidence._word_problems import questions, tokenizer, trained
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
-from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.answers import correct
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.models.scalar import ScalarModel
 from llmanac.reason import Found, Question
 from llmanac.reason._curve import curve

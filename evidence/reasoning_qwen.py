@@ -31,9 +31,9 @@ from evidence._pretrained import needed
 from evidence.evaluation import spread
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
-from llmanac.metrics._intervals import wilson_interval
-from llmanac.metrics._statistics import paired
 from llmanac.metrics.answers import convention, correct
+from llmanac.metrics.statistics.estimates import paired
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.reason import Question
 from llmanac.reason._questions import reference
 from llmanac.reason._sampling import equal_answers

@@ -44,9 +44,9 @@ from evidence._verdicts import Estimate
 from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
 from llmanac.generate.load import load_engine
-from llmanac.metrics._auc import area
-from llmanac.metrics._intervals import newcombe_interval
 from llmanac.metrics.answers._short import f1
+from llmanac.metrics.statistics.auc import area
+from llmanac.metrics.statistics.intervals import newcombe_interval
 from llmanac.retrieve import Hit, bm25, hybrid
 from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.dense import Dense, Spec

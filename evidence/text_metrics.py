@@ -39,11 +39,11 @@ from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
 from llmanac.core.types import Batch, OutputRequest
 from llmanac.evaluate.embed import Embedder
-from llmanac.metrics._auc import auc
 from llmanac.metrics.bertscore import bertscore
 from llmanac.metrics.bleu import bleu
 from llmanac.metrics.chrf import chrf
 from llmanac.metrics.rouge import rouge
+from llmanac.metrics.statistics.auc import auc
 
 ROWS = ("metric/rouge", "metric/bleu", "metric/bertscore")
 CLAIM = "metrics of shared words miss a paraphrase; one of a model's vectors sees more, and depends on the model"

@@ -42,16 +42,16 @@ from llmanac.core.files import read_json
 from llmanac.core.pages import Section
 from llmanac.core.registry import build
 from llmanac.core.rng import seed_of
-from llmanac.evaluate import _english as english
+from llmanac.evaluate import english as english
 from llmanac.evaluate._edits import KINDS, like, words_of
-from llmanac.evaluate._words import LETTERS, Words
 from llmanac.evaluate.classify import TEMPLATES, classify
 from llmanac.evaluate.correct import Corrector
 from llmanac.evaluate.score import score
+from llmanac.evaluate.words import LETTERS, Words
 from llmanac.generate.load import load_engine
-from llmanac.metrics._auc import auc
-from llmanac.metrics._intervals import wilson_interval
 from llmanac.metrics.log_likelihood import log_likelihood, token_logprobs
+from llmanac.metrics.statistics.auc import auc
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.models.pairs import start_token
 from llmanac.recipes.classification import small_language_model
 from llmanac.recipes.run import run

@@ -27,11 +27,11 @@ from evidence.uses import LABELS, ZERO_SHOT, cola, measure_correct, shuffled
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import seed_of
-from llmanac.evaluate._words import Words
 from llmanac.evaluate.classify import classify
 from llmanac.evaluate.score import score
+from llmanac.evaluate.words import Words
 from llmanac.generate.load import load_engine
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("use/score", "use/classify", "use/correct", "classify/prompting")

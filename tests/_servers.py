@@ -12,8 +12,8 @@ import uvicorn
 from _engine_models import ByteTokenizer
 
 from llmanac.generate.engine import Engine
-from llmanac.web._hosts import claim_port
-from llmanac.web._http import config
+from llmanac.web.hosts import claim_port
+from llmanac.web.http import config
 from llmanac.web.server import create_app
 
 ASK = [{"role": "user", "content": "hi"}]

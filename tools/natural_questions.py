@@ -35,8 +35,8 @@ from llmanac.core import files
 from llmanac.core.errors import DataError
 from llmanac.data.sources.python_docs import Spec
 from llmanac.generate.load import load_assistant, load_engine
-from llmanac.metrics._intervals import wilson_interval as proportion
 from llmanac.metrics.answers import f1
+from llmanac.metrics.statistics.intervals import wilson_interval as proportion
 from llmanac.retrieve.dense import Spec as Encoder
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import FolderAnswer, FolderAssistant

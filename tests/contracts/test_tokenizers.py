@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from llmanac.core import registry
 from llmanac.core.errors import TokenizerError
 from llmanac.core.spec import dump, make_method
-from llmanac.tokenizers import TokenizerSpec
-from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers import Tokenizer, TokenizerSpec
 from llmanac.tokenizers.load import load_tokenizer
 
 NAMES = sorted(registry.methods("tokenizer"))

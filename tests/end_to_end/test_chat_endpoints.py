@@ -14,13 +14,13 @@ from _small_models import randomise, transformer
 from llmanac.cli import main
 from llmanac.core.errors import RequestError, SpecError
 from llmanac.evaluate import evaluation
-from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate._choosing import lettered, read_choice
 from llmanac.evaluate._requests import BUSY, TRIES, Requests
-from llmanac.evaluate._server import Server
+from llmanac.evaluate.answering import Local
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
+from llmanac.evaluate.server import Server
 from llmanac.evaluate.verdict.judged import verdict
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer

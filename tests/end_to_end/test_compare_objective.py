@@ -26,7 +26,7 @@ from typing import Any, Literal
 import torch
 
 from llmanac.core.types import IGNORE
-from llmanac.metrics._items import Metric
+from llmanac.metrics import Metric
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives import NextToken
 from llmanac.objectives._measured import LOSS, MeasuredObjective

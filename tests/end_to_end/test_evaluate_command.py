@@ -18,17 +18,17 @@ from llmanac.cli import main
 from llmanac.core.errors import DataError, LlmanacError, RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.evaluate import evaluation
-from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate._jinja import Expression, Template
 from llmanac.evaluate._judging import judge_generated, quac, summarise
-from llmanac.evaluate._server import Server
+from llmanac.evaluate.answering import Local
 from llmanac.evaluate.benchmark import Benchmark, Generation
 from llmanac.evaluate.evaluation import compare, compare_all, evaluate
 from llmanac.evaluate.load import load_benchmark
+from llmanac.evaluate.server import Server
 from llmanac.evaluate.verdict.judged import verdict
 from llmanac.generate.engine import Engine
-from llmanac.metrics._statistics import holm
+from llmanac.metrics.statistics.estimates import holm
 from llmanac.tokenizers.load import train_tokenizer
 
 OWN = """
@@ -80,7 +80,7 @@ def folder(tmp_path, monkeypatch, engines):
         asked.append(path)
         return Local(engines["ab".index(path)], path, path)
 
-    monkeypatch.setattr("llmanac.evaluate._answering.load_local", load)
+    monkeypatch.setattr("llmanac.evaluate.answering.load_local", load)
     return tmp_path
 
 

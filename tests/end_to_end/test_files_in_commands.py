@@ -9,7 +9,7 @@ import pytest
 import llmanac
 from llmanac.cli import main
 from llmanac.core.errors import RequestError
-from llmanac.evaluate._answering import load_answerer
+from llmanac.evaluate.answering import load_answerer
 from llmanac.generate.bench import rates
 from llmanac.generate.load import load_engine
 from llmanac.guide import calculate

@@ -15,8 +15,8 @@ from scipy import stats
 from llmanac.cli import main
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import items_of, questions_of
+from llmanac.evaluate.answering import Local
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.properties import Answers, difficulty, leaked, separates, usefulness
@@ -65,7 +65,7 @@ def folder(tmp_path, monkeypatch, models):
     (tmp_path / "written.toml").write_text(WRITTEN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "llmanac.evaluate._answering.load_local", lambda path, **_: Local(models["abc".index(path)], path, path)
+        "llmanac.evaluate.answering.load_local", lambda path, **_: Local(models["abc".index(path)], path, path)
     )
     return tmp_path
 

@@ -13,8 +13,8 @@ from _chat_servers import chat_server
 
 from llmanac.cli import main
 from llmanac.core.errors import DataError
-from llmanac.evaluate._preferences import Questions, Rating
 from llmanac.evaluate.judging import judge, judged, length_bias, more, write_gold
+from llmanac.evaluate.preferences import Questions, Rating
 from llmanac.evaluate.ratings import Store, read_ratings, report
 from llmanac.evaluate.verdict.judged import verdict
 from llmanac.metrics.agreement import cohen, cohen_interval

@@ -21,7 +21,7 @@ from llmanac.core.errors import CheckpointError, LlmanacError, RequestError
 from llmanac.generate.answers import fitting
 from llmanac.generate.engine import Engine
 from llmanac.models.locate import locate
-from llmanac.web._hosts import claim_port
+from llmanac.web.hosts import claim_port
 from llmanac.web.serve import serve
 
 

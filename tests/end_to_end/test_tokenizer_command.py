@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train_writes_what_the_library_learns(place):
     from llmanac.recipes.vocabulary.texts import Reading
-    from llmanac.tokenizers._mixture import Mixture
+    from llmanac.tokenizers import Mixture
 
     paths = {"en": f"{place}/en.txt", "de": f"{place}/de.jsonl"}
     mixed = Mixture(lambda: ((name, text) for name, path in paths.items() for text in Reading().cut([path])), alpha=0.3)

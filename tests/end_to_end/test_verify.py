@@ -232,7 +232,7 @@ REPLIES = {
 
 @pytest.mark.parametrize("reply", REPLIES)
 def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
-    from llmanac.evaluate._server import Server
+    from llmanac.evaluate.server import Server
 
     listed = {"data": [{"id": "m"}]}
     monkeypatch.setattr(Server, "_send", lambda self, path, body: listed if body is None else REPLIES[reply])
@@ -243,7 +243,7 @@ def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
 def test_a_server_that_is_silent_is_said_to_be(monkeypatch):
     from llmanac.evaluate._chat_forms import OPENAI
     from llmanac.evaluate._requests import Requests
-    from llmanac.evaluate._server import Server
+    from llmanac.evaluate.server import Server
 
     def init(self, url, seconds):
         vars(self).update(url=url, form=OPENAI, requests=Requests(seconds=seconds))

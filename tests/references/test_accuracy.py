@@ -13,8 +13,8 @@ from sklearn import metrics as sklearn
 
 from llmanac.core.errors import DataError
 from llmanac.core.registry import build
-from llmanac.metrics._statistics import detectable_effect, estimate, items_needed, paired, standard_error
 from llmanac.metrics.multiple_choice import chosen
+from llmanac.metrics.statistics.estimates import detectable_effect, estimate, items_needed, paired, standard_error
 
 
 @pytest.mark.parametrize("labels", [2, 5])

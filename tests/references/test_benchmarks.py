@@ -12,9 +12,9 @@ import pytest
 from _lm_eval import ENDINGS, STOCK, Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate._judging import Verdict, summarise
+from llmanac.evaluate.answering import Local
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from numba import config
 
-from llmanac.kernels._cache import VARIABLE, folder
-from llmanac.kernels.infer import _machine
+from llmanac.kernels.cache import VARIABLE, folder
+from llmanac.kernels.infer import machine
 from llmanac.kernels.text import cached
 
 
@@ -111,7 +111,7 @@ def test_loading_and_generating_import_no_compiler_of_torch(tmp_path):
 def test_forms_are_those_that_numba_compiles_for(monkeypatch):
     for features, wanted in (("", ("plain",)), ("+avx2,+fma,+f16c,-avx512f", ("avx2", "plain"))):
         monkeypatch.setattr(config, "CPU_FEATURES", features)
-        assert _machine.forms.__wrapped__() == wanted
+        assert machine.forms.__wrapped__() == wanted
 
 
 GENERIC = """

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.types import IGNORE
-from llmanac.evaluate import _english as english
+from llmanac.evaluate import english as english
 from llmanac.evaluate._edits import KINDS, Edit, candidates
-from llmanac.evaluate._words import LETTERS, Words, slips
 from llmanac.evaluate.correct import LONGEST, OPERATION_MARGINS, Corrector, _with, applied, sentences
 from llmanac.evaluate.likelihood import loglikelihood
+from llmanac.evaluate.words import LETTERS, Words, slips
 
 CORPUS = """The boys were in the garden. She goes to school every morning. They have two dogs and a cat. He wrote a
 letter to his friend. I received an answer from her. Their house is near the river. The children are playing in the

@@ -14,7 +14,7 @@ from _small_models import transformer
 from llmanac.cli import main
 from llmanac.core.errors import RequestError
 from llmanac.generate.engine import Engine
-from llmanac.metrics._auc import area
+from llmanac.metrics.statistics.auc import area
 from llmanac.retrieve._words import content
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import REFUSAL, FolderAssistant

@@ -14,8 +14,8 @@ from llmanac.core.device import cxx_compiler
 from llmanac.core.types import Batch
 from llmanac.kernels.nn import _short, pointwise
 from llmanac.kernels.nn._cross_entropy_loops import values_and_slopes_
-from llmanac.kernels.nn._takes import SMALLEST, fused
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.takes import SMALLEST, fused
 from llmanac.models import masks
 from llmanac.models.compiling import compile_model
 from llmanac.models.norms.rmsnorm import rms_norm
@@ -234,7 +234,7 @@ def test_a_model_trains_the_same_with_the_loops(monkeypatch: pytest.MonkeyPatch)
     model.float().compute_dtype = torch.bfloat16
     errors = {}
     for name, smallest in (("formulas", 1 << 40), ("loops", 1)):
-        monkeypatch.setattr("llmanac.kernels.nn._takes.SMALLEST", smallest)
+        monkeypatch.setattr("llmanac.kernels.nn.takes.SMALLEST", smallest)
         model.attention_form = "blocks"
         found = torch.autograd.grad(model.nll(batch), list(model.parameters()))
         errors[name] = [

@@ -26,7 +26,7 @@ from llmanac.models.gguf.architectures import ARCHITECTURES, interleaved
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model
-from llmanac.tokenizers import _gguf
+from llmanac.tokenizers import gguf
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 
@@ -234,10 +234,10 @@ def tokenizer_file(path, metadata):
 
 @pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2", "gpt-4o", "tekken"])
 def test_byte_level_ids_equal_transformers(pre, tmp_path):
-    pattern = _gguf.PATTERNS[pre][0]
+    pattern = gguf.PATTERNS[pre][0]
     trained = train_tokenizer("bpe", VARIED * 2, vocab_size=420, pattern=pattern, special_tokens=("<|end|>",))
-    trained.whole_pieces = pre in _gguf.WHOLE
-    metadata = {**_gguf.keys(trained, 420), "tokenizer.ggml.pre": pre, "tokenizer.chat_template": "{{ eos_token }}"}
+    trained.whole_pieces = pre in gguf.WHOLE
+    metadata = {**gguf.keys(trained, 420), "tokenizer.ggml.pre": pre, "tokenizer.chat_template": "{{ eos_token }}"}
     ours = load_tokenizer(tokenizer_file(tmp_path / "t.gguf", metadata))
     assert [ours.encode(text) for text in VARIED] == ids_of_peer(tmp_path, VARIED)
     assert all(ours.decode(ours.encode(text)) == text for text in VARIED)
@@ -258,7 +258,7 @@ def test_sentencepiece_ids_equal_the_library(prefix, tmp_path):
     )  # fmt: skip
     rules = replace(trained.rules, name="identity", charsmap=b"")
     plain = SentencePiece(replace(trained.model, rules=rules), **trained._settings())
-    metadata = _gguf.keys(plain, 430)
+    metadata = gguf.keys(plain, 430)
     ours = load_tokenizer(tokenizer_file(tmp_path / "t.gguf", metadata))
     plain.save(tmp_path / "t.model")
     library = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "t.model"))
@@ -287,7 +287,7 @@ def test_sentencepiece_ids_equal_the_library(prefix, tmp_path):
     ],
 )
 def test_tokenizers_that_are_refused(key, value, message, tokenizer, tmp_path):
-    metadata = {**_gguf.keys(tokenizer, 300), key: np.float32(value) if isinstance(value, float) else value}
+    metadata = {**gguf.keys(tokenizer, 300), key: np.float32(value) if isinstance(value, float) else value}
     with pytest.raises(TokenizerError, match=rf"t\.gguf: {message}"):
         load_tokenizer(tokenizer_file(tmp_path / "t.gguf", metadata))
 
@@ -405,13 +405,13 @@ def test_a_key_of_another_kind_is_refused_by_name(key, value, models, tokenizer,
 
 def test_bytes_without_merges_round_trip(tmp_path):
     plain = train_tokenizer("utf8", [])
-    ours = load_tokenizer(tokenizer_file(tmp_path / "t.gguf", _gguf.keys(plain, plain.vocab_size)))
+    ours = load_tokenizer(tokenizer_file(tmp_path / "t.gguf", gguf.keys(plain, plain.vocab_size)))
     assert [ours.encode(text) for text in VARIED] == [plain.encode(text) for text in VARIED]
     assert (ours.special_tokens, ours.eos_id, ours.pad_id) == (plain.special_tokens, plain.eos_id, plain.pad_id)
 
 
 def test_missing_pattern_is_llama_cpps_default(tokenizer, tmp_path):
-    metadata = _gguf.keys(tokenizer, 300)
+    metadata = gguf.keys(tokenizer, 300)
     del metadata["tokenizer.ggml.pre"]
     ours = load_tokenizer(tokenizer_file(tmp_path / "t.gguf", metadata))
     text = "a$b 1234 x"

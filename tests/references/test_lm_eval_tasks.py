@@ -6,8 +6,8 @@ import pytest
 from _lm_eval import Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
 
 from llmanac.core.errors import LlmanacError, SpecError
-from llmanac.evaluate._answering import Local
 from llmanac.evaluate._benchmark_rows import files_of, items_of
+from llmanac.evaluate.answering import Local
 from llmanac.evaluate.benchmark import Source
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark

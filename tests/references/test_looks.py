@@ -21,7 +21,7 @@ from llmanac.lab.looks import LOOKS, compare_in_looks, guarded, hall, levels, lo
 from llmanac.lab.runner import RunnerRequest
 from llmanac.lab.stats import Metric
 from llmanac.lab.study import Measurement, Study
-from llmanac.metrics._student import student_quantile
+from llmanac.metrics.statistics.student import student_quantile
 
 STUDIES, MOST = 2000, LOOKS[-1]
 FALSE = 0.06

@@ -22,9 +22,9 @@ from llmanac.generate.engine import Engine
 from llmanac.generate.native import NativeModel, NativeRunner
 from llmanac.generate.native_torch import refusal
 from llmanac.kernels.gguf.blocks import KINDS
-from llmanac.kernels.infer._machine import call, forms
 from llmanac.kernels.infer.blocks import repacked
 from llmanac.kernels.infer.kinds import PACKED
+from llmanac.kernels.infer.machine import call, forms
 from llmanac.kernels.infer.products import FLOATS, product
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.layers import Linear, LinearMap

@@ -16,7 +16,7 @@ from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, BagOfWords, Batch
 from llmanac.data.examples import Examples
 from llmanac.evaluate.bits_per_byte import score_texts
-from llmanac.metrics._items import Items, Metric
+from llmanac.metrics import Items, Metric
 from llmanac.objectives import MeasuredObjective, NextToken
 
 DOCUMENTS = ["a first document of some length, longer than one window", "short", "the third one, " * 9]

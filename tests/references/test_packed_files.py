@@ -22,7 +22,7 @@ from llmanac.generate.native import NativeModel, NativeRunner
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
 from llmanac.kernels.gguf.file import Packable, write
-from llmanac.kernels.infer._machine import forms
+from llmanac.kernels.infer.machine import forms
 from llmanac.kernels.text import COMPILES
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.load import load_model

@@ -13,7 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.registry import build
 from llmanac.metrics import rouge as module
-from llmanac.metrics._porter import stem
+from llmanac.metrics import stem
 from llmanac.metrics.rouge import TYPES, rouge
 
 KINDS = (*TYPES, "rouge3")

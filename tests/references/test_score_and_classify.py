@@ -15,9 +15,9 @@ from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.evaluate.classify import Template, classify
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.score import score
-from llmanac.metrics._auc import area as metric_area
-from llmanac.metrics._auc import auc
-from llmanac.metrics._intervals import newcombe_interval, wilson_interval
+from llmanac.metrics.statistics.auc import area as metric_area
+from llmanac.metrics.statistics.auc import auc
+from llmanac.metrics.statistics.intervals import newcombe_interval, wilson_interval
 from llmanac.tokenizers.load import train_tokenizer
 
 TEXTS = ["a great film", "a dull film, and long", "naïve 日本 🙂", "x"]

@@ -11,7 +11,7 @@ import scipy.stats
 
 from llmanac.core.errors import SpecError
 from llmanac.lab import stats, words
-from llmanac.metrics._student import incomplete_beta, student_quantile, student_sf
+from llmanac.metrics.statistics.student import incomplete_beta, student_quantile, student_sf
 
 SIMULATIONS = 2000
 ALPHA = 0.05

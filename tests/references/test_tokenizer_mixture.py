@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
-from llmanac.tokenizers._mixture import Mixture, MixtureSpec, apportion, parse_weights, shares
+from llmanac.tokenizers import Mixture, MixtureSpec, parse_weights
+from llmanac.tokenizers._mixture import apportion, shares
 from llmanac.tokenizers.load import mixture, train_tokenizer
 
 many = settings(max_examples=60, deadline=None)

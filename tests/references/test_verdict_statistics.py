@@ -10,8 +10,8 @@ import scipy.stats
 
 from llmanac.evaluate.verdict import decide
 from llmanac.evaluate.verdict.aggregates import AGGREGATES, lower_is_better, measured, statistics_of
-from llmanac.metrics import _statistics as statistics
 from llmanac.metrics.significance import significance
+from llmanac.metrics.statistics import estimates as statistics
 
 NULLS = 2000  # pairs of systems without a difference, or with one beyond the margin
 SPLITS = 500  # of each of the four kinds of scores

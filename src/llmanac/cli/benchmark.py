@@ -47,7 +47,7 @@ def inspect_command(
     """
     from llmanac.core.files import write_json, write_text
     from llmanac.core.outputs import check_pages
-    from llmanac.evaluate._answering import load_answerer
+    from llmanac.evaluate.answering import load_answerer
     from llmanac.evaluate.inspection import inspect, summary
     from llmanac.evaluate.load import load_benchmark
 

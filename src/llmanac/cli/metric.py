@@ -15,7 +15,7 @@ from llmanac.core.errors import DataError, shown
 
 if TYPE_CHECKING:
     from llmanac.evaluate.segments import Rows
-    from llmanac.metrics._corpus import Measured
+    from llmanac.metrics.statistics.corpus import Measured
 
 FEW, LEAST = 20, 10  # segments: p is doubtful, and is not given
 app = group("Scores of texts against references: rouge, bleu, chrf, bertscore, exact-match, pass-at-k.")

@@ -44,8 +44,8 @@ def rate_command(
         dtype: float32, float64 or bfloat16 [float32].
     """
     from llmanac.core.lock import locked
-    from llmanac.evaluate._preferences import PREFERENCES, write_preferences
     from llmanac.evaluate.judging import more, write_gold
+    from llmanac.evaluate.preferences import PREFERENCES, write_preferences
     from llmanac.evaluate.ratings import RATINGS, Questions, Store, read_ratings
     from llmanac.evaluate.ratings import report as reported
 
@@ -108,7 +108,7 @@ def rate_command(
 def _judge(store: Store, judge: str, rubric: Path | None, how: dict[str, Any]) -> None:
     from llmanac.core.files import read_text
     from llmanac.evaluate import judging
-    from llmanac.evaluate._answering import load_answerer
+    from llmanac.evaluate.answering import load_answerer
 
     model = load_answerer(judge, **how)
     judging.judge(model, store, "" if rubric is None else read_text(rubric))
@@ -123,7 +123,7 @@ def _scores(store: Store) -> list[str]:
 
 def _preferences(folder: Path, questions: Questions, ratings: list[Rating]) -> dict[str, int]:
     """How many preferences the file holds, and how many pairs are none since an answer is blank."""
-    from llmanac.evaluate._preferences import preferences, written
+    from llmanac.evaluate.preferences import preferences, written
 
     return {"rows": written(folder), "blank": preferences(questions, ratings)[1]}
 
@@ -132,7 +132,7 @@ def _answers(
     texts: list[str], models: list[str], given: list[str], column: str, length: int, chat: bool, how: dict[str, Any]
 ) -> dict[str, list[str]]:
     from llmanac.core.progress import progress
-    from llmanac.evaluate._answering import chat_note, load_answerer
+    from llmanac.evaluate.answering import chat_note, load_answerer
     from llmanac.evaluate.ratings import read_answers
 
     out: dict[str, list[str]] = {}

@@ -155,7 +155,7 @@ class Totals:
         self.nats = 0.0
 
     def add(self, one: Scored) -> Scored:
-        from llmanac.metrics._texts import utf8_bytes, words
+        from llmanac.metrics import utf8_bytes, words
 
         self.texts += 1
         if one.tokens:
@@ -224,8 +224,8 @@ def correct_command(
         margin: Nats that an edit must gain; higher edits less.
         kinds: Only these, e.g. agreement,article,spelling.
     """
-    from llmanac.evaluate._words import Words
     from llmanac.evaluate.correct import MARGIN, Corrector
+    from llmanac.evaluate.words import Words
     from llmanac.generate.load import load_engine
 
     source = texts_of(text or (), file, column, include or ())

@@ -14,7 +14,7 @@ import typer
 from llmanac.cli.options import AsJson, Column, Fields, Include, group
 
 if TYPE_CHECKING:
-    from llmanac.tokenizers._mixture import Mixture
+    from llmanac.tokenizers import Mixture
 
 app = group("Train, extend, use, inspect and compare tokenizers.")
 Folder = Annotated[Path, typer.Option("--folder", "-o", help="Output folder.")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmanac.metrics._auc import area
+from llmanac.metrics.statistics.auc import area
 
 
 @dataclass(frozen=True)

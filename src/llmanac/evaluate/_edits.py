@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from llmanac.evaluate import _english as english
-from llmanac.evaluate._words import WORD, Words, plain
+from llmanac.evaluate import english as english
+from llmanac.evaluate.words import WORD, Words, plain
 
 Kind = Literal["agreement", "number", "verb form", "article", "preposition", "confusion", "repetition", "spelling"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

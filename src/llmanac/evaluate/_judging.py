@@ -18,9 +18,9 @@ from llmanac.evaluate._instructions import followed
 from llmanac.evaluate._jinja import SECONDS
 from llmanac.evaluate.benchmark import Extraction, Generation
 from llmanac.metrics import Z, wilson_interval
-from llmanac.metrics._statistics import estimate
 from llmanac.metrics.answers import convention, drop, f1
 from llmanac.metrics.multiple_choice import chosen
+from llmanac.metrics.statistics.estimates import estimate
 
 if TYPE_CHECKING:
     from llmanac.sandbox.pool import Result

@@ -9,9 +9,9 @@ from typing import Any
 
 from llmanac.core.errors import SpecError
 from llmanac.core.shown import Shown
-from llmanac.evaluate._answering import chat_note, load_answerer
 from llmanac.evaluate._benchmark_rows import items_of
 from llmanac.evaluate._requests import Requests
+from llmanac.evaluate.answering import chat_note, load_answerer
 from llmanac.evaluate.evaluation import Evaluation, compare_all, evaluate
 from llmanac.evaluate.evaluation_report import check_folder, score_sections, write_results
 from llmanac.evaluate.load import load_benchmark

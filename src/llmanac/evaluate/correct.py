@@ -25,9 +25,9 @@ import numpy as np
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.progress import progress
 from llmanac.evaluate._edits import KINDS, Edit, Kind, candidates
-from llmanac.evaluate._words import WORD, plain
-from llmanac.evaluate._words import Words as Words  # an argument of Corrector
 from llmanac.evaluate.likelihood import BATCH_TOKENS, text_logprobs
+from llmanac.evaluate.words import WORD, plain
+from llmanac.evaluate.words import Words as Words  # an argument of Corrector
 from llmanac.models.pairs import start_token
 
 MARGIN = 5.0  # nats: the edit makes the sentence 150 times as probable; about the best of docs/evidence/uses

@@ -21,7 +21,6 @@ import numpy as np
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.progress import progress
-from llmanac.evaluate._answering import Answerer
 from llmanac.evaluate._benchmark_rows import Item
 from llmanac.evaluate._choosing import lettered
 from llmanac.evaluate._judging import (
@@ -35,6 +34,7 @@ from llmanac.evaluate._judging import (
     judge_mass,
     summarise,
 )  # fmt: skip
+from llmanac.evaluate.answering import Answerer
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.verdict import decide
 from llmanac.evaluate.verdict.aggregates import lower_is_better

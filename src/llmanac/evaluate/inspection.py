@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmanac.evaluate._answering import Answerer, Local
 from llmanac.evaluate._benchmark_rows import Item, items_of, questions_of
+from llmanac.evaluate.answering import Answerer, Local
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.properties import (

@@ -24,12 +24,11 @@ from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
-from llmanac.evaluate._answering import Answerer
 from llmanac.evaluate._choosing import read_choice
-from llmanac.evaluate._preferences import SCORES, Questions, Rating, latest
+from llmanac.evaluate.answering import Answerer
+from llmanac.evaluate.preferences import SCORES, Questions, Rating, latest
 from llmanac.evaluate.ratings import Store, agreement, read_ratings
-from llmanac.metrics import Z, wilson_interval
-from llmanac.metrics._battles import OUTCOMES
+from llmanac.metrics import OUTCOMES, Z, wilson_interval
 
 JUDGEMENTS, GOLD = "judgements.jsonl", "gold.jsonl"
 COMPARED = ("A", "B", "tie")

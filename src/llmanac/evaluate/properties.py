@@ -36,10 +36,10 @@ from llmanac.evaluate.evaluation import Evaluation
 from llmanac.evaluate.evaluation_report import KEY, RESULTS
 from llmanac.metrics import diversity as _diversity
 from llmanac.metrics import wilson_interval
-from llmanac.metrics._auc import auc
-from llmanac.metrics._statistics import estimate, paired
 from llmanac.metrics.item_rest import item_rest
 from llmanac.metrics.rank_correlation import rank_correlation
+from llmanac.metrics.statistics.auc import auc
+from llmanac.metrics.statistics.estimates import estimate, paired
 
 LEAST_RANKED = 10  # models from which on a rank correlation says something
 LEVEL = 0.05

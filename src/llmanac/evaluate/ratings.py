@@ -28,7 +28,7 @@ from llmanac.core.errors import DataError, LlmanacError, RequestError, SpecError
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.data.unpack import Span
-from llmanac.evaluate._preferences import (
+from llmanac.evaluate.preferences import (
     PREFERENCES,
     RATINGS,
     Mode,
@@ -39,11 +39,10 @@ from llmanac.evaluate._preferences import (
     write_preferences,
 )
 from llmanac.evaluate.segments import read_rows, texts_of
-from llmanac.metrics import wilson_interval
-from llmanac.metrics._battles import OUTCOMES, Battles
-from llmanac.metrics._statistics import estimate, items_needed
+from llmanac.metrics import OUTCOMES, Battles, wilson_interval
 from llmanac.metrics.agreement import cohen, cohen_interval, fleiss
 from llmanac.metrics.bradley_terry import bradley_terry
+from llmanac.metrics.statistics.estimates import estimate, items_needed
 
 MOST_RATERS = 1000
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate.likelihood import check_texts, text_logprobs
-from llmanac.metrics._texts import utf8_bytes, words
+from llmanac.metrics import utf8_bytes, words
 from llmanac.metrics.log_likelihood import log_likelihood
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
 from llmanac.models.pairs import start_token

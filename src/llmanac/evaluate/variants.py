@@ -14,16 +14,16 @@ import torch
 from llmanac.core.errors import LlmanacError
 from llmanac.core.progress import progress
 from llmanac.core.types import ALL
-from llmanac.evaluate._answering import Answerer, Local
 from llmanac.evaluate._benchmark_rows import Item, items_of
+from llmanac.evaluate.answering import Answerer, Local
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.likelihood import BATCH_TOKENS, LOGITS
 from llmanac.evaluate.properties import Answers, Table, answers_of
 from llmanac.generate.engine import evaluating
 from llmanac.generate.windows import batches
-from llmanac.metrics._statistics import estimate
 from llmanac.metrics.min_k import lowest, token_scores
+from llmanac.metrics.statistics.estimates import estimate
 from llmanac.models.pairs import encode, start_token
 
 EXAMPLES, ORDER, FORMAT, BATCH = "examples drawn", "order of examples", "format", "batch size"

@@ -62,7 +62,7 @@ class NativeModel:
         block_tokens: int = BLOCK,
         keys: str | None = None,
     ) -> None:
-        from llmanac.kernels.infer._machine import forms
+        from llmanac.kernels.infer.machine import forms
 
         if weights not in ("own", *QUANTIZED):
             raise RequestError(f"weights: {weights!r} is not one of own, {', '.join(QUANTIZED)}")
@@ -107,10 +107,10 @@ class NativeModel:
             self._sync()
 
     def _sync(self) -> None:
-        from llmanac.kernels.infer._lines import ACTIVATIONS
         from llmanac.kernels.infer.attend import attention
         from llmanac.kernels.infer.blocks import Store
         from llmanac.kernels.infer.forward import Plan
+        from llmanac.kernels.infer.lines import ACTIVATIONS
 
         self._store = Store()
         self._held: list[Any] = []  # what the addresses below point into

@@ -9,7 +9,7 @@ import numpy as np
 from llmanac.adapters import AdapterRegistry
 from llmanac.core.errors import RequestError
 
-# in the order of the matrices in `kernels/infer/_lines.py`
+# in the order of the matrices in `kernels/infer/lines.py`
 PRODUCTS = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 

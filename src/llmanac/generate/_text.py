@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from llmanac.tokenizers._base import Tokenizer
+    from llmanac.tokenizers import Tokenizer
 
 
 class StopStrings:

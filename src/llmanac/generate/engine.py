@@ -42,7 +42,7 @@ from llmanac.models.state.pool import pageable
 if TYPE_CHECKING:
     from llmanac.adapters import AdapterRegistry, Transform
     from llmanac.generate.native import NativeModel
-    from llmanac.tokenizers._base import Tokenizer
+    from llmanac.tokenizers import Tokenizer
 
 __all__ = ["Completion", "Engine", "Options", "Piece", "Request", "TokenLogprob", "completions"]
 

@@ -1,7 +1,7 @@
 """The guide in a browser on this machine: pages, answers checked in the sandbox, reviews kept.
 
 A page of any site can send a form to the loopback address, and this app runs code. So the host and the origin are
-checked (`web/_asgi.py`), every start has a token that each form carries, and the content security policy allows nothing
+checked (`web/asgi.py`), every start has a token that each form carries, and the content security policy allows nothing
 that is not this server's. Answers are checked one after the other; who comes while several wait is told so.
 """
 
@@ -37,9 +37,9 @@ from llmanac.guide.progress import RATINGS, Progress, Review
 from llmanac.guide.question import RESULTS, questions
 from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
 from llmanac.sandbox.pool import Sandbox, SandboxError
-from llmanac.web._asgi import Guard
-from llmanac.web._hosts import Hosts, claim_port
-from llmanac.web._http import config
+from llmanac.web.asgi import Guard
+from llmanac.web.hosts import Hosts, claim_port
+from llmanac.web.http import config
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; form-action 'self'; "

@@ -25,7 +25,7 @@ from llmanac.guide.exercise import exercises
 from llmanac.guide.pages import pages
 from llmanac.guide.question import questions
 from llmanac.guide.tables import about, chapters
-from llmanac.metrics._porter import stem
+from llmanac.metrics import stem
 
 MOST = 50  # pages found
 LONGEST = 40  # words of a query

@@ -18,7 +18,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from llmanac.core.progress import announced
-from llmanac.kernels._cache import keep
+from llmanac.kernels.cache import keep
 
 SEPARATOR = b"\xff"
 PADDING = 192

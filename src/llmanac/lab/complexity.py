@@ -6,7 +6,7 @@ Each mixer is the only layer of a model without a feed-forward layer, with one r
 thread. Measured are the forward pass, the backward pass, and decoding one token after s - 1 others. Operations are
 products (2 m n k, as `torch.utils.flop_counter` counts them; of causal attention the full square where a kernel
 computes it in one piece), FFTs (5 n log2 n) and one for each element of any other arithmetic. Compiled loops say what
-they did (`kernels/nn/_operations.py`). Bytes are the allocator's own events. Counts do not depend on the machine,
+they did (`kernels/nn/operations.py`). Bytes are the allocator's own events. Counts do not depend on the machine,
 seconds do.
 """
 
@@ -28,7 +28,7 @@ from llmanac.core.pages import Chart, Line, line_chart
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch, OutputRequest
-from llmanac.kernels.nn import _operations
+from llmanac.kernels.nn.operations import LISTENERS
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.costs import allocated
 from llmanac.models.forward import ATTENTION_FORMS
@@ -105,12 +105,12 @@ class Operations(TorchDispatchMode):
         return self.products + self.others
 
     def __enter__(self) -> Any:
-        _operations.LISTENERS.append(self._heard)
+        LISTENERS.append(self._heard)
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        _operations.LISTENERS.remove(self._heard)
+        LISTENERS.remove(self._heard)
 
     def _heard(self, count: float) -> None:
         self.others += count

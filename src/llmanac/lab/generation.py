@@ -38,7 +38,7 @@ from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.generate.engine import evaluating
 from llmanac.lab.cache import digest
 from llmanac.lab.trials.decoding import DecodedModel
-from llmanac.metrics._items import Metric
+from llmanac.metrics import Metric
 from llmanac.metrics.diversity import distinct_n
 from llmanac.models.pairs import start_token
 from llmanac.objectives import special_id

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.lab.stats import ALPHA, POWER, STUDENT, ArmComparison, compare_arms, equivalence_p, student, two_sided_p
-from llmanac.metrics._student import student_quantile
+from llmanac.metrics.statistics.student import student_quantile
 
 LOOKS = (5, 7, 10, 14, 20)  # replicates after which the verdict is looked at
 DRAWN = 4000  # studies in which power is counted

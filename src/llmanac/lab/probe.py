@@ -32,7 +32,7 @@ from llmanac.core.types import Batch, MaskKind, OutputRequest
 from llmanac.data.labelled import read_labelled
 from llmanac.generate.engine import evaluating
 from llmanac.lab.cache import digest
-from llmanac.metrics._items import Metric
+from llmanac.metrics import Metric
 
 READS: dict[str, MaskKind] = {
     "autoregressive": "causal",

@@ -28,9 +28,9 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.core.errors import SpecError
-from llmanac.metrics._items import Metric as Metric
-from llmanac.metrics._statistics import holm, sign_flip_p
-from llmanac.metrics._student import student_quantile, student_sf
+from llmanac.metrics import Metric as Metric
+from llmanac.metrics.statistics.estimates import holm, sign_flip_p
+from llmanac.metrics.statistics.student import student_quantile, student_sf
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "too few", "none", "loses text"]
 MIN_REPLICATES = 5

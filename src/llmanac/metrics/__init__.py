@@ -6,8 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llmanac.core.spec import Spec
-from llmanac.metrics._intervals import Z as Z
-from llmanac.metrics._intervals import wilson_interval as wilson_interval
+from llmanac.metrics._battles import OUTCOMES as OUTCOMES
+from llmanac.metrics._battles import Battles as Battles
+from llmanac.metrics._items import Items as Items
+from llmanac.metrics._items import Metric as Metric
+from llmanac.metrics._porter import stem as stem
+from llmanac.metrics._texts import utf8_bytes as utf8_bytes
+from llmanac.metrics._texts import words as words
+from llmanac.metrics.statistics.intervals import Z as Z
+from llmanac.metrics.statistics.intervals import wilson_interval as wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)

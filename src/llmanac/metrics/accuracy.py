@@ -17,7 +17,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 
 CARD = {
     "title": "Accuracy, macro and micro F1",

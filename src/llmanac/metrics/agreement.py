@@ -18,7 +18,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._corpus import Measured, percentiles, resampled_together
+from llmanac.metrics.statistics.corpus import Measured, percentiles, resampled_together
 
 DRAWS = 2000  # of the bootstrap
 

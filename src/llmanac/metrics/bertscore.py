@@ -25,7 +25,7 @@ import numpy as np
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import progress
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._corpus import Measured, mean_of, reference_lists
+from llmanac.metrics.statistics.corpus import Measured, mean_of, reference_lists
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._battles import Battle, Battles, Ratings
-from llmanac.metrics._corpus import SEED
+from llmanac.metrics.statistics.corpus import SEED
 
 CARD = {
     "title": "Bradley-Terry ratings",

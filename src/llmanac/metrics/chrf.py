@@ -24,9 +24,9 @@ from llmanac.kernels.metrics.counts import matched_ngrams
 from llmanac.kernels.metrics.tokens import BETWEEN_SPACES
 from llmanac.kernels.text import pack
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._corpus import Measured, reference_lists
 from llmanac.metrics._ids import spans, utf8, words
 from llmanac.metrics.bleu import VERSION
+from llmanac.metrics.statistics.corpus import Measured, reference_lists
 
 CARD = {
     "title": "chrF and chrF++",

@@ -19,7 +19,7 @@ from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.text import cached
 from llmanac.metrics import MetricSpec
 from llmanac.metrics._battles import Battle, Battles, Ratings
-from llmanac.metrics._corpus import SEED
+from llmanac.metrics.statistics.corpus import SEED
 
 CARD = {
     "title": "Elo ratings",

@@ -20,8 +20,8 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._corpus import Measured, mean_of
 from llmanac.metrics.answers import convention, drop, extract, f1
+from llmanac.metrics.statistics.corpus import Measured, mean_of
 
 CARD = {
     "title": "Exact match of answers, and word F1",

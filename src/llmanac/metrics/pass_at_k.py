@@ -20,7 +20,7 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.ranges import COUNT, within
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._corpus import Measured, mean_of
+from llmanac.metrics.statistics.corpus import Measured, mean_of
 
 CARD = {
     "title": "pass@k of generated programs",

@@ -19,8 +19,8 @@ import numpy as np
 
 from llmanac.core.errors import DataError
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._auc import _midranks
-from llmanac.metrics._intervals import Z
+from llmanac.metrics.statistics.auc import _midranks
+from llmanac.metrics.statistics.intervals import Z
 
 CARD = {
     "title": "Rank correlation",

@@ -28,9 +28,9 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.kernels.metrics.counts import common_lengths, matched_ngrams, union_hits
 from llmanac.kernels.text import pack
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._corpus import Measured, mean_of, reference_lists
 from llmanac.metrics._ids import Ids, spans, utf8, words
 from llmanac.metrics._porter import stem
+from llmanac.metrics.statistics.corpus import Measured, mean_of, reference_lists
 
 CARD = {
     "title": "ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum",

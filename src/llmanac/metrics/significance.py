@@ -21,7 +21,7 @@ from llmanac.core.errors import DataError
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.metrics.trials import add_chosen
 from llmanac.metrics import MetricSpec
-from llmanac.metrics._corpus import SEED, Measured, percentiles, resampled_together
+from llmanac.metrics.statistics.corpus import SEED, Measured, percentiles, resampled_together
 
 CARD = {
     "title": "Significance of a difference (paired)",

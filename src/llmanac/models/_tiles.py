@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmanac.kernels.nn._uncompiled import uncompiled
+from llmanac.kernels.nn.uncompiled import uncompiled
 from llmanac.models.masks import AttentionMask, MaskRule
 
 Bounds = tuple[int, int]

@@ -23,7 +23,7 @@ from llmanac.data.tokens import TokenDataset
 from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
 from llmanac.generate.windows import Piece, batches, encode, window_of, windows
-from llmanac.metrics._items import Items, Metric
+from llmanac.metrics import Items, Metric
 
 LOSS = Metric("loss", "nat", "lower", "loss per unit, held out")
 BITS_PER_BYTE = Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held out")

@@ -28,7 +28,7 @@ from llmanac.core.types import BagOfWords, Batch, LossSum
 from llmanac.data.examples import Examples, Form, batch_of
 from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
-from llmanac.metrics._items import Items, Metric
+from llmanac.metrics import Items, Metric
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
 from llmanac.objectives._measured import LOSS

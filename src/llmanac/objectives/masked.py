@@ -29,7 +29,7 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.ranges import FRACTION, SOME, within
 from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
 from llmanac.data.pack import PADDING
-from llmanac.metrics._items import Metric
+from llmanac.metrics import Metric
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._drawn import Drawn, special_id
 from llmanac.objectives._measured import LOSS

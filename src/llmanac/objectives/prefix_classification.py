@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from llmanac.core.errors import DataError
 from llmanac.core.types import BagOfWords, Batch, LossSum
 from llmanac.data.examples import Examples, batch_of
-from llmanac.metrics._items import Metric
+from llmanac.metrics import Metric
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
 from llmanac.objectives._measured import LOSS

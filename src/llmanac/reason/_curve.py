@@ -18,7 +18,7 @@ import numpy as np
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.metrics import wilson_interval
-from llmanac.metrics._statistics import estimate
+from llmanac.metrics.statistics.estimates import estimate
 from llmanac.reason import Found
 
 MOST = 13_000  # subsets; those of 8 among 16 are 12,870

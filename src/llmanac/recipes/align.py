@@ -29,7 +29,7 @@ from llmanac.data.pack import ListStream
 from llmanac.data.readers import table_rows
 from llmanac.generate.engine import Engine, evaluating
 from llmanac.generate.native_torch import refusal
-from llmanac.metrics._items import Items
+from llmanac.metrics import Items
 from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.models.scalar import ScalarModel, load_scalar

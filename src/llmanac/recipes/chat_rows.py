@@ -17,7 +17,7 @@ from typing import Any
 from llmanac.core.errors import DataError, LlmanacError
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
-from llmanac.tokenizers._roles import BEGINS, ENDS, PADS
+from llmanac.tokenizers import BEGINS, ENDS, PADS
 from llmanac.tokenizers.chat.template import default_template
 
 SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "bard": "assistant"}

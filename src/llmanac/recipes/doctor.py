@@ -106,12 +106,12 @@ def text_path() -> dict[str, Any]:
     """What tokenizers and text kernels use: threads, vectors that code is compiled for, where compiled code is kept."""
     from llvmlite import binding as llvm
 
-    from llmanac.kernels import _cache
+    from llmanac.kernels import cache
 
     has = llvm.get_host_cpu_features()
     widths = ((512, ("avx512bw",)), (256, ("avx2",)), (128, ("sse2", "neon")))
     bits = next((bits for bits, names in widths if any(has.get(name) for name in names)), 64)
-    return {"threads": threads(), "vector_bits": bits, "compiled_code": str(_cache.folder())}
+    return {"threads": threads(), "vector_bits": bits, "compiled_code": str(cache.folder())}
 
 
 def compiler() -> str | None:

@@ -20,7 +20,7 @@ from llmanac.core import files
 from llmanac.core.spec import patch
 from llmanac.data.documents import Document
 from llmanac.data.tokens import TokenDataset
-from llmanac.metrics._items import Items, Metric
+from llmanac.metrics import Items, Metric
 from llmanac.objectives import TextSource
 from llmanac.tokenizers.load import load_tokenizer
 

@@ -14,7 +14,7 @@ from llmanac.core import files
 from llmanac.core.pages import Chart, Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.load import load_engine
-from llmanac.metrics._statistics import estimate
+from llmanac.metrics.statistics.estimates import estimate
 from llmanac.models.load import load_model
 from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes.align import AlignSpec, SampledAlignment

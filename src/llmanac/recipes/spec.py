@@ -27,8 +27,7 @@ from llmanac.models.mixers import HeadsSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
-from llmanac.tokenizers import TokenizerSpec
-from llmanac.tokenizers._mixture import MixtureSpec
+from llmanac.tokenizers import MixtureSpec, TokenizerSpec
 from llmanac.tokenizers.load import stretches
 from llmanac.train import TrainSpec
 

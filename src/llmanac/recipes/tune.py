@@ -29,7 +29,7 @@ from llmanac.core.run_folder import RECIPE, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
 from llmanac.data.pack import PackedStream
 from llmanac.generate.engine import evaluating
-from llmanac.metrics._items import Items
+from llmanac.metrics import Items
 from llmanac.models.freeze import freeze
 from llmanac.models.lm import TrainedModel
 from llmanac.models.load import load_model

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import spec
-from llmanac.metrics._items import Items
+from llmanac.metrics import Items
 from llmanac.train.loop import TrainResult
 
 

@@ -1,6 +1,6 @@
 """Compile ahead what is otherwise compiled on first use, once for a machine.
 
-Kernels are compiled where they are first called, and kept (`kernels/_cache.py` says where). Each use below runs once on
+Kernels are compiled where they are first called, and kept (`kernels/cache.py` says where). Each use below runs once on
 a few words or a tiny model; what is kept already is read. Nothing here needs torch but `training` and `models`.
 """
 
@@ -22,7 +22,7 @@ from llmanac.core.progress import progress
 from llmanac.kernels.gguf.blocks import KINDS, WRITTEN
 from llmanac.kernels.gguf.file import Packable, write
 from llmanac.kernels.text import compiled
-from llmanac.tokenizers import _gguf
+from llmanac.tokenizers import gguf
 from llmanac.tokenizers.load import train_tokenizer
 
 TEXTS = ["the theatre there, these others 12 123", "naïve café, it's 中文 x = 1;\n\n  y", "aaaa bbbb abab baba"] * 9
@@ -101,7 +101,7 @@ def tiny_file(path: Path, kinds: Sequence[str]) -> Path:
     metadata |= {f"llama.{key}": np.uint32(value) for key, value in whole.items()}
     metadata |= {"llama.attention.layer_norm_rms_epsilon": np.float32(1e-5), "llama.rope.freq_base": np.float32(1e4)}
     with path.open("wb") as handle:
-        write(handle, metadata | _gguf.keys(tokenizer, size), tensors)
+        write(handle, metadata | gguf.keys(tokenizer, size), tensors)
     return path
 
 
@@ -161,7 +161,7 @@ def models(folder: Path) -> None:
 
     from llmanac.core.spec import make_method
     from llmanac.generate.native import NativeModel, NativeRunner
-    from llmanac.kernels.infer._machine import forms
+    from llmanac.kernels.infer.machine import forms
 
     fields = {"name": "transformer", "dim": 64, "layers": 1, "max_length": 64}
     model = make_method("lm", fields).build(vocab_size=64).initialise(0).float()

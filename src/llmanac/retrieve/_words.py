@@ -8,8 +8,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal
 
-from llmanac.evaluate._english import FUNCTION
-from llmanac.metrics._porter import stem
+from llmanac.evaluate.english import FUNCTION
+from llmanac.metrics import stem
 
 Analyzer = Literal["code", "plain"]
 # scripts that are written without spaces: Thai to Burmese, Khmer, kana, Han

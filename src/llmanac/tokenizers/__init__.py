@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import Spec
-
-if TYPE_CHECKING:
-    from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers._base import Special as Special
+from llmanac.tokenizers._base import Tokenizer as Tokenizer
+from llmanac.tokenizers._mixture import Mixture as Mixture
+from llmanac.tokenizers._mixture import MixtureSpec as MixtureSpec
+from llmanac.tokenizers._mixture import parse_weights as parse_weights
+from llmanac.tokenizers._roles import BEGINS as BEGINS
+from llmanac.tokenizers._roles import ENDS as ENDS
+from llmanac.tokenizers._roles import PADS as PADS
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:

@@ -56,9 +56,9 @@ def load_tokenizer(
     if pattern is not None or special_tokens is not None:
         raise TokenizerError(f"{path}: pattern and special_tokens are for .tiktoken files; this one has its own")
     if path.suffix == ".gguf":
-        from llmanac.tokenizers import _gguf
+        from llmanac.tokenizers import gguf
 
-        return _gguf.load(path)
+        return gguf.load(path)
     if path.suffix not in (".model", ".json"):
         raise TokenizerError(f"{path}: expected a folder, a tokenizer.json, a .model, a .gguf or a .tiktoken file")
     model = path if path.suffix == ".model" else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmanac.generate.engine import TokenLogprob
 
 if TYPE_CHECKING:
-    from llmanac.tokenizers._base import Tokenizer
+    from llmanac.tokenizers import Tokenizer
 
 LOWEST = -9999.0  # what the API writes for a probability of zero; JSON has no infinity
 

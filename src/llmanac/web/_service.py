@@ -17,11 +17,11 @@ from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import Matchers
 from llmanac.generate.engine import Engine, Request
 from llmanac.web import _errors
-from llmanac.web._asgi import DONE, PING, EventStream, event, unless_disconnected
 from llmanac.web._errors import ApiError
 from llmanac.web._pool import Pool
 from llmanac.web._replies import Reply
 from llmanac.web._wire import Body, header_of
+from llmanac.web.asgi import DONE, PING, EventStream, event, unless_disconnected
 from llmanac.web.assistant import answering_job, examples_of
 from llmanac.web.worker import Job, Worker
 

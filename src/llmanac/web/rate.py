@@ -25,10 +25,10 @@ from starlette.types import ASGIApp
 
 from llmanac.core import interrupts
 from llmanac.evaluate.ratings import Store
-from llmanac.web._asgi import Guard
 from llmanac.web._errors import ApiError
-from llmanac.web._hosts import Hosts, claim_port
-from llmanac.web._http import config
+from llmanac.web.asgi import Guard
+from llmanac.web.hosts import Hosts, claim_port
+from llmanac.web.http import config
 from llmanac.web.serve import SAY
 from llmanac.web.server import PAGE_POLICY
 

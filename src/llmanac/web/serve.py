@@ -22,10 +22,10 @@ from llmanac.core.progress import Report
 from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
-from llmanac.web._asgi import Guard
 from llmanac.web._errors import ApiError, json_error
-from llmanac.web._hosts import Hosts, claim_port
-from llmanac.web._http import config
+from llmanac.web.asgi import Guard
+from llmanac.web.hosts import Hosts, claim_port
+from llmanac.web.http import config
 from llmanac.web.server import BODY_SECONDS, MAX_BODY, create_app
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C

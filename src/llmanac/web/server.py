@@ -22,12 +22,12 @@ from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web import _errors, _openapi, _prepare
-from llmanac.web._asgi import Guard
 from llmanac.web._embeddings import vectors
 from llmanac.web._errors import ApiError
-from llmanac.web._hosts import Hosts
 from llmanac.web._service import Service
 from llmanac.web._wire import header_of
+from llmanac.web.asgi import Guard
+from llmanac.web.hosts import Hosts
 
 if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder

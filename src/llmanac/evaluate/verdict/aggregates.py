@@ -1,7 +1,7 @@
 """Metrics that are no mean over items: what each item adds to them, and the score of the sums.
 
 BLEU and chrF of (reference, answer), F1 and MCC of (gold, predicted), perplexities of (log-likelihood, units) are pairs
-that lm-eval logs. The score of a resampled set is a formula of sums (`metrics/_corpus.py`).
+that lm-eval logs. The score of a resampled set is a formula of sums (`metrics/statistics/corpus.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.spec import make_method
-from llmanac.metrics._corpus import Formula, Measured, mean_of
+from llmanac.metrics.statistics.corpus import Formula, Measured, mean_of
 
 LOWER = {"perplexity", "ppl", "bits", "bpb", "bpc", "nll", "loss", "brier", "ece", "ter", "wer", "cer", "error",
          "errors", "err", "mae", "mse", "rmse", "mape", "distance", "latency", "runtime", "time", "cost",

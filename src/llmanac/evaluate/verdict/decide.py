@@ -21,10 +21,10 @@ from typing import Any, Literal
 import numpy as np
 
 from llmanac.evaluate.verdict.aggregates import alone, measured
-from llmanac.metrics import _statistics as statistics
-from llmanac.metrics._corpus import Measured, percentiles, resampled_together
-from llmanac.metrics._student import incomplete_beta, student_quantile, student_sf
 from llmanac.metrics.significance import significance
+from llmanac.metrics.statistics import estimates as statistics
+from llmanac.metrics.statistics.corpus import Measured, percentiles, resampled_together
+from llmanac.metrics.statistics.student import incomplete_beta, student_quantile, student_sf
 
 FEW = 30
 FEWEST = 6  # items or groups of which there may be a verdict: the least p of all signs is 2 / 2^6 = 0.03

@@ -13,7 +13,7 @@ from llmanac.generate.constrain.expressions import Grammar, Terminal
 
 if TYPE_CHECKING:
     from llmanac.generate.constrain.matcher import Matcher
-    from llmanac.tokenizers._base import Tokenizer
+    from llmanac.tokenizers import Tokenizer
 
 WAYS = ("constraint", "regex", "grammar", "schema", "template")
 MOST_KEPT = 32  # matchers of an engine

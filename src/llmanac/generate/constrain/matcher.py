@@ -21,7 +21,7 @@ from llmanac.kernels.constrain import recognize
 from llmanac.kernels.constrain.items import ACCEPTS, FRESH, FULL, LONGEST_TOKEN, SET_RUN, VARIED, memory_for
 
 if TYPE_CHECKING:
-    from llmanac.tokenizers._base import Tokenizer
+    from llmanac.tokenizers import Tokenizer
 
 MOST_BYTES = 1 << 26  # of the moves of sets, and of masks
 LEAST_SETS, GROWTHS = 1 << 11, 4  # sets at first; how often there is room for eight times as many

@@ -39,7 +39,7 @@ from llmanac.kernels.constrain import recognize
 from llmanac.kernels.constrain.items import ACCEPTS, FULL, memory_for
 
 if TYPE_CHECKING:
-    from llmanac.tokenizers._base import Tokenizer
+    from llmanac.tokenizers import Tokenizer
 
 MOST_PARTS, LONGEST = 1000, 100_000  # parts, and characters of a template
 STOP = 64  # characters of fixed text that end a slot of text before it

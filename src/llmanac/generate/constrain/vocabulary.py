@@ -20,7 +20,7 @@ from llmanac.kernels.constrain.items import LONGEST_TOKEN
 from llmanac.kernels.constrain.networks import LONGEST_RUN
 
 if TYPE_CHECKING:
-    from llmanac.tokenizers._base import Tokenizer
+    from llmanac.tokenizers import Tokenizer
 
 RUNS = (LONGEST_RUN, 8)  # the lengths of plain tokens that are allowed at once
 PLAIN_BYTES = re.compile(rb'[^\x00-\x1f"\\\x7f]+').fullmatch

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from llmanac.kernels.infer._machine import (
+from llmanac.kernels.infer.machine import (
     FLOAT,
     HALF,
     I8,

@@ -22,7 +22,7 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from llmanac.kernels.infer._machine import (
+from llmanac.kernels.infer.machine import (
     FLOAT,
     FORMS,
     I8,

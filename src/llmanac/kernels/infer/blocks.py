@@ -22,8 +22,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from llmanac.kernels.gguf.codes import codes
-from llmanac.kernels.infer._machine import I32, ahead, constant, literal, load, store, vector
 from llmanac.kernels.infer.kinds import PACKED
+from llmanac.kernels.infer.machine import I32, ahead, constant, literal, load, store, vector
 from llmanac.kernels.infer.products import GROUP, PLANES, ROWS, layout
 from llmanac.kernels.text import cached
 

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import carray, njit
 
-from llmanac.kernels.infer import _lines as lines
-from llmanac.kernels.infer._lines import FAST, GROUP, OFFSET, ZERO
-from llmanac.kernels.infer._machine import call, meet
+from llmanac.kernels.infer import lines as lines
 from llmanac.kernels.infer._numbers import put, put_code, put_half
 from llmanac.kernels.infer.attend import PAGE, QUERIES, floats_at
+from llmanac.kernels.infer.lines import FAST, GROUP, OFFSET, ZERO
+from llmanac.kernels.infer.machine import call, meet
 from llmanac.kernels.nn._exponential import RELAXED
 from llmanac.kernels.text import cached
 

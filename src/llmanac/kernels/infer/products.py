@@ -22,7 +22,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from llmanac.kernels.gguf.blocks import Kind
-from llmanac.kernels.infer._machine import (
+from llmanac.kernels.infer.kinds import BY_NUMBER, PACKED
+from llmanac.kernels.infer.machine import (
     AVX2,
     FLOAT,
     FORMS,
@@ -48,7 +49,6 @@ from llmanac.kernels.infer._machine import (
     vector,
     widened,
 )  # fmt: skip
-from llmanac.kernels.infer.kinds import BY_NUMBER, PACKED
 from llmanac.kernels.text import cached
 
 F32, F16, BF16 = 0, 1, 30  # ggml's numbers, as those of `KINDS`

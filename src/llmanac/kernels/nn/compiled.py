@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.nn import pointwise
-from llmanac.kernels.nn._takes import OPERATIONS
+from llmanac.kernels.nn.takes import OPERATIONS
 
 define = torch.library.custom_op
 

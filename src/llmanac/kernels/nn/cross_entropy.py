@@ -19,8 +19,8 @@ from torch import Tensor
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
-from llmanac.kernels.nn._takes import fused
-from llmanac.kernels.nn._uncompiled import uncompiled
+from llmanac.kernels.nn.takes import fused
+from llmanac.kernels.nn.uncompiled import uncompiled
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at a time
 PIECE_ROWS = 2048

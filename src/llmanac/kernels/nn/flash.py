@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.kernels.nn._uncompiled import uncompiled
+from llmanac.kernels.nn.uncompiled import uncompiled
 
 Tiling = Iterable[tuple[slice, list[tuple[Any, Tensor | None]]]]
 

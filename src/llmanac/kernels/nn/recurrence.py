@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
-from llmanac.kernels.nn._operations import did
-from llmanac.kernels.nn._uncompiled import uncompiled
+from llmanac.kernels.nn.operations import did
+from llmanac.kernels.nn.uncompiled import uncompiled
 from llmanac.kernels.text import cached
 
 Cell = Literal["rnn", "rnn-relu", "gru", "lstm"]

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from llmanac.kernels.nn._exponential import LOG2E, RELAXED, exp2
-from llmanac.kernels.nn._operations import did
-from llmanac.kernels.nn._uncompiled import uncompiled
+from llmanac.kernels.nn.operations import did
+from llmanac.kernels.nn.uncompiled import uncompiled
 from llmanac.kernels.text import cached
 
 CHUNK = 64  # steps between two states that are kept

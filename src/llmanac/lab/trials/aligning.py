@@ -33,7 +33,7 @@ from llmanac.lab.cache import StudyCache
 from llmanac.lab.runner import RunnerRequest, Say
 from llmanac.lab.trials.decoding import file_hash, hash_model
 from llmanac.lab.trials.tuning import COSTS, Tried, TuningTrial
-from llmanac.metrics._items import Metric
+from llmanac.metrics import Metric
 from llmanac.models.load import load_model
 from llmanac.recipes.align import AlignmentRows, AlignSpec, Preferred, SampledAlignment
 from llmanac.recipes.tune import EVALUATED, Tuned

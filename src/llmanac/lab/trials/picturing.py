@@ -46,7 +46,7 @@ from llmanac.lab.runner import RunnerRequest, Say, Stepping
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.words import settings_words
-from llmanac.metrics._items import Metric
+from llmanac.metrics import Metric
 from llmanac.models.images.vit import Spec as ViTSpec
 from llmanac.models.lm import LanguageModelSpec
 from llmanac.recipes import multimodal as recipes

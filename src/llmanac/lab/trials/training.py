@@ -34,7 +34,7 @@ from llmanac.lab.runner import with_train
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
-from llmanac.metrics._items import Items, Metric
+from llmanac.metrics import Items, Metric
 from llmanac.objectives import MeasuredObjective
 from llmanac.recipes.parts import RecipeParts
 from llmanac.train.loop import MAY_CHANGE, train

@@ -35,7 +35,7 @@ from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import file_hash, hash_model
 from llmanac.lab.words import settings_words
-from llmanac.metrics._items import Items, Metric
+from llmanac.metrics import Items, Metric
 from llmanac.recipes.tune import MODEL, Tuned, TuneSpec, Tuning, is_tuning, own_rate, run_held, trained_before
 from llmanac.train.loop import MAY_CHANGE
 from llmanac.train.metrics import read_metrics

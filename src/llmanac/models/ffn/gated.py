@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, POSITIVE, within
-from llmanac.kernels.nn._takes import fused, operation
+from llmanac.kernels.nn.takes import fused, operation
 from llmanac.models.ffn import Activation, FFNSpec, activate
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear, linear_all

@@ -39,8 +39,7 @@ from llmanac.models.gguf.file import divisors
 from llmanac.models.gguf.read import PackedWeights
 from llmanac.models.save import canonical_state
 from llmanac.models.scaling import Scaling
-from llmanac.tokenizers import _gguf
-from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers import Tokenizer, gguf
 
 TYPES = {  # of a file -> general.file_type, and the kind of most matrices
     "f32": (0, "F32"), "f16": (1, "F16"), "bf16": (32, "BF16"), "q8_0": (7, "Q8_0"), "q6_k": (18, "Q6_K"),
@@ -78,7 +77,7 @@ def export_gguf(
         **{f"{name}.{key}": value for key, value in _keys(table, config, scaling, model).items()},
     }
     try:
-        metadata |= _gguf.keys(tokenizer, model.vocab_size)
+        metadata |= gguf.keys(tokenizer, model.vocab_size)
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
     lost = [token for token in table.tokens if token not in metadata["tokenizer.ggml.tokens"]]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError, SpecError, nearest
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.core.types import ALL, Batch, Capabilities, ModelOutput, OutputRequest
-from llmanac.kernels.nn._takes import OPERATIONS
+from llmanac.kernels.nn.takes import OPERATIONS
 from llmanac.models.blocks import BlockSpec
 from llmanac.models.blocks.pre_norm import Spec as PreNorm
 from llmanac.models.forward import (

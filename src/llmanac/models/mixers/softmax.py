@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
-from llmanac.kernels.nn._uncompiled import uncompiled
 from llmanac.kernels.nn.flash import flash_attention
+from llmanac.kernels.nn.uncompiled import uncompiled
 from llmanac.models._tiles import Tile, tiles_of
 from llmanac.models.forward import AttentionForm, Context
 from llmanac.models.layers import Linear, linear_all

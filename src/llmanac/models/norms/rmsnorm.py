@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llmanac.core.ranges import INSIDE, within
-from llmanac.kernels.nn._takes import fused, operation
+from llmanac.kernels.nn.takes import fused, operation
 from llmanac.models.layers import upcast
 from llmanac.models.norms import NormSpec
 

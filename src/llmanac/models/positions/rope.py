@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import POSITIVE, SOME, within
-from llmanac.kernels.nn._takes import fused, operation
+from llmanac.kernels.nn.takes import fused, operation
 from llmanac.models.positions import Position, PositionSpec
 from llmanac.models.scaling import Scaling
 

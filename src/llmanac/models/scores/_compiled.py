@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmanac.kernels.nn._takes import OPERATIONS
+from llmanac.kernels.nn.takes import OPERATIONS
 from llmanac.models.scores._blocks import read_back, read_blocks, weights_size
 
 

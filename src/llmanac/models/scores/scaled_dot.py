@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmanac.core.ranges import POSITIVE, within
-from llmanac.kernels.nn._takes import fused, operation
 from llmanac.kernels.nn.flash import flash_attention
+from llmanac.kernels.nn.takes import fused, operation
 from llmanac.models._tiles import tiles_of
 from llmanac.models.forward import AttentionForm
 from llmanac.models.masks import AttentionMask

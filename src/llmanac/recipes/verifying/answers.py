@@ -14,7 +14,7 @@ import torch
 from llmanac.core.files import read_toml
 from llmanac.evaluate.divergence import SHORTEST, Windows, divergence
 from llmanac.metrics import wilson_interval
-from llmanac.metrics._statistics import Estimate, estimate
+from llmanac.metrics.statistics.estimates import Estimate, estimate
 from llmanac.recipes.tune_rows import read_rows
 from llmanac.recipes.verifying.files import CauseFound, Probes, finding
 from llmanac.recipes.verifying.sides import LocalSide, Prompt, SideAnswer, tried

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import CheckpointError, TokenizerError, shown
-from llmanac.evaluate._server import Server
+from llmanac.evaluate.server import Server
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS

@@ -14,7 +14,7 @@ from llmanac.core.progress import progress
 from llmanac.data import texts
 from llmanac.data.command_problems import CommandProblems
 from llmanac.recipes.vocabulary.texts import Reading
-from llmanac.tokenizers._base import Special, Tokenizer
+from llmanac.tokenizers import Special, Tokenizer
 from llmanac.tokenizers._bpe import BPE
 from llmanac.tokenizers._reachable import unreachable
 from llmanac.tokenizers._word import WordLevel

@@ -18,7 +18,7 @@ from llmanac.core.files import read_json, readable
 from llmanac.core.spec import make_method
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.texts import documents, files_of
-from llmanac.tokenizers._base import Tokenizer
+from llmanac.tokenizers import Tokenizer
 from llmanac.tokenizers.load import stretches
 
 

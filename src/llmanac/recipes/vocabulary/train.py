@@ -12,8 +12,7 @@ from llmanac.core import spec
 from llmanac.core.errors import SpecError
 from llmanac.core.files import atomic_folder, write_json
 from llmanac.recipes.vocabulary import texts
-from llmanac.tokenizers._base import Tokenizer
-from llmanac.tokenizers._mixture import Mixture, parse_weights
+from llmanac.tokenizers import Mixture, Tokenizer, parse_weights
 
 
 @dataclass(frozen=True)

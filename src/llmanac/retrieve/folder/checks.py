@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmanac.metrics._porter import stem
+from llmanac.metrics import stem
 from llmanac.retrieve._words import STOP, content
 from llmanac.retrieve.folder.quotes import ORDERS, spans
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from llmanac.evaluate._english import FUNCTION
+from llmanac.evaluate.english import FUNCTION
 from llmanac.retrieve.folder.index import Passage
 
 # orders to a reader that is a model, which a document may hold to change its answers

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmanac.evaluate._english import FUNCTION
-from llmanac.metrics._porter import stem
+from llmanac.evaluate.english import FUNCTION
+from llmanac.metrics import stem
 from llmanac.retrieve._words import plain_words
 from llmanac.retrieve.bm25 import BM25
 

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llmanac.web._errors import ApiError, json_error
-from llmanac.web._hosts import Hosts
+from llmanac.web.hosts import Hosts
 
 T = TypeVar("T")
 OPEN = ("/", "/health")  # pages that need no key; the chat page asks for one

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.metrics._intervals import Z
-from llmanac.metrics._student import incomplete_beta
+from llmanac.metrics.statistics.intervals import Z
+from llmanac.metrics.statistics.student import incomplete_beta
 
 LEVEL, POWER = 0.05, 0.8
 

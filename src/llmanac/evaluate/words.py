@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
-from llmanac.evaluate import _english
+from llmanac.evaluate import english
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
@@ -31,11 +31,11 @@ class Words:
 
     def __init__(self, counts: Counter[str]) -> None:
         self.counts = counts
-        for row in (*_english.AGREEMENT, *_english.CONFUSED, _english.PREPOSITIONS, _english.FUNCTION):
+        for row in (*english.AGREEMENT, *english.CONFUSED, english.PREPOSITIONS, english.FUNCTION):
             for word in row:
                 self.counts[word] += 1
-        for base in _english.IRREGULAR:
-            for form in _english.verb_forms(base):
+        for base in english.IRREGULAR:
+            for form in english.verb_forms(base):
                 self.counts[form] += 1
 
     @classmethod

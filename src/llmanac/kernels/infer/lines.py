@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.infer._machine import call, meet
 from llmanac.kernels.infer._numbers import code_group
+from llmanac.kernels.infer.machine import call, meet
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
 
 ONE, HALF32, ZERO = np.float32(1), np.float32(0.5), np.float32(0)

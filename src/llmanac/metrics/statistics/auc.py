@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.core.errors import DataError
-from llmanac.metrics._intervals import Z
+from llmanac.metrics.statistics.intervals import Z
 
 
 def _midranks(values: np.ndarray) -> np.ndarray:

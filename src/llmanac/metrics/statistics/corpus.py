@@ -13,7 +13,7 @@ import numpy as np
 
 from llmanac.core.errors import DataError, shown
 from llmanac.kernels.metrics.trials import count_drawn
-from llmanac.metrics._intervals import wilson_interval
+from llmanac.metrics.statistics.intervals import wilson_interval
 
 SEED = 12345  # sacrebleu's
 SAMPLES = 1000

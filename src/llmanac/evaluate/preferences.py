@@ -16,7 +16,7 @@ from llmanac.core import files
 from llmanac.core.errors import DataError, SpecError, shown
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
-from llmanac.metrics._battles import OUTCOMES
+from llmanac.metrics import OUTCOMES
 
 QUESTIONS, RATINGS, PREFERENCES = "questions.jsonl", "ratings.jsonl", "preferences.jsonl"
 SCORES = (1, 2, 3, 4, 5)
