@@ -23,7 +23,7 @@ from llmanac.evaluate._jinja import Expression, Template
 from llmanac.evaluate._judging import judge_generated, quac, summarise
 from llmanac.evaluate.answering import Local
 from llmanac.evaluate.benchmark import Benchmark, Generation
-from llmanac.evaluate.evaluation import compare, compare_all, evaluate
+from llmanac.evaluate.evaluation import compare_all, evaluate
 from llmanac.evaluate.load import load_benchmark
 from llmanac.evaluate.server import Server
 from llmanac.evaluate.verdict.judged import verdict
@@ -185,6 +185,10 @@ def made(values, name="n", **others):
     verdicts = [evaluation.Verdict("x", "x", bool(v), {"acc": float(v), **{m: float(o[i]) for m, o in others.items()}})
                 for i, v in enumerate(values)]  # fmt: skip
     return evaluation.Evaluation(name, "m", items, verdicts, summarise(items, verdicts))
+
+
+def compare(one, two):
+    return compare_all([(one, two)])
 
 
 def test_benchmarks_are_one_family_of_tests():

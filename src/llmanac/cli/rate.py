@@ -13,7 +13,7 @@ from llmanac.cli.options import AsJson, Seed, SomeRunner
 from llmanac.core.errors import LlmanacError, SpecError
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.ratings import Questions, Rating, Store
+    from llmanac.evaluate.ratings import Questions, Rating
 
 
 def rate_command(
@@ -43,8 +43,10 @@ def rate_command(
         report: Only say what a file of ratings says.
         dtype: float32, float64 or bfloat16 [float32].
     """
+    from llmanac.core.files import read_text
     from llmanac.core.lock import locked
-    from llmanac.evaluate.judging import more, write_gold
+    from llmanac.evaluate import judging
+    from llmanac.evaluate.answering import load_answerer
     from llmanac.evaluate.preferences import PREFERENCES, write_preferences
     from llmanac.evaluate.ratings import RATINGS, Questions, Store, read_ratings
     from llmanac.evaluate.ratings import report as reported
@@ -57,7 +59,7 @@ def rate_command(
             asked = Questions.load(folder)
             with contextlib.suppress(LlmanacError), locked(folder / ".lock", busy="the page itself writes them"):
                 write_preferences(folder, asked, read_ratings(file))
-            counts = {"preferences": _preferences(folder, asked, ratings)} | more(folder, asked, ratings)
+            counts = {"preferences": _preferences(folder, asked, ratings)} | judging.more(folder, asked, ratings)
         _show(reported(ratings) | counts, as_json)
         place = folder / PREFERENCES
         if not as_json and place.is_file() and place.stat().st_size:
@@ -89,36 +91,25 @@ def rate_command(
             questions.save(out)
         store = Store(out, questions, mode, seed)  # type: ignore[arg-type]
         if gold is not None:
-            write_gold(out, questions, read_rows(prompts, gold, "--gold").values)
+            judging.write_gold(out, questions, read_rows(prompts, gold, "--gold").values)
         if judge is None:
             from llmanac.web.rate import serve_ratings
 
             serve_ratings(store, port=port)
         else:
-            _judge(store, judge, rubric, {"dtype": dtype, "runner": runner, "rpm": rpm})
+            model = load_answerer(judge, dtype=dtype, runner=runner, rpm=rpm)
+            judging.judge(model, store, "" if rubric is None else read_text(rubric))
+        paths = [] if judge is None else judging.write_scores(out, questions, store.ratings)
         if store.ratings:
-            said = {"preferences": _preferences(out, questions, store.ratings), **more(out, questions, store.ratings)}
+            said = {
+                "preferences": _preferences(out, questions, store.ratings),
+                **judging.more(out, questions, store.ratings),
+            }
             _show(reported(store.ratings) | said, as_json)
     if judge is not None and not as_json and len(questions.answers) > 1:
-        print(f"Next: llmanac verdict {' '.join(map(shlex.quote, _scores(store)))}   (item by item)")
+        print(f"Next: {shlex.join(['llmanac', 'verdict', *map(str, paths)])}   (item by item)")
     elif not as_json:
         print(f"Next: llmanac rate --report {shlex.quote(str(out))}")
-
-
-def _judge(store: Store, judge: str, rubric: Path | None, how: dict[str, Any]) -> None:
-    from llmanac.core.files import read_text
-    from llmanac.evaluate import judging
-    from llmanac.evaluate.answering import load_answerer
-
-    model = load_answerer(judge, **how)
-    judging.judge(model, store, "" if rubric is None else read_text(rubric))
-    _scores(store)
-
-
-def _scores(store: Store) -> list[str]:
-    from llmanac.evaluate.judging import write_scores
-
-    return [str(path) for path in write_scores(store.folder, store.questions, store.ratings)]
 
 
 def _preferences(folder: Path, questions: Questions, ratings: list[Rating]) -> dict[str, int]:

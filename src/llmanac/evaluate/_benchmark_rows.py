@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, SpecError, shown
-from llmanac.core.files import read_json
+from llmanac.core.files import read_json, read_text
 from llmanac.core.progress import say_once
 from llmanac.data import json_rows
 from llmanac.data.command_problems import CommandProblems, check_packed
@@ -24,7 +24,6 @@ from llmanac.evaluate.benchmark import Benchmark, Source, Templates
 
 MOST_ROWS = 1 << 20
 MOST_FIELD = 64  # characters of a field that an item keeps
-MOST_LINE = 1 << 20  # characters of a first line that is looked at
 
 Row = dict[str, Any]
 
@@ -125,8 +124,7 @@ def _rows_of_file(source: Source, path: Path) -> Iterator[tuple[int, Row]]:
 
 def _in_lines(path: Path) -> bool:
     """Whether a .json file has an object on its first line, and so is one of JSON Lines."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        first = file.readline(MOST_LINE).strip()
+    first = next((text for _, text in lines(path, CommandProblems())), "")
     try:
         return first[:1] == "{" and isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
@@ -268,10 +266,7 @@ class _Examples:
 
     def _worked(self, name: str) -> str:
         if name not in self.texts:
-            try:
-                text = (self.folder / name).read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{self.folder / name}: cannot read the examples ({error})") from None
+            text = read_text(self.folder / name)
             head, dashes, rest = text.partition("\n-----\n")
             self.texts[name] = (rest if dashes else head).strip() + self.own.shots.separator
         return self.texts[name]

@@ -11,6 +11,7 @@ free. Nothing of an answer is run. Patil et al. 2025, Berkeley Function Calling 
 from __future__ import annotations
 
 import ast
+import operator
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,9 @@ from llmanac.core.errors import DataError, shown
 MOST = 20_000  # characters of an answer that is read as calls
 TYPES: dict[str, type] = {"string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list,
                           "dict": dict, "any": str}  # fmt: skip
+OPERATIONS: dict[type, Any] = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+                               ast.Div: operator.truediv}  # fmt: skip
+LARGEST = 1e15  # of numbers that are computed with
 _SKIPPED = re.compile(r"[ ,./\-_*^]")
 
 Call = dict[str, dict[Any, Any]]  # a name and its parameters
@@ -35,10 +39,10 @@ def calls_in(answer: str) -> list[Call] | None:
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
             body = ast.parse(text.strip().strip("'"), mode="eval").body
-        parts = [body] if isinstance(body, ast.Call) else body.elts if isinstance(body, ast.List | ast.Tuple) else None
+        parts: Any = [body] if isinstance(body, ast.Call) else getattr(body, "elts", None)
         if parts is None or not all(isinstance(part, ast.Call) for part in parts):
             return None
-        return [_value(part) if part.keywords else {ast.unparse(part.func): {}} for part in parts]  # type: ignore[attr-defined]
+        return [_value(part) if part.keywords else {ast.unparse(part.func): {}} for part in parts]
     except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError):
         return None
 
@@ -57,17 +61,10 @@ def _value(node: ast.AST) -> Any:
         case ast.Dict():
             return {_value(key): _value(one) for key, one in zip(node.keys, node.values, strict=True) if key}
         case ast.BinOp():
-            one, two = _value(node.left), _value(node.right)
-            if all(isinstance(side, (int, float)) for side in (one, two)):
-                match node.op:
-                    case ast.Add():
-                        return one + two
-                    case ast.Sub():
-                        return one - two
-                    case ast.Mult():
-                        return one * two
-                    case ast.Div() if two:
-                        return one / two
+            sides = [_value(node.left), _value(node.right)]
+            small = all(isinstance(side, (int, float)) and abs(side) < LARGEST for side in sides)
+            if small and type(node.op) in OPERATIONS and (sides[1] or not isinstance(node.op, ast.Div)):
+                return OPERATIONS[type(node.op)](*sides)
         case ast.Call(keywords=[_, *_]):
             return {ast.unparse(node.func): {one.arg: _value(one.value) for one in node.keywords}}
     return ast.unparse(node)
@@ -75,26 +72,21 @@ def _value(node: ast.AST) -> Any:
 
 def checked(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Call]]:
     """`(functions by name, right calls)` of a row. Raises DataError for what cannot be compared; it names the field."""
-    functions: Any = row.get("function")
+    functions: Any = row.get("function") or ()
     truth: Any = row.get("truth")
     try:
-        known = {one["name"]: one["parameters"] for one in functions or ()}
-        for parameters in known.values():
-            parameters["properties"].items()
-            kinds = [one["type"] for one in parameters["properties"].values()]
-            kinds += [one["items"]["type"] for one in parameters["properties"].values() if TYPES[one["type"]] is list]
-            if unknown := set(kinds) - set(TYPES):
-                raise DataError(f"function: {shown(sorted(unknown))} are not types (known: {', '.join(TYPES)})")
+        known = {one["name"]: one["parameters"] for one in functions}
+        for one in (one for parameters in known.values() for one in parameters["properties"].values()):
+            if TYPES[one["type"]] is list:
+                TYPES[one["items"]["type"]]
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"function: is not a list of names with parameters.properties and types ({error})") from None
+        raise DataError(f"function: is not a list of parameters.properties with known types ({error!r})") from None
     good = isinstance(truth, list) and all(
         isinstance(one, dict) and len(one) == 1 and isinstance(fields := next(iter(one.values())), dict)
         and all(isinstance(allowed, list) for allowed in fields.values()) and set(one) <= set(known) for one in truth
     )  # fmt: skip
     if not good:
-        raise DataError(
-            f"truth: {shown(truth)} is not a list of calls of its functions, each value a list of allowed ones"
-        )
+        raise DataError(f"truth: {shown(truth)} is not a list of calls of its functions with lists of allowed values")
     return known, list(truth)
 
 
@@ -126,7 +118,7 @@ def _allowed(value: Any, schema: Mapping[str, Any], allowed: list[Any]) -> bool:
     expected, inner = TYPES[kind], TYPES[schema["items"]["type"]] if TYPES[kind] is list else None
     if kind == "tuple" and isinstance(value, tuple):
         value = list(value)
-    if kind == "float" and type(value) is int:
+    if kind == "float" and type(value) is int and abs(value) < LARGEST:
         value = float(value)
     fits = _fits(value, allowed, expected, inner)
     if fits == "variable":

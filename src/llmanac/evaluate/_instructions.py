@@ -2,14 +2,13 @@
 
 strict: the answer as it is. loose: also without its first or last line, and without asterisks; one of these is enough.
 
-An instruction's fields are the parameters of its function after the text. The rules are those of the published
+The rules are those of the published
 checkers (Zhou et al. 2023, arXiv:2311.07911). Sentences and languages are told by the project's own means, which agree
 with theirs on plain text only; a letter that is none (`#`) is counted, where they draw another one.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -63,9 +62,7 @@ def _pieces(parts: Sequence[str]) -> int:
 
 
 def _json(text: str) -> bool:
-    text = text.strip()
-    for mark in ("```json", "```Json", "```JSON", "```"):
-        text = text.removeprefix(mark)
+    text = regex.sub(r"\A```(?:json|Json|JSON)?", "", text.strip())
     try:
         json.loads(text.removesuffix("```").strip())
     except (ValueError, RecursionError):
@@ -103,52 +100,46 @@ def _two(text: str) -> bool:
     return _pieces(parts) == 2 and len(set(kept)) == 2
 
 
-def _capitals(text: str) -> int:
-    return sum(word.isupper() for word in _APART.sub(" ", _CLITIC.sub(r" \1", text)).split())
+def _bare(text: str) -> str:
+    return text.strip().lower()
 
 
-def _english(text: str) -> bool:
-    return language_of(text) in ("en", None)
-
-
-KINDS: dict[str, Callable[..., bool]] = {
-    "keywords:existence": lambda text, keywords: all(_found(one, text) for one in keywords),
-    "keywords:frequency": lambda text, keyword, frequency, relation: RELATIONS[relation](
-        len(_found(keyword.strip(), text)), frequency),
-    "keywords:forbidden_words": lambda text, forbidden_words: not any(
-        _found(rf"\b{word}\b", text) for word in forbidden_words),
-    "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: RELATIONS[let_relation](
-        text.lower().count(letter.strip().lower()), let_frequency),
-    "language:response_language": lambda text, language: language_of(text) in (language[:2].lower(), None),
-    "length_constraints:number_sentences": lambda text, num_sentences, relation: RELATIONS[relation](
-        _sentences(text), num_sentences),
-    "length_constraints:number_paragraphs": lambda text, num_paragraphs: (
-        _pieces(regex.split(r"\s?\*\*\*\s?", text)) == num_paragraphs),
-    "length_constraints:number_words": lambda text, num_words, relation: RELATIONS[relation](
-        len(regex.findall(r"\w+", text)), num_words),
-    "length_constraints:nth_paragraph_first_word": _first_word,
-    "detectable_content:number_placeholders": lambda text, num_placeholders: (
-        len(_found(r"\[.*?\]", text)) >= num_placeholders),
-    "detectable_content:postscript": _postscript,
-    "detectable_format:number_bullet_lists": lambda text, num_bullets: _bullets(text) == num_bullets,
-    "detectable_format:constrained_response": lambda text: any(one in text for one in OPTIONS),
-    "detectable_format:number_highlighted_sections": lambda text, num_highlights: _highlights(text) >= num_highlights,
-    "detectable_format:multiple_sections": lambda text, section_spliter, num_sections: (
-        len(_found(rf"\s?{section_spliter.strip()}\s?\d+\s?", text, 0)) >= num_sections),
-    "detectable_format:json_format": _json,
-    "detectable_format:title": lambda text: any(
-        one.lstrip("<").rstrip(">").strip() for one in _found(r"<<[^\n]+>>", text)),
-    "combination:two_responses": _two,
-    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
-        text.strip().lower().startswith(prompt_to_repeat.strip().lower())),
-    "startend:end_checker": lambda text, end_phrase: (
-        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())),
-    "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: RELATIONS[capital_relation](
-        _capitals(text), capital_frequency),
-    "change_case:english_capital": lambda text: text.isupper() and _english(text),
-    "change_case:english_lowercase": lambda text: text.islower() and _english(text),
-    "punctuation:no_comma": lambda text: "," not in text,
-    "startend:quotation": lambda text: len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"',
+# of each kind its fields, and a function of the text and of them
+KINDS: dict[str, tuple[str, Callable[..., bool]]] = {
+    "keywords:existence": ("keywords", lambda text, words: all(_found(word, text) for word in words)),
+    "keywords:frequency": ("keyword frequency relation", lambda text, word, n, how: RELATIONS[how](
+        len(_found(word.strip(), text)), n)),
+    "keywords:forbidden_words": ("forbidden_words", lambda text, words: not any(
+        _found(rf"\b{word}\b", text) for word in words)),
+    "keywords:letter_frequency": ("letter let_frequency let_relation", lambda text, letter, n, how: RELATIONS[how](
+        text.lower().count(letter.strip().lower()), n)),
+    "language:response_language": ("language", lambda text, code: language_of(text) in (code[:2].lower(), None)),
+    "length_constraints:number_sentences": ("num_sentences relation", lambda text, n, how: RELATIONS[how](
+        _sentences(text), n)),
+    "length_constraints:number_paragraphs": ("num_paragraphs", lambda text, n: (
+        _pieces(regex.split(r"\s?\*\*\*\s?", text)) == n)),
+    "length_constraints:number_words": ("num_words relation", lambda text, n, how: RELATIONS[how](
+        len(regex.findall(r"\w+", text)), n)),
+    "length_constraints:nth_paragraph_first_word": ("num_paragraphs nth_paragraph first_word", _first_word),
+    "detectable_content:number_placeholders": ("num_placeholders", lambda text, n: len(_found(r"\[.*?\]", text)) >= n),
+    "detectable_content:postscript": ("postscript_marker", _postscript),
+    "detectable_format:number_bullet_lists": ("num_bullets", lambda text, n: _bullets(text) == n),
+    "detectable_format:constrained_response": ("", lambda text: any(one in text for one in OPTIONS)),
+    "detectable_format:number_highlighted_sections": ("num_highlights", lambda text, n: _highlights(text) >= n),
+    "detectable_format:multiple_sections": ("section_spliter num_sections", lambda text, mark, n: (
+        len(_found(rf"\s?{mark.strip()}\s?\d+\s?", text, 0)) >= n)),
+    "detectable_format:json_format": ("", _json),
+    "detectable_format:title": ("", lambda text: any(
+        one.lstrip("<").rstrip(">").strip() for one in _found(r"<<[^\n]+>>", text))),
+    "combination:two_responses": ("", _two),
+    "combination:repeat_prompt": ("prompt_to_repeat", lambda text, asked: _bare(text).startswith(_bare(asked))),
+    "startend:end_checker": ("end_phrase", lambda text, end: text.strip().strip('"').lower().endswith(_bare(end))),
+    "change_case:capital_word_frequency": ("capital_frequency capital_relation", lambda text, n, how: RELATIONS[how](
+        sum(word.isupper() for word in _APART.sub(" ", _CLITIC.sub(r" \1", text)).split()), n)),
+    "change_case:english_capital": ("", lambda text: text.isupper() and language_of(text) in ("en", None)),
+    "change_case:english_lowercase": ("", lambda text: text.islower() and language_of(text) in ("en", None)),
+    "punctuation:no_comma": ("", lambda text: "," not in text),
+    "startend:quotation": ("", lambda text: len(text.strip()) > 1 and text.strip()[0] == text.strip()[-1] == '"'),
 }  # fmt: skip
 
 
@@ -161,8 +152,7 @@ def instructions_of(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for name, fields in zip(ids, given, strict=True):
         if name not in KINDS:
             raise DataError(f"instruction_id_list: {shown(name)} is not known{nearest(str(name), KINDS)}")
-        wanted = list(inspect.signature(KINDS[name]).parameters)[1:]
-        found = {key: (fields or {}).get(key) for key in wanted}
+        found = {key: (fields or {}).get(key) for key in KINDS[name][0].split()}
         for key, value in found.items():
             if not _fits(key, value):
                 raise DataError(f"kwargs.{key}: {shown(value)} does not fit {name}")
@@ -177,12 +167,10 @@ def _fits(key: str, value: Any) -> bool:
         return isinstance(value, list) and bool(value) and all(_fits("keyword", one) for one in value)
     if key.startswith(("num_", "nth_")) or key.endswith("frequency"):
         return type(value) is int and value >= key.startswith("nth_")
-    if key in PATTERNS and isinstance(value, str):
-        try:
-            regex.compile(value)
-        except (regex.error, RecursionError):
-            return False
-    return isinstance(value, str) and bool(value.strip())
+    try:
+        return isinstance(value, str) and bool(value.strip() and (key not in PATTERNS or regex.compile(value)))
+    except (regex.error, RecursionError):
+        return False
 
 
 def followed(row: Mapping[str, Any], answer: str) -> tuple[list[bool], list[bool]]:
@@ -190,8 +178,6 @@ def followed(row: Mapping[str, Any], answer: str) -> tuple[list[bool], list[bool
     lines = answer.split("\n")
     parts = [answer, *("\n".join(cut).strip() for cut in (lines[1:], lines[:-1], lines[1:-1]))]
     loose = [text for part in parts for text in (part, part.replace("*", "")) if text.strip()]
-    asked = [(KINDS[name], fields) for name, fields in instructions_of(row)]
-    return (
-        [bool(answer.strip()) and check(answer, **fields) for check, fields in asked],
-        [any(check(text, **fields) for text in loose) for check, fields in asked],
-    )
+    asked = [(KINDS[name][1], fields.values()) for name, fields in instructions_of(row)]
+    strict = [bool(answer.strip()) and check(answer, *fields) for check, fields in asked]
+    return strict, [any(check(text, *fields) for text in loose) for check, fields in asked]

@@ -16,7 +16,7 @@ from llmanac.evaluate._calls import calls_in, right_calls
 from llmanac.evaluate._choosing import lettered, read_choice
 from llmanac.evaluate._instructions import followed
 from llmanac.evaluate._jinja import SECONDS
-from llmanac.evaluate.benchmark import Extraction, Generation
+from llmanac.evaluate.benchmark import Benchmark, Extraction, Generation
 from llmanac.metrics import Z, wilson_interval
 from llmanac.metrics.answers import convention, drop, f1
 from llmanac.metrics.multiple_choice import chosen
@@ -244,14 +244,12 @@ def judge_instructions(items: Sequence[Item], answers: Sequence[str]) -> list[Ve
     """Of IFEval: whether all instructions are followed, and how many; strictly and loosely."""
     out = []
     for item, answer in zip(items, answers, strict=True):
-        scores: dict[str, float] = {}
-        several: dict[str, list[float]] = {}
-        ways = followed(item.row or {}, answer)
-        for way, own in zip(("strict", "loose"), ways, strict=True):
-            scores[f"prompt {way}"] = float(all(own))
-            several[f"instruction {way}"] = list(map(float, own))
-            scores[f"instruction {way}"] = sum(own) / len(own)
-        broken = [name for name, kept in zip((item.row or {})["instruction_id_list"], ways[0], strict=True) if not kept]
+        ways = dict(zip(("strict", "loose"), followed(item.row or {}, answer), strict=True))
+        scores = {f"prompt {way}": float(all(own)) for way, own in ways.items()}
+        scores |= {f"instruction {way}": sum(own) / len(own) for way, own in ways.items()}
+        several = {f"instruction {way}": list(map(float, own)) for way, own in ways.items()}
+        names = (item.row or {})["instruction_id_list"]
+        broken = [name for name, kept in zip(names, ways["strict"], strict=True) if not kept]
         note = "not followed: " + ", ".join(broken) if broken else ""
         out.append(Verdict(answer, None, not broken, scores, note=note, several=several))
     return out
@@ -259,12 +257,12 @@ def judge_instructions(items: Sequence[Item], answers: Sequence[str]) -> list[Ve
 
 def judge_calls(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
     """Of function calls, against those of the row."""
-    out = []
-    for item, answer in zip(items, answers, strict=True):
-        calls = calls_in(answer)
-        right = right_calls(item.row or {}, calls)
-        out.append(Verdict(answer, None if calls is None else repr(calls), right, {"right calls": float(right)}))
-    return out
+    found = [(answer, calls, right_calls(item.row or {}, calls)) for item, answer in zip(items, answers, strict=True)
+             for calls in [calls_in(answer)]]  # fmt: skip
+    return [
+        Verdict(answer, None if calls is None else repr(calls), right, {"right calls": float(right)})
+        for answer, calls, right in found
+    ]
 
 
 def judge_programs(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
@@ -290,3 +288,18 @@ def _ending(result: Result) -> str:
 BY_ROW: dict[str, Callable[[Sequence[Item], Sequence[str]], list[Verdict]]] = {
     "code": judge_programs, "ifeval": judge_instructions, "function-calls": judge_calls,
 }  # fmt: skip
+
+
+def judged(items: Sequence[Item], raw: Sequence[Any], own: Benchmark, chat: bool) -> list[Verdict]:
+    """What the model's answers are worth: letters in a chat, likelihoods, texts, or what the row says of them."""
+    made = own.generation
+    if made is None:
+        if chat:
+            return [judge_letter(item, text) for item, text in zip(items, raw, strict=True)]
+        if own.choices:
+            judge = {"pick": judge_choices, "mass": judge_mass}[own.choices.score]
+            return [judge(item, [pair[0] for pair in row]) for item, row in zip(items, raw, strict=True)]
+        return [judge_likelihood(item, *row[0]) for item, row in zip(items, raw, strict=True)]
+    if made.by_row is not None:
+        return BY_ROW[made.by_row](items, raw)
+    return [judge_generated(made, item, text) for item, text in zip(items, raw, strict=True)]

@@ -6,6 +6,7 @@ that this one redirects to.
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.client
 import json
@@ -105,11 +106,8 @@ def _named(header: str | None) -> float | None:
     """Seconds of a Retry-After header, which is a number or a date."""
     if header is None:
         return None
-    try:
+    with contextlib.suppress(ValueError):
         return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
+    with contextlib.suppress(ValueError, TypeError):
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
+    return None

@@ -23,17 +23,7 @@ from llmanac.core.files import read_json, write_json
 from llmanac.core.progress import progress
 from llmanac.evaluate._benchmark_rows import Item
 from llmanac.evaluate._choosing import lettered
-from llmanac.evaluate._judging import (
-    BY_ROW,
-    Score,
-    Verdict,
-    judge_choices,
-    judge_generated,
-    judge_letter,
-    judge_likelihood,
-    judge_mass,
-    summarise,
-)  # fmt: skip
+from llmanac.evaluate._judging import Score, Verdict, judged, summarise
 from llmanac.evaluate.answering import Answerer
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.verdict import decide
@@ -100,7 +90,7 @@ def evaluate(
             compute = functools.partial(_answers, model, part, own, chat)
             raw += _kept(cache, _request(model, part, own, chat), len(part), compute)
             bar.advance(len(part))
-    verdicts = _judged(items, raw, own, chat)
+    verdicts = judged(items, raw, own, chat)
     return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts))
 
 
@@ -149,20 +139,6 @@ def _kept(cache: Path | None, request: list[Any], count: int, compute: Callable[
     return found
 
 
-def _judged(items: Sequence[Item], raw: Sequence[Any], own: Benchmark, chat: bool) -> list[Verdict]:
-    made = own.generation
-    if made is None:
-        if chat:
-            return [judge_letter(item, text) for item, text in zip(items, raw, strict=True)]
-        if own.choices:
-            judge = {"pick": judge_choices, "mass": judge_mass}[own.choices.score]
-            return [judge(item, [pair[0] for pair in row]) for item, row in zip(items, raw, strict=True)]
-        return [judge_likelihood(item, *row[0]) for item, row in zip(items, raw, strict=True)]
-    if made.by_row is not None:
-        return BY_ROW[made.by_row](items, raw)
-    return [judge_generated(made, item, text) for item, text in zip(items, raw, strict=True)]
-
-
 @dataclass(frozen=True)
 class Difference:
     """Model B less model A on the same items, by the tests of `llmanac verdict` (`verdict/decide.py`).
@@ -185,11 +161,6 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         return dict(vars(self))
-
-
-def compare(one: Evaluation, two: Evaluation) -> list[Difference]:
-    """The paired differences of every metric that is a mean over items. Raises what `compare_all` does."""
-    return compare_all([(one, two)])
 
 
 def compare_all(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> list[Difference]:

@@ -156,16 +156,18 @@ def write_scores(folder: Path, questions: Questions, ratings: Sequence[Rating]) 
             won = OUTCOMES[str(one.value)]
             for name, share in zip(one.models, (won, 1 - won), strict=True):
                 values[name][one.item].append(share)
-    out = []
-    for number, (name, by_item) in enumerate(values.items()):
-        lines = [
+    paths = [folder / "scores" / f"{number}-{Path(name).stem}.jsonl" for number, name in enumerate(values)]
+    for path, (name, by_item) in zip(paths, values.items(), strict=True):
+        _write(path, [
             {"id": str(item), "score": float(np.mean(given)), "prompt": questions.prompts[item],
              "answer": questions.answers[name][item]} for item, given in sorted(by_item.items())
-        ]  # fmt: skip
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        out.append(folder / "scores" / f"{number}-{Path(name).stem}.jsonl")
-        files.write_bytes(out[-1], text.encode("utf-8", "backslashreplace"))
-    return out
+        ])  # fmt: skip
+    return paths
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files.write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_gold(folder: Path, questions: Questions, labels: Sequence[Any]) -> None:
@@ -176,16 +178,13 @@ def write_gold(folder: Path, questions: Questions, labels: Sequence[Any]) -> Non
     """
     names = list(questions.answers)
     known = {**dict(zip(names, ("left", "right"), strict=False)), "0": "left", "1": "right", "tie": "tie"}
-    lines = []
+    rows = []
     for item, label in enumerate(labels):
-        if len(names) == 2 and str(label) in known:
-            key: dict[str, Any] = {"left": names[0], "right": names[1], "choice": known[str(label)]}
-        elif len(names) == 1 and str(label) in map(str, SCORES):
-            key = {"model": names[0], "score": int(label)}
-        else:
+        value = known.get(str(label)) if len(names) == 2 else str(label) in map(str, SCORES) and int(label)
+        if not value or len(names) > 2:
             raise DataError(f"--gold: {label!r} of question {item + 1} is no model, number of one, tie, or score")
-        lines.append(json.dumps({"rater": "gold", "item": item, **key}, ensure_ascii=False) + "\n")
-    files.write_bytes(folder / GOLD, "".join(lines).encode("utf-8", "backslashreplace"))
+        rows.append(Rating("gold", item, tuple(names), value).as_json())
+    _write(folder / GOLD, rows)
 
 
 def more(folder: Path, questions: Questions, ratings: Sequence[Rating]) -> dict[str, Any]:

@@ -104,8 +104,7 @@ class Server:
             if "temperature" in fields:
                 say_once(f"{self.url}: refuses a temperature of 0; its answers are drawn, and another run gives others")
             return answer
-        assert refused is not None
-        raise refused
+        raise refused or AssertionError
 
     def _before(self, text: Any, stop: Sequence[str]) -> str:
         if not isinstance(text, str):

@@ -87,9 +87,8 @@ def compare(
     units = len(values) if own is None else int(own.max()) + 1
     own = own if units < len(values) else None
     ones = [alone(metric, one) for one in (baseline, values)]
-    gain = (ones[1] - ones[0]) * (1 if higher else -1)
-    changes: dict[str, Any] = {"improved": int((gain > 0).sum()), "worsened": int((gain < 0).sum())}
-    del gain  # of many items these arrays are much of the memory
+    above, below = (int((side * (ones[1] - ones[0]) > 0).sum()) for side in (1, -1))
+    changes: dict[str, Any] = dict(zip(("improved", "worsened")[:: 1 if higher else -1], (above, below), strict=True))
     several = values.shape[1] > 1
     found = _whole(systems, own, margin) if several else _mean(ones[1], ones[0], own, units, margin, repeated)
     comparison = Comparison(
