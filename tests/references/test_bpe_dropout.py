@@ -84,7 +84,8 @@ def test_the_heap_draws_as_the_scan_does(bpe, monkeypatch, p):
     def by_heap(word: str, seed: int) -> tuple[int, ...]:
         data = np.frombuffer(word.encode() + bytes(32), np.uint8)
         out, state = np.empty(len(word.encode()), np.int32), np.array([seed * 7919], np.uint64)
-        n = bpe_dropout._queue(np.uint64(data.ctypes.data), len(word.encode()), byte_ids, pairs, dropped, state, out, 0)
+        address, steps = np.uint64(data.ctypes.data), np.zeros(4, np.int64)
+        n = bpe_dropout._merge_long(address, len(word.encode()), byte_ids, pairs, out, steps, dropped, state)
         return tuple(out[:n].tolist())
 
     for word in ("bandana", "ababab", "aaaaa"):

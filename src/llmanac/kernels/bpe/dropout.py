@@ -15,97 +15,13 @@ have been kept), and the work stays linear in the text.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from llmanac.kernels.bpe.encode import LOW, _find_pair, _sift_down, _sift_up
+from llmanac.kernels.bpe.encode import _merge_long, _merge_short
 from llmanac.kernels.split.words import GIVEN, TEXT_END, piece_end
-from llmanac.kernels.text import ALL_ONES, ONE, cached, load_byte, random_bits
+from llmanac.kernels.text import ONE, cached, load_byte
 
 SHORT, STRETCH = 64, 512  # bytes: scanned below it; scanned in stretches where the heap would be slow
 MANY_DROPPED = np.uint64(0xF000000000000000)  # p above 15/16: the heap would put back more than 16 merges a step
-
-
-@njit
-def _scan(address, length, byte_ids, pairs, dropped, state, out, filled, ranks):
-    """Merge `length` bytes at an address into `out[filled:]`, scanning at each step; returns how many ids are left."""
-    for i in range(length):
-        out[filled + i] = byte_ids[load_byte(address + np.uint64(i))]
-    left = length
-    for i in range(left - 1):
-        ranks[i] = _find_pair(pairs, out[filled + i], out[filled + i + 1])
-    while left > 1:
-        best, at = ALL_ONES, -1
-        for i in range(left - 1):
-            if ranks[i] < best and random_bits(state) >= dropped:
-                best, at = ranks[i], i
-        if at < 0:
-            break
-        left -= 1
-        out[filled + at] = np.int32(best & LOW)
-        for i in range(at + 1, left):
-            out[filled + i], ranks[i] = out[filled + i + 1], ranks[i + 1]
-        if at + 1 < left:
-            ranks[at] = _find_pair(pairs, out[filled + at], out[filled + at + 1])
-        if at > 0:
-            ranks[at - 1] = _find_pair(pairs, out[filled + at - 1], out[filled + at])
-    return left
-
-
-@njit
-def _offer(pairs, ids, after, length, at, heap, size):
-    """Put the merge of a place with the one after it into the heap, if there is one; returns the heap's size."""
-    right = after[at]
-    if right < length:
-        value = _find_pair(pairs, ids[at], ids[right])
-        if value != ALL_ONES:
-            _sift_up(heap, size, (value & ~LOW) | np.uint64(at))
-            size += 1
-    return size
-
-
-@njit
-def _queue(address, length, byte_ids, pairs, dropped, state, out, filled):
-    """The same as `_scan` through a heap of (rank, place)."""
-    ids, after, before = np.empty(length, np.int32), np.empty(length, np.int32), np.empty(length, np.int32)
-    heap, size = np.empty(3 * length, np.uint64), np.int64(0)
-    waiting, kept_back = np.empty(3 * length, np.uint64), np.int64(0)
-    for i in range(length):
-        ids[i] = byte_ids[load_byte(address + np.uint64(i))]
-        after[i], before[i] = i + 1, i - 1
-    for i in range(length - 1):
-        size = _offer(pairs, ids, after, length, i, heap, size)
-    while size > 0:
-        key = heap[0]
-        size -= 1
-        _sift_down(heap, size, heap[size])
-        at = np.int64(key & LOW)
-        right = after[at]
-        if ids[at] < 0 or right >= length:
-            continue
-        value = _find_pair(pairs, ids[at], ids[right])
-        if value == ALL_ONES or value & ~LOW != key & ~LOW:
-            continue  # one of the two has been merged with another since: no merge at hand, so nothing is drawn
-        if random_bits(state) < dropped:
-            waiting[kept_back] = key
-            kept_back += 1
-            continue
-        ids[at], ids[right] = np.int32(value & LOW), -1
-        after[at] = after[right]
-        if after[at] < length:
-            before[after[at]] = at
-        size = _offer(pairs, ids, after, length, at, heap, size)
-        if before[at] >= 0:
-            size = _offer(pairs, ids, after, length, np.int64(before[at]), heap, size)
-        for i in range(kept_back):
-            _sift_up(heap, size, waiting[i])
-            size += 1
-        kept_back = 0
-    left, at = 0, 0
-    while at < length:
-        out[filled + left] = ids[at]
-        left += 1
-        at = after[at]
-    return left
 
 
 @cached
@@ -122,7 +38,7 @@ def sample(buffer, used, byte_classes, classes, mode, ends, byte_ids, pairs, dro
     base = np.uint64(buffer.ctypes.data)
     by_byte, by_code_point = np.uint64(byte_classes.ctypes.data), np.uint64(classes.ctypes.data)
     out, filled, given = np.empty(used, np.int32), 0, 0
-    ranks, state = np.empty(STRETCH, np.uint64), np.array([seed], np.uint64)
+    ranks, state, steps = np.empty(STRETCH, np.uint64), np.array([seed], np.uint64), np.zeros(4, np.int64)
     at, stop = base, base + np.uint64(used)
     while at < stop:
         if load_byte(at) == TEXT_END:
@@ -139,12 +55,12 @@ def sample(buffer, used, byte_classes, classes, mode, ends, byte_ids, pairs, dro
             if byte_ids[byte] < 0:
                 return out[:filled], np.int64(byte) + 1
         if length <= SHORT:
-            filled += _scan(at, length, byte_ids, pairs, dropped, state, out, filled, ranks)
+            filled += _merge_short(at, length, byte_ids, pairs, out[filled:], ranks, dropped, state)
         elif dropped < MANY_DROPPED:
-            filled += _queue(at, length, byte_ids, pairs, dropped, state, out, filled)
+            filled += _merge_long(at, length, byte_ids, pairs, out[filled:], steps, dropped, state)
         else:
             for start in range(0, length, STRETCH):
-                size = min(STRETCH, length - start)
-                filled += _scan(at + np.uint64(start), size, byte_ids, pairs, dropped, state, out, filled, ranks)
+                size, place = min(STRETCH, length - start), at + np.uint64(start)
+                filled += _merge_short(place, size, byte_ids, pairs, out[filled:], ranks, dropped, state)
         at = end
     return out[:filled], np.int64(0)

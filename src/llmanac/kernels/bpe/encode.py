@@ -32,6 +32,7 @@ from llmanac.kernels.text import (
     load_byte,
     load_word,
     mix,
+    random_bits,
     same_bytes,
     slots_for,
     store_half,
@@ -78,8 +79,11 @@ def pair_table(left, right, merged):
 
 
 @njit
-def _merge_short(address, length, byte_ids, pairs, ids, ranks):
-    """Merge a piece in place into `ids`; returns how many ids are left."""
+def _merge_short(address, length, byte_ids, pairs, ids, ranks, dropped, state):
+    """Merge a piece in place into `ids`; returns how many ids are left.
+
+    Where there is a `state` of random bits, a merge is left out where the next bits are below `dropped` (`dropout.py`).
+    """
     for i in range(length):
         ids[i] = byte_ids[load_byte(address + np.uint64(i))]
     left = length
@@ -89,6 +93,8 @@ def _merge_short(address, length, byte_ids, pairs, ids, ranks):
         best, at = ALL_ONES, -1
         for i in range(left - 1):
             if ranks[i] < best:
+                if state is not None and random_bits(state) < dropped:
+                    continue
                 best, at = ranks[i], i
         if at < 0:
             break
@@ -126,23 +132,25 @@ def _sift_down(heap, size, key):
 
 
 @njit
-def _merge_long(address, length, byte_ids, pairs, ids, counters):
-    """The same as `_merge_short` through a heap; `counters[STEPS]` counts what it pushes and pops."""
+def _merge_long(address, length, byte_ids, pairs, ids, counters, dropped, state):
+    """The same as `_merge_short` through a heap of (rank, place); `counters[STEPS]` counts what it pushes and pops."""
     after, before = np.empty(length, np.int32), np.empty(length, np.int32)
     heap, size = np.empty(3 * length, np.uint64), np.int64(0)
     for i in range(length):
         ids[i] = byte_ids[load_byte(address + np.uint64(i))]
         after[i], before[i] = i + 1, i - 1
+    popped = 0
+    if state is not None:
+        waiting, kept_back = np.empty(3 * length, np.uint64), np.int64(0)
     for i in range(length - 1):
         value = _find_pair(pairs, ids[i], ids[i + 1])
         if value != ALL_ONES:
             _sift_up(heap, size, (value & ~LOW) | np.uint64(i))
             size += 1
-    steps = size
     while size > 0:
         key = heap[0]
         size -= 1
-        steps += 1
+        popped += 1
         _sift_down(heap, size, heap[size])
         at = np.int64(key & LOW)
         right = after[at]
@@ -150,7 +158,11 @@ def _merge_long(address, length, byte_ids, pairs, ids, counters):
             continue
         value = _find_pair(pairs, ids[at], ids[right])
         if value == ALL_ONES or value & ~LOW != key & ~LOW:
-            continue  # one of the two has been merged with another since
+            continue  # one of the two has been merged with another since: no merge at hand, so nothing is drawn
+        if state is not None and random_bits(state) < dropped:
+            waiting[kept_back] = key
+            kept_back += 1
+            continue
         ids[at], ids[right] = np.int32(value & LOW), -1
         after[at] = after[right]
         if after[at] < length:
@@ -159,14 +171,17 @@ def _merge_long(address, length, byte_ids, pairs, ids, counters):
             if value != ALL_ONES:
                 _sift_up(heap, size, (value & ~LOW) | np.uint64(at))
                 size += 1
-                steps += 1
         if before[at] >= 0:
             value = _find_pair(pairs, ids[before[at]], ids[at])
             if value != ALL_ONES:
                 _sift_up(heap, size, (value & ~LOW) | np.uint64(before[at]))
                 size += 1
-                steps += 1
-    counters[STEPS] += steps
+        if state is not None:
+            for i in range(kept_back):
+                _sift_up(heap, size, waiting[i])
+                size += 1
+            kept_back = 0
+    counters[STEPS] += 2 * popped  # each was pushed
     left, at = 0, 0
     while at < length:
         ids[left] = ids[at]
@@ -196,8 +211,8 @@ def _merge(address, length, byte_ids, pairs, whole, token_bytes, ids, ranks, cou
             counters[MISSING] = byte + 1
             return 0
     if length <= SHORT:
-        return _merge_short(address, length, byte_ids, pairs, ids, ranks)
-    return _merge_long(address, length, byte_ids, pairs, ids, counters)
+        return _merge_short(address, length, byte_ids, pairs, ids, ranks, 0, None)
+    return _merge_long(address, length, byte_ids, pairs, ids, counters, 0, None)
 
 
 @cached
@@ -312,9 +327,9 @@ def merges_of_ranks(token_bytes, starts, lengths, byte_ids, ranked):
             continue
         address = base + np.uint64(starts[token])
         if length <= SHORT:
-            left = _merge_short(address, length, byte_ids, pairs, ids, ranks)
+            left = _merge_short(address, length, byte_ids, pairs, ids, ranks, 0, None)
         else:
-            left = _merge_long(address, length, byte_ids, pairs, ids, counters)
+            left = _merge_long(address, length, byte_ids, pairs, ids, counters, 0, None)
         if left != 2:
             unreached += 1
             continue
