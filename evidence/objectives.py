@@ -22,8 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks._corpora import needed_data
 from evidence._compared import SMALL, STEPS, WORK, made_up
-from evidence.transfer import articles, folder
+from evidence.transfer import articles
 from llmanac.core import files
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import patch
@@ -66,10 +67,11 @@ def text_files(texts: Sequence[str], place: Path) -> dict[str, Any]:
 
 def probe_files() -> str:
     """CoLA's development sentences with named columns, and SST-2's development file as it is."""
-    cola = read_labelled(folder() / "cola" / "in_domain_dev.tsv", text="4", label="2")
+    data = needed_data("cola", "sst2")
+    cola = read_labelled(data / "cola" / "in_domain_dev.tsv", text="4", label="2")
     rows = [json.dumps({"text": t, "label": n}) for t, n in zip(cola.texts, cola.labels, strict=True)]
     path = files.write_text(WORK / "cola.jsonl", "\n".join(rows) + "\n")
-    return f"{path},{folder() / 'sst2' / 'stsa.binary.dev'}"
+    return f"{path},{data / 'sst2' / 'stsa.binary.dev'}"
 
 
 def measure(seed: int, size: str) -> dict[str, Any]:
