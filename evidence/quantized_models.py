@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from benchmarks._corpora import data_folder
-from evidence import _pretrained
+from benchmarks._corpora import needed_data
+from evidence._pretrained import needed
+from evidence._threads import one_thread
 from evidence.quantized_serving import logits
 from evidence.speculation import random_lm
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.evaluate.divergence import windows
@@ -50,6 +50,7 @@ PIECES = tuple(f"{model}_{form}" for model in MODELS for form in FORMS)
 PARTIAL = True
 
 
+@one_thread()
 def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
     """The loss of each article in one form."""
     if size == "small":
@@ -57,19 +58,11 @@ def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
         make_method("quantizer", "int8").build().apply(model)
         return {PIECES[0]: losses(Engine(model), [[1, 2, 3, 4], [9, 8, 7]])}
     name, form = piece.split("_", 1)
-    data, place = data_folder(), _pretrained.pretrained(name)
-    if data is None or place is None:
-        raise DataError(f"quantized_models: needs LLMANAC_SHARED_DATA and {_pretrained.PACKAGES[name]} (make models)")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        engine = load_engine(str(place), device="cpu", dtype="float32", runner="torch")
-        rows = [list(engine.tokenizer.encode(text))[:LENGTH] for text in articles(data / "text" / "wikitext2_test.txt")]
-        rows = rows[: MODELS[name]]
-        with tempfile.TemporaryDirectory(prefix="llmanac-quantized-") as folder:
-            return losses(formed(engine, form, Path(folder), data), rows)
-    finally:
-        torch.set_num_threads(before)
+    data = needed_data("text")
+    engine = load_engine(str(needed(name)), device="cpu", dtype="float32", runner="torch")
+    rows = [list(engine.tokenizer.encode(text))[:LENGTH] for text in articles(data / "text" / "wikitext2_test.txt")]
+    with tempfile.TemporaryDirectory(prefix="llmanac-quantized-") as folder:
+        return losses(formed(engine, form, Path(folder), data), rows[: MODELS[name]])
 
 
 def articles(path: Path) -> list[str]:

@@ -26,9 +26,9 @@ import torch
 
 from evidence import kv_cache
 from evidence._grid import paced
-from evidence._pretrained import WHERE, smollm2
+from evidence._pretrained import needed
+from evidence._threads import one_thread
 from evidence.speculation import random_lm
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
@@ -72,23 +72,19 @@ PROMPT = "The museum opens at nine. In its first room there is"
 ANSWERS = tuple(f"<think>{'two and two are four, ' * n}</think><answer>{n}</answer>" for n in range(1, 9))
 
 
+@one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Seconds of each arm; of a small run only that every arm runs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     full = size == "full"
-    try:
-        found = {
-            "training": training(seed, full),
-            "pass": passes(seed, full),
-            "reward": rewards(seed, full),
-            "norm": norms(2048 if full else 64, ROUNDS if full else 1),
-            "cache": cache(seed, full),
-        }
-        with TemporaryDirectory(prefix="llmanac-rates-") as folder:
-            return {"seconds": found | served(seed, full, Path(folder))} if full else {"arms": arms_of(found)}
-    finally:
-        torch.set_num_threads(threads)
+    found = {
+        "training": training(seed, full),
+        "pass": passes(seed, full),
+        "reward": rewards(seed, full),
+        "norm": norms(2048 if full else 64, ROUNDS if full else 1),
+        "cache": cache(seed, full),
+    }
+    with TemporaryDirectory(prefix="llmanac-rates-") as folder:
+        return {"seconds": found | served(seed, full, Path(folder))} if full else {"arms": arms_of(found)}
 
 
 def arms_of(found: Mapping[str, Mapping[str, float]]) -> dict[str, list[str]]:
@@ -183,9 +179,7 @@ def cache(seed: int, full: bool) -> dict[str, float]:
 
 def served(seed: int, full: bool, folder: Path) -> dict[str, dict[str, float]]:
     """SmolLM2 by the native runner: beams, masks, requests at once, forms of the weights."""
-    place = smollm2()
-    if place is None:
-        raise DataError(f"rates: {WHERE}")
+    place = needed()
     engine = load_engine(place, device="cpu", runner="native")
     ids = engine.tokenizer.encode(PROMPT)
     draws = np.random.default_rng(seed)

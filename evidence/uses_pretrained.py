@@ -17,14 +17,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-
-from benchmarks._corpora import data_folder
-from evidence import _pretrained
+from benchmarks._corpora import needed_data
+from evidence._pretrained import needed
+from evidence._threads import one_thread
 from evidence._uses_corpus import PLAIN, labelled, write
 from evidence.speculation import random_lm
 from evidence.uses import LABELS, ZERO_SHOT, cola, measure_correct, shuffled
-from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import seed_of
 from llmanac.evaluate.classify import classify
@@ -48,27 +46,21 @@ PARTIAL = True
 TOLERANCE = 1e-3
 
 
+@one_thread()
 def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
     if size == "small":
         model, tokenizer = random_lm(256, 16, 1, seed), train_tokenizer("utf8", [])
         return {PIECES[1]: labels(model, tokenizer, [("positive", "A fine film."), ("negative", "Too long.")])}
     name = piece.partition("_")[2] or "smollm2"
-    data, place = data_folder(), _pretrained.pretrained(name)
-    if data is None or place is None:
-        raise DataError(f"uses_pretrained: needs LLMANAC_SHARED_DATA and {_pretrained.PACKAGES[name]} (make models)")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        engine = load_engine(str(place), device="cpu", dtype="float32", runner="torch")
-        good, bad = cola(data / "cola" / "in_domain_dev.tsv")
-        if piece == "score":
-            return pairs(engine, good)
-        if piece != "correct":
-            rows = random.Random(seed_of(seed, "sst2")).sample(list(labelled(data, "test")), TEXTS[name])
-            return labels(engine.model, engine.tokenizer, rows)
-        return corrections(engine, data, good[:DEV], bad[:DEV])
-    finally:
-        torch.set_num_threads(before)
+    data = needed_data("cola", "sst2")
+    engine = load_engine(str(needed(name)), device="cpu", dtype="float32", runner="torch")
+    good, bad = cola(data / "cola" / "in_domain_dev.tsv")
+    if piece == "score":
+        return pairs(engine, good)
+    if piece != "correct":
+        rows = random.Random(seed_of(seed, "sst2")).sample(list(labelled(data, "test")), TEXTS[name])
+        return labels(engine.model, engine.tokenizer, rows)
+    return corrections(engine, data, good[:DEV], bad[:DEV])
 
 
 def pairs(engine: Any, sentences: Sequence[str]) -> dict[str, Any]:
