@@ -39,8 +39,8 @@ def calls_in(answer: str) -> list[Call] | None:
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
             body = ast.parse(text.strip().strip("'"), mode="eval").body
-        parts: Any = [body] if isinstance(body, ast.Call) else getattr(body, "elts", None)
-        if parts is None or not all(isinstance(part, ast.Call) for part in parts):
+        parts: Any = body.elts if isinstance(body, ast.List | ast.Tuple | ast.Set) else [body]
+        if not all(isinstance(part, ast.Call) for part in parts):
             return None
         return [_value(part) if part.keywords else {ast.unparse(part.func): {}} for part in parts]
     except (SyntaxError, ValueError, RecursionError, MemoryError, TypeError):

@@ -90,7 +90,7 @@ class Requests:
                 named = _named(error.headers.get("Retry-After"))
                 again, code = error.code in BUSY, str(error.code)
             except (OSError, ValueError, http.client.HTTPException) as error:
-                why = getattr(error, "reason", error)
+                why = error.reason if isinstance(error, urllib.error.URLError) else error
                 said, code = f"{place}: cannot be reached ({why})", None
                 again = isinstance(why, (ConnectionError, http.client.HTTPException))
             if not again or number == tries:

@@ -10,11 +10,11 @@ from typing import Any
 from llmanac.core.errors import SpecError
 from llmanac.core.shown import Shown
 from llmanac.evaluate._benchmark_rows import items_of
-from llmanac.evaluate._requests import Requests
 from llmanac.evaluate.answering import chat_note, load_answerer
 from llmanac.evaluate.evaluation import Evaluation, compare_all, evaluate
 from llmanac.evaluate.evaluation_report import check_folder, score_sections, write_results
 from llmanac.evaluate.load import load_benchmark
+from llmanac.evaluate.server import Server
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,8 +82,8 @@ def run_benchmarks(
         if said is not None:
             note(said)
         found.append([evaluate(answerer, n, items, own, cache=folder / "cache", chat=chat) for n, own, items in chosen])
-        if isinstance(requests := getattr(answerer, "requests", None), Requests):
-            usage.append({"model": answerer.name, **requests.used(price)})
+        if isinstance(answerer, Server):
+            usage.append({"model": answerer.name, **answerer.requests.used(price)})
     differences = compare_all(list(zip(*found, strict=True))) if len(found) == 2 else []
     options = {"limit": limit, "shots": shots, "chat": chat}
     return Evaluated(
