@@ -325,9 +325,9 @@ def test_the_studies_that_come_with_the_package_resolve() -> None:
             assert all(methods_of(axis.kind, text) for text in texts)
             continue
         for arm in resolve(base, axis, texts):
-            if getattr(arm.spec.model, "estimated", False):
+            if arm.spec.model.estimated:
                 continue  # its size follows from the text
-            assert arm.spec.train.length <= getattr(arm.spec.model, "max_length", arm.spec.train.length)
+            assert arm.spec.train.length <= (arm.spec.model.max_length or arm.spec.train.length)
             assert 1e5 < parameters_of(arm.spec.model, base.tokenizer.vocab_size) < 5e6
 
 
