@@ -47,7 +47,7 @@ wheel:
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 test-slow: $(BIN)/.dev
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/python tools/slow.py
 
 # harnesses whose logs `llmanac verdict` reads, an environment each in the cache folder: four slow tests run them
 logs-env: $(BIN)/.dev
