@@ -186,7 +186,7 @@ def judge(part: dict[str, Any], study: ModuleType, cells: Sequence[dict[str, Any
     except KeyError as error:
         if getattr(study, "PARTIAL", False) and error.args[0] in study.PIECES:
             return waits
-        raise DataError(f"claims.toml: {name}: {part['says']!r}: no {error}") from error
+        raise DataError(f"claims.toml: {name}: {part['says']!r}: KeyError: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"claims.toml: {name}: {part['says']!r}: {type(error).__name__}: {error}") from error
     verdict, note = decide(part, found, margin)
