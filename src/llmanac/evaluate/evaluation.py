@@ -35,13 +35,14 @@ FORM = 1  # of what is kept; another number leaves older files alone
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One benchmark on one model."""
+    """One benchmark on one model. chat: its prompts were a user's messages, with choices by letter."""
 
     benchmark: str
     model: str
     items: list[Item]
     verdicts: list[Verdict]
     scores: list[Score]
+    chat: bool = False
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """A JSON object for each item."""
@@ -49,8 +50,9 @@ class Evaluation:
             right: list[Any] = [item.choices[gold] for gold in item.golds] or [
                 ref if isinstance(ref, str) else list(ref) for ref in item.references
             ]
+            asked = lettered(item)[0] if self.chat and item.choices else item.prompt
             yield {
-                "benchmark": self.benchmark, "item": item.name, "prompt": item.prompt, "answer": one.answer,
+                "benchmark": self.benchmark, "item": item.name, "prompt": asked, "answer": one.answer,
                 "extracted": one.extracted, "references": right, "right": one.right, "scores": one.scores,
                 "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
                 **({"log_likelihoods": list(one.values)} if one.values else {}),
@@ -91,7 +93,7 @@ def evaluate(
             raw += _kept(cache, _request(model, part, own, chat), len(part), compute)
             bar.advance(len(part))
     verdicts = judged(items, raw, own, chat)
-    return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts))
+    return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts), chat)
 
 
 def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:

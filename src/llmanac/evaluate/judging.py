@@ -28,10 +28,11 @@ from llmanac.evaluate._choosing import read_choice
 from llmanac.evaluate.answering import Answerer
 from llmanac.evaluate.preferences import SCORES, Questions, Rating, latest
 from llmanac.evaluate.ratings import Store, agreement, read_ratings
-from llmanac.metrics import OUTCOMES, Z, wilson_interval
+from llmanac.metrics import OUTCOMES, Z, share_interval, wilson_interval
 
 JUDGEMENTS, GOLD = "judgements.jsonl", "gold.jsonl"
 COMPARED = ("A", "B", "tie")
+NAMES = ("value", "low", "high")
 COMPARE = (
     "Which answer is better: more helpful, more correct, and to the point? Its length and its place do not matter."
 )
@@ -110,13 +111,16 @@ def judged(folder: Path) -> list[dict[str, Any]]:
         if pairs:
             same = sum(_agreed(pair) != "tie" or pair == ["tie", "tie"] for pair in pairs)
             said["orders_agree"] = _share(same, len(pairs))
-            said["first_preferred"] = _share(given.count("A"), given.count("A") + given.count("B"))
+            # over questions: both orders of one are answered alike by a judge that prefers a place
+            named = [[one for one in pair if one in ("A", "B")] for pair in pairs]
+            shares = [own.count("A") / len(own) for own in named if own]
+            said["first_preferred"] = dict(zip(NAMES, share_interval(shares), strict=True)) if shares else None
         out.append(said)
     return out
 
 
 def _share(count: int, total: int) -> dict[str, float] | None:
-    return dict(zip(("value", "low", "high"), wilson_interval(count, total), strict=True)) if total else None
+    return dict(zip(NAMES, wilson_interval(count, total), strict=True)) if total else None
 
 
 def length_bias(questions: Questions, ratings: Sequence[Rating]) -> dict[str, Any] | None:

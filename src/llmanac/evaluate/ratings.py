@@ -39,7 +39,7 @@ from llmanac.evaluate.preferences import (
     write_preferences,
 )
 from llmanac.evaluate.segments import read_rows, texts_of
-from llmanac.metrics import OUTCOMES, Battles, wilson_interval
+from llmanac.metrics import OUTCOMES, Battles, share_interval, wilson_interval
 from llmanac.metrics.agreement import cohen, cohen_interval, fleiss
 from llmanac.metrics.bradley_terry import bradley_terry
 from llmanac.metrics.statistics.estimates import estimate, items_needed
@@ -213,16 +213,13 @@ def _mean(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _win_rate(low: str, high: str, by_item: Mapping[int, Sequence[float]]) -> dict[str, Any]:
-    """How often the first is preferred; Wilson's interval where every question is won or lost, else the normal one."""
+    """How often the first is preferred, over questions."""
     values = [float(np.mean(given)) for given in by_item.values()]
     given = [one for ratings in by_item.values() for one in ratings]
-    found = {"model": low, "other": high, **_mean(values), "ratings": len(given),
+    share = dict(zip(("value", "low", "high"), share_interval(values), strict=True))
+    found = {"model": low, "other": high, **share, "questions": len(values), "ratings": len(given),
              "wins": given.count(1.0), "ties": given.count(0.5), "losses": given.count(0.0)}  # fmt: skip
-    if set(values) <= {0.0, 1.0}:
-        found["low"], found["high"] = wilson_interval(int(sum(values)), len(values))[1:]
-    elif found["low"] is not None:
-        found["low"], found["high"] = max(0.0, found["low"]), min(1.0, found["high"])
-    settled = found["low"] is not None and (found["low"] > 0.5 or found["high"] < 0.5)
+    settled = share["low"] > 0.5 or share["high"] < 0.5
     more = None
     if not settled and len(values) > 1 and found["value"] != 0.5:
         error = max(estimate(values).standard_error, 0.5 / len(values))
