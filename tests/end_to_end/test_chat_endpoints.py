@@ -413,6 +413,19 @@ def test_an_answer_that_a_server_holds_back_is_an_empty_one(form, folder):
         Server(url, requests=quick()).generate(["x"], [], 9, True)
 
 
+@pytest.mark.parametrize("damage", [b"[5]", b"[null]", b'{"a": 1}', b'["A", "B"]', b'["A', b"", b'[["A"]]'])
+def test_a_damaged_answer_is_asked_for_again(damage, folder):
+    rows, own = items(folder)
+    with chat_server("openai", knows) as (url, asked):
+        found = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
+        for number, path in enumerate(sorted((folder / "cache").rglob("*.json"))):
+            if number < 3:
+                path.write_bytes(damage)
+        before = len(asked)
+        again = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
+        assert len(asked) == before + 4 + 3 and again.verdicts == found.verdicts
+
+
 def test_letters_and_likelihoods_are_other_prompts(folder):
     """The log has the prompt as it was asked, so that a verdict on the two is refused by name."""
 

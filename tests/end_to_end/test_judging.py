@@ -12,7 +12,7 @@ import pytest
 from _chat_servers import chat_server
 
 from llmanac.cli import main
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate.judging import judge, judged, length_bias, more, write_gold
 from llmanac.evaluate.preferences import Questions, Rating
 from llmanac.evaluate.ratings import Store, read_ratings, report
@@ -104,6 +104,20 @@ def test_a_stopped_judge_goes_on(tmp_path):
     store = Store(tmp_path, asked, "compare")
     judge(rest, store)
     assert len(rest.asked) == 2 * COUNT - 20 and len(read_ratings(tmp_path / "ratings.jsonl")) == COUNT
+
+
+def test_a_half_written_judgement_and_another_rubric(tmp_path):
+    asked = questions()
+    asked.save(tmp_path)
+    judge(Made(better), Store(tmp_path, asked, "compare"), "Which is kinder?")
+    for name in ("judgements.jsonl", "ratings.jsonl"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-9])
+    judge(rest := Made(better), Store(tmp_path, asked, "compare"), "Which is kinder?")
+    assert len(rest.asked) == 2 and judged(tmp_path)[0]["asked"] == 2 * COUNT
+    for rubric in ("", "Which is shorter?"):
+        with pytest.raises(SpecError, match=r"--rubric: .*judgements.jsonl answers another one"):
+            judge(Made(better), Store(tmp_path, asked, "compare"), rubric)
 
 
 def test_the_bias_for_length_is_what_was_planted():

@@ -85,12 +85,13 @@ def evaluate(
     if chat and own.task == "likelihood":
         raise SpecError(f"--chat: {name} scores the likelihood of a text, which has no turns; leave --chat out")
     raw: list[Any] = []
+    kind = str if chat or own.generation is not None else list
     block = block or (model.kept if chat else BLOCK)
     with progress(name, total=len(items), unit="items") as bar:
         for start in range(0, len(items), block):
             part = items[start : start + block]
             compute = functools.partial(_answers, model, part, own, chat)
-            raw += _kept(cache, _request(model, part, own, chat), len(part), compute)
+            raw += _kept(cache, _request(model, part, own, chat), len(part), kind, compute)
             bar.advance(len(part))
     verdicts = judged(items, raw, own, chat)
     return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts), chat)
@@ -124,15 +125,17 @@ def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
     return [[list(next(found)) for _ in row] for row in pairs]
 
 
-def _kept(cache: Path | None, request: list[Any], count: int, compute: Callable[[], list[Any]]) -> list[Any]:
-    """The answers to a request: those of an earlier run, or computed and kept."""
+def _kept(
+    cache: Path | None, request: list[Any], count: int, kind: type, compute: Callable[[], list[Any]]
+) -> list[Any]:
+    """The answers to a request, texts or lists of likelihoods: those of an earlier run, or computed and kept."""
     if cache is None:
         return compute()
     key = hashlib.sha256(json.dumps(request, ensure_ascii=True).encode()).hexdigest()
     place = cache / key[:2] / f"{key}.json"
     try:
         found = read_json(place)
-        if isinstance(found, list) and len(found) == count:
+        if isinstance(found, list) and len(found) == count and all(isinstance(one, kind) for one in found):
             return found
     except DataError:  # not there, or damaged
         pass

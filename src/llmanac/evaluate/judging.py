@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from llmanac.core import files
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.evaluate._choosing import read_choice
 from llmanac.evaluate.answering import Answerer
 from llmanac.evaluate.preferences import SCORES, Questions, Rating, latest
-from llmanac.evaluate.ratings import Store, agreement, read_ratings
+from llmanac.evaluate.ratings import Store, agreement, finish, read_ratings
 from llmanac.metrics import OUTCOMES, Z, share_interval, wilson_interval
 
 JUDGEMENTS, GOLD = "judgements.jsonl", "gold.jsonl"
@@ -57,10 +57,14 @@ def judge(model: Answerer, store: Store, rubric: str = "") -> None:
 
     Raises:
         RequestError: a server that does not answer.
+        SpecError: the folder's judgements of this model are answers to another rubric.
     """
     compares = store.mode == "compare"
     choices = COMPARED if compares else tuple(map(str, SCORES))
     asked = rubric.strip() or (COMPARE if compares else SCORE)
+    finish(store.folder / JUDGEMENTS)
+    if any(one["rater"] == model.name and one.get("asked", asked) != asked for one in read_judgements(store.folder)):
+        raise SpecError(f"--rubric: {store.folder / JUDGEMENTS} answers another one; name another folder with -o")
     order = store.order(model.name)
     with progress("judge", total=len(order), unit="questions") as bar:
         for number in range(len(order)):
@@ -71,7 +75,7 @@ def judge(model: Answerer, store: Store, rubric: str = "") -> None:
                 texts = model.choose(prompts, [choices] * len(ways))
                 found = [read_choice(text, choices) for text in texts]
                 line = {"rater": model.name, "item": order[number].item, "models": list(order[number].models),
-                        "choices": found, "answers": [text[:MOST] for text in texts]}  # fmt: skip
+                        "choices": found, "answers": [text[:MOST] for text in texts], "asked": asked}  # fmt: skip
                 data = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
                 files.append(store.folder / JUDGEMENTS, data + b"\n")
                 if compares:
