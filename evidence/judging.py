@@ -129,7 +129,8 @@ def totals(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     decided = [(name, MODELS[one]) for name, one in zip(rated, gold, strict=True) if name != "tie"]
     right = sum(name == one for name, one in decided)
     sums = {key: sum(part[key] for part in parts) for key in ("agree", "first", "named", "unreadable")}
-    first = wilson_interval(sums["first"], max(1, sums["named"]))
+    # both orders of a pair are answered alike by a judge that prefers a place: pairs are the units
+    first = wilson_interval(round(count * sums["first"] / max(1, sums["named"])), count)
     return {"count": count, "decided": len(decided), "right": wilson_interval(right, len(decided)) if decided else None,
             "agree": wilson_interval(sums["agree"], count), "first": first,
             "kappa": agreement([*said, *known], ["judge", "people"]), "length": length_bias(asked, said),

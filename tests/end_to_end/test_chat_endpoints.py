@@ -12,7 +12,7 @@ from _servers import running
 from _small_models import randomise, transformer
 
 from llmanac.cli import main
-from llmanac.core.errors import RequestError, SpecError
+from llmanac.core.errors import DataError, RequestError, SpecError
 from llmanac.evaluate import evaluation
 from llmanac.evaluate._benchmark_rows import Item, items_of
 from llmanac.evaluate._choosing import lettered, read_choice
@@ -130,7 +130,10 @@ def test_llmanac_serve_holds_answers_to_letters(folder):
     with running(engine) as server:
         model = Server(server.url)
         found = evaluate(model, "own", rows, own, chat=True)
-    assert model.held == "response_format" and {one.extracted for one in found.verdicts} <= set("ABC")
+    assert model.held == "structured_outputs" and [one.answer for one in found.verdicts] == [
+        one.answer for one in expected.verdicts
+    ]
+    assert {one.extracted for one in found.verdicts} <= set("ABC")
     assert {one.extracted for one in expected.verdicts} <= set("ABC") and all(
         score.value == 0 for one in (found, expected) for score in one.scores if score.metric == "extraction error"
     )
@@ -189,8 +192,9 @@ def test_what_will_not_get_better_is_not_tried_again(status, folder, monkeypatch
     assert ("set LLMANAC_API_KEY" in str(refused.value)) == (status in (401, 403))
 
 
-@pytest.mark.parametrize("header, least, most", [("7", 7, 7), ("0", 0, 0), ("date", 25, 31), ("soon", 0.5, 1)])
+@pytest.mark.parametrize("header, least, most", [("7", 7, 7), ("0", 0.5, 1), ("date", 25, 31), ("soon", 0.5, 1)])
 def test_retry_after(header, least, most, folder):
+    """What the server names is the least: one that loads its model says 1 each time, and is waited for all the same."""
     waits = []
 
     def how(handler):
@@ -200,6 +204,12 @@ def test_retry_after(header, least, most, folder):
     with chat_server("anthropic", knows, before=failing(1, how)) as (url, _):
         Server(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
     assert len(waits) == 1 and least <= waits[0] <= most
+    waits.clear()
+    with chat_server("openai", knows, before=failing(7, lambda handler: handler.reply({}, 503, Retry_After="1"))) as (
+        url, _,
+    ):  # fmt: skip
+        Server(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
+    assert len(waits) == 7 and sum(waits) > 60 and min(waits) >= 1
     before = failing(1, lambda handler: handler.reply({}, 429, Retry_After="9000"))
     said = pytest.raises(RequestError, match="asks to wait 9,000 s; the same command goes on then")
     with chat_server("anthropic", knows, before=before) as (url, _), said:
@@ -320,10 +330,10 @@ def test_a_stopped_run_goes_on_and_says_what_it_cost(folder, capsys, monkeypatch
         asked.clear()
         run([*command, "--rpm", "100000"])
         said = capsys.readouterr().out
-        assert len(asked) == 1 + 6  # a probe, and the six questions that had no answer
-    assert "8 requests (0 of them repeated), 70 tokens read, 21 written, 0.0003 by --price, in this run" in said
+        assert len(asked) == 4 + 6  # a probe of each way, and the six questions that had no answer
+    assert "11 requests (0 of them repeated), 100 tokens read, 30 written, 0.0005 by --price, in this run" in said
     page = json.loads((folder / "out" / "results.json").read_text("utf-8"))
-    assert page["usage"][0]["cost"] == pytest.approx((70 * 2 + 21 * 10) / 1e6)
+    assert page["usage"][0]["cost"] == pytest.approx((100 * 2 + 30 * 10) / 1e6)
     assert page["evaluations"][0]["scores"][0]["value"] == 10 / 12
 
 
@@ -377,3 +387,63 @@ def test_letters_are_read_from_answers():
     assert not wrong
     assert read_choice("My verdict: TIE", ("1", "2", "tie")) == "tie"
     assert Local.kept == evaluation.BLOCK
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_answer_that_a_server_holds_back_is_an_empty_one(form, folder):
+    """A filter, a refusal, or thoughts without an answer: one item is wrong, and the others are answered."""
+    empty = {
+        "ollama": {"message": {"role": "assistant", "content": ""}, "done_reason": "length"},
+        "anthropic": {"content": [], "stop_reason": "refusal"},
+    }.get(form, {"choices": [{"message": {"content": None, "refusal": "no"}, "finish_reason": "content_filter"}]})
+
+    def before(number, handler, body):
+        kept = "colour 5?" in body["messages"][-1]["content"]
+        if kept:
+            handler.reply(empty)
+        return kept
+
+    rows, own = items(folder)
+    with chat_server(form, knows, before=before) as (url, _):
+        found = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True)
+    assert [one.extracted for one in found.verdicts].count(None) == 1 and found.verdicts[5].answer == ""
+    broken = failing(9, lambda handler: handler.reply({"error": {"message": "the model is overloaded"}}))
+    said = pytest.raises(RequestError, match=r"answers with .*overloaded")
+    with chat_server(form, knows, before=broken) as (url, _), said:
+        Server(url, requests=quick()).generate(["x"], [], 9, True)
+
+
+@pytest.mark.parametrize("damage", [b"[5]", b"[null]", b'{"a": 1}', b'["A", "B"]', b'["A', b"", b'[["A"]]'])
+def test_a_damaged_answer_is_asked_for_again(damage, folder):
+    rows, own = items(folder)
+    with chat_server("openai", knows) as (url, asked):
+        found = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
+        for number, path in enumerate(sorted((folder / "cache").rglob("*.json"))):
+            if number < 3:
+                path.write_bytes(damage)
+        before = len(asked)
+        again = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
+        assert len(asked) == before + 4 + 3 and again.verdicts == found.verdicts
+
+
+def test_letters_and_likelihoods_are_other_prompts(folder):
+    """The log has the prompt as it was asked, so that a verdict on the two is refused by name."""
+
+    class Sums:
+        name = identity = "sums"
+        kept = 1
+
+        def likelihoods(self, pairs):
+            return [(-float(len(text)), True) for _, text in pairs]
+
+    rows, own = items(folder)
+    with chat_server("openai", knows) as (url, _):
+        letters = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True)
+    likely = evaluate(Sums(), "own", rows, own)
+    for name, found in (("letters", letters), ("likely", likely)):
+        lines = "".join(json.dumps(line) + "\n" for line in found.lines())
+        (folder / f"{name}.jsonl").write_text(lines, "utf-8")
+    assert next(letters.lines())["prompt"] == lettered(rows[0])[0] and next(likely.lines())["prompt"] == rows[0].prompt
+    with pytest.raises(DataError, match="other prompts in 12 of 12 pairs"):
+        verdict(folder / "letters.jsonl", folder / "likely.jsonl")
+    assert verdict(folder / "letters.jsonl", folder / "likely.jsonl", allow=("prompts",)).verdicts

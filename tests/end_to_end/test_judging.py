@@ -12,7 +12,7 @@ import pytest
 from _chat_servers import chat_server
 
 from llmanac.cli import main
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate.judging import judge, judged, length_bias, more, write_gold
 from llmanac.evaluate.preferences import Questions, Rating
 from llmanac.evaluate.ratings import Store, read_ratings, report
@@ -106,6 +106,20 @@ def test_a_stopped_judge_goes_on(tmp_path):
     assert len(rest.asked) == 2 * COUNT - 20 and len(read_ratings(tmp_path / "ratings.jsonl")) == COUNT
 
 
+def test_a_half_written_judgement_and_another_rubric(tmp_path):
+    asked = questions()
+    asked.save(tmp_path)
+    judge(Made(better), Store(tmp_path, asked, "compare"), "Which is kinder?")
+    for name in ("judgements.jsonl", "ratings.jsonl"):
+        path = tmp_path / name
+        path.write_bytes(path.read_bytes()[:-9])
+    judge(rest := Made(better), Store(tmp_path, asked, "compare"), "Which is kinder?")
+    assert len(rest.asked) == 2 and judged(tmp_path)[0]["asked"] == 2 * COUNT
+    for rubric in ("", "Which is shorter?"):
+        with pytest.raises(SpecError, match=r"--rubric: .*judgements.jsonl answers another one"):
+            judge(Made(better), Store(tmp_path, asked, "compare"), rubric)
+
+
 def test_the_bias_for_length_is_what_was_planted():
     """Choices drawn with b = 1.5 of the log ratio of lengths: the interval holds it; a fair judge's holds 0."""
     draw = np.random.default_rng(0)
@@ -137,6 +151,75 @@ def test_kappa_has_the_interval_of_the_bootstrap():
         assert low <= cohen(cells // 3, cells % 3) <= high
     assert 180 <= inside <= 199
     assert cohen_interval(["a"] * 9, ["a"] * 9) == (None, None) and math.isnan(cohen(["a"] * 9, ["a"] * 9))
+
+
+TABLES = {  # judge by gold; a judge that mostly says tie, one that is nearly always right, one that is always A
+    "ties": [[0.04, 0.01, 0], [0.01, 0.04, 0], [0.45, 0.45, 0]],
+    "good": [[0.47, 0.03, 0], [0.03, 0.47, 0], [0, 0, 0]],
+    "chance": [[0.1, 0.1, 0], [0.1, 0.1, 0], [0.3, 0.3, 0]],
+}
+
+
+@pytest.mark.parametrize("count", [10, 50])
+@pytest.mark.parametrize("name", TABLES)
+def test_kappa_of_few_pairs(name, count):
+    """The interval has a width, also where all draws are alike, and holds the true value in 80% of draws at least."""
+    table, draw = np.array(TABLES[name]), np.random.default_rng(2)
+    chance = table.sum(0) @ table.sum(1)
+    true, inside = (np.trace(table) - chance) / (1 - chance), 0
+    for _ in range(250):
+        cells = draw.choice(9, count, p=table.ravel())
+        low, high = cohen_interval(cells // 3, cells % 3)
+        if len(set(cells // 3) | set(cells % 3)) == 1:
+            assert low is high is None
+            continue
+        assert high - low > 0.01
+        inside += low <= true <= high
+    assert inside >= 200 if count == 10 else inside >= 225
+    low, high = cohen_interval(["tie"] * count, ["A", "B"] * (count // 2))
+    assert low < -0.01 and high > 0.01
+
+
+def test_a_preferred_place_is_counted_by_question(tmp_path):
+    """A judge that names one place in both orders, the first in half of the questions: 100 of them are no 200."""
+    inside = 0
+    for seed in range(300):
+        draw = np.random.default_rng(seed)
+        first = draw.random(100) < 0.5
+        lines = [{"rater": "j", "item": i, "models": ["a", "b"], "choices": ["A", "A"] if one else ["B", "B"]}
+                 for i, one in enumerate(first)]  # fmt: skip
+        (tmp_path / "judgements.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        (found,) = judged(tmp_path)
+        share = found["first_preferred"]
+        assert share["value"] == pytest.approx(first.mean())
+        inside += share["low"] <= 0.5 <= share["high"]
+    assert 278 <= inside < 300
+
+
+@pytest.mark.parametrize("count, ties", [(6, 0.3), (10, 0.6), (40, 0.9), (10, 1.0)])
+def test_win_rates_with_ties(count, ties):
+    """Of equal models at most 6% are settled; the interval has a width where all are ties."""
+    draw, settled = np.random.default_rng(5), 0
+    for _ in range(600):
+        values = draw.choice(["left", "tie", "right"], count, p=[(1 - ties) / 2, ties, (1 - ties) / 2])
+        (found,) = report([Rating("j", i, ("a", "b"), str(one)) for i, one in enumerate(values)])["win_rates"]
+        settled += found["settled"]
+        assert 0 <= found["low"] < found["value"] < found["high"] <= 1 or found["value"] in (0, 1)
+    assert settled <= 36
+
+
+def test_a_preferred_place_is_said(tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("".join(f"Question {i}?\n" for i in range(12)), "utf-8")
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("".join(f"{name} {i}\n" for i in range(12)), "utf-8")
+    for letter, said in (("A", "prefers what is shown first"), ("B", "prefers what is shown second"), ("tie", None)):
+        with chat_server("openai", lambda prompt, allowed, letter=letter: letter) as (url, _):
+            with pytest.raises(SystemExit) as ended:
+                main(["rate", str(tmp_path / "prompts.txt"), "--judge", url, "-o", str(tmp_path / letter),
+                      "--answers", f"{tmp_path / 'a.txt'},{tmp_path / 'b.txt'}"])  # fmt: skip
+            assert not ended.value.code
+        out = " ".join(capsys.readouterr().out.split())
+        assert said in out if said else "prefers what" not in out
 
 
 def test_known_labels(tmp_path):

@@ -21,7 +21,11 @@ def function(name, required=(), **kinds):
     for key, kind in kinds.items():
         outer, _, inner = kind.partition(" of ")
         properties[key] = {"type": outer, "description": f"The {key}."} | ({"items": {"type": inner}} if inner else {})
-    parameters = {"type": "dict", "properties": properties, "required": list(required)}
+    parameters = {
+        "type": "dict",
+        "properties": properties,
+        "required": list(required) if isinstance(required, tuple) else required,
+    }
     return {"name": name, "description": f"Does <{name}> & more.", "parameters": parameters}
 
 
@@ -162,6 +166,8 @@ GOOD = {"function": [WEATHER], "truth": [{W: {"city": ["Rome"]}}]}
     "function: "),
     ({"truth": None}, "truth: "), ({"truth": [{"other": {}}]}, "truth: "), ({"truth": [{W: {"city": "Rome"}}]},
     "truth: "),
+    ({"function": [function("f", 5, a="integer")]}, "required is no list"),
+    ({"function": [function("f", "a", a="integer")]}, "required is no list"),
     ({"truth": [{W: {}, "b": {}}]}, "truth: "), ({"truth": [[]]}, "truth: "),
 ])  # fmt: skip
 def test_rows_that_cannot_be_compared(change, message):

@@ -174,7 +174,10 @@ def test_scores_by_prompt_and_by_instruction(tmp_path):
 
 
 @pytest.mark.parametrize("ids, kwargs, message", [
-    (["a:b"], [{}], "instruction_id_list: 'a:b' is not known"),
+    (["a:b"], [{}], "instruction_id_list: 'a:b' is not known"), ([["a"]], [{}], r"instruction_id_list: \['a'\] is not"),
+    ([{"a": 1}], [{}], "instruction_id_list: {'a': 1} is not known"), (["startend:quotation"], ["x"], "kwargs: 'x' is"),
+    (["length_constraints:number_words"], [[3]], r"kwargs: \[3\] is no table"),
+    (["length_constraints:number_words"], [{"num_words": 3, "relation": ["at least"]}], "kwargs.relation: "),
     ([], [], "needs a table of fields"), (["startend:quotation"], [], "needs a table"), ("x", [{}], "needs a table"),
     (["length_constraints:number_words"], [{"num_words": 3}], "kwargs.relation: None does not fit"),
     (["length_constraints:number_words"], [{"num_words": "3", "relation": "at least"}], "kwargs.num_words: '3'"),

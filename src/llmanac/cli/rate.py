@@ -182,6 +182,9 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
         said = [f"{name} {share['value']:.0%} ({_between(share)})" for name, share in shares.items() if share]
         said.append(f"{one['unreadable']:,} of {one['asked']:,} answers unreadable")
         print(f"{one['judge']}: {', '.join(said)}.")
+        if (share := one.get("first_preferred")) and not share["low"] <= 0.5 <= share["high"]:
+            place = "first" if share["low"] > 0.5 else "second"
+            print(f"{one['judge']} prefers what is shown {place}: only what both orders agree on counts.")
     if length := found.get("length"):
         share, bias = length["longer_preferred"], length["coefficient"]
         more = f"; coefficient of log length {bias['value']:.2f} ({_between(bias)})" if bias else ""

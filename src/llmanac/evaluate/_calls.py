@@ -76,6 +76,8 @@ def checked(row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Call]]:
     truth: Any = row.get("truth")
     try:
         known = {one["name"]: one["parameters"] for one in functions}
+        if not all(isinstance(parameters.get("required") or [], list) for parameters in known.values()):
+            raise TypeError("required is no list")
         for one in (one for parameters in known.values() for one in parameters["properties"].values()):
             if TYPES[one["type"]] is list:
                 TYPES[one["items"]["type"]]

@@ -23,15 +23,17 @@ def schema_of(choices: Sequence[str]) -> dict[str, Any]:
 class Form:
     """path: of chats; models: of the list of models, and where it names them; key_header, headers: of requests.
 
-    body: fields of a request (model, messages, stop, length); text: where the answer's text is; tokens: where the
-    numbers of tokens read and written are; held: by name, fields that hold an answer to choices; others: by name of a
-    field what to send in its place to a server that refuses the request, one change after another; None leaves it out.
+    body: fields of a request (model, messages, stop, length); text: where the text is; ended: where it says why
+    the answer ended; tokens: where the numbers of tokens read and written are; held: by name, fields that hold an
+    answer to choices; others: by name of a field what to send in its place to a server that refuses the request, one
+    change after another; None leaves it out.
     """
 
     path: str
     models: tuple[str, str, str]
     body: Callable[[str, list[Any], list[str], int], dict[str, Any]]
     text: tuple[str | int, ...]
+    ended: tuple[str | int, ...]
     tokens: tuple[tuple[str, ...], tuple[str, ...]]
     held: Mapping[str, Held]
     others: tuple[Mapping[str, str | None], ...]
@@ -62,19 +64,21 @@ def _schema_format(choices: Sequence[str]) -> dict[str, Any]:
 
 OPENAI = Form(
     "chat/completions", ("models", "data", "id"), _openai, ("choices", 0, "message", "content"),
+    ("choices", 0, "finish_reason"),
     (("usage", "prompt_tokens"), ("usage", "completion_tokens")),
-    {"response_format": _schema_format,
-     "structured_outputs": lambda choices: {"structured_outputs": {"choice": list(choices)}},
+    # a bare choice first, as a model in this process is held: within JSON the same model chooses otherwise
+    {"structured_outputs": lambda choices: {"structured_outputs": {"choice": list(choices)}},
      "guided_choice": lambda choices: {"guided_choice": list(choices)},
-     "grammar": lambda choices: {"grammar": "root ::= " + " | ".join(json.dumps(one) for one in choices)}},
+     "grammar": lambda choices: {"grammar": "root ::= " + " | ".join(json.dumps(one) for one in choices)},
+     "response_format": _schema_format},
     ({"max_tokens": "max_completion_tokens"}, {"max_tokens": "max_completion_tokens", "temperature": None}),
 )  # fmt: skip
 OLLAMA = Form(
-    "chat", ("tags", "models", "name"), _ollama, ("message", "content"),
+    "chat", ("tags", "models", "name"), _ollama, ("message", "content"), ("done_reason",),
     (("prompt_eval_count",), ("eval_count",)), {"format": lambda choices: {"format": schema_of(choices)}}, (),
 )  # fmt: skip
 ANTHROPIC = Form(
-    "messages", ("models", "data", "id"), _anthropic, ("content",),
+    "messages", ("models", "data", "id"), _anthropic, ("content",), ("stop_reason",),
     (("usage", "input_tokens"), ("usage", "output_tokens")),
     {"output_config": lambda choices: {"output_config": {"format": {
         "type": "json_schema", "schema": schema_of(choices)}}}},

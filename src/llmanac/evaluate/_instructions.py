@@ -150,7 +150,9 @@ def instructions_of(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         raise DataError("kwargs: needs a table of fields for each instruction of instruction_id_list")
     out = []
     for name, fields in zip(ids, given, strict=True):
-        if name not in KINDS:
+        if not isinstance(fields, dict | None):
+            raise DataError(f"kwargs: {shown(fields)} is no table of fields")
+        if not isinstance(name, str) or name not in KINDS:
             raise DataError(f"instruction_id_list: {shown(name)} is not known{nearest(str(name), KINDS)}")
         found = {key: (fields or {}).get(key) for key in KINDS[name][0].split()}
         for key, value in found.items():
@@ -162,7 +164,7 @@ def instructions_of(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def _fits(key: str, value: Any) -> bool:
     if key.endswith("relation"):
-        return value in RELATIONS
+        return isinstance(value, str) and value in RELATIONS
     if key in TEXTS:
         return isinstance(value, list) and bool(value) and all(_fits("keyword", one) for one in value)
     if key.startswith(("num_", "nth_")) or key.endswith("frequency"):

@@ -23,7 +23,7 @@ from llmanac.core.errors import RequestError, shown
 
 SECONDS = 600.0  # for one answer
 MOST = 256 << 20  # bytes of an answer
-TRIES = 6
+TRIES = 8  # over a minute and a half together: a server may load its model, or compile
 BUSY = (408, 425, 429, 500, 502, 503, 504, 529)  # status codes after which another try may succeed
 LONGEST = 60.0  # seconds between tries where the server names none
 MOST_WAIT = 900.0  # that a server may name
@@ -98,7 +98,8 @@ class Requests:
             if named is not None and named > MOST_WAIT:
                 raise RequestError(f"{said}: asks to wait {named:,.0f} s; the same command goes on then", code=code)
             self.counts["repeated"] += 1
-            self.wait(named if named is not None else min(LONGEST, 2.0 ** (number - 1)) * random.uniform(0.5, 1))
+            # Retry-After is the least: a server that loads its model or is full says 1 each time
+            self.wait(max(named or 0.0, min(LONGEST, 2.0 ** (number - 1)) * random.uniform(0.5, 1)))
         raise AssertionError
 
 

@@ -35,13 +35,14 @@ FORM = 1  # of what is kept; another number leaves older files alone
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One benchmark on one model."""
+    """One benchmark on one model. chat: its prompts were a user's messages, with choices by letter."""
 
     benchmark: str
     model: str
     items: list[Item]
     verdicts: list[Verdict]
     scores: list[Score]
+    chat: bool = False
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """A JSON object for each item."""
@@ -49,8 +50,9 @@ class Evaluation:
             right: list[Any] = [item.choices[gold] for gold in item.golds] or [
                 ref if isinstance(ref, str) else list(ref) for ref in item.references
             ]
+            asked = lettered(item)[0] if self.chat and item.choices else item.prompt
             yield {
-                "benchmark": self.benchmark, "item": item.name, "prompt": item.prompt, "answer": one.answer,
+                "benchmark": self.benchmark, "item": item.name, "prompt": asked, "answer": one.answer,
                 "extracted": one.extracted, "references": right, "right": one.right, "scores": one.scores,
                 "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
                 **({"log_likelihoods": list(one.values)} if one.values else {}),
@@ -83,15 +85,16 @@ def evaluate(
     if chat and own.task == "likelihood":
         raise SpecError(f"--chat: {name} scores the likelihood of a text, which has no turns; leave --chat out")
     raw: list[Any] = []
+    kind = str if chat or own.generation is not None else list
     block = block or (model.kept if chat else BLOCK)
     with progress(name, total=len(items), unit="items") as bar:
         for start in range(0, len(items), block):
             part = items[start : start + block]
             compute = functools.partial(_answers, model, part, own, chat)
-            raw += _kept(cache, _request(model, part, own, chat), len(part), compute)
+            raw += _kept(cache, _request(model, part, own, chat), len(part), kind, compute)
             bar.advance(len(part))
     verdicts = judged(items, raw, own, chat)
-    return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts))
+    return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts), chat)
 
 
 def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:
@@ -122,15 +125,17 @@ def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool)
     return [[list(next(found)) for _ in row] for row in pairs]
 
 
-def _kept(cache: Path | None, request: list[Any], count: int, compute: Callable[[], list[Any]]) -> list[Any]:
-    """The answers to a request: those of an earlier run, or computed and kept."""
+def _kept(
+    cache: Path | None, request: list[Any], count: int, kind: type, compute: Callable[[], list[Any]]
+) -> list[Any]:
+    """The answers to a request, texts or lists of likelihoods: those of an earlier run, or computed and kept."""
     if cache is None:
         return compute()
     key = hashlib.sha256(json.dumps(request, ensure_ascii=True).encode()).hexdigest()
     place = cache / key[:2] / f"{key}.json"
     try:
         found = read_json(place)
-        if isinstance(found, list) and len(found) == count:
+        if isinstance(found, list) and len(found) == count and all(isinstance(one, kind) for one in found):
             return found
     except DataError:  # not there, or damaged
         pass

@@ -20,18 +20,19 @@ from typing import Any
 import numpy as np
 
 from llmanac.core import files
-from llmanac.core.errors import DataError
+from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import progress
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.readers import table_rows
 from llmanac.evaluate._choosing import read_choice
 from llmanac.evaluate.answering import Answerer
 from llmanac.evaluate.preferences import SCORES, Questions, Rating, latest
-from llmanac.evaluate.ratings import Store, agreement, read_ratings
-from llmanac.metrics import OUTCOMES, Z, wilson_interval
+from llmanac.evaluate.ratings import Store, agreement, finish, read_ratings
+from llmanac.metrics import OUTCOMES, Z, share_interval, wilson_interval
 
 JUDGEMENTS, GOLD = "judgements.jsonl", "gold.jsonl"
 COMPARED = ("A", "B", "tie")
+NAMES = ("value", "low", "high")
 COMPARE = (
     "Which answer is better: more helpful, more correct, and to the point? Its length and its place do not matter."
 )
@@ -56,10 +57,14 @@ def judge(model: Answerer, store: Store, rubric: str = "") -> None:
 
     Raises:
         RequestError: a server that does not answer.
+        SpecError: the folder's judgements of this model are answers to another rubric.
     """
     compares = store.mode == "compare"
     choices = COMPARED if compares else tuple(map(str, SCORES))
     asked = rubric.strip() or (COMPARE if compares else SCORE)
+    finish(store.folder / JUDGEMENTS)
+    if any(one["rater"] == model.name and one.get("asked", asked) != asked for one in read_judgements(store.folder)):
+        raise SpecError(f"--rubric: {store.folder / JUDGEMENTS} answers another one; name another folder with -o")
     order = store.order(model.name)
     with progress("judge", total=len(order), unit="questions") as bar:
         for number in range(len(order)):
@@ -70,7 +75,7 @@ def judge(model: Answerer, store: Store, rubric: str = "") -> None:
                 texts = model.choose(prompts, [choices] * len(ways))
                 found = [read_choice(text, choices) for text in texts]
                 line = {"rater": model.name, "item": order[number].item, "models": list(order[number].models),
-                        "choices": found, "answers": [text[:MOST] for text in texts]}  # fmt: skip
+                        "choices": found, "answers": [text[:MOST] for text in texts], "asked": asked}  # fmt: skip
                 data = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
                 files.append(store.folder / JUDGEMENTS, data + b"\n")
                 if compares:
@@ -110,13 +115,16 @@ def judged(folder: Path) -> list[dict[str, Any]]:
         if pairs:
             same = sum(_agreed(pair) != "tie" or pair == ["tie", "tie"] for pair in pairs)
             said["orders_agree"] = _share(same, len(pairs))
-            said["first_preferred"] = _share(given.count("A"), given.count("A") + given.count("B"))
+            # over questions: both orders of one are answered alike by a judge that prefers a place
+            named = [[one for one in pair if one in ("A", "B")] for pair in pairs]
+            shares = [own.count("A") / len(own) for own in named if own]
+            said["first_preferred"] = dict(zip(NAMES, share_interval(shares), strict=True)) if shares else None
         out.append(said)
     return out
 
 
 def _share(count: int, total: int) -> dict[str, float] | None:
-    return dict(zip(("value", "low", "high"), wilson_interval(count, total), strict=True)) if total else None
+    return dict(zip(NAMES, wilson_interval(count, total), strict=True)) if total else None
 
 
 def length_bias(questions: Questions, ratings: Sequence[Rating]) -> dict[str, Any] | None:

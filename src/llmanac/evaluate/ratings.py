@@ -39,7 +39,7 @@ from llmanac.evaluate.preferences import (
     write_preferences,
 )
 from llmanac.evaluate.segments import read_rows, texts_of
-from llmanac.metrics import OUTCOMES, Battles, wilson_interval
+from llmanac.metrics import OUTCOMES, Battles, share_interval, wilson_interval
 from llmanac.metrics.agreement import cohen, cohen_interval, fleiss
 from llmanac.metrics.bradley_terry import bradley_terry
 from llmanac.metrics.statistics.estimates import estimate, items_needed
@@ -75,8 +75,7 @@ class Store:
         self.folder, self.questions, self.mode, self.seed = folder, questions, mode, seed
         self.tasks = questions.tasks(mode)
         self.path = folder / RATINGS
-        if self.path.exists() and (data := self.path.read_bytes()) != (kept := _finished(data)):
-            files.write_bytes(self.path, kept)
+        finish(self.path)
         self.ratings = read_ratings(self.path) if self.path.exists() else []
         self._orders: dict[str, list[Task]] = {}
         self._done: dict[str, dict[tuple[Any, ...], Rating]] = defaultdict(dict)
@@ -141,6 +140,12 @@ def read_ratings(path: Path) -> list[Rating]:
     if path.suffix == ".jsonl" and path.is_file() and len(kept := _finished(data := path.read_bytes())) < len(data):
         span = Span(0, len(kept))
     return [Rating.of(row.values, f"{path}:{row.line}") for row in table_rows(path, CommandProblems(), span=span)]
+
+
+def finish(path: Path) -> None:
+    """Drop a last line that a killed process left half, where there is such a file, so that lines can be added."""
+    if path.exists() and (data := path.read_bytes()) != (kept := _finished(data)):
+        files.write_bytes(path, kept)
 
 
 def _finished(data: bytes) -> bytes:
@@ -213,20 +218,18 @@ def _mean(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _win_rate(low: str, high: str, by_item: Mapping[int, Sequence[float]]) -> dict[str, Any]:
-    """How often the first is preferred; Wilson's interval where every question is won or lost, else the normal one."""
+    """How often the first is preferred, over questions."""
     values = [float(np.mean(given)) for given in by_item.values()]
     given = [one for ratings in by_item.values() for one in ratings]
-    found = {"model": low, "other": high, **_mean(values), "ratings": len(given),
+    value, lowest, highest = share_interval(values)
+    found = {"model": low, "other": high, "value": value, "low": lowest, "high": highest,
+             "questions": len(values), "ratings": len(given),
              "wins": given.count(1.0), "ties": given.count(0.5), "losses": given.count(0.0)}  # fmt: skip
-    if set(values) <= {0.0, 1.0}:
-        found["low"], found["high"] = wilson_interval(int(sum(values)), len(values))[1:]
-    elif found["low"] is not None:
-        found["low"], found["high"] = max(0.0, found["low"]), min(1.0, found["high"])
-    settled = found["low"] is not None and (found["low"] > 0.5 or found["high"] < 0.5)
+    settled = lowest > 0.5 or highest < 0.5
     more = None
-    if not settled and len(values) > 1 and found["value"] != 0.5:
+    if not settled and len(values) > 1 and value != 0.5:
         error = max(estimate(values).standard_error, 0.5 / len(values))
-        more = max(1, items_needed(found["value"] - 0.5, error, len(values)) - len(values))
+        more = max(1, items_needed(value - 0.5, error, len(values)) - len(values))
     return {**found, "settled": settled, "more": more}
 
 

@@ -85,7 +85,11 @@ class Server:
         """The answer to a user's message, before the first stop; held to the choices in the way that is known."""
         body = self.form.body(self.model, [{"role": "user", "content": prompt}], list(stop[:4]), length)
         body |= self.form.held[self.held](choices) if choices and self.held else {}
-        return self._before(at(self._accepted(body), self.form.text), stop)
+        answer = self._accepted(body)
+        text = at(answer, self.form.text)
+        if not text and isinstance(at(answer, self.form.ended), str):  # refused, filtered, or all of it was thought
+            return ""
+        return self._before(answer if text is None else text, stop)
 
     def _accepted(self, body: dict[str, Any]) -> dict[str, Any]:
         """The answer to a request, with other fields where the server refuses these; what it accepts first is kept."""

@@ -14,6 +14,7 @@ from llmanac.metrics._porter import stem as stem
 from llmanac.metrics._texts import utf8_bytes as utf8_bytes
 from llmanac.metrics._texts import words as words
 from llmanac.metrics.statistics.intervals import Z as Z
+from llmanac.metrics.statistics.intervals import share_interval as share_interval
 from llmanac.metrics.statistics.intervals import wilson_interval as wilson_interval
 
 
