@@ -347,6 +347,18 @@ def test_a_verdict_reads_what_two_servers_answered(folder):
     assert not errors.comparisons[0].higher_is_better
 
 
+def test_two_models_that_answer_alike_are_two_systems(folder):
+    """Their items are equal, and their logs are not the same: there is a verdict, no refusal."""
+    for name in ("one", "two"):
+        with chat_server("openai", knows) as (url, _):
+            run(["evaluate", f"{url}#{name}", "--benchmarks", "own.toml", "--chat", "-o", name])
+    one, two = (folder / name / "items" / "own.A.jsonl" for name in ("one", "two"))
+    found = verdict(one, two)
+    assert found.verdicts == {"B": "inconclusive"} and found.comparisons[0].difference == 0
+    with pytest.raises(DataError, match="is the same log as A"):
+        verdict(one, one)
+
+
 @pytest.mark.parametrize("price", ["1", "a,b", "1,2,3", "-1,2", "nan,1", "inf,1", ""])
 def test_a_price_that_is_none(price, folder, capsys):
     with pytest.raises(SystemExit):

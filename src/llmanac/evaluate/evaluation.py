@@ -52,9 +52,9 @@ class Evaluation:
             ]
             asked = lettered(item)[0] if self.chat and item.choices else item.prompt
             yield {
-                "benchmark": self.benchmark, "item": item.name, "prompt": asked, "answer": one.answer,
-                "extracted": one.extracted, "references": right, "right": one.right, "scores": one.scores,
-                "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
+                "benchmark": self.benchmark, "model": self.model, "item": item.name, "prompt": asked,
+                "answer": one.answer, "extracted": one.extracted, "references": right, "right": one.right,
+                "scores": one.scores, "note": one.note, **({"choices": list(item.choices)} if item.choices else {}),
                 **({"log_likelihoods": list(one.values)} if one.values else {}),
                 **({"cluster": item.cluster} if item.cluster is not None else {}),
                 **({"fields": dict(item.fields)} if item.fields else {}),
