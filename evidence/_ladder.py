@@ -19,7 +19,6 @@ from typing import Any
 from evidence import _cells
 from evidence._compared import SMALL, WORK, made_up
 from evidence._page import with_interval
-from evidence._threads import one_thread
 from llmanac.core.errors import DataError
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import patch
@@ -30,6 +29,7 @@ from llmanac.evaluate.bits_per_byte import score_texts
 from llmanac.lab.arms import parse_arms
 from llmanac.lab.axis import Arm, find_axis, resolve
 from llmanac.lab.compare import BASE
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.hold import hold_parameters
 from llmanac.lab.prepare import PreparedArms, prepare, seen_in
 from llmanac.lab.trials.training import TrainingTrial

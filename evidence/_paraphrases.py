@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from evidence._pretrained import unpacked_minilm
-from evidence._threads import one_thread
 from evidence.run import ROOT
 from llmanac.core.errors import DataError
+from llmanac.lab.complexity import one_thread
 from llmanac.retrieve.dense import Encode, Spec
 from llmanac.retrieve.memory import Fact
 from llmanac.retrieve.memory.recall import Recall

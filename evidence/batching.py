@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
+from llmanac.lab.complexity import one_thread
 
 ROWS = ("serve/dynamic-batching",)
 CLAIM = "batching requests that come and go raises tokens a second and costs each request little"

@@ -49,9 +49,9 @@ from evidence._page import with_interval
 from evidence._paraphrases import FALSE, FOUND, HALVES, OTHERS, by_finder
 from evidence._pretrained import needed
 from evidence._synthetic import percent
-from evidence._threads import one_thread
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import interval, mean
 from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.retrieve.memory import Memory

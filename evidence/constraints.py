@@ -35,7 +35,6 @@ from typing import Any
 
 import torch
 
-from evidence._threads import one_thread
 from evidence._verdicts import Estimate
 from evidence.speculation import random_lm, target
 from llmanac.core.pages import Section, table
@@ -45,6 +44,7 @@ from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.sample_rank import rank
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Completion, Engine
+from llmanac.lab.complexity import one_thread
 from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.tokenizers.load import train_tokenizer

@@ -25,7 +25,6 @@ import numpy as np
 
 from evidence._alignment import fit, reinforced, scorer
 from evidence._page import with_interval
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
@@ -33,6 +32,7 @@ from llmanac.data.pack import ListStream
 from llmanac.generate.constrain.fudge import Fudge
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Engine
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import mean
 from llmanac.objectives import BaseObjective, collate_ragged
 from llmanac.objectives.policy_gradient import Rollout

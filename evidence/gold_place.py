@@ -24,11 +24,11 @@ import numpy as np
 from benchmarks._corpora import needed_data
 from evidence._pretrained import needed
 from evidence._synthetic import once
-from evidence._threads import one_thread
 from llmanac.core.pages import Line, Section, line_chart, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import mean
 from llmanac.retrieve.folder.quotes import spans
 from llmanac.tokenizers.load import train_tokenizer

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST
 from llmanac.generate.engine import Engine
+from llmanac.lab.complexity import one_thread
 from llmanac.models.state.paged import PagedState
 from llmanac.models.state.pool import BlockPool
 

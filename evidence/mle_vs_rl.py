@@ -32,12 +32,12 @@ from torch import Tensor
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, task
 from evidence._page import with_interval
 from evidence._synthetic import Answers, average, over
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import interval, mean
 from llmanac.recipes import rlhf_task
 from llmanac.rewards import Sample, each

@@ -26,7 +26,6 @@ from evidence import growing_text
 from evidence._facts import draw
 from evidence._pretrained import needed
 from evidence._synthetic import once
-from evidence._threads import one_thread
 from evidence._verdicts import Estimate
 from evidence.growing_text import TRAINED, answers, read, trained
 from llmanac.core.pages import Section, heat_map, table
@@ -35,6 +34,7 @@ from llmanac.core.spec import make_method
 from llmanac.evaluate.needles import DEPTHS, MANY, grid
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.metrics.statistics.intervals import newcombe_interval
 from llmanac.tokenizers.load import train_tokenizer
 

@@ -30,11 +30,11 @@ from evidence import _alignment as shared
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, task
 from evidence._page import with_interval
 from evidence._synthetic import average, once, over
-from evidence._threads import one_thread
 from evidence.preferences import judge
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import interval, mean
 from llmanac.models.scalar import ScalarModel
 from llmanac.objectives import BaseObjective

@@ -32,10 +32,10 @@ import torch
 from evidence._alignment import SMALL, TOKENS, TRUTH, Task, fit, measured, reinforced, sampled, task
 from evidence._page import with_interval
 from evidence._synthetic import average, once, over
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.data.pack import ListStream
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import interval, mean
 from llmanac.metrics.agreement import cohen
 from llmanac.models.scalar import ScalarModel

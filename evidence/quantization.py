@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from evidence._pretrained import needed
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.evaluate.divergence import Windows, divergence, windows
+from llmanac.lab.complexity import one_thread
 from llmanac.models.load import load_model
 from llmanac.tokenizers.load import load_tokenizer
 

@@ -25,7 +25,6 @@ import torch
 
 from benchmarks._corpora import needed_data
 from evidence._pretrained import needed
-from evidence._threads import one_thread
 from evidence.quantized_serving import logits
 from evidence.speculation import random_lm
 from llmanac.core.pages import Section, table
@@ -33,6 +32,7 @@ from llmanac.core.spec import make_method
 from llmanac.evaluate.divergence import windows
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.lab.stats import interval
 from llmanac.models.gguf.write import export_gguf
 

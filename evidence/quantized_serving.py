@@ -31,13 +31,13 @@ import torch
 from torch import Tensor
 
 from evidence._pretrained import needed
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.evaluate.divergence import windows
 from llmanac.generate.bench import rates
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.quantized import stored_bytes
 from llmanac.models.save import save_model

@@ -27,7 +27,6 @@ import torch
 from evidence import kv_cache
 from evidence._grid import paced
 from evidence._pretrained import needed
-from evidence._threads import one_thread
 from evidence.speculation import random_lm
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
@@ -36,6 +35,7 @@ from llmanac.generate.constrain import json_schema
 from llmanac.generate.constrain.matcher import MaskFollower, Matcher
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.models.gguf.write import export_gguf
 from llmanac.models.scalar import ScalarModel
 from llmanac.rewards import Sample

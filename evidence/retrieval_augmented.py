@@ -39,11 +39,11 @@ import numpy as np
 from benchmarks._corpora import needed_data
 from evidence._pretrained import smollm2, unpacked_minilm
 from evidence._synthetic import once
-from evidence._threads import one_thread
 from evidence._verdicts import Estimate
 from llmanac.core.pages import Section, table
 from llmanac.core.progress import progress
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.metrics.answers._short import f1
 from llmanac.metrics.statistics.auc import area
 from llmanac.metrics.statistics.intervals import newcombe_interval

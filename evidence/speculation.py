@@ -27,13 +27,13 @@ import numpy as np
 import torch
 
 from evidence._pretrained import needed
-from evidence._threads import one_thread
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import Batch
 from llmanac.generate.engine import Completion, Engine
 from llmanac.generate.load import load_engine
 from llmanac.generate.speculative import Speculation
+from llmanac.lab.complexity import one_thread
 from llmanac.models.lm.ngram import Ngram
 
 ROWS = ("serve/speculative",)

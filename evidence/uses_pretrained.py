@@ -19,7 +19,6 @@ from typing import Any
 
 from benchmarks._corpora import needed_data
 from evidence._pretrained import needed
-from evidence._threads import one_thread
 from evidence._uses_corpus import PLAIN, labelled, write
 from evidence.speculation import random_lm
 from evidence.uses import LABELS, ZERO_SHOT, cola, measure_correct, shuffled
@@ -29,6 +28,7 @@ from llmanac.evaluate.classify import classify
 from llmanac.evaluate.score import score
 from llmanac.evaluate.words import Words
 from llmanac.generate.load import load_engine
+from llmanac.lab.complexity import one_thread
 from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.tokenizers.load import train_tokenizer
 

@@ -242,6 +242,7 @@ def decoding(subject: Subject, x: torch.Tensor, timed: bool = True) -> dict[str,
 
 @contextmanager
 def one_thread() -> Iterator[None]:
+    """Within it, or in a function that it decorates, torch computes on one thread, with the sums of any machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
