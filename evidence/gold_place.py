@@ -3,12 +3,12 @@
 SmolLM2-135M-Instruct (Q4_1) is given {passages} numbered passages and a question of XQuAD. One passage, the gold one,
 holds the answer; the others are of other articles, the same ones for all places. A passage is a sentence
 of a paragraph: the one with the answer, or one drawn at random; {tokens} tokens a prompt on average. Each of
-{questions} questions is asked with the gold passage at each of the {passages} places, and with the gold passage alone;
-greedy decoding of {longest} tokens. An answer is right where it has the words of the gold answer, letter case, articles
-and punctuation aside; parts of words do not count.
+{questions} questions is asked with the gold passage at the places {places}, and with the gold passage alone; greedy
+decoding of {longest} tokens. An answer is right where it has the words of the gold answer, letter case, articles and
+punctuation aside; parts of words do not count. Version 1 asked 30 questions at all places; its cell is kept.
 
-- Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with
-  the gold passage alone {alone:.2f}.
+- Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with the
+  gold passage alone {alone:.2f}.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ from llmanac.tokenizers.load import train_tokenizer
 
 ROWS = ("context/lost-in-the-middle", "context/rag")
 CLAIM = "where the passage with the answer comes in the prompt decides whether it is used"
-SEEDS = 1
-PASSAGES, LONGEST, QUESTIONS = 10, 16, 30
-MIDDLE = (4, 5, 6, 7)
+VERSION = 2  # 300 questions at five places; version 1 had 30 at all ten
+SEEDS, REPLICATE = 1, "question"
+ARMS = ("the gold passage at an end", "the gold passage in the middle")
+METRIC = "share of questions whose answer holds the words of the gold answer; paired over questions"
+MARGIN = "0.01 of the questions; the 95% interval of the difference lies beyond it"
+PASSAGES, LONGEST, QUESTIONS = 10, 16, 300
+PLACES, MIDDLE = (1, 4, 5, 7, 10), (4, 5, 7)
 ALONE = "alone"
 KEPT = 1 << 28  # bytes of prompts that were read: a later place begins with the same passages
 
@@ -94,7 +98,7 @@ def asked(engine: Engine, row: dict[str, Any], place: int | None) -> dict[str, A
         chat = [{"role": "user", "content": words}]
         ids = list(engine.tokenizer.encode_chat(chat, add_generation_prompt=True)[0])
     [answer] = engine.generate([ids], max_new_tokens=LONGEST)
-    return {"right": float(holds(answer.text, row["gold"])), "tokens": len(ids)}
+    return {"right": int(holds(answer.text, row["gold"])), "tokens": len(ids)}
 
 
 @one_thread()
@@ -103,27 +107,28 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     if size == "full":
         engine, rows = load_engine(needed(), device="cpu", runner="native"), corpus()
         engine.keep_prefixes(KEPT)
-        places = {str(p): p for p in range(1, PASSAGES + 1)} | {ALONE: None}
+        places = {str(p): p for p in PLACES} | {ALONE: None}
     else:
         tokenizer = train_tokenizer("utf8", [])
         spec = make_method("lm", {"name": "transformer", "dim": 16, "layers": 1, "max_length": 900})
         engine = Engine(spec.build(vocab_size=tokenizer.vocab_size).initialise(seed).eval(), tokenizer)
         rows = [{"question": "What?", "gold": "x", "text": "It is x.", "others": ["It is y."] * (PASSAGES - 1)}]
         places = {"1": 1, ALONE: None}
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in places}
+    found: dict[str, Any] = {"right": {name: [] for name in places}, "tokens": []}
     for number, row in enumerate(rows):
 
         def part(row: dict[str, Any] = row) -> dict[str, Any]:
             return {name: asked(engine, row, places[name]) for name in reversed(places)}  # beginnings are shared
 
-        one = once("gold_place", f"question-{number}", part) if size == "full" else part()
+        one = once("gold_place", f"places-{number}", part) if size == "full" else part()
         for name in places:
-            found[name].append(one[name])
-    return {"found": found}
+            found["right"][name].append(one[name]["right"])
+        found["tokens"].append(one["1"]["tokens"])
+    return found
 
 
 def _right(seeds: Sequence[dict[str, Any]], name: str) -> np.ndarray:
-    return np.array([row["right"] for row in seeds[0]["found"][name]])
+    return np.array(seeds[0]["right"][name], np.float64)
 
 
 def middle_against(seeds: Sequence[dict[str, Any]], end: int) -> list[float]:
@@ -141,7 +146,7 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
-    names = list(seeds[0]["found"])
+    names = list(seeds[0]["right"])
     body = []
     for name in names:
         values = _right(seeds, name)
@@ -154,11 +159,12 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
 
 
 def facts(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found, first, last = seeds[0]["found"], "1", str(PASSAGES)
+    first, last = "1", str(PASSAGES)
     middle = np.mean([_right(seeds, str(place)) for place in MIDDLE], axis=0)
     return {
-        "passages": PASSAGES, "questions": len(found[first]), "longest": LONGEST,
-        "between": f"{MIDDLE[0]} to {MIDDLE[-1]}", "tokens": round(mean([row["tokens"] for row in found[first]])),
+        "passages": PASSAGES, "questions": len(_right(seeds, first)), "longest": LONGEST,
+        "places": ", ".join(map(str, PLACES)), "between": ", ".join(map(str, MIDDLE)),
+        "tokens": round(mean(seeds[0]["tokens"])),
         "first": _right(seeds, first).mean(), "middle": middle.mean(), "last": _right(seeds, last).mean(),
         "alone": _right(seeds, ALONE).mean(),
     }  # fmt: skip
