@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -339,20 +341,34 @@ class Tokenizer(Framed):
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = False,
+        continues: bool = False,
         until: float = float("inf"),
         **variables: Any,
     ) -> list[int]:
         """The ids of `encode_chat` without who wrote them, which takes no rendering for each turn.
 
         Args:
+            continues: whether the last message is only begun: the ids end where its text does.
             until: time of `time.monotonic` at which rendering is ended.
 
         Raises:
-            TokenizerError: no template, or the template fails or is not done in time.
+            TokenizerError: no template, the template fails or is not done in time, or the last message is to be
+                continued and the template does not show its text once.
         """
         given = self._chat_variables(variables)
-        chats, theirs = [(messages, add_generation_prompt)], given.keys() - variables.keys()
+        mark = secrets.token_hex(12) if continues else ""
+        if continues:
+            last = messages[-1] if messages else {}
+            if not isinstance(last.get("content"), str):
+                raise TokenizerError("messages: the last one has no text that could be continued")
+            messages = [*messages[:-1], {**last, "content": last["content"] + mark}]
+        chats, theirs = [(messages, add_generation_prompt and not continues)], given.keys() - variables.keys()
         [chat] = self._chat.rendered(chats, given, self.special_tokens, roles=theirs, spans=False, until=until)
+        if continues:
+            text, found, rest = chat.text.partition(mark)
+            if not found or mark in rest:
+                raise TokenizerError("messages: the chat template does not show the last one's text once")
+            chat = replace(chat, text=text, assistant=chat.assistant[: len(text)])
         return self._encode_rendered(chat)[0]
 
     def encode_chats(

@@ -15,6 +15,7 @@ from llmanac.generate.constrain.tools import calls_grammar
 from llmanac.generate.engine import Options
 from llmanac.web._errors import ApiError, Busy
 from llmanac.web._service import Service
+from llmanac.web._thoughts import Around
 from llmanac.web._wire import MAX_STRUCTURE, Body
 from llmanac.web._wire_chat import ChatBody, ChosenTool
 
@@ -74,13 +75,20 @@ def calls_structure(form: str, tools: list[dict[str, Any]], body: ChatBody) -> t
         raise ApiError(400, str(error), param="tools") from error
 
 
-def constrain(service: Service, options: Options, asked: tuple[str, dict[str, Any]] | None) -> None:
+def constrain(
+    service: Service, options: Options, asked: tuple[str, dict[str, Any]] | None, around: Around | None = None
+) -> None:
     """Put what `structure_of` found into the options, as a constraint.
+
+    Args:
+        around: makes a constraint of one that holds for a part of the text, or of None.
 
     Raises:
         ApiError: what cannot be followed, by its field.
     """
     if asked is None:
+        if around is not None:
+            options["constraint"] = lambda: around(None)
         return
     field, option = asked
     engine, known = service.engine, service.structures
@@ -99,7 +107,8 @@ def constrain(service: Service, options: Options, asked: tuple[str, dict[str, An
         service.compiling.release()
     assert make is not None
     options["stop_ids"] = list(ends)  # a text that is complete has to end
-    options["constraint"] = lambda: Shielded(make(), min(ends, default=0), size, field)
+    whole = make if around is None else lambda: around(make())
+    options["constraint"] = lambda: Shielded(whole(), min(ends, default=0), size, field)
 
 
 class Shielded:

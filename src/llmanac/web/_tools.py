@@ -15,6 +15,7 @@ from typing import Any
 
 from llmanac.generate.constrain.tools import form_named
 from llmanac.generate.constrain.tools import form_of as form_of
+from llmanac.web._thoughts import overlap
 
 LONGEST_HEAD = 512  # characters before a call's arguments
 LONGEST_LATE = 2**16  # characters of a call with its name behind its arguments, which is read at its end
@@ -59,7 +60,7 @@ class Calls:
 
     def _in_text(self, last: bool) -> Iterator[dict[str, Any]]:
         text, opening, rest = self._waiting.partition(self._opening)
-        held = 0 if last or opening else _overlap(text, self._opening)
+        held = 0 if last or opening else overlap(text, self._opening)
         yield from self._say(text[: len(text) - held], last and not opening)
         self._waiting = rest if opening else text[len(text) - held :]
         if opening:
@@ -174,8 +175,3 @@ class Value:
                     self.complete = True
                     return i + 1
         return len(text)
-
-
-def _overlap(text: str, marker: str) -> int:
-    """How many characters at the end of a text may be the beginning of the marker."""
-    return next((n for n in range(min(len(marker) - 1, len(text)), 0, -1) if text.endswith(marker[:n])), 0)
