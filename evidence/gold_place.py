@@ -7,8 +7,8 @@ of a paragraph: the one with the answer, or one drawn at random; {tokens} tokens
 decoding of {longest} tokens. An answer is right where it has the words of the gold answer, letter case, articles and
 punctuation aside; parts of words do not count. Version 1 asked 30 questions at all places; its cell is kept.
 
-- Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with the
-  gold passage alone {alone:.2f}.
+- Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with
+  the gold passage alone {alone:.2f}.
 """
 
 from __future__ import annotations
