@@ -9,11 +9,10 @@ import httpx
 import openai
 import pytest
 from _engine_models import HistoryModel
-from _servers import running
+from _servers import running, saying, tokenizer_with
 
 from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
-from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web._tools import Calls, form_of
 
 HEAD = """{%- if tools %}<|im_start|>system
@@ -69,27 +68,6 @@ SAID = {
         f'{{"name": "{name}", "parameters": {json.dumps(given, ensure_ascii=False)}}}' for name, given in CALLS
     ),
 }
-
-
-def tokenizer_with(template):
-    tokenizer = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>"])
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def saying(text, template):
-    """An engine that says the text after any prompt, and what it was asked."""
-    tokenizer = tokenizer_with(template)
-    asked = []
-    said = [*tokenizer.encode(text), tokenizer.eos_id]
-
-    def script(ids):
-        if not asked or ids[: len(asked[-1])] != asked[-1]:
-            asked.append(list(ids))
-        return said[min(len(ids) - len(asked[-1]), len(said) - 1)]
-
-    model = HistoryModel(script=script, max_length=4096, vocab_size=tokenizer.vocab_size)
-    return Engine(model, tokenizer), asked
 
 
 @pytest.fixture(scope="module", params=["hermes", "llama3"])
@@ -191,13 +169,13 @@ def test_one_call_at_most(calling):
     ],
 )
 def test_what_is_refused(calling, fields, param):
-    answer = httpx.post(f"{calling.url}/v1/chat/completions", json={"messages": ASK, **fields})
+    answer = httpx.post(f"{calling.url}/v1/chat/completions", json={"model": "tiny", "messages": ASK, **fields})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
 
 
 def test_what_the_model_may_ignore_is_named(calling):
     tool = {"type": "function", "function": {**TOOLS[0]["function"], "strict": True, "cache": 1}, "extra": 1}
-    body = {"messages": ASK, "tools": [tool], "temperature": 0, "max_tokens": 1}
+    body = {"model": "tiny", "messages": ASK, "tools": [tool], "temperature": 0, "max_tokens": 1}
     answer = httpx.post(f"{calling.url}/v1/chat/completions", json=body)
     assert answer.headers["x-llmanac-ignored"] == "tools.extra, tools.function.cache, tools.function.strict"
 
@@ -213,7 +191,7 @@ def test_other_templates_are_refused_by_name():
     assert [form_of(t) for t in others] == [None] * 6
     engine, _ = saying("x", mistral)
     with running(engine) as found:
-        answer = httpx.post(f"{found.url}/v1/chat/completions", json={"messages": ASK, "tools": TOOLS})
+        answer = httpx.post(f"{found.url}/v1/chat/completions", json={"model": "tiny", "messages": ASK, "tools": TOOLS})
         error = answer.json()["error"]
         assert (answer.status_code, error["param"], error["code"]) == (400, "tools", "unsupported")
         assert "template" in error["message"]
@@ -287,6 +265,6 @@ def test_calls_that_must_be_made(free, name, stream):
 def test_tools_whose_parameters_cannot_be_followed(free):
     wrong = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "unevaluatedItems": 3}}}
     for choice in ("required", {"type": "function", "function": {"name": "f"}}):
-        body = {"messages": ASK, "tools": [wrong], "tool_choice": choice}
+        body = {"model": "tiny", "messages": ASK, "tools": [wrong], "tool_choice": choice}
         answer = httpx.post(f"{free.url}/v1/chat/completions", json=body)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools", answer.text

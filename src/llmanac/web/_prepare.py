@@ -142,7 +142,7 @@ def chat_asked(
                     raise ApiError(400, f"{field}: not with a model of images", param=field, code="unsupported")
                 ids, options["images"] = cast(Any, engine.model).chat(messages, open_images(urls), until, **given)
             else:
-                given["continues"] = bool(body.continue_final_message)
+                given |= {"continues": True} if body.continue_final_message else {}
                 given["add_generation_prompt"] = body.add_generation_prompt is not False
                 ids = _chat_ids(engine.tokenizer, messages, until, **given)
             options["logprobs"] = alternatives

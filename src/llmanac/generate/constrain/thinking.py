@@ -57,16 +57,15 @@ class Thinking:
         self.answer, self.budget = answer, budget
         self._tokenizer, self._markers = tokenizer, markers
         self._closing = markers.closing_ids(tokenizer)
-        opening = [int(i) for i in tokenizer.encode(markers.opening, special="all")]
-        self._opening = opening[0] if len(opening) == 1 else None
+        self._opening = [int(i) for i in tokenizer.encode(markers.opening, special="all")]
         self._inside = np.ones(size, np.bool_)
         self._inside[[i for i in ends if i < size]] = False
         self._every = np.ones(size, np.bool_)
-        self._state = "thought" if begun else "start"
-        self._due: list[int] = []
+        self._state = "thought" if begun else "start"  # then answer
+        self._due: list[int] = []  # tokens of a marker that must come, before the next state
         self._used, self._tail = 0, b""
-        if begun and budget == 0:
-            self._close()
+        if begun:
+            self._bound()
 
     def mask(self) -> Array:
         if self._due:
@@ -75,58 +74,63 @@ class Thinking:
             return found
         if self._state == "thought":
             return self._inside
-        free = self._every if self.answer is None else np.asarray(self.answer.mask())
-        if self._state == "start" and self.answer is not None and self._opening is not None:
-            free = free.copy()
-            free[self._opening] = True
-        return free
+        if self.answer is None:
+            return self._every
+        allowed = np.asarray(self.answer.mask())
+        if self._state == "start" and self._opening:
+            allowed = allowed.copy()
+            allowed[self._opening[0]] = True
+        return allowed
 
     def forced(self) -> int | None:
         if self._due:
             return self._due[0]
-        if self._state == "thought" or self.answer is None or (self._state == "start" and self._opening is not None):
+        if self._state != "answer" or self.answer is None:
             return None
         return self.answer.forced()
 
     def advance(self, token: int) -> None:
         if self._due:
             self._due.pop(0)
-            self._state = "thought" if self._due else "answer"
+            if not self._due and self._state == "thought":
+                self._bound()
         elif self._state == "thought":
-            self._think(token)
-        elif self._state == "start" and self._opens(token):
-            self._state, self._tail = "thought", b""
-            if self.budget == 0:
-                self._close()
-        else:
-            if self._state == "start" and not self._may_open():
+            self._used += 1
+            self._tail = (self._tail + self._bytes(token))[-len(self._markers.closing.encode()) - 64 :]
+            if self._markers.closing.encode() in self._tail:
                 self._state = "answer"
-            if self.answer is not None:
+            else:
+                self._bound()
+        elif self._state == "start":
+            self._begin(token)
+        elif self.answer is not None:
+            self.answer.advance(token)
+
+    def _begin(self, token: int) -> None:
+        """The first tokens: of the opening marker, or of an answer without a thought."""
+        if self.answer is not None:  # the marker's other tokens are forced, since the mask has to hold
+            own = bool(np.asarray(self.answer.mask())[token]) and len(self._opening) > 1
+            if token == self._opening[0] and not own:
+                self._state, self._due = "thought", self._opening[1:]
+                if not self._due:
+                    self._bound()
+            else:
+                self._state = "answer"
                 self.answer.advance(token)
-
-    def _think(self, token: int) -> None:
-        closing = self._markers.closing.encode()
-        self._used += 1
-        self._tail = (self._tail + self._bytes(token))[-len(closing) - 64 :]
-        if closing in self._tail:
+            return
+        opening = self._markers.opening.encode()
+        self._tail = (self._tail + self._bytes(token)).lstrip()
+        if self._tail.startswith(opening):
+            self._state, self._tail = "thought", b""
+            self._bound()
+        elif not opening.startswith(self._tail):
             self._state = "answer"
-        elif self.budget is not None and self._used >= self.budget:
-            self._close()
 
-    def _opens(self, token: int) -> bool:
-        if token == self._opening and self._tail == b"":
-            return True
-        if self.answer is None:  # the marker may come in pieces
-            self._tail += self._bytes(token)
-            return self._tail.lstrip().startswith(self._markers.opening.encode())
-        return False
+    def _bound(self) -> None:
+        """Close a thought that has no tokens left."""
+        if self.budget is not None and self._used >= self.budget:
+            self._state, self._due = "answer", list(self._closing)
 
     def _bytes(self, token: int) -> bytes:
         """Of a token; a padded vocabulary has tokens without text."""
         return self._tokenizer.token_bytes(token) if token < self._tokenizer.vocab_size else b""
-
-    def _may_open(self) -> bool:
-        return self.answer is None and self._markers.opening.encode().startswith(self._tail.lstrip())
-
-    def _close(self) -> None:
-        self._due = list(self._closing)
