@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +19,7 @@ from llmanac.tokenizers._checks import id_list, require_texts
 from llmanac.tokenizers._groups import encoded
 from llmanac.tokenizers._normal import Placed, replace_surrogates
 from llmanac.tokenizers._template import Framed
-from llmanac.tokenizers.chat.template import NO_TEMPLATE, ChatTemplate, Rendered
+from llmanac.tokenizers.chat.template import NO_TEMPLATE, ChatTemplate, Rendered, UnfinishedMark
 
 Special = Literal["never", "all"] | frozenset[str]
 PlainEncoder = Callable[[Sequence[str]], list[np.ndarray]]
@@ -352,24 +350,13 @@ class Tokenizer(Framed):
             until: time of `time.monotonic` at which rendering is ended.
 
         Raises:
-            TokenizerError: no template, the template fails or is not done in time, or the last message is to be
-                continued and the template does not show its text once.
+            TokenizerError: no template, it fails or is not done in time, or does not show the text to be continued.
         """
         given = self._chat_variables(variables)
-        mark = secrets.token_hex(12) if continues else ""
-        if continues:
-            last = messages[-1] if messages else {}
-            if not isinstance(last.get("content"), str):
-                raise TokenizerError("messages: the last one has no text that could be continued")
-            messages = [*messages[:-1], {**last, "content": last["content"] + mark}]
-        chats, theirs = [(messages, add_generation_prompt and not continues)], given.keys() - variables.keys()
+        mark, theirs = UnfinishedMark() if continues else None, given.keys() - variables.keys()
+        chats = [(messages, add_generation_prompt) if mark is None else (mark.behind(messages), False)]
         [chat] = self._chat.rendered(chats, given, self.special_tokens, roles=theirs, spans=False, until=until)
-        if continues:
-            text, found, rest = chat.text.partition(mark)
-            if not found or mark in rest:
-                raise TokenizerError("messages: the chat template does not show the last one's text once")
-            chat = replace(chat, text=text, assistant=chat.assistant[: len(text)])
-        return self._encode_rendered(chat)[0]
+        return self._encode_rendered(chat if mark is None else mark.cut(chat))[0]
 
     def encode_chats(
         self, chats: Iterable[tuple[Sequence[Mapping[str, Any]], bool]], **variables: Any

@@ -76,7 +76,7 @@ class CountBody(Sent):
 
     model: ModelName
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
-    system: Text | list[Block] | None = None
+    system: Text | Annotated[list[Block], Field(min_length=1)] | None = None
     tools: Annotated[list[MessageTool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: MessageChoice | None = None
     thinking: ThinkingBody | None = None

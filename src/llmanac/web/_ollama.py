@@ -86,6 +86,11 @@ class OllamaBody(Sent):
     options: OllamaOptions | None = None
     keep_alive: str | float | None = None
 
+    def check(self, where: str = "") -> None:
+        super().check(where)
+        if self.options is not None:
+            self.options.check("options.")
+
     def shared(self) -> dict[str, Any]:
         """The fields that both requests have in the other API."""
         found = {**(self.options or OllamaOptions()).fields(), "model": _plain(self.model)}

@@ -25,7 +25,7 @@ from llmanac.web._ollama import (
     OllamaOptions,
     OllamaShow,
 )
-from llmanac.web._responses import ResponsesBody
+from llmanac.web._responses_body import ResponsesBody
 from llmanac.web._service import Service
 from llmanac.web._tools import form_of
 from llmanac.web._wire import (
@@ -113,7 +113,9 @@ def _fields(part: str) -> dict[str, Any]:
 
 
 def _field(one: dict[str, Any]) -> dict[str, Any]:
-    shape = {"type": one["type"]} if "type" in one else {"enum": [None, *one["values"]]}
+    if "values" in one:
+        return {"enum": [None, *one["values"]], "description": one["description"]}  # TOML has no null
+    shape = {"type": one["type"]} if "type" in one else {"enum": one["choices"]}
     return {**shape, "description": one["description"]}
 
 
@@ -133,7 +135,8 @@ def _bodies(service: Service) -> dict[str, Any]:
             if kind is OllamaEmbed:
                 served = service.embedding_name
             properties["model"] = {"enum": [served]}
-            properties |= {name: {"description": "not read"} for name in WITHOUT_EFFECT}
+            unread = [name for name in WITHOUT_EFFECT if name not in kind.model_fields]
+            properties |= {name: {"description": "not read"} for name in unread}
         if issubclass(kind, Body):
             properties["logit_bias"]["anyOf"][0]["propertyNames"] = {"pattern": numbers_below(size)}
             values = properties["logit_bias"]["anyOf"][0].pop("patternProperties").values()
@@ -142,9 +145,10 @@ def _bodies(service: Service) -> dict[str, Any]:
     schemas["Part"]["required"] = ["type", "text"]
     chat = schemas["ChatBody"]
     chat["properties"] |= _fields("chat")
-    # so many messages are a body that is too large as well, which is another error
-    most = chat["properties"]["messages"].pop("maxItems")
-    chat["properties"]["messages"]["description"] = f"at most {most}"
+    for kind in BODIES:  # so many messages are a body that is too large as well, which is another error
+        if "messages" in kind.model_fields:
+            told = schemas[kind.__name__]["properties"]["messages"]
+            told["description"] = f"at most {told.pop('maxItems')}"
     message = schemas["Message"]["properties"]
     if form_of(service.engine.chat_template) is None or service.assistant is not None:
         message |= {name: {"enum": [None], "description": "not supported"} for name in ("tool_calls", "tool_call_id")}

@@ -127,13 +127,11 @@ def _dialect_routes(app: FastAPI, service: Service) -> None:
     async def responses(http: Request) -> Response:
         return await service.respond(http, await service.read(http, _responses.responses, service.templates))
 
-    @app.get("/v1/responses/{name}")
-    async def response(name: str) -> Any:
-        return _responses.kept_reply(service, name).reply
-
-    @app.delete("/v1/responses/{name}")
-    async def forget(name: str) -> dict[str, Any]:
-        _responses.kept_reply(service, name)
+    @app.api_route("/v1/responses/{name}", methods=["GET", "DELETE"])
+    async def kept_response(http: Request, name: str) -> dict[str, Any]:
+        reply: dict[str, Any] = _responses.kept_reply(service, name).reply
+        if http.method == "GET":
+            return reply
         service.kept.forget(name)
         return {"id": name, "object": "response", "deleted": True}
 
