@@ -106,12 +106,6 @@ def _operation(path: str, page: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _fields(part: str) -> dict[str, Any]:
-    """Schemas of fields whose plain values alone are in the document."""
-    told = SAID["fields"][part].items()
-    return {name: _field(one) for name, one in told}
-
-
 def _field(one: dict[str, Any]) -> dict[str, Any]:
     if "values" in one:
         return {"enum": [None, *one["values"]], "description": one["description"]}  # TOML has no null
@@ -141,10 +135,8 @@ def _bodies(service: Service) -> dict[str, Any]:
             properties["logit_bias"]["anyOf"][0]["propertyNames"] = {"pattern": numbers_below(size)}
             values = properties["logit_bias"]["anyOf"][0].pop("patternProperties").values()
             properties["logit_bias"]["anyOf"][0]["additionalProperties"] = next(iter(values))
-            properties |= _fields("every")
     schemas["Part"]["required"] = ["type", "text"]
     chat = schemas["ChatBody"]
-    chat["properties"] |= _fields("chat")
     for kind in BODIES:  # so many messages are a body that is too large as well, which is another error
         if "messages" in kind.model_fields:
             told = schemas[kind.__name__]["properties"]["messages"]
