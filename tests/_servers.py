@@ -52,17 +52,17 @@ def hello(messages):
     return ByteTokenizer().encode_chat(messages, add_generation_prompt=True)[0]
 
 
-def tokenizer_with(template):
-    tokenizer = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>"])
+def tokenizer_with(template, special=()):
+    tokenizer = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>", *special])
     tokenizer.chat_template = template
     return tokenizer
 
 
-def saying(text, template):
+def saying(text, template, special=()):
     """An engine that says the text after any prompt, and what it was asked."""
-    tokenizer = tokenizer_with(template)
+    tokenizer = tokenizer_with(template, special)
     asked = []
-    said = [*tokenizer.encode(text), tokenizer.eos_id]
+    said = [*tokenizer.encode(text, special="all"), tokenizer.eos_id]
 
     def script(ids):
         if not asked or ids[: len(asked[-1])] != asked[-1]:

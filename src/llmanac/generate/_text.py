@@ -40,18 +40,20 @@ class TextStream:
     """The text of one generated sequence as it grows.
 
     Bytes of an incomplete character wait for the next token; bytes that can never be one become U+FFFD, as in a decode
-    of all tokens. Special tokens have no text. Without a tokenizer there is no text at all.
+    of all tokens. Special tokens but those `shown` have no text. Without a tokenizer there is no text at all.
 
     Attributes:
         text: all the text that was released so far.
         stopped_by: the stop string that ended the text, which is not part of it; None where none did.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, stops: Sequence[str] = (), shown: frozenset[int] = frozenset()
+    ) -> None:
         self.text = ""
         self.stopped_by: str | None = None
         self._tokenizer = tokenizer
-        self._special = frozenset(tokenizer.special_tokens.values()) if tokenizer else frozenset()
+        self._special = frozenset(tokenizer.special_tokens.values()) - shown if tokenizer else frozenset()
         self._stops = StopStrings(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting = ""

@@ -23,7 +23,6 @@ from llmanac.web._prepare import chat_asked, completion_asked
 from llmanac.web._replies import ChatReply, CompletionReply
 from llmanac.web._service import Prepared, Service
 from llmanac.web._thoughts import markers_of
-from llmanac.web._tools import form_of
 from llmanac.web._wire import (
     MAX_COUNT,
     MAX_INPUTS,
@@ -251,7 +250,7 @@ def show(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], l
     body = read(OllamaShow, data)
     service.check_model(_plain(body.model))
     engine = service.engine
-    can = ["completion", *(["tools"] if form_of(engine.chat_template) else [])]
+    can = ["completion", *(["tools"] if service.can_chat and service.assistant is None else [])]
     can += ["thinking"] if markers_of(engine.chat_template) else []
     info = {"general.architecture": "llmanac", "llmanac.context_length": engine.model.max_length}
     return {

@@ -27,7 +27,6 @@ from llmanac.web._ollama import (
 )
 from llmanac.web._responses_body import ResponsesBody
 from llmanac.web._service import Service
-from llmanac.web._tools import form_of
 from llmanac.web._wire import (
     UNREAD_BY_ASSISTANT,
     UNSUPPORTED_BY_ASSISTANT,
@@ -142,7 +141,7 @@ def _bodies(service: Service) -> dict[str, Any]:
             told = schemas[kind.__name__]["properties"]["messages"]
             told["description"] = f"at most {told.pop('maxItems')}"
     message = schemas["Message"]["properties"]
-    if form_of(service.engine.chat_template) is None or service.assistant is not None:
+    if service.assistant is not None:
         message |= {name: {"enum": [None], "description": "not supported"} for name in ("tool_calls", "tool_call_id")}
     else:
         message["role"]["enum"] = list(TOOL_ROLES)

@@ -23,7 +23,8 @@ from llmanac.web._service import Prepared, Service
 from llmanac.web._structured import calls_structure, constrain, structure_of
 from llmanac.web._thoughts import Place, Thoughts, markers_of, place_of, thinking
 from llmanac.web._told import Told
-from llmanac.web._tools import Calls, form_of
+from llmanac.web._tool_prompt import prompted
+from llmanac.web._tools import Calls, form_named, form_of
 from llmanac.web._variables import variables_of
 from llmanac.web._wire import Body, CompletionBody, DetokenizeBody, TokenizeBody, check_length, read
 from llmanac.web._wire_chat import ROLES, TOOL_ROLES, ChatBody
@@ -34,10 +35,7 @@ NO_CHAT = (
     "makes a run that chats by a [finetune] section)"
 )
 NO_IMAGES = "this model reads text alone; leave images out, or serve a model of images (llava, flamingo)"
-NO_TOOLS = (
-    "tools: this model's chat template has no form of tool calls that this server knows (Hermes and Qwen's "
-    "<tool_call>, Llama 3's JSON); leave tools out"
-)
+PROMPTED = "hermes"
 
 
 @contextlib.contextmanager
@@ -108,25 +106,32 @@ def chat_asked(
     service.check_model(body.model)
     body.check()
     template = None if assistant is not None else engine.chat_template
-    form, markers = form_of(template), markers_of(template)
-    body.check_messages(TOOL_ROLES if form is not None else ROLES)
+    own, markers = form_of(template), markers_of(template)
+    form = own or PROMPTED  # where the template has no form of calls, they are described in a message
+    body.check_messages(TOOL_ROLES if assistant is None else ROLES)
     messages, urls = body.conversation(), body.images()
     if urls and (assistant is not None or not capabilities(engine.model).sees):
         raise ApiError(400, f"{urls[0][0]}: {NO_IMAGES}", param=urls[0][0], code="unsupported")
     options = body.options(engine.eos_ids)
-    asked, tools = structure_of(body), body.callable_tools
+    asked, tools, marker = structure_of(body), [], ""
     given, budget = ({}, None) if assistant is not None else variables_of(body, template)
-    if tools and assistant is None:
-        if form is None:
-            raise ApiError(400, NO_TOOLS, param="tools", code="unsupported")
-        if asked is not None:
-            message = f"{asked[0]}: not together with tools; set tool_choice to none, or leave one of them out"
-            raise ApiError(400, message, param=asked[0])
-        given["tools"] = [tool.model_dump(exclude_none=True) for tool in tools]
-        check_length("tools", [json.dumps(given["tools"], ensure_ascii=False)])
-        asked = calls_structure(form, given["tools"], body)
+    if assistant is None and body.callable_tools:
+        tools = [tool.model_dump(exclude_none=True) for tool in body.callable_tools]
+        check_length("tools", [json.dumps(tools, ensure_ascii=False)])
+        if asked is None and body.tool_choice in (None, "auto"):
+            marker = form_named(form).marker
+        asked = calls_structure(form, tools, body, asked)
+        options["shown_ids"] = sorted(
+            form_named(form).special(engine.tokenizer.special_tokens if engine.tokenizer else {})
+        )
+    if assistant is None and own is None:
+        messages = prompted(messages, tools)
+    elif tools:
+        given["tools"] = tools
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     ignored, limit, questions = body.ignored() if unread is None else unread, body.limit, None
+    if asked is None and any(tool["function"].get("strict") for tool in tools):
+        ignored = [*ignored, "tools.function.strict"]  # a form without a marker: the model writes what it chooses
     with blaming("messages"):
         if assistant is not None:
             questions = questions_of(messages)
@@ -151,17 +156,17 @@ def chat_asked(
     around = None
     if markers is not None and place != "behind" and (asked is not None or budget is not None):
         around = thinking(engine, options, markers, place == "inside", budget)
-    constrain(service, options, asked, around)
+    constrain(service, options, asked, marker=marker, around=around)
     options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
     with blaming("messages"):
         request = engine.request(ids, **options)
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
-    names = [tool.function.name for tool in tools]
+    names = [tool["function"]["name"] for tool in tools]
     most = 1 if body.parallel_tool_calls is False else None
 
     def told() -> Told:
         thoughts = None if markers is None else Thoughts(markers, place == "inside")
-        return Told(thoughts, Calls(form, names, most) if names and form is not None else None)
+        return Told(thoughts, Calls(form, names, most) if names else None)
 
     closing: list[int] = [] if markers is None else markers.closing_ids(engine.tokenizer)
     made = reply(

@@ -202,10 +202,6 @@ class ChatBody(Body):
         for i, message in enumerate(self.messages):
             message.check(f"messages.{i}.", roles)
 
-    def ignored(self) -> list[str]:
-        free = self.tool_choice in (None, "auto") and any(tool.function.strict for tool in self.tools or ())
-        return [*super().ignored(), *(["tools.function.strict"] if free else [])]  # the model writes what it chooses
-
     @property
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
