@@ -81,7 +81,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "text"
+    folder = tmp_path_factory.mktemp("corpus") / "Text für uns"
     folder.mkdir()
     words = [
         "the",
@@ -113,4 +113,4 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> llmanac.recipes.run.Run:  # type: ignore[name-defined]
-    return llmanac.run(small_recipe(text), folder=tmp_path_factory.mktemp("runs") / "small")
+    return llmanac.run(small_recipe(text), folder=tmp_path_factory.mktemp("runs") / "mit Läufen" / "small")
