@@ -8,7 +8,9 @@ import difflib
 import inspect
 import json
 import random
+import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,28 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for every study of a file: what two studies share is trained once."""
     return tmp_path_factory.mktemp("store")
+
+
+# ---------------------------------------------------------------- the wheel
+
+
+@pytest.fixture(scope="session")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as `make wheel` does, from a copy: nothing is written into the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("src", "docs/evidence"):
+        shutil.copytree(
+            root / name,
+            folder / "copy" / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, folder / "copy" / name)
+    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([sys.executable, *words, str(folder / "copy")], check=True, timeout=300)
+    (made,) = folder.glob("*.whl")
+    return made
 
 
 # ---------------------------------------------------------------- runs
