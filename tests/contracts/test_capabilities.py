@@ -17,7 +17,7 @@ from llmanac.core.types import Capabilities, capabilities
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "llmanac"
 ALLOWED = tomllib.loads((Path(__file__).with_name("probes.toml")).read_text("utf-8"))
-MOST = 123  # of all; the number may only fall
+MOST = 76  # of all; the number may only fall
 NAMES = list(registry.methods("lm"))
 
 

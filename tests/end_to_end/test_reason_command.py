@@ -9,8 +9,7 @@ import pytest
 
 import llmanac
 from llmanac.cli import main
-from llmanac.reason._curve import _interval
-from llmanac.reason._questions import convention_of
+from llmanac.recipes.reasoning import _interval, convention_of
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from llmanac.apps.docs_assistant.pointer import (
 )
 from llmanac.core.errors import CheckpointError, DataError, SpecError, TokenizerError
 from llmanac.data.documents import Document
+from llmanac.data.sources import python_docs
 from llmanac.data.sources._docstrings import Entry
 from llmanac.data.sources._public import Name
 from llmanac.generate.requests import TokenLogprob
@@ -82,9 +83,12 @@ def most_letters(question: str, rows: list[str]) -> int:
     return shared.index(max(shared))
 
 
-class Source:
-    def entries(self) -> list[Entry]:
-        return library()
+class Source(python_docs.Spec):
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(library())
+
+    def names(self) -> tuple[Name, ...]:
+        return ()
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from llmanac.core.types import Batch
 from llmanac.generate.engine import Engine
 from llmanac.metrics.pass_at_k import pass_at_k
 from llmanac.reason import Question
-from llmanac.reason._curve import curve, subsets
-from llmanac.reason._sampling import equal_answers, sample
+from llmanac.reason._sampling import equal_answers
 from llmanac.reason.mbr import pairwise, utility_of
+from llmanac.recipes.reasoning import curve, subsets
 from llmanac.rewards import RewardScore
 
 TOKENIZER = make_method("tokenizer", "utf8").train([""])
@@ -262,8 +262,8 @@ def test_the_prompt_is_read_once(engine, monkeypatch):
 
     monkeypatch.setattr(type(engine.model), "forward", counted)
     question = Question.of(engine, "x" * 100)
-    ((done, cost),) = sample(
-        Engine(engine.model, TOKENIZER, rows=64), [(question.ids, {"n": 8})], max_new_tokens=3, temperature=1.0
+    ((done, cost),) = Engine(engine.model, TOKENIZER, rows=64).sample(
+        [(question.ids, {"n": 8})], max_new_tokens=3, temperature=1.0
     )
     assert cost == len(question.ids) and sum(read) <= len(question.ids) + 8 * 3 and len(done) == 8
 

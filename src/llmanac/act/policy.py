@@ -17,7 +17,6 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
 from llmanac.generate.constrain.tools import FORMS, FunctionCall, calls_grammar, form_of, parse_calls
 from llmanac.generate.engine import Engine
-from llmanac.reason._sampling import sample
 
 
 class ModelPolicy:
@@ -53,7 +52,7 @@ class ModelPolicy:
         for episode in episodes:
             own = int(numpy_generator(seed, "act", episode.seed, number).integers(1 << 62))
             requests.append((self.prompt(episode.messages), {"seed": own}))
-        done = sample(self.engine, requests, temperature=self.temperature, max_new_tokens=self.tokens, **self.options)
+        done = self.engine.sample(requests, temperature=self.temperature, max_new_tokens=self.tokens, **self.options)
         calls = []
         for episode, (ids, _), ((one,), _) in zip(episodes, requests, done, strict=True):
             logs = np.array([token.sampled for token in one.token_logprobs])

@@ -30,6 +30,7 @@ def align_command(
         kl: Weight of the KL penalty to the start [the method's].
     """
     from llmanac.core.spec import make_method
+    from llmanac.objectives import policy_gradient
     from llmanac.recipes.align import AlignSpec
     from llmanac.rewards import read_rewards
 
@@ -37,9 +38,9 @@ def align_command(
     if kl is not None:
         if not 0 <= kl < float("inf"):
             raise SpecError(f"--kl: {kl} is no weight; give a number from 0")
-        if not hasattr(objective, "kl_weight"):
+        if not isinstance(objective, policy_gradient.Spec):
             raise SpecError(f"--kl: {objective.name} has no KL penalty of its own weight; leave it out")
-        off = {"objective.kl": "k3-ratio"} if getattr(objective, "kl", "") == "off" and kl > 0 else {}
+        off = {"objective.kl": "k3-ratio"} if objective.kl == "off" and kl > 0 else {}
         changes = {**off, "objective.kl_weight": kl, **changes}
     fields = {"model": model, "adapter": adapter, "objective": objective, "reward": read_rewards(reward)}
     return tuned(asked_by(AlignSpec, fields, data, changes, set_), output, resume)

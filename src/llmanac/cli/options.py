@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from llmanac.cli.documented import AsJson as AsJson
 from llmanac.cli.documented import Group
@@ -112,7 +112,12 @@ class SeveralValues(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        several = {
+            name
+            for option in self.params
+            if isinstance(option, TyperOption) and option.multiple
+            for name in option.opts
+        }
         spread: list[str] = []
         flag, values = None, 0
         for argument in args:

@@ -14,7 +14,7 @@ from llmanac.cli.options import Fields, Seed, SomeModel, SomeRunner
 from llmanac.core.errors import SpecError
 
 if TYPE_CHECKING:
-    from llmanac.reason._questions import Answered
+    from llmanac.recipes.reasoning import Answered
 
 UTILITIES = ("exact-match", "bleu", "rouge", "bertscore")
 Verifier = Annotated[
@@ -60,7 +60,7 @@ def reason_command(
     from llmanac.core.spec import make_method, parse_patches, patch
     from llmanac.generate.load import load_writer
     from llmanac.reason import Question
-    from llmanac.reason._questions import answered, convention_of, read_questions
+    from llmanac.recipes.reasoning import answered, convention_of, read_questions
     from llmanac.rewards import read_rewards
 
     fields: dict[str, Any] = {"name": method, "n": n, "tokens": tokens, "temperature": temperature}
@@ -171,7 +171,7 @@ def _write(path: Path, found: list[Answered]) -> None:
 def _curve(found: list[Answered], seed: int) -> list[Any]:
     """Print accuracy over the number of samples, where the rows have answers and the method has a curve."""
     from llmanac.cli.tables import print_table
-    from llmanac.reason._curve import curve
+    from llmanac.recipes.reasoning import curve
 
     known = [one for one in found if one.right is not None and one.found.support is not None]
     if not known or len(known[0].found.candidates) == 1:

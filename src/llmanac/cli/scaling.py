@@ -170,7 +170,7 @@ def plan_command(
     law = None if data is None else Fit.from_json(data, str(fit))
     largest = None if data is None or not isinstance(data.get("largest"), float) else data["largest"]
     spec = load_recipe(recipe or BASE, parse_patches(set_ or ())).spec
-    vocabulary = getattr(spec.tokenizer, "vocab_size", 1024)
+    vocabulary = spec.tokenizer.vocab_size or 1024
     found = propose(
         spec, vocabulary, flops=flops, seconds=time, fit=law, tokens_per_parameter=tokens_per_parameter, largest=largest
     )

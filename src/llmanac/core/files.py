@@ -275,8 +275,13 @@ def open_regular(path: str | Path, error: type[LlmanacError] = DataError) -> Bin
     except FileNotFoundError:
         raise error(f"{path}: no such file") from None
     except (OSError, ValueError) as reason:  # ValueError: a null byte in the name
-        raise error(f"{path}: cannot read it ({getattr(reason, 'strerror', None) or reason})") from None
+        raise error(f"{path}: cannot read it ({system_reason(reason)})") from None
     raise error(f"{path}: is a folder, a pipe or a device where a regular file is expected")
+
+
+def system_reason(error: BaseException | None) -> str:
+    """The system's own words for an error of a file, without number and path; else the message."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def read_bytes(path: str | Path, *, most: int = MOST, error: type[LlmanacError] = DataError) -> bytes:

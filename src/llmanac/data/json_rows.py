@@ -175,10 +175,10 @@ def _one_object(path: Path, problems: Problems) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         problems.report(path, None, not_utf8(data, error.start, data[error.start]), code="not-utf8")
     except (ValueError, RecursionError) as error:
-        if getattr(error, "msg", "") == "Extra data":
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             yield from line_rows(path, problems)
         else:
-            number = getattr(error, "lineno", None)
+            number = error.lineno if isinstance(error, json.JSONDecodeError) else None
             problems.report(path, number, f"not JSON ({_reason(error)})", code="not-json")
     else:
         if isinstance(value, dict):

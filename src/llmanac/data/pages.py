@@ -157,7 +157,7 @@ def _pdf(pypdf: Any, path: Path) -> Iterator[str]:
 def _docx(docx: Any, path: Path) -> Iterator[str]:
     """Headings as Markdown's, paragraphs, and rows of tables."""
     for block in docx.Document(str(path)).iter_inner_content():
-        if hasattr(block, "rows"):
+        if isinstance(block, docx.table.Table):
             yield "\n".join(" | ".join(cell.text for cell in row.cells) for row in block.rows)
         else:
             level = (block.style.name if block.style is not None else "").removeprefix("Heading ")

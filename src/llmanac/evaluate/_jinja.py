@@ -13,7 +13,8 @@ import ast
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import BuiltinMethodType
 from typing import Any
 
 import jinja2
@@ -142,8 +143,8 @@ class _Bounded(ImmutableSandboxedEnvironment):
         """`str.format` is a method like others: not allowed, since it may pad to any width."""
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(__obj, "__name__", "") == "replace" and isinstance(owner := getattr(__obj, "__self__", None), str):
-            return _replace(owner, *args, **kwargs)
+        if isinstance(__obj, BuiltinMethodType) and __obj.__name__ == "replace" and isinstance(__obj.__self__, str):
+            return _replace(__obj.__self__, *args, **kwargs)
         return super().call(__context, __obj, *args, **kwargs)
 
 
@@ -216,7 +217,7 @@ class Expression:
         found = _applied(self.place, self._made, row)
         if isinstance(found, jinja2.Undefined):
             raise DataError(f"{self.place}: {self.source[:80]!r} has no value; the row has: {', '.join(map(str, row))}")
-        return list(found) if hasattr(found, "__next__") else found
+        return list(found) if isinstance(found, Iterator) else found
 
 
 def _reading(place: str, parse: Callable[[], Any]) -> Any:

@@ -102,7 +102,7 @@ def load_answerer(
 
 def chat_note(model: Answerer, chat: bool) -> str | None:
     """A hint where prompts are continued as they are by a model that has a chat template."""
-    if chat or getattr(getattr(getattr(model, "engine", None), "tokenizer", None), "chat_template", None) is None:
+    if chat or not isinstance(model, Local) or model.engine.chat_template is None:
         return None
     return f"note: {model.name} has a chat template; --chat sends prompts through it"
 

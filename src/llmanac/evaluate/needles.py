@@ -78,7 +78,7 @@ def make_prompt(tokenizer: Any, task: str, length: int, depth: float, seed: int,
         raise SpecError(f"--task: {task!r} is not one of {', '.join(TASKS)}{nearest(task, TASKS)}")
     if not 0 <= depth <= 1:
         raise SpecError(f"--depths: {depth} is not between 0 and 1")
-    chat = getattr(tokenizer, "chat_template", None) is not None if chat is None else chat
+    chat = tokenizer.chat_template is not None if chat is None else chat
     rng = random.Random(f"{task} {length} {float(depth)} {seed}")
     keys = rng.sample([f"{color}-{thing}" for color in COLORS for thing in THINGS], MANY)
     keys = keys[: {"single": 1, "multi-value": 1, "multi-query": VALUES}.get(task, MANY)]

@@ -129,7 +129,7 @@ class Store:
             write_preferences(self.folder, self.questions, self.ratings)
         except LlmanacError as error:
             raise LlmanacError(
-                f"{self.folder / PREFERENCES}: cannot write ({getattr(error.__cause__, 'strerror', None) or error}); "
+                f"{self.folder / PREFERENCES}: cannot write ({files.system_reason(error.__cause__ or error)}); "
                 f"the rating is kept in {self.path}, and {PREFERENCES} is as before: free some space"
             ) from error
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 import numpy as np
 
 from llmanac.core.errors import RequestError, nearest, shown, too_long
+from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
 from llmanac.core.types import LanguageModel, capabilities
 from llmanac.generate._native_file import FileModel
@@ -228,16 +229,28 @@ class Engine:
         """
         return self.run([self.request(prompt, **options) for prompt in as_prompts(prompts)])
 
-    def run(self, requests: Sequence[Request], choose: Choose | None = None) -> list[Completion]:
-        """Answer checked requests; `choose` takes the place of their own decoding methods (see `draws.py`)."""
+    def run(
+        self, requests: Sequence[Request], choose: Choose | None = None, ended: Callable[[int], object] = lambda _: None
+    ) -> list[Completion]:
+        """Answer checked requests; `choose` takes the place of their own decoding methods (see `draws.py`), `ended` is
+        told how many sequences a step ended."""
         scheduler = self.scheduler()
         scheduler.choose = choose
         for request in requests:
             scheduler.submit(request)
         with evaluating(self.model, self.draft_model):
             while scheduler.busy:
-                scheduler.step()
+                ended(sum(sequence.finish_reason is not None for sequence in scheduler.step()))
         return [completion for request in requests for completion in completions(request)]
+
+    def sample(
+        self, asked: Sequence[tuple[Sequence[int], Mapping[str, Any]]], **options: Any
+    ) -> list[tuple[list[Completion], int]]:
+        """The completions of each prompt (ids, and options of its own), and how many of its tokens had to be read."""
+        requests = [self.request(list(ids), **{"logprobs": 0, **options, **own}) for ids, own in asked]
+        with progress("sample", sum(len(r.sequences) for r in requests), "samples") as bar:
+            self.run(requests, ended=bar.advance)
+        return [(completions(r), len(r.prompt) - (r.cached_tokens or 0)) for r in requests]
 
     def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Piece]:
         """Continue one prompt and yield its text as it comes; the last piece of each sample says why it ended.

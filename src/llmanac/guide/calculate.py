@@ -65,7 +65,7 @@ def read(path: str | Path) -> Described:
     place = Path(path)
     if place.suffix == ".toml" or (not place.exists() and place.suffix == "" and "/" not in str(path)):
         recipe = load_recipe(str(path)).spec
-        size = getattr(recipe.tokenizer, "vocab_size", None)
+        size = recipe.tokenizer.vocab_size
         if type(size) is not int:
             raise SpecError(
                 f"{path}: tokenizer.{recipe.tokenizer.name} has no vocab_size; calculate from a config.json"

@@ -6,7 +6,7 @@ none. The days but the last share what was not practiced yet; what is due again 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -35,8 +35,8 @@ class Day:
 def chapter_of(item: str) -> str:
     """The chapter of `question/NAME` or `exercise/NAME`; empty for one that is no longer there."""
     kind, _, name = item.partition("/")
-    known: Mapping[str, object] = questions() if kind == "question" else exercises()
-    return str(getattr(known.get(name), "chapter", ""))
+    found = questions().get(name) if kind == "question" else exercises().get(name)
+    return "" if found is None else found.chapter
 
 
 def strengths(reviews: Sequence[Review]) -> dict[str, float]:

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from llmanac.core.progress import progress
-from llmanac.generate.engine import Completion, Engine, completions, evaluating
+from llmanac.generate.engine import Completion, Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.metrics.answers import extract
 from llmanac.reason import Candidate, Cost, Found, Question, ReasonSpec
-
-Asked = tuple[Sequence[int], Mapping[str, Any]]  # a prompt's ids, and options of its own
-
-
-def sample(engine: Engine, asked: Sequence[Asked], **options: Any) -> list[tuple[list[Completion], int]]:
-    """The completions of each prompt, and how many of its tokens had to be read; all prompts run as one batch."""
-    requests = [engine.request(list(ids), **{"logprobs": 0, **options, **own}) for ids, own in asked]
-    scheduler = engine.scheduler()
-    for request in requests:
-        scheduler.submit(request)
-    done = 0
-    with progress("sample", sum(len(r.sequences) for r in requests), "samples") as bar, evaluating(engine.model):
-        while scheduler.busy:
-            done += sum(sequence.finish_reason is not None for sequence in scheduler.step())
-            bar.update(done)
-    return [(completions(r), len(r.prompt) - (r.cached_tokens or 0)) for r in requests]
 
 
 def keep_prefixes(engine: Engine) -> None:
@@ -68,7 +51,7 @@ class Chooser:
     def __call__(self, questions: Sequence[Question], *, seed: int = 0) -> list[Found]:
         """Raises RequestError for a prompt that does not fit the model's context."""
         options = {**sampling(self.spec), "n": self.spec.n, "max_new_tokens": self.spec.tokens, "seed": seed}
-        done = sample(self.engine, [(question.ids, {}) for question in questions], **options)
+        done = self.engine.sample([(question.ids, {}) for question in questions], **options)
         groups = [[self._candidate(one) for one in own] for own, _ in done]
         costs = [Cost(prompt=read, sampled=sum(len(one.ids) for one in own)) for own, read in done]
         out = []

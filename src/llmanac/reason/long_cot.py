@@ -23,7 +23,7 @@ from llmanac.core.ranges import COUNT, within
 from llmanac.generate.engine import Completion, Engine
 from llmanac.metrics.answers import convention, extract
 from llmanac.reason import Candidate, Cost, Found, Method, Question, ReasonSpec
-from llmanac.reason._sampling import equal_answers, keep_prefixes, logprob, sample, sampling, written
+from llmanac.reason._sampling import equal_answers, keep_prefixes, logprob, sampling, written
 from llmanac.rewards import Reward
 
 CARD = {
@@ -94,7 +94,7 @@ class LongThought:
         while going := [(i, k, t) for i, own in enumerate(rows) for k, t in enumerate(own) if t.going]:
             asked = [self._request(t, k, turn, seed) for _, k, t in going]
             options = {**sampling(spec), "stop": (spec.ending.strip(), *spec.stop)}
-            for (i, _, thought), ((done,), read) in zip(going, sample(self.engine, asked, **options), strict=True):
+            for (i, _, thought), ((done,), read) in zip(going, self.engine.sample(asked, **options), strict=True):
                 costs[i] += Cost(prompt=read, sampled=len(done.ids))
                 self._grow(thought, done)
             turn += 1
@@ -107,7 +107,7 @@ class LongThought:
             for _, k, t in every
         ]
         answers: list[list[Candidate]] = [[] for _ in questions]
-        for (i, _, thought), ((done,), read) in zip(every, sample(self.engine, asked, **sampling(spec)), strict=True):
+        for (i, _, thought), ((done,), read) in zip(every, self.engine.sample(asked, **sampling(spec)), strict=True):
             costs[i] += Cost(prompt=read, sampled=len(done.ids))
             answers[i].append(self._candidate(thought, done))
         return [self._found(own, cost) for own, cost in zip(answers, costs, strict=True)]

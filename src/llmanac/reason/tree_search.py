@@ -25,7 +25,7 @@ from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.generate.engine import Completion, Engine
 from llmanac.metrics.answers import extract
 from llmanac.reason import Candidate, Cost, Found, Method, Question, ReasonSpec, as_sample, scored
-from llmanac.reason._sampling import keep_prefixes, logprob, sample, sampling, written
+from llmanac.reason._sampling import keep_prefixes, logprob, sampling, written
 from llmanac.reason._trees import Node, Search, Wanted, beam, mcts
 from llmanac.rewards import Reward
 
@@ -138,7 +138,7 @@ class TreeSearch:
             ((*run.question.ids, *ids), {"n": n, "max_new_tokens": max(1, self.spec.tokens - len(ids))})
             for run, ids, n in places
         ]
-        done = sample(self.engine, asked, **{**sampling(self.spec), "stop": stop}, seed=seed) if asked else []
+        done = self.engine.sample(asked, **{**sampling(self.spec), "stop": stop}, seed=seed) if asked else []
         for (run, _, _), (own, read) in zip(places, done, strict=True):
             run.cost += Cost(prompt=read, sampled=sum(len(one.ids) for one in own))
         return [own for own, _ in done]

@@ -95,7 +95,7 @@ def can_chat(tokenizer: Any, file: str | Path) -> Any:
 
     A run's base has no template, since it never read a chat; what is trained on chats has one.
     """
-    if tokenizer is not None and tokenizer.chat_template is None and hasattr(tokenizer, "added") and _chats(Path(file)):
+    if tokenizer is not None and tokenizer.chat_template is None and _chats(Path(file)):
         names = {token.id: token.text for token in tokenizer.added.tokens if token.special}
         tokenizer.chat_template = default_template(
             names.values(), eos=names.get(tokenizer.eos_id), no_roles=(*BEGINS, *ENDS, *PADS)

@@ -35,8 +35,8 @@ def make_tokenizer(recipe: Any, documents: Iterable[Document], place: Path) -> A
 
 def tokenizer_of(recipe: Any) -> Any:
     """The recipe's tokenizer, with the special tokens that its objective writes rows with."""
-    needed, known = recipe.objective.special_tokens, getattr(recipe.tokenizer, "special_tokens", None)
-    if not needed or known is None:
+    needed, known = recipe.objective.special_tokens, recipe.tokenizer.special_tokens
+    if not needed:
         return recipe.tokenizer
     return patch(recipe.tokenizer, {"special_tokens": list(dict.fromkeys((*known, *needed)))})
 

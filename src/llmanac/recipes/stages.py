@@ -157,8 +157,8 @@ class Pipeline:
 
     def _name_special_tokens(self) -> None:
         """Add the special tokens of the pairs to the vocabulary."""
-        known = getattr(self.spec.tokenizer, "special_tokens", None)
-        if self.spec.finetune is not None and known is not None:
+        known = self.spec.tokenizer.special_tokens
+        if self.spec.finetune is not None:
             application = find_application(self.spec.finetune.pairs)
             every = list(dict.fromkeys((*known, *(application.special_tokens if application else ()))))
             self.spec = dataclasses.replace(
@@ -309,7 +309,7 @@ class Pipeline:
         model.generation = {k: v for k, v in ids.items() if v is not None}
         tokenizer = copy.copy(self.tokenizer)
         taught = model is not self.base and self.practice.chats
-        if not taught and getattr(self.spec.tokenizer, "chat_template", None) is None:
+        if not taught and self.spec.tokenizer.chat_template is None:
             tokenizer.chat_template = None  # a model that never read a chat cannot chat
         with files.atomic_folder(self.folder / name) as folder:
             model.save_pretrained(folder)

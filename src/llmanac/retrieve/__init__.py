@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from llmanac.core.spec import Spec
+from llmanac.retrieve._words import code_words as code_words
+from llmanac.retrieve._words import content as content
 
 
 class Hit(NamedTuple):

@@ -44,6 +44,15 @@ class TokenizerSpec(Spec):
     eos: str | None = None
     pad: str | None = None
 
+    @property
+    def vocab_size(self) -> int | None:
+        """Ids in all; None where the method itself says how many."""
+        return None
+
+    @property
+    def chat_template(self) -> str | None:
+        return None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for role, named in (("bos", self.bos), ("eos", self.eos), ("pad", self.pad)):

@@ -45,6 +45,7 @@ class Tokenizer(Framed):
     unknown_id: int | None = None
     lossless: bool = True
     separator: bytes = b""
+    merges: Any = None  # (3, merges) ids of left, right and both, where it merges
     _threads_help = False  # whether `_encode_batch` may be called, and gains, in several threads
     _guarded_tables: tuple[str, ...] = ()  # cached properties that depend on `_guarded_ids`
 

@@ -8,17 +8,20 @@ from llmanac.kernels.split.words import GIVEN, piece_ends
 from llmanac.kernels.text import pack
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._bpe import BPE
+from llmanac.tokenizers._word import WordLevel
 
 NEVER_IN_UTF8 = frozenset(range(0xF5, 0x100)) | {0xC0, 0xC1}
 
 
-def unreachable(tokenizer: Tokenizer) -> list[int]:
-    """Ids of the tokens that no text is encoded to, without special tokens.
+def unreachable(tokenizer: Tokenizer) -> list[int] | None:
+    """Ids of the tokens that no text is encoded to, without special tokens; None where the context decides.
 
     A token is reachable if its own bytes are encoded as this one token and are nothing that a text cannot hold. For a
     byte-level BPE the merges decide that also for parts of characters; elsewhere tokens that are not valid UTF-8 are
     ignored.
     """
+    if not isinstance(tokenizer, (BPE, WordLevel)):
+        return None
     control = set(tokenizer.special_tokens.values()) | {token.id for token in tokenizer.added.tokens}
     table = [
         (id, data)

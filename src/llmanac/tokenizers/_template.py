@@ -109,11 +109,12 @@ class Framed:
     """A tokenizer that knows what goes around texts."""
 
     encode: Callable[..., list[int]]
+    document: Any = None  # the table of its tokenizer.json, where it has one
 
     @cached_property
     def template(self) -> Template:
         """By the file's `post_processor`. Raises TokenizerError for one that is not supported."""
-        document = getattr(self, "document", None) or {}
+        document = self.document or {}
         return template_of(document.get("post_processor"))
 
     def framed(self, text: str, second: str | None = None) -> tuple[list[int], list[int]]:

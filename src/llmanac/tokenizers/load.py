@@ -12,6 +12,7 @@ from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._files import STRETCH, corpus, texts_of
 from llmanac.tokenizers._files import stretches as stretches
 from llmanac.tokenizers._mixture import Mixture, Unit
+from llmanac.tokenizers._reachable import unreachable as unreachable
 
 
 def load_tokenizer(

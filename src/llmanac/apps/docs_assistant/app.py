@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from llmanac.core.files import read_toml
 from llmanac.core.pages import Section, markdown_table, table
 from llmanac.core.progress import progress
 from llmanac.core.rng import seed_of
+from llmanac.data.sources import python_docs
 from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.metrics.answers import exact_match, f1
@@ -78,7 +79,7 @@ class Documentation(FineTuningPairs):
                 f"train.length: {run.spec.train.length} is shorter than a question with its passages; give at least "
                 f"{LENGTH}, or finetune.practice_share=0"
             )
-        if not hasattr(run.spec.data.source, "entries"):
+        if not isinstance(run.spec.data.source, python_docs.Spec):
             raise DataError("finetune.pairs: docstrings needs the source python-docs; give a file of pairs instead")
         self.run, self.seed = run, run.spec.seed
         held = {document.group for document in run.corpus.held_out}
@@ -335,7 +336,8 @@ class DocsAssistant(Application):
             caution = float(data["caution"])
         except (DataError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); run the recipe again") from None
-        model = load_engine(folder / "model", device=str(getattr(engine.model, "device", "auto")))
+        device = "cpu" if engine.native else cast(Any, engine.model).device
+        model = load_engine(folder / "model", device=str(device))
         index = FolderIndex.open(folder / ASSISTANT / DOCUMENTS / WHERE)
         return DocumentationAssistant(index, reader=PointerReader(model, caution), quotes=QUOTES)
 

@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import files
-from llmanac.data.sources._docstrings import Entry
-from llmanac.data.sources._public import Name
-from llmanac.data.sources.python_docs import Spec
+from llmanac.data.sources.python_docs import Entry, Name, Spec
 
 OTHER_NAMES = 4  # of an entry, the shortest
 TITLE = 400  # characters of a name with its signature
@@ -63,13 +61,13 @@ def documents(entries: Iterable[Entry], names: Iterable[Name] = ()) -> dict[str,
 
 
 def collect(source: Any, folder: str | Path, without: Collection[str] = ()) -> Path:
-    """Write the documentation of a `python-docs` source (anything with `entries()`) as files below a folder.
+    """Write the documentation of a `python-docs` source (`entries()` and `names()`) as files below a folder.
 
     Args:
         without: modules that are left out.
     """
     entries = [entry for entry in source.entries() if entry.module not in without]
-    for name, text in documents(entries, source.names() if hasattr(source, "names") else ()).items():
+    for name, text in documents(entries, source.names()).items():
         (place := Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
         files.write_text(place, text)
     return Path(folder)

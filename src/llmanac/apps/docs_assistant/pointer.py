@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmanac.core.errors import TokenizerError, nearest
-from llmanac.retrieve._words import content
+from llmanac.retrieve import content
 from llmanac.retrieve.folder.quotes import Quote
 from llmanac.retrieve.folder.reader import CHOICES, UNLIKELY
 

@@ -101,8 +101,8 @@ def _definitions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFu
             yield node
         elif isinstance(node, (ast.If, ast.Try, ast.With)):
             yield from _definitions(node.body)
-            yield from _definitions(getattr(node, "orelse", []))
-            for handler in getattr(node, "handlers", []):
+            yield from _definitions([] if isinstance(node, ast.With) else node.orelse)
+            for handler in node.handlers if isinstance(node, ast.Try) else ():
                 yield from _definitions(handler.body)
 
 
@@ -152,7 +152,7 @@ def from_object(module: str, shown: str) -> Found:
             continue
         if is_class and value.__module__ in homes and name.count(".") <= shown.count(".") + 1:
             todo += [(f"{name}.{k}", v) for k, v in sorted(vars(value).items()) if not k.startswith("_")]
-        doc = getattr(value, "__doc__", None)
+        doc = value.__doc__
         signature = (getattr(value, "__text_signature__", None) or "").replace("\n", " ")
         kind: Kind = "class" if is_class else "function" if callable(value) else "attribute"
         if isinstance(doc, str):

@@ -68,14 +68,16 @@ def members(name, owner):
 
 def defined(owner, key):
     """The class of an owner's bases that defines a member, and the member as it is there."""
-    for base in getattr(owner, "__mro__", ()):
+    for base in inspect.getmro(owner) if inspect.isclass(owner) else ():
         if key in vars(base):
             return base, vars(base)[key]
     return None
 
 
 def unwrapped(value):
-    return getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+    if isinstance(value, (staticmethod, classmethod, types.MethodType)):
+        return value.__func__
+    return value.fget or value if isinstance(value, property) else value
 
 
 def home_of(value):
@@ -96,7 +98,7 @@ def row(name, home, value, owner=None):
         "class"
         if inspect.isclass(value)
         else "function"
-        if callable(plain) and plain is not getattr(value, "fget", None)
+        if callable(plain) and not isinstance(value, property)
         else "attribute"
     )
     doc = plain.__doc__ if owner is None and documented(value) else ""  # of members, their home is enough
@@ -127,7 +129,7 @@ def relative(value, key, owner):
     of a class its first documented base."""
     if documented(value):
         return ""
-    for base in getattr(owner or value, "__mro__", ())[1:]:
+    for base in inspect.getmro(owner or value)[1:] if inspect.isclass(owner or value) else ():
         member = vars(base).get(key) if owner else base
         if base is not object and member is not None and documented(member):
             return ".".join(filter(None, (base.__module__, base.__qualname__, key if owner else "")))

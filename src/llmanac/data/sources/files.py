@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core.errors import DataError, nearest
-from llmanac.core.files import readable
+from llmanac.core.files import readable, system_reason
 from llmanac.core.ranges import Range, within
 from llmanac.data import pages, unpack
 from llmanac.data.archives import zip_documents
@@ -255,7 +255,7 @@ def _out_of_reach(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
+        return system_reason(error)
     return None
 
 

@@ -142,7 +142,7 @@ def _listing(spec: Spec) -> tuple[str, str, list[str]]:
     except Exception as error:
         raise _hub_error(spec.dataset, error) from None
     card: Any = info.card_data or {}
-    license = card.get("license") if hasattr(card, "get") else None
+    license = card.get("license")
     return revision, license if isinstance(license, str) else ", ".join(license or []), names
 
 

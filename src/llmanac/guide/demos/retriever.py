@@ -14,8 +14,7 @@ from markupsafe import Markup
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.guide.demos import Field, _html
-from llmanac.retrieve import bm25, hybrid
-from llmanac.retrieve._words import code_words
+from llmanac.retrieve import bm25, code_words, hybrid
 from llmanac.retrieve.dense import Dense
 
 CARD = {

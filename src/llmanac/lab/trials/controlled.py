@@ -136,9 +136,7 @@ class ControlledTrial(TrainingTrial, Stepping):
 
 def _with_tokens(base: Any, arms: Sequence[Arm]) -> Any:
     """The base with the special tokens of every arm's objective, so that all arms read the same tokens."""
-    tokens = getattr(base.tokenizer, "special_tokens", None)
-    if tokens is None:
-        return base
+    tokens = base.tokenizer.special_tokens
     needed = [token for arm in arms for token in arm.spec.objective.special_tokens]
     return patch(base, {"tokenizer.special_tokens": list(dict.fromkeys((*tokens, *needed)))})
 

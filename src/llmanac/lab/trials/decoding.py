@@ -200,7 +200,7 @@ class DecodingTrial(Applied):
 
     def parts(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Everything that decides an arm's numbers; a method that draws nothing is the same under every seed."""
-        model = getattr(self.artefact.model, "spec", None)
+        model = self.artefact.model.spec
         return run_key(
             "decoding", [arm.spec, *([model] if model is not None else [])], CODE, measure=MEASURE_VERSION,
             decoding=dump(arm.spec), seed=seed if arm.spec.stochastic else 0, artefact=self.artefact.sha256,

@@ -116,7 +116,7 @@ class HeldOutTexts:
         """
         kept = [document for document in corpus.held_out if _WORD.search(document.text)]
         parts: list[Any] = [corpus.manifest["train"]["sha256"], corpus.manifest["held_out"]["sha256"]]
-        mixture = getattr(data, "vocabulary", None)
+        mixture = None if data is None else data.vocabulary
         labels = [document.label(mixture.by if mixture else "folder") for document in kept]
         if mixture:
             parts.append(dump(mixture))

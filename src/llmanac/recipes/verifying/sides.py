@@ -181,7 +181,7 @@ def kind_of(weight: Any) -> str:
     """How a matrix is stored: a kind of GGUF files, a quantizer's name, or a dtype."""
     if not isinstance(weight, Quantized):
         return str(weight.dtype).removeprefix("torch.")
-    return str(getattr(weight.form, "kind", None) or weight.form.name)
+    return weight.form.name
 
 
 def bits_of(kind: str) -> float:

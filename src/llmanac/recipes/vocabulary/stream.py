@@ -15,9 +15,7 @@ from llmanac.data import texts
 from llmanac.data.command_problems import CommandProblems
 from llmanac.recipes.vocabulary.texts import Reading
 from llmanac.tokenizers import Special, Tokenizer
-from llmanac.tokenizers._bpe import BPE
-from llmanac.tokenizers._reachable import unreachable
-from llmanac.tokenizers._word import WordLevel
+from llmanac.tokenizers.load import unreachable
 
 
 def lines_of(paths: Sequence[str], reading: Reading, *, whole: bool, ids: bool) -> Iterator[tuple[str, str]]:
@@ -147,7 +145,7 @@ def facts(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
     special = dict(sorted(tokenizer.special_tokens.items(), key=lambda item: item[1]))
     control = set(special.values())
     table = [(id, data) for id, data in enumerate(tokenizer._bytes) if data is not None and id not in control]
-    never = unreachable(tokenizer) if isinstance(tokenizer, (BPE, WordLevel)) else None  # else the context decides
+    never = unreachable(tokenizer)
     longest = sorted(table, key=lambda item: (-len(item[1]), item[0]))[:LONGEST]
     sizes = [len(data) for _, data in table]
     out: dict[str, Any] = {
@@ -157,7 +155,7 @@ def facts(tokenizer: Tokenizer, text: str | None = None) -> dict[str, Any]:
         "special_tokens": special,
         "roles": {role: getattr(tokenizer, f"{role}_id") for role in ("bos", "eos", "pad", "unknown")},
         "lossless": tokenizer.lossless,
-        "merges": int(tokenizer.merges.shape[1]) if hasattr(tokenizer, "merges") else None,
+        "merges": None if tokenizer.merges is None else int(tokenizer.merges.shape[1]),
         "mean_token_bytes": sum(sizes) / len(sizes) if sizes else 0.0,
         "longest": [{"id": id, "bytes": len(data), "token": shown(data)} for id, data in longest],
         "unreachable": None if never is None else len(never),

@@ -79,7 +79,7 @@ def train(
     with atomic_folder(folder) as target:
         tokenizer.save(target)
         write_json(target / texts.TRAINING, about)
-    asked = getattr(made, "vocab_size", 0)
+    asked = made.vocab_size or 0
     return TrainedTokenizer(tokenizer, type(made).learns, asked, counted.bytes, seconds, stream)
 
 

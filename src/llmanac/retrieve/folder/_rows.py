@@ -80,7 +80,7 @@ def read_folder(
                 stamp = _stamp(path)
                 digest = record["sha256"] if record and record["stamp"] == stamp else _digest(path, stamp[0])
             except (OSError, DataError) as error:  # gone since the folder was looked at, or locked
-                why = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ")
+                why = files.system_reason(error).removeprefix(f"{path}: ")
                 problems.report(path, None, f"cannot read it ({why})")
                 continue
             if old is not None and record is not None and record["sha256"] == digest:

@@ -103,7 +103,7 @@ class PassageReader:
     def _ids(self, rules: str, text: str) -> list[int]:
         tokenizer = self.engine.tokenizer
         assert tokenizer is not None
-        if getattr(tokenizer, "chat_template", None) is None:
+        if tokenizer.chat_template is None:
             return [int(i) for i in tokenizer.encode(f"{rules}\n\n{text}\nAnswer:")]
         turns = [{"role": "system", "content": rules}, {"role": "user", "content": text}]
         return list(tokenizer.encode_chat(turns, add_generation_prompt=True)[0])

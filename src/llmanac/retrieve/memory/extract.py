@@ -39,7 +39,7 @@ class Extractor:
 
     def __init__(self, engine: Engine) -> None:
         tokenizer = engine.tokenizer
-        if tokenizer is None or getattr(tokenizer, "chat_template", None) is None:
+        if tokenizer is None or tokenizer.chat_template is None:
             raise RequestError("memory: the model has no chat template, so it reads no facts from messages")
         self.engine, self.tokenizer = engine, tokenizer
         self.take_shots = [(_numbered(texts), labels) for texts, labels in TAKE["examples"]]
