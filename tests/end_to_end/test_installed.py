@@ -23,12 +23,17 @@ INLINE = re.compile(r"`(llmanac (?:ask|question|guide)[^`]*)`")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * USES * LONGEST)]
 
 
+def outside() -> dict[str, str]:
+    """The environment without what leads to the checkout: pip would take llmanac for installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def environment(folder: Path, *installs: list[str], python: str = sys.executable) -> str:
     """The Python of a new environment in which these were typed, a line after the other."""
     subprocess.run([python, "-m", "venv", str(folder)], check=True, timeout=300)
     for program, *words in installs:
         command = [str(folder / "bin" / program), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=outside())
         if any(sign in done.stderr for sign in OFFLINE):
             pytest.skip(f"needs packages in an environment of its own: {done.stderr[-500:]}")
         assert done.returncode == 0, done.stderr[-3000:]
@@ -39,10 +44,9 @@ def smoke(python: str, folder: Path) -> None:
     """Commands of every part that needs no torch."""
     folder.mkdir()
     inputs(folder)
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for words, text in (*QUICK, *COMPILED):
         command = [str(Path(python).parent / "llmanac"), *shlex.split(words)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, env=kept)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, env=outside())
         assert done.returncode == 0 and text in done.stdout + done.stderr, (words, done.stdout, done.stderr[-2000:])
 
 
@@ -79,7 +83,7 @@ def test_the_six_uses_of_the_readme(root: Path, wheel: Path, tmp_path: Path) -> 
     (tmp_path / "use").mkdir()
     shutil.copytree(root / "docs", tmp_path / "use" / "docs", ignore=shutil.ignore_patterns("evidence"))
     session = Session(tmp_path / "use", python)
-    session.environment = {k: v for k, v in session.environment.items() if k != "PYTHONPATH"}
+    session.environment.pop("PYTHONPATH", None)
     session.environment["LLMANAC_CACHE"] = str(tmp_path / "cache")  # nothing is compiled yet
     try:
         for use in uses:
