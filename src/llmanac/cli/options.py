@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from llmanac.cli.documented import AsJson as AsJson
-from llmanac.cli.documented import Group
+from llmanac.cli.documented import CommandGroup
 from llmanac.core.errors import SpecError
 from llmanac.core.threads import use_threads
 
@@ -78,7 +78,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE
 
 def group(help: str) -> typer.Typer:
     """A group of commands; without a command it prints its help."""
-    return Group(help=help, no_args_is_help=True, rich_markup_mode=None)
+    return CommandGroup(help=help, no_args_is_help=True, rich_markup_mode=None)
 
 
 @contextlib.contextmanager

@@ -23,8 +23,7 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
-from llmanac.core.types import ALL, IGNORE, LAST, Batch, OutputRequest, State
-from llmanac.generate.engine import evaluating
+from llmanac.core.types import ALL, IGNORE, LAST, Batch, OutputRequest, State, evaluating
 from llmanac.generate.runner import device_of
 from llmanac.generate.windows import WINDOW, batches, windows
 from llmanac.metrics.log_likelihood import log_likelihood
