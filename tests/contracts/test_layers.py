@@ -103,7 +103,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
-    """Every method has a `Spec`; a step of an environment is what users return, that of the compiled runner is its own."""
+    """Every method has a `Spec`; `Step` is of environments, which users write, and of the compiled runner."""
     found = Counter(node.name for path in FILES for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
     assert {name for name, count in found.items() if count > 1} == {"Spec", "Step"}
 

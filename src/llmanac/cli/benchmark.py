@@ -35,7 +35,7 @@ def inspect_command(
         results: Folders that `llmanac evaluate` wrote, with commas between.
         against: Another benchmark, whose ranking is compared.
         limit (from 1): Only the first items.
-        shots (from 0): Examples before each question [the benchmark's].
+        shots (from 0): Few-shot examples before each question [the benchmark's].
         metric: The score that counts [the benchmark's first].
         train: Training text in which the questions are searched; repeatable.
         column: Column of a table of training text.

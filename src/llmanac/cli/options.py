@@ -40,7 +40,7 @@ Fields = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Set a field of the method; repeatable.")
 ]
 Processes = Annotated[
-    int | None, typer.Option(help="Train on as many processes of this machine; torchrun starts those of several.")
+    int | None, typer.Option(help="Processes of this machine to train on; torchrun starts those of several machines.")
 ]
 SomeModel = Annotated[str, typer.Argument(help="A run's or model's folder, a .gguf file, or a hub model's name.")]
 Draft = Annotated[
@@ -61,8 +61,8 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=512, callback=_use_threads, help="Threads that compute [as many as processors]."),
 ]
-Tensor = Annotated[int, typer.Option(min=1, help="Divide each layer over so many processes (torch runner, CPU).")]
-Pipeline = Annotated[int, typer.Option(min=1, help="Divide the layers over so many processes; goes with --tensor.")]
+Tensor = Annotated[int, typer.Option(min=1, help="Processes to divide each layer over (torch runner, CPU).")]
+Pipeline = Annotated[int, typer.Option(min=1, help="Processes to divide the layers over; goes with --tensor.")]
 Rope = Annotated[
     str | None, typer.Option(metavar="TYPE:FACTOR", help="Scale rotary positions for a longer context, as yarn:4.")
 ]

@@ -145,15 +145,13 @@ def costs(spec: Any, vocab_size: int) -> Costs:
         parts += [ModelPart("token types", spec.token_types * dim, "types D")] if spec.token_types else []
         norms["final norm"] = spec.norm if spec.final_norm == "model" else None
         norms["embedding norm"] = spec.norm if spec.embedding_norm == "model" else None
-    found = ((name, norm) for name, norm in norms.items() if norm is not None)
-    parts += [ModelPart(name, _norm(norm, dim), _norm_text(norm, "D")) for name, norm in found]
+    parts += [ModelPart(name, _norm(norm, dim), _norm_text(norm, "D")) for name, norm in norms.items() if norm]
     parts += _stack(spec.blocks, spec.layers, spec, position, "decoder")
     if kind == "encoder-decoder":
         other = _meta(lambda: build_position(spec.position, spec.encoder, dim, spec.max_length, encoder=True))
         parts += [replace(p, stack="encoder") for p in _whole("encoder positions", other)]
         parts += _stack(spec.encoder, spec.encoder_layers, spec, other, "encoder")
-        last = _norm(spec.norm, dim), _norm_text(spec.norm, "D")
-        parts.append(ModelPart("encoder final norm", *last, stack="encoder"))
+        parts += [ModelPart("encoder final norm", _norm(spec.norm, dim), _norm_text(spec.norm, "D"), stack="encoder")]
     if spec.head is not None:
         parts.append(_head(spec, vocab_size))
     tables = vocab_size * dim * (not spec.tied) + _size(position) * (spec.position.name.startswith("learned"))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmanac.core import files
 from llmanac.core.errors import DataError
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.readers import table_rows
 from llmanac.retrieve._words import content
 from llmanac.retrieve.folder.index import FolderIndex, Passage
 from llmanac.retrieve.folder.quotes import spans
@@ -60,7 +60,7 @@ class FolderQuestion:
 
 
 def read_questions(path: str | Path, index: FolderIndex) -> list[FolderQuestion]:
-    """Questions that people asked about a folder: a JSON Lines file (`docs/retrieve.md`).
+    """Questions that people asked about a folder: a table of rows (`docs/retrieve.md`).
 
     Raises:
         DataError: a line that is none.
@@ -69,13 +69,13 @@ def read_questions(path: str | Path, index: FolderIndex) -> list[FolderQuestion]
     for passage in index.passages():
         for name in _names(passage):
             known.setdefault(name, []).append(passage)
-    for number, line in enumerate(files.read_text(path).splitlines(), 1):
+    for found in table_rows(Path(path), CommandProblems()):
+        row = found.values
         try:
-            row = json.loads(line)
             text = " ".join([*row.get("history", [])[-1:], row["question"]])
             names, golds = (tuple(" ".join(one.split()) for one in row[key]) for key in ("entries", "answers"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}:{number}: no question with entries and answers ({error})") from None
+            raise DataError(f"{path}:{found.line}: no question with entries and answers ({error})") from None
         there = [passage for name in names for passage in known.get(name, [])]
         holds = [p for p in there if any(gold in " ".join(p.text.split()) for gold in golds)]
         if there or not names:  # else the folder does not have it
