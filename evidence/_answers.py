@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmanac.core.spec import make_method
-from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._judging import judge_generated
 from llmanac.evaluate.evaluation import Evaluation
 from llmanac.evaluate.load import load_benchmark
@@ -25,14 +25,14 @@ def mean(values: Sequence[Any]) -> float:
     return sum(map(float, values)) / len(values)
 
 
-def first(item: Item) -> str:
+def first(item: BenchmarkItem) -> str:
     """An item's first right answer."""
     gold = item.references[0]
     gold = gold if isinstance(gold, str) else ", ".join(gold)
     return gold.rsplit("#### ", 1)[-1]
 
 
-def endings(items: Sequence[Item]) -> list[dict[str, Any]]:
+def endings(items: Sequence[BenchmarkItem]) -> list[dict[str, Any]]:
     """For each way to end a right solution of GSM8K: how often the strict and the flexible rule accept it."""
     out = []
     for form in ENDINGS:
@@ -77,7 +77,7 @@ def by_type(drop: Evaluation) -> dict[str, list[float]]:
     return {kind: [mean(values), len(values)] for kind, values in sorted(out.items())}
 
 
-def verifiable(name: str, items: Sequence[Item], data: Any) -> dict[str, int]:
+def verifiable(name: str, items: Sequence[BenchmarkItem], data: Any) -> dict[str, int]:
     """Right verdicts for each item's own solution, and for the next item's."""
     _, own = load_benchmark(name)
     assert own.generation is not None

@@ -36,7 +36,7 @@ from llmanac.generate.load import load_engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.retrieve.memory import Memory
-from llmanac.retrieve.memory.extract import Extractor
+from llmanac.retrieve.memory.extract import FactExtractor
 
 FILE = ROOT / "evidence" / "memory_lines.jsonl"
 RECORDS = ROOT / "docs" / "evidence" / "chat_memory" / "lines"
@@ -125,7 +125,7 @@ def main(name: str, model: str = "") -> None:
         torch.set_num_threads(1)
         engine = load_engine(model, device="cpu", runner="native")
         engine.keep_prefixes(DEFAULT_BYTES)
-        reader = Extractor(engine)
+        reader = FactExtractor(engine)
 
     def read(memory: Memory, text: str) -> None:
         memory.reader = reader

@@ -51,7 +51,7 @@ from llmanac.core.pages import Section, table
 from llmanac.core.types import Batch
 from llmanac.data.documents import Document
 from llmanac.data.evaluation_items import Item as Searched
-from llmanac.evaluate._benchmark_rows import Item, items_of
+from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of
 from llmanac.evaluate._judging import judge_generated
 from llmanac.evaluate.answering import Local, load_local
 from llmanac.evaluate.benchmark import Benchmark
@@ -95,7 +95,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
     model = load_local(str(needed()), device="cpu", runner="native")
     out: dict[str, Any] = {"benchmarks": {}}
     found: dict[str, Evaluation] = {}
-    everything: dict[str, list[Item]] = {}
+    everything: dict[str, list[BenchmarkItem]] = {}
     for name, (count, hidden) in SETS.items():
         _, own = load_benchmark(name)
         everything[name] = items_of(own, data)
@@ -128,7 +128,7 @@ def spread(total: int, count: int, together: int = 1) -> list[int]:
 
 
 def with_baselines(
-    model: Any, name: str, own: Benchmark, everything: list[Item], count: int, hidden: str | None, data: Any
+    model: Any, name: str, own: Benchmark, everything: list[BenchmarkItem], count: int, hidden: str | None, data: Any
 ) -> tuple[Evaluation, dict[str, Any]]:
     """An evaluation; its scores, those with the question hidden, and those of the most frequent answer."""
     places = spread(len(everything), count, TOGETHER.get(name, 1))
@@ -166,7 +166,9 @@ def main_metric(made: Evaluation) -> str:
     return next((name for name in ("acc_norm", "F1") if name in names and made.benchmark != "mmlu"), names[0])
 
 
-def constant(own: Benchmark, name: str, everything: Sequence[Item], items: Sequence[Item]) -> dict[str, Any]:
+def constant(
+    own: Benchmark, name: str, everything: Sequence[BenchmarkItem], items: Sequence[BenchmarkItem]
+) -> dict[str, Any]:
     """The score of giving every item the answer that is most frequent in the benchmark."""
     assert own.generation is not None
     golds = Counter(first(item) for item in everything)
@@ -176,7 +178,7 @@ def constant(own: Benchmark, name: str, everything: Sequence[Item], items: Seque
     return {"answer": answer[:40], "value": mean([v.scores[metric] for v in verdicts if metric in v.scores])}
 
 
-def leak(place: str, items: Sequence[Item], texts: Sequence[str], seed: int) -> dict[str, Any]:
+def leak(place: str, items: Sequence[BenchmarkItem], texts: Sequence[str], seed: int) -> dict[str, Any]:
     """Half of the questions are put into a training text, found there again, and the model is trained on them."""
     rng = random.Random(seed)
     leaked = set(rng.sample(range(len(items)), len(items) // 2))
@@ -240,9 +242,9 @@ class Made:
 def small() -> dict[str, Any]:
     """The same parts on rows made by rule."""
     items = [
-        Item(f"{i}", "x" * i, ("yes", "no way", "a" * (i % 4 + 1)), (i % 3,)) for i in range(12)
+        BenchmarkItem(f"{i}", "x" * i, ("yes", "no way", "a" * (i % 4 + 1)), (i % 3,)) for i in range(12)
     ]  # fmt: skip
-    asked = [Item(f"{i}", f"What is {i}0?", (), (), (f"0{'?' * (i % 2)}", "b"), f"{i % 4}") for i in range(12)]
+    asked = [BenchmarkItem(f"{i}", f"What is {i}0?", (), (), (f"0{'?' * (i % 2)}", "b"), f"{i % 4}") for i in range(12)]
     _, choices = load_benchmark("hellaswag")
     _, squad = load_benchmark("squad")
     one, row = with_baselines(Made(), "hellaswag", choices, items, 8, "", None)

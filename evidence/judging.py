@@ -35,7 +35,7 @@ from llmanac.core.pages import Section, table
 from llmanac.evaluate.answering import load_local
 from llmanac.evaluate.judging import judge, judged, length_bias, read_judgements
 from llmanac.evaluate.preferences import Questions, Rating
-from llmanac.evaluate.ratings import Store, agreement
+from llmanac.evaluate.ratings import RatingStore, agreement
 from llmanac.metrics import wilson_interval
 
 ROWS = ("metric/human",)
@@ -100,7 +100,7 @@ def measured(model: Any, rows: Sequence[tuple[str, str, str]]) -> dict[str, Any]
     asked = Questions([row[0] for row in rows], answers)
     with tempfile.TemporaryDirectory() as folder:
         asked.save(Path(folder))
-        store = Store(Path(folder), asked, "compare")
+        store = RatingStore(Path(folder), asked, "compare")
         judge(model, store, RUBRIC)
         (found,) = judged(Path(folder))
         lines = read_judgements(Path(folder))

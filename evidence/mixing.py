@@ -23,7 +23,7 @@ from typing import Any
 
 from evidence._messages import compiled
 from llmanac.core import files
-from llmanac.core.pages import Row, Section, interval_chart, table
+from llmanac.core.pages import IntervalRow, Section, interval_chart, table
 from llmanac.core.spec import make_method
 from llmanac.data.clean import clean
 from llmanac.data.dedup import drop_duplicates
@@ -136,7 +136,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         shares = ", ".join(f"{statistics.mean(w[n] for w in weights):.2f}" for n in about["domains"])
         spread = {n: statistics.stdev(row[n]) if len(row[n]) > 1 else 0.0 for n in names}
         rows.append([mixture, shares, *(f"{statistics.mean(row[n]):.3f} ± {spread[n]:.3f}" for n in names)])
-        dots += [Row(f"{mixture}: {n}", row[n], statistics.mean(row[n]), shade=k)
+        dots += [IntervalRow(f"{mixture}: {n}", row[n], statistics.mean(row[n]), shade=k)
                  for k, n in enumerate(about["domains"])]  # fmt: skip
     head = ["mixture", f"shares ({', '.join(about['domains'])})", *names]
     chart = interval_chart(dots, "bits per byte", "Loss by mixture and domain")

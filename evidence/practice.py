@@ -37,7 +37,7 @@ from llmanac.guide.check import FORMS
 from llmanac.guide.exercise import exercises
 from llmanac.guide.pages import pages
 from llmanac.guide.progress import RATINGS, Review, due
-from llmanac.guide.question import PATTERNS, Question, questions
+from llmanac.guide.question import PATTERNS, InterviewQuestion, questions
 from llmanac.lab.stats import interval, mean
 
 ROWS = ("study/questions", "study/exercises", "study/concepts")
@@ -122,7 +122,7 @@ def practiced(schedule: Schedule, items: int, rng: np.random.Generator) -> tuple
     return mean([reader.recall(i, end) for i in range(items)]), sum(map(len, reader.reviews))
 
 
-def graded(question: Question) -> tuple[bool, bool]:
+def graded(question: InterviewQuestion) -> tuple[bool, bool]:
     """Whether the checked part takes the right answer, and whether it takes a wrong one that is close."""
     check, figures = question.check, question.figures()
     assert check is not None

@@ -27,7 +27,7 @@ from evidence._pretrained import needed
 from evidence.evaluation import SETS as PROMPTS
 from evidence.evaluation import Made, main_metric, spread
 from llmanac.core.pages import Section, table
-from llmanac.evaluate._benchmark_rows import Item, items_of
+from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of
 from llmanac.evaluate.answering import load_local
 from llmanac.evaluate.evaluation import Evaluation, evaluate
 from llmanac.evaluate.load import load_benchmark
@@ -50,7 +50,7 @@ PARTIAL = True
 
 def measure(seed: int, size: str, piece: str = "") -> dict[str, Any]:
     if size == "small":
-        items = [Item(f"{i}", "x" * i, ("yes", "no way", "a" * (i % 4 + 1)), (i % 3,)) for i in range(12)]
+        items = [BenchmarkItem(f"{i}", "x" * i, ("yes", "no way", "a" * (i % 4 + 1)), (i % 3,)) for i in range(12)]
         blind = [replace(item, prompt="") for item in items]
         own = load_benchmark("hellaswag")[1]
         return {PIECES[0]: both(*(evaluate(Made(), "hellaswag", some, own) for some in (items, blind)))}

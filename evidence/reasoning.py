@@ -34,8 +34,8 @@ from llmanac.metrics.answers import correct
 from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.models.scalar import ScalarModel
 from llmanac.reason import Found, Question
-from llmanac.reason._curve import curve
 from llmanac.reason._sampling import choice
+from llmanac.recipes.reasoning import curve
 from llmanac.rewards.model import ModelReward
 from llmanac.train.step import Stepper
 
@@ -188,7 +188,7 @@ def measure(seed: int, size: str) -> dict[str, Any]:
 
 def with_scores(curves: dict[str, Any], found: Sequence[Found]) -> list[dict[str, Any]]:
     """The curve of best of N with the mean of the best score, which only rises."""
-    from llmanac.reason._curve import subsets
+    from llmanac.recipes.reasoning import subsets
 
     rows = []
     for point in curves["best-of-n, reward model"]:

@@ -35,8 +35,8 @@ from llmanac.metrics.answers import convention, correct
 from llmanac.metrics.statistics.estimates import paired
 from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.reason import Question
-from llmanac.reason._questions import reference
 from llmanac.reason._sampling import equal_answers
+from llmanac.recipes.reasoning import reference
 
 ROWS = ("reason/best-of-n", "reason/voting", "reason/long-cot", "reason/mbr")
 CLAIM = "votes, likelihood, minimum risk and longer thoughts change how many of a real model's answers are right"

@@ -12,7 +12,7 @@ from _small_models import randomise
 from llmanac.core import registry, spec
 from llmanac.core.errors import CheckpointError
 from llmanac.core.types import Batch, Objective
-from llmanac.data.pack import Row
+from llmanac.data.pack import PackedRow
 from llmanac.data.tokens import TokenDataset
 from llmanac.recipes.parts import TokenizedText
 from llmanac.tokenizers.load import train_tokenizer
@@ -71,7 +71,9 @@ def row(seed, length=33):
     segments = np.repeat([0, 1, -1], [14, 15, length - 29]).astype(np.int32)
     positions = np.concatenate([np.arange(14), np.arange(15), np.zeros(length - 29)]).astype(np.int32)
     ids = generator.integers(0, 256, length)
-    return Row(np.where(segments < 0, 0, ids), segments, positions, (generator.random(length) < 0.5) & (segments >= 0))
+    return PackedRow(
+        np.where(segments < 0, 0, ids), segments, positions, (generator.random(length) < 0.5) & (segments >= 0)
+    )
 
 
 @pytest.mark.parametrize("name", OF_TOKENS)

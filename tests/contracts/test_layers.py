@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections import Counter
 from pathlib import Path
 
 FLOORS = {
@@ -99,6 +100,12 @@ def test_no_module_imports_itself_through_others() -> None:
                 edges[name].add(found)
     assert not circles(edges)
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == ["b", "c"]
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """Every method has a `Spec`; `Step` is of environments, which users write, and of the compiled runner."""
+    found = Counter(node.name for path in FILES for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
+    assert {name for name, count in found.items() if count > 1} == {"Spec", "Step"}
 
 
 def test_no_file_over_400_lines_and_no_pickle() -> None:

@@ -13,7 +13,7 @@ import llmanac
 from llmanac.cli import app
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.spec import make, make_method, patch
-from llmanac.evaluate.ratings import Questions, Store
+from llmanac.evaluate.ratings import Questions, RatingStore
 from llmanac.generate.load import load_engine
 from llmanac.models.scalar import load_scalar
 from llmanac.recipes.align import AlignSpec
@@ -109,7 +109,7 @@ def test_ratings_of_people_train_a_reward_model_and_a_policy(place, tmp_path):
     asked_of = Questions([f"{i}: {row['prompt']}" for i, row in enumerate(rows)],
                          {"m": [row["chosen"] for row in rows], "n": [row["rejected"] for row in rows]})  # fmt: skip
     asked_of.save(tmp_path / "ratings")
-    store = Store(tmp_path / "ratings", asked_of, "compare")
+    store = RatingStore(tmp_path / "ratings", asked_of, "compare")
     for number in range(len(store.tasks)):
         answers = store.shown("Ann", number)["answers"]
         store.rate("Ann", number, "left" if "a" in answers[0] else "right")

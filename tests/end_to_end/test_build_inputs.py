@@ -14,7 +14,7 @@ from _builds import dropped, rows
 from llmanac.cli import main
 from llmanac.core.errors import DataError
 from llmanac.core.files import readable
-from llmanac.data.documents import Names
+from llmanac.data.documents import UniqueNames
 from llmanac.data.pipeline.build import build
 from llmanac.data.pipeline.recipe import make_recipe
 from llmanac.data.pipeline.report import fate
@@ -82,7 +82,7 @@ def test_commands_take_a_name_that_is_not_utf8(
 
 
 def test_names_are_given_out_once() -> None:
-    names = Names()
+    names = UniqueNames()
     assert [names.free(name) for name in ("a", "a~2", "a", "a", "a~2", "b")] == [
         "a", "a~2", "a~3", "a~4", "a~2~2", "b"
     ]  # fmt: skip

@@ -14,13 +14,13 @@ from _small_models import randomise, transformer
 from llmanac.cli import main
 from llmanac.core.errors import DataError, RequestError, SpecError
 from llmanac.evaluate import evaluation
-from llmanac.evaluate._benchmark_rows import Item, items_of
+from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of
 from llmanac.evaluate._choosing import lettered, read_choice
 from llmanac.evaluate._requests import BUSY, TRIES, Requests
 from llmanac.evaluate.answering import Local
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
-from llmanac.evaluate.server import Server
+from llmanac.evaluate.server import ServedModel
 from llmanac.evaluate.verdict.judged import verdict
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
@@ -87,7 +87,7 @@ def test_choices_by_letter_in_each_form(form, constrains, folder):
     """Held to the letters where the server does it; else read, and what cannot be read is wrong and counted."""
     rows, own = items(folder)
     with chat_server(form, knows, constrains=constrains) as (url, asked):
-        model = Server(url, requests=quick())
+        model = ServedModel(url, requests=quick())
         found = evaluate(model, "own", rows, own, chat=True)
     assert bool(model.held) == constrains
     scores = {score.metric: score.value for score in found.scores}
@@ -108,7 +108,7 @@ def test_choices_by_letter_in_each_form(form, constrains, folder):
 def test_a_written_answer_in_each_form(folder):
     for form in FORMS:
         with chat_server(form, lambda prompt, allowed: f"{prompt} yes. END more") as (url, asked):
-            model = Server(url, requests=quick())
+            model = ServedModel(url, requests=quick())
             assert model.generate(["naïve 日本"], ["END"], 9, True) == ["naïve 日本 yes. "]
             body = asked[-1][1]
             assert [body.get("stop"), body.get("stop_sequences"), body.get("options", {}).get("stop")].count(
@@ -128,7 +128,7 @@ def test_llmanac_serve_holds_answers_to_letters(folder):
     engine = Engine(randomise(model, 3).double().eval(), tokenizer)
     expected = evaluate(Local(engine, "a", "a"), "own", rows, own, chat=True)
     with running(engine) as server:
-        model = Server(server.url)
+        model = ServedModel(server.url)
         found = evaluate(model, "own", rows, own, chat=True)
     assert model.held == "structured_outputs" and [one.answer for one in found.verdicts] == [
         one.answer for one in expected.verdicts
@@ -169,12 +169,12 @@ def test_a_busy_server_is_asked_again(how, folder):
     way = {"dropped": dropped, "half": half}.get(how, lambda handler: handler.reply({"error": "busy"}, how))
     waits = []
     with chat_server("openai", knows, before=failing(3, way)) as (url, asked):
-        model = Server(url, requests=quick(waits))
+        model = ServedModel(url, requests=quick(waits))
         assert model.generate(["colour 1?"], [], 9, True) == ["I think the answer is **B**, as A sea is blue."]
     assert len(asked) == 4 and model.requests.counts["repeated"] == 3
     assert len(waits) == 3 and all(2**n / 2 <= wait <= 2**n for n, wait in enumerate(waits))
     with chat_server("openai", knows, before=failing(99, way)) as (url, asked):
-        model = Server(url, requests=quick())
+        model = ServedModel(url, requests=quick())
         with pytest.raises(RequestError, match=rf"/chat/completions: .*, {TRIES} times"):
             model.generate(["colour 1?"], [], 9, True)
     assert len(asked) == TRIES
@@ -187,7 +187,7 @@ def test_what_will_not_get_better_is_not_tried_again(status, folder, monkeypatch
     before = failing(9, lambda handler: handler.reply({"error": "no"}, status))
     said = pytest.raises(RequestError, match=rf"status {status}")
     with chat_server("ollama", knows, before=before) as (url, asked), said as refused:
-        Server(url, requests=quick(waits)).generate(["x"], [], 9, True)
+        ServedModel(url, requests=quick(waits)).generate(["x"], [], 9, True)
     assert len(asked) == 1 and not waits and refused.value.code == str(status)
     assert ("set LLMANAC_API_KEY" in str(refused.value)) == (status in (401, 403))
 
@@ -202,25 +202,25 @@ def test_retry_after(header, least, most, folder):
         handler.reply({"error": "slow down"}, 429, Retry_After=said)
 
     with chat_server("anthropic", knows, before=failing(1, how)) as (url, _):
-        Server(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
+        ServedModel(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
     assert len(waits) == 1 and least <= waits[0] <= most
     waits.clear()
     with chat_server("openai", knows, before=failing(7, lambda handler: handler.reply({}, 503, Retry_After="1"))) as (
         url, _,
     ):  # fmt: skip
-        Server(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
+        ServedModel(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
     assert len(waits) == 7 and sum(waits) > 60 and min(waits) >= 1
     before = failing(1, lambda handler: handler.reply({}, 429, Retry_After="9000"))
     said = pytest.raises(RequestError, match="asks to wait 9,000 s; the same command goes on then")
     with chat_server("anthropic", knows, before=before) as (url, _), said:
-        Server(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
+        ServedModel(url, requests=quick(waits)).generate(["colour 1?"], [], 9, True)
 
 
 def test_requests_a_minute():
     """Four requests at six a minute wait three times, to the times at which they are due."""
     waits = []
     with chat_server("openai", knows) as (url, _):
-        model = Server(url + "#m", requests=quick(waits, rpm=6))
+        model = ServedModel(url + "#m", requests=quick(waits, rpm=6))
         model.generate(["colour 1?"] * 4, [], 9, True)
     assert len(waits) == 3 and all(10 * n + 5 < wait <= 10 * (n + 1) for n, wait in enumerate(waits))
 
@@ -229,7 +229,7 @@ def test_the_key_goes_to_the_named_address_only(folder, monkeypatch):
     monkeypatch.setenv("LLMANAC_API_KEY", "secret")
     for form, header in (("openai", "authorization"), ("anthropic", "x-api-key"), ("ollama", "authorization")):
         with chat_server(form, knows) as (url, asked):
-            Server(url, requests=quick()).generate(["colour 1?"], [], 9, True)
+            ServedModel(url, requests=quick()).generate(["colour 1?"], [], 9, True)
             sent = {name.lower(): value for name, value in asked[-1][0].items()}
             assert sent[header] == ("secret" if form == "anthropic" else "Bearer secret")
     seen = []
@@ -245,7 +245,7 @@ def test_the_key_goes_to_the_named_address_only(folder, monkeypatch):
         monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "parse_request",
                             lambda self: plain(self) and (seen.append(dict(self.headers)) or True))  # fmt: skip
         with pytest.raises(RequestError):
-            Server(url + "#m", requests=quick()).generate(["x"], [], 9, True)
+            ServedModel(url + "#m", requests=quick()).generate(["x"], [], 9, True)
     assert "Authorization" in seen[0] and len(seen) == 2 and "Authorization" not in seen[1]
 
 
@@ -261,7 +261,7 @@ def test_a_server_that_refuses_a_field_gets_another(field, form, folder):
 
     rows, own = items(folder)
     with chat_server(form, knows, before=before) as (url, asked):
-        found = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True)
+        found = evaluate(ServedModel(url, requests=quick()), "own", rows, own, chat=True)
     assert found.scores[0].value == 10 / 12 and not any(field in body for _, body in asked[-12:])
 
 
@@ -284,7 +284,7 @@ def test_garbage_is_a_sentence_with_the_address(reply, folder):
     before = failing(99, lambda handler: handler.reply(GARBAGE[reply]))
     said = pytest.raises(RequestError, match=r"^http://127.0.0.1:\d+/v1.*(expected|JSON)")
     with chat_server("openai", knows, before=before) as (url, _), said:
-        Server(url, requests=quick()).generate(["x"], [], 9, True)
+        ServedModel(url, requests=quick()).generate(["x"], [], 9, True)
 
 
 @pytest.mark.parametrize(
@@ -367,14 +367,14 @@ def test_a_price_that_is_none(price, folder, capsys):
 
 
 def test_the_question_with_its_letters():
-    plain = Item("a", "Q: x\nA:", ("yes", "no"), (0,))
+    plain = BenchmarkItem("a", "Q: x\nA:", ("yes", "no"), (0,))
     assert lettered(plain) == ("Q: x\nA:\nA. yes\nB. no\n\nAnswer with one of A, B and nothing else.", ("A", "B"))
-    letters = Item("a", "Q: x\nA. p\nB. q\nAnswer:", ("A", "B"), (0,))
+    letters = BenchmarkItem("a", "Q: x\nA. p\nB. q\nAnswer:", ("A", "B"), (0,))
     assert lettered(letters)[0] == "Q: x\nA. p\nB. q\nAnswer:\n\nAnswer with one of A, B and nothing else."
-    ending = Item("a", "Tom saw", ("Ann", "Bea"), (0,), ending="and left.")
+    ending = BenchmarkItem("a", "Tom saw", ("Ann", "Bea"), (0,), ending="and left.")
     assert lettered(ending)[0].startswith("Tom saw ___ and left.\nA. Ann\nB. Bea\n")
     with pytest.raises(SpecError, match="27 choices"):
-        lettered(Item("a", "x", tuple(f"c{i}" for i in range(27)), (0,)))
+        lettered(BenchmarkItem("a", "x", tuple(f"c{i}" for i in range(27)), (0,)))
 
 
 READ = [
@@ -417,24 +417,24 @@ def test_an_answer_that_a_server_holds_back_is_an_empty_one(form, folder):
 
     rows, own = items(folder)
     with chat_server(form, knows, before=before) as (url, _):
-        found = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True)
+        found = evaluate(ServedModel(url, requests=quick()), "own", rows, own, chat=True)
     assert [one.extracted for one in found.verdicts].count(None) == 1 and found.verdicts[5].answer == ""
     broken = failing(9, lambda handler: handler.reply({"error": {"message": "the model is overloaded"}}))
     said = pytest.raises(RequestError, match=r"answers with .*overloaded")
     with chat_server(form, knows, before=broken) as (url, _), said:
-        Server(url, requests=quick()).generate(["x"], [], 9, True)
+        ServedModel(url, requests=quick()).generate(["x"], [], 9, True)
 
 
 @pytest.mark.parametrize("damage", [b"[5]", b"[null]", b'{"a": 1}', b'["A", "B"]', b'["A', b"", b'[["A"]]'])
 def test_a_damaged_answer_is_asked_for_again(damage, folder):
     rows, own = items(folder)
     with chat_server("openai", knows) as (url, asked):
-        found = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
+        found = evaluate(ServedModel(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
         for number, path in enumerate(sorted((folder / "cache").rglob("*.json"))):
             if number < 3:
                 path.write_bytes(damage)
         before = len(asked)
-        again = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
+        again = evaluate(ServedModel(url, requests=quick()), "own", rows, own, chat=True, cache=folder / "cache")
         assert len(asked) == before + 4 + 3 and again.verdicts == found.verdicts
 
 
@@ -450,7 +450,7 @@ def test_letters_and_likelihoods_are_other_prompts(folder):
 
     rows, own = items(folder)
     with chat_server("openai", knows) as (url, _):
-        letters = evaluate(Server(url, requests=quick()), "own", rows, own, chat=True)
+        letters = evaluate(ServedModel(url, requests=quick()), "own", rows, own, chat=True)
     likely = evaluate(Sums(), "own", rows, own)
     for name, found in (("letters", letters), ("likely", likely)):
         lines = "".join(json.dumps(line) + "\n" for line in found.lines())

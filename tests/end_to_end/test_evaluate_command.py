@@ -18,14 +18,14 @@ from llmanac.cli import main
 from llmanac.core.errors import DataError, LlmanacError, RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.evaluate import evaluation
-from llmanac.evaluate._benchmark_rows import Item, items_of
-from llmanac.evaluate._jinja import Expression, Template
+from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of
+from llmanac.evaluate._jinja import Expression, RowTemplate
 from llmanac.evaluate._judging import judge_generated, quac, summarise
 from llmanac.evaluate.answering import Local
 from llmanac.evaluate.benchmark import Benchmark, Generation
 from llmanac.evaluate.evaluation import compare_all, evaluate
 from llmanac.evaluate.load import load_benchmark
-from llmanac.evaluate.server import Server
+from llmanac.evaluate.server import ServedModel
 from llmanac.evaluate.verdict.judged import verdict
 from llmanac.generate.engine import Engine
 from llmanac.metrics.statistics.estimates import holm
@@ -181,7 +181,7 @@ def test_two_models_are_paired(folder, capsys):
 
 def made(values, name="n", **others):
     """An evaluation with these scores of one metric; others are of further metrics."""
-    items = [Item(str(i), "p", ("x", "y"), (0,)) for i in range(len(values))]
+    items = [BenchmarkItem(str(i), "p", ("x", "y"), (0,)) for i in range(len(values))]
     verdicts = [evaluation.Verdict("x", "x", bool(v), {"acc": float(v), **{m: float(o[i]) for m, o in others.items()}})
                 for i, v in enumerate(values)]  # fmt: skip
     return evaluation.Evaluation(name, "m", items, verdicts, summarise(items, verdicts))
@@ -252,7 +252,7 @@ def test_a_server_gives_the_models_figures(engines, folder):
     _, written = load_benchmark(folder / "written.toml")
     texts = evaluate(Local(engines[0], "a", "a"), "w", items_of(written, folder), written)
     with running(engines[0]) as server:
-        model = Server(server.url)
+        model = ServedModel(server.url)
         found = evaluate(model, "own", items, own)
         again = evaluate(model, "w", items_of(written, folder), written)
         assert "tiny" in model.name
@@ -360,7 +360,7 @@ def _fine(body, prompt, choice):
 def test_a_server_with_wrong_log_probabilities_is_refused(wrong):
     server, url = fake_server(wrong)
     try:
-        model = Server(url)
+        model = ServedModel(url)
         if wrong is _fine:
             [(total, _)] = model.likelihoods([("xy", "z")])
             assert total == pytest.approx(-1 - (ord("y") * 7 + ord("z")) % 13 / 7) and math.isfinite(total)
@@ -375,7 +375,7 @@ def test_a_server_with_wrong_log_probabilities_is_refused(wrong):
 def test_a_server_that_reads_the_end_of_long_prompts_is_refused():
     server, url = fake_server(_cut)
     try:
-        model = Server(url)
+        model = ServedModel(url)
         assert len(model.likelihoods([("A short prompt", " of it")])) == 1
         with pytest.raises(RequestError, match="begin after 22 characters; is the prompt too long"):
             model.likelihoods([("x" * 80, " of it")])
@@ -386,9 +386,9 @@ def test_a_server_that_reads_the_end_of_long_prompts_is_refused():
 
 def test_addresses_without_a_server():
     with pytest.raises(RequestError, match="cannot be reached"):
-        Server("http://127.0.0.1:9", seconds=2)
+        ServedModel("http://127.0.0.1:9", seconds=2)
     with pytest.raises(RequestError, match="not an address"):
-        Server("http://")
+        ServedModel("http://")
 
 
 @pytest.mark.parametrize(
@@ -440,15 +440,15 @@ def test_a_bad_row_is_named_with_its_line(row, message, tmp_path):
 def test_a_template_takes_no_memory_and_no_time(source):
     row = {"x": "a" * 40 + "b", "y": "a" * 100_000, "z": list(range(5000))}
     with pytest.raises(LlmanacError):
-        Template(source, "prompt").text(row)
+        RowTemplate(source, "prompt").text(row)
 
 
 def test_templates():
     row = {"a": {"b": [1, 2]}, "t": " x "}
-    assert Template("{{ a.b[1] }}|{{ t.strip() }}|{% if a.b %}yes{% endif %}\n").text(row) == "2|x|yes\n"
+    assert RowTemplate("{{ a.b[1] }}|{{ t.strip() }}|{% if a.b %}yes{% endif %}\n").text(row) == "2|x|yes\n"
     assert Expression("a.b|map('string')|list").value(row) == ["1", "2"]
     with pytest.raises(DataError, match="'c' is undefined; the row has: a, t"):
-        Template("{{ c }}", "prompt").text(row)
+        RowTemplate("{{ c }}", "prompt").text(row)
 
 
 def test_flags_that_are_wrong(folder, capsys):
@@ -474,7 +474,7 @@ def test_quac_by_its_rules():
     people = (1 + 1 + 0) / 3
     assert found["F1"] == pytest.approx((one + one + one) / 3) and found["HEQ-Q"] == float(found["F1"] >= people)
     assert quac("CANNOTANSWER", ["CANNOTANSWER", "CANNOTANSWER", "x"])["F1"] == 1.0
-    items = [Item(str(i), "p", references=("the cat",), cluster=str(i // 2)) for i in range(4)]
+    items = [BenchmarkItem(str(i), "p", references=("the cat",), cluster=str(i // 2)) for i in range(4)]
     own = Generation(references="x", metrics=("quac",), strip="first-line")
     texts = [" the cat\nmore", "the cat", "dog", "cat"]
     verdicts = [judge_generated(own, item, text) for item, text in zip(items, texts, strict=True)]

@@ -22,7 +22,7 @@ from llmanac.guide.app import MAX_BODY, POLICY, create_app
 from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import exercises, find
 from llmanac.guide.pages import PARTS, pages
-from llmanac.guide.progress import Progress
+from llmanac.guide.progress import ReviewLog
 from llmanac.guide.question import questions
 from llmanac.guide.search import search
 from llmanac.guide.site import TEMPLATES, Site
@@ -141,7 +141,7 @@ def test_links_resolve_and_pages_are_accessible(exported):
 
 def test_live_pages_are_accessible(tmp_path):
     """One of each with forms; the others are those of the export."""
-    kept = Progress(tmp_path / "p.sqlite")
+    kept = ReviewLog(tmp_path / "p.sqlite")
     site = Site(TOKEN, kept, Models(small=True))
     names = [f"demo/{name}.html" for name in demos()]
     names += ["index.html", "mock.html", "paths.html", "placement.html", "plan.html", "search.html"]
@@ -223,7 +223,7 @@ def test_search():
 
 @pytest.fixture
 def client(tmp_path):
-    app = create_app(Progress(tmp_path / "p.sqlite"), token=TOKEN)
+    app = create_app(ReviewLog(tmp_path / "p.sqlite"), token=TOKEN)
     return TestClient(app, base_url="http://127.0.0.1:8090", follow_redirects=False)
 
 
@@ -253,7 +253,7 @@ def test_an_answer_is_checked_and_kept(client, tmp_path):
     assert "Passed: 3 of 3" in right.text
     hostile = client.post("/exercise/elo.html", **form(code="</textarea><script>alert(1)</script>"))
     assert "<script>alert" not in hostile.text and "&lt;/textarea&gt;" in hostile.text
-    assert len(Progress(tmp_path / "p.sqlite").reviews()) == 3
+    assert len(ReviewLog(tmp_path / "p.sqlite").reviews()) == 3
     assert "exercise/elo" in client.get("/").text
 
 
@@ -283,7 +283,7 @@ def test_foreign_and_broken_forms_are_refused(client, tmp_path, change, status):
 
 
 def test_the_token_is_in_forms_alone_and_differs(tmp_path):
-    texts = [TestClient(create_app(Progress(tmp_path / "p.sqlite")), base_url="http://localhost").get(
+    texts = [TestClient(create_app(ReviewLog(tmp_path / "p.sqlite")), base_url="http://localhost").get(
         f"/exercise/{next(iter(exercises()))}.html").text for _ in range(2)]  # fmt: skip
     tokens = [re.findall(r'name="token" value="([^"]+)"', text) for text in texts]
     assert all(len(t) == 1 and len(t[0]) >= 32 for t in tokens) and tokens[0] != tokens[1]
@@ -296,7 +296,7 @@ def test_a_question_is_rated_in_a_form(client, tmp_path):
     assert client.post("/review", **form(item=f"question/{name}", rating="good")).headers["location"] == "/index.html"
     for wrong in ({"item": "question/none", "rating": "good"}, {"item": f"question/{name}", "rating": "5"}, {}):
         assert client.post("/review", **form(**wrong)).status_code == 400
-    assert [r.item for r in Progress(tmp_path / "p.sqlite").reviews()] == [f"question/{name}"]
+    assert [r.item for r in ReviewLog(tmp_path / "p.sqlite").reviews()] == [f"question/{name}"]
 
 
 def test_every_command_of_the_page_runs(root, tmp_path, monkeypatch, capsys):

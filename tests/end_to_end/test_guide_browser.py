@@ -20,7 +20,7 @@ import pytest
 from llmanac.guide.app import create_app
 from llmanac.guide.chapter import texts
 from llmanac.guide.demos import Models, demos
-from llmanac.guide.progress import Progress
+from llmanac.guide.progress import ReviewLog
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: apt-get install chromium)")
@@ -109,7 +109,7 @@ class Chromium:
 def address(tmp_path_factory):
     import uvicorn
 
-    app = create_app(Progress(tmp_path_factory.mktemp("p") / "p.sqlite"), models=Models(small=True))
+    app = create_app(ReviewLog(tmp_path_factory.mktemp("p") / "p.sqlite"), models=Models(small=True))
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()

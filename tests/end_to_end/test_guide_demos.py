@@ -29,7 +29,7 @@ from llmanac.guide.app import create_app
 from llmanac.guide.check import read_number
 from llmanac.guide.demos import Field, Models, _html, _model, beam, demos, mixer, tokenizer
 from llmanac.guide.demos._model import Held
-from llmanac.guide.progress import Progress
+from llmanac.guide.progress import ReviewLog
 from llmanac.guide.question import questions
 from llmanac.retrieve.bm25 import BM25, Spec
 
@@ -257,7 +257,7 @@ def test_inputs_are_bounded():
 
 @pytest.fixture
 def client(tmp_path):
-    app = create_app(Progress(tmp_path / "p.sqlite"), token=TOKEN, models=SMALL)
+    app = create_app(ReviewLog(tmp_path / "p.sqlite"), token=TOKEN, models=SMALL)
     return TestClient(app, base_url="http://127.0.0.1:8090", follow_redirects=False)
 
 
@@ -288,7 +288,7 @@ def test_demos_wait_for_each_other_and_nothing_else_does(tmp_path, monkeypatch):
         return []
 
     monkeypatch.setattr(demos()["scaling"].module, "run", slow)
-    app = create_app(Progress(tmp_path / "p.sqlite"), token=TOKEN, models=SMALL)
+    app = create_app(ReviewLog(tmp_path / "p.sqlite"), token=TOKEN, models=SMALL)
     with TestClient(app, base_url="http://127.0.0.1:8090") as client:
         found = []
 

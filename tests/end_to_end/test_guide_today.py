@@ -16,7 +16,7 @@ from llmanac.guide import plan
 from llmanac.guide.app import create_app
 from llmanac.guide.demos import Models
 from llmanac.guide.exercise import exercises
-from llmanac.guide.progress import Progress, Review
+from llmanac.guide.progress import Review, ReviewLog
 from llmanac.guide.question import questions
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -49,7 +49,7 @@ def test_the_plan_brings_everything_once_and_weak_chapters_first():
 
 @pytest.fixture
 def client(tmp_path):
-    app = create_app(Progress(tmp_path / "p.sqlite"), token=TOKEN, models=Models(small=True))
+    app = create_app(ReviewLog(tmp_path / "p.sqlite"), token=TOKEN, models=Models(small=True))
     return TestClient(app, base_url="http://127.0.0.1:8090", follow_redirects=False)
 
 
@@ -62,7 +62,7 @@ def test_placement_plan_and_today(client, tmp_path):
     assert client.post("/plan", **form(day=day.isoformat())).status_code == 303
     page = client.get("/plan.html").text
     assert str(day - timedelta(days=1)) in page and page.count("<tr>") == 10
-    strengths = plan.strengths(Progress(tmp_path / "p.sqlite").reviews())
+    strengths = plan.strengths(ReviewLog(tmp_path / "p.sqlite").reviews())
     assert all(f"{chapter} {value:.1f}" in page for chapter, value in strengths.items()) and min(strengths.values()) < 3
     today = client.get("/").text
     assert (
@@ -70,7 +70,7 @@ def test_placement_plan_and_today(client, tmp_path):
         and str(day) in today
         and "Next exercise" in today
     )
-    kept = Progress(tmp_path / "p.sqlite")
+    kept = ReviewLog(tmp_path / "p.sqlite")
     assert len(kept.reviews()) == len(asked)
     for path, wrong in (
         ("/plan", {"day": "tomorrow"}),
@@ -91,7 +91,7 @@ def test_a_page_of_evidence_shows_its_figures(client):
 
 
 def test_the_day_travels_with_the_reviews(tmp_path):
-    one, two = Progress(tmp_path / "1.sqlite"), Progress(tmp_path / "2.sqlite")
+    one, two = ReviewLog(tmp_path / "1.sqlite"), ReviewLog(tmp_path / "2.sqlite")
     one.merge(reviewed(("question/x", 3)))
     one.set_interview(date(2027, 1, 2))
     assert (
@@ -136,7 +136,7 @@ def test_a_checked_part_and_a_mock_interview(client, tmp_path):
     assert ".answer:placeholder-shown + .after { display: none; }" in client.get("/style.css").text
     graded = client.post("/mock", **form(asked=" ".join(asked), **full)).text
     assert "What to study" in graded and f"row/{questions()[asked[1]].rows[0]}.html" in graded
-    kept = {r.item: r.rating for r in Progress(tmp_path / "p.sqlite").reviews()}
+    kept = {r.item: r.rating for r in ReviewLog(tmp_path / "p.sqlite").reviews()}
     assert kept == {f"question/{n}": 3 if n == asked[0] else 1 for n in asked}
     for wrong in ({}, {"asked": "none"}):
         assert client.post("/mock", **form(**wrong)).status_code == 400

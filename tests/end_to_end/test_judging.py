@@ -15,7 +15,7 @@ from llmanac.cli import main
 from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate.judging import judge, judged, length_bias, more, write_gold
 from llmanac.evaluate.preferences import Questions, Rating
-from llmanac.evaluate.ratings import Store, read_ratings, report
+from llmanac.evaluate.ratings import RatingStore, read_ratings, report
 from llmanac.evaluate.verdict.judged import verdict
 from llmanac.metrics.agreement import cohen, cohen_interval
 
@@ -63,7 +63,7 @@ JUDGES = {  # what it answers, and how often both orders agree
 def test_a_comparison_counts_where_both_orders_agree(name, tmp_path):
     asked = questions()
     asked.save(tmp_path)
-    store = Store(tmp_path, asked, "compare")
+    store = RatingStore(tmp_path, asked, "compare")
     model = Made(JUDGES[name][0])
     judge(model, store)
     assert len(model.asked) == 2 * COUNT and len(store.ratings) == COUNT
@@ -83,7 +83,7 @@ def test_a_comparison_counts_where_both_orders_agree(name, tmp_path):
         bias = length_bias(asked, store.ratings)
         assert bias["longer_preferred"]["value"] == 1.0 and bias["coefficient"] is None
     again = Made(JUDGES[name][0])
-    judge(again, Store(tmp_path, asked, "compare"))  # all is there
+    judge(again, RatingStore(tmp_path, asked, "compare"))  # all is there
     assert not again.asked
 
 
@@ -99,9 +99,9 @@ def test_a_stopped_judge_goes_on(tmp_path):
 
     model.choose = stops
     with pytest.raises(KeyboardInterrupt):
-        judge(model, Store(tmp_path, asked, "compare"))
+        judge(model, RatingStore(tmp_path, asked, "compare"))
     rest = Made(better)
-    store = Store(tmp_path, asked, "compare")
+    store = RatingStore(tmp_path, asked, "compare")
     judge(rest, store)
     assert len(rest.asked) == 2 * COUNT - 20 and len(read_ratings(tmp_path / "ratings.jsonl")) == COUNT
 
@@ -109,15 +109,15 @@ def test_a_stopped_judge_goes_on(tmp_path):
 def test_a_half_written_judgement_and_another_rubric(tmp_path):
     asked = questions()
     asked.save(tmp_path)
-    judge(Made(better), Store(tmp_path, asked, "compare"), "Which is kinder?")
+    judge(Made(better), RatingStore(tmp_path, asked, "compare"), "Which is kinder?")
     for name in ("judgements.jsonl", "ratings.jsonl"):
         path = tmp_path / name
         path.write_bytes(path.read_bytes()[:-9])
-    judge(rest := Made(better), Store(tmp_path, asked, "compare"), "Which is kinder?")
+    judge(rest := Made(better), RatingStore(tmp_path, asked, "compare"), "Which is kinder?")
     assert len(rest.asked) == 2 and judged(tmp_path)[0]["asked"] == 2 * COUNT
     for rubric in ("", "Which is shorter?"):
         with pytest.raises(SpecError, match=r"--rubric: .*judgements.jsonl answers another one"):
-            judge(Made(better), Store(tmp_path, asked, "compare"), rubric)
+            judge(Made(better), RatingStore(tmp_path, asked, "compare"), rubric)
 
 
 def test_the_bias_for_length_is_what_was_planted():
@@ -225,7 +225,7 @@ def test_a_preferred_place_is_said(tmp_path, capsys):
 def test_known_labels(tmp_path):
     asked = questions()
     asked.save(tmp_path)
-    store = Store(tmp_path, asked, "compare")
+    store = RatingStore(tmp_path, asked, "compare")
     judge(Made(better), store)
     labels = ["one" if value(a) > value(b) else "two" if value(a) < value(b) else "tie"
               for a, b in zip(*asked.answers.values(), strict=True)]  # fmt: skip
@@ -301,7 +301,7 @@ def test_scores_by_a_rubric(tmp_path, monkeypatch, capsys):
 def test_answers_of_a_judge_that_cannot_be_read(answer, tmp_path):
     asked = questions()
     asked.save(tmp_path)
-    store = Store(tmp_path, asked, "compare")
+    store = RatingStore(tmp_path, asked, "compare")
     judge(Made(lambda a, b: answer), store)
     (row,) = judged(tmp_path)
     assert row["unreadable"] == 2 * COUNT and report(store.ratings)["win_rates"][0]["ties"] == COUNT

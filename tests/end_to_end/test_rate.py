@@ -22,7 +22,7 @@ from llmanac.cli import main
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
-from llmanac.evaluate.ratings import Questions, Rating, Store, read_ratings, report
+from llmanac.evaluate.ratings import Questions, Rating, RatingStore, read_ratings, report
 from llmanac.metrics.agreement import fleiss
 from llmanac.web.rate import create_rating_app
 
@@ -43,7 +43,7 @@ def client(store):
 def store(tmp_path):
     made = questions()
     made.save(tmp_path)
-    return Store(tmp_path, made, "compare", seed=3)
+    return RatingStore(tmp_path, made, "compare", seed=3)
 
 
 def rate_all(page, rater, wish):
@@ -85,7 +85,7 @@ def test_a_page_is_rated_blind_and_becomes_preferences(store, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "preferences.jsonl").read_text().splitlines()]
     turned = next(row for row in rows if row["prompt"] == order[0])
     assert turned["chosen"].startswith(" b") and len(rows) == 12
-    fresh = Store(tmp_path, store.questions, "compare", seed=3)
+    fresh = RatingStore(tmp_path, store.questions, "compare", seed=3)
     assert fresh.shown("Ann")["number"] is None and len(fresh.ratings) == 26
 
 
@@ -102,7 +102,7 @@ def test_preferences_that_a_death_left_behind_are_written_again(store, tmp_path,
         return capsys.readouterr().out
 
     file.write_bytes(one)
-    Store(tmp_path, store.questions, "compare", seed=3)
+    RatingStore(tmp_path, store.questions, "compare", seed=3)
     assert file.read_bytes() == whole
     file.write_bytes(one)
     ratings.write_bytes(kept + b'{"rater": "Ann", "it')  # a kill left it half
@@ -111,14 +111,14 @@ def test_preferences_that_a_death_left_behind_are_written_again(store, tmp_path,
     with locked(tmp_path / ".lock"):  # a page that runs writes the file itself
         assert "preferences.jsonl: 1 rows" in report() and file.read_bytes() == one
     ratings.write_bytes(kept[:-1])  # whole but for its end: counts
-    assert len(read_ratings(ratings)) == 12 == len(Store(tmp_path, store.questions, "compare", seed=3).ratings)
+    assert len(read_ratings(ratings)) == 12 == len(RatingStore(tmp_path, store.questions, "compare", seed=3).ratings)
     assert ratings.read_bytes() == kept and file.read_bytes() == whole
 
 
 def test_blank_answers_make_no_preference_and_are_counted(tmp_path, capsys):
     made = Questions(["x", "y"], {"a": ["one", " "], "b": ["", "two"]})
     made.save(tmp_path)
-    store = Store(tmp_path, made, "compare", seed=0)
+    store = RatingStore(tmp_path, made, "compare", seed=0)
     rate_all(client(store), "Ann", lambda page: "left")
     assert (tmp_path / "preferences.jsonl").read_text() == ""
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -163,7 +163,7 @@ def test_requests_of_others_are_refused(store, caplog):
 def test_scores_of_single_answers(tmp_path):
     made = questions()
     made.save(tmp_path)
-    page = client(Store(tmp_path, made, "score"))
+    page = client(RatingStore(tmp_path, made, "score"))
     rng = np.random.default_rng(0)
     given = {name: {} for name in ("Ann", "Bob")}
     for rater in given:
@@ -185,7 +185,7 @@ def test_scores_of_single_answers(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "preferences.jsonl").read_text().splitlines()]
     assert 8 <= len(rows) <= 12 and all(row["chosen"].startswith(" a") for row in rows)
     with pytest.raises(SpecError, match="ratings of another kind"):
-        Store(tmp_path, made, "compare")
+        RatingStore(tmp_path, made, "compare")
 
 
 def test_a_report_equals_the_definitions():
@@ -255,7 +255,7 @@ def test_files_that_cannot_be_used(tmp_path, capsys):
         Questions(["p"], {"a": ["x"], "b": ["x "]}).tasks("compare")
     made = questions()
     made.save(tmp_path / "r")
-    Store(tmp_path / "r", made, "compare").rate("x", 0, "left")
+    RatingStore(tmp_path / "r", made, "compare").rate("x", 0, "left")
     with pytest.raises(SpecError, match="ratings of other questions"):
         questions(("a", "c")).save(tmp_path / "r")
 
@@ -266,7 +266,7 @@ def test_a_rating_that_the_disk_refuses_leaves_no_half_line(tmp_path, monkeypatc
 
     made = questions()
     made.save(tmp_path)
-    store = Store(tmp_path, made, "compare")
+    store = RatingStore(tmp_path, made, "compare")
     store.rate("Ann", 0, "left")
     kept = store.path.read_bytes()
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -288,7 +288,7 @@ def test_a_rating_that_the_disk_refuses_leaves_no_half_line(tmp_path, monkeypatc
         with pytest.raises(LlmanacError, match=r"preferences\.jsonl: cannot write \(No space.*the rating is kept"):
             store.rate("Ann", 1, "left")
     store.rate("Ann", 2, "left")
-    assert [one.item for one in Store(tmp_path, made, "compare").ratings] == [
+    assert [one.item for one in RatingStore(tmp_path, made, "compare").ratings] == [
         store.order("Ann")[number].item for number in range(3)
     ]
 

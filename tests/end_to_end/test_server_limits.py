@@ -165,9 +165,9 @@ def test_templates_that_never_end_hold_up_chats_only(monkeypatch):
 
 def test_ids_without_spans_take_one_rendering(monkeypatch):
     runs = []
-    run = _sandbox_child.Template._run
-    monkeypatch.setattr(_sandbox_child.Template, "_run", lambda *given: (runs.append(1), run(*given))[1])
-    template = _sandbox_child.Template(CHATML, 1 << 24)
+    run = _sandbox_child.CompiledTemplate._run
+    monkeypatch.setattr(_sandbox_child.CompiledTemplate, "_run", lambda *given: (runs.append(1), run(*given))[1])
+    template = _sandbox_child.CompiledTemplate(CHATML, 1 << 24)
     messages = said("hello", 50)["messages"]
     text = template.rendered(messages, True, {}, ["<|im_end|>"], [], False)["text"]
     assert len(runs) == 1

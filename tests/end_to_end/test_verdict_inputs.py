@@ -17,7 +17,7 @@ import llmanac
 from llmanac.cli import main
 from llmanac.core.errors import DataError, SpecError
 from llmanac.evaluate.verdict.aggregates import LOWER, lower_is_better
-from llmanac.evaluate.verdict.items import Items, Row, Task, digest, without_template
+from llmanac.evaluate.verdict.items import Items, LogRow, Task, digest, without_template
 from llmanac.evaluate.verdict.judged import WORST, Judgement
 from llmanac.evaluate.verdict.load import read_log
 
@@ -265,7 +265,7 @@ def test_systems_past_the_alphabet(tmp_path):
 
 def test_columns_that_say_nothing_take_no_memory(tmp_path):
     """Names only, then documents, prompts and repeated answers from some row on: hashes are those of full columns."""
-    rows = [Row(i + 1, f"q{i}", None, {"score": 1.0}) for i in range(50)]
+    rows = [LogRow(i + 1, f"q{i}", None, {"score": 1.0}) for i in range(50)]
     plain = Items(Task("", tmp_path, "x"), "", "", ())
     for row in rows:
         plain.add(row)

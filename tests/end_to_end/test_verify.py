@@ -232,10 +232,10 @@ REPLIES = {
 
 @pytest.mark.parametrize("reply", REPLIES)
 def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
-    from llmanac.evaluate.server import Server
+    from llmanac.evaluate.server import ServedModel
 
     listed = {"data": [{"id": "m"}]}
-    monkeypatch.setattr(Server, "_send", lambda self, path, body: listed if body is None else REPLIES[reply])
+    monkeypatch.setattr(ServedModel, "_send", lambda self, path, body: listed if body is None else REPLIES[reply])
     with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/v1/.* not in OpenAI's form"):
         verify(str(made[1]), ["http://127.0.0.1:9"], bounds=FEW)
 
@@ -243,12 +243,12 @@ def test_a_reply_of_another_form_is_no_answer(reply, made, monkeypatch):
 def test_a_server_that_is_silent_is_said_to_be(monkeypatch):
     from llmanac.evaluate._chat_forms import OPENAI
     from llmanac.evaluate._requests import Requests
-    from llmanac.evaluate.server import Server
+    from llmanac.evaluate.server import ServedModel
 
     def init(self, url, seconds):
         vars(self).update(url=url, form=OPENAI, requests=Requests(seconds=seconds))
 
-    monkeypatch.setattr(Server, "__init__", init)
+    monkeypatch.setattr(ServedModel, "__init__", init)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         side = Remote(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", seconds=0.1)
         side.model = "m"

@@ -12,8 +12,8 @@ import pytest
 from _lm_eval import ENDINGS, STOCK, Canned, files, lm_eval, ours, pretrained, task_of, theirs_of, words, write
 
 from llmanac.core.errors import DataError, SpecError
-from llmanac.evaluate._benchmark_rows import Item, items_of
-from llmanac.evaluate._judging import Verdict, summarise
+from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of
+from llmanac.evaluate._judging import ItemVerdict, summarise
 from llmanac.evaluate.answering import Local
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
@@ -487,17 +487,18 @@ def test_the_error_of_a_perplexity_is_that_of_lm_evals_bootstrap(count, spread, 
     metrics = pytest.importorskip("lm_eval.api.metrics")
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")
     nats = (-np.random.default_rng(count).gamma(1 / spread, spread * 3.0, count)).tolist()
-    items = [Item(name=str(i), prompt="", choices=(), golds=(), references=("x",)) for i in range(count)]
-    (ours,) = summarise(items, [Verdict("", None, True, {"log-likelihood": x}) for x in nats])
+    items = [BenchmarkItem(name=str(i), prompt="", choices=(), golds=(), references=("x",)) for i in range(count)]
+    (ours,) = summarise(items, [ItemVerdict("", None, True, {"log-likelihood": x}) for x in nats])
     theirs = metrics.bootstrap_stderr(metrics.perplexity, nats, iters=20_000)
     assert ours.metric == "perplexity" and ours.value == pytest.approx(metrics.perplexity(nats))
     far = ours.standard_error / ours.value  # a wide bootstrap has heavy tails, so its draws tell its deviation badly
     assert ours.standard_error == pytest.approx(theirs, rel=0.03 if far < 1 else 0.15)
     assert ours.standard_error == ours.plain_error
     apart = [
-        Item(name=str(i), prompt="", choices=(), golds=(), references=("x",), cluster=i // 2) for i in range(count)
+        BenchmarkItem(name=str(i), prompt="", choices=(), golds=(), references=("x",), cluster=i // 2)
+        for i in range(count)
     ]
-    (grouped,) = summarise(apart, [Verdict("", None, True, {"log-likelihood": x}) for x in nats])
+    (grouped,) = summarise(apart, [ItemVerdict("", None, True, {"log-likelihood": x}) for x in nats])
     assert grouped.plain_error == ours.plain_error and grouped.standard_error != ours.standard_error
     if spread == 4.0 and count < 400:
         delta = ours.value * np.std(nats, ddof=1) / count**0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import bm25s
@@ -234,16 +233,6 @@ def test_code_words_give_names_and_their_parts() -> None:
     assert code_words("東京タワーは高い。") == ["東京", "京タ", "タワ", "ワー", "ーは", "は高", "高い"]
     assert code_words("ไทย ok 駅") == ["ไท", "ทย", "ok", "駅"]
     assert plain_words("a_b.C d") == ["a_b", "c", "d"]
-
-
-def test_an_index_with_the_old_name_of_a_field_opens(tmp_path) -> None:
-    index = BM25(["a b", "b c"], Spec(analyzer="plain"))
-    index.save(tmp_path / "index")
-    record = tmp_path / "index" / "index.json"
-    content = json.loads(record.read_text())
-    content["spec"]["words"] = content["spec"].pop("analyzer")
-    record.write_text(json.dumps(content))
-    assert BM25.load(tmp_path / "index").spec == index.spec
 
 
 def large(seed: int, variant: str = "lucene") -> tuple[BM25, list[list[str]]]:

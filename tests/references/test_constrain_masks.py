@@ -266,31 +266,6 @@ def test_options_of_the_engine():
     assert re.fullmatch("abc[de]", "".join(piece.text for piece in pieces))
 
 
-def test_llguidance_as_the_engine_of_constraints(bpe):
-    pytest.importorskip("llguidance")
-    from llmanac.generate.constrain.llguidance import constraint
-
-    engine = Engine(HistoryModel(vocab_size=bpe.vocab_size), bpe)
-    asked = {"temperature": 1.0, "n": 3, "max_new_tokens": 40}
-    for pattern in [r"[a-z]{3}(12)+x", r'"the cat [^"]{2}"']:
-        made = constraint(engine, regex=pattern)
-        for done in engine.generate("x", constraint=made, **asked):
-            assert done.finish_reason == "length" or re.fullmatch(pattern, done.text), done.text
-        ours, theirs = follower(bpe, pattern), made()
-        first = int(ours.mask().argmax())
-        ours.advance(first), theirs.advance(first)
-        other = theirs.copy()
-        theirs.rewind(1)
-        assert theirs.mask()[first] and other.accepting() == ours.accepting()
-    for options, why in [
-        ({"grammar": "start: x"}, "llguidance: "),
-        ({}, "one of"),
-        ({"regex": "(?=a)"}, "llguidance: "),
-    ]:
-        with pytest.raises(RequestError, match=why):
-            constraint(engine, **options)
-
-
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"type": "string", "maxLength": 5}, "n": {"enum": [1, 22]}, "next": {"$ref": "#"}},

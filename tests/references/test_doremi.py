@@ -16,7 +16,7 @@ from llmanac.core.types import IGNORE
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
 from llmanac.data.mixtures.doremi import reweighted
-from llmanac.data.pack import ListStream, Mixture
+from llmanac.data.pack import ListStream, MixedRows
 from llmanac.recipes.mixing import Domains, GroupRobust, Setting, _Tagged, doremi, read_domains, train_on
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -116,11 +116,11 @@ def test_a_stopped_proxy_goes_on_with_the_same_weights(domains: Domains, tmp_pat
         reference = train_on(domains, sizes, SETTING, tmp_path / "whole" / "reference", seed=3)
         names, streams = sorted(domains.data), domains.streams(SETTING, 3)
         tagged = {name: _Tagged(streams[name], place) for place, name in enumerate(names)}
-        source = Mixture(tagged, dict.fromkeys(names, 1), rows=4, draws="exact")
+        source = MixedRows(tagged, dict.fromkeys(names, 1), rows=4, draws="exact")
         model, objective = model_of(domains, 3), GroupRobust(names, reference)
         taken = 0
 
-        class Stopping(Mixture):
+        class Stopping(MixedRows):
             def __next__(self) -> list[Any]:
                 nonlocal taken
                 taken += 1
@@ -141,9 +141,9 @@ def test_a_stopped_proxy_goes_on_with_the_same_weights(domains: Domains, tmp_pat
 
 
 def test_rows_in_proportion_resume_exactly() -> None:
-    def source() -> Mixture:
+    def source() -> MixedRows:
         streams = {name: ListStream([f"{name}{n}" for n in range(7)], seed=1, name=name) for name in "abc"}
-        return Mixture(streams, {"a": 5, "b": 3, "c": 2}, rows=4, draws="exact")
+        return MixedRows(streams, {"a": 5, "b": 3, "c": 2}, rows=4, draws="exact")
 
     whole = source().take(200)
     for n in range(1, 201):

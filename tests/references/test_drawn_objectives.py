@@ -15,7 +15,7 @@ from _small_models import gradients, randomise, transformer
 from llmanac.core import registry, spec
 from llmanac.core.errors import DataError, RequestError, SpecError
 from llmanac.core.types import IGNORE, Batch
-from llmanac.data.pack import Row
+from llmanac.data.pack import PackedRow
 from llmanac.data.tokens import TokenDataset
 from llmanac.models.load import load_model
 from llmanac.objectives._drawn import poisson_spans
@@ -88,7 +88,7 @@ def test_packed_documents_are_masked_as_if_alone():
     objective = registry.build("objective", "masked", tokenizer=Ids(), rate=0.4)
     segments = np.repeat([0, 1, -1], [12, 9, 3]).astype(np.int32)
     positions = np.concatenate([np.arange(12), np.arange(9), np.zeros(3)]).astype(np.int32)
-    row = Row(np.concatenate([rows(21)[0], np.zeros(3, np.int64)]), segments, positions)
+    row = PackedRow(np.concatenate([rows(21)[0], np.zeros(3, np.int64)]), segments, positions)
     batch = objective.collate([row])
     assert batch.segments is not None and (batch.targets[0, 21:] == IGNORE).all()
     model = transformer(vocab_size=VOCAB, position="learned")

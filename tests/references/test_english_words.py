@@ -10,11 +10,23 @@ from hypothesis import strategies as st
 
 from llmanac.kernels.english.classes import table
 from llmanac.kernels.english.rules import special_cases
-from llmanac.kernels.english.words import code_points, count_sentences, split_words, words
+from llmanac.kernels.english.words import code_points, sentences, tables, words
 
 pytest.importorskip("spacy")
 pytest.importorskip("datatrove")
 from datatrove.utils.word_tokenizers import load_word_tokenizer
+
+
+def split_words(text: str) -> list[str]:
+    starts, ends = words(code_points(text), *tables())
+    return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def count_sentences(lines: list[str]) -> list[int]:
+    text = code_points("".join(lines))
+    ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
+    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if lines else ends
+    return sentences(text, starts, ends, *tables()).tolist()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +75,7 @@ def test_it_differs_from_splitting_at_white_space() -> None:
 )
 def test_hostile_texts_take_linear_time(piece: str) -> None:
     text = code_points(piece * 200_000)
-    starts, ends = words(text, *_tables())
+    starts, ends = words(text, *tables())
     assert (starts[1:] >= ends[:-1]).all() and ends[-1] <= len(text)
     assert int((ends - starts).sum()) == len(text)  # nothing lost: there is no white space in it
 
@@ -75,9 +87,3 @@ def test_half_surrogate_pairs_pass() -> None:
 def test_the_table_has_every_code_point() -> None:
     assert table().shape == (0x110000,)
     assert table().dtype == np.uint32
-
-
-def _tables():
-    from llmanac.kernels.english.words import tables
-
-    return tables()

@@ -18,7 +18,7 @@ from llmanac.core.errors import DataError, SpecError
 from llmanac.guide import exercise as guide
 from llmanac.guide import progress
 from llmanac.guide.exercise import WALL, check, exercises, find
-from llmanac.guide.progress import Progress, Review
+from llmanac.guide.progress import Review, ReviewLog
 from llmanac.sandbox.pool import Sandbox
 
 NAMES = sorted(exercises())
@@ -333,7 +333,7 @@ def test_same():
 
 def test_reviews_are_kept_exported_and_scheduled(tmp_path):
     fsrs = pytest.importorskip("fsrs", reason="needs `pip install fsrs`")
-    kept, other = Progress(tmp_path / "a" / "p.sqlite"), Progress(tmp_path / "q.sqlite")
+    kept, other = ReviewLog(tmp_path / "a" / "p.sqlite"), ReviewLog(tmp_path / "q.sqlite")
     assert kept.due() == {} and not kept.path.exists()
     start = datetime(2026, 1, 1, tzinfo=UTC)
     days = [0, 1, 4, 20]

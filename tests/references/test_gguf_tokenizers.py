@@ -59,7 +59,7 @@ def differences(path, texts):
 def source(tmp_path_factory):
     """A file with SentencePiece BPE without rules, and its pieces' types."""
     trained = train_tokenizer("sentencepiece", [*VARIED, *LANGUAGES] * 3, model="bpe", vocab_size=700)
-    rules = spm.Rules("identity", b"", True, False, True)
+    rules = spm.NormalizerRules("identity", b"", True, False, True)
     tokenizer = SentencePiece(replace(trained.model, rules=rules), **trained._settings())
     folder = tmp_path_factory.mktemp("gguf")
     config = LlamaConfig(**{**SIZES, "vocab_size": 700})

@@ -8,7 +8,7 @@ from _lm_eval import Canned, files, lm_eval, ours, pretrained, task_of, theirs_o
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.evaluate._benchmark_rows import files_of, items_of
 from llmanac.evaluate.answering import Local
-from llmanac.evaluate.benchmark import Source
+from llmanac.evaluate.benchmark import BenchmarkSource
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.load import load_benchmark
 
@@ -219,4 +219,4 @@ def test_what_is_not_read_of_task_files_is_named(change, message, tmp_path):
 
 def test_a_pattern_of_files_that_is_none_is_named(tmp_path):
     with pytest.raises(SpecError, match=r"data\.files: '\*\*t\.jsonl' is no pattern of file names"):
-        files_of(Source(files=("**t.jsonl",)), tmp_path)
+        files_of(BenchmarkSource(files=("**t.jsonl",)), tmp_path)

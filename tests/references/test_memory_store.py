@@ -15,7 +15,7 @@ import pytest
 from llmanac.cli import chat
 from llmanac.core.errors import DataError, RequestError
 from llmanac.retrieve.memory import Memory, store
-from llmanac.retrieve.memory.extract import Extractor
+from llmanac.retrieve.memory.extract import FactExtractor
 
 
 def texts(memory: Memory) -> list[str]:
@@ -60,7 +60,7 @@ def test_vectors_find_other_words_and_go_with_their_fact(tmp_path):
 
 def test_a_message_is_kept_completely_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "MOST", 2)
-    with Memory(tmp_path / "m", reader=Extractor(engine_of(["fact"] * 2, ["add"] * 2))) as memory:
+    with Memory(tmp_path / "m", reader=FactExtractor(engine_of(["fact"] * 2, ["add"] * 2))) as memory:
         memory.remember("I live in Bonn.")
         with pytest.raises(RequestError, match="holds 2 facts"):
             memory.read("My shoe size is 40. My hat size is 57.")
@@ -163,7 +163,7 @@ def test_a_model_says_which_sentences_are_facts_and_what_they_change(tmp_path, m
         }
         chosen = [choice.format(**places) for choice in choices or ()]
         engine = engine_of(labels, chosen)
-        memory.reader = Extractor(engine)
+        memory.reader = FactExtractor(engine)
         before = memory.facts()
         done = memory.read(message)
         assert texts(memory) == kept and len(engine.calls) == calls
@@ -179,12 +179,12 @@ def test_a_model_changes_nothing_that_was_asked_for(tmp_path):
             memory.remember(text)
         for number in range(20):
             for said, choice in ((f"I sing song {number}.", "add"), ("Home: Rome", "add"), ("i play golf", "add")):
-                memory.reader = Extractor(engine_of(["fact"], [choice]))
+                memory.reader = FactExtractor(engine_of(["fact"], [choice]))
                 memory.read(said)
             assert texts(memory) == [*asked, f"I sing song {number}."]
-            memory.reader = Extractor(engine_of(["ended"], ["delete 1"]))
+            memory.reader = FactExtractor(engine_of(["ended"], ["delete 1"]))
             assert not memory.read("Hello there!").forgot  # it has no word of that fact
-            memory.reader = Extractor(engine_of(["ended"], ["delete 1"]))
+            memory.reader = FactExtractor(engine_of(["ended"], ["delete 1"]))
             assert [f.text for f in memory.read("I sing no more.").forgot] == [f"I sing song {number}."]
         assert texts(memory) == asked and all(fact.asked for fact in memory.facts())
         memory.remember("I paint.", asked=False)
@@ -192,16 +192,16 @@ def test_a_model_changes_nothing_that_was_asked_for(tmp_path):
 
 
 def test_wishes_need_no_model_and_a_model_without_a_template_is_refused(tmp_path):
-    with Memory(tmp_path / "m", reader=Extractor(engine_of())) as memory:  # a call would fail
+    with Memory(tmp_path / "m", reader=FactExtractor(engine_of())) as memory:  # a call would fail
         memory.read("Remember home: Oslo")
         memory.read("Forget my home")
         assert len(memory) == 0
     short = engine_of()
     short.model.max_length = 400
     with pytest.raises(RequestError, match="context of 400 tokens is too short"):
-        Extractor(short)
+        FactExtractor(short)
     with pytest.raises(RequestError, match="no chat template"):
-        Extractor(SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None)))  # type: ignore[arg-type]
+        FactExtractor(SimpleNamespace(tokenizer=SimpleNamespace(chat_template=None)))  # type: ignore[arg-type]
 
 
 def test_a_real_engine_is_held_to_the_labels(tmp_path):
@@ -216,7 +216,7 @@ def test_a_real_engine_is_held_to_the_labels(tmp_path):
     )
     model = llmanac.build("lm", "transformer", dim=16, layers=1, max_length=8192, vocab_size=tokenizer.vocab_size)
     model.initialise(0)
-    extractor = Extractor(Engine(model, tokenizer))
+    extractor = FactExtractor(Engine(model, tokenizer))
     said = ["I live in Oslo.", "What is red?", "I play golf."]
     labels = extractor._labels("Label.", [], json.dumps(said), ("fact", "ended", "neither"), len(said))
     assert len(labels) == 3 and set(labels) <= {"fact", "ended", "neither"}

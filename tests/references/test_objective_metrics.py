@@ -16,7 +16,7 @@ from llmanac.core.errors import DataError, RequestError
 from llmanac.core.types import IGNORE, BagOfWords, Batch
 from llmanac.data.examples import Examples
 from llmanac.evaluate.bits_per_byte import score_texts
-from llmanac.metrics import Items, Metric
+from llmanac.metrics import ItemSums, Metric
 from llmanac.objectives import MeasuredObjective, NextToken
 
 DOCUMENTS = ["a first document of some length, longer than one window", "short", "the third one, " * 9]
@@ -101,6 +101,6 @@ def test_classification_is_measured_by_the_accuracy_of_each_example() -> None:
 
 
 def test_items_without_units_have_no_value() -> None:
-    found = Items([2.0, 0.0, 3.0], [4.0, 0.0, 1.0])
+    found = ItemSums([2.0, 0.0, 3.0], [4.0, 0.0, 1.0])
     assert found.mean == 1.0 and found.values[::2] == [0.5, 3.0] and math.isnan(found.values[1])
-    assert math.isnan(Items([], []).mean)
+    assert math.isnan(ItemSums([], []).mean)

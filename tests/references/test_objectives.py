@@ -10,7 +10,7 @@ import transformers
 from llmanac.core import registry, spec
 from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
-from llmanac.data.pack import ListStream, Mixture, PackedStream, best_fit
+from llmanac.data.pack import ListStream, MixedRows, PackedStream, best_fit
 from llmanac.data.tokens import TokenDataset
 
 VOCAB = 97
@@ -132,7 +132,7 @@ def test_streams_resume_anywhere(tmp_path):
             "b": PackedStream(made[1], length=16, seed=1, packing="whole", name="b"),
             "c": ListStream([np.full(17, i) for i in range(5)], seed=4),
         }
-        return Mixture(streams, {"a": 3, "b": 1, "c": 1}, rows=3, seed=9)
+        return MixedRows(streams, {"a": 3, "b": 1, "c": 1}, rows=3, seed=9)
 
     for i, name in enumerate("ab"):
         TokenDataset.write_examples(tmp_path / name, [(d, None) for d in documents(8, i, 17)], vocab_size=VOCAB)
@@ -153,7 +153,7 @@ def test_streams_resume_anywhere(tmp_path):
 
 def test_a_mixture_keeps_its_weights(tmp_path):
     lists = {name: ListStream([name], name=name) for name in "xyz"}
-    drawn = Mixture(lists, {"x": 0.6, "y": 0.3, "z": 0.1}, seed=0).take(4000)
+    drawn = MixedRows(lists, {"x": 0.6, "y": 0.3, "z": 0.1}, seed=0).take(4000)
     for name, share in (("x", 0.6), ("y", 0.3), ("z", 0.1)):
         assert drawn.count(name) / 4000 == pytest.approx(share, abs=0.03)
 

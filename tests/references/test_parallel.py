@@ -20,7 +20,7 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from llmanac.cli.options import on_processes
 from llmanac.core.errors import SpecError, TrainingError
 from llmanac.core.spec import make, make_method
-from llmanac.data.pack import ListStream, Row
+from llmanac.data.pack import ListStream, PackedRow
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.parallel import ParallelSpec, launch
 from llmanac.parallel.mesh import Mesh
@@ -65,7 +65,7 @@ def packed_of(step):
         first = 2 + number
         places = np.arange(LENGTH + 1)
         segments = (places >= first).astype(np.int32)
-        rows.append(Row(ids=ids, segments=segments, positions=np.where(segments, places - first, places)))
+        rows.append(PackedRow(ids=ids, segments=segments, positions=np.where(segments, places - first, places)))
     return rows
 
 

@@ -17,7 +17,7 @@ from llmanac.core.errors import SpecError
 from llmanac.guide import question as bank
 from llmanac.guide.check import FORMS, KINDS, Check, form, read_number
 from llmanac.guide.mock import Graded, choose, study
-from llmanac.guide.question import LEVELS, PATTERNS, ROLES, Question, measured, questions
+from llmanac.guide.question import LEVELS, PATTERNS, ROLES, InterviewQuestion, measured, questions
 
 BANK = list(questions().values())
 ENTRIES = {entry.id for entry in catalogue.entries()}
@@ -29,7 +29,7 @@ def words(text):
 
 
 @pytest.mark.parametrize("question", BANK, ids=lambda q: q.name)
-def test_a_question_is_complete(question: Question):
+def test_a_question_is_complete(question: InterviewQuestion):
     assert question.ask.endswith(("?", ".")) and question.rows and set(question.rows) <= ENTRIES
     for part in TEXTS:
         said = question.text(part)

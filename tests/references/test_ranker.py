@@ -16,7 +16,7 @@ from llmanac.retrieve.folder.answers import FolderAssistant
 from llmanac.retrieve.folder.fit import fit, logistic, main, related_table, softmax_regression
 from llmanac.retrieve.folder.questions import questions_of, read_questions, without
 from llmanac.retrieve.folder.quotes import spans
-from llmanac.retrieve.folder.ranker import PARTS, SETS, SHIPPED, Ranker, Weights, edits, related_words, set_of
+from llmanac.retrieve.folder.ranker import PARTS, SETS, SHIPPED, Ranker, RankerWeights, edits, related_words, set_of
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,10 @@ def test_a_small_refit_ranks_as_the_shipped_weights_do(folder, tmp_path, capsys,
         assert made["named"][part].keys() == shipped["bare"][part].keys() == {*names, "bias"}
     index = FolderIndex.update(folder)
     right = {}
-    for name, weights in (("refit", Weights.read("bm25", tmp_path / "w.json")), ("shipped", Weights.read("bm25"))):
+    for name, weights in (
+        ("refit", RankerWeights.read("bm25", tmp_path / "w.json")),
+        ("shipped", RankerWeights.read("bm25")),
+    ):
         ranker = Ranker(index, weights=weights)
         asked = questions_of(index, 100, seed=7)
         first = [(one, ranker.passages(ranker.asked(one.text))[0][:1]) for one in asked]
@@ -179,12 +182,12 @@ def test_weights_that_are_none_are_refused(tmp_path):
     for text in ("{}", '{"weights": {"bm25": {"named": {"passage": {}}}}}', "[1]"):
         path.write_text(text)
         with pytest.raises(CheckpointError, match=r"w\.json"):
-            Weights.read("bm25", path)
+            RankerWeights.read("bm25", path)
     data = json.loads(SHIPPED.read_text())
     data["weights"]["bm25"]["bare"]["passage"]["covered"] = float("inf")
     path.write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match="not finite"):
-        Weights.read("bm25", path)
+        RankerWeights.read("bm25", path)
 
 
 def test_a_question_goes_on_from_earlier_ones(tmp_path):

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from llmanac.reason._trees import Node, beam, mcts
+from llmanac.reason._trees import TreeNode, beam, mcts
 
 DEPTH, WIDTH = 4, 3
 
@@ -20,7 +20,7 @@ def run(search, values, ended=lambda ids: len(ids) == DEPTH):
         for node, count in wanted:
             expanded += 1
             ids = [(*node.ids, i) for i in range(min(count, WIDTH))]
-            grown.append([Node(ids=i, value=values(i), ended=ended(i), parent=node) for i in ids])
+            grown.append([TreeNode(ids=i, value=values(i), ended=ended(i), parent=node) for i in ids])
         try:
             wanted = search.send(grown)
         except StopIteration as end:
@@ -43,13 +43,13 @@ def test_the_best_leaf_is_found(seed):
     def mean(ids):
         return float(table[ids].mean())
 
-    leaf, expanded = run(beam(Node(), n=WIDTH, width=WIDTH, depth=DEPTH), bound)
+    leaf, expanded = run(beam(TreeNode(), n=WIDTH, width=WIDTH, depth=DEPTH), bound)
     assert leaf.ids == best and expanded == DEPTH
     inner = sum(WIDTH**level for level in range(DEPTH))
     for values in (bound, mean):
-        leaf, expanded = run(mcts(Node(), n=inner, width=WIDTH, depth=DEPTH, explore=1.0), values)
+        leaf, expanded = run(mcts(TreeNode(), n=inner, width=WIDTH, depth=DEPTH, explore=1.0), values)
         assert leaf.ids == best and expanded == inner
-    leaf, expanded = run(beam(Node(), n=WIDTH**DEPTH, width=1 + WIDTH, depth=DEPTH), mean)
+    leaf, expanded = run(beam(TreeNode(), n=WIDTH**DEPTH, width=1 + WIDTH, depth=DEPTH), mean)
     assert leaf.ids in set(itertools.product(range(WIDTH), repeat=DEPTH))
 
 
@@ -63,7 +63,7 @@ def test_mcts_goes_where_values_are_high():
             known = sum(weights[level, i] for level, i in enumerate(ids))
             return float(known + weights[len(ids) :].mean(1).sum())
 
-        leaf, _ = run(mcts(Node(), n=12, width=WIDTH, depth=DEPTH, explore=0.2), values)
+        leaf, _ = run(mcts(TreeNode(), n=12, width=WIDTH, depth=DEPTH, explore=0.2), values)
         found.append(leaf.ids == tuple(int(i) for i in weights.argmax(1)))
     assert np.mean(found) > 0.6  # 12 of 40 inner nodes
 
@@ -72,8 +72,10 @@ def test_trees_of_uneven_depth_end():
     def ended(ids):
         return ids[-1] == 0 or len(ids) == DEPTH
 
-    for search in (beam(Node(), n=4, width=2, depth=9), mcts(Node(), n=200, width=2, depth=9, explore=1.0)):
+    for search in (beam(TreeNode(), n=4, width=2, depth=9), mcts(TreeNode(), n=200, width=2, depth=9, explore=1.0)):
         leaf, expanded = run(search, lambda ids: len(ids) / 10, ended)
         assert leaf.ids == (1,) * (DEPTH - 1) + (0,) and expanded < 20
-    (cut, _) = run(mcts(Node(), n=50, width=2, depth=2, explore=1.0), lambda ids: float(sum(ids)), lambda ids: False)
+    (cut, _) = run(
+        mcts(TreeNode(), n=50, width=2, depth=2, explore=1.0), lambda ids: float(sum(ids)), lambda ids: False
+    )
     assert cut.ids == (1, 1)  # no leaf within the depth: the best node

@@ -9,7 +9,7 @@ import pytest
 from llmanac.cli import main
 from llmanac.core.errors import SpecError, TokenizerError
 from llmanac.core.spec import make_method
-from llmanac.evaluate.classify import Template, check_fields
+from llmanac.evaluate.classify import LabelPrompt, check_fields
 from llmanac.recipes.classifying.use import make_classifier
 from llmanac.tokenizers.load import load_tokenizer
 
@@ -75,7 +75,7 @@ def test_the_command_refuses_it_before_a_model_is_opened(capsys):
 
 def test_braces_around_no_word_are_text():
     check_fields('{} {"a": 1} {text} -> {label}')
-    assert Template.parse('{} {"a": 1} {text} -> {label}', "direct").pair("t", "l") == ('{} {"a": 1} t -> ', "l")
+    assert LabelPrompt.parse('{} {"a": 1} {text} -> {label}', "direct").pair("t", "l") == ('{} {"a": 1} t -> ', "l")
 
 
 @pytest.mark.filterwarnings("error")

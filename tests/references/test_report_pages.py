@@ -14,8 +14,8 @@ import pytest
 
 from llmanac.core.pages import (
     Chart,
+    IntervalRow,
     Line,
-    Row,
     Section,
     axis_range,
     bar_chart,
@@ -35,8 +35,10 @@ CHARTS: dict[str, Any] = {
     "lines": lambda label: line_chart([Line(label, POINTS, POINTS), Line("b", POINTS)], "x", "y", label),
     "dots": lambda label: line_chart([Line.of_replicates(label, {1.0: [1, 3], 9.0: [2]})], label, label, "c", log="x"),
     "points": lambda label: line_chart([Line(label, [(1.0, 1.0)]), Line("b", [(1e9, 1.0)])], "x", "y", "c", log="xy"),
-    "intervals": lambda label: interval_chart([Row(label, [1.0, 3.0], 2.0, (0.0, 4.0)), Row("b", [], 0.0)], "x", label),
-    "margin": lambda label: interval_chart([Row(label, [0.0], 0.0)], "x", "c", margin=0.0),
+    "intervals": lambda label: interval_chart(
+        [IntervalRow(label, [1.0, 3.0], 2.0, (0.0, 4.0)), IntervalRow("b", [], 0.0)], "x", label
+    ),
+    "margin": lambda label: interval_chart([IntervalRow(label, [0.0], 0.0)], "x", "c", margin=0.0),
     "bars": lambda label: bar_chart({label: {label: {label: 2.0, "b": 0.5}, "empty": {}}}, "c"),
     "ours": lambda label: bar_chart({"x": {label: {"": 2.0}, "b": {"": 3.0}}}, label, ours=(label,)),
     "squares": lambda label: heat_map([label, "b"], ["c"], [[0.25, 1.0]], label, "y", label),
@@ -79,7 +81,7 @@ def test_nothing_is_clipped(kind: str) -> None:
 
 
 def test_intervals_and_dots_stand_where_their_numbers_are() -> None:
-    (axes,) = interval_chart([Row("a", [1.0, 3.0], 2.0, (0.0, 4.0))], "x", "t").figure.axes
+    (axes,) = interval_chart([IntervalRow("a", [1.0, 3.0], 2.0, (0.0, 4.0))], "x", "t").figure.axes
     interval, dots, centre = axes.lines
     assert list(interval.get_xdata()) == [0.0, 4.0] and list(dots.get_xdata()) == [1.0, 3.0]
     assert list(centre.get_xdata()) == [2.0]
@@ -110,7 +112,7 @@ def test_the_axis_says_what_is_cut() -> None:
         assert "Beyond" not in texts(line_chart(lines[:1], "x", "y", "c", log=log))
     assert "Beyond" not in texts(line_chart(lines, "x", "y", "c", log="xy"))
     values = {"a": 1.0, "b": 1.1, "c": 1.2, "d": 99.0}
-    rows = [Row(name, [], value) for name, value in values.items()]
+    rows = [IntervalRow(name, [], value) for name, value in values.items()]
     assert "Beyond the axis: d 99" in texts(interval_chart(rows, "x", "c"))
     bars = {name: {"": value} for name, value in values.items()}
     (axes,) = bar_chart({"x": bars | {"d": {"": 999.0}}}, "c").figure.axes
@@ -127,7 +129,7 @@ def test_what_is_not_finite_is_said() -> None:
     line = Line("a", [(1, math.inf), (2, math.inf)])
     for log in ("", "xy"):
         assert "Beyond the axis: a inf" in texts(line_chart([line], "x", "y", "c", log=log))
-    assert "Beyond the axis: a inf" in texts(interval_chart([Row("a", [math.inf], math.inf)], "x", "c"))
+    assert "Beyond the axis: a inf" in texts(interval_chart([IntervalRow("a", [math.inf], math.inf)], "x", "c"))
 
 
 def test_numbers() -> None:
@@ -173,7 +175,7 @@ def test_what_the_margin_brings_back_is_not_beyond_the_axis(centre: float, said:
     """A dot between zero, which is always shown, and the others; and one that is far from both."""
     dots = [centre + 0.001 * n for n in range(12)]
     odd = 0.9 * centre if abs(centre) < 1 else 4000.0
-    rows = [Row("a", [*dots, odd], centre), Row("b", dots, centre)]
+    rows = [IntervalRow("a", [*dots, odd], centre), IntervalRow("b", dots, centre)]
     axes = interval_chart(rows, "x", "", margin=0.001).figure.axes[0]
     low, high = axes.get_xlim()
     assert (low <= odd <= high) == (not said) and ("Beyond the axis" in axes.get_xlabel()) == bool(said)

@@ -12,7 +12,7 @@ from _small_models import transformer
 
 import llmanac
 from llmanac.core.errors import DataError, LlmanacError, SpecError
-from llmanac.evaluate.classify import Template, classify
+from llmanac.evaluate.classify import LabelPrompt, classify
 from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.evaluate.score import score
 from llmanac.metrics.statistics.auc import area as metric_area
@@ -183,7 +183,7 @@ def test_length_is_divided_out_on_request(model):
 
 def test_a_text_cannot_write_fields_or_labels(model):
     """Braces in texts, labels and templates are plain text."""
-    template = Template.parse("{0} {x} {text} {{}} {label}}", "direct")
+    template = LabelPrompt.parse("{0} {x} {text} {{}} {label}}", "direct")
     assert template.pair("{label} {text}", "{text}") == ("{0} {x} {label} {text} {{}} ", "{text}}")
     found = classify(model, ByteTokenizer(), ["{label}", "{text}{0}"], ["{text}", "{label}"])
     assert len(found) == 2 and found[0].text == "{label}"

@@ -11,7 +11,7 @@ from _catalogues import messages
 from _spm import ODD, PHRASES, differing, scrambled, texts, trained
 
 from llmanac.core.errors import DataError, TokenizerError
-from llmanac.tokenizers._pieces import NORMAL, Piece
+from llmanac.tokenizers._pieces import NORMAL, ScoredPiece
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.load import extend, load_tokenizer, train_tokenizer
 from llmanac.tokenizers.spm import model as spm
@@ -167,7 +167,7 @@ def test_hostile_scores_are_refused_in_one_sentence(tmp_path: Path) -> None:
     ):  # fmt: skip
         model = opened(trained(model_type=kind, byte_fallback=True), tmp_path).model
         pieces = [
-            Piece(p.text, score, p.type) if p.type == NORMAL else p for p in model.pieces
+            ScoredPiece(p.text, score, p.type) if p.type == NORMAL else p for p in model.pieces
         ]  # fmt: skip
         broken = opened(spm.serialize(pieces, dict(model.trainer), model.rules), tmp_path)
         with pytest.raises(TokenizerError, match=message):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmanac.core.errors import LlmanacError, TokenizerError
 from llmanac.kernels.sentencepiece.trie import child, longest, trie_of, value_of
-from llmanac.tokenizers._pieces import BYTE, TRAINER, UNKNOWN, Piece, Rules
+from llmanac.tokenizers._pieces import BYTE, TRAINER, UNKNOWN, NormalizerRules, ScoredPiece
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
 from llmanac.tokenizers.spm import model as spm
@@ -24,7 +24,7 @@ tokenizers = pytest.importorskip("tokenizers")
 NORMAL = dict(TRAINER.values())
 
 
-def written(pieces=(), trainer=None, rules=Rules(), extra=b""):
+def written(pieces=(), trainer=None, rules=NormalizerRules(), extra=b""):
     """A model's bytes without any check."""
     data = b"".join(
         spm._field(1, spm._field(1, p.text) + spm._field(2, p.score) + spm._field(3, p.type)) for p in pieces
@@ -33,8 +33,8 @@ def written(pieces=(), trainer=None, rules=Rules(), extra=b""):
     return data + spm._field(2, spec) + spm._field(3, spm._rules_bytes(rules)) + extra
 
 
-UNK = Piece("<unk>", 0.0, UNKNOWN)
-A = Piece("a", -1.0)
+UNK = ScoredPiece("<unk>", 0.0, UNKNOWN)
+A = ScoredPiece("a", -1.0)
 
 
 def charsmap(units, text=b"x\0"):
@@ -60,31 +60,31 @@ def key_a(value):
         (b"\x08\x05", "expected a message"),
         (written([A]), "has no piece of type UNKNOWN"),
         (written([UNK, A, A]), "pieces 1 and 2: both are 'a'"),
-        (written([UNK, Piece("u", 0.0, UNKNOWN)]), "pieces 0 and 1: both stand for what is unknown"),
-        (written([UNK, Piece("", -1.0)]), "piece 1: is empty"),
-        (written([UNK, Piece("a\0b", -1.0)]), "holds a NUL"),
-        (written([UNK, Piece("a", float("nan"))]), "its score is nan"),
-        (written([UNK, Piece("a", float("-inf"))]), "its score is -inf"),
-        (written([UNK, Piece("a" * 8000, -1.0)]), "is 8000 bytes or more"),
-        (written([UNK, Piece("a", -1.0, 9)]), "its type 9 is not one of"),
-        (written([UNK, Piece("<0x41>", 0.0, BYTE)]), "is a byte, but byte_fallback is off"),
+        (written([UNK, ScoredPiece("u", 0.0, UNKNOWN)]), "pieces 0 and 1: both stand for what is unknown"),
+        (written([UNK, ScoredPiece("", -1.0)]), "piece 1: is empty"),
+        (written([UNK, ScoredPiece("a\0b", -1.0)]), "holds a NUL"),
+        (written([UNK, ScoredPiece("a", float("nan"))]), "its score is nan"),
+        (written([UNK, ScoredPiece("a", float("-inf"))]), "its score is -inf"),
+        (written([UNK, ScoredPiece("a" * 8000, -1.0)]), "is 8000 bytes or more"),
+        (written([UNK, ScoredPiece("a", -1.0, 9)]), "its type 9 is not one of"),
+        (written([UNK, ScoredPiece("<0x41>", 0.0, BYTE)]), "is a byte, but byte_fallback is off"),
         (
-            written([UNK, Piece("<0x41>", 0.0, BYTE)], {"byte_fallback": True}),
+            written([UNK, ScoredPiece("<0x41>", 0.0, BYTE)], {"byte_fallback": True}),
             "no piece for the byte <0x00>",
         ),
-        (written([UNK, Piece("<0xZZ>", 0.0, BYTE)], {"byte_fallback": True}), "is marked as a byte"),
+        (written([UNK, ScoredPiece("<0xZZ>", 0.0, BYTE)], {"byte_fallback": True}), "is marked as a byte"),
         (written([UNK, A], {"model_type": 3}), "'word' is not supported"),
         (written([UNK, A], {"model_type": 77}), "77 is not supported"),
-        (written([UNK, A], rules=Rules(charsmap=b"abc")), "claims a trie of 3 bytes"),
+        (written([UNK, A], rules=NormalizerRules(charsmap=b"abc")), "claims a trie of 3 bytes"),
         (
-            written([UNK, A], rules=Rules(charsmap=b"\xff\xff\xff\xff" + bytes(9))),
+            written([UNK, A], rules=NormalizerRules(charsmap=b"\xff\xff\xff\xff" + bytes(9))),
             "claims a trie of 4294967295",
         ),
-        (written([UNK, A], rules=Rules(charsmap=charsmap(key_a(999)))), "outside the map's text"),
-        (written([UNK, A], rules=Rules(charsmap=charsmap(key_a(0), b"xyz"))), "outside the map's text"),
-        (written([UNK, A], rules=Rules(charsmap=charsmap(key_a(0), b"\xff\0"))), "is not UTF-8"),
+        (written([UNK, A], rules=NormalizerRules(charsmap=charsmap(key_a(999)))), "outside the map's text"),
+        (written([UNK, A], rules=NormalizerRules(charsmap=charsmap(key_a(0), b"xyz"))), "outside the map's text"),
+        (written([UNK, A], rules=NormalizerRules(charsmap=charsmap(key_a(0), b"\xff\0"))), "is not UTF-8"),
         (
-            written([UNK, A], rules=Rules(charsmap=charsmap(key_a(0), b"x" * 5000 + b"\0"))),
+            written([UNK, A], rules=NormalizerRules(charsmap=charsmap(key_a(0), b"x" * 5000 + b"\0"))),
             "a replacement of 5000",
         ),
         (spm._field(1, b"\x0a\x01\xff") + written([UNK]), "piece 0: its text: is not UTF-8"),
@@ -159,7 +159,7 @@ def test_tries():
 def test_compiled_rules_are_what_the_library_applies():
     rules = {"a": "b", "ab": "", "é": "e", "q": "xyz " * 3, "日本": "ni"}
     model = spm.parse(trained(byte_fallback=True))
-    changed = Rules("mine", compile_charsmap(rules), True, True, True)
+    changed = NormalizerRules("mine", compile_charsmap(rules), True, True, True)
     data = spm.serialize(model.pieces, model.trainer, changed)
     theirs = sentencepiece.SentencePieceProcessor(model_proto=data)
     ours = spm_tokenizer(data)

@@ -8,7 +8,7 @@ from _spm import PHRASES, differing, texts, trained
 
 from llmanac.kernels.sentencepiece.viterbi import viterbi
 from llmanac.tokenizers._base import CHUNK
-from llmanac.tokenizers._pieces import NORMAL, UNUSED, Piece
+from llmanac.tokenizers._pieces import NORMAL, UNUSED, ScoredPiece
 from llmanac.tokenizers.load import load_tokenizer
 from llmanac.tokenizers.spm import model as spm
 
@@ -96,7 +96,7 @@ def test_ties_and_near_ties(kind, tmp_path):
     words = sorted({"".join(rng.choice(list("abc"), rng.integers(1, 6))) for _ in range(150)} | set("abc"))
     for scores in ([-1.0], [-1.1, -2.2, -3.3, -4.4], [-0.1, -0.2, -0.3, -0.30000001], [-123.456, -246.912, -61.728]):
         pieces = [piece for piece in theirs_model.pieces if piece.type != NORMAL]
-        pieces += [Piece(word, float(np.float32(scores[len(word) % len(scores)]))) for word in words]
+        pieces += [ScoredPiece(word, float(np.float32(scores[len(word) % len(scores)]))) for word in words]
         data = spm.serialize(pieces, theirs_model.trainer, theirs_model.rules)
         (tmp_path / "t.model").write_bytes(data)
         ours, theirs = load_tokenizer(tmp_path / "t.model"), sentencepiece.SentencePieceProcessor(model_proto=data)
@@ -159,7 +159,8 @@ def test_pieces_marked_unused_come_apart(tmp_path):
     for kind in ("unigram", "bpe"):
         model = spm.parse(trained(model_type=kind, byte_fallback=True))
         pieces = [
-            Piece(p.text, p.score, UNUSED) if p.type == NORMAL and i % 3 == 0 else p for i, p in enumerate(model.pieces)
+            ScoredPiece(p.text, p.score, UNUSED) if p.type == NORMAL and i % 3 == 0 else p
+            for i, p in enumerate(model.pieces)
         ]
         data = spm.serialize(pieces, model.trainer, model.rules)
         (tmp_path / "u.model").write_bytes(data)

@@ -17,7 +17,7 @@ from llmanac.kernels.sentencepiece import unigram_train
 from llmanac.kernels.text import pack
 from llmanac.tokenizers._spm_normalizer import compile_charsmap, read_charsmap
 from llmanac.tokenizers._spm_rules import NAMES, rules_of
-from llmanac.tokenizers._unigram_train import Pieces, Words, digamma, seeds, suffix_array
+from llmanac.tokenizers._unigram_train import CorpusWords, Pieces, digamma, seeds, suffix_array
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.tokenizers.spm import model as spm
 
@@ -209,7 +209,7 @@ def test_digamma_and_suffix_array():
 
 
 def test_seeds_are_what_repeats():
-    words = Words()
+    words = CorpusWords()
     words.add(*pack([b"banana banana bandana"]))
     found = words.stretches(1.0, 99, "")
     made = seeds(found, 1000)

@@ -12,9 +12,9 @@ def test_tables_of_a_large_vocabulary_take_few_bytes_a_piece():
     texts = {chr(97 + i) for i in range(26)}
     while len(texts) < 30_000:
         texts.add("".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 5))))
-    pieces = [spm.Piece("<unk>", 0.0, spm.UNKNOWN)]
-    pieces += [spm.Piece(text, -float(i)) for i, text in enumerate(sorted(texts, key=lambda t: (len(t), t)))]
-    model = spm.Model(tuple(pieces), {"model_type": spm.BPE, "vocab_size": len(pieces)}, spm.Rules())
+    pieces = [spm.ScoredPiece("<unk>", 0.0, spm.UNKNOWN)]
+    pieces += [spm.ScoredPiece(text, -float(i)) for i, text in enumerate(sorted(texts, key=lambda t: (len(t), t)))]
+    model = spm.Model(tuple(pieces), {"model_type": spm.BPE, "vocab_size": len(pieces)}, spm.NormalizerRules())
     Tables.of(model)  # compiles
     tracemalloc.start()
     tables = Tables.of(model)
@@ -37,9 +37,9 @@ def test_pairs_are_all_ways_to_make_a_piece_of_two_ranked_by_score():
         "é漢": -9.0,
         "aé": 1.0,
     }
-    pieces = [spm.Piece("<unk>", 0.0, spm.UNKNOWN), spm.Piece("a", 9.0), spm.Piece("b", 9.0)]
-    pieces += [spm.Piece(text, score) for text, score in scores.items()]
-    model = spm.Model(tuple(pieces), {"model_type": spm.BPE, "vocab_size": len(pieces)}, spm.Rules())
+    pieces = [spm.ScoredPiece("<unk>", 0.0, spm.UNKNOWN), spm.ScoredPiece("a", 9.0), spm.ScoredPiece("b", 9.0)]
+    pieces += [spm.ScoredPiece(text, score) for text, score in scores.items()]
+    model = spm.Model(tuple(pieces), {"model_type": spm.BPE, "vocab_size": len(pieces)}, spm.NormalizerRules())
     pairs = Tables.of(model).pairs
     merged = [
         (int(value >> 32), pieces[int(value & 0xFFFFFFFF)].text) for value in pairs[:, 1] if value != (1 << 64) - 1

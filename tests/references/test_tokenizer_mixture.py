@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
-from llmanac.tokenizers import Mixture, MixtureSpec, parse_weights
+from llmanac.tokenizers import Mixture, VocabularyMixtureSpec, parse_weights
 from llmanac.tokenizers._mixture import apportion, shares
 from llmanac.tokenizers.load import mixture, train_tokenizer
 
@@ -214,7 +214,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(SpecError, match="'de' is no group=number"):
         parse_weights(["de"])
     with pytest.raises(SpecError, match="weights: 'de' is given twice"):
-        MixtureSpec(weights=("de=1", "de=2"))
+        VocabularyMixtureSpec(weights=("de=1", "de=2"))
     assert parse_weights(["a=b=0.5", "de=1"]) == {"a=b": 0.5, "de": 1.0}
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from llmanac.core import spec
 from llmanac.core.errors import CheckpointError, LlmanacError, SpecError
-from llmanac.data.pack import ListStream, Mixture
+from llmanac.data.pack import ListStream, MixedRows
 from llmanac.data.tokens import TokenDataset
 from llmanac.objectives.autoregressive import Autoregressive
 from llmanac.train import TrainSpec, checkpoint
@@ -243,7 +243,7 @@ ROWS = list(np.random.default_rng(3).integers(0, VOCAB, (4, 17)))
 def test_a_source_s_tensors_resume(mixed, tmp_path):
     def source():
         parts = {"a": ListStream([np.full(17, 5)], name="a"), "a.b": Rollouts(ROWS), "b": Rollouts(ROWS[::-1])}
-        return Mixture(parts, dict.fromkeys(parts, 1), rows=4) if mixed else Rollouts(ROWS)
+        return MixedRows(parts, dict.fromkeys(parts, 1), rows=4) if mixed else Rollouts(ROWS)
 
     settings = TrainSpec(steps=9, checkpoint_every=3, **FIXED)
     options = {"seed": 0, "report": lambda text: None}

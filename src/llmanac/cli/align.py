@@ -27,7 +27,7 @@ def align_command(
         samples (int sets sampling.samples, from 1): Answers to each prompt [8].
         max_tokens (int sets sampling.tokens, from 1): Longest answer [64].
         temperature (float sets objective.temperature): Of the sampled answers [1].
-        kl: Weight of the KL penalty to the start [the method's].
+        kl: Weight of the KL penalty against the starting model [the method's].
     """
     from llmanac.core.spec import make_method
     from llmanac.objectives import policy_gradient

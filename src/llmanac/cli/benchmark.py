@@ -35,7 +35,7 @@ def inspect_command(
         results: Folders that `llmanac evaluate` wrote, with commas between.
         against: Another benchmark, whose ranking is compared.
         limit (from 1): Only the first items.
-        shots (from 0): Examples before each question [the benchmark's].
+        shots (from 0): Few-shot examples before each question [the benchmark's].
         metric: The score that counts [the benchmark's first].
         train: Training text in which the questions are searched; repeatable.
         column: Column of a table of training text.
@@ -99,15 +99,17 @@ def inspect_command(
 
 def chart(found: dict[str, Any]) -> str | None:
     """Scores of models, of what needs no question, and of variants, on one axis; None where there is none of them."""
-    from llmanac.core.pages import Row, interval_chart
+    from llmanac.core.pages import IntervalRow, interval_chart
 
     difficulty, variants = found["difficulty"], found["reproducibility"]
-    rows = [Row(one["model"], [], one["value"], (one["low"], one["high"])) for one in difficulty.get("models", [])]
+    rows = [
+        IntervalRow(one["model"], [], one["value"], (one["low"], one["high"])) for one in difficulty.get("models", [])
+    ]
     if rows:
-        rows.append(Row("chance", [], difficulty["chance"], shade=1))
+        rows.append(IntervalRow("chance", [], difficulty["chance"], shade=1))
     for one in found["artefacts"].get("rows", []):
-        rows.append(Row(one["baseline"], [], one["value"], (one["low"], one["high"]), 2))
+        rows.append(IntervalRow(one["baseline"], [], one["value"], (one["low"], one["high"]), 2))
     for kind, part in variants.get("spread", {}).items():
         dots = [one["value"] for one in variants["variants"] if one["kind"] == kind]
-        rows.append(Row(kind, dots, variants["value"], (part["low"], part["high"]), 3))
+        rows.append(IntervalRow(kind, dots, variants["value"], (part["low"], part["high"]), 3))
     return interval_chart(rows, "score", f"{found['title']}: scores").svg if rows else None

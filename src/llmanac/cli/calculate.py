@@ -112,7 +112,7 @@ def flops_command(config: Config, length: Length = 2048, tokens: float = 1e9, as
 def kv_cache_command(
     config: Config, length: Length = 2048, rows: Rows = 1, dtype: Dtype = "bfloat16", as_json: AsJson = False
 ) -> None:
-    """Bytes that decoding remembers, layer by layer, and what a further token adds."""
+    """Bytes of the KV cache, layer by layer, and what a further token adds."""
     from llmanac.cli.tables import print_table
     from llmanac.guide import calculate
     from llmanac.guide.formulas import costs

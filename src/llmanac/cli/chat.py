@@ -79,12 +79,12 @@ def chat_command(
         from llmanac.generate.prefix_cache import DEFAULT_BYTES
         from llmanac.retrieve.dense import Spec
         from llmanac.retrieve.memory import Memory
-        from llmanac.retrieve.memory.extract import Extractor
+        from llmanac.retrieve.memory.extract import FactExtractor
 
         if assistant is not None:
             raise RequestError("--memory: this run's assistant answers from its documentation; leave it out")
         encode = None if encoder is None else Spec(model=encoder).encoder()
-        reader = Extractor(engine) if facts == "model" else None
+        reader = FactExtractor(engine) if facts == "model" else None
         if reader is not None and engine.prefix_cache is None and engine.keeps_prefixes:
             engine.keep_prefixes(DEFAULT_BYTES)  # its two prompts begin alike for every message
         with Memory(memory, encode, encoder or "", reader) as kept:

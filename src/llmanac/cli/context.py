@@ -16,7 +16,7 @@ def context_command(
     samples: int = 2, seed: int = 0, plain: bool = False, rope: Rope = None, sinks: Sinks = None,
     output: Path | None = None, runner: SomeRunner = "auto", force: Force = False,
 ) -> Any:  # fmt: skip
-    """Where in a long text a model finds a fact: recall and exact match by depth and length.
+    """Measure where in a long text a model finds a fact: recall and exact match by depth and length.
 
     Args:
         task: single, multi-key, multi-value or multi-query; repeatable [single].

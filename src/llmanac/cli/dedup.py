@@ -11,7 +11,7 @@ from llmanac.cli.options import AsJson, Column, Force, Include, MaxBytes, OnErro
 from llmanac.core.errors import DataError
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.contamination_files import Found
+    from llmanac.evaluate.contamination_files import ContaminationResult
 
 SHOWN = 10  # items in the printed table
 
@@ -100,7 +100,7 @@ def contamination_command(
     print_contamination(found, out)
 
 
-def print_contamination(found: Found, out: Path | None) -> None:
+def print_contamination(found: ContaminationResult, out: Path | None) -> None:
     """Print a row for each evaluation set, then the items of which most was found."""
     from llmanac.cli.tables import print_table
 

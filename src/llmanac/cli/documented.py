@@ -143,7 +143,7 @@ def sharing(other: Callable[[], None]) -> Callable[[Command], Command]:
     return keep
 
 
-class Group(typer.Typer):
+class CommandGroup(typer.Typer):
     """A group whose commands are `documented`."""
 
     def command(self, name: str | None = None, **options: Any) -> Callable[..., Any]:

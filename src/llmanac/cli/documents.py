@@ -34,7 +34,7 @@ Mode = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(min=0.0, max=1.0, help="Refuse where the best passage answers less probably [as calibrated]."),
+    typer.Option(min=0.0, max=1.0, help="Refuse below this probability that the best passage answers [as calibrated]."),
 ]
 Budget = Annotated[int | None, typer.Option(min=16, help="Tokens of passages in the prompt [1024].")]
 Passages = Annotated[int, typer.Option("-k", min=1, max=1000, help="Passages to find.")]

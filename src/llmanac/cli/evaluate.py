@@ -34,7 +34,7 @@ def evaluate_command(
         benchmarks: Names, or paths of .toml or lm-eval .yaml files.
         data: The folder of the benchmarks' data.
         limit (from 1): Only the first items of each.
-        shots (from 0): Examples before each question [the benchmark's].
+        shots (from 0): Few-shot examples before each question [the benchmark's].
         chat: Send prompts through the model's chat template; choices are asked for by letter.
         out (-o, --output): Folder of results, items and kept answers.
         dtype: float32, float64 or bfloat16 [float32].

@@ -28,9 +28,9 @@ def list_command(chapter: str | None = None, progress: Kept = None, as_json: AsJ
     from llmanac.cli.tables import print_table
     from llmanac.core.errors import nearest
     from llmanac.guide.exercise import exercises
-    from llmanac.guide.progress import Progress
+    from llmanac.guide.progress import ReviewLog
 
-    known, due = exercises(), Progress(progress).due()
+    known, due = exercises(), ReviewLog(progress).due()
     chapters = sorted({e.chapter for e in known.values()})
     if chapter is not None and chapter not in chapters:
         raise SpecError(f"chapter: {chapter!r} is not one of {', '.join(chapters)}{nearest(chapter, chapters)}")
@@ -96,11 +96,11 @@ def check_command(name: Name, file: Path, progress: Kept = None) -> None:
         file: A Python file that defines the function.
     """
     from llmanac.guide.exercise import check, exercises, find, read_answer
-    from llmanac.guide.progress import RATINGS, Progress
+    from llmanac.guide.progress import RATINGS, ReviewLog
 
     exercise = find(name)
     verdict = check(exercise, read_answer(file))
-    kept = Progress(progress)
+    kept = ReviewLog(progress)
     kept.add(f"exercise/{name}", RATINGS["good" if verdict.passed else "again"])
     print(f"{'passed' if verdict.passed else 'not right'}: {verdict.right} of {verdict.cases} cases")
     if verdict.message:
@@ -125,9 +125,9 @@ def progress_command(
         read (--import): Add the reviews of such a file.
     """
     from llmanac.cli.tables import print_table
-    from llmanac.guide.progress import Progress
+    from llmanac.guide.progress import ReviewLog
 
-    kept = Progress(progress)
+    kept = ReviewLog(progress)
     if write is not None:
         check_output(write, "--export", force=force)
     if read is not None:

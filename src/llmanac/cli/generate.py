@@ -59,11 +59,11 @@ def generate_command(
         repetition_penalty (float sets repetition_penalty): Above 1: less of what the text has.
         presence_penalty (float sets presence_penalty, -2.0 to 2.0):
         frequency_penalty (float sets frequency_penalty, -2.0 to 2.0):
-        no_repeat_ngram (int sets no_repeat_ngram, from 1): No so many tokens in a row twice.
-        beams (int sets beams, from 1): Beam search with so many.
+        no_repeat_ngram (int sets no_repeat_ngram, from 1): Never repeat this many tokens in a row.
+        beams (int sets beams, from 1): Beam search with this many beams.
         length_penalty (float sets length_penalty): Beams: score / length to this power [1].
         early_stopping (text sets early_stopping, [false|true|never]): End of the search.
-        beam_groups (int sets beam_groups, from 1): Diverse beam search in so many groups.
+        beam_groups (int sets beam_groups, from 1): Diverse beam search in this many groups.
         diversity (float sets diversity, from 0.0): Between groups of beams [0.5].
         decoding (texts sets decoding, METHOD): `llmanac list decoding`, as top-k{k=5}; repeatable, in this order.
         regex (text sets regex): The text matches this regular expression.

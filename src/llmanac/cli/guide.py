@@ -13,7 +13,7 @@ from llmanac.cli.options import AsJson, Seed, group
 from llmanac.core.errors import SpecError, nearest
 
 if TYPE_CHECKING:
-    from llmanac.guide.question import Question
+    from llmanac.guide.question import InterviewQuestion
 
 Kept = Annotated[Path | None, typer.Option("--progress", help="File of reviews [the user's data folder].")]
 question_app = group("Interview questions: 30-second and 2-minute answers, what follows, and a rubric.")
@@ -27,7 +27,7 @@ def guide_command(export: Path | None = None, port: int = 8090, model: str = "",
         port (0 to 65535): 0 takes any free one.
         model: Model of the demos [SmolLM2, the run of make demo].
     """
-    from llmanac.guide.progress import Progress
+    from llmanac.guide.progress import ReviewLog
 
     if export is not None:
         from llmanac.guide.site import Site
@@ -37,7 +37,7 @@ def guide_command(export: Path | None = None, port: int = 8090, model: str = "",
         return
     from llmanac.guide.app import serve
 
-    kept = Progress(progress)
+    kept = ReviewLog(progress)
     kept.reviews()  # a file that is none is refused here, not on a page
     serve(kept, port=port, model=model, report=print)
 
@@ -104,13 +104,13 @@ def rate_command(name: str, rating: str, progress: Kept = None) -> None:
         name: The question that was answered.
         rating: again, hard, good or easy.
     """
-    from llmanac.guide.progress import RATINGS, Progress
+    from llmanac.guide.progress import RATINGS, ReviewLog
     from llmanac.guide.question import find
 
     find(name)
     if rating not in RATINGS:
         raise SpecError(f"rating: {rating!r} is not one of {', '.join(RATINGS)}")
-    kept = Progress(progress)
+    kept = ReviewLog(progress)
     kept.add(f"question/{name}", RATINGS[rating])
     print(f"{name}: again on {kept.due()[f'question/{name}']:%Y-%m-%d %H:%M} UTC")
     print("Next: llmanac question mock")
@@ -153,7 +153,7 @@ def mock_command(
     from datetime import UTC, datetime
 
     from llmanac.guide.mock import Graded, choose, study
-    from llmanac.guide.progress import RATINGS, Progress
+    from llmanac.guide.progress import RATINGS, ReviewLog
     from llmanac.guide.question import LEVELS, ROLES, questions
 
     known = questions()
@@ -161,7 +161,7 @@ def mock_command(
     for option, given, allowed in (("role", role, ROLES), ("level", level, LEVELS), ("chapter", chapter, chapters)):
         if given is not None and given not in allowed:
             raise SpecError(f"--{option}: {given!r} is not one of {', '.join(allowed)}{nearest(given, allowed)}")
-    kept, now = Progress(progress), datetime.now(UTC)
+    kept, now = ReviewLog(progress), datetime.now(UTC)
     when = {item.partition("/")[2]: at for item, at in kept.due().items() if item.startswith("question/")}
     due = {name for name, at in when.items() if at <= now}
     options = {"count": count, "seed": seed, "role": role, "level": level, "chapter": chapter}
@@ -193,7 +193,7 @@ def mock_command(
     print(f"Next: llmanac question show {chosen[0].name}")
 
 
-def _grade(question: Question) -> frozenset[int]:
+def _grade(question: InterviewQuestion) -> frozenset[int]:
     """Show what is right once the reader has answered, and ask for the points that the answer had."""
     typer.prompt("   answer aloud, then press Enter", default="", show_default=False)
     print(f"   {question.text('short')}")

@@ -98,7 +98,7 @@ def convert_command(
         family (--to, --family): gguf, or a Hugging Face family such as gpt2; `llmanac list family` names them
             [llama].
         kind (--type): Weights of a .gguf file: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_1 or q4_0 [f16].
-        calibration: A file of text for a .gguf file; errors weigh by what is computed on it.
+        calibration: A file of text that a .gguf file weighs rounding errors on.
     """
     from llmanac.cli.quantize import stored
     from llmanac.cli.score import texts_of

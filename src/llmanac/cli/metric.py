@@ -14,7 +14,7 @@ from llmanac.cli.options import AsJson, Fields, group
 from llmanac.core.errors import DataError, shown
 
 if TYPE_CHECKING:
-    from llmanac.evaluate.segments import Rows
+    from llmanac.evaluate.segments import SegmentRows
     from llmanac.metrics.statistics.corpus import Measured
 
 FEW, LEAST = 20, 10  # segments: p is doubtful, and is not given
@@ -31,7 +31,9 @@ Baseline = Annotated[
 Test = Annotated[str, typer.Option("--test", help="Test of the difference: randomization or bootstrap.")]
 
 
-def _read(hypotheses: Path, references: Sequence[Path], column: str, other: str, **how: Any) -> tuple[Rows, list[Any]]:
+def _read(
+    hypotheses: Path, references: Sequence[Path], column: str, other: str, **how: Any
+) -> tuple[SegmentRows, list[Any]]:
     from llmanac.evaluate.segments import read_rows, references_of, texts_of
 
     mine = read_rows(hypotheses, column, "--column")

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from llmanac.cli.documented import AsJson as AsJson
-from llmanac.cli.documented import Group
+from llmanac.cli.documented import CommandGroup
 from llmanac.core.errors import SpecError
 from llmanac.core.threads import use_threads
 
@@ -40,7 +40,7 @@ Fields = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Set a field of the method; repeatable.")
 ]
 Processes = Annotated[
-    int | None, typer.Option(help="Train on as many processes of this machine; torchrun starts those of several.")
+    int | None, typer.Option(help="Processes of this machine to train on; torchrun starts those of several machines.")
 ]
 SomeModel = Annotated[str, typer.Argument(help="A run's or model's folder, a .gguf file, or a hub model's name.")]
 Draft = Annotated[
@@ -61,8 +61,8 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, max=512, callback=_use_threads, help="Threads that compute [as many as processors]."),
 ]
-Tensor = Annotated[int, typer.Option(min=1, help="Divide each layer over so many processes (torch runner, CPU).")]
-Pipeline = Annotated[int, typer.Option(min=1, help="Divide the layers over so many processes; goes with --tensor.")]
+Tensor = Annotated[int, typer.Option(min=1, help="Processes to divide each layer over (torch runner, CPU).")]
+Pipeline = Annotated[int, typer.Option(min=1, help="Processes to divide the layers over; goes with --tensor.")]
 Rope = Annotated[
     str | None, typer.Option(metavar="TYPE:FACTOR", help="Scale rotary positions for a longer context, as yarn:4.")
 ]
@@ -78,7 +78,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)i?b?\s*", re.IGNORECASE
 
 def group(help: str) -> typer.Typer:
     """A group of commands; without a command it prints its help."""
-    return Group(help=help, no_args_is_help=True, rich_markup_mode=None)
+    return CommandGroup(help=help, no_args_is_help=True, rich_markup_mode=None)
 
 
 @contextlib.contextmanager

@@ -70,9 +70,9 @@ def generate_image_command(
         prompt (-p): The caption of the image.
         output (-o): The PNG file to write.
         count (-n): Images, side by side in the file.
-        guidance: How strongly the caption counts; 1 is the model itself.
+        guidance: Guidance scale; 1 leaves the model as it is.
         steps: Steps of the sampler (diffusion) [10].
-        scale: Times the size of the model's images.
+        scale: Factor by which the images are enlarged.
         force: Overwrite an existing file.
     """
     from llmanac.recipes.multimodal_use import PictureModel

@@ -25,7 +25,7 @@ def quantize_command(
         output (-o): A new folder, or a .gguf file.
         targets: Names of matrices, e.g. lm_head; repeatable [all-linear].
         text: Text for comparison [Python's documentation].
-        calibration: Text for gptq and .gguf files, which weigh errors by what is computed on it [for gptq the first
+        calibration: Text that gptq and .gguf files weigh rounding errors on [for gptq the first
             half of --text, for a .gguf file none].
     """
     from llmanac.cli.score import texts_of

@@ -48,7 +48,7 @@ def rate_command(
     from llmanac.evaluate import judging
     from llmanac.evaluate.answering import load_answerer
     from llmanac.evaluate.preferences import PREFERENCES, write_preferences
-    from llmanac.evaluate.ratings import RATINGS, Questions, Store, read_ratings
+    from llmanac.evaluate.ratings import RATINGS, Questions, RatingStore, read_ratings
     from llmanac.evaluate.ratings import report as reported
 
     if report is not None:
@@ -89,7 +89,7 @@ def rate_command(
             questions = Questions(texts, found)
             questions.tasks(mode)  # type: ignore[arg-type]
             questions.save(out)
-        store = Store(out, questions, mode, seed)  # type: ignore[arg-type]
+        store = RatingStore(out, questions, mode, seed)  # type: ignore[arg-type]
         if gold is not None:
             judging.write_gold(out, questions, read_rows(prompts, gold, "--gold").values)
         if judge is None:

@@ -27,7 +27,7 @@ def fit_command(
     Args:
         runs: A .csv, .tsv or .jsonl: parameters, tokens (or flops), loss.
         drop_highest (from 0): Leave out this many of the highest losses.
-        samples (20 to 10000): Laws that the intervals are made of.
+        samples (20 to 10000): Resamples for the intervals.
         output (-o): JSON of the fit, for scaling plan.
     """
     from llmanac.core import files
@@ -154,7 +154,7 @@ def plan_command(
     Args:
         budget (--budget): A time here (90s, 2h) or FLOPs (1e15).
         fit: JSON of scaling fit or scaling run [20 tokens a parameter].
-        recipe (--base): Recipe that is sized [a small model].
+        recipe (--base): Recipe whose size is chosen [a small model].
         tokens_per_parameter (0.01 to 1000000.0): Without a fit.
     """
     from llmanac.core.files import read_table

@@ -92,7 +92,7 @@ def score_command(
         channel: Score the text given the label.
         calibrate: Subtract each label's score for this text, e.g. N/A.
     """
-    from llmanac.evaluate.classify import Template, check_fields, classify
+    from llmanac.evaluate.classify import LabelPrompt, check_fields, classify
     from llmanac.evaluate.score import score
     from llmanac.generate.load import load_engine
 
@@ -103,7 +103,7 @@ def score_command(
     way: Way = "channel" if channel else "direct"
     if template is not None:
         check_fields(template)
-        Template.parse(template, way)
+        LabelPrompt.parse(template, way)
     engine = load_engine(path, dtype=dtype)
     if chosen is not None:
         how: dict[str, Any] = {"template": template, "way": way, "calibrate": calibrate}

@@ -47,7 +47,7 @@ def tune_command(
     """Fine-tune a model on rows: an adapter (LoRA by default) or its own weights; loss before and after.
 
     Args:
-        quantize (text sets quantizer): Store the frozen weights so while tuning, e.g. nf4 (QLoRA).
+        quantize (text sets quantizer): Quantizer of the frozen weights, e.g. nf4 (QLoRA).
     """
     return _tune({"model": model, "adapter": adapter}, data, output, changes, set_, preview, resume, processes)
 

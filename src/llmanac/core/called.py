@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 
-class Called(ModuleType):
+class CallableModule(ModuleType):
     """See the module."""
 
     def __call__(self, *given: Any, **options: Any) -> Any:
@@ -18,4 +18,4 @@ class Called(ModuleType):
 
 def called(name: str) -> None:
     """Let the package of this name, which is being imported, be called."""
-    sys.modules[name].__class__ = Called
+    sys.modules[name].__class__ = CallableModule

@@ -22,7 +22,7 @@ EVIDENCE = Path(__file__).with_name(
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """One row of the contract, or one further method.
 
     Attributes:
@@ -90,16 +90,16 @@ def evidence() -> dict[str, Any]:
 
 
 @functools.cache
-def rows() -> dict[str, Entry]:
+def rows() -> dict[str, CatalogueEntry]:
     """Every row of the contract, by id."""
     data = tomllib.loads(FILE.read_text("utf-8"))
     return {key: _row(key, value) for key, value in data.items()}
 
 
-def _by_file() -> dict[Path, list[Entry]]:
+def _by_file() -> dict[Path, list[CatalogueEntry]]:
     """The rows that each method file answers to: looked up once, since a look at a folder takes its time."""
     known = {kind: registry.methods(kind) for kind in registry.KINDS}
-    found: dict[Path, list[Entry]] = {}
+    found: dict[Path, list[CatalogueEntry]] = {}
     for row in rows().values():
         kind, _, name = (row.method or row.id).partition("/")
         if method := known.get(kind, {}).get(name):
@@ -107,7 +107,7 @@ def _by_file() -> dict[Path, list[Entry]]:
     return found
 
 
-def _row(id: str, fields: dict[str, Any]) -> Entry:
+def _row(id: str, fields: dict[str, Any]) -> CatalogueEntry:
     """One row of the file. Raises SpecError where its `reference` is neither a text nor a list of different texts."""
     given = fields.get("reference", [])
     tests = [given] if isinstance(given, str) else given
@@ -115,10 +115,10 @@ def _row(id: str, fields: dict[str, Any]) -> Entry:
         raise SpecError(f"{FILE.name}: {id}.reference: expected `path::test` or a list of them, got {given!r}")
     if len(set(tests)) < len(tests):
         raise SpecError(f"{FILE.name}: {id}.reference: names a test twice")
-    return Entry(**{"id": id, **fields, "reference": tuple(tests)})
+    return CatalogueEntry(**{"id": id, **fields, "reference": tuple(tests)})
 
 
-def of_kind(kind: str) -> list[Entry]:
+def of_kind(kind: str) -> list[CatalogueEntry]:
     """Every entry of a kind: its rows, and each of its methods by name, also those that answer to a row elsewhere."""
     found = [e for e in entries() if e.id.startswith(f"{kind}/") or e.method.startswith(f"{kind}/")]
     named = {entry.id for entry in found}
@@ -127,7 +127,7 @@ def of_kind(kind: str) -> list[Entry]:
     return found + [_of_method(method, files) for method in others if method.id not in named]
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CatalogueEntry]:
     """The rows, then every method that no row names: an alias has its file's test, but no measurement of another."""
     files = _by_file()
     built = {row.id for some in files.values() for row in some}
@@ -141,7 +141,7 @@ def entries() -> list[Entry]:
     return out
 
 
-def _of_method(method: registry.Method, files: Mapping[Path, list[Entry]]) -> Entry:
+def _of_method(method: registry.Method, files: Mapping[Path, list[CatalogueEntry]]) -> CatalogueEntry:
     """The entry of a method under its own name: its own row's checks, or the test of its file; only its own claim."""
     card = method.card
     title = card.get("titles", {}).get(method.name, card["title"])
@@ -151,7 +151,7 @@ def _of_method(method: registry.Method, files: Mapping[Path, list[Entry]]) -> En
     own = next((row for row in same_file if row.method == method.id), None)
     tests = [row.reference for row in (own, *same_file) if row and row.reference]
     stated = card.get("test", "")
-    return Entry(
+    return CatalogueEntry(
         method.id,
         title,
         method=method.id,
@@ -165,7 +165,7 @@ def _covered(method: registry.Method, named: set[str]) -> bool:
     return any(f"{method.kind}/{alias}" in named for alias in method.card.get("aliases", {}))
 
 
-def named(name: str) -> list[Entry]:
+def named(name: str) -> list[CatalogueEntry]:
     """What a user may mean by a name: the entry with this id, else those of every kind that have it after the slash,
     else those whose name begins as it does or the other way round (`flashattention` is `flash`).
 
@@ -190,7 +190,7 @@ def named(name: str) -> list[Entry]:
     return [find(i) for i in found] if found else [find(name)]
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> CatalogueEntry:
     """The entry with this id. Raises SpecError that names the nearest known one."""
     known = {entry.id: entry for entry in entries()}
     if name not in known:

@@ -118,7 +118,7 @@ def describe(name: str, compared: Collection[str] = ()) -> str:
     return "\n".join([*lines, "", f"Next: {_next(entry, method, compared)}"])
 
 
-def _next(entry: catalogue.Entry, method: registry.Method | None, compared: Collection[str]) -> str:
+def _next(entry: catalogue.CatalogueEntry, method: registry.Method | None, compared: Collection[str]) -> str:
     """A command that works as printed: a comparison where the kind has other methods, else the list."""
     others = _others(method) if method is not None and method.kind in compared and "reads" not in method.card else []
     if method is None or not others:
@@ -166,7 +166,7 @@ def _choices(method: registry.Method) -> list[str]:
     return [*lines, ""]
 
 
-def _checks(entry: catalogue.Entry, method: registry.Method | None) -> list[str]:
+def _checks(entry: catalogue.CatalogueEntry, method: registry.Method | None) -> list[str]:
     contract = "tests/contracts, run over every name of its kind" if method is not None else "none"
     first, *others = entry.reference or ("none yet",)
     return [
@@ -178,7 +178,7 @@ def _checks(entry: catalogue.Entry, method: registry.Method | None) -> list[str]
     ]
 
 
-def _verdict(entry: catalogue.Entry) -> list[str]:
+def _verdict(entry: catalogue.CatalogueEntry) -> list[str]:
     """What the evidence shows: the word, and a line for each part of the claim."""
     found = entry.verdict
     if not found:

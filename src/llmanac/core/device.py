@@ -35,6 +35,16 @@ Value = TypeVar("Value", bool, float)
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
+def system_memory() -> tuple[int, int]:
+    """Bytes of memory: available, and in all, by the system's own figures where it has them."""
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text("ascii").splitlines())
+        found = {words[0]: 1024 * int(words[1]) for words in lines}
+        return found["MemAvailable:"], found["MemTotal:"]
+    total = 8 << 30 if sys.platform == "win32" else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return total // 2, total
+
+
 def torch_is_there() -> bool:
     """Whether torch can be imported; it is not."""
     if "torch" in sys.modules:

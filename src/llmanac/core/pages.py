@@ -124,7 +124,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Row:
+class IntervalRow:
     """One row of a chart of intervals: its replicates, and the interval around their centre."""
 
     label: str
@@ -175,7 +175,7 @@ def line_chart(
 
 
 @drawn
-def interval_chart(rows: Sequence[Row], x_label: str, caption: str, *, margin: float | None = None) -> Chart:
+def interval_chart(rows: Sequence[IntervalRow], x_label: str, caption: str, *, margin: float | None = None) -> Chart:
     """A line a row: every replicate a dot, the centre a square, its interval; with `margin` a line at 0 and the margin
     around it."""
     with styled():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -261,6 +262,19 @@ def capabilities(model: Any) -> Capabilities:
     """What a model says that it can do; one that says nothing can do what every one can."""
     found: Capabilities = getattr(model, "capabilities", Capabilities())
     return found
+
+
+@contextlib.contextmanager
+def evaluating(*models: Any) -> Iterator[None]:
+    """Dropout off while generating, and back as it was afterwards."""
+    training = [model for model in models if getattr(model, "training", False)]  # an n-gram model is never trained
+    for model in training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model in training:
+            model.train()
 
 
 class State(Protocol):

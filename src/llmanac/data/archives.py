@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from llmanac.core.errors import DataError
-from llmanac.data.documents import Document, Names
+from llmanac.data.documents import Document, UniqueNames
 from llmanac.data.quarantine import Problems, Unreadable
 from llmanac.data.unpack import BLOCK, COMPRESSED, KNOWN, check_expansion, format_of, unpacked
 
@@ -35,7 +35,7 @@ def zip_documents(path: Path, shown: str, problems: Problems, read: Read) -> Ite
     Raises:
         Unreadable: no zip archive, or one that decompresses to more than the bounds allow; what came before was good.
     """
-    size, out, names = path.stat().st_size, 0, Names()
+    size, out, names = path.stat().st_size, 0, UniqueNames()
     try:
         with (
             unpacked(path, problems) as plain,

@@ -34,7 +34,7 @@ LISTED = 200  # names that the manifest lists
 
 
 @dataclass(frozen=True)
-class Part:
+class CorpusPart:
     """One side of a corpus: iterate it as often as needed."""
 
     documents: Iterable[Document]
@@ -84,8 +84,8 @@ class _Built:
 class Corpus:
     """Documents to train on, held-out documents, and the manifest that says what they are."""
 
-    train: Part
-    held_out: Part
+    train: CorpusPart
+    held_out: CorpusPart
     manifest: dict[str, Any]
 
 
@@ -221,7 +221,7 @@ def _divided(
     stages: Sequence[dict[str, Any]] = (),
 ) -> Corpus:
     rule = plan(found.sizes, held_out, seed=seed, related=found.together)
-    parts = Part(found.documents, rule, "train"), Part(found.documents, rule, "held_out")
+    parts = CorpusPart(found.documents, rule, "train"), CorpusPart(found.documents, rule, "held_out")
     tallies = Tally(), Tally()
     for part, tally in zip(parts, tallies, strict=True):
         for document in part:

@@ -52,7 +52,7 @@ class Document:
         return replace(self, text=text)
 
 
-class Names:
+class UniqueNames:
     """Gives every file a name of its own: the second `x.txt` is `x.txt~2`."""
 
     def __init__(self) -> None:

@@ -72,7 +72,7 @@ def _units(buffer: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield hashes[:count], spans[:count]
 
 
-class Hit(NamedTuple):
+class NgramHit(NamedTuple):
     """An n-gram of the items in a text: its first word's number, its words, its bytes in the prepared text, and the
     rows of the index that have it."""
 
@@ -163,7 +163,7 @@ class ItemIndex:
         start = int(self._row_words[row])
         return [self._text[a:b] for a, b in self._spans[start : start + int(self._row_widths[row])].tolist()]
 
-    def find(self, text: str) -> Iterator[Hit]:
+    def find(self, text: str) -> Iterator[NgramHit]:
         """Every n-gram of the items in a text, in order of where it ends, each compared word by word."""
         buffer = _encoded(text)
         keep = int(self._widths[-1]) - 1 if len(self._widths) else 0
@@ -180,7 +180,7 @@ class ItemIndex:
                 if key not in known or known[key][0] != own:
                     known[key] = own, self._rows_with(key, own)
                 if len(known[key][1]):
-                    yield Hit(before + word, width, spans[0][0], spans[-1][1], key, known[key][1])
+                    yield NgramHit(before + word, width, spans[0][0], spans[-1][1], key, known[key][1])
             cut = max(0, len(held) - keep)
             held, places, before = held[cut:], places[cut:], before + cut
 

@@ -31,7 +31,7 @@ Packing = Literal["cut", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PackedRow:
     """One packed row of n = length + 1 places.
 
     Attributes:
@@ -162,7 +162,7 @@ class PackedStream(Shuffled):
         self._ends = np.cumsum(sizes)
         return max(1, -(-(int(self._ends[-1]) - 1) // self.length))
 
-    def row(self, number: int) -> Row:
+    def row(self, number: int) -> PackedRow:
         """Row `number` of the planned epoch."""
         pieces = self._whole(number) if self.packing == "whole" else self._cut(number)
         places = self.length + 1
@@ -174,7 +174,7 @@ class PackedStream(Shuffled):
             ids[here], segments[here] = self.dataset.read(start, count), segment
             positions[here], loss[here] = np.arange(count), self.dataset.read_loss(start, count)
             at += count
-        return Row(ids, segments, positions, loss if self.dataset.has_loss_mask or at < places else None)
+        return PackedRow(ids, segments, positions, loss if self.dataset.has_loss_mask or at < places else None)
 
     def _cut(self, number: int) -> list[tuple[int, int]]:
         at, stop = number * self.length, min((number + 1) * self.length + 1, int(self._ends[-1]))
@@ -217,7 +217,7 @@ class ListStream(Shuffled):
         return self.items[number]
 
 
-class Mixture:
+class MixedRows:
     """Rows of several streams in proportion to weights; resumable like its parts.
 
     Args:
@@ -260,7 +260,7 @@ class Mixture:
         drawn = numpy_generator(self.seed, "mixture", number).random()
         return self.names[int(np.searchsorted(self._ends, drawn, "right"))]
 
-    def __iter__(self) -> Mixture:
+    def __iter__(self) -> MixedRows:
         return self
 
     def __next__(self) -> list[Any]:

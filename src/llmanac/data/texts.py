@@ -34,7 +34,7 @@ STREAMS = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 OBJECT = b"{["
 
 
-class Line(NamedTuple):
+class TextLine(NamedTuple):
     """One text, the file it is from as messages name it, and its line or row there, 1-based."""
 
     text: str
@@ -61,7 +61,7 @@ def documents_in(path: Path, name: str, source: Files, problems: Problems) -> It
     yield from _without_markup(documents_of(path, name, source, problems), problems)
 
 
-def lines(source: Files, problems: Problems, *, ends: str = "\r") -> Iterator[Line]:
+def lines(source: Files, problems: Problems, *, ends: str = "\r") -> Iterator[TextLine]:
     """Lines and rows, blank ones too, each file as often as it is named.
 
     Args:
@@ -75,16 +75,16 @@ def lines(source: Files, problems: Problems, *, ends: str = "\r") -> Iterator[Li
             for number, text in numbered_lines(path, _called(path, name, problems), ends=ends):
                 if number == 1:
                     _look(text[:1].encode(), name)
-                yield Line(text, name, number)
+                yield TextLine(text, name, number)
         elif format_of(path) in TABLES:
             for row in table_rows(path, problems, columns=present(path, [source.text])):
                 found = row_text(path, row, source.text, problems)
                 if found is not None:
-                    yield Line(found, name, row.line)
+                    yield TextLine(found, name, row.line)
         else:
             for document in _without_markup(documents_of(path, name, source, problems), problems):
                 for number, text in enumerate(document.text.split("\n"), 1):
-                    yield Line(text, document.id, number)
+                    yield TextLine(text, document.id, number)
 
 
 def byte_lines(source: Files, problems: Problems) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -103,17 +103,17 @@ def byte_lines(source: Files, problems: Problems) -> Iterator[tuple[str, Iterato
             yield name, _joined(line.text for line in lines(only, problems))
 
 
-def whole(source: Files, problems: Problems) -> Iterator[Line]:
+def whole(source: Files, problems: Problems) -> Iterator[TextLine]:
     """Each file of plain text as one text, newlines and all; of other formats each row or document."""
     for path, name in inputs(source, problems):
         if is_plain(path):
             pieces = text_pieces(path, _called(path, name, problems), limit=1 << 30)
-            yield Line("".join(pieces), name, 1)
+            yield TextLine("".join(pieces), name, 1)
         elif format_of(path) in TABLES:
             yield from lines(replace(source, paths=(str(path),)), problems)
         else:
             found = _without_markup(documents_of(path, name, source, problems), problems)
-            yield from (Line(document.text, document.id, 1) for document in found)
+            yield from (TextLine(document.text, document.id, 1) for document in found)
 
 
 def inputs(source: Files, problems: Problems) -> Iterator[tuple[Path, str]]:

@@ -20,7 +20,7 @@ from llmanac.data.readers import table_rows
 from llmanac.data.unpack import TABLES, format_of, unpacked
 from llmanac.evaluate._calls import checked
 from llmanac.evaluate._instructions import instructions_of
-from llmanac.evaluate.benchmark import Benchmark, Source, Templates
+from llmanac.evaluate.benchmark import Benchmark, BenchmarkSource, Templates
 
 MOST_ROWS = 1 << 20
 MOST_FIELD = 64  # characters of a field that an item keeps
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Item:
+class BenchmarkItem:
     """One question.
 
     Attributes:
@@ -55,7 +55,7 @@ class Item:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-def files_of(source: Source, folder: Path) -> list[Path]:
+def files_of(source: BenchmarkSource, folder: Path) -> list[Path]:
     """The files of the first pattern that matches. Raises DataError that lists the patterns."""
     for pattern in source.files:
         root = Path(pattern).parent if Path(pattern).is_absolute() else folder
@@ -73,7 +73,7 @@ def _glob(folder: Path, pattern: str) -> list[Path]:
         raise SpecError(f"data.files: {shown(pattern)} is no pattern of file names ({error})") from None
 
 
-def rows_of(source: Source, folder: Path) -> Iterator[Row]:
+def rows_of(source: BenchmarkSource, folder: Path) -> Iterator[Row]:
     """The rows of a source, each with `file` (a name without its ending) and `place` (for messages)."""
     number = 0
     for path in files_of(source, folder):
@@ -95,7 +95,7 @@ def rows_of(source: Source, folder: Path) -> Iterator[Row]:
                 yield {"file": path.name.split(".")[0], "place": place, **found}
 
 
-def _rows_of_file(source: Source, path: Path) -> Iterator[tuple[int, Row]]:
+def _rows_of_file(source: BenchmarkSource, path: Path) -> Iterator[tuple[int, Row]]:
     problems = CommandProblems()
     check_packed(path, problems)
     if format_of(path) == ".json" and source.rows is not None:
@@ -170,7 +170,9 @@ def _nested(row: Any, path: str | None, place: str) -> Iterator[tuple[str, Row]]
             todo.append((values[i], depth + 1, {**own, **extra}, f"{where}.{names[i]}"))
 
 
-def items_of(own: Benchmark, folder: Path, *, limit: int | None = None, shots: int | None = None) -> list[Item]:
+def items_of(
+    own: Benchmark, folder: Path, *, limit: int | None = None, shots: int | None = None
+) -> list[BenchmarkItem]:
     """The items of a benchmark, in the order of its files.
 
     Args:
@@ -192,7 +194,7 @@ def items_of(own: Benchmark, folder: Path, *, limit: int | None = None, shots: i
     return items
 
 
-def _computed(source: Source, made: Templates, folder: Path) -> Iterator[Row]:
+def _computed(source: BenchmarkSource, made: Templates, folder: Path) -> Iterator[Row]:
     where = made.where.get(source)
     for row in rows_of(source, folder):
         try:
@@ -331,7 +333,7 @@ def _short(row: Row) -> dict[str, Any]:
             or (isinstance(value, str) and len(value) <= MOST_FIELD)}  # fmt: skip
 
 
-def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Item:
+def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> BenchmarkItem:
     prompt = made.description.text(row) + examples.before(row) + made.prompt.text(row)
     cluster = None if made.cluster is None else str(made.cluster.value(row))
     texts: Sequence[str] = ()
@@ -347,7 +349,9 @@ def _item(own: Benchmark, made: Templates, row: Row, examples: _Examples) -> Ite
     if kept is not None and own.generation is not None:
         {"ifeval": instructions_of, "function-calls": checked}.get(own.generation.by_row or "", dict)(kept)
     ending = "" if made.ending is None else made.ending.text(row)
-    return Item(row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept, ending, _short(row))
+    return BenchmarkItem(
+        row["place"], prompt, tuple(texts), tuple(golds), tuple(references), cluster, kept, ending, _short(row)
+    )
 
 
 def questions_of(own: Benchmark, folder: Path, *, limit: int | None = None) -> list[tuple[str, ...]]:

@@ -13,14 +13,14 @@ import string
 from collections.abc import Sequence
 
 from llmanac.core.errors import SpecError
-from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._benchmark_rows import BenchmarkItem
 
 READ = 20_000  # characters of an answer, from its end, in which a choice is looked for
 _THOUGHT = re.compile(r"\A.*</think>|\A\s*<think>.*\Z", re.DOTALL)
 _AROUND = string.punctuation + string.whitespace
 
 
-def lettered(item: Item) -> tuple[str, tuple[str, ...]]:
+def lettered(item: BenchmarkItem) -> tuple[str, tuple[str, ...]]:
     """`(prompt, labels)`: a question with its choices; those that are letters already are in its prompt.
 
     Raises:

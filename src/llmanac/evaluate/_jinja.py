@@ -169,7 +169,7 @@ def _check(tree: nodes.Node, place: str) -> None:
         todo += [(child, inside or loop) for child in node.iter_child_nodes()]
 
 
-class Template:
+class RowTemplate:
     """A text with fields. Raises SpecError that names `place` where it cannot be read."""
 
     def __init__(self, source: str, place: str = "template") -> None:

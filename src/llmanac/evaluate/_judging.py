@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import regex
 
-from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._calls import calls_in, right_calls
 from llmanac.evaluate._choosing import lettered, read_choice
 from llmanac.evaluate._instructions import followed
@@ -32,7 +32,7 @@ _PUNCTUATION, _DIGITS = str.maketrans("", "", string.punctuation), str.maketrans
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ItemVerdict:
     """One item's answer.
 
     Attributes:
@@ -53,37 +53,39 @@ class Verdict:
     several: dict[str, list[float]] = field(default_factory=dict)
 
 
-def judge_choices(item: Item, sums: Sequence[float]) -> Verdict:
+def judge_choices(item: BenchmarkItem, sums: Sequence[float]) -> ItemVerdict:
     """Of log-likelihoods of the choices, in nats."""
     scored = [item.ending] * len(item.choices) if item.ending else item.choices
     picks = {name: int(chosen([sums], [scored], per)[0]) for name, per in PER.items()}
     scores = {name: float(pick in item.golds) for name, pick in picks.items()}
-    return Verdict(item.choices[picks["acc"]], item.choices[picks["acc"]], scores["acc"] == 1.0, scores, tuple(sums))
+    return ItemVerdict(
+        item.choices[picks["acc"]], item.choices[picks["acc"]], scores["acc"] == 1.0, scores, tuple(sums)
+    )
 
 
-def judge_mass(item: Item, sums: Sequence[float]) -> Verdict:
+def judge_mass(item: BenchmarkItem, sums: Sequence[float]) -> ItemVerdict:
     """Of log-likelihoods of the choices, in nats: the share of their probability that the right ones have."""
     shares = np.exp(np.asarray(sums) - max(sums))
     mass = float(shares[list(item.golds)].sum() / shares.sum())
     best = int(shares.argmax())
-    return Verdict(item.choices[best], item.choices[best], best in item.golds, {"mass of right": mass}, tuple(sums))
+    return ItemVerdict(item.choices[best], item.choices[best], best in item.golds, {"mass of right": mass}, tuple(sums))
 
 
-def judge_letter(item: Item, text: str) -> Verdict:
+def judge_letter(item: BenchmarkItem, text: str) -> ItemVerdict:
     """Of an answer to `lettered`; one in which no letter can be read is wrong."""
     labels = lettered(item)[1]
     letter = read_choice(text, labels, item.choices)
     right = letter is not None and labels.index(letter) in item.golds
-    return Verdict(text, letter, right, {"acc": float(right), "extraction error": float(letter is None)})
+    return ItemVerdict(text, letter, right, {"acc": float(right), "extraction error": float(letter is None)})
 
 
-def judge_likelihood(item: Item, total: float, greedy: bool) -> Verdict:
+def judge_likelihood(item: BenchmarkItem, total: float, greedy: bool) -> ItemVerdict:
     """Of the likelihood of the text itself."""
     scores = {"acc": float(greedy), "log-likelihood": total}
-    return Verdict(str(item.references[0]), None, greedy, scores, (total,))
+    return ItemVerdict(str(item.references[0]), None, greedy, scores, (total,))
 
 
-def judge_generated(own: Generation, item: Item, text: str) -> Verdict:
+def judge_generated(own: Generation, item: BenchmarkItem, text: str) -> ItemVerdict:
     """Of a generated text, by every metric of the benchmark but `code`."""
     shown_text = text
     if own.strip == "first-line":
@@ -110,7 +112,7 @@ def judge_generated(own: Generation, item: Item, text: str) -> Verdict:
         equal = any(_plain(one, answer) == _plain(one, str(gold)) for gold in item.references)
         scores["exact match" if len(own.extractions) == 1 else f"exact match ({one.label})"] = float(equal)
     right = bool(scores) and next(iter(scores.values())) == 1.0
-    return Verdict(shown_text, extracted, right, scores)
+    return ItemVerdict(shown_text, extracted, right, scores)
 
 
 def extracted_by(own: Extraction, text: str) -> str | None:
@@ -188,7 +190,7 @@ class Score:
         return dict(vars(self))
 
 
-def summarise(items: Sequence[Item], verdicts: Sequence[Verdict]) -> list[Score]:
+def summarise(items: Sequence[BenchmarkItem], verdicts: Sequence[ItemVerdict]) -> list[Score]:
     """Every metric's mean over the items that have it, with errors."""
     out = []
     for name in dict.fromkeys(metric for one in verdicts for metric in one.scores):
@@ -240,7 +242,7 @@ def _perplexity(score: Score, values: Sequence[float]) -> Score:
     return Score("perplexity", value, error, low, high, score.items, score.clusters, plain)
 
 
-def judge_instructions(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
+def judge_instructions(items: Sequence[BenchmarkItem], answers: Sequence[str]) -> list[ItemVerdict]:
     """Of IFEval: whether all instructions are followed, and how many; strictly and loosely."""
     out = []
     for item, answer in zip(items, answers, strict=True):
@@ -251,21 +253,21 @@ def judge_instructions(items: Sequence[Item], answers: Sequence[str]) -> list[Ve
         names = (item.row or {})["instruction_id_list"]
         broken = [name for name, kept in zip(names, ways["strict"], strict=True) if not kept]
         note = "not followed: " + ", ".join(broken) if broken else ""
-        out.append(Verdict(answer, None, not broken, scores, note=note, several=several))
+        out.append(ItemVerdict(answer, None, not broken, scores, note=note, several=several))
     return out
 
 
-def judge_calls(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
+def judge_calls(items: Sequence[BenchmarkItem], answers: Sequence[str]) -> list[ItemVerdict]:
     """Of function calls, against those of the row."""
     found = [(answer, calls, right_calls(item.row or {}, calls)) for item, answer in zip(items, answers, strict=True)
              for calls in [calls_in(answer)]]  # fmt: skip
     return [
-        Verdict(answer, None if calls is None else repr(calls), right, {"right calls": float(right)})
+        ItemVerdict(answer, None if calls is None else repr(calls), right, {"right calls": float(right)})
         for answer, calls, right in found
     ]
 
 
-def judge_programs(items: Sequence[Item], answers: Sequence[str]) -> list[Verdict]:
+def judge_programs(items: Sequence[BenchmarkItem], answers: Sequence[str]) -> list[ItemVerdict]:
     """Run each answer with its row's tests in the sandbox. Raises SandboxError where programs cannot be confined."""
     from llmanac.evaluate import code
     from llmanac.sandbox.pool import Sandbox
@@ -274,7 +276,7 @@ def judge_programs(items: Sequence[Item], answers: Sequence[str]) -> list[Verdic
     with Sandbox() as sandbox:
         found = [one.result for one in code.check(samples, sandbox)]
     return [
-        Verdict(answer, code.program(row, answer), one.passed, {"pass@1": float(one.passed)}, note=_ending(one))
+        ItemVerdict(answer, code.program(row, answer), one.passed, {"pass@1": float(one.passed)}, note=_ending(one))
         for (row, answer), one in zip(samples, found, strict=True)
     ]
 
@@ -285,12 +287,12 @@ def _ending(result: Result) -> str:
     return result.status + (f": {lines[-1][:200]}" if lines and not result.passed else "")
 
 
-BY_ROW: dict[str, Callable[[Sequence[Item], Sequence[str]], list[Verdict]]] = {
+BY_ROW: dict[str, Callable[[Sequence[BenchmarkItem], Sequence[str]], list[ItemVerdict]]] = {
     "code": judge_programs, "ifeval": judge_instructions, "function-calls": judge_calls,
 }  # fmt: skip
 
 
-def judged(items: Sequence[Item], raw: Sequence[Any], own: Benchmark, chat: bool) -> list[Verdict]:
+def judged(items: Sequence[BenchmarkItem], raw: Sequence[Any], own: Benchmark, chat: bool) -> list[ItemVerdict]:
     """What the model's answers are worth: letters in a chat, likelihoods, texts, or what the row says of them."""
     made = own.generation
     if made is None:

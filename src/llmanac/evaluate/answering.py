@@ -94,9 +94,9 @@ def load_answerer(
     """A model by its path, or a server by its address (http://...), which gets `rpm` requests a minute at most."""
     if path.startswith(("http://", "https://")):
         from llmanac.evaluate._requests import Requests
-        from llmanac.evaluate.server import Server
+        from llmanac.evaluate.server import ServedModel
 
-        return Server(path, requests=Requests(rpm=rpm))
+        return ServedModel(path, requests=Requests(rpm=rpm))
     return load_local(path, dtype=dtype, runner=runner)
 
 

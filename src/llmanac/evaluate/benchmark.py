@@ -27,7 +27,7 @@ import regex
 from llmanac.core.errors import SpecError, shown
 from llmanac.core.ranges import Range, within
 from llmanac.core.spec import Spec
-from llmanac.evaluate._jinja import Expression, Template
+from llmanac.evaluate._jinja import Expression, RowTemplate
 from llmanac.metrics.answers import CONVENTIONS, INVALID, convention
 
 BY_ROW = ("code", "ifeval", "function-calls")  # scored by what the row says, without references
@@ -42,7 +42,7 @@ def _check_inside(*patterns: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(Spec):
+class BenchmarkSource(Spec):
     """files: patterns in the data folder, of which the first that matches anything is read; rows: where the rows of a
     .json file are, `data[].paragraphs[].qas[]` (`*` is every value of a table); lines: the fields of consecutive lines
     of a text file (a repeated field is a list); labels: a file with a line for each row, the field `label`, which is a
@@ -73,7 +73,7 @@ class Shots(Spec):
     delimiter: between a prompt and its answer; shuffle: a seed, puts the same examples in another order."""
 
     count: int = 0
-    data: Source | None = None
+    data: BenchmarkSource | None = None
     samples: Any = ()
     text: str | None = None
     leave_out: bool | None = None
@@ -175,7 +175,7 @@ class Benchmark(Spec):
     title: str
     about: str = ""
     paper: str = ""
-    data: Source
+    data: BenchmarkSource
     fields: Any = ()
     description: str = ""
     prompt: str
@@ -212,12 +212,12 @@ class Templates:
             if not isinstance(source, str) or not name.isidentifier():
                 raise SpecError(f"fields.{name}: expected a name and an expression in quotes")
         self.fields = {name: Expression(source, f"fields.{name}") for name, source in dict(own.fields).items()}
-        self.prompt, self.description = Template(own.prompt, "prompt"), Template(own.description, "description")
-        self.target = Template(own.target, "target") if own.target is not None else None
+        self.prompt, self.description = RowTemplate(own.prompt, "prompt"), RowTemplate(own.description, "description")
+        self.target = RowTemplate(own.target, "target") if own.target is not None else None
         self.texts = Expression(own.choices.texts, "choices.texts") if own.choices else None
         self.gold = Expression(own.choices.gold, "choices.gold") if own.choices else None
         ending = own.choices.ending if own.choices else None
-        self.ending = None if ending is None else Template(ending, "choices.ending")
+        self.ending = None if ending is None else RowTemplate(ending, "choices.ending")
         made = own.generation
         self.references = Expression(made.references, "generation.references") if made and made.references else None
         self.cluster = Expression(own.cluster, "cluster") if own.cluster else None

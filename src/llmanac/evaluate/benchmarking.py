@@ -14,7 +14,7 @@ from llmanac.evaluate.answering import chat_note, load_answerer
 from llmanac.evaluate.evaluation import Evaluation, compare_all, evaluate
 from llmanac.evaluate.evaluation_report import check_folder, score_sections, write_results
 from llmanac.evaluate.load import load_benchmark
-from llmanac.evaluate.server import Server
+from llmanac.evaluate.server import ServedModel
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +82,7 @@ def run_benchmarks(
         if said is not None:
             note(said)
         found.append([evaluate(answerer, n, items, own, cache=folder / "cache", chat=chat) for n, own, items in chosen])
-        if isinstance(answerer, Server):
+        if isinstance(answerer, ServedModel):
             usage.append({"model": answerer.name, **answerer.requests.used(price)})
     differences = compare_all(list(zip(*found, strict=True))) if len(found) == 2 else []
     options = {"limit": limit, "shots": shots, "chat": chat}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from llmanac.core.errors import DataError
-from llmanac.generate.engine import evaluating
+from llmanac.core.types import evaluating
 from llmanac.generate.windows import BATCH_TOKENS, batches, encode, window_of
 from llmanac.generate.windows import windows as windows
 

@@ -56,7 +56,7 @@ class Classified:
 
 
 @dataclass(frozen=True)
-class Template:
+class LabelPrompt:
     """A prompt with one {text} and one {label}, split at the fields; any other brace is plain text."""
 
     before: str
@@ -66,7 +66,7 @@ class Template:
     after: str
 
     @classmethod
-    def parse(cls, template: str, way: Way) -> Template:
+    def parse(cls, template: str, way: Way) -> LabelPrompt:
         """Raises SpecError where a field is missing, double, or in the wrong order for the way."""
         names = FIELDS.findall(template)
         if sorted(names) != ["label", "text"]:
@@ -87,7 +87,7 @@ class Template:
 
 
 def check_fields(template: str) -> None:
-    """Refuse unknown fields, which `Template` would read as text.
+    """Refuse unknown fields, which `LabelPrompt` would read as text.
 
     Raises:
         SpecError: `{word}` in a template, where the word is not text or label.
@@ -134,7 +134,7 @@ def classify(
     check_texts(texts)
     words = _words(() if labels is None else labels)
     names = list(words)
-    prompt = Template.parse(TEMPLATES[way] if template is None else template, way)
+    prompt = LabelPrompt.parse(TEMPLATES[way] if template is None else template, way)
     asked = texts if calibrate is None else [*texts, calibrate]
     pairs = [prompt.pair(text, words[name]) for text in asked for name in names]
     found = loglikelihood(model, tokenizer, pairs, batch_tokens=batch_tokens)

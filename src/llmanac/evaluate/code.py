@@ -18,7 +18,7 @@ from llmanac.sandbox.pool import MEMORY, SECONDS, Result, Sandbox
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ProgramVerdict:
     """One sample: the problem that it is for, and how its program ended."""
 
     problem: str
@@ -75,7 +75,7 @@ def check(
     *,
     seconds: float = SECONDS,
     memory: int = MEMORY,
-) -> list[Verdict]:
+) -> list[ProgramVerdict]:
     """Run the samples of some problems, in any order; a verdict for each, in the same order.
 
     Args:
@@ -93,4 +93,4 @@ def check(
     results = sandbox.run_many(once, seconds=seconds, memory=memory, label="check code")
     found = dict(zip(once, results, strict=True))
     names = [str(problem.get("task_id", "")) for problem, _ in samples]
-    return [Verdict(name, found[text]) for name, text in zip(names, programs, strict=True)]
+    return [ProgramVerdict(name, found[text]) for name, text in zip(names, programs, strict=True)]

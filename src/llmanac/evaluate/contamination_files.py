@@ -20,7 +20,7 @@ QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass(frozen=True)
-class Found:
+class ContaminationResult:
     """The result.
 
     Attributes:
@@ -47,7 +47,7 @@ def contamination_files(
     force: bool = False,
     max_bytes: int | None = None,
     include: Sequence[str] = (),
-) -> Found:
+) -> ContaminationResult:
     """Look for the items of evaluation files in training files; write a row an item to `out`.
 
     Args:
@@ -80,7 +80,7 @@ def contamination_files(
     if out is not None:
         rows = [json.dumps(report.as_json(), ensure_ascii=False) for report in result.items]
         files.write_text(out, "\n".join(rows) + "\n")
-    return Found(document, result, skipped)
+    return ContaminationResult(document, result, skipped)
 
 
 def _by_file(result: Contamination) -> dict[str, dict[str, Any]]:

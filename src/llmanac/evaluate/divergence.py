@@ -12,8 +12,7 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError
 from llmanac.core.progress import progress
-from llmanac.core.types import Batch
-from llmanac.generate.engine import evaluating
+from llmanac.core.types import Batch, evaluating
 
 SHORTEST = 8  # tokens of a window
 

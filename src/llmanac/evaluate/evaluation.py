@@ -21,9 +21,9 @@ import numpy as np
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.progress import progress
-from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._choosing import lettered
-from llmanac.evaluate._judging import Score, Verdict, judged, summarise
+from llmanac.evaluate._judging import ItemVerdict, Score, judged, summarise
 from llmanac.evaluate.answering import Answerer
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.verdict import decide
@@ -39,8 +39,8 @@ class Evaluation:
 
     benchmark: str
     model: str
-    items: list[Item]
-    verdicts: list[Verdict]
+    items: list[BenchmarkItem]
+    verdicts: list[ItemVerdict]
     scores: list[Score]
     chat: bool = False
 
@@ -64,7 +64,7 @@ class Evaluation:
 def evaluate(
     model: Answerer,
     name: str,
-    items: Sequence[Item],
+    items: Sequence[BenchmarkItem],
     own: Benchmark,
     *,
     cache: Path | None = None,
@@ -97,14 +97,14 @@ def evaluate(
     return Evaluation(name, model.name, list(items), verdicts, summarise(items, verdicts), chat)
 
 
-def _request(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:
+def _request(model: Answerer, items: Sequence[BenchmarkItem], own: Benchmark, chat: bool) -> list[Any]:
     made = own.generation
     if made is not None:
         return [FORM, model.identity, chat, list(made.stop), made.length, [item.prompt for item in items]]
     return [FORM, model.identity, chat, [lettered(item) for item in items] if chat else _pairs(items, own)]
 
 
-def _pairs(items: Sequence[Item], own: Benchmark) -> list[list[tuple[str, str]]]:
+def _pairs(items: Sequence[BenchmarkItem], own: Benchmark) -> list[list[tuple[str, str]]]:
     delimiter = own.shots.delimiter
     return [
         [(item.prompt + text, delimiter + item.ending) for text in item.choices] if item.ending else
@@ -113,7 +113,7 @@ def _pairs(items: Sequence[Item], own: Benchmark) -> list[list[tuple[str, str]]]
     ]  # fmt: skip
 
 
-def _answers(model: Answerer, items: Sequence[Item], own: Benchmark, chat: bool) -> list[Any]:
+def _answers(model: Answerer, items: Sequence[BenchmarkItem], own: Benchmark, chat: bool) -> list[Any]:
     made = own.generation
     if made is not None:
         return list(model.generate([item.prompt for item in items], made.stop, made.length, chat))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmanac.evaluate._benchmark_rows import Item, items_of, questions_of
+from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of, questions_of
 from llmanac.evaluate.answering import Answerer, Local
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.evaluation import evaluate
@@ -66,7 +66,7 @@ def inspect(
     Raises:
         LlmanacError: data or results that cannot be read, models that cannot be loaded, no such metric.
     """
-    items: list[Item] = [] if data is None else items_of(own, data, limit=limit, shots=shots)
+    items: list[BenchmarkItem] = [] if data is None else items_of(own, data, limit=limit, shots=shots)
     questions = [] if data is None else questions_of(own, data, limit=limit)
     found = [one for folder in results for one in stored(folder, name, metric)]
     others = [one for folder in results for one in stored(folder, against[0])] if against else []
@@ -114,12 +114,12 @@ def _useful(found: Sequence[Answers], others: Sequence[Answers], asked: bool) ->
     return usefulness(found, others) if found and others else NO_MODEL
 
 
-def _alone(own: Benchmark, data: Path, limit: int | None) -> list[Item]:
+def _alone(own: Benchmark, data: Path, limit: int | None) -> list[BenchmarkItem]:
     """The items without examples before them."""
     return items_of(own, data, limit=limit, shots=0)
 
 
-def _right(item: Item) -> str:
+def _right(item: BenchmarkItem) -> str:
     if item.golds:
         return item.choices[item.golds[0]]
     first = item.references[0] if item.references else ""

@@ -27,7 +27,7 @@ from llmanac.data.readers import table_rows
 from llmanac.evaluate._choosing import read_choice
 from llmanac.evaluate.answering import Answerer
 from llmanac.evaluate.preferences import SCORES, Questions, Rating, latest
-from llmanac.evaluate.ratings import Store, agreement, finish, read_ratings
+from llmanac.evaluate.ratings import RatingStore, agreement, finish, read_ratings
 from llmanac.metrics import OUTCOMES, Z, share_interval, wilson_interval
 
 JUDGEMENTS, GOLD = "judgements.jsonl", "gold.jsonl"
@@ -49,7 +49,7 @@ def _prompt(question: str, answers: Sequence[str], rubric: str, choices: Sequenc
     return "\n\n".join([*parts, f"{rubric}\nAnswer with one of {', '.join(choices)} and nothing else."])
 
 
-def judge(model: Answerer, store: Store, rubric: str = "") -> None:
+def judge(model: Answerer, store: RatingStore, rubric: str = "") -> None:
     """Rate every task of a store that the model has not rated yet; each rating is on the disk before the next one.
 
     Args:

@@ -14,7 +14,7 @@ The rules, so that figures can be compared with published ones:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,11 @@ import torch
 
 from llmanac.core.errors import DataError, RequestError
 from llmanac.core.progress import progress
-from llmanac.core.types import ALL, IGNORE, LAST, Batch, OutputRequest, State
-from llmanac.generate.engine import evaluating
+from llmanac.core.types import ALL, IGNORE, LAST, Batch, OutputRequest, State, evaluating
 from llmanac.generate.runner import device_of
 from llmanac.generate.windows import WINDOW, batches, windows
 from llmanac.metrics.log_likelihood import log_likelihood
-from llmanac.models.pairs import encode, encode_pair, start_token
+from llmanac.models.pairs import encode_pair
 
 BATCH_TOKENS = 4096
 SHARED = 48  # tokens with which contexts begin alike, from which on these are read once
@@ -293,23 +292,3 @@ def text_logprobs(
     for owner, values in zip(owners, found, strict=True):
         parts[owner].append(values)
     return [np.concatenate(part) if part else np.empty(0) for part in parts]
-
-
-def loglikelihood_rolling(model: Any, tokenizer: Any, texts: Iterable[str], **how: Any) -> list[float]:
-    """Log-likelihood in nats of each text; equal to lm-eval's rolling one for the same model.
-
-    As there, a tokenizer whose texts begin with bos has that bos predicted too, after the start token; `score` and
-    `bits_per_byte` take it for the start token itself.
-
-    Args:
-        how: window, context, batch_tokens of `text_logprobs`.
-
-    Raises:
-        DataError: a tokenizer without a start token.
-        RequestError: see `text_logprobs`.
-    """
-    first = start_token(tokenizer)
-    if first is None:
-        raise DataError("texts: this tokenizer has no bos or eos token to begin a text with")
-    ids = [encode(tokenizer, text) for text in texts]
-    return [log_likelihood(values) for values in text_logprobs(model, ids, first, **how)]

@@ -25,7 +25,7 @@ Mode = Literal["compare", "score"]
 
 
 @dataclass(frozen=True)
-class Task:
+class RatingTask:
     """What is rated at once: a question (its number) and the models whose answers are shown, two or one."""
 
     item: int
@@ -46,7 +46,7 @@ class Questions:
             if len(given) != len(self.prompts):
                 raise DataError(f"{name}: has {len(given)} answers to {len(self.prompts)} prompts; give one for each")
 
-    def tasks(self, mode: Mode) -> list[Task]:
+    def tasks(self, mode: Mode) -> list[RatingTask]:
         """Every pair of models on every prompt, or every answer. Answers that are the same text are not compared.
 
         Raises:
@@ -57,7 +57,7 @@ class Questions:
             raise SpecError("--models: comparisons need the answers of at least two models; name them with commas")
         groups = list(itertools.combinations(names, 2)) if mode == "compare" else [(name,) for name in names]
         found = [
-            Task(item, group)
+            RatingTask(item, group)
             for item in range(len(self.prompts)) for group in groups
             if len({self.answers[name][item].strip() for name in group}) == len(group)
         ]  # fmt: skip

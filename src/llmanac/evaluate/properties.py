@@ -28,7 +28,7 @@ from llmanac.data.command_problems import CommandProblems
 from llmanac.data.evaluation_items import Item as TextItem
 from llmanac.data.readers import table_rows
 from llmanac.data.texts import documents, files_of
-from llmanac.evaluate._benchmark_rows import Item
+from llmanac.evaluate._benchmark_rows import BenchmarkItem
 from llmanac.evaluate._judging import judge_generated
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.contamination import Contamination, contamination
@@ -218,7 +218,7 @@ def diversity(questions: Sequence[Sequence[str]], embedder: Any = None) -> Table
     }  # fmt: skip
 
 
-def baselines(own: Benchmark, items: Sequence[Item], metric: str) -> list[Table]:
+def baselines(own: Benchmark, items: Sequence[BenchmarkItem], metric: str) -> list[Table]:
     """The scores of answers that need no model: one place, the longest choice, the most frequent answer."""
     out: list[Table] = []
 

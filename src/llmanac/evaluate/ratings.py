@@ -34,7 +34,7 @@ from llmanac.evaluate.preferences import (
     Mode,
     Questions,
     Rating,
-    Task,
+    RatingTask,
     latest,
     write_preferences,
 )
@@ -55,17 +55,17 @@ def read_answers(path: Path, prompts: Sequence[str], column: str) -> list[str]:
     return found
 
 
-def in_order(tasks: Sequence[Task], rater: str, seed: int) -> list[Task]:
+def in_order(tasks: Sequence[RatingTask], rater: str, seed: int) -> list[RatingTask]:
     """A rater's own order of the tasks, and the side of each model in a comparison."""
 
-    def draw(task: Task) -> bytes:
+    def draw(task: RatingTask) -> bytes:
         return hashlib.sha256(json.dumps([seed, rater, task.item, *task.models]).encode()).digest()
 
     ordered = sorted(tasks, key=draw)
-    return [Task(one.item, one.models[::-1] if draw(one)[-1] & 1 else one.models) for one in ordered]
+    return [RatingTask(one.item, one.models[::-1] if draw(one)[-1] & 1 else one.models) for one in ordered]
 
 
-class Store:
+class RatingStore:
     """The file of ratings, which grows by a line at a time and is on the disk before a rating is confirmed.
 
     Holds the lock of its folder only through its user; a line that a killed process left unfinished is dropped.
@@ -77,7 +77,7 @@ class Store:
         self.path = folder / RATINGS
         finish(self.path)
         self.ratings = read_ratings(self.path) if self.path.exists() else []
-        self._orders: dict[str, list[Task]] = {}
+        self._orders: dict[str, list[RatingTask]] = {}
         self._done: dict[str, dict[tuple[Any, ...], Rating]] = defaultdict(dict)
         for one in self.ratings:
             if (len(one.models) == 1) != (mode == "score"):
@@ -86,7 +86,7 @@ class Store:
         if self.ratings:  # a process may have died between a rating and its preference
             write_preferences(folder, questions, self.ratings)
 
-    def order(self, rater: str) -> list[Task]:
+    def order(self, rater: str) -> list[RatingTask]:
         """The rater's tasks. Raises RequestError where there are too many raters."""
         if rater not in self._orders:
             if len(self._orders) >= MOST_RATERS:

@@ -16,7 +16,7 @@ from llmanac.data.texts import is_table
 
 
 @dataclass(frozen=True)
-class Rows:
+class SegmentRows:
     """The rows of a file: `values` (text, or what a column holds) and the line of each."""
 
     path: Path
@@ -28,7 +28,7 @@ class Rows:
         return f"{self.path}:{self.lines[row]}"
 
 
-def read_rows(path: Path, column: str, flag: str) -> Rows:
+def read_rows(path: Path, column: str, flag: str) -> SegmentRows:
     """Every row of a file, blank lines of text included.
 
     Raises:
@@ -37,17 +37,17 @@ def read_rows(path: Path, column: str, flag: str) -> Rows:
     problems = CommandProblems(column=flag)
     if not is_table(path, problems):
         numbered = list(lines(path, problems))
-        return Rows(path, [text for _, text in numbered], [line for line, _ in numbered])
+        return SegmentRows(path, [text for _, text in numbered], [line for line, _ in numbered])
     values, places = [], []
     for row in table_rows(path, problems):
         if column not in row.values:
             raise DataError(f"{path}:{row.line}: {no_column(column, row.values)}; name it with {flag}")
         values.append(row.values[column])
         places.append(row.line)
-    return Rows(path, values, places)
+    return SegmentRows(path, values, places)
 
 
-def texts_of(rows: Rows) -> list[str]:
+def texts_of(rows: SegmentRows) -> list[str]:
     """The rows as texts. Raises DataError where one is not."""
     for row, value in enumerate(rows.values):
         if not isinstance(value, str):
@@ -55,7 +55,7 @@ def texts_of(rows: Rows) -> list[str]:
     return rows.values
 
 
-def check_paired(rows: Rows, hypotheses: Rows) -> None:
+def check_paired(rows: SegmentRows, hypotheses: SegmentRows) -> None:
     """Raises DataError for files with other numbers of rows."""
     if len(rows.values) != len(hypotheses.values):
         raise DataError(
@@ -64,7 +64,7 @@ def check_paired(rows: Rows, hypotheses: Rows) -> None:
         )
 
 
-def references_of(files: Sequence[Rows], hypotheses: Rows, *, blank: bool = False) -> list[list[Any]]:
+def references_of(files: Sequence[SegmentRows], hypotheses: SegmentRows, *, blank: bool = False) -> list[list[Any]]:
     """The references of each hypothesis: a text of each file, or all texts of a row that holds a list.
 
     Args:

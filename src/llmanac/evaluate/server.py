@@ -32,7 +32,7 @@ CHAT_PROBE, WORDS = "Write a sentence about the sea.", ("Q7K", "Z4W")  # of whic
 CHOICE_LENGTH, READ_LENGTH = 32, 512  # most tokens of an answer that is held to choices, and of one that is read
 
 
-class Server:
+class ServedModel:
     """Raises RequestError for an address that is none, or a server that does not answer; it names the address.
 
     Args:

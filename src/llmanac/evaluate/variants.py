@@ -13,14 +13,13 @@ import torch
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.progress import progress
-from llmanac.core.types import ALL
-from llmanac.evaluate._benchmark_rows import Item, items_of
+from llmanac.core.types import ALL, evaluating
+from llmanac.evaluate._benchmark_rows import BenchmarkItem, items_of
 from llmanac.evaluate.answering import Answerer, Local
 from llmanac.evaluate.benchmark import Benchmark
 from llmanac.evaluate.evaluation import evaluate
 from llmanac.evaluate.likelihood import BATCH_TOKENS, LOGITS
 from llmanac.evaluate.properties import Answers, Table, answers_of
-from llmanac.generate.engine import evaluating
 from llmanac.generate.windows import batches
 from llmanac.metrics.min_k import lowest, token_scores
 from llmanac.metrics.statistics.estimates import estimate
@@ -121,7 +120,7 @@ def reproducibility(
 
 
 def hidden(
-    model: Answerer, name: str, own: Benchmark, items: Sequence[Item], metric: str, cache: Path | None = None
+    model: Answerer, name: str, own: Benchmark, items: Sequence[BenchmarkItem], metric: str, cache: Path | None = None
 ) -> Table:
     """The score of a model that sees only the choices, or nothing before the text."""
     if own.generation:

@@ -11,7 +11,8 @@ import numpy as np
 
 from llmanac.core import device
 from llmanac.core.errors import RequestError
-from llmanac.generate.engine import Engine, evaluating
+from llmanac.core.types import evaluating
+from llmanac.generate.engine import Engine
 from llmanac.generate.schedule import READ_TOKENS
 
 STEPS, ROUNDS = 8, 5

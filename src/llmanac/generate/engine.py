@@ -17,7 +17,6 @@ The rules that hold everywhere (`llmanac serve` included):
 
 from __future__ import annotations
 
-import contextlib
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ import numpy as np
 from llmanac.core.errors import RequestError, nearest, shown, too_long
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
-from llmanac.core.types import LanguageModel, capabilities
+from llmanac.core.types import LanguageModel, capabilities, evaluating
 from llmanac.generate._native_file import FileModel
 from llmanac.generate._options import Allowed
 from llmanac.generate.constrain import Matchers, constraint_of
@@ -370,16 +369,3 @@ def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], (int, np.integer))):
         return [cast(Prompt, prompts)]
     return list(cast(Sequence[Prompt], prompts))
-
-
-@contextlib.contextmanager
-def evaluating(*models: Any) -> Iterator[None]:
-    """Dropout off while generating, and back as it was afterwards."""
-    training = [model for model in models if getattr(model, "training", False)]  # an n-gram model is never trained
-    for model in training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model in training:
-            model.train()

@@ -33,7 +33,7 @@ from llmanac.guide.demos import Models, demos
 from llmanac.guide.exercise import MOST, WALL, Verdict, check, exercises
 from llmanac.guide.mock import Graded
 from llmanac.guide.pages import pages
-from llmanac.guide.progress import RATINGS, Progress, Review
+from llmanac.guide.progress import RATINGS, Review, ReviewLog
 from llmanac.guide.question import RESULTS, questions
 from llmanac.guide.site import ASKED, ASSETS, TEMPLATES, Site
 from llmanac.sandbox.pool import Sandbox, SandboxError
@@ -71,7 +71,7 @@ class Guide:
         models: what demos run on.
     """
 
-    def __init__(self, progress: Progress, token: str = "", models: Models | None = None) -> None:
+    def __init__(self, progress: ReviewLog, token: str = "", models: Models | None = None) -> None:
         self.token = token or secrets.token_urlsafe(24)
         self.progress = progress
         self.site = Site(self.token, progress, models or Models())
@@ -282,14 +282,14 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 def create_app(
-    progress: Progress, *, token: str = "", host: str = "127.0.0.1", models: Models | None = None
+    progress: ReviewLog, *, token: str = "", host: str = "127.0.0.1", models: Models | None = None
 ) -> ASGIApp:
     """The guide behind its guard: hosts and origins of this machine, small bodies that come in time."""
     return Guard(Guide(progress, token, models), hosts=Hosts(host), max_body=MAX_UPLOAD, body_seconds=BODY_SECONDS)
 
 
 def serve(
-    progress: Progress, *, port: int = 8090, model: str = "", report: Report, ready: Callable[[], None] = lambda: None
+    progress: ReviewLog, *, port: int = 8090, model: str = "", report: Report, ready: Callable[[], None] = lambda: None
 ) -> None:
     """Serve the guide on the loopback address until Ctrl-C; `model` is what demos run on, loaded when one needs it.
 

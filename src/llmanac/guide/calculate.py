@@ -37,7 +37,7 @@ STEPS = 8
 
 
 @dataclass(frozen=True)
-class PackedFile:
+class FileSize:
     """A .gguf file: its bytes, and how its tensors are stored."""
 
     bytes: int
@@ -52,7 +52,7 @@ class Described:
     vocab_size: int
     path: str
     family: str
-    packed: PackedFile | None = None
+    packed: FileSize | None = None
 
 
 def read(path: str | Path) -> Described:
@@ -79,7 +79,7 @@ def read(path: str | Path) -> Described:
 
         weights = PackedWeights(file)
         data, kinds = weights.config, weights.file.kinds()
-        packed = PackedFile(file.stat().st_size, tuple(kind for kind, _ in kinds.most_common()))
+        packed = FileSize(file.stat().st_size, tuple(kind for kind, _ in kinds.most_common()))
     else:
         data = read_table(file)
     kind = data.get("model_type")
@@ -204,7 +204,7 @@ def this_machine(dtype: str) -> Machine:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepCost:
     """A step of decoding, or the reading of a prompt: what it computes and reads, and the time that follows."""
 
     flops: float
@@ -214,15 +214,15 @@ class Step:
     bound: str
 
 
-def _step(flops: float, read: float, machine: Machine) -> Step:
+def _step(flops: float, read: float, machine: Machine) -> StepCost:
     compute, memory_time = flops / machine.flops, read / machine.bandwidth
     bound = "compute" if compute >= memory_time else "memory"
-    return Step(flops, read, max(compute, memory_time), flops / read, bound)
+    return StepCost(flops, read, max(compute, memory_time), flops / read, bound)
 
 
 def latency(
     model: Described, machine: Machine, *, prompt: int, rows: int = 1, dtype: str | None = None
-) -> tuple[Step, Step]:
+) -> tuple[StepCost, StepCost]:
     """The prompt of every row, and the step that writes the next token of every row after it.
 
     Args:

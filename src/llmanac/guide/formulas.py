@@ -26,7 +26,7 @@ COUNTED = "counted"
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """One sort of part.
 
     Attributes:
@@ -76,7 +76,7 @@ class Costs:
     """
 
     kind: Literal["decoder", "encoder", "encoder-decoder"]
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     vocab_size: int
     table: int
 
@@ -137,34 +137,34 @@ def costs(spec: Any, vocab_size: int) -> Costs:
         raise SpecError(f"model: {spec.name} has no blocks; there are formulas for models of `llmanac list lm` that do")
     kind: Any = {"encoder": "encoder", "encoder-decoder": "encoder-decoder"}.get(spec.name, "decoder")
     dim = spec.dim
-    parts = [Part("embedding", vocab_size * dim, "V D", f"V={vocab_size} D={dim}")]
+    parts = [ModelPart("embedding", vocab_size * dim, "V D", f"V={vocab_size} D={dim}")]
     position = _meta(lambda: build_position(spec.position, spec.blocks, dim, spec.max_length))
     parts += _whole("positions", position)
     norms = {"final norm": spec.norm, "embedding norm": getattr(spec, "embedding_norm", None)}
     if kind == "encoder":
-        parts += [Part("token types", spec.token_types * dim, "types D")] if spec.token_types else []
+        parts += [ModelPart("token types", spec.token_types * dim, "types D")] if spec.token_types else []
         norms["final norm"] = spec.norm if spec.final_norm == "model" else None
         norms["embedding norm"] = spec.norm if spec.embedding_norm == "model" else None
-    parts += [Part(name, _norm(norm, dim), _norm_text(norm, "D")) for name, norm in norms.items() if norm is not None]
+    parts += [ModelPart(name, _norm(norm, dim), _norm_text(norm, "D")) for name, norm in norms.items() if norm]
     parts += _stack(spec.blocks, spec.layers, spec, position, "decoder")
     if kind == "encoder-decoder":
         other = _meta(lambda: build_position(spec.position, spec.encoder, dim, spec.max_length, encoder=True))
         parts += [replace(p, stack="encoder") for p in _whole("encoder positions", other)]
         parts += _stack(spec.encoder, spec.encoder_layers, spec, other, "encoder")
-        parts.append(Part("encoder final norm", _norm(spec.norm, dim), _norm_text(spec.norm, "D"), stack="encoder"))
+        parts += [ModelPart("encoder final norm", _norm(spec.norm, dim), _norm_text(spec.norm, "D"), stack="encoder")]
     if spec.head is not None:
         parts.append(_head(spec, vocab_size))
     tables = vocab_size * dim * (not spec.tied) + _size(position) * (spec.position.name.startswith("learned"))
     return Costs(kind, tuple(parts), vocab_size, tables)
 
 
-def _head(spec: Any, vocab_size: int) -> Part:
+def _head(spec: Any, vocab_size: int) -> ModelPart:
     built = _meta(lambda: spec.head.build(dim=spec.dim, vocab_size=vocab_size))
     shared = vocab_size * spec.dim if spec.tied else 0
     plain = spec.head.name == "linear"
     formula = "0 (tied to the embedding)" if spec.tied and plain else "V D" if plain else COUNTED
     state = _counted_state(built)
-    return Part(
+    return ModelPart(
         "head",
         _size(built) - shared,
         formula,
@@ -175,7 +175,7 @@ def _head(spec: Any, vocab_size: int) -> Part:
     )
 
 
-def _stack(blocks: Sequence[Any], layers: int, spec: Any, position: Any, stack: Stack) -> list[Part]:
+def _stack(blocks: Sequence[Any], layers: int, spec: Any, position: Any, stack: Stack) -> list[ModelPart]:
     """The parts of a pattern of blocks that repeats to `layers`; equal blocks are one."""
     pattern = [block.resolved(spec.dim) for block in blocks]
     times: dict[Any, int] = {}
@@ -194,12 +194,12 @@ def _stack(blocks: Sequence[Any], layers: int, spec: Any, position: Any, stack: 
         rest = _size(built) - sum(map(_size, inside))
         new = [own, feed_forward(ffn, spec.dim)]
         new.append(None if built.encoder_attn is None else _cross(block.cross, built.encoder_attn, spec.dim))
-        new.append(Part("norms", rest, COUNTED) if rest else None)
+        new.append(ModelPart("norms", rest, COUNTED) if rest else None)
         found += [replace(part, count=count, stack=stack) for part in new if part is not None]
     return found
 
 
-def _with_position(part: Part, position: Any) -> Part:
+def _with_position(part: ModelPart, position: Any) -> ModelPart:
     """An attention with what its positions add to each query."""
     return replace(
         part,
@@ -208,7 +208,7 @@ def _with_position(part: Part, position: Any) -> Part:
     )
 
 
-def mixer(spec: Any, dim: int) -> Part:
+def mixer(spec: Any, dim: int) -> ModelPart:
     """What a mixer costs."""
     known = {"softmax": _softmax, "latent": _latent, "mamba": _mamba, "mamba2": _mamba2}
     made = known[spec.name](spec.resolved(dim), dim) if spec.name in known else None
@@ -216,7 +216,7 @@ def mixer(spec: Any, dim: int) -> Part:
         return made
     built = _meta(lambda: spec.build(dim=dim))
     state = _counted_state(built)
-    return Part(
+    return ModelPart(
         f"mixer {spec.name}",
         _size(built),
         COUNTED,
@@ -227,7 +227,7 @@ def mixer(spec: Any, dim: int) -> Part:
     )
 
 
-def _softmax(spec: Any, dim: int) -> Part | None:
+def _softmax(spec: Any, dim: int) -> ModelPart | None:
     if spec.score.name != "scaled-dot":
         return None
     h, k, d, w = spec.heads, spec.kv_heads, spec.head_dim, spec.window
@@ -243,7 +243,7 @@ def _softmax(spec: Any, dim: int) -> Part | None:
     if getattr(spec.score, "sinks", "none") == "learned":
         formula, extra = f"{formula} + H", extra + h
     ring = w is not None and w <= RING
-    return Part(
+    return ModelPart(
         "attention" if w is None else "attention, window",
         matrices + extra,
         formula,
@@ -256,14 +256,14 @@ def _softmax(spec: Any, dim: int) -> Part | None:
     )
 
 
-def _latent(spec: Any, dim: int) -> Part:
+def _latent(spec: Any, dim: int) -> ModelPart:
     h, d, r, e, c, q = spec.heads, spec.head_dim, spec.rotary_dim, spec.value_dim, spec.latent, spec.query_latent
     asked = dim * h * (d + r) if q is None else dim * q + q * h * (d + r)
     matrices = asked + dim * (c + r) + c * h * (d + e) + h * e * dim
     query = "D H (d + r)" if q is None else "D q + q H (d + r)"
     text = f"{query} + D (c + r) + c H (d + e) + H e D"
     extra = _norm(spec.norm, c) + (0 if q is None else _norm(spec.norm, q))
-    return Part(
+    return ModelPart(
         "latent attention",
         matrices + extra,
         f"{text} + norms of latents",
@@ -275,11 +275,11 @@ def _latent(spec: Any, dim: int) -> Part:
     )
 
 
-def _mamba(spec: Any, dim: int) -> Part:
+def _mamba(spec: Any, dim: int) -> ModelPart:
     e, n, w, r = spec.expand * dim, spec.states, spec.kernel, spec.rank
     matrices = 3 * dim * e + e * w + e * (r + 2 * n) + r * e
     text = "3 D I + I w + I (r + 2 N) + r I"
-    return Part(
+    return ModelPart(
         "mamba",
         matrices + 3 * e + e * n,  # biases of the convolution and of the step, D; A
         f"{text} + 3 I + I N",
@@ -291,12 +291,12 @@ def _mamba(spec: Any, dim: int) -> Part:
     )
 
 
-def _mamba2(spec: Any, dim: int) -> Part:
+def _mamba2(spec: Any, dim: int) -> ModelPart:
     e, n, w, g = spec.expand * dim, spec.states, spec.kernel, spec.groups
     h, c = e // spec.head_dim, e + 2 * g * n
     matrices = dim * (e + c + h) + c * w + e * dim
     text = "D (I + C + h) + C w + I D"
-    return Part(
+    return ModelPart(
         "mamba-2",
         matrices + c + 3 * h + e,
         f"{text} + C + 3 h + I",
@@ -308,11 +308,11 @@ def _mamba2(spec: Any, dim: int) -> Part:
     )
 
 
-def _cross(spec: Any, built: nn.Module, dim: int) -> Part:
+def _cross(spec: Any, built: nn.Module, dim: int) -> ModelPart:
     full: Any = spec.resolved(dim)
     k, d = full.kv_heads, full.head_dim
     module: Any = built
-    return Part(
+    return ModelPart(
         "cross-attention",
         _size(built),
         COUNTED,
@@ -324,7 +324,7 @@ def _cross(spec: Any, built: nn.Module, dim: int) -> Part:
     )
 
 
-def feed_forward(spec: Any, dim: int) -> Part | None:
+def feed_forward(spec: Any, dim: int) -> ModelPart | None:
     """What a feed-forward layer costs; None where there is none."""
     if spec is None or spec.name == "none":
         return None
@@ -334,7 +334,7 @@ def feed_forward(spec: Any, dim: int) -> Part | None:
         e, k, biased = spec.experts, spec.top_k, spec.router_bias != "none"
         more = 0 if shared is None else shared.parameters
         work = 0.0 if shared is None else shared.flops(0)
-        return Part(
+        return ModelPart(
             "experts",
             e * one.parameters + more + dim * e + e * biased,
             f"E ({one.formula}) + D E" + " + E" * biased + (f" + shared ({shared.formula})" if shared else ""),
@@ -346,23 +346,23 @@ def feed_forward(spec: Any, dim: int) -> Part | None:
         )
     if spec.name not in ("gated", "mlp"):
         built: Any = _meta(lambda: spec.build(dim=dim))
-        return Part(f"ffn {spec.name}", _size(built), COUNTED, "", lambda s: float(built.flops()), COUNTED)
+        return ModelPart(f"ffn {spec.name}", _size(built), COUNTED, "", lambda s: float(built.flops()), COUNTED)
     width, gated = spec.resolved(dim).width, spec.name == "gated"
     matrices = (3 if gated else 2) * dim * width
     biases = (2 if gated else 1) * width + dim if spec.biases == "all" else 0
     text = ("3 D F" if gated else "2 D F") + ((" + 2 F + D" if gated else " + F + D") if biases else "")
     where = f"F={width}"
     flops = "6 D F" if gated else "4 D F"
-    return Part("feed-forward", matrices + biases, text, where, lambda s: 2.0 * matrices, flops)
+    return ModelPart("feed-forward", matrices + biases, text, where, lambda s: 2.0 * matrices, flops)
 
 
 def _one_expert(ffn: Any) -> Any:
     return replace(ffn, experts=1, top_k=1, groups=1, top_groups=1)
 
 
-def _whole(name: str, module: Any) -> list[Part]:
+def _whole(name: str, module: Any) -> list[ModelPart]:
     size = 0 if module is None else _size(module)
-    return [Part(name, size, COUNTED)] if size else []
+    return [ModelPart(name, size, COUNTED)] if size else []
 
 
 def _counted_state(module: Any) -> Callable[[int, int], int]:

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from llmanac.guide import paths
 from llmanac.guide.exercise import exercises
-from llmanac.guide.question import PATTERNS, Question
+from llmanac.guide.question import PATTERNS, InterviewQuestion
 
 
 @dataclass(frozen=True)
 class Graded:
     """A question that was answered, and the points of its rubric (from 0) that the answer had."""
 
-    question: Question
+    question: InterviewQuestion
     points: frozenset[int]
 
     @property
@@ -36,7 +36,7 @@ class Graded:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyAdvice:
     """A row to study: the points that were missed on it, exercises that practice it, the learning path it is in."""
 
     row: str
@@ -46,7 +46,7 @@ class Study:
 
 
 def choose(
-    known: Sequence[Question],
+    known: Sequence[InterviewQuestion],
     *,
     count: int,
     seed: int = 0,
@@ -55,7 +55,7 @@ def choose(
     chapter: str | None = None,
     due: Collection[str] = (),
     later: Collection[str] = (),
-) -> list[Question]:
+) -> list[InterviewQuestion]:
     """Questions for an interview: due ones first, then one of each pattern in turn, the same for one seed.
 
     Args:
@@ -71,7 +71,7 @@ def choose(
     return chosen
 
 
-def study(graded: Sequence[Graded]) -> list[Study]:
+def study(graded: Sequence[Graded]) -> list[StudyAdvice]:
     """The rows of what was missed, most missed first."""
     missed: dict[str, list[str]] = {}
     for one in graded:
@@ -82,5 +82,5 @@ def study(graded: Sequence[Graded]) -> list[Study]:
         if points:
             practice = tuple(name for name, exercise in exercises().items() if row in exercise.rows)
             path = next((p.title for p in paths.load() if any(step.row == row for step in p.steps)), "")
-            found.append(Study(row, tuple(points), practice, path))
+            found.append(StudyAdvice(row, tuple(points), practice, path))
     return found

@@ -13,7 +13,7 @@ from typing import Any
 from llmanac.core import catalogue, registry
 from llmanac.core.describe import choices, parsed
 from llmanac.guide.exercise import Exercise, exercises
-from llmanac.guide.question import RESULTS, Question, questions
+from llmanac.guide.question import RESULTS, InterviewQuestion, questions
 
 PARTS = ("explanation", "source", "paper", "test", "evidence", "question")
 ARXIV = re.compile(r"(?:arXiv:|https?://arxiv\.org/abs/)(\d{4}\.\d{4,5})")
@@ -32,7 +32,7 @@ class Page:
         questions, exercises: those that name its row.
     """
 
-    entry: catalogue.Entry
+    entry: catalogue.CatalogueEntry
     explanation: str
     card: dict[str, Any]
     fields: list[tuple[str, str, str]]
@@ -40,7 +40,7 @@ class Page:
     path: str
     plain: tuple[str, str] | None
     evidence: str
-    questions: tuple[Question, ...]
+    questions: tuple[InterviewQuestion, ...]
     exercises: tuple[Exercise, ...]
 
     @property
@@ -74,7 +74,7 @@ class Page:
 @functools.cache
 def pages() -> dict[str, Page]:
     """A page for every row of the catalogue and every further method, by id."""
-    named: dict[str, list[Question]] = {}
+    named: dict[str, list[InterviewQuestion]] = {}
     practiced: dict[str, list[Exercise]] = {}
     for question in questions().values():
         for row in question.rows:
@@ -91,7 +91,7 @@ def pages() -> dict[str, Page]:
     return found
 
 
-def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exercise, ...]) -> Page:
+def _page(entry: catalogue.CatalogueEntry, asked: tuple[InterviewQuestion, ...], tried: tuple[Exercise, ...]) -> Page:
     source = entry.source
     path = entry.file or (registry.PACKAGE.parent / source if source else None)
     if path is not None and path.is_dir():
@@ -114,7 +114,7 @@ def _page(entry: catalogue.Entry, asked: tuple[Question, ...], tried: tuple[Exer
     )
 
 
-def _part(entry: catalogue.Entry) -> Path | None:
+def _part(entry: catalogue.CatalogueEntry) -> Path | None:
     """The file of the mixer that makes a method what it is, where it is a Transformer with another one (`lm/gru`)."""
     kind, _, name = (entry.method or entry.id).partition("/")
     found = registry.methods("lm").get(name) if kind == "lm" else None

@@ -19,7 +19,7 @@ FILE = File(__file__).with_name("paths.toml")
 
 
 @dataclass(frozen=True)
-class Step:
+class PathStep:
     """A row of the catalogue (or a further method), and why it comes at this place."""
 
     row: str
@@ -33,7 +33,7 @@ class Path:
     name: str
     title: str
     text: str
-    steps: tuple[Step, ...]
+    steps: tuple[PathStep, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def load() -> tuple[Path, ...]:
                 raise SpecError(f"{place}: expected [row, why], got {shown(step)}")
             if step[0] not in known:
                 raise SpecError(f"{place}: {shown(step[0])} is not in the catalogue{nearest(step[0], known)}")
-            steps.append(Step(*step))
+            steps.append(PathStep(*step))
         if len({step.row for step in steps}) < len(steps):
             raise SpecError(f"{FILE}: paths.{name}.steps: a row is named twice")
         found.append(Path(name, data["title"], data["text"], tuple(steps)))

@@ -12,7 +12,7 @@ from datetime import date, timedelta
 
 from llmanac.guide.exercise import exercises
 from llmanac.guide.progress import Review
-from llmanac.guide.question import Question, questions
+from llmanac.guide.question import InterviewQuestion, questions
 
 PLACED = 10  # questions of the placement test: ten minutes with their 30-second answers
 MOST_DAYS = 400
@@ -68,9 +68,9 @@ def next_exercise(reviews: Sequence[Review]) -> str:
     return next((item.partition("/")[2] for item in _ordered(reviews) if item.startswith("exercise/")), "")
 
 
-def placement() -> list[Question]:
+def placement() -> list[InterviewQuestion]:
     """Questions of the test: one of each chapter in turn, the same each time."""
-    by: dict[str, list[Question]] = {}
+    by: dict[str, list[InterviewQuestion]] = {}
     for question in questions().values():
         by.setdefault(question.chapter, []).append(question)
     rounds = [group[turn] for turn in range(PLACED) for group in by.values() if turn < len(group)]

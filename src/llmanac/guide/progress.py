@@ -44,7 +44,7 @@ def default_path() -> Path:
     return Path(base) / "llmanac" / "progress.sqlite"
 
 
-class Progress:
+class ReviewLog:
     """The reviews in a file, which is made at the first review.
 
     Raises:

@@ -28,7 +28,7 @@ ROLES = ("research", "engineering", "applied")
 
 
 @dataclass(frozen=True)
-class Question:
+class InterviewQuestion:
     """One question.
 
     Attributes:
@@ -95,10 +95,10 @@ def measured(place: str) -> float:
 
 
 @functools.cache
-def questions() -> dict[str, Question]:
+def questions() -> dict[str, InterviewQuestion]:
     """Every question by name. Raises SpecError for one that lacks a field."""
-    found: dict[str, Question] = {}
-    known = {f.name for f in fields(Question)} - {"chapter", "name"}
+    found: dict[str, InterviewQuestion] = {}
+    known = {f.name for f in fields(InterviewQuestion)} - {"chapter", "name"}
     for path in sorted(FOLDER.glob("*.toml")):
         for name, data in files.read_toml(path).items():
             if name in found:
@@ -114,13 +114,13 @@ def questions() -> dict[str, Question]:
             try:
                 if "check" in data:
                     data["check"] = Check(**data["check"])
-                found[name] = Question(name=name, chapter=path.stem.replace("_", "-"), **data)
+                found[name] = InterviewQuestion(name=name, chapter=path.stem.replace("_", "-"), **data)
             except (TypeError, SpecError) as error:
                 raise SpecError(f"{path}: {name}: {error}") from None
     return found
 
 
-def find(name: str) -> Question:
+def find(name: str) -> InterviewQuestion:
     """The question of this name. Raises SpecError that names the nearest known one."""
     known = questions()
     if name not in known:

@@ -39,7 +39,7 @@ COMMON, SHORT = frozenset(_TABLE["common"].split()), _TABLE["short"]
 
 
 @dataclass(frozen=True)
-class Hit:
+class SearchHit:
     """A page of the guide, or a part of a chapter: its address, its title, how it begins, how often each stem is in it
     (weighted), and how long it is."""
 
@@ -84,7 +84,7 @@ def _hits() -> Iterator[tuple[str, str, str, str]]:
 
 
 @functools.cache
-def index() -> tuple[Hit, ...]:
+def index() -> tuple[SearchHit, ...]:
     """Every page that can be found."""
     found = []
     for path, title, head, body in _hits():
@@ -92,7 +92,7 @@ def index() -> tuple[Hit, ...]:
         for word in words(head):
             counts[word] += TITLE
         page, mark, place = path.partition("#")
-        found.append(Hit(f"{page}.html{mark}{place}", title, _begins(body), counts, counts.total()))
+        found.append(SearchHit(f"{page}.html{mark}{place}", title, _begins(body), counts, counts.total()))
     return tuple(found)
 
 
@@ -112,7 +112,7 @@ def _places() -> dict[str, list[int]]:
     return dict(places)
 
 
-def search(text: str) -> list[Hit]:
+def search(text: str) -> list[SearchHit]:
     """At most MOST pages, best first; of equals entries first, then short addresses."""
     said = [word for word in re.findall(r"\S+", text) if re.sub(r"\W", "", word).lower() not in COMMON]
     asked = dict.fromkeys(words(" ".join(said[:LONGEST]) or text)[: 2 * LONGEST])

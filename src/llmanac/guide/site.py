@@ -21,8 +21,8 @@ from llmanac.guide.check import FORMS
 from llmanac.guide.demos import Demo, Models, demos
 from llmanac.guide.exercise import Verdict, exercises
 from llmanac.guide.pages import PARTS, Page, evidence, pages
-from llmanac.guide.progress import Progress
-from llmanac.guide.question import LEVELS, RESULTS, ROLES, Question, questions
+from llmanac.guide.progress import ReviewLog
+from llmanac.guide.question import LEVELS, RESULTS, ROLES, InterviewQuestion, questions
 from llmanac.guide.search import index, search
 from llmanac.guide.tables import about, chapters
 
@@ -41,7 +41,7 @@ class Site:
         models: what demos run on; a folder has the results of a small one.
     """
 
-    def __init__(self, token: str = "", progress: Progress | None = None, models: Models | None = None) -> None:
+    def __init__(self, token: str = "", progress: ReviewLog | None = None, models: Models | None = None) -> None:
         self.token, self.progress = token, progress
         self.models = models or Models(small=True)
         self._templates = Environment(
@@ -178,7 +178,7 @@ class Site:
         """A mock interview: five questions, or what to study after it."""
         chosen = {name: params.get(name, "") for name in ("role", "level")}
         role, level = (chosen[n] if chosen[n] in known else None for n, known in (("role", ROLES), ("level", LEVELS)))
-        asked: list[Question] = []
+        asked: list[InterviewQuestion] = []
         if self.progress is not None and params and graded is None:
             due, now = self.progress.due(), datetime.now(UTC)
             names = {item.partition("/")[2]: at for item, at in due.items() if item.startswith("question/")}

@@ -29,11 +29,11 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
+class SyllabusRow:
     """A row: its name, its entry of the catalogue, the claim in our words, and our figures."""
 
     name: str
-    entry: catalogue.Entry
+    entry: catalogue.CatalogueEntry
     claim: str
     figures: tuple[Figure, ...]
 
@@ -51,7 +51,7 @@ class Row:
 class Table:
     name: str
     chapter: str
-    rows: tuple[Row, ...]
+    rows: tuple[SyllabusRow, ...]
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def figure(place: str) -> str:
     raise SpecError(f"{FILE.name}: {place}: no table of docs/evidence/{study} has such a cell")
 
 
-def _rows(name: str, data: list[list[str]]) -> Iterator[Row]:
+def _rows(name: str, data: list[list[str]]) -> Iterator[SyllabusRow]:
     known = {entry.id: entry for entry in catalogue.entries()}
     for row in data:
         if len(row) < 3 or len(row) % 2 == 0:
@@ -99,7 +99,7 @@ def _rows(name: str, data: list[list[str]]) -> Iterator[Row]:
             raise SpecError(f"{FILE.name}: {name}: {id} is not in the catalogue")
         pairs = zip(rest[::2], rest[1::2], strict=True)
         found = tuple(Figure(what, figure(place), place) for what, place in pairs)
-        yield Row(label, known[id], claim, found)
+        yield SyllabusRow(label, known[id], claim, found)
 
 
 @functools.cache
@@ -108,7 +108,7 @@ def tables() -> tuple[Table, ...]:
     return tuple(Table(name, t["chapter"], tuple(_rows(name, t["rows"]))) for name, t in files.read_toml(FILE).items())
 
 
-def about(id: str) -> list[Row]:
+def about(id: str) -> list[SyllabusRow]:
     """The rows of all tables about an entry."""
     return [row for table in tables() for row in table.rows if row.entry.id == id]
 

@@ -23,6 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmanac.core import registry
+from llmanac.core.device import system_memory
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.pages import Chart, Line, line_chart
 from llmanac.core.progress import progress
@@ -32,7 +33,6 @@ from llmanac.kernels.nn.operations import LISTENERS
 from llmanac.lab.arms import parse_arm
 from llmanac.lab.costs import allocated
 from llmanac.models.forward import ATTENTION_FORMS
-from llmanac.models.ngrams.counts import free_memory
 
 Found = Mapping[str, Mapping[str, Sequence[float]]]  # mixer -> cost -> its values over the lengths
 LENGTHS = (256, 512, 1024, 2048, 4096)
@@ -310,7 +310,7 @@ def _check_memory(name: str, longest: int, dim: int) -> None:
     theory = theory_of(name)
     square = max(0, more - 2 * less) / 2 / PROBES[0] ** 2 if theory is not None and theory.memory == "s^2" else 0.0
     needed = square * longest**2 + (more / PROBES[1] - square * PROBES[1]) * longest
-    if needed > (there := free_memory()):
+    if needed > (there := system_memory()[0]):
         raise SpecError(
             f"--longest: {name} needs about {needed / 1e9:,.1f} GB for a training step of {longest:,} tokens, and "
             f"{there / 1e9:,.1f} GB are available; give a smaller --longest or --dim, or leave the mixer out"

@@ -33,9 +33,8 @@ from torch import Tensor
 from llmanac.core.errors import DataError
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import make_method
-from llmanac.core.types import ALL, LAST, Batch, capabilities
+from llmanac.core.types import ALL, LAST, Batch, capabilities, evaluating
 from llmanac.evaluate.likelihood import loglikelihood
-from llmanac.generate.engine import evaluating
 from llmanac.lab.cache import digest
 from llmanac.lab.trials.decoding import DecodedModel
 from llmanac.metrics import Metric

@@ -28,9 +28,8 @@ from torch import Tensor
 from llmanac.core import registry
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.rng import numpy_generator
-from llmanac.core.types import Batch, MaskKind, OutputRequest
+from llmanac.core.types import Batch, MaskKind, OutputRequest, evaluating
 from llmanac.data.labelled import read_labelled
-from llmanac.generate.engine import evaluating
 from llmanac.lab.cache import digest
 from llmanac.metrics import Metric
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmanac.core.files import write_json, write_text
-from llmanac.core.pages import Chart, Line, Row, Section, interval_chart, line_chart, render_page, table
+from llmanac.core.pages import Chart, IntervalRow, Line, Section, interval_chart, line_chart, render_page, table
 from llmanac.lab import words
 from llmanac.lab.axis import described
 from llmanac.lab.budget import format_duration
@@ -126,7 +126,7 @@ def _verdict_charts(
     label, base = words.label(metric), result["baseline"]
     many, shades = max(map(len, values.values())) > 60, _shades(result)
     levels = [
-        Row(arm, () if many else v, mean(v), interval(v) if len(v) > 1 else None, shades[arm])
+        IntervalRow(arm, () if many else v, mean(v), interval(v) if len(v) > 1 else None, shades[arm])
         for arm, v in values.items()
     ]
     dots = f"no dots: more than 60 {result['replicate']}s" if many else f"dots: one {result['replicate']} each"
@@ -134,7 +134,7 @@ def _verdict_charts(
     out = [interval_chart(levels, label, caption)]
     if compared:
         pairs = [
-            Row(
+            IntervalRow(
                 arm, () if many else [x - b for x, b in zip(values[arm], values[base], strict=True)], c["difference"],
                 None if c["low"] is None else (c["low"], c["high"]), shades[arm],
             )

@@ -8,7 +8,7 @@ from typing import ClassVar
 from llmanac.core.spec import Spec
 from llmanac.metrics._battles import OUTCOMES as OUTCOMES
 from llmanac.metrics._battles import Battles as Battles
-from llmanac.metrics._items import Items as Items
+from llmanac.metrics._items import ItemSums as ItemSums
 from llmanac.metrics._items import Metric as Metric
 from llmanac.metrics._porter import stem as stem
 from llmanac.metrics._texts import utf8_bytes as utf8_bytes

@@ -19,7 +19,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemSums:
     """A metric's values, item by item, as sums and the units that each sums over (bytes, tokens, 1 for an example).
 
     Attributes:

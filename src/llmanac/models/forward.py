@@ -269,3 +269,10 @@ def read_head(
     if want.entropy:
         entropy = head.entropy(hidden, context)
     return ModelOutput(logits=logits, hidden=hidden if want.hidden else None, nll=nll, entropy=entropy)
+
+
+def pick(hidden: Tensor, last: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, 1, D) at the index `last` of each row; all of it for None."""
+    if last is None:
+        return hidden
+    return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))

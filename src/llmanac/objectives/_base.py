@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import CheckpointError, DataError
 from llmanac.core.spec import Spec
 from llmanac.core.types import IGNORE, BagOfWords, Batch, LossSum, ModelOutput, OutputRequest, State
-from llmanac.data.pack import PADDING, Row
+from llmanac.data.pack import PADDING, PackedRow
 from llmanac.objectives._measured import MeasuredObjective, OfText
 
 SUM = OutputRequest(nll="sum")
@@ -130,7 +130,7 @@ class NextToken(OfText, BaseObjective):
         Raises:
             DataError: a row with fewer than two tokens: there is nothing to predict.
         """
-        if all(isinstance(row, Row) for row in rows):
+        if all(isinstance(row, PackedRow) for row in rows):
             return collate_packed(rows)
         return collate_ragged(list(self.encode_all(rows)))
 
@@ -162,7 +162,7 @@ class NextToken(OfText, BaseObjective):
         return total, units, metrics
 
 
-def collate_packed(rows: Sequence[Row]) -> Batch:
+def collate_packed(rows: Sequence[PackedRow]) -> Batch:
     """Packed rows of one length n -> a batch of T = n - 1 inputs and their targets.
 
     No target crosses from one document to the next. When every row is part of one document, `segments` and

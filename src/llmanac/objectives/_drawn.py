@@ -16,14 +16,14 @@ import numpy as np
 
 from llmanac.core.errors import DataError, SpecError, nearest
 from llmanac.core.rng import numpy_generator
-from llmanac.data.pack import PADDING, PackedStream, Row
+from llmanac.data.pack import PADDING, PackedRow, PackedStream
 from llmanac.objectives._base import BaseObjective
 
 
 class Keyed(NamedTuple):
     """A row and what names its draw."""
 
-    row: Row
+    row: PackedRow
     key: tuple[int, int]
 
 
@@ -64,16 +64,16 @@ class Drawn(BaseObjective):
         self.seed = seed
         return KeyedStream(text.dataset, length=length, rows=rows, seed=seed)
 
-    def opened(self, row: Any) -> tuple[Row, np.random.Generator]:
+    def opened(self, row: Any) -> tuple[PackedRow, np.random.Generator]:
         """A row of a stream, a packed row, token ids or `(ids, loss mask)`, and the generator of its draw."""
         if isinstance(row, Keyed):
             return row.row, numpy_generator(self.seed, "drawn", *row.key)
-        if not isinstance(row, Row):
+        if not isinstance(row, PackedRow):
             ids, loss = row if isinstance(row, tuple) else (row, None)
             ids = np.asarray(ids, np.int64)
             if ids.ndim != 1 or len(ids) < 2:
                 raise DataError(f"a row of at least two token ids was expected, got shape {ids.shape}")
-            row = Row(ids, np.zeros(len(ids), np.int32), np.arange(len(ids), dtype=np.int32), loss)
+            row = PackedRow(ids, np.zeros(len(ids), np.int32), np.arange(len(ids), dtype=np.int32), loss)
         return row, numpy_generator(self.seed, "drawn", zlib.crc32(row.ids[row.segments != PADDING].tobytes()))
 
     def pieces(self, rows: Sequence[Any]) -> list[tuple[DocumentPiece, np.random.Generator]]:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from llmanac.core.errors import DataError
-from llmanac.data.pack import PADDING, PackedStream, Row
+from llmanac.core.types import evaluating
+from llmanac.data.pack import PADDING, PackedRow, PackedStream
 from llmanac.data.tokens import TokenDataset
-from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
 from llmanac.generate.windows import Piece, batches, encode, window_of, windows
-from llmanac.metrics import Items, Metric
+from llmanac.metrics import ItemSums, Metric
 
 LOSS = Metric("loss", "nat", "lower", "loss per unit, held out")
 BITS_PER_BYTE = Metric("bits_per_byte", "bit/B", "lower", "bits per byte, held out")
@@ -60,7 +60,7 @@ class MeasuredObjective:
             rows += [_row(ids[at : at + length + 1], length + 1) for at in range(0, len(ids) - 1, length)]
         return rows
 
-    def evaluate(self: Any, model: Any, rows: Any) -> dict[str, Items]:
+    def evaluate(self: Any, model: Any, rows: Any) -> dict[str, ItemSums]:
         """Each metric's values by item: the loss, and what `loss` counts besides it. An item is a row of `rows`.
 
         An objective whose rows depend on each other (`couples_batch`) is measured on batches, which are the items.
@@ -77,7 +77,7 @@ class MeasuredObjective:
                 units.append(float(count))
                 for name in names:
                     sums[name].append(float(found[name]))
-        return {name: Items(values, units) for name, values in sums.items()}
+        return {name: ItemSums(values, units) for name, values in sums.items()}
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class OfText(MeasuredObjective):
             raise DataError("bits per byte: the texts are empty")
         return HeldOutWindows(pieces, owners, sizes, length)
 
-    def evaluate(self, model: Any, rows: Any) -> dict[str, Items]:
+    def evaluate(self, model: Any, rows: Any) -> dict[str, ItemSums]:
         """Raises RequestError for windows that the model cannot read."""
         window_of(model, rows.window)
         nats = [0.0] * len(rows.sizes)
@@ -127,12 +127,14 @@ class OfText(MeasuredObjective):
                 found = model.nll(batch, "none").double().sum(1).tolist()
                 for piece, value in zip(chosen, found, strict=True):
                     nats[rows.owners[piece]] += value
-        return {BITS_PER_BYTE.name: Items([value / math.log(2) for value in nats], rows.sizes)}
+        return {BITS_PER_BYTE.name: ItemSums([value / math.log(2) for value in nats], rows.sizes)}
 
 
-def _row(ids: np.ndarray, places: int) -> Row:
+def _row(ids: np.ndarray, places: int) -> PackedRow:
     """A packed row of one document, padded to `places`."""
     left = places - len(ids)
     segments = np.concatenate([np.zeros(len(ids), np.int32), np.full(left, PADDING, np.int32)])
     positions = np.concatenate([np.arange(len(ids), dtype=np.int32), np.zeros(left, np.int32)])
-    return Row(np.concatenate([ids, np.zeros(left, np.int64)]), segments, positions, segments >= 0 if left else None)
+    return PackedRow(
+        np.concatenate([ids, np.zeros(left, np.int64)]), segments, positions, segments >= 0 if left else None
+    )

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from llmanac.adapters import applied
 from llmanac.core.errors import SpecError
-from llmanac.core.types import IGNORE, Batch, OutputRequest
-from llmanac.generate.engine import evaluating
+from llmanac.core.types import IGNORE, Batch, OutputRequest, evaluating
 from llmanac.objectives._base import AnswerRows, BaseObjective, ObjectiveSpec, collate_ragged
 
 EACH = OutputRequest(nll="none")

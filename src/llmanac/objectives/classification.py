@@ -24,11 +24,10 @@ from torch import Tensor
 
 from llmanac.core.errors import DataError
 from llmanac.core.ranges import NOT_NEGATIVE, within
-from llmanac.core.types import BagOfWords, Batch, LossSum
+from llmanac.core.types import BagOfWords, Batch, LossSum, evaluating
 from llmanac.data.examples import Examples, Form, batch_of
-from llmanac.generate.engine import evaluating
 from llmanac.generate.runner import device_of
-from llmanac.metrics import Items, Metric
+from llmanac.metrics import ItemSums, Metric
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import BaseObjective
 from llmanac.objectives._measured import LOSS
@@ -91,7 +90,7 @@ class Classification(BaseObjective):
         return total, len(classes), {"accuracy": (chosen(scores) == classes).sum()}
 
     @torch.no_grad()
-    def evaluate(self, model: Any, rows: Any) -> dict[str, Items]:
+    def evaluate(self, model: Any, rows: Any) -> dict[str, ItemSums]:
         """An example is an item: whether its class has the highest score, and its loss without the penalty."""
         right: list[float] = []
         losses: list[float] = []
@@ -103,7 +102,7 @@ class Classification(BaseObjective):
                 assert classes is not None  # `collate` refuses rows without a class
                 right += (chosen(scores) == classes).double().tolist()
                 losses += self.criterion.of_classes(scores, classes).double().tolist()
-        return {"accuracy": Items(right, [1.0] * len(right)), LOSS.name: Items(losses, [1.0] * len(losses))}
+        return {"accuracy": ItemSums(right, [1.0] * len(right)), LOSS.name: ItemSums(losses, [1.0] * len(losses))}
 
 
 def chosen(scores: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from llmanac.core.ranges import COUNT, within
 from llmanac.core.types import Batch, LossSum
-from llmanac.data.pack import PADDING, Row
+from llmanac.data.pack import PADDING, PackedRow
 from llmanac.objectives import ObjectiveSpec
 from llmanac.objectives._base import NextToken, collate_ragged
 
@@ -64,7 +64,9 @@ class TruncatedBPTT(NextToken):
     def collate(self, rows: Sequence[Any]) -> Batch:
         """A row for each document of at least two tokens: a state belongs to one document."""
         found = [
-            piece for row in rows for piece in (documents(row) if isinstance(row, Row) else self.encode_all([row]))
+            piece
+            for row in rows
+            for piece in (documents(row) if isinstance(row, PackedRow) else self.encode_all([row]))
         ]
         return collate_ragged(found or [(np.zeros(2, np.int64), np.zeros(2, np.bool_))])
 
@@ -95,7 +97,7 @@ class TruncatedBPTT(NextToken):
         return total, units, metrics
 
 
-def documents(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+def documents(row: PackedRow) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """`(ids, loss mask)` of each document of a packed row."""
     edges = np.flatnonzero(np.diff(row.segments)) + 1
     for part in np.split(np.arange(len(row.ids)), edges):

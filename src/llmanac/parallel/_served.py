@@ -24,8 +24,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from llmanac.core.errors import SpecError
 from llmanac.core.types import ALL, Batch, ModelOutput, OutputRequest
-from llmanac.models.forward import read_head, run_layers
-from llmanac.models.heads import pick
+from llmanac.models.forward import pick, read_head, run_layers
 from llmanac.models.layers import LinearMap, lookup, unfuse, upcast
 from llmanac.models.lm.transformer import Transformer
 from llmanac.models.quantized import Quantized

@@ -101,7 +101,7 @@ class Found:
         return self.candidates[self.chosen].answer
 
 
-class Method(Protocol):
+class ReasoningMethod(Protocol):
     """Answers questions; the same seed gives the same answers."""
 
     def __call__(self, questions: Sequence[Question], *, seed: int = 0) -> list[Found]: ...
@@ -133,7 +133,7 @@ class ReasonSpec(Spec):
             raise SpecError(f"temperature: {self.temperature} makes {self.n} equal samples; it must be above 0")
         convention(self.convention)
 
-    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> Method:
+    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> ReasoningMethod:
         """Raises SpecError where it needs a reward and has none."""
         raise NotImplementedError
 

@@ -13,20 +13,20 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Wanted = list[tuple["Node", int]]  # nodes to expand, and how many children each may have
-Search = Generator[Wanted, "list[list[Node]]", "Node"]
+Wanted = list[tuple["TreeNode", int]]  # nodes to expand, and how many children each may have
+Search = Generator[Wanted, "list[list[TreeNode]]", "TreeNode"]
 
 
 @dataclass(eq=False)
-class Node:
+class TreeNode:
     """A text so far: its tokens, its value, whether it has ended, and what a search notes about it."""
 
     ids: tuple[int, ...] = ()
     value: float = 0.0
     ended: bool = False
     data: Any = None
-    parent: Node | None = None
-    children: list[Node] = field(default_factory=list)
+    parent: TreeNode | None = None
+    children: list[TreeNode] = field(default_factory=list)
     visits: int = 0
     total: float = 0.0
     closed: bool = False  # everything below it has been seen
@@ -36,12 +36,12 @@ class Node:
         return 0 if self.parent is None else self.parent.depth + 1
 
 
-def best(nodes: Sequence[Node]) -> Node:
+def best(nodes: Sequence[TreeNode]) -> TreeNode:
     """The best leaf, else the best node; the first of equal ones."""
     return max([node for node in nodes if node.ended] or nodes, key=lambda node: node.value)
 
 
-def beam(root: Node, *, n: int, width: int, depth: int) -> Search:
+def beam(root: TreeNode, *, n: int, width: int, depth: int) -> Search:
     """n first steps; then the best n // width open texts are continued by `width` steps each."""
     seen, kept = [root], [root]
     for level in range(depth):
@@ -55,7 +55,7 @@ def beam(root: Node, *, n: int, width: int, depth: int) -> Search:
     return best(seen[1:] or seen)
 
 
-def mcts(root: Node, *, n: int, width: int, depth: int, explore: float) -> Search:
+def mcts(root: TreeNode, *, n: int, width: int, depth: int, explore: float) -> Search:
     """n expansions, each of the node that is reached by the largest upper confidence bound (UCT).
 
     Parts of the tree that were seen completely are not entered again, so that a tree with at most n inner nodes is
@@ -74,19 +74,19 @@ def mcts(root: Node, *, n: int, width: int, depth: int, explore: float) -> Searc
         for child in children:
             child.parent = node
             child.closed = child.ended or child.depth >= depth
-            up: Node | None = child
+            up: TreeNode | None = child
             while up is not None:
                 up.visits, up.total = up.visits + 1, up.total + child.value
                 up = up.parent
-        at: Node | None = node
+        at: TreeNode | None = node
         while at is not None and all(child.closed for child in at.children):
             at.closed = True
             at = at.parent
     return best(seen[1:] or seen)
 
 
-def _bound(parent: Node, explore: float) -> Callable[[Node], float]:
-    def bound(child: Node) -> float:
+def _bound(parent: TreeNode, explore: float) -> Callable[[TreeNode], float]:
+    def bound(child: TreeNode) -> float:
         return child.total / child.visits + explore * math.sqrt(math.log(max(1, parent.visits)) / child.visits)
 
     return bound

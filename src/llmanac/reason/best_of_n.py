@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from llmanac.generate.engine import Engine
-from llmanac.reason import Candidate, Method, Question, ReasonSpec, as_sample, scored
+from llmanac.reason import Candidate, Question, ReasoningMethod, ReasonSpec, as_sample, scored
 from llmanac.reason._sampling import Chooser
 from llmanac.rewards import Reward
 
@@ -35,7 +35,7 @@ CARD = {
 class Spec(ReasonSpec):
     """See the module."""
 
-    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> Method:
+    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> ReasoningMethod:
         return BestOfN(self, engine, reward)
 
 

@@ -22,7 +22,7 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.generate.engine import Completion, Engine
 from llmanac.metrics.answers import convention, extract
-from llmanac.reason import Candidate, Cost, Found, Method, Question, ReasonSpec
+from llmanac.reason import Candidate, Cost, Found, Question, ReasoningMethod, ReasonSpec
 from llmanac.reason._sampling import equal_answers, keep_prefixes, logprob, sampling, written
 from llmanac.rewards import Reward
 
@@ -56,7 +56,7 @@ class Spec(ReasonSpec):
         if not self.wait.strip() or not self.ending.strip():
             raise SpecError("wait, ending: must be texts")
 
-    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> Method:
+    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> ReasoningMethod:
         if engine.tokenizer is None:
             raise SpecError("long-cot: this engine has no tokenizer")
         keep_prefixes(engine)

@@ -22,7 +22,7 @@ from llmanac.core.errors import SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
 from llmanac.metrics.answers import convention
-from llmanac.reason import Candidate, Method, Question, ReasonSpec
+from llmanac.reason import Candidate, Question, ReasoningMethod, ReasonSpec
 from llmanac.reason._sampling import Chooser
 from llmanac.rewards import Reward
 
@@ -47,7 +47,7 @@ class Spec(ReasonSpec):
         if (self.utility == "bertscore") != (self.encoder is not None):
             raise SpecError("encoder: bertscore needs the folder of an encoder, and no other utility takes one")
 
-    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> Method:
+    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> ReasoningMethod:
         return MinimumRisk(self, engine)
 
 

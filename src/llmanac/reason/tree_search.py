@@ -24,9 +24,9 @@ from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, NOT_NEGATIVE, within
 from llmanac.generate.engine import Completion, Engine
 from llmanac.metrics.answers import extract
-from llmanac.reason import Candidate, Cost, Found, Method, Question, ReasonSpec, as_sample, scored
+from llmanac.reason import Candidate, Cost, Found, Question, ReasoningMethod, ReasonSpec, as_sample, scored
 from llmanac.reason._sampling import keep_prefixes, logprob, sampling, written
-from llmanac.reason._trees import Node, Search, Wanted, beam, mcts
+from llmanac.reason._trees import Search, TreeNode, Wanted, beam, mcts
 from llmanac.rewards import Reward
 
 CARD = {
@@ -64,7 +64,7 @@ class Spec(ReasonSpec):
         if self.algorithm == "beam" and self.width > self.n:
             raise SpecError(f"width: {self.width} steps of a beam of n = {self.n}; give at most n")
 
-    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> Method:
+    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> ReasoningMethod:
         if reward is None:
             raise SpecError("tree-search needs a verifier, which says what steps are worth; name a reward")
         if engine.tokenizer is None:
@@ -72,7 +72,7 @@ class Spec(ReasonSpec):
         keep_prefixes(engine)
         return TreeSearch(self, engine, reward)
 
-    def search(self, root: Node) -> Search:
+    def search(self, root: TreeNode) -> Search:
         """The search of one question."""
         if self.algorithm == "beam":
             return beam(root, n=self.n, width=self.width, depth=self.depth)
@@ -87,7 +87,7 @@ class TreeSearch:
 
     def __call__(self, questions: Sequence[Question], *, seed: int = 0) -> list[Found]:
         """Raises RequestError for a prompt that does not fit the model's context."""
-        runs = [_Run(question, self.spec.search(Node())) for question in questions]
+        runs = [_Run(question, self.spec.search(TreeNode())) for question in questions]
         for run in runs:
             run.wanted = next(run.search)
         while going := [run for run in runs if run.wanted]:
@@ -100,13 +100,13 @@ class TreeSearch:
         grown = self._sample(
             [(run, node.ids, count) for run, node, count in places], seed, stop=(self.spec.step, *self.spec.stop)
         )
-        new: list[tuple[_Run, Node, Candidate]] = []
-        children: list[list[Node]] = []
+        new: list[tuple[_Run, TreeNode, Candidate]] = []
+        children: list[list[TreeNode]] = []
         for (run, node, _), done in zip(places, grown, strict=True):
             own = {(*node.ids, *one.ids): one for one in done}  # equal steps are one node
             children.append([])
             for ids, one in own.items():
-                child = Node(ids=ids, ended=self._ended(one, ids), parent=node)
+                child = TreeNode(ids=ids, ended=self._ended(one, ids), parent=node)
                 children[-1].append(child)
                 new.append((run, child, self._candidate(ids, one)))
         texts = [candidate for _, _, candidate in new]
@@ -168,7 +168,7 @@ class _Run:
         self.cost = Cost()
         self.candidates: list[tuple[bool, Candidate]] = []  # whether it is a complete answer
 
-    def step(self, children: list[list[Node]]) -> None:
+    def step(self, children: list[list[TreeNode]]) -> None:
         try:
             self.wanted = self.search.send(children)
         except StopIteration:

@@ -21,7 +21,7 @@ import numpy as np
 from llmanac.core.errors import DataError, SpecError
 from llmanac.generate.engine import Engine
 from llmanac.metrics.answers import convention
-from llmanac.reason import Candidate, Method, Question, ReasonSpec
+from llmanac.reason import Candidate, Question, ReasoningMethod, ReasonSpec
 from llmanac.reason._sampling import Chooser, equal_answers
 from llmanac.reason.best_of_n import verified
 from llmanac.rewards import Reward
@@ -41,7 +41,7 @@ class Spec(ReasonSpec):
 
     weights: Literal["count", "probability", "verifier"] = "count"
 
-    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> Method:
+    def build(self, *, engine: Engine, reward: Reward | None = None, **context: Any) -> ReasoningMethod:
         if self.weights == "verifier" and reward is None:
             raise SpecError("weights: verifier needs a reward; name one, or take count or probability")
         return Voting(self, engine, reward)

@@ -24,12 +24,13 @@ from llmanac.core.device import resolve_dtype
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.progress import progress
 from llmanac.core.spec import make_method
+from llmanac.core.types import evaluating
 from llmanac.data.command_problems import CommandProblems
 from llmanac.data.pack import ListStream
 from llmanac.data.readers import table_rows
-from llmanac.generate.engine import Engine, evaluating
+from llmanac.generate.engine import Engine
 from llmanac.generate.native_torch import refusal
-from llmanac.metrics import Items
+from llmanac.metrics import ItemSums
 from llmanac.models.load import load_model
 from llmanac.models.locate import locate
 from llmanac.models.scalar import ScalarModel, load_scalar
@@ -195,7 +196,7 @@ class Preferred(Aligning):
             return None
         return super()._measure(objective, rows, when, kept)
 
-    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> ItemSums:
         """How often the chosen answer is preferred, or the loss of what has no pairs.
 
         An item is a row; where rows are compared with each other, some of them: 8, the last ones 2 to 9.
@@ -210,7 +211,7 @@ class Preferred(Aligning):
                 sums.append(float(more.get("accuracy", loss)))
                 units.append(float(count))
                 bar.advance(end - at)
-        return Items(sums, units)
+        return ItemSums(sums, units)
 
     def _keep(self, stopped: Mapping[str, Any] | None = None) -> None:
         if isinstance(self.model, ScalarModel) and self.asked.adapter is not None:
@@ -343,7 +344,7 @@ class SampledAlignment(Aligning):
         frozen = load_model(place, device=self.device).requires_grad_(False)
         return batched(lambda batch: objective.log_probabilities(frozen, batch)[0], objective, frozen)
 
-    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> ItemSums:
         """The mean reward of sampled answers to each held-out prompt: several where there are few prompts."""
         sampling, count = self.asked.sampling, -(-MEASURED // len(rows))
         self.engine.sync()
@@ -360,7 +361,7 @@ class SampledAlignment(Aligning):
         ]  # fmt: skip
         scores = [score.value for score in self.reward(samples)]
         groups = [scores[at : at + count] for at in range(0, len(scores), count)]
-        return Items([sum(group) / count for group in groups], [1.0] * len(rows))
+        return ItemSums([sum(group) / count for group in groups], [1.0] * len(rows))
 
 
 def _rows(path: str) -> Any:

@@ -25,7 +25,6 @@ USES = {
     "guide": "formulas and the schedule of exercises in the guide",
     "yaml": "task files of lm-eval",
     "logs": "compressed logs of Inspect",
-    "llguidance": "the constraint engine llguidance",
     "reasoning-gym": "the reward reasoning-gym",
     "ray": "llmanac data build --engine ray",
 }

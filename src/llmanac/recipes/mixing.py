@@ -24,7 +24,7 @@ from llmanac.core.types import IGNORE, Batch, LossSum, SourceState
 from llmanac.data.documents import Document
 from llmanac.data.mixtures import Domain
 from llmanac.data.mixtures.doremi import reweighted
-from llmanac.data.pack import Mixture, PackedStream
+from llmanac.data.pack import MixedRows, PackedStream
 from llmanac.data.pipeline.records import read_output
 from llmanac.data.pipeline.report import load_manifest
 from llmanac.data.split import split
@@ -133,7 +133,7 @@ def train_on(
     model: nn.Module = setting.model(domains.tokenizer.vocab_size)
     model.initialise(seed)  # type: ignore[operator]
     streams = {name: stream for name, stream in domains.streams(setting, seed).items() if name in weights}
-    source = Mixture(streams, weights, rows=setting.batch_tokens // setting.length, draws="exact")
+    source = MixedRows(streams, weights, rows=setting.batch_tokens // setting.length, draws="exact")
     train(model, source, NextToken(), setting.training(), folder, seed=seed, label=label, report=lambda text: None)
     return model
 
@@ -229,7 +229,7 @@ def doremi(domains: Domains, setting: Setting, folder: Path, *, seed: int = 0) -
     names = sorted(domains.data)
     streams = domains.streams(setting, seed)
     tagged = {name: _Tagged(streams[name], place) for place, name in enumerate(names)}
-    source = Mixture(tagged, dict.fromkeys(names, 1), rows=setting.batch_tokens // setting.length, draws="exact")
+    source = MixedRows(tagged, dict.fromkeys(names, 1), rows=setting.batch_tokens // setting.length, draws="exact")
     proxy = setting.model(domains.tokenizer.vocab_size)
     proxy.initialise(seed)
     objective = GroupRobust(names, reference)

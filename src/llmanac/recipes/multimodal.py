@@ -24,10 +24,9 @@ from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, announced
 from llmanac.core.run_folder import RECIPE, RESULTS, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
-from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest
+from llmanac.core.types import IGNORE, Batch, LossSum, OutputRequest, evaluating
 from llmanac.data.pictures import Pictures, PictureStream
 from llmanac.data.pictures.preprocess import Preprocess
-from llmanac.generate.engine import evaluating
 from llmanac.models.images import MultimodalSpec
 from llmanac.models.images.clip import Clip
 from llmanac.models.images.load import load_multimodal, load_part

@@ -12,7 +12,7 @@ import numpy as np
 from llmanac.core import registry
 from llmanac.core.errors import DataError
 from llmanac.core.types import IGNORE
-from llmanac.data.pack import Mixture, PackedStream
+from llmanac.data.pack import MixedRows, PackedStream
 from llmanac.data.tokens import TokenDataset
 from llmanac.objectives import collate_ragged
 from llmanac.recipes.application import FineTuningPairs, find_application
@@ -46,10 +46,10 @@ def pairs_stream(run: Any, *, length: int, rows: int, name: str) -> PackedStream
     return PackedStream(data, length=length, rows=rows, seed=run.spec.seed, packing="whole", name=name)
 
 
-def mixture(run: Any, parts: Mapping[str, Any], fraction: float, *, rows: int) -> Mixture:
+def mixture(run: Any, parts: Mapping[str, Any], fraction: float, *, rows: int) -> MixedRows:
     """Two streams by name; `fraction` of the rows are of the second."""
     weights = dict(zip(parts, (1 - fraction, fraction), strict=True))
-    return Mixture(dict(parts), weights, rows=rows, seed=run.spec.seed)
+    return MixedRows(dict(parts), weights, rows=rows, seed=run.spec.seed)
 
 
 def finetune_spec(recipe: RecipeSpec, length: int) -> TrainSpec:

@@ -20,7 +20,7 @@ from llmanac.core import files
 from llmanac.core.spec import patch
 from llmanac.data.documents import Document
 from llmanac.data.tokens import TokenDataset
-from llmanac.metrics import Items, Metric
+from llmanac.metrics import ItemSums, Metric
 from llmanac.objectives import TextSource
 from llmanac.tokenizers.load import load_tokenizer
 
@@ -95,7 +95,7 @@ class RecipeParts:
         """Held-out documents as the objective measures them, in windows of the training length."""
         return self.objective.held_out(self.text, documents, length=self.recipe.train.length)
 
-    def measure(self, model: Any, held_out: Any) -> dict[str, Items]:
+    def measure(self, model: Any, held_out: Any) -> dict[str, ItemSums]:
         """Each metric's values by item."""
-        found: dict[str, Items] = self.objective.evaluate(model, held_out)
+        found: dict[str, ItemSums] = self.objective.evaluate(model, held_out)
         return found

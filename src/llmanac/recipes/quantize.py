@@ -19,9 +19,9 @@ from llmanac.core.pages import table
 from llmanac.core.progress import progress
 from llmanac.core.shown import Shown
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, LanguageModel
+from llmanac.core.types import Batch, LanguageModel, evaluating
 from llmanac.evaluate.divergence import SHORTEST, Divergence, Windows, divergence, windows
-from llmanac.generate.engine import Engine, evaluating
+from llmanac.generate.engine import Engine
 from llmanac.models.gguf.write import TYPES, export_gguf
 from llmanac.models.load import load_model
 from llmanac.models.locate import GGUF, fetched

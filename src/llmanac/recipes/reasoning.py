@@ -27,7 +27,7 @@ from llmanac.generate.engine import Engine
 from llmanac.metrics import wilson_interval
 from llmanac.metrics.answers import correct, extract
 from llmanac.metrics.statistics.estimates import estimate
-from llmanac.reason import Found, Method, Question
+from llmanac.reason import Found, Question, ReasoningMethod
 
 AT_ONCE = 16  # questions that are answered in one batch
 MOST = 13_000  # subsets; those of 8 among 16 are 12,870
@@ -74,7 +74,7 @@ def read_questions(engine: Engine, path: Path, *, column: str, template: str, ch
 
 
 def answered(
-    method: Method, questions: Sequence[Question], *, convention: str, column: str | None, seed: int
+    method: ReasoningMethod, questions: Sequence[Question], *, convention: str, column: str | None, seed: int
 ) -> Iterator[Answered]:
     """Each question's answer; `column` is that of the right answer, None where there is none."""
     with progress("reason", len(questions), "questions") as bar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from llmanac.objectives.policy_gradient import Rollout
 from llmanac.recipes.align import AlignSpec, SampledAlignment
 from llmanac.recipes.report import heading, made_on, run_page
 from llmanac.rewards import Sample
+from llmanac.train.metrics import read_log
 from llmanac.train.rollouts import RolloutPrompt, batched
 
 ANSWERS = 4  # to each held-out prompt
@@ -122,7 +122,7 @@ def _stages(place: Path) -> list[str]:
 
 def _curve(path: Path) -> list[dict[str, Any]]:
     keep = ("draw", "reward", "truth", "kl_to_reference", "tokens", "surprise")
-    return [{key: line[key] for key in keep} for line in map(json.loads, path.read_text("utf-8").splitlines())]
+    return [{key: line[key] for key in keep} for line in read_log(path)]
 
 
 def write_page(place: Path, results: dict[str, Any]) -> Path:

@@ -27,7 +27,7 @@ from llmanac.models.mixers import HeadsSpec
 from llmanac.objectives import ObjectiveSpec
 from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
-from llmanac.tokenizers import MixtureSpec, TokenizerSpec
+from llmanac.tokenizers import TokenizerSpec, VocabularyMixtureSpec
 from llmanac.tokenizers.load import stretches
 from llmanac.train import TrainSpec
 
@@ -53,7 +53,7 @@ class DataSpec(Spec):
     stages: tuple[StageSpec, ...] = field(default_factory=lambda: tuple(make_method("stage", name) for name in PLAIN))
     held_out: float = 0.05
     related: float = RELATED
-    vocabulary: MixtureSpec | None = None
+    vocabulary: VocabularyMixtureSpec | None = None
 
     ranges = within(FRACTION, "related")
 

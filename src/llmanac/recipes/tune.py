@@ -28,9 +28,9 @@ from llmanac.core.progress import Report, progress, time_without_once
 from llmanac.core.ranges import seconds
 from llmanac.core.run_folder import RECIPE, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
+from llmanac.core.types import evaluating
 from llmanac.data.pack import PackedStream
-from llmanac.generate.engine import evaluating
-from llmanac.metrics import Items
+from llmanac.metrics import ItemSums
 from llmanac.models.freeze import freeze
 from llmanac.models.lm import TrainedModel
 from llmanac.models.load import load_model
@@ -307,7 +307,7 @@ class Tuning:
         if when == "before" and place.is_file():
             stored = files.read_table(place)
             self.compared[kept] = stored.get("rows", EVALUATED)
-            return Items(stored["sums"], stored["units"]) if stored["sums"] else None
+            return ItemSums(stored["sums"], stored["units"]) if stored["sums"] else None
         begin, some = time_without_once(), rows.held_out[:EVALUATED]
         if when == "after":
             some = some[: self.compared.get(kept)]
@@ -324,7 +324,7 @@ class Tuning:
             files.write_json(place, {"sums": list(found.sums), "units": list(found.units), "rows": len(some)})
         return found
 
-    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> ItemSums:
         """What is measured, by row."""
         sums, units = [], []
         device = self.model.device
@@ -334,7 +334,7 @@ class Tuning:
                 sums.append(float(loss))
                 units.append(float(count))
                 bar.advance(1)
-        return Items(sums, units)
+        return ItemSums(sums, units)
 
     def _watch(self, objective: Any, rows: Any) -> Callable[[Any], dict[str, float]] | None:
         """The loss of held-out rows, while it trains; None where there are none."""

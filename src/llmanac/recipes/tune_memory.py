@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmanac.core.device import resolve_dtype
+from llmanac.core.device import resolve_dtype, system_memory
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report
 from llmanac.core.types import capabilities
@@ -100,9 +100,4 @@ def memory_bytes(device: torch.device) -> tuple[int, int]:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(free), int(total)
-    try:
-        lines = (line.split() for line in Path("/proc/meminfo").read_text("ascii").splitlines())
-        found = {words[0]: 1024 * int(words[1]) for words in lines}
-        return found["MemAvailable:"], found["MemTotal:"]
-    except (OSError, KeyError):
-        return 8 << 30, 8 << 30  # elsewhere: what most machines have
+    return system_memory()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmanac.core import spec
-from llmanac.metrics import Items
+from llmanac.metrics import ItemSums
 from llmanac.train.loop import TrainResult
 
 
@@ -29,8 +29,8 @@ class Tuned:
     trained: int
     total: int
     training: TrainResult
-    before: Items | None
-    after: Items | None
+    before: ItemSums | None
+    after: ItemSums | None
     measures: str = "loss, nats a token"
     chats: bool = True
     answers: tuple[float, float] | None = None  # their loss before and after, where a teacher's is measured
@@ -40,7 +40,7 @@ class Tuned:
         return None if self.before is None or self.after is None else paired_change(self.before, self.after)
 
 
-def paired_change(before: Items, after: Items) -> tuple[float, float, float] | None:
+def paired_change(before: ItemSums, after: ItemSums) -> tuple[float, float, float] | None:
     """after - before on the same rows, with its 95% interval (normal, of a ratio of sums); None for a single row."""
     if len(before) < 2:
         return None

@@ -52,7 +52,4 @@ def load_index(folder: str | Path, format: str, spec: type[S]) -> tuple[S, dict[
         raise CheckpointError(
             f"{folder / 'index.json'}: written by a later version of llmanac; update llmanac to read it"
         )
-    choices = data["spec"]
-    if isinstance(choices, dict) and "words" in choices:  # the field's name in earlier versions
-        choices["analyzer"] = choices.pop("words")
-    return make(spec, choices, "spec"), arrays, data
+    return make(spec, data["spec"], "spec"), arrays, data

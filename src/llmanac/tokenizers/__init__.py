@@ -12,7 +12,7 @@ from llmanac.core.spec import Spec
 from llmanac.tokenizers._base import Special as Special
 from llmanac.tokenizers._base import Tokenizer as Tokenizer
 from llmanac.tokenizers._mixture import Mixture as Mixture
-from llmanac.tokenizers._mixture import MixtureSpec as MixtureSpec
+from llmanac.tokenizers._mixture import VocabularyMixtureSpec as VocabularyMixtureSpec
 from llmanac.tokenizers._mixture import parse_weights as parse_weights
 from llmanac.tokenizers._roles import BEGINS as BEGINS
 from llmanac.tokenizers._roles import ENDS as ENDS

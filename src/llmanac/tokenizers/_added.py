@@ -50,7 +50,7 @@ class AddedToken:
 
 
 @dataclass(frozen=True)
-class Part:
+class TextPart:
     """A stretch of a text: an added token, or plain text.
 
     `start` and `stop` are characters of the original text; `places` (len(text) + 1,) says where each character of
@@ -106,15 +106,15 @@ class AddedTokens:
             )
         return max(own, last.id + 1)
 
-    def split(self, text: str, allowed: frozenset[str], normalize: Normalize) -> list[Part]:
+    def split(self, text: str, allowed: frozenset[str], normalize: Normalize) -> list[TextPart]:
         """The added tokens in a text (special ones only if in `allowed`) and the plain text between them, in order."""
-        parts: list[Part] = []
-        for part in self._before.parts(Part(text, 0, len(text)), allowed):
+        parts: list[TextPart] = []
+        for part in self._before.parts(TextPart(text, 0, len(text)), allowed):
             if part.token is not None or not self._after:
                 parts.append(part)
                 continue
             normal, places = normalize(part.text)
-            moved = Part(normal, part.start, part.stop, None, None if places is None else places + part.start)
+            moved = TextPart(normal, part.start, part.stop, None, None if places is None else places + part.start)
             parts += self._after.parts(moved, allowed)
         return parts
 
@@ -134,7 +134,7 @@ class _Matcher:
     def __bool__(self) -> bool:
         return self._pattern is not None
 
-    def parts(self, part: Part, allowed: frozenset[str]) -> Iterator[Part]:
+    def parts(self, part: TextPart, allowed: frozenset[str]) -> Iterator[TextPart]:
         text, done = part.text, 0
         for match in self._pattern.finditer(text) if self._pattern else ():
             token = self._by_text[match[0]]
@@ -149,15 +149,15 @@ class _Matcher:
                 stop = len(text) - len(text[stop:].lstrip(WHITE_SPACE))
             if start > done:
                 yield _cut(part, done, start)
-            yield Part(text[start:stop], part.place(start), part.place(stop), token)
+            yield TextPart(text[start:stop], part.place(start), part.place(stop), token)
             done = stop
         if done < len(text):
             yield _cut(part, done, len(text)) if done else part
 
 
-def _cut(part: Part, start: int, stop: int) -> Part:
+def _cut(part: TextPart, start: int, stop: int) -> TextPart:
     places = None if part.places is None else part.places[start : stop + 1]
-    return Part(part.text[start:stop], part.place(start), part.place(stop), None, places)
+    return TextPart(part.text[start:stop], part.place(start), part.place(stop), None, places)
 
 
 def _is_word(character: str) -> bool:

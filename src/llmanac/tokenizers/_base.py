@@ -14,7 +14,7 @@ import numpy as np
 
 from llmanac.core.errors import TokenizerError, nearest
 from llmanac.kernels.listed import listed
-from llmanac.tokenizers._added import AddedToken, AddedTokens, Part
+from llmanac.tokenizers._added import AddedToken, AddedTokens, TextPart
 from llmanac.tokenizers._checks import id_list, require_texts
 from llmanac.tokenizers._groups import encoded
 from llmanac.tokenizers._normal import Placed, replace_surrogates
@@ -139,7 +139,7 @@ class Tokenizer(Framed):
         """A place after `start` at which the text may be cut without a change of ids; its end if none is known."""
         return len(text)
 
-    def _encode_parts(self, parts: Sequence[Part]) -> list[np.ndarray]:
+    def _encode_parts(self, parts: Sequence[TextPart]) -> list[np.ndarray]:
         """Ids of each of the stretches of plain text between the added tokens of a text."""
         return self._encode_plain([part.text for part in parts])
 
@@ -197,7 +197,7 @@ class Tokenizer(Framed):
             offsets += [(part.place(a), part.place(b)) for a, b in spans]
         return ids, offsets
 
-    def _encode_placed(self, part: Part) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    def _encode_placed(self, part: TextPart) -> tuple[np.ndarray, list[tuple[int, int]]]:
         """Ids of a stretch of plain text, and the characters of it that each covers."""
         [ids] = self._encode_parts([part])
         return ids, self._spans(ids, part.text)
@@ -349,7 +349,6 @@ class Tokenizer(Framed):
         Args:
             continues: whether the last message is only begun: the ids end where its text does.
             until: time of `time.monotonic` at which rendering is ended.
-
         Raises:
             TokenizerError: no template, it fails or is not done in time, or does not show the text to be continued.
         """

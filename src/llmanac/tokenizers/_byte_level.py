@@ -17,14 +17,14 @@ BYTES = {character: byte for byte, character in CHARACTERS.items()}
 ALPHABET = sorted(BYTES)  # the order in which a trainer numbers single bytes
 
 
-class _Codes(dict[int, int]):
+class _ByteCodes(dict[int, int]):
     """Code points of the alphabet -> bytes; all others -> one that is no byte."""
 
     def __missing__(self, point: int) -> int:
         return 0xFFFF
 
 
-_CODES = _Codes({ord(character): byte for character, byte in BYTES.items()})
+_CODES = _ByteCodes({ord(character): byte for character, byte in BYTES.items()})
 _TABLE = np.array([BYTES.get(chr(point), -1) for point in range(max(_CODES) + 2)], np.int16)  # the last for all others
 
 

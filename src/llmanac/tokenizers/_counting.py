@@ -12,14 +12,14 @@ from llmanac.core.progress import progress
 from llmanac.core.threads import Spares, in_order
 from llmanac.kernels.split.counts import WordCounts
 from llmanac.kernels.split.words import GIVEN
-from llmanac.tokenizers._files import Files, Range
+from llmanac.tokenizers._files import ByteRange, Files
 from llmanac.tokenizers._normal import replace_surrogates
 
 BOUNDARY = "\0"  # stands for what is not ordinary text; no piece may contain it
 CHUNK = 1 << 21  # characters of text that are counted at a time
 
 
-class Cuts(Protocol):
+class CutsTexts(Protocol):
     """What cuts texts into pieces, as `_patterns.Splitter` does."""
 
     mode: int
@@ -30,7 +30,7 @@ class Cuts(Protocol):
     def pack(self, texts: list[str]) -> tuple[np.ndarray, int, np.ndarray]: ...
 
 
-def count_pieces(texts: Iterable[str], splitter: Cuts, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def count_pieces(texts: Iterable[str], splitter: CutsTexts, method: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`(words, offsets (n + 1,), counts (n,) int64)`: the distinct pieces' bytes, and how often each occurs.
 
     Memory follows the distinct pieces; the texts may be a stream of any length.
@@ -40,7 +40,7 @@ def count_pieces(texts: Iterable[str], splitter: Cuts, method: str) -> tuple[np.
     """
     spares = Spares(lambda: _Counter(splitter))
 
-    def count(given: Range | tuple[np.ndarray, int, np.ndarray]) -> int:
+    def count(given: ByteRange | tuple[np.ndarray, int, np.ndarray]) -> int:
         with spares.one() as counter:
             return counter.add(given)
 
@@ -64,12 +64,12 @@ def count_pieces(texts: Iterable[str], splitter: Cuts, method: str) -> tuple[np.
 class _Counter:
     """The words that one thread has counted, and the buffer that it reads files into."""
 
-    def __init__(self, splitter: Cuts) -> None:
+    def __init__(self, splitter: CutsTexts) -> None:
         self.words, self._buffer = WordCounts(*splitter.classes, splitter.mode), np.empty(0, np.uint8)
 
-    def add(self, given: Range | tuple[np.ndarray, int, np.ndarray]) -> int:
+    def add(self, given: ByteRange | tuple[np.ndarray, int, np.ndarray]) -> int:
         """Count a packed buffer, or the text of a file; returns the bytes."""
-        if isinstance(given, Range):
+        if isinstance(given, ByteRange):
             self._buffer, used = given.read_into(self._buffer)
             self.words.add(self._buffer, used)
             return used

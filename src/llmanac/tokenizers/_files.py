@@ -30,7 +30,7 @@ LINE = re.compile(r"(?<=\n)(?=\S)")  # the next best, in scripts that write no b
 
 
 @dataclass(frozen=True)
-class Range:
+class ByteRange:
     """A range of bytes of a file, which ends where a piece ends."""
 
     path: Path
@@ -82,7 +82,7 @@ class Files:
             if text := part.text():
                 yield text
 
-    def ranges(self) -> Iterator[Range]:
+    def ranges(self) -> Iterator[ByteRange]:
         """The files' bytes without a byte order mark. Raises DataError for a file that cannot be read."""
         for path in self._paths:
             try:
@@ -97,7 +97,7 @@ class Files:
                                 break
                             stop += BLOCK
                         stop = min(stop, size)
-                        yield Range(path, start, stop)
+                        yield ByteRange(path, start, stop)
                         start = stop
             except OSError as error:
                 raise DataError(f"{path}: cannot be read ({error.strerror})") from None

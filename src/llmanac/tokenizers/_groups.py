@@ -11,7 +11,7 @@ from llmanac.core.threads import in_order
 
 
 @dataclass(frozen=True)
-class Group:
+class TextGroup:
     """Texts that are encoded together. With `goes_on`, the last one's next stretch begins the next group."""
 
     texts: Sequence[str]
@@ -33,7 +33,7 @@ def encoded(
         threads: how many of them, if not as many as there are to use.
     """
 
-    def one(group: Group) -> list[np.ndarray]:
+    def one(group: TextGroup) -> list[np.ndarray]:
         ids, ends = encode(group.texts)
         stops = ends.tolist()
         return [ids[a:b] for a, b in zip([0, *stops], stops, strict=False)]
@@ -44,35 +44,35 @@ def encoded(
     return _joined([ids for found in in_order(one, groups, threads) for ids in found], groups, len(texts))
 
 
-def groups_of(texts: Sequence[str], size: int, cut_after: Callable[[str, int], int]) -> list[Group]:
+def groups_of(texts: Sequence[str], size: int, cut_after: Callable[[str, int], int]) -> list[TextGroup]:
     """The texts, in order, in groups of about `size` characters.
 
     Args:
         cut_after: where a text of more than twice the size may be cut, after the place it is given.
     """
-    groups: list[Group] = []
+    groups: list[TextGroup] = []
     start, held = 0, 0
     for i, text in enumerate(texts):
         if len(text) > 2 * size:
             if start < i:
-                groups.append(Group(texts[start:i]))
+                groups.append(TextGroup(texts[start:i]))
             at = 0
             while at < len(text):
                 stop = cut_after(text, at + size) if at + 2 * size < len(text) else len(text)
-                groups.append(Group([text[at:stop]], stop < len(text)))
+                groups.append(TextGroup([text[at:stop]], stop < len(text)))
                 at = stop
             start, held = i + 1, 0
             continue
         held += len(text)
         if held >= size:
-            groups.append(Group(texts[start : i + 1]))
+            groups.append(TextGroup(texts[start : i + 1]))
             start, held = i + 1, 0
     if start < len(texts):
-        groups.append(Group(texts[start:]))
+        groups.append(TextGroup(texts[start:]))
     return groups
 
 
-def _joined(found: list[np.ndarray], groups: Sequence[Group], texts: int) -> list[np.ndarray]:
+def _joined(found: list[np.ndarray], groups: Sequence[TextGroup], texts: int) -> list[np.ndarray]:
     """The ids of each text, from those of each text or stretch of one."""
     if len(found) == texts:
         return found

@@ -32,7 +32,7 @@ Labelled = Callable[[], Iterable[tuple[str, str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixtureSpec(Spec):
+class VocabularyMixtureSpec(Spec):
     """The mixture of a recipe's training text that its vocabulary is learned from.
 
     Attributes:
@@ -60,7 +60,7 @@ class MixtureSpec(Spec):
 
 
 @dataclass(frozen=True)
-class Group:
+class MixtureGroup:
     """One language or domain: what there is of it, and how much of it is trained on.
 
     Attributes:
@@ -121,7 +121,7 @@ class Mixture:
         found = shares(amounts, weights=weights, alpha=alpha)
         taken = apportion(found, self._bounded(total, amounts, found))
         self.groups = tuple(
-            Group(name, documents[name], sizes[name], float(found[name]), taken[name]) for name in documents
+            MixtureGroup(name, documents[name], sizes[name], float(found[name]), taken[name]) for name in documents
         )
 
     def _bounded(self, total: int | None, amounts: Mapping[str, int], parts: Mapping[str, Fraction]) -> int:
@@ -152,7 +152,7 @@ class Mixture:
             for _ in range(counters[label].take(_bytes(text) if self.unit == "bytes" else 1)):
                 yield text
 
-    def _size(self, group: Group) -> int:
+    def _size(self, group: MixtureGroup) -> int:
         return group.bytes if self.unit == "bytes" else group.documents
 
     def as_json(self) -> list[dict[str, Any]]:

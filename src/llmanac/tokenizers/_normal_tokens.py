@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from llmanac.tokenizers._added import AddedToken, AddedTokens, Normalize, Part, _Matcher
+from llmanac.tokenizers._added import AddedToken, AddedTokens, Normalize, TextPart, _Matcher
 
 
 class Normalised(str):
@@ -35,7 +35,7 @@ class NormalTokens(AddedTokens):
         """A token as decoding writes it: in its normal form, where it is looked for after normalisation."""
         return self._written[token.id]
 
-    def split(self, text: str, allowed: frozenset[str], normalize: Normalize) -> list[Part]:
+    def split(self, text: str, allowed: frozenset[str], normalize: Normalize) -> list[TextPart]:
         """The added tokens in a text (special ones only if in `allowed`) and the plain text between them, in order."""
         both = allowed | {self._forms[text] for text in allowed if text in self._forms}
         parts = super().split(text, both, normalize)

@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = dict(TRAINER.values())
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ScoredPiece:
     """One entry of the vocabulary; its id is its place."""
 
     text: str
@@ -35,7 +35,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Rules:
+class NormalizerRules:
     """How text is normalised before it is cut (`NormalizerSpec`); `charsmap` is the compiled rule map or empty."""
 
     name: str = ""
@@ -54,10 +54,10 @@ class Model:
         source: the file that the model was read from, empty where there is none; `filed` of its pieces are in it.
     """
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ScoredPiece, ...]
     trainer: dict[str, Any]
-    rules: Rules
-    denormalizer: Rules | None = None
+    rules: NormalizerRules
+    denormalizer: NormalizerRules | None = None
     source: bytes = field(default=b"", repr=False)
     filed: int = 0
 
@@ -127,7 +127,7 @@ def validate(model: Model) -> None:
         raise TokenizerError(f"byte_fallback is on, but there is no piece for the byte <0x{missing:02X}>")
 
 
-def extended(model: Model, pieces: Sequence[Piece]) -> Model:
+def extended(model: Model, pieces: Sequence[ScoredPiece]) -> Model:
     """The model with more pieces behind its own; everything else stays as it is.
 
     Raises:

@@ -51,7 +51,7 @@ def extended(tokenizer: Any, texts: Iterable[str], extra: int) -> tuple[spm.Mode
     fresh = [c for c, _ in found.alphabet if _written(c, escape) not in known][:extra]
     learn = _further_merges if tokenizer.kind == "bpe" else _further_pieces
     learned = learn(tokenizer, found, fresh, extra, {_read(text, escape) for text in taken})
-    new = [*between, *(spm.Piece(_written(text, escape), score) for text, score in learned)]
+    new = [*between, *(spm.ScoredPiece(_written(text, escape), score) for text, score in learned)]
     added = [*tokenizer.added.tokens]
     given = {token.id for token in added}
     for id, piece in enumerate(between, len(tokenizer.pieces)):
@@ -68,7 +68,7 @@ def _read(text: str, escape: bool) -> str:
     return text.replace(spm.SPACE, " ") if escape else text
 
 
-def _between(tokenizer: Any) -> list[spm.Piece]:
+def _between(tokenizer: Any) -> list[spm.ScoredPiece]:
     """Pieces for the ids from the model's last to the tokenizer's, which a configuration added."""
     tokens = {token.id: token for token in tokenizer.added.tokens}
     out = []
@@ -79,7 +79,7 @@ def _between(tokenizer: Any) -> list[spm.Piece]:
                 f"extend: the added token {token.text!r} (id {id}) is no plain control token, and a model file holds "
                 "no other behind its pieces; leave it out of tokenizer_config.json"
             )
-        out.append(spm.Piece(token.text, 0.0, spm.CONTROL))
+        out.append(spm.ScoredPiece(token.text, 0.0, spm.CONTROL))
     return out
 
 

@@ -17,7 +17,7 @@ from llmanac.core.errors import TokenizerError
 from llmanac.kernels.sentencepiece import normalize as unigram_normalize
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import PADDING, pack
-from llmanac.tokenizers._pieces import SPACE, Rules
+from llmanac.tokenizers._pieces import SPACE, NormalizerRules
 
 LARGEST_TRIE = 1 << 21  # units; the library's own maps have 50,000
 LONGEST_KEY, LONGEST_REPLACEMENT = 256, 1024  # bytes
@@ -90,7 +90,7 @@ def compile_charsmap(rules: Mapping[str, str]) -> bytes:
     return struct.pack("<I", len(trie)) + trie + bytes(blob)
 
 
-class Normalizer:
+class SentencePieceNormalizer:
     """Normalises texts into packed buffers for the kernels.
 
     Args:
@@ -102,7 +102,7 @@ class Normalizer:
         TokenizerError: the compiled map is broken.
     """
 
-    def __init__(self, rules: Rules, *, suffix: bool = False, kept: Sequence[str] = ()) -> None:
+    def __init__(self, rules: NormalizerRules, *, suffix: bool = False, kept: Sequence[str] = ()) -> None:
         self.rules, self.suffix = rules, suffix
         self.units, self.blob = read_charsmap(rules.charsmap)
         self.kept = unigram_trie.trie_of([text.encode() for text in kept], [0] * len(kept)) if kept else NOTHING

@@ -19,7 +19,7 @@ Item = tuple[str | tuple[int, ...], int]  # a text or the ids of a special token
 
 
 @dataclass(frozen=True)
-class Template:
+class TokenTemplate:
     """single, pair: the items around one text and around two."""
 
     single: tuple[Item, ...]
@@ -42,10 +42,10 @@ class Template:
         return sum(len(what) for what, _ in self.single if not isinstance(what, str))
 
 
-PLAIN = Template(((A, 0),), ((A, 0), (B, 1)))
+PLAIN = TokenTemplate(((A, 0),), ((A, 0), (B, 1)))
 
 
-def template_of(processor: Any) -> Template:
+def template_of(processor: Any) -> TokenTemplate:
     """The template of a file's `post_processor`. Raises TokenizerError for what is not supported, by its name."""
     from llmanac.tokenizers.hf.fields import steps_of
 
@@ -59,7 +59,7 @@ def template_of(processor: Any) -> Template:
         if kind in ("BertProcessing", "RobertaProcessing"):
             (sep, cls), kind_of_second = (_end(node, key, where) for key in ("sep", "cls")), int(kind[0] == "B")
             middle = [(sep, 0)] * (1 + int(kind[0] == "R"))
-            found = Template(
+            found = TokenTemplate(
                 ((cls, 0), (A, 0), (sep, 0)),
                 ((cls, 0), (A, 0), *middle, (B, kind_of_second), (sep, kind_of_second)),
             )
@@ -67,7 +67,7 @@ def template_of(processor: Any) -> Template:
             special = node.get("special_tokens")
             known = special if isinstance(special, Mapping) else {}
             items = (_items(node.get(name), known, f"{where}.{name}") for name in ("single", "pair"))
-            found = Template(*items)
+            found = TokenTemplate(*items)
         else:
             known_kinds = "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel"
             raise TokenizerError(f"{where}: {kind!r} is not supported (known: {known_kinds})")
@@ -112,7 +112,7 @@ class Framed:
     document: Any = None  # the table of its tokenizer.json, where it has one
 
     @cached_property
-    def template(self) -> Template:
+    def template(self) -> TokenTemplate:
         """By the file's `post_processor`. Raises TokenizerError for one that is not supported."""
         document = self.document or {}
         return template_of(document.get("post_processor"))

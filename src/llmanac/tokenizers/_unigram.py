@@ -22,7 +22,7 @@ from llmanac.tokenizers import _pieces as spm
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._checks import id_list
 from llmanac.tokenizers._normal import replace_surrogates
-from llmanac.tokenizers._spm_normalizer import Normalizer
+from llmanac.tokenizers._spm_normalizer import SentencePieceNormalizer
 from llmanac.tokenizers._unigram_tables import Tables
 from llmanac.tokenizers._word_cache import WordCache
 
@@ -64,11 +64,11 @@ class SentencePiece(Tokenizer):
         self.unknown = next(id for id, piece in enumerate(self.pieces) if piece.type == spm.UNKNOWN)
         kept = [piece.text for piece in self.pieces if piece.type == spm.USER_DEFINED]
         suffix = bool(model.setting("treat_whitespace_as_suffix"))
-        self.normalizer = Normalizer(self.rules, suffix=suffix, kept=kept)
+        self.normalizer = SentencePieceNormalizer(self.rules, suffix=suffix, kept=kept)
         changed = self.rules.charsmap or self.rules.remove_extra_whitespaces or self.rules.escape_whitespaces
         self.lossless = self.byte_fallback and not changed and not self.rules.add_dummy_prefix
         self.unknown_id = None if self.byte_fallback else self.unknown
-        self._denormalizer = Normalizer(model.denormalizer) if model.denormalizer else None
+        self._denormalizer = SentencePieceNormalizer(model.denormalizer) if model.denormalizer else None
         self.vocab_size = self.added.vocab_size(len(self.pieces))
         self._byte_pieces = {id for id, piece in enumerate(self.pieces) if piece.type == spm.BYTE}
         self._words, self._draws = Spares(WordCache), SampleCache()
@@ -91,7 +91,7 @@ class SentencePiece(Tokenizer):
             table[token.id] = token.text.encode("utf-8")
         return table
 
-    def _piece_bytes(self, piece: spm.Piece) -> bytes:
+    def _piece_bytes(self, piece: spm.ScoredPiece) -> bytes:
         if piece.type == spm.BYTE:
             return bytes([spm.byte_of(piece.text)])
         if piece.type == spm.UNKNOWN:

@@ -39,7 +39,7 @@ class Stretches:
     alphabet: list[tuple[str, int]]
 
 
-class Words:
+class CorpusWords:
     """The distinct words of a corpus, fed one packed, normalised buffer at a time."""
 
     def __init__(self) -> None:
@@ -276,9 +276,9 @@ def _final(pieces: Pieces, found: Stretches, size: int) -> list[tuple[str, float
     return sorted(out.items(), key=lambda item: (-item[1], item[0]))
 
 
-def gather(buffers: Iterable[tuple[np.ndarray, int]]) -> Words:
+def gather(buffers: Iterable[tuple[np.ndarray, int]]) -> CorpusWords:
     """Count the words of packed buffers, with progress."""
-    words = Words()
+    words = CorpusWords()
     with progress("count words", unit="B") as bar:
         for buffer, used in buffers:
             words.add(buffer, used)

@@ -33,7 +33,7 @@ from llmanac.tokenizers._added import AddedToken
 from llmanac.tokenizers._counting import bounded_chunks
 from llmanac.tokenizers._normal import SURROGATE
 from llmanac.tokenizers._roles import BEGINS, ENDS, PADS, usual
-from llmanac.tokenizers._spm_normalizer import Normalizer, compile_charsmap
+from llmanac.tokenizers._spm_normalizer import SentencePieceNormalizer, compile_charsmap
 from llmanac.tokenizers._unigram import SentencePiece
 from llmanac.tokenizers.chat.template import default_template
 
@@ -106,14 +106,14 @@ class Spec(TokenizerSpec):
         from llmanac.tokenizers._spm_rules import rules_of
 
         squeezed = self.normalizer != "identity" or self.add_dummy_prefix or self.remove_extra_whitespaces
-        rules = spm.Rules(
+        rules = spm.NormalizerRules(
             name=self.normalizer,
             charsmap=compile_charsmap(rules_of(self.normalizer)),
             add_dummy_prefix=self.add_dummy_prefix,
             remove_extra_whitespaces=self.remove_extra_whitespaces,
             escape_whitespaces=squeezed,
         )
-        normalizer = Normalizer(rules, kept=self.user_defined_symbols)
+        normalizer = SentencePieceNormalizer(rules, kept=self.user_defined_symbols)
         chunks = bounded_chunks(texts, self._symbols, "tokenizer/sentencepiece")
         words = _unigram_train.gather(normalizer.pack(chunk) for chunk in chunks)
         room = self.vocab_size - self._reserved
@@ -132,14 +132,17 @@ class Spec(TokenizerSpec):
     def _symbols(self) -> tuple[str, ...]:
         return (UNKNOWN, *self.special_tokens, *self.user_defined_symbols)
 
-    def _build(self, rules: spm.Rules, learned: Sequence[tuple[str, float]]) -> SentencePiece:
+    def _build(self, rules: spm.NormalizerRules, learned: Sequence[tuple[str, float]]) -> SentencePiece:
         special = self.special_tokens
-        pieces = [spm.Piece(UNKNOWN, 0.0, spm.UNKNOWN), *(spm.Piece(text, 0.0, spm.CONTROL) for text in special)]
-        pieces += [spm.Piece(text, 0.0, spm.USER_DEFINED) for text in self.user_defined_symbols]
+        pieces = [
+            spm.ScoredPiece(UNKNOWN, 0.0, spm.UNKNOWN),
+            *(spm.ScoredPiece(text, 0.0, spm.CONTROL) for text in special),
+        ]
+        pieces += [spm.ScoredPiece(text, 0.0, spm.USER_DEFINED) for text in self.user_defined_symbols]
         if self.byte_fallback:
-            pieces += [spm.Piece(f"<0x{byte:02X}>", 0.0, spm.BYTE) for byte in range(256)]
+            pieces += [spm.ScoredPiece(f"<0x{byte:02X}>", 0.0, spm.BYTE) for byte in range(256)]
         taken = {piece.text for piece in pieces}
-        pieces += [spm.Piece(text, float(np.float32(score))) for text, score in learned if text not in taken]
+        pieces += [spm.ScoredPiece(text, float(np.float32(score))) for text, score in learned if text not in taken]
         roles = {
             "bos": self.bos or usual(BEGINS, special),
             "eos": self.eos or usual(ENDS, special),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from llmanac.train.metrics import read_log
 
 WATCHED = ("groups_with_spread", "finished", "surprise")
 WINDOW = 8  # draws that are compared with as many before them
@@ -77,5 +78,4 @@ class Alarms:
 
 def heard(log: Path) -> dict[str, int]:
     """How often each alarm was said, of a file of draws; nothing where there is none."""
-    lines = log.read_text("utf-8").splitlines() if log.is_file() else []
-    return dict(Counter(text for line in lines if line.strip() for text in json.loads(line).get("alarms", ())))
+    return dict(Counter(text for line in read_log(log) for text in line.get("alarms", ())))

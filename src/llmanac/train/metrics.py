@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,19 @@ RENAMED = {"rate": "lr_scale"}  # former names in files of earlier versions
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics; a last line that a killed process left unfinished is left out."""
-    return list(_whole_lines(Path(folder) / FILE))
+    """The lines of a run's metrics."""
+    return [{RENAMED.get(key, key): value for key, value in line.items()} for line in read_log(Path(folder) / FILE)]
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that a run appends to, without a last one that a killed process left unfinished."""
+    rows = []
+    for line in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
-            values = json.loads(line)
+            rows.append(json.loads(line))
         except (ValueError, RecursionError):
-            return
-        yield {RENAMED.get(key, key): value for key, value in values.items()}
+            break
+    return rows
 
 
 class MetricsLog:
@@ -41,7 +41,7 @@ class MetricsLog:
 
     def __init__(self, folder: Path, *, step: int) -> None:
         self.path = folder / FILE
-        kept = [line for line in _whole_lines(self.path) if line["step"] <= step] if step else []
+        kept = [line for line in read_metrics(folder) if line["step"] <= step] if step else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - it lives as long as the run
         self._board = _board(folder / "tensorboard", step)

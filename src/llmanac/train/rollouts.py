@@ -26,10 +26,10 @@ from llmanac.core.files import write_text
 from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import numpy_generator
 from llmanac.core.spec import Spec
-from llmanac.core.types import SourceState
+from llmanac.core.types import SourceState, evaluating
 from llmanac.data.pack import ListStream
 from llmanac.generate.draws import PlainDraws
-from llmanac.generate.engine import Engine, Options, evaluating
+from llmanac.generate.engine import Engine, Options
 from llmanac.objectives.policy_gradient import Rollout, by_group, gae, group_spread, optimal_constant
 from llmanac.rewards import Reward, RewardScore, Sample, checked
 from llmanac.train.alarms import Alarms

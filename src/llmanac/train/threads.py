@@ -21,7 +21,7 @@ from torch import nn
 
 from llmanac.adapters.lora import LoRA
 from llmanac.core.types import LossSum, capabilities
-from llmanac.data.pack import Row
+from llmanac.data.pack import PackedRow
 from llmanac.models.ffn.experts import Experts
 from llmanac.models.layers import LinearMap
 from llmanac.objectives import NextToken
@@ -131,7 +131,7 @@ class Threads:
 
 def _places(row: Any) -> int:
     """The tokens of a row: packed, a sequence of ids, or `(ids, loss mask)`."""
-    ids = row.ids if isinstance(row, Row) else row[0] if isinstance(row, tuple) else row
+    ids = row.ids if isinstance(row, PackedRow) else row[0] if isinstance(row, tuple) else row
     return len(ids)
 
 

@@ -24,7 +24,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from llmanac.core import interrupts
-from llmanac.evaluate.ratings import Store
+from llmanac.evaluate.ratings import RatingStore
 from llmanac.web._errors import ApiError
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
@@ -38,7 +38,7 @@ BODY_SECONDS = 10.0
 MOST_NAME = 64
 
 
-def create_rating_app(store: Store, *, token: str, hosts: Hosts | None = None) -> ASGIApp:
+def create_rating_app(store: RatingStore, *, token: str, hosts: Hosts | None = None) -> ASGIApp:
     """The page and its two calls; every error is JSON as the server's own are."""
     lock = threading.Lock()
 
@@ -89,7 +89,7 @@ def _rater(name: Any) -> str:
     return text
 
 
-def serve_ratings(store: Store, *, port: int = 0, report: Callable[[str], object] = SAY) -> None:
+def serve_ratings(store: RatingStore, *, port: int = 0, report: Callable[[str], object] = SAY) -> None:
     """Serve the page on the loopback address until Ctrl-C.
 
     Raises:

@@ -48,7 +48,7 @@ from llmanac.recipes.timetable import questions_asked
 from llmanac.retrieve.folder import FolderIndex
 from llmanac.retrieve.folder.answers import FolderAnswer, FolderAssistant
 from llmanac.retrieve.folder.index import WHERE
-from llmanac.retrieve.folder.questions import Question, asked_of, questions_of
+from llmanac.retrieve.folder.questions import FolderQuestion, asked_of, questions_of
 from llmanac.retrieve.folder.reader import CHOICES
 
 TEXTS = {name: " ".join(text.split()) for name, text in read_toml(Path(__file__).with_name("report.toml")).items()}
@@ -91,7 +91,7 @@ class Documentation(FineTuningPairs):
             collect(run.spec.data.source, run.folder / "data" / "practice", without=held)
         )
 
-    def questions(self, count: int, *, held_out: bool, salt: int = 0) -> list[Question]:
+    def questions(self, count: int, *, held_out: bool, salt: int = 0) -> list[FolderQuestion]:
         """Questions about training modules, or held-out ones."""
         if not held_out:
             return questions_of(self.practice, count, seed_of(self.seed, "training", salt))
@@ -108,7 +108,7 @@ class Documentation(FineTuningPairs):
         rows = counted("write questions", self.rows(asked), count, fewest=FEWEST_ROWS, seconds=most)
         write_examples(self.run, "pairs", rows)
 
-    def rows(self, questions: Sequence[Question]) -> Iterator[Row]:
+    def rows(self, questions: Sequence[FolderQuestion]) -> Iterator[Row]:
         """Rows `(ids, loss mask)`: a sheet, its question, and further ones about the same sentences."""
         assistant, rng = FolderAssistant(self.practice), random.Random(seed_of(self.seed, "rows"))
         tokenizer = self.run.tokenizer
@@ -162,7 +162,7 @@ class Documentation(FineTuningPairs):
         return {"answers": measured(assistant, practised, self.questions(count, held_out=True), alone)}
 
 
-def calibrate(assistant: FolderAssistant, reader: PointerReader, answerable: Sequence[Question]) -> None:
+def calibrate(assistant: FolderAssistant, reader: PointerReader, answerable: Sequence[FolderQuestion]) -> None:
     """Set the reader's caution by questions about training modules: a small model answers too readily.
 
     The highest that costs at most `COST` of the answers that are right without it.
@@ -193,7 +193,7 @@ def counted(
 
 
 def measured(
-    assistant: FolderAssistant, practised: FolderAssistant, questions: Sequence[Question], alone: Any
+    assistant: FolderAssistant, practised: FolderAssistant, questions: Sequence[FolderQuestion], alone: Any
 ) -> dict[str, Any]:
     """How good the answers are, on modules that training never shows.
 
@@ -234,7 +234,7 @@ def measured(
     }
 
 
-def _score(questions: Sequence[Question], texts: Sequence[str], sort: str = "") -> dict[str, float | int]:
+def _score(questions: Sequence[FolderQuestion], texts: Sequence[str], sort: str = "") -> dict[str, float | int]:
     """Mean scores, of the questions of one sort where it is given."""
     chosen = [(text, one.gold) for one, text in zip(questions, texts, strict=True) if sort in ("", one.sort)]
     count = max(1, len(chosen))
@@ -245,7 +245,7 @@ def _score(questions: Sequence[Question], texts: Sequence[str], sort: str = "") 
     }
 
 
-def _example(question: Question, answer: FolderAnswer) -> dict[str, Any]:
+def _example(question: FolderQuestion, answer: FolderAnswer) -> dict[str, Any]:
     cited = [{"title": c.title, "text": c.text} for c in answer.citations[:1]]
     return {"question": question.text, "answer": line_of(answer), "expected": question.gold, "citations": cited}
 

@@ -38,7 +38,7 @@ _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.I)
 _WORD = re.compile(r"\w+")
 
 
-class Page:
+class ParsedPage:
     """A parsed page: its elements in order, and for each what the choice of content needs.
 
     Attributes:

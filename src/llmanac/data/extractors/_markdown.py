@@ -12,7 +12,7 @@ from llmanac.data.extractors._tags import BLOCKS, HEADINGS, words
 if TYPE_CHECKING:
     from lxml.etree import _Element
 
-    from llmanac.data.extractors._content import Page
+    from llmanac.data.extractors._content import ParsedPage
 
 MAX_COLUMNS = 100  # a table with more is not one that a person reads
 MAX_SPAN = 1_000
@@ -27,7 +27,7 @@ _ANCHOR_SIGNS = words("¶ # § 🔗 \uf0c1")
 _BREAK = "\x1e"  # a line break in running text: a control character, which no page holds by now
 
 
-def render(page: Page, top: int, heading: int | None = None) -> str:
+def render(page: ParsedPage, top: int, heading: int | None = None) -> str:
     """The text of an element (given by its place in the page), its blocks apart by a blank line.
 
     Args:
@@ -37,7 +37,7 @@ def render(page: Page, top: int, heading: int | None = None) -> str:
         Unusable: the elements are nested deeper than can be followed.
     """
     try:
-        writer = _Writer(page)
+        writer = _MarkdownWriter(page)
         blocks = writer.blocks(page.elements[top])
         if heading is not None and blocks:
             blocks = [*writer.single(page.elements[heading]), *blocks]
@@ -46,10 +46,10 @@ def render(page: Page, top: int, heading: int | None = None) -> str:
         raise Unusable("nested_too_deep", "lists and quotes inside each other") from None
 
 
-class _Writer:
+class _MarkdownWriter:
     """Turns elements into blocks: finished paragraphs, lists, tables, each a string of one or more lines."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: ParsedPage) -> None:
         self.page, self.number = page, page.number
 
     def gone(self, element: _Element) -> bool:

@@ -28,7 +28,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Score:
+class ExtractionScore:
     """Over pages."""
 
     f1: float
@@ -49,7 +49,7 @@ def match(marked: str, found: str, width: int = SHINGLE) -> Match:
     return Match(shared, sum(have.values()) - shared, sum(want.values()) - shared)
 
 
-def score(matches: Iterable[Match]) -> Score:
+def score(matches: Iterable[Match]) -> ExtractionScore:
     """Over pages; one where nothing was found has no precision, one where nothing is marked no recall.
 
     Raises:
@@ -62,4 +62,4 @@ def score(matches: Iterable[Match]) -> Score:
         raise ValueError(f"{len(pages)} pages: nothing was found or nothing is marked")
     precision, recall = sum(precisions) / len(precisions), sum(recalls) / len(recalls)
     both = precision + recall
-    return Score(2 * precision * recall / both if both else 0.0, precision, recall)
+    return ExtractionScore(2 * precision * recall / both if both else 0.0, precision, recall)

@@ -44,10 +44,10 @@ class Spec(ExtractorSpec):
     heading: Literal["inside", "always"] = "inside"
 
     def build(self, **dims: Any) -> Extractor:
-        return Structured(self)
+        return StructuredExtractor(self)
 
 
-class Structured(Extractor):
+class StructuredExtractor(Extractor):
     """HTML to light Markdown."""
 
     def __init__(self, spec: Spec) -> None:
@@ -56,7 +56,7 @@ class Structured(Extractor):
     def extract(self, html: str | bytes) -> Extracted:
         from llmanac.data.extractors import _content, _html, _markdown
 
-        page = _content.Page(_html.parse(html, max_bytes=self.spec.max_bytes))
+        page = _content.ParsedPage(_html.parse(html, max_bytes=self.spec.max_bytes))
         content = page.content()
         page.begin_at_title(content, title="out" if self.spec.heading == "inside" else "in")
         heading = page.heading(content) if self.spec.heading == "always" else None

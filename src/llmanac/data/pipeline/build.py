@@ -24,7 +24,7 @@ from llmanac.core.progress import progress
 from llmanac.core.spec import flatten
 from llmanac.core.threads import cores
 from llmanac.data.pipeline import finish, inputs, sound
-from llmanac.data.pipeline.chain import Counts
+from llmanac.data.pipeline.chain import StageCounts
 from llmanac.data.pipeline.recipe import BuildSpec, identity, stage_keys
 from llmanac.data.pipeline.tasks import Task
 
@@ -107,14 +107,14 @@ def build(
 
 def _engine(name: str, folder: Path, workers: int, limit: float) -> Any:
     if name == "ray":
-        from llmanac.data.pipeline.ray import Engine as RayEngine
+        from llmanac.data.pipeline.ray import RayEngine
 
         return RayEngine(folder, workers=workers, limit=limit)
     if name != "local":
         raise DataError(f"--engine: {name!r} is not one of local, ray")
-    from llmanac.data.pipeline.local import Engine
+    from llmanac.data.pipeline.local import LocalEngine
 
-    return Engine(folder, workers=workers, limit=limit)
+    return LocalEngine(folder, workers=workers, limit=limit)
 
 
 def _readable(path: Path, hint: str) -> Any:
@@ -201,7 +201,7 @@ class _Build:
         parts = segments(self.recipe, self._corpus_stages())
         entries = self._scan()
         units = inputs.units(entries, self.recipe.shard_bytes)
-        counts = {key: Counts() for key in self.keys}
+        counts = {key: StageCounts() for key in self.keys}
         shards: list[dict[str, Any]] = []
         found: dict[str, Any] = {}
         dropped: list[Path] = []
@@ -315,7 +315,9 @@ class _Build:
         self._slow[task["folder"]] = {k: task[k] for k in ("skip", "careful") if k in task}
         files.write_json(self.work / "slow.json", self._slow)
 
-    def _collect(self, tasks: Sequence[Task], counts: dict[str, Counts], dropped: list[Path]) -> list[dict[str, Any]]:
+    def _collect(
+        self, tasks: Sequence[Task], counts: dict[str, StageCounts], dropped: list[Path]
+    ) -> list[dict[str, Any]]:
         """The shards that a pass left, and what it counted."""
         shards = []
         for task in tasks:
@@ -327,7 +329,7 @@ class _Build:
                 shards.append({**shard, "base": f"{task['folder']}/{shard['name']}", "input": task["input"]})
         return shards
 
-    def _need_text(self, counts: Counts, dropped: list[Path]) -> None:
+    def _need_text(self, counts: StageCounts, dropped: list[Path]) -> None:
         if counts.documents_out:
             return
         lists = (path for path in dropped if path.is_file())
@@ -342,7 +344,7 @@ class _Build:
     def _finish(
         self,
         entries: list[inputs.Entry],
-        counts: dict[str, Counts],
+        counts: dict[str, StageCounts],
         shards: list[dict[str, Any]],
         found: dict[str, Any],
         dropped: list[Path],

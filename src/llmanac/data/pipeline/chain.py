@@ -25,7 +25,7 @@ DETAIL = 300  # characters of a detail that the lists keep
 FAILING = 20  # failures of one stage in one shard that, with nothing but failures, stop the build
 
 
-class Item(NamedTuple):
+class PendingDocument(NamedTuple):
     """A document under way: its place in the task's input, and its text in UTF-8."""
 
     number: int
@@ -34,7 +34,7 @@ class Item(NamedTuple):
 
 
 @dataclass
-class Counts:
+class StageCounts:
     """What one stage did to one shard."""
 
     documents_in: int = 0
@@ -71,12 +71,12 @@ class Ledger:
 
     def __init__(self, folder: Path, texts: bool) -> None:
         self.folder, self.texts = folder, texts
-        self.counts: dict[str, Counts] = {}
+        self.counts: dict[str, StageCounts] = {}
         self._files = contextlib.ExitStack()
         self._handles: dict[str, Any] = {}
 
-    def of(self, key: str) -> Counts:
-        return self.counts.setdefault(key, Counts())
+    def of(self, key: str) -> StageCounts:
+        return self.counts.setdefault(key, StageCounts())
 
     def drop(self, key: str, name: str, reason: str, detail: str, text: str | None = None) -> None:
         """A document that stage `key` did not let through."""
@@ -90,7 +90,7 @@ class Ledger:
             line["text"] = text
         self._handles[key].write(json_line(line))
 
-    def passed(self, key: str, before: Item, after: Document) -> Item | None:
+    def passed(self, key: str, before: PendingDocument, after: Document) -> PendingDocument | None:
         """A document that stage `key` let through, perhaps changed; None when its new text is no Unicode."""
         counts = self.of(key)
         same = after.text is before.document.text or after.text == before.document.text
@@ -100,7 +100,7 @@ class Ledger:
             return None
         counts.leave(len(data))
         counts.changed += not same
-        return Item(before.number, after, data)
+        return PendingDocument(before.number, after, data)
 
     def close(self) -> None:
         self._files.close()
@@ -133,7 +133,7 @@ class Chain:
         self._failures: dict[str, int] = {}
         self._sizes = {key: batch for key, _ in stages}
 
-    def run(self, items: Iterable[Item]) -> Iterator[Item]:
+    def run(self, items: Iterable[PendingDocument]) -> Iterator[PendingDocument]:
         """The documents that come through every stage."""
         if not self.stages:
             yield from items
@@ -146,8 +146,8 @@ class Chain:
                     break
             yield from left
 
-    def _batches(self, items: Iterable[Item]) -> Iterator[list[Item]]:
-        batch: list[Item] = []
+    def _batches(self, items: Iterable[PendingDocument]) -> Iterator[list[PendingDocument]]:
+        batch: list[PendingDocument] = []
         held = 0
         for item in items:
             batch.append(item)
@@ -158,17 +158,17 @@ class Chain:
         if batch:
             yield batch
 
-    def _stage(self, key: str, stage: Stage, batch: list[Item]) -> list[Item]:
+    def _stage(self, key: str, stage: Stage, batch: list[PendingDocument]) -> list[PendingDocument]:
         counts = self.ledger.of(key)
         for item in batch:
             counts.enter(len(item.data))
-        out: list[Item] = []
+        out: list[PendingDocument] = []
         size = self._sizes[key]
         for start in range(0, len(batch), size):
             out += self._call(key, stage, batch[start : start + size])
         return out
 
-    def _call(self, key: str, stage: Stage, batch: list[Item]) -> list[Item]:
+    def _call(self, key: str, stage: Stage, batch: list[PendingDocument]) -> list[PendingDocument]:
         if self.skip and len(batch) == 1 and (key, batch[0].number) in self.skip:
             return self._fail(key, batch[0], "timeout", self._late())
         if self.skip and any((key, item.number) in self.skip for item in batch):
@@ -198,9 +198,9 @@ class Chain:
     def _late(self) -> str:
         return f"more than {self.limit.seconds:g} s of CPU (limits.timeout)"
 
-    def _sort(self, key: str, batch: list[Item], found: list[Document | Dropped]) -> list[Item]:
+    def _sort(self, key: str, batch: list[PendingDocument], found: list[Document | Dropped]) -> list[PendingDocument]:
         check_answers(key, [item.document.id for item in batch], [answer_id(answer) for answer in found])
-        out: list[Item] = []
+        out: list[PendingDocument] = []
         for item, answer in zip(batch, found, strict=True):
             if isinstance(answer, Dropped):
                 self.ledger.drop(key, answer.document.id, answer.reason, answer.detail, answer.document.text)
@@ -209,7 +209,7 @@ class Chain:
         self._failures[key] = -1  # something came through: the stage works
         return out
 
-    def _fail(self, key: str, item: Item, reason: str, detail: str) -> list[Item]:
+    def _fail(self, key: str, item: PendingDocument, reason: str, detail: str) -> list[PendingDocument]:
         if self.fatal:
             raise DataError(f"{key}: {item.document.id}: {detail}; fix it, or leave on_error at 'skip' to drop it")
         self.ledger.drop(key, item.document.id, reason, detail, item.document.text)

@@ -146,7 +146,7 @@ def _cpu_seconds(process: int) -> float | None:
         return None
 
 
-class Engine:
+class LocalEngine:
     """Runs tasks in `workers` processes of this machine."""
 
     def __init__(self, root: Path, *, workers: int, limit: float) -> None:

@@ -24,7 +24,7 @@ NOT_DRAWN = "not_drawn"  # the reason on the list of the mixture
 
 
 @dataclass
-class Tally:
+class OutputTally:
     """What went into a file of the output: pages that are still HTML, and bytes of text by domain, where domains are
     mixed."""
 
@@ -147,7 +147,7 @@ def undrawn_records(root: Path, paths: Sequence[str], order: str, drawn: int) ->
         yield read_at(root / paths[left[at, 0]], int(left[at, 1]))
 
 
-def output_records(root: Path, task: dict[str, Any], tally: Tally) -> Iterator[Record]:
+def output_records(root: Path, task: dict[str, Any], tally: OutputTally) -> Iterator[Record]:
     """The documents of one file of the output, counted."""
     for name, record in _drawn(root, task):
         tally.html += record.meta.get("format") == "html"

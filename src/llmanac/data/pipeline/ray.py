@@ -30,7 +30,7 @@ def _work(root: str, build: str, paths: list[str], task: Task) -> dict[str, Any]
     return answer(lambda: _WORKERS[build], task)
 
 
-class Engine:
+class RayEngine:
     """Runs tasks on the cluster that `RAY_ADDRESS` names, or on one started on this machine."""
 
     def __init__(self, root: Path, *, workers: int, limit: float) -> None:

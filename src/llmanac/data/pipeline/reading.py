@@ -9,7 +9,7 @@ from typing import Any
 
 from llmanac.core.errors import DataError
 from llmanac.data.documents import Document
-from llmanac.data.pipeline.chain import Item, Ledger
+from llmanac.data.pipeline.chain import Ledger, PendingDocument
 from llmanac.data.pipeline.inputs import is_same, prefixes
 from llmanac.data.pipeline.limits import Limit, TimeLimit
 from llmanac.data.pipeline.recipe import BuildSpec
@@ -24,7 +24,7 @@ KEY = "00-read"
 class _Recorder(Problems):
     """Puts every problem on the list of dropped documents."""
 
-    def __init__(self, reader: Reader, path: str, shown: str) -> None:
+    def __init__(self, reader: UnitReader, path: str, shown: str) -> None:
         super().__init__("skip", None, reader.recipe.limits.bounds())
         self.reader, self.path, self.shown = reader, path, shown
 
@@ -49,7 +49,7 @@ class _Recorder(Problems):
         return f"{self.shown}{inside}" if line is None else f"{self.shown}{inside}:{line}"
 
 
-class Reader:
+class UnitReader:
     """Reads one unit.
 
     Args:
@@ -74,7 +74,7 @@ class Reader:
         self.ledger.of(KEY).documents_in += 1
         self.ledger.drop(KEY, self.prefix + name, reason, detail, text)
 
-    def items(self) -> Iterator[Item]:
+    def items(self) -> Iterator[PendingDocument]:
         """The unit's documents."""
         index = 0
         for number, part in enumerate(self.task["parts"]):
@@ -131,7 +131,7 @@ class Reader:
         if part["path"] and not is_same(part):
             raise DataError(f"{part['path']}: it changed while the build read it; build anew when it is finished")
 
-    def _item(self, index: int, document: Document) -> Item | None:
+    def _item(self, index: int, document: Document) -> PendingDocument | None:
         counts, limit, data = self.ledger.of(KEY), self.recipe.limits.max_bytes, encoded(document)
         if data is None:
             self.leave_out(document.id, "not-unicode", "its text holds half a surrogate pair")
@@ -148,4 +148,4 @@ class Reader:
         meta = dict(document.meta)
         if self.input.domain:
             meta["domain"] = self.input.domain
-        return Item(index, Document(self.prefix + document.id, document.text, document.group, meta), data)
+        return PendingDocument(index, Document(self.prefix + document.id, document.text, document.group, meta), data)

@@ -26,10 +26,10 @@ from llmanac.core import files
 from llmanac.core.errors import LlmanacError
 from llmanac.data.documents import Document
 from llmanac.data.pipeline import sound
-from llmanac.data.pipeline.chain import Chain, Item, Ledger, answer_id, check_answers
+from llmanac.data.pipeline.chain import Chain, Ledger, PendingDocument, answer_id, check_answers
 from llmanac.data.pipeline.inputs import scan
 from llmanac.data.pipeline.limits import Limit, TimeLimit
-from llmanac.data.pipeline.reading import Reader
+from llmanac.data.pipeline.reading import UnitReader
 from llmanac.data.pipeline.recipe import BuildSpec, stage_keys
 from llmanac.data.pipeline.records import RecordWriter, read_records, write_output
 from llmanac.data.stages import CorpusStage, Dropped, Stage
@@ -47,7 +47,7 @@ class Slow(Exception):
         self.key, self.index = key, index
 
 
-class Worker:
+class TaskWorker:
     """Does tasks of one build in one process, one at a time; stages are built once.
 
     Args:
@@ -99,7 +99,7 @@ class Worker:
 
     def _read(self, task: Task, folder: Path) -> dict[str, Any]:
         ledger = Ledger(folder, self.recipe.output.dropped == "texts")
-        reader = Reader(self.recipe, task, ledger, self.limit, self.beat)
+        reader = UnitReader(self.recipe, task, ledger, self.limit, self.beat)
         return self._pass(task, folder, ledger, reader.items())
 
     def _apply(self, task: Task, folder: Path) -> dict[str, Any]:
@@ -110,16 +110,16 @@ class Worker:
         items = self._decided(self.keys[number + 1], stage, task, ledger)
         return self._pass(task, folder, ledger, items)
 
-    def _decided(self, key: str, stage: CorpusStage, task: Task, ledger: Ledger) -> Iterator[Item]:
+    def _decided(self, key: str, stage: CorpusStage, task: Task, ledger: Ledger) -> Iterator[PendingDocument]:
         """A shard through a stage that has decided."""
-        waiting: deque[Item] = deque()
+        waiting: deque[PendingDocument] = deque()
         counts = ledger.of(key)
         self.beat(key, -1, 0, "")
 
         def feed() -> Iterator[Document]:
             for index, (document, data) in enumerate(read_records(self.root / task["shard"])):
                 counts.enter(len(data))
-                waiting.append(Item(index, document, data))
+                waiting.append(PendingDocument(index, document, data))
                 yield document
 
         for answer in stage.apply(feed(), self.root / task["decisions"]):
@@ -133,7 +133,7 @@ class Worker:
         if waiting:
             check_answers(key, [item.document.id for item in waiting], [])
 
-    def _pass(self, task: Task, folder: Path, ledger: Ledger, items: Iterator[Item]) -> dict[str, Any]:
+    def _pass(self, task: Task, folder: Path, ledger: Ledger, items: Iterator[PendingDocument]) -> dict[str, Any]:
         """Documents through the task's stages into shards, each summarised for the next stage over the corpus."""
         stages = [(self.keys[n + 1], self.stage(n)) for n in task["stages"]]
         skip = frozenset((key, index) for key, index in task.get("skip", ()))
@@ -164,8 +164,13 @@ class Worker:
         return {"shards": shards, "counts": counts}
 
     def _fill(
-        self, task: Task, ledger: Ledger, stream: Iterator[Item], writer: RecordWriter, skip: frozenset[tuple[str, int]]
-    ) -> Iterator[Item]:
+        self,
+        task: Task,
+        ledger: Ledger,
+        stream: Iterator[PendingDocument],
+        writer: RecordWriter,
+        skip: frozenset[tuple[str, int]],
+    ) -> Iterator[PendingDocument]:
         """Write documents to a shard until it is full, and pass them on."""
         key = "" if task["summarise"] is None else self.keys[task["summarise"] + 1]
         for item in stream:
@@ -179,7 +184,7 @@ class Worker:
             if writer.bytes >= self.recipe.shard_bytes:
                 return
 
-    def _summarise(self, number: int, feed: Iterator[Item], summary: Path) -> None:
+    def _summarise(self, number: int, feed: Iterator[PendingDocument], summary: Path) -> None:
         """Give a stage over the corpus its first look at a shard; between two documents it has the time of one."""
         stage, key = self.stage(number), self.keys[number + 1]
         assert isinstance(stage, CorpusStage)
@@ -216,9 +221,9 @@ class Worker:
         return {"found": found}
 
     def _write(self, task: Task, folder: Path) -> dict[str, Any]:
-        from llmanac.data.pipeline.mixing import Tally, output_records
+        from llmanac.data.pipeline.mixing import OutputTally, output_records
 
-        path, tally = folder / task["name"], Tally()
+        path, tally = folder / task["name"], OutputTally()
         self.beat("write", -1, 0, task["name"])
         write_output(path, output_records(self.root, task, tally), self.recipe.output.format)
         return {"files": [sound.file_of(path)], "html": tally.html, "domain_bytes": dict(tally.bytes)}

@@ -22,10 +22,10 @@ from llmanac.core import errors, files
 from llmanac.core.errors import LlmanacError
 from llmanac.data.pipeline.pulse import Pulse
 from llmanac.data.pipeline.recipe import make_recipe
-from llmanac.data.pipeline.tasks import Slow, Task, Worker
+from llmanac.data.pipeline.tasks import Slow, Task, TaskWorker
 
 
-def answer(worker: Callable[[], Worker], task: Task) -> dict[str, Any]:
+def answer(worker: Callable[[], TaskWorker], task: Task) -> dict[str, Any]:
     """Do a task, with the worker that the function returns; the answer as plain data."""
     try:
         worker().do(task)
@@ -40,9 +40,9 @@ def answer(worker: Callable[[], Worker], task: Task) -> dict[str, Any]:
     return {"done": task["folder"]}
 
 
-def make_worker(root: Path, beat: Any) -> Worker:
+def make_worker(root: Path, beat: Any) -> TaskWorker:
     """A worker of the build in `root`, whose resolved recipe is there."""
-    return Worker(root, make_recipe(files.read_json(root / "build.json")["recipe"]), beat)
+    return TaskWorker(root, make_recipe(files.read_json(root / "build.json")["recipe"]), beat)
 
 
 def main(root: Path, pulse: Path) -> None:

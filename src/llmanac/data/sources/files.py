@@ -24,7 +24,7 @@ from llmanac.data import pages, unpack
 from llmanac.data.archives import zip_documents
 from llmanac.data.columns import Row, no_column
 from llmanac.data.command_problems import up_to_damage
-from llmanac.data.documents import Document, Names
+from llmanac.data.documents import Document, UniqueNames
 from llmanac.data.lines import text_pieces
 from llmanac.data.pages import INSTALL, missing_library
 from llmanac.data.quarantine import OnError, Problems
@@ -116,14 +116,14 @@ class Spec(SourceSpec):
         if problems is not None:
             problems.tell_passed()
 
-    def found(self) -> Iterator[Found]:
+    def found(self) -> Iterator[FoundFile]:
         """Every file, also those of the folders that cannot be read, in order; each name is there once.
 
         Raises:
             DataError: a path is not there, is no regular file, or there is nothing to read.
         """
         seen: set[str] = set()
-        names = Names()
+        names = UniqueNames()
         for given in self.paths:
             for found in _expand(given, self.include):
                 real = str(found.path) if found.why else os.path.realpath(found.path)
@@ -133,7 +133,7 @@ class Spec(SourceSpec):
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """A file of an input: where it is, the name it is shown under, and why it is not read (in a word and in words)."""
 
     path: Path
@@ -226,7 +226,7 @@ def row_text(path: Path, row: Row, column: str, problems: Problems) -> str | Non
     return text
 
 
-def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
+def _expand(given: str, include: tuple[str, ...]) -> Iterator[FoundFile]:
     path = Path(given).expanduser()
     if given == "-":
         raise DataError("-: standard input cannot be read here; write it to a file and name that")
@@ -235,14 +235,14 @@ def _expand(given: str, include: tuple[str, ...]) -> Iterator[Found]:
     if path.is_dir():
         yield from _walk(path, include)
     elif path.is_file():
-        yield Found(path, path.name)
+        yield FoundFile(path, path.name)
     elif path.exists():  # a pipe would wait for its writer, a device may never end
         raise DataError(f"{given}: is no regular file; copy what comes out of it to one")
     elif glob.has_magic(given):
         found = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if not p.is_dir())
         if not any(p.is_file() for p in found):
             raise DataError(f"{given}: no file matches this pattern")
-        yield from (Found(p, p.as_posix(), *_no_file(p)) for p in found)
+        yield from (FoundFile(p, p.as_posix(), *_no_file(p)) for p in found)
     else:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"{given}: no such file or folder{nearest(path.name, siblings)}")
@@ -274,21 +274,21 @@ def _leads_out(path: Path, root: str) -> tuple[str, str] | None:
     return None
 
 
-def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
+def _walk(root: Path, include: tuple[str, ...]) -> Iterator[FoundFile]:
     """What is in a folder and below it; hidden files and folders (`.git`) are no part of it."""
     seen: set[str] = set()
-    found: list[Found] = []
+    found: list[FoundFile] = []
     real = os.path.realpath(root)
 
     def unreadable(error: OSError) -> None:
         path = Path(error.filename)
-        found.append(Found(path, _below(path, root), "unreadable", f"the folder cannot be read ({error.strerror})"))
+        found.append(FoundFile(path, _below(path, root), "unreadable", f"the folder cannot be read ({error.strerror})"))
 
     for folder, folders, names in _tree(root, unreadable):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__pycache__")))
         for name in folders:
             if (path := Path(folder) / name).is_symlink():
-                found.append(Found(path, _below(path, root), "linked-folder", "links to folders are not followed"))
+                found.append(FoundFile(path, _below(path, root), "linked-folder", "links to folders are not followed"))
         for name in names:
             path = Path(folder) / name
             below = path.relative_to(root)
@@ -299,7 +299,7 @@ def _walk(root: Path, include: tuple[str, ...]) -> Iterator[Found]:
             if not why and not include and format_of(path) not in KNOWN:
                 why = "unknown-format"
                 detail = f"{format_of(path) or 'no suffix'} is no known format; name it, or choose it with include"
-            found.append(Found(path, below.as_posix(), why, detail))
+            found.append(FoundFile(path, below.as_posix(), why, detail))
     if all(item.why for item in found):
         what = f"matches {', '.join(include)}" if include else "has a known format"
         has = ", ".join(sorted(seen if not include else _suffixes(root))[:8]) or "nothing"

@@ -14,7 +14,7 @@ from llmanac.kernels.dedup import minhash as kernel
 TENTHS = 10
 
 
-class Pairs:
+class PairSimilarity:
     """Similarities of documents by their positions: estimated from signatures, or exact from the shingle sets."""
 
     def __init__(self, positions: Positions, by: Literal["signature", "exact"], threshold: float) -> None:

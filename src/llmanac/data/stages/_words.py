@@ -10,7 +10,7 @@ import numpy as np
 from llmanac.kernels.english import words as english
 
 
-class Words(NamedTuple):
+class WordSpans(NamedTuple):
     """The code points of a text and where its words are in them: `text[starts[i] : ends[i]]`."""
 
     text: np.ndarray
@@ -25,7 +25,7 @@ def code_points(text: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2)
-def words_of(text: str) -> Words:
+def words_of(text: str) -> WordSpans:
     """The words of a text, by the English rules of the filters' reference."""
     points = code_points(text)
-    return Words(points, *english.words(points, *english.tables()))
+    return WordSpans(points, *english.words(points, *english.tables()))

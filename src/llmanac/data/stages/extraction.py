@@ -41,10 +41,10 @@ class Spec(StageSpec):
     ranges = within(NOT_NEGATIVE, "min_characters")
 
     def build(self, **dims: Any) -> Stage:
-        return Extraction(self)
+        return ExtractionStage(self)
 
 
-class Extraction(Stage):
+class ExtractionStage(Stage):
     """Runs the extractor over the pages among the documents."""
 
     def __init__(self, spec: Spec) -> None:

@@ -42,7 +42,7 @@ from llmanac.data.stages._blocks import BlockWriter, opened
 from llmanac.data.stages._clusters import find_clusters, representatives
 from llmanac.data.stages._positions import Positions, drop_matched, pack_names, write_drops
 from llmanac.data.stages._signatures import Hashing, Letters, Signer, Unit, best_bands
-from llmanac.data.stages._similarity import Pairs
+from llmanac.data.stages._similarity import PairSimilarity
 from llmanac.data.stages._sorting import scratch
 from llmanac.kernels.dedup import minhash as kernel
 
@@ -153,7 +153,7 @@ class MinHash(CorpusStage):
         spec = self.spec
         with opened(summaries) as readers:
             positions = Positions(readers, "counts")
-            pairs = Pairs(positions, "exact" if spec.verify == "exact" else "signature", spec.threshold)
+            pairs = PairSimilarity(positions, "exact" if spec.verify == "exact" else "signature", spec.threshold)
             found = find_clusters(
                 positions,
                 self.bands,

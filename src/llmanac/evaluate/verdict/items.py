@@ -30,7 +30,7 @@ SYSTEM = re.compile(
 
 
 @dataclass(frozen=True)
-class Row:
+class LogRow:
     """One answer, as its form reads it.
 
     Attributes:
@@ -134,7 +134,7 @@ def number(value: Any) -> float | None:
         return None
 
 
-def looked_up(row: Row, path: str) -> str | None:
+def looked_up(row: LogRow, path: str) -> str | None:
     """The value of a dotted field of a row, as text; None where it has none."""
     value: Any = row.fields
     for step in path.split("."):
@@ -170,7 +170,7 @@ class Items:
     def __len__(self) -> int:
         return len(self.places)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: LogRow) -> None:
         """Hold a row. Raises SpecError for a field of `--group` or `--slices` that it has not."""
         if row.failed:
             self.failed.append((row.place, row.name, row.failed))

@@ -15,7 +15,7 @@ from llmanac.data.json_rows import members
 from llmanac.data.readers import table_rows
 from llmanac.data.unpack import TABLES, blocks, format_of
 from llmanac.evaluate.verdict.forms import evalplus, helm, inspect_log, lighteval, lm_eval, own, scores
-from llmanac.evaluate.verdict.items import Items, Log, Row
+from llmanac.evaluate.verdict.items import Items, Log, LogRow
 
 FORMS: tuple[ModuleType, ...] = (lm_eval, inspect_log, lighteval, evalplus, helm, own, scores)
 SUFFIXES = (*TABLES, ".eval")
@@ -111,7 +111,7 @@ def _held(log: Log, file: Path, form: ModuleType, fields: Sequence[str]) -> Iter
         yield row.place
 
 
-def rows_at(log: Log, path: Path, places: Iterable[int]) -> dict[int, Row]:
+def rows_at(log: Log, path: Path, places: Iterable[int]) -> dict[int, LogRow]:
     """Rows of one file, read again, by place."""
     wanted = set(places)
     rows = (row for row in log.readers[path]()[1] if row.place in wanted)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from llmanac.core.pages import Row as ChartRow
+from llmanac.core.pages import IntervalRow as ChartRow
 from llmanac.core.pages import Section, interval_chart, render_page
 from llmanac.evaluate.verdict.decide import Comparison
-from llmanac.evaluate.verdict.items import Row, message_text
+from llmanac.evaluate.verdict.items import LogRow, message_text
 from llmanac.evaluate.verdict.judged import Compared, Judgement
 from llmanac.evaluate.verdict.load import rows_at
 
@@ -65,7 +65,7 @@ def _items(found: Judgement, one: Comparison, own: Compared, most: int) -> Secti
     return Section(f"What changed: {one.benchmark or 'items'}, {one.system}", [lead], answers=answers)
 
 
-def _prompt(row: Row) -> str:
+def _prompt(row: LogRow) -> str:
     """The prompt as the model got it; of several, such as one a choice, each once."""
     texts = [one if isinstance(one, str) else "\n".join(f"{t['role']}: {message_text(t['content'])}" for t in one)
              for one in row.prompts]  # fmt: skip

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, OutputRequest
-from llmanac.generate.engine import Engine, evaluating
+from llmanac.core.types import Batch, OutputRequest, evaluating
+from llmanac.generate.engine import Engine
 from llmanac.generate.load import load_engine
 from llmanac.generate.requests import Completion, Request, completions
 from llmanac.guide.demos import in_time

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from llmanac.generate.engine import Engine, evaluating
+from llmanac.core.types import evaluating
+from llmanac.generate.engine import Engine
 from llmanac.guide.demos import Field, _html, _model, in_time
 
 CARD = {"title": "Accepted tokens of speculative decoding", "kinds": ["drafter"], "rows": ["serve/speculative"]}

@@ -13,8 +13,7 @@ from markupsafe import Markup
 
 from llmanac.core.errors import LlmanacError, SpecError
 from llmanac.core.spec import make_method
-from llmanac.core.types import Batch, OutputRequest
-from llmanac.generate.engine import evaluating
+from llmanac.core.types import Batch, OutputRequest, evaluating
 from llmanac.guide.demos import Field, _html, _model, in_time
 from llmanac.models.lm.transformer import Transformer
 

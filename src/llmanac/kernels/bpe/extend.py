@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmanac.kernels.bpe.parts import BOUNDARY, INSIDE
-from llmanac.kernels.bpe.train import Learned, learn
+from llmanac.kernels.bpe.train import LearnedMerges, learn
 
 
 def learn_further(
     ids: np.ndarray, word_ends: np.ndarray, counts: np.ndarray, tokens: Sequence[bytes], first_free: int, extra: int
-) -> Learned:
+) -> LearnedMerges:
     """Learn up to `extra` merges of neighbouring tokens, the most frequent first, as `bpe_train.train` does.
 
     Args:

@@ -118,7 +118,7 @@ def _learn(
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedMerges:
     """`merges` (n, 4) int64: left, right, new, count, in the order learned; `visited`: places looked at (the work)."""
 
     merges: np.ndarray
@@ -128,7 +128,7 @@ class Learned:
 def train(
     words: np.ndarray, offsets: np.ndarray, counts: np.ndarray, byte_ids: np.ndarray, reserved: Sequence[bytes],
     first_free: int, vocab_size: int, min_count: int = 0,
-) -> Learned:  # fmt: skip
+) -> LearnedMerges:  # fmt: skip
     """Learn merges until the vocabulary is full or no pair is left that occurs `min_count` times (and at least once).
 
     Args:
@@ -155,7 +155,7 @@ def train(
 def learn(
     layout: tuple[np.ndarray, ...], data: bytes, starts: np.ndarray, lengths: np.ndarray, totals: np.ndarray,
     lists: np.ndarray, places: np.ndarray, placed: int, first_free: int, vocab_size: int, min_count: int,
-) -> Learned:  # fmt: skip
+) -> LearnedMerges:  # fmt: skip
     """Learn merges from words laid out in tokens and the pairs that occur in them.
 
     Args:
@@ -176,7 +176,7 @@ def learn(
         places, placed, vocab_size, min_count, status,
     )  # fmt: skip
     merges, visited = _watched(run, status, first_free, vocab_size)
-    return Learned(merges, int(visited))
+    return LearnedMerges(merges, int(visited))
 
 
 def _watched(learn: Callable[[], Any], status: np.ndarray, first: int, last: int) -> Any:

@@ -49,7 +49,7 @@ class Network(NamedTuple):
     classes: np.ndarray
 
 
-class Memory(NamedTuple):
+class ItemMemory(NamedTuple):
     """Sets, and what they are made of.
 
     counts: what is used; moves (sets, classes) int32; sets (sets + 1, 5): where its items begin, whether the text may
@@ -70,10 +70,10 @@ class Memory(NamedTuple):
     scratch: np.ndarray
 
 
-def memory_for(classes: int, sets: int) -> Memory:
+def memory_for(classes: int, sets: int) -> ItemMemory:
     """Empty memory for so many sets. The system takes memory only for what is used of an array."""
     frames, lists = 4 * sets, 2 * sets
-    made = Memory(
+    made = ItemMemory(
         np.zeros(10, np.int64), np.empty((sets, classes), np.int32), np.zeros((sets + 1, 5), np.int64),
         np.empty((4, 16 * sets), np.int64), np.zeros((4, 8 * sets), np.int32), np.zeros((frames, 4), np.int32),
         np.zeros((lists, 2), np.int32), np.zeros(lists + 1, np.int64), np.empty(64 * lists, np.uint8),

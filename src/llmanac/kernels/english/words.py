@@ -289,17 +289,3 @@ def tables() -> tuple[np.ndarray, object]:
         if count:
             patterns.append([case[a:b] for a, b in zip(starts[:count], ends[:count], strict=True)])
     return classes, table_of(cases, UNITS, patterns)
-
-
-def split_words(text: str) -> list[str]:
-    """The words of a text, as the filters count them."""
-    starts, ends = words(code_points(text), *tables())
-    return [text[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-
-
-def count_sentences(lines: list[str]) -> list[int]:
-    """The sentences in each line, as the C4 filter counts them."""
-    text = code_points("".join(lines))
-    ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
-    starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]]) if lines else ends
-    return sentences(text, starts, ends, *tables()).tolist()

@@ -121,7 +121,7 @@ class GGUF:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.mapped = Mapped(self.path)
-        read = _Reader(self.path, self.mapped.bytes)
+        read = _FieldReader(self.path, self.mapped.bytes)
         self.metadata = read.metadata()
         self._places = read.tensors(self.metadata)
         self.names = tuple(self._places)
@@ -165,7 +165,7 @@ def opened(path: str | Path) -> GGUF:
     return made
 
 
-class _Reader:
+class _FieldReader:
     """Reads one field after the other; `where` names the one at hand."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:

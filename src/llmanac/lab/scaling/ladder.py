@@ -37,7 +37,7 @@ from llmanac.lab.scaling.law import fit_law
 from llmanac.recipes.parts import RecipeParts
 from llmanac.recipes.plan import SHAPES, shaped
 from llmanac.train.loop import train
-from llmanac.train.metrics import read_metrics
+from llmanac.train.metrics import read_log, read_metrics
 
 RUNGS, LENGTHS = 4, 4
 SMALL = ((16, 2, 1, 1), (24, 2, 1, 1), (32, 2, 2, 1), (48, 2, 2, 1))  # below those that a run is planned from
@@ -84,7 +84,7 @@ def run_ladder(
     with locked(folder / ".lock", busy=f"{folder}: another process is running this ladder"):
         ladder = _Ladder(carried(recipe), folder, report)
         rungs = ladder.rungs(budget)
-        done = {row["name"]: row for row in _rows(folder / RUNS)}
+        done = {row["name"]: row for row in read_log(folder / RUNS)}
         for rung in rungs:
             if rung.held_out:
                 _fitted(folder, [done[one.name] for one in rungs if not one.held_out], rung, ladder, samples, report)
@@ -221,7 +221,7 @@ def _result(folder: Path, row: dict[str, Any], report: Any) -> dict[str, Any]:
     data = read_table(folder / FIT)
     said = data["prediction"]
     result = {
-        "runs": _rows(folder / RUNS), "law": data["law"], "intervals": data["intervals"], "predicted": said,
+        "runs": read_log(folder / RUNS), "law": data["law"], "intervals": data["intervals"], "predicted": said,
         "measured": row["loss"], "inside": said["low"] <= row["loss"] <= said["high"],
         "error": said["loss"] / row["loss"] - 1,
     }  # fmt: skip
@@ -229,7 +229,3 @@ def _result(folder: Path, row: dict[str, Any], report: Any) -> dict[str, Any]:
     words = "inside" if result["inside"] else "outside"
     report(f"measured: {row['loss']:.4f}, {words} the interval; the prediction is {result['error']:+.2%} off")
     return result
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []

@@ -25,8 +25,8 @@ from llmanac.adapters import applied
 from llmanac.core import registry
 from llmanac.core.errors import SpecError
 from llmanac.core.spec import dump, flatten, make, make_method, patch
-from llmanac.core.types import Batch
-from llmanac.generate.engine import Engine, evaluating
+from llmanac.core.types import Batch, evaluating
+from llmanac.generate.engine import Engine
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import known_method
 from llmanac.lab.cache import StudyCache

@@ -34,9 +34,8 @@ from llmanac.core.ranges import COUNT, within
 from llmanac.core.rng import numpy_generator
 from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
-from llmanac.core.types import OutputRequest
+from llmanac.core.types import OutputRequest, evaluating
 from llmanac.data.pictures import PictureStream, scenes
-from llmanac.generate.engine import evaluating
 from llmanac.kernels.nn.takes import counted
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, known_method

@@ -34,7 +34,7 @@ from llmanac.lab.runner import with_train
 from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials import estimating
-from llmanac.metrics import Items, Metric
+from llmanac.metrics import ItemSums, Metric
 from llmanac.objectives import MeasuredObjective
 from llmanac.recipes.parts import RecipeParts
 from llmanac.train.loop import MAY_CHANGE, train
@@ -162,7 +162,7 @@ class TrainingTrial:
         costs["peak_memory"] = peak_memory(model, objective, done.spec, next(self.build(arm, seed)[1]), work)
         return Measurement({name: [items.mean] for name, items in found.items()}, costs, curve, pairing)
 
-    def _found(self, stages: RecipeParts, model: Any, seed: int) -> dict[str, Items]:
+    def _found(self, stages: RecipeParts, model: Any, seed: int) -> dict[str, ItemSums]:
         """The metrics of a trained model."""
         if not self.probes:
             return stages.measure(model, stages.held_out(self.texts))
@@ -171,7 +171,7 @@ class TrainingTrial:
         found = {probe.metric.name: probe.score(model, reads) for probe in self.probes}
         if self.generation and not self.tuning:
             found |= self.generation.score(model, stem_of(objective), seed)
-        return {name: Items([value], [1.0]) for name, value in found.items()}
+        return {name: ItemSums([value], [1.0]) for name, value in found.items()}
 
     def step_tokens(self, arm: Arm, steps: int = 8) -> float:
         """Places of a step's batches as training counts them: an objective may write a token of its row twice."""

@@ -35,7 +35,7 @@ from llmanac.lab.sources import run_key
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import file_hash, hash_model
 from llmanac.lab.words import settings_words
-from llmanac.metrics import Items, Metric
+from llmanac.metrics import ItemSums, Metric
 from llmanac.recipes.tune import MODEL, Tuned, TuneSpec, Tuning, is_tuning, own_rate, run_held, trained_before
 from llmanac.train.loop import MAY_CHANGE
 from llmanac.train.metrics import read_metrics
@@ -135,11 +135,11 @@ class Tried(Tuning):
         if self.look is None:
             return super()._measure(objective, rows, when, kept)
         if when == "before":
-            return Items([0.0], [1.0])
+            return ItemSums([0.0], [1.0])
         self.look(self)
         return super()._measure(objective, rows, when, kept)
 
-    def values(self, objective: Any, rows: Sequence[Any], label: str) -> Items:
+    def values(self, objective: Any, rows: Sequence[Any], label: str) -> ItemSums:
         return super().values(objective, self.some(rows), label)
 
     def some(self, rows: Sequence[Any]) -> list[Any]:

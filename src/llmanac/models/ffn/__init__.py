@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -13,7 +14,7 @@ from llmanac.core.spec import Spec
 from llmanac.models.forward import Context
 
 Activation = Literal["relu", "relu-squared", "gelu", "gelu-tanh", "quick-gelu", "silu", "identity"]
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu-squared": lambda x: F.relu(x).square(),
     "gelu": F.gelu,
@@ -46,10 +47,3 @@ class FFNSpec(Spec):
     def build(self, *args: Any, **dims: Any) -> Any:
         """dim: width of the model."""
         raise NotImplementedError
-
-
-def activate(name: str, x: Tensor) -> Tensor:
-    """Apply an activation by name."""
-    function: Any = ACTIVATIONS[name]
-    result: torch.Tensor = function(x)
-    return result

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, POSITIVE, within
 from llmanac.kernels.nn.takes import fused, operation, remade
-from llmanac.models.ffn import Activation, FFNSpec, activate
+from llmanac.models.ffn import ACTIVATIONS, Activation, FFNSpec
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear, linear_all
 
@@ -105,7 +105,7 @@ class GatedMLP(nn.Module):
 
                 y: Tensor = GatedSiLU.apply(gate, up)
                 return remade(y, gated, gate, up)
-        return activate(self.activation, gate) * up
+        return ACTIVATIONS[self.activation](gate) * up
 
     def flops(self) -> float:
         return 6.0 * self.up_proj.in_features * self.up_proj.out_features

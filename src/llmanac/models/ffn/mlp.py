@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, within
-from llmanac.models.ffn import Activation, FFNSpec, activate
+from llmanac.models.ffn import ACTIVATIONS, Activation, FFNSpec
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear
 
@@ -63,7 +63,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """(..., D) -> (..., D)."""
-        y: Tensor = self.down_proj(activate(self.activation, self.up_proj(x)))
+        y: Tensor = self.down_proj(ACTIVATIONS[self.activation](self.up_proj(x)))
         return y
 
     def flops(self) -> float:

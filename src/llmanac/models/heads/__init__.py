@@ -56,10 +56,3 @@ class Head(LinearMap):
     def flops(self, keys: float) -> float:
         """Matrix-product FLOPs of one token, forward, where it has `keys` tokens before it on average."""
         raise NotImplementedError
-
-
-def pick(hidden: Tensor, last: Tensor | None) -> Tensor:
-    """(B, T, D) -> (B, 1, D) at the index `last` of each row; all of it for None."""
-    if last is None:
-        return hidden
-    return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from llmanac.core.ranges import POSITIVE, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
-from llmanac.models.forward import Context
-from llmanac.models.heads import Head, HeadSpec, pick
+from llmanac.models.forward import Context, pick
+from llmanac.models.heads import Head, HeadSpec
 from llmanac.models.layers import init_normal, upcast
 from llmanac.models.quantized import product
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from llmanac.models.ffn import Activation, activate
+from llmanac.models.ffn import ACTIVATIONS, Activation
 from llmanac.models.heads import HeadSpec
 from llmanac.models.heads.linear import LinearHead
 from llmanac.models.layers import Linear
@@ -53,7 +53,7 @@ class MaskedHead(LinearHead):
         self.norm = spec.norm.build(dim=dim)
 
     def prepared(self, hidden: Tensor) -> Tensor:
-        y: Tensor = self.norm(activate(self.activation, self.dense(hidden)))
+        y: Tensor = self.norm(ACTIVATIONS[self.activation](self.dense(hidden)))
         return y
 
     def flops(self, keys: float) -> float:

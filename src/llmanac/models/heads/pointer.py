@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from llmanac.core.errors import RequestError
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
-from llmanac.models.forward import Context
-from llmanac.models.heads import Head, HeadSpec, pick
+from llmanac.models.forward import Context, pick
+from llmanac.models.heads import Head, HeadSpec
 from llmanac.models.layers import Linear, init_normal, upcast
 from llmanac.models.masks import AttentionMask
 from llmanac.models.state.kv import KVCache

@@ -26,8 +26,7 @@ from llmanac.core.ranges import COUNT, Range, within
 from llmanac.core.types import ALL, LAST, Batch, ModelOutput, OutputRequest
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
-from llmanac.models.forward import check_targets, documents, place
-from llmanac.models.heads import pick
+from llmanac.models.forward import check_targets, documents, pick, place
 from llmanac.models.layers import Embedding, Linear, upcast
 from llmanac.models.lm import LanguageModelSpec, TrainedModel
 from llmanac.models.state import DecodingState

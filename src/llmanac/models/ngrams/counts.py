@@ -7,12 +7,11 @@ the free memory, so that the machine never swaps.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
+from llmanac.core.device import system_memory
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import progress
 from llmanac.kernels.ngrams import count as ngram_count
@@ -85,20 +84,6 @@ class Counts:
         return allowed
 
 
-def free_memory() -> int:
-    """Bytes of memory that are available, by the system's own figure where it has one."""
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30
-
-
 def check_order(order: int, name: str = "order") -> int:
     """The order, if it can be counted. Raises SpecError otherwise."""
     if not 1 <= order <= MAX_ORDER:
@@ -127,7 +112,7 @@ def count(
         DataError: there is nothing to count, or it would take more memory; the message says what to do.
     """
     check_order(order)
-    limit = int(free_memory() * FREE_FRACTION) if memory is None else memory
+    limit = int(system_memory()[0] * FREE_FRACTION) if memory is None else memory
     if not len(words):
         raise DataError("an n-gram model needs text to count; there is none")
     if len(words) > MAX_NODES:

@@ -119,7 +119,7 @@ def read_back(
     accumulate = torch.float64 if q.dtype == torch.float64 else torch.float32
     dq, at = torch.empty_like(q, memory_format=torch.contiguous_format), 0
     spans = list(_spans(length, k.shape[2], block, bound))
-    dk, dv = (_Sum(x, accumulate, len(spans) == 1) for x in (k, v))
+    dk, dv = (_BlockSum(x, accumulate, len(spans) == 1) for x in (k, v))
     for first, last, start, stop in spans:
         rows = last - first
         part = grad[:, :, :, first:last].reshape(batch * kv_heads, -1, v.shape[-1])
@@ -155,7 +155,7 @@ def _seen(ranges: Ranges, first: int, last: int, start: int) -> Ranges:
     return begin, end
 
 
-class _Sum:
+class _BlockSum:
     """The sum of what blocks give to ranges of keys; of a single block it is what that gives."""
 
     def __init__(self, like: Tensor, dtype: torch.dtype, once: bool) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmanac.core.errors import CheckpointError, TokenizerError, shown
-from llmanac.evaluate.server import Server
+from llmanac.evaluate.server import ServedModel
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.blocks import KINDS
@@ -127,7 +127,7 @@ class LlamaCpp:
         return [_said(reply, self.name) for reply in replies]
 
 
-class Remote(Server):
+class Remote(ServedModel):
     """A server by its address."""
 
     runner, bits, size = "server", 32.0, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmanac.retrieve.folder.chunks import Piece, pieces_of
-from llmanac.retrieve.folder.index import FolderIndex, Found, Passage
+from llmanac.retrieve.folder.chunks import PassagePiece, pieces_of
+from llmanac.retrieve.folder.index import FolderIndex, FoundPassage, Passage
 
-__all__ = ["FolderIndex", "Found", "Passage", "Piece", "pieces_of"]
+__all__ = ["FolderIndex", "FoundPassage", "Passage", "PassagePiece", "pieces_of"]

@@ -23,7 +23,7 @@ from llmanac.retrieve._words import content, plain_words
 from llmanac.retrieve.folder.checks import AGREES, agreement
 from llmanac.retrieve.folder.index import FolderIndex, Passage
 from llmanac.retrieve.folder.quotes import Quote, spans
-from llmanac.retrieve.folder.ranker import THRESHOLD, Asked, Ranker, Weights, sigmoid
+from llmanac.retrieve.folder.ranker import THRESHOLD, Asked, Ranker, RankerWeights, sigmoid
 from llmanac.retrieve.folder.reader import CHOICES, REFUSAL, RULES, PassageReader, Reader
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class FolderAssistant:
         budget: int = 1024,
         longest: int = 128,
         reader: Reader | None = None,
-        weights: Mapping[str, Weights] | None = None,
+        weights: Mapping[str, RankerWeights] | None = None,
     ) -> None:
         self.index, self.engine = index, engine
         self.mode = mode or ("quote" if reader else "extract" if engine is None else "free")

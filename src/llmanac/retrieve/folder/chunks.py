@@ -22,7 +22,7 @@ _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _BREAK = re.compile(r"(?<=[.!?])\s+")
 
 
-class Piece(NamedTuple):
+class PassagePiece(NamedTuple):
     """One passage of a document.
 
     Attributes:
@@ -46,7 +46,7 @@ class _Block(NamedTuple):
     code: bool
 
 
-def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Piece]:
+def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[PassagePiece]:
     """The passages of a document.
 
     Args:
@@ -54,7 +54,7 @@ def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Piece
         markup: whether headings and fences are those of Markdown and reStructuredText; in program code a `#` begins a
             comment.
     """
-    out: list[Piece] = []
+    out: list[PassagePiece] = []
     headings: list[tuple[int, str]] = []
     held: list[str] = []
     at, line, length, above, body = 0, 1, 0, "", False
@@ -65,7 +65,7 @@ def pieces_of(text: str, *, size: int = SIZE, markup: bool = True) -> list[Piece
         stop, lines = at + len(joined.encode("utf-8")), joined.count("\n")
         if joined.strip():
             blank = joined[: len(joined) - len(joined.lstrip())].count("\n")
-            out.append(Piece(at, stop, line + blank, line + joined.rstrip().count("\n"), above, joined))
+            out.append(PassagePiece(at, stop, line + blank, line + joined.rstrip().count("\n"), above, joined))
         elif out and joined:  # blank lines belong to what is before them
             before = out[-1]
             out[-1] = before._replace(stop=stop, text=before.text + joined)

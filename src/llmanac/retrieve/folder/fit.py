@@ -38,7 +38,7 @@ from llmanac.core.progress import progress
 from llmanac.retrieve import dense
 from llmanac.retrieve._words import STOP, code_words
 from llmanac.retrieve.folder.index import FolderIndex, Passage
-from llmanac.retrieve.folder.questions import Question, questions_of, read_questions, without
+from llmanac.retrieve.folder.questions import FolderQuestion, questions_of, read_questions, without
 from llmanac.retrieve.folder.ranker import (
     CANDIDATES,
     PARTS,
@@ -47,8 +47,8 @@ from llmanac.retrieve.folder.ranker import (
     SETS,
     Asked,
     Ranker,
+    RankerWeights,
     Related,
-    Weights,
     log_softmax,
     related_words,
     set_of,
@@ -131,7 +131,7 @@ class _Asked:
     """What one question has: its candidates with features, which of them answer, features of the candidates with the
     file removed, and of the sentences of a passage that answers, with which of these do."""
 
-    question: Question
+    question: FolderQuestion
     asked: Asked
     less: Asked
     x: np.ndarray
@@ -142,7 +142,7 @@ class _Asked:
     part: int
 
 
-def _looked_up(ranker: Ranker, question: Question) -> _Asked:
+def _looked_up(ranker: Ranker, question: FolderQuestion) -> _Asked:
     asked = ranker.asked(question.text)
     found = ranker.candidates(asked)
     here = np.array([question.answers(passage) for passage, _ in found], bool)
@@ -166,7 +166,7 @@ def _features(ranker: Ranker, asked: Asked, found: Sequence[tuple[Passage, float
     return np.array([ranker.features(asked, *one) for one in found]).reshape(-1, len(PASSAGE))
 
 
-def _only_in(ranker: Ranker, question: Question) -> set[str]:
+def _only_in(ranker: Ranker, question: FolderQuestion) -> set[str]:
     """The words of a question that no file has but the one that it is about."""
     if question.passage is None:
         return set()
@@ -187,7 +187,7 @@ def _best(asked: Asked, x: np.ndarray, weights: np.ndarray) -> tuple[int, list[f
     return best, [*x[best], *Ranker.answer_features(asked, logs)]
 
 
-def _weights(some: Sequence[_Asked], more: Sequence[_Asked]) -> Weights:
+def _weights(some: Sequence[_Asked], more: Sequence[_Asked]) -> RankerWeights:
     """Of a set's questions; the weights of sentences are of more: first ones answer most questions of people."""
     passage = softmax_regression([(one.x, one.here) for one in some])
     x, y = [], []
@@ -197,15 +197,15 @@ def _weights(some: Sequence[_Asked], more: Sequence[_Asked]) -> Weights:
             if len(rows) and (answers or not people or asked is one.asked):
                 x.append(_best(asked, rows, passage)[1])
                 y.append(answers)
-    return Weights(
+    return RankerWeights(
         passage, logistic(np.array(x), np.array(y, float)), softmax_regression([one.sentences for one in more])
     )
 
 
 def looked_up(
-    index: FolderIndex, questions: Sequence[Question], method: str, related: Related | None = None
+    index: FolderIndex, questions: Sequence[FolderQuestion], method: str, related: Related | None = None
 ) -> list[_Asked]:
-    none = {name: Weights(*(np.zeros(len(names) + 1) for names in PARTS.values())) for name in SETS}
+    none = {name: RankerWeights(*(np.zeros(len(names) + 1) for names in PARTS.values())) for name in SETS}
     ranker, out = Ranker(index, method, none, related), list[_Asked]()
     vectors = None if method == "bm25" else index.retriever("dense").queries([one.text for one in questions])
     with progress(f"look up ({method})", len(questions), "questions") as bar:

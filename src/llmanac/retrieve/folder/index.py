@@ -80,7 +80,7 @@ class Passage:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPassage:
     """A passage and how well it matches; scores of different methods cannot be compared."""
 
     passage: Passage
@@ -142,17 +142,17 @@ class FolderIndex:
             self._made[method] = made
         return self._made[method]
 
-    def retrieve(self, query: str, k: int = 5, method: str = "bm25") -> list[Found]:
+    def retrieve(self, query: str, k: int = 5, method: str = "bm25") -> list[FoundPassage]:
         """The `k` best passages for a query, best first; of passages with the same text only the first."""
         if k < 1:
             raise RequestError(f"-k: {k} must be 1 or more")
         retriever, depth = self.retriever(method), 2 * k + 8
         while True:
             hits = retriever.top(query, depth)
-            found: dict[str, Found] = {}
+            found: dict[str, FoundPassage] = {}
             for position, score in hits:
                 passage = self[position]
-                found.setdefault(" ".join(passage.text.split()), Found(passage, score))
+                found.setdefault(" ".join(passage.text.split()), FoundPassage(passage, score))
             if len(found) >= k or len(hits) < depth:
                 return list(found.values())[:k]
             depth *= 4  # many copies: what else there is comes after them

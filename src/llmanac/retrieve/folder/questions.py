@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmanac.core import files
 from llmanac.core.errors import DataError
+from llmanac.data.command_problems import CommandProblems
+from llmanac.data.readers import table_rows
 from llmanac.retrieve._words import content
 from llmanac.retrieve.folder.index import FolderIndex, Passage
 from llmanac.retrieve.folder.quotes import spans
@@ -23,7 +23,7 @@ FEWEST = 4  # words of content of a sentence that is asked for
 
 
 @dataclass(frozen=True)
-class Question:
+class FolderQuestion:
     """A question, what it was made of, and the texts of which one is in an answer; None and none where nothing answers.
 
     Attributes:
@@ -59,27 +59,27 @@ class Question:
         return any(gold in sentence or (sentence in gold and 2 * len(sentence) >= len(gold)) for gold in self.golds)
 
 
-def read_questions(path: str | Path, index: FolderIndex) -> list[Question]:
-    """Questions that people asked about a folder: a JSON Lines file (`docs/retrieve.md`).
+def read_questions(path: str | Path, index: FolderIndex) -> list[FolderQuestion]:
+    """Questions that people asked about a folder: a table of rows (`docs/retrieve.md`).
 
     Raises:
         DataError: a line that is none.
     """
-    known, out = dict[str, list[Passage]](), list[Question]()
+    known, out = dict[str, list[Passage]](), list[FolderQuestion]()
     for passage in index.passages():
         for name in _names(passage):
             known.setdefault(name, []).append(passage)
-    for number, line in enumerate(files.read_text(path).splitlines(), 1):
+    for found in table_rows(Path(path), CommandProblems()):
+        row = found.values
         try:
-            row = json.loads(line)
             text = " ".join([*row.get("history", [])[-1:], row["question"]])
             names, golds = (tuple(" ".join(one.split()) for one in row[key]) for key in ("entries", "answers"))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}:{number}: no question with entries and answers ({error})") from None
+            raise DataError(f"{path}:{found.line}: no question with entries and answers ({error})") from None
         there = [passage for name in names for passage in known.get(name, [])]
         holds = [p for p in there if any(gold in " ".join(p.text.split()) for gold in golds)]
         if there or not names:  # else the folder does not have it
-            out.append(Question(text, next(iter(holds or there), None), "asked", golds, names))
+            out.append(FolderQuestion(text, next(iter(holds or there), None), "asked", golds, names))
     return out
 
 
@@ -88,13 +88,15 @@ def _names(passage: Passage) -> list[str]:
     return re.split(r"[ (]", passage.heading.rpartition(" > ")[2], maxsplit=2)[:2]
 
 
-def questions_of(index: FolderIndex, count: int, seed: int = 0, use: Sequence[int] | None = None) -> list[Question]:
+def questions_of(
+    index: FolderIndex, count: int, seed: int = 0, use: Sequence[int] | None = None
+) -> list[FolderQuestion]:
     """Questions about passages that are drawn at random, of those whose numbers are in `use`.
 
     Raises:
         DataError: the folder yields too few.
     """
-    rng, out = random.Random(seed), list[Question]()
+    rng, out = random.Random(seed), list[FolderQuestion]()
     for _ in range(10 * count):
         passage, sort = index[rng.choice(use) if use else rng.randrange(len(index))], rng.choice(SORTS)
         name = _name(passage)
@@ -107,7 +109,7 @@ def questions_of(index: FolderIndex, count: int, seed: int = 0, use: Sequence[in
             text = asked_of(passage, gold, index, rng)
         else:
             text = _slipped(name, rng) if sort == "heading" else _roughened(gold, index, rng)
-        out.append(Question(text, passage, sort, (gold,)))
+        out.append(FolderQuestion(text, passage, sort, (gold,)))
         if len(out) == count:
             return out
     raise DataError(f"{index.place}: the folder yields {len(out)} questions of {count}; give more text, or --questions")

@@ -112,7 +112,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Weights:
+class RankerWeights:
     """What `fit.py` writes for a set: of features in the order of `PARTS`, with a bias at the end of each."""
 
     passage: np.ndarray
@@ -120,7 +120,7 @@ class Weights:
     sentence: np.ndarray
 
     @classmethod
-    def read(cls, method: str, path: str | Path = SHIPPED) -> dict[str, Weights]:
+    def read(cls, method: str, path: str | Path = SHIPPED) -> dict[str, RankerWeights]:
         """By set, the weights for a method of retrieval. Raises CheckpointError where the file does not have them."""
         try:
             data = files.read_table(path)["weights"]["bm25" if method == "bm25" else "hybrid"]
@@ -200,10 +200,10 @@ class Ranker:
         self,
         index: FolderIndex,
         method: str = "bm25",
-        weights: Mapping[str, Weights] | None = None,
+        weights: Mapping[str, RankerWeights] | None = None,
         related: Related | None = None,
     ) -> None:
-        self.index, self.method, self.weights = index, method, weights or Weights.read(method)
+        self.index, self.method, self.weights = index, method, weights or RankerWeights.read(method)
         self.lexical, self.related = index.retriever("bm25"), related_words() if related is None else related
         self.unseen = self.lexical.weight("\0")
         self.vector: tuple[str, np.ndarray] = ("", np.empty(0))  # of the last question

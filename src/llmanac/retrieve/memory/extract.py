@@ -30,7 +30,7 @@ LABELS = ("fact", "ended", "neither")
 TAKE, DECIDE = (read_toml(Path(__file__).with_name("extract.toml"))[call] for call in ("take", "decide"))
 
 
-class Extractor:
+class FactExtractor:
     """Reads messages with an engine's chat model; a `reader` of a `Memory`.
 
     Raises:

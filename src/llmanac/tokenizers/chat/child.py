@@ -142,7 +142,7 @@ def _marked_spans(marked: str) -> Iterable[tuple[int, int]]:
 Guarded = tuple[list[dict[str, Any]], dict[str, Any], str, "dict[str, str] | None"]
 
 
-class Template:
+class CompiledTemplate:
     """One compiled template.
 
     Args:
@@ -314,7 +314,7 @@ class Template:
         return spans[0]
 
 
-_template = functools.lru_cache(maxsize=16)(Template)
+_template = functools.lru_cache(maxsize=16)(CompiledTemplate)
 
 
 def answer(request: Mapping[str, Any], conversation: Mapping[str, Any], longest: int) -> dict[str, Any]:

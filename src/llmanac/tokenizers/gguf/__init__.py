@@ -120,13 +120,13 @@ def _by_scores(metadata: Mapping[str, Any], tokens: list[str], types: list[int],
     added = [AddedToken(id=id, text=tokens[id]) for id, kind in enumerate(types) if kind == spm.CONTROL]
     if spm.UNKNOWN not in types:
         types = _with_unknown(metadata, tokens, types, roles)
-    pieces = tuple(map(spm.Piece, map(_spelled, tokens, types), scores, types))
+    pieces = tuple(map(spm.ScoredPiece, map(_spelled, tokens, types), scores, types))
     flags = {}
     for key, default in (("add_space_prefix", True), ("remove_extra_whitespaces", False)):
         flags[key] = metadata.get(f"{KEY}{key}", default)
         if type(flags[key]) is not bool:
             raise TokenizerError(f"{KEY}{key}: is {shown(flags[key])}, expected true or false")
-    rules = spm.Rules("identity", b"", flags["add_space_prefix"], flags["remove_extra_whitespaces"], True)
+    rules = spm.NormalizerRules("identity", b"", flags["add_space_prefix"], flags["remove_extra_whitespaces"], True)
     trainer: dict[str, Any] = {"model_type": spm.BPE, "vocab_size": len(pieces), "byte_fallback": spm.BYTE in types}
     for role in ROLES:
         if roles[role] is not None:

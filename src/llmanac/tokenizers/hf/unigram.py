@@ -20,7 +20,7 @@ from llmanac.core.threads import Spares
 from llmanac.kernels.sentencepiece import cut as unigram_cut
 from llmanac.kernels.sentencepiece import trie as unigram_trie
 from llmanac.kernels.text import pack
-from llmanac.tokenizers._added import AddedToken, Part
+from llmanac.tokenizers._added import AddedToken, TextPart
 from llmanac.tokenizers._base import Tokenizer
 from llmanac.tokenizers._checks import id_list
 from llmanac.tokenizers._normal import Placed, compose, replace_surrogates
@@ -131,7 +131,7 @@ class UnigramJson(Tokenizer):
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         return self._encode_words([self._words(text, True) for text in texts])
 
-    def _encode_parts(self, parts: Sequence[Part]) -> list[np.ndarray]:
+    def _encode_parts(self, parts: Sequence[TextPart]) -> list[np.ndarray]:
         ids, ends = self._encode_words([self._words(part.text, part.start == 0) for part in parts])
         return np.split(ids, ends[:-1]) if parts else []
 
@@ -187,7 +187,7 @@ class UnigramJson(Tokenizer):
         new = np.array([id for part in parts for id in part], np.int32)
         return new, np.concatenate([[0], np.cumsum(sizes)])[ends], np.repeat(spans, sizes, axis=0)
 
-    def _encode_placed(self, part: Part) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    def _encode_placed(self, part: TextPart) -> tuple[np.ndarray, list[tuple[int, int]]]:
         return self._placed(part.text, part.start == 0)
 
     def _spans(self, ids: np.ndarray, text: str) -> list[tuple[int, int]]:

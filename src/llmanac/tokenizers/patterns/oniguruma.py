@@ -33,7 +33,7 @@ GROUPS_REFUSED = (
 
 
 @dataclass
-class Reader:
+class PatternReader:
     pattern: str
     at: int = 0
     depth: int = 0
@@ -391,7 +391,7 @@ def translated(pattern: str) -> tuple[str, int]:
     """
     if len(pattern) > LONGEST:
         raise PatternError(f"has {len(pattern):,} characters; more than {LONGEST:,} are not supported")
-    reader = Reader(pattern)
+    reader = PatternReader(pattern)
     whole = reader.alternatives()
     if reader.at < len(pattern):
         raise PatternError("has a ')' without a '('")

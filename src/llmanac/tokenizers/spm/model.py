@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmanac.core.errors import TokenizerError
-from llmanac.tokenizers._pieces import DEFAULTS, NORMAL, TRAINER, Model, Piece, Rules, require, validate
+from llmanac.tokenizers._pieces import DEFAULTS, NORMAL, TRAINER, Model, NormalizerRules, ScoredPiece, require, validate
 
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5
 
@@ -83,7 +83,7 @@ def _typed(value: int | bytes, default: Any, where: str) -> Any:
     return bool(value) if isinstance(default, bool) else value
 
 
-def _piece(data: bytes, where: str) -> Piece:
+def _piece(data: bytes, where: str) -> ScoredPiece:
     text, score, kind = "", 0.0, NORMAL
     for number, wire, value in fields(data, 0, len(data)):
         if number == 1:
@@ -94,18 +94,18 @@ def _piece(data: bytes, where: str) -> Piece:
         elif number == 3:
             require(wire == VARINT and value in range(1, 7), where, f"its type {value!r} is not one of 1 to 6")
             kind = int(value)
-    return Piece(text, score, kind)
+    return ScoredPiece(text, score, kind)
 
 
-def _rules(data: bytes, where: str) -> Rules:
+def _rules(data: bytes, where: str) -> NormalizerRules:
     named = {1: "name", 2: "charsmap", 3: "add_dummy_prefix", 4: "remove_extra_whitespaces", 5: "escape_whitespaces"}
-    blank = Rules()
+    blank = NormalizerRules()
     given: dict[str, Any] = {}
     for number, _, value in fields(data, 0, len(data)):
         if number in named:
             name = named[number]
             given[name] = _typed(value, getattr(blank, name), f"{where}.{name}")
-    return Rules(**given)
+    return NormalizerRules(**given)
 
 
 def parse(data: bytes) -> Model:
@@ -114,7 +114,7 @@ def parse(data: bytes) -> Model:
     Raises:
         TokenizerError: a truncated file, one of another kind, or a vocabulary that cannot be used; one sentence.
     """
-    pieces: list[Piece] = []
+    pieces: list[ScoredPiece] = []
     parts: dict[int, list[bytes]] = {2: [], 3: [], 5: []}
     for number, wire, value in fields(data, 0, len(data)):
         if number in (1, 2, 3, 5):
@@ -161,18 +161,18 @@ def _field(number: int, value: Any) -> bytes:
     return _number(number << 3 | BYTES) + _number(len(data)) + data
 
 
-def _piece_bytes(piece: Piece) -> bytes:
+def _piece_bytes(piece: ScoredPiece) -> bytes:
     data = _field(1, piece.text) + _field(2, float(piece.score))
     return data if piece.type == NORMAL else data + _field(3, piece.type)
 
 
-def _rules_bytes(rules: Rules) -> bytes:
+def _rules_bytes(rules: NormalizerRules) -> bytes:
     out = _field(1, rules.name) + (_field(2, rules.charsmap) if rules.charsmap else b"")
     out += _field(3, rules.add_dummy_prefix) + _field(4, rules.remove_extra_whitespaces)
     return out + _field(5, rules.escape_whitespaces)
 
 
-def serialize(pieces: Sequence[Piece], trainer: dict[str, Any], rules: Rules) -> bytes:
+def serialize(pieces: Sequence[ScoredPiece], trainer: dict[str, Any], rules: NormalizerRules) -> bytes:
     """The bytes of a `.model` file. `trainer` may hold any field named in `WRITTEN`; lists are repeated fields.
 
     Raises:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from llmanac.data.json_rows import members
 from llmanac.data.quarantine import Problems
-from llmanac.evaluate.verdict.items import Row, Task
+from llmanac.evaluate.verdict.items import LogRow, Task
 
 TITLE = "evalplus"
 KEYS = ({"hash", "eval"},)
 
 
-def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+def read(path: Path, problems: Problems) -> tuple[Task, Iterator[LogRow]]:
     name, settings = "", {}
     for keys, value in members(path, problems, ("eval",)):
         if keys[0] == "hash":
@@ -24,7 +24,7 @@ def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
     return Task(name, path, TITLE, settings), _rows(path, problems)
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[Row]:
+def _rows(path: Path, problems: Problems) -> Iterator[LogRow]:
     place = 0
     for keys, programs in members(path, problems, ("eval",)):
         if keys[0] != "eval" or len(keys) < 2:
@@ -33,4 +33,4 @@ def _rows(path: Path, problems: Problems) -> Iterator[Row]:
             place += 1
             base, plus = one.get("base_status") == "pass", one.get("plus_status")
             scores = {"base": float(base), **({} if plus is None else {"plus": float(base and plus == "pass")})}
-            yield Row(place, str(keys[1]), None, scores, sample=sample, answer=str(one.get("solution", "")))
+            yield LogRow(place, str(keys[1]), None, scores, sample=sample, answer=str(one.get("solution", "")))

@@ -15,14 +15,14 @@ from typing import Any
 from llmanac.core.files import read_table
 from llmanac.data.json_rows import array_rows, members
 from llmanac.data.quarantine import Problems
-from llmanac.evaluate.verdict.items import Row, Task
+from llmanac.evaluate.verdict.items import LogRow, Task
 
 TITLE = "HELM"
 KEYS = ({"instance_id", "train_trial_index", "stats"},)
 COUNTS = re.compile("num_|max_prob|logprob|predicted_index|finish_reason|inference_|training_|prompt_|batch_")
 
 
-def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+def read(path: Path, problems: Problems) -> tuple[Task, Iterator[LogRow]]:
     beside = path.with_name("run_spec.json")
     spec = read_table(beside, most=1 << 26) if beside.is_file() else {}
     adapter = spec.get("adapter_spec") or {}
@@ -37,7 +37,7 @@ def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
     return task, _rows(path, problems, main)
 
 
-def _rows(path: Path, problems: Problems, main: Sequence[str]) -> Iterator[Row]:
+def _rows(path: Path, problems: Problems, main: Sequence[str]) -> Iterator[LogRow]:
     merged: dict[tuple[str, int], tuple[int, dict[str, float]]] = {}
     for row in array_rows(path, problems):
         key = _named(row.values, row.values, row.values["instance_id"])
@@ -65,12 +65,12 @@ def _rows(path: Path, problems: Problems, main: Sequence[str]) -> Iterator[Row]:
     yield from (_row(key, found, main, document=None) for key, found in merged.items())
 
 
-def _row(key: tuple[str, int], found: tuple[int, dict[str, float]], main: Sequence[str], **more: Any) -> Row:
+def _row(key: tuple[str, int], found: tuple[int, dict[str, float]], main: Sequence[str], **more: Any) -> LogRow:
     """A row whose first scores are those that the run is about, and whose last are counts of tokens and times."""
     line, scores = found
     names = (*main, *sorted(scores, key=lambda name: COUNTS.match(name) is not None))
     ordered = {name: scores[name] for name in names if name in scores}
-    return Row(line, key[0], scores=ordered, sample=key[1] + 1, **more)
+    return LogRow(line, key[0], scores=ordered, sample=key[1] + 1, **more)
 
 
 def _named(instance: Mapping[str, Any], trial: Mapping[str, Any], name: str) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmanac.data.json_rows import members
 from llmanac.data.quarantine import Problems, Unreadable
-from llmanac.evaluate.verdict.items import Row, Task, message_text
+from llmanac.evaluate.verdict.items import LogRow, Task, message_text
 
 TITLE = "Inspect"
 KEYS = ({"version", "status", "eval"},)
@@ -23,7 +23,7 @@ MOST = 1 << 28  # bytes of a sample
 ZSTD = 93  # the number of this method in zip files; Python's own reader knows it from 3.14 on
 
 
-def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+def read(path: Path, problems: Problems) -> tuple[Task, Iterator[LogRow]]:
     if path.suffix == ".eval":
         return _zipped(path)
     head: dict[str, Any] = {}
@@ -48,7 +48,7 @@ def _task(path: Path, head: Mapping[str, Any], names: Collection[str] = ()) -> T
     return Task(name, path, TITLE, settings, {}, tuple(names), str(own.get("model", "")), unfinished)
 
 
-def _zipped(path: Path) -> tuple[Task, Iterator[Row]]:
+def _zipped(path: Path) -> tuple[Task, Iterator[LogRow]]:
     file = zipfile.ZipFile(path)
     names = file.namelist()
     samples = [name for name in names if name.startswith("samples/") and name.endswith(".json")]
@@ -79,7 +79,7 @@ def _unpacked(path: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes
     return found
 
 
-def _row(place: int, sample: Mapping[str, Any]) -> Row:
+def _row(place: int, sample: Mapping[str, Any]) -> LogRow:
     kept = sample.get("attachments") or {}
 
     def said(message: Mapping[str, Any]) -> dict[str, str]:
@@ -98,7 +98,7 @@ def _row(place: int, sample: Mapping[str, Any]) -> Row:
     error = (sample.get("error") or {}).get("message", "")
     failed = f"ended with an error ({str(error)[:80]})" if error else "" if scores else "has no score"
     fields = {"id": sample.get("id"), "metadata": sample.get("metadata") or {}, **(sample.get("metadata") or {})}
-    return Row(
+    return LogRow(
         place, str(sample.get("id")), {"input": asked, "choices": sample.get("choices")}, scores,
         target=sample.get("target"), sample=int(sample.get("epoch") or 1), prompts=(before or asked,),
         answer=_resolved(message_text(answer.get("content", "")), kept), fields=fields, failed=failed,

@@ -14,14 +14,14 @@ from typing import Any
 from llmanac.core.files import read_table
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
-from llmanac.evaluate.verdict.items import Row, Task
+from llmanac.evaluate.verdict.items import LogRow, Task
 
 TITLE = "lm-eval"
 KEYS = ({"doc_id", "resps"},)
 NAME = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d[.\d]*)\.jsonl")
 
 
-def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+def read(path: Path, problems: Problems) -> tuple[Task, Iterator[LogRow]]:
     named = NAME.fullmatch(path.name)
     name, date = named.groups() if named else ("", "")
     beside = path.with_name(f"results_{date}.json")
@@ -40,7 +40,7 @@ def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
     return task, _rows(path, problems)
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[Row]:
+def _rows(path: Path, problems: Problems) -> Iterator[LogRow]:
     for row in table_rows(path, problems):
         values = row.values
         names = values.get("metrics") or [key for key, one in values.items() if isinstance(one, float)]
@@ -52,7 +52,7 @@ def _rows(path: Path, problems: Problems) -> Iterator[Row]:
         document = values.get("doc") or values.get("doc_hash")
         answers = values.get("filtered_resps") or values.get("resps")
         kind = values.get("filter") or "none"
-        yield Row(
+        yield LogRow(
             row.line, str(values.get("doc_id")), document, {str(name): values.get(name) for name in names},
             target=values.get("target"), prompts=tuple(prompts), answer=json.dumps(answers, ensure_ascii=False),
             fields=document if isinstance(document, Mapping) else {}, filter="" if kind == "none" else str(kind),

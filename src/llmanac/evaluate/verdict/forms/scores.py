@@ -12,7 +12,7 @@ from typing import Any
 
 from llmanac.data.quarantine import Problems
 from llmanac.data.readers import table_rows
-from llmanac.evaluate.verdict.items import Row, Task, number
+from llmanac.evaluate.verdict.items import LogRow, Task, number
 
 TITLE = "a table with columns id and score"
 KEYS = ({"id", "score"},)
@@ -25,17 +25,17 @@ def _metrics(row: Mapping[str, Any]) -> list[str]:
     return ["score", *(key for key in others if key not in ("score", *KNOWN))]
 
 
-def read(path: Path, problems: Problems) -> tuple[Task, Iterator[Row]]:
+def read(path: Path, problems: Problems) -> tuple[Task, Iterator[LogRow]]:
     return Task("", path, TITLE), _rows(path, problems)
 
 
-def _rows(path: Path, problems: Problems) -> Iterator[Row]:
+def _rows(path: Path, problems: Problems) -> Iterator[LogRow]:
     metrics: list[str] = []
     for row in table_rows(path, problems):
         values = row.values
         metrics = metrics or _metrics(values)
         prompt = values.get("prompt")
-        yield Row(
+        yield LogRow(
             row.line, str(values.get("id")), None, {name: values.get(name) for name in metrics},
             target=values.get("target"), sample=values.get("sample"),
             prompts=() if prompt is None else (prompt if isinstance(prompt, list) else str(prompt),),
