@@ -17,18 +17,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 EVIDENCE = ROOT / "docs" / "evidence"
 PICTURE = ROOT / "docs" / "quickstart.svg"
-SORTS = {
-    "unknown name": "about a name that is not there",
-    "not stated": "about what the documentation of a name leaves open",
-    "off topic": "about something else altogether",
-}
+NEAR = "retrieved, with near misses"
 MARKS = "<!-- quickstart -->", "<!-- /quickstart -->"
 
 
 def runs() -> list[dict[str, Any]]:
-    """The quickstart runs that are shown, one a seed: those of the machine of the newest one, the highest seed."""
+    """The quickstart runs that are shown, one a seed: those on the machine and the questions of the newest one."""
     every = kept()
-    return [run for run in every if run["machine"]["cpu"] == every[-1]["machine"]["cpu"]]
+    return [run for run in every if _kind(run) == _kind(every[-1])]
+
+
+def _kind(run: dict[str, Any]) -> tuple[Any, ...]:
+    return run["machine"]["cpu"], *run["answers"]["scores"]
 
 
 def kept() -> list[dict[str, Any]]:
@@ -37,15 +37,15 @@ def kept() -> list[dict[str, Any]]:
 
 
 def earlier(shown: list[dict[str, Any]]) -> list[str]:
-    """A line about the runs of other machines, which an earlier recipe made."""
-    others = [run for run in kept() if run not in shown]
+    """A line about the runs of earlier recipes, whose questions were others."""
+    others = [run for run in kept() if run not in shown and NEAR in run["answers"]["scores"]]
     if not others:
         return []
     bits = statistics.mean(run["bits_per_byte"]["this model"] for run in others)
-    f1 = statistics.mean(run["answers"]["scores"]["retrieved, with near misses"]["f1"] for run in others)
+    f1 = statistics.mean(run["answers"]["scores"][NEAR]["f1"] for run in others)
     refused = statistics.mean(run["answers"]["refused_unanswerable"] for run in others)
     words = f"{bits:.3f} bits per byte, F1 {f1:.3f}, refused {refused:.3f} of what cannot be answered"
-    return ["", f"Earlier, with an earlier recipe, {_seeds(len(others))}: {words}. {machine_line(others)}"]
+    return ["", f"Earlier, with earlier recipes and easier questions, mean of {len(others)} seeds: {words}."]
 
 
 def spread(values: list[float]) -> str:
@@ -68,8 +68,6 @@ def quickstart_table(found: list[dict[str, Any]]) -> list[str]:
         lines.append(f"| answers, F1, {name} | {spread([r['answers']['scores'][name]['f1'] for r in found])} |")
     lines.append(f"| refused of questions that can be answered | {_refused(found, 'refused_answerable')} |")
     lines.append(f"| refused of questions that cannot be answered | {_refused(found, 'refused_unanswerable')} |")
-    for sort in found[0]["answers"]["refused"]:
-        lines.append(f"| ... {SORTS[sort]} | {spread([r['answers']['refused'][sort] for r in found])} |")
     return lines
 
 
