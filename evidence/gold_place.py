@@ -7,8 +7,8 @@ of a paragraph: the one with the answer, or one drawn at random; {tokens} tokens
 decoding of {longest} tokens. An answer is right where it has the words of the gold answer, letter case, articles and
 punctuation aside; parts of words do not count. Version 1 asked 30 questions at all places; its cell is kept.
 
-- Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with the
-  gold passage alone {alone:.2f}.
+- Right: {first:.2f} at the first place, {middle:.2f} on average at the places {between}, {last:.2f} at the last; with
+  the gold passage alone {alone:.2f}.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from llmanac.tokenizers.load import train_tokenizer
 ROWS = ("context/lost-in-the-middle", "context/rag")
 CLAIM = "where the passage with the answer comes in the prompt decides whether it is used"
 VERSION = 2  # 300 questions at five places; version 1 had 30 at all ten
-SEEDS, REPLICATE = 1, "question"
+SEEDS, REPLICATE = 1, "set of questions"
 ARMS = ("the gold passage at an end", "the gold passage in the middle")
 METRIC = "share of questions whose answer holds the words of the gold answer; paired over questions"
 MARGIN = "0.01 of the questions; the 95% interval of the difference lies beyond it"

@@ -45,8 +45,9 @@ class ByteTokenizer:
             ids += [USER if message["role"] == "user" else ASSISTANT, *message["content"].encode(), EOS]
         return ([*ids, ASSISTANT] if add_generation_prompt else ids), []
 
-    def chat_ids(self, messages, *, add_generation_prompt=False, until=0.0):
-        return self.encode_chat(messages, add_generation_prompt=add_generation_prompt)[0]
+    def chat_ids(self, messages, *, add_generation_prompt=False, until=0.0, continues=False):
+        ids = self.encode_chat(messages, add_generation_prompt=add_generation_prompt and not continues)[0]
+        return ids[:-1] if continues else ids
 
 
 class HistoryState:

@@ -57,12 +57,12 @@ def blocks(text: str) -> list[Block]:
 
 
 class Session:
-    """A shell in a folder of its own, with this Python's `llmanac` first on the path."""
+    """A shell in a folder of its own, with the `llmanac` of a Python first on the path."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, python: str = sys.executable) -> None:
+        self.folder, self.executable = folder, python
         self.servers: list[subprocess.Popen[bytes]] = []
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
 
     def page(self, text: str, *, slow: bool = False) -> None:
@@ -109,7 +109,7 @@ class Session:
 
     def python(self, code: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-c", code],
+            [self.executable, "-c", code],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,

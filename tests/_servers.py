@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import openai
 import uvicorn
-from _engine_models import ByteTokenizer
+from _engine_models import ByteTokenizer, HistoryModel
 
 from llmanac.generate.engine import Engine
+from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web.hosts import claim_port
 from llmanac.web.http import config
 from llmanac.web.server import create_app
@@ -49,3 +50,24 @@ def wait_until(condition, seconds=10.0):
 
 def hello(messages):
     return ByteTokenizer().encode_chat(messages, add_generation_prompt=True)[0]
+
+
+def tokenizer_with(template, special=()):
+    tokenizer = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>", *special])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def saying(text, template, special=()):
+    """An engine that says the text after any prompt, and what it was asked."""
+    tokenizer = tokenizer_with(template, special)
+    asked = []
+    said = [*tokenizer.encode(text, special="all"), tokenizer.eos_id]
+
+    def script(ids):
+        if not asked or ids[: len(asked[-1])] != asked[-1]:
+            asked.append(list(ids))
+        return said[min(len(ids) - len(asked[-1]), len(said) - 1)]
+
+    model = HistoryModel(script=script, max_length=4096, vocab_size=tokenizer.vocab_size)
+    return Engine(model, tokenizer), asked

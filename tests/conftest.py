@@ -150,7 +150,15 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(10_000, 10, 10)  # with 700, looking for garbage was a fourteenth of the time of tests
         gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_garbage() -> Iterator[None]:
+    """What a file's tests leave behind ends with it: models of real size among it."""
+    yield
+    gc.collect()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from pathlib import Path
@@ -35,6 +36,7 @@ def made(name: str, folder: Path) -> CorpusStage | None:
     return built if isinstance(built, CorpusStage) else None
 
 
+@functools.cache
 def corpus_stages() -> list[str]:
     """The names whose stage needs the corpus; found without building those that need files."""
     names = []

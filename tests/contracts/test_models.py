@@ -32,6 +32,10 @@ PLACES = {
 }
 BASE = {"name": "transformer", "dim": 32, "layers": 2, "max_length": 64}
 every = pytest.mark.parametrize("kind, name", CASES, ids=[f"{k}/{n}" for k, n in CASES])
+# how attention is computed matters to the parts inside it; the others run through the first
+FORMS, INSIDE = ("sdpa", "plain", "blocks", "flash"), ("position", "score", "mixer")
+FORMED = [(kind, name, form) for kind, name in CASES for form in (FORMS if kind in INSIDE else FORMS[:1])]
+every_form = pytest.mark.parametrize("kind, name, form", FORMED, ids=[f"{f}-{k}/{n}" for k, n, f in FORMED])
 
 
 def spec_of(kind, name):
@@ -90,8 +94,7 @@ def test_the_past_is_used(kind, name):
 CHUNKINGS = [(20,), (1,) * 20, (7, 13), (7,) + (1,) * 13, (3, 1, 9, 1, 1, 5), (19, 1)]
 
 
-@every
-@pytest.mark.parametrize("form", ["sdpa", "plain", "blocks", "flash"])
+@every_form
 def test_cached_equals_uncached_in_every_chunking(kind, name, form):
     model, ids = model_of(kind, name), tokens(3, 20)
     model.attention_form = form
@@ -262,8 +265,7 @@ def test_batch_mates_change_nothing(kind, name):
     torch.testing.assert_close(model(Batch(ids=padded, lengths=lengths)).logits[:, :18], full, rtol=0, atol=1e-12)
 
 
-@every
-@pytest.mark.parametrize("form", ["sdpa", "plain", "blocks", "flash"])
+@every_form
 def test_packed_documents_equal_documents_alone(kind, name, form):
     """Loss and gradients of a packed row are those of its documents one by one."""
     model = model_of(kind, name)

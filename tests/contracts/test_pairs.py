@@ -6,6 +6,7 @@ part does not claim to support (packed rows, rewinding) is not asked of a model 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from _small_models import VOCABULARY, gradients, randomise, shifted, tokens
 from test_models import BASE, PLACES, SOURCE, claims
+from torch.utils.flop_counter import FlopCounterMode
 
 from llmanac.core import registry
 from llmanac.core.errors import SpecError
@@ -123,8 +125,24 @@ def cover(names, never, seed=0):
 
 
 NAMES = choices()
-REFUSED = refused(NAMES)
-ROWS = cover(NAMES, REFUSED.keys())
+PARTS = 20  # tests that share the rows
+
+
+@functools.cache
+def pairs_refused():
+    return refused(NAMES)
+
+
+@functools.cache
+def rows():
+    """Found when a test first needs them: every worker collects this file, and one of them runs it."""
+    return cover(NAMES, pairs_refused().keys())
+
+
+def rows_of(part):
+    for row in rows()[part::PARTS]:
+        print(title(row))  # shown where it fails
+        yield row
 
 
 def title(row):
@@ -132,20 +150,25 @@ def title(row):
 
 
 def test_what_cannot_be_combined_is_refused_by_name():
-    for ((kind, _), (other, _)), message in REFUSED.items():
+    for ((kind, _), (other, _)), message in pairs_refused().items():
         assert any(f"{k}: " in message or f".{k}" in message for k in (kind, other)), message
 
 
 def test_every_pair_is_in_a_row():
-    found = set().union(*(pairs_of(row) for row in ROWS))
+    found = set().union(*(pairs_of(row) for row in rows()))
     assert all(NAMES.values())
-    assert wanted(NAMES, REFUSED.keys()) <= found
-    assert not any(not fits(row, REFUSED.keys()) for row in ROWS)
-    assert len(ROWS) < 100  # each costs a second
+    assert wanted(NAMES, pairs_refused().keys()) <= found
+    assert not any(not fits(row, pairs_refused().keys()) for row in rows())
+    assert len(rows()) < 100  # each costs a second
 
 
-@pytest.mark.parametrize("row", ROWS, ids=title)
-def test_parts_work_together(row, tmp_path):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_parts_work_together(part, tmp_path):
+    for number, row in enumerate(rows_of(part)):
+        works(row, tmp_path / str(number))
+
+
+def works(row, folder):
     spec = composed(row, NAMES)
     model = randomise(spec.build(vocab_size=VOCABULARY)).double().eval()
     ids = tokens(2, 12)
@@ -185,17 +208,20 @@ def test_parts_work_together(row, tmp_path):
 
     # a folder keeps all of it
     model = model.float()
-    model.save_pretrained(tmp_path / "model")
-    again = load_model(tmp_path / "model")
+    model.save_pretrained(folder)
+    again = load_model(folder)
     assert again.state_dict().keys() == model.state_dict().keys()
     torch.testing.assert_close(again(ids).logits, model(ids).logits, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=title)
-def test_counts_equal_the_counted(row):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_counts_equal_the_counted(part):
     """Parameters of the tensors, and FLOPs of the products where every query sees every key."""
-    from torch.utils.flop_counter import FlopCounterMode
+    for row in rows_of(part):
+        counts(row)
 
+
+def counts(row):
     model = composed(row, NAMES).build(vocab_size=VOCABULARY).eval()
     model.attention_form = "plain"
     assert model.parameter_count() == sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())

@@ -8,7 +8,9 @@ import difflib
 import inspect
 import json
 import random
+import shutil
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -76,12 +78,34 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
 
 
+# ---------------------------------------------------------------- the wheel
+
+
+@pytest.fixture(scope="session")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built as `make wheel` does, from a copy: nothing is written into the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("src", "docs/evidence"):
+        shutil.copytree(
+            root / name,
+            folder / "copy" / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, folder / "copy" / name)
+    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([sys.executable, *words, str(folder / "copy")], check=True, timeout=300)
+    (made,) = folder.glob("*.whl")
+    return made
+
+
 # ---------------------------------------------------------------- runs
 
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "text"
+    folder = tmp_path_factory.mktemp("corpus") / "Text für uns"
     folder.mkdir()
     words = [
         "the",
@@ -113,4 +137,4 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> llmanac.recipes.run.Run:  # type: ignore[name-defined]
-    return llmanac.run(small_recipe(text), folder=tmp_path_factory.mktemp("runs") / "small")
+    return llmanac.run(small_recipe(text), folder=tmp_path_factory.mktemp("runs") / "mit Läufen" / "small")

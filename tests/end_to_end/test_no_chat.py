@@ -46,9 +46,9 @@ def test_a_run_that_only_read_text_says_so_instead_of_chatting(finished, capsys)
         console.chat_command(finished.folder)
     assert str(finished.folder) in str(caught.value)
     with running(load_engine(finished.folder)) as server:
-        sent = {"messages": [{"role": "user", "content": "hi"}]}
+        sent = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
         error = httpx.post(f"{server.url}/v1/chat/completions", json=sent).json()["error"]
         assert (error["param"], error["code"]) == ("messages", "no_chat_template")
         assert "/v1/completions" in error["message"] and "[finetune]" in error["message"]
         assert not server.client.models.list().data[0].llmanac["chat"]
-        assert httpx.post(f"{server.url}/v1/completions", json={"prompt": "the"}).status_code == 200
+        assert httpx.post(f"{server.url}/v1/completions", json={"model": "tiny", "prompt": "the"}).status_code == 200

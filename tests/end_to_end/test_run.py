@@ -16,10 +16,11 @@ import llmanac
 from llmanac.core import files
 from llmanac.core.errors import DataError, LlmanacError, SpecError
 from llmanac.core.lock import locked
+from llmanac.core.ranges import seconds
 from llmanac.core.run_folder import latest_place
 from llmanac.recipes import stages
 from llmanac.recipes.measures import some_texts
-from llmanac.recipes.spec import load_recipe, plans_size, seconds
+from llmanac.recipes.spec import load_recipe, plans_size
 from llmanac.train.plan import TrainingPlan
 
 STATE = {"recipe": {}, "stated": [], "planned": {}, "seconds": {}}

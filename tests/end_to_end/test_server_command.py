@@ -63,7 +63,7 @@ def test_ctrl_c_ends_cleanly(root, streaming):
         assert "tiny" in line and "/v1" in line
         assert httpx.get(f"{url}/health").status_code == 200
         if streaming:
-            body = {"prompt": "abc", "max_tokens": 100_000, "ignore_eos": True, "stream": True}
+            body = {"model": "tiny", "prompt": "abc", "max_tokens": 100_000, "ignore_eos": True, "stream": True}
             with httpx.stream("POST", f"{url}/v1/completions", json=body) as answer:
                 lines = answer.iter_lines()
                 assert next(lines).startswith("data: ")

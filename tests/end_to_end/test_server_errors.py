@@ -32,9 +32,9 @@ from llmanac.generate.engine import Engine
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
-        ({"prompt": []}, "prompt"),
-        ({"prompt": {"a": 1}}, "prompt"),
-        ({"prompt": [[1, 999]]}, "prompt"),
+        ({"model": "tiny", "prompt": []}, "prompt"),
+        ({"model": "tiny", "prompt": {"a": 1}}, "prompt"),
+        ({"model": "tiny", "prompt": [[1, 999]]}, "prompt"),
         ({"logit_bias": {"5": 101}}, "logit_bias.5"),
         ({"logit_bias": {"260": 1}}, "logit_bias"),
         ({"min_p": 2}, "min_p"),
@@ -55,7 +55,15 @@ def test_bad_requests_name_the_field(server, body, param):
     assert set(error) == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("body", [{"messages": []}, {}, {"messages": "hi"}, {"messages": [{"content": "hi"}]}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "tiny", "messages": []},
+        {},
+        {"model": "tiny", "messages": "hi"},
+        {"model": "tiny", "messages": [{"content": "hi"}]},
+    ],
+)
 def test_bad_messages(server, body):
     answer = httpx.post(f"{server.url}/v1/chat/completions", json={"model": "tiny", **body})
     assert answer.status_code == 400 and answer.json()["error"]["param"].startswith("messages")
@@ -83,13 +91,13 @@ def test_errors_of_http(server):
 def test_large_bodies_are_refused_with_and_without_a_length():
     with running(Engine(HistoryModel(), ByteTokenizer()), max_body=1000) as small:
         headers = {"content-type": "application/json"}
-        long = json.dumps({"prompt": "a" * 2000}).encode()
+        long = json.dumps({"model": "tiny", "prompt": "a" * 2000}).encode()
         answer = httpx.post(f"{small.url}/v1/completions", content=long, headers=headers)
         assert answer.status_code == 413 and "1000 bytes" in answer.json()["error"]["message"]
         pieces = (long[i : i + 500] for i in range(0, len(long), 500))
         answer = httpx.post(f"{small.url}/v1/completions", content=pieces, headers=headers)
         assert answer.status_code == 413
-        assert httpx.post(f"{small.url}/v1/completions", json={"prompt": "ab"}).status_code == 200
+        assert httpx.post(f"{small.url}/v1/completions", json={"model": "tiny", "prompt": "ab"}).status_code == 200
 
 
 def test_a_model_without_a_template_says_what_to_use():
@@ -129,7 +137,7 @@ def test_a_full_queue_answers_429_at_once_and_the_client_may_retry():
 def test_a_client_that_goes_away_takes_its_work_with_it(stream):
     model = HistoryModel(seconds=0.005, max_length=None)
     with running(Engine(model, ByteTokenizer(), rows=2)) as slow:
-        body = {"prompt": ["abc", "defg"], "max_tokens": 100_000, "ignore_eos": True, "stream": stream}
+        body = {"model": "tiny", "prompt": ["abc", "defg"], "max_tokens": 100_000, "ignore_eos": True, "stream": stream}
         with socket.create_connection(("127.0.0.1", int(slow.url.rpartition(":")[2]))) as raw:
             data = json.dumps(body).encode()
             head = ["POST /v1/completions HTTP/1.1", "host: localhost", "content-type: application/json"]

@@ -108,7 +108,9 @@ def test_embeddings(embedding):
     for given, expected in ((texts[0], own.vectors[:1]), (ids, own.vectors), (ids[0], own.vectors[:1])):
         reply = embedding.client.embeddings.create(model="vectors", input=given)
         np.testing.assert_allclose([d.embedding for d in reply.data], expected, rtol=1e-6)
-    cut = httpx.post(f"{embedding.url}/v1/embeddings", json={"input": ["a", "x" * 65, "b", "y" * 70]}).json()
+    cut = httpx.post(
+        f"{embedding.url}/v1/embeddings", json={"model": "vectors", "input": ["a", "x" * 65, "b", "y" * 70]}
+    ).json()
     assert cut["cut"] == [1, 3] and cut["usage"]["prompt_tokens"] == 130 and "cut" not in reply.model_dump()
     np.testing.assert_allclose(cut["data"][1]["embedding"], embedding.embedder.texts(["x" * 64]).vectors[0], rtol=1e-6)
     assert [m.id for m in embedding.client.models.list()] == ["tiny", "vectors"]
@@ -121,14 +123,14 @@ def test_embeddings_that_are_refused(embedding, server):
     with pytest.raises(openai.NotFoundError, match="--embedding-model"):
         server.client.embeddings.create(model="tiny", input="a")
     for wrong, param in (
-        ({"input": []}, "input"),
-        ({"input": [[]]}, "input"),
-        ({"input": ""}, "input"),
-        ({"input": [[99_999]]}, "input"),
-        ({"input": "x" * 65, "on_long": "refuse"}, "input"),
-        ({"input": "x", "on_long": "drop"}, "on_long"),
-        ({"input": "a", "dimensions": 8}, "dimensions"),
-        ({"input": "a", "encoding_format": "int8"}, "encoding_format"),
+        ({"model": "vectors", "input": []}, "input"),
+        ({"model": "vectors", "input": [[]]}, "input"),
+        ({"model": "vectors", "input": ""}, "input"),
+        ({"model": "vectors", "input": [[99_999]]}, "input"),
+        ({"model": "vectors", "input": "x" * 65, "on_long": "refuse"}, "input"),
+        ({"model": "vectors", "input": "x", "on_long": "drop"}, "on_long"),
+        ({"model": "vectors", "input": "a", "dimensions": 8}, "dimensions"),
+        ({"model": "vectors", "input": "a", "encoding_format": "int8"}, "encoding_format"),
     ):
         answer = httpx.post(f"{embedding.url}/v1/embeddings", json=wrong)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
@@ -189,8 +191,9 @@ def test_metrics_have_vllms_names_and_count():
     model = transformer(vocab_size=260)
     with running(Engine(model, ByteTokenizer())) as found:
         for sent, n in (("abcdef" * 4, 1), ("abcdef" * 4, 2)):
-            body = {"prompt": sent, "max_tokens": 5, "n": n, "ignore_eos": True, "seed": 1}
+            body = {"model": "tiny", "prompt": sent, "max_tokens": 5, "n": n, "ignore_eos": True, "seed": 1}
             assert httpx.post(f"{found.url}/v1/completions", json=body).status_code == 200
+        wait_until(lambda: found.service.worker.counts == (0, 0))  # a job is over a moment after its answer
         values = metrics_of(found)
     plain = {name: value for (name, labels), value in values.items() if not labels}
     assert (plain["prompt_tokens_total"], plain["generation_tokens_total"]) == (48, 15)
@@ -214,7 +217,13 @@ def test_a_client_that_goes_away_frees_its_blocks(stream):
     model = transformer(vocab_size=260, max_length=100_000, position="rope")
     with running(Engine(model, ByteTokenizer(), rows=4)) as slow:
         pool = slow.service.engine.prefix_cache.pool
-        body = {"prompt": ["abc" * 40, "defg" * 40], "max_tokens": 90_000, "ignore_eos": True, "stream": stream}
+        body = {
+            "model": "tiny",
+            "prompt": ["abc" * 40, "defg" * 40],
+            "max_tokens": 90_000,
+            "ignore_eos": True,
+            "stream": stream,
+        }
         data = json.dumps(body).encode()
         head = ["POST /v1/completions HTTP/1.1", "host: localhost", "content-type: application/json"]
         with socket.create_connection(("127.0.0.1", int(slow.url.rpartition(":")[2]))) as raw:
@@ -259,7 +268,7 @@ def test_a_server_that_loads_says_so_and_then_answers():
         assert (answer.status_code, answer.json()) == (503, {"status": "loading"})
         assert httpx.get(f"{url}/v1/models").status_code == 401
         assert httpx.get(f"{url}/v1/models", headers=key).json()["data"][0]["id"] == "tiny"
-        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, headers=key)
+        answer = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "a"}, headers=key)
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "loading"
         assert answer.headers["retry-after"] == "1" and not lines
         go.set()
@@ -267,7 +276,7 @@ def test_a_server_that_loads_says_so_and_then_answers():
         assert "compiling" in lines[0] and len(lines) == 1
         answer = httpx.get(f"{url}/health")
         assert (answer.status_code, answer.json()) == (503, {"status": "compiling"})
-        answer = httpx.post(f"{url}/v1/completions", json={"prompt": "a"}, headers=key)
+        answer = httpx.post(f"{url}/v1/completions", json={"model": "tiny", "prompt": "a"}, headers=key)
         assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
         assert "compiling its kernels; this happens once" in answer.json()["error"]["message"]
         compiled.set()

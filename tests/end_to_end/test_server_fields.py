@@ -42,19 +42,35 @@ def test_what_would_change_the_answer_is_refused_by_name_unless_it_asks_for_noth
         ({"frequency_penalty": False}, "frequency_penalty"),  # JSON's false is not 0
         ({"min_tokens": False}, "min_tokens"),
         ({"tools": [{"type": "function"}]}, "tools.0.function"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),  # no form in the template
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": "some"}, "tool_choice"),
         ({"n": 129}, "n"),
-        ({"messages": [{"role": "tool", "content": "4", "tool_call_id": "a"}]}, "messages.0.role"),
-        ({"messages": [{"role": "owl", "content": "4"}]}, "messages.0.role"),
-        ({"messages": [*ASK, {"role": "assistant", "tool_calls": [CALL]}]}, "messages.1.tool_calls"),
-        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content"),
+        ({"max_completion_tokens": 1}, "max_completion_tokens"),  # beside max_tokens
+        ({"model": None}, "model"),
+        ({"model": ""}, "model"),
+        ({"thinking_budget": 5}, "thinking_budget"),  # a template without thoughts
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"continue_final_message": True}, "continue_final_message"),
+        ({"model": "tiny", "messages": [{"role": "owl", "content": "4"}]}, "messages.0.role"),
+        ({"model": "tiny", "messages": [*ASK, {"role": "user", "tool_calls": [CALL]}]}, "messages.1.tool_calls"),
+        ({"model": "tiny", "messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages.0.content"),
     ],
 )
 def test_the_error_names_the_field(server, extra, param):
     answer = post(server, "/v1/chat/completions", {**CHAT, **extra})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_key_twice_is_refused(server, path):
+    sent = (
+        b'{"model": "tiny", "prompt": "a", "messages": [{"role": "user", "content": "a", "content": "b"}], "seed": 1}'
+    )
+    if path == "/v1/completions":
+        sent = b'{"model": "tiny", "prompt": "a", "prompt": "b"}'
+    answer = httpx.post(f"{server.url}{path}", content=sent, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and "twice" in answer.json()["error"]["message"], answer.text
 
 
 def test_what_is_not_read_is_named(server):
@@ -65,10 +81,9 @@ def test_what_is_not_read_is_named(server):
     nested = {
         "messages": [{"role": "user", "content": [{"type": "text", "text": "hi", "cache": 1}], "name": "Ann"}],
         "stream_options": {"include_usage": True},
-        "max_completion_tokens": 1,
     }
     named = post(server, "/v1/chat/completions", {**CHAT, **nested}).headers["x-llmanac-ignored"].split(", ")
-    assert named == ["stream_options", "max_tokens", "messages.content.cache", "messages.name"]
+    assert named == ["messages.content.cache", "messages.name", "stream_options"]
     named = post(server, "/tokenize", {"prompt": "a", "model": "other"}).headers["x-llmanac-ignored"]
     assert named == "model"
 
@@ -84,9 +99,9 @@ def test_names_cannot_break_the_header(server):
 
 def test_bodies_are_what_the_schema_says(server):
     for wrong in (
-        {"prompt": 5},
-        {"prompt": "a", "add_special_tokens": "yes"},
-        {"prompt": "a", "add_special_tokens": 1},
+        {"model": "tiny", "prompt": 5},
+        {"model": "tiny", "prompt": "a", "add_special_tokens": "yes"},
+        {"model": "tiny", "prompt": "a", "add_special_tokens": 1},
     ):
         answer = post(server, "/tokenize", wrong)
         assert answer.status_code == 400 and answer.json()["error"]["param"] in wrong, answer.text
@@ -98,16 +113,16 @@ def test_more_text_than_one_request_may_hold(server, monkeypatch):
     long = "a" * (_wire.MAX_TEXT + 1)
     for path, body, param in (
         ("/tokenize", {"prompt": long}, "prompt"),
-        ("/v1/completions", {"prompt": long}, "prompt"),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": long}]}, "messages"),
+        ("/v1/completions", {"model": "tiny", "prompt": long}, "prompt"),
+        ("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": long}]}, "messages"),
     ):
         answer = post(server, path, body)
         assert answer.status_code == 400 and answer.json()["error"]["param"].startswith(param), answer.text[:300]
     monkeypatch.setattr(_wire, "MAX_TEXT", 100)  # all texts of a request together
     for path, body in (
-        ("/v1/completions", {"prompt": ["a" * 60, "b" * 60]}),
-        ("/v1/completions", {"prompt": [[97] * 60, [98] * 60]}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 60}] * 2}),
+        ("/v1/completions", {"model": "tiny", "prompt": ["a" * 60, "b" * 60]}),
+        ("/v1/completions", {"model": "tiny", "prompt": [[97] * 60, [98] * 60]}),
+        ("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "a" * 60}] * 2}),
     ):
         error = post(server, path, body).json()["error"]
         assert error["code"] == "text_too_long" and error["param"] in body

@@ -158,7 +158,9 @@ BAD = {
 def test_hostile_images_name_their_field(served, case):
     given, said = BAD[case]
     messages = [{"role": "user", "content": [{"type": "text", "text": ASK}, part(given)]}]
-    answer = httpx.post(f"{served.url}/v1/chat/completions", json={"messages": messages, "max_tokens": 2})
+    answer = httpx.post(
+        f"{served.url}/v1/chat/completions", json={"model": "tiny", "messages": messages, "max_tokens": 2}
+    )
     error = answer.json()["error"]
     assert answer.status_code == 400 and said in error["message"], error
     assert error["param"] == "messages.0.content.1.image_url.url" and len(error["message"]) < 400

@@ -30,9 +30,9 @@ from llmanac.web.hosts import Hosts
 
 ROUTES = [
     ("/tokenize", {"prompt": "slow"}, "prompt"),
-    ("/v1/completions", {"prompt": "slow"}, "prompt"),
-    ("/v1/completions", {"prompt": ["slow", "slow"], "stream": True}, "prompt"),
-    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "slow"}]}, "messages"),
+    ("/v1/completions", {"model": "tiny", "prompt": "slow"}, "prompt"),
+    ("/v1/completions", {"model": "tiny", "prompt": ["slow", "slow"], "stream": True}, "prompt"),
+    ("/v1/chat/completions", {"model": "tiny", "messages": [{"role": "user", "content": "slow"}]}, "messages"),
 ]
 
 
@@ -73,7 +73,7 @@ def test_the_server_answers_while_a_text_is_tokenized(path, body, param):
         slow = pool.submit(httpx.post, f"{server.url}{path}", json=body, timeout=60)
         wait_until(lambda: tokenizer.inside)
         assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
-        quick = httpx.post(f"{server.url}/v1/completions", json={"prompt": "abc", "max_tokens": 2})
+        quick = httpx.post(f"{server.url}/v1/completions", json={"model": "tiny", "prompt": "abc", "max_tokens": 2})
         assert quick.status_code == 200 and not slow.done()
         tokenizer.go.set()
         assert slow.result().status_code == 200
@@ -142,7 +142,7 @@ def chatting(**options):
 
 def said(content, turns=0):
     earlier = [{"role": role, "content": "a"} for role in ("user", "assistant")] * turns
-    return {"messages": [*earlier, {"role": "user", "content": content}], "max_tokens": 2}
+    return {"model": "tiny", "messages": [*earlier, {"role": "user", "content": content}], "max_tokens": 2}
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_templates_that_never_end_hold_up_chats_only(monkeypatch):
         url = f"{server.url}/v1/chat/completions"
         asked = [pool.submit(httpx.post, url, json=said("endless"), timeout=60) for _ in range(6)]
         wait_until(lambda: chats._inside == 3)
-        quick = httpx.post(f"{server.url}/v1/completions", json={"prompt": "abc", "max_tokens": 2})
+        quick = httpx.post(f"{server.url}/v1/completions", json={"model": "tiny", "prompt": "abc", "max_tokens": 2})
         assert quick.status_code == 200 and not all(a.done() for a in asked)
         codes = sorted(a.result().status_code for a in asked)
         assert set(codes) == {400, 429} and codes.count(429) >= 3  # beyond the one that runs and the two that wait
@@ -236,7 +236,12 @@ def test_a_body_that_never_ends(length):
         answer = everything(half)
         assert answer.startswith(b"HTTP/1.1 408 ") and b'"code":"timeout"' in answer
         assert httpx.get(f"{server.url}/health").status_code == 200
-        body = {"prompt": "abc", "max_tokens": 3, "stream": True}  # an answer may take longer than its question
+        body = {
+            "model": "tiny",
+            "prompt": "abc",
+            "max_tokens": 3,
+            "stream": True,
+        }  # an answer may take longer than its question
         assert "[DONE]" in httpx.post(f"{server.url}/v1/completions", json=body).text
 
 
@@ -328,7 +333,9 @@ def test_hosts(server, host, status):
     assert answer.status_code == status
     if status == 403:
         assert answer.json()["error"]["code"] == "host_not_allowed"
-        sent = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": ASK}, headers={"host": host})
+        sent = httpx.post(
+            f"{server.url}/v1/chat/completions", json={"model": "tiny", "messages": ASK}, headers={"host": host}
+        )
         assert sent.status_code == 403
 
 
@@ -340,7 +347,7 @@ def test_hosts(server, host, status):
     ],
 )  # fmt: skip
 def test_pages_of_other_sites(server, origin, status):
-    body = {"prompt": "a", "max_tokens": 1}
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 1}
     answer = httpx.post(f"{server.url}/v1/completions", json=body, headers={"origin": origin})
     assert answer.status_code == status, answer.text
     twice = [("origin", origin), ("origin", "http://localhost:3000")]  # neither of two is believed alone
@@ -374,12 +381,12 @@ def test_a_soak_of_seconds(root):
 def test_a_list_of_prompts_holds_up_nobody_else():
     with running(Engine(HistoryModel(seconds=0.002), ByteTokenizer(), rows=8), max_queue=2) as server:
         url = f"{server.url}/v1/completions"
-        many = {"prompt": ["a"] * 400, "max_tokens": 100, "ignore_eos": True}
+        many = {"model": "tiny", "prompt": ["a"] * 400, "max_tokens": 100, "ignore_eos": True}
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             lists = [pool.submit(httpx.post, url, json=many, timeout=6) for _ in range(1)]
             wait_until(lambda: server.service.worker.counts[0] == 1)
             start = time.monotonic()
-            assert httpx.post(url, json={"prompt": "b", "max_tokens": 4}).status_code == 200
+            assert httpx.post(url, json={"model": "tiny", "prompt": "b", "max_tokens": 4}).status_code == 200
             took = time.monotonic() - start
             assert not lists[0].done() and took < 2, took
             server.service.worker.cancel(server.service.worker._jobs[0])
@@ -392,7 +399,7 @@ def test_every_prompt_of_a_list_is_answered():
         concurrent.futures.ThreadPoolExecutor(2) as pool,
     ):
         url = f"{server.url}/v1/completions"
-        ask = [{"prompt": ["a", "bc", "d"] * 5, "n": n, "max_tokens": 3, "seed": 1} for n in (2, 6)]
+        ask = [{"model": "tiny", "prompt": ["a", "bc", "d"] * 5, "n": n, "max_tokens": 3, "seed": 1} for n in (2, 6)]
         for n, answer in zip((2, 6), pool.map(lambda body: httpx.post(url, json=body, timeout=60), ask), strict=True):
             texts = [choice["text"] for choice in answer.json()["choices"]]
             assert len(texts) == 15 * n and texts[: 3 * n] == texts[-3 * n :]

@@ -82,7 +82,7 @@ def test_errors_are_declared_in_the_shape_they_have(document, server):
 
 def test_bodies_have_this_servers_bounds(document):
     schemas = document["components"]["schemas"]
-    assert schemas["CompletionBody"]["properties"]["model"]["enum"] == [None, "", "tiny"]
+    assert schemas["CompletionBody"]["properties"]["model"]["enum"] == ["tiny"]
     forms = schemas["CompletionBody"]["properties"]["prompt"]["anyOf"]
     assert forms[2]["items"]["maximum"] == ByteTokenizer.vocab_size - 1
     assert schemas["ChatBody"]["properties"]["tools"]["enum"] == [None, []]

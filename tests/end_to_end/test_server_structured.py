@@ -126,7 +126,9 @@ def test_a_text_that_is_complete_ends(server):
     ],
 )
 def test_what_cannot_be_followed_is_refused(server, fields, param):
-    answer = httpx.post(f"{server.url}/v1/chat/completions", json={"messages": ASK, **fields}, timeout=60)
+    answer = httpx.post(
+        f"{server.url}/v1/chat/completions", json={"model": "tiny", "messages": ASK, **fields}, timeout=60
+    )
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
     assert param in answer.json()["error"]["message"]
 
@@ -141,7 +143,7 @@ def test_a_constraint_that_fails_ends_its_own_request_only(server, monkeypatch, 
 
     monkeypatch.setattr(MaskFollower, "advance", failing)
     url = f"{server.url}/v1/completions"
-    body = {"prompt": "a", "max_tokens": 60, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": "a", "max_tokens": 60, "ignore_eos": True}
     broken = {**body, "structured_outputs": {"regex": "x{50}|x{60}y"}}
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         others = [pool.submit(httpx.post, url, json={**body, "seed": i}, timeout=60) for i in range(2)]
@@ -162,11 +164,13 @@ def test_a_constraint_that_fails_ends_its_own_request_only(server, monkeypatch, 
 def test_forced_tokens_have_log_probabilities(server, temperature):
     url = f"{server.url}/v1"
     ask = {"max_tokens": 60, "temperature": temperature, "seed": 3, "structured_outputs": {"regex": "[xy]{3} abc|zz"}}
-    scored = httpx.post(f"{url}/completions", json={"prompt": "a", "logprobs": 2, **ask}, timeout=60).json()
+    scored = httpx.post(
+        f"{url}/completions", json={"model": "tiny", "prompt": "a", "logprobs": 2, **ask}, timeout=60
+    ).json()
     logs = scored["choices"][0]["logprobs"]
     assert all(-100 < value < 0 for value in logs["token_logprobs"]) and all(len(t) >= 2 for t in logs["top_logprobs"])
-    plain = httpx.post(f"{url}/completions", json={"prompt": "a", **ask}, timeout=60).json()
+    plain = httpx.post(f"{url}/completions", json={"model": "tiny", "prompt": "a", **ask}, timeout=60).json()
     assert plain["choices"][0]["text"] == scored["choices"][0]["text"]  # the same draws
-    chat = {"messages": ASK, "logprobs": True, "top_logprobs": 2, **ask}
+    chat = {"model": "tiny", "messages": ASK, "logprobs": True, "top_logprobs": 2, **ask}
     found = httpx.post(f"{url}/chat/completions", json=chat, timeout=60).json()["choices"][0]["logprobs"]["content"]
     assert all(token["logprob"] > -100 and len(token["top_logprobs"]) == 2 for token in found)

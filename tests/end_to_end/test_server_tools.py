@@ -9,11 +9,11 @@ import httpx
 import openai
 import pytest
 from _engine_models import HistoryModel
-from _servers import running
+from _servers import running, saying, tokenizer_with
 
 from llmanac.generate.constrain import compile_kernels
+from llmanac.generate.constrain.tools import FORMS
 from llmanac.generate.engine import Engine
-from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web._tools import Calls, form_of
 
 HEAD = """{%- if tools %}<|im_start|>system
@@ -49,7 +49,11 @@ TOOLS = [
             "description": f"{name} two numbers",
             "parameters": {
                 "type": "object",
-                "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+                "properties": {
+                    "a": {"type": "integer"},
+                    "b": {"type": "integer"},
+                    "note": {"type": "string", "maxLength": 40},
+                },
                 "required": ["a", "b"],
                 "additionalProperties": False,
             },
@@ -69,27 +73,6 @@ SAID = {
         f'{{"name": "{name}", "parameters": {json.dumps(given, ensure_ascii=False)}}}' for name, given in CALLS
     ),
 }
-
-
-def tokenizer_with(template):
-    tokenizer = train_tokenizer("utf8", [], special_tokens=["<|im_start|>", "<|im_end|>"])
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def saying(text, template):
-    """An engine that says the text after any prompt, and what it was asked."""
-    tokenizer = tokenizer_with(template)
-    asked = []
-    said = [*tokenizer.encode(text), tokenizer.eos_id]
-
-    def script(ids):
-        if not asked or ids[: len(asked[-1])] != asked[-1]:
-            asked.append(list(ids))
-        return said[min(len(ids) - len(asked[-1]), len(said) - 1)]
-
-    model = HistoryModel(script=script, max_length=4096, vocab_size=tokenizer.vocab_size)
-    return Engine(model, tokenizer), asked
 
 
 @pytest.fixture(scope="module", params=["hermes", "llama3"])
@@ -182,7 +165,7 @@ def test_one_call_at_most(calling):
         ({"tools": [{"type": "code"}]}, "tools.0.type"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
-        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": TOOLS, "structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
         ({"tools": TOOLS * 65}, "tools"),
         (
             {"tools": [{**TOOLS[0], "function": {**TOOLS[0]["function"], "parameters": 1}}]},
@@ -191,32 +174,114 @@ def test_one_call_at_most(calling):
     ],
 )
 def test_what_is_refused(calling, fields, param):
-    answer = httpx.post(f"{calling.url}/v1/chat/completions", json={"messages": ASK, **fields})
+    answer = httpx.post(f"{calling.url}/v1/chat/completions", json={"model": "tiny", "messages": ASK, **fields})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
 
 
 def test_what_the_model_may_ignore_is_named(calling):
     tool = {"type": "function", "function": {**TOOLS[0]["function"], "strict": True, "cache": 1}, "extra": 1}
-    body = {"messages": ASK, "tools": [tool], "temperature": 0, "max_tokens": 1}
+    body = {"model": "tiny", "messages": ASK, "tools": [tool], "temperature": 0, "max_tokens": 1}
     answer = httpx.post(f"{calling.url}/v1/chat/completions", json=body)
-    assert answer.headers["x-llmanac-ignored"] == "tools.extra, tools.function.cache, tools.function.strict"
+    free = ", tools.function.strict" if calling.form == "llama3" else ""  # else a call is always of the schema
+    assert answer.headers["x-llmanac-ignored"] == "tools.extra, tools.function.cache" + free
 
 
-def test_other_templates_are_refused_by_name():
-    other = TURNS.replace("tool_call>", "call>")
-    mistral = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}[TOOL_CALLS]" + other
+LISTED = "{% if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}{% endif %}" + TURNS.replace("tool_call>", "call>")
+CALLED = {
+    "mistral": (LISTED + "{# [TOOL_CALLS] #}", ["[TOOL_CALLS]"]),
+    "mistral-args": (LISTED + "{# [TOOL_CALLS] [ARGS] #}", ["[TOOL_CALLS]", "[ARGS]"]),
+    "granite": (LISTED + "{# <|tool_call|> #}", ["<|tool_call|>"]),
+    "phi4": (LISTED + "{# <|tool_call|> <|/tool_call|> #}", ["<|tool_call|>", "<|/tool_call|>"]),
+    "deepseek-v3": (
+        LISTED + "{# <｜tool▁call▁begin｜> ```json #}",
+        [f"<｜tool▁{name}｜>" for name in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep")],
+    ),
+    "deepseek-v3.1": (
+        LISTED + "{# <｜tool▁call▁begin｜> #}",
+        [f"<｜tool▁{name}｜>" for name in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep")],
+    ),
+    "prompted": ("{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}assistant: ", []),
+}
+
+
+def test_the_form_of_a_template():
     coder = QWEN.replace("</tool_call>", "<function=name><parameter=a></tool_call>")
     glm = QWEN.replace("<tool_call>", "<tool_call>{{ name }}<arg_key>")
     escaped = QWEN.replace('{"name": <function-name>, "arguments":', '{{ "{\\"name\\": <name>, \\"arguments\\":" }}')
     assert [form_of(t) for t in (QWEN, escaped, LLAMA3)] == ["hermes", "hermes", "llama3"]
-    others = (mistral, coder, glm, LLAMA3.replace("ipython", "python"), TURNS, None)
-    assert [form_of(t) for t in others] == [None] * 6
-    engine, _ = saying("x", mistral)
-    with running(engine) as found:
-        answer = httpx.post(f"{found.url}/v1/chat/completions", json={"messages": ASK, "tools": TOOLS})
-        error = answer.json()["error"]
-        assert (answer.status_code, error["param"], error["code"]) == (400, "tools", "unsupported")
-        assert "template" in error["message"]
+    assert [form_of(t) for t in (coder, glm, LLAMA3.replace("ipython", "python"), TURNS, None)] == [None] * 5
+    for form, (template, _) in CALLED.items():
+        assert form_of(template) == (None if form == "prompted" else form)
+
+
+@pytest.mark.parametrize("form", CALLED)
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_calls_in_the_form_of_the_template(form, choice):
+    """What a model writes as its template has it is read, its marker tokens included; wrong arguments cannot come."""
+    written = FORMS["hermes" if form == "prompted" else form]
+    head, tail = written.written("subtract")
+    said = f"{written.marker}{written.opening}{head}{{}}{tail}{written.closing}"  # without a and b
+    text = "So. " if choice == "auto" else ""
+    template, special = CALLED[form]
+    engine, asked = saying(text + said, template, special)
+    compile_kernels(engine.tokenizer, engine.eos_ids, engine.model.vocab_size)
+    with running(engine, prefix_cache_bytes=None) as found:
+        for stream in (False, True):
+            ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "tool_choice": choice, "seed": 3}
+            ask |= {"parallel_tool_calls": False, "max_tokens": 400}
+            if stream:
+                with found.client.chat.completions.stream(**ask) as events:
+                    done = events.get_final_completion().choices[0]
+            else:
+                done = found.client.chat.completions.create(**ask).choices[0]
+            [(name, arguments)] = calls_of(done.message)
+            assert name == "subtract" and arguments.keys() >= {"a", "b"} and done.finish_reason == "tool_calls"
+            assert (done.message.content or "") == text.strip()
+        assert '"subtract two numbers"' in engine.tokenizer.decode(asked[-1])
+
+
+def test_a_prompted_conversation():
+    engine, asked = saying("x", CALLED["prompted"][0])
+    made = {"id": "c1", "type": "function", "function": {"name": "subtract", "arguments": '{"a": 2, "b": 3}'}}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "-1"}
+    messages = [{"role": "system", "content": "Be brief."}, *ASK]
+    messages += [
+        {"role": "assistant", "content": "So", "tool_calls": [made]},
+        result,
+        {"role": "user", "content": "And?"},
+    ]
+    with running(engine, prefix_cache_bytes=None) as found:
+        for tools in (TOOLS, openai.NOT_GIVEN):
+            asked.clear()
+            found.client.chat.completions.create(model="tiny", messages=messages, tools=tools, max_tokens=1)
+            told = engine.tokenizer.decode(asked[-1])
+            assert ("You can call functions" in told) == (tools is TOOLS)
+            system, user, assistant, last = told.split("<|im_end|>")[:4]
+            assert system.startswith("system: Be brief.") and user == "user: 2 and 3?"
+            call = '<tool_call>\n{"name": "subtract", "arguments": {"a": 2, "b": 3}}\n</tool_call>'
+            assert assistant == f"assistant: So\n{call}"
+            assert last == "user: <tool_response>\n-1\n</tool_response>\n\nAnd?"
+
+
+def test_a_structure_beside_tools():
+    """Either the call or the JSON that was asked for."""
+    schema = {
+        "type": "object",
+        "properties": {"sum": {"enum": [5]}},
+        "required": ["sum"],
+        "additionalProperties": False,
+    }
+    format = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
+    for said in ('{"sum": 6}', SAID["hermes"].partition("\n")[2]):
+        engine, _ = saying(said, QWEN)
+        compile_kernels(engine.tokenizer, engine.eos_ids, engine.model.vocab_size)
+        with running(engine, prefix_cache_bytes=None) as found:
+            ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "response_format": format, "seed": 1}
+            message = found.client.chat.completions.create(**ask, parallel_tool_calls=False).choices[0].message
+        if said.startswith("{"):
+            assert json.loads(message.content) == {"sum": 5} and not message.tool_calls
+        else:
+            assert calls_of(message)[0][0] == "add_two_numbers" and not message.content
 
 
 @pytest.mark.parametrize(
@@ -237,6 +302,15 @@ def test_other_templates_are_refused_by_name():
         ("llama3", '{"name": "f", "parameters": {}}\n{"name": "f", "parameters": {"a": 1}}', "", [("f", "{}"), ("f", '{"a": 1}')]),  # noqa: E501
         ("llama3", '{"answer": 1}', None, []),
         ("llama3", " hello {x} ", None, []),
+        ("mistral", 'I look.[TOOL_CALLS][{"name": "f", "arguments": {"a": "]"}}, {"name": "f", "arguments": {}}]', "I look.", [("f", '{"a": "]"}'), ("f", "{}")]),  # noqa: E501
+        ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "VvvODy9mT"}]', "", [("f", '{"a": 1}')]),
+        ("mistral", "[TOOL_CALLS] no", None, []),
+        ("mistral-args", '[TOOL_CALLS]f[ARGS]{"a": "é"}[TOOL_CALLS]f[ARGS]{}', "", [("f", '{"a": "é"}'), ("f", "{}")]),
+        ("granite", '<|tool_call|>[{"name": "f", "arguments": {"a": [1]}}]', "", [("f", '{"a": [1]}')]),
+        ("granite", 'so: <|tool_call|> [{"arguments": {}, "name": "f"}]', None, []),
+        ("phi4", 'a <|tool_call|>[{"name": "f", "arguments": {}}]<|/tool_call|> b', "a b", [("f", "{}")]),
+        ("deepseek-v3", '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"a": "```"}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>', "", [("f", '{"a": "```"}'), ("f", "{}")]),  # noqa: E501
+        ("deepseek-v3.1", '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>', "", [("f", '{"a": 1}')]),  # noqa: E501
     ],
 )  # fmt: skip
 def test_every_cut_gives_the_same(form, text, content, calls):
@@ -281,12 +355,12 @@ def test_calls_that_must_be_made(free, name, stream):
         [(called, arguments)] = calls_of(found.message)
         assert found.finish_reason == "tool_calls" and not found.message.content
         assert called in ([name] if name else ["add_two_numbers", "subtract"])
-        assert arguments.keys() == {"a", "b"} and all(type(value) is int for value in arguments.values())
+        assert arguments.keys() >= {"a", "b"} and type(arguments["a"]) is type(arguments["b"]) is int
 
 
 def test_tools_whose_parameters_cannot_be_followed(free):
     wrong = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "unevaluatedItems": 3}}}
     for choice in ("required", {"type": "function", "function": {"name": "f"}}):
-        body = {"messages": ASK, "tools": [wrong], "tool_choice": choice}
+        body = {"model": "tiny", "messages": ASK, "tools": [wrong], "tool_choice": choice}
         answer = httpx.post(f"{free.url}/v1/chat/completions", json=body)
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "tools", answer.text

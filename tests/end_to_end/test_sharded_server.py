@@ -17,7 +17,7 @@ import pytest
 from llmanac.core.spec import make_method
 from llmanac.tokenizers.load import train_tokenizer
 
-BODY = {"prompt": "abc", "max_tokens": 4000, "ignore_eos": True}
+BODY = {"model": "tiny", "prompt": "abc", "max_tokens": 4000, "ignore_eos": True}
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -39,25 +38,6 @@ def needed(names: list[str]) -> dict[str, importlib.metadata.Distribution]:
         asked = map(Requirement, found[name].requires or ())
         names.extend(one.name for one in asked if one.marker is None or one.marker.evaluate({"extra": ""}))
     return found
-
-
-@pytest.fixture(scope="module")
-def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built as `make wheel` does, from a copy: nothing is written into the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("src", "docs/evidence"):
-        shutil.copytree(
-            root / name,
-            folder / "copy" / name,
-            symlinks=True,
-            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
-        )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(root / name, folder / "copy" / name)
-    words = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(folder)]
-    subprocess.run([sys.executable, *words, str(folder / "copy")], check=True, timeout=300)
-    (made,) = folder.glob("*.whl")
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -123,18 +103,21 @@ COMPILED = (  # their kernels are compiled anew for the place where the wheel is
 )
 
 
+def inputs(folder: Path) -> None:
+    """The files that the commands read."""
+    (folder / "docs").mkdir()
+    (folder / "docs" / "port.md").write_text("# Server\n\nThe server listens on port 8017 of the loopback.\n", "utf-8")
+    (folder / "text.txt").write_text("the old king sees a fool .\nthe queen fears my lord .\n" * 40, "utf-8")
+    for name, skill in (("a", 3), ("b", 2)):
+        rows = [{"id": i, "score": int(i % skill == 0)} for i in range(600)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
 @pytest.mark.parametrize("commands", [QUICK, pytest.param(COMPILED, marks=pytest.mark.slow)], ids=["quick", "compiled"])
 def test_commands_run_outside_the_checkout_without_torch(
     commands: tuple[tuple[str, str], ...], site: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "port.md").write_text(
-        "# Server\n\nThe server listens on port 8017 of the loopback.\n", "utf-8"
-    )
-    (tmp_path / "text.txt").write_text("the old king sees a fool .\nthe queen fears my lord .\n" * 40, "utf-8")
-    for name, skill in (("a", 3), ("b", 2)):
-        rows = [{"id": i, "score": int(i % skill == 0)} for i in range(600)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    inputs(tmp_path)
     for words, text in commands:
         assert text in (said := run(site, words, tmp_path)), (words, said)
     said = run(site, "run quickstart --budget 20s", tmp_path, status=2)

@@ -16,6 +16,7 @@ from _small_models import randomise, transformer
 
 from llmanac.core.device import measure_host, torch_is_there
 from llmanac.generate import load
+from llmanac.guide.demos import demos
 from llmanac.kernels.text import COMPILES
 from llmanac.models.gguf.write import export_gguf
 from llmanac.tokenizers.load import train_tokenizer
@@ -166,6 +167,8 @@ def test_commands_below_the_models(tiny, tmp_path) -> None:
     (folder / "pump.md").write_text("The pump must be inspected every 90 days.\n\nThe valve is red.\n", "utf-8")
     text = tmp_path / "t.txt"
     text.write_text("\n".join(TEXTS * 20), "utf-8")
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(TEXTS * 400), "utf-8")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "a b c", "reference": "a b c"}\n' * 3, "utf-8")
     build = tmp_path / "build.toml"
@@ -178,19 +181,32 @@ def test_commands_below_the_models(tiny, tmp_path) -> None:
         ["ngram", "train", text, "--output", tmp_path / "n.arpa"], ["ngram", "score", tmp_path / "n.arpa", text],
         ["dedup", text, "--method", "exact", "--out", tmp_path / "d.txt"],
         ["metric", "chrf", rows, rows], ["chat", tiny, "--runner", "native", "--max-new-tokens", 4],
+        ["compare", "tokenizer", "--arms", "bpe,word", "--on", corpus, "--folder", tmp_path / "study"],
     ]  # fmt: skip
     needing = [
         ["tune", tiny, rows, "--output", tmp_path / "out"], ["generate", tiny, "a", "--draft", tiny],
         ["generate", tiny, "a", "--rope", "yarn:2"], ["generate", tiny, "a", "--runner", "torch"],
-        ["score", tiny, text], ["embed", tiny, text],
+        ["score", tiny, text], ["embed", tiny, text], ["compare", "tokenizer", "--arms", "bpe,word"],
     ]  # fmt: skip
     words = [[str(word) for word in one] for one in (*commands, *needing)]
     found = without_torch(words, tmp_path)
     for one, (status, out, error) in zip(words, found[: len(commands)], strict=False):
         assert status == 0 and (out or one[0] == "chat"), (one, error)
     assert "every 90 days" in found[5][1]
+    assert "bytes per token bpe" in found[12][1] and (tmp_path / "study" / "study.html").is_file()
     for one, (status, _, error) in zip(words[len(commands) :], found[len(commands) :], strict=True):
         assert status == 2 and error == f"llmanac: `llmanac {one[0]}` {NEEDS}\n", (one, error)
+
+
+@pytest.mark.slow
+def test_the_guide_is_exported(tmp_path) -> None:
+    """All of its pages; the demos that need torch say so."""
+    place = tmp_path / "guide"
+    ((status, out, error),) = without_torch([["guide", "--export", str(place)]], tmp_path)
+    assert status == 0 and "files" in out, error
+    needing = {path.stem for path in place.glob("demo/*.html") if "needs torch" in path.read_text("utf-8")}
+    assert "mixer" in needing and "retriever" not in needing
+    assert needing == {name for name in demos() if name not in ("retriever", "scaling")}
 
 
 def test_the_hosts_rates_are_numbers() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from numba import config
 
+from llmanac import kernels
+from llmanac.core.errors import LlmanacError
 from llmanac.kernels.cache import VARIABLE, folder
 from llmanac.kernels.infer import machine
 from llmanac.kernels.text import cached
@@ -76,10 +80,19 @@ def test_damaged_files_are_built_again(ending, damage, place, recwarn):
     assert not recwarn.list
 
 
-def test_a_folder_that_cannot_be_written_to_costs_a_compilation(place):
+def test_a_folder_that_cannot_be_written_to_costs_a_compilation(place, capsys):
     place.write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match=f"compiled again at the next start.*set {VARIABLE}"):
-        assert called() == (0, 1)
+    assert called() == called() == (0, 1)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("llmanac: ") and said.endswith(f"set {VARIABLE} to a folder that can be written to")
+
+
+def test_an_old_numba_is_named(root, monkeypatch):
+    wanted = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    assert f"numba>={kernels.OLDEST}" in wanted
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.59.1")
+    with pytest.raises(LlmanacError, match=r"numba 0.59.1 is too old to compile .*pip install 'numba>=0.60'"):
+        importlib.reload(kernels)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")

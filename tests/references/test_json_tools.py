@@ -1,4 +1,4 @@
-"""Schemas of Pydantic models, JSON mode, and tool calls in the two forms."""
+"""Schemas of Pydantic models, JSON mode, and tool calls in their forms."""
 
 import json
 import random
@@ -69,6 +69,14 @@ TOOLS = [
 TEXTS = {
     "hermes": '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome; </tool_call>"}}\n</tool_call>',
     "llama3": '{"name": "weather", "parameters": {"city": "Rome; {"}}',
+    "mistral": '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Rome; {"}}]',
+    "mistral-args": '[TOOL_CALLS]weather[ARGS]{"city": "Rome; {"}',
+    "granite": '<|tool_call|>[{"name": "weather", "arguments": {"city": "Rome; {"}}]',
+    "phi4": '<|tool_call|>[{"name": "weather", "arguments": {"city": "Rome; {"}}]<|/tool_call|>',
+    "deepseek-v3": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
+    '{"city": "Rome; {"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+    "deepseek-v3.1": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>"
+    '{"city": "Rome; {"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
 }
 
 
@@ -76,7 +84,10 @@ TEXTS = {
 def test_calls(form):
     text = TEXTS[form].replace("Rome; </tool_call>", "Rome; </t>")
     one, many = Reader(calls_grammar(TOOLS, form)), Reader(calls_grammar(TOOLS, form, most=None))
-    twice = text + FORMS[form].between + text
+    made = FORMS[form]
+    start, closing = made.marker + made.opening, made.closing
+    again = text if made.each else text.removeprefix(start)
+    twice = text.removesuffix(closing) + made.between + again
     assert one(text)
     assert many(twice)
     assert not one(twice)
@@ -86,8 +97,8 @@ def test_calls(form):
     assert not one("")
     now = Reader(calls_grammar(TOOLS, form, name="now"))
     assert not now(text)
-    key = FORMS[form].key
-    assert now(f'{FORMS[form].opening}{{"name": "now", "{key}": {{}}}}{FORMS[form].closing}')
+    head, tail = made.written("now")
+    assert now(f"{start}{head}{{}}{tail}{closing}")
     rng = random.Random(0)
     for _ in range(40):
         try:

@@ -8,8 +8,13 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from llmanac.core.spec import make_method
-from llmanac.models import quantized
+from llmanac.core.types import Batch
+from llmanac.lab.complexity import Operations
+from llmanac.models import low_rank, quantized
+from llmanac.models.ffn import gated
 from llmanac.models.layers import Linear
+from llmanac.models.mixers import softmax
+from llmanac.models.norms import rmsnorm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,3 +165,85 @@ def test_a_packed_matrix_is_dequantized_by_tiles(form, monkeypatch):
     assert len(sizes) == 10 and max(sizes) == 7 * 40
     assert torch.equal(layer.weight.dense(), dense)
     assert kept_bytes(layer, x, without=[x, *layer.lora_A.parameters(), *layer.lora_B.parameters()])[0] == 0
+
+
+def tuned(blocks):
+    """A small model with adapters on all linear maps."""
+    spec = {"name": "transformer", "dim": 64, "layers": 2, "max_length": 256, "blocks": [blocks]}
+    model = make_method("lm", spec).build(vocab_size=50)
+    transform = make_method("adapter", {"name": "lora", "rank": 4}).build(seed=0).apply(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.1, generator=generator)
+    return model.train(), transform
+
+
+GATED = {"name": "pre-norm", "mixer": {"name": "grouped-query", "heads": 4}, "ffn": {"name": "swiglu", "width": 192}}
+
+
+def test_what_is_cheap_to_make_again_is_not_kept(monkeypatch):
+    """Norms' outputs, gated numbers and heads side by side are not kept; gradients are the same to the bit."""
+    model, _ = tuned(GATED)
+    ids = torch.randint(50, (2, 256), generator=torch.Generator().manual_seed(1))
+    batch = Batch(ids=ids, targets=ids)
+
+    def step():
+        model.zero_grad()
+        kept, loss = kept_bytes(lambda x: model.nll(batch), ids, without=list(model.parameters()))
+        loss.backward()
+        return kept, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    fewer, found = step()
+    for module in (rmsnorm, gated, softmax):
+        monkeypatch.setattr(module, "remade", lambda y, *_: y)
+    more, expected = step()
+    assert found.keys() == expected.keys() and len(found) == 2 * 7 * 2
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    # of 512 tokens and each layer: what q, k and v read, o_proj, gate and up, down_proj; the first norm trains nothing
+    assert more - fewer == 512 * 4 * (2 * (64 + 64 + 64 + 192) - 64)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_maps_of_one_input_together_are_those_one_by_one(dropout):
+    """Values, gradients of the input and of all factors; of unequal ranks, sizes and scales."""
+    draws = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=draws, dtype=torch.float64)
+
+    x = drawn(3, 5, 24).requires_grad_()
+    terms = [
+        low_rank.Term(drawn(n, 24), drawn(n) if n > 8 else None, drawn(r, 24).requires_grad_(),
+                      drawn(n, r).requires_grad_(), 0.5 * n, dropout)
+        for n, r in ((8, 2), (12, 4), (20, 3))
+    ]  # fmt: skip
+
+    def run(each):
+        torch.manual_seed(0)
+        found = each()
+        trained = [x, *(y for term in terms for y in (term.a, term.b))]
+        return [*found, *torch.autograd.grad(sum(y.square().sum() for y in found), trained)]
+
+    together = run(lambda: low_rank.low_rank(x, *terms))
+    for one, other in zip(together, run(lambda: [low_rank.low_rank(x, term)[0] for term in terms]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    if not dropout:
+        plain = run(lambda: [
+            x @ t.weight.t() + (0 if t.bias is None else t.bias) + t.scale * x @ t.a.t() @ t.b.t() for t in terms
+        ])  # fmt: skip
+        for one, other in zip(together, plain, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_products_are_those_that_gradients_need(wanted):
+    """The frozen matrix forward, and backward only for an input that has a gradient; the columns twice."""
+    rows, inputs, outputs, r = 40, 24, 20, 4
+    _, layer, _ = layer_of(inputs, outputs)
+    x = input_of(rows, inputs).detach().requires_grad_(wanted)
+    with Operations() as counted:
+        layer(x).sum().backward()
+    frozen, a, b = inputs * outputs, r * inputs, r * outputs
+    forward, gradients = frozen + a + b, b + (a + b) + a  # of the columns, of B by the columns, of A
+    assert counted.products == 2 * rows * (forward + gradients + wanted * (frozen + a))

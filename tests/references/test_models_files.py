@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from _small_models import block, replaced, tokens, transformer
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 import llmanac.models.save as save
@@ -81,6 +82,14 @@ def test_broken_folders_are_explained(tmp_path):
         load_model(tmp_path)
     with pytest.raises(CheckpointError, match="no such folder, and the hub did not give it"):
         load_model("nobody/nothing")  # tests run with the hub offline
+
+
+def test_without_network_a_name_of_the_hub_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match=r"^nobody/nothing: .* the hub did not give it \([^\n]*refused[^\n]*\)$"):
+        load_model("nobody/nothing")
 
 
 def test_our_own_format_is_versioned(tmp_path):

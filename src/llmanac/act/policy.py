@@ -40,10 +40,12 @@ class ModelPolicy:
         self.engine, self.tools, self.temperature, self.tokens = engine, tools, temperature, tokens
         found = form_of(engine.chat_template)
         self.chat, self.form = found is not None, found or "hermes"
-        self.grammar = calls_grammar(tools, self.form)  # type: ignore[arg-type]
+        self.grammar = calls_grammar(tools, self.form)
+        form = FORMS[self.form]
         self.options: dict[str, Any] = {"grammar": self.grammar} if constrained else {}
-        if not constrained and FORMS[self.form].closing:
-            self.options = {"stop": (FORMS[self.form].closing.strip(),)}
+        if not constrained and form.end:
+            self.options = {"stop": (form.end,)}
+        self.options["shown_ids"] = sorted(form.special(engine.tokenizer.special_tokens))
 
     def __call__(self, episodes: Sequence[Episode], number: int, seed: int) -> list[FunctionCall | None]:
         requests = []
@@ -60,9 +62,9 @@ class ModelPolicy:
 
     def _read(self, text: str) -> FunctionCall | None:
         """The call of a text; None where it is none that the tools allow."""
-        closing = FORMS[self.form].closing.strip()
+        end = FORMS[self.form].end
         try:
-            (call,) = parse_calls(text if not closing or closing in text else text + closing, self.form)  # type: ignore[arg-type]
+            (call,) = parse_calls(text if not end or end in text else text + end, self.form)
         except (DataError, ValueError):
             return None
         schemas = {tool["function"]["name"]: tool["function"].get("parameters") or {} for tool in self.tools}
@@ -88,7 +90,8 @@ def as_text(function: Mapping[str, Any], form: str = "hermes") -> str:
     """A call as a model writes it."""
     chosen = FORMS[form]
     arguments = json.dumps(json.loads(function["arguments"]), ensure_ascii=False)
-    return f'{chosen.opening}{{"name": "{function["name"]}", "{chosen.key}": {arguments}}}{chosen.closing}'
+    head, tail = chosen.written(function["name"])
+    return f"{chosen.marker}{chosen.opening}{head}{arguments}{tail}{chosen.closing}"
 
 
 def _as_template_reads(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -230,7 +230,8 @@ def _show_answer(answer: Answer) -> None:
 
 def serve_command(
     path: SomeModel, host: str = "127.0.0.1", port: int = 8000, allow_host: list[str] | None = None,
-    max_queue: int = 64, prefix_cache: int = 256, draft: Draft = None, draft_tokens: DraftTokens = None,
+    allow_origin: list[str] | None = None, max_queue: int = 64, prefix_cache: int = 256,
+    draft: Draft = None, draft_tokens: DraftTokens = None,
     runner: SomeRunner = "auto", threads: Threads = None, max_num_batched_tokens: int | None = None,
     embedding_model: str | None = None,
     documents: Path | None = None, mode: Mode = None, method: Method = None, passages: Count = None,
@@ -243,6 +244,7 @@ def serve_command(
         host: Address to listen on.
         port (0 to 65535):
         allow_host: Host name to accept; repeatable; * for any.
+        allow_origin: Origin of web pages that may use it (https://app.example); repeatable; * for any.
         max_queue (from 1): Requests that may wait; further ones get status 429.
         prefix_cache (from 0): MiB of KV cache for shared prefixes; 0 for none.
         max_num_batched_tokens (--max-num-batched-tokens, --most-tokens, from 1): Tokens that requests in progress may
@@ -307,6 +309,7 @@ def serve_command(
     with contextlib.ExitStack() as ranks:
         serve(
             load, host=host, port=port, model_name=Path(path).resolve().name.removesuffix(".gguf") or "llmanac",
-            max_queue=max_queue, prefix_cache_bytes=kept, allow_hosts=allow_host or (), api_keys=api_key or (),
+            max_queue=max_queue, prefix_cache_bytes=kept, allow_hosts=allow_host or (),
+            allow_origins=allow_origin or (), api_keys=api_key or (),
             embedding_name=Path(embedding_model or "embedding").resolve().name,
         )  # fmt: skip

@@ -126,10 +126,11 @@ def run_command(
         folder: Where everything goes; a ladder that is there is continued.
     """
     from llmanac.cli.tables import print_table
+    from llmanac.core.ranges import seconds
     from llmanac.core.spec import parse_patches
     from llmanac.lab.compare import BASE
     from llmanac.lab.scaling.ladder import FIT, RUNS, run_ladder
-    from llmanac.recipes.spec import load_recipe, seconds
+    from llmanac.recipes.spec import load_recipe
 
     resolved = load_recipe(recipe or BASE, parse_patches(set_ or ())).spec
     result = run_ladder(resolved, folder, seconds(budget, "--budget"))
@@ -217,7 +218,7 @@ def _off(found: Any) -> str:
 
 def _budget(text: str) -> tuple[float | None, float | None]:
     """FLOPs, or seconds."""
-    from llmanac.recipes.spec import seconds
+    from llmanac.core.ranges import seconds
 
     try:
         flops = float(text)

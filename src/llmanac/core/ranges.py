@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+
+from llmanac.core.errors import SpecError
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
@@ -40,3 +45,11 @@ INSIDE = Range(0, 1, above=True, below=True)
 def within(range: Range, names: str) -> dict[str, Range]:
     """The range of each field that `names` lists, as in `"heads head_dim"`: a part of `Spec.ranges`."""
     return dict.fromkeys(names.split(), range)
+
+
+def seconds(text: str, field: str = "budget") -> float:
+    """`"90s"`, `"5m"`, `"2h"`, `"300"` -> seconds. Raises SpecError that names the field."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text))
+    if not match or float(match[1]) <= 0:
+        raise SpecError(f"{field}: {text!r} is not a time; write 90s, 5m or 2h")
+    return float(match[1]) * UNITS[match[2] or "s"]

@@ -55,6 +55,7 @@ class Options(TypedDict, total=False):
     schema: a JSON Schema of the text, or a class with `model_json_schema`; `Completion.parsed` is then the object.
     template: fixed text and slots (`constrain/template.py`); `Completion.parsed` is then a dict of the slots' values.
     constraint: makes a new `Constraint` for each sample; only what it allows is generated.
+    shown_ids: special tokens whose text is part of the text; special tokens have none else.
     adapter: the name of one of the engine's adapters, or None for the model alone.
     speculative: False: without the engine's drafter, where it has one. The tokens are the same.
     images: the images of the prompt, as `Seeing.chat` gives them with its ids (`generate/images.py`).
@@ -89,6 +90,7 @@ class Options(TypedDict, total=False):
     schema: Mapping[str, Any] | type | None
     template: Template | str | None
     constraint: Callable[[], Constraint] | None
+    shown_ids: Items[int] | None
     adapter: str | None
     speculative: bool
     images: Any

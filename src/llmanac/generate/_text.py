@@ -22,10 +22,10 @@ class StopStrings:
         self.stops = tuple(stops)
         self._longest = max((len(s) for s in self.stops), default=0)
 
-    def find(self, text: str) -> int | None:
-        """Where the text must be cut: the start of the stop string that is complete first; `None` without one."""
-        hits = [(start + len(s), start) for s in self.stops if (start := text.find(s)) >= 0]
-        return min(hits)[1] if hits else None
+    def find(self, text: str) -> tuple[int, str] | None:
+        """Where the text must be cut, and the stop string there that is complete first; `None` without one."""
+        hits = [(start + len(s), start, s) for s in self.stops if (start := text.find(s)) >= 0]
+        return min(hits)[1:] if hits else None
 
     def held(self, text: str) -> int:
         """How many characters at the end of `text` could be the beginning of a stop string."""
@@ -40,23 +40,30 @@ class TextStream:
     """The text of one generated sequence as it grows.
 
     Bytes of an incomplete character wait for the next token; bytes that can never be one become U+FFFD, as in a decode
-    of all tokens. Special tokens have no text. Without a tokenizer there is no text at all.
+    of all tokens. Special tokens but those `shown` have no text. Without a tokenizer there is no text at all.
 
     Attributes:
         text: all the text that was released so far.
-        stopped: whether a stop string ended the text; the stop string itself is not part of it.
+        stopped_by: the stop string that ended the text, which is not part of it; None where none did.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, stops: Sequence[str] = (), shown: frozenset[int] = frozenset()
+    ) -> None:
         self.text = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
         self._tokenizer = tokenizer
-        self._special = frozenset(tokenizer.special_tokens.values()) if tokenizer else frozenset()
+        self._special = frozenset(tokenizer.special_tokens.values()) - shown if tokenizer else frozenset()
         self._stops = StopStrings(stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._waiting = ""
         self._taken = 0
         self._begun = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended the text."""
+        return self.stopped_by is not None
 
     def fork(self) -> TextStream:
         """An independent stream with the same text so far."""
@@ -94,8 +101,8 @@ class TextStream:
         if cut is None:
             self._release(len(self._waiting) - self._stops.held(self._waiting))
         else:
-            self._release(cut)
-            self._waiting, self.stopped = "", True
+            self._release(cut[0])
+            self._waiting, self.stopped_by = "", cut[1]
 
     def _release(self, size: int) -> None:
         self.text += self._waiting[:size]

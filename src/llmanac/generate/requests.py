@@ -120,7 +120,8 @@ class Request:
             raise RequestError(f"n: {count} texts of {self.search.beams} beams; give at least as many beams")
         self.width = count if self.search is None else self.search.beams
         self._ends = len(self.stop_ids) + len(stops)
-        self.sequences = [Sequence(self, i, (seed, key, i), TextStream(tokenizer, stops)) for i in range(count)]
+        texts = TextStream(tokenizer, stops, frozenset(options.get("shown_ids") or ()))
+        self.sequences = [Sequence(self, i, (seed, key, i), texts.fork()) for i in range(count)]
 
     @property
     def stochastic(self) -> bool:

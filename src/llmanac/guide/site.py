@@ -207,10 +207,12 @@ class Site:
     def _demo(self, demo: Demo, path: str, **more: Any) -> str:
         """The form with what was typed, and its result; without an app the result of what the form begins with."""
         given: dict[str, str] = more.get("given") or more.get("params") or {}
+        shown = [page for page in pages().values() if demo.shows(page.entry.id, page.entry.method)]
+        if demo.lacks:
+            return self._render("demo.html", path, demo.title, demo=demo, parts=None, error=demo.lacks, shown=shown)
         parts = demo.run({}, self.models, EXPORT_SECONDS) if not self.token else more.get("parts")
         held = self.models.held if demo.needs_model and parts is not None else None
         values = {field.name: given.get(field.name, field.value) for field in demo.fields}
-        shown = [page for page in pages().values() if demo.shows(page.entry.id, page.entry.method)]
         return self._render("demo.html", path, demo.title, demo=demo, parts=parts, held=held, values=values,
                             error=more.get("error", ""), shown=shown)  # fmt: skip
 
@@ -221,7 +223,7 @@ class Site:
         found = [
             (demo, demo.preset(*ids) if self.token else "")
             for demo in demos().values()
-            if demo.shows(*ids) and demo.there
+            if demo.shows(*ids) and not demo.lacks
         ]
         told, order = about(page.entry.id), list(pages())
         at, name = order.index(page.entry.id), chapter.drawn_for().get(page.entry.id)

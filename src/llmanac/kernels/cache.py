@@ -16,7 +16,7 @@ import functools
 import hashlib
 import os
 import pickle
-import warnings
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,11 +114,16 @@ class Cache(caching.FunctionCache):
         try:
             super().save_overload(sig, data)
         except OSError as error:
-            warnings.warn(
-                f"compiled code cannot be kept, and is compiled again at the next start ({error}); "
-                f"set {VARIABLE} to a folder that can be written to",
-                stacklevel=2,
-            )
+            _say(str(folder()), error.strerror)
+
+
+@functools.cache
+def _say(place: str, why: str) -> None:
+    print(
+        f"llmanac: {place}: compiled code cannot be kept, and is compiled again at the next start ({why}); "
+        f"set {VARIABLE} to a folder that can be written to",
+        file=sys.stderr,
+    )
 
 
 def keep(dispatcher: Any) -> Any:

@@ -19,6 +19,8 @@ from llmanac.lab.arms import ArmText, read_value
 TrialName = Literal[
     "training", "decoding", "tokenizers", "quantizing", "retrieving", "tunings", "aligning", "pictures", "classifying"
 ]
+Hold = Literal["tokens", "params", "flops", "time"]
+HOLDS = ("tokens", "params", "flops", "time")
 
 
 @dataclass(frozen=True)
@@ -255,3 +257,12 @@ def methods_of(kind: str, text: ArmText) -> Spec:
         raise SpecError(f"arms.{text.label}: a {kind} is named, not patched; give it a `name`")
     known_method(kind, text.name)
     return make_method(kind, {"name": text.name, **dict(text.fields)}, f"arm {text.label!r}")
+
+
+def check_hold(hold: str | None) -> Hold:
+    """The named hold; tokens by default. Raises SpecError for any other word."""
+    if hold is None:
+        return "tokens"
+    if hold not in HOLDS:
+        raise SpecError(f"--hold: {hold!r} is not one of {', '.join(HOLDS)}{nearest(hold, HOLDS)}")
+    return hold  # type: ignore[return-value]

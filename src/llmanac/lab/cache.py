@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from llmanac.core.device import torch_is_there
 from llmanac.core.errors import DataError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.lock import locked
@@ -35,12 +36,21 @@ def digest(data: Any) -> str:
 
 def versions() -> dict[str, str]:
     """What else decides a run's numbers: Python, the libraries that compute, and the processor's instructions."""
+    found, packages = {"python": ".".join(platform.python_version_tuple()[:2])}, ["numpy", "numba"]
+    if torch_is_there():
+        import torch
+
+        found["isa"], packages = torch.backends.cpu.get_cpu_capability(), ["torch", *packages]
+    return found | {package: metadata.version(package) for package in packages}
+
+
+def threads() -> int:
+    """Threads that torch computes with, which decide a run's numbers too; 1 where it is not installed."""
+    if not torch_is_there():
+        return 1
     import torch
 
-    found = {"python": ".".join(platform.python_version_tuple()[:2]), "isa": torch.backends.cpu.get_cpu_capability()}
-    for package in ("torch", "numpy", "numba"):
-        found[package] = metadata.version(package)
-    return found
+    return torch.get_num_threads()
 
 
 class StudyCache:

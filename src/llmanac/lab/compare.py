@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,46 +21,46 @@ from llmanac.core.device import machine
 from llmanac.core.errors import SpecError, nearest
 from llmanac.core.files import read_json, read_toml
 from llmanac.core.outputs import check_pages
+from llmanac.core.ranges import seconds
 from llmanac.core.run_folder import resolved_file
 from llmanac.core.shown import Shown
 from llmanac.core.spec import parse_patches
 from llmanac.lab import report, words
 from llmanac.lab.arms import parse_arms
-from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, find_axis
+from llmanac.lab.axis import PICTURES, POST_HOC, TrialName, check_hold, find_axis
 from llmanac.lab.budget import MIN_STEPS, round_up
 from llmanac.lab.cache import StudyCache, digest, versions
 from llmanac.lab.command import FLAGS, RUN_STUDY, asked_again
-from llmanac.lab.hold import check_hold
 from llmanac.lab.looks import LOOKS
-from llmanac.lab.prepare import run_of
 from llmanac.lab.report import PAGE, RESULT, write_study
 from llmanac.lab.runner import RunnerRequest, run_applied, run_steps
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES
-from llmanac.lab.trials.aligning import AligningTrial, aligning_of
-from llmanac.lab.trials.classifying import ClassifyingTrial, labelled_of
-from llmanac.lab.trials.controlled import ControlledTrial
-from llmanac.lab.trials.decoding import DecodingTrial
-from llmanac.lab.trials.picturing import PictureTrial, picture_base
-from llmanac.lab.trials.quantizing import QuantizingTrial
-from llmanac.lab.trials.retrieving import RetrievingTrial, documents_of
-from llmanac.lab.trials.tokenizers import TokenizerTrial, files_of
-from llmanac.lab.trials.tuning import TuningTrial, tuning_of
 from llmanac.lab.tune import parse_tune
-from llmanac.recipes.spec import load_recipe, seconds
-from llmanac.recipes.tune import TuneSpec, is_tuning
 
 BASE = Path(__file__).with_name("base.toml")
 STUDIES = Path(__file__).with_name("studies")
+
+
+def _trial(place: str, *given: Any) -> Any:
+    """What a file of `trials/` makes: only then is it imported, since most need torch."""
+    module, _, name = place.partition(":")
+    return operator.attrgetter(name)(importlib.import_module(f"llmanac.lab.trials.{module}"))(*given)
+
+
+def _runner(run: Callable[..., dict[str, Any]], place: str) -> Callable[..., dict[str, Any]]:
+    return functools.partial(run, functools.partial(_trial, place))
+
+
 RUNNERS: dict[TrialName, Callable[..., dict[str, Any]]] = {
-    "training": functools.partial(run_steps, ControlledTrial),
-    "decoding": functools.partial(run_applied, DecodingTrial.of),
-    "tokenizers": functools.partial(run_applied, TokenizerTrial.of),
-    "quantizing": functools.partial(run_applied, QuantizingTrial),
-    "retrieving": functools.partial(run_applied, RetrievingTrial),
-    "tunings": functools.partial(run_steps, TuningTrial),
-    "aligning": functools.partial(run_steps, AligningTrial),
-    "pictures": functools.partial(run_steps, PictureTrial),
-    "classifying": functools.partial(run_applied, ClassifyingTrial.of),
+    "training": _runner(run_steps, "controlled:ControlledTrial"),
+    "decoding": _runner(run_applied, "decoding:DecodingTrial.of"),
+    "tokenizers": _runner(run_applied, "tokenizers:TokenizerTrial.of"),
+    "quantizing": _runner(run_applied, "quantizing:QuantizingTrial"),
+    "retrieving": _runner(run_applied, "retrieving:RetrievingTrial"),
+    "tunings": _runner(run_steps, "tuning:TuningTrial"),
+    "aligning": _runner(run_steps, "aligning:AligningTrial"),
+    "pictures": _runner(run_steps, "picturing:PictureTrial"),
+    "classifying": _runner(run_applied, "classifying:ClassifyingTrial.of"),
 }
 # what `compare` takes besides what all trials do
 TAKES: dict[TrialName, tuple[str, ...]] = {
@@ -240,9 +242,11 @@ def base_of_study(
     data = None if given["data"] is None else str(given["data"])
     trial: TrialName = POST_HOC.get(kind, "pictures" if kind == PICTURES else "training")
     found: Any = None
-    if kind == "objective" and (found := aligning_of(texts, artefact, data, given["reward"], changes)):
+    if kind == "objective" and (
+        found := _trial("aligning:aligning_of", texts, artefact, data, given["reward"], changes)
+    ):
         trial = "aligning"
-    elif trial == "training" and (found := tuning_of(base, changes)):
+    elif trial == "training" and (found := _trial("tuning:tuning_of", base, changes)):
         trial = "tunings"
     takes = ("on",) if trial == "tokenizers" and on is not None else TAKES[trial]
     if refused := [name for name, value in given.items() if value is not None and name not in takes]:
@@ -250,16 +254,20 @@ def base_of_study(
         where = f" ({', '.join(others)} take it)" if others else ""
         raise SpecError(f"--{refused[0]}: is not used when {kind} is compared; leave it out{where}")
     if trial == "pictures":
-        return trial, picture_base(base, changes)
+        return trial, _trial("picturing:picture_base", base, changes)
     if trial == "retrieving":
-        return trial, documents_of(artefact, on, changes)
+        return trial, _trial("retrieving:documents_of", artefact, on, changes)
     if trial == "classifying":
-        return trial, labelled_of(data, on, artefact, changes)
+        return trial, _trial("classifying:labelled_of", data, on, artefact, changes)
     if on is not None:
-        return trial, files_of(on, changes)
+        return trial, _trial("tokenizers:files_of", on, changes)
     if kind in POST_HOC:
         return trial, _applied_base(kind, base, artefact, changes)
-    return trial, found or load_recipe(BASE if base is None else base, changes).spec
+    if found:
+        return trial, found
+    from llmanac.recipes.spec import load_recipe  # what it is made of needs torch
+
+    return trial, load_recipe(BASE if base is None else base, changes).spec
 
 
 def _applied_base(kind: str, base: Any, artefact: str | Path | None, changes: Mapping[str, Any]) -> Any:
@@ -268,6 +276,10 @@ def _applied_base(kind: str, base: Any, artefact: str | Path | None, changes: Ma
     Raises:
         SpecError: a change of something that such a study does not use, or a tuning, which has rows and no text.
     """
+    from llmanac.lab.prepare import run_of
+    from llmanac.recipes.spec import load_recipe
+    from llmanac.recipes.tune import TuneSpec, is_tuning
+
     used = ("data", "seed") if kind == "tokenizer" else ("data", "seed", "device")
     for path in changes:
         if path.split(".")[0] not in used:

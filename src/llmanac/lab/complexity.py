@@ -131,6 +131,8 @@ class Operations(TorchDispatchMode):
             self.products += pairs * (3 * dim + 2 * values if at else dim + values)
             hidden = (1 - 1 / length) / 2 if args[4 + 3 * at : 5 + 3 * at] == (True,) else 0.0  # under a causal mask
             self.spared += pairs * (at * dim + hidden * (1 + at) * (dim + values))
+        elif name == "_linear_pointwise":  # of oneDNN
+            self.products += 2.0 * args[0].numel() * args[1].shape[0]
         elif name == "convolution":
             self.products += 2.0 * out.numel() * args[1][0].numel()
         elif name == "convolution_backward":

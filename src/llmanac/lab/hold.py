@@ -16,30 +16,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from llmanac.core.errors import SpecError, nearest
+from llmanac.core.errors import SpecError
 from llmanac.core.spec import diff, patch
-from llmanac.lab.axis import Arm, Axis, refuse_outside
+from llmanac.lab.axis import Arm, Axis, Hold, refuse_outside
 from llmanac.recipes.plan import parameter_count
 
-Hold = Literal["tokens", "params", "flops", "time"]
-HOLDS = ("tokens", "params", "flops", "time")
 TOLERANCE = 0.01
 WIDEST = 1 << 16
 ROUND = (64, 32, 16, 8, 4)
 WIDTHS = ("model.blocks.*.ffn.width", "model.dim")  # in the order in which they are tried
-
-
-def check_hold(hold: str | None) -> Hold:
-    """The named hold; tokens by default. Raises SpecError for any other word."""
-    if hold is None:
-        return "tokens"
-    if hold not in HOLDS:
-        raise SpecError(f"--hold: {hold!r} is not one of {', '.join(HOLDS)}{nearest(hold, HOLDS)}")
-    return hold  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -15,14 +15,16 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import SourceState
 from llmanac.lab.cache import digest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 RECORDED_ROWS = 256
 SCALE_TOLERANCE = 1e-6  # relative, each number: float32 rounds at 6e-8, another draw differs by about 1

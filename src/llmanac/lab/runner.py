@@ -18,16 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmanac.core.errors import SpecError
 from llmanac.core.files import read_json, write_json
 from llmanac.core.spec import diff
 from llmanac.lab.arms import ArmText
-from llmanac.lab.axis import Arm, Axis, methods_of
+from llmanac.lab.axis import Arm, Axis, Hold, methods_of
 from llmanac.lab.budget import MIN_STEPS, BudgetError, Deadline, Speed, StudyPlan, format_duration, make_plan, round_up
-from llmanac.lab.cache import StudyCache, digest
-from llmanac.lab.hold import Hold
+from llmanac.lab.cache import StudyCache, digest, threads
 from llmanac.lab.looks import looks_within
 from llmanac.lab.stats import MARGIN, MIN_REPLICATES, STUDENT, Tests
 from llmanac.lab.study import Advance, Study, Trial
@@ -185,9 +182,9 @@ def run_steps(
     """
     started = time.monotonic()
     trial = make(question, cache, say)
-    axis, threads = question.axis, torch.get_num_threads()
+    axis = question.axis
     asked = [[text.label, text.value, list(text.patches or ())] for text in question.texts]
-    held = [question.baseline, question.hold, question.factors, question.min_steps, question.looks, threads]
+    held = [question.baseline, question.hold, question.factors, question.min_steps, question.looks, threads()]
     definition = digest([trial.definition, axis.name, axis.path, asked, *held])
     path = folder / PLAN
     stored = read_json(path) if path.is_file() else {}

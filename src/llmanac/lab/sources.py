@@ -14,11 +14,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmanac.core.registry import PACKAGE
 from llmanac.core.spec import Spec
-from llmanac.lab.cache import versions
+from llmanac.lab.cache import threads, versions
 
 # Files that carry data, names and messages about, and never a number into a result.
 PLUMBING = {"catalogue", "describe", "errors", "files", "pages", "progress", "registry", "spec"}
@@ -125,5 +123,5 @@ def fingerprint(specs: Iterable[Spec], modules: Iterable[str] = ()) -> dict[str,
 
 def run_key(trial: str, specs: Iterable[Spec], modules: Iterable[str] = (), **decides: Any) -> dict[str, Any]:
     """The key of a run in the cache: all that decides its numbers, and the code, the libraries and the threads."""
-    found = {"sources": fingerprint(specs, modules), "versions": versions(), "threads": torch.get_num_threads()}
+    found = {"sources": fingerprint(specs, modules), "versions": versions(), "threads": threads()}
     return {"trial": trial, **decides, **found}

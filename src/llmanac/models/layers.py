@@ -2,14 +2,6 @@
 
 Weights are kept in their own dtype (float32 while training); a layer computes in the dtype of its input and casts its
 weights to it. So the one cast at the embedding sets the precision of the model, without autocast.
-
-`low_rank` is a product with a frozen matrix and a low-rank term, as one step of autograd that keeps little for the
-backward pass.
-
-    y = x W^T + b + s (x' A^T) B^T        x' is x, or x with a share p of its numbers dropped and the rest 1 / (1 - p)
-
-Kept are x, which the gradient of A needs, and which numbers were dropped, a byte each. A cast of W to the dtype of x,
-the columns x' A^T and x' itself are computed again. W may be packed: it is dequantized tile by tile in both passes.
 """
 
 from __future__ import annotations
@@ -22,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from llmanac.models.quantized import Quantized, backward_product, dense, lookup, product
+from llmanac.kernels.nn.takes import linear
+from llmanac.models.low_rank import Term, low_rank
+from llmanac.models.quantized import Quantized, dense, lookup, product
 
 
 class LinearChange(Protocol):
@@ -137,14 +131,21 @@ class Linear(LinearMap):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
-        if self.change is not None and self.through is None and torch.is_grad_enabled():
-            factors = None if self.weight.requires_grad else self.change.factors()
-            if factors is not None and not torch.compiler.is_compiling():
-                return low_rank(x, self.weight, self.bias, *factors)
+        if (term := self.frozen_with_term()) is not None:
+            return low_rank(x, term)[0]
         if self.through is None:
             return self.changed(product(x, self.weight, self.bias), x)
         y = self.through(x, self.weight)
         return self.changed(y if self.bias is None else y + self.bias.to(y.dtype), x)
+
+    def frozen_with_term(self) -> Term | None:
+        """What `low_rank` computes, where this is a frozen matrix with a low-rank term that is trained now."""
+        if self.change is None or self.through is not None or self.weight.requires_grad:
+            return None
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        factors = self.change.factors()
+        return None if factors is None else Term(self.weight, self.bias, *factors)
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: Tensor, generator: torch.Generator) -> None:
@@ -185,10 +186,14 @@ def init_normal(parameter: Tensor, std: float, generator: torch.Generator) -> No
 
 
 def linear_all(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
-    """Several linear maps of one input: one product where `fuse` allows it, else one each.
+    """Several linear maps of one input: one product where `fuse` allows it or all have low-rank terms, else one each.
 
     Layers that something has replaced (a quantized form) are called one by one.
     """
+    terms = [layer.frozen_with_term() for layer in layers if isinstance(layer, Linear)]
+    trained = [term for term in terms if term is not None]
+    if len(trained) == len(layers):
+        return low_rank(x, *trained)
     first: Any = layers[0]
     packed = isinstance(first, Linear) and first.packed
     if packed is False or torch.compiler.is_compiling():
@@ -250,7 +255,7 @@ class Packed:
         if torch.is_grad_enabled():
             y: Tensor = _PackedProduct.apply(x, bias, self.weight, *(layer.weight for layer in self.layers))
         else:
-            y = F.linear(x, self.weight.to(x.dtype), bias)
+            y = linear(x, self.weight.to(x.dtype), bias)
         return y.split(self.sizes, dim=-1)
 
     def _current(self) -> bool:
@@ -277,7 +282,7 @@ class _PackedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, packed: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, packed)
         ctx.sizes = [len(weight) for weight in weights]
-        return F.linear(x, packed.to(x.dtype), bias)
+        return linear(x, packed.to(x.dtype), bias)
 
     @staticmethod
     @once_differentiable
@@ -287,73 +292,12 @@ class _PackedProduct(torch.autograd.Function):
         rows = above.flatten(0, -2)
         grads: list[Tensor | None] = [None] * len(ctx.sizes)
         if any(wanted[3:]):
-            grads = list((rows.t() @ x.flatten(0, -2).to(rows.dtype)).to(packed.dtype).split(ctx.sizes))
-        inputs = above @ packed.to(above.dtype) if wanted[0] else None
+            product = linear(rows.t(), x.flatten(0, -2).to(rows.dtype).t())
+            grads = list(product.to(packed.dtype).split(ctx.sizes))
+        inputs = linear(above, packed.to(above.dtype).t()) if wanted[0] else None
         return inputs, rows.sum(0) if wanted[1] else None, None, *grads
 
 
 def upcast(x: Tensor) -> Tensor:
     """`x` in at least float32: what norms, softmax and losses are computed in."""
     return x if x.dtype == torch.float64 else x.float()
-
-
-class _LowRank(torch.autograd.Function):
-    """See the module."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, dropout: float
-    ) -> Tensor:
-        if isinstance(weight, Quantized):
-            y = weight.form.multiply(x, weight)
-            y = y if bias is None else y.add_(bias.to(y.dtype))
-        else:
-            y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
-        kept = None if not dropout else torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - dropout)
-        columns = _read(x, kept, dropout) @ a.t().to(x.dtype) * scale
-        y.view(-1, y.shape[-1]).addmm_(columns.flatten(0, -2), b.t().to(x.dtype))
-        ctx.save_for_backward(x, a, b, kept)
-        ctx.weight, ctx.scale, ctx.dropout = weight, scale, dropout
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor) -> Any:
-        x, a, b, kept = ctx.saved_tensors
-        scale, dropout = ctx.scale, ctx.dropout
-        rows, read = above.flatten(0, -2), _read(x, kept, dropout).flatten(0, -2)
-        below = rows @ b.to(rows.dtype) * scale  # of the columns
-        grads: list[Tensor | None] = [None] * 7
-        if ctx.needs_input_grad[3]:
-            grads[3] = (below.t() @ read).to(a.dtype)
-        if ctx.needs_input_grad[4]:
-            grads[4] = (rows.t() @ (read @ a.t().to(read.dtype) * scale)).to(b.dtype)
-        del read
-        if ctx.needs_input_grad[0]:
-            inputs = backward_product(rows, ctx.weight)
-            if kept is None:
-                inputs.addmm_(below, a.to(below.dtype))
-            else:
-                inputs.add_(
-                    (below @ a.to(below.dtype)).view(x.shape).mul_(kept).flatten(0, -2), alpha=1 / (1 - dropout)
-                )
-            grads[0] = inputs.view(x.shape)
-        if ctx.needs_input_grad[2]:
-            grads[2] = rows.sum(0)
-        return tuple(grads)
-
-
-def _read(x: Tensor, kept: Tensor | None, dropout: float) -> Tensor:
-    return x if kept is None else x * kept / (1 - dropout)
-
-
-def low_rank(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, dropout: float = 0.0
-) -> Tensor:
-    """y (..., outputs) of x (..., inputs), W (outputs, inputs) without a gradient, A (r, inputs) and B (outputs, r).
-
-    Args:
-        dropout: p, of x' alone.
-    """
-    found: Tensor = _LowRank.apply(x, weight, bias, a, b, scale, dropout)
-    return found

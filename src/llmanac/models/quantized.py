@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from llmanac.kernels.gguf.blocks import Array
 from llmanac.kernels.infer import kinds
+from llmanac.kernels.nn.takes import large, linear
 
 aten = torch.ops.aten
 PIECE = 1 << 20  # numbers that are made dense at a time
@@ -57,14 +58,21 @@ class PackedForm:
 
     def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
         """x (..., inputs) W^T, in the dtype of x."""
-        return torch.cat([F.linear(x, rows) for _, rows in self.pieces(weight, x.dtype)], -1)
+        found = [linear(x, rows) for _, rows in self.pieces(weight, x.dtype)]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
 
     def multiply_back(self, above: Tensor, weight: Quantized) -> Tensor:
         """above (N, outputs) W, in its dtype: what the gradient of x is."""
-        found = above.new_zeros(len(above), weight.shape[1])
+        found: Tensor | None = None
         for piece, rows in self.pieces(weight, above.dtype):
-            found.addmm_(above[:, piece], rows)
-        return found
+            part = above[:, piece]
+            if found is None:
+                found = linear(part, rows.t())
+            elif large(part, rows.t()):
+                found += linear(part, rows.t())
+            else:
+                found.addmm_(part, rows)
+        return above.new_zeros(len(above), weight.shape[1]) if found is None else found
 
 
 class ByRows(PackedForm):
@@ -73,10 +81,13 @@ class ByRows(PackedForm):
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return self.rows(parts, shape, slice(0, shape[0]))
 
-    def pieces(self, weight: Quantized, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    def slices(self, weight: Quantized) -> Iterator[slice]:
+        """Rows of about PIECE numbers."""
         step = max(1, PIECE // weight.shape[1])
-        for at in range(0, len(weight), step):
-            piece = slice(at, min(at + step, len(weight)))
+        return (slice(at, min(at + step, len(weight))) for at in range(0, len(weight), step))
+
+    def pieces(self, weight: Quantized, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        for piece in self.slices(weight):
             yield piece, self.rows(weight.parts, tuple(weight.shape), piece).to(dtype)
 
 
@@ -168,13 +179,13 @@ def backward_product(above: Tensor, weight: Tensor) -> Tensor:
     """above (N, outputs) W, in its dtype."""
     if isinstance(weight, Quantized):
         return weight.form.multiply_back(above, weight)
-    return above @ weight.to(above.dtype)
+    return linear(above, weight.to(above.dtype).t())
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., inputs) W^T + b, computed in the dtype of `x`."""
     if not isinstance(weight, Quantized):
-        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+        return linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     y: Tensor = _Product.apply(x, weight)
     return y if bias is None else y + bias.to(y.dtype)
 

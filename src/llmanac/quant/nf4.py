@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -125,9 +125,30 @@ class NormalFloat(ByRows):
             found[piece] = rows
         return found
 
+    def pieces(self, weight: Quantized, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        if dtype == torch.bfloat16 and self._loops(weight.parts, tuple(weight.shape)):
+            for piece in self.slices(weight):
+                yield piece, self._spread(weight.parts, tuple(weight.shape), piece, dtype)
+        else:
+            yield from super().pieces(weight, dtype)
+
+    def _loops(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> bool:
+        """Whether compiled code reads rows: where they are made of whole blocks."""
+        return shape[1] % self.block == 0 and parts[""].device.type == "cpu"
+
+    def _spread(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], rows: slice, dtype: torch.dtype) -> Tensor:
+        from llmanac.kernels.nn.levels import spread  # numba is imported with the first product
+
+        each = shape[1] // self.block
+        codes = parts[""].flatten()[rows.start * shape[1] // 2 : rows.stop * shape[1] // 2]
+        scales = self.scales(parts, slice(rows.start * each, rows.stop * each))
+        return spread(codes, levels(), scales, dtype).view(-1, shape[1])
+
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         if not isinstance(ids, slice):  # blocks follow each other, whatever a row has
             return super().rows(parts, shape, ids)
+        if self._loops(parts, shape):
+            return self._spread(parts, shape, ids, torch.float32)
         size, start, stop = self.block, ids.start * shape[1], ids.stop * shape[1]
         blocks = slice(start // size, -(-stop // size))
         codes = parts[""].flatten()[blocks.start * size // 2 : blocks.stop * size // 2]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from llmanac.core import files, spec
 from llmanac.core.errors import SpecError, nearest
-from llmanac.core.ranges import FRACTION, PART, within
+from llmanac.core.ranges import FRACTION, PART, seconds, within
 from llmanac.core.run_folder import Recipe, RunSpec
 from llmanac.core.spec import Spec, make_method
 from llmanac.data.collect import RELATED, Corpus, collect, collect_built
@@ -33,7 +33,6 @@ from llmanac.train import TrainSpec
 
 FOLDER = Path(__file__).parent
 PLAIN = ("clean", "exact")  # the stages of a corpus whose recipe names none; neither has a choice
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,14 +173,6 @@ class RecipeSpec(RunSpec):
     def budget_seconds(self) -> float:
         """Seconds that the run may take."""
         return seconds(self.budget, "budget")
-
-
-def seconds(text: str, field: str = "budget") -> float:
-    """`"90s"`, `"5m"`, `"2h"`, `"300"` -> seconds. Raises SpecError that names the field."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh]?)\s*", str(text))
-    if not match or float(match[1]) <= 0:
-        raise SpecError(f"{field}: {text!r} is not a time; write 90s, 5m or 2h")
-    return float(match[1]) * UNITS[match[2] or "s"]
 
 
 def builtin() -> dict[str, Path]:

@@ -28,7 +28,7 @@ from llmanac.adapters import AdapterSpec
 from llmanac.core import files, spec
 from llmanac.core.errors import DataError, SpecError
 from llmanac.core.progress import Report
-from llmanac.core.ranges import COUNT, INSIDE, POSITIVE, within
+from llmanac.core.ranges import COUNT, INSIDE, POSITIVE, seconds, within
 from llmanac.core.run_folder import NothingKept, RunFolder, RunSpec
 from llmanac.core.spec import make_method
 from llmanac.data.command_problems import CommandProblems
@@ -43,7 +43,6 @@ from llmanac.recipes.linting import lint
 from llmanac.recipes.linting.rows import messages_of
 from llmanac.recipes.merge import merge
 from llmanac.recipes.report import heading
-from llmanac.recipes.spec import seconds
 from llmanac.recipes.tune import TUNING, TuneSpec, tune
 from llmanac.recipes.tune_rows import RowsSpec, encode_rows, held_out, read_rows
 from llmanac.recipes.tuned import Tuned, paired_change

@@ -25,6 +25,7 @@ from llmanac.core import files, spec
 from llmanac.core.device import resolve_device
 from llmanac.core.errors import SpecError
 from llmanac.core.progress import Report, progress, time_without_once
+from llmanac.core.ranges import seconds
 from llmanac.core.run_folder import RECIPE, Recipe, RunFolder, RunSpec
 from llmanac.core.spec import make_method
 from llmanac.core.types import evaluating
@@ -40,7 +41,6 @@ from llmanac.parallel import ParallelSpec
 from llmanac.quant import QuantizerSpec
 from llmanac.recipes.chat_rows import can_chat
 from llmanac.recipes.distill import AHEAD, TeacherSpec
-from llmanac.recipes.spec import seconds
 from llmanac.recipes.tune_memory import plan_memory
 from llmanac.recipes.tune_rows import PreparedRows, RowsSpec, few, prepare
 from llmanac.recipes.tuned import Tuned, results

@@ -19,7 +19,7 @@ from llmanac.tokenizers._checks import id_list, require_texts
 from llmanac.tokenizers._groups import encoded
 from llmanac.tokenizers._normal import Placed, replace_surrogates
 from llmanac.tokenizers._template import Framed
-from llmanac.tokenizers.chat.template import NO_TEMPLATE, ChatTemplate, Rendered
+from llmanac.tokenizers.chat.template import NO_TEMPLATE, ChatTemplate, Rendered, UnfinishedMark
 
 Special = Literal["never", "all"] | frozenset[str]
 PlainEncoder = Callable[[Sequence[str]], list[np.ndarray]]
@@ -340,21 +340,23 @@ class Tokenizer(Framed):
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = False,
+        continues: bool = False,
         until: float = float("inf"),
         **variables: Any,
     ) -> list[int]:
         """The ids of `encode_chat` without who wrote them, which takes no rendering for each turn.
 
         Args:
+            continues: whether the last message is only begun: the ids end where its text does.
             until: time of `time.monotonic` at which rendering is ended.
-
         Raises:
-            TokenizerError: no template, or the template fails or is not done in time.
+            TokenizerError: no template, it fails or is not done in time, or does not show the text to be continued.
         """
         given = self._chat_variables(variables)
-        chats, theirs = [(messages, add_generation_prompt)], given.keys() - variables.keys()
+        mark, theirs = UnfinishedMark() if continues else None, given.keys() - variables.keys()
+        chats = [(messages, add_generation_prompt) if mark is None else (mark.behind(messages), False)]
         [chat] = self._chat.rendered(chats, given, self.special_tokens, roles=theirs, spans=False, until=until)
-        return self._encode_rendered(chat)[0]
+        return self._encode_rendered(chat if mark is None else mark.cut(chat))[0]
 
     def encode_chats(
         self, chats: Iterable[tuple[Sequence[Mapping[str, Any]], bool]], **variables: Any

@@ -8,19 +8,24 @@ from typing import Any
 from llmanac.web._errors import ApiError
 from llmanac.web._prepare import blaming
 from llmanac.web._service import Service
-from llmanac.web._wire import EmbeddingBody, check_length
+from llmanac.web._wire import EmbeddingBody, check_length, read
 
 NONE = "this server has no embedding model; start it with --embedding-model"
 
 
 def vectors(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
     """The reply, and what of the request was ignored; `cut` of the reply lists the texts that were longer than read."""
-    body = EmbeddingBody.model_validate_json(data)
+    body = read(EmbeddingBody, data)
+    return vectors_asked(service, body), body.ignored()
+
+
+def vectors_asked(service: Service, body: EmbeddingBody) -> dict[str, Any]:
+    """The reply to a checked body."""
     body.check()
     embedder, name = service.embedder, service.embedding_name
     if embedder is None:
         raise ApiError(404, NONE, param="model", code="model_not_found")
-    if body.model not in (None, "", name):
+    if body.model != name:
         message = f"model: {body.model!r} gives no vectors here; this server's embedding model is {name!r}"
         raise ApiError(404, message, param="model", code="model_not_found")
     single = isinstance(body.input, str) or (body.input and isinstance(body.input[0], int))
@@ -43,4 +48,4 @@ def vectors(service: Service, data: bytes, until: float) -> tuple[dict[str, Any]
     listed = [{"object": "embedding", "index": i, "embedding": written(row)} for i, row in enumerate(rows)]
     usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
     reply = {"object": "list", "model": name, "data": listed, "usage": usage}
-    return reply | ({"cut": cut} if cut else {}), body.ignored()
+    return reply | ({"cut": cut} if cut else {})

@@ -90,9 +90,33 @@ _UNIONS = {
 }
 
 
-def json_error(error: Exception) -> JSONResponse:
-    """The response for an error that comes before any other output."""
+def messages_error(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body for any error in Anthropic's form."""
     status, body = error_body(error)
+    kind = _MESSAGES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return status, {"type": "error", "error": {"type": kind, "message": body["error"]["message"]}}
+
+
+def ollama_error(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body for any error in Ollama's form."""
+    status, body = error_body(error)
+    return status, {"error": body["error"]["message"]}
+
+
+_MESSAGES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def json_error(error: Exception, path: str = "") -> JSONResponse:
+    """The response for an error that comes before any other output, in the form of the API that the path is of."""
+    form = messages_error if path.startswith("/v1/messages") else error_body
+    status, body = (ollama_error if path.startswith("/api/") else form)(error)
     headers = {
         401: {"www-authenticate": "Bearer"},
         408: {"connection": "close"},
@@ -105,14 +129,14 @@ def json_error(error: Exception) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Answer every error that is known in this shape; the guard around the app answers the others."""
 
-    async def known(_: Request, error: Exception) -> JSONResponse:
-        return json_error(error)
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return json_error(error, request.url.path)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         phrase = _PHRASES.get(error.status_code, str(error.detail))
         message = phrase.format(method=request.method, path=request.url.path)
-        response = json_error(ApiError(error.status_code, message))
+        response = json_error(ApiError(error.status_code, message), request.url.path)
         response.headers.update(error.headers or {})
         return response
 

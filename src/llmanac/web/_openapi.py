@@ -15,8 +15,18 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from llmanac import __version__
+from llmanac.web._messages import CountBody, MessagesBody, Turn
+from llmanac.web._ollama import (
+    OllamaBody,
+    OllamaChat,
+    OllamaEmbed,
+    OllamaGenerate,
+    OllamaMessage,
+    OllamaOptions,
+    OllamaShow,
+)
+from llmanac.web._responses_body import ResponsesBody
 from llmanac.web._service import Service
-from llmanac.web._tools import form_of
 from llmanac.web._wire import (
     UNREAD_BY_ASSISTANT,
     UNSUPPORTED_BY_ASSISTANT,
@@ -32,8 +42,12 @@ from llmanac.web._wire import (
 from llmanac.web._wire_chat import TOOL_ROLES, ChatBody, Message, Part
 
 REF = "#/components/schemas/"
-BODIES: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, EmbeddingBody)
-NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions)
+OLLAMA: tuple[type[Sent], ...] = (OllamaChat, OllamaGenerate, OllamaEmbed, OllamaShow)
+OTHERS: tuple[type[Sent], ...] = (ResponsesBody, MessagesBody, CountBody, *OLLAMA)
+OWN: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, EmbeddingBody)
+BODIES = (*OWN, *OTHERS)
+STREAMED: tuple[type[Sent], ...] = (Body, ResponsesBody, MessagesBody)
+NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions, Turn, OllamaMessage, OllamaOptions)
 SAID = tomllib.loads(Path(__file__).with_name("openapi.toml").read_text("utf-8"))
 REPLIES = tomllib.loads(Path(__file__).with_name("replies.toml").read_text("utf-8"))
 ALWAYS = (400, 401, 403, 405, 408, 413, 500)
@@ -51,7 +65,11 @@ EVENT = {
 def document(app: FastAPI, service: Service) -> dict[str, Any]:
     """The OpenAPI 3.1 document of this server."""
     schemas = {**REPLIES, **_bodies(service)}
-    paths = {path: {page["method"]: _operation(path, page)} for path, page in SAID["pages"].items()}
+    paths = {}
+    for path, page in SAID["pages"].items():
+        paths[path] = {page["method"]: _operation(path, page)}
+        if "delete" in page:
+            paths[path]["delete"] = _operation(path, page["delete"])
     info = {"title": app.title, "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
 
@@ -72,20 +90,26 @@ def _operation(path: str, page: dict[str, Any]) -> dict[str, Any]:
     if body is not None:
         out["requestBody"] = {"required": True, "content": _json(body.__name__)}
         headers["x-llmanac-ignored"] = {"description": "fields that were not read", "schema": TEXT}
-        if issubclass(body, Body):
+        if issubclass(body, STREAMED):
             content["text/event-stream"] = {"schema": EVENT}
+        if issubclass(body, OllamaBody):
+            content["application/x-ndjson"] = {"schema": TEXT}
     statuses = sorted({*ALWAYS, *page.get("statuses", ()), *(OF_A_BODY if body else ())})
     out["responses"] = {
         "200": {"description": "done", "headers": headers, "content": content},
-        **{str(s): {"description": SAID["errors"][str(s)], "content": _json("Error")} for s in statuses},
+        **{
+            str(s): {"description": SAID["errors"][str(s)], "content": _json(page.get("error", "Error"))}
+            for s in statuses
+        },
     }
     return out
 
 
-def _fields(part: str) -> dict[str, Any]:
-    """Schemas of fields whose plain values alone are in the document."""
-    told = SAID["fields"][part].items()
-    return {name: {"enum": [None, *one["values"]], "description": one["description"]} for name, one in told}
+def _field(one: dict[str, Any]) -> dict[str, Any]:
+    if "values" in one:
+        return {"enum": [None, *one["values"]], "description": one["description"]}  # TOML has no null
+    shape = {"type": one["type"]} if "type" in one else {"enum": one["choices"]}
+    return {**shape, "description": one["description"]}
 
 
 def _bodies(service: Service) -> dict[str, Any]:
@@ -95,25 +119,29 @@ def _bodies(service: Service) -> dict[str, Any]:
     size = service.engine.model.vocab_size
     for kind in (*BODIES, *NESTED):
         properties = schemas[kind.__name__]["properties"]
+        for base in kind.__mro__:
+            properties |= {name: _field(one) for name, one in SAID["plain"].get(base.__name__, {}).items()}
         for name, neutral in kind.unsupported.items():
             properties[name] = {"enum": [None, *neutral], "description": "not supported"}
         if "model" in properties:
             served = service.embedding_name if kind is EmbeddingBody else service.model_name
-            properties["model"] = {"enum": [None, "", served]}
-            properties |= {name: {"description": "not read"} for name in WITHOUT_EFFECT}
+            if kind is OllamaEmbed:
+                served = service.embedding_name
+            properties["model"] = {"enum": [served]}
+            unread = [name for name in WITHOUT_EFFECT if name not in kind.model_fields]
+            properties |= {name: {"description": "not read"} for name in unread}
         if issubclass(kind, Body):
             properties["logit_bias"]["anyOf"][0]["propertyNames"] = {"pattern": numbers_below(size)}
             values = properties["logit_bias"]["anyOf"][0].pop("patternProperties").values()
             properties["logit_bias"]["anyOf"][0]["additionalProperties"] = next(iter(values))
-            properties |= _fields("every")
     schemas["Part"]["required"] = ["type", "text"]
     chat = schemas["ChatBody"]
-    chat["properties"] |= _fields("chat")
-    # so many messages are a body that is too large as well, which is another error
-    most = chat["properties"]["messages"].pop("maxItems")
-    chat["properties"]["messages"]["description"] = f"at most {most}"
+    for kind in BODIES:  # so many messages are a body that is too large as well, which is another error
+        if "messages" in kind.model_fields:
+            told = schemas[kind.__name__]["properties"]["messages"]
+            told["description"] = f"at most {told.pop('maxItems')}"
     message = schemas["Message"]["properties"]
-    if form_of(service.engine.chat_template) is None or service.assistant is not None:
+    if service.assistant is not None:
         message |= {name: {"enum": [None], "description": "not supported"} for name in ("tool_calls", "tool_call_id")}
     else:
         message["role"]["enum"] = list(TOOL_ROLES)

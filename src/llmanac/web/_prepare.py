@@ -7,10 +7,9 @@ a pattern does wrong is an error of the request (400) that names its field.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from llmanac.core.errors import LlmanacError
@@ -22,8 +21,12 @@ from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply
 from llmanac.web._service import Prepared, Service
 from llmanac.web._structured import calls_structure, constrain, structure_of
-from llmanac.web._tools import Calls, form_of
-from llmanac.web._wire import Body, CompletionBody, DetokenizeBody, TokenizeBody, check_length
+from llmanac.web._thoughts import Place, Thoughts, markers_of, place_of, thinking
+from llmanac.web._told import Told
+from llmanac.web._tool_prompt import prompted
+from llmanac.web._tools import Calls, form_named, form_of
+from llmanac.web._variables import variables_of
+from llmanac.web._wire import Body, CompletionBody, DetokenizeBody, TokenizeBody, check_length, read
 from llmanac.web._wire_chat import ROLES, TOOL_ROLES, ChatBody
 from llmanac.web.assistant import prompt_of, questions_of
 
@@ -32,10 +35,7 @@ NO_CHAT = (
     "makes a run that chats by a [finetune] section)"
 )
 NO_IMAGES = "this model reads text alone; leave images out, or serve a model of images (llava, flamingo)"
-NO_TOOLS = (
-    "tools: this model's chat template has no form of tool calls that this server knows (Hermes and Qwen's "
-    "<tool_call>, Llama 3's JSON); leave tools out"
-)
+PROMPTED = "hermes"
 
 
 @contextlib.contextmanager
@@ -56,8 +56,17 @@ def blaming(name: str) -> Iterator[None]:
 
 def completion(service: Service, data: bytes, until: float) -> Prepared:
     """What POST /v1/completions asks for."""
+    return completion_asked(service, read(CompletionBody, data))
+
+
+def completion_asked(
+    service: Service,
+    body: CompletionBody,
+    reply: Callable[..., CompletionReply] = CompletionReply,
+    unread: list[str] | None = None,
+) -> Prepared:
+    """What a text to continue asks for; `reply` and `unread` as for `chat_asked`."""
     engine = service.engine
-    body = CompletionBody.model_validate_json(data)
     service.check_model(body.model)
     body.check()
     options = body.options(engine.eos_ids)
@@ -72,37 +81,57 @@ def completion(service: Service, data: bytes, until: float) -> Prepared:
         requests = [engine.request(prompt, **options) for prompt in prompts]
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
     echo = [_text(p, texts) for p in prompts] if body.echo else None
-    reply = CompletionReply(service.model_name, requests, texts, echo=echo, logprobs=body.logprobs, best=body.n or 1)
-    return Prepared(body, requests, reply, body.ignored())
+    made = reply(service.model_name, requests, texts, echo=echo, logprobs=body.logprobs, best=body.n or 1)
+    return Prepared(body, requests, made, body.ignored() if unread is None else unread)
 
 
 def chat(service: Service, data: bytes, until: float) -> Prepared:
     """What POST /v1/chat/completions asks for; rendering ends at `until` (of `time.monotonic`)."""
+    return chat_asked(service, read(ChatBody, data), until)
+
+
+def chat_asked(
+    service: Service,
+    body: ChatBody,
+    until: float,
+    reply: Callable[..., ChatReply] = ChatReply,
+    unread: list[str] | None = None,
+) -> Prepared:
+    """What a conversation asks for, answered in the form of `reply`.
+
+    Args:
+        unread: fields of another API's request that were not read, where the body was made of one.
+    """
     engine, assistant = service.engine, service.assistant
-    body = ChatBody.model_validate_json(data)
     service.check_model(body.model)
     body.check()
     template = None if assistant is not None else engine.chat_template
-    form = form_of(template)
-    body.check_messages(TOOL_ROLES if form is not None else ROLES)
+    own, markers = form_of(template), markers_of(template)
+    form = own or PROMPTED  # where the template has no form of calls, they are described in a message
+    body.check_messages(TOOL_ROLES if assistant is None else ROLES)
     messages, urls = body.conversation(), body.images()
     if urls and (assistant is not None or not capabilities(engine.model).sees):
         raise ApiError(400, f"{urls[0][0]}: {NO_IMAGES}", param=urls[0][0], code="unsupported")
     options = body.options(engine.eos_ids)
-    asked, given = structure_of(body), {}
-    tools = body.callable_tools
-    if tools and assistant is None:
-        if form is None:
-            raise ApiError(400, NO_TOOLS, param="tools", code="unsupported")
-        if asked is not None:
-            message = f"{asked[0]}: not together with tools; set tool_choice to none, or leave one of them out"
-            raise ApiError(400, message, param=asked[0])
-        given = {"tools": [tool.model_dump(exclude_none=True) for tool in tools]}
-        check_length("tools", [json.dumps(given, ensure_ascii=False)])
-        asked = calls_structure(form, given["tools"], body)
-    constrain(service, options, asked)
+    asked, tools, marker = structure_of(body), [], ""
+    given, budget = ({}, None) if assistant is not None else variables_of(body, template)
+    if assistant is None and body.callable_tools:
+        tools = [tool.model_dump(exclude_none=True) for tool in body.callable_tools]
+        check_length("tools", [json.dumps(tools, ensure_ascii=False)])
+        if asked is None and body.tool_choice in (None, "auto"):
+            marker = form_named(form).marker
+        asked = calls_structure(form, tools, body, asked)
+        options["shown_ids"] = sorted(
+            form_named(form).special(engine.tokenizer.special_tokens if engine.tokenizer else {})
+        )
+    if assistant is None and own is None:
+        messages = prompted(messages, tools)
+    elif tools:
+        given["tools"] = tools
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
-    ignored, limit, questions = body.ignored(), body.limit, None
+    ignored, limit, questions = body.ignored() if unread is None else unread, body.limit, None
+    if asked is None and any(tool["function"].get("strict") for tool in tools):
+        ignored = [*ignored, "tools.function.strict"]  # a form without a marker: the model writes what it chooses
     with blaming("messages"):
         if assistant is not None:
             questions = questions_of(messages)
@@ -113,25 +142,48 @@ def chat(service: Service, data: bytes, until: float) -> Prepared:
             if capabilities(engine.model).sees:
                 from llmanac.web._images import open_images  # pixels need torch
 
+                if body.continue_final_message or body.add_generation_prompt is False:
+                    field = "continue_final_message" if body.continue_final_message else "add_generation_prompt"
+                    raise ApiError(400, f"{field}: not with a model of images", param=field, code="unsupported")
                 ids, options["images"] = cast(Any, engine.model).chat(messages, open_images(urls), until, **given)
             else:
+                given |= {"continues": True} if body.continue_final_message else {}
+                given["add_generation_prompt"] = body.add_generation_prompt is not False
                 ids = _chat_ids(engine.tokenizer, messages, until, **given)
             options["logprobs"] = alternatives
             options["n"] = body.best_of or body.n or 1
+    place: Place = "before" if markers is None else place_of(engine, markers, ids)
+    around = None
+    if markers is not None and place != "behind" and (asked is not None or budget is not None):
+        around = thinking(engine, options, markers, place == "inside", budget)
+    constrain(service, options, asked, marker=marker, around=around)
     options["max_new_tokens"] = _room(engine, len(ids)) if limit is None else limit
     with blaming("messages"):
         request = engine.request(ids, **options)
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
-    names = [tool.function.name for tool in tools]
+    names = [tool["function"]["name"] for tool in tools]
     most = 1 if body.parallel_tool_calls is False else None
-    calls = functools.partial(Calls, form, names, most) if names and form is not None else None
-    reply = ChatReply(service.model_name, [request], texts, alternatives=alternatives, calls=calls, best=body.n or 1)
-    return Prepared(body, [request], reply, ignored, questions)
+
+    def told() -> Told:
+        thoughts = None if markers is None else Thoughts(markers, place == "inside")
+        return Told(thoughts, Calls(form, names, most) if names else None)
+
+    closing: list[int] = [] if markers is None else markers.closing_ids(engine.tokenizer)
+    made = reply(
+        service.model_name,
+        [request],
+        texts,
+        told=told,
+        alternatives=alternatives,
+        best=body.n or 1,
+        closing_id=closing[0] if len(closing) == 1 else None,
+    )
+    return Prepared(body, [request], made, ignored, questions)
 
 
 def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
     """The reply to POST /tokenize, and what of the request was ignored."""
-    body = TokenizeBody.model_validate_json(data)
+    body = read(TokenizeBody, data)
     body.check()
     tokenizer = service.engine.tokenizer
     if tokenizer is None:
@@ -147,7 +199,7 @@ def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any],
 
 def text_of_tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
     """The reply to POST /detokenize: the text of the tokens, special tokens included."""
-    body = DetokenizeBody.model_validate_json(data)
+    body = read(DetokenizeBody, data)
     body.check()
     tokenizer = service.engine.tokenizer
     if tokenizer is None:
@@ -168,7 +220,7 @@ def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], until: float, **va
     """The conversation as token ids, ready for the assistant's turn."""
     if tokenizer is None or tokenizer.chat_template is None:
         raise ApiError(400, f"messages: {NO_CHAT}", param="messages", code="no_chat_template")
-    return list(tokenizer.chat_ids(messages, add_generation_prompt=True, until=until, **variables))
+    return list(tokenizer.chat_ids(messages, until=until, **variables))
 
 
 def _room(engine: Engine, prompt_tokens: int) -> int:

@@ -14,8 +14,10 @@ from typing import Any
 
 from llmanac import __version__
 from llmanac.generate.engine import Completion, Piece, Request, TokenLogprob, completions
+from llmanac.web._errors import error_body
 from llmanac.web._logprobs import CompletionLogprobs, TokenTexts, chat_logprobs
-from llmanac.web._tools import Calls
+from llmanac.web._told import Told
+from llmanac.web.asgi import DONE, PING, event
 
 
 def usage_of(requests: list[Request]) -> dict[str, Any]:
@@ -34,6 +36,7 @@ class Reply:
 
     prefix = ""
     whole_object = chunk_object = ""
+    media_type = "text/event-stream"
     best: int | None = None
 
     def __init__(self, model_name: str, requests: list[Request], texts: TokenTexts) -> None:
@@ -50,18 +53,43 @@ class Reply:
         """The reply when everything is done."""
         done = [completion for request in self.requests for completion in self.shown(completions(request))]
         choices = [self.choice(index, completion) for index, completion in enumerate(done)]
-        body = {**self.head, "object": self.whole_object, "choices": choices, "usage": usage_of(self.requests)}
+        body = {**self.head, "object": self.whole_object, "choices": choices, "usage": self.usage()}
         return {**body, **({"llmanac": extra} if extra else {})}
 
     def opening(self) -> Iterator[dict[str, Any]]:
         """Chunks before the first token."""
         return iter(())
 
+    def frame(self, chunk: dict[str, Any]) -> bytes:
+        """A chunk as it is sent."""
+        return event(chunk)
+
+    def ping(self) -> bytes:
+        """What is sent where nothing else was for some seconds."""
+        return PING
+
+    def closing(self, include_usage: bool, extra: dict[str, Any]) -> Iterator[bytes]:
+        """What is sent behind the last chunk."""
+        if include_usage:
+            yield event(self.usage_chunk())
+        yield DONE
+
+    def failed(self, error: Exception) -> bytes:
+        """What ends a stream that failed."""
+        return event(error_body(error)[1])
+
     def chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
         return {**self.head, "object": self.chunk_object, "choices": list(choices)}
 
     def usage_chunk(self) -> dict[str, Any]:
-        return {**self.chunk(), "usage": usage_of(self.requests)}
+        return {**self.chunk(), "usage": self.usage()}
+
+    def usage(self) -> dict[str, Any]:
+        return usage_of(self.requests)
+
+    def finished(self) -> Completion:
+        """The first sample, when everything is done."""
+        return completions(self.requests[0])[0]
 
     def shown(self, samples: list[Completion]) -> list[Completion]:
         """Those of a prompt's samples that are sent: the `best` by log-probability a token, or all of them."""
@@ -141,7 +169,8 @@ class ChatReply(Reply):
 
     Args:
         alternatives: how many to show with each token; None shows no log-probabilities.
-        calls: makes what reads the tool calls of a choice, where it may have any.
+        told: makes what reads a choice's text.
+        closing_id: the token that ends a thought, where there is one: those before it are counted apart.
     """
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
@@ -152,29 +181,38 @@ class ChatReply(Reply):
         requests: list[Request],
         texts: TokenTexts,
         *,
+        told: Callable[[], Told],
         alternatives: int | None = None,
-        calls: Callable[[], Calls] | None = None,
         best: int | None = None,
+        closing_id: int | None = None,
     ) -> None:
         super().__init__(model_name, requests, texts)
-        self.alternatives, self.best = alternatives, best
+        self.alternatives, self.best, self.closing_id = alternatives, best, closing_id
         self._late: dict[int, list[TokenLogprob]] = {}
-        self._calls = [calls() for _ in range(self.per_prompt)] if calls is not None else None
+        self.told = [told() for _ in range(self.per_prompt)]
+
+    def usage(self) -> dict[str, Any]:
+        if self.closing_id is None:
+            return super().usage()
+        thought = 0
+        for sequence in self.requests[0].sequences:
+            ids = [token.id for token in sequence.token_logprobs]
+            thought += ids.index(self.closing_id) if self.closing_id in ids else 0
+        return {**super().usage(), "completion_tokens_details": {"reasoning_tokens": thought}}
 
     def choice(self, index: int, done: Completion) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": done.text, "refusal": None}
-        reason: str | None = done.finish_reason
-        if self._calls is not None:
-            found = self._calls[index]
-            list(found.push(done.text, last=True))
-            if found.made:
-                message |= {"content": found.content or None, "tool_calls": found.made}
-                reason = _reason(reason, found)
+        told = self.told[index]
+        list(told.push(done.text, done.finish_reason))
+        message: dict[str, Any] = {"role": "assistant", "content": told.content, "refusal": None}
+        if told.thought:
+            message["reasoning_content"] = told.thought
+        if told.made:
+            message |= {"content": told.content or None, "tool_calls": told.made}
         return {
             "index": index,
             "message": message,
             "logprobs": self._logprobs(list(done.token_logprobs)),
-            "finish_reason": reason,
+            "finish_reason": told.ended,
         }
 
     def opening(self) -> Iterator[dict[str, Any]]:
@@ -183,12 +221,9 @@ class ChatReply(Reply):
 
     def chunks(self, prompt: int, piece: Piece, extra: dict[str, Any]) -> Iterator[dict[str, Any]]:
         scores = [*self._late.pop(piece.index, []), *piece.token_logprobs]
-        reason: str | None = piece.finish_reason
-        deltas = [{"content": piece.text}] if piece.text else []
-        if self._calls is not None:
-            found = self._calls[piece.index]
-            deltas = list(found.push(piece.text, last=reason is not None))
-            reason = _reason(reason, found)
+        told = self.told[piece.index]
+        deltas = list(told.push(piece.text, piece.finish_reason))
+        reason = told.ended
         if not deltas and reason and self.alternatives is not None:
             deltas = [{}]
         for delta in deltas:
@@ -208,8 +243,3 @@ class ChatReply(Reply):
 
     def _logprobs(self, scores: list[TokenLogprob]) -> dict[str, Any] | None:
         return None if self.alternatives is None else chat_logprobs(scores, self.texts, self.alternatives)
-
-
-def _reason(reason: str | None, found: Calls) -> str | None:
-    """OpenAI's finish_reason where the model called tools."""
-    return "tool_calls" if reason == "stop" and found.made else reason

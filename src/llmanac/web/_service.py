@@ -16,12 +16,12 @@ from llmanac.core.types import capabilities
 from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import Matchers
 from llmanac.generate.engine import Engine, Request
-from llmanac.web import _errors
 from llmanac.web._errors import ApiError
+from llmanac.web._kept import KeptReplies
 from llmanac.web._pool import Pool
 from llmanac.web._replies import Reply
 from llmanac.web._wire import Body, header_of
-from llmanac.web.asgi import DONE, PING, EventStream, event, unless_disconnected
+from llmanac.web.asgi import EventStream, unless_disconnected
 from llmanac.web.assistant import answering_job, examples_of
 from llmanac.web.worker import Job, Worker
 
@@ -67,6 +67,7 @@ class Service:
         self.pool = Pool(waiting=max_queue)
         self.chats = Pool(threads=1, waiting=max_queue, name="chats")  # one process renders templates, one at a time
         self.embeddings = Pool(threads=1, waiting=max_queue, name="embeddings")
+        self.kept = KeptReplies()
         self.structures: Matchers = {}
         self.compiling = threading.Lock()
         self.created = int(time.time())
@@ -89,8 +90,13 @@ class Service:
         sees = capabilities(self.engine.model).sees
         return self.assistant is not None or template is not None or sees
 
-    def check_model(self, name: str | None) -> None:
-        if name not in (None, "", self.model_name, f"{self.model_name}.gguf"):
+    @property
+    def templates(self) -> Pool:
+        """Where conversations are prepared: templates are rendered one at a time."""
+        return self.chats if self.assistant is None and self.can_chat else self.pool
+
+    def check_model(self, name: str) -> None:
+        if name not in (self.model_name, f"{self.model_name}.gguf"):
             message = f"model: no model is called {name!r} here; this server has {self.model_name!r}"
             raise ApiError(404, message, param="model", code="model_not_found")
 
@@ -138,7 +144,8 @@ class Service:
         self.worker.submit(job)
         if asked.body.stream:
             events = self._events(job, asked.reply, asked.body.include_usage)
-            return EventStream(events, on_close=lambda: self.worker.cancel(job), headers=headers)
+            kind = {"content-type": asked.reply.media_type}
+            return EventStream(events, on_close=lambda: self.worker.cancel(job), headers=headers | kind)
         try:
             done = await unless_disconnected(http.receive, _drain(job))
         finally:
@@ -150,17 +157,16 @@ class Service:
     async def _events(self, job: Job, reply: Reply, include_usage: bool) -> AsyncIterator[bytes]:
         try:
             for chunk in reply.opening():
-                yield event(chunk)
+                yield reply.frame(chunk)
             async for items in job.steps(PING_SECONDS):
-                data = b"".join(event(chunk) for item in items for chunk in reply.chunks(*item, job.extra))
+                data = b"".join(reply.frame(chunk) for item in items for chunk in reply.chunks(*item, job.extra))
                 if data or not items:
-                    yield data or PING
+                    yield data or reply.ping()
         except Exception as error:
-            yield event(_errors.error_body(error)[1])
+            yield reply.failed(error)
             return
-        if include_usage:
-            yield event(reply.usage_chunk())
-        yield DONE
+        for data in reply.closing(include_usage, job.extra):
+            yield data
 
 
 async def _drain(job: Job) -> bool:

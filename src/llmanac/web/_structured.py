@@ -11,10 +11,14 @@ import numpy as np
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.constrain import constraint_of
-from llmanac.generate.constrain.tools import calls_grammar
+from llmanac.generate.constrain.expressions import Choice, Grammar, Ref
+from llmanac.generate.constrain.json_schema import grammar as json_grammar
+from llmanac.generate.constrain.tools import calls_grammar, form_named
+from llmanac.generate.constrain.triggered import Triggered
 from llmanac.generate.engine import Options
 from llmanac.web._errors import ApiError, Busy
 from llmanac.web._service import Service
+from llmanac.web._thoughts import Around
 from llmanac.web._wire import MAX_STRUCTURE, Body
 from llmanac.web._wire_chat import ChatBody, ChosenTool
 
@@ -57,49 +61,83 @@ def structure_of(body: Body) -> tuple[str, dict[str, Any]] | None:
     return field, option
 
 
-def calls_structure(form: str, tools: list[dict[str, Any]], body: ChatBody) -> tuple[str, dict[str, Any]] | None:
-    """As `structure_of`, for tool calls that must be made; None where the model may choose.
+def calls_structure(
+    form: str, tools: list[dict[str, Any]], body: ChatBody, asked: tuple[str, dict[str, Any]] | None
+) -> tuple[str, dict[str, Any]] | None:
+    """As `structure_of`, for a reply of tool calls; None where it may be a text and the form has no marker of calls.
+
+    Where the model may choose, the grammar is that of what follows the marker, or, with a structure that was `asked`
+    for, of either.
 
     Raises:
-        ApiError: a tool's parameters are no schema that can be followed.
+        ApiError: a tool's parameters are no schema that can be followed, or the structure is not one of JSON.
     """
-    chosen = body.tool_choice
-    if chosen in (None, "none", "auto"):
+    chosen, marker = body.tool_choice, form_named(form).marker
+    free = chosen in (None, "auto")
+    if free and asked is None and not marker:
         return None
     name = chosen.function.name if isinstance(chosen, ChosenTool) else None
     most = 1 if name is not None or body.parallel_tool_calls is False else None
+    if free and asked is not None and "schema" not in asked[1]:
+        message = f"{asked[0]}: with tools only JSON by a schema can be asked for; leave one of them out"
+        raise ApiError(400, message, param=asked[0])
     try:
-        return "tools", {"grammar": calls_grammar(tools, form, name=name, most=most)}  # type: ignore[arg-type]
+        calls = calls_grammar(tools, form, name=name, most=most, marked=free and asked is None)
+        if not free or asked is None:
+            return "tools", {"grammar": calls}
+        text = json_grammar(asked[1]["schema"], name="text.")
     except LlmanacError as error:
         raise ApiError(400, str(error), param="tools") from error
+    either = Choice((Ref(text.start), Ref(calls.start)))
+    return "tools", {"grammar": Grammar({**text.rules, **calls.rules, "either": either}, "either")}
 
 
-def constrain(service: Service, options: Options, asked: tuple[str, dict[str, Any]] | None) -> None:
+def constrain(
+    service: Service,
+    options: Options,
+    asked: tuple[str, dict[str, Any]] | None,
+    *,
+    marker: str = "",
+    around: Around | None = None,
+) -> None:
     """Put what `structure_of` found into the options, as a constraint.
+
+    Args:
+        marker: text is free until it, and the structure follows it; without one all of the text has the structure.
+        around: makes a constraint of one that holds for a part of the text, or of None.
 
     Raises:
         ApiError: what cannot be followed, by its field.
     """
     if asked is None:
+        if around is not None:
+            options["constraint"] = lambda: around(None)
         return
     field, option = asked
     engine, known = service.engine, service.structures
     ends = engine.eos_ids | frozenset(options.get("stop_ids") or ())
-    size = engine.model.vocab_size
+    size, tokenizer = engine.model.vocab_size, engine.tokenizer
     if not service.compiling.acquire(timeout=PATIENCE):
         raise Busy("the server is compiling an earlier request's structure; try again in a moment")
     try:
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))
-        make = constraint_of(option, engine.tokenizer, ends, size, known)
+        shown = options.get("shown_ids")
+        made = constraint_of({**option, "shown_ids": shown}, tokenizer, ends, size, known)
     except (LlmanacError, RecursionError) as error:
         message = error.reason if isinstance(error, LlmanacError) and error.field in OPTIONS else str(error)
         raise ApiError(400, f"{field}: {message}", param=field) from error
     finally:
         service.compiling.release()
-    assert make is not None
+    assert made is not None and tokenizer is not None
+    make = made
+
+    def whole() -> Any:
+        answer = Triggered(tokenizer, marker, make, size) if marker else make()
+        return answer if around is None else around(answer)
+
     options["stop_ids"] = list(ends)  # a text that is complete has to end
-    options["constraint"] = lambda: Shielded(make(), min(ends, default=0), size, field)
+    options["constraint"] = lambda: Shielded(whole(), min(ends, default=0), size, field)
 
 
 class Shielded:

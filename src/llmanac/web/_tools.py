@@ -1,8 +1,8 @@
 """Tool calls in a model's text, as its chat template asks for them.
 
-In the form of Hermes and Qwen text may come before the calls; in that of Llama 3 the reply is either text or calls.
-A `Calls` reads one choice as it grows. A call is known by its name; its arguments go on as they come, as they are
-written. What only begins like a call is text.
+Where calls have a marker, text may come before them; else the reply is either text or calls. A `Calls` reads one choice
+as it grows. A call is known by its name; its arguments go on as they come, as they are written. What only begins like a
+call is text.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import secrets
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from llmanac.generate.constrain.tools import form_named
+from llmanac.generate.constrain.tools import form_named as form_named
 from llmanac.generate.constrain.tools import form_of as form_of
+from llmanac.web._thoughts import overlap
 
 LONGEST_HEAD = 512  # characters before a call's arguments
 LONGEST_LATE = 2**16  # characters of a call with its name behind its arguments, which is read at its end
@@ -34,17 +35,14 @@ class Calls:
     """
 
     def __init__(self, form: str, names: Collection[str], most: int | None = None) -> None:
-        found = form_named(form)
+        self._form = form_named(form)
         self.names, self.most = names, most
-        self._opening, self._closing = found.opening.strip(), found.closing.strip()
         self.made: list[dict[str, Any]] = []
         self.content = ""
         self._waiting = ""
-        self._state = "text" if found.opening else "head"
+        self._state = "text" if self._form.marker else "head"
         self._value = Value()
         self._spaces = ""
-        kind, key = r'(?:"type"\s*:\s*"function"\s*,\s*)?', f'"{found.key}"'
-        self._head = re.compile(rf'\s*\{{\s*{kind}"name"\s*:\s*"([\w-]+)"\s*,\s*{key}\s*:\s*(?=\{{)')
 
     def push(self, text: str, *, last: bool = False) -> Iterator[dict[str, Any]]:
         """The deltas that more text brings: `{"content": ...}` or `{"tool_calls": [...]}`."""
@@ -58,36 +56,41 @@ class Calls:
             yield from self._say("", last)
 
     def _in_text(self, last: bool) -> Iterator[dict[str, Any]]:
-        text, opening, rest = self._waiting.partition(self._opening)
-        held = 0 if last or opening else _overlap(text, self._opening)
-        yield from self._say(text[: len(text) - held], last and not opening)
-        self._waiting = rest if opening else text[len(text) - held :]
-        if opening:
+        text, marker, rest = self._waiting.partition(self._form.marker)
+        held = 0 if last or marker else overlap(text, self._form.marker)
+        yield from self._say(text[: len(text) - held], last and not marker)
+        self._waiting = rest if marker else text[len(text) - held :]
+        if marker:
             self._state = "head"
 
     def _in_head(self, last: bool) -> Iterator[dict[str, Any]]:
-        found = self._head.match(self._waiting)
+        form = self._form
+        closing, waiting = form.closing, self._waiting.lstrip()
+        if self.made and closing and (waiting.startswith(closing) or (closing.startswith(waiting) and not last)):
+            if waiting.startswith(closing):
+                self._waiting, self._state = waiting.removeprefix(closing), "text"
+            return
+        found = form.head.match(self._waiting)
         if found is not None and found[1] in self.names:
             yield self._begin(found[1])
             self._waiting = self._waiting[found.end() :]
             self._state, self._value = "arguments", Value()
             return
-        inside, closing, rest = self._waiting, "", ""
-        if self._closing:
-            inside, closing, rest = self._waiting.partition(self._closing)
-        late = bool(self._closing) and re.match(r'\s*\{\s*"arguments"', inside) is not None  # before the name
-        call = _read(inside, self.names) if late and closing else None
+        end = form.after.strip()
+        inside, over, rest = self._waiting.partition(end) if end else (self._waiting, "", "")
+        late = form.each and bool(end) and re.match(r'\s*\{\s*"arguments"', inside) is not None  # before the name
+        call = _read(inside, self.names) if late and over else None
         if call is not None:
             yield self._begin(call[0])
             yield self._more(call[1])
             self._waiting, self._state = rest, "text"
             return
-        odd = not self._opening and inside.lstrip()[:1] not in ("", "{")
-        if (
-            found is not None or closing or odd or last or len(inside) > (LONGEST_LATE if late else LONGEST_HEAD)
-        ):  # no call after all
-            self._waiting, self._state = rest, "text" if self._opening else "rest"
-            yield from self._say(self._opening + inside + closing, last and not rest)
+        odd = not form.marker and inside.lstrip()[:1] not in ("", "{")
+        long = len(inside) > (LONGEST_LATE if late else LONGEST_HEAD)
+        if found is not None or over or odd or last or long:  # no call after all
+            self._waiting, self._state = rest, "text" if form.marker else "rest"
+            marker = form.marker if form.each or not self.made else ""
+            yield from self._say(marker + inside + over, last and not rest)
 
     def _in_arguments(self, last: bool) -> Iterator[dict[str, Any]]:
         size = self._value.push(self._waiting)
@@ -103,14 +106,19 @@ class Calls:
         if self.most is not None and len(self.made) >= self.most:
             self._waiting = ""
             return
-        if self._closing:
-            _, found, rest = self._waiting.partition(self._closing)
-            following = "text"
+        form, end = self._form, self._form.after.strip()
+        if end:
+            _, over, rest = self._waiting.partition(end)
+            if over:
+                self._waiting, self._state = rest, "text" if form.each else "head"
+        elif form.each:
+            self._state = "text"
         else:
-            rest = re.sub(r"^\s*\}?\s*[;,]?\s*", "", self._waiting, count=1)
-            found, following = rest[:1] if rest[:1] == "{" else "", "head"
-        if found:
-            self._waiting, self._state = rest, following
+            rest = form.tail.sub("", self._waiting, count=1)
+            if rest.startswith("{"):
+                self._waiting, self._state = rest, "head"
+            elif form.closing and rest.startswith(form.closing):
+                self._waiting, self._state = rest.removeprefix(form.closing), "text"
 
     def _in_rest(self, last: bool) -> Iterator[dict[str, Any]]:
         text, self._waiting = self._waiting, ""
@@ -174,8 +182,3 @@ class Value:
                     self.complete = True
                     return i + 1
         return len(text)
-
-
-def _overlap(text: str, marker: str) -> int:
-    """How many characters at the end of a text may be the beginning of the marker."""
-    return next((n for n in range(min(len(marker) - 1, len(text)), 0, -1) if text.endswith(marker[:n])), 0)

@@ -7,11 +7,12 @@ both; a field in neither list is ignored and named.
 
 from __future__ import annotations
 
+import json
 import secrets
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -38,6 +39,7 @@ UNSUPPORTED_COMPLETION: Unsupported = _FIELDS["unsupported"]["completion"]
 UNSUPPORTED_CHAT: Unsupported = _FIELDS["unsupported"]["chat"]
 UNSUPPORTED_MESSAGE: Unsupported = _FIELDS["unsupported"]["message"]
 UNSUPPORTED_BY_ASSISTANT: Unsupported = _FIELDS["unsupported"]["assistant"]
+UNSUPPORTED_RESPONSES: Unsupported = _FIELDS["unsupported"]["responses"]
 UNREAD_BY_ASSISTANT: list[str] = _FIELDS["unread_by_assistant"]
 WITHOUT_EFFECT: list[str] = _FIELDS["without_effect"]
 
@@ -62,7 +64,16 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(fail_fast=True)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 TokenKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]  # a token id as JSON writes a key
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+ModelName = Annotated[str, Field(min_length=1)]
+Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+TopK = Annotated[int, Field(ge=-1, le=MAX_COUNT), BeforeValidator(whole)]
+TypicalP = Annotated[float, Field(gt=0, le=1)]
+Repetition = Annotated[float, Field(ge=0.01, le=100)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(whole)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP)]
+Stops = Annotated[list[Stop], Field(max_length=MAX_STOPS)]
 
 
 def same(value: Any, other: Any) -> bool:
@@ -100,8 +111,31 @@ class Sent(BaseModel):
         refuse(self.model_extra or {}, self.unsupported, where)
 
     def ignored(self) -> list[str]:
-        """Names of the fields that were sent and are not read."""
-        return sorted(k for k, v in (self.model_extra or {}).items() if v is not None and k not in self.unsupported)
+        """Names of the fields that were sent and are not read, those of inner objects behind a dot."""
+        own = {k for k, v in (self.model_extra or {}).items() if v is not None and k not in self.unsupported}
+        inner = ((name, getattr(self, name)) for name in type(self).model_fields)
+        each = ((name, part) for name, found in inner for part in (found if isinstance(found, list) else [found]))
+        nested = {f"{name}.{unread}" for name, part in each if isinstance(part, Sent) for unread in part.ignored()}
+        return [*sorted(own), *sorted(nested)]
+
+
+S = TypeVar("S", bound=Sent)
+
+
+def read(kind: type[S], data: bytes) -> S:
+    """A body from its bytes. Raises ValidationError, or ApiError where an object has a key twice."""
+    body = kind.model_validate_json(data)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ApiError(400, f"{twice[:60]}: the body has this key twice; leave one out", param=twice[:60])
+        return found
+
+    json.loads(data, object_pairs_hook=once)
+    return body
 
 
 class StreamOptions(Sent):
@@ -121,10 +155,6 @@ class ResponseFormat(Sent):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
 
-    def ignored(self) -> list[str]:
-        nested = self.json_schema.ignored() if self.json_schema else []
-        return [*super().ignored(), *(f"json_schema.{name}" for name in nested)]
-
 
 class Structured(Sent):
     """`structured_outputs`: what the text must be; exactly one of the fields. `choice`: one of these texts."""
@@ -141,25 +171,25 @@ class Body(Sent):
     """What both endpoints take. What other servers take too and OpenAI does not: top_k, min_p, typical_p,
     repetition_penalty, stop_token_ids, ignore_eos, structured_outputs."""
 
-    model: str | None = None
+    model: ModelName
     max_tokens: Count | None = None
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    typical_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: TopK | None = None
+    min_p: Share | None = None
+    typical_p: TypicalP | None = None
+    repetition_penalty: Repetition | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     logit_bias: (
         Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=MAX_BIASED)] | None
     ) = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES), BeforeValidator(whole)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stop | Stops | None = None
     stop_token_ids: Annotated[Ids, BeforeValidator(_whole_list)] | None = None
     ignore_eos: bool | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(whole)] | None = None
+    seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
@@ -180,8 +210,7 @@ class Body(Sent):
 
     def ignored(self) -> list[str]:
         unread = ["stream_options"] if self.stream_options and not self.stream else []
-        nested = {name: getattr(self, name) for name in ("stream_options", "response_format", "structured_outputs")}
-        return [*super().ignored(), *unread, *(f"{k}.{name}" for k, v in nested.items() if v for name in v.ignored())]
+        return [*super().ignored(), *unread]
 
     def options(self, eos_ids: frozenset[int]) -> Options:
         """Engine options, with OpenAI's defaults: temperature 1 and, without a seed, a fresh one."""
@@ -248,7 +277,7 @@ class DetokenizeBody(Sent):
 class EmbeddingBody(Sent):
     """POST /v1/embeddings."""
 
-    model: str | None = None
+    model: ModelName
     input: Annotated[
         Text
         | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]

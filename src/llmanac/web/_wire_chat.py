@@ -45,10 +45,6 @@ class Part(Sent):
     text: Annotated[str | None, WithJsonSchema({"type": "string", "maxLength": _wire.MAX_TEXT})] = None
     image_url: Annotated[ImageUrl | None, WithJsonSchema({"enum": [None], "description": IMAGES})] = None
 
-    def ignored(self) -> list[str]:
-        nested = self.image_url.ignored() if self.image_url else []
-        return [*super().ignored(), *(f"image_url.{name}" for name in nested)]
-
     @property
     def known(self) -> bool:
         """Whether it is a text, or an image."""
@@ -76,10 +72,7 @@ class Message(Sent):
     content: Text | list[Part] | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Annotated[str, Field(max_length=256)] | None = None
-
-    def ignored(self) -> list[str]:
-        parts = self.content if isinstance(self.content, list) else []
-        return [*super().ignored(), *(f"content.{name}" for part in parts for name in part.ignored())]
+    reasoning_content: Text | None = None
 
     def check(self, where: str = "", roles: tuple[str, ...] = ROLES) -> None:
         super().check(where)
@@ -90,6 +83,9 @@ class Message(Sent):
             if getattr(self, name) and (self.role != role or "tool" not in roles):
                 message = f"{where}{name}: only messages of the role {role} have it, where the model can call tools"
                 raise ApiError(400, message, param=where + name, code="unsupported")
+        if self.reasoning_content and self.role != "assistant":
+            message = f"{where}reasoning_content: only messages of the role assistant have it"
+            raise ApiError(400, message, param=f"{where}reasoning_content")
         for part in self.content if isinstance(self.content, list) else ():
             if not part.known:
                 message = f"{where}content: {part.type[:60]!r} parts are not supported; send text"
@@ -115,6 +111,8 @@ class Message(Sent):
             out["content"] = [
                 {"type": "text", "text": part.text} if part.image_url is None else {"type": "image"} for part in parts
             ]
+        if self.reasoning_content:
+            out["reasoning_content"] = self.reasoning_content
         if self.tool_call_id is not None:
             out["tool_call_id"] = self.tool_call_id
         if self.tool_calls:
@@ -147,9 +145,6 @@ class Tool(Sent):
     type: Literal["function"]
     function: Function
 
-    def ignored(self) -> list[str]:
-        return [*super().ignored(), *(f"function.{name}" for name in self.function.ignored())]
-
 
 class ChosenName(Sent):
     name: str
@@ -173,9 +168,23 @@ class ChatBody(Body):
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    thinking_budget: Count | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     def check(self, where: str = "") -> None:
         super().check(where)
+        if None not in (self.max_tokens, self.max_completion_tokens):
+            message = "max_completion_tokens: give this or max_tokens, not both"
+            raise ApiError(400, message, param="max_completion_tokens")
+        if self.continue_final_message and self.add_generation_prompt:
+            message = "continue_final_message: not together with add_generation_prompt"
+            raise ApiError(400, message, param="continue_final_message")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            message = "continue_final_message: the last message is not the assistant's"
+            raise ApiError(400, message, param="continue_final_message")
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
         names = [tool.function.name for tool in self.tools or ()]
@@ -193,14 +202,6 @@ class ChatBody(Body):
         for i, message in enumerate(self.messages):
             message.check(f"messages.{i}.", roles)
 
-    def ignored(self) -> list[str]:
-        unread = ["max_tokens"] if None not in (self.max_tokens, self.max_completion_tokens) else []
-        nested = {f"messages.{name}" for message in self.messages for name in message.ignored()}
-        nested |= {f"tools.{name}" for tool in self.tools or () for name in tool.ignored()}
-        if self.tool_choice in (None, "auto") and any(tool.function.strict for tool in self.tools or ()):
-            nested.add("tools.function.strict")  # the model writes what it chooses to write
-        return [*super().ignored(), *unread, *sorted(nested)]
-
     @property
     def limit(self) -> int | None:
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
@@ -214,7 +215,8 @@ class ChatBody(Body):
         """Messages as a chat template reads them, with plain text. Raises ApiError for too much of it."""
         messages = [m.as_template_reads(f"messages.{i}.") for i, m in enumerate(self.messages)]
         calls = [call.function.arguments for m in self.messages for call in m.tool_calls or ()]
-        check_length("messages", [*(m.plain for m in self.messages), *calls])
+        thoughts = [m.reasoning_content or "" for m in self.messages]
+        check_length("messages", [*(m.plain for m in self.messages), *calls, *thoughts])
         return messages
 
     def images(self) -> list[tuple[str, str]]:

@@ -37,6 +37,11 @@ def event(data: Any) -> bytes:
     return f"data: {json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
+def named_event(data: dict[str, Any]) -> bytes:
+    """One server-sent event that has its `type` as its name."""
+    return f"event: {data['type']}\n".encode() + event(data)
+
+
 @dataclass
 class Arriving:
     """size: bytes of a body that are here, until all of it is."""
@@ -79,6 +84,8 @@ class Guard:
         for name, value in scope["headers"]:  # one that is sent twice is a list: no host, origin or key that is known
             headers[name] = headers[name] + b", " + value if name in headers else value
         given = headers.get(b"x-request-id", b"").decode("latin-1")
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        shared = self.hosts.shares(origin)
         request_id = given if re.fullmatch(r"[\w.-]{1,128}", given) else f"req-{secrets.token_hex(12)}"
         started = False
 
@@ -89,10 +96,19 @@ class Guard:
                 own = MutableHeaders(scope=message)
                 own["x-request-id"] = request_id
                 own["x-content-type-options"] = "nosniff"
+                if shared:
+                    own["access-control-allow-origin"] = origin
+                    own["access-control-expose-headers"] = "x-request-id, x-llmanac-ignored, retry-after"
+                    own["vary"] = "origin"
             await send(message)
 
-        if (refusal := self._refusal(headers, scope["path"])) is not None:
-            await json_error(refusal)(scope, receive, named)
+        # a browser's question before a request has no key, and is answered by headers alone
+        preflight = shared and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        if (refusal := self._refusal(headers, scope["path"], preflight)) is not None:
+            await json_error(refusal, scope["path"])(scope, receive, named)
+            return
+        if preflight:
+            await Response(status_code=204, headers=_preflight(headers))(scope, receive, named)
             return
         body = Arriving()
         try:
@@ -100,36 +116,41 @@ class Guard:
         except Exception as error:
             if started:
                 raise
-            response = json_error(error)
+            response = json_error(error, scope["path"])
             if response.status_code >= 500:  # the client's own errors are in its answer; it must not fill the log
                 log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             await response(scope, receive, named)
         finally:
             self._arriving -= body.size
 
-    def _refusal(self, headers: dict[bytes, bytes], path: str) -> ApiError | None:
+    def _refusal(self, headers: dict[bytes, bytes], path: str, preflight: bool) -> ApiError | None:
         """What is wrong with a request by its headers alone."""
         host = headers.get(b"host")
         if host is not None and not self.hosts.allows(host.decode("latin-1")):
             shown = host.decode("latin-1")[:100]
             message = f"host: this server is not called {shown!r}; if it is, start it with --allow-host and that name"
             return ApiError(403, message, code="host_not_allowed")
-        site = _site(headers.get(b"origin", b"").decode("latin-1"))
-        if site is not None and not self.hosts.allows(site):
-            message = f"origin: pages of {site[:100]!r} may not use this server; --allow-host and that name lets them"
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        site = _site(origin)
+        if site is not None and not self.hosts.allows(site) and not self.hosts.shares(origin):
+            message = (
+                f"origin: pages of {site[:100]!r} may not use this server; --allow-origin and its origin lets them"
+            )
             return ApiError(403, message, code="origin_not_allowed")
-        if self.keys and path not in OPEN and not self._knows(headers.get(b"authorization", b"")):
-            message = "send one of this server's API keys, as the header authorization: Bearer KEY"
+        if self.keys and path not in OPEN and not preflight and not self._knows(headers):
+            message = "send one of this server's API keys, as the header authorization: Bearer KEY, or as x-api-key"
             return ApiError(401, message, code="invalid_api_key")
         length = headers.get(b"content-length", b"0")
         return self._too_large() if length.isdigit() and int(length) > self.max_body else None
 
-    def _knows(self, header: bytes) -> bool:
-        """Whether the header has a key; takes as long for every wrong one."""
-        scheme, _, key = header.partition(b" ")
+    def _knows(self, headers: dict[bytes, bytes]) -> bool:
+        """Whether the headers have a key, of OpenAI's clients or of Anthropic's; takes as long for every wrong one."""
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            key = headers.get(b"x-api-key", b"")
         given = hashlib.sha256(key.strip()).digest()
         found = [hmac.compare_digest(given, own) for own in self.keys]
-        return scheme.lower() == b"bearer" and any(found)
+        return bool(key) and any(found)
 
     def _limited(self, receive: Receive, body: Arriving) -> Receive:
         """`receive`, with the limits of a body."""
@@ -161,6 +182,14 @@ class Guard:
 
     def _too_large(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.max_body} bytes", code="body_too_large")
+
+
+def _preflight(headers: dict[bytes, bytes]) -> dict[str, str]:
+    """What a browser is told before it sends a request of another site's page."""
+    asked = headers.get(b"access-control-request-headers", b"").decode("latin-1")
+    names = asked if re.fullmatch(r"[\w, -]{1,1000}", asked, re.ASCII) else "authorization, content-type, x-api-key"
+    allow = {"access-control-allow-methods": "GET, POST, DELETE", "access-control-allow-headers": names}
+    return {**allow, "access-control-max-age": "600"}
 
 
 def _site(origin: str) -> str | None:

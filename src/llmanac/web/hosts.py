@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from llmanac.core.errors import LlmanacError
 
 _HOST = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|(?P<name>[\w.-]+))(?::\d{1,5})?", re.ASCII)
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[\w.:\[\]-]+", re.ASCII)
 
 
 class Hosts:
@@ -26,13 +27,18 @@ class Hosts:
         listening: the address or name that the server listens on (`--host`). On 0.0.0.0 or :: every address in numbers
             is taken, and this machine's own name.
         allowed: further names (`--allow-host`); `*` takes every name.
+        origins: of other sites' pages that may use this server (`--allow-origin`), such as https://app.example; `*`
+            takes every page.
 
     Raises:
-        LlmanacError: what is allowed is not a host's name or address.
+        LlmanacError: what is allowed is not a host's name or address, or not an origin.
     """
 
-    def __init__(self, listening: str = "127.0.0.1", allowed: Iterable[str] = ()) -> None:
-        names = list(allowed)
+    def __init__(self, listening: str = "127.0.0.1", allowed: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        names, self.origins = list(allowed), frozenset(origin.rstrip("/").lower() for origin in origins)
+        for origin in self.origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise LlmanacError(f"--allow-origin {origin}: not an origin; give one such as https://app.example")
         for name in names:
             if name != "*" and _name_of(name) is None:
                 raise LlmanacError(f"--allow-host {name}: not a host's name or address; give one such as llm.example")
@@ -42,6 +48,10 @@ class Hosts:
         self._addresses = found is not None and found.is_unspecified
         if self._addresses:
             self._names.add(_name_of(socket.gethostname()))
+
+    def shares(self, origin: str) -> bool:
+        """Whether pages of another site's origin may read what this server says."""
+        return bool(origin) and ("*" in self.origins or origin.lower() in self.origins)
 
     def allows(self, header: str) -> bool:
         """Whether a request with this `Host` header is for this server; the port does not matter."""

@@ -51,6 +51,7 @@ def serve(
     model_name: str = "llmanac",
     assistant: Assistant | None = None,
     allow_hosts: Iterable[str] = (),
+    allow_origins: Iterable[str] = (),
     api_keys: Iterable[str] = (),
     report: Report = SAY,
     **options: Any,
@@ -63,13 +64,14 @@ def serve(
         host: where to listen; the loopback address by default, so that nobody else reaches it.
         model_name, api_keys, options: see `create_app`.
         allow_hosts: names besides `host` and the loopback's that requests may give this server.
+        allow_origins: of other sites' pages that may use it.
         report: what lines for the user are given to: where the server is, once it can answer; before that,
             that it compiles, where this takes seconds.
 
     Raises:
-        LlmanacError: the port cannot be claimed, a name in `allow_hosts` is none, an API key is empty.
+        LlmanacError: the port cannot be claimed, a name in `allow_hosts` or an origin is none, an API key is empty.
     """
-    hosts, keys = Hosts(host, allow_hosts), list(api_keys)
+    hosts, keys = Hosts(host, allow_hosts, allow_origins), list(api_keys)
     if not all(key.strip() for key in keys):
         raise LlmanacError("--api-key: is empty; give the text that clients send, or leave it out")
     with contextlib.closing(claim_port(host, port)) as claimed:
@@ -145,7 +147,8 @@ class Loading:
             self.ready(self.service)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = json_error(ApiError(503, COMPILING if self.state == "compiling" else LOADING, code=self.state))
+        why = ApiError(503, COMPILING if self.state == "compiling" else LOADING, code=self.state)
+        response = json_error(why, scope["path"])
         if scope["path"] == "/health":
             response = JSONResponse({"status": self.state}, status_code=503)
         elif scope["path"] == "/v1/models":

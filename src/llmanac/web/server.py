@@ -21,7 +21,7 @@ from llmanac import __version__
 from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
 from llmanac.generate.prefix_cache import DEFAULT_BYTES
-from llmanac.web import _errors, _openapi, _prepare
+from llmanac.web import _errors, _messages, _ollama, _openapi, _prepare, _responses
 from llmanac.web._embeddings import vectors
 from llmanac.web._errors import ApiError
 from llmanac.web._service import Service
@@ -86,6 +86,7 @@ def create_app(
     app.openapi = lambda: _openapi.document(app, service)  # type: ignore[method-assign]
     _errors.install(app)
     _api_routes(app, service)
+    _dialect_routes(app, service)
     _other_routes(app, service)
     keys = list(api_keys)
     app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds, keys=keys)
@@ -99,8 +100,7 @@ def _api_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request) -> Response:
-        pool = service.chats if service.assistant is None and service.can_chat else service.pool
-        return await service.respond(http, await service.read(http, _prepare.chat, pool))
+        return await service.respond(http, await service.read(http, _prepare.chat, service.templates))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -118,6 +118,58 @@ def _api_routes(app: FastAPI, service: Service) -> None:
             return service.embedding_card()
         service.check_model(name)
         return service.model_card()
+
+
+def _dialect_routes(app: FastAPI, service: Service) -> None:
+    """The same model in the forms of other APIs."""
+
+    @app.post("/v1/responses")
+    async def responses(http: Request) -> Response:
+        return await service.respond(http, await service.read(http, _responses.responses, service.templates))
+
+    @app.api_route("/v1/responses/{name}", methods=["GET", "DELETE"])
+    async def kept_response(http: Request, name: str) -> dict[str, Any]:
+        reply: dict[str, Any] = _responses.kept_reply(service, name).reply
+        if http.method == "GET":
+            return reply
+        service.kept.forget(name)
+        return {"id": name, "object": "response", "deleted": True}
+
+    @app.post("/v1/messages")
+    async def messages(http: Request) -> Response:
+        return await service.respond(http, await service.read(http, _messages.messages, service.templates))
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_tokens(http: Request) -> Response:
+        reply, ignored = await service.read(http, _messages.count, service.templates)
+        return JSONResponse(reply, headers=header_of(ignored))
+
+    @app.post("/api/chat")
+    async def ollama_chat(http: Request) -> Response:
+        return await service.respond(http, await service.read(http, _ollama.chat, service.templates))
+
+    @app.post("/api/generate")
+    async def ollama_generate(http: Request) -> Response:
+        return await service.respond(http, await service.read(http, _ollama.generate, service.templates))
+
+    @app.post("/api/embed")
+    async def ollama_embed(http: Request) -> Response:
+        reply, ignored = await service.read(http, _ollama.embed, service.embeddings)
+        return JSONResponse(reply, headers=header_of(ignored))
+
+    @app.post("/api/show")
+    async def ollama_show(http: Request) -> Response:
+        reply, ignored = await service.read(http, _ollama.show)
+        return JSONResponse(reply, headers=header_of(ignored))
+
+    @app.get("/api/tags")
+    @app.get("/api/ps")
+    async def ollama_tags() -> dict[str, Any]:
+        return {"models": [_ollama.card(service)]}
+
+    @app.get("/api/version")
+    async def ollama_version() -> dict[str, str]:
+        return {"version": __version__}
 
 
 def _other_routes(app: FastAPI, service: Service) -> None:

@@ -76,6 +76,8 @@ def constraint_of(
     if found is None:
         return None
     key, make = found
+    shown = frozenset(options.get("shown_ids") or ())
+    key = (key[0], key[1] + (f" {sorted(shown)}" if shown else ""))
     if tokenizer is None:
         raise RequestError(f"{key[0]}: this engine has no tokenizer, which it needs")
     from llmanac.generate.constrain._patience import limited
@@ -87,10 +89,10 @@ def constraint_of(
         while len(known) >= MOST_KEPT:
             known.pop(next(iter(known)))
         warm()
-        vocabulary_of(tokenizer)  # made once, and not in the time of this constraint
+        vocabulary_of(tokenizer, shown)  # made once, and not in the time of this constraint
         try:
             with limited(key[0]):
-                known[key] = Matcher(make(), tokenizer)
+                known[key] = Matcher(make(), tokenizer, shown=shown)
         except (SpecError, RequestError) as error:
             named = re.match(r"\w+[:#]", str(error))
             raise RequestError(str(error) if named else f"{key[0]}: {error}") from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import threading
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class Matcher:
     """A grammar's recognizer over the tokens of a tokenizer.
 
     Args:
+        shown: special tokens that may be written.
         sets: how many sets of the recognizer are kept; beyond that all are made anew from the text. None: as many as
             `MOST_BYTES` holds.
 
@@ -43,8 +44,16 @@ class Matcher:
         RequestError: as `compile_grammar`.
     """
 
-    def __init__(self, grammar: Grammar, tokenizer: Tokenizer, *, sets: int | None = None) -> None:
-        self.tokenizer, self.vocabulary = tokenizer, vocabulary_of(tokenizer)
+    def __init__(
+        self,
+        grammar: Grammar,
+        tokenizer: Tokenizer,
+        *,
+        shown: frozenset[int] = frozenset(),
+        sets: int | None = None,
+    ) -> None:
+        self.tokenizer, self.vocabulary = tokenizer, vocabulary_of(tokenizer, shown)
+        self._shown: Any = frozenset(text for text, i in tokenizer.special_tokens.items() if i in shown) or "never"
         self.network = compile_grammar(grammar)
         self.reads_text = bool((self.network.rules[:, 1] == FRESH).any())
         self._counts = np.bincount(self.network.classes)
@@ -121,7 +130,7 @@ class Matcher:
             text = UTF_8().decode(data)  # without a character that is not complete at the end
         except UnicodeDecodeError:  # the text so far ends inside of a character, which no encoding begins with
             return []
-        ids = [int(i) for i in self.tokenizer.encode(text)] if text else []
+        ids = [int(i) for i in self.tokenizer.encode(text, special=self._shown)] if text else []
         words = self.vocabulary.token
         parts = [words[i] if i < len(words) else b"" for i in ids]
         if not all(parts) or b"".join(parts) != text.encode():

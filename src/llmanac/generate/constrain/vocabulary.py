@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 RUNS = (LONGEST_RUN, 8)  # the lengths of plain tokens that are allowed at once
 PLAIN_BYTES = re.compile(rb'[^\x00-\x1f"\\\x7f]+').fullmatch
-_KNOWN: weakref.WeakKeyDictionary[Tokenizer, MaskVocabulary] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[Tokenizer, dict[frozenset[int], MaskVocabulary]] = weakref.WeakKeyDictionary()
 Trie = tuple[np.ndarray, ...]
 
 
@@ -37,7 +37,8 @@ class TokenSlice(NamedTuple):
 
 
 class MaskVocabulary:
-    """The tokens of a tokenizer as bytes; special tokens, the unknown one and ids without bytes are never allowed.
+    """The tokens of a tokenizer as bytes; the unknown one, ids without bytes and special tokens but those that are
+    `shown` are never allowed.
 
     Attributes:
         size: one more than the highest id; words: (size / 32,) uint32 hold a mask.
@@ -45,10 +46,10 @@ class MaskVocabulary:
         slices: from the longest run to 0, the last of all tokens.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: frozenset[int] = frozenset()) -> None:
         if tokenizer.separator:
             raise RequestError("constraint: this tokenizer puts text between its tokens; use one that is byte-level")
-        special = {*tokenizer.special_tokens.values(), tokenizer.unknown_id}
+        special = {*tokenizer.special_tokens.values(), tokenizer.unknown_id} - shown
         self.size = tokenizer.vocab_size
         self.words = (self.size + 31) // 32
         self.token = [b"" if i in special else _bytes(tokenizer, i) for i in range(self.size)]
@@ -99,9 +100,9 @@ def _plain_length(data: bytes) -> int:
         return 0
 
 
-def vocabulary_of(tokenizer: Tokenizer) -> MaskVocabulary:
-    """The tries of a tokenizer, made once."""
-    found = _KNOWN.get(tokenizer)
-    if found is None:
-        found = _KNOWN[tokenizer] = MaskVocabulary(tokenizer)
-    return found
+def vocabulary_of(tokenizer: Tokenizer, shown: frozenset[int] = frozenset()) -> MaskVocabulary:
+    """The tries of a tokenizer, made once; `shown` are special tokens that may be written."""
+    known = _KNOWN.setdefault(tokenizer, {})
+    if shown not in known:
+        known[shown] = MaskVocabulary(tokenizer, shown)
+    return known[shown]

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from llmanac.core import registry
-from llmanac.core.errors import SpecError, nearest, shown
+from llmanac.core.errors import LlmanacError, SpecError, nearest, shown
+from llmanac.core.extras import naming
 from llmanac.guide.check import read_number
 
 if TYPE_CHECKING:
@@ -133,12 +134,14 @@ class Demo:
         return importlib.import_module(f"{__name__}.{self.name}")
 
     @property
-    def there(self) -> bool:
-        """Whether the packages that it needs are installed."""
+    def lacks(self) -> str:
+        """What to install before it runs; empty where it does."""
         try:
-            return self.module is not None
-        except ImportError:
-            return False
+            with naming("this demo"):
+                importlib.import_module(f"{__name__}.{self.name}")
+        except LlmanacError as error:
+            return str(error)
+        return ""
 
     @property
     def fields(self) -> tuple[Field, ...]:

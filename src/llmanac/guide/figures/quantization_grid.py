@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 from llmanac.guide.figures._draw import Drawing
-from llmanac.quant.nf4 import levels
 
-LEVELS = tuple(levels().tolist())
+OUTERMOST = 0.9677083  # the quantile of NF4's last levels, as `quant/nf4.py` has it
+
+
+def _half(count: int) -> list[float]:
+    """Quantiles of a normal distribution from the outermost to zero, zero left out."""
+    return [NormalDist().inv_cdf(OUTERMOST + i * (0.5 - OUTERMOST) / count) for i in range(count)]
+
+
+LEVELS = tuple(level / _half(8)[0] for level in sorted([*(-x for x in _half(7)), 0.0, *_half(8)]))
 DEVIATION = 0.35  # of the weights, over the largest
 EVEN = tuple(-1 + i / 7.5 for i in range(16))
 

@@ -19,17 +19,18 @@ from torch import Tensor
 
 from llmanac.core.errors import LlmanacError
 from llmanac.core.types import IGNORE
-from llmanac.kernels.nn.takes import fused
+from llmanac.kernels.nn.takes import fused, large, linear
 from llmanac.kernels.nn.uncompiled import uncompiled
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at a time
 PIECE_ROWS = 2048
 CHUNK_ROWS = (256, 4096)  # below 256 rows, adding each chunk's gradient to the weight's costs more than making it
+FROZEN_ROWS = 128  # where the weight gets none
 
 
-def chunk_rows(vocab_size: int) -> int:
-    """Rows of logits that are held at a time."""
-    return min(max(CHUNK_ELEMENTS // vocab_size, CHUNK_ROWS[0]), CHUNK_ROWS[1])
+def chunk_rows(vocab_size: int, frozen: bool = False) -> int:
+    """Rows of logits that are held at a time. `frozen`: the matrix of the head gets no gradient."""
+    return min(max(CHUNK_ELEMENTS // vocab_size, FROZEN_ROWS if frozen else CHUNK_ROWS[0]), CHUNK_ROWS[1])
 
 
 @uncompiled  # its loop and its selection of rows are nothing that a compiler improves
@@ -51,7 +52,7 @@ def fused_cross_entropy(
         hidden: (N, D); products are computed in its dtype (under autocast in autocast's), sums in float32 at least.
         weight: (V, D); bias: (V,) or None.
         targets: (N,) integers below V, or IGNORE.
-        chunk: rows of logits held at a time; by default what makes 2^21 logits, at least 256.
+        chunk: rows of logits held at a time; by default what makes 2^21 logits, at least 256 (128 of a frozen head).
         reduction: the sum () or each row's value (N,), 0 where the target is IGNORE.
         mixture: (a, b), each (N,): the target's log-probability becomes log(exp(a + log p) + exp(b)), how a pointer
             head joins what it copies (b) with the vocabulary (a is the log of its probability).
@@ -82,7 +83,7 @@ def fused_cross_entropy(
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     gate, other = (None, None) if mixture is None else mixture
     loops = bias is None and softcap is None and fused(hidden, weight)
-    size = chunk or chunk_rows(len(weight))
+    size = chunk or chunk_rows(len(weight), not weight.requires_grad)
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
             total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap, loops)
@@ -117,10 +118,17 @@ class _Chunks:
         self.shape, self.dtype = weight.shape, _upcast(hidden.dtype)
         # every chunk is worked out in the same memory: one of these is the largest tensor of a small model's step
         rows = min(size, len(hidden))
-        self.products = hidden.new_empty(rows, len(weight))
+        self.products = hidden.new_empty(0 if large(hidden[:rows], self.weight) else rows, len(weight))
         same = loops or self.dtype == hidden.dtype
         self.logits = self.products if same else hidden.new_empty(rows, len(weight), dtype=self.dtype)
-        self.bend = None if softcap is None else torch.empty_like(self.logits)
+        self.bend = None if softcap is None else hidden.new_empty(rows, len(weight), dtype=self.dtype)
+
+    def multiply(self, rows: slice) -> Tensor:
+        """The products of some rows with the matrix, whose memory the next ones may take."""
+        hidden = self.hidden[rows]
+        if len(self.products) < len(hidden):
+            return linear(hidden, self.weight)
+        return torch.mm(hidden, self.weight.t(), out=self.products[: len(hidden)])
 
     def in_place(
         self, scale: Tensor | None, *, slopes: bool, gate: Tensor | None = None, other: Tensor | None = None
@@ -130,22 +138,21 @@ class _Chunks:
 
         for first in range(0, len(self.hidden), self.size):
             rows = slice(first, min(first + self.size, len(self.hidden)))
-            products = self.products[: rows.stop - rows.start]
-            torch.mm(self.hidden[rows], self.weight.t(), out=products)
+            products = self.multiply(rows)
             above = None if scale is None else scale[rows]
             mixture = None if gate is None or other is None else (gate[rows], other[rows])
             found = values_and_slopes_(products, self.targets[rows], above, slopes=slopes, mixture=mixture)
             yield rows, products, *found
+            del products
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
         """For each chunk: its rows, exp(logits - max) which the caller may overwrite, their sum, and the values."""
         for first in range(0, len(self.hidden), self.size):
             rows = slice(first, min(first + self.size, len(self.hidden)))
             count = rows.stop - rows.start
-            products, logits = self.products[:count], self.logits[:count]
-            torch.mm(self.hidden[rows], self.weight.t(), out=products)
-            if logits.dtype != products.dtype:
-                logits.copy_(products)
+            logits = self.multiply(rows)
+            if logits.dtype != self.dtype:
+                logits = self.logits[:count].copy_(logits)
             if self.bias is not None:
                 logits += self.bias
             if self.bend is not None and self.softcap is not None:
@@ -156,6 +163,7 @@ class _Chunks:
             exponentials = logits.exp_()
             sums = exponentials.sum(dim=1)
             yield rows, exponentials, sums, sums.log() - hit
+            del logits, exponentials
 
     def slopes(self, rows: slice, exponentials: Tensor, sums: Tensor, scale: Tensor | None) -> Tensor:
         """d(sum of scale * value) / d logits, in the dtype of the products; valid until the next chunk."""
@@ -165,8 +173,7 @@ class _Chunks:
         slopes.scatter_add_(1, self.targets[rows, None], minus[:, None])
         if self.bend is not None:
             slopes.mul_(self.bend[: len(slopes)])
-        products = self.products[: len(slopes)]
-        return slopes if slopes.dtype == products.dtype else products.copy_(slopes)
+        return slopes if slopes.dtype == self.hidden.dtype else self.products[: len(slopes)].copy_(slopes)
 
 
 class _Grads:
@@ -181,10 +188,13 @@ class _Grads:
 
     def add(self, rows: slice, slopes: Tensor) -> None:
         if self.hidden is not None:
-            torch.mm(slopes, self.chunks.weight, out=self.hidden[rows])
+            self.hidden[rows] = linear(slopes, self.chunks.weight.t())
         if self.weight is not None:
             weight, hidden = self.weight[:, self.fixed :], self.chunks.hidden[rows, self.fixed :]
-            if slopes.dtype == weight.dtype:
+            if large(slopes.t()[:PIECE_ROWS], hidden.t()):
+                for own, piece in zip(weight.split(PIECE_ROWS), slopes.t().split(PIECE_ROWS), strict=True):
+                    own += linear(piece, hidden.t())
+            elif slopes.dtype == weight.dtype:
                 weight.addmm_(slopes.t(), hidden)
             else:
                 product = slopes.t() @ hidden
@@ -227,6 +237,7 @@ class _Sum(torch.autograd.Function):
                 carried[rows] = shares
             if any(wanted):
                 grads.add(rows, slopes)
+            del slopes  # before the next chunk takes memory
         for rows, exponentials, sums, values in () if loops else chunks:
             part = None if gate is None else gate[rows]
             values, weights = _mixed(values, part, None if other is None else other[rows])
@@ -284,6 +295,7 @@ class _Rows(torch.autograd.Function):
         scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
         for rows, slopes, _, _ in chunks.in_place(scale, slopes=True) if ctx.loops else ():
             found.add(rows, slopes)
+            del slopes
         for rows, exponentials, sums, _ in () if ctx.loops else chunks:
             found.add(rows, chunks.slopes(rows, exponentials, sums, scale[rows]))
         gate, other = _mixture_gradients(carried, above)

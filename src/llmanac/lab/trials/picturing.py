@@ -36,6 +36,7 @@ from llmanac.core.run_folder import RECIPE
 from llmanac.core.spec import Spec, diff, dump, make, make_method, patch
 from llmanac.core.types import OutputRequest, evaluating
 from llmanac.data.pictures import PictureStream, scenes
+from llmanac.kernels.nn.takes import counted
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, known_method
 from llmanac.lab.budget import Speed, StudyPlan
@@ -298,7 +299,7 @@ def _a_step(recipe: MultimodalRecipe, material: data.PictureMaterial, *, alone: 
     if alone:
         model.text.requires_grad_(True)
         model = recipes.TextsAlone(model.text, spec)
-    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+    with FlopCounterMode(display=False, custom_mapping=counted()) as counter, torch.enable_grad():
         model.loss(batch)[0].backward()
     return float(counter.get_total_flops())
 

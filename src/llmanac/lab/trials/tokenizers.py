@@ -36,7 +36,6 @@ from llmanac.core.spec import Spec, dump, make, patch
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import Arm, methods_of
 from llmanac.lab.cache import digest
-from llmanac.lab.prepare import text_of
 from llmanac.lab.runner import Applied, RunnerRequest, Say
 from llmanac.lab.sources import run_key
 from llmanac.lab.stats import Metric
@@ -201,6 +200,8 @@ class TokenizerTrial(Applied):
             about: dict[str, Any] = {"data": {"on": ", ".join(base.on)}, "notes": list(filter(None, notes))}
             about["held"] = "the same text"
         else:
+            from llmanac.lab.prepare import text_of  # recipes need torch, files do not
+
             corpus, _ = text_of(question, say)
             texts = HeldOutTexts.of(corpus, base.data)
             about = {"data": {"source": dump(base.data.source), "train_bytes": corpus.manifest["train"]["bytes"]}}

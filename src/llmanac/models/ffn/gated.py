@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.ranges import COUNT, POSITIVE, within
-from llmanac.kernels.nn.takes import fused, operation
+from llmanac.kernels.nn.takes import fused, operation, remade
 from llmanac.models.ffn import ACTIVATIONS, Activation, FFNSpec
 from llmanac.models.forward import Context
 from llmanac.models.layers import Linear, linear_all
@@ -101,10 +101,10 @@ class GatedMLP(nn.Module):
                 if found is not None:
                     return found(gate, up)
             elif fused(gate, up):
-                from llmanac.kernels.nn.pointwise import GatedSiLU  # what is not trained needs no numba
+                from llmanac.kernels.nn.pointwise import GatedSiLU, gated  # what is not trained needs no numba
 
                 y: Tensor = GatedSiLU.apply(gate, up)
-                return y
+                return remade(y, gated, gate, up)
         return ACTIVATIONS[self.activation](gate) * up
 
     def flops(self) -> float:

@@ -29,7 +29,9 @@ class PackedWeights(PackedFile, Weights):
         self.entries = {name: TensorEntry(path, self.file.shape(own), kind(own)) for name, own in self._own.items()}
 
     def take(self, name: str) -> Tensor:
-        return torch.from_numpy(self.vector(name))
+        found = torch.from_numpy(self.vector(name))
+        self.file.mapped.release()  # of which it is a copy, but where the file has float32
+        return found
 
     def is_packed(self, name: str) -> bool:
         """Whether the tensor of this name is a matrix that stays as the file has it."""

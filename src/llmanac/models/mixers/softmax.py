@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from llmanac.core.errors import SpecError
 from llmanac.core.ranges import COUNT, within
 from llmanac.kernels.nn.flash import flash_attention
+from llmanac.kernels.nn.takes import remade
 from llmanac.kernels.nn.uncompiled import uncompiled
 from llmanac.models._tiles import Tile, tiles_of
 from llmanac.models.forward import AttentionForm, Context
@@ -112,6 +113,11 @@ def _sink_tiles(near: AttentionMask, seen: AttentionMask, sinks: int) -> Any:
     return near.plans["sinks", sinks]
 
 
+def _beside(read: Tensor) -> Tensor:
+    """What the heads read (B, H, T, d) side by side (B, T, H d)."""
+    return read.transpose(1, 2).flatten(2)
+
+
 class SoftmaxAttention(Mixer):
     """See the module."""
 
@@ -154,7 +160,7 @@ class SoftmaxAttention(Mixer):
             mask = mask.over(keys)
         bias = context.score_bias(q, k, keys)
         read = self._read(q, k, v, mask, bias, context.form)
-        y: Tensor = self.o_proj(read.transpose(1, 2).reshape(batch, length, -1))
+        y: Tensor = self.o_proj(remade(_beside(read), _beside, read))
         return y
 
     def _read(

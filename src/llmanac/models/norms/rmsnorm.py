@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llmanac.core.ranges import INSIDE, within
-from llmanac.kernels.nn.takes import fused, operation
+from llmanac.kernels.nn.takes import fused, operation, remade
 from llmanac.models.layers import upcast
 from llmanac.models.norms import NormSpec
 
@@ -55,10 +55,10 @@ class RMSNorm(nn.Module):
             made: Tensor = (operation("rms", x) or rms_norm)(x, weight, self.eps)
             return made
         if fused(x, weight):
-            from llmanac.kernels.nn.pointwise import FusedRMSNorm  # what is not trained needs no numba
+            from llmanac.kernels.nn.pointwise import FusedRMSNorm, rms  # what is not trained needs no numba
 
             trained: Tensor = FusedRMSNorm.apply(x, weight, self.eps)
-            return trained
+            return remade(trained, lambda x, weight: rms(x, weight, self.eps)[0], x, weight)
         y: Tensor = _RMSNorm.apply(x, weight, self.eps)
         return y
 

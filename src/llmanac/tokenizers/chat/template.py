@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,27 @@ class Rendered:
     text: str
     restore: dict[int, str] | None
     assistant: bytearray
+
+
+class UnfinishedMark:
+    """Finds where the last message's text ends in a rendered conversation, so that a model may go on with it."""
+
+    def __init__(self) -> None:
+        self._text = secrets.token_hex(12)
+
+    def behind(self, messages: Messages) -> list[Mapping[str, Any]]:
+        """The messages with the mark behind the last one. Raises TokenizerError where that one has no text."""
+        last = messages[-1] if messages else {}
+        if not isinstance(last.get("content"), str):
+            raise TokenizerError("messages: the last one has no text that could be continued")
+        return [*messages[:-1], {**last, "content": last["content"] + self._text}]
+
+    def cut(self, chat: Rendered) -> Rendered:
+        """What comes before the mark. Raises TokenizerError where it is not there exactly once."""
+        text, found, rest = chat.text.partition(self._text)
+        if not found or self._text in rest:
+            raise TokenizerError("messages: the chat template does not show the last one's text once")
+        return Rendered(text, chat.restore, chat.assistant[: len(text)])
 
 
 class ChatTemplate:
