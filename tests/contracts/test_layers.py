@@ -103,8 +103,10 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_a_class_has_a_name_of_its_own() -> None:
-    """Every method has a `Spec`; `Step` is of environments, which users write, and of the compiled runner."""
-    found = Counter(node.name for path in FILES for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
+    """Every method has a `Spec`; a `Step` is of environments, which users write, and of the compiled runner. What `web`
+    reads is named as the interfaces name it."""
+    own = [path for path in FILES if path.relative_to(SOURCE).parts[0] != "web"]
+    found = Counter(node.name for path in own for node in ast.walk(tree(path)) if isinstance(node, ast.ClassDef))
     assert {name for name, count in found.items() if count > 1} == {"Spec", "Step"}
 
 

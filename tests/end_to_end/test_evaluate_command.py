@@ -182,8 +182,8 @@ def test_two_models_are_paired(folder, capsys):
 def made(values, name="n", **others):
     """An evaluation with these scores of one metric; others are of further metrics."""
     items = [BenchmarkItem(str(i), "p", ("x", "y"), (0,)) for i in range(len(values))]
-    verdicts = [evaluation.Verdict("x", "x", bool(v), {"acc": float(v), **{m: float(o[i]) for m, o in others.items()}})
-                for i, v in enumerate(values)]  # fmt: skip
+    scores = [{"acc": float(v), **{m: float(o[i]) for m, o in others.items()}} for i, v in enumerate(values)]
+    verdicts = [evaluation.ItemVerdict("x", "x", bool(own["acc"]), own) for own in scores]
     return evaluation.Evaluation(name, "m", items, verdicts, summarise(items, verdicts))
 
 

@@ -84,7 +84,7 @@ class Memory:
     Args:
         encode: texts to vectors (N, D) of length 1, by which questions in other words find their facts.
         encoder: the name of what encodes; the file keeps the vectors with it.
-        reader: takes facts from messages that are no explicit wish, as `extract.Extractor` does with a chat model.
+        reader: takes facts from messages that are no explicit wish, as `extract.FactExtractor` does with a chat model.
 
     Raises:
         DataError: the file is something else, damaged, or cannot be written; the message names it.

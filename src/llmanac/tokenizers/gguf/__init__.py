@@ -195,7 +195,7 @@ def keys(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
     elif isinstance(tokenizer, BPE):
         found = _merged(tokenizer)
     else:
-        kind = type(tokenizer).__name__
+        kind = tokenizer.kind if isinstance(tokenizer, SentencePiece) else type(tokenizer).__name__
         raise TokenizerError(
             f"a tokenizer of the kind {kind} has no form in a GGUF file; byte-level BPE and SentencePiece BPE without "
             "rules have one"
