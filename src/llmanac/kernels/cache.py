@@ -106,7 +106,6 @@ class Cache(caching.FunctionCache):
     """numba's cache of one function; what goes wrong with it costs a compilation and nothing else."""
 
     _impl_class = _Implementation
-
     _lock: int | None = None
 
     def __init__(self, function: Any) -> None:
@@ -115,15 +114,13 @@ class Cache(caching.FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What is kept. Of processes that want the same kernel, one compiles it; the others wait and read it."""
-        found = self._read(sig, target_context)
-        if found is not None or self._claimed():
-            return found
-        until = time.monotonic() + WAIT
-        while not self._claimed() and time.monotonic() < until:
-            time.sleep(0.05)
-        found = self._read(sig, target_context)
-        if found is not None:
-            self._released()
+        found, until = self._read(sig, target_context), time.monotonic() + WAIT
+        if found is None:
+            while not self._claimed() and time.monotonic() < until:
+                time.sleep(0.05)
+            found = self._read(sig, target_context)
+            if found is not None:
+                self._released()
         return found
 
     def _read(self, sig: Any, target_context: Any) -> Any:
@@ -143,9 +140,12 @@ class Cache(caching.FunctionCache):
             return True
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(lock)
             return False
+        except OSError:  # a disk without locks
+            os.close(lock)
+            return True
         self._lock = lock
         return True
 
