@@ -23,22 +23,31 @@ def called(cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_kernels_are_listed_once_and_kept(tmp_path: Path) -> None:
-    first, second = (called(tmp_path, "warm-up", "ngrams", "--json") for _ in range(2))
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    (one,), (two,) = json.loads(first.stdout), json.loads(second.stdout)
+@pytest.fixture(scope="module")
+def warmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A cache folder after `llmanac warm-up ngrams`, and what that printed."""
+    cache = tmp_path_factory.mktemp("cache")
+    done = called(cache, "warm-up", "ngrams", "--json")
+    assert done.returncode == 0, done.stderr
+    return cache, done.stdout
+
+
+def test_kernels_are_listed_once_and_kept(warmed: tuple[Path, str]) -> None:
+    cache, first = warmed
+    second = called(cache, "warm-up", "ngrams", "--json")
+    assert second.returncode == 0, second.stderr
+    (one,), (two,) = json.loads(first), json.loads(second.stdout)
     assert one["use"] == two["use"] == "ngrams"
     assert {"read_words", "score_stream"} <= set(one["kernels"]) and two["kernels"] == []
 
 
-def test_after_it_the_command_compiles_nothing(tmp_path: Path) -> None:
-    text = tmp_path / "text.txt"
+def test_after_it_the_command_compiles_nothing(warmed: tuple[Path, str], tmp_path: Path) -> None:
+    text, (cache, _) = tmp_path / "text.txt", warmed
     text.write_text("the queen fears the king .\n" * 20, "utf-8")
-    assert called(tmp_path / "cache", "warm-up", "ngrams").returncode == 0
-    kept = {path.name for path in (tmp_path / "cache").rglob("*.nbc")}
-    done = called(tmp_path / "cache", "ngram", "train", str(text), "-o", str(tmp_path / "model.arpa"), "--order", "3")
+    kept = {path.name for path in cache.rglob("*.nbc")}
+    done = called(cache, "ngram", "train", str(text), "-o", str(tmp_path / "model.arpa"), "--order", "3")
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "cache").rglob("*.nbc")} == kept
+    assert kept and {path.name for path in cache.rglob("*.nbc")} == kept
 
 
 def test_a_use_is_named_wrongly_or_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:

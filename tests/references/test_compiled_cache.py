@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -36,11 +37,15 @@ def place(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def process(command, **environment):
+def seen(**environment):
     paths = [str(Path(__file__).parent), str(Path(__file__).parent.parent), *sys.path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}
+
+
+def process(command, **environment):
     done = subprocess.run(
         [sys.executable, "-c", command],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        env=seen(**environment),
         capture_output=True,
         text=True,
     )
@@ -53,6 +58,18 @@ def test_another_process_compiles_nothing(place):
     assert folder().parent == place and len(list(folder().rglob("*.nbc"))) == 1
     found = process("import test_compiled_cache; print(test_compiled_cache.called())", **{VARIABLE: str(place)})
     assert found.stdout.strip() == "(1, 0)" and not found.stderr
+
+
+def test_of_processes_that_begin_together_one_compiles(place, tmp_path):
+    code = (
+        f"import pathlib, time, test_compiled_cache as t\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n"
+        "    time.sleep(0.001)\nprint(t.called())"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code], env=seen(), stdout=subprocess.PIPE, text=True)
+               for _ in range(3)]  # fmt: skip
+    time.sleep(2)
+    (tmp_path / "go").touch()
+    assert sorted(one.communicate(timeout=120)[0].strip() for one in started) == ["(0, 1)", "(1, 0)", "(1, 0)"]
 
 
 def test_the_folder_is_the_users_and_of_the_processor(monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ import hashlib
 import os
 import pickle
 import sys
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +29,13 @@ from numba.core import caching
 from llmanac import __version__
 from llmanac.core.files import cache_folder
 
+try:
+    import fcntl
+except ImportError:  # Windows: each process compiles for itself
+    fcntl = None  # type: ignore[assignment]
+
 VARIABLE = "LLMANAC_CACHE"
+WAIT = 60.0  # seconds for another process that compiles the same kernel
 DIGEST = 32  # bytes of SHA-256 before each part of a file
 
 
@@ -99,22 +106,61 @@ class Cache(caching.FunctionCache):
     """numba's cache of one function; what goes wrong with it costs a compilation and nothing else."""
 
     _impl_class = _Implementation
+    _lock: int | None = None
 
     def __init__(self, function: Any) -> None:
         super().__init__(function)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, self._impl.locator.get_source_stamp())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is kept. Of processes that want the same kernel, one compiles it; the others wait and read it."""
+        found, until = self._read(sig, target_context), time.monotonic() + WAIT
+        if found is None:
+            while not self._claimed() and time.monotonic() < until:
+                time.sleep(0.05)
+            found = self._read(sig, target_context)
+            if found is not None:
+                self._released()
+        return found
+
+    def _read(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # a file that is damaged, or was written by another build of numba
             return None
+
+    def _claimed(self) -> bool:
+        """Whether this process compiles: it has the kernel's lock, or there is none to be had."""
+        if self._lock is not None or fcntl is None:
+            return True
+        try:
+            os.makedirs(self._cache_path, mode=0o700, exist_ok=True)
+            lock = os.open(f"{self._cache_path}/{self._impl.filename_base}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            return True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        except OSError:  # a disk without locks
+            os.close(lock)
+            return True
+        self._lock = lock
+        return True
+
+    def _released(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
         except OSError as error:
             _say(str(folder()), error.strerror)
+        finally:
+            self._released()
 
 
 @functools.cache
