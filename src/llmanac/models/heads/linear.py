@@ -68,10 +68,12 @@ class LinearHead(Head):
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
-        joined, weight, packed = self.prepared(hidden).flatten(0, 1), self.weight, None
-        if isinstance(weight, Quantized) and self.change is None:
-            form: Any = weight.form
-            packed = PackedHead(lambda x: form.multiply(x, weight), lambda y: form.multiply_back(y, weight))
+        own, joined = self.weight, self.prepared(hidden).flatten(0, 1)
+        weight: Tensor = own
+        packed = None
+        if isinstance(own, Quantized) and self.change is None:
+            form: Any = own.form
+            packed = PackedHead(lambda x: form.multiply(x, own), lambda y: form.multiply_back(y, own))
         else:
             joined, weight = self.joined(joined)
         values = fused_cross_entropy(
