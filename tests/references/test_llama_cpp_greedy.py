@@ -18,7 +18,7 @@ from llmanac.core.types import Batch
 from llmanac.generate.load import load_engine
 from llmanac.kernels.gguf import GGUF
 from llmanac.models.gguf.write import export_gguf
-from llmanac.tokenizers import train_tokenizer
+from llmanac.tokenizers.load import train_tokenizer
 
 PROMPTS, TOKENS = 20, 200
 CLOSE = 0.1
@@ -62,7 +62,8 @@ def of_llama_cpp(path, prompts):
     chosen = peer.CommonParams()
     chosen.model.path, chosen.n_ctx, chosen.n_parallel, chosen.warmup, chosen.port = str(path), 512, 1, False, 0
     chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = 1
-    place = peer.Server(chosen).listening_address + "/completion"
+    server = peer.Server(chosen)  # which ends with its object
+    place = server.listening_address + "/completion"
     asked = {"n_predict": TOKENS, "temperature": 0, "return_tokens": True, "ignore_eos": True}
     return [httpx.post(place, json={"prompt": p, **asked}, timeout=300).json()["tokens"] for p in prompts]
 
@@ -73,10 +74,11 @@ def test_greedy_tokens_are_llama_cpps_but_for_counted_near_ties(kind, trained, t
     path = export_gguf(model, tokenizer, tmp_path / "m.gguf", kind)
     assert kind.split("_")[0].upper() in {name.split("_")[0] for name in GGUF(path).kinds()}
     theirs = of_llama_cpp(path, prompts)
-    runner = load_engine(path, device="cpu", runner="native").scheduler().runner
+    engine = load_engine(path, device="cpu", runner="native")
     ties, gaps = 0, []
     for before, wanted in zip(prompts, theirs, strict=True):
         assert len(wanted) == TOKENS
+        runner = engine.scheduler().runner
         runner.extend([before + wanted], 512)
         logits = runner.read(0, [before + wanted], every=True)[0][len(before) - 1 : -1]
         behind = (logits.max(-1) - logits[np.arange(TOKENS), wanted]) / logits.std(-1)

@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmanac.core.device import onednn
+from llmanac.core.spec import make_method
 from llmanac.kernels.nn import takes
 from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
 from llmanac.kernels.nn.takes import LEAST, counted, large, linear
 from llmanac.lab.complexity import Operations
+from llmanac.models import quantized
+from llmanac.models.heads.linear import LinearHead
 from llmanac.models.layers import Linear, fuse, linear_all
 from llmanac.models.low_rank import Term, low_rank
 
@@ -135,3 +138,25 @@ def test_layers():
 def slope_of_weights(whole, x):
     whole = whole.clone().requires_grad_()
     return results(lambda x, w: x @ w.t(), x.detach(), whole)[1]
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_head_is_unpacked_by_pieces(dtype, reduction, softcap, monkeypatch):
+    """Loss and gradient are those of the dense matrix, which is nowhere whole."""
+    head = LinearHead(64, 3000, softcap)
+    packed = make_method("quantizer", "nf4").build().pack(drawn(3000, 64, grad=False))
+    hidden, targets = drawn(2, 150, 64).to(dtype), torch.arange(300).view(2, 150)
+    found = []
+    for weight in (packed.dense(), packed):
+        head.weight = torch.nn.Parameter(weight, requires_grad=False)
+        x = hidden.detach().requires_grad_()
+        loss = head.nll(x, targets, None, reduction)
+        loss.sum().backward()
+        found.append((loss.detach(), x.grad))
+        monkeypatch.setattr(quantized, "PIECE", 700 * 64)
+        monkeypatch.setattr(quantized.Quantized, "dense", None)
+    near = 2e-2 if dtype == torch.bfloat16 else 1e-5
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=near, atol=near)

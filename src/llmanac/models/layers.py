@@ -95,7 +95,7 @@ class LinearMap(Changeable):
     def joined(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x' (..., inputs + r) and W' (outputs, inputs + r) with x' W'^T the product: [x, s c] [W, U]^T."""
         found = None if self.change is None else self.change.columns(x)
-        own = dense(self.weight)
+        own = self.weight.dense(x.dtype) if isinstance(self.weight, Quantized) else self.weight
         if found is None:
             return x, own
         columns, weight, scale = found

@@ -36,6 +36,10 @@ class PackedForm:
         """The matrix, float32."""
         raise NotImplementedError
 
+    def whole(self, weight: Quantized, dtype: torch.dtype) -> Tensor:
+        """The matrix in a dtype."""
+        return self.dense(weight.parts, tuple(weight.shape)).to(dtype)
+
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         """Rows (..., columns) of the matrix, float32; by default of all of it. `ids`: a tensor or a slice."""
         return self.dense(parts, shape)[ids]
@@ -58,8 +62,14 @@ class PackedForm:
 
     def multiply(self, x: Tensor, weight: Quantized) -> Tensor:
         """x (..., inputs) W^T, in the dtype of x."""
-        found = [linear(x, rows) for _, rows in self.pieces(weight, x.dtype)]
-        return found[0] if len(found) == 1 else torch.cat(found, -1)
+        made: Tensor | None = None
+        for piece, rows in self.pieces(weight, x.dtype):
+            part = linear(x, rows)
+            if part.shape[-1] == len(weight):
+                return part
+            made = x.new_empty(*x.shape[:-1], len(weight)) if made is None else made
+            made[..., piece] = part
+        return x.new_empty(*x.shape[:-1], 0) if made is None else made
 
     def multiply_back(self, above: Tensor, weight: Quantized) -> Tensor:
         """above (N, outputs) W, in its dtype: what the gradient of x is."""
@@ -80,6 +90,12 @@ class ByRows(PackedForm):
 
     def dense(self, parts: Mapping[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return self.rows(parts, shape, slice(0, shape[0]))
+
+    def whole(self, weight: Quantized, dtype: torch.dtype) -> Tensor:
+        made = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        for piece, rows in self.pieces(weight, dtype):  # so that it is never there in float32 too
+            made[piece] = rows
+        return made
 
     def slices(self, weight: Quantized) -> Iterator[slice]:
         """Rows of about PIECE numbers."""
@@ -116,7 +132,7 @@ class Quantized(torch.Tensor):
 
     def dense(self, dtype: torch.dtype | None = None) -> Tensor:
         """The matrix as an ordinary tensor."""
-        return self.form.dense(self.parts, tuple(self.shape)).to(dtype or self.dtype)
+        return self.form.whole(self, dtype or self.dtype)
 
     @property
     def stored(self) -> int:

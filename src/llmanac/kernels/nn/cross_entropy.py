@@ -11,8 +11,8 @@ the logits are a tanh(x / a); the slope of a chunk's, 1 - tanh^2(x / a), is kept
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ CHUNK_ELEMENTS = 1 << 21  # logits held at a time
 PIECE_ROWS = 2048
 CHUNK_ROWS = (256, 4096)  # below 256 rows, adding each chunk's gradient to the weight's costs more than making it
 FROZEN_ROWS = 128  # where the weight gets none
+
+
+class PackedHead(NamedTuple):
+    """h (n, D) -> h W^T (n, V), and slopes (n, V) -> slopes W (n, D), of a W that is unpacked a piece at a time."""
+
+    multiply: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
 
 
 def chunk_rows(vocab_size: int, frozen: bool = False) -> int:
@@ -45,6 +52,7 @@ def fused_cross_entropy(
     mixture: tuple[Tensor, Tensor] | None = None,
     fixed: int = 0,
     softcap: float | None = None,
+    packed: PackedHead | None = None,
 ) -> Tensor:
     """Negative log-likelihood in nats of `targets` under softmax(hidden @ weight^T + bias).
 
@@ -59,6 +67,7 @@ def fused_cross_entropy(
         fixed: leading columns of `weight` that get no gradient (zeros), which saves its product: a frozen matrix beside
             trained columns.
         softcap: a, the bound of the logits; None for none.
+        packed: the products with a `weight` that is held in fewer bits, which gets no gradient.
 
     Raises:
         LlmanacError: a target that is neither IGNORE nor below V, or shapes that do not fit.
@@ -82,13 +91,13 @@ def fused_cross_entropy(
     if not torch.is_grad_enabled():  # needs_input_grad is set even where no gradient will be computed
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     gate, other = (None, None) if mixture is None else mixture
-    loops = bias is None and softcap is None and fused(hidden, weight)
+    loops = bias is None and softcap is None and fused(hidden, *(() if packed else (weight,)))
     size = chunk or chunk_rows(len(weight), not weight.requires_grad)
     with torch.autocast(hidden.device.type, enabled=False):
         if reduction == "sum":
-            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap, loops)
+            total: Tensor = _Sum.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap, loops, packed)
             return total
-        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap, loops)
+        values: Tensor = _Rows.apply(hidden, weight, bias, kept, gate, other, size, fixed, softcap, loops, packed)
     if everything:
         return values
     return values.new_zeros(targets.shape).index_copy(0, rows, values)
@@ -110,15 +119,17 @@ class _Chunks:
         size: int,
         softcap: float | None,
         loops: bool = False,
+        packed: PackedHead | None = None,
     ) -> None:
         self.hidden, self.targets, self.size, self.softcap = hidden, targets, size, softcap
-        self.loops = loops
-        self.weight = weight.to(hidden.dtype)
+        self.loops, self.packed = loops, packed
+        self.weight = weight if packed else weight.to(hidden.dtype)
         self.bias = None if bias is None else bias.to(_upcast(hidden.dtype))
         self.shape, self.dtype = weight.shape, _upcast(hidden.dtype)
         # every chunk is worked out in the same memory: one of these is the largest tensor of a small model's step
         rows = min(size, len(hidden))
-        self.products = hidden.new_empty(0 if large(hidden[:rows], self.weight) else rows, len(weight))
+        own = packed is not None or large(hidden[:rows], self.weight)  # products have memory of their own
+        self.products = hidden.new_empty(0 if own else rows, len(weight))
         same = loops or self.dtype == hidden.dtype
         self.logits = self.products if same else hidden.new_empty(rows, len(weight), dtype=self.dtype)
         self.bend = None if softcap is None else hidden.new_empty(rows, len(weight), dtype=self.dtype)
@@ -126,6 +137,8 @@ class _Chunks:
     def multiply(self, rows: slice) -> Tensor:
         """The products of some rows with the matrix, whose memory the next ones may take."""
         hidden = self.hidden[rows]
+        if self.packed is not None:
+            return self.packed.multiply(hidden)
         if len(self.products) < len(hidden):
             return linear(hidden, self.weight)
         return torch.mm(hidden, self.weight.t(), out=self.products[: len(hidden)])
@@ -173,7 +186,13 @@ class _Chunks:
         slopes.scatter_add_(1, self.targets[rows, None], minus[:, None])
         if self.bend is not None:
             slopes.mul_(self.bend[: len(slopes)])
-        return slopes if slopes.dtype == self.hidden.dtype else self.products[: len(slopes)].copy_(slopes)
+        if slopes.dtype == self.hidden.dtype:
+            return slopes
+        return slopes.to(self.hidden.dtype) if self.packed else self.products[: len(slopes)].copy_(slopes)
+
+    def back(self, slopes: Tensor) -> Tensor:
+        """The gradient of some rows of hidden."""
+        return linear(slopes, self.weight.t()) if self.packed is None else self.packed.back(slopes)
 
 
 class _Grads:
@@ -188,7 +207,7 @@ class _Grads:
 
     def add(self, rows: slice, slopes: Tensor) -> None:
         if self.hidden is not None:
-            self.hidden[rows] = linear(slopes, self.chunks.weight.t())
+            self.hidden[rows] = self.chunks.back(slopes)
         if self.weight is not None:
             weight, hidden = self.weight[:, self.fixed :], self.chunks.hidden[rows, self.fixed :]
             if large(slopes.t()[:PIECE_ROWS], hidden.t()):
@@ -224,8 +243,9 @@ class _Sum(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
         other: Tensor | None, size: int, fixed: int, softcap: float | None, loops: bool,
+        packed: PackedHead | None,
     ) -> Tensor:  # fmt: skip
-        chunks = _Chunks(hidden, weight, bias, targets, size, softcap, loops)
+        chunks = _Chunks(hidden, weight, bias, targets, size, softcap, loops, packed)
         wanted = ctx.needs_input_grad[:3]
         grads = _Grads(chunks, wanted, fixed)
         total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
@@ -266,7 +286,7 @@ class _Sum(torch.autograd.Function):
             weight = weight.to(weight_dtype)
         bias = None if bias is None else bias.mul_(above).to(bias_dtype)
         gate, other = _mixture_gradients(carried, above)
-        return hidden, weight, bias, None, gate, other, None, None, None, None
+        return hidden, weight, bias, None, gate, other, None, None, None, None, None
 
 
 class _Rows(torch.autograd.Function):
@@ -274,14 +294,16 @@ class _Rows(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, gate: Tensor | None,
         other: Tensor | None, size: int, fixed: int, softcap: float | None, loops: bool,
+        packed: PackedHead | None,
     ) -> Tensor:  # fmt: skip
-        chunks = _Chunks(hidden, weight, bias, targets, size, softcap, loops)
+        chunks = _Chunks(hidden, weight, bias, targets, size, softcap, loops, packed)
         values = torch.empty(len(hidden), dtype=chunks.dtype, device=hidden.device)
         for rows, _, _, part in () if loops else chunks:
             values[rows] = part
         for rows, _, part, _ in chunks.in_place(None, slopes=False) if loops else ():
             values[rows] = part
         ctx.size, ctx.fixed, ctx.softcap, ctx.loops = size, fixed, softcap, loops
+        ctx.packed = packed
         values, carried = _mixed(values, gate, other)
         ctx.save_for_backward(hidden, weight, bias, targets, carried)
         return values
@@ -290,7 +312,7 @@ class _Rows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (above,) = grads
         hidden, weight, bias, targets, carried = ctx.saved_tensors
-        chunks = _Chunks(hidden, weight, bias, targets, ctx.size, ctx.softcap, ctx.loops)
+        chunks = _Chunks(hidden, weight, bias, targets, ctx.size, ctx.softcap, ctx.loops, ctx.packed)
         found = _Grads(chunks, ctx.needs_input_grad[:3], ctx.fixed)
         scale = above.to(chunks.dtype) if carried is None else above.to(chunks.dtype) * carried
         for rows, slopes, _, _ in chunks.in_place(scale, slopes=True) if ctx.loops else ():
@@ -301,4 +323,4 @@ class _Rows(torch.autograd.Function):
         gate, other = _mixture_gradients(carried, above)
         bias_grad = None if found.bias is None else found.bias.to(bias.dtype)
         weight_grad = None if found.weight is None else found.weight.to(weight.dtype)
-        return found.hidden, weight_grad, bias_grad, None, gate, other, None, None, None, None
+        return found.hidden, weight_grad, bias_grad, None, gate, other, None, None, None, None, None

@@ -88,11 +88,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def large(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes x W^T: its result has memory of its own."""
     return (
-        x.dtype == torch.float32
+        not torch.compiler.is_compiling()
+        and x.dtype == torch.float32
         and weight.dtype == torch.float32
         and x.numel() * weight.shape[0] >= LEAST
         and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and not torch.is_autocast_enabled("cpu")

@@ -5,7 +5,7 @@ Matrices of a GGUF file as parameters: the file's own blocks, unpacked a piece a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,10 @@ class GGUFForm(ByRows):
     def release(self) -> None:
         if self.file is not None:
             self.file.release()
+
+    def pieces(self, weight: Quantized, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        yield from super().pieces(weight, dtype)
+        self.release()  # the system keeps the file as long as there is room
 
     def rows(self, parts: Mapping[str, Tensor], shape: tuple[int, ...], ids: Any) -> Tensor:
         data = self.data(parts)[ids]

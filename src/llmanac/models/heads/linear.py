@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from llmanac.core.ranges import POSITIVE, within
-from llmanac.kernels.nn.cross_entropy import fused_cross_entropy
+from llmanac.kernels.nn.cross_entropy import PackedHead, fused_cross_entropy
 from llmanac.kernels.nn.entropy import chunked_entropy
 from llmanac.models.forward import Context, pick
 from llmanac.models.heads import Head, HeadSpec
 from llmanac.models.layers import init_normal, upcast
-from llmanac.models.quantized import product
+from llmanac.models.quantized import Quantized, product
 
 CARD = {
     "title": "Linear head",
@@ -68,7 +68,14 @@ class LinearHead(Head):
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
     def nll(self, hidden: Tensor, targets: Tensor, context: Context, reduction: Literal["sum", "none"]) -> Tensor:
-        joined, weight = self.joined(self.prepared(hidden).flatten(0, 1))
+        own, joined = self.weight, self.prepared(hidden).flatten(0, 1)
+        weight: Tensor = own
+        packed = None
+        if isinstance(own, Quantized) and self.change is None:
+            form: Any = own.form
+            packed = PackedHead(lambda x: form.multiply(x, own), lambda y: form.multiply_back(y, own))
+        else:
+            joined, weight = self.joined(joined)
         values = fused_cross_entropy(
             joined,
             weight,
@@ -77,6 +84,7 @@ class LinearHead(Head):
             reduction=reduction,
             fixed=self.fixed,
             softcap=self.softcap,
+            packed=packed,
         )
         return values if reduction == "sum" else values.view(targets.shape)
 
