@@ -21,7 +21,7 @@ from llmanac.models.gguf.write import export_gguf
 from llmanac.tokenizers.load import train_tokenizer
 
 PROMPTS, TOKENS = 20, 200
-CLOSE = 0.1
+CLOSE = 0.05
 STEPS, ROWS, LENGTH = 120, 8, 128
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -88,4 +88,4 @@ def test_greedy_tokens_are_llama_cpps_but_for_counted_near_ties(kind, trained, t
         f"{kind}: {ties} of {PROMPTS * TOKENS} tokens are near-ties decided otherwise, at most {max(gaps):.3f} behind"
     )
     assert max(gaps) <= CLOSE and ties <= PROMPTS * TOKENS // 50
-    assert len({token for row in theirs for token in row}) > 30  # texts, not one token again and again
+    assert len({token for row in theirs for token in row}) > 15  # texts, not one token again and again

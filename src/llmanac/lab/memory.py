@@ -90,7 +90,9 @@ def memory(
         added = trained = sum(p.nbytes for p in adapter.build().apply(model).parameters().values())
     activations = workspace = 0
     if rows:
-        activations, workspace = _activations(model, vocab_size, quantizer, dtype, rows, length, recompute)
+        activations, workspace = _activations(
+            model, vocab_size, quantizer, dtype, rows, length, recompute, 0 if adapter is None else 1
+        )
     return MemoryCost(weights, added, trained, 2 * trained, activations, workspace, numbers)
 
 
@@ -111,13 +113,20 @@ def _weights(model: Any, quantizer: Any, dtype: torch.dtype) -> int:
 
 
 def _activations(
-    model: nn.Module, vocab_size: int, quantizer: Any, dtype: torch.dtype, rows: int, length: int, recompute: str
+    model: nn.Module,
+    vocab_size: int,
+    quantizer: Any,
+    dtype: torch.dtype,
+    rows: int,
+    length: int,
+    recompute: str,
+    adapted: int,
 ) -> tuple[int, int]:
     """The worst of three moments: the product of gate and up goes back, a packed matrix goes back, or the logits.
 
     A block keeps its input, both normed inputs, q, keys and values, what attention read, the stream between its parts
     (6 D + 2 K with the gradient that comes in for the input; K: the keys of a token), and gate, up and their product
-    (3 F): the loops of a CPU keep no act(gate) (`kernels/nn/pointwise.py`).
+    (3 F). Products with adapters (`adapted` is 1) make normed inputs and the product again (`models/low_rank.py`).
     """
     spec: Any = model.spec
     if any(type(b) is not PreNorm or type(b.mixer) is not Softmax or type(b.ffn) is not Gated for b in spec.blocks):
@@ -126,19 +135,20 @@ def _activations(
     dim, width, heads = spec.dim, max(b.ffn.width for b in blocks), max(b.mixer.heads for b in blocks)
     keys = max(b.mixer.kv_heads * b.mixer.head_dim for b in blocks)
     tokens, size, count = rows * length, dtype.itemsize, len(blocks)
-    block = tokens * size * (6 * dim + 2 * keys) + 4 * tokens * (2 + heads)
+    block = tokens * size * ((6 - 2 * adapted) * dim + 2 * keys) + 4 * tokens * (2 + heads)
+    kept = (3 - adapted) * width
     turns = length * 2 * blocks[0].mixer.head_dim * size  # cosines and sines
     before = tokens * size * dim * count + RANDOM_STATE * count
     if recompute == "none":
-        before = (count - 1) * (block + tokens * size * 3 * width) + tokens * size * dim
-    gated = block + tokens * size * (5 * width + dim)
+        before = (count - 1) * (block + tokens * size * kept) + tokens * size * dim
+    gated = block + tokens * size * 5 * width
     moments = [(before + turns + gated, 0)]
     if quantizer is not None:
         matrices = find_targets(model, quantizer.targets, (LinearMap, Embedding)).values()
         largest = max(min(layer.weight.numel(), max(PIECE, layer.weight.shape[1])) for layer in matrices)
-        # indices, then values in float32
+        # values in float32, and what a product puts in another order
         moments.append((before + turns + block + tokens * size * (4 * width + dim), 6 * largest))
     logits = min(chunk_rows(vocab_size), tokens) * vocab_size * (4 + (size if size < 4 else 0))
-    last = before if recompute == "blocks" else before + block + tokens * size * 3 * width
+    last = before if recompute == "blocks" else before + block + tokens * size * kept
     moments.append((last + turns + tokens * size * 3 * dim, logits))
     return max(moments, key=sum)
