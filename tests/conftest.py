@@ -150,7 +150,7 @@ def pytest_collection(session: pytest.Session) -> Iterator[None]:
         return (yield)
     finally:
         gc.freeze()
-        gc.set_threshold(10_000, 10, 10)  # with 700, looking for garbage was a fourteenth of the time of tests
+        gc.set_threshold(10_000, 10, 10)  # fewer looks at what stays
         gc.enable()
 
 

@@ -151,6 +151,7 @@ class Cache(caching.FunctionCache):
 
     def _released(self) -> None:
         if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing alone would leave it to a child that was forked meanwhile
             os.close(self._lock)
             self._lock = None
 
