@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+
 
 def free_port() -> int:
     with socket.socket() as found:
@@ -23,14 +25,15 @@ def free_port() -> int:
 def on_ranks(count: int, call: Callable[[], Any], *, seconds: float = 120, others: Any = None) -> None:
     """Run `call` on rank 0, a child of this process, and `follow` on the others; AssertionError where one fails.
 
-    A fork of a process with many threads may crash before it comes to our code: where a signal ended a child, all
-    are started once more, with a warning that says where it struck.
+    A fork of a process with many threads may crash before it comes to our code: where a child crashed, all are started
+    once more, with a warning that says where. One that a test killed did not crash.
     """
     failed, late, text = _once(count, call, seconds, others)
-    if any(status < 0 for _, status in failed):
+    if any(-status in CRASHES for _, status in failed):
         warnings.warn(f"a signal ended a rank, (rank, status) {failed}; started once more\n{text}", stacklevel=2)
         failed, late, text = _once(count, call, seconds, others)
-    assert not failed and not late, f"failed (rank, status) {failed}, did not end {late}\n{text}"
+    ranks = [rank for rank, _ in failed]
+    assert not failed and not late, f"failed {ranks}, did not end {late}; (rank, status) {failed}\n{text}"
 
 
 def _once(

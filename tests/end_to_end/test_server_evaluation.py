@@ -13,10 +13,11 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from _likelihoods import loglikelihood_rolling
 from _servers import running
 from _small_models import transformer
 
-from llmanac.evaluate.likelihood import loglikelihood, loglikelihood_rolling
+from llmanac.evaluate.likelihood import loglikelihood
 from llmanac.generate.engine import Engine
 from llmanac.models.pairs import encode_pair
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer

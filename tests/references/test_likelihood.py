@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from _engine_models import EOS, ByteTokenizer, HistoryModel
+from _likelihoods import loglikelihood_rolling
 from _small_models import transformer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,15 +25,8 @@ from llmanac.metrics.log_likelihood import log_likelihood, log_likelihoods
 from llmanac.metrics.log_likelihood import token_logprobs as logprobs_of_logits
 from llmanac.metrics.perplexity import bits_per_unit, perplexity
 from llmanac.models.load import load_model
-from llmanac.models.pairs import encode, encode_pair, start_token
+from llmanac.models.pairs import encode_pair
 from llmanac.tokenizers.load import load_tokenizer, train_tokenizer
-
-
-def loglikelihood_rolling(model, tokenizer, texts, **how):
-    """As lm-eval's rolling one: the begin-of-text token is predicted too, where texts have it."""
-    first, ids = start_token(tokenizer), [encode(tokenizer, text) for text in texts]
-    return [log_likelihood(values) for values in text_logprobs(model, ids, first, **how)]
-
 
 TEXT = (
     "The keeper of the light went down to the shore each morning. She counted the boats, wrote their names, and "

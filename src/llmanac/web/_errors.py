@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from llmanac.core.errors import DataError, LlmanacError, RequestError
 
 RETRY_SECONDS = 1
+OLLAMA = tuple(f"/api/{name}" for name in ("chat", "generate", "embed", "show", "tags", "ps", "version"))
 
 _PHRASES = {
     404: "no such page: {method} {path}; the API is below /v1, the chat page is /",
@@ -116,7 +117,7 @@ _MESSAGES = {
 def json_error(error: Exception, path: str = "") -> JSONResponse:
     """The response for an error that comes before any other output, in the form of the API that the path is of."""
     form = messages_error if path.startswith("/v1/messages") else error_body
-    status, body = (ollama_error if path.startswith("/api/") else form)(error)
+    status, body = (ollama_error if path in OLLAMA else form)(error)
     headers = {
         401: {"www-authenticate": "Bearer"},
         408: {"connection": "close"},

@@ -190,9 +190,14 @@ class _Chunks:
             return slopes
         return slopes.to(self.hidden.dtype) if self.packed else self.products[: len(slopes)].copy_(slopes)
 
-    def back(self, slopes: Tensor) -> Tensor:
-        """The gradient of some rows of hidden."""
-        return linear(slopes, self.weight.t()) if self.packed is None else self.packed.back(slopes)
+    def back(self, slopes: Tensor, out: Tensor) -> None:
+        """Put the gradient of some rows of hidden into `out`."""
+        if self.packed is not None:
+            out.copy_(self.packed.back(slopes))
+        elif len(self.weight) > PIECE_ROWS:
+            out.copy_(linear(slopes, self.weight.t()))
+        else:
+            torch.mm(slopes, self.weight, out=out)
 
 
 class _Grads:
@@ -207,10 +212,11 @@ class _Grads:
 
     def add(self, rows: slice, slopes: Tensor) -> None:
         if self.hidden is not None:
-            self.hidden[rows] = self.chunks.back(slopes)
+            self.chunks.back(slopes, self.hidden[rows])
         if self.weight is not None:
             weight, hidden = self.weight[:, self.fixed :], self.chunks.hidden[rows, self.fixed :]
-            if large(slopes.t()[:PIECE_ROWS], hidden.t()):
+            # a piece is copied: of a small vocabulary that would be as much again as the chunk
+            if len(weight) > PIECE_ROWS and large(slopes.t()[:PIECE_ROWS], hidden.t()):
                 for own, piece in zip(weight.split(PIECE_ROWS), slopes.t().split(PIECE_ROWS), strict=True):
                     own += linear(piece, hidden.t())
             elif slopes.dtype == weight.dtype:
