@@ -11,6 +11,7 @@ import openai
 import uvicorn
 from _engine_models import ByteTokenizer, HistoryModel
 
+from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
 from llmanac.tokenizers.load import train_tokenizer
 from llmanac.web.hosts import claim_port
@@ -70,4 +71,6 @@ def saying(text, template, special=()):
         return said[min(len(ids) - len(asked[-1]), len(said) - 1)]
 
     model = HistoryModel(script=script, max_length=4096, vocab_size=tokenizer.vocab_size)
-    return Engine(model, tokenizer), asked
+    engine = Engine(model, tokenizer)
+    compile_kernels(tokenizer, engine.eos_ids, model.vocab_size)  # it may take longer than a request may
+    return engine, asked

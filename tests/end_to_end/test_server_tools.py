@@ -224,7 +224,6 @@ def test_calls_in_the_form_of_the_template(form, choice):
     text = "So. " if choice == "auto" else ""
     template, special = CALLED[form]
     engine, asked = saying(text + said, template, special)
-    compile_kernels(engine.tokenizer, engine.eos_ids, engine.model.vocab_size)
     with running(engine, prefix_cache_bytes=None) as found:
         for stream in (False, True):
             ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "tool_choice": choice, "seed": 3}
@@ -274,7 +273,6 @@ def test_a_structure_beside_tools():
     format = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
     for said in ('{"sum": 6}', SAID["hermes"].partition("\n")[2]):
         engine, _ = saying(said, QWEN)
-        compile_kernels(engine.tokenizer, engine.eos_ids, engine.model.vocab_size)
         with running(engine, prefix_cache_bytes=None) as found:
             ask = {"model": "tiny", "messages": ASK, "tools": TOOLS, "response_format": format, "seed": 1}
             message = found.client.chat.completions.create(**ask, parallel_tool_calls=False).choices[0].message

@@ -219,7 +219,7 @@ def test_tuning_ends_early_and_keeps_the_best(tmp_path):
     spec = asked(tmp_path, epochs=16.0, patience=2)
     from llmanac.core.spec import patch
 
-    found, _ = carried_out(patch(spec, {"train.optimizer.lr": 0.3}), tmp_path / "out")
+    found, _ = carried_out(patch(spec, {"train.optimizer.lr": 1.0}), tmp_path / "out")
     log = [json.loads(line) for line in (tmp_path / "out/tuned/training/metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["evaluate_loss"] for line in log if "evaluate_loss" in line}
     best = min(losses, key=losses.get)
