@@ -79,10 +79,9 @@ class Message(Sent):
         if self.role not in roles:
             message = f"{where}role: {self.role[:60]!r} is not supported by this server; use one of {', '.join(roles)}"
             raise ApiError(400, message, param=f"{where}role")
-        for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
-            if getattr(self, name) and (self.role != role or "tool" not in roles):
-                message = f"{where}{name}: only messages of the role {role} have it, where the model can call tools"
-                raise ApiError(400, message, param=where + name, code="unsupported")
+        if self.tool_calls and (self.role != "assistant" or "tool" not in roles):
+            message = f"{where}tool_calls: only messages of the role assistant have it, where the model can call tools"
+            raise ApiError(400, message, param=f"{where}tool_calls", code="unsupported")
         if self.reasoning_content and self.role != "assistant":
             message = f"{where}reasoning_content: only messages of the role assistant have it"
             raise ApiError(400, message, param=f"{where}reasoning_content")
@@ -113,7 +112,7 @@ class Message(Sent):
             ]
         if self.reasoning_content:
             out["reasoning_content"] = self.reasoning_content
-        if self.tool_call_id is not None:
+        if self.tool_call_id is not None and self.role == "tool":
             out["tool_call_id"] = self.tool_call_id
         if self.tool_calls:
             out["tool_calls"] = [
