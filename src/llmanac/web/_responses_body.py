@@ -126,9 +126,10 @@ class ResponsesBody(Sent):
                 {"type": "function", "function": t.model_dump(exclude={"type"}, exclude_none=True)} for t in self.tools
             ]
         choice = self.tool_choice
-        if choice is not None:
-            named = isinstance(choice, ResponseChoice)
-            found["tool_choice"] = {"type": "function", "function": {"name": choice.name}} if named else choice  # type: ignore[union-attr]
+        if isinstance(choice, ResponseChoice):
+            found["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+        elif choice is not None:
+            found["tool_choice"] = choice
         if self.reasoning is not None and self.reasoning.effort is not None:
             found["reasoning_effort"] = self.reasoning.effort
         format = self.text.format if self.text is not None else None
