@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import shlex
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from llmanac.retrieve.memory import Memory
 
 Facts = Literal["model", "asked"]
+More = Annotated[list[str] | None, typer.Argument(help="Further models, loaded when first asked.")]
 Count = Annotated[int | None, typer.Option("-k", min=1, max=1000, help="Passages to find [6].")]
 HELP = "/exit quits, /new starts a new conversation; anything else is sent."
 MEMORY_HELP = '"remember ..." and "forget ..." change the memory; with a / before it, the message is not sent.'
@@ -229,8 +231,9 @@ def _show_answer(answer: Answer) -> None:
 
 
 def serve_command(
-    path: SomeModel, host: str = "127.0.0.1", port: int = 8000, allow_host: list[str] | None = None,
+    path: SomeModel, more: More = None, host: str = "127.0.0.1", port: int = 8000, allow_host: list[str] | None = None,
     allow_origin: list[str] | None = None, max_queue: int = 64, prefix_cache: int = 256,
+    adapter: list[str] | None = None, memory: int | None = None, timeout: float | None = None,
     draft: Draft = None, draft_tokens: DraftTokens = None,
     runner: SomeRunner = "auto", threads: Threads = None, max_num_batched_tokens: int | None = None,
     embedding_model: str | None = None,
@@ -238,9 +241,13 @@ def serve_command(
     threshold: Threshold = None, budget: Budget = None, place: Place = None, encoder: Encoder = None,
     include: Include = None, api_key: list[str] | None = None, tensor: Tensor = 1, pipeline: Pipeline = 1,
 ) -> None:  # fmt: skip
-    """Serve a run with an OpenAI-compatible API and a chat page.
+    """Serve models with an OpenAI-compatible API and a chat page.
 
     Args:
+        adapter: NAME=FOLDER: requests for the model NAME are answered by the first model with this adapter; repeatable.
+        memory (from 1): MiB that models may take together, by the size of their files; those that were used longest ago
+            are unloaded [no bound].
+        timeout (from 0.0): Seconds after which a request is given up [no limit].
         host: Address to listen on.
         port (0 to 65535):
         allow_host: Host name to accept; repeatable; * for any.
@@ -253,15 +260,20 @@ def serve_command(
         documents: Answer from this folder, with citations.
         api_key (env LLMANAC_API_KEY): Key that requests must have; repeatable.
     """
-    from llmanac.web.serve import serve
+    from llmanac.models.locate import size_of
+    from llmanac.web.serve import Model, serve
 
     given = {"--mode": mode, "--method": method, "-k": passages, "--threshold": threshold, "--budget": budget,
              "--index": place, "--encoder": encoder, "--include": include or None}  # fmt: skip
     if documents is None and (flags := [flag for flag, value in given.items() if value is not None]):
         raise RequestError(f"{flags[0]}: is of answers from documents; name their folder with --documents FOLDER")
 
+    adapters = dict(_named_adapter(given) for given in adapter or ())
+    one_only = {"--draft": draft, "--documents": documents, "--tensor": tensor > 1, "--pipeline": pipeline > 1}
+    if more and (flags := [flag for flag, value in one_only.items() if value]):
+        raise RequestError(f"{flags[0]}: is for one model; serve the others by a command of their own")
     text_only = {"--draft": draft, "--documents": documents, "--embedding-model": embedding_model,
-                 "--tensor": tensor > 1, "--pipeline": pipeline > 1,
+                 "--tensor": tensor > 1, "--pipeline": pipeline > 1, "--adapter": adapters,
                  "--runner native": runner.startswith("native")}  # fmt: skip
 
     def sees(path: str) -> bool:
@@ -269,7 +281,7 @@ def serve_command(
 
         return sees(path)
 
-    def load() -> tuple[Engine, Assistant | None, Embedder | None]:
+    def load(path: str, adapters: dict[str, str]) -> tuple[Engine, Assistant | None, Embedder | None]:
         from llmanac.generate.load import load_assistant, load_writer
 
         if not path.endswith(".gguf") and sees(path):
@@ -292,6 +304,7 @@ def serve_command(
                 draft_tokens=draft_tokens,
                 max_num_batched_tokens=max_num_batched_tokens,
                 runner=runner,
+                adapters=adapters,
             )
         print(engine.runs_on, file=sys.stderr, flush=True)
         embedder = None
@@ -307,9 +320,25 @@ def serve_command(
     # states of prompts are not kept over ranks
     kept = prefix_cache * 2**20 if tensor * pipeline == 1 else 0
     with contextlib.ExitStack() as ranks:
+        models = [
+            Model(_name_of(one), functools.partial(load, one, own), size_of(one) if more else 0, tuple(own))
+            for one, own in zip((path, *(more or ())), (adapters, *({} for _ in more or ())), strict=True)
+        ]
         serve(
-            load, host=host, port=port, model_name=Path(path).resolve().name.removesuffix(".gguf") or "llmanac",
+            models, host=host, port=port, memory=None if memory is None else memory * 2**20, seconds=timeout or None,
             max_queue=max_queue, prefix_cache_bytes=kept, allow_hosts=allow_host or (),
             allow_origins=allow_origin or (), api_keys=api_key or (),
-            embedding_name=Path(embedding_model or "embedding").resolve().name,
+            embedding_name=_name_of(embedding_model or "embedding"),
         )  # fmt: skip
+
+
+def _name_of(path: str) -> str:
+    """What clients call a model."""
+    return Path(path).resolve().name.removesuffix(".gguf") or "llmanac"
+
+
+def _named_adapter(given: str) -> tuple[str, str]:
+    name, _, folder = given.partition("=")
+    if not (name and folder):
+        raise RequestError(f"--adapter: {given!r} is not NAME=FOLDER")
+    return name, folder

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from llmanac.core.errors import RequestError, SpecError
 from llmanac.core.spec import make_method
 from llmanac.generate.constrain.expressions import Grammar
 from llmanac.generate.constraint import Constraint
-from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, beam, greedy, nothing
+from llmanac.generate.decoding import Array, DecodingSpec, LogitsProcessor, Sequences, beam, cut, greedy, nothing
 
 if TYPE_CHECKING:
     from llmanac.generate.constrain.template import Template
@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
         do not depend on what else is in the batch; the same prompt twice with one seed gives the same text twice.
     stop: one string or several; the text ends before the first to be complete. A special token's text works too.
     stop_ids: token ids that end a sequence, in place of the tokenizer's and the model's own end-of-text tokens.
+    min_new_tokens: no token ends a sequence before it has so many; stop strings still do. Default 0.
     allowed_ids: the only token ids that may be generated, before any other method has its say.
     n: samples a prompt; with beams, its best texts.
     beams: beam search with so many (see `decoding/beam.py`); the other methods then act on log-probabilities.
@@ -75,6 +76,7 @@ class Options(TypedDict, total=False):
     seed: int
     stop: str | Items[str]
     stop_ids: Items[int] | None
+    min_new_tokens: int | None
     allowed_ids: Items[int] | None
     n: int
     logprobs: int | None
@@ -96,8 +98,12 @@ class Options(TypedDict, total=False):
     images: Any
 
 
-def decoding_of(options: Options) -> tuple[DecodingSpec, ...]:
-    """What the options ask for: the allowed tokens, then temperature, top-k and top-p, or the methods given."""
+def decoding_of(options: Options, ends: Items[int] = ()) -> tuple[DecodingSpec, ...]:
+    """What the options ask for: the allowed tokens, then temperature, top-k and top-p, or the methods given; `ends` are
+    the tokens that end a text."""
+    least = whole("min_new_tokens", options.get("min_new_tokens") or 0, least=0)
+    if least and ends:
+        return NotBefore(ends=tuple(sorted(ends)), least=least), *decoding_of({**options, "min_new_tokens": 0})
     given = options.get("allowed_ids")
     if given is None:
         return _methods(options)
@@ -240,6 +246,27 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
         bounds = f"between {least} and {most}" if math.isfinite(most) else f"at least {least}"
         raise RequestError(f"{name}: {value} is not {bounds}")
     return float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotBefore(DecodingSpec):
+    """The tokens `ends` have no probability before a text has `least` tokens, unless nothing else is left."""
+
+    reads_text: ClassVar[bool] = True
+    ends: tuple[int, ...]
+    least: int
+
+    def build(self, **dims: Any) -> LogitsProcessor:
+        ends = np.array(self.ends, np.int64)
+
+        def forbid(logits: Array, sequences: Sequences = ()) -> Array:
+            rows = np.array([len(sequence.ids) < self.least for sequence in sequences], bool)
+            dropped = np.zeros(logits.shape, bool)
+            dropped[np.ix_(rows, ends)] = True
+            dropped &= ((logits > -np.inf) & ~dropped).any(-1, keepdims=True)
+            return cut(logits, dropped)
+
+        return forbid
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,6 +35,7 @@ def load_engine(
     rope: str | None = None,
     sinks: str | None = None,
     ignore: Sequence[str] = (),
+    adapters: Mapping[str, str | Path] | None = None,
 ) -> Engine:
     """Load model and tokenizer and make an engine.
 
@@ -47,6 +48,7 @@ def load_engine(
         rope: scaling of rotary positions for a longer context, as "yarn:4".
         sinks: a window with first tokens, as "4+1020".
         ignore: keys of the model's config.json; see `load_model`.
+        adapters: that requests may ask for, by name; see `Engine`.
 
     Raises:
         CheckpointError or TokenizerError: a file that cannot be read, by its name.
@@ -79,7 +81,7 @@ def load_engine(
         change = load_adapter(cast(Any, loaded), adapter)
         if isinstance(change, LinearTransform):
             change.merge()  # what is served alone needs no product of its own
-    return Engine(loaded, words, rows=rows, **choices)
+    return Engine(loaded, words, rows=rows, adapters=adapters or None, **choices)
 
 
 def load_writer(

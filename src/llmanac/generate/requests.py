@@ -89,7 +89,6 @@ class Request:
         self.max_new_tokens = whole("max_new_tokens", options.get("max_new_tokens", 64), least=0)
         self.logprobs = optional("logprobs", options.get("logprobs"), least=0, most=LARGEST_TOP)
         self.prompt_logprobs = optional("prompt_logprobs", options.get("prompt_logprobs"), least=0, most=LARGEST_TOP)
-        self.decoding = decoding_of(options)
         self.constraint = options.get("constraint") or constraint
         if self.constraint is not None and not callable(self.constraint):
             raise RequestError("constraint: give a function or class that makes one for each sample")
@@ -97,10 +96,6 @@ class Request:
             raise RequestError("allowed_ids: give either a constraint or allowed_ids, not both")
         self.parser = parser_of(options)
         self.first = len(self.prompt) if source_length is None else source_length
-        last = self.decoding[-1] if self.decoding else None
-        self.search: beam.Spec | None = last if isinstance(last, beam.Spec) else None
-        self.searching: beam.Search | None = None
-        self.speculative = bool(options.get("speculative", True)) and self.search is None
         self.adapter = options.get("adapter")
         self.images = options.get("images")
         self.stop_ids = stop_ids
@@ -113,6 +108,11 @@ class Request:
             raise RequestError("stop: stop strings need a tokenizer; give stop_ids")
         special = tokenizer.special_tokens if tokenizer else {}
         self.stop_ids |= {special[s] for s in stops if s in special}
+        self.decoding = decoding_of(options, [*self.stop_ids])
+        last = self.decoding[-1] if self.decoding else None
+        self.search: beam.Spec | None = last if isinstance(last, beam.Spec) else None
+        self.searching: beam.Search | None = None
+        self.speculative = bool(options.get("speculative", True)) and self.search is None
         seed = whole("seed", options.get("seed", 0))
         key = hashlib.sha256(np.asarray(self.prompt, np.int64).tobytes()).hexdigest()
         count = whole("n", options.get("n", 1), least=1, most=MOST_SAMPLES)

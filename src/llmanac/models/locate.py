@@ -78,6 +78,13 @@ def fetched(path: str | Path) -> tuple[str, str]:
     return folder, folder
 
 
+def size_of(path: str | Path) -> int:
+    """Bytes of a model's files; a hub model is downloaded. Raises CheckpointError as `fetched`."""
+    adapter = find_adapter(path)
+    found = Path(fetched((base_of(adapter) or adapter) if adapter else path)[0])
+    return sum(file.stat().st_size for file in ([found] if found.is_file() else found.rglob("*")) if file.is_file())
+
+
 def model_folder(path: str | Path) -> Path:
     """The folder or .gguf file of a model: that of `locate`, or the hub model of that name, downloaded.
 

@@ -25,6 +25,10 @@ class Busy(LlmanacError):
     """The queue is full; try again later."""
 
 
+class Late(LlmanacError):
+    """The request's time is over."""
+
+
 class ShuttingDown(LlmanacError):
     """The server is being stopped."""
 
@@ -45,6 +49,8 @@ def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
         status, param, code = error.status, error.param, error.code
     elif isinstance(error, Busy):
         status, code = 429, "server_busy"
+    elif isinstance(error, Late):
+        status, code = 504, "timeout"
     elif isinstance(error, (RequestError, DataError)):
         status, param, code = 400, error.field, error.code
     elif isinstance(error, ValidationError):

@@ -84,6 +84,21 @@ class CompletionLogprobs:
         return top
 
 
+def prompt_logprobs(scores: Iterable[TokenLogprob], texts: TokenTexts, most: int) -> list[dict[str, Any] | None]:
+    """`prompt_logprobs` in vLLM's form: for each token of the prompt its own log-probability and the `most` best ones,
+    by id; None for the first. A rank is None for a token that is not among the best."""
+
+    def entry(score: TokenLogprob, own: float) -> dict[str, Any]:
+        best = list(score.top.items())[:most]
+        ranks = {token: rank for rank, (token, _) in enumerate(best, 1)}
+        return {
+            str(token): {"logprob": max(value, LOWEST), "rank": ranks.get(token), "decoded_token": texts.text_of(token)}
+            for token, value in {score.id: own, **dict(best)}.items()
+        }
+
+    return [None if score.logprob is None else entry(score, score.logprob) for score in scores]
+
+
 def chat_logprobs(scores: Iterable[TokenLogprob], texts: TokenTexts, alternatives: int) -> dict[str, Any]:
     """`choices[].logprobs` of /v1/chat/completions."""
 

@@ -127,6 +127,16 @@ def render(
     return "\n".join([*lines, ""])
 
 
+def joined(pages: list[str]) -> str:
+    """One page of those of several models: each counter is explained once, with all its samples behind."""
+    found: dict[str, list[str]] = {}
+    for page in pages:
+        for block in page.split("# HELP ")[1:]:
+            about, kind, *samples = block.splitlines()
+            found.setdefault(f"# HELP {about}\n{kind}", []).extend(samples)
+    return "\n".join([*(line for about, samples in found.items() for line in (about, *samples)), ""])
+
+
 def _sample(key: str, kind: str, text: str, labels: str, value: float) -> list[str]:
     return [f"# HELP {PREFIX}{key} {text}", f"# TYPE {PREFIX}{key} {kind}", f"{PREFIX}{key}{labels} {value}"]
 

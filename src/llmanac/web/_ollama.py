@@ -21,7 +21,7 @@ from llmanac.web._embeddings import vectors_asked
 from llmanac.web._errors import ApiError, ollama_error
 from llmanac.web._prepare import chat_asked, completion_asked
 from llmanac.web._replies import ChatReply, CompletionReply
-from llmanac.web._service import Prepared, Service
+from llmanac.web._service import Prepared, Service, plain_name
 from llmanac.web._thoughts import markers_of
 from llmanac.web._wire import (
     MAX_COUNT,
@@ -92,7 +92,7 @@ class OllamaBody(Sent):
 
     def shared(self) -> dict[str, Any]:
         """The fields that both requests have in the other API."""
-        found = {**(self.options or OllamaOptions()).fields(), "model": _plain(self.model)}
+        found = {**(self.options or OllamaOptions()).fields(), "model": plain_name(self.model)}
         found["stream"] = self.stream is not False
         if isinstance(self.format, dict):
             schema = {"name": "answer", "schema": self.format}
@@ -168,10 +168,6 @@ class OllamaShow(Sent):
     model: ModelName
 
 
-def _plain(name: str) -> str:
-    return name.removesuffix(LATEST)
-
-
 def _message(message: OllamaMessage, where: str, place: int) -> dict[str, Any]:
     out: dict[str, Any] = {"role": message.role, "content": message.content or ""}
     if message.images:
@@ -238,7 +234,7 @@ def embed(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], 
     body.check()
     more: dict[str, Any] = {} if body.dimensions is None else {"dimensions": body.dimensions}
     long = "refuse" if body.truncate is False else "cut"
-    given = {"model": _plain(body.model), "input": body.input, "on_long": long, **more}
+    given = {"model": plain_name(body.model), "input": body.input, "on_long": long, **more}
     found = vectors_asked(service, EmbeddingBody.model_validate(given))
     rows, count = [one["embedding"] for one in found["data"]], found["usage"]["prompt_tokens"]
     took = {"total_duration": time.monotonic_ns() - begun, "load_duration": 0, "prompt_eval_count": count}
@@ -248,13 +244,13 @@ def embed(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], 
 def show(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
     """The reply to POST /api/show, and what of the request was ignored."""
     body = read(OllamaShow, data)
-    service.check_model(_plain(body.model))
+    adapter = service.adapter_of(body.model)
     engine = service.engine
     can = ["completion", *(["tools"] if service.can_chat and service.assistant is None else [])]
     can += ["thinking"] if markers_of(engine.chat_template) else []
     info = {"general.architecture": "llmanac", "llmanac.context_length": engine.model.max_length}
     return {
-        **card(service),
+        **card(adapter or service.model_name, service.created),
         "template": engine.chat_template or "",
         "parameters": "",
         "model_info": info,
@@ -262,9 +258,9 @@ def show(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], l
     }, body.ignored()
 
 
-def card(service: Service) -> dict[str, Any]:
-    """The served model, as /api/tags and /api/ps list it."""
-    name, made = service.model_name + LATEST, datetime.fromtimestamp(service.created, UTC)
+def card(name: str, created: int) -> dict[str, Any]:
+    """A model, as /api/tags and /api/ps list it."""
+    name, made = name + LATEST, datetime.fromtimestamp(created, UTC)
     at = made.isoformat().replace("+00:00", "Z")
     details = {"format": "llmanac", "family": "", "families": [], "parameter_size": "", "quantization_level": ""}
     return {"name": name, "model": name, "modified_at": at, "size": 0, "digest": "", "details": details}

@@ -67,21 +67,23 @@ def completion_asked(
 ) -> Prepared:
     """What a text to continue asks for; `reply` and `unread` as for `chat_asked`."""
     engine = service.engine
-    service.check_model(body.model)
+    adapter = service.adapter_of(body.model)
     body.check()
     options = body.options(engine.eos_ids)
+    options["adapter"] = adapter
     options["max_new_tokens"] = 16 if body.max_tokens is None else body.max_tokens
     options["logprobs"] = body.logprobs
     options["n"] = body.best_of or body.n or 1
     constrain(service, options, structure_of(body))
     if body.echo and body.logprobs is not None:
-        options["prompt_logprobs"] = body.logprobs
+        options["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
     prompts = body.prompts()
     with blaming("prompt"):
         requests = [engine.request(prompt, **options) for prompt in prompts]
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))
     echo = [_text(p, texts) for p in prompts] if body.echo else None
-    made = reply(service.model_name, requests, texts, echo=echo, logprobs=body.logprobs, best=body.n or 1)
+    made = reply(adapter or service.model_name, requests, texts, echo=echo, logprobs=body.logprobs, best=body.n or 1)
+    made.prompt_logprobs = body.prompt_logprobs
     return Prepared(body, requests, made, body.ignored() if unread is None else unread)
 
 
@@ -103,7 +105,7 @@ def chat_asked(
         unread: fields of another API's request that were not read, where the body was made of one.
     """
     engine, assistant = service.engine, service.assistant
-    service.check_model(body.model)
+    adapter = service.adapter_of(body.model)
     body.check()
     template = None if assistant is not None else engine.chat_template
     own, markers = form_of(template), markers_of(template)
@@ -113,6 +115,7 @@ def chat_asked(
     if urls and (assistant is not None or not capabilities(engine.model).sees):
         raise ApiError(400, f"{urls[0][0]}: {NO_IMAGES}", param=urls[0][0], code="unsupported")
     options = body.options(engine.eos_ids)
+    options["adapter"] = adapter
     asked, tools, marker = structure_of(body), [], ""
     given, budget = ({}, None) if assistant is not None else variables_of(body, template)
     if assistant is None and body.callable_tools:
@@ -170,7 +173,7 @@ def chat_asked(
 
     closing: list[int] = [] if markers is None else markers.closing_ids(engine.tokenizer)
     made = reply(
-        service.model_name,
+        adapter or service.model_name,
         [request],
         texts,
         told=told,
@@ -178,6 +181,7 @@ def chat_asked(
         best=body.n or 1,
         closing_id=closing[0] if len(closing) == 1 else None,
     )
+    made.prompt_logprobs = body.prompt_logprobs
     return Prepared(body, [request], made, ignored, questions)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from llmanac import __version__
 from llmanac.generate.engine import Completion, Piece, Request, TokenLogprob, completions
 from llmanac.web._errors import error_body
-from llmanac.web._logprobs import CompletionLogprobs, TokenTexts, chat_logprobs
+from llmanac.web._logprobs import CompletionLogprobs, TokenTexts, chat_logprobs, prompt_logprobs
 from llmanac.web._told import Told
 from llmanac.web.asgi import DONE, PING, event
 
@@ -38,6 +38,7 @@ class Reply:
     whole_object = chunk_object = ""
     media_type = "text/event-stream"
     best: int | None = None
+    prompt_logprobs: int | None = None  # alternatives to show with each token of a prompt
 
     def __init__(self, model_name: str, requests: list[Request], texts: TokenTexts) -> None:
         self.requests, self.texts = requests, texts
@@ -86,6 +87,13 @@ class Reply:
 
     def usage(self) -> dict[str, Any]:
         return usage_of(self.requests)
+
+    def prompt_scores(self, prompt: int) -> dict[str, Any]:
+        """The field `prompt_logprobs` of a prompt, where it was asked for."""
+        if self.prompt_logprobs is None:
+            return {}
+        scores = self.requests[prompt].prompt_token_logprobs
+        return {"prompt_logprobs": prompt_logprobs(scores, self.texts, self.prompt_logprobs)}
 
     def finished(self) -> Completion:
         """The first sample, when everything is done."""
@@ -140,6 +148,7 @@ class CompletionReply(Reply):
             "text": echo + done.text,
             "logprobs": None if self.logprobs is None else self._logprobs(prompt).render(scores),
             "finish_reason": done.finish_reason,
+            **self.prompt_scores(prompt),
         }
 
     def _logprobs(self, prompt: int) -> CompletionLogprobs:
@@ -190,6 +199,9 @@ class ChatReply(Reply):
         self.alternatives, self.best, self.closing_id = alternatives, best, closing_id
         self._late: dict[int, list[TokenLogprob]] = {}
         self.told = [told() for _ in range(self.per_prompt)]
+
+    def whole(self, extra: dict[str, Any]) -> dict[str, Any]:
+        return {**super().whole(extra), **self.prompt_scores(0)}
 
     def usage(self) -> dict[str, Any]:
         if self.closing_id is None:

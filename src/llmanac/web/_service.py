@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PING_SECONDS = 15.0
+SUFFIXES = (":latest", ".gguf")  # that a model's name may have: Ollama's clients and llama.cpp's write them
+
+
+def plain_name(name: str) -> str:
+    """A model's name as this server writes it."""
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Service:
         max_queue: int,
         embedder: Embedder | None = None,
         embedding_name: str = "embedding",
+        seconds: float | None = None,
     ) -> None:
         self.engine, self.model_name, self.assistant = engine, model_name, assistant
         self.embedder, self.embedding_name = embedder, embedding_name
@@ -71,6 +80,9 @@ class Service:
         self.structures: Matchers = {}
         self.compiling = threading.Lock()
         self.created = int(time.time())
+        self.seconds = seconds
+        self.adapters = () if engine.registry is None else tuple(engine.registry.names)
+        self.names: tuple[str, ...] = (model_name, *self.adapters)  # of all that this address answers for
 
     def start(self) -> None:
         """Start the threads."""
@@ -95,10 +107,21 @@ class Service:
         """Where conversations are prepared: templates are rendered one at a time."""
         return self.chats if self.assistant is None and self.can_chat else self.pool
 
-    def check_model(self, name: str) -> None:
-        if name not in (self.model_name, f"{self.model_name}.gguf"):
-            message = f"model: no model is called {name!r} here; this server has {self.model_name!r}"
+    def adapter_of(self, name: str) -> str | None:
+        """The adapter that is asked for by its name; None for the model alone. Raises ApiError for another name."""
+        if (plain := plain_name(name)) in self.adapters:
+            return plain
+        if plain != plain_name(self.model_name):
+            known = ", ".join(map(repr, self.names))
+            message = f"model: no model is called {name[:100]!r} here; this server has {known}"
             raise ApiError(404, message, param="model", code="model_not_found")
+        return None
+
+    def cards(self) -> list[dict[str, Any]]:
+        """What /v1/models lists: the model, and itself with each of its adapters."""
+        own = self.model_card()
+        further = [{**own, "id": name, "parent": self.model_name} for name in self.adapters]
+        return [own, *further, *([] if self.embedder is None else [self.embedding_card()])]
 
     def model_card(self) -> dict[str, Any]:
         return {
@@ -140,7 +163,8 @@ class Service:
         if self.assistant is not None and asked.questions is not None:
             job = answering_job(self.engine, asked.requests[0], self.assistant, asked.questions)
         else:
-            job = Job(asked.requests, stream=bool(asked.body.stream))
+            given = [seconds for seconds in (asked.body.timeout, self.seconds) if seconds is not None]
+            job = Job(asked.requests, stream=bool(asked.body.stream), seconds=min(given, default=None))
         self.worker.submit(job)
         if asked.body.stream:
             events = self._events(job, asked.reply, asked.body.include_usage)

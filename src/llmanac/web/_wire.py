@@ -169,7 +169,8 @@ class Structured(Sent):
 
 class Body(Sent):
     """What both endpoints take. What other servers take too and OpenAI does not: top_k, min_p, typical_p,
-    repetition_penalty, stop_token_ids, ignore_eos, structured_outputs."""
+    repetition_penalty, stop_token_ids, ignore_eos, min_tokens, prompt_logprobs, structured_outputs, and timeout, the
+    seconds after which the request is given up."""
 
     model: ModelName
     max_tokens: Count | None = None
@@ -189,6 +190,9 @@ class Body(Sent):
     stop: Stop | Stops | None = None
     stop_token_ids: Annotated[Ids, BeforeValidator(_whole_list)] | None = None
     ignore_eos: bool | None = None
+    min_tokens: Count | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -207,6 +211,9 @@ class Body(Sent):
             raise ApiError(400, f"best_of: {self.best_of} is less than n, {self.n}", param="best_of")
         if self.stream and self.best_of is not None and self.best_of > (self.n or 1):
             raise ApiError(400, "best_of: the best are known at the end only; leave out stream", param="best_of")
+        if self.stream and self.prompt_logprobs is not None:
+            message = "prompt_logprobs: not in a stream; leave out one of the two"
+            raise ApiError(400, message, param="prompt_logprobs")
 
     def ignored(self) -> list[str]:
         unread = ["stream_options"] if self.stream_options and not self.stream else []
@@ -227,6 +234,8 @@ class Body(Sent):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
+            min_new_tokens=self.min_tokens,
+            prompt_logprobs=self.prompt_logprobs,
         )
         if self.ignore_eos or self.stop_token_ids:
             ends = () if self.ignore_eos else eos_ids

@@ -8,7 +8,8 @@ import functools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -26,7 +27,8 @@ from llmanac.web._errors import ApiError, json_error
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
 from llmanac.web.http import config
-from llmanac.web.server import BODY_SECONDS, MAX_BODY, create_app
+from llmanac.web.server import BODY_SECONDS, MAX_BODY, model_app
+from llmanac.web.several import Several, Slot
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
 
@@ -38,89 +40,116 @@ SAY = functools.partial(print, flush=True)
 
 if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder
-    from llmanac.web._service import Service
 
-Load = Callable[[], tuple[Engine, Assistant | None, "Embedder | None"]]
+Loaded = tuple[Engine, Assistant | None, "Embedder | None"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to serve.
+
+    Attributes:
+        name: what clients ask for.
+        load: gives its engine, its assistant and an embedder; None where there is none.
+        size: bytes of its files.
+        adapters: names under which it answers with one of its engine's adapters.
+    """
+
+    name: str
+    load: Callable[[], Loaded]
+    size: int = 0
+    adapters: tuple[str, ...] = ()
 
 
 def serve(
-    engine: Engine | Load,
+    models: Engine | Sequence[Model],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     model_name: str = "llmanac",
     assistant: Assistant | None = None,
+    memory: int | None = None,
     allow_hosts: Iterable[str] = (),
     allow_origins: Iterable[str] = (),
     api_keys: Iterable[str] = (),
     report: Report = SAY,
     **options: Any,
 ) -> None:
-    """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is reported at once; while it
-    loads, and while the kernels of constraints compile, requests are answered with 503.
+    """Serve until Ctrl-C. The port is claimed before a model is loaded, so a taken port is reported at once; while the
+    first loads, and while the kernels of constraints compile, requests are answered with 503. Others are loaded when a
+    request first names them.
 
     Args:
-        engine: an engine, or a function that loads one, its assistant and an embedder (None where there is none).
+        models: an engine, which answers under `model_name` and with `assistant`, or several models.
         host: where to listen; the loopback address by default, so that nobody else reaches it.
-        model_name, api_keys, options: see `create_app`.
+        memory: bytes that loaded models may take together, by the size of their files; None: no bound.
         allow_hosts: names besides `host` and the loopback's that requests may give this server.
         allow_origins: of other sites' pages that may use it.
+        api_keys: see `create_app`; options: see `model_app`.
         report: what lines for the user are given to: where the server is, once it can answer; before that,
             that it compiles, where this takes seconds.
 
     Raises:
         LlmanacError: the port cannot be claimed, a name in `allow_hosts` or an origin is none, an API key is empty.
+        RequestError: two models of one name, or one that is larger than the memory.
     """
     hosts, keys = Hosts(host, allow_hosts, allow_origins), list(api_keys)
     if not all(key.strip() for key in keys):
         raise LlmanacError("--api-key: is empty; give the text that clients send, or leave it out")
+    if isinstance(models, Engine):
+        engine = models
+        models = [Model(model_name, lambda: (engine, assistant, None))]
+    embedders: list[Embedder | None] = []  # the first model's, which all pages share
+
+    def app_of(model: Model) -> FastAPI:
+        found, answers, embedder = model.load()
+        embedders.append(embedder)
+        app = model_app(found, model_name=model.name, assistant=answers, embedder=embedders[0], **options)
+        if loading.state == "loading":
+            loading.state = "compiling"
+        slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model.name}: compiling its kernels, once ..."])
+        slow.daemon = True
+        slow.start()
+        compile_kernels(found.tokenizer, found.eos_ids, found.model.vocab_size)
+        slow.cancel()
+        return app
+
+    slots = [Slot(m.name, functools.partial(app_of, m), m.size, m.adapters) for m in models]
+    several = Several(slots, memory)
     with contextlib.closing(claim_port(host, port)) as claimed:
         name, actual = claimed.getsockname()[:2]
         address = f"http://{f'[{name}]' if ':' in name else name}:{actual}"
+        names = ", ".join(slot.name for slot in slots)
 
-        def load() -> FastAPI:
-            found, answers, embedder = (engine, assistant, None) if isinstance(engine, Engine) else engine()
-            given = {"hosts": hosts, "embedder": embedder, "api_keys": keys, **options}
-            app = create_app(found, model_name=model_name, assistant=answers, **given)
-            loading.state = "compiling"
-            slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model_name}: compiling its kernels, once ..."])
-            slow.daemon = True
-            slow.start()
-            compile_kernels(found.tokenizer, found.eos_ids, found.model.vocab_size)
-            slow.cancel()
-            return app
-
-        def ready(service: Service) -> None:
-            report(f"Serving {model_name}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
-            kept = service.engine.prefix_cache
+        def ready() -> None:
+            report(f"Serving {names}: chat page {address}/, OpenAI API {address}/v1. Press Ctrl-C to stop.")
+            kept = several.services[0].engine.prefix_cache
             if kept is not None:
                 megabytes = kept.budget / 2**20
                 report(f"Beginnings that prompts share are kept in up to {megabytes:.0f} MiB (--prefix-cache).")
 
-        loading = Loading(load, model_name, hosts, keys)
+        loading = Loading(several, hosts, keys)
         loading.ready = ready
         run(loading, claimed)
 
 
 class Loading:
-    """The app of a server whose model is not ready yet; once it is, the server's own app.
+    """The app of a server whose first model is not ready yet; once it is, all of its models.
 
     Until then /health says so (503), /v1/models names the model, and every other page is refused (503).
 
     Attributes:
-        state: what it does: "loading" or "compiling".
-        service: what the app's routes share, once it is there.
-        error: why it will never be there.
-        ready: called once requests are answered.
+        state: what it does: "loading" or "compiling"; "ready" once requests are answered.
+        error: why they never will be.
+        ready: called once they are.
     """
 
-    def __init__(self, load: Callable[[], FastAPI], model_name: str, hosts: Hosts, keys: list[str]) -> None:
+    def __init__(self, several: Several, hosts: Hosts, keys: list[str]) -> None:
         self.state = "loading"
-        self.service: Service | None = None
+        self.several = several
         self.error: BaseException | None = None
-        self.ready: Callable[[Service], None] = lambda service: None
+        self.ready: Callable[[], None] = lambda: None
         self.failed: Callable[[], None] = lambda: None
-        self._load, self._model_name = load, model_name
         self._app: ASGIApp = Guard(self._answer, hosts=hosts, max_body=MAX_BODY, body_seconds=BODY_SECONDS, keys=keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,29 +160,29 @@ class Loading:
         threading.Thread(target=self._run, name="llmanac-loading", daemon=True).start()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        if self.service is not None:
-            self.service.close()
+        self.several.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _run(self) -> None:
         try:
-            app = self._load()
-            app.state.service.start()
+            self.several.load(self.several.slots[0])
         except BaseException as error:  # whatever it is, the main thread raises it
             self.error = error
             self.failed()
         else:
-            self.service, self._app = app.state.service, app
-            self.ready(self.service)
+            self.state = "ready"
+            self.ready()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.state == "ready":
+            await self.several(scope, receive, send)
+            return
         why = ApiError(503, COMPILING if self.state == "compiling" else LOADING, code=self.state)
         response = json_error(why, scope["path"])
         if scope["path"] == "/health":
             response = JSONResponse({"status": self.state}, status_code=503)
         elif scope["path"] == "/v1/models":
-            card = {"id": self._model_name, "object": "model", "created": int(time.time()), "owned_by": "llmanac"}
-            response = JSONResponse({"object": "list", "data": [card]})
+            response = JSONResponse({"object": "list", "data": self.several.cards()})
         await response(scope, receive, send)
 
 
@@ -167,11 +196,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         deadline = time.monotonic() + GRACE_SECONDS
-        if self._loading.service is not None:
-            worker = self._loading.service.worker
-            while any(worker.counts) and time.monotonic() < deadline and not self.force_exit:
-                await asyncio.sleep(0.05)
-            await asyncio.to_thread(worker.close)
+        several = self._loading.several
+        while any(several.counts) and time.monotonic() < deadline and not self.force_exit:
+            await asyncio.sleep(0.05)
+        for service in several.services:
+            await asyncio.to_thread(service.worker.close)
         await super().shutdown(sockets)
 
 
@@ -180,7 +209,7 @@ def run(app: Loading, claimed: socket.socket) -> None:
     try:
         Server(app).run(sockets=[claimed])
     except KeyboardInterrupt:  # uvicorn raises it again once everything is closed
-        if app.service is None:
+        if app.state != "ready":
             raise
     if app.error is not None:
         raise app.error

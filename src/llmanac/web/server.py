@@ -44,18 +44,39 @@ PAGE_POLICY = (
 def create_app(
     engine: Engine,
     *,
-    model_name: str = "llmanac",
-    assistant: Assistant | None = None,
-    max_queue: int = 64,
     max_body: int = MAX_BODY,
     body_seconds: float = BODY_SECONDS,
     hosts: Hosts | None = None,
+    api_keys: Iterable[str] = (),
+    **options: Any,
+) -> FastAPI:
+    """The ASGI app of one model.
+
+    Args:
+        max_body: bytes of the largest request body.
+        body_seconds: for a request's body to arrive.
+        hosts: the names that requests may give this server; the loopback's own where it is left out.
+        api_keys: of which requests must have one, all but those of the chat page's text and of /health.
+        options: see `model_app`.
+    """
+    app = model_app(engine, **options)
+    keys = list(api_keys)
+    app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds, keys=keys)
+    return app
+
+
+def model_app(
+    engine: Engine,
+    *,
+    model_name: str = "llmanac",
+    assistant: Assistant | None = None,
+    max_queue: int = 64,
     prefix_cache_bytes: int | None = DEFAULT_BYTES,
     embedder: Embedder | None = None,
     embedding_name: str = "embedding",
-    api_keys: Iterable[str] = (),
+    seconds: float | None = None,
 ) -> FastAPI:
-    """The ASGI app.
+    """The pages of one model, for whoever guards them (`asgi.Guard`).
 
     Args:
         prefix_cache_bytes: what an engine without a prefix cache is given to keep the states of prompts in, so that
@@ -65,15 +86,12 @@ def create_app(
         assistant: answers chat completions in place of the bare model; its citations come back in the reply's field
             `llmanac`.
         max_queue: requests that may wait while all of the engine's rows are taken.
-        max_body: bytes of the largest request body.
-        body_seconds: for a request's body to arrive.
-        hosts: the names that requests may give this server; the loopback's own where it is left out.
-        embedder: answers /v1/embeddings, under the name `embedding_name`.
-        api_keys: of which requests must have one, all but those of the chat page's text and of /health.
+        embedder: answers /v1/embeddings and /v1/rerank, under the name `embedding_name`.
+        seconds: after which a request is given up; a request's own `timeout` may be less.
     """
     if engine.prefix_cache is None and prefix_cache_bytes and engine.keeps_prefixes:
         engine.keep_prefixes(prefix_cache_bytes)
-    service = Service(engine, model_name, assistant, max_queue, embedder, embedding_name)
+    service = Service(engine, model_name, assistant, max_queue, embedder, embedding_name, seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,8 +106,6 @@ def create_app(
     _api_routes(app, service)
     _dialect_routes(app, service)
     _other_routes(app, service)
-    keys = list(api_keys)
-    app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds, keys=keys)
     return app
 
 
@@ -104,8 +120,7 @@ def _api_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        more = [] if service.embedder is None else [service.embedding_card()]
-        return {"object": "list", "data": [service.model_card(), *more]}
+        return {"object": "list", "data": service.cards()}
 
     @app.post("/v1/embeddings")
     async def embeddings(http: Request) -> Response:
@@ -114,10 +129,8 @@ def _api_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
-        if service.embedder is not None and name == service.embedding_name:
-            return service.embedding_card()
-        service.check_model(name)
-        return service.model_card()
+        known = {card["id"]: card for card in service.cards()}
+        return known[name] if name in known else known[service.adapter_of(name) or service.model_name]
 
 
 def _dialect_routes(app: FastAPI, service: Service) -> None:
@@ -165,7 +178,7 @@ def _dialect_routes(app: FastAPI, service: Service) -> None:
     @app.get("/api/tags")
     @app.get("/api/ps")
     async def ollama_tags() -> dict[str, Any]:
-        return {"models": [_ollama.card(service)]}
+        return {"models": [_ollama.card(name, service.created) for name in (service.model_name, *service.adapters)]}
 
     @app.get("/api/version")
     async def ollama_version() -> dict[str, str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.engine import Engine, Piece, Request, evaluating
-from llmanac.web._errors import Busy, ShuttingDown
+from llmanac.web._errors import Busy, Late, ShuttingDown
 from llmanac.web._metrics import Metrics, Times, render
 
 log = logging.getLogger(__package__)
@@ -40,21 +40,32 @@ class Job:
         requests: the engine requests; `pieces` names them by their place in this list.
         work: runs in the worker's thread, between two steps, in place of the scheduler.
         stream: whether the pieces are delivered; without, only the end is.
+        seconds: after which it is given up, from its arrival on.
         extra: what `work` leaves for the reply.
     """
 
     def __init__(
-        self, requests: list[Request], work: Callable[[Job], Pieces] | None = None, *, stream: bool = True
+        self,
+        requests: list[Request],
+        work: Callable[[Job], Pieces] | None = None,
+        *,
+        stream: bool = True,
+        seconds: float | None = None,
     ) -> None:
         self.requests = requests
         self.work = work
         self.stream = stream
         self.arrival = time.monotonic()
+        self.seconds = seconds
         self.extra: dict[str, Any] = {}
         self.started = False
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[Event]] = asyncio.Queue()
+
+    @property
+    def late(self) -> bool:
+        return self.seconds is not None and time.monotonic() > self.arrival + self.seconds
 
     @property
     def rows(self) -> int:
@@ -177,10 +188,12 @@ class Worker:
                 self._changed.wait()
 
     def _drop_cancelled(self) -> None:
-        gone = [job for job in self._jobs if job.cancelled]
+        gone = [job for job in self._jobs if job.cancelled or job.late]
         for job in gone:
             if job in self._inbox:
                 self._inbox.remove(job)
+            if not job.cancelled:
+                job.deliver(Late(f"the request was not done after {job.seconds:g} s, the time it had"))
             self._end(job)
 
     def _begin(self, job: Job) -> None:
