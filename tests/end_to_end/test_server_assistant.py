@@ -146,7 +146,7 @@ def test_a_folder_of_documents_is_served(tmp_path, monkeypatch, capsys):
     (notes / "zoo.md").write_text("# Zoo\n\nThe zebra Marty weighs 310 kilograms. Its keeper is Lotte Brandt.\n")
     (notes / "ship.txt").write_text("The ferry Aurora leaves Bergen at 14:30. It carries 220 passengers.\n")
     loaders = []
-    monkeypatch.setattr("llmanac.web.serve.serve", lambda load, **options: loaders.append(load))
+    monkeypatch.setattr("llmanac.web.serve.serve", lambda models, **options: loaders.append(models[0].load))
     command = ["serve", str(tmp_path / "model"), "--documents", str(notes)]
     kept = tmp_path / "kept" / "index"
     asked = ["--mode", "quote", "--method", "bm25", "-k", "1", "--threshold", "0.9", "--index", str(kept)]
@@ -160,10 +160,10 @@ def test_a_folder_of_documents_is_served(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as done:
             main([*command[:2], flag, value])
         assert done.value.code == 2 and f"{flag}: is of answers from documents" in capsys.readouterr().err
-    _, strict, _ = loaders[2]()
+    _, strict = loaders[2]()
     assert (strict.k, strict.threshold, strict.method, strict.mode) == (1, 0.9, "bm25", "quote")
     assert kept.is_dir() and {p.document for p in strict.index.passages()} == {"ship.txt"}
-    engine, assistant, _ = loaders[0]()
+    engine, assistant = loaders[0]()
     question = "How much does the zebra Marty weigh?"
     direct = assistant.answer(question)  # kernels are compiled here, not while a client waits
     ask = {"model": "tiny", "messages": [{"role": "user", "content": question}]}

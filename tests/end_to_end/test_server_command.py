@@ -22,7 +22,7 @@ from llmanac.generate.answers import fitting
 from llmanac.generate.engine import Engine
 from llmanac.models.locate import locate
 from llmanac.web.hosts import claim_port
-from llmanac.web.serve import serve
+from llmanac.web.serve import Model, serve
 
 
 def test_a_taken_port_is_told_before_anything_is_loaded():
@@ -31,7 +31,7 @@ def test_a_taken_port_is_told_before_anything_is_loaded():
         with pytest.raises(
             LlmanacError, match=rf"--port {port}: .*something else listens there.*choose another --port"
         ):
-            serve(lambda: pytest.fail("it loaded the model first"), port=port)
+            serve([Model("tiny", lambda: pytest.fail("it loaded the model first"))], port=port)
 
 
 def test_a_host_that_is_not_here():
@@ -46,7 +46,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from _engine_models import ByteTokenizer, HistoryModel
 from llmanac.generate.engine import Engine
-from llmanac.web.serve import serve
+from llmanac.web.serve import Model, serve
 serve(Engine(HistoryModel(seconds=0.01, max_length=None), ByteTokenizer()), port=0, model_name="tiny")
 print("closed")
 """
@@ -82,12 +82,12 @@ def test_ctrl_c_ends_cleanly(root, streaming):
 LOADING = """
 import time
 from llmanac.core import interrupts
-from llmanac.web.serve import serve
+from llmanac.web.serve import Model, serve
 def load():
     print("loading", flush=True)
     time.sleep(60)
 with interrupts.noted(program=True):
-    serve(load, port=0)
+    serve([Model("tiny", load)], port=0)
 """
 
 

@@ -246,7 +246,7 @@ def test_a_server_that_loads_says_so_and_then_answers():
 
     def load():
         assert go.wait(30)
-        return Engine(HistoryModel(), ByteTokenizer()), None, None
+        return Engine(HistoryModel(), ByteTokenizer()), None
 
     server = None
 
@@ -261,7 +261,8 @@ def test_a_server_that_loads_says_so_and_then_answers():
         patch.setattr(serving, "NOTED_SECONDS", 0)
         compile_, compiled = serving.compile_kernels, threading.Event()
         patch.setattr(serving, "compile_kernels", lambda *given: (compiled.wait(30), compile_(*given)))
-        done = pool.submit(serving.serve, load, port=port, model_name="tiny", api_keys=["k"], report=lines.append)
+        models = [serving.Model("tiny", load)]
+        done = pool.submit(serving.serve, models, port=port, api_keys=["k"], report=lines.append)
         wait_until(lambda: server is not None and server.started)
         url, key = f"http://127.0.0.1:{port}", {"authorization": "Bearer k"}
         answer = httpx.get(f"{url}/health")
@@ -292,4 +293,4 @@ def test_what_fails_to_load_ends_the_server():
         raise LlmanacError("the weights are damaged")
 
     with pytest.raises(LlmanacError, match="the weights are damaged"):
-        serving.serve(load, port=0, report=lambda line: None)
+        serving.serve([serving.Model("tiny", load)], port=0, report=lambda line: None)

@@ -281,7 +281,7 @@ def serve_command(
 
         return sees(path)
 
-    def load(path: str, adapters: dict[str, str]) -> tuple[Engine, Assistant | None, Embedder | None]:
+    def load(path: str, adapters: dict[str, str]) -> tuple[Engine, Assistant | None]:
         from llmanac.generate.load import load_assistant, load_writer
 
         if not path.endswith(".gguf") and sees(path):
@@ -292,7 +292,7 @@ def serve_command(
             from llmanac.generate.engine import Engine
 
             model = load_seeing(path)
-            return Engine(model, model.tokenizer, max_num_batched_tokens=max_num_batched_tokens), None, None
+            return Engine(model, model.tokenizer, max_num_batched_tokens=max_num_batched_tokens), None
         if tensor * pipeline > 1:
             engine = divided(
                 ranks, path, tensor, pipeline, draft, runner, max_num_batched_tokens=max_num_batched_tokens
@@ -307,15 +307,15 @@ def serve_command(
                 adapters=adapters,
             )
         print(engine.runs_on, file=sys.stderr, flush=True)
-        embedder = None
-        if embedding_model is not None:
-            from llmanac.evaluate.embed import Embedder
-
-            embedder = Embedder.load(embedding_model)
         if documents is None:
-            return engine, load_assistant(path, engine), embedder
+            return engine, load_assistant(path, engine)
         fields = {"mode": mode, "method": method, "k": passages, "threshold": threshold, "budget": budget}
-        return engine, assistant_of(updated(documents, place, encoder, include), engine, **fields), embedder
+        return engine, assistant_of(updated(documents, place, encoder, include), engine, **fields)
+
+    def embedder() -> Embedder:
+        from llmanac.evaluate.embed import Embedder
+
+        return Embedder.load(str(embedding_model))
 
     # states of prompts are not kept over ranks
     kept = prefix_cache * 2**20 if tensor * pipeline == 1 else 0
@@ -325,7 +325,8 @@ def serve_command(
             for one, own in zip((path, *(more or ())), (adapters, *({} for _ in more or ())), strict=True)
         ]
         serve(
-            models, host=host, port=port, memory=None if memory is None else memory * 2**20, seconds=timeout or None,
+            models, embedder=None if embedding_model is None else embedder, host=host, port=port,
+            memory=None if memory is None else memory * 2**20, seconds=timeout or None,
             max_queue=max_queue, prefix_cache_bytes=kept, allow_hosts=allow_host or (),
             allow_origins=allow_origin or (), api_keys=api_key or (),
             embedding_name=_name_of(embedding_model or "embedding"),

@@ -11,7 +11,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from llmanac import __version__
@@ -62,7 +61,7 @@ EVENT = {
 }
 
 
-def document(app: FastAPI, service: Service) -> dict[str, Any]:
+def document(title: str, service: Service) -> dict[str, Any]:
     """The OpenAPI 3.1 document of this server."""
     schemas = {**REPLIES, **_bodies(service)}
     paths = {}
@@ -70,7 +69,7 @@ def document(app: FastAPI, service: Service) -> dict[str, Any]:
         paths[path] = {page["method"]: _operation(path, page)}
         if "delete" in page:
             paths[path]["delete"] = _operation(path, page["delete"])
-    info = {"title": app.title, "version": __version__}
+    info = {"title": title, "version": __version__}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
 
 

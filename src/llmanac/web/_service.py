@@ -16,6 +16,7 @@ from llmanac.core.types import capabilities
 from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import Matchers
 from llmanac.generate.engine import Engine, Request
+from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web._errors import ApiError
 from llmanac.web._kept import KeptReplies
 from llmanac.web._pool import Pool
@@ -57,18 +58,34 @@ class Prepared:
 
 
 class Service:
-    """What the routes share: the engine, its worker, the optional assistant, and how a job becomes a response."""
+    """What the routes share: the engine, its worker, the optional assistant, and how a job becomes a response.
+
+    Args:
+        prefix_cache_bytes: what an engine without a prefix cache is given to keep the states of prompts in, so that
+            one which begins like an earlier one is not computed from its start; None or 0 gives it none, and a model
+            whose state cannot be kept in blocks has none.
+        model_name: the id that clients ask for.
+        assistant: answers chat completions in place of the bare model; its citations come back in the reply's field
+            `llmanac`.
+        max_queue: requests that may wait while all of the engine's rows are taken.
+        embedder: answers /v1/embeddings and /v1/rerank, under the name `embedding_name`.
+        seconds: after which a request is given up; a request's own `timeout` may be less.
+    """
 
     def __init__(
         self,
         engine: Engine,
-        model_name: str,
-        assistant: Assistant | None,
-        max_queue: int,
+        *,
+        model_name: str = "llmanac",
+        assistant: Assistant | None = None,
+        max_queue: int = 64,
+        prefix_cache_bytes: int | None = DEFAULT_BYTES,
         embedder: Embedder | None = None,
         embedding_name: str = "embedding",
         seconds: float | None = None,
     ) -> None:
+        if engine.prefix_cache is None and prefix_cache_bytes and engine.keeps_prefixes:
+            engine.keep_prefixes(prefix_cache_bytes)
         self.engine, self.model_name, self.assistant = engine, model_name, assistant
         self.embedder, self.embedding_name = embedder, embedding_name
         self.examples = examples_of(assistant)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from fastapi import FastAPI
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,10 +23,11 @@ from llmanac.generate.answers import Assistant
 from llmanac.generate.constrain import compile_kernels
 from llmanac.generate.engine import Engine
 from llmanac.web._errors import ApiError, json_error
+from llmanac.web._service import Service
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts, claim_port
 from llmanac.web.http import config
-from llmanac.web.server import BODY_SECONDS, MAX_BODY, model_app
+from llmanac.web.server import BODY_SECONDS, MAX_BODY
 from llmanac.web.several import Several, Slot
 
 GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
@@ -41,8 +41,6 @@ SAY = functools.partial(print, flush=True)
 if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder
 
-Loaded = tuple[Engine, Assistant | None, "Embedder | None"]
-
 
 @dataclass(frozen=True)
 class Model:
@@ -50,13 +48,13 @@ class Model:
 
     Attributes:
         name: what clients ask for.
-        load: gives its engine, its assistant and an embedder; None where there is none.
+        load: gives its engine, and its assistant or None.
         size: bytes of its files.
         adapters: names under which it answers with one of its engine's adapters.
     """
 
     name: str
-    load: Callable[[], Loaded]
+    load: Callable[[], tuple[Engine, Assistant | None]]
     size: int = 0
     adapters: tuple[str, ...] = ()
 
@@ -69,6 +67,7 @@ def serve(
     model_name: str = "llmanac",
     assistant: Assistant | None = None,
     memory: int | None = None,
+    embedder: Callable[[], Embedder] | None = None,
     allow_hosts: Iterable[str] = (),
     allow_origins: Iterable[str] = (),
     api_keys: Iterable[str] = (),
@@ -82,10 +81,11 @@ def serve(
     Args:
         models: an engine, which answers under `model_name` and with `assistant`, or several models.
         host: where to listen; the loopback address by default, so that nobody else reaches it.
+        embedder: loads what answers /v1/embeddings and /v1/rerank.
         memory: bytes that loaded models may take together, by the size of their files; None: no bound.
         allow_hosts: names besides `host` and the loopback's that requests may give this server.
         allow_origins: of other sites' pages that may use it.
-        api_keys: see `create_app`; options: see `model_app`.
+        api_keys: see `create_app`; options: see `Service`.
         report: what lines for the user are given to: where the server is, once it can answer; before that,
             that it compiles, where this takes seconds.
 
@@ -98,13 +98,13 @@ def serve(
         raise LlmanacError("--api-key: is empty; give the text that clients send, or leave it out")
     if isinstance(models, Engine):
         engine = models
-        models = [Model(model_name, lambda: (engine, assistant, None))]
-    embedders: list[Embedder | None] = []  # the first model's, which all pages share
+        models = [Model(model_name, lambda: (engine, assistant))]
+    shared = None if embedder is None else functools.cache(embedder)
 
-    def app_of(model: Model) -> FastAPI:
-        found, answers, embedder = model.load()
-        embedders.append(embedder)
-        app = model_app(found, model_name=model.name, assistant=answers, embedder=embedders[0], **options)
+    def made(model: Model) -> Service:
+        found, answers = model.load()
+        vectors = None if shared is None else shared()
+        service = Service(found, model_name=model.name, assistant=answers, embedder=vectors, **options)
         if loading.state == "loading":
             loading.state = "compiling"
         slow = threading.Timer(NOTED_SECONDS, report, [f"Loading {model.name}: compiling its kernels, once ..."])
@@ -112,9 +112,9 @@ def serve(
         slow.start()
         compile_kernels(found.tokenizer, found.eos_ids, found.model.vocab_size)
         slow.cancel()
-        return app
+        return service
 
-    slots = [Slot(m.name, functools.partial(app_of, m), m.size, m.adapters) for m in models]
+    slots = [Slot(m.name, functools.partial(made, m), m.size, m.adapters) for m in models]
     several = Several(slots, memory)
     with contextlib.closing(claim_port(host, port)) as claimed:
         name, actual = claimed.getsockname()[:2]

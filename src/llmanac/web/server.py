@@ -12,15 +12,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmanac import __version__
-from llmanac.generate.answers import Assistant
 from llmanac.generate.engine import Engine
-from llmanac.generate.prefix_cache import DEFAULT_BYTES
 from llmanac.web import _errors, _messages, _ollama, _openapi, _prepare, _responses
 from llmanac.web._embeddings import vectors
 from llmanac.web._errors import ApiError
@@ -28,9 +27,6 @@ from llmanac.web._service import Service
 from llmanac.web._wire import header_of
 from llmanac.web.asgi import Guard
 from llmanac.web.hosts import Hosts
-
-if TYPE_CHECKING:
-    from llmanac.evaluate.embed import Embedder
 
 MAX_BODY = 8 * 2**20  # bytes; more than the longest text takes, whatever way it is escaped
 BODY_SECONDS = 30.0
@@ -57,41 +53,9 @@ def create_app(
         body_seconds: for a request's body to arrive.
         hosts: the names that requests may give this server; the loopback's own where it is left out.
         api_keys: of which requests must have one, all but those of the chat page's text and of /health.
-        options: see `model_app`.
+        options: see `Service`.
     """
-    app = model_app(engine, **options)
-    keys = list(api_keys)
-    app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds, keys=keys)
-    return app
-
-
-def model_app(
-    engine: Engine,
-    *,
-    model_name: str = "llmanac",
-    assistant: Assistant | None = None,
-    max_queue: int = 64,
-    prefix_cache_bytes: int | None = DEFAULT_BYTES,
-    embedder: Embedder | None = None,
-    embedding_name: str = "embedding",
-    seconds: float | None = None,
-) -> FastAPI:
-    """The pages of one model, for whoever guards them (`asgi.Guard`).
-
-    Args:
-        prefix_cache_bytes: what an engine without a prefix cache is given to keep the states of prompts in, so that
-            one which begins like an earlier one is not computed from its start; None or 0 gives it none, and a model
-            whose state cannot be kept in blocks has none.
-        model_name: the id that clients ask for.
-        assistant: answers chat completions in place of the bare model; its citations come back in the reply's field
-            `llmanac`.
-        max_queue: requests that may wait while all of the engine's rows are taken.
-        embedder: answers /v1/embeddings and /v1/rerank, under the name `embedding_name`.
-        seconds: after which a request is given up; a request's own `timeout` may be less.
-    """
-    if engine.prefix_cache is None and prefix_cache_bytes and engine.keeps_prefixes:
-        engine.keep_prefixes(prefix_cache_bytes)
-    service = Service(engine, model_name, assistant, max_queue, embedder, embedding_name, seconds)
+    service = Service(engine, **options)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -99,49 +63,86 @@ def model_app(
         yield
         service.close()
 
-    app = FastAPI(title="llmanac", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = pages(lifespan)
     app.state.service = service
-    app.openapi = lambda: _openapi.document(app, service)  # type: ignore[method-assign]
-    _errors.install(app)
-    _api_routes(app, service)
-    _dialect_routes(app, service)
-    _other_routes(app, service)
+    app.add_middleware(Answering, service=service)
+    keys = list(api_keys)
+    app.add_middleware(Guard, hosts=hosts or Hosts(), max_body=max_body, body_seconds=body_seconds, keys=keys)
     return app
 
 
-def _api_routes(app: FastAPI, service: Service) -> None:
+def pages(lifespan: Any = None) -> FastAPI:
+    """All pages, for whoever guards them (`asgi.Guard`) and says which model's service answers (`Answering`).
+
+    No page holds a service: FastAPI keeps pages for good, and a model can be unloaded.
+    """
+    app = FastAPI(
+        title="llmanac", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    _errors.install(app)
+    _api_routes(app)
+    _dialect_routes(app)
+    _other_routes(app)
+    return app
+
+
+class Answering:
+    """Names the service that answers a request."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["service"] = self.service
+        await self.app(scope, receive, send)
+
+
+def of(http: Request) -> Service:
+    """The service that answers a request."""
+    found: Service = http.scope["service"]
+    return found
+
+
+def _api_routes(app: FastAPI) -> None:
     @app.post("/v1/completions")
     async def completions(http: Request) -> Response:
+        service = of(http)
         return await service.respond(http, await service.read(http, _prepare.completion))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(http: Request) -> Response:
+        service = of(http)
         return await service.respond(http, await service.read(http, _prepare.chat, service.templates))
 
     @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    async def models(http: Request) -> dict[str, Any]:
+        service = of(http)
         return {"object": "list", "data": service.cards()}
 
     @app.post("/v1/embeddings")
     async def embeddings(http: Request) -> Response:
+        service = of(http)
         reply, ignored = await service.read(http, vectors, service.embeddings)
         return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
+    async def model(http: Request, name: str) -> dict[str, Any]:
+        service = of(http)
         known = {card["id"]: card for card in service.cards()}
         return known[name] if name in known else known[service.adapter_of(name) or service.model_name]
 
 
-def _dialect_routes(app: FastAPI, service: Service) -> None:
+def _dialect_routes(app: FastAPI) -> None:
     """The same model in the forms of other APIs."""
 
     @app.post("/v1/responses")
     async def responses(http: Request) -> Response:
+        service = of(http)
         return await service.respond(http, await service.read(http, _responses.responses, service.templates))
 
     @app.api_route("/v1/responses/{name}", methods=["GET", "DELETE"])
     async def kept_response(http: Request, name: str) -> dict[str, Any]:
+        service = of(http)
         reply: dict[str, Any] = _responses.kept_reply(service, name).reply
         if http.method == "GET":
             return reply
@@ -150,46 +151,52 @@ def _dialect_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/messages")
     async def messages(http: Request) -> Response:
+        service = of(http)
         return await service.respond(http, await service.read(http, _messages.messages, service.templates))
 
     @app.post("/v1/messages/count_tokens")
     async def count_tokens(http: Request) -> Response:
+        service = of(http)
         reply, ignored = await service.read(http, _messages.count, service.templates)
         return JSONResponse(reply, headers=header_of(ignored))
 
     @app.post("/api/chat")
     async def ollama_chat(http: Request) -> Response:
+        service = of(http)
         return await service.respond(http, await service.read(http, _ollama.chat, service.templates))
 
     @app.post("/api/generate")
     async def ollama_generate(http: Request) -> Response:
+        service = of(http)
         return await service.respond(http, await service.read(http, _ollama.generate, service.templates))
 
     @app.post("/api/embed")
     async def ollama_embed(http: Request) -> Response:
+        service = of(http)
         reply, ignored = await service.read(http, _ollama.embed, service.embeddings)
         return JSONResponse(reply, headers=header_of(ignored))
 
     @app.post("/api/show")
     async def ollama_show(http: Request) -> Response:
+        service = of(http)
         reply, ignored = await service.read(http, _ollama.show)
         return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/api/tags")
     @app.get("/api/ps")
-    async def ollama_tags() -> dict[str, Any]:
+    async def ollama_tags(http: Request) -> dict[str, Any]:
+        service = of(http)
         return {"models": [_ollama.card(name, service.created) for name in (service.model_name, *service.adapters)]}
 
     @app.get("/api/version")
-    async def ollama_version() -> dict[str, str]:
+    async def ollama_version(http: Request) -> dict[str, str]:
         return {"version": __version__}
 
 
-def _other_routes(app: FastAPI, service: Service) -> None:
-    tokenizer = service.engine.tokenizer
-
+def _other_routes(app: FastAPI) -> None:
     @app.get("/health")
-    async def health() -> Any:
+    async def health(http: Request) -> Any:
+        service = of(http)
         if lost := service.engine.lost():
             return JSONResponse({"status": "lost", "message": lost}, status_code=503)
         running, waiting = service.worker.counts
@@ -199,29 +206,37 @@ def _other_routes(app: FastAPI, service: Service) -> None:
         return {"status": "ok", "running": running, "waiting": waiting, **cache, **drafts}
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(http: Request) -> Response:
+        service = of(http)
         return Response(service.worker.page(service.model_name), media_type="text/plain; version=0.0.4")
 
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(http: Request) -> dict[str, Any]:
+        return _openapi.document(app.title, of(http))
+
     @app.get("/version")
-    async def version() -> dict[str, str]:
+    async def version(http: Request) -> dict[str, str]:
         return {"version": __version__}
 
     @app.get("/", response_class=HTMLResponse)
-    async def page() -> HTMLResponse:
+    async def page(http: Request) -> HTMLResponse:
         return HTMLResponse(PAGE.read_text("utf-8"), headers={"content-security-policy": PAGE_POLICY})
 
     @app.post("/tokenize")
     async def tokenize(http: Request) -> Response:
+        service = of(http)
         reply, ignored = await service.read(http, _prepare.tokens)
         return JSONResponse(reply, headers=header_of(ignored))
 
     @app.post("/detokenize")
     async def detokenize(http: Request) -> Response:
+        service = of(http)
         reply, ignored = await service.read(http, _prepare.text_of_tokens)
         return JSONResponse(reply, headers=header_of(ignored))
 
     @app.get("/tokenizer_info")
-    async def tokenizer_info() -> dict[str, Any]:
+    async def tokenizer_info(http: Request) -> dict[str, Any]:
+        tokenizer = of(http).engine.tokenizer
         if tokenizer is None:
             raise ApiError(404, "this server has no tokenizer")
         names = {i: text for text, i in tokenizer.special_tokens.items()}

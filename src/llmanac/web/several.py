@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import FastAPI
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -25,6 +24,7 @@ from llmanac.web._errors import Busy
 from llmanac.web._kept import KeptReplies
 from llmanac.web._metrics import joined
 from llmanac.web._service import Service, plain_name
+from llmanac.web.server import Answering, pages
 
 PATIENCE = 30.0  # seconds that a request waits for the others' models to be done with
 SHORT = 2**16  # bytes of a body that are parsed at once, in the event loop
@@ -36,25 +36,21 @@ class Slot:
 
     Attributes:
         name: what clients ask for; further: other names for it, of its adapters.
-        load: makes its app; may take seconds.
+        load: makes its service; may take seconds.
         size: bytes of its files.
-        app: once it is loaded.
+        service: once it is loaded.
         running: requests that it answers.
         used: when it was last asked (`time.monotonic`).
     """
 
     name: str
-    load: Callable[[], FastAPI]
+    load: Callable[[], Service]
     size: int = 0
     further: tuple[str, ...] = ()
-    app: FastAPI | None = None
+    service: Service | None = None
     running: int = 0
     used: float = 0.0
     cards: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def service(self) -> Service | None:
-        return None if self.app is None else self.app.state.service
 
 
 class Several:
@@ -78,6 +74,7 @@ class Several:
                 raise RequestError(f"{slot.name}: its files of {sizes}")
         self.slots, self.memory = slots, memory
         self.kept, self.created = KeptReplies(), int(time.time())
+        self._pages = pages()
         self._of = {name: slot for slot in slots for name in (slot.name, *slot.further)}
         self._loading = asyncio.Lock()
         self._freed = asyncio.Event()
@@ -95,11 +92,10 @@ class Several:
 
     def load(self, slot: Slot) -> None:
         """Load a model and start its threads."""
-        app = slot.load()
-        service: Service = app.state.service
+        service = slot.load()
         service.kept, service.names = self.kept, tuple(self._of)
         service.start()
-        slot.app, slot.cards = app, service.cards()
+        slot.service, slot.cards = service, service.cards()
 
     def close(self) -> None:
         """End all threads; what is not over ends with an error."""
@@ -113,21 +109,21 @@ class Several:
             return
         slot = self.slots[0]
         if len(self.slots) > 1:
-            slot = next((slot for slot in self.slots if slot.app is not None), slot)
+            slot = next((slot for slot in self.slots if slot.service is not None), slot)
             if scope["method"] == "POST":
                 receive, name = await _peeked(receive)
                 slot = self._of.get(plain_name(name), slot)
             elif path.startswith("/v1/models/"):
                 slot = self._of.get(plain_name(path.removeprefix("/v1/models/")), slot)
-        async with self._held(slot) as app:
-            await app(scope, receive, send)
+        async with self._held(slot) as service:
+            await Answering(self._pages, service)(scope, receive, send)
 
     def _about(self, path: str) -> Response | None:
         """Pages about all models."""
         if path == "/v1/models":
             return JSONResponse({"object": "list", "data": self.cards()})
         if path in ("/api/tags", "/api/ps"):
-            shown = [slot for slot in self.slots if path == "/api/tags" or slot.app is not None]
+            shown = [slot for slot in self.slots if path == "/api/tags" or slot.service is not None]
             names = [name for slot in shown for name in (slot.name, *slot.further)]
             return JSONResponse({"models": [_ollama.card(name, self.created) for name in names]})
         if path == "/metrics":
@@ -137,7 +133,7 @@ class Several:
             running, waiting = self.counts
             lost = next((said for service in self.services if (said := service.engine.lost())), None)
             told = {"status": "lost", "message": lost} if lost else {"status": "ok"}
-            states = {slot.name: "idle" if slot.app is None else "loaded" for slot in self.slots}
+            states = {slot.name: "idle" if slot.service is None else "loaded" for slot in self.slots}
             about = {**told, "running": running, "waiting": waiting, "models": states}
             return JSONResponse(about, status_code=503 if lost else 200)
         return None
@@ -150,14 +146,14 @@ class Several:
         return list({card["id"]: card for card in found}.values())
 
     @contextlib.asynccontextmanager
-    async def _held(self, slot: Slot) -> AsyncIterator[FastAPI]:
-        """The app of a model, which is not unloaded meanwhile. Raises Busy where there is no room for it in time."""
+    async def _held(self, slot: Slot) -> AsyncIterator[Service]:
+        """The service of a model, which is not unloaded meanwhile. Raises Busy where no room comes."""
         async with contextlib.AsyncExitStack() as waiting:
-            if slot.app is None:
+            if slot.service is None:
                 await waiting.enter_async_context(self._loading)
             slot.running += 1
             try:
-                if slot.app is None:
+                if slot.service is None:
                     await self._make_room(slot)
                     await asyncio.to_thread(self.load, slot)
             except BaseException:
@@ -165,8 +161,8 @@ class Several:
                 raise
         try:
             slot.used = time.monotonic()
-            assert slot.app is not None
-            yield slot.app
+            assert slot.service is not None
+            yield slot.service
         finally:
             slot.running -= 1
             self._freed.set()
@@ -175,14 +171,14 @@ class Several:
         """Unload models until this one has room."""
         until = time.monotonic() + PATIENCE
         while self.memory is not None and self._taken() + slot.size > self.memory:
-            idle = [other for other in self.slots if other.app is not None and not other.running]
+            idle = [other for other in self.slots if other.service is not None and not other.running]
             if idle:
                 oldest = min(idle, key=lambda other: other.used)
-                service, oldest.app = oldest.service, None  # who asks for it now waits for what is loaded here
+                service, oldest.service = oldest.service, None  # who asks for it now waits for what is loaded here
                 assert service is not None
                 await asyncio.to_thread(service.close)
                 del service
-                gc.collect()  # apps and their routes refer to one another
+                gc.collect()  # an engine and its worker refer to one another
                 continue
             self._freed.clear()
             try:
@@ -192,7 +188,7 @@ class Several:
                 raise Busy(f"the models in use leave no room for {slot.name!r}; try again in a moment") from None
 
     def _taken(self) -> int:
-        return sum(slot.size for slot in self.slots if slot.app is not None)
+        return sum(slot.size for slot in self.slots if slot.service is not None)
 
 
 async def _peeked(receive: Receive) -> tuple[Receive, str]:
