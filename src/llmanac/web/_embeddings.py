@@ -1,14 +1,21 @@
-"""POST /v1/embeddings: vectors of texts, by a model that is loaded for it (`--embedding-model`)."""
+"""POST /v1/embeddings and /v1/rerank: vectors of texts, and their cosines with a question's, by a model that is loaded
+for it (`--embedding-model`)."""
 
 from __future__ import annotations
 
 import base64
-from typing import Any
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llmanac.web._errors import ApiError
 from llmanac.web._prepare import blaming
-from llmanac.web._service import Service
-from llmanac.web._wire import EmbeddingBody, check_length, read
+from llmanac.web._service import Service, plain_name
+from llmanac.web._wire import EmbeddingBody, RerankBody, check_length, read
+
+if TYPE_CHECKING:
+    from llmanac.evaluate.embed import Embedder
 
 NONE = "this server has no embedding model; start it with --embedding-model"
 
@@ -22,12 +29,7 @@ def vectors(service: Service, data: bytes, until: float) -> tuple[dict[str, Any]
 def vectors_asked(service: Service, body: EmbeddingBody) -> dict[str, Any]:
     """The reply to a checked body."""
     body.check()
-    embedder, name = service.embedder, service.embedding_name
-    if embedder is None:
-        raise ApiError(404, NONE, param="model", code="model_not_found")
-    if body.model != name:
-        message = f"model: {body.model!r} gives no vectors here; this server's embedding model is {name!r}"
-        raise ApiError(404, message, param="model", code="model_not_found")
+    embedder, name = _embedder_of(service, body.model), service.embedding_name
     single = isinstance(body.input, str) or (body.input and isinstance(body.input[0], int))
     given: list[Any] = [body.input] if single else list(body.input)
     check_length("input", given)
@@ -49,3 +51,37 @@ def vectors_asked(service: Service, body: EmbeddingBody) -> dict[str, Any]:
     usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
     reply = {"object": "list", "model": name, "data": listed, "usage": usage}
     return reply | ({"cut": cut} if cut else {})
+
+
+def reranked(service: Service, data: bytes, until: float) -> tuple[dict[str, Any], list[str]]:
+    """The reply to POST /v1/rerank, best document first, and what of the request was ignored."""
+    body = read(RerankBody, data)
+    body.check()
+    embedder = _embedder_of(service, body.model)
+    texts = [one if isinstance(one, str) else one.text for one in body.documents]
+    check_length("documents", [body.query, *texts])
+    with blaming("documents"):
+        found = embedder.texts([body.query, *texts], on_long="cut")
+    lengths = np.linalg.norm(found.vectors, axis=1)
+    scores = found.vectors[1:] @ found.vectors[0] / np.maximum(lengths[1:] * lengths[0], 1e-12)
+    order = np.argsort(-scores, kind="stable")[: body.top_n]
+    results = [
+        {"index": int(i), "relevance_score": float(scores[i])}
+        | ({} if body.return_documents is False else {"document": {"text": texts[i]}})
+        for i in order
+    ]
+    usage = {"prompt_tokens": sum(found.tokens), "total_tokens": sum(found.tokens)}
+    named = {"id": f"rerank-{secrets.token_hex(12)}", "model": service.embedding_name}
+    return {**named, "results": results, "usage": usage}, body.ignored()
+
+
+def _embedder_of(service: Service, model: str) -> Embedder:
+    """The embedding model. Raises ApiError where there is none of this name."""
+    if service.embedder is None:
+        raise ApiError(404, NONE, param="model", code="model_not_found")
+    if plain_name(model) != plain_name(service.embedding_name):
+        message = (
+            f"model: {model[:100]!r} gives no vectors here; this server's embedding model is {service.embedding_name!r}"
+        )
+        raise ApiError(404, message, param="model", code="model_not_found")
+    return service.embedder

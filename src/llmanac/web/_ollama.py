@@ -143,9 +143,10 @@ class OllamaChat(OllamaBody):
 class OllamaGenerate(OllamaBody):
     """POST /api/generate. Without `raw` the prompt is a user's message where the model has a chat template."""
 
-    unsupported: ClassVar[Unsupported] = {"suffix": [""], "template": [""], "context": [[]]}
+    unsupported: ClassVar[Unsupported] = {"template": [""], "context": [[]]}
 
     prompt: Text = ""
+    suffix: Text | None = None
     system: Text | None = None
     raw: bool | None = None
     images: list[str] | None = None
@@ -216,8 +217,8 @@ def generate(service: Service, data: bytes, until: float) -> Prepared:
     """What POST /api/generate asks for."""
     body = read(OllamaGenerate, data)
     body.check()
-    if body.raw or not service.can_chat:
-        given = {**body.shared(), "prompt": body.prompt}
+    if body.raw or body.suffix or not service.can_chat:
+        given = {**body.shared(), "prompt": body.prompt, "suffix": body.suffix}
         room = {} if "max_tokens" in given else {"max_tokens": service.engine.model.max_length or 1024}
         return completion_asked(service, CompletionBody.model_validate({**room, **given}), OllamaText, body.ignored())
     first = [{"role": "system", "content": body.system}] if body.system else []

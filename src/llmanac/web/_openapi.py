@@ -14,6 +14,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from llmanac import __version__
+from llmanac.web._infill import ExtraFile, InfillBody
 from llmanac.web._messages import CountBody, MessagesBody, Turn
 from llmanac.web._ollama import (
     OllamaBody,
@@ -34,6 +35,7 @@ from llmanac.web._wire import (
     CompletionBody,
     DetokenizeBody,
     EmbeddingBody,
+    RerankBody,
     Sent,
     StreamOptions,
     TokenizeBody,
@@ -43,14 +45,16 @@ from llmanac.web._wire_chat import TOOL_ROLES, ChatBody, Message, Part
 REF = "#/components/schemas/"
 OLLAMA: tuple[type[Sent], ...] = (OllamaChat, OllamaGenerate, OllamaEmbed, OllamaShow)
 OTHERS: tuple[type[Sent], ...] = (ResponsesBody, MessagesBody, CountBody, *OLLAMA)
-OWN: tuple[type[Sent], ...] = (CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, EmbeddingBody)
+OWN: tuple[type[Sent], ...] = (
+    CompletionBody, ChatBody, TokenizeBody, DetokenizeBody, EmbeddingBody, RerankBody, InfillBody,
+)  # fmt: skip
 BODIES = (*OWN, *OTHERS)
-STREAMED: tuple[type[Sent], ...] = (Body, ResponsesBody, MessagesBody)
-NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions, Turn, OllamaMessage, OllamaOptions)
+STREAMED: tuple[type[Sent], ...] = (Body, ResponsesBody, MessagesBody, InfillBody)
+NESTED: tuple[type[Sent], ...] = (Message, Part, StreamOptions, Turn, OllamaMessage, OllamaOptions, ExtraFile)
 SAID = tomllib.loads(Path(__file__).with_name("openapi.toml").read_text("utf-8"))
 REPLIES = tomllib.loads(Path(__file__).with_name("replies.toml").read_text("utf-8"))
 ALWAYS = (400, 401, 403, 405, 408, 413, 500)
-OF_A_BODY = (404, 415, 429, 503)
+OF_A_BODY = (404, 415, 429, 503, 504)
 
 TEXT = {"type": "string"}
 ASKED = {"type": "string", "pattern": r"\S"}
@@ -123,10 +127,8 @@ def _bodies(service: Service) -> dict[str, Any]:
         for name, neutral in kind.unsupported.items():
             properties[name] = {"enum": [None, *neutral], "description": "not supported"}
         if "model" in properties:
-            served = service.embedding_name if kind is EmbeddingBody else service.model_name
-            if kind is OllamaEmbed:
-                served = service.embedding_name
-            properties["model"] = {"enum": [served]}
+            vectors = kind in (EmbeddingBody, RerankBody, OllamaEmbed)
+            properties["model"] = {"enum": [service.embedding_name] if vectors else [*service.names]}
             unread = [name for name in WITHOUT_EFFECT if name not in kind.model_fields]
             properties |= {name: {"description": "not read"} for name in unread}
         if issubclass(kind, Body):

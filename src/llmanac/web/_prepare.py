@@ -17,6 +17,7 @@ from llmanac.core.types import capabilities
 from llmanac.generate.answers import reads_history
 from llmanac.generate.engine import Engine
 from llmanac.web._errors import ApiError, Busy
+from llmanac.web._infill import Gap, InfillBody, InfillReply, gap_of
 from llmanac.web._logprobs import TokenTexts
 from llmanac.web._replies import ChatReply, CompletionReply
 from llmanac.web._service import Prepared, Service
@@ -59,13 +60,23 @@ def completion(service: Service, data: bytes, until: float) -> Prepared:
     return completion_asked(service, read(CompletionBody, data))
 
 
+def infill(service: Service, data: bytes, until: float) -> Prepared:
+    """What POST /infill asks for."""
+    body, tokenizer = read(InfillBody, data), service.engine.tokenizer
+    body.check()
+    gap = gap_of(tokenizer, body.input_prefix, body.input_suffix, body.prompt, body.input_extra)
+    fields = body.fields(body.model or service.model_name, _room(service.engine, len(gap.ids)))
+    return completion_asked(service, CompletionBody.model_validate(fields), InfillReply, body.ignored(), gap)
+
+
 def completion_asked(
     service: Service,
     body: CompletionBody,
     reply: Callable[..., CompletionReply] = CompletionReply,
     unread: list[str] | None = None,
+    gap: Gap | None = None,
 ) -> Prepared:
-    """What a text to continue asks for; `reply` and `unread` as for `chat_asked`."""
+    """What a text to continue asks for; `reply` and `unread` as for `chat_asked`, `gap` in place of a prompt."""
     engine = service.engine
     adapter = service.adapter_of(body.model)
     body.check()
@@ -78,6 +89,12 @@ def completion_asked(
     if body.echo and body.logprobs is not None:
         options["prompt_logprobs"] = max(body.logprobs, body.prompt_logprobs or 0)
     prompts = body.prompts()
+    if body.suffix:
+        if len(prompts) != 1 or not isinstance(prompts[0], str) or body.echo:
+            raise ApiError(400, "suffix: goes with one prompt, a text, and without echo", param="suffix")
+        gap = gap_of(engine.tokenizer, prompts[0], body.suffix)
+    if gap is not None:
+        prompts, options["stop_ids"] = [gap.ids], [*(options.get("stop_ids") or engine.eos_ids), *gap.ends]
     with blaming("prompt"):
         requests = [engine.request(prompt, **options) for prompt in prompts]
     texts = TokenTexts(engine.tokenizer, as_ids=bool(body.return_tokens_as_token_ids))

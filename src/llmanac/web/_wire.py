@@ -255,6 +255,7 @@ class CompletionBody(Body):
         | Annotated[list[Ids], Field(fail_fast=True, min_length=1, max_length=MAX_ROWS)],
         BeforeValidator(_prompt),
     ] = ""
+    suffix: Text | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
     return_tokens_as_token_ids: bool | None = None
@@ -299,6 +300,20 @@ class EmbeddingBody(Sent):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
     on_long: Literal["cut", "refuse"] | None = None
+
+
+class Document(Sent):
+    text: Text
+
+
+class RerankBody(Sent):
+    """POST /v1/rerank."""
+
+    model: ModelName
+    query: Annotated[Text, Field(min_length=1)]
+    documents: Annotated[list[Text | Document], Field(fail_fast=True, min_length=1, max_length=MAX_INPUTS)]
+    top_n: Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(whole)] | None = None
+    return_documents: bool | None = None
 
 
 def check_length(field: str, texts: list[Any]) -> None:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmanac import __version__
 from llmanac.generate.engine import Engine
 from llmanac.web import _errors, _messages, _ollama, _openapi, _prepare, _responses
-from llmanac.web._embeddings import vectors
+from llmanac.web._embeddings import reranked, vectors
 from llmanac.web._errors import ApiError
 from llmanac.web._service import Service
 from llmanac.web._wire import header_of
@@ -124,6 +124,17 @@ def _api_routes(app: FastAPI) -> None:
         service = of(http)
         reply, ignored = await service.read(http, vectors, service.embeddings)
         return JSONResponse(reply, headers=header_of(ignored))
+
+    @app.post("/v1/rerank")
+    async def rerank(http: Request) -> Response:
+        service = of(http)
+        reply, ignored = await service.read(http, reranked, service.embeddings)
+        return JSONResponse(reply, headers=header_of(ignored))
+
+    @app.post("/infill")
+    async def infill(http: Request) -> Response:
+        service = of(http)
+        return await service.respond(http, await service.read(http, _prepare.infill))
 
     @app.get("/v1/models/{name:path}")
     async def model(http: Request, name: str) -> dict[str, Any]:
