@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _browser import Chromium
 from _engine_models import ByteTokenizer, HistoryModel, script_of
 from _runs import recipe as small_recipe
 from _servers import ASK, UTF8, hello, running
@@ -45,6 +46,14 @@ def scripted():
     model = HistoryModel(script=script_of(UTF8, len(hello(ASK))) | script_of(UTF8, 203), max_length=400)
     with running(Engine(model, ByteTokenizer())) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    made = Chromium(tmp_path_factory.mktemp("chromium"))
+    yield made
+    made.process.terminate()
+    made.process.wait()
 
 
 # ---------------------------------------------------------------- studies

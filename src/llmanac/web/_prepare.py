@@ -134,6 +134,8 @@ def chat_asked(
     options = body.options(engine.eos_ids)
     options["adapter"] = adapter
     asked, tools, marker = structure_of(body), [], ""
+    special = engine.tokenizer.special_tokens if engine.tokenizer else {}
+    told_apart = [] if markers is None else [special[m] for m in (markers.opening, markers.closing) if m in special]
     given, budget = ({}, None) if assistant is not None else variables_of(body, template)
     if assistant is None and body.callable_tools:
         tools = [tool.model_dump(exclude_none=True) for tool in body.callable_tools]
@@ -141,9 +143,7 @@ def chat_asked(
         if asked is None and body.tool_choice in (None, "auto"):
             marker = form_named(form).marker
         asked = calls_structure(form, tools, body, asked)
-        options["shown_ids"] = sorted(
-            form_named(form).special(engine.tokenizer.special_tokens if engine.tokenizer else {})
-        )
+    options["shown_ids"] = sorted({*told_apart, *(form_named(form).special(special) if tools else ())})
     if assistant is None and own is None:
         messages = prompted(messages, tools)
     elif tools:

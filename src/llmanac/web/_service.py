@@ -157,7 +157,7 @@ class Service:
 
     def embedding_card(self) -> dict[str, Any]:
         card = {**self.model_card(), "id": self.embedding_name, "max_model_len": getattr(self.embedder, "most", None)}
-        return {**card, "llmanac": {"chat": False, "assistant": False}}
+        return {**card, "llmanac": {"chat": False, "assistant": False, "vectors": True}}
 
     async def read(self, http: Http, prepare: Callable[[Service, bytes, float], T], pool: Pool | None = None) -> T:
         """What `prepare` makes of the request's body, in a thread of a pool.
