@@ -8,7 +8,7 @@ WORKERS ?= 3
 # the tests start hundreds of processes, which read the package's compiled files
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo install dev test models wheel test-slow logs-env sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
+.PHONY: demo install dev test models wheel test-slow logs-env clients sandbox-attacks lint bench evidence evidence-queue evidence-timed clean
 
 $(BIN)/.packages: pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"llmanac needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12"'
@@ -56,6 +56,10 @@ test-slow: $(BIN)/.dev
 # harnesses whose logs `llmanac verdict` reads, an environment each in the cache folder: four slow tests run them
 logs-env: $(BIN)/.dev
 	PYTHONPATH=tests $(BIN)/python tests/_harness_envs.py
+
+# unmodified clients of the server, an environment each in the cache folder: installed, run, listed in docs/serve.md
+clients: $(BIN)/.dev $(BIN)/.models
+	PYTHONPATH=tests $(BIN)/python tests/_client_envs.py
 
 # attacks on the sandbox for untrusted code, as this machine can show them: a table; docs/sandbox.md explains it
 sandbox-attacks: $(BIN)/.installed

@@ -10,8 +10,8 @@ with tempfile.TemporaryDirectory() as folder:
     aider = pathlib.Path(sys.executable).with_name("aider")
     done = subprocess.run(
         [aider, "--model", f"openai/{name}", "--openai-api-base", f"{url}/v1", "--openai-api-key", "unused", "--no-git",
-         "--yes-always", "--no-check-update", "--analytics-disable", "--no-show-model-warnings", "--edit-format", "whole",
-         "--no-auto-lint", "--message", "Change helo to hello.", "hello.py"],
+         "--yes-always", "--no-check-update", "--analytics-disable", "--no-show-model-warnings", "--no-auto-lint",
+         "--edit-format", "whole", "--message", "Change helo to hello.", "hello.py"],
         cwd=folder, capture_output=True, text=True, timeout=500, env={"PATH": "/usr/bin:/bin", "HOME": folder},
     )  # fmt: skip
     assert done.returncode == 0 and "Tokens:" in done.stdout, done.stdout + done.stderr

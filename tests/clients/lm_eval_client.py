@@ -14,7 +14,8 @@ with tempfile.TemporaryDirectory() as folder:
     data = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {place / 'rows.jsonl'}\ntest_split: test\n"
     ask = "doc_to_text: 'Q: {{question}} A:'\n"
     choose = "output_type: multiple_choice\ndoc_to_choice: ['4', '6', '8', '10']\ndoc_to_target: '{{answer}}'\n"
-    write = "output_type: generate_until\ndoc_to_target: '{{answer}}'\ngeneration_kwargs:\n  until: ['\\n']\n  max_gen_toks: 8\n"
+    write = "output_type: generate_until\ndoc_to_target: '{{answer}}'\n"
+    write += "generation_kwargs:\n  until: ['\\n']\n  max_gen_toks: 8\n"
     (place / "choose.yaml").write_text("task: own_choose\n" + data + ask + choose)
     (place / "write.yaml").write_text(
         "task: own_write\n" + data + ask + write + "metric_list:\n  - metric: exact_match\n"
