@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -30,7 +32,8 @@ from llmanac.web.http import config
 from llmanac.web.server import BODY_SECONDS, MAX_BODY
 from llmanac.web.several import Several, Slot
 
-GRACE_SECONDS = 3  # how long streams in progress may go on after Ctrl-C
+GRACE_SECONDS = 3  # how long requests in progress may go on after Ctrl-C
+DRAIN_SECONDS = 30  # the same after SIGTERM, by which a service manager ends a server
 
 NOTED_SECONDS = 3  # of compiling, after which a line says so
 LOADING = "the model is loading; try again in a moment"
@@ -193,10 +196,16 @@ class Server(uvicorn.Server):
         super().__init__(config(app, log_level="warning", timeout_graceful_shutdown=GRACE_SECONDS))
         self._loading = app
         app.failed = lambda: setattr(self, "should_exit", True)
+        self._grace = GRACE_SECONDS
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._grace = DRAIN_SECONDS if sig == signal.SIGTERM else GRACE_SECONDS
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + self._grace
         several = self._loading.several
+        several.drain()
         while any(several.counts) and time.monotonic() < deadline and not self.force_exit:
             await asyncio.sleep(0.05)
         for service in several.services:

@@ -211,6 +211,8 @@ def _other_routes(app: FastAPI) -> None:
         if lost := service.engine.lost():
             return JSONResponse({"status": "lost", "message": lost}, status_code=503)
         running, waiting = service.worker.counts
+        if service.worker.draining:
+            return JSONResponse({"status": "draining", "running": running, "waiting": waiting}, status_code=503)
         kept = service.engine.prefix_cache
         cache = {} if kept is None else {"prefix_cache": kept.report()}
         drafts = {} if service.engine.drafter is None else {"speculation": service.engine.speculation.report()}

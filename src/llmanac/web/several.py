@@ -73,6 +73,7 @@ class Several:
                 sizes = f"{slot.size / 2**20:,.0f} MiB are more than the {memory / 2**20:,.0f} of --memory"
                 raise RequestError(f"{slot.name}: its files of {sizes}")
         self.slots, self.memory = slots, memory
+        self.draining = False
         self.kept, self.created = KeptReplies(), int(time.time())
         self._pages = pages()
         self._of = {name: slot for slot in slots for name in (slot.name, *slot.further)}
@@ -95,7 +96,15 @@ class Several:
         service = slot.load()
         service.kept, service.names = self.kept, tuple(self._of)
         service.start()
+        if self.draining:
+            service.worker.drain()
         slot.service, slot.cards = service, service.cards()
+
+    def drain(self) -> None:
+        """Refuse new requests; those that are in progress go on."""
+        self.draining = True
+        for service in self.services:
+            service.worker.drain()
 
     def close(self) -> None:
         """End all threads; what is not over ends with an error."""
@@ -132,10 +141,11 @@ class Several:
         if path == "/health":
             running, waiting = self.counts
             lost = next((said for service in self.services if (said := service.engine.lost())), None)
-            told = {"status": "lost", "message": lost} if lost else {"status": "ok"}
+            state = "lost" if lost else "draining" if self.draining else "ok"
+            told = {"status": state, **({"message": lost} if lost else {})}
             states = {slot.name: "idle" if slot.service is None else "loaded" for slot in self.slots}
             about = {**told, "running": running, "waiting": waiting, "models": states}
-            return JSONResponse(about, status_code=503 if lost else 200)
+            return JSONResponse(about, status_code=200 if state == "ok" else 503)
         return None
 
     def cards(self) -> list[dict[str, Any]]:

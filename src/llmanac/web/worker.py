@@ -117,7 +117,7 @@ class Worker:
         self._owners: dict[Request, tuple[Job, int, Times]] = {}
         self.metrics = Metrics()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self.draining = False
         self._thread = threading.Thread(target=self._run, name="llmanac-engine", daemon=True)
 
     def start(self) -> None:
@@ -131,10 +131,14 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
 
+    def drain(self) -> None:
+        """Accept nothing more; what was accepted goes on."""
+        self.draining = True
+
     def submit(self, job: Job) -> None:
-        """Accept a job. Raises Busy where the queue is full, ShuttingDown after `close`."""
+        """Accept a job. Raises Busy where the queue is full, ShuttingDown after `drain` or `close`."""
         with self._changed:
-            if self._closed:
+            if self._closed or self.draining:
                 raise ShuttingDown("the server is shutting down; send the request again later")
             waiting = sum(not j.started for j in self._jobs)
             if waiting >= self.max_queue and sum(j.rows for j in self._jobs) >= self.engine.rows:
