@@ -29,9 +29,7 @@ async def main(url: str, name: str) -> None:
     assert whole and "".join(part for part in parts if isinstance(part, str)) == whole
     tool = FunctionTool(weather, description="The weather of a city")
     asked = [UserMessage(content="What is the weather in Oslo?", source="user")]
-    called = await client.create(
-        asked, tools=[tool], extra_create_args={"tool_choice": "required"}, cancellation_token=CancellationToken()
-    )
+    called = await client.create(asked, tools=[tool], tool_choice="required", cancellation_token=CancellationToken())
     assert called.content[0].name == "weather"
     await client.close()
 

@@ -150,8 +150,6 @@ def chat_asked(
         given["tools"] = tools
     alternatives = (body.top_logprobs or 0) if body.logprobs else None
     ignored, limit, questions = body.ignored() if unread is None else unread, body.limit, None
-    if asked is None and any(tool["function"].get("strict") for tool in tools):
-        ignored = [*ignored, "tools.function.strict"]  # a form without a marker: the model writes what it chooses
     with blaming("messages"):
         if assistant is not None:
             questions = questions_of(messages)

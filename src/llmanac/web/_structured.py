@@ -11,8 +11,9 @@ import numpy as np
 
 from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.generate.constrain import constraint_of
-from llmanac.generate.constrain.expressions import Choice, Grammar, Ref
+from llmanac.generate.constrain.expressions import Choice, Grammar, Ref, Terminal
 from llmanac.generate.constrain.json_schema import grammar as json_grammar
+from llmanac.generate.constrain.regex import parse_regex
 from llmanac.generate.constrain.tools import calls_grammar, form_named
 from llmanac.generate.constrain.triggered import Triggered
 from llmanac.generate.engine import Options
@@ -24,6 +25,8 @@ from llmanac.web._wire_chat import ChatBody, ChosenTool
 
 MOST_KEPT = 8  # structures that stay compiled
 PATIENCE = 15.0  # seconds to wait for another request's structure
+
+PLAIN = parse_regex(r"(\s*[^{\s][\s\S]*)?")  # a text that does not begin as a JSON object
 
 OPTIONS = ("schema", "regex", "grammar")  # of the engine
 FORMS = ("json_", "regex", "grammar", "choice")
@@ -64,28 +67,27 @@ def structure_of(body: Body) -> tuple[str, dict[str, Any]] | None:
 def calls_structure(
     form: str, tools: list[dict[str, Any]], body: ChatBody, asked: tuple[str, dict[str, Any]] | None
 ) -> tuple[str, dict[str, Any]] | None:
-    """As `structure_of`, for a reply of tool calls; None where it may be a text and the form has no marker of calls.
+    """As `structure_of`, for a reply of tool calls.
 
-    Where the model may choose, the grammar is that of what follows the marker, or, with a structure that was `asked`
-    for, of either.
+    Where the model may choose, the grammar is that of what follows the marker. Without a marker, or with a structure
+    that was `asked` for, it is that of either: calls, or a text that does not begin as they do.
 
     Raises:
         ApiError: a tool's parameters are no schema that can be followed, or the structure is not one of JSON.
     """
     chosen, marker = body.tool_choice, form_named(form).marker
     free = chosen in (None, "auto")
-    if free and asked is None and not marker:
-        return None
     name = chosen.function.name if isinstance(chosen, ChosenTool) else None
     most = 1 if name is not None or body.parallel_tool_calls is False else None
     if free and asked is not None and "schema" not in asked[1]:
         message = f"{asked[0]}: with tools only JSON by a schema can be asked for; leave one of them out"
         raise ApiError(400, message, param=asked[0])
     try:
-        calls = calls_grammar(tools, form, name=name, most=most, marked=free and asked is None)
-        if not free or asked is None:
+        calls = calls_grammar(tools, form, name=name, most=most, marked=free and asked is None and bool(marker))
+        if not free or (asked is None and marker):
             return "tools", {"grammar": calls}
-        text = json_grammar(asked[1]["schema"], name="text.")
+        plain = Grammar({"text": Terminal(PLAIN)}, "text")
+        text = plain if asked is None else json_grammar(asked[1]["schema"], name="text.")
     except LlmanacError as error:
         raise ApiError(400, str(error), param="tools") from error
     either = Choice((Ref(text.start), Ref(calls.start)))
