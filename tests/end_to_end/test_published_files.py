@@ -12,6 +12,7 @@ from llmanac.generate.load import load_engine, load_writer
 from llmanac.kernels.gguf import GGUF
 
 pytestmark = [pytest.mark.pretrained, pytest.mark.slow]
+PROMPT, NEXT = "Monday, Tuesday, Wednesday,", "Thursday"
 BENCHMARK = """title = "Own"
 prompt = "{{question}}"
 [data]
@@ -37,11 +38,11 @@ def said(*words, typed=""):
 
 def test_text_is_continued_whatever_keys_are_kept_in(file):
     """A token may be a near-tie that rounded keys decide otherwise; the first one is none."""
-    texts = [said("generate", file, "--prompt", "The capital of France is", "--max-new-tokens", 1, "--threads", 1)]
+    texts = [said("generate", file, "--prompt", PROMPT, "--max-new-tokens", 1, "--threads", 1)]
     for keys in ("float32", "float16", "q8_0"):
         runner = ("--runner", f"native:{keys}")
-        texts.append(said("generate", file, "--prompt", "The capital of France is", "--max-new-tokens", 1, *runner))
-    assert len(set(texts)) == 1 and "Paris" in texts[0], texts
+        texts.append(said("generate", file, "--prompt", PROMPT, "--max-new-tokens", 1, *runner))
+    assert len(set(texts)) == 1 and NEXT in texts[0], texts
 
 
 def test_it_is_measured_scored_and_evaluated(file, tmp_path):
@@ -52,16 +53,16 @@ def test_it_is_measured_scored_and_evaluated(file, tmp_path):
         for text in ("The cat sat on the mat.", "Mat the on sat cat the.")
     )
     assert likely < unlikely
-    (tmp_path / "own.jsonl").write_text(json.dumps({"question": "The capital of France is", "options": ["Paris"]}))
+    (tmp_path / "own.jsonl").write_text(json.dumps({"question": PROMPT, "options": [NEXT]}))
     (tmp_path / "own.toml").write_text(BENCHMARK)
     place = ("--benchmarks", tmp_path / "own.toml", "--data", tmp_path, "-o", tmp_path / "results")
     assert "own" in said("evaluate", file, *place).lower()
 
 
 def test_it_is_served_and_talked_to(file):
-    asked = {"model": "tiny", "prompt": "The capital of France is", "max_tokens": 2, "temperature": 0}
+    asked = {"model": "tiny", "prompt": PROMPT, "max_tokens": 2, "temperature": 0}
     [_, [[status, [answer]]], _] = served(str(file), [["/v1/completions", asked]])
-    assert status == 200 and "Paris" in answer["choices"][0]["text"]
+    assert status == 200 and NEXT in answer["choices"][0]["text"]
     status, out, error = command(["chat", file, "--max-new-tokens", 4], "Hello\n")
     if load_writer(file).chat_template is None:
         assert status and "no chat template" in error
@@ -90,4 +91,4 @@ def test_it_is_written_again_by_the_importance_of_a_text(file, tmp_path):
     said("convert", file, target, "--type", "q4_k_m", "--calibration", tmp_path / "text.txt")
     ours, theirs = GGUF(target), GGUF(file)
     assert {n: ours.shape(n) for n in ours.names} == {n: theirs.shape(n) for n in theirs.names if "rope" not in n}
-    assert "Paris" in said("generate", target, "--prompt", "The capital of France is", "--max-new-tokens", 2)
+    assert NEXT in said("generate", target, "--prompt", PROMPT, "--max-new-tokens", 2)
