@@ -14,12 +14,14 @@ A benchmark file makes one `Benchmark`, gives it measurements and calls `main`:
     if __name__ == "__main__":
         bench.main()
 
-The ratio is above 1 where ours is better, whatever the unit. A peer that is not installed gives `"theirs": null`.
+`bench.add(name, function, ...)` adds one of several measurements by one function. The ratio is above 1 where ours is
+better, whatever the unit. A peer that is not installed gives `"theirs": null`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -29,9 +31,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # a benchmark that is run as a file finds what it shares with studies
+    sys.path.append(str(ROOT))
 ROUNDS: list[dict[str, list[float]]] = []  # of the measurement that runs: seconds of every round, by contestant
 
 
@@ -144,6 +150,10 @@ class Benchmark:
             return function
 
         return add
+
+    def add(self, name: str, function: Callable[..., Result | Sequence[Result]], *given: Any) -> None:
+        """Add `function(name, *given)` as the measurement `name`."""
+        self.measurements[name] = functools.partial(function, name, *given)
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Run the measurements asked for; the last line printed is the JSON document."""

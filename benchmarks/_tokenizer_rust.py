@@ -103,13 +103,9 @@ def add(bench: Benchmark, corpus: Corpus, learned: Callable[[], BPE]) -> None:
         more = {f"two_threads_clock_{whose}": value for whose, value in both.items()}
         return Result.rate(name, megabytes, seconds, unit="MB/s", peer=title, **more)
 
-    @bench.measure("bpe-train-file-8k")
-    def train_file_8k() -> Result:
-        return training("bpe-train-file-8k", 8192)
+    bench.add("bpe-train-file-8k", training, 8192)
 
-    @bench.measure("bpe-train-file-32k")
-    def train_file_32k() -> Result:
-        return training("bpe-train-file-32k", 32_000)
+    bench.add("bpe-train-file-32k", training, 32_000)
 
 
 def learn(source: Path | list[str], vocab_size: int) -> BPE:

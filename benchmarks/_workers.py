@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,39 @@ def loops(
             if loop.process.stdin is not None:
                 loop.process.stdin.close()
             loop.process.wait(timeout=60)
+
+
+def memory(file: str, names: Sequence[str], processes: int, *arguments: Any, steps: int = 1) -> dict[str, list[float]]:
+    """Peak megabytes above the imports after some steps, of several processes each."""
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(processes):
+        for name, taken in found.items():
+            with loops(file, [name], *arguments) as (running, _):
+                for _ in range(steps):
+                    running[name].ask("step")
+                taken.append(running[name].ask("memory")["megabytes"])
+    return found
+
+
+def middles(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each."""
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def their_step(trainer: Any, draw: Callable[[], Any]) -> Callable[[], Any]:
+    """A step of one of TRL's trainers, without what its loop does between steps."""
+    import torch
+
+    optimizer = trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1  # its loop sets it
+
+    def step() -> None:
+        trainer.training_step(trainer.model, draw())
+        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def turns(running: dict[str, Loop], rounds: int, clock: str = "cpu") -> dict[str, float]:

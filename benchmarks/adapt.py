@@ -16,7 +16,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from _harness import Benchmark, Result, find_peer
-from _workers import answer, begin_memory, loops, turns
+from _workers import answer, begin_memory, loops, memory, middles, their_step, turns
 
 DIM, LAYERS, HEADS, LENGTH, ROWS, RANK = 256, 2, 4, 256, 8, 8
 QUICK = bool(os.environ.get("LLMANAC_BENCH_QUICK"))
@@ -107,7 +106,6 @@ def plain(model: Any, rows: list[list[int]], dtype: str = "float32", share: floa
 
 def trl(vocab: int, rows: list[list[int]]) -> Step:
     """A step of TRL's SFTTrainer with its default loss, without what its loop does between steps."""
-    import torch
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -127,17 +125,8 @@ def trl(vocab: int, rows: list[list[int]]) -> Step:
             weight_decay=0.0, disable_tqdm=True, save_strategy="no",
         ),
     )  # fmt: skip
-    optimizer = trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
     batch = next(iter(trainer.get_train_dataloader()))
-
-    def step() -> None:
-        trainer.training_step(trainer.model, dict(batch))
-        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return their_step(trainer, lambda: dict(batch))
 
 
 def our_small(vocab: int) -> Any:
@@ -224,39 +213,22 @@ def worker(name: str, vocab: int, folder: str) -> None:
     answer(step, {}, before, warmup=WARMUP)
 
 
-def memory(names: list[str], vocab: int, folder: str = "-") -> dict[str, float]:
-    """Peak megabytes above the imports: the median of processes."""
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(PROCESSES):
-        for name, taken in found.items():
-            with loops(__file__, [name], vocab, folder) as (running, _):
-                running[name].ask("step")
-                taken.append(running[name].ask("memory")["megabytes"])
-    return {name: statistics.median(taken) for name, taken in found.items()}
-
-
 def sft_memory(name: str, vocab: int) -> Result:
     module, peer = find_peer("trl")
-    found = memory(["ours-sft", "plain-sft", *(["trl-sft"] if module else [])], vocab)
-    more = {
-        "plain_loop": found["plain-sft"],
-        "of_plain_loop": found["ours-sft"] / found["plain-sft"],
-        "vocabulary": vocab,
-    }
+    names = ["ours-sft", "plain-sft", *(["trl-sft"] if module else [])]
+    found = middles(memory(__file__, names, PROCESSES, vocab, "-"))
+    plain = found["plain-sft"]
+    more = {"plain_loop": plain, "of_plain_loop": found["ours-sft"] / plain, "vocabulary": vocab}
     return Result(name, "MB", found["ours-sft"], f"{peer} SFTTrainer", found.get("trl-sft"), "lower", more)
 
 
-@bench.measure("sft-memory-16k")
-def sft_memory_16k() -> Result:
-    return sft_memory("sft-memory-16k", 16_000)
+bench.add("sft-memory-16k", sft_memory, 16_000)
 
 
-@bench.measure("sft-memory-49k")
-def sft_memory_49k() -> Result:
-    return sft_memory("sft-memory-49k", 49_152)
+bench.add("sft-memory-49k", sft_memory, 49_152)
 
 
-def sft_speed(name: str, peer_loop: str, peer: str) -> Result:
+def sft_speed(name: str, peer_loop: str, package: str, said: str) -> Result:
     rates = {}
     for vocab in (16_000, 49_152):
         with loops(__file__, ["ours-sft", peer_loop], vocab, "-") as (running, _):
@@ -264,22 +236,17 @@ def sft_speed(name: str, peer_loop: str, peer: str) -> Result:
     tokens = ROWS * LENGTH
     pair = {"ours": rates[16_000]["ours-sft"], "theirs": rates[16_000][peer_loop]}
     more = {"ratio_49k": rates[49_152][peer_loop] / rates[49_152]["ours-sft"]}
-    return Result.rate(name, tokens, pair, unit="tokens/s", peer=peer, **more)
+    return Result.rate(name, tokens, pair, unit="tokens/s", peer=f"{find_peer(package)[1]} {said}", **more)
 
 
-@bench.measure("sft-speed")
-def sft_speed_trl() -> Result:
-    return sft_speed("sft-speed", "trl-sft", f"{find_peer('trl')[1]} SFTTrainer")
+bench.add("sft-speed", sft_speed, "trl-sft", "trl", "SFTTrainer")
 
 
-@bench.measure("sft-speed-hf")
-def sft_speed_hf() -> Result:
-    return sft_speed("sft-speed-hf", "plain-sft", f"{find_peer('transformers')[1]} loop")
+bench.add("sft-speed-hf", sft_speed, "plain-sft", "transformers", "loop")
 
 
 def folder_of_smollm2() -> str | None:
     """SmolLM2 in Hugging Face's layout, made once from its GGUF file; None where that is not here."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from evidence._pretrained import smollm2
 
     path = smollm2()
@@ -294,24 +261,26 @@ def folder_of_smollm2() -> str | None:
     return str(place)
 
 
-def on_smollm2(name: str, own: str, other: str, peer: str, tokens: int = 4 * LENGTH) -> Result:
-    folder = folder_of_smollm2()
+def on_smollm2(name: str, own: str, other: str, package: str | None, said: str) -> Result:
+    folder, peer = folder_of_smollm2(), f"{find_peer(package)[1]} {said}" if package else said
     if folder is None:
         return Result(name, "tokens/s", None, peer, more={"why": "SmolLM2 is not here"})
     with loops(__file__, [own, other], 0, folder) as (running, _):
         seconds = turns(running, ROUNDS)
-    return Result.rate(name, tokens, {"ours": seconds[own], "theirs": seconds[other]}, unit="tokens/s", peer=peer)
+    return Result.rate(name, 4 * LENGTH, {"ours": seconds[own], "theirs": seconds[other]}, unit="tokens/s", peer=peer)
 
 
-@bench.measure("lora-speed")
-def lora_speed() -> Result:
-    return on_smollm2("lora-speed", "ours-lora", "peft-lora", f"{find_peer('peft')[1]} in a plain loop")
+bench.add("lora-speed", on_smollm2, "ours-lora", "peft-lora", "peft", "in a plain loop")
 
 
-@bench.measure("lora-quarter")
-def lora_quarter() -> Result:
-    peer = f"{find_peer('peft')[1]} in a plain loop, TRL's labels of completions"
-    return on_smollm2("lora-quarter", "ours-lora-quarter", "peft-lora-quarter", peer)
+bench.add(
+    "lora-quarter",
+    on_smollm2,
+    "ours-lora-quarter",
+    "peft-lora-quarter",
+    "peft",
+    "in a plain loop, TRL's labels of completions",
+)
 
 
 @bench.measure("lora-memory")
@@ -319,25 +288,20 @@ def lora_memory() -> Result:
     folder, peer = folder_of_smollm2(), f"{find_peer('peft')[1]} in a plain loop"
     if folder is None:
         return Result("lora-memory", "MB", None, peer, more={"why": "SmolLM2 is not here"})
-    found = memory(["ours-lora", "peft-lora"], 0, folder)
+    found = middles(memory(__file__, ["ours-lora", "peft-lora"], PROCESSES, 0, folder))
     return Result("lora-memory", "MB", found["ours-lora"], peer, found["peft-lora"], "lower")
 
 
-@bench.measure("qlora-step")
-def qlora_step() -> Result:
-    """A step with the frozen weights in NF4 against the same in bfloat16, 1,024 tokens."""
-    return on_smollm2("qlora-step", "ours-nf4", "ours-bf16", "our LoRA in bfloat16")
+# A step with the frozen weights in NF4 against the same in bfloat16, 1,024 tokens.
+bench.add("qlora-step", on_smollm2, "ours-nf4", "ours-bf16", None, "our LoRA in bfloat16")
 
 
-@bench.measure("qlora-bnb")
-def qlora_bnb() -> Result:
-    return on_smollm2("qlora-bnb", "ours-nf4", "bnb-nf4", f"{find_peer('bitsandbytes')[1]} Linear4bit with PEFT")
+bench.add("qlora-bnb", on_smollm2, "ours-nf4", "bnb-nf4", "bitsandbytes", "Linear4bit with PEFT")
 
 
 @bench.measure("qlora-peak")
 def qlora_peak() -> Result:
     """The most memory of `llmanac tune` from Qwen's Q4_K_M file, 512 tokens a step, all imports included."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from evidence._pretrained import IN_PARTS, joined
 
     path = joined("qwen")

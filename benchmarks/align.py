@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from _harness import Benchmark, Result, find_peer
-from _workers import answer, begin_memory, loops, turns
+from _workers import answer, begin_memory, loops, memory, middles, their_step, turns
 
 DIM, LAYERS, HEADS, WORDS = 256, 2, 4, 8000
 PROMPTS, SAMPLES, PROMPT, ANSWER = 4, 8, 16, 48
@@ -119,21 +118,6 @@ def our_dpo(folder: str) -> Step:
     return lambda: made(rows, 1.0, 0)
 
 
-def their_step(trainer: Any, draw: Callable[[], Any]) -> Step:
-    import torch
-
-    optimizer = trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1  # its loop sets it
-
-    def step() -> None:
-        trainer.training_step(trainer.model, draw(), None)
-        torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
 def shared(count: int) -> dict[str, Any]:
     return {
         "output_dir": tempfile.mkdtemp(), "per_device_train_batch_size": count, "report_to": "none", "use_cpu": True,
@@ -205,28 +189,17 @@ def speed(name: str, kind: str, tokens: int) -> Result:
     )
 
 
-@bench.measure("grpo-step")
-def grpo_step() -> Result:
-    """Sampling, scoring and one update; tokens are those of prompts and answers."""
-    return speed("grpo-step", "grpo", PROMPTS * SAMPLES * (PROMPT + ANSWER))
+# Sampling, scoring and one update; tokens are those of prompts and answers.
+bench.add("grpo-step", speed, "grpo", PROMPTS * SAMPLES * (PROMPT + ANSWER))
 
 
-@bench.measure("dpo-step")
-def dpo_step() -> Result:
-    return speed("dpo-step", "dpo", PAIRS * 2 * 2 * HALF)
+bench.add("dpo-step", speed, "dpo", PAIRS * 2 * 2 * HALF)
 
 
 @bench.measure("grpo-memory")
 def grpo_memory() -> Result:
     module, peer = find_peer("trl")
-    folder = make_folder()
-    found: dict[str, list[float]] = {name: [] for name in ("ours-grpo", *(["trl-grpo"] if module else []))}
-    for _ in range(PROCESSES):
-        for name, taken in found.items():
-            with loops(__file__, [name], folder) as (running, _):
-                running[name].ask("step")
-                taken.append(running[name].ask("memory")["megabytes"])
-    middle = {name: statistics.median(taken) for name, taken in found.items()}
+    middle = middles(memory(__file__, ["ours-grpo", *(["trl-grpo"] if module else [])], PROCESSES, make_folder()))
     more = {"load": os.getloadavg()[0]}
     return Result(
         "grpo-memory", "MB", middle["ours-grpo"], f"{peer} GRPOTrainer", middle.get("trl-grpo"), "lower", more

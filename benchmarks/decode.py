@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from _harness import Benchmark, Result, find_peer, interleave
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
 from evidence._pretrained import IN_PARTS, WHERE, joined, smollm2
 
 bench = Benchmark("decode", __doc__ or "")
@@ -217,24 +216,18 @@ def measured(name: str, size: str, kind: str, rows: int) -> Result:
     return Result.rate(name, rows * STEPS[rows], seconds, unit="tokens/s", peer=peer_name, **more(made))
 
 
-def _add(name: str, size: str, kind: str, rows: int) -> None:
-    @bench.measure(name)
-    def run() -> Result:
-        return measured(name, size, kind, rows)
-
-
 for _rows in (1, 8, 32):
-    _add(f"q8-b{_rows}", "smollm2", "q8_0", _rows)
-    _add(f"q4-b{_rows}", "smollm2", "q4_0", _rows)
+    bench.add(f"q8-b{_rows}", measured, "smollm2", "q8_0", _rows)
+    bench.add(f"q4-b{_rows}", measured, "smollm2", "q4_0", _rows)
 for _rows in (1, 8):
-    _add(f"1b-q8-b{_rows}", "1b", "q8_0", _rows)
+    bench.add(f"1b-q8-b{_rows}", measured, "1b", "q8_0", _rows)
 
 
 for _kind in ("q4_k", "q5_k", "q6_k"):
-    _add(f"1b-{_kind.replace('_', '')}-b1", "1b", _kind, 1)
-_add("qwen-b1", "qwen", "own", 1)
-_add("qwen-b8", "qwen", "own", 8)
-_add("gemma-b1", "gemma", "own", 1)
+    bench.add(f"1b-{_kind.replace('_', '')}-b1", measured, "1b", _kind, 1)
+bench.add("qwen-b1", measured, "qwen", "own", 1)
+bench.add("qwen-b8", measured, "qwen", "own", 8)
+bench.add("gemma-b1", measured, "gemma", "own", 1)
 
 
 @bench.measure("qwen-2t")
@@ -256,7 +249,7 @@ def two_threads() -> Result:
     return Result.rate("qwen-2t", STEPS[1], seconds, unit="tokens/s", peer=peer_name, **more(models[2]), **gains)
 
 
-def folder(method: str) -> Result:
+def folder(name: str, method: str) -> Result:
     """A folder that `llmanac quantize` writes against the same model in bfloat16, both here; the head is bfloat16."""
     import torch
 
@@ -266,7 +259,6 @@ def folder(method: str) -> Result:
     from llmanac.generate.native import NativeModel
     from llmanac.models.load import load_model
 
-    name = f"{method}-b1"
     source = smollm2()
     if source is None:
         return absent(name)
@@ -284,14 +276,8 @@ def folder(method: str) -> Result:
     return Result.rate(name, STEPS[1], seconds, unit="tokens/s", peer="bfloat16, the native runner", **more(made))
 
 
-def _add_folder(method: str) -> None:
-    @bench.measure(f"{method}-b1")
-    def run() -> Result:
-        return folder(method)
-
-
 for _method in ("int8", "nf4", "gptq"):
-    _add_folder(_method)
+    bench.add(f"{_method}-b1", folder, _method)
 
 
 def prefill(name: str, size: str, kind: str) -> Result:
@@ -311,15 +297,9 @@ def prefill(name: str, size: str, kind: str) -> Result:
     return Result.rate(name, CONTEXT, seconds, unit="tokens/s", peer=peer_name, **more(made))
 
 
-def _add_prefill(name: str, size: str, kind: str) -> None:
-    @bench.measure(name)
-    def run() -> Result:
-        return prefill(name, size, kind)
-
-
-_add_prefill("q8-prefill", "smollm2", "q8_0")
-_add_prefill("1b-q4k-prefill", "1b", "q4_k")
-_add_prefill("qwen-prefill", "qwen", "own")
+bench.add("q8-prefill", prefill, "smollm2", "q8_0")
+bench.add("1b-q4k-prefill", prefill, "1b", "q4_k")
+bench.add("qwen-prefill", prefill, "qwen", "own")
 
 OURS = """
 import json, sys, time, torch
@@ -370,16 +350,12 @@ def in_a_process(name: str, unit: str, ours: list[str], index: int) -> Result:
     return Result(name, unit, found, peer_name, theirs, "lower", {"threads": THREADS})
 
 
-@bench.measure("load-qwen")
-def loading() -> Result:
-    """CPU seconds from the call to the first logits; what is imported, and compiled kernels, are there."""
-    return in_a_process("load-qwen", "s", ["-c", OURS], 0)
+# CPU seconds from the call to the first logits; what is imported, and compiled kernels, are there.
+bench.add("load-qwen", in_a_process, "s", ["-c", OURS], 0)
 
 
-@bench.measure("rss-qwen")
-def memory() -> Result:
-    """Most memory of `llmanac bench` (torch included), and of llama.cpp with as many rows."""
-    return in_a_process("rss-qwen", "bytes", ["-m", "llmanac", "bench"], 1)
+# Most memory of `llmanac bench` (torch included), and of llama.cpp with as many rows.
+bench.add("rss-qwen", in_a_process, "bytes", ["-m", "llmanac", "bench"], 1)
 
 
 def against_transformers(name: str, kind: str, dtypes: tuple[str, ...]) -> Result:
@@ -424,16 +400,12 @@ def against_transformers(name: str, kind: str, dtypes: tuple[str, ...]) -> Resul
     return Result.rate(name, STEPS[1], ours, unit="tokens/s", peer=peer_name, **more(made))
 
 
-@bench.measure("hf-b1")
-def fastest() -> Result:
-    """Q8_0 against the fastest dtype of transformers."""
-    return against_transformers("hf-b1", "q8_0", ("float32", "bfloat16"))
+# Q8_0 against the fastest dtype of transformers.
+bench.add("hf-b1", against_transformers, "q8_0", ("float32", "bfloat16"))
 
 
-@bench.measure("hf-bf16-b1")
-def half() -> Result:
-    """bfloat16 against bfloat16."""
-    return against_transformers("hf-bf16-b1", "bf16", ("bfloat16",))
+# bfloat16 against bfloat16.
+bench.add("hf-bf16-b1", against_transformers, "bf16", ("bfloat16",))
 
 
 @bench.measure("paged-cost")

@@ -64,22 +64,16 @@ def measured(name: str, rows: int, prefix_cache_bytes: int | None = None) -> Res
     return Result.rate(name, rows * NEW, interleave(runs, rounds=5), unit="tokens/s", peer=peer)
 
 
-@bench.measure("decode-1")
-def decode_one() -> Result:
-    """One row."""
-    return measured("decode-1", 1)
+# One row.
+bench.add("decode-1", measured, 1)
 
 
-@bench.measure("decode-8")
-def decode_eight() -> Result:
-    """Eight rows in one batch."""
-    return measured("decode-8", 8)
+# Eight rows in one batch.
+bench.add("decode-8", measured, 8)
 
 
-@bench.measure("decode-8-paged")
-def decode_eight_paged() -> Result:
-    """Eight rows over a paged cache in which nothing is shared: what pages cost."""
-    return measured("decode-8-paged", 8, 1 << 28)
+# Eight rows over a paged cache in which nothing is shared: what pages cost.
+bench.add("decode-8-paged", measured, 8, 1 << 28)
 
 
 if __name__ == "__main__":

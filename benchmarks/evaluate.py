@@ -146,8 +146,8 @@ def bertscore() -> Result:
     return Result.rate("bertscore", len(mine), seconds, unit="pairs/s", peer=peer)
 
 
-def multiple_choice(name: str, start: int, count: int) -> Result:
-    """Log-likelihoods of every choice of some items, by lm-eval's HFLM with the batch size that is fastest for it."""
+def multiple_choice(row: str) -> Result:
+    """Log-likelihoods of every choice of 12 items, by lm-eval's HFLM with the batch size that is fastest for it."""
     import torch
     from adapt import folder_of_smollm2
 
@@ -157,15 +157,15 @@ def multiple_choice(name: str, start: int, count: int) -> Result:
     from llmanac.generate.load import load_engine
     from llmanac.tokenizers.load import load_tokenizer
 
-    module, peer = find_peer("lm_eval")
+    (module, peer), name = find_peer("lm_eval"), row.removeprefix("mc-")
     place = folder_of_smollm2()
     if DATA is None or place is None:
-        return Result(f"mc-{name}", "items/s", None, peer, more={"missing": "LLMANAC_SHARED_DATA, or SmolLM2"})
+        return Result(row, "items/s", None, peer, more={"missing": "LLMANAC_SHARED_DATA, or SmolLM2"})
     if not (Path(place) / "tokenizer.json").is_file():
         load_tokenizer(os.environ["LLMANAC_SMOLLM2"]).save(place)
     torch.set_num_threads(1)
     _, own = load_benchmark(name)
-    items = items_of(own, DATA, limit=start + count)[start:]
+    items = items_of(own, DATA, limit=12)
     pairs = [(item.prompt, own.shots.delimiter + text) for item in items for text in item.choices]
     engine = load_engine(place, dtype="float32", device="cpu")
     runs: dict[str, Any] = {"ours": lambda: Local(engine, name, name).likelihoods(pairs)}
@@ -185,19 +185,12 @@ def multiple_choice(name: str, start: int, count: int) -> Result:
     if batches:
         seconds["theirs"] = min(batches.values())
     more = {"items": len(items), **{f"items/s, {n}": len(items) / s for n, s in batches.items()}}
-    return Result.rate(f"mc-{name}", len(items), seconds, unit="items/s", peer=peer, **more)
+    return Result.rate(row, len(items), seconds, unit="items/s", peer=peer, **more)
 
 
-@bench.measure("mc-hellaswag")
-def hellaswag() -> Result:
-    """HellaSwag: items a second."""
-    return multiple_choice("hellaswag", 0, 12)
-
-
-@bench.measure("mc-mmlu")
-def mmlu() -> Result:
-    """MMLU with five examples, questions of one subject: items a second."""
-    return multiple_choice("mmlu", 0, 12)
+# Items a second; MMLU with five examples, questions of one subject.
+bench.add("mc-hellaswag", multiple_choice)
+bench.add("mc-mmlu", multiple_choice)
 
 
 if __name__ == "__main__":

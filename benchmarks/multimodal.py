@@ -5,11 +5,19 @@ Every contestant computes the same: equal weights where the peer can take them, 
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from _harness import Benchmark, Result, find_peer, interleave
+
+from llmanac.core.device import resolve_dtype
+from llmanac.core.spec import make_method
+from llmanac.data.pictures import Pictures
+from llmanac.models.images.load import load_multimodal
+from llmanac.train.step import Stepper
 
 bench = Benchmark("multimodal", __doc__ or "")
 ROWS, LENGTH, WORDS = 128, 16, 64
@@ -19,17 +27,11 @@ TEXT = {"dim": 128, "layers": 2}
 
 def clip_step(ours: bool, precision: str, compiled: bool) -> tuple[Callable[[], Any] | None, str]:
     """One training step of the same CLIP: ours by `own-loss`, or open_clip's model, loss and AdamW."""
-    import torch
-
     torch.set_num_threads(1)
     torch.manual_seed(0)
     pixels, ids = torch.randn(ROWS, 3, 32, 32), torch.randint(3, WORDS, (ROWS, LENGTH))
     ids[:, -1] = WORDS - 1  # open_clip reads the place of the largest id
     if ours:
-        from llmanac.core.spec import make_method
-        from llmanac.data.pictures import Pictures
-        from llmanac.train.step import Stepper
-
         spec = make_method("multimodal", {
             "name": "clip", "dim": 64, "vision": {"name": "vit", **VISION},
             "text": {"name": "transformer", **TEXT, "max_length": LENGTH, "position": "learned", "norm": "layernorm"},
@@ -78,32 +80,21 @@ def trained(name: str, ours: str, theirs: str, compiled: bool = False) -> Result
 @bench.measure("clip-train")
 def clip_train() -> Result:
     """Pairs a second in the precision that a recipe takes on this machine, against open_clip's default, float32."""
-    import torch
-
-    from llmanac.core.device import resolve_dtype
-
     ours = str(resolve_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     return trained("clip-train", ours, "float32")
 
 
-@bench.measure("clip-train-equal")
-def clip_train_equal() -> Result:
-    """The same in float32 on both sides, neither compiled."""
-    return trained("clip-train-equal", "float32", "float32")
+# The same in float32 on both sides, neither compiled.
+bench.add("clip-train-equal", trained, "float32", "float32")
 
 
 @bench.measure("vit-forward")
 def vit_forward() -> Result:
     """Images a second through ViT-S/16 of 6 layers at 224 pixels, with the same weights."""
-    import tempfile
-
-    import torch
-
     torch.set_num_threads(1)
     transformers, peer = find_peer("transformers")
     if transformers is None:
         return Result("vit-forward", "images/s", None, peer)
-    from llmanac.models.images.load import load_multimodal
 
     torch.manual_seed(0)
     config = transformers.ViTConfig(
@@ -124,11 +115,8 @@ def vit_forward() -> Result:
 @bench.measure("sampler")
 def sampler() -> Result:
     """Images a second of 20 DDIM steps with one small transformer as the denoiser on both sides: what is around it."""
-    import torch
-
     torch.set_num_threads(1)
     diffusers, peer = find_peer("diffusers")
-    from llmanac.core.spec import make_method
 
     model = make_method("multimodal", {"name": "diffusion", "patch": 8, "dim": 64, "layers": 2}).build()
     noise, steps = torch.randn(16, 3, 32, 32), 20

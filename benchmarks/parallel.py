@@ -10,16 +10,26 @@ processes.
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import os
-import socket
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from _harness import Benchmark, Result
+from _workers import begin_memory, resident
+from torch.distributed.fsdp import fully_shard
+
+from evidence._ranks import on_ranks
+from llmanac.core.spec import make, make_method
+from llmanac.core.types import Batch
+from llmanac.objectives.autoregressive import Autoregressive
+from llmanac.parallel import ParallelSpec
+from llmanac.parallel.mesh import Mesh
+from llmanac.train import TrainSpec
+from llmanac.train.team import TrainingRank, follow, team
 
 bench = Benchmark("parallel", __doc__ or "")
 ROWS, LENGTH, VOCABULARY, WARM = 8, 64, 2048, 2
@@ -30,15 +40,11 @@ PATIENCE = 85 if os.environ.get("LLMANAC_BENCH_QUICK") else 300
 
 def built() -> Any:
     """3.7 million parameters."""
-    from llmanac.core.spec import make_method
-
     model = make_method("lm", {"name": "transformer", "dim": 256, "layers": 4, "max_length": LENGTH, "tied": True})
     return model.build(vocab_size=VOCABULARY).initialise(0)
 
 
 def rows() -> list[list[int]]:
-    import torch
-
     generator = torch.Generator().manual_seed(0)
     found: list[list[int]] = torch.randint(VOCABULARY, (ROWS, LENGTH + 1), generator=generator).tolist()
     return found
@@ -48,9 +54,6 @@ class Peer:
     """One rank of a training of torch's own parts, in the processes that are there."""
 
     def __init__(self, rank: int, weights: str) -> None:
-        import torch
-        from torch.distributed.fsdp import fully_shard
-
         self.model = built()
         self.model.compute_dtype = torch.float32
         self.rows = rows()[rank * ROWS // 2 : (rank + 1) * ROWS // 2]
@@ -64,10 +67,6 @@ class Peer:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), foreach=True)
 
     def step(self) -> None:
-        import torch
-
-        from llmanac.core.types import Batch
-
         ids = torch.tensor(self.rows)
         logits = self.called(Batch(ids=ids[:, :-1])).logits
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
@@ -78,8 +77,6 @@ class Peer:
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
     """Seconds and CPU seconds of this process; both ranks begin together."""
-    import torch.distributed as dist
-
     dist.barrier()
     start, busy = time.perf_counter(), time.process_time()
     call()
@@ -88,10 +85,6 @@ def timed(call: Callable[[], Any]) -> tuple[float, float]:
 
 def stepper_of(team: Any) -> Any:
     """Our steps, of the model and the optimizer of `Peer`."""
-    from llmanac.core.spec import make
-    from llmanac.objectives.autoregressive import Autoregressive
-    from llmanac.train import TrainSpec
-
     fields = {"steps": 9, "batch_tokens": ROWS * LENGTH, "length": LENGTH, "micro_batch": ROWS // 2}
     fields |= {"dtype": "float32", "attention": "sdpa", "optimizer": {"name": "adamw", "form": "foreach"}}
     return team.stepper(built(), Autoregressive(), make(TrainSpec, fields, "train"), folder=None)
@@ -99,11 +92,6 @@ def stepper_of(team: Any) -> Any:
 
 def first(weights: str, pairs: int) -> list[Any]:
     """Rank 0: seconds and CPU seconds of both in each pair of steps."""
-    import torch
-
-    from llmanac.parallel import ParallelSpec
-    from llmanac.train.team import team
-
     with team(ParallelSpec(data=2, weights=weights, timeout=60), torch.device("cpu")) as made:  # type: ignore[arg-type]
         assert made is not None
         stepper = stepper_of(made)
@@ -128,10 +116,6 @@ def first(weights: str, pairs: int) -> list[Any]:
 
 def second() -> None:
     """Rank 1: what rank 0 does at the same time."""
-    import torch.distributed as dist
-
-    from llmanac.parallel.mesh import Mesh
-    from llmanac.train.team import TrainingRank
 
     def start(mesh: Mesh) -> Callable[[dict[str, Any]], None]:
         follower, peers = TrainingRank(mesh), {}
@@ -154,37 +138,8 @@ def second() -> None:
 
 def on_two(call: Callable[[int], Any]) -> list[Any]:
     """What `call` returns in two forked processes, given the number of each."""
-    import torch
-
-    from llmanac.train import team  # noqa: F401 - imported once, before the fork
-
     torch.set_num_threads(1)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    pipes = [context.Pipe(duplex=False) for _ in range(2)]
-
-    def process(rank: int) -> None:
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
-        os.environ.update(MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-        pipes[rank][1].send(call(rank))
-
-    children = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
-    for child in children:
-        child.start()
-    for _, writer in pipes:
-        writer.close()
-    try:
-        if not pipes[0][0].poll(PATIENCE):
-            raise SystemExit(f"parallel: the two processes did not end in {PATIENCE} s")
-        return [reader.recv() for reader, _ in pipes]
-    except EOFError:
-        raise SystemExit("parallel: a process ended early; its message is above") from None
-    finally:
-        for child in children:
-            child.join(5)
-            child.kill()
+    return on_ranks(2, functools.partial(call, 0), functools.partial(call, 1), PATIENCE)
 
 
 @bench.measure("ddp-overhead")
@@ -204,11 +159,6 @@ def ddp_overhead() -> Result:
 
 def ours(rank: int) -> None:
     """Steps of our training with sharded weights."""
-    import torch
-
-    from llmanac.parallel import ParallelSpec
-    from llmanac.train.team import follow, team
-
     if rank:
         follow()
         return
@@ -221,8 +171,6 @@ def ours(rank: int) -> None:
 
 def theirs(rank: int) -> None:
     """The same steps by torch's parts."""
-    import torch.distributed as dist
-
     dist.init_process_group("gloo")
     peer = Peer(rank, "sharded")
     for _ in range(WARM + 1):
@@ -232,15 +180,9 @@ def theirs(rank: int) -> None:
 
 def growth(call: Callable[[int], None], rank: int) -> float:
     """MiB by which the memory of this process is larger at its peak during `call` than before."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    before = resident("VmRSS")
+    before = begin_memory()
     call(rank)
-    return resident("VmHWM") - before
-
-
-def resident(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+    return resident("VmHWM") - (before or 0.0)
 
 
 @bench.measure("fsdp-memory")

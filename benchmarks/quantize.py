@@ -62,28 +62,20 @@ def measured(name: str, kind: str, size: str = "smollm2") -> Result:
     return Result(name, "nats", ours, peer_name, theirs, "lower", more=more(made))
 
 
-@bench.measure("kl-q8")
-def q8() -> Result:
-    """Q8_0."""
-    return measured("kl-q8", "q8_0")
+# Q8_0.
+bench.add("kl-q8", measured, "q8_0")
 
 
-@bench.measure("kl-q4")
-def q4() -> Result:
-    """Q4_0, with an 8-bit head."""
-    return measured("kl-q4", "q4_0")
+# Q4_0, with an 8-bit head.
+bench.add("kl-q4", measured, "q4_0")
 
 
-@bench.measure("kl-qwen")
-def qwen() -> Result:
-    """Q5_0, Q8_0, Q6_K and Q4_K, as a published file mixes them."""
-    return measured("kl-qwen", "own", "qwen")
+# Q5_0, Q8_0, Q6_K and Q4_K, as a published file mixes them.
+bench.add("kl-qwen", measured, "own", "qwen")
 
 
-@bench.measure("kl-gemma")
-def gemma() -> Result:
-    """The same kinds, with a tied head of Q8_0."""
-    return measured("kl-gemma", "own", "gemma")
+# The same kinds, with a tied head of Q8_0.
+bench.add("kl-gemma", measured, "own", "gemma")
 
 
 if __name__ == "__main__":

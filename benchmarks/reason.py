@@ -7,7 +7,6 @@ prompt of 256, without a verifier, one thread. Ours reads the prompt once; time 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from typing import Any
 
 from _harness import Benchmark, Result, find_peer, interleave
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
 from evidence._pretrained import WHERE, smollm2
 
 bench = Benchmark("reason", __doc__ or "")

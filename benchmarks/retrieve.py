@@ -65,16 +65,12 @@ def queries_a_second(name: str, backend: str) -> Result:
     return Result.rate(name, len(queries), interleave(runs, rounds=9), unit="queries/s", peer=f"{peer} ({backend})")
 
 
-@bench.measure("bm25-query")
-def query() -> Result:
-    """Against bm25s with its default backend."""
-    return queries_a_second("bm25-query", "numpy")
+# Against bm25s with its default backend.
+bench.add("bm25-query", queries_a_second, "numpy")
 
 
-@bench.measure("bm25-query-numba")
-def query_numba() -> Result:
-    """Against bm25s's compiled backend."""
-    return queries_a_second("bm25-query-numba", "numba")
+# Against bm25s's compiled backend.
+bench.add("bm25-query-numba", queries_a_second, "numba")
 
 
 @bench.measure("bm25-query-rank-bm25")

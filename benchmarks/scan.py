@@ -142,16 +142,12 @@ def layer(name: str) -> Result:
     )
 
 
-@bench.measure("lstm")
-def lstm() -> Result:
-    """Forward and backward."""
-    return layer("lstm")
+# Forward and backward.
+bench.add("lstm", layer)
 
 
-@bench.measure("gru")
-def gru() -> Result:
-    """Forward and backward."""
-    return layer("gru")
+# Forward and backward.
+bench.add("gru", layer)
 
 
 if __name__ == "__main__":

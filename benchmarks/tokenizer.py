@@ -83,14 +83,10 @@ def training(name: str, vocab_size: int) -> Result:
     )  # fmt: skip
 
 
-@bench.measure("bpe-train-8k")
-def train_8k() -> Result:
-    return training("bpe-train-8k", 8192)
+bench.add("bpe-train-8k", training, 8192)
 
 
-@bench.measure("bpe-train-32k")
-def train_32k() -> Result:
-    return training("bpe-train-32k", 32_000)
+bench.add("bpe-train-32k", training, 32_000)
 
 
 def cold(tokenizer: BPE) -> BPE:

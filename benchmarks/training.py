@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from _harness import Benchmark, Result, find_peer
-from _workers import answer, begin_memory, loops, turns
+from _workers import answer, begin_memory, loops, middles, turns
+from _workers import memory as peaks
 
 DIM, LAYERS, HEADS, WIDTH, LENGTH, ROWS = 256, 6, 4, 688, 256, 8
 TOKENS = LENGTH * ROWS
@@ -181,19 +182,13 @@ def speed(name: str, own: str, peer: str) -> Result:
     return Result.rate(name, TOKENS, pair, unit="tokens/s", peer=label, threads=THREADS, **more)
 
 
-@bench.measure("train-fp32")
-def fp32() -> Result:
-    return speed("train-fp32", "ours-float32", "theirs-fp32")
+bench.add("train-fp32", speed, "ours-float32", "theirs-fp32")
 
 
-@bench.measure("train-bf16")
-def bf16() -> Result:
-    return speed("train-bf16", "ours", "theirs-bf16")
+bench.add("train-bf16", speed, "ours", "theirs-bf16")
 
 
-@bench.measure("train-compiled")
-def compiled() -> Result:
-    return speed("train-compiled", "ours-compiled", "theirs-bf16-compiled")
+bench.add("train-compiled", speed, "ours-compiled", "theirs-bf16-compiled")
 
 
 def equal(name: str, own: str, peer: str) -> Result:
@@ -207,51 +202,33 @@ def equal(name: str, own: str, peer: str) -> Result:
     return Result.rate(name, TOKENS, pair, unit="tokens/s", peer=label, threads=THREADS, **more)
 
 
-@bench.measure("train-bf16-equal")
-def bf16_equal() -> Result:
-    return equal("train-bf16-equal", "ours", "theirs-bf16")
+bench.add("train-bf16-equal", equal, "ours", "theirs-bf16")
 
 
-@bench.measure("train-compiled-equal")
-def compiled_equal() -> Result:
-    return equal("train-compiled-equal", "ours-compiled", "theirs-bf16-compiled")
+bench.add("train-compiled-equal", equal, "ours-compiled", "theirs-bf16-compiled")
 
 
 def memory(name: str, vocab: int, own: str = "ours") -> Result:
     """Peak resident memory above what the imports left, against the bfloat16 loop; the median of processes, since how
     full the allocator's heap gets differs by some 3% from one to the next."""
     module, version = find_peer("transformers")
-    found: dict[str, list[float]] = {own: [], **({"theirs-bf16": []} if module else {})}
-    for _ in range(PROCESSES):
-        for loop_name, megabytes in found.items():
-            with loops(__file__, [loop_name], vocab) as (running, _):
-                for _ in range(3):
-                    running[loop_name].ask("step")
-                megabytes.append(running[loop_name].ask("memory")["megabytes"])
-    middle = {loop_name: statistics.median(megabytes) for loop_name, megabytes in found.items()}
+    found = peaks(__file__, [own, *(["theirs-bf16"] if module else [])], PROCESSES, vocab, steps=3)
+    middle = middles(found)
     more = {"vocabulary": vocab, "processes": PROCESSES, "ours_from": min(found[own]), "ours_to": max(found[own])}
     return Result(name, "MB", middle[own], f"{version} bf16 loop", middle.get("theirs-bf16"), "lower", more)
 
 
-@bench.measure("train-memory-4k")
-def memory_4k() -> Result:
-    return memory("train-memory-4k", 4096)
+bench.add("train-memory-4k", memory, 4096)
 
 
-@bench.measure("train-memory-49k")
-def memory_49k() -> Result:
-    return memory("train-memory-49k", 49152)
+bench.add("train-memory-49k", memory, 49152)
 
 
-@bench.measure("train-memory-4k-fp32")
-def memory_4k_float32() -> Result:
-    """As on a machine that is no faster in bfloat16, where float32 is chosen."""
-    return memory("train-memory-4k-fp32", 4096, "ours-float32")
+# As on a machine that is no faster in bfloat16, where float32 is chosen.
+bench.add("train-memory-4k-fp32", memory, 4096, "ours-float32")
 
 
-@bench.measure("train-memory-49k-fp32")
-def memory_49k_float32() -> Result:
-    return memory("train-memory-49k-fp32", 49152, "ours-float32")
+bench.add("train-memory-49k-fp32", memory, 49152, "ours-float32")
 
 
 @bench.measure("train-gemm")

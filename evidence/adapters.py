@@ -20,22 +20,8 @@ from typing import Any
 
 import torch
 
-from evidence._languages import (
-    KNOWN,
-    LENGTH,
-    SIZES,
-    TOKENS,
-    base,
-    best,
-    divergence,
-    draw,
-    languages,
-    source,
-    tune,
-)
-from evidence._languages import (
-    ROWS as BATCH,
-)
+from evidence._languages import KNOWN, LENGTH, SIZES, TOKENS, base, best, divergence, draw, languages, source, tune
+from evidence._languages import ROWS as BATCH
 from evidence._page import with_interval
 from evidence._synthetic import average, once, over, percent
 from llmanac.core.pages import Section, table

@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
+from evidence.kv_cache import VOCABULARY, without_ties
 from llmanac.core.pages import Section, table
-from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
 from llmanac.lab.complexity import one_thread
 
@@ -35,7 +35,7 @@ SEEDS = 1
 TIMED = ("seconds", "steps", "median", "late", "most", "alone")
 
 MODEL = {"name": "transformer", "dim": 256, "layers": 4, "max_length": 8192}
-VOCABULARY, PROMPT, NEW, LONG = 4096, 64, 48, 4096
+PROMPT, NEW, LONG = 64, 48, 4096
 ROWS_AT_ONCE = (1, 2, 4, 8, 16, 32)
 
 
@@ -43,12 +43,7 @@ ROWS_AT_ONCE = (1, 2, 4, 8, 16, 32)
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Times of each part, and whether the tokens were those of a request alone."""
     small = size == "small"
-    made = make_method("lm", {**MODEL, **({"dim": 32, "layers": 1} if small else {})})
-    model = made.build(vocab_size=VOCABULARY).eval()
-    with torch.no_grad():  # zeros, which some weights begin with, would make every token a tie
-        for parameter in model.parameters():
-            generator = torch.Generator().manual_seed(seed)
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    model = without_ties(MODEL, seed, size)
     counts = (1, 3) if small else ROWS_AT_ONCE
     return {
         "parameters": model.parameter_count(),

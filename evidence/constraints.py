@@ -45,6 +45,7 @@ from llmanac.generate.constrain.sample_rank import rank
 from llmanac.generate.constrain.template import Template
 from llmanac.generate.engine import Completion, Engine
 from llmanac.lab.complexity import one_thread
+from llmanac.lab.stats import mean
 from llmanac.metrics.statistics.intervals import wilson_interval
 from llmanac.recipes.prefix_classifier import train_prefix_classifier
 from llmanac.tokenizers.load import train_tokenizer
@@ -189,10 +190,6 @@ def task(seed: int, size: str) -> dict[str, Any]:
 
 def sentences() -> list[str]:
     return [FORMS[at % len(FORMS)].format(*person) for at, person in enumerate(PEOPLE)]
-
-
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def own_logprobs(engine: Engine, done: Sequence[Completion]) -> list[float]:

@@ -18,21 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from evidence._languages import (
-    KNOWN,
-    SIZES,
-    TOKENS,
-    base,
-    best,
-    divergence,
-    draw,
-    languages,
-    source,
-    tune,
-)
-from evidence._languages import (
-    ROWS as BATCH,
-)
+from evidence._languages import KNOWN, SIZES, TOKENS, base, best, divergence, draw, languages, source, tune
+from evidence._languages import ROWS as BATCH
 from evidence._page import with_interval
 from evidence._synthetic import Rows, once
 from evidence.adapters import lora

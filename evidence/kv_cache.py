@@ -15,13 +15,12 @@ time in the last table.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from evidence._grid import paced
 from llmanac.core.pages import Section, table
 from llmanac.core.spec import make_method
 from llmanac.core.types import LAST
@@ -45,33 +44,31 @@ BUDGET = 256 * 2**20
 @one_thread()
 def measure(seed: int, size: str) -> dict[str, Any]:
     """Times, bytes and reused tokens; all ways of remembering must say the same tokens."""
-    model = make_method("lm", {**MODEL, **({"dim": 32, "layers": 1} if size == "small" else {})})
-    model = model.build(vocab_size=VOCABULARY).eval()
-    with torch.no_grad():  # zeros, which some weights begin with, would make every token a tie
-        for parameter in model.parameters():
-            generator = torch.Generator().manual_seed(seed)
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    model = without_ties(MODEL, seed, size)
     found = {"parameters": model.parameter_count(), "by length": by_length(model, LENGTHS[size])}
     if size == "small":
         return {**found, "shared": shared(model, requests=3, beginning=40, own=4)}
     return {**found, "shared": shared(model), "overhead": overhead(model)}
 
 
+def without_ties(fields: dict[str, Any], seed: int, size: str) -> Any:
+    """A model of random weights: zeros, which some begin with, would make every token a tie."""
+    spec = make_method("lm", {**fields, **({"dim": 32, "layers": 1} if size == "small" else {})})
+    model: Any = spec.build(vocab_size=VOCABULARY).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            generator = torch.Generator().manual_seed(seed)
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
 def ids(count: int, seed: int) -> torch.Tensor:
     return torch.randint(VOCABULARY, (1, count), generator=torch.Generator().manual_seed(seed))
 
 
-def medians(runs: dict[str, Callable[[], Any]], rounds: int = 3) -> dict[str, float]:
+def medians(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """Median CPU seconds of each, all taking turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for name in runs:
-        runs[name]()
-    for turn in range(rounds):
-        for name in list(runs)[:: 1 if turn % 2 else -1]:
-            start = time.process_time()
-            runs[name]()
-            taken[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return {name: found["seconds"] for name, found in paced(runs, 3).items()}
 
 
 @torch.inference_mode()

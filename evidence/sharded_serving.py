@@ -225,13 +225,7 @@ def show(seeds: Sequence[dict[str, Any]]) -> list[Section]:
         costs.append([name, *held, sent, f"{1000 * m['cpu']:.1f}"])
     for one in result["lost"]:
         failures.append([one["mesh"], one["signal"], f"{one['after']:.1f}", one["says"]])
-    heads = [
-        "mesh",
-        "weights of each rank (MB)",
-        "states (MB)",
-        "sent by rank 0 (KB)",
-        "CPU ms of rank 0 a token",
-    ]
+    heads = ["mesh", "weights of each rank (MB)", "states (MB)", "sent by rank 0 (KB)", "CPU ms of rank 0 a token"]
     return [
         Section("Each mesh", [], [table(heads, costs)]),
         Section("A lost rank", [], [table(["mesh", "signal", "s", "the error"], failures)]),

@@ -50,11 +50,7 @@ SCORES = tuple(reversed(TITLES))
 STARTS = ("pretrained", "scratch", "shuffled")
 WITHDRAWN = ("mmlu",)  # of the kept cells: their checkpoint had read its test questions
 TESTED, SUBJECTS = 500, 20
-TASKS = {
-    "sst2": "SST-2, sentiment",
-    "cola": "CoLA, acceptability",
-    "mmlu": "MMLU, subject (the 20 largest)",
-}
+TASKS = {"sst2": "SST-2, sentiment", "cola": "CoLA, acceptability", "mmlu": "MMLU, subject (the 20 largest)"}
 
 
 def drawn(rows: Labelled, numbers: Any) -> Labelled:

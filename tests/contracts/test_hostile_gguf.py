@@ -10,7 +10,9 @@ import torch
 from _small_models import randomise
 
 import llmanac
-from llmanac.core.errors import CheckpointError, LlmanacError
+from llmanac.core.errors import CheckpointError, LlmanacError, TokenizerError
+from llmanac.generate._native_file import FileModel
+from llmanac.generate._native_model import NativeModel
 from llmanac.kernels.gguf import GGUF
 from llmanac.kernels.gguf.file import MOST_HEADER, Packable, write
 from llmanac.models.families import family
@@ -32,7 +34,7 @@ def tensor(name=b"t", shape=(32,), kind=0, offset=0):
     return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
 
 
-BIG = (1 << 63) - 1
+BIG, UP = (1 << 63) - 1, "model.layers.0.mlp.up_proj"
 FILES = {
     "empty": (b"", "cannot be read as a GGUF file"),
     "magic": (b"GGML" + head()[4:], "is no GGUF file .it begins with b'GGML'"),
@@ -143,8 +145,76 @@ def test_keys_that_lie(key, good, tmp_path):
     path = tmp_path / "m.gguf"
     with open(path, "wb") as handle:
         write(handle, {k: v for k, v in metadata.items() if v is not None}, tensors)
-    with pytest.raises(CheckpointError, match=rf"m\.gguf: .*({message})"):
-        load_model(path, device="cpu")
+    for read in (lambda path: load_model(path, device="cpu"), FileModel):
+        with pytest.raises(CheckpointError, match=rf"m\.gguf: .*({message})"):
+            read(path)
+
+
+def fitting(heads, kv_heads, size):
+    """Keys and tensors of attention that agree with each other."""
+    rows = {"q": heads * size, "k": kv_heads * size, "v": kv_heads * size}
+    shapes = {f"blk.0.attn_{name}.weight": (count, 32) for name, count in rows.items()}
+    shapes["blk.0.attn_output.weight"] = (32, heads * size)
+    counts = {
+        "attention.head_count": heads, "attention.head_count_kv": kv_heads, "attention.key_length": size,
+        "attention.value_length": size, "rope.dimension_count": size,
+    }  # fmt: skip
+    return {f"llama.{key}": np.uint32(count) for key, count in counts.items()}, {
+        name: Packable("F32", shape, lambda shape=shape: np.full(shape, 0.1, np.float32))
+        for name, shape in shapes.items()
+    }
+
+
+@pytest.mark.parametrize(("sizes", "more", "message"), [
+    ((4, 3, 8), {}, "llama.attention.head_count_kv is 3, which does not divide the 4 of head_count"),
+    ((2, 4, 8), {}, "llama.attention.head_count_kv is 4, which does not divide the 2 of head_count"),
+    ((2, 1, 17), {}, "llama.rope.dimension_count is 17, which is odd; a head has 17 numbers"),
+    ((32, 32, 1), {}, "llama.rope.dimension_count is 1, which is odd; a head has 1 numbers"),
+    ((2, 1, 16), {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": np.float32(0.5)},
+     r"llama.rope.scaling.factor is 0.5, expected at least 1"),
+    ((4, 2, 8), {}, None),
+])  # fmt: skip
+def test_sizes_that_agree_but_that_no_model_has(sizes, more, message, good, tmp_path):
+    """Both readers refuse them: the compiled code of the native runner would read beside its memory."""
+    _, metadata, tensors = good
+    keys, changed = fitting(*sizes)
+    path = tmp_path / "m.gguf"
+    with open(path, "wb") as handle:
+        write(handle, {**metadata, **keys, **more}, {**tensors, **changed})
+    for read in (lambda path: load_model(path, device="cpu"), FileModel):
+        if message is None:
+            read(path)
+            continue
+        with pytest.raises(CheckpointError, match=rf"m\.gguf: {message}"):
+            read(path)
+
+
+@pytest.mark.parametrize("exponent", [252, 253, 254, 255])
+def test_scales_of_mxfp4_whose_numbers_float32_cannot_hold(exponent, good, tmp_path):
+    _, metadata, tensors = good
+    place, blocks = "blk.0.ffn_up.weight", np.full((tensors["blk.0.ffn_up.weight"].shape[0], 17), 0x77, np.uint8)
+    blocks[:, 0] = exponent
+    tensors = {**tensors, place: Packable("MXFP4", tensors[place].shape, lambda: blocks)}
+    path = tmp_path / "m.gguf"
+    with open(path, "wb") as handle:
+        write(handle, metadata, tensors)
+    for read in (lambda path: load_model(path, device="cpu"), lambda path: FileModel(path).matrix(UP)):
+        if exponent == 252:  # 12 x 2^124 is the largest
+            read(path)
+            continue
+        with pytest.raises(CheckpointError, match=rf"m\.gguf: {UP}\.weight holds .*(NaN|infinit)"):
+            read(path)
+
+
+def test_a_token_of_millions_of_characters(good, tmp_path):
+    _, metadata, tensors = good
+    texts, types = list(metadata["tokenizer.ggml.tokens"]), metadata["tokenizer.ggml.token_type"].copy()
+    texts[0], types[0] = "x" * 5_000_000, 4  # the first is the space, of which none is made
+    path = tmp_path / "m.gguf"
+    with open(path, "wb") as handle:
+        write(handle, {**metadata, "tokenizer.ggml.tokens": texts, "tokenizer.ggml.token_type": types}, tensors)
+    with pytest.raises(TokenizerError, match=r"m\.gguf: added tokens: have 5,000,\d\d\d characters, at most 4,194,304"):
+        load_tokenizer(path)
 
 
 MORE = {
@@ -223,6 +293,23 @@ def test_tensors_that_do_not_fit(good, tmp_path):
             load_model(path, device="cpu")
 
 
+def refusal(read, path):
+    """What a reader refuses a file with, None where it reads it; any other error is one of the reader."""
+    try:
+        read(path)
+    except LlmanacError as error:
+        return error
+    return None
+
+
+def read_natively(path):
+    """As the native runner reads it; what it leaves to torch is read there."""
+    if FileModel.refusal(path) is not None:
+        load_model(path, device="cpu")
+    else:
+        NativeModel(FileModel(path), threads=1, form="plain")
+
+
 def test_changed_bytes_give_no_other_error(good, tmp_path):
     """Bytes of the header are flipped, set, cut and copied; a file that is still read gives a model."""
     original = good[0].read_bytes()
@@ -237,12 +324,11 @@ def test_changed_bytes_give_no_other_error(good, tmp_path):
         if rng.random() < 0.15:
             data = data[: rng.randrange(len(data))]
         path.write_bytes(data)
-        try:
-            load_model(path, device="cpu")
-            load_tokenizer(path)
-        except LlmanacError as error:
-            assert "m.gguf" in str(error)
-            refused += 1
+        both = [refusal(load_model, path), refusal(read_natively, path)]
+        assert (both[0] is None) == (both[1] is None), both
+        said = [error for error in (*both, refusal(load_tokenizer, path)) if error is not None]
+        assert all("m.gguf" in str(error) for error in said)
+        refused += bool(said)
     assert refused > 60
 
 

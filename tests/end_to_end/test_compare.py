@@ -275,6 +275,7 @@ def test_whole_recipes_are_marked_as_such(recipe: dict[str, Any], store: Path, t
         ("position,ffn", "rope,relu", {}, "varies one axis"),
         ("positon", "rope,learned", {}, "did you mean 'position'"),
         ("position", "rope{thta=3},learned", {}, "model.position.thta: no such field; did you mean 'theta'"),
+        ("mixer", "multi-head,multi-head{heads=5}", {}, "arm .multi-head.heads=5..: heads: 5 must divide dim"),
         ("position", {"a": "rope", "b": {"train.clip": 2.0}}, {}, "train.clip would vary too, outside the axis"),
         ("position", "rope,learned", {"hold": "parms"}, "--hold: 'parms' is not one of .* did you mean 'params'"),
         ("position", "rope,learned", {"tune": "wd=3"}, "expected lr=N"),

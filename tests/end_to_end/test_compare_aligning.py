@@ -66,6 +66,9 @@ def test_preferences_are_compared_on_one_measure(place: Path, tmp_path: Path) ->
     assert max(steps) - min(steps) <= 1  # of as many answers: kto reads both of each pair
     assert all(cost["tokens"] > 0 and cost["seconds"] > 0 and cost["peak_memory"] > 0 for cost in costs.values())
     assert found.data["pairing"]["checked"] and found.data["pairing"]["seeds"]["0"]["tensors_that_differ"] == 0
+    seeds = found.data["pairing"]["seeds"]
+    assert all(20 < one["rows"] < 40 and one["rows_equal"] for one in seeds.values())  # kto's too
+    assert seeds["0"]["row_hash"] != seeds["1"]["row_hash"]  # other rows are held out
     page = found.page.read_text()
     assert "held-out pairs whose chosen answer gained more" in page.lower() and "KL to the start" in page
     assert (

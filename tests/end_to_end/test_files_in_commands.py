@@ -1,6 +1,7 @@
 """What commands say of a .gguf file: memory against a measured process, limits, types, and which runner answers."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -80,6 +81,24 @@ def test_convert_says_what_it_wrote(kind, places, tmp_path, capsys):
     counts = GGUF(target).kinds()
     assert said.startswith(f"{target}: {kind} (") and sum(counts.values()) == len(GGUF(target).names)
     assert all(f"{count} {name}" in said for name, count in counts.items())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills a process")
+def test_what_a_killed_process_wrote_is_no_file_and_goes_with_the_next_try(places, tmp_path):
+    target, beside = tmp_path / "m.gguf", tmp_path / "other.gguf"
+    killed = f"""
+import os, signal
+from llmanac.core import files
+held = [files.atomic_file(name) for name in {[str(target), str(beside)]}]
+for file in held:
+    file.__enter__().write(bytes(99))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == -signal.SIGKILL
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 2 and not target.exists()
+    run("convert", places / "model", target, "--type", "q8_0")
+    assert GGUF(target).names and sorted(path.name for path in tmp_path.iterdir()) == [left[1], target.name]
 
 
 def test_quantize_says_what_it_wrote(places, tmp_path, capsys):

@@ -251,6 +251,17 @@ def test_text_without_a_suffix_is_read_and_other_files_are_named(folder, capsys)
     assert "README:1" in out and "tool.1 is not read" in err
 
 
+def test_settings_of_a_folder_are_named_in_one_line(folder, capsys):
+    for number in range(3):
+        (folder / f"settings-{number}.json").write_text('{"depth": 3}')
+    (folder / "row.json").write_text('{"text": "The quokka smiles."}')
+    with pytest.raises(SystemExit):
+        main(["retrieve", str(folder), "quokka"])
+    out, err = capsys.readouterr()
+    assert "row.json" in out and err.count("is not read") == 1
+    assert "settings-0.json is not read, nor are 2 more of its kind: it is one object with no column" in err
+
+
 def test_what_is_not_read_is_told_each_time_and_stops_nothing(folder, capsys, monkeypatch):
     (folder / "latin.txt").write_bytes(b"Der B\xe4r")
     (folder / "page.pdf").write_bytes(b"%PDF-1.4 nothing")

@@ -55,6 +55,14 @@ LOOPS = {  # name: (the loop, the formula, its inputs, which of them are not dif
 }  # fmt: skip
 
 
+def test_weights_keep_memory_that_sharded_training_can_free() -> None:
+    x, weight = drawn(300, 40).float(), torch.nn.Parameter(torch.ones(40))
+    pointwise.FusedRMSNorm.apply(x, weight, 1e-6).sum().backward()
+    before = weight.untyped_storage().data_ptr()
+    weight.data.untyped_storage().resize_(0)  # as fully_shard does after each layer
+    assert before and not weight.untyped_storage().size()
+
+
 def both(name: str, dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs and gradients: of the loop in `dtype`, and of the formula in float64 from the same rounded numbers."""
     loop, formula, make, fixed = LOOPS[name]

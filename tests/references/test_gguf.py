@@ -340,7 +340,7 @@ def test_each_key_of_the_specification_is_used_or_refused(name, models, tokenize
             else:
                 assert config != plain, (key, probe)
                 used.add(key)
-    assert used >= {"context_length", "embedding_length", "attention.head_count", "rope.freq_base"}
+    assert used >= {"context_length", "embedding_length", "feed_forward_length", "rope.freq_base"}
     assert {"attention.scale", "expert_count", "attention.clamp_kqv", "rope.scaling.yarn_beta_fast"}.isdisjoint(used)
 
 

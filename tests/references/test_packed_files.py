@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -189,6 +190,46 @@ def test_a_published_file_is_near_its_dequantized_numbers(name):
     kl = float((exact.exp() * (exact - found)).sum(-1).mean())
     print(f"{name}: KL {kl:.4f}")
     assert kl < 0.01
+
+
+PLACES, KEPT = 24, 2000  # of a text; most likely tokens of a place, what is left is one more
+
+
+def log_shares(path, ids):
+    """llama.cpp's log-probabilities of the tokens that it finds most likely after each of `ids`, by token."""
+    peer = pytest.importorskip("xllamacpp", reason="needs xllamacpp, llama.cpp as a package")
+    chosen = peer.CommonParams()
+    chosen.model.path, chosen.n_ctx, chosen.n_parallel, chosen.warmup, chosen.port = str(path), 128, 1, False, 0
+    chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = 1
+    server = peer.Server(chosen)  # which ends with its object
+    place, asked = server.listening_address + "/completion", {"n_predict": 1, "n_probs": KEPT, "temperature": 0}
+    for end in range(1, len(ids) + 1):
+        found = httpx.post(place, json={"prompt": ids[:end], **asked}, timeout=300).json()
+        top = found["completion_probabilities"][0]["top_logprobs"]
+        yield {token["id"]: token["logprob"] for token in top}
+
+
+@pytest.mark.slow
+@pytest.mark.pretrained
+@pytest.mark.parametrize("name", IN_PARTS)
+def test_a_published_file_is_as_near_to_its_numbers_as_in_llama_cpp(name):
+    """Both round activations to 8 bits; the divergence from the dequantized model is at most 1.05 of llama.cpp's."""
+    path = published(name)
+    engine = load_engine(path, runner="native")
+    text = engine.tokenizer.encode("The quick brown fox jumps over the lazy dog. It was a bright cold day in April,")
+    ids = [*([engine.tokenizer.bos_id] if engine.tokenizer.adds_bos else []), *text][:PLACES]
+    exact = logits(engine.model, torch.tensor([ids]))[0].double().log_softmax(-1)
+    found = native_logits(engine.native, torch.tensor(ids)).double().log_softmax(-1)
+    ours = theirs = 0.0
+    for of_exact, of_ours, shares in zip(exact, found, log_shares(path, ids), strict=True):
+        kept, own = torch.tensor(list(shares)), torch.tensor(list(shares.values()), dtype=torch.float64)
+        p, q = of_exact[kept], of_ours[kept]
+        rest = [torch.log1p(-of.exp().sum().clamp(max=1 - 1e-9)) for of in (p, q, own)]
+        assert len(kept) == KEPT and (p.exp() - own.exp()).abs().sum() < 0.5  # the same place of the same model
+        ours += float((p.exp() * (p - q)).sum() + rest[0].exp() * (rest[0] - rest[1]))
+        theirs += float((p.exp() * (p - own)).sum() + rest[0].exp() * (rest[0] - rest[2]))
+    print(f"{name}: KL {ours / len(ids):.5f}, llama.cpp {theirs / len(ids):.5f}")
+    assert 0 < ours < 1.05 * theirs
 
 
 @pytest.mark.pretrained

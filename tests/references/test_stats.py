@@ -171,6 +171,24 @@ def test_replicates_needed_for_equivalence_settle_it_too() -> None:
     assert stats.replicates_needed(0.01, 1.0, 0.01) is None or stats.replicates_needed(0.01, 1.0, 0.01) > 10_000
 
 
+@pytest.mark.parametrize("n", [5, 16, 60])
+def test_few_equal_answers_are_no_equivalence(n: int) -> None:
+    """Of two classifiers one is wrong on a margin of the texts where the other is right; few texts seldom show it."""
+    rng = np.random.default_rng(13)
+    worse = (rng.random((400, n)) >= 0.05).astype(float).tolist()
+    found = [
+        stats.compare_arms({"a": own, "b": [1.0] * n}, "b", better="higher", margin=0.05, tests=stats.BOOTSTRAP)[0]
+        for own in worse
+    ]
+    assert sum(one.verdict == "equivalent" for one in found) / 400 <= 0.07
+    (same,) = stats.compare_arms(
+        {"a": [1.0] * n, "b": [1.0] * n}, "b", better="higher", margin=0.05, tests=stats.BOOTSTRAP
+    )
+    assert same.p_equivalence == pytest.approx(0.95**n)
+    assert same.verdict == ("equivalent" if n == 60 else "inconclusive")
+    assert n + (same.further or 0) == max(n, 59)  # 0.95 ** 59 < 0.05 <= 0.95 ** 58
+
+
 def test_detectable_difference_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(12)
     effect = stats.detectable_difference(0.03, 8)

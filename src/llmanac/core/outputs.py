@@ -28,9 +28,13 @@ def check_output(place: Path, flag: str, inputs: Iterable[str | Path] = (), *, f
 
 
 def check_new(place: Path, flag: str) -> None:
-    """Refuse a file or a folder that is there, unless it is an empty folder. Raises SpecError that names it."""
+    """Refuse a file or a folder that is there, unless it is an empty folder. Raises SpecError that names it.
+
+    What a killed process had begun to write there is removed.
+    """
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise SpecError(f"{flag}: {place} is there already; give a name that is not taken")
+    files.sweep(place)
 
 
 def check_apart(places: Iterable[Path], flag: str, inputs: Iterable[str | Path]) -> None:

@@ -54,10 +54,14 @@ def documents(source: Files, problems: Problems) -> Iterator[Document]:
         DataError: what cannot be read, or nothing at all; it names file and line.
     """
     yield from _without_markup(source.documents(problems), problems)
+    problems.tell_passed()
 
 
 def documents_in(path: Path, name: str, source: Files, problems: Problems) -> Iterator[Document]:
-    """The documents of one file, with text in place of pages; `name` is what messages and ids call it."""
+    """The documents of one file, with text in place of pages; `name` is what messages and ids call it.
+
+    The caller tells what is passed over (`problems.tell_passed`) when all files are read.
+    """
     yield from _without_markup(documents_of(path, name, source, problems), problems)
 
 
@@ -85,6 +89,7 @@ def lines(source: Files, problems: Problems, *, ends: str = "\r") -> Iterator[Te
             for document in _without_markup(documents_of(path, name, source, problems), problems):
                 for number, text in enumerate(document.text.split("\n"), 1):
                     yield TextLine(text, document.id, number)
+    problems.tell_passed()
 
 
 def byte_lines(source: Files, problems: Problems) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -114,6 +119,7 @@ def whole(source: Files, problems: Problems) -> Iterator[TextLine]:
         else:
             found = _without_markup(documents_of(path, name, source, problems), problems)
             yield from (TextLine(document.text, document.id, 1) for document in found)
+    problems.tell_passed()
 
 
 def inputs(source: Files, problems: Problems) -> Iterator[tuple[Path, str]]:
@@ -209,4 +215,3 @@ def _without_markup(found: Iterable[Document], problems: Problems) -> Iterator[D
             problems.pass_over(document.id, f"there is no text in this page ({text.detail})", code="no-text")
         else:
             yield text
-    problems.tell_passed()

@@ -122,7 +122,8 @@ class FileModel:
         found = self._shapes
         for name in sorted(wanted.keys() | found.keys()):
             if wanted.get(name) != found.get(name):
-                what = f"gives {found.get(name, 'no numbers')} for {name}, its keys ask for {wanted.get(name, 'none')}"
+                own = self.file.table.ours(name) if name in wanted else name
+                what = f"{own} has {found.get(name, 'no numbers')}, its keys ask for {wanted.get(name, 'none')}"
                 raise CheckpointError(f"{self.origin}: {what}")
 
     def check(self) -> None:

@@ -127,6 +127,8 @@ def replicates_needed(centre: float, spread: float, margin: float, *, alpha: flo
     Either the difference becomes certain or the equivalence does, whichever comes first; the level is Bonferroni's over
     the arms, which Holm never exceeds. None where `MOST_REPLICATES` would not do.
     """
+    if not (centre or spread):  # scores of items that are all equal, see `_drawn_beyond`
+        return math.ceil(math.log(alpha / arms) / math.log1p(-margin)) if 0 < margin < 1 else None
 
     def settled(n: int) -> bool:
         different = _enough(abs(centre), spread, n, alpha / (2 * arms))
@@ -162,7 +164,10 @@ def _all_signs(differences: Sequence[float]) -> float:
 
 
 def _drawn_beyond(differences: Sequence[float], margins: Sequence[float]) -> float:
+    """p of the bootstrap; where all items are equal, the chance of that if scores (0 to 1) differed by the margin."""
     means, margin = _bootstrapped(differences), mean(margins)
+    if not any(differences):
+        return max(0.0, 1 - margin) ** len(differences)
     return (max(int((means >= margin).sum()), int((means <= -margin).sum())) + 1) / (DRAWS + 1)
 
 

@@ -21,6 +21,7 @@ from llmanac.tokenizers._normal import SURROGATE
 
 _SPACES = [*range(9, 14), 32, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
 WHITE_SPACE = "".join(map(chr, _SPACES))
+MOST_CHARACTERS = 1 << 22  # of all added tokens; the pattern that finds them takes 100 bytes for each
 SPARE_IDS = 1_000_000  # ids without an entry before an added token; published files leave some thousands
 Normalize = Callable[[str], tuple[str, np.ndarray | None]]
 
@@ -69,12 +70,14 @@ class TextPart:
 
 
 class AddedTokens:
-    """All added tokens of a tokenizer. Raises TokenizerError for empty or repeated texts and repeated ids."""
+    """All added tokens of a tokenizer. Raises TokenizerError for empty, repeated or long texts and repeated ids."""
 
     def __init__(self, tokens: Sequence[AddedToken]) -> None:
         self.tokens = tuple(sorted(tokens, key=lambda token: token.id))
         texts: dict[str, int] = {}
         ids: dict[int, str] = {}
+        if (characters := sum(len(token.text) for token in self.tokens)) > MOST_CHARACTERS:
+            raise TokenizerError(f"added tokens: have {characters:,} characters, at most {MOST_CHARACTERS:,} are read")
         for token in self.tokens:
             if token.text in texts:
                 raise TokenizerError(f"added token {token.text!r}: given twice ({texts[token.text]} and {token.id})")

@@ -51,7 +51,8 @@ def rms(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     flat, own = x.contiguous().view(-1, x.shape[-1]), kind(x)
     made = torch.empty_like(flat)
     scale = torch.empty(len(flat), dtype=torch.float64 if own is np.float64 else torch.float32)
-    arrays = [array(y) for y in (flat, weight.to(scale.dtype).contiguous(), made, scale)]
+    # a copy: sharded training frees the weight's memory, which torch refuses once an array has shown it
+    arrays = [array(y) for y in (flat, weight.to(scale.dtype, copy=True).contiguous(), made, scale)]
     in_pieces(_rms, len(flat), flat.shape[1], *arrays, own(1 / flat.shape[1]), own(eps))
     return made.view(x.shape), scale
 
@@ -61,7 +62,7 @@ def rms_back(above: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[T
     flat, given = (y.contiguous().view(-1, x.shape[-1]) for y in (x, above))
     made = torch.empty_like(flat)
     sums = torch.zeros(-(-len(flat) // ROWS), flat.shape[1], dtype=scale.dtype)
-    arrays = [array(y) for y in (given, flat, weight.to(scale.dtype).contiguous(), scale, made, sums)]
+    arrays = [array(y) for y in (given, flat, weight.to(scale.dtype, copy=True).contiguous(), scale, made, sums)]
     in_pieces(_rms_back, len(flat), flat.shape[1], *arrays, kind(x)(1 / flat.shape[1]), piece=ROWS)
     return made.view(x.shape), sums.sum(0).to(weight.dtype)
 

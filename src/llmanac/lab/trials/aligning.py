@@ -30,6 +30,7 @@ from llmanac.generate.engine import Engine
 from llmanac.lab.arms import ArmText
 from llmanac.lab.axis import known_method
 from llmanac.lab.cache import StudyCache
+from llmanac.lab.pairing import RECORDED_ROWS, hash_row
 from llmanac.lab.runner import RunnerRequest, Say
 from llmanac.lab.trials.decoding import file_hash, hash_model
 from llmanac.lab.trials.tuning import COSTS, Tried, TuningTrial
@@ -89,6 +90,11 @@ class Aligned(Tried):
 
     frozen: Any = None
     material: Any = None  # the rows
+    learned: Sequence[Any] = ()  # the same ones for every objective, in the order of the file
+
+    def row_hashes(self) -> list[str]:
+        """Of the first rows that are learned from; their order is drawn from the seed."""
+        return [hash_row(row) for row in self.learned[:RECORDED_ROWS]]
 
     def _measure(self, objective: Any, rows: Any, when: str, kept: str = "before.json") -> Any:
         """Nothing: `metrics` measures once the training is done."""
@@ -152,7 +158,7 @@ class ComparedAlignment(Aligned, Preferred):
         own, self.reader = self.reader, pairs.reader(self.tokenizer)
         found = Preferred.read(self)
         self.judge: Any = pairs.build(tokenizer=self.tokenizer, reader=self.reader)
-        self.reader = own
+        self.reader, self.learned = own, found.train
         if self.asked.objective.name == "kto":
             found.train = [(answer, side == 0) for pair in found.train for side, answer in enumerate(pair)]
         if not found.held_out:
@@ -180,6 +186,12 @@ class ComparedAlignment(Aligned, Preferred):
 
 class Rewarded(Aligned, SampledAlignment):
     """By a reward of sampled answers."""
+
+    def read(self) -> AlignmentRows:
+        """The same prompts for every objective."""
+        found = SampledAlignment.read(self)
+        self.learned = found.train
+        return found
 
     def step_units(self, settled: Any) -> float:
         """Answers."""

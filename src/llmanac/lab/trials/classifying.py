@@ -42,7 +42,7 @@ from llmanac.lab.pairing import hash_row
 from llmanac.lab.runner import Applied, RunnerRequest, Say
 from llmanac.lab.slices import PARTS, SliceRule, read_slices, sentiment_slices, tone_names
 from llmanac.lab.sources import run_key
-from llmanac.lab.stats import Metric
+from llmanac.lab.stats import BOOTSTRAP, STUDENT, Metric
 from llmanac.lab.study import Measurement
 from llmanac.lab.trials.decoding import DecodedModel
 from llmanac.metrics.accuracy import Report, report
@@ -155,7 +155,7 @@ class ClassifyingTrial(Applied):
         self.train, self.test, self.items, self.sizes = train, test, test.texts, list(sizes)
         self.slices, self.language_model, self.method, self.arms = slices, language_model, method, arms
         self.names = sorted({*train.labels, *test.labels})
-        self.replicate = "text" if method is None else "seed"
+        self.replicate, self.tests = ("text", BOOTSTRAP) if method is None else ("seed", STUDENT)
         self.metrics = tuple(
             Metric(f"{score}_{size}", "", "higher", f"{TITLES[score]} after {size:,} rows")
             for score in SCORES[self.replicate] for size in reversed(self.sizes)

@@ -60,6 +60,11 @@ class ControlledTrial(TrainingTrial, Stepping):
         judged = make_generation(prepared, self.base.train.length, question.judge) if probes else None
         super().__init__(prepared, self.base.device, arms=asked, texts=texts, probes=probes, generation=judged)
         self.question, self.say, self.vocabulary = question, say, prepared.tokenizer.vocab_size
+        for arm in estimating.trained(asked):
+            try:
+                parameters_of(arm.spec.model, self.text(arm).tokenizer.vocab_size)
+            except SpecError as error:
+                raise SpecError(f"arm {arm.label!r}: {error}") from None
         if question.hold in ("params", "flops") and any(
             t.tokenizer.vocab_size != self.vocabulary for t in texts.values()
         ):

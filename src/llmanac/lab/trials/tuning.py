@@ -121,6 +121,10 @@ class Tried(Tuning):
             )
         return self.stream, settled if self.look is None else dataclasses.replace(settled, steps=GLANCE)
 
+    def row_hashes(self) -> list[str]:
+        """Of the first rows that were read."""
+        return self.stream.hashes if isinstance(self.stream, RecordingStream) else []
+
     def step_units(self, settled: Any) -> float:
         """What a step reads, in what arms are to read equally much of: tokens."""
         return float(settled.batch_tokens)
@@ -214,7 +218,7 @@ class TuningTrial(Stepping):
             "train_tokens_per_second": training.tokens / training.seconds if training.seconds else None,
             "peak_memory": tried.peak, "written_bytes": written,
         }  # fmt: skip
-        pairing = {"parameters": tried.parameters, "rows": getattr(tried.stream, "hashes", [])}
+        pairing = {"parameters": tried.parameters, "rows": tried.row_hashes()}
         return Measurement({name: [value] for name, value in tried.found.items()}, costs, [], pairing)
 
     def plan(self, question: RunnerRequest, started: float, work: Path, say: Say) -> StudyPlan:

@@ -140,7 +140,9 @@ class PackedFile:
         if table.family == "llama":
             config["mlp_bias"] = "blk.0.ffn_up.bias" in self.file
         heads = config["num_attention_heads"]
-        config.setdefault("num_key_value_heads", heads)
+        if heads % config.setdefault("num_key_value_heads", heads):
+            found = f"is {config['num_key_value_heads']:,}, which does not divide the {heads:,} of head_count"
+            raise self._error(f"{name}.attention.head_count_kv", found)
         config.setdefault("head_dim", config["hidden_size"] // heads)
         config.setdefault("rope_theta", THETA)
         config |= table.more(config)
@@ -153,6 +155,8 @@ class PackedFile:
         turned = self._value("rope.dimension_count", size)
         if turned > size or (turned < size and not self.table.partial):
             raise self._error(f"{name}.rope.dimension_count", f"is {turned:,}, but {sized}")
+        if turned % 2:
+            raise self._error(f"{name}.rope.dimension_count", f"is {turned:,}, which is odd; {sized}")
         if turned < size:
             config["partial_rotary_factor"] = turned / size
         if (found := self._value("attention.value_length", size)) != size:
@@ -175,6 +179,8 @@ class PackedFile:
         if factor is None and kind == "yarn":
             raise self._error(f"{rope}scaling.factor", "is missing; yarn needs it")
         factor = factor or 1.0
+        if factor < 1:
+            raise self._error(f"{rope}scaling.factor", f"is {factor:g}, expected at least 1")
         attention = self._value("rope.scaling.attn_factor", 1.0)
         trained = self._value("rope.scaling.original_context_length", longest)
         own = {theirs: name for theirs, name in FACTORS.items() if kind == "longrope" or name in self.file}

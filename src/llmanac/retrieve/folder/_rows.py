@@ -99,6 +99,7 @@ def read_folder(
                 rows.records[-1] |= {"stamp": [], "sha256": ""}
             size_now += len(rows.passages[-1])
             bar.advance(1, passages=size_now)
+    problems.tell_passed()
     return changed
 
 
