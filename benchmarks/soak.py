@@ -211,7 +211,7 @@ def main() -> int:
                     break
             time.sleep(0.2)
         for regex in REGEXES:  # the first constraint of a machine compiles for a while
-            body = {"prompt": "a", "max_tokens": 2, "structured_outputs": {"regex": regex}}
+            body = {"model": "soak", "prompt": "a", "max_tokens": 2, "structured_outputs": {"regex": regex}}
             while httpx.post(f"{url}/v1/completions", json=body, timeout=120).status_code == 429:
                 time.sleep(1)
         seen, wrong, sizes = asyncio.run(soak(url, process.pid, given.clients, 60 * given.minutes))

@@ -138,14 +138,15 @@ def test_names_and_sizes_are_checked_before_anything_is_loaded():
         Several([Slot("a", pytest.fail, 1), Slot("b", pytest.fail, 2 << 20)], memory=1 << 20)
 
 
-def test_an_adapter_answers_under_its_name():
-    model = transformer(vocab_size=VOCABULARY)
+@pytest.mark.parametrize("runner", ["torch", "native"])
+def test_an_adapter_answers_under_its_name(runner):
+    model = transformer(vocab_size=VOCABULARY).float()
     change = make_method("adapter", {"name": "lora", "rank": 4}).build(seed=1).apply(copy.deepcopy(model))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in change.parameters().values():
             parameter.add_(torch.empty(parameter.shape).normal_(0, 0.5, generator=generator))
-    engine = Engine(model.eval(), ByteTokenizer(), adapters={"tuned": change})
+    engine = Engine(model.eval(), ByteTokenizer(), adapters={"tuned": change}, runner=runner)
     prompt = [5, 6, 7]
     own, tuned = (
         engine.generate(prompt, max_new_tokens=8)[0],
