@@ -15,10 +15,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.gguf.codes import fill
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 F = np.float32
 NONE, POSITIVE, FREE = 0, 1, 2  # what minima a kind has
@@ -30,7 +29,7 @@ SPLIT, LARGEST, NORMAL, TINY = F(8193), F(65504), F(2.0**-14), F(0.75)  # of flo
 FAST = {"reassoc", "contract", "nsz"}
 
 
-@njit
+@inner
 def _half(v):
     """Rounded to float16, of which numba has none."""
     v = min(max(v, -LARGEST), LARGEST)
@@ -40,7 +39,7 @@ def _half(v):
     return F(wide - F(wide - v))
 
 
-@njit(fastmath=FAST)
+@inner(fastmath=FAST)
 def _assign(x, w, scale, low, least, most, q):
     """Fill q with the codes nearest to x; returns the weighted error of `scale q - low`."""
     inverse, error = ONE / scale if scale != ZERO else ZERO, ZERO
@@ -52,7 +51,7 @@ def _assign(x, w, scale, low, least, most, q):
     return error
 
 
-@njit(fastmath=FAST)
+@inner(fastmath=FAST)
 def _solve(x, w, q, t, minimum):
     """(scale, low) of the least weighted error of `scale q - low t`."""
     qq, qt, tt, xq, xt = ZERO, ZERO, ZERO, ZERO, ZERO
@@ -73,7 +72,7 @@ def _solve(x, w, q, t, minimum):
     return xq / qq if qq > ZERO else ZERO, ZERO
 
 
-@njit
+@inner
 def _fit(x, w, least, most, minimum, q, ones):
     """(scale, low) of the least weighted error that is found; q: room for codes."""
     bottom, top = x[0], x[0]
@@ -97,7 +96,7 @@ def _fit(x, w, least, most, minimum, q, ones):
     return kept
 
 
-@njit
+@inner
 def _moved(x, w, d, m, least, most, limits, s, t, p, q):
     """Move s[p] and t[p] by one where that helps; returns the error."""
     best, s0, t0 = MANY, s[p], t[p]
@@ -110,7 +109,7 @@ def _moved(x, w, d, m, least, most, limits, s, t, p, q):
     return best
 
 
-@njit
+@inner
 def _block(x, w, part, least, most, minimum, limits, q, s, t, room):
     """Fill q with the codes of a block, s and t with those of its parts; returns d and m."""
     parts, ones = len(x) // part, room[0]
