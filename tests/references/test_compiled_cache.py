@@ -69,7 +69,7 @@ def test_of_processes_that_begin_together_one_compiles(place, tmp_path):
                for _ in range(3)]  # fmt: skip
     time.sleep(2)
     (tmp_path / "go").touch()
-    assert sorted(one.communicate(timeout=120)[0].strip() for one in started) == ["(0, 1)", "(1, 0)", "(1, 0)"]
+    assert sorted(one.communicate(timeout=400)[0].strip() for one in started) == ["(0, 1)", "(1, 0)", "(1, 0)"]
 
 
 def test_the_folder_is_the_users_and_of_the_processor(monkeypatch, tmp_path):
