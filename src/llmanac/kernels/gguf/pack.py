@@ -137,14 +137,17 @@ def _block(x, w, part, least, most, minimum, limits, q, s, t, room):
             if parts > 1:
                 _moved(x[at], w[at], d, m, least, most, limits, s, t, p, q[at])
             error += _assign(x[at], w[at], d * s[p], m * t[p], least, most, q[at])
-            sq[at], ts[at] = q[at] * s[p], t[p]
+            for j in range(p * part, p * part + part):
+                sq[j], ts[j] = q[j] * s[p], t[p]
         if not error < best:
             break
         best, kept = error, (d, m)
-        room[3, :16], room[4, :16] = s, t
+        for p in range(16):
+            room[3, p], room[4, p] = s[p], t[p]
         d, m = _solve(x, w, sq[: len(x)], ts[: len(x)], minimum)
     d, m = kept
-    s[:], t[:] = room[3, :16], room[4, :16]
+    for p in range(16):
+        s[p], t[p] = room[3, p], room[4, p]
     for p in range(parts):
         at = slice(p * part, p * part + part)
         _assign(x[at], w[at], d * s[p], m * t[p], least, most, q[at])

@@ -219,7 +219,8 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
     m = 0
     for c in range(b, stop):
         for r in range(group):
-            room.read[c, (g * group + r) * size : (g * group + r + 1) * size] = out[m, :size]
+            for i in range(size):
+                room.read[c, (g * group + r) * size + i] = out[m, i]
             m += 1
 
 

@@ -100,7 +100,9 @@ def add(x, y):
 @inner(**FAST)
 def _route(row, k, share, scale):
     """Scores of experts to gates: of the k largest, in the order of experts."""
-    row[:] = np.exp(row - row.max())
+    most = row.max()
+    for e in range(len(row)):
+        row[e] = np.exp(row[e] - most)
     total, kept = row.sum(), ZERO
     for _ in range(k):
         best = row.argmax()
