@@ -16,9 +16,12 @@ import pytest
 from _labelled import BAD, GOOD, THINGS
 from test_classify import call
 
+from llmanac.core.spec import make_method
+from llmanac.data.examples import ExampleStream
+from llmanac.data.labelled import read_labelled
 from llmanac.models.classifiers._base import Classifier
 
-SLOW = ("-s", "epochs=20", "-s", "batch=8", "-s", "dim=16")  # steps enough to be stopped in
+SLOW = ("-s", "epochs=10", "-s", "batch=8", "-s", "dim=16")  # steps enough to be stopped in
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +37,12 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.fixture(scope="module")
-def whole(rows, tmp_path_factory):
+@pytest.fixture
+def whole(rows, tmp_path, capsys):
     """What a training in one go writes."""
-    folder = tmp_path_factory.mktemp("whole") / "cbow"
-    subprocess.run(command(rows, folder), check=True, capture_output=True)
-    assert not folder.with_name("cbow.training").exists()
+    folder = tmp_path / "whole" / "cbow"
+    status, _, err = call(capsys, *command(rows, folder)[4:])
+    assert status == 0 and not folder.with_name("cbow.training").exists(), err
     return content(folder)
 
 
@@ -67,27 +70,22 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(rows, whole, tmp_path, cap
     for more, message in ((["--seed", 3], "seed (was 0, now 3)"), (["-s", "lr=0.1"], "method.lr (was 0.003, now 0.1)")):
         status, _, err = call(capsys, *words, "--resume", *more)
         assert status == 2 and message in err and err.count("\n") == 1, err
-    done = subprocess.run(command(rows, folder, "--resume"), capture_output=True, text=True)
-    assert done.returncode == 0 and "resuming" in done.stderr, done.stderr
+    status, _, err = call(capsys, *words, "--resume")
+    assert status == 0 and "resuming" in err, err
     assert content(folder) == whole and not work.exists()
 
 
-def test_a_training_without_a_folder_says_that_nothing_is_kept(rows):
-    code = (
-        "import os, signal, sys\n"
-        "from llmanac.core.spec import make_method\n"
-        "from llmanac.data.labelled import read_labelled\n"
-        "data = read_labelled(sys.argv[1])\n"
-        "from llmanac.data.examples import ExampleStream\n"
-        "real = ExampleStream.__next__\n"
-        "def stop(self):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return real(self)\n"
-        "ExampleStream.__next__ = stop\n"
-        "make_method('classifier', 'cbow').build().fit(data.texts, data.labels)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(rows)], capture_output=True, text=True)
-    assert done.returncode != 0 and "nothing is kept of this training" in done.stderr
+def test_a_training_without_a_folder_says_that_nothing_is_kept(rows, monkeypatch, capsys):
+    data, real = read_labelled(rows), ExampleStream.__next__
+
+    def stop(self):
+        signal.raise_signal(signal.SIGINT)
+        return real(self)
+
+    monkeypatch.setattr(ExampleStream, "__next__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        make_method("classifier", "cbow").build().fit(data.texts, data.labels)
+    assert "nothing is kept of this training" in capsys.readouterr().err
 
 
 def test_resume_with_nothing_there_begins(rows, tmp_path, capsys):

@@ -17,12 +17,14 @@ from llmanac.recipes.spec import load_recipe
 from llmanac.recipes.tune import TuneSpec, tune
 from llmanac.recipes.tune_rows import RowsSpec
 from llmanac.train import TrainSpec
+from llmanac.train import plan as training_plan
 
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
     """Every measurement says the opposite of the one before; there are two threads."""
-    monkeypatch.setenv("LLMANAC_CACHE", str(tmp_path / "cache"))
+    for module in (device, training_plan):  # not the whole cache folder: compiled code stays kept
+        monkeypatch.setattr(module, "calibration", lambda: tmp_path / "calibration.json")
     turn = {"now": 0}
 
     def rate(dtype, *given, **named):

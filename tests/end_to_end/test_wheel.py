@@ -92,7 +92,7 @@ QUICK = (
     ("list --json", '"position/rope"'),
     ("question list", "chapter"),
     ("verdict a.jsonl b.jsonl", "B is better than A"),
-    ("doctor", "missing for training"),
+    ("doctor", "Next: llmanac ask"),
     ("--version", "llmanac"),
 )
 COMPILED = (  # their kernels are compiled anew for the place where the wheel is

@@ -15,6 +15,8 @@ from numba import config
 
 from llmanac import kernels
 from llmanac.core.errors import LlmanacError
+from llmanac.core.files import cache_folder
+from llmanac.guide.progress import default_path
 from llmanac.kernels.cache import VARIABLE, folder
 from llmanac.kernels.infer import machine
 from llmanac.kernels.text import cached
@@ -69,7 +71,7 @@ def test_of_processes_that_begin_together_one_compiles(place, tmp_path):
                for _ in range(3)]  # fmt: skip
     time.sleep(2)
     (tmp_path / "go").touch()
-    assert sorted(one.communicate(timeout=120)[0].strip() for one in started) == ["(0, 1)", "(1, 0)", "(1, 0)"]
+    assert sorted(one.communicate(timeout=400)[0].strip() for one in started) == ["(0, 1)", "(1, 0)", "(1, 0)"]
 
 
 def test_the_folder_is_the_users_and_of_the_processor(monkeypatch, tmp_path):
@@ -81,6 +83,20 @@ def test_the_folder_is_the_users_and_of_the_processor(monkeypatch, tmp_path):
     assert own.parent == folder().parent and own != folder() and folder().name.endswith("-generic")
     if sys.platform == "linux":
         assert own.parent == tmp_path / "llmanac"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    def nobody(*given):
+        raise KeyError(given)
+
+    pwd = pytest.importorskip("pwd", reason="this system has no users of this kind")
+    for variable in ("HOME", VARIABLE, "XDG_CACHE_HOME", "XDG_DATA_HOME", "LLMANAC_PROGRESS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    for place, variable in ((cache_folder, VARIABLE), (default_path, "LLMANAC_PROGRESS")):
+        with pytest.raises(LlmanacError, match=f"no home folder; set HOME or {variable} to a folder"):
+            place()
 
 
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from evidence._mutants import outcomes
 from llmanac.guide.exercise import exercises
 
 LEAST, LEAST_EACH = 0.9, 0.6  # of all mutants, and of those of one exercise
 
 
+@pytest.mark.slow  # each exercise has a mistake of its own that every run of the tests looks for
 def test_hidden_tests_find_mutants():
     outcome = outcomes(exercises())
     total, left = sum(count for count, _ in outcome.values()), sum(len(left) for _, left in outcome.values())

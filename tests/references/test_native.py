@@ -204,8 +204,11 @@ def some_rows(kind, rows, numbers):
     return data
 
 
-@pytest.mark.parametrize("form", forms())
-@pytest.mark.parametrize("kind", [*FLOATS, *PACKED])
+# how many numbers of a folder share a scale, no form has code of its own for: one number is enough for the others
+@pytest.mark.parametrize(("kind", "form"), [
+    (kind, form) for kind in (*FLOATS, *PACKED) for form in forms()
+    if form == forms()[0] or not kind.endswith(("-64", "-128", "-256"))
+])  # fmt: skip
 def test_products_equal_those_of_the_dequantized_matrix(kind, form):
     draw = torch.Generator().manual_seed(0)
     k = 512 if kind in PACKED else 100  # which leaves a rest

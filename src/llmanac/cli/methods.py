@@ -156,7 +156,8 @@ def doctor_command(as_json: AsJson = False) -> None:
         print(f"missing for {one['use']}: {', '.join(one['packages'])}   ({one['install']})")
     for note in found["notes"]:
         print(f"note: {note}")
-    print("Next: llmanac run quickstart --budget 60s")
+    # without torch nothing is trained
+    print(f"Next: llmanac {'run quickstart --budget 60s' if 'device' in found else 'ask FOLDER QUESTION'}")
 
 
 def warm_up_command(uses: list[str] | None = None) -> list[dict[str, Any]]:

@@ -40,14 +40,22 @@ LEFT_FOR = 86_400.0  # seconds after which a temporary file is removed even if a
 def cache_folder() -> Path:
     """The user's folder for what can be made again: $LLMANAC_CACHE, else a standard place; it may not exist."""
     if named := os.environ.get("LLMANAC_CACHE"):
-        return Path(named).expanduser()
+        return in_home(named, "LLMANAC_CACHE")
     if sys.platform == "win32":
         place = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
     elif sys.platform == "darwin":
         place = "~/Library/Caches"
     else:
         place = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(place).expanduser() / "llmanac"
+    return in_home(place, "LLMANAC_CACHE") / "llmanac"
+
+
+def in_home(place: str, variable: str) -> Path:
+    """The folder that begins with `~`. Raises LlmanacError for a user who has no home, as in some containers."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:
+        raise LlmanacError(f"{variable}: this user has no home folder; set HOME or {variable} to a folder") from error
 
 
 @contextlib.contextmanager

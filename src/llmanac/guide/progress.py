@@ -40,8 +40,8 @@ def default_path() -> Path:
     """`$LLMANAC_PROGRESS`, else a file in the user's data folder."""
     if given := os.environ.get("LLMANAC_PROGRESS"):
         return Path(given)
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(base) / "llmanac" / "progress.sqlite"
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return files.in_home(base, "LLMANAC_PROGRESS") / "llmanac" / "progress.sqlite"
 
 
 class ReviewLog:

@@ -32,13 +32,17 @@ _COMPILING: list[bool] = []  # whether a kernel is being compiled, and its parts
 _COMPILED: list[str] = []
 
 
+# a part of kernels: only compiled code calls it, so that nothing is compiled for callers in Python and C
+inner: Any = partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
+
 def cached(function: Callable[..., Any], **options: Any) -> Any:
     """`njit` whose compiled form is kept on disk until any file of kernels changes; `_cache.py` says where.
 
     Args:
         options: of numba's njit: `nogil` (only for a kernel whose arrays nobody else writes), `fastmath`, ...
     """
-    return _announcing(keep(njit(**options)(function)))
+    return _announcing(keep(njit(**{"no_cfunc_wrapper": True, **options})(function)))
 
 
 def _announcing(dispatcher: Any) -> Any:
@@ -173,7 +177,7 @@ def prefetch(typing_context, address):
     return types.void(types.uint64), generate
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def mix(key):
     """Spread a 64-bit key over all its bits."""
     key ^= key >> np.uint64(32)
@@ -182,14 +186,14 @@ def mix(key):
     return key
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def hash_of(first, second, length):
     """Hash of a word's key."""
     value = (first ^ (second * MIX_C) ^ length) * MIX_A
     return value ^ (value >> np.uint64(32))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def word_key(address, length):
     """`(first, second)` 64-bit keys of the bytes at an address: the bytes themselves up to 16, else two hashes."""
     if length <= EIGHT:
@@ -201,7 +205,7 @@ def word_key(address, length):
     return _long_key(address, length)
 
 
-@njit
+@inner
 def _long_key(address, length):
     first, second = np.uint64(0x243F6A8885A308D3), length
     last = address + length - EIGHT
@@ -220,7 +224,7 @@ def _long_key(address, length):
     return first, second
 
 
-@njit
+@inner
 def same_bytes(left, right, length):
     """Whether two addresses hold the same `length` bytes."""
     for i in range(length):  # noqa: SIM110 (numba has no generators)
@@ -229,7 +233,7 @@ def same_bytes(left, right, length):
     return True
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def character_length(byte):
     """Bytes of the UTF-8 character that a byte begins."""
     if byte < 0xC0:
@@ -239,7 +243,7 @@ def character_length(byte):
     return 3 if byte < 0xF0 else 4
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def code_point(buffer, at):
     """The code point of the UTF-8 character that starts at an index of a byte array."""
     first = np.int64(buffer[at])
@@ -253,14 +257,14 @@ def code_point(buffer, at):
     return (first & 7) << 18 | middle << 6 | np.int64(buffer[at + 3]) & 63
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _continues(at, low, high):
     """Whether the byte at an address is between two others."""
     byte = load_byte(at)
     return byte >= low and byte <= high
 
 
-@njit
+@inner
 def _character_end(at):
     """Where the UTF-8 character at an address ends, or the address itself if there is none."""
     first, tail = load_byte(at), at + np.uint64(2)
@@ -308,7 +312,7 @@ def is_utf8(buffer, used):
     return at == stop
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def random_bits(state):
     """64 random bits (splitmix64; Steele, Lea, Flood 2014); advances the (1,) uint64 state."""
     state[0] += MIX_A
@@ -327,7 +331,7 @@ def slots_for(entries):
     return size
 
 
-@njit
+@inner
 def grown_rows(table, needed):
     """A copy of a table with room for `needed` rows, at least doubled."""
     larger = np.empty((max(table.shape[0] * 2, needed), table.shape[1]), table.dtype)
@@ -337,7 +341,7 @@ def grown_rows(table, needed):
     return larger
 
 
-@njit
+@inner
 def grown(array, needed):
     """A copy of a one-dimensional array with room for `needed` items, at least doubled."""
     larger = np.empty(max(array.shape[0] * 2, needed), array.dtype)

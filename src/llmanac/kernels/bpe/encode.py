@@ -29,6 +29,7 @@ from llmanac.kernels.text import (
     borrowed,
     cached,
     hash_of,
+    inner,
     load_byte,
     load_word,
     mix,
@@ -46,7 +47,7 @@ HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 WORDS, IDS, STEPS, MISSING = 0, 1, 2, 3
 
 
-@njit
+@inner
 def _insert_pair(pairs, left, right, value):
     key = (np.uint64(left) << HALF) | np.uint64(right)
     mask = np.uint64(pairs.shape[0] - 1)
@@ -56,7 +57,7 @@ def _insert_pair(pairs, left, right, value):
     pairs[slot, 0], pairs[slot, 1] = key, value
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _find_pair(pairs, left, right):
     """`rank << 32 | merged id` of two neighbours, or all ones."""
     key = (np.uint64(left) << HALF) | np.uint64(right)
@@ -78,7 +79,7 @@ def pair_table(left, right, merged):
     return pairs
 
 
-@njit
+@inner
 def _merge_short(address, length, byte_ids, pairs, ids, ranks, dropped, state):
     """Merge a piece in place into `ids`; returns how many ids are left.
 
@@ -109,7 +110,7 @@ def _merge_short(address, length, byte_ids, pairs, ids, ranks, dropped, state):
     return left
 
 
-@njit
+@inner
 def _sift_up(heap, at, key):
     while at > 0 and heap[(at - 1) >> 1] > key:
         heap[at] = heap[(at - 1) >> 1]
@@ -117,7 +118,7 @@ def _sift_up(heap, at, key):
     heap[at] = key
 
 
-@njit
+@inner
 def _sift_down(heap, size, key):
     at = 0
     while 2 * at + 1 < size:
@@ -190,7 +191,7 @@ def _merge_long(address, length, byte_ids, pairs, ids, counters, dropped, state)
     return left
 
 
-@njit
+@inner
 def _merge(address, length, byte_ids, pairs, whole, token_bytes, ids, ranks, counters):
     """Ids of one piece into `ids`: the piece's own token where `whole` has it, else by merging."""
     if whole.shape[0] > 1:
@@ -231,7 +232,7 @@ def whole_table(token_bytes, starts, lengths, ids):
     return whole
 
 
-@njit(inline="never")
+@inner(inline="never")
 def _learn(
     place, length, row, byte_ids, pairs, whole, token_bytes, cache, shift, arena, counters, ids, ranks, out
 ):  # fmt: skip

@@ -14,10 +14,9 @@ a longer word's bytes come first. The number of ids takes 8 bits; the 24 above i
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.split.keys import ELSEWHERE, EXACT, ROW_SHIFT, ZERO, row_keys, same_words, slot_of
-from llmanac.kernels.text import EIGHT, ONE, SIXTEEN, load_word, store_half, store_word
+from llmanac.kernels.text import EIGHT, ONE, SIXTEEN, inner, load_word, store_half, store_word
 
 LONGEST = np.uint64(120)  # bytes of words that are kept
 IDS, COUNT = SIXTEEN, np.uint64(24)  # where a row's two values are
@@ -26,13 +25,13 @@ HALF, TWO, OCTET = np.uint64(32), np.uint64(2), np.uint64(0xFF)
 WORDS, PLACES = 0, 1
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _bytes_before(length):
     """How many bytes of the arena a word's own bytes take."""
     return (length + np.uint64(7)) & ~np.uint64(7) if length > EXACT else ZERO
 
 
-@njit(inline="never")
+@inner(inline="never")
 def find(place, length, table, mask, shift, arena, out):
     """Write the ids of a word to an address. Returns `(ids, 0)`, or `(0, address of its free row)` if it is not known.
 
@@ -66,7 +65,7 @@ def find(place, length, table, mask, shift, arena, out):
         slot = (slot + ONE) & mask
 
 
-@njit(inline="never")
+@inner(inline="never")
 def remember(place, length, row, cache, shift, arena, counters, ids, count, notes=0):
     """Keep the ids of a word in the free row that `find` gave. Where table or arena is full, both start over."""
     noted = (np.uint64(count) | np.uint64(notes) << EIGHT) << HALF

@@ -8,9 +8,8 @@ Rows of int64 tables and small functions are for the compiler's sake: numba's ti
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from llmanac.kernels.text import grown, grown_rows, mix, prefetch
+from llmanac.kernels.text import grown, grown_rows, inner, mix, prefetch
 
 BOUNDARY, INSIDE = -1, -2
 ZERO, ONE = np.int64(0), np.int64(1)  # typed: a plain 0 would be compiled for apart
@@ -27,7 +26,7 @@ AT, BEFORE, AFTER, TIMES = 0, 1, 2, 3  # one merge: its place, the tokens on eit
 LOST, WON, PLACES, SEEN = 0, 1, 2, 3  # what a merge does to the pairs of one neighbouring token
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def slot_of(table, key):
     """Where a key is in a hash table, or would go."""
     mask = np.int64(table.shape[0] - 1)
@@ -37,7 +36,7 @@ def slot_of(table, key):
     return slot
 
 
-@njit
+@inner
 def rehashed(table, needed):
     size = table.shape[0]
     while size < needed:
@@ -50,7 +49,7 @@ def rehashed(table, needed):
     return larger
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def pair_slot(pairs, left, right):
     """Where a pair is in the table of pairs, or would go."""
     key = (np.int64(left) << 32 | np.int64(right)) + 1
@@ -61,20 +60,20 @@ def pair_slot(pairs, left, right):
     return slot
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def ask_pair(pairs, left, right):
     """Ask for the row of a pair, without waiting for it."""
     slot = np.int64(mix(np.uint64((np.int64(left) << 32 | np.int64(right)) + 1))) & np.int64(pairs.shape[0] - 1)
     prefetch(np.uint64(pairs.ctypes.data) + np.uint64(16 * slot))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def count_of(pairs, key):
     """How often the pair of a list occurs."""
     return pairs[pair_slot(pairs, key >> 32, key & LOW), PAIR_COUNT] >> COUNT_SHIFT
 
 
-@njit
+@inner
 def rehashed_pairs(pairs, needed):
     size = pairs.shape[0]
     while size < needed:
@@ -89,7 +88,7 @@ def rehashed_pairs(pairs, needed):
 
 
 # ------------------------------------------------------------------------------------------------ the queue of lists
-@njit
+@inner
 def push(heap, size, count, key, which):
     """Add to a 4-ary heap whose top has the highest count and, among equals, the lowest key."""
     at = size
@@ -103,7 +102,7 @@ def push(heap, size, count, key, which):
     heap[at, HEAP_COUNT], heap[at, HEAP_KEY], heap[at, HEAP_LIST] = count, key, which
 
 
-@njit
+@inner
 def replace_top(heap, size, count, key, which):
     at = 0
     while 4 * at + 1 < size:
@@ -121,7 +120,7 @@ def replace_top(heap, size, count, key, which):
     heap[at, HEAP_COUNT], heap[at, HEAP_KEY], heap[at, HEAP_LIST] = count, key, which
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def magnitude(count):
     bits = 0
     while count > 1:
@@ -130,7 +129,7 @@ def magnitude(count):
     return bits
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def file_list(which, count, current, lists, buckets, heap, size):
     """Put a list where its pair's count belongs: into the heap, a lower bucket, or nowhere. Returns the heap's size.
 
@@ -146,7 +145,7 @@ def file_list(which, count, current, lists, buckets, heap, size):
     return size
 
 
-@njit
+@inner
 def next_bucket(current, pairs, lists, buckets, heap):
     """Fill the empty heap from the highest bucket that still has a list. Returns `(current, heap, size)`."""
     size = ZERO
@@ -161,7 +160,7 @@ def next_bucket(current, pairs, lists, buckets, heap):
     return current, heap, size
 
 
-@njit
+@inner
 def _empty_bucket(current, pairs, lists, buckets, heap):
     which, size = buckets[current], ZERO
     buckets[current] = -1
@@ -172,7 +171,7 @@ def _empty_bucket(current, pairs, lists, buckets, heap):
     return size
 
 
-@njit
+@inner
 def _settle(current, pairs, lists, buckets, heap, size):
     """Bring the list of the most frequent pair to the top of the heap. Returns `(its count, the heap's size)`."""
     while size > 0:
@@ -190,7 +189,7 @@ def _settle(current, pairs, lists, buckets, heap, size):
     return ZERO, size
 
 
-@njit
+@inner
 def take_best(current, pairs, lists, buckets, heap, size):
     """Take the list of the most frequent pair. Returns `(list or -1, its count, current, heap, size)`."""
     while True:
@@ -206,7 +205,7 @@ def take_best(current, pairs, lists, buckets, heap, size):
 
 
 # ------------------------------------------------------------------------------------------------ one merge
-@njit
+@inner
 def rescan(places, start, size, symbols, word_of, word_start, lengths, left, right, stamps, stamp):
     """Every place of a pair in the words that hold the given places, and how many."""
     found, n = np.empty(64, np.int32), 0
@@ -226,7 +225,7 @@ def rescan(places, start, size, symbols, word_of, word_start, lengths, left, rig
     return found, n
 
 
-@njit
+@inner
 def merge_places(places, start, size, symbols, word_of, word_counts, lengths, left, right, new, done):
     """Merge a pair at every place. Rows of `done`: the place, the token before it and the one after at that moment, and
     how often the word occurs."""
@@ -248,7 +247,7 @@ def merge_places(places, start, size, symbols, word_of, word_counts, lengths, le
     return n
 
 
-@njit
+@inner
 def note_before(done, n, lengths, new, side, touched, arisen):
     """Note what the pairs with the token before each merge lose and win. Returns how many tokens and pairs."""
     tokens, pairs = ZERO, ZERO
@@ -274,7 +273,7 @@ def note_before(done, n, lengths, new, side, touched, arisen):
     return tokens, pairs
 
 
-@njit
+@inner
 def note_after(done, n, new, side, touched, arisen):
     """Note what the pairs with the token after each merge lose and win. Returns how many tokens and pairs."""
     tokens, pairs = ZERO, ZERO
@@ -294,7 +293,7 @@ def note_after(done, n, new, side, touched, arisen):
     return tokens, pairs
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _change(pairs, slot, left, right, amount):
     """Add to the count in a pair's slot. Returns whether the pair is new."""
     if pairs[slot, PAIR_KEY] == 0:
@@ -304,7 +303,7 @@ def _change(pairs, slot, left, right, amount):
     return ZERO
 
 
-@njit
+@inner
 def ask(touched, n, is_before, other, new, pairs):
     """Ask for the rows of the pairs that `lose` and `win` will change."""
     for i in range(n):
@@ -317,7 +316,7 @@ def ask(touched, n, is_before, other, new, pairs):
             ask_pair(pairs, new, token)
 
 
-@njit
+@inner
 def lose(side, touched, n, is_before, other, pairs, n_pairs):
     """Take from the pairs with the merged token what they lost. Returns the pairs in all."""
     for i in range(n):
@@ -328,7 +327,7 @@ def lose(side, touched, n, is_before, other, pairs, n_pairs):
     return n_pairs
 
 
-@njit
+@inner
 def win(side, touched, n, is_before, new, pairs, n_pairs, lists, n_lists, placed, current, buckets, heap, size):
     """Give the pairs with the new token their counts and a list each. Returns `(pairs, lists, places)` in all and the
     size of the heap."""
@@ -350,7 +349,7 @@ def win(side, touched, n, is_before, new, pairs, n_pairs, lists, n_lists, placed
     return n_pairs, n_lists, placed, size
 
 
-@njit
+@inner
 def place_lists(side, touched, n, arisen, n_arisen, places):
     """Write the new lists' places and clear the side."""
     for i in range(n_arisen):

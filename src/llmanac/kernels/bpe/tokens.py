@@ -5,22 +5,21 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.bpe.parts import KEY, NUMBER, ZERO
-from llmanac.kernels.text import grown, mix
+from llmanac.kernels.text import grown, inner, mix
 
 FNV_START, FNV_PRIME = np.uint64(1469598103934665603), np.uint64(1099511628211)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def byte_of(letters, starts, lengths, left, right, i):
     """Byte i of `left` followed by `right`."""
     beyond = i - lengths[left]
     return letters[starts[left] + i] if beyond < 0 else letters[starts[right] + beyond]
 
 
-@njit
+@inner
 def token_slot(letters, starts, lengths, index, left, right, total):
     """`(slot, hash)` of the first `total` bytes of two tokens in the index of tokens."""
     value = FNV_START
@@ -42,7 +41,7 @@ def token_slot(letters, starts, lengths, index, left, right, total):
     return slot, key
 
 
-@njit
+@inner
 def token_of(letters, used, starts, lengths, index, left, right, free):
     """The token of two others' bytes together, made with the id `free` if it is new. Returns `(token, letters)`."""
     total = np.int64(lengths[left] + lengths[right])

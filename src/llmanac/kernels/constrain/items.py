@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from llmanac.kernels.text import inner
 
 DEAD, UNKNOWN, FULL = -1, -2, -4  # no text goes on; a move that is not computed yet; memory is used up
 PLAIN, SCOPE, FRESH = 0, 1, 2  # kinds of rules
@@ -83,34 +84,34 @@ def memory_for(classes: int, sets: int) -> ItemMemory:
     return made
 
 
-@njit
+@inner
 def packed(state, frame, texts):
     return (np.int64(state) << (FRAME_BITS + LIST_BITS)) | (np.int64(frame) << LIST_BITS) | np.int64(texts)
 
 
-@njit
+@inner
 def state_of(item):
     return item >> (FRAME_BITS + LIST_BITS)
 
 
-@njit
+@inner
 def frame_of(item):
     return (item >> LIST_BITS) & FRAME_MASK
 
 
-@njit
+@inner
 def list_of(item):
     return item & LIST_MASK
 
 
-@njit
+@inner
 def mixed(value):
     value = np.uint64(value) * np.uint64(0x9E3779B97F4A7C15)
     value ^= value >> np.uint64(29)
     return value * np.uint64(0xBF58476D1CE4E5B9)
 
 
-@njit
+@inner
 def frame_for(m, origin, rule, texts, start):
     """The frame of these four numbers, made where it is new; FULL."""
     table = m.tables[FRAME_TABLE]
@@ -133,7 +134,7 @@ def frame_for(m, origin, rule, texts, start):
     return new
 
 
-@njit
+@inner
 def list_with(m, before, text):
     """The list of texts with one more; FULL."""
     table = m.tables[LIST_TABLE]
@@ -152,7 +153,7 @@ def list_with(m, before, text):
     return new
 
 
-@njit
+@inner
 def text_of(m, buffer, start, stop, make):
     """The number of `buffer[start:stop]`; 0 where it is new and not to be made; FULL."""
     key = np.uint64(stop - start)
@@ -183,7 +184,7 @@ def text_of(m, buffer, start, stop, make):
     return new
 
 
-@njit
+@inner
 def listed(m, texts, text):
     """Whether a list holds a text; one that is not known yet may be any."""
     while texts:
@@ -193,7 +194,7 @@ def listed(m, texts, text):
     return False
 
 
-@njit
+@inner
 def add(m, count, item):
     """`work[:count]` with an item that it lacks; the new count, or FULL."""
     work, marks, stamps = m.scratch[WORK], m.scratch[MARKS], m.scratch[STAMPS]
@@ -209,7 +210,7 @@ def add(m, count, item):
     return count + 1
 
 
-@njit
+@inner
 def sort(x):
     """Sort in place: Shell's sort, for short arrays."""
     gap = x.shape[0] // 2
@@ -223,7 +224,7 @@ def sort(x):
         gap //= 2
 
 
-@njit
+@inner
 def begun(g, m, texts, state, buffer, start, stop):
     """How many of the listed texts begin with `buffer[start:stop]` and go on from a state of an automaton to its end.
 

@@ -15,13 +15,12 @@ Earley 1970, An efficient context-free parsing algorithm; Leo 1991 for right rec
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.constrain import items
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 
-@njit
+@inner
 def resume(g, m, count, wait, rule, own, start_list, texts):
     """Add what a waiting item becomes where the rule that it waits for has ended with `texts`."""
     if own != rule:
@@ -33,7 +32,7 @@ def resume(g, m, count, wait, rule, own, start_list, texts):
     return items.add(m, count, items.packed(items.state_of(wait), items.frame_of(wait), texts))
 
 
-@njit
+@inner
 def after_fresh(g, m, count, frame, texts, text):
     """Add the items that go on after a Fresh terminal which matched `text`, where it is new in its scope; FULL."""
     more = items.list_with(m, texts, text)
@@ -47,7 +46,7 @@ def after_fresh(g, m, count, frame, texts, text):
     return count
 
 
-@njit
+@inner
 def close(g, m, new, size):
     """Everything that follows from the kernel of set `new`, the first `size` items of `work`; DEAD, or FULL."""
     counts, work = m.counts, m.scratch[items.WORK]
@@ -134,7 +133,7 @@ def close(g, m, new, size):
     return np.int64(0)
 
 
-@njit
+@inner
 def set_of(g, m, count):
     """The set whose kernel is `work[:count]`, made where it is new; FULL."""
     kernel = m.scratch[items.WORK, :count]
@@ -168,7 +167,7 @@ def set_of(g, m, count):
     return new
 
 
-@njit
+@inner
 def step(g, m, origin, letter, buffer, at, real):
     """The set after a byte of class `letter`, DEAD or FULL.
 

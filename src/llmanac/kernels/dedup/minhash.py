@@ -13,7 +13,6 @@ mixing before them are those of datasketch's "affine32" scheme, so equal shingle
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.text import (
     ALL_ONES,
@@ -22,6 +21,7 @@ from llmanac.kernels.text import (
     cached,
     character_length,
     code_point,
+    inner,
     load_byte,
     load_word,
     trailing_zeros,
@@ -40,13 +40,13 @@ SUM, SEEN, RING = 0, 1, 2  # places in the state: the polynomial, units read, th
 U32 = np.uint32
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _absorb(value, eight):
     value = (value ^ eight) * UNIT_A
     return value ^ (value >> np.uint64(32))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _scatter(value):
     """A bijection of 64-bit words that spreads every bit over all of them."""
     value ^= value >> np.uint64(33)
@@ -56,14 +56,14 @@ def _scatter(value):
     return value ^ (value >> np.uint64(33))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _lowest(length):
     """A mask of the lowest `length` bytes of eight (all for eight or more, none for zero or fewer)."""
     bits = np.uint64(8) * np.uint64(min(max(length, 0), 7))
     return ALL_ONES if length >= 8 else (ONE << bits) - ONE
 
 
-@njit
+@inner
 def _hash_long(buffer, begin, end):
     unit = UNIT_SEED
     for at in range(begin, max(end, begin + 16), 8):
@@ -74,7 +74,7 @@ def _hash_long(buffer, begin, end):
     return _absorb(unit, np.uint64(end - begin))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _hash_span(buffer, begin, end):
     """Hash of the bytes of a unit, eight at a time, and of how many they are; at least sixteen are taken, zeros where
     there are fewer, so that nearly no unit asks for a branch."""
@@ -87,7 +87,7 @@ def _hash_span(buffer, begin, end):
     return _absorb(unit, np.uint64(length))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _next_unit(buffer, at, stop, by_byte, by_code_point):
     """`(begin, end)` of the next unit; `(stop, stop)` where there is none."""
     while at < stop and by_byte[buffer[at]] == APART:
@@ -215,7 +215,7 @@ def units(buffer, at, stop, by_byte, by_code_point, hashes, places):
     return at, count
 
 
-@njit
+@inner
 def _lower(hashes, count, a, b, row):
     """Lower a signature by `count` 32-bit values: the loop that takes the time, eight products an instruction."""
     for k in range(row.shape[0]):
@@ -227,7 +227,7 @@ def _lower(hashes, count, a, b, row):
         row[k] = least
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _premix(value):
     value ^= value >> U32(16)
     value = U32(value * U32(0x85EBCA6B))
@@ -284,7 +284,7 @@ def band_keys(signatures, bands, rows):
     return out
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _root(parents, item):
     while parents[item] != item:
         parents[item] = parents[parents[item]]

@@ -9,15 +9,14 @@ length. The hash alone decides nothing: whoever calls compares the words of each
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from llmanac.kernels.text import cached, grown_rows, mix, slots_for
+from llmanac.kernels.text import cached, grown_rows, inner, mix, slots_for
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 LENGTHS = np.uint64(0xD6E8FEB86659FD93)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _named(total, width):
     return mix(total ^ (np.uint64(width) * LENGTHS))
 

@@ -13,9 +13,8 @@ after Kärkkäinen, Manzini and Puglisi 2009, "Permuted longest-common-prefix ar
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 BYTES_A_BYTE = 20  # what `suffix_array` and `mark_copies` hold at most for each byte of text
 LONGEST = (1 << 31) - 2
@@ -95,7 +94,7 @@ def _induce(text, small, small_starts, large_starts, leftmost, suffixes):
             suffixes[place[letter]] = before
 
 
-@njit
+@inner
 def _same_block(text, left, right, left_end, right_end):
     if left_end - left != right_end - right or max(left_end, right_end) >= text.shape[0]:
         return False

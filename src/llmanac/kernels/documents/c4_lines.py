@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.documents.filters import line_end, stripped
 from llmanac.kernels.english.classes import DIGIT, SPACE
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 KEPT, LOREM_IPSUM, CURLY_BRACKET = 0, 1, 2
 OPEN_BRACKET, CLOSE_BRACKET, CURLY, NEWLINE, DOT, KELVIN = 91, 93, 123, 10, 46, 0x212A
@@ -31,7 +30,7 @@ CITATIONS, CITATION_SIZES = _rows(_CITATIONS)
 PHRASES, PHRASE_SIZES = _rows(_PHRASES)
 
 
-@njit
+@inner
 def _lower(c):
     """The small letter of a letter of ASCII, and of the one other whose small letter is in ASCII."""
     if 65 <= c <= 90:
@@ -39,7 +38,7 @@ def _lower(c):
     return np.uint32(107) if c == KELVIN else c
 
 
-@njit
+@inner
 def _citation(text, at, end, classes):
     """The length of `[12]`, `[]`, `[edit]` or `[citation needed]` at a place, or 0."""
     after = at + 1
@@ -58,7 +57,7 @@ def _citation(text, at, end, classes):
     return 0
 
 
-@njit
+@inner
 def _phrase(out, at, end):
     """The number of the phrase at a place, in upper or lower case, or -1."""
     first = _lower(out[at])
@@ -73,7 +72,7 @@ def _phrase(out, at, end):
     return -1
 
 
-@njit
+@inner
 def _word_sizes(text, start, end, classes):
     """`(words, characters of the longest)` between white space."""
     words, longest, size = 0, 0, 0
@@ -135,7 +134,7 @@ def kept_lines(text, classes, min_words, max_word):
     return KEPT, out[: max(used - 1, 0)], starts[:kept], ends[:kept]
 
 
-@njit
+@inner
 def _judge(out, begin, end, words, min_words):
     """`(why the whole text goes or KEPT, whether the line stays)`."""
     if begin == end:

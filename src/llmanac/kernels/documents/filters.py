@@ -9,11 +9,10 @@ decision at the very threshold is the same.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.english.affixes import hash_of
 from llmanac.kernels.english.classes import LETTER, LINE_END, SPACE, SYMBOL, TERMINAL
-from llmanac.kernels.text import cached, slots_for
+from llmanac.kernels.text import cached, inner, slots_for
 
 NEWLINE, RETURN, DOT, HASH, BULLET, DASH, ELLIPSIS = 10, 13, 46, 35, 0x2022, 45, 0x2026
 ONE, MIX = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
@@ -23,7 +22,7 @@ LOW31, LOW30 = np.uint64((1 << 31) - 1), np.uint64((1 << 30) - 1)
 S29, S30, S31, S61 = np.uint64(29), np.uint64(30), np.uint64(31), np.uint64(61)
 
 
-@njit
+@inner
 def line_end(text, at, classes):
     """`(end of the line that starts at a place, start of the next)`, lines as `str.splitlines` has them."""
     size = text.shape[0]
@@ -34,7 +33,7 @@ def line_end(text, at, classes):
     return at, at + 1
 
 
-@njit
+@inner
 def stripped(text, start, end, classes):
     """`text[start:end]` without white space at either end."""
     while start < end and classes[text[start]] & SPACE:
@@ -44,7 +43,7 @@ def stripped(text, start, end, classes):
     return start, end
 
 
-@njit
+@inner
 def _ends_in_ellipsis(text, start, end):
     if end - start >= 1 and text[end - 1] == ELLIPSIS:
         return True
@@ -99,7 +98,7 @@ def quality_counts(text, starts, ends, classes, stop_words):
     return out
 
 
-@njit
+@inner
 def _is_new(keys, key):
     """Add a key to a set (a power of two of slots, 0 where free); False if it was there."""
     key = key if key else ONE
@@ -113,7 +112,7 @@ def _is_new(keys, key):
     return True
 
 
-@njit
+@inner
 def _repeated(text, starts, ends):
     """`(how many spans repeat an earlier one, their characters)`."""
     keys = np.zeros(slots_for(starts.shape[0]), np.uint64)
@@ -125,7 +124,7 @@ def _repeated(text, starts, ends):
     return count, characters
 
 
-@njit
+@inner
 def _split_at_newlines(text, start, end, fewest):
     """The spans between runs of at least `fewest` newlines; runs at the ends leave empty spans."""
     size, at = 1, start
@@ -164,7 +163,7 @@ def repeated_lines(text, classes):
     return paragraphs, twice, characters, lines, lines_twice, line_characters
 
 
-@njit
+@inner
 def _top_n_gram(hashes, starts, ends, n, keys, counts, first):
     """Characters of all occurrences of the most frequent n-gram, the first to occur among equals."""
     grams = hashes.shape[0] - n + 1
@@ -191,7 +190,7 @@ def _top_n_gram(hashes, starts, ends, n, keys, counts, first):
     return length * counts[best]
 
 
-@njit
+@inner
 def _times(a, b):
     """`a * b` modulo 2^61 - 1."""
     high_a, low_a, high_b, low_b = a >> S31, a & LOW31, b >> S31, b & LOW31
@@ -201,7 +200,7 @@ def _times(a, b):
     return total - PRIME if total >= PRIME else total
 
 
-@njit
+@inner
 def _repeated_n_grams(sums, powers, lengths, n, keys):
     """Characters of the n-grams that repeat an earlier one, none counted twice.
 

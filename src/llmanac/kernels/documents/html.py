@@ -10,9 +10,8 @@ a parser does.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 # elements whose inside is text, whatever it looks like
 RAW_TEXT = tuple(np.frombuffer(n, np.uint8) for n in (b"script", b"style", b"textarea", b"title", b"xmp", b"noembed"))
@@ -23,17 +22,17 @@ for _at, _name in enumerate(RAW_TEXT):
 OPEN, CLOSE, SLASH, BANG, EQUALS, DASH, DOUBLE, SINGLE = 60, 62, 47, 33, 61, 45, 34, 39
 
 
-@njit(inline="always")
+@inner(inline="always")
 def _blank(byte):
     return byte == 32 or (9 <= byte <= 13)
 
 
-@njit(inline="always")
+@inner(inline="always")
 def _letter(byte):
     return 97 <= (byte | 32) <= 122
 
 
-@njit
+@inner
 def _named(page, at, end, name, size):
     """Whether the name at a place is `name`, in any case, and ends there."""
     if at + size > end:
@@ -44,7 +43,7 @@ def _named(page, at, end, name, size):
     return at + size == end or _blank(page[at + size]) or page[at + size] == CLOSE or page[at + size] == SLASH
 
 
-@njit
+@inner
 def _after_raw_text(page, at, end, name, size):
     """Where the closing tag of a raw text element starts."""
     while at < end:
@@ -54,7 +53,7 @@ def _after_raw_text(page, at, end, name, size):
     return end
 
 
-@njit
+@inner
 def _after_comment(page, at, end):
     while at + 2 < end:
         if page[at] == DASH and page[at + 1] == DASH and page[at + 2] == CLOSE:
@@ -63,7 +62,7 @@ def _after_comment(page, at, end):
     return end
 
 
-@njit
+@inner
 def _attribute_end(page, at, end):
     """Where an attribute that starts at a place ends, its value with it."""
     while at < end and not _blank(page[at]) and page[at] != CLOSE and page[at] != SLASH and page[at] != EQUALS:

@@ -11,22 +11,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.english.classes import SPACE, WORD
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 ONE, MIX = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
 SHIFT = np.uint64(29)
 
 
-@njit
+@inner
 def _mixed(value):
     value = (value ^ (value >> SHIFT)) * MIX
     return value ^ (value >> SHIFT)
 
 
-@njit
+@inner
 def _word_spans(text, classes):
     """Runs of letters and digits, and every other character that is no white space alone."""
     starts, ends = np.empty(text.shape[0], np.int64), np.empty(text.shape[0], np.int64)

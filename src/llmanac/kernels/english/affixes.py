@@ -25,7 +25,7 @@ from llmanac.kernels.english.classes import (
     UPPER,
     WORD,
 )  # fmt: skip
-from llmanac.kernels.text import borrowed
+from llmanac.kernels.text import borrowed, inner
 
 PRIME, SEED = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)
 DOT, PLUS, MINUS, STAR, CARET, COMMA, COLON, SLASH, AT, HASH, QUERY, UNDERSCORE = (ord(c) for c in ".+-*^,:/@#?_")
@@ -42,7 +42,7 @@ Special = namedtuple(
 )  # fmt: skip
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def borrowed_special(special):
     """The same tables without counts of references to them."""
     return Special(
@@ -62,7 +62,7 @@ def hash_of(text, start, end):
     return value
 
 
-@njit
+@inner
 def special_at(text, start, end, special):
     """The number of the special case that `text[start:end]` is, or -1."""
     if end - start > special.longest:
@@ -84,12 +84,12 @@ def special_at(text, start, end, special):
     return -1
 
 
-@njit
+@inner
 def _digit(c):
     return ZERO <= c <= NINE
 
 
-@njit
+@inner
 def _dots(text, start, end):
     """How many periods there are from a place on."""
     at = start
@@ -98,7 +98,7 @@ def _dots(text, start, end):
     return at - start
 
 
-@njit
+@inner
 def find_prefix(text, start, end, classes):
     """The length of what comes off the start of a word, or 0."""
     first = text[start]
@@ -117,7 +117,7 @@ def find_prefix(text, start, end, classes):
     return 0
 
 
-@njit
+@inner
 def find_suffix(text, start, end, classes, special):
     """The length of the longest of what may come off the end of a word, or 0."""
     if start >= end:
@@ -159,7 +159,7 @@ def find_suffix(text, start, end, classes, special):
     return best
 
 
-@njit
+@inner
 def _hyphen(text, at, end, classes):
     """The length of a hyphen, a dash or a row of them that has a letter behind it, or 0."""
     first = text[at]
@@ -177,7 +177,7 @@ def _hyphen(text, at, end, classes):
     return 0
 
 
-@njit
+@inner
 def _infix(text, start, at, end, classes):
     """The length of what splits a word (that starts at `start`) at a place, or 0."""
     c = text[at]
@@ -205,7 +205,7 @@ def _infix(text, start, at, end, classes):
     return 0
 
 
-@njit
+@inner
 def infixes(text, start, at, end, classes):
     """`(place, length)` of the next infix of a word from a place on; the length is 0 where there is none."""
     while at < end:
@@ -216,7 +216,7 @@ def infixes(text, start, at, end, classes):
     return end, 0
 
 
-@njit
+@inner
 def _number(text, start, end):
     value = 0
     for at in range(start, end):
@@ -224,7 +224,7 @@ def _number(text, start, end):
     return value
 
 
-@njit
+@inner
 def _octet(text, start, end, classes, place):
     """Whether `text[start:end]` is a valid part (0 to 3) of an address."""
     size = end - start
@@ -248,7 +248,7 @@ def _octet(text, start, end, classes, place):
     return ZERO <= second <= ZERO + 4 or (second == ZERO + 5 and ZERO <= third <= ZERO + (4 if place == 3 else 5))
 
 
-@njit
+@inner
 def _is_address(text, start, end, classes):
     """Whether `text[start:end]` is a public address of four numbers."""
     places = np.empty(5, np.int64)
@@ -275,7 +275,7 @@ def _is_address(text, start, end, classes):
     return not ((one == 169 and two == 254) or (one == 192 and two == 168) or (one == 172 and 16 <= two <= 31))
 
 
-@njit
+@inner
 def _is_name(text, start, end, classes):
     """Whether `text[start:end]` is a host's name: parts of letters and digits, the last of two letters and more."""
     at, first = end, end
@@ -299,7 +299,7 @@ def _is_name(text, start, end, classes):
     return True
 
 
-@njit
+@inner
 def _is_host_and_path(text, start, end, classes):
     """Whether `text[start:end]` is a host, perhaps with a port and a path."""
     stop = start
@@ -319,7 +319,7 @@ def _is_host_and_path(text, start, end, classes):
     return stop == end or text[stop] == SLASH or text[stop] == QUERY or text[stop] == HASH
 
 
-@njit
+@inner
 def is_url(text, start, end, classes):
     """Whether a word is a URL: an optional scheme, an optional user, a host, an optional port and path."""
     scheme = start

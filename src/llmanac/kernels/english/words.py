@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.english.affixes import (
     borrowed_special,
@@ -27,19 +26,19 @@ from llmanac.kernels.english.affixes import (
 )  # fmt: skip
 from llmanac.kernels.english.classes import ENDS_SENTENCE, PUNCTUATION, SPACE, table
 from llmanac.kernels.english.rules import UNITS, special_cases
-from llmanac.kernels.text import borrowed, cached
+from llmanac.kernels.text import borrowed, cached, inner
 
 BLANK = 32
 NODES = np.uint64(0x9E3779B97F4A7C15)
 
 
-@njit
+@inner
 def _emit(starts, ends, count, start, end):
     starts[count], ends[count] = start, end
     return count + 1
 
 
-@njit
+@inner
 def _emit_special(starts, ends, count, start, which, special):
     """Add the words of a special case that starts at a place."""
     for part in range(special.parts_at[which], special.parts_at[which + 1]):
@@ -48,7 +47,7 @@ def _emit_special(starts, ends, count, start, which, special):
     return count
 
 
-@njit
+@inner
 def _piece(text, start, end, classes, special, starts, ends, count, held):
     """Add the words of one piece of text without white space (or of nothing else); returns how many there are now."""
     suffixes, last = 0, -1
@@ -87,7 +86,7 @@ def _piece(text, start, end, classes, special, starts, ends, count, held):
     return count
 
 
-@njit
+@inner
 def _split(text, start, end, classes, starts, ends, count):
     """Add the words of what is left between prefixes and suffixes: whole if it is a URL, else split at infixes."""
     at, length = infixes(text, start, start, end, classes)
@@ -106,7 +105,7 @@ def _split(text, start, end, classes, starts, ends, count):
     return count
 
 
-@njit
+@inner
 def _span(text, start, end, in_space, classes, special, starts, ends, count, held):
     """Add a run of white space as one word, or the words of a piece of text."""
     if start >= end:
@@ -116,7 +115,7 @@ def _span(text, start, end, in_space, classes, special, starts, ends, count, hel
     return _piece(text, start, end, classes, special, starts, ends, count, held)
 
 
-@njit
+@inner
 def tokenize(text, start, end, classes, special, starts, ends, held):
     """The words and runs of white space of `text[start:end]`, before special cases across words; returns their count.
 
@@ -135,7 +134,7 @@ def tokenize(text, start, end, classes, special, starts, ends, held):
     return _span(text, begin, end, in_space, classes, special, starts, ends, count, held)
 
 
-@njit
+@inner
 def _step(node, token, special):
     """The node of the tree of patterns that a word leads to, or -1."""
     key = token ^ (np.uint64(node) * NODES)
@@ -148,7 +147,7 @@ def _step(node, token, special):
     return -1
 
 
-@njit
+@inner
 def _matches(text, starts, ends, count, special):
     """`(first word, words)` of every run of words that spells a special case, longest first, then leftmost."""
     found = [(0, 0)]
@@ -167,7 +166,7 @@ def _matches(text, starts, ends, count, special):
     return found, longest
 
 
-@njit
+@inner
 def join(text, starts, ends, count, special, new_starts, new_ends):
     """Put special cases that rules have taken apart together again; returns `(words, whether anything changed)`."""
     found, longest = _matches(text, starts, ends, count, special)

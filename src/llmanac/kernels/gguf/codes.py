@@ -11,9 +11,8 @@ bits of a kind are: numbers in float32 and the order of the packed products (`ke
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K = 2, 3, 6, 7, 8, 10, 11, 12, 13, 14
 IQ4_NL, IQ4_XS, MXFP4 = 20, 23, 39
@@ -22,7 +21,7 @@ ONES, BITS = np.uint64(0x0101010101010101), np.uint64(0x8040201008040201)  # of 
 LOWER = ONES * np.uint64(15)
 
 
-@njit
+@inner
 def word(b, at):
     """8 bytes as one number: a single read, as it is written."""
     made = np.uint64(0)
@@ -31,7 +30,7 @@ def word(b, at):
     return made
 
 
-@njit
+@inner
 def _nibbles(b, at, wide, to):
     """32 numbers of 16 bytes: the lower halves of all, then the upper ones."""
     for j in range(2):
@@ -39,7 +38,7 @@ def _nibbles(b, at, wide, to):
         wide[to + j], wide[to + 2 + j] = both & LOWER, both >> np.uint64(4) & LOWER
 
 
-@njit
+@inner
 def _fifths(b, at, wide):
     """Bit i of a byte to the fifth bit of number i: times ONES it is there in all 8, BITS keeps one in each."""
     for i in range(4):
@@ -47,7 +46,7 @@ def _fifths(b, at, wide):
         wide[i] |= (kept + ONES * np.uint64(127)) >> np.uint64(7) << np.uint64(4) & ONES << np.uint64(4)
 
 
-@njit
+@inner
 def _pairs(b, at, q):
     """Parts in pairs: one in the lower halves of 32 bytes, the other in the upper ones."""
     for p in range(4):
@@ -56,7 +55,7 @@ def _pairs(b, at, q):
             q[64 * p + 32 + j] = b[at + 32 * p + j] >> 4
 
 
-@njit
+@inner
 def _twos(b, at, q):
     for n in range(2):
         for p in range(4):
@@ -64,7 +63,7 @@ def _twos(b, at, q):
                 q[128 * n + 32 * p + j] = b[at + 32 * n + j] >> (2 * p) & 3
 
 
-@njit
+@inner
 def _sixes(b, s, t):
     """12 bytes hold 8 scales and 8 minima of 6 bits: the first four of each whole, of the others 4 bits in the last
     four bytes and 2 bits on top of the first ones."""
@@ -74,7 +73,7 @@ def _sixes(b, s, t):
         t[i], t[4 + i] = mid & 63, (high >> 4) | (mid >> 6 << 4)
 
 
-@njit
+@inner
 def _q6_k(b, q, s):
     for n in range(2):
         for j in range(32):
@@ -87,7 +86,7 @@ def _q6_k(b, q, s):
         s[i] = b[192 + i]
 
 
-@njit
+@inner
 def _q3_k(b, q, s):
     _twos(b, 32, q)
     for i in range(8):
@@ -98,7 +97,7 @@ def _q3_k(b, q, s):
         s[i] = (low | high << 4) - 32
 
 
-@njit
+@inner
 def _iq4_xs(b, wide, s):
     for i in range(8):
         low, high = b[4 + i // 2] >> (i % 2 * 4) & 15, b[2 + i // 4] >> (i % 4 * 2) & 3
@@ -106,7 +105,7 @@ def _iq4_xs(b, wide, s):
         _nibbles(b, 8 + 16 * i, wide, 4 * i)
 
 
-@njit
+@inner
 def codes(kind, b, q, wide, s, t):
     """Fill q with a block's codes; of a K block s, and where it has minima t, with those of its parts.
 
@@ -153,7 +152,7 @@ def codes(kind, b, q, wide, s, t):
         _iq4_xs(b, wide, s)
 
 
-@njit
+@inner
 def _to_pairs(q, b, at, width):
     """The inverse of `_pairs`, and with a width of 16 that of `_nibbles`."""
     for p in range(len(q) // (2 * width)):
@@ -161,7 +160,7 @@ def _to_pairs(q, b, at, width):
             b[at + width * p + j] = (q[2 * width * p + j] & 15) | (q[2 * width * p + width + j] & 15) << 4
 
 
-@njit
+@inner
 def _to_fifths(q, b, at, width):
     """The fifth bits: bit i of byte j is that of number `width i + j`, and for a width of 1 of `8 j + i`."""
     for j in range(len(q) // 8):
@@ -170,7 +169,7 @@ def _to_fifths(q, b, at, width):
             b[at + j] |= (q[width * i + j if width > 1 else 8 * j + i] >> 4) << i
 
 
-@njit
+@inner
 def fill(kind, q, s, t, b):
     """The inverse of `codes` for the kinds that are written; bytes of d and m are left as they are."""
     if kind == Q8_0:

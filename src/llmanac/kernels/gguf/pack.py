@@ -15,10 +15,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.gguf.codes import fill
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 F = np.float32
 NONE, POSITIVE, FREE = 0, 1, 2  # what minima a kind has
@@ -30,7 +29,7 @@ SPLIT, LARGEST, NORMAL, TINY = F(8193), F(65504), F(2.0**-14), F(0.75)  # of flo
 FAST = {"reassoc", "contract", "nsz"}
 
 
-@njit
+@inner
 def _half(v):
     """Rounded to float16, of which numba has none."""
     v = min(max(v, -LARGEST), LARGEST)
@@ -40,7 +39,7 @@ def _half(v):
     return F(wide - F(wide - v))
 
 
-@njit(fastmath=FAST)
+@inner(fastmath=FAST)
 def _assign(x, w, scale, low, least, most, q):
     """Fill q with the codes nearest to x; returns the weighted error of `scale q - low`."""
     inverse, error = ONE / scale if scale != ZERO else ZERO, ZERO
@@ -52,7 +51,7 @@ def _assign(x, w, scale, low, least, most, q):
     return error
 
 
-@njit(fastmath=FAST)
+@inner(fastmath=FAST)
 def _solve(x, w, q, t, minimum):
     """(scale, low) of the least weighted error of `scale q - low t`."""
     qq, qt, tt, xq, xt = ZERO, ZERO, ZERO, ZERO, ZERO
@@ -73,7 +72,7 @@ def _solve(x, w, q, t, minimum):
     return xq / qq if qq > ZERO else ZERO, ZERO
 
 
-@njit
+@inner
 def _fit(x, w, least, most, minimum, q, ones):
     """(scale, low) of the least weighted error that is found; q: room for codes."""
     bottom, top = x[0], x[0]
@@ -97,7 +96,7 @@ def _fit(x, w, least, most, minimum, q, ones):
     return kept
 
 
-@njit
+@inner
 def _moved(x, w, d, m, least, most, limits, s, t, p, q):
     """Move s[p] and t[p] by one where that helps; returns the error."""
     best, s0, t0 = MANY, s[p], t[p]
@@ -110,7 +109,7 @@ def _moved(x, w, d, m, least, most, limits, s, t, p, q):
     return best
 
 
-@njit
+@inner
 def _block(x, w, part, least, most, minimum, limits, q, s, t, room):
     """Fill q with the codes of a block, s and t with those of its parts; returns d and m."""
     parts, ones = len(x) // part, room[0]
@@ -138,14 +137,17 @@ def _block(x, w, part, least, most, minimum, limits, q, s, t, room):
             if parts > 1:
                 _moved(x[at], w[at], d, m, least, most, limits, s, t, p, q[at])
             error += _assign(x[at], w[at], d * s[p], m * t[p], least, most, q[at])
-            sq[at], ts[at] = q[at] * s[p], t[p]
+            for j in range(p * part, p * part + part):
+                sq[j], ts[j] = q[j] * s[p], t[p]
         if not error < best:
             break
         best, kept = error, (d, m)
-        room[3, :16], room[4, :16] = s, t
+        for p in range(16):
+            room[3, p], room[4, p] = s[p], t[p]
         d, m = _solve(x, w, sq[: len(x)], ts[: len(x)], minimum)
     d, m = kept
-    s[:], t[:] = room[3, :16], room[4, :16]
+    for p in range(16):
+        s[p], t[p] = room[3, p], room[4, p]
     for p in range(parts):
         at = slice(p * part, p * part + part)
         _assign(x[at], w[at], d * s[p], m * t[p], least, most, q[at])

@@ -16,7 +16,8 @@ def _gather(data, start, end, count, out):
         length = np.int64(word(data, start)) if start + 8 <= end else np.int64(-1)
         if not 0 <= length <= end - start - 8:
             return i, start, used
-        out[used : used + length] = data[start + 8 : start + 8 + length]
+        for j in range(length):  # of slices the message for other lengths alone takes two seconds to compile
+            out[used + j] = data[start + 8 + j]
         out[used + length] = 0
         used += length + 1
         start = start + 8 + length

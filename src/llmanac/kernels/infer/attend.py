@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -44,7 +44,7 @@ from llmanac.kernels.infer.machine import (
     widened,
 )  # fmt: skip
 from llmanac.kernels.nn._exponential import RELAXED, exp2, tanh
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 PAGE = 16
 LINE = 64  # bytes of a cache line
@@ -215,7 +215,7 @@ def largest(typing_context, place, count):
     return types.float32(NUMBER, NUMBER), generate
 
 
-@njit(fastmath=RELAXED, error_model="numpy")
+@inner(fastmath=RELAXED, error_model="numpy")
 def _softmax(row, limit):
     if limit > np.float32(0):
         for t in range(len(row)):
@@ -231,7 +231,7 @@ def _softmax(row, limit):
         row[t] *= scale
 
 
-@njit
+@inner
 def _at(table, page, shift, block_bytes, part_bytes):
     """Where a page begins in a store."""
     return table[page >> shift] * block_bytes + (page & ((1 << shift) - 1)) * part_bytes
@@ -330,5 +330,7 @@ def _attention(form, kind):
 def attention(kind: str, form: str | None = None) -> int:
     """The address of the kernel for keys and values of this kind, compiled; its arguments are those of `SIGNATURE`."""
     number = FORMS.index(form or forms()[0])
-    made = cached(_attention(number, KINDS[kind]), nogil=True, error_model="numpy", fastmath=RELAXED)
+    made = cached(
+        _attention(number, KINDS[kind]), nogil=True, error_model="numpy", fastmath=RELAXED, no_cfunc_wrapper=False
+    )
     return address(made, SIGNATURE)

@@ -18,14 +18,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from llmanac.kernels.gguf.codes import codes
 from llmanac.kernels.infer.kinds import PACKED
 from llmanac.kernels.infer.machine import I32, ahead, constant, literal, load, store, vector
 from llmanac.kernels.infer.products import GROUP, PLANES, ROWS, layout
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 PIECE = 1 << 26  # bytes of memory that matrices share
 
@@ -97,7 +97,7 @@ def _planes(typing_context, bits, steps, out):
     return types.void(bits, types.int64, types.int64), generate
 
 
-@njit
+@inner
 def _number(data, at, width):
     """`width` bytes as one whole number."""
     made = np.int64(0)

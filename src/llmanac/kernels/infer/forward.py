@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
 from llmanac.kernels.infer import lines as lines
 from llmanac.kernels.infer._numbers import put, put_code, put_half
@@ -24,7 +24,7 @@ from llmanac.kernels.infer.attend import PAGE, QUERIES, floats_at
 from llmanac.kernels.infer.lines import FAST, GROUP, OFFSET, ZERO
 from llmanac.kernels.infer.machine import call, meet
 from llmanac.kernels.nn._exponential import RELAXED
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 WINDOW, TABLE = range(2)  # of a layer: 0 for none; which table of positions, -1 for none
 
@@ -114,7 +114,7 @@ class Step(NamedTuple):
     chosen: Any
 
 
-@njit(**FAST)
+@inner(**FAST)
 def _changed(plan, step, layer, which, b, x, line):
     """Add the term s (x A^T) B^T of the adapter that a line has to its output of a product."""
     if step.chosen[b] < 0:
@@ -130,7 +130,7 @@ def _changed(plan, step, layer, which, b, x, line):
             y[i] += total * up[r, i]
 
 
-@njit(**FAST)
+@inner(**FAST)
 def _added(plan, room, step, b, which, inputs, biases, layer, post):
     """Add a part's output to the residual stream."""
     x, y = step.x[b], room.y[b, : step.x.shape[1]]
@@ -142,7 +142,7 @@ def _added(plan, room, step, b, which, inputs, biases, layer, post):
     lines.add(x, y)
 
 
-@njit(**FAST)
+@inner(**FAST)
 def _put_codes(x, codes, step, scales, stride):
     """A token's keys or values in q8_0, each number `step` bytes and each scale `stride` bytes after the last."""
     for g in range(0, len(x), GROUP):
@@ -155,7 +155,7 @@ def _put_codes(x, codes, step, scales, stride):
             put_code(codes + i * step, x[i] * factor)
 
 
-@njit(**FAST)
+@inner(**FAST)
 def _keep(plan, room, step, layer, b):
     """Norm and turn a line's queries and keys, and write its keys and values to its page."""
     heads, kv_heads, size, padded, number = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3], plan.shape[6]
@@ -193,7 +193,7 @@ def _keep(plan, room, step, layer, b):
                 put(v, line[v_at + g * size + i])
 
 
-@njit(**FAST)
+@inner(**FAST)
 def _attend(plan, room, step, layer, b, stop, g, thread):
     """What the lines b to stop of one run read with the heads of group g."""
     heads, kv_heads, size, padded = plan.shape[0], plan.shape[1], plan.shape[2], plan.shape[3]
@@ -219,7 +219,8 @@ def _attend(plan, room, step, layer, b, stop, g, thread):
     m = 0
     for c in range(b, stop):
         for r in range(group):
-            room.read[c, (g * group + r) * size : (g * group + r + 1) * size] = out[m, :size]
+            for i in range(size):
+                room.read[c, (g * group + r) * size + i] = out[m, i]
             m += 1
 
 

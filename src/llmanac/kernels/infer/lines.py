@@ -8,11 +8,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.infer._numbers import code_group
 from llmanac.kernels.infer.machine import call, meet
 from llmanac.kernels.nn._exponential import RELAXED, sigmoid, tanh
+from llmanac.kernels.text import inner
 
 ONE, HALF32, ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 GROUP = 32
@@ -24,12 +24,12 @@ KERNEL, PLACE, ROWS, COLUMNS, CODED, OFFSET = range(6)
 FAST: Any = {"fastmath": RELAXED, "error_model": "numpy"}
 
 
-@njit
+@inner
 def at(array):
     return np.int64(array.ctypes.data)
 
 
-@njit(**FAST)
+@inner(**FAST)
 def norm(x, weight, eps, out):
     total = ZERO
     for i in range(len(x)):
@@ -39,7 +39,7 @@ def norm(x, weight, eps, out):
         out[i] = x[i] * scale * weight[i]
 
 
-@njit(**FAST)
+@inner(**FAST)
 def code(x, line, room):
     """A line in 8-bit integers: codes, scales, minus 128 times the sums, scaled sums."""
     groups = len(x) // GROUP
@@ -50,7 +50,7 @@ def code(x, line, room):
         code_group(x_at + g * GROUP * 4, codes + g * GROUP, s + g * 4, t + g * 12, f + g * 12)
 
 
-@njit(**FAST)
+@inner(**FAST)
 def gated(kind, gate, up, out):
     if kind == 0:
         for i in range(len(out)):
@@ -67,7 +67,7 @@ def gated(kind, gate, up, out):
             out[i] = max(gate[i], ZERO) * up[i]
 
 
-@njit(**FAST)
+@inner(**FAST)
 def turn(x, cos, sin):
     half = len(cos)
     for i in range(half):
@@ -76,7 +76,7 @@ def turn(x, cos, sin):
         x[half + i] = b * cos[i] + a * sin[i]
 
 
-@njit
+@inner
 def multiply(matrix, x, room, n, out, thread, threads):
     """This thread's rows of a product with n lines."""
     pieces = (matrix[ROWS] + 15) // 16
@@ -91,16 +91,18 @@ def multiply(matrix, x, room, n, out, thread, threads):
         )  # fmt: skip
 
 
-@njit(**FAST)
+@inner(**FAST)
 def add(x, y):
     for i in range(len(x)):
         x[i] += y[i]
 
 
-@njit(**FAST)
+@inner(**FAST)
 def _route(row, k, share, scale):
     """Scores of experts to gates: of the k largest, in the order of experts."""
-    row[:] = np.exp(row - row.max())
+    most = row.max()
+    for e in range(len(row)):
+        row[e] = np.exp(row[e] - most)
     total, kept = row.sum(), ZERO
     for _ in range(k):
         best = row.argmax()
@@ -111,7 +113,7 @@ def _route(row, k, share, scale):
         row[e] = -row[e] * factor if row[e] < ZERO else ZERO
 
 
-@njit(**FAST)
+@inner(**FAST)
 def mix(plan, room, layer, n, thread, threads):
     """The experts of all lines, one expert after the other with the lines that have it."""
     counter, width, size = at(room.counter), room.inner.shape[1], room.h.shape[1]

@@ -14,8 +14,10 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import config, njit, types
+from numba import config, types
 from numba.extending import intrinsic
+
+from llmanac.kernels.text import inner
 
 FORMS = ("plain", "avx2", "vnni")
 PLAIN, AVX2, VNNI = range(3)
@@ -93,7 +95,7 @@ def _step_aside(typing_context):
     return types.void(), generate
 
 
-@njit
+@inner
 def meet(counter, threads):
     """Wait until all threads are here; what they wrote before is there for all of them afterwards."""
     if threads > 1:

@@ -381,4 +381,4 @@ def product(kind: str, form: str | None = None) -> int:
         made = _packed(number, PACKED[kind].number, {VNNI: 8, AVX2: 2, PLAIN: 4}[number])
     else:
         made = _floating(number, FLOATS[kind], 6 if number == VNNI else 2)
-    return address(cached(made, nogil=True, error_model="numpy"), SIGNATURE)
+    return address(cached(made, nogil=True, error_model="numpy", no_cfunc_wrapper=False), SIGNATURE)

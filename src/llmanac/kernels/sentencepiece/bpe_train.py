@@ -9,7 +9,6 @@ whose text sorts first. A pair whose text is a piece already (made of other halv
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.bpe.parts import KEY, NUMBER, rehashed, slot_of
 from llmanac.kernels.text import (
@@ -20,6 +19,7 @@ from llmanac.kernels.text import (
     grown,
     grown_rows,
     hash_of,
+    inner,
     same_bytes,
     slots_for,
     word_key,
@@ -29,13 +29,13 @@ LEFT, RIGHT, COUNT, HEAD, CHARACTERS, LISTED = 0, 1, 2, 3, 4, 5  # columns of a 
 NONE = -1
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _place(byte):
     """A byte's place in the order of texts: that of a space is its file form's, U+2581."""
     return 2 * byte if byte != 0x20 else 2 * 0xE2 + 1
 
 
-@njit
+@inner
 def _byte(pair, at, pairs, letters, starts, lengths):
     """A byte of a pair's text, or -1 behind its end."""
     left, right = pairs[pair, LEFT], pairs[pair, RIGHT]
@@ -47,7 +47,7 @@ def _byte(pair, at, pairs, letters, starts, lengths):
     return np.int64(-1)
 
 
-@njit
+@inner
 def _goes_before(one, count, other, other_count, pairs, letters, starts, lengths):
     if count != other_count:
         return count > other_count
@@ -61,7 +61,7 @@ def _goes_before(one, count, other, other_count, pairs, letters, starts, lengths
         at += 1
 
 
-@njit
+@inner
 def _push(heap, size, pair, count, pairs, letters, starts, lengths):
     if size == heap.shape[0]:
         heap = grown_rows(heap, 2 * size)
@@ -76,7 +76,7 @@ def _push(heap, size, pair, count, pairs, letters, starts, lengths):
     return heap
 
 
-@njit
+@inner
 def _pop(heap, size, pairs, letters, starts, lengths):
     count, pair = heap[size - 1, 0], heap[size - 1, 1]
     at, last = 0, size - 1
@@ -93,7 +93,7 @@ def _pop(heap, size, pairs, letters, starts, lengths):
     heap[at, 0], heap[at, 1] = count, pair
 
 
-@njit
+@inner
 def _text_slot(known, letters, start, length, starts, lengths):
     base, mask = np.uint64(letters.ctypes.data), np.uint64(known.shape[0] - 1)
     address = base + np.uint64(start)
@@ -213,7 +213,7 @@ def learn(words, offsets, counts, symbol_of, letters, starts, lengths, widths, a
     return made[:merges]
 
 
-@njit
+@inner
 def _gain(
     one, two, symbols, weight, characters, longest, index, pairs, n_pairs, places, linked, n_places, changed, n_changed,
     merges,
@@ -249,7 +249,7 @@ def _gain(
     return index, pairs, n_pairs, places, linked, n_places, n_changed
 
 
-@njit
+@inner
 def _lose(one, two, symbols, weight, index, pairs, changed, n_changed):
     """Uncount two neighbours that are about to part."""
     if symbols[one] < 0 or symbols[two] < 0:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections import namedtuple
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.sentencepiece.merge import merge
 from llmanac.kernels.sentencepiece.viterbi import path, viterbi
-from llmanac.kernels.text import cached
+from llmanac.kernels.text import cached, inner
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 UNIGRAM, BPE = 0, 1
@@ -28,7 +27,7 @@ Model = namedtuple(
 )
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def word_end(buffer, at, joins):
     """Where the word that starts at a place ends: before the first two bytes that no piece holds together."""
     end = at + 1
@@ -37,7 +36,7 @@ def word_end(buffer, at, joins):
     return end
 
 
-@njit
+@inner
 def room_for(length):
     """The arrays that are filled while a word of so many bytes is cut."""
     best, second = np.empty(length + 1, np.float64), np.empty(length + 1, np.float64)
@@ -45,7 +44,7 @@ def room_for(length):
     return best, second, came, what, np.empty(length + 1, np.int32), np.empty(length + 1, np.int64)
 
 
-@njit
+@inner
 def cut_word(buffer, at, stop, total, model, room):
     """Cut one word, the sum before it being `total`; returns `(ids written, the sum after it)`."""
     best, _, came, what, ids, ends = room
@@ -63,7 +62,7 @@ def cut_word(buffer, at, stop, total, model, room):
     return path(stop - at, came, what, ids, ends), best[stop - at]
 
 
-@njit
+@inner
 def emit(buffer, start, count, ids, ends, unknown, byte_ids, escape, was_unknown, out, spans, filled):
     """Write a path's ids: an unknown character as its bytes where there are pieces for bytes, else runs as one id."""
     begin = start
@@ -100,7 +99,7 @@ def emit(buffer, start, count, ids, ends, unknown, byte_ids, escape, was_unknown
     return filled, was_unknown
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def with_bytes(buffer, at, count, model, ids, ends, written):
     """A path's ids with unknown characters as bytes; `(ids, the size of their scores' sum)`, or no ids: not to keep.
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.bpe.known import COUNT, HALF, IDS, LONGEST, OCTET, TWO, find, remember
 from llmanac.kernels.sentencepiece.cut import TEXT_END, Model, emit, room_for, with_bytes
@@ -30,6 +29,7 @@ from llmanac.kernels.text import (
     THREE,
     borrowed,
     cached,
+    inner,
     load_byte,
     load_pair,
     load_word,
@@ -48,7 +48,7 @@ LIMITS = np.floor(UNIT * RANGES).astype(np.int64)
 CHECKED, UNKNOWN_END = 0, 1  # what `marks` holds: up to where `sums[0]` counts; where ids ended that are unknown
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _ends(address, joins):
     """Bit i: whether a word ends with byte i of the 64 at an address."""
     found = ZERO
@@ -58,7 +58,7 @@ def _ends(address, joins):
     return found ^ ALL_ONES
 
 
-@njit
+@inner
 def _range_of(limit):
     """The largest r with RANGES[r] <= limit; 0 also for what is no number."""
     low, high = 0, 255
@@ -71,14 +71,14 @@ def _range_of(limit):
     return low
 
 
-@njit
+@inner
 def _size_of(total):
     """The size of a sum in units; of one that is no number or has no end, beyond every limit."""
     size = np.ceil(UNIT * abs(total))
     return np.int64(size) if size < NO_END else np.int64(NO_END)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _learn(buffer, place, length, row, model, cache, shift, arena, counters, room, written, to):
     """Cut a word that the cache lacks, keep it and write its ids to an address; returns what `find` would."""
     best, second, came, what, ids, ends = room
@@ -102,7 +102,7 @@ def _learn(buffer, place, length, row, model, cache, shift, arena, counters, roo
     return np.uint64(filled) | notes << EIGHT
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _settle(out, to, model, sums, marks):
     """Add up the scores of the ids so far; returns the sum's size."""
     base = np.uint64(out.ctypes.data)
@@ -119,7 +119,7 @@ def _settle(out, to, model, sums, marks):
     return _size_of(total)
 
 
-@njit(inline="never")
+@inner(inline="never")
 def _cut_anew(buffer, at, length, model, room, out, to, sums, marks):
     """Cut a word as the sum before it demands, and write its ids; returns `(where they end, the sum's size)`."""
     if length >= room[0].shape[0]:
@@ -142,7 +142,7 @@ def _cut_anew(buffer, at, length, model, room, out, to, sums, marks):
     return to, _size_of(total)
 
 
-@njit(inline="never")
+@inner(inline="never")
 def _other_word(
     buffer, place, length, size, model, cache, table, mask, shift, arena, counters, room, written, sums, marks, out, to
 ):  # fmt: skip

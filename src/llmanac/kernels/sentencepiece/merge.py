@@ -10,12 +10,11 @@ marked unused may be formed on the way; what is left of them at the end is taken
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.bpe.encode import HALF, LOW, _find_pair, _insert_pair, _sift_down, _sift_up
 from llmanac.kernels.sentencepiece.random import drawn
 from llmanac.kernels.sentencepiece.trie import longest, step
-from llmanac.kernels.text import ALL_ONES, cached, character_length, grown, slots_for
+from llmanac.kernels.text import ALL_ONES, cached, character_length, grown, inner, slots_for
 
 GONE = np.int32(-2)  # merged into the symbol before it
 NO_SYMBOL = np.int32(-1)  # a character that no piece holds
@@ -31,7 +30,7 @@ def ranked_pairs(left, right, merged, ranks):
     return pairs
 
 
-@njit
+@inner
 def _symbol(buffer, start, stop, nodes):
     node = np.int64(0)
     for i in range(start, stop):
@@ -64,7 +63,7 @@ def halves_of(letters, offsets, ids, ranks, nodes):
     return pairs
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _joint(symbols, frozen, left, right, pairs, halves):
     """`rank << 32 | merged id` of two neighbours, or all ones; notes how an unused piece comes apart."""
     if symbols[left] < 0 or symbols[right] < 0 or frozen[left] or frozen[right]:
@@ -77,7 +76,7 @@ def _joint(symbols, frozen, left, right, pairs, halves):
     return value
 
 
-@njit
+@inner
 def merge(buffer, start, stop, nodes, kept, pairs, halves, vocabulary, unknown, dropout, random, ids, ends):
     """Ids of one word into `ids`, and into `ends` where each ends, counted from `start`; returns how many.
 
@@ -142,7 +141,7 @@ def merge(buffer, start, stop, nodes, kept, pairs, halves, vocabulary, unknown, 
     return _read_out(count, symbols, after, starts, halves, vocabulary, unknown, nodes, buffer, start, ids, ends)
 
 
-@njit
+@inner
 def _read_out(count, symbols, after, starts, halves, vocabulary, unknown, nodes, buffer, start, ids, ends):
     filled, at = 0, np.int64(0)
     stack = np.empty(64, np.int32)
@@ -173,7 +172,7 @@ def _read_out(count, symbols, after, starts, halves, vocabulary, unknown, nodes,
     return filled
 
 
-@njit
+@inner
 def _width(symbol, nodes, buffer, at):
     """Bytes of a symbol that the buffer is known to hold at a place."""
     node, width = np.int64(0), np.int64(0)

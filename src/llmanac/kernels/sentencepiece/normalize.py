@@ -9,10 +9,9 @@ Within this package a space is the byte 0x20 in normalised text, also where the 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.sentencepiece.trie import longest
-from llmanac.kernels.text import cached, character_length, grown
+from llmanac.kernels.text import cached, character_length, grown, inner
 
 TEXT_END, BLANK = np.uint8(0xFF), np.uint8(0x20)
 # Bits of `mode`.
@@ -21,12 +20,12 @@ ESCAPE, PREFIX, SUFFIX, SQUEEZE = 1, 2, 4, 8
 LOOKED_UP, COPIED, SPACE, BY_PAIR = 0, 1, 2, 3
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _is_escaped_space(source, at, stop):
     return at + 2 < stop and source[at] == 0xE2 and source[at + 1] == 0x96 and source[at + 2] == 0x81
 
 
-@njit
+@inner
 def _match(buffer, at, stop, units, blob, kept):
     """What the text at a place becomes: `(from the blob?, start, stop, bytes of the text used)`."""
     if kept.shape[0] > 0:
@@ -44,7 +43,7 @@ def _match(buffer, at, stop, units, blob, kept):
     return False, at, at + length, length
 
 
-@njit
+@inner
 def _copy(source, start, stop, mode, origin, out, where, filled):
     while start < stop:
         if mode & ESCAPE and _is_escaped_space(source, start, stop):
@@ -59,7 +58,7 @@ def _copy(source, start, stop, mode, origin, out, where, filled):
     return filled
 
 
-@njit
+@inner
 def _replaced(buffer, at, stop, units, blob, kept, mode, after_space, out, where, filled):
     """Write what the text at a place becomes; returns `(filled, bytes used, whether it ended with a space)`.
 
@@ -83,7 +82,7 @@ def _replaced(buffer, at, stop, units, blob, kept, mode, after_space, out, where
     return filled, length, after_space
 
 
-@njit
+@inner
 def _leading_spaces(buffer, at, stop, units, blob, kept):
     while at < stop:
         from_blob, start, end, length = _match(buffer, at, stop, units, blob, kept)
@@ -93,7 +92,7 @@ def _leading_spaces(buffer, at, stop, units, blob, kept):
     return at
 
 
-@njit
+@inner
 def _text(buffer, at, stop, units, blob, kept, plain, pairs, mode, out, where, filled):
     """Normalise one text; returns the new `filled`, or minus the room that `out` lacks."""
     squeeze, placed, begin = mode & SQUEEZE != 0, where.shape[0] > 0, filled

@@ -17,21 +17,20 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.bpe.encode import HALF, LOW
 from llmanac.kernels.sentencepiece.cut import BPE, TEXT_END, emit, word_end
 from llmanac.kernels.sentencepiece.merge import merge
 from llmanac.kernels.sentencepiece.random import drawn
 from llmanac.kernels.sentencepiece.trie import step
-from llmanac.kernels.text import ONE, cached, character_length, grown, hash_of, word_key
+from llmanac.kernels.text import ONE, cached, character_length, grown, hash_of, inner, word_key
 
 EXACT = 16  # bytes; longer words are not kept (their key would be a hash)
 WORDS, FILLED = 0, 1
 MOST_HYPOTHESES = 1 << 22
 
 
-@njit
+@inner
 def _filter(buffer, start, stop, nodes, scores, unknown_score, alpha, rest, best):
     """Fill `rest[i]` with b(i) for each character of a word; with `best`, with the highest score of any path."""
     length = stop - start
@@ -69,7 +68,7 @@ def _filter(buffer, start, stop, nodes, scores, unknown_score, alpha, rest, best
         rest[at] = highest if best else highest + np.log(total)
 
 
-@njit
+@inner
 def _draw(buffer, start, stop, nodes, scores, unknown, unknown_score, alpha, rest, random, ids, ends):
     """Draw a path of one word by the `rest` of `_filter`; returns how many pieces it has."""
     length, at, count = stop - start, 0, 0
@@ -98,7 +97,7 @@ def _draw(buffer, start, stop, nodes, scores, unknown, unknown_score, alpha, res
     return count
 
 
-@njit
+@inner
 def _table(buffer, start, stop, nodes, scores, unknown, unknown_score, alpha, rest, places, chances, filled):
     """Write the draws of a word: for each byte where its draws start, then `end, piece` and the chance up to each.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from llmanac.kernels.text import MIX_A, MIX_B, cached, grown, grown_rows, mix, slots_for
+from llmanac.kernels.text import MIX_A, MIX_B, cached, grown, grown_rows, inner, mix, slots_for
 
 BLOCK = 256
 OPEN_BLOCKS = 16  # blocks behind the last that are still searched for room
@@ -24,7 +24,7 @@ NEAR = 1 << 21  # offsets below this need no FAR
 CYCLE, TOO_DEEP, OUTSIDE = 1, 2, 3
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def offset_of(unit):
     return (unit >> 10) << ((unit & FAR) >> 6)
 
@@ -64,7 +64,7 @@ def longest(units, buffer, at, stop):
     return length, value
 
 
-@njit
+@inner
 def _fits(base, node, labels, count, taken, used):
     if used[base]:
         return False
@@ -77,7 +77,7 @@ def _fits(base, node, labels, count, taken, used):
     return True
 
 
-@njit
+@inner
 def _tail_hash(letters, offsets, values, low, high, at):
     """Two hashes of the subtree of a node: the rest of each of its keys, and their values."""
     first, second = np.uint64(high - low), np.uint64(0x243F6A8885A308D3)
@@ -94,7 +94,7 @@ def _tail_hash(letters, offsets, values, low, high, at):
     return first, second
 
 
-@njit
+@inner
 def _shared_slot(shared, first, second):
     mask = np.uint64(shared.shape[0] - 1)
     slot = mix(first) & mask
@@ -216,7 +216,7 @@ def walkable(units):
     return out
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def step(nodes, node, label):
     """The child of a node of a `walkable` trie by a byte, or -1. Only for tries that `build` made."""
     unit = np.int64(nodes[node, 0])

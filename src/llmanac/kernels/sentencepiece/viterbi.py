@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from llmanac.kernels.sentencepiece.trie import step
-from llmanac.kernels.text import character_length
+from llmanac.kernels.text import character_length, inner
 
 ROUNDING = (2.0**-52, 2.0**-23)  # relative error of one addition, twice over; of 64- and of 32-bit floats
 MINUS_INFINITY = -np.inf
@@ -62,7 +62,7 @@ def viterbi(buffer, start, stop, before, nodes, scores, unknown, unknown_score, 
         at += width
 
 
-@njit
+@inner
 def viterbi_with_lead(buffer, start, stop, nodes, scores, unknown, unknown_score, unit, best, second, came, what):
     """As `viterbi`, unrounded and from 0; returns the largest sum before the word up to which the path is the same."""
     length = stop - start
@@ -108,7 +108,7 @@ def viterbi_with_lead(buffer, start, stop, nodes, scores, unknown, unknown_score
     return min(limit, RESET - 2 * largest - 1.0) if unit == ROUNDING[1] else limit
 
 
-@njit
+@inner
 def path(length, came, what, ids, ends):
     """Read the path backwards into `ids` and the places where its pieces end; returns how many."""
     count, end = 0, np.int64(length)

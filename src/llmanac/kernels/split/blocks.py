@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from llmanac.kernels.split.words import GIVEN, GPT2, TEXT_END, _class_at, _contraction, piece_end
-from llmanac.kernels.text import ONE, THREE, count_ones, load_byte, load_word, store_word, trailing_zeros
+from llmanac.kernels.text import ONE, THREE, count_ones, inner, load_byte, load_word, store_word, trailing_zeros
 from llmanac.kernels.unicode import END, LETTER, NUMBER, SPACE
 
 BYTES = np.uint64(64)  # of a block
@@ -66,7 +66,7 @@ def _ascii_masks(typing_context, address):
     return types.UniTuple(types.uint64, 6)(types.uint64), generate
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _classify(at, row, scan, by_byte, by_code_point):
     """Fill a row with the masks of the block at an address."""
     letters, numbers, spaces, blanks, above, apostrophes = _ascii_masks(at)
@@ -77,7 +77,7 @@ def _classify(at, row, scan, by_byte, by_code_point):
         _classify_longer(at, above, row, scan, by_byte, by_code_point)
 
 
-@njit(inline="never")
+@inner(inline="never")
 def _classify_longer(at, above, row, scan, by_byte, by_code_point):
     """Put the characters above 0x7F of a block into its masks; `scan` has those that reach into it, then out of it."""
     for i in range(4):
@@ -110,7 +110,7 @@ def _classify_longer(at, above, row, scan, by_byte, by_code_point):
         scan[LETTER_CARRY + which] = over
 
 
-@njit
+@inner
 def _contractions(at, apostrophes, starts, scan):
     """The starts of a block with its contractions made pieces; what of them falls into the next block is in `scan`."""
     while apostrophes:
@@ -132,7 +132,7 @@ def _contractions(at, apostrophes, starts, scan):
     return starts
 
 
-@njit
+@inner
 def _starts_of_blocks(base, stop, places, masks, scan, by_byte, by_code_point):
     """Write the places of the window's pieces to an address, as offsets from `base`; returns the address after."""
     at = scan[AT]
@@ -172,7 +172,7 @@ def _starts_of_blocks(base, stop, places, masks, scan, by_byte, by_code_point):
     return places
 
 
-@njit
+@inner
 def next_pieces(base, used, mode, ends, places, masks, scan, by_byte, by_code_point):
     """Find the next pieces of a packed buffer, at most about four kilobytes of them.
 

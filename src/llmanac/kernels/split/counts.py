@@ -7,7 +7,6 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.split.blocks import AT, PLACES, SCAN, next_pieces
 from llmanac.kernels.split.keys import (
@@ -32,6 +31,7 @@ from llmanac.kernels.text import (
     add_one,
     cached,
     grown,
+    inner,
     load_byte,
     load_word,
     store_word,
@@ -42,7 +42,7 @@ SECOND, NUMBER, COUNT = 1, 2, 3
 TIMES = np.uint64(24)  # bytes before a row's count
 
 
-@njit
+@inner
 def _rehash(table):
     larger = np.zeros((table.shape[0] * 2, 4), np.uint64)
     mask, shift = larger.shape[0] - 1, shift_of(larger.shape[0])
@@ -56,7 +56,7 @@ def _rehash(table):
     return larger
 
 
-@njit(inline="never")
+@inner(inline="never")
 def _row_of(rows, shift, place, length, word_bytes, word_starts):
     """`(address of the row that holds a word or would, whether it is there)`."""
     first, second = row_keys(place, length)
@@ -77,7 +77,7 @@ def _row_of(rows, shift, place, length, word_bytes, word_starts):
         slot = (slot + ONE) & mask
 
 
-@njit(inline="never")
+@inner(inline="never")
 def _count_known(wait, waited, until, base, rows, shift, word_bytes, word_starts):
     """Count staged pieces up to one that is not in the table, or that ends a text; returns where it is held.
 
@@ -97,7 +97,7 @@ def _count_known(wait, waited, until, base, rows, shift, word_bytes, word_starts
     return wait
 
 
-@njit(inline="never")
+@inner(inline="never")
 def _add_word(table, words, offsets, unique, row, length, place, times):
     """Write a new word into the table's free row. Returns the arrays, larger where they had to grow."""
     start = offsets[unique]

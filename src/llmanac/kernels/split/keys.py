@@ -13,13 +13,13 @@ set in the second, and its bytes must be compared where they are kept. A row who
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.text import (
     EIGHT,
     MIX_A,
     MIX_B,
     SIXTEEN,
+    inner,
     load_word,
     prefetch,
     store_word,
@@ -36,7 +36,7 @@ THIRTY_TWO, MOST_LENGTH, BITS = np.uint64(32), np.uint64(127), np.uint64(64)
 KEPT_BITS = np.array([[(1 << 8 * min(n, 8)) - 1, (1 << 8 * min(max(n - 8, 0), 7)) - 1] for n in range(128)], np.uint64)
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def keys_of(place, length):
     """The two keys of a word of up to 15 bytes; those of a longer one are in no row."""
     kept = min(length, MOST_LENGTH)
@@ -44,7 +44,7 @@ def keys_of(place, length):
     return first, load_word(place + EIGHT) & KEPT_BITS[kept, 1] | kept << TOP
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def row_keys(place, length):
     """The two keys of a word's row, whatever its length."""
     if length <= EXACT:
@@ -58,19 +58,19 @@ def row_keys(place, length):
     return first, second >> EIGHT | min(length, MOST_LENGTH) << TOP | ELSEWHERE
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def shift_of(rows):
     """What `slot_of` takes for a table of so many rows, a power of two."""
     return BITS - trailing_zeros(np.uint64(rows))
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def slot_of(first, second, shift):
     """The row in which to begin to look, of 2^(64 - shift)."""
     return (first ^ second * MIX_B) * MIX_A >> shift
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def same_words(left, right, length):
     """Whether 16 or more bytes at two addresses are the same."""
     end = length - SIXTEEN
@@ -84,7 +84,7 @@ def same_words(left, right, length):
     return different == ZERO
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def stage(piece, until, base, table, shift, wait):
     """Write the first key, the second key and the address of the row of each piece from an address on; returns it.
 

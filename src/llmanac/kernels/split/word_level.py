@@ -11,11 +11,10 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels import unicode
 from llmanac.kernels.split.words import TEXT_END, _class_at
-from llmanac.kernels.text import ONE, cached, hash_of, load_byte, same_bytes, word_key
+from llmanac.kernels.text import ONE, cached, hash_of, inner, load_byte, same_bytes, word_key
 from llmanac.kernels.unicode import END, MULTIBYTE, SPACE
 
 WORD, OTHER = 1, 0
@@ -44,7 +43,7 @@ def run_classes(words_apart: bool) -> tuple[np.ndarray, np.ndarray]:
     return by_byte, classes
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _class_and_length(at, by_byte, by_code_point):
     kind = load_byte(by_byte + np.uint64(load_byte(at)))
     if kind != MULTIBYTE:

@@ -11,13 +11,13 @@ way, one character after the other with its class from `unicode.split_classes`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from llmanac.kernels.text import (
     EIGHT,
     ONE,
     THREE,
     cached,
+    inner,
     load_byte,
     load_word,
     trailing_zeros,
@@ -36,7 +36,7 @@ NO_ENDS = np.empty(0, np.int64)
 NEWLINE, RETURN, BLANK, APOSTROPHE, TEXT_END = 10, 13, 32, 39, 255
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def _not_letters(eight):
     """The high bit of each byte that is no ASCII letter."""
     lower = (eight & LOW_BITS) | LOWER_CASE
@@ -44,7 +44,7 @@ def _not_letters(eight):
     return letters ^ HIGH_BITS
 
 
-@njit
+@inner
 def _decode(at, first):
     """`(code point, bytes)` of the character at an address whose first byte is `first` >= 0x80."""
     second = np.int64(load_byte(at + ONE)) & 0x3F
@@ -57,7 +57,7 @@ def _decode(at, first):
     return ((np.int64(first) & 7) << 18) | (second << 12) | (third << 6) | fourth, np.uint64(4)
 
 
-@njit
+@inner
 def _class_at(at, by_byte, by_code_point):
     """`(class, bytes)` of the character at an address."""
     first = load_byte(at)
@@ -68,7 +68,7 @@ def _class_at(at, by_byte, by_code_point):
     return load_byte(by_code_point + np.uint64(code_point)), length
 
 
-@njit
+@inner
 def _run_end(at, by_byte, by_code_point, wanted):
     """Where the run of characters of one class that starts at an address ends."""
     while True:
@@ -78,7 +78,7 @@ def _run_end(at, by_byte, by_code_point, wanted):
         at += length
 
 
-@njit
+@inner
 def _space_end(at, by_byte, by_code_point, mode):
     """Where the piece that starts with white space ends: the last newline's end, or one short of the next word."""
     start, last, after_newline = at, at, np.uint64(0)
@@ -100,7 +100,7 @@ def _space_end(at, by_byte, by_code_point, mode):
     return last
 
 
-@njit
+@inner
 def _contraction(at, mode):
     """Bytes of the match of 's 't 'd 'm 'll 've 're at an apostrophe, or 0."""
     second, third = load_byte(at + ONE), load_byte(at + TWO)
@@ -118,7 +118,7 @@ def _contraction(at, mode):
     return np.uint64(0)
 
 
-@njit
+@inner
 def _letters_end(at, eight, by_byte, by_code_point):
     """Where a run of letters ends whose first eight bytes are `eight`, the first of them an ASCII letter."""
     stops = _not_letters(eight)
@@ -130,7 +130,7 @@ def _letters_end(at, eight, by_byte, by_code_point):
     return _run_end(at, by_byte, by_code_point, LETTERS)
 
 
-@njit
+@inner
 def _gpt2_slow(start, at, by_byte, by_code_point, mode):
     if at == start and load_byte(at) == APOSTROPHE:
         length = _contraction(at, mode)
@@ -144,7 +144,7 @@ def _gpt2_slow(start, at, by_byte, by_code_point, mode):
     return _run_end(at + length, by_byte, by_code_point, kind)
 
 
-@njit
+@inner
 def _gpt4_slow(at, by_byte, by_code_point, mode):
     first = load_byte(at)
     if first == APOSTROPHE:
@@ -176,7 +176,7 @@ def _gpt4_slow(at, by_byte, by_code_point, mode):
     return at
 
 
-@njit(forceinline=True)
+@inner(forceinline=True)
 def piece_end(start, by_byte, by_code_point, mode):
     """Where the piece that starts at an address ends, by the pattern of `mode`."""
     eight, at = load_word(start), start
