@@ -168,7 +168,11 @@ def stream(address: str, clients: int, firsts: list[float]) -> None:
     asked = [
         [int(i) for i in draws.integers(3, 30_000, size)] for size in np.linspace(32, 512, 2 * clients).astype(int)
     ]
-    with httpx.Client(base_url=address, timeout=600) as http, concurrent.futures.ThreadPoolExecutor(clients) as pool:
+    headers = {"connection": "close"}  # a kept one may be closed just as it is used again
+    with (
+        httpx.Client(base_url=address, timeout=600, headers=headers) as http,
+        concurrent.futures.ThreadPoolExecutor(clients) as pool,
+    ):
 
         def one(prompt: list[int]) -> None:
             body = {"model": "qwen", "prompt": prompt, "max_tokens": NEW, "temperature": 0.0, "stream": True}
