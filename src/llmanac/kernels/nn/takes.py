@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from llmanac.core.device import onednn
 
@@ -51,17 +52,19 @@ class Again(NamedTuple):
     given: tuple[Tensor, ...]
 
 
+_AGAIN: Any = WeakTensorKeyDictionary()  # of tensors that are there
+
+
 def remade(y: Tensor, run: Callable[..., Tensor], *given: Tensor) -> Tensor:
     """`y`, with the note that it is `run(*given)`, for a step that may keep `given` in its place (`again`)."""
     if y.requires_grad and not torch.compiler.is_compiling():
-        vars(y)["again"] = Again(run, given)
+        _AGAIN[y] = Again(run, given)
     return y
 
 
 def again(x: Tensor) -> Again | None:
     """How x is made again; None where it has to be kept."""
-    found: Again | None = vars(x).get("again")
-    return found
+    return _AGAIN.get(x)
 
 
 def counted() -> dict[Any, Callable[..., int]]:
