@@ -15,10 +15,12 @@ import functools
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -67,29 +69,28 @@ def free_port() -> int:
 def wait_for(address: str, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        try:
+        with suppress(httpx.HTTPError):
             if httpx.get(f"{address}/health", timeout=1).status_code == 200:
                 return
-        except httpx.HTTPError:
-            time.sleep(0.2)
+        time.sleep(0.2)
     raise SystemExit(f"{address} does not answer")
 
 
 @contextmanager
-def served(made: Any, name: str = "smollm2") -> Iterator[functools.partial[None]]:
+def served(made: Any) -> Iterator[Callable[[], None]]:
     """Our server in a thread."""
     import uvicorn
 
     from llmanac.web.server import create_app
 
     port = free_port()
-    app = create_app(made, model_name=name, prefix_cache_bytes=None)
+    app = create_app(made, model_name="smollm2", prefix_cache_bytes=None)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(f"http://127.0.0.1:{port}", 60)
     try:
-        yield functools.partial(ask, f"http://127.0.0.1:{port}", name)
+        yield functools.partial(ask, f"http://127.0.0.1:{port}", "smollm2")
     finally:
         server.should_exit = True
         thread.join(10)
@@ -144,6 +145,20 @@ def overhead() -> Result:
 
 
 @contextmanager
+def own_server(path: Path) -> Iterator[str]:
+    """Our server as a process of its own, as the peer's is; its address."""
+    port = free_port()
+    given = [sys.executable, "-m", "llmanac", "serve", str(path), "--port", str(port), "--prefix-cache", "0"]
+    process = subprocess.Popen([*given, "--threads", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(f"http://127.0.0.1:{port}", 300)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
 def llama_server(path: str, clients: int) -> Iterator[str | None]:
     """llama.cpp's own server; its address."""
     command = os.environ.get("LLMANAC_LLAMA_SERVER")
@@ -191,16 +206,13 @@ def stream(address: str, clients: int, firsts: list[float]) -> None:
 
 def against_llama_server(clients: int) -> list[Result]:
     """Throughput and time to first token of N clients."""
-    from llmanac.generate.load import load_writer
-
     path = joined("qwen")
     names = (f"serve-{clients}", f"serve-{clients}-first")
     if path is None:
         return [absent(name) for name in names]
-    made = load_writer(path, runner="native")
     firsts: dict[str, list[float]] = {"ours": [], "theirs": []}
-    with served(made, "qwen") as own, llama_server(str(path), clients) as peer:
-        addresses = {"ours": own.args[0]} | ({"theirs": peer} if peer else {})
+    with own_server(path) as own, llama_server(str(path), clients) as peer:
+        addresses = {"ours": own} | ({"theirs": peer} if peer else {})
         runs = {name: functools.partial(stream, url, clients, firsts[name]) for name, url in addresses.items()}
         seconds = interleave(runs, rounds=ROUNDS)
     done, waited = 2 * clients * NEW, {name: float(np.median(times)) for name, times in firsts.items() if times}

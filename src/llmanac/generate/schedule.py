@@ -92,10 +92,12 @@ class PromptPieces:
 
     Attributes:
         slower: how many times as long as without it such a step may take; None does not look at the time.
+        patience: seconds that such a step may take in any case: small pieces are read at a lower rate.
         decoding, token: seconds of a step's decoding, and of reading a token of a prompt.
     """
 
     slower: float | None = None
+    patience: float = 0.0
     decoding: float = 0.0
     token: float = 0.0
 
@@ -105,7 +107,8 @@ class PromptPieces:
             return None
         if not self.decoding or not self.token:
             return FIRST_PIECE
-        fits = int(MARGIN * (self.slower - 1) * self.decoding / self.token)
+        longest = max(self.slower * self.decoding, self.patience)
+        fits = int(MARGIN * (longest - self.decoding) / self.token)
         return max(LEAST_PIECE, min(READ_TOKENS, fits))
 
     def add(self, decoding: float, reading: float, tokens: int) -> None:

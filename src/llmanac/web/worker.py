@@ -25,6 +25,7 @@ log = logging.getLogger(__package__)
 
 RESERVED = 1 / 8  # of the rows: not for the further prompts of a job that has some already
 SLOWER = 3.0  # times as long as else a streaming client's next token may take while another's prompt is read
+PATIENCE = 0.1  # seconds that it may take in any case
 Pieces = Iterator[tuple[int, Piece]]
 
 
@@ -111,6 +112,7 @@ class Worker:
     def __init__(self, engine: Engine, *, max_queue: int = 64) -> None:
         self.engine, self.max_queue = engine, max_queue
         self.scheduler = engine.scheduler(slower=SLOWER)
+        self.scheduler.pieces.patience = PATIENCE
         self._jobs: list[Job] = []  # accepted and not over
         self._inbox: deque[Job] = deque()
         self._turns: deque[tuple[Job, deque[Request]]] = deque()  # jobs with prompts that the scheduler has not yet
