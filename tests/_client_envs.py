@@ -35,7 +35,7 @@ PACKAGES = {  # client -> what is installed; the first names the version in the 
     "lm-eval": "lm-eval[api] requests",
     "inspect": "inspect-ai openai",
     "ollama": "ollama",
-    "ragas": "ragas",
+    "ragas": "ragas langchain-community<0.4",  # it imports what later ones moved
     "deepeval": "deepeval",
     "aider": "aider-chat",
     "ai": "ai @ai-sdk/openai-compatible zod",  # of npm
