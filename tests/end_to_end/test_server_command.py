@@ -196,3 +196,22 @@ def test_paths_of_runs_and_models(tmp_path):
         (tmp_path / "model" / name).write_text("{}")
     assert locate(tmp_path) == (str(tmp_path / "model"), str(tmp_path / "model"))
     assert locate(tmp_path / "model") == (str(tmp_path / "model"), str(tmp_path / "model"))
+
+
+def test_adapters_have_a_name_each_and_may_be_what_tune_wrote(monkeypatch, tmp_path):
+    given = {}
+
+    def load_writer(path, **options):
+        given.update(options["adapters"])
+        raise LlmanacError("it was asked to load")
+
+    monkeypatch.setattr("llmanac.generate.load.load_writer", load_writer)
+    tuned = tmp_path / "tuned" / "model"
+    tuned.mkdir(parents=True)
+    (tuned / "adapter_config.json").write_text("{}")
+    with pytest.raises(LlmanacError, match="asked to load"):
+        console.serve_command("m.gguf", port=0, adapter=[f"a={tmp_path / 'tuned'}", f"b={tuned}", "c=elsewhere"])
+    assert given == {"a": str(tuned), "b": str(tuned), "c": "elsewhere"}
+    for wrong in (["a=b", "a=c"], ["a"], ["a="], ["=b"]):
+        with pytest.raises(RequestError, match="--adapter"):
+            console.serve_command("m.gguf", port=0, adapter=wrong)

@@ -18,7 +18,7 @@ from _engine_models import VOCABULARY, ByteTokenizer, HistoryModel
 from _servers import ASK, running
 from _small_models import transformer
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import DataError, RequestError
 from llmanac.core.spec import make_method
 from llmanac.generate.engine import Engine
 from llmanac.web._service import Service
@@ -56,6 +56,10 @@ async def ask(app, path="/v1/completions", method="POST", **body):
 def text(reply):
     assert reply.status_code == 200, reply.text
     return reply.json()["model"], reply.json()["choices"][0]["text"]
+
+
+def guarded(app):
+    return Guard(app, hosts=Hosts(), max_body=2000, body_seconds=5)
 
 
 ASKED = {"prompt": "x", "max_tokens": 3, "temperature": 0}
@@ -110,14 +114,13 @@ def test_many_at_once_load_a_model_once_and_a_model_in_use_is_not_unloaded():
 
 def test_a_body_in_pieces_and_one_that_is_no_json():
     several = Several(Says(alpha=1, beta=1).slots)
-    guarded = Guard(several, hosts=Hosts(), max_body=2000, body_seconds=5)
 
     async def pieces(*parts):
         for part in parts:
             yield part
 
     async def run():
-        transport = httpx.ASGITransport(guarded)
+        transport = httpx.ASGITransport(guarded(several))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             data, kind = json.dumps({"model": "beta", **ASKED}).encode(), {"content-type": "application/json"}
             asked = await client.post("/v1/completions", content=pieces(data[:9], data[9:]), headers=kind)
@@ -188,3 +191,108 @@ def test_who_waits_for_a_row_is_given_up_too():
         late = httpx.post(url, json={**long, "timeout": 0.3}, timeout=60)
         assert late.status_code == 504
         first.join()
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_own_requests_alone(caplog):
+    says = Says(alpha=60, beta=60)
+    load = says.slots[1].load
+    says.slots[1].load = lambda: (_ for _ in ()).throw(DataError("beta: the file is cut short"))
+    several = Several(says.slots, memory=100)
+    app = guarded(several)
+
+    async def run():
+        assert text(await ask(app, model="alpha", **ASKED)) == ("alpha", "aaa")
+        for reply in await asyncio.gather(*(ask(app, model="beta", **ASKED) for _ in range(3))):
+            assert reply.status_code == 503 and reply.json()["error"]["code"] == "model_not_loaded"
+            assert "cut short" not in reply.text and reply.headers["retry-after"]
+        assert caplog.text.count("the file is cut short") == 1
+        assert text(await ask(app, model="alpha", **ASKED)) == ("alpha", "aaa")
+        says.slots[1].load = load
+        assert text(await ask(app, model="beta", **ASKED)) == ("beta", "bbb")
+
+    asyncio.run(run())
+    several.close()
+
+
+class Held(Says):
+    """Loads wait until they are let go on."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.go = threading.Event()
+
+    def load(self, name):
+        assert self.go.wait(30)
+        return super().load(name)
+
+
+def test_pages_are_read_while_a_model_is_loaded_and_load_none():
+    says = Held(alpha=1, beta=1)
+    several = Several(says.slots)
+
+    async def run():
+        first = asyncio.create_task(ask(several, model="beta", **ASKED))
+        await asyncio.sleep(0.05)
+        for path in ("/", "/version", "/api/version", "/health", "/metrics", "/v1/models", "/v1/models/alpha"):
+            assert (await ask(several, path, "GET")).status_code == 200, path
+        says.go.set()
+        assert text(await first) == ("beta", "bbb")
+        assert says.loaded == ["beta"]
+        for path, sent in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [97]})):
+            assert (await ask(several, path, model="beta", **sent)).status_code == 200
+            assert (await ask(several, path, model="gamma", **sent)).status_code == 404
+        assert says.loaded == ["beta"]
+
+    asyncio.run(run())
+    several.close()
+
+
+def test_who_waits_for_a_model_is_bounded_answered_by_one_load_and_may_leave():
+    says = Held(alpha=60, beta=60, gamma=60)
+    several = Several(says.slots, memory=100, waiting=3)
+    app, gone = guarded(several), []
+
+    async def leaving(name):
+        body = [{"type": "http.request", "body": json.dumps({"model": name, **ASKED}).encode(), "more_body": False}]
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": []}
+
+        async def receive():
+            return body.pop() if body else {"type": "http.disconnect"}
+
+        async def send(message):
+            gone.append(message)
+
+        await app(scope, receive, send)
+
+    async def run():
+        turns = [asyncio.create_task(ask(app, model=name, **ASKED)) for name in ("alpha", "beta") * 3]
+        await asyncio.sleep(0.05)
+        await asyncio.wait_for(leaving("gamma"), 5)
+        late = await asyncio.wait_for(ask(app, model="alpha", **ASKED), 5)
+        assert late.status_code == 429 and late.json()["error"]["code"] == "server_busy"
+        says.go.set()
+        assert [text(reply)[0] for reply in await asyncio.gather(*turns)] == ["alpha", "beta"] * 3
+        assert text(await ask(app, model="beta", **ASKED)) == ("beta", "bbb")
+
+    asyncio.run(run())
+    assert says.loaded == ["alpha", "beta"] and not gone
+    assert all(slot.running == 0 for slot in says.slots)
+    several.close()
+
+
+def test_a_stop_does_not_wait_for_a_model_that_is_loaded():
+    says = Held(alpha=1, beta=1)
+    several = Several(says.slots)
+    app = guarded(several)
+
+    async def run():
+        waits = [asyncio.create_task(ask(app, model=name, **ASKED)) for name in ("beta", "beta", "alpha")]
+        await asyncio.sleep(0.05)
+        several.drain()
+        waits.append(asyncio.create_task(ask(app, model="alpha", **ASKED)))
+        for reply in await asyncio.wait_for(asyncio.gather(*waits), 5):
+            assert reply.status_code == 503 and reply.json()["error"]["code"] == "shutting_down"
+
+    asyncio.run(run())
+    says.go.set()
+    several.close()

@@ -158,6 +158,23 @@ def test_one_call_at_most(calling):
         assert calls_of(stream.get_final_completion().choices[0].message) == CALLS[:1]
 
 
+@pytest.mark.parametrize("mode", ["required", "auto"])
+def test_some_of_the_tools_are_allowed(calling, mode):
+    one = {"type": "function", "function": {"name": "subtract"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [one]}}
+    ask = {"model": "tiny", "tools": TOOLS, "temperature": 0, "max_tokens": 100}
+    reply = calling.client.chat.completions.create(messages=ASK, tool_choice=choice, **ask)
+    assert {call.function.name for call in reply.choices[0].message.tool_calls} == {"subtract"}
+    assert "add_two_numbers two numbers" not in calling.tokenizer.decode(calling.asked[-1])
+    flat = [{"type": "function", **tool["function"]} for tool in TOOLS]
+    choice = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "subtract"}]}
+    made = calling.client.responses.create(
+        model="tiny", input=ASK, tools=flat, tool_choice=choice, temperature=0, max_output_tokens=100
+    )
+    assert {item.name for item in made.output if item.type == "function_call"} == {"subtract"}
+    assert made.tool_choice.model_dump(exclude_none=True) == choice
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -165,6 +182,19 @@ def test_one_call_at_most(calling):
         ({"tools": [{"type": "code"}]}, "tools.0.type"),
         ({"tools": [TOOLS[0], TOOLS[0]]}, "tools"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        (
+            {
+                "tools": TOOLS,
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {
+                        "mode": "auto",
+                        "tools": [{"type": "function", "function": {"name": "other"}}],
+                    },
+                },
+            },
+            "tool_choice",
+        ),
         ({"tools": TOOLS, "structured_outputs": {"regex": "a"}}, "structured_outputs.regex"),
         ({"tools": TOOLS * 65}, "tools"),
         (

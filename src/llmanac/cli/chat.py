@@ -19,6 +19,7 @@ from llmanac.cli.generate import divided, say_drafts, write
 from llmanac.cli.options import Draft, DraftTokens, Include, Pipeline, Rope, SomeModel, SomeRunner, Tensor, Threads
 from llmanac.core import interrupts
 from llmanac.core.errors import LlmanacError, RequestError, for_terminal
+from llmanac.models.locate import ADAPTER, size_of
 
 if TYPE_CHECKING:
     from llmanac.evaluate.embed import Embedder
@@ -260,7 +261,6 @@ def serve_command(
         documents: Answer from this folder, with citations.
         api_key (env LLMANAC_API_KEY): Key that requests must have; repeatable.
     """
-    from llmanac.models.locate import size_of
     from llmanac.web.serve import Model, serve
 
     given = {"--mode": mode, "--method": method, "-k": passages, "--threshold": threshold, "--budget": budget,
@@ -268,7 +268,10 @@ def serve_command(
     if documents is None and (flags := [flag for flag, value in given.items() if value is not None]):
         raise RequestError(f"{flags[0]}: is of answers from documents; name their folder with --documents FOLDER")
 
-    adapters = dict(_named_adapter(given) for given in adapter or ())
+    named = [_named_adapter(given) for given in adapter or ()]
+    adapters = dict(named)
+    if len(adapters) < len(named):
+        raise RequestError("--adapter: two have the same name; give each its own")
     one_only = {"--draft": draft, "--documents": documents, "--tensor": tensor > 1, "--pipeline": pipeline > 1}
     if more and (flags := [flag for flag, value in one_only.items() if value]):
         raise RequestError(f"{flags[0]}: is for one model; serve the others by a command of their own")
@@ -342,4 +345,5 @@ def _named_adapter(given: str) -> tuple[str, str]:
     name, _, folder = given.partition("=")
     if not (name and folder):
         raise RequestError(f"--adapter: {given!r} is not NAME=FOLDER")
-    return name, folder
+    tuned = Path(folder) / "model"  # of the folder that `llmanac tune` writes
+    return name, str(tuned) if (tuned / ADAPTER).is_file() else folder

@@ -32,6 +32,9 @@ class Late(LlmanacError):
 class ShuttingDown(LlmanacError):
     """The server is being stopped."""
 
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down; send the request again later")
+
 
 class ApiError(Exception):
     """An error that goes to the client as it is."""
@@ -92,7 +95,7 @@ _UNIONS = {
     "prompt": "a string, or a list (not empty) of strings, of token ids, or of lists of token ids",
     "stop": "a string or a list of at most 4 strings, none of them empty or longer than 1000 characters",
     "input": "a string, or a list (not empty) of strings, of token ids, or of lists of token ids",
-    "tool_choice": 'none, auto, required, or {"type": "function", "function": {"name": ...}}',
+    "tool_choice": 'none, auto, required, {"type": "function", ...} or {"type": "allowed_tools", ...}',
     "messages": 'a list of {"role": ..., "content": text} objects',
 }
 

@@ -140,7 +140,7 @@ def chat_asked(
     if assistant is None and body.callable_tools:
         tools = [tool.model_dump(exclude_none=True) for tool in body.callable_tools]
         check_length("tools", [json.dumps(tools, ensure_ascii=False)])
-        if asked is None and body.tool_choice in (None, "auto"):
+        if asked is None and body.chosen in (None, "auto"):
             marker = form_named(form).marker
         asked = calls_structure(form, tools, body, asked)
     options["shown_ids"] = sorted({*told_apart, *(form_named(form).special(special) if tools else ())})
@@ -204,6 +204,8 @@ def tokens(service: Service, data: bytes, until: float) -> tuple[dict[str, Any],
     """The reply to POST /tokenize, and what of the request was ignored."""
     body = read(TokenizeBody, data)
     body.check()
+    if body.model is not None:
+        service.adapter_of(body.model)
     tokenizer = service.engine.tokenizer
     if tokenizer is None:
         raise ApiError(400, "this server has no tokenizer")
@@ -220,6 +222,8 @@ def text_of_tokens(service: Service, data: bytes, until: float) -> tuple[dict[st
     """The reply to POST /detokenize: the text of the tokens, special tokens included."""
     body = read(DetokenizeBody, data)
     body.check()
+    if body.model is not None:
+        service.adapter_of(body.model)
     tokenizer = service.engine.tokenizer
     if tokenizer is None:
         raise ApiError(400, "this server has no tokenizer")

@@ -17,9 +17,9 @@ from llmanac.web._errors import ApiError, error_body
 from llmanac.web._kept import Kept, KeptReplies
 from llmanac.web._prepare import chat_asked
 from llmanac.web._replies import ChatReply
-from llmanac.web._responses_body import ResponseChoice, ResponsesBody
+from llmanac.web._responses_body import ResponsesBody
 from llmanac.web._service import Prepared, Service
-from llmanac.web._wire import read
+from llmanac.web._wire import Sent, read
 from llmanac.web._wire_chat import ChatBody
 from llmanac.web.asgi import named_event
 
@@ -128,7 +128,7 @@ class ResponsesReply(ChatReply):
             "store": body.store is not False,
             "temperature": 1.0 if body.temperature is None else body.temperature,
             "text": {"format": {"type": "text"}, **text},
-            "tool_choice": choice.model_dump() if isinstance(choice, ResponseChoice) else choice or "auto",
+            "tool_choice": choice.model_dump() if isinstance(choice, Sent) else choice or "auto",
             "tools": tools,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "truncation": "disabled",

@@ -74,6 +74,15 @@ class ResponseChoice(Sent):
     type: Literal["function"]
     name: str
 
+    def as_chat(self) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": self.name}}
+
+
+class ResponseAllowed(Sent):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ResponseChoice], Field(min_length=1, max_length=MAX_TOOLS)]
+
 
 class Reasoning(Sent):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
@@ -94,7 +103,7 @@ class ResponsesBody(Sent):
     stream: bool | None = None
     text: TextOptions | None = None
     tools: Annotated[list[ResponseTool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ResponseChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | ResponseChoice | ResponseAllowed | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     store: bool | None = None
@@ -127,7 +136,10 @@ class ResponsesBody(Sent):
             ]
         choice = self.tool_choice
         if isinstance(choice, ResponseChoice):
-            found["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+            found["tool_choice"] = choice.as_chat()
+        elif isinstance(choice, ResponseAllowed):
+            allowed = {"mode": choice.mode, "tools": [tool.as_chat() for tool in choice.tools]}
+            found["tool_choice"] = {"type": "allowed_tools", "allowed_tools": allowed}
         elif choice is not None:
             found["tool_choice"] = choice
         if self.reasoning is not None and self.reasoning.effort is not None:

@@ -75,7 +75,7 @@ def calls_structure(
     Raises:
         ApiError: a tool's parameters are no schema that can be followed, or the structure is not one of JSON.
     """
-    chosen, marker = body.tool_choice, form_named(form).marker
+    chosen, marker = body.chosen, form_named(form).marker
     free = chosen in (None, "auto")
     name = chosen.function.name if isinstance(chosen, ChosenTool) else None
     most = 1 if name is not None or body.parallel_tool_calls is False else None

@@ -273,6 +273,7 @@ class CompletionBody(Body):
 class TokenizeBody(Sent):
     """POST /tokenize. `parse_special`: special tokens that are written in the text become their ids."""
 
+    model: ModelName | None = None
     prompt: Text
     add_special_tokens: bool = False
     parse_special: bool = True
@@ -281,6 +282,7 @@ class TokenizeBody(Sent):
 class DetokenizeBody(Sent):
     """POST /detokenize."""
 
+    model: ModelName | None = None
     tokens: Annotated[Ids, Field(max_length=MAX_TEXT), BeforeValidator(_whole_list)]
 
 

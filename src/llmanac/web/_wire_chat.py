@@ -154,6 +154,18 @@ class ChosenTool(Sent):
     function: ChosenName
 
 
+class AllowedTools(Sent):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ChosenTool], Field(min_length=1, max_length=MAX_TOOLS)]
+
+
+class AllowedChoice(Sent):
+    """A choice among some of the tools; the model is told of no others."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class ChatBody(Body):
     """POST /v1/chat/completions."""
 
@@ -165,7 +177,7 @@ class ChatBody(Body):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP), BeforeValidator(whole)] | None = None
     return_tokens_as_token_ids: bool | None = None
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     thinking_budget: Count | None = None
@@ -187,13 +199,13 @@ class ChatBody(Body):
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
         names = [tool.function.name for tool in self.tools or ()]
-        chosen = self.tool_choice
+        chosen = self.chosen
         if len(set(names)) < len(names):
             raise ApiError(400, "tools: two functions have the same name", param="tools")
         if chosen not in (None, "none", "auto") and not names:
             raise ApiError(400, "tool_choice: there are no tools to choose from", param="tool_choice")
-        if isinstance(chosen, ChosenTool) and chosen.function.name not in names:
-            message = f"tool_choice: no function is called {chosen.function.name[:60]!r}"
+        if (unknown := next((name for name in self._named if name not in names), None)) is not None:
+            message = f"tool_choice: no function is called {unknown[:60]!r}"
             raise ApiError(400, message, param="tool_choice")
 
     def check_messages(self, roles: tuple[str, ...]) -> None:
@@ -206,9 +218,24 @@ class ChatBody(Body):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def chosen(self) -> str | ChosenTool | None:
+        """How the model may choose among `callable_tools`."""
+        choice = self.tool_choice
+        return choice.allowed_tools.mode if isinstance(choice, AllowedChoice) else choice
+
+    @property
+    def _named(self) -> list[str]:
+        """The functions that `tool_choice` names."""
+        if isinstance(self.tool_choice, AllowedChoice):
+            return [tool.function.name for tool in self.tool_choice.allowed_tools.tools]
+        return [self.tool_choice.function.name] if isinstance(self.tool_choice, ChosenTool) else []
+
+    @property
     def callable_tools(self) -> list[Tool]:
         """The tools that the model sees."""
-        return [] if self.tool_choice == "none" else self.tools or []
+        given = [] if self.tool_choice == "none" else self.tools or []
+        allowed = isinstance(self.tool_choice, AllowedChoice)
+        return [tool for tool in given if tool.function.name in self._named] if allowed else given
 
     def conversation(self) -> list[dict[str, Any]]:
         """Messages as a chat template reads them, with plain text. Raises ApiError for too much of it."""

@@ -117,7 +117,7 @@ class Guard:
             if started:
                 raise
             response = json_error(error, scope["path"])
-            if response.status_code >= 500:  # the client's own errors are in its answer; it must not fill the log
+            if response.status_code == 500:  # others say in the answer what is wrong; they must not fill the log
                 log.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
             await response(scope, receive, named)
         finally:

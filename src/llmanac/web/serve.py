@@ -118,7 +118,7 @@ def serve(
         return service
 
     slots = [Slot(m.name, functools.partial(made, m), m.size, m.adapters) for m in models]
-    several = Several(slots, memory)
+    several = Several(slots, memory, options.get("max_queue", 64))
     with contextlib.closing(claim_port(host, port)) as claimed:
         name, actual = claimed.getsockname()[:2]
         address = f"http://{f'[{name}]' if ':' in name else name}:{actual}"

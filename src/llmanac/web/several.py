@@ -10,24 +10,30 @@ import asyncio
 import contextlib
 import gc
 import json
+import logging
+import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmanac.core.errors import RequestError
+from llmanac.core.errors import LlmanacError, RequestError
 from llmanac.web import _ollama
-from llmanac.web._errors import Busy
+from llmanac.web._errors import ApiError, Busy, ShuttingDown
 from llmanac.web._kept import KeptReplies
 from llmanac.web._metrics import joined
+from llmanac.web._pool import Pool
 from llmanac.web._service import Service, plain_name
+from llmanac.web.asgi import unless_disconnected
 from llmanac.web.server import Answering, pages
 
 PATIENCE = 30.0  # seconds that a request waits for the others' models to be done with
 SHORT = 2**16  # bytes of a body that are parsed at once, in the event loop
+
+log = logging.getLogger(__package__)
 
 
 @dataclass
@@ -39,7 +45,8 @@ class Slot:
         load: makes its service; may take seconds.
         size: bytes of its files.
         service: once it is loaded.
-        running: requests that it answers.
+        coming: what loads it, while it is loaded.
+        running: requests that it answers, or that wait for it.
         used: when it was last asked (`time.monotonic`).
     """
 
@@ -48,6 +55,7 @@ class Slot:
     size: int = 0
     further: tuple[str, ...] = ()
     service: Service | None = None
+    coming: asyncio.Task[Exception | None] | None = None
     running: int = 0
     used: float = 0.0
     cards: list[dict[str, Any]] = field(default_factory=list)
@@ -59,12 +67,13 @@ class Several:
     Args:
         slots: the models; the first answers what names none.
         memory: bytes that models which are loaded may take together; None: no bound.
+        waiting: requests that may wait for a model to be loaded.
 
     Raises:
         RequestError: two models of one name, or one that is larger than the memory.
     """
 
-    def __init__(self, slots: list[Slot], memory: int | None = None) -> None:
+    def __init__(self, slots: list[Slot], memory: int | None = None, waiting: int = 64) -> None:
         names = [name for slot in slots for name in (slot.name, *slot.further)]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise RequestError(f"two models are called {twice!r}; rename a folder, or give an adapter another name")
@@ -72,12 +81,14 @@ class Several:
             if memory is not None and slot.size > memory:
                 sizes = f"{slot.size / 2**20:,.0f} MiB are more than the {memory / 2**20:,.0f} of --memory"
                 raise RequestError(f"{slot.name}: its files of {sizes}")
-        self.slots, self.memory = slots, memory
+        self.slots, self.memory, self.waiting = slots, memory, waiting
         self.draining = False
         self.kept, self.created = KeptReplies(), int(time.time())
         self._pages = pages()
         self._of = {name: slot for slot in slots for name in (slot.name, *slot.further)}
-        self._loading = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._loader = Pool(threads=1, seconds=math.inf, name="loading")  # no exit waits for its thread
+        self._loader.start()
         self._freed = asyncio.Event()
 
     @property
@@ -103,11 +114,15 @@ class Several:
     def drain(self) -> None:
         """Refuse new requests; those that are in progress go on."""
         self.draining = True
+        for slot in self.slots:
+            if slot.coming is not None:
+                slot.coming.cancel()
         for service in self.services:
             service.worker.drain()
 
     def close(self) -> None:
         """End all threads; what is not over ends with an error."""
+        self._loader.close()
         for service in self.services:
             service.close()
 
@@ -116,19 +131,26 @@ class Several:
         if len(self.slots) > 1 and scope["method"] in ("GET", "HEAD") and (own := self._about(path)) is not None:
             await own(scope, receive, send)
             return
-        slot = self.slots[0]
+        slot, again = self.slots[0], receive
         if len(self.slots) > 1:
-            slot = next((slot for slot in self.slots if slot.service is not None), slot)
-            if scope["method"] == "POST":
-                receive, name = await _peeked(receive)
-                slot = self._of.get(plain_name(name), slot)
-            elif path.startswith("/v1/models/"):
-                slot = self._of.get(plain_name(path.removeprefix("/v1/models/")), slot)
-        async with self._held(slot) as service:
-            await Answering(self._pages, service)(scope, receive, send)
+            again, name = await _peeked(receive)
+            loaded = next((slot for slot in self.slots if slot.service is not None), slot)
+            slot = self._of.get(plain_name(name), loaded)
+        slot.running += 1  # from here on it is not unloaded
+        try:
+            if (service := await self._loaded(slot, receive)) is not None:
+                await Answering(self._pages, service)(scope, again, send)
+        finally:
+            slot.running -= 1
+            self._freed.set()
 
-    def _about(self, path: str) -> Response | None:
-        """Pages about all models."""
+    def _about(self, path: str) -> ASGIApp | None:
+        """Pages about all models, or about none."""
+        if path in ("/", "/version", "/api/version"):
+            return self._pages
+        if path.startswith("/v1/models/"):
+            name = plain_name(path.removeprefix("/v1/models/"))
+            return next((JSONResponse(card) for card in self.cards() if card["id"] == name), None)
         if path == "/v1/models":
             return JSONResponse({"object": "list", "data": self.cards()})
         if path in ("/api/tags", "/api/ps"):
@@ -155,27 +177,40 @@ class Several:
         found = [card for slot, own in zip(self.slots, unseen, strict=True) for card in slot.cards or own]
         return list({card["id"]: card for card in found}.values())
 
-    @contextlib.asynccontextmanager
-    async def _held(self, slot: Slot) -> AsyncIterator[Service]:
-        """The service of a model, which is not unloaded meanwhile. Raises Busy where no room comes."""
-        async with contextlib.AsyncExitStack() as waiting:
-            if slot.service is None:
-                await waiting.enter_async_context(self._loading)
-            slot.running += 1
-            try:
-                if slot.service is None:
-                    await self._make_room(slot)
-                    await asyncio.to_thread(self.load, slot)
-            except BaseException:
-                slot.running -= 1
-                raise
+    async def _loaded(self, slot: Slot, receive: Receive) -> Service | None:
+        """The service of a model that is in use, loaded if it is not; None where the client goes away meanwhile."""
+        if slot.service is None:
+            if self.draining:
+                raise ShuttingDown()
+            if slot.running > self.waiting:
+                raise Busy(f"{slot.running - 1} requests wait for {slot.name!r} to be loaded; try again in a moment")
+            if slot.coming is None:
+                slot.coming = asyncio.create_task(self._bring(slot))
+            error = await unless_disconnected(receive, asyncio.shield(slot.coming))
+            if error is not None:
+                raise error
+        slot.used = time.monotonic()
+        return slot.service
+
+    async def _bring(self, slot: Slot) -> Exception | None:
+        """Load a model for all that wait for it; returns what kept it from being loaded."""
         try:
-            slot.used = time.monotonic()
-            assert slot.service is not None
-            yield slot.service
+            async with self._turn:
+                if slot.running:  # else nobody waits any more
+                    await self._make_room(slot)
+                    await self._loader.run(lambda _: self.load(slot))
+            return None
+        except asyncio.CancelledError:
+            return ShuttingDown()
+        except Busy as error:
+            return error
+        except Exception as error:  # whatever a file does wrong is no fault of the request
+            known = isinstance(error, LlmanacError)  # and says what is wrong with which file
+            log.error("%s cannot be loaded: %s", slot.name, error, exc_info=None if known else error)
+            message = f"model: {slot.name!r} cannot be loaded; the server's log says why"
+            return ApiError(503, message, param="model", code="model_not_loaded")
         finally:
-            slot.running -= 1
-            self._freed.set()
+            slot.coming = None
 
     async def _make_room(self, slot: Slot) -> None:
         """Unload models until this one has room."""

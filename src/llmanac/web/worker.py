@@ -141,7 +141,7 @@ class Worker:
         """Accept a job. Raises Busy where the queue is full, ShuttingDown after `drain` or `close`."""
         with self._changed:
             if self._closed or self.draining:
-                raise ShuttingDown("the server is shutting down; send the request again later")
+                raise ShuttingDown()
             waiting = sum(not j.started for j in self._jobs)
             if waiting >= self.max_queue and sum(j.rows for j in self._jobs) >= self.engine.rows:
                 raise Busy(f"the server is busy: {waiting} requests are waiting; try again in a moment")
@@ -178,7 +178,7 @@ class Worker:
                 except Exception as error:
                     self._fail(error, [job] if isinstance(job, Job) else None)
         for job in self._jobs:
-            job.deliver(ShuttingDown("the server is shutting down; send the request again later"))
+            job.deliver(ShuttingDown())
 
     def _next(self) -> object:
         """The next new job, or None where there is only stepping to do; waits while there is neither."""
