@@ -239,6 +239,9 @@ CASES = {
         "num_hidden_layers": 4, "no_rope_layer_interval": 2, "tie_word_embeddings": False, "mlp_bias": True,
     },
     "mamba": {},
+    "mamba, biases": {"use_bias": True},
+    "mamba2, biases": {"use_bias": True},
+    "deepseek_v3, biases": {"attention_bias": True},
     "mamba, wide, untied": {"expand": 3, "intermediate_size": 96, "time_step_rank": 5, "tie_word_embeddings": False},
     "gpt_neox": {},
     "gpt_neox, one part after the other, tied, half rotated": {

@@ -142,7 +142,8 @@ CONFIGS = {
     "falcon": falcon,
     "qwen2_moe": lambda rng: sparse(
         rng, name="num_experts", moe_intermediate_size=one(12, 24), shared_expert_intermediate_size=one(9, 20),
-        norm_topk_prob=one(*FLAG), decoder_sparse_step=one(1, 1, 2), qkv_bias=one(*FLAG), rope_parameters=rope(),
+        norm_topk_prob=one(*FLAG), decoder_sparse_step=one(1, 1, 2), num_hidden_layers=one(2, 3), qkv_bias=one(*FLAG),
+        rope_parameters=rope(),
     ),
 }  # fmt: skip
 

@@ -35,7 +35,7 @@ class Divisor(ConfigEntry):
 
 # what the mixture of experts shares with it
 SHARED: tuple[ConfigEntry, ...] = (
-    *SIZES[:-1],
+    *SIZES,
     Key("attention_bias", f"{MIXER}.biases", BIASES, default=False),
     LENGTH,
     EPS,

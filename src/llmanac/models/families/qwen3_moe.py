@@ -56,7 +56,7 @@ def dense_layers(sparse_keys: tuple[Key, ...], default: int) -> Layered:
             found["intermediate_size"] = ffns[dense[0]].get("width")
         own = next((ffn for ffn in ffns if ffn["name"] == "experts"), {"expert": ffns[0]})
         for key in sparse_keys:  # of the first layer that has them, which need not be the model's first
-            found |= {name: value for name, value in key.write({"blocks": [{"ffn": own}]}).items() if value is not None}
+            found |= key.write({"blocks": [{"ffn": own}]})
         return found
 
     return Layered("mlp_only_layers", "ffn", read, written)
